@@ -1,0 +1,93 @@
+"""Carries out one campaign by kfp.local. A process of its own: `kfp.local.init` is global and cannot be undone."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import re
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import TextIO
+
+from components.common.recipe import Recipe
+
+_EXECUTING = re.compile(r"Executing task (?:\x1b\[\d+m)?'([^']+)'")
+_FINISHED = re.compile(r"Task (?:\x1b\[\d+m)?'([^']+)'(?:\x1b\[0m)? finished with status (?:\x1b\[\d+m)?(\w+)")
+_COLOUR = re.compile(r"\x1b\[\d+m")
+
+
+def executed_tasks(log_text: str) -> list[str]:
+    """Names of the tasks that kfp.local carried out, in order, shards repeated. Tests assert on this list: a guard
+    that is wrongly false skips its round and the run still succeeds."""
+    return _EXECUTING.findall(log_text)
+
+
+class TaskLog(logging.Filter):
+    """Sees every log record of kfp.local once: kfp swaps handlers between its threads, which loses or doubles lines.
+
+    Writes {"task", "event": "started" | SUCCESS | FAILURE, "time"} per event to a file, and the record itself, without
+    colours, to `log`; handlers get nothing.
+    """
+
+    def __init__(self, events: TextIO, log: TextIO) -> None:
+        super().__init__()
+        self._events, self._log = events, log
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Take the record; always False."""
+        message = _COLOUR.sub("", record.getMessage())
+        stamp = time.strftime("%H:%M:%S", time.localtime(record.created))
+        self._log.write(f"{stamp} {record.levelname} {message}\n")
+        self._log.flush()
+        for name in _EXECUTING.findall(message):
+            self._emit(name, "started", record.created)
+        for name, status in _FINISHED.findall(message):
+            self._emit(name, status, record.created)
+        return False
+
+    def _emit(self, task: str, event: str, when: float) -> None:
+        self._events.write(json.dumps({"task": task, "event": event, "time": when}) + "\n")
+        self._events.flush()
+
+
+def run_locally(recipe: Recipe, store: str, rounds: int, resume_from: str, folder: Path, events: TextIO) -> None:
+    """Build the pipeline and run it, one subprocess a task. Raises RuntimeError, as kfp does, if a task failed."""
+    from kfp import local
+
+    from pipeline import build
+
+    logger = logging.getLogger()
+    logger.setLevel(logging.INFO)
+    logger.addFilter(TaskLog(events, sys.stdout))
+    # kfp warns that our images are not named python; under this runner they are not used at all.
+    warnings.filterwarnings("ignore", category=RuntimeWarning, module="kfp")
+    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(folder), raise_on_error=True)
+    build(recipe, rounds)(store=store, resume_from=resume_from)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status 0 if every task succeeded, 1 if one failed; which and why is in the attempt records."""
+    parser = argparse.ArgumentParser(prog="python -m components.cli.local", description=__doc__)
+    parser.add_argument("--recipe", type=Path, required=True, help="resolved recipe as JSON")
+    parser.add_argument("--store", required=True)
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--resume-from", default="")
+    parser.add_argument("--folder", type=Path, required=True, help="where kfp.local keeps its pointer artifacts")
+    parser.add_argument("--tasks-file", type=Path, required=True, help="gets one JSON line per started or ended task")
+    given = parser.parse_args(arguments)
+    recipe = Recipe.model_validate_json(given.recipe.read_bytes())
+    with given.tasks_file.open("a", encoding="utf-8") as events:
+        try:
+            run_locally(recipe, given.store, given.rounds, given.resume_from, given.folder, events)
+        except RuntimeError as error:
+            # kfp.local's only way to say that a task failed.
+            print(_COLOUR.sub("", str(error)), flush=True)
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

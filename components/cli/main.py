@@ -1,0 +1,269 @@
+"""The command line: `python pipeline.py VERB`.
+
+Exit status: 0 done; 1 ran, but the target was not met or nothing was published; 2 wrong usage, recipe or input;
+3 damaged data; 75 a passing fault, try again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+from rich.console import Console
+from rich.text import Text
+from typer.core import TyperGroup
+
+from components.common.errors import Corrupt, RatchetError, UserError
+
+
+class Verbs(TyperGroup):
+    """Ends an expected failure with one red line and its exit status, never with a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb."""
+        try:
+            return super().invoke(ctx)
+        except RatchetError as error:
+            fail(str(error))
+            raise typer.Exit(error.exit_code) from None
+
+
+app = typer.Typer(
+    cls=Verbs, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="Ratchet makes a language model better, in rounds that are kept only when they are proved better.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)  # fmt: skip
+
+# typer reads these annotations at run time and does not know `str | None` in a string on every Python we support.
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe, a YAML file.")]
+Override = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe: section.key=value. May be repeated."),
+]
+StoreUri = Annotated[
+    str,
+    typer.Option(
+        "--store",
+        envvar="RATCHET_STORE",
+        metavar="URI",
+        show_default=False,
+        help="file:///folder or s3://bucket/prefix; by default .ratchet/store here.",
+    ),
+]
+Rounds = Annotated[int, typer.Option(min=0, max=8, help="Rounds unrolled into the pipeline.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+RunId = Annotated[str, typer.Argument(metavar="[RUN_ID]", help="A run; by default the one begun last.")]
+
+
+@app.command()
+def run(
+    recipe: RecipeFile,
+    store: StoreUri = "",
+    override: Override = None,
+    rounds: Rounds = 4,
+    resume_from: Annotated[str, typer.Option(metavar="URI", help="State (decide receipt) to go on from.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Carry out a campaign on this machine. Started again, it continues where it was."""
+    from components.cli.run import Stopped, run_recipe
+    from components.cli.show import print_run
+    from components.common.recipe import load_recipe
+    from components.report.runs import summary_of
+
+    resolved = load_recipe(recipe, tuple(override or ()))
+    try:
+        done = run_recipe(resolved, store or default_store(), rounds, resume_from, os.environ, Console(stderr=True))
+    except Stopped as stop:
+        again = shlex.join(["python", "pipeline.py", *sys.argv[1:]])
+        fail(f"stopped; finished steps are kept. Continue with: {again}")
+        raise typer.Exit(stop.status) from None
+    if as_json:
+        extra = {"exit_code": done.exit_code, "error": done.error, "log": str(done.log), "report": done.report}
+        print_json({**summary_of(done.view), **extra, "executed": list(done.executed)})
+    else:
+        console = Console()
+        console.print()
+        if done.view.tasks:
+            print_run(console, done.view)
+        if done.view.published is not None:
+            console.print(Text(f"model  {done.view.store}/{done.view.published.get('prefix', '')}"), soft_wrap=True)
+        if done.report:
+            console.print(Text(f"report {done.report}"), soft_wrap=True)
+        console.print(Text(f"log    {done.log}"), soft_wrap=True)
+    if done.error:
+        fail(f"{done.error} (log: {done.log})")
+    raise typer.Exit(done.exit_code)
+
+
+@app.command(name="compile")
+def compile_(
+    recipe: RecipeFile,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Where the pipeline's YAML goes.")],
+    override: Override = None,
+    rounds: Rounds = 4,
+    as_json: AsJson = False,
+) -> None:
+    """Compile the pipeline, with the recipe as its default, for a Kubeflow cluster."""
+    from components.common.recipe import load_recipe
+
+    resolved = load_recipe(recipe, tuple(override or ()))
+    if output.suffix not in (".yaml", ".yml", ".json"):
+        raise UserError(f"-o {output}: the file must end in .yaml or .json")
+    from kfp import compiler
+
+    from pipeline import build
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    compiler.Compiler().compile(build(resolved, rounds), str(output))
+    told = {"output": str(output), "bytes": output.stat().st_size, "run_id": resolved.run_id, "rounds": rounds}
+    say(told, as_json, f"{output}: {told['bytes']:,} bytes, {rounds} rounds, run {resolved.run_id}")
+
+
+@app.command()
+def status(run_id: RunId = "latest", store: StoreUri = "", as_json: AsJson = False) -> None:
+    """Show how far a run is: its rounds, tasks and errors."""
+    from components.cli.show import print_run
+    from components.report.runs import load_run, summary_of
+
+    context = open_context(store)
+    view = load_run(context, known_run(context, run_id))
+    if not view.tasks:
+        raise UserError(f"{context.store.root} knows no run {run_id!r}")
+    if as_json:
+        print_json(summary_of(view))
+    else:
+        print_run(Console(), view, tasks=True)
+
+
+@app.command()
+def show(
+    target: Annotated[str, typer.Argument(metavar="REF", help="step/key, a receipt's URI or a pointer artifact.")],
+    store: StoreUri = "",
+    as_json: AsJson = False,
+) -> None:
+    """Show a receipt, and the state in it if there is one."""
+    from components.cli.show import find_receipt, print_receipt
+    from components.common.layout import split_receipt_uri
+    from components.common.receipts import fetch
+    from components.common.state import State
+
+    root = split_receipt_uri(target)[0] if "://" in target else store
+    context = open_context(root)
+    receipt = find_receipt(context, target)
+    state = None
+    if receipt.step in ("prepare", "decide"):
+        state = State.model_validate_json(fetch(context, receipt, "state.json").read_bytes())
+    if as_json:
+        shown = {**receipt.model_dump(mode="json"), "digest": receipt.digest}
+        print_json({**shown, "state": state.model_dump(mode="json")} if state else shown)
+    else:
+        print_receipt(Console(), receipt, state)
+
+
+@app.command()
+def verify(
+    target: Annotated[str, typer.Argument(metavar="[RUN_ID|REF]", help="A run, or a receipt as step/key.")] = "latest",
+    store: StoreUri = "",
+    as_json: AsJson = False,
+) -> None:
+    """Read all that a run rests on and compare sizes and SHA-256. Exit status 3 names what is damaged."""
+    from components.cli.verify import check, receipts_of_run, receipts_of_state
+
+    context = open_context(store)
+    one = "/" in target
+    refs = receipts_of_state(context, target) if one else receipts_of_run(context, known_run(context, target))
+    found = check(context, refs, whole_run=not one)
+    text = f"{found.receipts} receipts, {found.objects} objects, {found.bytes:,} bytes: "
+    say(vars(found), as_json, text + (f"{len(found.damaged)} damaged" if found.damaged else "all as they should be"))
+    for line in found.damaged:
+        fail(line)
+    if found.damaged:
+        raise typer.Exit(Corrupt.exit_code)
+
+
+@app.command()
+def report(
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Where the page goes.")],
+    run_id: RunId = "latest",
+    store: StoreUri = "",
+    as_json: AsJson = False,
+) -> None:
+    """Write the report of a run: one HTML file that needs nothing else."""
+    from components.report.page import EXAMPLES_PER_ROUND, build_page
+    from components.report.runs import load_run
+
+    context = open_context(store)
+    view = load_run(context, known_run(context, run_id), examples=EXAMPLES_PER_ROUND)
+    if not view.tasks:
+        raise UserError(f"{context.store.root} knows no run {run_id!r}")
+    page = build_page(view).encode()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_bytes(page)
+    say({"output": str(output), "bytes": len(page), "run_id": view.run_id}, as_json, f"{output}: {len(page):,} bytes")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of recipes."""
+    from components.common.recipe import Recipe
+
+    print_json(Recipe.model_json_schema())
+
+
+def default_store() -> str:
+    """The store of this folder."""
+    return (Path.cwd() / ".ratchet" / "store").as_uri()
+
+
+def open_context(store: str) -> Any:
+    """The surroundings of a verb that reads a store."""
+    from components.cli.run import surroundings
+    from components.common import layout
+    from components.common.context import make_context
+
+    root = layout.canonical_root(store or default_store())
+    return make_context(root, surroundings(root, os.environ))
+
+
+def known_run(context: Any, run_id: str) -> str:
+    """The run's id itself, or that of the run begun last. UserError in an empty store."""
+    from components.report.runs import latest_run_id
+
+    found = latest_run_id(context) if run_id == "latest" else run_id
+    if found is None:
+        raise UserError(f"{context.store.root} holds no run yet; `run RECIPE` makes one, or pass --store")
+    return found
+
+
+def say(document: dict[str, Any], as_json: bool, text: str) -> None:
+    """The result of a verb, for programs or for people."""
+    if as_json:
+        print_json(document)
+    else:
+        Console().print(Text(text), soft_wrap=True)
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """One JSON document on standard output."""
+    print(json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False))
+
+
+def fail(text: str) -> None:
+    """One red line on standard error."""
+    from components.report.words import cut
+
+    Console(stderr=True).print(Text.assemble(("error: ", "bold red"), (cut(text, 2000), "red")), soft_wrap=True)
+
+
+def main() -> None:
+    """Entry of `python pipeline.py`."""
+    app(prog_name="python pipeline.py")
+
+
+if __name__ == "__main__":
+    main()

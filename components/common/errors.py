@@ -1,0 +1,34 @@
+"""The three kinds of expected failure and the exit status each one costs.
+
+Anything that is not a RatchetError is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class RatchetError(Exception):
+    """Base of expected failures. The message is one line: what happened, where, what to do."""
+
+    exit_code = 1
+
+
+class UserError(RatchetError):
+    """The input is wrong (recipe, data, model, credentials): the user can mend it. Exit 2."""
+
+    exit_code = 2
+
+
+class Corrupt(RatchetError):
+    """Stored bytes are not what their receipt says. Exit 3."""
+
+    exit_code = 3
+
+
+class Missing(Corrupt):
+    """An object that a receipt or a caller names is not in the store."""
+
+
+class Transient(RatchetError):
+    """The surroundings failed for now (network, a full queue): the same call may succeed later. Exit 75."""
+
+    exit_code = 75

@@ -1,0 +1,429 @@
+"""What the user writes: one YAML file, checked before anything runs.
+
+Each section is one frozen model; an unknown key is an error that names the nearest key. The resolved
+recipe is stored with the run, and its digest names the run.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from components.common.errors import UserError
+from components.common.records import digest_of
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+
+
+class Section(BaseModel):
+    """Base of every section: immutable, no unknown keys, field docstrings become the schema's descriptions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Scratch(Section):
+    """A model made from nothing, for `source: scratch`."""
+
+    architecture: Literal["llama", "llama-nope", "gpt2"] = "llama-nope"
+    """llama-style decoder, the same without position encoding (2305.19466), or GPT-2."""
+    hidden_size: Positive = 64
+    num_layers: Positive = 3
+    num_heads: Positive = 4
+    intermediate_size: Positive = 256
+    max_length: Positive = 256
+    """Longest sequence in tokens."""
+    tokenizer: Literal["character", "byte"] = "character"
+    alphabet: str = "0123456789+*-=() "
+    """Characters the `character` tokenizer knows; anything else becomes <unk>."""
+
+
+class ModelSection(Section):
+    """The base model every comparison starts from."""
+
+    source: str = "scratch"
+    """`scratch`, or a URI: file://dir, s3://bucket/prefix, hf://org/name@revision, a .gguf file by
+    file:// or package://module/file.gguf (a file inside an installed Python package)."""
+    scratch: Scratch = Scratch()
+    system_prompt: str = ""
+    """System message of the chat template; empty: none is sent where the template allows it."""
+
+
+class DataSource(Section):
+    """A JSONL, Parquet or text file that people made."""
+
+    uri: str
+    """file://, s3://, hf://datasets/org/name@revision/file, or package://module/file."""
+    split: Literal["auto", "train", "heldout", "unlabelled", "validation", "test", "retention"] = "auto"
+    """The split all its rows go to; `auto` divides them by `data.fractions`, by hash of the prompt."""
+    limit: Positive | None = None
+    """Read at most this many usable rows."""
+    prompt_field: str = "prompt"
+    completion_field: str = "completion"
+    verifier: Literal["exact", "numeric", "choice", "regex"] = "exact"
+    """How answers to these rows' prompts are judged against their completion."""
+
+
+class Ladder(Section):
+    """A difficulty ladder over the length of a built-in task (2502.01612)."""
+
+    labelled: tuple[Positive, Positive] = (1, 8)
+    """Shortest and longest problem with a human label."""
+    climb: tuple[Positive, Positive] = (9, 12)
+    """First and last length the model teaches itself."""
+    mastery: Share = 0.97
+    """Validation accuracy at the newest length before going one further."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Ladder:
+        if not self.labelled[0] <= self.labelled[1] < self.climb[0] <= self.climb[1]:
+            raise ValueError("labelled and climb must be [shortest, longest] and climb must begin beyond labelled")
+        return self
+
+
+class TaskSource(Section):
+    """A procedural task: questions made by a program, answers judged by its own checker."""
+
+    task: str
+    """`reverse`, `copy`, `addition`, or `reasoning_gym/<name>`."""
+    config: dict[str, Any] = Field(default_factory=dict)
+    """Settings of the reasoning-gym data set. Whole numbers are ints here: pipeline parameters turn 4 into 4.0."""
+    labelled: Annotated[int, Field(ge=0)] = 200
+    """Rows whose answer may be trained on."""
+    heldout: Annotated[int, Field(ge=0)] = 64
+    """Labelled rows kept apart for early stopping."""
+    unlabelled: Positive = 1000
+    """Prompts without answers for self-training (per length on a ladder)."""
+    validation: Positive = 200
+    test: Positive = 200
+    ladder: Ladder | None = None
+
+    @field_validator("config", mode="after")
+    @classmethod
+    def _whole_numbers(cls, config: dict[str, Any]) -> dict[str, Any]:
+        return {name: _whole(value) for name, value in config.items()}
+
+    @model_validator(mode="after")
+    def _known(self) -> TaskSource:
+        builtin = ("reverse", "copy", "addition")
+        if self.task in builtin:
+            if self.ladder is None:
+                raise ValueError(f"task {self.task} needs a `ladder` section (the lengths to label and to climb)")
+        elif not self.task.startswith("reasoning_gym/"):
+            raise ValueError(f"unknown task {self.task!r}: use one of {', '.join(builtin)} or reasoning_gym/<name>")
+        elif self.ladder is not None:
+            raise ValueError("`ladder` is for built-in tasks; set a reasoning-gym task's difficulty in `config`")
+        return self
+
+
+class Fractions(Section):
+    """How rows of `split: auto` sources are divided."""
+
+    train: Share = 0.7
+    heldout: Share = 0.1
+    validation: Share = 0.1
+    test: Share = 0.1
+
+    @model_validator(mode="after")
+    def _sum(self) -> Fractions:
+        if abs(self.train + self.heldout + self.validation + self.test - 1.0) > 1e-6:
+            raise ValueError("train + heldout + validation + test must be 1")
+        return self
+
+
+class DataSection(Section):
+    """Human data and procedural tasks; splits are disjoint by prompt and checked."""
+
+    human: tuple[DataSource, ...] = ()
+    tasks: tuple[TaskSource, ...] = ()
+    fractions: Fractions = Fractions()
+
+    @model_validator(mode="after")
+    def _something(self) -> DataSection:
+        if not self.human and not self.tasks:
+            raise ValueError("give at least one source in `human` or `tasks`")
+        return self
+
+
+class GenerateSection(Section):
+    """Sampling from the champion."""
+
+    prompts_per_round: Positive = 1000
+    samples_per_prompt: Positive = 4
+    shards: Positive = 2
+    """Tasks that sample side by side; the samples do not depend on it."""
+    temperature: Annotated[float, Field(ge=0.0, le=5.0)] = 0.7
+    """0 is greedy."""
+    top_k: Annotated[int, Field(ge=0)] = 50
+    """0: the whole vocabulary."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    max_new_tokens: Positive = 64
+    batch_size: Positive = 128
+    """Rows sampled together."""
+
+    @model_validator(mode="after")
+    def _shards(self) -> GenerateSection:
+        if self.shards > self.prompts_per_round:
+            raise ValueError(f"shards ({self.shards}) > prompts_per_round ({self.prompts_per_round}): lower shards")
+        return self
+
+
+class SelectSection(Section):
+    """Which samples may teach, and how they are mixed with human rows."""
+
+    verifier: bool = True
+    """Keep only what the prompt's verifier accepts. False: label-free, by agreement alone."""
+    min_vote_share: Share = 0.0
+    """Self-consistency: keep a prompt's majority answer if at least this share of its samples agree (2210.11610)."""
+    min_length_ratio: Annotated[float, Field(ge=0.0)] = 0.0
+    """Drop answers shorter than this multiple of the median answer length of their slice."""
+    max_length_ratio: Annotated[float, Field(gt=0.0)] = 4.0
+    require_finished: bool = True
+    """Drop answers that were cut off."""
+    minhash_threshold: Annotated[float, Field(gt=0.0, le=1.0)] = 0.8
+    """Jaccard similarity (5-gram shingles of prompt + answer) from which the later of two rows is a duplicate; at 1
+    only equal rows are."""
+    max_per_prompt: Positive = 10
+    """At most this many kept answers per prompt (2312.06585)."""
+    human_share: Annotated[float, Field(ge=0.25, le=1.0)] = 0.5
+    """Share of drawn rows that are human; never below 0.25 (2502.18049)."""
+    newest_share: Share = 0.5
+    """Of the self-made share, how much comes from the newest round (2502.01612)."""
+    min_accepted: Positive = 16
+    """Fewer accepted new rows than this fail the round."""
+    unsafe_replace: bool = False
+    """Drop earlier rounds' samples and human rows. Leads to collapse (2305.17493); for experiments only."""
+
+
+class Stage(Section):
+    """Length of one training stage."""
+
+    steps: Positive = 200
+    """Optimizer steps at most; early stopping may end it sooner."""
+    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-3
+
+
+class TrainSection(Section):
+    """Fine-tuning by DeepSpeed."""
+
+    first: Stage = Stage(steps=500)
+    """The supervised stage on human rows (round 0)."""
+    rounds: Stage = Stage(steps=200)
+    """Each self-improvement round."""
+    init_from: Literal["base", "champion"] = "champion"
+    """Start each round from the base model (2312.06585) or go on from the champion (2502.01612)."""
+    batch_size: Positive = 32
+    """Rows per optimizer step, over all processes."""
+    micro_batch_size: Positive = 32
+    """Rows per forward pass of one process."""
+    max_length: Positive = 512
+    """Longer rows are rejected, never cut."""
+    num_processes: Positive = 1
+    """Local processes (one per device on GPUs)."""
+    num_peers: Positive = 1
+    """Independently seeded models trained side by side, each going on from its own predecessor. Sample i of a prompt
+    comes from peer i mod num_peers, so agreement is a cross-seed vote (2502.01612). Peer 0 is the model."""
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """DeepSpeed ZeRO stage (1910.02054)."""
+    precision: Literal["fp32", "bf16", "autocast"] = "fp32"
+    """bf16: DeepSpeed's own, with fp32 master weights; autocast: fp32 weights, bf16 matrix products."""
+    warmup_share: Share = 0.05
+    schedule: Literal["constant", "cosine"] = "cosine"
+    min_learning_rate_ratio: Share = 0.1
+    """Where the cosine ends, as a share of the learning rate."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
+    beta2: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.98
+    max_gradient_norm: Annotated[float, Field(gt=0.0)] = 1.0
+    group_by_length: bool = True
+    """Batches of rows of similar length: little padding."""
+    evaluate_every: Positive = 50
+    """Steps between looks at the held-out loss."""
+    early_stopping_patience: Positive = 5
+    """Looks without a lower held-out loss before training ends; the best weights are kept."""
+
+    @model_validator(mode="after")
+    def _batches(self) -> TrainSection:
+        if self.batch_size % self.num_processes:
+            raise ValueError(
+                f"batch_size ({self.batch_size}) must be a multiple of num_processes ({self.num_processes})"
+            )
+        if self.precision == "bf16" and self.zero_stage == 0:
+            raise ValueError("precision bf16 needs zero_stage >= 1: stage 0 keeps no fp32 master weights and drifts")
+        return self
+
+
+class EvaluateSection(Section):
+    """How a model is measured; greedy accuracy always, pass@k on demand."""
+
+    pass_k: Annotated[int, Field(ge=0)] = 0
+    """k of pass@k on the test split (2107.03374); 0: not measured."""
+    temperature: Annotated[float, Field(gt=0.0, le=5.0)] = 0.7
+    batch_size: Positive = 256
+    max_perplexity_rows: Positive = 200
+    """Rows of the retention (else held-out) split whose perplexity is measured."""
+
+
+class Goal(Section):
+    """When the campaign has reached its end."""
+
+    threshold: Share
+    """Validation accuracy to reach."""
+    slice: str = ""
+    """`tag=value`, for example `length=12`; empty: all validation prompts."""
+
+
+class Budget(Section):
+    """What a campaign may cost; the round that crosses it is the last."""
+
+    minutes: Annotated[float, Field(gt=0)] | None = None
+    """Sum of the seconds of all finished tasks."""
+    tokens: Positive | None = None
+    """Tokens generated and trained on, all rounds."""
+
+
+class DecideSection(Section):
+    """When a candidate is kept and when the campaign stops."""
+
+    goal: Goal
+    max_rounds: Positive = 4
+    patience: Positive = 2
+    """Stop after this many rounds in a row without a promotion."""
+    alpha: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
+    """False promotions allowed per campaign; each round may spend alpha / max_rounds."""
+    max_perplexity_ratio: Annotated[float, Field(ge=1.0)] = 1.10
+    """Perplexity on human text against round 0 above which a candidate is refused."""
+    budget: Budget = Budget()
+
+
+class PublishSection(Section):
+    """Where the best model goes."""
+
+    name: Name = "ratchet-model"
+
+
+class Recipe(Section):
+    """A whole campaign."""
+
+    name: Name
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    model: ModelSection = ModelSection()
+    data: DataSection
+    generate: GenerateSection = GenerateSection()
+    select: SelectSection = SelectSection()
+    train: TrainSection = TrainSection()
+    evaluate: EvaluateSection = EvaluateSection()
+    decide: DecideSection
+    publish: PublishSection = PublishSection()
+
+    @model_validator(mode="after")
+    def _peers(self) -> Recipe:
+        if self.generate.samples_per_prompt < self.train.num_peers:
+            raise ValueError(
+                f"generate.samples_per_prompt ({self.generate.samples_per_prompt}) must be at least train.num_peers "
+                f"({self.train.num_peers}): every peer answers every prompt"
+            )
+        return self
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the resolved recipe."""
+        return digest_of(self.model_dump(mode="json"))
+
+    @property
+    def run_id(self) -> str:
+        """Name of the run: the same recipe is the same run, so it continues where it was."""
+        return f"{self.name}-{self.digest[:10]}"
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _whole(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_whole(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
+    """Read a YAML recipe and apply `section.key=value` overrides. Raises UserError with the file and the key."""
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"recipe {path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"recipe {path}: cannot be read ({error})") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"recipe {path}: not YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(document, dict):
+        raise UserError(f"recipe {path}: expected a mapping of sections at the top level")
+    for override in overrides:
+        _apply(document, override)
+    return parse_recipe(document, str(path))
+
+
+def parse_recipe(document: dict[str, Any], origin: str = "recipe") -> Recipe:
+    """Validate a recipe given as a mapping. Raises UserError naming the key and, for a typo, the nearest key."""
+    try:
+        return Recipe.model_validate(document)
+    except ValidationError as error:
+        raise UserError("; ".join(f"{origin}: {text}" for text in _explain(error))) from None
+
+
+def set_key(document: dict[str, Any], path: str, value: Any) -> None:
+    """Set `section.key` (list items by number, `data.human.0.limit`) of an unchecked recipe. Raises UserError."""
+    target: Any = document
+    *parents, leaf = path.split(".")
+    try:
+        for name in parents:
+            target = target[int(name)] if isinstance(target, list) else target.setdefault(name, {})
+        if isinstance(target, list):
+            target[int(leaf)] = value
+        else:
+            target[leaf] = value
+    except (AttributeError, TypeError, ValueError, IndexError):
+        raise UserError(f"recipe key {path}: no such section; write section.key (list items by number)") from None
+
+
+def _apply(document: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals:
+        raise UserError(f"--set {override}: write section.key=value")
+    try:
+        set_key(document, path, yaml.safe_load(text))
+    except yaml.YAMLError:
+        raise UserError(f"--set {override}: the value is not YAML") from None
+
+
+def _explain(error: ValidationError) -> Iterator[str]:
+    for item in error.errors():
+        where = ".".join(str(piece) for piece in item["loc"])
+        if item["type"] == "extra_forbidden":
+            known = _fields_at(item["loc"][:-1])
+            near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1, cutoff=0.0)
+            yield f"unknown key {where!r}" + (f": did you mean {near[0]!r}?" if near else "")
+        elif item["type"] == "missing":
+            yield f"{where} is missing"
+        else:
+            yield f"{where or 'recipe'}: {item['msg'].removeprefix('Value error, ')} (got {item['input']!r:.80})"
+
+
+def _fields_at(location: tuple[int | str, ...]) -> list[str]:
+    model: Any = Recipe
+    for name in location:
+        if isinstance(name, int):
+            continue
+        annotation = model.model_fields[name].annotation
+        sections = [kind for kind in (annotation, *get_args(annotation)) if _is_section(kind)]
+        if not sections:
+            return []
+        model = sections[0]
+    return list(model.model_fields)
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Section)

@@ -1,0 +1,156 @@
+"""What one round hands to the next, and the plan a round is carried out by.
+
+A state is the file `state.json` of a `prepare` or `decide` receipt; its URI is the one string that passes from round
+to round (and that `resume_from` takes).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from components.common.context import Context
+from components.common.errors import Corrupt
+from components.common.receipts import Receipt, Task, fetch, read_receipt, ref_of_uri
+from components.common.recipe import Recipe
+
+StopReason = Literal["target", "patience", "max_rounds", "budget", "collapse", "ladder_done"]
+Verdict = Literal["first", "promoted", "kept"]
+"""first: round 0, the first champion; promoted: the candidate was proved better; kept: the champion stays."""
+
+
+class Frozen(BaseModel):
+    """Base: immutable, no unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Plan(Frozen):
+    """The knobs of one round that reflection may turn. Everything else stays as the recipe says."""
+
+    learning_rate: float
+    steps: int
+    weight_decay: float
+    temperature: float
+    samples_per_prompt: int
+    human_share: float
+    level: int
+    """Length the next samples are drawn at (ladders); 0 without a ladder."""
+
+
+class Cause(Frozen):
+    """One thing that reflection found, and what it changes."""
+
+    name: str
+    """Fixed word: overfitting, underfitting, too_few_accepted, low_diversity, …"""
+    evidence: str
+    """A sentence with the numbers."""
+    confidence: float
+    change: str
+    """Knob and bounded change, `temperature 0.7 → 0.9`; empty if the plan stays."""
+    predicted: str = ""
+    """What the next round should show if this is right."""
+
+
+class RoundRecord(Frozen):
+    """One line of the campaign's history."""
+
+    round: int
+    verdict: Verdict
+    why: str
+    level: int = 0
+    plan: Plan
+    accuracy: float
+    """Validation accuracy of this round's candidate, over the goal's slice."""
+    interval: tuple[float, float]
+    """95 % interval of it (Wilson)."""
+    overall: float
+    """Validation accuracy over all prompts."""
+    test_accuracy: float
+    slices: dict[str, float] = Field(default_factory=dict)
+    """`tag=value` → validation accuracy."""
+    pass_at_k: float | None = None
+    perplexity: float | None = None
+    p_value: float | None = None
+    generated: int = 0
+    accepted: int = 0
+    dropped: dict[str, int] = Field(default_factory=dict)
+    """Reason → count, over all filters."""
+    tokens_generated: int = 0
+    tokens_trained: int = 0
+    causes: tuple[Cause, ...] = ()
+    receipts: dict[str, str] = Field(default_factory=dict)
+    """`generate-0`, `select`, `train`, `evaluate` → receipt, as `step/key`."""
+
+
+class State(Frozen):
+    """Where a campaign stands."""
+
+    schema_version: int = 1
+    run_id: str
+    prepared: str
+    """Ref (`step/key`) of the prepare receipt: recipe, base checkpoint, splits. Empty in prepare's own state."""
+    round: int = -1
+    """Last finished round; -1 before round 0."""
+    go: bool = True
+    stop: StopReason | None = None
+    champion: str = ""
+    """Ref of the train receipt whose `model/` is the best so far."""
+    champion_round: int = -1
+    champion_evaluation: str = ""
+    """Ref of its evaluate receipt."""
+    first_evaluation: str = ""
+    """Ref of round 0's evaluate receipt, the base of collapse measures."""
+    selections: tuple[str, ...] = ()
+    """Refs of the select receipts so far, oldest first: accumulated samples."""
+    rounds_without_gain: int = 0
+    plan: Plan
+    history: tuple[RoundRecord, ...] = ()
+
+
+class Campaign(Frozen):
+    """A state with what it names, loaded and verified: what most steps begin with."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+    state: State
+    state_receipt: Receipt
+    prepared: Receipt
+    recipe: Recipe
+
+    @property
+    def next_round(self) -> int:
+        """Number of the round that is being carried out."""
+        return self.state.round + 1
+
+    def task(self, step: str, suffix: str = "") -> Task:
+        """The name this round's task has in attempt records, `train-r2`."""
+        return Task(run_id=self.state.run_id, name=f"{step}-r{self.next_round}{suffix}", round=self.next_round)
+
+    def config(self, **parts: Any) -> dict[str, Any]:
+        """The part of the recipe a step depends on, as plain JSON."""
+        return {
+            name: part.model_dump(mode="json") if isinstance(part, BaseModel) else part for name, part in parts.items()
+        }
+
+
+def checkpoint_name(peer: int) -> str:
+    """Folder of a peer's checkpoint in a train receipt; peer 0 is the model itself."""
+    return "model" if peer == 0 else f"peer-{peer}"
+
+
+def base_name(prepared: Receipt, peer: int) -> str:
+    """Folder of the checkpoint a peer begins from: peers of a scratch model have initial weights of their own."""
+    own = f"base-{peer}"
+    return own if f"{own}/config.json" in prepared.objects else "base"
+
+
+def load_campaign(context: Context, uri: str) -> Campaign:
+    """Load the state behind a URI, its prepare receipt and the resolved recipe. Raises Missing or Corrupt."""
+    receipt = read_receipt(context, ref_of_uri(context, uri))
+    if receipt.step not in ("prepare", "decide"):
+        raise Corrupt(f"{uri} is a {receipt.step} receipt; a state is the receipt of prepare or decide")
+    state = State.model_validate_json(fetch(context, receipt, "state.json").read_bytes())
+    prepared = receipt if receipt.step == "prepare" else read_receipt(context, state.prepared)
+    recipe = Recipe.model_validate_json(fetch(context, prepared, "recipe.json").read_bytes())
+    return Campaign(state=state, state_receipt=receipt, prepared=prepared, recipe=recipe)

@@ -1,0 +1,144 @@
+"""The card of a round: verdict, numbers, causes and the next plan, as Markdown that a person can read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from components.common.recipe import Goal
+from components.common.state import Plan, RoundRecord, State
+from components.decide.gate import Comparison, Scores
+from components.decide.plan import KNOBS
+
+STOPS = {
+    "target": "the goal is reached",
+    "budget": "the budget is spent",
+    "max_rounds": "the last planned round is done",
+    "patience": "too many rounds in a row without a proved gain",
+}
+
+
+def round_card(
+    record: RoundRecord, state: State, goal: Goal, *,
+    candidate: Scores, champion: Scores | None, comparison: Comparison | None,
+) -> str:  # fmt: skip
+    """Markdown of one round. `champion` is the model the candidate was compared with, None in round 0; `state` is the
+    state after the round, whose plan is the next round's."""
+    parts = [
+        [f"# Round {record.round}: {record.verdict}", "", f"**{_text(record.why)}**", "", _course(state)],
+        _scores(record, goal, candidate, champion),
+        _power(comparison),
+        _slices(candidate, champion),
+        _samples(record),
+        _causes(record),
+        _plan(record.plan, state.plan),
+        _history(state.history),
+    ]
+    return "\n\n".join("\n".join(lines) for lines in parts if lines) + "\n"
+
+
+def _course(state: State) -> str:
+    if state.stop is None:
+        return f"The campaign goes on with round {state.round + 1}. Best model: round {state.champion_round}."
+    return f"The campaign ends ({state.stop}): {STOPS.get(state.stop, '')}. Best model: round {state.champion_round}."
+
+
+def _scores(record: RoundRecord, goal: Goal, candidate: Scores, champion: Scores | None) -> list[str]:
+    where = goal.slice or "all"
+    rows = [("validation, all prompts", "")]
+    if goal.slice:
+        rows.append((f"validation, {goal.slice}", goal.slice))
+    lines = ["## Scores", "", "| measure | candidate [95 %] | champion [95 %] |", "|---|---|---|"]
+    lines += [f"| {_text(title)} | {_share(candidate, name)} | {_share(champion, name)} |" for title, name in rows]
+    lines.append(f"| test, all prompts | {record.test_accuracy:.4f} | |")
+    if record.pass_at_k is not None:
+        lines.append(f"| pass@k (test) | {record.pass_at_k:.4f} | |")
+    if record.perplexity is not None:
+        lines.append(f"| perplexity on human text | {record.perplexity:.4f} | |")
+    return [*lines, "", f"Goal: {goal.threshold:.4f} over {_text(where)}."]
+
+
+def _power(comparison: Comparison | None) -> list[str]:
+    if comparison is None:
+        return []
+    if comparison.detectable is None:
+        seen = "no gain could have been shown: give more validation prompts"
+    else:
+        seen = f"a true gain of {100 * comparison.detectable:.1f} points would have been shown four times out of five"
+    return [
+        "## Gate", "",
+        f"{comparison.pairs} prompts in pairs: {comparison.wins} only the candidate got right, {comparison.losses} "
+        f"only the champion. Exact one-sided McNemar p = {comparison.p_value:.3g}, needed at most "
+        f"{comparison.level:.3g}; with these prompts {seen}.",
+    ]  # fmt: skip
+
+
+def _slices(candidate: Scores, champion: Scores | None) -> list[str]:
+    names = [name for name in candidate.counts if name]
+    if not names:
+        return []
+    lines = ["## Slices (validation)", "", "| slice | prompts | candidate [95 %] | champion |", "|---|---|---|---|"]
+    for name in sorted(names, key=_natural):
+        before = f"{champion.accuracy(name):.4f}" if champion is not None and name in champion.counts else ""
+        lines.append(f"| {_text(name)} | {candidate.counts[name][1]} | {_share(candidate, name)} | {before} |")
+    return lines
+
+
+def _samples(record: RoundRecord) -> list[str]:
+    if not record.generated:
+        return []
+    level = f" at level {record.level}" if record.level else ""
+    lines = ["## Samples", "", f"{record.accepted} of {record.generated} samples{level} accepted."]
+    if record.dropped:
+        lines += ["", "| dropped because | samples |", "|---|---|"]
+        lines += [f"| {_text(reason)} | {count} |" for reason, count in _by_count(record.dropped)]
+    return lines
+
+
+def _causes(record: RoundRecord) -> list[str]:
+    if not record.causes:
+        return ["## Causes", "", "Nothing stands out."]
+    lines = ["## Causes", "", "| cause | confidence | evidence | change | should show |", "|---|---|---|---|---|"]
+    for one in record.causes:
+        said, predicted = _text(one.evidence), _text(one.predicted)
+        lines.append(f"| {one.name} | {one.confidence:.2f} | {said} | {one.change or 'none'} | {predicted} |")
+    return lines
+
+
+def _plan(used: Plan, following: Plan) -> list[str]:
+    lines = ["## Plan", "", "| knob | this round | next round |", "|---|---|---|"]
+    for name in (*KNOBS, "level"):
+        now, then = getattr(used, name), getattr(following, name)
+        lines.append(f"| {name} | {now:g} | {f'**{then:g}**' if then != now else f'{then:g}'} |")
+    return lines
+
+
+def _history(history: Iterable[RoundRecord]) -> list[str]:
+    lines = ["## So far", "", "| round | verdict | goal | all | accepted | level |", "|---|---|---|---|---|---|"]
+    return lines + [
+        f"| {one.round} | {one.verdict} | {one.accuracy:.4f} | {one.overall:.4f} | {one.accepted} | {one.level or ''} |"
+        for one in history
+    ]
+
+
+def _share(scores: Scores | None, name: str) -> str:
+    if scores is None or name not in scores.counts:
+        return ""
+    low, high = scores.interval(name)
+    return f"{scores.accuracy(name):.4f} [{low:.4f}, {high:.4f}]"
+
+
+def _by_count(dropped: dict[str, int]) -> list[tuple[str, int]]:
+    return sorted(dropped.items(), key=lambda item: (-item[1], item[0]))
+
+
+def _natural(name: str) -> tuple[str, float, str]:
+    """Slices by tag, numbers by size: length=9 before length=10."""
+    tag, _, value = name.partition("=")
+    return tag, float(value) if value.isascii() and value.isdigit() else 0.0, value
+
+
+def _text(text: str) -> str:
+    """Text that cannot break a table or bring markup of its own."""
+    for character in "\\|<>[]`*":
+        text = text.replace(character, f"\\{character}")
+    return " ".join(text.split())

@@ -1,0 +1,35 @@
+"""KFP shells of the decide step and of a skipped round."""
+
+from typing import NamedTuple
+
+from kfp import dsl
+from kfp.dsl import Dataset, Input, Markdown, Metrics, Model, Output
+
+
+@dsl.component(base_image="ratchet/cpu:dev", install_kfp_package=False)
+def decide(
+    state: str,
+    mix: Input[Dataset],
+    candidate: Input[Model],
+    results: Input[Metrics],
+    scores: Output[Metrics],
+    card: Output[Markdown],
+) -> NamedTuple("State", [("go", bool), ("state", str)]):
+    """Keep the candidate only if it is proved better; diagnose, plan the next round, or stop."""
+    from components.common.shell import read_pointer, run_step, save_text
+    from components.decide.step import inputs_from, run
+
+    def step(context):
+        receipts = [read_pointer(context, artifact.path) for artifact in (mix, candidate, results)]
+        receipt = run(inputs_from(context, state, *receipts), context)
+        save_text(context, receipt, "card.md", card.path)
+        return receipt
+
+    uri, receipt = run_step(state, step, scores)
+    return (bool(receipt.summary["go"]), uri)
+
+
+@dsl.component(base_image="ratchet/cpu:dev", install_kfp_package=False)
+def carry(state: str, go: bool) -> NamedTuple("State", [("go", bool), ("state", str)]):
+    """Hand the state on from a round that is not carried out."""
+    return (go, state)

@@ -1,0 +1,1 @@
+"""Models and tokenizers: loading, encoding, sampling, likelihood. Imports torch; steps import it inside functions."""

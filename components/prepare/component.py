@@ -1,0 +1,38 @@
+"""KFP shell of the prepare step."""
+
+from typing import NamedTuple
+
+from kfp import dsl
+from kfp.dsl import Dataset, Output
+
+
+@dsl.component(base_image="ratchet/train:dev", install_kfp_package=False)
+def prepare(
+    store: str,
+    recipe: dict,
+    resume_from: str,
+    job_id: str,
+    seed: int,
+    threshold: float,
+    max_rounds: int,
+    patience: int,
+    prompts_per_round: int,
+    samples_per_prompt: int,
+    temperature: float,
+    learning_rate: float,
+    human_share: float,
+    data: Output[Dataset],
+) -> NamedTuple("Start", [("fresh", bool), ("state", str)]):
+    """Resolve the recipe and make base checkpoint, data splits and the first state."""
+    from components.common.shell import run_step
+    from components.prepare.step import PrepareInputs, run
+
+    knobs = {
+        "seed": seed, "decide.goal.threshold": threshold, "decide.max_rounds": max_rounds, "decide.patience": patience,
+        "generate.prompts_per_round": prompts_per_round, "generate.samples_per_prompt": samples_per_prompt,
+        "generate.temperature": temperature, "train.rounds.learning_rate": learning_rate,
+        "select.human_share": human_share,
+    }  # fmt: skip
+    inputs = PrepareInputs(recipe=recipe, overrides=knobs, resume_from=resume_from, job_id=job_id)
+    uri, receipt = run_step(store, lambda context: run(inputs, context), data)
+    return (bool(receipt.summary["fresh"]), uri)

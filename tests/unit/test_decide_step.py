@@ -1,0 +1,367 @@
+"""Whole rounds through decide: verdicts, stops, the ladder, and what is written down."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from components.common import layout
+from components.common.context import Context
+from components.common.errors import Corrupt, UserError
+from components.common.receipts import Attempt, Receipt, fetch, receipt_uri
+from components.common.recipe import Recipe
+from components.common.records import Result
+from components.common.state import Plan, State
+from components.decide.step import DecideInputs, inputs_from, run
+from tests.unit.crafted import (
+    PLAN,
+    ask,
+    evaluated,
+    generated,
+    prepare,
+    recipe_of,
+    results_of,
+    right_of,
+    store,
+    trained,
+)
+
+SELECTED: dict[str, Any] = {
+    "generated": 40, "accepted": 36, "dropped": {"verifier": 4}, "prompts": 10, "prompts_accepted": 10,
+    "distinct_share": 0.9,
+}  # fmt: skip
+TRAIN_TOKENS, SAMPLE_TOKENS = 1000, 80
+
+
+@dataclass
+class Campaign:
+    """Rounds of a campaign, each decided by the real step on made-up results."""
+
+    context: Context
+    recipe: Recipe
+    plan: Plan = PLAN
+    uri: str = ""
+    receipts: list[Receipt] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.prepared = prepare(self.context, self.recipe, plan=self.plan)
+        self.uri = receipt_uri(self.context, self.prepared)
+
+    @property
+    def state(self) -> State:
+        return State.model_validate_json(fetch(self.context, self.receipts[-1], "state.json").read_bytes())
+
+    @property
+    def card(self) -> str:
+        return fetch(self.context, self.receipts[-1], "card.md").read_text()
+
+    def inputs(
+        self, results: Sequence[Result], *, train: dict[str, Any] | None = None, **evaluation: Any
+    ) -> DecideInputs:
+        number = len(self.receipts)
+        candidate = trained(self.context, number, **{"final_loss": 0.2 - number / 1000, **(train or {})})
+        measured = evaluated(self.context, candidate, results, **evaluation)
+        if number == 0:
+            return DecideInputs(self.uri, candidate, measured, None, ())
+        prompts = [ask(f"{n}+{number}=", str(n + number)) for n in range(10)]
+        texts = {prompt.text: [str(prompt.reference["answer"])] * 4 for prompt in prompts}
+        samples = generated(self.context, prompts, texts, round=number, tokens=SAMPLE_TOKENS)
+        config = {"samples": [samples.ref]}
+        mix = store(self.context, "select", {"accepted.jsonl": []}, {**SELECTED, "round": number}, config=config)
+        return DecideInputs(self.uri, candidate, measured, mix, (samples,))
+
+    def round(self, results: Sequence[Result], **changes: Any) -> Receipt:
+        """Decide the next round; its state is what the one after it begins from."""
+        receipt = run(self.inputs(results, **changes), self.context)
+        self.receipts.append(receipt)
+        self.uri = receipt_uri(self.context, receipt)
+        return receipt
+
+
+def simple(right: int, count: int = 100) -> list[Result]:
+    """Results where the first `right` prompts are right, so more right is strictly better."""
+    return results_of({"": [place < right for place in range(count)]})
+
+
+@pytest.fixture
+def campaign(context: Context) -> Campaign:
+    return Campaign(context, recipe_of())
+
+
+def test_the_first_model_becomes_champion_without_a_gate(campaign: Campaign) -> None:
+    receipt = campaign.round(simple(40))
+    state = campaign.state
+    assert receipt.summary["verdict"] == "first"
+    assert receipt.summary["go"] is True
+    assert receipt.summary["p_value"] is None
+    assert state.champion == receipt.summary["champion"] == state.history[0].receipts["train"]
+    assert state.champion_evaluation == state.first_evaluation == state.history[0].receipts["evaluate"]
+    assert state.prepared == campaign.prepared.ref
+    assert (state.round, state.champion_round, state.selections) == (0, 0, ())
+    assert state.plan == PLAN.model_copy(update={"steps": 200, "learning_rate": 1e-3})
+    assert "# Round 0: first" in campaign.card
+
+
+def test_a_candidate_proved_better_is_promoted(campaign: Campaign) -> None:
+    campaign.round(simple(40))
+    receipt = campaign.round(simple(60))
+    state, record = campaign.state, campaign.state.history[1]
+    assert receipt.summary["verdict"] == "promoted"
+    assert receipt.summary["why"].startswith(
+        "proved better: 20 prompts only the candidate got right, 0 only the champion"
+    )
+    assert state.champion == record.receipts["train"]
+    assert state.champion_round == 1
+    assert state.first_evaluation == state.history[0].receipts["evaluate"]
+    assert state.rounds_without_gain == 0
+    assert state.selections == (record.receipts["select"],)
+    assert record.model_dump(include={"generated", "accepted", "dropped", "tokens_generated", "tokens_trained"}) == {
+        "generated": 40, "accepted": 36, "dropped": {"verifier": 4}, "tokens_generated": SAMPLE_TOKENS,
+        "tokens_trained": TRAIN_TOKENS,
+    }  # fmt: skip
+    assert record.receipts.keys() == {"generate-0", "select", "train", "evaluate"}
+    assert record.accuracy == record.overall == 0.6
+    assert record.interval[0] < 0.6 < record.interval[1]
+
+
+def test_a_candidate_not_proved_better_is_kept_out_and_its_samples_still_accumulate(campaign: Campaign) -> None:
+    campaign.round(simple(40))
+    receipt = campaign.round(simple(43))
+    state = campaign.state
+    assert receipt.summary["verdict"] == "kept"
+    assert receipt.summary["why"].startswith("better, but not proved")
+    assert state.champion_round == 0
+    assert state.champion == state.history[0].receipts["train"]
+    assert state.rounds_without_gain == 1
+    assert len(state.selections) == 1
+    assert receipt.summary["accuracy"] == 0.43
+    assert receipt.summary["champion"] == state.champion
+
+
+def test_the_next_candidate_is_compared_with_the_champion_not_with_the_last_one(campaign: Campaign) -> None:
+    campaign.round(simple(50))
+    campaign.round(simple(20))
+    receipt = campaign.round(simple(45))
+    assert receipt.summary["verdict"] == "kept"
+    assert "0 prompts only the candidate got right, 5 only the champion" in receipt.summary["why"]
+
+
+def test_patience_ends_the_campaign_and_the_best_stays(context: Context) -> None:
+    campaign = Campaign(context, recipe_of(decide={"goal": {"threshold": 0.99}, "patience": 2, "max_rounds": 9}))
+    campaign.round(simple(40))
+    campaign.round(simple(60))
+    assert campaign.round(simple(58)).summary["stop"] is None
+    receipt = campaign.round(simple(59))
+    assert (receipt.summary["go"], receipt.summary["stop"]) == (False, "patience")
+    assert campaign.state.champion_round == 1
+    assert "The campaign ends (patience)" in campaign.card
+
+
+def test_the_goal_ends_the_campaign_even_in_round_zero(campaign: Campaign) -> None:
+    receipt = campaign.round(simple(100))
+    assert (receipt.summary["go"], receipt.summary["stop"]) == (False, "target")
+
+
+def test_only_a_champion_reaches_the_goal(context: Context) -> None:
+    campaign = Campaign(context, recipe_of(decide={"goal": {"threshold": 0.95}}))
+    campaign.round(simple(93))
+    receipt = campaign.round(simple(96))  # above the goal, but three wins are no proof
+    assert receipt.summary["verdict"] == "kept"
+    assert receipt.summary["stop"] is None
+
+
+def test_the_goal_may_be_a_slice(context: Context) -> None:
+    goal = {"threshold": 0.9, "slice": "length=9"}
+    campaign = Campaign(context, recipe_of(decide={"goal": goal}))
+    receipt = campaign.round(results_of({"length=8": right_of(50, 50), "length=9": right_of(50, 20)}))
+    assert receipt.summary["accuracy"] == 0.4
+    assert campaign.state.history[0].overall == 0.7
+    assert campaign.state.history[0].slices == {"length=8": 1.0, "length=9": 0.4}
+    receipt = campaign.round(results_of({"length=8": right_of(50, 50), "length=9": right_of(50, 46)}))
+    assert receipt.summary["stop"] == "target"
+
+
+def test_a_goal_about_a_slice_that_is_not_there_names_those_that_are(context: Context) -> None:
+    campaign = Campaign(context, recipe_of(decide={"goal": {"threshold": 0.9, "slice": "length=12"}}))
+    with pytest.raises(UserError, match=r"'length=12' \(there are: length=9\)"):
+        campaign.round(results_of({"length=9": [True]}))
+
+
+def test_the_last_planned_round_ends_the_campaign(context: Context) -> None:
+    campaign = Campaign(context, recipe_of(decide={"goal": {"threshold": 0.99}, "max_rounds": 2}))
+    campaign.round(simple(10))
+    assert campaign.round(simple(40)).summary["stop"] is None
+    assert campaign.round(simple(70)).summary["stop"] == "max_rounds"
+
+
+@pytest.mark.parametrize(("tokens", "stops_at"), [(TRAIN_TOKENS, 0), (2 * TRAIN_TOKENS + SAMPLE_TOKENS, 1)])
+def test_the_round_that_crosses_the_token_budget_is_the_last(context: Context, tokens: int, stops_at: int) -> None:
+    campaign = Campaign(context, recipe_of(decide={"goal": {"threshold": 0.99}, "budget": {"tokens": tokens}}))
+    stops = [campaign.round(simple(40)).summary["stop"], campaign.round(simple(60)).summary["stop"]]
+    assert stops.index("budget") == stops_at
+
+
+def test_minutes_are_those_of_all_attempts_of_the_run(context: Context) -> None:
+    campaign = Campaign(context, recipe_of(decide={"goal": {"threshold": 0.99}, "budget": {"minutes": 10}}))
+    for number, seconds in enumerate((200.0, 200.0)):
+        attempt = Attempt(
+            task="train-r0", step="train", round=0, started=number, seconds=seconds, error="out of memory"
+        )
+        key = layout.attempt_key("crafted-run", "train-r0", f"{number}-1")
+        context.store.put_bytes(key, attempt.model_dump_json().encode())
+    context.store.put_bytes(layout.attempt_key("crafted-run", "train-r0", "7-1"), b"not a record")
+    assert campaign.round(simple(40)).summary["stop"] is None
+    late = Attempt(task="evaluate-r1", step="evaluate", round=1, started=0, seconds=250.0)
+    context.store.put_bytes(layout.attempt_key("crafted-run", "evaluate-r1", "9-1"), late.model_dump_json().encode())
+    assert campaign.round(simple(60)).summary["stop"] == "budget"
+
+
+def test_a_better_candidate_that_lost_human_language_is_refused(campaign: Campaign) -> None:
+    campaign.round(simple(40), perplexity=2.0)
+    receipt = campaign.round(simple(70), perplexity=2.3)
+    assert receipt.summary["verdict"] == "kept"
+    assert "collapse guard: perplexity on human text is 1.150 times that of round 0" in receipt.summary["why"]
+    assert campaign.round(simple(71), perplexity=2.1).summary["verdict"] == "promoted"
+
+
+def test_the_collapse_guard_compares_with_round_zero_so_it_cannot_creep(campaign: Campaign) -> None:
+    campaign.round(simple(20), perplexity=2.0)
+    assert campaign.round(simple(40), perplexity=2.15).summary["verdict"] == "promoted"
+    assert campaign.round(simple(60), perplexity=2.25).summary["verdict"] == "kept"
+
+
+def test_without_human_text_to_measure_the_gate_decides_alone(campaign: Campaign) -> None:
+    campaign.round(simple(40), perplexity=None)
+    assert campaign.round(simple(60), perplexity=None).summary["verdict"] == "promoted"
+
+
+def lengths(*right: int) -> list[Result]:
+    """Results at lengths 8, 9, …, 100 prompts each, the given number right."""
+    return results_of({f"length={8 + n}": [place < own for place in range(100)] for n, own in enumerate(right)})
+
+
+def test_the_ladder_is_climbed_by_promoted_mastery_alone(context: Context) -> None:
+    recipe = recipe_of(
+        ladder=True, decide={"goal": {"threshold": 0.9, "slice": "length=12"}, "patience": 9, "max_rounds": 5}
+    )
+    campaign = Campaign(context, recipe, PLAN.model_copy(update={"level": 8}))
+    campaign.round(lengths(98, 70, 30, 5, 0))
+    assert campaign.state.plan.level == 9
+    assert campaign.state.history[0].level == 8
+    campaign.round(lengths(98, 85, 40, 10, 0))  # promoted, length 9 not mastered yet (0.9 asked for)
+    assert (campaign.state.champion_round, campaign.state.plan.level) == (1, 9)
+    campaign.round(lengths(60, 95, 40, 10, 0))  # masters length 9 but is worse: refused, so it does not count
+    assert (campaign.state.champion_round, campaign.state.plan.level) == (1, 9)
+    campaign.round(lengths(98, 96, 99, 20, 1))  # masters 9 and 10: one rung at a time
+    assert (campaign.state.champion_round, campaign.state.plan.level) == (3, 10)
+    assert campaign.state.history[3].level == 9
+
+
+def test_a_base_that_is_not_solved_is_told_and_trained_longer(context: Context) -> None:
+    recipe = recipe_of(ladder=True, decide={"goal": {"threshold": 0.9, "slice": "length=12"}})
+    campaign = Campaign(context, recipe, PLAN.model_copy(update={"level": 8}))
+    campaign.round(lengths(60, 10, 0, 0, 0))
+    causes = {cause.name: cause for cause in campaign.state.history[0].causes}
+    assert causes["base_not_mastered"].change == "steps 200 → 300"
+    assert campaign.state.plan.steps == 300
+    assert campaign.state.plan.level == 9
+    assert "the base is not solved" in campaign.card
+
+
+def test_a_cause_changes_the_plan_of_the_next_round_and_a_bad_change_is_taken_back(context: Context) -> None:
+    campaign = Campaign(context, recipe_of(decide={"goal": {"threshold": 0.99}, "patience": 9}))
+    campaign.round(simple(40))
+    campaign.round(simple(41), train={"skipped_steps": 2})
+    record = campaign.state.history[1]
+    assert record.plan.learning_rate == 1e-3
+    assert [cause.change for cause in record.causes] == ["learning_rate 0.001 → 0.0005"]
+    assert campaign.state.plan.learning_rate == 5e-4
+    campaign.round(simple(30))
+    assert campaign.state.history[2].causes[0].name == "change_taken_back"
+    assert campaign.state.history[2].plan.learning_rate == 5e-4
+    assert campaign.state.plan.learning_rate == 1e-3
+
+
+def test_the_first_stages_knobs_are_no_change_to_take_back(context: Context) -> None:
+    campaign = Campaign(context, recipe_of(), PLAN.model_copy(update={"steps": 500}))
+    campaign.round(simple(40))
+    campaign.round(simple(39))
+    assert campaign.state.history[1].causes == ()
+    assert campaign.state.plan.steps == 200
+
+
+def test_nothing_but_the_level_changes_after_a_sound_promotion(campaign: Campaign) -> None:
+    campaign.round(simple(40))
+    before = campaign.state.plan
+    campaign.round(simple(60))
+    assert campaign.state.history[1].causes == ()
+    assert campaign.state.plan == before
+    assert "Nothing stands out." in campaign.card
+
+
+def test_the_card_tells_a_person_what_happened(context: Context) -> None:
+    campaign = Campaign(context, recipe_of(decide={"goal": {"threshold": 0.9, "slice": "length=10"}}))
+    campaign.round(results_of({"length=9": right_of(100, 80), "length=10": right_of(100, 40)}))
+    campaign.round(results_of({"length=9": right_of(100, 80), "length=10": right_of(100, 42)}))
+    for line in (
+        "# Round 1: kept",
+        "| validation, length=10 | 0.4200 [0.3280, 0.5179] | 0.4000 [0.3094, 0.4980] |",
+        "| length=9 | 100 | 0.8000 [0.7112, 0.8666] | 0.8000 |",
+        "36 of 40 samples accepted.",
+        "| verifier | 4 |",
+        "would have been shown four times out of five",
+        "| learning_rate | 0.001 | 0.001 |",
+        "| 0 | first | 0.4000 | 0.6000 | 0 |  |",
+    ):
+        assert line in campaign.card, campaign.card
+    assert campaign.card.index("| length=9 |") < campaign.card.index("| length=10 |")
+
+
+def test_text_of_people_cannot_break_the_card(context: Context) -> None:
+    campaign = Campaign(context, recipe_of())
+    campaign.round(results_of({"topic=a|b <script>": [True, False]}))
+    assert "<script>" not in campaign.card.replace("\\<script\\>", "")
+    assert "topic=a\\|b" in campaign.card
+
+
+def test_receipts_of_another_round_or_another_model_are_refused(campaign: Campaign) -> None:
+    campaign.round(simple(40))
+    good = campaign.inputs(simple(60))
+    other = trained(campaign.context, 1, final_loss=0.1)
+    late = trained(campaign.context, 2)
+    for bad, message in (
+        (DecideInputs(good.state, other, good.evaluate, good.select, good.generates), "measured another model"),
+        (
+            DecideInputs(good.state, late, good.evaluate, good.select, good.generates),
+            "is of round 2; needed: train of round 1",
+        ),
+        (DecideInputs(good.state, good.evaluate, good.evaluate, good.select, good.generates), "needed: train"),
+        (DecideInputs(good.state, good.train, good.evaluate, None, ()), "belong to every round but round 0"),
+        (DecideInputs(good.state, good.train, good.evaluate, good.select, ()), "belong to every round but round 0"),
+    ):
+        with pytest.raises(Corrupt, match=message):
+            run(bad, campaign.context)
+
+
+def test_missing_results_are_corrupt_not_a_verdict(campaign: Campaign) -> None:
+    campaign.round(simple(40))
+    with pytest.raises(Corrupt, match="1 without a partner"):
+        campaign.round(simple(60)[:-1])
+
+
+def test_the_three_artifacts_of_a_round_name_all_that_decide_needs(campaign: Campaign) -> None:
+    first = campaign.inputs(simple(40))
+    assert inputs_from(campaign.context, first.state, campaign.prepared, first.train, first.evaluate) == first
+    campaign.round(simple(40))
+    second = campaign.inputs(simple(60))
+    assert second.select is not None
+    found = inputs_from(campaign.context, second.state, second.select, second.train, second.evaluate)
+    assert found == second
+
+
+def test_the_same_round_is_decided_once(campaign: Campaign) -> None:
+    inputs = campaign.inputs(simple(40))
+    assert run(inputs, campaign.context) == run(inputs, campaign.context)

@@ -1,0 +1,266 @@
+"""Each cause is found from numbers like those of a run that had it, and asks for one bounded change."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.common.recipe import Recipe
+from components.common.state import Cause, Plan, RoundRecord
+from components.decide.diagnosis import Evidence, diagnose, still_falling
+from components.decide.gate import Comparison, Scores
+from components.decide.plan import (
+    MAX_TURNS,
+    Finding,
+    base_plan,
+    change_to_take_back,
+    next_level,
+    next_plan,
+    turned,
+)
+from tests.unit.crafted import PLAN, recipe_of
+
+TRAIN: dict[str, Any] = {
+    "steps": 200, "best_step": 190, "first_loss": 0.9, "final_loss": 0.21, "first_heldout_loss": 0.8,
+    "best_heldout_loss": 0.30, "final_heldout_loss": 0.302, "stopped_early": False, "skipped_steps": 0,
+}  # fmt: skip
+SELECT: dict[str, Any] = {
+    "generated": 4000, "accepted": 1200, "dropped": {"duplicate": 900, "verifier": 1900}, "prompts": 1000,
+    "prompts_accepted": 700, "distinct_share": 0.6,
+}  # fmt: skip
+SETTLED = [0.9 * 0.9**step + 0.2 for step in range(200)]
+EQUAL = Comparison(pairs=500, wins=20, losses=18, p_value=0.44, level=0.0125)
+
+
+def evidence(**changes: Any) -> Evidence:
+    """A round that went well in everything but was not promoted."""
+    common: dict[str, Any] = {
+        "recipe": recipe_of(), "round": 2, "verdict": "kept", "plan": PLAN, "train": TRAIN, "losses": SETTLED,
+        "finished_share": 0.99, "candidate": Scores({"": (300, 500)}), "select": SELECT, "comparison": EQUAL,
+    }  # fmt: skip
+    return Evidence(**{**common, **changes})
+
+
+def names(**changes: Any) -> list[str]:
+    return [finding.name for finding in diagnose(evidence(**changes))]
+
+
+def the(name: str, **changes: Any) -> Finding:
+    return next(finding for finding in diagnose(evidence(**changes)) if finding.name == name)
+
+
+def test_a_sound_round_has_no_cause() -> None:
+    assert names() == []
+    assert names(verdict="promoted") == []
+    assert names(verdict="first", round=0, select=None, comparison=None) == []
+
+
+def test_rising_heldout_loss_is_overfitting() -> None:
+    train = {**TRAIN, "best_step": 150, "final_heldout_loss": 0.36}
+    found = the("overfitting", train=train)
+    assert found.turn == "weight_decay_up"
+    assert "0.3000 (step 150) to 0.3600" in found.evidence
+
+
+def test_an_early_stop_well_before_the_end_is_overfitting_too() -> None:
+    train = {**TRAIN, "best_step": 50, "steps": 90, "stopped_early": True, "final_heldout_loss": 0.313}
+    found = the("overfitting", train=train)
+    assert found.turn == "steps_down"
+    assert "stopped at step 90 of 200" in found.evidence
+
+
+def test_a_doubled_loss_of_a_solved_task_is_not_overfitting() -> None:
+    train = {**TRAIN, "best_heldout_loss": 0.0004, "final_heldout_loss": 0.0011, "final_loss": 0.0005}
+    assert names(train=train) == []
+
+
+def test_a_run_without_heldout_rows_is_judged_by_the_rest() -> None:
+    assert names(train={**TRAIN, "best_heldout_loss": None, "final_heldout_loss": None}) == []
+
+
+def test_a_loss_still_falling_at_the_end_is_underfitting() -> None:
+    found = the("underfitting", losses=[2.0 - 0.008 * step for step in range(200)])
+    assert found.turn == "steps_up"
+    assert "still falling when the 200 steps ended" in found.evidence
+
+
+def test_a_loss_that_hardly_moved_asks_for_a_higher_learning_rate() -> None:
+    train = {**TRAIN, "first_loss": 2.31, "final_loss": 2.25}
+    assert the("underfitting", train=train, losses=[2.3] * 200).turn == "learning_rate_up"
+
+
+def test_a_promoted_candidate_is_not_called_underfitted() -> None:
+    assert names(verdict="promoted", losses=[2.0 - 0.008 * step for step in range(200)]) == []
+
+
+def test_a_champion_that_learns_a_little_more_is_not_stuck() -> None:
+    assert names(train={**TRAIN, "first_loss": 0.011, "final_loss": 0.010}, losses=[0.01] * 200) == []
+
+
+def test_few_accepted_samples_ask_for_more_of_them() -> None:
+    select = {**SELECT, "accepted": 90, "prompts_accepted": 80, "dropped": {"duplicate": 10, "verifier": 3900}}
+    found = the("too_few_accepted", select=select)
+    assert found.turn == "samples_up"
+    assert "90 of 4000 samples accepted (0.025 passed the quality filters" in found.evidence
+    assert "verifier 3900" in found.evidence
+    assert the("too_few_accepted", select=select, plan=PLAN.model_copy(update={"temperature": 0.0})).turn is None
+
+
+def test_right_answers_that_repeat_each_other_are_not_too_few() -> None:
+    # 16 samples per prompt, all right and the same: one in 16 is accepted, and that is all there is.
+    select = {**SELECT, "generated": 16000, "accepted": 1000, "dropped": {"duplicate": 15000}, "prompts_accepted": 1000,
+              "distinct_share": 1 / 16}  # fmt: skip
+    assert names(select=select, plan=PLAN.model_copy(update={"samples_per_prompt": 16})) == []
+
+
+def test_samples_that_all_say_the_same_ask_for_a_higher_temperature() -> None:
+    found = the("low_diversity", select={**SELECT, "distinct_share": 0.28})
+    assert found.turn == "temperature_up"
+    assert "0.280 of them distinct (0.250 is the least), and 300 of 1000 prompts" in found.evidence
+
+
+def test_several_greedy_samples_are_no_diversity_at_all() -> None:
+    greedy = PLAN.model_copy(update={"temperature": 0.0})
+    assert the("low_diversity", select={**SELECT, "distinct_share": 0.25}, plan=greedy).confidence == 0.9
+    once = {**SELECT, "distinct_share": 1.0}
+    assert names(select=once, plan=greedy.model_copy(update={"samples_per_prompt": 1})) == []
+
+
+def test_skipped_steps_or_wild_losses_are_optimizer_trouble() -> None:
+    assert the("optimizer_trouble", train={**TRAIN, "skipped_steps": 3}).turn == "learning_rate_down"
+    assert "0 steps skipped and 1 losses not finite" in the("optimizer_trouble", losses=[*SETTLED, None]).evidence
+    assert names(train={**TRAIN, "skipped_steps": 3}, verdict="promoted") == ["optimizer_trouble"]
+
+
+def test_answers_that_never_end_are_truncation() -> None:
+    assert the("truncation", finished_share=0.7).turn == "temperature_down"
+    at_first = the("truncation", finished_share=0.7, round=0, verdict="first", select=None, comparison=None)
+    assert at_first.turn is None
+    assert "raise generate.max_new_tokens" in at_first.predicted
+
+
+def test_a_significantly_worse_candidate_has_forgotten() -> None:
+    some = Comparison(pairs=500, wins=10, losses=35, p_value=1.0, level=0.0125)
+    many = Comparison(pairs=500, wins=10, losses=90, p_value=1.0, level=0.0125)
+    assert the("forgetting", comparison=some).turn == "human_share_up"
+    assert the("forgetting", comparison=many).turn == "learning_rate_down"
+
+
+def test_a_ladder_whose_base_is_not_solved_says_so() -> None:
+    scores = Scores({"": (50, 100), "length=8": (31, 50), "length=9": (2, 50)})
+    first: dict[str, Any] = {"recipe": recipe_of(ladder=True), "round": 0, "verdict": "first", "select": None}
+    found = the("base_not_mastered", **first, comparison=None, candidate=scores)
+    assert found.turn == "steps_up"
+    assert "(length=8) are at 0.6200, mastery is 0.90: the base is not solved" in found.evidence
+    assert names(**first, comparison=None, candidate=Scores({"length=8": (50, 50)})) == []
+
+
+def test_the_trend_ignores_noise_and_short_logs() -> None:
+    draw = random.Random(0)
+    assert still_falling([1.0 + draw.uniform(-0.2, 0.2) for _ in range(200)]) is None
+    assert still_falling([3.0, 2.0, 1.0]) is None
+
+
+# The plan
+
+
+def turn(name: str, plan: Plan = PLAN, recipe: Recipe | None = None) -> tuple[str, float]:
+    return turned(plan, recipe or recipe_of(), name)  # type: ignore[arg-type]
+
+
+def test_turns_are_bounded_by_the_recipe() -> None:
+    recipe = recipe_of(train={"rounds": {"steps": 200, "learning_rate": 1e-3}}, generate={"temperature": 0.7})
+    ends = {
+        "learning_rate_down": ("learning_rate", 1e-4), "learning_rate_up": ("learning_rate", 4e-3),
+        "steps_up": ("steps", 800), "steps_down": ("steps", 50), "temperature_up": ("temperature", 1.5),
+        "temperature_down": ("temperature", 0.1), "weight_decay_up": ("weight_decay", 0.16),
+        "human_share_up": ("human_share", 0.9), "samples_up": ("samples_per_prompt", 64),
+    }  # fmt: skip
+    for name, (knob, end) in ends.items():
+        plan = base_plan(recipe)
+        for _ in range(12):
+            changed, value = turn(name, plan, recipe)
+            assert changed == knob
+            plan = plan.model_copy(update={knob: value})
+        assert getattr(plan, knob) == pytest.approx(end), name
+
+
+def test_greedy_on_purpose_stays_greedy_unless_diversity_is_missing() -> None:
+    recipe, greedy = recipe_of(generate={"temperature": 0.0}), PLAN.model_copy(update={"temperature": 0.0})
+    assert turn("temperature_down", greedy, recipe) == ("temperature", 0.0)
+    assert turn("temperature_up", greedy, recipe) == ("temperature", 0.2)
+
+
+def test_a_value_the_recipe_sets_beyond_the_bounds_is_left_alone() -> None:
+    recipe = recipe_of(generate={"temperature": 2.0, "samples_per_prompt": 100}, select={"human_share": 0.95})
+    plan = base_plan(recipe)
+    assert turn("temperature_up", plan, recipe) == ("temperature", 2.0)
+    assert turn("samples_up", plan, recipe) == ("samples_per_prompt", 100)
+    assert turn("human_share_up", plan, recipe) == ("human_share", 0.95)
+
+
+TURNS = [
+    "learning_rate_down", "learning_rate_up", "steps_up", "steps_down", "temperature_up", "temperature_down",
+    "weight_decay_up", "human_share_up", "samples_up", None,
+]  # fmt: skip
+
+
+@given(st.lists(st.tuples(st.sampled_from(TURNS), st.floats(0, 1)), max_size=8))
+def test_at_most_two_knobs_change_a_round_and_only_for_confident_causes(asked: list[tuple[Any, float]]) -> None:
+    findings = [Finding(f"cause{n}", "seen", sure, what, "") for n, (what, sure) in enumerate(asked)]
+    plan, causes = next_plan(recipe_of(), PLAN, findings, None, PLAN)
+    changed = [name for name in Plan.model_fields if getattr(plan, name) != getattr(PLAN, name)]
+    assert len(changed) <= MAX_TURNS
+    assert sum(bool(cause.change) for cause in causes) == len(changed)
+    assert all(cause.confidence >= 0.5 for cause in causes if cause.change)
+    assert len(causes) == len(findings)
+
+
+def test_a_change_is_written_as_a_person_would() -> None:
+    _, causes = next_plan(recipe_of(), PLAN, [Finding("x", "y", 0.9, "temperature_up", "")], None, PLAN)
+    assert causes[0].change == "temperature 0.7 → 0.9"
+
+
+def record(overall: float, *causes: Cause) -> RoundRecord:
+    return RoundRecord(
+        round=1, verdict="kept", why="", plan=PLAN, accuracy=overall, interval=(0, 1), overall=overall,
+        test_accuracy=overall, causes=causes,
+    )  # fmt: skip
+
+
+def test_a_change_that_made_it_worse_is_taken_back_once() -> None:
+    current = PLAN.model_copy(update={"learning_rate": 2e-3})
+    found = change_to_take_back(record(0.6), PLAN, current, "kept", 0.55)
+    assert found is not None
+    higher = Finding("underfitting", "seen", 0.7, "learning_rate_up", "")
+    plan, causes = next_plan(recipe_of(), current, [higher], found, PLAN)
+    assert plan == PLAN
+    assert causes[0].change == "learning_rate 0.002 → 0.001"
+    assert "went from 0.6000 to 0.5500" in causes[0].evidence
+    assert causes[1].change == ""  # the same knob is not turned again at once
+    assert change_to_take_back(record(0.6, causes[0]), current, PLAN, "kept", 0.55) is None
+
+
+def test_a_change_stays_if_the_candidate_was_better_or_promoted_or_nothing_changed() -> None:
+    current = PLAN.model_copy(update={"steps": 300})
+    assert change_to_take_back(record(0.6), PLAN, current, "kept", 0.6) is None
+    assert change_to_take_back(record(0.6), PLAN, current, "promoted", 0.5) is None
+    assert change_to_take_back(record(0.6), PLAN, PLAN, "kept", 0.5) is None
+    assert change_to_take_back(None, PLAN, current, "kept", 0.5) is None
+
+
+def test_the_ladder_is_climbed_one_rung_at_a_time_and_has_an_end() -> None:
+    recipe = recipe_of(ladder=True)
+
+    def at(accuracy: int) -> Scores:
+        return Scores({f"length={length}": (accuracy, 100) for length in range(8, 13)})
+
+    assert next_level(recipe, 0, 8, at(100)) == 9
+    assert next_level(recipe, 1, 9, at(90)) == 10
+    assert next_level(recipe, 1, 9, at(89)) == 9
+    assert next_level(recipe, 5, 12, at(100)) == 12
+    assert next_level(recipe_of(), 3, 0, at(100)) == 0

@@ -1,0 +1,216 @@
+"""What may teach: every filter, on samples like the ones models write."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.common.errors import Corrupt
+from components.common.recipe import SelectSection
+from components.common.records import Prompt, Sample, prompt_id
+from components.select.dedup import near_duplicates
+from components.select.filters import Candidate, Outcome, Rules, apply_filters, make_candidates, row_key
+
+LABEL_FREE = SelectSection(verifier=False, max_length_ratio=1000.0, minhash_threshold=1.0)
+
+
+def ask(text: str, answer: str, **tags: str) -> Prompt:
+    return Prompt(id=prompt_id(text), text=text, verifier="exact", reference={"answer": answer}, tags=tags)
+
+
+def say(prompt: Prompt, index: int, text: str, finished: bool = True) -> Sample:
+    return Sample(prompt_id=prompt.id, index=index, seed=index, text=text, num_tokens=len(text) + 1, finished=finished)
+
+
+def answers(prompt: Prompt, *texts: str) -> list[Candidate]:
+    return make_candidates({prompt.id: prompt}, [say(prompt, index, text) for index, text in enumerate(texts)])
+
+
+def kept_texts(outcome: Outcome) -> list[str]:
+    return [one.text for one in outcome[0]]
+
+
+def reasons(outcome: Outcome) -> dict[str, int]:
+    return dict(Counter(row.reason for row in outcome[1]))
+
+
+def select(candidates: list[Candidate], section: SelectSection, **rules: frozenset[str]) -> Outcome:
+    return apply_filters(candidates, Rules(section, **rules))  # type: ignore[arg-type]
+
+
+def test_a_right_answer_is_kept_as_the_model_wrote_it_and_a_wrong_one_is_dropped() -> None:
+    outcome = select(answers(ask("Capital of France?", "Paris  today"), " Paris today\n", "Lyon"), SelectSection())
+    assert kept_texts(outcome) == ["Paris today"]  # the model's own text, not the reference's spelling
+    assert reasons(outcome) == {"verifier": 1}
+    assert "Lyon" in outcome[1][0].detail
+    assert "reference" not in outcome[1][0].row
+
+
+def test_cut_off_and_empty_answers_are_dropped_before_anything_else_judges_them() -> None:
+    prompt = ask("1+1=", "2")
+    samples = [say(prompt, 0, "2", finished=False), say(prompt, 1, " \n"), say(prompt, 2, "2")]
+    candidates = make_candidates({prompt.id: prompt}, samples)
+    assert reasons(select(candidates, SelectSection())) == {"unfinished": 1, "empty": 1}
+    allowed = select(candidates, SelectSection(require_finished=False))
+    assert reasons(allowed) == {"empty": 1, "duplicate": 1}
+
+
+def test_answers_to_evaluation_prompts_never_teach_even_under_another_id() -> None:
+    prompt = ask("Secret   question", "yes")
+    renamed = prompt.model_copy(update={"id": "0123456789abcdef"})
+    for asked in (prompt, renamed):
+        outcome = select(answers(asked, "yes"), SelectSection(), evaluation_ids=frozenset({prompt.id}))
+        assert reasons(outcome) == {"in_evaluation": 1}
+
+
+def test_the_majority_answer_is_kept_where_enough_samples_agree() -> None:
+    clear, split = ask("clear", "?"), ask("split", "?")
+    candidates = answers(clear, "7", "7 ", "8", "7") + answers(split, "1", "2", "3", "1")
+    outcome = select(candidates, LABEL_FREE.model_copy(update={"min_vote_share": 0.75}))
+    assert kept_texts(outcome) == ["7"]
+    assert reasons(outcome) == {"vote": 5, "duplicate": 2}
+    everything = select(candidates, LABEL_FREE)
+    assert sorted(kept_texts(everything)) == ["1", "2", "3", "7", "8"]
+
+
+def test_a_tied_vote_goes_to_the_answer_sampled_first() -> None:
+    section = LABEL_FREE.model_copy(update={"min_vote_share": 0.5})
+    outcome = select(answers(ask("tie", "?"), "b", "a", "a", "b"), section)
+    assert kept_texts(outcome) == ["b"]
+
+
+def test_cut_off_samples_count_against_the_majority() -> None:
+    prompt = ask("hard", "?")
+    samples = [say(prompt, 0, "5"), *(say(prompt, index, "5", finished=False) for index in (1, 2, 3))]
+    candidates = make_candidates({prompt.id: prompt}, samples)
+    assert candidates[0].vote_share == 0.25
+    outcome = select(candidates, LABEL_FREE.model_copy(update={"min_vote_share": 0.5}))
+    assert reasons(outcome) == {"unfinished": 3, "vote": 1}
+
+
+def test_answers_are_measured_against_the_median_length_of_their_own_slice() -> None:
+    short = [one for n in range(5) for one in answers(ask(f"short {n}", "?", task="gcd"), f"{n}")]
+    long = [one for n in range(5) for one in answers(ask(f"long {n}", "?", task="essay"), "x" * 40 + str(n))]
+    odd = answers(ask("short odd", "?", task="gcd"), "far too long") + answers(ask("long odd", "?", task="essay"), "x")
+    section = LABEL_FREE.model_copy(update={"min_length_ratio": 0.2, "max_length_ratio": 4.0})
+    outcome = select(short + long + odd, section)
+    assert len(outcome[0]) == 10
+    assert {row.row["text"] for row in outcome[1] if row.reason == "length"} == {"far too long", "x"}
+
+
+def test_repeats_of_a_sample_or_of_a_human_row_are_dropped() -> None:
+    prompt, human = ask("2+2=", "4"), ask("3+3=", "6")
+    candidates = answers(prompt, "4", " 4\n", "four") + answers(human, "6")
+    outcome = apply_filters(candidates, Rules(LABEL_FREE, human_keys=frozenset({row_key("3+3=", "6")})))
+    assert sorted(kept_texts(outcome)) == ["4", "four"]
+    assert [row.detail for row in outcome[1]].count("repeats a human row") == 1
+    assert reasons(outcome) == {"duplicate": 2}
+
+
+def test_the_same_answer_to_another_prompt_is_no_repeat() -> None:
+    candidates = answers(ask("2+2=", "4"), "4") + answers(ask("1+3=", "4"), "4")
+    assert len(select(candidates, SelectSection())[0]) == 2
+
+
+def test_the_cap_keeps_the_first_samples_of_each_prompt() -> None:
+    outcome = select(answers(ask("poem", "?"), *"abcdef"), LABEL_FREE.model_copy(update={"max_per_prompt": 2}))
+    assert kept_texts(outcome) == ["a", "b"]
+    assert reasons(outcome) == {"cap": 4}
+
+
+def sentence(draw: random.Random, length: int = 18) -> str:
+    """Text of 2,000 made-up words, some of them frequent, as in a language."""
+    words = ["".join(random.Random(number).choices("aeioulnrst", k=6)) for number in range(2000)]
+    return " ".join(words[int(2000 * draw.random() ** 2)] for _ in range(length))
+
+
+def test_planted_near_duplicates_are_found_and_distinct_texts_stay() -> None:
+    draw = random.Random(3)
+    originals = [sentence(draw) for _ in range(60)]
+    copies = [text.replace(" ", " very ", 1) for text in originals[:20]]
+    texts = originals + copies
+    found = near_duplicates(texts, [("", str(place)) for place in range(len(texts))], 0.8)
+    assert {place: earlier for place, (earlier, _) in found.items()} == {60 + n: n for n in range(20)}
+
+
+def test_problems_of_one_template_are_no_near_duplicates() -> None:
+    draw = random.Random(1)
+    candidates: list[Candidate] = []
+    for number in range(80):
+        a, b = draw.randrange(10, 1000), draw.randrange(10, 1000)
+        question = f"Find the Greatest Common Divisor of these numbers: {a}, {b}. Give only the GCD as your answer."
+        candidates += answers(ask(question, "?", task="gcd"), str(number % 9))
+        word = "".join(draw.choices("abcdefghij", k=6))
+        question = f"Spell this word backward (example: sun -> nus). Give only the word as your answer: {word}"
+        candidates += answers(ask(question, "?", task="spell"), word[::-1])
+    assert len(select(candidates, LABEL_FREE.model_copy(update={"minhash_threshold": 0.8}))[0]) == 160
+
+
+def test_two_problems_that_differ_in_their_numbers_alone_are_no_near_duplicates() -> None:
+    """Too few to know the template by: the numbers decide."""
+    question = (
+        "A farmer sells {} eggs every morning at the market in the village and keeps the rest. How many in a week?"
+    )
+    candidates = [one for n in (3, 4) for one in answers(ask(question.format(n), "?"), "It depends on the hens.")]
+    assert len(select(candidates, LABEL_FREE.model_copy(update={"minhash_threshold": 0.8}))[0]) == 2
+    same = answers(ask(question.format(3), "?"), "It depends on the hens.", "It depends on the hens!")
+    assert len(select(same, LABEL_FREE.model_copy(update={"minhash_threshold": 0.8}))[0]) == 1
+
+
+def test_short_digit_answers_are_not_merged() -> None:
+    draw = random.Random(2)
+    numbers = draw.sample(range(10**8, 10**9), 400)
+    candidates = [one for n in numbers for one in answers(ask(f"{n}=", str(n)[::-1], length="9"), str(n)[::-1])]
+    assert len(select(candidates, SelectSection())[0]) == 400
+    few = [one for n in (1, 2, 11, 12) for one in answers(ask(f"{n}=", str(n)[::-1]), str(n)[::-1])]
+    assert len(select(few, SelectSection())[0]) == 4
+
+
+def test_threshold_one_means_exact_duplicates_only() -> None:
+    draw = random.Random(5)
+    text = sentence(draw, 40)
+    candidates = answers(ask("story", "?"), text, text + " indeed")
+    assert len(select(candidates, LABEL_FREE)[0]) == 2
+    merged = select(candidates, LABEL_FREE.model_copy(update={"minhash_threshold": 0.8}))
+    assert reasons(merged) == {"near_duplicate": 1}
+    assert "sample 0 of prompt" in merged[1][0].detail
+
+
+def test_samples_without_prompt_or_sampled_twice_are_corrupt() -> None:
+    prompt = ask("q", "a")
+    with pytest.raises(Corrupt, match=r"not in prompts\.jsonl"):
+        make_candidates({}, [say(prompt, 0, "a")])
+    with pytest.raises(Corrupt, match="comes twice"):
+        make_candidates({prompt.id: prompt}, [say(prompt, 0, "a"), say(prompt, 0, "b")])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 5), st.sampled_from(["1", "2", " 2", "", "33333333", "some words"]), st.booleans()),
+        min_size=1, max_size=40,
+    ),
+    st.sampled_from([0.0, 0.4, 0.9]), st.booleans(), st.sampled_from([0.8, 1.0]), st.integers(1, 3), st.randoms(),
+)  # fmt: skip
+def test_every_sample_is_kept_or_dropped_once_whatever_its_order(
+    drawn: list[tuple[int, str, bool]], votes: float, verifier: bool, jaccard: float, cap: int, shuffle: random.Random
+) -> None:
+    prompts = {prompt.id: prompt for prompt in (ask(f"{n}+1=", str(n + 1)) for n in range(6))}
+    places = sorted(prompts)
+    counts: Counter[str] = Counter()
+    samples = []
+    for place, text, finished in drawn:
+        prompt = prompts[places[place]]
+        samples.append(say(prompt, counts[prompt.id], text, finished))
+        counts[prompt.id] += 1
+    section = SelectSection(verifier=verifier, min_vote_share=votes, minhash_threshold=jaccard, max_per_prompt=cap)
+    kept, dropped = select(make_candidates(prompts, samples), section)
+    out = [(one.sample.prompt_id, one.sample.index) for one in kept]
+    out += [(row.row["prompt_id"], row.row["index"]) for row in dropped]
+    assert sorted(out) == sorted((sample.prompt_id, sample.index) for sample in samples)
+    shuffle.shuffle(samples)
+    assert select(make_candidates(prompts, samples), section) == (kept, dropped)

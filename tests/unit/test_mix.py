@@ -1,0 +1,64 @@
+"""The shares of a mix hold whatever the counts are."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components.common.recipe import SelectSection
+from components.common.records import TrainingRow, prompt_id
+from components.select.filters import Rules, row_key
+from components.select.mix import accumulate, weigh
+
+
+def rows(count: int, round_number: int, first: int = 0) -> list[TrainingRow]:
+    return [
+        TrainingRow(
+            id=f"{round_number}-{n}", prompt=f"question {n}", completion=f"answer {n}", round=round_number,
+            source="self" if round_number else "human",
+        )
+        for n in range(first, first + count)
+    ]  # fmt: skip
+
+
+def share(mix: list[TrainingRow], *rounds: int) -> float:
+    return sum(row.weight for row in mix if row.round in rounds) / sum(row.weight for row in mix)
+
+
+@given(st.integers(1, 50), st.integers(1, 50), st.integers(1, 50), st.floats(0.0, 1.0), st.floats(0.01, 0.99))
+def test_each_group_has_its_share_and_weights_sum_to_the_number_of_rows(
+    human: int, older: int, newest: int, human_share: float, newest_share: float
+) -> None:
+    mix = weigh(rows(human, 0), rows(older, 1), rows(newest, 2), human_share=human_share, newest_share=newest_share)
+    expected = max(0.25, human_share)
+    assert sum(row.weight for row in mix) == pytest.approx(len(mix))
+    assert share(mix, 0) == pytest.approx(expected)
+    assert share(mix, 2) == pytest.approx((1 - expected) * newest_share)
+
+
+def test_without_older_rows_the_newest_take_all_that_is_not_human() -> None:
+    mix = weigh(rows(10, 0), [], rows(40, 1), human_share=0.5, newest_share=0.3)
+    assert share(mix, 1) == pytest.approx(0.5)
+
+
+def test_without_samples_or_without_human_rows_the_others_take_it_all() -> None:
+    assert [row.weight for row in weigh(rows(3, 0), [], [], human_share=0.5, newest_share=0.5)] == [1.0] * 3
+    assert [row.weight for row in weigh([], [], rows(3, 1), human_share=0.5, newest_share=0.5)] == [1.0] * 3
+
+
+def test_a_row_found_again_counts_as_the_newest_rounds() -> None:
+    older, dropped = accumulate(rows(10, 1), rows(4, 2), Rules(SelectSection()))
+    assert [row.id for row in older] == [f"1-{n}" for n in range(4, 10)]
+    assert dropped == {"superseded": 4}
+
+
+def test_rows_of_earlier_rounds_come_once_and_never_from_evaluation_or_human_data() -> None:
+    rules = Rules(
+        SelectSection(),
+        evaluation_ids=frozenset({prompt_id("question 0")}),
+        human_keys=frozenset({row_key("question 1", "answer 1")}),
+    )
+    older, dropped = accumulate([*rows(5, 2), *rows(5, 1)], [], rules)
+    assert [row.id for row in older] == ["2-2", "2-3", "2-4"]
+    assert dropped == {"in_evaluation": 2, "duplicate": 2, "superseded": 3}

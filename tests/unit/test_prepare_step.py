@@ -1,0 +1,194 @@
+"""prepare: what a new campaign and a continued one begin with, over a real folder store and a real tiny model."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.common.context import Context
+from components.common.errors import UserError
+from components.common.receipts import Receipt, Task, commit_once, fetch, fetch_folder, receipt_uri
+from components.common.records import Dropped, Prompt, TrainingRow, prompt_id, read_rows
+from components.common.state import Plan, State, load_campaign
+from components.prepare.step import PrepareInputs, run
+
+RECIPE: dict[str, Any] = {
+    "name": "tiny",
+    "seed": 3,
+    "model": {"scratch": {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "intermediate_size": 32}},
+    "data": {
+        "tasks": [
+            {
+                "task": "reverse", "ladder": {"labelled": [1, 4], "climb": [5, 6]}, "labelled": 40, "heldout": 8,
+                "unlabelled": 10, "validation": 12, "test": 12,
+            }
+        ]
+    },
+    "decide": {"goal": {"threshold": 0.9, "slice": "length=6"}},
+}  # fmt: skip
+
+
+def prepare(context: Context, recipe: dict[str, Any] = RECIPE, **inputs: Any) -> Receipt:
+    return run(PrepareInputs(**{"recipe": recipe, "overrides": {}, "resume_from": "", "job_id": "", **inputs}), context)
+
+
+def changed(**sections: Any) -> dict[str, Any]:
+    return {**copy.deepcopy(RECIPE), **sections}
+
+
+def with_file(path: Path, **settings: Any) -> dict[str, Any]:
+    return changed(data={**RECIPE["data"], "human": [{"uri": f"file://{path}", "split": "train", **settings}]})
+
+
+def test_a_new_campaign_has_recipe_state_base_and_splits(context: Context) -> None:
+    receipt = prepare(context)
+    counts = receipt.summary["counts"]
+    assert counts == {"heldout": 7, "retention": 0, "test": 12, "train": 39, "unlabelled": 20, "validation": 12}
+    for name, kind in (
+        ("train", TrainingRow),
+        ("heldout", TrainingRow),
+        ("unlabelled", Prompt),
+        ("validation", Prompt),
+        ("test", Prompt),
+    ):
+        assert len(list(read_rows(fetch(context, receipt, f"splits/{name}.jsonl"), kind))) == counts[name]
+    base = fetch_folder(context, receipt, "base")
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= {path.name for path in base.iterdir()}
+    assert receipt.summary["parameters"] > 1000
+    assert receipt.summary["fresh"] is True
+    campaign = load_campaign(context, receipt_uri(context, receipt))
+    assert campaign.next_round == 0
+    assert campaign.state.prepared == ""
+    assert campaign.state.plan.level == 4
+    assert campaign.recipe.train.first.learning_rate == campaign.state.plan.learning_rate
+    stored = json.loads(context.store.get_bytes(f"runs/{campaign.recipe.run_id}/recipe.json"))
+    assert stored == campaign.recipe.model_dump(mode="json")
+
+
+def test_the_same_recipe_is_the_same_receipt_and_another_seed_another(context: Context) -> None:
+    first = prepare(context)
+    assert prepare(context).digest == first.digest
+    assert prepare(context, changed(seed=4)).ref != first.ref
+
+
+def test_numbers_that_come_as_floats_are_the_same_recipe(context: Context) -> None:
+    floats = json.loads(json.dumps(RECIPE), parse_int=float)
+    assert prepare(context, floats).ref == prepare(context).ref
+
+
+def test_knobs_are_set_in_the_recipe_before_it_is_checked(context: Context) -> None:
+    receipt = prepare(context, overrides={"seed": 9, "decide.max_rounds": 2, "data.tasks.0.test": 20}, job_id="job-1")
+    campaign = load_campaign(context, receipt_uri(context, receipt))
+    assert (campaign.recipe.seed, campaign.recipe.decide.max_rounds, receipt.summary["counts"]["test"]) == (9, 2, 20)
+    assert json.loads(context.store.get_bytes("jobs/job-1.json")) == {"run_id": campaign.recipe.run_id}
+    assert "decide" in RECIPE
+    assert "max_rounds" not in RECIPE["decide"]
+    with pytest.raises(UserError, match=r"unknown key 'decide.max_round': did you mean 'max_rounds'"):
+        prepare(context, overrides={"decide.max_round": 2})
+    with pytest.raises(UserError, match="no such section"):
+        prepare(context, overrides={"data.tasks.7.test": 2})
+
+
+def test_human_rows_are_taught_and_rejected_rows_kept_with_their_reason(context: Context, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "12", "completion": "21"}\nnonsense\n')
+    receipt = prepare(context, with_file(path))
+    rows = list(read_rows(fetch(context, receipt, "splits/train.jsonl"), TrainingRow))
+    assert any((row.id.startswith(prompt_id("12")), row.completion) == (True, "21") for row in rows)
+    assert len({row.id for row in rows}) == len(rows)
+    assert receipt.summary["rejected"] == {"not_json": 1}
+    (dropped,) = read_rows(fetch(context, receipt, "rejected.jsonl"), Dropped)
+    assert "rows.jsonl, line 2" in dropped.detail
+    assert dropped.row == {"text": "nonsense\n"}
+
+
+def test_an_edited_data_file_is_new_work(context: Context, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "12", "completion": "21"}\n')
+    first = prepare(context, with_file(path))
+    path.write_text('{"prompt": "13", "completion": "31"}\n')
+    assert prepare(context, with_file(path)).ref != first.ref
+
+
+def test_a_pattern_is_nothing_to_teach(context: Context, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="completion is a pattern"):
+        prepare(context, with_file(tmp_path / "rows.jsonl", verifier="regex"))
+
+
+def test_a_missing_data_file_is_an_error_that_names_it(context: Context, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"gone.jsonl: no such file"):
+        prepare(context, with_file(tmp_path / "gone.jsonl"))
+
+
+def decided(context: Context, prepared: Receipt) -> Receipt:
+    """A decide receipt as a finished campaign leaves it."""
+    campaign = load_campaign(context, receipt_uri(context, prepared))
+    plan = Plan(
+        learning_rate=1e-4, steps=7, weight_decay=0.0, temperature=0.9, samples_per_prompt=2, human_share=0.5, level=6
+    )
+    state = State(
+        run_id=campaign.recipe.run_id, prepared=prepared.ref, round=2, go=False, stop="patience", champion="train/abc",
+        champion_round=1, champion_evaluation="evaluate/def", first_evaluation="evaluate/fed", selections=("select/1",),
+        rounds_without_gain=2, plan=plan,
+    )  # fmt: skip
+
+    def work(folder: Path) -> dict[str, Any]:
+        (folder / "state.json").write_text(state.model_dump_json())
+        return {}
+
+    return commit_once(
+        context, Task(run_id=state.run_id, name="decide-r2", round=2), "decide", config={}, inputs={}, seed=0, work=work
+    )
+
+
+def test_a_resumed_campaign_goes_on_where_the_old_one_stopped(context: Context) -> None:
+    old = prepare(context)
+    state_uri = receipt_uri(context, decided(context, old))
+    more = changed(decide={"goal": {"threshold": 0.99}, "max_rounds": 8}, generate={"temperature": 1.0})
+    receipt = prepare(context, more, resume_from=state_uri)
+    assert receipt.summary["fresh"] is False
+    assert receipt.summary["counts"] == old.summary["counts"]
+    kept = {name: ref for name, ref in old.objects.items() if name not in ("recipe.json", "state.json")}
+    assert {name: receipt.objects[name] for name in kept} == kept
+    campaign = load_campaign(context, receipt_uri(context, receipt))
+    state = campaign.state
+    assert (campaign.next_round, state.go, state.stop, state.rounds_without_gain) == (3, True, None, 0)
+    assert (state.champion, state.champion_round, state.selections) == ("train/abc", 1, ("select/1",))
+    assert (state.plan.level, state.plan.temperature) == (6, 0.9)
+    assert state.run_id == campaign.recipe.run_id != load_campaign(context, state_uri).recipe.run_id
+    assert campaign.recipe.decide.max_rounds == 8
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (changed(seed=4), "recipe's `seed` differs.*was 3, is 4"),
+        (
+            changed(model={"scratch": {"hidden_size": 32}}),
+            "recipe's `model` differs.*scratch.hidden_size was 16, is 32",
+        ),
+        (
+            changed(data={"tasks": [{**RECIPE["data"]["tasks"][0], "test": 5}]}),
+            "recipe's `data` differs.*tasks.0.test was 12, is 5",
+        ),
+    ],
+)
+def test_a_resumed_campaign_keeps_its_model_data_and_seed(
+    context: Context, recipe: dict[str, Any], message: str
+) -> None:
+    state_uri = receipt_uri(context, decided(context, prepare(context)))
+    with pytest.raises(UserError, match=message):
+        prepare(context, recipe, resume_from=state_uri)
+
+
+def test_a_state_that_is_not_there_is_an_error_that_says_so(context: Context) -> None:
+    with pytest.raises(UserError, match="no such receipt"):
+        prepare(context, resume_from=f"{context.store.root}/steps/decide/0123.json")
+    with pytest.raises(UserError, match="not in this run's store"):
+        prepare(context, resume_from="file:///elsewhere/steps/decide/0123.json")
+    with pytest.raises(UserError, match="not the URI of a receipt"):
+        prepare(context, resume_from="yesterday")

@@ -1,0 +1,306 @@
+"""Receipts: work is done once, results are verified, and what a receipt says is checked before it is believed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.common import layout
+from components.common.context import Context
+from components.common.errors import Corrupt, Missing, Transient, UserError
+from components.common.receipts import (
+    Attempt,
+    Receipt,
+    Task,
+    commit_once,
+    fetch,
+    fetch_folder,
+    find_receipt,
+    read_receipt,
+    receipt_uri,
+    ref_of_uri,
+)
+from components.common.store import Store
+
+TASK = Task(run_id="run-1", name="train-r1", round=1)
+Make = Callable[[Store], Context]
+
+
+class Work:
+    """A small step that counts how often it was done."""
+
+    def __init__(self, text: str = "weights") -> None:
+        self.text = text
+        self.times = 0
+
+    def __call__(self, folder: Path) -> dict[str, Any]:
+        self.times += 1
+        (folder / "model" / "deep").mkdir(parents=True)
+        (folder / "model" / "weights.bin").write_text(self.text)
+        (folder / "model" / "deep" / "config.json").write_text("{}")
+        (folder / "log.jsonl").write_text("")
+        return {"steps": 3, "final_loss": 0.5}
+
+
+def commit(
+    context: Context, work: Callable[[Path], dict[str, Any]], *, rate: float = 0.1, seed: int = 7,
+    inputs: dict[str, Receipt] | None = None,
+) -> Receipt:  # fmt: skip
+    return commit_once(context, TASK, "train", config={"rate": rate}, inputs=inputs or {}, seed=seed, work=work)
+
+
+def attempts_of(context: Context) -> list[Attempt]:
+    keys = list(context.store.list(layout.attempts_prefix(TASK.run_id)))
+    return [Attempt.model_validate_json(context.store.get_bytes(key)) for key in keys]
+
+
+def rewrite(context: Context, receipt: Receipt, change: Callable[[dict[str, Any]], object]) -> None:
+    """Put a changed document in the receipt's place."""
+    document = json.loads(receipt.to_bytes())
+    change(document)
+    context.store.put_bytes(layout.receipt_key(receipt.step, receipt.key), json.dumps(document).encode())
+
+
+def test_the_files_and_summary_of_a_step_can_be_read_elsewhere(store: Store, make_test_context: Make) -> None:
+    here, elsewhere = make_test_context(store), make_test_context(store)
+    made = commit(here, Work())
+    found = read_receipt(elsewhere, made.ref)
+    assert found == made
+    assert found.digest == made.digest
+    assert found.summary == {"steps": 3, "final_loss": 0.5}
+    assert sorted(found.objects) == ["log.jsonl", "model/deep/config.json", "model/weights.bin"]
+    assert fetch(elsewhere, found, "model/weights.bin").read_text() == "weights"
+    assert fetch(elsewhere, found, "log.jsonl").read_bytes() == b""
+    folder = fetch_folder(elsewhere, found, "model")
+    assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*")) == [
+        "deep", "deep/config.json", "weights.bin",
+    ]  # fmt: skip
+    assert (folder / "weights.bin").stat().st_mode & 0o222 == 0
+
+
+def test_the_same_work_is_done_once(store: Store, make_test_context: Make) -> None:
+    work = Work()
+    first = commit(make_test_context(store), work)
+    assert commit(make_test_context(store), work) == first
+    assert work.times == 1
+
+
+def test_whatever_the_result_depends_on_changes_the_address(context: Context) -> None:
+    receipts = [
+        commit(context, Work()),
+        commit(context, Work(), rate=0.2),
+        commit(context, Work(), seed=8),
+        commit(context, Work(), inputs={"mix": commit(context, Work())}),
+        commit(context, Work(), inputs={"mix": commit(context, Work("other"), rate=0.3)}),
+        commit_once(context, TASK, "select", config={"rate": 0.1}, inputs={}, seed=7, work=Work()),
+    ]
+    assert len({receipt.ref for receipt in receipts}) == 6
+
+
+def test_the_order_of_names_does_not_change_the_address(context: Context) -> None:
+    a, b = commit(context, Work(), seed=1), commit(context, Work(), seed=2)
+    work = Work()
+    first = commit_once(context, TASK, "train", config={"x": 1, "y": 2}, inputs={"a": a, "b": b}, seed=7, work=work)
+    again = commit_once(context, TASK, "train", config={"y": 2, "x": 1}, inputs={"b": b, "a": a}, seed=7, work=work)
+    assert first == again
+    assert work.times == 1
+
+
+def test_a_receipt_is_the_same_on_every_machine(make_test_context: Make, tmp_path: Path) -> None:
+    from components.common.store import open_store
+
+    stores = [open_store(f"file://{tmp_path}/store-{name}", {}) for name in "ab"]
+    assert len({commit(make_test_context(store), Work()).to_bytes() for store in stores}) == 1
+
+
+def test_of_two_that_do_the_same_work_at_once_the_first_receipt_is_everybodys(
+    store: Store, make_test_context: Make
+) -> None:
+    together = threading.Barrier(8)
+
+    def do(number: int) -> Receipt:
+        def work(folder: Path) -> dict[str, Any]:
+            together.wait()
+            (folder / "answer").write_text(f"of worker {number}")
+            return {"worker": number}
+
+        return commit(contexts[number], work)
+
+    contexts = [make_test_context(store) for _ in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        receipts = list(pool.map(do, range(8)))
+    assert len({receipt.digest for receipt in receipts}) == 1
+    winner = receipts[0].summary["worker"]
+    assert fetch(contexts[0], receipts[0], "answer").read_text() == f"of worker {winner}"
+
+
+def test_work_that_fails_leaves_no_receipt_and_no_files_and_can_be_done_again(context: Context) -> None:
+    def failing(folder: Path) -> dict[str, Any]:
+        (folder / "half").write_text("half")
+        raise UserError("the learning rate is too high; lower it")
+
+    with pytest.raises(UserError, match="lower it"):
+        commit(context, failing)
+    assert list(context.store.list("steps/")) == []
+    assert list(context.store.list("objects/")) == []
+    assert list(context.scratch.iterdir()) == []
+    assert [(one.error, one.error_kind) for one in attempts_of(context)] == [
+        ("the learning rate is too high; lower it", "UserError")
+    ]
+    assert commit(context, Work()).summary["steps"] == 3
+
+
+def test_attempts_tell_of_time_memory_and_reuse(store: Store, make_test_context: Make) -> None:
+    first = make_test_context(store)
+    first.charge("tokens", 5)
+    receipt = commit(first, Work())
+    done = attempts_of(first)[0]
+    assert done.receipt == receipt.ref
+    assert not done.reused
+    assert done.costs == {"tokens": 5}
+    assert done.peak_memory_bytes > 1_000_000
+    assert 0 <= done.work_seconds <= done.seconds < 60
+    commit(make_test_context(store), Work())
+    assert [one.reused for one in attempts_of(first)] == [False, True]
+
+
+def test_an_attempt_is_on_record_before_the_work_begins(context: Context) -> None:
+    def looking(folder: Path) -> dict[str, Any]:
+        seen.extend(attempts_of(context))
+        return {}
+
+    seen: list[Attempt] = []
+    commit(context, looking)
+    assert [(one.task, one.receipt, one.error) for one in seen] == [("train-r1", "", "")]
+
+
+def test_a_store_that_breaks_during_the_work_does_not_hide_why_the_work_failed(
+    context: Context, tmp_path: Path
+) -> None:
+    def failing(folder: Path) -> dict[str, Any]:
+        shutil.rmtree(tmp_path / "store")
+        (tmp_path / "store").write_text("a file where the folder was")
+        raise Transient("the queue is full")
+
+    with pytest.raises(Transient, match="the queue is full"):
+        commit(context, failing)
+
+
+def test_a_store_that_cannot_be_used_is_found_before_the_work(context: Context, tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("a file where the folder should be")
+    work = Work()
+    with pytest.raises(UserError, match=f"{tmp_path}/store"):
+        commit(context, work)
+    assert work.times == 0
+
+
+def test_a_file_name_that_is_no_key_is_refused(context: Context) -> None:
+    def work(folder: Path) -> dict[str, Any]:
+        (folder / "name with spaces").write_text("")
+        return {}
+
+    with pytest.raises(UserError, match="name with spaces"):
+        commit(context, work)
+
+
+def test_work_not_done_yet_has_no_receipt(context: Context) -> None:
+    assert find_receipt(context, "train", "0123") is None
+    with pytest.raises(Missing, match=r"steps/train/0123.json"):
+        read_receipt(context, "train/0123")
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut off"])
+def test_finished_work_without_its_objects_is_corrupt_and_named(context: Context, tmp_path: Path, damage: str) -> None:
+    receipt = commit(context, Work())
+    key = layout.object_key(receipt.objects["model/weights.bin"].sha256)
+    if damage == "gone":
+        (tmp_path / "store" / key).unlink()
+    else:
+        context.store.put_bytes(key, b"wei")
+    with pytest.raises(Corrupt, match=r"model/weights.bin") as caught:
+        find_receipt(context, "train", receipt.key)
+    assert key in str(caught.value)
+    assert ("gone" if damage == "gone" else "3 bytes instead of 7") in str(caught.value)
+    with pytest.raises(Corrupt, match=key):
+        commit(context, Work())
+
+
+def test_a_garbled_object_is_found_when_it_is_fetched(store: Store, make_test_context: Make) -> None:
+    receipt = commit(make_test_context(store), Work())
+    key = layout.object_key(receipt.objects["model/weights.bin"].sha256)
+    store.put_bytes(key, b"wEights")
+    context = make_test_context(store)
+    with pytest.raises(Corrupt, match=key):
+        fetch(context, receipt, "model/weights.bin")
+    with pytest.raises(Corrupt, match=key):
+        fetch_folder(context, receipt, "model")
+    assert list(context.scratch.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda document: document.pop("summary"), "summary"),
+        (lambda document: document.update(surprise=1), "surprise"),
+        (lambda document: document.update(schema_version=2), "schema_version"),
+        (lambda document: document["objects"].update({"../../escape": {"sha256": "a" * 64, "size": 1}}), "escape"),
+        (lambda document: document["objects"].update({"/etc/passwd": {"sha256": "a" * 64, "size": 1}}), "passwd"),
+        (lambda document: document["objects"].update({"x": {"sha256": "../x", "size": 1}}), "sha256"),
+        (lambda document: document["objects"].update({"x": {"sha256": "a" * 64, "size": -1}}), "size"),
+        (lambda document: document.update(step="select"), "holds the receipt of select/"),
+        (lambda document: document.update(key="other"), "holds the receipt of train/other"),
+    ],
+)
+def test_a_document_that_is_no_receipt_is_corrupt_and_says_why(
+    context: Context, change: Callable[[dict[str, Any]], object], word: str
+) -> None:
+    receipt = commit(context, Work())
+    rewrite(context, receipt, change)
+    with pytest.raises(Corrupt, match=word) as caught:
+        read_receipt(context, receipt.ref)
+    assert f"{context.store.root}/steps/train/{receipt.key}.json" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"null", b"\xff\xfe", b"[1]"])
+def test_bytes_that_are_no_document_are_corrupt(context: Context, content: bytes) -> None:
+    receipt = commit(context, Work())
+    context.store.put_bytes(layout.receipt_key("train", receipt.key), content)
+    with pytest.raises(Corrupt, match="not a receipt"):
+        read_receipt(context, receipt.ref)
+
+
+@pytest.mark.parametrize("ref", ["", "train", "train/", "/key", "../x/y", "train/a/b", "train/../x"])
+def test_a_reference_that_names_no_receipt_is_refused(context: Context, ref: str) -> None:
+    with pytest.raises(UserError):
+        read_receipt(context, ref)
+
+
+def test_a_file_that_the_receipt_does_not_list_is_refused(context: Context) -> None:
+    receipt = commit(context, Work())
+    with pytest.raises(Corrupt, match=r"lists no file 'weights.bin'"):
+        fetch(context, receipt, "weights.bin")
+    with pytest.raises(Corrupt, match="lists no files below mod/"):
+        fetch_folder(context, receipt, "mod")
+
+
+def test_the_uri_of_a_receipt_leads_back_to_it(store: Store, make_test_context: Make) -> None:
+    context = make_test_context(store)
+    receipt = commit(context, Work())
+    assert ref_of_uri(context, receipt_uri(context, receipt)) == receipt.ref
+
+
+def test_another_spelling_of_the_same_store_is_the_same_store(context: Context, tmp_path: Path) -> None:
+    assert ref_of_uri(context, f"file://{tmp_path}//./store/steps/train/0123.json") == "train/0123"
+
+
+def test_a_receipt_of_another_store_is_refused_with_both_names(context: Context) -> None:
+    with pytest.raises(UserError, match=f"s3://other/runs/steps/train/0123.json.*{context.store.root}"):
+        ref_of_uri(context, "s3://other/runs/steps/train/0123.json")

@@ -1,0 +1,116 @@
+"""A run is told from what is in the store, however little that is."""
+
+from __future__ import annotations
+
+from components.common import layout
+from components.common.context import Context
+from components.common.errors import Corrupt, UserError
+from components.common.records import canonical_json
+from components.report.runs import latest_run_id, load_run, run_id_of_job, summary_of
+from tests.unit.handmade import Campaign, whole_campaign
+
+
+def test_a_finished_run_shows_its_rounds_champion_and_verdict(context: Context) -> None:
+    made = whole_campaign(context)
+    view = load_run(context, made.run_id, examples=5)
+    assert view.status == "published"
+    assert view.target_met
+    assert [one.record.verdict for one in view.rounds] == ["first", "promoted", "kept", "promoted"]
+    assert view.champion is not None
+    assert view.champion.round == 3
+    assert len(view.rounds[1].kept) == 5
+    assert {row.reason for row in view.rounds[1].dropped} == {"verifier", "duplicate", "unfinished"}
+    assert len(view.rounds[1].curve) == 200
+    assert view.problems == ()
+
+
+def test_wall_time_and_idle_share_count_shards_side_by_side_once(context: Context) -> None:
+    made = whole_campaign(context)
+    totals = load_run(context, made.run_id).totals
+    assert totals.wall_seconds == made.now - 1_700_000_000.0
+    assert totals.compute_seconds == 4 * 18 + 4 * 3 + 3 * 2 * 5  # shards one after the other here
+    assert totals.tokens == 4 * 92_000 + 3 * 2 * 4_000
+    assert totals.share_not_computing is not None
+    assert abs(totals.share_not_computing - (1 - totals.compute_seconds / totals.wall_seconds)) < 1e-9
+
+
+def test_a_run_that_failed_in_prepare_is_one_attempt_with_its_error(context: Context) -> None:
+    made = Campaign(context)
+    made.fail("prepare", "prepare", 0, UserError("no such file: data.jsonl"))
+    view = load_run(context, made.run_id)
+    assert view.status == "failed"
+    assert view.state is None
+    assert [(task.name, task.last.error_kind) for task in view.failed] == [("prepare", "UserError")]
+    assert summary_of(view)["errors"] == [{"task": "prepare", "kind": "UserError", "error": "no such file: data.jsonl"}]
+
+
+def test_a_second_start_shows_finished_steps_as_reused_with_their_real_seconds(context: Context) -> None:
+    made = Campaign(context)
+    first = made.prepare()
+    made.now += 100.0
+    assert made.prepare().ref == first.ref
+    (task,) = load_run(context, made.run_id).tasks
+    assert (task.status, len(task.attempts)) == ("reused", 2)
+    assert task.worked.seconds == 2.0
+    assert task.last.seconds < task.worked.seconds
+
+
+def test_the_time_between_two_starts_is_not_wall_time(context: Context) -> None:
+    made = Campaign(context)
+    made.prepare()
+    made.now += 10_000.0
+    made.prepare()
+    assert load_run(context, made.run_id).totals.wall_seconds < 10.0
+
+
+def test_a_second_start_that_was_cut_short_still_shows_the_rounds_of_the_first(context: Context) -> None:
+    made = whole_campaign(context)
+    made.now += 50.0
+    made.state = made.state.model_copy(update={"history": (), "prepared": "", "round": -1})
+    made.step("prepare", "prepare", 0, {}, lambda folder: {})
+    view = load_run(context, made.run_id)
+    assert view.state is not None
+    assert view.state.round == 3
+
+
+def test_an_old_failure_is_forgotten_once_the_run_was_started_again(context: Context) -> None:
+    made = Campaign(context)
+    made.prepare()
+    made.fail("train", "train-r0", 0, Corrupt("objects/ab/abc is gone"))
+    assert [task.name for task in load_run(context, made.run_id).failed] == ["train-r0"]
+    made.prepare()
+    view = load_run(context, made.run_id)
+    assert view.failed == ()
+    assert view.status == "unfinished"
+
+
+def test_damaged_records_become_problems_and_hide_nothing_else(context: Context) -> None:
+    made = whole_campaign(context)
+    context.store.put_bytes(layout.attempt_key(made.run_id, "train-r1", "0-1"), b"not json")
+    view = load_run(context, made.run_id)
+    assert any("train-r1/0-1.json" in line for line in view.problems)
+    assert len(view.rounds) == 4
+
+
+def test_a_run_nobody_knows_is_empty_not_an_error(context: Context) -> None:
+    view = load_run(context, "nothing-here")
+    assert (view.status, view.tasks, view.rounds) == ("unknown", (), ())
+    assert latest_run_id(context) is None
+
+
+def test_the_latest_run_is_the_one_begun_last(context: Context) -> None:
+    first = Campaign(context)
+    first.prepare()
+    second = Campaign(context, {**first.recipe.model_dump(mode="json"), "name": "a-later-run"})
+    second.now += 1_000.0
+    second.prepare()
+    assert latest_run_id(context) == second.run_id
+
+
+def test_a_job_names_its_run_and_an_unknown_job_names_none(context: Context) -> None:
+    context.store.put_bytes(layout.job_key("job-1"), canonical_json({"run_id": "by-hand-1"}))
+    context.store.put_bytes(layout.job_key("job-2"), b"garbage")
+    assert run_id_of_job(context, "job-1") == "by-hand-1"
+    assert run_id_of_job(context, "job-2") is None
+    assert run_id_of_job(context, "job-3") is None
+    assert run_id_of_job(context, "{{no/key}}") is None

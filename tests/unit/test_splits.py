@@ -1,0 +1,150 @@
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from components.common.errors import UserError
+from components.common.recipe import Fractions
+from components.common.records import Dropped
+from components.common.verifiers import verify
+from components.prepare.examples import Example
+from components.prepare.splits import CLAIM_ORDER, Splits, Target, make_splits
+
+
+def row(prompt: str, completion: str | None = "4", verifier: str = "exact", **tags: str) -> Example:
+    reference = {} if completion is None else {"answer": completion}
+    return Example(prompt=prompt, completion=completion, verifier=verifier, reference=reference, tags=tags)
+
+
+def rows(split: Target, *prompts: str) -> list[tuple[Target, Example]]:
+    return [(split, row(prompt)) for prompt in prompts]
+
+
+def split_up(*items: tuple[Target, Example] | Dropped, seed: int = 0) -> Splits:
+    return make_splits(items, Fractions(), seed)
+
+
+MEASURED = [*rows("validation", "v"), *rows("test", "t")]
+
+
+def ids(splits: Splits, name: str) -> set[str]:
+    values: list[Any] = getattr(splits, name)
+    return {value.id.split("-")[0] for value in values}
+
+
+def test_auto_divides_by_the_fractions_and_by_prompt_whatever_the_order() -> None:
+    items = rows("auto", *(f"question {number}" for number in range(1000)))
+    splits = split_up(*items)
+    counts = splits.counts
+    assert 650 < counts["train"] < 750
+    for name in ("heldout", "validation", "test"):
+        assert 65 < counts[name] < 135
+    again = split_up(*reversed(items))
+    assert {name: ids(splits, name) for name in CLAIM_ORDER} == {name: ids(again, name) for name in CLAIM_ORDER}
+    assert ids(split_up(*items, seed=1), "test") != ids(splits, "test")
+
+
+def test_answers_of_one_prompt_stay_together_in_auto() -> None:
+    items: list[tuple[Target, Example]] = [
+        ("auto", row(f"q{number}", str(answer))) for number in range(100) for answer in range(3)
+    ]
+    splits = split_up(*items)
+    assert not ids(splits, "train") & (ids(splits, "test") | ids(splits, "validation") | ids(splits, "heldout"))
+    assert splits.counts["train"] % 3 == 0
+    assert splits.rejected_counts == {"duplicate": 2 * (splits.counts["test"] + splits.counts["validation"])}
+
+
+def test_a_training_row_that_is_measured_on_is_dropped_and_counted() -> None:
+    splits = split_up(
+        *rows("train", "v", " t ", "mine", "held"),
+        *rows("unlabelled", "t", "u"),
+        *rows("heldout", "held", "v"),
+        *MEASURED,
+    )
+    assert [one.prompt for one in splits.train] == ["mine"]
+    assert [one.prompt for one in splits.heldout] == ["held"]
+    assert [one.text for one in splits.unlabelled] == ["u"]
+    assert splits.rejected_counts == {"in_evaluation": 4, "in_heldout": 1}
+    assert any("in test, this row was for train" in one.detail for one in splits.rejected)
+
+
+def test_one_question_may_be_taught_with_two_answers_but_the_same_row_once() -> None:
+    splits = split_up(("train", row("q", "a")), ("train", row("q", "b")), ("train", row("q", "b")), *MEASURED)
+    assert [one.completion for one in splits.train] == ["a", "b"]
+    assert len({one.id for one in splits.train}) == 2
+    assert splits.rejected_counts == {"duplicate": 1}
+
+
+def test_without_unlabelled_prompts_the_training_questions_serve() -> None:
+    splits = split_up(("train", row("q", "#### 4", "numeric")), ("train", row("", "raw text")), *MEASURED)
+    (prompt,) = splits.unlabelled
+    assert prompt.text == "q"
+    assert verify(prompt, "it is 4")
+
+
+def test_evaluation_prompts_carry_their_answer_out_of_the_models_sight() -> None:
+    splits = split_up(
+        *rows("train", "q"), ("validation", row("How many?", "#### 4", "numeric", label="x")), *rows("test", "t")
+    )
+    (prompt,) = splits.validation
+    assert (prompt.text, prompt.reference, prompt.tags) == ("How many?", {"answer": "#### 4"}, {"label": "x"})
+
+
+def test_raw_text_is_for_training_never_a_question() -> None:
+    texts: list[tuple[Target, Example]] = [("auto", row("", f"text {number}")) for number in range(200)]
+    splits = split_up(*texts, *rows("train", "q"), ("retention", row("", "old text")), *MEASURED)
+    assert splits.counts["train"] + splits.counts["heldout"] == 201
+    assert 5 < splits.counts["heldout"] < 40
+    assert splits.counts["retention"] == 1
+    assert splits.counts["validation"] == splits.counts["test"] == 1
+    with pytest.raises(UserError, match=r"validation is empty.*unverifiable 1"):
+        split_up(*rows("train", "q"), *rows("test", "t"), ("validation", row("", "raw")))
+
+
+def test_a_question_that_its_own_verifier_could_never_pass_is_dropped() -> None:
+    splits = split_up(
+        *rows("train", "q"), ("test", row("n", "no number", "numeric")), ("test", row("r", "(a+)+", "regex")), *MEASURED
+    )
+    assert splits.rejected_counts == {"unverifiable": 2}
+    assert splits.counts["test"] == 1
+
+
+def test_what_readers_rejected_is_counted_with_the_rest() -> None:
+    dropped = Dropped(reason="not_json", detail="line 3", row={})
+    assert split_up(dropped, *rows("train", "q"), *MEASURED).rejected_counts == {"not_json": 1}
+
+
+@pytest.mark.parametrize("missing", ["train", "validation", "test"])
+def test_an_empty_split_is_an_error_that_says_how_to_fill_it(missing: str) -> None:
+    items = [
+        item
+        for name in ("train", "validation", "test", "unlabelled")
+        if name != missing
+        for item in rows(name, f"q {name}")
+    ]
+    with pytest.raises(UserError, match=f"split {missing} is empty; give a source"):
+        split_up(*items)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["auto", *CLAIM_ORDER]), st.sampled_from("abcdefghijk"), st.sampled_from("12")),
+        max_size=60,
+    ),
+    st.integers(0, 5),
+)
+def test_splits_are_disjoint_and_every_row_is_kept_or_counted(items: list[tuple[Target, str, str]], seed: int) -> None:
+    try:
+        splits = split_up(*((target, row(prompt, completion)) for target, prompt, completion in items), seed=seed)
+    except UserError:
+        assume(False)
+    own = sum(target == "unlabelled" for target, _, _ in items)
+    owners = Counter(one for name in CLAIM_ORDER for one in ids(splits, name) if name != "unlabelled" or own)
+    shared = [one for one, count in owners.items() if count > 1]
+    assert not shared or ids(splits, "unlabelled") <= ids(splits, "train")
+    given_unlabelled = splits.counts["unlabelled"] if not ids(splits, "unlabelled") <= ids(splits, "train") else 0
+    kept = sum(splits.counts.values()) - splits.counts["unlabelled"] + given_unlabelled
+    assert kept + len(splits.rejected) == len(items)

@@ -1,0 +1,367 @@
+"""One contract for every kind of store, and what only a bucket can do wrong. The server is a real one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from components.common.errors import Corrupt, Missing, UserError
+from components.common.store import S3Store, Store, open_store, probe
+from tests.conftest import READER_KEY, READER_SECRET, S3Server, free_ports
+
+KEY = "steps/train/0123.json"
+WRITERS = 16
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def object_of(data: bytes) -> str:
+    return f"objects/{sha256(data)[:2]}/{sha256(data)}"
+
+
+def written(folder: Path, data: bytes) -> Path:
+    path = folder / f"payload-{sha256(data)[:8]}"
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("data", [b"", b"x", b"{}\n", bytes(range(256)) * 999])
+def test_bytes_come_back_as_they_were_stored(store: Store, data: bytes) -> None:
+    assert store.put_bytes(KEY, data)
+    assert store.get_bytes(KEY) == data
+    assert store.size(KEY) == len(data)
+
+
+def test_a_document_can_be_replaced(store: Store) -> None:
+    store.put_bytes(KEY, b"running")
+    assert store.put_bytes(KEY, b"done")
+    assert store.get_bytes(KEY) == b"done"
+
+
+@pytest.mark.parametrize("data", [b"", b"weights", b"w" * 1_000_003])
+def test_a_file_comes_back_as_it_was_stored(store: Store, tmp_path: Path, data: bytes) -> None:
+    store.put_file(object_of(data), written(tmp_path, data), sha256(data))
+    store.get_file(object_of(data), tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == data
+    assert store.size(object_of(data)) == len(data)
+
+
+def test_an_object_written_once_stays(store: Store) -> None:
+    assert store.put_bytes(KEY, b"first", if_absent=True)
+    assert not store.put_bytes(KEY, b"second", if_absent=True)
+    assert store.get_bytes(KEY) == b"first"
+
+
+def test_one_of_sixteen_writers_wins_and_its_bytes_stay(store: Store) -> None:
+    store.size(KEY)
+    together = threading.Barrier(WRITERS)
+
+    def write(number: int) -> bool:
+        together.wait()
+        return store.put_bytes(KEY, b"writer %d" % number * 100, if_absent=True)
+
+    with ThreadPoolExecutor(WRITERS) as pool:
+        won = [number for number, first in enumerate(pool.map(write, range(WRITERS))) if first]
+    assert len(won) == 1
+    assert store.get_bytes(KEY) == b"writer %d" % won[0] * 100
+
+
+def test_one_of_sixteen_processes_wins_in_a_folder(file_store: Store, tmp_path: Path) -> None:
+    program = (
+        "import sys, time, pathlib\n"
+        "from components.common.store import open_store\n"
+        "store = open_store(sys.argv[1], {})\n"
+        "while not pathlib.Path(sys.argv[2]).exists(): time.sleep(0.001)\n"
+        f"print(store.put_bytes({KEY!r}, sys.argv[3].encode() * 1000, if_absent=True))"
+    )
+    go, here = tmp_path / "go", Path(__file__).parents[2]
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, file_store.root, str(go), f"writer {number:02d}"],
+            stdout=subprocess.PIPE, text=True, cwd=here,
+        )
+        for number in range(WRITERS)
+    ]  # fmt: skip
+    time.sleep(0.5)
+    go.touch()
+    won = [number for number, writer in enumerate(writers) if writer.communicate()[0].strip() == "True"]
+    assert len(won) == 1
+    assert file_store.get_bytes(KEY) == f"writer {won[0]:02d}".encode() * 1000
+
+
+def test_equal_bytes_from_many_writers_are_no_conflict(store: Store, tmp_path: Path) -> None:
+    data = b"the same shard" * 1000
+    path = written(tmp_path, data)
+    with ThreadPoolExecutor(WRITERS) as pool:
+        list(pool.map(lambda _: store.put_file(object_of(data), path, sha256(data)), range(WRITERS)))
+    assert store.get_bytes(object_of(data)) == data
+
+
+def test_a_content_address_that_is_there_is_not_sent_again(store: Store, tmp_path: Path) -> None:
+    data = b"weights"
+    store.put_file(object_of(data), written(tmp_path, data), sha256(data))
+    other = tmp_path / "other"
+    other.write_bytes(b"WEIGHTS")
+    store.put_file(object_of(data), other, sha256(data))
+    assert store.get_bytes(object_of(data)) == data
+
+
+def test_a_cut_off_content_address_is_mended(store: Store, tmp_path: Path) -> None:
+    data = b"weights"
+    store.put_bytes(object_of(data), b"wei")
+    store.put_file(object_of(data), written(tmp_path, data), sha256(data))
+    assert store.get_bytes(object_of(data)) == data
+
+
+def test_any_other_key_takes_new_bytes_of_the_same_size(store: Store, tmp_path: Path) -> None:
+    for data in (b"accuracy: 0.71", b"accuracy: 0.93"):
+        store.put_file("models/reverse/1/README.md", written(tmp_path, data), sha256(data))
+    assert store.get_bytes("models/reverse/1/README.md") == b"accuracy: 0.93"
+
+
+def test_a_file_that_is_not_its_digest_is_not_stored(store: Store, tmp_path: Path) -> None:
+    path = written(tmp_path, b"what was meant")
+    path.write_bytes(b"what is there")
+    with pytest.raises(Corrupt, match=sha256(b"what was meant")) as caught:
+        store.put_file(object_of(b"what was meant"), path, sha256(b"what was meant"))
+    assert str(path) in str(caught.value)
+    assert store.size(object_of(b"what was meant")) is None
+
+
+def test_an_absent_object_has_no_size_and_is_missing(store: Store, tmp_path: Path) -> None:
+    assert store.size(KEY) is None
+    with pytest.raises(Missing, match=f"{store.root}/{KEY}"):
+        store.get_bytes(KEY)
+    with pytest.raises(Missing, match=f"{store.root}/{KEY}"):
+        store.get_file(KEY, tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+
+
+def test_a_folder_is_no_object(store: Store) -> None:
+    store.put_bytes(KEY, b"{}")
+    assert store.size("steps/train") is None
+    assert store.size(f"{KEY}/below") is None
+
+
+def test_a_document_larger_than_expected_is_refused(store: Store) -> None:
+    store.put_bytes(KEY, b"x" * 1001)
+    assert len(store.get_bytes(KEY, max_bytes=1001)) == 1001
+    with pytest.raises(Corrupt, match="1,000"):
+        store.get_bytes(KEY, max_bytes=1000)
+
+
+def test_a_download_never_overwrites_a_file(store: Store, tmp_path: Path) -> None:
+    store.put_bytes(KEY, b"new")
+    (tmp_path / "there").write_bytes(b"old")
+    with pytest.raises(FileExistsError):
+        store.get_file(KEY, tmp_path / "there")
+    assert (tmp_path / "there").read_bytes() == b"old"
+
+
+def test_a_listing_holds_the_keys_below_a_folder_in_order(store: Store) -> None:
+    keys = ["a/x", "a/y/z", "a-b", "a.b", "ab", "b/a/x", "a/y/a"]
+    for key in keys:
+        store.put_bytes(key, b"1")
+    assert list(store.list("")) == sorted(keys)
+    assert list(store.list("a/")) == ["a/x", "a/y/a", "a/y/z"]
+    assert list(store.list("a/y/")) == ["a/y/a", "a/y/z"]
+    assert list(store.list("c/")) == []
+    with pytest.raises(UserError, match="end it with"):
+        store.list("a")
+
+
+def test_a_listing_of_an_empty_store_is_empty(store: Store) -> None:
+    assert list(store.list("")) == []
+
+
+@pytest.mark.parametrize("key", ["../x", "a/../../x", "/etc/passwd", "a//b", "a/./b", "", "a/", "a\0b", "..", "a\nb"])
+def test_a_key_that_could_leave_the_store_is_refused(store: Store, tmp_path: Path, key: str) -> None:
+    path = written(tmp_path, b"payload")
+    for attempt in (
+        lambda: store.put_bytes(key, b"payload"),
+        lambda: store.put_bytes(key, b"payload", if_absent=True),
+        lambda: store.put_file(key, path, sha256(b"payload")),
+        lambda: store.get_bytes(key),
+        lambda: store.get_file(key, tmp_path / "back"),
+        lambda: store.size(key),
+        lambda: store.list(f"{key}/"),
+    ):
+        with pytest.raises(UserError, match="object key"):
+            attempt()
+
+
+def test_a_usable_store_passes_the_probe_and_keeps_one_object_of_it(store: Store) -> None:
+    probe(store)
+    probe(store)
+    assert list(store.list("")) == ["probe/write-once.json"]
+    assert list(store.list("attempts/")) == []
+
+
+def test_opening_a_store_touches_nothing(tmp_path: Path) -> None:
+    store = open_store(f"file://{tmp_path}/new", {})
+    assert store.size(KEY) is None
+    assert list(tmp_path.iterdir()) == []
+    open_store("s3://no-such-bucket-anywhere/prefix", {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:1"})
+
+
+def test_objects_in_a_folder_are_read_only_and_readable_as_the_umask_allows(file_store: Store, tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        file_store.put_bytes(KEY, b"{}")
+    finally:
+        os.umask(before)
+    place = tmp_path / "store" / KEY
+    assert place.stat().st_mode & 0o777 == 0o444
+    assert place.parent.stat().st_mode & 0o777 == 0o755
+    assert list((tmp_path / "store" / ".incoming").iterdir()) == []
+
+
+# What only a bucket has.
+
+
+def small_parts(server: S3Server) -> S3Store:
+    return S3Store(server.new_uri(), server.environment, part_bytes=5 * 1024 * 1024)
+
+
+def test_a_large_file_goes_and_comes_in_parts(s3_server: S3Server, tmp_path: Path) -> None:
+    store, data = small_parts(s3_server), os.urandom(12 * 1024 * 1024 + 7)
+    store.put_file(object_of(data), written(tmp_path, data), sha256(data))
+    store.get_file(object_of(data), tmp_path / "back")
+    assert sha256((tmp_path / "back").read_bytes()) == sha256(data)
+    bucket, _, prefix = store.root.removeprefix("s3://").partition("/")
+    kept = s3_server.client().head_object(Bucket=bucket, Key=f"{prefix}/{object_of(data)}", ChecksumMode="ENABLED")
+    assert kept["ChecksumSHA256"].endswith("-3")
+
+
+def test_a_large_file_that_is_not_its_digest_leaves_nothing(s3_server: S3Server, tmp_path: Path) -> None:
+    store, path = small_parts(s3_server), tmp_path / "large"
+    path.write_bytes(b"x" * (6 * 1024 * 1024))
+    with pytest.raises(Corrupt, match=str(path)):
+        store.put_file(object_of(b"meant"), path, sha256(b"meant"))
+    assert store.size(object_of(b"meant")) is None
+
+
+def test_a_server_that_knows_no_checksums_can_be_told(s3_server: S3Server, tmp_path: Path) -> None:
+    switches = {"RATCHET_S3_REQUEST_CHECKSUM": "when_required", "RATCHET_S3_RESPONSE_CHECKSUM": "when_required"}
+    store = S3Store(s3_server.new_uri(), s3_server.environment | switches, part_bytes=5 * 1024 * 1024)
+    data = os.urandom(6 * 1024 * 1024)
+    store.put_file(object_of(data), written(tmp_path, data), sha256(data))
+    store.put_bytes(KEY, b"{}")
+    assert sha256(store.get_bytes(object_of(data))) == sha256(data)
+    bucket, _, prefix = store.root.removeprefix("s3://").partition("/")
+    kept = s3_server.client().head_object(Bucket=bucket, Key=f"{prefix}/{KEY}", ChecksumMode="ENABLED")
+    assert not [name for name in kept if name.startswith("Checksum")]
+
+
+def test_a_wrong_value_of_a_switch_is_named() -> None:
+    with pytest.raises(UserError, match="RATCHET_S3_REQUEST_CHECKSUM=never: use when_supported or when_required"):
+        open_store("s3://bucket/a", {"RATCHET_S3_REQUEST_CHECKSUM": "never"})
+
+
+def test_a_bucket_itself_can_be_a_store(s3_server: S3Server) -> None:
+    s3_server.client().create_bucket(Bucket="whole-bucket")
+    store = open_store("s3://whole-bucket", s3_server.environment)
+    store.put_bytes(KEY, b"{}")
+    assert list(store.list("")) == [KEY]
+    assert s3_server.client().get_object(Bucket="whole-bucket", Key=KEY)["Body"].read() == b"{}"
+
+
+def test_what_others_put_into_a_bucket_can_be_read_under_their_names(s3_server: S3Server, tmp_path: Path) -> None:
+    store = open_store(s3_server.new_uri(), s3_server.environment)
+    bucket, _, prefix = store.root.removeprefix("s3://").partition("/")
+    for name in ("Meine Modelle/größe (1).json", "marker/"):
+        s3_server.client().put_object(Bucket=bucket, Key=f"{prefix}/{name}", Body=b"" if name.endswith("/") else b"{}")
+    assert list(store.list("")) == ["Meine Modelle/größe (1).json"]
+    store.get_file("Meine Modelle/größe (1).json", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == b"{}"
+
+
+def refusal(store: Store) -> str:
+    """What a person reads who uses a store that does not work: the same for every first call, within seconds."""
+    begun = time.monotonic()
+    with pytest.raises(UserError) as caught:
+        probe(store)
+    assert time.monotonic() - begun < 10
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "secret-that-no-message-may-show" not in message
+    return message
+
+
+def test_wrong_credentials_are_named_without_the_secret(s3_server: S3Server) -> None:
+    wrong = {"AWS_SECRET_ACCESS_KEY": "wrong-secret-that-no-message-may-show"}
+    message = refusal(open_store(s3_server.new_uri(), s3_server.environment | wrong))
+    assert "ratchet-tests" in message
+    assert s3_server.endpoint in message
+    assert "SignatureDoesNotMatch" in message
+    assert "AWS_SECRET_ACCESS_KEY" in message
+    unknown = {"AWS_ACCESS_KEY_ID": "nobody"}
+    assert "InvalidAccessKeyId" in refusal(open_store(s3_server.new_uri(), s3_server.environment | unknown))
+
+
+def test_a_key_that_may_only_read_is_refused_by_the_probe(s3_server: S3Server) -> None:
+    reader = {"AWS_ACCESS_KEY_ID": READER_KEY, "AWS_SECRET_ACCESS_KEY": READER_SECRET}
+    message = refusal(open_store(s3_server.new_uri(), s3_server.environment | reader))
+    assert "AccessDenied" in message
+    assert "may list, read and write" in message
+
+
+def test_an_unknown_bucket_is_named_and_not_made(s3_server: S3Server) -> None:
+    message = refusal(open_store("s3://no-such-bucket/prefix", s3_server.environment))
+    assert "there is no bucket no-such-bucket" in message
+    assert s3_server.endpoint in message
+    assert "no-such-bucket" not in [bucket["Name"] for bucket in s3_server.client().list_buckets()["Buckets"]]
+
+
+def test_an_endpoint_where_nothing_listens_is_named_within_seconds() -> None:
+    endpoint = f"http://name:a-secret-that-no-message-may-show@127.0.0.1:{free_ports(1)[0]}"
+    given = {"AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    message = refusal(open_store("s3://bucket/prefix", given))
+    assert endpoint.rpartition("@")[2] in message
+    assert "AWS_ENDPOINT_URL" in message
+
+
+def test_an_endpoint_that_never_accepts_is_named_within_seconds() -> None:
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        # One connection fills the queue of a listener that accepts none; the kernel ignores the next ones.
+        filling = [socket.create_connection(deaf.getsockname(), timeout=1) for _ in range(1)]
+        given = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+        given["AWS_ENDPOINT_URL_S3"] = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        message = refusal(open_store("s3://bucket/prefix", given))
+        assert "cannot be reached" in message
+        for one in filling:
+            one.close()
+
+
+def test_a_malformed_endpoint_is_named() -> None:
+    message = refusal(open_store("s3://bucket/prefix", {"AWS_ENDPOINT_URL_S3": "localhost:9000"}))
+    assert "localhost:9000" in message
+
+
+def test_half_a_pair_of_credentials_is_named(s3_server: S3Server) -> None:
+    given = {"AWS_ENDPOINT_URL_S3": s3_server.endpoint, "AWS_ACCESS_KEY_ID": "only-one"}
+    message = refusal(open_store(s3_server.new_uri(), given))
+    assert "AWS_SECRET_ACCESS_KEY" in message
+
+
+def test_no_credentials_at_all_is_named(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    message = refusal(open_store(s3_server.new_uri(), {"AWS_ENDPOINT_URL_S3": s3_server.endpoint}))
+    assert "no complete S3 credentials" in message
+    assert "AWS_ACCESS_KEY_ID" in message

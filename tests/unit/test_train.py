@@ -1,0 +1,151 @@
+"""Training: one loss curve for every ZeRO stage and process count, loss on completions only, real early stopping."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from components.common.recipe import TrainSection
+from components.common.records import TrainingRow, write_rows
+from components.modeling.likelihood import CompletionLoss, EncodedRow, collate
+from components.modeling.load import load_model
+from components.train.data import draw, learning_rate_at, plan_batches, share_of
+from components.train.step import Job
+from tests.unit.tiny import save_tiny, tiny_model
+
+
+def reversal(count: int, seed: int) -> list[TrainingRow]:
+    rng = random.Random(seed)
+    texts = ["".join(rng.choice("0123456789") for _ in range(rng.randint(1, 6))) for _ in range(count)]
+    return [
+        TrainingRow(id=str(index), prompt=f"{text}=", completion=text[::-1], source="human", round=0)
+        for index, text in enumerate(texts)
+    ]
+
+
+def train(folder: Path, steps: int = 12, processes: int = 1, rows: int = 200, **section: Any) -> dict[str, Any]:
+    """Train in real processes, as the step does, and return summary, log and the checkpoint folder."""
+    folder.mkdir()
+    output = folder / "out"
+    output.mkdir()
+    write_rows(folder / "mix.jsonl", reversal(rows, 0))
+    write_rows(folder / "heldout.jsonl", reversal(40, 1))
+    job = Job(
+        task="train-r0", init=save_tiny(folder / "base"), mix=folder / "mix.jsonl", heldout=folder / "heldout.jsonl",
+        output=output, system_prompt="", learning_rate=3e-3, weight_decay=0.01, steps=steps, seed=7, threads=1,
+        section=TrainSection.model_validate(
+            {"batch_size": 16, "micro_batch_size": 16, "num_processes": processes, "evaluate_every": 4, **section}
+        ),
+    )  # fmt: skip
+    (folder / "job.json").write_text(job.model_dump_json())
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+    command = [sys.executable, *launcher, "-m", "components.train.worker", str(folder / "job.json")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    failure = json.loads((output / "failure.json").read_text()) if (output / "failure.json").exists() else {}
+    if not failure:
+        assert done.returncode == 0, done.stderr[-3000:]
+    log = output / "log.jsonl"
+    return {
+        "failure": failure,
+        "status": done.returncode,
+        "folder": output / "model",
+        "losses": [json.loads(line)["loss"] for line in log.open()] if log.exists() else [],
+        **(json.loads((output / "measured.json").read_text())["summary"] if log.exists() else {}),
+    }
+
+
+def test_every_zero_stage_and_process_count_follows_one_loss_curve(tmp_path: Path) -> None:
+    reference = train(tmp_path / "plain", zero_stage=0)
+    variants: list[dict[str, Any]] = [
+        {"zero_stage": 1}, {"zero_stage": 2}, {"zero_stage": 3}, {"zero_stage": 1, "processes": 2},
+        {"zero_stage": 3, "processes": 2}, {"zero_stage": 1, "micro_batch_size": 4},
+    ]  # fmt: skip
+    for number, variant in enumerate(variants):
+        other = train(tmp_path / str(number), **variant)
+        np.testing.assert_allclose(other["losses"], reference["losses"], atol=1e-3, err_msg=str(variant))
+        assert other["tokens_trained"] == reference["tokens_trained"]
+        mine, theirs = load_model(other["folder"]).state_dict(), load_model(reference["folder"]).state_dict()
+        assert max(float((mine[name] - theirs[name]).abs().max()) for name in theirs) < 5e-3, variant
+
+
+def test_training_lowers_the_loss_and_the_saved_model_is_the_best_one_seen(tmp_path: Path) -> None:
+    done = train(tmp_path / "run", steps=150, zero_stage=0)
+    assert done["final_loss"] < 0.8 * done["first_loss"]
+    model, codec = load_model(done["folder"]), tiny_model()[1]
+    rows = [EncodedRow(*codec.row_ids(row.prompt, row.completion)) for row in reversal(40, 1)]
+    inputs, labels = collate(rows, codec.pad_id)
+    with torch.inference_mode():
+        loss = float(CompletionLoss(model)(inputs, labels)) / sum(row.num_targets for row in rows)
+    assert loss == pytest.approx(done["best_heldout_loss"], rel=1e-4)
+
+
+def test_training_stops_early_once_the_heldout_loss_rises(tmp_path: Path) -> None:
+    done = train(tmp_path / "run", steps=2000, rows=8, zero_stage=0, early_stopping_patience=3)
+    assert done["stopped_early"]
+    assert done["steps"] < 2000
+    assert done["best_step"] < done["steps"]
+    assert done["best_heldout_loss"] < done["final_heldout_loss"]
+
+
+def test_a_row_longer_than_the_context_is_refused_with_numbers(tmp_path: Path) -> None:
+    done = train(tmp_path / "run", max_length=8)
+    assert done["status"] == 2
+    assert done["failure"]["kind"] == "UserError"
+    assert "longer than train.max_length 8" in done["failure"]["message"]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "llama-nope", "gpt2"])
+def test_loss_falls_on_the_completion_alone(architecture: str) -> None:
+    model, codec = tiny_model(architecture)
+    ids, masked = codec.row_ids("123=", "321")
+    inputs, labels = collate([EncodedRow(ids, masked)], codec.pad_id)
+    with torch.inference_mode():
+        logits = model(input_ids=inputs).logits[0]
+        expected = torch.nn.functional.cross_entropy(logits[masked - 1 : -1], inputs[0, masked:], reduction="sum")
+        assert float(CompletionLoss(model)(inputs, labels)) == pytest.approx(float(expected), rel=1e-4)
+    assert codec.tokenizer.decode(ids[masked:]) == "321<eos>"
+
+
+def test_rows_are_drawn_in_proportion_to_their_weight() -> None:
+    picked = Counter(draw([1.0, 3.0, 0.5, 0.0], 900, seed=3).tolist())
+    assert all(abs(picked[row] - expected) <= 1 for row, expected in enumerate([200, 600, 100, 0]))
+    assert sorted(draw([1.0] * 50, 50, seed=1).tolist()) == list(range(50))
+
+
+def test_grouping_by_length_leaves_little_padding_and_no_process_with_other_work() -> None:
+    rng = random.Random(0)
+    lengths = [rng.randint(1, 100) for _ in range(4096)]
+    padding = {}
+    for grouped in (True, False):
+        batches = plan_batches([1.0] * 4096, lengths, 128, 32, group_by_length=grouped, seed=5)
+        assert sorted(index for batch in batches for index in batch) == list(range(4096))
+        computed = sum(max(lengths[index] for index in batch) * len(batch) for batch in batches)
+        padding[grouped] = 1 - sum(lengths) / computed
+    assert padding[True] < 0.12 < 0.4 < padding[False]
+    batch = batches[0]
+    shares = [share_of(batch, lengths, rank, 2) for rank in (0, 1)]
+    assert sorted(shares[0] + shares[1]) == sorted(batch)
+    assert len(shares[0]) == len(shares[1])
+
+
+def test_the_learning_rate_warms_up_and_comes_down() -> None:
+    def curve(schedule: str) -> list[float]:
+        return [
+            learning_rate_at(step, 100, 1.0, warmup_share=0.1, schedule=schedule, min_ratio=0.1) for step in range(100)
+        ]
+
+    assert curve("cosine")[0] == pytest.approx(0.1)
+    assert max(curve("cosine")) == pytest.approx(1.0)
+    assert curve("cosine")[-1] == pytest.approx(0.1)
+    assert curve("constant")[10:] == [1.0] * 90
