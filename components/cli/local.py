@@ -9,9 +9,12 @@ import re
 import sys
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from components.cli import warm
 from components.common.recipe import Recipe
 
 _EXECUTING = re.compile(r"Executing task (?:\x1b\[\d+m)?'([^']+)'")
@@ -68,6 +71,22 @@ def run_locally(recipe: Recipe, store: str, rounds: int, resume_from: str, folde
     build(recipe, rounds)(store=store, resume_from=resume_from)
 
 
+@contextmanager
+def _task_python(folder: Path) -> Iterator[None]:
+    """Let kfp, which starts tasks with `sys.executable`, find the warm one where it can be used."""
+    if not warm.usable():
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    real = sys.executable
+    with warm.warm_python(folder) as executable:
+        sys.executable = executable
+        try:
+            yield
+        finally:
+            sys.executable = real
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Exit status 0 if every task succeeded, 1 if one failed; which and why is in the attempt records."""
     parser = argparse.ArgumentParser(prog="python -m components.cli.local", description=__doc__)
@@ -81,7 +100,8 @@ def main(arguments: list[str] | None = None) -> int:
     recipe = Recipe.model_validate_json(given.recipe.read_bytes())
     with given.tasks_file.open("a", encoding="utf-8") as events:
         try:
-            run_locally(recipe, given.store, given.rounds, given.resume_from, given.folder, events)
+            with _task_python(given.folder):
+                run_locally(recipe, given.store, given.rounds, given.resume_from, given.folder, events)
         except RuntimeError as error:
             # kfp.local's only way to say that a task failed.
             print(_COLOUR.sub("", str(error)), flush=True)

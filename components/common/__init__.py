@@ -1,0 +1,1 @@
+"""What all steps share: contracts, store, receipts. Imports no kfp, torch, transformers or deepspeed."""

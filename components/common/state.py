@@ -39,6 +39,15 @@ class Plan(Frozen):
     """Length the next samples are drawn at (ladders); 0 without a ladder."""
 
 
+def base_plan(recipe: Recipe) -> Plan:
+    """The knobs of a self-improvement round as the recipe has them; the level is still to be set."""
+    return Plan(
+        learning_rate=recipe.train.rounds.learning_rate, steps=recipe.train.rounds.steps,
+        weight_decay=recipe.train.weight_decay, temperature=recipe.generate.temperature,
+        samples_per_prompt=recipe.generate.samples_per_prompt, human_share=recipe.select.human_share, level=0,
+    )  # fmt: skip
+
+
 class Cause(Frozen):
     """One thing that reflection found, and what it changes."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from components.common.recipe import Ladder, Recipe
-from components.common.state import Cause, Plan, RoundRecord, Verdict
+from components.common.state import Cause, Plan, RoundRecord, Verdict, base_plan
 from components.decide.gate import Scores
 
 Turn = Literal[
@@ -34,15 +34,6 @@ class Finding:
     confidence: float
     turn: Turn | None
     predicted: str
-
-
-def base_plan(recipe: Recipe) -> Plan:
-    """The knobs of a self-improvement round as the recipe has them; the level is still to be set."""
-    return Plan(
-        learning_rate=recipe.train.rounds.learning_rate, steps=recipe.train.rounds.steps,
-        weight_decay=recipe.train.weight_decay, temperature=recipe.generate.temperature,
-        samples_per_prompt=recipe.generate.samples_per_prompt, human_share=recipe.select.human_share, level=0,
-    )  # fmt: skip
 
 
 def next_plan(

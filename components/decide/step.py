@@ -15,11 +15,11 @@ from components.common.errors import Corrupt
 from components.common.receipts import Attempt, Receipt, commit_once, fetch, read_receipt
 from components.common.recipe import DecideSection
 from components.common.records import Result, canonical_json, read_rows
-from components.common.state import Campaign, Plan, RoundRecord, State, StopReason, Verdict, load_campaign
+from components.common.state import Campaign, Plan, RoundRecord, State, StopReason, Verdict, base_plan, load_campaign
 from components.decide.card import round_card
 from components.decide.diagnosis import Evidence, diagnose
 from components.decide.gate import Comparison, Ruling, Scores, compare, judge
-from components.decide.plan import base_plan, change_to_take_back, next_level, next_plan
+from components.decide.plan import change_to_take_back, next_level, next_plan
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from components.common.errors import RatchetError, UserError
 from components.common.receipts import Receipt, Task, attempting, commit_once, fetch, ref_of_uri
 from components.common.recipe import DataSource, Recipe, parse_recipe, set_key
 from components.common.records import Dropped, canonical_json, derived_seed, write_rows
-from components.common.state import Campaign, Plan, State, load_campaign
+from components.common.state import Campaign, Plan, State, base_plan, load_campaign
 from components.common.uris import local_folder, local_path
 from components.prepare.examples import Example
 from components.prepare.readers import read_source
@@ -206,10 +206,22 @@ def _carry_over(context: Context, campaign: Campaign, recipe: Recipe, folder: Pa
             place.parent.mkdir(parents=True, exist_ok=True)
             os.link(fetch(context, campaign.prepared, name), place)
     state = campaign.state.model_copy(
-        update={"run_id": recipe.run_id, "prepared": "", "go": True, "stop": None, "rounds_without_gain": 0}
-    )
+        update={
+            "run_id": recipe.run_id, "prepared": "", "go": True, "stop": None, "rounds_without_gain": 0,
+            "plan": _resumed_plan(campaign, recipe),
+        }
+    )  # fmt: skip
     _write_recipe_and_state(folder, recipe, state)
     return {**campaign.prepared.summary, "fresh": campaign.state.round < 0}
+
+
+def _resumed_plan(campaign: Campaign, recipe: Recipe) -> Plan:
+    """The plan goes on as reflection left it, but for the knobs that the new recipe sets to another value."""
+    if campaign.state.round < 0:
+        return first_plan(recipe)
+    before, after = base_plan(campaign.recipe), base_plan(recipe)
+    changed = {name: value for name, value in after.model_dump().items() if value != getattr(before, name)}
+    return campaign.state.plan.model_copy(update=changed)
 
 
 def _write_recipe_and_state(folder: Path, recipe: Recipe, state: State) -> None:

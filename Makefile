@@ -1,0 +1,63 @@
+# make demo   set up, then let a small model teach itself to reverse longer strings; prints where the report is
+# make test   set up, then run the tests
+# make lint   style, types, import rules
+# make bench  measure the figures of the README (hours; `make bench BENCH="demo gate"` takes some of them)
+# make golden rewrite what tests compare with: command line, recipe schema, READMEs of the steps, figures table
+# make lock   resolve docker/requirements/*.in anew
+
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+REQUIREMENTS := docker/requirements
+LOCKS := $(addprefix $(REQUIREMENTS)/,bootstrap.lock dev.lock models.lock)
+STAMP := .venv/installed-$(shell cat $(LOCKS) | sha256sum | cut -c1-16)
+RUN := .venv/bin/python
+PIP := DS_BUILD_OPS=0 $(RUN) -m pip --disable-pip-version-check --no-input install -qq --require-hashes --no-deps
+PIP_COMPILE := DS_BUILD_OPS=0 .venv/bin/pip-compile --quiet --allow-unsafe --generate-hashes --strip-extras \
+	--no-emit-find-links --no-emit-index-url --no-emit-trusted-host
+
+# Threads that wait must sleep: spinning ones starve the process beside them.
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: demo test lint bench golden lock setup
+.DEFAULT_GOAL := test
+
+demo: setup
+	$(RUN) pipeline.py run recipes/demo.yaml
+
+test: setup
+	$(RUN) -m pytest tests --ignore=tests/benchmarks --ignore=tests/gpu $(PYTEST)
+
+lint: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports --no-logo
+
+bench: setup
+	$(RUN) -m tests.benchmarks $(BENCH)
+
+# Tests that compare with a golden file are named …_as_agreed.
+golden: setup
+	RATCHET_GOLDEN=1 $(RUN) -m pytest -q tests --ignore=tests/benchmarks --ignore=tests/gpu -k as_agreed
+	$(RUN) -m components.cli.readmes
+	$(RUN) -m tests.benchmarks.table
+
+lock: setup
+	$(PIP_COMPILE) --pip-args='--no-build-isolation' --output-file=$(REQUIREMENTS)/dev.lock $(REQUIREMENTS)/dev.in
+	$(PIP_COMPILE) --output-file=$(REQUIREMENTS)/bootstrap.lock $(REQUIREMENTS)/bootstrap.in
+
+setup: $(STAMP)
+
+# torch comes first: DeepSpeed is built here, from source, and looks for it. --no-deps: the locks are complete, and
+# nothing may pull in another torch.
+$(STAMP): $(LOCKS)
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info[:2] == (3, 11) else \
+		f"the lock files are for Python 3.11, this is {sys.version.split()[0]}: make PYTHON=/path/to/python3.11")'
+	@echo "installing into .venv (about 2 minutes, once)"
+	$(PYTHON) -m venv .venv
+	$(PIP) -r $(REQUIREMENTS)/bootstrap.lock || { echo 'If pip found no torch with "+cpu": set PIP_EXTRA_INDEX_URL' \
+		'(README, "When something is wrong").' >&2; exit 1; }
+	$(PIP) --no-build-isolation -r $(REQUIREMENTS)/dev.lock
+	$(PIP) -r $(REQUIREMENTS)/models.lock
+	@rm -f .venv/installed-*
+	@touch $@

@@ -1,0 +1,25 @@
+"""Keep or refuse the candidate of a round, diagnose, plan the next round or stop. Prints `go` too."""
+
+from components.common.entry import carry_out, parser, receipt_at
+from components.decide.step import inputs_from, run
+
+
+def main() -> None:
+    """The step from a container, a job or a laptop."""
+    given = parser(
+        "decide", __doc__,
+        state="receipt of prepare or decide that the round began from",
+        mix="receipt of select, or of prepare in round 0",
+        candidate="receipt of train",
+        results="receipt of evaluate",
+    ).parse_args()  # fmt: skip
+    uris = (given.mix, given.candidate, given.results)
+    carry_out(
+        given.state,
+        lambda context: run(inputs_from(context, given.state, *(receipt_at(context, uri) for uri in uris)), context),
+        "go",
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,20 @@
+"""Measure a candidate on the validation and test prompts."""
+
+from components.common.entry import carry_out, parser, receipt_at
+from components.evaluate.step import EvaluateInputs, run
+
+
+def main() -> None:
+    """The step from a container, a job or a laptop."""
+    given = parser(
+        "evaluate", __doc__,
+        state="receipt of prepare or decide that the round begins from",
+        candidate="receipt of train",
+    ).parse_args()  # fmt: skip
+    carry_out(
+        given.state, lambda context: run(EvaluateInputs(given.state, receipt_at(context, given.candidate)), context)
+    )
+
+
+if __name__ == "__main__":
+    main()

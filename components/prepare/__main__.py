@@ -1,0 +1,27 @@
+"""Resolve a recipe and make base checkpoint, data splits and the first state. Prints `fresh=false` when it resumes."""
+
+from pathlib import Path
+
+from components.common.entry import carry_out, parser
+from components.common.recipe import load_recipe
+from components.prepare.step import PrepareInputs, run
+
+
+def main() -> None:
+    """The step from a container, a job or a laptop."""
+    options = parser("prepare", __doc__, store="file:///folder or s3://bucket/prefix")
+    options.add_argument("--recipe", type=Path, required=True, metavar="FILE", help="recipe, a YAML file")
+    options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change the recipe")
+    options.add_argument("--resume-from", default="", metavar="URI", help="receipt of decide to go on from")
+    options.add_argument("--job-id", default="", help="the pipeline job this run belongs to")
+    given = options.parse_args()
+
+    def inputs() -> PrepareInputs:
+        document = load_recipe(given.recipe, tuple(given.set)).model_dump(mode="json")
+        return PrepareInputs(document, {}, given.resume_from, given.job_id)
+
+    carry_out(given.store, lambda context: run(inputs(), context), "fresh")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,18 @@
+"""Fine-tune a candidate on the mix of a round with DeepSpeed."""
+
+from components.common.entry import carry_out, parser, receipt_at
+from components.train.step import TrainInputs, run
+
+
+def main() -> None:
+    """The step from a container, a job or a laptop."""
+    given = parser(
+        "train", __doc__,
+        state="receipt of prepare or decide that the round begins from",
+        mix="receipt of select, or of prepare in round 0",
+    ).parse_args()  # fmt: skip
+    carry_out(given.state, lambda context: run(TrainInputs(given.state, receipt_at(context, given.mix)), context))
+
+
+if __name__ == "__main__":
+    main()

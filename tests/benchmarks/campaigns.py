@@ -1,0 +1,117 @@
+"""Whole campaigns as benchmarks: run a recipe as a person would, then its control, and read what the receipts say."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.common.context import Context, make_context
+from components.common.receipts import Receipt, Task, commit_once, fetch, read_receipt, receipt_uri
+from components.common.records import Result, canonical_json, read_rows
+from components.common.state import Campaign, State, load_campaign
+from components.common.statistics import mcnemar_two_sided
+from components.evaluate.step import EvaluateInputs
+from components.evaluate.step import run as evaluate
+from components.report.runs import RunView, load_run
+from components.train.step import TrainInputs
+from components.train.step import run as train
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A campaign that ran to its end."""
+
+    context: Context
+    view: RunView
+    seconds: float
+    """Of the whole command, from its start to its end."""
+
+    @property
+    def state(self) -> State:
+        """The last state."""
+        assert self.view.state is not None, "the run left no state; see its log"
+        return self.view.state
+
+    def evaluation(self, number: int) -> Receipt:
+        """The evaluate receipt of a round."""
+        record = next(record for record in self.state.history if record.round == number)
+        return read_receipt(self.context, record.receipts["evaluate"])
+
+
+def run_campaign(recipe: str, folder: Path, overrides: list[str], rounds: int) -> Finished:
+    """`python pipeline.py run RECIPE` in a process of its own, with a store in `folder`."""
+    command = [
+        sys.executable,
+        "pipeline.py",
+        "run",
+        recipe,
+        "--store",
+        f"file://{folder}/store",
+        "--rounds",
+        str(rounds),
+    ]
+    for override in overrides:
+        command += ["--set", override]
+    begun = time.time()
+    done = subprocess.run([*command, "--json"], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=False)
+    seconds = time.time() - begun
+    if done.returncode not in (0, 1):
+        raise SystemExit(f"{' '.join(command)} ended with status {done.returncode}: {done.stdout}")
+    context = make_context(f"file://{folder}/store", {**os.environ, "RATCHET_CACHE": f"{folder}/store-cache"})
+    return Finished(context, load_run(context, json.loads(done.stdout)["run_id"]), seconds)
+
+
+def control(finished: Finished) -> Receipt:
+    """The evaluation of a model that got the same optimizer steps after round 0, on the labelled rows alone."""
+    context, last = finished.context, finished.state
+    first = read_receipt(context, last.history[0].receipts["evaluate"])
+    campaign = _campaign_after_round_zero(finished)
+    rounds = last.history[1:]
+    plan = rounds[0].plan.model_copy(
+        update={"steps": sum(_steps(context, record.receipts["train"]) for record in rounds)}
+    )
+    state = campaign.state.model_copy(update={"plan": plan, "run_id": f"{last.run_id}-control", "history": ()})
+
+    def write_state(folder: Path) -> dict[str, Any]:
+        (folder / "state.json").write_bytes(canonical_json(state.model_dump(mode="json")))
+        return {"control": True}
+
+    receipt = commit_once(
+        context, Task(run_id=state.run_id, name="control", round=0), "decide", config={"control": True},
+        inputs={"state": campaign.state_receipt, "evaluation": first}, seed=campaign.recipe.seed, work=write_state,
+    )  # fmt: skip
+    uri = receipt_uri(context, receipt)
+    return evaluate(EvaluateInputs(uri, train(TrainInputs(uri, campaign.prepared), context)), context)
+
+
+def _campaign_after_round_zero(finished: Finished) -> Campaign:
+    decided = next(task for task in finished.view.tasks if task.last.task == "decide-r0")
+    receipt = read_receipt(finished.context, decided.last.receipt)
+    return load_campaign(finished.context, receipt_uri(finished.context, receipt))
+
+
+def _steps(context: Context, ref: str) -> int:
+    return int(read_receipt(context, ref).config["steps"])
+
+
+def results(context: Context, evaluation: Receipt, split: str) -> dict[str, Result]:
+    """Per-prompt results of one split."""
+    rows = read_rows(fetch(context, evaluation, "results.jsonl"), Result)
+    return {row.prompt_id: row for row in rows if row.split == split}
+
+
+def compare(context: Context, before: Receipt, after: Receipt, split: str = "test") -> tuple[float, float]:
+    """Gain in points and the exact two-sided McNemar p over the same prompts."""
+    old, new = results(context, before, split), results(context, after, split)
+    assert old.keys() == new.keys()
+    only_new = sum(new[key].correct and not old[key].correct for key in old)
+    only_old = sum(old[key].correct and not new[key].correct for key in old)
+    return 100 * (only_new - only_old) / len(old), mcnemar_two_sided(only_new, only_old)

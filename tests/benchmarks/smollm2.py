@@ -1,0 +1,74 @@
+"""Figures of recipes/smollm2.yaml: `python -m tests.benchmarks.smollm2 [--seed N]`. About an hour on two cores."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import tempfile
+from pathlib import Path
+
+import torch
+
+from components.common.receipts import fetch, fetch_folder, read_receipt
+from components.common.records import TrainingRow, read_rows
+from components.modeling.answers import load_for_answers
+from components.modeling.likelihood import CompletionLoss, EncodedRow, mean_loss
+from tests.benchmarks.campaigns import Finished, compare, control, results, run_campaign
+from tests.benchmarks.figures import record
+
+RECIPE = "recipes/smollm2.yaml"
+
+
+def main() -> None:
+    """Run the recipe and its control and record what they show."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--folder", type=Path, help="keep (or continue) the run here")
+    given = parser.parse_args()
+    folder = given.folder or Path(tempfile.mkdtemp(prefix="smollm2-"))
+    finished = run_campaign(RECIPE, folder, [f"seed={given.seed}"], rounds=3)
+    for name, (value, unit, bound) in measure(finished).items():
+        print(f"{name} = {value:.4g} {unit} (bound {bound})")
+        record(name, value, unit, bound, f"python -m tests.benchmarks.smollm2 --seed {given.seed}", given.seed)
+
+
+def measure(finished: Finished) -> dict[str, tuple[float, str, str]]:
+    """Name → (value, unit, bound); all accuracies are greedy, on the test split."""
+    context, state = finished.context, finished.state
+    first, best = finished.evaluation(0), finished.evaluation(state.champion_round)
+    other = control(finished)
+    gain, p_value = compare(context, first, best)
+    over_control, _ = compare(context, other, best)
+    for tag in sorted(key for key in first.summary["test_slices"] if key.startswith("task=")):
+        shares = [receipt.summary["test_slices"][tag]["accuracy"] for receipt in (first, best, other)]
+        print(f"{tag}: round 0 {shares[0]:.3f}, best {shares[1]:.3f}, control {shares[2]:.3f}")
+    print(f"test prompts: {len(results(context, first, 'test'))}")
+    return {
+        "smollm2.gain_points": (gain, "points", "≥ 15"),
+        "smollm2.gain_over_control_points": (over_control, "points", "≥ 5"),
+        "smollm2.p_value": (p_value, "", "< 0.01"),
+        "smollm2.pass_at_8_gain_points": (
+            100 * (best.summary["pass_at_k"] - first.summary["pass_at_k"]), "points", "≥ 0",
+        ),
+        "smollm2.human_ppl_ratio": (best.summary["perplexity"] / base_perplexity(finished), "ratio", "≤ 1.05"),
+        "smollm2.minutes": (finished.view.totals.wall_seconds / 60, "min", "≤ 45"),
+    }  # fmt: skip
+
+
+def base_perplexity(finished: Finished) -> float:
+    """Perplexity of the untouched base model on the retention text, measured as evaluate does."""
+    context, recipe = finished.context, finished.view.recipe
+    assert recipe is not None
+    prepared = read_receipt(context, finished.state.prepared)
+    model, codec = load_for_answers(fetch_folder(context, prepared, "base"), recipe.model.system_prompt)
+    torch.set_num_threads(context.threads)
+    rows = list(read_rows(fetch(context, prepared, "splits/retention.jsonl"), TrainingRow))
+    encoded = [codec.row_ids(row.prompt, row.completion) for row in rows[: recipe.evaluate.max_perplexity_rows]]
+    limit = recipe.train.max_length
+    return math.exp(
+        mean_loss(CompletionLoss(model), [EncodedRow(ids[:limit], masked) for ids, masked in encoded], codec.pad_id, 32)
+    )
+
+
+if __name__ == "__main__":
+    main()

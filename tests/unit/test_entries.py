@@ -1,0 +1,108 @@
+"""Every step by its own command line, as a container or a person starts it: one tiny campaign, real processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from components.common.context import Context
+from components.common.receipts import Receipt, read_receipt, ref_of_uri
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = ("prepare", "generate", "select", "train", "evaluate", "decide", "publish", "report")
+RECIPE = """
+name: by-hand
+model:
+  scratch: {hidden_size: 16, num_layers: 1, num_heads: 2, intermediate_size: 32, max_length: 32}
+data:
+  tasks:
+    - {task: copy, labelled: 60, heldout: 8, unlabelled: 40, validation: 16, test: 16,
+       ladder: {labelled: [1, 3], climb: [4, 5]}}
+generate: {prompts_per_round: 24, samples_per_prompt: 1, max_new_tokens: 8, shards: 2}
+select: {verifier: false, require_finished: false, min_accepted: 1}
+train: {first: {steps: 4}, rounds: {steps: 2}, batch_size: 16, micro_batch_size: 16, max_length: 32, zero_stage: 0}
+decide: {goal: {threshold: 1.0}, max_rounds: 2}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RATCHET_CACHE", str(tmp_path / "cache"))
+
+
+def command(step: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    return subprocess.run(
+        [sys.executable, "-m", f"components.{step}", *arguments], env=environment, text=True, capture_output=True,
+        check=False, timeout=300,
+    )  # fmt: skip
+
+
+def done(step: str, *arguments: str) -> list[str]:
+    """What a step prints: the URI of its receipt and what it tells beside."""
+    result = command(step, *arguments)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout.splitlines()
+
+
+def test_a_round_can_be_carried_out_by_hand(context: Context, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+
+    def receipt(uri: str) -> Receipt:
+        return read_receipt(context, ref_of_uri(context, uri))
+
+    recipe = ("--store", context.store.root, "--recipe", str(tmp_path / "recipe.yaml"), "--set", "seed=3")
+    state, fresh = done("prepare", *recipe)
+    assert fresh == "fresh=true"
+    assert receipt(state).seed == 3
+    [candidate] = done("train", "--state", state, "--mix", state)
+    assert receipt(candidate).inputs["mix"] == receipt(state).digest
+    assert receipt(candidate).summary["steps"] <= 4
+    [results] = done("evaluate", "--state", state, "--candidate", candidate)
+    assert receipt(results).inputs["candidate"] == receipt(candidate).digest
+    round_zero = ("--state", state, "--mix", state, "--candidate", candidate, "--results", results)
+    decided, go = done("decide", *round_zero)
+    assert go == "go=true"
+    assert receipt(decided).summary["verdict"] == "first"
+    shards = [done("generate", "--state", decided, "--shard", str(shard))[0] for shard in (1, 0)]
+    assert [receipt(shard).summary["prompts"] for shard in shards] == [12, 12]
+    [mix] = done("select", "--state", decided, "--samples", *shards)
+    account = receipt(mix).summary
+    assert account["generated"] == 24
+    assert account["accepted"] + sum(account["dropped"].values()) == 24
+    published, prefix = done("publish", "--state", decided)
+    assert receipt(published).step == "publish"
+    assert prefix.startswith('prefix="models/ratchet-model/r0-')
+    [page] = done("report", "--store", context.store.root, "--run-id", run_of(context))
+    assert Path(page.removeprefix("file://")).read_text().startswith("<!doctype html>")
+    # The same work has the same address: nothing is done twice.
+    assert done("decide", *round_zero) == [decided, go]
+
+
+def run_of(context: Context) -> str:
+    """The one run of the store."""
+    [run_id] = {key.split("/")[1] for key in context.store.list("runs/")}
+    return run_id
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_missing_option_is_wrong_usage(step: str) -> None:
+    result = command(step)
+    assert result.returncode == 2
+    assert "required" in result.stderr
+    assert result.stdout == ""
+
+
+def test_a_step_says_in_one_line_what_is_wrong_and_ends_with_its_status(context: Context) -> None:
+    for uri, status, said in (
+        ("ftp://host/x", 2, "use file:///absolute/folder or s3://bucket/prefix"),
+        (f"{context.store.root}/steps/decide/0123.json", 3, "0123.json"),
+    ):
+        result = command("publish", "--state", uri)
+        assert (result.returncode, result.stdout) == (status, "")
+        assert result.stderr.count("\n") == 1
+        assert said in result.stderr

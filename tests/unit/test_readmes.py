@@ -1,0 +1,25 @@
+"""The READMEs of the steps say what the docstrings say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from components.cli.readmes import folders, readme
+
+
+@pytest.mark.parametrize("folder", folders(), ids=lambda folder: folder.name)
+def test_the_readme_of_every_folder_is_fresh(folder: Path) -> None:
+    assert (folder / "README.md").read_text(encoding="utf-8") == readme(folder), "docstrings changed: `make golden`"
+
+
+def test_every_step_says_what_goes_in_what_comes_out_and_how_it_fails() -> None:
+    steps = [folder for folder in folders() if (folder / "step.py").exists()]
+    assert len(steps) == 8
+    for folder in steps:
+        text = readme(folder)
+        for title in ("Inputs", "Outputs", "Failure modes", "By hand", "Files"):
+            before, _, after = text.partition(f"\n## {title}\n\n")
+            assert before, f"{folder.name}: {title}"
+            assert after[:1] not in ("", "\n", "#"), f"{folder.name}: {title}"
