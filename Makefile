@@ -1,7 +1,7 @@
 # make demo   set up, then let a small model teach itself to reverse longer strings; prints where the report is
 # make test   set up, then run the tests
 # make lint   style, types, import rules
-# make bench  measure the figures of the README (hours; `make bench BENCH="demo gate"` takes some of them)
+# make bench  measure the figures of the README (hours; `make bench BENCH=demo` takes one)
 # make golden rewrite what tests compare with: command line, recipe schema, READMEs of the steps, figures table
 # make lock   resolve docker/requirements/*.in anew
 
@@ -50,14 +50,14 @@ setup: $(STAMP)
 
 # torch comes first: DeepSpeed is built here, from source, and looks for it. --no-deps: the locks are complete, and
 # nothing may pull in another torch.
-$(STAMP): $(LOCKS)
+$(STAMP):
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info[:2] == (3, 11) else \
 		f"the lock files are for Python 3.11, this is {sys.version.split()[0]}: make PYTHON=/path/to/python3.11")'
 	@echo "installing into .venv (about 2 minutes, once)"
-	$(PYTHON) -m venv .venv
-	$(PIP) -r $(REQUIREMENTS)/bootstrap.lock || { echo 'If pip found no torch with "+cpu": set PIP_EXTRA_INDEX_URL' \
+	@$(PYTHON) -m venv .venv
+	@$(PIP) -r $(REQUIREMENTS)/bootstrap.lock || { echo 'If pip found no torch with "+cpu": set PIP_EXTRA_INDEX_URL' \
 		'(README, "When something is wrong").' >&2; exit 1; }
-	$(PIP) --no-build-isolation -r $(REQUIREMENTS)/dev.lock
-	$(PIP) -r $(REQUIREMENTS)/models.lock
+	@$(PIP) --no-build-isolation -r $(REQUIREMENTS)/dev.lock
+	@$(PIP) -r $(REQUIREMENTS)/models.lock
 	@rm -f .venv/installed-*
 	@touch $@

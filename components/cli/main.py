@@ -56,6 +56,7 @@ StoreUri = Annotated[
     ),
 ]
 Rounds = Annotated[int, typer.Option(min=0, max=8, help="Rounds unrolled into the pipeline.")]
+LocalRounds = Annotated[int, typer.Option(min=0, max=16, help="Rounds unrolled into the pipeline.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 RunId = Annotated[str, typer.Argument(metavar="[RUN_ID]", help="A run; by default the one begun last.")]
 
@@ -65,7 +66,7 @@ def run(
     recipe: RecipeFile,
     store: StoreUri = "",
     override: Override = None,
-    rounds: Rounds = 4,
+    rounds: LocalRounds = 4,
     resume_from: Annotated[str, typer.Option(metavar="URI", help="State (decide receipt) to go on from.")] = "",
     as_json: AsJson = False,
 ) -> None:

@@ -132,6 +132,8 @@ def too_few_accepted(evidence: Evidence) -> Finding | None:
 def low_diversity(evidence: Evidence) -> Finding | None:
     """Several samples per prompt that nearly all say the same, while prompts are left unsolved."""
     select, samples = evidence.select, evidence.plan.samples_per_prompt
+    if evidence.recipe.train.num_peers > 1:
+        return None  # the samples are votes of several models: that they agree is what is asked for
     if select is None or samples < 2 or select["prompts_accepted"] / max(1, select["prompts"]) >= SOLVED:
         return None
     fresh = (select["distinct_share"] - 1 / samples) / (1 - 1 / samples)

@@ -10,13 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.common.recipe import Recipe
-from components.common.state import Cause, Plan, RoundRecord
+from components.common.state import Cause, Plan, RoundRecord, base_plan
 from components.decide.diagnosis import Evidence, diagnose, still_falling
 from components.decide.gate import Comparison, Scores
 from components.decide.plan import (
     MAX_TURNS,
     Finding,
-    base_plan,
     change_to_take_back,
     next_level,
     next_plan,

@@ -1,12 +1,17 @@
-"""The READMEs of the steps say what the docstrings say."""
+"""The READMEs of the steps say what the docstrings say; what the README shows exists and works."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from components.cli.readmes import folders, readme
+from components.common.recipe import parse_recipe
+
+README = Path(__file__).resolve().parents[2] / "README.md"
 
 
 @pytest.mark.parametrize("folder", folders(), ids=lambda folder: folder.name)
@@ -23,3 +28,15 @@ def test_every_step_says_what_goes_in_what_comes_out_and_how_it_fails() -> None:
             before, _, after = text.partition(f"\n## {title}\n\n")
             assert before, f"{folder.name}: {title}"
             assert after[:1] not in ("", "\n", "#"), f"{folder.name}: {title}"
+
+
+def test_the_recipe_of_the_readme_is_a_recipe() -> None:
+    found = re.search(r"```yaml\n(.+?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert found
+    assert parse_recipe(yaml.safe_load(found[1])).decide.goal.threshold == 0.8
+
+
+def test_every_link_of_the_readme_leads_to_a_file() -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", README.read_text(encoding="utf-8"))
+    assert len(links) > 8
+    assert [link for link in links if not (README.parent / link).is_file()] == []

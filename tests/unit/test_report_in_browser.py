@@ -24,9 +24,9 @@ FLAGS = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
 )  # fmt: skip
 
-# Chromium's own window has a least width; a frame has none. The page is in the frame, the ruler outside.
+# Chromium's own window has a least width; a frame has none. It is tall, so no scroll bar takes width, as on a phone.
 RULER = """<!doctype html><meta charset="utf-8"><title>ruler</title>
-<iframe style="width:{width}px;height:800px;border:0" srcdoc="{page}"></iframe>
+<iframe style="width:{width}px;height:60000px;border:0" srcdoc="{page}"></iframe>
 <pre id="measured"></pre>
 <script>
 document.querySelector("iframe").addEventListener("load", (event) => {{

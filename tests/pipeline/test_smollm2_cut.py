@@ -1,0 +1,68 @@
+"""A two-minute cut of recipes/smollm2.yaml: the same model and tasks, few rows and steps."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from components.common.context import make_context
+from components.common.receipts import fetch_folder, read_receipt
+from components.modeling.encoding import Codec
+from components.modeling.load import load_model, load_tokenizer
+from components.report.runs import load_run
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CUT = {
+    **{f"data.tasks.{task}.{part}": 12 for task in range(4) for part in ("labelled", "heldout", "validation", "test")},
+    **{f"data.tasks.{task}.unlabelled": 40 for task in range(4)},
+    "generate.prompts_per_round": 32, "generate.samples_per_prompt": 2, "select.min_accepted": 1,
+    "train.first.steps": 8, "train.rounds.steps": 6, "train.evaluate_every": 10, "evaluate.pass_k": 2,
+    "evaluate.max_perplexity_rows": 8, "decide.max_rounds": 1,
+}  # fmt: skip
+
+
+def test_a_real_language_model_goes_through_a_whole_round_and_is_published_ready_to_use(tmp_path: Path) -> None:
+    store = f"file://{tmp_path}/store"
+    settings = [word for key, value in CUT.items() for word in ("--set", f"{key}={value}")]
+    command = [sys.executable, "pipeline.py", "run", "recipes/smollm2.yaml", "--store", store, "--rounds=1", "--json"]
+    done = subprocess.run(
+        [*command, *settings], cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=900,
+    )  # fmt: skip
+    assert done.returncode in (0, 1), done.stderr
+    context = make_context(store, {**os.environ, "RATCHET_CACHE": f"{tmp_path}/store-cache"})
+    view = load_run(context, json.loads(done.stdout)["run_id"])
+    assert view.state is not None
+    assert len(view.state.history) == 2
+    assert view.state.history[0].verdict == "first"
+    trained = read_receipt(context, view.state.history[0].receipts["train"]).summary
+    assert trained["final_loss"] < trained["first_loss"]
+    assert view.state.history[1].accepted > 0
+    measured = read_receipt(context, view.state.history[1].receipts["evaluate"]).summary
+    assert 5 < measured["perplexity"] < 100
+    assert measured["pass_at_k"] is not None
+    assert set(measured["slices"]) == {
+        f"task=reasoning_gym/{name}" for name in ("chain_sum", "decimal_chain_sum", "gcd", "family_relationships")
+    }
+
+    published = next(task.last.receipt for task in view.tasks if task.last.step == "publish")
+    files = read_receipt(context, published).objects
+    assert {
+        "model.safetensors",
+        "config.json",
+        "tokenizer.json",
+        "chat_template.jinja",
+        "README.md",
+        "metrics.json",
+    } <= set(files)
+    assert not any(name.endswith((".bin", ".gguf", ".pt", ".py")) for name in files)
+    folder = fetch_folder(context, read_receipt(context, view.state.champion), "model")
+    codec = Codec(load_tokenizer(folder), "Answer only.")
+    model = load_model(folder)
+    import torch
+
+    ids = torch.tensor([codec.prompt_ids("What is 12 + 30?")])
+    answer = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False)
+    assert codec.text(answer[0, ids.shape[1] :].tolist()).strip()

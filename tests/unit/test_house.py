@@ -1,0 +1,82 @@
+"""Rules of the house that import-linter cannot see: what modules import as they are loaded, and what the locks pin."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPONENTS = ROOT / "components"
+HEAVY = {"torch", "transformers", "deepspeed", "vllm", "scipy", "gguf"}
+STEPS = sorted(path.parent for path in COMPONENTS.glob("*/step.py"))
+LOCKS = ROOT / "docker" / "requirements"
+LONGEST_SHELL = 25
+
+
+def imported(body: list[ast.stmt]) -> Iterator[str]:
+    for node in body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+
+
+def loaded_by(path: Path) -> set[str]:
+    """Modules that a file imports as it is loaded."""
+    return set(imported(ast.parse(path.read_text(encoding="utf-8")).body))
+
+
+def test_the_pipeline_is_made_of_components_alone() -> None:
+    allowed = re.compile(r"kfp(\..+)?|components\.\w+\.component|components\.common\.recipe|copy|typing")
+    assert [name for name in loaded_by(ROOT / "pipeline.py") if not allowed.fullmatch(name)] == []
+    assert len((ROOT / "pipeline.py").read_text().splitlines()) <= 150
+
+
+@pytest.mark.parametrize("folder", STEPS, ids=lambda folder: folder.name)
+def test_a_component_is_a_thin_shell_of_its_own_step(folder: Path) -> None:
+    tree = ast.parse((folder / "component.py").read_text(encoding="utf-8"))
+    assert set(imported(tree.body)) <= {"kfp", "kfp.dsl", "typing"}
+    for function in (node for node in tree.body if isinstance(node, ast.FunctionDef)):
+        assert (function.end_lineno or 0) - function.body[0].lineno < LONGEST_SHELL
+        ours = [name for name in imported(function.body) if name.startswith("components.")]
+        assert set(ours) <= {"components.common.shell", f"components.{folder.name}.step"}
+
+
+@pytest.mark.parametrize("folder", [COMPONENTS / "common", *STEPS], ids=lambda folder: folder.name)
+def test_heavy_libraries_are_loaded_only_where_work_is_done_with_them(folder: Path) -> None:
+    training = {"worker.py", "engine.py"} if folder.name == "train" else set()
+    for path in sorted(folder.glob("*.py")):
+        names = loaded_by(path)
+        roots = {name.split(".")[0] for name in names}
+        if path.name not in training:
+            assert not roots & HEAVY, path
+            assert not any(name.startswith("components.modeling") for name in names), path
+
+
+def pins(path: Path) -> dict[str, str]:
+    """Name → version of every pinned line."""
+    found = re.findall(r"^([A-Za-z0-9._-]+)==([^\s\\]+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in found}
+
+
+def test_every_requirement_is_pinned_and_locked_with_a_hash() -> None:
+    for name, lock in (("base.in", "dev.lock"), ("dev.in", "dev.lock"), ("bootstrap.in", "bootstrap.lock")):
+        wanted, locked = pins(LOCKS / name), pins(LOCKS / lock)
+        lines = [line for line in (LOCKS / name).read_text().splitlines() if line and line[0] not in "#-"]
+        assert len(lines) == len(wanted), f"{name}: every requirement needs an exact version"
+        stale = {one: version for one, version in wanted.items() if locked.get(one, "").split("+")[0] != version}
+        assert not stale, f"{lock} is stale: `make lock`"
+    for path in LOCKS.glob("*.lock"):
+        text = path.read_text()
+        assert len(re.findall(r"^\S+==\S+ \\\n    --hash=sha256:[0-9a-f]{64}", text, re.MULTILINE)) == len(pins(path))
+        assert "://" not in text
+
+
+def test_what_is_installed_first_is_what_the_rest_expects() -> None:
+    first, rest = pins(LOCKS / "bootstrap.lock"), pins(LOCKS / "dev.lock")
+    assert {name: rest.get(name) for name in first} == first
+    assert first["torch"].endswith("+cpu")
