@@ -64,10 +64,12 @@ def build(recipe: Recipe, rounds: int = 4) -> base_component.BaseComponent:
             state = (
                 stages[0](fresh=start["fresh"], state=start["state"], data=start["data"])
                 .set_display_name("Round 0")
+                .set_caching_options(False)
                 .outputs
             )
             for number, stage in enumerate(stages[1:], 1):
-                state = stage(go=state["go"], state=state["state"]).set_display_name(f"Round {number}").outputs
+                round_task = stage(go=state["go"], state=state["state"]).set_display_name(f"Round {number}")
+                state = round_task.set_caching_options(False).outputs
             task(publish, "publish", state=state["state"])
 
     return ratchet

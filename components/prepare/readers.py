@@ -41,18 +41,20 @@ def read_source(path: Path, source: DataSource) -> Iterator[Example | Dropped]:
     {text}, raw text; {text, label}. A prompt without an answer is usable in split `unlabelled` alone. Stops after
     `source.limit` usable rows. Raises UserError if the file is missing, of unknown format, or holds nothing usable.
     """
-    usable, reasons = 0, Counter[str]()
+    usable, reasons, examples = 0, Counter[str](), dict[str, str]()
     for item in _rows(path, source):
         yield item
         if isinstance(item, Dropped):
             reasons[item.reason] += 1
+            examples.setdefault(item.reason, item.detail.removeprefix(f"{source.uri}, "))
             continue
         usable += 1
         if usable == source.limit:
             return
     if not usable:
-        common = reasons.most_common(1)
-        why = f"all {reasons.total()} rows were rejected, most often: {common[0][0]}" if common else "it is empty"
+        why = "it is empty"
+        for reason, _ in reasons.most_common(1):
+            why = f"all {reasons.total()} rows were rejected, most often: {reason}, first at {examples[reason]}"
         raise UserError(f"{source.uri}: no usable row ({why}); rows are one JSON object a line, {_shapes(source)}")
 
 

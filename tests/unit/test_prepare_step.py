@@ -158,7 +158,8 @@ def test_a_resumed_campaign_goes_on_where_the_old_one_stopped(context: Context) 
     state = campaign.state
     assert (campaign.next_round, state.go, state.stop, state.rounds_without_gain) == (3, True, None, 0)
     assert (state.champion, state.champion_round, state.selections) == ("train/abc", 1, ("select/1",))
-    assert (state.plan.level, state.plan.temperature) == (6, 0.9)
+    # What the new recipe sets anew counts; the rest of the plan stays as reflection left it.
+    assert (state.plan.temperature, state.plan.level, state.plan.steps, state.plan.learning_rate) == (1.0, 6, 7, 1e-4)
     assert state.run_id == campaign.recipe.run_id != load_campaign(context, state_uri).recipe.run_id
     assert campaign.recipe.decide.max_rounds == 8
 

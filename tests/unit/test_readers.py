@@ -152,7 +152,7 @@ def test_the_format_of_a_file_without_a_known_suffix_is_told_by_its_content(tmp_
     ("name", "content", "message"),
     [
         ("none.jsonl", b"", "no usable row .it is empty"),
-        ("bad.jsonl", b"x\ny\n[]\n", "all 3 rows were rejected, most often: not_json"),
+        ("bad.jsonl", b"x\ny\n[]\n", "all 3 rows were rejected, most often: not_json, first at line 1: Expecting"),
         ("array.json", b'[{"prompt": 1}]', "one JSON array"),
         ("zip.bin", b"PK\x03\x04\0\0", "unknown format"),
         ("broken.parquet", b"PAR1 nonsense", "not readable as Parquet"),

@@ -1,0 +1,188 @@
+"""What is carried out, and what is not, in every way a campaign can go: through the real command line, without mocks.
+
+A guard that is wrongly false skips its round and the run still succeeds, so each test asserts the exact list of tasks.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from tests.pipeline.campaigns import Place, Run, round_tasks, state_object
+from tests.pipeline.conftest import MakePlace
+
+ROUND_0 = ["prepare", *round_tasks(0)]
+END = ["publish", "report"]
+
+
+def test_all_unrolled_rounds_run_until_max_rounds(whole: tuple[Place, Run]) -> None:
+    place, run = whole
+    assert run.executed == [*ROUND_0, *round_tasks(1), *round_tasks(2), *END], run.said
+    assert (run.code, run.told["stop"], run.told["target_met"]) == (1, "max_rounds", False)
+    assert run.verdicts == ["first", "promoted", "promoted"]
+    assert run.accuracies == sorted(run.accuracies)
+    assert_published(place, run, champion_round=2)
+    assert [one["accepted"] > 0 for one in run.told["rounds"]] == [False, True, True]
+    assert run.told["problems"] == []
+    assert Path(run.told["report"]).read_text().startswith("<!doctype html>")
+
+
+def test_rounds_after_the_target_only_hand_the_state_on(whole: tuple[Place, Run], make_place: MakePlace) -> None:
+    _, before = whole
+    threshold = (before.accuracies[1] + before.accuracies[2]) / 2
+    place = make_place({"decide.goal.threshold": threshold, "decide.max_rounds": 4, "generate.shards": 1})
+    run = place.run("--rounds", "4")
+    assert run.executed == [*ROUND_0, *round_tasks(1, 1), *round_tasks(2, 1), "carry-r3", "carry-r4", *END], run.said
+    assert (run.code, run.told["stop"], run.told["target_met"]) == (0, "target", True)
+    assert run.verdicts == ["first", "promoted", "promoted"]
+    assert run.errors == []
+    assert_published(place, run, champion_round=2)
+    # The samples do not depend on the number of shards, nor training on the goal.
+    assert run.accuracies == before.accuracies
+
+
+def test_a_target_that_the_first_stage_meets_needs_no_round(make_place: MakePlace) -> None:
+    place = make_place({"decide.goal.threshold": 0.0})
+    run = place.run("--rounds", "1")
+    assert run.executed == [*ROUND_0, "carry-r1", *END], run.said
+    assert (run.code, run.told["stop"], run.verdicts) == (0, "target", ["first"])
+    assert_published(place, run, champion_round=0)
+
+
+def test_patience_ends_a_campaign_that_gets_no_better(make_place: MakePlace) -> None:
+    place = make_place({"train.rounds.learning_rate": 1e-9, "decide.patience": 1, "generate.shards": 1})
+    run = place.run("--rounds", "2")
+    assert run.executed == [*ROUND_0, *round_tasks(1, 1), "carry-r2", *END], run.said
+    assert (run.code, run.told["stop"], run.verdicts) == (1, "patience", ["first", "kept"])
+    assert_published(place, run, champion_round=0)
+
+
+def test_fewer_rounds_than_unrolled_end_at_max_rounds(make_place: MakePlace) -> None:
+    place = make_place({"decide.max_rounds": 1, "generate.shards": 1})
+    run = place.run("--rounds", "2")
+    assert run.executed == [*ROUND_0, *round_tasks(1, 1), "carry-r2", *END], run.said
+    assert (run.code, run.told["stop"], run.verdicts) == (1, "max_rounds", ["first", "promoted"])
+    assert_published(place, run, champion_round=1)
+
+
+def test_a_second_start_repeats_nothing(whole: tuple[Place, Run]) -> None:
+    place, first = whole
+    before = place.receipts()
+    again = place.run("--rounds", "2")
+    assert again.executed == first.executed
+    assert set(again.task_status.values()) == {"reused"}
+    assert again.task_status.keys() == first.task_status.keys()
+    assert (again.code, again.told["state"], again.told["model"]) == (1, first.told["state"], first.told["model"])
+    assert place.receipts() == before
+    assert again.told["rounds"] == first.told["rounds"]
+
+
+def test_a_run_goes_on_from_a_state_with_global_round_numbers(whole: tuple[Place, Run]) -> None:
+    place, first = whole
+    longer = ("--rounds", "1", "--set", "decide.max_rounds=3", "--resume-from", first.told["state"])
+    run = place.run(*longer)
+    assert run.executed == ["prepare", "carry-r0", *round_tasks(1), *END], run.said
+    assert [one["round"] for one in run.told["rounds"]] == [0, 1, 2, 3]
+    assert run.accuracies[:3] == first.accuracies
+    assert (run.code, run.told["stop"]) == (1, "max_rounds")
+    names = {"prepare", "publish", "generate-r3-s0", "generate-r3-s1", *round_tasks(3)} - {"generate-r3"}
+    assert set(run.task_status) == names
+    assert set(run.task_status.values()) == {"done"}
+    assert run.told["run_id"] != first.told["run_id"]
+    assert_published(place, run, champion_round=run.told["champion_round"])
+
+
+def test_a_failing_step_stops_the_run_but_not_its_report(make_place: MakePlace) -> None:
+    place = make_place({"select.min_accepted": 1000})
+    run = place.run("--rounds", "1")
+    stopped = [*ROUND_0, "generate-r1", "generate-r1", "select-r1", "report"]
+    assert run.executed == stopped, run.said
+    assert (run.code, run.told["exit_code"], run.told["published"], run.told["model"]) == (2, 2, False, "")
+    assert len(run.errors) == 1
+    assert run.errors[0].startswith("error: select-r1: round 1: ")
+    assert "of 100 samples accepted, select.min_accepted is 1000" in run.errors[0]
+    assert "Traceback" not in run.said
+    assert [one["task"] for one in run.told["errors"]] == ["select-r1"]
+    assert "select.min_accepted is 1000" in Path(run.told["report"]).read_text()
+    assert not (place.store / "models").exists()
+
+    # The same again fails the same way, without repeating what is done.
+    again = place.run("--rounds", "1")
+    assert (again.code, again.executed) == (2, stopped)
+    assert again.task_status.pop("select-r1") == "failed"
+    assert {name for name, status in again.task_status.items() if status != "reused"} == {"select-r1"}
+
+    # With the recipe mended it goes on from the last state: round 0 is not trained again.
+    mended = place.run("--rounds", "1", "--set", "select.min_accepted=1", "--set", "decide.max_rounds=1",
+                       "--resume-from", run.told["state"])  # fmt: skip
+    assert mended.executed == ["prepare", "carry-r0", *round_tasks(1), *END], mended.said
+    assert mended.verdicts == ["first", "promoted"]
+    assert mended.accuracies[0] == run.accuracies[0]
+    assert mended.errors == []
+    assert len(list((place.store / "steps" / "train").glob("*.json"))) == 2
+    assert_published(place, mended, champion_round=1)
+
+
+def test_a_killed_run_is_finished_by_the_same_command_with_the_same_receipts(
+    whole: tuple[Place, Run], make_place: MakePlace
+) -> None:
+    other, uninterrupted = whole
+    place = make_place()
+    kill_in(place, "train-r1")
+    assert len(list((place.store / "steps" / "train").glob("*.json"))) == 1, "round 1 was trained before the kill"
+    shown = place.cli("status", "--json")
+    assert '"status": "unfinished"' in shown.stdout, shown.stderr
+
+    run = place.run("--rounds", "2")
+    assert run.executed == [*ROUND_0, *round_tasks(1), *round_tasks(2), *END], run.said
+    reused = {name for name, status in run.task_status.items() if status == "reused"}
+    assert reused == {*ROUND_0, "generate-r1-s0", "generate-r1-s1", "select-r1"}
+    assert run.errors == []
+    assert state_object(run, place.receipts()) == state_object(uninterrupted, other.receipts())
+    made = place.receipts()
+    assert made == {ref: data for ref, data in other.receipts().items() if ref in made}
+
+
+def kill_in(place: Place, task: str) -> None:
+    """Start a run and kill all its processes, with SIGKILL, while a task works."""
+    process = subprocess.Popen(
+        place.command("run", "--rounds", "2"), cwd=place.folder, env=place.environment,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 200
+    while not list(place.store.glob(f"attempts/*/{task}/*.json")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.2)
+    for one in (process.pid, *descendants(process.pid)):
+        os.kill(one, signal.SIGKILL)
+    process.wait()
+
+
+def descendants(pid: int) -> list[int]:
+    """Ids of all processes that a process started, and of those that they started."""
+    parents = {}
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = entry.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it has just ended
+        parents[int(entry.parent.name)] = int(fields[1])
+    found = [pid]
+    for one in found:
+        found += [child for child, parent in parents.items() if parent == one]
+    return found[1:]
+
+
+def assert_published(place: Place, run: Run, champion_round: int) -> None:
+    """The champion lies under a prefix that names its round, as a server of models wants it."""
+    assert run.told["published"]
+    assert run.told["champion_round"] == champion_round
+    assert re.fullmatch(rf"models/last-digit/r{champion_round}-[0-9a-f]{{12}}/", run.told["model"])
+    files = {path.name for path in (place.store / run.told["model"]).iterdir()}
+    assert {"model.safetensors", "config.json", "tokenizer.json", "README.md", "metrics.json"} <= files
