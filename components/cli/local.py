@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import re
+import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -87,6 +90,20 @@ def _task_python(folder: Path) -> Iterator[None]:
             sys.executable = real
 
 
+def _end_with_parent() -> None:
+    """If the command that started this process group is killed, end the group: nobody would follow or stop it."""
+    parent = os.getppid()
+    if os.getpgid(0) != os.getpid():
+        return
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.killpg(0, signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Exit status 0 if every task succeeded, 1 if one failed; which and why is in the attempt records."""
     parser = argparse.ArgumentParser(prog="python -m components.cli.local", description=__doc__)
@@ -97,6 +114,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, required=True, help="where kfp.local keeps its pointer artifacts")
     parser.add_argument("--tasks-file", type=Path, required=True, help="gets one JSON line per started or ended task")
     given = parser.parse_args(arguments)
+    _end_with_parent()
     recipe = Recipe.model_validate_json(given.recipe.read_bytes())
     with given.tasks_file.open("a", encoding="utf-8") as events:
         try:

@@ -70,11 +70,13 @@ def run_campaign(recipe: str, folder: Path, overrides: list[str], rounds: int) -
 
 
 def control(finished: Finished) -> Receipt:
-    """The evaluation of a model that got the same optimizer steps after round 0, on the labelled rows alone."""
+    """The evaluation of a model that got, after round 0, as many optimizer steps as led to the champion, on the
+    labelled rows alone. Steps of rounds that were refused are in neither."""
     context, last = finished.context, finished.state
     first = read_receipt(context, last.history[0].receipts["evaluate"])
     campaign = _campaign_after_round_zero(finished)
-    rounds = last.history[1:]
+    rounds = [record for record in last.history[1:] if record.verdict == "promoted"]
+    assert rounds, "no round was promoted: there is nothing to compare"
     plan = rounds[0].plan.model_copy(
         update={"steps": sum(_steps(context, record.receipts["train"]) for record in rounds)}
     )

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 
-from components.common.receipts import fetch, fetch_folder, read_receipt
+from components.common.receipts import Receipt, fetch, fetch_folder, read_receipt
 from components.common.records import TrainingRow, read_rows
 from components.modeling.answers import load_for_answers
 from components.modeling.likelihood import CompletionLoss, EncodedRow, mean_loss
-from tests.benchmarks.campaigns import Finished, compare, control, results, run_campaign
+from tests.benchmarks.campaigns import Finished, compare, control, run_campaign
 from tests.benchmarks.figures import record
 
 RECIPE = "recipes/smollm2.yaml"
@@ -39,10 +39,7 @@ def measure(finished: Finished) -> dict[str, tuple[float, str, str]]:
     other = control(finished)
     gain, p_value = compare(context, first, best)
     over_control, _ = compare(context, other, best)
-    for tag in sorted(key for key in first.summary["test_slices"] if key.startswith("task=")):
-        shares = [receipt.summary["test_slices"][tag]["accuracy"] for receipt in (first, best, other)]
-        print(f"{tag}: round 0 {shares[0]:.3f}, best {shares[1]:.3f}, control {shares[2]:.3f}")
-    print(f"test prompts: {len(results(context, first, 'test'))}")
+    print(markdown(finished, other))
     return {
         "smollm2.gain_points": (gain, "points", "≥ 15"),
         "smollm2.gain_over_control_points": (over_control, "points", "≥ 5"),
@@ -56,6 +53,27 @@ def measure(finished: Finished) -> dict[str, tuple[float, str, str]]:
         ),
         "smollm2.minutes": (finished.view.totals.wall_seconds / 60, "min", "≤ 45"),
     }  # fmt: skip
+
+
+def markdown(finished: Finished, other: Receipt) -> str:
+    """The README's table: greedy pass@1 per task on test, pass@8 and perplexity, of every round and of the control."""
+    names = {
+        f"round {record.round} ({record.verdict})": finished.evaluation(record.round)
+        for record in finished.state.history
+    }
+    columns = {**names, "control": other}
+    tasks = sorted(key for key in other.summary["test_slices"] if key.startswith("task="))
+    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for task in tasks:
+        shares = [f"{one.summary['test_slices'][task]['accuracy']:.3f}" for one in columns.values()]
+        lines.append(f"| {task.rpartition('/')[2]} | " + " | ".join(shares) + " |")
+    for name, key in (
+        ("mean pass@1", "test_accuracy"),
+        ("pass@8", "pass_at_k"),
+        ("perplexity, human text", "perplexity"),
+    ):
+        lines.append(f"| {name} | " + " | ".join(f"{one.summary[key]:.3f}" for one in columns.values()) + " |")
+    return "\n".join(lines)
 
 
 def base_perplexity(finished: Finished) -> float:

@@ -186,3 +186,22 @@ def assert_published(place: Place, run: Run, champion_round: int) -> None:
     assert re.fullmatch(rf"models/last-digit/r{champion_round}-[0-9a-f]{{12}}/", run.told["model"])
     files = {path.name for path in (place.store / run.told["model"]).iterdir()}
     assert {"model.safetensors", "config.json", "tokenizer.json", "README.md", "metrics.json"} <= files
+
+
+def test_a_killed_command_leaves_no_process_behind(make_place: MakePlace) -> None:
+    place = make_place()
+    process = subprocess.Popen(
+        place.command("run", "--rounds", "2"), cwd=place.folder, env=place.environment,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 200
+    while not list(place.store.glob("attempts/*/train-r0/*.json")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    started = descendants(process.pid)
+    assert started
+    process.kill()
+    process.wait()
+    while any(Path(f"/proc/{pid}").exists() for pid in started):
+        assert time.monotonic() < deadline, "tasks go on although nobody follows them"
+        time.sleep(0.2)

@@ -44,7 +44,7 @@ def test_a_real_language_model_goes_through_a_whole_round_and_is_published_ready
     assert 5 < measured["perplexity"] < 100
     assert measured["pass_at_k"] is not None
     assert set(measured["slices"]) == {
-        f"task=reasoning_gym/{name}" for name in ("chain_sum", "decimal_chain_sum", "gcd", "family_relationships")
+        f"task={name}" for name in ("chain_sum", "decimal_chain_sum", "gcd", "family_relationships")
     }
 
     published = next(task.last.receipt for task in view.tasks if task.last.step == "publish")
