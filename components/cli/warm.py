@@ -18,7 +18,6 @@ import signal
 import socket
 import subprocess
 import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -156,11 +155,7 @@ def main() -> None:
     if request is None:
         return
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    try:
-        carry_out(request)
-    except Exception:  # noqa: BLE001 — the boundary of a process: print it and exit 1, as Python itself would
-        traceback.print_exc()
-        raise SystemExit(1) from None
+    carry_out(request)
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ def _loop(
         if not math.isfinite(loss):
             raise RatchetError(f"{job.task}: loss is {loss} at step {step + 1}; lower train learning_rate or use fp32")
         if heldout and ((step + 1) % section.evaluate_every == 0 or step + 1 == len(batches)):
-            entry["heldout_loss"] = _look(engine, heldout, pad_id, step + 1, track, section.micro_batch_size)
+            entry["heldout_loss"] = _look(job, engine, heldout, pad_id, step + 1, track)
         track.log.append(entry)
         if rank == 0:
             progress.update(step + 1, len(batches), track.tokens / (time.monotonic() - begun), f"loss {loss:.4f}")
@@ -132,7 +132,7 @@ def _step(engine: Any, rows: list[EncodedRow], targets: int, pad_id: int, job: J
         inputs, labels = collate(piece, pad_id)
         positions += inputs.numel()
         engine.set_gradient_accumulation_boundary(number + 1 == len(pieces))
-        with torch.autocast(device.type, torch.bfloat16, enabled=job.section.precision == "autocast"):
+        with _autocast(job, device):
             loss = engine(inputs.to(device), labels.to(device))
         engine.backward(loss * (world * len(pieces) / targets))
         total += loss.detach().float()
@@ -142,14 +142,20 @@ def _step(engine: Any, rows: list[EncodedRow], targets: int, pad_id: int, job: J
     return float(total) / targets, positions
 
 
-def _look(engine: Any, heldout: list[EncodedRow], pad_id: int, step: int, track: Track, batch_size: int) -> float:
+def _look(job: Job, engine: Any, heldout: list[EncodedRow], pad_id: int, step: int, track: Track) -> float:
     engine.module.eval()
-    value = mean_loss(engine.module, heldout, pad_id, batch_size)
+    with _autocast(job, engine.device):
+        value = mean_loss(engine.module, heldout, pad_id, job.section.micro_batch_size)
     engine.module.train()
     if not track.heldout or value < min(loss for _, loss in track.heldout):
         track.best, track.best_step = best_weights(engine), step
     track.heldout.append((step, value))
     return value
+
+
+def _autocast(job: Job, device: torch.device) -> Any:
+    """bf16 matrix products where the recipe asks for them, in training and in held-out looks alike."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=job.section.precision == "autocast")
 
 
 def _patience_ended(track: Track, patience: int) -> bool:
