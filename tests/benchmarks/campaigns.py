@@ -87,7 +87,8 @@ def control(finished: Finished) -> Receipt:
         return {"control": True}
 
     receipt = commit_once(
-        context, Task(run_id=state.run_id, name="control", round=0), "decide", config={"control": plan.model_dump(mode="json")},
+        context, Task(run_id=state.run_id, name="control", round=0), "decide",
+        config={"control": plan.model_dump(mode="json")},
         inputs={"state": campaign.state_receipt, "evaluation": first}, seed=campaign.recipe.seed, work=write_state,
     )  # fmt: skip
     uri = receipt_uri(context, receipt)
