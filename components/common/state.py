@@ -15,7 +15,7 @@ from components.common.errors import Corrupt
 from components.common.receipts import Receipt, Task, fetch, read_receipt, ref_of_uri
 from components.common.recipe import Recipe
 
-StopReason = Literal["target", "patience", "max_rounds", "budget", "collapse", "ladder_done"]
+StopReason = Literal["target", "patience", "max_rounds", "budget"]
 Verdict = Literal["first", "promoted", "kept"]
 """first: round 0, the first champion; promoted: the candidate was proved better; kept: the champion stays."""
 

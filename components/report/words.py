@@ -11,8 +11,6 @@ STOPS = {
     "patience": "no round was proved better any more",
     "max_rounds": "all rounds were used",
     "budget": "the budget was spent",
-    "collapse": "a collapse alarm went off",
-    "ladder_done": "the ladder's last length was mastered",
 }
 
 _INVISIBLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
