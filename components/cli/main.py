@@ -151,13 +151,13 @@ def show(
     from components.cli.show import find_receipt, print_receipt
     from components.common.layout import split_receipt_uri
     from components.common.receipts import fetch
-    from components.common.state import State
+    from components.common.state import STATE_STEPS, State
 
     root = split_receipt_uri(target)[0] if "://" in target else store
     context = open_context(root)
     receipt = find_receipt(context, target)
     state = None
-    if receipt.step in ("prepare", "decide"):
+    if receipt.step in STATE_STEPS:
         state = State.model_validate_json(fetch(context, receipt, "state.json").read_bytes())
     if as_json:
         shown = {**receipt.model_dump(mode="json"), "digest": receipt.digest}

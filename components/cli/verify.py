@@ -14,7 +14,7 @@ from components.common import layout
 from components.common.context import Context
 from components.common.errors import Corrupt, Missing, UserError
 from components.common.receipts import ObjectRef, Receipt, fetch, read_receipt, step_key
-from components.common.state import State
+from components.common.state import STATE_STEPS, State
 from components.report.runs import load_run, named_receipts
 
 
@@ -41,7 +41,7 @@ def receipts_of_state(context: Context, ref: str) -> list[str]:
     """A receipt and, if it holds a state, all that the state names (not the decisions on the way)."""
     try:
         receipt = read_receipt(context, ref)
-        if receipt.step not in ("prepare", "decide"):
+        if receipt.step not in STATE_STEPS:
             return [ref]
         state = State.model_validate_json(fetch(context, receipt, "state.json").read_bytes())
     except (Corrupt, ValidationError):
@@ -80,7 +80,7 @@ def check(context: Context, refs: Iterable[str], *, whole_run: bool) -> Findings
 def _broken_inputs(receipts: list[Receipt]) -> Iterator[str]:
     """Inputs that no receipt is: an input was changed after others were built on it. A run that goes on from another
     run's state is left out: that run has the rest."""
-    if any(receipt.inputs for receipt in receipts if receipt.step == "prepare"):
+    if any(receipt.step == "start" and "resume" in receipt.inputs for receipt in receipts):
         return
     digests = {receipt.digest for receipt in receipts}
     for receipt in receipts:

@@ -130,20 +130,31 @@ def commit_once(
     written if absent. If another process was first, its receipt wins. Raises what `work` raises, after
     recording it as an attempt; Corrupt if the store holds something else under this key.
     """
+    with attempting(context, task, step) as attempt:
+        return commit(context, attempt, step, config=config, inputs=inputs, seed=seed, work=work)
+
+
+def commit(
+    context: Context,
+    attempt: Attempt,
+    step: str,
+    *,
+    config: dict[str, Any],
+    inputs: dict[str, Receipt],
+    seed: int,
+    work: Work,
+) -> Receipt:
+    """`commit_once` inside an attempt that is under way; an attempt may commit several receipts, the last counts."""
     code = code_digest(step)
     digests = {name: receipt.digest for name, receipt in sorted(inputs.items())}
     key = step_key(step, code, config, digests, seed)
-    with attempting(context, task, step) as attempt:
-        receipt = find_receipt(context, step, key)
-        attempt.reused = receipt is not None
-        if attempt.reused:
-            context.progress.note("reused")
-        if receipt is None:
-            receipt = _do(context, attempt, work, lambda objects, summary: Receipt(
-                step=step, key=key, code=code, seed=seed, inputs=digests, config=config, objects=objects,
-                summary=summary,
-            ))  # fmt: skip
-        attempt.receipt = receipt.ref
+    receipt = find_receipt(context, step, key)
+    attempt.reused = receipt is not None
+    if receipt is None:
+        receipt = _do(context, attempt, work, lambda objects, summary: Receipt(
+            step=step, key=key, code=code, seed=seed, inputs=digests, config=config, objects=objects, summary=summary,
+        ))  # fmt: skip
+    attempt.receipt = receipt.ref
     return receipt
 
 
@@ -162,6 +173,9 @@ def attempting(context: Context, task: Task, step: str) -> Iterator[Attempt]:
         attempt.error = str(error) or type(error).__name__
         attempt.error_kind = type(error).__name__
         raise
+    else:
+        if attempt.reused:
+            context.progress.note("reused")
     finally:
         attempt.seconds = round(context.clock() - attempt.started, 3)
         usage = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
@@ -182,7 +196,7 @@ def _do(
     try:
         begun = context.clock()
         summary = work(folder)
-        attempt.work_seconds = round(context.clock() - begun, 3)
+        attempt.work_seconds += round(context.clock() - begun, 3)
         objects = {}
         for path in sorted(item for item in folder.rglob("*") if item.is_file()):
             name = layout.relative_path(path.relative_to(folder).as_posix())
@@ -281,7 +295,7 @@ def code_digest(step: str) -> str:
     """Digest of the Python sources that a step's result may depend on: its folder, `common` and `modeling`."""
     root = Path(__file__).resolve().parents[1]
     state = hashlib.sha256()
-    for folder in ("common", "modeling", step):
+    for folder in ("common", "modeling", "prepare" if step == "start" else step):
         for path in sorted((root / folder).rglob("*.py")):
             state.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return state.hexdigest()[:16]

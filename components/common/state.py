@@ -1,7 +1,9 @@
 """What one round hands to the next, and the plan a round is carried out by.
 
-A state is the file `state.json` of a `prepare` or `decide` receipt; its URI is the one string that passes from round
-to round (and that `resume_from` takes).
+A state is the file `state.json` of a `start` or `decide` receipt; its URI is the one string that passes from round to
+round (and that `resume_from` takes). `prepare` commits two receipts: `prepare`, made from model, data and seed alone,
+and `start`, the whole recipe and the first state. What a step depends on of the recipe is in its own config, so a
+changed recipe repeats only what it touches.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from components.common.errors import Corrupt
 from components.common.receipts import Receipt, Task, fetch, read_receipt, ref_of_uri
 from components.common.recipe import Recipe
 
+STATE_STEPS = ("start", "decide")
+"""Kinds of receipts that hold a state."""
 StopReason = Literal["target", "patience", "max_rounds", "budget"]
 Verdict = Literal["first", "promoted", "kept"]
 """first: round 0, the first champion; promoted: the candidate was proved better; kept: the champion stays."""
@@ -99,7 +103,9 @@ class State(Frozen):
     schema_version: int = 1
     run_id: str
     prepared: str
-    """Ref (`step/key`) of the prepare receipt: recipe, base checkpoint, splits. Empty in prepare's own state."""
+    """Ref (`step/key`) of the prepare receipt: base checkpoint and splits."""
+    start: str = ""
+    """Ref of the start receipt, which holds the recipe; empty in its own state."""
     round: int = -1
     """Last finished round; -1 before round 0."""
     go: bool = True
@@ -124,6 +130,7 @@ class Campaign(Frozen):
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
     state: State
     state_receipt: Receipt
+    start: Receipt
     prepared: Receipt
     recipe: Recipe
 
@@ -155,11 +162,12 @@ def base_name(prepared: Receipt, peer: int) -> str:
 
 
 def load_campaign(context: Context, uri: str) -> Campaign:
-    """Load the state behind a URI, its prepare receipt and the resolved recipe. Raises Missing or Corrupt."""
+    """Load the state behind a URI, its data, base model and resolved recipe. Raises Missing or Corrupt."""
     receipt = read_receipt(context, ref_of_uri(context, uri))
-    if receipt.step not in ("prepare", "decide"):
-        raise Corrupt(f"{uri} is a {receipt.step} receipt; a state is the receipt of prepare or decide")
+    if receipt.step not in STATE_STEPS:
+        raise Corrupt(f"{uri} is a {receipt.step} receipt; a state is a receipt of {' or '.join(STATE_STEPS)}")
     state = State.model_validate_json(fetch(context, receipt, "state.json").read_bytes())
-    prepared = receipt if receipt.step == "prepare" else read_receipt(context, state.prepared)
-    recipe = Recipe.model_validate_json(fetch(context, prepared, "recipe.json").read_bytes())
-    return Campaign(state=state, state_receipt=receipt, prepared=prepared, recipe=recipe)
+    start = read_receipt(context, state.start) if state.start else receipt
+    prepared = read_receipt(context, state.prepared)
+    recipe = Recipe.model_validate_json(fetch(context, start, "recipe.json").read_bytes())
+    return Campaign(state=state, state_receipt=receipt, start=start, prepared=prepared, recipe=recipe)

@@ -9,7 +9,7 @@ def main() -> None:
     given = parser(
         "decide", __doc__,
         state="receipt of prepare or decide that the round began from",
-        mix="receipt of select, or of prepare in round 0",
+        mix="receipt of select; in round 0 that of prepare",
         candidate="receipt of train",
         results="receipt of evaluate",
     ).parse_args()  # fmt: skip

@@ -59,9 +59,9 @@ class Measured:
 
 
 def inputs_from(context: Context, state: str, mix: Receipt, candidate: Receipt, results: Receipt) -> DecideInputs:
-    """The inputs of decide from the three artifacts of a round: what was trained on (the receipt of prepare in round
-    0, else of select, which names its shards), the trained model and its results."""
-    if mix.step == "prepare":
+    """The inputs of decide from the three artifacts of a round: what was trained on (the receipt of the start in
+    round 0, else of select, which names its shards), the trained model and its results."""
+    if mix.step == "start":
         return DecideInputs(state, candidate, results, None, ())
     shards = tuple(read_receipt(context, ref) for ref in mix.config.get("samples", ()))
     return DecideInputs(state, candidate, results, mix, shards)
@@ -203,7 +203,7 @@ def _finished_share(inputs: DecideInputs) -> float:
 def _next_state(campaign: Campaign, inputs: DecideInputs, record: RoundRecord, plan: Plan) -> State:
     before = campaign.state
     changes: dict[str, Any] = {
-        "prepared": campaign.prepared.ref, "round": record.round, "plan": plan, "history": (*before.history, record),
+        "start": campaign.start.ref, "round": record.round, "plan": plan, "history": (*before.history, record),
         "rounds_without_gain": before.rounds_without_gain + 1,
     }  # fmt: skip
     if inputs.select is not None:

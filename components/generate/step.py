@@ -54,7 +54,7 @@ def run(inputs: GenerateInputs, context: Context) -> Receipt:
         campaign.task("generate", f"-s{inputs.shard}"),
         "generate",
         config=campaign.config(
-            section=section,
+            section=section.model_dump(mode="json", exclude={"temperature", "samples_per_prompt"}),  # in the plan
             num_peers=campaign.recipe.train.num_peers,
             shard=inputs.shard,
             round=campaign.next_round,

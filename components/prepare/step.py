@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,8 +12,8 @@ from typing import Any
 
 from components.common import layout
 from components.common.context import Context
-from components.common.errors import RatchetError, UserError
-from components.common.receipts import Receipt, Task, attempting, commit_once, fetch, ref_of_uri
+from components.common.errors import UserError
+from components.common.receipts import Attempt, Receipt, Task, attempting, commit, ref_of_uri
 from components.common.recipe import DataSource, Recipe, parse_recipe, set_key
 from components.common.records import Dropped, canonical_json, derived_seed, write_rows
 from components.common.state import Campaign, Plan, State, base_plan, load_campaign
@@ -37,7 +36,7 @@ class PrepareInputs:
     overrides: dict[str, Any]
     """Dotted key → value, set in the recipe before it is checked: the knobs of the UI."""
     resume_from: str
-    """URI of the receipt of `decide` (or `prepare`) whose campaign this run continues; empty: a new campaign."""
+    """URI of the receipt of `decide` (or the start) whose campaign this run continues; empty: a new campaign."""
     job_id: str
     """The pipeline job that carries this run out; empty outside a cluster."""
 
@@ -45,9 +44,10 @@ class PrepareInputs:
 def run(inputs: PrepareInputs, context: Context) -> Receipt:
     """Prepare a campaign, or the continuation of one.
 
-    Files: recipe.json, state.json, base/…, splits/*.jsonl, rejected.jsonl. Summary: counts per split, rejected rows
-    per reason, parameters and digest of the base model, `fresh` (False when resumed). Raises UserError for a recipe,
-    file, model or state that cannot be used.
+    Returns the `start` receipt. Files: recipe.json, state.json. Summary: counts per split, rejected rows per reason,
+    parameters and digest of the base model, `fresh` (False when resumed). The `prepare` receipt that its state names
+    has base/…, splits/*.jsonl and rejected.jsonl. Raises UserError for a recipe, file, model or state that cannot be
+    used.
     """
     recipe = resolve_recipe(inputs)
     campaign = _resumed(context, inputs.resume_from, recipe) if inputs.resume_from else None
@@ -55,43 +55,53 @@ def run(inputs: PrepareInputs, context: Context) -> Receipt:
     if inputs.job_id:
         context.store.put_bytes(layout.job_key(inputs.job_id), canonical_json({"run_id": recipe.run_id}))
     context.store.put_bytes(layout.run_key(recipe.run_id, "recipe.json"), canonical_json(document))
-    task = Task(run_id=recipe.run_id, name="prepare", round=0)
-    if campaign is not None:
-        return commit_once(
+    with attempting(context, Task(run_id=recipe.run_id, name="prepare", round=0), "prepare") as attempt:
+        prepared = campaign.prepared if campaign else _data_and_base(context, attempt, recipe)
+        state = _continued(campaign, recipe) if campaign else _first_state(recipe, prepared)
+
+        def work(folder: Path) -> dict[str, Any]:
+            (folder / "recipe.json").write_bytes(canonical_json(document))
+            (folder / "state.json").write_bytes(canonical_json(state.model_dump(mode="json")))
+            return {**prepared.summary, "fresh": state.round < 0}
+
+        return commit(
             context,
-            task,
-            "prepare",
+            attempt,
+            "start",
             config={"recipe": document},
-            inputs={"resume": campaign.state_receipt},
+            inputs={"prepare": prepared, **({"resume": campaign.state_receipt} if campaign else {})},
             seed=recipe.seed,
-            work=lambda folder: _carry_over(context, campaign, recipe, folder),
+            work=work,
         )
+
+
+def _data_and_base(context: Context, attempt: Attempt, recipe: Recipe) -> Receipt:
+    """The prepare receipt. It depends on the parts of the recipe named here and on nothing else of it."""
     context.scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="sources-", dir=context.scratch) as downloads:
-        return _new_campaign(context, recipe, task, Path(downloads))
-
-
-def _new_campaign(context: Context, recipe: Recipe, task: Task, downloads: Path) -> Receipt:
-    try:
+    with tempfile.TemporaryDirectory(prefix="sources-", dir=context.scratch) as folder:
+        downloads = Path(folder)
         files = [local_path(source.uri, context.environment, downloads) for source in recipe.data.human]
-        # The recipe names files; their bytes decide. An edited file is new work.
-        config = {
-            "recipe": recipe.model_dump(mode="json"),
-            "sources": [_sha256(path) for path in files],
-            "model": _model_digest(recipe, context),
-        }
-    except RatchetError:
-        with attempting(context, task, "prepare"):
-            raise
-    return commit_once(
-        context,
-        task,
-        "prepare",
-        config=config,
-        inputs={},
-        seed=recipe.seed,
-        work=lambda folder: _prepare(context, recipe, files, folder, downloads),
-    )
+        return commit(
+            context,
+            attempt,
+            "prepare",
+            config={
+                "model": recipe.model.model_dump(mode="json", exclude={"system_prompt"}),
+                "data": recipe.data.model_dump(mode="json"),
+                "bases": _num_bases(recipe),
+                # The recipe names files; their bytes decide. An edited file is new work.
+                "sources": [_sha256(path) for path in files],
+                "model_digest": _model_digest(recipe, context),
+            },
+            inputs={},
+            seed=recipe.seed,
+            work=lambda folder: _prepare(context, recipe, files, folder, downloads),
+        )
+
+
+def _num_bases(recipe: Recipe) -> int:
+    """Peers of a scratch model have initial weights of their own; other peers share the base."""
+    return recipe.train.num_peers if recipe.model.source == "scratch" else 1
 
 
 def resolve_recipe(inputs: PrepareInputs) -> Recipe:
@@ -134,17 +144,14 @@ def _prepare(context: Context, recipe: Recipe, files: list[Path], folder: Path, 
     from components.modeling.base import materialise_base
 
     base = materialise_base(recipe.model, recipe.seed, folder / "base", context.environment, downloads)
-    if recipe.model.source == "scratch":
-        for peer in range(1, recipe.train.num_peers):
-            seed = derived_seed(recipe.seed, "base", peer) % 2**31
-            materialise_base(recipe.model, seed, folder / f"base-{peer}", context.environment, downloads)
-    _write_recipe_and_state(folder, recipe, State(run_id=recipe.run_id, prepared="", plan=first_plan(recipe)))
+    for peer in range(1, _num_bases(recipe)):
+        seed = derived_seed(recipe.seed, "base", peer) % 2**31
+        materialise_base(recipe.model, seed, folder / f"base-{peer}", context.environment, downloads)
     return {
         "counts": splits.counts,
         "rejected": splits.rejected_counts,
         "parameters": base["parameters"],
         "base_digest": base["digest"],
-        "fresh": True,
     }
 
 
@@ -198,21 +205,18 @@ def _difference(before: Any, now: Any, place: str = "") -> str:
     return f"{place + ' ' if place else ''}was {before!r:.80}, is {now!r:.80}"
 
 
-def _carry_over(context: Context, campaign: Campaign, recipe: Recipe, folder: Path) -> dict[str, Any]:
-    """The same base and splits (content addressing stores nothing twice) and the old state, ready to go on."""
-    for name in campaign.prepared.objects:
-        if name not in ("recipe.json", "state.json"):
-            place = folder / name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            os.link(fetch(context, campaign.prepared, name), place)
-    state = campaign.state.model_copy(
+def _first_state(recipe: Recipe, prepared: Receipt) -> State:
+    return State(run_id=recipe.run_id, prepared=prepared.ref, plan=first_plan(recipe))
+
+
+def _continued(campaign: Campaign, recipe: Recipe) -> State:
+    """The old state, ready to go on."""
+    return campaign.state.model_copy(
         update={
-            "run_id": recipe.run_id, "prepared": "", "go": True, "stop": None, "rounds_without_gain": 0,
+            "run_id": recipe.run_id, "start": "", "go": True, "stop": None, "rounds_without_gain": 0,
             "plan": _resumed_plan(campaign, recipe),
         }
     )  # fmt: skip
-    _write_recipe_and_state(folder, recipe, state)
-    return {**campaign.prepared.summary, "fresh": campaign.state.round < 0}
 
 
 def _resumed_plan(campaign: Campaign, recipe: Recipe) -> Plan:
@@ -222,11 +226,6 @@ def _resumed_plan(campaign: Campaign, recipe: Recipe) -> Plan:
     before, after = base_plan(campaign.recipe), base_plan(recipe)
     changed = {name: value for name, value in after.model_dump().items() if value != getattr(before, name)}
     return campaign.state.plan.model_copy(update=changed)
-
-
-def _write_recipe_and_state(folder: Path, recipe: Recipe, state: State) -> None:
-    (folder / "recipe.json").write_bytes(canonical_json(recipe.model_dump(mode="json")))
-    (folder / "state.json").write_bytes(canonical_json(state.model_dump(mode="json")))
 
 
 def _model_digest(recipe: Recipe, context: Context) -> str:

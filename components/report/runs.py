@@ -142,8 +142,8 @@ def load_run(context: Context, run_id: str, *, examples: int = 0) -> RunView:
     receipts: dict[str, Receipt] = {}
     for ref in dict.fromkeys(named_receipts(tasks, state)):
         _tolerate(problems, lambda ref=ref: receipts.setdefault(ref, read_receipt(context, ref)))  # type: ignore[misc]
-    prepared = receipts.get(state.prepared or state_ref) if state else None
-    recipe = _tolerate(problems, lambda: _recipe(context, prepared)) if prepared else None
+    start = receipts.get(state.start or state_ref) if state else None
+    recipe = _tolerate(problems, lambda: _recipe(context, start)) if start else None
     rounds = tuple(_round(context, record, receipts, examples, problems) for record in (state.history if state else ()))
     return RunView(
         run_id=run_id, store=context.store.root, recipe=recipe, state=state, state_ref=state_ref, tasks=tasks,
@@ -173,7 +173,14 @@ def named_receipts(tasks: tuple[TaskView, ...], state: State | None) -> Iterator
     """References of all receipts that a run's tasks and state name; some come twice."""
     yield from (task.last.receipt for task in tasks if task.last.receipt)
     if state is not None:
-        named = (state.prepared, state.champion, state.champion_evaluation, state.first_evaluation, *state.selections)
+        named = (
+            state.prepared,
+            state.start,
+            state.champion,
+            state.champion_evaluation,
+            state.first_evaluation,
+            *state.selections,
+        )
         yield from (ref for ref in named if ref)
         for record in state.history:
             yield from record.receipts.values()
@@ -249,7 +256,7 @@ def _latest_state(context: Context, tasks: tuple[TaskView, ...], problems: list[
         if best is None:
             best = (state, ref)
             continue
-        same_start = (best[0].prepared or best[1]) == (state.prepared or ref)
+        same_start = (best[0].start or best[1]) == (state.start or ref)
         if same_start and state.round > best[0].round and _begins_with(state.history, best[0].history):
             best = (state, ref)
     return best if best is not None else (None, "")
@@ -263,8 +270,8 @@ def _state(context: Context, ref: str) -> State:
     return State.model_validate_json(fetch(context, read_receipt(context, ref), "state.json").read_bytes())
 
 
-def _recipe(context: Context, prepared: Receipt) -> Recipe:
-    return Recipe.model_validate_json(fetch(context, prepared, "recipe.json").read_bytes())
+def _recipe(context: Context, start: Receipt) -> Recipe:
+    return Recipe.model_validate_json(fetch(context, start, "recipe.json").read_bytes())
 
 
 def _round(

@@ -50,13 +50,12 @@ def run(inputs: SelectInputs, context: Context) -> Receipt:
         campaign.task("select"),
         "select",
         config=campaign.config(
-            section=campaign.recipe.select,
+            section=campaign.recipe.select.model_dump(mode="json", exclude={"human_share"}),  # in the plan
             round=campaign.next_round,
             human_share=human_share,
             samples=[shard.ref for shard in shards],
         ),
         inputs={
-            "state": campaign.state_receipt,
             "prepare": campaign.prepared,
             **{f"generate-{number}": shard for number, shard in enumerate(shards)},
             **{f"select-{number}": receipt for number, receipt in enumerate(earlier)},

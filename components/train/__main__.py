@@ -9,7 +9,7 @@ def main() -> None:
     given = parser(
         "train", __doc__,
         state="receipt of prepare or decide that the round begins from",
-        mix="receipt of select, or of prepare in round 0",
+        mix="receipt of select; in round 0 that of prepare",
     ).parse_args()  # fmt: skip
     carry_out(given.state, lambda context: run(TrainInputs(given.state, receipt_at(context, given.mix)), context))
 

@@ -28,7 +28,7 @@ class TrainInputs:
     state: str
     """URI of the state the round begins from."""
     mix: Receipt
-    """Receipt of select, or of prepare in round 0 (its train split)."""
+    """Receipt of select; in round 0 the start receipt, which stands for the human train split."""
 
 
 class Job(BaseModel):
@@ -61,12 +61,11 @@ def run(inputs: TrainInputs, context: Context) -> Receipt:
     recipe, plan = campaign.recipe, campaign.state.plan
     from_base = campaign.next_round == 0 or recipe.train.init_from == "base"
     init = campaign.prepared if from_base else read_receipt(context, campaign.state.champion)
+    mix = campaign.prepared if inputs.mix.step == "start" else inputs.mix
 
     def work(folder: Path) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(prefix="train-", dir=context.scratch) as scratch:
-            jobs = [
-                _job(context, campaign, inputs.mix, init, peer, Path(scratch)) for peer in range(recipe.train.num_peers)
-            ]
+            jobs = [_job(context, campaign, mix, init, peer, Path(scratch)) for peer in range(recipe.train.num_peers)]
             measured = _carry_out(context, jobs)
             for peer, job in enumerate(jobs):
                 (job.output / "model").rename(folder / checkpoint_name(peer))
@@ -78,14 +77,14 @@ def run(inputs: TrainInputs, context: Context) -> Receipt:
         campaign.task("train"),
         "train",
         config=campaign.config(
-            section=recipe.train,
+            section=recipe.train.model_dump(mode="json", exclude={"first", "rounds", "weight_decay"}),  # in the plan
             round=campaign.next_round,
             learning_rate=plan.learning_rate,
             steps=plan.steps,
             weight_decay=plan.weight_decay,
             system_prompt=recipe.model.system_prompt,
         ),
-        inputs={"mix": inputs.mix, "init": init, "prepare": campaign.prepared},
+        inputs={"mix": mix, "init": init, "prepare": campaign.prepared},
         seed=recipe.seed,
         work=work,
     )

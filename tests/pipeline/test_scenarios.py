@@ -116,13 +116,21 @@ def test_a_failing_step_stops_the_run_but_not_its_report(make_place: MakePlace) 
     assert again.task_status.pop("select-r1") == "failed"
     assert {name for name, status in again.task_status.items() if status != "reused"} == {"select-r1"}
 
-    # With the recipe mended it goes on from the last state: round 0 is not trained again.
+    # With the recipe mended only what depends on the change is done: nothing is trained or sampled again.
+    plain = place.run("--rounds", "1", "--set", "select.min_accepted=1", "--set", "decide.max_rounds=1")
+    assert plain.executed == [*ROUND_0, *round_tasks(1), *END], plain.said
+    reused = {name for name, status in plain.task_status.items() if status == "reused"}
+    assert reused == {"train-r0", "evaluate-r0", "generate-r1-s0", "generate-r1-s1"}
+    assert plain.accuracies[0] == run.accuracies[0]
+
+    # Or it goes on from the last state.
     mended = place.run("--rounds", "1", "--set", "select.min_accepted=1", "--set", "decide.max_rounds=1",
                        "--resume-from", run.told["state"])  # fmt: skip
     assert mended.executed == ["prepare", "carry-r0", *round_tasks(1), *END], mended.said
     assert mended.verdicts == ["first", "promoted"]
     assert mended.accuracies[0] == run.accuracies[0]
     assert mended.errors == []
+    assert mended.accuracies == plain.accuracies
     assert len(list((place.store / "steps" / "train").glob("*.json"))) == 2
     assert_published(place, mended, champion_round=1)
 

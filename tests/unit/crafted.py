@@ -13,7 +13,7 @@ from components.common.context import Context
 from components.common.receipts import Receipt, Task, commit_once, receipt_uri
 from components.common.recipe import Recipe, parse_recipe
 from components.common.records import Prompt, Result, Sample, TrainingRow, canonical_json, prompt_id, write_rows
-from components.common.state import Plan, State
+from components.common.state import Plan, State, load_campaign
 
 PLAN = Plan(
     learning_rate=1e-3, steps=200, weight_decay=0.01, temperature=0.7, samples_per_prompt=4, human_share=0.5, level=0
@@ -62,21 +62,23 @@ def prepare(
     context: Context, recipe: Recipe, *, train: Sequence[TrainingRow] = (), validation: Sequence[Prompt] = (),
     test: Sequence[Prompt] = (), plan: Plan = PLAN,
 ) -> Receipt:  # fmt: skip
-    """A prepare receipt: the beginning of a campaign."""
-    state = State(run_id="crafted-run", prepared="", plan=plan)
-    files: dict[str, Sequence[BaseModel] | bytes] = {
+    """A start receipt: the beginning of a campaign."""
+    splits = {"splits/train.jsonl": train, "splits/validation.jsonl": validation, "splits/test.jsonl": test}
+    state = State(run_id="crafted-run", prepared=store(context, "prepare", splits, {}).ref, plan=plan)
+    files = {
         "recipe.json": canonical_json(recipe.model_dump(mode="json")),
         "state.json": canonical_json(state.model_dump(mode="json")),
-        "splits/train.jsonl": train, "splits/validation.jsonl": validation, "splits/test.jsonl": test,
-    }  # fmt: skip
-    return store(context, "prepare", files, {"fresh": True})
+    }
+    return store(context, "start", files, {"fresh": True})
 
 
-def decided(context: Context, prepared: Receipt, **changes: Any) -> str:
+def decided(context: Context, start: Receipt, **changes: Any) -> str:
     """URI of a state after round 0 (or what `changes` say), as decide would have left it."""
+    prepared = load_campaign(context, receipt_uri(context, start)).prepared
     state = State(
-        run_id="crafted-run", prepared=prepared.ref, round=0, champion="train/champion", champion_round=0, plan=PLAN
-    ).model_copy(update=changes)
+        run_id="crafted-run", prepared=prepared.ref, start=start.ref, round=0, champion="train/champion",
+        champion_round=0, plan=PLAN,
+    ).model_copy(update=changes)  # fmt: skip
     files = {"state.json": canonical_json(state.model_dump(mode="json"))}
     return receipt_uri(context, store(context, "decide", files, {"round": state.round}))
 

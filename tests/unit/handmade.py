@@ -13,7 +13,7 @@ from typing import Any
 
 from components.common.context import Context
 from components.common.errors import RatchetError
-from components.common.receipts import Receipt, Task, commit_once, fetch
+from components.common.receipts import Receipt, Task, attempting, commit, commit_once, fetch
 from components.common.recipe import Recipe, parse_recipe
 from components.common.records import Dropped, TrainingRow, write_rows
 from components.common.state import Cause, Plan, RoundRecord, State
@@ -49,24 +49,38 @@ class Campaign:
         *, seconds: float = 4.0, costs: dict[str, float] | None = None,
     ) -> Receipt:  # fmt: skip
         """Commit one step that takes `seconds`."""
+        context = self._clocked(seconds, costs)
+        task = Task(run_id=self.run_id, name=name, round=number)
+        return commit_once(context, task, step, config={"task": name}, inputs=inputs, seed=0, work=work)
+
+    def _clocked(self, seconds: float, costs: dict[str, float] | None = None) -> Context:
         times = itertools.chain([self.now + 0.5, self.now + seconds - 0.5], itertools.repeat(self.now + seconds))
         context = dataclasses.replace(
             self.context, clock=lambda: next(times), started=self.now, costs=dict(costs or {})
         )
         self.now += seconds
-        task = Task(run_id=self.run_id, name=name, round=number)
-        return commit_once(context, task, step, config={"task": name}, inputs=inputs, seed=0, work=work)
+        return context
 
     def prepare(self) -> Receipt:
         """The first receipt."""
 
-        def work(folder: Path) -> dict[str, Any]:
+        def data(folder: Path) -> dict[str, Any]:
+            (folder / "rejected.jsonl").touch()
+            return {"counts": {"train": 40}}
+
+        def start(folder: Path) -> dict[str, Any]:
             (folder / "recipe.json").write_text(self.recipe.model_dump_json())
             (folder / "state.json").write_text(self.state.model_dump_json())
-            return {"counts": {"train": 40}, "fresh": True}
+            return {**self.prepared.summary, "fresh": True}
 
-        self.last = self.prepared = self.step("prepare", "prepare", 0, {}, work, seconds=2.0)
-        return self.prepared
+        context, task = self._clocked(2.0), Task(run_id=self.run_id, name="prepare", round=0)
+        with attempting(context, task, "prepare") as attempt:
+            self.prepared = commit(context, attempt, "prepare", config={}, inputs={}, seed=0, work=data)
+            self.state = self.state.model_copy(update={"prepared": self.prepared.ref})
+            inputs = {"prepare": self.prepared}
+            self.last = commit(context, attempt, "start", config={}, inputs=inputs, seed=0, work=start)
+        self.state = self.state.model_copy(update={"start": self.last.ref})
+        return self.last
 
     def round(self, number: int, accuracy: float, verdict: Any, *, stop: Any = None, text: str = "21 = 12") -> Receipt:
         """A whole round; round 0 has no samples of its own."""
@@ -151,7 +165,7 @@ class Campaign:
         )  # fmt: skip
         won = verdict != "kept"
         self.state = self.state.model_copy(update={
-            "prepared": self.prepared.ref, "round": number, "stop": stop, "go": stop is None,
+            "round": number, "stop": stop, "go": stop is None,
             "champion": receipts["train"].ref if won else self.state.champion,
             "champion_round": number if won else self.state.champion_round,
             "champion_evaluation": receipts["evaluate"].ref if won else self.state.champion_evaluation,

@@ -47,8 +47,8 @@ class Campaign:
     receipts: list[Receipt] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.prepared = prepare(self.context, self.recipe, plan=self.plan)
-        self.uri = receipt_uri(self.context, self.prepared)
+        self.start = prepare(self.context, self.recipe, plan=self.plan)
+        self.uri = receipt_uri(self.context, self.start)
 
     @property
     def state(self) -> State:
@@ -99,7 +99,7 @@ def test_the_first_model_becomes_champion_without_a_gate(campaign: Campaign) -> 
     assert receipt.summary["p_value"] is None
     assert state.champion == receipt.summary["champion"] == state.history[0].receipts["train"]
     assert state.champion_evaluation == state.first_evaluation == state.history[0].receipts["evaluate"]
-    assert state.prepared == campaign.prepared.ref
+    assert state.start == campaign.start.ref
     assert (state.round, state.champion_round, state.selections) == (0, 0, ())
     assert state.plan == PLAN.model_copy(update={"steps": 200, "learning_rate": 1e-3})
     assert "# Round 0: first" in campaign.card
@@ -354,7 +354,7 @@ def test_missing_results_are_corrupt_not_a_verdict(campaign: Campaign) -> None:
 
 def test_the_three_artifacts_of_a_round_name_all_that_decide_needs(campaign: Campaign) -> None:
     first = campaign.inputs(simple(40))
-    assert inputs_from(campaign.context, first.state, campaign.prepared, first.train, first.evaluate) == first
+    assert inputs_from(campaign.context, first.state, campaign.start, first.train, first.evaluate) == first
     campaign.round(simple(40))
     second = campaign.inputs(simple(60))
     assert second.select is not None

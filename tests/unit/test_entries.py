@@ -60,7 +60,7 @@ def test_a_round_can_be_carried_out_by_hand(context: Context, tmp_path: Path) ->
     assert fresh == "fresh=true"
     assert receipt(state).seed == 3
     [candidate] = done("train", "--state", state, "--mix", state)
-    assert receipt(candidate).inputs["mix"] == receipt(state).digest
+    assert receipt(candidate).inputs["mix"] == receipt(state).inputs["prepare"]
     assert receipt(candidate).summary["steps"] <= 4
     [results] = done("evaluate", "--state", state, "--candidate", candidate)
     assert receipt(results).inputs["candidate"] == receipt(candidate).digest

@@ -36,6 +36,11 @@ def prepare(context: Context, recipe: dict[str, Any] = RECIPE, **inputs: Any) ->
     return run(PrepareInputs(**{"recipe": recipe, "overrides": {}, "resume_from": "", "job_id": "", **inputs}), context)
 
 
+def data_of(context: Context, start: Receipt) -> Receipt:
+    """The receipt of data and base model behind a start receipt."""
+    return load_campaign(context, receipt_uri(context, start)).prepared
+
+
 def changed(**sections: Any) -> dict[str, Any]:
     return {**copy.deepcopy(RECIPE), **sections}
 
@@ -55,14 +60,16 @@ def test_a_new_campaign_has_recipe_state_base_and_splits(context: Context) -> No
         ("validation", Prompt),
         ("test", Prompt),
     ):
-        assert len(list(read_rows(fetch(context, receipt, f"splits/{name}.jsonl"), kind))) == counts[name]
-    base = fetch_folder(context, receipt, "base")
+        assert (
+            len(list(read_rows(fetch(context, data_of(context, receipt), f"splits/{name}.jsonl"), kind)))
+            == counts[name]
+        )
+    base = fetch_folder(context, data_of(context, receipt), "base")
     assert {"model.safetensors", "config.json", "tokenizer.json"} <= {path.name for path in base.iterdir()}
     assert receipt.summary["parameters"] > 1000
     assert receipt.summary["fresh"] is True
     campaign = load_campaign(context, receipt_uri(context, receipt))
     assert campaign.next_round == 0
-    assert campaign.state.prepared == ""
     assert campaign.state.plan.level == 4
     assert campaign.recipe.train.first.learning_rate == campaign.state.plan.learning_rate
     stored = json.loads(context.store.get_bytes(f"runs/{campaign.recipe.run_id}/recipe.json"))
@@ -72,7 +79,19 @@ def test_a_new_campaign_has_recipe_state_base_and_splits(context: Context) -> No
 def test_the_same_recipe_is_the_same_receipt_and_another_seed_another(context: Context) -> None:
     first = prepare(context)
     assert prepare(context).digest == first.digest
-    assert prepare(context, changed(seed=4)).ref != first.ref
+    other = prepare(context, changed(seed=4))
+    assert data_of(context, other).ref != data_of(context, first).ref
+
+
+def test_data_and_base_are_made_anew_only_for_what_they_depend_on(context: Context) -> None:
+    first = prepare(context)
+    other_goal = prepare(context, changed(decide={"goal": {"threshold": 0.5}}, train={"batch_size": 8}))
+    assert other_goal.ref != first.ref
+    assert data_of(context, other_goal) == data_of(context, first)
+    bigger = changed(model={"scratch": {**RECIPE["model"]["scratch"], "num_layers": 2}})
+    assert data_of(context, prepare(context, bigger)).ref != data_of(context, first).ref
+    peers = data_of(context, prepare(context, changed(train={"num_peers": 2})))
+    assert {"base/config.json", "base-1/config.json"} <= peers.objects.keys()
 
 
 def test_numbers_that_come_as_floats_are_the_same_recipe(context: Context) -> None:
@@ -97,11 +116,12 @@ def test_human_rows_are_taught_and_rejected_rows_kept_with_their_reason(context:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"prompt": "12", "completion": "21"}\nnonsense\n')
     receipt = prepare(context, with_file(path))
-    rows = list(read_rows(fetch(context, receipt, "splits/train.jsonl"), TrainingRow))
+    data = data_of(context, receipt)
+    rows = list(read_rows(fetch(context, data, "splits/train.jsonl"), TrainingRow))
     assert any((row.id.startswith(prompt_id("12")), row.completion) == (True, "21") for row in rows)
     assert len({row.id for row in rows}) == len(rows)
     assert receipt.summary["rejected"] == {"not_json": 1}
-    (dropped,) = read_rows(fetch(context, receipt, "rejected.jsonl"), Dropped)
+    (dropped,) = read_rows(fetch(context, data, "rejected.jsonl"), Dropped)
     assert "rows.jsonl, line 2" in dropped.detail
     assert dropped.row == {"text": "nonsense\n"}
 
@@ -111,7 +131,7 @@ def test_an_edited_data_file_is_new_work(context: Context, tmp_path: Path) -> No
     path.write_text('{"prompt": "12", "completion": "21"}\n')
     first = prepare(context, with_file(path))
     path.write_text('{"prompt": "13", "completion": "31"}\n')
-    assert prepare(context, with_file(path)).ref != first.ref
+    assert data_of(context, prepare(context, with_file(path))).ref != data_of(context, first).ref
 
 
 def test_a_pattern_is_nothing_to_teach(context: Context, tmp_path: Path) -> None:
@@ -124,16 +144,16 @@ def test_a_missing_data_file_is_an_error_that_names_it(context: Context, tmp_pat
         prepare(context, with_file(tmp_path / "gone.jsonl"))
 
 
-def decided(context: Context, prepared: Receipt) -> Receipt:
+def decided(context: Context, start: Receipt) -> Receipt:
     """A decide receipt as a finished campaign leaves it."""
-    campaign = load_campaign(context, receipt_uri(context, prepared))
+    campaign = load_campaign(context, receipt_uri(context, start))
     plan = Plan(
         learning_rate=1e-4, steps=7, weight_decay=0.0, temperature=0.9, samples_per_prompt=2, human_share=0.5, level=6
     )
     state = State(
-        run_id=campaign.recipe.run_id, prepared=prepared.ref, round=2, go=False, stop="patience", champion="train/abc",
-        champion_round=1, champion_evaluation="evaluate/def", first_evaluation="evaluate/fed", selections=("select/1",),
-        rounds_without_gain=2, plan=plan,
+        run_id=campaign.recipe.run_id, prepared=campaign.prepared.ref, start=start.ref, round=2, go=False,
+        stop="patience", champion="train/abc", champion_round=1, champion_evaluation="evaluate/def",
+        first_evaluation="evaluate/fed", selections=("select/1",), rounds_without_gain=2, plan=plan,
     )  # fmt: skip
 
     def work(folder: Path) -> dict[str, Any]:
@@ -152,8 +172,7 @@ def test_a_resumed_campaign_goes_on_where_the_old_one_stopped(context: Context) 
     receipt = prepare(context, more, resume_from=state_uri)
     assert receipt.summary["fresh"] is False
     assert receipt.summary["counts"] == old.summary["counts"]
-    kept = {name: ref for name, ref in old.objects.items() if name not in ("recipe.json", "state.json")}
-    assert {name: receipt.objects[name] for name in kept} == kept
+    assert data_of(context, receipt) == data_of(context, old)
     campaign = load_campaign(context, receipt_uri(context, receipt))
     state = campaign.state
     assert (campaign.next_round, state.go, state.stop, state.rounds_without_gain) == (3, True, None, 0)
