@@ -11,7 +11,7 @@ one bool (go on?) and one string (the URI of the state). Inside a round, artifac
 import copy
 from typing import Any, NamedTuple
 
-from kfp import dsl
+from kfp import dsl, kubernetes
 from kfp.dsl import base_component
 
 from components.common.recipe import Recipe
@@ -114,10 +114,12 @@ def train_evaluate_decide(number: int, state: Any, mix: Any) -> Any:
 
 
 def task(component: base_component.BaseComponent, name: str, **arguments: Any) -> Any:
-    """A task with a name of its own. KFP's cache is off (it checks no stored bytes): our step keys do the re-use."""
+    """A task with a name of its own, as a user who is not root. KFP's cache is off (it checks no stored bytes): our step
+    keys do the re-use."""
     component = copy.deepcopy(component)
     component.component_spec.name = name
-    return component(**arguments).set_caching_options(False)
+    made = component(**arguments).set_caching_options(False)
+    return kubernetes.set_security_context(made, run_as_user=10001, run_as_non_root=True)
 
 
 if __name__ == "__main__":

@@ -99,6 +99,12 @@ class FileStore:
                 found += [(place / name).as_posix() for name in files if not name.startswith(".")]
         return iter(sorted(found))
 
+    def delete(self, key: str) -> None:
+        """Remove an object, if it is there. Its folder stays: another writer may be about to use it."""
+        place = self._path(key)
+        with local_errors(place):
+            place.unlink(missing_ok=True)
+
     def enforces_write_once(self, key: str) -> bool:
         """True if a second writer of the existing `key` is refused by the file system."""
         content = self.get_bytes(key)

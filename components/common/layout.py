@@ -81,7 +81,7 @@ def attempt_key(run_id: str, task: str, attempt: str) -> str:
 
 def run_key(run_id: str, name: str) -> str:
     """A document about a whole run (resolved recipe, summary, report)."""
-    return f"runs/{part(run_id)}/{part(name)}"
+    return f"runs/{part(run_id)}/{relative_path(name)}"
 
 
 def job_key(job_id: str) -> str:
@@ -89,9 +89,14 @@ def job_key(job_id: str) -> str:
     return f"jobs/{part(job_id)}.json"
 
 
+def progress_prefix(step: str, key: str) -> str:
+    """Folder of what a step that is not finished yet has saved, ending in a slash."""
+    return f"progress/{part(step)}/{part(key)}/"
+
+
 def progress_key(step: str, key: str, name: str) -> str:
-    """A progress receipt inside a step that is not finished yet."""
-    return f"progress/{part(step)}/{part(key)}/{part(name)}"
+    """A progress receipt, or a file that one names, of a step that is not finished yet."""
+    return progress_prefix(step, key) + relative_path(name)
 
 
 def probe_key() -> str:

@@ -146,7 +146,7 @@ def commit(
 ) -> Receipt:
     """`commit_once` inside an attempt that is under way; an attempt may commit several receipts, the last counts."""
     code = code_digest(step)
-    digests = {name: receipt.digest for name, receipt in sorted(inputs.items())}
+    digests = digests_of(inputs)
     key = step_key(step, code, config, digests, seed)
     receipt = find_receipt(context, step, key)
     attempt.reused = receipt is not None
@@ -283,6 +283,11 @@ def fetch_folder(context: Context, receipt: Receipt, folder: str) -> Path:
         shutil.rmtree(target, ignore_errors=True)
         raise
     return target
+
+
+def digests_of(inputs: dict[str, Receipt]) -> dict[str, str]:
+    """Name of an input → digest of its receipt, in order."""
+    return {name: receipt.digest for name, receipt in sorted(inputs.items())}
 
 
 def step_key(step: str, code: str, config: dict[str, Any], inputs: dict[str, str], seed: int) -> str:

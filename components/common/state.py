@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from components.common.context import Context
 from components.common.errors import Corrupt
 from components.common.receipts import Receipt, Task, fetch, read_receipt, ref_of_uri
-from components.common.recipe import Recipe
+from components.common.recipe import LoraStructure, Recipe
 
 STATE_STEPS = ("start", "decide")
 """Kinds of receipts that hold a state."""
@@ -41,6 +41,8 @@ class Plan(Frozen):
     human_share: float
     level: int
     """Length the next samples are drawn at (ladders); 0 without a ladder."""
+    lora: LoraStructure | None = None
+    """What is trained beside the frozen base; None: everything is trained."""
 
 
 def base_plan(recipe: Recipe) -> Plan:
@@ -49,6 +51,7 @@ def base_plan(recipe: Recipe) -> Plan:
         learning_rate=recipe.train.rounds.learning_rate, steps=recipe.train.rounds.steps,
         weight_decay=recipe.train.weight_decay, temperature=recipe.generate.temperature,
         samples_per_prompt=recipe.generate.samples_per_prompt, human_share=recipe.select.human_share, level=0,
+        lora=recipe.train.lora.structure if recipe.train.lora is not None else None,
     )  # fmt: skip
 
 

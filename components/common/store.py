@@ -70,6 +70,11 @@ class Store(Protocol):
         source of truth."""
         ...
 
+    def delete(self, key: str) -> None:
+        """Remove an object; one that is not there is no failure. Receipts and what they name are never deleted by a
+        step: this is for its own progress and for housekeeping."""
+        ...
+
     def enforces_write_once(self, key: str) -> bool:
         """True if the store itself refuses a second write-once writer of the existing object `key`."""
         ...
@@ -195,6 +200,11 @@ class S3Store:
                 found += [item["Key"].removeprefix(self._base) for item in page.get("Contents", ())]
         # Not every server lists in order. A name that ends in a slash is a console's marker of an empty folder.
         return iter(sorted(key for key in found if not key.endswith("/")))
+
+    def delete(self, key: str) -> None:
+        """Remove an object, if it is there."""
+        with self._errors(key):
+            self._client().delete_object(Bucket=self._bucket, Key=self._name(key))
 
     def enforces_write_once(self, key: str) -> bool:
         """True if the server answers a second conditional write of `key` with 412; sends the same bytes."""

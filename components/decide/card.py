@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from components.common.recipe import Goal
 from components.common.state import Plan, RoundRecord, State
 from components.decide.gate import Comparison, Scores
-from components.decide.plan import KNOBS
+from components.decide.plan import KNOBS, knob_text
 
 STOPS = {
     "target": "the goal is reached",
@@ -107,8 +107,9 @@ def _causes(record: RoundRecord) -> list[str]:
 def _plan(used: Plan, following: Plan) -> list[str]:
     lines = ["## Plan", "", "| knob | this round | next round |", "|---|---|---|"]
     for name in (*KNOBS, "level"):
-        now, then = getattr(used, name), getattr(following, name)
-        lines.append(f"| {name} | {now:g} | {f'**{then:g}**' if then != now else f'{then:g}'} |")
+        now, then = knob_text(getattr(used, name)), knob_text(getattr(following, name))
+        if (name, now, then) != ("lora", "none", "none"):
+            lines.append(f"| {name} | {now} | {f'**{then}**' if then != now else then} |")
     return lines
 
 

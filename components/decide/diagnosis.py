@@ -27,6 +27,8 @@ STUCK = 0.9
 """Last over first training loss above which hardly anything was learned."""
 HIGH_LOSS = 0.3
 """Nats per token: below it there is little left to learn, so a flat curve says nothing."""
+FITS_ALIKE = 1.1
+"""Held-out over training loss up to which a model has not begun to memorise: more of it could be learned."""
 FEW_PASSED = 0.1
 FEW_DISTINCT = 0.1
 """Share of the samples beyond each prompt's first that say something new."""
@@ -187,6 +189,27 @@ def underfitting(evidence: Evidence) -> Finding | None:
     )  # fmt: skip
 
 
+def too_little_capacity(evidence: Evidence) -> Finding | None:
+    """Adapters that cannot take in what they are shown: the training loss is high and flat, on rows never seen too, or
+    the round is underfitted anyhow. Only where a frozen base leaves room to train more."""
+    train, structure = evidence.train, evidence.plan.lora
+    if structure is None or evidence.verdict == "promoted" or train["stopped_early"]:
+        return None
+    loss, heldout = train["final_loss"], train.get("final_heldout_loss")
+    falling = still_falling(evidence.losses) is not None
+    flat = not falling and loss > HIGH_LOSS and (heldout is None or heldout <= FITS_ALIKE * loss)
+    if not flat and underfitting(evidence) is None:
+        return None
+    course = "was still falling" if falling else "had flattened"
+    alike = f", held-out loss is {heldout:.4f}" if heldout is not None else ""
+    # A loss that still falls may only want more steps, which `underfitting` asks for with more confidence.
+    return _finding(
+        evidence, "too_little_capacity", 0.6 if falling else 0.7, "structure_up",
+        f"with {structure} beside the frozen base the training loss {course} at {loss:.4f}{alike}",
+        "a lower final training loss; if the structure is at its bounds, raise train.lora.max_rank",
+    )  # fmt: skip
+
+
 def forgetting(evidence: Evidence) -> Finding | None:
     """The candidate is significantly worse: what it learned from itself pushed out what it knew."""
     comparison = evidence.comparison
@@ -205,7 +228,7 @@ def forgetting(evidence: Evidence) -> Finding | None:
 
 CHECKS: tuple[Callable[[Evidence], Finding | None], ...] = (
     optimizer_trouble, base_not_mastered, truncation, too_few_accepted, low_diversity, overfitting, underfitting,
-    forgetting,
+    too_little_capacity, forgetting,
 )  # fmt: skip
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from components.common.recipe import Ladder, Recipe
+from components.common.recipe import Ladder, LoraSection, LoraStructure, Recipe
 from components.common.state import Cause, Plan, RoundRecord, Verdict, base_plan
 from components.decide.gate import Scores
 
 Turn = Literal[
     "learning_rate_down", "learning_rate_up", "steps_up", "steps_down", "temperature_up", "temperature_down",
-    "weight_decay_up", "human_share_up", "samples_up",
+    "weight_decay_up", "human_share_up", "samples_up", "structure_up",
 ]  # fmt: skip
 """What reflection may ask for. Each is one bounded step of one knob."""
 
@@ -22,7 +22,8 @@ MIN_CONFIDENCE = 0.5
 """Causes below this are reported and change nothing."""
 TAKEN_BACK = "change_taken_back"
 
-KNOBS = ("learning_rate", "steps", "weight_decay", "temperature", "samples_per_prompt", "human_share")
+KNOBS = ("learning_rate", "steps", "weight_decay", "temperature", "samples_per_prompt", "human_share", "lora")
+Knob = float | LoraStructure | None
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ def next_plan(
     A change that is taken back (to what `before` had) goes first, and its knobs are not turned again this round.
     """
     plan, causes, touched = current, list[Cause](), set[str]()
+    changed: dict[str, Knob]
     if takes_back is not None:
         changed = {name: getattr(before, name) for name in KNOBS if getattr(before, name) != getattr(current, name)}
         plan, touched = current.model_copy(update=changed), set(changed)
@@ -60,11 +62,12 @@ def next_plan(
     return plan, tuple(causes)
 
 
-def turned(plan: Plan, recipe: Recipe, turn: Turn) -> tuple[str, float]:
+def turned(plan: Plan, recipe: Recipe, turn: Turn) -> tuple[str, Knob]:
     """The knob that a turn is about and its new value, unchanged where the knob is at its bound.
 
     Bounds are relative to the recipe: learning rate 0.1 to 4 times, steps a quarter to 4 times, weight decay up to 16
-    times (0.1 where the recipe has less); temperature 0.1 to 1.5, human share up to 0.9, samples up to 64.
+    times (0.1 where the recipe has less); temperature 0.1 to 1.5, human share up to 0.9, samples up to 64. The bounds
+    of the trained structure are in the recipe; nothing makes it smaller but that growth which did harm is taken back.
     """
     base = base_plan(recipe)
     match turn:
@@ -89,6 +92,8 @@ def turned(plan: Plan, recipe: Recipe, turn: Turn) -> tuple[str, float]:
             return "human_share", _up(plan.human_share, round(plan.human_share + 0.1, 6), 0.9)
         case "samples_up":
             return "samples_per_prompt", int(_up(plan.samples_per_prompt, plan.samples_per_prompt * 2, 64))
+        case "structure_up":
+            return "lora", _grown(plan.lora, recipe.train.lora)
 
 
 def change_to_take_back(
@@ -141,9 +146,26 @@ def _down(value: float, wanted: float, low: float) -> float:
     return min(value, max(wanted, low))
 
 
-def _cause(finding: Finding, plan: Plan, changed: dict[str, float]) -> Cause:
-    change = ", ".join(f"{knob} {getattr(plan, knob):g} → {value:g}" for knob, value in changed.items())
+def _grown(structure: LoraStructure | None, bounds: LoraSection | None) -> LoraStructure | None:
+    """Twice the rank; at the highest rank, twice the layers that are trained in full, one at first."""
+    if structure is None or bounds is None:
+        return structure
+    if structure.rank < bounds.max_rank:
+        return structure.model_copy(update={"rank": min(2 * structure.rank, bounds.max_rank)})
+    layers = int(_up(structure.unfrozen_layers, max(1, 2 * structure.unfrozen_layers), bounds.max_unfrozen_layers))
+    return structure.model_copy(update={"unfrozen_layers": layers})
+
+
+def knob_text(value: Knob) -> str:
+    """A knob's value as a person would write it."""
+    if value is None:
+        return "none"
+    return str(value) if isinstance(value, LoraStructure) else f"{value:g}"
+
+
+def _cause(finding: Finding, plan: Plan, changed: Mapping[str, Knob]) -> Cause:
+    turns = [f"{knob} {knob_text(getattr(plan, knob))} → {knob_text(value)}" for knob, value in changed.items()]
     return Cause(
-        name=finding.name, evidence=finding.evidence, confidence=round(finding.confidence, 3), change=change,
-        predicted=finding.predicted,
+        name=finding.name, evidence=finding.evidence, confidence=round(finding.confidence, 3),
+        change=", ".join(turns), predicted=finding.predicted,
     )  # fmt: skip

@@ -20,6 +20,7 @@ from components.common.errors import UserError
 from components.common.recipe import ModelSection
 from components.common.uris import local_folder, local_path
 from components.modeling.load import count_parameters, load_tokenizer, quiet, save_checkpoint
+from components.modeling.lstm import MODEL_TYPE as LSTM
 from components.modeling.scratch import make_scratch
 
 CHECKPOINT_FILES = (
@@ -55,13 +56,13 @@ def materialise_base(
 
 
 def load_config(folder: Path, name: str) -> Any:
-    """The config of a checkpoint, after checking that stock transformers classes can run it."""
+    """The config of a checkpoint, after checking that classes of transformers or of this package can run it."""
     try:
         document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"model {name}: config.json is missing or not JSON ({error})") from None
-    if not isinstance(document, dict) or document.get("model_type") not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        kind = document.get("model_type") if isinstance(document, dict) else None
+    kind = document.get("model_type") if isinstance(document, dict) else None
+    if str(kind) not in (LSTM, *MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
         raise UserError(f"model {name}: model_type {kind!r} is not a causal language model that transformers knows")
     if "auto_map" in document:
         raise UserError(f"model {name}: config.json asks for remote code (auto_map); use a model of stock classes")

@@ -33,9 +33,9 @@ class Codec:
 
     @property
     def pad_id(self) -> int:
-        """A filler for positions that are masked everywhere; any id would do."""
+        """A filler for positions that are masked everywhere: never the end token, whose loss must count."""
         pad = self.tokenizer.pad_token_id
-        return int(pad if pad is not None else self.tokenizer.eos_token_id)
+        return int(pad) if pad is not None and pad not in self.end_ids else int(0 in self.end_ids)
 
     def prompt_ids(self, prompt: str) -> list[int]:
         """Everything the model sees before its answer."""

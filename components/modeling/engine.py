@@ -1,4 +1,4 @@
-"""Sampling with a key-value cache: length-sorted batches, one prefill for all samples of a prompt, a seed per sample.
+"""Sampling with a cache: length-sorted batches, one prefill for all samples of a prompt, a seed per sample.
 
 A sample depends on the model, its prompt and its own seed: the uniform numbers it is drawn with are fixed before the
 first token, so neither its neighbours in the batch nor the number of shards change what is drawn.
@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import Cache
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def _sample_batch(
 
 def _prefill(
     model: Any, requests: Sequence[Request], group: list[tuple[int, int]], pad_id: int
-) -> tuple[Tensor, DynamicCache, Tensor | None, Tensor]:
+) -> tuple[Tensor, Cache, Tensor | None, Tensor]:
     """Run each distinct prompt once, then repeat its cache for each of its samples. Padded left if lengths differ."""
     distinct = list(dict.fromkeys(request for request, _ in group))
     length = max(len(requests[index].ids) for index in distinct)
@@ -142,11 +142,12 @@ def _prefill(
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
     padded = bool((mask == 0).any())
     ids, mask, positions = ids.to(model.device), mask.to(model.device), positions.to(model.device)
-    cache = DynamicCache(config=model.config)
-    logits = model(
-        input_ids=ids, attention_mask=mask if padded else None, position_ids=positions, past_key_values=cache,
-        use_cache=True, logits_to_keep=1,
-    ).logits[:, -1]  # fmt: skip
+    # The model makes the cache: what it holds is keys and values in one, a recurrent state in another.
+    output = model(
+        input_ids=ids, attention_mask=mask if padded else None, position_ids=positions, use_cache=True,
+        logits_to_keep=1,
+    )  # fmt: skip
+    logits, cache = output.logits[:, -1], output.past_key_values
     if len(distinct) < len(group):
         place = {request: row for row, request in enumerate(distinct)}
         repeat = torch.tensor([place[request] for request, _ in group], device=model.device)

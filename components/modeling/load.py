@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+# For its registration with the auto classes.
+import components.modeling.lstm  # noqa: F401
 from components.common.errors import UserError
 
 
-def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """Load a clean checkpoint for training or inference (eval mode, on the CPU or the only accelerator)."""
+def load_model(
+    folder: Path, dtype: torch.dtype = torch.float32, *, settings: Mapping[str, float] | None = None
+) -> PreTrainedModel:
+    """Load a clean checkpoint for training or inference (eval mode, on the CPU or the current accelerator).
+
+    Of `settings` those that the model's config has are set in it.
+    """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with quiet():
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        for name, value in (settings or {}).items():
+            if hasattr(config, name):
+                setattr(config, name, value)
         model = AutoModelForCausalLM.from_pretrained(
             folder,
+            config=config,
             dtype=dtype,
             trust_remote_code=False,
             use_safetensors=True,

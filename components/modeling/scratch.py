@@ -1,4 +1,4 @@
-"""Models made from nothing: stock transformers classes, a character or byte tokenizer."""
+"""Models made from nothing: stock transformers classes or an LSTM, a character or byte tokenizer."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 
 from components.common.errors import UserError
 from components.common.recipe import Scratch
+from components.modeling.lstm import LstmConfig, LstmForCausalLM
 
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>"}
 
@@ -21,7 +22,7 @@ def make_scratch(section: Scratch) -> tuple[PreTrainedModel, PreTrainedTokenizer
     `llama-nope` is SmolLM3 with rotary embedding off in every layer: a llama-like decoder whose only sense of order
     is the causal mask, which generalises to longer inputs (2305.19466).
     """
-    if section.hidden_size % section.num_heads:
+    if section.architecture != "lstm" and section.hidden_size % section.num_heads:
         raise UserError(
             f"model.scratch: hidden_size {section.hidden_size} must be a multiple of num_heads {section.num_heads}"
         )
@@ -62,6 +63,11 @@ def _model(section: Scratch, tokenizer: PreTrainedTokenizerFast) -> PreTrainedMo
         "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
     }  # fmt: skip
+    if section.architecture == "lstm":
+        return LstmForCausalLM(LstmConfig(
+            hidden_size=section.hidden_size, num_hidden_layers=section.num_layers,
+            initializer_range=_INITIALIZER_RANGE, **tokens,
+        ))  # fmt: skip
     llama = {
         "hidden_size": section.hidden_size, "num_hidden_layers": section.num_layers,
         "num_attention_heads": section.num_heads, "num_key_value_heads": section.num_heads,

@@ -122,15 +122,11 @@ def resolve_recipe(inputs: PrepareInputs) -> Recipe:
 def first_plan(recipe: Recipe) -> Plan:
     """The plan of round 0; `decide` makes the plans of later rounds."""
     ladder = next((task.ladder for task in recipe.data.tasks if task.ladder is not None), None)
-    return Plan(
-        learning_rate=recipe.train.first.learning_rate,
-        steps=recipe.train.first.steps,
-        weight_decay=recipe.train.weight_decay,
-        temperature=recipe.generate.temperature,
-        samples_per_prompt=recipe.generate.samples_per_prompt,
-        human_share=recipe.select.human_share,
-        level=ladder.labelled[1] if ladder is not None else 0,
-    )
+    stage = recipe.train.first or recipe.train.pretrain
+    assert stage is not None, "the recipe was checked"
+    level = ladder.labelled[1] if ladder is not None else 0
+    first = {"learning_rate": stage.learning_rate, "steps": stage.steps, "level": level}
+    return base_plan(recipe).model_copy(update=first)
 
 
 def _prepare(context: Context, recipe: Recipe, files: list[Path], folder: Path, downloads: Path) -> dict[str, Any]:
@@ -224,7 +220,7 @@ def _resumed_plan(campaign: Campaign, recipe: Recipe) -> Plan:
     if campaign.state.round < 0:
         return first_plan(recipe)
     before, after = base_plan(campaign.recipe), base_plan(recipe)
-    changed = {name: value for name, value in after.model_dump().items() if value != getattr(before, name)}
+    changed = {name: value for name, value in after if value != getattr(before, name)}
     return campaign.state.plan.model_copy(update=changed)
 
 

@@ -4,12 +4,83 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from components.common.errors import UserError
+from components.common.records import TrainingRow
+from components.modeling.encoding import Codec
+from components.modeling.likelihood import EncodedRow
+
 GROUP = 16
 """Batches that are sorted by length together."""
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Rows as a stage of training sees them."""
+
+    rows: list[EncodedRow]
+    shares: list[float]
+    """How often each row is drawn, relative to the others."""
+    names: list[str]
+    """Where each row is from, for messages: its id."""
+
+
+def training_set(
+    rows: Sequence[TrainingRow], codec: Codec, stage: str, *, with_text: bool, max_length: int, weighting: str
+) -> TrainingSet:
+    """The rows of one stage: `pretrain` takes raw text alone; `sft` takes rows with a prompt, and raw text only
+    `with_text`. Raw text is cut into windows of `max_length` tokens.
+
+    A row's weight is how often it is drawn (`sampling`) or counts in the loss (`loss`, relative to the mean weight).
+    Raises UserError if there is nothing to learn from, or if a row with a prompt is longer than `max_length`.
+    """
+    chosen = [row for row in rows if (stage == "sft" if row.prompt else stage == "pretrain" or with_text)]
+    if not chosen:
+        needed = "raw text (rows without a prompt)" if stage == "pretrain" else "rows with a prompt"
+        raise UserError(f"train: the {stage} stage learns from {needed}, and none of the {len(rows)} rows is that")
+    encoded, shares, names = list[EncodedRow](), list[float](), list[str]()
+    mean = sum(row.weight for row in chosen) / len(chosen)
+    for row in chosen:
+        for ids, num_masked in _encoded(row, codec, max_length):
+            encoded.append(EncodedRow(ids, num_masked, row.weight / mean if weighting == "loss" else 1.0))
+            shares.append(row.weight if weighting == "sampling" else 1.0)
+            names.append(row.id)
+    _must_fit(encoded, max_length, stage)
+    return TrainingSet(encoded, shares, names)
+
+
+def heldout_set(rows: Sequence[TrainingRow], codec: Codec, max_length: int) -> list[EncodedRow]:
+    """Held-out rows, prompts masked; raw text in windows. Raises UserError for a row with a prompt that is too long."""
+    encoded = [EncodedRow(ids, masked) for row in rows for ids, masked in _encoded(row, codec, max_length)]
+    _must_fit(encoded, max_length, "heldout")
+    return encoded
+
+
+def _encoded(row: TrainingRow, codec: Codec, max_length: int) -> list[tuple[list[int], int]]:
+    ids, num_masked = codec.row_ids(row.prompt, row.completion)
+    return [(ids, num_masked)] if row.prompt else _windows(ids, num_masked, max_length)
+
+
+def _windows(ids: list[int], num_masked: int, size: int) -> list[tuple[list[int], int]]:
+    """Text cut into windows; each begins with the last token of the one before, so every token is predicted once."""
+    cuts = [(ids[:size], num_masked)]
+    for start in range(size - 1, len(ids) - 1, size - 1):
+        cuts.append((ids[start : start + size], 1))
+    return cuts
+
+
+def _must_fit(rows: Sequence[EncodedRow], max_length: int, what: str) -> None:
+    longest = max((len(row.ids) for row in rows), default=0)
+    if longest > max_length:
+        count = sum(len(row.ids) > max_length for row in rows)
+        raise UserError(
+            f"{what}: {count} of {len(rows)} rows are longer than train.max_length {max_length} "
+            f"(longest {longest} tokens): raise it or remove them"
+        )
 
 
 def draw(weights: Sequence[float], count: int, seed: int) -> npt.NDArray[np.int64]:

@@ -1,24 +1,39 @@
-"""Fine-tune a candidate on this round's mix with DeepSpeed ZeRO."""
+"""Fine-tune a candidate on this round's mix with DeepSpeed ZeRO: in this process, in several here, or on many nodes."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
+from components.common import layout
 from components.common.context import Context
-from components.common.errors import RatchetError, Transient, UserError
-from components.common.receipts import Receipt, commit_once, fetch, fetch_folder, read_receipt
-from components.common.recipe import TrainSection
+from components.common.errors import Transient, UserError
+from components.common.receipts import (
+    Receipt,
+    attempting,
+    code_digest,
+    commit_once,
+    digests_of,
+    fetch,
+    fetch_folder,
+    find_receipt,
+    read_receipt,
+    receipt_uri,
+    step_key,
+)  # fmt: skip
+from components.common.recipe import HOW_TO_TRAIN
 from components.common.records import derived_seed
 from components.common.state import Campaign, base_name, checkpoint_name, load_campaign
+from components.train.job import Job, Stage
+from components.train.processes import carry_out
+
+COMMIT_SECONDS = 1800.0
+"""How long the other processes of a training on many nodes wait for the receipt of process 0."""
 
 
 @dataclass(frozen=True)
@@ -31,130 +46,216 @@ class TrainInputs:
     """Receipt of select; in round 0 the start receipt, which stands for the human train split."""
 
 
-class Job(BaseModel):
-    """Everything one training process needs, as a file: the same for every rank and launcher."""
+@dataclass(frozen=True)
+class Work:
+    """What is to be trained, and its address."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    task: str
-    init: Path
-    """Folder of the checkpoint to start from."""
-    mix: Path
-    heldout: Path
-    output: Path
-    """Folder that gets `model/`, `log.jsonl` and `summary.json`."""
-    system_prompt: str
-    section: TrainSection
-    learning_rate: float
-    weight_decay: float
-    steps: int
-    seed: int
-    threads: int
+    campaign: Campaign
+    mix: Receipt
+    init: Receipt
+    config: dict[str, Any]
+    stages: tuple[Stage, ...]
+
+    @property
+    def inputs(self) -> dict[str, Receipt]:
+        """Receipts the result depends on."""
+        return {"mix": self.mix, "init": self.init, "prepare": self.campaign.prepared}
+
+    @property
+    def key(self) -> str:
+        """The step key."""
+        return step_key("train", code_digest("train"), self.config, digests_of(self.inputs), self.campaign.recipe.seed)
 
 
 def run(inputs: TrainInputs, context: Context) -> Receipt:
-    """Write the candidate (`model/`) and its `log.jsonl`.
+    """Write the candidate (`model/`, with LoRA also `adapter/`) and its `log.jsonl`.
 
     Starts from the base checkpoint in round 0 or where the recipe says so, else from the champion; the optimizer is
-    fresh each round. Raises UserError for rows longer than the context or a mix without loss-bearing tokens.
+    fresh each round. A training that was killed goes on from its last checkpoint in the store. Under torchrun every
+    process calls this; process 0 commits. Raises UserError for rows longer than the context, a mix without loss-bearing
+    tokens or a model that does not fit into memory; Transient after SIGTERM.
     """
+    work = _work(inputs, context)
+    if "RANK" in context.environment:
+        receipt = _as_one_of_many(work, context)
+    elif work.campaign.recipe.train.num_nodes > 1:
+        receipt = _on_many_nodes(work, inputs, context)
+    else:
+        receipt = _commit(work, context, carry_out)
+    if context.environment.get("RANK", "0") == "0":
+        _remove_progress(work, context)
+    return receipt
+
+
+def _remove_progress(work: Work, context: Context) -> None:
+    """Delete the checkpoints of a training that is finished."""
+    for peer in range(work.campaign.recipe.train.num_peers):
+        for address in list(context.store.list(layout.progress_prefix("train", peer_key(work.key, peer)))):
+            context.store.delete(address)
+
+
+def peer_key(key: str, peer: int) -> str:
+    """Under which a peer keeps its checkpoints."""
+    return key if peer == 0 else f"{key}-{peer}"
+
+
+def _work(inputs: TrainInputs, context: Context) -> Work:
     campaign = load_campaign(context, inputs.state)
     recipe, plan = campaign.recipe, campaign.state.plan
     from_base = campaign.next_round == 0 or recipe.train.init_from == "base"
     init = campaign.prepared if from_base else read_receipt(context, campaign.state.champion)
+    if plan.lora is not None and not from_base and not any(name.startswith("adapter/") for name in init.objects):
+        raise UserError(
+            "train.lora: the champion was trained in full, so there is no adapter to go on from; unset train.lora, or "
+            "begin a new campaign with the champion as model.source"
+        )
+    stages = _stages(campaign)
+    section = recipe.train
+    config = campaign.config(
+        # Lengths, learning rates, weight decay and the adapter's structure are in the plan.
+        section=section.model_dump(
+            mode="json", exclude={"pretrain", "first", "rounds", "weight_decay", "lora", *HOW_TO_TRAIN}
+        ),
+        stages=[stage.model_dump() for stage in stages],
+        round=campaign.next_round,
+        weight_decay=plan.weight_decay,
+        lora=plan.lora,
+        with_text=section.pretrain is None,
+        system_prompt=recipe.model.system_prompt,
+        max_new_tokens=recipe.generate.max_new_tokens,
+    )
     mix = campaign.prepared if inputs.mix.step == "start" else inputs.mix
+    return Work(campaign, mix, init, config, stages)
 
-    def work(folder: Path) -> dict[str, Any]:
+
+def _stages(campaign: Campaign) -> tuple[Stage, ...]:
+    section, plan = campaign.recipe.train, campaign.state.plan
+    planned = Stage(name="sft", steps=plan.steps, learning_rate=plan.learning_rate)
+    if campaign.next_round or section.pretrain is None:
+        return (planned,)
+    before = Stage(name="pretrain", steps=section.pretrain.steps, learning_rate=section.pretrain.learning_rate)
+    return (before, planned) if section.first is not None else (before,)
+
+
+def _commit(work: Work, context: Context, train: Callable[[Context, list[Job]], None]) -> Receipt:
+    """Let `train` carry out the jobs (one a peer), and commit what they leave."""
+
+    def in_folder(folder: Path) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(prefix="train-", dir=context.scratch) as scratch:
-            jobs = [_job(context, campaign, mix, init, peer, Path(scratch)) for peer in range(recipe.train.num_peers)]
-            measured = _carry_out(context, jobs)
-            for peer, job in enumerate(jobs):
-                (job.output / "model").rename(folder / checkpoint_name(peer))
-            (jobs[0].output / "log.jsonl").rename(folder / "log.jsonl")
-        return {"round": campaign.next_round, "init_from": "base" if from_base else "champion", **measured}
+            jobs = [_job(context, work, peer, Path(scratch)) for peer in range(work.campaign.recipe.train.num_peers)]
+            train(context, jobs)
+            return _keep(work, context, jobs, folder)
 
     return commit_once(
-        context,
-        campaign.task("train"),
-        "train",
-        config=campaign.config(
-            section=recipe.train.model_dump(mode="json", exclude={"first", "rounds", "weight_decay"}),  # in the plan
-            round=campaign.next_round,
-            learning_rate=plan.learning_rate,
-            steps=plan.steps,
-            weight_decay=plan.weight_decay,
-            system_prompt=recipe.model.system_prompt,
-        ),
-        inputs={"mix": mix, "init": init, "prepare": campaign.prepared},
-        seed=recipe.seed,
-        work=work,
-    )
+        context, work.campaign.task("train"), "train", config=work.config, inputs=work.inputs,
+        seed=work.campaign.recipe.seed, work=in_folder,
+    )  # fmt: skip
 
 
-def _job(context: Context, campaign: Campaign, mix: Receipt, init: Receipt, peer: int, scratch: Path) -> Job:
-    recipe, plan = campaign.recipe, campaign.state.plan
-    output = scratch / checkpoint_name(peer)
-    output.mkdir()
-    side_by_side = min(recipe.train.num_peers, context.threads) * recipe.train.num_processes
-    return Job(
-        task=campaign.task("train").name,
-        init=fetch_folder(context, init, base_name(init, peer) if init.step == "prepare" else checkpoint_name(peer)),
-        mix=fetch(context, mix, "splits/train.jsonl" if mix.step == "prepare" else "mix.jsonl"),
-        heldout=fetch(context, campaign.prepared, "splits/heldout.jsonl"),
-        output=output,
-        system_prompt=recipe.model.system_prompt,
-        section=recipe.train,
-        learning_rate=plan.learning_rate,
-        weight_decay=plan.weight_decay,
-        steps=plan.steps,
-        seed=derived_seed(recipe.seed, "train", campaign.next_round, peer) % 2**31,
-        threads=max(1, context.threads // side_by_side),
-    )
-
-
-def _carry_out(context: Context, jobs: list[Job]) -> dict[str, Any]:
-    """Train one job in this process, or several processes side by side, and return the summary of the first."""
-    if len(jobs) == 1 and jobs[0].section.num_processes == 1:
-        from components.train.worker import train
-
-        train(jobs[0], context.progress)
-    else:
-        with ThreadPoolExecutor(min(len(jobs), context.threads)) as pool:
-            list(pool.map(lambda job: _launch(context, job), jobs))
+def _keep(work: Work, context: Context, jobs: list[Job], folder: Path) -> dict[str, Any]:
+    """Move what the jobs made into the receipt's folder and return the summary of the first."""
+    for peer, job in enumerate(jobs):
+        (job.output / "model").rename(folder / checkpoint_name(peer))
+        if job.lora is not None:
+            (job.output / "adapter").rename(folder / adapter_name(peer))
+    (jobs[0].output / "log.jsonl").rename(folder / "log.jsonl")
     measured = [json.loads((job.output / "measured.json").read_text()) for job in jobs]
     context.charge("compute_seconds", max(one["costs"]["compute_seconds"] for one in measured))
     context.charge("startup_seconds", max(one["costs"]["startup_seconds"] for one in measured))
     tokens = sum(one["summary"]["tokens_trained"] for one in measured)
     context.charge("tokens_trained", tokens)
-    return {**measured[0]["summary"], "tokens_trained": tokens}
+    about = {
+        "round": work.campaign.next_round,
+        "init_from": "base" if work.init is work.campaign.prepared else "champion",
+    }
+    return {**about, **measured[0]["summary"], "tokens_trained": tokens}
 
 
-def _launch(context: Context, job: Job) -> None:
-    """One training process, or `num_processes` of them by torchrun."""
-    spec = job.output / "job.json"
-    spec.write_text(job.model_dump_json(), encoding="utf-8")
-    torchrun = [
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nnodes=1",
-        f"--nproc_per_node={job.section.num_processes}",
-    ]
-    command = [
-        sys.executable,
-        *(torchrun if job.section.num_processes > 1 else []),
-        "-m",
-        "components.train.worker",
-        str(spec),
-    ]
-    # One thread pool a process: without this the pools of two ranks spin against each other, ten times slower.
-    environment = {**context.environment, "OMP_NUM_THREADS": str(job.threads), "OMP_WAIT_POLICY": "PASSIVE"}
-    status = subprocess.run(command, env=environment, check=False).returncode
-    failure = job.output / "failure.json"
-    if failure.exists():
-        said = json.loads(failure.read_text())
-        kinds = {kind.__name__: kind for kind in (UserError, Transient)}
-        raise kinds.get(said["kind"], RatchetError)(said["message"])
-    if status:
-        raise RatchetError(
-            f"{job.task}: training ended with status {status}; the log above names the process that failed"
-        )
+def adapter_name(peer: int) -> str:
+    """Folder of a peer's adapter in a train receipt."""
+    return "adapter" if peer == 0 else f"adapter-{peer}"
+
+
+def _job(context: Context, work: Work, peer: int, scratch: Path) -> Job:
+    campaign, section = work.campaign, work.campaign.recipe.train
+    output = scratch / checkpoint_name(peer)
+    output.mkdir()
+    side_by_side = min(section.num_peers, context.threads) * section.num_processes
+    lora = campaign.state.plan.lora
+    base = base_name(campaign.prepared, peer)
+    from_base = work.init is campaign.prepared
+    init = fetch_folder(context, campaign.prepared, base) if from_base or lora is not None else None
+    return Job(
+        task=campaign.task("train").name,
+        run_id=campaign.state.run_id,
+        key=peer_key(work.key, peer),
+        store=context.store.root,
+        init=init or fetch_folder(context, work.init, checkpoint_name(peer)),
+        adapter=None if lora is None or from_base else fetch_folder(context, work.init, adapter_name(peer)),
+        base=fetch_folder(context, campaign.prepared, base) if section.kl_beta or section.interpolate else None,
+        mix=fetch(context, work.mix, "splits/train.jsonl" if work.mix.step == "prepare" else "mix.jsonl"),
+        heldout=fetch(context, campaign.prepared, "splits/heldout.jsonl"),
+        output=output,
+        system_prompt=campaign.recipe.model.system_prompt,
+        section=section,
+        stages=work.stages,
+        weight_decay=campaign.state.plan.weight_decay,
+        lora=lora,
+        max_new_tokens=campaign.recipe.generate.max_new_tokens,
+        seed=derived_seed(campaign.recipe.seed, "train", campaign.next_round, peer) % 2**31,
+        threads=max(1, context.threads // side_by_side),
+    )
+
+
+def _as_one_of_many(work: Work, context: Context) -> Receipt:
+    """This process is one rank of a training that torchrun started on one node or many; process 0 commits."""
+    found = find_receipt(context, "train", work.key)
+    if found is not None:
+        return found
+    from components.train.worker import train
+
+    rank = int(context.environment["RANK"])
+    if rank == 0:
+        return _commit(work, context, lambda own, jobs: train(jobs[0], own))
+    context.scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="train-", dir=context.scratch) as scratch:
+        train(_job(context, work, 0, Path(scratch)), context)
+    deadline = time.monotonic() + COMMIT_SECONDS
+    while (found := find_receipt(context, "train", work.key)) is None:
+        if time.monotonic() > deadline:
+            raise Transient(f"process {rank}: process 0 committed no receipt within {COMMIT_SECONDS:.0f} seconds")
+        time.sleep(0.5)
+    return found
+
+
+def _on_many_nodes(work: Work, inputs: TrainInputs, context: Context) -> Receipt:
+    """Have a Kubeflow TrainJob train, and read its result from the store."""
+    from components.train.nodes.cluster import Cluster
+    from components.train.nodes.launch import follow_train_job
+    from components.train.nodes.pods import secret_values
+    from components.train.nodes.trainjob import spec_from
+
+    if context.store.root.startswith("file://"):
+        raise UserError("train.num_nodes > 1 needs a store that all nodes reach: use s3://bucket/prefix")
+    task, section = work.campaign.task("train"), work.campaign.recipe.train
+    with attempting(context, task, "train") as attempt:
+        receipt = find_receipt(context, "train", work.key)
+        attempt.reused = receipt is not None
+        if receipt is None:
+            spec = spec_from(
+                context.environment, step_key=work.key, run_id=task.run_id, task=task.name, state_uri=inputs.state,
+                mix_uri=receipt_uri(context, inputs.mix), num_nodes=section.num_nodes,
+                num_processes_per_node=section.num_processes,
+            )  # fmt: skip
+            follow_train_job(
+                spec, Cluster.from_environment(context.environment), context.progress,
+                secrets=secret_values(context.environment),
+                has_receipt=lambda: find_receipt(context, "train", work.key) is not None,
+            )  # fmt: skip
+            receipt = find_receipt(context, "train", work.key)
+        if receipt is None:
+            raise Transient(
+                f"{task.name}: the TrainJob is complete and its receipt is not in the store; start it again"
+            )
+        attempt.receipt = receipt.ref
+    return receipt

@@ -1,198 +1,307 @@
-"""The training loop, one process of it: `python -m components.train.worker JOB.json` (torchrun), or `train(job)`."""
+"""One process of a training, alone or one of many: read rows, check, train with DeepSpeed, export the candidate."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 import time
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
-from components.common.errors import RatchetError, UserError
+from components.common.context import Context, make_context
+from components.common.errors import Corrupt, RatchetError
 from components.common.records import TrainingRow, read_rows
-from components.common.telemetry import Progress
 from components.modeling.encoding import Codec
-from components.modeling.likelihood import CompletionLoss, EncodedRow, collate, mean_loss
+from components.modeling.likelihood import CompletionLoss, EncodedRow, mean_loss
 from components.modeling.load import load_model, load_tokenizer, save_checkpoint
-from components.train.data import learning_rate_at, plan_batches, share_of
-from components.train.engine import best_weights, start_engine
-from components.train.step import Job
+from components.train import engine as ds
+from components.train.checkpoints import Checkpoints, Found
+from components.train.data import TrainingSet, heldout_set, training_set
+from components.train.interpolate import choose_share
+from components.train.job import Job, Stage
+from components.train.loop import Loop, Track
+from components.train.objective import Objective
+from components.train.packing import keeps_rows_apart
+from components.train.preflight import announce, check_disk, check_masks, check_rows, end_of_text_share, first_loss
+from components.train.record import Recorder
+from components.train.sizing import Estimate, Model, choose, model_size, this_machine
+
+DROPOUTS = ("attention_dropout", "hidden_dropout", "dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop")
+"""What architectures call it."""
 
 
-@dataclass
-class Track:
-    """What the loop has seen so far."""
+@dataclass(frozen=True)
+class Material:
+    """What a training learns from."""
 
-    log: list[dict[str, Any]] = field(default_factory=list)
-    heldout: list[tuple[int, float]] = field(default_factory=list)
-    """(step, held-out loss); step 0 is before training."""
-    best: dict[str, torch.Tensor] | None = None
-    best_step: int = 0
-    tokens: int = 0
-    positions: int = 0
-    skipped: int = 0
-    stopped_early: bool = False
+    codec: Codec
+    stages: list[tuple[Stage, TrainingSet]]
+    heldout: list[EncodedRow]
+    prompts: list[str]
+    """Held-out prompts."""
 
 
-def train(job: Job, progress: Progress) -> None:
-    """Train one candidate and write `model/`, `log.jsonl`, `measured.json` into job.output (rank 0 only)."""
+def train(job: Job, context: Context) -> None:
+    """Train one candidate and write `model/`, `adapter/` (LoRA), `log.jsonl` and `measured.json` into job.output, in
+    process 0. Goes on from the newest usable checkpoint of the same work. Raises UserError for rows or a model that
+    cannot be trained, OutOfMemory, Transient after SIGTERM."""
     begun = time.monotonic()
-    torch.manual_seed(job.seed)
     torch.set_num_threads(job.threads)
-    codec = Codec(load_tokenizer(job.init), job.system_prompt)
-    rows, encoded = _encode(job.mix, codec, job.section.max_length)
-    _, heldout = _encode(job.heldout, codec, job.section.max_length) if job.heldout.stat().st_size else ([], [])
-    model = load_model(job.init)
-    model.train()
-    engine = start_engine(CompletionLoss(model), job)
-    batches = plan_batches(
-        [row.weight for row in rows], [len(row.ids) for row in encoded], job.steps, job.section.batch_size,
-        group_by_length=job.section.group_by_length, seed=job.seed,
+    device = ds.join_processes()
+    try:
+        _train(job, context, device, begun)
+    finally:
+        # Where others wait for this process, its end is what tells them.
+        if dist.get_world_size() == 1:
+            ds.leave_processes()
+
+
+def _train(job: Job, context: Context, device: torch.device, begun: float) -> None:
+    torch.manual_seed(job.seed)
+    material = _material(job, context)
+    model = build_model(job)
+    estimate = _preflight(job, context, material, model, model_size(model))
+    checkpoints = Checkpoints(context, job.key, zero_stage=estimate.layout.zero_stage)
+    objective = _objective(job, model)
+    found = checkpoints.newest()
+    if found is not None:
+        _load_weights(objective, found)
+    engine = ds.start_engine(
+        objective, estimate.layout, num_rows=job.section.batch_size, learning_rate=job.stages[0].learning_rate,
+        weight_decay=job.weight_decay, beta2=job.section.beta2, max_gradient_norm=job.section.max_gradient_norm,
     )  # fmt: skip
+    torch.manual_seed(job.seed + dist.get_rank())
+    events = job.output / "tensorboard"
+    recorder = Recorder(context, job.run_id, job.task, events) if dist.get_rank() == 0 else None
+    loop = Loop(
+        job=job, context=context, engine=engine, device=device, stages=material.stages, heldout=material.heldout,
+        pad_id=material.codec.pad_id, packed=job.section.packing and keeps_rows_apart(load_model(job.init)),
+        autocast=estimate.precision == "autocast", micro_batch_size=estimate.layout.micro_batch_size,
+        checkpoints=checkpoints, recorder=recorder, track=Track(),
+    )  # fmt: skip
+    if found is not None:
+        _resume(loop, found)
+    checkpoints.forget_fetched()
     started = time.monotonic()
-    track = Track()
-    _loop(job, engine, encoded, heldout, batches, codec.pad_id, track, progress)
+    try:
+        loop.run()
+    finally:
+        if recorder is not None:
+            recorder.close()
     compute_seconds = time.monotonic() - started
-    weights = track.best if track.best is not None else best_weights(engine)
+    weights = ds.gather_shares(engine, loop.best or ds.own_share(engine, ds.full_weight), device)
     if dist.get_rank() == 0:
-        # A fresh copy takes the weights: under ZeRO-3 the trained module holds only its partition.
-        clean = load_model(job.init)
-        clean.load_state_dict({name.removeprefix("model."): value for name, value in weights.items()}, strict=False)
-        _write(job, clean, codec, track, {"compute_seconds": compute_seconds, "startup_seconds": started - begun})
+        exported = export(job, {name.removeprefix("model."): value for name, value in weights.items()}, material)
+        costs = {"compute_seconds": compute_seconds, "startup_seconds": started - begun}
+        _write(job, loop.track, estimate, exported, material, costs)
     dist.barrier()
-    dist.destroy_process_group()
+    checkpoints.close()
 
 
-def _encode(path: Path, codec: Codec, max_length: int) -> tuple[list[TrainingRow], list[EncodedRow]]:
-    rows = list(read_rows(path, TrainingRow))
-    encoded = [EncodedRow(*codec.row_ids(row.prompt, row.completion)) for row in rows]
-    longest = max((len(row.ids) for row in encoded), default=0)
-    if longest > max_length:
-        count = sum(len(row.ids) > max_length for row in encoded)
-        raise UserError(
-            f"{path.name}: {count} of {len(rows)} rows are longer than train.max_length {max_length} "
-            f"(longest {longest} tokens): raise it or remove them"
-        )
-    if rows and not sum(row.num_targets for row in encoded):
-        raise UserError(f"{path.name}: no token bears loss; are all completions empty?")
-    return rows, encoded
+def build_model(job: Job) -> Any:
+    """The model to train, in train mode: dropout, adapters and activation checkpointing as the job says."""
+    dropout = job.section.dropout
+    model = load_model(job.init, settings=dict.fromkeys(DROPOUTS, dropout) if dropout else None)
+    if job.lora is not None:
+        from components.train.adapters import attach
+
+        model = attach(model, job.lora, job.adapter)
+    if job.section.activation_checkpointing:
+        if not model.supports_gradient_checkpointing:
+            raise RatchetError(
+                f"{type(model).__name__} cannot compute activations again: unset activation_checkpointing"
+            )
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model.train()
 
 
-def _loop(
-    job: Job, engine: Any, rows: list[EncodedRow], heldout: list[EncodedRow], batches: list[list[int]], pad_id: int,
-    track: Track, progress: Progress,
-) -> None:  # fmt: skip
-    section, lengths = job.section, [len(row.ids) for row in rows]
-    rank, world = dist.get_rank(), dist.get_world_size()
-    begun = time.monotonic()
-    for step, batch in enumerate(batches):
-        rate = learning_rate_at(
-            step, job.steps, job.learning_rate, warmup_share=section.warmup_share, schedule=section.schedule,
-            min_ratio=section.min_learning_rate_ratio,
-        )  # fmt: skip
-        for group in engine.optimizer.param_groups:
-            group["lr"] = rate
-        targets = sum(rows[index].num_targets for index in batch)
-        mine = share_of(batch, lengths, rank, world)
-        loss, positions = _step(engine, [rows[index] for index in mine], targets, pad_id, job)
-        track.tokens += sum(lengths[index] for index in batch)
-        track.positions += positions
-        norm = float(engine.get_global_grad_norm() or 0.0)
-        entry = {"step": step + 1, "loss": loss, "learning_rate": rate, "gradient_norm": norm, "heldout_loss": None}
-        if not math.isfinite(loss):
-            raise RatchetError(f"{job.task}: loss is {loss} at step {step + 1}; lower train learning_rate or use fp32")
-        if heldout and ((step + 1) % section.evaluate_every == 0 or step + 1 == len(batches)):
-            entry["heldout_loss"] = _look(job, engine, heldout, pad_id, step + 1, track)
-        track.log.append(entry)
-        if rank == 0:
-            progress.update(step + 1, len(batches), track.tokens / (time.monotonic() - begun), f"loss {loss:.4f}")
-        if _patience_ended(track, section.early_stopping_patience):
-            track.stopped_early = True
-            break
+def _material(job: Job, context: Context) -> Material:
+    codec = Codec(load_tokenizer(job.init), job.system_prompt)
+    rows = list(read_rows(job.mix, TrainingRow))
+    with_text = job.section.pretrain is None
+    section = job.section
+    stages = [
+        (stage, training_set(rows, codec, stage.name, with_text=with_text, max_length=section.max_length,
+                             weighting=section.weighting))
+        for stage in job.stages
+    ]  # fmt: skip
+    heldout_rows = list(read_rows(job.heldout, TrainingRow)) if job.heldout.stat().st_size else []
+    heldout = heldout_set(heldout_rows, codec, section.max_length)
+    left_out = len(rows) - len({name for _, own in stages for name in own.names})
+    if left_out > 0 and dist.get_rank() == 0:
+        context.progress.note(f"{left_out} of {len(rows)} rows belong to no stage of this training")
+    return Material(codec, stages, heldout, [row.prompt for row in heldout_rows if row.prompt])
 
 
-def _step(engine: Any, rows: list[EncodedRow], targets: int, pad_id: int, job: Job) -> tuple[float, int]:
-    """One optimizer step on this process's rows; returns the batch's mean loss per token and the positions computed.
-
-    Every process divides by the tokens of the whole batch, so the gradient is that of the mean over all loss-bearing
-    tokens however the batch is split into processes and micro-batches.
-    """
-    micro = job.section.micro_batch_size
-    world = dist.get_world_size()
-    device = engine.device
-    pieces = [rows[start : start + micro] for start in range(0, len(rows), micro)]
-    total, positions = torch.zeros((), device=device), 0
-    for number, piece in enumerate(pieces):
-        inputs, labels = collate(piece, pad_id)
-        positions += inputs.numel()
-        engine.set_gradient_accumulation_boundary(number + 1 == len(pieces))
-        with _autocast(job, device):
-            loss = engine(inputs.to(device), labels.to(device))
-        engine.backward(loss * (world * len(pieces) / targets))
-        total += loss.detach().float()
-        engine.step()
-    if world > 1:
-        dist.all_reduce(total)
-    return float(total) / targets, positions
+def _preflight(job: Job, context: Context, material: Material, model: Any, size: Model) -> Estimate:
+    """Everything that can be known to be wrong before the first step. Raises UserError."""
+    for stage, rows in material.stages:
+        check_rows(stage.name, rows, material.codec, model)
+    share = check_masks(*[(stage.name, rows) for stage, rows in material.stages][-1])
+    check_disk(context, size)
+    longest = max(len(row.ids) for _, rows in material.stages for row in rows.rows)
+    estimate = choose(job.section, size, this_machine(job.section.num_nodes), longest)
+    loss, seconds_per_token = first_loss(model, material.stages[0][1], material.codec)
+    tokens = sum(
+        stage.steps * job.section.batch_size * sum(len(row.ids) for row in rows.rows) // len(rows.rows)
+        for stage, rows in material.stages
+    )
+    if dist.get_rank() == 0:
+        (job.output / "layout.json").write_text(json.dumps(estimate.as_json()))
+        announce(context, estimate, loss, share, seconds_per_token, tokens // dist.get_world_size())
+    return estimate
 
 
-def _look(job: Job, engine: Any, heldout: list[EncodedRow], pad_id: int, step: int, track: Track) -> float:
-    engine.module.eval()
-    with _autocast(job, engine.device):
-        value = mean_loss(engine.module, heldout, pad_id, job.section.micro_batch_size)
-    engine.module.train()
-    if not track.heldout or value < min(loss for _, loss in track.heldout):
-        track.best, track.best_step = best_weights(engine), step
-    track.heldout.append((step, value))
-    return value
+def _objective(job: Job, model: Any) -> Objective:
+    section = job.section
+    reference = None
+    if section.kl_beta:
+        assert job.base is not None, "the step gives the base where it is needed"
+        reference = load_model(job.base).to(model.device)
+    return Objective(model, neftune_alpha=section.neftune_alpha, kl_beta=section.kl_beta, reference=reference)
 
 
-def _autocast(job: Job, device: torch.device) -> Any:
-    """bf16 matrix products where the recipe asks for them, in training and in held-out looks alike."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=job.section.precision == "autocast")
+def _load_weights(objective: Objective, found: Found) -> None:
+    tensors = found.tensors()
+    for name, weight in objective.named_parameters():
+        if weight.requires_grad:
+            if f"weight/{name}" not in tensors:
+                raise Corrupt(f"the checkpoint of step {found.receipt.step} has no weight {name}")
+            weight.data.copy_(tensors[f"weight/{name}"]())
 
 
-def _patience_ended(track: Track, patience: int) -> bool:
-    losses = [loss for _, loss in track.heldout]
-    return len(losses) > patience and min(losses[-patience:]) > min(losses)
+def _resume(loop: Loop, found: Found) -> None:
+    """Put back all that a checkpoint holds. Another number of processes continues with fresh random numbers."""
+    tensors, rank = found.tensors(), dist.get_rank()
+    loop.track = Track.from_json(found.track)
+    parameters = ds.trained_parameters(loop.engine)
+    ds.restore(
+        loop.engine, loop.track.updates,
+        ((weight, tensors[f"weight/{name}"](), tuple(tensors[f"{kind}/{name}"]() for kind in ds.MOMENTS))
+         for name, weight in parameters),
+    )  # fmt: skip
+    if loop.track.best_step:
+        kind = "weight" if loop.track.best_step == loop.track.step else "best"
+        own = (name for index, (name, _) in enumerate(parameters) if index % loop.world_size == rank)
+        loop.best = {name: tensors[f"{kind}/{name}"]() for name in own}
+    before = found.receipt.world_size
+    if before == loop.world_size:
+        torch.set_rng_state(tensors[f"random/cpu/{rank}"]())
+        if torch.cuda.is_available():
+            torch.cuda.set_rng_state(tensors[f"random/cuda/{rank}"]())
+    if rank == 0:
+        other = "" if before == loop.world_size else f", with {loop.world_size} processes instead of {before}"
+        loop.context.progress.note(f"going on from the checkpoint of step {loop.track.step}{other}")
 
 
-def _write(job: Job, model: Any, codec: Codec, track: Track, costs: dict[str, float]) -> None:
-    save_checkpoint(model.eval(), codec.tokenizer, job.output / "model")
+@dataclass(frozen=True)
+class Exported:
+    """What is told of the exported model beside its files."""
+
+    share: float | None = None
+    """Of the trained model, where it was interpolated with the base."""
+    losses: dict[float, float] | None = None
+
+
+def export(job: Job, weights: Mapping[str, Tensor], material: Material) -> Exported:
+    """Write the clean checkpoint `model/` of the trained weights, and `adapter/`; every tensor is accounted for."""
+    if job.lora is not None:
+        _export_merged(job, weights, material.codec)
+        return Exported()
+    # A fresh copy takes the weights: under ZeRO-3 the trained module holds only its partition.
+    clean = load_model(job.init)
+    _fill(clean, weights)
+    exported = Exported()
+    if job.section.interpolate and material.heldout:
+        exported = _interpolate(job, clean, material)
+    save_checkpoint(clean, material.codec.tokenizer, job.output / "model")
+    return exported
+
+
+def _fill(model: Any, weights: Mapping[str, Tensor]) -> None:
+    missing, unexpected = model.load_state_dict(dict(weights), strict=False)
+    tied = {name for name in missing if name in (model.all_tied_weights_keys or {})}
+    buffers = {name for name, _ in model.named_buffers()}
+    if unexpected or set(missing) - tied - buffers:
+        raise RatchetError(f"export: weights do not fit the model (missing {missing[:3]}, unknown {unexpected[:3]})")
+
+
+def _interpolate(job: Job, clean: Any, material: Material) -> Exported:
+    assert job.base is not None, "the step gives the base where it is needed"
+    loss = CompletionLoss(clean)
+
+    def loss_of(weights: Mapping[str, Tensor]) -> float:
+        clean.load_state_dict(dict(weights))
+        return mean_loss(loss, material.heldout, material.codec.pad_id, 32)
+
+    trained = {name: value.clone() for name, value in clean.state_dict().items()}  # loss_of overwrites the model's
+    chosen = choose_share(load_model(job.base).state_dict(), trained, loss_of)
+    clean.load_state_dict(chosen.weights)
+    return Exported(chosen.share, chosen.losses)
+
+
+def _export_merged(job: Job, weights: Mapping[str, Tensor], codec: Codec) -> None:
+    from components.train.adapters import attach, merged_state, plain_state, save_adapter, verify_merge
+
+    assert job.lora is not None
+    adapted = attach(load_model(job.init), job.lora)
+    _, unexpected = adapted.load_state_dict(dict(weights), strict=False)
+    if unexpected:
+        raise RatchetError(f"export: the adapted model has no {unexpected[:3]}")
+    save_adapter(adapted, job.lora, job.output / "adapter")
+    clean = load_model(job.init)
+    _fill(clean, merged_state(adapted))
+    save_checkpoint(clean, codec.tokenizer, job.output / "model")
+    verify_merge(
+        plain_state(load_model(job.init)), job.output / "adapter", plain_state(load_model(job.output / "model"))
+    )
+
+
+def _write(
+    job: Job, track: Track, estimate: Estimate, exported: Exported, material: Material, costs: dict[str, float]
+) -> None:
     with (job.output / "log.jsonl").open("w", encoding="utf-8") as file:
         for entry in track.log:
             file.write(json.dumps(entry) + "\n")
-    losses = [entry["loss"] for entry in track.log]
+    losses = [entry["loss"] for entry in track.log if entry["loss"] is not None]
     tail = losses[-max(1, len(losses) // 10) :]
     heldout = [loss for _, loss in track.heldout]
     summary = {
-        "steps": len(losses), "best_step": track.best_step or len(losses), "first_loss": losses[0],
+        "steps": len(track.log), "best_step": track.best_step or len(track.log), "first_loss": losses[0],
         "final_loss": sum(tail) / len(tail), "first_heldout_loss": heldout[0] if heldout else None,
         "best_heldout_loss": min(heldout) if heldout else None, "final_heldout_loss": heldout[-1] if heldout else None,
-        "stopped_early": track.stopped_early, "tokens_trained": track.tokens, "skipped_steps": track.skipped,
-        "padding_share": 1 - track.tokens / (track.positions * dist.get_world_size()),
+        "stopped_early": track.stopped_early, "tokens_trained": track.tokens, "skipped_steps": track.dropped,
+        "padding_share": 1 - track.tokens / track.positions, "num_processes": dist.get_world_size(),
+        "end_of_text_share": end_of_text_share(
+            job.output / "model", job.system_prompt, material.prompts, job.max_new_tokens
+        ),
+        "interpolation_share": exported.share, "interpolation_losses": exported.losses, "layout": estimate.as_json(),
     }  # fmt: skip
     (job.output / "measured.json").write_text(json.dumps({"summary": summary, "costs": costs}))
 
 
 def main() -> None:
-    """Entry of one rank under torchrun."""
+    """Entry of one process that the step started: the job's file is its argument."""
     job = Job.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    progress = Progress.from_environment(os.environ)
-    progress.task = job.task
     try:
-        train(job, progress)
+        context = make_context(job.store, os.environ)
+        context.progress.task = job.task
+        train(job, context)
     except RatchetError as error:
-        # torchrun reports only that a rank failed; the step reads this file and raises the error itself.
+        # torchrun reports only that a process failed; the step reads this file and raises the error itself.
         said = {"kind": type(error).__name__, "message": str(error)}
         (job.output / "failure.json").write_text(json.dumps(said))
         raise SystemExit(error.exit_code) from None
+    # All is written; taking the interpreter down while threads of gloo end has aborted finished processes.
+    sys.stderr.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":

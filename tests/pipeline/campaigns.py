@@ -54,7 +54,7 @@ def recipe(data: Path) -> dict[str, Any]:
         "select": {"minhash_threshold": 1.0, "min_accepted": 1, "max_length_ratio": 10.0, "human_share": 0.4},
         "train": {
             "first": {"steps": 24, "learning_rate": 0.005}, "rounds": {"steps": 14, "learning_rate": 0.003},
-            "batch_size": 16, "micro_batch_size": 16, "max_length": 16, "zero_stage": 0, "evaluate_every": 100,
+            "batch_size": 16, "micro_batch_size": 16, "max_length": 16, "zero": 0, "evaluate_every": 100,
         },
         "decide": {
             "goal": {"threshold": 1.0}, "max_rounds": 2, "patience": 4, "alpha": 0.8, "max_perplexity_ratio": 1000.0,

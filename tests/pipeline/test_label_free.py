@@ -31,7 +31,7 @@ train:
   batch_size: 64
   micro_batch_size: 64
   max_length: 32
-  zero_stage: 0
+  zero: 0
 decide: {goal: {threshold: 1.0}, max_rounds: 1}
 """
 

@@ -19,7 +19,7 @@ def materialise(source: str, folder: Path) -> dict[str, object]:
     return materialise_base(ModelSection(source=source), 0, folder, {}, folder.parent / "scratch")
 
 
-@pytest.mark.parametrize("architecture", ["llama", "llama-nope", "gpt2"])
+@pytest.mark.parametrize("architecture", ["llama", "llama-nope", "gpt2", "lstm"])
 @pytest.mark.parametrize("tokenizer", ["character", "byte"])
 def test_a_scratch_model_is_the_same_for_the_same_seed_and_reloads(
     architecture: str, tokenizer: str, tmp_path: Path
@@ -73,6 +73,10 @@ def test_remote_code_is_refused(tmp_path: Path) -> None:
         (lambda folder: (folder / "config.json").unlink(), "config.json is missing"),
         (
             lambda folder: (folder / "config.json").write_text('{"model_type": "nonsense"}'),
+            "not a causal language model",
+        ),
+        (
+            lambda folder: (folder / "config.json").write_text('{"model_type": ["llama"]}'),
             "not a causal language model",
         ),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"garbage"), "not a whole safetensors file"),

@@ -14,7 +14,7 @@ from components.common.errors import Corrupt, UserError
 from components.common.receipts import Attempt, Receipt, fetch, receipt_uri
 from components.common.recipe import Recipe
 from components.common.records import Result
-from components.common.state import Plan, State
+from components.common.state import Plan, State, base_plan
 from components.decide.step import DecideInputs, inputs_from, run
 from tests.unit.crafted import (
     PLAN,
@@ -283,6 +283,23 @@ def test_a_cause_changes_the_plan_of_the_next_round_and_a_bad_change_is_taken_ba
     assert campaign.state.history[2].causes[0].name == "change_taken_back"
     assert campaign.state.history[2].plan.learning_rate == 5e-4
     assert campaign.state.plan.learning_rate == 1e-3
+
+
+def test_adapters_that_learn_too_little_are_larger_in_the_next_round_and_the_card_says_so(context: Context) -> None:
+    lora = {"rank": 8, "targets": ["q_proj"], "max_rank": 16}
+    recipe = recipe_of(train={"lora": lora}, decide={"goal": {"threshold": 0.99}, "patience": 9})
+    campaign = Campaign(context, recipe, PLAN.model_copy(update={"lora": base_plan(recipe).lora}))
+    flat = {"first_loss": 2.3, "final_loss": 1.4, "best_heldout_loss": 1.4, "final_heldout_loss": 1.4}
+    campaign.round(simple(40))
+    assert "| lora | rank 8 | rank 8 |" in campaign.card
+    campaign.round(simple(41), train=flat)
+    cause = campaign.state.history[1].causes[0]
+    assert (cause.name, cause.change) == ("too_little_capacity", "lora rank 8 → rank 16")
+    assert "| lora | rank 8 | **rank 16** |" in campaign.card
+    campaign.round(simple(42), train=flat)
+    assert str(campaign.state.plan.lora) == "rank 16, unfrozen layers 1"
+    assert campaign.state.plan.lora is not None
+    assert campaign.state.plan.lora.targets == ("q_proj",)
 
 
 def test_the_first_stages_knobs_are_no_change_to_take_back(context: Context) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.common.recipe import Recipe
+from components.common.recipe import LoraStructure, Recipe
 from components.common.state import Cause, Plan, RoundRecord, base_plan
 from components.decide.diagnosis import Evidence, diagnose, still_falling
 from components.decide.gate import Comparison, Scores
@@ -32,6 +32,8 @@ SELECT: dict[str, Any] = {
     "prompts_accepted": 700, "distinct_share": 0.6,
 }  # fmt: skip
 SETTLED = [0.9 * 0.9**step + 0.2 for step in range(200)]
+LORA = recipe_of(train={"lora": {"rank": 4, "max_rank": 12, "max_unfrozen_layers": 3}})
+ADAPTED = PLAN.model_copy(update={"lora": base_plan(LORA).lora})
 EQUAL = Comparison(pairs=500, wins=20, losses=18, p_value=0.44, level=0.0125)
 
 
@@ -94,6 +96,33 @@ def test_a_loss_that_hardly_moved_asks_for_a_higher_learning_rate() -> None:
 
 def test_a_promoted_candidate_is_not_called_underfitted() -> None:
     assert names(verdict="promoted", losses=[2.0 - 0.008 * step for step in range(200)]) == []
+    assert names(verdict="promoted", losses=[2.0 - 0.008 * step for step in range(200)], plan=ADAPTED) == []
+
+
+HIGH: dict[str, Any] = {"final_loss": 1.42, "best_heldout_loss": 1.45, "final_heldout_loss": 1.45}
+
+
+def test_adapters_that_cannot_take_in_their_rows_ask_for_a_larger_structure() -> None:
+    found = the("too_little_capacity", train={**TRAIN, "first_loss": 2.3, **HIGH}, plan=ADAPTED)
+    assert found.turn == "structure_up"
+    assert "with rank 4 beside the frozen base the training loss had flattened at 1.4200, held-out" in found.evidence
+    stuck = {**TRAIN, "first_loss": 1.5, **HIGH}
+    assert names(train=stuck, losses=[1.45] * 200, plan=ADAPTED) == ["too_little_capacity", "underfitting"]
+
+
+def test_a_loss_that_still_falls_asks_for_more_steps_before_a_larger_structure() -> None:
+    falling = [2.0 - 0.008 * step for step in range(200)]
+    assert names(losses=falling, plan=ADAPTED) == ["underfitting", "too_little_capacity"]
+    plan, _ = next_plan(LORA, ADAPTED, diagnose(evidence(losses=falling, plan=ADAPTED)), None, ADAPTED)
+    assert (plan.steps, plan.lora) == (300, LoraStructure(rank=8))
+
+
+def test_a_high_loss_is_no_lack_of_capacity_where_nothing_is_frozen_or_rows_are_memorised() -> None:
+    assert names(train={**TRAIN, "first_loss": 2.3, **HIGH}) == []
+    memorised = {**TRAIN, "first_loss": 2.3, **HIGH, "best_heldout_loss": 1.9, "final_heldout_loss": 1.9}
+    assert names(train=memorised, plan=ADAPTED) == []
+    assert names(train={**TRAIN, "first_loss": 2.3, **HIGH, "stopped_early": True}, plan=ADAPTED) == []
+    assert names(plan=ADAPTED) == []
 
 
 def test_a_champion_that_learns_a_little_more_is_not_stuck() -> None:
@@ -167,7 +196,7 @@ def test_the_trend_ignores_noise_and_short_logs() -> None:
 # The plan
 
 
-def turn(name: str, plan: Plan = PLAN, recipe: Recipe | None = None) -> tuple[str, float]:
+def turn(name: str, plan: Plan = PLAN, recipe: Recipe | None = None) -> tuple[str, Any]:
     return turned(plan, recipe or recipe_of(), name)  # type: ignore[arg-type]
 
 
@@ -202,17 +231,47 @@ def test_a_value_the_recipe_sets_beyond_the_bounds_is_left_alone() -> None:
     assert turn("human_share_up", plan, recipe) == ("human_share", 0.95)
 
 
+def test_a_structure_doubles_its_rank_then_the_layers_trained_in_full_then_stops() -> None:
+    plan, seen = ADAPTED, []
+    for _ in range(6):
+        lacking = [Finding("too_little_capacity", "seen", 0.7, "structure_up", "")]
+        following, causes = next_plan(LORA, plan, lacking, None, plan)
+        change = f"lora {plan.lora} → {following.lora}" if following != plan else ""
+        assert [cause.change for cause in causes] == [change]
+        plan = following
+        seen.append(str(plan.lora))
+    assert seen == [
+        "rank 8", "rank 12", "rank 12, unfrozen layers 1", "rank 12, unfrozen layers 2", "rank 12, unfrozen layers 3",
+        "rank 12, unfrozen layers 3",
+    ]  # fmt: skip
+    assert plan.model_copy(update={"lora": ADAPTED.lora}) == ADAPTED
+
+
+def test_without_adapters_there_is_no_structure_to_grow() -> None:
+    lacking = [Finding("too_little_capacity", "seen", 0.7, "structure_up", "")]
+    assert next_plan(recipe_of(), PLAN, lacking, None, PLAN)[0] == PLAN
+
+
+def test_growth_that_did_harm_is_taken_back() -> None:
+    grown = ADAPTED.model_copy(update={"lora": LoraStructure(rank=8)})
+    found = change_to_take_back(record(0.6), ADAPTED, grown, "kept", 0.55)
+    assert found is not None
+    plan, causes = next_plan(LORA, grown, [Finding("x", "y", 0.9, "structure_up", "")], found, ADAPTED)
+    assert plan == ADAPTED
+    assert [cause.change for cause in causes] == ["lora rank 8 → rank 4", ""]
+
+
 TURNS = [
     "learning_rate_down", "learning_rate_up", "steps_up", "steps_down", "temperature_up", "temperature_down",
-    "weight_decay_up", "human_share_up", "samples_up", None,
+    "weight_decay_up", "human_share_up", "samples_up", "structure_up", None,
 ]  # fmt: skip
 
 
 @given(st.lists(st.tuples(st.sampled_from(TURNS), st.floats(0, 1)), max_size=8))
 def test_at_most_two_knobs_change_a_round_and_only_for_confident_causes(asked: list[tuple[Any, float]]) -> None:
     findings = [Finding(f"cause{n}", "seen", sure, what, "") for n, (what, sure) in enumerate(asked)]
-    plan, causes = next_plan(recipe_of(), PLAN, findings, None, PLAN)
-    changed = [name for name in Plan.model_fields if getattr(plan, name) != getattr(PLAN, name)]
+    plan, causes = next_plan(LORA, ADAPTED, findings, None, ADAPTED)
+    changed = [name for name in Plan.model_fields if getattr(plan, name) != getattr(ADAPTED, name)]
     assert len(changed) <= MAX_TURNS
     assert sum(bool(cause.change) for cause in causes) == len(changed)
     assert all(cause.confidence >= 0.5 for cause in causes if cause.change)

@@ -32,7 +32,7 @@ def answers(
     return {(answer.request, answer.index): answer for answer in drawn}
 
 
-@pytest.mark.parametrize("architecture", ["llama", "llama-nope", "gpt2"])
+@pytest.mark.parametrize("architecture", ["llama", "llama-nope", "gpt2", "lstm"])
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_greedy_answers_are_those_of_transformers_generate(architecture: str, batch_size: int) -> None:
     model, codec = tiny_model(architecture, seed=3)
@@ -87,8 +87,8 @@ def test_padding_on_the_right_changes_no_loss() -> None:
     model, codec = tiny_model(seed=4)
     row = EncodedRow(*codec.row_ids("12=", "21"))
     other = EncodedRow(*codec.row_ids("123456789=", "987654321"))
-    alone, _ = collate([row], codec.pad_id)
-    together, _ = collate([row, other], codec.pad_id)
+    alone = collate([row], codec.pad_id).input_ids
+    together = collate([row, other], codec.pad_id).input_ids
     with torch.inference_mode():
         expected = model(input_ids=alone).logits[0]
         padded = model(input_ids=together).logits[0, : len(row.ids)]

@@ -24,7 +24,7 @@ data:
        ladder: {labelled: [1, 3], climb: [4, 5]}}
 generate: {prompts_per_round: 24, samples_per_prompt: 1, max_new_tokens: 8, shards: 2}
 select: {verifier: false, require_finished: false, min_accepted: 1}
-train: {first: {steps: 4}, rounds: {steps: 2}, batch_size: 16, micro_batch_size: 16, max_length: 32, zero_stage: 0}
+train: {first: {steps: 4}, rounds: {steps: 2}, batch_size: 16, micro_batch_size: 16, max_length: 32, zero: 0}
 decide: {goal: {threshold: 1.0}, max_rounds: 2}
 """
 
@@ -81,6 +81,31 @@ def test_a_round_can_be_carried_out_by_hand(context: Context, tmp_path: Path) ->
     assert Path(page.removeprefix("file://")).read_text().startswith("<!doctype html>")
     # The same work has the same address: nothing is done twice.
     assert done("decide", *round_zero) == [decided, go]
+
+
+def test_the_same_entry_trains_in_many_processes_under_torchrun(context: Context, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    recipe = (
+        "--store",
+        context.store.root,
+        "--recipe",
+        str(tmp_path / "recipe.yaml"),
+        "--set",
+        "train.num_processes=2",
+    )
+    state, _ = done("prepare", *recipe)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RATCHET_CACHE": str(context.cache.folder.parent)}
+    result = subprocess.run(
+        [sys.executable, *torchrun, "-m", "components.train", "--state", state, "--mix", state], env=environment,
+        text=True, capture_output=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    first, second = result.stdout.split()
+    assert first == second, "both processes name the one receipt"
+    assert read_receipt(context, ref_of_uri(context, first)).summary["num_processes"] == 2
+    assert done("train", "--state", state, "--mix", state) == [first], "alone it is found, not trained again"
+    assert not list(context.store.list("progress/"))
 
 
 def run_of(context: Context) -> str:

@@ -12,6 +12,7 @@ import pytest
 from components.common.context import Context
 from components.common.errors import UserError
 from components.common.receipts import Receipt, Task, commit_once, fetch, fetch_folder, receipt_uri
+from components.common.recipe import LoraStructure
 from components.common.records import Dropped, Prompt, TrainingRow, prompt_id, read_rows
 from components.common.state import Plan, State, load_campaign
 from components.prepare.step import PrepareInputs, run
@@ -71,6 +72,7 @@ def test_a_new_campaign_has_recipe_state_base_and_splits(context: Context) -> No
     campaign = load_campaign(context, receipt_uri(context, receipt))
     assert campaign.next_round == 0
     assert campaign.state.plan.level == 4
+    assert campaign.recipe.train.first is not None
     assert campaign.recipe.train.first.learning_rate == campaign.state.plan.learning_rate
     stored = json.loads(context.store.get_bytes(f"runs/{campaign.recipe.run_id}/recipe.json"))
     assert stored == campaign.recipe.model_dump(mode="json")
@@ -144,11 +146,18 @@ def test_a_missing_data_file_is_an_error_that_names_it(context: Context, tmp_pat
         prepare(context, with_file(tmp_path / "gone.jsonl"))
 
 
-def decided(context: Context, start: Receipt) -> Receipt:
+def decided(context: Context, start: Receipt, **knobs: Any) -> Receipt:
     """A decide receipt as a finished campaign leaves it."""
     campaign = load_campaign(context, receipt_uri(context, start))
     plan = Plan(
-        learning_rate=1e-4, steps=7, weight_decay=0.0, temperature=0.9, samples_per_prompt=2, human_share=0.5, level=6
+        learning_rate=1e-4,
+        steps=7,
+        weight_decay=0.0,
+        temperature=0.9,
+        samples_per_prompt=2,
+        human_share=0.5,
+        level=6,
+        **knobs,
     )
     state = State(
         run_id=campaign.recipe.run_id, prepared=campaign.prepared.ref, start=start.ref, round=2, go=False,
@@ -181,6 +190,18 @@ def test_a_resumed_campaign_goes_on_where_the_old_one_stopped(context: Context) 
     assert (state.plan.temperature, state.plan.level, state.plan.steps, state.plan.learning_rate) == (1.0, 6, 7, 1e-4)
     assert state.run_id == campaign.recipe.run_id != load_campaign(context, state_uri).recipe.run_id
     assert campaign.recipe.decide.max_rounds == 8
+
+
+def test_a_resumed_campaign_keeps_the_structure_it_grew_unless_the_recipe_sets_another(context: Context) -> None:
+    def resumed(**lora: Any) -> LoraStructure | None:
+        receipt = prepare(context, changed(train={"lora": lora}), resume_from=state_uri)
+        return load_campaign(context, receipt_uri(context, receipt)).state.plan.lora
+
+    old = prepare(context, changed(train={"lora": {"rank": 4}}))
+    assert load_campaign(context, receipt_uri(context, old)).state.plan.lora == LoraStructure(rank=4)
+    state_uri = receipt_uri(context, decided(context, old, lora=LoraStructure(rank=16)))
+    assert resumed(rank=4, max_rank=128) == LoraStructure(rank=16)
+    assert resumed(rank=32) == LoraStructure(rank=32)
 
 
 @pytest.mark.parametrize(

@@ -181,6 +181,18 @@ def test_a_listing_holds_the_keys_below_a_folder_in_order(store: Store) -> None:
         store.list("a")
 
 
+def test_a_deleted_object_is_gone_and_one_that_never_was_is_no_failure(store: Store) -> None:
+    store.put_bytes("progress/train/k/step-1.json", b"one")
+    store.put_bytes("progress/train/k/step-2.json", b"two")
+    for _ in range(2):
+        store.delete("progress/train/k/step-1.json")
+    assert store.size("progress/train/k/step-1.json") is None
+    assert list(store.list("progress/train/")) == ["progress/train/k/step-2.json"]
+    assert store.put_bytes("progress/train/k/step-1.json", b"new", if_absent=True)
+    with pytest.raises(UserError):
+        store.delete("../outside")
+
+
 def test_a_listing_of_an_empty_store_is_empty(store: Store) -> None:
     assert list(store.list("")) == []
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,61 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from components.common.recipe import TrainSection
-from components.common.records import TrainingRow, write_rows
-from components.modeling.likelihood import CompletionLoss, EncodedRow, collate
+from components.modeling.likelihood import CompletionLoss, EncodedRow, collate, mean_loss
 from components.modeling.load import load_model
 from components.train.data import draw, learning_rate_at, plan_batches, share_of
-from components.train.step import Job
-from tests.unit.tiny import save_tiny, tiny_model
-
-
-def reversal(count: int, seed: int) -> list[TrainingRow]:
-    rng = random.Random(seed)
-    texts = ["".join(rng.choice("0123456789") for _ in range(rng.randint(1, 6))) for _ in range(count)]
-    return [
-        TrainingRow(id=str(index), prompt=f"{text}=", completion=text[::-1], source="human", round=0)
-        for index, text in enumerate(texts)
-    ]
-
-
-def train(folder: Path, steps: int = 12, processes: int = 1, rows: int = 200, **section: Any) -> dict[str, Any]:
-    """Train in real processes, as the step does, and return summary, log and the checkpoint folder."""
-    folder.mkdir()
-    output = folder / "out"
-    output.mkdir()
-    write_rows(folder / "mix.jsonl", reversal(rows, 0))
-    write_rows(folder / "heldout.jsonl", reversal(40, 1))
-    job = Job(
-        task="train-r0", init=save_tiny(folder / "base"), mix=folder / "mix.jsonl", heldout=folder / "heldout.jsonl",
-        output=output, system_prompt="", learning_rate=3e-3, weight_decay=0.01, steps=steps, seed=7, threads=1,
-        section=TrainSection.model_validate(
-            {"batch_size": 16, "micro_batch_size": 16, "num_processes": processes, "evaluate_every": 4, **section}
-        ),
-    )  # fmt: skip
-    (folder / "job.json").write_text(job.model_dump_json())
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
-    command = [sys.executable, *launcher, "-m", "components.train.worker", str(folder / "job.json")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
-    failure = json.loads((output / "failure.json").read_text()) if (output / "failure.json").exists() else {}
-    if not failure:
-        assert done.returncode == 0, done.stderr[-3000:]
-    log = output / "log.jsonl"
-    return {
-        "failure": failure,
-        "status": done.returncode,
-        "folder": output / "model",
-        "losses": [json.loads(line)["loss"] for line in log.open()] if log.exists() else [],
-        **(json.loads((output / "measured.json").read_text())["summary"] if log.exists() else {}),
-    }
+from tests.unit.tiny import tiny_model
+from tests.unit.trainings import reversal, train
 
 
 def test_every_zero_stage_and_process_count_follows_one_loss_curve(tmp_path: Path) -> None:
-    reference = train(tmp_path / "plain", zero_stage=0)
+    reference = train(tmp_path / "plain", zero=0)
     variants: list[dict[str, Any]] = [
-        {"zero_stage": 1}, {"zero_stage": 2}, {"zero_stage": 3}, {"zero_stage": 1, "processes": 2},
-        {"zero_stage": 3, "processes": 2}, {"zero_stage": 1, "micro_batch_size": 4},
+        {"zero": 1}, {"zero": 2}, {"zero": 3}, {"zero": 1, "num_processes": 2},
+        {"zero": 3, "num_processes": 2}, {"zero": 1, "micro_batch_size": 4},
     ]  # fmt: skip
     for number, variant in enumerate(variants):
         other = train(tmp_path / str(number), **variant)
@@ -80,18 +33,16 @@ def test_every_zero_stage_and_process_count_follows_one_loss_curve(tmp_path: Pat
 
 
 def test_training_lowers_the_loss_and_the_saved_model_is_the_best_one_seen(tmp_path: Path) -> None:
-    done = train(tmp_path / "run", steps=150, zero_stage=0)
+    done = train(tmp_path / "run", steps=150, zero=0)
     assert done["final_loss"] < 0.8 * done["first_loss"]
     model, codec = load_model(done["folder"]), tiny_model()[1]
     rows = [EncodedRow(*codec.row_ids(row.prompt, row.completion)) for row in reversal(40, 1)]
-    inputs, labels = collate(rows, codec.pad_id)
-    with torch.inference_mode():
-        loss = float(CompletionLoss(model)(inputs, labels)) / sum(row.num_targets for row in rows)
+    loss = mean_loss(CompletionLoss(model), rows, codec.pad_id, 16)
     assert loss == pytest.approx(done["best_heldout_loss"], rel=1e-4)
 
 
 def test_training_stops_early_once_the_heldout_loss_rises(tmp_path: Path) -> None:
-    done = train(tmp_path / "run", steps=2000, rows=8, zero_stage=0, early_stopping_patience=3)
+    done = train(tmp_path / "run", steps=2000, rows=reversal(8, 0), zero=0, early_stopping_patience=3)
     assert done["stopped_early"]
     assert done["steps"] < 2000
     assert done["best_step"] < done["steps"]
@@ -105,15 +56,17 @@ def test_a_row_longer_than_the_context_is_refused_with_numbers(tmp_path: Path) -
     assert "longer than train.max_length 8" in done["failure"]["message"]
 
 
-@pytest.mark.parametrize("architecture", ["llama", "llama-nope", "gpt2"])
+@pytest.mark.parametrize("architecture", ["llama", "llama-nope", "gpt2", "lstm"])
 def test_loss_falls_on_the_completion_alone(architecture: str) -> None:
     model, codec = tiny_model(architecture)
     ids, masked = codec.row_ids("123=", "321")
-    inputs, labels = collate([EncodedRow(ids, masked)], codec.pad_id)
+    batch = collate([EncodedRow(ids, masked)], codec.pad_id)
     with torch.inference_mode():
-        logits = model(input_ids=inputs).logits[0]
-        expected = torch.nn.functional.cross_entropy(logits[masked - 1 : -1], inputs[0, masked:], reduction="sum")
-        assert float(CompletionLoss(model)(inputs, labels)) == pytest.approx(float(expected), rel=1e-4)
+        logits = model(input_ids=batch.input_ids).logits[0]
+        expected = torch.nn.functional.cross_entropy(
+            logits[masked - 1 : -1], batch.input_ids[0, masked:], reduction="sum"
+        )
+        assert float(CompletionLoss(model)(batch)) == pytest.approx(float(expected), rel=1e-4)
     assert codec.tokenizer.decode(ids[masked:]) == "321<eos>"
 
 

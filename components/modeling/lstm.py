@@ -1,0 +1,202 @@
+"""An LSTM language model (embedding, LSTM, linear head) as transformers classes, model type `ratchet_lstm`.
+
+Importing this module makes its checkpoints known to AutoConfig and AutoModelForCausalLM: no remote code is involved.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, Cache, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.cache_utils import DynamicLayer
+from transformers.masking_utils import create_recurrent_attention_mask
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_utils import slice_logits_to_keep
+from transformers.utils import can_return_tuple
+
+MODEL_TYPE = "ratchet_lstm"
+
+
+class LstmConfig(PreTrainedConfig):
+    """Shape of the model. There is no longest sequence, so no `max_position_embeddings`."""
+
+    model_type = MODEL_TYPE
+    keys_to_ignore_at_inference = ("past_key_values",)
+
+    vocab_size: int = 256
+    hidden_size: int = 256
+    num_hidden_layers: int = 2
+    dropout: float = 0.0
+    """On what enters and leaves each LSTM layer, never from one time step to the next (1409.2329)."""
+    initializer_range: float = 0.02
+    """Standard deviation of embedding and head."""
+    use_cache: bool = True
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    tie_word_embeddings: bool = False
+
+
+class LstmState(DynamicLayer):
+    """The one layer of this model's `Cache`: what all LSTM layers hand on to the next token.
+
+    `keys` is the hidden and `values` the cell state, both (batch, num_layers, hidden_size): with the batch first the
+    library's ways to repeat, select and reorder rows apply as they are.
+    """
+
+    is_croppable = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cumulative_length = 0
+
+    def update(self, key_states: Tensor, value_states: Tensor, num_tokens: int = 1) -> tuple[Tensor, Tensor]:
+        """Replace the state by the one `num_tokens` later."""
+        self.keys, self.values, self.is_initialized = key_states, value_states, True
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.cumulative_length += num_tokens
+        return key_states, value_states
+
+    def get_seq_length(self) -> int:
+        """Tokens seen, padding included."""
+        return int(self.cumulative_length)
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Refused: a recurrent state cannot unsee a token."""
+        raise NotImplementedError("the state of an LSTM cannot be cropped")
+
+
+class LstmPreTrainedModel(PreTrainedModel):
+    """What both classes below share."""
+
+    config_class = LstmConfig
+    base_model_prefix = "model"
+    supports_packing = False
+    """Rows behind one another in a sequence would read each other's state: nothing can isolate them."""
+    _is_stateful = True
+    _supports_sdpa = True  # there is no attention: whichever implementation is asked for will do
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Forget gates begin open (Jozefowicz et al., ICML 2015): the state lasts until training says otherwise."""
+        super()._init_weights(module)
+        if isinstance(module, nn.LSTM):
+            for name, bias in module.named_parameters():
+                if name.startswith("bias_ih"):
+                    values = torch.zeros_like(bias)
+                    values[module.hidden_size : 2 * module.hidden_size] = 1.0
+                    init.copy_(bias, values)
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        """Have `generate` leave the cache to `forward`: the default one would hold keys and values per token."""
+        return False
+
+
+class LstmModel(LstmPreTrainedModel):
+    """Embedding and LSTM layers."""
+
+    def __init__(self, config: LstmConfig) -> None:
+        super().__init__(config)
+        layers, size = config.num_hidden_layers, config.hidden_size
+        self.embed_tokens = nn.Embedding(config.vocab_size, size)
+        self.dropout = nn.Dropout(config.dropout)
+        self.lstm = nn.LSTM(size, size, layers, batch_first=True, dropout=config.dropout if layers > 1 else 0.0)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """Hidden states (batch, length, hidden_size) of `input_ids` (batch, length), and the state behind them.
+
+        `attention_mask` is (batch, length so far); masked positions leave a row's state as it was, and their hidden
+        states are zero. Position ids, which other models take, are ignored.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give either input_ids or inputs_embeds")
+        inputs = self.dropout(self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds)
+        use_cache = self.config.use_cache if use_cache is None else use_cache
+        if past_key_values is None:
+            past_key_values = Cache(layers=[LstmState()])
+        memory = past_key_values.layers[0]
+        state = None
+        if memory.is_initialized:
+            state = (memory.keys.transpose(0, 1).contiguous(), memory.values.transpose(0, 1).contiguous())
+        mask = create_recurrent_attention_mask(self.config, inputs, attention_mask, past_key_values)
+        outputs, (hidden, cell) = self.lstm(inputs, state) if mask is None else _masked(self.lstm, inputs, state, mask)
+        if use_cache:
+            memory.update(hidden.transpose(0, 1), cell.transpose(0, 1), num_tokens=inputs.shape[1])
+        return BaseModelOutputWithPast(
+            last_hidden_state=self.dropout(outputs), past_key_values=past_key_values if use_cache else None
+        )
+
+
+def _masked(
+    lstm: nn.LSTM, inputs: Tensor, state: tuple[Tensor, Tensor] | None, mask: Tensor
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Run `lstm` over the real tokens of each row alone, wherever its padding is."""
+    batch, length, size = inputs.shape
+    if state is None:
+        zeros = inputs.new_zeros(lstm.num_layers, batch, lstm.hidden_size)
+        state = (zeros, zeros)
+    counts = mask.long().sum(dim=1)
+    order = mask.long().argsort(dim=1, descending=True, stable=True)[..., None].expand(-1, -1, size)
+    # A packed row has at least one token; a row of padding only takes its old state back below.
+    packed = nn.utils.rnn.pack_padded_sequence(
+        inputs.gather(1, order), counts.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False
+    )
+    packed, fresh = lstm(packed, state)
+    outputs, _ = nn.utils.rnn.pad_packed_sequence(packed, batch_first=True, total_length=length)
+    outputs = torch.zeros_like(outputs).scatter(1, order, outputs) * mask[..., None].to(outputs.dtype)
+    some = (counts > 0)[:, None]
+    hidden, cell = (torch.where(some, new, old.to(new.dtype)) for new, old in zip(fresh, state, strict=True))
+    return outputs, (hidden, cell)
+
+
+class LstmForCausalLM(LstmPreTrainedModel, GenerationMixin):
+    """`LstmModel` with a linear head."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012 — transformers' own form
+
+    def __init__(self, config: LstmConfig) -> None:
+        super().__init__(config)
+        self.model = LstmModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits of the last `logits_to_keep` positions (0: of all); the mean loss if `labels` are given."""
+        outputs = self.model(
+            input_ids=input_ids, attention_mask=attention_mask, past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds, use_cache=use_cache,
+        )  # fmt: skip
+        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=outputs.past_key_values)
+
+
+AutoConfig.register(MODEL_TYPE, LstmConfig)
+AutoModelForCausalLM.register(LstmConfig, LstmForCausalLM)

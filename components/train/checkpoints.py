@@ -1,0 +1,317 @@
+"""Training checkpoints: progress receipts in the store, by which a training that was killed goes on where it was.
+
+A checkpoint holds whole float32 weights and moments by name, in safetensors, each process an equal share of them. So
+it depends neither on the number of processes nor on the ZeRO stage: it is what DeepSpeed's universal checkpoints
+(2406.18820) are converted to, without the conversion and without pickle.
+
+    progress/train/<step key>/step-00000120-<nonce>/rank-0-0.safetensors    payload first
+    progress/train/<step key>/step-00000120-<nonce>/rank-0.json             what one process wrote
+    progress/train/<step key>/step-00000120-<nonce>.json                    the receipt, last, by process 0
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from components.common import layout
+from components.common.context import Context
+from components.common.errors import Corrupt, Missing, Transient, UserError
+from components.common.receipts import ObjectRef
+from components.common.records import canonical_json
+
+KEEP = 2
+"""Committed checkpoints that stay. One more is there while the next is on its way."""
+PART_BYTES = 1 << 30
+"""A share is written in files of about this size, so that memory for it is bounded."""
+COMMIT_SECONDS = 600.0
+"""How long process 0 waits for the files of the others."""
+
+
+class ProgressReceipt(BaseModel):
+    """The account of one checkpoint."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    schema_version: int = 1
+    step: int
+    """Optimizer steps done."""
+    world_size: int
+    zero_stage: int
+    objects: dict[str, ObjectRef]
+    """File name → bytes."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint on this node's disk, verified."""
+
+    receipt: ProgressReceipt
+    folder: Path
+
+    @property
+    def track(self) -> dict[str, Any]:
+        """What the loop had seen."""
+        return dict(json.loads((self.folder / "track.json").read_text(encoding="utf-8")))
+
+    def tensors(self) -> dict[str, Callable[[], Tensor]]:
+        """Name of a stored tensor → how to read it."""
+        found: dict[str, Callable[[], Tensor]] = {}
+        for path in sorted(self.folder.glob("rank-*.safetensors")):
+            with safe_open(path, framework="pt") as file:
+                found |= {name: _reader(path, name) for name in file.keys()}  # noqa: SIM118 — not a dict
+        return found
+
+
+class Checkpoints:
+    """Saves and finds the checkpoints of one training. One instance in every process; methods that say so are
+    collective."""
+
+    def __init__(self, context: Context, key: str, *, zero_stage: int, keep: int = KEEP) -> None:
+        self.context, self.key, self.keep, self.zero_stage = context, key, keep, zero_stage
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        self.nonce = share_text(secrets.token_hex(4))
+        self.folder = context.scratch / f"checkpoints-{key}"
+        self.stored_bytes = 0
+        self.committed: list[int] = []
+        """Steps of the checkpoints this training committed itself."""
+        self._refused: set[str] = set()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._upload: Future[None] | None = None
+        if _first_of_node():
+            shutil.rmtree(self.folder, ignore_errors=True)
+        dist.barrier()
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def busy(self) -> bool:
+        """The last checkpoint is still on its way. Raises what ended its upload, unless it may go better next time."""
+        if self._upload is None or not self._upload.done():
+            return self._upload is not None
+        upload, self._upload = self._upload, None
+        try:
+            upload.result()
+        except Transient as error:
+            self.context.progress.note(f"a checkpoint was not saved: {error}; the one before it stays")
+        return False
+
+    def save(self, step: int, tensors: Iterable[tuple[str, Tensor]], track: dict[str, Any]) -> None:
+        """Write this process's share to local disk now, and send it to the store in the background.
+
+        `tensors` is consumed even if it yields nothing here: gathering them is collective. `track` counts in process 0.
+        Raises UserError if the disk is full.
+        """
+        name = f"step-{step:08d}-{self.nonce}"
+        folder = self.folder / name
+        folder.mkdir(parents=True, exist_ok=True)
+        files = list(_write_parts(folder, self.rank, tensors))
+        if self.rank == 0:
+            (folder / "track.json").write_text(json.dumps(track), encoding="utf-8")
+            files.append(folder / "track.json")
+        self._upload = self._pool.submit(self._send, step, name, files)
+
+    def finish(self) -> None:
+        """Wait for the checkpoint that is on its way, if there is one."""
+        while self.busy:
+            time.sleep(0.05)
+
+    def newest(self) -> Found | None:
+        """The newest checkpoint of which every byte is as its receipt says, fetched to this node (collective).
+
+        One that is damaged or not whole is named in a note, and the one before it is used.
+        """
+        names = json.loads(share_text(json.dumps(self._names() if self.rank == 0 else [])))
+        for name in names:
+            found, trouble = self._fetch(name) if _first_of_node() else (None, "")
+            bad = torch.tensor([1 if trouble else 0], device=_device())
+            dist.all_reduce(bad)
+            if not int(bad):
+                return found or Found(self._receipt(name), self.folder / "resume")
+            self._refused.add(name)
+            if trouble:
+                self.context.progress.note(f"checkpoint {name} is not used: {trouble}; going on from the one before")
+        if names and self.rank == 0:
+            self.context.progress.note("no checkpoint of this training is whole: it begins anew")
+        return None
+
+    def forget_fetched(self) -> None:
+        """Delete the fetched files once they are loaded (collective)."""
+        dist.barrier()
+        if _first_of_node():
+            shutil.rmtree(self.folder / "resume", ignore_errors=True)
+
+    def close(self) -> None:
+        """Give the local folder back."""
+        self._pool.shutdown(wait=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _names(self) -> list[str]:
+        """Names of the checkpoints with a receipt, newest first. A listing is a hint: receipts decide."""
+        prefix = layout.progress_prefix("train", self.key)
+        keys = (key.removeprefix(prefix) for key in self.context.store.list(prefix))
+        return sorted(key.removesuffix(".json") for key in keys if "/" not in key and key.endswith(".json"))[::-1]
+
+    def _address(self, name: str) -> str:
+        return layout.progress_key("train", self.key, name)
+
+    def _receipt(self, name: str) -> ProgressReceipt:
+        address = self._address(f"{name}.json")
+        try:
+            return ProgressReceipt.model_validate_json(self.context.store.get_bytes(address))
+        except ValidationError as error:
+            raise Corrupt(f"{address} is not a progress receipt ({error.errors()[0]['msg']})") from None
+
+    def _fetch(self, name: str) -> tuple[Found | None, str]:
+        """The checkpoint on this node's disk, or what is wrong with it."""
+        folder = self.folder / "resume"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        try:
+            receipt = self._receipt(name)
+            for file, ref in receipt.objects.items():
+                _download(self.context, self._address(f"{name}/{file}"), ref, folder / layout.part(file))
+            found = Found(receipt, folder)
+            found.tensors()
+        except (Corrupt, SafetensorError) as error:
+            return None, str(error)
+        return found, ""
+
+    def _send(self, step: int, name: str, files: list[Path]) -> None:
+        """Upload this process's files, then commit (process 0), then let go of what is too old."""
+        refs = {}
+        for path in files:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            self.context.store.put_file(self._address(f"{name}/{path.name}"), path, digest)
+            refs[path.name] = {"sha256": digest, "size": path.stat().st_size}
+            self.stored_bytes += path.stat().st_size
+            path.unlink()
+        self.context.store.put_bytes(self._address(f"{name}/rank-{self.rank}.json"), canonical_json(refs))
+        if self.rank == 0:
+            objects = self._of_all_processes(name)
+            receipt = ProgressReceipt(
+                step=step, world_size=self.world_size, zero_stage=self.zero_stage, objects=objects
+            )
+            content = canonical_json(receipt.model_dump(mode="json"))
+            self.context.store.put_bytes(self._address(f"{name}.json"), content)
+            self.committed.append(step)
+            self._evict()
+
+    def _of_all_processes(self, name: str) -> dict[str, ObjectRef]:
+        """What every process wrote, each file looked up in the store."""
+        objects: dict[str, ObjectRef] = {}
+        deadline = time.monotonic() + COMMIT_SECONDS
+        for rank in range(self.world_size):
+            while True:
+                try:
+                    written = json.loads(self.context.store.get_bytes(self._address(f"{name}/rank-{rank}.json")))
+                    break
+                except Missing:
+                    if time.monotonic() > deadline:
+                        raise Transient(f"process {rank} did not store its share of {name}") from None
+                    time.sleep(0.2)
+            objects |= {file: ObjectRef.model_validate(ref) for file, ref in written.items()}
+        for file, ref in objects.items():
+            size = self.context.store.size(self._address(f"{name}/{file}"))
+            if size != ref.size:
+                raise Corrupt(f"{self._address(f'{name}/{file}')} has {size} bytes instead of {ref.size} after upload")
+        return objects
+
+    def _evict(self) -> None:
+        """Delete all but the newest usable checkpoints: receipt first, so that none names what is gone."""
+        kept = [name for name in self._names() if name not in self._refused][: self.keep]
+        prefix = layout.progress_prefix("train", self.key)
+        keys = sorted(self.context.store.list(prefix), key=lambda key: "/" in key.removeprefix(prefix))
+        for key in keys:
+            name = key.removeprefix(prefix).split("/")[0].removesuffix(".json")
+            if name not in kept and (name < kept[0] or name in self._refused):
+                self.context.store.delete(key)
+
+
+def require_room(folder: Path, needed_bytes: int, what: str) -> None:
+    """Raise UserError if the disk of `folder` has less than `needed_bytes` free."""
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        raise UserError(
+            f"{folder}: {what} need {needed_bytes / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free: set RATCHET_CACHE "
+            "to a folder on a larger disk"
+        )
+
+
+def share_text(text: str) -> str:
+    """The text of process 0, in every process (collective)."""
+    content = text.encode()
+    size = torch.tensor([len(content)], device=_device())
+    dist.broadcast(size, 0)
+    data = torch.zeros(int(size), dtype=torch.uint8, device=_device())
+    if dist.get_rank() == 0:
+        data.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+    dist.broadcast(data, 0)
+    return bytes(data.cpu().tolist()).decode()
+
+
+def _device() -> torch.device:
+    """Where tensors of collectives live."""
+    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
+
+
+def _first_of_node() -> bool:
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0
+
+
+def _write_parts(folder: Path, rank: int, tensors: Iterable[tuple[str, Tensor]]) -> Iterator[Path]:
+    part: dict[str, Tensor] = {}
+    number, size = 0, 0
+
+    def flush() -> Path:
+        path = folder / f"rank-{rank}-{number}.safetensors"
+        try:
+            save_file(part, path)
+        except SafetensorError as error:
+            raise UserError(f"{path}: a checkpoint cannot be written ({error}); is the disk full?") from None
+        return path
+
+    for name, tensor in tensors:
+        part[name] = tensor.contiguous()
+        size += tensor.numel() * tensor.element_size()
+        if size >= PART_BYTES:
+            yield flush()
+            part, number, size = {}, number + 1, 0
+    if part or number == 0:
+        yield flush()
+
+
+def _reader(path: Path, name: str) -> Callable[[], Tensor]:
+    def read() -> Tensor:
+        with safe_open(path, framework="pt") as file:
+            value: Tensor = file.get_tensor(name)
+            return value
+
+    return read
+
+
+def _download(context: Context, address: str, ref: ObjectRef, path: Path) -> None:
+    context.store.get_file(address, path)
+    found = path.stat().st_size
+    if found != ref.size:
+        raise Corrupt(f"{context.store.root}/{address} has {found:,} bytes instead of {ref.size:,}")
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != ref.sha256:
+        raise Corrupt(f"{context.store.root}/{address} has SHA-256 {digest} instead of {ref.sha256}")

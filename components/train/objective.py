@@ -1,0 +1,90 @@
+"""What training minimises: the loss on completions, with the regularisers that live inside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from components.modeling.likelihood import IGNORED, Batch, CompletionLoss, TokenLoss, split_head, states_of
+
+
+class Objective(CompletionLoss):
+    """In training mode the weighted sum over labelled tokens of
+
+        cross-entropy + kl_beta · KL(model ‖ reference)
+
+    in nats, with noise on the model's input embeddings where `neftune_alpha` > 0; in eval mode CompletionLoss.
+
+    `reference` is the fixed base model (on the model's device; frozen here, and no submodule of this one, so that
+    neither an optimizer nor ZeRO sees it). It gets the same batch without noise or dropout.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        neftune_alpha: float = 0.0,
+        kl_beta: float = 0.0,
+        reference: Any = None,
+        chunk_tokens: int | None = None,
+    ) -> None:
+        super().__init__(model, chunk_tokens=chunk_tokens)
+        if kl_beta and reference is None:
+            raise ValueError("kl_beta needs the reference model")
+        self.neftune_alpha = neftune_alpha
+        self.kl_beta = kl_beta
+        self._reference: tuple[Any, Any] = (None, None)
+        if kl_beta:
+            self._reference = split_head(reference.eval().requires_grad_(False))
+
+    def _states(self, batch: Batch) -> Tensor:
+        if not (self.training and self.neftune_alpha):
+            return super()._states(batch)
+        lengths = row_lengths(batch)
+        embedding = self.model.get_input_embeddings()
+        noisy = embedding.register_forward_hook(
+            lambda module, args, output: with_noise(output, lengths, self.neftune_alpha)
+        )
+        try:
+            return super()._states(batch)
+        finally:
+            noisy.remove()
+
+    def _token_loss(self, batch: Batch, chosen: Tensor, targets: Tensor) -> TokenLoss:
+        cross_entropy = super()._token_loss(batch, chosen, targets)
+        if not (self.training and self.kl_beta):
+            return cross_entropy
+        body, head = self._reference
+        with torch.no_grad():
+            states = states_of(body, batch)[:, :-1][chosen]
+
+        def loss_of(logits: Tensor, at: slice) -> Tensor:
+            with torch.no_grad():
+                base = F.log_softmax(head(states[at]).float(), -1)
+            own = F.log_softmax(logits, -1)
+            divergence = F.kl_div(base, own, reduction="none", log_target=True).sum(-1)
+            return cross_entropy(logits, at) + self.kl_beta * divergence
+
+        return loss_of
+
+
+def with_noise(embeddings: Tensor, lengths: Tensor, alpha: float) -> Tensor:
+    """NEFTune (2310.05914): uniform noise in ±alpha/√(length·dimensions) on (batch, length, dimensions) embeddings,
+    drawn from torch's global generator, whose state a training checkpoint keeps."""
+    noise = 2 * torch.rand_like(embeddings, dtype=torch.float32) - 1
+    scale = alpha / (lengths * embeddings.shape[-1]).float().sqrt()
+    return embeddings + (noise * scale.unsqueeze(-1)).to(embeddings.dtype)
+
+
+def row_lengths(batch: Batch) -> Tensor:
+    """(batch, length): tokens of the row that a position belongs to. Padding is no part of a row: its last token is the
+    last that bears loss. 1 for a row without loss."""
+    positions = batch.position_ids
+    if positions is None:
+        positions = torch.arange(batch.labels.shape[1], device=batch.labels.device).expand_as(batch.labels)
+    row = (positions == 0).cumsum(1) - 1
+    last = torch.where(batch.labels != IGNORED, positions, 0)
+    return torch.zeros_like(last).scatter_reduce(1, row, last, "amax").gather(1, row) + 1

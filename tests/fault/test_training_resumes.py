@@ -1,0 +1,150 @@
+"""A training that is killed, asked to stop, given other processes or damaged checkpoints goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.unit.trainings import carry_out, command_of, environment_of, make_job, train
+
+KEY = "k" * 32
+STEPS = 30
+
+
+def receipts(folder: Path) -> list[dict[str, Any]]:
+    """The progress receipts in the store, oldest first."""
+    found = sorted((folder / "store" / "progress" / "train" / KEY).glob("step-*.json"))
+    return [{"name": path.stem, **json.loads(path.read_text())} for path in found]
+
+
+def files_of(folder: Path, name: str) -> list[Path]:
+    return sorted((folder / "store" / "progress" / "train" / KEY / name).glob("rank-*.safetensors"))
+
+
+def stopped_after(
+    folder: Path, name: str, step: int, number: int = signal.SIGKILL, **settings: Any
+) -> subprocess.Popen[bytes]:
+    """Start a training and send it a signal once a checkpoint of at least `step` is committed."""
+    job = make_job(folder / name, steps=STEPS, checkpoint_minutes=0, **settings)
+    with (folder / f"{name}.log").open("wb") as log:
+        process = subprocess.Popen(
+            command_of(job), env=environment_of(job), stdout=log, stderr=log, start_new_session=True
+        )
+    deadline = time.monotonic() + 120
+    while not any(one["step"] >= step for one in receipts(folder)):
+        assert process.poll() is None, (folder / f"{name}.log").read_text()[-3000:]
+        assert time.monotonic() < deadline, "no checkpoint within two minutes"
+        # Whenever one looks, there are never more than the two that stay and the one on its way.
+        assert len(receipts(folder)) <= 3
+        time.sleep(0.002)
+    process.send_signal(number)
+    if number == signal.SIGKILL:
+        subprocess.run(["pkill", "-KILL", "-s", str(process.pid)], check=False)
+    process.wait(60)
+    return process
+
+
+def again(folder: Path, name: str, **settings: Any) -> dict[str, Any]:
+    """The same work in a fresh process, on a fresh disk."""
+    return carry_out(make_job(folder / name, steps=STEPS, **settings))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The training without interruption."""
+    return train(tmp_path_factory.mktemp("whole") / "run", steps=STEPS, zero=1, dropout=0.1, neftune_alpha=5.0,
+                 architecture="gpt2")  # fmt: skip
+
+
+HARD: dict[str, Any] = {"zero": 1, "dropout": 0.1, "neftune_alpha": 5.0, "architecture": "gpt2"}
+"""With random numbers in every step, so that their state has to come back too."""
+
+
+def test_a_killed_training_ends_with_the_same_bits(whole: dict[str, Any], tmp_path: Path) -> None:
+    stopped_after(tmp_path, "first", 7, **HARD)
+    left = receipts(tmp_path)[-1]["step"]
+    done = again(tmp_path, "second", **HARD)
+    assert f"going on from the checkpoint of step {left}" in done["said"]
+    assert done["losses"] == whole["losses"]
+    assert done["log"] == whole["log"]
+    assert (done["folder"] / "model.safetensors").read_bytes() == (whole["folder"] / "model.safetensors").read_bytes()
+    assert done["best_step"] == whole["best_step"]
+
+
+def test_sigterm_shortens_the_way_to_the_same_place(whole: dict[str, Any], tmp_path: Path) -> None:
+    stopped = stopped_after(tmp_path, "first", 3, signal.SIGTERM, **HARD)
+    assert stopped.returncode == 75
+    failure = json.loads((tmp_path / "first" / "out" / "failure.json").read_text())
+    assert failure["kind"] == "Transient"
+    step = receipts(tmp_path)[-1]["step"]
+    assert f"stopped by SIGTERM after step {step}, which is saved" in failure["message"]
+    assert again(tmp_path, "second", **HARD)["losses"] == whole["losses"]
+
+
+def test_other_numbers_of_processes_and_stages_go_on_with_the_same_curve(tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole", steps=STEPS, zero=0, key="w" * 32)
+    stopped_after(tmp_path, "two", 5, zero=2, num_processes=2)
+    assert receipts(tmp_path)[-1]["world_size"] == 2
+    shutil.copytree(tmp_path / "store" / "progress", tmp_path / "kept")
+    for name, processes, stage in (("one", 1, 0), ("four", 4, 3), ("same", 2, 1)):
+        shutil.rmtree(tmp_path / "store" / "progress")
+        shutil.copytree(tmp_path / "kept", tmp_path / "store" / "progress")
+        done = again(tmp_path, name, zero=stage, num_processes=processes)
+        told = "" if processes == 2 else f", with {processes} processes instead of 2"
+        assert told in done["said"]
+        np.testing.assert_allclose(done["losses"], whole["losses"], atol=1e-3, err_msg=name)
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut off", "changed", "of another step", "no receipt at all"])
+def test_damaged_checkpoints_are_named_and_the_one_before_is_used(damage: str, two: Path, tmp_path: Path) -> None:
+    shutil.copytree(two, tmp_path / "store" / "progress")
+    older, newer = receipts(tmp_path)[-2:]
+    file = files_of(tmp_path, newer["name"])[0]
+    file.chmod(0o644)
+    match damage:
+        case "missing":
+            file.unlink()
+        case "empty":
+            file.write_bytes(b"")
+        case "cut off":
+            file.write_bytes(file.read_bytes()[:-100])
+        case "changed":
+            content = bytearray(file.read_bytes())
+            content[-5] ^= 1
+            file.write_bytes(content)
+        case "of another step":
+            shutil.copyfile(files_of(tmp_path, older["name"])[0], file)
+        case _:
+            (file.parent.parent / f"{newer['name']}.json").write_text('{"step": 9}')
+    done = again(tmp_path, "again", zero=0)
+    assert f"checkpoint {newer['name']} is not used: " in done["said"]
+    named = f"{newer['name']}.json" if damage == "no receipt at all" else file.name
+    assert named in done["said"].split("is not used: ")[1].splitlines()[0]
+    assert f"going on from the checkpoint of step {older['step']}" in done["said"]
+    assert len(done["losses"]) == STEPS
+
+
+def test_with_no_usable_checkpoint_training_begins_anew_and_says_so(two: Path, tmp_path: Path) -> None:
+    shutil.copytree(two, tmp_path / "store" / "progress")
+    for one in receipts(tmp_path):
+        files_of(tmp_path, one["name"])[0].unlink()
+    done = again(tmp_path, "again", zero=0)
+    assert "no checkpoint of this training is whole: it begins anew" in done["said"]
+    assert len(done["losses"]) == STEPS
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The progress of a killed training with two committed checkpoints."""
+    folder = tmp_path_factory.mktemp("two")
+    stopped_after(folder, "first", 6, zero=0)
+    assert len(receipts(folder)) >= 2
+    return folder / "store" / "progress"

@@ -1,0 +1,112 @@
+"""Every composition of the manifests holds to the rules of checks.py; each of those rules catches what breaks it."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from tests.manifests.checks import amount, findings
+from tests.manifests.kfp_pods import LABELS
+from tests.manifests.mutants import MUTANTS, Mutant, mutated
+from tests.manifests.network import selects
+from tests.manifests.pod_security import pod_specs
+from tests.manifests.rendering import COMPONENTS, MANIFESTS, OVERLAYS, composed, of_kind, overlay, render_text
+from tests.manifests.rights import launcher_uses
+from tests.manifests.rows import ENDS, ROWS
+
+
+def components_of(name: str) -> list[str]:
+    listed = yaml.safe_load((MANIFESTS / "overlays" / name / "kustomization.yaml").read_text())["components"]
+    return [path.rpartition("/")[2] for path in listed]
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_an_overlay_holds_to_every_rule(name: str) -> None:
+    assert list(findings(overlay(name), components_of(name))) == []
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_an_overlay_is_short(name: str) -> None:
+    assert len((MANIFESTS / "overlays" / name / "kustomization.yaml").read_text().splitlines()) <= 40
+
+
+@pytest.mark.parametrize("name", [(), *((one,) for one in COMPONENTS)], ids=lambda name: name[0] if name else "base")
+def test_the_base_holds_to_every_rule_with_each_component_alone(name: tuple[str, ...]) -> None:
+    assert list(findings(composed(*name), name)) == []
+
+
+def test_all_components_combine() -> None:
+    assert list(findings(composed(*COMPONENTS), COMPONENTS)) == []
+    assert set(COMPONENTS) == {folder.name for folder in (MANIFESTS / "components").iterdir()}
+
+
+def test_what_a_component_changes_is_there() -> None:
+    """A patch without a target is no error to kustomize: it is silently not applied."""
+    everything = composed(*COMPONENTS)
+    (runtime,) = of_kind(everything, "TrainingRuntime")
+    (nodes,) = pod_specs(runtime)
+    assert [one["key"] for one in nodes["tolerations"]] == ["nvidia.com/gpu", "amd.com/gpu"]
+    assert nodes["containers"][0]["envFrom"][1] == {
+        "secretRef": {"name": "ratchet-store-credentials", "optional": False}
+    }
+    (quota,) = of_kind(everything, "ResourceQuota")
+    assert amount(quota["spec"]["hard"]["requests.nvidia.com/gpu"]) == 8
+    assert amount(quota["spec"]["hard"]["requests.amd.com/gpu"]) == 8
+    (store,) = of_kind(everything, "ConfigMap")
+    assert store["data"]["AWS_ENDPOINT_URL_S3"] == "http://ratchet-store:8333"
+    assert store["data"]["HF_HUB_OFFLINE"] == "0"
+    accounts = {one["metadata"]["name"]: one for one in of_kind(everything, "ServiceAccount")}
+    with_role = {name for name, one in accounts.items() if "annotations" in one["metadata"]}
+    assert with_role == {"ratchet-run", "ratchet-train", "ratchet-serve"}
+    assert accounts["ratchet-serve"]["secrets"] == [{"name": "ratchet-store-credentials"}]
+    (queue,) = of_kind(overlay("prod"), "ClusterQueue")
+    quotas = {one["name"]: one["nominalQuota"] for one in queue["spec"]["resourceGroups"][0]["flavors"][0]["resources"]}
+    assert (quotas["nvidia.com/gpu"], quotas["amd.com/gpu"]) == ("8", "0")
+
+
+def test_another_namespace_is_one_line() -> None:
+    objects = composed(*COMPONENTS, namespace="elsewhere")
+    assert next(of_kind(objects, "Namespace"))["metadata"]["name"] == "elsewhere"
+    text = yaml.safe_dump_all(one for one in objects if one["kind"] != "PrometheusRule")
+    assert "namespace: ratchet\n" not in text
+    labels = next(of_kind(objects, "Namespace"))["metadata"]["labels"]
+    for one in of_kind(objects, "ValidatingAdmissionPolicyBinding", "MutatingAdmissionPolicyBinding"):
+        assert selects(one["spec"]["matchResources"]["namespaceSelector"], labels)
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_rendering_again_gives_the_same_bytes_and_no_names_made_of_hashes(name: str) -> None:
+    first = render_text(MANIFESTS / "overlays" / name)
+    assert first == render_text(MANIFESTS / "overlays" / name)
+    assert list(overlay(name)) == list(yaml.safe_load_all(first))
+
+
+def test_the_rights_of_the_launcher_are_read_off_its_code() -> None:
+    verbs = {(resource, verb) for _, resource, verb, _ in launcher_uses()}
+    assert {("trainjobs", "create"), ("trainjobs", "get"), ("trainjobs", "delete"), ("pods/log", "get")} <= verbs
+
+
+def test_the_table_of_connections_is_wide() -> None:
+    assert len(ROWS) >= 40
+    assert len({row[:3] + row[4:] for row in ROWS}) == len(ROWS), "a row is there twice"
+
+
+def test_the_pods_of_the_table_have_the_labels_of_the_manifests() -> None:
+    everything = composed(*COMPONENTS)
+    (runtime,), (store,), (model,) = (
+        list(of_kind(everything, kind)) for kind in ("TrainingRuntime", "StatefulSet", "InferenceService")
+    )
+    (job,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    set_by_jobset = {"jobset.sigs.k8s.io/jobset-name", "jobset.sigs.k8s.io/replicatedjob-name"}
+    node = {key: value for key, value in ENDS["node"].labels.items() if key not in set_by_jobset}
+    assert node == job["template"]["spec"]["template"]["metadata"]["labels"]
+    assert ENDS["node"].labels["jobset.sigs.k8s.io/replicatedjob-name"] == job["name"]
+    assert ENDS["store"].labels == store["spec"]["template"]["metadata"]["labels"]
+    assert ENDS["model"].labels == model["spec"]["predictor"]["labels"]
+    assert LABELS.items() <= ENDS["run"].labels.items()
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.target}:{mutant.path or 'all of it'}")
+def test_a_weakened_manifest_is_caught(mutant: Mutant) -> None:
+    objects = composed(*COMPONENTS)
+    assert list(findings(mutated(objects, mutant), COMPONENTS)), "nothing noticed it"

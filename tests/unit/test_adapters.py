@@ -1,0 +1,314 @@
+"""Adapters on tiny real models: the same function when fresh and when grown, and merged exactly."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from components.common.errors import Corrupt, RatchetError, UserError
+from components.common.recipe import LoraSection, LoraStructure
+from components.modeling.load import load_model, save_checkpoint
+from components.modeling.lstm import LstmConfig, LstmForCausalLM
+from components.train.adapters import attach, merged_state, plain_state, resolve, save_adapter, verify_merge
+from tests.unit.tiny import save_tiny, tiny_model
+
+IDS = torch.tensor([[3, 9, 4, 11, 5, 7], [8, 2, 6, 6, 1, 10]])
+ARCHITECTURES = ["llama", "llama-nope", "gpt2", "lstm"]
+SMALL = LoraStructure(rank=2, scale=1.5)
+CLOSE = {"rtol": 0.0, "atol": 2e-6}  # of logits around 1
+
+
+def made(architecture: str) -> Any:
+    return tiny_model(architecture)[0]
+
+
+def logits(model: Any) -> Tensor:
+    with torch.no_grad():
+        return model(input_ids=IDS).logits.clone()
+
+
+def trained(model: Any, steps: int = 2) -> Any:
+    """Some steps of plain torch on what may be trained."""
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=0.05)
+    for _ in range(steps):
+        scores = model(input_ids=IDS).logits[:, :-1]
+        loss = torch.nn.functional.cross_entropy(scores.reshape(-1, scores.shape[-1]), IDS[:, 1:].reshape(-1))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model
+
+
+def adapter(folder: Path, architecture: str, structure: LoraStructure = SMALL) -> tuple[Path, Tensor]:
+    """The folder of a trained adapter, and what its model computes."""
+    model = trained(attach(made(architecture), structure))
+    save_adapter(model, structure, folder)
+    return folder, logits(model)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_fresh_adapter_leaves_the_function_as_it_is_and_training_leaves_the_base(architecture: str) -> None:
+    base = made(architecture)
+    before = {name: weight.clone() for name, weight in base.state_dict().items()}
+    model = attach(made(architecture), SMALL)
+    assert torch.equal(logits(model), logits(base))
+    assert not any(module.training for module in model.modules())
+    trained(model)
+    assert (logits(model) - logits(base)).abs().max() > 1e-3
+    after = model.state_dict()
+    frozen = {name.replace(".base_layer.", "."): one for name, one in after.items() if ".lora_" not in name}
+    assert frozen.keys() == before.keys()
+    assert all(torch.equal(frozen[name], before[name]) for name in before)
+
+
+def test_only_the_adapters_and_what_is_unfrozen_are_trained() -> None:
+    model = attach(made("llama"), LoraStructure(rank=2, unfrozen_layers=1, unfrozen_modules=("model.norm", "lm_head")))
+    names = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    whole = ("model.layers.1.", "model.norm.", "lm_head.")
+    assert {name.split(".lora_")[0] for name in names if ".lora_" in name} == {
+        f"model.layers.0.{place}" for place in (
+            "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+            "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
+        )
+    }  # fmt: skip
+    plain = {name for name in names if ".lora_" not in name}
+    assert plain == {name for name in made("llama").state_dict() if name.startswith(whole)}
+
+
+def test_dropout_is_off_until_the_model_is_trained() -> None:
+    model = trained(attach(made("llama"), LoraStructure(rank=2, dropout=0.5)))
+    assert torch.equal(logits(model), logits(model))
+    model.train()
+    assert not torch.equal(logits(model), logits(model))
+
+
+GROWN: list[tuple[str, LoraStructure, bool]] = [
+    ("the same", SMALL, True),
+    ("rank", SMALL.model_copy(update={"rank": 4}), False),
+    ("a rank no multiple of the old one", SMALL.model_copy(update={"rank": 5}), False),
+    ("scale", SMALL.model_copy(update={"rank": 4, "scale": 0.7}), False),
+    ("a layer in full", SMALL.model_copy(update={"unfrozen_layers": 1}), False),
+    ("all layers in full", SMALL.model_copy(update={"rank": 3, "unfrozen_layers": 9}), False),
+    ("norms and the head in full", SMALL.model_copy(update={"unfrozen_modules": ("norms", "embed_tokens")}), True),
+]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "llama-nope"])
+@pytest.mark.parametrize(("structure", "to_the_bit"), [case[1:] for case in GROWN], ids=[case[0] for case in GROWN])
+def test_a_grown_adapter_computes_the_old_function(
+    tmp_path: Path, architecture: str, structure: LoraStructure, to_the_bit: bool
+) -> None:
+    saved, before = adapter(tmp_path, architecture)
+    grown = attach(made(architecture), structure, saved)
+    after = logits(grown)
+    torch.testing.assert_close(after, before, **CLOSE)
+    assert torch.equal(after, before) or not to_the_bit
+    assert (logits(trained(grown)) - before).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("grow", [{"rank": 4}, {"scale": 0.7}, {"unfrozen_layers": 1}, {"unfrozen_modules": ("ln_f",)}])
+def test_gpt2_grows_too_though_its_weights_lie_the_other_way(tmp_path: Path, grow: dict[str, Any]) -> None:
+    saved, before = adapter(tmp_path, "gpt2")
+    grown = attach(made("gpt2"), SMALL.model_copy(update=grow), saved)
+    torch.testing.assert_close(logits(grown), before, **CLOSE)
+
+
+def test_an_lstm_grows_into_its_recurrent_layers_last_first(tmp_path: Path) -> None:
+    saved, before = adapter(tmp_path, "lstm")
+    grown = attach(made("lstm"), LoraStructure(rank=8, scale=3.0, unfrozen_layers=1), saved)
+    torch.testing.assert_close(logits(grown), before, **CLOSE)
+    assert {name for name, weight in grown.model.named_parameters() if weight.requires_grad} == {
+        f"lstm.{kind}_l1" for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    }
+    whole = attach(made("lstm"), LoraStructure(rank=8, scale=3.0, unfrozen_layers=2), saved)
+    assert all(weight.requires_grad for weight in whole.model.lstm.parameters())
+
+
+def test_new_targets_begin_at_zero(tmp_path: Path) -> None:
+    few = LoraStructure(rank=2, targets=("q_proj", "v_proj"))
+    saved, before = adapter(tmp_path, "llama", few)
+    more = few.model_copy(update={"targets": ("q_proj", "v_proj", "mlp.up_proj", "lm_head")})
+    grown = attach(made("llama"), more, saved)
+    assert torch.equal(logits(grown), before)
+    assert not grown.lm_head.lora_B["default"].weight.any()
+
+
+def test_rows_that_a_grown_rank_adds_can_learn(tmp_path: Path) -> None:
+    saved, _ = adapter(tmp_path, "llama")
+    grown = attach(made("llama"), SMALL.model_copy(update={"rank": 4}), saved)
+    layer = grown.model.layers[0].mlp.up_proj
+    assert layer.lora_A["default"].weight[2:].abs().min() > 0
+    assert not layer.lora_B["default"].weight[:, 2:].any()
+    trained(grown, steps=1)
+    assert layer.lora_B["default"].weight[:, 2:].any()
+
+
+def test_growth_goes_on_from_growth(tmp_path: Path) -> None:
+    saved, _ = adapter(tmp_path / "first", "gpt2")
+    second = SMALL.model_copy(update={"rank": 4, "unfrozen_layers": 1})
+    model = trained(attach(made("gpt2"), second, saved))
+    save_adapter(model, second, tmp_path / "second")
+    third = second.model_copy(update={"rank": 8, "unfrozen_modules": ("norms", "ln_f", "wte")})
+    torch.testing.assert_close(logits(attach(made("gpt2"), third, tmp_path / "second")), logits(model), **CLOSE)
+
+
+@pytest.mark.parametrize("change", [{"rank": 1}, {"targets": ("q_proj",)}, {"unfrozen_layers": 0}])
+def test_a_structure_that_lacks_what_the_adapter_has_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    large = SMALL.model_copy(update={"unfrozen_layers": 1})
+    saved, _ = adapter(tmp_path, "llama", large)
+    if "unfrozen_layers" in change:  # its targets would cover the layer's linear modules, but not its norms
+        change = {**change, "targets": "all-linear"}
+    with pytest.raises(UserError, match="a structure only grows"):
+        attach(made("llama"), large.model_copy(update=change), saved)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "structure", "says"),
+    [
+        ("llama", LoraStructure(targets=("q_proj", "qkv")), r"no linear module 'qkv' \(there are down_proj, .*lm_head"),
+        ("lstm", LoraStructure(targets=("q_proj",)), r"no linear module 'q_proj' \(there are lm_head\)"),
+        ("gpt2", LoraStructure(targets=("lm_head",)), "lm_head shares its weights with the embedding"),
+        ("gpt2", LoraStructure(unfrozen_modules=("lm_head",)), "lm_head shares its weights with the embedding"),
+        ("llama", LoraStructure(unfrozen_modules=("ln_f",)), r"no module 'ln_f' \(there are .*input_layernorm"),
+    ],
+)  # fmt: skip
+def test_a_structure_the_model_cannot_have_says_what_there_is(
+    architecture: str, structure: LoraStructure, says: str
+) -> None:
+    with pytest.raises(UserError, match=says):
+        attach(made(architecture), structure)
+
+
+def test_all_linear_leaves_the_head_unless_there_is_nothing_else() -> None:
+    assert "lm_head" not in resolve(made("llama"), SMALL).adapted
+    assert resolve(made("lstm"), SMALL).adapted == {"lm_head": False}
+    assert resolve(made("gpt2"), SMALL).adapted["transformer.h.0.attn.c_attn"] is True
+    with pytest.raises(UserError, match="none but what is tied to the embedding"):
+        resolve(LstmForCausalLM(LstmConfig(vocab_size=21, hidden_size=8, tie_word_embeddings=True)), SMALL)
+
+
+def test_a_tied_embedding_is_trained_and_merged_as_one_if_it_is_named(tmp_path: Path) -> None:
+    structure = LoraStructure(rank=2, unfrozen_modules=("wte",))
+    model = trained(attach(made("gpt2"), structure))
+    save_adapter(model, structure, tmp_path)
+    merged = merged_state(model)
+    assert "lm_head.weight" not in merged
+    assert not torch.equal(merged["transformer.wte.weight"], made("gpt2").transformer.wte.weight)
+    verify_merge(plain_state(made("gpt2")), tmp_path, merged)
+
+
+STRUCTURES = [
+    LoraStructure(rank=3, scale=0.7),
+    LoraStructure(rank=2, unfrozen_layers=1),
+    LoraStructure(rank=2, unfrozen_layers=2),
+]
+
+
+@pytest.mark.parametrize("structure", STRUCTURES, ids=["adapters", "some in full", "all in full"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_merged_model_is_exported_verified_and_computes_the_same(
+    tmp_path: Path, architecture: str, structure: LoraStructure
+) -> None:
+    base = save_tiny(tmp_path / "base", architecture)
+    model = trained(attach(load_model(base), structure))
+    save_adapter(model, structure, tmp_path / "adapter")
+    merged = merged_state(model)
+    clean = load_model(base)
+    clean.load_state_dict(merged, strict=False)
+    save_checkpoint(clean, tiny_model(architecture)[1].tokenizer, tmp_path / "merged")
+    exported = load_file(tmp_path / "merged" / "model.safetensors")
+    assert exported.keys() == load_file(base / "model.safetensors").keys() == merged.keys()
+    verify_merge(plain_state(load_model(base)), tmp_path / "adapter", exported)
+    torch.testing.assert_close(logits(load_model(tmp_path / "merged")), logits(model), **CLOSE)
+
+
+def nudged(name: str) -> Callable[[dict[str, Tensor]], None]:
+    def change(merged: dict[str, Tensor]) -> None:
+        merged[name] = merged[name].clone()
+        merged[name].view(-1)[-1] *= 1 + 3e-5
+
+    return change
+
+
+ADAPTED, UNTOUCHED, IN_FULL = (
+    f"model.{place}.weight" for place in ("layers.0.mlp.up_proj", "embed_tokens", "layers.1.mlp.up_proj")
+)
+
+
+@pytest.mark.parametrize(
+    ("tamper", "named"),
+    [
+        (nudged(ADAPTED), ADAPTED),
+        (nudged(UNTOUCHED), UNTOUCHED),
+        (nudged(IN_FULL), IN_FULL),
+        (lambda merged: merged.pop(UNTOUCHED), f"{UNTOUCHED} is missing from the merged model"),
+        (lambda merged: merged.update({"surplus.weight": torch.zeros(2)}), "surplus.weight is unknown to the base"),
+        (lambda merged: merged.update({ADAPTED: made("llama").get_parameter(ADAPTED).detach()}), ADAPTED),
+        (lambda merged: merged.update({ADAPTED: merged[ADAPTED].T}), ADAPTED),
+        (lambda merged: merged.update({ADAPTED: merged[ADAPTED] * float("nan")}), ADAPTED),
+    ],
+    ids=["adapted", "untouched", "in full", "missing", "surplus", "not merged", "turned", "nan"],
+)  # fmt: skip
+def test_a_merged_model_that_differs_in_one_tensor_is_refused(
+    tmp_path: Path, tamper: Callable[[dict[str, Tensor]], Any], named: str
+) -> None:
+    structure = SMALL.model_copy(update={"unfrozen_layers": 1})
+    model = trained(attach(made("llama"), structure))
+    save_adapter(model, structure, tmp_path)
+    base, merged = plain_state(made("llama")), dict(merged_state(model))
+    verify_merge(base, tmp_path, merged)
+    tamper(merged)
+    with pytest.raises(RatchetError, match=named):
+        verify_merge(base, tmp_path, merged)
+
+
+def test_a_merged_model_in_half_precision_is_within_its_rounding(tmp_path: Path) -> None:
+    model = trained(attach(made("llama"), SMALL))
+    save_adapter(model, SMALL, tmp_path)
+    half = {name: one.to(torch.bfloat16) for name, one in merged_state(model).items()}
+    verify_merge(plain_state(made("llama")), tmp_path, half)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_peft_itself_reads_the_folder(tmp_path: Path, architecture: str) -> None:
+    structure = SMALL.model_copy(update={"unfrozen_layers": 2 if architecture == "lstm" else 1})
+    saved, before = adapter(tmp_path, architecture, structure)
+    torch.testing.assert_close(logits(PeftModel.from_pretrained(made(architecture), saved).eval()), before, **CLOSE)
+
+
+def test_the_folder_is_the_same_whenever_it_is_written(tmp_path: Path) -> None:
+    structure = SMALL.model_copy(update={"unfrozen_modules": ("norms",)})
+    for name in ("one", "two"):
+        adapter(tmp_path / name, "llama", structure)
+    files = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert files == ["adapter_config.json", "adapter_model.safetensors", "structure.json"]
+    assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in files)
+    config = json.loads((tmp_path / "one" / "adapter_config.json").read_text())
+    assert config["target_modules"] == sorted(config["target_modules"])
+
+
+def test_a_folder_whose_files_disagree_is_corrupt(tmp_path: Path) -> None:
+    saved, _ = adapter(tmp_path, "llama")
+    path = saved / "adapter_model.safetensors"
+    tensors = load_file(path)
+    tensors.pop(next(iter(tensors)))
+    save_file(tensors, path)
+    with pytest.raises(Corrupt, match="one of adapter_model"):
+        attach(made("llama"), SMALL, saved)
+
+
+def test_the_first_structure_lies_within_its_bounds() -> None:
+    with pytest.raises(ValueError, match="raise max_rank"):
+        LoraSection(rank=128)
+    with pytest.raises(ValueError, match="raise max_unfrozen_layers"):
+        LoraSection(unfrozen_layers=3)
+    assert LoraSection(rank=4, targets=("q_proj",)).structure == LoraStructure(rank=4, targets=("q_proj",))
