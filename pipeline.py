@@ -114,8 +114,8 @@ def train_evaluate_decide(number: int, state: Any, mix: Any) -> Any:
 
 
 def task(component: base_component.BaseComponent, name: str, **arguments: Any) -> Any:
-    """A task with a name of its own, as a user who is not root. KFP's cache is off (it checks no stored bytes): our step
-    keys do the re-use."""
+    """A task with a name of its own, as a user who is not root. KFP's cache is off (it checks no stored bytes): our
+    step keys do the re-use."""
     component = copy.deepcopy(component)
     component.component_spec.name = name
     made = component(**arguments).set_caching_options(False)

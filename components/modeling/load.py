@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 # For its registration with the auto classes.
 import components.modeling.lstm  # noqa: F401
 from components.common.errors import UserError
+from components.modeling.memory import keep_freed_memory
 
 
 def load_model(
@@ -22,6 +23,7 @@ def load_model(
 
     Of `settings` those that the model's config has are set in it.
     """
+    keep_freed_memory()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with quiet():
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
