@@ -205,7 +205,7 @@ class SelectSection(Section):
 class Stage(Section):
     """Length of one training stage."""
 
-    steps: Positive = 200
+    steps: Annotated[int, Field(ge=0)] = 200
     """Optimizer steps at most; early stopping may end it sooner."""
     learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-3
 
@@ -261,8 +261,8 @@ class TrainSection(Section):
 
     pretrain: Stage | None = None
     """Before `first`: next-token prediction on raw text (human rows without a prompt)."""
-    first: Stage | None = Stage(steps=500)
-    """The supervised stage on human rows (round 0); none: `pretrain` alone."""
+    first: Stage = Stage(steps=500)
+    """The supervised stage on human rows (round 0); of 0 steps: `pretrain` alone."""
     rounds: Stage = Stage(steps=200)
     """Each self-improvement round."""
     init_from: Literal["base", "champion"] = "champion"
@@ -330,8 +330,10 @@ class TrainSection(Section):
             )
         if self.precision == "bf16" and self.zero == 0:
             raise ValueError("precision bf16 needs zero >= 1: stage 0 keeps no fp32 master weights and drifts")
-        if self.first is None and self.pretrain is None:
-            raise ValueError("give `first`, `pretrain` or both: round 0 has to train something")
+        if self.rounds.steps == 0 or (self.pretrain is not None and self.pretrain.steps == 0):
+            raise ValueError("only `first` may have 0 steps")
+        if self.first.steps == 0 and self.pretrain is None:
+            raise ValueError("first.steps is 0 and there is no `pretrain`: round 0 has to train something")
         if self.num_nodes > 1 and self.num_peers > 1:
             raise ValueError("num_peers > 1 needs num_nodes 1: peers are trained side by side on one node")
         return self

@@ -122,8 +122,9 @@ def resolve_recipe(inputs: PrepareInputs) -> Recipe:
 def first_plan(recipe: Recipe) -> Plan:
     """The plan of round 0; `decide` makes the plans of later rounds."""
     ladder = next((task.ladder for task in recipe.data.tasks if task.ladder is not None), None)
-    stage = recipe.train.first or recipe.train.pretrain
-    assert stage is not None, "the recipe was checked"
+    stage = recipe.train.first
+    if stage.steps == 0 and recipe.train.pretrain is not None:
+        stage = recipe.train.pretrain
     level = ladder.labelled[1] if ladder is not None else 0
     first = {"learning_rate": stage.learning_rate, "steps": stage.steps, "level": level}
     return base_plan(recipe).model_copy(update=first)

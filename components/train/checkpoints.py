@@ -86,16 +86,13 @@ class Checkpoints:
         self.context, self.key, self.keep, self.zero_stage = context, key, keep, zero_stage
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.nonce = share_text(secrets.token_hex(4))
-        self.folder = context.scratch / f"checkpoints-{key}"
+        self.folder = _local_folder(context.scratch, key)
         self.stored_bytes = 0
         self.committed: list[int] = []
         """Steps of the checkpoints this training committed itself."""
         self._refused: set[str] = set()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._upload: Future[None] | None = None
-        if _first_of_node():
-            shutil.rmtree(self.folder, ignore_errors=True)
-        dist.barrier()
         self.folder.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -241,6 +238,15 @@ class Checkpoints:
             name = key.removeprefix(prefix).split("/")[0].removesuffix(".json")
             if name not in kept and (name < kept[0] or name in self._refused):
                 self.context.store.delete(key)
+
+
+def _local_folder(scratch: Path, key: str) -> Path:
+    """Of this training's processes on this node. What killed ones of the same work left behind is deleted."""
+    owner = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else os.getpid()
+    for left in scratch.glob(f"checkpoints-{key}-*"):
+        if not Path("/proc", left.name.rpartition("-")[2]).exists():
+            shutil.rmtree(left, ignore_errors=True)
+    return scratch / f"checkpoints-{key}-{owner}"
 
 
 def require_room(folder: Path, needed_bytes: int, what: str) -> None:

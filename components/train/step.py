@@ -134,7 +134,7 @@ def _stages(campaign: Campaign) -> tuple[Stage, ...]:
     if campaign.next_round or section.pretrain is None:
         return (planned,)
     before = Stage(name="pretrain", steps=section.pretrain.steps, learning_rate=section.pretrain.learning_rate)
-    return (before, planned) if section.first is not None else (before,)
+    return (before, planned) if section.first.steps else (before,)
 
 
 def _commit(work: Work, context: Context, train: Callable[[Context, list[Job]], None]) -> Receipt:

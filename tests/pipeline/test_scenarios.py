@@ -5,6 +5,7 @@ A guard that is wrongly false skips its round and the run still succeeds, so eac
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -213,3 +214,24 @@ def test_a_killed_command_leaves_no_process_behind(make_place: MakePlace) -> Non
     while any(Path(f"/proc/{pid}").exists() for pid in started):
         assert time.monotonic() < deadline, "tasks go on although nobody follows them"
         time.sleep(0.2)
+
+
+def test_adapters_go_on_from_round_to_round_beside_one_frozen_base(make_place: MakePlace) -> None:
+    place = make_place({
+        "train.lora": {"rank": 8, "unfrozen_layers": 1}, "train.first": {"steps": 40, "learning_rate": 0.01},
+        "decide.max_rounds": 1, "decide.alpha": 0.8,
+    })  # fmt: skip
+    run = place.run("--rounds", "1")
+    assert run.executed == [*ROUND_0, *round_tasks(1), *END], run.said
+    trained = {int(one["summary"]["round"]): one for one in map(json.loads, train_receipts(place))}
+    assert {name for one in trained.values() for name in one["objects"] if name.startswith("adapter/")} == {
+        "adapter/adapter_config.json", "adapter/adapter_model.safetensors", "adapter/structure.json",
+    }  # fmt: skip
+    assert [trained[number]["summary"]["init_from"] for number in (0, 1)] == ["base", "champion"]
+    # Round 1 begins where round 0 ended, not at the base.
+    assert trained[1]["summary"]["first_loss"] < 0.8 * trained[0]["summary"]["first_loss"]
+    assert_published(place, run, champion_round=run.told["champion_round"])
+
+
+def train_receipts(place: Place) -> list[bytes]:
+    return [content for ref, content in place.receipts().items() if ref.startswith("train/")]

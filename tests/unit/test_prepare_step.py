@@ -72,7 +72,6 @@ def test_a_new_campaign_has_recipe_state_base_and_splits(context: Context) -> No
     campaign = load_campaign(context, receipt_uri(context, receipt))
     assert campaign.next_round == 0
     assert campaign.state.plan.level == 4
-    assert campaign.recipe.train.first is not None
     assert campaign.recipe.train.first.learning_rate == campaign.state.plan.learning_rate
     stored = json.loads(context.store.get_bytes(f"runs/{campaign.recipe.run_id}/recipe.json"))
     assert stored == campaign.recipe.model_dump(mode="json")
@@ -233,3 +232,13 @@ def test_a_state_that_is_not_there_is_an_error_that_says_so(context: Context) ->
         prepare(context, resume_from="file:///elsewhere/steps/decide/0123.json")
     with pytest.raises(UserError, match="not the URI of a receipt"):
         prepare(context, resume_from="yesterday")
+
+
+def test_pretraining_alone_is_planned_with_its_own_length(context: Context) -> None:
+    train = {"pretrain": {"steps": 7, "learning_rate": 0.01}, "first": {"steps": 0}}
+    plan = load_campaign(context, receipt_uri(context, prepare(context, changed(train=train)))).state.plan
+    assert (plan.steps, plan.learning_rate) == (7, 0.01)
+    with pytest.raises(UserError, match=r"first.steps is 0 and there is no `pretrain`"):
+        prepare(context, changed(train={"first": {"steps": 0}}))
+    with pytest.raises(UserError, match="only `first` may have 0 steps"):
+        prepare(context, changed(train={"rounds": {"steps": 0}}))
