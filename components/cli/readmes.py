@@ -23,7 +23,8 @@ def folders() -> list[Path]:
 
 def readme(folder: Path) -> str:
     """The text of one folder's README: a step's contract, and what is in which file."""
-    modules = {path.name: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.py"))}
+    paths = sorted(folder.rglob("*.py"), key=lambda path: (len(path.parts), path))
+    modules = {path.relative_to(folder).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in paths}
     pieces = [f"# {folder.name}", _MARK]
     pieces += _step(folder.name, modules) if "step.py" in modules else _plain(modules["__init__.py"])
     rows = [f"| `{name}` | {_first_line(module)} |" for name, module in modules.items() if ast.get_docstring(module)]

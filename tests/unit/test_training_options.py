@@ -84,6 +84,12 @@ def test_packing_changes_the_work_and_not_the_curve(architecture: str, tmp_path:
     np.testing.assert_allclose(packed["losses"], padded["losses"], rtol=1e-4)
     assert padded["padding_share"] > 0.2
     assert packed["padding_share"] < 0.6 * padded["padding_share"]
+
+
+def test_packing_leaves_every_process_equally_many_turns(tmp_path: Path) -> None:
+    """ZeRO-3 would hang otherwise."""
+    common: dict[str, Any] = {"architecture": "llama", "steps": 8, "max_length": 48}
+    padded = train(tmp_path / "padded", zero=0, **common)
     shared = train(tmp_path / "shared", zero=3, packing=True, num_processes=2, micro_batch_size=2, **common)
     np.testing.assert_allclose(shared["losses"], padded["losses"], rtol=1e-3)
 

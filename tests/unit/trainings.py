@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import subprocess
@@ -67,11 +68,41 @@ def environment_of(job: Job, **more: str) -> dict[str, str]:
 
 def carry_out(job: Job, **environment: str) -> dict[str, Any]:
     """Train in real processes and return what came of it: status, failure, losses, summary, output folder."""
+    if job.section.num_processes == 1:
+        return _carry_out_alone(job, environment)
     done = subprocess.run(
         command_of(job), env=environment_of(job, **environment), capture_output=True, text=True, check=False,
         timeout=300,
     )  # fmt: skip
     return outcome(job, done.returncode, done.stderr)
+
+
+def _carry_out_alone(job: Job, environment: dict[str, str]) -> dict[str, Any]:
+    """In a process of its own, forked from one that has imported torch and DeepSpeed already: seconds saved."""
+    command = command_of(job)
+    said = job.output.parent / "said.txt"
+    forkserver = multiprocessing.get_context("forkserver")
+    forkserver.set_forkserver_preload(["components.train.worker", "deepspeed"])
+    process = forkserver.Process(target=_main, args=(command[2:], environment_of(job, **environment), str(said)))
+    process.start()
+    process.join(300)
+    assert process.exitcode is not None, f"still running: {said.read_text()[-3000:]}"
+    return outcome(job, process.exitcode, said.read_text())
+
+
+def _main(arguments: list[str], environment: dict[str, str], said: str) -> None:
+    """`python -m components.train.worker`, in this process."""
+    os.environ.clear()
+    os.environ.update(environment)
+    descriptor = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    sys.argv = arguments
+
+    from components.train.worker import main
+
+    main()
 
 
 def outcome(job: Job, status: int, said: str) -> dict[str, Any]:
