@@ -79,9 +79,9 @@ def attempt_key(run_id: str, task: str, attempt: str) -> str:
     return f"{attempts_prefix(run_id)}{part(task)}/{part(attempt)}.json"
 
 
-def run_key(run_id: str, name: str) -> str:
-    """A document about a whole run (resolved recipe, summary, report)."""
-    return f"runs/{part(run_id)}/{relative_path(name)}"
+def run_key(run_id: str, *names: str) -> str:
+    """A document about a whole run (resolved recipe, summary, report), in folders if there are several names."""
+    return "/".join(["runs", part(run_id), *map(part, names)])
 
 
 def job_key(job_id: str) -> str:
@@ -94,9 +94,9 @@ def progress_prefix(step: str, key: str) -> str:
     return f"progress/{part(step)}/{part(key)}/"
 
 
-def progress_key(step: str, key: str, name: str) -> str:
-    """A progress receipt, or a file that one names, of a step that is not finished yet."""
-    return progress_prefix(step, key) + relative_path(name)
+def progress_key(step: str, key: str, *names: str) -> str:
+    """A progress receipt, or (folder and name) a file that one names, of a step that is not finished yet."""
+    return progress_prefix(step, key) + "/".join(map(part, names))
 
 
 def probe_key() -> str:

@@ -163,8 +163,8 @@ class Checkpoints:
         keys = (key.removeprefix(prefix) for key in self.context.store.list(prefix))
         return sorted(key.removesuffix(".json") for key in keys if "/" not in key and key.endswith(".json"))[::-1]
 
-    def _address(self, name: str) -> str:
-        return layout.progress_key("train", self.key, name)
+    def _address(self, *names: str) -> str:
+        return layout.progress_key("train", self.key, *names)
 
     def _receipt(self, name: str) -> ProgressReceipt:
         address = self._address(f"{name}.json")
@@ -181,7 +181,7 @@ class Checkpoints:
         try:
             receipt = self._receipt(name)
             for file, ref in receipt.objects.items():
-                _download(self.context, self._address(f"{name}/{file}"), ref, folder / layout.part(file))
+                _download(self.context, self._address(name, file), ref, folder / file)
             found = Found(receipt, folder)
             found.tensors()
         except (Corrupt, SafetensorError) as error:
@@ -194,11 +194,11 @@ class Checkpoints:
         for path in files:
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
-            self.context.store.put_file(self._address(f"{name}/{path.name}"), path, digest)
+            self.context.store.put_file(self._address(name, path.name), path, digest)
             refs[path.name] = {"sha256": digest, "size": path.stat().st_size}
             self.stored_bytes += path.stat().st_size
             path.unlink()
-        self.context.store.put_bytes(self._address(f"{name}/rank-{self.rank}.json"), canonical_json(refs))
+        self.context.store.put_bytes(self._address(name, f"rank-{self.rank}.json"), canonical_json(refs))
         if self.rank == 0:
             objects = self._of_all_processes(name)
             receipt = ProgressReceipt(
@@ -216,7 +216,7 @@ class Checkpoints:
         for rank in range(self.world_size):
             while True:
                 try:
-                    written = json.loads(self.context.store.get_bytes(self._address(f"{name}/rank-{rank}.json")))
+                    written = json.loads(self.context.store.get_bytes(self._address(name, f"rank-{rank}.json")))
                     break
                 except Missing:
                     if time.monotonic() > deadline:
@@ -224,9 +224,9 @@ class Checkpoints:
                     time.sleep(0.2)
             objects |= {file: ObjectRef.model_validate(ref) for file, ref in written.items()}
         for file, ref in objects.items():
-            size = self.context.store.size(self._address(f"{name}/{file}"))
+            size = self.context.store.size(self._address(name, file))
             if size != ref.size:
-                raise Corrupt(f"{self._address(f'{name}/{file}')} has {size} bytes instead of {ref.size} after upload")
+                raise Corrupt(f"{self._address(name, file)} has {size} bytes instead of {ref.size} after upload")
         return objects
 
     def _evict(self) -> None:

@@ -24,7 +24,7 @@ class Recorder:
 
     def __init__(self, context: Context, run_id: str, task: str, folder: Path) -> None:
         self.context, self.folder = context, folder
-        self.prefix = layout.run_key(run_id, f"tensorboard/{task}")
+        self.place = run_id, "tensorboard", task
         self.events = SummaryWriter(str(folder), flush_secs=30)
         self.mlflow = _open_mlflow(context, run_id, task)
 
@@ -43,7 +43,7 @@ class Recorder:
         self.events.flush()
         try:
             for path in sorted(self.folder.iterdir()):
-                self.context.store.put_bytes(f"{self.prefix}/{path.name}", path.read_bytes())
+                self.context.store.put_bytes(layout.run_key(*self.place, path.name), path.read_bytes())
         except (RatchetError, OSError) as error:
             self.context.progress.note(f"TensorBoard events were not saved: {error}")
 
