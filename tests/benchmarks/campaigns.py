@@ -102,7 +102,7 @@ def _campaign_after_round_zero(finished: Finished) -> Campaign:
 
 
 def _steps(context: Context, ref: str) -> int:
-    return int(read_receipt(context, ref).config["steps"])
+    return sum(int(stage["steps"]) for stage in read_receipt(context, ref).config["stages"])
 
 
 def results(context: Context, evaluation: Receipt, split: str) -> dict[str, Result]:
