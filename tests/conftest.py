@@ -22,6 +22,8 @@ from components.common.cache import Cache
 from components.common.context import Context
 from components.common.store import Store, open_store
 from components.common.telemetry import Progress
+from tests.doubles.kubernetes_api import KubernetesApi
+from tests.unit.launcher import Launcher
 
 ACCESS_KEY, SECRET_KEY = "ratchet-test", "a-secret-that-no-message-may-show"
 READER_KEY, READER_SECRET = "ratchet-reader", "another-secret-that-no-message-may-show"
@@ -225,3 +227,17 @@ def make_test_context(tmp_path: Path) -> Callable[[Store], Context]:
 def context(file_store: Store, make_test_context: Callable[[Store], Context]) -> Context:
     """The surroundings of a step over a store in a folder."""
     return make_test_context(file_store)
+
+
+@pytest.fixture
+def api() -> Iterator[KubernetesApi]:
+    """A stand-in of the Kubernetes API, on a port of its own."""
+    server = KubernetesApi()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def launcher(api: KubernetesApi, tmp_path: Path) -> Launcher:
+    """A launcher of trainings on many nodes that speaks to it."""
+    return Launcher(api, tmp_path)

@@ -73,7 +73,7 @@ def run(
     """Carry out a campaign on this machine. Started again, it continues where it was."""
     from components.cli.run import Stopped, run_recipe
     from components.cli.show import print_run
-    from components.common.recipe import load_recipe
+    from components.common.recipe_file import load_recipe
     from components.report.runs import summary_of
 
     resolved = load_recipe(recipe, tuple(override or ()))
@@ -110,7 +110,7 @@ def compile_(
     as_json: AsJson = False,
 ) -> None:
     """Compile the pipeline, with the recipe as its default, for a Kubeflow cluster."""
-    from components.common.recipe import load_recipe
+    from components.common.recipe_file import load_recipe
 
     resolved = load_recipe(recipe, tuple(override or ()))
     if output.suffix not in (".yaml", ".yml", ".json"):

@@ -38,13 +38,7 @@ class Cache:
         if _has_size(place, size):
             return place
         with self._temporary(place, size) as temporary:
-            store.get_file(key, temporary)
-            found = temporary.stat().st_size
-            if found != size:
-                raise Corrupt(f"{store.root}/{key} has {found:,} bytes instead of {size:,}; restore the object")
-            digest = _finish(temporary)
-            if digest != sha256:
-                raise Corrupt(f"{store.root}/{key} has SHA-256 {digest} instead of {sha256}; restore the object")
+            download(store, key, sha256, size, temporary)
             temporary.replace(place)
         return place
 
@@ -90,6 +84,18 @@ class Cache:
             if owner not in (0, os.getuid()):
                 raise UserError(f"cache {folder} belongs to user {owner}; set RATCHET_CACHE to a folder of your own")
         self._checked = True
+
+
+def download(store: Store, key: str, sha256: str, size: int, path: Path) -> None:
+    """Fetch an object to the new file `path` and verify it. Raises Missing, Corrupt (naming `key`), UserError,
+    Transient."""
+    store.get_file(key, path)
+    found = path.stat().st_size
+    if found != size:
+        raise Corrupt(f"{store.root}/{key} has {found:,} bytes instead of {size:,}; restore the object")
+    digest = _finish(path)
+    if digest != sha256:
+        raise Corrupt(f"{store.root}/{key} has SHA-256 {digest} instead of {sha256}; restore the object")
 
 
 def link_or_copy(source: Path, target: Path) -> None:

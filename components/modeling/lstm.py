@@ -74,8 +74,6 @@ class LstmPreTrainedModel(PreTrainedModel):
 
     config_class = LstmConfig
     base_model_prefix = "model"
-    supports_packing = False
-    """Rows behind one another in a sequence would read each other's state: nothing can isolate them."""
     _is_stateful = True
     _supports_sdpa = True  # there is no attention: whichever implementation is asked for will do
 

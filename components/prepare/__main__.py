@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from components.common.entry import carry_out, parser
-from components.common.recipe import load_recipe
+from components.common.recipe_file import load_recipe
 from components.prepare.step import PrepareInputs, run
 
 

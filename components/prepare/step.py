@@ -14,7 +14,8 @@ from components.common import layout
 from components.common.context import Context
 from components.common.errors import UserError
 from components.common.receipts import Attempt, Receipt, Task, attempting, commit, ref_of_uri
-from components.common.recipe import DataSource, Recipe, parse_recipe, set_key
+from components.common.recipe import DataSource, Recipe
+from components.common.recipe_file import parse_recipe, set_key
 from components.common.records import Dropped, canonical_json, derived_seed, write_rows
 from components.common.state import Campaign, Plan, State, base_plan, load_campaign
 from components.common.uris import local_folder, local_path

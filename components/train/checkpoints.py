@@ -31,6 +31,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from components.common import layout
+from components.common.cache import download
 from components.common.context import Context
 from components.common.errors import Corrupt, Missing, Transient, UserError
 from components.common.receipts import ObjectRef
@@ -82,14 +83,11 @@ class Checkpoints:
     """Saves and finds the checkpoints of one training. One instance in every process; methods that say so are
     collective."""
 
-    def __init__(self, context: Context, key: str, *, zero_stage: int, keep: int = KEEP) -> None:
-        self.context, self.key, self.keep, self.zero_stage = context, key, keep, zero_stage
+    def __init__(self, context: Context, key: str, *, zero_stage: int) -> None:
+        self.context, self.key, self.zero_stage = context, key, zero_stage
         self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.nonce = share_text(secrets.token_hex(4))
         self.folder = _local_folder(context.scratch, key)
-        self.stored_bytes = 0
-        self.committed: list[int] = []
-        """Steps of the checkpoints this training committed itself."""
         self._refused: set[str] = set()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._upload: Future[None] | None = None
@@ -181,7 +179,7 @@ class Checkpoints:
         try:
             receipt = self._receipt(name)
             for file, ref in receipt.objects.items():
-                _download(self.context, self._address(name, file), ref, folder / file)
+                download(self.context.store, self._address(name, file), ref.sha256, ref.size, folder / file)
             found = Found(receipt, folder)
             found.tensors()
         except (Corrupt, SafetensorError) as error:
@@ -196,7 +194,6 @@ class Checkpoints:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             self.context.store.put_file(self._address(name, path.name), path, digest)
             refs[path.name] = {"sha256": digest, "size": path.stat().st_size}
-            self.stored_bytes += path.stat().st_size
             path.unlink()
         self.context.store.put_bytes(self._address(name, f"rank-{self.rank}.json"), canonical_json(refs))
         if self.rank == 0:
@@ -206,7 +203,6 @@ class Checkpoints:
             )
             content = canonical_json(receipt.model_dump(mode="json"))
             self.context.store.put_bytes(self._address(f"{name}.json"), content)
-            self.committed.append(step)
             self._evict()
 
     def _of_all_processes(self, name: str) -> dict[str, ObjectRef]:
@@ -231,7 +227,7 @@ class Checkpoints:
 
     def _evict(self) -> None:
         """Delete all but the newest usable checkpoints: receipt first, so that none names what is gone."""
-        kept = [name for name in self._names() if name not in self._refused][: self.keep]
+        kept = [name for name in self._names() if name not in self._refused][:KEEP]
         prefix = layout.progress_prefix("train", self.key)
         keys = sorted(self.context.store.list(prefix), key=lambda key: "/" in key.removeprefix(prefix))
         for key in keys:
@@ -310,14 +306,3 @@ def _reader(path: Path, name: str) -> Callable[[], Tensor]:
             return value
 
     return read
-
-
-def _download(context: Context, address: str, ref: ObjectRef, path: Path) -> None:
-    context.store.get_file(address, path)
-    found = path.stat().st_size
-    if found != ref.size:
-        raise Corrupt(f"{context.store.root}/{address} has {found:,} bytes instead of {ref.size:,}")
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != ref.sha256:
-        raise Corrupt(f"{context.store.root}/{address} has SHA-256 {digest} instead of {ref.sha256}")

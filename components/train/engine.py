@@ -16,8 +16,6 @@ from torch import Tensor, nn
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """What AdamW remembers of each weight (1711.05101)."""
-
-
 ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
 """What torchrun would tell the only process there is."""
 
@@ -32,8 +30,8 @@ class Layout:
     """Optimizer state (at stage 3 the parameters too) in CPU memory (2101.06840)."""
     micro_batch_size: int
     """Rows per forward pass of one process."""
-    bf16: bool
-    """DeepSpeed's bf16: 16-bit weights with fp32 master weights."""
+    precision: str
+    """`fp32`, `autocast` (fp32 weights, bf16 matrix products) or `bf16` (16-bit weights, fp32 master weights)."""
 
 
 class GuardedAdamW(torch.optim.AdamW):
@@ -274,7 +272,7 @@ def _config(layout: Layout, num_rows: int, max_gradient_norm: float) -> dict[str
         "gradient_accumulation_steps": -(-own_rows // micro),
         "gradient_clipping": max_gradient_norm,
         # An update from a gradient that is not finite is dropped, in bf16 too.
-        "bf16": {"enabled": layout.bf16, "check_grad_overflow": layout.bf16},
+        "bf16": {"enabled": layout.precision == "bf16", "check_grad_overflow": layout.precision == "bf16"},
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,

@@ -151,13 +151,12 @@ class Loop:
         total = torch.zeros(2, device=self.device)
         for number, piece in enumerate(pieces):
             self.engine.set_gradient_accumulation_boundary(number + 1 == len(pieces))
-            with self._out_of_memory_told(piece), self._precision():
-                loss = self.engine(piece.to(self.device))
             with self._out_of_memory_told(piece):
+                with self._precision():
+                    loss = self.engine(piece.to(self.device))
                 self.engine.backward(loss * scale)
-            total += torch.stack([loss.detach().float(), torch.tensor(float(piece.num_positions), device=self.device)])
-            with self._out_of_memory_told(piece):
                 self.engine.step()
+            total += torch.stack([loss.detach().float(), torch.tensor(float(piece.num_positions), device=self.device)])
         if self.world_size > 1:
             dist.all_reduce(total)
         return float(total[0]) / targets, int(total[1])
@@ -278,9 +277,11 @@ class Loop:
             flags = torch.tensor([stop, due, busy], dtype=torch.float32, device=self.device)
             dist.all_reduce(flags, op=dist.ReduceOp.MAX)
             stop, due, busy = (bool(flag) for flag in flags.tolist())
-        if not self.track.updates or not (stop or (due and not busy)):
+        if not stop and (busy or not due):
+            return
+        if not self.track.updates:
             if stop:
-                raise Transient(f"{self.job.task}: stopped by SIGTERM before its first step; start it again")
+                raise Transient(f"{self.job.task}: stopped by SIGTERM before its first update; start it again")
             return
         self.checkpoints.finish()
         tensors = ds.snapshot(self.engine, self.best if self.track.best_step != self.track.step else {})

@@ -48,8 +48,6 @@ class Machine:
     processes_per_node: int
     device_bytes: int
     """Free memory of one process's device; on CPU its share of the free memory."""
-    host_bytes: int
-    """Free memory of the node."""
     gpu: bool
     bf16: bool
     """Its matrix products in bfloat16 are fast."""
@@ -60,7 +58,6 @@ class Estimate:
     """Bytes that one process is expected to need."""
 
     layout: Layout
-    precision: str
     state_bytes: int
     activation_bytes: int
     device_bytes: int
@@ -78,15 +75,14 @@ class Estimate:
         )
         layout = f"ZeRO {self.layout.zero_stage}" + (" with offload" if self.layout.offload else "")
         return (
-            f"{layout}, micro-batch {self.layout.micro_batch_size}, {self.precision}: about "
+            f"{layout}, micro-batch {self.layout.micro_batch_size}, {self.layout.precision}: about "
             f"{states:.2f} GiB for weights, gradients and moments and {activations:.2f} GiB for activations a process, "
             f"of {free:.1f} GiB free"
         )
 
     def as_json(self) -> dict[str, Any]:
         """What goes into the receipt: the choice, not what this machine had free."""
-        return {**asdict(self.layout), "precision": self.precision, "state_bytes": self.state_bytes,
-                "activation_bytes": self.activation_bytes}  # fmt: skip
+        return {**asdict(self.layout), "state_bytes": self.state_bytes, "activation_bytes": self.activation_bytes}
 
 
 def model_size(model: Any) -> Model:
@@ -107,12 +103,11 @@ def model_size(model: Any) -> Model:
 def this_machine(num_nodes: int) -> Machine:
     """The node that this process runs on, as torchrun laid it out."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
-    host = free_host_bytes()
     if torch.cuda.is_available():
         free, _ = torch.cuda.mem_get_info()
-        return Machine(num_nodes, local, int(free), host, True, torch.cuda.is_bf16_supported())
+        return Machine(num_nodes, local, int(free), True, torch.cuda.is_bf16_supported())
     fast = bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    return Machine(num_nodes, local, host // local, host, False, fast)
+    return Machine(num_nodes, local, free_host_bytes() // local, False, fast)
 
 
 def free_host_bytes() -> int:
@@ -168,7 +163,7 @@ def _ladder(section: TrainSection, machine: Machine, precision: str) -> Iterator
     if section.zero != "auto":
         stages = [section.zero]
     elif alone:
-        stages = stages[:1] if not machine.gpu else [stages[0], 2, 3]
+        stages = [stages[0], 2, 3] if machine.gpu or section.offload is True else stages[:1]
     offloads = (False, True) if machine.gpu else (False,)
     for offload in offloads if section.offload == "auto" else (bool(section.offload),):
         for stage in stages:
@@ -190,8 +185,7 @@ def _estimate(
 ) -> Estimate:  # fmt: skip
     states = _state_bytes(model, machine, precision, stage, offload)
     activations = _activation_bytes(section, model, micro, longest, precision)
-    layout = Layout(stage, offload, micro, precision == "bf16")
-    return Estimate(layout, precision, states, activations, machine.device_bytes)
+    return Estimate(Layout(stage, offload, micro, precision), states, activations, machine.device_bytes)
 
 
 def _state_bytes(model: Model, machine: Machine, precision: str, stage: int, offload: bool) -> int:

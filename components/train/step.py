@@ -25,7 +25,7 @@ from components.common.receipts import (
     read_receipt,
     receipt_uri,
     step_key,
-)  # fmt: skip
+)
 from components.common.recipe import HOW_TO_TRAIN
 from components.common.records import derived_seed
 from components.common.state import Campaign, base_name, checkpoint_name, load_campaign

@@ -68,6 +68,7 @@ def _train(job: Job, context: Context, device: torch.device, begun: float) -> No
     material = _material(job, context)
     model = build_model(job)
     estimate = _preflight(job, context, material, model, model_size(model))
+    packed = job.section.packing and keeps_rows_apart(model)
     checkpoints = Checkpoints(context, job.key, zero_stage=estimate.layout.zero_stage)
     objective = _objective(job, model)
     found = checkpoints.newest()
@@ -82,8 +83,8 @@ def _train(job: Job, context: Context, device: torch.device, begun: float) -> No
     recorder = Recorder(context, job.run_id, job.task, events) if dist.get_rank() == 0 else None
     loop = Loop(
         job=job, context=context, engine=engine, device=device, stages=material.stages, heldout=material.heldout,
-        pad_id=material.codec.pad_id, packed=job.section.packing and keeps_rows_apart(load_model(job.init)),
-        autocast=estimate.precision == "autocast", micro_batch_size=estimate.layout.micro_batch_size,
+        pad_id=material.codec.pad_id, packed=packed, autocast=estimate.layout.precision == "autocast",
+        micro_batch_size=estimate.layout.micro_batch_size,
         checkpoints=checkpoints, recorder=recorder, track=Track(),
     )  # fmt: skip
     if found is not None:
@@ -144,7 +145,8 @@ def _preflight(job: Job, context: Context, material: Material, model: Any, size:
     """Everything that can be known to be wrong before the first step. Raises UserError."""
     for stage, rows in material.stages:
         check_rows(stage.name, rows, material.codec, model)
-    share = check_masks(*[(stage.name, rows) for stage, rows in material.stages][-1])
+    last, last_rows = material.stages[-1]
+    share = check_masks(last.name, last_rows)
     check_disk(context, size)
     longest = max(len(row.ids) for _, rows in material.stages for row in rows.rows)
     estimate = choose(job.section, size, this_machine(job.section.num_nodes), longest)

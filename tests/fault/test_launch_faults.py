@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -30,18 +28,6 @@ FAULTS: dict[str, Fault] = {
     "410": failing(410), "429": failing(429, Retry_After="0"), "500": failing(500), "502": failing(502),
     "503": failing(503), "reset": reset, "slow": slow(0.5), "garbled": garbled, "cut off": cut_off,
 }  # fmt: skip
-
-
-@pytest.fixture
-def api() -> Iterator[KubernetesApi]:
-    server = KubernetesApi()
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def launcher(api: KubernetesApi, tmp_path: Path) -> Launcher:
-    return Launcher(api, tmp_path)
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)

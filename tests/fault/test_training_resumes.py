@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import signal
@@ -21,8 +22,12 @@ STEPS = 30
 
 def receipts(folder: Path) -> list[dict[str, Any]]:
     """The progress receipts in the store, oldest first."""
-    found = sorted((folder / "store" / "progress" / "train" / KEY).glob("step-*.json"))
-    return [{"name": path.stem, **json.loads(path.read_text())} for path in found]
+    found = []
+    for path in sorted((folder / "store" / "progress" / "train" / KEY).glob("step-*.json")):
+        # A training that is running lets go of old ones while this looks.
+        with contextlib.suppress(FileNotFoundError):
+            found.append({"name": path.stem, **json.loads(path.read_text())})
+    return found
 
 
 def files_of(folder: Path, name: str) -> list[Path]:

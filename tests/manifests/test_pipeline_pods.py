@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 from kfp import compiler
 
-from components.common.recipe import load_recipe
+from components.common.recipe_file import load_recipe
 from pipeline import build
 from tests.manifests.kfp_pods import driver_pod, step_pods
 from tests.manifests.pod_security import violations

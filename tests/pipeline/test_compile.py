@@ -14,7 +14,7 @@ import pytest
 import yaml
 from kfp import compiler
 
-from components.common.recipe import load_recipe
+from components.common.recipe_file import load_recipe
 from pipeline import build
 
 ROOT = Path(__file__).resolve().parents[2]

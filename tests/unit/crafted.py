@@ -11,7 +11,8 @@ from pydantic import BaseModel
 
 from components.common.context import Context
 from components.common.receipts import Receipt, Task, commit_once, receipt_uri
-from components.common.recipe import Recipe, parse_recipe
+from components.common.recipe import Recipe
+from components.common.recipe_file import parse_recipe
 from components.common.records import Prompt, Result, Sample, TrainingRow, canonical_json, prompt_id, write_rows
 from components.common.state import Plan, State, load_campaign
 

@@ -14,7 +14,8 @@ from typing import Any
 from components.common.context import Context
 from components.common.errors import RatchetError
 from components.common.receipts import Receipt, Task, attempting, commit, commit_once, fetch
-from components.common.recipe import Recipe, parse_recipe
+from components.common.recipe import Recipe
+from components.common.recipe_file import parse_recipe
 from components.common.records import Dropped, TrainingRow, write_rows
 from components.common.state import Cause, Plan, RoundRecord, State
 

@@ -30,18 +30,6 @@ pytestmark = pytest.mark.timeout(30)
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture
-def api() -> Iterator[KubernetesApi]:
-    server = KubernetesApi()
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def launcher(api: KubernetesApi, tmp_path: Path) -> Launcher:
-    return Launcher(api, tmp_path)
-
-
 def test_a_job_is_created_and_followed_to_its_end(api: KubernetesApi, launcher: Launcher) -> None:
     api.later = [nothing, nothing, api.condition("Complete")]
     launcher.run()

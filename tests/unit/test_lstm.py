@@ -12,6 +12,7 @@ from components.modeling.engine import Request, Sampling, sample
 from components.modeling.likelihood import CompletionLoss, EncodedRow, mean_loss
 from components.modeling.load import load_model, save_checkpoint
 from components.modeling.lstm import LstmConfig, LstmForCausalLM
+from components.train.packing import keeps_rows_apart
 from tests.unit.tiny import tiny_model
 from tests.unit.trainings import train
 
@@ -130,7 +131,7 @@ def test_rows_behind_one_another_are_not_isolated_and_the_model_says_so() -> Non
         packed = model(torch.tensor([first + second]), position_ids=torch.tensor([[0, 1, 2, 3] * 2])).logits[0, 4:]
         alone = model(torch.tensor([second])).logits[0]
     assert not torch.allclose(packed, alone, atol=1e-3)
-    assert model.supports_packing is False
+    assert not keeps_rows_apart(model)
 
 
 def test_dropout_is_for_training_alone_and_between_layers_too() -> None:

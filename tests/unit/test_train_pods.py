@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,18 +38,6 @@ Root Cause (first observed failure):
   exitcode  : {status} (pid: 22)
 ============================================================
 """
-
-
-@pytest.fixture
-def api() -> Iterator[KubernetesApi]:
-    server = KubernetesApi()
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def launcher(api: KubernetesApi, tmp_path: Path) -> Launcher:
-    return Launcher(api, tmp_path)
 
 
 def failed(api: KubernetesApi, *pods: Json, logs: dict[int, str], reason: str = "FailedJobs") -> None:

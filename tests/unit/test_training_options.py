@@ -195,7 +195,7 @@ def test_a_training_tells_its_layout_its_cost_and_how_answers_end(tmp_path: Path
     assert "ZeRO 0, micro-batch 16, fp32: about 0.00 GiB for weights, gradients and moments" in done["said"]
     assert "minutes of training" in done["said"]
     assert done["layout"] == {
-        "zero_stage": 0, "offload": False, "micro_batch_size": 16, "bf16": False, "precision": "fp32",
+        "zero_stage": 0, "offload": False, "micro_batch_size": 16, "precision": "fp32",
         "state_bytes": done["layout"]["state_bytes"], "activation_bytes": done["layout"]["activation_bytes"],
     }  # fmt: skip
     assert done["end_of_text_share"] > 0.5
