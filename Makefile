@@ -1,6 +1,7 @@
 # make demo   set up, then let a small model teach itself to reverse longer strings; prints where the report is
 # make test   set up, then run the tests
 # make lint   style, types, import rules
+# make gpu    the tests that need a CUDA device
 # make bench  measure the figures of the README (hours; `make bench BENCH=demo` takes one)
 # make golden rewrite what tests compare with: command line, recipe schema, READMEs of the steps, figures table
 # make lock   resolve docker/requirements/*.in anew
@@ -18,7 +19,7 @@ PIP_COMPILE := DS_BUILD_OPS=0 .venv/bin/pip-compile --quiet --allow-unsafe --gen
 # Threads that wait must sleep: spinning ones starve the process beside them.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test lint bench golden lock setup
+.PHONY: demo test gpu lint bench golden lock setup
 .DEFAULT_GOAL := test
 
 demo: setup
@@ -26,6 +27,9 @@ demo: setup
 
 test: setup
 	$(RUN) -m pytest tests --ignore=tests/benchmarks --ignore=tests/gpu $(PYTEST)
+
+gpu: setup
+	$(RUN) -m pytest tests/gpu $(PYTEST)
 
 lint: setup
 	.venv/bin/ruff check .

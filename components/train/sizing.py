@@ -22,6 +22,8 @@ USABLE = 0.85
 """Share of the memory that is free which a training may plan with."""
 CPU_ROWS = 32
 """More rows than this a forward pass gain nothing on a CPU."""
+BUSY_TOKENS = 2048
+"""A forward pass of fewer leaves a GPU waiting for its memory."""
 MANY_PARAMETERS = 20_000_000
 """From here on bf16 matrix products win on CPUs that have them."""
 
@@ -136,6 +138,10 @@ def choose(section: TrainSection, model: Model, machine: Machine, longest: int) 
         for stage, offload in _ladder(section, machine, precision)
         for micro in _micro_batches(section, machine)
     ]
+    # Dividing more costs less than a device that idles, offload costs more than both.
+    tried.sort(
+        key=lambda one: (one.layout.offload, machine.gpu and one.layout.micro_batch_size * longest < BUSY_TOKENS)
+    )
     fixed = section.zero != "auto" and section.offload != "auto" and section.micro_batch_size != "auto"
     best = next((one for one in tried if one.fits), tried[-1] if fixed else None)
     if best is None:

@@ -9,7 +9,7 @@ import argparse
 import subprocess
 import sys
 
-BENCHMARKS = ("demo", "labelfree", "smollm2")
+BENCHMARKS = ("demo", "labelfree", "smollm2", "training")
 
 
 def main() -> int:

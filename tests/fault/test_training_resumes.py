@@ -34,6 +34,15 @@ def files_of(folder: Path, name: str) -> list[Path]:
     return sorted((folder / "store" / "progress" / "train" / KEY / name).glob("rank-*.safetensors"))
 
 
+def stored_bytes(folder: Path) -> int:
+    """What the checkpoints take in the store now."""
+    total = 0
+    for path in (folder / "store" / "progress").rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            total += path.lstat().st_size if path.is_file() else 0
+    return total
+
+
 def stopped_after(
     folder: Path, name: str, step: int, number: int = signal.SIGKILL, **settings: Any
 ) -> subprocess.Popen[bytes]:
@@ -49,6 +58,8 @@ def stopped_after(
         assert time.monotonic() < deadline, "no checkpoint within two minutes"
         # Whenever one looks, there are never more than the two that stay and the one on its way.
         assert len(receipts(folder)) <= 3
+        # Each has the weights, two moments, and at most the best weights so far.
+        assert stored_bytes(folder) < 3 * 4 * 1.1 * (job.init / "model.safetensors").stat().st_size
         time.sleep(0.002)
     process.send_signal(number)
     if number == signal.SIGKILL:

@@ -15,7 +15,7 @@ from components.modeling.likelihood import CompletionLoss, EncodedRow, collate, 
 from components.modeling.load import load_model
 from components.train.data import draw, learning_rate_at, plan_batches, share_of
 from tests.unit.tiny import tiny_model
-from tests.unit.trainings import reversal, train
+from tests.unit.trainings import carry_out, make_job, reversal, train
 
 
 def test_every_zero_stage_and_process_count_follows_one_loss_curve(tmp_path: Path) -> None:
@@ -23,6 +23,7 @@ def test_every_zero_stage_and_process_count_follows_one_loss_curve(tmp_path: Pat
     variants: list[dict[str, Any]] = [
         {"zero": 1}, {"zero": 2}, {"zero": 3}, {"zero": 1, "num_processes": 2},
         {"zero": 3, "num_processes": 2}, {"zero": 1, "micro_batch_size": 4},
+        {"zero": 2, "offload": True}, {"zero": 3, "offload": True},
     ]  # fmt: skip
     for number, variant in enumerate(variants):
         other = train(tmp_path / str(number), **variant)
@@ -102,3 +103,26 @@ def test_the_learning_rate_warms_up_and_comes_down() -> None:
     assert max(curve("cosine")) == pytest.approx(1.0)
     assert curve("cosine")[-1] == pytest.approx(0.1)
     assert curve("constant")[10:] == [1.0] * 90
+
+
+def test_tensorboard_and_mlflow_show_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow import MlflowClient
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    # MLflow's own store in a folder: what a tracking server would have been told.
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    server = f"file://{tmp_path}/mlflow"
+    job = make_job(tmp_path / "run", steps=12, zero=0)
+    done = carry_out(job, MLFLOW_TRACKING_URI=server, MLFLOW_EXPERIMENT_NAME="reversal")
+    events = EventAccumulator(str(tmp_path / "store" / "runs" / "run" / "tensorboard" / "train-r0"))
+    events.Reload()
+    shown = {event.step: event.value for event in events.Scalars("train/loss")}
+    assert shown == pytest.approx(dict(enumerate(done["losses"], 1)))
+    assert {"train/learning_rate", "train/gradient_norm", "train/tokens_per_second", "train/memory_gib"} <= set(
+        events.Tags()["scalars"]
+    )
+    client = MlflowClient(server)
+    (run,) = client.search_runs([client.get_experiment_by_name("reversal").experiment_id])
+    assert run.info.status == "FINISHED"
+    kept = {metric.step: metric.value for metric in client.get_metric_history(run.info.run_id, "loss")}
+    assert kept == pytest.approx(shown)
