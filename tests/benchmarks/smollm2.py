@@ -66,7 +66,7 @@ def markdown(finished: Finished, other: Receipt) -> str:
     lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for task in tasks:
         shares = [f"{one.summary['test_slices'][task]['accuracy']:.3f}" for one in columns.values()]
-        lines.append(f"| {task.rpartition('/')[2]} | " + " | ".join(shares) + " |")
+        lines.append(f"| {task.removeprefix('task=').rpartition('/')[2]} | " + " | ".join(shares) + " |")
     for name, key in (
         ("mean pass@1", "test_accuracy"),
         ("pass@8", "pass_at_k"),
