@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import functools
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from components.common.context import Context
 from components.common.errors import UserError
-from components.common.receipts import Receipt, commit_once, fetch, fetch_folder, read_receipt
+from components.common.receipts import (
+    Receipt,
+    code_digest,
+    commit_once,
+    digests_of,
+    fetch,
+    fetch_folder,
+    read_receipt,
+    step_key,
+)
 from components.common.records import Prompt, Sample, derived_seed, read_rows, write_rows
 from components.common.state import Campaign, checkpoint_name, load_campaign
+from components.generate.batches import Ask, SavedBatches, batches_of
+from components.generate.engines import Engine, EngineName, batch_rows, choose_engine, open_engine
 
 
 @dataclass(frozen=True)
@@ -23,63 +37,120 @@ class GenerateInputs:
     """0 … recipe.generate.shards - 1."""
 
 
-def run(inputs: GenerateInputs, context: Context) -> Receipt:
-    """Write `samples.jsonl` and `prompts.jsonl` of this shard.
+@dataclass(frozen=True)
+class Work:
+    """What is to be sampled, and its address."""
 
-    A sample's seed derives from (campaign seed, round, prompt, sample index), so neither the number of shards nor the
-    batch it happens to be in changes it. Raises UserError if the round has no prompts or fewer than shards.
-    """
-    campaign = load_campaign(context, inputs.state)
-    champion = read_receipt(context, campaign.state.champion)
-    section, plan = campaign.recipe.generate, campaign.state.plan
-    prompts = round_prompts(context, campaign)[inputs.shard :: section.shards]
-    if not prompts:
-        raise UserError(
-            f"round {campaign.next_round}: shard {inputs.shard} of {section.shards} has no prompts: lower shards"
-        )
+    campaign: Campaign
+    champion: Receipt
+    shard: int
+    engine: EngineName
+    why: str
+    """Why this engine."""
+    prompts: list[Prompt]
+    """Of this shard, in the order of the round."""
+    batches: dict[int, list[Prompt]]
+    """Of this shard, by their number in the round."""
 
-    def work(folder: Path) -> dict[str, Any]:
-        samples = _sample(context, campaign, champion, prompts)
-        write_rows(folder / "prompts.jsonl", prompts)
-        write_rows(folder / "samples.jsonl", samples)
-        return {
-            "round": campaign.next_round, "shard": inputs.shard, "shards": section.shards, "prompts": len(prompts),
-            "generated": len(samples), "tokens": sum(sample.num_tokens for sample in samples),
-            "finished_share": sum(sample.finished for sample in samples) / len(samples),
-            "temperature": plan.temperature, "level": plan.level, "champion": campaign.state.champion,
-        }  # fmt: skip
+    @property
+    def inputs(self) -> dict[str, Receipt]:
+        """Receipts the result depends on."""
+        return {"prepare": self.campaign.prepared, "champion": self.champion}
 
-    return commit_once(
-        context,
-        campaign.task("generate", f"-s{inputs.shard}"),
-        "generate",
-        config=campaign.config(
-            section=section.model_dump(mode="json", exclude={"temperature", "samples_per_prompt"}),  # in the plan
-            num_peers=campaign.recipe.train.num_peers,
-            shard=inputs.shard,
-            round=campaign.next_round,
+    @property
+    def config(self) -> dict[str, Any]:
+        """The part of the recipe the result depends on."""
+        recipe, plan = self.campaign.recipe, self.campaign.state.plan
+        # `engine` is what the recipe's word for it came to; how an endpoint is asked changes no answer.
+        left_out: dict[str, Any] = dict.fromkeys(("temperature", "samples_per_prompt", "engine"), True)
+        how = {"concurrency", "timeout_seconds", "max_retries"}
+        return self.campaign.config(
+            section=recipe.generate.model_dump(mode="json", exclude={**left_out, "endpoint": how}),
+            engine=self.engine,
+            num_peers=recipe.train.num_peers,
+            shard=self.shard,
+            round=self.campaign.next_round,
             temperature=plan.temperature,
             samples_per_prompt=plan.samples_per_prompt,
             level=plan.level,
-            system_prompt=campaign.recipe.model.system_prompt,
-        ),
-        inputs={"prepare": campaign.prepared, "champion": champion},
-        seed=campaign.recipe.seed,
-        work=work,
-    )
+            system_prompt=recipe.model.system_prompt,
+        )
+
+    @property
+    def key(self) -> str:
+        """The step key."""
+        code = code_digest("generate")
+        return step_key("generate", code, self.config, digests_of(self.inputs), self.campaign.recipe.seed)
+
+
+def run(inputs: GenerateInputs, context: Context) -> Receipt:
+    """Write `samples.jsonl` and `prompts.jsonl` of this shard.
+
+    A sample's seed derives from (campaign seed, round, prompt, sample index), and the round is divided into batches
+    before these are divided among the shards: neither the number of shards nor a shard that was killed and goes on
+    after its last finished batch changes a sample. Raises UserError if the round has no prompts or fewer than shards,
+    or for an engine that is not installed or refuses the request; Transient where an endpoint fails for now.
+    """
+    work = _work(inputs, context)
+    saved = SavedBatches(context, work.key)
+
+    def in_folder(folder: Path) -> dict[str, Any]:
+        context.progress.note(f"engine {work.engine}: {work.why}")
+        samples, about = _sample(context, work, saved)
+        write_rows(folder / "prompts.jsonl", work.prompts)
+        write_rows(folder / "samples.jsonl", samples)
+        return {**_account(work, samples), **about}
+
+    receipt = commit_once(
+        context, work.campaign.task("generate", f"-s{inputs.shard}"), "generate", config=work.config,
+        inputs=work.inputs, seed=work.campaign.recipe.seed, work=in_folder,
+    )  # fmt: skip
+    saved.remove()
+    return receipt
+
+
+def _work(inputs: GenerateInputs, context: Context) -> Work:
+    campaign = load_campaign(context, inputs.state)
+    champion = read_receipt(context, campaign.state.champion)
+    section = campaign.recipe.generate
+    engine, why = choose_engine(context, campaign, champion)
+    prompts = round_prompts(context, campaign)
+    batches = batches_of(
+        prompts, samples_per_prompt=campaign.state.plan.samples_per_prompt, batch_size=batch_rows(engine, campaign),
+        shards=section.shards,
+    )  # fmt: skip
+    own = dict(list(enumerate(batches))[inputs.shard :: section.shards])
+    if not own:
+        raise UserError(
+            f"round {campaign.next_round}: shard {inputs.shard} of {section.shards} has no prompts: lower shards"
+        )
+    ids = {prompt.id for batch in own.values() for prompt in batch}
+    in_order = [prompt for prompt in prompts if prompt.id in ids]
+    return Work(campaign, champion, inputs.shard, engine, why, in_order, own)
+
+
+def _account(work: Work, samples: Sequence[Sample]) -> dict[str, Any]:
+    campaign, plan = work.campaign, work.campaign.state.plan
+    finished = sum(sample.finished for sample in samples)
+    return {
+        "round": campaign.next_round, "shard": work.shard, "shards": campaign.recipe.generate.shards,
+        "prompts": len(work.prompts), "generated": len(samples), "tokens": sum(one.num_tokens for one in samples),
+        "finished_share": finished / len(samples), "truncated": len(samples) - finished,
+        "distinct_answers": len({(sample.prompt_id, sample.text) for sample in samples}),
+        "temperature": plan.temperature, "level": plan.level, "champion": campaign.state.champion,
+        "engine": work.engine, "engine_reason": work.why, "batches": len(work.batches),
+        "batch_size": campaign.recipe.generate.batch_size,
+    }  # fmt: skip
 
 
 def round_prompts(context: Context, campaign: Campaign) -> list[Prompt]:
-    """The prompts of this round: the next window of the unlabelled pool, of the plan's length where there is a ladder.
+    """The prompts of this round: the next window of the unlabelled pool, of the plan's length where there is a ladder,
+    then the audit split, on which `select` measures its filters.
 
     Rounds walk through the pool and begin again at its end, so the first rounds see prompts no round has seen.
     """
     level = campaign.state.plan.level
-    pool = [
-        prompt
-        for prompt in read_rows(fetch(context, campaign.prepared, "splits/unlabelled.jsonl"), Prompt)
-        if "length" not in prompt.tags or prompt.tags["length"] == str(level)
-    ]
+    pool, audit = (_asked(context, campaign, split) for split in ("unlabelled", "audit"))
     if not pool:
         raise UserError(
             f"round {campaign.next_round}: no unlabelled prompts (level {level}); give data with prompts to answer"
@@ -88,27 +159,71 @@ def round_prompts(context: Context, campaign: Campaign) -> list[Prompt]:
     pool.sort(key=lambda prompt: derived_seed(campaign.recipe.seed, "pool", prompt.id))
     count = min(campaign.recipe.generate.prompts_per_round, len(pool))
     begin = (campaign.next_round - 1) * count % len(pool)
-    return (pool + pool)[begin : begin + count]
+    return (pool + pool)[begin : begin + count] + audit
 
 
-def _sample(context: Context, campaign: Campaign, champion: Receipt, prompts: list[Prompt]) -> list[Sample]:
-    import torch
+def _asked(context: Context, campaign: Campaign, split: str) -> list[Prompt]:
+    """The prompts of a split that may be asked at the plan's level; none if the data has no such split."""
+    name, level = f"splits/{split}.jsonl", str(campaign.state.plan.level)
+    if name not in campaign.prepared.objects:
+        return []
+    rows = read_rows(fetch(context, campaign.prepared, name), Prompt)
+    return [prompt for prompt in rows if prompt.tags.get("length", level) == level]
 
-    from components.modeling.answers import answer_prompts
-    from components.modeling.engine import Sampling
 
-    torch.set_num_threads(context.shard_threads)
-    section, plan = campaign.recipe.generate, campaign.state.plan
-    sampling = Sampling(plan.temperature, section.top_k, section.top_p, section.max_new_tokens, section.batch_size)
-    peers, samples = campaign.recipe.train.num_peers, []
+def _sample(context: Context, work: Work, saved: SavedBatches) -> tuple[list[Sample], dict[str, Any]]:
+    """All samples of the shard, in order of prompt and index, and what the engine tells of itself."""
+    # An endpoint is one model, however many peers answer on their own.
+    peers = 1 if work.engine == "openai" else work.campaign.recipe.train.num_peers
+    samples: list[Sample] = []
+    about: dict[str, Any] = {}
     for peer in range(peers):
-        indices = range(peer, plan.samples_per_prompt, peers)
-        seeds = [
-            [derived_seed(campaign.recipe.seed, campaign.next_round, prompt.id, index) for index in indices]
-            for prompt in prompts
-        ]
-        folder = fetch_folder(context, champion, checkpoint_name(peer))
-        own = answer_prompts(context, folder, campaign.recipe.model.system_prompt, prompts, seeds, sampling)
-        samples += [item.model_copy(update={"index": indices[item.index]}) for item in own]
-    order = {prompt.id: place for place, prompt in enumerate(prompts)}
-    return sorted(samples, key=lambda item: (order[item.prompt_id], item.index))
+        folder = None if work.engine == "openai" else fetch_folder(context, work.champion, checkpoint_name(peer))
+        try:
+            engine = open_engine(work.engine, context, work.campaign, folder)
+            about = engine.about
+            samples += _sample_peer(context, work, saved, engine, peer, peers)
+        finally:
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+    order = {prompt.id: place for place, prompt in enumerate(work.prompts)}
+    return sorted(samples, key=lambda item: (order[item.prompt_id], item.index)), about
+
+
+def _sample_peer(
+    context: Context, work: Work, saved: SavedBatches, engine: Engine, peer: int, peers: int
+) -> list[Sample]:
+    """What one peer's model is to answer: its indices of every prompt, batch after batch."""
+    asks = {number: _asks(work, batch, peer, peers) for number, batch in work.batches.items()}
+    total = sum(len(own) for own in asks.values())
+    samples: list[Sample] = []
+    tokens, seconds = 0, 0.0
+    for number, own in asks.items():
+        name = f"peer-{peer}-batch-{number:05d}"
+        found = saved.load(name, own)
+        if found is None:
+            begun, before, rate = context.clock(), len(samples), tokens / seconds if seconds else 0.0
+            report = functools.partial(_report, context, before, total, rate)
+            found = engine.answer(own, report)
+            seconds, tokens = seconds + context.clock() - begun, tokens + sum(one.num_tokens for one in found)
+            saved.save(name, own, found)
+        samples += found
+    context.charge("compute_seconds", seconds)
+    context.charge("tokens_generated", tokens)
+    context.costs["sampling_tokens_per_second"] = context.costs["tokens_generated"] / max(
+        context.costs["compute_seconds"], 1e-9
+    )
+    return samples
+
+
+def _report(context: Context, before: int, total: int, rate: float, done: int) -> None:
+    context.progress.update(before + done, total, rate, "answers")
+
+
+def _asks(work: Work, batch: Sequence[Prompt], peer: int, peers: int) -> list[Ask]:
+    campaign = work.campaign
+    return [
+        Ask(prompt, index, derived_seed(campaign.recipe.seed, campaign.next_round, prompt.id, index))
+        for prompt in batch
+        for index in range(peer, campaign.state.plan.samples_per_prompt, peers)
+    ]

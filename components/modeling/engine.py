@@ -1,7 +1,8 @@
 """Sampling with a cache: length-sorted batches, one prefill for all samples of a prompt, a seed per sample.
 
 A sample depends on the model, its prompt and its own seed: the uniform numbers it is drawn with are fixed before the
-first token, so neither its neighbours in the batch nor the number of shards change what is drawn.
+first token, so neither its neighbours in the batch nor the number of shards change what is drawn. What batches of
+another make do change is rounding, of which bfloat16 has much: whoever needs equal bits asks in equal batches.
 """
 
 from __future__ import annotations
@@ -14,6 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import Cache
+
+from components.common.errors import UserError
+from components.modeling.attention import NAME
+from components.modeling.drawing import Sampling, choose, uniforms
+from components.modeling.memory import is_out_of_memory
+from components.modeling.roomy import make_room
+
+__all__ = ["Answer", "Request", "Sampler", "Sampling", "sample"]
+
+WORTH_LEAVING = 0.75
+"""Finished rows leave the batch once no more than this share is unfinished: each time the cache is copied."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +49,6 @@ class Answer:
     """The model ended it itself."""
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How tokens are drawn. temperature 0 is greedy; top_k 0 means the whole vocabulary."""
-
-    temperature: float
-    top_k: int
-    top_p: float
-    max_new_tokens: int
-    batch_size: int
-
-
 def sample(
     model: Any,
     requests: Sequence[Request],
@@ -57,130 +58,136 @@ def sample(
     on_batch: Callable[[int, float], None] = lambda done, rate: None,
 ) -> Iterator[Answer]:
     """Yield every answer of every request, in order of prompt length. `on_batch` gets answers so far and tokens/s."""
-    order = sorted(range(len(requests)), key=lambda index: (len(requests[index].ids), index))
-    begun, done, tokens = time.monotonic(), 0, 0
-    for group in _batches(order, requests, sampling.batch_size):
-        for answer in _sample_batch(model, requests, group, sampling, end_ids, pad_id):
-            done, tokens = done + 1, tokens + len(answer.ids) + answer.finished
-            yield answer
-        on_batch(done, tokens / max(time.monotonic() - begun, 1e-9))
+    return Sampler(model, sampling, end_ids, pad_id).draw(requests, on_batch)
 
 
-def _batches(order: list[int], requests: Sequence[Request], batch_size: int) -> Iterator[list[tuple[int, int]]]:
-    """Lists of (request, seed index), at most `batch_size` long, all samples of a prompt side by side."""
-    batch: list[tuple[int, int]] = []
-    for request in order:
-        for index in range(len(requests[request].seeds)):
-            batch.append((request, index))
-            if len(batch) == batch_size:
-                yield batch
-                batch = []
-    if batch:
-        yield batch
+class Sampler:
+    """Draws from one model, in batches that fit into memory."""
 
+    def __init__(
+        self,
+        model: Any,
+        sampling: Sampling,
+        end_ids: tuple[int, ...],
+        pad_id: int,
+        note: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """`note` is told when memory did not suffice for a batch."""
+        self.batch_size = sampling.batch_size
+        """Rows drawn together; halved, for good, when memory does not suffice."""
+        self._model, self._sampling, self._note = model, sampling, note
+        self._end_ids, self._pad_id = end_ids, pad_id
 
-@torch.inference_mode()
-def _sample_batch(
-    model: Any,
-    requests: Sequence[Request],
-    group: list[tuple[int, int]],
-    sampling: Sampling,
-    end_ids: tuple[int, ...],
-    pad_id: int,
-) -> list[Answer]:
-    device = model.device
-    logits, cache, mask, positions = _prefill(model, requests, group, pad_id)
-    uniforms = _uniforms(requests, group, sampling).to(device)
-    ends = torch.tensor(end_ids, device=device)
-    rows = torch.arange(len(group), device=device)  # which answers are still in the batch
-    tokens = torch.full((len(group), sampling.max_new_tokens), pad_id, dtype=torch.long, device=device)
-    lengths = torch.full((len(group),), sampling.max_new_tokens, dtype=torch.long, device=device)
-    finished = torch.zeros(len(group), dtype=torch.bool, device=device)
-    for step in range(sampling.max_new_tokens):
-        chosen = _choose(logits, uniforms[rows, step], sampling)
-        fresh = torch.isin(chosen, ends) & ~finished[rows]
-        lengths[rows[fresh]] = step
-        finished[rows[fresh]] = True
-        tokens[rows, step] = chosen
-        alive = ~finished[rows]
-        num_alive = int(alive.sum())
-        if num_alive == 0 or step + 1 == sampling.max_new_tokens:
-            break
-        if num_alive <= 0.75 * len(rows):  # finished rows leave the batch; below that the copy costs more than it saves
-            kept = alive.nonzero(as_tuple=True)[0]
-            cache.batch_select_indices(kept)
-            rows, chosen, positions = rows[kept], chosen[kept], positions[kept]
-            mask = mask[kept] if mask is not None else None
-        positions = positions + 1
-        if mask is not None:
-            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-        logits = model(
-            input_ids=chosen[:, None],
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-        ).logits[:, -1]
-    return [
-        Answer(request, index, tokens[row, : int(lengths[row])].tolist(), bool(finished[row]))
-        for row, (request, index) in enumerate(group)
-    ]
+    def draw(
+        self, requests: Sequence[Request], on_batch: Callable[[int, float], None] = lambda done, rate: None
+    ) -> Iterator[Answer]:
+        """What `sample` says. Raises UserError if memory does not suffice for a single row."""
+        order = sorted(range(len(requests)), key=lambda index: (len(requests[index].ids), index))
+        rows = [(request, index) for request in order for index in range(len(requests[request].seeds))]
+        begun, done, tokens = time.monotonic(), 0, 0
+        while done < len(rows):
+            group = rows[done : done + self.batch_size]
+            answers = self._tried(requests, group)
+            if answers is None:
+                self._halve(len(group))
+                continue
+            done += len(group)
+            tokens += sum(len(answer.ids) + answer.finished for answer in answers)
+            yield from answers
+            on_batch(done, tokens / max(time.monotonic() - begun, 1e-9))
 
+    def _tried(self, requests: Sequence[Request], group: list[tuple[int, int]]) -> list[Answer] | None:
+        """The answers of one batch; None if memory did not suffice."""
+        try:
+            answers: list[Answer] = self._batch(requests, group)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
+        return answers
 
-def _prefill(
-    model: Any, requests: Sequence[Request], group: list[tuple[int, int]], pad_id: int
-) -> tuple[Tensor, Cache, Tensor | None, Tensor]:
-    """Run each distinct prompt once, then repeat its cache for each of its samples. Padded left if lengths differ."""
-    distinct = list(dict.fromkeys(request for request, _ in group))
-    length = max(len(requests[index].ids) for index in distinct)
-    ids = torch.full((len(distinct), length), pad_id, dtype=torch.long)
-    mask = torch.zeros((len(distinct), length), dtype=torch.long)
-    for row, index in enumerate(distinct):
-        prompt = torch.tensor(requests[index].ids, dtype=torch.long)
-        ids[row, length - len(prompt) :] = prompt
-        mask[row, length - len(prompt) :] = 1
-    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    padded = bool((mask == 0).any())
-    ids, mask, positions = ids.to(model.device), mask.to(model.device), positions.to(model.device)
-    # The model makes the cache: what it holds is keys and values in one, a recurrent state in another.
-    output = model(
-        input_ids=ids, attention_mask=mask if padded else None, position_ids=positions, use_cache=True,
-        logits_to_keep=1,
-    )  # fmt: skip
-    logits, cache = output.logits[:, -1], output.past_key_values
-    if len(distinct) < len(group):
-        place = {request: row for row, request in enumerate(distinct)}
-        repeat = torch.tensor([place[request] for request, _ in group], device=model.device)
-        cache.batch_select_indices(repeat)
-        logits, mask, positions = logits[repeat], mask[repeat], positions[repeat]
-    return logits, cache, mask if padded else None, positions[:, -1:]
+    def _halve(self, failed: int) -> None:
+        if failed == 1:
+            raise UserError(
+                "out of memory while one answer was drawn: use a machine with more memory, or lower "
+                "generate.max_new_tokens"
+            )
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self.batch_size = failed // 2
+        self._note(f"out of memory with {failed} rows: {self.batch_size} rows a batch from here on")
 
+    @torch.inference_mode()
+    def _batch(self, requests: Sequence[Request], group: list[tuple[int, int]]) -> list[Answer]:
+        device, steps = self._model.device, self._sampling.max_new_tokens
+        logits, cache, mask, positions = self._prefill(requests, group)
+        greedy = self._sampling.temperature == 0
+        seeds = [0 if greedy else requests[request].seeds[index] for request, index in group]
+        dice = uniforms(seeds, steps).to(device)
+        ends = torch.tensor(self._end_ids, device=device)
+        rows = torch.arange(len(group), device=device)  # which answers are still in the batch
+        tokens = torch.full((len(group), steps), self._pad_id, dtype=torch.long, device=device)
+        lengths = torch.full((len(group),), steps, dtype=torch.long, device=device)
+        finished = torch.zeros(len(group), dtype=torch.bool, device=device)
+        for step in range(steps):
+            chosen = choose(logits, dice[rows, step], self._sampling)
+            fresh = torch.isin(chosen, ends) & ~finished[rows]
+            lengths[rows[fresh]] = step
+            finished[rows[fresh]] = True
+            tokens[rows, step] = chosen
+            alive = ~finished[rows]
+            num_alive = int(alive.sum())
+            if num_alive == 0 or step + 1 == steps:
+                break
+            if num_alive <= WORTH_LEAVING * len(rows):
+                kept = alive.nonzero(as_tuple=True)[0]
+                cache.batch_select_indices(kept)
+                rows, chosen, positions = rows[kept], chosen[kept], positions[kept]
+                mask = mask[kept] if mask is not None else None
+            positions = positions + 1
+            logits = self._model(
+                input_ids=chosen[:, None],
+                attention_mask=None if mask is None else mask[:, : mask.shape[1] - steps + step + 1],
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+            ).logits[:, -1]
+        ids, counts, ended = tokens.tolist(), lengths.tolist(), finished.tolist()
+        return [
+            Answer(request, index, ids[row][: counts[row]], ended[row]) for row, (request, index) in enumerate(group)
+        ]
 
-def _uniforms(requests: Sequence[Request], group: list[tuple[int, int]], sampling: Sampling) -> Tensor:
-    """(batch, max_new_tokens) numbers in [0, 1): each row from its own seed alone."""
-    if sampling.temperature == 0:
-        return torch.zeros(len(group), sampling.max_new_tokens)
-    generator = torch.Generator()
-    rows = []
-    for request, index in group:
-        generator.manual_seed(requests[request].seeds[index])
-        rows.append(torch.rand(sampling.max_new_tokens, generator=generator, dtype=torch.float64))
-    return torch.stack(rows)
+    def _prefill(
+        self, requests: Sequence[Request], group: list[tuple[int, int]]
+    ) -> tuple[Tensor, Cache, Tensor | None, Tensor]:
+        """Run each distinct prompt once, then repeat its cache for each of its samples. Padded left if lengths differ.
 
-
-def _choose(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
-    """Draw one token a row by inverting the cumulative distribution at `uniform`. Top-k comes before the softmax:
-    normalising and drawing over a whole large vocabulary costs more than a small model's layers."""
-    if sampling.temperature == 0:
-        return logits.argmax(dim=-1)
-    count = min(sampling.top_k or logits.shape[-1], logits.shape[-1])
-    values, ids = logits.float().topk(count, dim=-1)
-    probabilities = (values / sampling.temperature).softmax(dim=-1).double()
-    cumulative = probabilities.cumsum(dim=-1)
-    if sampling.top_p < 1.0:
-        outside = cumulative - probabilities >= sampling.top_p
-        probabilities = probabilities.masked_fill(outside, 0.0)
-        cumulative = probabilities.cumsum(dim=-1)
-    threshold = (uniform[:, None].double() * cumulative[:, -1:]).contiguous()
-    picked = torch.searchsorted(cumulative.contiguous(), threshold, right=True).clamp(max=count - 1)
-    return ids.gather(1, picked)[:, 0]
+        Returns the logits of the first token, the cache, the attention mask of prompt and answer (None without
+        padding) and the position of each prompt's last token.
+        """
+        distinct = list(dict.fromkeys(request for request, _ in group))
+        length, device = max(len(requests[one].ids) for one in distinct), self._model.device
+        ids = torch.full((len(distinct), length), self._pad_id, dtype=torch.long)
+        mask = torch.zeros((len(distinct), length), dtype=torch.long)
+        for row, one in enumerate(distinct):
+            prompt = torch.tensor(requests[one].ids, dtype=torch.long)
+            ids[row, length - len(prompt) :] = prompt
+            mask[row, length - len(prompt) :] = 1
+        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+        padded = bool((mask == 0).any())
+        ids, mask, positions = ids.to(device), mask.to(device), positions.to(device)
+        # The model makes the cache: what it holds is keys and values in one, a recurrent state in another.
+        output = self._model(
+            input_ids=ids, attention_mask=mask if padded else None, position_ids=positions, use_cache=True,
+            logits_to_keep=1,
+        )  # fmt: skip
+        logits, cache = output.logits[:, -1], output.past_key_values
+        repeat = None
+        if len(distinct) < len(group):
+            place = {one: row for row, one in enumerate(distinct)}
+            repeat = torch.tensor([place[request] for request, _ in group], device=device)
+            logits, mask, positions = logits[repeat], mask[repeat], positions[repeat]
+        steps, masked = self._sampling.max_new_tokens, self._model.config._attn_implementation in ("eager", NAME)
+        make_room(cache, repeat, steps, masked=masked)
+        answered = mask.new_ones(len(group), steps)
+        return logits, cache, torch.cat([mask, answered], dim=1) if padded else None, positions[:, -1:]

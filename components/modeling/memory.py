@@ -22,3 +22,9 @@ def keep_freed_memory() -> bool:
         return False
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 64 * 2**20))
     return all(library.mallopt(name, value) for name, value in settings)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of a tensor operation says that memory did not suffice: each allocator has its own words."""
+    text = str(error)
+    return isinstance(error, MemoryError) or "can't allocate memory" in text or "out of memory" in text.lower()

@@ -7,9 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
+from components.modeling.attention import NAME, use_shared_heads
+from components.modeling.drawing import choose, top, uniforms
 from components.modeling.engine import Answer, Request, Sampling, sample
 from components.modeling.likelihood import EncodedRow, collate
+from components.modeling.roomy import ROOM_TOKENS
 from tests.unit.tiny import tiny_model
 
 PROMPTS = ["12=", "9876=", "5=", "13579=", "24680=", "777="]
@@ -93,3 +97,78 @@ def test_padding_on_the_right_changes_no_loss() -> None:
         expected = model(input_ids=alone).logits[0]
         padded = model(input_ids=together).logits[0, : len(row.ids)]
     torch.testing.assert_close(padded, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [49_152, 20_001, 60])
+def test_the_largest_logits_are_found_block_by_block(size: int) -> None:
+    logits = torch.randn(16, size, generator=torch.Generator().manual_seed(size))
+    values, ids = top(logits, 50)
+    expected = logits.topk(50, dim=-1)
+    assert torch.equal(values, expected.values)
+    assert torch.equal(ids, expected.indices)
+
+
+def test_the_numbers_of_a_seed_are_uniform_and_its_own() -> None:
+    numbers = uniforms(range(20_000), 8)
+    assert torch.equal(numbers[:, :3], uniforms(range(20_000), 3)), "asking for more changes none"
+    assert torch.equal(numbers[17:19], uniforms([17, 18], 8))
+    assert 0 <= float(numbers.min()) <= float(numbers.max()) < 1
+    shares = torch.histc(numbers.float(), bins=20, min=0, max=1) / numbers.numel()
+    assert float((shares - 0.05).abs().max()) < 5 * (0.05 * 0.95 / numbers.numel()) ** 0.5
+    centred = numbers - 0.5
+    assert float((centred[:, 1:] * centred[:, :-1]).mean().abs()) < 0.002, "one step says nothing of the next"
+    assert float((centred[1:] * centred[:-1]).mean().abs()) < 0.002, "nor one seed of the next"
+
+
+@pytest.mark.parametrize(("top_k", "top_p"), [(0, 1.0), (5, 1.0), (0, 0.9), (200, 0.9)])
+def test_rounding_that_swaps_two_likely_tokens_changes_no_draw(top_k: int, top_p: float) -> None:
+    logits = torch.randn(1, 400, generator=torch.Generator().manual_seed(0)).repeat(1000, 1)
+    best, second = logits[0].topk(2).indices.tolist()
+    logits[:, second] = logits[:, best]
+    dice = uniforms(range(1000), 1)[:, 0]
+    drawn = []
+    for less in (best, second):
+        noisy = logits.clone()
+        noisy[:, less] -= 1e-5
+        drawn.append(choose(noisy, dice, Sampling(0.7, top_k, top_p, 1, 1000)))
+    assert int((drawn[0] != drawn[1]).sum()) <= 1
+    assert {best, second} <= set(drawn[0].tolist())
+
+
+@pytest.mark.parametrize("architecture", ["llama", "llama-nope", "gpt2", "lstm"])
+def test_rows_that_end_early_leave_the_batch_and_change_no_other(architecture: str) -> None:
+    model, codec = tiny_model(architecture, seed=1)
+    together = answers(model, codec, seeds=12, temperature=1.5, max_new_tokens=40)
+    lengths = sorted(len(answer.ids) for answer in together.values())
+    assert lengths[0] < 5
+    assert lengths[-1] > 20
+    alone = answers(model, codec, seeds=12, temperature=1.5, max_new_tokens=40, batch_size=1)
+    assert {key: value.ids for key, value in together.items()} == {key: value.ids for key, value in alone.items()}
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa", NAME])
+@pytest.mark.parametrize("key_heads", [4, 2, 1])
+def test_long_answers_of_every_attention_are_those_of_generate(attention: str, key_heads: int) -> None:
+    _, codec = tiny_model("llama", max_length=256)
+    torch.manual_seed(key_heads)
+    model = LlamaForCausalLM(LlamaConfig(
+        vocab_size=len(codec.tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=key_heads, intermediate_size=64, initializer_range=0.3,
+        eos_token_id=codec.tokenizer.eos_token_id,
+    )).eval()  # fmt: skip
+    model.lm_head.weight.data[codec.end_ids[0]] = 0  # so that answers are long
+    theirs = {}
+    for index, text in enumerate(PROMPTS):
+        ids = torch.tensor([codec.prompt_ids(text)])
+        theirs[index] = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=150, do_sample=False, pad_token_id=codec.pad_id
+        )[0, ids.shape[1] :].tolist()
+    if attention == NAME:
+        use_shared_heads(model)
+    else:
+        model.set_attn_implementation(attention)
+    assert model.config._attn_implementation == attention
+    own = answers(model, codec, max_new_tokens=150)
+    assert max(len(answer.ids) for answer in own.values()) > 2 * ROOM_TOKENS
+    for index, ids in theirs.items():
+        assert [*own[index, 0].ids, *codec.end_ids[: own[index, 0].finished]] == ids

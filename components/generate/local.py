@@ -1,0 +1,59 @@
+"""Engine `transformers`: this project's own sampling loop over a transformers model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from components.common.context import Context
+from components.common.records import Sample
+from components.common.state import Campaign
+from components.generate.batches import Ask
+
+
+class TransformersEngine:
+    """Loads the checkpoint with the first batch; a shard that only reads what it had sampled loads none."""
+
+    def __init__(self, context: Context, campaign: Campaign, folder: Path) -> None:
+        self._context, self._campaign, self._folder = context, campaign, folder
+        self._answerer: Any = None
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """The end tokens, and a digest of the chat template."""
+        from components.modeling.encoding import Codec
+        from components.modeling.load import load_tokenizer
+
+        return about_codec(Codec(load_tokenizer(self._folder)))
+
+    def answer(self, asks: Sequence[Ask], on_answers: Callable[[int], None]) -> list[Sample]:
+        """Samples of one batch; halved, and said in a note, where memory does not suffice."""
+        answerer = self._answerer = self._answerer or self._load()
+        own: dict[str, list[Ask]] = {}
+        for ask in asks:
+            own.setdefault(ask.prompt.id, []).append(ask)
+        prompts, seeds = [few[0].prompt for few in own.values()], [[ask.seed for ask in few] for few in own.values()]
+        found = answerer.answer(prompts, seeds, lambda done, rate: on_answers(done))
+        self._context.costs["sampling_batch_size"] = answerer.batch_size
+        return [sample.model_copy(update={"index": own[sample.prompt_id][sample.index].index}) for sample in found]
+
+    def _load(self) -> Any:
+        import torch
+
+        from components.modeling.answers import Answerer, load_for_answers
+        from components.modeling.engine import Sampling
+
+        torch.set_num_threads(self._context.shard_threads)
+        section, plan = self._campaign.recipe.generate, self._campaign.state.plan
+        sampling = Sampling(plan.temperature, section.top_k, section.top_p, section.max_new_tokens, section.batch_size)
+        model, codec = load_for_answers(self._folder, self._campaign.recipe.model.system_prompt)
+        return Answerer(model, codec, sampling, self._context.progress.note)
+
+
+def about_codec(codec: Any) -> dict[str, Any]:
+    """What a receipt tells of the way prompts are put and answers end."""
+    template = codec.tokenizer.chat_template or ""
+    digest = hashlib.sha256(template.encode()).hexdigest()[:16] if template else ""
+    return {"stop_tokens": list(codec.end_ids), "chat_template": digest}

@@ -1,0 +1,102 @@
+"""A shard that is killed goes on after its last finished batch, and in smaller batches where memory is short."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.common.context import Context, make_context
+from components.generate.step import GenerateInputs, run
+from tests.unit.crafted import ask
+from tests.unit.generations import begun, samples_of
+
+PROMPTS = [ask(f"{n * 7919 % 10 ** (1 + n % 6)}={n}", "0") for n in range(480)]
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+BATCHES = 60
+SETTINGS: dict[str, Any] = {
+    "prompts": PROMPTS, "batch_size": 24, "max_new_tokens": 40, "model": {"num_layers": 3, "max_length": 128},
+}  # fmt: skip
+
+
+def process(state: str, folder: Path, module: str = "components.generate", *more: str) -> subprocess.Popen[bytes]:
+    """One shard in a process of its own."""
+    environment = {**os.environ, **ENVIRONMENT, "RATCHET_CACHE": str(folder / "cache")}
+    with (folder / "said.txt").open("wb") as said:
+        return subprocess.Popen(
+            [sys.executable, "-m", module, "--state", state, *more], env=environment, stdout=said, stderr=said
+        )
+
+
+def finished_batches(folder: Path) -> list[Path]:
+    return sorted((folder / "store" / "progress" / "generate").glob("*/*.json"))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The shard without interruption, in this process."""
+    return sampled(tmp_path_factory.mktemp("whole"))
+
+
+def own_context(folder: Path) -> Context:
+    """The surroundings of a step in this process, over the store of `folder`."""
+    return make_context(f"file://{folder}/store", {"RATCHET_CACHE": str(folder / "own-cache")})
+
+
+def sampled(folder: Path) -> dict[str, Any]:
+    context = own_context(folder)
+    receipt = run(GenerateInputs(begun(context, **SETTINGS), 0), context)
+    return {"receipt": receipt, "samples": samples_of(context, receipt), "costs": context.costs}
+
+
+def test_a_killed_shard_loses_at_most_one_batch_and_ends_with_the_same_bytes(
+    whole: dict[str, Any], tmp_path: Path
+) -> None:
+    shard = process(begun(own_context(tmp_path), **SETTINGS), tmp_path)
+    deadline = time.monotonic() + 120
+    while len(finished_batches(tmp_path)) < 7:
+        assert shard.poll() is None, (tmp_path / "said.txt").read_text()[-3000:]
+        assert time.monotonic() < deadline, "no seven batches within two minutes"
+        time.sleep(0.002)
+    shard.send_signal(signal.SIGKILL)
+    shard.wait(60)
+    saved = [json.loads(path.read_text()) for path in finished_batches(tmp_path)]
+    assert 7 <= len(saved) < BATCHES
+    shutil.rmtree(tmp_path / "cache")
+
+    again = sampled(tmp_path)
+    assert again["receipt"] == whole["receipt"], "objects, summary and address are the same"
+    assert again["samples"] == whole["samples"]
+    assert not finished_batches(tmp_path)
+    kept = sum(sample["num_tokens"] for one in saved for sample in one["samples"])
+    assert again["costs"]["tokens_generated"] == whole["costs"]["tokens_generated"] - kept
+
+
+def test_out_of_memory_halves_the_batch_and_changes_no_sample(tmp_path: Path) -> None:
+    context = own_context(tmp_path)
+    large: dict[str, Any] = {
+        "prompts": PROMPTS[:320], "max_new_tokens": 50,
+        "model": {"num_layers": 4, "hidden_size": 128, "max_length": 256},
+    }  # fmt: skip
+    state = begun(context, batch_size=4096, **large)
+    shard = process(state, tmp_path, "tests.fault.short_sampling", "60")
+    said = (tmp_path / "said.txt").read_text() if shard.wait(120) is not None else ""
+    assert shard.returncode == 0, said[-3000:]
+    assert "out of memory with 240 rows: 120 rows a batch from here on" in said
+    [attempt] = [one for one in attempts(tmp_path) if one["task"] == "generate-r1-s0"]
+    assert attempt["costs"]["sampling_batch_size"] <= 120
+    drawn = samples_of(context, run(GenerateInputs(state, 0), context))
+    assert drawn == samples_of(context, run(GenerateInputs(begun(context, batch_size=100, **large), 0), context))
+
+
+def attempts(folder: Path) -> list[dict[str, Any]]:
+    """All attempt records of the store."""
+    return [json.loads(path.read_text()) for path in sorted((folder / "store" / "attempts").glob("*/*/*.json"))]

@@ -1,0 +1,187 @@
+"""The generate step with an endpoint that speaks OpenAI's API: every fault, and nothing paid twice."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from components.common.context import Context
+from components.common.errors import RatchetError, Transient, UserError
+from components.common.receipts import Receipt
+from components.common.recipe_file import parse_recipe
+from components.generate.step import GenerateInputs, run
+from tests.doubles.openai_api import KEY, MODEL, Fault, OpenAiApi, refusal
+from tests.unit.generations import PROMPTS, begun, samples_of
+
+
+@pytest.fixture
+def endpoint() -> Iterator[OpenAiApi]:
+    server = OpenAiApi()
+    yield server
+    server.close()
+
+
+def ask_endpoint(context: Context, endpoint: OpenAiApi, *, model: str = MODEL, **settings: Any) -> Receipt:
+    """One shard of a round that the endpoint answers: 3 samples of 24 prompts."""
+    environment = {**endpoint.environment, **settings.pop("environment", {})}
+    asked = {"model": model, "concurrency": 4, "timeout_seconds": 0.4, "max_retries": 2, **settings.pop("asked", {})}
+    state = begun(context, engine="openai", endpoint=asked, **settings)
+    return run(GenerateInputs(state, 0), dataclasses.replace(context, environment=environment))
+
+
+def stored_text(context: Context) -> str:
+    """Everything in the store, as text."""
+    return "".join(context.store.get_bytes(key).decode("latin-1") for key in context.store.list(""))
+
+
+def test_answers_come_from_the_endpoint_with_a_seed_each(context: Context, endpoint: OpenAiApi) -> None:
+    endpoint.thinks_seconds = 0.01
+    receipt = ask_endpoint(context, endpoint)
+    drawn = samples_of(context, receipt)
+    assert len(drawn) == len(endpoint.payloads) == 72
+    assert len({payload["seed"] for payload in endpoint.payloads}) == 72
+    for sample in drawn.values():
+        assert sample.text == f"{sample.seed % 2**31}!"
+        assert sample.finished == bool(sample.seed % 2**31 % 5)
+        assert sample.num_tokens == 7
+    assert {"model", "messages", "temperature", "top_p", "max_tokens", "seed"} == set(endpoint.payloads[0])
+    assert endpoint.payloads[0]["max_tokens"] == 12
+    assert {payload["messages"][0]["content"] for payload in endpoint.payloads} == {one.text for one in PROMPTS}
+    assert 2 <= endpoint.most_at_once <= 4
+    assert receipt.summary["engine"] == "openai"
+    assert receipt.summary["model"] == MODEL
+    assert KEY not in stored_text(context)
+    assert "127.0.0.1" not in stored_text(context)
+
+
+def test_an_endpoint_that_counts_no_tokens_is_estimated(context: Context, endpoint: OpenAiApi) -> None:
+    endpoint.counts_tokens = False
+    for sample in samples_of(context, ask_endpoint(context, endpoint)).values():
+        assert sample.num_tokens == -(-len(sample.text) // 4)
+
+
+BUSY = refusal(429, "rate_limit_exceeded", "slow down")
+
+
+@pytest.mark.parametrize(
+    "fault", [BUSY, refusal(500, "oops", "oops"), (503, b"<html>"), "closed", "broken", "slow"], ids=str
+)
+def test_what_passes_is_tried_again(context: Context, endpoint: OpenAiApi, fault: Fault) -> None:
+    expected = samples_of(context, ask_endpoint(context, endpoint, prompts=PROMPTS[:2]))
+    endpoint.faults = [fault]
+    receipt = ask_endpoint(context, endpoint, prompts=PROMPTS[2:4])
+    assert len(samples_of(context, receipt)) == len(expected) == 6
+    assert len(endpoint.payloads) == 6 + 7
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (BUSY, "is busy or failing (Error code: 429"), (refusal(500, "oops", "oops"), "is busy or failing"),
+        ((503, b"<html>"), "is busy or failing"), ("closed", "cannot be reached"), ("broken", "cannot be reached"),
+        ("slow", "did not answer within 0.4 s, 1 times"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_does_not_pass_is_to_be_tried_later(
+    context: Context, endpoint: OpenAiApi, fault: Fault, said: str
+) -> None:
+    endpoint.always = fault
+    with pytest.raises(Transient) as error:
+        ask_endpoint(context, endpoint, prompts=PROMPTS[:2], asked={"max_retries": 0})
+    assert said in str(error.value)
+    told(error.value)
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (refusal(401, "invalid_api_key", f"Incorrect API key provided: {KEY}"), "refuses the key"),
+        (refusal(403, "denied", "not for you"), "refuses the key"),
+        (refusal(404, "model_not_found", "no such model"), f"knows no model '{MODEL}'"),
+        (refusal(400, "bad", "temperature is\ntoo high"), "refuses the request"),
+        (refusal(422, "bad", "unprocessable"), "refuses the request"),
+        (refusal(429, "insufficient_quota", "pay first"), "has no quota left"),
+        ((200, b"<html>welcome</html>"), "is OPENAI_BASE_URL right"), ((200, b"{"), "is OPENAI_BASE_URL right"),
+        ((200, {"choices": []}), "is OPENAI_BASE_URL right"), ((200, {"error": "no"}), "is OPENAI_BASE_URL right"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_the_user_must_mend_ends_at_once(context: Context, endpoint: OpenAiApi, fault: Fault, said: str) -> None:
+    endpoint.always = fault
+    with pytest.raises(UserError) as error:
+        ask_endpoint(context, endpoint, prompts=PROMPTS[:2], asked={"concurrency": 1})
+    assert said in str(error.value)
+    told(error.value)
+    assert len(endpoint.payloads) <= 3
+
+
+def test_a_wrong_model_or_key_is_named(context: Context, endpoint: OpenAiApi) -> None:
+    with pytest.raises(UserError, match="knows no model 'teacher-2'"):
+        ask_endpoint(context, endpoint, model="teacher-2")
+    with pytest.raises(UserError, match="refuses the key") as error:
+        ask_endpoint(context, endpoint, environment={"OPENAI_API_KEY": "sk-another-secret"})
+    assert "sk-another-secret" not in str(error.value)
+    with pytest.raises(UserError, match="OPENAI_API_KEY is not set"):
+        ask_endpoint(context, endpoint, environment={"OPENAI_API_KEY": ""})
+
+
+def test_a_name_and_password_in_the_address_are_not_told(context: Context, endpoint: OpenAiApi) -> None:
+    address = endpoint.environment["OPENAI_BASE_URL"].replace("http://", "http://me:secret@")
+    endpoint.always = refusal(404, "none", "none")
+    with pytest.raises(UserError) as error:
+        ask_endpoint(context, endpoint, environment={"OPENAI_BASE_URL": address})
+    assert "secret" not in str(error.value)
+
+
+def test_no_answer_is_paid_for_twice(context: Context, endpoint: OpenAiApi) -> None:
+    endpoint.answers_left = 30
+    with pytest.raises(Transient):
+        ask_endpoint(context, endpoint, asked={"max_retries": 0, "concurrency": 2})
+    assert len(list(context.store.list("replay/"))) == 30
+    endpoint.answers_left = None
+    endpoint.payloads.clear()
+    receipt = ask_endpoint(context, endpoint)
+    assert len(endpoint.payloads) == 72 - 30
+    assert len(samples_of(context, receipt)) == 72
+    # Other work that asks the same is answered from what is kept: here, the same round in other shards.
+    endpoint.payloads.clear()
+    state = begun(
+        context, engine="openai", shards=2,
+        endpoint={"model": MODEL, "concurrency": 4, "timeout_seconds": 0.4, "max_retries": 2},
+    )  # fmt: skip
+    surroundings = dataclasses.replace(context, environment=endpoint.environment)
+    parts = [run(GenerateInputs(state, shard), surroundings) for shard in range(2)]
+    assert samples_of(context, *parts) == samples_of(context, receipt)
+    assert endpoint.payloads == []
+
+
+def test_a_damaged_kept_answer_is_asked_for_again(context: Context, endpoint: OpenAiApi) -> None:
+    expected = samples_of(context, ask_endpoint(context, endpoint, prompts=PROMPTS[:1]))
+    first, second, _ = sorted(context.store.list("replay/"))
+    kept = json.loads(context.store.get_bytes(first))
+    context.store.put_bytes(first, b"{")
+    context.store.put_bytes(second, json.dumps({**kept, "text": "another answer"}).encode())
+    endpoint.payloads.clear()
+    receipt = ask_endpoint(context, endpoint, prompts=PROMPTS[:1], max_new_tokens=12, shards=1, top_k=3)
+    assert samples_of(context, receipt) == expected
+    assert len(endpoint.payloads) == 2
+
+
+def told(error: RatchetError) -> None:
+    """A message fits one line, says where, and shows no secret."""
+    text = str(error)
+    assert "\n" not in text
+    assert "generate.endpoint http://127.0.0.1:" in text
+    assert KEY not in text
+
+
+def test_engine_and_endpoint_belong_together() -> None:
+    base = {"name": "x", "data": {"human": [{"uri": "file:///d"}]}, "decide": {"goal": {"threshold": 0.5}}}
+    for section in ({"engine": "openai"}, {"endpoint": {"model": "m"}}, {"engine": "vllm", "endpoint": {"model": "m"}}):
+        with pytest.raises(UserError, match="give both or neither"):
+            parse_recipe({**base, "generate": section})
