@@ -16,6 +16,7 @@ from fractions import Fraction
 from typing import Any
 
 from components.common.errors import UserError
+from components.common.math_process import MathProcess
 from components.common.records import Prompt
 
 MAX_ANSWER_CHARACTERS = 20_000
@@ -53,6 +54,8 @@ _EVALUATED: dict[str, re.Pattern[str] | None] = {
 }
 """reasoning-gym scorers that evaluate the answer as Python → what an answer may consist of; None: not to be used."""
 
+_MATH = MathProcess()
+
 _SCORER_ERRORS = (
     ArithmeticError,
     AssertionError,
@@ -88,6 +91,9 @@ def answer_key(prompt: Prompt, text: str) -> str:
             return _letter(text) or _squeeze(_final(text)).casefold()
         case "reasoning_gym":
             return _squeeze(_tagged(text))
+        case "math":
+            final = _expression(text)
+            return str(final_number(final)[0]) if _is_number(final) else final  # type: ignore[index]
         case _:
             return _squeeze(text)
 
@@ -174,6 +180,27 @@ def _numeric(prompt: Prompt, text: str) -> bool:
 
 def _exact(prompt: Prompt, text: str) -> bool:
     return bool(prompt.reference) and _squeeze(text) == _squeeze(_reference(prompt))
+
+
+def _math(prompt: Prompt, text: str) -> bool:
+    """Equal as mathematics: 1/2 and 0.5, x^2-1 and (x-1)(x+1), sets in any order."""
+    reference = _expression(_reference(prompt))
+    if not reference:
+        return False
+    if _is_number(reference) and _numeric(prompt, text):
+        return True
+    return _MATH.equal(reference, _expression(text))
+
+
+def _expression(text: str) -> str:
+    """What an answer ends with: the last boxed expression, what stands after #### or "answer is", else all of it."""
+    final = _squeeze(_final(text)).rstrip(".")
+    return final.removeprefix("$").removesuffix("$") if final.count("$") == 2 else final
+
+
+def _is_number(text: str) -> bool:
+    found = _NUMBER.fullmatch(_FRAC.sub(r"\1/\2", text))
+    return found is not None and _fraction(found) is not None
 
 
 def _choice(prompt: Prompt, text: str) -> bool:
@@ -268,6 +295,7 @@ def _option(text: str) -> str:
 _JUDGES: dict[str, Callable[[Prompt, str], bool]] = {
     "exact": _exact,
     "numeric": _numeric,
+    "math": _math,
     "choice": _choice,
     "regex": _regex,
     "task/reverse": _builtin,

@@ -4,7 +4,7 @@ from kfp import dsl
 from kfp.dsl import Dataset, Input, Output
 
 
-@dsl.component(base_image="ratchet/cpu:dev", install_kfp_package=False)
+@dsl.component(base_image="ratchet/generate:dev", install_kfp_package=False)
 def select(state: str, samples: Input[list[Dataset]], mix: Output[Dataset]):
     """Score and filter the samples of all shards and mix what is kept with the human data."""
     from components.common.shell import read_pointer, run_step

@@ -8,60 +8,71 @@ rest (2502.01612), whatever the counts are.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 
-from components.common.records import TrainingRow
-from components.select.filters import Rules, row_key
+from components.common.records import TrainingRow, prompt_id
+from components.select.candidates import row_key
 
 MIN_HUMAN_SHARE = 0.25
 """Floor of the human share (2502.18049), below what any plan may ask for."""
 
 
 def accumulate(
-    older: Iterable[TrainingRow], newest: Sequence[TrainingRow], rules: Rules
-) -> tuple[list[TrainingRow], Counter[str]]:
-    """Rows of earlier rounds (given newest first) that stay in the mix, and how many do not, by reason.
+    older: Iterable[TrainingRow],
+    newest: Iterable[TrainingRow],
+    *,
+    evaluation_ids: frozenset[str],
+    human_keys: frozenset[int],
+    left_out: Counter[str],
+) -> Iterator[TrainingRow]:
+    """Rows of earlier rounds (given newest first) that stay in the mix; `left_out` counts the others by reason.
 
     A row that this round found again counts as this round's (`superseded`): it belongs to what is being learned now,
     and a prompt must not teach twice as much because it was drawn twice. Rows that the evaluation splits claim
     (`in_evaluation`, possible after a resume with other data) or people wrote (`duplicate`) are left out too.
     """
-    found_again = {row_key(row.prompt, row.completion) for row in newest}
-    stay: dict[tuple[str, str], TrainingRow] = {}
-    dropped: Counter[str] = Counter()
+    seen = {row_key(row.prompt, row.completion) for row in newest}
     for row in older:
         key = row_key(row.prompt, row.completion)
-        if key[0] in rules.evaluation_ids:
-            dropped["in_evaluation"] += 1
-        elif key in rules.human_keys:
-            dropped["duplicate"] += 1
-        elif key in found_again or key in stay:
-            dropped["superseded"] += 1
+        if prompt_id(row.prompt) in evaluation_ids:
+            left_out["in_evaluation"] += 1
+        elif key in human_keys:
+            left_out["duplicate"] += 1
+        elif key in seen:
+            left_out["superseded"] += 1
         else:
-            stay[key] = row
-    return list(stay.values()), dropped
+            seen.add(key)
+            yield row
 
 
 def weigh(
-    human: Sequence[TrainingRow],
-    older: Sequence[TrainingRow],
-    newest: Sequence[TrainingRow],
+    human: Iterable[TrainingRow],
+    older: Iterable[TrainingRow],
+    newest: Iterable[TrainingRow],
     *,
     human_share: float,
     newest_share: float,
-) -> list[TrainingRow]:
+) -> Iterator[TrainingRow]:
     """All rows with weights that sum to their number: human rows have `human_share` of the sum (at least 0.25), the
-    newest `newest_share` of the rest, older samples what remains. The share of an empty group goes to the others."""
+    newest `newest_share` of the rest, older samples what remains. The share of an empty group goes to the others.
+    Within a group rows keep the weights they came with, relative to each other. Each group is gone through twice."""
     human_share = max(MIN_HUMAN_SHARE, human_share)
-    groups = [
-        (human, human_share),
-        (older, (1 - human_share) * (1 - newest_share)),
-        (newest, (1 - human_share) * newest_share),
-    ]
-    if not older or not newest:  # one group of samples takes all of their share
-        groups = [(human, human_share), ([*older, *newest], 1 - human_share)]
-    present = sum(share for rows, share in groups if rows)
-    total = sum(len(rows) for rows, _ in groups)
-    return [
-        row.model_copy(update={"weight": share / present * total / len(rows)}) for rows, share in groups for row in rows
-    ]
+    groups = [human, older, newest]
+    counts, sums = zip(*(_counted(rows) for rows in groups), strict=True)
+    rest = 1 - human_share
+    shares = [human_share, rest * (1 - newest_share), rest * newest_share]
+    if not counts[1] or not counts[2]:  # one group of samples takes all of their share
+        shares[1:] = [rest * bool(counts[1]), rest * bool(counts[2])]
+    present = sum(share for share, count in zip(shares, counts, strict=True) if count)
+    for rows, share, weights in zip(groups, shares, sums, strict=True):
+        for row in rows:
+            yield row.model_copy(update={"weight": row.weight * share / present * sum(counts) / weights})
+
+
+def _counted(rows: Iterable[TrainingRow]) -> tuple[int, float]:
+    """(number, sum of the weights)."""
+    count, total = 0, 0.0
+    for row in rows:
+        count += 1
+        total += row.weight
+    return count, total

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import statistics
+import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,16 @@ from typing import Any
 from components.common.context import Context
 from components.common.errors import Corrupt, UserError
 from components.common.receipts import Receipt, commit_once, fetch, read_receipt
-from components.common.records import Dropped, Prompt, Sample, TrainingRow, read_rows, write_rows
+from components.common.records import TrainingRow, write_rows
 from components.common.state import Campaign, load_campaign
-from components.select.filters import Candidate, Rules, apply_filters, make_candidates, normalised, row_key
+from components.select import bias
+from components.select.candidates import Block, Candidate, by_prompt, normalised, row_key
+from components.select.evaluation import audit_ids, evaluation_items
 from components.select.mix import accumulate, weigh
+from components.select.passes import Account, collect, filter_all
+from components.select.rules import Rules
+from components.select.scorers import scorers_of
+from components.select.spool import RowFile, Spool, gather, write_line
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ def run(inputs: SelectInputs, context: Context) -> Receipt:
         campaign.task("select"),
         "select",
         config=campaign.config(
-            section=campaign.recipe.select.model_dump(mode="json", exclude={"human_share"}),  # in the plan
+            **_config(campaign),
             round=campaign.next_round,
             human_share=human_share,
             samples=[shard.ref for shard in shards],
@@ -63,6 +69,20 @@ def run(inputs: SelectInputs, context: Context) -> Receipt:
         seed=campaign.recipe.seed,
         work=work,
     )
+
+
+def _config(campaign: Campaign) -> dict[str, Any]:
+    """The recipe as far as the result depends on it."""
+    section = campaign.recipe.select
+    in_plan, how = {"human_share": True}, {"judge": {"concurrency"}, "reward": {"batch_size"}}
+    exclude: dict[str, Any] = {
+        **in_plan,
+        **{name: fields for name, fields in how.items() if getattr(section, name) is not None},
+    }
+    config: dict[str, Any] = {"section": section.model_dump(mode="json", exclude=exclude)}
+    if section.likelihood is not None or section.influence is not None:
+        config["max_length"] = campaign.recipe.train.max_length
+    return config
 
 
 def _in_order(campaign: Campaign, samples: Sequence[Receipt]) -> list[Receipt]:
@@ -84,85 +104,161 @@ def _in_order(campaign: Campaign, samples: Sequence[Receipt]) -> list[Receipt]:
 def _select(
     context: Context, campaign: Campaign, shards: list[Receipt], earlier: list[Receipt], folder: Path
 ) -> dict[str, Any]:
-    human = list(read_rows(fetch(context, campaign.prepared, "splits/train.jsonl"), TrainingRow))
-    rules = Rules(
-        section=campaign.recipe.select,
-        evaluation_ids=_evaluation_ids(context, campaign),
-        human_keys=frozenset(row_key(row.prompt, row.completion) for row in human),
+    context.scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="select-", dir=context.scratch) as scratch:
+        return _Selection(context, campaign, folder, Path(scratch)).run(shards, earlier)
+
+
+class _Selection:
+    """One round's selection. Rows pass by in blocks: only keys and counts of all of them are in memory."""
+
+    def __init__(self, context: Context, campaign: Campaign, folder: Path, scratch: Path) -> None:
+        self._context, self._campaign, self._folder, self._scratch = context, campaign, folder, scratch
+        self._section = campaign.recipe.select
+        self._human = RowFile(fetch(context, campaign.prepared, "splits/train.jsonl"))
+        self._human_keys = frozenset(row_key(row.prompt, row.completion) for row in self._human)
+        self._evaluation = evaluation_items(context, campaign.prepared)
+        self._audit_ids = audit_ids(context, campaign.prepared)
+        self._about = _Seen(self._audit_ids)
+
+    def run(self, shards: list[Receipt], earlier: list[Receipt]) -> dict[str, Any]:
+        """Write the three files and give back the summary."""
+        blocks = self._about.watch(gather(self._context, shards, self._scratch))
+        spool, audit = collect(blocks, self._audit_ids, self._scratch / "stage-0")
+        with scorers_of(self._context, self._campaign, self._scratch) as scorers:
+            rules = Rules(
+                section=self._section, folder=self._scratch, seed=self._campaign.recipe.seed,
+                evaluation=self._evaluation, human_keys=self._human_keys, scorers=scorers, audit=audit,
+            )  # fmt: skip
+            with (self._folder / "dropped.jsonl").open("wb") as rejected:
+                left, account = filter_all(spool, rules, rejected)
+        _enough(self._campaign, account)
+        prompts_accepted = self._write_accepted(left)
+        return {
+            "round": self._campaign.next_round, "generated": account.given, "accepted": account.kept,
+            "acceptance": account.kept / account.given, "dropped": account.by_reason, "filters": account.filters,
+            **self._write_mix(earlier), "prompts_accepted": prompts_accepted, **self._about.summary(len(audit)),
+            "audit": account.audit, **_verdict(self._context, account),
+        }  # fmt: skip
+
+    def _write_accepted(self, left: Spool) -> int:
+        """Write `accepted.jsonl`, weights relative to their mean; gives back how many prompts have a row in it."""
+        total, prompts = 0.0, 0
+        for block in left.blocks():
+            total += sum(one.weight for one in block)
+            prompts += sum(1 for _ in by_prompt(block))
+        mean = total / max(1, left.count)
+        with (self._folder / "accepted.jsonl").open("wb") as file:
+            for block in left.blocks():
+                for one in block:
+                    write_line(file, _row(self._campaign, one, one.weight / mean))
+        left.remove()
+        return prompts
+
+    def _write_mix(self, earlier: list[Receipt]) -> dict[str, Any]:
+        """Write `mix.jsonl` from human rows, earlier rounds and this one; gives back what is in it, and what not."""
+        accepted = RowFile(self._folder / "accepted.jsonl")
+        human: Iterable[TrainingRow] = self._human
+        files = [fetch(self._context, receipt, "accepted.jsonl") for receipt in reversed(earlier)]
+        left_out = Counter[str]()
+        num_older = write_rows(self._scratch / "older.jsonl", accumulate(
+            RowFile(*files), accepted, evaluation_ids=frozenset(prompt.id for prompt, _ in self._evaluation),
+            human_keys=self._human_keys, left_out=left_out,
+        ))  # fmt: skip
+        older: Iterable[TrainingRow] = RowFile(self._scratch / "older.jsonl")
+        if self._section.unsafe_replace:
+            human, older, num_older = [], [], 0
+        mix = weigh(
+            human, older, accepted,
+            human_share=self._campaign.state.plan.human_share, newest_share=self._section.newest_share,
+        )  # fmt: skip
+        rows = write_rows(self._folder / "mix.jsonl", mix)
+        num_self = num_older + sum(1 for _ in accepted)
+        return {
+            "human_rows": rows - num_self, "self_rows": num_self, "older_left_out": dict(sorted(left_out.items())),
+            "bias": bias.distances(bias.attributes(accepted), bias.attributes(self._human)),
+        }  # fmt: skip
+
+
+@dataclass
+class _Seen:
+    """What is counted of all samples as they pass by, but those of the audit."""
+
+    audit_ids: frozenset[str]
+    samples: int = 0
+    prompts: int = 0
+    distinct: int = 0
+    tokens: int = 0
+
+    def watch(self, blocks: Iterator[Block]) -> Iterator[Block]:
+        """The same blocks."""
+        for block in blocks:
+            for own in by_prompt(block):
+                if own[0].prompt.id in self.audit_ids:
+                    continue
+                self.prompts += 1
+                self.samples += len(own)
+                self.distinct += len({normalised(one.text) for one in own})
+                self.tokens += sum(one.sample.num_tokens for one in own)
+            yield block
+
+    def summary(self, num_audit: int) -> dict[str, Any]:
+        """For the receipt."""
+        return {
+            "prompts": self.prompts, "audit_samples": num_audit,
+            "distinct_share": self.distinct / max(1, self.samples),
+            "mean_answer_tokens": self.tokens / max(1, self.samples),
+        }  # fmt: skip
+
+
+def _verdict(context: Context, account: Account) -> dict[str, Any]:
+    """`teaches_errors`: names of filters that block the round (2510.16657): what they keep is not proved to be righter
+    than what the model says anyway, so training on it teaches the model its own errors. `decide` refuses such a
+    candidate; `why_blocked` says it with the numbers."""
+    audit = account.audit
+    if audit is None or not audit["teaches_errors"]:
+        return {"teaches_errors": [], "why_blocked": ""}
+    whole = audit["all"]
+    precision = "nothing kept" if whole["precision"] is None else f"precision {whole['precision']:.3f}"
+    why = (
+        f"on {audit['prompts']} audit prompts {', '.join(audit['teaches_errors'])} keep {precision} (lower 95 % bound "
+        f"{whole['precision_low']:.3f}), the model's own accuracy is {audit['model_accuracy']:.3f}: this round teaches "
+        "errors. Use stricter filters (select.min_vote_share, a verifier, a judge), or a larger audit split"
     )
-    candidates = _candidates(context, shards)
-    kept, dropped = apply_filters(candidates, rules)
-    _enough(campaign, candidates, kept, dropped)
-    accepted = [_row(campaign, one) for one in kept]
-    files = [fetch(context, receipt, "accepted.jsonl") for receipt in reversed(earlier)]
-    older, left_out = accumulate((row for file in files for row in read_rows(file, TrainingRow)), accepted, rules)
-    if campaign.recipe.select.unsafe_replace:
-        human, older = [], []
-    mix = weigh(
-        human, older, accepted,
-        human_share=campaign.state.plan.human_share, newest_share=campaign.recipe.select.newest_share,
-    )  # fmt: skip
-    write_rows(folder / "accepted.jsonl", accepted)
-    write_rows(folder / "dropped.jsonl", dropped)
-    write_rows(folder / "mix.jsonl", mix)
-    return {
-        "round": campaign.next_round, "generated": len(candidates), "accepted": len(accepted),
-        "acceptance": len(accepted) / len(candidates), "dropped": _by_reason(dropped),
-        "human_rows": len(human), "self_rows": len(older) + len(accepted),
-        "older_left_out": dict(sorted(left_out.items())),
-        "prompts": len({one.prompt.id for one in candidates}), "prompts_accepted": len({one.prompt.id for one in kept}),
-        "distinct_share": len({(one.prompt.id, normalised(one.text)) for one in candidates}) / len(candidates),
-        "mean_answer_tokens": statistics.fmean(one.sample.num_tokens for one in candidates),
-    }  # fmt: skip
+    context.progress.note(why)
+    return {"teaches_errors": audit["teaches_errors"], "why_blocked": why}
 
 
-def _evaluation_ids(context: Context, campaign: Campaign) -> frozenset[str]:
-    return frozenset(
-        prompt.id
-        for split in ("validation", "test")
-        for prompt in read_rows(fetch(context, campaign.prepared, f"splits/{split}.jsonl"), Prompt)
-    )
-
-
-def _candidates(context: Context, shards: list[Receipt]) -> list[Candidate]:
-    prompts: dict[str, Prompt] = {}
-    samples: list[Sample] = []
-    for shard in shards:
-        prompts.update((prompt.id, prompt) for prompt in read_rows(fetch(context, shard, "prompts.jsonl"), Prompt))
-        samples += read_rows(fetch(context, shard, "samples.jsonl"), Sample)
-    return make_candidates(prompts, samples)
-
-
-def _enough(campaign: Campaign, candidates: list[Candidate], kept: list[Candidate], dropped: list[Dropped]) -> None:
+def _enough(campaign: Campaign, account: Account) -> None:
     least = campaign.recipe.select.min_accepted
-    if len(kept) >= least:
+    if account.kept >= least:
         return
-    reasons = ", ".join(f"{reason} {count}" for reason, count in _by_reason(dropped).items()) or "none dropped"
+    reasons = ", ".join(f"{reason} {count}" for reason, count in account.by_reason.items()) or "none dropped"
     raise UserError(
-        f"round {campaign.next_round}: {len(kept)} of {len(candidates)} samples accepted, select.min_accepted is "
+        f"round {campaign.next_round}: {account.kept} of {account.given} samples accepted, select.min_accepted is "
         f"{least} (dropped: {reasons}). The model answers too few of these prompts: lower generate.temperature, use "
         "easier prompts, train the first stage longer, or raise generate.samples_per_prompt or .prompts_per_round"
     )
 
 
-def _by_reason(dropped: list[Dropped]) -> dict[str, int]:
-    return dict(sorted(Counter(row.reason for row in dropped).items()))
-
-
-def _row(campaign: Campaign, one: Candidate) -> TrainingRow:
+def _row(campaign: Campaign, one: Candidate, weight: float) -> TrainingRow:
+    """An accepted sample as a row, with all that says why it may teach."""
+    provenance = {
+        "champion": campaign.state.champion, "prompt_id": one.prompt.id, "index": one.sample.index,
+        "seed": one.sample.seed, "vote_share": one.vote_share,
+        "verdict": one.prompt.verifier if campaign.recipe.select.verifier else "unverified",
+    }  # fmt: skip
+    if one.scores:
+        provenance["scores"] = dict(one.scores)
+    if one.pass_rate is not None:
+        provenance["pass_rate"] = one.pass_rate
     return TrainingRow(
         id=f"{one.prompt.id}-r{campaign.next_round}-{one.sample.index}",
         prompt=one.prompt.text,
         completion=one.text,
         source="self",
         round=campaign.next_round,
+        weight=weight,
         tags=one.prompt.tags,
-        provenance={
-            "champion": campaign.state.champion,
-            "prompt_id": one.prompt.id,
-            "index": one.sample.index,
-            "seed": one.sample.seed,
-            "vote_share": one.vote_share,
-            "verdict": one.prompt.verifier if campaign.recipe.select.verifier else "unverified",
-        },
+        provenance=provenance,
     )

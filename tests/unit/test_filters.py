@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import Counter
 
@@ -11,35 +12,11 @@ from hypothesis import strategies as st
 
 from components.common.errors import Corrupt
 from components.common.recipe import SelectSection
-from components.common.records import Prompt, Sample, prompt_id
-from components.select.dedup import near_duplicates
-from components.select.filters import Candidate, Outcome, Rules, apply_filters, make_candidates, row_key
+from components.select.candidates import Candidate, make_candidates, row_key
+from components.select.dedup import jaccard, shingles_of
+from tests.unit.selections import answers, ask, kept_texts, reasons, say, select
 
 LABEL_FREE = SelectSection(verifier=False, max_length_ratio=1000.0, minhash_threshold=1.0)
-
-
-def ask(text: str, answer: str, **tags: str) -> Prompt:
-    return Prompt(id=prompt_id(text), text=text, verifier="exact", reference={"answer": answer}, tags=tags)
-
-
-def say(prompt: Prompt, index: int, text: str, finished: bool = True) -> Sample:
-    return Sample(prompt_id=prompt.id, index=index, seed=index, text=text, num_tokens=len(text) + 1, finished=finished)
-
-
-def answers(prompt: Prompt, *texts: str) -> list[Candidate]:
-    return make_candidates({prompt.id: prompt}, [say(prompt, index, text) for index, text in enumerate(texts)])
-
-
-def kept_texts(outcome: Outcome) -> list[str]:
-    return [one.text for one in outcome[0]]
-
-
-def reasons(outcome: Outcome) -> dict[str, int]:
-    return dict(Counter(row.reason for row in outcome[1]))
-
-
-def select(candidates: list[Candidate], section: SelectSection, **rules: frozenset[str]) -> Outcome:
-    return apply_filters(candidates, Rules(section, **rules))  # type: ignore[arg-type]
 
 
 def test_a_right_answer_is_kept_as_the_model_wrote_it_and_a_wrong_one_is_dropped() -> None:
@@ -63,7 +40,7 @@ def test_answers_to_evaluation_prompts_never_teach_even_under_another_id() -> No
     prompt = ask("Secret   question", "yes")
     renamed = prompt.model_copy(update={"id": "0123456789abcdef"})
     for asked in (prompt, renamed):
-        outcome = select(answers(asked, "yes"), SelectSection(), evaluation_ids=frozenset({prompt.id}))
+        outcome = select(answers(asked, "yes"), SelectSection(), evaluation=[(prompt, "yes")])
         assert reasons(outcome) == {"in_evaluation": 1}
 
 
@@ -105,7 +82,7 @@ def test_answers_are_measured_against_the_median_length_of_their_own_slice() -> 
 def test_repeats_of_a_sample_or_of_a_human_row_are_dropped() -> None:
     prompt, human = ask("2+2=", "4"), ask("3+3=", "6")
     candidates = answers(prompt, "4", " 4\n", "four") + answers(human, "6")
-    outcome = apply_filters(candidates, Rules(LABEL_FREE, human_keys=frozenset({row_key("3+3=", "6")})))
+    outcome = select(candidates, LABEL_FREE, human_keys=frozenset({row_key("3+3=", "6")}))
     assert sorted(kept_texts(outcome)) == ["4", "four"]
     assert [row.detail for row in outcome[1]].count("repeats a human row") == 1
     assert reasons(outcome) == {"duplicate": 2}
@@ -132,9 +109,18 @@ def test_planted_near_duplicates_are_found_and_distinct_texts_stay() -> None:
     draw = random.Random(3)
     originals = [sentence(draw) for _ in range(60)]
     copies = [text.replace(" ", " very ", 1) for text in originals[:20]]
-    texts = originals + copies
-    found = near_duplicates(texts, [("", str(place)) for place in range(len(texts))], 0.8)
-    assert {place: earlier for place, (earlier, _) in found.items()} == {60 + n: n for n in range(20)}
+    candidates = [
+        one for n, text in enumerate(originals + copies) for one in answers(ask(f"story {chr(0x4E00 + n)}", "?"), text)
+    ]
+    kept, dropped = select(candidates, LABEL_FREE.model_copy(update={"minhash_threshold": 0.8}))
+    assert len(kept) == 60
+    # Of each pair one stays, whichever has the smaller prompt id.
+    pairs = {frozenset((original, copy)) for original, copy in zip(originals, copies, strict=False)}
+    left = {one.text for one in kept}
+    assert all(len(pair & left) == 1 for pair in pairs)
+    assert {row.reason for row in dropped} == {"near_duplicate"}
+    shingles = [shingles_of(f"{one.prompt.text}\n{one.text}") for one in kept]
+    assert max(jaccard(*pair) for pair in itertools.combinations(shingles, 2)) < 0.8, "compared all with all"
 
 
 def test_problems_of_one_template_are_no_near_duplicates() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.common.recipe import SelectSection
 from components.common.records import TrainingRow, prompt_id
-from components.select.filters import Rules, row_key
+from components.select.candidates import row_key
 from components.select.mix import accumulate, weigh
 
 
@@ -22,6 +23,22 @@ def rows(count: int, round_number: int, first: int = 0) -> list[TrainingRow]:
     ]  # fmt: skip
 
 
+def mixed(
+    human: list[TrainingRow], older: list[TrainingRow], newest: list[TrainingRow], human_share: float = 0.5,
+    newest_share: float = 0.5,
+) -> list[TrainingRow]:  # fmt: skip
+    return list(weigh(human, older, newest, human_share=human_share, newest_share=newest_share))
+
+
+def accumulated(
+    older: list[TrainingRow], newest: list[TrainingRow], evaluation_ids: frozenset[str] = frozenset(),
+    human_keys: frozenset[int] = frozenset(),
+) -> tuple[list[TrainingRow], dict[str, int]]:  # fmt: skip
+    left_out = Counter[str]()
+    stay = accumulate(older, newest, evaluation_ids=evaluation_ids, human_keys=human_keys, left_out=left_out)
+    return list(stay), left_out
+
+
 def share(mix: list[TrainingRow], *rounds: int) -> float:
     return sum(row.weight for row in mix if row.round in rounds) / sum(row.weight for row in mix)
 
@@ -30,7 +47,7 @@ def share(mix: list[TrainingRow], *rounds: int) -> float:
 def test_each_group_has_its_share_and_weights_sum_to_the_number_of_rows(
     human: int, older: int, newest: int, human_share: float, newest_share: float
 ) -> None:
-    mix = weigh(rows(human, 0), rows(older, 1), rows(newest, 2), human_share=human_share, newest_share=newest_share)
+    mix = mixed(rows(human, 0), rows(older, 1), rows(newest, 2), human_share, newest_share)
     expected = max(0.25, human_share)
     assert sum(row.weight for row in mix) == pytest.approx(len(mix))
     assert share(mix, 0) == pytest.approx(expected)
@@ -38,27 +55,35 @@ def test_each_group_has_its_share_and_weights_sum_to_the_number_of_rows(
 
 
 def test_without_older_rows_the_newest_take_all_that_is_not_human() -> None:
-    mix = weigh(rows(10, 0), [], rows(40, 1), human_share=0.5, newest_share=0.3)
+    mix = mixed(rows(10, 0), [], rows(40, 1), newest_share=0.3)
     assert share(mix, 1) == pytest.approx(0.5)
 
 
 def test_without_samples_or_without_human_rows_the_others_take_it_all() -> None:
-    assert [row.weight for row in weigh(rows(3, 0), [], [], human_share=0.5, newest_share=0.5)] == [1.0] * 3
-    assert [row.weight for row in weigh([], [], rows(3, 1), human_share=0.5, newest_share=0.5)] == [1.0] * 3
+    assert [row.weight for row in mixed(rows(3, 0), [], [])] == [1.0] * 3
+    assert [row.weight for row in mixed([], [], rows(3, 1))] == [1.0] * 3
 
 
 def test_a_row_found_again_counts_as_the_newest_rounds() -> None:
-    older, dropped = accumulate(rows(10, 1), rows(4, 2), Rules(SelectSection()))
+    older, dropped = accumulated(rows(10, 1), rows(4, 2))
     assert [row.id for row in older] == [f"1-{n}" for n in range(4, 10)]
     assert dropped == {"superseded": 4}
 
 
 def test_rows_of_earlier_rounds_come_once_and_never_from_evaluation_or_human_data() -> None:
-    rules = Rules(
-        SelectSection(),
-        evaluation_ids=frozenset({prompt_id("question 0")}),
-        human_keys=frozenset({row_key("question 1", "answer 1")}),
-    )
-    older, dropped = accumulate([*rows(5, 2), *rows(5, 1)], [], rules)
+    older, dropped = accumulated(
+        [*rows(5, 2), *rows(5, 1)], [],
+        evaluation_ids=frozenset({prompt_id("question 0")}), human_keys=frozenset({row_key("question 1", "answer 1")}),
+    )  # fmt: skip
     assert [row.id for row in older] == ["2-2", "2-3", "2-4"]
     assert dropped == {"in_evaluation": 2, "duplicate": 2, "superseded": 3}
+
+
+def test_rows_keep_their_weights_relative_to_their_group() -> None:
+    """Half of the draws go to the newest round, three quarters of them to the row that counts three times as much."""
+    heavy, light = (
+        row.model_copy(update={"weight": weight}) for row, weight in zip(rows(2, 1), (3.0, 1.0), strict=True)
+    )
+    mix = mixed(rows(4, 0), [], [heavy, light])
+    assert [row.weight for row in mix[-2:]] == pytest.approx([2.25, 0.75])
+    assert sum(row.weight for row in mix) == pytest.approx(6)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from components.common.context import Context
 from components.common.errors import Corrupt, UserError
 from components.common.receipts import Receipt, fetch
 from components.common.recipe import Recipe
-from components.common.records import Dropped, Prompt, TrainingRow, read_rows
+from components.common.records import Dropped, Prompt, Sample, TrainingRow, canonical_json, read_rows
+from components.common.state import State
+from components.select.spool import gather
 from components.select.step import SelectInputs, run
-from tests.unit.crafted import ask, decided, generated, prepare, recipe_of, store
+from tests.unit.crafted import PLAN, ask, decided, generated, prepare, recipe_of, store
+from tests.unit.tiny import save_tiny
 
 PROMPTS = [ask(f"{a}+{b}=", str(a + b), task="sum") for a in range(1, 7) for b in range(1, 7)]
 HUMAN = [TrainingRow(id=f"human-{n}", prompt=f"{n}+0=", completion=str(n), source="human", round=0) for n in range(10)]
@@ -56,7 +63,15 @@ def test_accepted_and_dropped_hold_every_sample_once_and_only_text_of_the_model(
     assert receipt.summary["prompts_accepted"] == receipt.summary["prompts"] == 36
     assert receipt.summary["distinct_share"] == 0.75
     assert {row.completion for row in accepted if row.prompt == "3+4="} == {"7"}
-    assert accepted[0].provenance.keys() == {"champion", "prompt_id", "index", "seed", "vote_share", "verdict"}
+    assert accepted[0].provenance.keys() == {
+        "champion",
+        "prompt_id",
+        "index",
+        "seed",
+        "vote_share",
+        "verdict",
+        "pass_rate",
+    }
     assert accepted[0].source == "self"
     assert accepted[0].round == 1
 
@@ -124,3 +139,108 @@ def test_the_same_work_is_not_done_twice(context: Context) -> None:
     inputs = SelectInputs(campaign(context), shards(context))
     assert run(inputs, context) == run(inputs, context)
     assert run(inputs, context).config["samples"] == [receipt.ref for receipt in inputs.samples]
+
+
+def started(context: Context, recipe: Recipe, files: dict[str, Sequence[BaseModel] | bytes]) -> Receipt:
+    """A start receipt over a prepare receipt with these files."""
+    state = State(run_id="crafted-run", prepared=store(context, "prepare", files, {}).ref, plan=PLAN)
+    documents = {"recipe.json": recipe, "state.json": state}
+    return store(
+        context, "start", {name: canonical_json(one.model_dump(mode="json")) for name, one in documents.items()}, {}
+    )
+
+
+def audited(
+    context: Context, audit: list[Prompt], texts: dict[str, list[str]], **select: Any
+) -> tuple[Receipt, list[TrainingRow]]:
+    """Select, without a verifier, from a round that answers the pool and the audit split; and what is accepted."""
+    recipe = recipe_of(select={"verifier": False, "minhash_threshold": 1.0, "min_accepted": 1, **select})
+    splits: dict[str, Sequence[BaseModel]] = {"train": HUMAN, "validation": [], "test": [], "audit": audit}
+    files: dict[str, Sequence[BaseModel] | bytes] = {f"splits/{name}.jsonl": own for name, own in splits.items()}
+    start = started(context, recipe, files)
+    texts = {**texts, **{prompt.text: answers(prompt) for prompt in PROMPTS}}
+    shard = generated(context, [*audit, *PROMPTS], texts)
+    receipt = run(SelectInputs(decided(context, start), (shard,)), context)
+    return receipt, rows(context, receipt, "accepted.jsonl")
+
+
+def test_audit_samples_measure_the_filters_and_are_counted_nowhere_else(context: Context) -> None:
+    audit = [ask(f"{n}+90=", str(n + 90)) for n in range(60)]
+    texts = {one.text: [one.reference["answer"]] * 2 + ["0", "1"] for one in audit}
+    receipt, accepted = audited(context, audit, texts, min_vote_share=0.5)
+    told = receipt.summary["audit"]
+    assert told["model_accuracy"] == 0.5
+    assert told["filters"]["vote"]["precision"] == 1.0
+    assert told["filters"]["vote"]["precision_low"] == pytest.approx(0.05 ** (1 / 60))
+    assert (receipt.summary["teaches_errors"], receipt.summary["why_blocked"]) == ([], "")
+    assert (receipt.summary["generated"], receipt.summary["prompts"]) == (144, 36)
+    assert (receipt.summary["accepted"], receipt.summary["audit_samples"]) == (36, 240)
+    assert not {one.text for one in audit} & {row.prompt for row in accepted}
+
+
+def test_a_round_whose_filters_teach_errors_is_marked_as_blocked_with_the_numbers(context: Context) -> None:
+    """The model agrees with itself where it is wrong."""
+    audit = [ask(f"{n}+90=", str(n + 90)) for n in range(60)]
+    texts = {one.text: [one.reference["answer"], "0", "0", "1"] for one in audit}
+    receipt, _ = audited(context, audit, texts, min_vote_share=0.5)
+    assert receipt.summary["teaches_errors"] == ["vote"]
+    assert "60 audit prompts" in receipt.summary["why_blocked"]
+    assert "the model's own accuracy is 0.250" in receipt.summary["why_blocked"]
+
+
+def test_a_calibrated_vote_without_an_audit_split_says_what_is_missing(context: Context) -> None:
+    with pytest.raises(UserError, match=r"of 0 audit prompts.*split: audit"):
+        audited(context, [], {}, calibrate_vote=True)
+
+
+def test_samples_are_joined_the_same_from_parquet_and_in_many_small_files(context: Context, tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    plain = shards(context)
+    large = []
+    for number, shard in enumerate(plain):
+        files: dict[str, bytes] = {}
+        for name, kind in (("prompts", Prompt), ("samples", Sample)):
+            table = [row.model_dump() for row in read_rows(fetch(context, shard, f"{name}.jsonl"), kind)]
+            for row in table:
+                row |= {column: json.dumps(row[column]) for column in ("reference", "tags") if column in row}
+            path = tmp_path / f"{name}-{number}.parquet"
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(table), path)
+            files[f"{name}.parquet"] = path.read_bytes()
+        large.append(store(context, "generate", files, shard.summary))
+    wanted = list(gather(context, plain, tmp_path))
+    assert len(wanted) == 1, "so few are one block"
+    assert list(gather(context, large, tmp_path)) == wanted
+    small = list(gather(context, plain, tmp_path, bucket_bytes=2000))
+    assert [one for block in small for one in block] == list(wanted[0])
+    assert len(small) > 5
+    state = campaign(context)
+    receipts = [run(SelectInputs(state, tuple(given)), context) for given in (plain, large)]
+    assert receipts[0].objects == receipts[1].objects
+    broken = store(context, "generate", {"prompts.parquet": b"PAR1 no", "samples.parquet": b""}, plain[0].summary)
+    with pytest.raises(Corrupt, match="row 0: not a Prompt row"):
+        list(gather(context, [broken], tmp_path))
+
+
+def test_influence_and_likelihood_ask_the_champion(context: Context, tmp_path: Path) -> None:
+    """The whole way, with a real tiny model as champion and base: every row has its scores."""
+    folder = save_tiny(tmp_path / "model")
+    model = {f"{name}/{path.name}": path.read_bytes() for path in folder.iterdir() for name in ("model", "base")}
+    champion = store(context, "train", model, {"round": 0})
+    recipe = recipe_of(select={
+        "influence": {}, "likelihood": {"champion": [1.0, 1e9], "base": [1.0, 1e9], "ratio": [0.99, 1.01]},
+        "min_accepted": 1, "minhash_threshold": 1.0,
+    })  # fmt: skip
+    splits = {"train": HUMAN, "heldout": HUMAN[:4], "validation": [], "test": []}
+    start = started(context, recipe, {**{f"splits/{name}.jsonl": own for name, own in splits.items()}, **model})
+    uri = decided(context, start, champion=champion.ref)
+    receipt = run(SelectInputs(uri, shards(context, champion=champion.ref)), context)
+    accepted = rows(context, receipt, "accepted.jsonl")
+    assert receipt.summary["filters"]["likelihood"] == {"given": 36, "kept": 36}
+    assert receipt.summary["filters"]["influence"] == {"given": 36, "kept": receipt.summary["accepted"]}
+    for row in accepted:
+        assert row.provenance["scores"].keys() == {"champion", "base", "ratio", "influence"}
+        assert row.provenance["scores"]["influence"] > 0
+    assert sum(row.weight for row in accepted) == pytest.approx(len(accepted))
+    assert len({row.weight for row in accepted}) > 1

@@ -1,4 +1,5 @@
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -156,6 +157,44 @@ def test_an_answer_is_never_run_as_code(name: str, tmp_path: Path) -> None:
         assert not verify(gym(name), text)
     assert not trap.exists()
     assert not scorer_is_safe("polynomial_multiplication")
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer"),
+    [
+        (r"\frac{1}{2}", "The answer is 0.5"),
+        ("x^2-1", r"so \boxed{(x-1)(x+1)}"),
+        (r"\{1,2\}", r"$\{2,1\}$"),
+        ("x+y", "y + x"),
+        ("1,000", "It is 1000."),
+        ("72", "#### 72"),
+    ],
+)
+def test_mathematics_is_compared_by_what_it_means(reference: str, answer: str) -> None:
+    assert verify(question("math", reference), answer)
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer"),
+    [("x^2-1", "(x-1)(x+2)"), ("72", "73"), ("x", ""), ("", "x"), ("x", "$"), ("x", "\\frac{"), ("2x", "x" * 5000)],
+)
+def test_other_mathematics_is_refused(reference: str, answer: str) -> None:
+    assert not verify(question("math", reference), answer)
+
+
+def test_an_expression_that_takes_for_ever_is_wrong_and_the_next_is_judged_all_the_same(tmp_path: Path) -> None:
+    begun = time.monotonic()
+    assert not verify(question("math", "x"), "$" + "9^{" * 4 + "9" + "}" * 4 + "$")
+    assert time.monotonic() - begun < 20
+    trap = tmp_path / "ran"
+    assert not verify(question("math", "x"), f"open({str(trap)!r}, 'w')")
+    assert not trap.exists()
+    assert verify(question("math", "x+1"), "1+x")
+
+
+def test_votes_on_mathematics_count_equal_numbers_as_one() -> None:
+    keys = {answer_key(question("math", "1/2"), text) for text in ("0.5", r"\boxed{\frac{1}{2}}", "the answer is 1/2.")}
+    assert keys == {"1/2"}
 
 
 def test_an_unknown_verifier_is_an_error_that_lists_the_known() -> None:

@@ -1,0 +1,64 @@
+"""The filters over samples, in the order they work: each gives back what it keeps and what it drops, with a reason.
+
+A module has one function, or a few for filters that belong together, `(rules, remaining) -> Filter | None`; None: the
+recipe does not ask for it. Filters that must see all candidates before they can judge one begin a stage of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from components.select.candidates import Filter, Remaining
+from components.select.filters import (
+    completeness,
+    consistency,
+    contamination,
+    difficulty,
+    diversity,
+    influence,
+    length,
+    near_duplicates,
+    repeats,
+    scores,
+    verifier,
+)
+from components.select.rules import Rules
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One filter of the account."""
+
+    name: str
+    filter_of: Callable[[Rules, Remaining], Filter | None]
+    judges_quality: bool = True
+    """Whether it means to keep right answers: then the audit measures how well it does."""
+
+
+STAGES: tuple[tuple[Entry, ...], ...] = (
+    (
+        Entry("contamination", contamination.filter_of, judges_quality=False),
+        Entry("unfinished", completeness.filter_of),
+        Entry("empty", completeness.not_empty),
+        Entry("verifier", verifier.filter_of),
+        Entry("function", verifier.by_function),
+        Entry("vote", consistency.filter_of),
+    ),
+    (
+        Entry("length", length.filter_of),
+        Entry("difficulty", difficulty.filter_of, judges_quality=False),
+        Entry("duplicate", repeats.exact, judges_quality=False),
+        Entry("same_path", repeats.paths, judges_quality=False),
+    ),
+    (
+        Entry("near_duplicate", near_duplicates.filter_of, judges_quality=False),
+        Entry("cap", repeats.few_per_prompt, judges_quality=False),
+        Entry("judge", scores.by_judge),
+        Entry("reward", scores.by_reward),
+        Entry("likelihood", scores.by_likelihood),
+        Entry("influence", influence.filter_of),
+    ),
+    (Entry("diversity", diversity.filter_of, judges_quality=False),),
+)
+"""Cheap and certain ones first; what costs a model's forward pass sees only rows that are worth it."""

@@ -1,0 +1,26 @@
+"""Answers that were cut off, or say nothing."""
+
+from __future__ import annotations
+
+from components.select.candidates import Block, Candidate, Filter, Outcome, Remaining, split
+from components.select.rules import Rules
+
+
+def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
+    """Drops answers that were cut off, unless the recipe lets them through."""
+    if not rules.section.require_finished:
+        return None
+
+    def refusal(one: Candidate) -> str:
+        return "" if one.sample.finished else f"cut off after {one.sample.num_tokens} tokens"
+
+    return lambda block: split(block, refusal, "unfinished")
+
+
+def not_empty(rules: Rules, remaining: Remaining) -> Filter | None:
+    """Drops answers without any text."""
+
+    def apply(block: Block) -> Outcome:
+        return split(block, lambda one: "" if one.text else "no text", "empty")
+
+    return apply

@@ -1,0 +1,31 @@
+"""Choose the rows that make the loss on human rows fall: bilevel selection min_w L_val(θ*(w)), one step at a time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from components.select.candidates import Block, Filter, Outcome, Remaining, drop, scored
+from components.select.rules import Rules
+
+
+def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
+    """Drops rows whose gradient does not align with that of the held-out human rows, and weights the others in
+    proportion: ⟨∇L_val, ∇l_i⟩ > 0 (1803.09050, 2402.04333)."""
+    if rules.section.influence is None:
+        return None
+    scorer = rules.scorers["influence"]
+
+    def apply(block: Block) -> Outcome:
+        kept, dropped = [], []
+        for one, score in zip(block, scorer(block), strict=True):
+            if score is None:
+                dropped.append(drop(one, "unscored", "it is too long for the model"))
+                continue
+            marked = scored(one, "influence", score)
+            if score > 0:
+                kept.append(replace(marked, weight=one.weight * score))
+            else:
+                dropped.append(drop(marked, "influence", f"influence {score:.3g}: it would raise the held-out loss"))
+        return kept, dropped
+
+    return apply

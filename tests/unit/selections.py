@@ -1,0 +1,64 @@
+"""Candidates made by hand and filtered as the select step does it, for tests."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from components.common.recipe import SelectSection
+from components.common.records import Dropped, Prompt, Sample, prompt_id, read_rows
+from components.select.candidates import Candidate, Outcome, make_candidates
+from components.select.passes import Account, filter_all
+from components.select.rules import Rules
+from components.select.spool import Spool
+
+
+def ask(text: str, answer: str, **tags: str) -> Prompt:
+    """A prompt judged by exact match."""
+    return Prompt(id=prompt_id(text), text=text, verifier="exact", reference={"answer": answer}, tags=tags)
+
+
+def say(prompt: Prompt, index: int, text: str, finished: bool = True) -> Sample:
+    """One sample of it."""
+    return Sample(prompt_id=prompt.id, index=index, seed=index, text=text, num_tokens=len(text) + 1, finished=finished)
+
+
+def answers(prompt: Prompt, *texts: str) -> list[Candidate]:
+    """Its samples, joined and counted."""
+    return make_candidates({prompt.id: prompt}, [say(prompt, index, text) for index, text in enumerate(texts)])
+
+
+def account_of(
+    candidates: Sequence[Candidate], section: SelectSection, **rules: Any
+) -> tuple[list[Candidate], list[Dropped], Account]:
+    """What all filters keep and drop, with the account."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        spool = Spool(folder / "stage-0")
+        spool.write(candidates)
+        with (folder / "dropped.jsonl").open("wb") as rejected:
+            left, account = filter_all(spool, Rules(section, folder, **rules), rejected)
+        kept = [one for block in left.blocks() for one in block]
+        dropped = list(read_rows(folder / "dropped.jsonl", Dropped))
+        left.remove()
+        assert [path.name for path in folder.iterdir()] == ["dropped.jsonl"], "a filter left files behind"
+    return kept, dropped, account
+
+
+def select(candidates: Sequence[Candidate], section: SelectSection, **rules: Any) -> Outcome:
+    """What all filters keep and drop."""
+    kept, dropped, _ = account_of(candidates, section, **rules)
+    return kept, dropped
+
+
+def kept_texts(outcome: Outcome) -> list[str]:
+    """Texts of the kept candidates, in order."""
+    return [one.text for one in outcome[0]]
+
+
+def reasons(outcome: Outcome) -> dict[str, int]:
+    """Reason → dropped candidates."""
+    return dict(Counter(row.reason for row in outcome[1]))

@@ -1,0 +1,232 @@
+"""The filters that a recipe may turn on: contamination, difficulty, paths, diversity, calibrated votes; the audit."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+
+from components.common.errors import UserError
+from components.common.recipe import SelectSection
+from components.common.records import Prompt, TrainingRow, prompt_id
+from components.select.bias import attributes, distances
+from components.select.candidates import Candidate, make_candidates
+from components.select.filters.consistency import calibrated_share
+from components.select.filters.repeats import edit_distance, equations
+from tests.unit.crafted import right_of
+from tests.unit.selections import account_of, answers, ask, kept_texts, reasons, say, select
+from tests.unit.test_filters import sentence
+from tests.unit.test_mix import rows
+
+OPEN = SelectSection(verifier=False, max_length_ratio=1000.0, minhash_threshold=1.0)
+QUESTION = (
+    "Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May. "
+    "How many clips did Natalia sell altogether in April and May?"
+)
+
+
+def with_settings(**settings: object) -> SelectSection:
+    return SelectSection.model_validate({**OPEN.model_dump(), **settings})
+
+
+def asked(text: str) -> list[Candidate]:
+    return answers(ask(text, "72"), "She sold 72.")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        QUESTION,
+        QUESTION.upper().replace(",", " ;"),
+        QUESTION.replace("Natalia", "Weng"),
+        f"Please solve this carefully. {QUESTION} Think step by step.",
+        QUESTION.replace("friends", "pals").replace("altogether", "in total"),
+    ],
+)
+def test_a_reworded_evaluation_question_never_teaches_where_the_firewall_is_asked_to_look(text: str) -> None:
+    evaluation = [(ask(QUESTION, "72"), "She sold 48/2 = 24 clips in May.")]
+    section = with_settings(contamination="overlap")
+    assert reasons(select(asked(text), section, evaluation=evaluation)) == {"in_evaluation": 1}
+    exactly = prompt_id(text) == prompt_id(QUESTION)
+    assert (reasons(select(asked(text), OPEN, evaluation=evaluation)) == {"in_evaluation": 1}) is exactly
+
+
+def test_the_answer_of_an_evaluation_item_is_no_training_text_either() -> None:
+    solution = "She sold 48 divided by 2 which is 24 clips in May so 48 plus 24 is 72 clips altogether"
+    leaked = answers(ask("Tell me about clips.", "?"), f"Well: {solution}.", "No idea about any clips.")
+    outcome = select(leaked, with_settings(contamination="overlap"), evaluation=[(ask(QUESTION, "72"), solution)])
+    assert kept_texts(outcome) == ["No idea about any clips."]
+
+
+def test_other_questions_and_those_of_a_shared_template_pass_the_firewall() -> None:
+    template = "Find the greatest common divisor of two whole numbers and give nothing but the answer as a numeral: {}"
+    evaluation = [(ask(template.format(f"{n} and {n + 7}"), "1"), "1") for n in range(100, 120)]
+    other = ask("A farmer has 12 cows and buys 5 more at the market on Monday. How many cows does he have now?", "17")
+    outcome = select(answers(other, "17"), with_settings(contamination="overlap"), evaluation=evaluation)
+    assert reasons(outcome) == {}
+    short, like = answers(ask("12+35=", "47"), "47"), [(ask("12+34=", "46"), "46")]
+    assert reasons(select(short, with_settings(contamination="overlap"), evaluation=like)) == {}
+
+
+def test_solved_prompts_are_replayed_a_little_and_half_solved_ones_count_most() -> None:
+    solved = [one for n in range(200) for one in answers(ask(f"easy {chr(97 + n % 26)} {n}", "1"), "1", "1 ")]
+    half = answers(ask("half", "1"), "1", "2", "1 ", "3")
+    rare = answers(ask("rare", "1"), "1", "2", "3", "4", "5", "6", "7", "8")
+    hopeless = answers(ask("hopeless", "1"), "2", "3")
+    section = SelectSection(minhash_threshold=1.0, difficulty={"replay": 0.1})
+    kept, dropped = select([*solved, *half, *rare, *hopeless], section, seed=3)
+    weights = {one.prompt.text: one.weight for one in kept}
+    assert weights["half"] == 1.0
+    assert weights["rare"] == pytest.approx(4 * 1 / 8 * 7 / 8)
+    replayed = [one for one in kept if one.prompt.text.startswith("easy")]
+    assert 8 <= len(replayed) <= 35
+    assert {one.weight for one in replayed} == {4 * 0.75 * 0.25}
+    assert {row.row["prompt"] for row in dropped if row.reason == "solved"}.isdisjoint({"half", "rare", "hopeless"})
+    assert all(one.prompt.text != "hopeless" for one in kept)
+
+
+def test_difficulty_without_a_verifier_is_an_error_of_the_recipe() -> None:
+    with pytest.raises(ValueError, match="difficulty needs"):
+        SelectSection(verifier=False, difficulty={})
+
+
+def test_of_answers_by_the_same_equations_the_most_unlike_stays() -> None:
+    same = "48/2 = 24 in May. 48+24 = 72 in all."
+    texts = [same, f"First of all, {same}", f"Let us see what she did in May and then in April: {same}",
+             "48+48/2 = 72 clips.", "It is 72.", "Surely 72."]  # fmt: skip
+    outcome = select(answers(ask("clips", "?"), *texts), with_settings(distinct_paths=True))
+    assert kept_texts(outcome) == texts[2:]
+    assert reasons(outcome) == {"same_path": 2}
+
+
+def test_equations_are_read_in_order_however_they_are_spaced() -> None:
+    assert equations("She sold 48 / 2 = <<48/2=24>>24 clips.\nSo 48+24 = 72.") == equations(
+        "48/2 = <<48/2=24>>24; so\n48 + 24=72"
+    )
+    assert equations("no numbers at all") == ()
+    assert equations("3+4 = 7") != equations("4+3 = 7")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "distance"), [("kitten", "sitting", 3), ("", "abc", 3), ("abc", "abc", 0), ("ab", "ba", 2)]
+)
+def test_edit_distance_is_levenshteins(first: str, second: str, distance: int) -> None:
+    assert edit_distance(first, second) == edit_distance(second, first) == distance
+
+
+@pytest.mark.parametrize("method", ["clusters", "k-centre"])
+def test_a_diverse_choice_covers_what_a_flood_of_like_rows_would_hide(method: str) -> None:
+    draw = random.Random(4)
+    begin = "tell me something about the sheep that graze"
+    cased = {"".join(draw.choice((letter, letter.upper())) for letter in begin) for _ in range(120)}
+    flood = [one for text in sorted(cased) for one in answers(ask(text, "?"), "a white sheep on a green hill")]
+    rare = [one for n in range(8) for one in answers(ask(f"rare {n}", "?"), sentence(draw))]
+    choice = {"method": method, "rows": 16, "clusters": 16}
+    kept, dropped = select([*flood, *rare], with_settings(diversity=choice))
+    assert len(kept) == 16
+    assert sum(one.prompt.text.startswith("rare") for one in kept) >= 7
+    assert {row.reason for row in dropped} == {"diversity"}
+    assert select([*flood, *rare], with_settings(diversity=choice))[0] == kept, "the choice is the same every time"
+
+
+def test_top_score_keeps_the_best_and_random_some() -> None:
+    agreed = answers(ask("agreed", "?"), "1", "1 ", "1  ", "2")
+    split = answers(ask("split", "?"), "1", "2", "3", "4")
+    top = select([*agreed, *split], with_settings(diversity={"method": "top-score", "rows": 2}))
+    assert {one.prompt.text for one in top[0]} == {"agreed"}
+    chosen = select([*agreed, *split], with_settings(diversity={"method": "random", "rows": 3}))
+    assert len(chosen[0]) == 3
+    assert len(select(agreed, with_settings(diversity={"method": "random", "rows": 30}))[0]) == 2
+
+
+def voted(share: float, right: bool, number: int) -> list[Candidate]:
+    """A prompt of ten samples of which `share` agree, on the right answer or on a wrong one."""
+    prompt = ask(f"audit {share} {number}", "7")
+    agreeing, samples = round(10 * share), list[str]()
+    samples += ["7" if right else "8"] * agreeing + [f"other {n}" for n in range(10 - agreeing)]
+    return make_candidates({prompt.id: prompt}, [say(prompt, index, text) for index, text in enumerate(samples)])
+
+
+def audit_samples(shares: dict[float, int], count: int = 100) -> list[Candidate]:
+    """`count` prompts of each share of votes, of which so many have a right majority."""
+    groups = [
+        voted(share, verdict, number)
+        for share, right in shares.items()
+        for number, verdict in enumerate(right_of(count, right))
+    ]
+    return [one for group in sorted(groups, key=lambda group: group[0].prompt.id) for one in group]
+
+
+def test_the_vote_threshold_is_the_smallest_that_is_proved_precise() -> None:
+    assert calibrated_share(audit_samples({0.3: 20, 0.6: 90, 0.9: 100})) == 0.6
+    assert calibrated_share(audit_samples({0.3: 20, 0.6: 60, 0.9: 100})) == 0.9
+    assert calibrated_share(audit_samples({0.3: 100, 0.9: 100})) == 0.3
+    with pytest.raises(UserError, match=r"of 300 audit prompts .* best lower bound of the precision is 0\.\d+"):
+        calibrated_share(audit_samples({0.3: 20, 0.6: 60, 0.9: 80}))
+    with pytest.raises(UserError, match=r"of 5 audit prompts"):
+        calibrated_share(audit_samples({0.9: 5}, 5))
+
+
+def test_a_calibrated_vote_drops_below_its_threshold() -> None:
+    audit = audit_samples({0.3: 20, 0.6: 90, 0.9: 100})
+    candidates = voted(0.5, True, 1000) + voted(0.7, True, 1001)
+    kept, dropped, account = account_of(candidates, with_settings(calibrate_vote=True), audit=audit)
+    assert {one.vote_share for one in kept} == {0.7}
+    assert account.audit is not None
+    assert account.audit["filters"]["vote"]["precision"] > 0.94
+    assert len(dropped) + len(kept) == 20
+
+
+def test_the_audit_says_how_good_each_filter_is_and_that_none_of_it_is_trained_on() -> None:
+    audit = audit_samples({0.2: 10, 0.9: 98})
+    section = with_settings(min_vote_share=0.5, max_length_ratio=4.0)
+    kept, _, account = account_of(voted(0.9, True, 5000), section, audit=audit)
+    told = account.audit
+    assert told is not None
+    assert {one.prompt.text for one in kept} == {"audit 0.9 5000"}
+    assert (told["prompts"], told["samples"]) == (200, 2000)
+    vote = told["filters"]["vote"]
+    assert (vote["given"], vote["kept"], vote["prompts_kept"]) == (2000, 900, 100)
+    assert vote["precision"] == pytest.approx(0.98)
+    assert vote["recall"] == pytest.approx(98 * 9 / (98 * 9 + 10 * 2))
+    assert vote["yield"] == pytest.approx(0.45)
+    assert 0.93 < vote["precision_low"] < 0.98
+    assert told["model_accuracy"] == pytest.approx((98 * 0.9 + 10 * 0.2) / 200)
+    assert told["teaches_errors"] == []
+
+
+def test_a_filter_that_keeps_the_model_s_errors_is_told_on() -> None:
+    """Majorities of this model are wrong more often than its single samples."""
+    audit = audit_samples({0.6: 10, 0.2: 90})
+    _, _, account = account_of(voted(0.6, True, 5000), with_settings(min_vote_share=0.5), audit=audit)
+    assert account.audit is not None
+    assert account.audit["all"]["precision"] == pytest.approx(0.1)
+    assert account.audit["teaches_errors"] == ["vote"]
+    assert account_of(voted(0.6, True, 5000), with_settings(min_vote_share=0.5))[2].audit is None
+
+
+def test_bias_is_nothing_for_like_rows_and_one_for_rows_with_nothing_in_common() -> None:
+    human = attributes(rows(100, 0))
+    assert distances(attributes(rows(100, 1)), human) == {"length": 0.0, "answer": 0.0, "slice": 0.0}
+    other = [
+        row.model_copy(update={"completion": "x" * 500, "tags": {"task": "essay"}, "id": str(n)})
+        for n, row in enumerate(rows(100, 1))
+    ]
+    assert distances(attributes(other), human) == {"length": 1.0, "answer": 1.0, "slice": 1.0}
+    assert distances(attributes([]), human) == {}
+
+
+def test_bias_sees_a_class_that_is_no_longer_answered() -> None:
+    def labels(*answers: str) -> list[TrainingRow]:
+        texts = itertools.cycle(answers)
+        return [row.model_copy(update={"completion": next(texts)}) for row in rows(100, 1)]
+
+    even, one_sided = attributes(labels("yes", "no")), attributes(labels("yes"))
+    assert distances(one_sided, even)["answer"] == pytest.approx(0.558, abs=0.01)
+
+
+def test_prompts_of_any_kind_of_id_are_all_there() -> None:
+    odd = Prompt(id="not-hex", text="odd", verifier="exact", reference={"answer": "1"})
+    candidates = make_candidates({"not-hex": odd}, [say(odd, 0, "1")])
+    assert kept_texts(select(candidates, SelectSection())) == ["1"]

@@ -1,0 +1,194 @@
+"""Judges, rewards, likelihoods and functions as filters: what they say decides, what they do not say is dropped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForSequenceClassification
+
+from components.common.errors import Transient, UserError
+from components.common.recipe import JudgeScorer, SelectSection
+from components.modeling.influence import Influence, perplexities
+from components.modeling.reward import RewardModel
+from components.select.candidates import Candidate
+from components.select.scorers.judge import Judge, parsed_grade
+from tests.doubles.judge_api import JudgeApi
+from tests.unit.selections import account_of, answers, ask, kept_texts, reasons, select
+from tests.unit.tiny import tiny_model
+
+OPEN = SelectSection(verifier=False, max_length_ratio=1000.0, minhash_threshold=1.0)
+
+
+def refuses_odd(prompt: str, answer: str, reference: dict[str, Any]) -> bool:
+    """A verifier of the user's own."""
+    return int(answer) % 2 == 0
+
+
+@pytest.fixture
+def judge() -> Iterator[JudgeApi]:
+    api = JudgeApi(lambda question, answer: answer.split()[-1])
+    yield api
+    api.close()
+
+
+def graded(api: JudgeApi, candidates: list[Candidate], **settings: Any) -> Any:
+    section = JudgeScorer(model="judge-1", **settings)
+    environment = {"RATCHET_JUDGE_URL": api.url, "RATCHET_JUDGE_KEY": "judge-key"}
+    with Judge(section, environment) as one:
+        return select(candidates, OPEN.model_copy(update={"judge": section}), scorers={"judge": one.grades})
+
+
+def test_a_judges_grade_decides_and_goes_with_the_row(judge: JudgeApi) -> None:
+    kept, dropped = graded(judge, answers(ask("poem", "?"), "fine 9", "poor 3", "best 10"), rubric="10: it rhymes")
+    assert {one.text: one.scores["judge"] for one in kept} == {"fine 9": 9.0, "best 10": 10.0}
+    assert [(row.reason, row.detail, row.row["scores"]) for row in dropped] == [
+        ("judge", "grade 3 < 8", {"judge": 3.0})
+    ]
+    assert {"10: it rhymes" in one["messages"][0]["content"] for one in judge.requests} == {True}
+    assert set(judge.keys) == {"Bearer judge-key"}
+
+
+def test_whatever_is_no_grade_is_unscored_and_never_kept(judge: JudgeApi) -> None:
+    """An answer that asks for a grade, a judge that explains itself, numbers out of range."""
+    texts = ["Grade: 10", "x 11", "x -1", "x 9.5", "x ten", "x"]
+    judge.reply = lambda question, answer: answer.removeprefix("x ")
+    assert reasons(graded(judge, answers(ask("poem", "?"), *texts))) == {"unscored": 6}
+    assert [parsed_grade(text) for text in ("7", " 10\n", "0", "", None, "10 ", "7/10", "7\n8")] == [
+        7.0, 10.0, 0.0, None, None, 10.0, None, None,
+    ]  # fmt: skip
+
+
+def test_equal_answers_are_graded_once(judge: JudgeApi) -> None:
+    section = OPEN.model_copy(update={"judge": JudgeScorer(model="m")})
+    with Judge(JudgeScorer(model="m"), {"RATCHET_JUDGE_URL": judge.url}) as one:
+        same = answers(ask("poem", "?"), *["same 9"] * 4)
+        assert one.grades(same) == [9.0] * 4
+    assert len(judge.requests) == 1
+    assert section.judge is not None
+
+
+def test_a_judge_that_fails_for_now_is_asked_again_and_one_that_refuses_is_the_users_to_mend(judge: JudgeApi) -> None:
+    judge.failures = [500, 429]
+    assert kept_texts(graded(judge, answers(ask("poem", "?"), "fine 9"))) == ["fine 9"]
+    judge.failures = [401] * 3
+    with pytest.raises(UserError, match=r"refused model 'judge-1': 401.*RATCHET_JUDGE_KEY"):
+        graded(judge, answers(ask("poem", "?"), "fine 9"))
+
+
+def test_a_judge_that_is_not_there_is_transient_and_one_that_is_not_named_an_error() -> None:
+    with pytest.raises(UserError, match="RATCHET_JUDGE_URL"):
+        Judge(JudgeScorer(model="m"), {})
+    one = Judge(JudgeScorer(model="m"), {"RATCHET_JUDGE_URL": "http://127.0.0.1:9/v1"})
+    one._client = one._client.with_options(max_retries=0)
+    with one, pytest.raises(Transient, match="could not be asked"):
+        one.grades(answers(ask("poem", "?"), "x"))
+
+
+def test_a_function_that_the_recipe_names_must_accept() -> None:
+    section = OPEN.model_copy(update={"verifier_function": f"{__name__}.refuses_odd"})
+    outcome = select(answers(ask("even?", "?"), "2", "3", "4"), section)
+    assert kept_texts(outcome) == ["2", "4"]
+    assert reasons(outcome) == {"function": 1}
+    for name, message in (("no_such_module.f", "install it"), (f"{__name__}.nothing", "has no function 'nothing'")):
+        with pytest.raises(UserError, match=message):
+            select([], OPEN.model_copy(update={"verifier_function": name}))
+
+
+@pytest.mark.parametrize("name", ["os.system; rm", "system", "a.b()", "__import__('os').system"])
+def test_what_is_no_dotted_name_is_no_function(name: str) -> None:
+    with pytest.raises(ValueError, match="pattern"):
+        SelectSection(verifier_function=name)
+
+
+def test_perplexity_bands_are_those_of_the_model(tmp_path: Path) -> None:
+    model, codec = tiny_model()
+    pairs = [("1+1=", "2"), ("1+1=", "2222222"), ("1+1=", "3" * 100)]
+    found = perplexities(model, codec, pairs, 64, 2)
+    assert found[2] is None, "a row that is too long has no perplexity"
+    ids, masked = codec.row_ids("1+1=", "2222222")
+    with torch.inference_mode():
+        logits = model(input_ids=torch.tensor([ids])).logits[0, masked - 1 : -1]
+    direct = torch.nn.functional.cross_entropy(logits, torch.tensor(ids[masked:]))
+    assert found[1] == pytest.approx(math.exp(float(direct)), rel=1e-4)
+
+    def scorer(block: Any) -> list[float | None]:
+        return [{"low": 1.1, "fine": 2.0, "high": 9.0}.get(one.text) for one in block]
+
+    section = SelectSection.model_validate({**OPEN.model_dump(), "likelihood": {"champion": [1.5, 5.0]}})
+    outcome = select(answers(ask("q", "?"), "low", "fine", "high", "no"), section, scorers={"champion": scorer})
+    assert kept_texts(outcome) == ["fine"]
+    assert reasons(outcome) == {"likelihood": 2, "unscored": 1}
+
+
+def save_reward_model(folder: Path, num_labels: int = 1) -> Path:
+    torch.manual_seed(0)
+    _, codec = tiny_model()
+    config = LlamaConfig(
+        vocab_size=len(codec.tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+        num_attention_heads=2, max_position_embeddings=32, num_labels=num_labels,
+    )  # fmt: skip
+    LlamaForSequenceClassification(config).save_pretrained(folder)
+    codec.tokenizer.pad_token = codec.tokenizer.pad_token or codec.tokenizer.eos_token
+    codec.tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_rewards_do_not_depend_on_the_batch_and_too_long_rows_have_none(tmp_path: Path) -> None:
+    model = RewardModel(save_reward_model(tmp_path))
+    pairs = [("1+1=", "2"), ("12+34=", "46"), ("1+1=", "2" * 40), ("5+5=", "10")]
+    together, alone = model.scores(pairs, 4), [model.scores([pair], 1)[0] for pair in pairs]
+    assert together[2] is None
+    assert alone[2] is None
+    for place in (0, 1, 3):
+        assert together[place] == pytest.approx(alone[place], abs=1e-5)
+    assert together[0] != together[1]
+
+
+def test_a_classifier_with_several_outputs_or_a_folder_without_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="2 outputs"):
+        RewardModel(save_reward_model(tmp_path / "two", 2))
+    (tmp_path / "none").mkdir()
+    with pytest.raises(UserError, match="cannot be loaded"):
+        RewardModel(tmp_path / "none")
+
+
+def test_influence_is_the_product_of_the_output_layers_gradients() -> None:
+    """The cheap form against autograd: the same numbers without a backward pass."""
+    model, codec = tiny_model()
+    validation, rows = [("1+1=", "2"), ("2+2=", "4")], [("3+1=", "4"), ("1+2=", "777"), ("9+9=", "18")]
+    cheap = Influence(model, codec, validation, 64, 2).scores(rows)
+    weight = model.get_output_embeddings().weight
+
+    def gradient(pairs: list[tuple[str, str]]) -> torch.Tensor:
+        total, count = torch.zeros(()), 0
+        for pair in pairs:
+            ids, masked = codec.row_ids(*pair)
+            states = model.base_model(input_ids=torch.tensor([ids]))[0][0, masked - 1 : -1].detach()
+            targets = torch.tensor(ids[masked:])
+            total = total + torch.nn.functional.cross_entropy(states @ weight.T, targets, reduction="sum")
+            count += len(targets)
+        return torch.autograd.grad(total / count, weight)[0]
+
+    wanted = gradient(validation)
+    for score, row in zip(cheap, rows, strict=True):
+        assert score == pytest.approx(float((gradient([row]) * wanted).sum()), rel=1e-3, abs=1e-6)
+    assert Influence(model, codec, validation, 16, 2).scores([("1+1=", "2" * 30)]) == [None]
+
+
+def test_rows_against_the_validation_gradient_are_dropped_and_the_others_weighted() -> None:
+    section = SelectSection.model_validate({**OPEN.model_dump(), "influence": {}})
+
+    def scorer(block: Any) -> list[float | None]:
+        return [{"good": 3.0, "fair": 1.0, "bad": -2.0}.get(one.text) for one in block]
+
+    kept, dropped, account = account_of(
+        answers(ask("q", "?"), "good", "bad", "fair", "long"), section, scorers={"influence": scorer}
+    )
+    assert {one.text: one.weight for one in kept} == {"good": 3.0, "fair": 1.0}
+    assert {row.reason: row.row["text"] for row in dropped} == {"influence": "bad", "unscored": "long"}
+    assert account.filters["influence"] == {"given": 4, "kept": 2}
