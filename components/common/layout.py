@@ -99,6 +99,16 @@ def progress_key(step: str, key: str, *names: str) -> str:
     return progress_prefix(step, key) + "/".join(map(part, names))
 
 
+def replay_key(sha256: str) -> str:
+    """What an endpoint answered to the request with this digest: `replay/ab/abcdef….json`."""
+    return f"replay/{object_key(sha256).removeprefix('objects/')}.json"
+
+
+def vault_key(sha256: str) -> str:
+    """Which model a vault of prompts (the SHA-256 of its rows) was opened for: written once, before it is read."""
+    return f"vault/{object_key(sha256).removeprefix('objects/')}.json"
+
+
 def probe_key() -> str:
     """The one object by which a store is tried out."""
     return "probe/write-once.json"

@@ -17,7 +17,7 @@ from components.common.errors import Corrupt
 
 MAX_LINE_BYTES = 4 * 1024 * 1024
 
-Split = Literal["train", "heldout", "unlabelled", "validation", "test", "retention"]
+Split = Literal["train", "heldout", "unlabelled", "validation", "test", "vault", "audit", "retention"]
 
 
 class Row(BaseModel):
@@ -94,7 +94,38 @@ class Result(Row):
     """Extra samples drawn for pass@k."""
     num_correct: int = 0
     """How many of those samples were right."""
+    label: str = ""
+    """The right class of a row that people brought as text and label; empty for other rows."""
+    predicted: str = ""
+    """The class that the model finds most likely; empty where it was not asked for."""
+    numeric: bool = False
+    """Right is a number: the verifier is `numeric`."""
+    error: float | None = None
+    """Answer minus reference of a numeric row; None if the answer holds no number (or one beyond 1e100)."""
     tags: dict[str, str] = Field(default_factory=dict)
+
+
+class TextResult(Row):
+    """How well a model predicts one text that people wrote: its completion, token by token, after the true ones."""
+
+    id: str
+    split: Literal["retention", "heldout"]
+    loss: float
+    """Nats per token."""
+    num_tokens: int
+    num_right: int
+    """Tokens that the model finds more likely than any other."""
+    tags: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def token_accuracy(self) -> float:
+        """Share of right tokens: a score in [0, 1] that can be paired."""
+        return self.num_right / self.num_tokens
+
+    @property
+    def correct(self) -> bool:
+        """Every token is right: greedy decoding would say this very text and end."""
+        return self.num_right == self.num_tokens
 
 
 R = TypeVar("R", bound=BaseModel)

@@ -1,20 +1,22 @@
-"""Measure a candidate on held-out data: accuracy, pass@k, perplexity, per slice."""
+"""Measure a candidate, and the champion on the same prompts: accuracy, pass@k, likelihood, diversity, per slice."""
 
 from __future__ import annotations
 
-import statistics as stats
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from components.common.context import Context
-from components.common.receipts import Receipt, commit_once, fetch, fetch_folder
-from components.common.records import Prompt, Result, Sample, TrainingRow, derived_seed, read_rows, write_rows
+from components.common.receipts import Receipt, commit_once, fetch, read_receipt
+from components.common.records import Result, Sample, TextResult, read_rows, write_rows
 from components.common.state import Campaign, load_campaign
-from components.common.statistics import pass_at_k
-from components.common.verifiers import verify
+from components.evaluate.collapse import Measured, alarms, collapse_measures, diversity
+from components.evaluate.harness import digest_of_folder, folder_of
+from components.evaluate.measure import Account, Questions, conditions, measure, measurement_key, read_questions
+from components.evaluate.scores import answer_shape, intervals, scores_of, text_scores
 
 
 @dataclass(frozen=True)
@@ -27,139 +29,140 @@ class EvaluateInputs:
     """Receipt of the train step."""
 
 
-def run(inputs: EvaluateInputs, context: Context) -> Receipt:
-    """Write `results.jsonl`, one row per validation and test prompt.
+@dataclass(frozen=True)
+class Compared:
+    """What a candidate of round 1 or later is held against."""
 
-    The champion was measured by the same code, prompts, batch size and seeds when it was the candidate; its results
-    are in its own receipt, so both are compared prompt by prompt without measuring it twice.
+    champion: Receipt
+    """Of train."""
+    champion_evaluation: Receipt
+    first: Receipt | None
+    """Of train: round 0's model; None if the history does not reach back to it."""
+    first_evaluation: Receipt
+
+    @property
+    def inputs(self) -> dict[str, Receipt]:
+        """As inputs of a receipt."""
+        return {
+            "champion": self.champion, "champion_evaluation": self.champion_evaluation,
+            "first_evaluation": self.first_evaluation,
+        }  # fmt: skip
+
+
+def run(inputs: EvaluateInputs, context: Context) -> Receipt:
+    """Write `results.jsonl` (one row per validation and test prompt), `retention.jsonl` (one per human text) and, with
+    pass@k, `samples.jsonl`; from round 1 on the same of the champion below `champion/`.
+
+    Champion and candidate are measured by one process: same prompts, engine, batch size and seeds. The champion's own
+    receipt is used in its place if it is provably of the same work: equal weights, prompts, code, settings, seed,
+    libraries and device. Raises UserError if lm-eval's tasks cannot be used.
     """
     campaign = load_campaign(context, inputs.state)
     recipe = campaign.recipe
-
-    def work(folder: Path) -> dict[str, Any]:
-        results, measures = _measure(context, campaign, fetch_folder(context, inputs.candidate, "model"))
-        write_rows(folder / "results.jsonl", results)
-        return {"round": campaign.next_round, **_scores(results, recipe.evaluate.pass_k), **measures}
-
+    compared = _compared(context, campaign)
+    settings = campaign.config(
+        section=recipe.evaluate, max_new_tokens=recipe.generate.max_new_tokens, top_k=recipe.generate.top_k,
+        system_prompt=recipe.model.system_prompt, max_length=recipe.train.max_length,
+        harness=digest_of_folder(folder_of(recipe.evaluate.harness, context)) if recipe.evaluate.harness else None,
+    )  # fmt: skip
     return commit_once(
         context,
         campaign.task("evaluate"),
         "evaluate",
-        config=campaign.config(
-            section=recipe.evaluate,
-            max_new_tokens=recipe.generate.max_new_tokens,
-            round=campaign.next_round,
-            top_k=recipe.generate.top_k,
-            system_prompt=recipe.model.system_prompt,
-        ),
-        inputs={"prepare": campaign.prepared, "candidate": inputs.candidate},
+        config={**settings, "round": campaign.next_round},
+        inputs={
+            "prepare": campaign.prepared, "candidate": inputs.candidate, **(compared.inputs if compared else {}),
+        },
         seed=recipe.seed,
-        work=work,
-    )
-
-
-def _measure(context: Context, campaign: Campaign, model_folder: Path) -> tuple[list[Result], dict[str, Any]]:
-    import torch
-
-    from components.modeling.answers import load_for_answers, sample_all
-    from components.modeling.engine import Sampling
-
-    torch.set_num_threads(context.threads)
-    recipe = campaign.recipe
-    model, codec = load_for_answers(model_folder, recipe.model.system_prompt)
-    splits = {
-        split: list(read_rows(fetch(context, campaign.prepared, f"splits/{split}.jsonl"), Prompt))
-        for split in ("validation", "test")
-    }
-    prompts = [prompt for rows in splits.values() for prompt in rows]
-    greedy = Sampling(0.0, 0, 1.0, recipe.generate.max_new_tokens, recipe.evaluate.batch_size)
-    answers = sample_all(context, model, codec, prompts, [[0]] * len(prompts), greedy)
-    extra: dict[str, list[Sample]] = defaultdict(list)
-    if recipe.evaluate.pass_k:
-        drawn = Sampling(
-            recipe.evaluate.temperature,
-            recipe.generate.top_k,
-            1.0,
-            recipe.generate.max_new_tokens,
-            recipe.evaluate.batch_size,
-        )
-        # The seeds do not depend on the round: every model is asked with the same dice.
-        seeds = [
-            [derived_seed(recipe.seed, "pass", prompt.id, index) for index in range(recipe.evaluate.pass_k)]
-            for prompt in splits["test"]
-        ]
-        for item in sample_all(context, model, codec, splits["test"], seeds, drawn):
-            extra[item.prompt_id].append(item)
-    names = ["validation"] * len(splits["validation"]) + ["test"] * len(splits["test"])
-    begun = context.clock()
-    results = [
-        _result(prompt, split, answer, extra.get(prompt.id, []) if split == "test" else [])
-        for prompt, split, answer in zip(prompts, names, answers, strict=True)
-    ]
-    context.charge("compute_seconds", context.clock() - begun)
-    samples = [*answers, *(item for items in extra.values() for item in items)]
-    return results, {
-        "perplexity": _perplexity(context, campaign, model, codec), "tokens": sum(item.num_tokens for item in samples),
-        "finished_share": sum(item.finished for item in answers) / len(answers),
-        "mean_answer_tokens": stats.fmean(item.num_tokens for item in answers),
-        "distinct_share": len({item.text for item in answers}) / len(answers),
-    }  # fmt: skip
-
-
-def _result(prompt: Prompt, split: Any, answer: Sample, extra: Sequence[Sample]) -> Result:
-    return Result(
-        prompt_id=prompt.id, split=split, correct=verify(prompt, answer.text), text=answer.text,
-        finished=answer.finished, num_tokens=answer.num_tokens, num_samples=len(extra),
-        num_correct=sum(verify(prompt, item.text) for item in extra), tags=prompt.tags,
+        work=lambda folder: _evaluate(context, campaign, inputs.candidate, compared, settings, folder),
     )  # fmt: skip
 
 
-def _scores(results: Sequence[Result], pass_k: int) -> dict[str, Any]:
-    by_split = {split: [row for row in results if row.split == split] for split in ("validation", "test")}
-    drawn = [row for row in by_split["test"] if row.num_samples]
-    return {
-        "validation_accuracy": _accuracy(by_split["validation"]),
-        "test_accuracy": _accuracy(by_split["test"]),
-        "slices": _slices(by_split["validation"]),
-        "test_slices": _slices(by_split["test"]),
-        "pass_k": pass_k,
-        "pass_at_k": stats.fmean(pass_at_k(row.num_samples, row.num_correct, pass_k) for row in drawn)
-        if drawn
-        else None,
-    }
-
-
-def _accuracy(rows: Sequence[Result]) -> float:
-    return sum(row.correct for row in rows) / len(rows)
-
-
-def _slices(rows: Sequence[Result]) -> dict[str, dict[str, float]]:
-    slices: dict[str, list[Result]] = defaultdict(list)
-    for row in rows:
-        for tag, value in row.tags.items():
-            slices[f"{tag}={value}"].append(row)
-    return {name: {"accuracy": _accuracy(own), "n": len(own)} for name, own in sorted(slices.items())}
-
-
-def _perplexity(context: Context, campaign: Campaign, model: Any, codec: Any) -> float | None:
-    """Perplexity per token on human text: the retention split, else held-out rows."""
-    import math
-
-    from components.modeling.likelihood import CompletionLoss, EncodedRow, mean_loss
-
-    rows: list[TrainingRow] = []
-    for split in ("retention", "heldout"):
-        rows = list(read_rows(fetch(context, campaign.prepared, f"splits/{split}.jsonl"), TrainingRow))
-        if rows:
-            break
-    rows = rows[: campaign.recipe.evaluate.max_perplexity_rows]
-    if not rows:
+def _compared(context: Context, campaign: Campaign) -> Compared | None:
+    state = campaign.state
+    if campaign.next_round == 0 or not state.champion:
         return None
-    begun = context.clock()
-    limit = campaign.recipe.train.max_length
-    encoded = [
-        EncodedRow(ids[:limit], masked) for ids, masked in (codec.row_ids(row.prompt, row.completion) for row in rows)
-    ]
-    loss = mean_loss(CompletionLoss(model), encoded, codec.pad_id, 32)
-    context.charge("compute_seconds", context.clock() - begun)
-    return math.exp(min(loss, 50.0))
+    first = next((record.receipts.get("train", "") for record in state.history if record.round == 0), "")
+    return Compared(
+        read_receipt(context, state.champion), read_receipt(context, state.champion_evaluation),
+        read_receipt(context, first) if first else None, read_receipt(context, state.first_evaluation),
+    )  # fmt: skip
+
+
+def _evaluate(
+    context: Context, campaign: Campaign, candidate: Receipt, compared: Compared | None, settings: dict[str, Any],
+    folder: Path,
+) -> dict[str, Any]:  # fmt: skip
+    under = conditions(context, campaign, settings)
+    questions = read_questions(context, campaign)
+    now, account = measure(context, campaign, candidate, questions, harness=True)
+    _write(folder, now)
+    summary = _summary(campaign, now, account)
+    summary["measurement"] = {"candidate": measurement_key(candidate, under), "champion": None, "champion_reused": None}
+    summary |= {"champion": None, "collapse": {}, "blocks": [], "warnings": []}
+    if compared is None:
+        return summary
+    asked = (context, campaign, questions, under)
+    champion, reused = _measured(*asked, compared.champion, compared.champion_evaluation)
+    (folder / "champion").mkdir()
+    _write(folder / "champion", champion)
+    first = champion
+    if compared.first_evaluation.ref != compared.champion_evaluation.ref:
+        first, _ = _measured(*asked, compared.first, compared.first_evaluation)
+    collapse = collapse_measures(first, now, campaign.recipe.evaluate.diversity_rows)
+    blocks, warnings = alarms(collapse)
+    for alarm in (*blocks, *warnings):
+        context.progress.note(f"collapse {'block' if alarm in blocks else 'warning'}: {alarm['why']}")
+    summary["measurement"] |= {"champion": measurement_key(compared.champion, under), "champion_reused": reused}
+    return {
+        **summary, "champion": _headline(campaign, champion), "collapse": collapse, "blocks": blocks,
+        "warnings": warnings,
+    }  # fmt: skip
+
+
+def _measured(
+    context: Context, campaign: Campaign, questions: Questions, under: dict[str, Any], train: Receipt | None,
+    receipt: Receipt,
+) -> tuple[Measured, bool]:  # fmt: skip
+    """Results of an earlier model, and whether its own receipt gave them: the same work is not done twice. They come
+    from there too if the model is not known (`train` is None)."""
+    if train is None or receipt.summary.get("measurement", {}).get("candidate") == measurement_key(train, under):
+        return _stored(context, receipt), True
+    context.progress.note(f"{receipt.ref} is of other code, settings or libraries: its model is measured anew")
+    return measure(context, campaign, train, questions, harness=False)[0], False
+
+
+def _stored(context: Context, receipt: Receipt) -> Measured:
+    def rows(name: str, kind: type[Any]) -> list[Any]:
+        return list(read_rows(fetch(context, receipt, name), kind)) if name in receipt.objects else []
+
+    return Measured(rows("results.jsonl", Result), rows("retention.jsonl", TextResult), rows("samples.jsonl", Sample))
+
+
+def _write(folder: Path, measured: Measured) -> None:
+    files: dict[str, Iterable[BaseModel]] = {"results.jsonl": measured.results, "retention.jsonl": measured.texts}
+    if measured.samples:
+        files["samples.jsonl"] = measured.samples
+    for name, rows in files.items():
+        write_rows(folder / name, rows)
+
+
+def _summary(campaign: Campaign, measured: Measured, account: Account) -> dict[str, Any]:
+    scores = scores_of(measured.results, campaign.recipe.evaluate.pass_k)
+    texts = text_scores(measured.texts)
+    return {
+        "round": campaign.next_round, **scores, **answer_shape(measured.results), "tokens": account.tokens,
+        "perplexity": texts["perplexity"] if texts else None,
+        "intervals": intervals(measured.results, scores, texts), "retention": texts,
+        "generation_verification": account.generation_verification,
+        "diversity": diversity(measured, campaign.recipe.evaluate.diversity_rows),
+        "harness": account.harness, "skipped": account.skipped,
+    }  # fmt: skip
+
+
+def _headline(campaign: Campaign, measured: Measured) -> dict[str, Any]:
+    """The champion's numbers that a person compares."""
+    scores = scores_of(measured.results, campaign.recipe.evaluate.pass_k)
+    texts = text_scores(measured.texts)
+    kept = {name: scores[name] for name in ("validation_accuracy", "test_accuracy", "pass_at_k")}
+    return {**kept, "perplexity": texts["perplexity"] if texts else None, **answer_shape(measured.results)}

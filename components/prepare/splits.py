@@ -19,10 +19,15 @@ from components.prepare.examples import Example
 
 Target = Split | Literal["auto"]
 
-CLAIM_ORDER: tuple[Split, ...] = ("test", "validation", "retention", "heldout", "train", "unlabelled")
+CLAIM_ORDER: tuple[Split, ...] = ("vault", "test", "validation", "audit", "retention", "heldout", "train", "unlabelled")
 """A prompt that sources put into several splits stays in the first of these."""
-_JUDGED: tuple[Split, ...] = ("test", "validation", "unlabelled")
-_DROP_REASON = {"test": "in_evaluation", "validation": "in_evaluation"}
+_JUDGED: tuple[Split, ...] = ("vault", "test", "validation", "audit", "unlabelled")
+_DROP_REASON = {
+    "vault": "in_evaluation",
+    "test": "in_evaluation",
+    "validation": "in_evaluation",
+    "audit": "in_evaluation",
+}
 
 
 @dataclass
@@ -35,6 +40,8 @@ class Splits:
     unlabelled: list[Prompt] = field(default_factory=list)
     validation: list[Prompt] = field(default_factory=list)
     test: list[Prompt] = field(default_factory=list)
+    vault: list[Prompt] = field(default_factory=list)
+    audit: list[Prompt] = field(default_factory=list)
     rejected: list[Dropped] = field(default_factory=list)
 
     @property

@@ -49,10 +49,12 @@ def _ladder_examples(source: TaskSource, ladder: Ladder, seed: int) -> Iterator[
     climb = range(ladder.climb[0], ladder.climb[1] + 1)
     judged = range(ladder.labelled[1], ladder.climb[1] + 1)
     wanted: list[tuple[Split, dict[int, int]]] = [
+        ("vault", _spread(source.vault, judged)),
         ("test", _spread(source.test, judged)),
         ("validation", _spread(source.validation, judged)),
         ("heldout", _spread(source.heldout, labelled)),
         ("train", _spread(source.labelled, labelled)),
+        ("audit", dict.fromkeys(climb, source.audit)),
         ("unlabelled", dict.fromkeys(climb, source.unlabelled)),
     ]
     for length in range(labelled.start, climb.stop):
@@ -60,7 +62,7 @@ def _ladder_examples(source: TaskSource, ladder: Ladder, seed: int) -> Iterator[
         puzzles = _distinct(space, derived_seed("task", seed, source.task, length))
         for split, counts in wanted:
             count = counts.get(length, 0)
-            if split in ("test", "validation", "heldout"):
+            if split in ("vault", "test", "validation", "heldout"):
                 # Short lengths have few problems (ten strings of one digit): most are for training.
                 count = min(count, max(1, space // 10))
             for _ in range(count):
@@ -122,10 +124,12 @@ def _builtin_example(task: str, length: int, number: int) -> Example:
 
 def _gym_examples(source: TaskSource, seed: int) -> Iterator[Assigned | Dropped]:
     splits: list[tuple[Split, int]] = [
+        ("vault", source.vault),
         ("test", source.test),
         ("validation", source.validation),
         ("heldout", source.heldout),
         ("train", source.labelled),
+        ("audit", source.audit),
         ("unlabelled", source.unlabelled),
     ]
     total = sum(count for _, count in splits)

@@ -4,7 +4,7 @@ from kfp import dsl
 from kfp.dsl import Markdown, Model, Output
 
 
-@dsl.component(base_image="ratchet/cpu:dev", install_kfp_package=False)
+@dsl.component(base_image="ratchet/generate:dev", install_kfp_package=False)
 def publish(state: str, model: Output[Model], card: Output[Markdown]):
     """Publish the best model as an immutable prefix with its model card."""
     from components.common.shell import run_step, save_text

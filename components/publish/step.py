@@ -13,6 +13,7 @@ from components.common.context import Context
 from components.common.errors import UserError
 from components.common.receipts import Receipt, commit_once, fetch_folder, read_receipt
 from components.common.state import Campaign, RoundRecord, load_campaign
+from components.publish.vault import open_vault, vault_sha256
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ def run(inputs: PublishInputs, context: Context) -> Receipt:
 
     The prefix ends in a slash and holds only what a server of models needs (safetensors, config, tokenizer, chat
     template), a model card and the metrics. The version names round and digest, so it never changes its meaning.
-    Raises UserError if the campaign has no champion.
+    If the data has a vault, it is opened for this model, unless it was opened for another before: the summary and the
+    card say which. Raises UserError if the campaign has no champion.
     """
     campaign = load_campaign(context, inputs.state)
     if not campaign.state.champion:
@@ -47,6 +49,7 @@ def run(inputs: PublishInputs, context: Context) -> Receipt:
             "champion_round": campaign.state.champion_round, "target_met": campaign.state.stop == "target",
             "validation_accuracy": measured.summary["validation_accuracy"],
             "test_accuracy": measured.summary["test_accuracy"],
+            "vault": open_vault(context, campaign, champion),
         }  # fmt: skip
         (folder / "metrics.json").write_text(json.dumps(measured.summary, indent=2, sort_keys=True) + "\n")
         (folder / "README.md").write_text(model_card(campaign, champion, summary), encoding="utf-8")
@@ -56,7 +59,7 @@ def run(inputs: PublishInputs, context: Context) -> Receipt:
         context,
         campaign.task("publish").model_copy(update={"name": "publish", "round": campaign.state.round}),
         "publish",
-        config={"name": name},
+        config={"name": name, "vault": vault_sha256(campaign.prepared)},
         inputs={"state": campaign.state_receipt, "champion": champion, "evaluation": measured},
         seed=campaign.recipe.seed,
         work=work,
@@ -75,7 +78,7 @@ def model_card(campaign: Campaign, champion: Receipt, summary: dict[str, Any]) -
     goal = f"{recipe.decide.goal.threshold:.3f}" + (
         f" on {recipe.decide.goal.slice}" if recipe.decide.goal.slice else ""
     )
-    met = "met" if summary["target_met"] else "not met"
+    met, vault = "met" if summary["target_met"] else "not met", _vault_row(summary["vault"])
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation
@@ -90,7 +93,7 @@ Made by campaign `{state.run_id}` from base model `{recipe.model.source}`. This 
 |---|---|
 | validation accuracy | {summary["validation_accuracy"]:.4f} |
 | test accuracy | {summary["test_accuracy"]:.4f} |
-| goal ({goal}) | {best.accuracy:.4f} [{best.interval[0]:.4f}, {best.interval[1]:.4f}], {met} |
+{vault}| goal ({goal}) | {best.accuracy:.4f} [{best.interval[0]:.4f}, {best.interval[1]:.4f}], {met} |
 
 ## Rounds
 
@@ -107,6 +110,16 @@ filters had not accepted. Training receipt `{champion.ref}`, digest `{champion.d
 
 Measured on the recipe's own held-out splits only. Accuracy elsewhere is unknown.
 """
+
+
+def _vault_row(vault: dict[str, Any] | None) -> str:
+    """A line of the card's table; none if the data has no vault."""
+    if vault is None:
+        return ""
+    if "refused" in vault:
+        return f"| vault accuracy | not measured: {vault['refused']} |\n"
+    bounds = f"[{vault['low']:.4f}, {vault['high']:.4f}]"
+    return f"| vault accuracy (opened once, n = {vault['n']}) | {vault['accuracy']:.4f} {bounds} |\n"
 
 
 def _row(record: RoundRecord) -> str:

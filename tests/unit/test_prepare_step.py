@@ -53,7 +53,8 @@ def with_file(path: Path, **settings: Any) -> dict[str, Any]:
 def test_a_new_campaign_has_recipe_state_base_and_splits(context: Context) -> None:
     receipt = prepare(context)
     counts = receipt.summary["counts"]
-    assert counts == {"heldout": 7, "retention": 0, "test": 12, "train": 39, "unlabelled": 20, "validation": 12}
+    evaluated = {"validation": 12, "test": 12, "vault": 0, "audit": 0, "retention": 0}
+    assert counts == {"heldout": 7, "train": 39, "unlabelled": 20, **evaluated}
     for name, kind in (
         ("train", TrainingRow),
         ("heldout", TrainingRow),

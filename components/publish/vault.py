@@ -1,0 +1,78 @@
+"""The vault: prompts that no round has seen, asked once, of the model that is published.
+
+A number stays honest as long as nothing was chosen by it. So the store records which model a vault was opened for, and
+before it is read; a second opening is refused unless it is for that very model.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import Any
+
+from components.common import layout
+from components.common.context import Context
+from components.common.errors import Corrupt
+from components.common.receipts import Receipt, fetch, fetch_folder
+from components.common.records import Prompt, canonical_json, digest_of, read_rows
+from components.common.state import Campaign
+from components.common.statistics import wilson_interval
+from components.common.verifiers import verify
+
+
+def vault_sha256(prepared: Receipt) -> str:
+    """Identity of a campaign's vault; empty if its data has none."""
+    ref = prepared.objects.get("splits/vault.jsonl")
+    return ref.sha256 if ref is not None and ref.size else ""
+
+
+def open_vault(context: Context, campaign: Campaign, champion: Receipt) -> dict[str, Any] | None:
+    """Greedy accuracy of the champion on the vault: {"n", "accuracy", "low", "high"} (95 %, Wilson).
+
+    {"refused": why} if it was opened for another model before; None without a vault. Raises Corrupt if the record of
+    the opening is none.
+    """
+    sha256 = vault_sha256(campaign.prepared)
+    if not sha256:
+        return None
+    model = digest_of({name: ref.sha256 for name, ref in champion.objects.items() if name.startswith("model/")})
+    opening = {"model": model, "champion": champion.ref, "run_id": campaign.state.run_id}
+    earlier = _record(context, layout.vault_key(sha256), opening)
+    if earlier["model"] != model:
+        return {
+            "refused": f"it was opened before, for {earlier['champion']} of run {earlier['run_id']}; a model that came "
+            "later needs a new vault"
+        }
+    prompts = list(read_rows(fetch(context, campaign.prepared, "splits/vault.jsonl"), Prompt))
+    rights = _rights(context, campaign, champion, prompts)
+    low, high = wilson_interval(sum(rights), len(rights))
+    return {"n": len(rights), "accuracy": sum(rights) / len(rights), "low": low, "high": high}
+
+
+def _record(context: Context, key: str, opening: dict[str, Any]) -> dict[str, Any]:
+    """The first opening, which is this one if there was none."""
+    if context.store.put_bytes(key, canonical_json(opening), if_absent=True):
+        return opening
+    try:
+        earlier = json.loads(context.store.get_bytes(key))
+        return {name: str(earlier[name]) for name in opening}
+    except (ValueError, KeyError, TypeError):
+        raise Corrupt(f"{context.store.root}/{key} is not the record of an opened vault") from None
+
+
+def _rights(context: Context, campaign: Campaign, champion: Receipt, prompts: list[Prompt]) -> list[bool]:
+    import torch
+
+    from components.modeling.answers import load_for_answers, sample_all
+    from components.modeling.engine import Sampling
+
+    torch.set_num_threads(context.threads)
+    recipe = campaign.recipe
+    greedy = Sampling(0.0, 0, 1.0, recipe.generate.max_new_tokens, recipe.evaluate.batch_size)
+    folder = fetch_folder(context, champion, "model")
+    try:
+        model, codec = load_for_answers(folder, recipe.model.system_prompt)
+        answers = sample_all(context, model, codec, prompts, [[0]] * len(prompts), greedy)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return [verify(prompt, answer.text) for prompt, answer in zip(prompts, answers, strict=True)]

@@ -1,0 +1,72 @@
+"""Campaigns of tiny real models for tests of evaluate and publish: real checkpoints and receipts, nothing trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from components.common.context import Context
+from components.common.receipts import Receipt, Task, commit_once, receipt_uri
+from components.common.recipe import Recipe
+from components.common.records import Prompt, Result, TrainingRow, canonical_json, prompt_id
+from components.common.state import RoundRecord, State
+from components.evaluate.step import EvaluateInputs, run
+from tests.unit.crafted import PLAN, store
+from tests.unit.tiny import save_tiny
+
+DIGITS = "0123456789"
+
+
+def question(number: int, **tags: str) -> Prompt:
+    """`17=`, to be answered 1: judged by exact match."""
+    text = f"{number:02d}="
+    return Prompt(id=prompt_id(text), text=text, verifier="exact", reference={"answer": text[0]}, tags=tags)
+
+
+def human(number: int) -> TrainingRow:
+    """A text that people wrote."""
+    return TrainingRow(id=f"row-{number}", prompt="", completion=f"{number}+{number}", source="human", round=0)
+
+
+def begun(context: Context, recipe: Recipe, **splits: Sequence[Prompt] | Sequence[TrainingRow]) -> Receipt:
+    """The start of a campaign with these splits; those not given are empty."""
+    names = ("train", "heldout", "unlabelled", "validation", "test", "vault", "retention")
+    prepared = store(context, "prepare", {f"splits/{name}.jsonl": splits.get(name, ()) for name in names}, {})
+    state = State(run_id="crafted-run", prepared=prepared.ref, plan=PLAN)
+    files = {
+        "recipe.json": canonical_json(recipe.model_dump(mode="json")),
+        "state.json": canonical_json(state.model_dump(mode="json")),
+    }
+    return store(context, "start", files, {"fresh": True})
+
+
+def model(context: Context, seed: int, **settings: Any) -> Receipt:
+    """A train receipt with random weights."""
+
+    def work(folder: Path) -> dict[str, Any]:
+        save_tiny(folder / "model", seed=seed, hidden_size=16, num_layers=1, intermediate_size=32, **settings)
+        return {"round": seed}
+
+    task = Task(run_id="crafted-run", name="train-crafted", round=0)
+    return commit_once(context, task, "train", config={"weights": seed}, inputs={}, seed=seed, work=work)
+
+
+def evaluate(context: Context, state: Receipt | str, candidate: Receipt) -> Receipt:
+    """The evaluate step itself."""
+    uri = state if isinstance(state, str) else receipt_uri(context, state)
+    return run(EvaluateInputs(uri, candidate), context)
+
+
+def round_zero(train: Receipt, evaluation: Receipt) -> RoundRecord:
+    """The first line of a history."""
+    return RoundRecord(
+        round=0, verdict="first", why="the first", plan=PLAN, accuracy=0.5, interval=(0.4, 0.6), overall=0.5,
+        test_accuracy=0.5, receipts={"train": train.ref, "evaluate": evaluation.ref},
+    )  # fmt: skip
+
+
+def result(number: int, text: str = "1", **changes: Any) -> Result:
+    """A result of the test split."""
+    about = {"prompt_id": f"{number:08d}", "split": "test", "correct": True, "finished": True, "num_tokens": 2}
+    return Result.model_validate({**about, "text": text, **changes})

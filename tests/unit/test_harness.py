@@ -1,0 +1,95 @@
+"""lm-eval's tasks from a local folder: a real run of the real library, offline."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.common.context import Context
+from components.common.errors import UserError
+from components.evaluate.harness import digest_of_folder, read_tasks
+from tests.unit.crafted import decided, recipe_of
+from tests.unit.measuring import begun, evaluate, model, question
+
+TASK = """
+task: parity
+dataset_path: json
+dataset_kwargs: {data_files: {test: data/parity.jsonl}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{question}}"
+doc_to_choice: ["1", "2"]
+doc_to_target: label
+target_delimiter: ""
+metric_list: [{metric: acc}]
+"""
+QUESTIONS = [{"question": f"{number:02d}=", "label": number % 2} for number in range(12)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "tasks"
+    (made / "data").mkdir(parents=True)
+    (made / "parity.yaml").write_text(TASK)
+    (made / "data" / "parity.jsonl").write_text("".join(json.dumps(one) + "\n" for one in QUESTIONS))
+    return made
+
+
+def test_a_local_task_is_run_on_the_candidate_and_its_numbers_are_in_the_receipt(
+    context: Context, folder: Path
+) -> None:
+    harness = {"folder": folder.as_uri(), "tasks": ["parity"]}
+    recipe = recipe_of(generate={"max_new_tokens": 2}, evaluate={"harness": harness})
+    prompts: dict[str, Any] = {"validation": [question(1)], "test": [question(2)]}
+    start, first = begun(context, recipe, **prompts), model(context, 0)
+    receipt = evaluate(context, start, first)
+    found = receipt.summary["harness"]["parity"]
+    assert 0.0 <= found["acc"] <= 1.0
+    assert found["acc"] * len(QUESTIONS) == pytest.approx(round(found["acc"] * len(QUESTIONS)))
+    # A receipt that exists is used again; an edited task is new work.
+    assert evaluate(context, start, first).ref == receipt.ref
+    (folder / "data" / "parity.jsonl").write_text(json.dumps(QUESTIONS[0] | {"label": 1}) + "\n")
+    assert evaluate(context, start, first).ref != receipt.ref
+    state = decided(context, start, champion=first.ref, champion_evaluation=receipt.ref, first_evaluation=receipt.ref)
+    assert evaluate(context, state, model(context, 1)).summary["measurement"]["champion_reused"] is False
+
+
+def test_without_the_setting_it_is_not_run(context: Context) -> None:
+    start = begun(context, recipe_of(generate={"max_new_tokens": 2}), validation=[question(1)], test=[question(2)])
+    assert evaluate(context, start, model(context, 0)).summary["harness"] == {}
+
+
+def refusal(folder: Path, *names: str) -> str:
+    with pytest.raises(UserError) as caught:
+        read_tasks(folder, names or ("parity",))
+    return str(caught.value)
+
+
+def test_tasks_that_would_run_code_or_need_a_network_are_refused(folder: Path) -> None:
+    task = folder / "parity.yaml"
+    assert read_tasks(folder, ["parity"])[0]["dataset_kwargs"]["data_files"] == {
+        "test": str(folder / "data" / "parity.jsonl")
+    }
+    assert "no task 'gsm8k'" in refusal(folder, "gsm8k")
+    assert "parity" in refusal(folder, "gsm8k")
+    for change, said in (
+        (("doc_to_target: label", "doc_to_target: !function evil.target"), "tags that run code are refused"),
+        (("dataset_path: json", "dataset_path: someone/parity"), "without a network"),
+        (("task: parity", "task: parity\ninclude: /etc/passwd"), "without a network"),
+        (("data/parity.jsonl", "../../secret.jsonl"), "which is no file in"),
+        (("dataset_kwargs: {data_files: {test: data/parity.jsonl}}", "dataset_kwargs: {}"), "data_files"),
+    ):
+        task.write_text(TASK.replace(*change))
+        assert said in refusal(folder)
+    task.write_text(TASK)
+    (folder / "again.yml").write_text(TASK)
+    assert "both task 'parity'" in refusal(folder)
+
+
+def test_the_digest_covers_names_and_bytes(folder: Path) -> None:
+    before = digest_of_folder(folder)
+    (folder / "data" / "parity.jsonl").rename(folder / "data" / "other.jsonl")
+    assert digest_of_folder(folder) != before

@@ -1,0 +1,135 @@
+"""Numbers of a model's results, against their definitions and other libraries."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+from sklearn.metrics import f1_score, precision_recall_fscore_support
+
+from components.common.records import Prompt, Sample, TextResult
+from components.common.statistics import pass_at_k
+from components.evaluate.measure import error_of
+from components.evaluate.scores import generation_verification, intervals, scores_of, text_scores
+from tests.unit.measuring import question, result
+
+
+def sampled(number: int, texts: str) -> list[Sample]:
+    return [
+        Sample(prompt_id=question(number).id, index=index, seed=index, text=text, num_tokens=2, finished=True)
+        for index, text in enumerate(texts)
+    ]
+
+
+def test_pass_at_k_is_given_for_every_power_of_two_with_its_interval() -> None:
+    rows = [
+        result(0, split="validation"),
+        *(
+            result(number, num_samples=6, num_correct=number % 7, tags={"kind": "ab"[number % 2]})
+            for number in range(42)
+        ),
+    ]
+    scores = scores_of(rows, 6)
+    assert list(scores["pass_at"]) == ["1", "2", "4", "6"]
+    assert scores["pass_at"]["1"]["value"] == pytest.approx(0.5)
+    expected = sum(pass_at_k(6, right, 2) for right in range(7)) / 7
+    assert scores["pass_at"]["2"]["value"] == pytest.approx(expected)
+    for point in scores["pass_at"].values():
+        assert 0 <= point["low"] < point["value"] < point["high"] <= 1
+        assert point["n"] == 42
+    assert scores["pass_at_k"] == scores["pass_at"]["6"]["value"]
+    slices = scores["test_slices"]
+    both = (slices["kind=a"]["pass_at_k"] + slices["kind=b"]["pass_at_k"]) / 2
+    assert both == pytest.approx(scores["pass_at_k"])
+
+
+def test_slices_have_accuracy_with_interval_ends_and_lengths() -> None:
+    rows = [
+        result(number, split=split, correct=number % 4 > 0, num_tokens=number, tags={"length": str(number % 2)})
+        for split in ("validation", "test")
+        for number in range(40)
+    ]
+    scores = scores_of(rows, 0)
+    one = scores["slices"]["length=1"]
+    assert (one["accuracy"], one["n"], one["mean_answer_tokens"]) == (1.0, 20, 20.0)
+    assert one["high"] == 1.0
+    assert 0.8 < one["low"] < 0.9
+    assert scores["pass_at"] == scores["numeric"] == scores["classification"] == {}
+    low, high = intervals(rows, scores, None)["test_accuracy"]
+    assert low < scores["test_accuracy"] == 0.75 < high
+
+
+def test_macro_f1_and_its_parts_are_those_of_scikit_learn() -> None:
+    draw = random.Random(1)
+    truth = [draw.choice("abc") for _ in range(200)]
+    said = [one if draw.random() < 0.6 else draw.choice("abcd") for one in truth]
+    rows = [
+        result(number, label=right, predicted=guess)
+        for number, (right, guess) in enumerate(zip(truth, said, strict=True))
+    ]
+    found = scores_of([result(999, split="validation"), *rows], 0)["classification"]["test"]
+    assert found["macro_f1"] == pytest.approx(f1_score(truth, said, average="macro", zero_division=0))
+    parts = precision_recall_fscore_support(truth, said, labels=list("abcd"), zero_division=0)
+    for place, label in enumerate("abcd"):
+        mine = found["labels"][label]
+        assert (mine["precision"], mine["recall"], mine["f1"], mine["n"]) == pytest.approx(
+            tuple(part[place] for part in parts)
+        )
+    assert found["low"] < found["accuracy"] < found["high"]
+
+
+def test_numbers_have_a_squared_error_and_what_is_no_number_is_counted() -> None:
+    def asked(answer: str) -> Prompt:
+        return Prompt(id="x", text="?", verifier="numeric", reference={"answer": answer})
+
+    assert error_of(asked("40"), "so the answer is 42") == 2.0
+    assert error_of(asked("0.5"), "50%") == 0.0
+    assert error_of(asked("40"), "I do not know") is None
+    assert error_of(asked("40"), "9" * 300) is None
+    assert error_of(question(10), "42") is None
+    rows = [result(number, numeric=True, error=error) for number, error in enumerate((1.0, -3.0, None, 0.0, 2.0))]
+    found = scores_of([result(9, split="validation"), *rows], 0)["numeric"]
+    assert found.keys() == {"test"}
+    assert (found["test"]["n"], found["test"]["unparsed"]) == (5, 1)
+    assert found["test"]["mse"] == pytest.approx(3.5)
+    assert found["test"]["mae"] == pytest.approx(1.5)
+    assert found["test"]["low"] < 3.5 < found["test"]["high"]
+
+
+def test_the_generation_verification_gap_is_what_agreement_gains_over_one_sample() -> None:
+    prompts = [question(number) for number in (17, 25, 31)]
+    samples = [*sampled(17, "1112"), *sampled(25, "3344"), *sampled(31, "3399")]
+    verdicts = [sample.text == {17: "1", 25: "2", 31: "3"}[number] for number, sample in zip(
+        [17] * 4 + [25] * 4 + [31] * 4, samples, strict=True
+    )]  # fmt: skip
+    found = generation_verification(prompts, samples, verdicts)
+    assert found is not None
+    assert found["sample_accuracy"] == pytest.approx((0.75 + 0 + 0.5) / 3)
+    assert found["majority_accuracy"] == pytest.approx(2 / 3), "of equally frequent answers the first drawn counts"
+    assert found["gap"] == pytest.approx(found["majority_accuracy"] - found["sample_accuracy"])
+    assert found["low"] < found["gap"] < found["high"]
+    assert (found["k"], found["n"]) == (4, 3)
+    assert generation_verification(prompts, [], []) is None
+
+
+def test_perplexity_weighs_tokens_and_its_interval_holds_the_truth_19_times_of_20() -> None:
+    draw = random.Random(3)
+
+    def texts() -> list[TextResult]:
+        return [
+            TextResult(id=str(number), split="retention", loss=draw.gauss(2.0, 0.5), num_tokens=draw.randint(5, 50),
+                       num_right=3)
+            for number in range(60)
+        ]  # fmt: skip
+
+    found = text_scores([
+        TextResult(id="a", split="retention", loss=1.0, num_tokens=1, num_right=1),
+        TextResult(id="b", split="retention", loss=2.0, num_tokens=3, num_right=0),
+    ])  # fmt: skip
+    assert found is not None
+    assert found["perplexity"] == pytest.approx(math.exp(1.75))
+    assert (found["token_accuracy"], found["accuracy"], found["tokens"]) == (0.25, 0.5, 4)
+    held = [one["low"] < math.exp(2.0) < one["high"] for one in (text_scores(texts()) for _ in range(400)) if one]
+    assert 0.92 < sum(held) / len(held) < 0.98
+    assert text_scores([]) is None

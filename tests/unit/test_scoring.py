@@ -1,0 +1,83 @@
+"""Likelihood of given texts, held against a plain forward pass and against what the model itself says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from components.modeling.encoding import Codec
+from components.modeling.engine import Request, Sampling, sample
+from components.modeling.likelihood import EncodedRow
+from components.modeling.scoring import likeliest_labels, score_rows
+from tests.unit.tiny import tiny_model
+
+PROMPTS = ["12=", "(4)=", "9+9=", "120=", "7="]
+
+
+def alone(model: Any, row: EncodedRow) -> tuple[float, int]:
+    """Summed loss and right tokens of one row, by transformers' own forward."""
+    with torch.inference_mode():
+        logits = model(torch.tensor([row.ids]), use_cache=False).logits[0, :-1].float()
+    wanted = torch.tensor(row.ids[1:])
+    losses = torch.nn.functional.cross_entropy(logits, wanted, reduction="none")[row.num_masked - 1 :]
+    right = (logits.argmax(-1) == wanted)[row.num_masked - 1 :]
+    return float(losses.sum()), int(right.sum())
+
+
+@pytest.mark.parametrize("architecture", ["llama-nope", "gpt2", "lstm"])
+@pytest.mark.parametrize("chunk_tokens", [None, 3])
+def test_rows_are_scored_as_by_a_forward_pass_of_each_alone(architecture: str, chunk_tokens: int | None) -> None:
+    model, codec = tiny_model(architecture)
+    rows = [EncodedRow(*codec.row_ids(prompt, prompt[::-1] * (3 - place % 3))) for place, prompt in enumerate(PROMPTS)]
+    done: list[int] = []
+    scores = score_rows(model, rows, codec.pad_id, 2, done.append, chunk_tokens=chunk_tokens)
+    assert done == [2, 2, 1]
+    for row, score in zip(rows, scores, strict=True):
+        loss, right = alone(model, row)
+        assert score.loss == pytest.approx(loss, rel=1e-4)
+        assert (score.num_right, score.num_tokens) == (right, row.num_targets)
+
+
+def test_all_tokens_are_right_exactly_where_greedy_decoding_says_the_text() -> None:
+    model, codec = tiny_model()
+    greedy = Sampling(0.0, 0, 1.0, 6, 8)
+    requests = [Request(tuple(codec.prompt_ids(prompt)), (0,)) for prompt in PROMPTS]
+    rows = []
+    for answer in sample(model, requests, greedy, codec.end_ids, codec.pad_id):
+        ids = [*requests[answer.request].ids, *answer.ids]
+        rows += [EncodedRow(ids, len(requests[answer.request].ids)), EncodedRow([*ids[:-1], (ids[-1] + 1) % 20], 1)]
+    scores = score_rows(model, rows, codec.pad_id, 4)
+    assert [score.num_right == score.num_tokens for score in scores] == [True, False] * len(PROMPTS)
+
+
+def test_the_likeliest_label_has_the_lowest_loss_per_token() -> None:
+    model, codec = tiny_model()
+    labels = ["1", "11", "2040", "98"]
+    chosen = likeliest_labels(model, codec, PROMPTS, labels, 3)
+    for prompt, label in zip(PROMPTS, chosen, strict=True):
+        rows = [EncodedRow(*codec.row_ids(prompt, one)) for one in labels]
+        means = [alone(model, row)[0] / row.num_targets for row in rows]
+        assert label == labels[means.index(min(means))]
+
+
+def test_a_model_that_knows_the_classes_chooses_them() -> None:
+    model, codec = tiny_model(seed=1)
+    labels = {"even": "22", "odd": "1"}
+    rows = [(f"{number}=", labels["odd" if number % 2 else "even"]) for number in range(40)]
+    learn(model, codec, rows[:30])
+    chosen = likeliest_labels(model, codec, [prompt for prompt, _ in rows], sorted(labels.values()), 16)
+    assert sum(one == label for one, (_, label) in zip(chosen, rows, strict=True)) >= 36
+
+
+def learn(model: Any, codec: Codec, rows: list[tuple[str, str]]) -> None:
+    """A few steps of plain gradient descent on the labels."""
+    from components.modeling.likelihood import CompletionLoss, collate
+
+    batch = collate([EncodedRow(*codec.row_ids(*row)) for row in rows], codec.pad_id)
+    loss, optimizer = CompletionLoss(model), torch.optim.AdamW(model.parameters(), lr=5e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss(batch).backward()
+        optimizer.step()
