@@ -56,13 +56,15 @@ class DataSource(Section):
 
     uri: str
     """file://, s3://, hf://datasets/org/name@revision/file, or package://module/file."""
-    split: Literal["auto", "train", "heldout", "unlabelled", "validation", "test", "retention"] = "auto"
+    split: Literal["auto", "train", "heldout", "unlabelled", "validation", "test", "vault", "audit", "retention"] = (
+        "auto"
+    )
     """The split all its rows go to; `auto` divides them by `data.fractions`, by hash of the prompt."""
     limit: Positive | None = None
     """Read at most this many usable rows."""
     prompt_field: str = "prompt"
     completion_field: str = "completion"
-    verifier: Literal["exact", "numeric", "choice", "regex"] = "exact"
+    verifier: Literal["exact", "numeric", "math", "choice", "regex"] = "exact"
     """How answers to these rows' prompts are judged against their completion."""
 
 
@@ -98,6 +100,11 @@ class TaskSource(Section):
     """Prompts without answers for self-training (per length on a ladder)."""
     validation: Positive = 200
     test: Positive = 200
+    vault: Annotated[int, Field(ge=0)] = 0
+    """Prompts that no round sees: `publish` measures the published model on them, once."""
+    audit: Annotated[int, Field(ge=0)] = 0
+    """Prompts whose answers tell how good the filters of `select` are (per climbing length on a ladder); each round
+    answers them too and trains on none of it. 200 and more tell something."""
     ladder: Ladder | None = None
 
     @field_validator("config", mode="after")
@@ -147,9 +154,27 @@ class DataSection(Section):
         return self
 
 
+class Endpoint(Section):
+    """Someone else's model, at an endpoint that speaks OpenAI's API, to answer instead of the champion. Where it is and
+    its key come from the environment: OPENAI_BASE_URL and OPENAI_API_KEY."""
+
+    model: str
+    """The model's name there."""
+    concurrency: Positive = 8
+    """Requests under way at once."""
+    timeout_seconds: Annotated[float, Field(gt=0.0)] = 120.0
+    """How long one request may take."""
+    max_retries: Annotated[int, Field(ge=0)] = 6
+    """After a refusal that may pass (429, 5xx, no connection), with growing pauses, or those the server asks for."""
+
+
 class GenerateSection(Section):
     """Sampling from the champion."""
 
+    engine: Literal["auto", "transformers", "vllm", "openai"] = "auto"
+    """What samples; auto: vllm for larger models where it is installed, else transformers."""
+    endpoint: Endpoint | None = None
+    """For `engine: openai`. top_k is not part of that API and is not sent."""
     prompts_per_round: Positive = 1000
     samples_per_prompt: Positive = 4
     shards: Positive = 2
@@ -167,26 +192,102 @@ class GenerateSection(Section):
     def _shards(self) -> GenerateSection:
         if self.shards > self.prompts_per_round:
             raise ValueError(f"shards ({self.shards}) > prompts_per_round ({self.prompts_per_round}): lower shards")
+        if (self.engine == "openai") != (self.endpoint is not None):
+            raise ValueError("engine: openai and an `endpoint` with its `model` belong together: give both or neither")
         return self
 
 
-class SelectSection(Section):
-    """Which samples may teach, and how they are mixed with human rows."""
+class JudgeScorer(Section):
+    """A language model that grades answers, at an endpoint that speaks OpenAI's API. Where it is and its key come from
+    the environment: RATCHET_JUDGE_URL and RATCHET_JUDGE_KEY."""
 
+    model: str
+    rubric: str = "10: correct, complete and clear. 5: partly right. 0: wrong, empty, or off the question."
+    """What the grades mean; the judge answers with one whole number from 0 to 10 and nothing else."""
+    min_score: Annotated[int, Field(ge=0, le=10)] = 8
+    concurrency: Positive = 8
+    """Requests under way at once."""
+
+
+class RewardScorer(Section):
+    """A reward model: a sequence classifier with one output."""
+
+    source: str
+    """file://dir or s3://bucket/prefix of a checkpoint with safetensors weights and its tokenizer."""
+    min_score: float = 0.0
+    batch_size: Positive = 32
+
+
+class LikelihoodBand(Section):
+    """Perplexity per token within which an answer teaches: [lowest, highest], or none."""
+
+    champion: tuple[float, float] | None = None
+    """Under the model that wrote it."""
+    base: tuple[float, float] | None = None
+    """Under the model the campaign began from."""
+    ratio: tuple[float, float] | None = None
+    """Champion over base: far below 1, the champion has drifted from it."""
+
+
+class DifficultyBand(Section):
+    """Prompts the model sometimes gets right, weighted by p(1-p) of its pass rate p (2504.03380, 2503.14476)."""
+
+    replay: Share = 0.05
+    """Share of the solved prompts (p = 1) that stay, so that they are not forgotten."""
+
+
+class DiversityChoice(Section):
+    """A choice of rows that are unlike each other, over hashed TF-IDF vectors."""
+
+    method: Literal["clusters", "k-centre", "top-score", "random"] = "clusters"
+    """clusters: from each in turn; k-centre: the row farthest from all chosen (1708.00489); top-score: the highest
+    score, else vote share; random: the baseline."""
+    rows: Positive
+    """How many accepted rows stay."""
+    clusters: Positive = 64
+
+
+class InfluenceChoice(Section):
+    """Keep rows whose gradient lowers the loss on held-out human rows, weighted by how much (1803.09050)."""
+
+    validation_rows: Positive = 256
+    """Held-out human rows (never those the gate is judged on)."""
+    batch_size: Positive = 32
+
+
+class SelectSection(Section):
+    """Which samples may teach, and how they are mixed with human rows. Everything that is none or 0 is off."""
+
+    contamination: Literal["exact", "overlap"] = "exact"
+    """How a sample is compared with the evaluation splits: equal prompts alone, or also shared runs of 13 words and
+    near-equal prompts. `overlap` is right for text that people wrote, not for puzzles made from one template."""
     verifier: bool = True
     """Keep only what the prompt's verifier accepts. False: label-free, by agreement alone."""
+    verifier_function: Annotated[str, Field(pattern=r"^([A-Za-z_]\w*(\.[A-Za-z_]\w*)+)?$")] = ""
+    """Dotted name of a Python function (prompt, answer, reference) -> bool that must accept too. It is code of yours
+    that runs in the step: nothing but the recipe can name it."""
+    judge: JudgeScorer | None = None
+    reward: RewardScorer | None = None
     min_vote_share: Share = 0.0
     """Self-consistency: keep a prompt's majority answer if at least this share of its samples agree (2210.11610)."""
+    calibrate_vote: bool = False
+    """Raise that to the smallest share whose majorities are right on the audit split with a lower 95 % bound of 0.9."""
     min_length_ratio: Annotated[float, Field(ge=0.0)] = 0.0
     """Drop answers shorter than this multiple of the median answer length of their slice."""
     max_length_ratio: Annotated[float, Field(gt=0.0)] = 4.0
     require_finished: bool = True
     """Drop answers that were cut off."""
+    likelihood: LikelihoodBand | None = None
+    difficulty: DifficultyBand | None = None
     minhash_threshold: Annotated[float, Field(gt=0.0, le=1.0)] = 0.8
     """Jaccard similarity (5-gram shingles of prompt + answer) from which the later of two rows is a duplicate; at 1
     only equal rows are."""
+    distinct_paths: bool = False
+    """Keep one answer for each list of equations a prompt is solved by (2308.01825)."""
     max_per_prompt: Positive = 10
     """At most this many kept answers per prompt (2312.06585)."""
+    influence: InfluenceChoice | None = None
+    diversity: DiversityChoice | None = None
     human_share: Annotated[float, Field(ge=0.25, le=1.0)] = 0.5
     """Share of drawn rows that are human; never below 0.25 (2502.18049)."""
     newest_share: Share = 0.5
@@ -195,6 +296,12 @@ class SelectSection(Section):
     """Fewer accepted new rows than this fail the round."""
     unsafe_replace: bool = False
     """Drop earlier rounds' samples and human rows. Leads to collapse (2305.17493); for experiments only."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> SelectSection:
+        if self.difficulty is not None and not self.verifier:
+            raise ValueError("difficulty needs `verifier: true`: the pass rate is what the verifier accepts")
+        return self
 
 
 class Stage(Section):
@@ -343,6 +450,18 @@ HOW_TO_TRAIN = (
 """Fields of TrainSection that change how training is carried out and not what comes out."""
 
 
+class Harness(Section):
+    """Tasks of lm-eval (the language model evaluation harness), from files alone."""
+
+    folder: str
+    """file:// or package:// URI of a folder of task YAMLs and their data: `dataset_path` json, csv, parquet or text,
+    `data_files` relative to the folder. Tags that run code (`!function`) are refused."""
+    tasks: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Names of tasks in that folder."""
+    limit: Positive | None = None
+    """Questions of each task; None: all."""
+
+
 class EvaluateSection(Section):
     """How a model is measured; greedy accuracy always, pass@k on demand."""
 
@@ -352,6 +471,11 @@ class EvaluateSection(Section):
     batch_size: Positive = 256
     max_perplexity_rows: Positive = 200
     """Rows of the retention (else held-out) split whose perplexity is measured."""
+    diversity_rows: Positive = 1024
+    """Answers whose diversity is measured: the same prompts, chosen by their ids, for every model. Self-BLEU and Vendi
+    score, which compare every answer with every other, take the first 48 and 256 of them."""
+    harness: Harness | None = None
+    """None: lm-eval is not run."""
 
 
 class Goal(Section):
@@ -381,8 +505,17 @@ class DecideSection(Section):
     """Stop after this many rounds in a row without a promotion."""
     alpha: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
     """False promotions allowed per campaign; each round may spend alpha / max_rounds."""
+    score: Literal["right", "error"] = "right"
+    """What champion and candidate are compared by, prompt by prompt: right or wrong, or the absolute error of numeric
+    answers."""
+    family: str = ""
+    """Tag whose values are families of validation prompts that resemble each other (a template, a topic), so that their
+    results are not independent; empty: every prompt stands alone."""
     max_perplexity_ratio: Annotated[float, Field(ge=1.0)] = 1.10
     """Perplexity on human text against round 0 above which a candidate is refused."""
+    retention_margin: Annotated[float, Field(ge=0.0)] = 0.01
+    """What a candidate may lose on the retention split: its token accuracy minus the champion's must be above minus
+    this with 95 % confidence."""
     budget: Budget = Budget()
 
 

@@ -19,7 +19,7 @@ from components.common.recipe import LoraStructure, Recipe
 
 STATE_STEPS = ("start", "decide")
 """Kinds of receipts that hold a state."""
-StopReason = Literal["target", "patience", "max_rounds", "budget"]
+StopReason = Literal["target", "patience", "max_rounds", "budget", "alarm"]
 Verdict = Literal["first", "promoted", "kept"]
 """first: round 0, the first champion; promoted: the candidate was proved better; kept: the champion stays."""
 
@@ -43,6 +43,25 @@ class Plan(Frozen):
     """Length the next samples are drawn at (ladders); 0 without a ladder."""
     lora: LoraStructure | None = None
     """What is trained beside the frozen base; None: everything is trained."""
+    # Knobs that are as the recipe says until reflection turns them.
+    min_vote_share: float | None = None
+    max_new_tokens: int | None = None
+    neftune_alpha: float | None = None
+
+
+def with_plan(recipe: Recipe, plan: Plan) -> Recipe:
+    """The recipe with those knobs of the plan in it that no step reads from the plan itself."""
+    turned: dict[str, tuple[str, Any]] = {
+        "select": ("min_vote_share", plan.min_vote_share),
+        "generate": ("max_new_tokens", plan.max_new_tokens),
+        "train": ("neftune_alpha", plan.neftune_alpha),
+    }
+    sections = {
+        section: getattr(recipe, section).model_copy(update={field: value})
+        for section, (field, value) in turned.items()
+        if value is not None
+    }
+    return recipe.model_copy(update=sections)
 
 
 def base_plan(recipe: Recipe) -> Plan:
@@ -67,6 +86,12 @@ class Cause(Frozen):
     """Knob and bounded change, `temperature 0.7 → 0.9`; empty if the plan stays."""
     predicted: str = ""
     """What the next round should show if this is right."""
+    turn: str = ""
+    """The turn of a knob that the change is; empty if the plan stays."""
+    measure: str = ""
+    """The number of the round (a key of `RoundRecord.measures`) that the change should move; empty: accuracy alone."""
+    direction: Literal["up", "down", ""] = ""
+    """Which way."""
 
 
 class RoundRecord(Frozen):
@@ -96,6 +121,12 @@ class RoundRecord(Frozen):
     tokens_generated: int = 0
     tokens_trained: int = 0
     causes: tuple[Cause, ...] = ()
+    alarms: tuple[str, ...] = ()
+    """Sentences of all that spoke against the candidate."""
+    blocked: bool = False
+    """An alarm refused the candidate, better or not."""
+    measures: dict[str, float] = Field(default_factory=dict)
+    """What reflection looked at, and what the next round's is compared with."""
     receipts: dict[str, str] = Field(default_factory=dict)
     """`generate-0`, `select`, `train`, `evaluate` → receipt, as `step/key`."""
 
@@ -136,6 +167,9 @@ class Campaign(Frozen):
     start: Receipt
     prepared: Receipt
     recipe: Recipe
+    """As this round is carried out: with the plan's knobs in it."""
+    written: Recipe
+    """As the person wrote it: what the bounds of the plan are relative to."""
 
     @property
     def next_round(self) -> int:
@@ -172,5 +206,8 @@ def load_campaign(context: Context, uri: str) -> Campaign:
     state = State.model_validate_json(fetch(context, receipt, "state.json").read_bytes())
     start = read_receipt(context, state.start) if state.start else receipt
     prepared = read_receipt(context, state.prepared)
-    recipe = Recipe.model_validate_json(fetch(context, start, "recipe.json").read_bytes())
-    return Campaign(state=state, state_receipt=receipt, start=start, prepared=prepared, recipe=recipe)
+    written = Recipe.model_validate_json(fetch(context, start, "recipe.json").read_bytes())
+    return Campaign(
+        state=state, state_receipt=receipt, start=start, prepared=prepared, recipe=with_plan(written, state.plan),
+        written=written,
+    )  # fmt: skip

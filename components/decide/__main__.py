@@ -1,11 +1,18 @@
-"""Keep or refuse the candidate of a round, diagnose, plan the next round or stop. Prints `go` too."""
+"""Keep or refuse the candidate of a round, diagnose, plan the next round or stop. Prints `go` too. `what-if` instead of
+the options judges a finished campaign again under other settings and writes nothing."""
+
+import sys
 
 from components.common.entry import carry_out, parser, receipt_at
 from components.decide.step import inputs_from, run
+from components.decide.what_if import main as what_if
 
 
 def main() -> None:
     """The step from a container, a job or a laptop."""
+    if sys.argv[1:2] == ["what-if"]:
+        what_if(sys.argv[2:])
+        return
     given = parser(
         "decide", __doc__,
         state="receipt of prepare or decide that the round began from",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from components.common.recipe import Goal
 from components.common.state import Plan, RoundRecord, State
 from components.decide.gate import Comparison, Scores
+from components.decide.guards import Alarm
 from components.decide.plan import KNOBS, knob_text
 
 STOPS = {
@@ -14,19 +15,21 @@ STOPS = {
     "budget": "the budget is spent",
     "max_rounds": "the last planned round is done",
     "patience": "too many rounds in a row without a proved gain",
+    "alarm": "two rounds in a row were refused by alarms",
 }
 
 
 def round_card(
     record: RoundRecord, state: State, goal: Goal, *,
-    candidate: Scores, champion: Scores | None, comparison: Comparison | None,
+    candidate: Scores, champion: Scores | None, comparison: Comparison | None, alarms: Sequence[Alarm] = (),
 ) -> str:  # fmt: skip
     """Markdown of one round. `champion` is the model the candidate was compared with, None in round 0; `state` is the
     state after the round, whose plan is the next round's."""
     parts = [
         [f"# Round {record.round}: {record.verdict}", "", f"**{_text(record.why)}**", "", _course(state)],
         _scores(record, goal, candidate, champion),
-        _power(comparison),
+        _gate(comparison),
+        _alarms(alarms),
         _slices(candidate, champion),
         _samples(record),
         _causes(record),
@@ -57,19 +60,18 @@ def _scores(record: RoundRecord, goal: Goal, candidate: Scores, champion: Scores
     return [*lines, "", f"Goal: {goal.threshold:.4f} over {_text(where)}."]
 
 
-def _power(comparison: Comparison | None) -> list[str]:
+def _gate(comparison: Comparison | None) -> list[str]:
     if comparison is None:
         return []
-    if comparison.detectable is None:
-        seen = "no gain could have been shown: give more validation prompts"
-    else:
-        seen = f"a true gain of {100 * comparison.detectable:.1f} points would have been shown four times out of five"
-    return [
-        "## Gate", "",
-        f"{comparison.pairs} prompts in pairs: {comparison.wins} only the candidate got right, {comparison.losses} "
-        f"only the champion. Exact one-sided McNemar p = {comparison.p_value:.3g}, needed at most "
-        f"{comparison.level:.3g}; with these prompts {seen}.",
-    ]  # fmt: skip
+    test = "Exact one-sided McNemar" if comparison.graded is None else "Paired bootstrap over families"
+    power = comparison.power.replace("are enough to show", "would have shown")
+    return ["## Gate", "", f"{test}: {comparison.found}. {power[:1].upper()}{power[1:]}."]
+
+
+def _alarms(alarms: Sequence[Alarm]) -> list[str]:
+    if not alarms:
+        return []
+    return ["## Alarms", "", *(f"- {'**blocks**' if one.blocks else 'warning'}: {_text(one.why)}" for one in alarms)]
 
 
 def _slices(candidate: Scores, champion: Scores | None) -> list[str]:
@@ -107,8 +109,9 @@ def _causes(record: RoundRecord) -> list[str]:
 def _plan(used: Plan, following: Plan) -> list[str]:
     lines = ["## Plan", "", "| knob | this round | next round |", "|---|---|---|"]
     for name in (*KNOBS, "level"):
-        now, then = knob_text(getattr(used, name)), knob_text(getattr(following, name))
-        if (name, now, then) != ("lora", "none", "none"):
+        values = getattr(used, name), getattr(following, name)
+        now, then = (knob_text(name, value) for value in values)
+        if values != (None, None):
             lines.append(f"| {name} | {now} | {f'**{then}**' if then != now else then} |")
     return lines
 

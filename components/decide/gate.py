@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from components.common.errors import Corrupt, UserError
@@ -11,10 +11,14 @@ from components.common.recipe import DecideSection
 from components.common.records import Result
 from components.common.statistics import (
     alpha_per_round,
+    bootstrap_p_value,
+    cluster_standard_error,
+    detectable_mean_gain,
     mcnemar_one_sided,
     minimal_detectable_gain,
     wilson_interval,
 )
+from components.decide.guards import Alarm
 
 
 @dataclass(frozen=True)
@@ -56,28 +60,70 @@ class Scores:
 
 
 @dataclass(frozen=True)
+class Graded:
+    """A comparison that is more than right or wrong prompt by prompt: graded scores, or prompts in families."""
+
+    gain: float
+    """Mean over prompts, candidate minus champion; above 0 is better."""
+    standard_error: float | None
+    """Of the gain, between families; None with a single one."""
+    families: int
+    unit: str
+    """`points` of accuracy (the gain is a share) or `error`."""
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Champion and candidate, prompt by prompt."""
 
     pairs: int
     wins: int
-    """Prompts that only the candidate got right."""
+    """Prompts that only the candidate got right (or where its error is smaller)."""
     losses: int
-    """Prompts that only the champion got right."""
+    """Prompts that only the champion got right (or where its error is smaller)."""
     p_value: float
-    """Exact one-sided McNemar: chance of so many wins if both were equally good."""
+    """One-sided chance of such a gain if both were equal: exact McNemar; for `graded` the clustered bootstrap."""
     level: float
     """What p must not exceed this round: alpha / max_rounds."""
+    graded: Graded | None = None
 
     @property
     def detectable(self) -> float | None:
         """True gain that this many pairs would have shown four times out of five; None if no gain could have."""
+        if self.graded is not None:
+            return detectable_mean_gain(self.graded.standard_error, self.graded.families, self.level)
         return minimal_detectable_gain(self.pairs, (self.wins + self.losses) / self.pairs, self.level)
 
     @property
     def gain(self) -> float:
-        """Accuracy of the candidate minus that of the champion."""
-        return (self.wins - self.losses) / self.pairs
+        """Accuracy (or what is compared) of the candidate minus that of the champion."""
+        return self.graded.gain if self.graded is not None else (self.wins - self.losses) / self.pairs
+
+    @property
+    def found(self) -> str:
+        """The numbers in words."""
+        if self.graded is None or self.graded.unit == "points":
+            counted = f"{self.wins} prompts only the candidate got right, {self.losses} only the champion"
+        else:
+            counted = f"{self.wins} prompts with a smaller error than the champion's, {self.losses} with a larger one"
+        families = f" in {self.graded.families} families" if self.graded is not None else ""
+        return (
+            f"{counted}, of {self.pairs}{families} ({self.in_unit(self.gain, '+')}; p = {self.p_value:.2g}, needed "
+            f"{self.level:.3g})"
+        )
+
+    @property
+    def power(self) -> str:
+        """The power report: the gain these prompts could have shown."""
+        if self.detectable is None:
+            return "these prompts are too few to show any gain four times out of five"
+        return f"these prompts are enough to show a gain of {self.in_unit(self.detectable)} four times out of five"
+
+    def in_unit(self, gain: float, sign: str = "") -> str:
+        """A gain as a person would write it."""
+        if self.graded is None or self.graded.unit == "points":
+            return f"{100 * gain:{sign}.1f} points"
+        return f"{gain:{sign}.4g} less error" if not sign else f"mean absolute error {-gain:+.4g}"
 
 
 @dataclass(frozen=True)
@@ -89,42 +135,80 @@ class Ruling:
 
 
 def compare(champion: Iterable[Result], candidate: Iterable[Result], section: DecideSection) -> Comparison:
-    """Pair the validation results of two models by prompt. Raises Corrupt if a prompt lacks its partner."""
-    before, after = ({row.prompt_id: row.correct for row in rows} for rows in (champion, candidate))
+    """Pair the validation results of two models by prompt.
+
+    Right or wrong, each prompt alone: exact McNemar. With `section.family` or `section.score` "error": bootstrap over
+    families. Raises Corrupt if a prompt lacks its partner, UserError if the recipe names a tag or a score that the
+    results lack.
+    """
+    before, after = ({row.prompt_id: row for row in rows} for rows in (champion, candidate))
     if before.keys() != after.keys() or not before:
         alone = sorted(before.keys() ^ after.keys())
         raise Corrupt(
             f"champion and candidate were measured on different prompts ({len(before)} and {len(after)} validation "
             f"results, {len(alone)} without a partner, for example {alone[:1]})"
         )
-    wins = sum(after[one] and not before[one] for one in before)
-    losses = sum(before[one] and not after[one] for one in before)
-    p_value = mcnemar_one_sided(wins, losses)
-    return Comparison(len(before), wins, losses, p_value, alpha_per_round(section.alpha, section.max_rounds))
+    pairs = [(before[one], after[one]) for one in sorted(before)]
+    level = alpha_per_round(section.alpha, section.max_rounds)
+    if section.score == "right" and not section.family:
+        wins = sum(new.correct and not old.correct for old, new in pairs)
+        losses = sum(old.correct and not new.correct for old, new in pairs)
+        return by_counts(len(pairs), wins, losses, level)
+    gains = [float(new.correct) - float(old.correct) for old, new in pairs]
+    if section.score == "error":
+        gains = _error_gains(pairs)
+    return by_gains(gains, _families(pairs, section.family), level, "error" if section.score == "error" else "points")
 
 
-def judge(comparison: Comparison, perplexity_ratio: float | None, section: DecideSection) -> Ruling:
-    """Promote if the candidate is right significantly more often and has not unlearned human text.
+def by_counts(pairs: int, wins: int, losses: int, level: float) -> Comparison:
+    """Compare by the exact McNemar test."""
+    return Comparison(pairs, wins, losses, mcnemar_one_sided(wins, losses), level)
+
+
+def by_gains(gains: Sequence[float], families: Sequence[str], level: float, unit: str) -> Comparison:
+    """Compare by the clustered paired bootstrap; `gains` are candidate minus champion, prompt by prompt."""
+    graded = Graded(sum(gains) / len(gains), cluster_standard_error(gains, families), len(set(families)), unit)
+    wins, losses = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
+    return Comparison(len(gains), wins, losses, bootstrap_p_value(gains, families, level), level, graded)
+
+
+def judge(comparison: Comparison, alarms: Sequence[Alarm] = ()) -> Ruling:
+    """Promote if the candidate is significantly better and nothing blocks it.
 
     Each of R rounds may spend alpha / R, so a campaign of models that never get better promotes falsely with a chance
-    of at most alpha. `perplexity_ratio` is the candidate's on human text over that of round 0's model, None where it
-    is not measured.
+    of at most alpha: the union bound, which holds however the rounds depend on each other.
     """
-    found = (
-        f"{comparison.wins} prompts only the candidate got right, {comparison.losses} only the champion, of "
-        f"{comparison.pairs} ({100 * comparison.gain:+.1f} points; p = {comparison.p_value:.2g}, needed "
-        f"{comparison.level:.3g})"
-    )
-    if comparison.wins <= comparison.losses:
-        return Ruling(False, f"not better: {found}")
+    if comparison.gain <= 0:
+        return Ruling(False, f"not better: {comparison.found}")
     if comparison.p_value > comparison.level:
-        seen = comparison.detectable
-        power = "too few to show any gain" if seen is None else f"enough to show a gain of {100 * seen:.1f} points"
-        return Ruling(False, f"better, but not proved: {found}; these prompts are {power} four times out of five")
-    if perplexity_ratio is not None and perplexity_ratio > section.max_perplexity_ratio:
-        return Ruling(
-            False,
-            f"collapse guard: perplexity on human text is {perplexity_ratio:.3f} times that of round 0, at most "
-            f"{section.max_perplexity_ratio:.3f} is allowed; {found}",
+        return Ruling(False, f"better, but not proved: {comparison.found}; {comparison.power}")
+    blocks = [alarm for alarm in alarms if alarm.blocks]
+    if blocks:
+        return Ruling(False, f"{'; '.join(block.why for block in blocks)}; {comparison.found}")
+    return Ruling(True, f"proved better: {comparison.found}")
+
+
+def _error_gains(pairs: Sequence[tuple[Result, Result]]) -> list[float]:
+    """How much smaller the candidate's absolute errors are. An answer that is no number counts as the largest error
+    that either model made on any prompt."""
+    known = [abs(row.error) for pair in pairs for row in pair if row.error is not None]
+    if not known:
+        raise UserError("decide.score is `error`, and no validation prompt has a numeric verifier: use score `right`")
+    worst = max(known)
+
+    def off(row: Result) -> float:
+        return worst if row.error is None else abs(row.error)
+
+    return [off(old) - off(new) for old, new in pairs]
+
+
+def _families(pairs: Sequence[tuple[Result, Result]], tag: str) -> list[str]:
+    if not tag:
+        return [old.prompt_id for old, _ in pairs]
+    lacking = sum(tag not in old.tags for old, _ in pairs)
+    if lacking:
+        known = ", ".join(sorted({name for old, _ in pairs for name in old.tags})) or "none"
+        raise UserError(
+            f"decide.family: {lacking} of {len(pairs)} validation prompts have no tag {tag!r} (tags there are: {known})"
         )
-    return Ruling(True, f"proved better: {found}")
+    return [old.tags[tag] for old, _ in pairs]

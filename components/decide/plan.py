@@ -1,7 +1,8 @@
-"""The plan of the next round: bounded turns of a few knobs, and the rung of the ladder."""
+"""The plan of the next round: bounded turns of a few knobs, what became of the last ones, the rung of the ladder."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -12,7 +13,8 @@ from components.decide.gate import Scores
 
 Turn = Literal[
     "learning_rate_down", "learning_rate_up", "steps_up", "steps_down", "temperature_up", "temperature_down",
-    "weight_decay_up", "human_share_up", "samples_up", "structure_up",
+    "weight_decay_up", "human_share_up", "human_share_down", "samples_up", "structure_up", "vote_share_up",
+    "answer_tokens_up", "noise_up",
 ]  # fmt: skip
 """What reflection may ask for. Each is one bounded step of one knob."""
 
@@ -21,8 +23,15 @@ MAX_TURNS = 2
 MIN_CONFIDENCE = 0.5
 """Causes below this are reported and change nothing."""
 TAKEN_BACK = "change_taken_back"
+CONFIRMED = "change_confirmed"
+MOVED, LOSS_MOVED = 0.05, 0.01
+"""Relative change of a measure from which it has moved; of the held-out loss, which is taken over the same rows every
+time."""
 
-KNOBS = ("learning_rate", "steps", "weight_decay", "temperature", "samples_per_prompt", "human_share", "lora")
+KNOBS = (
+    "learning_rate", "steps", "weight_decay", "temperature", "samples_per_prompt", "human_share", "lora",
+    "min_vote_share", "max_new_tokens", "neftune_alpha",
+)  # fmt: skip
 Knob = float | LoraStructure | None
 
 
@@ -35,28 +44,39 @@ class Finding:
     confidence: float
     turn: Turn | None
     predicted: str
+    measure: str = ""
+    """The measure that should move if the change helps; empty: accuracy alone is asked."""
+    direction: Literal["up", "down", ""] = ""
+    otherwise: Turn | None = None
+    """What to turn where `turn` is at its bound or was taken back before."""
 
 
 def next_plan(
-    recipe: Recipe, current: Plan, findings: Sequence[Finding], takes_back: Finding | None, before: Plan
-) -> tuple[Plan, tuple[Cause, ...]]:
+    recipe: Recipe, current: Plan, findings: Sequence[Finding], reviewed: Finding | None, before: Plan,
+    refuted: frozenset[str] = frozenset(),
+) -> tuple[Plan, tuple[Cause, ...]]:  # fmt: skip
     """Turn at most two knobs of `current`, most confident causes first, and say of every cause what it changed.
 
-    A change that is taken back (to what `before` had) goes first, and its knobs are not turned again this round.
+    `reviewed` is what became of the last change. One that is taken back (to what `before` had) goes first, and its
+    knobs are not turned again this round. Turns in `refuted` are not tried again.
     """
     plan, causes, touched = current, list[Cause](), set[str]()
     changed: dict[str, Knob]
-    if takes_back is not None:
-        changed = {name: getattr(before, name) for name in KNOBS if getattr(before, name) != getattr(current, name)}
-        plan, touched = current.model_copy(update=changed), set(changed)
-        causes.append(_cause(takes_back, current, changed))
-    for finding in sorted(findings, key=lambda one: (-one.confidence, one.name)):
+    if reviewed is not None:
         changed = {}
-        if finding.turn is not None and finding.confidence >= MIN_CONFIDENCE and len(touched) < MAX_TURNS:
-            knob, value = turned(plan, recipe, finding.turn)
-            if knob not in touched and value != getattr(plan, knob):
-                changed = {knob: value}
-        causes.append(_cause(finding, plan, changed))
+        if reviewed.name == TAKEN_BACK:
+            changed = {name: getattr(before, name) for name in KNOBS if getattr(before, name) != getattr(current, name)}
+        plan, touched = current.model_copy(update=changed), set(changed)
+        causes.append(_cause(reviewed, current, changed, None))
+    for finding in sorted(findings, key=lambda one: (-one.confidence, one.name)):
+        changed, used = {}, None
+        for turn in (finding.turn, finding.otherwise):
+            if changed or turn is None or turn in refuted or finding.confidence < MIN_CONFIDENCE:
+                continue
+            knob, value = turned(plan, recipe, turn)
+            if knob not in touched and len(touched) < MAX_TURNS and value != getattr(plan, knob):
+                changed, used = {knob: value}, turn
+        causes.append(_cause(finding, plan, changed, used))
         plan = plan.model_copy(update=changed)
         touched |= set(changed)
     return plan, tuple(causes)
@@ -65,9 +85,11 @@ def next_plan(
 def turned(plan: Plan, recipe: Recipe, turn: Turn) -> tuple[str, Knob]:
     """The knob that a turn is about and its new value, unchanged where the knob is at its bound.
 
-    Bounds are relative to the recipe: learning rate 0.1 to 4 times, steps a quarter to 4 times, weight decay up to 16
-    times (0.1 where the recipe has less); temperature 0.1 to 1.5, human share up to 0.9, samples up to 64. The bounds
-    of the trained structure are in the recipe; nothing makes it smaller but that growth which did harm is taken back.
+    Bounds are relative to the recipe as the person wrote it: learning rate 0.1 to 4 times, steps a quarter to 4 times,
+    weight decay up to 16 times (0.1 where the recipe has less), answers up to 4 times as long (and no longer than
+    train.max_length); temperature 0.1 to 1.5, human share 0.25 to 0.9, samples up to 64, vote share up to 0.9, noise on
+    embeddings up to 10. The bounds of the trained structure are in the recipe; nothing makes it smaller but that growth
+    which did harm is taken back.
     """
     base = base_plan(recipe)
     match turn:
@@ -90,30 +112,78 @@ def turned(plan: Plan, recipe: Recipe, turn: Turn) -> tuple[str, Knob]:
             return "weight_decay", _up(plan.weight_decay, max(0.01, plan.weight_decay * 2), high)
         case "human_share_up":
             return "human_share", _up(plan.human_share, round(plan.human_share + 0.1, 6), 0.9)
+        case "human_share_down":
+            return "human_share", _down(plan.human_share, round(plan.human_share - 0.1, 6), 0.25)
+        case "vote_share_up":
+            share = recipe.select.min_vote_share if plan.min_vote_share is None else plan.min_vote_share
+            return "min_vote_share", _turned_up(plan.min_vote_share, share, max(0.5, round(share + 0.2, 6)), 0.9)
+        case "answer_tokens_up":
+            first = recipe.generate.max_new_tokens
+            now, most = plan.max_new_tokens or first, min(4 * first, recipe.train.max_length)
+            longer = _turned_up(plan.max_new_tokens, now, 2 * now, most)
+            return "max_new_tokens", None if longer is None else int(longer)
+        case "noise_up":
+            alpha = recipe.train.neftune_alpha if plan.neftune_alpha is None else plan.neftune_alpha
+            return "neftune_alpha", _turned_up(plan.neftune_alpha, alpha, max(5.0, 2 * alpha), 10.0)
         case "samples_up":
             return "samples_per_prompt", int(_up(plan.samples_per_prompt, plan.samples_per_prompt * 2, 64))
         case "structure_up":
             return "lora", _grown(plan.lora, recipe.train.lora)
 
 
-def change_to_take_back(
-    previous: RoundRecord | None, before: Plan, current: Plan, verdict: Verdict, overall: float
-) -> Finding | None:
-    """Whether the last round's change did harm: the candidate was not promoted and worse than the one before it.
+def review(
+    previous: RoundRecord | None, before: Plan, current: Plan, verdict: Verdict, overall: float,
+    measures: Mapping[str, float], interval: tuple[float, float] = (0.0, 0.0),
+) -> Finding | None:  # fmt: skip
+    """What became of the last round's change: confirmed, taken back, or neither (nothing was changed, or the candidate
+    was promoted without the prediction coming true: what works is left alone).
 
-    Not asked twice in a row, or a knob would swing to and fro.
+    It is confirmed if what it was to move has moved the right way. It is taken back if the candidate was not promoted
+    and that has not moved or, where nothing of the kind was predicted, accuracy fell; and if accuracy fell beyond the
+    95 % `interval` of this round's whatever has moved. Nothing is taken back twice in a row, or a knob would swing to
+    and fro.
     """
     changed = [name for name in KNOBS if getattr(before, name) != getattr(current, name)]
-    if verdict != "kept" or previous is None or overall >= previous.overall or not changed:
+    if previous is None or not changed:
         return None
-    if any(cause.name == TAKEN_BACK for cause in previous.causes):
+    told = [(cause, *_moved(cause, previous.measures, measures)) for cause in previous.causes if cause.change]
+    known = [(cause, said, right) for cause, said, right in told if right is not None]
+    said = "; ".join(text for _, text, _ in known)
+    came_true = bool(known) and all(right for _, _, right in known)
+    accuracy = f"validation accuracy went from {previous.overall:.4f} to {overall:.4f}"
+    if came_true and not (verdict == "kept" and previous.overall > interval[1] > 0.0):
+        return Finding(
+            CONFIRMED, f"after {', '.join(changed)} changed, {said}, as predicted; {accuracy}", 0.9, None, ""
+        )
+    swings = any(cause.name == TAKEN_BACK for cause in previous.causes)
+    if verdict != "kept" or swings or (not known and overall >= previous.overall):
         return None
+    why = f"{said}; " if known else ""
     return Finding(
-        TAKEN_BACK,
-        f"after {', '.join(changed)} changed, validation accuracy went from {previous.overall:.4f} to {overall:.4f} "
-        "and the candidate was not promoted",
+        TAKEN_BACK, f"after {', '.join(changed)} changed, {why}{accuracy} and the candidate was not promoted",
         0.9, None, "accuracy back at what it was before",
     )  # fmt: skip
+
+
+def _moved(cause: Cause, before: Mapping[str, float], now: Mapping[str, float]) -> tuple[str, bool | None]:
+    """What the measure of a cause did, in words, and whether it went where it should; None if that is not known."""
+    if not cause.measure or cause.measure not in before or cause.measure not in now:
+        return "", None
+    old, new = before[cause.measure], now[cause.measure]
+    gain = new - old if cause.direction == "up" else old - new
+    least = LOSS_MOVED if cause.measure == "heldout_loss" else MOVED
+    return f"{cause.measure} went from {old:.4g} to {new:.4g}", gain > least * max(abs(old), 1e-6)
+
+
+def refuted_turns(history: Sequence[RoundRecord]) -> frozenset[str]:
+    """Turns that were tried and taken back in this campaign."""
+    return frozenset(
+        cause.turn
+        for tried, judged in itertools.pairwise(history)
+        if any(one.name == TAKEN_BACK for one in judged.causes)
+        for cause in tried.causes
+        if cause.turn
+    )
 
 
 def ladder_of(recipe: Recipe) -> Ladder | None:
@@ -146,6 +216,12 @@ def _down(value: float, wanted: float, low: float) -> float:
     return min(value, max(wanted, low))
 
 
+def _turned_up(planned: float | None, now: float, wanted: float, high: float) -> float | None:
+    """As `_up`, for a knob that is as the recipe says (`planned` None) until it is turned."""
+    value = _up(now, wanted, high)
+    return planned if value == now else value
+
+
 def _grown(structure: LoraStructure | None, bounds: LoraSection | None) -> LoraStructure | None:
     """Twice the rank; at the highest rank, twice the layers that are trained in full, one at first."""
     if structure is None or bounds is None:
@@ -156,16 +232,19 @@ def _grown(structure: LoraStructure | None, bounds: LoraSection | None) -> LoraS
     return structure.model_copy(update={"unfrozen_layers": layers})
 
 
-def knob_text(value: Knob) -> str:
+def knob_text(name: str, value: Knob) -> str:
     """A knob's value as a person would write it."""
     if value is None:
-        return "none"
+        return "none" if name == "lora" else "as in the recipe"
     return str(value) if isinstance(value, LoraStructure) else f"{value:g}"
 
 
-def _cause(finding: Finding, plan: Plan, changed: Mapping[str, Knob]) -> Cause:
-    turns = [f"{knob} {knob_text(getattr(plan, knob))} → {knob_text(value)}" for knob, value in changed.items()]
+def _cause(finding: Finding, plan: Plan, changed: Mapping[str, Knob], used: Turn | None) -> Cause:
+    turns = [
+        f"{knob} {knob_text(knob, getattr(plan, knob))} → {knob_text(knob, value)}" for knob, value in changed.items()
+    ]
     return Cause(
         name=finding.name, evidence=finding.evidence, confidence=round(finding.confidence, 3),
-        change=", ".join(turns), predicted=finding.predicted,
+        change=", ".join(turns), predicted=finding.predicted, turn=used or "", measure=finding.measure,
+        direction=finding.direction,
     )  # fmt: skip

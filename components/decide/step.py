@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,28 @@ from components.common import layout
 from components.common.context import Context
 from components.common.errors import Corrupt
 from components.common.receipts import Attempt, Receipt, commit_once, fetch, read_receipt
-from components.common.recipe import DecideSection
-from components.common.records import Result, canonical_json, read_rows
+from components.common.recipe import DecideSection, Recipe
+from components.common.records import Result, TextResult, canonical_json, read_rows
 from components.common.state import Campaign, Plan, RoundRecord, State, StopReason, Verdict, base_plan, load_campaign
 from components.decide.card import round_card
-from components.decide.diagnosis import Evidence, diagnose
+from components.decide.data_causes import passed
+from components.decide.diagnosis import diagnose
+from components.decide.evidence import Evidence
 from components.decide.gate import Comparison, Ruling, Scores, compare, judge
-from components.decide.plan import change_to_take_back, next_level, next_plan
+from components.decide.guards import Alarm, alarms_of
+from components.decide.measures import (
+    RoundFiles,
+    answer_measures,
+    human_loss_measures,
+    loss_measures,
+    references_of,
+    row_measures,
+    validation_prompts,
+)
+from components.decide.plan import next_level, next_plan, refuted_turns, review
+
+MAX_BLOCKED = 2
+"""Rounds in a row that alarms refused, after which the campaign ends: the first may be mended, the second was not."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +64,27 @@ class Measured:
     results: tuple[Result, ...]
     scores: Scores
     summary: dict[str, Any]
+    retention: dict[str, TextResult]
+    """Rows of the retention split by id."""
 
     @classmethod
-    def of(cls, context: Context, receipt: Receipt) -> Measured:
-        """Read an evaluate receipt."""
-        rows = read_rows(fetch(context, receipt, "results.jsonl"), Result)
+    def of(cls, context: Context, receipt: Receipt, prefix: str = "") -> Measured:
+        """Read an evaluate receipt; with the prefix `champion/`, what it measured of the champion."""
+        rows = read_rows(fetch(context, receipt, f"{prefix}results.jsonl"), Result)
         results = tuple(row for row in rows if row.split == "validation")
-        return cls(results, Scores.of(results), receipt.summary)
+        texts: dict[str, TextResult] = {}
+        if f"{prefix}retention.jsonl" in receipt.objects:
+            own = read_rows(fetch(context, receipt, f"{prefix}retention.jsonl"), TextResult)
+            texts = {row.id: row for row in own if row.split == "retention"}
+        summary = receipt.summary["champion"] if prefix else receipt.summary
+        return cls(results, Scores.of(results), summary, texts)
+
+    def retained(self, champion: Measured) -> list[tuple[TextResult, TextResult]]:
+        """(champion, candidate) of every retention row. Raises Corrupt if one lacks its partner."""
+        if champion.retention.keys() != self.retention.keys():
+            counts = f"{len(champion.retention)} and {len(self.retention)} rows"
+            raise Corrupt(f"champion and candidate were measured on different retention texts ({counts})")
+        return [(champion.retention[name], row) for name, row in sorted(self.retention.items())]
 
 
 def inputs_from(context: Context, state: str, mix: Receipt, candidate: Receipt, results: Receipt) -> DecideInputs:
@@ -116,25 +145,30 @@ def _decide(
 ) -> dict[str, Any]:  # fmt: skip
     recipe, before = campaign.recipe, campaign.state
     candidate = Measured.of(context, inputs.evaluate)
-    champion = Measured.of(context, compared["champion_evaluation"]) if compared else None
+    champion = champion_of(context, inputs.evaluate, compared["champion_evaluation"]) if compared else None
     comparison = compare(champion.results, candidate.results, recipe.decide) if champion else None
-    verdict, ruling = _ruling(comparison, candidate, compared, recipe.decide)
+    first = compared["first_evaluation"].summary if compared else {}
+    alarms = alarms_against(candidate, champion, first, inputs.select.summary if inputs.select else {}, recipe.decide)
+    verdict, ruling = _ruling(comparison, candidate, alarms)
     best = candidate if champion is None or verdict == "promoted" else champion
+    losses = [row.loss for row in read_rows(fetch(context, inputs.train, "log.jsonl"), LogRow)]
     evidence = Evidence(
         recipe=recipe, round=campaign.next_round, verdict=verdict, plan=before.plan, train=inputs.train.summary,
-        losses=[row.loss for row in read_rows(fetch(context, inputs.train, "log.jsonl"), LogRow)],
-        finished_share=_finished_share(inputs), candidate=candidate.scores,
+        losses=losses, finished_share=_finished_share(inputs), candidate=candidate.scores,
         select=inputs.select.summary if inputs.select else None, comparison=comparison,
+        measures=_measures(context, campaign, inputs, losses, candidate, champion),
     )  # fmt: skip
     plan, record = _reflect(campaign, evidence, ruling, candidate, best.scores)
-    record = record.model_copy(update=_account(inputs, receipts))
+    blocked = any(alarm.blocks for alarm in alarms)
+    told = {"alarms": tuple(alarm.why for alarm in alarms), "blocked": blocked}
+    record = record.model_copy(update={**told, **_account(inputs, receipts)})
     state = _next_state(campaign, inputs, record, plan)
     reached = best.scores.accuracy(recipe.decide.goal.slice)
     stop = stop_reason(recipe.decide, state, reached, lambda: minutes_spent(context, before.run_id))
     state = state.model_copy(update={"go": stop is None, "stop": stop})
     card = round_card(
         record, state, recipe.decide.goal, candidate=candidate.scores,
-        champion=champion.scores if champion else None, comparison=comparison,
+        champion=champion.scores if champion else None, comparison=comparison, alarms=alarms,
     )  # fmt: skip
     (folder / "state.json").write_bytes(canonical_json(state.model_dump(mode="json")))
     (folder / "card.md").write_text(card, encoding="utf-8")
@@ -142,34 +176,75 @@ def _decide(
     return {
         "round": record.round, "verdict": verdict, "why": ruling.why, "go": state.go, "stop": stop,
         "accuracy": record.accuracy, "p_value": record.p_value, "champion": state.champion,
+        "alarms": [alarm.measure for alarm in alarms], "causes": [cause.name for cause in record.causes],
     }  # fmt: skip
 
 
-def _ruling(
-    comparison: Comparison | None, candidate: Measured, compared: dict[str, Receipt], section: DecideSection
-) -> tuple[Verdict, Ruling]:
+def champion_of(context: Context, evaluation: Receipt, champion_evaluation: Receipt) -> Measured:
+    """What is known of the champion: measured beside the candidate, or (in receipts from before that was done) when it
+    was the candidate itself."""
+    if "champion/results.jsonl" in evaluation.objects:
+        return Measured.of(context, evaluation, "champion/")
+    return Measured.of(context, champion_evaluation)
+
+
+def alarms_against(
+    candidate: Measured, champion: Measured | None, first: Mapping[str, Any], selection: Mapping[str, Any],
+    section: DecideSection,
+) -> tuple[Alarm, ...]:  # fmt: skip
+    """All alarms about a candidate; none about the first model. `first` is the summary of round 0's evaluation."""
+    if champion is None:
+        return ()
+    before, now = first.get("perplexity"), candidate.summary.get("perplexity")
+    ratio = now / before if now is not None and before else None
+    return alarms_of(candidate.summary, selection, ratio, candidate.retained(champion), section)
+
+
+def _ruling(comparison: Comparison | None, candidate: Measured, alarms: tuple[Alarm, ...]) -> tuple[Verdict, Ruling]:
     if comparison is None:
         right, number = candidate.scores.counts[""]
         return "first", Ruling(True, f"the first champion: {right} of {number} validation prompts right")
-    now, first = candidate.summary.get("perplexity"), compared["first_evaluation"].summary.get("perplexity")
-    ruling = judge(comparison, now / first if now is not None and first else None, section)
+    ruling = judge(comparison, alarms)
     return ("promoted" if ruling.promote else "kept"), ruling
+
+
+def _measures(
+    context: Context, campaign: Campaign, inputs: DecideInputs, losses: Sequence[float | None], candidate: Measured,
+    champion: Measured | None,
+) -> dict[str, float]:  # fmt: skip
+    """The round in numbers."""
+    prompts = validation_prompts(context, campaign.prepared)
+    before = champion.results if champion else None
+    select = inputs.select.summary if inputs.select else {}
+    found = {
+        **loss_measures(inputs.train.summary, losses),
+        **human_loss_measures(candidate.summary, champion.summary if champion else {}),
+        **answer_measures(candidate.results, before, references_of(prompts.values())),
+        **row_measures(context, RoundFiles(campaign.prepared, inputs.select, inputs.generates), before, prompts),
+    }
+    rows = select["human_rows"] + select["self_rows"] if "human_rows" in select else 0
+    if rows:
+        found["epochs"] = inputs.train.summary["steps"] * campaign.recipe.train.batch_size / rows
+    if select:
+        found |= {"accepted": select["accepted"], "distinct_share": select["distinct_share"], "passed": passed(select)}
+    return {name: round(float(value), 6) for name, value in sorted(found.items())}
 
 
 def _reflect(
     campaign: Campaign, evidence: Evidence, ruling: Ruling, candidate: Measured, best: Scores
 ) -> tuple[Plan, RoundRecord]:
     """The plan of the next round and this round's record, without what the receipts account for."""
-    recipe, used, number = campaign.recipe, campaign.state.plan, campaign.next_round
-    scores, slice_name = candidate.scores, campaign.recipe.decide.goal.slice
+    recipe, used, number = campaign.written, campaign.state.plan, campaign.next_round
+    scores, slice_name = candidate.scores, recipe.decide.goal.slice
     history = campaign.state.history
     # Round 0 has the knobs of the first stage; improvement rounds begin from their own.
-    current = used if number > 0 else base_plan(recipe)
-    before = history[-1].plan if number > 1 and history else base_plan(recipe)
-    taken_back = change_to_take_back(
-        history[-1] if history else None, before, current, evidence.verdict, scores.accuracy()
-    )
-    plan, causes = next_plan(recipe, current, diagnose(evidence), taken_back, before)
+    current = used if number > 0 else _first_of(used, recipe)
+    before = history[-1].plan if number > 1 and history else _first_of(history[0].plan, recipe) if history else current
+    reviewed = review(
+        history[-1] if history else None, before, current, evidence.verdict, scores.accuracy(), evidence.measures,
+        scores.interval(),
+    )  # fmt: skip
+    plan, causes = next_plan(recipe, current, diagnose(evidence), reviewed, before, refuted_turns(history))
     plan = plan.model_copy(update={"level": next_level(recipe, number, used.level, best)})
     return plan, RoundRecord(
         round=number, verdict=evidence.verdict, why=ruling.why, level=used.level, plan=used,
@@ -177,7 +252,14 @@ def _reflect(
         test_accuracy=candidate.summary["test_accuracy"], slices=scores.slices,
         pass_at_k=candidate.summary.get("pass_at_k"), perplexity=candidate.summary.get("perplexity"),
         p_value=evidence.comparison.p_value if evidence.comparison else None, causes=causes,
+        measures=dict(evidence.measures),
     )  # fmt: skip
+
+
+def _first_of(plan: Plan, recipe: Recipe) -> Plan:
+    """The knobs that improvement rounds begin from: the recipe's, and what no stage has of its own from `plan`."""
+    own = {name: getattr(plan, name) for name in ("min_vote_share", "max_new_tokens", "neftune_alpha")}
+    return base_plan(recipe).model_copy(update=own)
 
 
 def _account(inputs: DecideInputs, receipts: dict[str, Receipt]) -> dict[str, Any]:
@@ -206,7 +288,8 @@ def _next_state(campaign: Campaign, inputs: DecideInputs, record: RoundRecord, p
         "start": campaign.start.ref, "round": record.round, "plan": plan, "history": (*before.history, record),
         "rounds_without_gain": before.rounds_without_gain + 1,
     }  # fmt: skip
-    if inputs.select is not None:
+    # Rows of a mix that teaches errors do not accumulate.
+    if inputs.select is not None and not inputs.select.summary.get("teaches_errors"):
         changes["selections"] = (*before.selections, inputs.select.ref)
     if record.verdict != "kept":
         changes |= {
@@ -231,6 +314,8 @@ def stop_reason(
         return "budget"
     if state.round >= section.max_rounds:
         return "max_rounds"
+    if len(state.history) > 1 and all(one.blocked for one in state.history[-MAX_BLOCKED:]):
+        return "alarm"
     if state.rounds_without_gain >= section.patience:
         return "patience"
     return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from components.common.context import Context
 from components.common.errors import Corrupt, UserError
 from components.common.receipts import Attempt, Receipt, fetch, receipt_uri
 from components.common.recipe import Recipe
-from components.common.records import Result
+from components.common.records import Result, TextResult
 from components.common.state import Plan, State, base_plan
 from components.decide.step import DecideInputs, inputs_from, run
 from tests.unit.crafted import (
@@ -296,7 +296,7 @@ def test_adapters_that_learn_too_little_are_larger_in_the_next_round_and_the_car
     cause = campaign.state.history[1].causes[0]
     assert (cause.name, cause.change) == ("too_little_capacity", "lora rank 8 → rank 16")
     assert "| lora | rank 8 | **rank 16** |" in campaign.card
-    campaign.round(simple(42), train=flat)
+    campaign.round(simple(42), train={**flat, "best_heldout_loss": 1.3, "final_heldout_loss": 1.35})
     assert str(campaign.state.plan.lora) == "rank 16, unfrozen layers 1"
     assert campaign.state.plan.lora is not None
     assert campaign.state.plan.lora.targets == ("q_proj",)
@@ -329,7 +329,7 @@ def test_the_card_tells_a_person_what_happened(context: Context) -> None:
         "| length=9 | 100 | 0.8000 [0.7112, 0.8666] | 0.8000 |",
         "36 of 40 samples accepted.",
         "| verifier | 4 |",
-        "would have been shown four times out of five",
+        "These prompts would have shown a gain of 4.5 points four times out of five.",
         "| learning_rate | 0.001 | 0.001 |",
         "| 0 | first | 0.4000 | 0.6000 | 0 |  |",
     ):
@@ -382,3 +382,81 @@ def test_the_three_artifacts_of_a_round_name_all_that_decide_needs(campaign: Cam
 def test_the_same_round_is_decided_once(campaign: Campaign) -> None:
     inputs = campaign.inputs(simple(40))
     assert run(inputs, campaign.context) == run(inputs, campaign.context)
+
+
+BLOCK = {"measure": "distinct_2", "value": 0.7, "limit": 0.85, "why": "distinct-2 is 0.70 of round 0's, at least 0.85"}
+
+
+def test_a_block_refuses_what_is_better_and_the_second_in_a_row_ends_the_campaign(context: Context) -> None:
+    campaign = Campaign(context, recipe_of(decide={"goal": {"threshold": 0.99}, "patience": 9, "max_rounds": 9}))
+    campaign.round(simple(40))
+    receipt = campaign.round(simple(60), blocks=[BLOCK])
+    assert (receipt.summary["verdict"], receipt.summary["stop"]) == ("kept", None)
+    assert receipt.summary["why"].startswith("collapse guard: distinct-2 is 0.70 of round 0's")
+    assert receipt.summary["alarms"] == ["distinct_2"]
+    assert "- **blocks**: collapse guard: distinct-2 is 0.70" in campaign.card
+    assert campaign.state.champion_round == 0
+    campaign.round(simple(60))
+    assert campaign.state.champion_round == 2
+    campaign.round(simple(80), blocks=[BLOCK])
+    assert campaign.round(simple(81), blocks=[BLOCK]).summary["stop"] == "alarm"
+    assert "two rounds in a row were refused by alarms" in campaign.card
+
+
+def test_a_warning_is_told_and_blocks_nothing(campaign: Campaign) -> None:
+    campaign.round(simple(40))
+    receipt = campaign.round(simple(60), warnings=[BLOCK])
+    assert receipt.summary["verdict"] == "promoted"
+    assert "- warning: collapse guard: distinct-2" in campaign.card
+
+
+def test_a_mix_that_teaches_errors_is_refused_and_does_not_accumulate(
+    campaign: Campaign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    campaign.round(simple(40))
+    monkeypatch.setitem(SELECTED, "teaches_errors", ["vote"])
+    receipt = campaign.round(simple(60))
+    assert receipt.summary["verdict"] == "kept"
+    assert "what vote kept is no better than the model itself" in receipt.summary["why"]
+    assert campaign.state.selections == ()
+
+
+def test_a_round_keeps_its_measures_for_the_next_to_be_compared_with(campaign: Campaign) -> None:
+    campaign.round(simple(40))
+    campaign.round(simple(60))
+    measures = campaign.state.history[1].measures
+    assert measures["accuracy"] == 0.6
+    assert measures["accepted"] == 36
+    assert (measures["first_loss"], measures["last_loss"]) == (1.0, 0.2)
+
+
+def measured_beside(campaign: Campaign, right: int, tokens_right: int) -> DecideInputs:
+    """A round whose evaluation holds the champion too: 50 prompts right, and 90 of 100 tokens of each retention row."""
+    inputs = campaign.inputs(simple(60))
+    texts = {
+        name: [
+            TextResult(id=f"{number}", split="retention", loss=0.1, num_tokens=100, num_right=count)
+            for number in range(40)
+        ]
+        for name, count in (("retention.jsonl", tokens_right), ("champion/retention.jsonl", 90))
+    }
+    files: dict[str, Sequence[Any] | bytes] = {
+        "results.jsonl": simple(right),
+        "champion/results.jsonl": simple(50),
+        **texts,
+    }
+    summary = {**inputs.evaluate.summary, "champion": {"perplexity": 2.0}}
+    made = store(campaign.context, "evaluate", files, summary, {"candidate": inputs.train})
+    return replace(inputs, evaluate=made)
+
+
+def test_the_champion_is_read_from_beside_the_candidate_with_what_both_retained(campaign: Campaign) -> None:
+    campaign.round(simple(40))
+    kept = run(measured_beside(campaign, 70, 90), campaign.context)
+    assert "20 prompts only the candidate got right" in kept.summary["why"]  # of the 50 measured beside it, not of 40
+    assert kept.summary["verdict"] == "promoted"
+    lost = run(measured_beside(campaign, 70, 80), campaign.context)
+    assert lost.summary["verdict"] == "kept"
+    assert (
+        "retention guard: the candidate lost human text: token accuracy -10.00 points on 40 rows" in lost.summary["why"]
+    )

@@ -10,17 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.common.recipe import LoraStructure, Recipe
-from components.common.state import Cause, Plan, RoundRecord, base_plan
-from components.decide.diagnosis import Evidence, diagnose, still_falling
+from components.common.state import Cause, Plan, RoundRecord, base_plan, with_plan
+from components.decide.diagnosis import diagnose
+from components.decide.evidence import Evidence
 from components.decide.gate import Comparison, Scores
 from components.decide.plan import (
     MAX_TURNS,
     Finding,
-    change_to_take_back,
     next_level,
     next_plan,
+    refuted_turns,
+    review,
     turned,
 )
+from components.decide.training_causes import still_falling
 from tests.unit.crafted import PLAN, recipe_of
 
 TRAIN: dict[str, Any] = {
@@ -187,6 +190,74 @@ def test_a_ladder_whose_base_is_not_solved_says_so() -> None:
     assert names(**first, comparison=None, candidate=Scores({"length=8": (50, 50)})) == []
 
 
+SOUND_MEASURES: dict[str, float] = {
+    "first_loss": 0.9, "last_loss": 0.6, "peak_loss": 0.9, "loss_fall": 0.3, "loss_spikes": 0, "skipped_steps": 0,
+    "above_heldout": -0.1, "human_loss": 0.6, "human_loss_rise": -0.1, "heldout_loss": 0.6, "epochs": 3.0,
+    "same_answers": 0.7, "finished_share": 1.0, "runs_on": 0.0, "cut_short": 0.0, "passed": 0.5, "agreement": 0.8,
+    "refused_agreement": 0.5,
+    "passed_agreement": 0.9, "majority_passed": 0.6, "majority_expected": 0.6, "majority_prompts": 1000,
+    "verifier_z": 0.0, "disputed": 0.05, "human_weight": 0.5, "repeated": 0.01, "repeated_human": 0.01,
+    "contaminated": 0.0, "answer_shift": 0.1, "accuracy": 0.6, "accepted": 1200,
+}  # fmt: skip
+
+
+def measured(**changes: float) -> dict[str, float]:
+    return {**SOUND_MEASURES, **changes}
+
+
+def test_a_sound_round_with_all_its_measures_has_no_cause() -> None:
+    for verdict in ("kept", "promoted"):
+        assert names(measures=measured(), verdict=verdict) == []
+
+
+LOST = Comparison(pairs=500, wins=10, losses=35, p_value=1.0, level=0.0125)
+HOT = PLAN.model_copy(update={"temperature": 1.6})
+SIGNS: list[tuple[str, str | None, dict[str, Any]]] = [
+    ("learning_rate_too_high", "learning_rate_down", {
+        "measures": measured(first_loss=0.6, last_loss=2.0, peak_loss=3.1, human_loss_rise=1.2)}),
+    ("learning_rate_too_low", "learning_rate_up", {
+        "measures": measured(same_answers=0.99, last_loss=0.6, loss_fall=0.01)}),
+    ("underfitting", "steps_up", {"measures": measured(epochs=0.2)}),
+    ("optimizer_trouble", "learning_rate_down", {"measures": measured(loss_spikes=5)}),
+    ("label_noise", "human_share_down", {"measures": measured(last_loss=1.1, above_heldout=0.6)}),
+    ("duplicate_flood", "human_share_down", {"measures": measured(repeated=0.4, repeated_human=0.35)}),
+    ("duplicate_flood", "human_share_up", {"measures": measured(repeated=0.4, repeated_human=0.05)}),
+    ("temperature_too_high", "temperature_down", {
+        "plan": HOT, "measures": measured(passed=0.2, agreement=0.4, majority_expected=0.6)}),
+    ("verifier_false_negatives", None, {
+        "measures": measured(majority_passed=0.2, verifier_z=-15, refused_agreement=0.85)}),
+    ("verifier_too_lenient", "vote_share_up", {"measures": measured(majority_passed=0.99, verifier_z=15)}),
+    ("evaluation_contamination", None, {"measures": measured(contaminated=0.3)}),
+    ("truncation", "answer_tokens_up", {"measures": measured(finished_share=0.5, cut_short=0.4)}),
+    ("stop_token_wrong", None, {"measures": measured(finished_share=0.2, runs_on=0.6)}),
+    ("human_share_too_low", "human_share_up", {
+        "comparison": LOST, "measures": measured(human_weight=0.25, answer_shift=0.5)}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "asks", "signs"), SIGNS, ids=[f"{name}-{turn}" for name, turn, _ in SIGNS])
+def test_each_cause_is_first_where_its_signs_are_and_says_them_in_numbers(
+    name: str, asks: str | None, signs: dict[str, Any]
+) -> None:
+    first = diagnose(evidence(**signs))[0]
+    assert (first.name, first.turn) == (name, asks)
+    assert any(character.isdigit() for character in first.evidence)
+    assert first.measure in {*SOUND_MEASURES, "heldout_rise", "distinct_share"}
+    assert "nan" not in first.evidence
+
+
+def test_a_strict_verifier_over_hard_prompts_is_not_called_wrong() -> None:
+    unsure = measured(majority_passed=0.2, verifier_z=-15, refused_agreement=0.4)
+    assert names(measures=unsure) == []
+    assert (
+        names(measures=measured(majority_passed=0.2, verifier_z=-15, refused_agreement=0.9, majority_prompts=9)) == []
+    )
+    without = evidence(
+        measures=measured(majority_passed=0.99, verifier_z=15), recipe=recipe_of(select={"verifier": False})
+    )
+    assert diagnose(without) == []
+
+
 def test_the_trend_ignores_noise_and_short_logs() -> None:
     draw = random.Random(0)
     assert still_falling([1.0 + draw.uniform(-0.2, 0.2) for _ in range(200)]) is None
@@ -207,6 +278,8 @@ def test_turns_are_bounded_by_the_recipe() -> None:
         "steps_up": ("steps", 800), "steps_down": ("steps", 50), "temperature_up": ("temperature", 1.5),
         "temperature_down": ("temperature", 0.1), "weight_decay_up": ("weight_decay", 0.16),
         "human_share_up": ("human_share", 0.9), "samples_up": ("samples_per_prompt", 64),
+        "human_share_down": ("human_share", 0.25), "vote_share_up": ("min_vote_share", 0.9),
+        "answer_tokens_up": ("max_new_tokens", 256), "noise_up": ("neftune_alpha", 10.0),
     }  # fmt: skip
     for name, (knob, end) in ends.items():
         plan = base_plan(recipe)
@@ -254,7 +327,7 @@ def test_without_adapters_there_is_no_structure_to_grow() -> None:
 
 def test_growth_that_did_harm_is_taken_back() -> None:
     grown = ADAPTED.model_copy(update={"lora": LoraStructure(rank=8)})
-    found = change_to_take_back(record(0.6), ADAPTED, grown, "kept", 0.55)
+    found = review(record(0.6), ADAPTED, grown, "kept", 0.55, {})
     assert found is not None
     plan, causes = next_plan(LORA, grown, [Finding("x", "y", 0.9, "structure_up", "")], found, ADAPTED)
     assert plan == ADAPTED
@@ -263,7 +336,8 @@ def test_growth_that_did_harm_is_taken_back() -> None:
 
 TURNS = [
     "learning_rate_down", "learning_rate_up", "steps_up", "steps_down", "temperature_up", "temperature_down",
-    "weight_decay_up", "human_share_up", "samples_up", "structure_up", None,
+    "weight_decay_up", "human_share_up", "samples_up", "structure_up", "human_share_down", "vote_share_up",
+    "answer_tokens_up", "noise_up", None,
 ]  # fmt: skip
 
 
@@ -292,7 +366,7 @@ def record(overall: float, *causes: Cause) -> RoundRecord:
 
 def test_a_change_that_made_it_worse_is_taken_back_once() -> None:
     current = PLAN.model_copy(update={"learning_rate": 2e-3})
-    found = change_to_take_back(record(0.6), PLAN, current, "kept", 0.55)
+    found = review(record(0.6), PLAN, current, "kept", 0.55, {})
     assert found is not None
     higher = Finding("underfitting", "seen", 0.7, "learning_rate_up", "")
     plan, causes = next_plan(recipe_of(), current, [higher], found, PLAN)
@@ -300,15 +374,72 @@ def test_a_change_that_made_it_worse_is_taken_back_once() -> None:
     assert causes[0].change == "learning_rate 0.002 → 0.001"
     assert "went from 0.6000 to 0.5500" in causes[0].evidence
     assert causes[1].change == ""  # the same knob is not turned again at once
-    assert change_to_take_back(record(0.6, causes[0]), current, PLAN, "kept", 0.55) is None
+    assert review(record(0.6, causes[0]), current, PLAN, "kept", 0.55, {}) is None
 
 
 def test_a_change_stays_if_the_candidate_was_better_or_promoted_or_nothing_changed() -> None:
     current = PLAN.model_copy(update={"steps": 300})
-    assert change_to_take_back(record(0.6), PLAN, current, "kept", 0.6) is None
-    assert change_to_take_back(record(0.6), PLAN, current, "promoted", 0.5) is None
-    assert change_to_take_back(record(0.6), PLAN, PLAN, "kept", 0.5) is None
-    assert change_to_take_back(None, PLAN, current, "kept", 0.5) is None
+    assert review(record(0.6), PLAN, current, "kept", 0.6, {}) is None
+    assert review(record(0.6), PLAN, current, "promoted", 0.5, {}) is None
+    assert review(record(0.6), PLAN, PLAN, "kept", 0.5, {}) is None
+    assert review(None, PLAN, current, "kept", 0.5, {}) is None
+
+
+def told(measures: dict[str, float], *causes: Cause, overall: float = 0.6) -> RoundRecord:
+    return record(overall, *causes).model_copy(update={"measures": measures})
+
+
+FEWER = PLAN.model_copy(update={"steps": 300})
+PREDICTS = Cause(
+    name="underfitting", evidence="", confidence=0.7, change="steps 200 → 300", predicted="", turn="steps_up",
+    measure="last_loss", direction="down",
+)  # fmt: skip
+
+
+def test_a_prediction_that_comes_true_is_confirmed_and_the_change_stays() -> None:
+    found = review(told({"last_loss": 0.8}, PREDICTS), PLAN, FEWER, "kept", 0.59, {"last_loss": 0.5}, (0.5, 0.7))
+    assert found is not None
+    assert found.name == "change_confirmed"
+    assert "last_loss went from 0.8 to 0.5, as predicted" in found.evidence
+    plan, causes = next_plan(recipe_of(), FEWER, [], found, PLAN)
+    assert plan == FEWER
+    assert [(cause.name, cause.change) for cause in causes] == [("change_confirmed", "")]
+
+
+def test_a_prediction_that_fails_takes_the_change_back_even_if_accuracy_did_not_fall() -> None:
+    found = review(told({"last_loss": 0.8}, PREDICTS), PLAN, FEWER, "kept", 0.61, {"last_loss": 0.79}, (0.5, 0.7))
+    assert found is not None
+    assert found.name == "change_taken_back"
+    assert next_plan(recipe_of(), FEWER, [], found, PLAN)[0] == PLAN
+    assert review(told({"last_loss": 0.8}, PREDICTS), PLAN, FEWER, "promoted", 0.7, {"last_loss": 0.79}) is None
+
+
+def test_a_clear_fall_of_accuracy_takes_a_change_back_whatever_it_moved() -> None:
+    found = review(told({"last_loss": 0.8}, PREDICTS), PLAN, FEWER, "kept", 0.4, {"last_loss": 0.5}, (0.35, 0.45))
+    assert found is not None
+    assert found.name == "change_taken_back"
+
+
+def test_what_was_taken_back_is_not_tried_again_but_its_alternative_is() -> None:
+    back = Cause(name="change_taken_back", evidence="", confidence=0.9, change="steps 300 → 200")
+    refuted = refuted_turns([told({}, PREDICTS), told({}, back)])
+    assert refuted == {"steps_up"}
+    again = Finding("underfitting", "seen", 0.7, "steps_up", "", otherwise="learning_rate_up")
+    plan, causes = next_plan(recipe_of(), PLAN, [again], None, PLAN, refuted)
+    assert (plan.steps, plan.learning_rate) == (PLAN.steps, 2 * PLAN.learning_rate)
+    assert causes[0].turn == "learning_rate_up"
+    assert refuted_turns([told({}, PREDICTS), told({})]) == frozenset()
+
+
+def test_knobs_of_the_recipe_are_turned_by_the_plan_and_stay_as_they_are_until_then() -> None:
+    recipe = recipe_of(generate={"max_new_tokens": 8})
+    assert with_plan(recipe, PLAN) == recipe
+    knob, longer = turn("answer_tokens_up", PLAN, recipe)
+    plan = PLAN.model_copy(update={knob: longer})
+    assert with_plan(recipe, plan).generate.max_new_tokens == 16
+    assert with_plan(recipe, plan).select == recipe.select
+    found = [Finding("truncation", "seen", 0.9, "answer_tokens_up", "")]
+    assert next_plan(recipe, PLAN, found, None, PLAN)[1][0].change == "max_new_tokens as in the recipe → 16"
 
 
 def test_the_ladder_is_climbed_one_rung_at_a_time_and_has_an_end() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,8 +12,9 @@ from hypothesis import strategies as st
 
 from components.common.errors import Corrupt, UserError
 from components.common.recipe import DecideSection, Goal
-from components.common.records import Result
-from components.decide.gate import Comparison, Scores, compare, judge
+from components.common.records import Result, TextResult
+from components.decide.gate import Comparison, Scores, by_counts, by_gains, compare, judge
+from components.decide.guards import Alarm, alarms_of
 from tests.unit.crafted import results_of
 
 SECTION = DecideSection(goal=Goal(threshold=0.9), max_rounds=5)
@@ -30,11 +32,18 @@ def compared(wins: int, losses: int, both: int = 0, neither: int = 0) -> Compari
     return compare(*paired(wins, losses, both, neither), SECTION)
 
 
+def alarms(ratio: float | None, **changes: Any) -> tuple[Alarm, ...]:
+    """Alarms about a candidate with this perplexity on human text against round 0."""
+    return alarms_of(
+        changes.get("evaluation", {}), changes.get("selection", {}), ratio, changes.get("texts", ()), SECTION
+    )
+
+
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 30), st.one_of(st.none(), st.floats(0.1, 10)))
 def test_a_candidate_that_is_not_better_is_never_promoted(
     wins: int, losses: int, both: int, ratio: float | None
 ) -> None:
-    ruling = judge(compared(wins, losses, both, 1), ratio, SECTION)
+    ruling = judge(compared(wins, losses, both, 1), alarms(ratio))
     if wins <= losses:
         assert not ruling.promote
         assert ruling.why.startswith("not better")
@@ -44,16 +53,16 @@ def test_a_candidate_that_is_not_better_is_never_promoted(
 
 
 def test_seven_clear_wins_are_proof_and_six_are_not_at_five_rounds() -> None:
-    assert judge(compared(7, 0, 50), None, SECTION).promote  # p = 1/128 <= 0.05/5
-    refused = judge(compared(6, 0, 50), None, SECTION)  # p = 1/64
+    assert judge(compared(7, 0, 50)).promote  # p = 1/128 <= 0.05/5
+    refused = judge(compared(6, 0, 50))  # p = 1/64
     assert not refused.promote
     assert "6 prompts only the candidate got right, 0 only the champion, of 56 (+10.7 points; p = 0.016" in refused.why
     assert "four times out of five" in refused.why
 
 
 def test_a_candidate_that_unlearns_human_text_is_refused_with_the_numbers() -> None:
-    assert judge(compared(40, 2), 1.10, SECTION).promote
-    refused = judge(compared(40, 2), 1.101, SECTION)
+    assert judge(compared(40, 2), alarms(1.10)).promote
+    refused = judge(compared(40, 2), alarms(1.101))
     assert not refused.promote
     assert refused.why.startswith("collapse guard: perplexity on human text is 1.101 times that of round 0")
 
@@ -90,7 +99,7 @@ def test_campaigns_of_equal_models_promote_falsely_at_most_alpha_of_the_time() -
         for _ in range(rounds):
             candidate = measure()
             wins, losses = (candidate & ~champion).bit_count(), (champion & ~candidate).bit_count()
-            if judge(compared(wins, losses, prompts - wins - losses), None, SECTION).promote:
+            if judge(compared(wins, losses, prompts - wins - losses)).promote:
                 champion, promoted = candidate, True
         fooled += promoted
     # Three standard errors of a share of alpha; the exact test spends less than alpha, so this is not luck.
@@ -108,5 +117,111 @@ def test_a_real_gain_of_the_reported_size_is_shown_four_times_out_of_five() -> N
     for _ in range(1500):
         kinds = draw.choices(("win", "loss", "same"), (win, 0.3 - win, 0.7), k=200)
         counts = compared(kinds.count("win"), kinds.count("loss"), kinds.count("same"))
-        shown += judge(counts, None, SECTION).promote
+        shown += judge(counts).promote
     assert shown / 1500 == pytest.approx(0.8, abs=0.04)
+
+
+def family_results(wins: dict[str, int], losses: dict[str, int], size: int = 20) -> tuple[list[Result], list[Result]]:
+    """Families of `size` prompts each, with so many prompts that only the candidate or only the champion got right."""
+    names = sorted({*wins, *losses})
+    slices = {f"family={name}": (wins.get(name, 0), losses.get(name, 0)) for name in names}
+    champion = {name: [False] * won + [True] * (size - won) for name, (won, _) in slices.items()}
+    candidate = {name: [True] * (size - lost) + [False] * lost for name, (_, lost) in slices.items()}
+    return results_of(champion), results_of(candidate)
+
+
+FAMILY = SECTION.model_copy(update={"family": "family"})
+
+
+def test_without_families_the_bootstrap_says_what_mcnemar_says() -> None:
+    for wins, losses in ((30, 12), (20, 18), (9, 1), (40, 2)):
+        gains = [1.0] * wins + [-1.0] * losses + [0.0] * 100
+        bootstrapped = by_gains(gains, [str(place) for place in range(len(gains))], 0.01, "points")
+        exact = by_counts(len(gains), wins, losses, 0.01)
+        assert bootstrapped.p_value == pytest.approx(exact.p_value, abs=0.012)
+        assert bootstrapped.gain == pytest.approx(exact.gain)
+
+
+def test_one_family_that_is_won_as_a_whole_is_one_piece_of_evidence() -> None:
+    others = {f"f{number:02d}": 0 for number in range(20)}
+    together = compare(*family_results({**others, "f00": 12}, others), FAMILY)
+    spread = compare(*family_results({**others, **dict.fromkeys(list(others)[:12], 1)}, others), FAMILY)
+    assert compare(*family_results({**others, "f00": 12}, others), SECTION).p_value < 0.001
+    assert together.p_value == pytest.approx(0.5, abs=0.02)
+    assert not judge(together).promote
+    assert judge(spread).promote
+    assert "12 prompts only the candidate got right, 0 only the champion, of 400 in 20 families" in judge(spread).why
+
+
+def test_too_few_families_can_prove_nothing_and_the_gate_says_so() -> None:
+    few = compare(*family_results(dict.fromkeys("abcd", 10), dict.fromkeys("abcd", 0)), FAMILY)
+    assert few.detectable is None
+    refused = judge(few)
+    assert not refused.promote
+    assert "these prompts are too few to show any gain" in refused.why
+
+
+def test_a_tag_that_prompts_lack_is_told_with_those_they_have() -> None:
+    with pytest.raises(UserError, match=r"have no tag 'topic' \(tags there are: family\)"):
+        compare(*family_results({"a": 1}, {"b": 1}), SECTION.model_copy(update={"family": "topic"}))
+
+
+def numeric(errors: list[float | None]) -> list[Result]:
+    right = [error == 0 for error in errors]
+    return [
+        row.model_copy(update={"numeric": True, "error": error})
+        for row, error in zip(results_of({"": right}), errors, strict=True)
+    ]
+
+
+def test_numeric_answers_can_be_compared_by_how_far_off_they_are() -> None:
+    by_error = SECTION.model_copy(update={"score": "error"})
+    champion, nearer = numeric([-4.0, 3.0] * 20), numeric([-2.0, 1.5] * 20)
+    ruling = judge(compare(champion, nearer, by_error))
+    assert ruling.promote
+    assert "40 prompts with a smaller error than the champion's" in ruling.why
+    assert "mean absolute error -1.75" in ruling.why
+    assert not judge(compare(nearer, champion, by_error)).promote
+    silent = numeric([None] * 40)  # no number counts as the largest error there is
+    assert not judge(compare(champion, silent, by_error)).promote
+    with pytest.raises(UserError, match="no validation prompt has a numeric verifier"):
+        compare(*paired(3, 1), by_error)
+
+
+def texts(right: list[int], number: int = 100) -> list[TextResult]:
+    return [
+        TextResult(id=str(place), split="retention", loss=1.0, num_tokens=number, num_right=own)
+        for place, own in enumerate(right)
+    ]
+
+
+def retained(before: list[int], after: list[int]) -> tuple[Alarm, ...]:
+    return alarms(None, texts=list(zip(texts(before), texts(after), strict=True)))
+
+
+def test_retention_must_be_shown_not_to_be_lost() -> None:
+    assert retained([50] * 40, [50] * 40) == ()
+    assert retained([50] * 40, [49, 51] * 20) == ()
+    (lost,) = retained([50] * 40, [48] * 40)
+    assert lost.blocks
+    assert "token accuracy -2.00 points on 40 rows, lower 95 % bound -2.00, above -1.00 is needed" in lost.why
+    assert not judge(compared(40, 2), (lost,)).promote
+    (unsure,) = retained([50] * 4, [40, 60, 45, 56])
+    assert "may have lost human text" in unsure.why
+    assert "4 rows say little" in unsure.why
+
+
+def test_alarms_of_evaluate_and_select_block_and_warnings_do_not() -> None:
+    entry = {"measure": "distinct_2", "value": 0.8, "limit": 0.85, "why": "distinct-2 is 0.80 of round 0's"}
+    (block,) = alarms(None, evaluation={"blocks": [entry], "warnings": []})
+    (warning,) = alarms(None, evaluation={"blocks": [], "warnings": [entry]})
+    assert judge(compared(40, 2), (block,)).why.startswith(
+        "collapse guard: distinct-2 is 0.80 of round 0's; 40 prompts"
+    )
+    assert judge(compared(40, 2), (warning,)).promote
+    (taught,) = alarms(None, selection={"teaches_errors": ["vote"]})
+    assert judge(compared(40, 2), (taught,)).why.startswith("the mix teaches errors: by the audit set, what vote kept")
+    # Perplexity is judged by the recipe's bound, not by evaluate's.
+    other = {**entry, "measure": "perplexity"}
+    assert alarms(1.04, evaluation={"blocks": [other]}) == ()
+    assert [one.blocks for one in alarms(1.06)] == [False]

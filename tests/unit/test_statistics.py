@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
 from fractions import Fraction
 
 import pytest
@@ -12,10 +13,16 @@ from hypothesis import strategies as st
 
 from components.common.statistics import (
     alpha_per_round,
+    binomial_upper,
+    bootstrap_lower,
+    bootstrap_p_value,
+    cluster_standard_error,
+    detectable_mean_gain,
     mcnemar_one_sided,
     mcnemar_two_sided,
     minimal_detectable_gain,
     pass_at_k,
+    two_proportions_z,
     wilson_interval,
 )
 
@@ -137,3 +144,49 @@ def test_more_pairs_show_smaller_gains(pairs: int, discordance: float) -> None:
     assert few is not None
     assert many is not None
     assert many <= few + 1e-4
+
+
+def test_the_bootstrap_of_few_clusters_is_the_share_of_sign_flips_that_do_as_well() -> None:
+    gains, clusters = [3.0, 1.0, 2.0, -1.0, 2.5, 1.5, 0.5, 0.25], list("aabcdefg")
+    totals = [4.0, 2.0, -1.0, 2.5, 1.5, 0.5, 0.25]
+    flips = list(itertools.product((-1, 1), repeat=len(totals)))
+    as_good = sum(sum(s * t for s, t in zip(f, totals, strict=True)) >= sum(totals) for f in flips)
+    exact = as_good / len(flips)
+    assert bootstrap_p_value(gains, clusters, 0.05) == pytest.approx(exact, abs=0.01)
+    assert bootstrap_p_value(gains, clusters, 0.05) == bootstrap_p_value(gains, clusters, 0.05)
+
+
+def test_the_bootstrap_can_reach_any_level_and_shows_nothing_where_nothing_differs() -> None:
+    assert bootstrap_p_value([0.0] * 50, range(50), 0.01) == 1.0
+    assert bootstrap_p_value([1.0] * 60, range(60), 1e-4) <= 1e-4
+
+
+def test_the_lower_bound_of_a_mean_is_that_of_the_normal_for_many_pairs() -> None:
+    draw = random.Random(3)
+    gains = [draw.gauss(0.2, 1.0) for _ in range(1000)]
+    mean, error = sum(gains) / len(gains), cluster_standard_error(gains, range(len(gains)))
+    assert error is not None
+    assert error == pytest.approx(1 / math.sqrt(1000), rel=0.05)
+    assert bootstrap_lower(gains, range(len(gains))) == pytest.approx(mean - 1.645 * error, abs=0.004)
+    doubled = bootstrap_lower([*gains, *gains], [*range(1000), *range(1000)])  # copies are no more evidence
+    assert doubled == pytest.approx(mean - 1.645 * error, abs=0.004)
+    with pytest.raises(ValueError, match="no pairs"):
+        bootstrap_lower([], [])
+
+
+def test_what_few_clusters_could_show_is_nothing() -> None:
+    assert cluster_standard_error([1.0, 2.0], "aa") is None
+    assert detectable_mean_gain(0.01, 6, 0.01) is None  # 2^-6 > 0.01
+    assert detectable_mean_gain(0.01, 60, 0.01) == pytest.approx(0.01 * (2.326 + 0.842), abs=1e-4)
+
+
+def test_exact_upper_bounds_have_the_published_values() -> None:
+    assert binomial_upper(0, 10, 0.025) == pytest.approx(0.3085, abs=1e-4)  # Clopper and Pearson (1934)
+    assert binomial_upper(3, 10, 0.025) == pytest.approx(0.6525, abs=1e-4)
+    assert binomial_upper(10, 10) == 1.0
+
+
+def test_two_shares_are_compared_in_standard_errors() -> None:
+    assert abs(two_proportions_z(0.5, 100, 0.5, 200)) < 0.05
+    assert two_proportions_z(0.9, 100, 0.5, 100) > 6
+    assert two_proportions_z(1.0, 5, 0.0, 0) == 0.0

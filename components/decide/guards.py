@@ -1,0 +1,93 @@
+"""What may block a candidate that is proved better: collapse, lost knowledge, a mix that teaches errors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from components.common.recipe import DecideSection
+from components.common.records import TextResult
+from components.common.statistics import bootstrap_lower
+
+FEW_TEXTS = 30
+"""Below so many retention rows a bound says little, and the sentence says so."""
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """Something that speaks against a candidate."""
+
+    measure: str
+    """perplexity, retention, teaches_errors, or one of evaluate's: distinct_2, pass_at_k, length."""
+    blocks: bool
+    """False: a warning."""
+    why: str
+    """One sentence with the numbers."""
+
+
+def alarms_of(
+    evaluation: Mapping[str, Any], selection: Mapping[str, Any], perplexity_ratio: float | None,
+    retention: Sequence[tuple[TextResult, TextResult]], section: DecideSection,
+) -> tuple[Alarm, ...]:  # fmt: skip
+    """All alarms about a candidate, those that block first.
+
+    `evaluation` and `selection` are the summaries of evaluate (which measures collapse against round 0) and select.
+    `perplexity_ratio` is the candidate's on human text over that of round 0's model, None where it is not measured;
+    `retention` are (champion, candidate) of the retention split's rows.
+    """
+    found = [
+        *_perplexity(perplexity_ratio, section.max_perplexity_ratio),
+        *_retention(retention, section.retention_margin),
+        *_collapse(evaluation),
+        *_errors_taught(selection),
+    ]
+    return tuple(sorted(found, key=lambda alarm: not alarm.blocks))
+
+
+def _perplexity(ratio: float | None, most: float) -> list[Alarm]:
+    """Warns at half of what blocks, like all measures of collapse."""
+    if ratio is None or ratio <= 1 + (most - 1) / 2:
+        return []
+    text = (
+        f"collapse guard: perplexity on human text is {ratio:.3f} times that of round 0, at most {most:.3f} is allowed"
+    )
+    return [Alarm("perplexity", ratio > most, text)]
+
+
+def _retention(pairs: Sequence[tuple[TextResult, TextResult]], margin: float) -> list[Alarm]:
+    """Non-inferiority: the lower 95 % bound of what was gained must be above minus the margin."""
+    if not pairs:
+        return []
+    gains = [new.token_accuracy - old.token_accuracy for old, new in pairs]
+    mean, lower = math.fsum(gains) / len(gains), bootstrap_lower(gains, range(len(gains)))
+    if lower > -margin:
+        return []
+    few = f"; {len(gains)} rows say little: give more retention text" if len(gains) < FEW_TEXTS else ""
+    lost = "lost" if mean < 0 else "may have lost"
+    text = (
+        f"retention guard: the candidate {lost} human text: token accuracy {100 * mean:+.2f} points on {len(gains)} "
+        f"rows, lower 95 % bound {100 * lower:+.2f}, above {-100 * margin:+.2f} is needed{few}"
+    )
+    return [Alarm("retention", True, text)]
+
+
+def _collapse(evaluation: Mapping[str, Any]) -> list[Alarm]:
+    """Blocks and warnings of evaluate; its perplexity is judged here, by the recipe's bound."""
+    return [
+        Alarm(entry["measure"], blocks, f"collapse guard: {entry['why']}")
+        for name, blocks in (("blocks", True), ("warnings", False))
+        for entry in evaluation.get(name, ())
+        if entry["measure"] != "perplexity"
+    ]
+
+
+def _errors_taught(selection: Mapping[str, Any]) -> list[Alarm]:
+    """A filter that rejects fewer errors than the model makes teaches errors (2510.16657)."""
+    names = selection.get("teaches_errors", ())
+    if not names:
+        return []
+    why = f"by the audit set, what {', '.join(names)} kept is no better than the model itself"
+    text = f"the mix teaches errors: {selection.get('why_blocked') or why}"
+    return [Alarm("teaches_errors", True, text)]

@@ -1,0 +1,156 @@
+"""Figures of the gate: `python -m tests.benchmarks.gate [--seed N]`. About a minute; no model is trained.
+
+Campaigns of 10 rounds on 1,025 validation prompts are simulated, and every round is judged by the product's own
+`by_counts`, `by_gains` and `judge`. A campaign is a chain of models: each candidate answers like the champion but for
+some prompts, `discordance` of all of them, and a promoted candidate is the next champion, with the results it was
+promoted for.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+
+from components.common.recipe import DecideSection, Goal
+from components.common.statistics import alpha_per_round, binomial_upper
+from components.decide.gate import by_counts, by_gains, judge
+from tests.benchmarks.figures import record
+
+PROMPTS, ROUNDS, CAMPAIGNS, GAIN = 1025, 10, 20_000, 0.03
+SECTION = DecideSection(goal=Goal(threshold=1.0), max_rounds=ROUNDS)
+LEVEL = alpha_per_round(SECTION.alpha, ROUNDS)
+ACCURACIES, DISCORDANCES = (0.3, 0.6, 0.9), (0.02, 0.07, 0.15, 0.3)
+HEADLINE = 0.07
+"""Discordance of the headline power: a candidate that is 3 points better wins 5 prompts of 100 and loses 2."""
+FAMILIES, FAMILY_CAMPAIGNS = 41, 2000
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+
+@cache
+def promotes(wins: int, losses: int) -> bool:
+    """What the gate says of these counts."""
+    return judge(by_counts(PROMPTS, wins, losses, LEVEL)).promote
+
+
+def gate(wins: Ints, losses: Ints) -> Bools:
+    """The gate's word on many candidates."""
+    return np.array([promotes(won, lost) for won, lost in zip(wins.tolist(), losses.tolist(), strict=True)])
+
+
+def naive(wins: Ints, losses: Ints) -> Bools:
+    """Higher wins."""
+    return np.asarray(wins > losses)
+
+
+def campaigns(
+    dice: np.random.Generator, accuracy: float, discordance: float, gain: float, rule: Callable[[Ints, Ints], Bools]
+) -> Bools:
+    """Whether each round of each campaign promoted, (campaigns, rounds). The candidates' true accuracy is the first
+    model's plus `gain` as long as nothing was promoted; later rounds then promote a model that is not better."""
+    right = dice.binomial(PROMPTS, accuracy, CAMPAIGNS)
+    promoted = np.zeros((CAMPAIGNS, ROUNDS), dtype=bool)
+    for number in range(ROUNDS):
+        ahead = np.where(promoted.any(axis=1), 0.0, gain)
+        base = accuracy + gain - ahead
+        wins = dice.binomial(PROMPTS - right, (discordance + ahead) / 2 / (1 - base))
+        losses = dice.binomial(right, (discordance - ahead) / 2 / base)
+        promoted[:, number] = rule(wins, losses)
+        right = np.where(promoted[:, number], right + wins - losses, right)
+    return promoted
+
+
+def family_campaigns(dice: np.random.Generator, *, told: bool) -> int:
+    """Of FAMILY_CAMPAIGNS campaigns of equal models whose prompts come in families that are won or lost together, how
+    many promote: with the families told to the gate, or each prompt taken for itself."""
+    names = [f"family {number % FAMILIES}" for number in range(PROMPTS)]
+    fooled = 0
+    for _ in range(FAMILY_CAMPAIGNS):
+        for _ in range(ROUNDS):
+            leaning = dice.choice([-1, 1], FAMILIES)[np.arange(PROMPTS) % FAMILIES]
+            differs = dice.random(PROMPTS) < 0.15
+            gains = np.where(differs, np.where(dice.random(PROMPTS) < 0.8, leaning, -leaning), 0)
+            wins, losses = int((gains > 0).sum()), int((gains < 0).sum())
+            # A candidate with no more wins is refused before any test: no need to resample.
+            if wins <= losses:
+                continue
+            comparison = by_gains(gains.tolist(), names, LEVEL, "points") if told else None
+            if judge(comparison or by_counts(PROMPTS, wins, losses, LEVEL)).promote:
+                fooled += 1
+                break
+    return fooled
+
+
+def main() -> None:
+    """Simulate, print and record."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--dry", action="store_true", help="print only, record nothing")
+    given = parser.parse_args()
+    for name, (value, bound, note) in measure(np.random.Generator(np.random.PCG64(given.seed))).items():
+        print(f"{name} = {value:.4f} (bound {bound}) {note}")
+        if not given.dry:
+            command = f"python -m tests.benchmarks.gate --seed {given.seed}"
+            record(name, value, "share", bound, command, given.seed, note)
+
+
+def measure(dice: np.random.Generator) -> dict[str, tuple[float, str, str]]:
+    """Name → (value, bound, note)."""
+    false, fooled_naively, settings = 0, 1.0, []
+    for accuracy in ACCURACIES:
+        for discordance in DISCORDANCES:
+            if discordance / 2 > min(accuracy, 1 - accuracy):
+                continue
+            own = int(campaigns(dice, accuracy, discordance, 0.0, gate).any(axis=1).sum())
+            naively = float(campaigns(dice, accuracy, discordance, 0.0, naive).any(axis=1).mean())
+            print(f"equal models, accuracy {accuracy}, discordance {discordance}: "
+                  f"{own / CAMPAIGNS:.4f} of campaigns promote, naively {naively:.4f}")  # fmt: skip
+            false, fooled_naively = max(false, own), min(fooled_naively, naively)
+            settings.append((accuracy, discordance))
+    upper = binomial_upper(false, CAMPAIGNS)
+    powers, ever = {}, {}
+    for discordance in (0.04, 0.05, HEADLINE, 0.1, 0.15, 0.2):
+        shown = campaigns(dice, 0.6, discordance, GAIN, gate)
+        powers[discordance], ever[discordance] = float(shown[:, 0].mean()), float(shown.any(axis=1).mean())
+        print(f"+3 points, discordance {discordance}: shown by one round {powers[discordance]:.4f}, "
+              f"by a campaign {ever[discordance]:.4f}")  # fmt: skip
+    told, ignored = (family_campaigns(dice, told=told) for told in (True, False))
+    where = f"{PROMPTS} prompts, {ROUNDS} rounds, alpha {SECTION.alpha}"
+    return {
+        "gate.false_promotion": (
+            false / CAMPAIGNS, "≤ 0.05",
+            f"share of campaigns of equal models that promote any; the worst of {len(settings)} settings of accuracy "
+            f"and discordance, {CAMPAIGNS} campaigns each; {where}",
+        ),
+        "gate.false_promotion_upper": (upper, "≤ 0.05", "its exact 95 % upper bound (Clopper-Pearson)"),
+        "gate.naive_false_promotion": (
+            fooled_naively, "naive: higher wins", "the same campaigns, the least of the settings",
+        ),
+        "gate.power": (
+            powers[HEADLINE], "≥ 0.80",
+            f"chance that one round shows a true gain of 3 points where the models differ on {HEADLINE:.0%} of the "
+            f"prompts ({where}); at 4, 5, 10, 15, 20 %: "
+            + ", ".join(f"{powers[one]:.2f}" for one in (0.04, 0.05, 0.1, 0.15, 0.2)),
+        ),
+        "gate.campaign_power": (
+            min(ever.values()), "10 candidates, each 3 points better",
+            "chance that a campaign promotes at least one of them, the least over those discordances",
+        ),
+        "gate.family_false_promotion": (
+            told / FAMILY_CAMPAIGNS, "≤ 0.05",
+            f"equal models, prompts in {FAMILIES} families won or lost together, families told; 95 % upper bound "
+            f"{binomial_upper(told, FAMILY_CAMPAIGNS):.3f} of {FAMILY_CAMPAIGNS} campaigns",
+        ),
+        "gate.family_ignored": (
+            ignored / FAMILY_CAMPAIGNS, "the same with McNemar, each prompt for itself", "why families matter",
+        ),
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

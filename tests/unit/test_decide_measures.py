@@ -1,0 +1,122 @@
+"""A round in numbers: each is computed from rows like those of a run that has something wrong."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+
+from components.common.records import Dropped, Prompt, Result, Sample, TrainingRow
+from components.decide.measures import (
+    answer_measures,
+    human_loss_measures,
+    jensen_shannon,
+    loosely,
+    loss_measures,
+    mix_measures,
+    references_of,
+    spikes,
+    verifier_measures,
+)
+from tests.unit.crafted import ask
+
+
+def row(prompt: str, completion: str, source: str = "human", weight: float = 1.0) -> TrainingRow:
+    return TrainingRow.model_validate(
+        {"id": prompt, "prompt": prompt, "completion": completion, "source": source, "round": 0, "weight": weight}
+    )
+
+
+def answer(prompt: Prompt, text: str, *, finished: bool = True) -> Result:
+    right = text == prompt.reference["answer"]
+    return Result(
+        prompt_id=prompt.id, split="validation", correct=right, text=text, finished=finished, num_tokens=3,
+        tags=prompt.tags,
+    )  # fmt: skip
+
+
+def test_a_loss_that_is_not_finite_counts_as_a_skipped_step() -> None:
+    found = loss_measures({"skipped_steps": 1}, [2.0, None, math.inf, 1.5, 1.0, 0.8, 0.7])
+    assert found["skipped_steps"] == 3
+    assert found["first_loss"] == 2.0
+    assert found["last_loss"] == pytest.approx(0.75)
+    assert loss_measures({}, [None]) == {"skipped_steps": 1.0}
+
+
+def test_training_far_above_the_heldout_loss_is_told() -> None:
+    train = {"best_heldout_loss": 0.2, "final_heldout_loss": 0.3}
+    found = loss_measures(train, [1.0, 0.9, 0.9, 0.9, 0.9, 0.9])
+    assert found["above_heldout"] == pytest.approx(0.6)
+    assert found["heldout_rise"] == pytest.approx(0.1)
+
+
+def test_spikes_stand_out_of_noise_and_noise_does_not() -> None:
+    draw = random.Random(0)
+    quiet = [1.0 + draw.uniform(-0.3, 0.3) for _ in range(100)]
+    assert spikes(quiet) == []
+    assert spikes([*quiet[:40], 7.0, *quiet[40:70], 5.0, *quiet[70:]]) == [40, 71]
+
+
+def test_the_loss_on_human_text_is_compared_with_the_champions() -> None:
+    assert human_loss_measures({"perplexity": math.e}, {"perplexity": 1.0}) == {
+        "human_loss": pytest.approx(1.0), "human_loss_rise": pytest.approx(1.0),
+    }  # fmt: skip
+    assert human_loss_measures({"perplexity": None}, {}) == {}
+
+
+def test_answers_that_go_on_are_told_from_answers_that_are_cut() -> None:
+    prompts = [ask(f"{number}=", f"{number}") for number in range(10, 14)]
+    given = [
+        answer(prompts[0], "10 10 10", finished=False), answer(prompts[1], "1", finished=False),
+        answer(prompts[2], "99", finished=False), answer(prompts[3], "13"),
+    ]  # fmt: skip
+    found = answer_measures(given, [answer(prompts[3], "13"), answer(prompts[2], "12")], references_of(prompts))
+    assert found == {"accuracy": 0.25, "finished_share": 0.25, "runs_on": 0.25, "cut_short": 0.25, "same_answers": 0.25}
+
+
+def test_rows_that_look_the_same_are_repeated_and_validation_prompts_are_found_in_the_mix() -> None:
+    rows = [
+        row("12=", "3"),
+        row("1 2=", "3"),
+        row("12 =", "3."),
+        row("5=", "7", "self", 2.0),
+        row("8=", "9", "self", 1.0),
+    ]
+    found = mix_measures(rows, [ask("5 =", "7"), ask("77=", "1")])
+    assert found["repeated"] == found["repeated_human"] == pytest.approx(2 / 6)
+    assert found["human_weight"] == pytest.approx(0.5)
+    assert found["contaminated"] == 0.5
+    assert found["answer_shift"] == pytest.approx(1.0)
+    assert mix_measures([], []) == {}
+
+
+def test_texts_are_the_same_to_a_person_but_numbers_and_signs_stay_different() -> None:
+    assert loosely(" What is 3 + 4? ") == loosely("what is 3+4")
+    assert loosely("3-4") != loosely("3+4")
+
+
+def test_the_distance_of_two_distributions() -> None:
+    assert jensen_shannon({"a": 1.0, "b": 1.0}, {"a": 10.0, "b": 10.0}) == 0.0
+    assert jensen_shannon({"a": 1.0}, {"b": 3.0}) == 1.0
+
+
+def test_a_verifier_is_held_against_what_the_champion_gets_right() -> None:
+    prompts = {one.id: one for one in (ask(f"{number}+1=", str(number + 1), task="add") for number in range(60))}
+    samples = [
+        Sample(prompt_id=one.id, index=index, seed=0, text=str(one.reference["answer"]), num_tokens=2, finished=True)
+        for one in prompts.values()
+        for index in range(4)
+    ]
+    champion = [answer(ask(f"9{number}", "1", task="add"), "1") for number in range(40)]
+    champion += [answer(ask("other", "1", task="sort"), "2")]  # another kind of prompt says nothing of these
+    refused = [
+        Dropped(reason="verifier", detail="", row={"prompt_id": one.prompt_id, "index": one.index})
+        for one in samples[: 4 * 45]
+    ]
+    found = verifier_measures(prompts, samples, refused, champion)
+    assert (found["majority_passed"], found["majority_expected"]) == (0.25, 1.0)
+    assert found["verifier_z"] < -8
+    assert (found["agreement"], found["refused_agreement"], found["passed_agreement"]) == (1.0, 1.0, 1.0)
+    assert found["disputed"] == 0.0
+    assert verifier_measures(prompts, [], [], champion) == {}
