@@ -5,6 +5,8 @@
 # make bench  measure the figures of the README (hours; `make bench BENCH=demo` takes one)
 # make golden rewrite what tests compare with: command line, recipe schema, READMEs of the steps, figures table
 # make lock   resolve docker/requirements/*.in anew
+# make images build and check the images of the steps; `make images REGISTRY=registry.example/team` publishes them too
+# make containers  the tests that run in those images: they need a Docker engine; DOCKER names another client
 
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -19,14 +21,14 @@ PIP_COMPILE := DS_BUILD_OPS=0 .venv/bin/pip-compile --quiet --allow-unsafe --gen
 # Threads that wait must sleep: spinning ones starve the process beside them.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test gpu lint bench golden lock setup
+.PHONY: demo test gpu lint bench golden lock images containers setup
 .DEFAULT_GOAL := test
 
 demo: setup
 	$(RUN) pipeline.py run recipes/demo.yaml
 
 test: setup
-	$(RUN) -m pytest tests --ignore=tests/benchmarks --ignore=tests/gpu $(PYTEST)
+	$(RUN) -m pytest tests --ignore=tests/benchmarks --ignore=tests/gpu --ignore=tests/containers $(PYTEST)
 
 gpu: setup
 	$(RUN) -m pytest tests/gpu $(PYTEST)
@@ -49,6 +51,13 @@ golden: setup
 lock: setup
 	$(PIP_COMPILE) --pip-args='--no-build-isolation' --output-file=$(REQUIREMENTS)/dev.lock $(REQUIREMENTS)/dev.in
 	$(PIP_COMPILE) --output-file=$(REQUIREMENTS)/bootstrap.lock $(REQUIREMENTS)/bootstrap.in
+	$(RUN) docker/locks.py
+
+images: setup
+	$(RUN) docker/build.py $(if $(REGISTRY),--registry=$(REGISTRY)) $(FAMILIES)
+
+containers: images
+	RATCHET_NEED_ENGINE=1 $(RUN) -m pytest tests/containers $(PYTEST)
 
 setup: $(STAMP)
 

@@ -1,0 +1,89 @@
+"""The images' lock files, cut from dev.lock: what an image runs is what the tests ran.
+
+`python docker/locks.py` writes docker/requirements/NAME.lock for each NAME.in of an image, `--check` says which are
+stale (exit status 1). Run it with the Python of .venv: dependencies are read from what is installed there.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+FOLDER = Path(__file__).resolve().parent / "requirements"
+LOCKS = ("build", "common", "cpu", "torch", "generate", "train")
+ALONE = {"kfp"}
+"""Taken without its dependencies: the executor needs none of them, and they would be 100 MB and a second protobuf."""
+HEADER = "# Cut from dev.lock by `make lock`: what {name}.in names and what that depends on.\n"
+
+
+def pinned() -> dict[str, str]:
+    """Name → the lines of dev.lock that pin it, comments left out."""
+    lines = (FOLDER / "dev.lock").read_text(encoding="utf-8").splitlines(keepends=True)
+    text = "".join(line for line in lines if not line.lstrip().startswith("#"))
+    entries = re.findall(r"^[A-Za-z0-9_.-]+==(?:.*\\\n)*.*\n", text, re.MULTILINE)
+    return {canonicalize_name(entry.partition("==")[0]): entry for entry in entries}
+
+
+def named(name: str) -> Iterator[str]:
+    """Packages that NAME.in asks for, with those of the files it includes."""
+    for line in (FOLDER / f"{name}.in").read_text(encoding="utf-8").splitlines():
+        if line.startswith("-r "):
+            yield from named(line.removeprefix("-r ").strip().removesuffix(".in"))
+        elif line and not line.startswith("#"):
+            yield line
+
+
+def closure(names: Iterator[str]) -> set[str]:
+    """The packages and all they depend on here (this Python, this platform)."""
+    found: set[str] = set()
+    wanted = [Requirement(name) for name in names]
+    while wanted:
+        requirement = wanted.pop()
+        name = canonicalize_name(requirement.name)
+        extras = requirement.extras or {""}
+        if name in found and not requirement.extras:
+            continue
+        found.add(name)
+        if name in ALONE:
+            continue
+        for text in importlib.metadata.requires(name) or ():
+            dependency = Requirement(text)
+            if dependency.marker is None or any(dependency.marker.evaluate({"extra": extra}) for extra in extras):
+                wanted.append(dependency)
+    return found
+
+
+def lock(name: str) -> str:
+    """The text of NAME.lock."""
+    pins = pinned()
+    packages = sorted(closure(named(name)))
+    unknown = [package for package in packages if package not in pins]
+    if unknown:
+        sys.exit(f"{name}.in needs {', '.join(unknown)}, which dev.lock does not pin: add them to base.in, `make lock`")
+    return HEADER.format(name=name) + "".join(pins[package] for package in packages)
+
+
+def main() -> int:
+    """Exit status 1 if --check finds a stale lock."""
+    stale = 0
+    for name in LOCKS:
+        path, text = FOLDER / f"{name}.lock", lock(name)
+        if path.exists() and path.read_text(encoding="utf-8") == text:
+            continue
+        if "--check" in sys.argv:
+            print(f"{path} is stale: make lock", file=sys.stderr)
+            stale = 1
+        else:
+            path.write_text(text, encoding="utf-8")
+            print(path)
+    return stale
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

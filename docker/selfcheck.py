@@ -1,0 +1,116 @@
+"""What every image proves as the last step of its build, and again whenever it is started without a command:
+
+docker run --rm --read-only --tmpfs /tmp --network none --cap-drop ALL ratchet/train:dev
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import pkgutil
+import re
+import shutil
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+STEPS = {
+    "cpu": ("decide", "report"),
+    "generate": ("generate", "select", "evaluate", "publish"),
+    "train": ("prepare", "train"),
+}
+UNWANTED = ("cc", "gcc", "g++", "clang", "make", "ld", "ssh", "sshd", "sudo", "curl", "wget")
+FOLDERS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/venv/bin"
+CACHES = (
+    "HOME", "TMPDIR", "HF_HOME", "XDG_CACHE_HOME", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "VLLM_CACHE_ROOT",
+    "MPLCONFIGDIR",
+)  # fmt: skip
+
+
+def problems(family: str) -> list[str]:
+    """One line for each thing that is not as it should be."""
+    found = [f"runs as root (uid {os.getuid()})"] if os.getuid() == 0 else []
+    found += [f"{name} is in the image: {path}" for name in UNWANTED if (path := shutil.which(name, path=FOLDERS))]
+    found += [f"{name} is not below /tmp" for name in CACHES if not f"{os.environ.get(name)}/".startswith("/tmp/")]
+    found += [f"{folder} is writable" for folder in ("/", "/opt/venv", str(HERE)) if os.access(folder, os.W_OK)]
+    return found + packages()
+
+
+def packages() -> list[str]:
+    """Differences between what is installed and the lock file."""
+    pins = re.findall(r"^([\w.-]+)==([^\s\\]+)", (HERE / "requirements.lock").read_text(encoding="utf-8"), re.MULTILINE)
+    locked = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in pins}
+    installed = {}
+    for one in importlib.metadata.distributions(path=[path for path in sys.path if "/venv/" in path]):
+        installed[re.sub(r"[-_.]+", "-", one.name).lower()] = one.version
+    names = sorted(locked.keys() | installed.keys())
+    return [
+        f"{name} is {installed.get(name, 'missing')}, locked is {locked.get(name, 'none')}"
+        for name in names
+        if installed.get(name) != locked.get(name)
+    ]
+
+
+def load(family: str) -> int:
+    """Import every module of the family's steps, and KFP's executor; returns how many."""
+    os.environ["_KFP_RUNTIME"] = "true"
+    importlib.import_module("kfp.dsl.executor_main")
+    modeling = () if family == "cpu" else ("modeling",)
+    names = [name for step in ("common", *modeling, *STEPS[family]) for name in _modules(step)]
+    for name in names:
+        importlib.import_module(name)
+    return len(names)
+
+
+def _modules(step: str) -> list[str]:
+    package = importlib.import_module(f"components.{step}")
+    found = [one.name for one in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
+    return [name for name in found if not name.endswith("__main__")]
+
+
+def work(family: str) -> None:
+    """A little of what the family is for."""
+    if family == "cpu":
+        from matplotlib.figure import Figure
+
+        Figure().savefig("/tmp/selfcheck.svg")
+        return
+    import torch
+
+    if family == "generate":
+        from components.common.recipe import Scratch
+        from components.modeling.scratch import make_scratch
+
+        model, _ = make_scratch(Scratch(hidden_size=32, num_layers=1, num_heads=2, intermediate_size=32))
+        assert model(torch.tensor([[1, 2]])).logits.isfinite().all()
+        return
+    from components.train.engine import Layout, join_processes, start_engine
+
+    # Offload is where DeepSpeed would want its own compiled optimizer.
+    device = join_processes()
+    engine = start_engine(
+        torch.nn.Linear(4, 4), Layout(2, True, 2, "fp32"), num_rows=2, learning_rate=0.1, weight_decay=0.0, beta2=0.99,
+        max_gradient_norm=1.0,
+    )  # fmt: skip
+    before = engine.module.weight.detach().clone()
+    engine.backward(engine(torch.ones(2, 4, device=device)).square().mean())
+    engine.step()
+    assert not torch.equal(before, engine.module.weight)
+
+
+def main() -> int:
+    """Exit status 1 if anything is wrong."""
+    family = sys.argv[1]
+    found = problems(family)
+    for line in found:
+        print(f"error: {line}", file=sys.stderr)
+    if not found:
+        count = load(family)
+        work(family)
+        print(f"{family}: {count} modules load, {len(sys.modules)} in memory, all checks passed")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

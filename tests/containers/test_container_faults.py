@@ -1,0 +1,112 @@
+"""Containers that are killed, run out of memory or are no longer wanted."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import docker
+from components.common.errors import Transient, UserError
+from tests.containers.conftest import Campaigns, containers_of, log_of, start, step_of
+from tests.pipeline.campaigns import PIPELINE
+
+KILLED = ("prepare", "train", "evaluate", "decide", "generate", "select", "publish")
+PATIENCE_SECONDS = 120.0
+
+
+def wait_for(engine: Any, step: str, process: Any) -> Any:
+    """The container of a step, as soon as it runs."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        for container in containers_of(engine):
+            if step_of(container) == step:
+                return container
+        time.sleep(0.02)
+    raise AssertionError(f"no container of {step}: {process.communicate()}")
+
+
+def test_a_campaign_whose_every_step_is_killed_once_ends_as_one_that_was_left_alone(
+    engine: Any, campaigns: Campaigns, on_the_laptop: dict[str, bytes]
+) -> None:
+    place = campaigns.place("killed")
+    for step in KILLED:
+        process = start(place, *campaigns.in_containers)
+        try:
+            container = wait_for(engine, step, process)
+            container.kill("SIGKILL")
+            _, said = process.communicate(timeout=PATIENCE_SECONDS)
+        finally:
+            process.terminate()
+        assert process.returncode == Transient.exit_code, said + log_of(place.folder)
+        assert f"{step}: its container was killed from outside; the same command again goes on" in said
+    run = place.run(*campaigns.in_containers)
+    assert run.told, run.said
+    assert run.told["error"] == ""
+    assert campaigns.receipts("killed") == on_the_laptop
+
+
+def test_a_step_without_enough_memory_says_so_and_what_to_do(campaigns: Campaigns) -> None:
+    place = campaigns.place("no-memory")
+    run = place.run("--rounds", "1", "--runner", "docker", "--network", campaigns.island.network, "--memory", "64m")
+    assert run.code == UserError.exit_code, run.said
+    assert any("went over its memory of 64m" in line and "--memory" in line for line in run.errors), run.said
+
+
+def test_a_run_that_is_stopped_leaves_no_container_behind(engine: Any, campaigns: Campaigns) -> None:
+    place = campaigns.place("stopped")
+    process = start(place, *campaigns.in_containers)
+    wait_for(engine, "train", process)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 128 + signal.SIGTERM, said
+    assert containers_of(engine) == []
+
+
+def test_what_a_killed_run_left_running_is_ended_by_the_next(engine: Any, campaigns: Campaigns) -> None:
+    place = campaigns.place("orphans")
+    process = start(place, *campaigns.in_containers)
+    orphan = wait_for(engine, "prepare", process)
+    _kill_all_of(process.pid)
+    process.communicate(timeout=PATIENCE_SECONDS)
+    again = start(place, *campaigns.in_containers)
+    try:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while _alive(engine, orphan.id) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not _alive(engine, orphan.id)
+    finally:
+        again.send_signal(signal.SIGTERM)
+        again.communicate(timeout=PATIENCE_SECONDS)
+
+
+def _alive(engine: Any, identity: str) -> bool:
+    try:
+        return bool(engine.containers.get(identity).status == "running")
+    except docker.errors.NotFound:
+        return False
+
+
+def _kill_all_of(pid: int) -> None:
+    """Kill the command and the process that it started, at once, so that neither can stop the containers."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    for process in (*map(int, children), pid):
+        os.kill(process, signal.SIGKILL)
+
+
+def test_images_of_other_code_than_is_here_are_refused(campaigns: Campaigns, tmp_path: Path) -> None:
+    for name in ("components", "docker"):
+        shutil.copytree(PIPELINE.parent / name, tmp_path / name, ignore=shutil.ignore_patterns("*.whl", "__pycache__"))
+    shutil.copy(PIPELINE, tmp_path)
+    with (tmp_path / "components" / "decide" / "step.py").open("a") as changed:
+        changed.write("# another line\n")
+    place = campaigns.place("refused")
+    command = place.command("run", *campaigns.in_containers)
+    command[1] = str(tmp_path / "pipeline.py")
+    done = subprocess.run(command, cwd=place.folder, env=place.environment, capture_output=True, text=True)
+    assert done.returncode == UserError.exit_code
+    assert "was built from other code than is here; `make images`" in done.stderr

@@ -1,0 +1,76 @@
+"""The whole campaign in real containers, confined as on a cluster, against a real S3 server."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from components.cli.docker_runner import Containers, settings
+from tests.containers.conftest import BUCKET, KEY, OTHER_BUCKET, SECRET, Campaigns, Island, containers_of, log_of
+from tests.pipeline.campaigns import round_tasks
+
+LARGEST_MB = {"cpu": 700, "generate": 1500, "train": 1500}
+
+
+def inside(engine: Any, island: Island, image: str, *command: str) -> str:
+    """What a command prints in a container confined as a step's."""
+    confined = settings("inside", Containers("1g", island.network), island.environment)
+    return str(engine.containers.run(image, list(command), remove=True, **confined).decode())
+
+
+@pytest.mark.parametrize("family", sorted(LARGEST_MB))
+def test_an_image_is_small_and_checks_itself_with_nothing_but_a_temporary_folder(
+    engine: Any, island: Island, family: str
+) -> None:
+    image = engine.images.get(f"ratchet/{family}:dev")
+    assert image.attrs["Size"] < LARGEST_MB[family] * 1_000_000
+    assert image.attrs["Config"]["User"] == "10001:10001"
+    said = inside(engine, island, image.id, "/opt/venv/bin/python", "/opt/ratchet/selfcheck.py", family)
+    assert "all checks passed" in said
+
+
+def test_images_share_the_layers_that_they_have_in_common(engine: Any) -> None:
+    layers = {
+        family: set(engine.images.get(f"ratchet/{family}:dev").attrs["RootFS"]["Layers"]) for family in LARGEST_MB
+    }
+    assert len(layers["train"] & layers["generate"]) > len(layers["train"] & layers["cpu"]) >= 3
+
+
+def test_a_step_reaches_the_store_and_nothing_else(engine: Any, island: Island) -> None:
+    host, port = island.endpoint.removeprefix("http://").split(":")
+    reach = (
+        "import socket, sys\n"
+        "for place in sys.argv[1:]:\n"
+        "    host, port = place.split(':')\n"
+        "    try: socket.create_connection((host, int(port)), 2).close(); print('reached')\n"
+        "    except OSError as error: print(type(error).__name__)\n"
+    )
+    told = inside(engine, island, "ratchet/cpu:dev", "python", "-c", reach, f"{host}:{port}", "192.0.2.1:80")
+    assert told.split()[0] == "reached"
+    assert told.split()[1] != "reached"
+
+
+def test_its_credentials_are_for_one_bucket(island: Island) -> None:
+    scoped = island.client(KEY, SECRET)
+    scoped.put_object(Bucket=BUCKET, Key="own", Body=b"x")
+    with pytest.raises(ClientError, match="AccessDenied"):
+        scoped.put_object(Bucket=OTHER_BUCKET, Key="foreign", Body=b"x")
+    with pytest.raises(ClientError, match="AccessDenied"):
+        scoped.get_object(Bucket=OTHER_BUCKET, Key="readiness")
+
+
+def test_a_campaign_in_containers_has_the_receipts_of_one_on_the_laptop(
+    engine: Any, campaigns: Campaigns, on_the_laptop: dict[str, bytes]
+) -> None:
+    place = campaigns.place("containers")
+    run = place.run(*campaigns.in_containers)
+    assert run.told, run.said + log_of(place.folder)
+    assert run.executed == ["prepare", *round_tasks(0), *round_tasks(1), "publish", "report"], log_of(place.folder)
+    receipts = campaigns.receipts("containers")
+    assert receipts == on_the_laptop
+    assert json.loads(next(data for ref, data in receipts.items() if ref.startswith("train/")))["summary"]
+    assert SECRET not in run.said + json.dumps(run.told) + log_of(place.folder)
+    assert containers_of(engine) == []

@@ -1,0 +1,118 @@
+"""The images, as far as their sources tell: packages, names, and the first process of every container."""
+
+from __future__ import annotations
+
+import ast
+import ctypes
+import importlib.metadata
+import re
+import runpy
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPONENTS, DOCKER = ROOT / "components", ROOT / "docker"
+IMAGES = tomllib.loads((DOCKER / "images.toml").read_text(encoding="utf-8"))
+ENTRY = [sys.executable, "-I", "-S", str(DOCKER / "entry.py")]
+PROVIDERS = importlib.metadata.packages_distributions()
+GUARDED = {"kubeflow", "vllm"}
+"""Asked for only where they are there."""
+
+
+def sources(step: str) -> set[Path]:
+    """Files of a step's folder, of `common`, and of `modeling` if it is used."""
+    own = set((COMPONENTS / step).rglob("*.py")) | set((COMPONENTS / "common").rglob("*.py"))
+    if any("components.modeling" in path.read_text(encoding="utf-8") for path in own):
+        own |= set((COMPONENTS / "modeling").rglob("*.py"))
+    return own
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Full names of the modules that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+def locked(family: str) -> set[str]:
+    text = (DOCKER / "requirements" / f"{family}.lock").read_text(encoding="utf-8")
+    return {canonical(name) for name in re.findall(r"^([\w.-]+)==", text, re.MULTILINE)}
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@pytest.mark.parametrize("step", sorted(IMAGES["steps"]))
+def test_what_a_step_imports_is_in_its_image(step: str) -> None:
+    names = {name.split(".")[0] for path in sources(step) for name in imported(path)}
+    names |= {"tensorboard"} if any("torch.utils.tensorboard" in imported(path) for path in sources(step)) else set()
+    foreign = names - set(sys.stdlib_module_names) - {"components"} - GUARDED
+    missing = {name for name in foreign if not {canonical(one) for one in PROVIDERS[name]} & locked(family_of(step))}
+    assert not missing, f"add them to docker/requirements/{family_of(step)}.in, then `make lock`"
+
+
+def family_of(step: str) -> str:
+    return str(IMAGES["steps"][step])
+
+
+def test_every_step_runs_in_the_image_that_its_shell_names() -> None:
+    assert set(IMAGES["steps"]) == {path.parent.name for path in COMPONENTS.glob("*/step.py")}
+    assert set(IMAGES["families"]) == set(IMAGES["steps"].values())
+    for step, family in IMAGES["steps"].items():
+        shell = (COMPONENTS / step / "component.py").read_text(encoding="utf-8")
+        assert set(re.findall(r'base_image="([^"]+)"', shell)) == {f"ratchet/{family}:dev"}
+    checked = runpy.run_path(str(DOCKER / "selfcheck.py"))["STEPS"]
+    assert {step: family for family, steps in checked.items() for step in steps} == IMAGES["steps"]
+
+
+def test_the_locks_of_the_images_are_cut_from_the_lock_that_the_tests_run_with() -> None:
+    done = subprocess.run([sys.executable, str(DOCKER / "locks.py"), "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_torch_is_in_no_image_that_has_no_model() -> None:
+    assert "torch" not in locked("cpu")
+    assert locked("common") <= locked("cpu") & locked("torch")
+    assert locked("torch") <= locked("generate") & locked("train")
+
+
+@pytest.mark.parametrize(
+    ("command", "status"), [("exit 7", 7), ("kill -KILL $$", 137), ("kill -TERM $$", 143)], ids=["own", "kill", "term"]
+)
+def test_the_first_process_ends_as_its_command_does(command: str, status: int) -> None:
+    assert subprocess.run([*ENTRY, "sh", "-c", command]).returncode == status
+
+
+def test_a_command_that_is_not_there_is_told() -> None:
+    done = subprocess.run([*ENTRY, "no-such-command"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (127, "error: no-such-command: No such file or directory\n")
+
+
+def test_sigterm_reaches_a_step_behind_a_shell_and_is_waited_for(tmp_path: Path) -> None:
+    step = tmp_path / "step.py"
+    step.write_text(
+        "import signal, sys, time\n"
+        "def save(*_):\n    time.sleep(0.5); open('saved', 'w').close(); sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, save)\nopen('ready', 'w').close()\ntime.sleep(60)\n"
+    )
+    # Like the first process of a container it becomes the parent of orphans (PR_SET_CHILD_SUBREAPER).
+    first = subprocess.Popen(
+        [*ENTRY, "sh", "-ec", f"{sys.executable} {step}; echo"], cwd=tmp_path,
+        preexec_fn=lambda: ctypes.CDLL(None).prctl(36, 1),
+    )  # fmt: skip
+    deadline = time.monotonic() + 20
+    while not (tmp_path / "ready").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(timeout=20) == 143
+    assert (tmp_path / "saved").exists()
