@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from kfp import dsl, kubernetes
 from kfp.dsl import base_component
 
+from components.cli.profiles import Profile, placed
 from components.common.recipe import Recipe
 from components.decide.component import carry, decide
 from components.evaluate.component import evaluate
@@ -32,9 +33,11 @@ class State(NamedTuple):
     state: str
 
 
-def build(recipe: Recipe, rounds: int = 4) -> base_component.BaseComponent:
-    """The pipeline with `rounds` unrolled improvement rounds and this recipe as its default."""
-    stages = [round_zero(), *(improvement_round(number, recipe.generate.shards) for number in range(1, rounds + 1))]
+def build(recipe: Recipe, rounds: int = 4, profile: Profile | None = None) -> base_component.BaseComponent:
+    """The pipeline with `rounds` unrolled improvement rounds and this recipe as its default. A profile says on which
+    nodes of a cluster the steps run; without one they run as they are."""
+    shards = recipe.generate.shards
+    stages = [round_zero(profile), *(improvement_round(number, shards, profile) for number in range(1, rounds + 1))]
     document = recipe.model_dump(mode="json", exclude_none=True)  # a KFP parameter holds no None
 
     @dsl.pipeline(name=f"ratchet-{recipe.name}", description="Makes a language model better, in rounds proved better.")
@@ -53,10 +56,10 @@ def build(recipe: Recipe, rounds: int = 4) -> base_component.BaseComponent:
         human_share: float = recipe.select.human_share,
     ) -> None:
         with dsl.ExitHandler(
-            task(report, "report", store=store, job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER), name="campaign"
+            task(profile, report, "report", store=store, job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER), name="campaign"
         ):
             start = task(
-                prepare, "prepare", store=store, recipe=recipe, resume_from=resume_from,
+                profile, prepare, "prepare", store=store, recipe=recipe, resume_from=resume_from,
                 job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER, seed=seed, threshold=threshold, max_rounds=max_rounds,
                 patience=patience, prompts_per_round=prompts_per_round, samples_per_prompt=samples_per_prompt,
                 temperature=temperature, learning_rate=learning_rate, human_share=human_share,
@@ -70,56 +73,61 @@ def build(recipe: Recipe, rounds: int = 4) -> base_component.BaseComponent:
             for number, stage in enumerate(stages[1:], 1):
                 round_task = stage(go=state["go"], state=state["state"]).set_display_name(f"Round {number}")
                 state = round_task.set_caching_options(False).outputs
-            task(publish, "publish", state=state["state"])
+            task(profile, publish, "publish", state=state["state"])
 
     return ratchet
 
 
-def round_zero() -> base_component.BaseComponent:
+def round_zero(profile: Profile | None) -> base_component.BaseComponent:
     """The supervised stage on human data; skipped when a run resumes from a later state."""
 
     @dsl.pipeline(name="round-0")
     def first(fresh: bool, state: str, data: dsl.Input[dsl.Dataset]) -> State:
         with dsl.If(fresh == True, name="begin-0"):  # noqa: E712 — KFP overloads ==
-            done = train_evaluate_decide(0, state, data)
+            done = train_evaluate_decide(0, state, data, profile)
         with dsl.Else(name="skip-0"):
-            kept = task(carry, "carry-r0", state=state, go=True).outputs
+            kept = task(profile, carry, "carry-r0", state=state, go=True).outputs
         return State(go=dsl.OneOf(done["go"], kept["go"]), state=dsl.OneOf(done["state"], kept["state"]))
 
     return first
 
 
-def improvement_round(number: int, shards: int) -> base_component.BaseComponent:
+def improvement_round(number: int, shards: int, profile: Profile | None) -> base_component.BaseComponent:
     """One round, skipped once `decide` said stop. Task names carry the round: the UI looks artifacts up by name."""
 
     @dsl.pipeline(name=f"round-{number}")
     def improve(go: bool, state: str) -> State:
         with dsl.If(go == True, name=f"improve-{number}"):  # noqa: E712
             with dsl.ParallelFor(items=list(range(shards)), name=f"shards-{number}") as shard:
-                samples = task(generate, f"generate-r{number}", state=state, shard=shard).outputs["samples"]
-            mix = task(select, f"select-r{number}", state=state, samples=dsl.Collected(samples)).outputs["mix"]
-            done = train_evaluate_decide(number, state, mix)
+                samples = task(profile, generate, f"generate-r{number}", state=state, shard=shard).outputs["samples"]
+            samples = dsl.Collected(samples)
+            mix = task(profile, select, f"select-r{number}", state=state, samples=samples).outputs["mix"]
+            done = train_evaluate_decide(number, state, mix, profile)
         with dsl.Else(name=f"skip-{number}"):
-            kept = task(carry, f"carry-r{number}", state=state, go=False).outputs
+            kept = task(profile, carry, f"carry-r{number}", state=state, go=False).outputs
         return State(go=dsl.OneOf(done["go"], kept["go"]), state=dsl.OneOf(done["state"], kept["state"]))
 
     return improve
 
 
-def train_evaluate_decide(number: int, state: Any, mix: Any) -> Any:
+def train_evaluate_decide(number: int, state: Any, mix: Any, profile: Profile | None) -> Any:
     """The second half of every round; returns decide's outputs `go` and `state`."""
-    candidate = task(train, f"train-r{number}", state=state, mix=mix).outputs["candidate"]
-    results = task(evaluate, f"evaluate-r{number}", state=state, candidate=candidate).outputs["results"]
-    return task(decide, f"decide-r{number}", state=state, mix=mix, candidate=candidate, results=results).outputs
+    candidate = task(profile, train, f"train-r{number}", state=state, mix=mix).outputs["candidate"]
+    results = task(profile, evaluate, f"evaluate-r{number}", state=state, candidate=candidate).outputs["results"]
+    return task(
+        profile, decide, f"decide-r{number}", state=state, mix=mix, candidate=candidate, results=results
+    ).outputs
 
 
-def task(component: base_component.BaseComponent, name: str, **arguments: Any) -> Any:
-    """A task with a name of its own, as a user who is not root. KFP's cache is off (it checks no stored bytes): our
-    step keys do the re-use."""
+def task(profile: Profile | None, component: base_component.BaseComponent, name: str, **arguments: Any) -> Any:
+    """A task with a name of its own, as a user who is not root, with what the profile gives its step. KFP's cache is
+    off (it checks no stored bytes): our step keys do the re-use."""
+    step = component.component_spec.name
     component = copy.deepcopy(component)
     component.component_spec.name = name
     made = component(**arguments).set_caching_options(False)
-    return kubernetes.set_security_context(made, run_as_user=10001, run_as_non_root=True)
+    kubernetes.set_security_context(made, run_as_user=10001, run_as_non_root=True)
+    return placed(made, "decide" if step == "carry" else step, profile) if profile else made
 
 
 if __name__ == "__main__":

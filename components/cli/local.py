@@ -15,9 +15,11 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TextIO
 
 from components.cli import warm
+from components.cli.docker_runner import Containers, stop_containers, use_containers
 from components.common.recipe import Recipe
 
 _EXECUTING = re.compile(r"Executing task (?:\x1b\[\d+m)?'([^']+)'")
@@ -59,8 +61,12 @@ class TaskLog(logging.Filter):
         self._events.flush()
 
 
-def run_locally(recipe: Recipe, store: str, rounds: int, resume_from: str, folder: Path, events: TextIO) -> None:
-    """Build the pipeline and run it, one subprocess a task. Raises RuntimeError, as kfp does, if a task failed."""
+def run_locally(
+    recipe: Recipe, store: str, rounds: int, resume_from: str, folder: Path, events: TextIO,
+    containers: Containers | None = None,
+) -> None:  # fmt: skip
+    """Build the pipeline and run it, one subprocess or container a task. Raises RuntimeError, as kfp does, if a task
+    failed."""
     from kfp import local
 
     from pipeline import build
@@ -68,16 +74,20 @@ def run_locally(recipe: Recipe, store: str, rounds: int, resume_from: str, folde
     logger = logging.getLogger()
     logger.setLevel(logging.INFO)
     logger.addFilter(TaskLog(events, sys.stdout))
-    # kfp warns that our images are not named python; under this runner they are not used at all.
+    # kfp warns that our images are not named python.
     warnings.filterwarnings("ignore", category=RuntimeWarning, module="kfp")
-    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(folder), raise_on_error=True)
+    if containers is None:
+        runner = local.SubprocessRunner(use_venv=False)
+    else:
+        runner = use_containers(recipe.run_id, containers, os.environ, folder)
+    local.init(runner, pipeline_root=str(folder), raise_on_error=True)
     build(recipe, rounds)(store=store, resume_from=resume_from)
 
 
 @contextmanager
-def _task_python(folder: Path) -> Iterator[None]:
+def _task_python(folder: Path, containers: Containers | None) -> Iterator[None]:
     """Let kfp, which starts tasks with `sys.executable`, find the warm one where it can be used."""
-    if not warm.usable():
+    if containers is not None or not warm.usable():
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -104,6 +114,16 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def _stop_containers_at_the_end(run_id: str) -> None:
+    """On SIGTERM: containers are no children of this process and would go on."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        stop_containers(run_id)
+        os._exit(128 + number)
+
+    signal.signal(signal.SIGTERM, stop)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Exit status 0 if every task succeeded, 1 if one failed; which and why is in the attempt records."""
     parser = argparse.ArgumentParser(prog="python -m components.cli.local", description=__doc__)
@@ -113,13 +133,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--resume-from", default="")
     parser.add_argument("--folder", type=Path, required=True, help="where kfp.local keeps its pointer artifacts")
     parser.add_argument("--tasks-file", type=Path, required=True, help="gets one JSON line per started or ended task")
+    parser.add_argument("--containers", default="", help="run tasks in containers: their settings as JSON")
     given = parser.parse_args(arguments)
     _end_with_parent()
+    containers = Containers(**json.loads(given.containers)) if given.containers else None
     recipe = Recipe.model_validate_json(given.recipe.read_bytes())
+    if containers is not None:
+        _stop_containers_at_the_end(recipe.run_id)
     with given.tasks_file.open("a", encoding="utf-8") as events:
         try:
-            with _task_python(given.folder):
-                run_locally(recipe, given.store, given.rounds, given.resume_from, given.folder, events)
+            with _task_python(given.folder, containers):
+                run_locally(recipe, given.store, given.rounds, given.resume_from, given.folder, events, containers)
         except RuntimeError as error:
             # kfp.local's only way to say that a task failed.
             print(_COLOUR.sub("", str(error)), flush=True)

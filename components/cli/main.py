@@ -6,18 +6,19 @@ Exit status: 0 done; 1 ran, but the target was not met or nothing was published;
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
+from components.cli.cluster import add_verbs as add_cluster_verbs
+from components.cli.shared import AsJson, Override, RecipeFile, StoreUri, fail, print_json, say
 from components.common.errors import Corrupt, RatchetError, UserError
 
 
@@ -39,25 +40,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )  # fmt: skip
 
-# typer reads these annotations at run time and does not know `str | None` in a string on every Python we support.
-RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe, a YAML file.")]
-Override = Annotated[
-    Optional[list[str]],  # noqa: UP045
-    typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe: section.key=value. May be repeated."),
-]
-StoreUri = Annotated[
-    str,
-    typer.Option(
-        "--store",
-        envvar="RATCHET_STORE",
-        metavar="URI",
-        show_default=False,
-        help="file:///folder or s3://bucket/prefix; by default .ratchet/store here.",
-    ),
-]
-Rounds = Annotated[int, typer.Option(min=0, max=8, help="Rounds unrolled into the pipeline.")]
 LocalRounds = Annotated[int, typer.Option(min=0, max=16, help="Rounds unrolled into the pipeline.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Runner = Annotated[
+    Literal["process", "docker"], typer.Option(help="Each task as a process of this Python, or in a container.")
+]
 RunId = Annotated[str, typer.Argument(metavar="[RUN_ID]", help="A run; by default the one begun last.")]
 
 
@@ -68,17 +54,24 @@ def run(
     override: Override = None,
     rounds: LocalRounds = 4,
     resume_from: Annotated[str, typer.Option(metavar="URI", help="State (decide receipt) to go on from.")] = "",
+    runner: Runner = "process",
+    memory: Annotated[str, typer.Option(metavar="SIZE", help="Limit of one container.")] = "8g",
+    network: Annotated[str, typer.Option(metavar="NAME", help="Docker network of the containers.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Carry out a campaign on this machine. Started again, it continues where it was."""
+    from components.cli.docker_runner import Containers
     from components.cli.run import Stopped, run_recipe
     from components.cli.show import print_run
     from components.common.recipe_file import load_recipe
     from components.report.runs import summary_of
 
     resolved = load_recipe(recipe, tuple(override or ()))
+    containers = Containers(memory, network) if runner == "docker" else None
     try:
-        done = run_recipe(resolved, store or default_store(), rounds, resume_from, os.environ, Console(stderr=True))
+        done = run_recipe(
+            resolved, store or default_store(), rounds, resume_from, os.environ, Console(stderr=True), containers
+        )
     except Stopped as stop:
         again = shlex.join(["python", "pipeline.py", *sys.argv[1:]])
         fail(f"stopped; finished steps are kept. Continue with: {again}")
@@ -101,28 +94,7 @@ def run(
     raise typer.Exit(done.exit_code)
 
 
-@app.command(name="compile")
-def compile_(
-    recipe: RecipeFile,
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Where the pipeline's YAML goes.")],
-    override: Override = None,
-    rounds: Rounds = 4,
-    as_json: AsJson = False,
-) -> None:
-    """Compile the pipeline, with the recipe as its default, for a Kubeflow cluster."""
-    from components.common.recipe_file import load_recipe
-
-    resolved = load_recipe(recipe, tuple(override or ()))
-    if output.suffix not in (".yaml", ".yml", ".json"):
-        raise UserError(f"-o {output}: the file must end in .yaml or .json")
-    from kfp import compiler
-
-    from pipeline import build
-
-    output.parent.mkdir(parents=True, exist_ok=True)
-    compiler.Compiler().compile(build(resolved, rounds), str(output))
-    told = {"output": str(output), "bytes": output.stat().st_size, "run_id": resolved.run_id, "rounds": rounds}
-    say(told, as_json, f"{output}: {told['bytes']:,} bytes, {rounds} rounds, run {resolved.run_id}")
+add_cluster_verbs(app)
 
 
 @app.command()
@@ -239,26 +211,6 @@ def known_run(context: Any, run_id: str) -> str:
     if found is None:
         raise UserError(f"{context.store.root} holds no run yet; `run RECIPE` makes one, or pass --store")
     return found
-
-
-def say(document: dict[str, Any], as_json: bool, text: str) -> None:
-    """The result of a verb, for programs or for people."""
-    if as_json:
-        print_json(document)
-    else:
-        Console().print(Text(text), soft_wrap=True)
-
-
-def print_json(document: dict[str, Any]) -> None:
-    """One JSON document on standard output."""
-    print(json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False))
-
-
-def fail(text: str) -> None:
-    """One red line on standard error."""
-    from components.report.words import cut
-
-    Console(stderr=True).print(Text.assemble(("error: ", "bold red"), (cut(text, 2000), "red")), soft_wrap=True)
 
 
 def main() -> None:

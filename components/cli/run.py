@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -10,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,6 +19,7 @@ from urllib.parse import unquote
 
 from rich.console import Console
 
+from components.cli.docker_runner import Containers, check_engine
 from components.cli.follow import Follower
 from components.common import layout
 from components.common.context import Context, make_context
@@ -57,23 +59,28 @@ class Stopped(BaseException):
 
 
 def run_recipe(
-    recipe: Recipe, store_uri: str, rounds: int, resume_from: str, environment: Mapping[str, str], console: Console
-) -> Outcome:
-    """Carry a campaign out and follow it on `console`.
+    recipe: Recipe, store_uri: str, rounds: int, resume_from: str, environment: Mapping[str, str], console: Console,
+    containers: Containers | None = None,
+) -> Outcome:  # fmt: skip
+    """Carry a campaign out and follow it on `console`; each task is a container if `containers` says how.
 
     Finished steps are found in the store and re-used. Raises UserError or Transient before anything runs if the store
     cannot be used, Stopped after the child was stopped by a signal.
     """
     root = layout.canonical_root(store_uri)
+    if containers is not None:
+        check_engine(root, containers, environment)
     probe(open_store(root, environment))
     if resume_from and layout.split_receipt_uri(resume_from)[0] != root:
         raise UserError(f"--resume-from {resume_from} is not in the store {root}; pass --store with the store it is in")
     folder = _work_folder(recipe.run_id)
     (folder / "recipe.json").write_text(recipe.model_dump_json(), encoding="utf-8")
+    # The folder of pointer artifacts is all of this machine that a container sees.
+    progress = folder / ("kfp" if containers else "") / "progress.jsonl"
     child_environment = surroundings(root, environment) | {
         "PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), environment.get("PYTHONPATH", "")])),
         "PYTHONUNBUFFERED": "1",
-        "RATCHET_PROGRESS": str(folder / "progress.jsonl"),
+        "RATCHET_PROGRESS": str(progress),
         "RATCHET_SIDE_BY_SIDE": str(min(2, recipe.generate.shards)),  # kfp.local runs two at a time
         "OMP_WAIT_POLICY": environment.get("OMP_WAIT_POLICY", "PASSIVE"),  # spinning threads starve the other shard
     }
@@ -82,8 +89,10 @@ def run_recipe(
         "--rounds", str(rounds), "--resume-from", resume_from, "--folder", str(folder / "kfp"),
         "--tasks-file", str(folder / "tasks.jsonl"),
     ]  # fmt: skip
+    if containers is not None:
+        command += ["--containers", json.dumps(asdict(containers))]
     began = time.time()
-    status = _follow(command, child_environment, folder, console)
+    status = _follow(command, child_environment, folder, progress, console)
     context = make_context(root, surroundings(root, environment))
     return _outcome(context, load_run(context, recipe.run_id), status, folder, began)
 
@@ -104,7 +113,7 @@ def _work_folder(run_id: str) -> Path:
     return folder
 
 
-def _follow(command: list[str], environment: dict[str, str], folder: Path, console: Console) -> int:
+def _follow(command: list[str], environment: dict[str, str], folder: Path, progress: Path, console: Console) -> int:
     """Run the child in a process group of its own and show its progress; no process of it is left behind."""
     with (folder / "log.txt").open("wb") as log, _signals_as_exceptions():
         child = subprocess.Popen(
@@ -112,7 +121,7 @@ def _follow(command: list[str], environment: dict[str, str], folder: Path, conso
             start_new_session=True,
         )  # fmt: skip
         try:
-            with Follower(console, folder / "tasks.jsonl", folder / "progress.jsonl") as follower:
+            with Follower(console, folder / "tasks.jsonl", progress) as follower:
                 while child.poll() is None:
                     follower.poll()
                     time.sleep(0.2)

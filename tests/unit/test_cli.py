@@ -21,7 +21,7 @@ from tests.unit.handmade import HOSTILE, Campaign, whole_campaign
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden"
-VERBS = ("run", "compile", "status", "show", "verify", "report", "schema")
+VERBS = ("run", "compile", "submit", "schedule", "doctor", "status", "show", "verify", "report", "schema")
 TINY = """
 name: tiny
 data:

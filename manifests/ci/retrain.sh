@@ -1,0 +1,87 @@
+#!/bin/sh
+# Retrains on a cluster from any CI system: locked installation, tests, images, doctor, compile, submit, wait, verdict.
+# Run it in a checkout. Ends as `submit --wait` does: 0 succeeded, 1 failed, 2 time is up or wrong usage, 3 cancelled,
+# 4 the API did not answer. A job that ran out of time is run again: it joins the run that goes on.
+#
+#   RATCHET_STORE          s3://bucket/prefix                                           needed
+#   KF_PIPELINES_ENDPOINT  address of Kubeflow Pipelines                                needed
+#   RATCHET_NAMESPACE      namespace of the runs                                        ratchet
+#   RECIPE, PROFILE        what is trained, and where                                   recipes/demo.yaml, cpu
+#   TIMEOUT_HOURS          how long it is waited for                                    5
+#   REGISTRY               where images are built to; empty: those of docker/images.toml
+#   SUMMARY                file that the verdict is appended to, as Markdown            out/summary.md
+#   STAGES                 which of them                                 install tests images doctor compile submit
+#
+# Rights: KF_PIPELINES_TOKEN, or KF_PIPELINES_SA_TOKEN_PATH with a file that is renewed; AWS_* for the store. Where the
+# CI system hands out identity tokens as GitHub does, no key is kept anywhere: KFP_AUDIENCE has a token for Kubeflow
+# renewed every four minutes, and AWS_ROLE_ARN one for AWS.
+set -eu
+umask 077
+cd "$(dirname "$0")/../.."
+
+: "${RATCHET_STORE:?set it to s3://bucket/prefix}"
+: "${KF_PIPELINES_ENDPOINT:?set it to the address of Kubeflow Pipelines}"
+RECIPE=${RECIPE:-recipes/demo.yaml}
+PROFILE=${PROFILE:-cpu}
+TIMEOUT_HOURS=${TIMEOUT_HOURS:-5}
+STAGES=${STAGES:-install tests images doctor compile submit}
+SUMMARY=${SUMMARY:-out/summary.md}
+PYTHON=${PYTHON:-.venv/bin/python}
+export RATCHET_STORE KF_PIPELINES_ENDPOINT RATCHET_NAMESPACE="${RATCHET_NAMESPACE:-ratchet}"
+
+tokens=$(mktemp -d)
+renewing=
+finish() {
+    status=$?
+    trap - EXIT INT TERM
+    if [ -n "$renewing" ]; then kill "$renewing" 2>/dev/null || true; fi
+    rm -rf "$tokens"
+    exit "$status"
+}
+trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# token AUDIENCE FILE: a fresh identity token. The request's own token goes by standard input, not as an argument.
+token() {
+    printf 'header = "Authorization: bearer %s"\n' "$ACTIONS_ID_TOKEN_REQUEST_TOKEN" |
+        curl --silent --show-error --fail --retry 3 --config - \
+            "${ACTIONS_ID_TOKEN_REQUEST_URL}&audience=$1" |
+        sed -n 's/.*"value" *: *"\([^"]*\)".*/\1/p' >"$2.new"
+    [ -s "$2.new" ] && mv "$2.new" "$2"
+}
+renew() {
+    if [ -n "${KFP_AUDIENCE:-}" ]; then token "$KFP_AUDIENCE" "$tokens/kfp"; fi
+    if [ -n "${AWS_ROLE_ARN:-}" ]; then token sts.amazonaws.com "$tokens/aws"; fi
+}
+if [ -n "${ACTIONS_ID_TOKEN_REQUEST_URL:-}" ]; then
+    renew
+    if [ -n "${KFP_AUDIENCE:-}" ]; then export KF_PIPELINES_SA_TOKEN_PATH="$tokens/kfp"; fi
+    if [ -n "${AWS_ROLE_ARN:-}" ]; then export AWS_WEB_IDENTITY_TOKEN_FILE="$tokens/aws"; fi
+    (
+        trap 'kill "$nap" 2>/dev/null; exit 0' TERM
+        while :; do
+            sleep 240 &
+            nap=$!
+            wait "$nap"
+            renew || echo "a token was not renewed" >&2
+        done
+    ) &
+    renewing=$!
+fi
+
+wanted() { case " $STAGES " in *" $1 "*) echo "== $1" >&2 ;; *) return 1 ;; esac; }
+
+mkdir -p out "$(dirname "$SUMMARY")"
+if wanted install; then make setup; fi
+if wanted tests; then make test; fi
+if [ -n "${REGISTRY:-}" ] && wanted images; then make images REGISTRY="$REGISTRY"; fi
+if wanted doctor; then
+    "$PYTHON" pipeline.py doctor --store "$RATCHET_STORE" --profile "$PROFILE"
+fi
+if wanted compile; then
+    "$PYTHON" pipeline.py compile "$RECIPE" --profile "$PROFILE" -o out/pipeline.yaml
+fi
+if wanted submit; then
+    "$PYTHON" pipeline.py submit out/pipeline.yaml --wait --timeout-hours "$TIMEOUT_HOURS" --summary "$SUMMARY"
+fi

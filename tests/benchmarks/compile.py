@@ -1,0 +1,58 @@
+"""How long a compilation takes and how large its package is: `python -m tests.benchmarks.compile`. Half a minute.
+
+The largest of all profiles, at four rounds, by the real command from its start to its end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from components.cli.profiles import profile_names
+from tests.benchmarks.figures import record
+
+ROOT = Path(__file__).resolve().parents[2]
+ROUNDS = 4
+TRAINING = {"gpu-8": ["train.num_processes=8"], "multi-node": ["train.num_processes=8", "train.num_nodes=2"]}
+"""What these profiles ask of a recipe."""
+
+
+def compile_once(profile: str, folder: Path) -> tuple[float, int]:
+    """(seconds, bytes of the package)."""
+    output = folder / f"{profile}.yaml"
+    changes = [word for change in TRAINING.get(profile, []) for word in ("--set", change)]
+    command = [
+        sys.executable, str(ROOT / "pipeline.py"), "compile", str(ROOT / "recipes" / "demo.yaml"), "-o", str(output),
+        "--profile", profile, "--rounds", str(ROUNDS), *changes,
+    ]  # fmt: skip
+    began = time.monotonic()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.monotonic() - began, output.stat().st_size
+
+
+def main() -> None:
+    """Measure and record."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=0, help="without effect: nothing here is drawn")
+    parser.add_argument("--dry", action="store_true", help="print only, record nothing")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        measured = {profile: compile_once(profile, Path(folder)) for profile in profile_names()}
+    for profile, (seconds, size) in measured.items():
+        print(f"{profile}: {seconds:.2f} s, {size:,} bytes")
+    figures = {
+        "compile.seconds": (max(seconds for seconds, _ in measured.values()), "s", "≤ 10"),
+        "compile.ir_kb": (max(size for _, size in measured.values()) / 1000, "kB", "≤ 400"),
+    }
+    for name, (value, unit, bound) in figures.items():
+        print(f"{name} = {value:.4g} {unit} (bound {bound})")
+        if not given.dry:
+            record(name, value, unit, bound, "python -m tests.benchmarks.compile", given.seed)
+
+
+if __name__ == "__main__":
+    main()

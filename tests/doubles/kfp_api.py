@@ -1,0 +1,234 @@
+"""The API server of Kubeflow Pipelines 2.17, in memory, that can be told to be slow, rude or strict.
+
+It speaks plain HTTP on 127.0.0.1 and knows what `submit` and `schedule` ask of a real one: experiments, pipelines and
+their versions with names of their own, runs and recurring runs of any name, filters, pages, uploads, bearer tokens. It
+has no controllers: a test says by `states` how a run goes on between two looks at it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import threading
+import time
+from email.message import EmailMessage
+from email.parser import BytesParser
+from email.policy import HTTP
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import yaml
+
+from tests.doubles.kubernetes_api import Answer, Fault, Json
+
+KINDS = {"experiments": "experiment", "pipelines": "pipeline", "runs": "run", "recurringruns": "recurring_run"}
+KEYS = {"recurringruns": "recurringRuns", "versions": "pipeline_versions"}
+UNIQUE = ("experiments", "pipelines", "versions")
+NAMESPACE = "ml"
+
+
+class KfpApi:
+    """The server; close it when done."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, dict[str, Json]] = {
+            kind: {} for kind in ("experiments", "pipelines", "versions", "runs", "recurringruns")
+        }
+        self.requests: list[tuple[str, str]] = []
+        """Method and path of each request, in order."""
+        self.faults: list[Fault | None] = []
+        """What happens to the next requests; None: nothing."""
+        self.faults_of: dict[tuple[str, str], list[Fault]] = {}
+        """(method, end of the path) → what happens to the next such requests."""
+        self.states: list[str] = []
+        """One becomes the state of a run at each look at it; the last one stays."""
+        self.error: str = ""
+        """What a task of a failed run says."""
+        self.tokens: set[str] = set()
+        """Bearer tokens that are accepted; empty: all, and none."""
+        self.forbidden = False
+        self.page_size = 100
+        """Most objects that one answer lists."""
+        self.lock = threading.RLock()
+        self._numbers = itertools.count(1)
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._http.daemon_threads = True
+        threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self._http.server_port}"
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+    def all(self, kind: str) -> list[Json]:
+        """Objects of a kind, oldest first."""
+        return list(self.objects[kind].values())
+
+    def made(self, kind: str) -> int:
+        """How many POSTs there were for a kind."""
+        return sum(method == "POST" and path.split("/")[-1].startswith(kind) for method, path in self.requests)
+
+    def add(self, kind: str, **fields: Any) -> Json:
+        """An object as the server keeps it."""
+        number = next(self._numbers)
+        name = "pipeline_version" if kind == "versions" else KINDS[kind]
+        one = {
+            **fields, f"{name}_id": f"{name}-{number}", "storage_state": "AVAILABLE",
+            "created_at": f"2026-01-02T03:{number // 60:02}:{number % 60:02}Z",
+        }  # fmt: skip
+        self.objects[kind][one[f"{name}_id"]] = one
+        return one
+
+    def carry_out(self, method: str, target: str, body: bytes, headers: Any) -> Answer:
+        """The answer to a request, after its effect."""
+        parts = urlsplit(target)
+        query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+        with self.lock:
+            token = str(headers.get("Authorization", "")).removeprefix("Bearer ")
+            if self.tokens and token not in self.tokens:
+                return problem(401, 16, "Request header error: there is no user identity header.")
+            if self.forbidden:
+                return problem(403, 7, "User 'ci' is not authorized with reason: no role binding")
+            path = unquote(parts.path).removeprefix("/apis/v2beta1/")
+            if path == parts.path:
+                return 404, b"404 page not found\n"
+            return self._route(method, path, query, body, headers)
+
+    def _route(self, method: str, path: str, query: dict[str, str], body: bytes, headers: Any) -> Answer:
+        if path == "healthz":
+            return 200, {"multi_user": True, "commit_sha": "x", "tag_name": "2.17.0"}
+        if path == "pipelines/upload_version":
+            return self._upload(query, body, str(headers["Content-Type"]))
+        if match := re.fullmatch(r"pipelines/([^/]+)/versions", path):
+            return self._list("versions", query, pipeline_id=match[1])
+        kind, _, name = path.partition("/")
+        if method == "POST" and not name:
+            return self._create(kind, json.loads(body))
+        if not name:
+            scope = {key: query[key] for key in ("experiment_id", "namespace") if key in query}
+            return self._list(kind, query, **scope)
+        if name not in self.objects[kind]:
+            return problem(404, 5, f"{KINDS[kind]} {name} not found")
+        if method == "DELETE":
+            del self.objects[kind][name]
+            return 200, {}
+        if kind == "runs" and self.states:
+            self._go_on(self.objects[kind][name])
+        return 200, dict(self.objects[kind][name])
+
+    def _go_on(self, run: Json) -> None:
+        run["state"] = self.states.pop(0) if len(self.states) > 1 else self.states[0]
+        if run["state"] == "FAILED" and self.error:
+            failed = {"display_name": "train-r1", "state": "FAILED", "error": {"code": 1, "message": self.error}}
+            run["run_details"] = {"task_details": [{"display_name": "prepare", "state": "SUCCEEDED"}, failed]}
+
+    def _create(self, kind: str, body: Json) -> Answer:
+        name = body["display_name"]
+        if kind in UNIQUE and any(one["display_name"] == name for one in self.all(kind)):
+            return problem(409, 6, f"Already exist error: {name}")
+        if kind in ("runs", "recurringruns"):
+            if body["experiment_id"] not in self.objects["experiments"]:
+                return problem(404, 5, "experiment not found")
+            if body["pipeline_version_reference"]["pipeline_version_id"] not in self.objects["versions"]:
+                return problem(400, 3, "Invalid input error: no such pipeline version")
+        if kind == "recurringruns" and len(body["trigger"]["cron_schedule"]["cron"].split()) != 6:
+            return problem(400, 3, "Schedule cron is not a valid cron expression")
+        extra = {"runs": {"state": "PENDING"}, "recurringruns": {"status": "ENABLED"}}.get(kind, {})
+        return 200, self.add(kind, **body, **extra)
+
+    def _upload(self, query: dict[str, str], body: bytes, content_type: str) -> Answer:
+        head = f"Content-Type: {content_type}\r\n\r\n".encode()
+        message = BytesParser(policy=HTTP).parsebytes(head + body)
+        assert isinstance(message, EmailMessage)
+        [part] = message.iter_parts()
+        text = part.get_payload(decode=True)
+        assert isinstance(text, bytes)
+        documents = list(yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+        pipeline = query["pipelineid"]
+        if pipeline not in self.objects["pipelines"]:
+            return problem(404, 5, f"pipeline {pipeline} not found")
+        versions = [one for one in self.all("versions") if one["pipeline_id"] == pipeline]
+        if any(one["display_name"] == query["name"] for one in versions):
+            return problem(409, 6, f"Already exist error: {query['name']}")
+        spec = {"pipeline_spec": documents[0], "platform_spec": documents[1]}
+        return 200, self.add("versions", display_name=query["name"], pipeline_id=pipeline, pipeline_spec=spec)
+
+    def _list(self, kind: str, query: dict[str, str], **scope: str) -> Answer:
+        [wanted] = json.loads(query["filter"])["predicates"]
+        assert (wanted["operation"], wanted["key"]) == (1, "display_name")
+        found = [
+            one for one in self.all(kind)
+            if one["display_name"] == wanted["stringValue"]
+            and all(one.get(key, value) == value for key, value in scope.items())
+        ]  # fmt: skip
+        begin = int(query.get("page_token") or 0)
+        end = begin + min(self.page_size, int(query.get("page_size") or 20))
+        more = {"next_page_token": str(end)} if end < len(found) else {}
+        return 200, {KEYS.get(kind, kind): found[begin:end], **more} if found else {}
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        api = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+
+            def do_GET(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                path = urlsplit(self.path).path
+                with api.lock:
+                    api.requests.append((self.command, path))
+                    fault = api.faults.pop(0) if api.faults else None
+                    for (method, end), faults in api.faults_of.items():
+                        if fault is None and faults and method == self.command and path.endswith(end):
+                            fault = faults.pop(0)
+                if fault is None:
+                    self.answer(*api.carry_out(self.command, self.path, body, self.headers))
+                else:
+                    fault(self, lambda: api.carry_out(self.command, self.path, body, self.headers))
+
+            do_POST = do_DELETE = do_GET
+
+            def answer(self, status: int, body: Json | bytes, **headers: str) -> None:
+                data = body if isinstance(body, bytes) else json.dumps(body).encode()
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name.replace("_", "-"), value)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                """Quiet."""
+
+        return Handler
+
+
+def problem(status: int, code: int, message: str) -> Answer:
+    """The server's error document."""
+    return status, {"error": message, "code": code, "message": message, "details": []}
+
+
+def page(handler: Any, carry_out: Any) -> None:
+    """A login page where the API should be."""
+    handler.answer(200, b"<html>Please log in</html>")
+
+
+class Clock:
+    """Time that passes only while somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = time.monotonic()
+        self.slept: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.slept.append(seconds)

@@ -1,0 +1,497 @@
+"""Every defect that would end a run is found before it begins, named, with what to do; a sound place is called so."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.cli.doctor import Finding, all_checks, as_document, machine_checks, profile_checks
+from components.cli.doctor_cluster import RUN_RIGHTS, TRAIN_RIGHTS, ApiServer, cluster_checks
+from components.cli.doctor_images import image_checks
+from components.cli.doctor_store import store_checks
+from components.cli.profiles import Profile, load_profile
+from components.common.errors import UserError
+from components.train.nodes.cluster import Patience
+from tests.conftest import BUCKET, READER_KEY, READER_SECRET, S3Server
+from tests.doubles.kfp_api import KfpApi
+from tests.doubles.kubernetes_api import KubernetesApi, failing
+from tests.doubles.network import RudeServer
+from tests.manifests.rights import KFP_USES, launcher_uses
+
+ROOT = Path(__file__).resolve().parents[2]
+TEST_IMAGES = ROOT / "tests" / "pipeline" / "images.toml"
+NAMESPACE = "ml"
+
+
+def by_check(findings: list[Finding]) -> dict[str, Finding]:
+    return {one.check: one for one in findings}
+
+
+def bad(findings: list[Finding]) -> list[str]:
+    return [one.check for one in findings if one.status == "failed"]
+
+
+# ---- the store ----
+
+
+def store(uri: str, environment: dict[str, str], ahead_seconds: float = 0.0) -> list[Finding]:
+    return list(store_checks(uri, environment, lambda: time.time() + ahead_seconds))
+
+
+def test_a_sound_store_passes_every_check_and_keeps_one_small_object(s3_server: S3Server) -> None:
+    uri = s3_server.new_uri()
+    findings = store(uri, s3_server.environment)
+    assert [(one.check, one.status) for one in findings] == [
+        (f"store {name}", "ok")
+        for name in ("endpoint", "credentials", "write", "write-once", "checksums", "multipart", "clock", "delete")
+    ]
+    prefix = uri.removeprefix(f"s3://{BUCKET}/")
+    left = s3_server.client().list_objects_v2(Bucket=BUCKET, Prefix=prefix)["Contents"]
+    assert [one["Key"] for one in left] == [f"{prefix}/probe/write-once.json"]
+
+
+def test_a_server_without_conditional_writes_and_checksums_is_found_out() -> None:
+    rude = RudeServer()
+    found = by_check(store("s3://bucket/prefix", rude.environment))
+    rude.close()
+    once, sums = found["store write-once"], found["store checksums"]
+    assert (once.status, sums.status) == ("failed", "failed")
+    assert once.found.startswith("16 of 16 writers")
+    assert "conditional writes" in once.cure
+    assert "wrong SHA-256" in sums.found
+    assert found["store multipart"].status == "failed"
+
+
+def test_checksums_that_the_user_switched_off_are_not_tried() -> None:
+    rude = RudeServer()
+    found = by_check(store("s3://bucket/p", {**rude.environment, "RATCHET_S3_REQUEST_CHECKSUM": "when_required"}))
+    rude.close()
+    assert found["store checksums"].status == "skipped"
+
+
+@pytest.mark.parametrize(
+    ("change", "check", "said"),
+    [
+        ({"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9"}, "store endpoint", "cannot be reached"),
+        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "store credentials", "refuses bucket"),
+        ({"AWS_ACCESS_KEY_ID": "nobody"}, "store credentials", "refuses bucket"),
+        (
+            {"AWS_ACCESS_KEY_ID": READER_KEY, "AWS_SECRET_ACCESS_KEY": READER_SECRET}, "store write",
+            "refuses bucket",
+        ),
+    ],
+)  # fmt: skip
+def test_a_store_that_cannot_be_used_ends_its_checks_with_the_reason(
+    s3_server: S3Server, change: dict[str, str], check: str, said: str
+) -> None:
+    findings = store(s3_server.new_uri(), {**s3_server.environment, **change})
+    assert bad(findings) == [check]
+    last = by_check(findings)[check]
+    assert said in last.found
+    assert last.cure.startswith("check ")
+    assert not any(secret in str(findings) for secret in ("that-no-message-may-show", "wrong"))
+
+
+def test_a_bucket_that_is_not_there_is_named(s3_server: S3Server) -> None:
+    findings = store("s3://no-such-bucket/p", s3_server.environment)
+    assert "no bucket no-such-bucket" in by_check(findings)["store credentials"].found
+
+
+@pytest.mark.parametrize(("ahead", "said"), [(900.0, "s ahead of"), (-400.0, "s behind")])
+def test_a_clock_that_is_off_is_found(s3_server: S3Server, ahead: float, said: str) -> None:
+    found = by_check(store(s3_server.new_uri(), s3_server.environment, ahead))["store clock"]
+    assert found.status == "failed"
+    assert said in found.found
+    assert "NTP" in found.cure
+
+
+def test_a_folder_is_no_store_for_pods(tmp_path: Path) -> None:
+    [one] = store((tmp_path / "store").as_uri(), {})
+    assert (one.status, "s3://" in one.cure) == ("warning", True)
+
+
+# ---- the cluster ----
+
+
+def sound(api: KubernetesApi, profile: Profile) -> None:
+    """A cluster with everything that the manifests bring."""
+    where = f"/api/v1/namespaces/{NAMESPACE}"
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    api.objects = {
+        "/version": {"gitVersion": "v1.34.1"},
+        where: {"metadata": {"name": NAMESPACE, "labels": labels}},
+        f"{where}/serviceaccounts/ratchet-run": {"metadata": {"name": "ratchet-run"}},
+        f"{where}/secrets/ratchet-store-credentials": {"metadata": {"name": "ratchet-store-credentials"}},
+        f"{where}/configmaps/ratchet-store": {"metadata": {}, "data": {"AWS_REGION": "us-east-1"}},
+        f"{where}/resourcequotas": {"items": [quota("16")]},
+        "/apis/argoproj.io": {"versions": [{"version": "v1alpha1"}]},
+        "/apis/argoproj.io/v1alpha1": {"resources": [{"name": "workflows"}, {"name": "workflowtaskresults"}]},
+        "/apis/trainer.kubeflow.org": {"versions": [{"version": "v1alpha1"}]},
+        "/apis/trainer.kubeflow.org/v1alpha1": {"resources": [{"name": "trainjobs"}, {"name": "trainingruntimes"}]},
+        f"/apis/trainer.kubeflow.org/v1alpha1/namespaces/{NAMESPACE}/trainingruntimes/ratchet-deepspeed": {"spec": {}},
+        "/apis/kueue.x-k8s.io": {"versions": [{"version": "v1beta2"}]},
+        "/apis/kueue.x-k8s.io/v1beta2": {"resources": [{"name": "localqueues"}]},
+        f"/apis/kueue.x-k8s.io/v1beta2/namespaces/{NAMESPACE}/localqueues/ratchet": {"spec": {}},
+        "/api/v1/nodes": {"items": [node(gpus=8), node(gpus=0)]},
+    }
+    assert profile.config_map == "ratchet-store"
+
+
+def node(gpus: int, **spec: Any) -> dict[str, Any]:
+    taints = [{"key": "nvidia.com/gpu", "effect": "NoSchedule"}] if gpus else []
+    return {
+        "metadata": {"name": "n", "labels": {"zone": "a"}}, "spec": {"taints": taints, **spec},
+        "status": {"allocatable": {"cpu": "64", "nvidia.com/gpu": str(gpus)}},
+    }  # fmt: skip
+
+
+def quota(gpus: str) -> dict[str, Any]:
+    return {"metadata": {"name": "ratchet"}, "spec": {"hard": {"requests.nvidia.com/gpu": gpus}}}
+
+
+def server(api: KubernetesApi, tmp_path: Path) -> ApiServer:
+    file = api.kubeconfig(tmp_path / "kubeconfig")
+    return ApiServer.from_environment({"KUBECONFIG": str(file)}, Patience(connect_seconds=2, answer_seconds=5))
+
+
+def cluster(
+    api: KubernetesApi, tmp_path: Path, name: str = "multi-node", account: str = "ratchet-run"
+) -> list[Finding]:
+    profile = load_profile(name, TEST_IMAGES)
+    return list(cluster_checks(server(api, tmp_path), NAMESPACE, profile, account, as_account=True))
+
+
+@pytest.mark.parametrize("name", ["cpu", "gpu-1", "gpu-8", "multi-node"])
+def test_a_cluster_with_the_manifests_passes_every_check(api: KubernetesApi, tmp_path: Path, name: str) -> None:
+    sound(api, load_profile(name, TEST_IMAGES))
+    findings = cluster(api, tmp_path, name)
+    assert {one.status for one in findings} == {"ok"}, findings
+    assert set(api.impersonated) == {f"system:serviceaccount:{NAMESPACE}:ratchet-run"}
+    assert ("kind trainjobs" in by_check(findings)) == (name == "multi-node")
+    assert ("GPUs of the nodes" in by_check(findings)) == (name != "cpu")
+
+
+def test_the_rights_that_are_asked_for_are_those_the_manifests_grant() -> None:
+    assert {(group, resource, verb, name) for verb, group, resource, name in RUN_RIGHTS} == KFP_USES
+    assert {(group, resource, verb, name) for verb, group, resource, name in TRAIN_RIGHTS} == launcher_uses()
+
+
+def _remove(path: str) -> Any:
+    def change(api: KubernetesApi) -> None:
+        [key] = [key for key in api.objects if key.endswith(path)]
+        del api.objects[key]
+
+    return change
+
+
+def _put(path: str, document: dict[str, Any]) -> Any:
+    def change(api: KubernetesApi) -> None:
+        [key] = [key for key in api.objects if key.endswith(path)]
+        api.objects[key] = document
+
+    return change
+
+
+def _trainer_of_old(api: KubernetesApi) -> None:
+    del api.objects["/apis/trainer.kubeflow.org/v1alpha1"]
+    api.objects["/apis/trainer.kubeflow.org"] = {"versions": [{"version": "v2"}]}
+
+
+DEFECTS: dict[str, tuple[Any, str, str, str]] = {
+    "an old Kubernetes": (_put("/version", {"gitVersion": "v1.29.4+k3s1"}), "kubernetes", "v1.29.4", "1.30"),
+    "no namespace": (_remove(f"/namespaces/{NAMESPACE}"), "namespace", "no namespace ml", "kubectl apply -k"),
+    "no Kubeflow Pipelines": (
+        _remove("/apis/argoproj.io/v1alpha1"), "kind workflows", "serves no workflows", "install Kubeflow Pipelines"
+    ),
+    "no Trainer": (_remove("trainer.kubeflow.org/v1alpha1"), "kind trainjobs", "serves no trainjobs", "Trainer 2.3"),
+    "another Trainer": (_trainer_of_old, "kind trainjobs", "but v2", "Trainer 2.3"),
+    "no runtime": (
+        _remove("/ratchet-deepspeed"), "trainingruntime ratchet-deepspeed", "is not in namespace ml", "kubectl apply -k"
+    ),
+    "no Kueue": (_remove("kueue.x-k8s.io/v1beta2"), "kind localqueues", "serves no localqueues", "Kueue"),
+    "no queue": (_remove("localqueues/ratchet"), "localqueue ratchet", "is not in namespace ml", "nodes.queue"),
+    "no account": (_remove("/ratchet-run"), "serviceaccount ratchet-run", "is not in namespace ml", "kubectl apply -k"),
+    "no secret": (
+        _remove("/ratchet-store-credentials"), "secret ratchet-store-credentials", "is not in namespace ml",
+        "kubectl -n ml create secret generic ratchet-store-credentials",
+    ),
+    "no config map": (_remove("/ratchet-store"), "configmap ratchet-store", "is not in namespace ml", "kubectl apply"),
+    "no right": (
+        lambda api: api.denied.update({("create", "trainjobs"), ("get", "pods/log")}), "rights",
+        "ratchet-run may not: create trainjobs.trainer.kubeflow.org, get pods/log", "accounts.yaml",
+    ),
+    "too few GPUs": (
+        _put("/nodes", {"items": [node(gpus=4), node(gpus=4)]}), "GPUs of the nodes",
+        "no node has 8 of nvidia.com/gpu, at most 4", "smaller profile",
+    ),
+    "a taint": (
+        _put("/nodes", {"items": [node(gpus=8, taints=[{"key": "team", "value": "x", "effect": "NoExecute"}])]}),
+        "GPUs of the nodes", "at most 0", "tolerations",
+    ),
+    "a cordoned node": (
+        _put("/nodes", {"items": [node(gpus=8, unschedulable=True)]}), "GPUs of the nodes", "at most 0", "taints"
+    ),
+    "no GPUs in the quota": (
+        _put("/resourcequotas", {"items": [quota("0")]}), "GPUs of the quota", "allows 0 of nvidia.com/gpu", "raise"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DEFECTS)
+def test_each_defect_of_a_cluster_is_named_with_what_to_do(api: KubernetesApi, tmp_path: Path, name: str) -> None:
+    change, check, said, cure = DEFECTS[name]
+    sound(api, load_profile("multi-node", TEST_IMAGES))
+    change(api)
+    findings = cluster(api, tmp_path)
+    assert bad(findings) == [check]
+    one = by_check(findings)[check]
+    assert said in one.found
+    assert cure in one.cure
+
+
+def test_pods_with_a_role_need_no_secret(api: KubernetesApi, tmp_path: Path) -> None:
+    sound(api, load_profile("cpu", TEST_IMAGES))
+    _remove("/ratchet-store-credentials")(api)
+    annotations = {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/ratchet"}
+    _put("/ratchet-run", {"metadata": {"annotations": annotations}})(api)
+    findings = cluster(api, tmp_path, "cpu")
+    assert bad(findings) == []
+    assert "role/ratchet" in by_check(findings)["secret ratchet-store-credentials"].found
+
+
+def test_the_values_of_a_secret_are_never_asked_for(api: KubernetesApi, tmp_path: Path) -> None:
+    accepted: list[str] = []
+
+    def look(handler: Any, carry_out: Any) -> None:
+        if "/secrets/" in handler.path:
+            accepted.append(handler.headers["Accept"])
+        handler.answer(*carry_out())
+
+    sound(api, load_profile("cpu", TEST_IMAGES))
+    api.always = look
+    cluster(api, tmp_path, "cpu")
+    assert accepted == ["application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"]
+
+
+def test_what_may_not_be_looked_at_is_said_and_is_no_failure(api: KubernetesApi, tmp_path: Path) -> None:
+    sound(api, load_profile("gpu-1", TEST_IMAGES))
+    api.hidden = {"/api/v1/nodes", f"/api/v1/namespaces/{NAMESPACE}/secrets/ratchet-store-credentials"}
+    api.may_impersonate = False
+    findings = cluster(api, tmp_path, "gpu-1")
+    assert bad(findings) == []
+    skipped = [one.check for one in findings if one.status == "skipped"]
+    assert skipped == ["secret ratchet-store-credentials", "rights", "GPUs of the nodes"]
+    assert "in a pod of account ratchet-run" in by_check(findings)["rights"].cure
+
+
+def test_a_namespace_that_lets_any_pod_in_is_a_warning(api: KubernetesApi, tmp_path: Path) -> None:
+    sound(api, load_profile("cpu", TEST_IMAGES))
+    _put(f"/namespaces/{NAMESPACE}", {"metadata": {"labels": {}}})(api)
+    assert by_check(cluster(api, tmp_path, "cpu"))["namespace"].status == "warning"
+
+
+def everything(tmp_path: Path, **environment: str) -> dict[str, Finding]:
+    profile = load_profile("cpu", TEST_IMAGES)
+    found = all_checks(
+        profile, store="", endpoint="", namespace=NAMESPACE, account="ratchet-run", token_file=None, here="",
+        environment={"HOME": str(tmp_path), **environment}, clock=time.time,
+    )  # fmt: skip
+    return by_check(found)
+
+
+def test_an_api_server_that_cannot_be_used_is_one_finding(api: KubernetesApi, tmp_path: Path) -> None:
+    gone = api.kubeconfig(tmp_path / "gone", "http://127.0.0.1:9")
+    assert "cannot be reached" in everything(tmp_path, KUBECONFIG=str(gone))["kubernetes"].found
+    there = api.kubeconfig(tmp_path / "there")
+    api.token = "another"
+    one = everything(tmp_path, KUBECONFIG=str(there))["kubernetes"]
+    assert (one.status, "401" in one.found, "renew" in one.cure) == ("failed", True, True)
+    api.token, api.always = None, failing(503)
+    assert everything(tmp_path, KUBECONFIG=str(there))["kubernetes"].status == "failed"
+    (tmp_path / "empty").write_text("")
+    assert everything(tmp_path, KUBECONFIG=str(tmp_path / "empty"))["kubernetes"].status == "failed"
+
+
+def test_what_is_not_configured_is_skipped_and_says_how(tmp_path: Path) -> None:
+    found = everything(tmp_path)
+    assert {name: found[name].status for name in ("store", "kubernetes", "pipelines")} == dict.fromkeys(
+        ("store", "kubernetes", "pipelines"), "skipped"
+    )
+    assert all(one.cure for one in found.values() if one.status != "ok")
+
+
+def test_the_api_of_pipelines_is_tried_with_its_token(tmp_path: Path) -> None:
+    kfp = KfpApi()
+    kfp.tokens = {"good"}
+    found = everything(tmp_path, KF_PIPELINES_ENDPOINT=kfp.endpoint, KF_PIPELINES_TOKEN="good")["pipelines"]
+    assert (found.status, "2.17.0" in found.found) == ("ok", True)
+    found = everything(tmp_path, KF_PIPELINES_ENDPOINT=kfp.endpoint, KF_PIPELINES_TOKEN="bad-one")["pipelines"]
+    assert (found.status, "refuses the token" in found.found, "bad-one" in str(found)) == ("failed", True, False)
+    kfp.close()
+    found = everything(tmp_path, KF_PIPELINES_ENDPOINT="http://127.0.0.1:9")["pipelines"]
+    assert (found.status, "check the address" in found.cure) == ("failed", True)
+
+
+# ---- images ----
+
+DIGEST = f"sha256:{'a' * 64}"
+LOGIN = base64.b64encode(b"me:a-password").decode()
+
+
+class Registry:
+    """A registry with one image, and a token server, on 127.0.0.1."""
+
+    def __init__(self) -> None:
+        self.needs = ""
+        """Login that its token server wants; empty: anybody gets a token."""
+        self.private = False
+        self.served = DIGEST
+        registry = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                right = self.headers.get("Authorization", "")
+                if self.path.startswith("/token"):
+                    granted = not registry.needs or right == f"Basic {registry.needs}"
+                    return self.answer(200 if granted else 401, json.dumps({"token": "t"} if granted else {}).encode())
+                if registry.private and right != "Bearer t":
+                    realm = f'Bearer realm="{registry.url}/token",service="r",scope="repository:team/cpu:pull"'
+                    return self.answer(401, WWW_Authenticate=realm)
+                if self.path != f"/v2/team/cpu/manifests/{DIGEST}":
+                    return self.answer(404)
+                return self.answer(200, Docker_Content_Digest=registry.served)
+
+            do_HEAD = do_GET
+
+            def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name.replace("_", "-"), value)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(body)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                """Quiet."""
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+
+    @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self._http.server_port}"
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}"
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+
+@pytest.fixture
+def registry() -> Iterator[Registry]:
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"
+    one = Registry()
+    yield one
+    one.close()
+
+
+def image(reference: str, **environment: str) -> Finding:
+    [one] = image_checks({"decide": reference, "report": reference}, environment)
+    return one
+
+
+def test_an_image_is_looked_up_by_its_digest(registry: Registry) -> None:
+    assert image(f"{registry.host}/team/cpu@{DIGEST}").status == "ok"
+    registry.private = True
+    assert image(f"{registry.host}/team/cpu@{DIGEST}").status == "ok"
+
+
+def test_a_digest_that_the_registry_does_not_have_is_named(registry: Registry) -> None:
+    other = f"sha256:{'b' * 64}"
+    one = image(f"{registry.host}/team/cpu@{other}")
+    assert (one.status, "has no team/cpu@sha256:bbb" in one.found, "push it" in one.cure) == ("failed", True, True)
+    registry.served = other
+    assert image(f"{registry.host}/team/cpu@{DIGEST}").status == "failed"
+
+
+def test_a_login_is_used_and_a_missing_one_is_said(registry: Registry, tmp_path: Path) -> None:
+    registry.private, registry.needs = True, LOGIN
+    one = image(f"{registry.host}/team/cpu@{DIGEST}", HOME=str(tmp_path))
+    assert (one.status, "pull_secrets" in one.cure) == ("warning", True)
+    (tmp_path / "config.json").write_text(json.dumps({"auths": {registry.host: {"auth": LOGIN}}}))
+    assert image(f"{registry.host}/team/cpu@{DIGEST}", DOCKER_CONFIG=str(tmp_path)).status == "ok"
+
+
+def test_images_that_cannot_be_looked_up_are_said() -> None:
+    assert image(f"127.0.0.1:9/team/cpu@{DIGEST}").status == "failed"
+    assert image("127.0.0.1:9/team/cpu@sha256:12").found.endswith("is no digest")
+    one = image("ratchet/cpu:dev")
+    assert (one.status, "decide, report" in one.found, "digest" in one.cure) == ("warning", True, True)
+
+
+# ---- this machine, and the verb ----
+
+
+def test_a_pod_without_shared_memory_gpu_or_scratch_is_found(tmp_path: Path) -> None:
+    profile = load_profile("gpu-8", TEST_IMAGES)
+    (tmp_path / "dev").mkdir()
+    found = by_check(list(machine_checks(profile, "train", tmp_path / "dev", tmp_path / "none")))
+    assert {one.status for one in found.values()} == {"failed"}
+    assert "emptyDir in memory" in found["shared memory here"].cure
+    assert "0 of 8" in found["GPUs here"].found
+    for number in range(8):
+        (tmp_path / "dev" / f"nvidia{number}").touch()
+    (tmp_path / "dev" / "shm").mkdir()
+    found = by_check(list(machine_checks(profile, "generate", tmp_path / "dev", tmp_path)))
+    assert (found["GPUs here"].status, found["scratch here"].status) == ("ok", "ok")
+
+
+def test_shared_memory_that_does_not_fit_into_a_steps_memory_is_found(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text("default: {memory: 2Gi, shared_memory: 4Gi}")
+    [one] = profile_checks(load_profile(str(tmp_path / "p.yaml"), TEST_IMAGES))
+    assert (one.status, "more memory" in one.cure) == ("failed", True)
+
+
+def test_the_verb_tells_all_and_ends_with_1_where_something_failed(s3_server: S3Server, tmp_path: Path) -> None:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RATCHET_", "KF_", "KUBE"))}
+    environment = {**kept, **s3_server.environment, "HOME": str(tmp_path), "NO_COLOR": "1", "NO_PROXY": "127.0.0.1"}
+    command = [sys.executable, str(ROOT / "pipeline.py"), "doctor", "--store"]
+    done = subprocess.run(
+        [*command, s3_server.new_uri(), "--json"], env=environment, capture_output=True, text=True, check=False
+    )
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["failed"], told["exit_code"]) == (0, 0, 0), done.stderr
+    assert {"store write-once", "kubernetes", "pipelines"} <= {one["check"] for one in told["checks"]}
+    done = subprocess.run(
+        [*command, "s3://no-such-bucket/p"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "failed   store credentials" in done.stdout
+    assert "→ make it, or correct the store's URI" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_the_document_counts_what_was_found() -> None:
+    document = as_document([Finding("a", "ok", "x"), Finding("b", "failed", "y", "z"), Finding("c", "skipped", "w")])
+    assert (document["ok"], document["failed"], document["skipped"], document["warning"]) == (1, 1, 1, 0)
+    assert (document["exit_code"], document["checks"][1]["cure"]) == (1, "z")
+
+
+def test_a_wrong_profile_is_an_error_of_usage() -> None:
+    with pytest.raises(UserError):
+        load_profile("none-such")

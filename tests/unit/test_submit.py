@@ -1,0 +1,427 @@
+"""One run per name and commit, whatever the network does; followed to its end, with an exit status that says which."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.cli.compile import compile_recipe
+from components.cli.kfp_api import Access, Patience, Pipelines, Unreachable, access_from
+from components.cli.lint import Package
+from components.cli.profiles import load_profile
+from components.cli.submit import (
+    Started,
+    Submission,
+    checked_parameters,
+    current_commit,
+    failures,
+    follow,
+    plan_submission,
+    start,
+)
+from components.cli.summary import summary_page
+from components.common import layout
+from components.common.context import Context
+from components.common.errors import UserError
+from components.common.recipe_file import load_recipe
+from tests.doubles.kfp_api import Clock, KfpApi, page
+from tests.doubles.kubernetes_api import cut_off, failing, lost, reset, slow
+from tests.unit.handmade import HOSTILE, whole_campaign
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+STORE = "s3://bucket/prefix"
+TOKEN = "a-token-that-no-message-may-show"
+
+
+@pytest.fixture(scope="module")
+def package() -> Package:
+    profile = load_profile("cpu", ROOT / "tests" / "pipeline" / "images.toml")
+    return compile_recipe(load_recipe(ROOT / "recipes" / "demo.yaml"), 0, profile).package
+
+
+@pytest.fixture
+def kfp() -> Iterator[KfpApi]:
+    server = KfpApi()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def pipelines(kfp: KfpApi, clock: Clock) -> Pipelines:
+    return Pipelines(Access(kfp.endpoint, "ml"), patience(clock))
+
+
+def patience(clock: Clock, **more: Any) -> Patience:
+    return Patience(clock=clock, sleep=clock.sleep, answer_seconds=1.0, **more)
+
+
+def wanted(package: Package, **more: Any) -> Submission:
+    return plan_submission(package, {"store": STORE, **more.pop("parameters", {})}, commit=COMMIT, **more)
+
+
+def watch(pipelines: Pipelines, started: Started, seconds: float | None = None) -> tuple[str, int, list[str]]:
+    heard: list[str] = []
+    ended, status = follow(pipelines, started, seconds, heard.append)
+    return ended.state, status, heard
+
+
+def test_a_submission_uploads_a_version_of_the_commit_and_begins_one_run(
+    kfp: KfpApi, pipelines: Pipelines, package: Package
+) -> None:
+    started = start(pipelines, wanted(package))
+    [run], [version], [experiment] = kfp.all("runs"), kfp.all("versions"), kfp.all("experiments")
+    assert (started.run_id, started.attached, started.state) == (run["run_id"], False, "PENDING")
+    assert started.url == f"{kfp.endpoint}/#/runs/details/{run['run_id']}"
+    assert run["service_account"] == "ratchet-run"
+    assert run["runtime_config"]["parameters"] == {"store": STORE}
+    assert run["display_name"].startswith(f"ratchet-demo {COMMIT[:12]}")
+    assert version["display_name"].startswith(COMMIT[:12])
+    assert version["pipeline_spec"] == {"pipeline_spec": package.spec, "platform_spec": package.platform}
+    assert (experiment["display_name"], experiment["namespace"]) == ("ratchet", "ml")
+
+
+def test_the_same_submission_again_joins_the_run_and_makes_nothing(
+    kfp: KfpApi, pipelines: Pipelines, package: Package
+) -> None:
+    first = start(pipelines, wanted(package))
+    posts = len([one for one in kfp.requests if one[0] == "POST"])
+    second = start(pipelines, wanted(package))
+    assert (second.run_id, second.attached) == (first.run_id, True)
+    assert len([one for one in kfp.requests if one[0] == "POST"]) == posts
+
+
+def test_another_commit_other_parameters_or_another_package_is_another_run(package: Package) -> None:
+    other = Package(package.text.replace("memoryLimit: 4.294967296", "memoryLimit: 5.0"))
+    names = {
+        wanted(package).name, plan_submission(package, {"store": STORE}, commit="f" * 40).name,
+        wanted(package, parameters={"seed": 1}).name, wanted(other).name,
+    }  # fmt: skip
+    assert len(names) == 4
+    assert wanted(package).name == wanted(package).name
+
+
+def test_a_name_of_ones_own_with_other_parameters_is_refused(
+    kfp: KfpApi, pipelines: Pipelines, package: Package
+) -> None:
+    start(pipelines, wanted(package, name="nightly"))
+    assert start(pipelines, wanted(package, name="nightly")).attached
+    with pytest.raises(UserError, match="with another seed; give this one another --name"):
+        start(pipelines, wanted(package, name="nightly", parameters={"seed": 1}))
+    assert len(kfp.all("runs")) == 1
+
+
+def test_again_begins_another_run_and_a_later_one_joins_the_one_that_lives(
+    kfp: KfpApi, pipelines: Pipelines, package: Package
+) -> None:
+    first = start(pipelines, wanted(package))
+    kfp.objects["runs"][first.run_id]["state"] = "FAILED"
+    assert start(pipelines, wanted(package)).state == "FAILED"
+    second = start(pipelines, wanted(package), again=True)
+    assert (second.attached, len(kfp.all("runs"))) == (False, 2)
+    assert start(pipelines, wanted(package)).run_id == second.run_id
+
+
+def test_an_archived_run_is_not_joined(kfp: KfpApi, pipelines: Pipelines, package: Package) -> None:
+    first = start(pipelines, wanted(package))
+    kfp.objects["runs"][first.run_id]["storage_state"] = "ARCHIVED"
+    assert start(pipelines, wanted(package)).run_id != first.run_id
+
+
+@pytest.mark.parametrize("kind", ["runs", "experiments", "pipelines", "upload_version"])
+@pytest.mark.parametrize("fault", [reset, lost, failing(500), failing(503), cut_off], ids=lambda one: one.__name__)
+def test_whatever_happens_to_a_creation_there_is_one_of_each_at_the_end(
+    kfp: KfpApi, pipelines: Pipelines, package: Package, kind: str, fault: Any
+) -> None:
+    kfp.faults_of["POST", f"/{kind}"] = [fault, fault]
+    started = start(pipelines, wanted(package))
+    assert [one["run_id"] for one in kfp.all("runs")] == [started.run_id]
+    assert [len(kfp.all(one)) for one in ("experiments", "pipelines", "versions")] == [1, 1, 1]
+
+
+def test_a_slow_answer_to_a_creation_makes_no_second_run(kfp: KfpApi, package: Package, clock: Clock) -> None:
+    kfp.faults_of["POST", "/runs"] = [slow(0.6)]
+    hasty = Patience(clock=clock, sleep=lambda seconds: time.sleep(0.7), answer_seconds=0.3)
+    started = start(Pipelines(Access(kfp.endpoint, "ml"), hasty), wanted(package))
+    assert [one["run_id"] for one in kfp.all("runs")] == [started.run_id]
+
+
+@pytest.mark.parametrize("fault", [reset, failing(429), failing(502), failing(504)], ids=lambda one: one.__name__)
+def test_what_passes_is_waited_for_with_growing_pauses(
+    kfp: KfpApi, pipelines: Pipelines, package: Package, clock: Clock, fault: Any
+) -> None:
+    kfp.faults = [fault] * 4
+    start(pipelines, wanted(package))
+    assert clock.slept[:4] == [1.0, 2.0, 4.0, 8.0]
+
+
+def test_two_who_begin_at_once_end_with_the_same_run(kfp: KfpApi, package: Package) -> None:
+    """Both look before either has created: the later run is deleted."""
+    both, found = threading.Barrier(2), []
+    make = Pipelines.create_run
+
+    class Together(Pipelines):
+        def create_run(self, body: dict[str, Any]) -> dict[str, Any]:
+            both.wait(5)
+            made = make(self, body)
+            both.wait(5)
+            return made
+
+    def begin() -> None:
+        found.append(start(Together(Access(kfp.endpoint, "ml"), Patience()), wanted(package)))
+
+    threads = [threading.Thread(target=begin) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({one.run_id for one in found}) == 1
+    assert [one["run_id"] for one in kfp.all("runs")] == [found[0].run_id]
+
+
+def test_names_are_found_on_later_pages(kfp: KfpApi, pipelines: Pipelines, package: Package) -> None:
+    kfp.page_size = 2
+    first = start(pipelines, wanted(package))
+    for _ in range(4):
+        start(pipelines, wanted(package), again=True)
+    for run in kfp.all("runs")[:-1]:
+        run["state"] = "FAILED"
+    assert start(pipelines, wanted(package)).run_id == kfp.all("runs")[-1]["run_id"] != first.run_id
+
+
+@pytest.mark.parametrize(
+    ("states", "status"),
+    [
+        (["PENDING", "RUNNING", "RUNNING", "SUCCEEDED"], 0),
+        (["RUNNING", "FAILED"], 1),
+        (["RUNNING", "CANCELING", "CANCELED"], 3),
+        (["SKIPPED"], 0),
+    ],
+)
+def test_a_run_is_followed_to_its_end(
+    kfp: KfpApi, pipelines: Pipelines, package: Package, states: list[str], status: int
+) -> None:
+    started = start(pipelines, wanted(package))
+    kfp.states = list(states)
+    heard = list(dict.fromkeys(states))
+    assert watch(pipelines, started) == (states[-1], status, heard)
+
+
+def test_a_failed_run_says_which_task_failed_with_what(kfp: KfpApi, pipelines: Pipelines, package: Package) -> None:
+    started = start(pipelines, wanted(package))
+    kfp.states, kfp.error = ["FAILED"], "exit status 2:\n  rows longer than the context"
+    ended, status = follow(pipelines, started, None, lambda state: None)
+    assert status == 1
+    assert failures(ended.run) == ["train-r1: exit status 2: rows longer than the context"]
+
+
+def test_the_api_may_be_away_for_minutes_while_a_run_is_waited_for(
+    kfp: KfpApi, pipelines: Pipelines, package: Package, clock: Clock
+) -> None:
+    started = start(pipelines, wanted(package))
+    kfp.states = ["RUNNING", "SUCCEEDED"]
+    kfp.faults = [None, *[failing(503), reset, failing(500), failing(502)] * 8]
+    before = clock.now
+    assert watch(pipelines, started)[:2] == ("SUCCEEDED", 0)
+    assert clock.now - before > 600
+
+
+def test_an_api_that_stays_away_ends_the_wait_with_status_4(
+    kfp: KfpApi, pipelines: Pipelines, package: Package
+) -> None:
+    started = start(pipelines, wanted(package))
+    kfp.faults = [failing(503)] * 1000
+    with pytest.raises(Unreachable, match="could not get run") as caught:
+        watch(pipelines, started)
+    assert caught.value.exit_code == 4
+
+
+def test_time_that_is_up_ends_the_wait_and_not_the_run(kfp: KfpApi, pipelines: Pipelines, package: Package) -> None:
+    started = start(pipelines, wanted(package))
+    kfp.states = ["RUNNING"]
+    assert watch(pipelines, started, 3600.0)[:2] == ("RUNNING", 2)
+    assert not any(method == "DELETE" for method, _ in kfp.requests)
+
+
+def test_a_run_that_is_deleted_while_it_is_waited_for_is_named(
+    kfp: KfpApi, pipelines: Pipelines, package: Package
+) -> None:
+    started = start(pipelines, wanted(package))
+    kfp.objects["runs"].clear()
+    with pytest.raises(UserError, match=f"run {started.run_id} was deleted"):
+        watch(pipelines, started)
+
+
+def test_a_token_is_read_anew_when_it_is_refused(kfp: KfpApi, package: Package, clock: Clock, tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("old\n")
+    kfp.tokens = {"old"}
+    pipelines = Pipelines(Access(kfp.endpoint, "ml", token_file=file), patience(clock))
+    started = start(pipelines, wanted(package))
+    kfp.tokens = {"new"}
+    pauses: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 2:
+            file.write_text("new\n")
+
+    pipelines.patience = Patience(clock=clock, sleep=sleep)
+    kfp.states = ["SUCCEEDED"]
+    assert watch(pipelines, started)[:2] == ("SUCCEEDED", 0)
+    assert len(pauses) == 2
+
+
+def test_a_token_that_stays_refused_is_said_without_showing_it(
+    kfp: KfpApi, package: Package, clock: Clock, tmp_path: Path
+) -> None:
+    kfp.tokens = {"another"}
+    (tmp_path / "token").write_text(TOKEN)
+    by_file = Access(kfp.endpoint, "ml", token_file=tmp_path / "token")
+    for access, cure in ((by_file, "put a valid one into"), (Access(kfp.endpoint, "ml", TOKEN), "KF_PIPELINES_TOKEN")):
+        with pytest.raises(UserError, match=f"refuses the token .*{cure}") as caught:
+            start(Pipelines(access, patience(clock)), wanted(package))
+        assert TOKEN not in str(caught.value)
+    with pytest.raises(UserError, match="cannot be read"):
+        start(Pipelines(Access(kfp.endpoint, token_file=tmp_path / "none"), patience(clock)), wanted(package))
+
+
+def test_no_permission_names_what_and_where(kfp: KfpApi, pipelines: Pipelines, package: Package) -> None:
+    kfp.forbidden = True
+    with pytest.raises(UserError, match=r"no permission to list experiments in namespace ml: .*kubeflow-edit"):
+        start(pipelines, wanted(package))
+
+
+def test_what_is_not_the_api_is_said(kfp: KfpApi, clock: Clock, package: Package) -> None:
+    with pytest.raises(UserError, match="not the API of Kubeflow Pipelines v2"):
+        start(Pipelines(Access(f"{kfp.endpoint}/pipeline"), patience(clock)), wanted(package))
+    kfp.faults = [page]
+    with pytest.raises(UserError, match="answers with a page"):
+        start(Pipelines(Access(kfp.endpoint), patience(clock)), wanted(package))
+    with pytest.raises(Unreachable, match="could not list experiments for 60 s"):
+        start(Pipelines(Access("http://127.0.0.1:9"), patience(clock)), wanted(package))
+
+
+@pytest.mark.parametrize("endpoint", ["", "host:80", "https://me:hush@host", "ftp://host"])
+def test_a_wrong_address_is_refused_before_anything_is_sent(endpoint: str) -> None:
+    with pytest.raises(UserError, match="--endpoint") as caught:
+        access_from({}, endpoint, "", None)
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("store=s3://bucket/p", "sed=3"), "did you mean 'seed'"),
+        (("store=s3://bucket/p", "seed"), "write name=value"),
+        (("store=s3://bucket/p", "seed=three"), "a whole number is wanted"),
+        (("store=s3://bucket/p", "seed=1.5"), "a whole number is wanted"),
+        (("store=s3://bucket/p", "seed=true"), "a whole number is wanted"),
+        (("store=s3://bucket/p", "threshold=high"), "a number is wanted"),
+        (("store=s3://bucket/p", "recipe=[1]"), "a mapping is wanted"),
+        (("seed=3",), "parameter store has no value"),
+        (("store=file:///tmp/x",), "pods share no disk"),
+        (("store=s3://x",), "no bucket name"),
+        (("store=s3://bucket/p", "resume_from=hf_abcdefghijklmnopqrstuvwxyz"), "resume_from looks like a secret"),
+        (("store=s3://key:secret@bucket/p",), "store looks like a secret"),
+        (("store=s3://bucket/p", "recipe={hf_token: abc}"), "recipe looks like a secret"),
+    ],
+)
+def test_a_wrong_parameter_is_refused_before_anything_is_sent(
+    package: Package, given: tuple[str, ...], said: str
+) -> None:
+    with pytest.raises(UserError, match=said) as caught:
+        checked_parameters(package, given, "")
+    assert not any(value in str(caught.value) for value in ("hf_abc", "key:secret", "abc"))
+
+
+def test_parameters_get_the_types_of_the_pipeline(package: Package) -> None:
+    given = ("seed=3", "threshold=0.5", "temperature=1", "resume_from=007", "recipe={name: a}")
+    assert checked_parameters(package, given, STORE) == {
+        "seed": 3, "threshold": 0.5, "temperature": 1, "resume_from": "007", "recipe": {"name": "a"}, "store": STORE,
+    }  # fmt: skip
+
+
+GIT = """#!/bin/sh
+case "$*" in
+*rev-parse*) echo 0123456789abcdef0123456789abcdef01234567 ;;
+*status*) cat "$(dirname "$0")/edited" ;;
+esac
+"""
+
+
+def test_the_commit_of_an_edited_checkout_is_not_that_of_the_commit_itself(tmp_path: Path) -> None:
+    found = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    (tmp_path / "git").write_text(GIT)
+    (tmp_path / "git").chmod(0o755)
+    (tmp_path / "edited").write_text("")
+    assert current_commit(found) == COMMIT
+    (tmp_path / "edited").write_text(" M pipeline.py\n")
+    assert current_commit(found) == f"{COMMIT}-changed"
+    (tmp_path / "git").write_text("#!/bin/sh\nexit 128\n")
+    assert current_commit(found) == ""
+    assert current_commit({**found, "CI_COMMIT_SHA": "f" * 40}) == "f" * 40
+    assert current_commit({"PATH": str(tmp_path / "none"), "GITHUB_SHA": "e" * 40}) == "e" * 40
+
+
+def cli(kfp: KfpApi, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RATCHET_", "KF_", "AWS_"))}
+    return subprocess.run(
+        [sys.executable, str(ROOT / "pipeline.py"), *arguments], capture_output=True, text=True, check=False,
+        env={**kept, "KF_PIPELINES_ENDPOINT": kfp.endpoint, "NO_PROXY": "127.0.0.1", "NO_COLOR": "1", **variables},
+    )  # fmt: skip
+
+
+def test_the_verb_submits_a_package_waits_and_appends_the_verdict(
+    kfp: KfpApi, package: Package, tmp_path: Path
+) -> None:
+    file, summary = tmp_path / "pipeline.yaml", tmp_path / "summary.md"
+    file.write_text(package.text)
+    kfp.states, kfp.error, kfp.tokens = ["RUNNING", "FAILED"], "out of <b>memory</b> | 137", {TOKEN}
+    done = cli(
+        kfp, "submit", str(file), "--store", STORE, "--wait", "--json", "--summary", str(summary), "--namespace", "ml",
+        "--commit", COMMIT, KF_PIPELINES_TOKEN=TOKEN, AWS_ENDPOINT_URL_S3="http://127.0.0.1:9", AWS_ACCESS_KEY_ID="a",
+        AWS_SECRET_ACCESS_KEY="b",
+    )  # fmt: skip
+    [run] = kfp.all("runs")
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["exit_code"], told["state"]) == (1, 1, "FAILED")
+    assert (told["run_id"], told["attached"]) == (run["run_id"], False)
+    assert f"{kfp.endpoint}/#/runs/details/{run['run_id']}" in done.stderr
+    assert "train-r1: out of <b>memory</b>" in done.stderr
+    text = summary.read_text()
+    assert f"[{run['run_id']}]" in text
+    assert "The verdict could not be read from the store" in text
+    assert "<b>" not in text.replace("\\<b\\>", "")
+    assert TOKEN not in done.stdout + done.stderr + text
+
+
+def test_the_summary_shows_the_verdict_of_every_round(context: Context, package: Package) -> None:
+    campaign = whole_campaign(context, HOSTILE)
+    context.store.put_bytes(layout.job_key("run-1"), json.dumps({"run_id": campaign.run_id}).encode())
+    mine = plan_submission(package, {"store": context.store.root}, commit=COMMIT)
+    text = summary_page(mine, Started("run-1", "https://ui/#/runs/details/run-1", "SUCCEEDED", False, {}), {})
+    assert "Target met" in text
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert [row.split(" | ")[2] for row in rows] == ["verdict", "first", "promoted", "kept", "promoted"]
+    assert f"{context.store.root}/runs/{campaign.run_id}/report.html" in text
+
+
+def test_a_run_without_records_says_so(context: Context, package: Package) -> None:
+    mine = plan_submission(package, {"store": context.store.root}, commit=COMMIT)
+    text = summary_page(mine, Started("run-1", "https://ui", "FAILED", False, {}), {})
+    assert "No step left a record in the store." in text

@@ -1,0 +1,201 @@
+"""Retraining from CI: the workflow asks for as little as it needs, and the script that other systems share works."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+import yaml
+
+from components.cli.profiles import profile_names
+from tests.conftest import S3Server
+from tests.doubles.kfp_api import KfpApi
+
+ROOT = Path(__file__).resolve().parents[2]
+WORKFLOW = ROOT / ".github" / "workflows" / "retrain.yaml"
+SCRIPT = ROOT / "manifests" / "ci" / "retrain.sh"
+
+
+def workflow() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.load(WORKFLOW.read_text(), Loader=yaml.BaseLoader)  # `on` is no truth value
+    return found
+
+
+def test_the_workflow_begins_by_hand_by_the_clock_and_when_data_change() -> None:
+    assert set(workflow()["on"]) == {"workflow_dispatch", "schedule", "push"}
+    assert set(workflow()["on"]["push"]) == {"branches", "paths"}
+    choices = workflow()["on"]["workflow_dispatch"]["inputs"]["profile"]["options"]
+    assert sorted(choices) == profile_names()
+
+
+def test_the_workflow_has_the_least_rights_and_never_two_at_a_time() -> None:
+    document = workflow()
+    assert document["permissions"] == {}
+    assert {name: job["permissions"] for name, job in document["jobs"].items()} == {
+        "retrain": {"contents": "read", "id-token": "write"}
+    }
+    assert document["concurrency"] == {"group": "retrain", "cancel-in-progress": "false"}
+    assert "secrets." not in WORKFLOW.read_text()
+
+
+def test_actions_are_pinned_and_what_people_type_is_no_code() -> None:
+    steps = workflow()["jobs"]["retrain"]["steps"]
+    used = re.findall(r"uses: (\S+)(.*)", WORKFLOW.read_text())
+    assert len(used) == sum("uses" in step for step in steps) == 3
+    for action, comment in used:
+        assert re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40}", action), action
+        assert re.fullmatch(r" # v\d+\.\d+\.\d+", comment), action
+    assert not any("${{" in step.get("run", "") for step in steps)
+    assert steps[0]["with"]["persist-credentials"] == "false"
+
+
+def test_zizmor_finds_nothing_in_the_workflows() -> None:
+    beside = Path(sys.executable).parent / "zizmor"
+    done = subprocess.run(
+        [str(beside), "--offline", "--persona=pedantic", "--no-progress", str(WORKFLOW.parent)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_script_is_plain_shell_and_passes_every_variable_of_the_workflow_on() -> None:
+    for shell in ("sh", "bash"):
+        subprocess.run([shell, "-n", str(SCRIPT)], check=True)
+    assert os.access(SCRIPT, os.X_OK)
+    given = next(step["env"] for step in workflow()["jobs"]["retrain"]["steps"] if "env" in step)
+    text = SCRIPT.read_text()
+    for name in given:
+        assert name in text or name == "AWS_REGION", name
+
+
+class Tokens:
+    """What hands out identity tokens to a job of GitHub Actions."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str]] = []
+        tokens = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                audience = parse_qs(urlsplit(self.path).query)["audience"][0]
+                tokens.asked.append((audience, self.headers["Authorization"]))
+                body = json.dumps({"count": 1, "value": f"token-for-{audience}"}).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                """Quiet."""
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._http.server_port}/token?v=1"
+        threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+
+@pytest.fixture
+def kfp() -> Iterator[KfpApi]:
+    server = KfpApi()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def tokens() -> Iterator[Tokens]:
+    server = Tokens()
+    yield server
+    server.close()
+
+
+def environment(kfp: KfpApi, folder: Path, **more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RATCHET_", "KF_", "AWS_"))}
+    return {
+        **kept, "KF_PIPELINES_ENDPOINT": kfp.endpoint, "PYTHON": sys.executable, "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1", "TMPDIR": str(folder), "SUMMARY": str(folder / "summary.md"),
+        "STAGES": "submit", "PROFILE": "cpu", **more,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def package() -> Iterator[Path]:
+    """The package that the script submits where its compilation is left out."""
+    file = ROOT / "out" / "pipeline.yaml"
+    before = file.read_bytes() if file.exists() else None
+    yield file
+    if before is None:
+        file.unlink(missing_ok=True)
+        if file.parent.is_dir() and not list(file.parent.iterdir()):
+            file.parent.rmdir()
+    else:
+        file.write_bytes(before)
+
+
+def test_the_script_compiles_submits_waits_and_leaves_the_verdict_but_no_token(
+    kfp: KfpApi, tokens: Tokens, s3_server: S3Server, package: Path, tmp_path: Path
+) -> None:
+    kfp.states, kfp.tokens = ["RUNNING", "SUCCEEDED"], {"token-for-kubeflow"}
+    variables = environment(
+        kfp, tmp_path, STAGES="compile submit", RATCHET_STORE=s3_server.new_uri(), KFP_AUDIENCE="kubeflow",
+        ACTIONS_ID_TOKEN_REQUEST_URL=tokens.url, ACTIONS_ID_TOKEN_REQUEST_TOKEN="asks", **s3_server.environment,
+    )  # fmt: skip
+    done = subprocess.run([str(SCRIPT)], env=variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    [run] = kfp.all("runs")
+    assert (run["namespace"] if "namespace" in run else kfp.all("experiments")[0]["namespace"]) == "ratchet"
+    text = (tmp_path / "summary.md").read_text()
+    assert f"[{run['run_id']}]({kfp.endpoint}/#/runs/details/{run['run_id']}): SUCCEEDED" in text
+    assert "No step left a record in the store." in text
+    assert tokens.asked == [("kubeflow", "bearer asks")]
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["summary.md"]
+    assert "token-for" not in done.stdout + done.stderr
+
+
+def test_the_script_says_what_it_needs_before_it_begins(kfp: KfpApi, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [str(SCRIPT)],
+        env={**environment(kfp, tmp_path), "RATCHET_STORE": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "RATCHET_STORE: set it to s3://bucket/prefix" in done.stderr
+    assert kfp.requests == []
+
+
+def test_a_script_that_is_stopped_leaves_no_process_and_no_token(
+    kfp: KfpApi, tokens: Tokens, s3_server: S3Server, package: Path, tmp_path: Path
+) -> None:
+    kfp.states, kfp.tokens = ["RUNNING"], {"token-for-kubeflow"}
+    variables = environment(
+        kfp, tmp_path, STAGES="compile submit", RATCHET_STORE=s3_server.new_uri(), KFP_AUDIENCE="kubeflow",
+        ACTIONS_ID_TOKEN_REQUEST_URL=tokens.url, ACTIONS_ID_TOKEN_REQUEST_TOKEN="asks", **s3_server.environment,
+    )  # fmt: skip
+    process = subprocess.Popen([str(SCRIPT)], env=variables, stderr=subprocess.PIPE, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 60
+        while not any("/runs/" in path for _, path in kfp.requests) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGTERM)
+        assert process.wait(30) == 143
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert list(tmp_path.iterdir()) == []
+    assert len(kfp.all("runs")) == 1
