@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -57,6 +58,20 @@ class GuardedAdamW(torch.optim.AdamW):
             super().step(closure)
 
 
+def import_deepspeed() -> Any:
+    """DeepSpeed without mlflow: its autotuner, which nothing here uses, imports that where it is installed, for a
+    second of every start."""
+    hidden = "mlflow" not in sys.modules
+    if hidden:
+        sys.modules["mlflow"] = None  # type: ignore[assignment]
+    try:
+        import deepspeed
+    finally:
+        if hidden:
+            del sys.modules["mlflow"]
+    return deepspeed
+
+
 def join_processes() -> torch.device:
     """Join the process group of torchrun, or make one of this process alone; returns this process's device.
 
@@ -68,7 +83,7 @@ def join_processes() -> torch.device:
         os.environ["DS_ACCELERATOR"] = "cpu"
     if "RANK" not in os.environ:
         os.environ.update(ALONE, MASTER_PORT=str(_free_port()))
-    import deepspeed
+    deepspeed = import_deepspeed()
     from deepspeed.utils import logger
 
     logger.setLevel("WARNING")
