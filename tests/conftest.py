@@ -18,10 +18,12 @@ from typing import Any
 
 import pytest
 
+from components.cli.lint import Package
 from components.common.cache import Cache
 from components.common.context import Context
 from components.common.store import Store, open_store
 from components.common.telemetry import Progress
+from tests.doubles.kfp_api import KfpApi
 from tests.doubles.kubernetes_api import KubernetesApi
 from tests.unit.launcher import Launcher
 
@@ -241,3 +243,23 @@ def api() -> Iterator[KubernetesApi]:
 def launcher(api: KubernetesApi, tmp_path: Path) -> Launcher:
     """A launcher of trainings on many nodes that speaks to it."""
     return Launcher(api, tmp_path)
+
+
+@pytest.fixture
+def kfp() -> Iterator[KfpApi]:
+    """A stand-in of the Kubeflow Pipelines API, on a port of its own."""
+    server = KfpApi()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def package() -> Package:
+    """The demo, compiled for a cluster without GPUs."""
+    from components.cli.compile import compile_recipe
+    from components.cli.profiles import load_profile
+    from components.common.recipe_file import load_recipe
+
+    root = Path(__file__).resolve().parents[1]
+    profile = load_profile("cpu", root / "tests" / "pipeline" / "images.toml")
+    return compile_recipe(load_recipe(root / "recipes" / "demo.yaml"), 0, profile).package

@@ -135,14 +135,15 @@ def preload() -> None:
     """Import what tasks import. No tensor is touched: threads of a pool would not survive the fork."""
     os.environ["_KFP_RUNTIME"] = "true"
     os.environ["DS_ACCELERATOR"] = "cpu"
-    import deepspeed  # noqa: F401
     import kfp.dsl.executor_main  # noqa: F401
     from transformers import AutoModelForCausalLM  # noqa: F401
 
     import components.common.shell
     import components.modeling.answers
     import components.train.worker  # noqa: F401
+    from components.train.engine import import_deepspeed
 
+    import_deepspeed()
     gc.freeze()
 
 

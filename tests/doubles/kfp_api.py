@@ -15,13 +15,14 @@ import time
 from email.message import EmailMessage
 from email.parser import BytesParser
 from email.policy import HTTP
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
 from tests.doubles.kubernetes_api import Answer, Fault, Json
+from tests.doubles.network import Answering
 
 KINDS = {"experiments": "experiment", "pipelines": "pipeline", "runs": "run", "recurringruns": "recurring_run"}
 KEYS = {"recurringruns": "recurringRuns", "versions": "pipeline_versions"}
@@ -171,10 +172,10 @@ class KfpApi:
         more = {"next_page_token": str(end)} if end < len(found) else {}
         return 200, {KEYS.get(kind, kind): found[begin:end], **more} if found else {}
 
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
+    def _handler(self) -> type[Answering]:
         api = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(Answering):
             protocol_version = "HTTP/1.1"
             disable_nagle_algorithm = True
 
@@ -193,18 +194,6 @@ class KfpApi:
                     fault(self, lambda: api.carry_out(self.command, self.path, body, self.headers))
 
             do_POST = do_DELETE = do_GET
-
-            def answer(self, status: int, body: Json | bytes, **headers: str) -> None:
-                data = body if isinstance(body, bytes) else json.dumps(body).encode()
-                self.send_response(status)
-                for name, value in headers.items():
-                    self.send_header(name.replace("_", "-"), value)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, format: str, *args: Any) -> None:
-                """Quiet."""
 
         return Handler
 

@@ -15,10 +15,12 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from tests.doubles.network import Answering
 
 Json = dict[str, Any]
 Answer = tuple[int, Json | bytes]
@@ -214,10 +216,10 @@ class KubernetesApi:
             f'group "{group}" in the namespace "{namespace}"',
         )  # fmt: skip
 
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
+    def _handler(self) -> type[Answering]:
         api = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(Answering):
             protocol_version = "HTTP/1.1"
             disable_nagle_algorithm = True
 
@@ -237,18 +239,6 @@ class KubernetesApi:
                     fault(self, lambda: api.carry_out(self.command, self.path, body, token))
 
             do_POST = do_DELETE = do_GET
-
-            def answer(self, status: int, body: Json | bytes, **headers: str) -> None:
-                data = body if isinstance(body, bytes) else json.dumps(body).encode()
-                self.send_response(status)
-                for name, value in headers.items():
-                    self.send_header(name.replace("_", "-"), value)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, format: str, *args: Any) -> None:
-                """Quiet."""
 
         return Handler
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import socket
 import threading
 from collections.abc import Callable
@@ -17,6 +18,25 @@ Meddle = Callable[[bytes], bytes | None]
 
 def unchanged(data: bytes) -> bytes:
     return data
+
+
+class Answering(BaseHTTPRequestHandler):
+    """A quiet handler that answers with JSON, or with bytes as they are."""
+
+    protocol_version = "HTTP/1.1"
+
+    def answer(self, status: int, body: dict[str, Any] | bytes, **headers: str) -> None:
+        """Send a whole answer; `Retry_After` names the header Retry-After."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
 
 
 class Proxy:

@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from components.cli.compile import compile_recipe
 from components.cli.kfp_api import Access, Patience, Pipelines
 from components.cli.lint import Package
-from components.cli.profiles import load_profile
 from components.cli.schedule import checked_cron, schedule, unschedule
 from components.cli.submit import Submission, plan_submission
 from components.common.errors import UserError
-from components.common.recipe_file import load_recipe
 from tests.doubles.kfp_api import Clock, KfpApi
 from tests.doubles.kubernetes_api import failing, lost, reset
-from tests.unit.test_submit import COMMIT, ROOT, STORE, cli
+from tests.unit.test_submit import COMMIT, STORE, cli
 
 CRON = "0 0 3 * * 1"
-
-
-@pytest.fixture(scope="module")
-def package() -> Package:
-    profile = load_profile("cpu", ROOT / "tests" / "pipeline" / "images.toml")
-    return compile_recipe(load_recipe(ROOT / "recipes" / "demo.yaml"), 0, profile).package
-
-
-@pytest.fixture
-def kfp() -> Iterator[KfpApi]:
-    server = KfpApi()
-    yield server
-    server.close()
 
 
 @pytest.fixture

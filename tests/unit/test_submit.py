@@ -8,16 +8,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from components.cli.compile import compile_recipe
 from components.cli.kfp_api import Access, Patience, Pipelines, Unreachable, access_from
 from components.cli.lint import Package
-from components.cli.profiles import load_profile
 from components.cli.submit import (
     Started,
     Submission,
@@ -32,7 +29,6 @@ from components.cli.summary import summary_page
 from components.common import layout
 from components.common.context import Context
 from components.common.errors import UserError
-from components.common.recipe_file import load_recipe
 from tests.doubles.kfp_api import Clock, KfpApi, page
 from tests.doubles.kubernetes_api import cut_off, failing, lost, reset, slow
 from tests.unit.handmade import HOSTILE, whole_campaign
@@ -41,19 +37,6 @@ ROOT = Path(__file__).resolve().parents[2]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 STORE = "s3://bucket/prefix"
 TOKEN = "a-token-that-no-message-may-show"
-
-
-@pytest.fixture(scope="module")
-def package() -> Package:
-    profile = load_profile("cpu", ROOT / "tests" / "pipeline" / "images.toml")
-    return compile_recipe(load_recipe(ROOT / "recipes" / "demo.yaml"), 0, profile).package
-
-
-@pytest.fixture
-def kfp() -> Iterator[KfpApi]:
-    server = KfpApi()
-    yield server
-    server.close()
 
 
 @pytest.fixture

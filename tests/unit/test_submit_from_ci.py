@@ -110,13 +110,6 @@ class Tokens:
 
 
 @pytest.fixture
-def kfp() -> Iterator[KfpApi]:
-    server = KfpApi()
-    yield server
-    server.close()
-
-
-@pytest.fixture
 def tokens() -> Iterator[Tokens]:
     server = Tokens()
     yield server
