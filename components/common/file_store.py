@@ -40,11 +40,36 @@ class FileStore:
         self.root = root
         self._folder = Path(unquote(root.removeprefix("file://")))
 
-    def put_file(self, key: str, path: Path, sha256: str) -> None:
-        """Copy a file in, checking its digest on the way. Corrupt if the file is not what `sha256` says."""
+    def put_file(self, key: str, path: Path, sha256: str, *, give: bool = False) -> None:
+        """Copy a file in, checking its digest on the way; move it if it is given and on the same file system. Corrupt
+        if the file is not what `sha256` says."""
         size = path.stat().st_size
-        if key.endswith(sha256) and self.size(key) == size:
-            return
+        if not (key.endswith(sha256) and self.size(key) == size) and not (give and self._move(key, path)):
+            self._copy(key, path, sha256, size)
+        if give:
+            path.unlink(missing_ok=True)
+
+    def _move(self, key: str, path: Path) -> bool:
+        """False if the file is on another file system, or only a link to one."""
+        place = self._folder / layout.relative_path(key)
+        if path.is_symlink():
+            return False
+        with local_errors(place):
+            made = _make_folders(place.parent)
+            with path.open("rb") as file:
+                os.fchmod(file.fileno(), stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o444)
+                os.fsync(file.fileno())
+            try:
+                path.replace(place)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                return False
+            for folder in {place.parent, *made}:
+                _sync_folder(folder)
+        return True
+
+    def _copy(self, key: str, path: Path, sha256: str, size: int) -> None:
         digest = hashlib.sha256()
         with self._incoming(key, size) as (file, temporary):
             with path.open("rb") as source:

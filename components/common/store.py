@@ -42,10 +42,11 @@ class Store(Protocol):
         """URI without a trailing slash; `f"{root}/{key}"` is the URI of an object."""
         ...
 
-    def put_file(self, key: str, path: Path, sha256: str) -> None:
+    def put_file(self, key: str, path: Path, sha256: str, *, give: bool = False) -> None:
         """Store a file whole or not at all, with its checksum sent and checked. If `key` is the content address of
         these bytes, nothing is sent when an object of that key and size is there; any other key is overwritten.
-        Corrupt if the file's digest is not `sha256`."""
+        Corrupt if the file's digest is not `sha256`. With `give` the file is the store's and gone afterwards; one that
+        can be moved into place is not read again, so `sha256` must be of the bytes that were just written."""
         ...
 
     def put_bytes(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
@@ -137,21 +138,23 @@ class S3Store:
         self._lock = threading.Lock()
         self._connected: Any = None
 
-    def put_file(self, key: str, path: Path, sha256: str) -> None:
+    def put_file(self, key: str, path: Path, sha256: str, *, give: bool = False) -> None:
         """Upload a file, in parallel parts if it is large, every part with its SHA-256."""
         size = path.stat().st_size
         layout.relative_path(key)
         if key.endswith(sha256) and self.size(key) == size:
-            return
-        if size > self._part_bytes:
+            pass
+        elif size > self._part_bytes:
             self._put_parts(key, path, size, sha256)
-            return
-        data = path.read_bytes()
-        found = hashlib.sha256(data).hexdigest()
-        if found != sha256:
-            raise changed_file(path, sha256, found)
-        with self._errors(key):
-            self._put(key, data)
+        else:
+            data = path.read_bytes()
+            found = hashlib.sha256(data).hexdigest()
+            if found != sha256:
+                raise changed_file(path, sha256, found)
+            with self._errors(key):
+                self._put(key, data)
+        if give:
+            path.unlink()
 
     def put_bytes(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
         """Store a small document; write-once as the class says. If the answer to a write got lost and the write was

@@ -18,7 +18,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,11 +36,14 @@ from components.common.context import Context
 from components.common.errors import Corrupt, Missing, Transient, UserError
 from components.common.receipts import ObjectRef
 from components.common.records import canonical_json
+from components.train.sizing import free_host_bytes
 
 KEEP = 2
 """Committed checkpoints that stay. One more is there while the next is on its way."""
-PART_BYTES = 1 << 30
-"""A share is written in files of about this size, so that memory for it is bounded."""
+PART_BYTES = 1 << 28
+"""A share is written in files of about this size; each leaves memory as soon as it is stored."""
+MEMORY_SHARE = 0.5
+"""Of the memory that is free, what copies of tensors that wait to be written may take."""
 COMMIT_SECONDS = 600.0
 """How long process 0 waits for the files of the others."""
 
@@ -106,19 +109,21 @@ class Checkpoints:
         return False
 
     def save(self, step: int, tensors: Iterable[tuple[str, Tensor]], track: dict[str, Any]) -> None:
-        """Write this process's share to local disk now, and send it to the store in the background.
+        """Take this process's share into memory; write it to local disk and send it to the store in the background.
 
-        `tensors` is consumed even if it yields nothing here: gathering them is collective. `track` counts in process 0.
-        Raises UserError if the disk is full.
+        `tensors` is consumed even if it yields nothing here: gathering them is collective. Nothing may change them any
+        more. What does not fit into MEMORY_SHARE of the free memory waits for what came before it to be stored.
+        `track` counts in process 0. A full disk is a UserError of the next look at `busy`.
         """
         name = f"step-{step:08d}-{self.nonce}"
-        folder = self.folder / name
-        folder.mkdir(parents=True, exist_ok=True)
-        files = list(_write_parts(folder, self.rank, tensors))
-        if self.rank == 0:
-            (folder / "track.json").write_text(json.dumps(track), encoding="utf-8")
-            files.append(folder / "track.json")
-        self._upload = self._pool.submit(self._send, step, name, files)
+        (self.folder / name).mkdir(parents=True, exist_ok=True)
+        num_parts = max(1, int(MEMORY_SHARE * free_host_bytes() / _processes_of_node()) // PART_BYTES)
+        stored: list[Future[dict[str, Any]]] = []
+        for number, part in enumerate(_parts(tensors)):
+            stored.append(self._pool.submit(self._store_part, name, f"rank-{self.rank}-{number}.safetensors", part))
+            del part
+            wait(stored[:-num_parts])
+        self._upload = self._pool.submit(self._commit, step, name, stored, json.dumps(track))
 
     def finish(self) -> None:
         """Wait for the checkpoint that is on its way, if there is one."""
@@ -186,15 +191,30 @@ class Checkpoints:
             return None, str(error)
         return found, ""
 
-    def _send(self, step: int, name: str, files: list[Path]) -> None:
-        """Upload this process's files, then commit (process 0), then let go of what is too old."""
-        refs = {}
-        for path in files:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            self.context.store.put_file(self._address(name, path.name), path, digest)
-            refs[path.name] = {"sha256": digest, "size": path.stat().st_size}
-            path.unlink()
+    def _store_part(self, name: str, file: str, part: dict[str, Tensor]) -> dict[str, Any]:
+        """Send some tensors to the store as one file; returns its name and what a receipt says of it."""
+        path = self.folder / name / file
+        try:
+            save_file(part, path)
+        except SafetensorError as error:
+            raise UserError(f"{path}: a checkpoint cannot be written ({error}); is the disk full?") from None
+        part.clear()
+        return self._store_file(name, path)
+
+    def _store_file(self, name: str, path: Path) -> dict[str, Any]:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        size = path.stat().st_size
+        self.context.store.put_file(self._address(name, path.name), path, digest, give=True)
+        return {path.name: {"sha256": digest, "size": size}}
+
+    def _commit(self, step: int, name: str, stored: list[Future[dict[str, Any]]], track: str) -> None:
+        """Once this process's files are stored, say so; then commit and let go of what is too old (process 0)."""
+        refs = {file: ref for one in stored for file, ref in one.result().items()}
+        if self.rank == 0:
+            path = self.folder / name / "track.json"
+            path.write_text(track, encoding="utf-8")
+            refs |= self._store_file(name, path)
         self.context.store.put_bytes(self._address(name, f"rank-{self.rank}.json"), canonical_json(refs))
         if self.rank == 0:
             objects = self._of_all_processes(name)
@@ -277,26 +297,21 @@ def _first_of_node() -> bool:
     return int(os.environ.get("LOCAL_RANK", "0")) == 0
 
 
-def _write_parts(folder: Path, rank: int, tensors: Iterable[tuple[str, Tensor]]) -> Iterator[Path]:
+def _processes_of_node() -> int:
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def _parts(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+    """In parts of about PART_BYTES, at least one."""
     part: dict[str, Tensor] = {}
-    number, size = 0, 0
-
-    def flush() -> Path:
-        path = folder / f"rank-{rank}-{number}.safetensors"
-        try:
-            save_file(part, path)
-        except SafetensorError as error:
-            raise UserError(f"{path}: a checkpoint cannot be written ({error}); is the disk full?") from None
-        return path
-
+    size = 0
     for name, tensor in tensors:
         part[name] = tensor.contiguous()
         size += tensor.numel() * tensor.element_size()
         if size >= PART_BYTES:
-            yield flush()
-            part, number, size = {}, number + 1, 0
-    if part or number == 0:
-        yield flush()
+            yield part
+            part, size = {}, 0
+    yield part
 
 
 def _reader(path: Path, name: str) -> Callable[[], Tensor]:

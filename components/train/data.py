@@ -121,6 +121,27 @@ def share_of(batch: Sequence[int], lengths: Sequence[int], rank: int, world_size
     return ordered[rank::world_size]
 
 
+def cut(lengths: Sequence[int], most_rows: int, fixed_positions: int) -> list[slice]:
+    """Micro-batches of rows that lie sorted by length: neighbours, at most `most_rows` each, so that the fewest
+    positions are computed, padding included, where a micro-batch of its own costs as much as `fixed_positions`.
+
+    `lengths` are those of the rows in tokens, longest first.
+    """
+    costs, starts = [0], [0]
+    for end in range(1, len(lengths) + 1):
+        cost, start = min(
+            (costs[start] + (end - start) * lengths[start] + fixed_positions, start)
+            for start in range(max(0, end - most_rows), end)
+        )
+        costs.append(cost)
+        starts.append(start)
+    slices, end = list[slice](), len(lengths)
+    while end:
+        slices.append(slice(starts[end], end))
+        end = starts[end]
+    return slices[::-1]
+
+
 def learning_rate_at(
     step: int, steps: int, peak: float, *, warmup_share: float, schedule: str, min_ratio: float
 ) -> float:

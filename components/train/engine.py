@@ -151,9 +151,9 @@ def full_weight(engine: Any, weight: nn.Parameter) -> Tensor:
         from deepspeed import zero
 
         with zero.GatheredParameters([weight]):
-            return weight.detach().float().cpu().clone()
+            return _copy(weight)
     value: Tensor = weight.detach() if whole is None else whole
-    return value.detach().float().cpu().reshape(_shape(weight)).clone()
+    return _copy(value).reshape(_shape(weight))
 
 
 def full_moment(engine: Any, weight: nn.Parameter, name: str) -> Tensor:
@@ -161,9 +161,13 @@ def full_moment(engine: Any, weight: nn.Parameter, name: str) -> Tensor:
     from deepspeed.utils import safe_get_full_optimizer_state
 
     if engine.zero_optimization_stage() == 0:
-        return engine.optimizer.state[weight][name].detach().float().cpu().clone()
+        return _copy(engine.optimizer.state[weight][name])
     _link_states(engine.optimizer)
-    return safe_get_full_optimizer_state(weight, name).detach().float().cpu().reshape(_shape(weight)).clone()
+    return _copy(safe_get_full_optimizer_state(weight, name)).reshape(_shape(weight))
+
+
+def _copy(value: Tensor) -> Tensor:
+    return value.detach().to("cpu", torch.float32, copy=True)
 
 
 def own_share(engine: Any, of: Callable[[Any, nn.Parameter], Tensor]) -> dict[str, Tensor]:

@@ -20,11 +20,14 @@ from components.common.errors import RatchetError, Transient
 from components.modeling.likelihood import IGNORED, Batch, EncodedRow, collate
 from components.train import engine as ds
 from components.train.checkpoints import Checkpoints
-from components.train.data import TrainingSet, learning_rate_at, plan_batches, share_of
+from components.train.data import TrainingSet, cut, learning_rate_at, plan_batches, share_of
 from components.train.job import Job, OutOfMemory, Stage
 from components.train.packing import bins, collate_packed
 from components.train.record import Recorder
+from components.train.sizing import BUSY_TOKENS
 
+FIXED_POSITIONS = {"cpu": 64, "cuda": BUSY_TOKENS}
+"""What a forward and backward pass costs whatever its size, in positions (on a CPU for reading all weights)."""
 MAX_DROPPED = 3
 """Updates in a row that may be dropped because a gradient was not finite."""
 
@@ -168,7 +171,10 @@ class Loop:
         size = self.micro_batch_size
         if not self.packed:
             own = [rows[index] for index in shares[self.rank]]
-            return [collate(own[start : start + size], self.pad_id) for start in range(0, len(own), size)]
+            # The share of process 0 has the longest rows; where it is cut, all are.
+            fixed = FIXED_POSITIONS[self.device.type]
+            cuts = cut([lengths[index] for index in shares[0]], size, fixed)
+            return [collate(own[at], self.pad_id) for at in cuts]
         capacity = self.job.section.max_length
         groups = [bins([lengths[index] for index in share], capacity) for share in shares]
         # As many tokens a forward pass as `size` rows of the longest kind have.
@@ -176,8 +182,8 @@ class Loop:
         most = max(-(-len(group) // sequences) for group in groups)
         share, own_groups = shares[self.rank], groups[self.rank]
         own_rows = [[rows[share[index]] for index in group] for group in own_groups]
-        cut = [own_rows[len(own_rows) * piece // most : len(own_rows) * (piece + 1) // most] for piece in range(most)]
-        return [collate_packed(piece, self.pad_id) if piece else _idle(self.pad_id) for piece in cut]
+        pieces = [own_rows[len(own_rows) * turn // most : len(own_rows) * (turn + 1) // most] for turn in range(most)]
+        return [collate_packed(piece, self.pad_id) if piece else _idle(self.pad_id) for piece in pieces]
 
     def _precision(self) -> Any:
         """bf16 matrix products where they were chosen, in training and in held-out looks alike."""

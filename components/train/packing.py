@@ -73,4 +73,5 @@ def keeps_rows_apart(model: Any) -> bool:
         return False
     finally:
         model.train(training)
-    return bool(torch.allclose(torch.cat(alone).float(), packed.float(), rtol=1e-4, atol=1e-4))
+    expected = torch.cat(alone).float()
+    return bool((packed.float() - expected).norm() <= 1e-3 * expected.norm())

@@ -85,7 +85,7 @@ def by_trainer(
     common = {
         "output_dir": str(folder / "trainer"), "per_device_train_batch_size": settings["micro"],
         "gradient_accumulation_steps": settings["batch"] // settings["micro"], "bf16": True, "use_cpu": True,
-        "learning_rate": settings["rate"], "lr_scheduler_type": "cosine", "warmup_steps": 0.05, "weight_decay": 0.0,
+        "learning_rate": settings["rate"], "lr_scheduler_type": "cosine", "warmup_steps": 0, "weight_decay": 0.0,
         "num_train_epochs": 1, "save_strategy": "no", "report_to": [], "disable_tqdm": True, "logging_steps": 1000,
         "train_sampling_strategy": "group_by_length", "seed": settings["seed"],
         "dataloader_pin_memory": False, "activation_checkpointing": False,

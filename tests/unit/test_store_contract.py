@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -55,6 +56,24 @@ def test_a_file_comes_back_as_it_was_stored(store: Store, tmp_path: Path, data: 
     store.get_file(object_of(data), tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == data
     assert store.size(object_of(data)) == len(data)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["same file system", "another file system"])
+def test_a_file_that_is_given_is_stored_and_gone(store: Store, tmp_path: Path, elsewhere: bool) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if elsewhere else tmp_path) as folder:
+        path, data = Path(folder) / "shard", b"w" * 1_000_003
+        path.write_bytes(data)
+        store.put_file(KEY, path, sha256(data), give=True)
+        assert not path.exists()
+    store.get_file(KEY, tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == data
+
+
+def test_a_given_file_that_is_only_a_link_leaves_what_it_links_to(store: Store, tmp_path: Path) -> None:
+    target = written(tmp_path, b"weights")
+    (tmp_path / "link").symlink_to(target)
+    store.put_file(KEY, tmp_path / "link", sha256(b"weights"), give=True)
+    assert store.get_bytes(KEY) == target.read_bytes() == b"weights"
 
 
 def test_an_object_written_once_stays(store: Store) -> None:

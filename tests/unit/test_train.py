@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import Counter
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 
 from components.modeling.likelihood import CompletionLoss, EncodedRow, collate, mean_loss
 from components.modeling.load import load_model
-from components.train.data import draw, learning_rate_at, plan_batches, share_of
+from components.train.data import cut, draw, learning_rate_at, plan_batches, share_of
 from tests.unit.tiny import tiny_model
 from tests.unit.trainings import carry_out, make_job, reversal, train
 
@@ -126,3 +127,20 @@ def test_tensorboard_and_mlflow_show_the_training(tmp_path: Path, monkeypatch: p
     assert run.info.status == "FINISHED"
     kept = {metric.step: metric.value for metric in client.get_metric_history(run.info.run_id, "loss")}
     assert kept == pytest.approx(shown)
+
+
+@pytest.mark.parametrize("most_rows", [1, 3, 7])
+@pytest.mark.parametrize("fixed", [0, 5, 40, 10_000])
+def test_micro_batches_cost_the_least_of_all_ways_to_cut(most_rows: int, fixed: int) -> None:
+    rng = random.Random(f"{most_rows} {fixed}")
+    lengths = sorted((rng.randint(1, 50) for _ in range(7)), reverse=True)
+
+    def cost(ends: tuple[int, ...]) -> int:
+        return sum((end - start) * lengths[start] + fixed for start, end in itertools.pairwise(ends))
+
+    ways = [(0, *ends, 7) for count in range(7) for ends in itertools.combinations(range(1, 7), count)]
+    allowed = [way for way in ways if all(end - start <= most_rows for start, end in itertools.pairwise(way))]
+    found = cut(lengths, most_rows, fixed)
+    assert cost((0, *(one.stop for one in found))) == min(map(cost, allowed))
+    assert [place for one in found for place in range(7)[one]] == list(range(7))
+    assert all(one.stop - one.start <= most_rows for one in found)
