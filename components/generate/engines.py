@@ -67,10 +67,11 @@ def open_engine(name: EngineName, context: Context, campaign: Campaign, folder: 
             assert folder is not None
             return TransformersEngine(context, campaign, folder)
         case "vllm":
+            from components.generate.local import sampling_of
             from components.generate.vllm import VllmEngine
 
             assert folder is not None
-            return VllmEngine(campaign, folder)
+            return VllmEngine(folder, campaign.recipe.model.system_prompt, sampling_of(campaign))
         case "openai":
             from components.generate.endpoint import EndpointEngine
 

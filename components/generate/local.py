@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.common.context import Context
 from components.common.records import Sample
 from components.common.state import Campaign
 from components.generate.batches import Ask
+
+if TYPE_CHECKING:
+    from components.modeling.drawing import Sampling
 
 
 class TransformersEngine:
@@ -43,13 +46,20 @@ class TransformersEngine:
         import torch
 
         from components.modeling.answers import Answerer, load_for_answers
-        from components.modeling.engine import Sampling
 
         torch.set_num_threads(self._context.shard_threads)
-        section, plan = self._campaign.recipe.generate, self._campaign.state.plan
-        sampling = Sampling(plan.temperature, section.top_k, section.top_p, section.max_new_tokens, section.batch_size)
         model, codec = load_for_answers(self._folder, self._campaign.recipe.model.system_prompt)
-        return Answerer(model, codec, sampling, self._context.progress.note)
+        return Answerer(model, codec, sampling_of(self._campaign), self._context.progress.note)
+
+
+def sampling_of(campaign: Campaign) -> Sampling:
+    """How this round's tokens are drawn."""
+    from components.modeling.drawing import Sampling
+
+    section = campaign.recipe.generate
+    return Sampling(
+        campaign.state.plan.temperature, section.top_k, section.top_p, section.max_new_tokens, section.batch_size
+    )
 
 
 def about_codec(codec: Any) -> dict[str, Any]:

