@@ -8,7 +8,7 @@ from typing import Any
 
 from components.common.statistics import mcnemar_two_sided
 from components.decide.evidence import Evidence
-from components.decide.measures import ALIKE
+from components.decide.measures import ALIKE, LEFT_OUT
 from components.decide.plan import Finding, Turn
 
 FEW_PASSED = 0.1
@@ -99,7 +99,12 @@ def low_diversity(evidence: Evidence) -> Finding | None:
     select, samples = evidence.select, evidence.plan.samples_per_prompt
     if evidence.recipe.train.num_peers > 1:
         return None  # the samples are votes of several models: that they agree is what is asked for
-    if select is None or samples < 2 or select["prompts_accepted"] / max(1, select["prompts"]) >= SOLVED:
+    if select is None or samples < 2:
+        return None
+    # At least so many prompts have a right answer of which the difficulty band or the choice of rows left nothing.
+    left_out = sum(select["dropped"].get(reason, 0) for reason in LEFT_OUT) // samples
+    unanswered = max(0, select["prompts"] - select["prompts_accepted"] - left_out)
+    if 1 - unanswered / max(1, select["prompts"]) >= SOLVED:
         return None
     fresh = (select["distinct_share"] - 1 / samples) / (1 - 1 / samples)
     greedy = evidence.plan.temperature == 0.0
@@ -108,7 +113,7 @@ def low_diversity(evidence: Evidence) -> Finding | None:
     return evidence.found(
         "low_diversity", 0.9 if greedy or fresh < NEARLY_GREEDY else 0.7, "temperature_up",
         f"{samples} samples per prompt at temperature {evidence.plan.temperature:g}, {select['distinct_share']:.3f} of "
-        f"them distinct ({1 / samples:.3f} is the least), and {select['prompts'] - select['prompts_accepted']} of "
+        f"them distinct ({1 / samples:.3f} is the least), and {unanswered} of "
         f"{select['prompts']} prompts without an accepted answer",
         "more distinct answers and more prompts with an accepted one",
         measure="distinct_share", direction="up",

@@ -9,10 +9,12 @@ from typing import Any
 
 from components.common.recipe import DecideSection
 from components.common.records import TextResult
-from components.common.statistics import bootstrap_lower
+from components.common.state import RoundRecord
+from components.common.statistics import bootstrap_lower, two_proportions_z
 
 FEW_TEXTS = 30
 """Below so many retention rows a bound says little, and the sentence says so."""
+Z_95_ONE_SIDED = 1.6448536269514722
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Alarm:
     """Something that speaks against a candidate."""
 
     measure: str
-    """perplexity, retention, teaches_errors, or one of evaluate's: distinct_2, pass_at_k, length."""
+    """perplexity, retention, teaches_errors, self_agreement, or one of evaluate's: distinct_2, pass_at_k, length."""
     blocks: bool
     """False: a warning."""
     why: str
@@ -91,3 +93,26 @@ def _errors_taught(selection: Mapping[str, Any]) -> list[Alarm]:
     why = f"by the audit set, what {', '.join(names)} kept is no better than the model itself"
     text = f"the mix teaches errors: {selection.get('why_blocked') or why}"
     return [Alarm("teaches_errors", True, text)]
+
+
+def self_agreement(history: Sequence[RoundRecord], measures: Mapping[str, float], level: int) -> tuple[Alarm, ...]:
+    """A warning where samples agree more than in an earlier round of the same difficulty and are right less, both on
+    the way to collapse in loops without labels (2505.21444). It is about the model that sampled, so it comes a round
+    after the one that made it. Needs an audit split; each of its prompts counts once."""
+    needed = {"agreement", "audit_accuracy", "audit_prompts"}
+    before = [one for one in history if one.level == level and needed <= one.measures.keys()]
+    if not before or not needed <= measures.keys():
+        return ()
+    best = max(before, key=lambda one: one.measures["audit_accuracy"])
+    (now, num), (was, num_was) = (
+        (own["audit_accuracy"], round(own["audit_prompts"])) for own in (measures, best.measures)
+    )
+    surer = measures["agreement"] > best.measures["agreement"]
+    if not surer or two_proportions_z(now, num, was, num_was) > -Z_95_ONE_SIDED:
+        return ()
+    text = (
+        f"collapse guard: {now:.3f} of the samples are right on the audit split, in round {best.round} {was:.3f}, but "
+        f"they agree with each other more ({measures['agreement']:.3f}, {best.measures['agreement']:.3f}): the loop "
+        "grows sure of what is wrong"
+    )
+    return (Alarm("self_agreement", False, text),)

@@ -23,7 +23,9 @@ NOT_JUDGED = ("in_evaluation", "contamination", "unfinished", "empty", "length")
 
 FEW_MINORITY = 10
 """Of fewer answers than these no share is taken."""
-ALIKE = ("duplicate", "near_duplicate", "same_path", "cap")
+LEFT_OUT = ("solved", "diversity")
+"""Reasons for a drop that may leave nothing of a prompt that was answered right."""
+ALIKE = ("duplicate", "near_duplicate", "same_path", "cap", *LEFT_OUT)
 """Reasons for a drop that say nothing against an answer: there are enough like it."""
 
 

@@ -21,7 +21,7 @@ from components.decide.data_causes import passed
 from components.decide.diagnosis import diagnose
 from components.decide.evidence import Evidence
 from components.decide.gate import Comparison, Ruling, Scores, compare, judge
-from components.decide.guards import Alarm, alarms_of
+from components.decide.guards import Alarm, alarms_of, self_agreement
 from components.decide.measures import (
     RoundFiles,
     answer_measures,
@@ -148,15 +148,19 @@ def _decide(
     champion = champion_of(context, inputs.evaluate, compared["champion_evaluation"]) if compared else None
     comparison = compare(champion.results, candidate.results, recipe.decide) if champion else None
     first = compared["first_evaluation"].summary if compared else {}
-    alarms = alarms_against(candidate, champion, first, inputs.select.summary if inputs.select else {}, recipe.decide)
+    losses = [row.loss for row in read_rows(fetch(context, inputs.train, "log.jsonl"), LogRow)]
+    measures = _measures(context, campaign, inputs, losses, candidate, champion)
+    alarms = (
+        *alarms_against(candidate, champion, first, inputs.select.summary if inputs.select else {}, recipe.decide),
+        *self_agreement(before.history, measures, before.plan.level),
+    )
     verdict, ruling = _ruling(comparison, candidate, alarms)
     best = candidate if champion is None or verdict == "promoted" else champion
-    losses = [row.loss for row in read_rows(fetch(context, inputs.train, "log.jsonl"), LogRow)]
     evidence = Evidence(
         recipe=recipe, round=campaign.next_round, verdict=verdict, plan=before.plan, train=inputs.train.summary,
         losses=losses, finished_share=_finished_share(inputs), candidate=candidate.scores,
         select=inputs.select.summary if inputs.select else None, comparison=comparison,
-        measures=_measures(context, campaign, inputs, losses, candidate, champion),
+        measures=measures,
     )  # fmt: skip
     plan, record = _reflect(campaign, evidence, ruling, candidate, best.scores)
     blocked = any(alarm.blocks for alarm in alarms)
@@ -225,6 +229,9 @@ def _measures(
     rows = select["human_rows"] + select["self_rows"] if "human_rows" in select else 0
     if rows:
         found["epochs"] = inputs.train.summary["steps"] * campaign.recipe.train.batch_size / rows
+    if select.get("audit"):
+        found |= {f"audit_{name}": select["audit"][key] for name, key in
+                  (("accuracy", "model_accuracy"), ("prompts", "prompts"))}  # fmt: skip
     if select:
         found |= {"accepted": select["accepted"], "distinct_share": select["distinct_share"], "passed": passed(select)}
     return {name: round(float(value), 6) for name, value in sorted(found.items())}

@@ -100,7 +100,8 @@ def vendi_score(texts: Sequence[str]) -> float | None:
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     values = np.linalg.eigvalsh(vectors @ vectors.T / len(texts))
     kept = values[values > 1e-12]
-    return float(np.exp(-np.sum(kept * np.log(kept))))
+    # Rounded: the last digits of eigenvalues differ with the number of threads, and receipts should not.
+    return round(float(np.exp(-np.sum(kept * np.log(kept)))), 9)
 
 
 def entropy(items: Iterable[Hashable]) -> float:

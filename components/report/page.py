@@ -13,6 +13,7 @@ from components.common.receipts import Receipt
 from components.common.records import Dropped
 from components.common.state import Plan
 from components.report.charts import drop_chart, loss_chart, score_chart
+from components.report.checks import alarm_lines, audit_line, bias_line, collapse_table, filter_rows
 from components.report.costs import tokens_of
 from components.report.runs import RoundView, RunView, TaskView
 from components.report.words import cut, headline, outcome, percent, seconds_text
@@ -41,6 +42,7 @@ def build_page(view: RunView, note: str = "") -> str:
         drops=drop_chart(shown),
         losses=[(one, loss_chart(one)) for one in shown if one.curve],
         slices=_slices(shown),
+        collapse=collapse_table(shown, view.recipe),
         hidden_rounds=len(view.rounds) - len(shown),
         rounds=[_round(view, one) for one in reversed(shown)],
         costs=list(_costs(view)),
@@ -82,7 +84,10 @@ def _round(view: RunView, one: RoundView) -> dict[str, Any]:
     return {
         "record": one.record,
         "train": one.train,
-        "select": one.select,
+        "alarms": alarm_lines(one.record, one.select),
+        "audit": audit_line(one.select),
+        "bias": bias_line(one.select),
+        "filters": filter_rows(one.select),
         "changes": [] if state.stop and one.record is state.history[-1] else list(plan_changes(one.record.plan, later)),
         "kept": [(row.prompt, row.completion, _why_kept(row.provenance)) for row in one.kept],
         "dropped": [_dropped(row) for row in one.dropped],

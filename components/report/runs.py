@@ -6,6 +6,7 @@ Tolerant on purpose: this is read when something went wrong. What is missing or 
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from collections.abc import Callable, Iterator
@@ -74,6 +75,7 @@ class RoundView:
     train: dict[str, Any]
     """Summary of the train receipt."""
     select: dict[str, Any]
+    evaluate: dict[str, Any]
     curve: tuple[LogLine, ...] = ()
     kept: tuple[TrainingRow, ...] = ()
     dropped: tuple[Dropped, ...] = ()
@@ -277,15 +279,15 @@ def _recipe(context: Context, start: Receipt) -> Recipe:
 def _round(
     context: Context, record: RoundRecord, receipts: dict[str, Receipt], examples: int, problems: list[str]
 ) -> RoundView:
-    train, select = (receipts.get(record.receipts.get(step, "")) for step in ("train", "select"))
-    summaries = [receipt.summary if receipt else {} for receipt in (train, select)]
-    view = RoundView(record=record, train=summaries[0], select=summaries[1])
+    train, select, evaluate = (receipts.get(record.receipts.get(step, "")) for step in ("train", "select", "evaluate"))
+    summaries = [receipt.summary if receipt else {} for receipt in (train, select, evaluate)]
+    view = RoundView(record=record, train=summaries[0], select=summaries[1], evaluate=summaries[2])
     if not examples:
         return view
     kept = _rows(context, select, "accepted.jsonl", TrainingRow, problems)
     dropped = _rows(context, select, "dropped.jsonl", Dropped, problems)
-    return RoundView(
-        record=record, train=summaries[0], select=summaries[1],
+    return dataclasses.replace(
+        view,
         curve=tuple(_rows(context, train, "log.jsonl", LogLine, problems)),
         kept=tuple(_spread(kept, examples)), dropped=tuple(_of_every_reason(dropped, examples)),
     )  # fmt: skip

@@ -11,7 +11,7 @@ import sys
 
 BENCHMARKS = (
     "demo", "labelfree", "smollm2", "training", "generation", "selection", "contamination", "influence", "collapse",
-    "gate", "diagnosis", "compile",
+    "gate", "noise", "votes", "diagnosis", "compile", "containers",
 )  # fmt: skip
 
 

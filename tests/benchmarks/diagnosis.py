@@ -379,7 +379,7 @@ def measure(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[float, str, str]]
     return found
 
 
-def _import_all() -> None:
+def import_all() -> None:
     """Once, before any fork; on one core, so that no pool of threads exists when it comes."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     os.environ |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
@@ -402,7 +402,7 @@ def main() -> None:
     results = given.results or given.folder / "results.jsonl"
     rows = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
     done, ends = {(row["fault"], row["seed"]) for row in rows}, time.monotonic() + 60 * given.minutes
-    _import_all()
+    import_all()
     for seed in given.seed or (*SEEDS_RULES_WERE_WRITTEN_WITH, *SEEDS_HELD_OUT):
         for name in (SOUND, *FAULTS):
             cause = FAULTS[name].cause if name in FAULTS else ""

@@ -34,6 +34,45 @@ def _sampling(number: int, shard: int, folder: Path) -> dict[str, Any]:
     return {"round": number, "shard": shard}
 
 
+def _filters(number: int) -> dict[str, Any]:
+    """What select tells of its filters; in round 2 they teach errors."""
+    audit = {
+        "prompts": 50, "samples": 200, "model_accuracy": 0.625,
+        "filters": {
+            "verifier": {"given": 200, "kept": 120, "precision": 0.9125, "precision_low": 0.8345, "recall": 0.8875,
+                         "yield": 0.6},
+            "consistency": {"given": 120, "kept": 0, "precision": None, "precision_low": 0.0, "recall": 0.0,
+                            "yield": 0.0},
+        },
+        "all": {"given": 200, "kept": 110, "precision": 0.9375, "precision_low": 0.8567, "recall": 0.8, "yield": 0.55},
+        "teaches_errors": ["verifier"] if number == 2 else [],
+    }  # fmt: skip
+    return {
+        "filters": {"contamination": {"given": 800, "kept": 790}, "verifier": {"given": 790, "kept": 450},
+                    "consistency": {"given": 450, "kept": 400}},
+        "audit": audit, "bias": {"length": 0.125, "answer": 0.0, "slice": 1.0},
+        "why_blocked": "this round teaches errors" if number == 2 else "",
+    }  # fmt: skip
+
+
+def _collapse(number: int) -> dict[str, Any]:
+    """What evaluate tells of collapse: word pairs get fewer from round to round."""
+    if not number:
+        return {"collapse": {}, "blocks": [], "warnings": []}
+    ratio = 1.0 - 0.05 * number
+    distinct = {"value": 0.8 * ratio, "first": 0.8, "ratio": ratio, "n": 900, "block": {"below": 0.85},
+                "warn": {"below": 0.925}}  # fmt: skip
+    change = {"k": 8, "value": 0.6, "first": 0.625, "difference": -0.025, "low": -0.05, "high": 0.0, "warn_high": -0.01,
+              "n": 60, "block": {"high_below": 0.0}, "warn": {"warn_high_below": 0.0}}  # fmt: skip
+    human = {"value": 3.5, "first": 3.0, "ratio": 1.0 + 0.04 * number, "n": 60, "block": {"above": 1.1},
+             "warn": {"above": 1.05}}  # fmt: skip
+    alarm = {"measure": "distinct_2", "value": ratio, "limit": 0.85, "why": "fewer word pairs"}
+    return {
+        "collapse": {"distinct_2": distinct, "perplexity": human, "pass_at_k": change},
+        "blocks": [alarm] if number == 3 else [], "warnings": [alarm] if number == 2 else [],
+    }  # fmt: skip
+
+
 class Campaign:
     """Adds one step after the other to a store; a clock of its own lets every step take known seconds."""
 
@@ -106,7 +145,7 @@ class Campaign:
         )  # fmt: skip
         receipts["evaluate"] = self.step(
             "evaluate", f"evaluate-r{number}", number, {**inputs, "candidate": receipts["train"]},
-            lambda folder: {"round": number, "validation_accuracy": accuracy},
+            lambda folder: {"round": number, "validation_accuracy": accuracy, **_collapse(number)},
             costs={"compute_seconds": 3.0, "tokens_generated": 2_000.0},
         )  # fmt: skip
         self._advance(number, accuracy, verdict, stop, receipts, text)
@@ -161,7 +200,9 @@ class Campaign:
             test_accuracy=accuracy - 0.01,
             slices={f"length={n}": max(0.0, min(1.0, accuracy + (5 - n) * 0.1)) for n in range(1, 12)},
             generated=made, accepted=made - sum(dropped.values()), dropped=dropped, p_value=0.004 if number else None,
-            perplexity=3.21, causes=(cause,) if number else (),
+            perplexity=3.21, causes=(cause,) if number else (), blocked=number == 2,
+            alarms=("collapse guard: distinct-2 is 0.9 times that of round 0",) if number == 2 else (),
+            measures={"agreement": 0.6 + 0.1 * number} if number else {},
             receipts={name: one.ref for name, one in receipts.items()},
         )  # fmt: skip
         won = verdict != "kept"
@@ -186,7 +227,7 @@ class Campaign:
             for reason, count in (("verifier", 260), ("duplicate", 90), ("unfinished", 1))
             for n in range(count)
         ))  # fmt: skip
-        return {"round": number, "generated": 800, "accepted": 400}
+        return {"round": number, "generated": 800, "accepted": 400, **_filters(number)}
 
     def _training(self, folder: Path, number: int) -> dict[str, Any]:
         (folder / "model").mkdir()

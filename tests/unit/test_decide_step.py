@@ -13,7 +13,7 @@ from components.common.context import Context
 from components.common.errors import Corrupt, UserError
 from components.common.receipts import Attempt, Receipt, fetch, receipt_uri
 from components.common.recipe import Recipe
-from components.common.records import Result, TextResult
+from components.common.records import Prompt, Result, TextResult
 from components.common.state import Plan, State, base_plan
 from components.decide.step import DecideInputs, inputs_from, run
 from tests.unit.crafted import (
@@ -43,11 +43,12 @@ class Campaign:
     context: Context
     recipe: Recipe
     plan: Plan = PLAN
+    validation: tuple[Prompt, ...] = ()
     uri: str = ""
     receipts: list[Receipt] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.start = prepare(self.context, self.recipe, plan=self.plan)
+        self.start = prepare(self.context, self.recipe, plan=self.plan, validation=self.validation)
         self.uri = receipt_uri(self.context, self.start)
 
     @property
@@ -59,18 +60,25 @@ class Campaign:
         return fetch(self.context, self.receipts[-1], "card.md").read_text()
 
     def inputs(
-        self, results: Sequence[Result], *, train: dict[str, Any] | None = None, **evaluation: Any
-    ) -> DecideInputs:
+        self, results: Sequence[Result], *, train: dict[str, Any] | None = None, agreeing: int = 4,
+        audit: dict[str, Any] | None = None, **evaluation: Any,
+    ) -> DecideInputs:  # fmt: skip
+        """`agreeing` of a prompt's four samples are right, the others all different."""
         number = len(self.receipts)
         candidate = trained(self.context, number, **{"final_loss": 0.2 - number / 1000, **(train or {})})
         measured = evaluated(self.context, candidate, results, **evaluation)
         if number == 0:
             return DecideInputs(self.uri, candidate, measured, None, ())
         prompts = [ask(f"{n}+{number}=", str(n + number)) for n in range(10)]
-        texts = {prompt.text: [str(prompt.reference["answer"])] * 4 for prompt in prompts}
+        right = {prompt.text: str(prompt.reference["answer"]) for prompt in prompts}
+        texts = {
+            text: [answer] * agreeing + [f"{answer}{n}" for n in range(4 - agreeing)] for text, answer in right.items()
+        }
         samples = generated(self.context, prompts, texts, round=number, tokens=SAMPLE_TOKENS)
         config = {"samples": [samples.ref]}
-        mix = store(self.context, "select", {"accepted.jsonl": []}, {**SELECTED, "round": number}, config=config)
+        mix = store(
+            self.context, "select", {"accepted.jsonl": []}, {**SELECTED, "round": number, "audit": audit}, config=config
+        )
         return DecideInputs(self.uri, candidate, measured, mix, (samples,))
 
     def round(self, results: Sequence[Result], **changes: Any) -> Receipt:
@@ -125,6 +133,23 @@ def test_a_candidate_proved_better_is_promoted(campaign: Campaign) -> None:
     assert record.receipts.keys() == {"generate-0", "select", "train", "evaluate"}
     assert record.accuracy == record.overall == 0.6
     assert record.interval[0] < 0.6 < record.interval[1]
+
+
+def test_a_loop_that_grows_sure_of_what_is_wrong_is_warned_of_by_the_audit_split(context: Context) -> None:
+    def audit(accuracy: float) -> dict[str, Any]:
+        return {"prompts": 200, "model_accuracy": accuracy}
+
+    campaign = Campaign(context, recipe_of(), validation=(ask("1+1=", "2"),))
+    campaign.round(simple(40))
+    campaign.round(simple(41), agreeing=2, audit=audit(0.7))
+    campaign.round(simple(42), agreeing=3, audit=audit(0.69))
+    campaign.round(simple(60), agreeing=4, audit=audit(0.5))
+    calm, still_calm, warned = campaign.state.history[1:]
+    assert calm.alarms == still_calm.alarms == ()
+    (alarm,) = warned.alarms
+    assert "0.500 of the samples are right on the audit split, in round 1 0.700" in alarm
+    assert warned.verdict == "promoted", "a warning: the gate has its own prompts"
+    assert "warning: collapse guard: 0.500" in campaign.card
 
 
 def test_a_candidate_not_proved_better_is_kept_out_and_its_samples_still_accumulate(campaign: Campaign) -> None:

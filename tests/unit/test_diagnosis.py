@@ -148,6 +148,16 @@ def test_right_answers_that_repeat_each_other_are_not_too_few() -> None:
     assert names(select=select, plan=PLAN.model_copy(update={"samples_per_prompt": 16})) == []
 
 
+def test_answers_left_out_because_they_are_solved_or_enough_are_not_too_few() -> None:
+    dropped = {"diversity": 200, "solved": 3200, "verifier": 300}
+    select = {**SELECT, "accepted": 300, "dropped": dropped, "prompts_accepted": 120}
+    assert names(select=select) == []
+    assert names(select={**select, "distinct_share": 0.26}) == []
+    assert names(select={**select, "distinct_share": 0.26, "dropped": {"verifier": 3700}}) == [
+        "low_diversity", "too_few_accepted",
+    ]  # fmt: skip
+
+
 def test_samples_that_all_say_the_same_ask_for_a_higher_temperature() -> None:
     found = the("low_diversity", select={**SELECT, "distinct_share": 0.28})
     assert found.turn == "temperature_up"

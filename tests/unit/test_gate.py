@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from components.common.errors import Corrupt, UserError
 from components.common.recipe import DecideSection, Goal
 from components.common.records import Result, TextResult
+from components.common.state import RoundRecord
 from components.decide.gate import Comparison, Scores, by_counts, by_gains, compare, judge
-from components.decide.guards import Alarm, alarms_of
-from tests.unit.crafted import results_of
+from components.decide.guards import Alarm, alarms_of, self_agreement
+from tests.unit.crafted import PLAN, results_of
 
 SECTION = DecideSection(goal=Goal(threshold=0.9), max_rounds=5)
 
@@ -225,3 +226,32 @@ def test_alarms_of_evaluate_and_select_block_and_warnings_do_not() -> None:
     other = {**entry, "measure": "perplexity"}
     assert alarms(1.04, evaluation={"blocks": [other]}) == ()
     assert [one.blocks for one in alarms(1.06)] == [False]
+
+
+def told(agreement: float, accuracy: float, prompts: int = 200) -> dict[str, float]:
+    return {"agreement": agreement, "audit_accuracy": accuracy, "audit_prompts": float(prompts)}
+
+
+def test_a_loop_that_agrees_more_and_is_right_less_is_warned_of() -> None:
+    before = (recorded(1, 5, told(0.6, 0.7)), recorded(2, 5, told(0.7, 0.66)))
+    (warning,) = self_agreement(before, told(0.8, 0.55), 5)
+    assert not warning.blocks
+    assert "0.550 of the samples are right on the audit split, in round 1 0.700" in warning.why
+    assert "agree with each other more (0.800, 0.600)" in warning.why
+
+
+def test_agreement_alone_or_a_fall_that_may_be_chance_is_no_alarm() -> None:
+    before = (recorded(1, 5, told(0.6, 0.7)),)
+    assert self_agreement(before, told(0.9, 0.7), 5) == ()
+    assert self_agreement(before, told(0.5, 0.4), 5) == ()
+    assert self_agreement(before, told(0.8, 0.55, prompts=20), 5) == ()
+    assert self_agreement(before, told(0.8, 0.55), 6) == (), "longer problems are harder"
+    assert self_agreement(before, {"agreement": 0.8}, 5) == ()
+    assert self_agreement((), told(0.8, 0.55), 5) == ()
+
+
+def recorded(number: int, level: int, measures: dict[str, float]) -> RoundRecord:
+    return RoundRecord(
+        round=number, verdict="kept", why="", level=level, plan=PLAN, accuracy=0.5, interval=(0.4, 0.6), overall=0.5,
+        test_accuracy=0.5, measures=measures,
+    )  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import html
 import json
 import re
 from html.parser import HTMLParser
@@ -15,7 +17,7 @@ from components.common.records import canonical_json
 from components.report.page import build_page
 from components.report.runs import load_run
 from components.report.step import ReportInputs, run
-from tests.unit.handmade import HOSTILE, Campaign, whole_campaign
+from tests.unit.handmade import HOSTILE, RECIPE, Campaign, whole_campaign
 
 
 def page_of(context: Context, made: Campaign) -> str:
@@ -39,6 +41,21 @@ class Elements(HTMLParser):
                 self.fetched.append(value or "")
             if name == "id":
                 self.ids.append(value or "")
+
+
+def tables_of(page: str) -> list[list[list[str]]]:
+    """The text of every cell of every table, row by row."""
+    tables = re.findall(r"<table.*?</table>", page, re.DOTALL)
+    return [[cells_of(row) for row in re.findall(r"<tr.*?>(.*?)</tr>", table, re.DOTALL)] for table in tables]
+
+
+def cells_of(row: str) -> list[str]:
+    return [html.unescape(re.sub(r"<.+?>", "", cell)).strip() for cell in re.findall(r"<t[hd].*?>(.*?)</t[hd]>", row)]
+
+
+def round_of(page: str, number: int) -> str:
+    """The part of the page that is about one round."""
+    return page.split(f"<h3>Round {number}</h3>")[1].split("</section>")[0]
 
 
 def test_the_page_says_in_a_sentence_whether_the_target_was_met(context: Context) -> None:
@@ -104,19 +121,91 @@ def test_the_plan_costs_and_lineage_are_on_the_page(context: Context) -> None:
     assert re.search(r"generate <span class=\"soft\">×2", page)
 
 
+def test_filters_are_shown_with_what_the_audit_says_of_each(context: Context) -> None:
+    tables = tables_of(page_of(context, whole_campaign(context)))
+    newest = next(table for table in tables if table[0][0] == "filter")
+    assert newest[0] == ["filter", "given", "kept", "precision", "recall", "share kept"]
+    assert newest[1] == ["contamination", "800", "790", "–", "–", "–"]
+    assert newest[2] == ["verifier", "790", "450", "91.2 % (≥ 83.5)", "88.8 %", "60.0 %"]
+    assert newest[3] == ["consistency", "450", "400", "nothing kept", "0.0 %", "0.0 %"]
+    assert newest[4] == ["all", "800", "400", "93.8 % (≥ 85.7)", "80.0 %", "55.0 %"]
+
+
+def test_the_audit_and_the_bias_are_told_in_a_sentence(context: Context) -> None:
+    page = page_of(context, whole_campaign(context))
+    assert "On 200 samples of 50 audit prompts, 62.5 % of them right, the filters keep 55.0 %" in page
+    assert "of which 93.8 % are right (at least 85.7 % with 95 % confidence), and 80.0 % of the right ones." in page
+    assert "(0 alike, 1 nothing in common): answer 0.00, length 0.12, slice 1.00." in page
+
+
+def test_a_round_that_an_alarm_refused_says_so_with_every_alarm(context: Context) -> None:
+    page = page_of(context, whole_campaign(context))
+    first, second, third = (round_of(page, number) for number in (1, 2, 3))
+    assert "refused by an alarm" in second
+    assert "distinct-2 is 0.9 times" in second
+    assert "this round teaches errors" in second
+    assert "refused by an alarm" not in first + third
+    assert "Alarms" not in first + third
+
+
+def test_an_alarm_that_is_the_verdict_is_told_once(context: Context) -> None:
+    made = whole_campaign(context)
+    view = load_run(context, made.run_id)
+    last = view.rounds[2]
+    alarm = "the mix teaches errors: this round teaches errors"
+    record = last.record.model_copy(update={"why": f"{alarm}; 9 prompts", "alarms": (alarm,)})
+    page = build_page(dataclasses.replace(view, rounds=(dataclasses.replace(last, record=record),)))
+    assert page.count("this round teaches errors") == 1
+
+
+def test_signs_of_collapse_are_shown_against_round_0_with_what_blocks(context: Context) -> None:
+    tables = tables_of(page_of(context, whole_campaign(context)))
+    table = next(table for table in tables if "word pairs" in table[0])
+    assert table == [
+        ["round", "word pairs", "human perplexity", "pass@8", "samples agree", "right on audit"],
+        ["3", "0.850 ×, blocks", "1.120 ×, blocks", "−2.5 points", "90.0 %", "62.5 %"],
+        ["2", "0.900 ×, warns", "1.080 ×, warns", "−2.5 points", "80.0 %", "62.5 %"],
+        ["1", "0.950 ×", "1.040 ×", "−2.5 points", "70.0 %", "62.5 %"],
+        ["blocks", "below 0.85", "above 1.1", "surely lower", "", ""],
+    ]
+
+
+def test_the_recipe_says_which_perplexity_blocks(context: Context) -> None:
+    document = {**RECIPE, "decide": {**RECIPE["decide"], "max_perplexity_ratio": 3.0}}
+    made = Campaign(context, document)
+    made.prepare()
+    made.round(0, 0.4, "first")
+    made.round(1, 0.5, "promoted")
+    made.round(2, 0.6, "promoted")
+    made.round(3, 0.7, "promoted")
+    page = page_of(context, made)
+    assert "above 3" in page
+    assert "1.120 ×</td>" in page
+
+
+def test_rounds_of_receipts_without_these_measures_are_shown_without_them(context: Context) -> None:
+    made = whole_campaign(context)
+    view = load_run(context, made.run_id)
+    bare = tuple(dataclasses.replace(one, select={}, evaluate={}) for one in view.rounds)
+    page = build_page(dataclasses.replace(view, rounds=bare))
+    assert "Round 3" in page
+    assert "Signs of collapse" not in page
+    assert "Filters" not in page
+
+
 def test_the_exit_handler_stores_page_and_summary_beside_the_run(context: Context) -> None:
     made = whole_campaign(context)
     context.store.put_bytes(layout.job_key("job-1"), canonical_json({"run_id": made.run_id}))
-    html, summary = run(ReportInputs(job_id="job-1", status="SUCCEEDED"), context)
-    assert context.store.get_bytes(layout.run_key(made.run_id, "report.html")).decode() == html
+    stored, summary = run(ReportInputs(job_id="job-1", status="SUCCEEDED"), context)
+    assert context.store.get_bytes(layout.run_key(made.run_id, "report.html")).decode() == stored
     assert json.loads(context.store.get_bytes(layout.run_key(made.run_id, "summary.json"))) == summary
     assert summary["target_met"] is True
-    assert "ended as succeeded" in html
+    assert "ended as succeeded" in stored
 
 
 def test_a_job_that_never_named_its_run_still_gets_a_page(context: Context) -> None:
-    html, summary = run(ReportInputs(job_id="job-9", status="FAILED"), context)
-    assert "The pipeline job job-9 ended as failed. It did not get far enough" in html
+    stored, summary = run(ReportInputs(job_id="job-9", status="FAILED"), context)
+    assert "The pipeline job job-9 ended as failed. It did not get far enough" in stored
     assert summary["status"] == "unknown"
 
 
