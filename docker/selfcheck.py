@@ -66,7 +66,8 @@ def load(family: str) -> int:
 def _modules(step: str) -> list[str]:
     package = importlib.import_module(f"components.{step}")
     found = [one.name for one in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
-    return [name for name in found if not name.endswith("__main__")]
+    # The shells of the steps are for the compiler: a container is told its function by the executor.
+    return [name for name in found if name.rpartition(".")[2] not in ("__main__", "component")]
 
 
 def work(family: str) -> None:

@@ -13,9 +13,12 @@ from typing import Any
 import docker
 from components.common.errors import Transient, UserError
 from tests.containers.conftest import Campaigns, containers_of, log_of, start, step_of
+from tests.containers.island import BUCKET
 from tests.pipeline.campaigns import PIPELINE
 
 KILLED = ("prepare", "train", "evaluate", "decide", "generate", "select", "publish")
+UPLOADING = "prepare"
+"""Killed while it stores its files, the others as soon as they run."""
 PATIENCE_SECONDS = 120.0
 
 
@@ -30,31 +33,38 @@ def wait_for(engine: Any, step: str, process: Any) -> Any:
     raise AssertionError(f"no container of {step}: {process.communicate()}")
 
 
-def test_a_campaign_whose_every_step_is_killed_once_ends_as_one_that_was_left_alone(
+def wait_for_upload(campaigns: Campaigns, name: str) -> None:
+    """Return as soon as the first file of a campaign is in the store."""
+    client, deadline = campaigns.island.client(), time.monotonic() + PATIENCE_SECONDS
+    while not client.list_objects_v2(Bucket=BUCKET, Prefix=f"{name}/objects/", MaxKeys=1).get("Contents"):
+        assert time.monotonic() < deadline, "nothing was stored"
+
+
+def test_a_campaign_whose_every_step_runs_out_of_memory_or_is_killed_ends_as_one_that_was_left_alone(
     engine: Any, campaigns: Campaigns, on_the_laptop: dict[str, bytes]
 ) -> None:
     place = campaigns.place("killed")
+    starved = place.run("--rounds", "1", "--runner", "docker", "--network", campaigns.island.network, "--memory", "64m")
+    assert starved.code == UserError.exit_code, starved.said
+    assert any("went over its memory of 64m" in line and "--memory" in line for line in starved.errors), starved.said
     for step in KILLED:
         process = start(place, *campaigns.in_containers)
         try:
             container = wait_for(engine, step, process)
+            if step == UPLOADING:
+                wait_for_upload(campaigns, "killed")
             container.kill("SIGKILL")
             _, said = process.communicate(timeout=PATIENCE_SECONDS)
         finally:
             process.terminate()
         assert process.returncode == Transient.exit_code, said + log_of(place.folder)
         assert f"{step}: its container was killed from outside; the same command again goes on" in said
+        if step == UPLOADING:
+            assert campaigns.island.receipts("killed") == {}, "it was killed before all was there"
     run = place.run(*campaigns.in_containers)
     assert run.told, run.said
     assert run.told["error"] == ""
-    assert campaigns.receipts("killed") == on_the_laptop
-
-
-def test_a_step_without_enough_memory_says_so_and_what_to_do(campaigns: Campaigns) -> None:
-    place = campaigns.place("no-memory")
-    run = place.run("--rounds", "1", "--runner", "docker", "--network", campaigns.island.network, "--memory", "64m")
-    assert run.code == UserError.exit_code, run.said
-    assert any("went over its memory of 64m" in line and "--memory" in line for line in run.errors), run.said
+    assert campaigns.island.receipts("killed") == on_the_laptop
 
 
 def test_a_run_that_is_stopped_leaves_no_container_behind(engine: Any, campaigns: Campaigns) -> None:

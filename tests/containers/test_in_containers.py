@@ -9,7 +9,8 @@ import pytest
 from botocore.exceptions import ClientError
 
 from components.cli.docker_runner import Containers, settings
-from tests.containers.conftest import BUCKET, KEY, OTHER_BUCKET, SECRET, Campaigns, Island, containers_of, log_of
+from tests.containers.conftest import Campaigns, containers_of, log_of
+from tests.containers.island import BUCKET, KEY, OTHER_BUCKET, SECRET, Island
 from tests.pipeline.campaigns import round_tasks
 
 LARGEST_MB = {"cpu": 700, "generate": 1500, "train": 1500}
@@ -69,7 +70,7 @@ def test_a_campaign_in_containers_has_the_receipts_of_one_on_the_laptop(
     run = place.run(*campaigns.in_containers)
     assert run.told, run.said + log_of(place.folder)
     assert run.executed == ["prepare", *round_tasks(0), *round_tasks(1), "publish", "report"], log_of(place.folder)
-    receipts = campaigns.receipts("containers")
+    receipts = campaigns.island.receipts("containers")
     assert receipts == on_the_laptop
     assert json.loads(next(data for ref, data in receipts.items() if ref.startswith("train/")))["summary"]
     assert SECRET not in run.said + json.dumps(run.told) + log_of(place.folder)

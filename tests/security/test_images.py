@@ -63,5 +63,5 @@ def test_the_build_context_is_an_allow_list_of_sources_and_locks() -> None:
     allowed = {line for line in lines if line.startswith("!")}
     assert allowed == {
         "!components", "!docker/requirements/*.lock", "!docker/wheels/*.whl", "!docker/wheels/.gitignore",
-        "!docker/entry.py", "!docker/selfcheck.py",
+        "!docker/entry.py", "!docker/selfcheck.py", "!docker/slim.sh",
     }  # fmt: skip

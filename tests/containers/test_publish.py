@@ -1,0 +1,42 @@
+"""Publishing images: a registry gives them digests, images.toml gets them, and what is compiled names them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from components.cli.doctor_images import image_checks
+from components.cli.profiles import load_profile
+from tests.doubles.image_registry import ImageRegistry
+from tests.pipeline.campaigns import PIPELINE
+
+
+def test_a_published_image_is_recorded_by_its_digest_and_found_by_it(engine: Any, tmp_path: Path) -> None:
+    for name in ("components", "docker"):
+        shutil.copytree(PIPELINE.parent / name, tmp_path / name, ignore=shutil.ignore_patterns("*.whl", "__pycache__"))
+    registry = ImageRegistry()
+    command = [sys.executable, "docker/build.py", "--loaded", f"--registry={registry.host}/team", "cpu"]
+    try:
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        images = tomllib.loads((tmp_path / "docker" / "images.toml").read_text())
+        cpu = images["families"]["cpu"]
+        assert cpu["image"] == f"{registry.host}/team/ratchet/cpu"
+        assert f"team/ratchet/cpu@{cpu['digest']}" in registry.manifests
+        assert images["families"]["train"]["digest"] == "", "the others are as they were"
+        compiled = load_profile("cpu", tmp_path / "docker" / "images.toml").images["decide"]
+        assert compiled == f"{cpu['image']}@{cpu['digest']}"
+        assert [one.status for one in image_checks({"decide": compiled}, {})] == ["ok"]
+    finally:
+        registry.close()
+        for image in engine.images.list(filters={"reference": f"{registry.host}/team/ratchet/cpu"}):
+            for tag in image.tags:
+                if tag.startswith(registry.host):
+                    engine.images.remove(tag)
+    bill = json.loads((tmp_path / ".ratchet" / "images" / "cpu.cdx.json").read_text())
+    assert {"numpy", "scipy", "libc6"} <= {one["name"] for one in bill["components"]}
