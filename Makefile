@@ -7,7 +7,7 @@
 # make golden rewrite what tests compare with: command line, recipe schema, READMEs of the steps, figures table
 # make lock   resolve docker/requirements/*.in anew
 # make images build and check the images of the steps; `make images REGISTRY=registry.example/team` publishes them too,
-#             with LOADED=1 those that `docker load` brought here
+#             with LOADED=1 those that `docker load` brought here, with VARIANT=-cuda those for NVIDIA GPUs
 # make containers  the tests that run in those images: they need a Docker engine; DOCKER names another client
 #             (`make bench BENCH=containers` runs the demo in them and compares it with one on this machine)
 
@@ -57,10 +57,12 @@ golden: setup
 lock: setup
 	$(PIP_COMPILE) --pip-args='--no-build-isolation' --output-file=$(REQUIREMENTS)/dev.lock $(REQUIREMENTS)/dev.in
 	$(PIP_COMPILE) --output-file=$(REQUIREMENTS)/bootstrap.lock $(REQUIREMENTS)/bootstrap.in
+	$(PIP_COMPILE) --output-file=$(REQUIREMENTS)/cuda.lock $(REQUIREMENTS)/cuda.in
 	$(RUN) docker/locks.py
 
 images: setup
-	$(RUN) docker/build.py $(if $(REGISTRY),--registry=$(REGISTRY)) $(if $(LOADED),--loaded) $(FAMILIES)
+	$(RUN) docker/build.py $(if $(REGISTRY),--registry=$(REGISTRY)) $(if $(LOADED),--loaded) \
+		$(if $(VARIANT),--variant=$(VARIANT)) $(FAMILIES)
 
 containers: images
 	RATCHET_NEED_ENGINE=1 $(RUN) -m pytest tests/containers $(PYTEST)

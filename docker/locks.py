@@ -1,7 +1,8 @@
 """The images' lock files, cut from dev.lock: what an image runs is what the tests ran.
 
-`python docker/locks.py` writes docker/requirements/NAME.lock for each NAME.in of an image, `--check` says which are
-stale (exit status 1). Run it with the Python of .venv: dependencies are read from what is installed there.
+`python docker/locks.py` writes docker/requirements/NAME.lock for each NAME.in of an image, and NAME-cuda.lock where
+that has torch: the same, with torch and NVIDIA's libraries from cuda.lock. `--check` says which are stale (exit status
+1). Run it with the Python of .venv: dependencies are read from what is installed there.
 """
 
 from __future__ import annotations
@@ -16,17 +17,18 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 FOLDER = Path(__file__).resolve().parent / "requirements"
-LOCKS = ("build", "common", "cpu", "torch", "generate", "train")
+WITH_TORCH = ("torch", "generate", "train")
+LOCKS = ("build", "common", "cpu", *WITH_TORCH)
 ALONE = {"kfp"}
 """Taken without its dependencies: the executor needs none of them, and they would be 100 MB and a second protobuf."""
 HEADER = "# Cut from dev.lock by `make lock`: what {name}.in names and what that depends on.\n"
 
 
-def pinned() -> dict[str, str]:
-    """Name → the lines of dev.lock that pin it, comments left out."""
-    lines = (FOLDER / "dev.lock").read_text(encoding="utf-8").splitlines(keepends=True)
+def pinned(name: str) -> dict[str, str]:
+    """Package → the lines of NAME.lock that pin it, comments left out."""
+    lines = (FOLDER / f"{name}.lock").read_text(encoding="utf-8").splitlines(keepends=True)
     text = "".join(line for line in lines if not line.lstrip().startswith("#"))
-    entries = re.findall(r"^[A-Za-z0-9_.-]+==(?:.*\\\n)*.*\n", text, re.MULTILINE)
+    entries = re.findall(r"^[A-Za-z0-9_.-]+={2,3}(?:.*\\\n)*.*\n", text, re.MULTILINE)
     return {canonicalize_name(entry.partition("==")[0]): entry for entry in entries}
 
 
@@ -59,21 +61,25 @@ def closure(names: Iterator[str]) -> set[str]:
     return found
 
 
-def lock(name: str) -> str:
-    """The text of NAME.lock."""
-    pins = pinned()
-    packages = sorted(closure(named(name)))
-    unknown = [package for package in packages if package not in pins]
+def lock(name: str, variant: str = "") -> str:
+    """The text of NAME.lock, or of NAME-cuda.lock."""
+    pins, packages = pinned("dev"), closure(named(name))
+    if variant:
+        cuda = pinned("cuda")
+        packages |= cuda.keys() - pins.keys()
+        pins = {**cuda, **pins, "torch": cuda["torch"]}
+    unknown = sorted(packages - pins.keys())
     if unknown:
         sys.exit(f"{name}.in needs {', '.join(unknown)}, which dev.lock does not pin: add them to base.in, `make lock`")
-    return HEADER.format(name=name) + "".join(pins[package] for package in packages)
+    return HEADER.format(name=name) + "".join(pins[package] for package in sorted(packages))
 
 
 def main() -> int:
     """Exit status 1 if --check finds a stale lock."""
     stale = 0
-    for name in LOCKS:
-        path, text = FOLDER / f"{name}.lock", lock(name)
+    variants = [(name, variant) for name in LOCKS for variant in ("", "-cuda") if not variant or name in WITH_TORCH]
+    for name, variant in variants:
+        path, text = FOLDER / f"{name}{variant}.lock", lock(name, variant)
         if path.exists() and path.read_text(encoding="utf-8") == text:
             continue
         if "--check" in sys.argv:
