@@ -45,6 +45,11 @@ def choose_engine(context: Context, campaign: Campaign, champion: Receipt) -> tu
     weights = f"{size / 2**20:,.0f} MiB of weights"
     if size < VLLM_FROM_BYTES:
         return "transformers", f"{weights}: too small for vllm to be faster"
+    import torch
+
+    if not torch.cuda.is_available():
+        # SmolLM2-135M on two cores: 777 tokens/s against 545 (tests/benchmarks/generation.py).
+        return "transformers", f"{weights}, and without a GPU it is faster than vllm"
     kind = json.loads(fetch(context, champion, f"{folder}config.json").read_bytes()).get("model_type", "")
     if kind.startswith("ratchet_"):
         return "transformers", f"vllm does not know models of type {kind}"
