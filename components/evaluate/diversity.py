@@ -100,7 +100,7 @@ def vendi_score(texts: Sequence[str]) -> float | None:
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     values = np.linalg.eigvalsh(vectors @ vectors.T / len(texts))
     kept = values[values > 1e-12]
-    # Rounded: the last digits of eigenvalues differ with the number of threads, and receipts should not.
+    # Rounded: the last digits of eigenvalues differed between a container and a laptop, and receipts should not.
     return round(float(np.exp(-np.sum(kept * np.log(kept)))), 9)
 
 
