@@ -37,6 +37,7 @@ gpu: setup
 	$(RUN) -m pytest tests/gpu $(PYTEST)
 
 vllm: setup
+	@test -x "$(VLLM_PYTHON)" || { echo 'VLLM_PYTHON must name a Python that has vLLM: tests/vllm/test_vllm.py' >&2; exit 2; }
 	$(RUN) -m pytest tests/vllm $(PYTEST)
 
 lint: setup

@@ -54,20 +54,14 @@ class FileStore:
         place = self._folder / layout.relative_path(key)
         if path.is_symlink():
             return False
-        with local_errors(place):
-            made = _make_folders(place.parent)
-            with path.open("rb") as file:
-                os.fchmod(file.fileno(), stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o444)
-                os.fsync(file.fileno())
+        with local_errors(place), path.open("rb") as file:
+            os.fchmod(file.fileno(), stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o444)
             try:
-                path.replace(place)
+                return self._publish(file, path, key)
             except OSError as error:
                 if error.errno != errno.EXDEV:
                     raise
                 return False
-            for folder in {place.parent, *made}:
-                _sync_folder(folder)
-        return True
 
     def _copy(self, key: str, path: Path, sha256: str, size: int) -> None:
         digest = hashlib.sha256()

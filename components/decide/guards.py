@@ -10,11 +10,10 @@ from typing import Any
 from components.common.recipe import DecideSection
 from components.common.records import TextResult
 from components.common.state import RoundRecord
-from components.common.statistics import bootstrap_lower, two_proportions_z
+from components.common.statistics import Z_95_ONE_SIDED, bootstrap_lower, two_proportions_z
 
 FEW_TEXTS = 30
 """Below so many retention rows a bound says little, and the sentence says so."""
-Z_95_ONE_SIDED = 1.6448536269514722
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from components.common.context import Context
 from components.common.errors import Corrupt, Missing, Transient, UserError
 from components.common.receipts import ObjectRef
 from components.common.records import canonical_json
-from components.train.sizing import free_host_bytes
+from components.train.sizing import free_host_bytes, processes_of_node
 
 KEEP = 2
 """Committed checkpoints that stay. One more is there while the next is on its way."""
@@ -117,7 +117,7 @@ class Checkpoints:
         """
         name = f"step-{step:08d}-{self.nonce}"
         (self.folder / name).mkdir(parents=True, exist_ok=True)
-        num_parts = max(1, int(MEMORY_SHARE * free_host_bytes() / _processes_of_node()) // PART_BYTES)
+        num_parts = max(1, int(MEMORY_SHARE * free_host_bytes() / processes_of_node()) // PART_BYTES)
         stored: list[Future[dict[str, Any]]] = []
         for number, part in enumerate(_parts(tensors)):
             stored.append(self._pool.submit(self._store_part, name, f"rank-{self.rank}-{number}.safetensors", part))
@@ -295,10 +295,6 @@ def _device() -> torch.device:
 
 def _first_of_node() -> bool:
     return int(os.environ.get("LOCAL_RANK", "0")) == 0
-
-
-def _processes_of_node() -> int:
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def _parts(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]:

@@ -104,12 +104,17 @@ def model_size(model: Any) -> Model:
 
 def this_machine(num_nodes: int) -> Machine:
     """The node that this process runs on, as torchrun laid it out."""
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
+    local = processes_of_node()
     if torch.cuda.is_available():
         free, _ = torch.cuda.mem_get_info()
         return Machine(num_nodes, local, int(free), True, torch.cuda.is_bf16_supported())
     fast = bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return Machine(num_nodes, local, free_host_bytes() // local, False, fast)
+
+
+def processes_of_node() -> int:
+    """Processes of this training that share this node's memory, as the launcher says."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
 
 
 def free_host_bytes() -> int:

@@ -69,6 +69,8 @@ def _train(job: Job, context: Context, device: torch.device, begun: float) -> No
     model = build_model(job)
     estimate = _preflight(job, context, material, model, model_size(model))
     packed = job.section.packing and keeps_rows_apart(model)
+    if job.section.packing and not packed and dist.get_rank() == 0:
+        context.progress.note(f"train.packing is not used: {type(model).__name__} would let packed rows see each other")
     checkpoints = Checkpoints(context, job.key, zero_stage=estimate.layout.zero_stage)
     objective = _objective(job, model)
     found = checkpoints.newest()

@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from components.common.records import Prompt
 from components.generate.batches import Ask
 from components.generate.vllm import ON_CPU, VllmEngine
@@ -53,14 +55,17 @@ def direct(model: Path, texts: list[str]) -> float:
     """As vLLM's documentation shows it, `n` samples a prompt, without seeds."""
     for name, value in ON_CPU.items():
         os.environ.setdefault(name, value)
-    from vllm import LLM
-    from vllm import SamplingParams as Parameters
+    from vllm import LLM, SamplingParams
 
     codec = Codec(load_tokenizer(model), "")
     llm = LLM(
-        model=str(model), dtype="bfloat16", max_num_seqs=SAMPLING.batch_size, enforce_eager=True, disable_log_stats=True
+        model=str(model),
+        dtype="bfloat16",
+        max_num_seqs=SAMPLING.batch_size,
+        enforce_eager=not torch.cuda.is_available(),
+        disable_log_stats=True,
     )
-    params = Parameters(
+    params = SamplingParams(
         n=SAMPLES, temperature=1.0, top_k=50, max_tokens=64, stop_token_ids=list(codec.end_ids), detokenize=False
     )
     prompts: list[Any] = [{"prompt_token_ids": codec.prompt_ids(text)} for text in texts]

@@ -96,6 +96,12 @@ def test_a_model_that_cannot_keep_packed_rows_apart_is_known_by_trying() -> None
     assert recurrent.training
 
 
+def test_rounding_of_large_outputs_is_not_taken_for_rows_that_see_each_other() -> None:
+    model, _ = tiny_model("llama", seed=2)
+    model.model.norm.weight.data.mul_(3000)
+    assert keeps_rows_apart(model)
+
+
 def test_every_row_is_in_one_bin_and_bins_are_nearly_full() -> None:
     rng = random.Random(0)
     lengths = [min(128, 1 + int(rng.expovariate(1 / 30))) for _ in range(1000)]

