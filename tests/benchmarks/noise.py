@@ -218,10 +218,6 @@ class Trial:
     def round(self, start: Receipt, state: str, number: int, arm: str) -> tuple[Receipt, float, str]:
         """The steps of a round: the receipt of the state after it, the candidate's true accuracy, and how right the
         rows are that it learned from."""
-        from components.decide.step import inputs_from
-        from components.decide.step import run as decide
-        from components.evaluate.step import EvaluateInputs
-        from components.evaluate.step import run as evaluate
         from components.generate.step import GenerateInputs
         from components.generate.step import run as generate
         from components.select.step import SelectInputs
@@ -233,11 +229,7 @@ class Trial:
             mix = select(SelectInputs(state, (samples,)), context)
             rows = list(read_rows(fetch(context, mix, "accepted.jsonl"), TrainingRow))
             told = f", {sum(row.completion == coded(row.prompt[:-1]) for row in rows)} of {len(rows)} accepted right"
-        candidate = trained(context, state, mix, None)
-        results = evaluate(EvaluateInputs(state, candidate), context)
-        decided = decide(inputs_from(context, state, mix, candidate, results), context)
-        if arm == "unfiltered" and number:
-            decided = newest_wins(context, state, decided, mix, candidate, results)
+        decided, candidate = finished(context, state, mix, gate=arm == "ours")
         return decided, true_accuracy(context, candidate, self.truth), told
 
 
@@ -318,7 +310,22 @@ def spoiled(context: Context, state: str, samples: Receipt, noisy: frozenset[str
     )  # fmt: skip
 
 
-def newest_wins(
+def finished(context: Context, state: str, mix: Receipt, *, gate: bool) -> tuple[Receipt, Receipt]:
+    """Train, evaluate and decide: the state after the round, and its candidate. Without a `gate` the newest wins."""
+    from components.decide.step import inputs_from
+    from components.decide.step import run as decide
+    from components.evaluate.step import EvaluateInputs
+    from components.evaluate.step import run as evaluate
+
+    candidate = trained(context, state, mix, None)
+    results = evaluate(EvaluateInputs(state, candidate), context)
+    decided = decide(inputs_from(context, state, mix, candidate, results), context)
+    if not gate and mix.step != "start":
+        decided = _newest_wins(context, state, decided, mix, candidate, results)
+    return decided, candidate
+
+
+def _newest_wins(
     context: Context, state: str, decided: Receipt, mix: Receipt, candidate: Receipt, results: Receipt
 ) -> Receipt:
     """The state after a round without gate and reflection: the candidate is the champion whatever `decide` says, its

@@ -34,10 +34,10 @@ from components.common.receipts import Receipt, fetch, receipt_uri
 from components.common.records import Prompt, Sample, TrainingRow, read_rows
 from components.common.state import load_campaign
 from tests.benchmarks.campaigns import REPOSITORY
-from tests.benchmarks.diagnosis import import_all, trained
+from tests.benchmarks.diagnosis import import_all
 from tests.benchmarks.figures import record
 from tests.benchmarks.labelfree import RECIPE
-from tests.benchmarks.noise import newest_wins, side_by_side
+from tests.benchmarks.noise import finished, side_by_side
 
 SEEDS, SEEDS_FORCED = 3, 5
 FIRST_STEPS, FIRST_STEPS_FORCED = 500, 300
@@ -112,7 +112,7 @@ def chosen(seed: int, folder: Path) -> dict[str, float]:
     from components.select.step import run as select
 
     context, start = begun(document(seed, LONGEST, LONGEST + 1, FIRST_STEPS), folder / f"labels-{seed}")
-    state = receipt_uri(context, finished(context, receipt_uri(context, start), start))
+    state = receipt_uri(context, finished(context, receipt_uri(context, start), start, gate=False)[0])
     shards = [generate(GenerateInputs(state, shard), context) for shard in range(2)]
     answers = [
         (asked[row.prompt_id], row.text)
@@ -208,22 +208,9 @@ def round_without_gate(context: Context, state: str, start: Receipt, number: int
     from components.select.step import run as select
 
     if not number:
-        return finished(context, state, start)
+        return finished(context, state, start, gate=False)[0]
     mix = select(SelectInputs(state, (generate(GenerateInputs(state, 0), context),)), context)
-    return finished(context, state, mix)
-
-
-def finished(context: Context, state: str, mix: Receipt) -> Receipt:
-    """Train, evaluate and decide; from round 1 on the newest model wins."""
-    from components.decide.step import inputs_from
-    from components.decide.step import run as decide
-    from components.evaluate.step import EvaluateInputs
-    from components.evaluate.step import run as evaluate
-
-    candidate = trained(context, state, mix, None)
-    results = evaluate(EvaluateInputs(state, candidate), context)
-    decided = decide(inputs_from(context, state, mix, candidate, results), context)
-    return decided if mix.step == "start" else newest_wins(context, state, decided, mix, candidate, results)
+    return finished(context, state, mix, gate=False)[0]
 
 
 def is_right(prompt: str, answer: str) -> bool:

@@ -10,10 +10,8 @@ from botocore.exceptions import ClientError
 
 from components.cli.docker_runner import Containers, settings
 from tests.containers.conftest import Campaigns, containers_of, log_of
-from tests.containers.island import BUCKET, KEY, OTHER_BUCKET, SECRET, Island
+from tests.containers.island import BUCKET, KEY, LARGEST_MB, OTHER_BUCKET, SECRET, Island
 from tests.pipeline.campaigns import round_tasks
-
-LARGEST_MB = {"cpu": 700, "generate": 1500, "train": 1500}
 
 
 def inside(engine: Any, island: Island, image: str, *command: str) -> str:
