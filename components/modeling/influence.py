@@ -36,6 +36,10 @@ def perplexities(
     return found
 
 
+DAMPING = 3.0
+"""λ as a multiple of A's mean eigenvalue: large, since a few thousand tokens say little about its small ones."""
+
+
 class Influence:
     """First-order influence of rows on the loss of some validation rows, by the gradients of the output layer.
 
@@ -43,6 +47,9 @@ class Influence:
     the output layer the gradient of a token is (p - y) hᵀ with its hidden state h, its predicted distribution p and the
     one-hot truth y, so the product of two tokens is ⟨h_i, h_v⟩·⟨p_i - y_i, p_v - y_v⟩. Summed over all validation
     tokens that is (p_i - y_i)·(G h_i) with G = Σ_v (p_v - y_v) h_vᵀ: two forward products a token, no backward pass.
+
+    Hidden states share a few strong directions that say nothing of a row. So the step is preconditioned as influence
+    functions are (2308.03296): G becomes G (A + λI)⁻¹ with A = E_v[h_v h_vᵀ], one factor of K-FAC (1503.05671).
     """
 
     def __init__(self, model: Any, codec: Codec, validation: Sequence[Pair], max_length: int, batch_size: int) -> None:
@@ -52,11 +59,12 @@ class Influence:
             # Logit scaling or the like: logits stand for hidden states, and the bias-like gradient p - y remains.
             self._head = None
         self._chunk_tokens = max(1, CHUNK_LOGITS // model.config.vocab_size)
-        self._gradient = self._mean_gradient([row for row in encoded(codec, validation, max_length) if row is not None])
+        self._direction = self._step([row for row in encoded(codec, validation, max_length) if row is not None])
 
     @torch.inference_mode()
     def scores(self, pairs: Sequence[Pair]) -> list[float | None]:
-        """⟨∇L_val, ∇l_i⟩ for each row, both as means over their tokens; None for a row that is too long."""
+        """How much a step on each row lowers the validation loss, in arbitrary units: both losses are means over their
+        tokens. None for a row that is too long."""
         rows = encoded(self._codec, pairs, self._max_length)
         places = [place for place, row in enumerate(rows) if row is not None]
         places.sort(key=lambda place: len(rows[place].ids))  # type: ignore[union-attr]
@@ -65,7 +73,7 @@ class Influence:
             group = places[start : start + self._batch_size]
             states, targets, counts = self._states([row for place in group if (row := rows[place]) is not None])
             products = torch.cat([
-                ((states_part @ self._gradient.T) * self._errors(states_part, targets_part)).sum(dim=-1)
+                ((states_part @ self._direction.T) * self._errors(states_part, targets_part)).sum(dim=-1)
                 for states_part, targets_part in self._parts(states, targets)
             ])  # fmt: skip
             for place, own in zip(group, products.split(counts), strict=True):
@@ -73,17 +81,16 @@ class Influence:
         return found
 
     @torch.inference_mode()
-    def _mean_gradient(self, rows: list[EncodedRow]) -> Tensor:
-        """(vocabulary, hidden): the gradient of the mean validation loss by the output layer."""
-        total, count = None, 0
+    def _step(self, rows: list[EncodedRow]) -> Tensor:
+        """(vocabulary, hidden): the gradient of the mean validation loss by the output layer, preconditioned."""
+        gradient = moment = torch.zeros((), device=self._model.device)
         for start in range(0, len(rows), self._batch_size):
             states, targets, _ = self._states(rows[start : start + self._batch_size])
             for states_part, targets_part in self._parts(states, targets):
-                part = self._errors(states_part, targets_part).T @ states_part
-                total = part if total is None else total + part
-            count += len(targets)
-        assert total is not None, "there are validation rows"
-        return total / count
+                gradient = gradient + self._errors(states_part, targets_part).T @ states_part
+                moment = moment + states_part.T @ states_part
+        assert moment.ndim, "there are validation rows"
+        return preconditioned(gradient, moment)
 
     def _states(self, rows: list[EncodedRow]) -> tuple[Tensor, Tensor, list[int]]:
         """(tokens, hidden) float32 states before the head, the tokens they predict, and how many each row has."""
@@ -102,3 +109,9 @@ class Influence:
         errors = logits.softmax(dim=-1)
         errors[torch.arange(len(targets), device=targets.device), targets] -= 1.0
         return errors
+
+
+def preconditioned(gradient: Tensor, moment: Tensor) -> Tensor:
+    """(vocabulary, hidden) G (A + λI)⁻¹ of sums over the same tokens: G of the gradient, A of h hᵀ."""
+    damped = moment + DAMPING * moment.trace() / len(moment) * torch.eye(len(moment), device=moment.device)
+    return torch.linalg.solve(damped, gradient, left=False)

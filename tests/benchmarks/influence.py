@@ -1,8 +1,9 @@
-"""Bilevel selection on a digit task: `python -m tests.benchmarks.influence [--seed N]`. About two minutes on two cores.
+"""Bilevel selection on a digit task: `python -m tests.benchmarks.influence [--seed N]`. About six minutes on two cores.
 
 A small model that half knows how to reverse digits gets 4,000 new samples, half of them with a wrong answer (that of
 another sample of the same length). It goes on training on a random half, on what influence keeps, and on the clean
-half. Nothing but the gradients of 256 held-out rows tells the filter which are right.
+half. Nothing but the gradients of 1,024 held-out rows tells the filter which are right. Its settings were chosen on
+seeds 0 to 3.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 import torch
 
-from components.common.recipe import Scratch
+from components.common.recipe import InfluenceChoice, Scratch
 from components.modeling.encoding import Codec
 from components.modeling.engine import Request, Sampling, sample
 from components.modeling.influence import Influence
@@ -28,7 +29,8 @@ from tests.benchmarks.figures import record
 Pair = tuple[str, str]
 
 DIGITS = (3, 5)
-NUM_HUMAN, NUM_HELDOUT, NUM_SAMPLES, NUM_TEST = 2000, 256, 4000, 1000
+NUM_HUMAN, NUM_HELDOUT, NUM_SAMPLES, NUM_TEST = 2000, InfluenceChoice().validation_rows, 4000, 1000
+SEEDS = 7
 FIRST_STEPS, FIRST_RATE = 200, 2e-3
 ROUND_STEPS, ROUND_RATE = 200, 1e-3
 BATCH = 64
@@ -38,17 +40,17 @@ MAX_LENGTH = 64
 
 
 def main() -> None:
-    """Three seeds from the one given; medians are recorded."""
+    """SEEDS seeds from the one given; medians are recorded."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dry", action="store_true", help="record nothing")
     given = parser.parse_args()
-    runs = [measure(seed) for seed in range(given.seed, given.seed + 3)]
+    runs = [measure(seed) for seed in range(given.seed, given.seed + SEEDS)]
     bounds = {"influence.auc": "≥ 0.9", "influence.gap_recovered": "≥ 0.8", "influence.cost_ratio": "≤ 1.3"}
     for name, bound in bounds.items():
         values = [run[name] for run in runs]
         value = statistics.median(values)
-        spread = f"{min(values):.3f} to {max(values):.3f} over 3 seeds"
+        spread = f"{min(values):.3f} to {max(values):.3f} over {SEEDS} seeds"
         print(f"{name} = {value:.4g} (bound {bound}) {spread}")
         if not given.dry:
             command = f"python -m tests.benchmarks.influence --seed {given.seed}"
@@ -65,7 +67,7 @@ def measure(seed: int) -> dict[str, float]:
     torch.manual_seed(seed)
     model, tokenizer = make_scratch(Scratch(max_length=MAX_LENGTH))
     codec = Codec(tokenizer)
-    _train(model, codec, [(row, 1.0) for row in human], FIRST_STEPS, FIRST_RATE, seed)
+    _train(model, codec, human, FIRST_STEPS, FIRST_RATE, seed)
     start = {name: value.clone() for name, value in model.state_dict().items()}
     before = _accuracy(model, codec, test)
 
@@ -73,12 +75,11 @@ def measure(seed: int) -> dict[str, float]:
     places = range(len(samples))
     wrong = [scores[place] for place in places if corrupted[place]]
     right = [scores[place] for place in places if not corrupted[place]]
-    kept = [(samples[place], scores[place]) for place in places if scores[place] > 0]
-    mean = statistics.fmean(score for _, score in kept)
+    kept = [samples[place] for place in places if scores[place] > 0]
     arms = {
-        "random": [(samples[place], 1.0) for place in draw.sample(places, NUM_SAMPLES // 2)],
-        "influence": [(row, score / mean) for row, score in kept],
-        "oracle": [(samples[place], 1.0) for place in places if not corrupted[place]],
+        "random": [samples[place] for place in draw.sample(places, NUM_SAMPLES // 2)],
+        "influence": kept,
+        "oracle": [samples[place] for place in places if not corrupted[place]],
     }
     results, training = {}, {}
     for name, arm in arms.items():
@@ -120,15 +121,15 @@ def _corrupted(draw: random.Random, rows: Sequence[Pair]) -> tuple[list[Pair], l
     return made, marks
 
 
-def _train(model: Any, codec: Codec, rows: Sequence[tuple[Pair, float]], steps: int, rate: float, seed: int) -> None:
-    """AdamW with a cosine; rows are drawn by their weights, as the train step does."""
-    encoded = [EncodedRow(*codec.row_ids(*row)) for row, _ in rows]
+def _train(model: Any, codec: Codec, rows: Sequence[Pair], steps: int, rate: float, seed: int) -> None:
+    """AdamW with a cosine."""
+    encoded = [EncodedRow(*codec.row_ids(*row)) for row in rows]
     draw = random.Random(seed)
     loss = CompletionLoss(model.train())
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
-        batch = draw.choices(encoded, weights=[weight for _, weight in rows], k=BATCH)
+        batch = draw.choices(encoded, k=BATCH)
         (loss(collate(batch, codec.pad_id)) / sum(row.num_targets for row in batch)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

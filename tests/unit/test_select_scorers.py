@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from components.common.errors import Transient, UserError
 from components.common.recipe import JudgeScorer, SelectSection
-from components.modeling.influence import Influence, perplexities
+from components.modeling.influence import DAMPING, Influence, perplexities
 from components.modeling.reward import RewardModel
 from components.select.candidates import Candidate
 from components.select.scorers.judge import Judge, parsed_grade
@@ -158,29 +158,31 @@ def test_a_classifier_with_several_outputs_or_a_folder_without_model_is_refused(
 
 
 def test_influence_is_the_product_of_the_output_layers_gradients() -> None:
-    """The cheap form against autograd: the same numbers without a backward pass."""
+    """The cheap form against autograd and an explicit inverse: the same numbers without a backward pass."""
     model, codec = tiny_model()
     validation, rows = [("1+1=", "2"), ("2+2=", "4")], [("3+1=", "4"), ("1+2=", "777"), ("9+9=", "18")]
     cheap = Influence(model, codec, validation, 64, 2).scores(rows)
     weight = model.get_output_embeddings().weight
 
-    def gradient(pairs: list[tuple[str, str]]) -> torch.Tensor:
-        total, count = torch.zeros(()), 0
-        for pair in pairs:
-            ids, masked = codec.row_ids(*pair)
-            states = model.base_model(input_ids=torch.tensor([ids]))[0][0, masked - 1 : -1].detach()
-            targets = torch.tensor(ids[masked:])
-            total = total + torch.nn.functional.cross_entropy(states @ weight.T, targets, reduction="sum")
-            count += len(targets)
-        return torch.autograd.grad(total / count, weight)[0]
+    def states_of(pairs: list[tuple[str, str]]) -> tuple[torch.Tensor, torch.Tensor]:
+        encoded = [codec.row_ids(*pair) for pair in pairs]
+        states = [model.base_model(input_ids=torch.tensor([ids]))[0][0, begin - 1 : -1] for ids, begin in encoded]
+        return torch.cat(states).detach(), torch.tensor([one for ids, begin in encoded for one in ids[begin:]])
 
-    wanted = gradient(validation)
+    def gradient(pairs: list[tuple[str, str]]) -> torch.Tensor:
+        states, targets = states_of(pairs)
+        return torch.autograd.grad(torch.nn.functional.cross_entropy(states @ weight.T, targets), weight)[0]
+
+    states, _ = states_of(validation)
+    moment = states.T @ states / len(states)
+    damped = moment + DAMPING * torch.linalg.eigvalsh(moment).mean() * torch.eye(len(moment))
+    step = gradient(validation) @ torch.linalg.inv(damped)
     for score, row in zip(cheap, rows, strict=True):
-        assert score == pytest.approx(float((gradient([row]) * wanted).sum()), rel=1e-3, abs=1e-6)
+        assert score == pytest.approx(float((gradient([row]) * step).sum()), rel=1e-3, abs=1e-6)
     assert Influence(model, codec, validation, 16, 2).scores([("1+1=", "2" * 30)]) == [None]
 
 
-def test_rows_against_the_validation_gradient_are_dropped_and_the_others_weighted() -> None:
+def test_rows_against_the_validation_gradient_are_dropped() -> None:
     section = SelectSection.model_validate({**OPEN.model_dump(), "influence": {}})
 
     def scorer(block: Any) -> list[float | None]:
@@ -189,6 +191,6 @@ def test_rows_against_the_validation_gradient_are_dropped_and_the_others_weighte
     kept, dropped, account = account_of(
         answers(ask("q", "?"), "good", "bad", "fair", "long"), section, scorers={"influence": scorer}
     )
-    assert {one.text: one.weight for one in kept} == {"good": 3.0, "fair": 1.0}
+    assert {one.text: one.scores["influence"] for one in kept} == {"good": 3.0, "fair": 1.0}
     assert {row.reason: row.row["text"] for row in dropped} == {"influence": "bad", "unscored": "long"}
     assert account.filters["influence"] == {"given": 4, "kept": 2}
