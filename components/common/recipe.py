@@ -168,6 +168,30 @@ class Endpoint(Section):
     """After a refusal that may pass (429, 5xx, no connection), with growing pauses, or those the server asks for."""
 
 
+class Hints(Section):
+    """A second try, with the answer as a hint, at prompts that no sample answered right (rationalization, STaR,
+    2203.14465). The model then writes the way to a known answer; what it writes must pass the verifier and every other
+    filter, and is trained on as an answer to the prompt without the hint. Hinted answers are counted apart, and count
+    for no vote, pass rate or audit. It teaches reasoning only where answers hold some: where an answer is a single
+    word, its hint is its label."""
+
+    template: str = "{prompt}\n(Hint for a derivation: it comes to {answer}.)"
+    """What the model sees, with `{prompt}` and `{answer}` in it. An answer that repeats the template's own words is
+    dropped, so choose words that no answer needs."""
+    prompts_per_round: Positive = 200
+    """At most so many, besides the round's other prompts: those least often hinted in vain, then the newest."""
+    samples_per_prompt: Positive | None = None
+    """None: as many as without a hint."""
+
+    @field_validator("template", mode="after")
+    @classmethod
+    def _holds_both(cls, template: str) -> str:
+        for name in ("{prompt}", "{answer}"):
+            if template.count(name) != 1:
+                raise ValueError(f"must hold {name} once: what the model sees is made of it")
+        return template
+
+
 class GenerateSection(Section):
     """Sampling from the champion."""
 
@@ -187,6 +211,8 @@ class GenerateSection(Section):
     max_new_tokens: Positive = 64
     batch_size: Positive = 128
     """Rows sampled together."""
+    hints: Hints | None = None
+    """None: a prompt that is never answered right is not tried in another way."""
 
     @model_validator(mode="after")
     def _shards(self) -> GenerateSection:
@@ -248,10 +274,10 @@ class DiversityChoice(Section):
 
 
 class InfluenceChoice(Section):
-    """Keep rows whose gradient lowers the loss on held-out human rows, weighted by how much (1803.09050)."""
+    """Keep rows whose gradient lowers the loss on held-out human rows (1803.09050)."""
 
-    validation_rows: Positive = 256
-    """Held-out human rows (never those the gate is judged on)."""
+    validation_rows: Positive = 1024
+    """Held-out human rows at most (never those the gate is judged on): the more, the surer."""
     batch_size: Positive = 32
 
 
@@ -504,7 +530,8 @@ class DecideSection(Section):
     patience: Positive = 2
     """Stop after this many rounds in a row without a promotion."""
     alpha: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
-    """False promotions allowed per campaign; each round may spend alpha / max_rounds."""
+    """False promotions allowed per campaign. Each round may spend alpha / max_rounds, and what the promotions just
+    before it left unspent (1910.04900)."""
     score: Literal["right", "error"] = "right"
     """What champion and candidate are compared by, prompt by prompt: right or wrong, or the absolute error of numeric
     answers."""
@@ -545,6 +572,14 @@ class Recipe(Section):
             raise ValueError(
                 f"generate.samples_per_prompt ({self.generate.samples_per_prompt}) must be at least train.num_peers "
                 f"({self.train.num_peers}): every peer answers every prompt"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _hints(self) -> Recipe:
+        if self.generate.hints is not None and not self.select.verifier:
+            raise ValueError(
+                "generate.hints needs `select.verifier: true`: prompts are too hard where it accepts no answer"
             )
         return self
 

@@ -36,7 +36,8 @@ class Prompt(Row):
     verifier: str
     """Who judges an answer: the name of an entry of `components.common.verifiers`."""
     reference: dict[str, Any] = Field(default_factory=dict)
-    """What that verifier needs (a reference answer, a puzzle's metadata). Never shown to the model."""
+    """What that verifier needs (a reference answer, a puzzle's metadata). Never shown to the model, but for the answer
+    where the recipe asks for `generate.hints`."""
     tags: dict[str, str] = Field(default_factory=dict)
     """Slices this prompt belongs to: {"task": "gcd"}, {"length": "9"}."""
 
@@ -53,6 +54,16 @@ class Sample(Row):
     num_tokens: int
     finished: bool
     """True if the model itself ended the answer; False if `max_new_tokens` cut it off."""
+
+
+class HardPrompt(Row):
+    """A prompt that no sample answered right, waiting for a hint."""
+
+    prompt_id: str
+    round: int
+    """The last round that found it too hard."""
+    hints: int = 0
+    """Rounds in which its answer was given as a hint and no sample was accepted all the same."""
 
 
 class TrainingRow(Row):

@@ -155,15 +155,17 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
     return 1.0 - math.comb(num_samples - num_correct, k) / math.comb(num_samples, k)
 
 
-def alpha_per_round(alpha: float, rounds: int) -> float:
-    """What one round may spend of the campaign's false promotions: alpha / rounds (Bonferroni).
+def alpha_of_round(alpha: float, rounds: int, promotions: int = 0) -> float:
+    """What a round may spend of the campaign's false promotions: its own alpha / rounds, and what the `promotions`
+    rounds in a row just before it handed on (online fallback, 1910.04900).
 
-    Holm's step-down would spend less strictly, but it needs all p-values at once; a gate decides each round before
-    the next is known, so the union bound is what holds.
+    A round that promoted rightly has wasted nothing, so its share goes to the next. Until the first false promotion
+    every share is spent by at most one round that had nothing to show, so their sum, and the chance of a false
+    promotion in the campaign, is at most alpha. Holm's step-down would need all p-values at once.
     """
-    if rounds < 1:
-        raise ValueError(f"{rounds} rounds")
-    return alpha / rounds
+    if rounds < 1 or promotions < 0:
+        raise ValueError(f"{rounds} rounds, {promotions} promotions")
+    return alpha * (1 + promotions) / rounds
 
 
 @functools.lru_cache(maxsize=4096)

@@ -98,6 +98,30 @@ def answer_key(prompt: Prompt, text: str) -> str:
             return _squeeze(text)
 
 
+def reference_answer(prompt: Prompt) -> str:
+    """The answer that a prompt's verifier holds for right, in words and without the way to it; empty if there is none
+    (a regular expression is no answer)."""
+    entry = prompt.reference.get("entry")
+    answer = entry.get("answer") if isinstance(entry, dict) else prompt.reference.get("answer")
+    text = "" if answer is None else str(answer).strip()
+    match prompt.verifier:
+        case "regex":
+            return ""
+        case "task/reverse" | "task/copy" | "task/addition":
+            return builtin_answer(prompt.text) or ""
+        case "numeric":
+            final, number = _squeeze(_final(text)), final_number(text)
+            if number is None:
+                return ""
+            return final if _is_number(final) else f"{number[0]}{'%' * number[1]}"
+        case "math":
+            return _expression(text)
+        case "choice":
+            return _squeeze(_final(text))
+        case _:
+            return text
+
+
 def scorer_is_safe(name: str) -> bool:
     """False for a reasoning-gym task whose scorer would evaluate arbitrary text of the model as code."""
     return _EVALUATED.get(name, _ARITHMETIC) is not None

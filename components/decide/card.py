@@ -93,6 +93,9 @@ def _samples(record: RoundRecord) -> list[str]:
     if record.dropped:
         lines += ["", "| dropped because | samples |", "|---|---|"]
         lines += [f"| {_text(reason)} | {count} |" for reason, count in _by_count(record.dropped)]
+    if "too_hard" in record.measures:
+        helped, generated, waiting = (record.measures[name] for name in ("hinted_accepted", "hinted", "too_hard"))
+        lines += ["", f"With a hint, {helped:g} of {generated:g} more were accepted; {waiting:g} prompts wait for one."]
     return lines
 
 

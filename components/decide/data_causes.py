@@ -89,7 +89,7 @@ def too_few_accepted(evidence: Evidence) -> Finding | None:
         "too_few_accepted", 0.85, turn,
         f"{select['accepted']} of {select['generated']} samples accepted ({share:.3f} passed the quality filters; "
         f"select.min_accepted is {least}; dropped: {reasons or 'none'})",
-        "more accepted rows; if not, easier prompts or a longer first stage",
+        "more accepted rows; if not, easier prompts, a longer first stage, or answers as hints (generate.hints)",
         measure="accepted", direction="up",
     )  # fmt: skip
 

@@ -10,7 +10,7 @@ from components.common.errors import Corrupt, UserError
 from components.common.recipe import DecideSection
 from components.common.records import Result
 from components.common.statistics import (
-    alpha_per_round,
+    alpha_of_round,
     bootstrap_p_value,
     cluster_standard_error,
     detectable_mean_gain,
@@ -84,7 +84,7 @@ class Comparison:
     p_value: float
     """One-sided chance of such a gain if both were equal: exact McNemar; for `graded` the clustered bootstrap."""
     level: float
-    """What p must not exceed this round: alpha / max_rounds."""
+    """What p must not exceed this round (`alpha_of_round`)."""
     graded: Graded | None = None
 
     @property
@@ -134,8 +134,10 @@ class Ruling:
     why: str
 
 
-def compare(champion: Iterable[Result], candidate: Iterable[Result], section: DecideSection) -> Comparison:
-    """Pair the validation results of two models by prompt.
+def compare(
+    champion: Iterable[Result], candidate: Iterable[Result], section: DecideSection, promotions: int = 0
+) -> Comparison:
+    """Pair the validation results of two models by prompt; `promotions` rounds in a row just before this one promoted.
 
     Right or wrong, each prompt alone: exact McNemar. With `section.family` or `section.score` "error": bootstrap over
     families. Raises Corrupt if a prompt lacks its partner, UserError if the recipe names a tag or a score that the
@@ -149,7 +151,7 @@ def compare(champion: Iterable[Result], candidate: Iterable[Result], section: De
             f"results, {len(alone)} without a partner, for example {alone[:1]})"
         )
     pairs = [(before[one], after[one]) for one in sorted(before)]
-    level = alpha_per_round(section.alpha, section.max_rounds)
+    level = alpha_of_round(section.alpha, section.max_rounds, promotions)
     if section.score == "right" and not section.family:
         wins = sum(new.correct and not old.correct for old, new in pairs)
         losses = sum(old.correct and not new.correct for old, new in pairs)
@@ -175,8 +177,8 @@ def by_gains(gains: Sequence[float], families: Sequence[str], level: float, unit
 def judge(comparison: Comparison, alarms: Sequence[Alarm] = ()) -> Ruling:
     """Promote if the candidate is significantly better and nothing blocks it.
 
-    Each of R rounds may spend alpha / R, so a campaign of models that never get better promotes falsely with a chance
-    of at most alpha: the union bound, which holds however the rounds depend on each other.
+    The levels of a campaign's rounds (`alpha_of_round`) are such that it promotes a model that is not better with a
+    chance of at most alpha.
     """
     if comparison.gain <= 0:
         return Ruling(False, f"not better: {comparison.found}")

@@ -18,6 +18,8 @@ from components.common.statistics import two_proportions_z
 
 MAX_ROWS = 200_000
 """Rows of a file that are looked at."""
+AROUND, REACH = 6, 60
+"""A loss is held against up to so many before it and after it, no farther away than REACH steps."""
 NOT_JUDGED = ("in_evaluation", "contamination", "unfinished", "empty", "length")
 """Reasons for a drop that come before the verifier or say nothing of it."""
 
@@ -39,10 +41,14 @@ class RoundFiles:
     generates: tuple[Receipt, ...]
 
 
-def loss_measures(train: Mapping[str, Any], losses: Sequence[float | None]) -> dict[str, float]:
+def loss_measures(
+    train: Mapping[str, Any], losses: Sequence[float | None], tokens: Sequence[int] = ()
+) -> dict[str, float]:
     """Of the training: `first_loss` (before any update), `last_loss` (mean of a tenth of the steps), `peak_loss`
     (highest mean of as many steps in a row), `loss_fall` (relative, between means), `loss_spikes`, `skipped_steps`,
-    `heldout_rise` (final over best), and `above_heldout` (last training loss over final held-out loss)."""
+    `heldout_rise` (final over best), and `above_heldout` (last training loss over final held-out loss). `losses` and
+    `tokens` are those of each step."""
+    steps = [place for place, loss in enumerate(losses) if loss is not None and math.isfinite(loss)]
     finite = [loss for loss in losses if loss is not None and math.isfinite(loss)]
     found = {"skipped_steps": float(train.get("skipped_steps") or 0) + len(losses) - len(finite)}
     best, final = train.get("best_heldout_loss"), train.get("final_heldout_loss")
@@ -55,7 +61,7 @@ def loss_measures(train: Mapping[str, Any], losses: Sequence[float | None]) -> d
     windows = [fmean(finite[start : start + width]) for start in range(len(finite) - width + 1)]
     found |= {"first_loss": finite[0], "last_loss": windows[-1], "peak_loss": max(windows)}
     found["loss_fall"] = (windows[0] - windows[-1]) / max(windows[0], 1e-9)
-    found["loss_spikes"] = float(len(spikes(finite)))
+    found["loss_spikes"] = float(len(spikes(finite, [tokens[place] for place in steps] if tokens else [])))
     if final is not None:
         found["above_heldout"] = windows[-1] - final
     return found
@@ -69,14 +75,25 @@ def human_loss_measures(candidate: Mapping[str, Any], champion: Mapping[str, Any
     return {**found, "human_loss_rise": losses[0] - losses[1]} if len(losses) == 2 else found
 
 
-def spikes(losses: Sequence[float]) -> list[int]:
-    """Steps whose loss stands far above those around it: three times their median and half a nat more."""
+def spikes(losses: Sequence[float], tokens: Sequence[int] = ()) -> list[int]:
+    """Steps whose loss stands far above those around it: three times their median and half a nat more. With the tokens
+    of each step, only batches of about the same length are compared: rows of another length may be another task."""
+
+    def like(place: int, others: range) -> Iterator[float]:
+        alike = (one for one in others if not tokens or _alike(tokens[place], tokens[one]))
+        return (losses[one] for one in itertools.islice(alike, AROUND))
+
     found = []
     for place, loss in enumerate(losses):
-        around = [*losses[max(0, place - 6) : place], *losses[place + 1 : place + 7]]
+        before, after = range(place - 1, max(-1, place - 1 - REACH), -1), range(place + 1, len(losses))[:REACH]
+        around = [*like(place, before), *like(place, after)]
         if len(around) >= 4 and loss > max(3 * median(around), median(around) + 0.5):
             found.append(place)
     return found
+
+
+def _alike(first: int, second: int) -> bool:
+    return max(first, second) <= 1.2 * min(first, second)
 
 
 def answer_measures(

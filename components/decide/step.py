@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,7 @@ class LogRow(BaseModel):
     """The part of a line of the training log that reflection reads."""
 
     loss: float | None = None
+    tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -146,10 +148,14 @@ def _decide(
     recipe, before = campaign.recipe, campaign.state
     candidate = Measured.of(context, inputs.evaluate)
     champion = champion_of(context, inputs.evaluate, compared["champion_evaluation"]) if compared else None
-    comparison = compare(champion.results, candidate.results, recipe.decide) if champion else None
+    comparison = None
+    if champion is not None:
+        in_a_row = promotions_in_a_row(before.history)
+        comparison = compare(champion.results, candidate.results, recipe.decide, in_a_row)
     first = compared["first_evaluation"].summary if compared else {}
-    losses = [row.loss for row in read_rows(fetch(context, inputs.train, "log.jsonl"), LogRow)]
-    measures = _measures(context, campaign, inputs, losses, candidate, champion)
+    log = list(read_rows(fetch(context, inputs.train, "log.jsonl"), LogRow))
+    losses = [row.loss for row in log]
+    measures = _measures(context, campaign, inputs, log, candidate, champion)
     alarms = (
         *alarms_against(candidate, champion, first, inputs.select.summary if inputs.select else {}, recipe.decide),
         *self_agreement(before.history, measures, before.plan.level),
@@ -184,6 +190,11 @@ def _decide(
     }  # fmt: skip
 
 
+def promotions_in_a_row(history: Sequence[RoundRecord]) -> int:
+    """How many of the last rounds promoted, without one between them that did not."""
+    return len(list(itertools.takewhile(lambda record: record.verdict == "promoted", reversed(history))))
+
+
 def champion_of(context: Context, evaluation: Receipt, champion_evaluation: Receipt) -> Measured:
     """What is known of the champion: measured beside the candidate, or (in receipts from before that was done) when it
     was the candidate itself."""
@@ -213,7 +224,7 @@ def _ruling(comparison: Comparison | None, candidate: Measured, alarms: tuple[Al
 
 
 def _measures(
-    context: Context, campaign: Campaign, inputs: DecideInputs, losses: Sequence[float | None], candidate: Measured,
+    context: Context, campaign: Campaign, inputs: DecideInputs, log: Sequence[LogRow], candidate: Measured,
     champion: Measured | None,
 ) -> dict[str, float]:  # fmt: skip
     """The round in numbers."""
@@ -221,7 +232,7 @@ def _measures(
     before = champion.results if champion else None
     select = inputs.select.summary if inputs.select else {}
     found = {
-        **loss_measures(inputs.train.summary, losses),
+        **loss_measures(inputs.train.summary, [row.loss for row in log], [row.tokens for row in log]),
         **human_loss_measures(candidate.summary, champion.summary if champion else {}),
         **answer_measures(candidate.results, before, references_of(prompts.values())),
         **row_measures(context, RoundFiles(campaign.prepared, inputs.select, inputs.generates), before, prompts),
@@ -234,6 +245,9 @@ def _measures(
                   (("accuracy", "model_accuracy"), ("prompts", "prompts"))}  # fmt: skip
     if select:
         found |= {"accepted": select["accepted"], "distinct_share": select["distinct_share"], "passed": passed(select)}
+    if "hinted" in select:
+        found |= {"hinted": select["hinted"]["generated"], "hinted_accepted": select["hinted"]["accepted"],
+                  "too_hard": select["too_hard"]["waiting"]}  # fmt: skip
     return {name: round(float(value), 6) for name, value in sorted(found.items())}
 
 
@@ -275,7 +289,9 @@ def _account(inputs: DecideInputs, receipts: dict[str, Receipt]) -> dict[str, An
     return {
         "generated": select.get("generated", 0), "accepted": select.get("accepted", 0),
         "dropped": dict(select.get("dropped", {})),
-        "tokens_generated": sum(int(receipt.summary["tokens"]) for receipt in inputs.generates),
+        "tokens_generated": sum(
+            one["tokens"] for shard in inputs.generates for one in (shard.summary, shard.summary.get("hinted")) if one
+        ),
         "tokens_trained": int(inputs.train.summary["tokens_trained"]),
         "receipts": {name: receipt.ref for name, receipt in receipts.items()},
     }  # fmt: skip

@@ -19,14 +19,21 @@ from components.common.recipe import DecideSection
 from components.common.shell import step_context
 from components.common.state import Campaign, RoundRecord, StopReason, load_campaign
 from components.decide.gate import compare, judge
-from components.decide.step import Measured, alarms_against, champion_of, minutes_spent, stop_reason
+from components.decide.step import (
+    Measured,
+    alarms_against,
+    champion_of,
+    minutes_spent,
+    promotions_in_a_row,
+    stop_reason,
+)
 
 WIDTH = 78
 OVERRIDES = {
     "threshold": (float, "decide.goal.threshold: validation accuracy to reach"),
     "slice": (str, "decide.goal.slice, for example length=12; empty: all prompts"),
     "alpha": (float, "decide.alpha: false promotions allowed per campaign"),
-    "max_rounds": (int, "decide.max_rounds: each round may spend alpha / max_rounds"),
+    "max_rounds": (int, "decide.max_rounds: alpha is divided among them"),
     "patience": (int, "decide.patience: rounds in a row without a promotion"),
     "max_perplexity_ratio": (float, "decide.max_perplexity_ratio: on human text, against round 0"),
     "retention_margin": (float, "decide.retention_margin: token accuracy that may be lost"),
@@ -80,13 +87,13 @@ def what_if(context: Context, state: str, overrides: dict[str, Any]) -> Answer:
         verdict, why, blocked, candidate = "first", record.why, False, first
         if record.round > 0:
             candidate, verdict, why, blocked = _judge(
-                context, record, best, best_round, history, first, section, diverges
+                context, record, best, best_round, history, first, section, diverges, promotions_in_a_row(replayed)
             )
             waited = 0 if verdict == "promoted" else waited + 1
             best, best_round = (candidate, record.round) if verdict == "promoted" else (best, best_round)
         if verdict != record.verdict and diverges is None:
             diverges = record.round
-        replayed = (*replayed, record.model_copy(update={"blocked": blocked}))
+        replayed = (*replayed, record.model_copy(update={"verdict": verdict, "blocked": blocked}))
         stop = _stop(context, campaign, section, best, replayed, waited)
         accuracy = candidate.scores.accuracy(section.goal.slice)
         judged.append(Judged(record.round, record.verdict, verdict, why, accuracy, stop))
@@ -108,7 +115,7 @@ def _section(section: DecideSection, overrides: dict[str, Any]) -> DecideSection
 
 def _judge(
     context: Context, record: RoundRecord, best: Measured, best_round: int, history: tuple[RoundRecord, ...],
-    first: Measured, section: DecideSection, diverges: int | None,
+    first: Measured, section: DecideSection, diverges: int | None, promotions: int,
 ) -> tuple[Measured, str, str, bool]:  # fmt: skip
     """(the candidate, verdict, why, whether an alarm blocked it)."""
     evaluation = read_receipt(context, record.receipts["evaluate"])
@@ -119,7 +126,7 @@ def _judge(
         before = read_receipt(context, next(one for one in history if one.round == best_round).receipts["evaluate"])
         champion = champion_of(context, evaluation, before)
     alarms = alarms_against(candidate, champion, first.summary, selection, section)
-    ruling = judge(compare(champion.results, candidate.results, section), alarms)
+    ruling = judge(compare(champion.results, candidate.results, section, promotions), alarms)
     blocked = any(alarm.blocks for alarm in alarms)
     return candidate, "promoted" if ruling.promote else "kept", ruling.why, blocked
 

@@ -25,6 +25,7 @@ from components.common.records import Prompt, Sample, derived_seed, read_rows, w
 from components.common.state import Campaign, checkpoint_name, load_campaign
 from components.generate.batches import Ask, SavedBatches, batches_of
 from components.generate.engines import Engine, EngineName, batch_rows, choose_engine, open_engine
+from components.generate.hints import hard_prompts, hinted, last_selection
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,24 @@ class Work:
     """Of this shard, in the order of the round."""
     batches: dict[int, list[Prompt]]
     """Of this shard, by their number in the round."""
+    selection: Receipt | None
+    """Where the pool of too-hard prompts is."""
+    hard: list[Prompt]
+    """Of this shard, to be tried with a hint, as they are without it; in the order of the pool."""
+    hinted_batches: dict[int, list[Prompt]]
+    """The same as the model sees them; their numbers go on from those of the other batches."""
 
     @property
     def inputs(self) -> dict[str, Receipt]:
         """Receipts the result depends on."""
-        return {"prepare": self.campaign.prepared, "champion": self.champion}
+        pool = {} if self.selection is None else {"select": self.selection}
+        return {"prepare": self.campaign.prepared, "champion": self.champion, **pool}
+
+    @property
+    def hinted_indices(self) -> range:
+        """Sample indices with a hint: they go on from those without, so that no sample has another's index or seed."""
+        hints, first = self.campaign.recipe.generate.hints, self.campaign.state.plan.samples_per_prompt
+        return range(first, first + ((hints.samples_per_prompt or first) if hints is not None else 0))
 
     @property
     def config(self) -> dict[str, Any]:
@@ -63,6 +77,8 @@ class Work:
         recipe, plan = self.campaign.recipe, self.campaign.state.plan
         # `engine` is what the recipe's word for it came to; how an endpoint is asked changes no answer.
         left_out: dict[str, Any] = dict.fromkeys(("temperature", "samples_per_prompt", "engine"), True)
+        if recipe.generate.hints is None:
+            left_out["hints"] = True
         how = {"concurrency", "timeout_seconds", "max_retries"}
         return self.campaign.config(
             section=recipe.generate.model_dump(mode="json", exclude={**left_out, "endpoint": how}),
@@ -84,7 +100,8 @@ class Work:
 
 
 def run(inputs: GenerateInputs, context: Context) -> Receipt:
-    """Write `samples.jsonl` and `prompts.jsonl` of this shard.
+    """Write `samples.jsonl` and `prompts.jsonl` of this shard, with `generate.hints` also `hinted_samples.jsonl` and
+    `hinted_prompts.jsonl` (the prompts without their hint).
 
     A sample's seed derives from (campaign seed, round, prompt, sample index), and the round is divided into batches
     before these are divided among the shards: neither the number of shards nor a shard that was killed and goes on
@@ -98,8 +115,16 @@ def run(inputs: GenerateInputs, context: Context) -> Receipt:
         context.progress.note(f"engine {work.engine}: {work.why}")
         samples, about = _sample(context, work, saved)
         write_rows(folder / "prompts.jsonl", work.prompts)
-        write_rows(folder / "samples.jsonl", samples)
-        return {**_account(work, samples), **about}
+        hinted_indices = work.hinted_indices
+        plain = [sample for sample in samples if sample.index not in hinted_indices]
+        write_rows(folder / "samples.jsonl", plain)
+        told = {**_account(work, plain), **about}
+        if work.campaign.recipe.generate.hints is not None:
+            helped = [sample for sample in samples if sample.index in hinted_indices]
+            write_rows(folder / "hinted_prompts.jsonl", work.hard)
+            write_rows(folder / "hinted_samples.jsonl", helped)
+            told["hinted"] = _counted(work.hard, helped)
+        return told
 
     receipt = commit_once(
         context, work.campaign.task("generate", f"-s{inputs.shard}"), "generate", config=work.config,
@@ -119,27 +144,63 @@ def _work(inputs: GenerateInputs, context: Context) -> Work:
         prompts, samples_per_prompt=campaign.state.plan.samples_per_prompt, batch_size=batch_rows(engine, campaign),
         shards=section.shards,
     )  # fmt: skip
-    own = dict(list(enumerate(batches))[inputs.shard :: section.shards])
+    own = _own(dict(enumerate(batches)), inputs.shard, section.shards)
     if not own:
         raise UserError(
             f"round {campaign.next_round}: shard {inputs.shard} of {section.shards} has no prompts: lower shards"
         )
-    ids = {prompt.id for batch in own.values() for prompt in batch}
-    in_order = [prompt for prompt in prompts if prompt.id in ids]
-    return Work(campaign, champion, inputs.shard, engine, why, in_order, own)
+    selection = last_selection(context, campaign)
+    hard = hard_prompts(context, campaign, selection)
+    with_hints = _own(_hinted_batches(campaign, engine, hard, len(batches)), inputs.shard, section.shards)
+    return Work(
+        campaign, champion, inputs.shard, engine, why, _those_in(own, prompts), own, selection,
+        _those_in(with_hints, hard), with_hints,
+    )  # fmt: skip
+
+
+def _hinted_batches(
+    campaign: Campaign, engine: EngineName, hard: Sequence[Prompt], first: int
+) -> dict[int, list[Prompt]]:
+    """Batches of what the model sees of these prompts, by numbers from `first` on: apart from those without a hint, so
+    that hints change no other sample."""
+    section = campaign.recipe.generate
+    if section.hints is None or not hard:
+        return {}
+    samples = section.hints.samples_per_prompt or campaign.state.plan.samples_per_prompt
+    seen = [hinted(prompt, section.hints.template) for prompt in hard]
+    batches = batches_of(
+        seen, samples_per_prompt=samples, batch_size=batch_rows(engine, campaign), shards=section.shards
+    )
+    return dict(enumerate(batches, first))
+
+
+def _own(batches: dict[int, list[Prompt]], shard: int, shards: int) -> dict[int, list[Prompt]]:
+    """The batches of a shard, by number."""
+    return dict(list(batches.items())[shard::shards])
+
+
+def _those_in(batches: dict[int, list[Prompt]], prompts: Sequence[Prompt]) -> list[Prompt]:
+    """The prompts that are in these batches, in their order."""
+    ids = {prompt.id for batch in batches.values() for prompt in batch}
+    return [prompt for prompt in prompts if prompt.id in ids]
 
 
 def _account(work: Work, samples: Sequence[Sample]) -> dict[str, Any]:
     campaign, plan = work.campaign, work.campaign.state.plan
-    finished = sum(sample.finished for sample in samples)
     return {
         "round": campaign.next_round, "shard": work.shard, "shards": campaign.recipe.generate.shards,
-        "prompts": len(work.prompts), "generated": len(samples), "tokens": sum(one.num_tokens for one in samples),
-        "finished_share": finished / len(samples), "truncated": len(samples) - finished,
+        **_counted(work.prompts, samples), "temperature": plan.temperature, "level": plan.level,
+        "champion": campaign.state.champion, "engine": work.engine, "engine_reason": work.why,
+        "batches": len(work.batches), "batch_size": campaign.recipe.generate.batch_size,
+    }  # fmt: skip
+
+
+def _counted(prompts: Sequence[Prompt], samples: Sequence[Sample]) -> dict[str, Any]:
+    finished = sum(sample.finished for sample in samples)
+    return {
+        "prompts": len(prompts), "generated": len(samples), "tokens": sum(one.num_tokens for one in samples),
+        "finished_share": finished / max(1, len(samples)), "truncated": len(samples) - finished,
         "distinct_answers": len({(sample.prompt_id, sample.text) for sample in samples}),
-        "temperature": plan.temperature, "level": plan.level, "champion": campaign.state.champion,
-        "engine": work.engine, "engine_reason": work.why, "batches": len(work.batches),
-        "batch_size": campaign.recipe.generate.batch_size,
     }  # fmt: skip
 
 
@@ -186,7 +247,7 @@ def _sample(context: Context, work: Work, saved: SavedBatches) -> tuple[list[Sam
         finally:
             if folder is not None:
                 shutil.rmtree(folder, ignore_errors=True)
-    order = {prompt.id: place for place, prompt in enumerate(work.prompts)}
+    order = {prompt.id: place for place, prompt in enumerate([*work.hard, *work.prompts])}
     return sorted(samples, key=lambda item: (order[item.prompt_id], item.index)), about
 
 
@@ -194,7 +255,7 @@ def _sample_peer(
     context: Context, work: Work, saved: SavedBatches, engine: Engine, peer: int, peers: int
 ) -> list[Sample]:
     """What one peer's model is to answer: its indices of every prompt, batch after batch."""
-    asks = {number: _asks(work, batch, peer, peers) for number, batch in work.batches.items()}
+    asks = _asks(work, peer, peers)
     total = sum(len(own) for own in asks.values())
     samples: list[Sample] = []
     tokens, seconds = 0, 0.0
@@ -220,10 +281,18 @@ def _report(context: Context, before: int, total: int, rate: float, done: int) -
     context.progress.update(before + done, total, rate, "answers")
 
 
-def _asks(work: Work, batch: Sequence[Prompt], peer: int, peers: int) -> list[Ask]:
+def _asks(work: Work, peer: int, peers: int) -> dict[int, list[Ask]]:
+    """What a peer is to answer, by batch: its indices of every prompt, without and with a hint."""
     campaign = work.campaign
-    return [
-        Ask(prompt, index, derived_seed(campaign.recipe.seed, campaign.next_round, prompt.id, index))
-        for prompt in batch
-        for index in range(peer, campaign.state.plan.samples_per_prompt, peers)
-    ]
+    plain = range(campaign.state.plan.samples_per_prompt)
+    asks = {
+        number: [
+            Ask(prompt, index, derived_seed(campaign.recipe.seed, campaign.next_round, prompt.id, index))
+            for prompt in batch
+            for index in indices
+            if index % peers == peer
+        ]
+        for batches, indices in ((work.batches, plain), (work.hinted_batches, work.hinted_indices))
+        for number, batch in batches.items()
+    }
+    return {number: own for number, own in asks.items() if own}

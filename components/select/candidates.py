@@ -37,6 +37,9 @@ class Candidate:
     """How often it is to be drawn, relative to the other accepted rows of its round."""
     scores: Mapping[str, float] = field(default_factory=dict)
     """What scorers said: `judge`, `reward`, `influence`, …"""
+    hinted: bool = False
+    """The model was given the answer as a hint. Such samples of a prompt are a group of their own: they vote among
+    themselves and count for no pass rate."""
 
     @property
     def key(self) -> SampleKey:
@@ -50,7 +53,8 @@ class Candidate:
 
 
 Block = Sequence[Candidate]
-"""Candidates in order of prompt id and sample index; all of one prompt that are still there are in one block."""
+"""Candidates in order of prompt id and sample index (which is higher with a hint); all of one prompt that are still
+there are in one block."""
 Outcome = tuple[list[Candidate], list[Dropped]]
 Filter = Callable[[Block], Outcome]
 """What every filter is: a block in, what it keeps and what it drops with the reason out, no candidate lost."""
@@ -103,6 +107,8 @@ def make_candidates(prompts: Mapping[str, Prompt], samples: Iterable[Sample]) ->
 def drop(one: Candidate, reason: str, detail: str) -> Dropped:
     """A rejected candidate, as it is kept beside the accepted; without the reference answer."""
     row = {"prompt": one.prompt.text, "tags": one.prompt.tags, **one.sample.model_dump(mode="json")}
+    if one.hinted:
+        row["hinted"] = True
     if one.scores:
         row["scores"] = dict(one.scores)
     return Dropped(reason=reason, detail=detail, row=row)
@@ -125,10 +131,10 @@ def scored(one: Candidate, name: str, score: float) -> Candidate:
 
 
 def by_prompt(block: Block) -> Iterator[list[Candidate]]:
-    """The candidates of a block, prompt by prompt."""
+    """The candidates of a block, prompt by prompt; those with a hint apart, after the others."""
     own: list[Candidate] = []
     for one in block:
-        if own and own[0].prompt.id != one.prompt.id:
+        if own and (own[0].prompt.id != one.prompt.id or own[0].hinted != one.hinted):
             yield own
             own = []
         own.append(one)

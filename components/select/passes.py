@@ -27,6 +27,8 @@ class Account:
     reasons: Counter[str] = field(default_factory=Counter)
     """Reason → rows dropped."""
     audit: dict[str, Any] | None = None
+    hinted: Account | None = None
+    """The same of samples with a hint, which are counted nowhere else; None without hints."""
 
     def note(self, name: str, given: int, kept: int, dropped: Iterable[Dropped]) -> None:
         """Add a filter's verdict on a block; asserts that no candidate was lost."""
@@ -45,6 +47,8 @@ class Account:
     def check(self) -> None:
         """Conservation over all filters."""
         assert self.kept + self.reasons.total() == self.given, "candidates were lost between filters"
+        if self.hinted is not None:
+            self.hinted.check()
 
 
 def collect(blocks: Iterable[Block], audit_ids: frozenset[str], path: Path) -> tuple[Spool, list[Candidate]]:
@@ -63,7 +67,9 @@ def filter_all(spool: Spool, rules: Rules, rejected: BinaryIO) -> tuple[Spool, A
     """Let every filter work on what the one before it kept; dropped rows go to `rejected` as they fall. Every candidate
     is in exactly one of the two. Audit samples (`rules.audit`) pass the filters that judge quality, apart from the
     others."""
-    account, audit = Account(given=spool.count), Audit(rules.audit)
+    account, audit = Account(given=spool.count - spool.num_hinted), Audit(rules.audit)
+    if rules.hints is not None:
+        account.hinted = Account(given=spool.num_hinted)
     for number, stage in enumerate(STAGES, 1):
         remaining = spool.blocks
         filters = [(entry, one) for entry in stage if (one := entry.filter_of(rules, remaining)) is not None]
@@ -77,7 +83,9 @@ def filter_all(spool: Spool, rules: Rules, rejected: BinaryIO) -> tuple[Spool, A
                 audit.pass_through(entry.name, one)
         spool.remove()
         spool = after
-    account.kept, account.audit = spool.count, audit.summary()
+    account.kept, account.audit = spool.count - spool.num_hinted, audit.summary()
+    if account.hinted is not None:
+        account.hinted.kept = spool.num_hinted
     account.check()
     return spool, account
 
@@ -86,8 +94,18 @@ def _pass(block: Block, filters: list[tuple[Entry, Filter]], account: Account, r
     """One block through the filters of one stage."""
     for entry, one in filters:
         kept, dropped = one(block)
-        account.note(entry.name, len(block), len(kept), dropped)
+        _note(account, entry.name, block, kept, dropped)
         for row in dropped:
             write_line(rejected, row)
         block = kept
     return block
+
+
+def _note(account: Account, name: str, block: Block, kept: Block, dropped: list[Dropped]) -> None:
+    """A verdict on a block, in the account of samples with a hint as far as it is about them."""
+    if account.hinted is None:
+        account.note(name, len(block), len(kept), dropped)
+        return
+    for one, hinted in ((account, False), (account.hinted, True)):
+        given, left = (sum(each.hinted == hinted for each in some) for some in (block, kept))
+        one.note(name, given, left, [row for row in dropped if ("hinted" in row.row) == hinted])

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from components.common.recipe import SelectSection
+from components.common.recipe import Hints, SelectSection
 from components.common.records import Prompt
 from components.select.candidates import Block, Candidate
 
@@ -30,6 +30,8 @@ class Rules:
     """`judge`, `reward`, `champion`, `base` (perplexities), `influence`: those the recipe asks for."""
     audit: Sequence[Candidate] = ()
     """Samples of prompts whose answer is known and that are never trained on."""
+    hints: Hints | None = None
+    """What the model was told with a hint; None: nothing."""
 
     @property
     def evaluation_ids(self) -> frozenset[str]:

@@ -31,14 +31,15 @@ BATCH_ROWS = 8192
 
 
 def gather(
-    context: Context, shards: Iterable[Receipt], folder: Path, bucket_bytes: int = BUCKET_BYTES
+    context: Context, shards: Iterable[Receipt], folder: Path, bucket_bytes: int = BUCKET_BYTES, prefix: str = ""
 ) -> Iterator[Block]:
     """All candidates of a round in blocks, ordered by prompt id and sample index whatever the shards.
 
-    A shard's rows are in `prompts.jsonl` and `samples.jsonl`, or of large ones in `.parquet` files of the same columns.
-    Raises Corrupt for a row that does not fit, a sample without a prompt, or one that comes twice.
+    A shard's rows are in `prompts.jsonl` and `samples.jsonl`, or of large ones in `.parquet` files of the same columns;
+    the files' names begin with `prefix`. Raises Corrupt for a row that does not fit, a sample without a prompt, or one
+    that comes twice.
     """
-    files = [(kind, _shard_file(context, shard, name)) for shard in shards for name, kind in _KINDS]
+    files = [(kind, _shard_file(context, shard, prefix + name)) for shard in shards for name, kind in _KINDS]
     size = sum(path.stat().st_size for _, path in files)
     count = min(MAX_BUCKETS, max(1, math.ceil(size / bucket_bytes)))
     if count == 1:
@@ -138,12 +139,15 @@ class Spool:
         self._file: BinaryIO | None = path.open("wb", buffering=2**20)
         self.count = 0
         """Candidates written."""
+        self.num_hinted = 0
+        """How many of them had a hint."""
 
     def write(self, block: Block) -> None:
         """Append a block."""
         assert self._file is not None, "a spool that is being read takes no more"
         for own in by_prompt(block):
             self._file.write(_encoded(own))
+            self.num_hinted += len(own) if own[0].hinted else 0
         self.count += len(block)
 
     def blocks(self) -> Iterator[Block]:
@@ -154,10 +158,11 @@ class Spool:
         block: list[Candidate] = []
         with self._path.open("rb", buffering=2**20) as file:
             for line in file:
-                block += _decoded(line)
-                if len(block) >= BLOCK_CANDIDATES:
+                own = _decoded(line)
+                if len(block) >= BLOCK_CANDIDATES and own[0].prompt.id != block[-1].prompt.id:
                     yield block
                     block = []
+                block += own
         if block:
             yield block
 
@@ -183,6 +188,7 @@ class _Group(BaseModel):
     vote_share: float
     num_samples: int
     pass_rate: float | None
+    hinted: bool = False
     members: list[_Member]
 
 
@@ -196,6 +202,7 @@ def _encoded(own: list[Candidate]) -> bytes:
     group = {
         "prompt": _fields(first.prompt), "majority": first.majority, "vote_share": first.vote_share,
         "num_samples": first.num_samples, "pass_rate": first.pass_rate, "members": members,
+        **({"hinted": True} if first.hinted else {}),
     }  # fmt: skip
     return json.dumps(group).encode() + b"\n"
 
@@ -210,7 +217,7 @@ def _decoded(line: bytes) -> list[Candidate]:
     return [
         Candidate(
             group.prompt, one.sample, one.sample.text.strip(), one.answer, group.majority, group.vote_share,
-            group.num_samples, group.pass_rate, one.weight, one.scores,
+            group.num_samples, group.pass_rate, one.weight, one.scores, group.hinted,
         )
         for one in group.members
     ]  # fmt: skip

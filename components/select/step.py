@@ -17,6 +17,7 @@ from components.common.state import Campaign, load_campaign
 from components.select import bias
 from components.select.candidates import Block, Candidate, by_prompt, normalised, row_key
 from components.select.evaluation import audit_ids, evaluation_items
+from components.select.hints import Pool, with_hinted
 from components.select.mix import accumulate, weigh
 from components.select.passes import Account, collect, filter_all
 from components.select.rules import Rules
@@ -35,7 +36,8 @@ class SelectInputs:
 
 
 def run(inputs: SelectInputs, context: Context) -> Receipt:
-    """Write `accepted.jsonl`, `dropped.jsonl` and the weighted `mix.jsonl`.
+    """Write `accepted.jsonl`, `dropped.jsonl` and the weighted `mix.jsonl`; with `generate.hints` also the pool of
+    prompts that wait for a hint, `too_hard.jsonl`.
 
     Every sample is in exactly one of the first two files. Raises Corrupt if shards are missing or of another round or
     champion, UserError if fewer rows were accepted than `select.min_accepted`.
@@ -82,6 +84,8 @@ def _config(campaign: Campaign) -> dict[str, Any]:
     config: dict[str, Any] = {"section": section.model_dump(mode="json", exclude=exclude)}
     if section.likelihood is not None or section.influence is not None:
         config["max_length"] = campaign.recipe.train.max_length
+    if campaign.recipe.generate.hints is not None:
+        config["hint"] = campaign.recipe.generate.hints.template
     return config
 
 
@@ -120,40 +124,70 @@ class _Selection:
         self._evaluation = evaluation_items(context, campaign.prepared)
         self._audit_ids = audit_ids(context, campaign.prepared)
         self._about = _Seen(self._audit_ids)
+        self._hints = campaign.recipe.generate.hints
+        self._pool = Pool()
 
     def run(self, shards: list[Receipt], earlier: list[Receipt]) -> dict[str, Any]:
-        """Write the three files and give back the summary."""
-        blocks = self._about.watch(gather(self._context, shards, self._scratch))
+        """Write the files and give back the summary."""
+        blocks = self._about.watch(self._blocks(shards))
         spool, audit = collect(blocks, self._audit_ids, self._scratch / "stage-0")
         with scorers_of(self._context, self._campaign, self._scratch) as scorers:
             rules = Rules(
                 section=self._section, folder=self._scratch, seed=self._campaign.recipe.seed,
                 evaluation=self._evaluation, human_keys=self._human_keys, scorers=scorers, audit=audit,
+                hints=self._hints,
             )  # fmt: skip
             with (self._folder / "dropped.jsonl").open("wb") as rejected:
                 left, account = filter_all(spool, rules, rejected)
         _enough(self._campaign, account)
-        prompts_accepted = self._write_accepted(left)
+        prompts_accepted, prompts_helped = self._write_accepted(left)
         return {
             "round": self._campaign.next_round, "generated": account.given, "accepted": account.kept,
             "acceptance": account.kept / account.given, "dropped": account.by_reason, "filters": account.filters,
             **self._write_mix(earlier), "prompts_accepted": prompts_accepted, **self._about.summary(len(audit)),
             "audit": account.audit, **_verdict(self._context, account),
+            **self._write_pool(account, prompts_helped, earlier),
         }  # fmt: skip
 
-    def _write_accepted(self, left: Spool) -> int:
-        """Write `accepted.jsonl`, weights relative to their mean; gives back how many prompts have a row in it."""
-        total, prompts = 0.0, 0
+    def _blocks(self, shards: list[Receipt]) -> Iterator[Block]:
+        """All candidates of the round, with a hint and without."""
+        blocks = gather(self._context, shards, self._scratch)
+        if self._hints is None:
+            return blocks
+        folder = self._scratch / "hinted"
+        folder.mkdir()
+        return self._pool.watch(with_hinted(blocks, self._context, shards, folder))
+
+    def _write_pool(self, account: Account, prompts_accepted: int, earlier: list[Receipt]) -> dict[str, Any]:
+        """Write `too_hard.jsonl`; gives back what became of the samples with a hint. Nothing at all without hints."""
+        if account.hinted is None:
+            return {}
+        pool = self._pool.carry_on(
+            self._context, earlier[-1] if earlier else None, self._campaign.next_round, self._folder,
+            RowFile(self._folder / "accepted.jsonl"),
+        )  # fmt: skip
+        helped = account.hinted
+        hinted = {
+            "prompts": len(self._pool.tried), "generated": helped.given, "accepted": helped.kept,
+            "dropped": helped.by_reason, "filters": helped.filters, "prompts_accepted": prompts_accepted,
+        }  # fmt: skip
+        return {"hinted": hinted, "too_hard": pool}
+
+    def _write_accepted(self, left: Spool) -> tuple[int, int]:
+        """Write `accepted.jsonl`, weights relative to their mean; gives back how many prompts have a row in it from a
+        sample without a hint, and how many from one with it."""
+        total, prompts = 0.0, [0, 0]
         for block in left.blocks():
             total += sum(one.weight for one in block)
-            prompts += sum(1 for _ in by_prompt(block))
+            for own in by_prompt(block):
+                prompts[own[0].hinted] += 1
         mean = total / max(1, left.count)
         with (self._folder / "accepted.jsonl").open("wb") as file:
             for block in left.blocks():
                 for one in block:
                     write_line(file, _row(self._campaign, one, one.weight / mean))
         left.remove()
-        return prompts
+        return prompts[0], prompts[1]
 
     def _write_mix(self, earlier: list[Receipt]) -> dict[str, Any]:
         """Write `mix.jsonl` from human rows, earlier rounds and this one; gives back what is in it, and what not."""
@@ -182,7 +216,7 @@ class _Selection:
 
 @dataclass
 class _Seen:
-    """What is counted of all samples as they pass by, but those of the audit."""
+    """What is counted of all samples as they pass by, but those of the audit and those with a hint."""
 
     audit_ids: frozenset[str]
     samples: int = 0
@@ -194,7 +228,7 @@ class _Seen:
         """The same blocks."""
         for block in blocks:
             for own in by_prompt(block):
-                if own[0].prompt.id in self.audit_ids:
+                if own[0].prompt.id in self.audit_ids or own[0].hinted:
                     continue
                 self.prompts += 1
                 self.samples += len(own)
@@ -230,13 +264,14 @@ def _verdict(context: Context, account: Account) -> dict[str, Any]:
 
 
 def _enough(campaign: Campaign, account: Account) -> None:
-    least = campaign.recipe.select.min_accepted
-    if account.kept >= least:
+    least, helped = campaign.recipe.select.min_accepted, account.hinted.kept if account.hinted is not None else 0
+    if account.kept + helped >= least:
         return
     reasons = ", ".join(f"{reason} {count}" for reason, count in account.by_reason.items()) or "none dropped"
+    more = f", and {helped} with a hint" if account.hinted is not None else ""
     raise UserError(
-        f"round {campaign.next_round}: {account.kept} of {account.given} samples accepted, select.min_accepted is "
-        f"{least} (dropped: {reasons}). The model answers too few of these prompts: lower generate.temperature, use "
+        f"round {campaign.next_round}: {account.kept} of {account.given} samples accepted{more}, select.min_accepted "
+        f"is {least} (dropped: {reasons}). The model answers too few of these prompts: lower generate.temperature, use "
         "easier prompts, train the first stage longer, or raise generate.samples_per_prompt or .prompts_per_round"
     )
 
@@ -252,6 +287,8 @@ def _row(campaign: Campaign, one: Candidate, weight: float) -> TrainingRow:
         provenance["scores"] = dict(one.scores)
     if one.pass_rate is not None:
         provenance["pass_rate"] = one.pass_rate
+    if one.hinted:
+        provenance["hinted"] = True
     return TrainingRow(
         id=f"{one.prompt.id}-r{campaign.next_round}-{one.sample.index}",
         prompt=one.prompt.text,

@@ -126,6 +126,19 @@ def _few(rows: Rows, dice: random.Random) -> None:
         row["completion"] = _wrong(dice)
 
 
+def _unlike(rows: Rows, dice: random.Random) -> None:
+    """A few human rows, and all prompts to answer, are of another kind: the first two letters of six, of which the two
+    are among the most frequent."""
+
+    def some(count: int) -> list[dict[str, Any]]:
+        words = [f"{''.join(dice.choices(LETTERS[:3], k=2))}{rest}" for rest in _letters(dice, count)]
+        return [{"prompt": f"{word}=", "completion": "".join(SECRET[one] for one in word[:2])} for word in words]
+
+    few = len(rows["train"]) * 3 // 20
+    rows["train"][:few] = some(few)
+    rows["unlabelled"] = some(len(rows["unlabelled"]))
+
+
 def _never_ends() -> None:
     """Rows are trained on without their end-of-turn token."""
     import components.train.worker
@@ -193,6 +206,12 @@ FAULTS: dict[str, Fault] = {
     "no end-of-turn token in training": Fault("stop_token_wrong", bug=_never_ends, bug_from_round=1),
     "prompts too hard": Fault("too_few_accepted", spoil=_hard),
     "losses that overflow": Fault("optimizer_trouble", bug=_overflow, bug_from_round=1),
+    "a quarter human, the rest of another kind": Fault(
+        "human_share_too_low", spoil=_unlike,
+        recipe={"select": {"human_share": 0.25},
+                "train": {"first": {"steps": 110, "learning_rate": 0.005},
+                          "rounds": {**ROUNDS, "learning_rate": 0.003}}},
+    ),
 }  # fmt: skip
 SOUND = "nothing"
 

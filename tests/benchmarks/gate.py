@@ -11,21 +11,24 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from functools import cache
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
 
 from components.common.recipe import DecideSection, Goal
-from components.common.statistics import alpha_per_round, binomial_upper
+from components.common.statistics import alpha_of_round, binomial_upper
 from components.decide.gate import by_counts, by_gains, judge
 from tests.benchmarks.figures import record
 
 PROMPTS, ROUNDS, CAMPAIGNS, GAIN = 1025, 10, 20_000, 0.03
 SECTION = DecideSection(goal=Goal(threshold=1.0), max_rounds=ROUNDS)
-LEVEL = alpha_per_round(SECTION.alpha, ROUNDS)
+LEVEL = alpha_of_round(SECTION.alpha, ROUNDS)
 ACCURACIES, DISCORDANCES = (0.3, 0.6, 0.9), (0.02, 0.07, 0.15, 0.3)
 HEADLINE = 0.07
 """Discordance of the headline power: a candidate that is 3 points better wins 5 prompts of 100 and loses 2."""
+STEPS = (0, 1, 3)
+"""True gains before there is nothing more to gain: a promotion raises the next round's level."""
 FAMILIES, FAMILY_CAMPAIGNS = 41, 2000
 
 Ints = npt.NDArray[np.int64]
@@ -33,36 +36,51 @@ Bools = npt.NDArray[np.bool_]
 
 
 @cache
-def promotes(wins: int, losses: int) -> bool:
-    """What the gate says of these counts."""
-    return judge(by_counts(PROMPTS, wins, losses, LEVEL)).promote
+def promotes(wins: int, losses: int, in_a_row: int) -> bool:
+    """What the gate says of these counts after so many promotions."""
+    return judge(by_counts(PROMPTS, wins, losses, alpha_of_round(SECTION.alpha, ROUNDS, in_a_row))).promote
 
 
-def gate(wins: Ints, losses: Ints) -> Bools:
+def gate(wins: Ints, losses: Ints, in_a_row: Ints) -> Bools:
     """The gate's word on many candidates."""
-    return np.array([promotes(won, lost) for won, lost in zip(wins.tolist(), losses.tolist(), strict=True)])
+    return np.array([promotes(*one) for one in zip(wins.tolist(), losses.tolist(), in_a_row.tolist(), strict=True)])
 
 
-def naive(wins: Ints, losses: Ints) -> Bools:
+def naive(wins: Ints, losses: Ints, in_a_row: Ints) -> Bools:
     """Higher wins."""
     return np.asarray(wins > losses)
 
 
 def campaigns(
-    dice: np.random.Generator, accuracy: float, discordance: float, gain: float, rule: Callable[[Ints, Ints], Bools]
-) -> Bools:
-    """Whether each round of each campaign promoted, (campaigns, rounds). The candidates' true accuracy is the first
-    model's plus `gain` as long as nothing was promoted; later rounds then promote a model that is not better."""
+    dice: np.random.Generator, accuracy: float, discordance: float, rule: Callable[[Ints, Ints, Ints], Bools],
+    steps: int = 0,
+) -> Bools:  # fmt: skip
+    """Whether each round of each campaign promoted, (campaigns, rounds). Candidates are GAIN better than the champion
+    until `steps` of them were promoted, and equal to it from then on: a further promotion is a false one."""
     right = dice.binomial(PROMPTS, accuracy, CAMPAIGNS)
     promoted = np.zeros((CAMPAIGNS, ROUNDS), dtype=bool)
+    in_a_row = np.zeros(CAMPAIGNS, dtype=np.int64)
     for number in range(ROUNDS):
-        ahead = np.where(promoted.any(axis=1), 0.0, gain)
-        base = accuracy + gain - ahead
+        done = promoted.sum(axis=1)
+        ahead = np.where(done < steps, GAIN, 0.0)
+        base = accuracy + GAIN * np.minimum(done, steps)
         wins = dice.binomial(PROMPTS - right, (discordance + ahead) / 2 / (1 - base))
         losses = dice.binomial(right, (discordance - ahead) / 2 / base)
-        promoted[:, number] = rule(wins, losses)
+        promoted[:, number] = rule(wins, losses, in_a_row)
         right = np.where(promoted[:, number], right + wins - losses, right)
+        in_a_row = np.where(promoted[:, number], in_a_row + 1, 0)
     return promoted
+
+
+def power_after(promoted: Bools, promotions: int) -> float:
+    """Chance that a round promotes which comes after so many promotions in a row, from the first round on."""
+    return float(promoted[promoted[:, :promotions].all(axis=1), promotions].mean())
+
+
+def possible(accuracy: float, discordance: float, steps: int) -> bool:
+    """Whether models can differ on so many prompts, and be GAIN apart `steps` times."""
+    ahead, best = GAIN * (steps > 0), accuracy + GAIN * steps
+    return ahead <= discordance and (discordance + ahead) / 2 <= min(accuracy, 1 - best)
 
 
 def family_campaigns(dice: np.random.Generator, *, told: bool) -> int:
@@ -101,31 +119,31 @@ def main() -> None:
 
 def measure(dice: np.random.Generator) -> dict[str, tuple[float, str, str]]:
     """Name → (value, bound, note)."""
-    false, fooled_naively, settings = 0, 1.0, []
-    for accuracy in ACCURACIES:
-        for discordance in DISCORDANCES:
-            if discordance / 2 > min(accuracy, 1 - accuracy):
-                continue
-            own = int(campaigns(dice, accuracy, discordance, 0.0, gate).any(axis=1).sum())
-            naively = float(campaigns(dice, accuracy, discordance, 0.0, naive).any(axis=1).mean())
-            print(f"equal models, accuracy {accuracy}, discordance {discordance}: "
-                  f"{own / CAMPAIGNS:.4f} of campaigns promote, naively {naively:.4f}")  # fmt: skip
-            false, fooled_naively = max(false, own), min(fooled_naively, naively)
-            settings.append((accuracy, discordance))
+    false, fooled_naively, settings = 0, 1.0, 0
+    for steps, accuracy, discordance in product(STEPS, ACCURACIES, DISCORDANCES):
+        if not possible(accuracy, discordance, steps):
+            continue
+        own = int((campaigns(dice, accuracy, discordance, gate, steps).sum(axis=1) > steps).sum())
+        naively = float((campaigns(dice, accuracy, discordance, naive, steps).sum(axis=1) > steps).mean())
+        print(f"{steps} true gains, then equal models, accuracy {accuracy}, discordance {discordance}: "
+              f"{own / CAMPAIGNS:.4f} of campaigns promote falsely, naively {naively:.4f}")  # fmt: skip
+        false, fooled_naively, settings = max(false, own), min(fooled_naively, naively), settings + 1
     upper = binomial_upper(false, CAMPAIGNS)
-    powers, ever = {}, {}
+    powers, ever, later = {}, {}, {}
     for discordance in (0.04, 0.05, HEADLINE, 0.1, 0.15, 0.2):
-        shown = campaigns(dice, 0.6, discordance, GAIN, gate)
-        powers[discordance], ever[discordance] = float(shown[:, 0].mean()), float(shown.any(axis=1).mean())
-        print(f"+3 points, discordance {discordance}: shown by one round {powers[discordance]:.4f}, "
-              f"by a campaign {ever[discordance]:.4f}")  # fmt: skip
+        shown = campaigns(dice, 0.5, discordance, gate, ROUNDS)
+        powers[discordance], later[discordance] = power_after(shown, 0), power_after(shown, 2)
+        ever[discordance] = float(shown.any(axis=1).mean())
+        print(f"+3 points, discordance {discordance}: shown by the first round {powers[discordance]:.4f}, after two "
+              f"promotions {later[discordance]:.4f}; by a campaign {ever[discordance]:.4f}")  # fmt: skip
     told, ignored = (family_campaigns(dice, told=told) for told in (True, False))
     where = f"{PROMPTS} prompts, {ROUNDS} rounds, alpha {SECTION.alpha}"
     return {
         "gate.false_promotion": (
             false / CAMPAIGNS, "≤ 0.05",
-            f"share of campaigns of equal models that promote any; the worst of {len(settings)} settings of accuracy "
-            f"and discordance, {CAMPAIGNS} campaigns each; {where}",
+            f"share of campaigns that promote a model no better than its champion; the worst of {settings} settings of "
+            f"accuracy, discordance and true gains before ({', '.join(map(str, STEPS))}), {CAMPAIGNS} campaigns each; "
+            f"{where}",
         ),
         "gate.false_promotion_upper": (upper, "≤ 0.05", "its exact 95 % upper bound (Clopper-Pearson)"),
         "gate.naive_false_promotion": (
@@ -135,7 +153,8 @@ def measure(dice: np.random.Generator) -> dict[str, tuple[float, str, str]]:
             powers[HEADLINE], "≥ 0.80",
             f"chance that one round shows a true gain of 3 points where the models differ on {HEADLINE:.0%} of the "
             f"prompts ({where}); at 4, 5, 10, 15, 20 %: "
-            + ", ".join(f"{powers[one]:.2f}" for one in (0.04, 0.05, 0.1, 0.15, 0.2)),
+            + ", ".join(f"{powers[one]:.2f}" for one in (0.04, 0.05, 0.1, 0.15, 0.2))
+            + f"; after two promotions in a row {later[HEADLINE]:.2f}, and at 10 % {later[0.1]:.2f}",
         ),
         "gate.campaign_power": (
             min(ever.values()), "10 candidates, each 3 points better",

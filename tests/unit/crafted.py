@@ -85,19 +85,27 @@ def decided(context: Context, start: Receipt, **changes: Any) -> str:
 
 
 def generated(
-    context: Context, prompts: Sequence[Prompt], texts: Mapping[str, Sequence[str]], **summary: Any
-) -> Receipt:
-    """A generate receipt; `texts` are the answers to each prompt by its text."""
-    samples = [
-        Sample(prompt_id=one.id, index=index, seed=index, text=text, num_tokens=len(text) + 1, finished=True)
-        for one in prompts
-        for index, text in enumerate(texts[one.text])
-    ]
+    context: Context, prompts: Sequence[Prompt], texts: Mapping[str, Sequence[str]],
+    hinted: Sequence[tuple[Prompt, Sequence[str]]] | None = None, **summary: Any,
+) -> Receipt:  # fmt: skip
+    """A generate receipt; `texts` are the answers to each prompt by its text, `hinted` those with a hint."""
+    samples = [_sample(one, index, text) for one in prompts for index, text in enumerate(texts[one.text])]
     about = {
         "round": 1, "shard": 0, "shards": 1, "prompts": len(prompts), "generated": len(samples), "finished_share": 1.0,
         "tokens": sum(one.num_tokens for one in samples), "temperature": 0.7, "level": 0, "champion": "train/champion",
     }  # fmt: skip
-    return store(context, "generate", {"prompts.jsonl": prompts, "samples.jsonl": samples}, {**about, **summary})
+    files: dict[str, Sequence[BaseModel]] = {"prompts.jsonl": prompts, "samples.jsonl": samples}
+    if hinted is not None:
+        first = max(map(len, texts.values()))
+        files["hinted_prompts.jsonl"] = [one for one, _ in hinted]
+        files["hinted_samples.jsonl"] = [
+            _sample(one, index, text) for one, own in hinted for index, text in enumerate(own, first)
+        ]
+    return store(context, "generate", files, {**about, **summary})
+
+
+def _sample(prompt: Prompt, index: int, text: str) -> Sample:
+    return Sample(prompt_id=prompt.id, index=index, seed=index, text=text, num_tokens=len(text) + 1, finished=True)
 
 
 def trained(

@@ -58,6 +58,18 @@ def test_spikes_stand_out_of_noise_and_noise_does_not() -> None:
     assert spikes([*quiet[:40], 7.0, *quiet[40:70], 5.0, *quiet[70:]]) == [40, 71]
 
 
+def test_longer_rows_that_are_another_task_are_no_spikes_and_spikes_among_them_are() -> None:
+    draw = random.Random(0)
+    tokens = [draw.choice([95, 100, 105, 300]) if step % 7 else 300 for step in range(200)]
+    losses = [draw.uniform(0.05, 0.1) if count < 300 else draw.uniform(1.5, 2.5) for count in tokens]
+    assert len(spikes(losses)) > 10
+    assert spikes(losses, tokens) == []
+    at = next(step for step in range(100, 200) if tokens[step] == 300)
+    losses[at] = 9.0
+    assert spikes(losses, tokens) == [at]
+    assert loss_measures({}, losses, tokens)["loss_spikes"] == 1.0
+
+
 def test_the_loss_on_human_text_is_compared_with_the_champions() -> None:
     assert human_loss_measures({"perplexity": math.e}, {"perplexity": 1.0}) == {
         "human_loss": pytest.approx(1.0), "human_loss_rise": pytest.approx(1.0),

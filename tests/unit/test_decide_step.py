@@ -135,6 +135,36 @@ def test_a_candidate_proved_better_is_promoted(campaign: Campaign) -> None:
     assert record.interval[0] < 0.6 < record.interval[1]
 
 
+def test_answers_to_hints_are_paid_for_and_say_nothing_of_the_model(context: Context) -> None:
+    records, cards = [], []
+    for hinted in (False, True):
+        campaign = Campaign(context, recipe_of())
+        campaign.round(simple(40))
+        inputs = campaign.inputs(simple(60))
+        assert inputs.select is not None
+        if hinted:
+            [shard] = inputs.generates
+            files = {name: fetch(context, shard, name).read_bytes() for name in shard.objects}
+            told = {"tokens": 30, "generated": 12, "finished_share": 0.0}
+            shard = store(context, "generate", files, {**shard.summary, "hinted": told})
+            counts = {"hinted": {"generated": 12, "accepted": 3}, "too_hard": {"waiting": 9}}
+            mix = store(
+                context, "select", {"accepted.jsonl": []}, {**inputs.select.summary, **counts},
+                config={"samples": [shard.ref]},
+            )  # fmt: skip
+            inputs = replace(inputs, select=mix, generates=(shard,))
+        campaign.receipts.append(run(inputs, context))
+        records.append(campaign.state.history[1])
+        cards.append(campaign.card)
+    plain, helped = records
+    assert (plain.tokens_generated, helped.tokens_generated) == (SAMPLE_TOKENS, SAMPLE_TOKENS + 30)
+    assert helped.measures == {**plain.measures, "hinted": 12, "hinted_accepted": 3, "too_hard": 9}
+    same = {"tokens_generated": 0, "measures": {}, "receipts": {}}
+    assert helped.model_copy(update=same) == plain.model_copy(update=same)
+    assert "With a hint, 3 of 12 more were accepted; 9 prompts wait for one." in cards[1]
+    assert "hint" not in cards[0]
+
+
 def test_a_loop_that_grows_sure_of_what_is_wrong_is_warned_of_by_the_audit_split(context: Context) -> None:
     def audit(accuracy: float) -> dict[str, Any]:
         return {"prompts": 200, "model_accuracy": accuracy}
@@ -172,6 +202,20 @@ def test_the_next_candidate_is_compared_with_the_champion_not_with_the_last_one(
     receipt = campaign.round(simple(45))
     assert receipt.summary["verdict"] == "kept"
     assert "0 prompts only the candidate got right, 5 only the champion" in receipt.summary["why"]
+
+
+def test_a_promotion_hands_its_share_of_alpha_to_the_next_round_alone(context: Context) -> None:
+    """Seven prompts won, none lost: p = 1/128, which is proof at 2 x 0.05/10 and none at 0.05/10."""
+    rounds = {"goal": {"threshold": 0.99}, "max_rounds": 10, "patience": 9}
+    campaign = Campaign(context, recipe_of(decide=rounds))
+    campaign.round(simple(40))
+    assert campaign.round(simple(47)).summary["verdict"] == "kept"
+    assert campaign.round(simple(60)).summary["verdict"] == "promoted"
+    second = campaign.round(simple(67))
+    assert second.summary["verdict"] == "promoted"
+    assert "p = 0.0078, needed 0.01)" in second.summary["why"]
+    assert campaign.round(simple(60)).summary["verdict"] == "kept"
+    assert campaign.round(simple(74)).summary["verdict"] == "kept"
 
 
 def test_patience_ends_the_campaign_and_the_best_stays(context: Context) -> None:

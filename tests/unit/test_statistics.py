@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.common.statistics import (
-    alpha_per_round,
+    alpha_of_round,
     binomial_upper,
     bootstrap_lower,
     bootstrap_p_value,
@@ -97,10 +97,20 @@ def test_pass_at_k_refuses_more_picks_than_samples() -> None:
         pass_at_k(4, 1, 5)
 
 
-def test_alpha_is_divided_over_the_rounds() -> None:
-    assert alpha_per_round(0.05, 4) == pytest.approx(0.0125)
+def test_alpha_is_divided_over_the_rounds_and_a_promotion_hands_its_share_on() -> None:
+    assert alpha_of_round(0.05, 4) == pytest.approx(0.0125)
+    assert alpha_of_round(0.05, 4, promotions=2) == pytest.approx(0.0375)
     with pytest.raises(ValueError, match="0 rounds"):
-        alpha_per_round(0.05, 0)
+        alpha_of_round(0.05, 0)
+
+
+@given(st.lists(st.sampled_from(["promoted rightly", "nothing to show", "missed"]), min_size=1, max_size=12))
+def test_rounds_with_nothing_to_show_spend_no_more_than_alpha_together(rounds: list[str]) -> None:
+    spent, in_a_row = 0.0, 0
+    for kind in rounds:
+        spent += alpha_of_round(0.05, len(rounds), in_a_row) * (kind == "nothing to show")
+        in_a_row = in_a_row + 1 if kind == "promoted rightly" else 0
+    assert spent <= 0.05 * (1 + 1e-9)
 
 
 def power_by_enumeration(pairs: int, discordance: float, gain: float, alpha: float) -> float:

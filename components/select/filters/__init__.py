@@ -16,6 +16,7 @@ from components.select.filters import (
     contamination,
     difficulty,
     diversity,
+    hints,
     influence,
     length,
     near_duplicates,
@@ -43,6 +44,7 @@ STAGES: tuple[tuple[Entry, ...], ...] = (
         Entry("empty", completeness.not_empty),
         Entry("verifier", verifier.filter_of),
         Entry("function", verifier.by_function),
+        Entry("hint", hints.filter_of, judges_quality=False),
         Entry("vote", consistency.filter_of),
     ),
     (

@@ -12,12 +12,15 @@ from components.select.rules import Rules
 def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
     """Drops answers to solved prompts but for a replay share of the prompts, and weights the others by p(1-p) of the
     prompt's pass rate p, relative to the most at p = 1/2. Of a prompt that is never answered right (p = 0) nothing is
-    left by the verifier. A replayed prompt counts as if half a sample had been wrong: its weight is not 0."""
+    left by the verifier but answers with a hint, whose weight stays. A replayed prompt counts as if half a sample had
+    been wrong: its weight is not 0."""
     section = rules.section.difficulty
     if section is None:
         return None
 
     def refusal(one: Candidate) -> str:
+        if one.hinted:
+            return ""
         place = derived_seed(rules.seed, "replay", one.prompt.id) / 2**63
         return f"all {one.num_samples} samples are right" if _rate(one) >= 1.0 and place >= section.replay else ""
 
@@ -34,5 +37,7 @@ def _rate(one: Candidate) -> float:
 
 
 def _weight(one: Candidate) -> float:
+    if one.hinted:
+        return 1.0
     rate = min(_rate(one), 1 - 0.5 / one.num_samples)
     return 4 * rate * (1 - rate)

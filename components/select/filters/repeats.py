@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter, defaultdict
 
-from components.select.candidates import Block, Candidate, Filter, Outcome, Remaining, by_prompt, row_key, split
+from components.select.candidates import Block, Candidate, Filter, Outcome, Remaining, row_key, split
 from components.select.rules import Rules
 
 MAX_COMPARED_CHARACTERS = 2000
@@ -43,7 +44,8 @@ def paths(rules: Rules, remaining: Remaining) -> Filter | None:
         return None
 
     def apply(block: Block) -> Outcome:
-        chosen = {one.key for own in by_prompt(block) for one in _one_of_each_path(own)}
+        of_prompts = itertools.groupby(block, key=lambda one: one.prompt.id)
+        chosen = {one.key for _, own in of_prompts for one in _one_of_each_path(list(own))}
         return split(block, lambda one: "" if one.key in chosen else "solved by the same equations", "same_path")
 
     return apply

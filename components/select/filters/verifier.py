@@ -14,8 +14,9 @@ from components.select.rules import Rules
 
 
 def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
-    """Drops what the prompt's verifier refuses, and notes the prompt's pass rate; none if the recipe goes without
-    labels. The reference is read through the verifier alone: what is kept is always the model's own text."""
+    """Drops what the prompt's verifier refuses, and notes the prompt's pass rate (hinted answers have none); none if
+    the recipe goes without labels. The reference is read through the verifier alone: what is kept is always the model's
+    own text."""
     if not rules.section.verifier:
         return None
 
@@ -23,7 +24,7 @@ def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
         kept, dropped = [], []
         for own in by_prompt(block):
             right, wrong = _judged(own)
-            kept += [replace(one, pass_rate=len(right) / one.num_samples) for one in right]
+            kept += right if own[0].hinted else [replace(one, pass_rate=len(right) / one.num_samples) for one in right]
             dropped += wrong
         return kept, dropped
 
