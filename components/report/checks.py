@@ -71,6 +71,17 @@ def audit_line(select: Mapping[str, Any]) -> str:
     )
 
 
+def hints_line(select: Mapping[str, Any]) -> str:
+    """What became of prompts that were too hard, in a sentence; empty without hints."""
+    if "too_hard" not in select:
+        return ""
+    hard, helped = select["too_hard"], select["hinted"]
+    return (
+        f"No sample answered {hard['found']:,} prompts right. With their answer as a hint, {helped['accepted']:,} of "
+        f"{helped['generated']:,} samples were accepted; {hard['waiting']:,} prompts wait for the next round."
+    )
+
+
 def bias_line(select: Mapping[str, Any]) -> str:
     """How far accepted rows are from human ones, in a sentence; empty where nothing was compared."""
     distances = select.get("bias") or {}

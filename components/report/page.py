@@ -13,7 +13,7 @@ from components.common.receipts import Receipt
 from components.common.records import Dropped
 from components.common.state import Plan
 from components.report.charts import drop_chart, loss_chart, score_chart
-from components.report.checks import alarm_lines, audit_line, bias_line, collapse_table, filter_rows
+from components.report.checks import alarm_lines, audit_line, bias_line, collapse_table, filter_rows, hints_line
 from components.report.costs import tokens_of
 from components.report.runs import RoundView, RunView, TaskView
 from components.report.words import cut, headline, outcome, percent, seconds_text
@@ -86,6 +86,7 @@ def _round(view: RunView, one: RoundView) -> dict[str, Any]:
         "train": one.train,
         "alarms": alarm_lines(one.record, one.select),
         "audit": audit_line(one.select),
+        "hints": hints_line(one.select),
         "bias": bias_line(one.select),
         "filters": filter_rows(one.select),
         "changes": [] if state.stop and one.record is state.history[-1] else list(plan_changes(one.record.plan, later)),

@@ -11,7 +11,7 @@ import sys
 
 BENCHMARKS = (
     "demo", "labelfree", "smollm2", "training", "generation", "selection", "contamination", "influence", "collapse",
-    "gate", "noise", "votes", "diagnosis", "compile", "containers",
+    "gate", "noise", "votes", "diagnosis", "hints", "compile", "manifests", "containers",
 )  # fmt: skip
 
 

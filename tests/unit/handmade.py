@@ -227,7 +227,10 @@ class Campaign:
             for reason, count in (("verifier", 260), ("duplicate", 90), ("unfinished", 1))
             for n in range(count)
         ))  # fmt: skip
-        return {"round": number, "generated": 800, "accepted": 400, **_filters(number)}
+        return {
+            "round": number, "generated": 800, "accepted": 400, **_filters(number),
+            "hinted": {"generated": 40, "accepted": 11}, "too_hard": {"found": 9, "answered": 4, "waiting": 1005},
+        }  # fmt: skip
 
     def _training(self, folder: Path, number: int) -> dict[str, Any]:
         (folder / "model").mkdir()

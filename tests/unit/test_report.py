@@ -138,6 +138,12 @@ def test_the_audit_and_the_bias_are_told_in_a_sentence(context: Context) -> None
     assert "(0 alike, 1 nothing in common): answer 0.00, length 0.12, slice 1.00." in page
 
 
+def test_what_hints_did_for_prompts_that_were_too_hard_is_told(context: Context) -> None:
+    page = page_of(context, whole_campaign(context))
+    assert "No sample answered 9 prompts right. With their answer as a hint, 11 of 40 samples were accepted" in page
+    assert "1,005 prompts wait for the next round." in page
+
+
 def test_a_round_that_an_alarm_refused_says_so_with_every_alarm(context: Context) -> None:
     page = page_of(context, whole_campaign(context))
     first, second, third = (round_of(page, number) for number in (1, 2, 3))
