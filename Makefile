@@ -7,7 +7,8 @@
 # make golden rewrite what tests compare with: command line, recipe schema, READMEs of the steps, figures table
 # make lock   resolve docker/requirements/*.in anew
 # make images build and check the images of the steps; `make images REGISTRY=registry.example/team` publishes them too,
-#             with LOADED=1 those that `docker load` brought here, with VARIANT=-cuda those for NVIDIA GPUs
+#             with LOADED=1 those that `docker load` brought here, with VARIANT=-cuda those for NVIDIA GPUs, with
+#             VARIANT=-vllm the image `generate` with vLLM for CPUs
 # make containers  the tests that run in those images: they need a Docker engine; DOCKER names another client
 #             (`make bench BENCH=containers` runs the demo in them and compares it with one on this machine)
 
@@ -58,7 +59,8 @@ golden: setup
 lock: setup
 	$(PIP_COMPILE) --pip-args='--no-build-isolation' --output-file=$(REQUIREMENTS)/dev.lock $(REQUIREMENTS)/dev.in
 	$(PIP_COMPILE) --output-file=$(REQUIREMENTS)/bootstrap.lock $(REQUIREMENTS)/bootstrap.in
-	$(PIP_COMPILE) --output-file=$(REQUIREMENTS)/cuda.lock $(REQUIREMENTS)/cuda.in
+	for name in cuda vllm vllm-cuda; do \
+		$(PIP_COMPILE) --output-file=$(REQUIREMENTS)/$$name.lock $(REQUIREMENTS)/$$name.in || exit; done
 	$(RUN) docker/locks.py
 
 images: setup

@@ -1,6 +1,6 @@
 """Builds, checks and, with --registry, publishes the images; `make images` calls it.
 
-    python docker/build.py [--registry HOST/PATH] [--loaded] [--variant -cuda] [FAMILY …]
+    python docker/build.py [--registry HOST/PATH] [--loaded] [--variant -cuda|-vllm] [FAMILY …]
 
 DOCKER names the client, BUILD_SECRETS holds further arguments of `docker build` (`--secret …`), BASE_IMAGE another base
 than images.toml has. Every image has to pass its self-check in a container without network, capabilities or a writable
@@ -29,10 +29,12 @@ WHEELS = ROOT / "docker" / "wheels"
 REQUIREMENTS = ROOT / "docker" / "requirements"
 DOCKER = shlex.split(os.environ.get("DOCKER") or "docker")
 LARGEST_MB = {"cpu": 700, "generate": 1500, "train": 1500}
-"""Of the images without GPU libraries, uncompressed."""
+"""Of the images without a variant, uncompressed."""
+SECTIONS = {"": "", "-cuda": ".gpu", "-vllm": ".vllm"}
+"""Variant → what its section of images.toml has behind the family's name."""
 CONFINED = (
     "--read-only", "--tmpfs=/tmp", "--network=none", "--cap-drop=ALL", "--security-opt=no-new-privileges",
-    "--pids-limit=256", "--memory=2g",
+    "--pids-limit=256", "--memory=4g", "--shm-size=1g",
 )  # fmt: skip
 
 
@@ -63,10 +65,11 @@ def fetch_wheels() -> None:
 
 def build(family: str, image: str, base: str, variant: str) -> None:
     """Build one image from the working tree, under its name."""
+    target, locks = (f"{family}-vllm", "") if variant == "-vllm" else (family, variant)
     revision = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, text=True, capture_output=True).stdout.strip()
     docker(
         "build", "--progress=plain", *shlex.split(os.environ.get("BUILD_SECRETS", "")), "--file=docker/Dockerfile",
-        f"--target={family}", f"--tag={image}", f"--build-arg=BASE_IMAGE={base}", f"--build-arg=VARIANT={variant}",
+        f"--target={target}", f"--tag={image}", f"--build-arg=BASE_IMAGE={base}", f"--build-arg=VARIANT={locks}",
         f"--build-arg=REVISION={revision or 'unknown'}", f"--build-arg=CODE={code_label()}", ".",
     )  # fmt: skip
 
@@ -117,12 +120,28 @@ def publish(image: str) -> str:
     return str(found[0])
 
 
-def pinned_base() -> str:
-    """Pull the base image and return its digest: releases are built from one known base."""
+def base_image(release: bool) -> str:
+    """What to build from: BASE_IMAGE, or the base that images.toml pins by its digest. Where that cannot be pulled,
+    images that are not published are built from a stand-in on this machine, and that is said."""
+    if chosen := os.environ.get("BASE_IMAGE", ""):
+        return chosen
     base = tomllib.loads(IMAGES.read_text())["base"]
-    docker("pull", "--quiet", f"{base['image']}:{base['tag']}")
-    digests = json.loads(docker("image", "inspect", "--format={{json .RepoDigests}}", f"{base['image']}:{base['tag']}"))
-    return str(digests[0].partition("@")[2])
+    pinned = f"{base['image']}@{base['digest']}"
+    if has(pinned) or has(pinned, pull=True):
+        return pinned
+    if release:
+        sys.exit(f"error: {pinned} cannot be pulled, and what is published is built from it; or set BASE_IMAGE")
+    for name in (f"{base['image']}:{base['tag']}", base["stand_in"]):
+        if has(name):
+            print(f"WARNING: {pinned} cannot be pulled; building from {name} of this machine instead", file=sys.stderr)
+            return str(name)
+    sys.exit(f"error: {pinned} cannot be pulled, and this machine has no {base['stand_in']} either; set BASE_IMAGE")
+
+
+def has(image: str, *, pull: bool = False) -> bool:
+    """Whether the engine has an image, or gets it."""
+    command = ["pull", "--quiet"] if pull else ["image", "inspect"]
+    return subprocess.run([*DOCKER, *command, image], capture_output=True).returncode == 0
 
 
 def record(section: str, **values: str) -> None:
@@ -142,36 +161,32 @@ def main() -> None:
     parser.add_argument("families", nargs="*", help="cpu, generate, train; by default all")
     parser.add_argument("--registry", default="", help="push there, and write names and digests into images.toml")
     parser.add_argument("--loaded", action="store_true", help="build nothing: images came here by `docker load`")
-    parser.add_argument("--variant", default="", choices=["", "-cuda"], help="lock files for NVIDIA GPUs")
+    parser.add_argument("--variant", default="", choices=list(SECTIONS),
+                        help="-cuda: for NVIDIA GPUs; -vllm: the image generate with vLLM for CPUs")  # fmt: skip
     given = parser.parse_args()
     known = tomllib.loads(IMAGES.read_text())
-    base = known["base"]
-    base_image = os.environ.get("BASE_IMAGE", "")
-    if given.registry and not (base["digest"] or base_image or given.loaded):
-        base["digest"] = pinned_base()
-        record("base", digest=base["digest"])
-    if not (given.variant or given.loaded):
+    families = given.families or (["generate"] if given.variant == "-vllm" else list(known["families"]))
+    if given.variant == "-vllm" and families != ["generate"]:
+        parser.error("--variant -vllm is of the family generate alone")
+    base = "" if given.loaded else base_image(release=bool(given.registry))
+    if not (given.variant == "-cuda" or given.loaded):
         fetch_wheels()
     output = ROOT / ".ratchet" / "images"
     output.mkdir(parents=True, exist_ok=True)
-    for family in given.families or known["families"]:
+    for family in families:
         tag = known["families"][family]["tag"] + given.variant
         image = f"ratchet/{family}:{tag}"
         if not given.loaded:
-            build(family, image, base_image or _reference(base), given.variant)
+            build(family, image, base, given.variant)
         size = check(family, image, given.variant)
         bill = bill_of_materials(image)
         (output / f"{family}{given.variant}.cdx.json").write_text(json.dumps(bill, indent=1), encoding="utf-8")
         print(f"{image}: {size} MB, {len(bill['components'])} packages")
         if given.registry:
             docker("tag", image, f"{given.registry}/{image}")
-            section = f"families.{family}" + (".gpu" if given.variant else "")
+            section = f"families.{family}{SECTIONS[given.variant]}"
             digest = publish(f"{given.registry}/{image}")
             record(section, image=f"{given.registry}/ratchet/{family}", tag=tag, digest=digest)
-
-
-def _reference(entry: dict[str, str]) -> str:
-    return f"{entry['image']}@{entry['digest']}" if entry["digest"] else f"{entry['image']}:{entry['tag']}"
 
 
 if __name__ == "__main__":

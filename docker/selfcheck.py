@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import importlib.util
 import os
 import pkgutil
 import re
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 STEPS = {
@@ -39,7 +41,9 @@ def problems(family: str) -> list[str]:
 
 def packages() -> list[str]:
     """Differences between what is installed and the lock file."""
-    pins = re.findall(r"^([\w.-]+)==([^\s\\]+)", (HERE / "requirements.lock").read_text(encoding="utf-8"), re.MULTILINE)
+    pins = re.findall(
+        r"^([\w.-]+)={2,3}([^=\s\\]+)", (HERE / "requirements.lock").read_text(encoding="utf-8"), re.MULTILINE
+    )
     locked = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in pins}
     installed = {}
     for one in importlib.metadata.distributions(path=[path for path in sys.path if "/venv/" in path]):
@@ -83,12 +87,17 @@ def work(family: str) -> None:
         from components.common.recipe import Scratch
         from components.modeling.scratch import make_scratch
 
-        model, _ = make_scratch(Scratch(hidden_size=32, num_layers=1, num_heads=2, intermediate_size=32))
+        model, tokenizer = make_scratch(Scratch(hidden_size=64, num_layers=1, num_heads=2, intermediate_size=32))
         assert model(torch.tensor([[1, 2]])).logits.isfinite().all()
+        if importlib.util.find_spec("vllm"):
+            if torch.version.cuda is None or torch.cuda.is_available():
+                sample_with_vllm(model, tokenizer)
+            else:
+                print("vllm: not tried, there is no GPU here")
         return
-    from components.train.engine import Layout, join_processes, start_engine
+    from components.train.engine import Layout, join_processes, optimizer_name, start_engine
 
-    # Offload is where DeepSpeed would want its own compiled optimizer.
+    # Offload takes the optimizer that was compiled with the image.
     device = join_processes()
     engine = start_engine(
         torch.nn.Linear(4, 4), Layout(2, True, 2, "fp32"), num_rows=2, learning_rate=0.1, weight_decay=0.0, beta2=0.99,
@@ -98,6 +107,23 @@ def work(family: str) -> None:
     engine.backward(engine(torch.ones(2, 4, device=device)).square().mean())
     engine.step()
     assert not torch.equal(before, engine.module.weight)
+    assert optimizer_name(engine) == "deepspeed"
+
+
+def sample_with_vllm(model: Any, tokenizer: Any) -> None:
+    """Let the engine `vllm` answer, once greedily in 4 tokens."""
+    from components.common.records import Prompt
+    from components.generate.batches import Ask
+    from components.generate.vllm import VllmEngine
+    from components.modeling.drawing import Sampling
+    from components.modeling.load import save_checkpoint
+
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
+    folder = Path("/tmp/selfcheck")
+    save_checkpoint(model, tokenizer, folder)
+    asks = [Ask(Prompt(id="one", text="12=", verifier="exact"), 0, 7)]
+    (sample,) = VllmEngine(folder, "", Sampling(0.0, 0, 1.0, 4, 1)).answer(asks, lambda done: None)
+    assert 1 <= sample.num_tokens <= 4
 
 
 def main() -> int:

@@ -11,7 +11,7 @@ if [ -d "$packages/torch/bin" ]; then
     find "$packages/torch/bin" -type f -not -name torch_shm_manager -delete # without that one torch does not load
 fi
 # A quarter of libtorch_cpu.so are names for debuggers. Wheels repaired by auditwheel (*.libs) are left as they are.
-for name in torch/lib pyarrow; do
+for name in torch/lib pyarrow vllm; do
     if [ -d "$packages/$name" ]; then
         find "$packages/$name" -type f -name '*.so*' -exec strip --strip-unneeded {} +
     fi

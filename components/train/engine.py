@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import socket
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """What AdamW remembers of each weight (1711.05101)."""
+OPERATOR = "deepspeed.ops.adam.cpu_adam_op"
+"""DeepSpeed's AdamW for CPU memory, where it was compiled beforehand (docker/cpu_adam.sh)."""
 ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
 """What torchrun would tell the only process there is."""
 
@@ -113,14 +116,36 @@ def start_engine(
     import deepspeed
 
     groups = _groups(module, weight_decay)
-    kind = GuardedAdamW if layout.zero_stage == 0 else torch.optim.AdamW
-    optimizer = kind(groups, lr=learning_rate, betas=(0.9, beta2), fused=not layout.offload)
+    adam = cpu_adam() if layout.offload else None
+    if adam is not None:
+        optimizer = adam(groups, lr=learning_rate, betas=(0.9, beta2), adamw_mode=True)
+    else:
+        kind = GuardedAdamW if layout.zero_stage == 0 else torch.optim.AdamW
+        optimizer = kind(groups, lr=learning_rate, betas=(0.9, beta2), fused=not layout.offload)
     if layout.zero_stage == 0:
         optimizer.max_norm = max_gradient_norm
         max_gradient_norm = 0.0  # DeepSpeed would clip a second time, and look at every gradient again
     config = _config(layout, num_rows, max_gradient_norm)
     engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
     return engine
+
+
+def cpu_adam() -> Any | None:
+    """DeepSpeed's AdamW for state in CPU memory (2101.06840) if its operator was compiled into this installation and
+    this processor can run it; else None, and torch's does the same work, slower. Nothing is compiled here: DeepSpeed
+    alone would, for it takes a compiled operator only on the kind of accelerator that it was installed on."""
+    if importlib.util.find_spec(OPERATOR) is None or not torch.cpu._is_avx2_supported():
+        return None
+    from deepspeed.ops.adam import DeepSpeedCPUAdam
+    from deepspeed.ops.op_builder.builder import OpBuilder
+
+    OpBuilder._loaded_ops["cpu_adam"] = importlib.import_module(OPERATOR)
+    return DeepSpeedCPUAdam
+
+
+def optimizer_name(engine: Any) -> str:
+    """Whose AdamW changes the weights: `torch`, or `deepspeed` for the one for CPU memory."""
+    return "torch" if isinstance(engine.basic_optimizer, torch.optim.AdamW) else "deepspeed"
 
 
 def step_was_dropped(engine: Any) -> bool:
@@ -251,7 +276,9 @@ def _make_states(engine: Any, num_updates: int) -> None:
     flat = getattr(zero, "fp32_partitioned_groups_flat", None)
     weights = flat if flat is not None else [weight for group in inner.param_groups for weight in group["params"]]
     for weight in weights:
-        step = torch.tensor(float(num_updates), device=weight.device if inner.defaults["fused"] else "cpu")
+        step: Any = num_updates  # DeepSpeed's counts in Python
+        if isinstance(inner, torch.optim.AdamW):
+            step = torch.tensor(float(num_updates), device=weight.device if inner.defaults["fused"] else "cpu")
         inner.state[weight] = {"step": step, **{name: torch.zeros_like(weight) for name in MOMENTS}}
     _link_states(zero)
 

@@ -24,10 +24,8 @@ from components.train.data import TrainingSet, cut, learning_rate_at, plan_batch
 from components.train.job import Job, OutOfMemory, Stage
 from components.train.packing import bins, collate_packed
 from components.train.record import Recorder
-from components.train.sizing import BUSY_TOKENS
+from components.train.sizing import fixed_positions
 
-FIXED_POSITIONS = {"cpu": 64, "cuda": BUSY_TOKENS}
-"""What a forward and backward pass costs whatever its size, in positions (on a CPU for reading all weights)."""
 MAX_DROPPED = 3
 """Updates in a row that may be dropped because a gradient was not finite."""
 
@@ -75,6 +73,7 @@ class Loop:
     packed: bool
     autocast: bool
     micro_batch_size: int
+    num_parameters: int
     checkpoints: Checkpoints
     recorder: Recorder | None
     track: Track
@@ -172,7 +171,7 @@ class Loop:
         if not self.packed:
             own = [rows[index] for index in shares[self.rank]]
             # The share of process 0 has the longest rows; where it is cut, all are.
-            fixed = FIXED_POSITIONS[self.device.type]
+            fixed = fixed_positions(self.num_parameters, gpu=self.device.type == "cuda")
             cuts = cut([lengths[index] for index in shares[0]], size, fixed)
             return [collate(own[at], self.pad_id) for at in cuts]
         capacity = self.job.section.max_length

@@ -24,6 +24,8 @@ CPU_ROWS = 32
 """More rows than this a forward pass gain nothing on a CPU."""
 BUSY_TOKENS = 2048
 """A forward pass of fewer leaves a GPU waiting for its memory."""
+LEAST_POSITIONS, CALL_PARAMETERS = 64, 200_000_000
+"""Of a micro-batch on a CPU: the calls of one take as long as a position of a model of so many parameters."""
 MANY_PARAMETERS = 20_000_000
 """From here on bf16 matrix products win on CPUs that have them."""
 
@@ -85,6 +87,12 @@ class Estimate:
     def as_json(self) -> dict[str, Any]:
         """What goes into the receipt: the choice, not what this machine had free."""
         return {**asdict(self.layout), "state_bytes": self.state_bytes, "activation_bytes": self.activation_bytes}
+
+
+def fixed_positions(num_parameters: int, *, gpu: bool) -> int:
+    """What a forward and backward pass costs whatever its size, as the number of positions that cost as much. A GPU
+    waits for its memory; a CPU reads all weights, and spends on a small model more on calls than on arithmetic."""
+    return BUSY_TOKENS if gpu else max(LEAST_POSITIONS, CALL_PARAMETERS // num_parameters)
 
 
 def model_size(model: Any) -> Model:

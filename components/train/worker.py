@@ -67,7 +67,8 @@ def _train(job: Job, context: Context, device: torch.device, begun: float) -> No
     torch.manual_seed(job.seed)
     material = _material(job, context)
     model = build_model(job)
-    estimate = _preflight(job, context, material, model, model_size(model))
+    size = model_size(model)
+    estimate = _preflight(job, context, material, model, size)
     packed = job.section.packing and keeps_rows_apart(model)
     if job.section.packing and not packed and dist.get_rank() == 0:
         context.progress.note(f"train.packing is not used: {type(model).__name__} would let packed rows see each other")
@@ -80,13 +81,17 @@ def _train(job: Job, context: Context, device: torch.device, begun: float) -> No
         objective, estimate.layout, num_rows=job.section.batch_size, learning_rate=job.stages[0].learning_rate,
         weight_decay=job.weight_decay, beta2=job.section.beta2, max_gradient_norm=job.section.max_gradient_norm,
     )  # fmt: skip
+    optimizer = ds.optimizer_name(engine)
+    if estimate.layout.offload and dist.get_rank() == 0:
+        slower = ", which is slower: DeepSpeed's is not compiled here" if optimizer == "torch" else ""
+        context.progress.note(f"offload: weights and moments are updated by the AdamW of {optimizer}{slower}")
     torch.manual_seed(job.seed + dist.get_rank())
     events = job.output / "tensorboard"
     recorder = Recorder(context, job.run_id, job.task, events) if dist.get_rank() == 0 else None
     loop = Loop(
         job=job, context=context, engine=engine, device=device, stages=material.stages, heldout=material.heldout,
         pad_id=material.codec.pad_id, packed=packed, autocast=estimate.layout.precision == "autocast",
-        micro_batch_size=estimate.layout.micro_batch_size,
+        micro_batch_size=estimate.layout.micro_batch_size, num_parameters=size.num_parameters,
         checkpoints=checkpoints, recorder=recorder, track=Track(),
     )  # fmt: skip
     if found is not None:
@@ -103,7 +108,7 @@ def _train(job: Job, context: Context, device: torch.device, begun: float) -> No
     if dist.get_rank() == 0:
         exported = export(job, {name.removeprefix("model."): value for name, value in weights.items()}, material)
         costs = {"compute_seconds": compute_seconds, "startup_seconds": started - begun}
-        _write(job, loop.track, estimate, exported, material, costs)
+        _write(job, loop.track, estimate, optimizer, exported, material, costs)
     dist.barrier()
     checkpoints.close()
 
@@ -269,8 +274,9 @@ def _export_merged(job: Job, weights: Mapping[str, Tensor], codec: Codec) -> Non
 
 
 def _write(
-    job: Job, track: Track, estimate: Estimate, exported: Exported, material: Material, costs: dict[str, float]
-) -> None:
+    job: Job, track: Track, estimate: Estimate, optimizer: str, exported: Exported, material: Material,
+    costs: dict[str, float],
+) -> None:  # fmt: skip
     with (job.output / "log.jsonl").open("w", encoding="utf-8") as file:
         for entry in track.log:
             file.write(json.dumps(entry) + "\n")
@@ -287,6 +293,7 @@ def _write(
             job.output / "model", job.system_prompt, material.prompts, job.max_new_tokens
         ),
         "interpolation_share": exported.share, "interpolation_losses": exported.losses, "layout": estimate.as_json(),
+        "optimizer": optimizer,
     }  # fmt: skip
     (job.output / "measured.json").write_text(json.dumps({"summary": summary, "costs": costs}))
 

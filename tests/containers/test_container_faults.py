@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -11,15 +12,27 @@ from pathlib import Path
 from typing import Any
 
 import docker
+from components.cli.docker_runner import Containers, settings
 from components.common.errors import Transient, UserError
 from tests.containers.conftest import Campaigns, containers_of, log_of, start, step_of
-from tests.containers.island import BUCKET
+from tests.containers.island import BUCKET, Island
 from tests.pipeline.campaigns import PIPELINE
 
 KILLED = ("prepare", "train", "evaluate", "decide", "generate", "select", "publish")
 UPLOADING = "prepare"
 """Killed while it stores its files, the others as soon as they run."""
 PATIENCE_SECONDS = 120.0
+UPLOAD = """
+import os, pathlib, sys
+from components.common.store import open_store
+path = pathlib.Path("/tmp/large")
+with path.open("wb") as file:
+    file.truncate(256 << 20)
+store = open_store(sys.argv[1], os.environ)
+store.put_file(sys.argv[2], path, sys.argv[3])
+print(store.size(sys.argv[2]))
+"""
+"""What a step does with a file of 256 MiB: it goes up in parts."""
 
 
 def wait_for(engine: Any, step: str, process: Any) -> Any:
@@ -65,6 +78,38 @@ def test_a_campaign_whose_every_step_runs_out_of_memory_or_is_killed_ends_as_one
     assert run.told, run.said
     assert run.told["error"] == ""
     assert campaigns.island.receipts("killed") == on_the_laptop
+
+
+def test_a_container_killed_in_the_middle_of_a_large_upload_leaves_no_object_and_the_next_stores_it(
+    engine: Any, island: Island
+) -> None:
+    digest = hashlib.sha256()
+    for _ in range(256):
+        digest.update(bytes(1 << 20))
+    name, key = "large-upload", f"objects/{digest.hexdigest()[:2]}/{digest.hexdigest()}"
+    command = ["python", "-c", UPLOAD, f"s3://{BUCKET}/{name}", key, digest.hexdigest()]
+    confined = settings(name, Containers("1g", island.network), island.environment)
+    client, where = island.client(), {"Bucket": BUCKET, "Key": f"{name}/{key}"}
+
+    def parts() -> int:
+        uploads = client.list_multipart_uploads(Bucket=BUCKET, Prefix=f"{name}/").get("Uploads", ())
+        return sum(len(client.list_parts(**where, UploadId=one["UploadId"]).get("Parts", ())) for one in uploads)
+
+    uploading = engine.containers.run("ratchet/cpu:dev", command, detach=True, **confined)
+    try:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not parts():
+            assert time.monotonic() < deadline, uploading.logs().decode()
+            time.sleep(0.02)
+        uploading.kill("SIGKILL")
+        assert uploading.wait()["StatusCode"] == 128 + signal.SIGKILL, uploading.logs().decode()
+    finally:
+        uploading.remove(force=True)
+    assert 0 < parts() < 16, "it was killed between its first part and its last"
+    assert not client.list_objects_v2(Bucket=BUCKET, Prefix=f"{name}/").get("Contents"), "half a file is no file"
+    said = engine.containers.run("ratchet/cpu:dev", command, remove=True, **confined)
+    assert int(said) == 256 << 20
+    assert client.head_object(**where)["ContentLength"] == 256 << 20
 
 
 def test_a_run_that_is_stopped_leaves_no_container_behind(engine: Any, campaigns: Campaigns) -> None:

@@ -61,6 +61,14 @@ def test_every_recipe_of_the_house_compiles(recipe: Path) -> None:
     assert size < MAX_BYTES
 
 
+def test_every_field_that_a_person_fills_in_says_in_one_line_what_it_is() -> None:
+    fields = compiled(1)[0]["root"]["inputDefinitions"]["parameters"]
+    assert len(fields) == 12
+    for name, field in fields.items():
+        assert 20 < len(field.get("description", "")) <= 120, name
+        assert "\n" not in field["description"], name
+
+
 @pytest.mark.parametrize("rounds", [1, 4, 5])
 def test_every_count_of_rounds_compiles_small_and_with_names_of_its_own(rounds: int) -> None:
     _, size = compiled(rounds)

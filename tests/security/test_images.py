@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = (ROOT / "docker" / "Dockerfile").read_text(encoding="utf-8")
-TARGETS = ("cpu", "generate", "train")
+TARGETS = ("cpu", "generate", "generate-vllm", "train")
 CACHES = (
     "HOME", "TMPDIR", "HF_HOME", "XDG_CACHE_HOME", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "VLLM_CACHE_ROOT",
     "MPLCONFIGDIR",
@@ -46,7 +46,7 @@ def test_final_stages_install_and_download_nothing() -> None:
 
 def test_every_package_comes_by_its_hash_and_secrets_are_mounts_alone() -> None:
     installs = re.findall(r"pip install (.*?)(?=&&|\n\n)", DOCKERFILE, re.DOTALL)
-    assert len(installs) == 6
+    assert len(installs) == 7
     assert all("--require-hashes" in one and "--no-deps" in one for one in installs)
     assert not re.search(r"^(ARG|ENV).*(TOKEN|SECRET|PASSWORD|INDEX)", DOCKERFILE, re.MULTILINE)
     assert "required=true" not in DOCKERFILE, "a build without secrets has to work"
@@ -63,5 +63,5 @@ def test_the_build_context_is_an_allow_list_of_sources_and_locks() -> None:
     allowed = {line for line in lines if line.startswith("!")}
     assert allowed == {
         "!components", "!docker/requirements/*.lock", "!docker/wheels/*.whl", "!docker/wheels/.gitignore",
-        "!docker/entry.py", "!docker/selfcheck.py", "!docker/slim.sh",
+        "!docker/entry.py", "!docker/selfcheck.py", "!docker/slim.sh", "!docker/cpu_adam.sh",
     }  # fmt: skip

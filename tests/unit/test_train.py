@@ -15,6 +15,7 @@ import torch
 from components.modeling.likelihood import CompletionLoss, EncodedRow, collate, mean_loss
 from components.modeling.load import load_model
 from components.train.data import cut, draw, learning_rate_at, plan_batches, share_of
+from components.train.sizing import fixed_positions
 from tests.unit.tiny import tiny_model
 from tests.unit.trainings import carry_out, make_job, reversal, train
 
@@ -30,6 +31,7 @@ def test_every_zero_stage_and_process_count_follows_one_loss_curve(tmp_path: Pat
         other = train(tmp_path / str(number), **variant)
         np.testing.assert_allclose(other["losses"], reference["losses"], atol=1e-3, err_msg=str(variant))
         assert other["tokens_trained"] == reference["tokens_trained"]
+        assert ("updated by the AdamW of torch, which is slower" in other["said"]) == variant.get("offload", False)
         mine, theirs = load_model(other["folder"]).state_dict(), load_model(reference["folder"]).state_dict()
         assert max(float((mine[name] - theirs[name]).abs().max()) for name in theirs) < 5e-3, variant
 
@@ -144,3 +146,9 @@ def test_micro_batches_cost_the_least_of_all_ways_to_cut(most_rows: int, fixed: 
     assert cost((0, *(one.stop for one in found))) == min(map(cost, allowed))
     assert [place for one in found for place in range(7)[one]] == list(range(7))
     assert all(one.stop - one.start <= most_rows for one in found)
+
+
+def test_batches_of_a_small_model_are_left_whole_and_those_of_a_large_one_are_cut() -> None:
+    lengths = sorted((2 * (place % 12) + 5 for place in range(128)), reverse=True)
+    assert cut(lengths, 128, fixed_positions(150_000, gpu=False)) == [slice(0, 128)]
+    assert len(cut(lengths, 128, fixed_positions(135_000_000, gpu=False))) > 3
