@@ -63,7 +63,9 @@ def stopped_after(
         time.sleep(0.002)
     process.send_signal(number)
     if number == signal.SIGKILL:
-        subprocess.run(["pkill", "-KILL", "-s", str(process.pid)], check=False)
+        # Workers have sessions of their own, and one that lives on a moment still writes and deletes checkpoints.
+        while subprocess.run(["pkill", "-KILL", "--full", str(folder / name)], check=False).returncode == 0:
+            time.sleep(0.01)
     process.wait(60)
     return process
 

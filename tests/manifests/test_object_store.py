@@ -3,9 +3,12 @@ the Secret open it."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,17 @@ from tests.manifests.pod_security import pod_specs
 from tests.manifests.rendering import composed, of_kind
 
 KEYS = {"AWS_ACCESS_KEY_ID": "ratchet", "AWS_SECRET_ACCESS_KEY": "a-secret-of-this-test"}
+
+
+def wait_until_ready(probe_address: str, server: subprocess.Popen[bytes]) -> None:
+    """As a cluster does, which sends a pod no request before."""
+    deadline = time.monotonic() + 60
+    while server.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(OSError), urllib.request.urlopen(probe_address, timeout=5) as answer:
+            assert answer.status == 200
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{probe_address} did not get ready within a minute")
 
 
 def test_the_store_has_its_bucket_once_its_start_hook_ran_and_asks_for_the_keys_of_the_secret(tmp_path: Path) -> None:
@@ -38,6 +52,9 @@ def test_the_store_has_its_bucket_once_its_start_hook_ran_and_asks_for_the_keys_
         server = subprocess.Popen([weed_binary(), *given, *here], stdout=log, stderr=log, cwd=tmp_path, env=environment)
     try:
         subprocess.run(["/bin/sh", "-c", script], env=environment, cwd=tmp_path, check=True, timeout=60)
+        probed = container["readinessProbe"]["httpGet"]
+        assert probed["port"] == "s3"
+        wait_until_ready(f"http://127.0.0.1:{ports['s3.port']}{probed['path']}", server)
         address = {"AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{ports['s3.port']}", "AWS_REGION": "us-east-1"}
         probe(open_store("s3://ratchet/campaigns", {**address, **KEYS}))
         for wrong in ({"AWS_ACCESS_KEY_ID": "somebody"}, {"AWS_SECRET_ACCESS_KEY": "a-guess"}):
