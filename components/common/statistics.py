@@ -13,8 +13,9 @@ from statistics import NormalDist
 from typing import Any
 
 Z_95 = 1.959963984540054
-Z_95_ONE_SIDED = 1.6448536269514722
 """Two-sided 95 % point of the standard normal distribution."""
+Z_95_ONE_SIDED = 1.6448536269514722
+"""Its one-sided 95 % point."""
 
 
 def mcnemar_one_sided(wins: int, losses: int) -> float:

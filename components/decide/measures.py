@@ -48,8 +48,8 @@ def loss_measures(
     (highest mean of as many steps in a row), `loss_fall` (relative, between means), `loss_spikes`, `skipped_steps`,
     `heldout_rise` (final over best), and `above_heldout` (last training loss over final held-out loss). `losses` and
     `tokens` are those of each step."""
-    steps = [place for place, loss in enumerate(losses) if loss is not None and math.isfinite(loss)]
-    finite = [loss for loss in losses if loss is not None and math.isfinite(loss)]
+    known = [(place, loss) for place, loss in enumerate(losses) if loss is not None and math.isfinite(loss)]
+    finite = [loss for _, loss in known]
     found = {"skipped_steps": float(train.get("skipped_steps") or 0) + len(losses) - len(finite)}
     best, final = train.get("best_heldout_loss"), train.get("final_heldout_loss")
     if best is not None and final is not None:
@@ -61,7 +61,7 @@ def loss_measures(
     windows = [fmean(finite[start : start + width]) for start in range(len(finite) - width + 1)]
     found |= {"first_loss": finite[0], "last_loss": windows[-1], "peak_loss": max(windows)}
     found["loss_fall"] = (windows[0] - windows[-1]) / max(windows[0], 1e-9)
-    found["loss_spikes"] = float(len(spikes(finite, [tokens[place] for place in steps] if tokens else [])))
+    found["loss_spikes"] = float(len(spikes(finite, [tokens[place] for place, _ in known] if tokens else ())))
     if final is not None:
         found["above_heldout"] = windows[-1] - final
     return found
