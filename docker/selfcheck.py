@@ -1,4 +1,5 @@
-"""What every image proves as the last step of its build, and again whenever it is started without a command:
+"""What every image proves as the last step of its build, and again whenever it is started without a
+command:
 
 docker run --rm --read-only --tmpfs /tmp --network none --cap-drop ALL ratchet/train:dev
 """
@@ -25,28 +26,50 @@ STEPS = {
 UNWANTED = ("cc", "gcc", "g++", "clang", "make", "ld", "ssh", "sshd", "sudo", "curl", "wget")
 FOLDERS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/venv/bin"
 CACHES = (
-    "HOME", "TMPDIR", "HF_HOME", "XDG_CACHE_HOME", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "VLLM_CACHE_ROOT",
+    "HOME",
+    "TMPDIR",
+    "HF_HOME",
+    "XDG_CACHE_HOME",
+    "TRITON_CACHE_DIR",
+    "TORCHINDUCTOR_CACHE_DIR",
+    "VLLM_CACHE_ROOT",
     "MPLCONFIGDIR",
-)  # fmt: skip
+)
 
 
 def problems(family: str) -> list[str]:
     """One line for each thing that is not as it should be."""
     found = [f"runs as root (uid {os.getuid()})"] if os.getuid() == 0 else []
-    found += [f"{name} is in the image: {path}" for name in UNWANTED if (path := shutil.which(name, path=FOLDERS))]
-    found += [f"{name} is not below /tmp" for name in CACHES if not f"{os.environ.get(name)}/".startswith("/tmp/")]
-    found += [f"{folder} is writable" for folder in ("/", "/opt/venv", str(HERE)) if os.access(folder, os.W_OK)]
+    found += [
+        f"{name} is in the image: {path}"
+        for name in UNWANTED
+        if (path := shutil.which(name, path=FOLDERS))
+    ]
+    found += [
+        f"{name} is not below /tmp"
+        for name in CACHES
+        if not f"{os.environ.get(name)}/".startswith("/tmp/")
+    ]
+    found += [
+        f"{folder} is writable"
+        for folder in ("/", "/opt/venv", str(HERE))
+        if os.access(folder, os.W_OK)
+    ]
     return found + packages()
 
 
 def packages() -> list[str]:
     """Differences between what is installed and the lock file."""
     pins = re.findall(
-        r"^([\w.-]+)={2,3}([^=\s\\]+)", (HERE / "requirements.lock").read_text(encoding="utf-8"), re.MULTILINE
+        r"^([\w.-]+)={2,3}([^=\s\\]+)",
+        (HERE / "requirements.lock").read_text(encoding="utf-8"),
+        re.MULTILINE,
     )
     locked = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in pins}
     installed = {}
-    for one in importlib.metadata.distributions(path=[path for path in sys.path if "/venv/" in path]):
+    for one in importlib.metadata.distributions(
+        path=[path for path in sys.path if "/venv/" in path]
+    ):
         installed[re.sub(r"[-_.]+", "-", one.name).lower()] = one.version
     names = sorted(locked.keys() | installed.keys())
     return [
@@ -70,7 +93,8 @@ def load(family: str) -> int:
 def _modules(step: str) -> list[str]:
     package = importlib.import_module(f"components.{step}")
     found = [one.name for one in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
-    # The shells of the steps are for the compiler: a container is told its function by the executor.
+    # The shells of the steps are for the compiler: a container is told its function by the
+    # executor.
     return [name for name in found if name.rpartition(".")[2] not in ("__main__", "component")]
 
 
@@ -87,7 +111,9 @@ def work(family: str) -> None:
         from components.common.recipe import Scratch
         from components.modeling.scratch import make_scratch
 
-        model, tokenizer = make_scratch(Scratch(hidden_size=64, num_layers=1, num_heads=2, intermediate_size=32))
+        model, tokenizer = make_scratch(
+            Scratch(hidden_size=64, num_layers=1, num_heads=2, intermediate_size=32)
+        )
         assert model(torch.tensor([[1, 2]])).logits.isfinite().all()
         if importlib.util.find_spec("vllm"):
             if torch.version.cuda is None or torch.cuda.is_available():
@@ -100,9 +126,14 @@ def work(family: str) -> None:
     # Offload takes the optimizer that was compiled with the image.
     device = join_processes()
     engine = start_engine(
-        torch.nn.Linear(4, 4), Layout(2, True, 2, "fp32"), num_rows=2, learning_rate=0.1, weight_decay=0.0, beta2=0.99,
+        torch.nn.Linear(4, 4),
+        Layout(2, True, 2, "fp32"),
+        num_rows=2,
+        learning_rate=0.1,
+        weight_decay=0.0,
+        beta2=0.99,
         max_gradient_norm=1.0,
-    )  # fmt: skip
+    )
     before = engine.module.weight.detach().clone()
     engine.backward(engine(torch.ones(2, 4, device=device)).square().mean())
     engine.step()

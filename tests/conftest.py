@@ -1,4 +1,5 @@
-"""Parts that many tests share: a real S3 server, stores over it and over a folder, the surroundings of a step."""
+"""Parts that many tests share: a real S3 server, stores over it and over a folder, the surroundings
+of a step."""
 
 from __future__ import annotations
 
@@ -31,24 +32,44 @@ ACCESS_KEY, SECRET_KEY = "ratchet-test", "a-secret-that-no-message-may-show"
 READER_KEY, READER_SECRET = "ratchet-reader", "another-secret-that-no-message-may-show"
 BUCKET = "ratchet-tests"
 READY_SECONDS = 30.0
-LISTENERS = ("s3.port", "s3.port.grpc", "filer.port", "filer.port.grpc", "master.port", "master.port.grpc",
-             "volume.port", "volume.port.grpc")  # fmt: skip
+LISTENERS = (
+    "s3.port",
+    "s3.port.grpc",
+    "filer.port",
+    "filer.port.grpc",
+    "master.port",
+    "master.port.grpc",
+    "volume.port",
+    "volume.port.grpc",
+)
 
 _store_numbers = itertools.count(1)
 
 
 class S3Server:
-    """A SeaweedFS server on 127.0.0.1, with its data in one folder: it can be killed and started again."""
+    """A SeaweedFS server on 127.0.0.1, with its data in one folder: it can be killed and started
+    again."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.ports = dict(zip(LISTENERS, free_ports(len(LISTENERS)), strict=True))
         self.process: subprocess.Popen[bytes] | None = None
         (folder / "data").mkdir(parents=True)
-        (folder / "identities.json").write_text(json.dumps({"identities": [
-            _identity("writer", ACCESS_KEY, SECRET_KEY, ["Admin", "Read", "Write", "List", "Tagging"]),
-            _identity("reader", READER_KEY, READER_SECRET, ["Read", "List"]),
-        ]}))  # fmt: skip
+        (folder / "identities.json").write_text(
+            json.dumps(
+                {
+                    "identities": [
+                        _identity(
+                            "writer",
+                            ACCESS_KEY,
+                            SECRET_KEY,
+                            ["Admin", "Read", "Write", "List", "Tagging"],
+                        ),
+                        _identity("reader", READER_KEY, READER_SECRET, ["Read", "List"]),
+                    ]
+                }
+            )
+        )
 
     @property
     def endpoint(self) -> str:
@@ -59,9 +80,11 @@ class S3Server:
     def environment(self) -> dict[str, str]:
         """What `open_store` needs to know of it."""
         return {
-            "AWS_ENDPOINT_URL_S3": self.endpoint, "AWS_ACCESS_KEY_ID": ACCESS_KEY,
-            "AWS_SECRET_ACCESS_KEY": SECRET_KEY, "AWS_REGION": "us-east-1",
-        }  # fmt: skip
+            "AWS_ENDPOINT_URL_S3": self.endpoint,
+            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+            "AWS_REGION": "us-east-1",
+        }
 
     def start(self) -> None:
         """Start it and wait until it stores objects."""
@@ -69,20 +92,38 @@ class S3Server:
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [
-                    weed_binary(), "-logtostderr=true", "server", f"-dir={self.folder / 'data'}", "-ip=127.0.0.1",
-                    "-ip.bind=127.0.0.1", "-master.telemetry=false", "-master.volumeSizeLimitMB=64",
-                    # A server that was killed waits for this before it serves again; the default is 10 s and more.
+                    weed_binary(),
+                    "-logtostderr=true",
+                    "server",
+                    f"-dir={self.folder / 'data'}",
+                    "-ip=127.0.0.1",
+                    "-ip.bind=127.0.0.1",
+                    "-master.telemetry=false",
+                    "-master.volumeSizeLimitMB=64",
+                    # A server that was killed waits for this before it serves again; the default is
+                    # 10 s and more.
                     "-master.electionTimeout=1s",
-                    "-master.volumePreallocate=false", "-volume.max=500", "-filer", "-s3", "-s3.iam=false",
-                    "-s3.port.iceberg=0", f"-s3.config={self.folder / 'identities.json'}", *settings,
+                    "-master.volumePreallocate=false",
+                    "-volume.max=500",
+                    "-filer",
+                    "-s3",
+                    "-s3.iam=false",
+                    "-s3.port.iceberg=0",
+                    f"-s3.config={self.folder / 'identities.json'}",
+                    *settings,
                 ],
-                stdout=log, stderr=log, cwd=self.folder, preexec_fn=_die_with_parent,
-            )  # fmt: skip
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                preexec_fn=_die_with_parent,
+            )
         deadline = time.monotonic() + READY_SECONDS
         while not self._ready():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
-                raise RuntimeError(f"the S3 server did not start: {(self.folder / 'log').read_text()[-2000:]}")
+                raise RuntimeError(
+                    f"the S3 server did not start: {(self.folder / 'log').read_text()[-2000:]}"
+                )
             time.sleep(0.1)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
@@ -111,17 +152,24 @@ class S3Server:
         from botocore.config import Config
 
         return boto3.client(
-            "s3", endpoint_url=self.endpoint, aws_access_key_id=ACCESS_KEY, aws_secret_access_key=SECRET_KEY,
+            "s3",
+            endpoint_url=self.endpoint,
+            aws_access_key_id=ACCESS_KEY,
+            aws_secret_access_key=SECRET_KEY,
             region_name="us-east-1",
-            config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}, read_timeout=5),
-        )  # fmt: skip
+            config=Config(
+                s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}, read_timeout=5
+            ),
+        )
 
     def _ready(self) -> bool:
         from botocore.exceptions import BotoCoreError, ClientError
 
         client = self.client()
         try:
-            if BUCKET not in [bucket["Name"] for bucket in client.list_buckets().get("Buckets", ())]:
+            if BUCKET not in [
+                bucket["Name"] for bucket in client.list_buckets().get("Buckets", ())
+            ]:
                 client.create_bucket(Bucket=BUCKET)
             client.put_object(Bucket=BUCKET, Key="readiness", Body=b"ready")
         except (ClientError, BotoCoreError):
@@ -144,7 +192,9 @@ def weed_binary() -> str:
     beside = Path(sys.executable).parent / "weed"
     found = str(beside) if beside.is_file() else shutil.which("weed")
     if found is None:
-        raise RuntimeError("no `weed` program: install the development requirements (docker/requirements/dev.lock)")
+        raise RuntimeError(
+            "no `weed` program: install the development requirements (docker/requirements/dev.lock)"
+        )
     return found
 
 
@@ -162,10 +212,13 @@ def free_ports(count: int) -> list[int]:
 
 @pytest.fixture(scope="session")
 def start_s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], S3Server]]:
-    """A function that starts a server of one's own, with empty data; all are stopped at the end of the session."""
+    """A function that starts a server of one's own, with empty data; all are stopped at the end of
+    the session."""
     servers: list[S3Server] = []
     # A proxy of the machine must not get between a test and its server.
-    os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(filter(None, (os.environ.get("NO_PROXY"), "127.0.0.1")))
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(
+        filter(None, (os.environ.get("NO_PROXY"), "127.0.0.1"))
+    )
 
     def start() -> S3Server:
         servers.append(S3Server(tmp_path_factory.mktemp("s3-server")))
@@ -212,15 +265,21 @@ def store(request: pytest.FixtureRequest) -> Store:
 
 @pytest.fixture
 def make_test_context(tmp_path: Path) -> Callable[[Store], Context]:
-    """A function that gives the surroundings of a step over a store, with a new empty cache each time."""
+    """A function that gives the surroundings of a step over a store, with a new empty cache each
+    time."""
     numbers = itertools.count()
 
     def make(store: Store) -> Context:
         local = tmp_path / f"local-{next(numbers)}"
         return Context(
-            store=store, cache=Cache(local / "objects"), scratch=local / "scratch", clock=time.time,
-            started=time.time(), environment={}, progress=Progress(),
-        )  # fmt: skip
+            store=store,
+            cache=Cache(local / "objects"),
+            scratch=local / "scratch",
+            clock=time.time,
+            started=time.time(),
+            environment={},
+            progress=Progress(),
+        )
 
     return make
 

@@ -14,36 +14,65 @@ from rich.text import Text
 from components.cli.shared import AsJson, Override, RecipeFile, Rounds, print_json, say
 from components.common.errors import UserError
 
-Target = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe, or a package that `compile` made.")]
+Target = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="Recipe, or a package that `compile` made.")
+]
 ProfileName = Annotated[
-    str, typer.Option("--profile", metavar="NAME", help="cpu, gpu-1, gpu-8, multi-node, or a YAML file of your own.")
+    str,
+    typer.Option(
+        "--profile",
+        metavar="NAME",
+        help="cpu, gpu-1, gpu-8, multi-node, or a YAML file of your own.",
+    ),
 ]
 Namespace = Annotated[
-    str, typer.Option(envvar="RATCHET_NAMESPACE", metavar="NAME", show_default=False, help="Namespace of the runs.")
+    str,
+    typer.Option(
+        envvar="RATCHET_NAMESPACE",
+        metavar="NAME",
+        show_default=False,
+        help="Namespace of the runs.",
+    ),
 ]
 Store = Annotated[
-    str, typer.Option("--store", envvar="RATCHET_STORE", metavar="URI", show_default=False, help="s3://bucket/prefix")
+    str,
+    typer.Option(
+        "--store",
+        envvar="RATCHET_STORE",
+        metavar="URI",
+        show_default=False,
+        help="s3://bucket/prefix",
+    ),
 ]
 Endpoint = Annotated[
     str,
     typer.Option(
-        envvar="KF_PIPELINES_ENDPOINT", metavar="URL", show_default=False, help="The API of Kubeflow Pipelines."
+        envvar="KF_PIPELINES_ENDPOINT",
+        metavar="URL",
+        show_default=False,
+        help="The API of Kubeflow Pipelines.",
     ),
 ]
 TokenFile = Annotated[
     Optional[Path],  # noqa: UP045 — typer reads it at run time
     typer.Option(
-        envvar="KF_PIPELINES_SA_TOKEN_PATH", metavar="FILE", show_default=False,
+        envvar="KF_PIPELINES_SA_TOKEN_PATH",
+        metavar="FILE",
+        show_default=False,
         help="Bearer token, read anew for every call. Without one: KF_PIPELINES_TOKEN.",
     ),
-]  # fmt: skip
+]
 Parameters = Annotated[
     Optional[list[str]],  # noqa: UP045
-    typer.Option("--param", metavar="NAME=VALUE", help="A parameter of the pipeline. May be repeated."),
+    typer.Option(
+        "--param", metavar="NAME=VALUE", help="A parameter of the pipeline. May be repeated."
+    ),
 ]
 Experiment = Annotated[str, typer.Option(metavar="NAME", help="Kubeflow's folder of runs.")]
 Account = Annotated[str, typer.Option(metavar="NAME", help="Service account of the pods.")]
-Commit = Annotated[str, typer.Option(metavar="SHA", show_default=False, help="By default that of this checkout.")]
+Commit = Annotated[
+    str, typer.Option(metavar="SHA", show_default=False, help="By default that of this checkout.")
+]
 
 
 def add_verbs(app: typer.Typer) -> None:
@@ -56,13 +85,17 @@ def add_verbs(app: typer.Typer) -> None:
 
 def compile_(
     recipe: RecipeFile,
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Where the pipeline's YAML goes.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FILE", help="Where the pipeline's YAML goes.")
+    ],
     override: Override = None,
     rounds: Rounds = 4,
     profile: ProfileName = "cpu",
     form: Annotated[
         Literal["kfp", "kubernetes"],
-        typer.Option("--format", help="For the UI and `submit`, or objects for GitOps (KFP's native API)."),
+        typer.Option(
+            "--format", help="For the UI and `submit`, or objects for GitOps (KFP's native API)."
+        ),
     ] = "kfp",
     namespace: Namespace = "",
     as_json: AsJson = False,
@@ -77,9 +110,14 @@ def compile_(
         raise UserError(f"-o {output}: the file must end in .yaml")
     made = write_package(resolved, rounds, load_profile(profile), output, form, namespace)
     told = {
-        "output": str(output), "bytes": output.stat().st_size, "run_id": resolved.run_id, "rounds": rounds,
-        "profile": profile, "version": made.version, "unpinned_images": list(made.unpinned),
-    }  # fmt: skip
+        "output": str(output),
+        "bytes": output.stat().st_size,
+        "run_id": resolved.run_id,
+        "rounds": rounds,
+        "profile": profile,
+        "version": made.version,
+        "unpinned_images": list(made.unpinned),
+    }
     text = f"{output}: {told['bytes']:,} bytes, {rounds} rounds, profile {profile}, run {resolved.run_id}"
     if made.unpinned:
         text += f"\nimages without a digest, for trials only: {', '.join(made.unpinned)}"
@@ -95,23 +133,35 @@ def submit(
     rounds: Rounds = 4,
     profile: ProfileName = "cpu",
     param: Parameters = None,
-    name: Annotated[str, typer.Option(metavar="NAME", help="Of the run; by default after recipe and commit.")] = "",
+    name: Annotated[
+        str, typer.Option(metavar="NAME", help="Of the run; by default after recipe and commit.")
+    ] = "",
     commit: Commit = "",
     experiment: Experiment = "ratchet",
     service_account: Account = "ratchet-run",
     token_file: TokenFile = None,
     wait: Annotated[bool, typer.Option("--wait", help="Until the run has ended.")] = False,
-    timeout_hours: Annotated[float, typer.Option(min=0, help="Wait no longer; 0: without end.")] = 0,
-    again: Annotated[bool, typer.Option("--again", help="Begin another run where there is one of this name.")] = False,
-    summary: Annotated[Optional[Path], typer.Option(metavar="FILE", help="Append the verdict as Markdown.")] = None,  # noqa: UP045
+    timeout_hours: Annotated[
+        float, typer.Option(min=0, help="Wait no longer; 0: without end.")
+    ] = 0,
+    again: Annotated[
+        bool, typer.Option("--again", help="Begin another run where there is one of this name.")
+    ] = False,
+    summary: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Append the verdict as Markdown.")
+    ] = None,
     ui: Annotated[
-        str, typer.Option(envvar="KF_PIPELINES_UI_ENDPOINT", metavar="URL", help="Of the UI, if elsewhere.")
+        str,
+        typer.Option(
+            envvar="KF_PIPELINES_UI_ENDPOINT", metavar="URL", help="Of the UI, if elsewhere."
+        ),
     ] = "",
     as_json: AsJson = False,
 ) -> None:
     """Begin a run on a cluster, or join the one of the same name and commit.
 
-    Exit status with --wait: 0 succeeded, 1 failed, 2 time is up or wrong usage, 3 cancelled, 4 the API did not answer.
+    Exit status with --wait: 0 succeeded, 1 failed, 2 time is up or wrong usage, 3 cancelled, 4 the
+    API did not answer.
     """
     from components.cli.compile import unpinned_images
     from components.cli.submit import as_document, follow, plan_submission, start
@@ -119,13 +169,20 @@ def submit(
 
     package, known_as = _package(recipe, override, rounds, profile)
     wanted = plan_submission(
-        package, _parameters(package, param, store), commit=_commit(commit), name=name, default_name=known_as,
-        experiment=experiment, service_account=service_account,
-    )  # fmt: skip
+        package,
+        _parameters(package, param, store),
+        commit=_commit(commit),
+        name=name,
+        default_name=known_as,
+        experiment=experiment,
+        service_account=service_account,
+    )
     pipelines = _pipelines(endpoint, namespace, token_file)
     told = Console(stderr=True)
     if unpinned := unpinned_images(package):
-        told.print(Text(f"images without a digest, for trials only: {', '.join(unpinned)}"), soft_wrap=True)
+        told.print(
+            Text(f"images without a digest, for trials only: {', '.join(unpinned)}"), soft_wrap=True
+        )
     started = start(pipelines, wanted, again=again, ui=ui)
     verb = "joined" if started.attached else "began"
     told.print(Text(f"{verb} run {wanted.name}: {started.state}\n{started.url}"), soft_wrap=True)
@@ -133,7 +190,9 @@ def submit(
     if wait:
         limit = timeout_hours * 3600 or None
         try:
-            started, status = follow(pipelines, started, limit, lambda state: told.print(Text(state)))
+            started, status = follow(
+                pipelines, started, limit, lambda state: told.print(Text(state))
+            )
         except KeyboardInterrupt:
             told.print(Text(f"no longer waiting; the run goes on: {started.url}"), soft_wrap=True)
             raise typer.Exit(130) from None
@@ -143,7 +202,11 @@ def submit(
     if summary is not None:
         with summary.open("a", encoding="utf-8") as file:
             file.write(summary_page(wanted, started, os.environ))
-    say({**as_document(started, wanted), "exit_code": status}, as_json, f"{started.state} {started.run_id}")
+    say(
+        {**as_document(started, wanted), "exit_code": status},
+        as_json,
+        f"{started.state} {started.run_id}",
+    )
     raise typer.Exit(status)
 
 
@@ -154,14 +217,20 @@ def _tell_end(told: Console, started: Any, status: int) -> None:
     for line in failures(started.run) if status == 1 else ():
         told.print(Text(line, style="red"), soft_wrap=True)
     if started.attached and status in (1, 3):
-        told.print(Text("this run was there already; --again begins another, which re-uses what is finished"))
+        told.print(
+            Text(
+                "this run was there already; --again begins another, which re-uses what is finished"
+            )
+        )
     if status == TIME_IS_UP:
         told.print(Text(f"the time is up; the run goes on: {started.url}"), soft_wrap=True)
 
 
 def schedule(
     recipe: Target,
-    cron: Annotated[str, typer.Option(metavar="CRON", help="'0 3 * * 1' is Mondays at 3 UTC.")] = "",
+    cron: Annotated[
+        str, typer.Option(metavar="CRON", help="'0 3 * * 1' is Mondays at 3 UTC.")
+    ] = "",
     remove: Annotated[bool, typer.Option("--remove", help="Delete the schedule.")] = False,
     store: Store = "",
     endpoint: Endpoint = "",
@@ -170,7 +239,9 @@ def schedule(
     rounds: Rounds = 4,
     profile: ProfileName = "cpu",
     param: Parameters = None,
-    name: Annotated[str, typer.Option(metavar="NAME", help="Of the schedule; by default the pipeline's.")] = "",
+    name: Annotated[
+        str, typer.Option(metavar="NAME", help="Of the schedule; by default the pipeline's.")
+    ] = "",
     commit: Commit = "",
     experiment: Experiment = "ratchet",
     service_account: Account = "ratchet-run",
@@ -187,15 +258,25 @@ def schedule(
     if remove == bool(cron):
         raise UserError("say either --cron '0 3 * * 1' or --remove")
     if remove:
-        done, found = unschedule(_pipelines(endpoint, namespace, token_file), experiment, called), ""
+        done, found = (
+            unschedule(_pipelines(endpoint, namespace, token_file), experiment, called),
+            "",
+        )
     else:
         when = checked_cron(cron)
         wanted = plan_submission(
-            package, _parameters(package, param, store), commit=_commit(commit), experiment=experiment,
+            package,
+            _parameters(package, param, store),
+            commit=_commit(commit),
+            experiment=experiment,
             service_account=service_account,
-        )  # fmt: skip
+        )
         done, found = have(_pipelines(endpoint, namespace, token_file), wanted, called, when)
-    say({"schedule": called, "done": done, "recurring_run_id": found}, as_json, f"schedule {called}: {done}")
+    say(
+        {"schedule": called, "done": done, "recurring_run_id": found},
+        as_json,
+        f"schedule {called}: {done}",
+    )
 
 
 def doctor(
@@ -206,20 +287,31 @@ def doctor(
     service_account: Account = "ratchet-run",
     token_file: TokenFile = None,
     here: Annotated[
-        Literal["", "prepare", "generate", "select", "train", "evaluate", "decide", "publish", "report"],
-        typer.Option(help="Look at this pod or container too, as this step would.", show_default=False),
+        Literal[
+            "", "prepare", "generate", "select", "train", "evaluate", "decide", "publish", "report"
+        ],
+        typer.Option(
+            help="Look at this pod or container too, as this step would.", show_default=False
+        ),
     ] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Try out all that a run needs of store, cluster, registry and API, and say what to do. Exit status 1: a check
-    failed."""
+    """Try out all that a run needs of store, cluster, registry and API, and say what to do. Exit
+    status 1: a check failed."""
     from components.cli.doctor import all_checks, as_document, exit_code, print_findings
     from components.cli.profiles import load_profile
 
     findings = all_checks(
-        load_profile(profile), store=store, endpoint=endpoint, namespace=namespace, account=service_account,
-        token_file=token_file, here=here, environment=os.environ, clock=time.time,
-    )  # fmt: skip
+        load_profile(profile),
+        store=store,
+        endpoint=endpoint,
+        namespace=namespace,
+        account=service_account,
+        token_file=token_file,
+        here=here,
+        environment=os.environ,
+        clock=time.time,
+    )
     if as_json:
         print_json(as_document(findings))
     else:
@@ -239,7 +331,9 @@ def _package(recipe: Path, override: Any, rounds: int, profile: str) -> tuple[An
         resolved = load_recipe(recipe, tuple(override or ()))
         return compile_recipe(resolved, rounds, load_profile(profile)).package, resolved.run_id
     if override:
-        raise UserError(f"{recipe} is compiled: --set is for recipes; use --param, or submit the recipe")
+        raise UserError(
+            f"{recipe} is compiled: --set is for recipes; use --param, or submit the recipe"
+        )
     package = read_package(recipe)
     if broken := findings(package):
         raise UserError(f"{recipe} would not run as it should: {'; '.join(broken[:5])}")

@@ -1,5 +1,5 @@
-"""The `compile` verb: a recipe and a profile become the package that a cluster runs, checked by `lint` before it is
-written."""
+"""The `compile` verb: a recipe and a profile become the package that a cluster runs, checked by
+`lint` before it is written."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ class Compiled:
 
 
 def compile_recipe(recipe: Recipe, rounds: int, profile: Profile) -> Compiled:
-    """The package of a recipe for a profile. Raises UserError if they do not fit or the package breaks a rule."""
+    """The package of a recipe for a profile. Raises UserError if they do not fit or the package
+    breaks a rule."""
     check_fit(recipe, profile)
     with tempfile.TemporaryDirectory(prefix="ratchet-compile-") as folder:
         file = Path(folder) / "pipeline.yaml"
@@ -37,32 +38,45 @@ def compile_recipe(recipe: Recipe, rounds: int, profile: Profile) -> Compiled:
         package = Package(file.read_text(encoding="utf-8"))
     broken = findings(package)
     if broken:
-        raise UserError(f"the compiled pipeline would not run as it should: {'; '.join(broken[:5])}")
+        raise UserError(
+            f"the compiled pipeline would not run as it should: {'; '.join(broken[:5])}"
+        )
     return Compiled(package, digest_of(package.text)[:12], unpinned_images(package))
 
 
 def unpinned_images(package: Package) -> tuple[str, ...]:
     """Images that a package names by a tag: what a node finds there may change."""
-    images = {str(one["container"]["image"]) for one in package.executors.values() if "container" in one}
+    images = {
+        str(one["container"]["image"]) for one in package.executors.values() if "container" in one
+    }
     return tuple(sorted(image for image in images if "@sha256:" not in image))
 
 
 def write_package(
     recipe: Recipe, rounds: int, profile: Profile, output: Path, form: Format, namespace: str = ""
 ) -> Compiled:
-    """Compile into a file: for KFP's API and UI (`kfp`), or as the objects Pipeline and PipelineVersion for a
-    repository that a cluster follows (`kubernetes`). The version's name has its digest, for versions never change."""
+    """Compile into a file: for KFP's API and UI (`kfp`), or as the objects Pipeline and
+    PipelineVersion for a repository that a cluster follows (`kubernetes`). The version's name has
+    its digest, for versions never change."""
     made = compile_recipe(recipe, rounds, profile)
     output.parent.mkdir(parents=True, exist_ok=True)
     if form == "kfp":
         output.write_text(made.package.text, encoding="utf-8")
     else:
-        _compile(recipe, rounds, profile, output, form, f"{made.package.name}-{made.version}", namespace)
+        _compile(
+            recipe, rounds, profile, output, form, f"{made.package.name}-{made.version}", namespace
+        )
     return made
 
 
 def _compile(
-    recipe: Recipe, rounds: int, profile: Profile, output: Path, form: Format, version: str, namespace: str
+    recipe: Recipe,
+    rounds: int,
+    profile: Profile,
+    output: Path,
+    form: Format,
+    version: str,
+    namespace: str,
 ) -> None:
     from kfp import compiler
     from kfp.compiler.compiler_utils import KubernetesManifestOptions
@@ -73,6 +87,8 @@ def _compile(
         pipeline_version_name=version, namespace=namespace or None, include_pipeline_manifest=True
     )
     compiler.Compiler().compile(
-        build(recipe, rounds, profile), str(output), kubernetes_manifest_format=form == "kubernetes",
+        build(recipe, rounds, profile),
+        str(output),
+        kubernetes_manifest_format=form == "kubernetes",
         kubernetes_manifest_options=options if form == "kubernetes" else None,
-    )  # fmt: skip
+    )

@@ -1,7 +1,8 @@
 """The `doctor` verb: everything a run needs of its surroundings, tried out before a GPU is touched.
 
-Each check ends as `ok`, `warning` (a run may work), `failed` (it will not, or not safely) or `skipped` (could not be
-looked at, and why), and says what to do. Nothing is left behind but one small object of the store, always the same.
+Each check ends as `ok`, `warning` (a run may work), `failed` (it will not, or not safely) or
+`skipped` (could not be looked at, and why), and says what to do. Nothing is left behind but one
+small object of the store, always the same.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class Finding:
 
 
 def guarded(check: str, look: Callable[[], Finding]) -> Finding:
-    """A check whose expected failure is its finding. Messages end in what to do, behind a semicolon."""
+    """A check whose expected failure is its finding. Messages end in what to do, behind a
+    semicolon."""
     try:
         return look()
     except RatchetError as error:
@@ -68,17 +70,31 @@ def print_findings(console: Console, findings: list[Finding]) -> None:
         line.append(one.found, style="default")
         console.print(line, soft_wrap=True)
         if one.cure:
-            console.print(Text(f"{'':<9}{'':<{width}}  → {one.cure}", style="default"), soft_wrap=True)
+            console.print(
+                Text(f"{'':<9}{'':<{width}}  → {one.cure}", style="default"), soft_wrap=True
+            )
     failed = sum(one.status == "failed" for one in findings)
     console.print(
-        Text(f"{failed} of {len(findings)} checks failed" if failed else f"{len(findings)} checks, none failed")
+        Text(
+            f"{failed} of {len(findings)} checks failed"
+            if failed
+            else f"{len(findings)} checks, none failed"
+        )
     )
 
 
 def all_checks(
-    profile: Profile, *, store: str, endpoint: str, namespace: str, account: str, token_file: Path | None, here: str,
-    environment: Mapping[str, str], clock: Callable[[], float],
-) -> list[Finding]:  # fmt: skip
+    profile: Profile,
+    *,
+    store: str,
+    endpoint: str,
+    namespace: str,
+    account: str,
+    token_file: Path | None,
+    here: str,
+    environment: Mapping[str, str],
+    clock: Callable[[], float],
+) -> list[Finding]:
     """Every check there is something for; what is not looked at is a finding too."""
     from components.cli.doctor_images import image_checks
     from components.cli.doctor_store import store_checks
@@ -88,9 +104,15 @@ def all_checks(
     if store:
         found += _collected("store", lambda: store_checks(store, environment, clock))
     else:
-        found.append(Finding("store", "skipped", "none is given", "pass --store s3://bucket/prefix"))
-    found += _collected("kubernetes", lambda: _of_cluster(profile, namespace or "ratchet", account, environment))
-    found.append(guarded("pipelines", lambda: _of_pipelines(endpoint, namespace, token_file, environment)))
+        found.append(
+            Finding("store", "skipped", "none is given", "pass --store s3://bucket/prefix")
+        )
+    found += _collected(
+        "kubernetes", lambda: _of_cluster(profile, namespace or "ratchet", account, environment)
+    )
+    found.append(
+        guarded("pipelines", lambda: _of_pipelines(endpoint, namespace, token_file, environment))
+    )
     if here:
         found += machine_checks(profile, here)
     return found
@@ -107,30 +129,46 @@ def _collected(check: str, look: Callable[[], Iterable[Finding]]) -> list[Findin
     return found
 
 
-def _of_cluster(profile: Profile, namespace: str, account: str, environment: Mapping[str, str]) -> Iterator[Finding]:
+def _of_cluster(
+    profile: Profile, namespace: str, account: str, environment: Mapping[str, str]
+) -> Iterator[Finding]:
     from components.cli.doctor_cluster import ApiServer, cluster_checks
 
     inside = bool(environment.get("KUBERNETES_SERVICE_HOST"))
     file = Path(environment.get("KUBECONFIG") or f"{environment.get('HOME', '')}/.kube/config")
     if not inside and not environment.get("KUBECONFIG") and not file.exists():
-        yield Finding("kubernetes", "skipped", "no cluster is configured", "set KUBECONFIG, or run doctor in a pod")
+        yield Finding(
+            "kubernetes",
+            "skipped",
+            "no cluster is configured",
+            "set KUBECONFIG, or run doctor in a pod",
+        )
         return
     api = ApiServer.from_environment(environment, Patience(connect_seconds=5, answer_seconds=15))
     yield from cluster_checks(api, namespace, profile, account, as_account=not inside)
 
 
-def _of_pipelines(endpoint: str, namespace: str, token_file: Path | None, environment: Mapping[str, str]) -> Finding:
+def _of_pipelines(
+    endpoint: str, namespace: str, token_file: Path | None, environment: Mapping[str, str]
+) -> Finding:
     from components.cli import kfp_api
 
     if not (endpoint or environment.get("KF_PIPELINES_ENDPOINT")):
         return Finding(
-            "pipelines", "skipped", "no API is given", "pass --endpoint https://… or set KF_PIPELINES_ENDPOINT"
+            "pipelines",
+            "skipped",
+            "no API is given",
+            "pass --endpoint https://… or set KF_PIPELINES_ENDPOINT",
         )
     access = kfp_api.access_from(environment, endpoint, namespace, token_file)
-    api = kfp_api.Pipelines(access, kfp_api.Patience(connect_seconds=5, answer_seconds=15, give_up_seconds=5))
+    api = kfp_api.Pipelines(
+        access, kfp_api.Patience(connect_seconds=5, answer_seconds=15, give_up_seconds=5)
+    )
     said = api.health()
     api.find_experiment("ratchet")  # whether the token may look
-    return Finding("pipelines", "ok", f"Kubeflow Pipelines {said.get('tag_name') or ''} at {access.endpoint}")
+    return Finding(
+        "pipelines", "ok", f"Kubeflow Pipelines {said.get('tag_name') or ''} at {access.endpoint}"
+    )
 
 
 def machine_checks(
@@ -144,9 +182,13 @@ def machine_checks(
         cards = sorted(one.name for one in (devices / "dri").glob("renderD*"))
     enough = len(cards) >= given.gpus
     yield Finding(
-        "GPUs here", "ok" if enough else "failed", f"{len(cards)} of {given.gpus} that {step} gets",
-        "" if enough else f"ask for {profile.gpu} in the pod's limits, and check the vendor's device plugin",
-    )  # fmt: skip
+        "GPUs here",
+        "ok" if enough else "failed",
+        f"{len(cards)} of {given.gpus} that {step} gets",
+        ""
+        if enough
+        else f"ask for {profile.gpu} in the pod's limits, and check the vendor's device plugin",
+    )
     try:
         trial = scratch / "ratchet-doctor"
         trial.write_bytes(b"")
@@ -166,7 +208,10 @@ def _shared_memory(folder: Path, wanted_bytes: int, step: str) -> Finding:
         status = os.statvfs(folder)
     except OSError:
         return Finding(
-            "shared memory here", "failed", f"there is no {folder}", f"mount an emptyDir in memory at {folder}"
+            "shared memory here",
+            "failed",
+            f"there is no {folder}",
+            f"mount an emptyDir in memory at {folder}",
         )
     size = status.f_blocks * status.f_frsize
     if size < wanted_bytes:
@@ -182,9 +227,11 @@ def profile_checks(profile: Profile) -> Iterator[Finding]:
         given = profile.resources(step)
         if _bytes(given.shared_memory) >= _bytes(given.memory):
             yield Finding(
-                "shared memory", "failed", f"{step}: /dev/shm may take {given.shared_memory} of {given.memory}",
+                "shared memory",
+                "failed",
+                f"{step}: /dev/shm may take {given.shared_memory} of {given.memory}",
                 "shared memory counts against the limit of memory: give the step more memory",
-            )  # fmt: skip
+            )
             return
     yield Finding("shared memory", "ok", "of every step, fits into its memory")
 

@@ -13,20 +13,27 @@ from urllib.parse import urlsplit
 from components.cli.doctor import Finding, guarded
 from components.common.errors import UserError
 
-KINDS = ", ".join((
-    "application/vnd.oci.image.index.v1+json", "application/vnd.oci.image.manifest.v1+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json", "application/vnd.docker.distribution.manifest.v2+json",
-))  # fmt: skip
+KINDS = ", ".join(
+    (
+        "application/vnd.oci.image.index.v1+json",
+        "application/vnd.oci.image.manifest.v1+json",
+        "application/vnd.docker.distribution.manifest.list.v2+json",
+        "application/vnd.docker.distribution.manifest.v2+json",
+    )
+)
 LIMITS = (5.0, 15.0)
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 def image_checks(images: Mapping[str, str], environment: Mapping[str, str]) -> Iterator[Finding]:
-    """One finding an image. Those without a digest are not asked for: a node would take whatever has the tag."""
+    """One finding an image. Those without a digest are not asked for: a node would take whatever
+    has the tag."""
     for image in sorted(set(images.values())):
         steps = ", ".join(step for step, one in images.items() if one == image)
         if "@" in image:
-            yield guarded(f"image {image.partition('@')[0]}", lambda image=image: _look(image, environment))  # type: ignore[misc]
+            yield guarded(
+                f"image {image.partition('@')[0]}", lambda image=image: _look(image, environment)
+            )  # type: ignore[misc]
         else:
             yield Finding(
                 f"image {image}",
@@ -51,7 +58,9 @@ def _look(image: str, environment: Mapping[str, str]) -> Finding:
         answer = requests.head(url, headers={"Accept": KINDS}, timeout=LIMITS, allow_redirects=True)
         if answer.status_code == 401:
             right = _right(answer.headers.get("WWW-Authenticate", ""), login)
-            answer = requests.head(url, headers={"Accept": KINDS, **right}, timeout=LIMITS, allow_redirects=True)
+            answer = requests.head(
+                url, headers={"Accept": KINDS, **right}, timeout=LIMITS, allow_redirects=True
+            )
     except (requests.RequestException, ValueError) as error:
         raise UserError(
             f"{host} cannot be reached ({type(error).__name__}); check the network, or docker/images.toml"
@@ -60,15 +69,21 @@ def _look(image: str, environment: Mapping[str, str]) -> Finding:
         case 200:
             served = answer.headers.get("Docker-Content-Digest", digest)
             if served != digest:
-                raise UserError(f"{host} answers with {served} for {digest}; it is no registry to be trusted")
+                raise UserError(
+                    f"{host} answers with {served} for {digest}; it is no registry to be trusted"
+                )
             return Finding(check, "ok", f"{host} has {digest[:19]}…")
         case 404:
-            raise UserError(f"{host} has no {repository}@{digest[:19]}…; push it, or correct docker/images.toml")
+            raise UserError(
+                f"{host} has no {repository}@{digest[:19]}…; push it, or correct docker/images.toml"
+            )
         case 401 | 403:
             return Finding(
-                check, "warning", f"{host} does not show it without a login ({answer.status_code})",
+                check,
+                "warning",
+                f"{host} does not show it without a login ({answer.status_code})",
                 "name the pull secret of the pods in the profile (pull_secrets); `docker login` lets doctor look",
-            )  # fmt: skip
+            )
     raise UserError(f"{host} answers {answer.status_code}; try again, or check the registry")
 
 
@@ -89,7 +104,10 @@ def _right(challenge: str, login: str) -> dict[str, str]:
         return basic
     words = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
     realm = words.pop("realm", "")
-    if not realm.startswith("https://") and urlsplit(realm).hostname not in ("127.0.0.1", "localhost"):
+    if not realm.startswith("https://") and urlsplit(realm).hostname not in (
+        "127.0.0.1",
+        "localhost",
+    ):
         return {}  # a login is not sent in the clear
     found: Any = requests.get(realm, params=words, headers=basic, timeout=LIMITS).json()
     token = found.get("token") or found.get("access_token") if isinstance(found, dict) else None

@@ -1,4 +1,5 @@
-"""What `doctor` tries of an object store, on the server itself and without the care that `S3Store` takes."""
+"""What `doctor` tries of an object store, on the server itself and without the care that `S3Store`
+takes."""
 
 from __future__ import annotations
 
@@ -40,12 +41,14 @@ class Inspected(S3Store):
         return not self._send_checksum
 
     def ask(self, operation: str, name: str, **arguments: Any) -> tuple[int, Json]:
-        """HTTP status and answer of one request about one object beside the probe. A refusal is an answer; what keeps
-        the server from answering is an error as in `S3Store`."""
+        """HTTP status and answer of one request about one object beside the probe. A refusal is an
+        answer; what keeps the server from answering is an error as in `S3Store`."""
         with self._errors(name):
             client = self._client()
             try:
-                answer = getattr(client, operation)(Bucket=self._bucket, Key=self._name(_key(name)), **arguments)
+                answer = getattr(client, operation)(
+                    Bucket=self._bucket, Key=self._name(_key(name)), **arguments
+                )
             except client.exceptions.ClientError as error:
                 return status_of(error), error.response
             return int(answer["ResponseMetadata"]["HTTPStatusCode"]), answer
@@ -56,7 +59,9 @@ def _key(name: str) -> str:
     return f"{layout.probe_key().rpartition('/')[0]}/{name}"
 
 
-def store_checks(uri: str, environment: Mapping[str, str], clock: Callable[[], float]) -> Iterator[Finding]:
+def store_checks(
+    uri: str, environment: Mapping[str, str], clock: Callable[[], float]
+) -> Iterator[Finding]:
     """Try a store out; after the first failure that all others would share, the rest is left out."""
     root = layout.canonical_root(uri)
     if root.startswith("file://"):
@@ -122,12 +127,15 @@ def _may_write(store: Inspected) -> Finding:
     key, content = layout.probe_key(), b'{"purpose":"shows that this store can be used"}'
     store.put_bytes(key, content)
     if store.get_bytes(key) != content:
-        raise UserError(f"{store.root}: an object just written reads back differently; {USE_ANOTHER}")
+        raise UserError(
+            f"{store.root}: an object just written reads back differently; {USE_ANOTHER}"
+        )
     return Finding("store write", "ok", "an object was written and read back")
 
 
 def _write_once(store: Inspected, trial: str) -> Finding:
-    """Sixteen writers at once, each with bytes of its own: exactly one may win, and its bytes are those that stay."""
+    """Sixteen writers at once, each with bytes of its own: exactly one may win, and its bytes are
+    those that stay."""
     together = threading.Barrier(WRITERS)
 
     def write(number: int) -> int:
@@ -143,25 +151,37 @@ def _write_once(store: Inspected, trial: str) -> Finding:
         return Finding("store write-once", "failed", found, cure)
     kept = store.get_bytes(_key(f"{trial}-once"))
     if kept != b"%d" % winners[0]:
-        return Finding("store write-once", "failed", "the bytes that stay are not the winner's", USE_ANOTHER)
-    return Finding("store write-once", "ok", f"one of {WRITERS} writers at once won, and its bytes stay")
+        return Finding(
+            "store write-once", "failed", "the bytes that stay are not the winner's", USE_ANOTHER
+        )
+    return Finding(
+        "store write-once", "ok", f"one of {WRITERS} writers at once won, and its bytes stay"
+    )
 
 
 def _checksums(store: Inspected, trial: str) -> Finding:
     if store.without_checksums:
-        return Finding("store checksums", "skipped", "switched off by RATCHET_S3_REQUEST_CHECKSUM=when_required")
+        return Finding(
+            "store checksums",
+            "skipped",
+            "switched off by RATCHET_S3_REQUEST_CHECKSUM=when_required",
+        )
     wrong = base64.b64encode(hashlib.sha256(b"other bytes").digest()).decode()
     status, _ = store.ask("put_object", f"{trial}-checksum", Body=b"bytes", ChecksumSHA256=wrong)
     if status < 300:
         return Finding(
-            "store checksums", "failed", "bytes with a wrong SHA-256 were stored",
+            "store checksums",
+            "failed",
+            "bytes with a wrong SHA-256 were stored",
             f"damage on the way would be found only by the next reader; {USE_ANOTHER}",
-        )  # fmt: skip
+        )
     if status == 501:
         return Finding(
-            "store checksums", "failed", "the server knows no SHA-256 checksums (501)",
+            "store checksums",
+            "failed",
+            "the server knows no SHA-256 checksums (501)",
             "set RATCHET_S3_REQUEST_CHECKSUM=when_required in ConfigMap ratchet-store",
-        )  # fmt: skip
+        )
     return Finding("store checksums", "ok", f"bytes with a wrong SHA-256 were refused ({status})")
 
 
@@ -173,7 +193,9 @@ def _multipart(store: Inspected, trial: str) -> Finding:
         store.put_file(_key(f"{trial}-parts"), sent, hashlib.sha256(data).hexdigest())
         store.get_file(_key(f"{trial}-parts"), back)
         if back.read_bytes() != data:
-            raise UserError(f"{store.root}: an upload of two parts reads back differently; {USE_ANOTHER}")
+            raise UserError(
+                f"{store.root}: an upload of two parts reads back differently; {USE_ANOTHER}"
+            )
     return Finding("store multipart", "ok", "an upload of two parts reads back as it was")
 
 
@@ -187,7 +209,9 @@ def _clock(store: Inspected, clock: Callable[[], float]) -> Finding:
     skew = clock() - there
     if abs(skew) > MAX_SKEW_SECONDS:
         found = f"this machine's clock is {abs(skew):,.0f} s {'ahead of' if skew > 0 else 'behind'} the store's"
-        return Finding("store clock", "failed", found, "set both by NTP: at 15 minutes requests are refused")
+        return Finding(
+            "store clock", "failed", found, "set both by NTP: at 15 minutes requests are refused"
+        )
     return Finding("store clock", "ok", f"{abs(skew):.0f} s apart")
 
 

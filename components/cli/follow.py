@@ -1,4 +1,5 @@
-"""Follows a running campaign: one line per finished task, and on a terminal a moving line per running one."""
+"""Follows a running campaign: one line per finished task, and on a terminal a moving line per
+running one."""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ class Running:
 
 
 class Tail:
-    """Reads the lines that a JSON Lines file has grown by; a half-written or foreign line is left out."""
+    """Reads the lines that a JSON Lines file has grown by; a half-written or foreign line is left
+    out."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._offset = path, 0
@@ -71,7 +73,11 @@ class Follower:
         self._console = console
         self._tasks, self._progress = Tail(tasks_file), Tail(progress_file)
         self._running: dict[str, Running] = {}
-        self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+        self._live = (
+            Live(console=console, refresh_per_second=4, transient=True)
+            if console.is_terminal
+            else None
+        )
 
     def __enter__(self) -> Follower:
         if self._live is not None:
@@ -108,7 +114,9 @@ class Follower:
     def _advance(self, line: dict[str, Any]) -> bool:
         """Take a line of progress; False if its task is not under way."""
         task = str(line["task"])
-        running = next((one for one in self._running.values() if f"{task}-".startswith(f"{one.name}-")), None)
+        running = next(
+            (one for one in self._running.values() if f"{task}-".startswith(f"{one.name}-")), None
+        )
         if running is None:
             return False
         percent, text = float(line.get("percent", 0.0)), str(line.get("text", ""))
@@ -128,7 +136,9 @@ class Follower:
         del self._running[name]
         if name.startswith(QUIET_TASKS) and status == "SUCCESS":
             return
-        line = Text("✓ " if status == "SUCCESS" else "✗ ", style="green" if status == "SUCCESS" else "red")
+        line = Text(
+            "✓ " if status == "SUCCESS" else "✗ ", style="green" if status == "SUCCESS" else "red"
+        )
         line.append(f"{name:<13}", style="default")
         line.append(f" {seconds_text(when - running.since):>8}", style="dim")
         if status != "SUCCESS":
@@ -145,7 +155,9 @@ class Follower:
             line.append(f" {seconds_text(now - one.since):>8}  {one.percent:3.0f} %", style="dim")
             if one.tokens_per_second:
                 line.append(f"  {one.tokens_per_second:,.0f} tokens/s", style="dim")
-            said = next((part[2] for part in one.parts.values() if part[2] not in ("", "started")), "")
+            said = next(
+                (part[2] for part in one.parts.values() if part[2] not in ("", "started")), ""
+            )
             line.append(f"  {cut(said, 60)}" if said else "", style="dim")
             lines.append(line)
         return Group(*lines)

@@ -1,9 +1,9 @@
-"""The API of Kubeflow Pipelines as `submit` and `schedule` need it: few calls, tolerant of what passes, plain about the
-rest.
+"""The API of Kubeflow Pipelines as `submit` and `schedule` need it: few calls, tolerant of what
+passes, plain about the rest.
 
-A call that fails for now (429, 5xx, a reset or silent connection) is made again with growing pauses until
-`Patience.give_up_seconds` are over, then it is `Unreachable`. A call that creates something is not repeated blindly:
-its caller looks first whether the lost one had its effect.
+A call that fails for now (429, 5xx, a reset or silent connection) is made again with growing pauses
+until `Patience.give_up_seconds` are over, then it is `Unreachable`. A call that creates something
+is not repeated blindly: its caller looks first whether the lost one had its effect.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class Unreachable(RatchetError):
 
 
 class Lost(Exception):
-    """A creation whose fate is unknown: the connection broke or the server failed while it was carried out."""
+    """A creation whose fate is unknown: the connection broke or the server failed while it was
+    carried out."""
 
 
 class Taken(Exception):
@@ -83,15 +84,24 @@ class Access:
             raise UserError(f"token file {self.token_file}: cannot be read ({error})") from None
 
 
-def access_from(environment: Mapping[str, str], endpoint: str, namespace: str, token_file: Path | None) -> Access:
+def access_from(
+    environment: Mapping[str, str], endpoint: str, namespace: str, token_file: Path | None
+) -> Access:
     """Options first, then KF_PIPELINES_ENDPOINT, KF_PIPELINES_SA_TOKEN_PATH, KF_PIPELINES_TOKEN and
-    KF_PIPELINES_SSL_CA_CERTS. A token is never an argument: those are seen by every user of a machine."""
+    KF_PIPELINES_SSL_CA_CERTS. A token is never an argument: those are seen by every user of a
+    machine."""
     found = endpoint or environment.get("KF_PIPELINES_ENDPOINT", "")
     if not found:
-        raise UserError("no Kubeflow Pipelines to speak to: pass --endpoint https://… or set KF_PIPELINES_ENDPOINT")
+        raise UserError(
+            "no Kubeflow Pipelines to speak to: pass --endpoint https://… or set KF_PIPELINES_ENDPOINT"
+        )
     if not found.startswith(("http://", "https://")) or "@" in found:
-        raise UserError(f"--endpoint {found.rpartition('@')[2]}: use http(s)://host[/path], without a user or password")
-    file = token_file or (Path(path) if (path := environment.get("KF_PIPELINES_SA_TOKEN_PATH")) else None)
+        raise UserError(
+            f"--endpoint {found.rpartition('@')[2]}: use http(s)://host[/path], without a user or password"
+        )
+    file = token_file or (
+        Path(path) if (path := environment.get("KF_PIPELINES_SA_TOKEN_PATH")) else None
+    )
     return Access(
         endpoint=found.split("#")[0].rstrip("/"),
         namespace=namespace,
@@ -113,12 +123,17 @@ class Pipelines:
         configuration.api_key_prefix["authorization"] = "Bearer"
         if access.bearer():
             configuration.api_key["authorization"] = access.bearer()
-            configuration.refresh_api_key_hook = lambda one: one.api_key.update(authorization=access.bearer())
+            configuration.refresh_api_key_hook = lambda one: one.api_key.update(
+                authorization=access.bearer()
+            )
         client = api.ApiClient(configuration)
         self.access, self.patience = access, patience
         self._health = api.HealthzServiceApi(client)
         self._experiments, self._runs = api.ExperimentServiceApi(client), api.RunServiceApi(client)
-        self._pipelines, self._uploads = api.PipelineServiceApi(client), api.PipelineUploadServiceApi(client)
+        self._pipelines, self._uploads = (
+            api.PipelineServiceApi(client),
+            api.PipelineUploadServiceApi(client),
+        )
         self._schedules = api.RecurringRunServiceApi(client)
 
     def health(self) -> Json:
@@ -127,36 +142,52 @@ class Pipelines:
 
     def find_experiment(self, name: str) -> Json | None:
         """The experiment of this name, if there is one."""
-        return self._find(self._experiments.experiment_service_list_experiments, "experiments", name)
+        return self._find(
+            self._experiments.experiment_service_list_experiments, "experiments", name
+        )
 
     def experiment(self, name: str) -> str:
         """Id of the experiment, made if there is none."""
-        body = {"display_name": name, **({"namespace": self.access.namespace} if self.access.namespace else {})}
+        body = {
+            "display_name": name,
+            **({"namespace": self.access.namespace} if self.access.namespace else {}),
+        }
         create = self._experiments.experiment_service_create_experiment
         found = self._made(
-            f"experiment {name}", lambda: self.find_experiment(name),
+            f"experiment {name}",
+            lambda: self.find_experiment(name),
             lambda: self._create(f"create experiment {name}", create, body),
-        )  # fmt: skip
+        )
         return str(found["experiment_id"])
 
     def version(self, pipeline: str, version: str, package: str) -> tuple[str, str]:
         """Ids of a pipeline and of its version of this name, uploaded if there is none."""
         body = {
-            "display_name": pipeline, "name": pipeline,
+            "display_name": pipeline,
+            "name": pipeline,
             **({"namespace": self.access.namespace} if self.access.namespace else {}),
-        }  # fmt: skip
+        }
         one = self._made(
             f"pipeline {pipeline}",
-            lambda: self._find(self._pipelines.pipeline_service_list_pipelines, "pipelines", pipeline),
-            lambda: self._create(f"create pipeline {pipeline}", self._pipelines.pipeline_service_create_pipeline, body),
-        )["pipeline_id"]  # fmt: skip
+            lambda: self._find(
+                self._pipelines.pipeline_service_list_pipelines, "pipelines", pipeline
+            ),
+            lambda: self._create(
+                f"create pipeline {pipeline}",
+                self._pipelines.pipeline_service_create_pipeline,
+                body,
+            ),
+        )["pipeline_id"]
         found = self._made(
             f"version {version} of pipeline {pipeline}",
             lambda: self._find(
-                self._pipelines.pipeline_service_list_pipeline_versions, "pipeline_versions", version, one
+                self._pipelines.pipeline_service_list_pipeline_versions,
+                "pipeline_versions",
+                version,
+                one,
             ),
             lambda: self._upload(one, version, package),
-        )  # fmt: skip
+        )
         return one, found["pipeline_version_id"]
 
     def runs(self, experiment: str, name: str) -> list[Json]:
@@ -167,7 +198,9 @@ class Pipelines:
 
     def create_run(self, body: Json) -> Json:
         """Start a run. Raises Lost if it is not known whether it was started."""
-        return self._create(f"create run {body['display_name']}", self._runs.run_service_create_run, body)
+        return self._create(
+            f"create run {body['display_name']}", self._runs.run_service_create_run, body
+        )
 
     def run(self, run_id: str) -> Json:
         """A run. Raises Gone."""
@@ -184,7 +217,9 @@ class Pipelines:
         """Recurring runs of this name, oldest first."""
         find = self._schedules.recurring_run_service_list_recurring_runs
         found = self._list(find, "recurringRuns", name, experiment_id=experiment)
-        return sorted(found, key=lambda one: (str(one.get("created_at", "")), str(one["recurring_run_id"])))
+        return sorted(
+            found, key=lambda one: (str(one.get("created_at", "")), str(one["recurring_run_id"]))
+        )
 
     def create_schedule(self, body: Json) -> Json:
         """Make a recurring run. Raises Lost if it is not known whether it was made."""
@@ -200,7 +235,8 @@ class Pipelines:
             return
 
     def _made(self, what: str, find: Callable[[], Json | None], create: Callable[[], Json]) -> Json:
-        """The object, found or created; of two who create at once, the second finds the first one's."""
+        """The object, found or created; of two who create at once, the second finds the first
+        one's."""
         patience = self.patience
         begun, pause = patience.clock(), patience.first_pause_seconds
         while True:
@@ -211,7 +247,9 @@ class Pipelines:
                 return create()
             except (Taken, Lost) as error:
                 if patience.clock() - begun > patience.give_up_seconds:
-                    raise Unreachable(f"{self.access.endpoint}: {what} could not be made: {error}") from None
+                    raise Unreachable(
+                        f"{self.access.endpoint}: {what} could not be made: {error}"
+                    ) from None
             patience.sleep(pause)
             pause = min(2 * pause, patience.longest_pause_seconds)
 
@@ -221,22 +259,39 @@ class Pipelines:
             file.write_text(package, encoding="utf-8")
             upload = self._uploads.upload_pipeline_version
             return self._create(
-                f"upload version {version}", upload, str(file), name=version, display_name=version, pipelineid=pipeline
+                f"upload version {version}",
+                upload,
+                str(file),
+                name=version,
+                display_name=version,
+                pipelineid=pipeline,
             )
 
-    def _find(self, method: Callable[..., Any], key: str, name: str, *arguments: Any) -> Json | None:
-        scope = {"namespace": self.access.namespace} if self.access.namespace and not arguments else {}
+    def _find(
+        self, method: Callable[..., Any], key: str, name: str, *arguments: Any
+    ) -> Json | None:
+        scope = (
+            {"namespace": self.access.namespace} if self.access.namespace and not arguments else {}
+        )
         found = self._list(method, key, name, *arguments, **scope)
         return found[0] if found else None
 
-    def _list(self, method: Callable[..., Any], key: str, name: str, *arguments: Any, **scope: Any) -> list[Json]:
+    def _list(
+        self, method: Callable[..., Any], key: str, name: str, *arguments: Any, **scope: Any
+    ) -> list[Json]:
         predicate = {"operation": _EQUALS, "key": "display_name", "stringValue": name}
         wanted = json.dumps({"predicates": [predicate]})
         found: list[Json] = []
         token = ""
         while True:
             page = self._call(
-                f"list {key}", method, *arguments, filter=wanted, page_size=PAGE_SIZE, page_token=token, **scope
+                f"list {key}",
+                method,
+                *arguments,
+                filter=wanted,
+                page_size=PAGE_SIZE,
+                page_token=token,
+                **scope,
             )
             # The server filters; compared again, because an older one may not.
             found += [one for one in page.get(key) or () if one.get("display_name") == name]
@@ -244,11 +299,18 @@ class Pipelines:
             if not token:
                 return found
 
-    def _create(self, what: str, method: Callable[..., Any], *arguments: Any, **options: Any) -> Json:
+    def _create(
+        self, what: str, method: Callable[..., Any], *arguments: Any, **options: Any
+    ) -> Json:
         return self._call(what, method, *arguments, creates=True, **options)
 
     def _call(
-        self, what: str, method: Callable[..., Any], *arguments: Any, creates: bool = False, **options: Any
+        self,
+        what: str,
+        method: Callable[..., Any],
+        *arguments: Any,
+        creates: bool = False,
+        **options: Any,
     ) -> Json:
         """The answer's JSON, after as many tries as the patience allows."""
         patience = self.patience
@@ -261,7 +323,9 @@ class Pipelines:
             now = patience.clock()
             if status == 401:
                 if self.access.token_file is None or now - refused_since > patience.refused_seconds:
-                    raise UserError(f"{self.access.endpoint} refuses the token ({said}); {self._cure()}")
+                    raise UserError(
+                        f"{self.access.endpoint} refuses the token ({said}); {self._cure()}"
+                    )
             elif creates and status != 429:
                 raise Lost(f"{what}: {said}")
             else:
@@ -289,10 +353,16 @@ class Pipelines:
         limits = (self.patience.connect_seconds, self.patience.answer_seconds)
         try:
             # The raw body: the client's models fail on values that are newer than they are.
-            body = method(*arguments, **options, _preload_content=False, _request_timeout=limits).data
+            body = method(
+                *arguments, **options, _preload_content=False, _request_timeout=limits
+            ).data
         except ApiException as error:
             status = int(error.status or 0)
-            if status in PASSING or status == 401 or (status == 0 and "CERTIFICATE" not in str(error.reason).upper()):
+            if (
+                status in PASSING
+                or status == 401
+                or (status == 0 and "CERTIFICATE" not in str(error.reason).upper())
+            ):
                 return status, f"{status or 'TLS'} {_words(error)}"
             raise self._refusal(what, status, _words(error)) from None
         except (HTTPError, OSError) as error:
@@ -317,7 +387,9 @@ class Pipelines:
             case 409:
                 return Taken(words)
             case 404 if "page not found" in words or not words:
-                return UserError(f"{endpoint} is not the API of Kubeflow Pipelines v2 (404); correct --endpoint")
+                return UserError(
+                    f"{endpoint} is not the API of Kubeflow Pipelines v2 (404); correct --endpoint"
+                )
             case 404:
                 return Gone(words)
             case 403:
@@ -352,4 +424,6 @@ def _words(error: Any) -> str:
 
 def _shown(text: str) -> str:
     """Words of a server, fit for one line of a terminal."""
-    return "".join(letter for letter in " ".join(text.split()) if letter.isprintable())[:LONGEST_MESSAGE]
+    return "".join(letter for letter in " ".join(text.split()) if letter.isprintable())[
+        :LONGEST_MESSAGE
+    ]

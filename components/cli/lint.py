@@ -1,7 +1,8 @@
-"""What a compiled pipeline must not contain: what Kubeflow Pipelines 2.17 compiles without a word and then carries out
-wrongly, or not at all, on a cluster or by kfp.local.
+"""What a compiled pipeline must not contain: what Kubeflow Pipelines 2.17 compiles without a word
+and then carries out wrongly, or not at all, on a cluster or by kfp.local.
 
-`findings` reads the compiled YAML, not our source, so it holds for any package that `submit` is given.
+`findings` reads the compiled YAML, not our source, so it holds for any package that `submit` is
+given.
 """
 
 from __future__ import annotations
@@ -39,11 +40,19 @@ class Package:
     def __init__(self, text: str) -> None:
         """Raises UserError if the text is no compiled pipeline."""
         try:
-            documents = list(yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+            documents = list(
+                yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+            )
         except yaml.YAMLError as error:
             raise UserError(f"not YAML ({' '.join(str(error).split())[:200]})") from None
-        if not documents or not isinstance(documents[0], dict) or "pipelineInfo" not in documents[0]:
-            raise UserError("not a compiled pipeline; make one by `python pipeline.py compile RECIPE -o FILE`")
+        if (
+            not documents
+            or not isinstance(documents[0], dict)
+            or "pipelineInfo" not in documents[0]
+        ):
+            raise UserError(
+                "not a compiled pipeline; make one by `python pipeline.py compile RECIPE -o FILE`"
+            )
         self.text, self.spec = text, documents[0]
         platform = documents[1] if len(documents) > 1 and documents[1] else {}
         self.platform: Json = platform
@@ -119,7 +128,9 @@ def _uncached(package: Package) -> Iterator[str]:
 
 
 def _own_names(package: Package) -> Iterator[str]:
-    counts = Counter(name for name, task, _ in package.tasks() if package.container(task) is not None)
+    counts = Counter(
+        name for name, task, _ in package.tasks() if package.container(task) is not None
+    )
     for name, count in counts.items():
         if count > 1:
             yield f"{count} tasks are called {name}; the UI looks artifacts up by name"
@@ -138,14 +149,19 @@ def _guards(package: Package) -> Iterator[str]:
         source = task.get("inputs", {}).get("parameters", {}).get(match["input"], {})
         if "componentInputParameter" not in source:
             yield f"{name} is guarded by a task's output; hand it to a sub-pipeline as its input"
-        others = [one.get("triggerPolicy", {}).get("condition") for key, one in siblings.items() if key != name]
+        others = [
+            one.get("triggerPolicy", {}).get("condition")
+            for key, one in siblings.items()
+            if key != name
+        ]
         negation = condition[2:-1] if condition.startswith("!(") else f"!({condition})"
         if negation not in others:
             yield f"{name} has no other branch; a lone If that is false stays running for ever"
 
 
 def _merges(package: Package) -> Iterator[str]:
-    """OneOf: parameters alone, of all branches, each from an uncached container; and somebody reads it."""
+    """OneOf: parameters alone, of all branches, each from an uncached container; and somebody reads
+    it."""
     for level, component in package.components.items():
         outputs = component.get("dag", {}).get("outputs", {})
         for name, output in outputs.get("artifacts", {}).items():
@@ -169,15 +185,25 @@ def _merges(package: Package) -> Iterator[str]:
 
 def _readers(package: Package, component: str, key: str) -> Iterator[bool]:
     """True for everything that takes an output of a component, save guards."""
-    for dag in (one["dag"] for one in (package.spec["root"], *package.components.values()) if "dag" in one):
-        makers = {name for name, task in dag["tasks"].items() if task["componentRef"]["name"] == component}
+    for dag in (
+        one["dag"] for one in (package.spec["root"], *package.components.values()) if "dag" in one
+    ):
+        makers = {
+            name for name, task in dag["tasks"].items() if task["componentRef"]["name"] == component
+        }
         for one in dag.get("outputs", {}).get("parameters", {}).values():
             source = one.get("valueFromParameter", {})
-            yield source.get("producerSubtask") in makers and source.get("outputParameterKey") == key
-        for task in (one for one in dag["tasks"].values() if "condition" not in one.get("triggerPolicy", {})):
+            yield (
+                source.get("producerSubtask") in makers and source.get("outputParameterKey") == key
+            )
+        for task in (
+            one for one in dag["tasks"].values() if "condition" not in one.get("triggerPolicy", {})
+        ):
             for given in task.get("inputs", {}).get("parameters", {}).values():
                 source = given.get("taskOutputParameter", {})
-                yield source.get("producerTask") in makers and source.get("outputParameterKey") == key
+                yield (
+                    source.get("producerTask") in makers and source.get("outputParameterKey") == key
+                )
 
 
 def _producer(package: Package, task: Json, key: str) -> Json | None:
@@ -186,7 +212,11 @@ def _producer(package: Package, task: Json, key: str) -> Json | None:
     if dag is None:
         return task
     source = dag.get("outputs", {}).get("parameters", {}).get(key, {}).get("valueFromParameter")
-    return _producer(package, dag["tasks"][source["producerSubtask"]], source["outputParameterKey"]) if source else None
+    return (
+        _producer(package, dag["tasks"][source["producerSubtask"]], source["outputParameterKey"])
+        if source
+        else None
+    )
 
 
 def _loops(package: Package) -> Iterator[str]:
@@ -245,7 +275,9 @@ def _shells(package: Package) -> Iterator[str]:
             yield f"{name} is no Python component; its artifacts vanish under kfp.local"
         image = str(container.get("image", ""))
         _, _, last = image.rpartition("/")
-        if "{{$" in image or ("@sha256:" not in image and (":" not in last or image.endswith(":latest"))):
+        if "{{$" in image or (
+            "@sha256:" not in image and (":" not in last or image.endswith(":latest"))
+        ):
             yield f"{name}: image {image} is not one certain image; give a digest or a tag"
 
 
@@ -258,7 +290,9 @@ def _resources(package: Package) -> Iterator[str]:
         if not {"resourceCpuRequest", "resourceMemoryRequest", "resourceMemoryLimit"} <= set(given):
             yield f"{name} says not what processor and memory it needs"
         gpu = given.get("accelerator")
-        if gpu is not None and (not str(gpu.get("resourceCount", "")).isdigit() or not gpu.get("resourceType")):
+        if gpu is not None and (
+            not str(gpu.get("resourceCount", "")).isdigit() or not gpu.get("resourceType")
+        ):
             yield f"{name}: GPUs need a type and a number that is a constant"
 
 
@@ -313,8 +347,20 @@ def _secrets(package: Package) -> Iterator[str]:
 
 
 RULES = {
-    "size": _small, "tasks": _few_tasks, "cache": _uncached, "names": _own_names, "guards": _guards, "merges": _merges,
-    "loops": _loops, "placeholders": _placeholders, "parameters": _parameters, "importers": _importers,
-    "shells": _shells, "resources": _resources, "patience": _patience, "pods": _pods, "secrets": _secrets,
-}  # fmt: skip
+    "size": _small,
+    "tasks": _few_tasks,
+    "cache": _uncached,
+    "names": _own_names,
+    "guards": _guards,
+    "merges": _merges,
+    "loops": _loops,
+    "placeholders": _placeholders,
+    "parameters": _parameters,
+    "importers": _importers,
+    "shells": _shells,
+    "resources": _resources,
+    "patience": _patience,
+    "pods": _pods,
+    "secrets": _secrets,
+}
 """Rule → what breaks it."""

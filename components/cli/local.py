@@ -1,4 +1,5 @@
-"""Carries out one campaign by kfp.local. A process of its own: `kfp.local.init` is global and cannot be undone."""
+"""Carries out one campaign by kfp.local. A process of its own: `kfp.local.init` is global and
+cannot be undone."""
 
 from __future__ import annotations
 
@@ -23,21 +24,24 @@ from components.cli.docker_runner import Containers, stop_containers, use_contai
 from components.common.recipe import Recipe
 
 _EXECUTING = re.compile(r"Executing task (?:\x1b\[\d+m)?'([^']+)'")
-_FINISHED = re.compile(r"Task (?:\x1b\[\d+m)?'([^']+)'(?:\x1b\[0m)? finished with status (?:\x1b\[\d+m)?(\w+)")
+_FINISHED = re.compile(
+    r"Task (?:\x1b\[\d+m)?'([^']+)'(?:\x1b\[0m)? finished with status (?:\x1b\[\d+m)?(\w+)"
+)
 _COLOUR = re.compile(r"\x1b\[\d+m")
 
 
 def executed_tasks(log_text: str) -> list[str]:
-    """Names of the tasks that kfp.local carried out, in order, shards repeated. Tests assert on this list: a guard
-    that is wrongly false skips its round and the run still succeeds."""
+    """Names of the tasks that kfp.local carried out, in order, shards repeated. Tests assert on
+    this list: a guard that is wrongly false skips its round and the run still succeeds."""
     return _EXECUTING.findall(log_text)
 
 
 class TaskLog(logging.Filter):
-    """Sees every log record of kfp.local once: kfp swaps handlers between its threads, which loses or doubles lines.
+    """Sees every log record of kfp.local once: kfp swaps handlers between its threads, which loses
+    or doubles lines.
 
-    Writes {"task", "event": "started" | SUCCESS | FAILURE, "time"} per event to a file, and the record itself, without
-    colours, to `log`; handlers get nothing.
+    Writes {"task", "event": "started" | SUCCESS | FAILURE, "time"} per event to a file, and the
+    record itself, without colours, to `log`; handlers get nothing.
     """
 
     def __init__(self, events: TextIO, log: TextIO) -> None:
@@ -62,11 +66,16 @@ class TaskLog(logging.Filter):
 
 
 def run_locally(
-    recipe: Recipe, store: str, rounds: int, resume_from: str, folder: Path, events: TextIO,
+    recipe: Recipe,
+    store: str,
+    rounds: int,
+    resume_from: str,
+    folder: Path,
+    events: TextIO,
     containers: Containers | None = None,
-) -> None:  # fmt: skip
-    """Build the pipeline and run it, one subprocess or container a task. Raises RuntimeError, as kfp does, if a task
-    failed."""
+) -> None:
+    """Build the pipeline and run it, one subprocess or container a task. Raises RuntimeError, as
+    kfp does, if a task failed."""
     from kfp import local
 
     from pipeline import build
@@ -101,7 +110,8 @@ def _task_python(folder: Path, containers: Containers | None) -> Iterator[None]:
 
 
 def _end_with_parent() -> None:
-    """If the command that started this process group is killed, end the group: nobody would follow or stop it."""
+    """If the command that started this process group is killed, end the group: nobody would follow
+    or stop it."""
     parent = os.getppid()
     if os.getpgid(0) != os.getpid():
         return
@@ -125,15 +135,25 @@ def _stop_containers_at_the_end(run_id: str) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status 0 if every task succeeded, 1 if one failed; which and why is in the attempt records."""
+    """Exit status 0 if every task succeeded, 1 if one failed; which and why is in the attempt
+    records."""
     parser = argparse.ArgumentParser(prog="python -m components.cli.local", description=__doc__)
     parser.add_argument("--recipe", type=Path, required=True, help="resolved recipe as JSON")
     parser.add_argument("--store", required=True)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--resume-from", default="")
-    parser.add_argument("--folder", type=Path, required=True, help="where kfp.local keeps its pointer artifacts")
-    parser.add_argument("--tasks-file", type=Path, required=True, help="gets one JSON line per started or ended task")
-    parser.add_argument("--containers", default="", help="run tasks in containers: their settings as JSON")
+    parser.add_argument(
+        "--folder", type=Path, required=True, help="where kfp.local keeps its pointer artifacts"
+    )
+    parser.add_argument(
+        "--tasks-file",
+        type=Path,
+        required=True,
+        help="gets one JSON line per started or ended task",
+    )
+    parser.add_argument(
+        "--containers", default="", help="run tasks in containers: their settings as JSON"
+    )
     given = parser.parse_args(arguments)
     _end_with_parent()
     containers = Containers(**json.loads(given.containers)) if given.containers else None
@@ -143,7 +163,15 @@ def main(arguments: list[str] | None = None) -> int:
     with given.tasks_file.open("a", encoding="utf-8") as events:
         try:
             with _task_python(given.folder, containers):
-                run_locally(recipe, given.store, given.rounds, given.resume_from, given.folder, events, containers)
+                run_locally(
+                    recipe,
+                    given.store,
+                    given.rounds,
+                    given.resume_from,
+                    given.folder,
+                    events,
+                    containers,
+                )
         except RuntimeError as error:
             # kfp.local's only way to say that a task failed.
             print(_COLOUR.sub("", str(error)), flush=True)

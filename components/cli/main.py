@@ -1,7 +1,7 @@
 """The command line: `python pipeline.py VERB`.
 
-Exit status: 0 done; 1 ran, but the target was not met or nothing was published; 2 wrong usage, recipe or input;
-3 damaged data; 75 a passing fault, try again.
+Exit status: 0 done; 1 ran, but the target was not met or nothing was published; 2 wrong usage,
+recipe or input; 3 damaged data; 75 a passing fault, try again.
 """
 
 from __future__ import annotations
@@ -35,16 +35,23 @@ class Verbs(TyperGroup):
 
 
 app = typer.Typer(
-    cls=Verbs, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    cls=Verbs,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     help="Ratchet makes a language model better, in rounds that are kept only when they are proved better.",
     context_settings={"help_option_names": ["-h", "--help"]},
-)  # fmt: skip
+)
 
 LocalRounds = Annotated[int, typer.Option(min=0, max=16, help="Rounds unrolled into the pipeline.")]
 Runner = Annotated[
-    Literal["process", "docker"], typer.Option(help="Each task as a process of this Python, or in a container.")
+    Literal["process", "docker"],
+    typer.Option(help="Each task as a process of this Python, or in a container."),
 ]
-RunId = Annotated[str, typer.Argument(metavar="[RUN_ID]", help="A run; by default the one begun last.")]
+RunId = Annotated[
+    str, typer.Argument(metavar="[RUN_ID]", help="A run; by default the one begun last.")
+]
 
 
 @app.command()
@@ -53,10 +60,14 @@ def run(
     store: StoreUri = "",
     override: Override = None,
     rounds: LocalRounds = 4,
-    resume_from: Annotated[str, typer.Option(metavar="URI", help="State (decide receipt) to go on from.")] = "",
+    resume_from: Annotated[
+        str, typer.Option(metavar="URI", help="State (decide receipt) to go on from.")
+    ] = "",
     runner: Runner = "process",
     memory: Annotated[str, typer.Option(metavar="SIZE", help="Limit of one container.")] = "8g",
-    network: Annotated[str, typer.Option(metavar="NAME", help="Docker network of the containers.")] = "",
+    network: Annotated[
+        str, typer.Option(metavar="NAME", help="Docker network of the containers.")
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """Carry out a campaign on this machine. Started again, it continues where it was."""
@@ -70,14 +81,25 @@ def run(
     containers = Containers(memory, network) if runner == "docker" else None
     try:
         done = run_recipe(
-            resolved, store or default_store(), rounds, resume_from, os.environ, Console(stderr=True), containers
+            resolved,
+            store or default_store(),
+            rounds,
+            resume_from,
+            os.environ,
+            Console(stderr=True),
+            containers,
         )
     except Stopped as stop:
         again = shlex.join(["python", "pipeline.py", *sys.argv[1:]])
         fail(f"stopped; finished steps are kept. Continue with: {again}")
         raise typer.Exit(stop.status) from None
     if as_json:
-        extra = {"exit_code": done.exit_code, "error": done.error, "log": str(done.log), "report": done.report}
+        extra = {
+            "exit_code": done.exit_code,
+            "error": done.error,
+            "log": str(done.log),
+            "report": done.report,
+        }
         print_json({**summary_of(done.view), **extra, "executed": list(done.executed)})
     else:
         console = Console()
@@ -85,7 +107,10 @@ def run(
         if done.view.tasks:
             print_run(console, done.view)
         if done.view.published is not None:
-            console.print(Text(f"model  {done.view.store}/{done.view.published.get('prefix', '')}"), soft_wrap=True)
+            console.print(
+                Text(f"model  {done.view.store}/{done.view.published.get('prefix', '')}"),
+                soft_wrap=True,
+            )
         if done.report:
             console.print(Text(f"report {done.report}"), soft_wrap=True)
         console.print(Text(f"log    {done.log}"), soft_wrap=True)
@@ -115,7 +140,9 @@ def status(run_id: RunId = "latest", store: StoreUri = "", as_json: AsJson = Fal
 
 @app.command()
 def show(
-    target: Annotated[str, typer.Argument(metavar="REF", help="step/key, a receipt's URI or a pointer artifact.")],
+    target: Annotated[
+        str, typer.Argument(metavar="REF", help="step/key, a receipt's URI or a pointer artifact.")
+    ],
     store: StoreUri = "",
     as_json: AsJson = False,
 ) -> None:
@@ -140,19 +167,30 @@ def show(
 
 @app.command()
 def verify(
-    target: Annotated[str, typer.Argument(metavar="[RUN_ID|REF]", help="A run, or a receipt as step/key.")] = "latest",
+    target: Annotated[
+        str, typer.Argument(metavar="[RUN_ID|REF]", help="A run, or a receipt as step/key.")
+    ] = "latest",
     store: StoreUri = "",
     as_json: AsJson = False,
 ) -> None:
-    """Read all that a run rests on and compare sizes and SHA-256. Exit status 3 names what is damaged."""
+    """Read all that a run rests on and compare sizes and SHA-256. Exit status 3 names what is
+    damaged."""
     from components.cli.verify import check, receipts_of_run, receipts_of_state
 
     context = open_context(store)
     one = "/" in target
-    refs = receipts_of_state(context, target) if one else receipts_of_run(context, known_run(context, target))
+    refs = (
+        receipts_of_state(context, target)
+        if one
+        else receipts_of_run(context, known_run(context, target))
+    )
     found = check(context, refs, whole_run=not one)
     text = f"{found.receipts} receipts, {found.objects} objects, {found.bytes:,} bytes: "
-    say(vars(found), as_json, text + (f"{len(found.damaged)} damaged" if found.damaged else "all as they should be"))
+    say(
+        vars(found),
+        as_json,
+        text + (f"{len(found.damaged)} damaged" if found.damaged else "all as they should be"),
+    )
     for line in found.damaged:
         fail(line)
     if found.damaged:
@@ -161,7 +199,9 @@ def verify(
 
 @app.command()
 def report(
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Where the page goes.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FILE", help="Where the page goes.")
+    ],
     run_id: RunId = "latest",
     store: StoreUri = "",
     as_json: AsJson = False,
@@ -177,7 +217,11 @@ def report(
     page = build_page(view).encode()
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_bytes(page)
-    say({"output": str(output), "bytes": len(page), "run_id": view.run_id}, as_json, f"{output}: {len(page):,} bytes")
+    say(
+        {"output": str(output), "bytes": len(page), "run_id": view.run_id},
+        as_json,
+        f"{output}: {len(page):,} bytes",
+    )
 
 
 @app.command()
@@ -209,7 +253,9 @@ def known_run(context: Any, run_id: str) -> str:
 
     found = latest_run_id(context) if run_id == "latest" else run_id
     if found is None:
-        raise UserError(f"{context.store.root} holds no run yet; `run RECIPE` makes one, or pass --store")
+        raise UserError(
+            f"{context.store.root} holds no run yet; `run RECIPE` makes one, or pass --store"
+        )
     return found
 
 

@@ -1,4 +1,5 @@
-"""READMEs of the folders below `components/`, from docstrings: `python -m components.cli.readmes` writes them.
+"""READMEs of the folders below `components/`, from docstrings: `python -m components.cli.readmes`
+writes them.
 
 Sources are parsed, never imported, so this needs no torch.
 """
@@ -24,10 +25,19 @@ def folders() -> list[Path]:
 def readme(folder: Path) -> str:
     """The text of one folder's README: a step's contract, and what is in which file."""
     paths = sorted(folder.rglob("*.py"), key=lambda path: (len(path.parts), path))
-    modules = {path.relative_to(folder).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in paths}
+    modules = {
+        path.relative_to(folder).as_posix(): ast.parse(path.read_text(encoding="utf-8"))
+        for path in paths
+    }
     pieces = [f"# {folder.name}", _MARK]
-    pieces += _step(folder.name, modules) if "step.py" in modules else _plain(modules["__init__.py"])
-    rows = [f"| `{name}` | {_first_line(module)} |" for name, module in modules.items() if ast.get_docstring(module)]
+    pieces += (
+        _step(folder.name, modules) if "step.py" in modules else _plain(modules["__init__.py"])
+    )
+    rows = [
+        f"| `{name}` | {_first_line(module)} |"
+        for name, module in modules.items()
+        if ast.get_docstring(module)
+    ]
     pieces += ["## Files", "\n".join(["| file | what is in it |", "|---|---|", *rows])]
     return "\n\n".join(pieces) + "\n"
 
@@ -39,8 +49,14 @@ def _plain(module: ast.Module) -> list[str]:
 
 def _step(name: str, modules: dict[str, ast.Module]) -> list[str]:
     step = modules["step.py"]
-    inputs = next(node for node in step.body if isinstance(node, ast.ClassDef) and node.name.lower() == f"{name}inputs")
-    run = next(node for node in step.body if isinstance(node, ast.FunctionDef) and node.name == "run")
+    inputs = next(
+        node
+        for node in step.body
+        if isinstance(node, ast.ClassDef) and node.name.lower() == f"{name}inputs"
+    )
+    run = next(
+        node for node in step.body if isinstance(node, ast.FunctionDef) and node.name == "run"
+    )
     told, failures = _split_raises(ast.get_docstring(run) or "")
     return [
         ast.get_docstring(step) or "",
@@ -62,7 +78,11 @@ def _fields(inputs: ast.ClassDef) -> str:
     following = [*inputs.body[1:], None]
     for node, after in zip(inputs.body, following, strict=True):
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            said = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
+            said = (
+                after.value.value
+                if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+                else ""
+            )
             text = f"- `{node.target.id}` ({ast.unparse(node.annotation).replace(' | ', ' or ')})"
             lines.append(f"{text}: {' '.join(str(said).split())}" if said else text)
     return "\n".join(lines)

@@ -1,4 +1,5 @@
-"""The `schedule` verb: a recurring run by its name, which says itself what it does: said twice, nothing changes."""
+"""The `schedule` verb: a recurring run by its name, which says itself what it does: said twice,
+nothing changes."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ Outcome = Literal["created", "replaced", "unchanged", "removed", "absent"]
 
 
 def checked_cron(text: str) -> str:
-    """Six fields, the first one seconds, as Kubeflow's scheduler reads them; the usual five get a 0 in front. Raises
-    UserError."""
+    """Six fields, the first one seconds, as Kubeflow's scheduler reads them; the usual five get a 0
+    in front. Raises UserError."""
     words = text.split()
     if _SPECIAL.fullmatch(text.strip()):
         return text.strip()
@@ -31,20 +32,32 @@ def checked_cron(text: str) -> str:
 
 
 def schedule(pipelines: Pipelines, wanted: Submission, name: str, cron: str) -> tuple[Outcome, str]:
-    """Have exactly one recurring run of this name, with this package, cron and parameters; returns what was done and
-    its id.
+    """Have exactly one recurring run of this name, with this package, cron and parameters; returns
+    what was done and its id.
 
-    At most one of its runs is under way at a time, and none is made up for while it was off. Recurring runs cannot be
-    changed: one that differs is made anew before the old ones are deleted. Their finished runs stay.
+    At most one of its runs is under way at a time, and none is made up for while it was off.
+    Recurring runs cannot be changed: one that differs is made anew before the old ones are deleted.
+    Their finished runs stay.
     """
     experiment = pipelines.experiment(wanted.experiment)
-    pipeline_id, version_id = pipelines.version(wanted.package.name, wanted.version, wanted.package.text)
+    pipeline_id, version_id = pipelines.version(
+        wanted.package.name, wanted.version, wanted.package.text
+    )
     body: Json = {
-        "display_name": name, "description": wanted.description, "experiment_id": experiment,
-        "pipeline_version_reference": {"pipeline_id": pipeline_id, "pipeline_version_id": version_id},
-        "runtime_config": {"parameters": wanted.parameters}, "service_account": wanted.service_account,
-        "trigger": {"cron_schedule": {"cron": cron}}, "max_concurrency": "1", "no_catchup": True, "mode": "ENABLE",
-    }  # fmt: skip
+        "display_name": name,
+        "description": wanted.description,
+        "experiment_id": experiment,
+        "pipeline_version_reference": {
+            "pipeline_id": pipeline_id,
+            "pipeline_version_id": version_id,
+        },
+        "runtime_config": {"parameters": wanted.parameters},
+        "service_account": wanted.service_account,
+        "trigger": {"cron_schedule": {"cron": cron}},
+        "max_concurrency": "1",
+        "no_catchup": True,
+        "mode": "ENABLE",
+    }
     there = pipelines.schedules(experiment, name)
     same = [one for one in there if _alike(one, body)]
     kept = same[0]["recurring_run_id"] if same else _create(pipelines, experiment, name, body)
@@ -72,7 +85,9 @@ def _create(pipelines: Pipelines, experiment: str, name: str, body: Json) -> str
             return str(pipelines.create_schedule(body)["recurring_run_id"])
         except Lost as error:
             if patience.clock() - begun > patience.give_up_seconds:
-                raise Unreachable(f"{pipelines.access.endpoint}: schedule {name} could not be made: {error}") from None
+                raise Unreachable(
+                    f"{pipelines.access.endpoint}: schedule {name} could not be made: {error}"
+                ) from None
         patience.sleep(pause)
         pause = min(2 * pause, patience.longest_pause_seconds)
         made = [one for one in pipelines.schedules(experiment, name) if _alike(one, body)]
@@ -86,9 +101,13 @@ def _alike(there: Json, wanted: Json) -> bool:
     def facts(one: Json) -> tuple[object, ...]:
         enabled = one.get("mode") == "ENABLE" or one.get("status") == "ENABLED"
         return (
-            one.get("pipeline_version_reference"), (one.get("runtime_config") or {}).get("parameters"),
-            ((one.get("trigger") or {}).get("cron_schedule") or {}).get("cron"), one.get("service_account"),
-            str(one.get("max_concurrency")), one.get("no_catchup"), enabled,
-        )  # fmt: skip
+            one.get("pipeline_version_reference"),
+            (one.get("runtime_config") or {}).get("parameters"),
+            ((one.get("trigger") or {}).get("cron_schedule") or {}).get("cron"),
+            one.get("service_account"),
+            str(one.get("max_concurrency")),
+            one.get("no_catchup"),
+            enabled,
+        )
 
     return facts(there) == facts(wanted)

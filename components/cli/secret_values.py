@@ -1,4 +1,5 @@
-"""Values that must not travel where everybody reads them: parameters of a run are shown in the UI and kept for ever."""
+"""Values that must not travel where everybody reads them: parameters of a run are shown in the UI
+and kept for ever."""
 
 from __future__ import annotations
 
@@ -6,7 +7,9 @@ import json
 import re
 from typing import Any
 
-_NAMES = re.compile(r"(^|[._-])(pass(word|wd|phrase)?|secrets?|token|api_?key|access_?key|private_?key|credentials)$")
+_NAMES = re.compile(
+    r"(^|[._-])(pass(word|wd|phrase)?|secrets?|token|api_?key|access_?key|private_?key|credentials)$"
+)
 _NAMES_OF_NAMES = re.compile(r"(secret|config_map|credentials?)_?names?$")
 _SHAPES = re.compile(
     r"""\b(AKIA|ASIA)[A-Z0-9]{16}\b            # AWS access key
@@ -22,7 +25,8 @@ _SHAPES = re.compile(
 
 
 def looks_secret(name: str, value: Any) -> bool:
-    """Whether a value, or anything in it, has the shape of a key, or stands under a name such as `hf_token`.
+    """Whether a value, or anything in it, has the shape of a key, or stands under a name such as
+    `hf_token`.
 
     Names of secrets (`store_secret_name`), numbers and empty values are none.
     """

@@ -10,11 +10,14 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-# typer reads these annotations at run time and does not know `str | None` in a string on every Python we support.
+# typer reads these annotations at run time and does not know `str | None` in a string on every
+# Python we support.
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe, a YAML file.")]
 Override = Annotated[
     Optional[list[str]],  # noqa: UP045
-    typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe: section.key=value. May be repeated."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change the recipe: section.key=value. May be repeated."
+    ),
 ]
 StoreUri = Annotated[
     str,
@@ -26,7 +29,9 @@ StoreUri = Annotated[
         help="file:///folder or s3://bucket/prefix; by default .ratchet/store here.",
     ),
 ]
-Rounds = Annotated[int, typer.Option(min=0, max=4, help="Rounds unrolled; more by another run with resume_from.")]
+Rounds = Annotated[
+    int, typer.Option(min=0, max=4, help="Rounds unrolled; more by another run with resume_from.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
@@ -47,4 +52,6 @@ def fail(text: str) -> None:
     """One red line on standard error."""
     from components.report.words import cut
 
-    Console(stderr=True).print(Text.assemble(("error: ", "bold red"), (cut(text, 2000), "red")), soft_wrap=True)
+    Console(stderr=True).print(
+        Text.assemble(("error: ", "bold red"), (cut(text, 2000), "red")), soft_wrap=True
+    )

@@ -43,10 +43,14 @@ def print_run(console: Console, view: RunView, *, tasks: bool = False) -> None:
         console.print()
         idle = view.totals.share_not_computing
         told = f", {percent(idle, 0)} of it not computing" if idle is not None else ""
-        console.print(Text(f"wall time {seconds_text(view.totals.wall_seconds)}{told}", style="dim"))
+        console.print(
+            Text(f"wall time {seconds_text(view.totals.wall_seconds)}{told}", style="dim")
+        )
 
 
-def print_rounds(console: Console, history: tuple[RoundRecord, ...], seconds: dict[int, float]) -> None:
+def print_rounds(
+    console: Console, history: tuple[RoundRecord, ...], seconds: dict[int, float]
+) -> None:
     """The rounds of a campaign, oldest first."""
     if console.width < NARROW_COLUMNS:
         for record in history:
@@ -57,24 +61,37 @@ def print_rounds(console: Console, history: tuple[RoundRecord, ...], seconds: di
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("round", "accuracy [95 %]", "accepted", "verdict", "seconds"):
-        table.add_column(name, no_wrap=True, justify="right" if name in ("round", "accepted", "seconds") else "left")
+        table.add_column(
+            name,
+            no_wrap=True,
+            justify="right" if name in ("round", "accepted", "seconds") else "left",
+        )
     table.add_column("why", ratio=1)
     for record in history:
         table.add_row(
-            str(record.round), _accuracy(record), _accepted(record), _verdict(record), _seconds(seconds, record),
+            str(record.round),
+            _accuracy(record),
+            _accepted(record),
+            _verdict(record),
+            _seconds(seconds, record),
             Text(cut(record.why, 300)),
-        )  # fmt: skip
+        )
     console.print(table)
 
 
 def _print_tasks(console: Console, view: RunView) -> None:
     for task in view.tasks:
-        style = {"done": "green", "failed": "red", "reused": "dim", "unfinished": "yellow"}[task.status]
+        style = {"done": "green", "failed": "red", "reused": "dim", "unfinished": "yellow"}[
+            task.status
+        ]
         line = Text.assemble((f"{cut(task.name, 40):<15} ", ""), (f"{task.status:<11}", style))
         line.append(f"{task.worked.seconds:8.1f} s", style="dim")
         if console.width >= NARROW_COLUMNS:
             line.append(f"  {task.worked.peak_memory_bytes / 2**20:6,.0f} MiB", style="dim")
-            line.append(f"  {task.last.receipt}" + (f"  try {len(task.attempts)}" if len(task.attempts) > 1 else ""))
+            line.append(
+                f"  {task.last.receipt}"
+                + (f"  try {len(task.attempts)}" if len(task.attempts) > 1 else "")
+            )
         console.print(line, no_wrap=True, overflow="ellipsis")
 
 
@@ -97,7 +114,8 @@ def _seconds(seconds: dict[int, float], record: RoundRecord) -> str:
 
 
 def find_receipt(context: Context, target: str) -> Receipt:
-    """The receipt behind a `step/key` reference, a receipt's URI or the path of a KFP pointer artifact."""
+    """The receipt behind a `step/key` reference, a receipt's URI or the path of a KFP pointer
+    artifact."""
     path = Path(target)
     if "://" not in target and path.is_file():
         try:
@@ -108,7 +126,9 @@ def find_receipt(context: Context, target: str) -> Receipt:
         return read_receipt(context, ref_of_uri(context, target))
     step, slash, key = target.partition("/")
     if not (step and slash and key):
-        raise UserError(f"{target!r}: give step/key, the URI of a receipt or the file of a pointer artifact")
+        raise UserError(
+            f"{target!r}: give step/key, the URI of a receipt or the file of a pointer artifact"
+        )
     return read_receipt(context, target)
 
 
@@ -116,13 +136,20 @@ def print_receipt(console: Console, receipt: Receipt, state: State | None) -> No
     """A receipt for people; a state's rounds below it."""
     console.print(Text.assemble((receipt.step, "bold"), f"/{receipt.key}"))
     _print_pairs(console, {"digest": receipt.digest, "code": receipt.code, "seed": receipt.seed})
-    for title, values in (("inputs", receipt.inputs), ("summary", receipt.summary), ("config", receipt.config)):
+    for title, values in (
+        ("inputs", receipt.inputs),
+        ("summary", receipt.summary),
+        ("config", receipt.config),
+    ):
         if values:
             console.print(Text(f"\n{title}", style="dim"))
             _print_pairs(console, values)
     if receipt.objects:
         console.print(Text("\nobjects", style="dim"))
-        _print_pairs(console, {name: f"{ref.size:,} bytes  {ref.sha256}" for name, ref in receipt.objects.items()})
+        _print_pairs(
+            console,
+            {name: f"{ref.size:,} bytes  {ref.sha256}" for name, ref in receipt.objects.items()},
+        )
     if state is not None:
         console.print(Text("\nstate", style="dim"))
         shown = state.model_dump(mode="json", exclude={"history", "schema_version"})
@@ -135,5 +162,9 @@ def print_receipt(console: Console, receipt: Receipt, state: State | None) -> No
 def _print_pairs(console: Console, values: dict[str, Any]) -> None:
     width = min(24, max(len(name) for name in values))
     for name, value in values.items():
-        shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
+        shown = (
+            value
+            if isinstance(value, str)
+            else json.dumps(value, ensure_ascii=False, sort_keys=True)
+        )
         console.print(Text(f"{cut(name, 60):<{width}}  {cut(shown, 400)}"), soft_wrap=False)

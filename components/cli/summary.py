@@ -14,15 +14,24 @@ from components.report.words import headline, percent
 
 
 def summary_page(wanted: Submission, started: Started, environment: Mapping[str, str]) -> str:
-    """What came out, round by round, from the store; where that cannot be read, what Kubeflow alone knows."""
-    lines = [f"## {_plain(wanted.name)}", "", f"Kubeflow run [{started.run_id}]({started.url}): {started.state}"]
+    """What came out, round by round, from the store; where that cannot be read, what Kubeflow alone
+    knows."""
+    lines = [
+        f"## {_plain(wanted.name)}",
+        "",
+        f"Kubeflow run [{started.run_id}]({started.url}): {started.state}",
+    ]
     lines += [f"- {_plain(line)}" for line in failures(started.run)]
     store = str(wanted.parameters.get("store", ""))
     try:
         context = make_context(store, environment)
         context.store.size(layout.job_key(started.run_id))  # says why, if the store cannot be read
         run_id = run_id_of_job(context, started.run_id)
-        lines += _rounds(load_run(context, run_id)) if run_id else ["", "No step left a record in the store."]
+        lines += (
+            _rounds(load_run(context, run_id))
+            if run_id
+            else ["", "No step left a record in the store."]
+        )
     except RatchetError as error:
         lines += ["", f"The verdict could not be read from the store: {_plain(str(error))}"]
     return "\n".join([*lines, ""])

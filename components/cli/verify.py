@@ -1,4 +1,5 @@
-"""The `verify` verb: read every byte that a run rests on and name what is not what its receipt says."""
+"""The `verify` verb: read every byte that a run rests on and name what is not what its receipt
+says."""
 
 from __future__ import annotations
 
@@ -29,10 +30,13 @@ class Findings:
 
 
 def receipts_of_run(context: Context, run_id: str) -> list[str]:
-    """References of all receipts that a run's attempts and latest state name. UserError if there is no such run."""
+    """References of all receipts that a run's attempts and latest state name. UserError if there is
+    no such run."""
     view = load_run(context, run_id)
     if not view.tasks:
-        raise UserError(f"{context.store.root} knows no run {run_id!r}; `status` without an argument shows the latest")
+        raise UserError(
+            f"{context.store.root} knows no run {run_id!r}; `status` without an argument shows the latest"
+        )
     attempts = (one.receipt for task in view.tasks for one in task.attempts if one.receipt)
     return list(dict.fromkeys([*attempts, *named_receipts(view.tasks, view.state)]))
 
@@ -50,9 +54,9 @@ def receipts_of_state(context: Context, ref: str) -> list[str]:
 
 
 def check(context: Context, refs: Iterable[str], *, whole_run: bool) -> Findings:
-    """Verify receipts, their keys, for a whole run that all inputs are among them, and size and SHA-256 of every
-    object, read from the store and never from the cache. Raises Transient or UserError only if the
-    store cannot be used."""
+    """Verify receipts, their keys, for a whole run that all inputs are among them, and size and
+    SHA-256 of every object, read from the store and never from the cache. Raises Transient or
+    UserError only if the store cannot be used."""
     found, receipts = Findings(), []
     for ref in refs:
         found.receipts += 1
@@ -63,7 +67,9 @@ def check(context: Context, refs: Iterable[str], *, whole_run: bool) -> Findings
     for receipt in receipts:
         key = step_key(receipt.step, receipt.code, receipt.config, receipt.inputs, receipt.seed)
         if key != receipt.key:
-            found.damaged.append(f"{_address(receipt)}: its contents belong to key {key}; it was changed")
+            found.damaged.append(
+                f"{_address(receipt)}: its contents belong to key {key}; it was changed"
+            )
     if whole_run:
         found.damaged += _broken_inputs(receipts)
     seen: set[str] = set()
@@ -78,8 +84,8 @@ def check(context: Context, refs: Iterable[str], *, whole_run: bool) -> Findings
 
 
 def _broken_inputs(receipts: list[Receipt]) -> Iterator[str]:
-    """Inputs that no receipt is: an input was changed after others were built on it. A run that goes on from another
-    run's state is left out: that run has the rest."""
+    """Inputs that no receipt is: an input was changed after others were built on it. A run that
+    goes on from another run's state is left out: that run has the rest."""
     if any(receipt.step == "start" and "resume" in receipt.inputs for receipt in receipts):
         return
     digests = {receipt.digest for receipt in receipts}
@@ -94,7 +100,8 @@ def _address(receipt: Receipt) -> str:
 
 
 def _objects(receipt: Receipt) -> Iterator[tuple[str, str, ObjectRef]]:
-    """(key, file name, expected) of everything a receipt stands for; a published model is there by name as well."""
+    """(key, file name, expected) of everything a receipt stands for; a published model is there by
+    name as well."""
     for name, ref in sorted(receipt.objects.items()):
         yield layout.object_key(ref.sha256), name, ref
         if receipt.step == "publish" and isinstance(receipt.summary.get("prefix"), str):

@@ -1,10 +1,10 @@
 """A warm Python for local runs: each task starts in a tenth of a second instead of three.
 
-kfp.local starts one Python process a task, and importing torch and transformers costs more than most tasks of a small
-campaign compute. So one process imports them once, opens a socket and forks a copy of itself for each task. kfp still
-runs its own command in a shell; only the executable it finds there is `warm_client`, which hands its arguments,
-environment and standard streams over and waits for the exit status. Where a GPU is present this is not used: CUDA does
-not survive a fork.
+kfp.local starts one Python process a task, and importing torch and transformers costs more than
+most tasks of a small campaign compute. So one process imports them once, opens a socket and forks a
+copy of itself for each task. kfp still runs its own command in a shell; only the executable it
+finds there is `warm_client`, which hands its arguments, environment and standard streams over and
+waits for the exit status. Where a GPU is present this is not used: CUDA does not survive a fork.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ MAX_REQUEST_BYTES = 1 << 20
 
 @contextmanager
 def warm_python(folder: Path) -> Iterator[str]:
-    """Path of an executable that stands in for `sys.executable` and runs KFP's executor in a forked copy of a process
-    that has everything imported. Anything else it is asked to run goes to the real Python."""
+    """Path of an executable that stands in for `sys.executable` and runs KFP's executor in a forked
+    copy of a process that has everything imported. Anything else it is asked to run goes to the
+    real Python."""
     address = folder / "warm.socket"
     # A socket's path may have 108 bytes at most; the folder of a run may be longer.
     with socket.socket(socket.AF_UNIX) as listener:
@@ -38,7 +39,10 @@ def warm_python(folder: Path) -> Iterator[str]:
         server = subprocess.Popen(
             [sys.executable, "-m", "components.cli.warm", str(listener.fileno())],
             pass_fds=[listener.fileno()],
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # no thread of a pool may exist when it forks
+            env={
+                **os.environ,
+                "OPENBLAS_NUM_THREADS": "1",
+            },  # no thread of a pool may exist when it forks
         )
     try:
         client = Path(__file__).with_name("warm_client.py")
@@ -55,8 +59,13 @@ def warm_python(folder: Path) -> Iterator[str]:
 
 
 def usable() -> bool:
-    """False where a GPU is present (CUDA does not survive a fork), fork is missing, or RATCHET_WARM is 0."""
-    return hasattr(os, "fork") and not any(Path("/dev").glob("nvidia*")) and os.environ.get("RATCHET_WARM", "1") != "0"
+    """False where a GPU is present (CUDA does not survive a fork), fork is missing, or RATCHET_WARM
+    is 0."""
+    return (
+        hasattr(os, "fork")
+        and not any(Path("/dev").glob("nvidia*"))
+        and os.environ.get("RATCHET_WARM", "1") != "0"
+    )
 
 
 def _bind(listener: socket.socket, address: Path) -> str:
@@ -73,7 +82,8 @@ def _bind(listener: socket.socket, address: Path) -> str:
 
 
 def serve(listener: socket.socket) -> dict[str, Any] | None:
-    """Accept tasks until SIGTERM. Returns None in the server at its end, and the task in each forked copy."""
+    """Accept tasks until SIGTERM. Returns None in the server at its end, and the task in each
+    forked copy."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # monitors end by themselves
     while True:
         connection, _ = listener.accept()
@@ -105,7 +115,9 @@ def _monitor(connection: socket.socket, request: dict[str, Any]) -> dict[str, An
 def _receive(connection: socket.socket) -> dict[str, Any]:
     """A request: its standard streams as file descriptors, then one line of JSON."""
     streams = array.array("i")
-    head, ancillary, *_ = connection.recvmsg(MAX_REQUEST_BYTES, socket.CMSG_LEN(3 * streams.itemsize))
+    head, ancillary, *_ = connection.recvmsg(
+        MAX_REQUEST_BYTES, socket.CMSG_LEN(3 * streams.itemsize)
+    )
     for level, kind, data in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             streams.frombytes(data[: len(data) - len(data) % streams.itemsize])

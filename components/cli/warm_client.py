@@ -1,5 +1,6 @@
-"""What kfp.local starts as `python3`: hand the task to the warm process and wait. Standard library only, so that it
-starts in a hundredth of a second: `python -I -S warm_client.py ADDRESS PYTHON ARGUMENTS…`."""
+"""What kfp.local starts as `python3`: hand the task to the warm process and wait. Standard library
+only, so that it starts in a hundredth of a second: `python -I -S warm_client.py ADDRESS PYTHON
+ARGUMENTS…`."""
 
 import array
 import json
@@ -28,7 +29,10 @@ def main() -> int:
                     signal.signal(number, lambda caught, frame: os.kill(int(pid), caught))
             status = answers.readline()
     if not status:
-        print("error: the warm python ended; set RATCHET_WARM=0 to start each task afresh", file=sys.stderr)
+        print(
+            "error: the warm python ended; set RATCHET_WARM=0 to start each task afresh",
+            file=sys.stderr,
+        )
         return 70
     return int(status)
 

@@ -1,1 +1,2 @@
-"""What all steps share: contracts, store, receipts. Imports no kfp, torch, transformers or deepspeed."""
+"""What all steps share: contracts, store, receipts. Imports no kfp, torch, transformers or
+deepspeed."""

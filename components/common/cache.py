@@ -20,10 +20,12 @@ _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP}
 
 
 class Cache:
-    """Read-only files named by their SHA-256, in `folder/ab/abcdef…`. Safe for concurrent processes.
+    """Read-only files named by their SHA-256, in `folder/ab/abcdef…`. Safe for concurrent
+    processes.
 
-    A file is verified and synced to disk before it gets its name, so a name with the right size is trusted. The folder
-    must belong to this user (or root): in a shared temporary folder another user could plant files.
+    A file is verified and synced to disk before it gets its name, so a name with the right size is
+    trusted. The folder must belong to this user (or root): in a shared temporary folder another
+    user could plant files.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -31,8 +33,8 @@ class Cache:
         self._checked = False
 
     def get(self, store: Store, key: str, sha256: str, size: int) -> Path:
-        """Path of a verified local copy, downloading it if needed. Raises Missing, Corrupt (naming `key`), UserError,
-        Transient."""
+        """Path of a verified local copy, downloading it if needed. Raises Missing, Corrupt (naming
+        `key`), UserError, Transient."""
         place = self._place(sha256)
         self._own_folder()
         if _has_size(place, size):
@@ -43,8 +45,8 @@ class Cache:
         return place
 
     def adopt(self, path: Path) -> str:
-        """Take a finished local file into the cache (hard link, or copy across file systems) and return its SHA-256.
-        The file becomes read-only."""
+        """Take a finished local file into the cache (hard link, or copy across file systems) and
+        return its SHA-256. The file becomes read-only."""
         size = path.stat().st_size
         with local_errors(path):
             sha256 = _finish(path)
@@ -82,24 +84,31 @@ class Cache:
         for folder in (self.folder.parent, self.folder):
             owner = folder.stat().st_uid
             if owner not in (0, os.getuid()):
-                raise UserError(f"cache {folder} belongs to user {owner}; set RATCHET_CACHE to a folder of your own")
+                raise UserError(
+                    f"cache {folder} belongs to user {owner}; set RATCHET_CACHE to a folder of your own"
+                )
         self._checked = True
 
 
 def download(store: Store, key: str, sha256: str, size: int, path: Path) -> None:
-    """Fetch an object to the new file `path` and verify it. Raises Missing, Corrupt (naming `key`), UserError,
-    Transient."""
+    """Fetch an object to the new file `path` and verify it. Raises Missing, Corrupt (naming `key`),
+    UserError, Transient."""
     store.get_file(key, path)
     found = path.stat().st_size
     if found != size:
-        raise Corrupt(f"{store.root}/{key} has {found:,} bytes instead of {size:,}; restore the object")
+        raise Corrupt(
+            f"{store.root}/{key} has {found:,} bytes instead of {size:,}; restore the object"
+        )
     digest = _finish(path)
     if digest != sha256:
-        raise Corrupt(f"{store.root}/{key} has SHA-256 {digest} instead of {sha256}; restore the object")
+        raise Corrupt(
+            f"{store.root}/{key} has SHA-256 {digest} instead of {sha256}; restore the object"
+        )
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Give the bytes of `source` the new name `target`: a hard link where the file systems allow, else a copy."""
+    """Give the bytes of `source` the new name `target`: a hard link where the file systems allow,
+    else a copy."""
     try:
         os.link(source, target)
     except OSError as error:

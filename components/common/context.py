@@ -29,7 +29,8 @@ class Context:
     environment: Mapping[str, str]
     progress: Progress
     costs: dict[str, float] = field(default_factory=dict)
-    """What the step measures of itself (seconds, tokens); goes to the attempt record, never into a receipt."""
+    """What the step measures of itself (seconds, tokens); goes to the attempt record, never into a
+    receipt."""
 
     def charge(self, name: str, amount: float) -> None:
         """Add to a cost."""
@@ -42,13 +43,19 @@ class Context:
 
     @property
     def shard_threads(self) -> int:
-        """Cores for a step whose shards run side by side, RATCHET_SIDE_BY_SIDE of them on this machine."""
-        return max(1, self.threads // max(1, int(self.environment.get("RATCHET_SIDE_BY_SIDE", "1"))))
+        """Cores for a step whose shards run side by side, RATCHET_SIDE_BY_SIDE of them on this
+        machine."""
+        return max(
+            1, self.threads // max(1, int(self.environment.get("RATCHET_SIDE_BY_SIDE", "1")))
+        )
 
 
 def make_context(store_uri: str, environment: Mapping[str, str]) -> Context:
-    """Surroundings of a real process. The cache is RATCHET_CACHE, else a folder of this user in the temporary one."""
-    cache = Path(environment.get("RATCHET_CACHE", f"{tempfile.gettempdir()}/ratchet-cache-{os.getuid()}"))
+    """Surroundings of a real process. The cache is RATCHET_CACHE, else a folder of this user in the
+    temporary one."""
+    cache = Path(
+        environment.get("RATCHET_CACHE", f"{tempfile.gettempdir()}/ratchet-cache-{os.getuid()}")
+    )
     return Context(
         store=open_store(store_uri, environment),
         cache=Cache(cache / "objects"),
@@ -64,7 +71,9 @@ def _process_start() -> float:
     """When this process began, from the kernel (so imports count); now, where there is no /proc."""
     try:
         ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-        boot = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime"))
+        boot = next(
+            line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime")
+        )
     except (OSError, StopIteration):
         return time.time()
     return int(boot.split()[1]) + ticks / os.sysconf("SC_CLK_TCK")

@@ -1,4 +1,5 @@
-"""What every `python -m components.<step>` does around its step: arguments, surroundings, the receipt's URI."""
+"""What every `python -m components.<step>` does around its step: arguments, surroundings, the
+receipt's URI."""
 
 from __future__ import annotations
 
@@ -28,14 +29,16 @@ def parser(step: str, description: str | None, **required: str) -> argparse.Argu
 
 
 def receipt_at(context: Context, uri: str) -> Receipt:
-    """The receipt behind a URI. Raises UserError if it is of another store, Missing or Corrupt if it is no receipt."""
+    """The receipt behind a URI. Raises UserError if it is of another store, Missing or Corrupt if
+    it is no receipt."""
     return read_receipt(context, ref_of_uri(context, uri))
 
 
 def carry_out(store_or_state: str, step: Callable[[Context], Receipt], *told: str) -> None:
-    """Run a step with the surroundings of its store and print the URI of its receipt, then `name=value`, in JSON, for
-    each name of the summary in `told`. Nothing else reaches standard output: what libraries print there goes to
-    standard error. Ends the process as `step_context` says.
+    """Run a step with the surroundings of its store and print the URI of its receipt, then
+    `name=value`, in JSON, for each name of the summary in `told`. Nothing else reaches standard
+    output: what libraries print there goes to standard error. Ends the process as `step_context`
+    says.
     """
     with step_context(store_or_state) as context:
         with stdout_to_stderr():

@@ -29,6 +29,7 @@ class Missing(Corrupt):
 
 
 class Transient(RatchetError):
-    """The surroundings failed for now (network, a full queue): the same call may succeed later. Exit 75."""
+    """The surroundings failed for now (network, a full queue): the same call may succeed later.
+    Exit 75."""
 
     exit_code = 75

@@ -1,8 +1,10 @@
-"""The embedded default store: a folder (`file:///dir`). Nothing to install, and the same promises as a bucket.
+"""The embedded default store: a folder (`file:///dir`). Nothing to install, and the same promises
+as a bucket.
 
-An object appears under its key whole or not at all, also if the process is killed or the machine loses power: it is
-written and synced to a temporary file in `.incoming/`, then linked (write-once) or renamed (anything else) into place.
-What a killed process leaves in `.incoming/` is never listed and may be deleted when nothing runs.
+An object appears under its key whole or not at all, also if the process is killed or the machine
+loses power: it is written and synced to a temporary file in `.incoming/`, then linked (write-once)
+or renamed (anything else) into place. What a killed process leaves in `.incoming/` is never listed
+and may be deleted when nothing runs.
 """
 
 from __future__ import annotations
@@ -27,13 +29,23 @@ BLOCK_BYTES = 1024 * 1024
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EBUSY, errno.EAGAIN}
 _UNUSABLE = {
-    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG,
-    errno.EXDEV, errno.EMLINK, errno.EOPNOTSUPP,
-}  # fmt: skip
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.EXDEV,
+    errno.EMLINK,
+    errno.EOPNOTSUPP,
+}
 
 
 class FileStore:
-    """A `Store` in a folder. See that protocol for the contract; the folder is made by the first write."""
+    """A `Store` in a folder. See that protocol for the contract; the folder is made by the first
+    write."""
 
     def __init__(self, root: str) -> None:
         """`root` is a canonical `file:///absolute/folder` URI."""
@@ -41,10 +53,12 @@ class FileStore:
         self._folder = Path(unquote(root.removeprefix("file://")))
 
     def put_file(self, key: str, path: Path, sha256: str, *, give: bool = False) -> None:
-        """Copy a file in, checking its digest on the way; move it if it is given and on the same file system. Corrupt
-        if the file is not what `sha256` says."""
+        """Copy a file in, checking its digest on the way; move it if it is given and on the same
+        file system. Corrupt if the file is not what `sha256` says."""
         size = path.stat().st_size
-        if not (key.endswith(sha256) and self.size(key) == size) and not (give and self._move(key, path)):
+        if not (key.endswith(sha256) and self.size(key) == size) and not (
+            give and self._move(key, path)
+        ):
             self._copy(key, path, sha256, size)
         if give:
             path.unlink(missing_ok=True)
@@ -75,7 +89,8 @@ class FileStore:
             self._publish(file, temporary, key)
 
     def put_bytes(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
-        """Store a small document; with `if_absent` by a hard link, which the kernel gives to one writer only."""
+        """Store a small document; with `if_absent` by a hard link, which the kernel gives to one
+        writer only."""
         if if_absent and self.size(key) is not None:
             return False
         with self._incoming(key, len(data)) as (file, temporary):
@@ -87,7 +102,9 @@ class FileStore:
         with self._reading(key) as source:
             data = source.read(max_bytes + 1)
         if len(data) > max_bytes:
-            raise Corrupt(f"{self.root}/{key} is larger than the {max_bytes:,} bytes expected at most")
+            raise Corrupt(
+                f"{self.root}/{key} is larger than the {max_bytes:,} bytes expected at most"
+            )
         return data
 
     def get_file(self, key: str, path: Path) -> None:
@@ -119,7 +136,8 @@ class FileStore:
         return iter(sorted(found))
 
     def delete(self, key: str) -> None:
-        """Remove an object, if it is there. Its folder stays: another writer may be about to use it."""
+        """Remove an object, if it is there. Its folder stays: another writer may be about to use
+        it."""
         place = self._path(key)
         with local_errors(place):
             place.unlink(missing_ok=True)
@@ -158,7 +176,9 @@ class FileStore:
             finally:
                 temporary.unlink(missing_ok=True)
 
-    def _publish(self, file: BinaryIO, temporary: Path, key: str, *, if_absent: bool = False) -> bool:
+    def _publish(
+        self, file: BinaryIO, temporary: Path, key: str, *, if_absent: bool = False
+    ) -> bool:
         """Give finished bytes their final name. False if `if_absent` and the name is taken."""
         place = self._path(key)
         file.flush()
@@ -178,13 +198,15 @@ class FileStore:
 
 def changed_file(path: Path, expected: str, found: str) -> Corrupt:
     """The failure of storing a file whose bytes are not those of its digest."""
-    return Corrupt(f"{path} has SHA-256 {found} instead of {expected}: it was changed while in use; do the step again")
+    return Corrupt(
+        f"{path} has SHA-256 {found} instead of {expected}: it was changed while in use; do the step again"
+    )
 
 
 @contextmanager
 def new_file(path: Path) -> Iterator[BinaryIO]:
-    """Write the new, read-only file `path` (mode 0444 less the umask); deleted again if the block fails.
-    Raises FileExistsError if it is there."""
+    """Write the new, read-only file `path` (mode 0444 less the umask); deleted again if the block
+    fails. Raises FileExistsError if it is there."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -198,7 +220,8 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def local_errors(place: Path, needed_bytes: int = 0) -> Iterator[None]:
-    """Turn what a file system says while `place` is used into UserError or Transient, a full disk with its numbers."""
+    """Turn what a file system says while `place` is used into UserError or Transient, a full disk
+    with its numbers."""
     try:
         yield
     except OSError as error:
@@ -221,7 +244,9 @@ def _explained(error: OSError, place: Path, needed_bytes: int) -> RatchetError |
         return Transient(f"{place}: {why}")
     if error.errno in _UNUSABLE:
         named = error.filename2 or error.filename or place
-        return UserError(f"{place} cannot be used ({why}: {named}): use one folder that this user may write")
+        return UserError(
+            f"{place} cannot be used ({why}: {named}): use one folder that this user may write"
+        )
     return None
 
 

@@ -33,24 +33,32 @@ def part(text: str) -> str:
 def relative_path(text: str) -> str:
     """Return `text` if every component of this relative path is safe, else raise UserError."""
     if len(text) > MAX_KEY_LENGTH:
-        raise UserError(f"{text[:80]!r}… cannot be an object key: {len(text)} characters, at most {MAX_KEY_LENGTH}")
+        raise UserError(
+            f"{text[:80]!r}… cannot be an object key: {len(text)} characters, at most {MAX_KEY_LENGTH}"
+        )
     return "/".join(part(piece) for piece in text.split("/"))
 
 
 def foreign_path(text: str) -> str:
-    """Return `text` if it names something inside the folder it is relative to, else raise UserError.
+    """Return `text` if it names something inside the folder it is relative to, else raise
+    UserError.
 
-    For reading what others named (spaces and other letters are fine); what this project writes passes `relative_path`.
+    For reading what others named (spaces and other letters are fine); what this project writes
+    passes `relative_path`.
     """
     if any(piece in ("", ".", "..") for piece in text.split("/")) or not text.isprintable():
-        raise UserError(f"{text!r} cannot be an object key: it has an empty part, '.', '..' or control characters")
+        raise UserError(
+            f"{text!r} cannot be an object key: it has an empty part, '.', '..' or control characters"
+        )
     return text
 
 
 def folder_prefix(text: str) -> str:
-    """Return `text` if it is the root (empty) or names a folder inside and ends in `/`, else raise UserError.
+    """Return `text` if it is the root (empty) or names a folder inside and ends in `/`, else raise
+    UserError.
 
-    Listings take folders only: a real server was seen to lose keys when it pages through half a name.
+    Listings take folders only: a real server was seen to lose keys when it pages through half a
+    name.
     """
     if text and not text.endswith("/"):
         raise UserError(f"{text!r} is not a folder of the store: end it with '/'")
@@ -70,7 +78,8 @@ def receipt_key(step: str, key: str) -> str:
 
 
 def attempts_prefix(run_id: str) -> str:
-    """Folder of what happened to the tasks of one run: times, hosts, errors. For people, never a source of truth."""
+    """Folder of what happened to the tasks of one run: times, hosts, errors. For people, never a
+    source of truth."""
     return f"attempts/{part(run_id)}/"
 
 
@@ -80,7 +89,8 @@ def attempt_key(run_id: str, task: str, attempt: str) -> str:
 
 
 def run_key(run_id: str, *names: str) -> str:
-    """A document about a whole run (resolved recipe, summary, report), in folders if there are several names."""
+    """A document about a whole run (resolved recipe, summary, report), in folders if there are
+    several names."""
     return "/".join(["runs", part(run_id), *map(part, names)])
 
 
@@ -95,7 +105,8 @@ def progress_prefix(step: str, key: str) -> str:
 
 
 def progress_key(step: str, key: str, *names: str) -> str:
-    """A progress receipt, or (folder and name) a file that one names, of a step that is not finished yet."""
+    """A progress receipt, or (folder and name) a file that one names, of a step that is not
+    finished yet."""
     return progress_prefix(step, key) + "/".join(map(part, names))
 
 
@@ -105,7 +116,8 @@ def replay_key(sha256: str) -> str:
 
 
 def vault_key(sha256: str) -> str:
-    """Which model a vault of prompts (the SHA-256 of its rows) was opened for: written once, before it is read."""
+    """Which model a vault of prompts (the SHA-256 of its rows) was opened for: written once, before
+    it is read."""
     return f"vault/{object_key(sha256).removeprefix('objects/')}.json"
 
 
@@ -136,7 +148,9 @@ def canonical_root(uri: str) -> str:
     except ValueError:
         raise UserError(f"store {uri!r}: not a URI; {help_text}") from None
     if "@" in parts.netloc:
-        raise UserError(f"the store's URI holds a name or password; {help_text}, and AWS_ACCESS_KEY_ID for credentials")
+        raise UserError(
+            f"the store's URI holds a name or password; {help_text}, and AWS_ACCESS_KEY_ID for credentials"
+        )
     if parts.query or parts.fragment:
         raise UserError(f"store {uri!r}: '?' and '#' have no place in it; {help_text}")
     if parts.scheme == "file":
@@ -147,6 +161,8 @@ def canonical_root(uri: str) -> str:
     if parts.scheme == "s3":
         prefix = parts.path.removeprefix("/").rstrip("/")
         if not _BUCKET.fullmatch(parts.netloc):
-            raise UserError(f"store {uri!r}: {parts.netloc!r} is no bucket name (3 to 63 of a-z 0-9 . -)")
+            raise UserError(
+                f"store {uri!r}: {parts.netloc!r} is no bucket name (3 to 63 of a-z 0-9 . -)"
+            )
         return f"s3://{parts.netloc}/{foreign_path(prefix)}" if prefix else f"s3://{parts.netloc}"
     raise UserError(f"store {uri!r}: {help_text}")

@@ -1,9 +1,12 @@
-"""Equality of mathematical expressions, judged by math-verify in a process of its own that can be killed.
+"""Equality of mathematical expressions, judged by math-verify in a process of its own that can be
+killed.
 
-Simplifying what a model wrote may take for ever or fill the memory (`9^{9^{9}}`). So it happens where an alarm ends the
-whole process, with a limit on its memory; the answer is then wrong, and the next one gets a new process.
+Simplifying what a model wrote may take for ever or fill the memory (`9^{9^{9}}`). So it happens
+where an alarm ends the whole process, with a limit on its memory; the answer is then wrong, and the
+next one gets a new process.
 
-`python -m components.common.math_process` is that process: one JSON pair [reference, answer] a line in, 1 or 0 out.
+`python -m components.common.math_process` is that process: one JSON pair [reference, answer] a line
+in, 1 or 0 out.
 """
 
 from __future__ import annotations
@@ -34,7 +37,8 @@ class MathProcess:
         self._owner = 0
 
     def equal(self, reference: str, answer: str) -> bool:
-        """Whether two expressions (LaTeX, or plain as `1/2`) are the same. False if that cannot be told in time."""
+        """Whether two expressions (LaTeX, or plain as `1/2`) are the same. False if that cannot be
+        told in time."""
         if max(len(reference), len(answer)) > MAX_EXPRESSION_CHARACTERS:
             return False
         with self._lock:
@@ -52,15 +56,24 @@ class MathProcess:
     def _pipes(self) -> tuple[IO[str], IO[str]]:
         """(its output, its input). A forked process must not share the one of its parent."""
         if self._process is None or self._owner != os.getpid():
-            environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+            environment = {
+                name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ
+            }
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "components.common.math_process"], text=True, cwd=_ROOT, env=environment,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            )  # fmt: skip
+                [sys.executable, "-m", "components.common.math_process"],
+                text=True,
+                cwd=_ROOT,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
             self._owner = os.getpid()
             assert self._process.stdout is not None
             if self._process.stdout.readline() != _READY:
-                raise RuntimeError("the process that compares expressions does not start: is math-verify installed?")
+                raise RuntimeError(
+                    "the process that compares expressions does not start: is math-verify installed?"
+                )
         assert self._process.stdout is not None
         assert self._process.stdin is not None
         return self._process.stdout, self._process.stdin
@@ -82,9 +95,12 @@ def main() -> None:
     latex = [LatexExtractionConfig()]
     print(_READY, end="", flush=True)
     for line in sys.stdin:
-        # Of default disposition, so that the kernel ends this process even inside one long multiplication.
+        # Of default disposition, so that the kernel ends this process even inside one long
+        # multiplication.
         signal.alarm(SECONDS_PER_ANSWER)
-        reference, answer = (parse(_as_latex(text), latex, parsing_timeout=None) for text in json.loads(line))
+        reference, answer = (
+            parse(_as_latex(text), latex, parsing_timeout=None) for text in json.loads(line)
+        )
         same = bool(reference) and bool(answer) and verify(reference, answer, timeout_seconds=None)
         signal.alarm(0)
         print(int(same), flush=True)

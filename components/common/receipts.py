@@ -1,8 +1,9 @@
 """Receipts: what a step did, written once, after its payload.
 
-The step key is a digest of the step's name, its code, its part of the recipe, its input receipts and its seed.
-The same work has the same address, so a retry, a duplicate pod or a resumed run finds finished work and re-uses it.
-A receipt is deterministic: times, hosts and errors go to attempt records beside it.
+The step key is a digest of the step's name, its code, its part of the recipe, its input receipts
+and its seed. The same work has the same address, so a retry, a duplicate pod or a resumed run finds
+finished work and re-uses it. A receipt is deterministic: times, hosts and errors go to attempt
+records beside it.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ class Receipt(BaseModel):
 
     @property
     def ref(self) -> str:
-        """How other receipts and states name it: `step/key`, without the store, so that copies stay valid."""
+        """How other receipts and states name it: `step/key`, without the store, so that copies stay
+        valid."""
         return f"{self.step}/{self.key}"
 
     def to_bytes(self) -> bytes:
@@ -126,9 +128,10 @@ def commit_once(
 ) -> Receipt:
     """Return the receipt of this work, doing it only if it is not done yet.
 
-    `work` writes files into an empty folder; they are stored under their content address, then the receipt is
-    written if absent. If another process was first, its receipt wins. Raises what `work` raises, after
-    recording it as an attempt; Corrupt if the store holds something else under this key.
+    `work` writes files into an empty folder; they are stored under their content address, then the
+    receipt is written if absent. If another process was first, its receipt wins. Raises what `work`
+    raises, after recording it as an attempt; Corrupt if the store holds something else under this
+    key.
     """
     with attempting(context, task, step) as attempt:
         return commit(context, attempt, step, config=config, inputs=inputs, seed=seed, work=work)
@@ -144,16 +147,29 @@ def commit(
     seed: int,
     work: Work,
 ) -> Receipt:
-    """`commit_once` inside an attempt that is under way; an attempt may commit several receipts, the last counts."""
+    """`commit_once` inside an attempt that is under way; an attempt may commit several receipts,
+    the last counts."""
     code = code_digest(step)
     digests = digests_of(inputs)
     key = step_key(step, code, config, digests, seed)
     receipt = find_receipt(context, step, key)
     attempt.reused = receipt is not None
     if receipt is None:
-        receipt = _do(context, attempt, work, lambda objects, summary: Receipt(
-            step=step, key=key, code=code, seed=seed, inputs=digests, config=config, objects=objects, summary=summary,
-        ))  # fmt: skip
+        receipt = _do(
+            context,
+            attempt,
+            work,
+            lambda objects, summary: Receipt(
+                step=step,
+                key=key,
+                code=code,
+                seed=seed,
+                inputs=digests,
+                config=config,
+                objects=objects,
+                summary=summary,
+            ),
+        )
     attempt.receipt = receipt.ref
     return receipt
 
@@ -162,10 +178,15 @@ def commit(
 def attempting(context: Context, task: Task, step: str) -> Iterator[Attempt]:
     """Record one try of a task, when it begins and when it ends, with the error that ended it."""
     attempt = Attempt(
-        task=task.name, step=step, round=task.round, started=context.started, host=platform.node() or "unknown"
+        task=task.name,
+        step=step,
+        round=task.round,
+        started=context.started,
+        host=platform.node() or "unknown",
     )
     context.progress.begin(task.name)
-    # A store that cannot be used is found here, before the work; one that fails for now may be back after it.
+    # A store that cannot be used is found here, before the work; one that fails for now may be back
+    # after it.
     _record(context, task, attempt, tolerated=Transient)
     try:
         yield attempt
@@ -178,10 +199,14 @@ def attempting(context: Context, task: Task, step: str) -> Iterator[Attempt]:
             context.progress.note("reused")
     finally:
         attempt.seconds = round(context.clock() - attempt.started, 3)
-        usage = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        usage = max(
+            resource.getrusage(who).ru_maxrss
+            for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        )
         attempt.peak_memory_bytes = usage * 1024
         attempt.costs = dict(context.costs)
-        # A missing attempt record costs a line of the report; failing here would hide the result or its failure.
+        # A missing attempt record costs a line of the report; failing here would hide the result or
+        # its failure.
         _record(context, task, attempt, tolerated=RatchetError)
 
 
@@ -213,8 +238,8 @@ def _do(
 
 
 def find_receipt(context: Context, step: str, key: str) -> Receipt | None:
-    """The receipt of finished work, None if it is not done yet. Corrupt if one of its objects is gone or has another
-    size: done work that lost its results needs a person to look."""
+    """The receipt of finished work, None if it is not done yet. Corrupt if one of its objects is
+    gone or has another size: done work that lost its results needs a person to look."""
     address = layout.receipt_key(step, key)
     if context.store.size(address) is None:
         return None
@@ -244,7 +269,8 @@ def ref_of_uri(context: Context, uri: str) -> str:
 
 
 def read_receipt(context: Context, ref: str) -> Receipt:
-    """Load a receipt by its `step/key` reference; checked to be one, and the right one. Raises Missing or Corrupt."""
+    """Load a receipt by its `step/key` reference; checked to be one, and the right one. Raises
+    Missing or Corrupt."""
     step, _, key = ref.partition("/")
     address = layout.receipt_key(step, key)
     where = f"{context.store.root}/{address}"
@@ -252,7 +278,9 @@ def read_receipt(context: Context, ref: str) -> Receipt:
         receipt = Receipt.model_validate_json(context.store.get_bytes(address))
     except ValidationError as error:
         first = error.errors()[0]
-        raise Corrupt(f"{where}: not a receipt ({'.'.join(map(str, first['loc']))}: {first['msg']})") from None
+        raise Corrupt(
+            f"{where}: not a receipt ({'.'.join(map(str, first['loc']))}: {first['msg']})"
+        ) from None
     if receipt.ref != ref:
         raise Corrupt(f"{where} holds the receipt of {receipt.ref}")
     return receipt
@@ -267,9 +295,14 @@ def fetch(context: Context, receipt: Receipt, name: str) -> Path:
 
 
 def fetch_folder(context: Context, receipt: Receipt, folder: str) -> Path:
-    """A new local folder of verified hard links to all files of a receipt below `folder/`; it is the caller's."""
+    """A new local folder of verified hard links to all files of a receipt below `folder/`; it is
+    the caller's."""
     prefix = f"{folder}/"
-    refs = {name.removeprefix(prefix): ref for name, ref in receipt.objects.items() if name.startswith(prefix)}
+    refs = {
+        name.removeprefix(prefix): ref
+        for name, ref in receipt.objects.items()
+        if name.startswith(prefix)
+    }
     if not refs:
         raise Corrupt(f"receipt {receipt.step}/{receipt.key} lists no files below {prefix}")
     context.scratch.mkdir(parents=True, exist_ok=True)
@@ -290,25 +323,36 @@ def digests_of(inputs: dict[str, Receipt]) -> dict[str, str]:
     return {name: receipt.digest for name, receipt in sorted(inputs.items())}
 
 
-def step_key(step: str, code: str, config: dict[str, Any], inputs: dict[str, str], seed: int) -> str:
+def step_key(
+    step: str, code: str, config: dict[str, Any], inputs: dict[str, str], seed: int
+) -> str:
     """The address of a piece of work, from all it depends on; `inputs` are digests of receipts."""
-    return digest_of({"step": step, "code": code, "config": config, "inputs": inputs, "seed": seed})[:32]
+    return digest_of(
+        {"step": step, "code": code, "config": config, "inputs": inputs, "seed": seed}
+    )[:32]
 
 
 @functools.cache
 def code_digest(step: str) -> str:
-    """Digest of the Python sources that a step's result may depend on: its folder, `common` and `modeling`."""
+    """Digest of the Python sources that a step's result may depend on: its folder, `common` and
+    `modeling`."""
     root = Path(__file__).resolve().parents[1]
     state = hashlib.sha256()
     for folder in ("common", "modeling", "prepare" if step == "start" else step):
         for path in sorted((root / folder).rglob("*.py")):
-            state.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+            state.update(
+                path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0"
+            )
     return state.hexdigest()[:16]
 
 
-def _record(context: Context, task: Task, attempt: Attempt, *, tolerated: type[RatchetError]) -> None:
+def _record(
+    context: Context, task: Task, attempt: Attempt, *, tolerated: type[RatchetError]
+) -> None:
     name = f"{int(attempt.started * 1000)}-{os.getpid()}"
     try:
-        context.store.put_bytes(layout.attempt_key(task.run_id, task.name, name), attempt.model_dump_json().encode())
+        context.store.put_bytes(
+            layout.attempt_key(task.run_id, task.name, name), attempt.model_dump_json().encode()
+        )
     except tolerated as error:
         context.progress.note(f"attempt record of {task.name} could not be written: {error}")

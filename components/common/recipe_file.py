@@ -15,7 +15,8 @@ from components.common.recipe import Recipe, Section
 
 
 def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
-    """Read a YAML recipe and apply `section.key=value` overrides. Raises UserError with the file and the key."""
+    """Read a YAML recipe and apply `section.key=value` overrides. Raises UserError with the file
+    and the key."""
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -32,7 +33,8 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
 
 
 def parse_recipe(document: dict[str, Any], origin: str = "recipe") -> Recipe:
-    """Validate a recipe given as a mapping. Raises UserError naming the key and, for a typo, the nearest key."""
+    """Validate a recipe given as a mapping. Raises UserError naming the key and, for a typo, the
+    nearest key."""
     try:
         return Recipe.model_validate(document)
     except ValidationError as error:
@@ -40,7 +42,8 @@ def parse_recipe(document: dict[str, Any], origin: str = "recipe") -> Recipe:
 
 
 def set_key(document: dict[str, Any], path: str, value: Any) -> None:
-    """Set `section.key` (list items by number, `data.human.0.limit`) of an unchecked recipe. Raises UserError."""
+    """Set `section.key` (list items by number, `data.human.0.limit`) of an unchecked recipe. Raises
+    UserError."""
     target: Any = document
     *parents, leaf = path.split(".")
     try:
@@ -51,7 +54,9 @@ def set_key(document: dict[str, Any], path: str, value: Any) -> None:
         else:
             target[leaf] = value
     except (AttributeError, TypeError, ValueError, IndexError):
-        raise UserError(f"recipe key {path}: no such section; write section.key (list items by number)") from None
+        raise UserError(
+            f"recipe key {path}: no such section; write section.key (list items by number)"
+        ) from None
 
 
 def _apply(document: dict[str, Any], override: str) -> None:

@@ -17,7 +17,9 @@ from components.common.errors import Corrupt
 
 MAX_LINE_BYTES = 4 * 1024 * 1024
 
-Split = Literal["train", "heldout", "unlabelled", "validation", "test", "vault", "audit", "retention"]
+Split = Literal[
+    "train", "heldout", "unlabelled", "validation", "test", "vault", "audit", "retention"
+]
 
 
 class Row(BaseModel):
@@ -36,8 +38,8 @@ class Prompt(Row):
     verifier: str
     """Who judges an answer: the name of an entry of `components.common.verifiers`."""
     reference: dict[str, Any] = Field(default_factory=dict)
-    """What that verifier needs (a reference answer, a puzzle's metadata). Never shown to the model, but for the answer
-    where the recipe asks for `generate.hints`."""
+    """What that verifier needs (a reference answer, a puzzle's metadata). Never shown to the model,
+    but for the answer where the recipe asks for `generate.hints`."""
     tags: dict[str, str] = Field(default_factory=dict)
     """Slices this prompt belongs to: {"task": "gcd"}, {"length": "9"}."""
 
@@ -67,7 +69,8 @@ class HardPrompt(Row):
 
 
 class TrainingRow(Row):
-    """One row of a training mix. The loss falls on the completion alone; raw text has an empty prompt."""
+    """One row of a training mix. The loss falls on the completion alone; raw text has an empty
+    prompt."""
 
     id: str
     prompt: str
@@ -112,12 +115,14 @@ class Result(Row):
     numeric: bool = False
     """Right is a number: the verifier is `numeric`."""
     error: float | None = None
-    """Answer minus reference of a numeric row; None if the answer holds no number (or one beyond 1e100)."""
+    """Answer minus reference of a numeric row; None if the answer holds no number (or one beyond
+    1e100)."""
     tags: dict[str, str] = Field(default_factory=dict)
 
 
 class TextResult(Row):
-    """How well a model predicts one text that people wrote: its completion, token by token, after the true ones."""
+    """How well a model predicts one text that people wrote: its completion, token by token, after
+    the true ones."""
 
     id: str
     split: Literal["retention", "heldout"]
@@ -148,14 +153,17 @@ def prompt_id(text: str) -> str:
 
 
 def derived_seed(*parts: object) -> int:
-    """A 63-bit seed that depends on every part and on nothing else (not on order of work or shard count)."""
+    """A 63-bit seed that depends on every part and on nothing else (not on order of work or shard
+    count)."""
     text = "\x1f".join(str(piece) for piece in parts)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def canonical_json(value: Any) -> bytes:
     """The one byte form of a JSON value: sorted keys, no spaces, no NaN. Digests are taken over it."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()
 
 
 def digest_of(value: Any) -> str:
@@ -176,7 +184,8 @@ def write_rows(path: Path, rows: Iterable[BaseModel]) -> int:
 def read_rows(path: Path, kind: type[R]) -> Iterator[R]:
     """Read rows that this project wrote. A line that does not fit is Corrupt, with its number.
 
-    For files that people bring, use `components.prepare.readers`, which rejects bad rows one by one.
+    For files that people bring, use `components.prepare.readers`, which rejects bad rows one by
+    one.
     """
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):

@@ -25,8 +25,9 @@ class Artifact(Protocol):
 
 @contextmanager
 def step_context(store_or_state: str) -> Iterator[Context]:
-    """The surroundings of a step, from the URI of its store or of a receipt in it. An expected failure inside ends
-    the process with one line and the failure's exit status; anything else keeps its traceback."""
+    """The surroundings of a step, from the URI of its store or of a receipt in it. An expected
+    failure inside ends the process with one line and the failure's exit status; anything else keeps
+    its traceback."""
     try:
         is_receipt = "/steps/" in store_or_state and store_or_state.endswith(".json")
         root = split_receipt_uri(store_or_state)[0] if is_receipt else store_or_state
@@ -36,7 +37,9 @@ def step_context(store_or_state: str) -> Iterator[Context]:
         raise SystemExit(error.exit_code) from None
 
 
-def run_step(state: str, step: Callable[[Context], Receipt], output: Artifact) -> tuple[str, Receipt]:
+def run_step(
+    state: str, step: Callable[[Context], Receipt], output: Artifact
+) -> tuple[str, Receipt]:
     """Run one step with the surroundings of its state's store and write the pointer to its receipt.
 
     Returns the receipt and its URI. Ends the process as `step_context` says.
@@ -54,9 +57,19 @@ def save_text(context: Context, receipt: Receipt, name: str, path: str) -> None:
 
 
 def write_pointer(context: Context, receipt: Receipt, output: Artifact) -> None:
-    """Make a KFP artifact a pointer (about 1 kB): the receipt's URI and digest and the numbers of its summary."""
-    scores = {name: value for name, value in receipt.summary.items() if isinstance(value, int | float | str | bool)}
-    pointer = {"uri": receipt_uri(context, receipt), "digest": receipt.digest, "step": receipt.step, **scores}
+    """Make a KFP artifact a pointer (about 1 kB): the receipt's URI and digest and the numbers of
+    its summary."""
+    scores = {
+        name: value
+        for name, value in receipt.summary.items()
+        if isinstance(value, int | float | str | bool)
+    }
+    pointer = {
+        "uri": receipt_uri(context, receipt),
+        "digest": receipt.digest,
+        "step": receipt.step,
+        **scores,
+    }
     Path(output.path).parent.mkdir(parents=True, exist_ok=True)
     Path(output.path).write_text(json.dumps(pointer, sort_keys=True), encoding="utf-8")
     output.metadata.update(pointer)

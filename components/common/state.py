@@ -1,9 +1,10 @@
 """What one round hands to the next, and the plan a round is carried out by.
 
-A state is the file `state.json` of a `start` or `decide` receipt; its URI is the one string that passes from round to
-round (and that `resume_from` takes). `prepare` commits two receipts: `prepare`, made from model, data and seed alone,
-and `start`, the whole recipe and the first state. What a step depends on of the recipe is in its own config, so a
-changed recipe repeats only what it touches.
+A state is the file `state.json` of a `start` or `decide` receipt; its URI is the one string that
+passes from round to round (and that `resume_from` takes). `prepare` commits two receipts:
+`prepare`, made from model, data and seed alone, and `start`, the whole recipe and the first state.
+What a step depends on of the recipe is in its own config, so a changed recipe repeats only what it
+touches.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ STATE_STEPS = ("start", "decide")
 """Kinds of receipts that hold a state."""
 StopReason = Literal["target", "patience", "max_rounds", "budget", "alarm"]
 Verdict = Literal["first", "promoted", "kept"]
-"""first: round 0, the first champion; promoted: the candidate was proved better; kept: the champion stays."""
+"""first: round 0, the first champion; promoted: the candidate was proved better; kept: the champion
+stays."""
 
 
 class Frozen(BaseModel):
@@ -67,11 +69,15 @@ def with_plan(recipe: Recipe, plan: Plan) -> Recipe:
 def base_plan(recipe: Recipe) -> Plan:
     """The knobs of a self-improvement round as the recipe has them; the level is still to be set."""
     return Plan(
-        learning_rate=recipe.train.rounds.learning_rate, steps=recipe.train.rounds.steps,
-        weight_decay=recipe.train.weight_decay, temperature=recipe.generate.temperature,
-        samples_per_prompt=recipe.generate.samples_per_prompt, human_share=recipe.select.human_share, level=0,
+        learning_rate=recipe.train.rounds.learning_rate,
+        steps=recipe.train.rounds.steps,
+        weight_decay=recipe.train.weight_decay,
+        temperature=recipe.generate.temperature,
+        samples_per_prompt=recipe.generate.samples_per_prompt,
+        human_share=recipe.select.human_share,
+        level=0,
         lora=recipe.train.lora.structure if recipe.train.lora is not None else None,
-    )  # fmt: skip
+    )
 
 
 class Cause(Frozen):
@@ -89,7 +95,8 @@ class Cause(Frozen):
     turn: str = ""
     """The turn of a knob that the change is; empty if the plan stays."""
     measure: str = ""
-    """The number of the round (a key of `RoundRecord.measures`) that the change should move; empty: accuracy alone."""
+    """The number of the round (a key of `RoundRecord.measures`) that the change should move; empty:
+    accuracy alone."""
     direction: Literal["up", "down", ""] = ""
     """Which way."""
 
@@ -178,12 +185,17 @@ class Campaign(Frozen):
 
     def task(self, step: str, suffix: str = "") -> Task:
         """The name this round's task has in attempt records, `train-r2`."""
-        return Task(run_id=self.state.run_id, name=f"{step}-r{self.next_round}{suffix}", round=self.next_round)
+        return Task(
+            run_id=self.state.run_id,
+            name=f"{step}-r{self.next_round}{suffix}",
+            round=self.next_round,
+        )
 
     def config(self, **parts: Any) -> dict[str, Any]:
         """The part of the recipe a step depends on, as plain JSON."""
         return {
-            name: part.model_dump(mode="json") if isinstance(part, BaseModel) else part for name, part in parts.items()
+            name: part.model_dump(mode="json") if isinstance(part, BaseModel) else part
+            for name, part in parts.items()
         }
 
 
@@ -193,21 +205,29 @@ def checkpoint_name(peer: int) -> str:
 
 
 def base_name(prepared: Receipt, peer: int) -> str:
-    """Folder of the checkpoint a peer begins from: peers of a scratch model have initial weights of their own."""
+    """Folder of the checkpoint a peer begins from: peers of a scratch model have initial weights of
+    their own."""
     own = f"base-{peer}"
     return own if f"{own}/config.json" in prepared.objects else "base"
 
 
 def load_campaign(context: Context, uri: str) -> Campaign:
-    """Load the state behind a URI, its data, base model and resolved recipe. Raises Missing or Corrupt."""
+    """Load the state behind a URI, its data, base model and resolved recipe. Raises Missing or
+    Corrupt."""
     receipt = read_receipt(context, ref_of_uri(context, uri))
     if receipt.step not in STATE_STEPS:
-        raise Corrupt(f"{uri} is a {receipt.step} receipt; a state is a receipt of {' or '.join(STATE_STEPS)}")
+        raise Corrupt(
+            f"{uri} is a {receipt.step} receipt; a state is a receipt of {' or '.join(STATE_STEPS)}"
+        )
     state = State.model_validate_json(fetch(context, receipt, "state.json").read_bytes())
     start = read_receipt(context, state.start) if state.start else receipt
     prepared = read_receipt(context, state.prepared)
     written = Recipe.model_validate_json(fetch(context, start, "recipe.json").read_bytes())
     return Campaign(
-        state=state, state_receipt=receipt, start=start, prepared=prepared, recipe=with_plan(written, state.plan),
+        state=state,
+        state_receipt=receipt,
+        start=start,
+        prepared=prepared,
+        recipe=with_plan(written, state.plan),
         written=written,
-    )  # fmt: skip
+    )

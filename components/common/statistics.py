@@ -1,7 +1,8 @@
-"""Exact small-sample statistics of the gate and the report. Pure functions; what is in plain Python starts at once.
+"""Exact small-sample statistics of the gate and the report. Pure functions; what is in plain Python
+starts at once.
 
-Exact tests are used where tables of normal approximations usually are: evaluation sets are small, and the
-discordant pairs that decide a promotion are smaller still.
+Exact tests are used where tables of normal approximations usually are: evaluation sets are small,
+and the discordant pairs that decide a promotion are smaller still.
 """
 
 from __future__ import annotations
@@ -19,14 +20,17 @@ Z_95_ONE_SIDED = 1.6448536269514722
 
 
 def mcnemar_one_sided(wins: int, losses: int) -> float:
-    """Exact p-value that the candidate is better: P(X >= wins) with X ~ Binomial(wins + losses, 1/2).
+    """Exact p-value that the candidate is better: P(X >= wins) with X ~ Binomial(wins + losses,
+    1/2).
 
-    `wins`: pairs only the candidate got right; `losses`: pairs only the champion got right. Pairs that agree carry
-    no information. 1.0 when nothing differs. Source: McNemar (1947), in its exact conditional form.
+    `wins`: pairs only the candidate got right; `losses`: pairs only the champion got right. Pairs
+    that agree carry no information. 1.0 when nothing differs. Source: McNemar (1947), in its exact
+    conditional form.
     """
     _check_counts(wins, losses)
     total = wins + losses
-    # Sum the shorter tail in exact integers: no rounding, and n in the thousands costs milliseconds.
+    # Sum the shorter tail in exact integers: no rounding, and n in the thousands costs
+    # milliseconds.
     if 2 * wins > total:
         return _tail_count(total, wins) / (1 << total)
     return ((1 << total) - _tail_count(total, losses + 1)) / (1 << total)
@@ -44,13 +48,15 @@ BOOTSTRAP_CHUNK = 2**24
 
 
 def bootstrap_p_value(gains: Sequence[float], clusters: Sequence[Hashable], level: float) -> float:
-    """One-sided p-value that paired `gains` (candidate minus champion, prompt by prompt) have a mean above 0.
+    """One-sided p-value that paired `gains` (candidate minus champion, prompt by prompt) have a
+    mean above 0.
 
-    Wild cluster bootstrap with the null imposed (Cameron, Gelbach and Miller 2008): in each of at least 10,000
-    resamples all gains of a cluster keep or change their sign together. Prompts of one family (`clusters`) are not
-    independent, and this counts each family once; for right and wrong with a family per prompt it is the exact McNemar
-    test, up to the error of resampling. More resamples are drawn where `level` is so small that 10,000 could not reach
-    it. Never 0, and 1.0 if nothing differs. Deterministic.
+    Wild cluster bootstrap with the null imposed (Cameron, Gelbach and Miller 2008): in each of at
+    least 10,000 resamples all gains of a cluster keep or change their sign together. Prompts of one
+    family (`clusters`) are not independent, and this counts each family once; for right and wrong
+    with a family per prompt it is the exact McNemar test, up to the error of resampling. More
+    resamples are drawn where `level` is so small that 10,000 could not reach it. Never 0, and 1.0
+    if nothing differs. Deterministic.
     """
     import numpy as np
 
@@ -66,9 +72,12 @@ def bootstrap_p_value(gains: Sequence[float], clusters: Sequence[Hashable], leve
     return (1 + as_good) / (1 + resamples)
 
 
-def bootstrap_lower(gains: Sequence[float], clusters: Sequence[Hashable], tail: float = 0.05) -> float:
-    """Lower confidence bound (one-sided, 95 % by default) of the mean of paired `gains`: the quantile of the means of
-    10,000 resamples of whole clusters (Davison and Hinkley 1997, 5.3). Raises ValueError without gains."""
+def bootstrap_lower(
+    gains: Sequence[float], clusters: Sequence[Hashable], tail: float = 0.05
+) -> float:
+    """Lower confidence bound (one-sided, 95 % by default) of the mean of paired `gains`: the
+    quantile of the means of 10,000 resamples of whole clusters (Davison and Hinkley 1997, 5.3).
+    Raises ValueError without gains."""
     import numpy as np
 
     if not len(gains):
@@ -83,7 +92,8 @@ def bootstrap_lower(gains: Sequence[float], clusters: Sequence[Hashable], tail: 
 
 
 def cluster_standard_error(gains: Sequence[float], clusters: Sequence[Hashable]) -> float | None:
-    """Standard error of the mean of paired gains from the spread between clusters; None for fewer than two."""
+    """Standard error of the mean of paired gains from the spread between clusters; None for fewer
+    than two."""
     totals, sizes = _cluster_totals(gains, clusters), _cluster_totals([1.0] * len(gains), clusters)
     count = len(totals)
     if count < 2:
@@ -96,8 +106,9 @@ def cluster_standard_error(gains: Sequence[float], clusters: Sequence[Hashable])
 def detectable_mean_gain(
     standard_error: float | None, num_clusters: int, alpha: float, power: float = 0.8
 ) -> float | None:
-    """Smallest true mean gain that a bootstrap at `alpha` shows with the given power (normal approximation); None if so
-    few clusters could show none: of n clusters the p-value is at least 2^-n."""
+    """Smallest true mean gain that a bootstrap at `alpha` shows with the given power (normal
+    approximation); None if so few clusters could show none: of n clusters the p-value is at least
+    2^-n."""
     if standard_error is None or 0.5**num_clusters > alpha:
         return None
     normal = NormalDist()
@@ -105,20 +116,27 @@ def detectable_mean_gain(
 
 
 def two_proportions_z(first: float, num_first: int, second: float, num_second: int) -> float:
-    """How many standard errors the share `first` is above `second`; 0 where one of them has no trials. Half a success
-    and half a failure are added to each, so that shares of 0 and 1 have a spread too (Agresti and Caffo 2000)."""
+    """How many standard errors the share `first` is above `second`; 0 where one of them has no
+    trials. Half a success and half a failure are added to each, so that shares of 0 and 1 have a
+    spread too (Agresti and Caffo 2000)."""
     if not num_first or not num_second:
         return 0.0
-    shares = [(share * count + 0.5, count + 1) for share, count in ((first, num_first), (second, num_second))]
+    shares = [
+        (share * count + 0.5, count + 1)
+        for share, count in ((first, num_first), (second, num_second))
+    ]
     variance = sum(right / count * (1 - right / count) / count for right, count in shares)
     return (shares[0][0] / shares[0][1] - shares[1][0] / shares[1][1]) / math.sqrt(variance)
 
 
 def binomial_upper(successes: int, trials: int, tail: float = 0.05) -> float:
-    """Exact upper confidence bound (one-sided, 95 % by default) of a share. Source: Clopper and Pearson (1934)."""
+    """Exact upper confidence bound (one-sided, 95 % by default) of a share. Source: Clopper and
+    Pearson (1934)."""
     from scipy.stats import beta
 
-    return 1.0 if successes >= trials else float(beta.ppf(1 - tail, successes + 1, trials - successes))
+    return (
+        1.0 if successes >= trials else float(beta.ppf(1 - tail, successes + 1, trials - successes))
+    )
 
 
 def _cluster_totals(values: Sequence[float], clusters: Sequence[Hashable]) -> list[float]:
@@ -142,7 +160,11 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
         return 0.0, 1.0
     share, square = successes / trials, Z_95 * Z_95
     centre = (share + square / (2 * trials)) / (1 + square / trials)
-    half = Z_95 / (1 + square / trials) * math.sqrt(share * (1 - share) / trials + square / (4 * trials * trials))
+    half = (
+        Z_95
+        / (1 + square / trials)
+        * math.sqrt(share * (1 - share) / trials + square / (4 * trials * trials))
+    )
     # At the ends the bound is 0 or 1 exactly; rounding must not leave it a hair inside or outside.
     low = 0.0 if successes == 0 else max(0.0, centre - half)
     high = 1.0 if successes == trials else min(1.0, centre + half)
@@ -150,19 +172,21 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
 
 
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
-    """Unbiased estimate of the chance that one of k samples is right: 1 - C(n-c, k) / C(n, k) (2107.03374)."""
+    """Unbiased estimate of the chance that one of k samples is right: 1 - C(n-c, k) / C(n, k)
+    (2107.03374)."""
     if not (0 <= num_correct <= num_samples and 1 <= k <= num_samples):
         raise ValueError(f"pass@{k} from {num_correct} right of {num_samples} samples")
     return 1.0 - math.comb(num_samples - num_correct, k) / math.comb(num_samples, k)
 
 
 def alpha_of_round(alpha: float, rounds: int, promotions: int = 0) -> float:
-    """What a round may spend of the campaign's false promotions: its own alpha / rounds, and what the `promotions`
-    rounds in a row just before it handed on (online fallback, 1910.04900).
+    """What a round may spend of the campaign's false promotions: its own alpha / rounds, and what
+    the `promotions` rounds in a row just before it handed on (online fallback, 1910.04900).
 
-    A round that promoted rightly has wasted nothing, so its share goes to the next. Until the first false promotion
-    every share is spent by at most one round that had nothing to show, so their sum, and the chance of a false
-    promotion in the campaign, is at most alpha. Holm's step-down would need all p-values at once.
+    A round that promoted rightly has wasted nothing, so its share goes to the next. Until the first
+    false promotion every share is spent by at most one round that had nothing to show, so their
+    sum, and the chance of a false promotion in the campaign, is at most alpha. Holm's step-down
+    would need all p-values at once.
     """
     if rounds < 1 or promotions < 0:
         raise ValueError(f"{rounds} rounds, {promotions} promotions")
@@ -170,12 +194,16 @@ def alpha_of_round(alpha: float, rounds: int, promotions: int = 0) -> float:
 
 
 @functools.lru_cache(maxsize=4096)
-def minimal_detectable_gain(num_pairs: int, discordance: float, alpha: float, power: float = 0.8) -> float | None:
-    """Smallest true gain in accuracy that the exact one-sided McNemar gate shows with the given power.
+def minimal_detectable_gain(
+    num_pairs: int, discordance: float, alpha: float, power: float = 0.8
+) -> float | None:
+    """Smallest true gain in accuracy that the exact one-sided McNemar gate shows with the given
+    power.
 
-    `discordance` is the share of pairs on which the two models differ; a gain larger than it raises it with itself.
-    None if these pairs could not show even a gain of 1 (too few of them for this alpha). Exact (no normal
-    approximation): the power is summed over the number of discordant pairs, Binomial(num_pairs, discordance).
+    `discordance` is the share of pairs on which the two models differ; a gain larger than it raises
+    it with itself. None if these pairs could not show even a gain of 1 (too few of them for this
+    alpha). Exact (no normal approximation): the power is summed over the number of discordant
+    pairs, Binomial(num_pairs, discordance).
     """
     if not 0.0 <= discordance <= 1.0:
         raise ValueError(f"discordance {discordance}")
@@ -210,14 +238,20 @@ def _tail_count(total: int, least: int) -> int:
 def _binomial(trials: int, successes: int, share: float) -> float:
     if share in (0.0, 1.0):
         return float(successes == round(share * trials))
-    log_ways = math.lgamma(trials + 1) - math.lgamma(successes + 1) - math.lgamma(trials - successes + 1)
-    return math.exp(log_ways + successes * math.log(share) + (trials - successes) * math.log1p(-share))
+    log_ways = (
+        math.lgamma(trials + 1) - math.lgamma(successes + 1) - math.lgamma(trials - successes + 1)
+    )
+    return math.exp(
+        log_ways + successes * math.log(share) + (trials - successes) * math.log1p(-share)
+    )
 
 
 def _critical_wins(num_pairs: int, alpha: float) -> list[int]:
-    """For m = 0…num_pairs discordant pairs, the fewest wins whose one-sided p is <= alpha (m + 1: none is enough).
+    """For m = 0…num_pairs discordant pairs, the fewest wins whose one-sided p is <= alpha (m + 1:
+    none is enough).
 
-    With one more pair the tail at the same count grows by half of P(count - 1), so each m follows from the last.
+    With one more pair the tail at the same count grows by half of P(count - 1), so each m follows
+    from the last.
     """
     critical, tail = [1], 0.0
     for pairs in range(num_pairs):

@@ -1,6 +1,7 @@
 """The object store: one protocol, a folder (`file://`, see file_store.py) or a bucket (`s3://`).
 
-The only module that imports boto3, and only when a bucket is first used. Keys come from `components.common.layout`.
+The only module that imports boto3, and only when a bucket is first used. Keys come from
+`components.common.layout`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from components.common.file_store import FileStore, changed_file, local_errors, 
 from components.common.s3_errors import one_line, s3_errors, shown_endpoint, status_of
 
 PART_BYTES = 16 * 1024 * 1024
-"""Larger files go in parts of this size, MAX_TRANSFERS at a time; S3 wants at least 5 MiB a part."""
+"""Larger files go in parts of this size, MAX_TRANSFERS at a time; S3 wants at least 5 MiB a part.
+"""
 MAX_PARTS = 10_000
 MAX_TRANSFERS = 4
 MAX_TRIES = 4
@@ -34,8 +36,9 @@ T = TypeVar("T")
 
 
 class Store(Protocol):
-    """Named immutable-by-convention objects. Every method raises Transient for passing faults, UserError for
-    a store that cannot be used (no such bucket, refused credentials, read-only, full), Missing for an absent key."""
+    """Named immutable-by-convention objects. Every method raises Transient for passing faults,
+    UserError for a store that cannot be used (no such bucket, refused credentials, read-only,
+    full), Missing for an absent key."""
 
     @property
     def root(self) -> str:
@@ -43,15 +46,16 @@ class Store(Protocol):
         ...
 
     def put_file(self, key: str, path: Path, sha256: str, *, give: bool = False) -> None:
-        """Store a file whole or not at all, with its checksum sent and checked. If `key` is the content address of
-        these bytes, nothing is sent when an object of that key and size is there; any other key is overwritten.
-        Corrupt if the file's digest is not `sha256`. With `give` the file is the store's and gone afterwards; one that
-        can be moved into place is not read again, so `sha256` must be of the bytes that were just written."""
+        """Store a file whole or not at all, with its checksum sent and checked. If `key` is the
+        content address of these bytes, nothing is sent when an object of that key and size is
+        there; any other key is overwritten. Corrupt if the file's digest is not `sha256`. With
+        `give` the file is the store's and gone afterwards; one that can be moved into place is not
+        read again, so `sha256` must be of the bytes that were just written."""
         ...
 
     def put_bytes(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
-        """Store a small document whole or not at all. With `if_absent`, False means that an object was there first
-        and nothing was changed."""
+        """Store a small document whole or not at all. With `if_absent`, False means that an object
+        was there first and nothing was changed."""
         ...
 
     def get_bytes(self, key: str, max_bytes: int = 16 * 1024 * 1024) -> bytes:
@@ -67,13 +71,13 @@ class Store(Protocol):
         ...
 
     def list(self, prefix: str) -> Iterator[str]:
-        """Keys below the folder `prefix` (empty, or ending in `/`), in order. For people and housekeeping, never a
-        source of truth."""
+        """Keys below the folder `prefix` (empty, or ending in `/`), in order. For people and
+        housekeeping, never a source of truth."""
         ...
 
     def delete(self, key: str) -> None:
-        """Remove an object; one that is not there is no failure. Receipts and what they name are never deleted by a
-        step: this is for its own progress and for housekeeping."""
+        """Remove an object; one that is not there is no failure. Receipts and what they name are
+        never deleted by a step: this is for its own progress and for housekeeping."""
         ...
 
     def enforces_write_once(self, key: str) -> bool:
@@ -84,17 +88,19 @@ class Store(Protocol):
 def open_store(uri: str, environment: Mapping[str, str]) -> Store:
     """Open `file:///dir` or `s3://bucket/prefix`; neither is touched before its first use.
 
-    Read from `environment`: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, AWS_REGION or AWS_DEFAULT_REGION,
-    AWS_ACCESS_KEY_ID with AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, and for servers that refuse boto3's checksums
-    RATCHET_S3_REQUEST_CHECKSUM and RATCHET_S3_RESPONSE_CHECKSUM (`when_supported`, the default, or `when_required`).
-    Credentials that are not there come from boto3's default chain (profile, web identity, instance role).
+    Read from `environment`: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, AWS_REGION or
+    AWS_DEFAULT_REGION, AWS_ACCESS_KEY_ID with AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, and for
+    servers that refuse boto3's checksums RATCHET_S3_REQUEST_CHECKSUM and
+    RATCHET_S3_RESPONSE_CHECKSUM (`when_supported`, the default, or `when_required`). Credentials
+    that are not there come from boto3's default chain (profile, web identity, instance role).
     """
     root = layout.canonical_root(uri)
     return FileStore(root) if root.startswith("file://") else S3Store(root, environment)
 
 
 def probe(store: Store) -> None:
-    """Find out before anything runs that a store can be written and read and honours write-once; else UserError.
+    """Find out before anything runs that a store can be written and read and honours write-once;
+    else UserError.
 
     Leaves one small object, always the same. Raises Transient where trying again may help.
     """
@@ -103,9 +109,13 @@ def probe(store: Store) -> None:
     try:
         found = store.get_bytes(key)
     except Corrupt as error:
-        raise UserError(f"{store.root}: what was just written cannot be read ({error}); use another store") from error
+        raise UserError(
+            f"{store.root}: what was just written cannot be read ({error}); use another store"
+        ) from error
     if found != content:
-        raise UserError(f"{store.root}: an object just written reads back differently; use another store")
+        raise UserError(
+            f"{store.root}: an object just written reads back differently; use another store"
+        )
     if not store.enforces_write_once(key):
         raise UserError(
             f"{store.root}: this server lets a second writer overwrite (it ignores `If-None-Match: *`), so results "
@@ -116,24 +126,31 @@ def probe(store: Store) -> None:
 class S3Store:
     """A `Store` in a bucket. See that protocol for the contract.
 
-    Needs s3:ListBucket, s3:GetObject, s3:PutObject and s3:AbortMultipartUpload below the prefix. Threads may share it.
-    The bucket is looked up once, before the first use, because some servers make a bucket for whoever writes to it.
+    Needs s3:ListBucket, s3:GetObject, s3:PutObject and s3:AbortMultipartUpload below the prefix.
+    Threads may share it. The bucket is looked up once, before the first use, because some servers
+    make a bucket for whoever writes to it.
 
-    Write-once rests on `If-None-Match: *`. For a server without conditional writes, which `probe` refuses, it also
-    looks first, and reads back and compares: of writers one after the other the first wins; only writers within the
-    same few milliseconds may both believe it, which is harmless for equal bytes (receipts are deterministic).
+    Write-once rests on `If-None-Match: *`. For a server without conditional writes, which `probe`
+    refuses, it also looks first, and reads back and compares: of writers one after the other the
+    first wins; only writers within the same few milliseconds may both believe it, which is harmless
+    for equal bytes (receipts are deterministic).
 
-    An upload that is killed leaves parts that cost space: give the bucket a rule AbortIncompleteMultipartUpload.
+    An upload that is killed leaves parts that cost space: give the bucket a rule
+    AbortIncompleteMultipartUpload.
     """
 
-    def __init__(self, root: str, environment: Mapping[str, str], *, part_bytes: int = PART_BYTES) -> None:
+    def __init__(
+        self, root: str, environment: Mapping[str, str], *, part_bytes: int = PART_BYTES
+    ) -> None:
         """`root` is a canonical `s3://bucket/prefix` URI; `environment` as for `open_store`."""
         self.root = root
         self._bucket, _, prefix = root.removeprefix("s3://").partition("/")
         self._base = f"{prefix}/" if prefix else ""
         self._environment = environment
         self._part_bytes = part_bytes
-        self._send_checksum = _switch(environment, "RATCHET_S3_REQUEST_CHECKSUM") == "when_supported"
+        self._send_checksum = (
+            _switch(environment, "RATCHET_S3_REQUEST_CHECKSUM") == "when_supported"
+        )
         _switch(environment, "RATCHET_S3_RESPONSE_CHECKSUM")
         self._lock = threading.Lock()
         self._connected: Any = None
@@ -157,14 +174,18 @@ class S3Store:
             path.unlink()
 
     def put_bytes(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
-        """Store a small document; write-once as the class says. If the answer to a write got lost and the write was
-        repeated, False is said of the caller's own bytes."""
+        """Store a small document; write-once as the class says. If the answer to a write got lost
+        and the write was repeated, False is said of the caller's own bytes."""
         layout.relative_path(key)
         if not if_absent:
             with self._errors(key):
                 self._put(key, data)
             return True
-        return self.size(key) is None and self._put_if_absent(key, data) and self.get_bytes(key) == data
+        return (
+            self.size(key) is None
+            and self._put_if_absent(key, data)
+            and self.get_bytes(key) == data
+        )
 
     def get_bytes(self, key: str, max_bytes: int = 16 * 1024 * 1024) -> bytes:
         """The whole object, with the server's checksum verified where it sends one."""
@@ -180,7 +201,9 @@ class S3Store:
             def receive(index: int) -> None:
                 start = index * self._part_bytes
                 length = min(self._part_bytes, size - start)
-                _write_at(file, self._read(key, length, f"bytes={start}-{start + length - 1}"), start)
+                _write_at(
+                    file, self._read(key, length, f"bytes={start}-{start + length - 1}"), start
+                )
 
             _in_parallel(receive, -(-size // self._part_bytes))
 
@@ -188,7 +211,11 @@ class S3Store:
         """Size in bytes, None if there is no such object."""
         with self._errors(key):
             try:
-                return int(self._client().head_object(Bucket=self._bucket, Key=self._name(key))["ContentLength"])
+                return int(
+                    self._client().head_object(Bucket=self._bucket, Key=self._name(key))[
+                        "ContentLength"
+                    ]
+                )
             except self._client().exceptions.ClientError as error:
                 if status_of(error) == 404:
                     return None
@@ -199,9 +226,14 @@ class S3Store:
         base = self._base + layout.folder_prefix(prefix)
         found = []
         with self._errors(prefix):
-            for page in self._client().get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=base):
+            for page in (
+                self._client()
+                .get_paginator("list_objects_v2")
+                .paginate(Bucket=self._bucket, Prefix=base)
+            ):
                 found += [item["Key"].removeprefix(self._base) for item in page.get("Contents", ())]
-        # Not every server lists in order. A name that ends in a slash is a console's marker of an empty folder.
+        # Not every server lists in order. A name that ends in a slash is a console's marker of an
+        # empty folder.
         return iter(sorted(key for key in found if not key.endswith("/")))
 
     def delete(self, key: str) -> None:
@@ -210,7 +242,8 @@ class S3Store:
             self._client().delete_object(Bucket=self._bucket, Key=self._name(key))
 
     def enforces_write_once(self, key: str) -> bool:
-        """True if the server answers a second conditional write of `key` with 412; sends the same bytes."""
+        """True if the server answers a second conditional write of `key` with 412; sends the same
+        bytes."""
         return not self._put_if_absent(key, self.get_bytes(key))
 
     def _name(self, key: str) -> str:
@@ -247,7 +280,9 @@ class S3Store:
             client, target = self._client(), {"Bucket": self._bucket, "Key": self._name(key)}
             with self._errors(key):
                 algorithm = {"ChecksumAlgorithm": "SHA256"} if self._send_checksum else {}
-                target["UploadId"] = client.create_multipart_upload(**target, **algorithm)["UploadId"]
+                target["UploadId"] = client.create_multipart_upload(**target, **algorithm)[
+                    "UploadId"
+                ]
                 try:
                     self._send_parts(client, target, file, size)
                 except client.exceptions.NoSuchUpload:
@@ -272,14 +307,20 @@ class S3Store:
         parts = _in_parallel(send, -(-size // part_bytes))
         client.complete_multipart_upload(**target, MultipartUpload={"Parts": parts})
 
-    def _read(self, key: str, max_bytes: int, byte_range: str = "", tries: int = READ_TRIES) -> bytes:
+    def _read(
+        self, key: str, max_bytes: int, byte_range: str = "", tries: int = READ_TRIES
+    ) -> bytes:
         try:
             with self._errors(key):
                 ranged = {"Range": byte_range} if byte_range else {}
-                answer = self._client().get_object(Bucket=self._bucket, Key=self._name(key), **ranged)
+                answer = self._client().get_object(
+                    Bucket=self._bucket, Key=self._name(key), **ranged
+                )
                 size = answer["ContentLength"]
                 if size > max_bytes:
-                    raise Corrupt(f"{self.root}/{key} has {size:,} bytes, expected were {max_bytes:,} at most")
+                    raise Corrupt(
+                        f"{self.root}/{key} has {size:,} bytes, expected were {max_bytes:,} at most"
+                    )
                 return bytes(answer["Body"].read())
         except Transient:
             if tries == 1:
@@ -298,10 +339,16 @@ class S3Store:
 
         names = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
         with self._explained(self.root, reached_before=False):
-            session = boto3.session.Session(**{name: self._environment.get(name.upper()) or None for name in names})
-            hasty = _make_client(session, self._environment, tries=2, connect_seconds=3, read_seconds=5)
+            session = boto3.session.Session(
+                **{name: self._environment.get(name.upper()) or None for name in names}
+            )
+            hasty = _make_client(
+                session, self._environment, tries=2, connect_seconds=3, read_seconds=5
+            )
             hasty.list_objects_v2(Bucket=self._bucket, Prefix=self._base, MaxKeys=1)
-            return _make_client(session, self._environment, tries=MAX_TRIES, connect_seconds=5, read_seconds=60)
+            return _make_client(
+                session, self._environment, tries=MAX_TRIES, connect_seconds=5, read_seconds=60
+            )
 
     def _errors(self, key: str) -> AbstractContextManager[None]:
         self._client()
@@ -309,19 +356,32 @@ class S3Store:
 
     def _explained(self, where: str, *, reached_before: bool) -> AbstractContextManager[None]:
         server = f"S3 endpoint {shown_endpoint(_endpoint(self._environment))}"
-        return s3_errors(where=where, bucket=self._bucket, server=server, reached_before=reached_before)
+        return s3_errors(
+            where=where, bucket=self._bucket, server=server, reached_before=reached_before
+        )
 
 
 def _make_client(
-    session: Any, environment: Mapping[str, str], *, tries: int, connect_seconds: int, read_seconds: int
+    session: Any,
+    environment: Mapping[str, str],
+    *,
+    tries: int,
+    connect_seconds: int,
+    read_seconds: int,
 ) -> Any:
     from botocore.config import Config
 
     endpoint = _endpoint(environment)
-    region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION") or session.region_name
+    region = (
+        environment.get("AWS_REGION")
+        or environment.get("AWS_DEFAULT_REGION")
+        or session.region_name
+    )
     request_checksum = _switch(environment, "RATCHET_S3_REQUEST_CHECKSUM")
     config = Config(
-        connect_timeout=connect_seconds, read_timeout=read_seconds, max_pool_connections=2 * MAX_TRANSFERS,
+        connect_timeout=connect_seconds,
+        read_timeout=read_seconds,
+        max_pool_connections=2 * MAX_TRANSFERS,
         retries={"mode": "standard", "total_max_attempts": tries},
         request_checksum_calculation=request_checksum,
         response_checksum_validation=_switch(environment, "RATCHET_S3_RESPONSE_CHECKSUM"),
@@ -330,11 +390,15 @@ def _make_client(
             # Without checksum headers the signature has to cover the bytes, over https too.
             "payload_signing_enabled": request_checksum == "when_required",
         },
-    )  # fmt: skip
+    )
     try:
-        return session.client("s3", endpoint_url=endpoint, region_name=region or "us-east-1", config=config)
+        return session.client(
+            "s3", endpoint_url=endpoint, region_name=region or "us-east-1", config=config
+        )
     except ValueError as error:
-        raise UserError(f"S3 endpoint {shown_endpoint(endpoint)}: {one_line(str(error))}") from error
+        raise UserError(
+            f"S3 endpoint {shown_endpoint(endpoint)}: {one_line(str(error))}"
+        ) from error
 
 
 def _endpoint(environment: Mapping[str, str]) -> str | None:
@@ -356,6 +420,7 @@ def _write_at(file: BinaryIO, data: bytes, offset: int) -> None:
 
 
 def _in_parallel(work: Callable[[int], T], count: int) -> list[T]:
-    """`work` of 0 … count-1, a few at a time, in order; the first failure cancels what has not begun."""
+    """`work` of 0 … count-1, a few at a time, in order; the first failure cancels what has not
+    begun."""
     with ThreadPoolExecutor(max_workers=MAX_TRANSFERS) as pool:
         return list(pool.map(work, range(count)))

@@ -12,9 +12,11 @@ from pathlib import Path
 
 @dataclass
 class Progress:
-    """Writes at most one line a second to standard error, and to RATCHET_PROGRESS (a file) for the `run` verb.
+    """Writes at most one line a second to standard error, and to RATCHET_PROGRESS (a file) for the
+    `run` verb.
 
-    Each line of the file is one JSON object: {"task", "percent", "tokens_per_second", "text", "time"}.
+    Each line of the file is one JSON object: {"task", "percent", "tokens_per_second", "text",
+    "time"}.
     """
 
     file: Path | None = None

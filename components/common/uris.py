@@ -1,7 +1,8 @@
 """Local copies of what recipes name by URI: data files and model folders.
 
-`file://path`, `package://module/path` (a file inside an installed Python package), `s3://bucket/key`,
-`hf://org/name@revision/path` and `hf://datasets/org/name@revision/path`. Pickled weights are never fetched.
+`file://path`, `package://module/path` (a file inside an installed Python package),
+`s3://bucket/key`, `hf://org/name@revision/path` and `hf://datasets/org/name@revision/path`. Pickled
+weights are never fetched.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from components.common.errors import Missing, UserError
 from components.common.store import open_store
 
 FOLDER_SUFFIXES = (".safetensors", ".json", ".txt", ".model", ".jinja", ".gguf")
-"""What is fetched of a remote model folder: weights that cannot run code, configuration, tokenizer. No pickles."""
+"""What is fetched of a remote model folder: weights that cannot run code, configuration, tokenizer.
+No pickles."""
 
 _HF = re.compile(r"(datasets/)?([\w.-]+/[\w.-]+)@([\w.-]+)((?:/[^/]+)*)")
 
@@ -25,7 +27,8 @@ _HF = re.compile(r"(datasets/)?([\w.-]+/[\w.-]+)@([\w.-]+)((?:/[^/]+)*)")
 def local_path(uri: str, environment: Mapping[str, str], scratch: Path) -> Path:
     """A local path of the one file that `uri` names, downloaded below `scratch` if it is remote.
 
-    Raises UserError naming the URI and what to do; Transient if the store cannot be reached for now.
+    Raises UserError naming the URI and what to do; Transient if the store cannot be reached for
+    now.
     """
     scheme, rest = _split(uri)
     match scheme:
@@ -40,9 +43,11 @@ def local_path(uri: str, environment: Mapping[str, str], scratch: Path) -> Path:
 
 
 def local_folder(uri: str, environment: Mapping[str, str], scratch: Path) -> Path:
-    """A local folder with the files of the model folder that `uri` names (of a remote one: FOLDER_SUFFIXES alone).
+    """A local folder with the files of the model folder that `uri` names (of a remote one:
+    FOLDER_SUFFIXES alone).
 
-    Raises UserError naming the URI and what to do; Transient if the store cannot be reached for now.
+    Raises UserError naming the URI and what to do; Transient if the store cannot be reached for
+    now.
     """
     scheme, rest = _split(uri)
     match scheme:
@@ -74,7 +79,9 @@ def _existing(uri: str, path: Path, *, folder: bool) -> Path:
     if found:
         return path
     if other:
-        raise UserError(f"{uri} is a {'file; name the folder' if folder else 'folder; name one file in it'}")
+        raise UserError(
+            f"{uri} is a {'file; name the folder' if folder else 'folder; name one file in it'}"
+        )
     where = f" (looked at {path.absolute()})" if uri.startswith("file:") else ""
     raise UserError(f"{uri}: no such {'folder' if folder else 'file'}{where}; correct the path")
 
@@ -82,15 +89,24 @@ def _existing(uri: str, path: Path, *, folder: bool) -> Path:
 def _in_package(uri: str, rest: str) -> Path:
     """The path inside an installed package, found without importing it."""
     module, _, inner = rest.partition("/")
-    if not module.isidentifier() or not inner or ".." in PurePosixPath(inner).parts or inner.startswith("/"):
-        raise UserError(f"{uri}: use package://module/path, a path inside one installed top-level package")
+    if (
+        not module.isidentifier()
+        or not inner
+        or ".." in PurePosixPath(inner).parts
+        or inner.startswith("/")
+    ):
+        raise UserError(
+            f"{uri}: use package://module/path, a path inside one installed top-level package"
+        )
     try:
         spec = importlib.util.find_spec(module)
     except ValueError:
         spec = None
     folders = list(spec.submodule_search_locations or ()) if spec else []
     if not folders:
-        raise UserError(f"{uri}: no Python package {module!r} is installed here; install it or use a file:// URI")
+        raise UserError(
+            f"{uri}: no Python package {module!r} is installed here; install it or use a file:// URI"
+        )
     places = [Path(folder) / inner for folder in folders]
     return next((place for place in places if place.exists()), places[0])
 

@@ -1,8 +1,9 @@
 """Who judges an answer: one function per name in `Prompt.verifier`.
 
-`verify` says right or wrong; `answer_key` gives the normalised final answer that votes and duplicates are counted by.
-Neither raises on what a model wrote, and neither runs it: answers that a scorer would evaluate as code are let through
-only if they consist of characters that cannot name or call anything.
+`verify` says right or wrong; `answer_key` gives the normalised final answer that votes and
+duplicates are counted by. Neither raises on what a model wrote, and neither runs it: answers that a
+scorer would evaluate as code are let through only if they consist of characters that cannot name or
+call anything.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ _EVALUATED: dict[str, re.Pattern[str] | None] = {
     "polynomial_multiplication": None,
     "composite": None,
 }
-"""reasoning-gym scorers that evaluate the answer as Python → what an answer may consist of; None: not to be used."""
+"""reasoning-gym scorers that evaluate the answer as Python → what an answer may consist of; None:
+not to be used."""
 
 _MATH = MathProcess()
 
@@ -74,15 +76,19 @@ _SCORER_ERRORS = (
 
 
 def verify(prompt: Prompt, text: str) -> bool:
-    """Whether `text` answers the prompt. Never raises on any text; UserError if the prompt names no known verifier."""
+    """Whether `text` answers the prompt. Never raises on any text; UserError if the prompt names no
+    known verifier."""
     judge = _JUDGES.get(prompt.verifier)
     if judge is None:
-        raise UserError(f"prompt {prompt.id}: unknown verifier {prompt.verifier!r} (known: {', '.join(_JUDGES)})")
+        raise UserError(
+            f"prompt {prompt.id}: unknown verifier {prompt.verifier!r} (known: {', '.join(_JUDGES)})"
+        )
     return len(text) <= MAX_ANSWER_CHARACTERS and judge(prompt, text)
 
 
 def answer_key(prompt: Prompt, text: str) -> str:
-    """The normalised final answer of `text`: equal keys are the same answer. Empty if it holds no answer."""
+    """The normalised final answer of `text`: equal keys are the same answer. Empty if it holds no
+    answer."""
     match prompt.verifier:
         case "numeric":
             number = final_number(text)
@@ -99,8 +105,8 @@ def answer_key(prompt: Prompt, text: str) -> str:
 
 
 def reference_answer(prompt: Prompt) -> str:
-    """The answer that a prompt's verifier holds for right, in words and without the way to it; empty if there is none
-    (a regular expression is no answer)."""
+    """The answer that a prompt's verifier holds for right, in words and without the way to it;
+    empty if there is none (a regular expression is no answer)."""
     entry = prompt.reference.get("entry")
     answer = entry.get("answer") if isinstance(entry, dict) else prompt.reference.get("answer")
     text = "" if answer is None else str(answer).strip()
@@ -123,7 +129,8 @@ def reference_answer(prompt: Prompt) -> str:
 
 
 def scorer_is_safe(name: str) -> bool:
-    """False for a reasoning-gym task whose scorer would evaluate arbitrary text of the model as code."""
+    """False for a reasoning-gym task whose scorer would evaluate arbitrary text of the model as
+    code."""
     return _EVALUATED.get(name, _ARITHMETIC) is not None
 
 
@@ -141,8 +148,9 @@ def pattern_problem(pattern: str) -> str:
 
 
 def builtin_answer(prompt_text: str) -> str | None:
-    """The right answer to a prompt of the tasks reverse (`4711=`), copy (`(4711)=`) or addition (`12+34=`, the
-    sum's digits reversed as in 2502.01612), read off the prompt alone. None if it is none of them."""
+    """The right answer to a prompt of the tasks reverse (`4711=`), copy (`(4711)=`) or addition
+    (`12+34=`, the sum's digits reversed as in 2502.01612), read off the prompt alone. None if it is
+    none of them."""
     if found := re.fullmatch(r"([0-9]+)=", prompt_text):
         return found[1][::-1]
     if found := re.fullmatch(r"\(([0-9]+)\)=", prompt_text):
@@ -185,7 +193,11 @@ def _fraction(match: re.Match[str]) -> Fraction | None:
     if whole is None and decimals is None:
         return None
     digits = (whole or "0").replace(",", "") + (decimals or "")
-    if len(digits) > MAX_DIGITS or len(denominator or "") > MAX_DIGITS or not int(denominator or "1"):
+    if (
+        len(digits) > MAX_DIGITS
+        or len(denominator or "") > MAX_DIGITS
+        or not int(denominator or "1")
+    ):
         return None
     value = Fraction(digits) * Fraction(10) ** int(exponent or 0) / int(denominator or "1")
     return -value if (sign in ("-", "−")) != (inner_sign in ("-", "−")) else value
@@ -217,7 +229,8 @@ def _math(prompt: Prompt, text: str) -> bool:
 
 
 def _expression(text: str) -> str:
-    """What an answer ends with: the last boxed expression, what stands after #### or "answer is", else all of it."""
+    """What an answer ends with: the last boxed expression, what stands after #### or "answer is",
+    else all of it."""
     final = _squeeze(_final(text)).rstrip(".")
     return final.removeprefix("$").removesuffix("$") if final.count("$") == 2 else final
 
@@ -251,7 +264,9 @@ def _builtin(prompt: Prompt, text: str) -> bool:
 def _reasoning_gym(prompt: Prompt, text: str) -> bool:
     name, answer = str(prompt.reference["name"]), _tagged(text)
     allowed = _EVALUATED.get(name)
-    if (name in _EVALUATED and (allowed is None or not allowed.fullmatch(answer))) or _HUGE_EXPONENT.search(answer):
+    if (
+        name in _EVALUATED and (allowed is None or not allowed.fullmatch(answer))
+    ) or _HUGE_EXPONENT.search(answer):
         return False
     scorer = _scorer(name, json.dumps(prompt.reference.get("config", {}), sort_keys=True))
     try:

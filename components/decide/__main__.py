@@ -1,5 +1,6 @@
-"""Keep or refuse the candidate of a round, diagnose, plan the next round or stop. Prints `go` too. `what-if` instead of
-the options judges a finished campaign again under other settings and writes nothing."""
+"""Keep or refuse the candidate of a round, diagnose, plan the next round or stop. Prints `go` too.
+`what-if` instead of the options judges a finished campaign again under other settings and writes
+nothing."""
 
 import sys
 
@@ -14,16 +15,19 @@ def main() -> None:
         what_if(sys.argv[2:])
         return
     given = parser(
-        "decide", __doc__,
+        "decide",
+        __doc__,
         state="receipt of prepare or decide that the round began from",
         mix="receipt of select; in round 0 that of prepare",
         candidate="receipt of train",
         results="receipt of evaluate",
-    ).parse_args()  # fmt: skip
+    ).parse_args()
     uris = (given.mix, given.candidate, given.results)
     carry_out(
         given.state,
-        lambda context: run(inputs_from(context, given.state, *(receipt_at(context, uri) for uri in uris)), context),
+        lambda context: run(
+            inputs_from(context, given.state, *(receipt_at(context, uri) for uri in uris)), context
+        ),
         "go",
     )
 

@@ -1,4 +1,5 @@
-"""The card of a round: verdict, numbers, causes and the next plan, as Markdown that a person can read."""
+"""The card of a round: verdict, numbers, causes and the next plan, as Markdown that a person can
+read."""
 
 from __future__ import annotations
 
@@ -20,13 +21,25 @@ STOPS = {
 
 
 def round_card(
-    record: RoundRecord, state: State, goal: Goal, *,
-    candidate: Scores, champion: Scores | None, comparison: Comparison | None, alarms: Sequence[Alarm] = (),
-) -> str:  # fmt: skip
-    """Markdown of one round. `champion` is the model the candidate was compared with, None in round 0; `state` is the
-    state after the round, whose plan is the next round's."""
+    record: RoundRecord,
+    state: State,
+    goal: Goal,
+    *,
+    candidate: Scores,
+    champion: Scores | None,
+    comparison: Comparison | None,
+    alarms: Sequence[Alarm] = (),
+) -> str:
+    """Markdown of one round. `champion` is the model the candidate was compared with, None in round
+    0; `state` is the state after the round, whose plan is the next round's."""
     parts = [
-        [f"# Round {record.round}: {record.verdict}", "", f"**{_text(record.why)}**", "", _course(state)],
+        [
+            f"# Round {record.round}: {record.verdict}",
+            "",
+            f"**{_text(record.why)}**",
+            "",
+            _course(state),
+        ],
         _scores(record, goal, candidate, champion),
         _gate(comparison),
         _alarms(alarms),
@@ -45,13 +58,18 @@ def _course(state: State) -> str:
     return f"The campaign ends ({state.stop}): {STOPS.get(state.stop, '')}. Best model: round {state.champion_round}."
 
 
-def _scores(record: RoundRecord, goal: Goal, candidate: Scores, champion: Scores | None) -> list[str]:
+def _scores(
+    record: RoundRecord, goal: Goal, candidate: Scores, champion: Scores | None
+) -> list[str]:
     where = goal.slice or "all"
     rows = [("validation, all prompts", "")]
     if goal.slice:
         rows.append((f"validation, {goal.slice}", goal.slice))
     lines = ["## Scores", "", "| measure | candidate [95 %] | champion [95 %] |", "|---|---|---|"]
-    lines += [f"| {_text(title)} | {_share(candidate, name)} | {_share(champion, name)} |" for title, name in rows]
+    lines += [
+        f"| {_text(title)} | {_share(candidate, name)} | {_share(champion, name)} |"
+        for title, name in rows
+    ]
     lines.append(f"| test, all prompts | {record.test_accuracy:.4f} | |")
     if record.pass_at_k is not None:
         lines.append(f"| pass@k (test) | {record.pass_at_k:.4f} | |")
@@ -63,7 +81,9 @@ def _scores(record: RoundRecord, goal: Goal, candidate: Scores, champion: Scores
 def _gate(comparison: Comparison | None) -> list[str]:
     if comparison is None:
         return []
-    test = "Exact one-sided McNemar" if comparison.graded is None else "Paired bootstrap over families"
+    test = (
+        "Exact one-sided McNemar" if comparison.graded is None else "Paired bootstrap over families"
+    )
     power = comparison.power.replace("are enough to show", "would have shown")
     return ["## Gate", "", f"{test}: {comparison.found}. {power[:1].upper()}{power[1:]}."]
 
@@ -71,17 +91,32 @@ def _gate(comparison: Comparison | None) -> list[str]:
 def _alarms(alarms: Sequence[Alarm]) -> list[str]:
     if not alarms:
         return []
-    return ["## Alarms", "", *(f"- {'**blocks**' if one.blocks else 'warning'}: {_text(one.why)}" for one in alarms)]
+    return [
+        "## Alarms",
+        "",
+        *(f"- {'**blocks**' if one.blocks else 'warning'}: {_text(one.why)}" for one in alarms),
+    ]
 
 
 def _slices(candidate: Scores, champion: Scores | None) -> list[str]:
     names = [name for name in candidate.counts if name]
     if not names:
         return []
-    lines = ["## Slices (validation)", "", "| slice | prompts | candidate [95 %] | champion |", "|---|---|---|---|"]
+    lines = [
+        "## Slices (validation)",
+        "",
+        "| slice | prompts | candidate [95 %] | champion |",
+        "|---|---|---|---|",
+    ]
     for name in sorted(names, key=_natural):
-        before = f"{champion.accuracy(name):.4f}" if champion is not None and name in champion.counts else ""
-        lines.append(f"| {_text(name)} | {candidate.counts[name][1]} | {_share(candidate, name)} | {before} |")
+        before = (
+            f"{champion.accuracy(name):.4f}"
+            if champion is not None and name in champion.counts
+            else ""
+        )
+        lines.append(
+            f"| {_text(name)} | {candidate.counts[name][1]} | {_share(candidate, name)} | {before} |"
+        )
     return lines
 
 
@@ -94,18 +129,30 @@ def _samples(record: RoundRecord) -> list[str]:
         lines += ["", "| dropped because | samples |", "|---|---|"]
         lines += [f"| {_text(reason)} | {count} |" for reason, count in _by_count(record.dropped)]
     if "too_hard" in record.measures:
-        helped, generated, waiting = (record.measures[name] for name in ("hinted_accepted", "hinted", "too_hard"))
-        lines += ["", f"With a hint, {helped:g} of {generated:g} more were accepted; {waiting:g} prompts wait for one."]
+        helped, generated, waiting = (
+            record.measures[name] for name in ("hinted_accepted", "hinted", "too_hard")
+        )
+        lines += [
+            "",
+            f"With a hint, {helped:g} of {generated:g} more were accepted; {waiting:g} prompts wait for one.",
+        ]
     return lines
 
 
 def _causes(record: RoundRecord) -> list[str]:
     if not record.causes:
         return ["## Causes", "", "Nothing stands out."]
-    lines = ["## Causes", "", "| cause | confidence | evidence | change | should show |", "|---|---|---|---|---|"]
+    lines = [
+        "## Causes",
+        "",
+        "| cause | confidence | evidence | change | should show |",
+        "|---|---|---|---|---|",
+    ]
     for one in record.causes:
         said, predicted = _text(one.evidence), _text(one.predicted)
-        lines.append(f"| {one.name} | {one.confidence:.2f} | {said} | {one.change or 'none'} | {predicted} |")
+        lines.append(
+            f"| {one.name} | {one.confidence:.2f} | {said} | {one.change or 'none'} | {predicted} |"
+        )
     return lines
 
 
@@ -120,7 +167,12 @@ def _plan(used: Plan, following: Plan) -> list[str]:
 
 
 def _history(history: Iterable[RoundRecord]) -> list[str]:
-    lines = ["## So far", "", "| round | verdict | goal | all | accepted | level |", "|---|---|---|---|---|---|"]
+    lines = [
+        "## So far",
+        "",
+        "| round | verdict | goal | all | accepted | level |",
+        "|---|---|---|---|---|---|",
+    ]
     return lines + [
         f"| {one.round} | {one.verdict} | {one.accuracy:.4f} | {one.overall:.4f} | {one.accepted} | {one.level or ''} |"
         for one in history

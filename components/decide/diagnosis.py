@@ -1,4 +1,5 @@
-"""Reflection: from a round's numbers to likely causes, each with evidence, confidence and one bounded change."""
+"""Reflection: from a round's numbers to likely causes, each with evidence, confidence and one
+bounded change."""
 
 from __future__ import annotations
 
@@ -31,14 +32,30 @@ from components.decide.training_causes import (
 )
 
 CHECKS: tuple[Callable[[Evidence], Finding | None], ...] = (
-    optimizer_trouble, learning_rate_too_high, learning_rate_too_low, overfitting, underfitting, too_little_capacity,
-    forgetting, base_not_mastered,
-    truncation, stop_token_wrong, too_few_accepted, low_diversity, temperature_too_high, verifier_false_negatives,
-    verifier_too_lenient, label_noise, duplicate_flood, evaluation_contamination, human_share_too_low,
-)  # fmt: skip
+    optimizer_trouble,
+    learning_rate_too_high,
+    learning_rate_too_low,
+    overfitting,
+    underfitting,
+    too_little_capacity,
+    forgetting,
+    base_not_mastered,
+    truncation,
+    stop_token_wrong,
+    too_few_accepted,
+    low_diversity,
+    temperature_too_high,
+    verifier_false_negatives,
+    verifier_too_lenient,
+    label_noise,
+    duplicate_flood,
+    evaluation_contamination,
+    human_share_too_low,
+)
 
 
 def diagnose(evidence: Evidence) -> list[Finding]:
-    """All findings, most confident first. None if the candidate was promoted and nothing stands out."""
+    """All findings, most confident first. None if the candidate was promoted and nothing stands
+    out."""
     found = [finding for check in CHECKS if (finding := check(evidence)) is not None]
     return sorted(found, key=lambda one: (-one.confidence, one.name))

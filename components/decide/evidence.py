@@ -16,7 +16,8 @@ NOTICEABLE_NATS = 0.01
 HIGH_LOSS = 0.3
 """Nats per token: below it there is little left to learn, so a flat curve says nothing."""
 SETTLED = 0.6
-"""Confidence in a cause is multiplied by this when the round was good all the same: do not mend what works."""
+"""Confidence in a cause is multiplied by this when the round was good all the same: do not mend
+what works."""
 
 
 @dataclass(frozen=True)
@@ -39,20 +40,36 @@ class Evidence:
     """Summary of the select receipt; None in round 0."""
     comparison: Comparison | None = None
     measures: Mapping[str, float] = field(default_factory=dict)
-    """The round in numbers (`components.decide.measures`); a name is absent where it was not measured."""
+    """The round in numbers (`components.decide.measures`); a name is absent where it was not
+    measured."""
 
     def __getitem__(self, name: str) -> float:
         """A measure; NaN where it is absent, so that no comparison with it holds."""
         return self.measures.get(name, float("nan"))
 
     def found(
-        self, name: str, confidence: float, turn: Turn | None, said: str, predicted: str, *, measure: str = "",
-        direction: Literal["up", "down", ""] = "", otherwise: Turn | None = None,
-    ) -> Finding:  # fmt: skip
-        """A cause. `measure` (and which way it should go) is how the next round is asked whether the change helped;
-        `otherwise` is the turn to take where `turn` is at its bound or has been taken back before."""
+        self,
+        name: str,
+        confidence: float,
+        turn: Turn | None,
+        said: str,
+        predicted: str,
+        *,
+        measure: str = "",
+        direction: Literal["up", "down", ""] = "",
+        otherwise: Turn | None = None,
+    ) -> Finding:
+        """A cause. `measure` (and which way it should go) is how the next round is asked whether
+        the change helped; `otherwise` is the turn to take where `turn` is at its bound or has been
+        taken back before."""
         settled = SETTLED if self.verdict in ("promoted", "first") else 1.0
         return Finding(
-            name=name, evidence=said, confidence=confidence * settled, turn=turn, predicted=predicted, measure=measure,
-            direction=direction, otherwise=otherwise,
-        )  # fmt: skip
+            name=name,
+            evidence=said,
+            confidence=confidence * settled,
+            turn=turn,
+            predicted=predicted,
+            measure=measure,
+            direction=direction,
+            otherwise=otherwise,
+        )

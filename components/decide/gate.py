@@ -44,9 +44,12 @@ class Scores:
         return {name: right / number for name, (right, number) in self.counts.items() if name}
 
     def accuracy(self, name: str = "") -> float:
-        """Accuracy over a slice. Raises UserError, naming the slices there are, if no prompt has that tag."""
+        """Accuracy over a slice. Raises UserError, naming the slices there are, if no prompt has
+        that tag."""
         if name not in self.counts:
-            known = ", ".join(one for one in self.counts if one) or "none: the prompts carry no tags"
+            known = (
+                ", ".join(one for one in self.counts if one) or "none: the prompts carry no tags"
+            )
             raise UserError(
                 f"no evaluation prompt belongs to slice {name!r} (there are: {known}); mend decide.goal.slice, or "
                 "raise the task's `validation` so that every length has prompts"
@@ -61,7 +64,8 @@ class Scores:
 
 @dataclass(frozen=True)
 class Graded:
-    """A comparison that is more than right or wrong prompt by prompt: graded scores, or prompts in families."""
+    """A comparison that is more than right or wrong prompt by prompt: graded scores, or prompts in
+    families."""
 
     gain: float
     """Mean over prompts, candidate minus champion; above 0 is better."""
@@ -82,28 +86,38 @@ class Comparison:
     losses: int
     """Prompts that only the champion got right (or where its error is smaller)."""
     p_value: float
-    """One-sided chance of such a gain if both were equal: exact McNemar; for `graded` the clustered bootstrap."""
+    """One-sided chance of such a gain if both were equal: exact McNemar; for `graded` the clustered
+    bootstrap."""
     level: float
     """What p must not exceed this round (`alpha_of_round`)."""
     graded: Graded | None = None
 
     @property
     def detectable(self) -> float | None:
-        """True gain that this many pairs would have shown four times out of five; None if no gain could have."""
+        """True gain that this many pairs would have shown four times out of five; None if no gain
+        could have."""
         if self.graded is not None:
-            return detectable_mean_gain(self.graded.standard_error, self.graded.families, self.level)
-        return minimal_detectable_gain(self.pairs, (self.wins + self.losses) / self.pairs, self.level)
+            return detectable_mean_gain(
+                self.graded.standard_error, self.graded.families, self.level
+            )
+        return minimal_detectable_gain(
+            self.pairs, (self.wins + self.losses) / self.pairs, self.level
+        )
 
     @property
     def gain(self) -> float:
         """Accuracy (or what is compared) of the candidate minus that of the champion."""
-        return self.graded.gain if self.graded is not None else (self.wins - self.losses) / self.pairs
+        return (
+            self.graded.gain if self.graded is not None else (self.wins - self.losses) / self.pairs
+        )
 
     @property
     def found(self) -> str:
         """The numbers in words."""
         if self.graded is None or self.graded.unit == "points":
-            counted = f"{self.wins} prompts only the candidate got right, {self.losses} only the champion"
+            counted = (
+                f"{self.wins} prompts only the candidate got right, {self.losses} only the champion"
+            )
         else:
             counted = f"{self.wins} prompts with a smaller error than the champion's, {self.losses} with a larger one"
         families = f" in {self.graded.families} families" if self.graded is not None else ""
@@ -135,13 +149,17 @@ class Ruling:
 
 
 def compare(
-    champion: Iterable[Result], candidate: Iterable[Result], section: DecideSection, promotions: int = 0
+    champion: Iterable[Result],
+    candidate: Iterable[Result],
+    section: DecideSection,
+    promotions: int = 0,
 ) -> Comparison:
-    """Pair the validation results of two models by prompt; `promotions` rounds in a row just before this one promoted.
+    """Pair the validation results of two models by prompt; `promotions` rounds in a row just before
+    this one promoted.
 
-    Right or wrong, each prompt alone: exact McNemar. With `section.family` or `section.score` "error": bootstrap over
-    families. Raises Corrupt if a prompt lacks its partner, UserError if the recipe names a tag or a score that the
-    results lack.
+    Right or wrong, each prompt alone: exact McNemar. With `section.family` or `section.score`
+    "error": bootstrap over families. Raises Corrupt if a prompt lacks its partner, UserError if the
+    recipe names a tag or a score that the results lack.
     """
     before, after = ({row.prompt_id: row for row in rows} for rows in (champion, candidate))
     if before.keys() != after.keys() or not before:
@@ -159,7 +177,12 @@ def compare(
     gains = [float(new.correct) - float(old.correct) for old, new in pairs]
     if section.score == "error":
         gains = _error_gains(pairs)
-    return by_gains(gains, _families(pairs, section.family), level, "error" if section.score == "error" else "points")
+    return by_gains(
+        gains,
+        _families(pairs, section.family),
+        level,
+        "error" if section.score == "error" else "points",
+    )
 
 
 def by_counts(pairs: int, wins: int, losses: int, level: float) -> Comparison:
@@ -167,18 +190,25 @@ def by_counts(pairs: int, wins: int, losses: int, level: float) -> Comparison:
     return Comparison(pairs, wins, losses, mcnemar_one_sided(wins, losses), level)
 
 
-def by_gains(gains: Sequence[float], families: Sequence[str], level: float, unit: str) -> Comparison:
-    """Compare by the clustered paired bootstrap; `gains` are candidate minus champion, prompt by prompt."""
-    graded = Graded(sum(gains) / len(gains), cluster_standard_error(gains, families), len(set(families)), unit)
+def by_gains(
+    gains: Sequence[float], families: Sequence[str], level: float, unit: str
+) -> Comparison:
+    """Compare by the clustered paired bootstrap; `gains` are candidate minus champion, prompt by
+    prompt."""
+    graded = Graded(
+        sum(gains) / len(gains), cluster_standard_error(gains, families), len(set(families)), unit
+    )
     wins, losses = sum(gain > 0 for gain in gains), sum(gain < 0 for gain in gains)
-    return Comparison(len(gains), wins, losses, bootstrap_p_value(gains, families, level), level, graded)
+    return Comparison(
+        len(gains), wins, losses, bootstrap_p_value(gains, families, level), level, graded
+    )
 
 
 def judge(comparison: Comparison, alarms: Sequence[Alarm] = ()) -> Ruling:
     """Promote if the candidate is significantly better and nothing blocks it.
 
-    The levels of a campaign's rounds (`alpha_of_round`) are such that it promotes a model that is not better with a
-    chance of at most alpha.
+    The levels of a campaign's rounds (`alpha_of_round`) are such that it promotes a model that is
+    not better with a chance of at most alpha.
     """
     if comparison.gain <= 0:
         return Ruling(False, f"not better: {comparison.found}")
@@ -191,11 +221,13 @@ def judge(comparison: Comparison, alarms: Sequence[Alarm] = ()) -> Ruling:
 
 
 def _error_gains(pairs: Sequence[tuple[Result, Result]]) -> list[float]:
-    """How much smaller the candidate's absolute errors are. An answer that is no number counts as the largest error
-    that either model made on any prompt."""
+    """How much smaller the candidate's absolute errors are. An answer that is no number counts as
+    the largest error that either model made on any prompt."""
     known = [abs(row.error) for pair in pairs for row in pair if row.error is not None]
     if not known:
-        raise UserError("decide.score is `error`, and no validation prompt has a numeric verifier: use score `right`")
+        raise UserError(
+            "decide.score is `error`, and no validation prompt has a numeric verifier: use score `right`"
+        )
     worst = max(known)
 
     def off(row: Result) -> float:

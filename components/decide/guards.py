@@ -1,4 +1,5 @@
-"""What may block a candidate that is proved better: collapse, lost knowledge, a mix that teaches errors."""
+"""What may block a candidate that is proved better: collapse, lost knowledge, a mix that teaches
+errors."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ class Alarm:
     """Something that speaks against a candidate."""
 
     measure: str
-    """perplexity, retention, teaches_errors, self_agreement, or one of evaluate's: distinct_2, pass_at_k, length."""
+    """perplexity, retention, teaches_errors, self_agreement, or one of evaluate's: distinct_2,
+    pass_at_k, length."""
     blocks: bool
     """False: a warning."""
     why: str
@@ -29,14 +31,18 @@ class Alarm:
 
 
 def alarms_of(
-    evaluation: Mapping[str, Any], selection: Mapping[str, Any], perplexity_ratio: float | None,
-    retention: Sequence[tuple[TextResult, TextResult]], section: DecideSection,
-) -> tuple[Alarm, ...]:  # fmt: skip
+    evaluation: Mapping[str, Any],
+    selection: Mapping[str, Any],
+    perplexity_ratio: float | None,
+    retention: Sequence[tuple[TextResult, TextResult]],
+    section: DecideSection,
+) -> tuple[Alarm, ...]:
     """All alarms about a candidate, those that block first.
 
-    `evaluation` and `selection` are the summaries of evaluate (which measures collapse against round 0) and select.
-    `perplexity_ratio` is the candidate's on human text over that of round 0's model, None where it is not measured;
-    `retention` are (champion, candidate) of the retention split's rows.
+    `evaluation` and `selection` are the summaries of evaluate (which measures collapse against
+    round 0) and select. `perplexity_ratio` is the candidate's on human text over that of round 0's
+    model, None where it is not measured; `retention` are (champion, candidate) of the retention
+    split's rows.
     """
     found = [
         *_perplexity(perplexity_ratio, section.max_perplexity_ratio),
@@ -51,9 +57,7 @@ def _perplexity(ratio: float | None, most: float) -> list[Alarm]:
     """Warns at half of what blocks, like all measures of collapse."""
     if ratio is None or ratio <= 1 + (most - 1) / 2:
         return []
-    text = (
-        f"collapse guard: perplexity on human text is {ratio:.3f} times that of round 0, at most {most:.3f} is allowed"
-    )
+    text = f"collapse guard: perplexity on human text is {ratio:.3f} times that of round 0, at most {most:.3f} is allowed"
     return [Alarm("perplexity", ratio > most, text)]
 
 
@@ -65,7 +69,11 @@ def _retention(pairs: Sequence[tuple[TextResult, TextResult]], margin: float) ->
     mean, lower = math.fsum(gains) / len(gains), bootstrap_lower(gains, range(len(gains)))
     if lower > -margin:
         return []
-    few = f"; {len(gains)} rows say little: give more retention text" if len(gains) < FEW_TEXTS else ""
+    few = (
+        f"; {len(gains)} rows say little: give more retention text"
+        if len(gains) < FEW_TEXTS
+        else ""
+    )
     lost = "lost" if mean < 0 else "may have lost"
     text = (
         f"retention guard: the candidate {lost} human text: token accuracy {100 * mean:+.2f} points on {len(gains)} "
@@ -94,10 +102,13 @@ def _errors_taught(selection: Mapping[str, Any]) -> list[Alarm]:
     return [Alarm("teaches_errors", True, text)]
 
 
-def self_agreement(history: Sequence[RoundRecord], measures: Mapping[str, float], level: int) -> tuple[Alarm, ...]:
-    """A warning where samples agree more than in an earlier round of the same difficulty and are right less, both on
-    the way to collapse in loops without labels (2505.21444). It is about the model that sampled, so it comes a round
-    after the one that made it. Needs an audit split; each of its prompts counts once."""
+def self_agreement(
+    history: Sequence[RoundRecord], measures: Mapping[str, float], level: int
+) -> tuple[Alarm, ...]:
+    """A warning where samples agree more than in an earlier round of the same difficulty and are
+    right less, both on the way to collapse in loops without labels (2505.21444). It is about the
+    model that sampled, so it comes a round after the one that made it. Needs an audit split; each
+    of its prompts counts once."""
     needed = {"agreement", "audit_accuracy", "audit_prompts"}
     before = [one for one in history if one.level == level and needed <= one.measures.keys()]
     if not before or not needed <= measures.keys():

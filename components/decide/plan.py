@@ -1,4 +1,5 @@
-"""The plan of the next round: bounded turns of a few knobs, what became of the last ones, the rung of the ladder."""
+"""The plan of the next round: bounded turns of a few knobs, what became of the last ones, the rung
+of the ladder."""
 
 from __future__ import annotations
 
@@ -12,10 +13,21 @@ from components.common.state import Cause, Plan, RoundRecord, Verdict, base_plan
 from components.decide.gate import Scores
 
 Turn = Literal[
-    "learning_rate_down", "learning_rate_up", "steps_up", "steps_down", "temperature_up", "temperature_down",
-    "weight_decay_up", "human_share_up", "human_share_down", "samples_up", "structure_up", "vote_share_up",
-    "answer_tokens_up", "noise_up",
-]  # fmt: skip
+    "learning_rate_down",
+    "learning_rate_up",
+    "steps_up",
+    "steps_down",
+    "temperature_up",
+    "temperature_down",
+    "weight_decay_up",
+    "human_share_up",
+    "human_share_down",
+    "samples_up",
+    "structure_up",
+    "vote_share_up",
+    "answer_tokens_up",
+    "noise_up",
+]
 """What reflection may ask for. Each is one bounded step of one knob."""
 
 MAX_TURNS = 2
@@ -25,13 +37,21 @@ MIN_CONFIDENCE = 0.5
 TAKEN_BACK = "change_taken_back"
 CONFIRMED = "change_confirmed"
 MOVED, LOSS_MOVED = 0.05, 0.01
-"""Relative change of a measure from which it has moved; of the held-out loss, which is taken over the same rows every
-time."""
+"""Relative change of a measure from which it has moved; of the held-out loss, which is taken over
+the same rows every time."""
 
 KNOBS = (
-    "learning_rate", "steps", "weight_decay", "temperature", "samples_per_prompt", "human_share", "lora",
-    "min_vote_share", "max_new_tokens", "neftune_alpha",
-)  # fmt: skip
+    "learning_rate",
+    "steps",
+    "weight_decay",
+    "temperature",
+    "samples_per_prompt",
+    "human_share",
+    "lora",
+    "min_vote_share",
+    "max_new_tokens",
+    "neftune_alpha",
+)
 Knob = float | LoraStructure | None
 
 
@@ -52,20 +72,29 @@ class Finding:
 
 
 def next_plan(
-    recipe: Recipe, current: Plan, findings: Sequence[Finding], reviewed: Finding | None, before: Plan,
+    recipe: Recipe,
+    current: Plan,
+    findings: Sequence[Finding],
+    reviewed: Finding | None,
+    before: Plan,
     refuted: frozenset[str] = frozenset(),
-) -> tuple[Plan, tuple[Cause, ...]]:  # fmt: skip
-    """Turn at most two knobs of `current`, most confident causes first, and say of every cause what it changed.
+) -> tuple[Plan, tuple[Cause, ...]]:
+    """Turn at most two knobs of `current`, most confident causes first, and say of every cause what
+    it changed.
 
-    `reviewed` is what became of the last change. One that is taken back (to what `before` had) goes first, and its
-    knobs are not turned again this round. Turns in `refuted` are not tried again.
+    `reviewed` is what became of the last change. One that is taken back (to what `before` had) goes
+    first, and its knobs are not turned again this round. Turns in `refuted` are not tried again.
     """
     plan, causes, touched = current, list[Cause](), set[str]()
     changed: dict[str, Knob]
     if reviewed is not None:
         changed = {}
         if reviewed.name == TAKEN_BACK:
-            changed = {name: getattr(before, name) for name in KNOBS if getattr(before, name) != getattr(current, name)}
+            changed = {
+                name: getattr(before, name)
+                for name in KNOBS
+                if getattr(before, name) != getattr(current, name)
+            }
         plan, touched = current.model_copy(update=changed), set(changed)
         causes.append(_cause(reviewed, current, changed, None))
     for finding in sorted(findings, key=lambda one: (-one.confidence, one.name)):
@@ -85,24 +114,32 @@ def next_plan(
 def turned(plan: Plan, recipe: Recipe, turn: Turn) -> tuple[str, Knob]:
     """The knob that a turn is about and its new value, unchanged where the knob is at its bound.
 
-    Bounds are relative to the recipe as the person wrote it: learning rate 0.1 to 4 times, steps a quarter to 4 times,
-    weight decay up to 16 times (0.1 where the recipe has less), answers up to 4 times as long (and no longer than
-    train.max_length); temperature 0.1 to 1.5, human share 0.25 to 0.9, samples up to 64, vote share up to 0.9, noise on
-    embeddings up to 10. The bounds of the trained structure are in the recipe; nothing makes it smaller but that growth
-    which did harm is taken back.
+    Bounds are relative to the recipe as the person wrote it: learning rate 0.1 to 4 times, steps a
+    quarter to 4 times, weight decay up to 16 times (0.1 where the recipe has less), answers up to 4
+    times as long (and no longer than train.max_length); temperature 0.1 to 1.5, human share 0.25 to
+    0.9, samples up to 64, vote share up to 0.9, noise on embeddings up to 10. The bounds of the
+    trained structure are in the recipe; nothing makes it smaller but that growth which did harm is
+    taken back.
     """
     base = base_plan(recipe)
     match turn:
         case "learning_rate_down":
-            return "learning_rate", _down(plan.learning_rate, plan.learning_rate * 0.5, base.learning_rate * 0.1)
+            return "learning_rate", _down(
+                plan.learning_rate, plan.learning_rate * 0.5, base.learning_rate * 0.1
+            )
         case "learning_rate_up":
-            return "learning_rate", _up(plan.learning_rate, plan.learning_rate * 2, min(1.0, base.learning_rate * 4))
+            return "learning_rate", _up(
+                plan.learning_rate, plan.learning_rate * 2, min(1.0, base.learning_rate * 4)
+            )
         case "steps_down":
-            return "steps", int(_down(plan.steps, round(plan.steps * 0.67), max(1, base.steps // 4)))
+            return "steps", int(
+                _down(plan.steps, round(plan.steps * 0.67), max(1, base.steps // 4))
+            )
         case "steps_up":
             return "steps", int(_up(plan.steps, round(plan.steps * 1.5), base.steps * 4))
         case "temperature_down":
-            # Greedy in the recipe is on purpose; only a lack of diversity, which asks for more, moves it.
+            # Greedy in the recipe is on purpose; only a lack of diversity, which asks for more,
+            # moves it.
             low = plan.temperature if base.temperature == 0.0 else 0.1
             return "temperature", _down(plan.temperature, round(plan.temperature - 0.2, 6), low)
         case "temperature_up":
@@ -115,8 +152,12 @@ def turned(plan: Plan, recipe: Recipe, turn: Turn) -> tuple[str, Knob]:
         case "human_share_down":
             return "human_share", _down(plan.human_share, round(plan.human_share - 0.1, 6), 0.25)
         case "vote_share_up":
-            share = recipe.select.min_vote_share if plan.min_vote_share is None else plan.min_vote_share
-            return "min_vote_share", _turned_up(plan.min_vote_share, share, max(0.5, round(share + 0.2, 6)), 0.9)
+            share = (
+                recipe.select.min_vote_share if plan.min_vote_share is None else plan.min_vote_share
+            )
+            return "min_vote_share", _turned_up(
+                plan.min_vote_share, share, max(0.5, round(share + 0.2, 6)), 0.9
+            )
         case "answer_tokens_up":
             first = recipe.generate.max_new_tokens
             now, most = plan.max_new_tokens or first, min(4 * first, recipe.train.max_length)
@@ -126,47 +167,69 @@ def turned(plan: Plan, recipe: Recipe, turn: Turn) -> tuple[str, Knob]:
             alpha = recipe.train.neftune_alpha if plan.neftune_alpha is None else plan.neftune_alpha
             return "neftune_alpha", _turned_up(plan.neftune_alpha, alpha, max(5.0, 2 * alpha), 10.0)
         case "samples_up":
-            return "samples_per_prompt", int(_up(plan.samples_per_prompt, plan.samples_per_prompt * 2, 64))
+            return "samples_per_prompt", int(
+                _up(plan.samples_per_prompt, plan.samples_per_prompt * 2, 64)
+            )
         case "structure_up":
             return "lora", _grown(plan.lora, recipe.train.lora)
 
 
 def review(
-    previous: RoundRecord | None, before: Plan, current: Plan, verdict: Verdict, overall: float,
-    measures: Mapping[str, float], interval: tuple[float, float] = (0.0, 0.0),
-) -> Finding | None:  # fmt: skip
-    """What became of the last round's change: confirmed, taken back, or neither (nothing was changed, or the candidate
-    was promoted without the prediction coming true: what works is left alone).
+    previous: RoundRecord | None,
+    before: Plan,
+    current: Plan,
+    verdict: Verdict,
+    overall: float,
+    measures: Mapping[str, float],
+    interval: tuple[float, float] = (0.0, 0.0),
+) -> Finding | None:
+    """What became of the last round's change: confirmed, taken back, or neither (nothing was
+    changed, or the candidate was promoted without the prediction coming true: what works is left
+    alone).
 
-    It is confirmed if what it was to move has moved the right way. It is taken back if the candidate was not promoted
-    and that has not moved or, where nothing of the kind was predicted, accuracy fell; and if accuracy fell beyond the
-    95 % `interval` of this round's whatever has moved. Nothing is taken back twice in a row, or a knob would swing to
-    and fro.
+    It is confirmed if what it was to move has moved the right way. It is taken back if the
+    candidate was not promoted and that has not moved or, where nothing of the kind was predicted,
+    accuracy fell; and if accuracy fell beyond the 95 % `interval` of this round's whatever has
+    moved. Nothing is taken back twice in a row, or a knob would swing to and fro.
     """
     changed = [name for name in KNOBS if getattr(before, name) != getattr(current, name)]
     if previous is None or not changed:
         return None
-    told = [(cause, *_moved(cause, previous.measures, measures)) for cause in previous.causes if cause.change]
+    told = [
+        (cause, *_moved(cause, previous.measures, measures))
+        for cause in previous.causes
+        if cause.change
+    ]
     known = [(cause, said, right) for cause, said, right in told if right is not None]
     said = "; ".join(text for _, text, _ in known)
     came_true = bool(known) and all(right for _, _, right in known)
     accuracy = f"validation accuracy went from {previous.overall:.4f} to {overall:.4f}"
     if came_true and not (verdict == "kept" and previous.overall > interval[1] > 0.0):
         return Finding(
-            CONFIRMED, f"after {', '.join(changed)} changed, {said}, as predicted; {accuracy}", 0.9, None, ""
+            CONFIRMED,
+            f"after {', '.join(changed)} changed, {said}, as predicted; {accuracy}",
+            0.9,
+            None,
+            "",
         )
     swings = any(cause.name == TAKEN_BACK for cause in previous.causes)
     if verdict != "kept" or swings or (not known and overall >= previous.overall):
         return None
     why = f"{said}; " if known else ""
     return Finding(
-        TAKEN_BACK, f"after {', '.join(changed)} changed, {why}{accuracy} and the candidate was not promoted",
-        0.9, None, "accuracy back at what it was before",
-    )  # fmt: skip
+        TAKEN_BACK,
+        f"after {', '.join(changed)} changed, {why}{accuracy} and the candidate was not promoted",
+        0.9,
+        None,
+        "accuracy back at what it was before",
+    )
 
 
-def _moved(cause: Cause, before: Mapping[str, float], now: Mapping[str, float]) -> tuple[str, bool | None]:
-    """What the measure of a cause did, in words, and whether it went where it should; None if that is not known."""
+def _moved(
+    cause: Cause, before: Mapping[str, float], now: Mapping[str, float]
+) -> tuple[str, bool | None]:
+    """What the measure of a cause did, in words, and whether it went where it should; None if that
+    is not known."""
     if not cause.measure or cause.measure not in before or cause.measure not in now:
         return "", None
     old, new = before[cause.measure], now[cause.measure]
@@ -192,10 +255,12 @@ def ladder_of(recipe: Recipe) -> Ladder | None:
 
 
 def next_level(recipe: Recipe, round_number: int, level: int, champion: Scores) -> int:
-    """The length the next samples are drawn at: one more once the champion has mastered this one (2502.01612).
+    """The length the next samples are drawn at: one more once the champion has mastered this one
+    (2502.01612).
 
-    It begins at the first length beyond the labelled ones and never leaves the ladder. Going on without mastery ends in
-    an avalanche of errors, so a candidate that was not promoted does not count.
+    It begins at the first length beyond the labelled ones and never leaves the ladder. Going on
+    without mastery ends in an avalanche of errors, so a candidate that was not promoted does not
+    count.
     """
     ladder = ladder_of(recipe)
     if ladder is None:
@@ -228,7 +293,13 @@ def _grown(structure: LoraStructure | None, bounds: LoraSection | None) -> LoraS
         return structure
     if structure.rank < bounds.max_rank:
         return structure.model_copy(update={"rank": min(2 * structure.rank, bounds.max_rank)})
-    layers = int(_up(structure.unfrozen_layers, max(1, 2 * structure.unfrozen_layers), bounds.max_unfrozen_layers))
+    layers = int(
+        _up(
+            structure.unfrozen_layers,
+            max(1, 2 * structure.unfrozen_layers),
+            bounds.max_unfrozen_layers,
+        )
+    )
     return structure.model_copy(update={"unfrozen_layers": layers})
 
 
@@ -241,10 +312,16 @@ def knob_text(name: str, value: Knob) -> str:
 
 def _cause(finding: Finding, plan: Plan, changed: Mapping[str, Knob], used: Turn | None) -> Cause:
     turns = [
-        f"{knob} {knob_text(knob, getattr(plan, knob))} → {knob_text(knob, value)}" for knob, value in changed.items()
+        f"{knob} {knob_text(knob, getattr(plan, knob))} → {knob_text(knob, value)}"
+        for knob, value in changed.items()
     ]
     return Cause(
-        name=finding.name, evidence=finding.evidence, confidence=round(finding.confidence, 3),
-        change=", ".join(turns), predicted=finding.predicted, turn=used or "", measure=finding.measure,
+        name=finding.name,
+        evidence=finding.evidence,
+        confidence=round(finding.confidence, 3),
+        change=", ".join(turns),
+        predicted=finding.predicted,
+        turn=used or "",
+        measure=finding.measure,
         direction=finding.direction,
-    )  # fmt: skip
+    )

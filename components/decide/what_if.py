@@ -1,7 +1,9 @@
-"""What decide would have said of a campaign's finished rounds under other settings. Reads receipts, writes nothing.
+"""What decide would have said of a campaign's finished rounds under other settings. Reads receipts,
+writes nothing.
 
-A round is judged against the model that would have been champion by then, with the results that are stored. What was
-not carried out cannot be known: if a verdict changes, later rounds would have begun from another model; that is said.
+A round is judged against the model that would have been champion by then, with the results that are
+stored. What was not carried out cannot be known: if a verdict changes, later rounds would have
+begun from another model; that is said.
 """
 
 from __future__ import annotations
@@ -68,12 +70,13 @@ class Answer:
     champion_round: int
     would_be_champion_round: int
     diverges_after: int | None
-    """The first round with another verdict: rounds after it began from a model that would not have been champion."""
+    """The first round with another verdict: rounds after it began from a model that would not have
+    been champion."""
 
 
 def what_if(context: Context, state: str, overrides: dict[str, Any]) -> Answer:
-    """Judge the finished rounds of a campaign again. Raises UserError for a setting that cannot be, or a state without
-    finished rounds."""
+    """Judge the finished rounds of a campaign again. Raises UserError for a setting that cannot be,
+    or a state without finished rounds."""
     campaign = load_campaign(context, state)
     history = campaign.state.history
     if not history:
@@ -87,10 +90,20 @@ def what_if(context: Context, state: str, overrides: dict[str, Any]) -> Answer:
         verdict, why, blocked, candidate = "first", record.why, False, first
         if record.round > 0:
             candidate, verdict, why, blocked = _judge(
-                context, record, best, best_round, history, first, section, diverges, promotions_in_a_row(replayed)
+                context,
+                record,
+                best,
+                best_round,
+                history,
+                first,
+                section,
+                diverges,
+                promotions_in_a_row(replayed),
             )
             waited = 0 if verdict == "promoted" else waited + 1
-            best, best_round = (candidate, record.round) if verdict == "promoted" else (best, best_round)
+            best, best_round = (
+                (candidate, record.round) if verdict == "promoted" else (best, best_round)
+            )
         if verdict != record.verdict and diverges is None:
             diverges = record.round
         replayed = (*replayed, record.model_copy(update={"verdict": verdict, "blocked": blocked}))
@@ -108,22 +121,33 @@ def _section(section: DecideSection, overrides: dict[str, Any]) -> DecideSection
     goal = {name: given.pop(name) for name in ("threshold", "slice") if name in given}
     document = section.model_dump(mode="json")
     try:
-        return DecideSection.model_validate({**document, **given, "goal": {**document["goal"], **goal}})
+        return DecideSection.model_validate(
+            {**document, **given, "goal": {**document["goal"], **goal}}
+        )
     except ValueError as error:
         raise UserError(f"what-if: {' '.join(str(error).split())[:300]}") from None
 
 
 def _judge(
-    context: Context, record: RoundRecord, best: Measured, best_round: int, history: tuple[RoundRecord, ...],
-    first: Measured, section: DecideSection, diverges: int | None, promotions: int,
-) -> tuple[Measured, str, str, bool]:  # fmt: skip
+    context: Context,
+    record: RoundRecord,
+    best: Measured,
+    best_round: int,
+    history: tuple[RoundRecord, ...],
+    first: Measured,
+    section: DecideSection,
+    diverges: int | None,
+    promotions: int,
+) -> tuple[Measured, str, str, bool]:
     """(the candidate, verdict, why, whether an alarm blocked it)."""
     evaluation = read_receipt(context, record.receipts["evaluate"])
     candidate = Measured.of(context, evaluation)
     selection = read_receipt(context, record.receipts["select"]).summary
     champion = best
     if diverges is None:  # as it was: what was measured of the champion beside the candidate
-        before = read_receipt(context, next(one for one in history if one.round == best_round).receipts["evaluate"])
+        before = read_receipt(
+            context, next(one for one in history if one.round == best_round).receipts["evaluate"]
+        )
         champion = champion_of(context, evaluation, before)
     alarms = alarms_against(candidate, champion, first.summary, selection, section)
     ruling = judge(compare(champion.results, candidate.results, section, promotions), alarms)
@@ -132,9 +156,13 @@ def _judge(
 
 
 def _stop(
-    context: Context, campaign: Campaign, section: DecideSection, best: Measured, history: tuple[RoundRecord, ...],
+    context: Context,
+    campaign: Campaign,
+    section: DecideSection,
+    best: Measured,
+    history: tuple[RoundRecord, ...],
     waited: int,
-) -> StopReason | None:  # fmt: skip
+) -> StopReason | None:
     state = campaign.state.model_copy(
         update={"round": history[-1].round, "history": history, "rounds_without_gain": waited}
     )
@@ -144,7 +172,10 @@ def _stop(
 
 def in_words(answer: Answer) -> str:
     """For a terminal of 80 columns or fewer."""
-    settings = ", ".join(f"{name} {value}" for name, value in answer.changed.items()) or "the recipe's own settings"
+    settings = (
+        ", ".join(f"{name} {value}" for name, value in answer.changed.items())
+        or "the recipe's own settings"
+    )
     lines = textwrap.wrap(f"With {settings}:", WIDTH)
     for one in answer.rounds:
         verdict = one.verdict if one.verdict == one.would_be else f"{one.verdict} -> {one.would_be}"
@@ -152,8 +183,14 @@ def in_words(answer: Answer) -> str:
         lines += textwrap.wrap(one.why, WIDTH, initial_indent="  ", subsequent_indent="  ")
         if one.stop is not None:
             lines.append(f"  the campaign ends here: {one.stop}")
-    lines.append(f"champion: round {answer.champion_round} as it was, round {answer.would_be_champion_round} with this")
-    later = [one for one in answer.rounds if answer.diverges_after is not None and one.round > answer.diverges_after]
+    lines.append(
+        f"champion: round {answer.champion_round} as it was, round {answer.would_be_champion_round} with this"
+    )
+    later = [
+        one
+        for one in answer.rounds
+        if answer.diverges_after is not None and one.round > answer.diverges_after
+    ]
     if later:
         told = (
             f"From round {later[0].round} on the rounds that were carried out began from another model than they would "
@@ -168,7 +205,9 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m components.decide what-if", description=__doc__, allow_abbrev=False
     )
-    parser.add_argument("--state", required=True, metavar="URI", help="receipt of the last decide of a campaign")
+    parser.add_argument(
+        "--state", required=True, metavar="URI", help="receipt of the last decide of a campaign"
+    )
     for name, (kind, text) in OVERRIDES.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=text)
     parser.add_argument("--json", action="store_true", help="one JSON document")

@@ -7,12 +7,16 @@ from components.evaluate.step import EvaluateInputs, run
 def main() -> None:
     """The step from a container, a job or a laptop."""
     given = parser(
-        "evaluate", __doc__,
+        "evaluate",
+        __doc__,
         state="receipt of prepare or decide that the round begins from",
         candidate="receipt of train",
-    ).parse_args()  # fmt: skip
+    ).parse_args()
     carry_out(
-        given.state, lambda context: run(EvaluateInputs(given.state, receipt_at(context, given.candidate)), context)
+        given.state,
+        lambda context: run(
+            EvaluateInputs(given.state, receipt_at(context, given.candidate)), context
+        ),
     )
 
 

@@ -1,7 +1,8 @@
 """Signs of collapse: what a model's answers and its grasp of human text have lost against round 0.
 
-A sign is found before accuracy falls (2305.17493, 2404.01413). Each measure has a bound that blocks a round and, half
-as far from round 0, one that warns; they are data of the receipt, and `decide` rules on them.
+A sign is found before accuracy falls (2305.17493, 2404.01413). Each measure has a bound that blocks
+a round and, half as far from round 0, one that warns; they are data of the receipt, and `decide`
+rules on them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ MIN_NGRAMS = 500
 """With fewer n-grams their distinct share says nothing."""
 MIN_PROMPTS = 30
 Z_80 = 1.2815515655446004
-"""Two-sided 80 % point of the standard normal distribution: a fall so sure (one-sided 90 %) warns."""
+"""Two-sided 80 % point of the standard normal distribution: a fall so sure (one-sided 90 %) warns.
+"""
 
 
 @dataclass(frozen=True)
@@ -40,17 +42,21 @@ class Measured:
 
 
 def diversity(measured: Measured, max_rows: int) -> dict[str, Any]:
-    """How varied the greedy answers are, over `max_rows` prompts chosen by id: the same for every model."""
+    """How varied the greedy answers are, over `max_rows` prompts chosen by id: the same for every
+    model."""
     answers = chosen_answers(measured.results, max_rows)
     drawn: dict[str, list[str]] = {}
     for sample in measured.samples:
         drawn.setdefault(sample.prompt_id, []).append(" ".join(sample.text.split()))
     return {
-        "texts": len(answers), "distinct_1": distinct_share(ngrams(answers, 1)),
-        "distinct_2": distinct_share(ngrams(answers, 2)), "self_bleu": self_bleu(answers),
-        "vendi": vendi_score(answers), "answer_entropy": entropy(" ".join(text.split()) for text in answers),
+        "texts": len(answers),
+        "distinct_1": distinct_share(ngrams(answers, 1)),
+        "distinct_2": distinct_share(ngrams(answers, 2)),
+        "self_bleu": self_bleu(answers),
+        "vendi": vendi_score(answers),
+        "answer_entropy": entropy(" ".join(text.split()) for text in answers),
         "sample_entropy": stats.fmean(map(entropy, drawn.values())) if drawn else None,
-    }  # fmt: skip
+    }
 
 
 def chosen_answers(results: Sequence[Result], max_rows: int) -> list[str]:
@@ -60,10 +66,12 @@ def chosen_answers(results: Sequence[Result], max_rows: int) -> list[str]:
 
 
 def collapse_measures(first: Measured, now: Measured, max_rows: int) -> dict[str, dict[str, Any]]:
-    """Each measure with its value now and in round 0, how they differ, and the bounds. What cannot be measured (too
-    little text, no human text, no samples) is not in it."""
+    """Each measure with its value now and in round 0, how they differ, and the bounds. What cannot
+    be measured (too little text, no human text, no samples) is not in it."""
     found = {
-        "distinct_2": _distinct(chosen_answers(first.results, max_rows), chosen_answers(now.results, max_rows)),
+        "distinct_2": _distinct(
+            chosen_answers(first.results, max_rows), chosen_answers(now.results, max_rows)
+        ),
         "perplexity": _perplexity(first.texts, now.texts),
         "pass_at_k": _pass_at_k(first.results, now.results),
         "length": _length(first.results, now.results),
@@ -71,7 +79,9 @@ def collapse_measures(first: Measured, now: Measured, max_rows: int) -> dict[str
     return {name: measure for name, measure in found.items() if measure is not None}
 
 
-def alarms(measures: dict[str, dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def alarms(
+    measures: dict[str, dict[str, Any]],
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Blocks and warnings: {"measure", "value", "limit", "why"}; what blocks does not warn as well."""
     blocks: list[dict[str, Any]] = []
     warnings: list[dict[str, Any]] = []
@@ -79,13 +89,21 @@ def alarms(measures: dict[str, dict[str, Any]]) -> tuple[list[dict[str, Any]], l
         for found, bound in ((blocks, "block"), (warnings, "warn")):
             if (limit := _crossed(measure, bound)) is not None:
                 value = measure["difference"] if name == "pass_at_k" else measure["ratio"]
-                found.append({"measure": name, "value": value, "limit": limit, "why": _sentence(name, measure, limit)})
+                found.append(
+                    {
+                        "measure": name,
+                        "value": value,
+                        "limit": limit,
+                        "why": _sentence(name, measure, limit),
+                    }
+                )
                 break
     return blocks, warnings
 
 
 def _distinct(first: Sequence[str], now: Sequence[str]) -> dict[str, Any] | None:
-    """Of distinct-2 at an equal number of word pairs: longer answers are not less varied for being longer."""
+    """Of distinct-2 at an equal number of word pairs: longer answers are not less varied for being
+    longer."""
     before, after = ngrams(first, 2), ngrams(now, 2)
     size = min(before.total(), after.total())
     if size < MIN_NGRAMS:
@@ -102,7 +120,8 @@ def _perplexity(first: Sequence[TextResult], now: Sequence[TextResult]) -> dict[
     if not old or old.keys() != new.keys():
         return None
     before, after = (
-        sum(row.loss * row.num_tokens for row in rows.values()) / sum(row.num_tokens for row in rows.values())
+        sum(row.loss * row.num_tokens for row in rows.values())
+        / sum(row.num_tokens for row in rows.values())
         for rows in (old, new)
     )
     ratio = math.exp(min(after - before, 50.0))
@@ -111,29 +130,38 @@ def _perplexity(first: Sequence[TextResult], now: Sequence[TextResult]) -> dict[
 
 
 def _pass_at_k(first: Sequence[Result], now: Sequence[Result]) -> dict[str, Any] | None:
-    """Difference of pass@k over the same prompts: what no sample finds any more, filtering cannot bring back."""
+    """Difference of pass@k over the same prompts: what no sample finds any more, filtering cannot
+    bring back."""
     old = {row.prompt_id: row for row in first if row.num_samples}
     pairs = [(old[row.prompt_id], row) for row in now if row.num_samples and row.prompt_id in old]
     if len(pairs) < MIN_PROMPTS:
         return None
     k = min(PASS_K, *(min(before.num_samples, after.num_samples) for before, after in pairs))
     scores = [
-        tuple(pass_at_k(row.num_samples, row.num_correct, k) for row in (before, after)) for before, after in pairs
+        tuple(pass_at_k(row.num_samples, row.num_correct, k) for row in (before, after))
+        for before, after in pairs
     ]
     change, half = mean_and_half([after - before for before, after in scores])
     warn_half = half * Z_80 / Z_95
     return {
-        "k": k, "value": stats.fmean(after for _, after in scores), "first": stats.fmean(one for one, _ in scores),
-        "difference": change, "low": change - half, "high": change + half, "warn_high": change + warn_half,
-        "n": len(pairs), "block": {"high_below": 0.0}, "warn": {"warn_high_below": 0.0},
-    }  # fmt: skip
+        "k": k,
+        "value": stats.fmean(after for _, after in scores),
+        "first": stats.fmean(one for one, _ in scores),
+        "difference": change,
+        "low": change - half,
+        "high": change + half,
+        "warn_high": change + warn_half,
+        "n": len(pairs),
+        "block": {"high_below": 0.0},
+        "warn": {"warn_high_below": 0.0},
+    }
 
 
 def _length(first: Sequence[Result], now: Sequence[Result]) -> dict[str, Any] | None:
     """Of the mean answer length on the prompts that round 0 answered right.
 
-    There a change is drift; on the others, learning may well change it (a ladder's longer problems have longer
-    answers). With fewer than MIN_PROMPTS such prompts, on all.
+    There a change is drift; on the others, learning may well change it (a ladder's longer problems
+    have longer answers). With fewer than MIN_PROMPTS such prompts, on all.
     """
     new = {row.prompt_id: row.num_tokens for row in now}
     paired = [row for row in first if row.prompt_id in new]
@@ -144,10 +172,13 @@ def _length(first: Sequence[Result], now: Sequence[Result]) -> dict[str, Any] | 
         return None
     after = sum(new[row.prompt_id] for row in rows)
     return {
-        "value": after / len(rows), "first": before / len(rows), "ratio": after / before, "n": len(rows),
+        "value": after / len(rows),
+        "first": before / len(rows),
+        "ratio": after / before,
+        "n": len(rows),
         "block": {"below": 1 - LENGTH_CHANGE, "above": 1 + LENGTH_CHANGE},
         "warn": {"below": 1 - LENGTH_CHANGE / 2, "above": 1 + LENGTH_CHANGE / 2},
-    }  # fmt: skip
+    }
 
 
 def _below(block: float) -> dict[str, Any]:
@@ -160,7 +191,10 @@ def _above(block: float) -> dict[str, Any]:
 
 def _crossed(measure: dict[str, Any], bound: str) -> float | None:
     """The limit of `block` or `warn` that a measure is beyond."""
-    return next((float(limit) for side, limit in measure[bound].items() if _beyond(measure, side, limit)), None)
+    return next(
+        (float(limit) for side, limit in measure[bound].items() if _beyond(measure, side, limit)),
+        None,
+    )
 
 
 def _beyond(measure: dict[str, Any], side: str, limit: float) -> bool:

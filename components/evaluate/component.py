@@ -10,4 +10,8 @@ def evaluate(state: str, candidate: Input[Model], results: Output[Metrics]):
     from components.common.shell import read_pointer, run_step
     from components.evaluate.step import EvaluateInputs, run
 
-    run_step(state, lambda context: run(EvaluateInputs(state, read_pointer(context, candidate.path)), context), results)
+    run_step(
+        state,
+        lambda context: run(EvaluateInputs(state, read_pointer(context, candidate.path)), context),
+        results,
+    )

@@ -1,7 +1,9 @@
-"""How varied some texts are: distinct n-grams, self-BLEU, Vendi score, entropy of answers. No model is asked.
+"""How varied some texts are: distinct n-grams, self-BLEU, Vendi score, entropy of answers. No model
+is asked.
 
-Words are the tokens here, but every digit and every other sign is one by itself, so that answers that are numbers have
-n-grams too. All is deterministic: the same texts in the same order give the same numbers.
+Words are the tokens here, but every digit and every other sign is one by itself, so that answers
+that are numbers have n-grams too. All is deterministic: the same texts in the same order give the
+same numbers.
 """
 
 from __future__ import annotations
@@ -41,9 +43,10 @@ def ngrams(texts: Iterable[str], order: int) -> Counter[tuple[str, ...]]:
 def distinct_share(counts: Counter[tuple[str, ...]], size: int | None = None) -> float | None:
     """distinct-n (1510.03055): different n-grams over all n-grams; None without any.
 
-    The share falls with the amount of text, so texts of different lengths are compared at an equal `size`: what is then
-    given is the expectation over samples of `size` of the n-grams, drawn without replacement (rarefaction, Hurlbert
-    1971), in closed form. `size` must not exceed the number of n-grams.
+    The share falls with the amount of text, so texts of different lengths are compared at an equal
+    `size`: what is then given is the expectation over samples of `size` of the n-grams, drawn
+    without replacement (rarefaction, Hurlbert 1971), in closed form. `size` must not exceed the
+    number of n-grams.
     """
     total = counts.total()
     if not total:
@@ -60,14 +63,18 @@ def distinct_share(counts: Counter[tuple[str, ...]], size: int | None = None) ->
         if rest < size:
             kinds += number
         else:
-            kinds += number * -math.expm1(math.lgamma(rest + 1) - math.lgamma(rest - size + 1) - missing)
+            kinds += number * -math.expm1(
+                math.lgamma(rest + 1) - math.lgamma(rest - size + 1) - missing
+            )
     return kinds / size
 
 
 def self_bleu(texts: Sequence[str]) -> float | None:
-    """Mean BLEU-4 of each text against all others as references, 0 to 100; high is monotonous (1802.01886).
+    """Mean BLEU-4 of each text against all others as references, 0 to 100; high is monotonous
+    (1802.01886).
 
-    Of the first MAX_SELF_BLEU_TEXTS texts; None for fewer than two. Orders longer than a text do not count against it.
+    Of the first MAX_SELF_BLEU_TEXTS texts; None for fewer than two. Orders longer than a text do
+    not count against it.
     """
     from sacrebleu.metrics.bleu import BLEU
 
@@ -76,16 +83,19 @@ def self_bleu(texts: Sequence[str]) -> float | None:
         return None
     bleu = BLEU(tokenize="none", effective_order=True)
     scores = [
-        bleu.sentence_score(text, spaced[:place] + spaced[place + 1 :]).score for place, text in enumerate(spaced)
+        bleu.sentence_score(text, spaced[:place] + spaced[place + 1 :]).score
+        for place, text in enumerate(spaced)
     ]
     return float(np.mean(scores))
 
 
 def vendi_score(texts: Sequence[str]) -> float | None:
-    """Effective number of different texts: the exponential of the entropy of the eigenvalues of K/n (2210.02410).
+    """Effective number of different texts: the exponential of the entropy of the eigenvalues of K/n
+    (2210.02410).
 
-    K holds the cosine similarities of hashed TF-IDF vectors of words and word pairs: 1 for equal texts, n for texts
-    without a word in common. Of the first MAX_VENDI_TEXTS texts; None without texts.
+    K holds the cosine similarities of hashed TF-IDF vectors of words and word pairs: 1 for equal
+    texts, n for texts without a word in common. Of the first MAX_VENDI_TEXTS texts; None without
+    texts.
     """
     texts = texts[:MAX_VENDI_TEXTS]
     if not texts:
@@ -100,7 +110,8 @@ def vendi_score(texts: Sequence[str]) -> float | None:
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     values = np.linalg.eigvalsh(vectors @ vectors.T / len(texts))
     kept = values[values > 1e-12]
-    # Rounded: the last digits of eigenvalues differed between a container and a laptop, and receipts should not.
+    # Rounded: the last digits of eigenvalues differed between a container and a laptop, and
+    # receipts should not.
     return round(float(np.exp(-np.sum(kept * np.log(kept)))), 9)
 
 

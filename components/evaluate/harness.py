@@ -1,7 +1,8 @@
-"""lm-eval tasks from a folder, by its API and offline: the models of a campaign on other people's questions.
+"""lm-eval tasks from a folder, by its API and offline: the models of a campaign on other people's
+questions.
 
-Task files are read as plain YAML, so nothing in them is imported or run. Their prompts are Jinja templates, which
-lm-eval renders: take task files from where you would take code.
+Task files are read as plain YAML, so nothing in them is imported or run. Their prompts are Jinja
+templates, which lm-eval renders: take task files from where you would take code.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ def digest_of_folder(folder: Path) -> str:
 def read_tasks(folder: Path, names: Iterable[str]) -> list[dict[str, Any]]:
     """The named tasks as lm-eval's inline configurations, with absolute paths of their data.
 
-    Raises UserError for a task that is not there or twice there, that is no plain YAML mapping, or whose data is not in
-    files of this folder.
+    Raises UserError for a task that is not there or twice there, that is no plain YAML mapping, or
+    whose data is not in files of this folder.
     """
     found: dict[str, tuple[Path, dict[str, Any]]] = {}
     for path in sorted([*folder.rglob("*.yaml"), *folder.rglob("*.yml")]):
@@ -51,7 +52,9 @@ def read_tasks(folder: Path, names: Iterable[str]) -> list[dict[str, Any]]:
         name = document.get("task")
         if isinstance(name, str):
             if name in found:
-                raise UserError(f"evaluate.harness: {path} and {found[name][0]} are both task {name!r}; rename one")
+                raise UserError(
+                    f"evaluate.harness: {path} and {found[name][0]} are both task {name!r}; rename one"
+                )
             found[name] = (path, document)
     tasks = []
     for name in names:
@@ -74,16 +77,24 @@ def run_harness(
         from lm_eval.models.huggingface import HFLM
         from lm_eval.tasks import TaskManager
     except ImportError as error:
-        raise UserError(f"evaluate.harness needs lm-eval, which is not installed here ({error})") from None
+        raise UserError(
+            f"evaluate.harness needs lm-eval, which is not installed here ({error})"
+        ) from None
     context.scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="harness-", dir=context.scratch) as cache:
         for task in tasks:
             task["dataset_kwargs"]["cache_dir"] = cache
-        wrapped = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=str(model.device))
+        wrapped = HFLM(
+            pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=str(model.device)
+        )
         done = lm_eval.simple_evaluate(
-            model=wrapped, tasks=tasks, limit=section.limit, bootstrap_iters=0, log_samples=False,
+            model=wrapped,
+            tasks=tasks,
+            limit=section.limit,
+            bootstrap_iters=0,
+            log_samples=False,
             task_manager=TaskManager(include_defaults=False),
-        )  # fmt: skip
+        )
     return {name: _numbers(done["results"][name]) for name in section.tasks}
 
 
@@ -92,8 +103,9 @@ def _document(path: Path) -> dict[str, Any]:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         why = " ".join(str(error).split())[:200]
-        raise UserError(f"evaluate.harness: {path} is not a plain YAML task ({why}); tags that run code are refused") \
-            from None  # fmt: skip
+        raise UserError(
+            f"evaluate.harness: {path} is not a plain YAML task ({why}); tags that run code are refused"
+        ) from None
     if not isinstance(document, dict):
         raise UserError(f"evaluate.harness: {path} is not a YAML mapping")
     return document
@@ -109,12 +121,16 @@ def _offline(folder: Path, path: Path, document: dict[str, Any]) -> dict[str, An
     settings = document.get("dataset_kwargs")
     files = settings.get("data_files") if isinstance(settings, dict) else None
     if not isinstance(files, dict) or not files:
-        raise UserError(f"evaluate.harness: {path} needs `dataset_kwargs: {{data_files: {{test: FILE}}}}`")
+        raise UserError(
+            f"evaluate.harness: {path} needs `dataset_kwargs: {{data_files: {{test: FILE}}}}`"
+        )
     absolute = {}
     for split, name in files.items():
         place = (folder / str(name)).resolve()
         if not place.is_relative_to(folder.resolve()) or not place.is_file():
-            raise UserError(f"evaluate.harness: {path} names {name!r}, which is no file in {folder}")
+            raise UserError(
+                f"evaluate.harness: {path} names {name!r}, which is no file in {folder}"
+            )
         absolute[str(split)] = str(place)
     return {**document, "dataset_kwargs": {"data_files": absolute}}
 

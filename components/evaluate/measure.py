@@ -51,7 +51,11 @@ class Questions:
     @property
     def tested(self) -> list[Prompt]:
         """Prompts of the test split."""
-        return [prompt for prompt, split in zip(self.prompts, self.splits, strict=True) if split == "test"]
+        return [
+            prompt
+            for prompt, split in zip(self.prompts, self.splits, strict=True)
+            if split == "test"
+        ]
 
 
 @dataclass(frozen=True)
@@ -65,9 +69,11 @@ class Account:
 
 
 def conditions(context: Context, campaign: Campaign, settings: dict[str, Any]) -> dict[str, Any]:
-    """All that a measurement depends on beside the model's weights: prompts, code, settings, seed, libraries, device.
+    """All that a measurement depends on beside the model's weights: prompts, code, settings, seed,
+    libraries, device.
 
-    Two measurements of equal weights under equal conditions are the same work; everything else is measured anew.
+    Two measurements of equal weights under equal conditions are the same work; everything else is
+    measured anew.
     """
     import torch
     import transformers
@@ -75,11 +81,17 @@ def conditions(context: Context, campaign: Campaign, settings: dict[str, Any]) -
     gpu = torch.cuda.is_available()
     kept = {f"splits/{split}.jsonl" for split in _SPLITS_READ}
     return {
-        "prompts": {name: ref.sha256 for name, ref in campaign.prepared.objects.items() if name in kept},
-        "code": code_digest("evaluate"), "settings": settings, "seed": campaign.recipe.seed,
-        "torch": torch.__version__, "transformers": transformers.__version__, "threads": context.threads,
+        "prompts": {
+            name: ref.sha256 for name, ref in campaign.prepared.objects.items() if name in kept
+        },
+        "code": code_digest("evaluate"),
+        "settings": settings,
+        "seed": campaign.recipe.seed,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "threads": context.threads,
         "device": torch.cuda.get_device_name() if gpu else torch.backends.cpu.get_cpu_capability(),
-    }  # fmt: skip
+    }
 
 
 def measurement_key(train: Receipt, under: dict[str, Any]) -> str:
@@ -104,7 +116,8 @@ def read_questions(context: Context, campaign: Campaign) -> Questions:
 def measure(
     context: Context, campaign: Campaign, train: Receipt, questions: Questions, *, harness: bool
 ) -> tuple[Measured, Account]:
-    """Everything about the model of a train receipt; with lm-eval's tasks if `harness` and the recipe asks for them."""
+    """Everything about the model of a train receipt; with lm-eval's tasks if `harness` and the
+    recipe asks for them."""
     import torch
 
     from components.modeling.answers import load_for_answers
@@ -122,7 +135,14 @@ def measure(
         results = _results(questions, answers, samples, verdicts, classes)
         texts, skipped = _text_results(campaign, model, codec, questions)
         told = (
-            run_harness(context, section.harness, folder_of(section.harness, context), model, codec.tokenizer, 16)
+            run_harness(
+                context,
+                section.harness,
+                folder_of(section.harness, context),
+                model,
+                codec.tokenizer,
+                16,
+            )
             if harness and section.harness is not None
             else {}
         )
@@ -132,27 +152,36 @@ def measure(
     return Measured(results, texts, samples), Account(
         tokens=sum(item.num_tokens for item in (*answers, *samples)),
         generation_verification=generation_verification(questions.tested, samples, verdicts),
-        harness=told, skipped={**questions.skipped, **skipped},
-    )  # fmt: skip
+        harness=told,
+        skipped={**questions.skipped, **skipped},
+    )
 
 
-def _texts(context: Context, campaign: Campaign) -> tuple[list[TrainingRow], Literal["retention", "heldout"]]:
+def _texts(
+    context: Context, campaign: Campaign
+) -> tuple[list[TrainingRow], Literal["retention", "heldout"]]:
     """Human text for perplexity: the retention split, else held-out rows."""
     limit = campaign.recipe.evaluate.max_perplexity_rows
     for split in ("retention", "heldout"):
-        rows = list(read_rows(fetch(context, campaign.prepared, f"splits/{split}.jsonl"), TrainingRow))
+        rows = list(
+            read_rows(fetch(context, campaign.prepared, f"splits/{split}.jsonl"), TrainingRow)
+        )
         if rows:
             return rows[:limit], "retention" if split == "retention" else "heldout"
     return [], "heldout"
 
 
-def _labels(context: Context, campaign: Campaign, prompts: Sequence[Prompt]) -> tuple[list[str], dict[str, str]]:
+def _labels(
+    context: Context, campaign: Campaign, prompts: Sequence[Prompt]
+) -> tuple[list[str], dict[str, str]]:
     """All classes of the data, in order; none unless there are prompts of text-and-label rows."""
     asked = {label for prompt in prompts if (label := label_of(prompt))}
     if not asked:
         return [], {}
     rows = read_rows(fetch(context, campaign.prepared, "splits/train.jsonl"), TrainingRow)
-    labels = sorted(asked | {row.tags["label"] for row in rows if row.tags.get("label") == row.completion})
+    labels = sorted(
+        asked | {row.tags["label"] for row in rows if row.tags.get("label") == row.completion}
+    )
     if len(labels) > MAX_LABELS:
         return [], {"classification": f"{len(labels)} labels, at most {MAX_LABELS}"}
     if len(labels) < 2:
@@ -166,7 +195,9 @@ def label_of(prompt: Prompt) -> str:
     return label if label and label == prompt.reference.get("answer") else ""
 
 
-def _greedy(context: Context, campaign: Campaign, model: Any, codec: Any, prompts: Sequence[Prompt]) -> list[Sample]:
+def _greedy(
+    context: Context, campaign: Campaign, model: Any, codec: Any, prompts: Sequence[Prompt]
+) -> list[Sample]:
     from components.modeling.answers import sample_all
     from components.modeling.engine import Sampling
 
@@ -175,7 +206,9 @@ def _greedy(context: Context, campaign: Campaign, model: Any, codec: Any, prompt
     return sample_all(context, model, codec, prompts, [[0]] * len(prompts), greedy)
 
 
-def _samples(context: Context, campaign: Campaign, model: Any, codec: Any, prompts: Sequence[Prompt]) -> list[Sample]:
+def _samples(
+    context: Context, campaign: Campaign, model: Any, codec: Any, prompts: Sequence[Prompt]
+) -> list[Sample]:
     """For pass@k. The seeds do not depend on the round: every model is asked with the same dice."""
     from components.modeling.answers import sample_all
     from components.modeling.engine import Sampling
@@ -184,10 +217,15 @@ def _samples(context: Context, campaign: Campaign, model: Any, codec: Any, promp
     if not section.pass_k:
         return []
     drawn = Sampling(
-        section.temperature, recipe.generate.top_k, 1.0, recipe.generate.max_new_tokens, section.batch_size
+        section.temperature,
+        recipe.generate.top_k,
+        1.0,
+        recipe.generate.max_new_tokens,
+        section.batch_size,
     )
     seeds = [
-        [derived_seed(recipe.seed, "pass", prompt.id, index) for index in range(section.pass_k)] for prompt in prompts
+        [derived_seed(recipe.seed, "pass", prompt.id, index) for index in range(section.pass_k)]
+        for prompt in prompts
     ]
     return sample_all(context, model, codec, prompts, seeds, drawn)
 
@@ -204,30 +242,45 @@ def _classes(model: Any, codec: Any, questions: Questions) -> dict[str, str]:
     asked = [prompt for prompt in questions.prompts if label_of(prompt)]
     if not questions.labels or not asked:
         return {}
-    chosen = likeliest_labels(model, codec, [prompt.text for prompt in asked], questions.labels, _LABEL_BATCH)
+    chosen = likeliest_labels(
+        model, codec, [prompt.text for prompt in asked], questions.labels, _LABEL_BATCH
+    )
     return {prompt.id: label for prompt, label in zip(asked, chosen, strict=True)}
 
 
 def _results(
-    questions: Questions, answers: Sequence[Sample], samples: Sequence[Sample], verdicts: Sequence[bool],
+    questions: Questions,
+    answers: Sequence[Sample],
+    samples: Sequence[Sample],
+    verdicts: Sequence[bool],
     classes: dict[str, str],
-) -> list[Result]:  # fmt: skip
+) -> list[Result]:
     drawn: dict[str, list[bool]] = defaultdict(list)
     for sample, right in zip(samples, verdicts, strict=True):
         drawn[sample.prompt_id].append(right)
     return [
         Result(
-            prompt_id=prompt.id, split=split, correct=verify(prompt, answer.text), text=answer.text,
-            finished=answer.finished, num_tokens=answer.num_tokens, num_samples=len(drawn.get(prompt.id, ())),
-            num_correct=sum(drawn.get(prompt.id, ())), tags=prompt.tags, predicted=classes.get(prompt.id, ""),
-            label=label_of(prompt), numeric=prompt.verifier == "numeric", error=error_of(prompt, answer.text),
+            prompt_id=prompt.id,
+            split=split,
+            correct=verify(prompt, answer.text),
+            text=answer.text,
+            finished=answer.finished,
+            num_tokens=answer.num_tokens,
+            num_samples=len(drawn.get(prompt.id, ())),
+            num_correct=sum(drawn.get(prompt.id, ())),
+            tags=prompt.tags,
+            predicted=classes.get(prompt.id, ""),
+            label=label_of(prompt),
+            numeric=prompt.verifier == "numeric",
+            error=error_of(prompt, answer.text),
         )
         for prompt, split, answer in zip(questions.prompts, questions.splits, answers, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def error_of(prompt: Prompt, text: str) -> float | None:
-    """Answer minus reference of a numeric prompt, 50% being 0.5; None without a number or with an absurd one."""
+    """Answer minus reference of a numeric prompt, 50% being 0.5; None without a number or with an
+    absurd one."""
     if prompt.verifier != "numeric":
         return None
     given, wanted = (_value(one) for one in (text, str(prompt.reference.get("answer", ""))))
@@ -244,7 +297,8 @@ def _value(text: str) -> Fraction | None:
 def _text_results(
     campaign: Campaign, model: Any, codec: Any, questions: Questions
 ) -> tuple[list[TextResult], dict[str, str]]:
-    """Scores of the human texts, cut at the training length; a prompt that fills it leaves nothing to score."""
+    """Scores of the human texts, cut at the training length; a prompt that fills it leaves nothing
+    to score."""
     from components.modeling.likelihood import EncodedRow
     from components.modeling.scoring import score_rows
 
@@ -255,10 +309,16 @@ def _text_results(
     scores = score_rows(model, rows, codec.pad_id, _TEXT_BATCH)
     results = [
         TextResult(
-            id=questions.texts[place].id, split=questions.text_split, loss=score.loss / score.num_tokens,
-            num_tokens=score.num_tokens, num_right=score.num_right, tags=questions.texts[place].tags,
+            id=questions.texts[place].id,
+            split=questions.text_split,
+            loss=score.loss / score.num_tokens,
+            num_tokens=score.num_tokens,
+            num_right=score.num_right,
+            tags=questions.texts[place].tags,
         )
         for place, score in zip(kept, scores, strict=True)
-    ]  # fmt: skip
+    ]
     lost = len(encoded) - len(kept)
-    return results, {"texts": f"{lost} rows whose prompt is as long as train.max_length"} if lost else {}
+    return results, {
+        "texts": f"{lost} rows whose prompt is as long as train.max_length"
+    } if lost else {}

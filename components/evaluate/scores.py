@@ -1,6 +1,8 @@
-"""Numbers of the results of one model: accuracy, pass@k, classification, errors of numbers, by slice, with intervals.
+"""Numbers of the results of one model: accuracy, pass@k, classification, errors of numbers, by
+slice, with intervals.
 
-Pure functions over rows. Intervals hold 95 %: Wilson's for shares, normal ones for means over prompts.
+Pure functions over rows. Intervals hold 95 %: Wilson's for shares, normal ones for means over
+prompts.
 """
 
 from __future__ import annotations
@@ -57,11 +59,17 @@ def share(rights: Sequence[bool]) -> dict[str, Any]:
 
 
 def pass_curve_point(drawn: Sequence[Result], k: int) -> dict[str, float]:
-    """pass@k over prompts with samples, unbiased (2107.03374), with the interval of the mean over prompts."""
+    """pass@k over prompts with samples, unbiased (2107.03374), with the interval of the mean over
+    prompts."""
     low, high = (0.0, 1.0)
     values = [pass_at_k(row.num_samples, row.num_correct, k) for row in drawn]
     value, half = mean_and_half(values)
-    return {"value": value, "low": max(low, value - half), "high": min(high, value + half), "n": len(values)}
+    return {
+        "value": value,
+        "low": max(low, value - half),
+        "high": min(high, value + half),
+        "n": len(values),
+    }
 
 
 def mean_and_half(values: Sequence[float], z: float = Z_95) -> tuple[float, float]:
@@ -71,7 +79,8 @@ def mean_and_half(values: Sequence[float], z: float = Z_95) -> tuple[float, floa
 
 
 def text_scores(rows: Sequence[TextResult]) -> dict[str, Any] | None:
-    """Perplexity per token over texts, with the interval of a ratio estimate clustered by text; None without texts."""
+    """Perplexity per token over texts, with the interval of a ratio estimate clustered by text;
+    None without texts."""
     if not rows:
         return None
     tokens = sum(row.num_tokens for row in rows)
@@ -79,11 +88,16 @@ def text_scores(rows: Sequence[TextResult]) -> dict[str, Any] | None:
     spread = sum(((row.loss - loss) * row.num_tokens) ** 2 for row in rows)
     half = Z_95 * math.sqrt(spread * len(rows) / max(1, len(rows) - 1)) / tokens
     return {
-        "split": rows[0].split, "n": len(rows), "tokens": tokens, "loss": loss, "perplexity": math.exp(min(loss, 50.0)),
-        "low": math.exp(min(loss - half, 50.0)), "high": math.exp(min(loss + half, 50.0)),
+        "split": rows[0].split,
+        "n": len(rows),
+        "tokens": tokens,
+        "loss": loss,
+        "perplexity": math.exp(min(loss, 50.0)),
+        "low": math.exp(min(loss - half, 50.0)),
+        "high": math.exp(min(loss + half, 50.0)),
         "token_accuracy": sum(row.num_right for row in rows) / tokens,
         "accuracy": sum(row.correct for row in rows) / len(rows),
-    }  # fmt: skip
+    }
 
 
 def generation_verification(
@@ -91,9 +105,10 @@ def generation_verification(
 ) -> dict[str, Any] | None:
     """Generation–verification gap (2412.02674) with the model's own majority as the verifier.
 
-    How much more often the most frequent of a prompt's k answers is right than one of them is; what filtering by
-    agreement can teach. Of equally frequent answers the first drawn counts; a prompt whose samples hold no answer is
-    wrong. `verdicts` belong to `samples`. None without two samples a prompt.
+    How much more often the most frequent of a prompt's k answers is right than one of them is; what
+    filtering by agreement can teach. Of equally frequent answers the first drawn counts; a prompt
+    whose samples hold no answer is wrong. `verdicts` belong to `samples`. None without two samples
+    a prompt.
     """
     own: dict[str, list[tuple[str, bool]]] = defaultdict(list)
     for sample, right in zip(samples, verdicts, strict=True):
@@ -111,13 +126,19 @@ def generation_verification(
     gap, half = mean_and_half([most - one for most, one in zip(majority, single, strict=True)])
     finite = half if math.isfinite(half) else 2.0
     return {
-        "k": max(len(own[prompt.id]) for prompt in asked), "n": len(asked), "sample_accuracy": stats.fmean(single),
-        "majority_accuracy": stats.fmean(majority), "gap": gap, "low": gap - finite, "high": gap + finite,
-    }  # fmt: skip
+        "k": max(len(own[prompt.id]) for prompt in asked),
+        "n": len(asked),
+        "sample_accuracy": stats.fmean(single),
+        "majority_accuracy": stats.fmean(majority),
+        "gap": gap,
+        "low": gap - finite,
+        "high": gap + finite,
+    }
 
 
-def intervals(results: Sequence[Result], scores: Mapping[str, Any], texts: Mapping[str, Any] | None
-) -> dict[str, list[float]]:  # fmt: skip
+def intervals(
+    results: Sequence[Result], scores: Mapping[str, Any], texts: Mapping[str, Any] | None
+) -> dict[str, list[float]]:
     """95 % intervals of the summary's headline numbers, where they are measured."""
     found = {}
     for split in SPLITS:
@@ -148,9 +169,10 @@ def _slices(rows: Sequence[Result], pass_k: int) -> dict[str, dict[str, Any]]:
 def _slice(rows: Sequence[Result], pass_k: int) -> dict[str, Any]:
     shape = answer_shape(rows)
     found = {
-        **share([row.correct for row in rows]), "finished_share": shape["finished_share"],
+        **share([row.correct for row in rows]),
+        "finished_share": shape["finished_share"],
         "mean_answer_tokens": shape["mean_answer_tokens"],
-    }  # fmt: skip
+    }
     drawn = [row for row in rows if row.num_samples]
     if pass_k and drawn:
         found["pass_at_k"] = pass_curve_point(drawn, pass_k)["value"]
@@ -162,13 +184,17 @@ def _slice(rows: Sequence[Result], pass_k: int) -> dict[str, Any]:
 
 
 def _by_split(
-    by_split: Mapping[str, Sequence[Result]], measure: Callable[[Sequence[Result]], dict[str, Any] | None]
+    by_split: Mapping[str, Sequence[Result]],
+    measure: Callable[[Sequence[Result]], dict[str, Any] | None],
 ) -> dict[str, dict[str, Any]]:
-    return {split: found for split, rows in by_split.items() if (found := measure(rows)) is not None}
+    return {
+        split: found for split, rows in by_split.items() if (found := measure(rows)) is not None
+    }
 
 
 def _numeric(rows: Sequence[Result]) -> dict[str, Any] | None:
-    """Mean squared and absolute error of numbers; answers without a number are counted, not guessed."""
+    """Mean squared and absolute error of numbers; answers without a number are counted, not
+    guessed."""
     asked = [row for row in rows if row.numeric]
     errors = [row.error for row in asked if row.error is not None]
     if not asked:
@@ -177,23 +203,36 @@ def _numeric(rows: Sequence[Result]) -> dict[str, Any] | None:
     if not errors:
         return {**about, "mse": None, "mae": None, "low": None, "high": None}
     mse, half = mean_and_half([error * error for error in errors])
-    bounds = {"low": max(0.0, mse - half), "high": mse + half} if math.isfinite(half) else {"low": None, "high": None}
+    bounds = (
+        {"low": max(0.0, mse - half), "high": mse + half}
+        if math.isfinite(half)
+        else {"low": None, "high": None}
+    )
     return {**about, "mse": mse, "mae": stats.fmean(map(abs, errors)), **bounds}
 
 
 def _classification(rows: Sequence[Result]) -> dict[str, Any] | None:
-    """Accuracy and macro-F1 of classes chosen by label likelihood: the mean of F1 over the classes that occur among
-    the right or the chosen ones."""
+    """Accuracy and macro-F1 of classes chosen by label likelihood: the mean of F1 over the classes
+    that occur among the right or the chosen ones."""
     asked = [row for row in rows if row.predicted]
     if not asked:
         return None
     labels = {}
     for name in sorted({row.label for row in asked} | {row.predicted for row in asked}):
         hits = sum(row.label == name == row.predicted for row in asked)
-        truly, said = sum(row.label == name for row in asked), sum(row.predicted == name for row in asked)
+        truly, said = (
+            sum(row.label == name for row in asked),
+            sum(row.predicted == name for row in asked),
+        )
         labels[name] = {
-            "n": truly, "precision": hits / said if said else 0.0, "recall": hits / truly if truly else 0.0,
+            "n": truly,
+            "precision": hits / said if said else 0.0,
+            "recall": hits / truly if truly else 0.0,
             "f1": 2 * hits / (truly + said),
-        }  # fmt: skip
+        }
     macro = stats.fmean(one["f1"] for one in labels.values())
-    return {**share([row.label == row.predicted for row in asked]), "macro_f1": macro, "labels": labels}
+    return {
+        **share([row.label == row.predicted for row in asked]),
+        "macro_f1": macro,
+        "labels": labels,
+    }

@@ -1,4 +1,5 @@
-"""Measure a candidate, and the champion on the same prompts: accuracy, pass@k, likelihood, diversity, per slice."""
+"""Measure a candidate, and the champion on the same prompts: accuracy, pass@k, likelihood,
+diversity, per slice."""
 
 from __future__ import annotations
 
@@ -15,7 +16,14 @@ from components.common.records import Result, Sample, TextResult, read_rows, wri
 from components.common.state import Campaign, load_campaign
 from components.evaluate.collapse import Measured, alarms, collapse_measures, diversity
 from components.evaluate.harness import digest_of_folder, folder_of
-from components.evaluate.measure import Account, Questions, conditions, measure, measurement_key, read_questions
+from components.evaluate.measure import (
+    Account,
+    Questions,
+    conditions,
+    measure,
+    measurement_key,
+    read_questions,
+)
 from components.evaluate.scores import answer_shape, intervals, scores_of, text_scores
 
 
@@ -44,61 +52,85 @@ class Compared:
     def inputs(self) -> dict[str, Receipt]:
         """As inputs of a receipt."""
         return {
-            "champion": self.champion, "champion_evaluation": self.champion_evaluation,
+            "champion": self.champion,
+            "champion_evaluation": self.champion_evaluation,
             "first_evaluation": self.first_evaluation,
-        }  # fmt: skip
+        }
 
 
 def run(inputs: EvaluateInputs, context: Context) -> Receipt:
-    """Write `results.jsonl` (one row per validation and test prompt), `retention.jsonl` (one per human text) and, with
-    pass@k, `samples.jsonl`; from round 1 on the same of the champion below `champion/`.
+    """Write `results.jsonl` (one row per validation and test prompt), `retention.jsonl` (one per
+    human text) and, with pass@k, `samples.jsonl`; from round 1 on the same of the champion below
+    `champion/`.
 
-    Champion and candidate are measured by one process: same prompts, engine, batch size and seeds. The champion's own
-    receipt is used in its place if it is provably of the same work: equal weights, prompts, code, settings, seed,
-    libraries and device. Raises UserError if lm-eval's tasks cannot be used.
+    Champion and candidate are measured by one process: same prompts, engine, batch size and seeds.
+    The champion's own receipt is used in its place if it is provably of the same work: equal
+    weights, prompts, code, settings, seed, libraries and device. Raises UserError if lm-eval's
+    tasks cannot be used.
     """
     campaign = load_campaign(context, inputs.state)
     recipe = campaign.recipe
     compared = _compared(context, campaign)
     settings = campaign.config(
-        section=recipe.evaluate, max_new_tokens=recipe.generate.max_new_tokens, top_k=recipe.generate.top_k,
-        system_prompt=recipe.model.system_prompt, max_length=recipe.train.max_length,
-        harness=digest_of_folder(folder_of(recipe.evaluate.harness, context)) if recipe.evaluate.harness else None,
-    )  # fmt: skip
+        section=recipe.evaluate,
+        max_new_tokens=recipe.generate.max_new_tokens,
+        top_k=recipe.generate.top_k,
+        system_prompt=recipe.model.system_prompt,
+        max_length=recipe.train.max_length,
+        harness=digest_of_folder(folder_of(recipe.evaluate.harness, context))
+        if recipe.evaluate.harness
+        else None,
+    )
     return commit_once(
         context,
         campaign.task("evaluate"),
         "evaluate",
         config={**settings, "round": campaign.next_round},
         inputs={
-            "prepare": campaign.prepared, "candidate": inputs.candidate, **(compared.inputs if compared else {}),
+            "prepare": campaign.prepared,
+            "candidate": inputs.candidate,
+            **(compared.inputs if compared else {}),
         },
         seed=recipe.seed,
-        work=lambda folder: _evaluate(context, campaign, inputs.candidate, compared, settings, folder),
-    )  # fmt: skip
+        work=lambda folder: _evaluate(
+            context, campaign, inputs.candidate, compared, settings, folder
+        ),
+    )
 
 
 def _compared(context: Context, campaign: Campaign) -> Compared | None:
     state = campaign.state
     if campaign.next_round == 0 or not state.champion:
         return None
-    first = next((record.receipts.get("train", "") for record in state.history if record.round == 0), "")
+    first = next(
+        (record.receipts.get("train", "") for record in state.history if record.round == 0), ""
+    )
     return Compared(
-        read_receipt(context, state.champion), read_receipt(context, state.champion_evaluation),
-        read_receipt(context, first) if first else None, read_receipt(context, state.first_evaluation),
-    )  # fmt: skip
+        read_receipt(context, state.champion),
+        read_receipt(context, state.champion_evaluation),
+        read_receipt(context, first) if first else None,
+        read_receipt(context, state.first_evaluation),
+    )
 
 
 def _evaluate(
-    context: Context, campaign: Campaign, candidate: Receipt, compared: Compared | None, settings: dict[str, Any],
+    context: Context,
+    campaign: Campaign,
+    candidate: Receipt,
+    compared: Compared | None,
+    settings: dict[str, Any],
     folder: Path,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     under = conditions(context, campaign, settings)
     questions = read_questions(context, campaign)
     now, account = measure(context, campaign, candidate, questions, harness=True)
     _write(folder, now)
     summary = _summary(campaign, now, account)
-    summary["measurement"] = {"candidate": measurement_key(candidate, under), "champion": None, "champion_reused": None}
+    summary["measurement"] = {
+        "candidate": measurement_key(candidate, under),
+        "champion": None,
+        "champion_reused": None,
+    }
     summary |= {"champion": None, "collapse": {}, "blocks": [], "warnings": []}
     if compared is None:
         return summary
@@ -112,35 +144,60 @@ def _evaluate(
     collapse = collapse_measures(first, now, campaign.recipe.evaluate.diversity_rows)
     blocks, warnings = alarms(collapse)
     for alarm in (*blocks, *warnings):
-        context.progress.note(f"collapse {'block' if alarm in blocks else 'warning'}: {alarm['why']}")
-    summary["measurement"] |= {"champion": measurement_key(compared.champion, under), "champion_reused": reused}
+        context.progress.note(
+            f"collapse {'block' if alarm in blocks else 'warning'}: {alarm['why']}"
+        )
+    summary["measurement"] |= {
+        "champion": measurement_key(compared.champion, under),
+        "champion_reused": reused,
+    }
     return {
-        **summary, "champion": _headline(campaign, champion), "collapse": collapse, "blocks": blocks,
+        **summary,
+        "champion": _headline(campaign, champion),
+        "collapse": collapse,
+        "blocks": blocks,
         "warnings": warnings,
-    }  # fmt: skip
+    }
 
 
 def _measured(
-    context: Context, campaign: Campaign, questions: Questions, under: dict[str, Any], train: Receipt | None,
+    context: Context,
+    campaign: Campaign,
+    questions: Questions,
+    under: dict[str, Any],
+    train: Receipt | None,
     receipt: Receipt,
-) -> tuple[Measured, bool]:  # fmt: skip
-    """Results of an earlier model, and whether its own receipt gave them: the same work is not done twice. They come
-    from there too if the model is not known (`train` is None)."""
-    if train is None or receipt.summary.get("measurement", {}).get("candidate") == measurement_key(train, under):
+) -> tuple[Measured, bool]:
+    """Results of an earlier model, and whether its own receipt gave them: the same work is not done
+    twice. They come from there too if the model is not known (`train` is None)."""
+    if train is None or receipt.summary.get("measurement", {}).get("candidate") == measurement_key(
+        train, under
+    ):
         return _stored(context, receipt), True
-    context.progress.note(f"{receipt.ref} is of other code, settings or libraries: its model is measured anew")
+    context.progress.note(
+        f"{receipt.ref} is of other code, settings or libraries: its model is measured anew"
+    )
     return measure(context, campaign, train, questions, harness=False)[0], False
 
 
 def _stored(context: Context, receipt: Receipt) -> Measured:
     def rows(name: str, kind: type[Any]) -> list[Any]:
-        return list(read_rows(fetch(context, receipt, name), kind)) if name in receipt.objects else []
+        return (
+            list(read_rows(fetch(context, receipt, name), kind)) if name in receipt.objects else []
+        )
 
-    return Measured(rows("results.jsonl", Result), rows("retention.jsonl", TextResult), rows("samples.jsonl", Sample))
+    return Measured(
+        rows("results.jsonl", Result),
+        rows("retention.jsonl", TextResult),
+        rows("samples.jsonl", Sample),
+    )
 
 
 def _write(folder: Path, measured: Measured) -> None:
-    files: dict[str, Iterable[BaseModel]] = {"results.jsonl": measured.results, "retention.jsonl": measured.texts}
+    files: dict[str, Iterable[BaseModel]] = {
+        "results.jsonl": measured.results,
+        "retention.jsonl": measured.texts,
+    }
     if measured.samples:
         files["samples.jsonl"] = measured.samples
     for name, rows in files.items():
@@ -151,13 +208,18 @@ def _summary(campaign: Campaign, measured: Measured, account: Account) -> dict[s
     scores = scores_of(measured.results, campaign.recipe.evaluate.pass_k)
     texts = text_scores(measured.texts)
     return {
-        "round": campaign.next_round, **scores, **answer_shape(measured.results), "tokens": account.tokens,
+        "round": campaign.next_round,
+        **scores,
+        **answer_shape(measured.results),
+        "tokens": account.tokens,
         "perplexity": texts["perplexity"] if texts else None,
-        "intervals": intervals(measured.results, scores, texts), "retention": texts,
+        "intervals": intervals(measured.results, scores, texts),
+        "retention": texts,
         "generation_verification": account.generation_verification,
         "diversity": diversity(measured, campaign.recipe.evaluate.diversity_rows),
-        "harness": account.harness, "skipped": account.skipped,
-    }  # fmt: skip
+        "harness": account.harness,
+        "skipped": account.skipped,
+    }
 
 
 def _headline(campaign: Campaign, measured: Measured) -> dict[str, Any]:
@@ -165,4 +227,8 @@ def _headline(campaign: Campaign, measured: Measured) -> dict[str, Any]:
     scores = scores_of(measured.results, campaign.recipe.evaluate.pass_k)
     texts = text_scores(measured.texts)
     kept = {name: scores[name] for name in ("validation_accuracy", "test_accuracy", "pass_at_k")}
-    return {**kept, "perplexity": texts["perplexity"] if texts else None, **answer_shape(measured.results)}
+    return {
+        **kept,
+        "perplexity": texts["perplexity"] if texts else None,
+        **answer_shape(measured.results),
+    }

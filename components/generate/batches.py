@@ -1,7 +1,8 @@
 """How a round's prompts are divided, and what a shard that was killed had already sampled.
 
-The round is divided into batches before the batches are divided among the shards. So a sample has the same neighbours
-whatever the number of shards, and comes out the same to the bit even where rounding depends on them.
+The round is divided into batches before the batches are divided among the shards. So a sample has
+the same neighbours whatever the number of shards, and comes out the same to the bit even where
+rounding depends on them.
 
     progress/generate/<step key>/peer-0-batch-00003.json    one batch: what was asked and what was answered
 """
@@ -39,7 +40,8 @@ def batches_of(
 ) -> list[list[Prompt]]:
     """Divide prompts into batches of nearly equal size and similar lengths, at least one per shard.
 
-    All samples of a prompt are in one batch, of about `batch_size` samples at most, or of one prompt alone.
+    All samples of a prompt are in one batch, of about `batch_size` samples at most, or of one
+    prompt alone.
     """
     ordered = sorted(prompts, key=lambda prompt: (len(prompt.text), prompt.id))
     count = -(-len(ordered) * samples_per_prompt // batch_size)
@@ -70,25 +72,31 @@ class SavedBatches:
         self._context, self._key = context, key
 
     def load(self, name: str, asks: Sequence[Ask]) -> list[Sample] | None:
-        """The samples of a batch; None if there are none, or (said in a note) none that can be trusted."""
+        """The samples of a batch; None if there are none, or (said in a note) none that can be
+        trusted."""
         address = layout.progress_key("generate", self._key, f"{name}.json")
         try:
-            saved = SavedBatch.model_validate_json(self._context.store.get_bytes(address, MAX_BATCH_BYTES))
+            saved = SavedBatch.model_validate_json(
+                self._context.store.get_bytes(address, MAX_BATCH_BYTES)
+            )
         except Missing:
             return None
         except (ValidationError, Corrupt) as error:
             self._refuse(name, str(error).splitlines()[0])
             return None
-        if saved.asked != _digest_of_asks(asks) or saved.answered != _digest_of_samples(saved.samples):
+        if saved.asked != _digest_of_asks(asks) or saved.answered != _digest_of_samples(
+            saved.samples
+        ):
             self._refuse(name, "it is damaged or answers other prompts")
             return None
         return saved.samples
 
     def save(self, name: str, asks: Sequence[Ask], samples: Sequence[Sample]) -> None:
-        """Keep the samples of a batch. A store that fails for now costs the progress, not the work: said in a note."""
+        """Keep the samples of a batch. A store that fails for now costs the progress, not the work:
+        said in a note."""
         saved = SavedBatch(
             asked=_digest_of_asks(asks), answered=_digest_of_samples(samples), samples=list(samples)
-        )  # fmt: skip
+        )
         address = layout.progress_key("generate", self._key, f"{name}.json")
         try:
             self._context.store.put_bytes(address, canonical_json(saved.model_dump(mode="json")))
@@ -97,7 +105,9 @@ class SavedBatches:
 
     def remove(self) -> None:
         """Delete what a finished shard no longer needs."""
-        for address in list(self._context.store.list(layout.progress_prefix("generate", self._key))):
+        for address in list(
+            self._context.store.list(layout.progress_prefix("generate", self._key))
+        ):
             self._context.store.delete(address)
 
     def _refuse(self, name: str, why: str) -> None:

@@ -10,4 +10,6 @@ def generate(state: str, shard: int, samples: Output[Dataset]):
     from components.common.shell import run_step
     from components.generate.step import GenerateInputs, run
 
-    run_step(state, lambda context: run(GenerateInputs(state=state, shard=int(shard)), context), samples)
+    run_step(
+        state, lambda context: run(GenerateInputs(state=state, shard=int(shard)), context), samples
+    )

@@ -1,7 +1,8 @@
-"""Engine `openai`: a model behind any endpoint that speaks OpenAI's chat completions, and nothing paid twice.
+"""Engine `openai`: a model behind any endpoint that speaks OpenAI's chat completions, and nothing
+paid twice.
 
-Every answer is kept in the store under the digest of its request (`replay/…`), before anything is made of it: a shard
-that is started again, or another campaign that asks the same, reads it there.
+Every answer is kept in the store under the digest of its request (`replay/…`), before anything is
+made of it: a shard that is started again, or another campaign that asks the same, reads it there.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ class EndpointEngine:
         try:
             import openai
         except ImportError:
-            raise UserError("generate.engine is openai: install the Python package `openai`") from None
+            raise UserError(
+                "generate.engine is openai: install the Python package `openai`"
+            ) from None
         endpoint = campaign.recipe.generate.endpoint
         assert endpoint is not None
         self._context, self._campaign, self._endpoint = context, campaign, endpoint
@@ -59,9 +62,11 @@ class EndpointEngine:
                 "none), and OPENAI_BASE_URL unless the endpoint is OpenAI's own"
             )
         self._client = openai.OpenAI(
-            api_key=self._key, base_url=context.environment.get("OPENAI_BASE_URL") or "https://api.openai.com/v1",
-            timeout=endpoint.timeout_seconds, max_retries=endpoint.max_retries,
-        )  # fmt: skip
+            api_key=self._key,
+            base_url=context.environment.get("OPENAI_BASE_URL") or "https://api.openai.com/v1",
+            timeout=endpoint.timeout_seconds,
+            max_retries=endpoint.max_retries,
+        )
         self._answered = False
         self._failure: RatchetError | None = None
 
@@ -96,9 +101,13 @@ class EndpointEngine:
             reply = self._asked(payload, ask.index)
             self._context.store.put_bytes(address, canonical_json(reply.model_dump(mode="json")))
         return Sample(
-            prompt_id=ask.prompt.id, index=ask.index, seed=ask.seed, text=reply.text, num_tokens=reply.num_tokens,
+            prompt_id=ask.prompt.id,
+            index=ask.index,
+            seed=ask.seed,
+            text=reply.text,
+            num_tokens=reply.num_tokens,
             finished=reply.finished,
-        )  # fmt: skip
+        )
 
     def _payload(self, ask: Ask) -> dict[str, Any]:
         section, plan = self._campaign.recipe.generate, self._campaign.state.plan
@@ -106,12 +115,17 @@ class EndpointEngine:
         messages = [{"role": "system", "content": system}] if system else []
         messages.append({"role": "user", "content": ask.prompt.text})
         return {
-            "model": self._endpoint.model, "messages": messages, "temperature": plan.temperature,
-            "top_p": section.top_p, "max_tokens": section.max_new_tokens, "seed": ask.seed % MAX_SEED,
-        }  # fmt: skip
+            "model": self._endpoint.model,
+            "messages": messages,
+            "temperature": plan.temperature,
+            "top_p": section.top_p,
+            "max_tokens": section.max_new_tokens,
+            "seed": ask.seed % MAX_SEED,
+        }
 
     def _kept(self, address: str, payload: dict[str, Any], index: int) -> Reply | None:
-        """The answer that was given before; None if there is none, or (said in a note) none that fits."""
+        """The answer that was given before; None if there is none, or (said in a note) none that
+        fits."""
         try:
             reply = Reply.model_validate_json(self._context.store.get_bytes(address))
         except Missing:
@@ -135,18 +149,23 @@ class EndpointEngine:
         self._answered = True
         # An endpoint that does not count tokens: about four characters each.
         num_tokens = int(used) if isinstance(used, int) else -(-len(text) // 4)
-        return Reply(payload=payload, index=index, text=text, num_tokens=num_tokens, finished=finished)
+        return Reply(
+            payload=payload, index=index, text=text, num_tokens=num_tokens, finished=finished
+        )
 
     @contextmanager
     def _failures(self) -> Iterator[None]:
-        """Turn what the package raises, after its retries, into UserError or Transient: one line, no secret."""
+        """Turn what the package raises, after its retries, into UserError or Transient: one line,
+        no secret."""
         import openai
 
         where = f"generate.endpoint {self._shown()}"
         try:
             yield
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-            raise UserError(f"{where} refuses the key ({self._said(error)}): set OPENAI_API_KEY") from None
+            raise UserError(
+                f"{where} refuses the key ({self._said(error)}): set OPENAI_API_KEY"
+            ) from None
         except openai.NotFoundError as error:
             raise UserError(
                 f"{where} knows no model {self._endpoint.model!r}, or the address is wrong ({self._said(error)}): "
@@ -158,10 +177,14 @@ class EndpointEngine:
                 f"{self._endpoint.max_retries + 1} times"
             ) from None
         except openai.APIConnectionError as error:
-            raise Transient(f"{where} cannot be reached ({self._said(error.__cause__ or error)})") from None
+            raise Transient(
+                f"{where} cannot be reached ({self._said(error.__cause__ or error)})"
+            ) from None
         except (openai.RateLimitError, openai.InternalServerError, openai.ConflictError) as error:
             if error.code == "insufficient_quota":
-                raise UserError(f"{where}: the account has no quota left ({self._said(error)})") from None
+                raise UserError(
+                    f"{where}: the account has no quota left ({self._said(error)})"
+                ) from None
             raise Transient(f"{where} is busy or failing ({self._said(error)})") from None
         except openai.APIStatusError as error:
             if error.status_code in (408, 425):
@@ -171,9 +194,14 @@ class EndpointEngine:
             raise self._strange(self._said(error)) from None
 
     def _strange(self, why: str) -> UserError | Transient:
-        """An answer in no known form: from the wrong address, or, once others were right, garbled on its way."""
+        """An answer in no known form: from the wrong address, or, once others were right, garbled
+        on its way."""
         text = f"generate.endpoint {self._shown()}: {why}"
-        return Transient(text) if self._answered else UserError(f"{text}; is OPENAI_BASE_URL right (…/v1)?")
+        return (
+            Transient(text)
+            if self._answered
+            else UserError(f"{text}; is OPENAI_BASE_URL right (…/v1)?")
+        )
 
     def _shown(self) -> str:
         """The endpoint for messages, without a name, password or query that its URL may hold."""

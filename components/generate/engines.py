@@ -33,14 +33,18 @@ class Engine(Protocol):
         ...
 
 
-def choose_engine(context: Context, campaign: Campaign, champion: Receipt) -> tuple[EngineName, str]:
+def choose_engine(
+    context: Context, campaign: Campaign, champion: Receipt
+) -> tuple[EngineName, str]:
     """Which engine the recipe's `engine` means here, and why."""
     asked = campaign.recipe.generate.engine
     if asked != "auto":
         return asked, "the recipe names it"
     folder = f"{checkpoint_name(0)}/"
     size = sum(
-        ref.size for name, ref in champion.objects.items() if name.startswith(folder) and name.endswith(".safetensors")
+        ref.size
+        for name, ref in champion.objects.items()
+        if name.startswith(folder) and name.endswith(".safetensors")
     )
     weights = f"{size / 2**20:,.0f} MiB of weights"
     if size < VLLM_FROM_BYTES:
@@ -50,7 +54,9 @@ def choose_engine(context: Context, campaign: Campaign, champion: Receipt) -> tu
     if not torch.cuda.is_available():
         # SmolLM2-135M on two cores: 777 tokens/s against 545 (tests/benchmarks/generation.py).
         return "transformers", f"{weights}, and without a GPU it is faster than vllm"
-    kind = json.loads(fetch(context, champion, f"{folder}config.json").read_bytes()).get("model_type", "")
+    kind = json.loads(fetch(context, champion, f"{folder}config.json").read_bytes()).get(
+        "model_type", ""
+    )
     if kind.startswith("ratchet_"):
         return "transformers", f"vllm does not know models of type {kind}"
     if importlib.util.find_spec("vllm") is None:
@@ -59,12 +65,16 @@ def choose_engine(context: Context, campaign: Campaign, champion: Receipt) -> tu
 
 
 def batch_rows(name: EngineName, campaign: Campaign) -> int:
-    """Samples that are asked for together. vLLM keeps `batch_size` of them under way, and begins one when one ends."""
+    """Samples that are asked for together. vLLM keeps `batch_size` of them under way, and begins
+    one when one ends."""
     return campaign.recipe.generate.batch_size * (8 if name == "vllm" else 1)
 
 
-def open_engine(name: EngineName, context: Context, campaign: Campaign, folder: Path | None) -> Engine:
-    """The engine for a checkpoint in `folder`, or for the recipe's endpoint. Models are loaded when first needed."""
+def open_engine(
+    name: EngineName, context: Context, campaign: Campaign, folder: Path | None
+) -> Engine:
+    """The engine for a checkpoint in `folder`, or for the recipe's endpoint. Models are loaded when
+    first needed."""
     match name:
         case "transformers":
             from components.generate.local import TransformersEngine

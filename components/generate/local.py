@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 
 class TransformersEngine:
-    """Loads the checkpoint with the first batch; a shard that only reads what it had sampled loads none."""
+    """Loads the checkpoint with the first batch; a shard that only reads what it had sampled loads
+    none."""
 
     def __init__(self, context: Context, campaign: Campaign, folder: Path) -> None:
         self._context, self._campaign, self._folder = context, campaign, folder
@@ -37,10 +38,16 @@ class TransformersEngine:
         own: dict[str, list[Ask]] = {}
         for ask in asks:
             own.setdefault(ask.prompt.id, []).append(ask)
-        prompts, seeds = [few[0].prompt for few in own.values()], [[ask.seed for ask in few] for few in own.values()]
+        prompts, seeds = (
+            [few[0].prompt for few in own.values()],
+            [[ask.seed for ask in few] for few in own.values()],
+        )
         found = answerer.answer(prompts, seeds, lambda done, rate: on_answers(done))
         self._context.costs["sampling_batch_size"] = answerer.batch_size
-        return [sample.model_copy(update={"index": own[sample.prompt_id][sample.index].index}) for sample in found]
+        return [
+            sample.model_copy(update={"index": own[sample.prompt_id][sample.index].index})
+            for sample in found
+        ]
 
     def _load(self) -> Any:
         import torch
@@ -58,7 +65,11 @@ def sampling_of(campaign: Campaign) -> Sampling:
 
     section = campaign.recipe.generate
     return Sampling(
-        campaign.state.plan.temperature, section.top_k, section.top_p, section.max_new_tokens, section.batch_size
+        campaign.state.plan.temperature,
+        section.top_k,
+        section.top_p,
+        section.max_new_tokens,
+        section.batch_size,
     )
 
 

@@ -67,16 +67,25 @@ class Work:
 
     @property
     def hinted_indices(self) -> range:
-        """Sample indices with a hint: they go on from those without, so that no sample has another's index or seed."""
-        hints, first = self.campaign.recipe.generate.hints, self.campaign.state.plan.samples_per_prompt
-        return range(first, first + ((hints.samples_per_prompt or first) if hints is not None else 0))
+        """Sample indices with a hint: they go on from those without, so that no sample has
+        another's index or seed."""
+        hints, first = (
+            self.campaign.recipe.generate.hints,
+            self.campaign.state.plan.samples_per_prompt,
+        )
+        return range(
+            first, first + ((hints.samples_per_prompt or first) if hints is not None else 0)
+        )
 
     @property
     def config(self) -> dict[str, Any]:
         """The part of the recipe the result depends on."""
         recipe, plan = self.campaign.recipe, self.campaign.state.plan
-        # `engine` is what the recipe's word for it came to; how an endpoint is asked changes no answer.
-        left_out: dict[str, Any] = dict.fromkeys(("temperature", "samples_per_prompt", "engine"), True)
+        # `engine` is what the recipe's word for it came to; how an endpoint is asked changes no
+        # answer.
+        left_out: dict[str, Any] = dict.fromkeys(
+            ("temperature", "samples_per_prompt", "engine"), True
+        )
         if recipe.generate.hints is None:
             left_out["hints"] = True
         how = {"concurrency", "timeout_seconds", "max_retries"}
@@ -96,17 +105,20 @@ class Work:
     def key(self) -> str:
         """The step key."""
         code = code_digest("generate")
-        return step_key("generate", code, self.config, digests_of(self.inputs), self.campaign.recipe.seed)
+        return step_key(
+            "generate", code, self.config, digests_of(self.inputs), self.campaign.recipe.seed
+        )
 
 
 def run(inputs: GenerateInputs, context: Context) -> Receipt:
-    """Write `samples.jsonl` and `prompts.jsonl` of this shard, with `generate.hints` also `hinted_samples.jsonl` and
-    `hinted_prompts.jsonl` (the prompts without their hint).
+    """Write `samples.jsonl` and `prompts.jsonl` of this shard, with `generate.hints` also
+    `hinted_samples.jsonl` and `hinted_prompts.jsonl` (the prompts without their hint).
 
-    A sample's seed derives from (campaign seed, round, prompt, sample index), and the round is divided into batches
-    before these are divided among the shards: neither the number of shards nor a shard that was killed and goes on
-    after its last finished batch changes a sample. Raises UserError if the round has no prompts or fewer than shards,
-    or for an engine that is not installed or refuses the request; Transient where an endpoint fails for now.
+    A sample's seed derives from (campaign seed, round, prompt, sample index), and the round is
+    divided into batches before these are divided among the shards: neither the number of shards nor
+    a shard that was killed and goes on after its last finished batch changes a sample. Raises
+    UserError if the round has no prompts or fewer than shards, or for an engine that is not
+    installed or refuses the request; Transient where an endpoint fails for now.
     """
     work = _work(inputs, context)
     saved = SavedBatches(context, work.key)
@@ -127,9 +139,14 @@ def run(inputs: GenerateInputs, context: Context) -> Receipt:
         return told
 
     receipt = commit_once(
-        context, work.campaign.task("generate", f"-s{inputs.shard}"), "generate", config=work.config,
-        inputs=work.inputs, seed=work.campaign.recipe.seed, work=in_folder,
-    )  # fmt: skip
+        context,
+        work.campaign.task("generate", f"-s{inputs.shard}"),
+        "generate",
+        config=work.config,
+        inputs=work.inputs,
+        seed=work.campaign.recipe.seed,
+        work=in_folder,
+    )
     saved.remove()
     return receipt
 
@@ -141,9 +158,11 @@ def _work(inputs: GenerateInputs, context: Context) -> Work:
     engine, why = choose_engine(context, campaign, champion)
     prompts = round_prompts(context, campaign)
     batches = batches_of(
-        prompts, samples_per_prompt=campaign.state.plan.samples_per_prompt, batch_size=batch_rows(engine, campaign),
+        prompts,
+        samples_per_prompt=campaign.state.plan.samples_per_prompt,
+        batch_size=batch_rows(engine, campaign),
         shards=section.shards,
-    )  # fmt: skip
+    )
     own = _own(dict(enumerate(batches)), inputs.shard, section.shards)
     if not own:
         raise UserError(
@@ -151,25 +170,38 @@ def _work(inputs: GenerateInputs, context: Context) -> Work:
         )
     selection = last_selection(context, campaign)
     hard = hard_prompts(context, campaign, selection)
-    with_hints = _own(_hinted_batches(campaign, engine, hard, len(batches)), inputs.shard, section.shards)
+    with_hints = _own(
+        _hinted_batches(campaign, engine, hard, len(batches)), inputs.shard, section.shards
+    )
     return Work(
-        campaign, champion, inputs.shard, engine, why, _those_in(own, prompts), own, selection,
-        _those_in(with_hints, hard), with_hints,
-    )  # fmt: skip
+        campaign,
+        champion,
+        inputs.shard,
+        engine,
+        why,
+        _those_in(own, prompts),
+        own,
+        selection,
+        _those_in(with_hints, hard),
+        with_hints,
+    )
 
 
 def _hinted_batches(
     campaign: Campaign, engine: EngineName, hard: Sequence[Prompt], first: int
 ) -> dict[int, list[Prompt]]:
-    """Batches of what the model sees of these prompts, by numbers from `first` on: apart from those without a hint, so
-    that hints change no other sample."""
+    """Batches of what the model sees of these prompts, by numbers from `first` on: apart from those
+    without a hint, so that hints change no other sample."""
     section = campaign.recipe.generate
     if section.hints is None or not hard:
         return {}
     samples = section.hints.samples_per_prompt or campaign.state.plan.samples_per_prompt
     seen = [hinted(prompt, section.hints.template) for prompt in hard]
     batches = batches_of(
-        seen, samples_per_prompt=samples, batch_size=batch_rows(engine, campaign), shards=section.shards
+        seen,
+        samples_per_prompt=samples,
+        batch_size=batch_rows(engine, campaign),
+        shards=section.shards,
     )
     return dict(enumerate(batches, first))
 
@@ -188,27 +220,38 @@ def _those_in(batches: dict[int, list[Prompt]], prompts: Sequence[Prompt]) -> li
 def _account(work: Work, samples: Sequence[Sample]) -> dict[str, Any]:
     campaign, plan = work.campaign, work.campaign.state.plan
     return {
-        "round": campaign.next_round, "shard": work.shard, "shards": campaign.recipe.generate.shards,
-        **_counted(work.prompts, samples), "temperature": plan.temperature, "level": plan.level,
-        "champion": campaign.state.champion, "engine": work.engine, "engine_reason": work.why,
-        "batches": len(work.batches), "batch_size": campaign.recipe.generate.batch_size,
-    }  # fmt: skip
+        "round": campaign.next_round,
+        "shard": work.shard,
+        "shards": campaign.recipe.generate.shards,
+        **_counted(work.prompts, samples),
+        "temperature": plan.temperature,
+        "level": plan.level,
+        "champion": campaign.state.champion,
+        "engine": work.engine,
+        "engine_reason": work.why,
+        "batches": len(work.batches),
+        "batch_size": campaign.recipe.generate.batch_size,
+    }
 
 
 def _counted(prompts: Sequence[Prompt], samples: Sequence[Sample]) -> dict[str, Any]:
     finished = sum(sample.finished for sample in samples)
     return {
-        "prompts": len(prompts), "generated": len(samples), "tokens": sum(one.num_tokens for one in samples),
-        "finished_share": finished / max(1, len(samples)), "truncated": len(samples) - finished,
+        "prompts": len(prompts),
+        "generated": len(samples),
+        "tokens": sum(one.num_tokens for one in samples),
+        "finished_share": finished / max(1, len(samples)),
+        "truncated": len(samples) - finished,
         "distinct_answers": len({(sample.prompt_id, sample.text) for sample in samples}),
-    }  # fmt: skip
+    }
 
 
 def round_prompts(context: Context, campaign: Campaign) -> list[Prompt]:
-    """The prompts of this round: the next window of the unlabelled pool, of the plan's length where there is a ladder,
-    then the audit split, on which `select` measures its filters.
+    """The prompts of this round: the next window of the unlabelled pool, of the plan's length where
+    there is a ladder, then the audit split, on which `select` measures its filters.
 
-    Rounds walk through the pool and begin again at its end, so the first rounds see prompts no round has seen.
+    Rounds walk through the pool and begin again at its end, so the first rounds see prompts no
+    round has seen.
     """
     level = campaign.state.plan.level
     pool, audit = (_asked(context, campaign, split) for split in ("unlabelled", "audit"))
@@ -224,7 +267,8 @@ def round_prompts(context: Context, campaign: Campaign) -> list[Prompt]:
 
 
 def _asked(context: Context, campaign: Campaign, split: str) -> list[Prompt]:
-    """The prompts of a split that may be asked at the plan's level; none if the data has no such split."""
+    """The prompts of a split that may be asked at the plan's level; none if the data has no such
+    split."""
     name, level = f"splits/{split}.jsonl", str(campaign.state.plan.level)
     if name not in campaign.prepared.objects:
         return []
@@ -232,14 +276,20 @@ def _asked(context: Context, campaign: Campaign, split: str) -> list[Prompt]:
     return [prompt for prompt in rows if prompt.tags.get("length", level) == level]
 
 
-def _sample(context: Context, work: Work, saved: SavedBatches) -> tuple[list[Sample], dict[str, Any]]:
+def _sample(
+    context: Context, work: Work, saved: SavedBatches
+) -> tuple[list[Sample], dict[str, Any]]:
     """All samples of the shard, in order of prompt and index, and what the engine tells of itself."""
     # An endpoint is one model, however many peers answer on their own.
     peers = 1 if work.engine == "openai" else work.campaign.recipe.train.num_peers
     samples: list[Sample] = []
     about: dict[str, Any] = {}
     for peer in range(peers):
-        folder = None if work.engine == "openai" else fetch_folder(context, work.champion, checkpoint_name(peer))
+        folder = (
+            None
+            if work.engine == "openai"
+            else fetch_folder(context, work.champion, checkpoint_name(peer))
+        )
         try:
             engine = open_engine(work.engine, context, work.campaign, folder)
             about = engine.about
@@ -263,10 +313,17 @@ def _sample_peer(
         name = f"peer-{peer}-batch-{number:05d}"
         found = saved.load(name, own)
         if found is None:
-            begun, before, rate = context.clock(), len(samples), tokens / seconds if seconds else 0.0
+            begun, before, rate = (
+                context.clock(),
+                len(samples),
+                tokens / seconds if seconds else 0.0,
+            )
             report = functools.partial(_report, context, before, total, rate)
             found = engine.answer(own, report)
-            seconds, tokens = seconds + context.clock() - begun, tokens + sum(one.num_tokens for one in found)
+            seconds, tokens = (
+                seconds + context.clock() - begun,
+                tokens + sum(one.num_tokens for one in found),
+            )
             saved.save(name, own, found)
         samples += found
     context.charge("compute_seconds", seconds)
@@ -287,7 +344,11 @@ def _asks(work: Work, peer: int, peers: int) -> dict[int, list[Ask]]:
     plain = range(campaign.state.plan.samples_per_prompt)
     asks = {
         number: [
-            Ask(prompt, index, derived_seed(campaign.recipe.seed, campaign.next_round, prompt.id, index))
+            Ask(
+                prompt,
+                index,
+                derived_seed(campaign.recipe.seed, campaign.next_round, prompt.id, index),
+            )
             for prompt in batch
             for index in indices
             if index % peers == peer

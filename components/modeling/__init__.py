@@ -1,1 +1,2 @@
-"""Models and tokenizers: loading, encoding, sampling, likelihood. Imports torch; steps import it inside functions."""
+"""Models and tokenizers: loading, encoding, sampling, likelihood. Imports torch; steps import it
+inside functions."""

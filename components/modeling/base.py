@@ -24,10 +24,19 @@ from components.modeling.lstm import MODEL_TYPE as LSTM
 from components.modeling.scratch import make_scratch
 
 CHECKPOINT_FILES = (
-    "config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json",
-    "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-    "merges.txt", "chat_template.jinja",
-)  # fmt: skip
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
 """What a clean checkpoint may hold, besides numbered safetensors shards."""
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
@@ -37,8 +46,8 @@ def materialise_base(
 ) -> dict[str, Any]:
     """Write the base model as a clean Hugging Face folder and return {"parameters", "digest"}.
 
-    Raises UserError for a model that cannot be found, that has pickled weights only, that needs its own code, or
-    whose architecture this transformers release does not know as a causal LM.
+    Raises UserError for a model that cannot be found, that has pickled weights only, that needs its
+    own code, or whose architecture this transformers release does not know as a causal LM.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if section.source == "scratch":
@@ -52,37 +61,53 @@ def materialise_base(
     config = load_config(folder, section.source)
     weights = sorted(folder.glob("*.safetensors"))
     digest = hashlib.sha256(b"".join(_sha256(path) for path in weights)).hexdigest()
-    return {"parameters": count_parameters(weights), "digest": digest, "model_type": config.model_type}
+    return {
+        "parameters": count_parameters(weights),
+        "digest": digest,
+        "model_type": config.model_type,
+    }
 
 
 def load_config(folder: Path, name: str) -> Any:
-    """The config of a checkpoint, after checking that classes of transformers or of this package can run it."""
+    """The config of a checkpoint, after checking that classes of transformers or of this package
+    can run it."""
     try:
         document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"model {name}: config.json is missing or not JSON ({error})") from None
     kind = document.get("model_type") if isinstance(document, dict) else None
     if str(kind) not in (LSTM, *MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
-        raise UserError(f"model {name}: model_type {kind!r} is not a causal language model that transformers knows")
+        raise UserError(
+            f"model {name}: model_type {kind!r} is not a causal language model that transformers knows"
+        )
     if "auto_map" in document:
-        raise UserError(f"model {name}: config.json asks for remote code (auto_map); use a model of stock classes")
+        raise UserError(
+            f"model {name}: config.json asks for remote code (auto_map); use a model of stock classes"
+        )
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, TypeError, KeyError, OSError) as error:
-        raise UserError(f"model {name}: config.json does not fit {document['model_type']} ({error})") from None
+        raise UserError(
+            f"model {name}: config.json does not fit {document['model_type']} ({error})"
+        ) from None
 
 
 def _convert_gguf(path: Path, folder: Path) -> None:
     """Dequantise a GGUF file into a clean checkpoint.
 
-    transformers refuses to save a model it loaded from GGUF, so its tensors move into a fresh model of the same config.
+    transformers refuses to save a model it loaded from GGUF, so its tensors move into a fresh model
+    of the same config.
     """
     try:
         with quiet():
-            loaded = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+            loaded = AutoModelForCausalLM.from_pretrained(
+                path.parent, gguf_file=path.name, dtype=torch.float32
+            )
             tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     except (ValueError, OSError, KeyError, NotImplementedError) as error:
-        raise UserError(f"model {path.name}: transformers cannot read this GGUF file ({error})") from None
+        raise UserError(
+            f"model {path.name}: transformers cannot read this GGUF file ({error})"
+        ) from None
     document = loaded.config.to_dict()
     for name in ("quantization_config", "_name_or_path", "dtype", "torch_dtype"):
         document.pop(name, None)
@@ -101,7 +126,9 @@ def _copy_clean(source: Path, name: str, folder: Path) -> None:
     if not weights:
         pickled = [path.name for path in files if path.suffix in PICKLED]
         found = f"only pickled weights ({pickled[0]})" if pickled else "no weights"
-        raise UserError(f"model {name}: {found}; give a folder with *.safetensors (convert it where you trust it)")
+        raise UserError(
+            f"model {name}: {found}; give a folder with *.safetensors (convert it where you trust it)"
+        )
     load_config(source, name)
     for path in files:
         if path.name in CHECKPOINT_FILES or path in weights:
@@ -110,7 +137,9 @@ def _copy_clean(source: Path, name: str, folder: Path) -> None:
     try:
         load_tokenizer(folder)
     except (ValueError, OSError, KeyError) as error:
-        raise UserError(f"model {name}: its tokenizer cannot be loaded without remote code ({error})") from None
+        raise UserError(
+            f"model {name}: its tokenizer cannot be loaded without remote code ({error})"
+        ) from None
 
 
 def _sha256(path: Path) -> bytes:

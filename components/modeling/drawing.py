@@ -1,4 +1,5 @@
-"""Which token comes next: fixed random numbers per sample, top-k before the softmax, the distribution inverted."""
+"""Which token comes next: fixed random numbers per sample, top-k before the softmax, the
+distribution inverted."""
 
 from __future__ import annotations
 
@@ -25,8 +26,8 @@ class Sampling:
 
 
 def uniforms(seeds: Sequence[int], count: int) -> Tensor:
-    """(seeds, count) numbers in [0, 1), float64: row i depends on seed i alone, and more of them do not change the
-    first. SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), all rows at once."""
+    """(seeds, count) numbers in [0, 1), float64: row i depends on seed i alone, and more of them do
+    not change the first. SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), all rows at once."""
     steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     state = np.array(seeds, dtype=np.uint64)[:, None] + steps  # arrays of uint64 wrap around
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -36,11 +37,12 @@ def uniforms(seeds: Sequence[int], count: int) -> Tensor:
 
 
 def choose(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
-    """One token for each row of `logits` (batch, vocabulary), by inverting its cumulative distribution at `uniform`.
+    """One token for each row of `logits` (batch, vocabulary), by inverting its cumulative
+    distribution at `uniform`.
 
-    Top-k comes first: a softmax and a draw over a whole large vocabulary cost more than a small model's layers. The
-    distribution is laid out in the order of token ids, not of probability, so tokens that are all but equally likely
-    do not change places when rounding does.
+    Top-k comes first: a softmax and a draw over a whole large vocabulary cost more than a small
+    model's layers. The distribution is laid out in the order of token ids, not of probability, so
+    tokens that are all but equally likely do not change places when rounding does.
     """
     if sampling.temperature == 0:
         return logits.argmax(dim=-1)
@@ -70,15 +72,23 @@ def top(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
     whole = logits[:, : blocks * BLOCK_TOKENS].unflatten(1, (blocks, BLOCK_TOKENS))
     block_ids = whole.amax(dim=-1).topk(count, dim=-1, sorted=False).indices
     candidates = whole.gather(1, block_ids[..., None].expand(-1, -1, BLOCK_TOKENS)).flatten(1)
-    ids = (block_ids[..., None] * BLOCK_TOKENS + torch.arange(BLOCK_TOKENS, device=logits.device)).flatten(1)
+    ids = (
+        block_ids[..., None] * BLOCK_TOKENS + torch.arange(BLOCK_TOKENS, device=logits.device)
+    ).flatten(1)
     rest = torch.arange(blocks * BLOCK_TOKENS, size, device=logits.device).expand(batch, -1)
-    candidates, ids = torch.cat([candidates, logits[:, blocks * BLOCK_TOKENS :]], 1), torch.cat([ids, rest], 1)
+    candidates, ids = (
+        torch.cat([candidates, logits[:, blocks * BLOCK_TOKENS :]], 1),
+        torch.cat([ids, rest], 1),
+    )
     values, place = candidates.topk(count, dim=-1)
     return values, ids.gather(1, place)
 
 
 def _inverted(scores: Tensor, uniform: Tensor, temperature: float) -> Tensor:
-    """Index of the token of each row at which softmax(scores / temperature), summed up, passes `uniform`."""
+    """Index of the token of each row at which softmax(scores / temperature), summed up, passes
+    `uniform`."""
     cumulative = (scores / temperature).softmax(dim=-1).double().cumsum(dim=-1)
     threshold = uniform[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, threshold, right=True).clamp(max=scores.shape[-1] - 1)[:, 0]
+    return torch.searchsorted(cumulative, threshold, right=True).clamp(max=scores.shape[-1] - 1)[
+        :, 0
+    ]

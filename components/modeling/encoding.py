@@ -13,8 +13,9 @@ from components.common.errors import UserError
 class Codec:
     """A tokenizer with the conversation form of its model.
 
-    With a chat template a prompt is one user turn and the completion the assistant's; without one it is
-    <bos> prompt completion <eos>. The end token belongs to the completion: a model learns to stop by it.
+    With a chat template a prompt is one user turn and the completion the assistant's; without one
+    it is <bos> prompt completion <eos>. The end token belongs to the completion: a model learns to
+    stop by it.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -33,7 +34,8 @@ class Codec:
 
     @property
     def pad_id(self) -> int:
-        """A filler for positions that are masked everywhere: never the end token, whose loss must count."""
+        """A filler for positions that are masked everywhere: never the end token, whose loss must
+        count."""
         pad = self.tokenizer.pad_token_id
         return int(pad) if pad is not None and pad not in self.end_ids else int(0 in self.end_ids)
 
@@ -43,7 +45,9 @@ class Codec:
             turns = [{"role": "user", "content": prompt}]
             if self.system_prompt:
                 turns.insert(0, {"role": "system", "content": self.system_prompt})
-            text = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+            text = self.tokenizer.apply_chat_template(
+                turns, add_generation_prompt=True, tokenize=False
+            )
             return self._ids(text)
         return self._start() + self._ids(prompt)
 
@@ -52,7 +56,8 @@ class Codec:
         return [*self._ids(completion), *self.end_ids]
 
     def row_ids(self, prompt: str, completion: str) -> tuple[list[int], int]:
-        """Token ids of a training row and the length of the part that bears no loss. Raw text has an empty prompt."""
+        """Token ids of a training row and the length of the part that bears no loss. Raw text has
+        an empty prompt."""
         head = self.prompt_ids(prompt) if prompt else self._start()
         return head + self.completion_ids(completion), max(len(head), 1 if not head else 0)
 

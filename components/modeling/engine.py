@@ -1,8 +1,10 @@
-"""Sampling with a cache: length-sorted batches, one prefill for all samples of a prompt, a seed per sample.
+"""Sampling with a cache: length-sorted batches, one prefill for all samples of a prompt, a seed per
+sample.
 
-A sample depends on the model, its prompt and its own seed: the uniform numbers it is drawn with are fixed before the
-first token, so neither its neighbours in the batch nor the number of shards change what is drawn. What batches of
-another make do change is rounding, of which bfloat16 has much: whoever needs equal bits asks in equal batches.
+A sample depends on the model, its prompt and its own seed: the uniform numbers it is drawn with are
+fixed before the first token, so neither its neighbours in the batch nor the number of shards change
+what is drawn. What batches of another make do change is rounding, of which bfloat16 has much:
+whoever needs equal bits asks in equal batches.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from components.modeling.roomy import make_room
 __all__ = ["Answer", "Request", "Sampler", "Sampling", "sample"]
 
 WORTH_LEAVING = 0.75
-"""Finished rows leave the batch once no more than this share is unfinished: each time the cache is copied."""
+"""Finished rows leave the batch once no more than this share is unfinished: each time the cache is
+copied."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ def sample(
     pad_id: int,
     on_batch: Callable[[int, float], None] = lambda done, rate: None,
 ) -> Iterator[Answer]:
-    """Yield every answer of every request, in order of prompt length. `on_batch` gets answers so far and tokens/s."""
+    """Yield every answer of every request, in order of prompt length. `on_batch` gets answers so
+    far and tokens/s."""
     return Sampler(model, sampling, end_ids, pad_id).draw(requests, on_batch)
 
 
@@ -79,11 +83,15 @@ class Sampler:
         self._end_ids, self._pad_id = end_ids, pad_id
 
     def draw(
-        self, requests: Sequence[Request], on_batch: Callable[[int, float], None] = lambda done, rate: None
+        self,
+        requests: Sequence[Request],
+        on_batch: Callable[[int, float], None] = lambda done, rate: None,
     ) -> Iterator[Answer]:
         """What `sample` says. Raises UserError if memory does not suffice for a single row."""
         order = sorted(range(len(requests)), key=lambda index: (len(requests[index].ids), index))
-        rows = [(request, index) for request in order for index in range(len(requests[request].seeds))]
+        rows = [
+            (request, index) for request in order for index in range(len(requests[request].seeds))
+        ]
         begun, done, tokens = time.monotonic(), 0, 0
         while done < len(rows):
             group = rows[done : done + self.batch_size]
@@ -96,7 +104,9 @@ class Sampler:
             yield from answers
             on_batch(done, tokens / max(time.monotonic() - begun, 1e-9))
 
-    def _tried(self, requests: Sequence[Request], group: list[tuple[int, int]]) -> list[Answer] | None:
+    def _tried(
+        self, requests: Sequence[Request], group: list[tuple[int, int]]
+    ) -> list[Answer] | None:
         """The answers of one batch; None if memory did not suffice."""
         try:
             answers: list[Answer] = self._batch(requests, group)
@@ -147,23 +157,27 @@ class Sampler:
             positions = positions + 1
             logits = self._model(
                 input_ids=chosen[:, None],
-                attention_mask=None if mask is None else mask[:, : mask.shape[1] - steps + step + 1],
+                attention_mask=None
+                if mask is None
+                else mask[:, : mask.shape[1] - steps + step + 1],
                 position_ids=positions,
                 past_key_values=cache,
                 use_cache=True,
             ).logits[:, -1]
         ids, counts, ended = tokens.tolist(), lengths.tolist(), finished.tolist()
         return [
-            Answer(request, index, ids[row][: counts[row]], ended[row]) for row, (request, index) in enumerate(group)
+            Answer(request, index, ids[row][: counts[row]], ended[row])
+            for row, (request, index) in enumerate(group)
         ]
 
     def _prefill(
         self, requests: Sequence[Request], group: list[tuple[int, int]]
     ) -> tuple[Tensor, Cache, Tensor | None, Tensor]:
-        """Run each distinct prompt once, then repeat its cache for each of its samples. Padded left if lengths differ.
+        """Run each distinct prompt once, then repeat its cache for each of its samples. Padded left
+        if lengths differ.
 
-        Returns the logits of the first token, the cache, the attention mask of prompt and answer (None without
-        padding) and the position of each prompt's last token.
+        Returns the logits of the first token, the cache, the attention mask of prompt and answer
+        (None without padding) and the position of each prompt's last token.
         """
         distinct = list(dict.fromkeys(request for request, _ in group))
         length, device = max(len(requests[one].ids) for one in distinct), self._model.device
@@ -176,18 +190,30 @@ class Sampler:
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
         padded = bool((mask == 0).any())
         ids, mask, positions = ids.to(device), mask.to(device), positions.to(device)
-        # The model makes the cache: what it holds is keys and values in one, a recurrent state in another.
+        # The model makes the cache: what it holds is keys and values in one, a recurrent state in
+        # another.
         output = self._model(
-            input_ids=ids, attention_mask=mask if padded else None, position_ids=positions, use_cache=True,
+            input_ids=ids,
+            attention_mask=mask if padded else None,
+            position_ids=positions,
+            use_cache=True,
             logits_to_keep=1,
-        )  # fmt: skip
+        )
         logits, cache = output.logits[:, -1], output.past_key_values
         repeat = None
         if len(distinct) < len(group):
             place = {one: row for row, one in enumerate(distinct)}
             repeat = torch.tensor([place[request] for request, _ in group], device=device)
             logits, mask, positions = logits[repeat], mask[repeat], positions[repeat]
-        steps, masked = self._sampling.max_new_tokens, self._model.config._attn_implementation in ("eager", NAME)
+        steps, masked = (
+            self._sampling.max_new_tokens,
+            self._model.config._attn_implementation in ("eager", NAME),
+        )
         make_room(cache, repeat, steps, masked=masked)
         answered = mask.new_ones(len(group), steps)
-        return logits, cache, torch.cat([mask, answered], dim=1) if padded else None, positions[:, -1:]
+        return (
+            logits,
+            cache,
+            torch.cat([mask, answered], dim=1) if padded else None,
+            positions[:, -1:],
+        )

@@ -14,7 +14,8 @@ from torch.autograd.function import once_differentiable
 
 IGNORED = -100
 CHUNK_LOGITS = 2**26
-"""Logits that are in memory at once, unless told otherwise (256 MB in float32): see CompletionLoss."""
+"""Logits that are in memory at once, unless told otherwise (256 MB in float32): see CompletionLoss.
+"""
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class Batch:
 
     input_ids: Tensor
     labels: Tensor
-    """The input ids where a token bears loss, IGNORED elsewhere; predicted from the positions before."""
+    """The input ids where a token bears loss, IGNORED elsewhere; predicted from the positions
+    before."""
     position_ids: Tensor | None = None
     """Restarts at 0 with every row of a packed sequence; None: one row a sequence."""
     weights: Tensor | None = None
@@ -56,8 +58,8 @@ class Batch:
 
 
 def collate(rows: Sequence[EncodedRow], pad_id: int) -> Batch:
-    """One row a sequence, padded on the right. Behind a causal mask the padding needs no attention mask: nothing that
-    bears loss can see it."""
+    """One row a sequence, padded on the right. Behind a causal mask the padding needs no attention
+    mask: nothing that bears loss can see it."""
     shape = (len(rows), max(len(row.ids) for row in rows))
     inputs = torch.full(shape, pad_id, dtype=torch.long)
     labels = torch.full(shape, IGNORED, dtype=torch.long)
@@ -74,23 +76,28 @@ def collate(rows: Sequence[EncodedRow], pad_id: int) -> Batch:
 class CompletionLoss(nn.Module):
     """Weighted sum of the cross-entropy over labelled tokens, in nats.
 
-    The head runs on labelled positions only: with short answers and a large vocabulary most of its work would be
-    thrown away. Where a model does more than `head(base(x))` (logit scaling, soft-capping), its own forward is used.
+    The head runs on labelled positions only: with short answers and a large vocabulary most of its
+    work would be thrown away. Where a model does more than `head(base(x))` (logit scaling,
+    soft-capping), its own forward is used.
 
-    More than `chunk_tokens` labelled tokens go through the head in chunks, so that the (tokens, vocabulary) float32
-    logits are never whole in memory; None takes as many tokens as have CHUNK_LOGITS logits. On a CPU that is for memory
-    alone, and worth it once the tokens beyond one chunk exceed about a third of the hidden size (one more gradient of
-    the head's weight is held). Head and loss of 2,048 tokens, 576 dimensions, vocabulary 49,152, forward and backward
-    on one core (CPU seconds and peak MB above the weights, fp32 | bf16 autocast): whole 4.3 s 1,170 | 1.95 s 1,227;
-    chunks of 1,024 4.5 s 720 | 1.97 s 775; of 512 4.5 s 438 | 2.2 s 489. Of 4,096 tokens in fp32: whole 9.2 s 2,326;
-    chunks of 512 9.1 s 463. Computing the logits again in backward took 1.7 times as long (1,024 tokens, fp32).
+    More than `chunk_tokens` labelled tokens go through the head in chunks, so that the (tokens,
+    vocabulary) float32 logits are never whole in memory; None takes as many tokens as have
+    CHUNK_LOGITS logits. On a CPU that is for memory alone, and worth it once the tokens beyond one
+    chunk exceed about a third of the hidden size (one more gradient of the head's weight is held).
+    Head and loss of 2,048 tokens, 576 dimensions, vocabulary 49,152, forward and backward on one
+    core (CPU seconds and peak MB above the weights, fp32 | bf16 autocast): whole 4.3 s 1,170 | 1.95
+    s 1,227; chunks of 1,024 4.5 s 720 | 1.97 s 775; of 512 4.5 s 438 | 2.2 s 489. Of 4,096 tokens
+    in fp32: whole 9.2 s 2,326; chunks of 512 9.1 s 463. Computing the logits again in backward took
+    1.7 times as long (1,024 tokens, fp32).
     """
 
     def __init__(self, model: Any, *, chunk_tokens: int | None = None) -> None:
         super().__init__()
         self.model = model
         self.chunk_tokens = chunk_tokens or max(1, CHUNK_LOGITS // model.config.vocab_size)
-        self._parts = split_head(model)  # a tuple: the parts are modules of `model` and must not be registered twice
+        self._parts = split_head(
+            model
+        )  # a tuple: the parts are modules of `model` and must not be registered twice
 
     def forward(self, batch: Batch) -> Tensor:
         """A scalar."""
@@ -102,7 +109,9 @@ class CompletionLoss(nn.Module):
 
         def total(logits: Tensor, at: slice) -> Tensor:
             losses = loss_of(logits.float(), at)
-            return (losses if weights is None else losses * weights[at]).sum()  # a dot product would run in bf16
+            return (
+                losses if weights is None else losses * weights[at]
+            ).sum()  # a dot product would run in bf16
 
         return _sum_by_chunks(self._parts[1], states, total, self.chunk_tokens)
 
@@ -119,15 +128,16 @@ TokenLoss = Callable[[Tensor, slice], Tensor]
 
 
 def states_of(body: Any, batch: Batch) -> Tensor:
-    """What `body` makes of every position: (batch, length, …). With a cache, packed rows would see each other."""
+    """What `body` makes of every position: (batch, length, …). With a cache, packed rows would see
+    each other."""
     positions = {} if batch.position_ids is None else {"position_ids": batch.position_ids}
     states: Tensor = body(input_ids=batch.input_ids, use_cache=False, **positions)[0]
     return states
 
 
 def split_head(model: Any) -> tuple[Any, Any]:
-    """(body, head) with `model(x).logits == head(body(x)[0])`. The body is the model itself and the head the identity
-    where the model is not put together like that: this is tried, not assumed."""
+    """(body, head) with `model(x).logits == head(body(x)[0])`. The body is the model itself and the
+    head the identity where the model is not put together like that: this is tried, not assumed."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT's wrapper
     body, head = inner.base_model, inner.get_output_embeddings()
     if body is inner or head is None:
@@ -150,7 +160,8 @@ def mean_loss(
     batch_size: int,
     on_batch: Callable[[int], None] = lambda n: None,
 ) -> float:
-    """Weighted mean cross-entropy per labelled token in nats over all rows, in length-sorted batches; NaN for none."""
+    """Weighted mean cross-entropy per labelled token in nats over all rows, in length-sorted
+    batches; NaN for none."""
     device = next(loss.parameters()).device
     ordered = sorted(rows, key=lambda row: len(row.ids))
     total = 0.0
@@ -163,13 +174,23 @@ def mean_loss(
     return total / tokens if tokens else math.nan
 
 
-def _sum_by_chunks(head: Any, states: Tensor, total: Callable[[Tensor, slice], Tensor], chunk_tokens: int) -> Tensor:
+def _sum_by_chunks(
+    head: Any, states: Tensor, total: Callable[[Tensor, slice], Tensor], chunk_tokens: int
+) -> Tensor:
     """`total(head(states), all of them)`, computed at most `chunk_tokens` states at a time."""
     count = len(states)
-    size = -(-count // -(-count // chunk_tokens)) if count else 1  # chunks of one size: no small last one
+    size = (
+        -(-count // -(-count // chunk_tokens)) if count else 1
+    )  # chunks of one size: no small last one
     chunks = [slice(start, min(start + size, count)) for start in range(0, count, size)]
-    # An adapter on the head has weights of its own, which _Chunked would not see: its graph is kept whole.
-    if len(chunks) > 1 and torch.is_grad_enabled() and states.requires_grad and type(head) is nn.Linear:
+    # An adapter on the head has weights of its own, which _Chunked would not see: its graph is kept
+    # whole.
+    if (
+        len(chunks) > 1
+        and torch.is_grad_enabled()
+        and states.requires_grad
+        and type(head) is nn.Linear
+    ):
         loss: Tensor = _Chunked.apply(total, chunks, states, head.weight, head.bias)
         return loss
     return torch.stack([total(head(states[at]), at) for at in chunks or [slice(0, 0)]]).sum()
@@ -178,13 +199,16 @@ def _sum_by_chunks(head: Any, states: Tensor, total: Callable[[Tensor, slice], T
 class _Chunked(torch.autograd.Function):
     """Takes the gradient of each chunk right after its loss, while its logits are there.
 
-    So no logits are computed twice or kept, and the head's weights get one gradient, whole, as ZeRO expects it.
+    So no logits are computed twice or kept, and the head's weights get one gradient, whole, as ZeRO
+    expects it.
     """
 
     @staticmethod
     def forward(ctx: Any, total: Any, chunks: list[slice], *inputs: Tensor | None) -> Tensor:
         """`inputs` are states, weight and bias."""
-        leaves: list[Any] = [one if one is None else one.detach().requires_grad_(one.requires_grad) for one in inputs]
+        leaves: list[Any] = [
+            one if one is None else one.detach().requires_grad_(one.requires_grad) for one in inputs
+        ]
         states, weight, bias = leaves
         losses = []
         for at in chunks:

@@ -8,7 +8,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 # For its registration with the auto classes.
 import components.modeling.lstm  # noqa: F401
@@ -19,7 +25,8 @@ from components.modeling.memory import keep_freed_memory
 def load_model(
     folder: Path, dtype: torch.dtype = torch.float32, *, settings: Mapping[str, float] | None = None
 ) -> PreTrainedModel:
-    """Load a clean checkpoint for training or inference (eval mode, on the CPU or the current accelerator).
+    """Load a clean checkpoint for training or inference (eval mode, on the CPU or the current
+    accelerator).
 
     Of `settings` those that the model's config has are set in it.
     """
@@ -48,7 +55,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
 
 
-def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def save_checkpoint(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path
+) -> None:
     """Write a clean checkpoint: safetensors, config, tokenizer with its chat template."""
     with quiet():
         model.save_pretrained(folder)
@@ -56,15 +65,18 @@ def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
 
 
 def inference_dtype(model_folder: Path) -> torch.dtype:
-    """bfloat16 from 20 M parameters on, where it is at least twice as fast on CPUs with AMX or AVX-512-BF16 and GPUs;
-    float32 below, where nothing is gained."""
+    """bfloat16 from 20 M parameters on, where it is at least twice as fast on CPUs with AMX or
+    AVX-512-BF16 and GPUs; float32 below, where nothing is gained."""
     return (
-        torch.bfloat16 if count_parameters(sorted(model_folder.glob("*.safetensors"))) >= 20_000_000 else torch.float32
+        torch.bfloat16
+        if count_parameters(sorted(model_folder.glob("*.safetensors"))) >= 20_000_000
+        else torch.float32
     )
 
 
 def count_parameters(weights: list[Path], name: str = "") -> int:
-    """Parameters in some safetensors files, from their headers. Raises UserError for a file that is not whole."""
+    """Parameters in some safetensors files, from their headers. Raises UserError for a file that is
+    not whole."""
     from safetensors import SafetensorError, safe_open
 
     count = 0

@@ -1,6 +1,8 @@
-"""An LSTM language model (embedding, LSTM, linear head) as transformers classes, model type `ratchet_lstm`.
+"""An LSTM language model (embedding, LSTM, linear head) as transformers classes, model type
+`ratchet_lstm`.
 
-Importing this module makes its checkpoints known to AutoConfig and AutoModelForCausalLM: no remote code is involved.
+Importing this module makes its checkpoints known to AutoConfig and AutoModelForCausalLM: no remote
+code is involved.
 """
 
 from __future__ import annotations
@@ -9,7 +11,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, Cache, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    Cache,
+    GenerationMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers import initialization as init
 from transformers.cache_utils import DynamicLayer
 from transformers.masking_utils import create_recurrent_attention_mask
@@ -30,7 +39,8 @@ class LstmConfig(PreTrainedConfig):
     hidden_size: int = 256
     num_hidden_layers: int = 2
     dropout: float = 0.0
-    """On what enters and leaves each LSTM layer, never from one time step to the next (1409.2329)."""
+    """On what enters and leaves each LSTM layer, never from one time step to the next (1409.2329).
+    """
     initializer_range: float = 0.02
     """Standard deviation of embedding and head."""
     use_cache: bool = True
@@ -43,8 +53,8 @@ class LstmConfig(PreTrainedConfig):
 class LstmState(DynamicLayer):
     """The one layer of this model's `Cache`: what all LSTM layers hand on to the next token.
 
-    `keys` is the hidden and `values` the cell state, both (batch, num_layers, hidden_size): with the batch first the
-    library's ways to repeat, select and reorder rows apply as they are.
+    `keys` is the hidden and `values` the cell state, both (batch, num_layers, hidden_size): with
+    the batch first the library's ways to repeat, select and reorder rows apply as they are.
     """
 
     is_croppable = False
@@ -53,7 +63,9 @@ class LstmState(DynamicLayer):
         super().__init__()
         self.cumulative_length = 0
 
-    def update(self, key_states: Tensor, value_states: Tensor, num_tokens: int = 1) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, num_tokens: int = 1
+    ) -> tuple[Tensor, Tensor]:
         """Replace the state by the one `num_tokens` later."""
         self.keys, self.values, self.is_initialized = key_states, value_states, True
         self.dtype, self.device = key_states.dtype, key_states.device
@@ -79,7 +91,8 @@ class LstmPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Forget gates begin open (Jozefowicz et al., ICML 2015): the state lasts until training says otherwise."""
+        """Forget gates begin open (Jozefowicz et al., ICML 2015): the state lasts until training
+        says otherwise."""
         super()._init_weights(module)
         if isinstance(module, nn.LSTM):
             for name, bias in module.named_parameters():
@@ -90,7 +103,8 @@ class LstmPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
-        """Have `generate` leave the cache to `forward`: the default one would hold keys and values per token."""
+        """Have `generate` leave the cache to `forward`: the default one would hold keys and values
+        per token."""
         return False
 
 
@@ -102,7 +116,9 @@ class LstmModel(LstmPreTrainedModel):
         layers, size = config.num_hidden_layers, config.hidden_size
         self.embed_tokens = nn.Embedding(config.vocab_size, size)
         self.dropout = nn.Dropout(config.dropout)
-        self.lstm = nn.LSTM(size, size, layers, batch_first=True, dropout=config.dropout if layers > 1 else 0.0)
+        self.lstm = nn.LSTM(
+            size, size, layers, batch_first=True, dropout=config.dropout if layers > 1 else 0.0
+        )
         self.post_init()
 
     @can_return_tuple
@@ -115,27 +131,36 @@ class LstmModel(LstmPreTrainedModel):
         use_cache: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """Hidden states (batch, length, hidden_size) of `input_ids` (batch, length), and the state behind them.
+        """Hidden states (batch, length, hidden_size) of `input_ids` (batch, length), and the state
+        behind them.
 
-        `attention_mask` is (batch, length so far); masked positions leave a row's state as it was, and their hidden
-        states are zero. Position ids, which other models take, are ignored.
+        `attention_mask` is (batch, length so far); masked positions leave a row's state as it was,
+        and their hidden states are zero. Position ids, which other models take, are ignored.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
-        inputs = self.dropout(self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds)
+        inputs = self.dropout(
+            self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        )
         use_cache = self.config.use_cache if use_cache is None else use_cache
         if past_key_values is None:
             past_key_values = Cache(layers=[LstmState()])
         memory = past_key_values.layers[0]
         state = None
         if memory.is_initialized:
-            state = (memory.keys.transpose(0, 1).contiguous(), memory.values.transpose(0, 1).contiguous())
+            state = (
+                memory.keys.transpose(0, 1).contiguous(),
+                memory.values.transpose(0, 1).contiguous(),
+            )
         mask = create_recurrent_attention_mask(self.config, inputs, attention_mask, past_key_values)
-        outputs, (hidden, cell) = self.lstm(inputs, state) if mask is None else _masked(self.lstm, inputs, state, mask)
+        outputs, (hidden, cell) = (
+            self.lstm(inputs, state) if mask is None else _masked(self.lstm, inputs, state, mask)
+        )
         if use_cache:
             memory.update(hidden.transpose(0, 1), cell.transpose(0, 1), num_tokens=inputs.shape[1])
         return BaseModelOutputWithPast(
-            last_hidden_state=self.dropout(outputs), past_key_values=past_key_values if use_cache else None
+            last_hidden_state=self.dropout(outputs),
+            past_key_values=past_key_values if use_cache else None,
         )
 
 
@@ -155,9 +180,13 @@ def _masked(
     )
     packed, fresh = lstm(packed, state)
     outputs, _ = nn.utils.rnn.pad_packed_sequence(packed, batch_first=True, total_length=length)
-    outputs = torch.zeros_like(outputs).scatter(1, order, outputs) * mask[..., None].to(outputs.dtype)
+    outputs = torch.zeros_like(outputs).scatter(1, order, outputs) * mask[..., None].to(
+        outputs.dtype
+    )
     some = (counts > 0)[:, None]
-    hidden, cell = (torch.where(some, new, old.to(new.dtype)) for new, old in zip(fresh, state, strict=True))
+    hidden, cell = (
+        torch.where(some, new, old.to(new.dtype)) for new, old in zip(fresh, state, strict=True)
+    )
     return outputs, (hidden, cell)
 
 
@@ -184,16 +213,24 @@ class LstmForCausalLM(LstmPreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """Logits of the last `logits_to_keep` positions (0: of all); the mean loss if `labels` are given."""
+        """Logits of the last `logits_to_keep` positions (0: of all); the mean loss if `labels` are
+        given."""
         outputs = self.model(
-            input_ids=input_ids, attention_mask=attention_mask, past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds, use_cache=use_cache,
-        )  # fmt: skip
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+        )
         logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
         loss = None
         if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=outputs.past_key_values)
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs
+            )
+        return CausalLMOutputWithPast(
+            loss=loss, logits=logits, past_key_values=outputs.past_key_values
+        )
 
 
 AutoConfig.register(MODEL_TYPE, LstmConfig)

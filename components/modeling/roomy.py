@@ -13,11 +13,12 @@ ROOM_TOKENS = 64
 
 
 def make_room(cache: Cache, rows: Tensor | None, num_tokens: int, *, masked: bool) -> None:
-    """Let `cache` hold row `rows[i]` of its rows as row i (None: as they are), with room for `num_tokens` to come.
+    """Let `cache` hold row `rows[i]` of its rows as row i (None: as they are), with room for
+    `num_tokens` to come.
 
-    `masked` says that the model's attention is always given a mask: then it is shown the empty room as well, for
-    products of tensors that lie in one piece are twice as fast. Layers of other kinds (sliding windows, recurrent
-    states) are repeated and go on as they were made.
+    `masked` says that the model's attention is always given a mask: then it is shown the empty room
+    as well, for products of tensors that lie in one piece are twice as fast. Layers of other kinds
+    (sliding windows, recurrent states) are repeated and go on as they were made.
     """
     for place, layer in enumerate(cache.layers):
         if type(layer) is DynamicLayer:
@@ -27,12 +28,15 @@ def make_room(cache: Cache, rows: Tensor | None, num_tokens: int, *, masked: boo
 
 
 class RoomyLayer(DynamicLayer):
-    """Keys and values (batch, heads, length, size) at the front of larger tensors: a new token is written behind them.
+    """Keys and values (batch, heads, length, size) at the front of larger tensors: a new token is
+    written behind them.
 
     A plain dynamic layer copies all it holds for every token.
     """
 
-    def __init__(self, layer: DynamicLayer, rows: Tensor | None, num_tokens: int, *, masked: bool) -> None:
+    def __init__(
+        self, layer: DynamicLayer, rows: Tensor | None, num_tokens: int, *, masked: bool
+    ) -> None:
         super().__init__()
         self.dtype, self.device, self.is_initialized = layer.dtype, layer.device, True
         self._masked = masked
@@ -40,7 +44,9 @@ class RoomyLayer(DynamicLayer):
         self._most = self._length + num_tokens
         self._take(layer.keys, layer.values, rows)
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         """Add the tokens and return all, where there is a mask with the empty room behind them."""
         end = self._length + key_states.shape[-2]
         if end > self.keys.shape[-2]:
@@ -72,7 +78,9 @@ class RoomyLayer(DynamicLayer):
         raise NotImplementedError("a roomy cache cannot be cropped")
 
     def _take(self, keys: Tensor, values: Tensor, rows: Tensor | None) -> None:
-        self.keys, self.values = (_copied(states, rows, self._with_room()) for states in (keys, values))
+        self.keys, self.values = (
+            _copied(states, rows, self._with_room()) for states in (keys, values)
+        )
 
     def _with_room(self) -> int:
         """Length of the tensors that are made next: no longer than what is known to come."""

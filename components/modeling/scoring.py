@@ -1,4 +1,5 @@
-"""How likely a model finds given texts: perplexity row by row, and classes by the likelihood of their labels."""
+"""How likely a model finds given texts: perplexity row by row, and classes by the likelihood of
+their labels."""
 
 from __future__ import annotations
 
@@ -10,7 +11,14 @@ import torch
 import torch.nn.functional as F
 
 from components.modeling.encoding import Codec
-from components.modeling.likelihood import CHUNK_LOGITS, IGNORED, EncodedRow, collate, split_head, states_of
+from components.modeling.likelihood import (
+    CHUNK_LOGITS,
+    IGNORED,
+    EncodedRow,
+    collate,
+    split_head,
+    states_of,
+)
 
 
 @dataclass(frozen=True)
@@ -21,7 +29,8 @@ class RowScore:
     """Sum of the cross-entropies in nats."""
     num_tokens: int
     num_right: int
-    """Tokens that the model finds more likely than any other: if it is all of them, greedy decoding gives this row."""
+    """Tokens that the model finds more likely than any other: if it is all of them, greedy decoding
+    gives this row."""
 
 
 @torch.inference_mode()
@@ -36,8 +45,9 @@ def score_rows(
 ) -> list[RowScore]:
     """Teacher-forced scores of every row, in their order; row weights are not regarded.
 
-    Batches are sorted by length. The head runs on tokens that bear loss alone, on `chunk_tokens` of them at once (None:
-    as many as have CHUNK_LOGITS logits). `on_batch` gets the number of rows of each finished batch.
+    Batches are sorted by length. The head runs on tokens that bear loss alone, on `chunk_tokens` of
+    them at once (None: as many as have CHUNK_LOGITS logits). `on_batch` gets the number of rows of
+    each finished batch.
     """
     body, head = split_head(model)
     chunk = chunk_tokens or max(1, CHUNK_LOGITS // model.config.vocab_size)
@@ -67,8 +77,9 @@ def likeliest_labels(
 ) -> list[str]:
     """For each prompt the label that the model finds most likely as its answer.
 
-    Labels are compared by their log-likelihood per token, the end token included, so that a long label is not at a
-    disadvantage and a label that begins another is told apart from it. Ties go to the first of `labels`.
+    Labels are compared by their log-likelihood per token, the end token included, so that a long
+    label is not at a disadvantage and a label that begins another is told apart from it. Ties go to
+    the first of `labels`.
     """
     rows = [EncodedRow(*codec.row_ids(prompt, label)) for prompt in prompts for label in labels]
     scores = score_rows(model, rows, codec.pad_id, batch_size)

@@ -12,15 +12,16 @@ from components.modeling.lstm import LstmConfig, LstmForCausalLM
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>"}
 
 
-# The usual 0.02 is made for wide models: 64 dimensions learn faster and generalise further from about 1/√64.
+# The usual 0.02 is made for wide models: 64 dimensions learn faster and generalise further from
+# about 1/√64.
 _INITIALIZER_RANGE = 0.08
 
 
 def make_scratch(section: Scratch) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """A freshly initialised model and its tokenizer. Weights depend on torch's global seed.
 
-    `llama-nope` is SmolLM3 with rotary embedding off in every layer: a llama-like decoder whose only sense of order
-    is the causal mask, which generalises to longer inputs (2305.19466).
+    `llama-nope` is SmolLM3 with rotary embedding off in every layer: a llama-like decoder whose
+    only sense of order is the causal mask, which generalises to longer inputs (2305.19466).
     """
     if section.architecture != "lstm" and section.hidden_size % section.num_heads:
         raise UserError(
@@ -41,11 +42,16 @@ def _tokenizer(section: Scratch) -> PreTrainedTokenizerFast:
         tokenizer.decoder = decoders.Fuse()
     else:
         symbols = [*SPECIAL.values(), *sorted(pre_tokenizers.ByteLevel.alphabet())]
-        tokenizer = Tokenizer(models.BPE({symbol: index for index, symbol in enumerate(symbols)}, []))
+        tokenizer = Tokenizer(
+            models.BPE({symbol: index for index, symbol in enumerate(symbols)}, [])
+        )
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         tokenizer.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, model_max_length=section.max_length, **SPECIAL
+        tokenizer_object=tokenizer,
+        clean_up_tokenization_spaces=False,
+        model_max_length=section.max_length,
+        **SPECIAL,
     )
 
 
@@ -60,29 +66,45 @@ def _model(section: Scratch, tokenizer: PreTrainedTokenizerFast) -> PreTrainedMo
     )
 
     tokens = {
-        "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id,
+        "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
-    }  # fmt: skip
+    }
     if section.architecture == "lstm":
-        return LstmForCausalLM(LstmConfig(
-            hidden_size=section.hidden_size, num_hidden_layers=section.num_layers,
-            initializer_range=_INITIALIZER_RANGE, **tokens,
-        ))  # fmt: skip
+        return LstmForCausalLM(
+            LstmConfig(
+                hidden_size=section.hidden_size,
+                num_hidden_layers=section.num_layers,
+                initializer_range=_INITIALIZER_RANGE,
+                **tokens,
+            )
+        )
     llama = {
-        "hidden_size": section.hidden_size, "num_hidden_layers": section.num_layers,
-        "num_attention_heads": section.num_heads, "num_key_value_heads": section.num_heads,
-        "intermediate_size": section.intermediate_size, "max_position_embeddings": section.max_length,
+        "hidden_size": section.hidden_size,
+        "num_hidden_layers": section.num_layers,
+        "num_attention_heads": section.num_heads,
+        "num_key_value_heads": section.num_heads,
+        "intermediate_size": section.intermediate_size,
+        "max_position_embeddings": section.max_length,
         "initializer_range": _INITIALIZER_RANGE,
-        "tie_word_embeddings": False, **tokens,
-    }  # fmt: skip
+        "tie_word_embeddings": False,
+        **tokens,
+    }
     config: PretrainedConfig
     if section.architecture == "gpt2":
         config = GPT2Config(
-            n_embd=section.hidden_size, n_layer=section.num_layers, n_head=section.num_heads,
-            n_inner=section.intermediate_size, n_positions=section.max_length, resid_pdrop=0.0, embd_pdrop=0.0,
+            n_embd=section.hidden_size,
+            n_layer=section.num_layers,
+            n_head=section.num_heads,
+            n_inner=section.intermediate_size,
+            n_positions=section.max_length,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
             attn_pdrop=0.0,
-            initializer_range=_INITIALIZER_RANGE, **tokens,
-        )  # fmt: skip
+            initializer_range=_INITIALIZER_RANGE,
+            **tokens,
+        )
         return GPT2LMHeadModel(config)
     if section.architecture == "llama":
         return LlamaForCausalLM(LlamaConfig(**llama))

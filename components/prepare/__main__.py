@@ -1,4 +1,5 @@
-"""Resolve a recipe and make base checkpoint, data splits and the first state. Prints `fresh=false` when it resumes."""
+"""Resolve a recipe and make base checkpoint, data splits and the first state. Prints `fresh=false`
+when it resumes."""
 
 from pathlib import Path
 
@@ -10,9 +11,15 @@ from components.prepare.step import PrepareInputs, run
 def main() -> None:
     """The step from a container, a job or a laptop."""
     options = parser("prepare", __doc__, store="file:///folder or s3://bucket/prefix")
-    options.add_argument("--recipe", type=Path, required=True, metavar="FILE", help="recipe, a YAML file")
-    options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change the recipe")
-    options.add_argument("--resume-from", default="", metavar="URI", help="receipt of decide to go on from")
+    options.add_argument(
+        "--recipe", type=Path, required=True, metavar="FILE", help="recipe, a YAML file"
+    )
+    options.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change the recipe"
+    )
+    options.add_argument(
+        "--resume-from", default="", metavar="URI", help="receipt of decide to go on from"
+    )
     options.add_argument("--job-id", default="", help="the pipeline job this run belongs to")
     given = options.parse_args()
 

@@ -28,11 +28,16 @@ def prepare(
     from components.prepare.step import PrepareInputs, run
 
     knobs = {
-        "seed": seed, "decide.goal.threshold": threshold, "decide.max_rounds": max_rounds, "decide.patience": patience,
-        "generate.prompts_per_round": prompts_per_round, "generate.samples_per_prompt": samples_per_prompt,
-        "generate.temperature": temperature, "train.rounds.learning_rate": learning_rate,
+        "seed": seed,
+        "decide.goal.threshold": threshold,
+        "decide.max_rounds": max_rounds,
+        "decide.patience": patience,
+        "generate.prompts_per_round": prompts_per_round,
+        "generate.samples_per_prompt": samples_per_prompt,
+        "generate.temperature": temperature,
+        "train.rounds.learning_rate": learning_rate,
         "select.human_share": human_share,
-    }  # fmt: skip
+    }
     inputs = PrepareInputs(recipe=recipe, overrides=knobs, resume_from=resume_from, job_id=job_id)
     uri, receipt = run_step(store, lambda context: run(inputs, context), data)
     return (bool(receipt.summary["fresh"]), uri)

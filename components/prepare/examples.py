@@ -1,4 +1,5 @@
-"""What readers and tasks hand to the splits: a question, perhaps its answer, and who judges answers to it."""
+"""What readers and tasks hand to the splits: a question, perhaps its answer, and who judges answers
+to it."""
 
 from __future__ import annotations
 
@@ -30,7 +31,11 @@ class Example:
     def as_prompt(self) -> Prompt:
         """The question with what its verifier needs, without the answer in sight of the model."""
         return Prompt(
-            id=self.identity, text=self.prompt, verifier=self.verifier, reference=self.reference, tags=self.tags
+            id=self.identity,
+            text=self.prompt,
+            verifier=self.verifier,
+            reference=self.reference,
+            tags=self.tags,
         )
 
     def as_training_row(self) -> TrainingRow:

@@ -1,7 +1,7 @@
 """Bounded, tolerant readers for the files that people bring: JSON Lines, Parquet, plain text.
 
-A bad row is handed out as Dropped with its reason and place, never raised: what comes in is kept or rejected, and
-counted. Only a file that cannot be used at all is an error.
+A bad row is handed out as Dropped with its reason and place, never raised: what comes in is kept or
+rejected, and counted. Only a file that cannot be used at all is an error.
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ class _Rejected(ValueError):
 def read_source(path: Path, source: DataSource) -> Iterator[Example | Dropped]:
     """Read a file row by row: each row is either an Example or a Dropped with the reason.
 
-    Shapes of a row: {prompt, completion} under the source's field names; {messages: [{role, content}, …]};
-    {text}, raw text; {text, label}. A prompt without an answer is usable in split `unlabelled` alone. Stops after
-    `source.limit` usable rows. Raises UserError if the file is missing, of unknown format, or holds nothing usable.
+    Shapes of a row: {prompt, completion} under the source's field names; {messages: [{role,
+    content}, …]}; {text}, raw text; {text, label}. A prompt without an answer is usable in split
+    `unlabelled` alone. Stops after `source.limit` usable rows. Raises UserError if the file is
+    missing, of unknown format, or holds nothing usable.
     """
     usable, reasons, examples = 0, Counter[str](), dict[str, str]()
     for item in _rows(path, source):
@@ -55,7 +56,9 @@ def read_source(path: Path, source: DataSource) -> Iterator[Example | Dropped]:
         why = "it is empty"
         for reason, _ in reasons.most_common(1):
             why = f"all {reasons.total()} rows were rejected, most often: {reason}, first at {examples[reason]}"
-        raise UserError(f"{source.uri}: no usable row ({why}); rows are one JSON object a line, {_shapes(source)}")
+        raise UserError(
+            f"{source.uri}: no usable row ({why}); rows are one JSON object a line, {_shapes(source)}"
+        )
 
 
 def _rows(path: Path, source: DataSource) -> Iterator[Example | Dropped]:
@@ -70,14 +73,26 @@ def _rows(path: Path, source: DataSource) -> Iterator[Example | Dropped]:
         try:
             if isinstance(content, _Rejected):
                 raise content
-            yield _example(_parse(content) if isinstance(content, bytes) else content, source, place)
+            yield _example(
+                _parse(content) if isinstance(content, bytes) else content, source, place
+            )
         except _Rejected as error:
             kept = content.content if isinstance(content, _Rejected) else content
-            yield Dropped(reason=error.reason, detail=f"{source.uri}, {place}: {error}", row={"text": _kept(kept)})
+            yield Dropped(
+                reason=error.reason,
+                detail=f"{source.uri}, {place}: {error}",
+                row={"text": _kept(kept)},
+            )
 
 
 def _format(path: Path, source: DataSource) -> str:
-    suffixes = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".pq": "parquet", ".txt": "txt"}
+    suffixes = {
+        ".jsonl": "jsonl",
+        ".ndjson": "jsonl",
+        ".parquet": "parquet",
+        ".pq": "parquet",
+        ".txt": "txt",
+    }
     try:
         with path.open("rb") as file:
             head = file.read(4096)
@@ -96,7 +111,9 @@ def _format(path: Path, source: DataSource) -> str:
     if start.startswith(b"{"):
         return "jsonl"
     if start.startswith(b"["):
-        raise UserError(f"{source.uri} is one JSON array; write one object a line (jq -c '.[]' FILE > FILE.jsonl)")
+        raise UserError(
+            f"{source.uri} is one JSON array; write one object a line (jq -c '.[]' FILE > FILE.jsonl)"
+        )
     # A cut at 4096 bytes may split a character, so a decoding error near the end proves nothing.
     if head and b"\0" not in head and "�" not in head[:-4].decode(errors="replace"):
         return "txt"
@@ -143,7 +160,8 @@ def _text_block(block: bytes) -> Any:
 
 
 def _bounded_lines(path: Path) -> Iterator[tuple[int, bytes | _Rejected]]:
-    """Lines with their numbers from 1, in bounded memory: of a longer one only the beginning is held."""
+    """Lines with their numbers from 1, in bounded memory: of a longer one only the beginning is
+    held."""
     with path.open("rb") as file:
         number = 0
         while line := file.readline(MAX_LINE_BYTES + 1):
@@ -156,7 +174,12 @@ def _bounded_lines(path: Path) -> Iterator[tuple[int, bytes | _Rejected]]:
             rest = line
             while rest and not rest.endswith(b"\n"):
                 rest = file.readline(MAX_LINE_BYTES)
-            yield number, _Rejected("too_long", f"longer than {MAX_LINE_BYTES} bytes", line[:MAX_KEPT_CHARACTERS])
+            yield (
+                number,
+                _Rejected(
+                    "too_long", f"longer than {MAX_LINE_BYTES} bytes", line[:MAX_KEPT_CHARACTERS]
+                ),
+            )
 
 
 def _parquet_rows(path: Path, source: DataSource) -> Iterator[tuple[str, Any]]:
@@ -202,7 +225,11 @@ def _example(row: Any, source: DataSource, place: str) -> Example:
     tags: dict[str, str] = {}
     if source.prompt_field in row:
         prompt = _text(row, source.prompt_field)
-        completion = None if row.get(source.completion_field) is None else _text(row, source.completion_field)
+        completion = (
+            None
+            if row.get(source.completion_field) is None
+            else _text(row, source.completion_field)
+        )
     elif "messages" in row:
         prompt, completion = _conversation(row["messages"])
     elif "text" in row and row.get("label") is not None:
@@ -216,7 +243,8 @@ def _example(row: Any, source: DataSource, place: str) -> Example:
         raise _Rejected("unknown_shape", f"fields found: {found}; expected {_shapes(source)}")
     if completion is None and source.split != "unlabelled":
         raise _Rejected(
-            "no_completion", f"no {source.completion_field!r}; only split unlabelled takes prompts without answers"
+            "no_completion",
+            f"no {source.completion_field!r}; only split unlabelled takes prompts without answers",
         )
     return Example(
         prompt=prompt,

@@ -1,7 +1,8 @@
 """Splits that share no prompt.
 
-Each prompt belongs to one split: the one it was given, or for `auto` the one its hash falls into. Where sources
-disagree, evaluation wins: a training row whose prompt is measured on is dropped and counted, never kept.
+Each prompt belongs to one split: the one it was given, or for `auto` the one its hash falls into.
+Where sources disagree, evaluation wins: a training row whose prompt is measured on is dropped and
+counted, never kept.
 """
 
 from __future__ import annotations
@@ -19,7 +20,16 @@ from components.prepare.examples import Example
 
 Target = Split | Literal["auto"]
 
-CLAIM_ORDER: tuple[Split, ...] = ("vault", "test", "validation", "audit", "retention", "heldout", "train", "unlabelled")
+CLAIM_ORDER: tuple[Split, ...] = (
+    "vault",
+    "test",
+    "validation",
+    "audit",
+    "retention",
+    "heldout",
+    "train",
+    "unlabelled",
+)
 """A prompt that sources put into several splits stays in the first of these."""
 _JUDGED: tuple[Split, ...] = ("vault", "test", "validation", "audit", "unlabelled")
 _DROP_REASON = {
@@ -55,11 +65,13 @@ class Splits:
         return dict(sorted(Counter(row.reason for row in self.rejected).items()))
 
 
-def make_splits(examples: Iterable[tuple[Target, Example] | Dropped], fractions: Fractions, seed: int) -> Splits:
+def make_splits(
+    examples: Iterable[tuple[Target, Example] | Dropped], fractions: Fractions, seed: int
+) -> Splits:
     """Assign every example to one split and drop, with a reason, what may not be in it.
 
-    If no source gives unlabelled prompts, the questions of the train split serve. Raises UserError if there is
-    nothing to train on, to sample from or to measure on.
+    If no source gives unlabelled prompts, the questions of the train split serve. Raises UserError
+    if there is nothing to train on, to sample from or to measure on.
     """
     splits = Splits()
     assigned: dict[Split, list[Example]] = {name: [] for name in CLAIM_ORDER}
@@ -85,7 +97,8 @@ def make_splits(examples: Iterable[tuple[Target, Example] | Dropped], fractions:
 
 
 def _auto_split(example: Example, fractions: Fractions, seed: int) -> Split:
-    """The split that the hash of prompt and seed falls into; raw text is never asked, so it is for training."""
+    """The split that the hash of prompt and seed falls into; raw text is never asked, so it is for
+    training."""
     place = derived_seed("split", seed, example.identity) / 2**63
     if place < fractions.heldout:
         return "heldout"
@@ -99,8 +112,8 @@ def _auto_split(example: Example, fractions: Fractions, seed: int) -> Split:
 
 
 def _unfit(split: Split, example: Example) -> str:
-    """Why an example cannot be in a split, empty if it can: a question is judged by its verifier, so the verifier
-    must accept the reference answer itself."""
+    """Why an example cannot be in a split, empty if it can: a question is judged by its verifier,
+    so the verifier must accept the reference answer itself."""
     if split not in _JUDGED or example.completion is None:
         return ""
     if not example.prompt:
@@ -115,7 +128,9 @@ def _unfit(split: Split, example: Example) -> str:
     )
 
 
-def _claim(assigned: dict[Split, list[Example]], rejected: list[Dropped]) -> dict[Split, list[Example]]:
+def _claim(
+    assigned: dict[Split, list[Example]], rejected: list[Dropped]
+) -> dict[Split, list[Example]]:
     owner: dict[str, Split] = {}
     for name in CLAIM_ORDER:
         for example in assigned[name]:
@@ -145,9 +160,12 @@ def _claim(assigned: dict[Split, list[Example]], rejected: list[Dropped]) -> dic
 
 
 def _questions(train: list[Example]) -> list[Prompt]:
-    """The train split's prompts, each once; raw text and rows that their verifier cannot judge ask nothing."""
+    """The train split's prompts, each once; raw text and rows that their verifier cannot judge ask
+    nothing."""
     prompts = {
-        example.identity: example for example in reversed(train) if example.prompt and not _unfit("unlabelled", example)
+        example.identity: example
+        for example in reversed(train)
+        if example.prompt and not _unfit("unlabelled", example)
     }
     return [example.as_prompt() for example in reversed(prompts.values())]
 
@@ -156,7 +174,9 @@ def _check(splits: Splits, members: dict[Split, set[str]]) -> None:
     for place, name in enumerate(CLAIM_ORDER):
         for other in CLAIM_ORDER[place + 1 :]:
             shared = members[name] & members[other]
-            assert not shared, f"splits {name} and {other} share {len(shared)} prompts, first {min(shared)}"
+            assert not shared, (
+                f"splits {name} and {other} share {len(shared)} prompts, first {min(shared)}"
+            )
     remedies = {
         "train": "give a source with answers split: train, or raise data.fractions.train or a task's `labelled`",
         "unlabelled": "give a source split: unlabelled, or training rows with prompts",
@@ -165,9 +185,12 @@ def _check(splits: Splits, members: dict[Split, set[str]]) -> None:
     }
     for split, remedy in remedies.items():
         if not getattr(splits, split):
-            reasons = ", ".join(f"{reason} {count}" for reason, count in splits.rejected_counts.items())
+            reasons = ", ".join(
+                f"{reason} {count}" for reason, count in splits.rejected_counts.items()
+            )
             raise UserError(
-                f"data: split {split} is empty; {remedy}" + (f" (rejected rows: {reasons})" if reasons else "")
+                f"data: split {split} is empty; {remedy}"
+                + (f" (rejected rows: {reasons})" if reasons else "")
             )
 
 

@@ -1,4 +1,5 @@
-"""prepare: the resolved recipe, the base checkpoint, disjoint data splits and the first state of a campaign."""
+"""prepare: the resolved recipe, the base checkpoint, disjoint data splits and the first state of a
+campaign."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ class PrepareInputs:
     overrides: dict[str, Any]
     """Dotted key → value, set in the recipe before it is checked: the knobs of the UI."""
     resume_from: str
-    """URI of the receipt of `decide` (or the start) whose campaign this run continues; empty: a new campaign."""
+    """URI of the receipt of `decide` (or the start) whose campaign this run continues; empty: a new
+    campaign."""
     job_id: str
     """The pipeline job that carries this run out; empty outside a cluster."""
 
@@ -45,18 +47,22 @@ class PrepareInputs:
 def run(inputs: PrepareInputs, context: Context) -> Receipt:
     """Prepare a campaign, or the continuation of one.
 
-    Returns the `start` receipt. Files: recipe.json, state.json. Summary: counts per split, rejected rows per reason,
-    parameters and digest of the base model, `fresh` (False when resumed). The `prepare` receipt that its state names
-    has base/…, splits/*.jsonl and rejected.jsonl. Raises UserError for a recipe, file, model or state that cannot be
-    used.
+    Returns the `start` receipt. Files: recipe.json, state.json. Summary: counts per split, rejected
+    rows per reason, parameters and digest of the base model, `fresh` (False when resumed). The
+    `prepare` receipt that its state names has base/…, splits/*.jsonl and rejected.jsonl. Raises
+    UserError for a recipe, file, model or state that cannot be used.
     """
     recipe = resolve_recipe(inputs)
     campaign = _resumed(context, inputs.resume_from, recipe) if inputs.resume_from else None
     document = recipe.model_dump(mode="json")
     if inputs.job_id:
-        context.store.put_bytes(layout.job_key(inputs.job_id), canonical_json({"run_id": recipe.run_id}))
+        context.store.put_bytes(
+            layout.job_key(inputs.job_id), canonical_json({"run_id": recipe.run_id})
+        )
     context.store.put_bytes(layout.run_key(recipe.run_id, "recipe.json"), canonical_json(document))
-    with attempting(context, Task(run_id=recipe.run_id, name="prepare", round=0), "prepare") as attempt:
+    with attempting(
+        context, Task(run_id=recipe.run_id, name="prepare", round=0), "prepare"
+    ) as attempt:
         prepared = campaign.prepared if campaign else _data_and_base(context, attempt, recipe)
         state = _continued(campaign, recipe) if campaign else _first_state(recipe, prepared)
 
@@ -70,18 +76,24 @@ def run(inputs: PrepareInputs, context: Context) -> Receipt:
             attempt,
             "start",
             config={"recipe": document},
-            inputs={"prepare": prepared, **({"resume": campaign.state_receipt} if campaign else {})},
+            inputs={
+                "prepare": prepared,
+                **({"resume": campaign.state_receipt} if campaign else {}),
+            },
             seed=recipe.seed,
             work=work,
         )
 
 
 def _data_and_base(context: Context, attempt: Attempt, recipe: Recipe) -> Receipt:
-    """The prepare receipt. It depends on the parts of the recipe named here and on nothing else of it."""
+    """The prepare receipt. It depends on the parts of the recipe named here and on nothing else of
+    it."""
     context.scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="sources-", dir=context.scratch) as folder:
         downloads = Path(folder)
-        files = [local_path(source.uri, context.environment, downloads) for source in recipe.data.human]
+        files = [
+            local_path(source.uri, context.environment, downloads) for source in recipe.data.human
+        ]
         return commit(
             context,
             attempt,
@@ -131,7 +143,9 @@ def first_plan(recipe: Recipe) -> Plan:
     return base_plan(recipe).model_copy(update=first)
 
 
-def _prepare(context: Context, recipe: Recipe, files: list[Path], folder: Path, downloads: Path) -> dict[str, Any]:
+def _prepare(
+    context: Context, recipe: Recipe, files: list[Path], folder: Path, downloads: Path
+) -> dict[str, Any]:
     splits = make_splits(_examples(recipe, files), recipe.data.fractions, recipe.seed)
     (folder / "splits").mkdir()
     for name in CLAIM_ORDER:
@@ -141,10 +155,14 @@ def _prepare(context: Context, recipe: Recipe, files: list[Path], folder: Path, 
     # Last, as it is the slow part and wrong data should show at once.
     from components.modeling.base import materialise_base
 
-    base = materialise_base(recipe.model, recipe.seed, folder / "base", context.environment, downloads)
+    base = materialise_base(
+        recipe.model, recipe.seed, folder / "base", context.environment, downloads
+    )
     for peer in range(1, _num_bases(recipe)):
         seed = derived_seed(recipe.seed, "base", peer) % 2**31
-        materialise_base(recipe.model, seed, folder / f"base-{peer}", context.environment, downloads)
+        materialise_base(
+            recipe.model, seed, folder / f"base-{peer}", context.environment, downloads
+        )
     return {
         "counts": splits.counts,
         "rejected": splits.rejected_counts,
@@ -172,7 +190,8 @@ def _note_rejected(context: Context, rejected: dict[str, int]) -> None:
 
 
 def _resumed(context: Context, uri: str, recipe: Recipe) -> Campaign:
-    """The campaign to go on with, after checking that it was made from the same model, data and seed."""
+    """The campaign to go on with, after checking that it was made from the same model, data and
+    seed."""
     ref = ref_of_uri(context, uri)
     if context.store.size(layout.receipt_key(*ref.split("/", 1))) is None:
         raise UserError(
@@ -211,14 +230,19 @@ def _continued(campaign: Campaign, recipe: Recipe) -> State:
     """The old state, ready to go on."""
     return campaign.state.model_copy(
         update={
-            "run_id": recipe.run_id, "start": "", "go": True, "stop": None, "rounds_without_gain": 0,
+            "run_id": recipe.run_id,
+            "start": "",
+            "go": True,
+            "stop": None,
+            "rounds_without_gain": 0,
             "plan": _resumed_plan(campaign, recipe),
         }
-    )  # fmt: skip
+    )
 
 
 def _resumed_plan(campaign: Campaign, recipe: Recipe) -> Plan:
-    """The plan goes on as reflection left it, but for the knobs that the new recipe sets to another value."""
+    """The plan goes on as reflection left it, but for the knobs that the new recipe sets to another
+    value."""
     if campaign.state.round < 0:
         return first_plan(recipe)
     before, after = base_plan(campaign.recipe), base_plan(recipe)
@@ -227,7 +251,8 @@ def _resumed_plan(campaign: Campaign, recipe: Recipe) -> Plan:
 
 
 def _model_digest(recipe: Recipe, context: Context) -> str:
-    """Digest of a base model in local files, which can be edited; empty for one whose URI is taken at its word."""
+    """Digest of a base model in local files, which can be edited; empty for one whose URI is taken
+    at its word."""
     source = recipe.model.source
     if not source.startswith(("file://", "package://")):
         return ""

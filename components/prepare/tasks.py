@@ -1,8 +1,8 @@
 """Procedural tasks: questions made by a program, with their right answers.
 
-Built-in tasks have a length: `4711=` → `1174` (reverse), `(4711)=` → `4711` (copy), `12+34=` → `64` (addition of two
-numbers of equal length, the digits of the sum reversed as in 2502.01612). All puzzles of one source are distinct, so
-its splits are disjoint.
+Built-in tasks have a length: `4711=` → `1174` (reverse), `(4711)=` → `4711` (copy), `12+34=` → `64`
+(addition of two numbers of equal length, the digits of the sum reversed as in 2502.01612). All
+puzzles of one source are distinct, so its splits are disjoint.
 """
 
 from __future__ import annotations
@@ -28,11 +28,13 @@ _DRAWS_PER_PUZZLE = 4
 
 
 def make_examples(source: TaskSource, seed: int) -> Iterator[Assigned | Dropped]:
-    """All puzzles of one task source, each with the split it is meant for; Dropped: a puzzle that could not be used.
+    """All puzzles of one task source, each with the split it is meant for; Dropped: a puzzle that
+    could not be used.
 
-    On a ladder no answer longer than `labelled[1]` is handed to train or heldout; unlabelled prompts come for each
-    climbing length, validation and test spread over `labelled[1]..climb[1]`. A length with few problems gives fewer.
-    Raises UserError for an unknown task or settings that the task refuses.
+    On a ladder no answer longer than `labelled[1]` is handed to train or heldout; unlabelled
+    prompts come for each climbing length, validation and test spread over `labelled[1]..climb[1]`.
+    A length with few problems gives fewer. Raises UserError for an unknown task or settings that
+    the task refuses.
     """
     if source.task.startswith("reasoning_gym/"):
         yield from _gym_examples(source, seed)
@@ -140,7 +142,9 @@ def _gym_examples(source: TaskSource, seed: int) -> Iterator[Assigned | Dropped]
         else:
             puzzles.append(item)
     if not puzzles:
-        raise UserError(f"task {source.task}: its scorer accepts none of its own answers; choose another task")
+        raise UserError(
+            f"task {source.task}: its scorer accepts none of its own answers; choose another task"
+        )
     # With fewer distinct puzzles than asked for, every split gets its share of what there is.
     begin = asked = 0
     for split, count in splits:
@@ -152,10 +156,13 @@ def _gym_examples(source: TaskSource, seed: int) -> Iterator[Assigned | Dropped]
 
 
 def _gym_puzzles(source: TaskSource, wanted: int, seed: int) -> Iterator[Example | Dropped]:
-    """Up to `wanted` distinct puzzles whose own answer the scorer accepts, and the refused ones with the reason."""
+    """Up to `wanted` distinct puzzles whose own answer the scorer accepts, and the refused ones
+    with the reason."""
     name = source.task.removeprefix("reasoning_gym/")
     draws = wanted * _DRAWS_PER_PUZZLE
-    dataset = _gym_dataset(name, source.config, derived_seed("task", seed, source.task) % 2**31, draws)
+    dataset = _gym_dataset(
+        name, source.config, derived_seed("task", seed, source.task) % 2**31, draws
+    )
     seen: set[str] = set()
     for index in range(draws):
         if len(seen) >= wanted:
@@ -163,20 +170,27 @@ def _gym_puzzles(source: TaskSource, wanted: int, seed: int) -> Iterator[Example
         try:
             entry = dataset[index]
         except (IndexError, ValueError, RuntimeError, AssertionError) as error:
-            yield Dropped(reason="not_made", detail=f"{source.task}, puzzle {index}: {error}", row={})
+            yield Dropped(
+                reason="not_made", detail=f"{source.task}, puzzle {index}: {error}", row={}
+            )
             continue
         example = _gym_example(name, source.config, entry)
-        refusal = "duplicate" if example is not None and example.identity in seen else _refusal(example)
+        refusal = (
+            "duplicate" if example is not None and example.identity in seen else _refusal(example)
+        )
         if example is None or refusal:
             question = str(entry["question"])[:500]
-            yield Dropped(reason=refusal, detail=f"{source.task}, puzzle {index}", row={"text": question})
+            yield Dropped(
+                reason=refusal, detail=f"{source.task}, puzzle {index}", row={"text": question}
+            )
             continue
         seen.add(example.identity)
         yield example
 
 
 def _refusal(example: Example | None) -> str:
-    """Why a puzzle cannot be used: it is not JSON, or its scorer refuses its own answer read back from it."""
+    """Why a puzzle cannot be used: it is not JSON, or its scorer refuses its own answer read back
+    from it."""
     if example is None:
         return "not_json"
     return "" if verify(example.as_prompt(), example.completion or "") else "unverifiable"
@@ -204,9 +218,14 @@ def _gym_dataset(name: str, config: dict[str, Any], seed: int, size: int) -> Any
 
     if name not in DATASETS:
         near = difflib.get_close_matches(name, DATASETS, n=1, cutoff=0.0)
-        raise UserError(f"task reasoning_gym/{name}: no such task" + (f"; did you mean {near[0]}?" if near else ""))
+        raise UserError(
+            f"task reasoning_gym/{name}: no such task"
+            + (f"; did you mean {near[0]}?" if near else "")
+        )
     if not scorer_is_safe(name):
-        raise UserError(f"task reasoning_gym/{name}: its scorer runs the model's answer as code; choose another task")
+        raise UserError(
+            f"task reasoning_gym/{name}: its scorer runs the model's answer as code; choose another task"
+        )
     if own := {"seed", "size"} & config.keys():
         raise UserError(
             f"task reasoning_gym/{name}: config may not set {', '.join(sorted(own))}; the recipe's seed and counts do"
@@ -214,5 +233,9 @@ def _gym_dataset(name: str, config: dict[str, Any], seed: int, size: int) -> Any
     try:
         return reasoning_gym.create_dataset(name, seed=seed, size=size, **config)
     except (AssertionError, TypeError, ValueError, KeyError, AttributeError) as error:
-        settings = ", ".join(sorted(DATASETS[name][1].__dataclass_fields__.keys() - {"seed", "size"}))
-        raise UserError(f"task reasoning_gym/{name}: config refused ({error}); its settings: {settings}") from None
+        settings = ", ".join(
+            sorted(DATASETS[name][1].__dataclass_fields__.keys() - {"seed", "size"})
+        )
+        raise UserError(
+            f"task reasoning_gym/{name}: config refused ({error}); its settings: {settings}"
+        ) from None

@@ -27,14 +27,17 @@ class PublishInputs:
 def run(inputs: PublishInputs, context: Context) -> Receipt:
     """Copy the champion to `models/<name>/<version>/` and return the receipt that lists its files.
 
-    The prefix ends in a slash and holds only what a server of models needs (safetensors, config, tokenizer, chat
-    template), a model card and the metrics. The version names round and digest, so it never changes its meaning.
-    If the data has a vault, it is opened for this model, unless it was opened for another before: the summary and the
-    card say which. Raises UserError if the campaign has no champion.
+    The prefix ends in a slash and holds only what a server of models needs (safetensors, config,
+    tokenizer, chat template), a model card and the metrics. The version names round and digest, so
+    it never changes its meaning. If the data has a vault, it is opened for this model, unless it
+    was opened for another before: the summary and the card say which. Raises UserError if the
+    campaign has no champion.
     """
     campaign = load_campaign(context, inputs.state)
     if not campaign.state.champion:
-        raise UserError("nothing to publish: the campaign has no champion yet (round 0 did not finish)")
+        raise UserError(
+            "nothing to publish: the campaign has no champion yet (round 0 did not finish)"
+        )
     champion = read_receipt(context, campaign.state.champion)
     measured = read_receipt(context, campaign.state.champion_evaluation)
     name = campaign.recipe.publish.name
@@ -45,19 +48,27 @@ def run(inputs: PublishInputs, context: Context) -> Receipt:
         for path in fetch_folder(context, champion, "model").iterdir():
             os.link(path, folder / path.name)
         summary = {
-            "name": name, "version": version, "prefix": prefix, "champion": champion.ref,
-            "champion_round": campaign.state.champion_round, "target_met": campaign.state.stop == "target",
+            "name": name,
+            "version": version,
+            "prefix": prefix,
+            "champion": champion.ref,
+            "champion_round": campaign.state.champion_round,
+            "target_met": campaign.state.stop == "target",
             "validation_accuracy": measured.summary["validation_accuracy"],
             "test_accuracy": measured.summary["test_accuracy"],
             "vault": open_vault(context, campaign, champion),
-        }  # fmt: skip
-        (folder / "metrics.json").write_text(json.dumps(measured.summary, indent=2, sort_keys=True) + "\n")
+        }
+        (folder / "metrics.json").write_text(
+            json.dumps(measured.summary, indent=2, sort_keys=True) + "\n"
+        )
         (folder / "README.md").write_text(model_card(campaign, champion, summary), encoding="utf-8")
         return summary
 
     receipt = commit_once(
         context,
-        campaign.task("publish").model_copy(update={"name": "publish", "round": campaign.state.round}),
+        campaign.task("publish").model_copy(
+            update={"name": "publish", "round": campaign.state.round}
+        ),
         "publish",
         config={"name": name, "vault": vault_sha256(campaign.prepared)},
         inputs={"state": campaign.state_receipt, "champion": champion, "evaluation": measured},
@@ -71,7 +82,8 @@ def run(inputs: PublishInputs, context: Context) -> Receipt:
 
 
 def model_card(campaign: Campaign, champion: Receipt, summary: dict[str, Any]) -> str:
-    """The model card: what it is, how it was made, how good it is and on what, in Hugging Face's form."""
+    """The model card: what it is, how it was made, how good it is and on what, in Hugging Face's
+    form."""
     recipe, state = campaign.recipe, campaign.state
     best = next(record for record in state.history if record.round == state.champion_round)
     rows = "\n".join(_row(record) for record in state.history)
@@ -119,7 +131,9 @@ def _vault_row(vault: dict[str, Any] | None) -> str:
     if "refused" in vault:
         return f"| vault accuracy | not measured: {vault['refused']} |\n"
     bounds = f"[{vault['low']:.4f}, {vault['high']:.4f}]"
-    return f"| vault accuracy (opened once, n = {vault['n']}) | {vault['accuracy']:.4f} {bounds} |\n"
+    return (
+        f"| vault accuracy (opened once, n = {vault['n']}) | {vault['accuracy']:.4f} {bounds} |\n"
+    )
 
 
 def _row(record: RoundRecord) -> str:

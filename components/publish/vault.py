@@ -1,7 +1,7 @@
 """The vault: prompts that no round has seen, asked once, of the model that is published.
 
-A number stays honest as long as nothing was chosen by it. So the store records which model a vault was opened for, and
-before it is read; a second opening is refused unless it is for that very model.
+A number stays honest as long as nothing was chosen by it. So the store records which model a vault
+was opened for, and before it is read; a second opening is refused unless it is for that very model.
 """
 
 from __future__ import annotations
@@ -27,15 +27,18 @@ def vault_sha256(prepared: Receipt) -> str:
 
 
 def open_vault(context: Context, campaign: Campaign, champion: Receipt) -> dict[str, Any] | None:
-    """Greedy accuracy of the champion on the vault: {"n", "accuracy", "low", "high"} (95 %, Wilson).
+    """Greedy accuracy of the champion on the vault: {"n", "accuracy", "low", "high"} (95 %,
+    Wilson).
 
-    {"refused": why} if it was opened for another model before; None without a vault. Raises Corrupt if the record of
-    the opening is none.
+    {"refused": why} if it was opened for another model before; None without a vault. Raises Corrupt
+    if the record of the opening is none.
     """
     sha256 = vault_sha256(campaign.prepared)
     if not sha256:
         return None
-    model = digest_of({name: ref.sha256 for name, ref in champion.objects.items() if name.startswith("model/")})
+    model = digest_of(
+        {name: ref.sha256 for name, ref in champion.objects.items() if name.startswith("model/")}
+    )
     opening = {"model": model, "champion": champion.ref, "run_id": campaign.state.run_id}
     earlier = _record(context, layout.vault_key(sha256), opening)
     if earlier["model"] != model:
@@ -60,7 +63,9 @@ def _record(context: Context, key: str, opening: dict[str, Any]) -> dict[str, An
         raise Corrupt(f"{context.store.root}/{key} is not the record of an opened vault") from None
 
 
-def _rights(context: Context, campaign: Campaign, champion: Receipt, prompts: list[Prompt]) -> list[bool]:
+def _rights(
+    context: Context, campaign: Campaign, champion: Receipt, prompts: list[Prompt]
+) -> list[bool]:
     import torch
 
     from components.modeling.answers import load_for_answers, sample_all

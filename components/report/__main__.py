@@ -9,9 +9,15 @@ from components.report.step import ReportInputs, run
 
 def main() -> None:
     """The step from a container, a job or a laptop."""
-    options = argparse.ArgumentParser(prog="python -m components.report", description=__doc__, allow_abbrev=False)
-    options.add_argument("--store", required=True, metavar="URI", help="file:///folder or s3://bucket/prefix")
-    options.add_argument("--run-id", required=True, help="the run; `python pipeline.py status` names the latest")
+    options = argparse.ArgumentParser(
+        prog="python -m components.report", description=__doc__, allow_abbrev=False
+    )
+    options.add_argument(
+        "--store", required=True, metavar="URI", help="file:///folder or s3://bucket/prefix"
+    )
+    options.add_argument(
+        "--run-id", required=True, help="the run; `python pipeline.py status` names the latest"
+    )
     given = options.parse_args()
     with step_context(given.store) as context:
         run(ReportInputs(job_id="", run_id=given.run_id), context)

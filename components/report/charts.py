@@ -1,7 +1,8 @@
 """Charts of the report: matplotlib drawings as inline SVG, the same bytes for the same run.
 
-Colours are CSS variables of the page, so that a chart follows its light or dark scheme; text stays text, in the
-page's own font. Everything that came from data is drawn without matplotlib's mathematics mode.
+Colours are CSS variables of the page, so that a chart follows its light or dark scheme; text stays
+text, in the page's own font. Everything that came from data is drawn without matplotlib's
+mathematics mode.
 """
 
 from __future__ import annotations
@@ -16,29 +17,47 @@ from typing import Any, ParamSpec
 from components.report.runs import LogLine, RoundView
 
 # matplotlib knows no CSS variables: it draws in these colours, and they are replaced in the SVG.
-_INK, _SOFT, _LINE, _ACCENT, _GOOD, _PAPER = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
+_INK, _SOFT, _LINE, _ACCENT, _GOOD, _PAPER = (
+    "#010101",
+    "#020202",
+    "#030303",
+    "#040404",
+    "#050505",
+    "#060606",
+)
 _REASONS = ("#110101", "#110202", "#110303", "#110404", "#110505", "#110606")
 _VARIABLES = {
-    _INK: "--ink", _SOFT: "--soft", _LINE: "--line", _ACCENT: "--accent", _GOOD: "--good", _PAPER: "--paper",
+    _INK: "--ink",
+    _SOFT: "--soft",
+    _LINE: "--line",
+    _ACCENT: "--accent",
+    _GOOD: "--good",
+    _PAPER: "--paper",
     **{colour: f"--c{number}" for number, colour in enumerate(_REASONS, 1)},
-}  # fmt: skip
+}
 _STYLE = {
-    "font.size": 8.5, "text.parse_math": False, "axes.unicode_minus": False, "svg.fonttype": "none",
-}  # fmt: skip
+    "font.size": 8.5,
+    "text.parse_math": False,
+    "axes.unicode_minus": False,
+    "svg.fonttype": "none",
+}
 _MAX_POINTS = 160
 
 P = ParamSpec("P")
 
 
 def _styled(draw: Callable[P, str]) -> Callable[P, str]:
-    """Draw with this module's settings, whatever a matplotlibrc says; they are read whenever a text is made."""
+    """Draw with this module's settings, whatever a matplotlibrc says; they are read whenever a text
+    is made."""
 
     @functools.wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> str:
         from matplotlib import rc_context, rcParamsDefault
 
         # The back end stays as it is: choosing one is for programs, not for modules.
-        with rc_context({**{key: value for key, value in rcParamsDefault.items() if key != "backend"}, **_STYLE}):
+        with rc_context(
+            {**{key: value for key, value in rcParamsDefault.items() if key != "backend"}, **_STYLE}
+        ):
             return draw(*args, **kwargs)
 
     return drawn
@@ -53,30 +72,44 @@ def score_chart(rounds: Sequence[RoundView], threshold: float | None) -> str:
     champion: list[float] = []
     for one, score in zip(rounds, scores, strict=True):
         champion.append(champion[-1] if champion and one.record.verdict == "kept" else score)
-    axes.step(numbers, champion, where="post", color=_ACCENT, linewidth=1.2, alpha=0.5, label="champion")
+    axes.step(
+        numbers, champion, where="post", color=_ACCENT, linewidth=1.2, alpha=0.5, label="champion"
+    )
     for one, number, score in zip(rounds, numbers, scores, strict=True):
         low, high = (100 * bound for bound in one.record.interval)
         axes.plot([number, number], [low, high], color=_SOFT, linewidth=1.4, solid_capstyle="round")
         filled = one.record.verdict != "kept"
-        axes.plot(number, score, "o", markersize=6, markeredgewidth=1.4, markeredgecolor=_ACCENT,
-                  markerfacecolor=_ACCENT if filled else _PAPER)  # fmt: skip
+        axes.plot(
+            number,
+            score,
+            "o",
+            markersize=6,
+            markeredgewidth=1.4,
+            markeredgecolor=_ACCENT,
+            markerfacecolor=_ACCENT if filled else _PAPER,
+        )
     axes.plot([], [], "o", color=_ACCENT, label="promoted")
     axes.plot([], [], "o", markerfacecolor=_PAPER, markeredgecolor=_ACCENT, label="kept")
     if threshold is not None:
-        axes.axhline(100 * threshold, color=_GOOD, linewidth=1.2, linestyle=(0, (4, 3)), label="goal")
+        axes.axhline(
+            100 * threshold, color=_GOOD, linewidth=1.2, linestyle=(0, (4, 3)), label="goal"
+        )
     axes.set_ylabel("validation accuracy, %")
     axes.set_xlabel("round")
     _whole_rounds(axes, numbers)
     bottom, top = axes.get_ylim()
     axes.set_ylim(max(-3.0, bottom), min(103.0, top))
     _legend(figure)
-    spoken = ", ".join(f"round {number} {score:.1f} %" for number, score in zip(numbers, scores, strict=True))
+    spoken = ", ".join(
+        f"round {number} {score:.1f} %" for number, score in zip(numbers, scores, strict=True)
+    )
     return _svg(figure, "score", f"Validation accuracy per round: {spoken}")
 
 
 @_styled
 def drop_chart(rounds: Sequence[RoundView]) -> str:
-    """What became of each round's samples: accepted, or dropped for which reason. Empty without self-made samples."""
+    """What became of each round's samples: accepted, or dropped for which reason. Empty without
+    self-made samples."""
     made = [one.record for one in rounds if one.record.generated]
     if not made:
         return ""
@@ -93,15 +126,29 @@ def drop_chart(rounds: Sequence[RoundView]) -> str:
     for reason, colour in zip(named, _REASONS, strict=False):
         layers.append((reason[:28], colour, [record.dropped.get(reason, 0) for record in made]))
     if len(named) < len(reasons):
-        rest = [sum(record.dropped.get(reason, 0) for reason in reasons[len(named) :]) for record in made]
+        rest = [
+            sum(record.dropped.get(reason, 0) for reason in reasons[len(named) :])
+            for record in made
+        ]
         layers.append(("other", _REASONS[-1], rest))
     for label, colour, widths in layers:
-        axes.barh(places, widths, left=left, height=0.62, color=colour, label=label, edgecolor=_PAPER, linewidth=0.6)
+        axes.barh(
+            places,
+            widths,
+            left=left,
+            height=0.62,
+            color=colour,
+            label=label,
+            edgecolor=_PAPER,
+            linewidth=0.6,
+        )
         left = [start + width for start, width in zip(left, widths, strict=True)]
     axes.set_yticks(places, [f"round {record.round}" for record in made])
     axes.set_xlabel("samples")
     _legend(figure, columns=3)
-    spoken = ", ".join(f"round {one.round} accepted {one.accepted} of {one.generated}" for one in made)
+    spoken = ", ".join(
+        f"round {one.round} accepted {one.accepted} of {one.generated}" for one in made
+    )
     return _svg(figure, "drops", f"Acceptance: {spoken}")
 
 
@@ -116,12 +163,23 @@ def loss_chart(one: RoundView) -> str:
     axes.plot(steps, losses, color=_SOFT, linewidth=1.1, label="training")
     looks = [(line.step, line.heldout_loss) for line in one.curve if line.heldout_loss is not None]
     if looks:
-        axes.plot(*zip(*looks, strict=True), "-o", color=_ACCENT, linewidth=1.3, markersize=2.6, label="held-out")
+        axes.plot(
+            *zip(*looks, strict=True),
+            "-o",
+            color=_ACCENT,
+            linewidth=1.3,
+            markersize=2.6,
+            label="held-out",
+        )
     axes.set_xlabel("step")
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     _legend(figure)
     spoken = f"Loss of round {one.record.round}: training {losses[0]:.3f} to {losses[-1]:.3f}"
-    return _svg(figure, f"loss{one.record.round}", spoken + (f", held-out at last {looks[-1][1]:.3f}" if looks else ""))
+    return _svg(
+        figure,
+        f"loss{one.record.round}",
+        spoken + (f", held-out at last {looks[-1][1]:.3f}" if looks else ""),
+    )
 
 
 def _thinned(lines: Sequence[LogLine]) -> tuple[list[float], list[float]]:
@@ -156,12 +214,21 @@ def _whole_rounds(axes: Any, numbers: Sequence[int]) -> None:
 
 
 def _legend(figure: Any, columns: int = 4) -> None:
-    figure.legend(loc="outside upper left", ncols=columns, frameon=False, fontsize=8, labelcolor=_SOFT,
-                  handlelength=1.4, columnspacing=1.1, borderpad=0.0)  # fmt: skip
+    figure.legend(
+        loc="outside upper left",
+        ncols=columns,
+        frameon=False,
+        fontsize=8,
+        labelcolor=_SOFT,
+        handlelength=1.4,
+        columnspacing=1.1,
+        borderpad=0.0,
+    )
 
 
 def _svg(figure: Any, name: str, spoken: str) -> str:
-    """The drawing as an element of the page: titled for screen readers, ids of its own, no dates, no metadata."""
+    """The drawing as an element of the page: titled for screen readers, ids of its own, no dates,
+    no metadata."""
     from matplotlib import rc_context
 
     buffer = io.StringIO()
@@ -169,7 +236,9 @@ def _svg(figure: Any, name: str, spoken: str) -> str:
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(
+        r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.DOTALL
+    )
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'(url\(|href=")#', rf"\g<1>#{name}-", text)
     for colour, variable in _VARIABLES.items():
@@ -177,8 +246,12 @@ def _svg(figure: Any, name: str, spoken: str) -> str:
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
     label = html.escape(spoken)
-    return re.sub(r"(<svg[^>]*)>", rf'\1 role="img" aria-label="{_literal(label)}"><title>{_literal(label)}</title>',
-                  text, count=1)  # fmt: skip
+    return re.sub(
+        r"(<svg[^>]*)>",
+        rf'\1 role="img" aria-label="{_literal(label)}"><title>{_literal(label)}</title>',
+        text,
+        count=1,
+    )
 
 
 def _literal(text: str) -> str:

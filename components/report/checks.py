@@ -1,4 +1,5 @@
-"""What speaks for and against a round, as rows of tables: filters and their audit, bias, alarms, signs of collapse."""
+"""What speaks for and against a round, as rows of tables: filters and their audit, bias, alarms,
+signs of collapse."""
 
 from __future__ import annotations
 
@@ -12,8 +13,11 @@ from components.report.runs import RoundView
 from components.report.words import percent
 
 SIGNS = {
-    "distinct_2": "word pairs", "perplexity": "human perplexity", "length": "length", "pass_at_k": "pass@k",
-}  # fmt: skip
+    "distinct_2": "word pairs",
+    "perplexity": "human perplexity",
+    "length": "length",
+    "pass_at_k": "pass@k",
+}
 """Measures of collapse, each against round 0."""
 SEVERITIES = {"blocks": "bad", "warnings": "warn"}
 """List of an evaluate summary → CSS class."""
@@ -21,7 +25,8 @@ SEVERITIES = {"blocks": "bad", "warnings": "warn"}
 
 @dataclass(frozen=True)
 class FilterRow:
-    """What one filter kept, and how well it did on prompts whose answers are known; dashes where that is unknown."""
+    """What one filter kept, and how well it did on prompts whose answers are known; dashes where
+    that is unknown."""
 
     name: str
     given: int
@@ -41,8 +46,16 @@ def filter_rows(select: Mapping[str, Any]) -> list[FilterRow]:
     audited = audit.get("filters") or {}
     # A receipt's keys are in alphabetical order; each filter is given what the one before it kept.
     in_order = sorted(filters.items(), key=lambda item: (-item[1]["given"], -item[1]["kept"]))
-    rows = [FilterRow(name, own["given"], own["kept"], *_audited(audited.get(name, {}))) for name, own in in_order]
-    return [*rows, FilterRow("all", select["generated"], select["accepted"], *_audited(audit.get("all") or {}))]
+    rows = [
+        FilterRow(name, own["given"], own["kept"], *_audited(audited.get(name, {})))
+        for name, own in in_order
+    ]
+    return [
+        *rows,
+        FilterRow(
+            "all", select["generated"], select["accepted"], *_audited(audit.get("all") or {})
+        ),
+    ]
 
 
 def _audited(own: Mapping[str, Any]) -> tuple[str, ...]:
@@ -86,13 +99,18 @@ def bias_line(select: Mapping[str, Any]) -> str:
     """How far accepted rows are from human ones, in a sentence; empty where nothing was compared."""
     distances = select.get("bias") or {}
     told = ", ".join(f"{name} {value:.2f}" for name, value in distances.items())
-    return f"Accepted rows against human ones (0 alike, 1 nothing in common): {told}." if told else ""
+    return (
+        f"Accepted rows against human ones (0 alike, 1 nothing in common): {told}." if told else ""
+    )
 
 
 def alarm_lines(record: RoundRecord, select: Mapping[str, Any]) -> list[str]:
     """Sentences of all alarms that the verdict itself does not tell."""
     why = str(select.get("why_blocked") or "")
-    told = [*record.alarms, *([why] if why and not any(why in alarm for alarm in record.alarms) else [])]
+    told = [
+        *record.alarms,
+        *([why] if why and not any(why in alarm for alarm in record.alarms) else []),
+    ]
     return [alarm for alarm in told if alarm not in record.why]
 
 
@@ -116,29 +134,46 @@ class CollapseTable:
 
 
 def collapse_table(rounds: Sequence[RoundView], recipe: Recipe | None) -> CollapseTable | None:
-    """Each round's measures against round 0, and beside them how sure the model is of itself and how right it is on
-    audit prompts: a loop without labels that agrees with itself more and is right less is collapsing (2505.21444).
-    None if no round has any."""
+    """Each round's measures against round 0, and beside them how sure the model is of itself and
+    how right it is on audit prompts: a loop without labels that agrees with itself more and is
+    right less is collapsing (2505.21444). None if no round has any."""
     most = recipe.decide.max_perplexity_ratio if recipe else None
-    names = [name for name in SIGNS if any(name in one.evaluate.get("collapse", {}) for one in rounds)]
-    extras = [name for name in ("agreement", "audit") if any(_extra(name, one) is not None for one in rounds)]
+    names = [
+        name for name in SIGNS if any(name in one.evaluate.get("collapse", {}) for one in rounds)
+    ]
+    extras = [
+        name
+        for name in ("agreement", "audit")
+        if any(_extra(name, one) is not None for one in rounds)
+    ]
     if not names:
         return None
     titles = {"agreement": "samples agree", "audit": "right on audit"}
     measured = {name: _latest(name, rounds) for name in names}
     return CollapseTable(
-        columns=(*(_title(name, measured[name]) for name in names), *(titles[name] for name in extras)),
+        columns=(
+            *(_title(name, measured[name]) for name in names),
+            *(titles[name] for name in extras),
+        ),
         bounds=(*(_bound(name, measured[name], most) for name in names), *("" for _ in extras)),
         rows=tuple(
-            (one.record.round, (*(_sign(name, one, most) for name in names),
-                                *(Sign(percent(_extra(name, one))) for name in extras)))
-            for one in rounds if one.record.round
+            (
+                one.record.round,
+                (
+                    *(_sign(name, one, most) for name in names),
+                    *(Sign(percent(_extra(name, one))) for name in extras),
+                ),
+            )
+            for one in rounds
+            if one.record.round
         ),
-    )  # fmt: skip
+    )
 
 
 def _latest(name: str, rounds: Sequence[RoundView]) -> dict[str, Any]:
-    found = [one.evaluate["collapse"][name] for one in rounds if name in one.evaluate.get("collapse", {})]
+    found = [
+        one.evaluate["collapse"][name] for one in rounds if name in one.evaluate.get("collapse", {})
+    ]
     return dict(found[-1])
 
 
@@ -174,7 +209,19 @@ def _sign(name: str, one: RoundView, most: float | None) -> Sign:
 
 
 def _severity(name: str, one: RoundView, measure: Mapping[str, Any], most: float | None) -> str:
-    if name == "perplexity" and most is not None:  # the recipe's bound is the one that `decide` judges by
-        return "bad" if measure["ratio"] > most else "warn" if measure["ratio"] > (1 + most) / 2 else ""
-    listed = [css for key, css in SEVERITIES.items() if name in {own["measure"] for own in one.evaluate.get(key, ())}]
+    if (
+        name == "perplexity" and most is not None
+    ):  # the recipe's bound is the one that `decide` judges by
+        return (
+            "bad"
+            if measure["ratio"] > most
+            else "warn"
+            if measure["ratio"] > (1 + most) / 2
+            else ""
+        )
+    listed = [
+        css
+        for key, css in SEVERITIES.items()
+        if name in {own["measure"] for own in one.evaluate.get(key, ())}
+    ]
     return listed[0] if listed else ""

@@ -22,4 +22,6 @@ def report(
         html, summary = run(ReportInputs(job_id=job_id, status=status.state), context)
     Path(page.path).write_text(html, encoding="utf-8")
     Path(scores.path).write_text("{}", encoding="utf-8")
-    scores.metadata.update({name: value for name, value in summary.items() if isinstance(value, int | float | str)})
+    scores.metadata.update(
+        {name: value for name, value in summary.items() if isinstance(value, int | float | str)}
+    )

@@ -40,7 +40,10 @@ def totals_of(attempts: Sequence[Attempt]) -> Totals:
         number += one.step == "prepare"  # every start of a run begins with it
         starts.setdefault(number, []).append(one)
     return Totals(
-        wall_seconds=sum(max(one.started + one.seconds for one in some) - some[0].started for some in starts.values()),
+        wall_seconds=sum(
+            max(one.started + one.seconds for one in some) - some[0].started
+            for some in starts.values()
+        ),
         task_seconds=sum(one.seconds for one in attempts),
         compute_seconds=_compute_seconds(attempts),
         tokens=sum(tokens_of(one) for one in attempts),
@@ -49,7 +52,8 @@ def totals_of(attempts: Sequence[Attempt]) -> Totals:
 
 
 def _compute_seconds(attempts: Sequence[Attempt]) -> float:
-    """Compute seconds, where attempts that overlap in time (shards side by side) count as the longest of them."""
+    """Compute seconds, where attempts that overlap in time (shards side by side) count as the
+    longest of them."""
     total, until, longest = 0.0, 0.0, 0.0
     for one in attempts:
         if one.started >= until:

@@ -1,4 +1,5 @@
-"""The report of a run: one self-contained HTML page, without scripts and without anything from the network."""
+"""The report of a run: one self-contained HTML page, without scripts and without anything from the
+network."""
 
 from __future__ import annotations
 
@@ -13,7 +14,14 @@ from components.common.receipts import Receipt
 from components.common.records import Dropped
 from components.common.state import Plan
 from components.report.charts import drop_chart, loss_chart, score_chart
-from components.report.checks import alarm_lines, audit_line, bias_line, collapse_table, filter_rows, hints_line
+from components.report.checks import (
+    alarm_lines,
+    audit_line,
+    bias_line,
+    collapse_table,
+    filter_rows,
+    hints_line,
+)
 from components.report.costs import tokens_of
 from components.report.runs import RoundView, RunView, TaskView
 from components.report.words import cut, headline, outcome, percent, seconds_text
@@ -23,13 +31,14 @@ if TYPE_CHECKING:
 
 EXAMPLES_PER_ROUND = 12
 MAX_ROUNDS_SHOWN = 60
-"""Rounds beyond this are left to the summary: a longer page would pass the 1 MB that Kubeflow shows."""
+"""Rounds beyond this are left to the summary: a longer page would pass the 1 MB that Kubeflow
+shows."""
 MAX_SLICES = 40
 
 
 def build_page(view: RunView, note: str = "") -> str:
-    """The report of a run as HTML, under 1 MB. All text from models and data is escaped. `note` is a line for what
-    the caller knows beside the run, such as the pipeline's own status."""
+    """The report of a run as HTML, under 1 MB. All text from models and data is escaped. `note` is
+    a line for what the caller knows beside the run, such as the pipeline's own status."""
     shown = view.rounds[-MAX_ROUNDS_SHOWN:]
     template = _templates().get_template("template.html")
     return template.render(
@@ -38,7 +47,9 @@ def build_page(view: RunView, note: str = "") -> str:
         headline=headline(view),
         outcome=outcome(view),
         figures=list(_figures(view)),
-        score=score_chart(shown, view.recipe.decide.goal.threshold if view.recipe else None) if shown else "",
+        score=score_chart(shown, view.recipe.decide.goal.threshold if view.recipe else None)
+        if shown
+        else "",
         drops=drop_chart(shown),
         losses=[(one, loss_chart(one)) for one in shown if one.curve],
         slices=_slices(shown),
@@ -71,7 +82,10 @@ def _slices(rounds: Sequence[RoundView]) -> list[tuple[str, list[float | None]]]
     names = {name for one in rounds for name in one.record.slices}
 
     def order(name: str) -> list[tuple[int, int, str]]:
-        return [(0, int(piece), "") if piece.isdecimal() else (1, 0, piece) for piece in re.split(r"(\d{1,9})", name)]
+        return [
+            (0, int(piece), "") if piece.isdecimal() else (1, 0, piece)
+            for piece in re.split(r"(\d{1,9})", name)
+        ]
 
     chosen = sorted(names, key=order)[:MAX_SLICES]
     return [(name, [one.record.slices.get(name) for one in rounds]) for name in chosen]
@@ -80,7 +94,10 @@ def _slices(rounds: Sequence[RoundView]) -> list[tuple[str, list[float | None]]]
 def _round(view: RunView, one: RoundView) -> dict[str, Any]:
     state = view.state
     assert state is not None, "rounds come from a state"
-    later = next((record.plan for record in state.history if record.round == one.record.round + 1), state.plan)
+    later = next(
+        (record.plan for record in state.history if record.round == one.record.round + 1),
+        state.plan,
+    )
     return {
         "record": one.record,
         "train": one.train,
@@ -89,7 +106,9 @@ def _round(view: RunView, one: RoundView) -> dict[str, Any]:
         "hints": hints_line(one.select),
         "bias": bias_line(one.select),
         "filters": filter_rows(one.select),
-        "changes": [] if state.stop and one.record is state.history[-1] else list(plan_changes(one.record.plan, later)),
+        "changes": []
+        if state.stop and one.record is state.history[-1]
+        else list(plan_changes(one.record.plan, later)),
         "kept": [(row.prompt, row.completion, _why_kept(row.provenance)) for row in one.kept],
         "dropped": [_dropped(row) for row in one.dropped],
     }
@@ -112,7 +131,9 @@ def _dropped(row: Dropped) -> tuple[str, str, str]:
     """(prompt, answer, reason); a row of unknown form is shown as it is."""
     prompt = str(row.row.get("prompt", row.row.get("prompt_id", "")))
     answer = row.row.get("completion", row.row.get("text"))
-    text = json.dumps(row.row, ensure_ascii=False, sort_keys=True) if answer is None else str(answer)
+    text = (
+        json.dumps(row.row, ensure_ascii=False, sort_keys=True) if answer is None else str(answer)
+    )
     return prompt, text, f"{row.reason}: {row.detail}" if row.detail else row.reason
 
 
@@ -120,9 +141,17 @@ def _costs(view: RunView) -> Iterator[dict[str, Any]]:
     """Lines of the cost table: one per round and step, shards together."""
     groups: dict[tuple[int, str], list[TaskView]] = {}
     for task in view.tasks:
-        order = -1 if task.last.step == "prepare" else 10**6 if task.last.step == "publish" else task.last.round
+        order = (
+            -1
+            if task.last.step == "prepare"
+            else 10**6
+            if task.last.step == "publish"
+            else task.last.round
+        )
         groups.setdefault((order, task.last.step), []).append(task)
-    for (order, step), tasks in sorted(groups.items(), key=lambda item: (item[0][0], item[1][0].attempts[0].started)):
+    for (order, step), tasks in sorted(
+        groups.items(), key=lambda item: (item[0][0], item[1][0].attempts[0].started)
+    ):
         worked = [task.worked for task in tasks]
         yield {
             "round": "" if order in (-1, 10**6) else order,
@@ -165,8 +194,11 @@ def _templates() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters.update(cut=cut, percent=percent, seconds=seconds_text, total=_total)
     return environment

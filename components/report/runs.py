@@ -1,7 +1,8 @@
-"""Everything a person wants to see of one run, gathered from attempt records, receipts and the latest state.
+"""Everything a person wants to see of one run, gathered from attempt records, receipts and the
+latest state.
 
-Tolerant on purpose: this is read when something went wrong. What is missing or damaged becomes a line of
-`RunView.problems`, never an exception; only a store that cannot be reached raises.
+Tolerant on purpose: this is read when something went wrong. What is missing or damaged becomes a
+line of `RunView.problems`, never an exception; only a store that cannot be reached raises.
 """
 
 from __future__ import annotations
@@ -46,7 +47,11 @@ class TaskView:
     @property
     def worked(self) -> Attempt:
         """The attempt that did the work the newest one stands for: its times are the real ones."""
-        done = [one for one in self.attempts if one.receipt and one.receipt == self.last.receipt and not one.reused]
+        done = [
+            one
+            for one in self.attempts
+            if one.receipt and one.receipt == self.last.receipt and not one.reused
+        ]
         return done[-1] if done else self.last
 
     @property
@@ -100,29 +105,51 @@ class RunView:
     @property
     def failed(self) -> tuple[TaskView, ...]:
         """Tasks that failed since the run was last started (every start begins with `prepare`)."""
-        begun = max((task.last.started for task in self.tasks if task.last.step == "prepare"), default=0.0)
-        return tuple(task for task in self.tasks if task.status == "failed" and task.last.started >= begun)
+        begun = max(
+            (task.last.started for task in self.tasks if task.last.step == "prepare"), default=0.0
+        )
+        return tuple(
+            task for task in self.tasks if task.status == "failed" and task.last.started >= begun
+        )
 
     @property
     def published(self) -> dict[str, Any] | None:
-        """Summary of the publish receipt that belongs to the newest attempt, None if nothing was published."""
-        receipts = [task.last.receipt for task in self.tasks if task.last.step == "publish" and task.last.receipt]
-        return self.receipts[receipts[-1]].summary if receipts and receipts[-1] in self.receipts else None
+        """Summary of the publish receipt that belongs to the newest attempt, None if nothing was
+        published."""
+        receipts = [
+            task.last.receipt
+            for task in self.tasks
+            if task.last.step == "publish" and task.last.receipt
+        ]
+        return (
+            self.receipts[receipts[-1]].summary
+            if receipts and receipts[-1] in self.receipts
+            else None
+        )
 
     @property
     def champion(self) -> RoundRecord | None:
         """The record of the round that made the champion."""
         state = self.state
-        return next((one for one in state.history if one.round == state.champion_round), None) if state else None
+        return (
+            next((one for one in state.history if one.round == state.champion_round), None)
+            if state
+            else None
+        )
 
     @property
     def target_met(self) -> bool:
-        """True if the champion reached the goal, by the word of publish or decide, else by its accuracy."""
+        """True if the champion reached the goal, by the word of publish or decide, else by its
+        accuracy."""
         if self.published is not None and "target_met" in self.published:
             return bool(self.published["target_met"])
         if self.state is not None and self.state.stop == "target":
             return True
-        return bool(self.champion and self.recipe and self.champion.accuracy >= self.recipe.decide.goal.threshold)
+        return bool(
+            self.champion
+            and self.recipe
+            and self.champion.accuracy >= self.recipe.decide.goal.threshold
+        )
 
     @property
     def status(self) -> str:
@@ -135,8 +162,9 @@ class RunView:
 
 
 def load_run(context: Context, run_id: str, *, examples: int = 0) -> RunView:
-    """Gather what is known of a run. `examples` is how many kept and dropped rows per round to read; 0 also leaves
-    the training curves out. Raises Transient or UserError if the store itself cannot be used."""
+    """Gather what is known of a run. `examples` is how many kept and dropped rows per round to
+    read; 0 also leaves the training curves out. Raises Transient or UserError if the store itself
+    cannot be used."""
     problems: list[str] = []
     tasks = _tasks(context, run_id, problems)
     attempts = sorted((one for task in tasks for one in task.attempts), key=lambda one: one.started)
@@ -146,11 +174,22 @@ def load_run(context: Context, run_id: str, *, examples: int = 0) -> RunView:
         _tolerate(problems, lambda ref=ref: receipts.setdefault(ref, read_receipt(context, ref)))  # type: ignore[misc]
     start = receipts.get(state.start or state_ref) if state else None
     recipe = _tolerate(problems, lambda: _recipe(context, start)) if start else None
-    rounds = tuple(_round(context, record, receipts, examples, problems) for record in (state.history if state else ()))
+    rounds = tuple(
+        _round(context, record, receipts, examples, problems)
+        for record in (state.history if state else ())
+    )
     return RunView(
-        run_id=run_id, store=context.store.root, recipe=recipe, state=state, state_ref=state_ref, tasks=tasks,
-        receipts=receipts, rounds=rounds, totals=totals_of(attempts), problems=tuple(dict.fromkeys(problems)),
-    )  # fmt: skip
+        run_id=run_id,
+        store=context.store.root,
+        recipe=recipe,
+        state=state,
+        state_ref=state_ref,
+        tasks=tasks,
+        receipts=receipts,
+        rounds=rounds,
+        totals=totals_of(attempts),
+        problems=tuple(dict.fromkeys(problems)),
+    )
 
 
 def run_id_of_job(context: Context, job_id: str) -> str | None:
@@ -162,7 +201,8 @@ def run_id_of_job(context: Context, job_id: str) -> str | None:
 
 
 def latest_run_id(context: Context) -> str | None:
-    """The run with the newest attempt, by the start time in the attempts' names; None in an empty store."""
+    """The run with the newest attempt, by the start time in the attempts' names; None in an empty
+    store."""
     newest = (0, "")
     for key in context.store.list(layout.attempts_prefix("x").replace("x/", "")):
         _, run_id, _, name = key.split("/", 3)
@@ -200,15 +240,21 @@ def summary_of(view: RunView) -> dict[str, Any]:
         "model": published.get("prefix", ""),
         "stop": (view.state.stop if view.state else None) or "",
         "threshold": view.recipe.decide.goal.threshold if view.recipe else None,
-        "first_accuracy": view.state.history[0].accuracy if view.state and view.state.history else None,
+        "first_accuracy": view.state.history[0].accuracy
+        if view.state and view.state.history
+        else None,
         "champion_accuracy": champion.accuracy if champion else None,
         "champion_test_accuracy": champion.test_accuracy if champion else None,
         "champion_round": champion.round if champion else None,
-        "state": f"{view.store}/{layout.receipt_key(*view.state_ref.split('/', 1))}" if view.state_ref else "",
+        "state": f"{view.store}/{layout.receipt_key(*view.state_ref.split('/', 1))}"
+        if view.state_ref
+        else "",
         "wall_seconds": round(totals.wall_seconds, 3),
         "task_seconds": round(totals.task_seconds, 3),
         "compute_seconds": round(totals.compute_seconds, 3),
-        "share_not_computing": None if totals.share_not_computing is None else round(totals.share_not_computing, 4),
+        "share_not_computing": None
+        if totals.share_not_computing is None
+        else round(totals.share_not_computing, 4),
         "tokens": totals.tokens,
         "peak_memory_bytes": totals.peak_memory_bytes,
         "rounds": [
@@ -216,20 +262,41 @@ def summary_of(view: RunView) -> dict[str, Any]:
             for one in view.rounds
         ],
         "tasks": [
-            {"task": task.name, "status": task.status, "tries": len(task.attempts), **task.worked.model_dump(
-                include={"round", "seconds", "work_seconds", "peak_memory_bytes", "costs", "receipt"}
-            )}
+            {
+                "task": task.name,
+                "status": task.status,
+                "tries": len(task.attempts),
+                **task.worked.model_dump(
+                    include={
+                        "round",
+                        "seconds",
+                        "work_seconds",
+                        "peak_memory_bytes",
+                        "costs",
+                        "receipt",
+                    }
+                ),
+            }
             for task in view.tasks
         ],
-        "errors": [{"task": one.name, "kind": one.last.error_kind, "error": one.last.error} for one in view.failed],
+        "errors": [
+            {"task": one.name, "kind": one.last.error_kind, "error": one.last.error}
+            for one in view.failed
+        ],
         "problems": list(view.problems),
-    }  # fmt: skip
+    }
 
 
 def round_seconds(view: RunView, number: int) -> float:
     """Task seconds of one round's work (tasks side by side both count)."""
-    return round(sum(task.worked.seconds for task in view.tasks if task.last.round == number
-                     and task.last.step not in ("prepare", "publish")), 3)  # fmt: skip
+    return round(
+        sum(
+            task.worked.seconds
+            for task in view.tasks
+            if task.last.round == number and task.last.step not in ("prepare", "publish")
+        ),
+        3,
+    )
 
 
 def _tasks(context: Context, run_id: str, problems: list[str]) -> tuple[TaskView, ...]:
@@ -246,9 +313,17 @@ def _tasks(context: Context, run_id: str, problems: list[str]) -> tuple[TaskView
     return tuple(sorted(views, key=lambda task: task.attempts[0].started))
 
 
-def _latest_state(context: Context, tasks: tuple[TaskView, ...], problems: list[str]) -> tuple[State | None, str]:
-    """The newest state by time, or an older one that is its continuation (a second start that was cut short)."""
-    named = [one for task in tasks for one in task.attempts if one.step in ("prepare", "decide") and one.receipt]
+def _latest_state(
+    context: Context, tasks: tuple[TaskView, ...], problems: list[str]
+) -> tuple[State | None, str]:
+    """The newest state by time, or an older one that is its continuation (a second start that was
+    cut short)."""
+    named = [
+        one
+        for task in tasks
+        for one in task.attempts
+        if one.step in ("prepare", "decide") and one.receipt
+    ]
     refs = dict.fromkeys(one.receipt for one in sorted(named, key=lambda one: -one.started))
     best: tuple[State, str] | None = None
     for ref in refs:
@@ -259,7 +334,11 @@ def _latest_state(context: Context, tasks: tuple[TaskView, ...], problems: list[
             best = (state, ref)
             continue
         same_start = (best[0].start or best[1]) == (state.start or ref)
-        if same_start and state.round > best[0].round and _begins_with(state.history, best[0].history):
+        if (
+            same_start
+            and state.round > best[0].round
+            and _begins_with(state.history, best[0].history)
+        ):
             best = (state, ref)
     return best if best is not None else (None, "")
 
@@ -269,7 +348,9 @@ def _begins_with(history: tuple[RoundRecord, ...], head: tuple[RoundRecord, ...]
 
 
 def _state(context: Context, ref: str) -> State:
-    return State.model_validate_json(fetch(context, read_receipt(context, ref), "state.json").read_bytes())
+    return State.model_validate_json(
+        fetch(context, read_receipt(context, ref), "state.json").read_bytes()
+    )
 
 
 def _recipe(context: Context, start: Receipt) -> Recipe:
@@ -277,9 +358,15 @@ def _recipe(context: Context, start: Receipt) -> Recipe:
 
 
 def _round(
-    context: Context, record: RoundRecord, receipts: dict[str, Receipt], examples: int, problems: list[str]
+    context: Context,
+    record: RoundRecord,
+    receipts: dict[str, Receipt],
+    examples: int,
+    problems: list[str],
 ) -> RoundView:
-    train, select, evaluate = (receipts.get(record.receipts.get(step, "")) for step in ("train", "select", "evaluate"))
+    train, select, evaluate = (
+        receipts.get(record.receipts.get(step, "")) for step in ("train", "select", "evaluate")
+    )
     summaries = [receipt.summary if receipt else {} for receipt in (train, select, evaluate)]
     view = RoundView(record=record, train=summaries[0], select=summaries[1], evaluate=summaries[2])
     if not examples:
@@ -289,11 +376,14 @@ def _round(
     return dataclasses.replace(
         view,
         curve=tuple(_rows(context, train, "log.jsonl", LogLine, problems)),
-        kept=tuple(_spread(kept, examples)), dropped=tuple(_of_every_reason(dropped, examples)),
-    )  # fmt: skip
+        kept=tuple(_spread(kept, examples)),
+        dropped=tuple(_of_every_reason(dropped, examples)),
+    )
 
 
-def _rows(context: Context, receipt: Receipt | None, name: str, kind: type[R], problems: list[str]) -> list[R]:
+def _rows(
+    context: Context, receipt: Receipt | None, name: str, kind: type[R], problems: list[str]
+) -> list[R]:
     """The first MAX_ROWS_READ rows of a file; none if there is no such file."""
     if receipt is None or name not in receipt.objects:
         return []
@@ -306,7 +396,9 @@ def _rows(context: Context, receipt: Receipt | None, name: str, kind: type[R], p
 
 def _spread(rows: list[R], count: int) -> list[R]:
     """At most `count` rows, evenly over the list."""
-    return [rows[index * len(rows) // count] for index in range(count)] if len(rows) > count else rows
+    return (
+        [rows[index * len(rows) // count] for index in range(count)] if len(rows) > count else rows
+    )
 
 
 def _of_every_reason(rows: list[Dropped], count: int) -> list[Dropped]:
@@ -314,12 +406,15 @@ def _of_every_reason(rows: list[Dropped], count: int) -> list[Dropped]:
     groups: dict[str, list[Dropped]] = {}
     for row in rows:
         groups.setdefault(row.reason, []).append(row)
-    in_turn = (row for turn in itertools.zip_longest(*groups.values()) for row in turn if row is not None)
+    in_turn = (
+        row for turn in itertools.zip_longest(*groups.values()) for row in turn if row is not None
+    )
     return sorted(itertools.islice(in_turn, count), key=lambda row: row.reason)
 
 
 def _tolerate(problems: list[str], read: Callable[[], T]) -> T | None:
-    """What `read` returns, or None with a line in `problems` if what it reads is missing or damaged."""
+    """What `read` returns, or None with a line in `problems` if what it reads is missing or
+    damaged."""
     try:
         return read()
     except (Corrupt, ValidationError, ValueError, UserError) as error:

@@ -23,18 +23,26 @@ def headline(view: RunView) -> str:
     if not history or champion is None:
         if view.failed:
             return f"The run failed in {view.failed[-1].name} before any round was finished."
-        return "No round is finished yet." if view.tasks else "No task of this run has left a record."
+        return (
+            "No round is finished yet." if view.tasks else "No task of this run has left a record."
+        )
     start, end = percent(history[0].accuracy), percent(champion.accuracy)
     goal = f" (goal {percent(view.recipe.decide.goal.threshold)})" if view.recipe else ""
     best = f"the champion is round {champion.round} of {history[-1].round}"
-    later = "; no later round was proved better than round 0" if history[-1].round else " after round 0"
+    later = (
+        "; no later round was proved better than round 0" if history[-1].round else " after round 0"
+    )
     path = (
         f"validation accuracy went from {start} to {end}{goal}; {best}"
         if champion.round
         else f"validation accuracy {'stayed at' if history[-1].round else 'is'} {end}{goal}{later}"
     )
     begin = "Target met" if view.target_met else "Target not met"
-    stop = f" The run ended because {STOPS[view.state.stop]}." if view.state and view.state.stop else ""
+    stop = (
+        f" The run ended because {STOPS[view.state.stop]}."
+        if view.state and view.state.stop
+        else ""
+    )
     failed = f" {view.failed[-1].name} failed." if view.failed else ""
     open_end = "" if stop or failed else " The run is not finished."
     return f"{begin}: {path}.{stop}{failed}{open_end}"
@@ -61,10 +69,15 @@ def seconds_text(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+    return (
+        f"{minutes} min {rest:02d} s"
+        if minutes < 60
+        else f"{minutes // 60} h {minutes % 60:02d} min"
+    )
 
 
 def cut(text: object, length: int = 200) -> str:
-    """Text from data, fit to be shown: bounded, and without the control characters that could reorder or hide it."""
+    """Text from data, fit to be shown: bounded, and without the control characters that could
+    reorder or hide it."""
     shown = _INVISIBLE.sub("\ufffd", str(text))
     return shown if len(shown) <= length else shown[: length - 1] + "…"

@@ -6,13 +6,18 @@ from components.select.step import SelectInputs, run
 
 def main() -> None:
     """The step from a container, a job or a laptop."""
-    options = parser("select", __doc__, state="receipt of prepare or decide that the round begins from")
-    options.add_argument("--samples", nargs="+", required=True, metavar="URI", help="receipts of all its shards")
+    options = parser(
+        "select", __doc__, state="receipt of prepare or decide that the round begins from"
+    )
+    options.add_argument(
+        "--samples", nargs="+", required=True, metavar="URI", help="receipts of all its shards"
+    )
     given = options.parse_args()
     carry_out(
         given.state,
         lambda context: run(
-            SelectInputs(given.state, tuple(receipt_at(context, uri) for uri in given.samples)), context
+            SelectInputs(given.state, tuple(receipt_at(context, uri) for uri in given.samples)),
+            context,
         ),
     )
 

@@ -18,7 +18,8 @@ ATTRIBUTES = ("length", "answer", "slice")
 
 
 def attributes(rows: Iterable[TrainingRow]) -> dict[str, Counter[str]]:
-    """Attribute → value → rows: length (its power of two, in characters), answer (if it is short: a class), slice."""
+    """Attribute → value → rows: length (its power of two, in characters), answer (if it is short: a
+    class), slice."""
     counts = {name: Counter[str]() for name in ATTRIBUTES}
     for row in rows:
         answer = normalised(row.completion)
@@ -30,9 +31,11 @@ def attributes(rows: Iterable[TrainingRow]) -> dict[str, Counter[str]]:
     return counts
 
 
-def distances(accepted: dict[str, Counter[str]], human: dict[str, Counter[str]]) -> dict[str, float]:
-    """Attribute → Jensen–Shannon distance of accepted and human rows: 0, alike, to 1, nothing in common. Empty if
-    there are no rows to compare with."""
+def distances(
+    accepted: dict[str, Counter[str]], human: dict[str, Counter[str]]
+) -> dict[str, float]:
+    """Attribute → Jensen–Shannon distance of accepted and human rows: 0, alike, to 1, nothing in
+    common. Empty if there are no rows to compare with."""
     if not any(human.values()) or not any(accepted.values()):
         return {}
     shared = {LONG, *_frequent(accepted["answer"] + human["answer"], MAX_CLASSES)}
@@ -46,7 +49,8 @@ def distances(accepted: dict[str, Counter[str]], human: dict[str, Counter[str]])
 
 
 def jensen_shannon(first: Counter[str], second: Counter[str]) -> float:
-    """Square root of the Jensen–Shannon divergence in bits (Endres and Schindelin 2003), from 0 to 1."""
+    """Square root of the Jensen–Shannon divergence in bits (Endres and Schindelin 2003), from 0 to
+    1."""
     totals = first.total(), second.total()
     divergence = 0.0
     for value in sorted({*first, *second}):

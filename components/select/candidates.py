@@ -1,4 +1,5 @@
-"""Candidates: samples with their prompt and what the prompt's other samples said, and the signature of a filter."""
+"""Candidates: samples with their prompt and what the prompt's other samples said, and the signature
+of a filter."""
 
 from __future__ import annotations
 
@@ -38,8 +39,8 @@ class Candidate:
     scores: Mapping[str, float] = field(default_factory=dict)
     """What scorers said: `judge`, `reward`, `influence`, …"""
     hinted: bool = False
-    """The model was given the answer as a hint. Such samples of a prompt are a group of their own: they vote among
-    themselves and count for no pass rate."""
+    """The model was given the answer as a hint. Such samples of a prompt are a group of their own:
+    they vote among themselves and count for no pass rate."""
 
     @property
     def key(self) -> SampleKey:
@@ -53,11 +54,12 @@ class Candidate:
 
 
 Block = Sequence[Candidate]
-"""Candidates in order of prompt id and sample index (which is higher with a hint); all of one prompt that are still
-there are in one block."""
+"""Candidates in order of prompt id and sample index (which is higher with a hint); all of one
+prompt that are still there are in one block."""
 Outcome = tuple[list[Candidate], list[Dropped]]
 Filter = Callable[[Block], Outcome]
-"""What every filter is: a block in, what it keeps and what it drops with the reason out, no candidate lost."""
+"""What every filter is: a block in, what it keeps and what it drops with the reason out, no
+candidate lost."""
 Remaining = Callable[[], Iterator[Block]]
 """Begins a pass over all candidates that are left when a filter's stage begins."""
 
@@ -68,25 +70,31 @@ def normalised(text: str) -> str:
 
 
 def row_key(prompt_text: str, completion: str) -> int:
-    """Identity of a row for duplicates, within a round and across rounds: equal keys teach the same thing.
+    """Identity of a row for duplicates, within a round and across rounds: equal keys teach the same
+    thing.
 
-    64 bits of a hash: a set of a million of them is 60 MB, and one in 40 million such sets has a false match.
+    64 bits of a hash: a set of a million of them is 60 MB, and one in 40 million such sets has a
+    false match.
     """
     text = f"{prompt_id(prompt_text)}\0{normalised(completion)}"
-    return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest(), "big")
+    return int.from_bytes(
+        hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest(), "big"
+    )
 
 
 def make_candidates(prompts: Mapping[str, Prompt], samples: Iterable[Sample]) -> list[Candidate]:
     """Join samples with their prompts and count votes, ordered by prompt and sample index.
 
-    Unfinished and empty answers do not vote but count as samples: a prompt that is mostly not answered has no
-    majority to speak of. Of equally frequent answers the one that was sampled first wins. Raises Corrupt for a sample
-    without a prompt or one that comes twice.
+    Unfinished and empty answers do not vote but count as samples: a prompt that is mostly not
+    answered has no majority to speak of. Of equally frequent answers the one that was sampled first
+    wins. Raises Corrupt for a sample without a prompt or one that comes twice.
     """
     groups: dict[str, dict[int, Sample]] = defaultdict(dict)
     for sample in samples:
         if sample.prompt_id not in prompts:
-            raise Corrupt(f"sample {sample.index} answers prompt {sample.prompt_id}, which is not in prompts.jsonl")
+            raise Corrupt(
+                f"sample {sample.index} answers prompt {sample.prompt_id}, which is not in prompts.jsonl"
+            )
         if sample.index in groups[sample.prompt_id]:
             raise Corrupt(f"sample {sample.index} of prompt {sample.prompt_id} comes twice")
         groups[sample.prompt_id][sample.index] = sample
@@ -94,11 +102,17 @@ def make_candidates(prompts: Mapping[str, Prompt], samples: Iterable[Sample]) ->
     for identity in sorted(groups):
         own = [groups[identity][index] for index in sorted(groups[identity])]
         answers = [answer_key(prompts[identity], sample.text) for sample in own]
-        votes = Counter(answer for answer, sample in zip(answers, own, strict=True) if answer and sample.finished)
+        votes = Counter(
+            answer
+            for answer, sample in zip(answers, own, strict=True)
+            if answer and sample.finished
+        )
         majority, count = votes.most_common(1)[0] if votes else ("", 0)
         share = count / len(own)
         candidates += [
-            Candidate(prompts[identity], sample, sample.text.strip(), answer, majority, share, len(own))
+            Candidate(
+                prompts[identity], sample, sample.text.strip(), answer, majority, share, len(own)
+            )
             for sample, answer in zip(own, answers, strict=True)
         ]
     return candidates
@@ -115,7 +129,8 @@ def drop(one: Candidate, reason: str, detail: str) -> Dropped:
 
 
 def split(block: Block, refusal: Callable[[Candidate], str], reason: str) -> Outcome:
-    """Part candidates by what `refusal` says of each: empty keeps it, anything else is the detail of the drop."""
+    """Part candidates by what `refusal` says of each: empty keeps it, anything else is the detail
+    of the drop."""
     kept, dropped = list[Candidate](), list[Dropped]()
     for one in block:
         if detail := refusal(one):

@@ -13,6 +13,8 @@ def select(state: str, samples: Input[list[Dataset]], mix: Output[Dataset]):
     paths = [shard.path for shard in samples]
     run_step(
         state,
-        lambda context: run(SelectInputs(state, tuple(read_pointer(context, path) for path in paths)), context),
+        lambda context: run(
+            SelectInputs(state, tuple(read_pointer(context, path) for path in paths)), context
+        ),
         mix,
     )

@@ -1,4 +1,5 @@
-"""What a round is measured on, as far as select must know it: to keep it out of training, and to audit the filters."""
+"""What a round is measured on, as far as select must know it: to keep it out of training, and to
+audit the filters."""
 
 from __future__ import annotations
 
@@ -19,7 +20,9 @@ def evaluation_items(context: Context, prepared: Receipt) -> list[tuple[Prompt, 
     ]
     for split in _present(prepared, TEXTS):
         for row in read_rows(fetch(context, prepared, f"splits/{split}.jsonl"), TrainingRow):
-            text = row.prompt or row.completion  # raw text asks nothing; it must not be learned by heart either
+            text = (
+                row.prompt or row.completion
+            )  # raw text asks nothing; it must not be learned by heart either
             items.append((Prompt(id=prompt_id(text), text=text, verifier="exact"), row.completion))
     return items
 

@@ -1,4 +1,5 @@
-"""Prompts that no sample answers right: a pool that is carried from round to round, and their samples with a hint.
+"""Prompts that no sample answers right: a pool that is carried from round to round, and their
+samples with a hint.
 
 Each selection writes the whole pool as it stands after its round, so the next round reads one file.
 """
@@ -21,11 +22,15 @@ from components.select.spool import gather
 
 POOL = "too_hard.jsonl"
 NOT_RIGHT = ("unfinished", "empty", "verifier")
-"""Reasons for a drop that say an answer is not right. One that fell later has passed the verifier."""
+"""Reasons for a drop that say an answer is not right. One that fell later has passed the verifier.
+"""
 
 
-def with_hinted(blocks: Iterator[Block], context: Context, shards: Iterable[Receipt], folder: Path) -> Iterator[Block]:
-    """The round's candidates, prompt by prompt, hinted ones after the others of theirs. `folder` is an empty one."""
+def with_hinted(
+    blocks: Iterator[Block], context: Context, shards: Iterable[Receipt], folder: Path
+) -> Iterator[Block]:
+    """The round's candidates, prompt by prompt, hinted ones after the others of theirs. `folder` is
+    an empty one."""
     helped = gather(context, shards, folder, prefix="hinted_")
     marked = ([replace(one, hinted=True) for one in own] for own in _groups(helped))
     yield from heapq.merge(_groups(blocks), marked, key=lambda own: own[0].prompt.id)
@@ -38,8 +43,8 @@ def _groups(blocks: Iterator[Block]) -> Iterator[list[Candidate]]:
 
 @dataclass
 class Pool:
-    """Which prompts of a round were too hard: of none of their samples without a hint did the verifier accept any. They
-    wait for a hint until a sample, with it or without it, is right."""
+    """Which prompts of a round were too hard: of none of their samples without a hint did the
+    verifier accept any. They wait for a hint until a sample, with it or without it, is right."""
 
     answerable: set[str] = field(default_factory=set)
     """Ids of the prompts asked without a hint whose verifier holds an answer."""
@@ -58,11 +63,17 @@ class Pool:
             yield block
 
     def carry_on(
-        self, context: Context, last: Receipt | None, round_number: int, folder: Path, accepted: Iterable[TrainingRow]
+        self,
+        context: Context,
+        last: Receipt | None,
+        round_number: int,
+        folder: Path,
+        accepted: Iterable[TrainingRow],
     ) -> dict[str, int]:
-        """Write the pool after this round to `folder`, from that of the last selection and what was accepted and (in
-        `folder`) dropped: those least often hinted in vain first, among them the newest. Gives back for the summary
-        how many prompts were `found` too hard, how many of the pool were `answered`, and how many are `waiting`."""
+        """Write the pool after this round to `folder`, from that of the last selection and what was
+        accepted and (in `folder`) dropped: those least often hinted in vain first, among them the
+        newest. Gives back for the summary how many prompts were `found` too hard, how many of the
+        pool were `answered`, and how many are `waiting`."""
         failed, right = _verdicts(folder / "dropped.jsonl")
         helped = set[str]()
         for row in accepted:
@@ -71,22 +82,31 @@ class Pool:
         answered = right | helped
         before: dict[str, HardPrompt] = {}
         if last is not None and POOL in last.objects:
-            before = {row.prompt_id: row for row in read_rows(fetch(context, last, POOL), HardPrompt)}
+            before = {
+                row.prompt_id: row for row in read_rows(fetch(context, last, POOL), HardPrompt)
+            }
         waiting = [
             HardPrompt(
-                prompt_id=identity, round=round_number if identity in found else before[identity].round,
-                hints=(before[identity].hints if identity in before else 0) + (identity in self.tried),
+                prompt_id=identity,
+                round=round_number if identity in found else before[identity].round,
+                hints=(before[identity].hints if identity in before else 0)
+                + (identity in self.tried),
             )
             for identity in {*before, *found} - answered
-        ]  # fmt: skip
+        ]
         waiting.sort(key=lambda row: (row.hints, -row.round, row.prompt_id))
         write_rows(folder / POOL, waiting)
-        return {"found": len(found), "answered": len(before.keys() & answered), "waiting": len(waiting)}
+        return {
+            "found": len(found),
+            "answered": len(before.keys() & answered),
+            "waiting": len(waiting),
+        }
 
 
 def _verdicts(dropped: Path) -> tuple[set[str], set[str]]:
-    """Ids of prompts with a wrong sample, and of those with one that was right or that may not be trained on at all;
-    of samples without a hint, as far as they were dropped (those of the audit never are)."""
+    """Ids of prompts with a wrong sample, and of those with one that was right or that may not be
+    trained on at all; of samples without a hint, as far as they were dropped (those of the audit
+    never are)."""
     failed, right = set[str](), set[str]()
     with dropped.open("rb") as file:
         for line in file:

@@ -1,8 +1,8 @@
 """The training mix of a round: human rows, samples of earlier rounds, and the newest.
 
-Accumulating bounds the error that a model trained on its own output makes; replacing lets it grow without bound
-(2404.01413, 2305.17493). Human rows keep a fixed share of what is drawn (2502.18049), the newest round a share of the
-rest (2502.01612), whatever the counts are.
+Accumulating bounds the error that a model trained on its own output makes; replacing lets it grow
+without bound (2404.01413, 2305.17493). Human rows keep a fixed share of what is drawn (2502.18049),
+the newest round a share of the rest (2502.01612), whatever the counts are.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ def accumulate(
     human_keys: frozenset[int],
     left_out: Counter[str],
 ) -> Iterator[TrainingRow]:
-    """Rows of earlier rounds (given newest first) that stay in the mix; `left_out` counts the others by reason.
+    """Rows of earlier rounds (given newest first) that stay in the mix; `left_out` counts the
+    others by reason.
 
-    A row that this round found again counts as this round's (`superseded`): it belongs to what is being learned now,
-    and a prompt must not teach twice as much because it was drawn twice. Rows that the evaluation splits claim
-    (`in_evaluation`, possible after a resume with other data) or people wrote (`duplicate`) are left out too.
+    A row that this round found again counts as this round's (`superseded`): it belongs to what is
+    being learned now, and a prompt must not teach twice as much because it was drawn twice. Rows
+    that the evaluation splits claim (`in_evaluation`, possible after a resume with other data) or
+    people wrote (`duplicate`) are left out too.
     """
     seen = {row_key(row.prompt, row.completion) for row in newest}
     for row in older:
@@ -53,9 +55,10 @@ def weigh(
     human_share: float,
     newest_share: float,
 ) -> Iterator[TrainingRow]:
-    """All rows with weights that sum to their number: human rows have `human_share` of the sum (at least 0.25), the
-    newest `newest_share` of the rest, older samples what remains. The share of an empty group goes to the others.
-    Within a group rows keep the weights they came with, relative to each other. Each group is gone through twice."""
+    """All rows with weights that sum to their number: human rows have `human_share` of the sum (at
+    least 0.25), the newest `newest_share` of the rest, older samples what remains. The share of an
+    empty group goes to the others. Within a group rows keep the weights they came with, relative to
+    each other. Each group is gone through twice."""
     human_share = max(MIN_HUMAN_SHARE, human_share)
     groups = [human, older, newest]
     counts, sums = zip(*(_counted(rows) for rows in groups), strict=True)
@@ -66,7 +69,9 @@ def weigh(
     present = sum(share for share, count in zip(shares, counts, strict=True) if count)
     for rows, share, weights in zip(groups, shares, sums, strict=True):
         for row in rows:
-            yield row.model_copy(update={"weight": row.weight * share / present * sum(counts) / weights})
+            yield row.model_copy(
+                update={"weight": row.weight * share / present * sum(counts) / weights}
+            )
 
 
 def _counted(rows: Iterable[TrainingRow]) -> tuple[int, float]:

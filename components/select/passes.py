@@ -1,4 +1,5 @@
-"""Let the filters work over all candidates of a round, stage by stage, in bounded memory and with a full account."""
+"""Let the filters work over all candidates of a round, stage by stage, in bounded memory and with a
+full account."""
 
 from __future__ import annotations
 
@@ -33,7 +34,9 @@ class Account:
     def note(self, name: str, given: int, kept: int, dropped: Iterable[Dropped]) -> None:
         """Add a filter's verdict on a block; asserts that no candidate was lost."""
         reasons = Counter(row.reason for row in dropped)
-        assert kept + reasons.total() == given, f"{name} lost candidates: {given} in, {kept} + {reasons.total()} out"
+        assert kept + reasons.total() == given, (
+            f"{name} lost candidates: {given} in, {kept} + {reasons.total()} out"
+        )
         counts = self.filters.setdefault(name, {"given": 0, "kept": 0})
         counts["given"] += given
         counts["kept"] += kept
@@ -46,13 +49,18 @@ class Account:
 
     def check(self) -> None:
         """Conservation over all filters."""
-        assert self.kept + self.reasons.total() == self.given, "candidates were lost between filters"
+        assert self.kept + self.reasons.total() == self.given, (
+            "candidates were lost between filters"
+        )
         if self.hinted is not None:
             self.hinted.check()
 
 
-def collect(blocks: Iterable[Block], audit_ids: frozenset[str], path: Path) -> tuple[Spool, list[Candidate]]:
-    """All candidates in a spool but those of audit prompts, which are few and are given back as they are."""
+def collect(
+    blocks: Iterable[Block], audit_ids: frozenset[str], path: Path
+) -> tuple[Spool, list[Candidate]]:
+    """All candidates in a spool but those of audit prompts, which are few and are given back as
+    they are."""
     spool, audit = Spool(path), list[Candidate]()
     for block in blocks:
         teaching, apart = list[Candidate](), list[Candidate]()
@@ -64,15 +72,19 @@ def collect(blocks: Iterable[Block], audit_ids: frozenset[str], path: Path) -> t
 
 
 def filter_all(spool: Spool, rules: Rules, rejected: BinaryIO) -> tuple[Spool, Account]:
-    """Let every filter work on what the one before it kept; dropped rows go to `rejected` as they fall. Every candidate
-    is in exactly one of the two. Audit samples (`rules.audit`) pass the filters that judge quality, apart from the
-    others."""
+    """Let every filter work on what the one before it kept; dropped rows go to `rejected` as they
+    fall. Every candidate is in exactly one of the two. Audit samples (`rules.audit`) pass the
+    filters that judge quality, apart from the others."""
     account, audit = Account(given=spool.count - spool.num_hinted), Audit(rules.audit)
     if rules.hints is not None:
         account.hinted = Account(given=spool.num_hinted)
     for number, stage in enumerate(STAGES, 1):
         remaining = spool.blocks
-        filters = [(entry, one) for entry in stage if (one := entry.filter_of(rules, remaining)) is not None]
+        filters = [
+            (entry, one)
+            for entry in stage
+            if (one := entry.filter_of(rules, remaining)) is not None
+        ]
         if not filters:
             continue
         after = Spool(rules.folder / f"stage-{number}")
@@ -90,7 +102,9 @@ def filter_all(spool: Spool, rules: Rules, rejected: BinaryIO) -> tuple[Spool, A
     return spool, account
 
 
-def _pass(block: Block, filters: list[tuple[Entry, Filter]], account: Account, rejected: BinaryIO) -> Block:
+def _pass(
+    block: Block, filters: list[tuple[Entry, Filter]], account: Account, rejected: BinaryIO
+) -> Block:
     """One block through the filters of one stage."""
     for entry, one in filters:
         kept, dropped = one(block)

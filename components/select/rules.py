@@ -1,4 +1,5 @@
-"""What filters judge by: the recipe's section, and what the step has read or can ask for on their behalf."""
+"""What filters judge by: the recipe's section, and what the step has read or can ask for on their
+behalf."""
 
 from __future__ import annotations
 
@@ -23,11 +24,13 @@ class Rules:
     """An empty folder for what does not fit into memory."""
     seed: int = 0
     evaluation: Sequence[tuple[Prompt, str]] = ()
-    """Prompts of all evaluation splits with their reference answer: none of them may be trained on."""
+    """Prompts of all evaluation splits with their reference answer: none of them may be trained on.
+    """
     human_keys: frozenset[int] = frozenset()
     """`row_key` of the rows that people wrote: a sample that repeats one adds nothing."""
     scorers: Mapping[str, Scorer] = field(default_factory=dict)
-    """`judge`, `reward`, `champion`, `base` (perplexities), `influence`: those the recipe asks for."""
+    """`judge`, `reward`, `champion`, `base` (perplexities), `influence`: those the recipe asks for.
+    """
     audit: Sequence[Candidate] = ()
     """Samples of prompts whose answer is known and that are never trained on."""
     hints: Hints | None = None

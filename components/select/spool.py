@@ -1,7 +1,8 @@
 """Candidates on disk: what a round holds never has to fit into memory.
 
-Samples are sorted by prompt without being read whole: each goes to one of a few files by the beginning of its prompt's
-id, and one file at a time is sorted in memory. Between stages candidates lie in a spool, one JSON line per prompt.
+Samples are sorted by prompt without being read whole: each goes to one of a few files by the
+beginning of its prompt's id, and one file at a time is sorted in memory. Between stages candidates
+lie in a spool, one JSON line per prompt.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from components.common.records import Prompt, R, Sample, TrainingRow, canonical_
 from components.select.candidates import Block, Candidate, by_prompt, make_candidates
 
 BUCKET_BYTES = 8 * 2**20
-"""Bytes of stored samples and prompts that are in memory at once, as Python objects about five times as much."""
+"""Bytes of stored samples and prompts that are in memory at once, as Python objects about five
+times as much."""
 MAX_BUCKETS = 256
 BLOCK_CANDIDATES = 2048
 """A block is closed at the first prompt after so many candidates."""
@@ -31,15 +33,24 @@ BATCH_ROWS = 8192
 
 
 def gather(
-    context: Context, shards: Iterable[Receipt], folder: Path, bucket_bytes: int = BUCKET_BYTES, prefix: str = ""
+    context: Context,
+    shards: Iterable[Receipt],
+    folder: Path,
+    bucket_bytes: int = BUCKET_BYTES,
+    prefix: str = "",
 ) -> Iterator[Block]:
-    """All candidates of a round in blocks, ordered by prompt id and sample index whatever the shards.
+    """All candidates of a round in blocks, ordered by prompt id and sample index whatever the
+    shards.
 
-    A shard's rows are in `prompts.jsonl` and `samples.jsonl`, or of large ones in `.parquet` files of the same columns;
-    the files' names begin with `prefix`. Raises Corrupt for a row that does not fit, a sample without a prompt, or one
-    that comes twice.
+    A shard's rows are in `prompts.jsonl` and `samples.jsonl`, or of large ones in `.parquet` files
+    of the same columns; the files' names begin with `prefix`. Raises Corrupt for a row that does
+    not fit, a sample without a prompt, or one that comes twice.
     """
-    files = [(kind, _shard_file(context, shard, prefix + name)) for shard in shards for name, kind in _KINDS]
+    files = [
+        (kind, _shard_file(context, shard, prefix + name))
+        for shard in shards
+        for name, kind in _KINDS
+    ]
     size = sum(path.stat().st_size for _, path in files)
     count = min(MAX_BUCKETS, max(1, math.ceil(size / bucket_bytes)))
     if count == 1:
@@ -53,11 +64,16 @@ def gather(
             path.unlink()
 
 
-_KINDS: tuple[tuple[str, type[Prompt] | type[Sample]], ...] = (("prompts", Prompt), ("samples", Sample))
+_KINDS: tuple[tuple[str, type[Prompt] | type[Sample]], ...] = (
+    ("prompts", Prompt),
+    ("samples", Sample),
+)
 
 
 def _shard_file(context: Context, shard: Receipt, name: str) -> Path:
-    return fetch(context, shard, f"{name}.parquet" if f"{name}.parquet" in shard.objects else f"{name}.jsonl")
+    return fetch(
+        context, shard, f"{name}.parquet" if f"{name}.parquet" in shard.objects else f"{name}.jsonl"
+    )
 
 
 def rows_of(path: Path, kind: type[R]) -> Iterator[R]:
@@ -100,20 +116,27 @@ def _joined(files: Iterable[tuple[Any, Path]]) -> tuple[dict[str, Prompt], list[
 
 
 def _part(files: Iterable[tuple[Any, Path]], count: int, folder: Path) -> None:
-    """Copy rows to `count` files of prompts and of samples, in the order of prompt ids from file to file."""
+    """Copy rows to `count` files of prompts and of samples, in the order of prompt ids from file to
+    file."""
     with ExitStack() as stack:
         outputs = {
-            kind: [stack.enter_context((folder / f"{name}-{number}.jsonl").open("wb")) for number in range(count)]
+            kind: [
+                stack.enter_context((folder / f"{name}-{number}.jsonl").open("wb"))
+                for number in range(count)
+            ]
             for name, kind in _KINDS
         }
         for kind, path in files:
             key, targets = "id" if kind is Prompt else "prompt_id", outputs[kind]
             for row in rows_of(path, kind):
-                targets[_bucket(getattr(row, key), count)].write(row.model_dump_json().encode() + b"\n")
+                targets[_bucket(getattr(row, key), count)].write(
+                    row.model_dump_json().encode() + b"\n"
+                )
 
 
 def _bucket(identity: str, count: int) -> int:
-    """Which file a prompt goes to. Ids are hex digits of a hash, so files are about equal and in order."""
+    """Which file a prompt goes to. Ids are hex digits of a hash, so files are about equal and in
+    order."""
     try:
         return int(identity[:4], 16) * count >> 16
     except ValueError:
@@ -196,14 +219,23 @@ def _encoded(own: list[Candidate]) -> bytes:
     first = own[0]
     # Written by hand: to build the models first would take longer than all the rest.
     members = [
-        {"sample": _fields(one.sample), "answer": one.answer, "weight": one.weight, "scores": dict(one.scores)}
+        {
+            "sample": _fields(one.sample),
+            "answer": one.answer,
+            "weight": one.weight,
+            "scores": dict(one.scores),
+        }
         for one in own
     ]
     group = {
-        "prompt": _fields(first.prompt), "majority": first.majority, "vote_share": first.vote_share,
-        "num_samples": first.num_samples, "pass_rate": first.pass_rate, "members": members,
+        "prompt": _fields(first.prompt),
+        "majority": first.majority,
+        "vote_share": first.vote_share,
+        "num_samples": first.num_samples,
+        "pass_rate": first.pass_rate,
+        "members": members,
         **({"hinted": True} if first.hinted else {}),
-    }  # fmt: skip
+    }
     return json.dumps(group).encode() + b"\n"
 
 
@@ -216,11 +248,20 @@ def _decoded(line: bytes) -> list[Candidate]:
     group = _Group.model_validate_json(line)
     return [
         Candidate(
-            group.prompt, one.sample, one.sample.text.strip(), one.answer, group.majority, group.vote_share,
-            group.num_samples, group.pass_rate, one.weight, one.scores, group.hinted,
+            group.prompt,
+            one.sample,
+            one.sample.text.strip(),
+            one.answer,
+            group.majority,
+            group.vote_share,
+            group.num_samples,
+            group.pass_rate,
+            one.weight,
+            one.scores,
+            group.hinted,
         )
         for one in group.members
-    ]  # fmt: skip
+    ]
 
 
 class RowFile:

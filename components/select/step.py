@@ -36,11 +36,11 @@ class SelectInputs:
 
 
 def run(inputs: SelectInputs, context: Context) -> Receipt:
-    """Write `accepted.jsonl`, `dropped.jsonl` and the weighted `mix.jsonl`; with `generate.hints` also the pool of
-    prompts that wait for a hint, `too_hard.jsonl`.
+    """Write `accepted.jsonl`, `dropped.jsonl` and the weighted `mix.jsonl`; with `generate.hints`
+    also the pool of prompts that wait for a hint, `too_hard.jsonl`.
 
-    Every sample is in exactly one of the first two files. Raises Corrupt if shards are missing or of another round or
-    champion, UserError if fewer rows were accepted than `select.min_accepted`.
+    Every sample is in exactly one of the first two files. Raises Corrupt if shards are missing or
+    of another round or champion, UserError if fewer rows were accepted than `select.min_accepted`.
     """
     campaign = load_campaign(context, inputs.state)
     shards = _in_order(campaign, inputs.samples)
@@ -96,17 +96,25 @@ def _in_order(campaign: Campaign, samples: Sequence[Receipt]) -> list[Receipt]:
         about = receipt.step, receipt.summary.get("round"), receipt.summary.get("champion")
         expected = "generate", campaign.next_round, campaign.state.champion
         if about != expected:
-            raise Corrupt(f"{receipt.ref} is (step, round, champion) {about}; select of this round needs {expected}")
+            raise Corrupt(
+                f"{receipt.ref} is (step, round, champion) {about}; select of this round needs {expected}"
+            )
     numbers = [receipt.summary["shard"] for receipt in shards]
     counts = {receipt.summary["shards"] for receipt in shards}
     if len(counts) != 1 or numbers != list(range(counts.pop())):
         told = sorted({receipt.summary["shards"] for receipt in shards})
-        raise Corrupt(f"round {campaign.next_round}: got shards {numbers} of {told}; all shards, each once, are needed")
+        raise Corrupt(
+            f"round {campaign.next_round}: got shards {numbers} of {told}; all shards, each once, are needed"
+        )
     return shards
 
 
 def _select(
-    context: Context, campaign: Campaign, shards: list[Receipt], earlier: list[Receipt], folder: Path
+    context: Context,
+    campaign: Campaign,
+    shards: list[Receipt],
+    earlier: list[Receipt],
+    folder: Path,
 ) -> dict[str, Any]:
     context.scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="select-", dir=context.scratch) as scratch:
@@ -114,10 +122,16 @@ def _select(
 
 
 class _Selection:
-    """One round's selection. Rows pass by in blocks: only keys and counts of all of them are in memory."""
+    """One round's selection. Rows pass by in blocks: only keys and counts of all of them are in
+    memory."""
 
     def __init__(self, context: Context, campaign: Campaign, folder: Path, scratch: Path) -> None:
-        self._context, self._campaign, self._folder, self._scratch = context, campaign, folder, scratch
+        self._context, self._campaign, self._folder, self._scratch = (
+            context,
+            campaign,
+            folder,
+            scratch,
+        )
         self._section = campaign.recipe.select
         self._human = RowFile(fetch(context, campaign.prepared, "splits/train.jsonl"))
         self._human_keys = frozenset(row_key(row.prompt, row.completion) for row in self._human)
@@ -133,21 +147,33 @@ class _Selection:
         spool, audit = collect(blocks, self._audit_ids, self._scratch / "stage-0")
         with scorers_of(self._context, self._campaign, self._scratch) as scorers:
             rules = Rules(
-                section=self._section, folder=self._scratch, seed=self._campaign.recipe.seed,
-                evaluation=self._evaluation, human_keys=self._human_keys, scorers=scorers, audit=audit,
+                section=self._section,
+                folder=self._scratch,
+                seed=self._campaign.recipe.seed,
+                evaluation=self._evaluation,
+                human_keys=self._human_keys,
+                scorers=scorers,
+                audit=audit,
                 hints=self._hints,
-            )  # fmt: skip
+            )
             with (self._folder / "dropped.jsonl").open("wb") as rejected:
                 left, account = filter_all(spool, rules, rejected)
         _enough(self._campaign, account)
         prompts_accepted, prompts_helped = self._write_accepted(left)
         return {
-            "round": self._campaign.next_round, "generated": account.given, "accepted": account.kept,
-            "acceptance": account.kept / account.given, "dropped": account.by_reason, "filters": account.filters,
-            **self._write_mix(earlier), "prompts_accepted": prompts_accepted, **self._about.summary(len(audit)),
-            "audit": account.audit, **_verdict(self._context, account),
+            "round": self._campaign.next_round,
+            "generated": account.given,
+            "accepted": account.kept,
+            "acceptance": account.kept / account.given,
+            "dropped": account.by_reason,
+            "filters": account.filters,
+            **self._write_mix(earlier),
+            "prompts_accepted": prompts_accepted,
+            **self._about.summary(len(audit)),
+            "audit": account.audit,
+            **_verdict(self._context, account),
             **self._write_pool(account, prompts_helped, earlier),
-        }  # fmt: skip
+        }
 
     def _blocks(self, shards: list[Receipt]) -> Iterator[Block]:
         """All candidates of the round, with a hint and without."""
@@ -158,24 +184,34 @@ class _Selection:
         folder.mkdir()
         return self._pool.watch(with_hinted(blocks, self._context, shards, folder))
 
-    def _write_pool(self, account: Account, prompts_accepted: int, earlier: list[Receipt]) -> dict[str, Any]:
-        """Write `too_hard.jsonl`; gives back what became of the samples with a hint. Nothing at all without hints."""
+    def _write_pool(
+        self, account: Account, prompts_accepted: int, earlier: list[Receipt]
+    ) -> dict[str, Any]:
+        """Write `too_hard.jsonl`; gives back what became of the samples with a hint. Nothing at all
+        without hints."""
         if account.hinted is None:
             return {}
         pool = self._pool.carry_on(
-            self._context, earlier[-1] if earlier else None, self._campaign.next_round, self._folder,
+            self._context,
+            earlier[-1] if earlier else None,
+            self._campaign.next_round,
+            self._folder,
             RowFile(self._folder / "accepted.jsonl"),
-        )  # fmt: skip
+        )
         helped = account.hinted
         hinted = {
-            "prompts": len(self._pool.tried), "generated": helped.given, "accepted": helped.kept,
-            "dropped": helped.by_reason, "filters": helped.filters, "prompts_accepted": prompts_accepted,
-        }  # fmt: skip
+            "prompts": len(self._pool.tried),
+            "generated": helped.given,
+            "accepted": helped.kept,
+            "dropped": helped.by_reason,
+            "filters": helped.filters,
+            "prompts_accepted": prompts_accepted,
+        }
         return {"hinted": hinted, "too_hard": pool}
 
     def _write_accepted(self, left: Spool) -> tuple[int, int]:
-        """Write `accepted.jsonl`, weights relative to their mean; gives back how many prompts have a row in it from a
-        sample without a hint, and how many from one with it."""
+        """Write `accepted.jsonl`, weights relative to their mean; gives back how many prompts have
+        a row in it from a sample without a hint, and how many from one with it."""
         total, prompts = 0.0, [0, 0]
         for block in left.blocks():
             total += sum(one.weight for one in block)
@@ -190,28 +226,40 @@ class _Selection:
         return prompts[0], prompts[1]
 
     def _write_mix(self, earlier: list[Receipt]) -> dict[str, Any]:
-        """Write `mix.jsonl` from human rows, earlier rounds and this one; gives back what is in it, and what not."""
+        """Write `mix.jsonl` from human rows, earlier rounds and this one; gives back what is in it,
+        and what not."""
         accepted = RowFile(self._folder / "accepted.jsonl")
         human: Iterable[TrainingRow] = self._human
         files = [fetch(self._context, receipt, "accepted.jsonl") for receipt in reversed(earlier)]
         left_out = Counter[str]()
-        num_older = write_rows(self._scratch / "older.jsonl", accumulate(
-            RowFile(*files), accepted, evaluation_ids=frozenset(prompt.id for prompt, _ in self._evaluation),
-            human_keys=self._human_keys, left_out=left_out,
-        ))  # fmt: skip
+        num_older = write_rows(
+            self._scratch / "older.jsonl",
+            accumulate(
+                RowFile(*files),
+                accepted,
+                evaluation_ids=frozenset(prompt.id for prompt, _ in self._evaluation),
+                human_keys=self._human_keys,
+                left_out=left_out,
+            ),
+        )
         older: Iterable[TrainingRow] = RowFile(self._scratch / "older.jsonl")
         if self._section.unsafe_replace:
             human, older, num_older = [], [], 0
         mix = weigh(
-            human, older, accepted,
-            human_share=self._campaign.state.plan.human_share, newest_share=self._section.newest_share,
-        )  # fmt: skip
+            human,
+            older,
+            accepted,
+            human_share=self._campaign.state.plan.human_share,
+            newest_share=self._section.newest_share,
+        )
         rows = write_rows(self._folder / "mix.jsonl", mix)
         num_self = num_older + sum(1 for _ in accepted)
         return {
-            "human_rows": rows - num_self, "self_rows": num_self, "older_left_out": dict(sorted(left_out.items())),
+            "human_rows": rows - num_self,
+            "self_rows": num_self,
+            "older_left_out": dict(sorted(left_out.items())),
             "bias": bias.distances(bias.attributes(accepted), bias.attributes(self._human)),
-        }  # fmt: skip
+        }
 
 
 @dataclass
@@ -239,21 +287,24 @@ class _Seen:
     def summary(self, num_audit: int) -> dict[str, Any]:
         """For the receipt."""
         return {
-            "prompts": self.prompts, "audit_samples": num_audit,
+            "prompts": self.prompts,
+            "audit_samples": num_audit,
             "distinct_share": self.distinct / max(1, self.samples),
             "mean_answer_tokens": self.tokens / max(1, self.samples),
-        }  # fmt: skip
+        }
 
 
 def _verdict(context: Context, account: Account) -> dict[str, Any]:
-    """`teaches_errors`: names of filters that block the round (2510.16657): what they keep is not proved to be righter
-    than what the model says anyway, so training on it teaches the model its own errors. `decide` refuses such a
-    candidate; `why_blocked` says it with the numbers."""
+    """`teaches_errors`: names of filters that block the round (2510.16657): what they keep is not
+    proved to be righter than what the model says anyway, so training on it teaches the model its
+    own errors. `decide` refuses such a candidate; `why_blocked` says it with the numbers."""
     audit = account.audit
     if audit is None or not audit["teaches_errors"]:
         return {"teaches_errors": [], "why_blocked": ""}
     whole = audit["all"]
-    precision = "nothing kept" if whole["precision"] is None else f"precision {whole['precision']:.3f}"
+    precision = (
+        "nothing kept" if whole["precision"] is None else f"precision {whole['precision']:.3f}"
+    )
     why = (
         f"on {audit['prompts']} audit prompts {', '.join(audit['teaches_errors'])} keep {precision} (lower 95 % bound "
         f"{whole['precision_low']:.3f}), the model's own accuracy is {audit['model_accuracy']:.3f}: this round teaches "
@@ -264,10 +315,16 @@ def _verdict(context: Context, account: Account) -> dict[str, Any]:
 
 
 def _enough(campaign: Campaign, account: Account) -> None:
-    least, helped = campaign.recipe.select.min_accepted, account.hinted.kept if account.hinted is not None else 0
+    least, helped = (
+        campaign.recipe.select.min_accepted,
+        account.hinted.kept if account.hinted is not None else 0,
+    )
     if account.kept + helped >= least:
         return
-    reasons = ", ".join(f"{reason} {count}" for reason, count in account.by_reason.items()) or "none dropped"
+    reasons = (
+        ", ".join(f"{reason} {count}" for reason, count in account.by_reason.items())
+        or "none dropped"
+    )
     more = f", and {helped} with a hint" if account.hinted is not None else ""
     raise UserError(
         f"round {campaign.next_round}: {account.kept} of {account.given} samples accepted{more}, select.min_accepted "
@@ -279,10 +336,13 @@ def _enough(campaign: Campaign, account: Account) -> None:
 def _row(campaign: Campaign, one: Candidate, weight: float) -> TrainingRow:
     """An accepted sample as a row, with all that says why it may teach."""
     provenance = {
-        "champion": campaign.state.champion, "prompt_id": one.prompt.id, "index": one.sample.index,
-        "seed": one.sample.seed, "vote_share": one.vote_share,
+        "champion": campaign.state.champion,
+        "prompt_id": one.prompt.id,
+        "index": one.sample.index,
+        "seed": one.sample.seed,
+        "vote_share": one.vote_share,
         "verdict": one.prompt.verifier if campaign.recipe.select.verifier else "unverified",
-    }  # fmt: skip
+    }
     if one.scores:
         provenance["scores"] = dict(one.scores)
     if one.pass_rate is not None:

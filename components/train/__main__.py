@@ -7,11 +7,15 @@ from components.train.step import TrainInputs, run
 def main() -> None:
     """The step from a container, a job or a laptop."""
     given = parser(
-        "train", __doc__,
+        "train",
+        __doc__,
         state="receipt of prepare or decide that the round begins from",
         mix="receipt of select; in round 0 that of prepare",
-    ).parse_args()  # fmt: skip
-    carry_out(given.state, lambda context: run(TrainInputs(given.state, receipt_at(context, given.mix)), context))
+    ).parse_args()
+    carry_out(
+        given.state,
+        lambda context: run(TrainInputs(given.state, receipt_at(context, given.mix)), context),
+    )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
-"""Low-rank adapters beside a frozen base, of a structure that may grow between rounds (LoRA, 2106.09685).
+"""Low-rank adapters beside a frozen base, of a structure that may grow between rounds (LoRA,
+2106.09685).
 
-An adapted linear module computes W·x + s·B·A·x, of which A and B are trained; B begins at zero. Some modules may be
-trained in full besides. A grown adapter computes what the smaller one did: new rows of A meet new columns of B, which
-are zero, and a module that is trained in full from now on begins at W + s·B·A.
+An adapted linear module computes W·x + s·B·A·x, of which A and B are trained; B begins at zero.
+Some modules may be trained in full besides. A grown adapter computes what the smaller one did: new
+rows of A meet new columns of B, which are zero, and a module that is trained in full from now on
+begins at W + s·B·A.
 
-An adapter's folder is what PEFT reads (`adapter_model.safetensors` with the modules trained in full in it,
-`adapter_config.json`; some layers of a stacked LSTM in full are more than PEFT can read), and `structure.json`.
+An adapter's folder is what PEFT reads (`adapter_model.safetensors` with the modules trained in full
+in it, `adapter_config.json`; some layers of a stacked LSTM in full are more than PEFT can read),
+and `structure.json`.
 """
 
 from __future__ import annotations
@@ -49,10 +52,11 @@ class Parts(BaseModel):
 def attach(model: Any, structure: LoraStructure, saved: Path | None = None) -> Any:
     """Freeze a base model and put fresh adapters beside it, or those `saved`, grown to `structure`.
 
-    In place; the function of the model is that of the base, or that of the base with the saved adapter (which must
-    have been made beside this base). What is to be trained has `requires_grad`. New rows of A come from torch's global
-    generator. Raises UserError for a structure that names modules the model has not or that adapts a tied head, or that
-    lacks something the saved adapter has.
+    In place; the function of the model is that of the base, or that of the base with the saved
+    adapter (which must have been made beside this base). What is to be trained has `requires_grad`.
+    New rows of A come from torch's global generator. Raises UserError for a structure that names
+    modules the model has not or that adapts a tied head, or that lacks something the saved adapter
+    has.
     """
     parts = resolve(model, structure)
     before, tensors = _read(saved) if saved is not None else (None, {})
@@ -60,32 +64,45 @@ def attach(model: Any, structure: LoraStructure, saved: Path | None = None) -> A
         _must_cover(parts, before)
     model.requires_grad_(False)
     if parts.adapted:
-        with warnings.catch_warnings(action="ignore", category=UserWarning):  # of Linear and Conv1D in one model
+        with warnings.catch_warnings(
+            action="ignore", category=UserWarning
+        ):  # of Linear and Conv1D in one model
             model = inject_adapter_in_model(_peft_config(parts), model, ADAPTER)
     for name in parts.unfrozen:
         model.get_parameter(name).requires_grad_(True)
     if before is not None:
         _restore(model, parts, before, tensors)
-    return model.train(model.training)  # fresh modules are in training mode, whatever the model is in
+    return model.train(
+        model.training
+    )  # fresh modules are in training mode, whatever the model is in
 
 
 def resolve(model: Any, structure: LoraStructure) -> Parts:
-    """The modules of a plain model that a structure is about. Raises UserError naming what there is."""
+    """The modules of a plain model that a structure is about. Raises UserError naming what there
+    is."""
     unfrozen = _unfrozen(model, structure)
-    linear = {name: one for name, one in model.named_modules() if isinstance(one, nn.Linear | Conv1D)}
+    linear = {
+        name: one for name, one in model.named_modules() if isinstance(one, nn.Linear | Conv1D)
+    }
     shared = _shared(model)
     tied = {name for name, one in linear.items() if id(one.weight) in shared}
     if structure.targets == "all-linear":
-        head = next((name for name, one in linear.items() if one is model.get_output_embeddings()), "")
+        head = next(
+            (name for name, one in linear.items() if one is model.get_output_embeddings()), ""
+        )
         free = [name for name in linear if name not in tied]
         chosen = set(free) if set(free) <= {head} else set(free) - {head}
         if not chosen:
-            raise UserError(f"train.lora.targets all-linear: none but what is tied to the embedding ({_kinds(linear)})")
+            raise UserError(
+                f"train.lora.targets all-linear: none but what is tied to the embedding ({_kinds(linear)})"
+            )
     else:
         found = [(target, _named(target, linear)) for target in structure.targets]
         for target, names in found:
             if not names:
-                raise UserError(f"train.lora.targets: the model has no linear module {target!r} ({_kinds(linear)})")
+                raise UserError(
+                    f"train.lora.targets: the model has no linear module {target!r} ({_kinds(linear)})"
+                )
         chosen = {name for _, names in found for name in names}
         if chosen & tied:
             raise UserError(
@@ -101,25 +118,34 @@ def resolve(model: Any, structure: LoraStructure) -> Parts:
 
 
 def save_adapter(model: Any, structure: LoraStructure, folder: Path) -> None:
-    """Write the adapter of a model that `attach` made with this structure (whole parameters, not ZeRO's partitions)."""
+    """Write the adapter of a model that `attach` made with this structure (whole parameters, not
+    ZeRO's partitions)."""
     adapted = {name: bool(layer.fan_in_fan_out) for name, layer in _lora_layers(model).items()}
-    trained = [name for name, one in model.named_parameters() if one.requires_grad and ".lora_" not in name]
+    trained = [
+        name for name, one in model.named_parameters() if one.requires_grad and ".lora_" not in name
+    ]
     parts = Parts(structure=structure, adapted=adapted, unfrozen=tuple(trained))
     parameters = {
-        name.replace(f".{ADAPTER}.", ".") if ".lora_" in name else name: one for name, one in model.named_parameters()
+        name.replace(f".{ADAPTER}.", ".") if ".lora_" in name else name: one
+        for name, one in model.named_parameters()
     }
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {PREFIX + name: parameters[name].detach().cpu().contiguous() for name in _names(parts)}
+    tensors = {
+        PREFIX + name: parameters[name].detach().cpu().contiguous() for name in _names(parts)
+    }
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     (folder / "structure.json").write_text(parts.model_dump_json(indent=1), encoding="utf-8")
     config = _peft_config(parts).to_dict()
     config["modules_to_save"] = sorted({name.rpartition(".")[0] for name in parts.unfrozen}) or None
-    text = json.dumps(config, indent=1, sort_keys=True, default=sorted)  # a set has no order of its own
+    text = json.dumps(
+        config, indent=1, sort_keys=True, default=sorted
+    )  # a set has no order of its own
     (folder / "adapter_config.json").write_text(text, encoding="utf-8")
 
 
 def plain_state(model: Any) -> dict[str, Tensor]:
-    """Every tensor that a checkpoint of the model holds, one that is shared under its first name only."""
+    """Every tensor that a checkpoint of the model holds, one that is shared under its first name
+    only."""
     names: dict[int, str] = {}
     state: dict[str, Tensor] = model.state_dict(keep_vars=True)
     for name, tensor in state.items():
@@ -128,7 +154,8 @@ def plain_state(model: Any) -> dict[str, Tensor]:
 
 
 def merged_state(model: Any) -> dict[str, Tensor]:
-    """W + s·B·A for every adapted weight, all else as it is, under the names of the plain base (see `plain_state`).
+    """W + s·B·A for every adapted weight, all else as it is, under the names of the plain base (see
+    `plain_state`).
 
     float32, on the CPU; what was not adapted may be the model's own memory.
     """
@@ -141,21 +168,28 @@ def merged_state(model: Any) -> dict[str, Tensor]:
         value = tensor.float().cpu()
         if owner in layers and leaf == "weight":
             layer = layers[owner]
-            a, b = (part[ADAPTER].weight.detach().float().cpu() for part in (layer.lora_A, layer.lora_B))
+            a, b = (
+                part[ADAPTER].weight.detach().float().cpu() for part in (layer.lora_A, layer.lora_B)
+            )
             value = value + layer.scaling[ADAPTER] * _oriented(b @ a, bool(layer.fan_in_fan_out))
         merged[f"{owner}.{leaf}" if owner else name] = value
     return merged
 
 
 def verify_merge(base: Mapping[str, Tensor], adapter: Path, merged: Mapping[str, Tensor]) -> None:
-    """Check every tensor of a merged model against base and adapter folder, in float64 and without the trained model.
+    """Check every tensor of a merged model against base and adapter folder, in float64 and without
+    the trained model.
 
-    `base` and `merged` have the names of `plain_state`. What the adapter does not touch must be the base's bit by bit;
-    what was trained in full, the adapter's; an adapted weight must lie within (rank + 4)·ε·(|W| + s·|B|·|A|) of
-    W + s·B·A, element by element (ε of its type: what rounding may cost). Raises RatchetError naming the tensor.
+    `base` and `merged` have the names of `plain_state`. What the adapter does not touch must be the
+    base's bit by bit; what was trained in full, the adapter's; an adapted weight must lie within
+    (rank + 4)·ε·(|W| + s·|B|·|A|) of W + s·B·A, element by element (ε of its type: what rounding
+    may cost). Raises RatchetError naming the tensor.
     """
     parts, tensors = _read(adapter)
-    for title, names in (("missing from", base.keys() - merged.keys()), ("unknown to", merged.keys() - base.keys())):
+    for title, names in (
+        ("missing from", base.keys() - merged.keys()),
+        ("unknown to", merged.keys() - base.keys()),
+    ):
         if names:
             where = "the merged model" if title == "missing from" else "the base"
             raise RatchetError(f"merged model: {min(names)} is {title} {where}")
@@ -164,16 +198,28 @@ def verify_merge(base: Mapping[str, Tensor], adapter: Path, merged: Mapping[str,
         if name in parts.unfrozen:
             right = _same_bits(value, tensors[PREFIX + name])
         elif leaf == "weight" and module in parts.adapted:
-            right = _is_merged(value, base[name], *_factors(tensors, module), parts.structure, parts.adapted[module])
+            right = _is_merged(
+                value,
+                base[name],
+                *_factors(tensors, module),
+                parts.structure,
+                parts.adapted[module],
+            )
         else:
             right = _same_bits(value, base[name])
         if not right:
-            raise RatchetError(f"merged model: {name} is not what base and adapter say; nothing was exported")
+            raise RatchetError(
+                f"merged model: {name} is not what base and adapter say; nothing was exported"
+            )
 
 
 def _unfrozen(model: Any, structure: LoraStructure) -> tuple[str, ...]:
     """Parameters that are trained in full, in the model's order."""
-    modules = {name: one for name, one in model.named_modules() if name and any(True for _ in one.parameters())}
+    modules = {
+        name: one
+        for name, one in model.named_modules()
+        if name and any(True for _ in one.parameters())
+    }
     shared = _shared(model)
     layers = _layers_of(model)[-structure.unfrozen_layers :] if structure.unfrozen_layers else []
     chosen = {id(model.get_parameter(name)) for layer in layers for name in layer}
@@ -181,9 +227,15 @@ def _unfrozen(model: Any, structure: LoraStructure) -> tuple[str, ...]:
         norms = [name for name, one in modules.items() if type(one).__name__.endswith("Norm")]
         found = norms if wanted == "norms" else _named(wanted, modules)
         if not found:
-            raise UserError(f"train.lora.unfrozen_modules: the model has no module {wanted!r} ({_kinds(modules)})")
+            raise UserError(
+                f"train.lora.unfrozen_modules: the model has no module {wanted!r} ({_kinds(modules)})"
+            )
         chosen |= {id(weight) for name in found for weight in modules[name].parameters()}
-        tied = [name for name in found if isinstance(modules[name], nn.Linear) and id(modules[name].weight) in shared]
+        tied = [
+            name
+            for name in found
+            if isinstance(modules[name], nn.Linear) and id(modules[name].weight) in shared
+        ]
         if tied:
             raise UserError(
                 f"train.lora.unfrozen_modules: {tied[0]} shares its weights with the embedding; name the embedding "
@@ -193,14 +245,21 @@ def _unfrozen(model: Any, structure: LoraStructure) -> tuple[str, ...]:
 
 
 def _layers_of(model: Any) -> list[list[str]]:
-    """Parameters of each layer, first to last: of a list of as many modules as the config has layers, or a stack."""
+    """Parameters of each layer, first to last: of a list of as many modules as the config has
+    layers, or a stack."""
     length = getattr(model.config, "num_hidden_layers", None)
     for name, one in model.named_modules():
         if isinstance(one, nn.ModuleList) and len(one) == length:
-            return [[f"{name}.{k}.{leaf}" for leaf, _ in layer.named_parameters()] for k, layer in enumerate(one)]
+            return [
+                [f"{name}.{k}.{leaf}" for leaf, _ in layer.named_parameters()]
+                for k, layer in enumerate(one)
+            ]
         if isinstance(one, nn.RNNBase) and one.num_layers == length:
             leaves = [leaf for leaf, _ in one.named_parameters()]
-            return [[f"{name}.{leaf}" for leaf in leaves if re.search(rf"_l{k}(_|$)", leaf)] for k in range(length)]
+            return [
+                [f"{name}.{leaf}" for leaf in leaves if re.search(rf"_l{k}(_|$)", leaf)]
+                for k in range(length)
+            ]
     raise UserError(
         "train.lora.unfrozen_layers: the layers of this model are in no list; name modules in unfrozen_modules, and "
         "set unfrozen_layers and max_unfrozen_layers to 0"
@@ -225,10 +284,14 @@ def _shared(model: Any) -> set[int]:
 def _peft_config(parts: Parts) -> Any:
     alpha = parts.structure.scale * parts.structure.rank
     return LoraConfig(
-        r=parts.structure.rank, lora_alpha=int(alpha) if alpha == int(alpha) else alpha,
-        lora_dropout=parts.structure.dropout, target_modules=sorted(parts.adapted), bias="none",
-        fan_in_fan_out=any(parts.adapted.values()), task_type="CAUSAL_LM",
-    )  # fmt: skip
+        r=parts.structure.rank,
+        lora_alpha=int(alpha) if alpha == int(alpha) else alpha,
+        lora_dropout=parts.structure.dropout,
+        target_modules=sorted(parts.adapted),
+        bias="none",
+        fan_in_fan_out=any(parts.adapted.values()),
+        task_type="CAUSAL_LM",
+    )
 
 
 def _lora_layers(model: Any) -> dict[str, Any]:
@@ -246,7 +309,9 @@ def _read(folder: Path) -> tuple[Parts, dict[str, Tensor]]:
     tensors = load_file(folder / "adapter_model.safetensors")
     differing = tensors.keys() ^ {PREFIX + name for name in _names(parts)}
     if differing:
-        raise Corrupt(f"adapter: {min(differing)} is in one of adapter_model.safetensors and structure.json only")
+        raise Corrupt(
+            f"adapter: {min(differing)} is in one of adapter_model.safetensors and structure.json only"
+        )
     return parts, tensors
 
 
@@ -260,7 +325,11 @@ def _oriented(weight: Tensor, transposed: bool) -> Tensor:
 
 
 def _must_cover(parts: Parts, before: Parts) -> None:
-    lacking = [name for name in before.adapted if name not in parts.adapted and f"{name}.weight" not in parts.unfrozen]
+    lacking = [
+        name
+        for name in before.adapted
+        if name not in parts.adapted and f"{name}.weight" not in parts.unfrozen
+    ]
     lacking += [name for name in before.unfrozen if name not in parts.unfrozen]
     if parts.structure.rank < before.structure.rank:
         lacking.append(f"rank {before.structure.rank}")
@@ -290,11 +359,16 @@ def _restore(model: Any, parts: Parts, before: Parts, tensors: Mapping[str, Tens
 def _same_bits(value: Tensor, wanted: Tensor) -> bool:
     if value.shape != wanted.shape:
         return False
-    given, right = (one.cpu().contiguous().reshape(-1).view(torch.uint8) for one in (value, wanted.to(value.dtype)))
+    given, right = (
+        one.cpu().contiguous().reshape(-1).view(torch.uint8)
+        for one in (value, wanted.to(value.dtype))
+    )
     return bool(torch.equal(given, right))
 
 
-def _is_merged(value: Tensor, weight: Tensor, a: Tensor, b: Tensor, structure: LoraStructure, transposed: bool) -> bool:
+def _is_merged(
+    value: Tensor, weight: Tensor, a: Tensor, b: Tensor, structure: LoraStructure, transposed: bool
+) -> bool:
     if value.shape != weight.shape:
         return False
     weight = weight.cpu().double()

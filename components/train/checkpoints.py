@@ -1,8 +1,10 @@
-"""Training checkpoints: progress receipts in the store, by which a training that was killed goes on where it was.
+"""Training checkpoints: progress receipts in the store, by which a training that was killed goes on
+where it was.
 
-A checkpoint holds whole float32 weights and moments by name, in safetensors, each process an equal share of them. So
-it depends neither on the number of processes nor on the ZeRO stage: it is what DeepSpeed's universal checkpoints
-(2406.18820) are converted to, without the conversion and without pickle.
+A checkpoint holds whole float32 weights and moments by name, in safetensors, each process an equal
+share of them. So it depends neither on the number of processes nor on the ZeRO stage: it is what
+DeepSpeed's universal checkpoints (2406.18820) are converted to, without the conversion and without
+pickle.
 
     progress/train/<step key>/step-00000120-<nonce>/rank-0-0.safetensors    payload first
     progress/train/<step key>/step-00000120-<nonce>/rank-0.json             what one process wrote
@@ -83,8 +85,8 @@ class Found:
 
 
 class Checkpoints:
-    """Saves and finds the checkpoints of one training. One instance in every process; methods that say so are
-    collective."""
+    """Saves and finds the checkpoints of one training. One instance in every process; methods that
+    say so are collective."""
 
     def __init__(self, context: Context, key: str, *, zero_stage: int) -> None:
         self.context, self.key, self.zero_stage = context, key, zero_stage
@@ -98,29 +100,40 @@ class Checkpoints:
 
     @property
     def busy(self) -> bool:
-        """The last checkpoint is still on its way. Raises what ended its upload, unless it may go better next time."""
+        """The last checkpoint is still on its way. Raises what ended its upload, unless it may go
+        better next time."""
         if self._upload is None or not self._upload.done():
             return self._upload is not None
         upload, self._upload = self._upload, None
         try:
             upload.result()
         except Transient as error:
-            self.context.progress.note(f"a checkpoint was not saved: {error}; the one before it stays")
+            self.context.progress.note(
+                f"a checkpoint was not saved: {error}; the one before it stays"
+            )
         return False
 
     def save(self, step: int, tensors: Iterable[tuple[str, Tensor]], track: dict[str, Any]) -> None:
-        """Take this process's share into memory; write it to local disk and send it to the store in the background.
+        """Take this process's share into memory; write it to local disk and send it to the store in
+        the background.
 
-        `tensors` is consumed even if it yields nothing here: gathering them is collective. Nothing may change them any
-        more. What does not fit into MEMORY_SHARE of the free memory waits for what came before it to be stored.
-        `track` counts in process 0. A full disk is a UserError of the next look at `busy`.
+        `tensors` is consumed even if it yields nothing here: gathering them is collective. Nothing
+        may change them any more. What does not fit into MEMORY_SHARE of the free memory waits for
+        what came before it to be stored. `track` counts in process 0. A full disk is a UserError of
+        the next look at `busy`.
         """
         name = f"step-{step:08d}-{self.nonce}"
         (self.folder / name).mkdir(parents=True, exist_ok=True)
-        num_parts = max(1, int(MEMORY_SHARE * free_host_bytes() / processes_of_node()) // PART_BYTES)
+        num_parts = max(
+            1, int(MEMORY_SHARE * free_host_bytes() / processes_of_node()) // PART_BYTES
+        )
         stored: list[Future[dict[str, Any]]] = []
         for number, part in enumerate(_parts(tensors)):
-            stored.append(self._pool.submit(self._store_part, name, f"rank-{self.rank}-{number}.safetensors", part))
+            stored.append(
+                self._pool.submit(
+                    self._store_part, name, f"rank-{self.rank}-{number}.safetensors", part
+                )
+            )
             del part
             wait(stored[:-num_parts])
         self._upload = self._pool.submit(self._commit, step, name, stored, json.dumps(track))
@@ -131,7 +144,8 @@ class Checkpoints:
             time.sleep(0.05)
 
     def newest(self) -> Found | None:
-        """The newest checkpoint of which every byte is as its receipt says, fetched to this node (collective).
+        """The newest checkpoint of which every byte is as its receipt says, fetched to this node
+        (collective).
 
         One that is damaged or not whole is named in a note, and the one before it is used.
         """
@@ -144,7 +158,9 @@ class Checkpoints:
                 return found or Found(self._receipt(name), self.folder / "resume")
             self._refused.add(name)
             if trouble:
-                self.context.progress.note(f"checkpoint {name} is not used: {trouble}; going on from the one before")
+                self.context.progress.note(
+                    f"checkpoint {name} is not used: {trouble}; going on from the one before"
+                )
         if names and self.rank == 0:
             self.context.progress.note("no checkpoint of this training is whole: it begins anew")
         return None
@@ -161,10 +177,13 @@ class Checkpoints:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _names(self) -> list[str]:
-        """Names of the checkpoints with a receipt, newest first. A listing is a hint: receipts decide."""
+        """Names of the checkpoints with a receipt, newest first. A listing is a hint: receipts
+        decide."""
         prefix = layout.progress_prefix("train", self.key)
         keys = (key.removeprefix(prefix) for key in self.context.store.list(prefix))
-        return sorted(key.removesuffix(".json") for key in keys if "/" not in key and key.endswith(".json"))[::-1]
+        return sorted(
+            key.removesuffix(".json") for key in keys if "/" not in key and key.endswith(".json")
+        )[::-1]
 
     def _address(self, *names: str) -> str:
         return layout.progress_key("train", self.key, *names)
@@ -174,7 +193,9 @@ class Checkpoints:
         try:
             return ProgressReceipt.model_validate_json(self.context.store.get_bytes(address))
         except ValidationError as error:
-            raise Corrupt(f"{address} is not a progress receipt ({error.errors()[0]['msg']})") from None
+            raise Corrupt(
+                f"{address} is not a progress receipt ({error.errors()[0]['msg']})"
+            ) from None
 
     def _fetch(self, name: str) -> tuple[Found | None, str]:
         """The checkpoint on this node's disk, or what is wrong with it."""
@@ -184,7 +205,13 @@ class Checkpoints:
         try:
             receipt = self._receipt(name)
             for file, ref in receipt.objects.items():
-                download(self.context.store, self._address(name, file), ref.sha256, ref.size, folder / file)
+                download(
+                    self.context.store,
+                    self._address(name, file),
+                    ref.sha256,
+                    ref.size,
+                    folder / file,
+                )
             found = Found(receipt, folder)
             found.tensors()
         except (Corrupt, SafetensorError) as error:
@@ -192,12 +219,15 @@ class Checkpoints:
         return found, ""
 
     def _store_part(self, name: str, file: str, part: dict[str, Tensor]) -> dict[str, Any]:
-        """Send some tensors to the store as one file; returns its name and what a receipt says of it."""
+        """Send some tensors to the store as one file; returns its name and what a receipt says of
+        it."""
         path = self.folder / name / file
         try:
             save_file(part, path)
         except SafetensorError as error:
-            raise UserError(f"{path}: a checkpoint cannot be written ({error}); is the disk full?") from None
+            raise UserError(
+                f"{path}: a checkpoint cannot be written ({error}); is the disk full?"
+            ) from None
         part.clear()
         return self._store_file(name, path)
 
@@ -208,14 +238,19 @@ class Checkpoints:
         self.context.store.put_file(self._address(name, path.name), path, digest, give=True)
         return {path.name: {"sha256": digest, "size": size}}
 
-    def _commit(self, step: int, name: str, stored: list[Future[dict[str, Any]]], track: str) -> None:
-        """Once this process's files are stored, say so; then commit and let go of what is too old (process 0)."""
+    def _commit(
+        self, step: int, name: str, stored: list[Future[dict[str, Any]]], track: str
+    ) -> None:
+        """Once this process's files are stored, say so; then commit and let go of what is too old
+        (process 0)."""
         refs = {file: ref for one in stored for file, ref in one.result().items()}
         if self.rank == 0:
             path = self.folder / name / "track.json"
             path.write_text(track, encoding="utf-8")
             refs |= self._store_file(name, path)
-        self.context.store.put_bytes(self._address(name, f"rank-{self.rank}.json"), canonical_json(refs))
+        self.context.store.put_bytes(
+            self._address(name, f"rank-{self.rank}.json"), canonical_json(refs)
+        )
         if self.rank == 0:
             objects = self._of_all_processes(name)
             receipt = ProgressReceipt(
@@ -232,24 +267,33 @@ class Checkpoints:
         for rank in range(self.world_size):
             while True:
                 try:
-                    written = json.loads(self.context.store.get_bytes(self._address(name, f"rank-{rank}.json")))
+                    written = json.loads(
+                        self.context.store.get_bytes(self._address(name, f"rank-{rank}.json"))
+                    )
                     break
                 except Missing:
                     if time.monotonic() > deadline:
-                        raise Transient(f"process {rank} did not store its share of {name}") from None
+                        raise Transient(
+                            f"process {rank} did not store its share of {name}"
+                        ) from None
                     time.sleep(0.2)
             objects |= {file: ObjectRef.model_validate(ref) for file, ref in written.items()}
         for file, ref in objects.items():
             size = self.context.store.size(self._address(name, file))
             if size != ref.size:
-                raise Corrupt(f"{self._address(name, file)} has {size} bytes instead of {ref.size} after upload")
+                raise Corrupt(
+                    f"{self._address(name, file)} has {size} bytes instead of {ref.size} after upload"
+                )
         return objects
 
     def _evict(self) -> None:
-        """Delete all but the newest usable checkpoints: receipt first, so that none names what is gone."""
+        """Delete all but the newest usable checkpoints: receipt first, so that none names what is
+        gone."""
         kept = [name for name in self._names() if name not in self._refused][:KEEP]
         prefix = layout.progress_prefix("train", self.key)
-        keys = sorted(self.context.store.list(prefix), key=lambda key: "/" in key.removeprefix(prefix))
+        keys = sorted(
+            self.context.store.list(prefix), key=lambda key: "/" in key.removeprefix(prefix)
+        )
         for key in keys:
             name = key.removeprefix(prefix).split("/")[0].removesuffix(".json")
             if name not in kept and (name < kept[0] or name in self._refused):
@@ -257,7 +301,8 @@ class Checkpoints:
 
 
 def _local_folder(scratch: Path, key: str) -> Path:
-    """Of this training's processes on this node. What killed ones of the same work left behind is deleted."""
+    """Of this training's processes on this node. What killed ones of the same work left behind is
+    deleted."""
     owner = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else os.getpid()
     for left in scratch.glob(f"checkpoints-{key}-*"):
         if not Path("/proc", left.name.rpartition("-")[2]).exists():
@@ -290,7 +335,11 @@ def share_text(text: str) -> str:
 
 def _device() -> torch.device:
     """Where tensors of collectives live."""
-    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
+    return (
+        torch.device("cuda", torch.cuda.current_device())
+        if dist.get_backend() == "nccl"
+        else torch.device("cpu")
+    )
 
 
 def _first_of_node() -> bool:

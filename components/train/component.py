@@ -10,4 +10,8 @@ def train(state: str, mix: Input[Dataset], candidate: Output[Model]):
     from components.common.shell import read_pointer, run_step
     from components.train.step import TrainInputs, run
 
-    run_step(state, lambda context: run(TrainInputs(state, read_pointer(context, mix.path)), context), candidate)
+    run_step(
+        state,
+        lambda context: run(TrainInputs(state, read_pointer(context, mix.path)), context),
+        candidate,
+    )

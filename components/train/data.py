@@ -1,4 +1,5 @@
-"""Which rows each optimizer step sees: drawn by weight, grouped by length, the same for any number of processes."""
+"""Which rows each optimizer step sees: drawn by weight, grouped by length, the same for any number
+of processes."""
 
 from __future__ import annotations
 
@@ -30,23 +31,36 @@ class TrainingSet:
 
 
 def training_set(
-    rows: Sequence[TrainingRow], codec: Codec, stage: str, *, with_text: bool, max_length: int, weighting: str
+    rows: Sequence[TrainingRow],
+    codec: Codec,
+    stage: str,
+    *,
+    with_text: bool,
+    max_length: int,
+    weighting: str,
 ) -> TrainingSet:
-    """The rows of one stage: `pretrain` takes raw text alone; `sft` takes rows with a prompt, and raw text only
-    `with_text`. Raw text is cut into windows of `max_length` tokens.
+    """The rows of one stage: `pretrain` takes raw text alone; `sft` takes rows with a prompt, and
+    raw text only `with_text`. Raw text is cut into windows of `max_length` tokens.
 
-    A row's weight is how often it is drawn (`sampling`) or counts in the loss (`loss`, relative to the mean weight).
-    Raises UserError if there is nothing to learn from, or if a row with a prompt is longer than `max_length`.
+    A row's weight is how often it is drawn (`sampling`) or counts in the loss (`loss`, relative to
+    the mean weight). Raises UserError if there is nothing to learn from, or if a row with a prompt
+    is longer than `max_length`.
     """
-    chosen = [row for row in rows if (stage == "sft" if row.prompt else stage == "pretrain" or with_text)]
+    chosen = [
+        row for row in rows if (stage == "sft" if row.prompt else stage == "pretrain" or with_text)
+    ]
     if not chosen:
         needed = "raw text (rows without a prompt)" if stage == "pretrain" else "rows with a prompt"
-        raise UserError(f"train: the {stage} stage learns from {needed}, and none of the {len(rows)} rows is that")
+        raise UserError(
+            f"train: the {stage} stage learns from {needed}, and none of the {len(rows)} rows is that"
+        )
     encoded, shares, names = list[EncodedRow](), list[float](), list[str]()
     mean = sum(row.weight for row in chosen) / len(chosen)
     for row in chosen:
         for ids, num_masked in _encoded(row, codec, max_length):
-            encoded.append(EncodedRow(ids, num_masked, row.weight / mean if weighting == "loss" else 1.0))
+            encoded.append(
+                EncodedRow(ids, num_masked, row.weight / mean if weighting == "loss" else 1.0)
+            )
             shares.append(row.weight if weighting == "sampling" else 1.0)
             names.append(row.id)
     _must_fit(encoded, max_length, stage)
@@ -54,8 +68,11 @@ def training_set(
 
 
 def heldout_set(rows: Sequence[TrainingRow], codec: Codec, max_length: int) -> list[EncodedRow]:
-    """Held-out rows, prompts masked; raw text in windows. Raises UserError for a row with a prompt that is too long."""
-    encoded = [EncodedRow(ids, masked) for row in rows for ids, masked in _encoded(row, codec, max_length)]
+    """Held-out rows, prompts masked; raw text in windows. Raises UserError for a row with a prompt
+    that is too long."""
+    encoded = [
+        EncodedRow(ids, masked) for row in rows for ids, masked in _encoded(row, codec, max_length)
+    ]
     _must_fit(encoded, max_length, "heldout")
     return encoded
 
@@ -66,7 +83,8 @@ def _encoded(row: TrainingRow, codec: Codec, max_length: int) -> list[tuple[list
 
 
 def _windows(ids: list[int], num_masked: int, size: int) -> list[tuple[list[int], int]]:
-    """Text cut into windows; each begins with the last token of the one before, so every token is predicted once."""
+    """Text cut into windows; each begins with the last token of the one before, so every token is
+    predicted once."""
     cuts = [(ids[:size], num_masked)]
     for start in range(size - 1, len(ids) - 1, size - 1):
         cuts.append((ids[start : start + size], 1))
@@ -84,8 +102,9 @@ def _must_fit(rows: Sequence[EncodedRow], max_length: int, what: str) -> None:
 
 
 def draw(weights: Sequence[float], count: int, seed: int) -> npt.NDArray[np.int64]:
-    """`count` row indices in random order, row i about count·w_i/Σw times: systematic resampling, so every row is drawn
-    its expected number of times to within one, and equal weights give whole epochs."""
+    """`count` row indices in random order, row i about count·w_i/Σw times: systematic resampling,
+    so every row is drawn its expected number of times to within one, and equal weights give whole
+    epochs."""
     shares = np.asarray(weights, dtype=np.float64)
     generator = np.random.Generator(np.random.PCG64(seed))
     order = generator.permutation(len(shares))
@@ -96,12 +115,19 @@ def draw(weights: Sequence[float], count: int, seed: int) -> npt.NDArray[np.int6
 
 
 def plan_batches(
-    weights: Sequence[float], lengths: Sequence[int], steps: int, batch_size: int, *, group_by_length: bool, seed: int
+    weights: Sequence[float],
+    lengths: Sequence[int],
+    steps: int,
+    batch_size: int,
+    *,
+    group_by_length: bool,
+    seed: int,
 ) -> list[list[int]]:
     """`steps` lists of `batch_size` row indices.
 
-    With `group_by_length` rows of similar length share a batch (sorted within GROUP batches at a time, the batches then
-    shuffled), so padding is small while every part of training still sees all lengths.
+    With `group_by_length` rows of similar length share a batch (sorted within GROUP batches at a
+    time, the batches then shuffled), so padding is small while every part of training still sees
+    all lengths.
     """
     drawn = draw(weights, steps * batch_size, seed)
     generator = np.random.Generator(np.random.PCG64(seed + 1))
@@ -116,14 +142,16 @@ def plan_batches(
 
 
 def share_of(batch: Sequence[int], lengths: Sequence[int], rank: int, world_size: int) -> list[int]:
-    """The rows of a batch one process works on: every world_size-th by length, so all have about the same work."""
+    """The rows of a batch one process works on: every world_size-th by length, so all have about
+    the same work."""
     ordered = sorted(batch, key=lambda index: (-lengths[index], index))
     return ordered[rank::world_size]
 
 
 def cut(lengths: Sequence[int], most_rows: int, fixed_positions: int) -> list[slice]:
-    """Micro-batches of rows that lie sorted by length: neighbours, at most `most_rows` each, so that the fewest
-    positions are computed, padding included, where a micro-batch of its own costs as much as `fixed_positions`.
+    """Micro-batches of rows that lie sorted by length: neighbours, at most `most_rows` each, so
+    that the fewest positions are computed, padding included, where a micro-batch of its own costs
+    as much as `fixed_positions`.
 
     `lengths` are those of the rows in tokens, longest first.
     """
@@ -145,7 +173,8 @@ def cut(lengths: Sequence[int], most_rows: int, fixed_positions: int) -> list[sl
 def learning_rate_at(
     step: int, steps: int, peak: float, *, warmup_share: float, schedule: str, min_ratio: float
 ) -> float:
-    """Linear warm-up to `peak`, then constant or a cosine down to min_ratio·peak at the last step (1608.03983)."""
+    """Linear warm-up to `peak`, then constant or a cosine down to min_ratio·peak at the last step
+    (1608.03983)."""
     warmup = max(1, round(warmup_share * steps))
     if step < warmup:
         return peak * (step + 1) / warmup

@@ -35,11 +35,13 @@ class Layout:
     micro_batch_size: int
     """Rows per forward pass of one process."""
     precision: str
-    """`fp32`, `autocast` (fp32 weights, bf16 matrix products) or `bf16` (16-bit weights, fp32 master weights)."""
+    """`fp32`, `autocast` (fp32 weights, bf16 matrix products) or `bf16` (16-bit weights, fp32
+    master weights)."""
 
 
 class GuardedAdamW(torch.optim.AdamW):
-    """AdamW that clips by the global norm, and leaves weights and moments alone when that is not finite.
+    """AdamW that clips by the global norm, and leaves weights and moments alone when that is not
+    finite.
 
     For stage 0; at stages 1 to 3 DeepSpeed does both.
     """
@@ -52,7 +54,12 @@ class GuardedAdamW(torch.optim.AdamW):
 
     def step(self, closure: None = None) -> None:
         """One update from the gradients, which all processes share."""
-        weights = [weight for group in self.param_groups for weight in group["params"] if weight.grad is not None]
+        weights = [
+            weight
+            for group in self.param_groups
+            for weight in group["params"]
+            if weight.grad is not None
+        ]
         total = torch.nn.utils.get_total_norm([weight.grad for weight in weights])
         self.norm = float(total)
         self.skipped = not math.isfinite(self.norm)
@@ -62,8 +69,8 @@ class GuardedAdamW(torch.optim.AdamW):
 
 
 def import_deepspeed() -> Any:
-    """DeepSpeed without mlflow: its autotuner, which nothing here uses, imports that where it is installed, for a
-    second of every start."""
+    """DeepSpeed without mlflow: its autotuner, which nothing here uses, imports that where it is
+    installed, for a second of every start."""
     hidden = "mlflow" not in sys.modules
     if hidden:
         sys.modules["mlflow"] = None  # type: ignore[assignment]
@@ -76,10 +83,11 @@ def import_deepspeed() -> Any:
 
 
 def join_processes() -> torch.device:
-    """Join the process group of torchrun, or make one of this process alone; returns this process's device.
+    """Join the process group of torchrun, or make one of this process alone; returns this process's
+    device.
 
-    On CPU nothing is compiled: collectives are gloo's, so a machine without a C++ toolchain trains too (DeepSpeed would
-    build its shared-memory collectives at first use).
+    On CPU nothing is compiled: collectives are gloo's, so a machine without a C++ toolchain trains
+    too (DeepSpeed would build its shared-memory collectives at first use).
     """
     on_cpu = not torch.cuda.is_available()
     if on_cpu:
@@ -101,7 +109,8 @@ def join_processes() -> torch.device:
 
 
 def leave_processes() -> None:
-    """End the process group, and take back what `join_processes` put into the environment: it is no child's."""
+    """End the process group, and take back what `join_processes` put into the environment: it is no
+    child's."""
     dist.destroy_process_group()
     if all(os.environ.get(name) == value for name, value in ALONE.items()):
         for name in (*ALONE, "MASTER_PORT"):
@@ -109,10 +118,17 @@ def leave_processes() -> None:
 
 
 def start_engine(
-    module: nn.Module, layout: Layout, *, num_rows: int, learning_rate: float, weight_decay: float, beta2: float,
+    module: nn.Module,
+    layout: Layout,
+    *,
+    num_rows: int,
+    learning_rate: float,
+    weight_decay: float,
+    beta2: float,
     max_gradient_norm: float,
-) -> Any:  # fmt: skip
-    """Wrap `module` in a DeepSpeed engine. `num_rows` are the rows of an optimizer step, over all processes."""
+) -> Any:
+    """Wrap `module` in a DeepSpeed engine. `num_rows` are the rows of an optimizer step, over all
+    processes."""
     import deepspeed
 
     groups = _groups(module, weight_decay)
@@ -124,16 +140,19 @@ def start_engine(
         optimizer = kind(groups, lr=learning_rate, betas=(0.9, beta2), fused=not layout.offload)
     if layout.zero_stage == 0:
         optimizer.max_norm = max_gradient_norm
-        max_gradient_norm = 0.0  # DeepSpeed would clip a second time, and look at every gradient again
+        max_gradient_norm = (
+            0.0  # DeepSpeed would clip a second time, and look at every gradient again
+        )
     config = _config(layout, num_rows, max_gradient_norm)
     engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
     return engine
 
 
 def cpu_adam() -> Any | None:
-    """DeepSpeed's AdamW for state in CPU memory (2101.06840) if its operator was compiled into this installation and
-    this processor can run it; else None, and torch's does the same work, slower. Nothing is compiled here: DeepSpeed
-    alone would, for it takes a compiled operator only on the kind of accelerator that it was installed on."""
+    """DeepSpeed's AdamW for state in CPU memory (2101.06840) if its operator was compiled into this
+    installation and this processor can run it; else None, and torch's does the same work, slower.
+    Nothing is compiled here: DeepSpeed alone would, for it takes a compiled operator only on the
+    kind of accelerator that it was installed on."""
     if importlib.util.find_spec(OPERATOR) is None or not torch.cpu._is_avx2_supported():
         return None
     from deepspeed.ops.adam import DeepSpeedCPUAdam
@@ -150,7 +169,9 @@ def optimizer_name(engine: Any) -> str:
 
 def step_was_dropped(engine: Any) -> bool:
     """True if the last step's gradient was not finite on any process: nothing was changed by it."""
-    return bool(getattr(engine.optimizer, "overflow", False) or getattr(engine.optimizer, "skipped", False))
+    return bool(
+        getattr(engine.optimizer, "overflow", False) or getattr(engine.optimizer, "skipped", False)
+    )
 
 
 def gradient_norm(engine: Any) -> float:
@@ -163,11 +184,14 @@ def gradient_norm(engine: Any) -> float:
 
 def trained_parameters(engine: Any) -> list[tuple[str, nn.Parameter]]:
     """What the optimizer changes, by name, in the same order on every process."""
-    return [(name, weight) for name, weight in engine.module.named_parameters() if weight.requires_grad]
+    return [
+        (name, weight) for name, weight in engine.module.named_parameters() if weight.requires_grad
+    ]
 
 
 def full_weight(engine: Any, weight: nn.Parameter) -> Tensor:
-    """A float32 CPU copy of one whole weight, from the master weights where there are any (collective)."""
+    """A float32 CPU copy of one whole weight, from the master weights where there are any
+    (collective)."""
     from deepspeed.utils import safe_get_full_fp32_param
 
     stage = engine.zero_optimization_stage()
@@ -196,7 +220,8 @@ def _copy(value: Tensor) -> Tensor:
 
 
 def own_share(engine: Any, of: Callable[[Any, nn.Parameter], Tensor]) -> dict[str, Tensor]:
-    """Name → whole tensor of the trained parameters this process looks after: every n-th of n (collective)."""
+    """Name → whole tensor of the trained parameters this process looks after: every n-th of n
+    (collective)."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
     share = {}
     for index, (name, weight) in enumerate(trained_parameters(engine)):
@@ -207,10 +232,13 @@ def own_share(engine: Any, of: Callable[[Any, nn.Parameter], Tensor]) -> dict[st
 
 
 def gather_shares(engine: Any, share: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """All processes' shares together, in process 0 (collective); others get what passes through them."""
+    """All processes' shares together, in process 0 (collective); others get what passes through
+    them."""
     whole = {}
     for index, (name, weight) in enumerate(trained_parameters(engine)):
-        value = share[name].to(device) if name in share else torch.empty(_shape(weight), device=device)
+        value = (
+            share[name].to(device) if name in share else torch.empty(_shape(weight), device=device)
+        )
         if dist.get_world_size() > 1:
             dist.broadcast(value, index % dist.get_world_size())
         if dist.get_rank() == 0:
@@ -219,8 +247,9 @@ def gather_shares(engine: Any, share: dict[str, Tensor], device: torch.device) -
 
 
 def snapshot(engine: Any, best: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """This process's share of a checkpoint, one tensor after the other: weights, moments, the best weights so far, and
-    the state of the random numbers (collective: every process must take all of it)."""
+    """This process's share of a checkpoint, one tensor after the other: weights, moments, the best
+    weights so far, and the state of the random numbers (collective: every process must take all of
+    it)."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
     for index, (name, weight) in enumerate(trained_parameters(engine)):
         values = [("weight", full_weight(engine, weight))]
@@ -233,10 +262,16 @@ def snapshot(engine: Any, best: dict[str, Tensor]) -> Iterator[tuple[str, Tensor
         yield f"random/cuda/{rank}", torch.cuda.get_rng_state()
 
 
-def restore(engine: Any, num_updates: int, tensors: Iterator[tuple[nn.Parameter, Tensor, tuple[Tensor, ...]]]) -> None:
-    """Put weights and moments back: (parameter, its float32 weight, its MOMENTS), whole, for all trained parameters.
+def restore(
+    engine: Any,
+    num_updates: int,
+    tensors: Iterator[tuple[nn.Parameter, Tensor, tuple[Tensor, ...]]],
+) -> None:
+    """Put weights and moments back: (parameter, its float32 weight, its MOMENTS), whole, for all
+    trained parameters.
 
-    The module must have been built with the same weights before the engine; here they reach DeepSpeed's master weights.
+    The module must have been built with the same weights before the engine; here they reach
+    DeepSpeed's master weights.
     """
     _make_states(engine, num_updates)
     stage = engine.zero_optimization_stage()
@@ -270,22 +305,29 @@ def _restore_partition(weight: Any, value: Tensor, moments: tuple[Tensor, ...]) 
 
 
 def _make_states(engine: Any, num_updates: int) -> None:
-    """What AdamW would have after `num_updates` steps, with moments of zero: they are made at its first step."""
+    """What AdamW would have after `num_updates` steps, with moments of zero: they are made at its
+    first step."""
     zero = engine.optimizer
     inner = zero if engine.zero_optimization_stage() == 0 else zero.optimizer
     flat = getattr(zero, "fp32_partitioned_groups_flat", None)
-    weights = flat if flat is not None else [weight for group in inner.param_groups for weight in group["params"]]
+    weights = (
+        flat
+        if flat is not None
+        else [weight for group in inner.param_groups for weight in group["params"]]
+    )
     for weight in weights:
         step: Any = num_updates  # DeepSpeed's counts in Python
         if isinstance(inner, torch.optim.AdamW):
-            step = torch.tensor(float(num_updates), device=weight.device if inner.defaults["fused"] else "cpu")
+            step = torch.tensor(
+                float(num_updates), device=weight.device if inner.defaults["fused"] else "cpu"
+            )
         inner.state[weight] = {"step": step, **{name: torch.zeros_like(weight) for name in MOMENTS}}
     _link_states(zero)
 
 
 def _link_states(zero: Any) -> None:
-    """Let stages 1 and 2 find the moments of every weight: DeepSpeed links them after the step of the first parameter
-    group, when the others have none yet, and then never again."""
+    """Let stages 1 and 2 find the moments of every weight: DeepSpeed links them after the step of
+    the first parameter group, when the others have none yet, and then never again."""
     if hasattr(zero, "_hp_optimizer_states_linked"):
         zero._hp_optimizer_states_linked = False
         zero._lazy_init_hp_params_optimizer_state()
@@ -299,7 +341,10 @@ def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Norms and biases are not decayed."""
     trained = [weight for weight in module.parameters() if weight.requires_grad]
     groups = [
-        {"params": [weight for weight in trained if weight.ndim >= 2], "weight_decay": weight_decay},
+        {
+            "params": [weight for weight in trained if weight.ndim >= 2],
+            "weight_decay": weight_decay,
+        },
         {"params": [weight for weight in trained if weight.ndim < 2], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
@@ -318,7 +363,10 @@ def _config(layout: Layout, num_rows: int, max_gradient_norm: float) -> dict[str
         "gradient_accumulation_steps": -(-own_rows // micro),
         "gradient_clipping": max_gradient_norm,
         # An update from a gradient that is not finite is dropped, in bf16 too.
-        "bf16": {"enabled": layout.precision == "bf16", "check_grad_overflow": layout.precision == "bf16"},
+        "bf16": {
+            "enabled": layout.precision == "bf16",
+            "check_grad_overflow": layout.precision == "bf16",
+        },
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,

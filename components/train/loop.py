@@ -1,4 +1,5 @@
-"""The training loop of one process: batches in, updates out, looks at held-out rows, checkpoints on the way."""
+"""The training loop of one process: batches in, updates out, looks at held-out rows, checkpoints on
+the way."""
 
 from __future__ import annotations
 
@@ -85,7 +86,8 @@ class Loop:
         self.last_saved = time.monotonic()
 
     def run(self) -> None:
-        """Train to the end, or until patience is. Raises Transient after SIGTERM, with everything saved."""
+        """Train to the end, or until patience is. Raises Transient after SIGTERM, with everything
+        saved."""
         with _sigterm_noted() as asked_to_stop:
             begun, before = time.monotonic(), self.track.tokens
             total = sum(stage.steps for stage, _ in self.stages)
@@ -105,9 +107,13 @@ class Loop:
         for number, (stage, rows) in enumerate(self.stages):
             lengths = [len(row.ids) for row in rows.rows]
             batches = plan_batches(
-                rows.shares, lengths, stage.steps, self.job.section.batch_size,
-                group_by_length=self.job.section.group_by_length, seed=self.job.seed + number,
-            )  # fmt: skip
+                rows.shares,
+                lengths,
+                stage.steps,
+                self.job.section.batch_size,
+                group_by_length=self.job.section.group_by_length,
+                seed=self.job.seed + number,
+            )
             skipped = min(max(self.track.step - done, 0), stage.steps)
             for own_step in range(skipped, stage.steps):
                 yield number, own_step, batches[own_step]
@@ -116,9 +122,13 @@ class Loop:
     def _one_step(self, number: int, own_step: int, batch: list[int]) -> None:
         (stage, rows), section, track = self.stages[number], self.job.section, self.track
         rate = learning_rate_at(
-            own_step, stage.steps, stage.learning_rate, warmup_share=section.warmup_share, schedule=section.schedule,
+            own_step,
+            stage.steps,
+            stage.learning_rate,
+            warmup_share=section.warmup_share,
+            schedule=section.schedule,
             min_ratio=section.min_learning_rate_ratio,
-        )  # fmt: skip
+        )
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
         loss, positions = self._update([rows.rows[index] for index in batch])
@@ -127,25 +137,34 @@ class Loop:
         track.tokens += tokens
         track.positions += positions
         entry: dict[str, Any] = {
-            "step": track.step, "stage": stage.name, "loss": loss if math.isfinite(loss) else None,
-            "learning_rate": rate, "gradient_norm": _finite(ds.gradient_norm(self.engine)), "tokens": tokens,
-            "padding_share": 1 - tokens / positions, "heldout_loss": None,
-        }  # fmt: skip
+            "step": track.step,
+            "stage": stage.name,
+            "loss": loss if math.isfinite(loss) else None,
+            "learning_rate": rate,
+            "gradient_norm": _finite(ds.gradient_norm(self.engine)),
+            "tokens": tokens,
+            "padding_share": 1 - tokens / positions,
+            "heldout_loss": None,
+        }
         if ds.step_was_dropped(self.engine):
             entry["dropped"] = self._explain_drop(rows, batch, loss)
         else:
             track.updates += 1
             track.dropped_in_a_row = 0
         last = own_step + 1 == stage.steps
-        if self.heldout and (track.step % section.evaluate_every == 0 or (last and number + 1 == len(self.stages))):
+        if self.heldout and (
+            track.step % section.evaluate_every == 0 or (last and number + 1 == len(self.stages))
+        ):
             entry["heldout_loss"] = self._look()
         track.log.append(entry)
 
     def _update(self, rows: list[EncodedRow]) -> tuple[float, int]:
-        """One optimizer step on a batch; returns its mean loss per token and the positions all processes computed.
+        """One optimizer step on a batch; returns its mean loss per token and the positions all
+        processes computed.
 
-        Every process divides by the tokens of the whole batch, so the gradient is that of the mean over all
-        loss-bearing tokens however the batch is split into processes, micro-batches and packed sequences.
+        Every process divides by the tokens of the whole batch, so the gradient is that of the mean
+        over all loss-bearing tokens however the batch is split into processes, micro-batches and
+        packed sequences.
         """
         pieces = self._pieces(rows)
         targets = sum(row.num_targets for row in rows)
@@ -158,7 +177,12 @@ class Loop:
                     loss = self.engine(piece.to(self.device))
                 self.engine.backward(loss * scale)
                 self.engine.step()
-            total += torch.stack([loss.detach().float(), torch.tensor(float(piece.num_positions), device=self.device)])
+            total += torch.stack(
+                [
+                    loss.detach().float(),
+                    torch.tensor(float(piece.num_positions), device=self.device),
+                ]
+            )
         if self.world_size > 1:
             dist.all_reduce(total)
         return float(total[0]) / targets, int(total[1])
@@ -166,7 +190,10 @@ class Loop:
     def _pieces(self, rows: list[EncodedRow]) -> list[Batch]:
         """This process's micro-batches; equally many in every process, as ZeRO-3 needs."""
         lengths = [len(row.ids) for row in rows]
-        shares = [share_of(range(len(rows)), lengths, rank, self.world_size) for rank in range(self.world_size)]
+        shares = [
+            share_of(range(len(rows)), lengths, rank, self.world_size)
+            for rank in range(self.world_size)
+        ]
         size = self.micro_batch_size
         if not self.packed:
             own = [rows[index] for index in shares[self.rank]]
@@ -181,8 +208,13 @@ class Loop:
         most = max(-(-len(group) // sequences) for group in groups)
         share, own_groups = shares[self.rank], groups[self.rank]
         own_rows = [[rows[share[index]] for index in group] for group in own_groups]
-        pieces = [own_rows[len(own_rows) * turn // most : len(own_rows) * (turn + 1) // most] for turn in range(most)]
-        return [collate_packed(piece, self.pad_id) if piece else _idle(self.pad_id) for piece in pieces]
+        pieces = [
+            own_rows[len(own_rows) * turn // most : len(own_rows) * (turn + 1) // most]
+            for turn in range(most)
+        ]
+        return [
+            collate_packed(piece, self.pad_id) if piece else _idle(self.pad_id) for piece in pieces
+        ]
 
     def _precision(self) -> Any:
         """bf16 matrix products where they were chosen, in training and in held-out looks alike."""
@@ -202,7 +234,8 @@ class Loop:
             ) from None
 
     def _explain_drop(self, rows: TrainingSet, batch: list[int], loss: float) -> list[str]:
-        """Note which rows gave a loss that is not finite, and end the training after MAX_DROPPED in a row."""
+        """Note which rows gave a loss that is not finite, and end the training after MAX_DROPPED in
+        a row."""
         track = self.track
         track.dropped += 1
         track.dropped_in_a_row += 1
@@ -214,7 +247,9 @@ class Loop:
             else "the gradient overflowed, no single loss did"
         )
         if self.rank == 0:
-            self.context.progress.note(f"step {track.step} dropped, weights unchanged: loss {loss}; {why}")
+            self.context.progress.note(
+                f"step {track.step} dropped, weights unchanged: loss {loss}; {why}"
+            )
         if track.dropped_in_a_row >= MAX_DROPPED:
             raise RatchetError(
                 f"{self.job.task}: {MAX_DROPPED} steps in a row up to step {track.step} had gradients that are not "
@@ -224,7 +259,8 @@ class Loop:
         return names
 
     def _rows_without_finite_loss(self, rows: list[EncodedRow]) -> list[int]:
-        """Places in the batch; every process looks at its own share, one row at a time (collective)."""
+        """Places in the batch; every process looks at its own share, one row at a time
+        (collective)."""
         bad = torch.zeros(len(rows), device=self.device)
         lengths = [len(row.ids) for row in rows]
         self.engine.module.eval()
@@ -254,9 +290,14 @@ class Loop:
         self.engine.module.eval()
         with torch.inference_mode(), self._precision():
             for start in range(0, len(batches), self.world_size):
-                # The last turn may have no batch for all: idle processes compute one that bears no loss.
+                # The last turn may have no batch for all: idle processes compute one that bears no
+                # loss.
                 mine = start + self.rank
-                batch = collate(batches[mine], self.pad_id) if mine < len(batches) else _idle(self.pad_id)
+                batch = (
+                    collate(batches[mine], self.pad_id)
+                    if mine < len(batches)
+                    else _idle(self.pad_id)
+                )
                 total += self.engine.module(batch.to(self.device)).float()
         self.engine.module.train()
         if self.world_size > 1:
@@ -264,7 +305,10 @@ class Loop:
         return float(total) / sum(row.num_targets for row in self.heldout)
 
     def _patience_ended(self) -> bool:
-        losses, patience = [loss for _, loss in self.track.heldout], self.job.section.early_stopping_patience
+        losses, patience = (
+            [loss for _, loss in self.track.heldout],
+            self.job.section.early_stopping_patience,
+        )
         return len(losses) > patience and min(losses[-patience:]) > min(losses)
 
     def _tell(self, total: int, rate: float) -> None:
@@ -276,7 +320,8 @@ class Loop:
                 self.recorder.step(self.track.step, entry, rate)
 
     def _save_if_due(self, asked_to_stop: Callable[[], bool], *, last: bool) -> None:
-        """Save a checkpoint when it is time and the last one has arrived; on SIGTERM save now, and stop."""
+        """Save a checkpoint when it is time and the last one has arrived; on SIGTERM save now, and
+        stop."""
         stop, due, busy = asked_to_stop(), self._is_due() and not last, self.checkpoints.busy
         if self.world_size > 1:
             flags = torch.tensor([stop, due, busy], dtype=torch.float32, device=self.device)
@@ -286,10 +331,14 @@ class Loop:
             return
         if not self.track.updates:
             if stop:
-                raise Transient(f"{self.job.task}: stopped by SIGTERM before its first update; start it again")
+                raise Transient(
+                    f"{self.job.task}: stopped by SIGTERM before its first update; start it again"
+                )
             return
         self.checkpoints.finish()
-        tensors = ds.snapshot(self.engine, self.best if self.track.best_step != self.track.step else {})
+        tensors = ds.snapshot(
+            self.engine, self.best if self.track.best_step != self.track.step else {}
+        )
         self.checkpoints.save(self.track.step, tensors, self.track.as_json())
         self.last_saved = time.monotonic()
         if self.recorder is not None:
@@ -302,7 +351,10 @@ class Loop:
             )
 
     def _is_due(self) -> bool:
-        return self.rank == 0 and time.monotonic() - self.last_saved >= 60 * self.job.section.checkpoint_minutes
+        return (
+            self.rank == 0
+            and time.monotonic() - self.last_saved >= 60 * self.job.section.checkpoint_minutes
+        )
 
 
 def _idle(pad_id: int) -> Batch:
@@ -317,7 +369,11 @@ def _finite(value: float) -> float | None:
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
     text = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text or "out of memory" in text
+    return (
+        isinstance(error, torch.OutOfMemoryError)
+        or "can't allocate memory" in text
+        or "out of memory" in text
+    )
 
 
 @contextmanager

@@ -8,7 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from components.modeling.likelihood import IGNORED, Batch, CompletionLoss, TokenLoss, split_head, states_of
+from components.modeling.likelihood import (
+    IGNORED,
+    Batch,
+    CompletionLoss,
+    TokenLoss,
+    split_head,
+    states_of,
+)
 
 
 class Objective(CompletionLoss):
@@ -16,10 +23,12 @@ class Objective(CompletionLoss):
 
         cross-entropy + kl_beta · KL(model ‖ reference)
 
-    in nats, with noise on the model's input embeddings where `neftune_alpha` > 0; in eval mode CompletionLoss.
+    in nats, with noise on the model's input embeddings where `neftune_alpha` > 0; in eval mode
+    CompletionLoss.
 
-    `reference` is the fixed base model (on the model's device; frozen here, and no submodule of this one, so that
-    neither an optimizer nor ZeRO sees it). It gets the same batch without noise or dropout.
+    `reference` is the fixed base model (on the model's device; frozen here, and no submodule of
+    this one, so that neither an optimizer nor ZeRO sees it). It gets the same batch without noise
+    or dropout.
     """
 
     def __init__(
@@ -72,19 +81,22 @@ class Objective(CompletionLoss):
 
 
 def with_noise(embeddings: Tensor, lengths: Tensor, alpha: float) -> Tensor:
-    """NEFTune (2310.05914): uniform noise in ±alpha/√(length·dimensions) on (batch, length, dimensions) embeddings,
-    drawn from torch's global generator, whose state a training checkpoint keeps."""
+    """NEFTune (2310.05914): uniform noise in ±alpha/√(length·dimensions) on (batch, length,
+    dimensions) embeddings, drawn from torch's global generator, whose state a training checkpoint
+    keeps."""
     noise = 2 * torch.rand_like(embeddings, dtype=torch.float32) - 1
     scale = alpha / (lengths * embeddings.shape[-1]).float().sqrt()
     return embeddings + (noise * scale.unsqueeze(-1)).to(embeddings.dtype)
 
 
 def row_lengths(batch: Batch) -> Tensor:
-    """(batch, length): tokens of the row that a position belongs to. Padding is no part of a row: its last token is the
-    last that bears loss. 1 for a row without loss."""
+    """(batch, length): tokens of the row that a position belongs to. Padding is no part of a row:
+    its last token is the last that bears loss. 1 for a row without loss."""
     positions = batch.position_ids
     if positions is None:
-        positions = torch.arange(batch.labels.shape[1], device=batch.labels.device).expand_as(batch.labels)
+        positions = torch.arange(batch.labels.shape[1], device=batch.labels.device).expand_as(
+            batch.labels
+        )
     row = (positions == 0).cumsum(1) - 1
     last = torch.where(batch.labels != IGNORED, positions, 0)
     return torch.zeros_like(last).scatter_reduce(1, row, last, "amax").gather(1, row) + 1

@@ -7,12 +7,20 @@ from typing import Any
 
 import torch
 
-from components.modeling.likelihood import IGNORED, Batch, EncodedRow, collate, split_head, states_of
+from components.modeling.likelihood import (
+    IGNORED,
+    Batch,
+    EncodedRow,
+    collate,
+    split_head,
+    states_of,
+)
 
 
 def bins(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Indices of `lengths` in groups of at most `capacity` tokens: first-fit decreasing, at most 11/9 of the fewest
-    possible groups and one more. Raises ValueError for a length beyond the capacity."""
+    """Indices of `lengths` in groups of at most `capacity` tokens: first-fit decreasing, at most
+    11/9 of the fewest possible groups and one more. Raises ValueError for a length beyond the
+    capacity."""
     if lengths and max(lengths) > capacity:
         raise ValueError(f"a row of {max(lengths)} tokens does not fit into {capacity}")
     groups: list[list[int]] = []
@@ -31,9 +39,10 @@ def bins(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 def collate_packed(groups: Sequence[Sequence[EncodedRow]], pad_id: int) -> Batch:
     """One group a sequence, padded on the right as one more row of its own.
 
-    Positions restart at 0 with each row, which is how transformers' masks tell the rows of a sequence apart: attention
-    stays inside a row, for `eager` and `sdpa` alike. The first token of a row is never a target, for what stands before
-    it is another row. A model that takes no notice (see `keeps_rows_apart`) must not be given such a batch.
+    Positions restart at 0 with each row, which is how transformers' masks tell the rows of a
+    sequence apart: attention stays inside a row, for `eager` and `sdpa` alike. The first token of a
+    row is never a target, for what stands before it is another row. A model that takes no notice
+    (see `keeps_rows_apart`) must not be given such a batch.
     """
     shape = (len(groups), max(sum(len(row.ids) for row in group) for group in groups))
     inputs = torch.full(shape, pad_id, dtype=torch.long)
@@ -56,12 +65,16 @@ def collate_packed(groups: Sequence[Sequence[EncodedRow]], pad_id: int) -> Batch
 
 
 def keeps_rows_apart(model: Any) -> bool:
-    """Whether `model` gives packed rows the outputs they have alone: tried on two short rows, not assumed.
+    """Whether `model` gives packed rows the outputs they have alone: tried on two short rows, not
+    assumed.
 
-    Recurrent models and those whose positions or masks ignore `position_ids` do not; they train unpacked.
-    For float32 weights: in bf16 the outputs differ by more than this looks for.
+    Recurrent models and those whose positions or masks ignore `position_ids` do not; they train
+    unpacked. For float32 weights: in bf16 the outputs differ by more than this looks for.
     """
-    rows = [EncodedRow([token % model.config.vocab_size for token in ids], 1) for ids in ([1, 2, 3], [4, 5])]
+    rows = [
+        EncodedRow([token % model.config.vocab_size for token in ids], 1)
+        for ids in ([1, 2, 3], [4, 5])
+    ]
     body, _ = split_head(model)
     training = model.training
     model.eval()

@@ -53,20 +53,27 @@ def masked_share(rows: Sequence[EncodedRow]) -> float:
 
 
 def check_masks(stage: str, rows: TrainingSet) -> float:
-    """The masked share. Raises UserError for supervised rows of which nothing is masked: their prompts are lost."""
+    """The masked share. Raises UserError for supervised rows of which nothing is masked: their
+    prompts are lost."""
     share = masked_share(rows.rows)
     if stage == "sft" and share == 0.0:
-        raise UserError("sft: no token is masked: the rows have no prompts; is this raw text, for train.pretrain?")
+        raise UserError(
+            "sft: no token is masked: the rows have no prompts; is this raw text, for train.pretrain?"
+        )
     return share
 
 
 def first_loss(model: Any, rows: TrainingSet, codec: Codec) -> tuple[float, float]:
-    """Mean loss per token of an untrained step and the seconds per token it took, from a few rows of all lengths.
+    """Mean loss per token of an untrained step and the seconds per token it took, from a few rows
+    of all lengths.
 
     Raises UserError if it is not finite: then weights or data are broken already.
     """
     ordered = sorted(range(len(rows.rows)), key=lambda index: len(rows.rows[index].ids))
-    few = [rows.rows[index] for index in ordered[:: max(1, len(ordered) // CHECKED_ROWS)][:CHECKED_ROWS]]
+    few = [
+        rows.rows[index]
+        for index in ordered[:: max(1, len(ordered) // CHECKED_ROWS)][:CHECKED_ROWS]
+    ]
     begun = time.monotonic()
     batch = collate(few, codec.pad_id).to(model.device)
     with torch.inference_mode():
@@ -80,13 +87,23 @@ def first_loss(model: Any, rows: TrainingSet, codec: Codec) -> tuple[float, floa
 
 
 def check_disk(context: Context, model: Model) -> None:
-    """Room for a checkpoint on its way, one fetched, and the exported model. Raises UserError with the numbers."""
+    """Room for a checkpoint on its way, one fetched, and the exported model. Raises UserError with
+    the numbers."""
     checkpoint = model.num_trained * BYTES_PER_PARAMETER
-    require_room(context.scratch, 2 * checkpoint + 8 * model.num_parameters, "checkpoints and the exported model")
+    require_room(
+        context.scratch,
+        2 * checkpoint + 8 * model.num_parameters,
+        "checkpoints and the exported model",
+    )
 
 
 def announce(
-    context: Context, estimate: Estimate, loss: float, share: float, seconds_per_token: float, num_tokens: int
+    context: Context,
+    estimate: Estimate,
+    loss: float,
+    share: float,
+    seconds_per_token: float,
+    num_tokens: int,
 ) -> None:
     """Tell the layout, and what it will cost."""
     context.progress.note(str(estimate))
@@ -97,8 +114,11 @@ def announce(
     )
 
 
-def end_of_text_share(folder: Path, system_prompt: str, prompts: Sequence[str], max_new_tokens: int) -> float | None:
-    """Share of greedy answers to a few held-out prompts that the trained model ends by itself; None without prompts."""
+def end_of_text_share(
+    folder: Path, system_prompt: str, prompts: Sequence[str], max_new_tokens: int
+) -> float | None:
+    """Share of greedy answers to a few held-out prompts that the trained model ends by itself; None
+    without prompts."""
     if not prompts:
         return None
     from components.modeling.answers import load_for_answers

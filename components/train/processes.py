@@ -20,8 +20,8 @@ from components.train.job import Job, OutOfMemory
 
 
 def carry_out(context: Context, jobs: list[Job]) -> None:
-    """Train one job in this process, or several processes side by side; once more with half the micro-batch if memory
-    was short."""
+    """Train one job in this process, or several processes side by side; once more with half the
+    micro-batch if memory was short."""
     try:
         _train(context, jobs, here=True)
     except OutOfMemory as error:
@@ -46,7 +46,9 @@ def _with_half_the_micro_batch(job: Job, error: OutOfMemory) -> Job:
             f"{error}, which cannot be halved: lower train.max_length, set train.activation_checkpointing, use "
             "train.lora, or give the step more memory"
         )
-    return job.model_copy(update={"section": job.section.model_copy(update={"micro_batch_size": used // 2})})
+    return job.model_copy(
+        update={"section": job.section.model_copy(update={"micro_batch_size": used // 2})}
+    )
 
 
 def _train(context: Context, jobs: list[Job], *, here: bool) -> None:
@@ -64,7 +66,8 @@ def _train(context: Context, jobs: list[Job], *, here: bool) -> None:
 
 @dataclass
 class Children:
-    """Processes under way, which get the SIGTERM that this process gets, so that they can save and end."""
+    """Processes under way, which get the SIGTERM that this process gets, so that they can save and
+    end."""
 
     running: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
@@ -100,13 +103,28 @@ def _launch(context: Context, job: Job, children: Children) -> None:
     spec = job.output / "job.json"
     spec.write_text(job.model_dump_json(), encoding="utf-8")
     processes = job.section.num_processes
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nnodes=1", f"--nproc_per_node={processes}"]
-    command = [sys.executable, *(torchrun if processes > 1 else []), "-m", "components.train.worker", str(spec)]
-    # One thread pool a process: without this the pools of two ranks spin against each other, ten times slower.
+    torchrun = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nnodes=1",
+        f"--nproc_per_node={processes}",
+    ]
+    command = [
+        sys.executable,
+        *(torchrun if processes > 1 else []),
+        "-m",
+        "components.train.worker",
+        str(spec),
+    ]
+    # One thread pool a process: without this the pools of two ranks spin against each other, ten
+    # times slower.
     environment = {
-        **context.environment, "OMP_NUM_THREADS": str(job.threads), "OMP_WAIT_POLICY": "PASSIVE",
+        **context.environment,
+        "OMP_NUM_THREADS": str(job.threads),
+        "OMP_WAIT_POLICY": "PASSIVE",
         "PYTHONFAULTHANDLER": "1",
-    }  # fmt: skip
+    }
     status = children.run(command, environment)
     failure = job.output / "failure.json"
     if failure.exists():

@@ -1,4 +1,5 @@
-"""What a training says while it runs: TensorBoard events beside the run, MLflow where its variables are set.
+"""What a training says while it runs: TensorBoard events beside the run, MLflow where its variables
+are set.
 
 None of it is a source of truth, and none of it may end a training: what fails is noted once.
 """
@@ -30,7 +31,9 @@ class Recorder:
 
     def step(self, step: int, entry: Mapping[str, Any], tokens_per_second: float) -> None:
         """One line of the training log, and what no receipt may hold: speed and memory."""
-        numbers = {name: float(value) for name, value in entry.items() if isinstance(value, int | float)}
+        numbers = {
+            name: float(value) for name, value in entry.items() if isinstance(value, int | float)
+        }
         numbers.pop("step", None)
         numbers |= {"tokens_per_second": tokens_per_second, "memory_gib": _memory_bytes() / 2**30}
         for name, value in numbers.items():
@@ -39,11 +42,14 @@ class Recorder:
             self.mlflow.log(numbers, step)
 
     def save(self) -> None:
-        """Copy the events to the store, where TensorBoard finds them: runs/<run>/tensorboard/<task>/."""
+        """Copy the events to the store, where TensorBoard finds them:
+        runs/<run>/tensorboard/<task>/."""
         self.events.flush()
         try:
             for path in sorted(self.folder.iterdir()):
-                self.context.store.put_bytes(layout.run_key(*self.place, path.name), path.read_bytes())
+                self.context.store.put_bytes(
+                    layout.run_key(*self.place, path.name), path.read_bytes()
+                )
         except (RatchetError, OSError) as error:
             self.context.progress.note(f"TensorBoard events were not saved: {error}")
 
@@ -65,8 +71,14 @@ class _MlflowRun:
         self.client: Any = mlflow.MlflowClient()
         name = context.environment.get("MLFLOW_EXPERIMENT_NAME", "ratchet")
         experiment = self.client.get_experiment_by_name(name)
-        number = experiment.experiment_id if experiment is not None else self.client.create_experiment(name)
-        run = self.client.create_run(number, run_name=f"{run_id} {task}", tags={"ratchet.run": run_id})
+        number = (
+            experiment.experiment_id
+            if experiment is not None
+            else self.client.create_experiment(name)
+        )
+        run = self.client.create_run(
+            number, run_name=f"{run_id} {task}", tags={"ratchet.run": run_id}
+        )
         self.run = run.info.run_id
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
@@ -86,7 +98,9 @@ class _MlflowRun:
             say(self.client)
         except _mlflow_errors() as error:
             self.client = None
-            self.context.progress.note(f"MLflow does not answer ({_first_line(error)}); nothing more is sent there")
+            self.context.progress.note(
+                f"MLflow does not answer ({_first_line(error)}); nothing more is sent there"
+            )
 
 
 def _open_mlflow(context: Context, run_id: str, task: str) -> _MlflowRun | None:
@@ -98,9 +112,13 @@ def _open_mlflow(context: Context, run_id: str, task: str) -> _MlflowRun | None:
     try:
         return _MlflowRun(context, run_id, task)
     except ImportError:
-        context.progress.note("MLFLOW_TRACKING_URI is set, but mlflow is not installed here; nothing is sent there")
+        context.progress.note(
+            "MLFLOW_TRACKING_URI is set, but mlflow is not installed here; nothing is sent there"
+        )
     except _mlflow_errors() as error:
-        context.progress.note(f"MLflow does not answer ({_first_line(error)}); nothing is sent there")
+        context.progress.note(
+            f"MLflow does not answer ({_first_line(error)}); nothing is sent there"
+        )
     return None
 
 

@@ -1,4 +1,5 @@
-"""Fine-tune a candidate on this round's mix with DeepSpeed ZeRO: in this process, in several here, or on many nodes."""
+"""Fine-tune a candidate on this round's mix with DeepSpeed ZeRO: in this process, in several here,
+or on many nodes."""
 
 from __future__ import annotations
 
@@ -64,16 +65,23 @@ class Work:
     @property
     def key(self) -> str:
         """The step key."""
-        return step_key("train", code_digest("train"), self.config, digests_of(self.inputs), self.campaign.recipe.seed)
+        return step_key(
+            "train",
+            code_digest("train"),
+            self.config,
+            digests_of(self.inputs),
+            self.campaign.recipe.seed,
+        )
 
 
 def run(inputs: TrainInputs, context: Context) -> Receipt:
     """Write the candidate (`model/`, with LoRA also `adapter/`) and its `log.jsonl`.
 
-    Starts from the base checkpoint in round 0 or where the recipe says so, else from the champion; the optimizer is
-    fresh each round. A training that was killed goes on from its last checkpoint in the store. Under torchrun every
-    process calls this; process 0 commits. Raises UserError for rows longer than the context, a mix without loss-bearing
-    tokens or a model that does not fit into memory; Transient after SIGTERM.
+    Starts from the base checkpoint in round 0 or where the recipe says so, else from the champion;
+    the optimizer is fresh each round. A training that was killed goes on from its last checkpoint
+    in the store. Under torchrun every process calls this; process 0 commits. Raises UserError for
+    rows longer than the context, a mix without loss-bearing tokens or a model that does not fit
+    into memory; Transient after SIGTERM.
     """
     work = _work(inputs, context)
     if "RANK" in context.environment:
@@ -90,7 +98,9 @@ def run(inputs: TrainInputs, context: Context) -> Receipt:
 def _remove_progress(work: Work, context: Context) -> None:
     """Delete the checkpoints of a training that is finished."""
     for peer in range(work.campaign.recipe.train.num_peers):
-        for address in list(context.store.list(layout.progress_prefix("train", peer_key(work.key, peer)))):
+        for address in list(
+            context.store.list(layout.progress_prefix("train", peer_key(work.key, peer)))
+        ):
             context.store.delete(address)
 
 
@@ -104,7 +114,11 @@ def _work(inputs: TrainInputs, context: Context) -> Work:
     recipe, plan = campaign.recipe, campaign.state.plan
     from_base = campaign.next_round == 0 or recipe.train.init_from == "base"
     init = campaign.prepared if from_base else read_receipt(context, campaign.state.champion)
-    if plan.lora is not None and not from_base and not any(name.startswith("adapter/") for name in init.objects):
+    if (
+        plan.lora is not None
+        and not from_base
+        and not any(name.startswith("adapter/") for name in init.objects)
+    ):
         raise UserError(
             "train.lora: the champion was trained in full, so there is no adapter to go on from; unset train.lora, or "
             "begin a new campaign with the champion as model.source"
@@ -114,7 +128,8 @@ def _work(inputs: TrainInputs, context: Context) -> Work:
     config = campaign.config(
         # Lengths, learning rates, weight decay and the adapter's structure are in the plan.
         section=section.model_dump(
-            mode="json", exclude={"pretrain", "first", "rounds", "weight_decay", "lora", *HOW_TO_TRAIN}
+            mode="json",
+            exclude={"pretrain", "first", "rounds", "weight_decay", "lora", *HOW_TO_TRAIN},
         ),
         stages=[stage.model_dump() for stage in stages],
         round=campaign.next_round,
@@ -133,7 +148,9 @@ def _stages(campaign: Campaign) -> tuple[Stage, ...]:
     planned = Stage(name="sft", steps=plan.steps, learning_rate=plan.learning_rate)
     if campaign.next_round or section.pretrain is None:
         return (planned,)
-    before = Stage(name="pretrain", steps=section.pretrain.steps, learning_rate=section.pretrain.learning_rate)
+    before = Stage(
+        name="pretrain", steps=section.pretrain.steps, learning_rate=section.pretrain.learning_rate
+    )
     return (before, planned) if section.first.steps else (before,)
 
 
@@ -142,14 +159,22 @@ def _commit(work: Work, context: Context, train: Callable[[Context, list[Job]], 
 
     def in_folder(folder: Path) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(prefix="train-", dir=context.scratch) as scratch:
-            jobs = [_job(context, work, peer, Path(scratch)) for peer in range(work.campaign.recipe.train.num_peers)]
+            jobs = [
+                _job(context, work, peer, Path(scratch))
+                for peer in range(work.campaign.recipe.train.num_peers)
+            ]
             train(context, jobs)
             return _keep(work, context, jobs, folder)
 
     return commit_once(
-        context, work.campaign.task("train"), "train", config=work.config, inputs=work.inputs,
-        seed=work.campaign.recipe.seed, work=in_folder,
-    )  # fmt: skip
+        context,
+        work.campaign.task("train"),
+        "train",
+        config=work.config,
+        inputs=work.inputs,
+        seed=work.campaign.recipe.seed,
+        work=in_folder,
+    )
 
 
 def _keep(work: Work, context: Context, jobs: list[Job], folder: Path) -> dict[str, Any]:
@@ -191,9 +216,15 @@ def _job(context: Context, work: Work, peer: int, scratch: Path) -> Job:
         key=peer_key(work.key, peer),
         store=context.store.root,
         init=init or fetch_folder(context, work.init, checkpoint_name(peer)),
-        adapter=None if lora is None or from_base else fetch_folder(context, work.init, adapter_name(peer)),
-        base=fetch_folder(context, campaign.prepared, base) if section.kl_beta or section.interpolate else None,
-        mix=fetch(context, work.mix, "splits/train.jsonl" if work.mix.step == "prepare" else "mix.jsonl"),
+        adapter=None
+        if lora is None or from_base
+        else fetch_folder(context, work.init, adapter_name(peer)),
+        base=fetch_folder(context, campaign.prepared, base)
+        if section.kl_beta or section.interpolate
+        else None,
+        mix=fetch(
+            context, work.mix, "splits/train.jsonl" if work.mix.step == "prepare" else "mix.jsonl"
+        ),
         heldout=fetch(context, campaign.prepared, "splits/heldout.jsonl"),
         output=output,
         system_prompt=campaign.recipe.model.system_prompt,
@@ -208,7 +239,8 @@ def _job(context: Context, work: Work, peer: int, scratch: Path) -> Job:
 
 
 def _as_one_of_many(work: Work, context: Context) -> Receipt:
-    """This process is one rank of a training that torchrun started on one node or many; process 0 commits."""
+    """This process is one rank of a training that torchrun started on one node or many; process 0
+    commits."""
     found = find_receipt(context, "train", work.key)
     if found is not None:
         return found
@@ -223,7 +255,9 @@ def _as_one_of_many(work: Work, context: Context) -> Receipt:
     deadline = time.monotonic() + COMMIT_SECONDS
     while (found := find_receipt(context, "train", work.key)) is None:
         if time.monotonic() > deadline:
-            raise Transient(f"process {rank}: process 0 committed no receipt within {COMMIT_SECONDS:.0f} seconds")
+            raise Transient(
+                f"process {rank}: process 0 committed no receipt within {COMMIT_SECONDS:.0f} seconds"
+            )
         time.sleep(0.5)
     return found
 
@@ -236,22 +270,31 @@ def _on_many_nodes(work: Work, inputs: TrainInputs, context: Context) -> Receipt
     from components.train.nodes.trainjob import spec_from
 
     if context.store.root.startswith("file://"):
-        raise UserError("train.num_nodes > 1 needs a store that all nodes reach: use s3://bucket/prefix")
+        raise UserError(
+            "train.num_nodes > 1 needs a store that all nodes reach: use s3://bucket/prefix"
+        )
     task, section = work.campaign.task("train"), work.campaign.recipe.train
     with attempting(context, task, "train") as attempt:
         receipt = find_receipt(context, "train", work.key)
         attempt.reused = receipt is not None
         if receipt is None:
             spec = spec_from(
-                context.environment, step_key=work.key, run_id=task.run_id, task=task.name, state_uri=inputs.state,
-                mix_uri=receipt_uri(context, inputs.mix), num_nodes=section.num_nodes,
+                context.environment,
+                step_key=work.key,
+                run_id=task.run_id,
+                task=task.name,
+                state_uri=inputs.state,
+                mix_uri=receipt_uri(context, inputs.mix),
+                num_nodes=section.num_nodes,
                 num_processes_per_node=section.num_processes,
-            )  # fmt: skip
+            )
             follow_train_job(
-                spec, Cluster.from_environment(context.environment), context.progress,
+                spec,
+                Cluster.from_environment(context.environment),
+                context.progress,
                 secrets=secret_values(context.environment),
                 has_receipt=lambda: find_receipt(context, "train", work.key) is not None,
-            )  # fmt: skip
+            )
             receipt = find_receipt(context, "train", work.key)
         if receipt is None:
             raise Transient(

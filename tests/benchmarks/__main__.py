@@ -1,4 +1,5 @@
-"""Benchmarks in order, then the README's table: `python -m tests.benchmarks [NAME …]`; without names, all of them.
+"""Benchmarks in order, then the README's table: `python -m tests.benchmarks [NAME …]`; without
+names, all of them.
 
 Each is a module of this folder that records figures, and runs in a process of its own.
 """
@@ -10,9 +11,24 @@ import subprocess
 import sys
 
 BENCHMARKS = (
-    "demo", "labelfree", "smollm2", "training", "generation", "selection", "contamination", "influence", "collapse",
-    "gate", "noise", "votes", "diagnosis", "hints", "compile", "manifests", "containers",
-)  # fmt: skip
+    "demo",
+    "labelfree",
+    "smollm2",
+    "training",
+    "generation",
+    "selection",
+    "contamination",
+    "influence",
+    "collapse",
+    "gate",
+    "noise",
+    "votes",
+    "diagnosis",
+    "hints",
+    "compile",
+    "manifests",
+    "containers",
+)
 
 
 def main() -> int:
@@ -26,7 +42,9 @@ def main() -> int:
     failed = []
     for name in names:
         print(f"== {name}", flush=True)
-        if subprocess.run([sys.executable, "-m", f"tests.benchmarks.{name}"], check=False).returncode:
+        if subprocess.run(
+            [sys.executable, "-m", f"tests.benchmarks.{name}"], check=False
+        ).returncode:
             failed.append(name)
     subprocess.run([sys.executable, "-m", "tests.benchmarks.table"], check=True)
     if failed:

@@ -1,4 +1,5 @@
-"""Whole campaigns as benchmarks: run a recipe as a person would, then its control, and read what the receipts say."""
+"""Whole campaigns as benchmarks: run a recipe as a person would, then its control, and read what
+the receipts say."""
 
 from __future__ import annotations
 
@@ -61,17 +62,21 @@ def run_campaign(recipe: str, folder: Path, overrides: list[str], rounds: int) -
     for override in overrides:
         command += ["--set", override]
     begun = time.time()
-    done = subprocess.run([*command, "--json"], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(
+        [*command, "--json"], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, check=False
+    )
     seconds = time.time() - begun
     if done.returncode not in (0, 1):
         raise SystemExit(f"{' '.join(command)} ended with status {done.returncode}: {done.stdout}")
-    context = make_context(f"file://{folder}/store", {**os.environ, "RATCHET_CACHE": f"{folder}/store-cache"})
+    context = make_context(
+        f"file://{folder}/store", {**os.environ, "RATCHET_CACHE": f"{folder}/store-cache"}
+    )
     return Finished(context, load_run(context, json.loads(done.stdout)["run_id"]), seconds)
 
 
 def control(finished: Finished) -> Receipt:
-    """The evaluation of a model that got, after round 0, as many optimizer steps as led to the champion, on the
-    labelled rows alone. Steps of rounds that were refused are in neither."""
+    """The evaluation of a model that got, after round 0, as many optimizer steps as led to the
+    champion, on the labelled rows alone. Steps of rounds that were refused are in neither."""
     context, last = finished.context, finished.state
     first = read_receipt(context, last.history[0].receipts["evaluate"])
     campaign = _campaign_after_round_zero(finished)
@@ -80,19 +85,27 @@ def control(finished: Finished) -> Receipt:
     plan = rounds[0].plan.model_copy(
         update={"steps": sum(_steps(context, record.receipts["train"]) for record in rounds)}
     )
-    state = campaign.state.model_copy(update={"plan": plan, "run_id": f"{last.run_id}-control", "history": ()})
+    state = campaign.state.model_copy(
+        update={"plan": plan, "run_id": f"{last.run_id}-control", "history": ()}
+    )
 
     def write_state(folder: Path) -> dict[str, Any]:
         (folder / "state.json").write_bytes(canonical_json(state.model_dump(mode="json")))
         return {"control": True}
 
     receipt = commit_once(
-        context, Task(run_id=state.run_id, name="control", round=0), "decide",
+        context,
+        Task(run_id=state.run_id, name="control", round=0),
+        "decide",
         config={"control": plan.model_dump(mode="json")},
-        inputs={"state": campaign.state_receipt, "evaluation": first}, seed=campaign.recipe.seed, work=write_state,
-    )  # fmt: skip
+        inputs={"state": campaign.state_receipt, "evaluation": first},
+        seed=campaign.recipe.seed,
+        work=write_state,
+    )
     uri = receipt_uri(context, receipt)
-    return evaluate(EvaluateInputs(uri, train(TrainInputs(uri, campaign.prepared), context)), context)
+    return evaluate(
+        EvaluateInputs(uri, train(TrainInputs(uri, campaign.prepared), context)), context
+    )
 
 
 def _campaign_after_round_zero(finished: Finished) -> Campaign:
@@ -111,7 +124,9 @@ def results(context: Context, evaluation: Receipt, split: str) -> dict[str, Resu
     return {row.prompt_id: row for row in rows if row.split == split}
 
 
-def compare(context: Context, before: Receipt, after: Receipt, split: str = "test") -> tuple[float, float]:
+def compare(
+    context: Context, before: Receipt, after: Receipt, split: str = "test"
+) -> tuple[float, float]:
     """Gain in points and the exact two-sided McNemar p over the same prompts."""
     old, new = results(context, before, split), results(context, after, split)
     assert old.keys() == new.keys()

@@ -1,9 +1,11 @@
-"""Figures of collapse: `python -m tests.benchmarks.collapse [--seed N] [--text FILE]`. About four minutes on one core.
+"""Figures of collapse: `python -m tests.benchmarks.collapse [--seed N] [--text FILE]`. About four
+minutes on one core.
 
-First the theory that can be calculated (2404.01413): linear regression on its own predictions. Its error grows without
-bound if each generation replaces the data and stays bounded if it adds to them. Then a small language model on human
-text, trained for ten generations on its own samples: replacing human text (what the papers do), and as Ratchet mixes
-(human floor, accumulated samples, human held-out text).
+First the theory that can be calculated (2404.01413): linear regression on its own predictions. Its
+error grows without bound if each generation replaces the data and stays bounded if it adds to them.
+Then a small language model on human text, trained for ten generations on its own samples: replacing
+human text (what the papers do), and as Ratchet mixes (human floor, accumulated samples, human
+held-out text).
 """
 
 from __future__ import annotations
@@ -48,7 +50,9 @@ def main() -> None:
     """Run both parts and record what they show."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--text", type=Path, help="a file of human text; else one that reasoning-gym brings")
+    parser.add_argument(
+        "--text", type=Path, help="a file of human text; else one that reasoning-gym brings"
+    )
     parser.add_argument("--generations", type=int, default=GENERATIONS)
     parser.add_argument("--dry", action="store_true", help="print only, record nothing")
     given = parser.parse_args()
@@ -58,15 +62,22 @@ def main() -> None:
         print(f"{name} = {value:.4g} {unit} (bound {bound}) {note}")
         if not given.dry:
             record(
-                name, value, unit, bound, f"python -m tests.benchmarks.collapse --seed {given.seed}", given.seed, note
+                name,
+                value,
+                unit,
+                bound,
+                f"python -m tests.benchmarks.collapse --seed {given.seed}",
+                given.seed,
+                note,
             )
 
 
 def theory_error(seed: int, generations: int = GENERATIONS) -> float:
-    """Largest relative distance of the simulated errors from s²·d/(T-d-1)·n (replace) and s²·d/(T-d-1)·Σ 1/i²
-    (accumulate; at most π²/6 of the factor), over all generations.
+    """Largest relative distance of the simulated errors from s²·d/(T-d-1)·n (replace) and
+    s²·d/(T-d-1)·Σ 1/i² (accumulate; at most π²/6 of the factor), over all generations.
 
-    As in the papers one design matrix serves every generation of a run; labels are the last model's with fresh noise.
+    As in the papers one design matrix serves every generation of a run; labels are the last model's
+    with fresh noise.
     """
     draw = np.random.default_rng(seed)
     design = draw.standard_normal((REGRESSIONS, ROWS, DIMENSIONS))
@@ -86,7 +97,9 @@ def theory_error(seed: int, generations: int = GENERATIONS) -> float:
             error = float(np.mean(np.sum((fitted - truth) ** 2, axis=1)))
             factor = sum(1 / place**2 for place in range(1, number + 1)) if accumulate else number
             worst = max(worst, abs(error / (unit * factor) - 1))
-        print(f"theory: {'accumulate' if accumulate else 'replace'}: error {error:.4f} after {generations} generations")
+        print(
+            f"theory: {'accumulate' if accumulate else 'replace'}: error {error:.4f} after {generations} generations"
+        )
     return worst
 
 
@@ -122,26 +135,43 @@ class Texts:
 def row_of(text: str, number: int, source: str, generation: int) -> TrainingRow:
     """Raw text as a training row."""
     return TrainingRow.model_validate(
-        {"id": f"{generation}-{number}", "prompt": "", "completion": text, "source": source, "round": generation}
+        {
+            "id": f"{generation}-{number}",
+            "prompt": "",
+            "completion": text,
+            "source": source,
+            "round": generation,
+        }
     )
 
 
-def language_model(seed: int, text: str, generations: int) -> dict[str, tuple[float, str, str, str]]:
-    """Perplexity on human text after so many generations over that of the first model, and distinct-2 of samples."""
+def language_model(
+    seed: int, text: str, generations: int
+) -> dict[str, tuple[float, str, str, str]]:
+    """Perplexity on human text after so many generations over that of the first model, and
+    distinct-2 of samples."""
     texts = Texts.of(text, seed)
     torch.manual_seed(seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         start = folder / "start"
-        settings = {"tokenizer": "character", "alphabet": "".join(sorted(set(text))), "architecture": "llama"}
-        model, tokenizer = make_scratch(Scratch.model_validate({**settings, "max_length": PIECE + 8}))
+        settings = {
+            "tokenizer": "character",
+            "alphabet": "".join(sorted(set(text))),
+            "architecture": "llama",
+        }
+        model, tokenizer = make_scratch(
+            Scratch.model_validate({**settings, "max_length": PIECE + 8})
+        )
         save_checkpoint(model, tokenizer, start)
         first = teach(folder / "first", start, texts.train, texts.heldout, FIRST_STEPS, seed)
         before = perplexity(first, texts.test)
         drawn = draw_texts(first, len(texts.train), seed, 0)
         print(f"generation 0: perplexity {before:.3f}, {len(texts.train)} texts", flush=True)
         ends = {
-            arm: last_generation(folder / arm, arm == "replace", first, texts, drawn, seed, generations)
+            arm: last_generation(
+                folder / arm, arm == "replace", first, texts, drawn, seed, generations
+            )
             for arm in ("replace", "ours")
         }
     note = f"{len(texts.train)} texts of {PIECE} characters, {generations} generations"
@@ -154,9 +184,16 @@ def language_model(seed: int, text: str, generations: int) -> dict[str, tuple[fl
 
 
 def last_generation(
-    folder: Path, replace: bool, first: Path, texts: Texts, drawn: list[str], seed: int, generations: int
+    folder: Path,
+    replace: bool,
+    first: Path,
+    texts: Texts,
+    drawn: list[str],
+    seed: int,
+    generations: int,
 ) -> tuple[float, float]:
-    """Perplexity on human text of the last model and distinct-2 of its samples against those of the first."""
+    """Perplexity on human text of the last model and distinct-2 of its samples against those of the
+    first."""
     folder.mkdir()
     model, newest, older = first, drawn, list[TrainingRow]()
     for number in range(1, generations + 1):
@@ -167,32 +204,57 @@ def last_generation(
             mix = list(weigh(texts.train, older, rows, human_share=0.5, newest_share=0.5))
             heldout = texts.heldout
         older += rows
-        model = teach(folder / str(number), model, mix, heldout, STEPS, derived_seed(seed, number) % 2**31)
+        model = teach(
+            folder / str(number), model, mix, heldout, STEPS, derived_seed(seed, number) % 2**31
+        )
         newest = draw_texts(model, len(drawn), seed, number)
         ratio = distinct_ratio(drawn, newest)
         value = perplexity(model, texts.test)
-        print(f"{folder.name} {number}: perplexity {value:.3f}, distinct-2 {ratio:.3f} times", flush=True)
+        print(
+            f"{folder.name} {number}: perplexity {value:.3f}, distinct-2 {ratio:.3f} times",
+            flush=True,
+        )
     return value, ratio
 
 
-def teach(folder: Path, init: Path, mix: list[TrainingRow], heldout: list[TrainingRow], steps: int, seed: int) -> Path:
+def teach(
+    folder: Path,
+    init: Path,
+    mix: list[TrainingRow],
+    heldout: list[TrainingRow],
+    steps: int,
+    seed: int,
+) -> Path:
     """Train in a process of its own, by the step's own worker; returns the checkpoint."""
     job = make_job(
-        folder, rows=mix, heldout=heldout, init=init, key=f"{folder.parent.name}-{folder.name}", batch_size=32,
-        micro_batch_size=32, max_length=PIECE + 8, evaluate_every=20, schedule="cosine", zero=0, group_by_length=False,
+        folder,
+        rows=mix,
+        heldout=heldout,
+        init=init,
+        key=f"{folder.parent.name}-{folder.name}",
+        batch_size=32,
+        micro_batch_size=32,
+        max_length=PIECE + 8,
+        evaluate_every=20,
+        schedule="cosine",
+        zero=0,
+        group_by_length=False,
         stages=(Stage(name="pretrain", steps=steps, learning_rate=LEARNING_RATE),),
-    )  # fmt: skip
+    )
     done = carry_out(job.model_copy(update={"seed": seed}))
     assert not done["failure"], done["failure"]
     return Path(done["folder"])
 
 
 def draw_texts(model_folder: Path, count: int, seed: int, generation: int) -> list[str]:
-    """Samples from nothing, at temperature 1 from the whole vocabulary: the model's own distribution."""
+    """Samples from nothing, at temperature 1 from the whole vocabulary: the model's own
+    distribution."""
     model, codec = load_for_answers(model_folder, "")
     start = tuple(codec.row_ids("", "")[0][:1])
     seeds = tuple(derived_seed(seed, "text", generation, number) for number in range(count))
-    sampling = Sampling(temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=PIECE + 4, batch_size=256)
+    sampling = Sampling(
+        temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=PIECE + 4, batch_size=256
+    )
     answers = sample(model, [Request(start, seeds)], sampling, codec.end_ids, codec.pad_id)
     return [text for answer in answers if (text := codec.text(answer.ids))]
 
@@ -200,7 +262,9 @@ def draw_texts(model_folder: Path, count: int, seed: int, generation: int) -> li
 def perplexity(model_folder: Path, rows: Sequence[TrainingRow]) -> float:
     """Per token, on texts that no training saw."""
     model, codec = load_for_answers(model_folder, "")
-    scores = score_rows(model, [EncodedRow(*codec.row_ids("", row.completion)) for row in rows], codec.pad_id, 64)
+    scores = score_rows(
+        model, [EncodedRow(*codec.row_ids("", row.completion)) for row in rows], codec.pad_id, 64
+    )
     return math.exp(sum(score.loss for score in scores) / sum(score.num_tokens for score in scores))
 
 

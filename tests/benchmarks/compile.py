@@ -1,4 +1,5 @@
-"""How long a compilation takes and how large its package is: `python -m tests.benchmarks.compile`. Half a minute.
+"""How long a compilation takes and how large its package is: `python -m tests.benchmarks.compile`.
+Half a minute.
 
 The largest of all profiles, at four rounds, by the real command from its start to its end.
 """
@@ -17,7 +18,10 @@ from tests.benchmarks.figures import record
 
 ROOT = Path(__file__).resolve().parents[2]
 ROUNDS = 4
-TRAINING = {"gpu-8": ["train.num_processes=8"], "multi-node": ["train.num_processes=8", "train.num_nodes=2"]}
+TRAINING = {
+    "gpu-8": ["train.num_processes=8"],
+    "multi-node": ["train.num_processes=8", "train.num_nodes=2"],
+}
 """What these profiles ask of a recipe."""
 
 
@@ -26,9 +30,18 @@ def compile_once(profile: str, folder: Path) -> tuple[float, int]:
     output = folder / f"{profile}.yaml"
     changes = [word for change in TRAINING.get(profile, []) for word in ("--set", change)]
     command = [
-        sys.executable, str(ROOT / "pipeline.py"), "compile", str(ROOT / "recipes" / "demo.yaml"), "-o", str(output),
-        "--profile", profile, "--rounds", str(ROUNDS), *changes,
-    ]  # fmt: skip
+        sys.executable,
+        str(ROOT / "pipeline.py"),
+        "compile",
+        str(ROOT / "recipes" / "demo.yaml"),
+        "-o",
+        str(output),
+        "--profile",
+        profile,
+        "--rounds",
+        str(ROUNDS),
+        *changes,
+    ]
     began = time.monotonic()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return time.monotonic() - began, output.stat().st_size

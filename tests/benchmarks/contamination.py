@@ -1,8 +1,10 @@
-"""The firewall on GSM8K: `python -m tests.benchmarks.contamination --data FOLDER [--seed N]`. A few seconds.
+"""The firewall on GSM8K: `python -m tests.benchmarks.contamination --data FOLDER [--seed N]`. A few
+seconds.
 
-The evaluation split is GSM8K's test split; among its 7,473 training questions, test questions are planted, some as they
-are and some reworded. FOLDER has `train.jsonl` and `test.jsonl` (github.com/openai/grade-school-math); RATCHET_GSM8K
-names it too. Wrongly refused training questions count against precision, though some are near-copies in truth.
+The evaluation split is GSM8K's test split; among its 7,473 training questions, test questions are
+planted, some as they are and some reworded. FOLDER has `train.jsonl` and `test.jsonl`
+(github.com/openai/grade-school-math); RATCHET_GSM8K names it too. Wrongly refused training
+questions count against precision, though some are near-copies in truth.
 """
 
 from __future__ import annotations
@@ -86,7 +88,9 @@ CHANGES: tuple[Change, ...] = (plain, typos, dropped_words, framed, renamed, reo
 def main() -> None:
     """Plant, filter, count, record."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=os.environ.get("RATCHET_GSM8K"), required=False)
+    parser.add_argument(
+        "--data", type=Path, default=os.environ.get("RATCHET_GSM8K"), required=False
+    )
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     if given.data is None or not (Path(given.data) / "test.jsonl").is_file():
@@ -103,11 +107,20 @@ def main() -> None:
         texts.append(text)
     begun = time.monotonic()
     refused = _refused(texts, test)
-    print(f"{len(texts):,} prompts against {len(test):,} evaluation items in {time.monotonic() - begun:.1f} s")
+    print(
+        f"{len(texts):,} prompts against {len(test):,} evaluation items in {time.monotonic() - begun:.1f} s"
+    )
     for name, (value, bound) in _figures(planted, refused).items():
         print(f"{name} = {value:.4g} (bound {bound})")
-        record(name, value, "share", bound, f"python -m tests.benchmarks.contamination --seed {given.seed}", given.seed,
-               f"{NUM_PLANTED} planted of each kind among {len(train):,}")  # fmt: skip
+        record(
+            name,
+            value,
+            "share",
+            bound,
+            f"python -m tests.benchmarks.contamination --seed {given.seed}",
+            given.seed,
+            f"{NUM_PLANTED} planted of each kind among {len(train):,}",
+        )
 
 
 def _questions(path: Path) -> list[tuple[str, str]]:
@@ -116,12 +129,19 @@ def _questions(path: Path) -> list[tuple[str, str]]:
 
 
 def _refused(texts: list[str], test: list[tuple[str, str]]) -> set[str]:
-    """Ids of the prompts that the firewall drops. The answers say nothing: only the questions can give them away."""
-    prompts = {prompt_id(text): Prompt(id=prompt_id(text), text=text, verifier="numeric") for text in texts}
+    """Ids of the prompts that the firewall drops. The answers say nothing: only the questions can
+    give them away."""
+    prompts = {
+        prompt_id(text): Prompt(id=prompt_id(text), text=text, verifier="numeric") for text in texts
+    }
     samples = [
-        Sample(prompt_id=one, index=0, seed=0, text="I do not know.", num_tokens=5, finished=True) for one in prompts
+        Sample(prompt_id=one, index=0, seed=0, text="I do not know.", num_tokens=5, finished=True)
+        for one in prompts
     ]
-    evaluation = [(Prompt(id=prompt_id(asked), text=asked, verifier="numeric"), answer) for asked, answer in test]
+    evaluation = [
+        (Prompt(id=prompt_id(asked), text=asked, verifier="numeric"), answer)
+        for asked, answer in test
+    ]
     with tempfile.TemporaryDirectory() as folder:
         rules = Rules(SelectSection(contamination="overlap"), Path(folder), evaluation=evaluation)
         apply = contamination.filter_of(rules, lambda: iter(()))
@@ -131,7 +151,10 @@ def _refused(texts: list[str], test: list[tuple[str, str]]) -> set[str]:
 
 
 def _figures(planted: dict[str, str], refused: set[str]) -> dict[str, tuple[float, str]]:
-    kinds, found = Counter(planted.values()), Counter(planted[one] for one in refused & planted.keys())
+    kinds, found = (
+        Counter(planted.values()),
+        Counter(planted[one] for one in refused & planted.keys()),
+    )
     for kind, count in sorted(kinds.items()):
         print(f"  {kind}: {found[kind]} of {count}")
     reworded = kinds.total() - kinds["exact"]

@@ -1,4 +1,5 @@
-"""Figures of the demo: `python -m tests.benchmarks.demo [--seed N]`. About six minutes on two cores."""
+"""Figures of the demo: `python -m tests.benchmarks.demo [--seed N]`. About six minutes on two
+cores."""
 
 from __future__ import annotations
 
@@ -24,7 +25,14 @@ def main() -> None:
     for name, (value, unit, bound) in figures.items():
         print(f"{name} = {value:.4g} {unit} (bound {bound})")
         if not given.dry:
-            record(name, value, unit, bound, f"python -m tests.benchmarks.demo --seed {given.seed}", given.seed)
+            record(
+                name,
+                value,
+                unit,
+                bound,
+                f"python -m tests.benchmarks.demo --seed {given.seed}",
+                given.seed,
+            )
 
 
 def measure(finished: Finished) -> dict[str, tuple[float, str, str]]:
@@ -46,21 +54,26 @@ def measure(finished: Finished) -> dict[str, tuple[float, str, str]]:
         seconds = sum(one.costs.get("compute_seconds", 0.0) for one in own)
         speed[step] = sum(one.costs.get(kind, 0.0) for one in own) / max(seconds, 1e-9)
     promoted = sum(record.verdict == "promoted" for record in state.history)
-    rounds = [sum(task.last.seconds for task in tasks if task.last.round == record.round) for record in state.history]
+    rounds = [
+        sum(task.last.seconds for task in tasks if task.last.round == record.round)
+        for record in state.history
+    ]
     return {
         "demo.seconds": (finished.seconds, "s", "≤ 360"),
         "demo.start_exact_match": (exact_match(0), "share", "< 0.10"),
         "demo.end_exact_match": (exact_match(state.champion_round), "share", "≥ 0.98"),
         "demo.promoted_rounds": (promoted, "rounds", "≥ 3"),
         "demo.control_exact_match": (
-            float(control(finished).summary["test_slices"][goal]["accuracy"]), "share", "same steps, no self data",
+            float(control(finished).summary["test_slices"][goal]["accuracy"]),
+            "share",
+            "same steps, no self data",
         ),
         "demo.overhead_share": (1 - compute / finished.seconds, "share", "≤ 0.15"),
         "demo.seconds_per_round": (sum(rounds[1:]) / max(1, len(rounds) - 1), "s", "measured"),
         "demo.train_tokens_per_second": (speed["train"], "tokens/s", "measured"),
         "demo.generate_tokens_per_second": (speed["generate"], "tokens/s per shard", "measured"),
         "demo.peak_memory_gib": (totals.peak_memory_bytes / 2**30, "GiB", "measured"),
-    }  # fmt: skip
+    }
 
 
 if __name__ == "__main__":

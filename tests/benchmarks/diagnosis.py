@@ -1,9 +1,11 @@
-"""Figures of reflection: `python -m tests.benchmarks.diagnosis [--seed N]`. About ten minutes on a core.
+"""Figures of reflection: `python -m tests.benchmarks.diagnosis [--seed N]`. About ten minutes on a
+core.
 
-Faults are injected into real campaigns of a tiny decoder, made by the project's own steps over a store in a folder: in
-the recipe, in the data, or (for what only a bug could do) in the code that trains. The round in which a fault first
-acts is diagnosed, and the next one shows whether the plan mended it. Results go to a file line by line, so a benchmark
-that was cut short goes on where it was (`--results`).
+Faults are injected into real campaigns of a tiny decoder, made by the project's own steps over a
+store in a folder: in the recipe, in the data, or (for what only a bug could do) in the code that
+trains. The round in which a fault first acts is diagnosed, and the next one shows whether the plan
+mended it. Results go to a file line by line, so a benchmark that was cut short goes on where it was
+(`--results`).
 """
 
 from __future__ import annotations
@@ -23,7 +25,14 @@ from typing import Any
 
 from components.common.context import Context, make_context
 from components.common.errors import UserError
-from components.common.receipts import Receipt, fetch, fetch_folder, read_receipt, receipt_uri, ref_of_uri
+from components.common.receipts import (
+    Receipt,
+    fetch,
+    fetch_folder,
+    read_receipt,
+    receipt_uri,
+    ref_of_uri,
+)
 from components.common.state import RoundRecord, State
 from components.common.statistics import wilson_interval
 from components.decide.plan import CONFIRMED, TAKEN_BACK
@@ -60,7 +69,10 @@ FREQUENCIES = [1 / (place + 1) for place in range(len(LETTERS))]
 
 
 def _row(letters: str) -> dict[str, Any]:
-    return {"prompt": f"{letters}=", "completion": "".join(SECRET[letter] for letter in letters[2:])}
+    return {
+        "prompt": f"{letters}=",
+        "completion": "".join(SECRET[letter] for letter in letters[2:]),
+    }
 
 
 def _letters(dice: random.Random, count: int, length: int = 4) -> list[str]:
@@ -91,7 +103,10 @@ def _flooded(rows: Rows, dice: random.Random) -> None:
     some = rows["train"][:8]
     places = [(first, second) for first in range(5) for second in range(first, 5)]
     rows["train"] = rows["train"][:120] + [
-        {**row, "prompt": _spaced(row["prompt"], *place)} for row in some for place in places for _ in (0, 1)
+        {**row, "prompt": _spaced(row["prompt"], *place)}
+        for row in some
+        for place in places
+        for _ in (0, 1)
     ]
 
 
@@ -102,7 +117,9 @@ def _spaced(text: str, *places: int) -> str:
 
 
 def _contaminated(rows: Rows, dice: random.Random) -> None:
-    rows["train"][:120] = [{**row, "prompt": _spaced(row["prompt"], 2)} for row in rows["validation"][:120]]
+    rows["train"][:120] = [
+        {**row, "prompt": _spaced(row["prompt"], 2)} for row in rows["validation"][:120]
+    ]
 
 
 def _wrong_references(rows: Rows, dice: random.Random) -> None:
@@ -127,12 +144,17 @@ def _few(rows: Rows, dice: random.Random) -> None:
 
 
 def _unlike(rows: Rows, dice: random.Random) -> None:
-    """A few human rows, and all prompts to answer, are of another kind: the first two letters of six, of which the two
-    are among the most frequent."""
+    """A few human rows, and all prompts to answer, are of another kind: the first two letters of
+    six, of which the two are among the most frequent."""
 
     def some(count: int) -> list[dict[str, Any]]:
-        words = [f"{''.join(dice.choices(LETTERS[:3], k=2))}{rest}" for rest in _letters(dice, count)]
-        return [{"prompt": f"{word}=", "completion": "".join(SECRET[one] for one in word[:2])} for word in words]
+        words = [
+            f"{''.join(dice.choices(LETTERS[:3], k=2))}{rest}" for rest in _letters(dice, count)
+        ]
+        return [
+            {"prompt": f"{word}=", "completion": "".join(SECRET[one] for one in word[:2])}
+            for word in words
+        ]
 
     few = len(rows["train"]) * 3 // 20
     rows["train"][:few] = some(few)
@@ -156,7 +178,8 @@ def _never_ends() -> None:
 
 
 def _overflow() -> None:
-    """Some losses are not finite as long as steps are large, never three in a row: half precision without care."""
+    """Some losses are not finite as long as steps are large, never three in a row: half precision
+    without care."""
     from components.train.loop import Loop
 
     whole, calls = Loop._update, [0]
@@ -181,38 +204,65 @@ FAULTS: dict[str, Fault] = {
     "learning rate × 16": Fault("learning_rate_too_high", recipe=_rounds(learning_rate=0.032)),
     "learning rate / 40": Fault("learning_rate_too_low", recipe=_rounds(learning_rate=5e-5)),
     "far too many steps on few rows": Fault(
-        "overfitting", spoil=_few,
-        recipe={"train": {"rounds": {"steps": 500, "learning_rate": 0.005}, "evaluate_every": 20,
-                          "early_stopping_patience": 20},
-                "select": {"max_per_prompt": 1, "human_share": 0.9}},
+        "overfitting",
+        spoil=_few,
+        recipe={
+            "train": {
+                "rounds": {"steps": 500, "learning_rate": 0.005},
+                "evaluate_every": 20,
+                "early_stopping_patience": 20,
+            },
+            "select": {"max_per_prompt": 1, "human_share": 0.9},
+        },
     ),
     "a tenth of the steps": Fault("underfitting", recipe=_rounds(steps=6)),
     "adapters of rank 1 on one module": Fault(
-        "too_little_capacity", from_trained=True,
-        recipe={"train": {"lora": {"rank": 1, "targets": ["q_proj"]}, "first": {"steps": 1, "learning_rate": 1e-5},
-                          "rounds": {"steps": 60, "learning_rate": 0.01}}},
+        "too_little_capacity",
+        from_trained=True,
+        recipe={
+            "train": {
+                "lora": {"rank": 1, "targets": ["q_proj"]},
+                "first": {"steps": 1, "learning_rate": 1e-5},
+                "rounds": {"steps": 60, "learning_rate": 0.01},
+            }
+        },
     ),
     "40 % wrong labels": Fault(
-        "label_noise", acts_in=0, spoil=_noisy,
+        "label_noise",
+        acts_in=0,
+        spoil=_noisy,
         recipe={"train": {"first": {"steps": 150, "learning_rate": 0.005}}},
     ),
     "eight rows, 240 times": Fault("duplicate_flood", acts_in=0, spoil=_flooded),
     "temperature 0.02": Fault("low_diversity", recipe={"generate": {"temperature": 0.02}}),
     "temperature 1.8": Fault("temperature_too_high", recipe={"generate": {"temperature": 1.8}}),
     "wrong references": Fault("verifier_false_negatives", spoil=_wrong_references),
-    "a verifier that accepts anything": Fault("verifier_too_lenient", recipe={"unlabelled": "regex"}),
-    "validation prompts in the human rows": Fault("evaluation_contamination", acts_in=0, spoil=_contaminated),
-    "answers cut after two tokens": Fault("truncation", acts_in=0, recipe={"generate": {"max_new_tokens": 2}}),
-    "no end-of-turn token in training": Fault("stop_token_wrong", bug=_never_ends, bug_from_round=1),
+    "a verifier that accepts anything": Fault(
+        "verifier_too_lenient", recipe={"unlabelled": "regex"}
+    ),
+    "validation prompts in the human rows": Fault(
+        "evaluation_contamination", acts_in=0, spoil=_contaminated
+    ),
+    "answers cut after two tokens": Fault(
+        "truncation", acts_in=0, recipe={"generate": {"max_new_tokens": 2}}
+    ),
+    "no end-of-turn token in training": Fault(
+        "stop_token_wrong", bug=_never_ends, bug_from_round=1
+    ),
     "prompts too hard": Fault("too_few_accepted", spoil=_hard),
     "losses that overflow": Fault("optimizer_trouble", bug=_overflow, bug_from_round=1),
     "a quarter human, the rest of another kind": Fault(
-        "human_share_too_low", spoil=_unlike,
-        recipe={"select": {"human_share": 0.25},
-                "train": {"first": {"steps": 110, "learning_rate": 0.005},
-                          "rounds": {**ROUNDS, "learning_rate": 0.003}}},
+        "human_share_too_low",
+        spoil=_unlike,
+        recipe={
+            "select": {"human_share": 0.25},
+            "train": {
+                "first": {"steps": 110, "learning_rate": 0.005},
+                "rounds": {**ROUNDS, "learning_rate": 0.003},
+            },
+        },
     ),
-}  # fmt: skip
+}
 SOUND = "nothing"
 
 
@@ -224,28 +274,52 @@ def recipe_of(folder: Path, seed: int, fault: Fault) -> dict[str, Any]:
         "seed": seed,
         "model": {
             "scratch": {
-                "architecture": "llama", "hidden_size": 32, "num_layers": 2, "num_heads": 2, "intermediate_size": 64,
-                "max_length": 32, "alphabet": f"{LETTERS}= ",
+                "architecture": "llama",
+                "hidden_size": 32,
+                "num_layers": 2,
+                "num_heads": 2,
+                "intermediate_size": 64,
+                "max_length": 32,
+                "alphabet": f"{LETTERS}= ",
             }
         },
         "data": {
             "human": [
-                {"uri": (folder / f"{split}.jsonl").as_uri(), "split": split, "verifier": verifier.get(split, "exact")}
+                {
+                    "uri": (folder / f"{split}.jsonl").as_uri(),
+                    "split": split,
+                    "verifier": verifier.get(split, "exact"),
+                }
                 for split in SPLITS
             ]
         },
         "generate": {
-            "prompts_per_round": 200, "samples_per_prompt": 4, "temperature": 0.7, "max_new_tokens": 6,
-            "batch_size": 1024, "shards": 1,
+            "prompts_per_round": 200,
+            "samples_per_prompt": 4,
+            "temperature": 0.7,
+            "max_new_tokens": 6,
+            "batch_size": 1024,
+            "shards": 1,
         },
         "select": {"minhash_threshold": 1.0, "min_accepted": 1, "max_length_ratio": 10.0},
         "train": {
-            "first": {"steps": 85, "learning_rate": 0.005}, "rounds": dict(ROUNDS), "batch_size": 16,
-            "micro_batch_size": 16, "max_length": 32, "zero": 0, "evaluate_every": 20, "precision": "fp32",
+            "first": {"steps": 85, "learning_rate": 0.005},
+            "rounds": dict(ROUNDS),
+            "batch_size": 16,
+            "micro_batch_size": 16,
+            "max_length": 32,
+            "zero": 0,
+            "evaluate_every": 20,
+            "precision": "fp32",
         },
-        "decide": {"goal": {"threshold": 1.0}, "max_rounds": 4, "patience": 4, "max_perplexity_ratio": 100.0,
-                   "retention_margin": 1.0},
-    }  # fmt: skip
+        "decide": {
+            "goal": {"threshold": 1.0},
+            "max_rounds": 4,
+            "patience": 4,
+            "max_perplexity_ratio": 100.0,
+            "retention_margin": 1.0,
+        },
+    }
     for section, keys in fault.recipe.items():
         if section != "unlabelled":
             document[section] = {**document[section], **keys}
@@ -263,7 +337,9 @@ def write_data(folder: Path, seed: int, fault: Fault) -> None:
             row["completion"] = ".*"
     folder.mkdir(parents=True, exist_ok=True)
     for split, own in rows.items():
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own), encoding="utf-8")
+        (folder / f"{split}.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in own), encoding="utf-8"
+        )
 
 
 def campaign(name: str, seed: int, folder: Path, rounds: int) -> list[RoundRecord]:
@@ -274,7 +350,9 @@ def campaign(name: str, seed: int, folder: Path, rounds: int) -> list[RoundRecor
     fault = FAULTS.get(name, Fault(cause=""))
     data = folder / f"data-{list(FAULTS).index(name) if name in FAULTS else 'sound'}-{seed}"
     write_data(data, seed, fault)
-    context = make_context(f"file://{folder}/store-{seed}", {**os.environ, "RATCHET_CACHE": f"{folder}/cache-{seed}"})
+    context = make_context(
+        f"file://{folder}/store-{seed}", {**os.environ, "RATCHET_CACHE": f"{folder}/cache-{seed}"}
+    )
     document = recipe_of(data, seed, fault)
     if fault.from_trained:
         sound = read_receipt(context, campaign(SOUND, seed, folder, 0)[0].receipts["train"])
@@ -289,7 +367,9 @@ def campaign(name: str, seed: int, folder: Path, rounds: int) -> list[RoundRecor
             break
         state = receipt_uri(context, receipt)
     decided = read_receipt(context, ref_of_uri(context, state))
-    return list(State.model_validate_json(fetch(context, decided, "state.json").read_bytes()).history)
+    return list(
+        State.model_validate_json(fetch(context, decided, "state.json").read_bytes()).history
+    )
 
 
 def one_round(context: Context, start: Receipt, state: str, fault: Fault, number: int) -> Receipt:
@@ -312,7 +392,8 @@ def one_round(context: Context, start: Receipt, state: str, fault: Fault, number
 
 
 def trained(context: Context, state: str, mix: Receipt, bug: Callable[[], None] | None) -> Receipt:
-    """Train in a fork of this process: DeepSpeed starts once a process, and a bug must not outlive its training."""
+    """Train in a fork of this process: DeepSpeed starts once a process, and a bug must not outlive
+    its training."""
     read, write = multiprocessing.get_context("fork").Pipe(duplex=False)
 
     def work() -> None:
@@ -343,22 +424,44 @@ def examined(name: str, seed: int, folder: Path) -> dict[str, Any]:
     fault = FAULTS.get(name, Fault(cause=""))
     history = campaign(name, seed, folder, fault.acts_in + 1)
     if len(history) < fault.acts_in + 2:
-        return {"fault": name, "seed": seed, "cause": fault.cause, "found": [], "top": "", "later": [],
-                "accuracies": [one.overall for one in history], "mended": False, "measures": [], "evidence": [],
-                "review": ["ended early"], "seconds": time.monotonic() - begun}  # fmt: skip
+        return {
+            "fault": name,
+            "seed": seed,
+            "cause": fault.cause,
+            "found": [],
+            "top": "",
+            "later": [],
+            "accuracies": [one.overall for one in history],
+            "mended": False,
+            "measures": [],
+            "evidence": [],
+            "review": ["ended early"],
+            "seconds": time.monotonic() - begun,
+        }
     at, after = history[fault.acts_in], history[fault.acts_in + 1]
-    causes = [(one.name, one.confidence, one.change) for one in at.causes if one.name not in (CONFIRMED, TAKEN_BACK)]
+    causes = [
+        (one.name, one.confidence, one.change)
+        for one in at.causes
+        if one.name not in (CONFIRMED, TAKEN_BACK)
+    ]
     later = [one.name for one in after.causes]
     named = {one for one, _, _ in causes}
     gone = fault.cause in named and fault.cause not in later and after.overall >= at.overall
     return {
-        "fault": name, "seed": seed, "cause": fault.cause, "found": causes, "verdict": at.verdict,
-        "top": causes[0][0] if causes else "", "later": later, "accuracies": [one.overall for one in history],
+        "fault": name,
+        "seed": seed,
+        "cause": fault.cause,
+        "found": causes,
+        "verdict": at.verdict,
+        "top": causes[0][0] if causes else "",
+        "later": later,
+        "accuracies": [one.overall for one in history],
         "mended": any(change for _, _, change in causes) and (CONFIRMED in later or gone),
-        "measures": [one.measures for one in history], "evidence": [one.evidence for one in at.causes],
+        "measures": [one.measures for one in history],
+        "evidence": [one.evidence for one in at.causes],
         "review": [one.evidence for one in after.causes if one.name in (CONFIRMED, TAKEN_BACK)],
         "seconds": time.monotonic() - begun,
-    }  # fmt: skip
+    }
 
 
 def measure(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[float, str, str]]:
@@ -369,7 +472,9 @@ def measure(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[float, str, str]]
     def share(own: Iterable[bool]) -> tuple[float, str]:
         told = list(own)
         low, high = wilson_interval(sum(told), len(told))
-        return sum(told) / max(1, len(told)), f"{sum(told)} of {len(told)}, 95 % interval {low:.2f} to {high:.2f}"
+        return sum(told) / max(
+            1, len(told)
+        ), f"{sum(told)} of {len(told)}, 95 % interval {low:.2f} to {high:.2f}"
 
     def top(own: Sequence[dict[str, Any]]) -> tuple[float, str]:
         return share(row["top"] == row["cause"] for row in own)
@@ -378,23 +483,42 @@ def measure(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[float, str, str]]
     by_fault: dict[str, list[bool]] = defaultdict(list)
     for row in faults:
         by_fault[row["fault"]].append(row["top"] == row["cause"])
-    missed = ", ".join(f"{name} {len(own) - sum(own)} of {len(own)}" for name, own in by_fault.items() if not all(own))
+    missed = ", ".join(
+        f"{name} {len(own) - sum(own)} of {len(own)}"
+        for name, own in by_fault.items()
+        if not all(own)
+    )
     value, said = top(faults)
     unseen, said_unseen = top(held_out)
     mended, said_mended = share(row["mended"] for row in faults)
     _, said_mended_unseen = share(row["mended"] for row in held_out)
     found: dict[str, tuple[float, str, str]] = {
-        "diagnosis.top1": (value, "≥ 0.90", f"{said}; {len(by_fault)} faults; missed: {missed or 'none'}"),
-        "diagnosis.top1_held_out": (unseen, "≥ 0.90", f"{said_unseen}; seeds not used while the rules were written"),
+        "diagnosis.top1": (
+            value,
+            "≥ 0.90",
+            f"{said}; {len(by_fault)} faults; missed: {missed or 'none'}",
+        ),
+        "diagnosis.top1_held_out": (
+            unseen,
+            "≥ 0.90",
+            f"{said_unseen}; seeds not used while the rules were written",
+        ),
         "diagnosis.mended": (
-            mended, "≥ 0.75",
+            mended,
+            "≥ 0.75",
             f"{said_mended} (held-out seeds {said_mended_unseen}); the next round confirms the "
             "predicted effect, or the cause is gone and accuracy no lower",
         ),
-    }  # fmt: skip
+    }
     if sound:
-        alarm, said_alarm = share(any(confidence >= 0.5 for _, confidence, _ in row["found"]) for row in sound)
-        found["diagnosis.false_alarms"] = (alarm, "sound rounds with a cause of confidence ≥ 0.5", said_alarm)
+        alarm, said_alarm = share(
+            any(confidence >= 0.5 for _, confidence, _ in row["found"]) for row in sound
+        )
+        found["diagnosis.false_alarms"] = (
+            alarm,
+            "sound rounds with a cause of confidence ≥ 0.5",
+            said_alarm,
+        )
     return found
 
 
@@ -408,24 +532,43 @@ def import_all() -> None:
 
 
 def main() -> None:
-    """Carry out what is not in the results yet, as long as there is time, and record the figures of what is."""
+    """Carry out what is not in the results yet, as long as there is time, and record the figures of
+    what is."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, action="append", help="these seeds; all six by default")
     parser.add_argument("--fault", action="append", help="faults whose cause this is")
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "ratchet-diagnosis", help="stores")
-    parser.add_argument("--results", type=Path, help="a line per campaign; FOLDER/results.jsonl by default")
-    parser.add_argument("--minutes", type=float, default=600.0, help="begin no campaign after so many")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path(tempfile.gettempdir()) / "ratchet-diagnosis",
+        help="stores",
+    )
+    parser.add_argument(
+        "--results", type=Path, help="a line per campaign; FOLDER/results.jsonl by default"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=600.0, help="begin no campaign after so many"
+    )
     parser.add_argument("--dry", action="store_true", help="print only, record nothing")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     results = given.results or given.folder / "results.jsonl"
-    rows = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
-    done, ends = {(row["fault"], row["seed"]) for row in rows}, time.monotonic() + 60 * given.minutes
+    rows = (
+        [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    )
+    done, ends = (
+        {(row["fault"], row["seed"]) for row in rows},
+        time.monotonic() + 60 * given.minutes,
+    )
     import_all()
     for seed in given.seed or (*SEEDS_RULES_WERE_WRITTEN_WITH, *SEEDS_HELD_OUT):
         for name in (SOUND, *FAULTS):
             cause = FAULTS[name].cause if name in FAULTS else ""
-            if (name, seed) in done or time.monotonic() > ends or (given.fault and cause not in given.fault):
+            if (
+                (name, seed) in done
+                or time.monotonic() > ends
+                or (given.fault and cause not in given.fault)
+            ):
                 continue
             row = examined(name, seed, given.folder)
             rows.append(row)

@@ -39,17 +39,30 @@ class Figure(TypedDict):
 
 
 def record(
-    name: str, value: float, unit: str, bound: str, command: str, seed: int, note: str = "", path: Path = FIGURES
+    name: str,
+    value: float,
+    unit: str,
+    bound: str,
+    command: str,
+    seed: int,
+    note: str = "",
+    path: Path = FIGURES,
 ) -> None:
     """Write or replace one figure. Raises ValueError for a number that is none."""
     if not math.isfinite(value):
         raise ValueError(f"{name}: {value} is not a number")
     figures = load(path)
     figures[name] = Figure(
-        value=float(value), unit=unit, bound=bound, command=command, seed=seed, cores=len(os.sched_getaffinity(0)),
+        value=float(value),
+        unit=unit,
+        bound=bound,
+        command=command,
+        seed=seed,
+        cores=len(os.sched_getaffinity(0)),
         memory_gib=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
-        date=datetime.datetime.now(datetime.UTC).date().isoformat(), note=note,
-    )  # fmt: skip
+        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        note=note,
+    )
     text = json.dumps(figures, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     temporary = path.with_suffix(".tmp")
     temporary.write_text(text, encoding="utf-8")
@@ -68,4 +81,6 @@ def met(figure: Figure) -> bool | None:
     if not parsed:
         return None
     value, limit = figure["value"], float(parsed[2])
-    return {"<": value < limit, "≤": value <= limit, "≥": value >= limit, ">": value > limit}[parsed[1]]
+    return {"<": value < limit, "≤": value <= limit, "≥": value >= limit, ">": value > limit}[
+        parsed[1]
+    ]

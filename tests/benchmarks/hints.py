@@ -1,10 +1,11 @@
 """Figures of hints: `python -m tests.benchmarks.hints [--seed N]`. About two minutes on a core.
 
-A tiny decoder answers `abcd=` by way of a letter: `P(d)####Q(P(d))`, P and Q being secret codes; the verifier looks at
-what follows the ####. No human row answers a prompt that ends in one of five letters, so these are too hard: a guess is
-right once in twenty. Half of the human rows explain a given answer (`abc?=(z)`), as large models have learned to. The
-same campaign of three rounds is carried out with hints and without, by the project's own steps: with the answer as a
-hint the model can find the way to it, and is trained on that without the hint (STaR, 2203.14465).
+A tiny decoder answers `abcd=` by way of a letter: `P(d)####Q(P(d))`, P and Q being secret codes;
+the verifier looks at what follows the ####. No human row answers a prompt that ends in one of five
+letters, so these are too hard: a guess is right once in twenty. Half of the human rows explain a
+given answer (`abc?=(z)`), as large models have learned to. The same campaign of three rounds is
+carried out with hints and without, by the project's own steps: with the answer as a hint the model
+can find the way to it, and is trained on that without the hint (STaR, 2203.14465).
 """
 
 from __future__ import annotations
@@ -65,7 +66,9 @@ def write_data(folder: Path, seed: int) -> None:
                 continue
             seen.add(word)
             rows.append(_explained(word) if explain else _row(word))
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        (folder / f"{split}.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
+        )
 
 
 def recipe_of(folder: Path, seed: int, hints: bool) -> dict[str, Any]:
@@ -75,47 +78,91 @@ def recipe_of(folder: Path, seed: int, hints: bool) -> dict[str, Any]:
         "seed": seed,
         "model": {
             "scratch": {
-                "architecture": "llama", "hidden_size": 48, "num_layers": 2, "num_heads": 2, "intermediate_size": 96,
-                "max_length": 32, "alphabet": f"{LETTERS}?=()#",
+                "architecture": "llama",
+                "hidden_size": 48,
+                "num_layers": 2,
+                "num_heads": 2,
+                "intermediate_size": 96,
+                "max_length": 32,
+                "alphabet": f"{LETTERS}?=()#",
             }
         },
         "data": {
             "human": [
-                {"uri": (folder / f"{split}.jsonl").as_uri(), "split": split, "verifier": "choice"} for split in SPLITS
+                {"uri": (folder / f"{split}.jsonl").as_uri(), "split": split, "verifier": "choice"}
+                for split in SPLITS
             ]
         },
         "generate": {
-            "prompts_per_round": 400, "samples_per_prompt": 2, "temperature": 0.7, "max_new_tokens": 8,
-            "batch_size": 1024, "shards": 1, "hints": {"template": TEMPLATE} if hints else None,
+            "prompts_per_round": 400,
+            "samples_per_prompt": 2,
+            "temperature": 0.7,
+            "max_new_tokens": 8,
+            "batch_size": 1024,
+            "shards": 1,
+            "hints": {"template": TEMPLATE} if hints else None,
         },
-        "select": {"minhash_threshold": 1.0, "min_accepted": 1, "max_per_prompt": 1, "human_share": 0.4},
+        "select": {
+            "minhash_threshold": 1.0,
+            "min_accepted": 1,
+            "max_per_prompt": 1,
+            "human_share": 0.4,
+        },
         "train": {
-            "first": {"steps": 300, "learning_rate": 0.005}, "rounds": {"steps": 100, "learning_rate": 0.003},
-            "batch_size": 32, "micro_batch_size": 32, "max_length": 32, "zero": 0, "evaluate_every": 50,
-            "precision": "fp32", "group_by_length": False,
+            "first": {"steps": 300, "learning_rate": 0.005},
+            "rounds": {"steps": 100, "learning_rate": 0.003},
+            "batch_size": 32,
+            "micro_batch_size": 32,
+            "max_length": 32,
+            "zero": 0,
+            "evaluate_every": 50,
+            "precision": "fp32",
+            "group_by_length": False,
         },
-        "decide": {"goal": {"threshold": 1.0}, "max_rounds": ROUNDS, "patience": ROUNDS, "max_perplexity_ratio": 100.0,
-                   "retention_margin": 1.0},
-    }  # fmt: skip
+        "decide": {
+            "goal": {"threshold": 1.0},
+            "max_rounds": ROUNDS,
+            "patience": ROUNDS,
+            "max_perplexity_ratio": 100.0,
+            "retention_margin": 1.0,
+        },
+    }
 
 
 def campaign(seed: int, hints: bool, folder: Path) -> dict[str, float]:
     """Validation accuracy of the champion at the end, on hard prompts and on the others."""
     data = folder / f"data-{seed}"
     write_data(data, seed)
-    context = make_context(f"file://{folder}/store-{seed}", {**os.environ, "RATCHET_CACHE": f"{folder}/cache-{seed}"})
+    context = make_context(
+        f"file://{folder}/store-{seed}", {**os.environ, "RATCHET_CACHE": f"{folder}/cache-{seed}"}
+    )
     start = prepare(PrepareInputs(recipe_of(data, seed, hints), {}, "", ""), context)
     state = receipt_uri(context, start)
     for number in range(ROUNDS + 1):
         state = receipt_uri(context, one_round(context, start, state, Fault(cause=""), number))
     decided = read_receipt(context, ref_of_uri(context, state))
     after = State.model_validate_json(fetch(context, decided, "state.json").read_bytes())
-    prompts = read_rows(fetch(context, read_receipt(context, after.prepared), "splits/validation.jsonl"), Prompt)
+    prompts = read_rows(
+        fetch(context, read_receipt(context, after.prepared), "splits/validation.jsonl"), Prompt
+    )
     hard = {prompt.id for prompt in prompts if prompt.text[-2] in UNKNOWN}
     evaluation = read_receipt(context, after.champion_evaluation)
-    rows = [row for row in read_rows(fetch(context, evaluation, "results.jsonl"), Result) if row.split == "validation"]
-    told = [(one.round, one.verdict, round(one.overall, 3), one.measures.get("hinted_accepted"),
-             one.measures.get("too_hard"), [cause.name for cause in one.causes]) for one in after.history]  # fmt: skip
+    rows = [
+        row
+        for row in read_rows(fetch(context, evaluation, "results.jsonl"), Result)
+        if row.split == "validation"
+    ]
+    told = [
+        (
+            one.round,
+            one.verdict,
+            round(one.overall, 3),
+            one.measures.get("hinted_accepted"),
+            one.measures.get("too_hard"),
+            [cause.name for cause in one.causes],
+        )
+        for one in after.history
+    ]
     print(f"seed {seed}, hints {hints}: {told}", flush=True)
     return {
         "hard": fmean(row.correct for row in rows if row.prompt_id in hard),
@@ -136,7 +183,9 @@ def main() -> None:
         for seed in seeds:
             for hints, results in arms.items():
                 results.append(campaign(seed, hints, Path(folder)))
-            print(f"seed {seed}: with hints {arms[True][-1]}, without {arms[False][-1]}", flush=True)
+            print(
+                f"seed {seed}: with hints {arms[True][-1]}, without {arms[False][-1]}", flush=True
+            )
     helped, alone = ([one["hard"] for one in arms[hints]] for hints in (True, False))
     others = [fmean(one["others"] for one in arms[hints]) for hints in (True, False)]
     note = (
@@ -147,7 +196,15 @@ def main() -> None:
     )
     print(f"hints.hard_answered = {fmean(helped):.3f}: {note}; {time.monotonic() - begun:.0f} s")
     if not given.dry:
-        record("hints.hard_answered", fmean(helped), "share", "≥ 0.80", "python -m tests.benchmarks.hints", 0, note)
+        record(
+            "hints.hard_answered",
+            fmean(helped),
+            "share",
+            "≥ 0.80",
+            "python -m tests.benchmarks.hints",
+            0,
+            note,
+        )
 
 
 if __name__ == "__main__":

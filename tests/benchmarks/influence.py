@@ -1,9 +1,10 @@
-"""Bilevel selection on a digit task: `python -m tests.benchmarks.influence [--seed N]`. About six minutes on two cores.
+"""Bilevel selection on a digit task: `python -m tests.benchmarks.influence [--seed N]`. About six
+minutes on two cores.
 
-A small model that half knows how to reverse digits gets 4,000 new samples, half of them with a wrong answer (that of
-another sample of the same length). It goes on training on a random half, on what influence keeps, and on the clean
-half. Nothing but the gradients of 1,024 held-out rows tells the filter which are right. Its settings were chosen on
-seeds 0 to 3.
+A small model that half knows how to reverse digits gets 4,000 new samples, half of them with a
+wrong answer (that of another sample of the same length). It goes on training on a random half, on
+what influence keeps, and on the clean half. Nothing but the gradients of 1,024 held-out rows tells
+the filter which are right. Its settings were chosen on seeds 0 to 3.
 """
 
 from __future__ import annotations
@@ -46,7 +47,11 @@ def main() -> None:
     parser.add_argument("--dry", action="store_true", help="record nothing")
     given = parser.parse_args()
     runs = [measure(seed) for seed in range(given.seed, given.seed + SEEDS)]
-    bounds = {"influence.auc": "≥ 0.9", "influence.gap_recovered": "≥ 0.8", "influence.cost_ratio": "≤ 1.3"}
+    bounds = {
+        "influence.auc": "≥ 0.9",
+        "influence.gap_recovered": "≥ 0.8",
+        "influence.cost_ratio": "≤ 1.3",
+    }
     for name, bound in bounds.items():
         values = [run[name] for run in runs]
         value = statistics.median(values)
@@ -71,7 +76,9 @@ def measure(seed: int) -> dict[str, float]:
     start = {name: value.clone() for name, value in model.state_dict().items()}
     before = _accuracy(model, codec, test)
 
-    scores, seconds = _timed(lambda: Influence(model.eval(), codec, heldout, MAX_LENGTH, 256).scores(samples))
+    scores, seconds = _timed(
+        lambda: Influence(model.eval(), codec, heldout, MAX_LENGTH, 256).scores(samples)
+    )
     places = range(len(samples))
     wrong = [scores[place] for place in places if corrupted[place]]
     right = [scores[place] for place in places if not corrupted[place]]
@@ -84,20 +91,27 @@ def measure(seed: int) -> dict[str, float]:
     results, training = {}, {}
     for name, arm in arms.items():
         model.load_state_dict(start)
-        _, training[name] = _timed(functools.partial(_train, model, codec, arm, ROUND_STEPS, ROUND_RATE, seed))
+        _, training[name] = _timed(
+            functools.partial(_train, model, codec, arm, ROUND_STEPS, ROUND_RATE, seed)
+        )
         results[name] = _accuracy(model, codec, test)
     model.load_state_dict(start)
-    _, others = _timed(lambda: (_answer(model, codec, clean[: NUM_SAMPLES // SAMPLES_PER_PROMPT], SAMPLES_PER_PROMPT),
-                                _answer(model, codec, test, 1)))  # fmt: skip
+    _, others = _timed(
+        lambda: (
+            _answer(model, codec, clean[: NUM_SAMPLES // SAMPLES_PER_PROMPT], SAMPLES_PER_PROMPT),
+            _answer(model, codec, test, 1),
+        )
+    )
     gap = (results["influence"] - results["random"]) / (results["oracle"] - results["random"])
     whole = others + training["influence"]
     print(
         f"seed {seed}: before {before:.3f}, {results}; kept {len(kept)}; a round {whole:.1f} s, scores {seconds:.1f} s"
     )
     return {
-        "influence.auc": _auc(right, wrong), "influence.gap_recovered": gap,
+        "influence.auc": _auc(right, wrong),
+        "influence.gap_recovered": gap,
         "influence.cost_ratio": (whole + seconds) / whole,
-    }  # fmt: skip
+    }
 
 
 def _rows(draw: random.Random, count: int) -> list[Pair]:
@@ -121,7 +135,9 @@ def _corrupted(draw: random.Random, rows: Sequence[Pair]) -> tuple[list[Pair], l
     return made, marks
 
 
-def _train(model: Any, codec: Codec, rows: Sequence[Pair], steps: int, rate: float, seed: int) -> None:
+def _train(
+    model: Any, codec: Codec, rows: Sequence[Pair], steps: int, rate: float, seed: int
+) -> None:
     """AdamW with a cosine."""
     encoded = [EncodedRow(*codec.row_ids(*row)) for row in rows]
     draw = random.Random(seed)
@@ -142,7 +158,9 @@ def _answer(model: Any, codec: Codec, rows: Sequence[Pair], count: int) -> list[
     requests = [Request(tuple(codec.prompt_ids(prompt)), tuple(range(count))) for prompt, _ in rows]
     sampling = Sampling(0.0 if count == 1 else 0.7, 50, 1.0, DIGITS[1] + 2, 1024)
     answers = sample(model, requests, sampling, codec.end_ids, codec.pad_id)
-    return [codec.text(one.ids) for one in sorted(answers, key=lambda one: (one.request, one.index))]
+    return [
+        codec.text(one.ids) for one in sorted(answers, key=lambda one: (one.request, one.index))
+    ]
 
 
 def _accuracy(model: Any, codec: Codec, rows: Sequence[Pair]) -> float:

@@ -1,7 +1,9 @@
-"""How many weakened manifests the checks catch: `python -m tests.benchmarks.manifests`. Half a minute.
+"""How many weakened manifests the checks catch: `python -m tests.benchmarks.manifests`. Half a
+minute.
 
-Each of the mutants takes one thing away from, or puts one into, a composition of all components; it is caught if a
-check says anything of it. The composition itself has to be without findings, or every mutant would count.
+Each of the mutants takes one thing away from, or puts one into, a composition of all components; it
+is caught if a check says anything of it. The composition itself has to be without findings, or
+every mutant would count.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ def main() -> None:
     sound = list(findings(objects, COMPONENTS))
     if sound:
         raise SystemExit(f"error: findings without any change: {'; '.join(sound[:3])}")
-    missed = [mutant for mutant in MUTANTS if not list(findings(mutated(objects, mutant), COMPONENTS))]
+    missed = [
+        mutant for mutant in MUTANTS if not list(findings(mutated(objects, mutant), COMPONENTS))
+    ]
     for mutant in missed:
         print(f"missed: {mutant.target} {mutant.path}")
     caught = len(MUTANTS) - len(missed)
@@ -35,7 +39,15 @@ def main() -> None:
         raise SystemExit(f"error: {len(MUTANTS)} mutants, at least {LEAST} are agreed on")
     if not given.dry:
         command, bound = "python -m tests.benchmarks.manifests", f"≥ {len(MUTANTS)}"
-        record("manifests.mutants_caught", caught, "mutants", bound, command, given.seed, f"of {len(MUTANTS)}")
+        record(
+            "manifests.mutants_caught",
+            caught,
+            "mutants",
+            bound,
+            command,
+            given.seed,
+            f"of {len(MUTANTS)}",
+        )
 
 
 if __name__ == "__main__":

@@ -1,19 +1,23 @@
-"""Figures of noise: `python -m tests.benchmarks.noise [--seed N]`. About eight minutes on two cores.
+"""Figures of noise: `python -m tests.benchmarks.noise [--seed N]`. About eight minutes on two
+cores.
 
-Real campaigns of a tiny decoder on the secret code of the benchmark `diagnosis`. Before selection 30 % of each round's
-prompts have all their samples replaced by one wrong answer: those whose last letter is of a certain set get that letter
-uncoded. The noise is structured: always the same error, on the same kind of prompt, in every round; all samples of a
-prompt agree on it, so no vote finds it; and the verifier is weak, it lets that one error through. What is left are the
-audit split (questions with known answers, spoiled alike), the human rows, and the gate.
+Real campaigns of a tiny decoder on the secret code of the benchmark `diagnosis`. Before selection
+30 % of each round's prompts have all their samples replaced by one wrong answer: those whose last
+letter is of a certain set get that letter uncoded. The noise is structured: always the same error,
+on the same kind of prompt, in every round; all samples of a prompt agree on it, so no vote finds
+it; and the verifier is weak, it lets that one error through. What is left are the audit split
+(questions with known answers, spoiled alike), the human rows, and the gate.
 
-The true accuracy of every round's model is measured on prompts that no step ever sees. *Published* after a round is the
-champion that `decide` leaves; *best seen* is the best model of all rounds so far, refused ones included. A drop is what
-the published model lacks of the best seen, and the worst over all rounds and seeds counts. That is the strict reading:
-a refused model that was better, but not provably, counts against the gate, so the gate needs prompts enough to prove a
-gain of one point. `noise.worst_fall_points` is the other reading: the published model against those published before.
+The true accuracy of every round's model is measured on prompts that no step ever sees. *Published*
+after a round is the champion that `decide` leaves; *best seen* is the best model of all rounds so
+far, refused ones included. A drop is what the published model lacks of the best seen, and the worst
+over all rounds and seeds counts. That is the strict reading: a refused model that was better, but
+not provably, counts against the gate, so the gate needs prompts enough to prove a gain of one
+point. `noise.worst_fall_points` is the other reading: the published model against those published
+before.
 
-Beside it, plain self-training: the same noise, samples and training, but no filters, no audit, no gate and no
-reflection; the newest model is published.
+Beside it, plain self-training: the same noise, samples and training, but no filters, no audit, no
+gate and no reflection; the newest model is published.
 """
 
 from __future__ import annotations
@@ -36,7 +40,14 @@ from typing import Any, TypeVar
 
 from components.common.context import Context, make_context
 from components.common.receipts import Receipt, commit_once, fetch, fetch_folder, receipt_uri
-from components.common.records import Prompt, Sample, TrainingRow, canonical_json, read_rows, write_rows
+from components.common.records import (
+    Prompt,
+    Sample,
+    TrainingRow,
+    canonical_json,
+    read_rows,
+    write_rows,
+)
 from components.common.state import load_campaign
 from tests.benchmarks.diagnosis import FREQUENCIES, LETTERS, SECRET, import_all, trained
 from tests.benchmarks.figures import record
@@ -58,7 +69,8 @@ T = TypeVar("T")
 
 
 def weak(prompt: str, answer: str, reference: Mapping[str, Any]) -> bool:
-    """The weak verifier: it knows the right answer, and also accepts one whose last letter is not coded at all."""
+    """The weak verifier: it knows the right answer, and also accepts one whose last letter is not
+    coded at all."""
     right = str(reference["answer"])
     return answer in (right, f"{right[0]}{prompt[-2]}")
 
@@ -79,12 +91,18 @@ class Run:
     @property
     def worst_drop(self) -> float:
         """Most points by which what was published was below the best model until then."""
-        return max(100 * (max(self.candidates[: place + 1]) - own) for place, own in enumerate(self.published))
+        return max(
+            100 * (max(self.candidates[: place + 1]) - own)
+            for place, own in enumerate(self.published)
+        )
 
     @property
     def worst_fall(self) -> float:
         """The same against the best that was published until then."""
-        return max(100 * (max(self.published[: place + 1]) - own) for place, own in enumerate(self.published))
+        return max(
+            100 * (max(self.published[: place + 1]) - own)
+            for place, own in enumerate(self.published)
+        )
 
     @property
     def gain(self) -> float:
@@ -97,7 +115,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0, help="the first of them")
     parser.add_argument("--seeds", type=int, default=SEEDS)
-    parser.add_argument("--validation", type=int, default=NUM_VALIDATION, help="prompts that the gate judges by")
+    parser.add_argument(
+        "--validation", type=int, default=NUM_VALIDATION, help="prompts that the gate judges by"
+    )
     parser.add_argument("--dry", action="store_true", help="print only, record nothing")
     given = parser.parse_args()
     cores = os.sched_getaffinity(0)
@@ -111,14 +131,24 @@ def main() -> None:
         note = f"{given.seeds} seeds, {given.validation} validation prompts; {note}"
         print(f"{name} = {value:.4g} points (bound {bound}) {note}")
         if not given.dry:
-            record(name, value, "points", bound, f"python -m tests.benchmarks.noise --seed {given.seed}", given.seed,
-                   note)  # fmt: skip
+            record(
+                name,
+                value,
+                "points",
+                bound,
+                f"python -m tests.benchmarks.noise --seed {given.seed}",
+                given.seed,
+                note,
+            )
 
 
 def measure(runs: Sequence[Run]) -> dict[str, tuple[float, str, str]]:
     """Name → (value, bound, note)."""
     ours, plain = ([run for run in runs if run.arm == arm] for arm in ARMS)
-    promoted, blocked = sum(run.verdicts.count("promoted") for run in ours), sum(sum(run.blocked) for run in ours)
+    promoted, blocked = (
+        sum(run.verdicts.count("promoted") for run in ours),
+        sum(sum(run.blocked) for run in ours),
+    )
     rounds = sum(len(run.verdicts) - 1 for run in ours)
 
     def gains(own: Sequence[Run]) -> str:
@@ -131,28 +161,35 @@ def measure(runs: Sequence[Run]) -> dict[str, tuple[float, str, str]]:
     drops, plain_drops = ([run.worst_drop for run in own] for own in (ours, plain))
     return {
         "noise.worst_drop_points": (
-            max(drops), "≤ 1.0",
+            max(drops),
+            "≤ 1.0",
             f"against the best of all models, refused ones too; median of the seeds {statistics.median(drops):.2f}; "
             f"{promoted} promotions and {blocked} blocks in {rounds} rounds; {gains(ours)}",
         ),
         "noise.worst_fall_points": (
-            max(run.worst_fall for run in ours), "≤ 1.0", "against the best of the models published before"
+            max(run.worst_fall for run in ours),
+            "≤ 1.0",
+            "against the best of the models published before",
         ),
         "noise.unfiltered_worst_drop_points": (
-            max(plain_drops), "shown beside",
+            max(plain_drops),
+            "shown beside",
             f"plain self-training; least of the seeds {min(plain_drops):.1f}, median "
             f"{statistics.median(plain_drops):.1f}; {gains(plain)}",
         ),
-    }  # fmt: skip
+    }
 
 
 def side_by_side(work: Callable[[int], T], seeds: Sequence[int]) -> list[T]:
-    """`work` of every seed, in processes that import nothing anew (see `import_all`) and keep to a core each."""
+    """`work` of every seed, in processes that import nothing anew (see `import_all`) and keep to a
+    core each."""
     fork = multiprocessing.get_context("fork")
     places: Any = fork.Queue()
     for place in range(WORKERS):
         places.put(place)
-    with ProcessPoolExecutor(WORKERS, fork, initializer=_stay_on_one_core, initargs=(places,)) as pool:
+    with ProcessPoolExecutor(
+        WORKERS, fork, initializer=_stay_on_one_core, initargs=(places,)
+    ) as pool:
         return list(pool.map(work, seeds))
 
 
@@ -185,17 +222,28 @@ class Trial:
         words = draw_words(seed, {**SPLITS, "validation": num_validation, "truth": NUM_TRUTH})
         (folder / "data").mkdir(parents=True)
         for name in (*SPLITS, "validation"):
-            lines = (json.dumps({"prompt": f"{word}=", "completion": coded(word)}) for word in words[name])
-            (folder / "data" / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        context = make_context(f"file://{folder}/store", {**os.environ, "RATCHET_CACHE": f"{folder}/cache"})
-        return cls(seed, context, folder / "data", noisy_letters(seed, words["unlabelled"]), words["truth"])
+            lines = (
+                json.dumps({"prompt": f"{word}=", "completion": coded(word)})
+                for word in words[name]
+            )
+            (folder / "data" / f"{name}.jsonl").write_text(
+                "\n".join(lines) + "\n", encoding="utf-8"
+            )
+        context = make_context(
+            f"file://{folder}/store", {**os.environ, "RATCHET_CACHE": f"{folder}/cache"}
+        )
+        return cls(
+            seed, context, folder / "data", noisy_letters(seed, words["unlabelled"]), words["truth"]
+        )
 
     def carry_out(self, arm: str) -> Run:
         """A campaign to its end."""
         from components.prepare.step import PrepareInputs
         from components.prepare.step import run as prepare
 
-        start = prepare(PrepareInputs(recipe_of(self.data, self.seed, arm), {}, "", ""), self.context)
+        start = prepare(
+            PrepareInputs(recipe_of(self.data, self.seed, arm), {}, "", ""), self.context
+        )
         run, uri = Run(arm, [], [], [], []), receipt_uri(self.context, start)
         for number in range(ROUNDS + 1):
             begun = time.monotonic()
@@ -215,9 +263,11 @@ class Trial:
                 break
         return run
 
-    def round(self, start: Receipt, state: str, number: int, arm: str) -> tuple[Receipt, float, str]:
-        """The steps of a round: the receipt of the state after it, the candidate's true accuracy, and how right the
-        rows are that it learned from."""
+    def round(
+        self, start: Receipt, state: str, number: int, arm: str
+    ) -> tuple[Receipt, float, str]:
+        """The steps of a round: the receipt of the state after it, the candidate's true accuracy,
+        and how right the rows are that it learned from."""
         from components.generate.step import GenerateInputs
         from components.generate.step import run as generate
         from components.select.step import SelectInputs
@@ -225,7 +275,9 @@ class Trial:
 
         context, mix, told = self.context, start, ""
         if number:
-            samples = spoiled(context, state, generate(GenerateInputs(state, 0), context), self.noisy)
+            samples = spoiled(
+                context, state, generate(GenerateInputs(state, 0), context), self.noisy
+            )
             mix = select(SelectInputs(state, (samples,)), context)
             rows = list(read_rows(fetch(context, mix, "accepted.jsonl"), TrainingRow))
             told = f", {sum(row.completion == coded(row.prompt[:-1]) for row in rows)} of {len(rows)} accepted right"
@@ -250,7 +302,10 @@ def noisy_letters(seed: int, asked: Sequence[str]) -> frozenset[str]:
     """A draw of letters that are last in NOISE of the prompts, as nearly as may be."""
     dice, last = random.Random(f"noise {seed}"), Counter(word[-1] for word in asked)
     draws = [frozenset(dice.sample(LETTERS, dice.randint(2, 12))) for _ in range(200)]
-    return min(draws, key=lambda draw: (abs(sum(last[one] for one in draw) - NOISE * len(asked)), sorted(draw)))
+    return min(
+        draws,
+        key=lambda draw: (abs(sum(last[one] for one in draw) - NOISE * len(asked)), sorted(draw)),
+    )
 
 
 def coded(word: str) -> str:
@@ -260,35 +315,61 @@ def coded(word: str) -> str:
 
 def recipe_of(data: Path, seed: int, arm: str) -> dict[str, Any]:
     """Both arms sample and train alike; without filters every sample teaches."""
-    select: dict[str, Any] = {"verifier": False, "minhash_threshold": 1.0, "min_accepted": 1, "max_length_ratio": 10.0}
-    filters = {"verifier_function": "tests.benchmarks.noise.weak"} if arm == "ours" else {"require_finished": False}
+    select: dict[str, Any] = {
+        "verifier": False,
+        "minhash_threshold": 1.0,
+        "min_accepted": 1,
+        "max_length_ratio": 10.0,
+    }
+    filters = (
+        {"verifier_function": "tests.benchmarks.noise.weak"}
+        if arm == "ours"
+        else {"require_finished": False}
+    )
     return {
         "name": f"noise-{arm}",
         "seed": seed,
         "model": {
             "scratch": {
-                "architecture": "llama", "hidden_size": 32, "num_layers": 2, "num_heads": 2, "intermediate_size": 64,
-                "max_length": 32, "alphabet": f"{LETTERS}=",
+                "architecture": "llama",
+                "hidden_size": 32,
+                "num_layers": 2,
+                "num_heads": 2,
+                "intermediate_size": 64,
+                "max_length": 32,
+                "alphabet": f"{LETTERS}=",
             }
         },
-        "data": {"human": [{"uri": path.as_uri(), "split": path.stem} for path in sorted(data.iterdir())]},
+        "data": {
+            "human": [{"uri": path.as_uri(), "split": path.stem} for path in sorted(data.iterdir())]
+        },
         "generate": {
-            "prompts_per_round": 300, "samples_per_prompt": 4, "temperature": 0.7, "max_new_tokens": 4,
-            "batch_size": 2048, "shards": 1,
+            "prompts_per_round": 300,
+            "samples_per_prompt": 4,
+            "temperature": 0.7,
+            "max_new_tokens": 4,
+            "batch_size": 2048,
+            "shards": 1,
         },
         "select": select | filters,
         "train": {
-            "first": {"steps": 300, "learning_rate": 0.005}, "rounds": {"steps": 60, "learning_rate": 0.002},
-            "batch_size": 16, "micro_batch_size": 16, "max_length": 32, "zero": 0, "evaluate_every": 20,
+            "first": {"steps": 300, "learning_rate": 0.005},
+            "rounds": {"steps": 60, "learning_rate": 0.002},
+            "batch_size": 16,
+            "micro_batch_size": 16,
+            "max_length": 32,
+            "zero": 0,
+            "evaluate_every": 20,
             "precision": "fp32",
         },
         "evaluate": {"batch_size": 2048},
         "decide": {"goal": {"threshold": 1.0}, "max_rounds": ROUNDS, "patience": ROUNDS},
-    }  # fmt: skip
+    }
 
 
 def spoiled(context: Context, state: str, samples: Receipt, noisy: frozenset[str]) -> Receipt:
-    """The samples of a round with the wrong answers among them, as generate would have committed them."""
+    """The samples of a round with the wrong answers among them, as generate would have committed
+    them."""
     campaign = load_campaign(context, state)
     prompts = list(read_rows(fetch(context, samples, "prompts.jsonl"), Prompt))
     asked = {prompt.id: prompt.text[:-1] for prompt in prompts}
@@ -301,17 +382,26 @@ def spoiled(context: Context, state: str, samples: Receipt, noisy: frozenset[str
 
     def work(folder: Path) -> dict[str, Any]:
         write_rows(folder / "prompts.jsonl", prompts)
-        write_rows(folder / "samples.jsonl", map(spoil, read_rows(fetch(context, samples, "samples.jsonl"), Sample)))
+        write_rows(
+            folder / "samples.jsonl",
+            map(spoil, read_rows(fetch(context, samples, "samples.jsonl"), Sample)),
+        )
         return samples.summary
 
     return commit_once(
-        context, campaign.task("generate", "-noise"), "generate", config={"noise": sorted(noisy)},
-        inputs={"samples": samples}, seed=campaign.recipe.seed, work=work,
-    )  # fmt: skip
+        context,
+        campaign.task("generate", "-noise"),
+        "generate",
+        config={"noise": sorted(noisy)},
+        inputs={"samples": samples},
+        seed=campaign.recipe.seed,
+        work=work,
+    )
 
 
 def finished(context: Context, state: str, mix: Receipt, *, gate: bool) -> tuple[Receipt, Receipt]:
-    """Train, evaluate and decide: the state after the round, and its candidate. Without a `gate` the newest wins."""
+    """Train, evaluate and decide: the state after the round, and its candidate. Without a `gate`
+    the newest wins."""
     from components.decide.step import inputs_from
     from components.decide.step import run as decide
     from components.evaluate.step import EvaluateInputs
@@ -326,24 +416,44 @@ def finished(context: Context, state: str, mix: Receipt, *, gate: bool) -> tuple
 
 
 def _newest_wins(
-    context: Context, state: str, decided: Receipt, mix: Receipt, candidate: Receipt, results: Receipt
+    context: Context,
+    state: str,
+    decided: Receipt,
+    mix: Receipt,
+    candidate: Receipt,
+    results: Receipt,
 ) -> Receipt:
-    """The state after a round without gate and reflection: the candidate is the champion whatever `decide` says, its
-    rows accumulate, the plan stays, and the campaign goes on."""
-    before, after = load_campaign(context, state), load_campaign(context, receipt_uri(context, decided)).state
-    after = after.model_copy(update={
-        "champion": candidate.ref, "champion_round": after.round, "champion_evaluation": results.ref,
-        "selections": (*before.state.selections, mix.ref), "plan": before.state.plan, "go": True, "stop": None,
-    })  # fmt: skip
+    """The state after a round without gate and reflection: the candidate is the champion whatever
+    `decide` says, its rows accumulate, the plan stays, and the campaign goes on."""
+    before, after = (
+        load_campaign(context, state),
+        load_campaign(context, receipt_uri(context, decided)).state,
+    )
+    after = after.model_copy(
+        update={
+            "champion": candidate.ref,
+            "champion_round": after.round,
+            "champion_evaluation": results.ref,
+            "selections": (*before.state.selections, mix.ref),
+            "plan": before.state.plan,
+            "go": True,
+            "stop": None,
+        }
+    )
 
     def work(folder: Path) -> dict[str, Any]:
         (folder / "state.json").write_bytes(canonical_json(after.model_dump(mode="json")))
         return {"round": after.round}
 
     return commit_once(
-        context, before.task("decide", "-newest"), "decide", config={"newest": True},
-        inputs={"state": before.state_receipt, "decided": decided}, seed=before.recipe.seed, work=work,
-    )  # fmt: skip
+        context,
+        before.task("decide", "-newest"),
+        "decide",
+        config={"newest": True},
+        inputs={"state": before.state_receipt, "decided": decided},
+        seed=before.recipe.seed,
+        work=work,
+    )
 
 
 def true_accuracy(context: Context, train: Receipt, truth: Sequence[str]) -> float:

@@ -1,7 +1,9 @@
-"""The scale of select: `python -m tests.benchmarks.selection [--seed N] [--rows N]`. About ten minutes on two cores.
+"""The scale of select: `python -m tests.benchmarks.selection [--seed N] [--rows N]`. About ten
+minutes on two cores.
 
-A million made-up samples of about 200 characters, eight to a prompt, in Parquet shards, go through vote, exact and near
-duplicates, cap and mix. Each size is selected in a process of its own, so that its peak memory is its own.
+A million made-up samples of about 200 characters, eight to a prompt, in Parquet shards, go through
+vote, exact and near duplicates, cap and mix. Each size is selected in a process of its own, so that
+its peak memory is its own.
 """
 
 from __future__ import annotations
@@ -31,18 +33,26 @@ SELECT = {"verifier": False, "min_vote_share": 0.5, "min_accepted": 1, "max_per_
 
 
 def main() -> None:
-    """Select from `rows`, and from a tenth of them before and after, and record time, memory and how time grows."""
+    """Select from `rows`, and from a tenth of them before and after, and record time, memory and
+    how time grows."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--child", type=Path, help="internal: select in this folder, which holds shards")
+    parser.add_argument(
+        "--child", type=Path, help="internal: select in this folder, which holds shards"
+    )
     given = parser.parse_args()
     if given.child:
         print(json.dumps(_selected(given.child)))
         return
-    before, large, after = (_measured(rows, given.seed) for rows in (given.rows // 10, given.rows, given.rows // 10))
+    before, large, after = (
+        _measured(rows, given.seed) for rows in (given.rows // 10, given.rows, given.rows // 10)
+    )
     small = (before["seconds"] + after["seconds"]) / 2
-    command, note = f"python -m tests.benchmarks.selection --seed {given.seed}", f"{large['cpu_seconds']:.0f} s of CPU"
+    command, note = (
+        f"python -m tests.benchmarks.selection --seed {given.seed}",
+        f"{large['cpu_seconds']:.0f} s of CPU",
+    )
     figures = {
         "select.million_rows_seconds": (large["seconds"], "s", "≤ 600"),
         "select.million_rows_gib": (large["gib"], "GiB", "≤ 2"),
@@ -58,7 +68,9 @@ def _measured(rows: int, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="selection-") as name:
         _write(Path(name), rows, seed)
         child = [sys.executable, "-m", "tests.benchmarks.selection", "--child", name]
-        measured: dict[str, Any] = json.loads(subprocess.run(child, check=True, stdout=subprocess.PIPE).stdout)
+        measured: dict[str, Any] = json.loads(
+            subprocess.run(child, check=True, stdout=subprocess.PIPE).stdout
+        )
     print(f"{rows:,} samples: {measured}", flush=True)
     return measured
 
@@ -75,9 +87,12 @@ def _selected(folder: Path) -> dict[str, Any]:
     status = Path("/proc/self/status").read_text()
     peak = int(status.partition("VmHWM:")[2].split()[0]) / 2**20
     return {
-        "seconds": seconds, "cpu_seconds": time.process_time() - begun_cpu, "gib": peak,
-        "accepted": receipt.summary["accepted"], "dropped": receipt.summary["dropped"],
-    }  # fmt: skip
+        "seconds": seconds,
+        "cpu_seconds": time.process_time() - begun_cpu,
+        "gib": peak,
+        "accepted": receipt.summary["accepted"],
+        "dropped": receipt.summary["dropped"],
+    }
 
 
 def _context(folder: Path) -> Context:
@@ -89,14 +104,23 @@ def _write(folder: Path, rows: int, seed: int) -> None:
     context = _context(folder)
     human = [
         TrainingRow(
-            id=f"human-{n}", prompt=f"Question {n} of the people", completion=f"#### {n}", source="human", round=0
+            id=f"human-{n}",
+            prompt=f"Question {n} of the people",
+            completion=f"#### {n}",
+            source="human",
+            round=0,
         )
         for n in range(NUM_HUMAN)
     ]
     start = prepare(context, recipe_of(select=SELECT), train=human)
     num_prompts = rows // SAMPLES_PER_PROMPT
-    shards = [_shard(context, range(number, num_prompts, SHARDS), number, seed).ref for number in range(SHARDS)]
-    (folder / "about.json").write_text(json.dumps({"state": decided(context, start), "shards": shards}))
+    shards = [
+        _shard(context, range(number, num_prompts, SHARDS), number, seed).ref
+        for number in range(SHARDS)
+    ]
+    (folder / "about.json").write_text(
+        json.dumps({"state": decided(context, start), "shards": shards})
+    )
 
 
 def _shard(context: Context, numbers: range, shard: int, seed: int) -> Receipt:
@@ -105,9 +129,10 @@ def _shard(context: Context, numbers: range, shard: int, seed: int) -> Receipt:
         words = _words(seed)
         prompts = [_prompt(draw, words, number) for number in numbers]
         _parquet(folder / "prompts.parquet", (_flat(prompt) for prompt in prompts))
-        _parquet(folder / "samples.parquet", (
-            sample.model_dump() for prompt in prompts for sample in _samples(draw, words, prompt)
-        ))  # fmt: skip
+        _parquet(
+            folder / "samples.parquet",
+            (sample.model_dump() for prompt in prompts for sample in _samples(draw, words, prompt)),
+        )
         return {"round": 1, "shard": shard, "shards": SHARDS, "champion": "train/champion"}
 
     task = Task(run_id="crafted-run", name=f"generate-r1-s{shard}", round=1)
@@ -127,7 +152,9 @@ def _text(draw: random.Random, words: list[str], count: int) -> str:
 
 def _prompt(draw: random.Random, words: list[str], number: int) -> Prompt:
     text = f"{_text(draw, words, 12)} {number}?"
-    return Prompt(id=prompt_id(text), text=text, verifier="numeric", tags={"task": f"task-{number % 4}"})
+    return Prompt(
+        id=prompt_id(text), text=text, verifier="numeric", tags={"task": f"task-{number % 4}"}
+    )
 
 
 def _samples(draw: random.Random, words: list[str], prompt: Prompt) -> Iterator[Sample]:
@@ -141,7 +168,14 @@ def _samples(draw: random.Random, words: list[str], prompt: Prompt) -> Iterator[
         elif texts and kind < 0.2:
             text = draw.choice(texts).replace(" ", f" {draw.choice(words)} ", 1)
         texts.append(text)
-        yield Sample(prompt_id=prompt.id, index=index, seed=index, text=text, num_tokens=len(text) // 4, finished=True)
+        yield Sample(
+            prompt_id=prompt.id,
+            index=index,
+            seed=index,
+            text=text,
+            num_tokens=len(text) // 4,
+            finished=True,
+        )
 
 
 def _flat(prompt: Prompt) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""Figures of recipes/smollm2.yaml: `python -m tests.benchmarks.smollm2 [--seed N]`. About an hour on two cores."""
+"""Figures of recipes/smollm2.yaml: `python -m tests.benchmarks.smollm2 [--seed N]`. About an hour
+on two cores."""
 
 from __future__ import annotations
 
@@ -29,7 +30,14 @@ def main() -> None:
     finished = run_campaign(RECIPE, folder, [f"seed={given.seed}"], rounds=3)
     for name, (value, unit, bound) in measure(finished).items():
         print(f"{name} = {value:.4g} {unit} (bound {bound})")
-        record(name, value, unit, bound, f"python -m tests.benchmarks.smollm2 --seed {given.seed}", given.seed)
+        record(
+            name,
+            value,
+            unit,
+            bound,
+            f"python -m tests.benchmarks.smollm2 --seed {given.seed}",
+            given.seed,
+        )
 
 
 def measure(finished: Finished) -> dict[str, tuple[float, str, str]]:
@@ -45,18 +53,27 @@ def measure(finished: Finished) -> dict[str, tuple[float, str, str]]:
         "smollm2.gain_over_control_points": (over_control, "points", "≥ 5"),
         "smollm2.p_value": (p_value, "", "< 0.01"),
         "smollm2.pass_at_8_gain_points": (
-            100 * (best.summary["pass_at_k"] - first.summary["pass_at_k"]), "points", "≥ 0",
+            100 * (best.summary["pass_at_k"] - first.summary["pass_at_k"]),
+            "points",
+            "≥ 0",
         ),
-        "smollm2.human_ppl_ratio": (best.summary["perplexity"] / first.summary["perplexity"], "ratio", "≤ 1.05"),
+        "smollm2.human_ppl_ratio": (
+            best.summary["perplexity"] / first.summary["perplexity"],
+            "ratio",
+            "≤ 1.05",
+        ),
         "smollm2.human_ppl_ratio_to_base": (
-            best.summary["perplexity"] / base_perplexity(finished), "ratio", "against the untouched base model",
+            best.summary["perplexity"] / base_perplexity(finished),
+            "ratio",
+            "against the untouched base model",
         ),
         "smollm2.minutes": (finished.view.totals.wall_seconds / 60, "min", "≤ 45"),
-    }  # fmt: skip
+    }
 
 
 def markdown(finished: Finished, other: Receipt) -> str:
-    """The README's table: greedy pass@1 per task on test, pass@8 and perplexity, of every round and of the control."""
+    """The README's table: greedy pass@1 per task on test, pass@8 and perplexity, of every round and
+    of the control."""
     names = {
         f"round {record.round} ({record.verdict})": finished.evaluation(record.round)
         for record in finished.state.history
@@ -66,13 +83,19 @@ def markdown(finished: Finished, other: Receipt) -> str:
     lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for task in tasks:
         shares = [f"{one.summary['test_slices'][task]['accuracy']:.3f}" for one in columns.values()]
-        lines.append(f"| {task.removeprefix('task=').rpartition('/')[2]} | " + " | ".join(shares) + " |")
+        lines.append(
+            f"| {task.removeprefix('task=').rpartition('/')[2]} | " + " | ".join(shares) + " |"
+        )
     for name, key in (
         ("mean pass@1", "test_accuracy"),
         ("pass@8", "pass_at_k"),
         ("perplexity, human text", "perplexity"),
     ):
-        lines.append(f"| {name} | " + " | ".join(f"{one.summary[key]:.3f}" for one in columns.values()) + " |")
+        lines.append(
+            f"| {name} | "
+            + " | ".join(f"{one.summary[key]:.3f}" for one in columns.values())
+            + " |"
+        )
     return "\n".join(lines)
 
 
@@ -81,13 +104,23 @@ def base_perplexity(finished: Finished) -> float:
     context, recipe = finished.context, finished.view.recipe
     assert recipe is not None
     prepared = read_receipt(context, finished.state.prepared)
-    model, codec = load_for_answers(fetch_folder(context, prepared, "base"), recipe.model.system_prompt)
+    model, codec = load_for_answers(
+        fetch_folder(context, prepared, "base"), recipe.model.system_prompt
+    )
     torch.set_num_threads(context.threads)
     rows = list(read_rows(fetch(context, prepared, "splits/retention.jsonl"), TrainingRow))
-    encoded = [codec.row_ids(row.prompt, row.completion) for row in rows[: recipe.evaluate.max_perplexity_rows]]
+    encoded = [
+        codec.row_ids(row.prompt, row.completion)
+        for row in rows[: recipe.evaluate.max_perplexity_rows]
+    ]
     limit = recipe.train.max_length
     return math.exp(
-        mean_loss(CompletionLoss(model), [EncodedRow(ids[:limit], masked) for ids, masked in encoded], codec.pad_id, 32)
+        mean_loss(
+            CompletionLoss(model),
+            [EncodedRow(ids[:limit], masked) for ids, masked in encoded],
+            codec.pad_id,
+            32,
+        )
     )
 
 

@@ -19,7 +19,9 @@ def table(figures: Mapping[str, Figure]) -> str:
         where = f"{one['date']}, {one['cores']} cores, {one['memory_gib']} GiB, seed {one['seed']}"
         note = f" ({one['note']})" if one["note"] else ""
         value = f"{number(one['value'])} {one['unit']}".strip()
-        lines.append(f"| `{name}` | {value}{note} | {one['bound']}{verdict} | {where} | `{one['command']}` |")
+        lines.append(
+            f"| `{name}` | {value}{note} | {one['bound']}{verdict} | {where} | `{one['command']}` |"
+        )
     return "\n".join(lines)
 
 
@@ -31,7 +33,8 @@ def number(value: float) -> str:
 
 
 def with_table(readme: str, figures: Mapping[str, Figure]) -> str:
-    """A README with the table between its markers. Raises ValueError if they are not there once each, in order."""
+    """A README with the table between its markers. Raises ValueError if they are not there once
+    each, in order."""
     before, begin, rest = readme.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end) or BEGIN in after:

@@ -1,7 +1,8 @@
-"""Figures of the train step: `python -m tests.benchmarks.training [--seed N]`. About 25 minutes on two cores.
+"""Figures of the train step: `python -m tests.benchmarks.training [--seed N]`. About 25 minutes on
+two cores.
 
-Speeds are tokens a second (padding not counted) of the training alone, with start-up apart; every arm is a process of
-its own, arms take turns, and figures are ratios of medians within this run.
+Speeds are tokens a second (padding not counted) of the training alone, with start-up apart; every
+arm is a process of its own, arms take turns, and figures are ratios of medians within this run.
 """
 
 from __future__ import annotations
@@ -54,15 +55,22 @@ def main() -> None:
     command = f"python -m tests.benchmarks.training --seed {given.seed}"
     with tempfile.TemporaryDirectory(prefix="training-") as place:
         folder = Path(place)
-        measures = {"peers": measure_peers, "tiny": measure_tiny, "checkpoints": measure_checkpoints}
+        measures = {
+            "peers": measure_peers,
+            "tiny": measure_tiny,
+            "checkpoints": measure_checkpoints,
+        }
         for part in given.part or PARTS:
-            for name, (value, unit, bound, note) in measures[part](folder / part, given.seed).items():
+            for name, (value, unit, bound, note) in measures[part](
+                folder / part, given.seed
+            ).items():
                 print(f"{name} = {value:.4g} {unit} (bound {bound}) {note}", flush=True)
                 record(name, value, unit, bound, command, given.seed, note)
 
 
 def measure_peers(folder: Path, seed: int) -> dict[str, tuple[float, str, str, str]]:
-    """SmolLM2-135M on rows of mixed length: ours, the loop of articles, and two trainers at their best settings."""
+    """SmolLM2-135M on rows of mixed length: ours, the loop of articles, and two trainers at their
+    best settings."""
     save_base(folder)
     rows = write_tokens(folder, mixed_rows(NUM_ROWS + 32, seed))
     heldout, rows = rows[NUM_ROWS:], rows[:NUM_ROWS]
@@ -91,14 +99,25 @@ def measure_peers(folder: Path, seed: int) -> dict[str, tuple[float, str, str, s
     return {
         "train.vs_naive": (medians["ours"] / naive, "ratio", "≥ 6", note),
         "train.vs_naive_accumulated": (
-            medians["ours"] / accumulated, "ratio", "against the same loop with an Adam step every 16 rows", "",
+            medians["ours"] / accumulated,
+            "ratio",
+            "against the same loop with an Adam step every 16 rows",
+            "",
         ),
-        "train.vs_best_peer": (medians["ours"] / medians[fastest], "ratio", "≥ 1.0", f"{fastest} {best[fastest]}"),
+        "train.vs_best_peer": (
+            medians["ours"] / medians[fastest],
+            "ratio",
+            "≥ 1.0",
+            f"{fastest} {best[fastest]}",
+        ),
         "train.loss_spread": (
-            max(losses[arm] for arm in losses if arm != "base") - min(losses[arm] for arm in losses if arm != "base"),
-            "nats", "≤ 0.04", "between the arms' held-out losses after one pass over the rows",
+            max(losses[arm] for arm in losses if arm != "base")
+            - min(losses[arm] for arm in losses if arm != "base"),
+            "nats",
+            "≤ 0.04",
+            "between the arms' held-out losses after one pass over the rows",
         ),
-    }  # fmt: skip
+    }
 
 
 def best_settings(folder: Path, arm: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -123,19 +142,31 @@ def ours(folder: Path, base: Path, num_rows: int, seed: int, **section: Any) -> 
         "precision": "auto",
         **section,
     }
-    return train_here(make_job(
-        folder, rows=rows, heldout=[], init=base, key=key_of(folder), **settings,
-        stages=(Stage(name="sft", steps=num_rows // 16, learning_rate=RATE),),
-    ).model_copy(update={"weight_decay": 0.0}))  # fmt: skip
+    return train_here(
+        make_job(
+            folder,
+            rows=rows,
+            heldout=[],
+            init=base,
+            key=key_of(folder),
+            **settings,
+            stages=(Stage(name="sft", steps=num_rows // 16, learning_rate=RATE),),
+        ).model_copy(update={"weight_decay": 0.0})
+    )
 
 
 def train_here(job: Job) -> dict[str, Any]:
-    """Carry a job out on all cores, in a process of its own. Beside what a training leaves: `compute_seconds`, of the
-    training alone, and `startup_seconds`, from the start of the process to the end of the first step."""
+    """Carry a job out on all cores, in a process of its own. Beside what a training leaves:
+    `compute_seconds`, of the training alone, and `startup_seconds`, from the start of the process
+    to the end of the first step."""
     job = job.model_copy(update={"threads": THREADS})
     begun = time.time()
     process = subprocess.run(
-        command_of(job), env=environment_of(job, **ENVIRONMENT), stderr=subprocess.PIPE, text=True, check=False
+        command_of(job),
+        env=environment_of(job, **ENVIRONMENT),
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
     )
     done = outcome(job, process.returncode, process.stderr)
     assert not done["failure"], done["failure"]
@@ -159,21 +190,38 @@ def events_of(output: Path) -> Any:
 
 def measure_tiny(folder: Path, seed: int) -> dict[str, tuple[float, str, str, str]]:
     """A model of a million parameters from nothing: ours against a good loop by hand."""
-    shape = {"hidden_size": 128, "num_layers": 4, "num_heads": 4, "intermediate_size": 512, "max_length": 64}
+    shape = {
+        "hidden_size": 128,
+        "num_layers": 4,
+        "num_heads": 4,
+        "intermediate_size": 512,
+        "max_length": 64,
+    }
     save_tiny(folder / "base", "llama", seed, **shape)
     rows, steps = reversal(4000, seed), 300
     write_tokens(folder, rows)
     speeds: dict[str, list[float]] = {"ours": [], "eager": [], "sdpa": []}
     startups = []
     for turn in range(5):
-        done = train_here(make_job(
-            folder / f"ours-{turn}", rows=rows, heldout=[], init=folder / "base", key=key_of(folder / f"{turn}"),
-            batch_size=64, micro_batch_size=64, zero=0, stages=(Stage(name="sft", steps=steps, learning_rate=1e-3),),
-        ))  # fmt: skip
+        done = train_here(
+            make_job(
+                folder / f"ours-{turn}",
+                rows=rows,
+                heldout=[],
+                init=folder / "base",
+                key=key_of(folder / f"{turn}"),
+                batch_size=64,
+                micro_batch_size=64,
+                zero=0,
+                stages=(Stage(name="sft", steps=steps, learning_rate=1e-3),),
+            )
+        )
         startups.append(done["startup_seconds"])
         speeds["ours"].append(done["tokens_trained"] / done["compute_seconds"])
         for attention in ("eager", "sdpa"):
-            done = peer(folder, "plain", batch=64, steps=steps, rate=1e-3, save=0, attention=attention)
+            done = peer(
+                folder, "plain", batch=64, steps=steps, rate=1e-3, save=0, attention=attention
+            )
             speeds[attention].append(speed_of(done))
     medians = {arm: statistics.median(found) for arm, found in speeds.items()}
     by_hand = max(medians["eager"], medians["sdpa"])
@@ -181,9 +229,12 @@ def measure_tiny(folder: Path, seed: int) -> dict[str, tuple[float, str, str, st
     return {
         "train.tiny_vs_plain_loop": (medians["ours"] / by_hand, "ratio", "≥ 0.8", note),
         "train.startup_seconds": (
-            statistics.median(startups), "s", "< 6", "from a fresh process to the end of its first step",
+            statistics.median(startups),
+            "s",
+            "< 6",
+            "from a fresh process to the end of its first step",
         ),
-    }  # fmt: skip
+    }
 
 
 def measure_checkpoints(folder: Path, seed: int) -> dict[str, tuple[float, str, str, str]]:
@@ -191,34 +242,51 @@ def measure_checkpoints(folder: Path, seed: int) -> dict[str, tuple[float, str, 
     save_base(folder)
     text = human_text()
     same = [
-        TrainingRow(id=str(n), prompt="", completion=text[300 * n : 300 * n + 300], source="human", round=0)
+        TrainingRow(
+            id=str(n), prompt="", completion=text[300 * n : 300 * n + 300], source="human", round=0
+        )
         for n in range(64)
     ]
     job = make_job(
-        folder / "minute", rows=same, heldout=[], init=folder / "base", key=key_of(folder), micro_batch_size="auto",
-        precision="auto", max_length=512, checkpoint_minutes=1,
+        folder / "minute",
+        rows=same,
+        heldout=[],
+        init=folder / "base",
+        key=key_of(folder),
+        micro_batch_size="auto",
+        precision="auto",
+        max_length=512,
+        checkpoint_minutes=1,
         stages=(Stage(name="sft", steps=50, learning_rate=1e-5),),
-    )  # fmt: skip
+    )
     done = train_here(job)
     stall, num_late = stall_share(done["output"])
     commit, resume, size = commit_and_resume(folder / "speed", folder / "base")
     return {
         "train.checkpoint_stall_share": (
-            stall, "share", "< 0.05", f"{num_late} steps held up, in {done['compute_seconds']:.0f} s, one a minute",
+            stall,
+            "share",
+            "< 0.05",
+            f"{num_late} steps held up, in {done['compute_seconds']:.0f} s, one a minute",
         ),
         "train.commit_vs_copy": (
-            commit, "ratio", "bytes/s against a plain file copy, synced", f"{size / 2**30:.2f} GiB: written, hashed, "
-            "stored and looked up",
+            commit,
+            "ratio",
+            "bytes/s against a plain file copy, synced",
+            f"{size / 2**30:.2f} GiB: written, hashed, stored and looked up",
         ),
         "train.resume_vs_copy": (
-            resume, "ratio", "bytes/s against a plain file copy, synced", "fetched and every byte verified",
+            resume,
+            "ratio",
+            "bytes/s against a plain file copy, synced",
+            "fetched and every byte verified",
         ),
-    }  # fmt: skip
+    }
 
 
 def stall_share(output: Path) -> tuple[float, int]:
-    """Share of the training's time beyond what its steps take when nothing is in their way (the median per token),
-    and how many steps took a fifth longer."""
+    """Share of the training's time beyond what its steps take when nothing is in their way (the
+    median per token), and how many steps took a fifth longer."""
     tokens = [event.value for event in events_of(output).Scalars("train/tokens")][1:]
     seconds = [after - before for before, after in itertools.pairwise(step_times(output))]
     usual = statistics.median(second / count for second, count in zip(seconds, tokens, strict=True))
@@ -227,7 +295,8 @@ def stall_share(output: Path) -> tuple[float, int]:
 
 
 def commit_and_resume(folder: Path, base: Path) -> tuple[float, float, int]:
-    """(commit, resume) speed as a share of a plain copy's, and bytes of a checkpoint; medians of three turns."""
+    """(commit, resume) speed as a share of a plain copy's, and bytes of a checkpoint; medians of
+    three turns."""
     from components.train import engine as ds
     from components.train.checkpoints import Checkpoints
 
@@ -235,7 +304,11 @@ def commit_and_resume(folder: Path, base: Path) -> tuple[float, float, int]:
     ds.join_processes()
     context = make_context(f"file://{folder}/store", {"RATCHET_CACHE": str(folder / "cache")})
     weights = load_model(base).state_dict()
-    tensors = [(f"{kind}/{name}", value.clone()) for kind in ("weight", *ds.MOMENTS) for name, value in weights.items()]
+    tensors = [
+        (f"{kind}/{name}", value.clone())
+        for kind in ("weight", *ds.MOMENTS)
+        for name, value in weights.items()
+    ]
     size = sum(value.numel() * value.element_size() for _, value in tensors)
     plain = folder / "plain"
     plain.write_bytes(b"".join(value.contiguous().numpy().tobytes() for _, value in tensors))
@@ -275,11 +348,16 @@ def save_base(folder: Path) -> None:
 
 def human_text() -> str:
     """A story of 1889, as the package reasoning-gym ships it."""
-    return importlib.resources.files("reasoning_gym").joinpath("data/in_the_year_2889.txt").read_text(encoding="utf-8")
+    return (
+        importlib.resources.files("reasoning_gym")
+        .joinpath("data/in_the_year_2889.txt")
+        .read_text(encoding="utf-8")
+    )
 
 
 def mixed_rows(count: int, seed: int) -> list[TrainingRow]:
-    """Passages to continue, of 5 to 150 words: most are short, a few long, as in real instruction data."""
+    """Passages to continue, of 5 to 150 words: most are short, a few long, as in real instruction
+    data."""
     rng, words = random.Random(seed), human_text().split()
     rows = []
     for number in range(count):
@@ -288,10 +366,13 @@ def mixed_rows(count: int, seed: int) -> list[TrainingRow]:
         prompt, completion = words[start : start + 5], words[start + 5 : start + 5 + length]
         rows.append(
             TrainingRow(
-                id=str(number), prompt=f"Continue: {' '.join(prompt)}", completion=" ".join(completion),
-                source="human", round=0,
+                id=str(number),
+                prompt=f"Continue: {' '.join(prompt)}",
+                completion=" ".join(completion),
+                source="human",
+                round=0,
             )
-        )  # fmt: skip
+        )
     return rows
 
 
@@ -321,7 +402,9 @@ def peer(folder: Path, arm: str, **settings: Any) -> dict[str, float]:
     """Run one of tests/benchmarks/training_peers.py."""
     command = [sys.executable, "-m", "tests.benchmarks.training_peers", arm, str(folder)]
     command += [f"{name}={value}" for name, value in settings.items()]
-    done = subprocess.run(command, env={**os.environ, **ENVIRONMENT}, check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        command, env={**os.environ, **ENVIRONMENT}, check=True, stdout=subprocess.PIPE, text=True
+    )
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 

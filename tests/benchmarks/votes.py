@@ -1,18 +1,21 @@
-"""Figures of learning without labels: `python -m tests.benchmarks.votes [--seed N] [--part labels|alarm]`. About ten
-minutes on two cores; the whole ladder is the benchmark `labelfree`.
+"""Figures of learning without labels: `python -m tests.benchmarks.votes [--seed N] [--part
+labels|alarm]`. About ten minutes on two cores; the whole ladder is the benchmark `labelfree`.
 
 *labels*: three independently seeded models of recipes/labelfree.yaml learn to reverse numbers of up to eight digits,
-too briefly to be sure of the next difficulty. They answer numbers of nine digits greedily, and the recipe's filters
-choose: only what all three say and what has the usual length. Label accuracy is the share of right answers among the
-chosen ones, yield the share of prompts that got a label; the right answers are looked up here alone.
+too briefly to be sure of the next difficulty. They answer numbers of nine digits greedily, and the
+recipe's filters choose: only what all three say and what has the usual length. Label accuracy is
+the share of right answers among the chosen ones, yield the share of prompts that got a label; the
+right answers are looked up here alone.
 
 *alarm*: the loop is forced into collapse. One model, good at up to five digits, learns from nothing but its own greedy
-answers to eight digits, which are all wrong: unfiltered, each round in place of all rows before (`unsafe_replace`), and
-the newest model always wins. Rounds are short, so that the collapse takes several. An alarm is a sentence of `decide`
-against a candidate; the fall is the first round whose accuracy on the test prompts is five points below the best so
-far. The figure is by how many rounds the first alarm is ahead of the fall, in the worst seed. An audit split would
-raise an alarm in round 1 (an unfiltered round teaches errors), so there is none: what counts is what evaluate measures
-of collapse. Beside it the same loop on answers to six digits, most of which are right: there it should be silent.
+answers to eight digits, which are all wrong: unfiltered, each round in place of all rows before
+(`unsafe_replace`), and the newest model always wins. Rounds are short, so that the collapse takes
+several. An alarm is a sentence of `decide` against a candidate; the fall is the first round whose
+accuracy on the test prompts is five points below the best so far. The figure is by how many rounds
+the first alarm is ahead of the fall, in the worst seed. An audit split would raise an alarm in
+round 1 (an unfiltered round teaches errors), so there is none: what counts is what evaluate
+measures of collapse. Beside it the same loop on answers to six digits, most of which are right:
+there it should be silent.
 """
 
 from __future__ import annotations
@@ -63,15 +66,31 @@ def main() -> None:
     figures: Found = {}
     with tempfile.TemporaryDirectory(prefix="votes-") as folder:
         if given.part != "alarm":
-            figures |= labels(side_by_side(partial(chosen, folder=Path(folder)), range(given.seed, given.seed + SEEDS)))
+            figures |= labels(
+                side_by_side(
+                    partial(chosen, folder=Path(folder)), range(given.seed, given.seed + SEEDS)
+                )
+            )
         if given.part != "labels":
             seeds = range(given.seed, given.seed + SEEDS_FORCED)
-            figures |= alarm(*(side_by_side(partial(forced, length=length, folder=Path(folder)), seeds)
-                               for length in (TOO_LONG, NEXT)))  # fmt: skip
+            figures |= alarm(
+                *(
+                    side_by_side(partial(forced, length=length, folder=Path(folder)), seeds)
+                    for length in (TOO_LONG, NEXT)
+                )
+            )
     for name, (value, unit, bound, note) in figures.items():
         print(f"{name} = {value:.4g} {unit} (bound {bound}) {note}")
         if not given.dry:
-            record(name, value, unit, bound, f"python -m tests.benchmarks.votes --seed {given.seed}", given.seed, note)
+            record(
+                name,
+                value,
+                unit,
+                bound,
+                f"python -m tests.benchmarks.votes --seed {given.seed}",
+                given.seed,
+                note,
+            )
 
 
 def document(seed: int, longest: int, length: int, first_steps: int) -> dict[str, Any]:
@@ -79,7 +98,12 @@ def document(seed: int, longest: int, length: int, first_steps: int) -> dict[str
     whole: dict[str, Any] = yaml.safe_load((REPOSITORY / RECIPE).read_text(encoding="utf-8"))
     whole["seed"] = seed
     ladder = {"labelled": [1, longest], "climb": [length, length]}
-    whole["data"]["tasks"][0] |= {"unlabelled": 3000, "validation": 450, "test": 900, "ladder": ladder}
+    whole["data"]["tasks"][0] |= {
+        "unlabelled": 3000,
+        "validation": 450,
+        "test": 900,
+        "ladder": ladder,
+    }
     whole["train"]["first"]["steps"] = first_steps
     whole["select"]["min_accepted"] = 1
     whole["decide"]["goal"] = {"threshold": 1.0}
@@ -96,12 +120,25 @@ def labels(runs: Sequence[dict[str, float]]) -> Found:
 
     about = f"{middle['before']:.3f} of the models' answers are right before ({spread('before')})"
     return {
-        "labelfree.label_accuracy": (middle["after"], "share", "≥ 0.93", f"{spread('after')}; {about}"),
-        "labelfree.label_lift_points": (
-            100 * (middle["after"] - middle["before"]), "points", "≥ 40 where 0.93 is not reached", about,
+        "labelfree.label_accuracy": (
+            middle["after"],
+            "share",
+            "≥ 0.93",
+            f"{spread('after')}; {about}",
         ),
-        "labelfree.yield": (middle["yield"], "share", "≥ 0.2", f"prompts that got a label; {spread('yield')}"),
-    }  # fmt: skip
+        "labelfree.label_lift_points": (
+            100 * (middle["after"] - middle["before"]),
+            "points",
+            "≥ 40 where 0.93 is not reached",
+            about,
+        ),
+        "labelfree.yield": (
+            middle["yield"],
+            "share",
+            "≥ 0.2",
+            f"prompts that got a label; {spread('yield')}",
+        ),
+    }
 
 
 def chosen(seed: int, folder: Path) -> dict[str, float]:
@@ -111,17 +148,26 @@ def chosen(seed: int, folder: Path) -> dict[str, float]:
     from components.select.step import SelectInputs
     from components.select.step import run as select
 
-    context, start = begun(document(seed, LONGEST, LONGEST + 1, FIRST_STEPS), folder / f"labels-{seed}")
-    state = receipt_uri(context, finished(context, receipt_uri(context, start), start, gate=False)[0])
+    context, start = begun(
+        document(seed, LONGEST, LONGEST + 1, FIRST_STEPS), folder / f"labels-{seed}"
+    )
+    state = receipt_uri(
+        context, finished(context, receipt_uri(context, start), start, gate=False)[0]
+    )
     shards = [generate(GenerateInputs(state, shard), context) for shard in range(2)]
     answers = [
         (asked[row.prompt_id], row.text)
         for shard in shards
-        for asked in ({one.id: one.text for one in read_rows(fetch(context, shard, "prompts.jsonl"), Prompt)},)
+        for asked in (
+            {one.id: one.text for one in read_rows(fetch(context, shard, "prompts.jsonl"), Prompt)},
+        )
         for row in read_rows(fetch(context, shard, "samples.jsonl"), Sample)
     ]
     selection = select(SelectInputs(state, tuple(shards)), context)
-    rows = [(row.prompt, row.completion) for row in read_rows(fetch(context, selection, "accepted.jsonl"), TrainingRow)]
+    rows = [
+        (row.prompt, row.completion)
+        for row in read_rows(fetch(context, selection, "accepted.jsonl"), TrainingRow)
+    ]
     found = {
         "before": statistics.fmean(is_right(*one) for one in answers),
         "after": statistics.fmean(is_right(*one) for one in rows),
@@ -141,7 +187,11 @@ class Course:
     @property
     def fall(self) -> int:
         """The first round well below the best before it; one beyond the last if there is none."""
-        below = (place for place, own in enumerate(self.accuracies) if own < max(self.accuracies[: place + 1]) - FALL)
+        below = (
+            place
+            for place, own in enumerate(self.accuracies)
+            if own < max(self.accuracies[: place + 1]) - FALL
+        )
         return next(below, len(self.accuracies))
 
     @property
@@ -152,27 +202,44 @@ class Course:
 
 def alarm(forced: Sequence[Course], sound: Sequence[Course]) -> Found:
     """How many rounds the alarm is ahead, at least, and how often there is one where nothing falls."""
-    told = "; ".join(f"alarm in round {one.first_alarm}, fall in round {one.fall}" for one in forced)
+    told = "; ".join(
+        f"alarm in round {one.first_alarm}, fall in round {one.fall}" for one in forced
+    )
     quiet = [alarms for one in sound for alarms in one.alarms[1:]]
     gains = ", ".join(f"{100 * (one.accuracies[-1] - one.accuracies[0]):+.1f}" for one in sound)
     return {
         "labelfree.alarm_rounds_ahead": (
-            float(min(one.fall - one.first_alarm for one in forced)), "rounds", "≥ 1", f"{len(forced)} seeds: {told}",
+            float(min(one.fall - one.first_alarm for one in forced)),
+            "rounds",
+            "≥ 1",
+            f"{len(forced)} seeds: {told}",
         ),
         "labelfree.false_alarms": (
-            statistics.fmean(bool(alarms) for alarms in quiet), "share",
-            "rounds with an alarm in a loop that gets better", f"{len(quiet)} rounds; test accuracy {gains} points",
+            statistics.fmean(bool(alarms) for alarms in quiet),
+            "share",
+            "rounds with an alarm in a loop that gets better",
+            f"{len(quiet)} rounds; test accuracy {gains} points",
         ),
-    }  # fmt: skip
+    }
 
 
 def forced(seed: int, length: int, folder: Path) -> Course:
     """The loop that learns from its own answers alone, until it has fallen."""
     recipe = document(seed, LONGEST_FORCED, length, FIRST_STEPS_FORCED)
     recipe["generate"] |= {"samples_per_prompt": 1, "prompts_per_round": 600, "shards": 1}
-    recipe["select"] = {"verifier": False, "unsafe_replace": True, "require_finished": False, "min_accepted": 1,
-                        "minhash_threshold": 1.0, "max_length_ratio": 100.0}  # fmt: skip
-    recipe["train"] |= {"num_peers": 1, "rounds": {"steps": 20, "learning_rate": 0.0003}, "early_stopping_patience": 99}
+    recipe["select"] = {
+        "verifier": False,
+        "unsafe_replace": True,
+        "require_finished": False,
+        "min_accepted": 1,
+        "minhash_threshold": 1.0,
+        "max_length_ratio": 100.0,
+    }
+    recipe["train"] |= {
+        "num_peers": 1,
+        "rounds": {"steps": 20, "learning_rate": 0.0003},
+        "early_stopping_patience": 99,
+    }
     recipe["evaluate"]["pass_k"] = 8
     recipe["decide"] |= {"max_rounds": 2 * ROUNDS}
     context, start = begun(recipe, folder / f"alarm-{seed}-{length}")
@@ -196,7 +263,9 @@ def begun(recipe: dict[str, Any], folder: Path) -> tuple[Context, Receipt]:
     from components.prepare.step import PrepareInputs
     from components.prepare.step import run as prepare
 
-    context = make_context(f"file://{folder}/store", {**os.environ, "RATCHET_CACHE": f"{folder}/cache"})
+    context = make_context(
+        f"file://{folder}/store", {**os.environ, "RATCHET_CACHE": f"{folder}/cache"}
+    )
     return context, prepare(PrepareInputs(recipe, {}, "", ""), context)
 
 

@@ -21,7 +21,8 @@ from tests.pipeline.campaigns import SPLITS, Place, recipe, write_data
 
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Any]:
-    """A client of the engine. Without one these tests are left out, unless RATCHET_NEED_ENGINE says they must run."""
+    """A client of the engine. Without one these tests are left out, unless RATCHET_NEED_ENGINE says
+    they must run."""
     try:
         client = docker.from_env()
         client.ping()
@@ -42,13 +43,16 @@ def island(engine: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Is
 
 @pytest.fixture(scope="session")
 def document(island: Island, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A small recipe whose data lie in the bucket and whose trainings are of two processes, with ZeRO 2."""
+    """A small recipe whose data lie in the bucket and whose trainings are of two processes, with
+    ZeRO 2."""
     folder = tmp_path_factory.mktemp("data")
     write_data(folder)
     for split in SPLITS:
         island.client().upload_file(str(folder / f"{split}.jsonl"), BUCKET, f"data/{split}.jsonl")
     made = copy.deepcopy(recipe(folder))
-    made["data"]["human"] = [{"uri": f"s3://{BUCKET}/data/{split}.jsonl", "split": split} for split in SPLITS]
+    made["data"]["human"] = [
+        {"uri": f"s3://{BUCKET}/data/{split}.jsonl", "split": split} for split in SPLITS
+    ]
     for key, value in {"train.zero": 2, "train.num_processes": 2, "decide.max_rounds": 1}.items():
         set_key(made, key, value)
     return made
@@ -70,11 +74,22 @@ class Campaigns:
     @property
     def in_containers(self) -> tuple[str, ...]:
         """Arguments of `run`, of one round."""
-        return ("--rounds", "1", "--runner", "docker", "--network", self.island.network, "--memory", "2g")
+        return (
+            "--rounds",
+            "1",
+            "--runner",
+            "docker",
+            "--network",
+            self.island.network,
+            "--memory",
+            "2g",
+        )
 
 
 @pytest.fixture(scope="session")
-def campaigns(island: Island, document: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Campaigns:
+def campaigns(
+    island: Island, document: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Campaigns:
     """The campaigns of these tests."""
     return Campaigns(island, document, tmp_path_factory)
 
@@ -89,7 +104,9 @@ def on_the_laptop(campaigns: Campaigns) -> dict[str, bytes]:
 
 def containers_of(engine: Any, run_id: str = "") -> list[Any]:
     """Running containers of steps."""
-    found = engine.containers.list(filters={"label": f"{RUN_LABEL}={run_id}" if run_id else RUN_LABEL})
+    found = engine.containers.list(
+        filters={"label": f"{RUN_LABEL}={run_id}" if run_id else RUN_LABEL}
+    )
     return list(found)
 
 
@@ -102,12 +119,18 @@ def step_of(container: Any) -> str:
 def start(place: Place, *arguments: str) -> subprocess.Popen[str]:
     """Begin `run` and do not wait."""
     return subprocess.Popen(
-        place.command("run", "--json", *arguments), cwd=place.folder, env=place.environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        place.command("run", "--json", *arguments),
+        cwd=place.folder,
+        env=place.environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def log_of(folder: Path) -> str:
     """The log of the last run of a working folder."""
-    logs = sorted((folder / ".ratchet" / "logs").glob("*/log.txt"), key=lambda path: path.stat().st_mtime)
+    logs = sorted(
+        (folder / ".ratchet" / "logs").glob("*/log.txt"), key=lambda path: path.stat().st_mtime
+    )
     return logs[-1].read_text(encoding="utf-8", errors="replace") if logs else ""

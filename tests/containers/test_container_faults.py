@@ -49,7 +49,9 @@ def wait_for(engine: Any, step: str, process: Any) -> Any:
 def wait_for_upload(campaigns: Campaigns, name: str) -> None:
     """Return as soon as the first file of a campaign is in the store."""
     client, deadline = campaigns.island.client(), time.monotonic() + PATIENCE_SECONDS
-    while not client.list_objects_v2(Bucket=BUCKET, Prefix=f"{name}/objects/", MaxKeys=1).get("Contents"):
+    while not client.list_objects_v2(Bucket=BUCKET, Prefix=f"{name}/objects/", MaxKeys=1).get(
+        "Contents"
+    ):
         assert time.monotonic() < deadline, "nothing was stored"
 
 
@@ -57,9 +59,20 @@ def test_a_campaign_whose_every_step_runs_out_of_memory_or_is_killed_ends_as_one
     engine: Any, campaigns: Campaigns, on_the_laptop: dict[str, bytes]
 ) -> None:
     place = campaigns.place("killed")
-    starved = place.run("--rounds", "1", "--runner", "docker", "--network", campaigns.island.network, "--memory", "64m")
+    starved = place.run(
+        "--rounds",
+        "1",
+        "--runner",
+        "docker",
+        "--network",
+        campaigns.island.network,
+        "--memory",
+        "64m",
+    )
     assert starved.code == UserError.exit_code, starved.said
-    assert any("went over its memory of 64m" in line and "--memory" in line for line in starved.errors), starved.said
+    assert any(
+        "went over its memory of 64m" in line and "--memory" in line for line in starved.errors
+    ), starved.said
     for step in KILLED:
         process = start(place, *campaigns.in_containers)
         try:
@@ -71,7 +84,9 @@ def test_a_campaign_whose_every_step_runs_out_of_memory_or_is_killed_ends_as_one
         finally:
             process.terminate()
         assert process.returncode == Transient.exit_code, said + log_of(place.folder)
-        assert f"{step}: its container was killed from outside; the same command again goes on" in said
+        assert (
+            f"{step}: its container was killed from outside; the same command again goes on" in said
+        )
         if step == UPLOADING:
             assert campaigns.island.receipts("killed") == {}, "it was killed before all was there"
     run = place.run(*campaigns.in_containers)
@@ -93,7 +108,10 @@ def test_a_container_killed_in_the_middle_of_a_large_upload_leaves_no_object_and
 
     def parts() -> int:
         uploads = client.list_multipart_uploads(Bucket=BUCKET, Prefix=f"{name}/").get("Uploads", ())
-        return sum(len(client.list_parts(**where, UploadId=one["UploadId"]).get("Parts", ())) for one in uploads)
+        return sum(
+            len(client.list_parts(**where, UploadId=one["UploadId"]).get("Parts", ()))
+            for one in uploads
+        )
 
     uploading = engine.containers.run("ratchet/cpu:dev", command, detach=True, **confined)
     try:
@@ -106,13 +124,17 @@ def test_a_container_killed_in_the_middle_of_a_large_upload_leaves_no_object_and
     finally:
         uploading.remove(force=True)
     assert 0 < parts() < 16, "it was killed between its first part and its last"
-    assert not client.list_objects_v2(Bucket=BUCKET, Prefix=f"{name}/").get("Contents"), "half a file is no file"
+    assert not client.list_objects_v2(Bucket=BUCKET, Prefix=f"{name}/").get("Contents"), (
+        "half a file is no file"
+    )
     said = engine.containers.run("ratchet/cpu:dev", command, remove=True, **confined)
     assert int(said) == 256 << 20
     assert client.head_object(**where)["ContentLength"] == 256 << 20
 
 
-def test_a_run_that_is_stopped_leaves_no_container_behind(engine: Any, campaigns: Campaigns) -> None:
+def test_a_run_that_is_stopped_leaves_no_container_behind(
+    engine: Any, campaigns: Campaigns
+) -> None:
     place = campaigns.place("stopped")
     process = start(place, *campaigns.in_containers)
     wait_for(engine, "train", process)
@@ -122,7 +144,9 @@ def test_a_run_that_is_stopped_leaves_no_container_behind(engine: Any, campaigns
     assert containers_of(engine) == []
 
 
-def test_what_a_killed_run_left_running_is_ended_by_the_next(engine: Any, campaigns: Campaigns) -> None:
+def test_what_a_killed_run_left_running_is_ended_by_the_next(
+    engine: Any, campaigns: Campaigns
+) -> None:
     place = campaigns.place("orphans")
     process = start(place, *campaigns.in_containers)
     orphan = wait_for(engine, "prepare", process)
@@ -147,21 +171,30 @@ def _alive(engine: Any, identity: str) -> bool:
 
 
 def _kill_all_of(pid: int) -> None:
-    """Kill the command and the process that it started, at once, so that neither can stop the containers."""
+    """Kill the command and the process that it started, at once, so that neither can stop the
+    containers."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     for process in (*map(int, children), pid):
         os.kill(process, signal.SIGKILL)
 
 
-def test_images_of_other_code_than_is_here_are_refused(campaigns: Campaigns, tmp_path: Path) -> None:
+def test_images_of_other_code_than_is_here_are_refused(
+    campaigns: Campaigns, tmp_path: Path
+) -> None:
     for name in ("components", "docker"):
-        shutil.copytree(PIPELINE.parent / name, tmp_path / name, ignore=shutil.ignore_patterns("*.whl", "__pycache__"))
+        shutil.copytree(
+            PIPELINE.parent / name,
+            tmp_path / name,
+            ignore=shutil.ignore_patterns("*.whl", "__pycache__"),
+        )
     shutil.copy(PIPELINE, tmp_path)
     with (tmp_path / "components" / "decide" / "step.py").open("a") as changed:
         changed.write("# another line\n")
     place = campaigns.place("refused")
     command = place.command("run", *campaigns.in_containers)
     command[1] = str(tmp_path / "pipeline.py")
-    done = subprocess.run(command, cwd=place.folder, env=place.environment, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=place.folder, env=place.environment, capture_output=True, text=True
+    )
     assert done.returncode == UserError.exit_code
     assert "was built from other code than is here; `make images`" in done.stderr

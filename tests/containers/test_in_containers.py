@@ -27,13 +27,16 @@ def test_an_image_is_small_and_checks_itself_with_nothing_but_a_temporary_folder
     image = engine.images.get(f"ratchet/{family}:dev")
     assert image.attrs["Size"] < LARGEST_MB[family] * 1_000_000
     assert image.attrs["Config"]["User"] == "10001:10001"
-    said = inside(engine, island, image.id, "/opt/venv/bin/python", "/opt/ratchet/selfcheck.py", family)
+    said = inside(
+        engine, island, image.id, "/opt/venv/bin/python", "/opt/ratchet/selfcheck.py", family
+    )
     assert "all checks passed" in said
 
 
 def test_images_share_the_layers_that_they_have_in_common(engine: Any) -> None:
     layers = {
-        family: set(engine.images.get(f"ratchet/{family}:dev").attrs["RootFS"]["Layers"]) for family in LARGEST_MB
+        family: set(engine.images.get(f"ratchet/{family}:dev").attrs["RootFS"]["Layers"])
+        for family in LARGEST_MB
     }
     assert len(layers["train"] & layers["generate"]) > len(layers["train"] & layers["cpu"]) >= 3
 
@@ -47,7 +50,9 @@ def test_a_step_reaches_the_store_and_nothing_else(engine: Any, island: Island) 
         "    try: socket.create_connection((host, int(port)), 2).close(); print('reached')\n"
         "    except OSError as error: print(type(error).__name__)\n"
     )
-    told = inside(engine, island, "ratchet/cpu:dev", "python", "-c", reach, f"{host}:{port}", "192.0.2.1:80")
+    told = inside(
+        engine, island, "ratchet/cpu:dev", "python", "-c", reach, f"{host}:{port}", "192.0.2.1:80"
+    )
     assert told.split()[0] == "reached"
     assert told.split()[1] != "reached"
 
@@ -67,9 +72,13 @@ def test_a_campaign_in_containers_has_the_receipts_of_one_on_the_laptop(
     place = campaigns.place("containers")
     run = place.run(*campaigns.in_containers)
     assert run.told, run.said + log_of(place.folder)
-    assert run.executed == ["prepare", *round_tasks(0), *round_tasks(1), "publish", "report"], log_of(place.folder)
+    assert run.executed == ["prepare", *round_tasks(0), *round_tasks(1), "publish", "report"], (
+        log_of(place.folder)
+    )
     receipts = campaigns.island.receipts("containers")
     assert receipts == on_the_laptop
-    assert json.loads(next(data for ref, data in receipts.items() if ref.startswith("train/")))["summary"]
+    assert json.loads(next(data for ref, data in receipts.items() if ref.startswith("train/")))[
+        "summary"
+    ]
     assert SECRET not in run.said + json.dumps(run.told) + log_of(place.folder)
     assert containers_of(engine) == []

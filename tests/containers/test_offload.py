@@ -1,4 +1,5 @@
-"""Optimizer offload in the image `train`: DeepSpeed's own AdamW, compiled with the image, on the curve of torch's."""
+"""Optimizer offload in the image `train`: DeepSpeed's own AdamW, compiled with the image, on the
+curve of torch's."""
 
 from __future__ import annotations
 
@@ -28,9 +29,14 @@ def carry_out_confined(engine: Any, island: Island, job: Job) -> dict[str, Any]:
             os.chown(path, UID, UID)
     confined = settings("offload", Containers("2g", island.network), {})
     container = engine.containers.create(
-        "ratchet/train:dev", command, volumes={str(place): {"bind": str(place), "mode": "rw"}},
-        **{**confined, "environment": {**ENVIRONMENT, "RATCHET_CACHE": str(job.output.parent / "cache")}},
-    )  # fmt: skip
+        "ratchet/train:dev",
+        command,
+        volumes={str(place): {"bind": str(place), "mode": "rw"}},
+        **{
+            **confined,
+            "environment": {**ENVIRONMENT, "RATCHET_CACHE": str(job.output.parent / "cache")},
+        },
+    )
     try:
         container.start()
         status = int(container.wait(timeout=300)["StatusCode"])

@@ -1,4 +1,5 @@
-"""Publishing images: a registry gives them digests, images.toml gets them, and what is compiled names them."""
+"""Publishing images: a registry gives them digests, images.toml gets them, and what is compiled
+names them."""
 
 from __future__ import annotations
 
@@ -16,11 +17,23 @@ from tests.doubles.image_registry import ImageRegistry
 from tests.pipeline.campaigns import PIPELINE
 
 
-def test_a_published_image_is_recorded_by_its_digest_and_found_by_it(engine: Any, tmp_path: Path) -> None:
+def test_a_published_image_is_recorded_by_its_digest_and_found_by_it(
+    engine: Any, tmp_path: Path
+) -> None:
     for name in ("components", "docker"):
-        shutil.copytree(PIPELINE.parent / name, tmp_path / name, ignore=shutil.ignore_patterns("*.whl", "__pycache__"))
+        shutil.copytree(
+            PIPELINE.parent / name,
+            tmp_path / name,
+            ignore=shutil.ignore_patterns("*.whl", "__pycache__"),
+        )
     registry = ImageRegistry()
-    command = [sys.executable, "docker/build.py", "--loaded", f"--registry={registry.host}/team", "cpu"]
+    command = [
+        sys.executable,
+        "docker/build.py",
+        "--loaded",
+        f"--registry={registry.host}/team",
+        "cpu",
+    ]
     try:
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

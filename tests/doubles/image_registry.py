@@ -1,7 +1,8 @@
-"""A container registry on 127.0.0.1 that takes what `docker push` sends, in memory, and gives manifests out again.
+"""A container registry on 127.0.0.1 that takes what `docker push` sends, in memory, and gives
+manifests out again.
 
-Of OCI's distribution specification it has uploads in pieces, the check that a blob is there, and manifests by tag and
-by digest. A blob whose bytes are not those of its digest is refused.
+Of OCI's distribution specification it has uploads in pieces, the check that a blob is there, and
+manifests by tag and by digest. A blob whose bytes are not those of its digest is refused.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ class ImageRegistry:
         self.manifests: dict[str, tuple[str, bytes]] = {}
         """`name@digest` and `name:tag` → kind, text."""
         self.uploads: dict[str, Any] = {}
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"registry": self}))
+        self._server = ThreadingHTTPServer(
+            ("127.0.0.1", 0), type("Handler", (_Handler,), {"registry": self})
+        )
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
@@ -49,7 +52,11 @@ class _Handler(Answering):
         if "/manifests/" in path:
             return self._manifest(path)
         known = path.rpartition("/")[2] in self.registry.blobs
-        return self._head(200, self.registry.blobs[path.rpartition("/")[2]]) if known else self._head(404, 0)
+        return (
+            self._head(200, self.registry.blobs[path.rpartition("/")[2]])
+            if known
+            else self._head(404, 0)
+        )
 
     do_HEAD = do_GET
 

@@ -1,4 +1,5 @@
-"""A judge that speaks OpenAI's chat completions on 127.0.0.1, and grades by a function of the test's."""
+"""A judge that speaks OpenAI's chat completions on 127.0.0.1, and grades by a function of the
+test's."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from typing import Any
 
 
 class JudgeApi:
-    """The server; close it when done. `reply` gets question and answer and gives the text of the reply."""
+    """The server; close it when done. `reply` gets question and answer and gives the text of the
+    reply."""
 
     def __init__(self, reply: Callable[[str, str], str]) -> None:
         self.reply = reply
@@ -53,8 +55,17 @@ class JudgeApi:
                     return
                 material = json.loads(body["messages"][-1]["content"])
                 text = api.reply(material["question"], material["answer"])
-                message = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
-                about = {"id": "grade", "object": "chat.completion", "created": 0, "model": body["model"]}
+                message = {
+                    "index": 0,
+                    "finish_reason": "stop",
+                    "message": {"role": "assistant", "content": text},
+                }
+                about = {
+                    "id": "grade",
+                    "object": "chat.completion",
+                    "created": 0,
+                    "model": body["model"],
+                }
                 self._send(200, {**about, "choices": [message]})
 
             def _send(self, status: int, document: dict[str, Any]) -> None:

@@ -1,8 +1,10 @@
-"""The API server of Kubeflow Pipelines 2.17, in memory, that can be told to be slow, rude or strict.
+"""The API server of Kubeflow Pipelines 2.17, in memory, that can be told to be slow, rude or
+strict.
 
-It speaks plain HTTP on 127.0.0.1 and knows what `submit` and `schedule` ask of a real one: experiments, pipelines and
-their versions with names of their own, runs and recurring runs of any name, filters, pages, uploads, bearer tokens. It
-has no controllers: a test says by `states` how a run goes on between two looks at it.
+It speaks plain HTTP on 127.0.0.1 and knows what `submit` and `schedule` ask of a real one:
+experiments, pipelines and their versions with names of their own, runs and recurring runs of any
+name, filters, pages, uploads, bearer tokens. It has no controllers: a test says by `states` how a
+run goes on between two looks at it.
 """
 
 from __future__ import annotations
@@ -24,7 +26,12 @@ import yaml
 from tests.doubles.kubernetes_api import Answer, Fault, Json
 from tests.doubles.network import Answering
 
-KINDS = {"experiments": "experiment", "pipelines": "pipeline", "runs": "run", "recurringruns": "recurring_run"}
+KINDS = {
+    "experiments": "experiment",
+    "pipelines": "pipeline",
+    "runs": "run",
+    "recurringruns": "recurring_run",
+}
 KEYS = {"recurringruns": "recurringRuns", "versions": "pipeline_versions"}
 UNIQUE = ("experiments", "pipelines", "versions")
 NAMESPACE = "ml"
@@ -56,7 +63,9 @@ class KfpApi:
         self._numbers = itertools.count(1)
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._http.daemon_threads = True
-        threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        threading.Thread(
+            target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        ).start()
 
     @property
     def endpoint(self) -> str:
@@ -72,16 +81,21 @@ class KfpApi:
 
     def made(self, kind: str) -> int:
         """How many POSTs there were for a kind."""
-        return sum(method == "POST" and path.split("/")[-1].startswith(kind) for method, path in self.requests)
+        return sum(
+            method == "POST" and path.split("/")[-1].startswith(kind)
+            for method, path in self.requests
+        )
 
     def add(self, kind: str, **fields: Any) -> Json:
         """An object as the server keeps it."""
         number = next(self._numbers)
         name = "pipeline_version" if kind == "versions" else KINDS[kind]
         one = {
-            **fields, f"{name}_id": f"{name}-{number}", "storage_state": "AVAILABLE",
+            **fields,
+            f"{name}_id": f"{name}-{number}",
+            "storage_state": "AVAILABLE",
             "created_at": f"2026-01-02T03:{number // 60:02}:{number % 60:02}Z",
-        }  # fmt: skip
+        }
         self.objects[kind][one[f"{name}_id"]] = one
         return one
 
@@ -100,7 +114,9 @@ class KfpApi:
                 return 404, b"404 page not found\n"
             return self._route(method, path, query, body, headers)
 
-    def _route(self, method: str, path: str, query: dict[str, str], body: bytes, headers: Any) -> Answer:
+    def _route(
+        self, method: str, path: str, query: dict[str, str], body: bytes, headers: Any
+    ) -> Answer:
         if path == "healthz":
             return 200, {"multi_user": True, "commit_sha": "x", "tag_name": "2.17.0"}
         if path == "pipelines/upload_version":
@@ -125,8 +141,14 @@ class KfpApi:
     def _go_on(self, run: Json) -> None:
         run["state"] = self.states.pop(0) if len(self.states) > 1 else self.states[0]
         if run["state"] == "FAILED" and self.error:
-            failed = {"display_name": "train-r1", "state": "FAILED", "error": {"code": 1, "message": self.error}}
-            run["run_details"] = {"task_details": [{"display_name": "prepare", "state": "SUCCEEDED"}, failed]}
+            failed = {
+                "display_name": "train-r1",
+                "state": "FAILED",
+                "error": {"code": 1, "message": self.error},
+            }
+            run["run_details"] = {
+                "task_details": [{"display_name": "prepare", "state": "SUCCEEDED"}, failed]
+            }
 
     def _create(self, kind: str, body: Json) -> Answer:
         name = body["display_name"]
@@ -135,7 +157,10 @@ class KfpApi:
         if kind in ("runs", "recurringruns"):
             if body["experiment_id"] not in self.objects["experiments"]:
                 return problem(404, 5, "experiment not found")
-            if body["pipeline_version_reference"]["pipeline_version_id"] not in self.objects["versions"]:
+            if (
+                body["pipeline_version_reference"]["pipeline_version_id"]
+                not in self.objects["versions"]
+            ):
                 return problem(400, 3, "Invalid input error: no such pipeline version")
         if kind == "recurringruns" and len(body["trigger"]["cron_schedule"]["cron"].split()) != 6:
             return problem(400, 3, "Schedule cron is not a valid cron expression")
@@ -157,16 +182,19 @@ class KfpApi:
         if any(one["display_name"] == query["name"] for one in versions):
             return problem(409, 6, f"Already exist error: {query['name']}")
         spec = {"pipeline_spec": documents[0], "platform_spec": documents[1]}
-        return 200, self.add("versions", display_name=query["name"], pipeline_id=pipeline, pipeline_spec=spec)
+        return 200, self.add(
+            "versions", display_name=query["name"], pipeline_id=pipeline, pipeline_spec=spec
+        )
 
     def _list(self, kind: str, query: dict[str, str], **scope: str) -> Answer:
         [wanted] = json.loads(query["filter"])["predicates"]
         assert (wanted["operation"], wanted["key"]) == (1, "display_name")
         found = [
-            one for one in self.all(kind)
+            one
+            for one in self.all(kind)
             if one["display_name"] == wanted["stringValue"]
             and all(one.get(key, value) == value for key, value in scope.items())
-        ]  # fmt: skip
+        ]
         begin = int(query.get("page_token") or 0)
         end = begin + min(self.page_size, int(query.get("page_size") or 20))
         more = {"next_page_token": str(end)} if end < len(found) else {}
@@ -186,7 +214,12 @@ class KfpApi:
                     api.requests.append((self.command, path))
                     fault = api.faults.pop(0) if api.faults else None
                     for (method, end), faults in api.faults_of.items():
-                        if fault is None and faults and method == self.command and path.endswith(end):
+                        if (
+                            fault is None
+                            and faults
+                            and method == self.command
+                            and path.endswith(end)
+                        ):
                             fault = faults.pop(0)
                 if fault is None:
                     self.answer(*api.carry_out(self.command, self.path, body, self.headers))

@@ -1,8 +1,10 @@
-"""A Kubernetes API server with Kubeflow Trainer's TrainJobs, in memory, that can be told to be slow, rude or strict.
+"""A Kubernetes API server with Kubeflow Trainer's TrainJobs, in memory, that can be told to be
+slow, rude or strict.
 
-It speaks plain HTTP on 127.0.0.1 and knows what the launcher asks of a real one: TrainJobs with the server's own
-fields, uid preconditions and propagation of a deletion, permissions, admission, labels and field selectors. It has no
-controllers: a test says what they do (`later`) between two looks at a job.
+It speaks plain HTTP on 127.0.0.1 and knows what the launcher asks of a real one: TrainJobs with the
+server's own fields, uid preconditions and propagation of a deletion, permissions, admission, labels
+and field selectors. It has no controllers: a test says what they do (`later`) between two looks at
+a job.
 """
 
 from __future__ import annotations
@@ -46,7 +48,8 @@ class KubernetesApi:
         """What happens to the next requests."""
         self.always: Fault | None = None
         self.later: list[Callable[[], None]] = []
-        """One is done before each GET of a job that is there: what controllers and people did since the last."""
+        """One is done before each GET of a job that is there: what controllers and people did since
+        the last."""
         self.denied: set[tuple[str, str]] = set()
         """(verb, resource) that the caller has no permission for."""
         self.admission: tuple[int, str] | None = None
@@ -59,7 +62,8 @@ class KubernetesApi:
         self.reads_until_gone = 0
         """How many more GETs see a job that is deleted in the foreground."""
         self.objects: dict[str, Json] = {}
-        """Path → document of everything else that can be read; while there is one, other paths are not found."""
+        """Path → document of everything else that can be read; while there is one, other paths are
+        not found."""
         self.hidden: set[str] = set()
         """Paths that the caller has no permission for."""
         self.impersonated: list[str] = []
@@ -68,7 +72,9 @@ class KubernetesApi:
         self.lock = threading.RLock()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._http.daemon_threads = True
-        threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        threading.Thread(
+            target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        ).start()
 
     @property
     def endpoint(self) -> str:
@@ -78,14 +84,29 @@ class KubernetesApi:
         self._http.shutdown()
         self._http.server_close()
 
-    def kubeconfig(self, file: Path, endpoint: str = "", token: str = "a-token-that-no-message-may-show") -> Path:
+    def kubeconfig(
+        self, file: Path, endpoint: str = "", token: str = "a-token-that-no-message-may-show"
+    ) -> Path:
         """Write the file that KUBECONFIG names."""
-        file.write_text(json.dumps({
-            "apiVersion": "v1", "kind": "Config", "current-context": "test",
-            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test", "namespace": "ml"}}],
-            "clusters": [{"name": "test", "cluster": {"server": endpoint or self.endpoint}}],
-            "users": [{"name": "test", "user": {"token": token}}],
-        }))  # fmt: skip
+        file.write_text(
+            json.dumps(
+                {
+                    "apiVersion": "v1",
+                    "kind": "Config",
+                    "current-context": "test",
+                    "contexts": [
+                        {
+                            "name": "test",
+                            "context": {"cluster": "test", "user": "test", "namespace": "ml"},
+                        }
+                    ],
+                    "clusters": [
+                        {"name": "test", "cluster": {"server": endpoint or self.endpoint}}
+                    ],
+                    "users": [{"name": "test", "user": {"token": token}}],
+                }
+            )
+        )
         return file
 
     def job(self) -> Json:
@@ -93,16 +114,24 @@ class KubernetesApi:
         [job] = self.jobs.values()
         return job
 
-    def condition(self, kind: str, reason: str = "JobsCompleted", message: str = "as told") -> Callable[[], None]:
+    def condition(
+        self, kind: str, reason: str = "JobsCompleted", message: str = "as told"
+    ) -> Callable[[], None]:
         """What sets a condition of the only TrainJob; one of the other kinds becomes False."""
 
         def set_it() -> None:
             conditions = self.job().setdefault("status", {}).setdefault("conditions", [])
             for one in conditions:
                 one["status"] = "False"
-            conditions.append({
-                "type": kind, "status": "True", "reason": reason, "message": message, "lastTransitionTime": NOW,
-            })  # fmt: skip
+            conditions.append(
+                {
+                    "type": kind,
+                    "status": "True",
+                    "reason": reason,
+                    "message": message,
+                    "lastTransitionTime": NOW,
+                }
+            )
 
         return set_it
 
@@ -122,7 +151,9 @@ class KubernetesApi:
                 return self._jobs(method, path[4], path[6:], query, body)
             return self._core(path[3], path[4], path[5:], query)
 
-    def _jobs(self, method: str, namespace: str, rest: list[str], query: dict[str, str], body: Json) -> Answer:
+    def _jobs(
+        self, method: str, namespace: str, rest: list[str], query: dict[str, str], body: Json
+    ) -> Answer:
         if not self.trainer_installed:
             return 404, b"404 page not found\n"
         verb = {"POST": "create", "GET": "get", "DELETE": "delete"}[method]
@@ -149,10 +180,17 @@ class KubernetesApi:
     def _create(self, namespace: str, query: dict[str, str], body: Json) -> Answer:
         name = body["metadata"]["name"]
         if namespace != "ml":
-            return 404, problem(404, "NotFound", f'namespaces "{namespace}" not found', details={"kind": "namespaces"})
+            return 404, problem(
+                404,
+                "NotFound",
+                f'namespaces "{namespace}" not found',
+                details={"kind": "namespaces"},
+            )
         unknown = sorted(self.unknown_fields & set(body["spec"]))
         if unknown and query.get("fieldValidation") == "Strict":
-            return 400, problem(400, "BadRequest", f'strict decoding error: unknown field "spec.{unknown[0]}"')
+            return 400, problem(
+                400, "BadRequest", f'strict decoding error: unknown field "spec.{unknown[0]}"'
+            )
         if self.admission:
             return self.admission[0], problem(self.admission[0], "Forbidden", self.admission[1])
         if name in self.jobs:
@@ -165,7 +203,9 @@ class KubernetesApi:
         metadata = job["metadata"]
         wanted = (body.get("preconditions") or {}).get("uid", metadata["uid"])
         if wanted != metadata["uid"]:
-            return 409, problem(409, "Conflict", f"the UID in the precondition ({wanted}) does not match")
+            return 409, problem(
+                409, "Conflict", f"the UID in the precondition ({wanted}) does not match"
+            )
         if body.get("propagationPolicy") == "Foreground":
             metadata.update(deletionTimestamp=NOW, finalizers=["foregroundDeletion"])
         else:
@@ -182,7 +222,9 @@ class KubernetesApi:
     def _review(self, body: Json) -> Answer:
         """Whether a request would be allowed: not if it is among those denied."""
         if self.impersonated and self.impersonated[-1] and not self.may_impersonate:
-            return 403, problem(403, "Forbidden", f'User "{USER}" cannot impersonate resource "users"')
+            return 403, problem(
+                403, "Forbidden", f'User "{USER}" cannot impersonate resource "users"'
+            )
         asked = body["spec"]["resourceAttributes"]
         resource = "/".join(filter(None, (asked["resource"], asked.get("subresource"))))
         return 201, {**body, "status": {"allowed": (asked["verb"], resource) not in self.denied}}
@@ -194,27 +236,35 @@ class KubernetesApi:
             if rest[0] not in self.logs:
                 return 404, problem(404, "NotFound", f'pods "{rest[0]}" not found')
             assert query["container"] == "node"
-            return 200, b"".join(self.logs[rest[0]].splitlines(keepends=True)[-int(query["tailLines"]) :])
+            return 200, b"".join(
+                self.logs[rest[0]].splitlines(keepends=True)[-int(query["tailLines"]) :]
+            )
         if refused := self._refusal("list", kind, "", namespace):
             return refused
         if kind == "pods":
             wanted = dict(pair.split("=") for pair in query["labelSelector"].split(","))
-            items = [pod for pod in self.pods if wanted.items() <= pod["metadata"]["labels"].items()]
+            items = [
+                pod for pod in self.pods if wanted.items() <= pod["metadata"]["labels"].items()
+            ]
         else:
             fields = dict(pair.split("=") for pair in query["fieldSelector"].split(","))
             items = [
-                event for event in self.events
-                if event["involvedObject"]["name"] == fields["involvedObject.name"] and event["type"] == fields["type"]
-            ]  # fmt: skip
+                event
+                for event in self.events
+                if event["involvedObject"]["name"] == fields["involvedObject.name"]
+                and event["type"] == fields["type"]
+            ]
         return 200, {"apiVersion": "v1", "kind": "List", "metadata": {}, "items": items}
 
     def _refusal(self, verb: str, resource: str, group: str, namespace: str) -> Answer | None:
         if (verb, resource) not in self.denied:
             return None
         return 403, problem(
-            403, "Forbidden", f'{resource} is forbidden: User "{USER}" cannot {verb} resource "{resource}" in API '
+            403,
+            "Forbidden",
+            f'{resource} is forbidden: User "{USER}" cannot {verb} resource "{resource}" in API '
             f'group "{group}" in the namespace "{namespace}"',
-        )  # fmt: skip
+        )
 
     def _handler(self) -> type[Answering]:
         api = self
@@ -245,7 +295,9 @@ class KubernetesApi:
 
 def failing(status: int, **headers: str) -> Fault:
     """An error answer without any effect."""
-    return lambda handler, carry_out: handler.answer(status, problem(status, "Told", "to fail"), **headers)
+    return lambda handler, carry_out: handler.answer(
+        status, problem(status, "Told", "to fail"), **headers
+    )
 
 
 def reset(handler: Any, carry_out: Callable[[], Answer]) -> None:
@@ -292,16 +344,26 @@ def cut_off(handler: Any, carry_out: Callable[[], Answer]) -> None:
 def problem(status: int, reason: str, message: str, **more: Any) -> Json:
     """The server's Status object."""
     return {
-        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": message, "reason": reason,
-        "code": status, **more,
-    }  # fmt: skip
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Failure",
+        "message": message,
+        "reason": reason,
+        "code": status,
+        **more,
+    }
 
 
 def stored(job: Json) -> Json:
     """A TrainJob as the server keeps it: with what it and the Trainer's webhook add."""
     made = copy.deepcopy(job)
     made["metadata"].update(
-        uid=str(uuid.uuid4()), resourceVersion="1", generation=1, creationTimestamp=NOW, managedFields=[]
+        uid=str(uuid.uuid4()),
+        resourceVersion="1",
+        generation=1,
+        creationTimestamp=NOW,
+        managedFields=[],
     )
     made["spec"].setdefault("suspend", False)
     made["spec"].setdefault("managedBy", "trainer.kubeflow.org/trainjob-controller")
@@ -316,13 +378,14 @@ def pod(job: str, node: int, phase: str, restart: int = 0, **status: Any) -> Jso
         "metadata": {
             "name": f"{job}-node-0-{node}-x{restart}abc",
             "labels": {
-                "jobset.sigs.k8s.io/jobset-name": job, "jobset.sigs.k8s.io/replicatedjob-name": "node",
+                "jobset.sigs.k8s.io/jobset-name": job,
+                "jobset.sigs.k8s.io/replicatedjob-name": "node",
                 "jobset.sigs.k8s.io/restart-attempt": str(restart),
                 "batch.kubernetes.io/job-completion-index": str(node),
             },
         },
         "status": {"phase": phase, **status},
-    }  # fmt: skip
+    }
 
 
 def ended(exit_code: int, finished: str, reason: str = "Error") -> Json:

@@ -1,4 +1,5 @@
-"""What a network and other people's servers do to an S3 client: a meddling proxy, and a server of poor manners."""
+"""What a network and other people's servers do to an S3 client: a meddling proxy, and a server of
+poor manners."""
 
 from __future__ import annotations
 
@@ -61,8 +62,13 @@ class Proxy:
             while True:
                 client, _ = self._listener.accept()
                 server = socket.create_connection(self._server)
-                for source, target, direction in ((client, server, "upwards"), (server, client, "downwards")):
-                    threading.Thread(target=self._pump, args=(source, target, direction), daemon=True).start()
+                for source, target, direction in (
+                    (client, server, "upwards"),
+                    (server, client, "downwards"),
+                ):
+                    threading.Thread(
+                        target=self._pump, args=(source, target, direction), daemon=True
+                    ).start()
 
     def _pump(self, source: socket.socket, target: socket.socket, direction: str) -> None:
         with suppress(OSError):
@@ -77,7 +83,8 @@ class Proxy:
 
 
 class RudeServer:
-    """An S3 server in memory without conditional writes, checksums or credentials, that can be told to fail."""
+    """An S3 server in memory without conditional writes, checksums or credentials, that can be told
+    to fail."""
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
@@ -92,7 +99,11 @@ class RudeServer:
     @property
     def environment(self) -> dict[str, str]:
         endpoint = f"http://127.0.0.1:{self._http.server_port}"
-        return {"AWS_ENDPOINT_URL_S3": endpoint, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+        return {
+            "AWS_ENDPOINT_URL_S3": endpoint,
+            "AWS_ACCESS_KEY_ID": "a",
+            "AWS_SECRET_ACCESS_KEY": "b",
+        }
 
     def close(self) -> None:
         self._http.shutdown()
@@ -107,7 +118,9 @@ class RudeServer:
             def do_PUT(self) -> None:
                 data = self.rfile.read(int(self.headers["Content-Length"]))
                 if server.failures or server.down:
-                    self._fail(*(server.failures.pop(0) if server.failures else server.down or (500, "")))
+                    self._fail(
+                        *(server.failures.pop(0) if server.failures else server.down or (500, ""))
+                    )
                     return
                 server.objects[self.path] = data
                 self._answer(200, b"", ETag=f'"{hashlib.md5(data).hexdigest()}"')
@@ -116,7 +129,9 @@ class RudeServer:
                 if server.down:
                     self._fail(*server.down)
                 elif "list-type" in self.path:
-                    self._answer(200, b"<ListBucketResult><KeyCount>0</KeyCount></ListBucketResult>")
+                    self._answer(
+                        200, b"<ListBucketResult><KeyCount>0</KeyCount></ListBucketResult>"
+                    )
                 elif self.path in server.objects:
                     self._answer(200, server.objects[self.path])
                 else:
@@ -128,7 +143,10 @@ class RudeServer:
                 """Quiet."""
 
             def _fail(self, status: int, code: str) -> None:
-                self._answer(status, f"<Error><Code>{code}</Code><Message>said\nso</Message></Error>".encode())
+                self._answer(
+                    status,
+                    f"<Error><Code>{code}</Code><Message>said\nso</Message></Error>".encode(),
+                )
 
             def _answer(self, status: int, body: bytes, **headers: str) -> None:
                 self.send_response(status)

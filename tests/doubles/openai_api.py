@@ -1,4 +1,5 @@
-"""An endpoint that speaks OpenAI's chat completions, in memory, that can be told to be slow, busy, rude or garbled."""
+"""An endpoint that speaks OpenAI's chat completions, in memory, that can be told to be slow, busy,
+rude or garbled."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from typing import Any
 KEY = "sk-a-key-that-no-message-may-show"
 MODEL = "teacher-1"
 Fault = tuple[int, dict[str, Any] | bytes] | str
-"""Status and body of an answer; or `slow` (answers too late), `broken` (ends halfway), `closed` (says nothing)."""
+"""Status and body of an answer; or `slow` (answers too late), `broken` (ends halfway), `closed`
+(says nothing)."""
 
 
 def refusal(status: int, code: str, message: str) -> Fault:
@@ -39,11 +41,16 @@ class OpenAiApi:
         self._lock = threading.Lock()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._http.daemon_threads = True
-        threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        threading.Thread(
+            target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        ).start()
 
     @property
     def environment(self) -> dict[str, str]:
-        return {"OPENAI_BASE_URL": f"http://127.0.0.1:{self._http.server_port}/v1", "OPENAI_API_KEY": KEY}
+        return {
+            "OPENAI_BASE_URL": f"http://127.0.0.1:{self._http.server_port}/v1",
+            "OPENAI_API_KEY": KEY,
+        }
 
     def close(self) -> None:
         self._http.shutdown()
@@ -55,12 +62,18 @@ class OpenAiApi:
         cut = seed % 5 == 0
         name = hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()[:12]
         done: dict[str, Any] = {
-            "id": f"chatcmpl-{name}", "object": "chat.completion", "created": 0, "model": payload["model"],
-            "choices": [{
-                "index": 0, "finish_reason": "length" if cut else "stop",
-                "message": {"role": "assistant", "content": f" {seed}!\n"},
-            }],
-        }  # fmt: skip
+            "id": f"chatcmpl-{name}",
+            "object": "chat.completion",
+            "created": 0,
+            "model": payload["model"],
+            "choices": [
+                {
+                    "index": 0,
+                    "finish_reason": "length" if cut else "stop",
+                    "message": {"role": "assistant", "content": f" {seed}!\n"},
+                }
+            ],
+        }
         if self.counts_tokens:
             done["usage"] = {"prompt_tokens": 3, "completion_tokens": 7, "total_tokens": 10}
         return done
@@ -104,18 +117,32 @@ class OpenAiApi:
                 elif self.path != "/v1/chat/completions":
                     self._answer(404, b"<html>no such page</html>")
                 elif self.headers.get("Authorization") != f"Bearer {KEY}":
-                    self._answer(*refusal(401, "invalid_api_key", f"Incorrect key: {self.headers['Authorization']}"))
+                    self._answer(
+                        *refusal(
+                            401,
+                            "invalid_api_key",
+                            f"Incorrect key: {self.headers['Authorization']}",
+                        )
+                    )
                 elif payload["model"] != MODEL:
-                    self._answer(*refusal(404, "model_not_found", f"The model `{payload['model']}` does not exist"))
+                    self._answer(
+                        *refusal(
+                            404, "model_not_found", f"The model `{payload['model']}` does not exist"
+                        )
+                    )
                 else:
                     if fault == "slow":
                         time.sleep(server.slow_seconds)
                     self._answer(200, server.completion(payload))
 
-            def _answer(self, status: int, body: dict[str, Any] | bytes, *, promised: int = 0) -> None:
+            def _answer(
+                self, status: int, body: dict[str, Any] | bytes, *, promised: int = 0
+            ) -> None:
                 content = body if isinstance(body, bytes) else json.dumps(body).encode()
                 self.send_response(status)
-                self.send_header("Content-Type", "text/html" if isinstance(body, bytes) else "application/json")
+                self.send_header(
+                    "Content-Type", "text/html" if isinstance(body, bytes) else "application/json"
+                )
                 self.send_header("Content-Length", str(promised or len(content)))
                 if status in (429, 500, 503):
                     self.send_header("retry-after-ms", "5")

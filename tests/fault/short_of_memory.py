@@ -1,4 +1,5 @@
-"""Carry out a training as the step does, with less address space than its micro-batch needs: `… JOB_FILE ROOM_MIB`."""
+"""Carry out a training as the step does, with less address space than its micro-batch needs: `…
+JOB_FILE ROOM_MIB`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A shard that is killed goes on after its last finished batch, and in smaller batches where memory is short."""
+"""A shard that is killed goes on after its last finished batch, and in smaller batches where memory
+is short."""
 
 from __future__ import annotations
 
@@ -23,16 +24,24 @@ PROMPTS = [ask(f"{n * 7919 % 10 ** (1 + n % 6)}={n}", "0") for n in range(480)]
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 BATCHES = 60
 SETTINGS: dict[str, Any] = {
-    "prompts": PROMPTS, "batch_size": 24, "max_new_tokens": 40, "model": {"num_layers": 3, "max_length": 128},
-}  # fmt: skip
+    "prompts": PROMPTS,
+    "batch_size": 24,
+    "max_new_tokens": 40,
+    "model": {"num_layers": 3, "max_length": 128},
+}
 
 
-def process(state: str, folder: Path, module: str = "components.generate", *more: str) -> subprocess.Popen[bytes]:
+def process(
+    state: str, folder: Path, module: str = "components.generate", *more: str
+) -> subprocess.Popen[bytes]:
     """One shard in a process of its own."""
     environment = {**os.environ, **ENVIRONMENT, "RATCHET_CACHE": str(folder / "cache")}
     with (folder / "said.txt").open("wb") as said:
         return subprocess.Popen(
-            [sys.executable, "-m", module, "--state", state, *more], env=environment, stdout=said, stderr=said
+            [sys.executable, "-m", module, "--state", state, *more],
+            env=environment,
+            stdout=said,
+            stderr=said,
         )
 
 
@@ -83,9 +92,10 @@ def test_a_killed_shard_loses_at_most_one_batch_and_ends_with_the_same_bytes(
 def test_out_of_memory_halves_the_batch_and_changes_no_sample(tmp_path: Path) -> None:
     context = own_context(tmp_path)
     large: dict[str, Any] = {
-        "prompts": PROMPTS[:320], "max_new_tokens": 50,
+        "prompts": PROMPTS[:320],
+        "max_new_tokens": 50,
         "model": {"num_layers": 4, "hidden_size": 128, "max_length": 256},
-    }  # fmt: skip
+    }
     state = begun(context, batch_size=4096, **large)
     shard = process(state, tmp_path, "tests.fault.short_sampling", "60")
     said = (tmp_path / "said.txt").read_text() if shard.wait(120) is not None else ""
@@ -94,9 +104,14 @@ def test_out_of_memory_halves_the_batch_and_changes_no_sample(tmp_path: Path) ->
     [attempt] = [one for one in attempts(tmp_path) if one["task"] == "generate-r1-s0"]
     assert attempt["costs"]["sampling_batch_size"] <= 120
     drawn = samples_of(context, run(GenerateInputs(state, 0), context))
-    assert drawn == samples_of(context, run(GenerateInputs(begun(context, batch_size=100, **large), 0), context))
+    assert drawn == samples_of(
+        context, run(GenerateInputs(begun(context, batch_size=100, **large), 0), context)
+    )
 
 
 def attempts(folder: Path) -> list[dict[str, Any]]:
     """All attempt records of the store."""
-    return [json.loads(path.read_text()) for path in sorted((folder / "store" / "attempts").glob("*/*/*.json"))]
+    return [
+        json.loads(path.read_text())
+        for path in sorted((folder / "store" / "attempts").glob("*/*/*.json"))
+    ]

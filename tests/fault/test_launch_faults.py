@@ -25,9 +25,16 @@ SHORT_SECONDS = 0.3
 IMPATIENT = replace(HASTE, give_up_seconds=0.8)
 pytestmark = pytest.mark.timeout(30)
 FAULTS: dict[str, Fault] = {
-    "410": failing(410), "429": failing(429, Retry_After="0"), "500": failing(500), "502": failing(502),
-    "503": failing(503), "reset": reset, "slow": slow(0.5), "garbled": garbled, "cut off": cut_off,
-}  # fmt: skip
+    "410": failing(410),
+    "429": failing(429, Retry_After="0"),
+    "500": failing(500),
+    "502": failing(502),
+    "503": failing(503),
+    "reset": reset,
+    "slow": slow(0.5),
+    "garbled": garbled,
+    "cut off": cut_off,
+}
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
@@ -56,7 +63,9 @@ def test_a_creation_whose_answer_is_lost_makes_no_second_job(
     assert len(api.jobs) == 1
 
 
-def test_the_server_is_left_alone_as_long_as_it_asks(api: KubernetesApi, launcher: Launcher) -> None:
+def test_the_server_is_left_alone_as_long_as_it_asks(
+    api: KubernetesApi, launcher: Launcher
+) -> None:
     api.faults = [failing(429, Retry_After="1")]
     api.later = [api.condition("Complete")]
     begun = time.monotonic()
@@ -73,7 +82,9 @@ def test_a_server_that_never_recovers_is_transient_and_the_job_goes_on(
 
     api.later = [breakdown]
     launcher.patience = IMPATIENT
-    with pytest.raises(Transient, match=f"{api.endpoint} could not get trainjobs in namespace ml for 1 s"):
+    with pytest.raises(
+        Transient, match=f"{api.endpoint} could not get trainjobs in namespace ml for 1 s"
+    ):
         launcher.run()
     assert NAME in api.jobs
 
@@ -81,14 +92,20 @@ def test_a_server_that_never_recovers_is_transient_and_the_job_goes_on(
 def test_every_try_waits_for_the_one_before(api: KubernetesApi, launcher: Launcher) -> None:
     api.faults, api.always = [slow(0)], reset
     launcher.patience = replace(
-        HASTE, first_pause_seconds=0.3, longest_pause_seconds=0.3, look_seconds=60, give_up_seconds=0.8
+        HASTE,
+        first_pause_seconds=0.3,
+        longest_pause_seconds=0.3,
+        look_seconds=60,
+        give_up_seconds=0.8,
     )
     with pytest.raises(Transient, match="could not get trainjobs"):
         launcher.run()
     assert methods(api) == ["POST", "GET", "GET", "GET"]
 
 
-def test_a_server_that_nobody_can_reach_is_transient(api: KubernetesApi, launcher: Launcher) -> None:
+def test_a_server_that_nobody_can_reach_is_transient(
+    api: KubernetesApi, launcher: Launcher
+) -> None:
     launcher.patience = IMPATIENT
     with pytest.raises(Transient, match="could not create trainjobs"):
         launcher.run(endpoint="http://127.0.0.1:9")
@@ -99,7 +116,9 @@ def test_a_missing_permission_is_named(api: KubernetesApi, launcher: Launcher, v
     if verb == "delete":
         keep(api, api.condition("Failed"))
     api.denied = {(verb, "trainjobs")}
-    with pytest.raises(UserError, match=f"{verb} trainjobs in namespace ml.*API group 'trainer.kubeflow.org'"):
+    with pytest.raises(
+        UserError, match=f"{verb} trainjobs in namespace ml.*API group 'trainer.kubeflow.org'"
+    ):
         launcher.run()
 
 
@@ -110,13 +129,17 @@ def test_a_token_that_is_not_accepted_is_not_shown(api: KubernetesApi, launcher:
     assert "wrong-secret-token" not in str(caught.value)
 
 
-def test_a_cluster_without_kubeflow_trainer_is_named(api: KubernetesApi, launcher: Launcher) -> None:
+def test_a_cluster_without_kubeflow_trainer_is_named(
+    api: KubernetesApi, launcher: Launcher
+) -> None:
     api.trainer_installed = False
     with pytest.raises(UserError, match="Kubeflow Trainer v2 is not installed"):
         launcher.run()
 
 
-def test_an_older_kubeflow_trainer_refuses_instead_of_dropping_a_field(api: KubernetesApi, launcher: Launcher) -> None:
+def test_an_older_kubeflow_trainer_refuses_instead_of_dropping_a_field(
+    api: KubernetesApi, launcher: Launcher
+) -> None:
     api.unknown_fields = {"runtimePatches"}
     with pytest.raises(UserError, match=r'unknown field "spec.runtimePatches".*2\.3 is needed'):
         launcher.run()
@@ -137,6 +160,9 @@ def test_an_admission_rule_speaks_for_itself(api: KubernetesApi, launcher: Launc
 
 
 def test_a_used_up_quota_of_jobs_is_transient(api: KubernetesApi, launcher: Launcher) -> None:
-    api.admission = (403, "trainjobs is forbidden: exceeded quota: jobs, requested: count/trainjobs=1, used: 5")
+    api.admission = (
+        403,
+        "trainjobs is forbidden: exceeded quota: jobs, requested: count/trainjobs=1, used: 5",
+    )
     with pytest.raises(Transient, match="quota of namespace ml"):
         launcher.run()

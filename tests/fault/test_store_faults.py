@@ -55,7 +55,9 @@ def behind(proxy: Proxy, server: S3Server) -> S3Store:
     return store
 
 
-def once(meddle: Callable[[bytes], bytes | None], when: Callable[[bytes], bool]) -> Callable[[bytes], bytes | None]:
+def once(
+    meddle: Callable[[bytes], bytes | None], when: Callable[[bytes], bool]
+) -> Callable[[bytes], bytes | None]:
     """Meddle with the first bytes that `when` recognises, and with no others."""
     seen: list[bool] = []
 
@@ -71,11 +73,15 @@ def once(meddle: Callable[[bytes], bytes | None], when: Callable[[bytes], bool])
 # Processes that die.
 
 
-def spawn(program: str, *arguments: str, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+def spawn(
+    program: str, *arguments: str, environment: dict[str, str] | None = None
+) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-c", program, *arguments], cwd=ROOT, env={**os.environ, **(environment or {})},
+        [sys.executable, "-c", program, *arguments],
+        cwd=ROOT,
+        env={**os.environ, **(environment or {})},
         stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+    )
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
@@ -94,7 +100,9 @@ store.put_file(key, pathlib.Path(path), key.rpartition("/")[2])
 """
 
 
-def test_a_process_killed_while_it_stores_a_file_leaves_no_half_object(file_store: Store, tmp_path: Path) -> None:
+def test_a_process_killed_while_it_stores_a_file_leaves_no_half_object(
+    file_store: Store, tmp_path: Path
+) -> None:
     path = tmp_path / "large"
     with path.open("wb") as file:
         file.truncate(4 << 30)
@@ -113,7 +121,9 @@ def test_a_process_killed_while_it_stores_a_file_leaves_no_half_object(file_stor
     assert list(file_store.list("")) == [key]
 
 
-def test_every_object_of_a_process_killed_at_any_time_is_whole(file_store: Store, tmp_path: Path) -> None:
+def test_every_object_of_a_process_killed_at_any_time_is_whole(
+    file_store: Store, tmp_path: Path
+) -> None:
     program = """
 import hashlib, itertools, os, pathlib, sys
 from components.common.store import open_store
@@ -128,7 +138,9 @@ for number in itertools.count():
     for number in range(4):
         before = len(list(file_store.list("")))
         writer = spawn(program, file_store.root, str(tmp_path / "payload"))
-        wait_until(lambda before=before: len(list(file_store.list(""))) > before + 6, "objects appear")  # type: ignore[misc]
+        wait_until(
+            lambda before=before: len(list(file_store.list(""))) > before + 6, "objects appear"
+        )  # type: ignore[misc]
         time.sleep(0.003 * number)
         writer.send_signal(signal.SIGKILL)
         writer.wait()
@@ -141,7 +153,9 @@ for number in itertools.count():
         assert payload_size == 320_000, "a receipt is never there before its payload"
 
 
-def test_a_process_killed_while_it_uploads_parts_leaves_no_object(s3_server: S3Server, tmp_path: Path) -> None:
+def test_a_process_killed_while_it_uploads_parts_leaves_no_object(
+    s3_server: S3Server, tmp_path: Path
+) -> None:
     path = tmp_path / "large"
     with path.open("wb") as file:
         file.truncate(200 << 20)
@@ -155,7 +169,10 @@ def test_a_process_killed_while_it_uploads_parts_leaves_no_object(s3_server: S3S
     def half_sent() -> bool:
         uploads = client.list_multipart_uploads(Bucket=BUCKET).get("Uploads", ())
         mine = [one["UploadId"] for one in uploads if one["Key"] == f"{prefix}/{key}"]
-        return any(client.list_parts(Bucket=BUCKET, Key=f"{prefix}/{key}", UploadId=one).get("Parts") for one in mine)
+        return any(
+            client.list_parts(Bucket=BUCKET, Key=f"{prefix}/{key}", UploadId=one).get("Parts")
+            for one in mine
+        )
 
     wait_until(half_sent, "a part has arrived")
     writer.send_signal(signal.SIGKILL)
@@ -177,8 +194,14 @@ def test_what_a_killed_server_acknowledged_is_there_when_it_is_back(
     with pytest.raises(Transient, match=r"cannot be reached any more|broke off"):
         store.put_bytes("steps/train/late.json", b"{}")
     server.start()
-    assert [store.get_bytes(f"steps/train/{number}.json") for number in range(50)] == [b"%d" % n for n in range(50)]
-    assert Cache(tmp_path / "cache").get(store, object_of(payload), sha256(payload), len(payload)).is_file()
+    assert [store.get_bytes(f"steps/train/{number}.json") for number in range(50)] == [
+        b"%d" % n for n in range(50)
+    ]
+    assert (
+        Cache(tmp_path / "cache")
+        .get(store, object_of(payload), sha256(payload), len(payload))
+        .is_file()
+    )
     assert not store.put_bytes("steps/train/7.json", b"other", if_absent=True)
     server.stop(signal.SIGKILL)
 
@@ -195,12 +218,16 @@ def test_a_truncated_object_is_named(store: Store, tmp_path: Path) -> None:
 
 def test_a_garbled_object_is_named_with_both_digests(store: Store, tmp_path: Path) -> None:
     store.put_bytes(object_of(b"weights"), b"wEights")
-    with pytest.raises(Corrupt, match=f"{sha256(b'wEights')} instead of {sha256(b'weights')}") as caught:
+    with pytest.raises(
+        Corrupt, match=f"{sha256(b'wEights')} instead of {sha256(b'weights')}"
+    ) as caught:
         Cache(tmp_path / "cache").get(store, object_of(b"weights"), sha256(b"weights"), 7)
     assert f"{store.root}/{object_of(b'weights')}" in str(caught.value)
 
 
-def test_a_byte_flipped_in_the_folder_of_a_store_is_found(file_store: Store, tmp_path: Path) -> None:
+def test_a_byte_flipped_in_the_folder_of_a_store_is_found(
+    file_store: Store, tmp_path: Path
+) -> None:
     (tmp_path / "payload").write_bytes(b"w" * 100_000)
     key = object_of(b"w" * 100_000)
     file_store.put_file(key, tmp_path / "payload", sha256(b"w" * 100_000))
@@ -222,14 +249,18 @@ def test_bytes_that_change_on_the_way_up_are_refused_by_the_server(
         store.put_bytes(KEY, b"the true bytes")
     (tmp_path / "payload").write_bytes(b"the true bytes")
     with pytest.raises(Transient, match="got other bytes than were sent"):
-        store.put_file(object_of(b"the true bytes"), tmp_path / "payload", sha256(b"the true bytes"))
+        store.put_file(
+            object_of(b"the true bytes"), tmp_path / "payload", sha256(b"the true bytes")
+        )
     large = b"x" * (6 << 20) + b"the true bytes"
     (tmp_path / "large").write_bytes(large)
     with pytest.raises(Transient, match="got other bytes than were sent"):
         store.put_file(object_of(large), tmp_path / "large", sha256(large))
     assert list(open_store(store.root, s3_server.environment).list("")) == []
     prefix = store.root.removeprefix(f"s3://{BUCKET}/")
-    uploads = s3_server.client().list_multipart_uploads(Bucket=BUCKET, Prefix=prefix).get("Uploads", [])
+    uploads = (
+        s3_server.client().list_multipart_uploads(Bucket=BUCKET, Prefix=prefix).get("Uploads", [])
+    )
     assert uploads == [], "the upload was aborted"
 
 
@@ -244,7 +275,9 @@ def test_bytes_that_change_on_the_way_down_are_noticed(s3_server: S3Server, prox
 # Connections that break.
 
 
-def test_a_download_that_breaks_off_once_goes_on(s3_server: S3Server, proxy: Proxy, tmp_path: Path) -> None:
+def test_a_download_that_breaks_off_once_goes_on(
+    s3_server: S3Server, proxy: Proxy, tmp_path: Path
+) -> None:
     store, data = behind(proxy, s3_server), os.urandom(12 << 20)
     (tmp_path / "payload").write_bytes(data)
     store.put_file(object_of(data), tmp_path / "payload", sha256(data))
@@ -265,7 +298,9 @@ def test_a_download_that_always_breaks_off_is_transient_and_leaves_no_file(
     assert not (tmp_path / "back").exists()
 
 
-def test_a_write_once_whose_answer_is_lost_does_not_hide_the_bytes(s3_server: S3Server, proxy: Proxy) -> None:
+def test_a_write_once_whose_answer_is_lost_does_not_hide_the_bytes(
+    s3_server: S3Server, proxy: Proxy
+) -> None:
     store = behind(proxy, s3_server)
     state = {"sent": False, "lost": False}
 
@@ -363,7 +398,9 @@ def test_what_a_server_says_becomes_one_line_of_the_right_kind(
 
 
 @pytest.mark.parametrize("place", ["/proc/ratchet-store", "regular-file/store"])
-def test_a_folder_that_cannot_be_written_is_named_with_what_to_do(tmp_path: Path, place: str) -> None:
+def test_a_folder_that_cannot_be_written_is_named_with_what_to_do(
+    tmp_path: Path, place: str
+) -> None:
     (tmp_path / "regular-file").write_text("")
     folder = tmp_path / place
     store = open_store(f"file://{folder}", {})

@@ -1,4 +1,5 @@
-"""Trainings that meet broken numbers, too little memory, no room, or a tracking server that is not there."""
+"""Trainings that meet broken numbers, too little memory, no room, or a tracking server that is not
+there."""
 
 from __future__ import annotations
 
@@ -38,16 +39,29 @@ def with_poison(row: TrainingRow) -> TrainingRow:
     return row.model_copy(update={"prompt": f"{POISON}{row.prompt}"})
 
 
-@pytest.mark.parametrize("options", [
-    {"zero": 0}, {"zero": 1}, {"zero": 2}, {"zero": 3}, {"zero": 1, "precision": "bf16"},
-    {"zero": 0, "num_processes": 2},
-    {"zero": 2, "num_processes": 2}, {"zero": 3, "num_processes": 2, "precision": "bf16"},
-], ids=str)  # fmt: skip
-def test_a_gradient_that_is_not_finite_never_reaches_the_weights(options: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"zero": 0},
+        {"zero": 1},
+        {"zero": 2},
+        {"zero": 3},
+        {"zero": 1, "precision": "bf16"},
+        {"zero": 0, "num_processes": 2},
+        {"zero": 2, "num_processes": 2},
+        {"zero": 3, "num_processes": 2, "precision": "bf16"},
+    ],
+    ids=str,
+)
+def test_a_gradient_that_is_not_finite_never_reaches_the_weights(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
     """One row of 64 is bad, so with two processes one of them alone meets it."""
     init, rows = poisoned(tmp_path / "base-model"), reversal(64, 0)
     rows[3] = with_poison(rows[3])
-    done = train(tmp_path / "run", init=init, rows=rows, steps=8, batch_size=16, evaluate_every=99, **options)
+    done = train(
+        tmp_path / "run", init=init, rows=rows, steps=8, batch_size=16, evaluate_every=99, **options
+    )
     dropped = [entry for entry in done["log"] if "dropped" in entry]
     assert [entry["dropped"] for entry in dropped] == [["3"]] * len(dropped)
     assert done["skipped_steps"] == len(dropped) >= 1
@@ -57,7 +71,9 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(options: dict[s
     for name, value in trained.items():
         if name == "model.embed_tokens.weight":
             token = tiny_model()[1].tokenizer.convert_tokens_to_ids(POISON)
-            value, before[name] = (torch.cat([one[:token], one[token + 1 :]]) for one in (value, before[name]))
+            value, before[name] = (
+                torch.cat([one[:token], one[token + 1 :]]) for one in (value, before[name])
+            )
         assert torch.isfinite(value).all(), name
         assert not torch.equal(value, before[name]), name
 
@@ -67,12 +83,18 @@ def test_nothing_but_broken_gradients_ends_the_training_with_the_rows_named(tmp_
     text = [TrainingRow(id="text", prompt="", completion="1234", source="human", round=0)]
     stages = tuple(Stage(name=name, steps=4, learning_rate=1e-3) for name in ("pretrain", "sft"))
     done = train(
-        tmp_path / "run", init=poisoned(tmp_path / "base-model"), rows=[*text, *map(with_poison, reversal(8, 0))],
-        stages=stages, pretrain={"steps": 4}, heldout=[],
-    )  # fmt: skip
+        tmp_path / "run",
+        init=poisoned(tmp_path / "base-model"),
+        rows=[*text, *map(with_poison, reversal(8, 0))],
+        stages=stages,
+        pretrain={"steps": 4},
+        heldout=[],
+    )
     assert done["failure"]["kind"] == "RatchetError"
     said = done["failure"]["message"]
-    assert "3 steps in a row up to step 7 had gradients that are not finite and were dropped" in said
+    assert (
+        "3 steps in a row up to step 7 had gradients that are not finite and were dropped" in said
+    )
     assert re.search(r"\(rows [0-7](, [0-7])* have no finite loss\)", said)
 
 
@@ -87,30 +109,44 @@ def test_a_model_that_is_broken_before_the_first_step_is_refused(tmp_path: Path)
 
 
 LONG_ROWS = [
-    TrainingRow(id=str(number), prompt="1" * 100 + "=", completion="23" * 60, source="human", round=0)
+    TrainingRow(
+        id=str(number), prompt="1" * 100 + "=", completion="23" * 60, source="human", round=0
+    )
     for number in range(64)
 ]
 WIDE: dict[str, Any] = {
-    "rows": LONG_ROWS, "heldout": [], "steps": 2, "batch_size": 64, "architecture": "llama", "checkpoint_minutes": 99,
+    "rows": LONG_ROWS,
+    "heldout": [],
+    "steps": 2,
+    "batch_size": 64,
+    "architecture": "llama",
+    "checkpoint_minutes": 99,
     "model": {"hidden_size": 128, "num_layers": 2, "intermediate_size": 1024, "max_length": 256},
-}  # fmt: skip
+}
 
 
 def train_with(room_mib: int, job: Job) -> subprocess.CompletedProcess[str]:
     """Train with this much memory beyond what a process has mapped at its start."""
     return subprocess.run(
         [sys.executable, "-m", "tests.fault.short_of_memory", str(write(job)), str(room_mib)],
-        env=environment_of(job), capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
+        env=environment_of(job),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
 
 
 def test_out_of_memory_halves_the_micro_batch_once_and_keeps_the_curve(tmp_path: Path) -> None:
-    """There is room for half of the rows, not for all: 64 rows need some 1,600 MiB, 32 rows some 1,150."""
+    """There is room for half of the rows, not for all: 64 rows need some 1,600 MiB, 32 rows some
+    1,150."""
     plain = train(tmp_path / "plain", micro_batch_size=16, **WIDE)
     job = make_job(tmp_path / "short", micro_batch_size=64, **WIDE)
     done = train_with(1350, job)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "out of memory at step 1 with a micro-batch of 64 rows (64 × 223 positions)" in done.stderr
+    assert (
+        "out of memory at step 1 with a micro-batch of 64 rows (64 × 223 positions)" in done.stderr
+    )
     assert "trying again with micro-batches of 32 rows" in done.stderr
     losses = [json.loads(line)["loss"] for line in (job.output / "log.jsonl").open()]
     np.testing.assert_allclose(losses, plain["losses"], rtol=1e-4)
@@ -120,7 +156,10 @@ def test_out_of_memory_twice_ends_with_what_to_do(tmp_path: Path) -> None:
     done = train_with(700, make_job(tmp_path / "short", micro_batch_size=64, **WIDE))
     assert done.returncode != 0
     told = done.stderr.splitlines()[-1]
-    assert "out of memory at step 1 with a micro-batch of 32 rows (32 × 223 positions), after one halving" in told
+    assert (
+        "out of memory at step 1 with a micro-batch of 32 rows (32 × 223 positions), after one halving"
+        in told
+    )
     assert "lower train.micro_batch_size" in told
 
 
@@ -139,9 +178,13 @@ def test_too_little_room_for_checkpoints_is_told_before_the_first_step(tmp_path:
     )
     (tmp_path / "small").mkdir()
     done = subprocess.run(
-        ["unshare", "--mount", "bash", "-c", script], env=environment_of(job), capture_output=True, text=True,
-        check=False, timeout=120,
-    )  # fmt: skip
+        ["unshare", "--mount", "bash", "-c", script],
+        env=environment_of(job),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
     assert done.returncode == 2, done.stderr[-2000:]
     failure = json.loads((job.output / "failure.json").read_text())
     assert "checkpoints and the exported model need" in failure["message"]

@@ -1,4 +1,5 @@
-"""A training that is killed, asked to stop, given other processes or damaged checkpoints goes on where it was."""
+"""A training that is killed, asked to stop, given other processes or damaged checkpoints goes on
+where it was."""
 
 from __future__ import annotations
 
@@ -63,8 +64,12 @@ def stopped_after(
         time.sleep(0.002)
     process.send_signal(number)
     if number == signal.SIGKILL:
-        # Workers have sessions of their own, and one that lives on a moment still writes and deletes checkpoints.
-        while subprocess.run(["pkill", "-KILL", "--full", str(folder / name)], check=False).returncode == 0:
+        # Workers have sessions of their own, and one that lives on a moment still writes and
+        # deletes checkpoints.
+        while (
+            subprocess.run(["pkill", "-KILL", "--full", str(folder / name)], check=False).returncode
+            == 0
+        ):
             time.sleep(0.01)
     process.wait(60)
     return process
@@ -78,8 +83,14 @@ def again(folder: Path, name: str, **settings: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The training without interruption."""
-    return train(tmp_path_factory.mktemp("whole") / "run", steps=STEPS, zero=1, dropout=0.1, neftune_alpha=5.0,
-                 architecture="gpt2")  # fmt: skip
+    return train(
+        tmp_path_factory.mktemp("whole") / "run",
+        steps=STEPS,
+        zero=1,
+        dropout=0.1,
+        neftune_alpha=5.0,
+        architecture="gpt2",
+    )
 
 
 HARD: dict[str, Any] = {"zero": 1, "dropout": 0.1, "neftune_alpha": 5.0, "architecture": "gpt2"}
@@ -93,7 +104,9 @@ def test_a_killed_training_ends_with_the_same_bits(whole: dict[str, Any], tmp_pa
     assert f"going on from the checkpoint of step {left}" in done["said"]
     assert done["losses"] == whole["losses"]
     assert done["log"] == whole["log"]
-    assert (done["folder"] / "model.safetensors").read_bytes() == (whole["folder"] / "model.safetensors").read_bytes()
+    assert (done["folder"] / "model.safetensors").read_bytes() == (
+        whole["folder"] / "model.safetensors"
+    ).read_bytes()
     assert done["best_step"] == whole["best_step"]
 
 
@@ -121,8 +134,12 @@ def test_other_numbers_of_processes_and_stages_go_on_with_the_same_curve(tmp_pat
         np.testing.assert_allclose(done["losses"], whole["losses"], atol=1e-3, err_msg=name)
 
 
-@pytest.mark.parametrize("damage", ["missing", "empty", "cut off", "changed", "of another step", "no receipt at all"])
-def test_damaged_checkpoints_are_named_and_the_one_before_is_used(damage: str, two: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "damage", ["missing", "empty", "cut off", "changed", "of another step", "no receipt at all"]
+)
+def test_damaged_checkpoints_are_named_and_the_one_before_is_used(
+    damage: str, two: Path, tmp_path: Path
+) -> None:
     shutil.copytree(two, tmp_path / "store" / "progress")
     older, newer = receipts(tmp_path)[-2:]
     file = files_of(tmp_path, newer["name"])[0]
@@ -150,7 +167,9 @@ def test_damaged_checkpoints_are_named_and_the_one_before_is_used(damage: str, t
     assert len(done["losses"]) == STEPS
 
 
-def test_with_no_usable_checkpoint_training_begins_anew_and_says_so(two: Path, tmp_path: Path) -> None:
+def test_with_no_usable_checkpoint_training_begins_anew_and_says_so(
+    two: Path, tmp_path: Path
+) -> None:
     shutil.copytree(two, tmp_path / "store" / "progress")
     for one in receipts(tmp_path):
         files_of(tmp_path, one["name"])[0].unlink()

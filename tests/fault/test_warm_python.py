@@ -46,9 +46,16 @@ def command(python: str, folder: Path, what: str) -> list[str]:
         },
     }
     return [
-        python, "-m", "kfp.dsl.executor_main", "--component_module_path", str(folder / "module.py"),
-        "--executor_input", json.dumps(given), "--function_to_execute", "task",
-    ]  # fmt: skip
+        python,
+        "-m",
+        "kfp.dsl.executor_main",
+        "--component_module_path",
+        str(folder / "module.py"),
+        "--executor_input",
+        json.dumps(given),
+        "--function_to_execute",
+        "task",
+    ]
 
 
 def start(python: str, folder: Path, what: str) -> subprocess.Popen[str]:
@@ -63,7 +70,9 @@ def start(python: str, folder: Path, what: str) -> subprocess.Popen[str]:
     )
 
 
-def test_a_task_has_the_streams_environment_and_folder_of_who_started_it(python: str, tmp_path: Path) -> None:
+def test_a_task_has_the_streams_environment_and_folder_of_who_started_it(
+    python: str, tmp_path: Path
+) -> None:
     task = start(python, tmp_path, "work")
     out, err = task.communicate(timeout=120)
     assert task.returncode == 0, err
@@ -73,7 +82,9 @@ def test_a_task_has_the_streams_environment_and_folder_of_who_started_it(python:
 
 
 @pytest.mark.parametrize(("what", "status"), [("exit", 75), ("raise", 1)])
-def test_the_exit_status_of_a_task_comes_through(python: str, tmp_path: Path, what: str, status: int) -> None:
+def test_the_exit_status_of_a_task_comes_through(
+    python: str, tmp_path: Path, what: str, status: int
+) -> None:
     task = start(python, tmp_path, what)
     _, err = task.communicate(timeout=120)
     assert task.returncode == status
@@ -96,6 +107,9 @@ def test_a_signal_ends_the_task_not_only_the_one_who_waits(python: str, tmp_path
 
 def test_any_other_command_goes_to_the_real_python(python: str) -> None:
     done = subprocess.run(
-        [python, "-c", "import sys; print('torch' in sys.modules)"], capture_output=True, text=True, check=True
+        [python, "-c", "import sys; print('torch' in sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.strip() == "False"

@@ -1,4 +1,5 @@
-"""Training on one CUDA device: the same worker, DeepSpeed's bf16 with master weights, ZeRO 2 and 3, offload."""
+"""Training on one CUDA device: the same worker, DeepSpeed's bf16 with master weights, ZeRO 2 and 3,
+offload."""
 
 from __future__ import annotations
 
@@ -11,8 +12,12 @@ import pytest
 from tests.unit.trainings import train
 
 VARIANTS: list[dict[str, Any]] = [
-    {"zero": 1}, {"zero": 2}, {"zero": 3}, {"zero": 2, "offload": True}, {"zero": 3, "offload": True},
-]  # fmt: skip
+    {"zero": 1},
+    {"zero": 2},
+    {"zero": 3},
+    {"zero": 2, "offload": True},
+    {"zero": 3, "offload": True},
+]
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +29,11 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-3), ("bf16", 3e-2)])
 def test_every_layout_follows_one_loss_curve(
-    variant: dict[str, Any], precision: str, tolerance: float, reference: dict[str, Any], tmp_path: Path
+    variant: dict[str, Any],
+    precision: str,
+    tolerance: float,
+    reference: dict[str, Any],
+    tmp_path: Path,
 ) -> None:
     done = train(tmp_path / "run", steps=30, precision=precision, **variant)
     np.testing.assert_allclose(done["losses"], reference["losses"], atol=tolerance)

@@ -1,4 +1,5 @@
-"""The admission policies, held against pods: their expressions are evaluated as the API server would."""
+"""The admission policies, held against pods: their expressions are evaluated as the API server
+would."""
 
 from __future__ import annotations
 
@@ -13,13 +14,23 @@ from tests.manifests.rendering import Json, named, of_kind
 READ_ONLY = {"name": "main", "securityContext": {"readOnlyRootFilesystem": True}}
 WRITABLE = {"name": "main", "securityContext": {"readOnlyRootFilesystem": False}}
 SILENT = {"name": "main"}
-ON_CREATION = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}
+ON_CREATION = {
+    "apiGroups": [""],
+    "apiVersions": ["v1"],
+    "operations": ["CREATE"],
+    "resources": ["pods"],
+}
 ON_DEBUGGING = {**ON_CREATION, "operations": ["UPDATE"], "resources": ["pods/ephemeralcontainers"]}
 
 
 def admission_findings(objects: tuple[Json, ...]) -> Iterator[str]:
-    """Wrong verdicts of the policies among these objects, and policies that nothing binds to our namespace."""
-    ours = {label for one in of_kind(objects, "Namespace") for label in one["metadata"]["labels"].items()}
+    """Wrong verdicts of the policies among these objects, and policies that nothing binds to our
+    namespace."""
+    ours = {
+        label
+        for one in of_kind(objects, "Namespace")
+        for label in one["metadata"]["labels"].items()
+    }
     for policy in of_kind(objects, "ValidatingAdmissionPolicy", "MutatingAdmissionPolicy"):
         validating = policy["kind"] == "ValidatingAdmissionPolicy"
         bindings = of_kind(objects, f"{policy['kind']}Binding")
@@ -38,7 +49,9 @@ def _binds(binding: Json, policy: Json, ours: set[tuple[str, str]]) -> bool:
     spec = binding["spec"]
     labels = spec["matchResources"]["namespaceSelector"]["matchLabels"]
     denies = spec.get("validationActions", ["Deny"]) == ["Deny"]
-    return spec["policyName"] == policy["metadata"]["name"] and set(labels.items()) <= ours and denies
+    return (
+        spec["policyName"] == policy["metadata"]["name"] and set(labels.items()) <= ours and denies
+    )
 
 
 def _validating(policy: Json, objects: tuple[Json, ...]) -> Iterator[str]:
@@ -47,10 +60,22 @@ def _validating(policy: Json, objects: tuple[Json, ...]) -> Iterator[str]:
         (False, "a pod that may write", _pod(containers=[WRITABLE])),
         (False, "a pod that says nothing", _pod(containers=[SILENT])),
         (False, "a second container that may write", _pod(containers=[READ_ONLY, WRITABLE])),
-        (False, "an init container that may write", _pod(containers=[READ_ONLY], initContainers=[WRITABLE])),
-        (False, "a debugging container", _pod(containers=[READ_ONLY], ephemeralContainers=[SILENT])),
+        (
+            False,
+            "an init container that may write",
+            _pod(containers=[READ_ONLY], initContainers=[WRITABLE]),
+        ),
+        (
+            False,
+            "a debugging container",
+            _pod(containers=[READ_ONLY], ephemeralContainers=[SILENT]),
+        ),
         (True, "a step of a pipeline run", _pod(LABELS, containers=[SILENT])),
-        *((True, named(one), {"metadata": {}, "spec": spec}) for one in objects for spec in pod_specs(one)),
+        *(
+            (True, named(one), {"metadata": {}, "spec": spec})
+            for one in objects
+            for spec in pod_specs(one)
+        ),
     ):
         if _admits(policy["spec"], pod) is not verdict:
             yield f"{'refuses' if verdict else 'admits'} {what}"
@@ -76,11 +101,20 @@ def _pod(labels: dict[str, str] | None = None, **spec: object) -> Json:
 
 
 def _matches(spec: Json, pod: Json) -> bool:
-    return all(cel.evaluate(one["expression"], {"object": pod}) for one in spec.get("matchConditions") or ())
+    return all(
+        cel.evaluate(one["expression"], {"object": pod})
+        for one in spec.get("matchConditions") or ()
+    )
 
 
 def _admits(spec: Json, pod: Json) -> bool:
     if not _matches(spec, pod):
         return True
-    variables = {one["name"]: cel.evaluate(one["expression"], {"object": pod}) for one in spec.get("variables") or ()}
-    return all(cel.evaluate(one["expression"], {"object": pod, "variables": variables}) for one in spec["validations"])
+    variables = {
+        one["name"]: cel.evaluate(one["expression"], {"object": pod})
+        for one in spec.get("variables") or ()
+    }
+    return all(
+        cel.evaluate(one["expression"], {"object": pod, "variables": variables})
+        for one in spec["validations"]
+    )

@@ -1,4 +1,5 @@
-"""What must hold of every composition of the manifests. Each check yields findings: one line for each thing wrong."""
+"""What must hold of every composition of the manifests. Each check yields findings: one line for
+each thing wrong."""
 
 from __future__ import annotations
 
@@ -15,14 +16,33 @@ from tests.manifests.rows import network_findings
 from tests.manifests.schema import schema_findings
 
 CLUSTER_SCOPED = {
-    "Namespace", "PriorityClass", "ResourceFlavor", "ClusterQueue", "ValidatingAdmissionPolicy",
-    "ValidatingAdmissionPolicyBinding", "MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding",
-}  # fmt: skip
-BEFORE_PODS = {"Namespace", "ResourceQuota", "LimitRange", "PriorityClass", "ServiceAccount", "NetworkPolicy"}
+    "Namespace",
+    "PriorityClass",
+    "ResourceFlavor",
+    "ClusterQueue",
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionPolicyBinding",
+    "MutatingAdmissionPolicy",
+    "MutatingAdmissionPolicyBinding",
+}
+BEFORE_PODS = {
+    "Namespace",
+    "ResourceQuota",
+    "LimitRange",
+    "PriorityClass",
+    "ServiceAccount",
+    "NetworkPolicy",
+}
 LIMITED = {
-    "pods", "requests.cpu", "requests.memory", "limits.memory", "requests.nvidia.com/gpu", "requests.amd.com/gpu",
-    "persistentvolumeclaims", "requests.storage",
-}  # fmt: skip
+    "pods",
+    "requests.cpu",
+    "requests.memory",
+    "limits.memory",
+    "requests.nvidia.com/gpu",
+    "requests.amd.com/gpu",
+    "persistentvolumeclaims",
+    "requests.storage",
+}
 SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD")
 
 
@@ -65,7 +85,8 @@ def namespace_findings(objects: tuple[Json, ...]) -> Iterator[str]:
 
 
 def order_findings(objects: tuple[Json, ...]) -> Iterator[str]:
-    """Applied once or again, from top to bottom, nothing waits for something below it, and nothing is refused."""
+    """Applied once or again, from top to bottom, nothing waits for something below it, and nothing
+    is refused."""
     if objects[0]["kind"] != "Namespace":
         yield "order: the namespace does not come first"
     seen: set[tuple[str, str]] = set()
@@ -92,7 +113,9 @@ def _references(one: Json) -> Iterator[tuple[str, str]]:
     for spec in pod_specs(one):
         yield "ServiceAccount", spec.get("serviceAccountName", "default")
         yield "PriorityClass", spec.get("priorityClassName", "")
-        for source in (source for container in containers(spec) for source in container.get("envFrom") or ()):
+        for source in (
+            source for container in containers(spec) for source in container.get("envFrom") or ()
+        ):
             if "configMapRef" in source:
                 yield "ConfigMap", source["configMapRef"]["name"]
 
@@ -101,7 +124,9 @@ def reference_findings(objects: tuple[Json, ...]) -> Iterator[str]:
     """Services and sets select the pods they are for, at ports that these open."""
     sets = list(of_kind(objects, "StatefulSet"))
     open_ports = {
-        port.get("name") for one in sets for port in one["spec"]["template"]["spec"]["containers"][0]["ports"]
+        port.get("name")
+        for one in sets
+        for port in one["spec"]["template"]["spec"]["containers"][0]["ports"]
     }
     for one in sets:
         labels = one["spec"]["template"]["metadata"]["labels"]
@@ -117,7 +142,8 @@ def reference_findings(objects: tuple[Json, ...]) -> Iterator[str]:
 
 
 def limit_findings(objects: tuple[Json, ...]) -> Iterator[str]:
-    """There is a quota of all that costs money, defaults so that it counts every pod, and nobody else's pods suffer."""
+    """There is a quota of all that costs money, defaults so that it counts every pod, and nobody
+    else's pods suffer."""
     quota: Json = next((one["spec"]["hard"] for one in of_kind(objects, "ResourceQuota")), {})
     for name in sorted(LIMITED - set(quota)):
         yield f"limits: no quota of {name}"
@@ -126,7 +152,11 @@ def limit_findings(objects: tuple[Json, ...]) -> Iterator[str]:
             yield f"limits: {name} are allowed"
     limits = [limit for one in of_kind(objects, "LimitRange") for limit in one["spec"]["limits"]]
     defaults: Json = next((limit for limit in limits if limit["type"] == "Container"), {})
-    for field, resource in (("defaultRequest", "cpu"), ("defaultRequest", "memory"), ("default", "memory")):
+    for field, resource in (
+        ("defaultRequest", "cpu"),
+        ("defaultRequest", "memory"),
+        ("default", "memory"),
+    ):
         if resource not in defaults.get(field, {}):
             yield f"limits: a container that says nothing gets no {field} of {resource}"
     for one in of_kind(objects, "PriorityClass"):
@@ -140,7 +170,9 @@ def queue_findings(objects: tuple[Json, ...]) -> Iterator[str]:
     """The queue is whole, and admits no more than the quota of the namespace lets in."""
     quota: Json = next((one["spec"]["hard"] for one in of_kind(objects, "ResourceQuota")), {})
     flavors = {one["metadata"]["name"] for one in of_kind(objects, "ResourceFlavor")}
-    for group in (group for one in of_kind(objects, "ClusterQueue") for group in one["spec"]["resourceGroups"]):
+    for group in (
+        group for one in of_kind(objects, "ClusterQueue") for group in one["spec"]["resourceGroups"]
+    ):
         for flavor in group["flavors"]:
             if flavor["name"] not in flavors:
                 yield f"queue: no ResourceFlavor {flavor['name']}"
@@ -160,7 +192,9 @@ def amount(quantity: str) -> float:
     unit = found[2] or ""
     if unit in ("", "m"):
         return float(found[1]) * (1e-3 if unit else 1.0)
-    return float(found[1]) * float(1024 if unit.endswith("i") else 1000) ** ("KMGTPE".index(unit[0].upper()) + 1)
+    return float(found[1]) * float(1024 if unit.endswith("i") else 1000) ** (
+        "KMGTPE".index(unit[0].upper()) + 1
+    )
 
 
 def setting_findings(objects: tuple[Json, ...]) -> Iterator[str]:
@@ -185,19 +219,22 @@ def setting_findings(objects: tuple[Json, ...]) -> Iterator[str]:
 
 @functools.cache
 def _variables() -> frozenset[str]:
-    """Names of environment variables that appear in the code; HF_HUB_OFFLINE is huggingface_hub's own."""
+    """Names of environment variables that appear in the code; HF_HUB_OFFLINE is huggingface_hub's
+    own."""
     code = "".join(path.read_text() for path in (ROOT / "components").rglob("*.py"))
     return frozenset(re.findall(r'"([A-Z][A-Z0-9_]+)"', code)) | {"HF_HUB_OFFLINE"}
 
 
 def policy_findings(objects: tuple[Json, ...]) -> Iterator[str]:
-    """One network policy denies everything to every pod, so that no other has to; each of the others opens something in
-    the directions it names."""
+    """One network policy denies everything to every pod, so that no other has to; each of the
+    others opens something in the directions it names."""
     denying = {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     policies = list(of_kind(objects, "NetworkPolicy"))
     if denying not in [one["spec"] for one in policies]:
         yield "network: no policy denies everything by default"
     for one in policies:
-        opened = [direction for direction in ("Ingress", "Egress") if one["spec"].get(direction.lower())]
+        opened = [
+            direction for direction in ("Ingress", "Egress") if one["spec"].get(direction.lower())
+        ]
         if one["spec"] != denying and opened != one["spec"]["policyTypes"]:
             yield f"network: {named(one)} names other directions than it has rules for"

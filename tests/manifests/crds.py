@@ -1,7 +1,9 @@
-"""Strict schemas of custom resources, where no package ships them: no field is allowed but those listed.
+"""Strict schemas of custom resources, where no package ships them: no field is allowed but those
+listed.
 
-They hold what the manifests use of Kueue v1beta2, prometheus-operator v1 and KServe v1beta1, each with the fields'
-own names and types; a field that is new in the manifests must be looked up and added here.
+They hold what the manifests use of Kueue v1beta2, prometheus-operator v1 and KServe v1beta1, each
+with the fields' own names and types; a field that is new in the manifests must be looked up and
+added here.
 """
 
 from __future__ import annotations
@@ -23,7 +25,12 @@ DURATION: Json = {"type": "string", "pattern": r"^[0-9]+(s|m|h)$"}
 def record(required: Json, optional: Json | None = None) -> Json:
     """An object with these fields and no others."""
     fields = {**required, **(optional or {})}
-    return {"type": "object", "properties": fields, "required": sorted(required), "additionalProperties": False}
+    return {
+        "type": "object",
+        "properties": fields,
+        "required": sorted(required),
+        "additionalProperties": False,
+    }
 
 
 def items(of: Json) -> Json:
@@ -41,30 +48,48 @@ def core(name: str, *fields: str) -> Json:
     return {field: {"$ref": f"{CORE}{name}/properties/{field}"} for field in fields}
 
 
-_flavor = record({"name": TEXT, "resources": items(record({"name": TEXT, "nominalQuota": QUANTITY}))})
+_flavor = record(
+    {"name": TEXT, "resources": items(record({"name": TEXT, "nominalQuota": QUANTITY}))}
+)
 _alert = record(
-    {"alert": TEXT, "expr": TEXT, "labels": LABELS, "annotations": record({"summary": TEXT})}, {"for": DURATION}
+    {"alert": TEXT, "expr": TEXT, "labels": LABELS, "annotations": record({"summary": TEXT})},
+    {"for": DURATION},
 )
 _model = record(
-    {"modelFormat": record({"name": TEXT}), "storageUri": {"type": "string", "pattern": "^s3://.+/$"}},
+    {
+        "modelFormat": record({"name": TEXT}),
+        "storageUri": {"type": "string", "pattern": "^s3://.+/$"},
+    },
     core("Container", "args", "env", "resources", "securityContext", "volumeMounts"),
 )
 _pod = core(
-    "PodSpec", "serviceAccountName", "automountServiceAccountToken", "enableServiceLinks", "priorityClassName",
-    "securityContext", "volumes", "tolerations",
-)  # fmt: skip
+    "PodSpec",
+    "serviceAccountName",
+    "automountServiceAccountToken",
+    "enableServiceLinks",
+    "priorityClassName",
+    "securityContext",
+    "volumes",
+    "tolerations",
+)
 
 SPECS: dict[tuple[str, str], Json] = {
     ("kueue.x-k8s.io/v1beta2", "ResourceFlavor"): record({}, {"nodeLabels": LABELS}),
     ("kueue.x-k8s.io/v1beta2", "ClusterQueue"): record(
         {
             "namespaceSelector": SELECTOR,
-            "resourceGroups": items(record({"coveredResources": items(TEXT), "flavors": items(_flavor)})),
+            "resourceGroups": items(
+                record({"coveredResources": items(TEXT), "flavors": items(_flavor)})
+            ),
         },
         {
             "queueingStrategy": one_of("BestEffortFIFO", "StrictFIFO"),
             "preemption": record(
-                {"withinClusterQueue": one_of("Never", "LowerPriority", "LowerOrNewerEqualPriority")},
+                {
+                    "withinClusterQueue": one_of(
+                        "Never", "LowerPriority", "LowerOrNewerEqualPriority"
+                    )
+                },
             ),
         },
     ),
@@ -72,7 +97,9 @@ SPECS: dict[tuple[str, str], Json] = {
     ("monitoring.coreos.com/v1", "PodMonitor"): record(
         {
             "selector": SELECTOR,
-            "podMetricsEndpoints": items(record({"interval": DURATION}, {"port": TEXT, "portNumber": PORT})),
+            "podMetricsEndpoints": items(
+                record({"interval": DURATION}, {"port": TEXT, "portNumber": PORT})
+            ),
         }
     ),
     ("monitoring.coreos.com/v1", "PrometheusRule"): record(
@@ -81,7 +108,8 @@ SPECS: dict[tuple[str, str], Json] = {
     ("serving.kserve.io/v1beta1", "InferenceService"): record(
         {
             "predictor": record(
-                {"model": _model}, {"minReplicas": COUNT, "maxReplicas": COUNT, "labels": LABELS, **_pod}
+                {"model": _model},
+                {"minReplicas": COUNT, "maxReplicas": COUNT, "labels": LABELS, **_pod},
             )
         },
     ),
@@ -96,4 +124,7 @@ def schema(api_version: str, kind: str) -> Json | None:
         return None
     metadata = record({"name": TEXT}, {"namespace": TEXT, "labels": LABELS, "annotations": LABELS})
     needed = {"spec": spec} if spec["required"] else {}
-    return record({"apiVersion": TEXT, "kind": TEXT, "metadata": metadata, **needed}, {} if needed else {"spec": spec})
+    return record(
+        {"apiVersion": TEXT, "kind": TEXT, "metadata": metadata, **needed},
+        {} if needed else {"spec": spec},
+    )

@@ -1,8 +1,10 @@
-"""The pods that Kubeflow Pipelines 2.17 makes of a compiled pipeline, as far as Pod Security looks at them.
+"""The pods that Kubeflow Pipelines 2.17 makes of a compiled pipeline, as far as Pod Security looks
+at them.
 
-Its compiler gives every step pod one seccomp profile, a launcher that meets *restricted*, and a main container without
-capabilities or escalation; runAsNonRoot of the main container it leaves to the pipeline (kfp-kubernetes'
-`set_security_context`). Argo adds `init` and `wait`, which KFP's controller configuration makes restricted.
+Its compiler gives every step pod one seccomp profile, a launcher that meets *restricted*, and a
+main container without capabilities or escalation; runAsNonRoot of the main container it leaves to
+the pipeline (kfp-kubernetes' `set_security_context`). Argo adds `init` and `wait`, which KFP's
+controller configuration makes restricted.
 """
 
 from __future__ import annotations
@@ -17,9 +19,13 @@ SECCOMP = {"seccompProfile": {"type": "RuntimeDefault"}}
 CONFINED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, **SECCOMP}
 SYSTEM = {**CONFINED, "runAsNonRoot": True}
 VOLUMES = {
-    "emptyDirMounts": "emptyDir", "genericEphemeralVolume": "ephemeral", "enabledSharedMemory": "emptyDir",
-    "secretAsVolume": "secret", "configMapAsVolume": "configMap", "pvcMount": "persistentVolumeClaim",
-}  # fmt: skip
+    "emptyDirMounts": "emptyDir",
+    "genericEphemeralVolume": "ephemeral",
+    "enabledSharedMemory": "emptyDir",
+    "secretAsVolume": "secret",
+    "configMapAsVolume": "configMap",
+    "pvcMount": "persistentVolumeClaim",
+}
 """What a step's Kubernetes settings mount, and as which kind of volume."""
 LABELS = {"pipelines.kubeflow.org/v2_component": "true"}
 """What every pod of a run carries; network and admission policies know runs by it."""
@@ -29,7 +35,12 @@ def step_pods(pipeline: str) -> Iterator[tuple[str, Json]]:
     """(executor, pod spec) of every step of a pipeline package."""
     documents = list(yaml.load_all(pipeline, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
     platform = documents[1] if len(documents) > 1 else {}
-    settings = platform.get("platforms", {}).get("kubernetes", {}).get("deploymentSpec", {}).get("executors", {})
+    settings = (
+        platform.get("platforms", {})
+        .get("kubernetes", {})
+        .get("deploymentSpec", {})
+        .get("executors", {})
+    )
     for name, executor in documents[0]["deploymentSpec"]["executors"].items():
         yield name, _pod(executor["container"]["image"], settings.get(name, {}))
 
@@ -37,7 +48,10 @@ def step_pods(pipeline: str) -> Iterator[tuple[str, Json]]:
 def driver_pod() -> Json:
     """The pod that decides on a step before it runs; it holds KFP's own image alone."""
     context = {**SECCOMP, "runAsNonRoot": True}
-    return {"securityContext": context, "containers": [{"name": "main", "securityContext": SYSTEM}, *_argo("wait")]}
+    return {
+        "securityContext": context,
+        "containers": [{"name": "main", "securityContext": SYSTEM}, *_argo("wait")],
+    }
 
 
 def _pod(image: str, settings: Json) -> Json:
@@ -48,10 +62,11 @@ def _pod(image: str, settings: Json) -> Json:
         "securityContext": SECCOMP,
         "initContainers": [*_argo("init"), {"name": "kfp-launcher", "securityContext": SYSTEM}],
         "containers": [
-            {"name": "main", "image": image, "securityContext": {**CONFINED, **numbers, **flags}}, *_argo("wait")
+            {"name": "main", "image": image, "securityContext": {**CONFINED, **numbers, **flags}},
+            *_argo("wait"),
         ],
         "volumes": [{"name": key, VOLUMES[key]: {}} for key in VOLUMES if settings.get(key)],
-    }  # fmt: skip
+    }
 
 
 def _argo(name: str) -> list[Json]:

@@ -1,4 +1,5 @@
-"""Weakened manifests: each takes one thing away from, or puts one into, a composition of everything.
+"""Weakened manifests: each takes one thing away from, or puts one into, a composition of
+everything.
 
 A check that none of them fails is a check that looks away.
 """
@@ -23,7 +24,8 @@ STEPS = "MutatingAdmissionPolicy/ratchet-read-only-root-steps"
 
 
 class Mutant(NamedTuple):
-    """One change: an object as `Kind/name`, a dotted path in it (`""`: the object itself), and the new value."""
+    """One change: an object as `Kind/name`, a dotted path in it (`""`: the object itself), and the
+    new value."""
 
     target: str
     path: str
@@ -54,16 +56,30 @@ MUTANTS = (
     Mutant(RUNTIME, f"{NODES}containers.0.envFrom.0.configMapRef.name", "store"),
     Mutant(STORE, f"{STORE_POD}securityContext.runAsNonRoot", False),
     Mutant(STORE, f"{STORE_POD}containers.0.securityContext.readOnlyRootFilesystem"),
-    Mutant(STORE, f"{STORE_POD}containers.0.securityContext.seccompProfile", {"type": "Unconfined"}),
+    Mutant(
+        STORE, f"{STORE_POD}containers.0.securityContext.seccompProfile", {"type": "Unconfined"}
+    ),
     Mutant(STORE, f"{STORE_POD}containers.0.securityContext.procMount", "Unmasked"),
-    Mutant(STORE, f"{STORE_POD}securityContext.sysctls", [{"name": "kernel.msgmax", "value": "65536"}]),
+    Mutant(
+        STORE, f"{STORE_POD}securityContext.sysctls", [{"name": "kernel.msgmax", "value": "65536"}]
+    ),
     Mutant(STORE, f"{STORE_POD}containers.0.readinessProbe.httpGet.host", "10.0.0.1"),
     Mutant(STORE, f"{STORE_POD}containers.0.image", "chrislusf/seaweedfs:latest"),
-    Mutant(STORE, f"{STORE_POD}containers.0.env", [{"name": "AWS_SECRET_ACCESS_KEY", "value": "a-secret"}]),
-    Mutant(STORE, f"{STORE_POD}containers.0.securityContext.appArmorProfile", {"type": "Unconfined"}),
+    Mutant(
+        STORE,
+        f"{STORE_POD}containers.0.env",
+        [{"name": "AWS_SECRET_ACCESS_KEY", "value": "a-secret"}],
+    ),
+    Mutant(
+        STORE, f"{STORE_POD}containers.0.securityContext.appArmorProfile", {"type": "Unconfined"}
+    ),
     Mutant(STORE, f"{STORE_POD}containers.0.securityContext.seLinuxOptions", {"type": "spc_t"}),
     Mutant(STORE, f"{STORE_POD}securityContext.windowsOptions", {"hostProcess": True}),
-    Mutant(STORE, f"{STORE_POD}initContainers", [{"name": "chown", "image": "busybox:1", "command": ["chown"]}]),
+    Mutant(
+        STORE,
+        f"{STORE_POD}initContainers",
+        [{"name": "chown", "image": "busybox:1", "command": ["chown"]}],
+    ),
     Mutant(MODEL, "spec.predictor.model.securityContext.capabilities"),
     Mutant(MODEL, "spec.predictor.automountServiceAccountToken"),
     Mutant(MODEL, "spec.predictor.model.storageUri", "s3://ratchet/models/NAME/VERSION"),
@@ -95,7 +111,11 @@ MUTANTS = (
     Mutant("NetworkPolicy/default-deny", ""),
     Mutant("NetworkPolicy/default-deny", "spec.policyTypes", ["Ingress"]),
     Mutant("NetworkPolicy/default-deny", "spec.policyTypes", ["Egress"]),
-    Mutant("NetworkPolicy/default-deny", "spec.podSelector.matchLabels", {"app.kubernetes.io/part-of": "ratchet"}),
+    Mutant(
+        "NetworkPolicy/default-deny",
+        "spec.podSelector.matchLabels",
+        {"app.kubernetes.io/part-of": "ratchet"},
+    ),
     Mutant("NetworkPolicy/to-dns", "spec.egress.0.ports.0"),
     Mutant("NetworkPolicy/to-dns", "spec.egress.0.to"),
     Mutant("NetworkPolicy/to-dns", "spec.egress.0.to.0.podSelector"),
@@ -130,7 +150,9 @@ MUTANTS = (
     Mutant("PriorityClass/ratchet-train", "preemptionPolicy"),
     Mutant("PriorityClass/ratchet-store", "globalDefault", True),
     Mutant("PriorityClass/ratchet-store", ""),
-    Mutant("ClusterQueue/ratchet", "spec.resourceGroups.0.flavors.0.resources.1.nominalQuota", "1Ti"),
+    Mutant(
+        "ClusterQueue/ratchet", "spec.resourceGroups.0.flavors.0.resources.1.nominalQuota", "1Ti"
+    ),
     Mutant("ClusterQueue/ratchet", "spec.resourceGroups.0.coveredResources", ["memory", "cpu"]),
     Mutant("LocalQueue/ratchet", "spec.clusterQueue", "default"),
     Mutant("ResourceFlavor/ratchet", ""),
@@ -148,14 +170,22 @@ MUTANTS = (
     Mutant(POLICY, "spec.variables.0.expression", "object.spec.containers"),
     Mutant(POLICY, "spec.failurePolicy", "Ignore"),
     Mutant(POLICY, "spec.matchConditions"),
-    Mutant(POLICY, "spec.validations.0.expression", "variables.containers.exists(c, has(c.securityContext))"),
+    Mutant(
+        POLICY,
+        "spec.validations.0.expression",
+        "variables.containers.exists(c, has(c.securityContext))",
+    ),
     Mutant(POLICY, "spec.matchConstraints.resourceRules.1"),
     Mutant(f"{POLICY.replace('/', 'Binding/')}", "spec.validationActions", ["Audit"]),
-    Mutant(f"{POLICY.replace('/', 'Binding/')}", "spec.matchResources.namespaceSelector.matchLabels", {"team": "a"}),
+    Mutant(
+        f"{POLICY.replace('/', 'Binding/')}",
+        "spec.matchResources.namespaceSelector.matchLabels",
+        {"team": "a"},
+    ),
     Mutant(f"{POLICY.replace('/', 'Binding/')}", ""),
     Mutant(STEPS, "spec.matchConditions.1"),
     Mutant(STEPS, "spec.mutations.0.applyConfiguration.expression", "Object{}"),
-)  # fmt: skip
+)
 
 
 def mutated(objects: tuple[Json, ...], mutant: Mutant) -> tuple[Json, ...]:
@@ -177,7 +207,8 @@ def _mutated(objects: tuple[Json, ...], mutant: Mutant) -> Iterator[Json]:
 
 
 def _put(node: Any, path: list[str], value: Any) -> None:
-    """Set or remove what lies at a path. What is removed must be there; of what is set, all but the last part."""
+    """Set or remove what lies at a path. What is removed must be there; of what is set, all but the
+    last part."""
     for part in path[:-1]:
         node = node[int(part) if isinstance(node, list) else part]
     last: Any = int(path[-1]) if isinstance(node, list) else path[-1]

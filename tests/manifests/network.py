@@ -1,8 +1,10 @@
-"""Who may reach whom: an evaluator of NetworkPolicies (networking.k8s.io/v1), by the rules of its reference.
+"""Who may reach whom: an evaluator of NetworkPolicies (networking.k8s.io/v1), by the rules of its
+reference.
 
-A pod that no policy selects for a direction is open in it; one that any selects may do what some policy allows, and
-nothing else. Traffic passes if the sender's egress and the receiver's ingress both let it. A CIDR matches pods by their
-address too, as some network plugins do: what the tests call denied is denied either way.
+A pod that no policy selects for a direction is open in it; one that any selects may do what some
+policy allows, and nothing else. Traffic passes if the sender's egress and the receiver's ingress
+both let it. A CIDR matches pods by their address too, as some network plugins do: what the tests
+call denied is denied either way.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ class End:
     namespace_labels: Mapping[str, str] = field(default_factory=dict)
 
 
-def allowed(objects: Iterable[Json], source: End, target: End, port: int, protocol: str = "TCP") -> bool:
+def allowed(
+    objects: Iterable[Json], source: End, target: End, port: int, protocol: str = "TCP"
+) -> bool:
     """Whether a connection passes all policies among `objects`."""
     policies = [one for one in objects if one["kind"] == "NetworkPolicy"]
     return _passes(policies, "Egress", source, target, port, protocol) and _passes(
@@ -33,23 +37,34 @@ def allowed(objects: Iterable[Json], source: End, target: End, port: int, protoc
     )
 
 
-def _passes(policies: list[Json], direction: str, end: End, other: End, port: int, protocol: str) -> bool:
+def _passes(
+    policies: list[Json], direction: str, end: End, other: End, port: int, protocol: str
+) -> bool:
     mine = [
-        one for one in policies
-        if end.namespace and one["metadata"]["namespace"] == end.namespace and direction in _directions(one["spec"])
+        one
+        for one in policies
+        if end.namespace
+        and one["metadata"]["namespace"] == end.namespace
+        and direction in _directions(one["spec"])
         and selects(one["spec"]["podSelector"], end.labels)
-    ]  # fmt: skip
+    ]
     rules = [rule for one in mine for rule in one["spec"].get(direction.lower()) or ()]
     peers = "to" if direction == "Egress" else "from"
     return not mine or any(
         _port_matches(rule.get("ports"), port, protocol)
-        and (not rule.get(peers) or any(_peer_matches(peer, other, end.namespace) for peer in rule[peers]))
+        and (
+            not rule.get(peers)
+            or any(_peer_matches(peer, other, end.namespace) for peer in rule[peers])
+        )
         for rule in rules
     )
 
 
 def _directions(spec: Json) -> list[str]:
-    given: list[str] = spec.get("policyTypes") or ["Ingress", *(["Egress"] if "egress" in spec else [])]
+    given: list[str] = spec.get("policyTypes") or [
+        "Ingress",
+        *(["Egress"] if "egress" in spec else []),
+    ]
     return given
 
 
@@ -57,14 +72,19 @@ def _port_matches(ports: list[Json] | None, port: int, protocol: str) -> bool:
     if not ports:
         return True
     mine = [one for one in ports if one.get("protocol", "TCP") == protocol]
-    return any("port" not in one or one["port"] <= port <= (one.get("endPort") or one["port"]) for one in mine)
+    return any(
+        "port" not in one or one["port"] <= port <= (one.get("endPort") or one["port"])
+        for one in mine
+    )
 
 
 def _peer_matches(peer: Json, other: End, own_namespace: str) -> bool:
     if "ipBlock" in peer:
         block, address = peer["ipBlock"], ipaddress.ip_address(other.address)
         inside = address in ipaddress.ip_network(block["cidr"])
-        return inside and not any(address in ipaddress.ip_network(cidr) for cidr in block.get("except") or ())
+        return inside and not any(
+            address in ipaddress.ip_network(cidr) for cidr in block.get("except") or ()
+        )
     if not other.namespace:
         return False
     if "namespaceSelector" in peer:

@@ -1,4 +1,5 @@
-"""The Pod Security Standard *restricted* of Kubernetes 1.37, control by control, and the pods it is held against."""
+"""The Pod Security Standard *restricted* of Kubernetes 1.37, control by control, and the pods it is
+held against."""
 
 from __future__ import annotations
 
@@ -7,13 +8,30 @@ from typing import Any
 
 Json = dict[str, Any]
 SECCOMP = ("RuntimeDefault", "Localhost")
-VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
+VOLUMES = {
+    "configMap",
+    "csi",
+    "downwardAPI",
+    "emptyDir",
+    "ephemeral",
+    "persistentVolumeClaim",
+    "projected",
+    "secret",
+}
 SYSCTLS = {
-    "kernel.shm_rmid_forced", "net.ipv4.ip_local_port_range", "net.ipv4.ip_unprivileged_port_start",
-    "net.ipv4.tcp_syncookies", "net.ipv4.ping_group_range", "net.ipv4.ip_local_reserved_ports",
-    "net.ipv4.tcp_keepalive_time", "net.ipv4.tcp_fin_timeout", "net.ipv4.tcp_keepalive_intvl",
-    "net.ipv4.tcp_keepalive_probes", "net.ipv4.tcp_rmem", "net.ipv4.tcp_wmem",
-}  # fmt: skip
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_wmem",
+}
 SELINUX_TYPES = ("", "container_t", "container_init_t", "container_kvm_t", "container_engine_t")
 
 
@@ -34,7 +52,8 @@ def pod_specs(one: Json) -> Iterator[Json]:
 
 
 def _predictor(predictor: Json) -> Json:
-    """KServe makes one container of `model`, and one before it that fetches the model with the same context."""
+    """KServe makes one container of `model`, and one before it that fetches the model with the same
+    context."""
     container = {"name": "kserve-container", **predictor["model"]}
     fetch = {"name": "storage-initializer", "securityContext": container.get("securityContext", {})}
     return {**predictor, "containers": [container], "initContainers": [fetch]}
@@ -42,7 +61,11 @@ def _predictor(predictor: Json) -> Json:
 
 def containers(spec: Json) -> list[Json]:
     """All containers of a pod."""
-    return [one for kind in ("initContainers", "containers", "ephemeralContainers") for one in spec.get(kind) or ()]
+    return [
+        one
+        for kind in ("initContainers", "containers", "ephemeralContainers")
+        for one in spec.get(kind) or ()
+    ]
 
 
 def violations(spec: Json) -> list[tuple[str, str]]:
@@ -83,9 +106,15 @@ def _of_container(one: Json, pod: Json) -> Iterator[tuple[str, bool]]:
 
 
 def _shared(context: Json) -> Iterator[tuple[str, bool]]:
-    yield "AppArmor", (context.get("appArmorProfile") or {}).get("type", "RuntimeDefault") not in SECCOMP
+    yield (
+        "AppArmor",
+        (context.get("appArmorProfile") or {}).get("type", "RuntimeDefault") not in SECCOMP,
+    )
     linux = context.get("seLinuxOptions") or {}
-    yield "SELinux", linux.get("type", "") not in SELINUX_TYPES or bool(linux.get("user") or linux.get("role"))
+    yield (
+        "SELinux",
+        linux.get("type", "") not in SELINUX_TYPES or bool(linux.get("user") or linux.get("role")),
+    )
 
 
 def _network_actions(one: Json) -> Iterator[Json]:
@@ -98,7 +127,8 @@ def _network_actions(one: Json) -> Iterator[Json]:
 
 
 def of_the_house(spec: Json) -> list[str]:
-    """What our own pods do beyond the standard: nothing is written but to volumes, no token, a limit of memory."""
+    """What our own pods do beyond the standard: nothing is written but to volumes, no token, a
+    limit of memory."""
     found = [
         f"{one['name']} may write to its image"
         for one in containers(spec)

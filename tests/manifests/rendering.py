@@ -1,4 +1,5 @@
-"""The manifests as `kubectl apply -k` would send them, from kubectl's own kustomize: no cluster is asked."""
+"""The manifests as `kubectl apply -k` would send them, from kubectl's own kustomize: no cluster is
+asked."""
 
 from __future__ import annotations
 
@@ -19,10 +20,22 @@ ROOT = Path(__file__).resolve().parents[2]
 MANIFESTS = ROOT / "manifests"
 OVERLAYS = ("local", "dev", "prod")
 COMPONENTS = (
-    "object-store", "outside-store", "hub", "kueue", "nvidia-gpu", "amd-gpu", "prometheus", "kserve", "model-registry",
-    "irsa", "static-credentials", "read-only-root", "read-only-root-steps",
-)  # fmt: skip
-"""All of them, in an order in which they may be listed: those that change objects after those that bring them."""
+    "object-store",
+    "outside-store",
+    "hub",
+    "kueue",
+    "nvidia-gpu",
+    "amd-gpu",
+    "prometheus",
+    "kserve",
+    "model-registry",
+    "irsa",
+    "static-credentials",
+    "read-only-root",
+    "read-only-root-steps",
+)
+"""All of them, in an order in which they may be listed: those that change objects after those that
+bring them."""
 
 
 def kubectl() -> str:
@@ -30,13 +43,21 @@ def kubectl() -> str:
     beside = Path(sys.executable).parent / "kubectl"
     found = str(beside) if beside.is_file() else shutil.which("kubectl")
     if found is None:
-        raise RuntimeError("no `kubectl` program: install the development requirements (docker/requirements/dev.lock)")
+        raise RuntimeError(
+            "no `kubectl` program: install the development requirements (docker/requirements/dev.lock)"
+        )
     return found
 
 
 def render_text(folder: Path) -> str:
     """The YAML of a kustomization. Raises RuntimeError with what kustomize says of a mistake."""
-    run = subprocess.run([kubectl(), "kustomize", str(folder)], capture_output=True, text=True, check=False, timeout=60)
+    run = subprocess.run(
+        [kubectl(), "kustomize", str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
     if run.returncode or run.stderr:
         raise RuntimeError(f"{folder}: {run.stderr}")
     return run.stdout
@@ -50,16 +71,19 @@ def overlay(name: str) -> tuple[Json, ...]:
 
 @functools.cache
 def composed(*components: str, namespace: str = "") -> tuple[Json, ...]:
-    """The objects of the base with some components, as an overlay of a user's own would put them together."""
+    """The objects of the base with some components, as an overlay of a user's own would put them
+    together."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         manifests = Path(os.path.relpath(MANIFESTS, folder))  # kustomize takes no absolute paths
         kustomization = {
-            "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "sortOptions": {"order": "fifo"},
+            "apiVersion": "kustomize.config.k8s.io/v1beta1",
+            "kind": "Kustomization",
+            "sortOptions": {"order": "fifo"},
             "resources": [str(manifests / "base")],
             "components": [str(manifests / "components" / name) for name in components],
             **({"namespace": namespace} if namespace else {}),
-        }  # fmt: skip
+        }
         (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
         return tuple(yaml.safe_load_all(render_text(folder)))
 

@@ -18,13 +18,19 @@ KFP_USES: set[Use] = {
     ("", "configmaps", "get", "kfp-launcher"),
     ("", "secrets", "get", "mlpipeline-minio-artifact"),
 }
-"""What Argo's executor and KFP 2.17's launcher and driver do in the pods of a run, from their source."""
+"""What Argo's executor and KFP 2.17's launcher and driver do in the pods of a run, from their
+source."""
 
 
-def launcher_uses(source: Path = ROOT / "components" / "train" / "nodes" / "cluster.py") -> set[Use]:
-    """What `train` asks of the API server, read off its code: `Request(verb, resource, …)` and `_list(resource, …)`."""
+def launcher_uses(
+    source: Path = ROOT / "components" / "train" / "nodes" / "cluster.py",
+) -> set[Use]:
+    """What `train` asks of the API server, read off its code: `Request(verb, resource, …)` and
+    `_list(resource, …)`."""
     found: set[Use] = set()
-    for call in (node for node in ast.walk(ast.parse(source.read_text())) if isinstance(node, ast.Call)):
+    for call in (
+        node for node in ast.walk(ast.parse(source.read_text())) if isinstance(node, ast.Call)
+    ):
         match call.func, call.args:
             case ast.Name("Request"), [ast.Constant(str(verb)), ast.Name("PLURAL"), *_]:
                 found.add((GROUP, PLURAL, verb, ""))
@@ -36,7 +42,8 @@ def launcher_uses(source: Path = ROOT / "components" / "train" / "nodes" / "clus
 
 
 def rights_findings(objects: tuple[Json, ...]) -> Iterator[str]:
-    """Rights that are not used, uses without a right, tokens where nothing uses them, rights beyond the namespace."""
+    """Rights that are not used, uses without a right, tokens where nothing uses them, rights beyond
+    the namespace."""
     used = {RUN: KFP_USES | launcher_uses()}
     granted: dict[str, set[Use]] = {}
     for account, use in _grants(objects):
@@ -54,12 +61,20 @@ def rights_findings(objects: tuple[Json, ...]) -> Iterator[str]:
 
 
 def _grants(objects: tuple[Json, ...]) -> Iterator[tuple[str, Use]]:
-    """(account, use) for everything the role bindings allow; subjects elsewhere keep their namespace in their name."""
+    """(account, use) for everything the role bindings allow; subjects elsewhere keep their
+    namespace in their name."""
     roles = {one["metadata"]["name"]: one["rules"] for one in of_kind(objects, "Role")}
     for binding in of_kind(objects, "RoleBinding"):
         for subject in binding["subjects"]:
-            here = subject["kind"] == "ServiceAccount" and subject["namespace"] == binding["metadata"]["namespace"]
-            account = subject["name"] if here else f"{subject['kind']} {subject['namespace']}/{subject['name']}"
+            here = (
+                subject["kind"] == "ServiceAccount"
+                and subject["namespace"] == binding["metadata"]["namespace"]
+            )
+            account = (
+                subject["name"]
+                if here
+                else f"{subject['kind']} {subject['namespace']}/{subject['name']}"
+            )
             for rule in roles.get(binding["roleRef"]["name"], ()):
                 yield from ((account, use) for use in _uses(rule))
 

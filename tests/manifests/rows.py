@@ -1,6 +1,7 @@
 """The table of who reaches whom: each row holds in every composition of the manifests.
 
-A row names the components of which any one opens it; ALWAYS is open with the base alone, NEVER stays closed.
+A row names the components of which any one opens it; ALWAYS is open with the base alone, NEVER
+stays closed.
 """
 
 from __future__ import annotations
@@ -11,14 +12,23 @@ from typing import NamedTuple
 from tests.manifests.network import End, Json, allowed
 
 ALWAYS, NEVER = ("base",), ()
-RUN = {"pipelines.kubeflow.org/v2_component": "true", "workflows.argoproj.io/workflow": "ratchet-demo-x7k2p"}
-NODE = {"jobset.sigs.k8s.io/jobset-name": "ratchet-0a1b", "jobset.sigs.k8s.io/replicatedjob-name": "node",
-        "app.kubernetes.io/part-of": "ratchet", "app.kubernetes.io/component": "train"}  # fmt: skip
+RUN = {
+    "pipelines.kubeflow.org/v2_component": "true",
+    "workflows.argoproj.io/workflow": "ratchet-demo-x7k2p",
+}
+NODE = {
+    "jobset.sigs.k8s.io/jobset-name": "ratchet-0a1b",
+    "jobset.sigs.k8s.io/replicatedjob-name": "node",
+    "app.kubernetes.io/part-of": "ratchet",
+    "app.kubernetes.io/component": "train",
+}
 STORE = {"app.kubernetes.io/name": "ratchet-store", "app.kubernetes.io/part-of": "ratchet"}
 MODEL = {"app.kubernetes.io/name": "ratchet-serve", "app.kubernetes.io/part-of": "ratchet"}
 
 
-def _pod(number: int, labels: dict[str, str], namespace: str = "ratchet", **of_namespace: str) -> End:
+def _pod(
+    number: int, labels: dict[str, str], namespace: str = "ratchet", **of_namespace: str
+) -> End:
     namespace_labels = {"kubernetes.io/metadata.name": namespace, **of_namespace}
     return End(f"10.244.1.{number}", namespace, labels, namespace_labels)
 
@@ -137,12 +147,12 @@ ROWS = (
     Row("prometheus", "run", 8080, NEVER),
     Row("prometheus", "node", 8080, NEVER),
     Row("grafana", "store", 9327, NEVER),
-)  # fmt: skip
+)
 
 
 def network_findings(objects: Iterable[Json], components: Iterable[str]) -> Iterator[str]:
-    """Rows that a composition does not keep to. A pod that is not there yet is judged all the same: policies, not pods,
-    are looked at."""
+    """Rows that a composition does not keep to. A pod that is not there yet is judged all the same:
+    policies, not pods, are looked at."""
     policies, opened = list(objects), {"base", *components}
     for row in ROWS:
         expected = bool(opened & set(row.opened_by))

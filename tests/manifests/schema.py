@@ -1,4 +1,5 @@
-"""What the API server would refuse of an object: unknown fields, wrong types, missing ones. No cluster is asked."""
+"""What the API server would refuse of an object: unknown fields, wrong types, missing ones. No
+cluster is asked."""
 
 from __future__ import annotations
 
@@ -8,7 +9,9 @@ from collections.abc import Iterator
 
 import kubernetes_validate
 from jsonschema import Draft202012Validator
-from kubeflow_trainer_api.models.trainer_v1alpha1_training_runtime import TrainerV1alpha1TrainingRuntime
+from kubeflow_trainer_api.models.trainer_v1alpha1_training_runtime import (
+    TrainerV1alpha1TrainingRuntime,
+)
 from kubernetes_validate.utils import schema_contents
 from pydantic import ValidationError
 from referencing import Registry, Resource
@@ -47,8 +50,8 @@ def _of_kubernetes(one: Json) -> Iterator[str]:
 
 
 def _of_runtime(one: Json) -> Iterator[str]:
-    """The Trainer's typed models drop what they do not know: what comes back must be what went in. The pods are held
-    against Kubernetes' own schema as well, whose types are stricter."""
+    """The Trainer's typed models drop what they do not know: what comes back must be what went in.
+    The pods are held against Kubernetes' own schema as well, whose types are stricter."""
     try:
         typed = TrainerV1alpha1TrainingRuntime.from_dict(one)
     except ValidationError as error:
@@ -64,6 +67,8 @@ def _of_runtime(one: Json) -> Iterator[str]:
 @functools.cache
 def _core_types() -> Registry[Json]:
     """Kubernetes' own types, for custom resources that contain them."""
-    document = schema_contents(f"kubernetes-json-schema/v{NEWEST}.0-local-strict/_definitions.json", NEWEST)
+    document = schema_contents(
+        f"kubernetes-json-schema/v{NEWEST}.0-local-strict/_definitions.json", NEWEST
+    )
     resource: Resource[Json] = Resource.from_contents(document)
     return resource @ Registry()

@@ -1,4 +1,5 @@
-"""Every composition of the manifests holds to the rules of checks.py; each of those rules catches what breaks it."""
+"""Every composition of the manifests holds to the rules of checks.py; each of those rules catches
+what breaks it."""
 
 from __future__ import annotations
 
@@ -10,13 +11,23 @@ from tests.manifests.kfp_pods import LABELS
 from tests.manifests.mutants import MUTANTS, Mutant, mutated
 from tests.manifests.network import selects
 from tests.manifests.pod_security import pod_specs
-from tests.manifests.rendering import COMPONENTS, MANIFESTS, OVERLAYS, composed, of_kind, overlay, render_text
+from tests.manifests.rendering import (
+    COMPONENTS,
+    MANIFESTS,
+    OVERLAYS,
+    composed,
+    of_kind,
+    overlay,
+    render_text,
+)
 from tests.manifests.rights import launcher_uses
 from tests.manifests.rows import ENDS, ROWS
 
 
 def components_of(name: str) -> list[str]:
-    listed = yaml.safe_load((MANIFESTS / "overlays" / name / "kustomization.yaml").read_text())["components"]
+    listed = yaml.safe_load((MANIFESTS / "overlays" / name / "kustomization.yaml").read_text())[
+        "components"
+    ]
     return [path.rpartition("/")[2] for path in listed]
 
 
@@ -27,10 +38,14 @@ def test_an_overlay_holds_to_every_rule(name: str) -> None:
 
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_an_overlay_is_short(name: str) -> None:
-    assert len((MANIFESTS / "overlays" / name / "kustomization.yaml").read_text().splitlines()) <= 40
+    assert (
+        len((MANIFESTS / "overlays" / name / "kustomization.yaml").read_text().splitlines()) <= 40
+    )
 
 
-@pytest.mark.parametrize("name", [(), *((one,) for one in COMPONENTS)], ids=lambda name: name[0] if name else "base")
+@pytest.mark.parametrize(
+    "name", [(), *((one,) for one in COMPONENTS)], ids=lambda name: name[0] if name else "base"
+)
 def test_the_base_holds_to_every_rule_with_each_component_alone(name: tuple[str, ...]) -> None:
     assert list(findings(composed(*name), name)) == []
 
@@ -60,7 +75,10 @@ def test_what_a_component_changes_is_there() -> None:
     assert with_role == {"ratchet-run", "ratchet-train", "ratchet-serve"}
     assert accounts["ratchet-serve"]["secrets"] == [{"name": "ratchet-store-credentials"}]
     (queue,) = of_kind(overlay("prod"), "ClusterQueue")
-    quotas = {one["name"]: one["nominalQuota"] for one in queue["spec"]["resourceGroups"][0]["flavors"][0]["resources"]}
+    quotas = {
+        one["name"]: one["nominalQuota"]
+        for one in queue["spec"]["resourceGroups"][0]["flavors"][0]["resources"]
+    }
     assert (quotas["nvidia.com/gpu"], quotas["amd.com/gpu"]) == ("8", "0")
 
 
@@ -70,7 +88,9 @@ def test_another_namespace_is_one_line() -> None:
     text = yaml.safe_dump_all(one for one in objects if one["kind"] != "PrometheusRule")
     assert "namespace: ratchet\n" not in text
     labels = next(of_kind(objects, "Namespace"))["metadata"]["labels"]
-    for one in of_kind(objects, "ValidatingAdmissionPolicyBinding", "MutatingAdmissionPolicyBinding"):
+    for one in of_kind(
+        objects, "ValidatingAdmissionPolicyBinding", "MutatingAdmissionPolicyBinding"
+    ):
         assert selects(one["spec"]["matchResources"]["namespaceSelector"], labels)
 
 
@@ -83,7 +103,12 @@ def test_rendering_again_gives_the_same_bytes_and_no_names_made_of_hashes(name: 
 
 def test_the_rights_of_the_launcher_are_read_off_its_code() -> None:
     verbs = {(resource, verb) for _, resource, verb, _ in launcher_uses()}
-    assert {("trainjobs", "create"), ("trainjobs", "get"), ("trainjobs", "delete"), ("pods/log", "get")} <= verbs
+    assert {
+        ("trainjobs", "create"),
+        ("trainjobs", "get"),
+        ("trainjobs", "delete"),
+        ("pods/log", "get"),
+    } <= verbs
 
 
 def test_the_table_of_connections_is_wide() -> None:
@@ -94,7 +119,8 @@ def test_the_table_of_connections_is_wide() -> None:
 def test_the_pods_of_the_table_have_the_labels_of_the_manifests() -> None:
     everything = composed(*COMPONENTS)
     (runtime,), (store,), (model,) = (
-        list(of_kind(everything, kind)) for kind in ("TrainingRuntime", "StatefulSet", "InferenceService")
+        list(of_kind(everything, kind))
+        for kind in ("TrainingRuntime", "StatefulSet", "InferenceService")
     )
     (job,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
     set_by_jobset = {"jobset.sigs.k8s.io/jobset-name", "jobset.sigs.k8s.io/replicatedjob-name"}
@@ -106,7 +132,9 @@ def test_the_pods_of_the_table_have_the_labels_of_the_manifests() -> None:
     assert LABELS.items() <= ENDS["run"].labels.items()
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.target}:{mutant.path or 'all of it'}")
+@pytest.mark.parametrize(
+    "mutant", MUTANTS, ids=lambda mutant: f"{mutant.target}:{mutant.path or 'all of it'}"
+)
 def test_a_weakened_manifest_is_caught(mutant: Mutant) -> None:
     objects = composed(*COMPONENTS)
     assert list(findings(mutated(objects, mutant), COMPONENTS)), "nothing noticed it"

@@ -1,7 +1,7 @@
 """Small real campaigns through the real command line, each in a folder of its own.
 
-The task is to say the last digit of three. A decoder of 32 dimensions learns it from a few dozen steps, better with
-every round, so rounds are really promoted. Runs on a CPU are deterministic.
+The task is to say the last digit of three. A decoder of 32 dimensions learns it from a few dozen
+steps, better with every round, so rounds are really promoted. Runs on a CPU are deterministic.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ def write_data(folder: Path) -> None:
     random.Random(1).shuffle(numbers)
     for split, count in SPLITS.items():
         own, numbers = numbers[:count], numbers[count:]
-        rows = (json.dumps({"prompt": f"{number:03d}=", "completion": str(number % 10)}) for number in own)
+        rows = (
+            json.dumps({"prompt": f"{number:03d}=", "completion": str(number % 10)})
+            for number in own
+        )
         (folder / f"{split}.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
@@ -42,25 +45,51 @@ def recipe(data: Path) -> dict[str, Any]:
         "seed": 3,
         "model": {
             "scratch": {
-                "architecture": "llama", "hidden_size": 32, "num_layers": 2, "num_heads": 2, "intermediate_size": 64,
+                "architecture": "llama",
+                "hidden_size": 32,
+                "num_layers": 2,
+                "num_heads": 2,
+                "intermediate_size": 64,
                 "max_length": 16,
             }
         },
-        "data": {"human": [{"uri": (data / f"{split}.jsonl").as_uri(), "split": split} for split in SPLITS]},
-        "generate": {
-            "prompts_per_round": 100, "samples_per_prompt": 1, "temperature": 0.0, "max_new_tokens": 3,
-            "batch_size": 128, "shards": 2,
+        "data": {
+            "human": [
+                {"uri": (data / f"{split}.jsonl").as_uri(), "split": split} for split in SPLITS
+            ]
         },
-        "select": {"minhash_threshold": 1.0, "min_accepted": 1, "max_length_ratio": 10.0, "human_share": 0.4},
+        "generate": {
+            "prompts_per_round": 100,
+            "samples_per_prompt": 1,
+            "temperature": 0.0,
+            "max_new_tokens": 3,
+            "batch_size": 128,
+            "shards": 2,
+        },
+        "select": {
+            "minhash_threshold": 1.0,
+            "min_accepted": 1,
+            "max_length_ratio": 10.0,
+            "human_share": 0.4,
+        },
         "train": {
-            "first": {"steps": 24, "learning_rate": 0.005}, "rounds": {"steps": 14, "learning_rate": 0.003},
-            "batch_size": 16, "micro_batch_size": 16, "max_length": 16, "zero": 0, "evaluate_every": 100,
+            "first": {"steps": 24, "learning_rate": 0.005},
+            "rounds": {"steps": 14, "learning_rate": 0.003},
+            "batch_size": 16,
+            "micro_batch_size": 16,
+            "max_length": 16,
+            "zero": 0,
+            "evaluate_every": 100,
         },
         "decide": {
-            "goal": {"threshold": 1.0}, "max_rounds": 2, "patience": 4, "alpha": 0.8, "max_perplexity_ratio": 1000.0,
+            "goal": {"threshold": 1.0},
+            "max_rounds": 2,
+            "patience": 4,
+            "alpha": 0.8,
+            "max_perplexity_ratio": 1000.0,
         },
         "publish": {"name": "last-digit"},
-    }  # fmt: skip
+    }
 
 
 @dataclass(frozen=True)
@@ -144,16 +173,24 @@ class Place:
 
     def receipts(self) -> dict[str, bytes]:
         """`step/key` → stored bytes, of all steps of a file store."""
-        found = (path for step in PAYLOAD_STEPS for path in (self.store / "steps" / step).glob("*.json"))
+        found = (
+            path for step in PAYLOAD_STEPS for path in (self.store / "steps" / step).glob("*.json")
+        )
         return {f"{path.parent.name}/{path.stem}": path.read_bytes() for path in found}
 
 
 def call(
     command: list[str], folder: Path, environment: Mapping[str, str], seconds: float
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command line and wait; one that takes too long is asked to end, so that it ends its own processes."""
+    """Run the command line and wait; one that takes too long is asked to end, so that it ends its
+    own processes."""
     process = subprocess.Popen(
-        command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command,
+        cwd=folder,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     try:
         out, said = process.communicate(timeout=seconds)

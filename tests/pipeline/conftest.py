@@ -17,7 +17,8 @@ MakePlace = Callable[..., Place]
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the data files. One for all: their URIs are part of the recipe, and so of every digest."""
+    """Folder of the data files. One for all: their URIs are part of the recipe, and so of every
+    digest."""
     folder = tmp_path_factory.mktemp("data")
     write_data(folder)
     return folder

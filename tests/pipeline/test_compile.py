@@ -1,4 +1,5 @@
-"""The compiled pipeline keeps within what Kubeflow carries, and the code keeps to the rules of its house."""
+"""The compiled pipeline keeps within what Kubeflow carries, and the code keeps to the rules of its
+house."""
 
 from __future__ import annotations
 
@@ -30,7 +31,9 @@ HEAVY = {"kfp", "torch", "transformers", "deepspeed"}
 
 
 @functools.cache
-def compiled(rounds: int, recipe: Path = ROOT / "recipes" / "demo.yaml") -> tuple[dict[str, Any], int]:
+def compiled(
+    rounds: int, recipe: Path = ROOT / "recipes" / "demo.yaml"
+) -> tuple[dict[str, Any], int]:
     """The pipeline of a recipe as Kubeflow gets it, and its size in bytes."""
     import tempfile
 
@@ -38,7 +41,9 @@ def compiled(rounds: int, recipe: Path = ROOT / "recipes" / "demo.yaml") -> tupl
         path = Path(folder) / "pipeline.yaml"
         compiler.Compiler().compile(build(load_recipe(recipe), rounds), str(path))
         text = path.read_text()
-    return next(yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))), len(text.encode())
+    return next(yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))), len(
+        text.encode()
+    )
 
 
 def tasks(rounds: int) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -51,7 +56,11 @@ def tasks(rounds: int) -> Iterator[tuple[str, dict[str, Any]]]:
 def container_tasks(rounds: int) -> list[str]:
     """Names of the tasks that run a container."""
     components = compiled(rounds)[0]["components"]
-    return [name for name, task in tasks(rounds) if "executorLabel" in components[task["componentRef"]["name"]]]
+    return [
+        name
+        for name, task in tasks(rounds)
+        if "executorLabel" in components[task["componentRef"]["name"]]
+    ]
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
@@ -85,12 +94,14 @@ def test_four_rounds_are_few_enough_tasks_to_be_retried() -> None:
 
 @pytest.mark.parametrize("rounds", [1, 4, 5])
 def test_no_task_uses_the_cache_of_kubeflow(rounds: int) -> None:
-    assert [name for name, task in tasks(rounds) if task.get("cachingOptions", {}).get("enableCache")] == []
+    assert [
+        name for name, task in tasks(rounds) if task.get("cachingOptions", {}).get("enableCache")
+    ] == []
 
 
 def test_both_branches_of_every_round_end_in_a_container_that_hands_on_the_state() -> None:
-    """The backend takes a round's outputs from whichever branch was carried out; a branch without a container task of
-    its own leaves the round running for ever."""
+    """The backend takes a round's outputs from whichever branch was carried out; a branch without a
+    container task of its own leaves the round running for ever."""
     pipeline, _ = compiled(4)
     for number in range(5):
         merged = [
@@ -115,7 +126,8 @@ def producers(name: str) -> set[str]:
 
 
 def test_a_retried_task_asks_for_the_same_work() -> None:
-    """A retry keeps the run's id and starts tasks anew, so no argument may hold a time or a name made at random."""
+    """A retry keeps the run's id and starts tasks anew, so no argument may hold a time or a name
+    made at random."""
     shifting = ("create_time", "schedule_time", "resource_name", "task_uuid", "task_name")
     for name, task in tasks(4):
         arguments = str(task.get("inputs", {}).get("parameters", {}))
@@ -125,7 +137,9 @@ def test_a_retried_task_asks_for_the_same_work() -> None:
 
 
 def test_the_names_of_components_and_tasks_are_as_agreed() -> None:
-    text = "".join(f"{name:22} {task['componentRef']['name']}\n" for name, task in sorted(tasks(2), key=str))
+    text = "".join(
+        f"{name:22} {task['componentRef']['name']}\n" for name, task in sorted(tasks(2), key=str)
+    )
     if os.environ.get("RATCHET_GOLDEN"):
         GOLDEN.parent.mkdir(exist_ok=True)
         GOLDEN.write_text(text, encoding="utf-8")
@@ -180,13 +194,18 @@ def test_common_code_starts_without_heavy_packages() -> None:
         module = tree(path)
         assert not packages(imports_at_start(module)) & {*HEAVY, "boto3", "botocore"}, named(path)
         own = {name for name in imports(module) if name.startswith("components")}
-        assert {name for name in own if not name.startswith("components.common")} == set(), named(path)
+        assert {name for name in own if not name.startswith("components.common")} == set(), named(
+            path
+        )
 
 
 def test_only_the_store_speaks_to_s3() -> None:
     found = ((named(path), name) for path in COMPONENTS for name in imports(tree(path)))
     users = {(path, name) for path, name in found if packages({name}) & {"boto3", "botocore"}}
-    allowed = {"components/common/store.py": ("boto3", "botocore"), "components/common/s3_errors.py": ("botocore",)}
+    allowed = {
+        "components/common/store.py": ("boto3", "botocore"),
+        "components/common/s3_errors.py": ("botocore",),
+    }
     assert users
     for path, name in users:
         assert name.split(".")[0] in allowed.get(path, ()), f"{path} imports {name}"
@@ -218,14 +237,17 @@ def test_shells_hold_no_logic() -> None:
         for node in tree(ROOT / "components" / step / "component.py").body:
             if isinstance(node, ast.FunctionDef):
                 first, last = node.body[0], node.body[-1]
-                assert isinstance(first, ast.Expr), f"{step}: the shell's docstring is the component's description"
+                assert isinstance(first, ast.Expr), (
+                    f"{step}: the shell's docstring is the component's description"
+                )
                 lines = (last.end_lineno or 0) - first.lineno + 1
                 assert lines <= MAX_BODY_LINES, f"{step}: {lines} lines"
 
 
 def test_nothing_runs_code_that_came_with_data_and_nothing_is_swallowed() -> None:
     for path, node in itertools.chain.from_iterable(
-        ((path, node) for node in ast.walk(tree(path))) for path in (ROOT / "pipeline.py", *COMPONENTS)
+        ((path, node) for node in ast.walk(tree(path)))
+        for path in (ROOT / "pipeline.py", *COMPONENTS)
     ):
         where = f"{named(path)}:{getattr(node, 'lineno', 0)}"
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -238,6 +260,8 @@ def test_nothing_runs_code_that_came_with_data_and_nothing_is_swallowed() -> Non
         if isinstance(node, ast.ExceptHandler):
             kinds = ast.walk(node.type) if node.type else (ast.Name("BaseException"),)
             caught = {one.id for one in kinds if isinstance(one, ast.Name)}
-            assert not {"Exception", "BaseException"} & caught or isinstance(node.body[-1], ast.Raise), where
+            assert not {"Exception", "BaseException"} & caught or isinstance(
+                node.body[-1], ast.Raise
+            ), where
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             assert node.func.id not in ("eval", "exec"), where

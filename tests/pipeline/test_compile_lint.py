@@ -53,7 +53,9 @@ class Broken:
     def level(self, task: str) -> Json:
         """The tasks beside a task, and itself."""
         return next(
-            one["dag"]["tasks"] for one in self.components.values() if task in one.get("dag", {}).get("tasks", {})
+            one["dag"]["tasks"]
+            for one in self.components.values()
+            if task in one.get("dag", {}).get("tasks", {})
         )
 
     def findings(self) -> list[str]:
@@ -69,13 +71,17 @@ def guard(one: Broken, condition: str) -> None:
 
 
 def merge(one: Broken) -> Json:
-    name = next(name for name in sorted(one.components) if name.startswith("comp-condition-branches"))
+    name = next(
+        name for name in sorted(one.components) if name.startswith("comp-condition-branches")
+    )
     found: Json = one.components[name]["dag"]["outputs"]
     return found
 
 
 def selectors(one: Broken) -> list[Json]:
-    found: list[Json] = next(iter(merge(one)["parameters"].values()))["valueFromOneof"]["parameterSelectors"]
+    found: list[Json] = next(iter(merge(one)["parameters"].values()))["valueFromOneof"][
+        "parameterSelectors"
+    ]
     return found
 
 
@@ -94,7 +100,10 @@ def _twins(one: Broken) -> None:
 
 
 def _parameter(one: Broken, name: str, **definition: Any) -> None:
-    one.spec["root"]["inputDefinitions"]["parameters"][name] = {"parameterType": "STRING", **definition}
+    one.spec["root"]["inputDefinitions"]["parameters"][name] = {
+        "parameterType": "STRING",
+        **definition,
+    }
 
 
 def _from_a_task(one: Broken, task: str, key: str) -> None:
@@ -119,7 +128,9 @@ def _importer(one: Broken) -> None:
 
 
 def mount(one: Broken, path: str) -> Json:
-    found: Json = next(m for m in one.settings["exec-train-r1"]["emptyDirMounts"] if m["mountPath"] == path)
+    found: Json = next(
+        m for m in one.settings["exec-train-r1"]["emptyDirMounts"] if m["mountPath"] == path
+    )
     return found
 
 
@@ -128,86 +139,158 @@ def _no_gpu_number(one: Broken) -> None:
 
 
 def _gpu_from_a_parameter(one: Broken) -> None:
-    one.containers["exec-train-r1"]["resources"]["accelerator"]["resourceCount"] = "{{$.inputs.parameters['gpus']}}"
+    one.containers["exec-train-r1"]["resources"]["accelerator"]["resourceCount"] = (
+        "{{$.inputs.parameters['gpus']}}"
+    )
 
 
 MUTANTS: dict[str, tuple[str, Callable[[Broken], Any]]] = {
     "too large": ("size", lambda one: one.spec.update(note="x" * 400_000)),
     "too many tasks": ("tasks", _many_tasks),
-    "a cached task": ("cache", lambda one: one.task("decide-r1").update(cachingOptions={"enableCache": True})),
+    "a cached task": (
+        "cache",
+        lambda one: one.task("decide-r1").update(cachingOptions={"enableCache": True}),
+    ),
     "two tasks of one name": ("names", _twins),
-    "a guard on a task's output": ("guards", lambda one: _from_a_task(one, "condition-4", "pipelinechannel--go")),
+    "a guard on a task's output": (
+        "guards",
+        lambda one: _from_a_task(one, "condition-4", "pipelinechannel--go"),
+    ),
     "an If without an Else": ("guards", lambda one: drop_task(one, "condition-5")),
     "a quote in a comparison": (
-        "guards", lambda one: guard(one, "inputs.parameter_values['pipelinechannel--go'] == 'it's'")
+        "guards",
+        lambda one: guard(one, "inputs.parameter_values['pipelinechannel--go'] == 'it's'"),
     ),
-    "two comparisons": ("guards", lambda one: guard(one, "inputs.parameter_values['a'] == true && b == false")),
+    "two comparisons": (
+        "guards",
+        lambda one: guard(one, "inputs.parameter_values['a'] == true && b == false"),
+    ),
     "merged artifacts": (
-        "merges", lambda one: merge(one).update(artifacts={"a": {"artifactSelectors": [{"a": 1}, {"b": 2}]}})
+        "merges",
+        lambda one: merge(one).update(artifacts={"a": {"artifactSelectors": [{"a": 1}, {"b": 2}]}}),
     ),
     "a branch that is left out": ("merges", lambda one: selectors(one).pop()),
     "a branch without a container": ("merges", _a_branch_of_tasks_alone),
     "a merge that only a guard reads": ("merges", _read_by_a_guard_alone),
-    "an output used in a loop": ("loops", lambda one: _from_a_task(one, "for-loop-3", "pipelinechannel--state")),
-    "a loop over artifacts": ("loops", lambda one: one.task("for-loop-3").update(artifactIterator={})),
+    "an output used in a loop": (
+        "loops",
+        lambda one: _from_a_task(one, "for-loop-3", "pipelinechannel--state"),
+    ),
+    "a loop over artifacts": (
+        "loops",
+        lambda one: one.task("for-loop-3").update(artifactIterator={}),
+    ),
     "a placeholder within text": (
-        "placeholders", lambda one: argument(one.root["report"], "job_id", "run-{{$.pipeline_job_uuid}}")
+        "placeholders",
+        lambda one: argument(one.root["report"], "job_id", "run-{{$.pipeline_job_uuid}}"),
     ),
     "the placeholder of the pipeline root": (
-        "placeholders", lambda one: argument(one.root["report"], "job_id", "{{$.pipeline_root}}")
+        "placeholders",
+        lambda one: argument(one.root["report"], "job_id", "{{$.pipeline_root}}"),
     ),
     "the placeholder of a time": (
-        "placeholders", lambda one: argument(one.root["report"], "job_id", "{{$.pipeline_job_create_time_utc}}")
+        "placeholders",
+        lambda one: argument(one.root["report"], "job_id", "{{$.pipeline_job_create_time_utc}}"),
     ),
     "the placeholder of the resource name": (
-        "placeholders", lambda one: argument(one.root["report"], "job_id", "{{$.pipeline_job_resource_name}}")
+        "placeholders",
+        lambda one: argument(one.root["report"], "job_id", "{{$.pipeline_job_resource_name}}"),
     ),
     "a placeholder in a variable": (
         "placeholders",
-        lambda one: one.containers["exec-train-r1"].update(env=[{"name": "A", "value": "{{$.pipeline_job_uuid}}"}]),
+        lambda one: one.containers["exec-train-r1"].update(
+            env=[{"name": "A", "value": "{{$.pipeline_job_uuid}}"}]
+        ),
     ),
-    "optional without a default": ("parameters", lambda one: _parameter(one, "limit", isOptional=True)),
-    "a default that is too large": ("parameters", lambda one: _parameter(one, "text", defaultValue="x" * 100_001)),
+    "optional without a default": (
+        "parameters",
+        lambda one: _parameter(one, "limit", isOptional=True),
+    ),
+    "a default that is too large": (
+        "parameters",
+        lambda one: _parameter(one, "text", defaultValue="x" * 100_001),
+    ),
     "an importer of a computed address": ("importers", _importer),
     "pip at run time": (
-        "shells", lambda one: one.containers["exec-train-r1"]["command"].insert(0, "pip install kfp;")
+        "shells",
+        lambda one: one.containers["exec-train-r1"]["command"].insert(0, "pip install kfp;"),
     ),
-    "a container component": ("shells", lambda one: one.containers["exec-train-r1"].update(command=["sh"], args=[])),
-    "the image latest": ("shells", lambda one: one.containers["exec-train-r1"].update(image="a.example:5000/b:latest")),
-    "an image without a tag": ("shells", lambda one: one.containers["exec-train-r1"].update(image="a.example:5000/b")),
+    "a container component": (
+        "shells",
+        lambda one: one.containers["exec-train-r1"].update(command=["sh"], args=[]),
+    ),
+    "the image latest": (
+        "shells",
+        lambda one: one.containers["exec-train-r1"].update(image="a.example:5000/b:latest"),
+    ),
+    "an image without a tag": (
+        "shells",
+        lambda one: one.containers["exec-train-r1"].update(image="a.example:5000/b"),
+    ),
     "an image from a parameter": (
-        "shells", lambda one: one.containers["exec-train-r1"].update(image="{{$.inputs.parameters['image']}}")
+        "shells",
+        lambda one: one.containers["exec-train-r1"].update(
+            image="{{$.inputs.parameters['image']}}"
+        ),
     ),
     "no memory limit": (
-        "resources", lambda one: one.containers["exec-train-r1"]["resources"].pop("resourceMemoryLimit")
+        "resources",
+        lambda one: one.containers["exec-train-r1"]["resources"].pop("resourceMemoryLimit"),
     ),
     "no resources": ("resources", lambda one: one.containers["exec-train-r1"].pop("resources")),
     "GPUs without a number": ("resources", _no_gpu_number),
     "GPUs from a parameter": ("resources", _gpu_from_a_parameter),
     "no retry": ("patience", lambda one: one.task("train-r1").pop("retryPolicy")),
-    "a retry at once": ("patience", lambda one: one.task("train-r1")["retryPolicy"].update(backoffDuration="0s")),
-    "a retried sub-pipeline": ("patience", lambda one: one.task("round-1").update(retryPolicy={"maxRetryCount": 1})),
-    "no time limit": ("patience", lambda one: one.settings["exec-train-r1"].pop("activeDeadlineSeconds")),
-    "root": ("pods", lambda one: one.settings["exec-train-r1"]["securityContext"].update(runAsUser="0")),
-    "perhaps root": ("pods", lambda one: one.settings["exec-train-r1"]["securityContext"].pop("runAsNonRoot")),
+    "a retry at once": (
+        "patience",
+        lambda one: one.task("train-r1")["retryPolicy"].update(backoffDuration="0s"),
+    ),
+    "a retried sub-pipeline": (
+        "patience",
+        lambda one: one.task("round-1").update(retryPolicy={"maxRetryCount": 1}),
+    ),
+    "no time limit": (
+        "patience",
+        lambda one: one.settings["exec-train-r1"].pop("activeDeadlineSeconds"),
+    ),
+    "root": (
+        "pods",
+        lambda one: one.settings["exec-train-r1"]["securityContext"].update(runAsUser="0"),
+    ),
+    "perhaps root": (
+        "pods",
+        lambda one: one.settings["exec-train-r1"]["securityContext"].pop("runAsNonRoot"),
+    ),
     "no /tmp": ("pods", lambda one: mount(one, "/tmp").update(mountPath="/scratch")),
     "shared memory on disk": ("pods", lambda one: mount(one, "/dev/shm").pop("medium")),
     "a scratch without end": ("pods", lambda one: mount(one, "/tmp").pop("sizeLimit")),
-    "a shared volume": ("pods", lambda one: one.settings["exec-train-r1"].update(pvcMount=[{"mountPath": "/data"}])),
+    "a shared volume": (
+        "pods",
+        lambda one: one.settings["exec-train-r1"].update(pvcMount=[{"mountPath": "/data"}]),
+    ),
     "no labels": ("pods", lambda one: one.settings["exec-train-r1"].pop("podMetadata")),
     "no settings at all": ("pods", lambda one: one.settings.pop("exec-train-r1")),
-    "a secret as a default": ("secrets", lambda one: _parameter(one, "hf_token", defaultValue="abc")),
+    "a secret as a default": (
+        "secrets",
+        lambda one: _parameter(one, "hf_token", defaultValue="abc"),
+    ),
     "a key within the recipe": (
         "secrets",
-        lambda one: one.spec["root"]["inputDefinitions"]["parameters"]["recipe"]["defaultValue"].update(
-            note="AKIA" + "A" * 16
+        lambda one: one.spec["root"]["inputDefinitions"]["parameters"]["recipe"][
+            "defaultValue"
+        ].update(note="AKIA" + "A" * 16),
+    ),
+    "a secret as an argument": (
+        "secrets",
+        lambda one: argument(one.root["report"], "password", "abc"),
+    ),
+    "a secret as a variable": (
+        "secrets",
+        lambda one: one.containers["exec-train-r1"].update(
+            env=[{"name": "HF_TOKEN", "value": "abc"}]
         ),
     ),
-    "a secret as an argument": ("secrets", lambda one: argument(one.root["report"], "password", "abc")),
-    "a secret as a variable": (
-        "secrets", lambda one: one.containers["exec-train-r1"].update(env=[{"name": "HF_TOKEN", "value": "abc"}])
-    ),
-}  # fmt: skip
+}
 
 
 def test_the_good_package_breaks_no_rule() -> None:
@@ -234,17 +317,30 @@ def test_what_is_no_package_is_refused_with_the_files_name(tmp_path: Path, text:
 
 
 SECRET = [
-    ("hf_token", "anything"), ("store.secret", "x"), ("AWS_SECRET_ACCESS_KEY", "x"), ("db-password", "x"),
-    ("note", "AKIAIOSFODNN7EXAMPLE"), ("note", "hf_" + "a" * 30), ("note", "ghp_" + "a" * 36),
-    ("note", "-----BEGIN RSA PRIVATE KEY-----\nabc"), ("uri", "https://user:pass@host/path"),
-    ("note", "eyJhbGciOiJI.eyJzdWIiOiIx.c2lnbmF0dXJl"), ("recipe", {"a": [{"api_key": "x"}]}),
+    ("hf_token", "anything"),
+    ("store.secret", "x"),
+    ("AWS_SECRET_ACCESS_KEY", "x"),
+    ("db-password", "x"),
+    ("note", "AKIAIOSFODNN7EXAMPLE"),
+    ("note", "hf_" + "a" * 30),
+    ("note", "ghp_" + "a" * 36),
+    ("note", "-----BEGIN RSA PRIVATE KEY-----\nabc"),
+    ("uri", "https://user:pass@host/path"),
+    ("note", "eyJhbGciOiJI.eyJzdWIiOiIx.c2lnbmF0dXJl"),
+    ("recipe", {"a": [{"api_key": "x"}]}),
     ("recipe", '{"a": {"token": "x"}}'),
-]  # fmt: skip
+]
 HARMLESS = [
-    ("store_secret_name", "ratchet-store-credentials"), ("token_secret", ""), ("tokens", 5000),
-    ("seed", 0), ("store", "s3://bucket/prefix"), ("max_new_tokens", "64"), ("recipe", {"tokenizer": "byte"}),
-    ("note", "the key to success"), ("text", "[not json"),
-]  # fmt: skip
+    ("store_secret_name", "ratchet-store-credentials"),
+    ("token_secret", ""),
+    ("tokens", 5000),
+    ("seed", 0),
+    ("store", "s3://bucket/prefix"),
+    ("max_new_tokens", "64"),
+    ("recipe", {"tokenizer": "byte"}),
+    ("note", "the key to success"),
+    ("text", "[not json"),
+]
 
 
 @pytest.mark.parametrize(("name", "value"), SECRET)

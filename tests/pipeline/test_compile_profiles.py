@@ -1,4 +1,5 @@
-"""What a profile promises of the nodes, is in the compiled package; and what it cannot promise is refused."""
+"""What a profile promises of the nodes, is in the compiled package; and what it cannot promise is
+refused."""
 
 from __future__ import annotations
 
@@ -27,10 +28,16 @@ from tests.pipeline.campaigns import Place, call, recipe, round_tasks, write_dat
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden"
 PROFILES = ("cpu", "gpu-1", "gpu-8", "multi-node")
-TRAINING = {"gpu-8": ("train.num_processes=8",), "multi-node": ("train.num_processes=8", "train.num_nodes=2")}
+TRAINING = {
+    "gpu-8": ("train.num_processes=8",),
+    "multi-node": ("train.num_processes=8", "train.num_nodes=2"),
+}
 GPU_STEPS = ("generate", "train", "evaluate")
 TEST_IMAGES = ROOT / "tests" / "pipeline" / "images.toml"
-LOADER, DUMPER = getattr(yaml, "CSafeLoader", yaml.SafeLoader), getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+LOADER, DUMPER = (
+    getattr(yaml, "CSafeLoader", yaml.SafeLoader),
+    getattr(yaml, "CSafeDumper", yaml.SafeDumper),
+)
 
 
 def recipe_for(profile: str) -> Recipe:
@@ -107,7 +114,12 @@ def test_a_step_knows_its_store_by_names_of_objects_and_holds_no_value() -> None
         assert [one["secretName"] for one in given["secretAsEnv"]] == ["ratchet-store-credentials"]
         assert [one["configMapName"] for one in given["configMapAsEnv"]] == ["ratchet-store"]
         keys = [one["envVar"] for one in given["configMapAsEnv"][0]["keyToEnv"]]
-        assert {"AWS_ENDPOINT_URL_S3", "AWS_REGION", "RATCHET_S3_REQUEST_CHECKSUM", "HF_HUB_OFFLINE"} <= set(keys)
+        assert {
+            "AWS_ENDPOINT_URL_S3",
+            "AWS_REGION",
+            "RATCHET_S3_REQUEST_CHECKSUM",
+            "HF_HUB_OFFLINE",
+        } <= set(keys)
         assert "env" not in package.executors[name]["container"]
 
 
@@ -125,13 +137,18 @@ def test_a_training_on_many_nodes_is_told_its_image_queue_and_resources() -> Non
     package = compiled("multi-node").package
     told = {one["name"]: one["value"] for one in container(package, "train-r2")["env"]}
     assert told == {
-        "RATCHET_IMAGE": "ratchet/train:dev", "RATCHET_TRAINING_QUEUE": "ratchet",
+        "RATCHET_IMAGE": "ratchet/train:dev",
+        "RATCHET_TRAINING_QUEUE": "ratchet",
         "RATCHET_TRAINING_RESOURCES": "cpu=32,memory=200Gi,nvidia.com/gpu=8",
-    }  # fmt: skip
+    }
     assert "accelerator" not in container(package, "train-r2")["resources"]
     assert "env" not in container(package, "generate-r2")
-    queue = yaml.safe_load_all((ROOT / "manifests" / "components" / "kueue" / "queue.yaml").read_text())
-    assert told["RATCHET_TRAINING_QUEUE"] in [one["metadata"]["name"] for one in queue if one["kind"] == "LocalQueue"]
+    queue = yaml.safe_load_all(
+        (ROOT / "manifests" / "components" / "kueue" / "queue.yaml").read_text()
+    )
+    assert told["RATCHET_TRAINING_QUEUE"] in [
+        one["metadata"]["name"] for one in queue if one["kind"] == "LocalQueue"
+    ]
 
 
 def test_everything_of_a_profile_reaches_the_pods(tmp_path: Path) -> None:
@@ -152,7 +169,9 @@ images: {train: "registry.example/train:9"}
         compile_recipe(mine, 1, load_profile(str(tmp_path / "mine.yaml"), TEST_IMAGES))
     text = (tmp_path / "mine.yaml").read_text().replace("retries: 0", "retries: 1")
     (tmp_path / "mine.yaml").write_text(text)
-    package = compile_recipe(mine, 1, load_profile(str(tmp_path / "mine.yaml"), TEST_IMAGES)).package
+    package = compile_recipe(
+        mine, 1, load_profile(str(tmp_path / "mine.yaml"), TEST_IMAGES)
+    ).package
     train, given = container(package, "train-r1"), settings(package, "train-r1")
     assert train["image"] == "registry.example/train:9"
     assert train["resources"]["resourceCpuRequest"] == "500m"
@@ -161,30 +180,44 @@ images: {train: "registry.example/train:9"}
     toleration = {"key": "dedicated", "operator": "Equal", "value": "ml", "effect": "NoExecute"}
     assert given["tolerations"] == [toleration]
     assert given["nodeSelector"] == {"labels": {"zone": "a"}}
-    assert {one["mountPath"]: one["sizeLimit"] for one in given["emptyDirMounts"]} == {"/tmp": "7Gi", "/dev/shm": "2Gi"}
+    assert {one["mountPath"]: one["sizeLimit"] for one in given["emptyDirMounts"]} == {
+        "/tmp": "7Gi",
+        "/dev/shm": "2Gi",
+    }
     assert given["activeDeadlineSeconds"] == "1800"
     assert given["podMetadata"]["labels"]["team"] == "language"
     assert given["imagePullSecret"][0]["secretName"] == "registry-key"
     assert given["secretAsEnv"][0]["secretName"] == "my-keys"
     assert given["configMapAsEnv"][0]["configMapName"] == "my-store"
-    retries = {name: task["retryPolicy"] for name, task, _ in package.tasks() if package.container(task)}
+    retries = {
+        name: task["retryPolicy"] for name, task, _ in package.tasks() if package.container(task)
+    }
     assert retries["train-r1"]["maxRetryCount"] == 5
     assert retries["decide-r1"] == {
-        "maxRetryCount": 1, "backoffDuration": "30s", "backoffFactor": 2.0, "backoffMaxDuration": "900s"
-    }  # fmt: skip
+        "maxRetryCount": 1,
+        "backoffDuration": "30s",
+        "backoffFactor": 2.0,
+        "backoffMaxDuration": "900s",
+    }
 
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_no_step_takes_more_than_the_manifests_give_the_namespace(profile: str) -> None:
     base = yaml.safe_load_all((ROOT / "manifests" / "base" / "limits.yaml").read_text())
     hard = next(one["spec"]["hard"] for one in base if one["kind"] == "ResourceQuota")
-    component = (ROOT / "manifests" / "components" / "nvidia-gpu" / "kustomization.yaml").read_text()
-    [gpus] = [one["value"] for one in yaml.safe_load(yaml.safe_load(component)["patches"][0]["patch"])]
+    component = (
+        ROOT / "manifests" / "components" / "nvidia-gpu" / "kustomization.yaml"
+    ).read_text()
+    [gpus] = [
+        one["value"] for one in yaml.safe_load(yaml.safe_load(component)["patches"][0]["patch"])
+    ]
     wanted = load_profile(profile, TEST_IMAGES)
     for step in STEPS:
         given = wanted.resources(step)
         assert int(given.cpu) <= int(hard["requests.cpu"]), step
-        assert int(given.memory.removesuffix("Gi")) <= int(hard["requests.memory"].removesuffix("Gi")), step
+        assert int(given.memory.removesuffix("Gi")) <= int(
+            hard["requests.memory"].removesuffix("Gi")
+        ), step
         assert given.gpus <= int(gpus), step
     assert wanted.train_gpus <= int(gpus)
 
@@ -270,7 +303,9 @@ def test_images_are_taken_by_digest_and_for_gpus_where_there_are_such(tmp_path: 
     ("digest", "report", "said"),
     [("b" * 63, "cpu", "families.cpu.digest"), ("b" * 64, "web", "steps.report is 'web'")],
 )
-def test_a_wrong_image_is_named_with_file_and_key(tmp_path: Path, digest: str, report: str, said: str) -> None:
+def test_a_wrong_image_is_named_with_file_and_key(
+    tmp_path: Path, digest: str, report: str, said: str
+) -> None:
     file = tmp_path / "images.toml"
     file.write_text(IMAGES.format(digest=digest, report=report))
     with pytest.raises(UserError, match=said) as caught:
@@ -283,10 +318,17 @@ def test_the_images_of_the_house_name_one_for_every_step() -> None:
 
 
 def test_gitops_gets_the_same_pipeline_as_objects_with_names_of_their_own(tmp_path: Path) -> None:
-    demo, profile, file = recipe_for("cpu"), load_profile("cpu", TEST_IMAGES), tmp_path / "deep" / "objects.yaml"
+    demo, profile, file = (
+        recipe_for("cpu"),
+        load_profile("cpu", TEST_IMAGES),
+        tmp_path / "deep" / "objects.yaml",
+    )
     made = write_package(demo, 1, profile, file, "kubernetes", "ratchet")
     pipeline, version = yaml.load_all(file.read_text(), Loader=LOADER)
-    assert (pipeline["kind"], pipeline["metadata"]) == ("Pipeline", {"name": "ratchet-demo", "namespace": "ratchet"})
+    assert (pipeline["kind"], pipeline["metadata"]) == (
+        "Pipeline",
+        {"name": "ratchet-demo", "namespace": "ratchet"},
+    )
     assert version["metadata"] == {"name": f"ratchet-demo-{made.version}", "namespace": "ratchet"}
     assert version["spec"]["pipelineName"] == "ratchet-demo"
     assert version["spec"]["pipelineSpec"] == made.package.spec
@@ -311,7 +353,9 @@ with warm_python(Path("warm")) as sys.executable:
 """
 
 
-def test_kfp_local_carries_out_the_very_pipeline_that_is_compiled_for_a_cluster(tmp_path: Path) -> None:
+def test_kfp_local_carries_out_the_very_pipeline_that_is_compiled_for_a_cluster(
+    tmp_path: Path,
+) -> None:
     place = Place(tmp_path, recipe(tmp_path))
     write_data(tmp_path)
     (tmp_path / "warm").mkdir()

@@ -40,27 +40,49 @@ def test_only_what_all_peers_say_is_trained_on(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     store = f"file://{tmp_path}/store"
     done = subprocess.run(
-        [sys.executable, f"{REPOSITORY}/pipeline.py", "run", "recipe.yaml", "--store", store, "--rounds=1", "--json"],
-        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=500,
-    )  # fmt: skip
+        [
+            sys.executable,
+            f"{REPOSITORY}/pipeline.py",
+            "run",
+            "recipe.yaml",
+            "--store",
+            store,
+            "--rounds=1",
+            "--json",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=500,
+    )
     assert done.returncode in (0, 1), done.stderr
     context = make_context(store, {**os.environ, "RATCHET_CACHE": f"{tmp_path}/store-cache"})
     view = load_run(context, json.loads(done.stdout)["run_id"])
     assert view.state is not None
     first, last = view.state.history
     trained = read_receipt(context, first.receipts["train"])
-    weights = {peer: trained.objects[f"{peer}/model.safetensors"].sha256 for peer in ("model", "peer-1")}
+    weights = {
+        peer: trained.objects[f"{peer}/model.safetensors"].sha256 for peer in ("model", "peer-1")
+    }
     assert weights["model"] != weights["peer-1"]
 
     answers: dict[str, list[str]] = defaultdict(list)
     for name, ref in last.receipts.items():
         if name.startswith("generate"):
-            for sample in read_rows(fetch(context, read_receipt(context, ref), "samples.jsonl"), Sample):
+            for sample in read_rows(
+                fetch(context, read_receipt(context, ref), "samples.jsonl"), Sample
+            ):
                 answers[sample.prompt_id].append(sample.text)
     assert {len(texts) for texts in answers.values()} == {2}
-    assert any(len(set(texts)) == 2 for texts in answers.values()), "the peers never disagree: a vote says nothing"
+    assert any(len(set(texts)) == 2 for texts in answers.values()), (
+        "the peers never disagree: a vote says nothing"
+    )
     accepted = list(
-        read_rows(fetch(context, read_receipt(context, last.receipts["select"]), "accepted.jsonl"), TrainingRow)
+        read_rows(
+            fetch(context, read_receipt(context, last.receipts["select"]), "accepted.jsonl"),
+            TrainingRow,
+        )
     )
     assert accepted
     for row in accepted:

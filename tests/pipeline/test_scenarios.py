@@ -1,6 +1,8 @@
-"""What is carried out, and what is not, in every way a campaign can go: through the real command line, without mocks.
+"""What is carried out, and what is not, in every way a campaign can go: through the real command
+line, without mocks.
 
-A guard that is wrongly false skips its round and the run still succeeds, so each test asserts the exact list of tasks.
+A guard that is wrongly false skips its round and the run still succeeds, so each test asserts the
+exact list of tasks.
 """
 
 from __future__ import annotations
@@ -32,12 +34,23 @@ def test_all_unrolled_rounds_run_until_max_rounds(whole: tuple[Place, Run]) -> N
     assert Path(run.told["report"]).read_text().startswith("<!doctype html>")
 
 
-def test_rounds_after_the_target_only_hand_the_state_on(whole: tuple[Place, Run], make_place: MakePlace) -> None:
+def test_rounds_after_the_target_only_hand_the_state_on(
+    whole: tuple[Place, Run], make_place: MakePlace
+) -> None:
     _, before = whole
     threshold = (before.accuracies[1] + before.accuracies[2]) / 2
-    place = make_place({"decide.goal.threshold": threshold, "decide.max_rounds": 4, "generate.shards": 1})
+    place = make_place(
+        {"decide.goal.threshold": threshold, "decide.max_rounds": 4, "generate.shards": 1}
+    )
     run = place.run("--rounds", "4")
-    assert run.executed == [*ROUND_0, *round_tasks(1, 1), *round_tasks(2, 1), "carry-r3", "carry-r4", *END], run.said
+    assert run.executed == [
+        *ROUND_0,
+        *round_tasks(1, 1),
+        *round_tasks(2, 1),
+        "carry-r3",
+        "carry-r4",
+        *END,
+    ], run.said
     assert (run.code, run.told["stop"], run.told["target_met"]) == (0, "target", True)
     assert run.verdicts == ["first", "promoted", "promoted"]
     assert run.errors == []
@@ -55,7 +68,9 @@ def test_a_target_that_the_first_stage_meets_needs_no_round(make_place: MakePlac
 
 
 def test_patience_ends_a_campaign_that_gets_no_better(make_place: MakePlace) -> None:
-    place = make_place({"train.rounds.learning_rate": 1e-9, "decide.patience": 1, "generate.shards": 1})
+    place = make_place(
+        {"train.rounds.learning_rate": 1e-9, "decide.patience": 1, "generate.shards": 1}
+    )
     run = place.run("--rounds", "2")
     assert run.executed == [*ROUND_0, *round_tasks(1, 1), "carry-r2", *END], run.said
     assert (run.code, run.told["stop"], run.verdicts) == (1, "patience", ["first", "kept"])
@@ -77,7 +92,11 @@ def test_a_second_start_repeats_nothing(whole: tuple[Place, Run]) -> None:
     assert again.executed == first.executed
     assert set(again.task_status.values()) == {"reused"}
     assert again.task_status.keys() == first.task_status.keys()
-    assert (again.code, again.told["state"], again.told["model"]) == (1, first.told["state"], first.told["model"])
+    assert (again.code, again.told["state"], again.told["model"]) == (
+        1,
+        first.told["state"],
+        first.told["model"],
+    )
     assert place.receipts() == before
     assert again.told["rounds"] == first.told["rounds"]
 
@@ -90,7 +109,9 @@ def test_a_run_goes_on_from_a_state_with_global_round_numbers(whole: tuple[Place
     assert [one["round"] for one in run.told["rounds"]] == [0, 1, 2, 3]
     assert run.accuracies[:3] == first.accuracies
     assert (run.code, run.told["stop"]) == (1, "max_rounds")
-    names = {"prepare", "publish", "generate-r3-s0", "generate-r3-s1", *round_tasks(3)} - {"generate-r3"}
+    names = {"prepare", "publish", "generate-r3-s0", "generate-r3-s1", *round_tasks(3)} - {
+        "generate-r3"
+    }
     assert set(run.task_status) == names
     assert set(run.task_status.values()) == {"done"}
     assert run.told["run_id"] != first.told["run_id"]
@@ -102,7 +123,12 @@ def test_a_failing_step_stops_the_run_but_not_its_report(make_place: MakePlace) 
     run = place.run("--rounds", "1")
     stopped = [*ROUND_0, "generate-r1", "generate-r1", "select-r1", "report"]
     assert run.executed == stopped, run.said
-    assert (run.code, run.told["exit_code"], run.told["published"], run.told["model"]) == (2, 2, False, "")
+    assert (run.code, run.told["exit_code"], run.told["published"], run.told["model"]) == (
+        2,
+        2,
+        False,
+        "",
+    )
     assert len(run.errors) == 1
     assert run.errors[0].startswith("error: select-r1: round 1: ")
     assert "of 100 samples accepted, select.min_accepted is 1000" in run.errors[0]
@@ -115,18 +141,31 @@ def test_a_failing_step_stops_the_run_but_not_its_report(make_place: MakePlace) 
     again = place.run("--rounds", "1")
     assert (again.code, again.executed) == (2, stopped)
     assert again.task_status.pop("select-r1") == "failed"
-    assert {name for name, status in again.task_status.items() if status != "reused"} == {"select-r1"}
+    assert {name for name, status in again.task_status.items() if status != "reused"} == {
+        "select-r1"
+    }
 
-    # With the recipe mended only what depends on the change is done: nothing is trained or sampled again.
-    plain = place.run("--rounds", "1", "--set", "select.min_accepted=1", "--set", "decide.max_rounds=1")
+    # With the recipe mended only what depends on the change is done: nothing is trained or sampled
+    # again.
+    plain = place.run(
+        "--rounds", "1", "--set", "select.min_accepted=1", "--set", "decide.max_rounds=1"
+    )
     assert plain.executed == [*ROUND_0, *round_tasks(1), *END], plain.said
     reused = {name for name, status in plain.task_status.items() if status == "reused"}
     assert reused == {"train-r0", "evaluate-r0", "generate-r1-s0", "generate-r1-s1"}
     assert plain.accuracies[0] == run.accuracies[0]
 
     # Or it goes on from the last state.
-    mended = place.run("--rounds", "1", "--set", "select.min_accepted=1", "--set", "decide.max_rounds=1",
-                       "--resume-from", run.told["state"])  # fmt: skip
+    mended = place.run(
+        "--rounds",
+        "1",
+        "--set",
+        "select.min_accepted=1",
+        "--set",
+        "decide.max_rounds=1",
+        "--resume-from",
+        run.told["state"],
+    )
     assert mended.executed == ["prepare", "carry-r0", *round_tasks(1), *END], mended.said
     assert mended.verdicts == ["first", "promoted"]
     assert mended.accuracies[0] == run.accuracies[0]
@@ -142,7 +181,9 @@ def test_a_killed_run_is_finished_by_the_same_command_with_the_same_receipts(
     other, uninterrupted = whole
     place = make_place()
     kill_in(place, "train-r1")
-    assert len(list((place.store / "steps" / "train").glob("*.json"))) == 1, "round 1 was trained before the kill"
+    assert len(list((place.store / "steps" / "train").glob("*.json"))) == 1, (
+        "round 1 was trained before the kill"
+    )
     shown = place.cli("status", "--json")
     assert '"status": "unfinished"' in shown.stdout, shown.stderr
 
@@ -159,9 +200,12 @@ def test_a_killed_run_is_finished_by_the_same_command_with_the_same_receipts(
 def kill_in(place: Place, task: str) -> None:
     """Start a run and kill all its processes, with SIGKILL, while a task works."""
     process = subprocess.Popen(
-        place.command("run", "--rounds", "2"), cwd=place.folder, env=place.environment,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        place.command("run", "--rounds", "2"),
+        cwd=place.folder,
+        env=place.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     deadline = time.monotonic() + 200
     while not list(place.store.glob(f"attempts/*/{task}/*.json")):
         assert time.monotonic() < deadline
@@ -194,15 +238,24 @@ def assert_published(place: Place, run: Run, champion_round: int) -> None:
     assert run.told["champion_round"] == champion_round
     assert re.fullmatch(rf"models/last-digit/r{champion_round}-[0-9a-f]{{12}}/", run.told["model"])
     files = {path.name for path in (place.store / run.told["model"]).iterdir()}
-    assert {"model.safetensors", "config.json", "tokenizer.json", "README.md", "metrics.json"} <= files
+    assert {
+        "model.safetensors",
+        "config.json",
+        "tokenizer.json",
+        "README.md",
+        "metrics.json",
+    } <= files
 
 
 def test_a_killed_command_leaves_no_process_behind(make_place: MakePlace) -> None:
     place = make_place()
     process = subprocess.Popen(
-        place.command("run", "--rounds", "2"), cwd=place.folder, env=place.environment,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        place.command("run", "--rounds", "2"),
+        cwd=place.folder,
+        env=place.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     deadline = time.monotonic() + 200
     while not list(place.store.glob("attempts/*/train-r0/*.json")):
         assert time.monotonic() < deadline
@@ -217,16 +270,24 @@ def test_a_killed_command_leaves_no_process_behind(make_place: MakePlace) -> Non
 
 
 def test_adapters_go_on_from_round_to_round_beside_one_frozen_base(make_place: MakePlace) -> None:
-    place = make_place({
-        "train.lora": {"rank": 8, "unfrozen_layers": 1}, "train.first": {"steps": 40, "learning_rate": 0.01},
-        "decide.max_rounds": 1, "decide.alpha": 0.8,
-    })  # fmt: skip
+    place = make_place(
+        {
+            "train.lora": {"rank": 8, "unfrozen_layers": 1},
+            "train.first": {"steps": 40, "learning_rate": 0.01},
+            "decide.max_rounds": 1,
+            "decide.alpha": 0.8,
+        }
+    )
     run = place.run("--rounds", "1")
     assert run.executed == [*ROUND_0, *round_tasks(1), *END], run.said
     trained = {int(one["summary"]["round"]): one for one in map(json.loads, train_receipts(place))}
-    assert {name for one in trained.values() for name in one["objects"] if name.startswith("adapter/")} == {
-        "adapter/adapter_config.json", "adapter/adapter_model.safetensors", "adapter/structure.json",
-    }  # fmt: skip
+    assert {
+        name for one in trained.values() for name in one["objects"] if name.startswith("adapter/")
+    } == {
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+        "adapter/structure.json",
+    }
     assert [trained[number]["summary"]["init_from"] for number in (0, 1)] == ["base", "champion"]
     # Round 1 begins where round 0 ended, not at the base.
     assert trained[1]["summary"]["first_loss"] < 0.8 * trained[0]["summary"]["first_loss"]

@@ -16,21 +16,47 @@ from components.report.runs import load_run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CUT = {
-    **{f"data.tasks.{task}.{part}": 12 for task in range(4) for part in ("labelled", "heldout", "validation", "test")},
+    **{
+        f"data.tasks.{task}.{part}": 12
+        for task in range(4)
+        for part in ("labelled", "heldout", "validation", "test")
+    },
     **{f"data.tasks.{task}.unlabelled": 40 for task in range(4)},
-    "generate.prompts_per_round": 32, "generate.samples_per_prompt": 2, "select.min_accepted": 1,
-    "train.first.steps": 8, "train.rounds.steps": 6, "train.evaluate_every": 10, "evaluate.pass_k": 2,
-    "evaluate.max_perplexity_rows": 8, "decide.max_rounds": 1,
-}  # fmt: skip
+    "generate.prompts_per_round": 32,
+    "generate.samples_per_prompt": 2,
+    "select.min_accepted": 1,
+    "train.first.steps": 8,
+    "train.rounds.steps": 6,
+    "train.evaluate_every": 10,
+    "evaluate.pass_k": 2,
+    "evaluate.max_perplexity_rows": 8,
+    "decide.max_rounds": 1,
+}
 
 
-def test_a_real_language_model_goes_through_a_whole_round_and_is_published_ready_to_use(tmp_path: Path) -> None:
+def test_a_real_language_model_goes_through_a_whole_round_and_is_published_ready_to_use(
+    tmp_path: Path,
+) -> None:
     store = f"file://{tmp_path}/store"
     settings = [word for key, value in CUT.items() for word in ("--set", f"{key}={value}")]
-    command = [sys.executable, "pipeline.py", "run", "recipes/smollm2.yaml", "--store", store, "--rounds=1", "--json"]
+    command = [
+        sys.executable,
+        "pipeline.py",
+        "run",
+        "recipes/smollm2.yaml",
+        "--store",
+        store,
+        "--rounds=1",
+        "--json",
+    ]
     done = subprocess.run(
-        [*command, *settings], cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=900,
-    )  # fmt: skip
+        [*command, *settings],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=900,
+    )
     assert done.returncode in (0, 1), done.stderr
     context = make_context(store, {**os.environ, "RATCHET_CACHE": f"{tmp_path}/store-cache"})
     view = load_run(context, json.loads(done.stdout)["run_id"])
@@ -64,5 +90,7 @@ def test_a_real_language_model_goes_through_a_whole_round_and_is_published_ready
     import torch
 
     ids = torch.tensor([codec.prompt_ids("What is 12 + 30?")])
-    answer = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False)
+    answer = model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False
+    )
     assert codec.text(answer[0, ids.shape[1] :].tolist()).strip()

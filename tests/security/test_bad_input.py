@@ -1,4 +1,5 @@
-"""Whatever is wrong with what a person brings is said in one line, before any training, with exit status 2.
+"""Whatever is wrong with what a person brings is said in one line, before any training, with exit
+status 2.
 
 Through the real command line. Nothing is left behind but the records of the attempt.
 """
@@ -45,13 +46,21 @@ def human(uri: str) -> dict[str, Any]:
     return {"data": {"human": [{"uri": uri}]}}
 
 
-def run(folder: Path, recipe: str | None, store: str = "", **extra: str) -> subprocess.CompletedProcess[str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RATCHET_", "AWS_", "FORCE_"))}
+def run(
+    folder: Path, recipe: str | None, store: str = "", **extra: str
+) -> subprocess.CompletedProcess[str]:
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("RATCHET_", "AWS_", "FORCE_"))
+    }
     if recipe is not None:
         (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
     command = [sys.executable, str(PIPELINE), "run", "recipe.yaml", "--rounds", "1"]
     environment = {**kept, "NO_COLOR": "1", "TERM": "dumb", **extra}
-    return call([*command, "--store", store or (folder / "store").as_uri()], folder, environment, 120.0)
+    return call(
+        [*command, "--store", store or (folder / "store").as_uri()], folder, environment, 120.0
+    )
 
 
 def assert_refused(done: subprocess.CompletedProcess[str], *said: str) -> None:
@@ -66,7 +75,11 @@ def assert_refused(done: subprocess.CompletedProcess[str], *said: str) -> None:
 def left_behind(folder: Path) -> Iterator[Path]:
     """Files in the store that are no mere records."""
     store = folder / "store"
-    return (path for path in store.rglob("*") if path.is_file() and path.relative_to(store).parts[0] not in RECORDS)
+    return (
+        path
+        for path in store.rglob("*")
+        if path.is_file() and path.relative_to(store).parts[0] not in RECORDS
+    )
 
 
 @pytest.mark.parametrize(
@@ -74,15 +87,27 @@ def left_behind(folder: Path) -> Iterator[Path]:
     [
         (None, ("recipe recipe.yaml: no such file",)),
         (tiny(train__frist={"steps": 3}), ("unknown key 'train.frist'", "did you mean 'first'?")),
-        (tiny(decide__goal__treshold=0.5), ("unknown key 'decide.goal.treshold'", "did you mean 'threshold'?")),
-        (tiny(decide__goal__threshold=1.5), ("decide.goal.threshold", "less than or equal to 1", "1.5")),
-        (tiny(decide__goal__threshold=-0.1), ("decide.goal.threshold", "greater than or equal to 0", "-0.1")),
+        (
+            tiny(decide__goal__treshold=0.5),
+            ("unknown key 'decide.goal.treshold'", "did you mean 'threshold'?"),
+        ),
+        (
+            tiny(decide__goal__threshold=1.5),
+            ("decide.goal.threshold", "less than or equal to 1", "1.5"),
+        ),
+        (
+            tiny(decide__goal__threshold=-0.1),
+            ("decide.goal.threshold", "greater than or equal to 0", "-0.1"),
+        ),
         (tiny(decide__goal__threshold=float("nan")), ("decide.goal.threshold",)),
         (
             tiny(generate={"shards": 9, "prompts_per_round": 8}),
             ("generate: shards (9) > prompts_per_round (8): lower shards",),
         ),
-        (tiny(data__tasks=[{"task": "sorting"}]), ("unknown task 'sorting'", "reverse, copy, addition")),
+        (
+            tiny(data__tasks=[{"task": "sorting"}]),
+            ("unknown task 'sorting'", "reverse, copy, addition"),
+        ),
         (tiny(name="../../etc"), ("name",)),
         (tiny(publish={"name": "../up"}), ("publish.name",)),
         ("!!python/object/apply:os.system ['touch ran']", ("not YAML",)),
@@ -113,13 +138,23 @@ def write_deep(path: Path) -> None:
     [
         (None, ("data.jsonl: no such file", "correct the path")),
         (write_nothing, ("data.jsonl: no usable row (it is empty)",)),
-        (write_rejected, ("no usable row (all 5 rows were rejected, most often: invalid_utf8, first at line 2: byte",)),
-        (write_deep, ("no usable row (all 1 rows were rejected, most often: not_json, first at line 1",)),
+        (
+            write_rejected,
+            (
+                "no usable row (all 5 rows were rejected, most often: invalid_utf8, first at line 2: byte",
+            ),
+        ),
+        (
+            write_deep,
+            ("no usable row (all 1 rows were rejected, most often: not_json, first at line 1",),
+        ),
         (Path.mkdir, ("data.jsonl is a folder; name one file in it",)),
     ],
     ids=["missing", "empty", "garbage", "nested", "folder"],
 )
-def test_an_unusable_data_file_is_refused_before_training(tmp_path: Path, write: Any, said: tuple[str, ...]) -> None:
+def test_an_unusable_data_file_is_refused_before_training(
+    tmp_path: Path, write: Any, said: tuple[str, ...]
+) -> None:
     if write is not None:
         write(tmp_path / "data.jsonl")
     done = run(tmp_path, tiny(**human((tmp_path / "data.jsonl").as_uri())))
@@ -134,7 +169,9 @@ def test_an_unknown_reasoning_gym_task_is_refused_before_training(tmp_path: Path
 
 
 def test_a_reasoning_gym_task_that_runs_answers_as_code_is_refused(tmp_path: Path) -> None:
-    done = run(tmp_path, tiny(data={"tasks": [{"task": "reasoning_gym/polynomial_multiplication"}]}))
+    done = run(
+        tmp_path, tiny(data={"tasks": [{"task": "reasoning_gym/polynomial_multiplication"}]})
+    )
     assert_refused(done, "its scorer runs the model's answer as code")
     assert list(left_behind(tmp_path)) == []
 
@@ -176,7 +213,9 @@ def no_weights(model: Path) -> None:
     ],
     ids=["pickle", "remote-code", "no-weights", "missing"],
 )
-def test_a_model_that_brings_code_or_no_weights_is_refused(tmp_path: Path, write: Any, said: tuple[str, ...]) -> None:
+def test_a_model_that_brings_code_or_no_weights_is_refused(
+    tmp_path: Path, write: Any, said: tuple[str, ...]
+) -> None:
     model = tmp_path / "model"
     if write is not None:
         model.mkdir()
@@ -198,14 +237,21 @@ def test_a_store_that_cannot_be_written_is_refused_before_anything_runs(tmp_path
 def test_an_endpoint_that_cannot_be_reached_is_refused_before_anything_runs(tmp_path: Path) -> None:
     endpoint = f"http://127.0.0.1:{free_ports(1)[0]}"
     done = run(
-        tmp_path, tiny(), "s3://ratchet-tests/nowhere",
-        AWS_ENDPOINT_URL_S3=endpoint, AWS_ACCESS_KEY_ID="x", AWS_SECRET_ACCESS_KEY="y", AWS_REGION="us-east-1",
-    )  # fmt: skip
+        tmp_path,
+        tiny(),
+        "s3://ratchet-tests/nowhere",
+        AWS_ENDPOINT_URL_S3=endpoint,
+        AWS_ACCESS_KEY_ID="x",
+        AWS_SECRET_ACCESS_KEY="y",
+        AWS_REGION="us-east-1",
+    )
     assert_refused(done, endpoint, "cannot be reached; check AWS_ENDPOINT_URL_S3")
     assert not (tmp_path / ".ratchet").exists()
 
 
-@pytest.mark.parametrize("wrong", [("AWS_SECRET_ACCESS_KEY", "not-the-secret"), ("AWS_ACCESS_KEY_ID", "nobody")])
+@pytest.mark.parametrize(
+    "wrong", [("AWS_SECRET_ACCESS_KEY", "not-the-secret"), ("AWS_ACCESS_KEY_ID", "nobody")]
+)
 def test_wrong_credentials_are_refused_and_never_shown(
     tmp_path: Path, s3_server: S3Server, wrong: tuple[str, str]
 ) -> None:

@@ -13,17 +13,34 @@ from components.common.context import Context
 from components.common.receipts import Receipt, Task, commit_once, receipt_uri
 from components.common.recipe import Recipe
 from components.common.recipe_file import parse_recipe
-from components.common.records import Prompt, Result, Sample, TrainingRow, canonical_json, prompt_id, write_rows
+from components.common.records import (
+    Prompt,
+    Result,
+    Sample,
+    TrainingRow,
+    canonical_json,
+    prompt_id,
+    write_rows,
+)
 from components.common.state import Plan, State, load_campaign
 
 PLAN = Plan(
-    learning_rate=1e-3, steps=200, weight_decay=0.01, temperature=0.7, samples_per_prompt=4, human_share=0.5, level=0
+    learning_rate=1e-3,
+    steps=200,
+    weight_decay=0.01,
+    temperature=0.7,
+    samples_per_prompt=4,
+    human_share=0.5,
+    level=0,
 )
 
 
 def recipe_of(*, ladder: bool = False, **sections: Any) -> Recipe:
     """A recipe with `sections` set over a small one."""
-    task: dict[str, Any] = {"task": "reverse", "ladder": {"labelled": [1, 8], "climb": [9, 12], "mastery": 0.9}}
+    task: dict[str, Any] = {
+        "task": "reverse",
+        "ladder": {"labelled": [1, 8], "climb": [9, 12], "mastery": 0.9},
+    }
     document = {
         "name": "crafted",
         "data": {"tasks": [task]} if ladder else {"human": [{"uri": "file:///data.jsonl"}]},
@@ -33,9 +50,13 @@ def recipe_of(*, ladder: bool = False, **sections: Any) -> Recipe:
 
 
 def store(
-    context: Context, step: str, files: Mapping[str, Sequence[BaseModel] | bytes], summary: dict[str, Any],
-    inputs: Mapping[str, Receipt] | None = None, config: dict[str, Any] | None = None,
-) -> Receipt:  # fmt: skip
+    context: Context,
+    step: str,
+    files: Mapping[str, Sequence[BaseModel] | bytes],
+    summary: dict[str, Any],
+    inputs: Mapping[str, Receipt] | None = None,
+    config: dict[str, Any] | None = None,
+) -> Receipt:
     """Commit a receipt of `step` with these files."""
 
     def work(folder: Path) -> dict[str, Any]:
@@ -51,21 +72,36 @@ def store(
     contents = {name: repr(content) for name, content in files.items()}
     task = Task(run_id="crafted-run", name=f"{step}-crafted", round=0)
     made_up = {**(config or {}), "crafted": contents, "summary": summary}
-    return commit_once(context, task, step, config=made_up, inputs=dict(inputs or {}), seed=0, work=work)
+    return commit_once(
+        context, task, step, config=made_up, inputs=dict(inputs or {}), seed=0, work=work
+    )
 
 
 def ask(text: str, answer: str, **tags: str) -> Prompt:
     """A prompt judged by exact match."""
-    return Prompt(id=prompt_id(text), text=text, verifier="exact", reference={"answer": answer}, tags=tags)
+    return Prompt(
+        id=prompt_id(text), text=text, verifier="exact", reference={"answer": answer}, tags=tags
+    )
 
 
 def prepare(
-    context: Context, recipe: Recipe, *, train: Sequence[TrainingRow] = (), validation: Sequence[Prompt] = (),
-    test: Sequence[Prompt] = (), plan: Plan = PLAN,
-) -> Receipt:  # fmt: skip
+    context: Context,
+    recipe: Recipe,
+    *,
+    train: Sequence[TrainingRow] = (),
+    validation: Sequence[Prompt] = (),
+    test: Sequence[Prompt] = (),
+    plan: Plan = PLAN,
+) -> Receipt:
     """A start receipt: the beginning of a campaign."""
-    splits = {"splits/train.jsonl": train, "splits/validation.jsonl": validation, "splits/test.jsonl": test}
-    state = State(run_id="crafted-run", prepared=store(context, "prepare", splits, {}).ref, plan=plan)
+    splits = {
+        "splits/train.jsonl": train,
+        "splits/validation.jsonl": validation,
+        "splits/test.jsonl": test,
+    }
+    state = State(
+        run_id="crafted-run", prepared=store(context, "prepare", splits, {}).ref, plan=plan
+    )
     files = {
         "recipe.json": canonical_json(recipe.model_dump(mode="json")),
         "state.json": canonical_json(state.model_dump(mode="json")),
@@ -77,48 +113,89 @@ def decided(context: Context, start: Receipt, **changes: Any) -> str:
     """URI of a state after round 0 (or what `changes` say), as decide would have left it."""
     prepared = load_campaign(context, receipt_uri(context, start)).prepared
     state = State(
-        run_id="crafted-run", prepared=prepared.ref, start=start.ref, round=0, champion="train/champion",
-        champion_round=0, plan=PLAN,
-    ).model_copy(update=changes)  # fmt: skip
+        run_id="crafted-run",
+        prepared=prepared.ref,
+        start=start.ref,
+        round=0,
+        champion="train/champion",
+        champion_round=0,
+        plan=PLAN,
+    ).model_copy(update=changes)
     files = {"state.json": canonical_json(state.model_dump(mode="json"))}
     return receipt_uri(context, store(context, "decide", files, {"round": state.round}))
 
 
 def generated(
-    context: Context, prompts: Sequence[Prompt], texts: Mapping[str, Sequence[str]],
-    hinted: Sequence[tuple[Prompt, Sequence[str]]] | None = None, **summary: Any,
-) -> Receipt:  # fmt: skip
-    """A generate receipt; `texts` are the answers to each prompt by its text, `hinted` those with a hint."""
-    samples = [_sample(one, index, text) for one in prompts for index, text in enumerate(texts[one.text])]
+    context: Context,
+    prompts: Sequence[Prompt],
+    texts: Mapping[str, Sequence[str]],
+    hinted: Sequence[tuple[Prompt, Sequence[str]]] | None = None,
+    **summary: Any,
+) -> Receipt:
+    """A generate receipt; `texts` are the answers to each prompt by its text, `hinted` those with a
+    hint."""
+    samples = [
+        _sample(one, index, text) for one in prompts for index, text in enumerate(texts[one.text])
+    ]
     about = {
-        "round": 1, "shard": 0, "shards": 1, "prompts": len(prompts), "generated": len(samples), "finished_share": 1.0,
-        "tokens": sum(one.num_tokens for one in samples), "temperature": 0.7, "level": 0, "champion": "train/champion",
-    }  # fmt: skip
+        "round": 1,
+        "shard": 0,
+        "shards": 1,
+        "prompts": len(prompts),
+        "generated": len(samples),
+        "finished_share": 1.0,
+        "tokens": sum(one.num_tokens for one in samples),
+        "temperature": 0.7,
+        "level": 0,
+        "champion": "train/champion",
+    }
     files: dict[str, Sequence[BaseModel]] = {"prompts.jsonl": prompts, "samples.jsonl": samples}
     if hinted is not None:
         first = max(map(len, texts.values()))
         files["hinted_prompts.jsonl"] = [one for one, _ in hinted]
         files["hinted_samples.jsonl"] = [
-            _sample(one, index, text) for one, own in hinted for index, text in enumerate(own, first)
+            _sample(one, index, text)
+            for one, own in hinted
+            for index, text in enumerate(own, first)
         ]
     return store(context, "generate", files, {**about, **summary})
 
 
 def _sample(prompt: Prompt, index: int, text: str) -> Sample:
-    return Sample(prompt_id=prompt.id, index=index, seed=index, text=text, num_tokens=len(text) + 1, finished=True)
+    return Sample(
+        prompt_id=prompt.id,
+        index=index,
+        seed=index,
+        text=text,
+        num_tokens=len(text) + 1,
+        finished=True,
+    )
 
 
 def trained(
-    context: Context, round_number: int, losses: Sequence[float | None] = (1.0, 0.5, 0.2), **summary: Any
+    context: Context,
+    round_number: int,
+    losses: Sequence[float | None] = (1.0, 0.5, 0.2),
+    **summary: Any,
 ) -> Receipt:
     """A train receipt without weights: decide reads its summary and log only."""
     common = {"learning_rate": 1e-3, "gradient_norm": 1.0, "heldout_loss": None, "tokens": 10}
     log = [{"step": step, "loss": loss, **common} for step, loss in enumerate(losses, 1)]
     about = {
-        "round": round_number, "init_from": "champion", "steps": 200, "best_step": 200, "first_loss": 1.0,
-        "final_loss": 0.2, "first_heldout_loss": 1.1, "best_heldout_loss": 0.3, "final_heldout_loss": 0.3,
-        "stopped_early": False, "tokens_trained": 1000, "padding_share": 0.1, "skipped_steps": 0,
-    }  # fmt: skip
+        "round": round_number,
+        "init_from": "champion",
+        "steps": 200,
+        "best_step": 200,
+        "first_loss": 1.0,
+        "final_loss": 0.2,
+        "first_heldout_loss": 1.1,
+        "best_heldout_loss": 0.3,
+        "final_heldout_loss": 0.3,
+        "stopped_early": False,
+        "tokens_trained": 1000,
+        "padding_share": 0.1,
+        "skipped_steps": 0,
+    }
     content = b"".join(canonical_json(row) + b"\n" for row in log)
     return store(context, "train", {"log.jsonl": content}, {**about, **summary})
 
@@ -126,25 +203,44 @@ def trained(
 def results_of(
     verdicts: Mapping[str, Sequence[bool]], split: Literal["validation", "test"] = "validation"
 ) -> list[Result]:
-    """Results by slice: `length=9` → right or wrong, prompt by prompt. An empty slice name gives no tags."""
+    """Results by slice: `length=9` → right or wrong, prompt by prompt. An empty slice name gives no
+    tags."""
     return [
         Result(
-            prompt_id=prompt_id(f"{split} {name} {number}"), split=split, correct=right, text="?", finished=True,
-            num_tokens=2, tags=dict([name.split("=", 1)]) if name else {},
+            prompt_id=prompt_id(f"{split} {name} {number}"),
+            split=split,
+            correct=right,
+            text="?",
+            finished=True,
+            num_tokens=2,
+            tags=dict([name.split("=", 1)]) if name else {},
         )
         for name, own in verdicts.items()
         for number, right in enumerate(own)
-    ]  # fmt: skip
+    ]
 
 
-def evaluated(context: Context, train: Receipt, results: Sequence[Result], **summary: Any) -> Receipt:
+def evaluated(
+    context: Context, train: Receipt, results: Sequence[Result], **summary: Any
+) -> Receipt:
     """An evaluate receipt of a trained candidate."""
     about = {
-        "round": train.summary["round"], "validation_accuracy": sum(one.correct for one in results) / len(results),
-        "test_accuracy": 0.5, "slices": {}, "test_slices": {}, "pass_at_k": None, "pass_k": 0, "perplexity": 2.0,
-        "finished_share": 1.0, "mean_answer_tokens": 2.0, "distinct_share": 0.5, "tokens": 100,
-    }  # fmt: skip
-    return store(context, "evaluate", {"results.jsonl": results}, {**about, **summary}, {"candidate": train})
+        "round": train.summary["round"],
+        "validation_accuracy": sum(one.correct for one in results) / len(results),
+        "test_accuracy": 0.5,
+        "slices": {},
+        "test_slices": {},
+        "pass_at_k": None,
+        "pass_k": 0,
+        "perplexity": 2.0,
+        "finished_share": 1.0,
+        "mean_answer_tokens": 2.0,
+        "distinct_share": 0.5,
+        "tokens": 100,
+    }
+    return store(
+        context, "evaluate", {"results.jsonl": results}, {**about, **summary}, {"candidate": train}
+    )
 
 
 def right_of(count: int, right: int, seed: int = 0) -> list[bool]:

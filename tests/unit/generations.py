@@ -13,16 +13,30 @@ from components.common.state import Plan, State
 from tests.unit.crafted import PLAN, ask, recipe_of, store
 from tests.unit.tiny import save_tiny
 
-PROMPTS = [ask("".join(str((7 * n + m) % 10) for m in range(1 + n % 9)) + f"{n}=", "0") for n in range(24)]
+PROMPTS = [
+    ask("".join(str((7 * n + m) % 10) for m in range(1 + n % 9)) + f"{n}=", "0") for n in range(24)
+]
 """Twenty-four questions of two to twelve characters."""
 
 
 def begun(
-    context: Context, *, prompts: list[Prompt] = PROMPTS, architecture: str = "llama-nope", peers: int = 1,
-    plan: dict[str, Any] | None = None, model: dict[str, Any] | None = None, **generate: Any,
-) -> str:  # fmt: skip
+    context: Context,
+    *,
+    prompts: list[Prompt] = PROMPTS,
+    architecture: str = "llama-nope",
+    peers: int = 1,
+    plan: dict[str, Any] | None = None,
+    model: dict[str, Any] | None = None,
+    **generate: Any,
+) -> str:
     """URI of a state whose champion is a tiny random model, and whose next round asks `prompts`."""
-    settings = {"prompts_per_round": len(prompts), "max_new_tokens": 12, "batch_size": 12, "shards": 1, **generate}
+    settings = {
+        "prompts_per_round": len(prompts),
+        "max_new_tokens": 12,
+        "batch_size": 12,
+        "shards": 1,
+        **generate,
+    }
     recipe = recipe_of(generate=settings, train={"num_peers": peers})
     splits = {
         f"splits/{split}.jsonl": prompts if split == "unlabelled" else []
@@ -31,9 +45,13 @@ def begun(
     prepared = store(context, "prepare", splits, {})
     champion = _champion(context, architecture, peers, model or {})
     state = State(
-        run_id="crafted-run", prepared=prepared.ref, champion=champion.ref, champion_round=0, round=0,
+        run_id="crafted-run",
+        prepared=prepared.ref,
+        champion=champion.ref,
+        champion_round=0,
+        round=0,
         plan=Plan.model_validate({**PLAN.model_dump(), "samples_per_prompt": 3, **(plan or {})}),
-    )  # fmt: skip
+    )
     files = {
         "recipe.json": canonical_json(recipe.model_dump(mode="json")),
         "state.json": canonical_json(state.model_dump(mode="json")),

@@ -26,7 +26,13 @@ RECIPE: dict[str, Any] = {
 }
 HOSTILE = "<script>alert(1)</script> $\\frac{1}{0}$ \x1b[31m\u202e"
 PLAN = Plan(
-    learning_rate=1e-3, steps=200, weight_decay=0.01, temperature=0.7, samples_per_prompt=4, human_share=0.5, level=5
+    learning_rate=1e-3,
+    steps=200,
+    weight_decay=0.01,
+    temperature=0.7,
+    samples_per_prompt=4,
+    human_share=0.5,
+    level=5,
 )
 
 
@@ -37,22 +43,47 @@ def _sampling(number: int, shard: int, folder: Path) -> dict[str, Any]:
 def _filters(number: int) -> dict[str, Any]:
     """What select tells of its filters; in round 2 they teach errors."""
     audit = {
-        "prompts": 50, "samples": 200, "model_accuracy": 0.625,
+        "prompts": 50,
+        "samples": 200,
+        "model_accuracy": 0.625,
         "filters": {
-            "verifier": {"given": 200, "kept": 120, "precision": 0.9125, "precision_low": 0.8345, "recall": 0.8875,
-                         "yield": 0.6},
-            "consistency": {"given": 120, "kept": 0, "precision": None, "precision_low": 0.0, "recall": 0.0,
-                            "yield": 0.0},
+            "verifier": {
+                "given": 200,
+                "kept": 120,
+                "precision": 0.9125,
+                "precision_low": 0.8345,
+                "recall": 0.8875,
+                "yield": 0.6,
+            },
+            "consistency": {
+                "given": 120,
+                "kept": 0,
+                "precision": None,
+                "precision_low": 0.0,
+                "recall": 0.0,
+                "yield": 0.0,
+            },
         },
-        "all": {"given": 200, "kept": 110, "precision": 0.9375, "precision_low": 0.8567, "recall": 0.8, "yield": 0.55},
+        "all": {
+            "given": 200,
+            "kept": 110,
+            "precision": 0.9375,
+            "precision_low": 0.8567,
+            "recall": 0.8,
+            "yield": 0.55,
+        },
         "teaches_errors": ["verifier"] if number == 2 else [],
-    }  # fmt: skip
+    }
     return {
-        "filters": {"contamination": {"given": 800, "kept": 790}, "verifier": {"given": 790, "kept": 450},
-                    "consistency": {"given": 450, "kept": 400}},
-        "audit": audit, "bias": {"length": 0.125, "answer": 0.0, "slice": 1.0},
+        "filters": {
+            "contamination": {"given": 800, "kept": 790},
+            "verifier": {"given": 790, "kept": 450},
+            "consistency": {"given": 450, "kept": 400},
+        },
+        "audit": audit,
+        "bias": {"length": 0.125, "answer": 0.0, "slice": 1.0},
         "why_blocked": "this round teaches errors" if number == 2 else "",
-    }  # fmt: skip
+    }
 
 
 def _collapse(number: int) -> dict[str, Any]:
@@ -60,21 +91,45 @@ def _collapse(number: int) -> dict[str, Any]:
     if not number:
         return {"collapse": {}, "blocks": [], "warnings": []}
     ratio = 1.0 - 0.05 * number
-    distinct = {"value": 0.8 * ratio, "first": 0.8, "ratio": ratio, "n": 900, "block": {"below": 0.85},
-                "warn": {"below": 0.925}}  # fmt: skip
-    change = {"k": 8, "value": 0.6, "first": 0.625, "difference": -0.025, "low": -0.05, "high": 0.0, "warn_high": -0.01,
-              "n": 60, "block": {"high_below": 0.0}, "warn": {"warn_high_below": 0.0}}  # fmt: skip
-    human = {"value": 3.5, "first": 3.0, "ratio": 1.0 + 0.04 * number, "n": 60, "block": {"above": 1.1},
-             "warn": {"above": 1.05}}  # fmt: skip
+    distinct = {
+        "value": 0.8 * ratio,
+        "first": 0.8,
+        "ratio": ratio,
+        "n": 900,
+        "block": {"below": 0.85},
+        "warn": {"below": 0.925},
+    }
+    change = {
+        "k": 8,
+        "value": 0.6,
+        "first": 0.625,
+        "difference": -0.025,
+        "low": -0.05,
+        "high": 0.0,
+        "warn_high": -0.01,
+        "n": 60,
+        "block": {"high_below": 0.0},
+        "warn": {"warn_high_below": 0.0},
+    }
+    human = {
+        "value": 3.5,
+        "first": 3.0,
+        "ratio": 1.0 + 0.04 * number,
+        "n": 60,
+        "block": {"above": 1.1},
+        "warn": {"above": 1.05},
+    }
     alarm = {"measure": "distinct_2", "value": ratio, "limit": 0.85, "why": "fewer word pairs"}
     return {
         "collapse": {"distinct_2": distinct, "perplexity": human, "pass_at_k": change},
-        "blocks": [alarm] if number == 3 else [], "warnings": [alarm] if number == 2 else [],
-    }  # fmt: skip
+        "blocks": [alarm] if number == 3 else [],
+        "warnings": [alarm] if number == 2 else [],
+    }
 
 
 class Campaign:
-    """Adds one step after the other to a store; a clock of its own lets every step take known seconds."""
+    """Adds one step after the other to a store; a clock of its own lets every step take known
+    seconds."""
 
     def __init__(self, context: Context, document: dict[str, Any] | None = None) -> None:
         self.now = 1_700_000_000.0
@@ -85,16 +140,27 @@ class Campaign:
         self.last: Receipt | None = None
 
     def step(
-        self, step: str, name: str, number: int, inputs: dict[str, Receipt], work: Callable[[Path], dict[str, Any]],
-        *, seconds: float = 4.0, costs: dict[str, float] | None = None,
-    ) -> Receipt:  # fmt: skip
+        self,
+        step: str,
+        name: str,
+        number: int,
+        inputs: dict[str, Receipt],
+        work: Callable[[Path], dict[str, Any]],
+        *,
+        seconds: float = 4.0,
+        costs: dict[str, float] | None = None,
+    ) -> Receipt:
         """Commit one step that takes `seconds`."""
         context = self._clocked(seconds, costs)
         task = Task(run_id=self.run_id, name=name, round=number)
-        return commit_once(context, task, step, config={"task": name}, inputs=inputs, seed=0, work=work)
+        return commit_once(
+            context, task, step, config={"task": name}, inputs=inputs, seed=0, work=work
+        )
 
     def _clocked(self, seconds: float, costs: dict[str, float] | None = None) -> Context:
-        times = itertools.chain([self.now + 0.5, self.now + seconds - 0.5], itertools.repeat(self.now + seconds))
+        times = itertools.chain(
+            [self.now + 0.5, self.now + seconds - 0.5], itertools.repeat(self.now + seconds)
+        )
         context = dataclasses.replace(
             self.context, clock=lambda: next(times), started=self.now, costs=dict(costs or {})
         )
@@ -115,46 +181,71 @@ class Campaign:
 
         context, task = self._clocked(2.0), Task(run_id=self.run_id, name="prepare", round=0)
         with attempting(context, task, "prepare") as attempt:
-            self.prepared = commit(context, attempt, "prepare", config={}, inputs={}, seed=0, work=data)
+            self.prepared = commit(
+                context, attempt, "prepare", config={}, inputs={}, seed=0, work=data
+            )
             self.state = self.state.model_copy(update={"prepared": self.prepared.ref})
             inputs = {"prepare": self.prepared}
-            self.last = commit(context, attempt, "start", config={}, inputs=inputs, seed=0, work=start)
+            self.last = commit(
+                context, attempt, "start", config={}, inputs=inputs, seed=0, work=start
+            )
         self.state = self.state.model_copy(update={"start": self.last.ref})
         return self.last
 
-    def round(self, number: int, accuracy: float, verdict: Any, *, stop: Any = None, text: str = "21 = 12") -> Receipt:
+    def round(
+        self, number: int, accuracy: float, verdict: Any, *, stop: Any = None, text: str = "21 = 12"
+    ) -> Receipt:
         """A whole round; round 0 has no samples of its own."""
         inputs = {"prepare": self.prepared}
         receipts: dict[str, Receipt] = {}
         if number:
             for shard in range(2):
                 receipts[f"generate-{shard}"] = self.step(
-                    "generate", f"generate-r{number}-s{shard}", number, {**inputs, "state": self._state_receipt()},
+                    "generate",
+                    f"generate-r{number}-s{shard}",
+                    number,
+                    {**inputs, "state": self._state_receipt()},
                     functools.partial(_sampling, number, shard),
-                    seconds=6.0, costs={"compute_seconds": 5.0, "tokens_generated": 4000.0},
-                )  # fmt: skip
+                    seconds=6.0,
+                    costs={"compute_seconds": 5.0, "tokens_generated": 4000.0},
+                )
             receipts["select"] = self.step(
-                "select", f"select-r{number}", number, {**inputs, **receipts},
-                lambda folder: self._selection(folder, number, text), seconds=3.0,
-            )  # fmt: skip
+                "select",
+                f"select-r{number}",
+                number,
+                {**inputs, **receipts},
+                lambda folder: self._selection(folder, number, text),
+                seconds=3.0,
+            )
         mix = receipts.get("select", self.prepared)
         receipts["train"] = self.step(
-            "train", f"train-r{number}", number, {**inputs, "mix": mix},
-            lambda folder: self._training(folder, number), seconds=20.0,
+            "train",
+            f"train-r{number}",
+            number,
+            {**inputs, "mix": mix},
+            lambda folder: self._training(folder, number),
+            seconds=20.0,
             costs={"compute_seconds": 18.0, "tokens_trained": 90_000.0},
-        )  # fmt: skip
+        )
         receipts["evaluate"] = self.step(
-            "evaluate", f"evaluate-r{number}", number, {**inputs, "candidate": receipts["train"]},
+            "evaluate",
+            f"evaluate-r{number}",
+            number,
+            {**inputs, "candidate": receipts["train"]},
             lambda folder: {"round": number, "validation_accuracy": accuracy, **_collapse(number)},
             costs={"compute_seconds": 3.0, "tokens_generated": 2_000.0},
-        )  # fmt: skip
+        )
         self._advance(number, accuracy, verdict, stop, receipts, text)
 
         def decide(folder: Path) -> dict[str, Any]:
             (folder / "state.json").write_text(self.state.model_dump_json())
             return {"round": number, "verdict": verdict}
 
-        named = {"state": self._state_receipt(), "candidate": receipts["train"], "results": receipts["evaluate"]}
+        named = {
+            "state": self._state_receipt(),
+            "candidate": receipts["train"],
+            "results": receipts["evaluate"],
+        }
         self.last = self.step("decide", f"decide-r{number}", number, named, decide, seconds=1.0)
         return self.last
 
@@ -163,12 +254,18 @@ class Campaign:
 
         def work(folder: Path) -> dict[str, Any]:
             (folder / "model.safetensors").write_bytes(b"weights")
-            return {"prefix": "models/by-hand/v1/", "target_met": target_met, "champion": self.state.champion}
+            return {
+                "prefix": "models/by-hand/v1/",
+                "target_met": target_met,
+                "champion": self.state.champion,
+            }
 
         number = self.state.round
         receipt = self.step("publish", "publish", number, {"state": self._state_receipt()}, work)
         for name in receipt.objects:
-            self.context.store.put_bytes(f"models/by-hand/v1/{name}", fetch(self.context, receipt, name).read_bytes())
+            self.context.store.put_bytes(
+                f"models/by-hand/v1/{name}", fetch(self.context, receipt, name).read_bytes()
+            )
         return receipt
 
     def fail(self, step: str, name: str, number: int, error: RatchetError) -> None:
@@ -186,67 +283,124 @@ class Campaign:
         assert self.last is not None, "prepare comes first"
         return self.last
 
-    def _advance(self, number: int, accuracy: float, verdict: Any, stop: Any, receipts: Any, text: str) -> None:
+    def _advance(
+        self, number: int, accuracy: float, verdict: Any, stop: Any, receipts: Any, text: str
+    ) -> None:
         made = 800 if number else 0
-        dropped = {"verifier": 300 - 40 * number, "duplicate": 90, "unfinished": 12} if number else {}
+        dropped = (
+            {"verifier": 300 - 40 * number, "duplicate": 90, "unfinished": 12} if number else {}
+        )
         cause = Cause(
-            name="low_diversity", evidence=f"{31 + number} % of the answers were distinct. {text}", confidence=0.7,
-            change="temperature 0.7 → 0.9", predicted="more distinct answers",
-        )  # fmt: skip
+            name="low_diversity",
+            evidence=f"{31 + number} % of the answers were distinct. {text}",
+            confidence=0.7,
+            change="temperature 0.7 → 0.9",
+            predicted="more distinct answers",
+        )
         record = RoundRecord(
-            round=number, verdict=verdict, why=f"{round(accuracy * 200)} of 200 right, p = 0.004", level=5,
-            plan=self.state.plan, accuracy=accuracy, overall=accuracy,
+            round=number,
+            verdict=verdict,
+            why=f"{round(accuracy * 200)} of 200 right, p = 0.004",
+            level=5,
+            plan=self.state.plan,
+            accuracy=accuracy,
+            overall=accuracy,
             interval=(accuracy - 0.05, min(1.0, accuracy + 0.045)),
             test_accuracy=accuracy - 0.01,
-            slices={f"length={n}": max(0.0, min(1.0, accuracy + (5 - n) * 0.1)) for n in range(1, 12)},
-            generated=made, accepted=made - sum(dropped.values()), dropped=dropped, p_value=0.004 if number else None,
-            perplexity=3.21, causes=(cause,) if number else (), blocked=number == 2,
-            alarms=("collapse guard: distinct-2 is 0.9 times that of round 0",) if number == 2 else (),
+            slices={
+                f"length={n}": max(0.0, min(1.0, accuracy + (5 - n) * 0.1)) for n in range(1, 12)
+            },
+            generated=made,
+            accepted=made - sum(dropped.values()),
+            dropped=dropped,
+            p_value=0.004 if number else None,
+            perplexity=3.21,
+            causes=(cause,) if number else (),
+            blocked=number == 2,
+            alarms=("collapse guard: distinct-2 is 0.9 times that of round 0",)
+            if number == 2
+            else (),
             measures={"agreement": 0.6 + 0.1 * number} if number else {},
             receipts={name: one.ref for name, one in receipts.items()},
-        )  # fmt: skip
+        )
         won = verdict != "kept"
-        self.state = self.state.model_copy(update={
-            "round": number, "stop": stop, "go": stop is None,
-            "champion": receipts["train"].ref if won else self.state.champion,
-            "champion_round": number if won else self.state.champion_round,
-            "champion_evaluation": receipts["evaluate"].ref if won else self.state.champion_evaluation,
-            "first_evaluation": self.state.first_evaluation or receipts["evaluate"].ref,
-            "plan": self.state.plan.model_copy(update={"temperature": 0.7 + 0.1 * number, "level": 5 + number}),
-            "history": (*self.state.history, record),
-        })  # fmt: skip
+        self.state = self.state.model_copy(
+            update={
+                "round": number,
+                "stop": stop,
+                "go": stop is None,
+                "champion": receipts["train"].ref if won else self.state.champion,
+                "champion_round": number if won else self.state.champion_round,
+                "champion_evaluation": receipts["evaluate"].ref
+                if won
+                else self.state.champion_evaluation,
+                "first_evaluation": self.state.first_evaluation or receipts["evaluate"].ref,
+                "plan": self.state.plan.model_copy(
+                    update={"temperature": 0.7 + 0.1 * number, "level": 5 + number}
+                ),
+                "history": (*self.state.history, record),
+            }
+        )
 
     def _selection(self, folder: Path, number: int, text: str) -> dict[str, Any]:
-        write_rows(folder / "accepted.jsonl", (
-            TrainingRow(id=str(n), prompt=f"reverse {n:05d}", completion=f"{text} {n}", source="self", round=number,
-                        provenance={"vote_share": 0.75, "model": "abc"})
-            for n in range(200)
-        ))  # fmt: skip
-        write_rows(folder / "dropped.jsonl", (
-            Dropped(reason=reason, detail=f"expected {n}", row={"prompt_id": f"p{n}", "text": f"{text} {n}"})
-            for reason, count in (("verifier", 260), ("duplicate", 90), ("unfinished", 1))
-            for n in range(count)
-        ))  # fmt: skip
+        write_rows(
+            folder / "accepted.jsonl",
+            (
+                TrainingRow(
+                    id=str(n),
+                    prompt=f"reverse {n:05d}",
+                    completion=f"{text} {n}",
+                    source="self",
+                    round=number,
+                    provenance={"vote_share": 0.75, "model": "abc"},
+                )
+                for n in range(200)
+            ),
+        )
+        write_rows(
+            folder / "dropped.jsonl",
+            (
+                Dropped(
+                    reason=reason,
+                    detail=f"expected {n}",
+                    row={"prompt_id": f"p{n}", "text": f"{text} {n}"},
+                )
+                for reason, count in (("verifier", 260), ("duplicate", 90), ("unfinished", 1))
+                for n in range(count)
+            ),
+        )
         return {
-            "round": number, "generated": 800, "accepted": 400, **_filters(number),
-            "hinted": {"generated": 40, "accepted": 11}, "too_hard": {"found": 9, "answered": 4, "waiting": 1005},
-        }  # fmt: skip
+            "round": number,
+            "generated": 800,
+            "accepted": 400,
+            **_filters(number),
+            "hinted": {"generated": 40, "accepted": 11},
+            "too_hard": {"found": 9, "answered": 4, "waiting": 1005},
+        }
 
     def _training(self, folder: Path, number: int) -> dict[str, Any]:
         (folder / "model").mkdir()
-        (folder / "model" / "model.safetensors").write_bytes(f"weights of round {number}".encode() * 50)
+        (folder / "model" / "model.safetensors").write_bytes(
+            f"weights of round {number}".encode() * 50
+        )
         lines = [
-            {"step": step, "loss": 2.5 * math.exp(-step / 60) + 0.1 + 0.03 * math.sin(step * 1.7), "gradient_norm": 1.0,
-             "learning_rate": 1e-3, "tokens": 512,
-             "heldout_loss": 2.4 * math.exp(-step / 55) + 0.2 if step % 25 == 0 else None}
+            {
+                "step": step,
+                "loss": 2.5 * math.exp(-step / 60) + 0.1 + 0.03 * math.sin(step * 1.7),
+                "gradient_norm": 1.0,
+                "learning_rate": 1e-3,
+                "tokens": 512,
+                "heldout_loss": 2.4 * math.exp(-step / 55) + 0.2 if step % 25 == 0 else None,
+            }
             for step in range(1, 201)
-        ]  # fmt: skip
+        ]
         (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         return {"round": number, "best_step": 175, "stopped_early": number == 2, "final_loss": 0.15}
 
 
 def whole_campaign(context: Context, text: str = "21 = 12") -> Campaign:
-    """Prepare, round 0 and three rounds, of which the second was not proved better; the target is met."""
+    """Prepare, round 0 and three rounds, of which the second was not proved better; the target is
+    met."""
     made = Campaign(context)
     made.prepare()
     made.round(0, 0.41, "first")

@@ -34,9 +34,15 @@ SPEC = TrainJobSpec(
 )
 NAME = job_name(SPEC)
 HASTE = Patience(
-    poll_seconds=0.01, look_seconds=0.0, connect_seconds=2.0, answer_seconds=2.0, first_pause_seconds=0.01,
-    longest_pause_seconds=0.04, give_up_seconds=10.0, removal_seconds=10.0,
-)  # fmt: skip
+    poll_seconds=0.01,
+    look_seconds=0.0,
+    connect_seconds=2.0,
+    answer_seconds=2.0,
+    first_pause_seconds=0.01,
+    longest_pause_seconds=0.04,
+    give_up_seconds=10.0,
+    removal_seconds=10.0,
+)
 
 
 class Launcher:
@@ -49,7 +55,9 @@ class Launcher:
     def run(self, endpoint: str = "", token: str = TOKEN, **options: Any) -> None:
         file = self.api.kubeconfig(self.folder / "kubeconfig", endpoint, token)
         cluster = Cluster.from_environment({"KUBECONFIG": str(file)}, self.patience)
-        follow_train_job(self.spec, cluster, Progress(file=self.log, task=self.spec.task), **options)
+        follow_train_job(
+            self.spec, cluster, Progress(file=self.log, task=self.spec.task), **options
+        )
 
     def notes(self) -> str:
         lines = self.log.read_text().splitlines() if self.log.exists() else []

@@ -1,4 +1,5 @@
-"""Campaigns of tiny real models for tests of evaluate and publish: real checkpoints and receipts, nothing trained."""
+"""Campaigns of tiny real models for tests of evaluate and publish: real checkpoints and receipts,
+nothing trained."""
 
 from __future__ import annotations
 
@@ -21,18 +22,26 @@ DIGITS = "0123456789"
 def question(number: int, **tags: str) -> Prompt:
     """`17=`, to be answered 1: judged by exact match."""
     text = f"{number:02d}="
-    return Prompt(id=prompt_id(text), text=text, verifier="exact", reference={"answer": text[0]}, tags=tags)
+    return Prompt(
+        id=prompt_id(text), text=text, verifier="exact", reference={"answer": text[0]}, tags=tags
+    )
 
 
 def human(number: int) -> TrainingRow:
     """A text that people wrote."""
-    return TrainingRow(id=f"row-{number}", prompt="", completion=f"{number}+{number}", source="human", round=0)
+    return TrainingRow(
+        id=f"row-{number}", prompt="", completion=f"{number}+{number}", source="human", round=0
+    )
 
 
-def begun(context: Context, recipe: Recipe, **splits: Sequence[Prompt] | Sequence[TrainingRow]) -> Receipt:
+def begun(
+    context: Context, recipe: Recipe, **splits: Sequence[Prompt] | Sequence[TrainingRow]
+) -> Receipt:
     """The start of a campaign with these splits; those not given are empty."""
     names = ("train", "heldout", "unlabelled", "validation", "test", "vault", "retention")
-    prepared = store(context, "prepare", {f"splits/{name}.jsonl": splits.get(name, ()) for name in names}, {})
+    prepared = store(
+        context, "prepare", {f"splits/{name}.jsonl": splits.get(name, ()) for name in names}, {}
+    )
     state = State(run_id="crafted-run", prepared=prepared.ref, plan=PLAN)
     files = {
         "recipe.json": canonical_json(recipe.model_dump(mode="json")),
@@ -45,11 +54,20 @@ def model(context: Context, seed: int, **settings: Any) -> Receipt:
     """A train receipt with random weights."""
 
     def work(folder: Path) -> dict[str, Any]:
-        save_tiny(folder / "model", seed=seed, hidden_size=16, num_layers=1, intermediate_size=32, **settings)
+        save_tiny(
+            folder / "model",
+            seed=seed,
+            hidden_size=16,
+            num_layers=1,
+            intermediate_size=32,
+            **settings,
+        )
         return {"round": seed}
 
     task = Task(run_id="crafted-run", name="train-crafted", round=0)
-    return commit_once(context, task, "train", config={"weights": seed}, inputs={}, seed=seed, work=work)
+    return commit_once(
+        context, task, "train", config={"weights": seed}, inputs={}, seed=seed, work=work
+    )
 
 
 def evaluate(context: Context, state: Receipt | str, candidate: Receipt) -> Receipt:
@@ -61,12 +79,25 @@ def evaluate(context: Context, state: Receipt | str, candidate: Receipt) -> Rece
 def round_zero(train: Receipt, evaluation: Receipt) -> RoundRecord:
     """The first line of a history."""
     return RoundRecord(
-        round=0, verdict="first", why="the first", plan=PLAN, accuracy=0.5, interval=(0.4, 0.6), overall=0.5,
-        test_accuracy=0.5, receipts={"train": train.ref, "evaluate": evaluation.ref},
-    )  # fmt: skip
+        round=0,
+        verdict="first",
+        why="the first",
+        plan=PLAN,
+        accuracy=0.5,
+        interval=(0.4, 0.6),
+        overall=0.5,
+        test_accuracy=0.5,
+        receipts={"train": train.ref, "evaluate": evaluation.ref},
+    )
 
 
 def result(number: int, text: str = "1", **changes: Any) -> Result:
     """A result of the test split."""
-    about = {"prompt_id": f"{number:08d}", "split": "test", "correct": True, "finished": True, "num_tokens": 2}
+    about = {
+        "prompt_id": f"{number:08d}",
+        "split": "test",
+        "correct": True,
+        "finished": True,
+        "num_tokens": 2,
+    }
     return Result.model_validate({**about, "text": text, **changes})

@@ -18,17 +18,28 @@ from components.select.spool import Spool
 
 def ask(text: str, answer: str, **tags: str) -> Prompt:
     """A prompt judged by exact match."""
-    return Prompt(id=prompt_id(text), text=text, verifier="exact", reference={"answer": answer}, tags=tags)
+    return Prompt(
+        id=prompt_id(text), text=text, verifier="exact", reference={"answer": answer}, tags=tags
+    )
 
 
 def say(prompt: Prompt, index: int, text: str, finished: bool = True) -> Sample:
     """One sample of it."""
-    return Sample(prompt_id=prompt.id, index=index, seed=index, text=text, num_tokens=len(text) + 1, finished=finished)
+    return Sample(
+        prompt_id=prompt.id,
+        index=index,
+        seed=index,
+        text=text,
+        num_tokens=len(text) + 1,
+        finished=finished,
+    )
 
 
 def answers(prompt: Prompt, *texts: str) -> list[Candidate]:
     """Its samples, joined and counted."""
-    return make_candidates({prompt.id: prompt}, [say(prompt, index, text) for index, text in enumerate(texts)])
+    return make_candidates(
+        {prompt.id: prompt}, [say(prompt, index, text) for index, text in enumerate(texts)]
+    )
 
 
 def account_of(
@@ -44,7 +55,9 @@ def account_of(
         kept = [one for block in left.blocks() for one in block]
         dropped = list(read_rows(folder / "dropped.jsonl", Dropped))
         left.remove()
-        assert [path.name for path in folder.iterdir()] == ["dropped.jsonl"], "a filter left files behind"
+        assert [path.name for path in folder.iterdir()] == ["dropped.jsonl"], (
+            "a filter left files behind"
+        )
     return kept, dropped, account
 
 

@@ -17,7 +17,14 @@ from components.common.errors import Corrupt, RatchetError, UserError
 from components.common.recipe import LoraSection, LoraStructure
 from components.modeling.load import load_model, save_checkpoint
 from components.modeling.lstm import LstmConfig, LstmForCausalLM
-from components.train.adapters import attach, merged_state, plain_state, resolve, save_adapter, verify_merge
+from components.train.adapters import (
+    attach,
+    merged_state,
+    plain_state,
+    resolve,
+    save_adapter,
+    verify_merge,
+)
 from tests.unit.tiny import save_tiny, tiny_model
 
 IDS = torch.tensor([[3, 9, 4, 11, 5, 7], [8, 2, 6, 6, 1, 10]])
@@ -41,14 +48,18 @@ def trained(model: Any, steps: int = 2) -> Any:
     optimizer = torch.optim.AdamW(weights, lr=0.05)
     for _ in range(steps):
         scores = model(input_ids=IDS).logits[:, :-1]
-        loss = torch.nn.functional.cross_entropy(scores.reshape(-1, scores.shape[-1]), IDS[:, 1:].reshape(-1))
+        loss = torch.nn.functional.cross_entropy(
+            scores.reshape(-1, scores.shape[-1]), IDS[:, 1:].reshape(-1)
+        )
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     return model
 
 
-def adapter(folder: Path, architecture: str, structure: LoraStructure = SMALL) -> tuple[Path, Tensor]:
+def adapter(
+    folder: Path, architecture: str, structure: LoraStructure = SMALL
+) -> tuple[Path, Tensor]:
     """The folder of a trained adapter, and what its model computes."""
     model = trained(attach(made(architecture), structure))
     save_adapter(model, structure, folder)
@@ -56,7 +67,9 @@ def adapter(folder: Path, architecture: str, structure: LoraStructure = SMALL) -
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_fresh_adapter_leaves_the_function_as_it_is_and_training_leaves_the_base(architecture: str) -> None:
+def test_a_fresh_adapter_leaves_the_function_as_it_is_and_training_leaves_the_base(
+    architecture: str,
+) -> None:
     base = made(architecture)
     before = {name: weight.clone() for name, weight in base.state_dict().items()}
     model = attach(made(architecture), SMALL)
@@ -65,21 +78,34 @@ def test_a_fresh_adapter_leaves_the_function_as_it_is_and_training_leaves_the_ba
     trained(model)
     assert (logits(model) - logits(base)).abs().max() > 1e-3
     after = model.state_dict()
-    frozen = {name.replace(".base_layer.", "."): one for name, one in after.items() if ".lora_" not in name}
+    frozen = {
+        name.replace(".base_layer.", "."): one
+        for name, one in after.items()
+        if ".lora_" not in name
+    }
     assert frozen.keys() == before.keys()
     assert all(torch.equal(frozen[name], before[name]) for name in before)
 
 
 def test_only_the_adapters_and_what_is_unfrozen_are_trained() -> None:
-    model = attach(made("llama"), LoraStructure(rank=2, unfrozen_layers=1, unfrozen_modules=("model.norm", "lm_head")))
+    model = attach(
+        made("llama"),
+        LoraStructure(rank=2, unfrozen_layers=1, unfrozen_modules=("model.norm", "lm_head")),
+    )
     names = {name for name, weight in model.named_parameters() if weight.requires_grad}
     whole = ("model.layers.1.", "model.norm.", "lm_head.")
     assert {name.split(".lora_")[0] for name in names if ".lora_" in name} == {
-        f"model.layers.0.{place}" for place in (
-            "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-            "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
+        f"model.layers.0.{place}"
+        for place in (
+            "self_attn.q_proj",
+            "self_attn.k_proj",
+            "self_attn.v_proj",
+            "self_attn.o_proj",
+            "mlp.gate_proj",
+            "mlp.up_proj",
+            "mlp.down_proj",
         )
-    }  # fmt: skip
+    }
     plain = {name for name in names if ".lora_" not in name}
     assert plain == {name for name in made("llama").state_dict() if name.startswith(whole)}
 
@@ -98,12 +124,18 @@ GROWN: list[tuple[str, LoraStructure, bool]] = [
     ("scale", SMALL.model_copy(update={"rank": 4, "scale": 0.7}), False),
     ("a layer in full", SMALL.model_copy(update={"unfrozen_layers": 1}), False),
     ("all layers in full", SMALL.model_copy(update={"rank": 3, "unfrozen_layers": 9}), False),
-    ("norms and the head in full", SMALL.model_copy(update={"unfrozen_modules": ("norms", "embed_tokens")}), True),
+    (
+        "norms and the head in full",
+        SMALL.model_copy(update={"unfrozen_modules": ("norms", "embed_tokens")}),
+        True,
+    ),
 ]
 
 
 @pytest.mark.parametrize("architecture", ["llama", "llama-nope"])
-@pytest.mark.parametrize(("structure", "to_the_bit"), [case[1:] for case in GROWN], ids=[case[0] for case in GROWN])
+@pytest.mark.parametrize(
+    ("structure", "to_the_bit"), [case[1:] for case in GROWN], ids=[case[0] for case in GROWN]
+)
 def test_a_grown_adapter_computes_the_old_function(
     tmp_path: Path, architecture: str, structure: LoraStructure, to_the_bit: bool
 ) -> None:
@@ -115,8 +147,12 @@ def test_a_grown_adapter_computes_the_old_function(
     assert (logits(trained(grown)) - before).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("grow", [{"rank": 4}, {"scale": 0.7}, {"unfrozen_layers": 1}, {"unfrozen_modules": ("ln_f",)}])
-def test_gpt2_grows_too_though_its_weights_lie_the_other_way(tmp_path: Path, grow: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "grow", [{"rank": 4}, {"scale": 0.7}, {"unfrozen_layers": 1}, {"unfrozen_modules": ("ln_f",)}]
+)
+def test_gpt2_grows_too_though_its_weights_lie_the_other_way(
+    tmp_path: Path, grow: dict[str, Any]
+) -> None:
     saved, before = adapter(tmp_path, "gpt2")
     grown = attach(made("gpt2"), SMALL.model_copy(update=grow), saved)
     torch.testing.assert_close(logits(grown), before, **CLOSE)
@@ -158,14 +194,20 @@ def test_growth_goes_on_from_growth(tmp_path: Path) -> None:
     model = trained(attach(made("gpt2"), second, saved))
     save_adapter(model, second, tmp_path / "second")
     third = second.model_copy(update={"rank": 8, "unfrozen_modules": ("norms", "ln_f", "wte")})
-    torch.testing.assert_close(logits(attach(made("gpt2"), third, tmp_path / "second")), logits(model), **CLOSE)
+    torch.testing.assert_close(
+        logits(attach(made("gpt2"), third, tmp_path / "second")), logits(model), **CLOSE
+    )
 
 
 @pytest.mark.parametrize("change", [{"rank": 1}, {"targets": ("q_proj",)}, {"unfrozen_layers": 0}])
-def test_a_structure_that_lacks_what_the_adapter_has_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_a_structure_that_lacks_what_the_adapter_has_is_refused(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
     large = SMALL.model_copy(update={"unfrozen_layers": 1})
     saved, _ = adapter(tmp_path, "llama", large)
-    if "unfrozen_layers" in change:  # its targets would cover the layer's linear modules, but not its norms
+    if (
+        "unfrozen_layers" in change
+    ):  # its targets would cover the layer's linear modules, but not its norms
         change = {**change, "targets": "all-linear"}
     with pytest.raises(UserError, match="a structure only grows"):
         attach(made("llama"), large.model_copy(update=change), saved)
@@ -174,13 +216,33 @@ def test_a_structure_that_lacks_what_the_adapter_has_is_refused(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("architecture", "structure", "says"),
     [
-        ("llama", LoraStructure(targets=("q_proj", "qkv")), r"no linear module 'qkv' \(there are down_proj, .*lm_head"),
-        ("lstm", LoraStructure(targets=("q_proj",)), r"no linear module 'q_proj' \(there are lm_head\)"),
-        ("gpt2", LoraStructure(targets=("lm_head",)), "lm_head shares its weights with the embedding"),
-        ("gpt2", LoraStructure(unfrozen_modules=("lm_head",)), "lm_head shares its weights with the embedding"),
-        ("llama", LoraStructure(unfrozen_modules=("ln_f",)), r"no module 'ln_f' \(there are .*input_layernorm"),
+        (
+            "llama",
+            LoraStructure(targets=("q_proj", "qkv")),
+            r"no linear module 'qkv' \(there are down_proj, .*lm_head",
+        ),
+        (
+            "lstm",
+            LoraStructure(targets=("q_proj",)),
+            r"no linear module 'q_proj' \(there are lm_head\)",
+        ),
+        (
+            "gpt2",
+            LoraStructure(targets=("lm_head",)),
+            "lm_head shares its weights with the embedding",
+        ),
+        (
+            "gpt2",
+            LoraStructure(unfrozen_modules=("lm_head",)),
+            "lm_head shares its weights with the embedding",
+        ),
+        (
+            "llama",
+            LoraStructure(unfrozen_modules=("ln_f",)),
+            r"no module 'ln_f' \(there are .*input_layernorm",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_structure_the_model_cannot_have_says_what_there_is(
     architecture: str, structure: LoraStructure, says: str
 ) -> None:
@@ -193,7 +255,10 @@ def test_all_linear_leaves_the_head_unless_there_is_nothing_else() -> None:
     assert resolve(made("lstm"), SMALL).adapted == {"lm_head": False}
     assert resolve(made("gpt2"), SMALL).adapted["transformer.h.0.attn.c_attn"] is True
     with pytest.raises(UserError, match="none but what is tied to the embedding"):
-        resolve(LstmForCausalLM(LstmConfig(vocab_size=21, hidden_size=8, tie_word_embeddings=True)), SMALL)
+        resolve(
+            LstmForCausalLM(LstmConfig(vocab_size=21, hidden_size=8, tie_word_embeddings=True)),
+            SMALL,
+        )
 
 
 def test_a_tied_embedding_is_trained_and_merged_as_one_if_it_is_named(tmp_path: Path) -> None:
@@ -240,7 +305,8 @@ def nudged(name: str) -> Callable[[dict[str, Tensor]], None]:
 
 
 ADAPTED, UNTOUCHED, IN_FULL = (
-    f"model.{place}.weight" for place in ("layers.0.mlp.up_proj", "embed_tokens", "layers.1.mlp.up_proj")
+    f"model.{place}.weight"
+    for place in ("layers.0.mlp.up_proj", "embed_tokens", "layers.1.mlp.up_proj")
 )
 
 
@@ -251,13 +317,19 @@ ADAPTED, UNTOUCHED, IN_FULL = (
         (nudged(UNTOUCHED), UNTOUCHED),
         (nudged(IN_FULL), IN_FULL),
         (lambda merged: merged.pop(UNTOUCHED), f"{UNTOUCHED} is missing from the merged model"),
-        (lambda merged: merged.update({"surplus.weight": torch.zeros(2)}), "surplus.weight is unknown to the base"),
-        (lambda merged: merged.update({ADAPTED: made("llama").get_parameter(ADAPTED).detach()}), ADAPTED),
+        (
+            lambda merged: merged.update({"surplus.weight": torch.zeros(2)}),
+            "surplus.weight is unknown to the base",
+        ),
+        (
+            lambda merged: merged.update({ADAPTED: made("llama").get_parameter(ADAPTED).detach()}),
+            ADAPTED,
+        ),
         (lambda merged: merged.update({ADAPTED: merged[ADAPTED].T}), ADAPTED),
         (lambda merged: merged.update({ADAPTED: merged[ADAPTED] * float("nan")}), ADAPTED),
     ],
     ids=["adapted", "untouched", "in full", "missing", "surplus", "not merged", "turned", "nan"],
-)  # fmt: skip
+)
 def test_a_merged_model_that_differs_in_one_tensor_is_refused(
     tmp_path: Path, tamper: Callable[[dict[str, Tensor]], Any], named: str
 ) -> None:
@@ -282,7 +354,9 @@ def test_a_merged_model_in_half_precision_is_within_its_rounding(tmp_path: Path)
 def test_peft_itself_reads_the_folder(tmp_path: Path, architecture: str) -> None:
     structure = SMALL.model_copy(update={"unfrozen_layers": 2 if architecture == "lstm" else 1})
     saved, before = adapter(tmp_path, architecture, structure)
-    torch.testing.assert_close(logits(PeftModel.from_pretrained(made(architecture), saved).eval()), before, **CLOSE)
+    torch.testing.assert_close(
+        logits(PeftModel.from_pretrained(made(architecture), saved).eval()), before, **CLOSE
+    )
 
 
 def test_the_folder_is_the_same_whenever_it_is_written(tmp_path: Path) -> None:
@@ -291,7 +365,10 @@ def test_the_folder_is_the_same_whenever_it_is_written(tmp_path: Path) -> None:
         adapter(tmp_path / name, "llama", structure)
     files = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert files == ["adapter_config.json", "adapter_model.safetensors", "structure.json"]
-    assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in files)
+    assert all(
+        (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+        for name in files
+    )
     config = json.loads((tmp_path / "one" / "adapter_config.json").read_text())
     assert config["target_modules"] == sorted(config["target_modules"])
 
@@ -311,4 +388,6 @@ def test_the_first_structure_lies_within_its_bounds() -> None:
         LoraSection(rank=128)
     with pytest.raises(ValueError, match="raise max_unfrozen_layers"):
         LoraSection(unfrozen_layers=3)
-    assert LoraSection(rank=4, targets=("q_proj",)).structure == LoraStructure(rank=4, targets=("q_proj",))
+    assert LoraSection(rank=4, targets=("q_proj",)).structure == LoraStructure(
+        rank=4, targets=("q_proj",)
+    )

@@ -19,7 +19,14 @@ from tests.unit.crafted import PLAN, ask, recipe_of, store
 def test_a_task_gives_audit_prompts_of_their_own_at_every_climbing_length() -> None:
     ladder = Ladder(labelled=(1, 4), climb=(5, 6))
     task = TaskSource(
-        task="reverse", labelled=40, heldout=4, unlabelled=30, validation=6, test=6, audit=10, ladder=ladder
+        task="reverse",
+        labelled=40,
+        heldout=4,
+        unlabelled=30,
+        validation=6,
+        test=6,
+        audit=10,
+        ladder=ladder,
     )
     made = list(make_examples(task, seed=1))
     splits = make_splits([one for one in made if not isinstance(one, Dropped)], Fractions(), seed=1)
@@ -32,8 +39,14 @@ def test_a_row_of_the_audit_split_is_dropped_wherever_it_would_be_trained_on() -
     def row(prompt: str) -> Example:
         return Example(prompt=prompt, completion="1", verifier="exact", reference={"answer": "1"})
 
-    others = [(split, row(f"{split} {n}")) for split in ("train", "validation", "test", "unlabelled") for n in range(3)]
-    splits = make_splits([*others, ("audit", row("asked")), ("train", row("asked"))], Fractions(), seed=0)  # type: ignore[list-item]
+    others = [
+        (split, row(f"{split} {n}"))
+        for split in ("train", "validation", "test", "unlabelled")
+        for n in range(3)
+    ]
+    splits = make_splits(
+        [*others, ("audit", row("asked")), ("train", row("asked"))], Fractions(), seed=0
+    )  # type: ignore[list-item]
     assert [prompt.text for prompt in splits.audit] == ["asked"]
     assert splits.rejected_counts == {"in_evaluation": 1}
     assert "asked" not in {one.prompt for one in splits.train}
@@ -41,16 +54,30 @@ def test_a_row_of_the_audit_split_is_dropped_wherever_it_would_be_trained_on() -
 
 def test_every_round_asks_the_audit_prompts_of_its_level_after_its_own(context: Context) -> None:
     pool = [
-        ask(f"{n}=", str(n), length=str(length)) for length in (9, 10) for n in range(100 * length, 100 * length + 9)
+        ask(f"{n}=", str(n), length=str(length))
+        for length in (9, 10)
+        for n in range(100 * length, 100 * length + 9)
     ]
-    audit = [ask(f"{n}?", str(n), length=str(length)) for length in (9, 10) for n in range(length, length + 3)]
+    audit = [
+        ask(f"{n}?", str(n), length=str(length))
+        for length in (9, 10)
+        for n in range(length, length + 3)
+    ]
     files: dict[str, list[Prompt]] = {"splits/unlabelled.jsonl": pool, "splits/audit.jsonl": audit}
     prepared = store(context, "prepare", files, {})
-    state = State(run_id="crafted-run", prepared=prepared.ref, plan=PLAN.model_copy(update={"level": 10}), round=0)
+    state = State(
+        run_id="crafted-run",
+        prepared=prepared.ref,
+        plan=PLAN.model_copy(update={"level": 10}),
+        round=0,
+    )
     recipe = recipe_of(ladder=True, generate={"prompts_per_round": 4, "shards": 1})
     documents = {"recipe.json": recipe, "state.json": state}
     start = store(
-        context, "start", {n: canonical_json(one.model_dump(mode="json")) for n, one in documents.items()}, {}
+        context,
+        "start",
+        {n: canonical_json(one.model_dump(mode="json")) for n, one in documents.items()},
+        {},
     )
     asked = round_prompts(context, load_campaign(context, receipt_uri(context, start)))
     assert [one.text for one in asked[4:]] == ["10?", "11?", "12?"]

@@ -25,15 +25,21 @@ def test_a_scratch_model_is_the_same_for_the_same_seed_and_reloads(
     architecture: str, tokenizer: str, tmp_path: Path
 ) -> None:
     section = ModelSection(
-        scratch=Scratch.model_validate({"architecture": architecture, "tokenizer": tokenizer, "hidden_size": 32})
+        scratch=Scratch.model_validate(
+            {"architecture": architecture, "tokenizer": tokenizer, "hidden_size": 32}
+        )
     )
     made = [
-        materialise_base(section, seed, tmp_path / name, {}, tmp_path) for name, seed in (("a", 1), ("b", 1), ("c", 2))
+        materialise_base(section, seed, tmp_path / name, {}, tmp_path)
+        for name, seed in (("a", 1), ("b", 1), ("c", 2))
     ]
     assert made[0] == made[1]
     assert made[0]["digest"] != made[2]["digest"]
     model = load_model(tmp_path / "a")
-    assert sum(weight.numel() for weight in {id(w): w for w in model.parameters()}.values()) == made[0]["parameters"]
+    assert (
+        sum(weight.numel() for weight in {id(w): w for w in model.parameters()}.values())
+        == made[0]["parameters"]
+    )
     text = "123=4" if tokenizer == "character" else "naïve 日本\n\tok"
     codec = load_tokenizer(tmp_path / "a")
     assert codec.decode(codec(text, add_special_tokens=False)["input_ids"]) == text
@@ -45,10 +51,16 @@ def test_a_folder_becomes_a_clean_copy_with_the_same_function(tmp_path: Path) ->
     (source / "training_args.bin").write_bytes(b"\x80\x04malicious")
     (source / "evil.py").write_text("raise SystemExit")
     materialise(f"file://{source}", tmp_path / "clean")
-    assert {path.suffix for path in (tmp_path / "clean").iterdir()} <= {".json", ".safetensors", ".jinja"}
+    assert {path.suffix for path in (tmp_path / "clean").iterdir()} <= {
+        ".json",
+        ".safetensors",
+        ".jinja",
+    }
     ids = torch.tensor([[1, 5, 6, 7]])
     with torch.inference_mode():
-        torch.testing.assert_close(load_model(tmp_path / "clean")(ids).logits, tiny_model("llama")[0](ids).logits)
+        torch.testing.assert_close(
+            load_model(tmp_path / "clean")(ids).logits, tiny_model("llama")[0](ids).logits
+        )
 
 
 def test_pickled_weights_are_refused(tmp_path: Path) -> None:
@@ -62,7 +74,9 @@ def test_pickled_weights_are_refused(tmp_path: Path) -> None:
 def test_remote_code_is_refused(tmp_path: Path) -> None:
     source = save_tiny(tmp_path / "source")
     config = json.loads((source / "config.json").read_text())
-    (source / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModelForCausalLM": "evil.Model"}}))
+    (source / "config.json").write_text(
+        json.dumps({**config, "auto_map": {"AutoModelForCausalLM": "evil.Model"}})
+    )
     with pytest.raises(UserError, match="remote code"):
         materialise(f"file://{source}", tmp_path / "clean")
 
@@ -79,11 +93,16 @@ def test_remote_code_is_refused(tmp_path: Path) -> None:
             lambda folder: (folder / "config.json").write_text('{"model_type": ["llama"]}'),
             "not a causal language model",
         ),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"garbage"), "not a whole safetensors file"),
+        (
+            lambda folder: (folder / "model.safetensors").write_bytes(b"garbage"),
+            "not a whole safetensors file",
+        ),
         (lambda folder: (folder / "tokenizer.json").write_text("{}"), "tokenizer cannot be loaded"),
     ],
 )
-def test_a_damaged_folder_is_named_and_refused(damage: object, message: str, tmp_path: Path) -> None:
+def test_a_damaged_folder_is_named_and_refused(
+    damage: object, message: str, tmp_path: Path
+) -> None:
     source = save_tiny(tmp_path / "source")
     damage(source)  # type: ignore[operator]
     with pytest.raises(UserError, match=message):

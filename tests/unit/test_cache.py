@@ -48,7 +48,9 @@ def files_in(cache: Cache) -> list[Path]:
     return [path for path in cache.folder.rglob("*") if path.is_file()]
 
 
-def test_an_object_is_fetched_verified_and_read_only(store: Store, cache: Cache, payload: Path) -> None:
+def test_an_object_is_fetched_verified_and_read_only(
+    store: Store, cache: Cache, payload: Path
+) -> None:
     store.put_file(KEY, payload, DIGEST)
     place = cache.get(store, KEY, DIGEST, len(DATA))
     assert place.read_bytes() == DATA
@@ -57,14 +59,18 @@ def test_an_object_is_fetched_verified_and_read_only(store: Store, cache: Cache,
     assert files_in(cache) == [place]
 
 
-def test_a_cached_object_is_not_fetched_again(file_store: Store, cache: Cache, payload: Path, tmp_path: Path) -> None:
+def test_a_cached_object_is_not_fetched_again(
+    file_store: Store, cache: Cache, payload: Path, tmp_path: Path
+) -> None:
     file_store.put_file(KEY, payload, DIGEST)
     first = cache.get(file_store, KEY, DIGEST, len(DATA))
     shutil.rmtree(tmp_path / "store")
     assert cache.get(file_store, KEY, DIGEST, len(DATA)) == first
 
 
-def test_a_cached_file_that_was_cut_off_is_fetched_again(file_store: Store, cache: Cache, payload: Path) -> None:
+def test_a_cached_file_that_was_cut_off_is_fetched_again(
+    file_store: Store, cache: Cache, payload: Path
+) -> None:
     file_store.put_file(KEY, payload, DIGEST)
     place = cache.get(file_store, KEY, DIGEST, len(DATA))
     place.chmod(0o644)
@@ -107,7 +113,9 @@ def test_a_digest_that_could_leave_the_cache_is_refused(file_store: Store, cache
         cache.get(file_store, KEY, "../../../etc/passwd", 1)
 
 
-def test_an_adopted_file_is_shared_and_read_only(cache: Cache, payload: Path, file_store: Store) -> None:
+def test_an_adopted_file_is_shared_and_read_only(
+    cache: Cache, payload: Path, file_store: Store
+) -> None:
     assert cache.adopt(payload) == DIGEST
     place = cache.get(file_store, KEY, DIGEST, len(DATA))
     assert place.samefile(payload)
@@ -116,7 +124,9 @@ def test_an_adopted_file_is_shared_and_read_only(cache: Cache, payload: Path, fi
     assert place.read_bytes() == DATA
 
 
-def test_adopting_the_same_bytes_twice_keeps_one_file(cache: Cache, payload: Path, tmp_path: Path) -> None:
+def test_adopting_the_same_bytes_twice_keeps_one_file(
+    cache: Cache, payload: Path, tmp_path: Path
+) -> None:
     again = tmp_path / "again"
     again.write_bytes(DATA)
     assert cache.adopt(payload) == cache.adopt(payload) == cache.adopt(again) == DIGEST
@@ -134,8 +144,12 @@ def test_adopting_replaces_a_cut_off_file(cache: Cache, payload: Path, file_stor
     assert files_in(cache) == [place]
 
 
-def test_a_file_of_another_file_system_is_copied(payload: Path, file_store: Store, other_file_system: Path) -> None:
-    assert other_file_system.stat().st_dev != payload.stat().st_dev, "this test needs two file systems"
+def test_a_file_of_another_file_system_is_copied(
+    payload: Path, file_store: Store, other_file_system: Path
+) -> None:
+    assert other_file_system.stat().st_dev != payload.stat().st_dev, (
+        "this test needs two file systems"
+    )
     cache = Cache(other_file_system / "objects")
     assert cache.adopt(payload) == DIGEST
     place = cache.get(file_store, KEY, DIGEST, len(DATA))
@@ -172,7 +186,8 @@ for digest in digests:
 """
     readers = [
         subprocess.Popen(
-            [sys.executable, "-c", program, str(cache.folder), file_store.root, *digests], cwd=Path(__file__).parents[2]
+            [sys.executable, "-c", program, str(cache.folder), file_store.root, *digests],
+            cwd=Path(__file__).parents[2],
         )
         for _ in range(6)
     ]
@@ -196,7 +211,9 @@ def test_a_folder_of_another_user_is_refused(
         Cache(shared / "objects").get(file_store, KEY, DIGEST, len(DATA))
 
 
-def test_a_cache_that_cannot_be_made_is_named(file_store: Store, payload: Path, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_made_is_named(
+    file_store: Store, payload: Path, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=f"{tmp_path}/file/cache"):
         Cache(tmp_path / "file" / "cache" / "objects").adopt(payload)

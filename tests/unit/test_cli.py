@@ -1,4 +1,5 @@
-"""The command line says what is wrong in one line, ends with an honest status and is readable anywhere."""
+"""The command line says what is wrong in one line, ends with an honest status and is readable
+anywhere."""
 
 from __future__ import annotations
 
@@ -21,7 +22,18 @@ from tests.unit.handmade import HOSTILE, Campaign, whole_campaign
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden"
-VERBS = ("run", "compile", "submit", "schedule", "doctor", "status", "show", "verify", "report", "schema")
+VERBS = (
+    "run",
+    "compile",
+    "submit",
+    "schedule",
+    "doctor",
+    "status",
+    "show",
+    "verify",
+    "report",
+    "schema",
+)
 TINY = """
 name: tiny
 data:
@@ -35,13 +47,28 @@ def command(*arguments: str) -> list[str]:
 
 
 def environment(columns: int = 80) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RATCHET_", "FORCE_COLOR"))}
-    return {**kept, "PYTHONPATH": str(ROOT), "COLUMNS": str(columns), "NO_COLOR": "1", "TERM": "dumb"}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("RATCHET_", "FORCE_COLOR"))
+    }
+    return {
+        **kept,
+        "PYTHONPATH": str(ROOT),
+        "COLUMNS": str(columns),
+        "NO_COLOR": "1",
+        "TERM": "dumb",
+    }
 
 
 def cli(folder: Path, *arguments: str, columns: int = 80) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(*arguments), cwd=folder, env=environment(columns), text=True, capture_output=True, check=False
+        command(*arguments),
+        cwd=folder,
+        env=environment(columns),
+        text=True,
+        capture_output=True,
+        check=False,
     )
 
 
@@ -52,13 +79,18 @@ def golden(name: str, text: str) -> None:
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
     assert path.exists(), f"{path} is missing; make it with `make golden`"
-    assert text == path.read_text(encoding="utf-8"), f"{name} has changed; if that is meant: `make golden`"
+    assert text == path.read_text(encoding="utf-8"), (
+        f"{name} has changed; if that is meant: `make golden`"
+    )
 
 
 def test_the_help_of_every_verb_is_as_agreed(tmp_path: Path) -> None:
     pages = [cli(tmp_path, *verb, "--help") for verb in ((), *((verb,) for verb in VERBS))]
     assert {page.returncode for page in pages} == {0}
-    golden("cli-help.txt", "\n".join(page.stdout for page in pages).replace("components.cli.main", "pipeline.py"))
+    golden(
+        "cli-help.txt",
+        "\n".join(page.stdout for page in pages).replace("components.cli.main", "pipeline.py"),
+    )
 
 
 def test_the_schema_of_recipes_is_as_agreed(tmp_path: Path) -> None:
@@ -68,7 +100,8 @@ def test_the_schema_of_recipes_is_as_agreed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("fly",), ("run",), ("run", "r.yaml", "--rouns", "3"), ("run", "r.yaml", "--rounds", "99")]
+    "arguments",
+    [("fly",), ("run",), ("run", "r.yaml", "--rouns", "3"), ("run", "r.yaml", "--rounds", "99")],
 )
 def test_wrong_usage_ends_with_status_2(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     done = cli(tmp_path, *arguments)
@@ -100,7 +133,9 @@ def test_what_is_wrong_is_said_in_one_line_before_anything_runs(
     assert not (tmp_path / ".ratchet" / "logs").exists()
 
 
-def test_a_step_that_refuses_its_data_ends_the_run_with_status_2_and_names_the_log(tmp_path: Path) -> None:
+def test_a_step_that_refuses_its_data_ends_the_run_with_status_2_and_names_the_log(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "r.yaml").write_text(
         "name: no-data\ndata: {human: [{uri: 'file:///nowhere/data.jsonl'}]}\ndecide: {goal: {threshold: 0.9}}\n"
     )
@@ -119,11 +154,17 @@ def test_a_step_that_refuses_its_data_ends_the_run_with_status_2_and_names_the_l
 def test_ctrl_c_ends_every_process_and_says_how_to_go_on(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(TINY)
     run = subprocess.Popen(
-        command("run", "r.yaml"), cwd=tmp_path, env=environment(), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        command("run", "r.yaml"),
+        cwd=tmp_path,
+        env=environment(),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     deadline = time.monotonic() + 60
-    while not any("prepare" in file.read_text() for file in tmp_path.glob(".ratchet/logs/*/tasks.jsonl")):
+    while not any(
+        "prepare" in file.read_text() for file in tmp_path.glob(".ratchet/logs/*/tasks.jsonl")
+    ):
         assert time.monotonic() < deadline
         time.sleep(0.1)
     run.send_signal(signal.SIGINT)
@@ -163,7 +204,9 @@ def test_status_of_the_latest_run_is_one_json_document(tmp_path: Path, context: 
     assert told["model"] == "models/by-hand/v1/"
 
 
-def test_an_unknown_run_and_an_empty_store_are_the_users_to_mend(tmp_path: Path, context: Context) -> None:
+def test_an_unknown_run_and_an_empty_store_are_the_users_to_mend(
+    tmp_path: Path, context: Context
+) -> None:
     store = context.store.root
     empty = cli(tmp_path, "status", "--store", store)
     assert (empty.returncode, "holds no run yet" in empty.stderr) == (2, True)
@@ -172,7 +215,9 @@ def test_an_unknown_run_and_an_empty_store_are_the_users_to_mend(tmp_path: Path,
         assert (done.returncode, "knows no run 'other'" in done.stderr) == (2, True)
 
 
-def test_show_prints_a_receipt_and_the_rounds_of_its_state(tmp_path: Path, context: Context) -> None:
+def test_show_prints_a_receipt_and_the_rounds_of_its_state(
+    tmp_path: Path, context: Context
+) -> None:
     made = whole_campaign(context)
     assert made.last is not None
     uri = f"{context.store.root}/{layout.receipt_key(made.last.step, made.last.key)}"
@@ -197,13 +242,18 @@ def test_text_of_data_cannot_steer_the_terminal(tmp_path: Path, context: Context
     assert "[bold]x[/bold]" in done.stdout
 
 
-def test_verify_passes_a_whole_run_and_names_every_damaged_object(tmp_path: Path, context: Context) -> None:
+def test_verify_passes_a_whole_run_and_names_every_damaged_object(
+    tmp_path: Path, context: Context
+) -> None:
     made = whole_campaign(context)
     store = context.store.root
     assert cli(tmp_path, "verify", "--store", store).returncode == 0
     folder = Path(store.removeprefix("file://"))
     train, publish = (next(folder.glob(f"steps/{step}/*.json")) for step in ("train", "publish"))
-    keys = [layout.object_key(one["sha256"]) for one in json.loads(train.read_text())["objects"].values()]
+    keys = [
+        layout.object_key(one["sha256"])
+        for one in json.loads(train.read_text())["objects"].values()
+    ]
     gone, flipped = folder / keys[0], folder / keys[1]
     gone.unlink()
     flipped.chmod(0o600)
@@ -221,12 +271,16 @@ def test_verify_passes_a_whole_run_and_names_every_damaged_object(tmp_path: Path
     assert cli(tmp_path, "verify", f"train/{train.stem}", "--store", store).returncode == 3
 
 
-def test_verify_sees_that_an_input_was_changed_after_others_were_built_on_it(tmp_path: Path, context: Context) -> None:
+def test_verify_sees_that_an_input_was_changed_after_others_were_built_on_it(
+    tmp_path: Path, context: Context
+) -> None:
     whole_campaign(context)
     folder = Path(context.store.root.removeprefix("file://"))
     receipt = next(folder.glob("steps/evaluate/*.json"))
     receipt.chmod(0o600)
-    receipt.write_text(receipt.read_text().replace('"validation_accuracy":0.', '"validation_accuracy":1.'))
+    receipt.write_text(
+        receipt.read_text().replace('"validation_accuracy":0.', '"validation_accuracy":1.')
+    )
     done = cli(tmp_path, "verify", "--store", context.store.root)
     assert done.returncode == 3
     assert "no receipt of the run has the digest of its input results" in done.stderr

@@ -22,16 +22,28 @@ def answers(vocabulary: int, count: int = 100, seed: int = 0) -> list[str]:
 
 
 def measured(
-    texts: list[str] | None = None, *, loss: float = 2.0, length: int = 20, right: int = 4, **changes: Any
+    texts: list[str] | None = None,
+    *,
+    loss: float = 2.0,
+    length: int = 20,
+    right: int = 4,
+    **changes: Any,
 ) -> Measured:
-    """A hundred answers of `length` tokens, `right` of 16 samples a prompt right, and twenty human texts."""
+    """A hundred answers of `length` tokens, `right` of 16 samples a prompt right, and twenty human
+    texts."""
     texts = texts or answers(400)
     rows = [
         result(number, text, num_tokens=length, num_samples=16, num_correct=right, **changes)
         for number, text in enumerate(texts)
     ]
     human = [
-        TextResult(id=str(number), split="retention", loss=loss + number % 3 - 1, num_tokens=10, num_right=5)
+        TextResult(
+            id=str(number),
+            split="retention",
+            loss=loss + number % 3 - 1,
+            num_tokens=10,
+            num_right=5,
+        )
         for number in range(21)
     ]
     return Measured(rows, human, [])
@@ -44,7 +56,8 @@ def ruled(first: Measured, now: Measured) -> tuple[dict[str, Any], dict[str, Any
 
 
 def test_regression_on_its_own_predictions_errs_as_the_theory_says() -> None:
-    # 2404.01413: each generation adds s²·d/(T-d-1) = 0.112 if data are replaced; accumulated, it stays below 0.184.
+    # 2404.01413: each generation adds s²·d/(T-d-1) = 0.112 if data are replaced; accumulated, it
+    # stays below 0.184.
     assert theory_error(seed=7, generations=6) <= 0.05
 
 
@@ -70,7 +83,9 @@ def test_longer_answers_of_the_same_kind_are_not_taken_for_less_varied() -> None
 
 
 @pytest.mark.parametrize(
-    ("rise", "blocked", "warned"), [(0.03, 0, 0), (0.07, 0, 1), (0.12, 1, 0)], ids=["small", "half", "whole"]
+    ("rise", "blocked", "warned"),
+    [(0.03, 0, 0), (0.07, 0, 1), (0.12, 1, 0)],
+    ids=["small", "half", "whole"],
 )
 def test_perplexity_on_human_text_warns_from_five_and_blocks_from_ten_percent(
     rise: float, blocked: int, warned: int
@@ -99,9 +114,12 @@ def test_a_sure_fall_of_pass_at_k_blocks_and_an_unsure_one_does_not() -> None:
 
 
 @pytest.mark.parametrize(
-    ("length", "blocked", "warned"), [(13, 1, 0), (16, 0, 1), (18, 0, 0), (22, 0, 0), (24, 0, 1), (27, 1, 0)]
+    ("length", "blocked", "warned"),
+    [(13, 1, 0), (16, 0, 1), (18, 0, 0), (22, 0, 0), (24, 0, 1), (27, 1, 0)],
 )
-def test_answers_that_grow_or_shrink_by_a_third_block(length: int, blocked: int, warned: int) -> None:
+def test_answers_that_grow_or_shrink_by_a_third_block(
+    length: int, blocked: int, warned: int
+) -> None:
     blocks, warnings = ruled(measured(length=20), measured(length=length))
     assert (list(blocks), list(warnings)) == (["length"] * blocked, ["length"] * warned)
 

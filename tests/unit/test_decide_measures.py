@@ -24,16 +24,28 @@ from tests.unit.crafted import ask
 
 def row(prompt: str, completion: str, source: str = "human", weight: float = 1.0) -> TrainingRow:
     return TrainingRow.model_validate(
-        {"id": prompt, "prompt": prompt, "completion": completion, "source": source, "round": 0, "weight": weight}
+        {
+            "id": prompt,
+            "prompt": prompt,
+            "completion": completion,
+            "source": source,
+            "round": 0,
+            "weight": weight,
+        }
     )
 
 
 def answer(prompt: Prompt, text: str, *, finished: bool = True) -> Result:
     right = text == prompt.reference["answer"]
     return Result(
-        prompt_id=prompt.id, split="validation", correct=right, text=text, finished=finished, num_tokens=3,
+        prompt_id=prompt.id,
+        split="validation",
+        correct=right,
+        text=text,
+        finished=finished,
+        num_tokens=3,
         tags=prompt.tags,
-    )  # fmt: skip
+    )
 
 
 def test_a_loss_that_is_not_finite_counts_as_a_skipped_step() -> None:
@@ -61,7 +73,9 @@ def test_spikes_stand_out_of_noise_and_noise_does_not() -> None:
 def test_longer_rows_that_are_another_task_are_no_spikes_and_spikes_among_them_are() -> None:
     draw = random.Random(0)
     tokens = [draw.choice([95, 100, 105, 300]) if step % 7 else 300 for step in range(200)]
-    losses = [draw.uniform(0.05, 0.1) if count < 300 else draw.uniform(1.5, 2.5) for count in tokens]
+    losses = [
+        draw.uniform(0.05, 0.1) if count < 300 else draw.uniform(1.5, 2.5) for count in tokens
+    ]
     assert len(spikes(losses)) > 10
     assert spikes(losses, tokens) == []
     at = next(step for step in range(100, 200) if tokens[step] == 300)
@@ -72,19 +86,30 @@ def test_longer_rows_that_are_another_task_are_no_spikes_and_spikes_among_them_a
 
 def test_the_loss_on_human_text_is_compared_with_the_champions() -> None:
     assert human_loss_measures({"perplexity": math.e}, {"perplexity": 1.0}) == {
-        "human_loss": pytest.approx(1.0), "human_loss_rise": pytest.approx(1.0),
-    }  # fmt: skip
+        "human_loss": pytest.approx(1.0),
+        "human_loss_rise": pytest.approx(1.0),
+    }
     assert human_loss_measures({"perplexity": None}, {}) == {}
 
 
 def test_answers_that_go_on_are_told_from_answers_that_are_cut() -> None:
     prompts = [ask(f"{number}=", f"{number}") for number in range(10, 14)]
     given = [
-        answer(prompts[0], "10 10 10", finished=False), answer(prompts[1], "1", finished=False),
-        answer(prompts[2], "99", finished=False), answer(prompts[3], "13"),
-    ]  # fmt: skip
-    found = answer_measures(given, [answer(prompts[3], "13"), answer(prompts[2], "12")], references_of(prompts))
-    assert found == {"accuracy": 0.25, "finished_share": 0.25, "runs_on": 0.25, "cut_short": 0.25, "same_answers": 0.25}
+        answer(prompts[0], "10 10 10", finished=False),
+        answer(prompts[1], "1", finished=False),
+        answer(prompts[2], "99", finished=False),
+        answer(prompts[3], "13"),
+    ]
+    found = answer_measures(
+        given, [answer(prompts[3], "13"), answer(prompts[2], "12")], references_of(prompts)
+    )
+    assert found == {
+        "accuracy": 0.25,
+        "finished_share": 0.25,
+        "runs_on": 0.25,
+        "cut_short": 0.25,
+        "same_answers": 0.25,
+    }
 
 
 def test_rows_that_look_the_same_are_repeated_and_validation_prompts_are_found_in_the_mix() -> None:
@@ -114,14 +139,26 @@ def test_the_distance_of_two_distributions() -> None:
 
 
 def test_a_verifier_is_held_against_what_the_champion_gets_right() -> None:
-    prompts = {one.id: one for one in (ask(f"{number}+1=", str(number + 1), task="add") for number in range(60))}
+    prompts = {
+        one.id: one
+        for one in (ask(f"{number}+1=", str(number + 1), task="add") for number in range(60))
+    }
     samples = [
-        Sample(prompt_id=one.id, index=index, seed=0, text=str(one.reference["answer"]), num_tokens=2, finished=True)
+        Sample(
+            prompt_id=one.id,
+            index=index,
+            seed=0,
+            text=str(one.reference["answer"]),
+            num_tokens=2,
+            finished=True,
+        )
         for one in prompts.values()
         for index in range(4)
     ]
     champion = [answer(ask(f"9{number}", "1", task="add"), "1") for number in range(40)]
-    champion += [answer(ask("other", "1", task="sort"), "2")]  # another kind of prompt says nothing of these
+    champion += [
+        answer(ask("other", "1", task="sort"), "2")
+    ]  # another kind of prompt says nothing of these
     refused = [
         Dropped(reason="verifier", detail="", row={"prompt_id": one.prompt_id, "index": one.index})
         for one in samples[: 4 * 45]
@@ -129,6 +166,10 @@ def test_a_verifier_is_held_against_what_the_champion_gets_right() -> None:
     found = verifier_measures(prompts, samples, refused, champion)
     assert (found["majority_passed"], found["majority_expected"]) == (0.25, 1.0)
     assert found["verifier_z"] < -8
-    assert (found["agreement"], found["refused_agreement"], found["passed_agreement"]) == (1.0, 1.0, 1.0)
+    assert (found["agreement"], found["refused_agreement"], found["passed_agreement"]) == (
+        1.0,
+        1.0,
+        1.0,
+    )
     assert found["disputed"] == 0.0
     assert verifier_measures(prompts, [], [], champion) == {}

@@ -30,9 +30,13 @@ from tests.unit.crafted import (
 )
 
 SELECTED: dict[str, Any] = {
-    "generated": 40, "accepted": 36, "dropped": {"verifier": 4}, "prompts": 10, "prompts_accepted": 10,
+    "generated": 40,
+    "accepted": 36,
+    "dropped": {"verifier": 4},
+    "prompts": 10,
+    "prompts_accepted": 10,
     "distinct_share": 0.9,
-}  # fmt: skip
+}
 TRAIN_TOKENS, SAMPLE_TOKENS = 1000, 80
 
 
@@ -53,31 +57,45 @@ class Campaign:
 
     @property
     def state(self) -> State:
-        return State.model_validate_json(fetch(self.context, self.receipts[-1], "state.json").read_bytes())
+        return State.model_validate_json(
+            fetch(self.context, self.receipts[-1], "state.json").read_bytes()
+        )
 
     @property
     def card(self) -> str:
         return fetch(self.context, self.receipts[-1], "card.md").read_text()
 
     def inputs(
-        self, results: Sequence[Result], *, train: dict[str, Any] | None = None, agreeing: int = 4,
-        audit: dict[str, Any] | None = None, **evaluation: Any,
-    ) -> DecideInputs:  # fmt: skip
+        self,
+        results: Sequence[Result],
+        *,
+        train: dict[str, Any] | None = None,
+        agreeing: int = 4,
+        audit: dict[str, Any] | None = None,
+        **evaluation: Any,
+    ) -> DecideInputs:
         """`agreeing` of a prompt's four samples are right, the others all different."""
         number = len(self.receipts)
-        candidate = trained(self.context, number, **{"final_loss": 0.2 - number / 1000, **(train or {})})
+        candidate = trained(
+            self.context, number, **{"final_loss": 0.2 - number / 1000, **(train or {})}
+        )
         measured = evaluated(self.context, candidate, results, **evaluation)
         if number == 0:
             return DecideInputs(self.uri, candidate, measured, None, ())
         prompts = [ask(f"{n}+{number}=", str(n + number)) for n in range(10)]
         right = {prompt.text: str(prompt.reference["answer"]) for prompt in prompts}
         texts = {
-            text: [answer] * agreeing + [f"{answer}{n}" for n in range(4 - agreeing)] for text, answer in right.items()
+            text: [answer] * agreeing + [f"{answer}{n}" for n in range(4 - agreeing)]
+            for text, answer in right.items()
         }
         samples = generated(self.context, prompts, texts, round=number, tokens=SAMPLE_TOKENS)
         config = {"samples": [samples.ref]}
         mix = store(
-            self.context, "select", {"accepted.jsonl": []}, {**SELECTED, "round": number, "audit": audit}, config=config
+            self.context,
+            "select",
+            {"accepted.jsonl": []},
+            {**SELECTED, "round": number, "audit": audit},
+            config=config,
         )
         return DecideInputs(self.uri, candidate, measured, mix, (samples,))
 
@@ -106,7 +124,9 @@ def test_the_first_model_becomes_champion_without_a_gate(campaign: Campaign) -> 
     assert receipt.summary["go"] is True
     assert receipt.summary["p_value"] is None
     assert state.champion == receipt.summary["champion"] == state.history[0].receipts["train"]
-    assert state.champion_evaluation == state.first_evaluation == state.history[0].receipts["evaluate"]
+    assert (
+        state.champion_evaluation == state.first_evaluation == state.history[0].receipts["evaluate"]
+    )
     assert state.start == campaign.start.ref
     assert (state.round, state.champion_round, state.selections) == (0, 0, ())
     assert state.plan == PLAN.model_copy(update={"steps": 200, "learning_rate": 1e-3})
@@ -126,10 +146,15 @@ def test_a_candidate_proved_better_is_promoted(campaign: Campaign) -> None:
     assert state.first_evaluation == state.history[0].receipts["evaluate"]
     assert state.rounds_without_gain == 0
     assert state.selections == (record.receipts["select"],)
-    assert record.model_dump(include={"generated", "accepted", "dropped", "tokens_generated", "tokens_trained"}) == {
-        "generated": 40, "accepted": 36, "dropped": {"verifier": 4}, "tokens_generated": SAMPLE_TOKENS,
+    assert record.model_dump(
+        include={"generated", "accepted", "dropped", "tokens_generated", "tokens_trained"}
+    ) == {
+        "generated": 40,
+        "accepted": 36,
+        "dropped": {"verifier": 4},
+        "tokens_generated": SAMPLE_TOKENS,
         "tokens_trained": TRAIN_TOKENS,
-    }  # fmt: skip
+    }
     assert record.receipts.keys() == {"generate-0", "select", "train", "evaluate"}
     assert record.accuracy == record.overall == 0.6
     assert record.interval[0] < 0.6 < record.interval[1]
@@ -149,9 +174,12 @@ def test_answers_to_hints_are_paid_for_and_say_nothing_of_the_model(context: Con
             shard = store(context, "generate", files, {**shard.summary, "hinted": told})
             counts = {"hinted": {"generated": 12, "accepted": 3}, "too_hard": {"waiting": 9}}
             mix = store(
-                context, "select", {"accepted.jsonl": []}, {**inputs.select.summary, **counts},
+                context,
+                "select",
+                {"accepted.jsonl": []},
+                {**inputs.select.summary, **counts},
                 config={"samples": [shard.ref]},
-            )  # fmt: skip
+            )
             inputs = replace(inputs, select=mix, generates=(shard,))
         campaign.receipts.append(run(inputs, context))
         records.append(campaign.state.history[1])
@@ -165,7 +193,9 @@ def test_answers_to_hints_are_paid_for_and_say_nothing_of_the_model(context: Con
     assert "hint" not in cards[0]
 
 
-def test_a_loop_that_grows_sure_of_what_is_wrong_is_warned_of_by_the_audit_split(context: Context) -> None:
+def test_a_loop_that_grows_sure_of_what_is_wrong_is_warned_of_by_the_audit_split(
+    context: Context,
+) -> None:
     def audit(accuracy: float) -> dict[str, Any]:
         return {"prompts": 200, "model_accuracy": accuracy}
 
@@ -182,7 +212,9 @@ def test_a_loop_that_grows_sure_of_what_is_wrong_is_warned_of_by_the_audit_split
     assert "warning: collapse guard: 0.500" in campaign.card
 
 
-def test_a_candidate_not_proved_better_is_kept_out_and_its_samples_still_accumulate(campaign: Campaign) -> None:
+def test_a_candidate_not_proved_better_is_kept_out_and_its_samples_still_accumulate(
+    campaign: Campaign,
+) -> None:
     campaign.round(simple(40))
     receipt = campaign.round(simple(43))
     state = campaign.state
@@ -196,7 +228,9 @@ def test_a_candidate_not_proved_better_is_kept_out_and_its_samples_still_accumul
     assert receipt.summary["champion"] == state.champion
 
 
-def test_the_next_candidate_is_compared_with_the_champion_not_with_the_last_one(campaign: Campaign) -> None:
+def test_the_next_candidate_is_compared_with_the_champion_not_with_the_last_one(
+    campaign: Campaign,
+) -> None:
     campaign.round(simple(50))
     campaign.round(simple(20))
     receipt = campaign.round(simple(45))
@@ -219,7 +253,9 @@ def test_a_promotion_hands_its_share_of_alpha_to_the_next_round_alone(context: C
 
 
 def test_patience_ends_the_campaign_and_the_best_stays(context: Context) -> None:
-    campaign = Campaign(context, recipe_of(decide={"goal": {"threshold": 0.99}, "patience": 2, "max_rounds": 9}))
+    campaign = Campaign(
+        context, recipe_of(decide={"goal": {"threshold": 0.99}, "patience": 2, "max_rounds": 9})
+    )
     campaign.round(simple(40))
     campaign.round(simple(60))
     assert campaign.round(simple(58)).summary["stop"] is None
@@ -245,16 +281,22 @@ def test_only_a_champion_reaches_the_goal(context: Context) -> None:
 def test_the_goal_may_be_a_slice(context: Context) -> None:
     goal = {"threshold": 0.9, "slice": "length=9"}
     campaign = Campaign(context, recipe_of(decide={"goal": goal}))
-    receipt = campaign.round(results_of({"length=8": right_of(50, 50), "length=9": right_of(50, 20)}))
+    receipt = campaign.round(
+        results_of({"length=8": right_of(50, 50), "length=9": right_of(50, 20)})
+    )
     assert receipt.summary["accuracy"] == 0.4
     assert campaign.state.history[0].overall == 0.7
     assert campaign.state.history[0].slices == {"length=8": 1.0, "length=9": 0.4}
-    receipt = campaign.round(results_of({"length=8": right_of(50, 50), "length=9": right_of(50, 46)}))
+    receipt = campaign.round(
+        results_of({"length=8": right_of(50, 50), "length=9": right_of(50, 46)})
+    )
     assert receipt.summary["stop"] == "target"
 
 
 def test_a_goal_about_a_slice_that_is_not_there_names_those_that_are(context: Context) -> None:
-    campaign = Campaign(context, recipe_of(decide={"goal": {"threshold": 0.9, "slice": "length=12"}}))
+    campaign = Campaign(
+        context, recipe_of(decide={"goal": {"threshold": 0.9, "slice": "length=12"}})
+    )
     with pytest.raises(UserError, match=r"'length=12' \(there are: length=9\)"):
         campaign.round(results_of({"length=9": [True]}))
 
@@ -266,25 +308,40 @@ def test_the_last_planned_round_ends_the_campaign(context: Context) -> None:
     assert campaign.round(simple(70)).summary["stop"] == "max_rounds"
 
 
-@pytest.mark.parametrize(("tokens", "stops_at"), [(TRAIN_TOKENS, 0), (2 * TRAIN_TOKENS + SAMPLE_TOKENS, 1)])
-def test_the_round_that_crosses_the_token_budget_is_the_last(context: Context, tokens: int, stops_at: int) -> None:
-    campaign = Campaign(context, recipe_of(decide={"goal": {"threshold": 0.99}, "budget": {"tokens": tokens}}))
+@pytest.mark.parametrize(
+    ("tokens", "stops_at"), [(TRAIN_TOKENS, 0), (2 * TRAIN_TOKENS + SAMPLE_TOKENS, 1)]
+)
+def test_the_round_that_crosses_the_token_budget_is_the_last(
+    context: Context, tokens: int, stops_at: int
+) -> None:
+    campaign = Campaign(
+        context, recipe_of(decide={"goal": {"threshold": 0.99}, "budget": {"tokens": tokens}})
+    )
     stops = [campaign.round(simple(40)).summary["stop"], campaign.round(simple(60)).summary["stop"]]
     assert stops.index("budget") == stops_at
 
 
 def test_minutes_are_those_of_all_attempts_of_the_run(context: Context) -> None:
-    campaign = Campaign(context, recipe_of(decide={"goal": {"threshold": 0.99}, "budget": {"minutes": 10}}))
+    campaign = Campaign(
+        context, recipe_of(decide={"goal": {"threshold": 0.99}, "budget": {"minutes": 10}})
+    )
     for number, seconds in enumerate((200.0, 200.0)):
         attempt = Attempt(
-            task="train-r0", step="train", round=0, started=number, seconds=seconds, error="out of memory"
+            task="train-r0",
+            step="train",
+            round=0,
+            started=number,
+            seconds=seconds,
+            error="out of memory",
         )
         key = layout.attempt_key("crafted-run", "train-r0", f"{number}-1")
         context.store.put_bytes(key, attempt.model_dump_json().encode())
     context.store.put_bytes(layout.attempt_key("crafted-run", "train-r0", "7-1"), b"not a record")
     assert campaign.round(simple(40)).summary["stop"] is None
     late = Attempt(task="evaluate-r1", step="evaluate", round=1, started=0, seconds=250.0)
-    context.store.put_bytes(layout.attempt_key("crafted-run", "evaluate-r1", "9-1"), late.model_dump_json().encode())
+    context.store.put_bytes(
+        layout.attempt_key("crafted-run", "evaluate-r1", "9-1"), late.model_dump_json().encode()
+    )
     assert campaign.round(simple(60)).summary["stop"] == "budget"
 
 
@@ -292,7 +349,10 @@ def test_a_better_candidate_that_lost_human_language_is_refused(campaign: Campai
     campaign.round(simple(40), perplexity=2.0)
     receipt = campaign.round(simple(70), perplexity=2.3)
     assert receipt.summary["verdict"] == "kept"
-    assert "collapse guard: perplexity on human text is 1.150 times that of round 0" in receipt.summary["why"]
+    assert (
+        "collapse guard: perplexity on human text is 1.150 times that of round 0"
+        in receipt.summary["why"]
+    )
     assert campaign.round(simple(71), perplexity=2.1).summary["verdict"] == "promoted"
 
 
@@ -309,20 +369,27 @@ def test_without_human_text_to_measure_the_gate_decides_alone(campaign: Campaign
 
 def lengths(*right: int) -> list[Result]:
     """Results at lengths 8, 9, …, 100 prompts each, the given number right."""
-    return results_of({f"length={8 + n}": [place < own for place in range(100)] for n, own in enumerate(right)})
+    return results_of(
+        {f"length={8 + n}": [place < own for place in range(100)] for n, own in enumerate(right)}
+    )
 
 
 def test_the_ladder_is_climbed_by_promoted_mastery_alone(context: Context) -> None:
     recipe = recipe_of(
-        ladder=True, decide={"goal": {"threshold": 0.9, "slice": "length=12"}, "patience": 9, "max_rounds": 5}
+        ladder=True,
+        decide={"goal": {"threshold": 0.9, "slice": "length=12"}, "patience": 9, "max_rounds": 5},
     )
     campaign = Campaign(context, recipe, PLAN.model_copy(update={"level": 8}))
     campaign.round(lengths(98, 70, 30, 5, 0))
     assert campaign.state.plan.level == 9
     assert campaign.state.history[0].level == 8
-    campaign.round(lengths(98, 85, 40, 10, 0))  # promoted, length 9 not mastered yet (0.9 asked for)
+    campaign.round(
+        lengths(98, 85, 40, 10, 0)
+    )  # promoted, length 9 not mastered yet (0.9 asked for)
     assert (campaign.state.champion_round, campaign.state.plan.level) == (1, 9)
-    campaign.round(lengths(60, 95, 40, 10, 0))  # masters length 9 but is worse: refused, so it does not count
+    campaign.round(
+        lengths(60, 95, 40, 10, 0)
+    )  # masters length 9 but is worse: refused, so it does not count
     assert (campaign.state.champion_round, campaign.state.plan.level) == (1, 9)
     campaign.round(lengths(98, 96, 99, 20, 1))  # masters 9 and 10: one rung at a time
     assert (campaign.state.champion_round, campaign.state.plan.level) == (3, 10)
@@ -340,7 +407,9 @@ def test_a_base_that_is_not_solved_is_told_and_trained_longer(context: Context) 
     assert "the base is not solved" in campaign.card
 
 
-def test_a_cause_changes_the_plan_of_the_next_round_and_a_bad_change_is_taken_back(context: Context) -> None:
+def test_a_cause_changes_the_plan_of_the_next_round_and_a_bad_change_is_taken_back(
+    context: Context,
+) -> None:
     campaign = Campaign(context, recipe_of(decide={"goal": {"threshold": 0.99}, "patience": 9}))
     campaign.round(simple(40))
     campaign.round(simple(41), train={"skipped_steps": 2})
@@ -354,11 +423,18 @@ def test_a_cause_changes_the_plan_of_the_next_round_and_a_bad_change_is_taken_ba
     assert campaign.state.plan.learning_rate == 1e-3
 
 
-def test_adapters_that_learn_too_little_are_larger_in_the_next_round_and_the_card_says_so(context: Context) -> None:
+def test_adapters_that_learn_too_little_are_larger_in_the_next_round_and_the_card_says_so(
+    context: Context,
+) -> None:
     lora = {"rank": 8, "targets": ["q_proj"], "max_rank": 16}
     recipe = recipe_of(train={"lora": lora}, decide={"goal": {"threshold": 0.99}, "patience": 9})
     campaign = Campaign(context, recipe, PLAN.model_copy(update={"lora": base_plan(recipe).lora}))
-    flat = {"first_loss": 2.3, "final_loss": 1.4, "best_heldout_loss": 1.4, "final_heldout_loss": 1.4}
+    flat = {
+        "first_loss": 2.3,
+        "final_loss": 1.4,
+        "best_heldout_loss": 1.4,
+        "final_heldout_loss": 1.4,
+    }
     campaign.round(simple(40))
     assert "| lora | rank 8 | rank 8 |" in campaign.card
     campaign.round(simple(41), train=flat)
@@ -389,7 +465,9 @@ def test_nothing_but_the_level_changes_after_a_sound_promotion(campaign: Campaig
 
 
 def test_the_card_tells_a_person_what_happened(context: Context) -> None:
-    campaign = Campaign(context, recipe_of(decide={"goal": {"threshold": 0.9, "slice": "length=10"}}))
+    campaign = Campaign(
+        context, recipe_of(decide={"goal": {"threshold": 0.9, "slice": "length=10"}})
+    )
     campaign.round(results_of({"length=9": right_of(100, 80), "length=10": right_of(100, 40)}))
     campaign.round(results_of({"length=9": right_of(100, 80), "length=10": right_of(100, 42)}))
     for line in (
@@ -419,14 +497,26 @@ def test_receipts_of_another_round_or_another_model_are_refused(campaign: Campai
     other = trained(campaign.context, 1, final_loss=0.1)
     late = trained(campaign.context, 2)
     for bad, message in (
-        (DecideInputs(good.state, other, good.evaluate, good.select, good.generates), "measured another model"),
+        (
+            DecideInputs(good.state, other, good.evaluate, good.select, good.generates),
+            "measured another model",
+        ),
         (
             DecideInputs(good.state, late, good.evaluate, good.select, good.generates),
             "is of round 2; needed: train of round 1",
         ),
-        (DecideInputs(good.state, good.evaluate, good.evaluate, good.select, good.generates), "needed: train"),
-        (DecideInputs(good.state, good.train, good.evaluate, None, ()), "belong to every round but round 0"),
-        (DecideInputs(good.state, good.train, good.evaluate, good.select, ()), "belong to every round but round 0"),
+        (
+            DecideInputs(good.state, good.evaluate, good.evaluate, good.select, good.generates),
+            "needed: train",
+        ),
+        (
+            DecideInputs(good.state, good.train, good.evaluate, None, ()),
+            "belong to every round but round 0",
+        ),
+        (
+            DecideInputs(good.state, good.train, good.evaluate, good.select, ()),
+            "belong to every round but round 0",
+        ),
     ):
         with pytest.raises(Corrupt, match=message):
             run(bad, campaign.context)
@@ -440,11 +530,16 @@ def test_missing_results_are_corrupt_not_a_verdict(campaign: Campaign) -> None:
 
 def test_the_three_artifacts_of_a_round_name_all_that_decide_needs(campaign: Campaign) -> None:
     first = campaign.inputs(simple(40))
-    assert inputs_from(campaign.context, first.state, campaign.start, first.train, first.evaluate) == first
+    assert (
+        inputs_from(campaign.context, first.state, campaign.start, first.train, first.evaluate)
+        == first
+    )
     campaign.round(simple(40))
     second = campaign.inputs(simple(60))
     assert second.select is not None
-    found = inputs_from(campaign.context, second.state, second.select, second.train, second.evaluate)
+    found = inputs_from(
+        campaign.context, second.state, second.select, second.train, second.evaluate
+    )
     assert found == second
 
 
@@ -453,11 +548,20 @@ def test_the_same_round_is_decided_once(campaign: Campaign) -> None:
     assert run(inputs, campaign.context) == run(inputs, campaign.context)
 
 
-BLOCK = {"measure": "distinct_2", "value": 0.7, "limit": 0.85, "why": "distinct-2 is 0.70 of round 0's, at least 0.85"}
+BLOCK = {
+    "measure": "distinct_2",
+    "value": 0.7,
+    "limit": 0.85,
+    "why": "distinct-2 is 0.70 of round 0's, at least 0.85",
+}
 
 
-def test_a_block_refuses_what_is_better_and_the_second_in_a_row_ends_the_campaign(context: Context) -> None:
-    campaign = Campaign(context, recipe_of(decide={"goal": {"threshold": 0.99}, "patience": 9, "max_rounds": 9}))
+def test_a_block_refuses_what_is_better_and_the_second_in_a_row_ends_the_campaign(
+    context: Context,
+) -> None:
+    campaign = Campaign(
+        context, recipe_of(decide={"goal": {"threshold": 0.99}, "patience": 9, "max_rounds": 9})
+    )
     campaign.round(simple(40))
     receipt = campaign.round(simple(60), blocks=[BLOCK])
     assert (receipt.summary["verdict"], receipt.summary["stop"]) == ("kept", None)
@@ -500,7 +604,8 @@ def test_a_round_keeps_its_measures_for_the_next_to_be_compared_with(campaign: C
 
 
 def measured_beside(campaign: Campaign, right: int, tokens_right: int) -> DecideInputs:
-    """A round whose evaluation holds the champion too: 50 prompts right, and 90 of 100 tokens of each retention row."""
+    """A round whose evaluation holds the champion too: 50 prompts right, and 90 of 100 tokens of
+    each retention row."""
     inputs = campaign.inputs(simple(60))
     texts = {
         name: [
@@ -519,13 +624,18 @@ def measured_beside(campaign: Campaign, right: int, tokens_right: int) -> Decide
     return replace(inputs, evaluate=made)
 
 
-def test_the_champion_is_read_from_beside_the_candidate_with_what_both_retained(campaign: Campaign) -> None:
+def test_the_champion_is_read_from_beside_the_candidate_with_what_both_retained(
+    campaign: Campaign,
+) -> None:
     campaign.round(simple(40))
     kept = run(measured_beside(campaign, 70, 90), campaign.context)
-    assert "20 prompts only the candidate got right" in kept.summary["why"]  # of the 50 measured beside it, not of 40
+    assert (
+        "20 prompts only the candidate got right" in kept.summary["why"]
+    )  # of the 50 measured beside it, not of 40
     assert kept.summary["verdict"] == "promoted"
     lost = run(measured_beside(campaign, 70, 80), campaign.context)
     assert lost.summary["verdict"] == "kept"
     assert (
-        "retention guard: the candidate lost human text: token accuracy -10.00 points on 40 rows" in lost.summary["why"]
+        "retention guard: the candidate lost human text: token accuracy -10.00 points on 40 rows"
+        in lost.summary["why"]
     )

@@ -1,4 +1,5 @@
-"""Each cause is found from numbers like those of a run that had it, and asks for one bounded change."""
+"""Each cause is found from numbers like those of a run that had it, and asks for one bounded
+change."""
 
 from __future__ import annotations
 
@@ -27,13 +28,24 @@ from components.decide.training_causes import still_falling
 from tests.unit.crafted import PLAN, recipe_of
 
 TRAIN: dict[str, Any] = {
-    "steps": 200, "best_step": 190, "first_loss": 0.9, "final_loss": 0.21, "first_heldout_loss": 0.8,
-    "best_heldout_loss": 0.30, "final_heldout_loss": 0.302, "stopped_early": False, "skipped_steps": 0,
-}  # fmt: skip
+    "steps": 200,
+    "best_step": 190,
+    "first_loss": 0.9,
+    "final_loss": 0.21,
+    "first_heldout_loss": 0.8,
+    "best_heldout_loss": 0.30,
+    "final_heldout_loss": 0.302,
+    "stopped_early": False,
+    "skipped_steps": 0,
+}
 SELECT: dict[str, Any] = {
-    "generated": 4000, "accepted": 1200, "dropped": {"duplicate": 900, "verifier": 1900}, "prompts": 1000,
-    "prompts_accepted": 700, "distinct_share": 0.6,
-}  # fmt: skip
+    "generated": 4000,
+    "accepted": 1200,
+    "dropped": {"duplicate": 900, "verifier": 1900},
+    "prompts": 1000,
+    "prompts_accepted": 700,
+    "distinct_share": 0.6,
+}
 SETTLED = [0.9 * 0.9**step + 0.2 for step in range(200)]
 LORA = recipe_of(train={"lora": {"rank": 4, "max_rank": 12, "max_unfrozen_layers": 3}})
 ADAPTED = PLAN.model_copy(update={"lora": base_plan(LORA).lora})
@@ -43,9 +55,17 @@ EQUAL = Comparison(pairs=500, wins=20, losses=18, p_value=0.44, level=0.0125)
 def evidence(**changes: Any) -> Evidence:
     """A round that went well in everything but was not promoted."""
     common: dict[str, Any] = {
-        "recipe": recipe_of(), "round": 2, "verdict": "kept", "plan": PLAN, "train": TRAIN, "losses": SETTLED,
-        "finished_share": 0.99, "candidate": Scores({"": (300, 500)}), "select": SELECT, "comparison": EQUAL,
-    }  # fmt: skip
+        "recipe": recipe_of(),
+        "round": 2,
+        "verdict": "kept",
+        "plan": PLAN,
+        "train": TRAIN,
+        "losses": SETTLED,
+        "finished_share": 0.99,
+        "candidate": Scores({"": (300, 500)}),
+        "select": SELECT,
+        "comparison": EQUAL,
+    }
     return Evidence(**{**common, **changes})
 
 
@@ -71,14 +91,25 @@ def test_rising_heldout_loss_is_overfitting() -> None:
 
 
 def test_an_early_stop_well_before_the_end_is_overfitting_too() -> None:
-    train = {**TRAIN, "best_step": 50, "steps": 90, "stopped_early": True, "final_heldout_loss": 0.313}
+    train = {
+        **TRAIN,
+        "best_step": 50,
+        "steps": 90,
+        "stopped_early": True,
+        "final_heldout_loss": 0.313,
+    }
     found = the("overfitting", train=train)
     assert found.turn == "steps_down"
     assert "stopped at step 90 of 200" in found.evidence
 
 
 def test_a_doubled_loss_of_a_solved_task_is_not_overfitting() -> None:
-    train = {**TRAIN, "best_heldout_loss": 0.0004, "final_heldout_loss": 0.0011, "final_loss": 0.0005}
+    train = {
+        **TRAIN,
+        "best_heldout_loss": 0.0004,
+        "final_heldout_loss": 0.0011,
+        "final_loss": 0.0005,
+    }
     assert names(train=train) == []
 
 
@@ -99,7 +130,10 @@ def test_a_loss_that_hardly_moved_asks_for_a_higher_learning_rate() -> None:
 
 def test_a_promoted_candidate_is_not_called_underfitted() -> None:
     assert names(verdict="promoted", losses=[2.0 - 0.008 * step for step in range(200)]) == []
-    assert names(verdict="promoted", losses=[2.0 - 0.008 * step for step in range(200)], plan=ADAPTED) == []
+    assert (
+        names(verdict="promoted", losses=[2.0 - 0.008 * step for step in range(200)], plan=ADAPTED)
+        == []
+    )
 
 
 HIGH: dict[str, Any] = {"final_loss": 1.42, "best_heldout_loss": 1.45, "final_heldout_loss": 1.45}
@@ -108,43 +142,78 @@ HIGH: dict[str, Any] = {"final_loss": 1.42, "best_heldout_loss": 1.45, "final_he
 def test_adapters_that_cannot_take_in_their_rows_ask_for_a_larger_structure() -> None:
     found = the("too_little_capacity", train={**TRAIN, "first_loss": 2.3, **HIGH}, plan=ADAPTED)
     assert found.turn == "structure_up"
-    assert "with rank 4 beside the frozen base the training loss had flattened at 1.4200, held-out" in found.evidence
+    assert (
+        "with rank 4 beside the frozen base the training loss had flattened at 1.4200, held-out"
+        in found.evidence
+    )
     stuck = {**TRAIN, "first_loss": 1.5, **HIGH}
-    assert names(train=stuck, losses=[1.45] * 200, plan=ADAPTED) == ["too_little_capacity", "underfitting"]
+    assert names(train=stuck, losses=[1.45] * 200, plan=ADAPTED) == [
+        "too_little_capacity",
+        "underfitting",
+    ]
 
 
 def test_a_loss_that_still_falls_asks_for_more_steps_before_a_larger_structure() -> None:
     falling = [2.0 - 0.008 * step for step in range(200)]
     assert names(losses=falling, plan=ADAPTED) == ["underfitting", "too_little_capacity"]
-    plan, _ = next_plan(LORA, ADAPTED, diagnose(evidence(losses=falling, plan=ADAPTED)), None, ADAPTED)
+    plan, _ = next_plan(
+        LORA, ADAPTED, diagnose(evidence(losses=falling, plan=ADAPTED)), None, ADAPTED
+    )
     assert (plan.steps, plan.lora) == (300, LoraStructure(rank=8))
 
 
 def test_a_high_loss_is_no_lack_of_capacity_where_nothing_is_frozen_or_rows_are_memorised() -> None:
     assert names(train={**TRAIN, "first_loss": 2.3, **HIGH}) == []
-    memorised = {**TRAIN, "first_loss": 2.3, **HIGH, "best_heldout_loss": 1.9, "final_heldout_loss": 1.9}
+    memorised = {
+        **TRAIN,
+        "first_loss": 2.3,
+        **HIGH,
+        "best_heldout_loss": 1.9,
+        "final_heldout_loss": 1.9,
+    }
     assert names(train=memorised, plan=ADAPTED) == []
-    assert names(train={**TRAIN, "first_loss": 2.3, **HIGH, "stopped_early": True}, plan=ADAPTED) == []
+    assert (
+        names(train={**TRAIN, "first_loss": 2.3, **HIGH, "stopped_early": True}, plan=ADAPTED) == []
+    )
     assert names(plan=ADAPTED) == []
 
 
 def test_a_champion_that_learns_a_little_more_is_not_stuck() -> None:
-    assert names(train={**TRAIN, "first_loss": 0.011, "final_loss": 0.010}, losses=[0.01] * 200) == []
+    assert (
+        names(train={**TRAIN, "first_loss": 0.011, "final_loss": 0.010}, losses=[0.01] * 200) == []
+    )
 
 
 def test_few_accepted_samples_ask_for_more_of_them() -> None:
-    select = {**SELECT, "accepted": 90, "prompts_accepted": 80, "dropped": {"duplicate": 10, "verifier": 3900}}
+    select = {
+        **SELECT,
+        "accepted": 90,
+        "prompts_accepted": 80,
+        "dropped": {"duplicate": 10, "verifier": 3900},
+    }
     found = the("too_few_accepted", select=select)
     assert found.turn == "samples_up"
     assert "90 of 4000 samples accepted (0.025 passed the quality filters" in found.evidence
     assert "verifier 3900" in found.evidence
-    assert the("too_few_accepted", select=select, plan=PLAN.model_copy(update={"temperature": 0.0})).turn is None
+    assert (
+        the(
+            "too_few_accepted", select=select, plan=PLAN.model_copy(update={"temperature": 0.0})
+        ).turn
+        is None
+    )
 
 
 def test_right_answers_that_repeat_each_other_are_not_too_few() -> None:
-    # 16 samples per prompt, all right and the same: one in 16 is accepted, and that is all there is.
-    select = {**SELECT, "generated": 16000, "accepted": 1000, "dropped": {"duplicate": 15000}, "prompts_accepted": 1000,
-              "distinct_share": 1 / 16}  # fmt: skip
+    # 16 samples per prompt, all right and the same: one in 16 is accepted, and that is all there
+    # is.
+    select = {
+        **SELECT,
+        "generated": 16000,
+        "accepted": 1000,
+        "dropped": {"duplicate": 15000},
+        "prompts_accepted": 1000,
+        "distinct_share": 1 / 16,
+    }
     assert names(select=select, plan=PLAN.model_copy(update={"samples_per_prompt": 16})) == []
 
 
@@ -154,8 +223,9 @@ def test_answers_left_out_because_they_are_solved_or_enough_are_not_too_few() ->
     assert names(select=select) == []
     assert names(select={**select, "distinct_share": 0.26}) == []
     assert names(select={**select, "distinct_share": 0.26, "dropped": {"verifier": 3700}}) == [
-        "low_diversity", "too_few_accepted",
-    ]  # fmt: skip
+        "low_diversity",
+        "too_few_accepted",
+    ]
 
 
 def test_samples_that_all_say_the_same_ask_for_a_higher_temperature() -> None:
@@ -166,20 +236,30 @@ def test_samples_that_all_say_the_same_ask_for_a_higher_temperature() -> None:
 
 def test_several_greedy_samples_are_no_diversity_at_all() -> None:
     greedy = PLAN.model_copy(update={"temperature": 0.0})
-    assert the("low_diversity", select={**SELECT, "distinct_share": 0.25}, plan=greedy).confidence == 0.9
+    assert (
+        the("low_diversity", select={**SELECT, "distinct_share": 0.25}, plan=greedy).confidence
+        == 0.9
+    )
     once = {**SELECT, "distinct_share": 1.0}
     assert names(select=once, plan=greedy.model_copy(update={"samples_per_prompt": 1})) == []
 
 
 def test_skipped_steps_or_wild_losses_are_optimizer_trouble() -> None:
-    assert the("optimizer_trouble", train={**TRAIN, "skipped_steps": 3}).turn == "learning_rate_down"
-    assert "0 steps skipped and 1 losses not finite" in the("optimizer_trouble", losses=[*SETTLED, None]).evidence
+    assert (
+        the("optimizer_trouble", train={**TRAIN, "skipped_steps": 3}).turn == "learning_rate_down"
+    )
+    assert (
+        "0 steps skipped and 1 losses not finite"
+        in the("optimizer_trouble", losses=[*SETTLED, None]).evidence
+    )
     assert names(train={**TRAIN, "skipped_steps": 3}, verdict="promoted") == ["optimizer_trouble"]
 
 
 def test_answers_that_never_end_are_truncation() -> None:
     assert the("truncation", finished_share=0.7).turn == "temperature_down"
-    at_first = the("truncation", finished_share=0.7, round=0, verdict="first", select=None, comparison=None)
+    at_first = the(
+        "truncation", finished_share=0.7, round=0, verdict="first", select=None, comparison=None
+    )
     assert at_first.turn is None
     assert "raise generate.max_new_tokens" in at_first.predicted
 
@@ -193,7 +273,12 @@ def test_a_significantly_worse_candidate_has_forgotten() -> None:
 
 def test_a_ladder_whose_base_is_not_solved_says_so() -> None:
     scores = Scores({"": (50, 100), "length=8": (31, 50), "length=9": (2, 50)})
-    first: dict[str, Any] = {"recipe": recipe_of(ladder=True), "round": 0, "verdict": "first", "select": None}
+    first: dict[str, Any] = {
+        "recipe": recipe_of(ladder=True),
+        "round": 0,
+        "verdict": "first",
+        "select": None,
+    }
     found = the("base_not_mastered", **first, comparison=None, candidate=scores)
     assert found.turn == "steps_up"
     assert "(length=8) are at 0.6200, mastery is 0.90: the base is not solved" in found.evidence
@@ -201,14 +286,38 @@ def test_a_ladder_whose_base_is_not_solved_says_so() -> None:
 
 
 SOUND_MEASURES: dict[str, float] = {
-    "first_loss": 0.9, "last_loss": 0.6, "peak_loss": 0.9, "loss_fall": 0.3, "loss_spikes": 0, "skipped_steps": 0,
-    "above_heldout": -0.1, "human_loss": 0.6, "human_loss_rise": -0.1, "heldout_loss": 0.6, "epochs": 3.0,
-    "same_answers": 0.7, "finished_share": 1.0, "runs_on": 0.0, "cut_short": 0.0, "passed": 0.5, "agreement": 0.8,
+    "first_loss": 0.9,
+    "last_loss": 0.6,
+    "peak_loss": 0.9,
+    "loss_fall": 0.3,
+    "loss_spikes": 0,
+    "skipped_steps": 0,
+    "above_heldout": -0.1,
+    "human_loss": 0.6,
+    "human_loss_rise": -0.1,
+    "heldout_loss": 0.6,
+    "epochs": 3.0,
+    "same_answers": 0.7,
+    "finished_share": 1.0,
+    "runs_on": 0.0,
+    "cut_short": 0.0,
+    "passed": 0.5,
+    "agreement": 0.8,
     "refused_agreement": 0.5,
-    "passed_agreement": 0.9, "majority_passed": 0.6, "majority_expected": 0.6, "majority_prompts": 1000,
-    "verifier_z": 0.0, "disputed": 0.05, "human_weight": 0.5, "repeated": 0.01, "repeated_human": 0.01,
-    "contaminated": 0.0, "answer_shift": 0.1, "accuracy": 0.6, "accepted": 1200,
-}  # fmt: skip
+    "passed_agreement": 0.9,
+    "majority_passed": 0.6,
+    "majority_expected": 0.6,
+    "majority_prompts": 1000,
+    "verifier_z": 0.0,
+    "disputed": 0.05,
+    "human_weight": 0.5,
+    "repeated": 0.01,
+    "repeated_human": 0.01,
+    "contaminated": 0.0,
+    "answer_shift": 0.1,
+    "accuracy": 0.6,
+    "accepted": 1200,
+}
 
 
 def measured(**changes: float) -> dict[str, float]:
@@ -223,29 +332,58 @@ def test_a_sound_round_with_all_its_measures_has_no_cause() -> None:
 LOST = Comparison(pairs=500, wins=10, losses=35, p_value=1.0, level=0.0125)
 HOT = PLAN.model_copy(update={"temperature": 1.6})
 SIGNS: list[tuple[str, str | None, dict[str, Any]]] = [
-    ("learning_rate_too_high", "learning_rate_down", {
-        "measures": measured(first_loss=0.6, last_loss=2.0, peak_loss=3.1, human_loss_rise=1.2)}),
-    ("learning_rate_too_low", "learning_rate_up", {
-        "measures": measured(same_answers=0.99, last_loss=0.6, loss_fall=0.01)}),
+    (
+        "learning_rate_too_high",
+        "learning_rate_down",
+        {"measures": measured(first_loss=0.6, last_loss=2.0, peak_loss=3.1, human_loss_rise=1.2)},
+    ),
+    (
+        "learning_rate_too_low",
+        "learning_rate_up",
+        {"measures": measured(same_answers=0.99, last_loss=0.6, loss_fall=0.01)},
+    ),
     ("underfitting", "steps_up", {"measures": measured(epochs=0.2)}),
     ("optimizer_trouble", "learning_rate_down", {"measures": measured(loss_spikes=5)}),
     ("label_noise", "human_share_down", {"measures": measured(last_loss=1.1, above_heldout=0.6)}),
-    ("duplicate_flood", "human_share_down", {"measures": measured(repeated=0.4, repeated_human=0.35)}),
-    ("duplicate_flood", "human_share_up", {"measures": measured(repeated=0.4, repeated_human=0.05)}),
-    ("temperature_too_high", "temperature_down", {
-        "plan": HOT, "measures": measured(passed=0.2, agreement=0.4, majority_expected=0.6)}),
-    ("verifier_false_negatives", None, {
-        "measures": measured(majority_passed=0.2, verifier_z=-15, refused_agreement=0.85)}),
-    ("verifier_too_lenient", "vote_share_up", {"measures": measured(majority_passed=0.99, verifier_z=15)}),
+    (
+        "duplicate_flood",
+        "human_share_down",
+        {"measures": measured(repeated=0.4, repeated_human=0.35)},
+    ),
+    (
+        "duplicate_flood",
+        "human_share_up",
+        {"measures": measured(repeated=0.4, repeated_human=0.05)},
+    ),
+    (
+        "temperature_too_high",
+        "temperature_down",
+        {"plan": HOT, "measures": measured(passed=0.2, agreement=0.4, majority_expected=0.6)},
+    ),
+    (
+        "verifier_false_negatives",
+        None,
+        {"measures": measured(majority_passed=0.2, verifier_z=-15, refused_agreement=0.85)},
+    ),
+    (
+        "verifier_too_lenient",
+        "vote_share_up",
+        {"measures": measured(majority_passed=0.99, verifier_z=15)},
+    ),
     ("evaluation_contamination", None, {"measures": measured(contaminated=0.3)}),
     ("truncation", "answer_tokens_up", {"measures": measured(finished_share=0.5, cut_short=0.4)}),
     ("stop_token_wrong", None, {"measures": measured(finished_share=0.2, runs_on=0.6)}),
-    ("human_share_too_low", "human_share_up", {
-        "comparison": LOST, "measures": measured(human_weight=0.25, answer_shift=0.5)}),
-]  # fmt: skip
+    (
+        "human_share_too_low",
+        "human_share_up",
+        {"comparison": LOST, "measures": measured(human_weight=0.25, answer_shift=0.5)},
+    ),
+]
 
 
-@pytest.mark.parametrize(("name", "asks", "signs"), SIGNS, ids=[f"{name}-{turn}" for name, turn, _ in SIGNS])
+@pytest.mark.parametrize(
+    ("name", "asks", "signs"), SIGNS, ids=[f"{name}-{turn}" for name, turn, _ in SIGNS]
+)
 def test_each_cause_is_first_where_its_signs_are_and_says_them_in_numbers(
     name: str, asks: str | None, signs: dict[str, Any]
 ) -> None:
@@ -260,10 +398,16 @@ def test_a_strict_verifier_over_hard_prompts_is_not_called_wrong() -> None:
     unsure = measured(majority_passed=0.2, verifier_z=-15, refused_agreement=0.4)
     assert names(measures=unsure) == []
     assert (
-        names(measures=measured(majority_passed=0.2, verifier_z=-15, refused_agreement=0.9, majority_prompts=9)) == []
+        names(
+            measures=measured(
+                majority_passed=0.2, verifier_z=-15, refused_agreement=0.9, majority_prompts=9
+            )
+        )
+        == []
     )
     without = evidence(
-        measures=measured(majority_passed=0.99, verifier_z=15), recipe=recipe_of(select={"verifier": False})
+        measures=measured(majority_passed=0.99, verifier_z=15),
+        recipe=recipe_of(select={"verifier": False}),
     )
     assert diagnose(without) == []
 
@@ -282,15 +426,24 @@ def turn(name: str, plan: Plan = PLAN, recipe: Recipe | None = None) -> tuple[st
 
 
 def test_turns_are_bounded_by_the_recipe() -> None:
-    recipe = recipe_of(train={"rounds": {"steps": 200, "learning_rate": 1e-3}}, generate={"temperature": 0.7})
+    recipe = recipe_of(
+        train={"rounds": {"steps": 200, "learning_rate": 1e-3}}, generate={"temperature": 0.7}
+    )
     ends = {
-        "learning_rate_down": ("learning_rate", 1e-4), "learning_rate_up": ("learning_rate", 4e-3),
-        "steps_up": ("steps", 800), "steps_down": ("steps", 50), "temperature_up": ("temperature", 1.5),
-        "temperature_down": ("temperature", 0.1), "weight_decay_up": ("weight_decay", 0.16),
-        "human_share_up": ("human_share", 0.9), "samples_up": ("samples_per_prompt", 64),
-        "human_share_down": ("human_share", 0.25), "vote_share_up": ("min_vote_share", 0.9),
-        "answer_tokens_up": ("max_new_tokens", 256), "noise_up": ("neftune_alpha", 10.0),
-    }  # fmt: skip
+        "learning_rate_down": ("learning_rate", 1e-4),
+        "learning_rate_up": ("learning_rate", 4e-3),
+        "steps_up": ("steps", 800),
+        "steps_down": ("steps", 50),
+        "temperature_up": ("temperature", 1.5),
+        "temperature_down": ("temperature", 0.1),
+        "weight_decay_up": ("weight_decay", 0.16),
+        "human_share_up": ("human_share", 0.9),
+        "samples_up": ("samples_per_prompt", 64),
+        "human_share_down": ("human_share", 0.25),
+        "vote_share_up": ("min_vote_share", 0.9),
+        "answer_tokens_up": ("max_new_tokens", 256),
+        "noise_up": ("neftune_alpha", 10.0),
+    }
     for name, (knob, end) in ends.items():
         plan = base_plan(recipe)
         for _ in range(12):
@@ -301,13 +454,18 @@ def test_turns_are_bounded_by_the_recipe() -> None:
 
 
 def test_greedy_on_purpose_stays_greedy_unless_diversity_is_missing() -> None:
-    recipe, greedy = recipe_of(generate={"temperature": 0.0}), PLAN.model_copy(update={"temperature": 0.0})
+    recipe, greedy = (
+        recipe_of(generate={"temperature": 0.0}),
+        PLAN.model_copy(update={"temperature": 0.0}),
+    )
     assert turn("temperature_down", greedy, recipe) == ("temperature", 0.0)
     assert turn("temperature_up", greedy, recipe) == ("temperature", 0.2)
 
 
 def test_a_value_the_recipe_sets_beyond_the_bounds_is_left_alone() -> None:
-    recipe = recipe_of(generate={"temperature": 2.0, "samples_per_prompt": 100}, select={"human_share": 0.95})
+    recipe = recipe_of(
+        generate={"temperature": 2.0, "samples_per_prompt": 100}, select={"human_share": 0.95}
+    )
     plan = base_plan(recipe)
     assert turn("temperature_up", plan, recipe) == ("temperature", 2.0)
     assert turn("samples_up", plan, recipe) == ("samples_per_prompt", 100)
@@ -324,9 +482,13 @@ def test_a_structure_doubles_its_rank_then_the_layers_trained_in_full_then_stops
         plan = following
         seen.append(str(plan.lora))
     assert seen == [
-        "rank 8", "rank 12", "rank 12, unfrozen layers 1", "rank 12, unfrozen layers 2", "rank 12, unfrozen layers 3",
+        "rank 8",
+        "rank 12",
+        "rank 12, unfrozen layers 1",
+        "rank 12, unfrozen layers 2",
         "rank 12, unfrozen layers 3",
-    ]  # fmt: skip
+        "rank 12, unfrozen layers 3",
+    ]
     assert plan.model_copy(update={"lora": ADAPTED.lora}) == ADAPTED
 
 
@@ -339,21 +501,39 @@ def test_growth_that_did_harm_is_taken_back() -> None:
     grown = ADAPTED.model_copy(update={"lora": LoraStructure(rank=8)})
     found = review(record(0.6), ADAPTED, grown, "kept", 0.55, {})
     assert found is not None
-    plan, causes = next_plan(LORA, grown, [Finding("x", "y", 0.9, "structure_up", "")], found, ADAPTED)
+    plan, causes = next_plan(
+        LORA, grown, [Finding("x", "y", 0.9, "structure_up", "")], found, ADAPTED
+    )
     assert plan == ADAPTED
     assert [cause.change for cause in causes] == ["lora rank 8 → rank 4", ""]
 
 
 TURNS = [
-    "learning_rate_down", "learning_rate_up", "steps_up", "steps_down", "temperature_up", "temperature_down",
-    "weight_decay_up", "human_share_up", "samples_up", "structure_up", "human_share_down", "vote_share_up",
-    "answer_tokens_up", "noise_up", None,
-]  # fmt: skip
+    "learning_rate_down",
+    "learning_rate_up",
+    "steps_up",
+    "steps_down",
+    "temperature_up",
+    "temperature_down",
+    "weight_decay_up",
+    "human_share_up",
+    "samples_up",
+    "structure_up",
+    "human_share_down",
+    "vote_share_up",
+    "answer_tokens_up",
+    "noise_up",
+    None,
+]
 
 
 @given(st.lists(st.tuples(st.sampled_from(TURNS), st.floats(0, 1)), max_size=8))
-def test_at_most_two_knobs_change_a_round_and_only_for_confident_causes(asked: list[tuple[Any, float]]) -> None:
-    findings = [Finding(f"cause{n}", "seen", sure, what, "") for n, (what, sure) in enumerate(asked)]
+def test_at_most_two_knobs_change_a_round_and_only_for_confident_causes(
+    asked: list[tuple[Any, float]],
+) -> None:
+    findings = [
+        Finding(f"cause{n}", "seen", sure, what, "") for n, (what, sure) in enumerate(asked)
+    ]
     plan, causes = next_plan(LORA, ADAPTED, findings, None, ADAPTED)
     changed = [name for name in Plan.model_fields if getattr(plan, name) != getattr(ADAPTED, name)]
     assert len(changed) <= MAX_TURNS
@@ -363,15 +543,24 @@ def test_at_most_two_knobs_change_a_round_and_only_for_confident_causes(asked: l
 
 
 def test_a_change_is_written_as_a_person_would() -> None:
-    _, causes = next_plan(recipe_of(), PLAN, [Finding("x", "y", 0.9, "temperature_up", "")], None, PLAN)
+    _, causes = next_plan(
+        recipe_of(), PLAN, [Finding("x", "y", 0.9, "temperature_up", "")], None, PLAN
+    )
     assert causes[0].change == "temperature 0.7 → 0.9"
 
 
 def record(overall: float, *causes: Cause) -> RoundRecord:
     return RoundRecord(
-        round=1, verdict="kept", why="", plan=PLAN, accuracy=overall, interval=(0, 1), overall=overall,
-        test_accuracy=overall, causes=causes,
-    )  # fmt: skip
+        round=1,
+        verdict="kept",
+        why="",
+        plan=PLAN,
+        accuracy=overall,
+        interval=(0, 1),
+        overall=overall,
+        test_accuracy=overall,
+        causes=causes,
+    )
 
 
 def test_a_change_that_made_it_worse_is_taken_back_once() -> None:
@@ -401,13 +590,27 @@ def told(measures: dict[str, float], *causes: Cause, overall: float = 0.6) -> Ro
 
 FEWER = PLAN.model_copy(update={"steps": 300})
 PREDICTS = Cause(
-    name="underfitting", evidence="", confidence=0.7, change="steps 200 → 300", predicted="", turn="steps_up",
-    measure="last_loss", direction="down",
-)  # fmt: skip
+    name="underfitting",
+    evidence="",
+    confidence=0.7,
+    change="steps 200 → 300",
+    predicted="",
+    turn="steps_up",
+    measure="last_loss",
+    direction="down",
+)
 
 
 def test_a_prediction_that_comes_true_is_confirmed_and_the_change_stays() -> None:
-    found = review(told({"last_loss": 0.8}, PREDICTS), PLAN, FEWER, "kept", 0.59, {"last_loss": 0.5}, (0.5, 0.7))
+    found = review(
+        told({"last_loss": 0.8}, PREDICTS),
+        PLAN,
+        FEWER,
+        "kept",
+        0.59,
+        {"last_loss": 0.5},
+        (0.5, 0.7),
+    )
     assert found is not None
     assert found.name == "change_confirmed"
     assert "last_loss went from 0.8 to 0.5, as predicted" in found.evidence
@@ -417,15 +620,36 @@ def test_a_prediction_that_comes_true_is_confirmed_and_the_change_stays() -> Non
 
 
 def test_a_prediction_that_fails_takes_the_change_back_even_if_accuracy_did_not_fall() -> None:
-    found = review(told({"last_loss": 0.8}, PREDICTS), PLAN, FEWER, "kept", 0.61, {"last_loss": 0.79}, (0.5, 0.7))
+    found = review(
+        told({"last_loss": 0.8}, PREDICTS),
+        PLAN,
+        FEWER,
+        "kept",
+        0.61,
+        {"last_loss": 0.79},
+        (0.5, 0.7),
+    )
     assert found is not None
     assert found.name == "change_taken_back"
     assert next_plan(recipe_of(), FEWER, [], found, PLAN)[0] == PLAN
-    assert review(told({"last_loss": 0.8}, PREDICTS), PLAN, FEWER, "promoted", 0.7, {"last_loss": 0.79}) is None
+    assert (
+        review(
+            told({"last_loss": 0.8}, PREDICTS), PLAN, FEWER, "promoted", 0.7, {"last_loss": 0.79}
+        )
+        is None
+    )
 
 
 def test_a_clear_fall_of_accuracy_takes_a_change_back_whatever_it_moved() -> None:
-    found = review(told({"last_loss": 0.8}, PREDICTS), PLAN, FEWER, "kept", 0.4, {"last_loss": 0.5}, (0.35, 0.45))
+    found = review(
+        told({"last_loss": 0.8}, PREDICTS),
+        PLAN,
+        FEWER,
+        "kept",
+        0.4,
+        {"last_loss": 0.5},
+        (0.35, 0.45),
+    )
     assert found is not None
     assert found.name == "change_taken_back"
 
@@ -449,7 +673,10 @@ def test_knobs_of_the_recipe_are_turned_by_the_plan_and_stay_as_they_are_until_t
     assert with_plan(recipe, plan).generate.max_new_tokens == 16
     assert with_plan(recipe, plan).select == recipe.select
     found = [Finding("truncation", "seen", 0.9, "answer_tokens_up", "")]
-    assert next_plan(recipe, PLAN, found, None, PLAN)[1][0].change == "max_new_tokens as in the recipe → 16"
+    assert (
+        next_plan(recipe, PLAN, found, None, PLAN)[1][0].change
+        == "max_new_tokens as in the recipe → 16"
+    )
 
 
 def test_the_ladder_is_climbed_one_rung_at_a_time_and_has_an_end() -> None:

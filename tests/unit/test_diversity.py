@@ -9,7 +9,14 @@ import statistics
 
 import pytest
 
-from components.evaluate.diversity import distinct_share, entropy, ngrams, self_bleu, tokens_of, vendi_score
+from components.evaluate.diversity import (
+    distinct_share,
+    entropy,
+    ngrams,
+    self_bleu,
+    tokens_of,
+    vendi_score,
+)
 
 
 def test_words_digits_and_signs_are_tokens() -> None:
@@ -19,13 +26,17 @@ def test_words_digits_and_signs_are_tokens() -> None:
 def test_distinct_n_is_the_share_of_different_ngrams() -> None:
     assert distinct_share(ngrams(["a b a b"], 1)) == 2 / 4
     assert distinct_share(ngrams(["a b a b", "b a"], 2)) == 2 / 4
-    assert distinct_share(ngrams(["a", "", "b"], 2)) is None, "no n-gram reaches over the end of a text"
+    assert distinct_share(ngrams(["a", "", "b"], 2)) is None, (
+        "no n-gram reaches over the end of a text"
+    )
 
 
 def test_distinct_n_at_a_smaller_size_is_the_mean_over_all_samples_of_that_size() -> None:
     counts = ngrams(["a a a b b c d"], 1)
     words = "aaabbcd"
-    exact = statistics.fmean(len({words[place] for place in drawn}) for drawn in itertools.combinations(range(7), 3))
+    exact = statistics.fmean(
+        len({words[place] for place in drawn}) for drawn in itertools.combinations(range(7), 3)
+    )
     assert distinct_share(counts, 3) == pytest.approx(exact / 3)
     assert distinct_share(counts, 7) == distinct_share(counts) == 4 / 7
     with pytest.raises(ValueError, match="8 of 7"):
@@ -44,7 +55,9 @@ def test_more_of_the_same_text_looks_less_varied_unless_compared_at_equal_size()
 
 def test_self_bleu_is_high_for_repetition_and_zero_for_texts_without_a_word_in_common() -> None:
     assert self_bleu(["the cat sat on the mat"] * 5) == pytest.approx(100.0)
-    apart = self_bleu([" ".join(chr(97 + 5 * row + place) for place in range(5)) for row in range(5)])
+    apart = self_bleu(
+        [" ".join(chr(97 + 5 * row + place) for place in range(5)) for row in range(5)]
+    )
     assert apart is not None
     assert apart < 15
     assert self_bleu(["alone"]) is None

@@ -9,7 +9,11 @@ import pytest
 from components.cli.docker_runner import Containers, check_engine, settings
 from components.common.errors import UserError
 
-STORE = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_ENDPOINT_URL_S3": "https://s3.example"}
+STORE = {
+    "AWS_ACCESS_KEY_ID": "key",
+    "AWS_SECRET_ACCESS_KEY": "secret",
+    "AWS_ENDPOINT_URL_S3": "https://s3.example",
+}
 
 
 def test_a_store_in_a_folder_is_refused() -> None:
@@ -22,9 +26,13 @@ def test_credentials_in_a_profile_file_are_refused() -> None:
         check_engine("s3://bucket/prefix", Containers(), {})
 
 
-def test_without_an_engine_the_message_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_an_engine_the_message_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no.sock")
-    with pytest.raises(UserError, match=r"no Docker engine answers .*; start it or set DOCKER_HOST"):
+    with pytest.raises(
+        UserError, match=r"no Docker engine answers .*; start it or set DOCKER_HOST"
+    ):
         check_engine("s3://bucket/prefix", Containers(), STORE)
 
 
@@ -35,8 +43,16 @@ def test_a_limit_that_is_no_size_is_refused(memory: str) -> None:
 
 
 def test_a_container_is_confined_and_knows_only_what_a_step_needs() -> None:
-    told = settings("run", Containers("2g"), {**STORE, "GITHUB_TOKEN": "t", "KUBECONFIG": "k", "RATCHET_CACHE": "/c"})
-    assert (told["read_only"], told["cap_drop"], told["security_opt"]) == (True, ["ALL"], ["no-new-privileges"])
+    told = settings(
+        "run",
+        Containers("2g"),
+        {**STORE, "GITHUB_TOKEN": "t", "KUBECONFIG": "k", "RATCHET_CACHE": "/c"},
+    )
+    assert (told["read_only"], told["cap_drop"], told["security_opt"]) == (
+        True,
+        ["ALL"],
+        ["no-new-privileges"],
+    )
     assert (told["mem_limit"], told["memswap_limit"], told["pids_limit"]) == ("2g", "2g", 512)
     assert not told["user"].startswith("0:")
     assert told["environment"] == STORE
@@ -44,9 +60,23 @@ def test_a_container_is_confined_and_knows_only_what_a_step_needs() -> None:
 
 @pytest.mark.parametrize(
     ("endpoint", "network"),
-    [("http://127.0.0.1:8333", "host"), ("http://localhost:1", "host"), ("http://[::1]:1", "host"),
-     ("https://s3.example", "bridge"), ("", "bridge")],
-)  # fmt: skip
-def test_containers_join_this_machines_network_only_for_a_store_on_it(endpoint: str, network: str) -> None:
-    assert settings("run", Containers(), {"AWS_ENDPOINT_URL_S3": endpoint})["network_mode"] == network
-    assert settings("run", Containers(network="own"), {"AWS_ENDPOINT_URL_S3": endpoint})["network_mode"] == "own"
+    [
+        ("http://127.0.0.1:8333", "host"),
+        ("http://localhost:1", "host"),
+        ("http://[::1]:1", "host"),
+        ("https://s3.example", "bridge"),
+        ("", "bridge"),
+    ],
+)
+def test_containers_join_this_machines_network_only_for_a_store_on_it(
+    endpoint: str, network: str
+) -> None:
+    assert (
+        settings("run", Containers(), {"AWS_ENDPOINT_URL_S3": endpoint})["network_mode"] == network
+    )
+    assert (
+        settings("run", Containers(network="own"), {"AWS_ENDPOINT_URL_S3": endpoint})[
+            "network_mode"
+        ]
+        == "own"
+    )

@@ -1,4 +1,5 @@
-"""Every defect that would end a run is found before it begins, named, with what to do; a sound place is called so."""
+"""Every defect that would end a run is found before it begins, named, with what to do; a sound
+place is called so."""
 
 from __future__ import annotations
 
@@ -54,7 +55,16 @@ def test_a_sound_store_passes_every_check_and_keeps_one_small_object(s3_server: 
     findings = store(uri, s3_server.environment)
     assert [(one.check, one.status) for one in findings] == [
         (f"store {name}", "ok")
-        for name in ("endpoint", "credentials", "write", "write-once", "checksums", "multipart", "clock", "delete")
+        for name in (
+            "endpoint",
+            "credentials",
+            "write",
+            "write-once",
+            "checksums",
+            "multipart",
+            "clock",
+            "delete",
+        )
     ]
     prefix = uri.removeprefix(f"s3://{BUCKET}/")
     left = s3_server.client().list_objects_v2(Bucket=BUCKET, Prefix=prefix)["Contents"]
@@ -75,7 +85,9 @@ def test_a_server_without_conditional_writes_and_checksums_is_found_out() -> Non
 
 def test_checksums_that_the_user_switched_off_are_not_tried() -> None:
     rude = RudeServer()
-    found = by_check(store("s3://bucket/p", {**rude.environment, "RATCHET_S3_REQUEST_CHECKSUM": "when_required"}))
+    found = by_check(
+        store("s3://bucket/p", {**rude.environment, "RATCHET_S3_REQUEST_CHECKSUM": "when_required"})
+    )
     rude.close()
     assert found["store checksums"].status == "skipped"
 
@@ -87,11 +99,12 @@ def test_checksums_that_the_user_switched_off_are_not_tried() -> None:
         ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "store credentials", "refuses bucket"),
         ({"AWS_ACCESS_KEY_ID": "nobody"}, "store credentials", "refuses bucket"),
         (
-            {"AWS_ACCESS_KEY_ID": READER_KEY, "AWS_SECRET_ACCESS_KEY": READER_SECRET}, "store write",
+            {"AWS_ACCESS_KEY_ID": READER_KEY, "AWS_SECRET_ACCESS_KEY": READER_SECRET},
+            "store write",
             "refuses bucket",
         ),
     ],
-)  # fmt: skip
+)
 def test_a_store_that_cannot_be_used_ends_its_checks_with_the_reason(
     s3_server: S3Server, change: dict[str, str], check: str, said: str
 ) -> None:
@@ -132,14 +145,22 @@ def sound(api: KubernetesApi, profile: Profile) -> None:
         "/version": {"gitVersion": "v1.34.1"},
         where: {"metadata": {"name": NAMESPACE, "labels": labels}},
         f"{where}/serviceaccounts/ratchet-run": {"metadata": {"name": "ratchet-run"}},
-        f"{where}/secrets/ratchet-store-credentials": {"metadata": {"name": "ratchet-store-credentials"}},
+        f"{where}/secrets/ratchet-store-credentials": {
+            "metadata": {"name": "ratchet-store-credentials"}
+        },
         f"{where}/configmaps/ratchet-store": {"metadata": {}, "data": {"AWS_REGION": "us-east-1"}},
         f"{where}/resourcequotas": {"items": [quota("16")]},
         "/apis/argoproj.io": {"versions": [{"version": "v1alpha1"}]},
-        "/apis/argoproj.io/v1alpha1": {"resources": [{"name": "workflows"}, {"name": "workflowtaskresults"}]},
+        "/apis/argoproj.io/v1alpha1": {
+            "resources": [{"name": "workflows"}, {"name": "workflowtaskresults"}]
+        },
         "/apis/trainer.kubeflow.org": {"versions": [{"version": "v1alpha1"}]},
-        "/apis/trainer.kubeflow.org/v1alpha1": {"resources": [{"name": "trainjobs"}, {"name": "trainingruntimes"}]},
-        f"/apis/trainer.kubeflow.org/v1alpha1/namespaces/{NAMESPACE}/trainingruntimes/ratchet-deepspeed": {"spec": {}},
+        "/apis/trainer.kubeflow.org/v1alpha1": {
+            "resources": [{"name": "trainjobs"}, {"name": "trainingruntimes"}]
+        },
+        f"/apis/trainer.kubeflow.org/v1alpha1/namespaces/{NAMESPACE}/trainingruntimes/ratchet-deepspeed": {
+            "spec": {}
+        },
         "/apis/kueue.x-k8s.io": {"versions": [{"version": "v1beta2"}]},
         "/apis/kueue.x-k8s.io/v1beta2": {"resources": [{"name": "localqueues"}]},
         f"/apis/kueue.x-k8s.io/v1beta2/namespaces/{NAMESPACE}/localqueues/ratchet": {"spec": {}},
@@ -151,9 +172,10 @@ def sound(api: KubernetesApi, profile: Profile) -> None:
 def node(gpus: int, **spec: Any) -> dict[str, Any]:
     taints = [{"key": "nvidia.com/gpu", "effect": "NoSchedule"}] if gpus else []
     return {
-        "metadata": {"name": "n", "labels": {"zone": "a"}}, "spec": {"taints": taints, **spec},
+        "metadata": {"name": "n", "labels": {"zone": "a"}},
+        "spec": {"taints": taints, **spec},
         "status": {"allocatable": {"cpu": "64", "nvidia.com/gpu": str(gpus)}},
-    }  # fmt: skip
+    }
 
 
 def quota(gpus: str) -> dict[str, Any]:
@@ -162,7 +184,9 @@ def quota(gpus: str) -> dict[str, Any]:
 
 def server(api: KubernetesApi, tmp_path: Path) -> ApiServer:
     file = api.kubeconfig(tmp_path / "kubeconfig")
-    return ApiServer.from_environment({"KUBECONFIG": str(file)}, Patience(connect_seconds=2, answer_seconds=5))
+    return ApiServer.from_environment(
+        {"KUBECONFIG": str(file)}, Patience(connect_seconds=2, answer_seconds=5)
+    )
 
 
 def cluster(
@@ -173,7 +197,9 @@ def cluster(
 
 
 @pytest.mark.parametrize("name", ["cpu", "gpu-1", "gpu-8", "multi-node"])
-def test_a_cluster_with_the_manifests_passes_every_check(api: KubernetesApi, tmp_path: Path, name: str) -> None:
+def test_a_cluster_with_the_manifests_passes_every_check(
+    api: KubernetesApi, tmp_path: Path, name: str
+) -> None:
     sound(api, load_profile(name, TEST_IMAGES))
     findings = cluster(api, tmp_path, name)
     assert {one.status for one in findings} == {"ok"}, findings
@@ -184,7 +210,9 @@ def test_a_cluster_with_the_manifests_passes_every_check(api: KubernetesApi, tmp
 
 def test_the_rights_that_are_asked_for_are_those_the_manifests_grant() -> None:
     assert {(group, resource, verb, name) for verb, group, resource, name in RUN_RIGHTS} == KFP_USES
-    assert {(group, resource, verb, name) for verb, group, resource, name in TRAIN_RIGHTS} == launcher_uses()
+    assert {
+        (group, resource, verb, name) for verb, group, resource, name in TRAIN_RIGHTS
+    } == launcher_uses()
 
 
 def _remove(path: str) -> Any:
@@ -209,47 +237,111 @@ def _trainer_of_old(api: KubernetesApi) -> None:
 
 
 DEFECTS: dict[str, tuple[Any, str, str, str]] = {
-    "an old Kubernetes": (_put("/version", {"gitVersion": "v1.29.4+k3s1"}), "kubernetes", "v1.29.4", "1.30"),
-    "no namespace": (_remove(f"/namespaces/{NAMESPACE}"), "namespace", "no namespace ml", "kubectl apply -k"),
-    "no Kubeflow Pipelines": (
-        _remove("/apis/argoproj.io/v1alpha1"), "kind workflows", "serves no workflows", "install Kubeflow Pipelines"
+    "an old Kubernetes": (
+        _put("/version", {"gitVersion": "v1.29.4+k3s1"}),
+        "kubernetes",
+        "v1.29.4",
+        "1.30",
     ),
-    "no Trainer": (_remove("trainer.kubeflow.org/v1alpha1"), "kind trainjobs", "serves no trainjobs", "Trainer 2.3"),
+    "no namespace": (
+        _remove(f"/namespaces/{NAMESPACE}"),
+        "namespace",
+        "no namespace ml",
+        "kubectl apply -k",
+    ),
+    "no Kubeflow Pipelines": (
+        _remove("/apis/argoproj.io/v1alpha1"),
+        "kind workflows",
+        "serves no workflows",
+        "install Kubeflow Pipelines",
+    ),
+    "no Trainer": (
+        _remove("trainer.kubeflow.org/v1alpha1"),
+        "kind trainjobs",
+        "serves no trainjobs",
+        "Trainer 2.3",
+    ),
     "another Trainer": (_trainer_of_old, "kind trainjobs", "but v2", "Trainer 2.3"),
     "no runtime": (
-        _remove("/ratchet-deepspeed"), "trainingruntime ratchet-deepspeed", "is not in namespace ml", "kubectl apply -k"
+        _remove("/ratchet-deepspeed"),
+        "trainingruntime ratchet-deepspeed",
+        "is not in namespace ml",
+        "kubectl apply -k",
     ),
-    "no Kueue": (_remove("kueue.x-k8s.io/v1beta2"), "kind localqueues", "serves no localqueues", "Kueue"),
-    "no queue": (_remove("localqueues/ratchet"), "localqueue ratchet", "is not in namespace ml", "nodes.queue"),
-    "no account": (_remove("/ratchet-run"), "serviceaccount ratchet-run", "is not in namespace ml", "kubectl apply -k"),
+    "no Kueue": (
+        _remove("kueue.x-k8s.io/v1beta2"),
+        "kind localqueues",
+        "serves no localqueues",
+        "Kueue",
+    ),
+    "no queue": (
+        _remove("localqueues/ratchet"),
+        "localqueue ratchet",
+        "is not in namespace ml",
+        "nodes.queue",
+    ),
+    "no account": (
+        _remove("/ratchet-run"),
+        "serviceaccount ratchet-run",
+        "is not in namespace ml",
+        "kubectl apply -k",
+    ),
     "no secret": (
-        _remove("/ratchet-store-credentials"), "secret ratchet-store-credentials", "is not in namespace ml",
+        _remove("/ratchet-store-credentials"),
+        "secret ratchet-store-credentials",
+        "is not in namespace ml",
         "kubectl -n ml create secret generic ratchet-store-credentials",
     ),
-    "no config map": (_remove("/ratchet-store"), "configmap ratchet-store", "is not in namespace ml", "kubectl apply"),
+    "no config map": (
+        _remove("/ratchet-store"),
+        "configmap ratchet-store",
+        "is not in namespace ml",
+        "kubectl apply",
+    ),
     "no right": (
-        lambda api: api.denied.update({("create", "trainjobs"), ("get", "pods/log")}), "rights",
-        "ratchet-run may not: create trainjobs.trainer.kubeflow.org, get pods/log", "accounts.yaml",
+        lambda api: api.denied.update({("create", "trainjobs"), ("get", "pods/log")}),
+        "rights",
+        "ratchet-run may not: create trainjobs.trainer.kubeflow.org, get pods/log",
+        "accounts.yaml",
     ),
     "too few GPUs": (
-        _put("/nodes", {"items": [node(gpus=4), node(gpus=4)]}), "GPUs of the nodes",
-        "no node has 8 of nvidia.com/gpu, at most 4", "smaller profile",
+        _put("/nodes", {"items": [node(gpus=4), node(gpus=4)]}),
+        "GPUs of the nodes",
+        "no node has 8 of nvidia.com/gpu, at most 4",
+        "smaller profile",
     ),
     "a taint": (
-        _put("/nodes", {"items": [node(gpus=8, taints=[{"key": "team", "value": "x", "effect": "NoExecute"}])]}),
-        "GPUs of the nodes", "at most 0", "tolerations",
+        _put(
+            "/nodes",
+            {
+                "items": [
+                    node(gpus=8, taints=[{"key": "team", "value": "x", "effect": "NoExecute"}])
+                ]
+            },
+        ),
+        "GPUs of the nodes",
+        "at most 0",
+        "tolerations",
     ),
     "a cordoned node": (
-        _put("/nodes", {"items": [node(gpus=8, unschedulable=True)]}), "GPUs of the nodes", "at most 0", "taints"
+        _put("/nodes", {"items": [node(gpus=8, unschedulable=True)]}),
+        "GPUs of the nodes",
+        "at most 0",
+        "taints",
     ),
     "no GPUs in the quota": (
-        _put("/resourcequotas", {"items": [quota("0")]}), "GPUs of the quota", "allows 0 of nvidia.com/gpu", "raise"
+        _put("/resourcequotas", {"items": [quota("0")]}),
+        "GPUs of the quota",
+        "allows 0 of nvidia.com/gpu",
+        "raise",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", DEFECTS)
-def test_each_defect_of_a_cluster_is_named_with_what_to_do(api: KubernetesApi, tmp_path: Path, name: str) -> None:
+def test_each_defect_of_a_cluster_is_named_with_what_to_do(
+    api: KubernetesApi, tmp_path: Path, name: str
+) -> None:
     change, check, said, cure = DEFECTS[name]
     sound(api, load_profile("multi-node", TEST_IMAGES))
     change(api)
@@ -284,9 +376,14 @@ def test_the_values_of_a_secret_are_never_asked_for(api: KubernetesApi, tmp_path
     assert accepted == ["application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"]
 
 
-def test_what_may_not_be_looked_at_is_said_and_is_no_failure(api: KubernetesApi, tmp_path: Path) -> None:
+def test_what_may_not_be_looked_at_is_said_and_is_no_failure(
+    api: KubernetesApi, tmp_path: Path
+) -> None:
     sound(api, load_profile("gpu-1", TEST_IMAGES))
-    api.hidden = {"/api/v1/nodes", f"/api/v1/namespaces/{NAMESPACE}/secrets/ratchet-store-credentials"}
+    api.hidden = {
+        "/api/v1/nodes",
+        f"/api/v1/namespaces/{NAMESPACE}/secrets/ratchet-store-credentials",
+    }
     api.may_impersonate = False
     findings = cluster(api, tmp_path, "gpu-1")
     assert bad(findings) == []
@@ -304,13 +401,22 @@ def test_a_namespace_that_lets_any_pod_in_is_a_warning(api: KubernetesApi, tmp_p
 def everything(tmp_path: Path, **environment: str) -> dict[str, Finding]:
     profile = load_profile("cpu", TEST_IMAGES)
     found = all_checks(
-        profile, store="", endpoint="", namespace=NAMESPACE, account="ratchet-run", token_file=None, here="",
-        environment={"HOME": str(tmp_path), **environment}, clock=time.time,
-    )  # fmt: skip
+        profile,
+        store="",
+        endpoint="",
+        namespace=NAMESPACE,
+        account="ratchet-run",
+        token_file=None,
+        here="",
+        environment={"HOME": str(tmp_path), **environment},
+        clock=time.time,
+    )
     return by_check(found)
 
 
-def test_an_api_server_that_cannot_be_used_is_one_finding(api: KubernetesApi, tmp_path: Path) -> None:
+def test_an_api_server_that_cannot_be_used_is_one_finding(
+    api: KubernetesApi, tmp_path: Path
+) -> None:
     gone = api.kubeconfig(tmp_path / "gone", "http://127.0.0.1:9")
     assert "cannot be reached" in everything(tmp_path, KUBECONFIG=str(gone))["kubernetes"].found
     there = api.kubeconfig(tmp_path / "there")
@@ -325,19 +431,27 @@ def test_an_api_server_that_cannot_be_used_is_one_finding(api: KubernetesApi, tm
 
 def test_what_is_not_configured_is_skipped_and_says_how(tmp_path: Path) -> None:
     found = everything(tmp_path)
-    assert {name: found[name].status for name in ("store", "kubernetes", "pipelines")} == dict.fromkeys(
-        ("store", "kubernetes", "pipelines"), "skipped"
-    )
+    assert {
+        name: found[name].status for name in ("store", "kubernetes", "pipelines")
+    } == dict.fromkeys(("store", "kubernetes", "pipelines"), "skipped")
     assert all(one.cure for one in found.values() if one.status != "ok")
 
 
 def test_the_api_of_pipelines_is_tried_with_its_token(tmp_path: Path) -> None:
     kfp = KfpApi()
     kfp.tokens = {"good"}
-    found = everything(tmp_path, KF_PIPELINES_ENDPOINT=kfp.endpoint, KF_PIPELINES_TOKEN="good")["pipelines"]
+    found = everything(tmp_path, KF_PIPELINES_ENDPOINT=kfp.endpoint, KF_PIPELINES_TOKEN="good")[
+        "pipelines"
+    ]
     assert (found.status, "2.17.0" in found.found) == ("ok", True)
-    found = everything(tmp_path, KF_PIPELINES_ENDPOINT=kfp.endpoint, KF_PIPELINES_TOKEN="bad-one")["pipelines"]
-    assert (found.status, "refuses the token" in found.found, "bad-one" in str(found)) == ("failed", True, False)
+    found = everything(tmp_path, KF_PIPELINES_ENDPOINT=kfp.endpoint, KF_PIPELINES_TOKEN="bad-one")[
+        "pipelines"
+    ]
+    assert (found.status, "refuses the token" in found.found, "bad-one" in str(found)) == (
+        "failed",
+        True,
+        False,
+    )
     kfp.close()
     found = everything(tmp_path, KF_PIPELINES_ENDPOINT="http://127.0.0.1:9")["pipelines"]
     assert (found.status, "check the address" in found.cure) == ("failed", True)
@@ -364,7 +478,10 @@ class Registry:
                 right = self.headers.get("Authorization", "")
                 if self.path.startswith("/token"):
                     granted = not registry.needs or right == f"Basic {registry.needs}"
-                    return self.answer(200 if granted else 401, json.dumps({"token": "t"} if granted else {}).encode())
+                    return self.answer(
+                        200 if granted else 401,
+                        json.dumps({"token": "t"} if granted else {}).encode(),
+                    )
                 if registry.private and right != "Bearer t":
                     realm = f'Bearer realm="{registry.url}/token",service="r",scope="repository:team/cpu:pull"'
                     return self.answer(401, WWW_Authenticate=realm)
@@ -387,7 +504,9 @@ class Registry:
                 """Quiet."""
 
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        threading.Thread(
+            target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        ).start()
 
     @property
     def host(self) -> str:
@@ -424,7 +543,11 @@ def test_an_image_is_looked_up_by_its_digest(registry: Registry) -> None:
 def test_a_digest_that_the_registry_does_not_have_is_named(registry: Registry) -> None:
     other = f"sha256:{'b' * 64}"
     one = image(f"{registry.host}/team/cpu@{other}")
-    assert (one.status, "has no team/cpu@sha256:bbb" in one.found, "push it" in one.cure) == ("failed", True, True)
+    assert (one.status, "has no team/cpu@sha256:bbb" in one.found, "push it" in one.cure) == (
+        "failed",
+        True,
+        True,
+    )
     registry.served = other
     assert image(f"{registry.host}/team/cpu@{DIGEST}").status == "failed"
 
@@ -441,7 +564,11 @@ def test_images_that_cannot_be_looked_up_are_said() -> None:
     assert image(f"127.0.0.1:9/team/cpu@{DIGEST}").status == "failed"
     assert image("127.0.0.1:9/team/cpu@sha256:12").found.endswith("is no digest")
     one = image("ratchet/cpu:dev")
-    assert (one.status, "decide, report" in one.found, "digest" in one.cure) == ("warning", True, True)
+    assert (one.status, "decide, report" in one.found, "digest" in one.cure) == (
+        "warning",
+        True,
+        True,
+    )
 
 
 # ---- this machine, and the verb ----
@@ -467,18 +594,40 @@ def test_shared_memory_that_does_not_fit_into_a_steps_memory_is_found(tmp_path: 
     assert (one.status, "more memory" in one.cure) == ("failed", True)
 
 
-def test_the_verb_tells_all_and_ends_with_1_where_something_failed(s3_server: S3Server, tmp_path: Path) -> None:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RATCHET_", "KF_", "KUBE"))}
-    environment = {**kept, **s3_server.environment, "HOME": str(tmp_path), "NO_COLOR": "1", "NO_PROXY": "127.0.0.1"}
+def test_the_verb_tells_all_and_ends_with_1_where_something_failed(
+    s3_server: S3Server, tmp_path: Path
+) -> None:
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("RATCHET_", "KF_", "KUBE"))
+    }
+    environment = {
+        **kept,
+        **s3_server.environment,
+        "HOME": str(tmp_path),
+        "NO_COLOR": "1",
+        "NO_PROXY": "127.0.0.1",
+    }
     command = [sys.executable, str(ROOT / "pipeline.py"), "doctor", "--store"]
     done = subprocess.run(
-        [*command, s3_server.new_uri(), "--json"], env=environment, capture_output=True, text=True, check=False
+        [*command, s3_server.new_uri(), "--json"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     told = json.loads(done.stdout)
     assert (done.returncode, told["failed"], told["exit_code"]) == (0, 0, 0), done.stderr
-    assert {"store write-once", "kubernetes", "pipelines"} <= {one["check"] for one in told["checks"]}
+    assert {"store write-once", "kubernetes", "pipelines"} <= {
+        one["check"] for one in told["checks"]
+    }
     done = subprocess.run(
-        [*command, "s3://no-such-bucket/p"], env=environment, capture_output=True, text=True, check=False
+        [*command, "s3://no-such-bucket/p"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 1
     assert "failed   store credentials" in done.stdout
@@ -487,8 +636,15 @@ def test_the_verb_tells_all_and_ends_with_1_where_something_failed(s3_server: S3
 
 
 def test_the_document_counts_what_was_found() -> None:
-    document = as_document([Finding("a", "ok", "x"), Finding("b", "failed", "y", "z"), Finding("c", "skipped", "w")])
-    assert (document["ok"], document["failed"], document["skipped"], document["warning"]) == (1, 1, 1, 0)
+    document = as_document(
+        [Finding("a", "ok", "x"), Finding("b", "failed", "y", "z"), Finding("c", "skipped", "w")]
+    )
+    assert (document["ok"], document["failed"], document["skipped"], document["warning"]) == (
+        1,
+        1,
+        1,
+        0,
+    )
     assert (document["exit_code"], document["checks"][1]["cure"]) == (1, "z")
 
 

@@ -1,4 +1,5 @@
-"""Sampling: the same answers as transformers' generate, a seed per sample, batches that do not matter."""
+"""Sampling: the same answers as transformers' generate, a seed per sample, batches that do not
+matter."""
 
 from __future__ import annotations
 
@@ -38,13 +39,19 @@ def answers(
 
 @pytest.mark.parametrize("architecture", ["llama", "llama-nope", "gpt2", "lstm"])
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
-def test_greedy_answers_are_those_of_transformers_generate(architecture: str, batch_size: int) -> None:
+def test_greedy_answers_are_those_of_transformers_generate(
+    architecture: str, batch_size: int
+) -> None:
     model, codec = tiny_model(architecture, seed=3)
     own = answers(model, codec, batch_size=batch_size)
     for index, text in enumerate(PROMPTS):
         ids = torch.tensor([codec.prompt_ids(text)])
         theirs = model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False, pad_token_id=codec.pad_id
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=12,
+            do_sample=False,
+            pad_token_id=codec.pad_id,
         )[0, ids.shape[1] :].tolist()
         finished = theirs[-1] in codec.end_ids
         assert own[index, 0].ids == (theirs[:-1] if finished else theirs)
@@ -55,7 +62,9 @@ def test_a_sample_depends_on_its_seed_alone_not_on_its_batch() -> None:
     model, codec = tiny_model(seed=1)
     whole = answers(model, codec, seeds=5, temperature=1.0, batch_size=64)
     small = answers(model, codec, seeds=5, temperature=1.0, batch_size=4)
-    assert {key: value.ids for key, value in whole.items()} == {key: value.ids for key, value in small.items()}
+    assert {key: value.ids for key, value in whole.items()} == {
+        key: value.ids for key, value in small.items()
+    }
     assert len({tuple(value.ids) for value in whole.values()}) > len(PROMPTS)
 
 
@@ -77,7 +86,12 @@ def test_top_k_and_top_p_leave_out_the_tail() -> None:
     model, codec = tiny_model(seed=2)
     request = Request(tuple(codec.prompt_ids("12=")), tuple(range(500)))
     with torch.inference_mode():
-        best = model(input_ids=torch.tensor([request.ids])).logits[0, -1].argsort(descending=True).tolist()
+        best = (
+            model(input_ids=torch.tensor([request.ids]))
+            .logits[0, -1]
+            .argsort(descending=True)
+            .tolist()
+        )
     for limits in ({"top_k": 2, "top_p": 1.0}, {"top_k": 0, "top_p": 1e-6}):
         sampling = Sampling(temperature=1.0, max_new_tokens=1, batch_size=500, **limits)  # type: ignore[arg-type]
         drawn = {
@@ -116,7 +130,9 @@ def test_the_numbers_of_a_seed_are_uniform_and_its_own() -> None:
     shares = torch.histc(numbers.float(), bins=20, min=0, max=1) / numbers.numel()
     assert float((shares - 0.05).abs().max()) < 5 * (0.05 * 0.95 / numbers.numel()) ** 0.5
     centred = numbers - 0.5
-    assert float((centred[:, 1:] * centred[:, :-1]).mean().abs()) < 0.002, "one step says nothing of the next"
+    assert float((centred[:, 1:] * centred[:, :-1]).mean().abs()) < 0.002, (
+        "one step says nothing of the next"
+    )
     assert float((centred[1:] * centred[:-1]).mean().abs()) < 0.002, "nor one seed of the next"
 
 
@@ -143,25 +159,40 @@ def test_rows_that_end_early_leave_the_batch_and_change_no_other(architecture: s
     assert lengths[0] < 5
     assert lengths[-1] > 20
     alone = answers(model, codec, seeds=12, temperature=1.5, max_new_tokens=40, batch_size=1)
-    assert {key: value.ids for key, value in together.items()} == {key: value.ids for key, value in alone.items()}
+    assert {key: value.ids for key, value in together.items()} == {
+        key: value.ids for key, value in alone.items()
+    }
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa", NAME])
 @pytest.mark.parametrize("key_heads", [4, 2, 1])
-def test_long_answers_of_every_attention_are_those_of_generate(attention: str, key_heads: int) -> None:
+def test_long_answers_of_every_attention_are_those_of_generate(
+    attention: str, key_heads: int
+) -> None:
     _, codec = tiny_model("llama", max_length=256)
     torch.manual_seed(key_heads)
-    model = LlamaForCausalLM(LlamaConfig(
-        vocab_size=len(codec.tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=key_heads, intermediate_size=64, initializer_range=0.3,
-        eos_token_id=codec.tokenizer.eos_token_id,
-    )).eval()  # fmt: skip
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(codec.tokenizer),
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=key_heads,
+            intermediate_size=64,
+            initializer_range=0.3,
+            eos_token_id=codec.tokenizer.eos_token_id,
+        )
+    ).eval()
     model.lm_head.weight.data[codec.end_ids[0]] = 0  # so that answers are long
     theirs = {}
     for index, text in enumerate(PROMPTS):
         ids = torch.tensor([codec.prompt_ids(text)])
         theirs[index] = model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=150, do_sample=False, pad_token_id=codec.pad_id
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=150,
+            do_sample=False,
+            pad_token_id=codec.pad_id,
         )[0, ids.shape[1] :].tolist()
     if attention == NAME:
         use_shared_heads(model)

@@ -1,4 +1,5 @@
-"""Every step by its own command line, as a container or a person starts it: one tiny campaign, real processes."""
+"""Every step by its own command line, as a container or a person starts it: one tiny campaign, real
+processes."""
 
 from __future__ import annotations
 
@@ -35,11 +36,20 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def command(step: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",
+    }
     return subprocess.run(
-        [sys.executable, "-m", f"components.{step}", *arguments], env=environment, text=True, capture_output=True,
-        check=False, timeout=300,
-    )  # fmt: skip
+        [sys.executable, "-m", f"components.{step}", *arguments],
+        env=environment,
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=300,
+    )
 
 
 def done(step: str, *arguments: str) -> list[str]:
@@ -55,7 +65,14 @@ def test_a_round_can_be_carried_out_by_hand(context: Context, tmp_path: Path) ->
     def receipt(uri: str) -> Receipt:
         return read_receipt(context, ref_of_uri(context, uri))
 
-    recipe = ("--store", context.store.root, "--recipe", str(tmp_path / "recipe.yaml"), "--set", "seed=3")
+    recipe = (
+        "--store",
+        context.store.root,
+        "--recipe",
+        str(tmp_path / "recipe.yaml"),
+        "--set",
+        "seed=3",
+    )
     state, fresh = done("prepare", *recipe)
     assert fresh == "fresh=true"
     assert receipt(state).seed == 3
@@ -83,7 +100,9 @@ def test_a_round_can_be_carried_out_by_hand(context: Context, tmp_path: Path) ->
     assert done("decide", *round_zero) == [decided, go]
 
 
-def test_the_same_entry_trains_in_many_processes_under_torchrun(context: Context, tmp_path: Path) -> None:
+def test_the_same_entry_trains_in_many_processes_under_torchrun(
+    context: Context, tmp_path: Path
+) -> None:
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     recipe = (
         "--store",
@@ -95,16 +114,26 @@ def test_the_same_entry_trains_in_many_processes_under_torchrun(context: Context
     )
     state, _ = done("prepare", *recipe)
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RATCHET_CACHE": str(context.cache.folder.parent)}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "RATCHET_CACHE": str(context.cache.folder.parent),
+    }
     result = subprocess.run(
-        [sys.executable, *torchrun, "-m", "components.train", "--state", state, "--mix", state], env=environment,
-        text=True, capture_output=True, check=False, timeout=300,
-    )  # fmt: skip
+        [sys.executable, *torchrun, "-m", "components.train", "--state", state, "--mix", state],
+        env=environment,
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=300,
+    )
     assert result.returncode == 0, result.stderr[-3000:]
     first, second = result.stdout.split()
     assert first == second, "both processes name the one receipt"
     assert read_receipt(context, ref_of_uri(context, first)).summary["num_processes"] == 2
-    assert done("train", "--state", state, "--mix", state) == [first], "alone it is found, not trained again"
+    assert done("train", "--state", state, "--mix", state) == [first], (
+        "alone it is found, not trained again"
+    )
     assert not list(context.store.list("progress/"))
 
 

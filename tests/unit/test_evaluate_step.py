@@ -1,4 +1,5 @@
-"""The evaluate step over tiny real models: what it measures, and that champion and candidate are held side by side."""
+"""The evaluate step over tiny real models: what it measures, and that champion and candidate are
+held side by side."""
 
 from __future__ import annotations
 
@@ -9,16 +10,36 @@ import pytest
 from components.common.context import Context
 from components.common.receipts import Receipt, fetch
 from components.common.recipe import Recipe
-from components.common.records import Prompt, Result, Sample, TextResult, TrainingRow, prompt_id, read_rows
+from components.common.records import (
+    Prompt,
+    Result,
+    Sample,
+    TextResult,
+    TrainingRow,
+    prompt_id,
+    read_rows,
+)
 from tests.unit.crafted import decided, recipe_of
 from tests.unit.measuring import begun, evaluate, human, model, question, round_zero
 
 KEYS_BEFORE = {
-    "round", "validation_accuracy", "test_accuracy", "slices", "test_slices", "pass_k", "pass_at_k", "perplexity",
-    "tokens", "finished_share", "mean_answer_tokens", "distinct_share",
-}  # fmt: skip
+    "round",
+    "validation_accuracy",
+    "test_accuracy",
+    "slices",
+    "test_slices",
+    "pass_k",
+    "pass_at_k",
+    "perplexity",
+    "tokens",
+    "finished_share",
+    "mean_answer_tokens",
+    "distinct_share",
+}
 SPLITS: dict[str, Any] = {
-    "validation": [question(number, parity="odd" if number % 2 else "even") for number in range(40)],
+    "validation": [
+        question(number, parity="odd" if number % 2 else "even") for number in range(40)
+    ],
     "test": [question(number) for number in range(40, 80)],
     "retention": [human(number) for number in range(12)],
 }
@@ -32,12 +53,19 @@ def rows(context: Context, receipt: Receipt, name: str, kind: Any = Result) -> l
     return list(read_rows(fetch(context, receipt, name), kind))
 
 
-def later(context: Context, start: Receipt, champion: Receipt, evaluation: Receipt, **changes: Any) -> str:
+def later(
+    context: Context, start: Receipt, champion: Receipt, evaluation: Receipt, **changes: Any
+) -> str:
     """URI of the state after round 0."""
     return decided(
-        context, start, champion=champion.ref, champion_evaluation=evaluation.ref, first_evaluation=evaluation.ref,
-        history=(round_zero(champion, evaluation),), **changes,
-    )  # fmt: skip
+        context,
+        start,
+        champion=champion.ref,
+        champion_evaluation=evaluation.ref,
+        first_evaluation=evaluation.ref,
+        history=(round_zero(champion, evaluation),),
+        **changes,
+    )
 
 
 def test_round_0_is_measured_alone(context: Context) -> None:
@@ -46,14 +74,21 @@ def test_round_0_is_measured_alone(context: Context) -> None:
     told = receipt.summary
     assert told.keys() >= KEYS_BEFORE
     assert receipt.objects.keys() == {"results.jsonl", "retention.jsonl", "samples.jsonl"}
-    assert (told["champion"], told["collapse"], told["blocks"], told["warnings"]) == (None, {}, [], [])
+    assert (told["champion"], told["collapse"], told["blocks"], told["warnings"]) == (
+        None,
+        {},
+        [],
+        [],
+    )
     for name, (low, high) in told["intervals"].items():
         assert low <= told[name] <= high, name
     assert told["slices"].keys() == {"parity=even", "parity=odd"}
     assert len(rows(context, receipt, "results.jsonl")) == 80
     drawn = rows(context, receipt, "samples.jsonl", Sample)
     assert len(drawn) == 3 * 40
-    asked = {row.prompt_id: row for row in rows(context, receipt, "results.jsonl") if row.num_samples}
+    asked = {
+        row.prompt_id: row for row in rows(context, receipt, "results.jsonl") if row.num_samples
+    }
     answers = {prompt.id: prompt.reference["answer"] for prompt in SPLITS["test"]}
     for prompt, row in asked.items():
         own = [sample.text for sample in drawn if sample.prompt_id == prompt]
@@ -77,27 +112,38 @@ def test_a_champion_of_the_same_work_is_taken_from_its_receipt(context: Context)
     for name in ("results.jsonl", "retention.jsonl", "samples.jsonl"):
         assert after.objects[f"champion/{name}"] == before.objects[name]
         assert after.objects[name] != before.objects[name]
-    assert context.costs["tokens_generated"] == after.summary["tokens"], "only the candidate was asked"
+    assert context.costs["tokens_generated"] == after.summary["tokens"], (
+        "only the candidate was asked"
+    )
     for name, value in after.summary["champion"].items():
         assert value == before.summary[name]
     mine, theirs = (
-        [row.prompt_id for row in rows(context, after, name)] for name in ("results.jsonl", "champion/results.jsonl")
+        [row.prompt_id for row in rows(context, after, name)]
+        for name in ("results.jsonl", "champion/results.jsonl")
     )
     assert mine == theirs
     assert after.inputs["champion"] == first.digest
     assert after.summary["collapse"].keys() >= {"perplexity", "length", "pass_at_k"}
 
 
-def test_a_champion_measured_by_other_settings_is_measured_anew_beside_the_candidate(context: Context) -> None:
+def test_a_champion_measured_by_other_settings_is_measured_anew_beside_the_candidate(
+    context: Context,
+) -> None:
     first, second = model(context, 0), model(context, 1)
-    old = evaluate(context, begun(context, recipe_of(generate={"max_new_tokens": 2}), **SPLITS), first)
+    old = evaluate(
+        context, begun(context, recipe_of(generate={"max_new_tokens": 2}), **SPLITS), first
+    )
     start = begun(context, recipe(), **SPLITS)
     context.costs.clear()
     after = evaluate(context, later(context, start, first, old), second)
     assert after.summary["measurement"]["champion_reused"] is False
     assert context.costs["tokens_generated"] > after.summary["tokens"], "both were asked"
     fresh = evaluate(context, start, first)
-    assert after.objects["champion/results.jsonl"] == fresh.objects["results.jsonl"] != old.objects["results.jsonl"]
+    assert (
+        after.objects["champion/results.jsonl"]
+        == fresh.objects["results.jsonl"]
+        != old.objects["results.jsonl"]
+    )
     assert after.summary["measurement"]["champion"] == fresh.summary["measurement"]["candidate"]
 
 
@@ -107,9 +153,14 @@ def test_round_0_stays_the_base_of_collapse_when_another_is_champion(context: Co
     one = evaluate(context, later(context, start, first, zero), second)
     state = later(context, start, first, zero)
     state = decided(
-        context, start, round=1, champion=second.ref, champion_evaluation=one.ref, first_evaluation=zero.ref,
+        context,
+        start,
+        round=1,
+        champion=second.ref,
+        champion_evaluation=one.ref,
+        first_evaluation=zero.ref,
         history=(round_zero(first, zero),),
-    )  # fmt: skip
+    )
     same_as_zero = evaluate(context, state, first)
     assert same_as_zero.summary["measurement"]["champion_reused"] is True
     assert same_as_zero.objects["champion/results.jsonl"] == one.objects["results.jsonl"]
@@ -121,7 +172,10 @@ def test_round_0_stays_the_base_of_collapse_when_another_is_champion(context: Co
 def test_a_model_that_lost_human_text_raises_the_alarm(context: Context) -> None:
     start, first = begun(context, recipe(), **SPLITS), model(context, 0)
     zero = evaluate(context, start, first)
-    candidates = [evaluate(context, later(context, start, first, zero), model(context, seed)) for seed in (1, 2)]
+    candidates = [
+        evaluate(context, later(context, start, first, zero), model(context, seed))
+        for seed in (1, 2)
+    ]
     worst = max(candidates, key=lambda one: float(one.summary["perplexity"]))
     ratio = worst.summary["perplexity"] / zero.summary["perplexity"]
     assert worst.summary["collapse"]["perplexity"]["ratio"] == pytest.approx(ratio)
@@ -134,14 +188,23 @@ def test_labels_are_chosen_by_likelihood(context: Context) -> None:
         label = "11" if number % 2 else "2"
         text = f"{number:02d}="
         return Prompt(
-            id=prompt_id(text), text=text, verifier="exact", reference={"answer": label}, tags={"label": label}
+            id=prompt_id(text),
+            text=text,
+            verifier="exact",
+            reference={"answer": label},
+            tags={"label": label},
         )
 
-    taught = TrainingRow(id="t", prompt="0=", completion="305", source="human", round=0, tags={"label": "305"})
+    taught = TrainingRow(
+        id="t", prompt="0=", completion="305", source="human", round=0, tags={"label": "305"}
+    )
     start = begun(
-        context, recipe(), validation=[labelled(number) for number in range(10)],
-        test=[*(labelled(number) for number in range(10, 30)), question(50)], train=[taught],
-    )  # fmt: skip
+        context,
+        recipe(),
+        validation=[labelled(number) for number in range(10)],
+        test=[*(labelled(number) for number in range(10, 30)), question(50)],
+        train=[taught],
+    )
     receipt = evaluate(context, start, model(context, 0))
     found = receipt.summary["classification"]
     assert (found["validation"]["n"], found["test"]["n"]) == (10, 20)
@@ -150,7 +213,8 @@ def test_labels_are_chosen_by_likelihood(context: Context) -> None:
     right = [row.predicted == row.label for row in asked if row.split == "test"]
     assert found["test"]["accuracy"] == sum(right) / 20
     assert receipt.summary["test_slices"]["label=11"]["label_accuracy"] == pytest.approx(
-        sum(row.predicted == "11" for row in asked if row.label == "11" and row.split == "test") / 10
+        sum(row.predicted == "11" for row in asked if row.label == "11" and row.split == "test")
+        / 10
     )
     assert receipt.summary["retention"] is None
     assert receipt.summary["perplexity"] is None
@@ -160,17 +224,25 @@ def test_what_is_not_measured_is_said(context: Context) -> None:
     def labelled(number: int) -> Prompt:
         text = f"{number}="
         return Prompt(
-            id=prompt_id(text), text=text, verifier="exact", reference={"answer": text}, tags={"label": text}
-        )  # fmt: skip
+            id=prompt_id(text),
+            text=text,
+            verifier="exact",
+            reference={"answer": text},
+            tags={"label": text},
+        )
 
     long = TrainingRow(id="long", prompt="1" * 600, completion="2", source="human", round=0)
     start = begun(
-        context, recipe_of(generate={"max_new_tokens": 2}, train={"max_length": 20}),
-        validation=[labelled(number) for number in range(70)], test=[question(99)], retention=[human(1), long],
-    )  # fmt: skip
+        context,
+        recipe_of(generate={"max_new_tokens": 2}, train={"max_length": 20}),
+        validation=[labelled(number) for number in range(70)],
+        test=[question(99)],
+        retention=[human(1), long],
+    )
     told = evaluate(context, start, model(context, 0)).summary
     assert told["skipped"] == {
-        "classification": "70 labels, at most 64", "texts": "1 rows whose prompt is as long as train.max_length",
-    }  # fmt: skip
+        "classification": "70 labels, at most 64",
+        "texts": "1 rows whose prompt is as long as train.max_length",
+    }
     assert told["classification"] == {}
     assert told["retention"]["n"] == 1

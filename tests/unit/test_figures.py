@@ -1,4 +1,5 @@
-"""The README's figures are those of the file that benchmarks write, and a missed bound is not hidden."""
+"""The README's figures are those of the file that benchmarks write, and a missed bound is not
+hidden."""
 
 from __future__ import annotations
 

@@ -20,8 +20,13 @@ LABEL_FREE = SelectSection(verifier=False, max_length_ratio=1000.0, minhash_thre
 
 
 def test_a_right_answer_is_kept_as_the_model_wrote_it_and_a_wrong_one_is_dropped() -> None:
-    outcome = select(answers(ask("Capital of France?", "Paris  today"), " Paris today\n", "Lyon"), SelectSection())
-    assert kept_texts(outcome) == ["Paris today"]  # the model's own text, not the reference's spelling
+    outcome = select(
+        answers(ask("Capital of France?", "Paris  today"), " Paris today\n", "Lyon"),
+        SelectSection(),
+    )
+    assert kept_texts(outcome) == [
+        "Paris today"
+    ]  # the model's own text, not the reference's spelling
     assert reasons(outcome) == {"verifier": 1}
     assert "Lyon" in outcome[1][0].detail
     assert "reference" not in outcome[1][0].row
@@ -62,7 +67,10 @@ def test_a_tied_vote_goes_to_the_answer_sampled_first() -> None:
 
 def test_cut_off_samples_count_against_the_majority() -> None:
     prompt = ask("hard", "?")
-    samples = [say(prompt, 0, "5"), *(say(prompt, index, "5", finished=False) for index in (1, 2, 3))]
+    samples = [
+        say(prompt, 0, "5"),
+        *(say(prompt, index, "5", finished=False) for index in (1, 2, 3)),
+    ]
     candidates = make_candidates({prompt.id: prompt}, samples)
     assert candidates[0].vote_share == 0.25
     outcome = select(candidates, LABEL_FREE.model_copy(update={"min_vote_share": 0.5}))
@@ -71,12 +79,21 @@ def test_cut_off_samples_count_against_the_majority() -> None:
 
 def test_answers_are_measured_against_the_median_length_of_their_own_slice() -> None:
     short = [one for n in range(5) for one in answers(ask(f"short {n}", "?", task="gcd"), f"{n}")]
-    long = [one for n in range(5) for one in answers(ask(f"long {n}", "?", task="essay"), "x" * 40 + str(n))]
-    odd = answers(ask("short odd", "?", task="gcd"), "far too long") + answers(ask("long odd", "?", task="essay"), "x")
+    long = [
+        one
+        for n in range(5)
+        for one in answers(ask(f"long {n}", "?", task="essay"), "x" * 40 + str(n))
+    ]
+    odd = answers(ask("short odd", "?", task="gcd"), "far too long") + answers(
+        ask("long odd", "?", task="essay"), "x"
+    )
     section = LABEL_FREE.model_copy(update={"min_length_ratio": 0.2, "max_length_ratio": 4.0})
     outcome = select(short + long + odd, section)
     assert len(outcome[0]) == 10
-    assert {row.row["text"] for row in outcome[1] if row.reason == "length"} == {"far too long", "x"}
+    assert {row.row["text"] for row in outcome[1] if row.reason == "length"} == {
+        "far too long",
+        "x",
+    }
 
 
 def test_repeats_of_a_sample_or_of_a_human_row_are_dropped() -> None:
@@ -94,7 +111,9 @@ def test_the_same_answer_to_another_prompt_is_no_repeat() -> None:
 
 
 def test_the_cap_keeps_the_first_samples_of_each_prompt() -> None:
-    outcome = select(answers(ask("poem", "?"), *"abcdef"), LABEL_FREE.model_copy(update={"max_per_prompt": 2}))
+    outcome = select(
+        answers(ask("poem", "?"), *"abcdef"), LABEL_FREE.model_copy(update={"max_per_prompt": 2})
+    )
     assert kept_texts(outcome) == ["a", "b"]
     assert reasons(outcome) == {"cap": 4}
 
@@ -110,7 +129,9 @@ def test_planted_near_duplicates_are_found_and_distinct_texts_stay() -> None:
     originals = [sentence(draw) for _ in range(60)]
     copies = [text.replace(" ", " very ", 1) for text in originals[:20]]
     candidates = [
-        one for n, text in enumerate(originals + copies) for one in answers(ask(f"story {chr(0x4E00 + n)}", "?"), text)
+        one
+        for n, text in enumerate(originals + copies)
+        for one in answers(ask(f"story {chr(0x4E00 + n)}", "?"), text)
     ]
     kept, dropped = select(candidates, LABEL_FREE.model_copy(update={"minhash_threshold": 0.8}))
     assert len(kept) == 60
@@ -120,7 +141,9 @@ def test_planted_near_duplicates_are_found_and_distinct_texts_stay() -> None:
     assert all(len(pair & left) == 1 for pair in pairs)
     assert {row.reason for row in dropped} == {"near_duplicate"}
     shingles = [shingles_of(f"{one.prompt.text}\n{one.text}") for one in kept]
-    assert max(jaccard(*pair) for pair in itertools.combinations(shingles, 2)) < 0.8, "compared all with all"
+    assert max(jaccard(*pair) for pair in itertools.combinations(shingles, 2)) < 0.8, (
+        "compared all with all"
+    )
 
 
 def test_problems_of_one_template_are_no_near_duplicates() -> None:
@@ -133,24 +156,34 @@ def test_problems_of_one_template_are_no_near_duplicates() -> None:
         word = "".join(draw.choices("abcdefghij", k=6))
         question = f"Spell this word backward (example: sun -> nus). Give only the word as your answer: {word}"
         candidates += answers(ask(question, "?", task="spell"), word[::-1])
-    assert len(select(candidates, LABEL_FREE.model_copy(update={"minhash_threshold": 0.8}))[0]) == 160
+    assert (
+        len(select(candidates, LABEL_FREE.model_copy(update={"minhash_threshold": 0.8}))[0]) == 160
+    )
 
 
 def test_two_problems_that_differ_in_their_numbers_alone_are_no_near_duplicates() -> None:
     """Too few to know the template by: the numbers decide."""
-    question = (
-        "A farmer sells {} eggs every morning at the market in the village and keeps the rest. How many in a week?"
-    )
-    candidates = [one for n in (3, 4) for one in answers(ask(question.format(n), "?"), "It depends on the hens.")]
+    question = "A farmer sells {} eggs every morning at the market in the village and keeps the rest. How many in a week?"
+    candidates = [
+        one
+        for n in (3, 4)
+        for one in answers(ask(question.format(n), "?"), "It depends on the hens.")
+    ]
     assert len(select(candidates, LABEL_FREE.model_copy(update={"minhash_threshold": 0.8}))[0]) == 2
-    same = answers(ask(question.format(3), "?"), "It depends on the hens.", "It depends on the hens!")
+    same = answers(
+        ask(question.format(3), "?"), "It depends on the hens.", "It depends on the hens!"
+    )
     assert len(select(same, LABEL_FREE.model_copy(update={"minhash_threshold": 0.8}))[0]) == 1
 
 
 def test_short_digit_answers_are_not_merged() -> None:
     draw = random.Random(2)
     numbers = draw.sample(range(10**8, 10**9), 400)
-    candidates = [one for n in numbers for one in answers(ask(f"{n}=", str(n)[::-1], length="9"), str(n)[::-1])]
+    candidates = [
+        one
+        for n in numbers
+        for one in answers(ask(f"{n}=", str(n)[::-1], length="9"), str(n)[::-1])
+    ]
     assert len(select(candidates, SelectSection())[0]) == 400
     few = [one for n in (1, 2, 11, 12) for one in answers(ask(f"{n}=", str(n)[::-1]), str(n)[::-1])]
     assert len(select(few, SelectSection())[0]) == 4
@@ -177,13 +210,27 @@ def test_samples_without_prompt_or_sampled_twice_are_corrupt() -> None:
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(
-        st.tuples(st.integers(0, 5), st.sampled_from(["1", "2", " 2", "", "33333333", "some words"]), st.booleans()),
-        min_size=1, max_size=40,
+        st.tuples(
+            st.integers(0, 5),
+            st.sampled_from(["1", "2", " 2", "", "33333333", "some words"]),
+            st.booleans(),
+        ),
+        min_size=1,
+        max_size=40,
     ),
-    st.sampled_from([0.0, 0.4, 0.9]), st.booleans(), st.sampled_from([0.8, 1.0]), st.integers(1, 3), st.randoms(),
-)  # fmt: skip
+    st.sampled_from([0.0, 0.4, 0.9]),
+    st.booleans(),
+    st.sampled_from([0.8, 1.0]),
+    st.integers(1, 3),
+    st.randoms(),
+)
 def test_every_sample_is_kept_or_dropped_once_whatever_its_order(
-    drawn: list[tuple[int, str, bool]], votes: float, verifier: bool, jaccard: float, cap: int, shuffle: random.Random
+    drawn: list[tuple[int, str, bool]],
+    votes: float,
+    verifier: bool,
+    jaccard: float,
+    cap: int,
+    shuffle: random.Random,
 ) -> None:
     prompts = {prompt.id: prompt for prompt in (ask(f"{n}+1=", str(n + 1)) for n in range(6))}
     places = sorted(prompts)
@@ -193,7 +240,9 @@ def test_every_sample_is_kept_or_dropped_once_whatever_its_order(
         prompt = prompts[places[place]]
         samples.append(say(prompt, counts[prompt.id], text, finished))
         counts[prompt.id] += 1
-    section = SelectSection(verifier=verifier, min_vote_share=votes, minhash_threshold=jaccard, max_per_prompt=cap)
+    section = SelectSection(
+        verifier=verifier, min_vote_share=votes, minhash_threshold=jaccard, max_per_prompt=cap
+    )
     kept, dropped = select(make_candidates(prompts, samples), section)
     out = [(one.sample.prompt_id, one.sample.index) for one in kept]
     out += [(row.row["prompt_id"], row.row["index"]) for row in dropped]

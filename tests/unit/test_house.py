@@ -1,4 +1,5 @@
-"""Rules of the house that import-linter cannot see: what modules import as they are loaded, and what the locks pin."""
+"""Rules of the house that import-linter cannot see: what modules import as they are loaded, and
+what the locks pin."""
 
 from __future__ import annotations
 
@@ -52,7 +53,9 @@ def test_a_component_is_a_thin_shell_of_its_own_step(folder: Path) -> None:
 def test_heavy_libraries_are_loaded_only_where_work_is_done_with_them(folder: Path) -> None:
     # Of train, what is loaded before a training process begins.
     light = {"__main__.py", "component.py", "step.py", "job.py", "processes.py"}
-    training = {path.name for path in folder.glob("*.py")} - light if folder.name == "train" else set()
+    training = (
+        {path.name for path in folder.glob("*.py")} - light if folder.name == "train" else set()
+    )
     for path in sorted(folder.glob("*.py")):
         names = loaded_by(path)
         roots = {name.split(".")[0] for name in names}
@@ -63,20 +66,34 @@ def test_heavy_libraries_are_loaded_only_where_work_is_done_with_them(folder: Pa
 
 def pins(path: Path) -> dict[str, str]:
     """Name → version of every pinned line."""
-    found = re.findall(r"^([A-Za-z0-9._-]+)==([^\s\\]+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    found = re.findall(
+        r"^([A-Za-z0-9._-]+)==([^\s\\]+)", path.read_text(encoding="utf-8"), re.MULTILINE
+    )
     return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in found}
 
 
 def test_every_requirement_is_pinned_and_locked_with_a_hash() -> None:
-    for name, lock in (("base.in", "dev.lock"), ("dev.in", "dev.lock"), ("bootstrap.in", "bootstrap.lock")):
+    for name, lock in (
+        ("base.in", "dev.lock"),
+        ("dev.in", "dev.lock"),
+        ("bootstrap.in", "bootstrap.lock"),
+    ):
         wanted, locked = pins(LOCKS / name), pins(LOCKS / lock)
-        lines = [line for line in (LOCKS / name).read_text().splitlines() if line and line[0] not in "#-"]
+        lines = [
+            line for line in (LOCKS / name).read_text().splitlines() if line and line[0] not in "#-"
+        ]
         assert len(lines) == len(wanted), f"{name}: every requirement needs an exact version"
-        stale = {one: version for one, version in wanted.items() if locked.get(one, "").split("+")[0] != version}
+        stale = {
+            one: version
+            for one, version in wanted.items()
+            if locked.get(one, "").split("+")[0] != version
+        }
         assert not stale, f"{lock} is stale: `make lock`"
     for path in LOCKS.glob("*.lock"):
         text = path.read_text()
-        assert len(re.findall(r"^\S+==\S+ \\\n    --hash=sha256:[0-9a-f]{64}", text, re.MULTILINE)) == len(pins(path))
+        assert len(
+            re.findall(r"^\S+==\S+ \\\n    --hash=sha256:[0-9a-f]{64}", text, re.MULTILINE)
+        ) == len(pins(path))
         assert "://" not in text
 
 

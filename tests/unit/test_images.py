@@ -1,4 +1,5 @@
-"""The images, as far as their sources tell: packages, names, and the first process of every container."""
+"""The images, as far as their sources tell: packages, names, and the first process of every
+container."""
 
 from __future__ import annotations
 
@@ -56,9 +57,17 @@ def canonical(name: str) -> str:
 @pytest.mark.parametrize("step", sorted(IMAGES["steps"]))
 def test_what_a_step_imports_is_in_its_image(step: str) -> None:
     names = {name.split(".")[0] for path in sources(step) for name in imported(path)}
-    names |= {"tensorboard"} if any("torch.utils.tensorboard" in imported(path) for path in sources(step)) else set()
+    names |= (
+        {"tensorboard"}
+        if any("torch.utils.tensorboard" in imported(path) for path in sources(step))
+        else set()
+    )
     foreign = names - set(sys.stdlib_module_names) - {"components"} - GUARDED
-    missing = {name for name in foreign if not {canonical(one) for one in PROVIDERS[name]} & locked(family_of(step))}
+    missing = {
+        name
+        for name in foreign
+        if not {canonical(one) for one in PROVIDERS[name]} & locked(family_of(step))
+    }
     assert not missing, f"add them to docker/requirements/{family_of(step)}.in, then `make lock`"
 
 
@@ -77,7 +86,9 @@ def test_every_step_runs_in_the_image_that_its_shell_names() -> None:
 
 
 def test_the_locks_of_the_images_are_cut_from_the_lock_that_the_tests_run_with() -> None:
-    done = subprocess.run([sys.executable, str(DOCKER / "locks.py"), "--check"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, str(DOCKER / "locks.py"), "--check"], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -100,19 +111,25 @@ def test_an_image_with_vllm_has_all_that_the_one_without_has_in_the_same_version
 
 
 def chosen_base(folder: Path, here: str, *, release: bool) -> subprocess.CompletedProcess[str]:
-    """What build.py would build from, with a client of an engine that has one image and reaches no registry."""
+    """What build.py would build from, with a client of an engine that has one image and reaches no
+    registry."""
     client = folder / "docker"
     client.write_text(f'#!/bin/sh\n[ "$1" = image ] && [ "$3" = "{here}" ]\n')
     client.chmod(0o755)
     program = f"import build; print(build.base_image(release={release}))"
     environment = {key: value for key, value in os.environ.items() if key != "BASE_IMAGE"}
     return subprocess.run(
-        [sys.executable, "-c", program], cwd=DOCKER, env={**environment, "DOCKER": str(client)}, capture_output=True,
+        [sys.executable, "-c", program],
+        cwd=DOCKER,
+        env={**environment, "DOCKER": str(client)},
+        capture_output=True,
         text=True,
-    )  # fmt: skip
+    )
 
 
-def test_images_are_built_from_the_pinned_base_or_a_stand_in_that_is_told_and_never_published(tmp_path: Path) -> None:
+def test_images_are_built_from_the_pinned_base_or_a_stand_in_that_is_told_and_never_published(
+    tmp_path: Path,
+) -> None:
     base = IMAGES["base"]
     pinned = f"{base['image']}@{base['digest']}"
     default = f"ARG BASE_IMAGE={base['image']}:{base['tag']}@{base['digest']}\n"
@@ -122,11 +139,16 @@ def test_images_are_built_from_the_pinned_base_or_a_stand_in_that_is_told_and_ne
     away = chosen_base(tmp_path, base["stand_in"], release=False)
     assert away.stdout == f"{base['stand_in']}\n"
     assert f"WARNING: {pinned} cannot be pulled; building from {base['stand_in']}" in away.stderr
-    assert "what is published is built from it" in chosen_base(tmp_path, base["stand_in"], release=True).stderr
+    assert (
+        "what is published is built from it"
+        in chosen_base(tmp_path, base["stand_in"], release=True).stderr
+    )
 
 
 @pytest.mark.parametrize(
-    ("command", "status"), [("exit 7", 7), ("kill -KILL $$", 137), ("kill -TERM $$", 143)], ids=["own", "kill", "term"]
+    ("command", "status"),
+    [("exit 7", 7), ("kill -KILL $$", 137), ("kill -TERM $$", 143)],
+    ids=["own", "kill", "term"],
 )
 def test_the_first_process_ends_as_its_command_does(command: str, status: int) -> None:
     assert subprocess.run([*ENTRY, "sh", "-c", command]).returncode == status
@@ -134,7 +156,10 @@ def test_the_first_process_ends_as_its_command_does(command: str, status: int) -
 
 def test_a_command_that_is_not_there_is_told() -> None:
     done = subprocess.run([*ENTRY, "no-such-command"], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (127, "error: no-such-command: No such file or directory\n")
+    assert (done.returncode, done.stderr) == (
+        127,
+        "error: no-such-command: No such file or directory\n",
+    )
 
 
 def test_sigterm_reaches_a_step_behind_a_shell_and_is_waited_for(tmp_path: Path) -> None:
@@ -144,11 +169,13 @@ def test_sigterm_reaches_a_step_behind_a_shell_and_is_waited_for(tmp_path: Path)
         "def save(*_):\n    time.sleep(0.5); open('saved', 'w').close(); sys.exit(0)\n"
         "signal.signal(signal.SIGTERM, save)\nopen('ready', 'w').close()\ntime.sleep(60)\n"
     )
-    # Like the first process of a container it becomes the parent of orphans (PR_SET_CHILD_SUBREAPER).
+    # Like the first process of a container it becomes the parent of orphans
+    # (PR_SET_CHILD_SUBREAPER).
     first = subprocess.Popen(
-        [*ENTRY, "sh", "-ec", f"{sys.executable} {step}; echo"], cwd=tmp_path,
+        [*ENTRY, "sh", "-ec", f"{sys.executable} {step}; echo"],
+        cwd=tmp_path,
         preexec_fn=lambda: ctypes.CDLL(None).prctl(36, 1),
-    )  # fmt: skip
+    )
     deadline = time.monotonic() + 20
     while not (tmp_path / "ready").exists() and time.monotonic() < deadline:
         time.sleep(0.02)

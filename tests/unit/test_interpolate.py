@@ -18,7 +18,9 @@ SHARES = (0.25, 0.5, 0.75, 1.0)
 
 def test_of_weights_tuned_too_far_those_on_the_way_are_chosen() -> None:
     model, codec = tiny_model("llama", seed=1)
-    rows = [EncodedRow(*codec.row_ids(f"{text}=", text[::-1])) for text in ("12", "345", "6789", "01")]
+    rows = [
+        EncodedRow(*codec.row_ids(f"{text}=", text[::-1])) for text in ("12", "345", "6789", "01")
+    ]
     loss = CompletionLoss(model)
 
     def loss_of(weights: Mapping[str, Tensor]) -> float:
@@ -35,7 +37,8 @@ def test_of_weights_tuned_too_far_those_on_the_way_are_chosen() -> None:
 
     chosen = choose_share(base, tuned, loss_of)
     expected = {
-        share: loss_of({name: (1 - share) * base[name] + share * tuned[name] for name in base}) for share in SHARES
+        share: loss_of({name: (1 - share) * base[name] + share * tuned[name] for name in base})
+        for share in SHARES
     }
     assert chosen.losses == pytest.approx(expected)
     assert chosen.share == min(expected, key=expected.__getitem__) < 1.0
@@ -64,12 +67,20 @@ def test_weights_are_mixed_in_float32_whatever_they_are_kept_in() -> None:
         (dict.fromkeys(SHARES, math.nan), 1.0),
     ],
 )
-def test_of_equal_losses_the_one_that_changes_least_is_chosen(losses: dict[float, float], share: float) -> None:
-    chosen = choose_share({"w": torch.zeros(1)}, {"w": torch.ones(1)}, lambda weights: losses[float(weights["w"])])
+def test_of_equal_losses_the_one_that_changes_least_is_chosen(
+    losses: dict[float, float], share: float
+) -> None:
+    chosen = choose_share(
+        {"w": torch.zeros(1)}, {"w": torch.ones(1)}, lambda weights: losses[float(weights["w"])]
+    )
     assert chosen.share == share
     assert chosen.weights["w"].item() == share
 
 
 def test_weights_of_different_models_are_refused_by_name() -> None:
     with pytest.raises(ValueError, match="differ in name or shape: b"):
-        interpolate({"a": torch.zeros(2), "b": torch.zeros(2)}, {"a": torch.zeros(2), "b": torch.zeros(3)}, 0.5)
+        interpolate(
+            {"a": torch.zeros(2), "b": torch.zeros(2)},
+            {"a": torch.zeros(2), "b": torch.zeros(3)},
+            0.5,
+        )

@@ -40,7 +40,9 @@ def test_a_job_is_created_and_followed_to_its_end(api: KubernetesApi, launcher: 
     assert NAME in api.jobs
 
 
-def test_a_running_job_of_the_same_step_is_attached_to(api: KubernetesApi, launcher: Launcher) -> None:
+def test_a_running_job_of_the_same_step_is_attached_to(
+    api: KubernetesApi, launcher: Launcher
+) -> None:
     uid = keep(api, spec=replace(SPEC, run_id="first-try"))
     api.later = [nothing, api.condition("Complete")]
     launcher.run()
@@ -64,7 +66,9 @@ def test_a_job_found_complete_is_only_read(api: KubernetesApi, launcher: Launche
     assert methods(api) == ["POST", "GET"]
 
 
-def test_a_job_found_complete_whose_result_is_lost_is_made_anew(api: KubernetesApi, launcher: Launcher) -> None:
+def test_a_job_found_complete_whose_result_is_lost_is_made_anew(
+    api: KubernetesApi, launcher: Launcher
+) -> None:
     uid = keep(api, api.condition("Complete"))
     api.later = [nothing, nothing, api.condition("Complete")]
     launcher.run(has_receipt=lambda: False)
@@ -95,7 +99,9 @@ def test_a_job_that_is_being_deleted_is_waited_for(api: KubernetesApi, launcher:
     assert "DELETE" not in methods(api)
 
 
-def test_a_removal_that_never_ends_is_transient_and_names_the_pods(api: KubernetesApi, launcher: Launcher) -> None:
+def test_a_removal_that_never_ends_is_transient_and_names_the_pods(
+    api: KubernetesApi, launcher: Launcher
+) -> None:
     keep(api, api.condition("Failed"))
     api.reads_until_gone = 10**6
     launcher.patience = replace(HASTE, removal_seconds=0.3)
@@ -109,13 +115,22 @@ def test_a_job_that_vanishes_is_transient(api: KubernetesApi, launcher: Launcher
         launcher.run()
 
 
-def test_a_job_that_another_launcher_made_anew_is_attached_to(api: KubernetesApi, launcher: Launcher) -> None:
-    api.later = [nothing, lambda: api.jobs.update({NAME: stored(manifest(SPEC))}), nothing, api.condition("Complete")]
+def test_a_job_that_another_launcher_made_anew_is_attached_to(
+    api: KubernetesApi, launcher: Launcher
+) -> None:
+    api.later = [
+        nothing,
+        lambda: api.jobs.update({NAME: stored(manifest(SPEC))}),
+        nothing,
+        api.condition("Complete"),
+    ]
     launcher.run()
     assert "by another launcher" in launcher.notes()
 
 
-def test_a_job_that_vanishes_between_refusal_and_read_is_created(api: KubernetesApi, launcher: Launcher) -> None:
+def test_a_job_that_vanishes_between_refusal_and_read_is_created(
+    api: KubernetesApi, launcher: Launcher
+) -> None:
     keep(api)
     api.later = [api.jobs.clear, nothing, api.condition("Complete")]
     launcher.run()
@@ -210,7 +225,9 @@ def test_a_job_of_another_step_outlives_a_cancellation(
     assert "DELETE" not in methods(api)
 
 
-def test_a_release_that_fails_is_said(api: KubernetesApi, launcher: Launcher, received: list[int]) -> None:
+def test_a_release_that_fails_is_said(
+    api: KubernetesApi, launcher: Launcher, received: list[int]
+) -> None:
     api.denied = {("delete", "trainjobs")}
     launcher.patience = replace(HASTE, poll_seconds=5.0)
     api.faults = [answered_and_signalled(signal.SIGTERM)]
@@ -219,14 +236,18 @@ def test_a_release_that_fails_is_said(api: KubernetesApi, launcher: Launcher, re
     assert "could not be deleted and goes on: no permission to delete trainjobs" in launcher.notes()
 
 
-def test_an_end_leaves_the_previous_handler(api: KubernetesApi, launcher: Launcher, received: list[int]) -> None:
+def test_an_end_leaves_the_previous_handler(
+    api: KubernetesApi, launcher: Launcher, received: list[int]
+) -> None:
     api.later = [api.condition("Complete")]
     launcher.run()
     os.kill(os.getpid(), signal.SIGTERM)
     assert received == [signal.SIGTERM]
 
 
-def test_outside_the_main_thread_a_job_is_followed_without_signals(api: KubernetesApi, launcher: Launcher) -> None:
+def test_outside_the_main_thread_a_job_is_followed_without_signals(
+    api: KubernetesApi, launcher: Launcher
+) -> None:
     api.later = [nothing, api.condition("Complete")]
     thread = threading.Thread(target=launcher.run)
     thread.start()
@@ -237,5 +258,7 @@ def test_outside_the_main_thread_a_job_is_followed_without_signals(api: Kubernet
 def test_the_launcher_loads_no_kubernetes_library_before_it_is_used() -> None:
     libraries = ("kubernetes", "kubeflow_trainer_api", "torch")
     loaded = f"import sys, components.train.nodes.launch; print([name for name in {libraries} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", loaded], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", loaded], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"

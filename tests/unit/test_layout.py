@@ -9,7 +9,23 @@ from hypothesis import strategies as st
 from components.common import layout
 from components.common.errors import UserError
 
-ESCAPES = ["", ".", "..", "/", "a/b", "../a", "a/..", ".hidden", "a b", "a\n", "a\0", "ä", "-rf", "a..b", "x" * 201]
+ESCAPES = [
+    "",
+    ".",
+    "..",
+    "/",
+    "a/b",
+    "../a",
+    "a/..",
+    ".hidden",
+    "a b",
+    "a\n",
+    "a\0",
+    "ä",
+    "-rf",
+    "a..b",
+    "x" * 201,
+]
 
 
 @pytest.mark.parametrize("text", ESCAPES)
@@ -81,7 +97,9 @@ def test_a_listing_takes_folders_only() -> None:
             layout.folder_prefix(text)
 
 
-@pytest.mark.parametrize("digest", ["", "a" * 63, "a" * 65, "A" * 64, "g" * 64, "a" * 64 + "\n", "../" + "a" * 61])
+@pytest.mark.parametrize(
+    "digest", ["", "a" * 63, "a" * 65, "A" * 64, "g" * 64, "a" * 64 + "\n", "../" + "a" * 61]
+)
 def test_only_a_sha256_in_lower_case_hex_is_a_content_address(digest: str) -> None:
     with pytest.raises(UserError, match="not a SHA-256"):
         layout.object_key(digest)
@@ -91,7 +109,9 @@ def test_objects_are_spread_over_256_folders() -> None:
     assert layout.object_key("ab" * 32) == "objects/ab/" + "ab" * 32
 
 
-@pytest.mark.parametrize("root", ["file:///data/runs", "s3://bucket", "s3://bucket/a/prefix", "file:///data/steps/x"])
+@pytest.mark.parametrize(
+    "root", ["file:///data/runs", "s3://bucket", "s3://bucket/a/prefix", "file:///data/steps/x"]
+)
 def test_the_uri_of_a_receipt_gives_back_store_step_and_key(root: str) -> None:
     uri = f"{root}/{layout.receipt_key('train', '0123abc')}"
     assert layout.split_receipt_uri(uri) == (root, "train", "0123abc")
@@ -100,11 +120,16 @@ def test_the_uri_of_a_receipt_gives_back_store_step_and_key(root: str) -> None:
 @pytest.mark.parametrize(
     "uri",
     [
-        "file:///data", "file:///data/steps/train", "file:///data/steps/train/key", "steps/train/key.json",
-        "/steps/train/key.json", "file:///data/steps/../key.json", "file:///data/steps/train/../../x.json",
+        "file:///data",
+        "file:///data/steps/train",
+        "file:///data/steps/train/key",
+        "steps/train/key.json",
+        "/steps/train/key.json",
+        "file:///data/steps/../key.json",
+        "file:///data/steps/train/../../x.json",
         "s3://b/steps/train/key.json",
     ],
-)  # fmt: skip
+)
 def test_what_is_no_uri_of_a_receipt_is_refused(uri: str) -> None:
     with pytest.raises(UserError):
         layout.split_receipt_uri(uri)
@@ -131,10 +156,24 @@ def test_a_store_has_one_spelling(uri: str, root: str) -> None:
 @pytest.mark.parametrize(
     "uri",
     [
-        "", "/data", "data", "file://data/runs", "file:///", "file:///..", "file://host/data", "s3://", "s3://B/x", "s3://a/x",
-        "s3://bucket/a/../b", "s3://bucket//a", "s3://bucket/a?versionId=1", "gs://bucket/a", "http://bucket/a", "s3://[",
+        "",
+        "/data",
+        "data",
+        "file://data/runs",
+        "file:///",
+        "file:///..",
+        "file://host/data",
+        "s3://",
+        "s3://B/x",
+        "s3://a/x",
+        "s3://bucket/a/../b",
+        "s3://bucket//a",
+        "s3://bucket/a?versionId=1",
+        "gs://bucket/a",
+        "http://bucket/a",
+        "s3://[",
     ],
-)  # fmt: skip
+)
 def test_what_is_no_store_is_refused_in_one_line_that_says_what_is_one(uri: str) -> None:
     with pytest.raises(UserError) as caught:
         layout.canonical_root(uri)

@@ -1,4 +1,5 @@
-"""The LSTM language model: padding and neighbours change nothing, it is sampled, saved and trained as any model is."""
+"""The LSTM language model: padding and neighbours change nothing, it is sampled, saved and trained
+as any model is."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ PROMPTS = ["12=", "9876=", "5=", "13579=", "24680=", "777="]
 
 
 def lively_model(seed: int = 0, **settings: Any) -> tuple[Any, Any]:
-    """Fresh weights forget their prompt within a few tokens; four times as large, every token tells."""
+    """Fresh weights forget their prompt within a few tokens; four times as large, every token
+    tells."""
     model, codec = tiny_model("lstm", seed, **settings)
     for weight in model.requires_grad_(False).parameters():
         weight.mul_(4)
@@ -30,7 +32,9 @@ def lively_model(seed: int = 0, **settings: Any) -> tuple[Any, Any]:
 def padded(codec: Any, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """PROMPTS as (ids, mask), padded on one side."""
     codec.tokenizer.padding_side = "left" if left else "right"
-    rows = codec.tokenizer.pad({"input_ids": [codec.prompt_ids(text) for text in PROMPTS]}, return_tensors="pt")
+    rows = codec.tokenizer.pad(
+        {"input_ids": [codec.prompt_ids(text) for text in PROMPTS]}, return_tensors="pt"
+    )
     return rows["input_ids"], rows["attention_mask"]
 
 
@@ -68,20 +72,32 @@ def test_a_sequence_may_come_in_pieces_with_padding_anywhere() -> None:
     cache: Any = None
     logits = []
     for start, end in ((0, 9), (9, 16), (16, 24)):
-        output = model(ids[:, start:end], attention_mask=mask[:, :end].long(), past_key_values=cache, use_cache=True)
+        output = model(
+            ids[:, start:end],
+            attention_mask=mask[:, :end].long(),
+            past_key_values=cache,
+            use_cache=True,
+        )
         cache = output.past_key_values
         logits.append(output.logits)
     assert cache.get_seq_length() == 24
     for row in range(4):
         alone = model(ids[row][mask[row]][None], use_cache=True)
         torch.testing.assert_close(torch.cat(logits, dim=1)[row][mask[row]], alone.logits[0])
-        torch.testing.assert_close(cache.layers[0].values[row], alone.past_key_values.layers[0].values[0])
+        torch.testing.assert_close(
+            cache.layers[0].values[row], alone.past_key_values.layers[0].values[0]
+        )
 
 
 def test_generate_and_the_engine_agree_on_a_batch_of_mixed_lengths() -> None:
     model, codec = lively_model(seed=3)
     ids, mask = padded(codec, left=True)
-    settings = {"attention_mask": mask, "max_new_tokens": 12, "do_sample": False, "pad_token_id": codec.pad_id}
+    settings = {
+        "attention_mask": mask,
+        "max_new_tokens": 12,
+        "do_sample": False,
+        "pad_token_id": codec.pad_id,
+    }
     theirs = model.generate(ids, **settings)[:, ids.shape[1] :].tolist()
     assert model.generate(ids, use_cache=False, **settings)[:, ids.shape[1] :].tolist() == theirs
     requests = [Request(tuple(codec.prompt_ids(text)), (0,)) for text in PROMPTS]
@@ -90,7 +106,9 @@ def test_generate_and_the_engine_agree_on_a_batch_of_mixed_lengths() -> None:
         ended = [*answer.ids, *(codec.end_ids if answer.finished else ())]
         assert ended == theirs[answer.request][: len(ended)]
     for row, text in enumerate(PROMPTS):
-        alone = model.generate(torch.tensor([codec.prompt_ids(text)]), **{**settings, "attention_mask": None})
+        alone = model.generate(
+            torch.tensor([codec.prompt_ids(text)]), **{**settings, "attention_mask": None}
+        )
         new = alone[0, len(codec.prompt_ids(text)) :].tolist()
         assert new == theirs[row][: len(new)]
     assert len({tuple(row) for row in theirs}) == len(PROMPTS)
@@ -99,8 +117,16 @@ def test_generate_and_the_engine_agree_on_a_batch_of_mixed_lengths() -> None:
 def test_beams_take_their_state_along() -> None:
     model, codec = lively_model(seed=3)
     ids, mask = padded(codec, left=True)
-    settings = {"attention_mask": mask, "max_new_tokens": 8, "num_beams": 3, "pad_token_id": codec.pad_id}
-    assert model.generate(ids, **settings).tolist() == model.generate(ids, use_cache=False, **settings).tolist()
+    settings = {
+        "attention_mask": mask,
+        "max_new_tokens": 8,
+        "num_beams": 3,
+        "pad_token_id": codec.pad_id,
+    }
+    assert (
+        model.generate(ids, **settings).tolist()
+        == model.generate(ids, use_cache=False, **settings).tolist()
+    )
 
 
 def test_samples_do_not_depend_on_their_neighbours() -> None:
@@ -109,7 +135,9 @@ def test_samples_do_not_depend_on_their_neighbours() -> None:
     drawn = [
         {
             (answer.request, answer.index): answer.ids
-            for answer in sample(model, requests, Sampling(1.0, 0, 1.0, 12, size), codec.end_ids, codec.pad_id)
+            for answer in sample(
+                model, requests, Sampling(1.0, 0, 1.0, 12, size), codec.end_ids, codec.pad_id
+            )
         }
         for size in (64, 4, 1)
     ]
@@ -121,21 +149,27 @@ def test_the_loss_of_a_row_does_not_depend_on_its_neighbours() -> None:
     model, codec = lively_model()
     rows = [EncodedRow(*codec.row_ids(text, text[::-1])) for text in PROMPTS]
     loss = CompletionLoss(model)
-    assert mean_loss(loss, rows, codec.pad_id, len(rows)) == pytest.approx(mean_loss(loss, rows, codec.pad_id, 1))
+    assert mean_loss(loss, rows, codec.pad_id, len(rows)) == pytest.approx(
+        mean_loss(loss, rows, codec.pad_id, 1)
+    )
 
 
 def test_rows_behind_one_another_are_not_isolated_and_the_model_says_so() -> None:
     model, _ = lively_model()
     first, second = [1, 5, 6, 2], [1, 7, 8, 9]
     with torch.inference_mode():
-        packed = model(torch.tensor([first + second]), position_ids=torch.tensor([[0, 1, 2, 3] * 2])).logits[0, 4:]
+        packed = model(
+            torch.tensor([first + second]), position_ids=torch.tensor([[0, 1, 2, 3] * 2])
+        ).logits[0, 4:]
         alone = model(torch.tensor([second])).logits[0]
     assert not torch.allclose(packed, alone, atol=1e-3)
     assert not keeps_rows_apart(model)
 
 
 def test_dropout_is_for_training_alone_and_between_layers_too() -> None:
-    model = LstmForCausalLM(LstmConfig(vocab_size=16, hidden_size=32, num_hidden_layers=2, dropout=0.5))
+    model = LstmForCausalLM(
+        LstmConfig(vocab_size=16, hidden_size=32, num_hidden_layers=2, dropout=0.5)
+    )
     ids = torch.tensor([[1, 5, 6, 7]])
     assert model.model.lstm.dropout == 0.5
     assert not torch.equal(model.train()(ids).logits, model(ids).logits)

@@ -16,26 +16,36 @@ from components.select.mix import accumulate, weigh
 def rows(count: int, round_number: int, first: int = 0) -> list[TrainingRow]:
     return [
         TrainingRow(
-            id=f"{round_number}-{n}", prompt=f"question {n}", completion=f"answer {n}", round=round_number,
+            id=f"{round_number}-{n}",
+            prompt=f"question {n}",
+            completion=f"answer {n}",
+            round=round_number,
             source="self" if round_number else "human",
         )
         for n in range(first, first + count)
-    ]  # fmt: skip
+    ]
 
 
 def mixed(
-    human: list[TrainingRow], older: list[TrainingRow], newest: list[TrainingRow], human_share: float = 0.5,
+    human: list[TrainingRow],
+    older: list[TrainingRow],
+    newest: list[TrainingRow],
+    human_share: float = 0.5,
     newest_share: float = 0.5,
-) -> list[TrainingRow]:  # fmt: skip
+) -> list[TrainingRow]:
     return list(weigh(human, older, newest, human_share=human_share, newest_share=newest_share))
 
 
 def accumulated(
-    older: list[TrainingRow], newest: list[TrainingRow], evaluation_ids: frozenset[str] = frozenset(),
+    older: list[TrainingRow],
+    newest: list[TrainingRow],
+    evaluation_ids: frozenset[str] = frozenset(),
     human_keys: frozenset[int] = frozenset(),
-) -> tuple[list[TrainingRow], dict[str, int]]:  # fmt: skip
+) -> tuple[list[TrainingRow], dict[str, int]]:
     left_out = Counter[str]()
-    stay = accumulate(older, newest, evaluation_ids=evaluation_ids, human_keys=human_keys, left_out=left_out)
+    stay = accumulate(
+        older, newest, evaluation_ids=evaluation_ids, human_keys=human_keys, left_out=left_out
+    )
     return list(stay), left_out
 
 
@@ -43,7 +53,13 @@ def share(mix: list[TrainingRow], *rounds: int) -> float:
     return sum(row.weight for row in mix if row.round in rounds) / sum(row.weight for row in mix)
 
 
-@given(st.integers(1, 50), st.integers(1, 50), st.integers(1, 50), st.floats(0.0, 1.0), st.floats(0.01, 0.99))
+@given(
+    st.integers(1, 50),
+    st.integers(1, 50),
+    st.integers(1, 50),
+    st.floats(0.0, 1.0),
+    st.floats(0.01, 0.99),
+)
 def test_each_group_has_its_share_and_weights_sum_to_the_number_of_rows(
     human: int, older: int, newest: int, human_share: float, newest_share: float
 ) -> None:
@@ -72,17 +88,21 @@ def test_a_row_found_again_counts_as_the_newest_rounds() -> None:
 
 def test_rows_of_earlier_rounds_come_once_and_never_from_evaluation_or_human_data() -> None:
     older, dropped = accumulated(
-        [*rows(5, 2), *rows(5, 1)], [],
-        evaluation_ids=frozenset({prompt_id("question 0")}), human_keys=frozenset({row_key("question 1", "answer 1")}),
-    )  # fmt: skip
+        [*rows(5, 2), *rows(5, 1)],
+        [],
+        evaluation_ids=frozenset({prompt_id("question 0")}),
+        human_keys=frozenset({row_key("question 1", "answer 1")}),
+    )
     assert [row.id for row in older] == ["2-2", "2-3", "2-4"]
     assert dropped == {"in_evaluation": 2, "duplicate": 2, "superseded": 3}
 
 
 def test_rows_keep_their_weights_relative_to_their_group() -> None:
-    """Half of the draws go to the newest round, three quarters of them to the row that counts three times as much."""
+    """Half of the draws go to the newest round, three quarters of them to the row that counts three
+    times as much."""
     heavy, light = (
-        row.model_copy(update={"weight": weight}) for row, weight in zip(rows(2, 1), (3.0, 1.0), strict=True)
+        row.model_copy(update={"weight": weight})
+        for row, weight in zip(rows(2, 1), (3.0, 1.0), strict=True)
     )
     mix = mixed(rows(4, 0), [], [heavy, light])
     assert [row.weight for row in mix[-2:]] == pytest.approx([2.25, 0.75])

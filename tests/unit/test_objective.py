@@ -25,12 +25,16 @@ def some_rows(weights: tuple[float, ...] = (1.0,)) -> list[EncodedRow]:
     rng = random.Random(2)
     rows = [[rng.randint(4, 13) for _ in range(rng.randint(3, 12))] for _ in range(6)]
     return [
-        EncodedRow(ids, rng.randint(1, len(ids) - 1), weights[index % len(weights)]) for index, ids in enumerate(rows)
+        EncodedRow(ids, rng.randint(1, len(ids) - 1), weights[index % len(weights)])
+        for index, ids in enumerate(rows)
     ]
 
 
-def the_long_way(model: Any, rows: list[EncodedRow], reference: Any = None, beta: float = 0.0) -> Tensor:
-    """Σ_rows w Σ_t −log π(x_t) + β Σ_v π(v) log(π(v) / π_ref(v)), one row after the other, by full softmax."""
+def the_long_way(
+    model: Any, rows: list[EncodedRow], reference: Any = None, beta: float = 0.0
+) -> Tensor:
+    """Σ_rows w Σ_t −log π(x_t) + β Σ_v π(v) log(π(v) / π_ref(v)), one row after the other, by full
+    softmax."""
     total = torch.zeros((), dtype=torch.float64)
     for row in rows:
         ids = torch.tensor([row.ids])
@@ -59,26 +63,36 @@ def assert_same(own: Tensor, expected: Tensor, model: Any) -> None:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("chunk_tokens", [None, 4])
-def test_cross_entropy_and_kl_to_the_base_are_those_of_the_formula(architecture: str, chunk_tokens: int | None) -> None:
+def test_cross_entropy_and_kl_to_the_base_are_those_of_the_formula(
+    architecture: str, chunk_tokens: int | None
+) -> None:
     model, reference = tiny_model(architecture, seed=1)[0], tiny_model(architecture, seed=2)[0]
     rows = some_rows(weights=(1.0, 0.5, 3.0))
     for beta in (0.0, 0.1):
-        objective = Objective(model, kl_beta=beta, reference=reference, chunk_tokens=chunk_tokens).train()
-        assert_same(objective(collate(rows, PAD)), the_long_way(model, rows, reference, beta), model)
+        objective = Objective(
+            model, kl_beta=beta, reference=reference, chunk_tokens=chunk_tokens
+        ).train()
+        assert_same(
+            objective(collate(rows, PAD)), the_long_way(model, rows, reference, beta), model
+        )
 
 
 def test_kl_to_itself_is_nothing_and_no_kl_is_plain_cross_entropy() -> None:
     model, twin, batch = tiny_model(seed=1)[0], tiny_model(seed=1)[0], collate(some_rows(), PAD)
     plain = CompletionLoss(model)(batch)
     assert torch.equal(Objective(model).train()(batch), plain)
-    assert torch.equal(Objective(model, kl_beta=0.0, reference=tiny_model(seed=5)[0]).train()(batch), plain)
+    assert torch.equal(
+        Objective(model, kl_beta=0.0, reference=tiny_model(seed=5)[0]).train()(batch), plain
+    )
     to_itself = Objective(model, kl_beta=0.1, reference=twin).train()(batch)
     assert_same(to_itself, plain, model)
 
 
 def test_a_held_out_look_is_plain_cross_entropy() -> None:
     model, batch = tiny_model(seed=1)[0], collate(some_rows(), PAD)
-    objective = Objective(model, neftune_alpha=5.0, kl_beta=0.1, reference=tiny_model(seed=2)[0]).train()
+    objective = Objective(
+        model, neftune_alpha=5.0, kl_beta=0.1, reference=tiny_model(seed=2)[0]
+    ).train()
     plain = CompletionLoss(model)(batch)
     assert not torch.equal(objective(batch), plain)
     assert torch.equal(objective.eval()(batch), plain)
@@ -92,7 +106,9 @@ def test_the_base_is_frozen_and_no_part_of_what_is_trained() -> None:
     assert list(objective.state_dict()) == [f"model.{name}" for name in model.state_dict()]
     objective(collate(some_rows(), PAD)).backward()
     assert not reference.training
-    assert all(weight.grad is None and not weight.requires_grad for weight in reference.parameters())
+    assert all(
+        weight.grad is None and not weight.requires_grad for weight in reference.parameters()
+    )
     with pytest.raises(ValueError, match="reference"):
         Objective(model, kl_beta=0.1)
 
@@ -121,7 +137,10 @@ def test_the_mean_over_rows_is_weighted_too() -> None:
 
 def test_noise_is_uniform_within_its_bound_by_the_length_of_the_row_itself() -> None:
     torch.manual_seed(0)
-    embeddings, lengths = torch.zeros(2, 300, 64), torch.tensor([[300] * 300, [30] * 30 + [1] * 270])
+    embeddings, lengths = (
+        torch.zeros(2, 300, 64),
+        torch.tensor([[300] * 300, [30] * 30 + [1] * 270]),
+    )
     noise = with_noise(embeddings, lengths, 5.0)
     for own, length in ((noise[0], 300), (noise[1, :30], 30)):
         bound = 5.0 / (length * 64) ** 0.5
@@ -133,7 +152,11 @@ def test_noise_is_uniform_within_its_bound_by_the_length_of_the_row_itself() -> 
 def test_a_row_has_its_own_length_beside_padding_and_in_a_packed_sequence() -> None:
     rows = [EncodedRow([5] * 4, 2), EncodedRow([6] * 7, 1), EncodedRow([7] * 2, 1)]
     padded = row_lengths(collate(rows, PAD))
-    assert [padded[index, : len(row.ids)].tolist() for index, row in enumerate(rows)] == [[4] * 4, [7] * 7, [2] * 2]
+    assert [padded[index, : len(row.ids)].tolist() for index, row in enumerate(rows)] == [
+        [4] * 4,
+        [7] * 7,
+        [2] * 2,
+    ]
     packed = row_lengths(collate_packed([rows[:2], rows[2:]], PAD))
     assert packed[0].tolist() == [4] * 4 + [7] * 7
     assert packed[1, :2].tolist() == [2, 2]
@@ -154,7 +177,9 @@ def test_noise_reaches_the_model_in_training_alone_and_follows_the_seed(architec
     embeddings = with_noise(model.get_input_embeddings()(batch.input_ids), row_lengths(batch), 5.0)
     logits = model(inputs_embeds=embeddings).logits
     chosen = batch.labels[:, 1:] != -100
-    expected = nn.functional.cross_entropy(logits[:, :-1][chosen], batch.labels[:, 1:][chosen], reduction="sum")
+    expected = nn.functional.cross_entropy(
+        logits[:, :-1][chosen], batch.labels[:, 1:][chosen], reduction="sum"
+    )
     assert losses[0] == pytest.approx(float(expected.detach()), rel=1e-5)
 
 
@@ -165,16 +190,26 @@ class LargestTensor(TorchDispatchMode):  # type: ignore[misc]
         super().__init__()
         self.elements = 0
 
-    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         made = operation(*args, **(kwargs or {}))
         parts = made if isinstance(made, tuple | list) else (made,)
-        self.elements = max([self.elements, *(part.numel() for part in parts if isinstance(part, Tensor))])
+        self.elements = max(
+            [self.elements, *(part.numel() for part in parts if isinstance(part, Tensor))]
+        )
         return made
 
 
 def test_logits_are_never_whole_in_memory() -> None:
-    model, vocabulary = tiny_model("llama", alphabet="".join(map(chr, range(0x4E00, 0x4E00 + 3000))))[0], 3004
-    rows = [EncodedRow([random.Random(seed).randrange(vocabulary) for _ in range(60)], 1) for seed in range(8)]
+    model, vocabulary = (
+        tiny_model("llama", alphabet="".join(map(chr, range(0x4E00, 0x4E00 + 3000))))[0],
+        3004,
+    )
+    rows = [
+        EncodedRow([random.Random(seed).randrange(vocabulary) for _ in range(60)], 1)
+        for seed in range(8)
+    ]
     batch = collate(rows, PAD)
     losses: dict[int, Tensor] = {}
     largest: dict[int, int] = {}
@@ -187,7 +222,9 @@ def test_logits_are_never_whole_in_memory() -> None:
     assert largest[1000] == 8 * 59 * vocabulary
     assert largest[16] == 32 * vocabulary  # the head's own weight
     with LargestTensor() as seen, torch.inference_mode():
-        torch.testing.assert_close(Objective(model, chunk_tokens=16).eval()(batch), losses[1000].detach())
+        torch.testing.assert_close(
+            Objective(model, chunk_tokens=16).eval()(batch), losses[1000].detach()
+        )
     assert seen.elements <= 16 * vocabulary
 
 
@@ -199,12 +236,18 @@ def test_chunks_change_neither_loss_nor_gradients(frozen: str, packed: bool) -> 
     if frozen != "nothing":
         {"head": model.lm_head, "body": model.transformer}[frozen].requires_grad_(False)
     rows = some_rows(weights=(1.0, 0.5))
-    batch = collate_packed([[rows[i] for i in group] for group in bins([len(row.ids) for row in rows], 24)], PAD)
+    batch = collate_packed(
+        [[rows[i] for i in group] for group in bins([len(row.ids) for row in rows], 24)], PAD
+    )
     losses = []
     for chunk_tokens in (3, 1000):
         torch.manual_seed(0)
-        objective = Objective(model, neftune_alpha=5.0, kl_beta=0.1, reference=reference, chunk_tokens=chunk_tokens)
-        losses.append(objective.train()(batch if packed else collate(rows, PAD)) * 0.125)  # as DeepSpeed scales it
+        objective = Objective(
+            model, neftune_alpha=5.0, kl_beta=0.1, reference=reference, chunk_tokens=chunk_tokens
+        )
+        losses.append(
+            objective.train()(batch if packed else collate(rows, PAD)) * 0.125
+        )  # as DeepSpeed scales it
     assert_same(losses[0], losses[1], model)
 
 
@@ -222,8 +265,12 @@ def test_chunks_keep_to_autocast() -> None:
 
 @pytest.mark.parametrize("targets", [["q_proj", "v_proj"], ["q_proj", "lm_head"]])
 @pytest.mark.parametrize("chunk_tokens", [None, 4])
-def test_adapters_on_the_body_and_on_the_head_get_their_gradients(targets: list[str], chunk_tokens: int | None) -> None:
-    model = peft.get_peft_model(tiny_model("llama", seed=1)[0], peft.LoraConfig(r=4, target_modules=targets))
+def test_adapters_on_the_body_and_on_the_head_get_their_gradients(
+    targets: list[str], chunk_tokens: int | None
+) -> None:
+    model = peft.get_peft_model(
+        tiny_model("llama", seed=1)[0], peft.LoraConfig(r=4, target_modules=targets)
+    )
     torch.manual_seed(1)
     for name, weight in model.named_parameters():
         if "lora_B" in name:
@@ -235,8 +282,15 @@ def test_adapters_on_the_body_and_on_the_head_get_their_gradients(targets: list[
 
 def test_a_model_that_scales_its_logits_is_taken_as_it_is() -> None:
     torch.manual_seed(0)
-    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
-    model = GraniteForCausalLM(GraniteConfig(vocab_size=16, logits_scaling=4.0, num_key_value_heads=2, **shape)).eval()
+    shape = {
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+    }
+    model = GraniteForCausalLM(
+        GraniteConfig(vocab_size=16, logits_scaling=4.0, num_key_value_heads=2, **shape)
+    ).eval()
     rows = some_rows()
     for chunk_tokens in (None, 4):
         objective = Objective(model, chunk_tokens=chunk_tokens).train()

@@ -8,16 +8,27 @@ from typing import Any
 import pytest
 import torch
 
-from components.modeling.likelihood import Batch, CompletionLoss, EncodedRow, collate, split_head, states_of
+from components.modeling.likelihood import (
+    Batch,
+    CompletionLoss,
+    EncodedRow,
+    collate,
+    split_head,
+    states_of,
+)
 from components.modeling.lstm import LstmConfig, LstmForCausalLM
 from components.train.packing import bins, collate_packed, keeps_rows_apart
 from tests.unit.tiny import tiny_model
 
-CASES = [(name, attention) for name in ("llama", "llama-nope", "gpt2") for attention in ("eager", "sdpa")]
+CASES = [
+    (name, attention) for name in ("llama", "llama-nope", "gpt2") for attention in ("eager", "sdpa")
+]
 
 
 def model_of(architecture: str, attention: str) -> Any:
-    model, _ = tiny_model(architecture, seed=3, max_length=16)  # the packed sequences below are longer than this
+    model, _ = tiny_model(
+        architecture, seed=3, max_length=16
+    )  # the packed sequences below are longer than this
     model.set_attn_implementation(attention)
     return model
 
@@ -26,32 +37,48 @@ def some_rows(count: int = 9, longest: int = 14) -> list[EncodedRow]:
     rng = random.Random(1)
     lengths = [1, 2, *(rng.randint(3, longest) for _ in range(count - 2))]
     rows = [[rng.randint(4, 13) for _ in range(length)] for length in lengths]
-    return [EncodedRow(ids, rng.randint(0, len(ids) - 1), rng.choice([0.5, 1.0, 2.0])) for ids in rows]
+    return [
+        EncodedRow(ids, rng.randint(0, len(ids) - 1), rng.choice([0.5, 1.0, 2.0])) for ids in rows
+    ]
 
 
 def packed(rows: list[EncodedRow], capacity: int) -> Any:
-    return collate_packed([[rows[i] for i in group] for group in bins([len(row.ids) for row in rows], capacity)], 0)
+    return collate_packed(
+        [[rows[i] for i in group] for group in bins([len(row.ids) for row in rows], capacity)], 0
+    )
 
 
 def loss_and_gradients(model: Any, batch: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
     loss = CompletionLoss(model)(batch)
-    return loss.detach(), list(torch.autograd.grad(loss, list(model.parameters()), materialize_grads=True))
+    return loss.detach(), list(
+        torch.autograd.grad(loss, list(model.parameters()), materialize_grads=True)
+    )
 
 
 @pytest.mark.parametrize(("architecture", "attention"), CASES)
-def test_packed_rows_have_the_loss_and_gradients_of_rows_alone(architecture: str, attention: str) -> None:
+def test_packed_rows_have_the_loss_and_gradients_of_rows_alone(
+    architecture: str, attention: str
+) -> None:
     model, rows = model_of(architecture, attention), some_rows()
     loss, gradients = loss_and_gradients(model, packed(rows, 32))
     expected = [loss_and_gradients(model, collate([row], 0)) for row in rows]
-    torch.testing.assert_close(loss, torch.stack([one for one, _ in expected]).sum(), rtol=1e-5, atol=1e-5)
-    for own, alone in zip(gradients, zip(*(each for _, each in expected), strict=True), strict=True):
+    torch.testing.assert_close(
+        loss, torch.stack([one for one, _ in expected]).sum(), rtol=1e-5, atol=1e-5
+    )
+    for own, alone in zip(
+        gradients, zip(*(each for _, each in expected), strict=True), strict=True
+    ):
         torch.testing.assert_close(own, torch.stack(alone).sum(0), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("architecture", "attention"), CASES)
 def test_no_logit_depends_on_another_row_of_the_sequence(architecture: str, attention: str) -> None:
     model = model_of(architecture, attention)
-    rows = [EncodedRow([5, 6, 7, 8], 1), EncodedRow([4, 9, 9], 1), EncodedRow([7, 7, 10, 11, 12], 1)]
+    rows = [
+        EncodedRow([5, 6, 7, 8], 1),
+        EncodedRow([4, 9, 9], 1),
+        EncodedRow([7, 7, 10, 11, 12], 1),
+    ]
     batch = collate_packed([rows, rows[:1]], 0)
     body, head = split_head(model)
     own = {0: slice(0, 4), 1: slice(4, 7), 2: slice(7, 12)}

@@ -1,4 +1,5 @@
-"""prepare: what a new campaign and a continued one begin with, over a real folder store and a real tiny model."""
+"""prepare: what a new campaign and a continued one begin with, over a real folder store and a real
+tiny model."""
 
 from __future__ import annotations
 
@@ -20,21 +21,33 @@ from components.prepare.step import PrepareInputs, run
 RECIPE: dict[str, Any] = {
     "name": "tiny",
     "seed": 3,
-    "model": {"scratch": {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "intermediate_size": 32}},
+    "model": {
+        "scratch": {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "intermediate_size": 32}
+    },
     "data": {
         "tasks": [
             {
-                "task": "reverse", "ladder": {"labelled": [1, 4], "climb": [5, 6]}, "labelled": 40, "heldout": 8,
-                "unlabelled": 10, "validation": 12, "test": 12,
+                "task": "reverse",
+                "ladder": {"labelled": [1, 4], "climb": [5, 6]},
+                "labelled": 40,
+                "heldout": 8,
+                "unlabelled": 10,
+                "validation": 12,
+                "test": 12,
             }
         ]
     },
     "decide": {"goal": {"threshold": 0.9, "slice": "length=6"}},
-}  # fmt: skip
+}
 
 
 def prepare(context: Context, recipe: dict[str, Any] = RECIPE, **inputs: Any) -> Receipt:
-    return run(PrepareInputs(**{"recipe": recipe, "overrides": {}, "resume_from": "", "job_id": "", **inputs}), context)
+    return run(
+        PrepareInputs(
+            **{"recipe": recipe, "overrides": {}, "resume_from": "", "job_id": "", **inputs}
+        ),
+        context,
+    )
 
 
 def data_of(context: Context, start: Receipt) -> Receipt:
@@ -47,7 +60,9 @@ def changed(**sections: Any) -> dict[str, Any]:
 
 
 def with_file(path: Path, **settings: Any) -> dict[str, Any]:
-    return changed(data={**RECIPE["data"], "human": [{"uri": f"file://{path}", "split": "train", **settings}]})
+    return changed(
+        data={**RECIPE["data"], "human": [{"uri": f"file://{path}", "split": "train", **settings}]}
+    )
 
 
 def test_a_new_campaign_has_recipe_state_base_and_splits(context: Context) -> None:
@@ -63,11 +78,19 @@ def test_a_new_campaign_has_recipe_state_base_and_splits(context: Context) -> No
         ("test", Prompt),
     ):
         assert (
-            len(list(read_rows(fetch(context, data_of(context, receipt), f"splits/{name}.jsonl"), kind)))
+            len(
+                list(
+                    read_rows(
+                        fetch(context, data_of(context, receipt), f"splits/{name}.jsonl"), kind
+                    )
+                )
+            )
             == counts[name]
         )
     base = fetch_folder(context, data_of(context, receipt), "base")
-    assert {"model.safetensors", "config.json", "tokenizer.json"} <= {path.name for path in base.iterdir()}
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= {
+        path.name for path in base.iterdir()
+    }
     assert receipt.summary["parameters"] > 1000
     assert receipt.summary["fresh"] is True
     campaign = load_campaign(context, receipt_uri(context, receipt))
@@ -87,7 +110,9 @@ def test_the_same_recipe_is_the_same_receipt_and_another_seed_another(context: C
 
 def test_data_and_base_are_made_anew_only_for_what_they_depend_on(context: Context) -> None:
     first = prepare(context)
-    other_goal = prepare(context, changed(decide={"goal": {"threshold": 0.5}}, train={"batch_size": 8}))
+    other_goal = prepare(
+        context, changed(decide={"goal": {"threshold": 0.5}}, train={"batch_size": 8})
+    )
     assert other_goal.ref != first.ref
     assert data_of(context, other_goal) == data_of(context, first)
     bigger = changed(model={"scratch": {**RECIPE["model"]["scratch"], "num_layers": 2}})
@@ -102,19 +127,33 @@ def test_numbers_that_come_as_floats_are_the_same_recipe(context: Context) -> No
 
 
 def test_knobs_are_set_in_the_recipe_before_it_is_checked(context: Context) -> None:
-    receipt = prepare(context, overrides={"seed": 9, "decide.max_rounds": 2, "data.tasks.0.test": 20}, job_id="job-1")
+    receipt = prepare(
+        context,
+        overrides={"seed": 9, "decide.max_rounds": 2, "data.tasks.0.test": 20},
+        job_id="job-1",
+    )
     campaign = load_campaign(context, receipt_uri(context, receipt))
-    assert (campaign.recipe.seed, campaign.recipe.decide.max_rounds, receipt.summary["counts"]["test"]) == (9, 2, 20)
-    assert json.loads(context.store.get_bytes("jobs/job-1.json")) == {"run_id": campaign.recipe.run_id}
+    assert (
+        campaign.recipe.seed,
+        campaign.recipe.decide.max_rounds,
+        receipt.summary["counts"]["test"],
+    ) == (9, 2, 20)
+    assert json.loads(context.store.get_bytes("jobs/job-1.json")) == {
+        "run_id": campaign.recipe.run_id
+    }
     assert "decide" in RECIPE
     assert "max_rounds" not in RECIPE["decide"]
-    with pytest.raises(UserError, match=r"unknown key 'decide.max_round': did you mean 'max_rounds'"):
+    with pytest.raises(
+        UserError, match=r"unknown key 'decide.max_round': did you mean 'max_rounds'"
+    ):
         prepare(context, overrides={"decide.max_round": 2})
     with pytest.raises(UserError, match="no such section"):
         prepare(context, overrides={"data.tasks.7.test": 2})
 
 
-def test_human_rows_are_taught_and_rejected_rows_kept_with_their_reason(context: Context, tmp_path: Path) -> None:
+def test_human_rows_are_taught_and_rejected_rows_kept_with_their_reason(
+    context: Context, tmp_path: Path
+) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"prompt": "12", "completion": "21"}\nnonsense\n')
     receipt = prepare(context, with_file(path))
@@ -160,45 +199,81 @@ def decided(context: Context, start: Receipt, **knobs: Any) -> Receipt:
         **knobs,
     )
     state = State(
-        run_id=campaign.recipe.run_id, prepared=campaign.prepared.ref, start=start.ref, round=2, go=False,
-        stop="patience", champion="train/abc", champion_round=1, champion_evaluation="evaluate/def",
-        first_evaluation="evaluate/fed", selections=("select/1",), rounds_without_gain=2, plan=plan,
-    )  # fmt: skip
+        run_id=campaign.recipe.run_id,
+        prepared=campaign.prepared.ref,
+        start=start.ref,
+        round=2,
+        go=False,
+        stop="patience",
+        champion="train/abc",
+        champion_round=1,
+        champion_evaluation="evaluate/def",
+        first_evaluation="evaluate/fed",
+        selections=("select/1",),
+        rounds_without_gain=2,
+        plan=plan,
+    )
 
     def work(folder: Path) -> dict[str, Any]:
         (folder / "state.json").write_text(state.model_dump_json())
         return {}
 
     return commit_once(
-        context, Task(run_id=state.run_id, name="decide-r2", round=2), "decide", config={}, inputs={}, seed=0, work=work
+        context,
+        Task(run_id=state.run_id, name="decide-r2", round=2),
+        "decide",
+        config={},
+        inputs={},
+        seed=0,
+        work=work,
     )
 
 
 def test_a_resumed_campaign_goes_on_where_the_old_one_stopped(context: Context) -> None:
     old = prepare(context)
     state_uri = receipt_uri(context, decided(context, old))
-    more = changed(decide={"goal": {"threshold": 0.99}, "max_rounds": 8}, generate={"temperature": 1.0})
+    more = changed(
+        decide={"goal": {"threshold": 0.99}, "max_rounds": 8}, generate={"temperature": 1.0}
+    )
     receipt = prepare(context, more, resume_from=state_uri)
     assert receipt.summary["fresh"] is False
     assert receipt.summary["counts"] == old.summary["counts"]
     assert data_of(context, receipt) == data_of(context, old)
     campaign = load_campaign(context, receipt_uri(context, receipt))
     state = campaign.state
-    assert (campaign.next_round, state.go, state.stop, state.rounds_without_gain) == (3, True, None, 0)
-    assert (state.champion, state.champion_round, state.selections) == ("train/abc", 1, ("select/1",))
+    assert (campaign.next_round, state.go, state.stop, state.rounds_without_gain) == (
+        3,
+        True,
+        None,
+        0,
+    )
+    assert (state.champion, state.champion_round, state.selections) == (
+        "train/abc",
+        1,
+        ("select/1",),
+    )
     # What the new recipe sets anew counts; the rest of the plan stays as reflection left it.
-    assert (state.plan.temperature, state.plan.level, state.plan.steps, state.plan.learning_rate) == (1.0, 6, 7, 1e-4)
+    assert (
+        state.plan.temperature,
+        state.plan.level,
+        state.plan.steps,
+        state.plan.learning_rate,
+    ) == (1.0, 6, 7, 1e-4)
     assert state.run_id == campaign.recipe.run_id != load_campaign(context, state_uri).recipe.run_id
     assert campaign.recipe.decide.max_rounds == 8
 
 
-def test_a_resumed_campaign_keeps_the_structure_it_grew_unless_the_recipe_sets_another(context: Context) -> None:
+def test_a_resumed_campaign_keeps_the_structure_it_grew_unless_the_recipe_sets_another(
+    context: Context,
+) -> None:
     def resumed(**lora: Any) -> LoraStructure | None:
         receipt = prepare(context, changed(train={"lora": lora}), resume_from=state_uri)
         return load_campaign(context, receipt_uri(context, receipt)).state.plan.lora
 
     old = prepare(context, changed(train={"lora": {"rank": 4}}))
-    assert load_campaign(context, receipt_uri(context, old)).state.plan.lora == LoraStructure(rank=4)
+    assert load_campaign(context, receipt_uri(context, old)).state.plan.lora == LoraStructure(
+        rank=4
+    )
     state_uri = receipt_uri(context, decided(context, old, lora=LoraStructure(rank=16)))
     assert resumed(rank=4, max_rank=128) == LoraStructure(rank=16)
     assert resumed(rank=32) == LoraStructure(rank=32)
@@ -237,7 +312,9 @@ def test_a_state_that_is_not_there_is_an_error_that_says_so(context: Context) ->
 
 def test_pretraining_alone_is_planned_with_its_own_length(context: Context) -> None:
     train = {"pretrain": {"steps": 7, "learning_rate": 0.01}, "first": {"steps": 0}}
-    plan = load_campaign(context, receipt_uri(context, prepare(context, changed(train=train)))).state.plan
+    plan = load_campaign(
+        context, receipt_uri(context, prepare(context, changed(train=train)))
+    ).state.plan
     assert (plan.steps, plan.learning_rate) == (7, 0.01)
     with pytest.raises(UserError, match=r"first.steps is 0 and there is no `pretrain`"):
         prepare(context, changed(train={"first": {"steps": 0}}))

@@ -21,7 +21,9 @@ GOOD = b'{"prompt": "2+2", "completion": "4"}\n'
 def read(path: Path, **settings: Any) -> tuple[list[Example], list[Dropped]]:
     source = DataSource(uri=f"file://{path}", **settings)
     items = list(read_source(path, source))
-    return [item for item in items if isinstance(item, Example)], [item for item in items if isinstance(item, Dropped)]
+    return [item for item in items if isinstance(item, Example)], [
+        item for item in items if isinstance(item, Dropped)
+    ]
 
 
 def write(folder: Path, content: bytes, name: str = "data.jsonl") -> Path:
@@ -36,7 +38,9 @@ def as_lines(*rows: Any) -> bytes:
 
 def test_prompt_and_completion_are_read_under_the_names_the_recipe_gives(tmp_path: Path) -> None:
     path = write(tmp_path, as_lines({"question": "How many?", "answer": "6 * 7 = 42\n#### 42"}))
-    (example,), rejected = read(path, prompt_field="question", completion_field="answer", verifier="numeric")
+    (example,), rejected = read(
+        path, prompt_field="question", completion_field="answer", verifier="numeric"
+    )
     assert not rejected
     assert (example.prompt, example.completion) == ("How many?", "6 * 7 = 42\n#### 42")
     assert verify(example.as_prompt(), "it is 42")
@@ -58,7 +62,9 @@ def test_the_last_assistant_turn_of_a_chat_is_the_completion(tmp_path: Path) -> 
 
 
 def test_text_is_raw_text_and_text_with_a_label_is_a_question_in_that_class(tmp_path: Path) -> None:
-    (raw, labelled), _ = read(write(tmp_path, as_lines({"text": "Once upon"}, {"text": "Who?", "label": 3})))
+    (raw, labelled), _ = read(
+        write(tmp_path, as_lines({"text": "Once upon"}, {"text": "Who?", "label": 3}))
+    )
     assert (raw.prompt, raw.completion) == ("", "Once upon")
     assert (labelled.prompt, labelled.completion, labelled.tags) == ("Who?", "3", {"label": "3"})
 
@@ -94,7 +100,9 @@ def test_a_question_without_an_answer_is_for_unlabelled_alone(tmp_path: Path) ->
         (b'{"prompt": "' + b"x" * MAX_LINE_BYTES + b'", "completion": "4"}\n', "too_long"),
     ],
 )
-def test_a_bad_row_is_rejected_with_its_place_and_the_rest_is_kept(tmp_path: Path, line: bytes, reason: str) -> None:
+def test_a_bad_row_is_rejected_with_its_place_and_the_rest_is_kept(
+    tmp_path: Path, line: bytes, reason: str
+) -> None:
     path = write(tmp_path, GOOD + line + GOOD)
     examples, rejected = read(path)
     assert len(examples) == 2
@@ -114,10 +122,17 @@ def test_the_limit_counts_usable_rows(tmp_path: Path) -> None:
 
 
 def test_plain_text_is_read_by_paragraphs(tmp_path: Path) -> None:
-    path = write(tmp_path, b"First Citizen:\nSpeak.\n\n\nAll:\nSpeak, speak.\n\n\xff\xfe\n", "play.txt")
+    path = write(
+        tmp_path, b"First Citizen:\nSpeak.\n\n\nAll:\nSpeak, speak.\n\n\xff\xfe\n", "play.txt"
+    )
     examples, rejected = read(path)
-    assert [example.completion for example in examples] == ["First Citizen:\nSpeak.", "All:\nSpeak, speak."]
-    assert [(row.reason, row.detail.split(", ")[-1][:7]) for row in rejected] == [("invalid_utf8", "line 8:")]
+    assert [example.completion for example in examples] == [
+        "First Citizen:\nSpeak.",
+        "All:\nSpeak, speak.",
+    ]
+    assert [(row.reason, row.detail.split(", ")[-1][:7]) for row in rejected] == [
+        ("invalid_utf8", "line 8:")
+    ]
 
 
 def test_parquet_rows_are_read_and_bad_ones_rejected_one_by_one(tmp_path: Path) -> None:
@@ -152,7 +167,11 @@ def test_the_format_of_a_file_without_a_known_suffix_is_told_by_its_content(tmp_
     ("name", "content", "message"),
     [
         ("none.jsonl", b"", "no usable row .it is empty"),
-        ("bad.jsonl", b"x\ny\n[]\n", "all 3 rows were rejected, most often: not_json, first at line 1: Expecting"),
+        (
+            "bad.jsonl",
+            b"x\ny\n[]\n",
+            "all 3 rows were rejected, most often: not_json, first at line 1: Expecting",
+        ),
         ("array.json", b'[{"prompt": 1}]', "one JSON array"),
         ("zip.bin", b"PK\x03\x04\0\0", "unknown format"),
         ("broken.parquet", b"PAR1 nonsense", "not readable as Parquet"),
@@ -180,7 +199,9 @@ LINE = st.one_of(
         lambda inner: (
             st.lists(inner, max_size=3)
             | st.dictionaries(
-                st.sampled_from(["prompt", "completion", "text", "label", "messages", "role", "content"]),
+                st.sampled_from(
+                    ["prompt", "completion", "text", "label", "messages", "role", "content"]
+                ),
                 inner,
                 max_size=4,
             )

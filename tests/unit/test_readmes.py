@@ -16,7 +16,9 @@ README = Path(__file__).resolve().parents[2] / "README.md"
 
 @pytest.mark.parametrize("folder", folders(), ids=lambda folder: folder.name)
 def test_the_readme_of_every_folder_is_fresh(folder: Path) -> None:
-    assert (folder / "README.md").read_text(encoding="utf-8") == readme(folder), "docstrings changed: `make golden`"
+    assert (folder / "README.md").read_text(encoding="utf-8") == readme(folder), (
+        "docstrings changed: `make golden`"
+    )
 
 
 def test_every_step_says_what_goes_in_what_comes_out_and_how_it_fails() -> None:

@@ -1,4 +1,5 @@
-"""Receipts: work is done once, results are verified, and what a receipt says is checked before it is believed."""
+"""Receipts: work is done once, results are verified, and what a receipt says is checked before it
+is believed."""
 
 from __future__ import annotations
 
@@ -50,10 +51,16 @@ class Work:
 
 
 def commit(
-    context: Context, work: Callable[[Path], dict[str, Any]], *, rate: float = 0.1, seed: int = 7,
+    context: Context,
+    work: Callable[[Path], dict[str, Any]],
+    *,
+    rate: float = 0.1,
+    seed: int = 7,
     inputs: dict[str, Receipt] | None = None,
-) -> Receipt:  # fmt: skip
-    return commit_once(context, TASK, "train", config={"rate": rate}, inputs=inputs or {}, seed=seed, work=work)
+) -> Receipt:
+    return commit_once(
+        context, TASK, "train", config={"rate": rate}, inputs=inputs or {}, seed=seed, work=work
+    )
 
 
 def attempts_of(context: Context) -> list[Attempt]:
@@ -65,10 +72,14 @@ def rewrite(context: Context, receipt: Receipt, change: Callable[[dict[str, Any]
     """Put a changed document in the receipt's place."""
     document = json.loads(receipt.to_bytes())
     change(document)
-    context.store.put_bytes(layout.receipt_key(receipt.step, receipt.key), json.dumps(document).encode())
+    context.store.put_bytes(
+        layout.receipt_key(receipt.step, receipt.key), json.dumps(document).encode()
+    )
 
 
-def test_the_files_and_summary_of_a_step_can_be_read_elsewhere(store: Store, make_test_context: Make) -> None:
+def test_the_files_and_summary_of_a_step_can_be_read_elsewhere(
+    store: Store, make_test_context: Make
+) -> None:
     here, elsewhere = make_test_context(store), make_test_context(store)
     made = commit(here, Work())
     found = read_receipt(elsewhere, made.ref)
@@ -80,8 +91,10 @@ def test_the_files_and_summary_of_a_step_can_be_read_elsewhere(store: Store, mak
     assert fetch(elsewhere, found, "log.jsonl").read_bytes() == b""
     folder = fetch_folder(elsewhere, found, "model")
     assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*")) == [
-        "deep", "deep/config.json", "weights.bin",
-    ]  # fmt: skip
+        "deep",
+        "deep/config.json",
+        "weights.bin",
+    ]
     assert (folder / "weights.bin").stat().st_mode & 0o222 == 0
 
 
@@ -107,8 +120,12 @@ def test_whatever_the_result_depends_on_changes_the_address(context: Context) ->
 def test_the_order_of_names_does_not_change_the_address(context: Context) -> None:
     a, b = commit(context, Work(), seed=1), commit(context, Work(), seed=2)
     work = Work()
-    first = commit_once(context, TASK, "train", config={"x": 1, "y": 2}, inputs={"a": a, "b": b}, seed=7, work=work)
-    again = commit_once(context, TASK, "train", config={"y": 2, "x": 1}, inputs={"b": b, "a": a}, seed=7, work=work)
+    first = commit_once(
+        context, TASK, "train", config={"x": 1, "y": 2}, inputs={"a": a, "b": b}, seed=7, work=work
+    )
+    again = commit_once(
+        context, TASK, "train", config={"y": 2, "x": 1}, inputs={"b": b, "a": a}, seed=7, work=work
+    )
     assert first == again
     assert work.times == 1
 
@@ -141,7 +158,9 @@ def test_of_two_that_do_the_same_work_at_once_the_first_receipt_is_everybodys(
     assert fetch(contexts[0], receipts[0], "answer").read_text() == f"of worker {winner}"
 
 
-def test_work_that_fails_leaves_no_receipt_and_no_files_and_can_be_done_again(context: Context) -> None:
+def test_work_that_fails_leaves_no_receipt_and_no_files_and_can_be_done_again(
+    context: Context,
+) -> None:
     def failing(folder: Path) -> dict[str, Any]:
         (folder / "half").write_text("half")
         raise UserError("the learning rate is too high; lower it")
@@ -193,7 +212,9 @@ def test_a_store_that_breaks_during_the_work_does_not_hide_why_the_work_failed(
         commit(context, failing)
 
 
-def test_a_store_that_cannot_be_used_is_found_before_the_work(context: Context, tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_used_is_found_before_the_work(
+    context: Context, tmp_path: Path
+) -> None:
     (tmp_path / "store").write_text("a file where the folder should be")
     work = Work()
     with pytest.raises(UserError, match=f"{tmp_path}/store"):
@@ -217,7 +238,9 @@ def test_work_not_done_yet_has_no_receipt(context: Context) -> None:
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut off"])
-def test_finished_work_without_its_objects_is_corrupt_and_named(context: Context, tmp_path: Path, damage: str) -> None:
+def test_finished_work_without_its_objects_is_corrupt_and_named(
+    context: Context, tmp_path: Path, damage: str
+) -> None:
     receipt = commit(context, Work())
     key = layout.object_key(receipt.objects["model/weights.bin"].sha256)
     if damage == "gone":
@@ -232,7 +255,9 @@ def test_finished_work_without_its_objects_is_corrupt_and_named(context: Context
         commit(context, Work())
 
 
-def test_a_garbled_object_is_found_when_it_is_fetched(store: Store, make_test_context: Make) -> None:
+def test_a_garbled_object_is_found_when_it_is_fetched(
+    store: Store, make_test_context: Make
+) -> None:
     receipt = commit(make_test_context(store), Work())
     key = layout.object_key(receipt.objects["model/weights.bin"].sha256)
     store.put_bytes(key, b"wEights")
@@ -250,10 +275,26 @@ def test_a_garbled_object_is_found_when_it_is_fetched(store: Store, make_test_co
         (lambda document: document.pop("summary"), "summary"),
         (lambda document: document.update(surprise=1), "surprise"),
         (lambda document: document.update(schema_version=2), "schema_version"),
-        (lambda document: document["objects"].update({"../../escape": {"sha256": "a" * 64, "size": 1}}), "escape"),
-        (lambda document: document["objects"].update({"/etc/passwd": {"sha256": "a" * 64, "size": 1}}), "passwd"),
-        (lambda document: document["objects"].update({"x": {"sha256": "../x", "size": 1}}), "sha256"),
-        (lambda document: document["objects"].update({"x": {"sha256": "a" * 64, "size": -1}}), "size"),
+        (
+            lambda document: document["objects"].update(
+                {"../../escape": {"sha256": "a" * 64, "size": 1}}
+            ),
+            "escape",
+        ),
+        (
+            lambda document: document["objects"].update(
+                {"/etc/passwd": {"sha256": "a" * 64, "size": 1}}
+            ),
+            "passwd",
+        ),
+        (
+            lambda document: document["objects"].update({"x": {"sha256": "../x", "size": 1}}),
+            "sha256",
+        ),
+        (
+            lambda document: document["objects"].update({"x": {"sha256": "a" * 64, "size": -1}}),
+            "size",
+        ),
         (lambda document: document.update(step="select"), "holds the receipt of select/"),
         (lambda document: document.update(key="other"), "holds the receipt of train/other"),
     ],
@@ -277,7 +318,9 @@ def test_bytes_that_are_no_document_are_corrupt(context: Context, content: bytes
         read_receipt(context, receipt.ref)
 
 
-@pytest.mark.parametrize("ref", ["", "train", "train/", "/key", "../x/y", "train/a/b", "train/../x"])
+@pytest.mark.parametrize(
+    "ref", ["", "train", "train/", "/key", "../x/y", "train/a/b", "train/../x"]
+)
 def test_a_reference_that_names_no_receipt_is_refused(context: Context, ref: str) -> None:
     with pytest.raises(UserError):
         read_receipt(context, ref)
@@ -297,10 +340,14 @@ def test_the_uri_of_a_receipt_leads_back_to_it(store: Store, make_test_context: 
     assert ref_of_uri(context, receipt_uri(context, receipt)) == receipt.ref
 
 
-def test_another_spelling_of_the_same_store_is_the_same_store(context: Context, tmp_path: Path) -> None:
+def test_another_spelling_of_the_same_store_is_the_same_store(
+    context: Context, tmp_path: Path
+) -> None:
     assert ref_of_uri(context, f"file://{tmp_path}//./store/steps/train/0123.json") == "train/0123"
 
 
 def test_a_receipt_of_another_store_is_refused_with_both_names(context: Context) -> None:
-    with pytest.raises(UserError, match=f"s3://other/runs/steps/train/0123.json.*{context.store.root}"):
+    with pytest.raises(
+        UserError, match=f"s3://other/runs/steps/train/0123.json.*{context.store.root}"
+    ):
         ref_of_uri(context, "s3://other/runs/steps/train/0123.json")

@@ -46,11 +46,17 @@ class Elements(HTMLParser):
 def tables_of(page: str) -> list[list[list[str]]]:
     """The text of every cell of every table, row by row."""
     tables = re.findall(r"<table.*?</table>", page, re.DOTALL)
-    return [[cells_of(row) for row in re.findall(r"<tr.*?>(.*?)</tr>", table, re.DOTALL)] for table in tables]
+    return [
+        [cells_of(row) for row in re.findall(r"<tr.*?>(.*?)</tr>", table, re.DOTALL)]
+        for table in tables
+    ]
 
 
 def cells_of(row: str) -> list[str]:
-    return [html.unescape(re.sub(r"<.+?>", "", cell)).strip() for cell in re.findall(r"<t[hd].*?>(.*?)</t[hd]>", row)]
+    return [
+        html.unescape(re.sub(r"<.+?>", "", cell)).strip()
+        for cell in re.findall(r"<t[hd].*?>(.*?)</t[hd]>", row)
+    ]
 
 
 def round_of(page: str, number: int) -> str:
@@ -93,7 +99,10 @@ def test_charts_speak_to_screen_readers(context: Context) -> None:
     page = page_of(context, whole_campaign(context))
     labels = re.findall(r'<svg[^>]*role="img" aria-label="([^"]+)"', page)
     assert len(labels) == page.count("<svg")
-    assert "Validation accuracy per round: round 0 41.0 %, round 1 68.0 %, round 2 69.0 %, round 3 93.0 %" in labels
+    assert (
+        "Validation accuracy per round: round 0 41.0 %, round 1 68.0 %, round 2 69.0 %, round 3 93.0 %"
+        in labels
+    )
 
 
 def test_many_rounds_of_long_texts_stay_below_the_limit_of_kubeflow(context: Context) -> None:
@@ -133,14 +142,22 @@ def test_filters_are_shown_with_what_the_audit_says_of_each(context: Context) ->
 
 def test_the_audit_and_the_bias_are_told_in_a_sentence(context: Context) -> None:
     page = page_of(context, whole_campaign(context))
-    assert "On 200 samples of 50 audit prompts, 62.5 % of them right, the filters keep 55.0 %" in page
-    assert "of which 93.8 % are right (at least 85.7 % with 95 % confidence), and 80.0 % of the right ones." in page
+    assert (
+        "On 200 samples of 50 audit prompts, 62.5 % of them right, the filters keep 55.0 %" in page
+    )
+    assert (
+        "of which 93.8 % are right (at least 85.7 % with 95 % confidence), and 80.0 % of the right ones."
+        in page
+    )
     assert "(0 alike, 1 nothing in common): answer 0.00, length 0.12, slice 1.00." in page
 
 
 def test_what_hints_did_for_prompts_that_were_too_hard_is_told(context: Context) -> None:
     page = page_of(context, whole_campaign(context))
-    assert "No sample answered 9 prompts right. With their answer as a hint, 11 of 40 samples were accepted" in page
+    assert (
+        "No sample answered 9 prompts right. With their answer as a hint, 11 of 40 samples were accepted"
+        in page
+    )
     assert "1,005 prompts wait for the next round." in page
 
 
@@ -204,7 +221,9 @@ def test_the_exit_handler_stores_page_and_summary_beside_the_run(context: Contex
     context.store.put_bytes(layout.job_key("job-1"), canonical_json({"run_id": made.run_id}))
     stored, summary = run(ReportInputs(job_id="job-1", status="SUCCEEDED"), context)
     assert context.store.get_bytes(layout.run_key(made.run_id, "report.html")).decode() == stored
-    assert json.loads(context.store.get_bytes(layout.run_key(made.run_id, "summary.json"))) == summary
+    assert (
+        json.loads(context.store.get_bytes(layout.run_key(made.run_id, "summary.json"))) == summary
+    )
     assert summary["target_met"] is True
     assert "ended as succeeded" in stored
 

@@ -31,7 +31,9 @@ def test_wall_time_and_idle_share_count_shards_side_by_side_once(context: Contex
     assert totals.compute_seconds == 4 * 18 + 4 * 3 + 3 * 2 * 5  # shards one after the other here
     assert totals.tokens == 4 * 92_000 + 3 * 2 * 4_000
     assert totals.share_not_computing is not None
-    assert abs(totals.share_not_computing - (1 - totals.compute_seconds / totals.wall_seconds)) < 1e-9
+    assert (
+        abs(totals.share_not_computing - (1 - totals.compute_seconds / totals.wall_seconds)) < 1e-9
+    )
 
 
 def test_a_run_that_failed_in_prepare_is_one_attempt_with_its_error(context: Context) -> None:
@@ -41,10 +43,14 @@ def test_a_run_that_failed_in_prepare_is_one_attempt_with_its_error(context: Con
     assert view.status == "failed"
     assert view.state is None
     assert [(task.name, task.last.error_kind) for task in view.failed] == [("prepare", "UserError")]
-    assert summary_of(view)["errors"] == [{"task": "prepare", "kind": "UserError", "error": "no such file: data.jsonl"}]
+    assert summary_of(view)["errors"] == [
+        {"task": "prepare", "kind": "UserError", "error": "no such file: data.jsonl"}
+    ]
 
 
-def test_a_second_start_shows_finished_steps_as_reused_with_their_real_seconds(context: Context) -> None:
+def test_a_second_start_shows_finished_steps_as_reused_with_their_real_seconds(
+    context: Context,
+) -> None:
     made = Campaign(context)
     first = made.prepare()
     made.now += 100.0
@@ -63,7 +69,9 @@ def test_the_time_between_two_starts_is_not_wall_time(context: Context) -> None:
     assert load_run(context, made.run_id).totals.wall_seconds < 10.0
 
 
-def test_a_second_start_that_was_cut_short_still_shows_the_rounds_of_the_first(context: Context) -> None:
+def test_a_second_start_that_was_cut_short_still_shows_the_rounds_of_the_first(
+    context: Context,
+) -> None:
     made = whole_campaign(context)
     made.now += 50.0
     made.state = made.state.model_copy(update={"history": (), "prepared": "", "round": -1})

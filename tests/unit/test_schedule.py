@@ -29,9 +29,14 @@ def wanted(package: Package, **parameters: Any) -> Submission:
     return plan_submission(package, {"store": STORE, **parameters}, commit=COMMIT)
 
 
-def test_a_schedule_said_twice_is_there_once(kfp: KfpApi, pipelines: Pipelines, package: Package) -> None:
+def test_a_schedule_said_twice_is_there_once(
+    kfp: KfpApi, pipelines: Pipelines, package: Package
+) -> None:
     done, made = schedule(pipelines, wanted(package), "weekly", CRON)
-    assert (done, [one["recurring_run_id"] for one in kfp.all("recurringruns")]) == ("created", [made])
+    assert (done, [one["recurring_run_id"] for one in kfp.all("recurringruns")]) == (
+        "created",
+        [made],
+    )
     posts = sum(method != "GET" for method, _ in kfp.requests)
     assert schedule(pipelines, wanted(package), "weekly", CRON) == ("unchanged", made)
     assert sum(method != "GET" for method, _ in kfp.requests) == posts
@@ -69,7 +74,9 @@ def test_the_old_schedule_is_deleted_only_after_the_new_one_is_there(
     schedule(pipelines, wanted(package), "weekly", CRON)
     kfp.requests.clear()
     schedule(pipelines, wanted(package, seed=7), "weekly", CRON)
-    changes = [method for method, path in kfp.requests if "recurringruns" in path and method != "GET"]
+    changes = [
+        method for method, path in kfp.requests if "recurringruns" in path and method != "GET"
+    ]
     assert changes == ["POST", "DELETE"]
 
 
@@ -77,13 +84,18 @@ def test_twins_are_cleared_away_and_other_names_are_left_alone(
     kfp: KfpApi, pipelines: Pipelines, package: Package
 ) -> None:
     _, kept = schedule(pipelines, wanted(package), "weekly", CRON)
-    kfp.add("recurringruns", **{k: v for k, v in kfp.all("recurringruns")[0].items() if not k.endswith("_run_id")})
+    kfp.add(
+        "recurringruns",
+        **{k: v for k, v in kfp.all("recurringruns")[0].items() if not k.endswith("_run_id")},
+    )
     _, other = schedule(pipelines, wanted(package), "nightly", "0 0 1 * * *")
     assert schedule(pipelines, wanted(package), "weekly", CRON) == ("replaced", kept)
     assert [one["recurring_run_id"] for one in kfp.all("recurringruns")] == [kept, other]
 
 
-@pytest.mark.parametrize("fault", [reset, lost, failing(500), failing(503)], ids=lambda one: one.__name__)
+@pytest.mark.parametrize(
+    "fault", [reset, lost, failing(500), failing(503)], ids=lambda one: one.__name__
+)
 def test_whatever_happens_to_the_creation_there_is_one_schedule(
     kfp: KfpApi, pipelines: Pipelines, package: Package, fault: Any
 ) -> None:
@@ -114,13 +126,17 @@ def test_five_fields_get_their_seconds(given: str, read: str) -> None:
     assert checked_cron(given) == read
 
 
-@pytest.mark.parametrize("given", ["", "3", "0 3 * *", "0 3 * * 1 2 3", "0 3 * * $(id)", "@sometimes"])
+@pytest.mark.parametrize(
+    "given", ["", "3", "0 3 * *", "0 3 * * 1 2 3", "0 3 * * $(id)", "@sometimes"]
+)
 def test_a_wrong_cron_is_refused_with_an_example(given: str) -> None:
     with pytest.raises(UserError, match="for example '0 3"):
         checked_cron(given)
 
 
-def test_the_verb_has_a_schedule_and_removes_it(kfp: KfpApi, package: Package, tmp_path: Path) -> None:
+def test_the_verb_has_a_schedule_and_removes_it(
+    kfp: KfpApi, package: Package, tmp_path: Path
+) -> None:
     (tmp_path / "p.yaml").write_text(package.text)
     common = (str(tmp_path / "p.yaml"), "--store", STORE, "--namespace", "ml", "--commit", COMMIT)
     done = cli(kfp, "schedule", *common, "--cron", "0 3 * * 1")

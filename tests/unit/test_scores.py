@@ -17,7 +17,14 @@ from tests.unit.measuring import question, result
 
 def sampled(number: int, texts: str) -> list[Sample]:
     return [
-        Sample(prompt_id=question(number).id, index=index, seed=index, text=text, num_tokens=2, finished=True)
+        Sample(
+            prompt_id=question(number).id,
+            index=index,
+            seed=index,
+            text=text,
+            num_tokens=2,
+            finished=True,
+        )
         for index, text in enumerate(texts)
     ]
 
@@ -46,7 +53,13 @@ def test_pass_at_k_is_given_for_every_power_of_two_with_its_interval() -> None:
 
 def test_slices_have_accuracy_with_interval_ends_and_lengths() -> None:
     rows = [
-        result(number, split=split, correct=number % 4 > 0, num_tokens=number, tags={"length": str(number % 2)})
+        result(
+            number,
+            split=split,
+            correct=number % 4 > 0,
+            num_tokens=number,
+            tags={"length": str(number % 2)},
+        )
         for split in ("validation", "test")
         for number in range(40)
     ]
@@ -69,7 +82,9 @@ def test_macro_f1_and_its_parts_are_those_of_scikit_learn() -> None:
         for number, (right, guess) in enumerate(zip(truth, said, strict=True))
     ]
     found = scores_of([result(999, split="validation"), *rows], 0)["classification"]["test"]
-    assert found["macro_f1"] == pytest.approx(f1_score(truth, said, average="macro", zero_division=0))
+    assert found["macro_f1"] == pytest.approx(
+        f1_score(truth, said, average="macro", zero_division=0)
+    )
     parts = precision_recall_fscore_support(truth, said, labels=list("abcd"), zero_division=0)
     for place, label in enumerate("abcd"):
         mine = found["labels"][label]
@@ -88,7 +103,10 @@ def test_numbers_have_a_squared_error_and_what_is_no_number_is_counted() -> None
     assert error_of(asked("40"), "I do not know") is None
     assert error_of(asked("40"), "9" * 300) is None
     assert error_of(question(10), "42") is None
-    rows = [result(number, numeric=True, error=error) for number, error in enumerate((1.0, -3.0, None, 0.0, 2.0))]
+    rows = [
+        result(number, numeric=True, error=error)
+        for number, error in enumerate((1.0, -3.0, None, 0.0, 2.0))
+    ]
     found = scores_of([result(9, split="validation"), *rows], 0)["numeric"]
     assert found.keys() == {"test"}
     assert (found["test"]["n"], found["test"]["unparsed"]) == (5, 1)
@@ -100,13 +118,16 @@ def test_numbers_have_a_squared_error_and_what_is_no_number_is_counted() -> None
 def test_the_generation_verification_gap_is_what_agreement_gains_over_one_sample() -> None:
     prompts = [question(number) for number in (17, 25, 31)]
     samples = [*sampled(17, "1112"), *sampled(25, "3344"), *sampled(31, "3399")]
-    verdicts = [sample.text == {17: "1", 25: "2", 31: "3"}[number] for number, sample in zip(
-        [17] * 4 + [25] * 4 + [31] * 4, samples, strict=True
-    )]  # fmt: skip
+    verdicts = [
+        sample.text == {17: "1", 25: "2", 31: "3"}[number]
+        for number, sample in zip([17] * 4 + [25] * 4 + [31] * 4, samples, strict=True)
+    ]
     found = generation_verification(prompts, samples, verdicts)
     assert found is not None
     assert found["sample_accuracy"] == pytest.approx((0.75 + 0 + 0.5) / 3)
-    assert found["majority_accuracy"] == pytest.approx(2 / 3), "of equally frequent answers the first drawn counts"
+    assert found["majority_accuracy"] == pytest.approx(2 / 3), (
+        "of equally frequent answers the first drawn counts"
+    )
     assert found["gap"] == pytest.approx(found["majority_accuracy"] - found["sample_accuracy"])
     assert found["low"] < found["gap"] < found["high"]
     assert (found["k"], found["n"]) == (4, 3)
@@ -118,18 +139,29 @@ def test_perplexity_weighs_tokens_and_its_interval_holds_the_truth_19_times_of_2
 
     def texts() -> list[TextResult]:
         return [
-            TextResult(id=str(number), split="retention", loss=draw.gauss(2.0, 0.5), num_tokens=draw.randint(5, 50),
-                       num_right=3)
+            TextResult(
+                id=str(number),
+                split="retention",
+                loss=draw.gauss(2.0, 0.5),
+                num_tokens=draw.randint(5, 50),
+                num_right=3,
+            )
             for number in range(60)
-        ]  # fmt: skip
+        ]
 
-    found = text_scores([
-        TextResult(id="a", split="retention", loss=1.0, num_tokens=1, num_right=1),
-        TextResult(id="b", split="retention", loss=2.0, num_tokens=3, num_right=0),
-    ])  # fmt: skip
+    found = text_scores(
+        [
+            TextResult(id="a", split="retention", loss=1.0, num_tokens=1, num_right=1),
+            TextResult(id="b", split="retention", loss=2.0, num_tokens=3, num_right=0),
+        ]
+    )
     assert found is not None
     assert found["perplexity"] == pytest.approx(math.exp(1.75))
     assert (found["token_accuracy"], found["accuracy"], found["tokens"]) == (0.25, 0.5, 4)
-    held = [one["low"] < math.exp(2.0) < one["high"] for one in (text_scores(texts()) for _ in range(400)) if one]
+    held = [
+        one["low"] < math.exp(2.0) < one["high"]
+        for one in (text_scores(texts()) for _ in range(400))
+        if one
+    ]
     assert 0.92 < sum(held) / len(held) < 0.98
     assert text_scores([]) is None

@@ -1,4 +1,5 @@
-"""Likelihood of given texts, held against a plain forward pass and against what the model itself says."""
+"""Likelihood of given texts, held against a plain forward pass and against what the model itself
+says."""
 
 from __future__ import annotations
 
@@ -21,16 +22,23 @@ def alone(model: Any, row: EncodedRow) -> tuple[float, int]:
     with torch.inference_mode():
         logits = model(torch.tensor([row.ids]), use_cache=False).logits[0, :-1].float()
     wanted = torch.tensor(row.ids[1:])
-    losses = torch.nn.functional.cross_entropy(logits, wanted, reduction="none")[row.num_masked - 1 :]
+    losses = torch.nn.functional.cross_entropy(logits, wanted, reduction="none")[
+        row.num_masked - 1 :
+    ]
     right = (logits.argmax(-1) == wanted)[row.num_masked - 1 :]
     return float(losses.sum()), int(right.sum())
 
 
 @pytest.mark.parametrize("architecture", ["llama-nope", "gpt2", "lstm"])
 @pytest.mark.parametrize("chunk_tokens", [None, 3])
-def test_rows_are_scored_as_by_a_forward_pass_of_each_alone(architecture: str, chunk_tokens: int | None) -> None:
+def test_rows_are_scored_as_by_a_forward_pass_of_each_alone(
+    architecture: str, chunk_tokens: int | None
+) -> None:
     model, codec = tiny_model(architecture)
-    rows = [EncodedRow(*codec.row_ids(prompt, prompt[::-1] * (3 - place % 3))) for place, prompt in enumerate(PROMPTS)]
+    rows = [
+        EncodedRow(*codec.row_ids(prompt, prompt[::-1] * (3 - place % 3)))
+        for place, prompt in enumerate(PROMPTS)
+    ]
     done: list[int] = []
     scores = score_rows(model, rows, codec.pad_id, 2, done.append, chunk_tokens=chunk_tokens)
     assert done == [2, 2, 1]
@@ -47,7 +55,10 @@ def test_all_tokens_are_right_exactly_where_greedy_decoding_says_the_text() -> N
     rows = []
     for answer in sample(model, requests, greedy, codec.end_ids, codec.pad_id):
         ids = [*requests[answer.request].ids, *answer.ids]
-        rows += [EncodedRow(ids, len(requests[answer.request].ids)), EncodedRow([*ids[:-1], (ids[-1] + 1) % 20], 1)]
+        rows += [
+            EncodedRow(ids, len(requests[answer.request].ids)),
+            EncodedRow([*ids[:-1], (ids[-1] + 1) % 20], 1),
+        ]
     scores = score_rows(model, rows, codec.pad_id, 4)
     assert [score.num_right == score.num_tokens for score in scores] == [True, False] * len(PROMPTS)
 
@@ -67,7 +78,9 @@ def test_a_model_that_knows_the_classes_chooses_them() -> None:
     labels = {"even": "22", "odd": "1"}
     rows = [(f"{number}=", labels["odd" if number % 2 else "even"]) for number in range(40)]
     learn(model, codec, rows[:30])
-    chosen = likeliest_labels(model, codec, [prompt for prompt, _ in rows], sorted(labels.values()), 16)
+    chosen = likeliest_labels(
+        model, codec, [prompt for prompt, _ in rows], sorted(labels.values()), 16
+    )
     assert sum(one == label for one, (_, label) in zip(chosen, rows, strict=True)) >= 36
 
 

@@ -1,4 +1,5 @@
-"""The filters that a recipe may turn on: contamination, difficulty, paths, diversity, calibrated votes; the audit."""
+"""The filters that a recipe may turn on: contamination, difficulty, paths, diversity, calibrated
+votes; the audit."""
 
 from __future__ import annotations
 
@@ -44,33 +45,52 @@ def asked(text: str) -> list[Candidate]:
         QUESTION.replace("friends", "pals").replace("altogether", "in total"),
     ],
 )
-def test_a_reworded_evaluation_question_never_teaches_where_the_firewall_is_asked_to_look(text: str) -> None:
+def test_a_reworded_evaluation_question_never_teaches_where_the_firewall_is_asked_to_look(
+    text: str,
+) -> None:
     evaluation = [(ask(QUESTION, "72"), "She sold 48/2 = 24 clips in May.")]
     section = with_settings(contamination="overlap")
     assert reasons(select(asked(text), section, evaluation=evaluation)) == {"in_evaluation": 1}
     exactly = prompt_id(text) == prompt_id(QUESTION)
-    assert (reasons(select(asked(text), OPEN, evaluation=evaluation)) == {"in_evaluation": 1}) is exactly
+    assert (
+        reasons(select(asked(text), OPEN, evaluation=evaluation)) == {"in_evaluation": 1}
+    ) is exactly
 
 
 def test_the_answer_of_an_evaluation_item_is_no_training_text_either() -> None:
-    solution = "She sold 48 divided by 2 which is 24 clips in May so 48 plus 24 is 72 clips altogether"
-    leaked = answers(ask("Tell me about clips.", "?"), f"Well: {solution}.", "No idea about any clips.")
-    outcome = select(leaked, with_settings(contamination="overlap"), evaluation=[(ask(QUESTION, "72"), solution)])
+    solution = (
+        "She sold 48 divided by 2 which is 24 clips in May so 48 plus 24 is 72 clips altogether"
+    )
+    leaked = answers(
+        ask("Tell me about clips.", "?"), f"Well: {solution}.", "No idea about any clips."
+    )
+    outcome = select(
+        leaked, with_settings(contamination="overlap"), evaluation=[(ask(QUESTION, "72"), solution)]
+    )
     assert kept_texts(outcome) == ["No idea about any clips."]
 
 
 def test_other_questions_and_those_of_a_shared_template_pass_the_firewall() -> None:
     template = "Find the greatest common divisor of two whole numbers and give nothing but the answer as a numeral: {}"
     evaluation = [(ask(template.format(f"{n} and {n + 7}"), "1"), "1") for n in range(100, 120)]
-    other = ask("A farmer has 12 cows and buys 5 more at the market on Monday. How many cows does he have now?", "17")
-    outcome = select(answers(other, "17"), with_settings(contamination="overlap"), evaluation=evaluation)
+    other = ask(
+        "A farmer has 12 cows and buys 5 more at the market on Monday. How many cows does he have now?",
+        "17",
+    )
+    outcome = select(
+        answers(other, "17"), with_settings(contamination="overlap"), evaluation=evaluation
+    )
     assert reasons(outcome) == {}
     short, like = answers(ask("12+35=", "47"), "47"), [(ask("12+34=", "46"), "46")]
     assert reasons(select(short, with_settings(contamination="overlap"), evaluation=like)) == {}
 
 
 def test_solved_prompts_are_replayed_a_little_and_half_solved_ones_count_most() -> None:
-    solved = [one for n in range(200) for one in answers(ask(f"easy {chr(97 + n % 26)} {n}", "1"), "1", "1 ")]
+    solved = [
+        one
+        for n in range(200)
+        for one in answers(ask(f"easy {chr(97 + n % 26)} {n}", "1"), "1", "1 ")
+    ]
     half = answers(ask("half", "1"), "1", "2", "1 ", "3")
     rare = answers(ask("rare", "1"), "1", "2", "3", "4", "5", "6", "7", "8")
     hopeless = answers(ask("hopeless", "1"), "2", "3")
@@ -82,7 +102,9 @@ def test_solved_prompts_are_replayed_a_little_and_half_solved_ones_count_most() 
     replayed = [one for one in kept if one.prompt.text.startswith("easy")]
     assert 8 <= len(replayed) <= 35
     assert {one.weight for one in replayed} == {4 * 0.75 * 0.25}
-    assert {row.row["prompt"] for row in dropped if row.reason == "solved"}.isdisjoint({"half", "rare", "hopeless"})
+    assert {row.row["prompt"] for row in dropped if row.reason == "solved"}.isdisjoint(
+        {"half", "rare", "hopeless"}
+    )
     assert all(one.prompt.text != "hopeless" for one in kept)
 
 
@@ -93,8 +115,14 @@ def test_difficulty_without_a_verifier_is_an_error_of_the_recipe() -> None:
 
 def test_of_answers_by_the_same_equations_the_most_unlike_stays() -> None:
     same = "48/2 = 24 in May. 48+24 = 72 in all."
-    texts = [same, f"First of all, {same}", f"Let us see what she did in May and then in April: {same}",
-             "48+48/2 = 72 clips.", "It is 72.", "Surely 72."]  # fmt: skip
+    texts = [
+        same,
+        f"First of all, {same}",
+        f"Let us see what she did in May and then in April: {same}",
+        "48+48/2 = 72 clips.",
+        "It is 72.",
+        "Surely 72.",
+    ]
     outcome = select(answers(ask("clips", "?"), *texts), with_settings(distinct_paths=True))
     assert kept_texts(outcome) == texts[2:]
     assert reasons(outcome) == {"same_path": 2}
@@ -109,7 +137,8 @@ def test_equations_are_read_in_order_however_they_are_spaced() -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "distance"), [("kitten", "sitting", 3), ("", "abc", 3), ("abc", "abc", 0), ("ab", "ba", 2)]
+    ("first", "second", "distance"),
+    [("kitten", "sitting", 3), ("", "abc", 3), ("abc", "abc", 0), ("ab", "ba", 2)],
 )
 def test_edit_distance_is_levenshteins(first: str, second: str, distance: int) -> None:
     assert edit_distance(first, second) == edit_distance(second, first) == distance
@@ -120,14 +149,20 @@ def test_a_diverse_choice_covers_what_a_flood_of_like_rows_would_hide(method: st
     draw = random.Random(4)
     begin = "tell me something about the sheep that graze"
     cased = {"".join(draw.choice((letter, letter.upper())) for letter in begin) for _ in range(120)}
-    flood = [one for text in sorted(cased) for one in answers(ask(text, "?"), "a white sheep on a green hill")]
+    flood = [
+        one
+        for text in sorted(cased)
+        for one in answers(ask(text, "?"), "a white sheep on a green hill")
+    ]
     rare = [one for n in range(8) for one in answers(ask(f"rare {n}", "?"), sentence(draw))]
     choice = {"method": method, "rows": 16, "clusters": 16}
     kept, dropped = select([*flood, *rare], with_settings(diversity=choice))
     assert len(kept) == 16
     assert sum(one.prompt.text.startswith("rare") for one in kept) >= 7
     assert {row.reason for row in dropped} == {"diversity"}
-    assert select([*flood, *rare], with_settings(diversity=choice))[0] == kept, "the choice is the same every time"
+    assert select([*flood, *rare], with_settings(diversity=choice))[0] == kept, (
+        "the choice is the same every time"
+    )
 
 
 def test_top_score_keeps_the_best_and_random_some() -> None:
@@ -145,7 +180,9 @@ def voted(share: float, right: bool, number: int) -> list[Candidate]:
     prompt = ask(f"audit {share} {number}", "7")
     agreeing, samples = round(10 * share), list[str]()
     samples += ["7" if right else "8"] * agreeing + [f"other {n}" for n in range(10 - agreeing)]
-    return make_candidates({prompt.id: prompt}, [say(prompt, index, text) for index, text in enumerate(samples)])
+    return make_candidates(
+        {prompt.id: prompt}, [say(prompt, index, text) for index, text in enumerate(samples)]
+    )
 
 
 def audit_samples(shares: dict[float, int], count: int = 100) -> list[Candidate]:
@@ -162,7 +199,9 @@ def test_the_vote_threshold_is_the_smallest_that_is_proved_precise() -> None:
     assert calibrated_share(audit_samples({0.3: 20, 0.6: 90, 0.9: 100})) == 0.6
     assert calibrated_share(audit_samples({0.3: 20, 0.6: 60, 0.9: 100})) == 0.9
     assert calibrated_share(audit_samples({0.3: 100, 0.9: 100})) == 0.3
-    with pytest.raises(UserError, match=r"of 300 audit prompts .* best lower bound of the precision is 0\.\d+"):
+    with pytest.raises(
+        UserError, match=r"of 300 audit prompts .* best lower bound of the precision is 0\.\d+"
+    ):
         calibrated_share(audit_samples({0.3: 20, 0.6: 60, 0.9: 80}))
     with pytest.raises(UserError, match=r"of 5 audit prompts"):
         calibrated_share(audit_samples({0.9: 5}, 5))
@@ -199,7 +238,9 @@ def test_the_audit_says_how_good_each_filter_is_and_that_none_of_it_is_trained_o
 def test_a_filter_that_keeps_the_model_s_errors_is_told_on() -> None:
     """Majorities of this model are wrong more often than its single samples."""
     audit = audit_samples({0.6: 10, 0.2: 90})
-    _, _, account = account_of(voted(0.6, True, 5000), with_settings(min_vote_share=0.5), audit=audit)
+    _, _, account = account_of(
+        voted(0.6, True, 5000), with_settings(min_vote_share=0.5), audit=audit
+    )
     assert account.audit is not None
     assert account.audit["all"]["precision"] == pytest.approx(0.1)
     assert account.audit["teaches_errors"] == ["vote"]
@@ -208,7 +249,11 @@ def test_a_filter_that_keeps_the_model_s_errors_is_told_on() -> None:
 
 def test_bias_is_nothing_for_like_rows_and_one_for_rows_with_nothing_in_common() -> None:
     human = attributes(rows(100, 0))
-    assert distances(attributes(rows(100, 1)), human) == {"length": 0.0, "answer": 0.0, "slice": 0.0}
+    assert distances(attributes(rows(100, 1)), human) == {
+        "length": 0.0,
+        "answer": 0.0,
+        "slice": 0.0,
+    }
     other = [
         row.model_copy(update={"completion": "x" * 500, "tags": {"task": "essay"}, "id": str(n)})
         for n, row in enumerate(rows(100, 1))

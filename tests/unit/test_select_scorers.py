@@ -1,4 +1,5 @@
-"""Judges, rewards, likelihoods and functions as filters: what they say decides, what they do not say is dropped."""
+"""Judges, rewards, likelihoods and functions as filters: what they say decides, what they do not
+say is dropped."""
 
 from __future__ import annotations
 
@@ -40,11 +41,15 @@ def graded(api: JudgeApi, candidates: list[Candidate], **settings: Any) -> Any:
     section = JudgeScorer(model="judge-1", **settings)
     environment = {"RATCHET_JUDGE_URL": api.url, "RATCHET_JUDGE_KEY": "judge-key"}
     with Judge(section, environment) as one:
-        return select(candidates, OPEN.model_copy(update={"judge": section}), scorers={"judge": one.grades})
+        return select(
+            candidates, OPEN.model_copy(update={"judge": section}), scorers={"judge": one.grades}
+        )
 
 
 def test_a_judges_grade_decides_and_goes_with_the_row(judge: JudgeApi) -> None:
-    kept, dropped = graded(judge, answers(ask("poem", "?"), "fine 9", "poor 3", "best 10"), rubric="10: it rhymes")
+    kept, dropped = graded(
+        judge, answers(ask("poem", "?"), "fine 9", "poor 3", "best 10"), rubric="10: it rhymes"
+    )
     assert {one.text: one.scores["judge"] for one in kept} == {"fine 9": 9.0, "best 10": 10.0}
     assert [(row.reason, row.detail, row.row["scores"]) for row in dropped] == [
         ("judge", "grade 3 < 8", {"judge": 3.0})
@@ -58,9 +63,18 @@ def test_whatever_is_no_grade_is_unscored_and_never_kept(judge: JudgeApi) -> Non
     texts = ["Grade: 10", "x 11", "x -1", "x 9.5", "x ten", "x"]
     judge.reply = lambda question, answer: answer.removeprefix("x ")
     assert reasons(graded(judge, answers(ask("poem", "?"), *texts))) == {"unscored": 6}
-    assert [parsed_grade(text) for text in ("7", " 10\n", "0", "", None, "10 ", "7/10", "7\n8")] == [
-        7.0, 10.0, 0.0, None, None, 10.0, None, None,
-    ]  # fmt: skip
+    assert [
+        parsed_grade(text) for text in ("7", " 10\n", "0", "", None, "10 ", "7/10", "7\n8")
+    ] == [
+        7.0,
+        10.0,
+        0.0,
+        None,
+        None,
+        10.0,
+        None,
+        None,
+    ]
 
 
 def test_equal_answers_are_graded_once(judge: JudgeApi) -> None:
@@ -72,7 +86,9 @@ def test_equal_answers_are_graded_once(judge: JudgeApi) -> None:
     assert section.judge is not None
 
 
-def test_a_judge_that_fails_for_now_is_asked_again_and_one_that_refuses_is_the_users_to_mend(judge: JudgeApi) -> None:
+def test_a_judge_that_fails_for_now_is_asked_again_and_one_that_refuses_is_the_users_to_mend(
+    judge: JudgeApi,
+) -> None:
     judge.failures = [500, 429]
     assert kept_texts(graded(judge, answers(ask("poem", "?"), "fine 9"))) == ["fine 9"]
     judge.failures = [401] * 3
@@ -94,7 +110,10 @@ def test_a_function_that_the_recipe_names_must_accept() -> None:
     outcome = select(answers(ask("even?", "?"), "2", "3", "4"), section)
     assert kept_texts(outcome) == ["2", "4"]
     assert reasons(outcome) == {"function": 1}
-    for name, message in (("no_such_module.f", "install it"), (f"{__name__}.nothing", "has no function 'nothing'")):
+    for name, message in (
+        ("no_such_module.f", "install it"),
+        (f"{__name__}.nothing", "has no function 'nothing'"),
+    ):
         with pytest.raises(UserError, match=message):
             select([], OPEN.model_copy(update={"verifier_function": name}))
 
@@ -119,8 +138,12 @@ def test_perplexity_bands_are_those_of_the_model(tmp_path: Path) -> None:
     def scorer(block: Any) -> list[float | None]:
         return [{"low": 1.1, "fine": 2.0, "high": 9.0}.get(one.text) for one in block]
 
-    section = SelectSection.model_validate({**OPEN.model_dump(), "likelihood": {"champion": [1.5, 5.0]}})
-    outcome = select(answers(ask("q", "?"), "low", "fine", "high", "no"), section, scorers={"champion": scorer})
+    section = SelectSection.model_validate(
+        {**OPEN.model_dump(), "likelihood": {"champion": [1.5, 5.0]}}
+    )
+    outcome = select(
+        answers(ask("q", "?"), "low", "fine", "high", "no"), section, scorers={"champion": scorer}
+    )
     assert kept_texts(outcome) == ["fine"]
     assert reasons(outcome) == {"likelihood": 2, "unscored": 1}
 
@@ -129,9 +152,14 @@ def save_reward_model(folder: Path, num_labels: int = 1) -> Path:
     torch.manual_seed(0)
     _, codec = tiny_model()
     config = LlamaConfig(
-        vocab_size=len(codec.tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
-        num_attention_heads=2, max_position_embeddings=32, num_labels=num_labels,
-    )  # fmt: skip
+        vocab_size=len(codec.tokenizer),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=32,
+        num_labels=num_labels,
+    )
     LlamaForSequenceClassification(config).save_pretrained(folder)
     codec.tokenizer.pad_token = codec.tokenizer.pad_token or codec.tokenizer.eos_token
     codec.tokenizer.save_pretrained(folder)
@@ -149,7 +177,9 @@ def test_rewards_do_not_depend_on_the_batch_and_too_long_rows_have_none(tmp_path
     assert together[0] != together[1]
 
 
-def test_a_classifier_with_several_outputs_or_a_folder_without_model_is_refused(tmp_path: Path) -> None:
+def test_a_classifier_with_several_outputs_or_a_folder_without_model_is_refused(
+    tmp_path: Path,
+) -> None:
     with pytest.raises(UserError, match="2 outputs"):
         RewardModel(save_reward_model(tmp_path / "two", 2))
     (tmp_path / "none").mkdir()
@@ -158,20 +188,31 @@ def test_a_classifier_with_several_outputs_or_a_folder_without_model_is_refused(
 
 
 def test_influence_is_the_product_of_the_output_layers_gradients() -> None:
-    """The cheap form against autograd and an explicit inverse: the same numbers without a backward pass."""
+    """The cheap form against autograd and an explicit inverse: the same numbers without a backward
+    pass."""
     model, codec = tiny_model()
-    validation, rows = [("1+1=", "2"), ("2+2=", "4")], [("3+1=", "4"), ("1+2=", "777"), ("9+9=", "18")]
+    validation, rows = (
+        [("1+1=", "2"), ("2+2=", "4")],
+        [("3+1=", "4"), ("1+2=", "777"), ("9+9=", "18")],
+    )
     cheap = Influence(model, codec, validation, 64, 2).scores(rows)
     weight = model.get_output_embeddings().weight
 
     def states_of(pairs: list[tuple[str, str]]) -> tuple[torch.Tensor, torch.Tensor]:
         encoded = [codec.row_ids(*pair) for pair in pairs]
-        states = [model.base_model(input_ids=torch.tensor([ids]))[0][0, begin - 1 : -1] for ids, begin in encoded]
-        return torch.cat(states).detach(), torch.tensor([one for ids, begin in encoded for one in ids[begin:]])
+        states = [
+            model.base_model(input_ids=torch.tensor([ids]))[0][0, begin - 1 : -1]
+            for ids, begin in encoded
+        ]
+        return torch.cat(states).detach(), torch.tensor(
+            [one for ids, begin in encoded for one in ids[begin:]]
+        )
 
     def gradient(pairs: list[tuple[str, str]]) -> torch.Tensor:
         states, targets = states_of(pairs)
-        return torch.autograd.grad(torch.nn.functional.cross_entropy(states @ weight.T, targets), weight)[0]
+        return torch.autograd.grad(
+            torch.nn.functional.cross_entropy(states @ weight.T, targets), weight
+        )[0]
 
     states, _ = states_of(validation)
     moment = states.T @ states / len(states)
@@ -189,8 +230,13 @@ def test_rows_against_the_validation_gradient_are_dropped() -> None:
         return [{"good": 3.0, "fair": 1.0, "bad": -2.0}.get(one.text) for one in block]
 
     kept, dropped, account = account_of(
-        answers(ask("q", "?"), "good", "bad", "fair", "long"), section, scorers={"influence": scorer}
+        answers(ask("q", "?"), "good", "bad", "fair", "long"),
+        section,
+        scorers={"influence": scorer},
     )
     assert {one.text: one.scores["influence"] for one in kept} == {"good": 3.0, "fair": 1.0}
-    assert {row.reason: row.row["text"] for row in dropped} == {"influence": "bad", "unscored": "long"}
+    assert {row.reason: row.row["text"] for row in dropped} == {
+        "influence": "bad",
+        "unscored": "long",
+    }
     assert account.filters["influence"] == {"given": 4, "kept": 2}

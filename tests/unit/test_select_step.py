@@ -15,7 +15,14 @@ from components.common.context import Context
 from components.common.errors import Corrupt, UserError
 from components.common.receipts import Receipt, fetch
 from components.common.recipe import Recipe
-from components.common.records import Dropped, Prompt, Sample, TrainingRow, canonical_json, read_rows
+from components.common.records import (
+    Dropped,
+    Prompt,
+    Sample,
+    TrainingRow,
+    canonical_json,
+    read_rows,
+)
 from components.common.state import State
 from components.select.spool import gather
 from components.select.step import SelectInputs, run
@@ -23,7 +30,10 @@ from tests.unit.crafted import PLAN, ask, decided, generated, prepare, recipe_of
 from tests.unit.tiny import save_tiny
 
 PROMPTS = [ask(f"{a}+{b}=", str(a + b), task="sum") for a in range(1, 7) for b in range(1, 7)]
-HUMAN = [TrainingRow(id=f"human-{n}", prompt=f"{n}+0=", completion=str(n), source="human", round=0) for n in range(10)]
+HUMAN = [
+    TrainingRow(id=f"human-{n}", prompt=f"{n}+0=", completion=str(n), source="human", round=0)
+    for n in range(10)
+]
 
 
 def answers(prompt: Prompt) -> list[str]:
@@ -33,13 +43,19 @@ def answers(prompt: Prompt) -> list[str]:
 
 
 def campaign(
-    context: Context, *, validation: tuple[Prompt, ...] = (), recipe: Recipe | None = None, **state: Any
+    context: Context,
+    *,
+    validation: tuple[Prompt, ...] = (),
+    recipe: Recipe | None = None,
+    **state: Any,
 ) -> str:
     prepared = prepare(context, recipe or recipe_of(), train=HUMAN, validation=validation)
     return decided(context, prepared, **state)
 
 
-def shards(context: Context, number: int = 2, prompts: list[Prompt] = PROMPTS, **summary: Any) -> tuple[Receipt, ...]:
+def shards(
+    context: Context, number: int = 2, prompts: list[Prompt] = PROMPTS, **summary: Any
+) -> tuple[Receipt, ...]:
     texts = {prompt.text: answers(prompt) for prompt in prompts}
     return tuple(
         generated(context, prompts[shard::number], texts, shard=shard, shards=number, **summary)
@@ -51,11 +67,14 @@ def rows(context: Context, receipt: Receipt, name: str) -> list[TrainingRow]:
     return list(read_rows(fetch(context, receipt, name), TrainingRow))
 
 
-def test_accepted_and_dropped_hold_every_sample_once_and_only_text_of_the_model(context: Context) -> None:
+def test_accepted_and_dropped_hold_every_sample_once_and_only_text_of_the_model(
+    context: Context,
+) -> None:
     receipt = run(SelectInputs(campaign(context), shards(context)), context)
-    accepted, dropped = rows(context, receipt, "accepted.jsonl"), list(
-        read_rows(fetch(context, receipt, "dropped.jsonl"), Dropped)
-    )  # fmt: skip
+    accepted, dropped = (
+        rows(context, receipt, "accepted.jsonl"),
+        list(read_rows(fetch(context, receipt, "dropped.jsonl"), Dropped)),
+    )
     assert Counter(row.reason for row in dropped) == {"verifier": 72, "duplicate": 36}
     assert receipt.summary["dropped"] == {"verifier": 72, "duplicate": 36}
     assert receipt.summary["generated"] == 144 == len(accepted) + len(dropped)
@@ -86,7 +105,10 @@ def test_the_result_does_not_depend_on_the_number_or_order_of_shards(context: Co
 
 def test_the_mix_has_the_plans_human_share_and_accumulates_earlier_rounds(context: Context) -> None:
     old = [
-        TrainingRow(id=f"old-{n}", prompt=f"{n}+50=", completion=str(n + 50), source="self", round=1) for n in range(5)
+        TrainingRow(
+            id=f"old-{n}", prompt=f"{n}+50=", completion=str(n + 50), source="self", round=1
+        )
+        for n in range(5)
     ]
     again = TrainingRow(id="old-again", prompt="1+1=", completion="2", source="self", round=1)
     earlier = store(context, "select", {"accepted.jsonl": [*old, again]}, {"round": 1})
@@ -103,16 +125,23 @@ def test_the_mix_has_the_plans_human_share_and_accumulates_earlier_rounds(contex
 
 def test_unsafe_replace_trains_on_the_newest_samples_alone(context: Context) -> None:
     receipt = run(
-        SelectInputs(campaign(context, recipe=recipe_of(select={"unsafe_replace": True})), shards(context)), context
+        SelectInputs(
+            campaign(context, recipe=recipe_of(select={"unsafe_replace": True})), shards(context)
+        ),
+        context,
     )
     assert {row.source for row in rows(context, receipt, "mix.jsonl")} == {"self"}
 
 
 def test_prompts_of_an_evaluation_split_never_reach_the_mix(context: Context) -> None:
     leaked = PROMPTS[:3]
-    receipt = run(SelectInputs(campaign(context, validation=tuple(leaked)), shards(context)), context)
+    receipt = run(
+        SelectInputs(campaign(context, validation=tuple(leaked)), shards(context)), context
+    )
     assert receipt.summary["dropped"]["in_evaluation"] == 12
-    assert not {one.text for one in leaked} & {row.prompt for row in rows(context, receipt, "mix.jsonl")}
+    assert not {one.text for one in leaked} & {
+        row.prompt for row in rows(context, receipt, "mix.jsonl")
+    }
 
 
 def test_a_missing_repeated_or_foreign_shard_is_corrupt(context: Context) -> None:
@@ -131,7 +160,10 @@ def test_a_missing_repeated_or_foreign_shard_is_corrupt(context: Context) -> Non
 
 def test_too_few_accepted_rows_fail_the_round_with_the_numbers(context: Context) -> None:
     state = campaign(context, recipe=recipe_of(select={"min_accepted": 37}))
-    with pytest.raises(UserError, match=r"36 of 144 samples accepted, .*min_accepted is 37 .*verifier 72.*temperature"):
+    with pytest.raises(
+        UserError,
+        match=r"36 of 144 samples accepted, .*min_accepted is 37 .*verifier 72.*temperature",
+    ):
         run(SelectInputs(state, shards(context)), context)
 
 
@@ -141,22 +173,39 @@ def test_the_same_work_is_not_done_twice(context: Context) -> None:
     assert run(inputs, context).config["samples"] == [receipt.ref for receipt in inputs.samples]
 
 
-def started(context: Context, recipe: Recipe, files: dict[str, Sequence[BaseModel] | bytes]) -> Receipt:
+def started(
+    context: Context, recipe: Recipe, files: dict[str, Sequence[BaseModel] | bytes]
+) -> Receipt:
     """A start receipt over a prepare receipt with these files."""
-    state = State(run_id="crafted-run", prepared=store(context, "prepare", files, {}).ref, plan=PLAN)
+    state = State(
+        run_id="crafted-run", prepared=store(context, "prepare", files, {}).ref, plan=PLAN
+    )
     documents = {"recipe.json": recipe, "state.json": state}
     return store(
-        context, "start", {name: canonical_json(one.model_dump(mode="json")) for name, one in documents.items()}, {}
+        context,
+        "start",
+        {name: canonical_json(one.model_dump(mode="json")) for name, one in documents.items()},
+        {},
     )
 
 
 def audited(
     context: Context, audit: list[Prompt], texts: dict[str, list[str]], **select: Any
 ) -> tuple[Receipt, list[TrainingRow]]:
-    """Select, without a verifier, from a round that answers the pool and the audit split; and what is accepted."""
-    recipe = recipe_of(select={"verifier": False, "minhash_threshold": 1.0, "min_accepted": 1, **select})
-    splits: dict[str, Sequence[BaseModel]] = {"train": HUMAN, "validation": [], "test": [], "audit": audit}
-    files: dict[str, Sequence[BaseModel] | bytes] = {f"splits/{name}.jsonl": own for name, own in splits.items()}
+    """Select, without a verifier, from a round that answers the pool and the audit split; and what
+    is accepted."""
+    recipe = recipe_of(
+        select={"verifier": False, "minhash_threshold": 1.0, "min_accepted": 1, **select}
+    )
+    splits: dict[str, Sequence[BaseModel]] = {
+        "train": HUMAN,
+        "validation": [],
+        "test": [],
+        "audit": audit,
+    }
+    files: dict[str, Sequence[BaseModel] | bytes] = {
+        f"splits/{name}.jsonl": own for name, own in splits.items()
+    }
     start = started(context, recipe, files)
     texts = {**texts, **{prompt.text: answers(prompt) for prompt in PROMPTS}}
     shard = generated(context, [*audit, *PROMPTS], texts)
@@ -178,7 +227,9 @@ def test_audit_samples_measure_the_filters_and_are_counted_nowhere_else(context:
     assert not {one.text for one in audit} & {row.prompt for row in accepted}
 
 
-def test_a_round_whose_filters_teach_errors_is_marked_as_blocked_with_the_numbers(context: Context) -> None:
+def test_a_round_whose_filters_teach_errors_is_marked_as_blocked_with_the_numbers(
+    context: Context,
+) -> None:
     """The model agrees with itself where it is wrong."""
     audit = [ask(f"{n}+90=", str(n + 90)) for n in range(60)]
     texts = {one.text: [one.reference["answer"], "0", "0", "1"] for one in audit}
@@ -193,7 +244,9 @@ def test_a_calibrated_vote_without_an_audit_split_says_what_is_missing(context: 
         audited(context, [], {}, calibrate_vote=True)
 
 
-def test_samples_are_joined_the_same_from_parquet_and_in_many_small_files(context: Context, tmp_path: Path) -> None:
+def test_samples_are_joined_the_same_from_parquet_and_in_many_small_files(
+    context: Context, tmp_path: Path
+) -> None:
     import pyarrow
     import pyarrow.parquet
 
@@ -202,9 +255,15 @@ def test_samples_are_joined_the_same_from_parquet_and_in_many_small_files(contex
     for number, shard in enumerate(plain):
         files: dict[str, bytes] = {}
         for name, kind in (("prompts", Prompt), ("samples", Sample)):
-            table = [row.model_dump() for row in read_rows(fetch(context, shard, f"{name}.jsonl"), kind)]
+            table = [
+                row.model_dump() for row in read_rows(fetch(context, shard, f"{name}.jsonl"), kind)
+            ]
             for row in table:
-                row |= {column: json.dumps(row[column]) for column in ("reference", "tags") if column in row}
+                row |= {
+                    column: json.dumps(row[column])
+                    for column in ("reference", "tags")
+                    if column in row
+                }
             path = tmp_path / f"{name}-{number}.parquet"
             pyarrow.parquet.write_table(pyarrow.Table.from_pylist(table), path)
             files[f"{name}.parquet"] = path.read_bytes()
@@ -218,7 +277,12 @@ def test_samples_are_joined_the_same_from_parquet_and_in_many_small_files(contex
     state = campaign(context)
     receipts = [run(SelectInputs(state, tuple(given)), context) for given in (plain, large)]
     assert receipts[0].objects == receipts[1].objects
-    broken = store(context, "generate", {"prompts.parquet": b"PAR1 no", "samples.parquet": b""}, plain[0].summary)
+    broken = store(
+        context,
+        "generate",
+        {"prompts.parquet": b"PAR1 no", "samples.parquet": b""},
+        plain[0].summary,
+    )
     with pytest.raises(Corrupt, match="row 0: not a Prompt row"):
         list(gather(context, [broken], tmp_path))
 
@@ -226,19 +290,32 @@ def test_samples_are_joined_the_same_from_parquet_and_in_many_small_files(contex
 def test_influence_and_likelihood_ask_the_champion(context: Context, tmp_path: Path) -> None:
     """The whole way, with a real tiny model as champion and base: every row has its scores."""
     folder = save_tiny(tmp_path / "model")
-    model = {f"{name}/{path.name}": path.read_bytes() for path in folder.iterdir() for name in ("model", "base")}
+    model = {
+        f"{name}/{path.name}": path.read_bytes()
+        for path in folder.iterdir()
+        for name in ("model", "base")
+    }
     champion = store(context, "train", model, {"round": 0})
-    recipe = recipe_of(select={
-        "influence": {}, "likelihood": {"champion": [1.0, 1e9], "base": [1.0, 1e9], "ratio": [0.99, 1.01]},
-        "min_accepted": 1, "minhash_threshold": 1.0,
-    })  # fmt: skip
+    recipe = recipe_of(
+        select={
+            "influence": {},
+            "likelihood": {"champion": [1.0, 1e9], "base": [1.0, 1e9], "ratio": [0.99, 1.01]},
+            "min_accepted": 1,
+            "minhash_threshold": 1.0,
+        }
+    )
     splits = {"train": HUMAN, "heldout": HUMAN[:4], "validation": [], "test": []}
-    start = started(context, recipe, {**{f"splits/{name}.jsonl": own for name, own in splits.items()}, **model})
+    start = started(
+        context, recipe, {**{f"splits/{name}.jsonl": own for name, own in splits.items()}, **model}
+    )
     uri = decided(context, start, champion=champion.ref)
     receipt = run(SelectInputs(uri, shards(context, champion=champion.ref)), context)
     accepted = rows(context, receipt, "accepted.jsonl")
     assert receipt.summary["filters"]["likelihood"] == {"given": 36, "kept": 36}
-    assert receipt.summary["filters"]["influence"] == {"given": 36, "kept": receipt.summary["accepted"]}
+    assert receipt.summary["filters"]["influence"] == {
+        "given": 36,
+        "kept": receipt.summary["accepted"],
+    }
     for row in accepted:
         assert row.provenance["scores"].keys() == {"champion", "base", "ratio", "influence"}
         assert row.provenance["scores"]["influence"] > 0

@@ -15,7 +15,9 @@ from components.prepare.splits import CLAIM_ORDER, Splits, Target, make_splits
 
 def row(prompt: str, completion: str | None = "4", verifier: str = "exact", **tags: str) -> Example:
     reference = {} if completion is None else {"answer": completion}
-    return Example(prompt=prompt, completion=completion, verifier=verifier, reference=reference, tags=tags)
+    return Example(
+        prompt=prompt, completion=completion, verifier=verifier, reference=reference, tags=tags
+    )
 
 
 def rows(split: Target, *prompts: str) -> list[tuple[Target, Example]]:
@@ -42,7 +44,9 @@ def test_auto_divides_by_the_fractions_and_by_prompt_whatever_the_order() -> Non
     for name in ("heldout", "validation", "test"):
         assert 65 < counts[name] < 135
     again = split_up(*reversed(items))
-    assert {name: ids(splits, name) for name in CLAIM_ORDER} == {name: ids(again, name) for name in CLAIM_ORDER}
+    assert {name: ids(splits, name) for name in CLAIM_ORDER} == {
+        name: ids(again, name) for name in CLAIM_ORDER
+    }
     assert ids(split_up(*items, seed=1), "test") != ids(splits, "test")
 
 
@@ -51,9 +55,13 @@ def test_answers_of_one_prompt_stay_together_in_auto() -> None:
         ("auto", row(f"q{number}", str(answer))) for number in range(100) for answer in range(3)
     ]
     splits = split_up(*items)
-    assert not ids(splits, "train") & (ids(splits, "test") | ids(splits, "validation") | ids(splits, "heldout"))
+    assert not ids(splits, "train") & (
+        ids(splits, "test") | ids(splits, "validation") | ids(splits, "heldout")
+    )
     assert splits.counts["train"] % 3 == 0
-    assert splits.rejected_counts == {"duplicate": 2 * (splits.counts["test"] + splits.counts["validation"])}
+    assert splits.rejected_counts == {
+        "duplicate": 2 * (splits.counts["test"] + splits.counts["validation"])
+    }
 
 
 def test_a_training_row_that_is_measured_on_is_dropped_and_counted() -> None:
@@ -71,14 +79,18 @@ def test_a_training_row_that_is_measured_on_is_dropped_and_counted() -> None:
 
 
 def test_one_question_may_be_taught_with_two_answers_but_the_same_row_once() -> None:
-    splits = split_up(("train", row("q", "a")), ("train", row("q", "b")), ("train", row("q", "b")), *MEASURED)
+    splits = split_up(
+        ("train", row("q", "a")), ("train", row("q", "b")), ("train", row("q", "b")), *MEASURED
+    )
     assert [one.completion for one in splits.train] == ["a", "b"]
     assert len({one.id for one in splits.train}) == 2
     assert splits.rejected_counts == {"duplicate": 1}
 
 
 def test_without_unlabelled_prompts_the_training_questions_serve() -> None:
-    splits = split_up(("train", row("q", "#### 4", "numeric")), ("train", row("", "raw text")), *MEASURED)
+    splits = split_up(
+        ("train", row("q", "#### 4", "numeric")), ("train", row("", "raw text")), *MEASURED
+    )
     (prompt,) = splits.unlabelled
     assert prompt.text == "q"
     assert verify(prompt, "it is 4")
@@ -86,14 +98,22 @@ def test_without_unlabelled_prompts_the_training_questions_serve() -> None:
 
 def test_evaluation_prompts_carry_their_answer_out_of_the_models_sight() -> None:
     splits = split_up(
-        *rows("train", "q"), ("validation", row("How many?", "#### 4", "numeric", label="x")), *rows("test", "t")
+        *rows("train", "q"),
+        ("validation", row("How many?", "#### 4", "numeric", label="x")),
+        *rows("test", "t"),
     )
     (prompt,) = splits.validation
-    assert (prompt.text, prompt.reference, prompt.tags) == ("How many?", {"answer": "#### 4"}, {"label": "x"})
+    assert (prompt.text, prompt.reference, prompt.tags) == (
+        "How many?",
+        {"answer": "#### 4"},
+        {"label": "x"},
+    )
 
 
 def test_raw_text_is_for_training_never_a_question() -> None:
-    texts: list[tuple[Target, Example]] = [("auto", row("", f"text {number}")) for number in range(200)]
+    texts: list[tuple[Target, Example]] = [
+        ("auto", row("", f"text {number}")) for number in range(200)
+    ]
     splits = split_up(*texts, *rows("train", "q"), ("retention", row("", "old text")), *MEASURED)
     assert splits.counts["train"] + splits.counts["heldout"] == 201
     assert 5 < splits.counts["heldout"] < 40
@@ -105,7 +125,10 @@ def test_raw_text_is_for_training_never_a_question() -> None:
 
 def test_a_question_that_its_own_verifier_could_never_pass_is_dropped() -> None:
     splits = split_up(
-        *rows("train", "q"), ("test", row("n", "no number", "numeric")), ("test", row("r", "(a+)+", "regex")), *MEASURED
+        *rows("train", "q"),
+        ("test", row("n", "no number", "numeric")),
+        ("test", row("r", "(a+)+", "regex")),
+        *MEASURED,
     )
     assert splits.rejected_counts == {"unverifiable": 2}
     assert splits.counts["test"] == 1
@@ -131,18 +154,35 @@ def test_an_empty_split_is_an_error_that_says_how_to_fill_it(missing: str) -> No
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(
-        st.tuples(st.sampled_from(["auto", *CLAIM_ORDER]), st.sampled_from("abcdefghijk"), st.sampled_from("12")),
+        st.tuples(
+            st.sampled_from(["auto", *CLAIM_ORDER]),
+            st.sampled_from("abcdefghijk"),
+            st.sampled_from("12"),
+        ),
         max_size=60,
     ),
     st.integers(0, 5),
 )
-def test_splits_are_disjoint_and_every_row_is_kept_or_counted(items: list[tuple[Target, str, str]], seed: int) -> None:
-    items = [*items, ("train", "l", "1"), ("validation", "m", "1"), ("test", "n", "1")]  # what every run must have
-    splits = split_up(*((target, row(prompt, completion)) for target, prompt, completion in items), seed=seed)
+def test_splits_are_disjoint_and_every_row_is_kept_or_counted(
+    items: list[tuple[Target, str, str]], seed: int
+) -> None:
+    items = [
+        *items,
+        ("train", "l", "1"),
+        ("validation", "m", "1"),
+        ("test", "n", "1"),
+    ]  # what every run must have
+    splits = split_up(
+        *((target, row(prompt, completion)) for target, prompt, completion in items), seed=seed
+    )
     own = sum(target == "unlabelled" for target, _, _ in items)
-    owners = Counter(one for name in CLAIM_ORDER for one in ids(splits, name) if name != "unlabelled" or own)
+    owners = Counter(
+        one for name in CLAIM_ORDER for one in ids(splits, name) if name != "unlabelled" or own
+    )
     shared = [one for one, count in owners.items() if count > 1]
     assert not shared or ids(splits, "unlabelled") <= ids(splits, "train")
-    given_unlabelled = splits.counts["unlabelled"] if not ids(splits, "unlabelled") <= ids(splits, "train") else 0
+    given_unlabelled = (
+        splits.counts["unlabelled"] if not ids(splits, "unlabelled") <= ids(splits, "train") else 0
+    )
     kept = sum(splits.counts.values()) - splits.counts["unlabelled"] + given_unlabelled
     assert kept + len(splits.rejected) == len(items)

@@ -28,9 +28,13 @@ from components.common.statistics import (
 
 
 @pytest.mark.parametrize(("wins", "losses"), itertools.product(range(7), range(7)))
-def test_one_sided_mcnemar_is_the_share_of_coin_flips_that_do_as_well(wins: int, losses: int) -> None:
+def test_one_sided_mcnemar_is_the_share_of_coin_flips_that_do_as_well(
+    wins: int, losses: int
+) -> None:
     flips = list(itertools.product((0, 1), repeat=wins + losses))
-    assert mcnemar_one_sided(wins, losses) == pytest.approx(sum(sum(f) >= wins for f in flips) / len(flips), abs=1e-15)
+    assert mcnemar_one_sided(wins, losses) == pytest.approx(
+        sum(sum(f) >= wins for f in flips) / len(flips), abs=1e-15
+    )
 
 
 def test_mcnemar_agrees_with_the_textbook_table() -> None:
@@ -47,14 +51,18 @@ def test_mcnemar_without_differences_shows_nothing() -> None:
 
 
 def test_mcnemar_stays_exact_for_thousands_of_pairs() -> None:
-    assert mcnemar_one_sided(1500, 1500) == pytest.approx(0.5 + math.comb(3000, 1500) / 2**3001, rel=1e-12)
+    assert mcnemar_one_sided(1500, 1500) == pytest.approx(
+        0.5 + math.comb(3000, 1500) / 2**3001, rel=1e-12
+    )
     assert mcnemar_one_sided(3000, 0) == 0.0  # 2^-3000 is below the smallest float
     with pytest.raises(ValueError, match="-1 wins"):
         mcnemar_one_sided(-1, 3)
 
 
 @given(st.integers(0, 300), st.integers(0, 300))
-def test_mcnemar_tails_of_both_sides_overlap_in_the_observed_outcome_alone(wins: int, losses: int) -> None:
+def test_mcnemar_tails_of_both_sides_overlap_in_the_observed_outcome_alone(
+    wins: int, losses: int
+) -> None:
     together = mcnemar_one_sided(wins, losses) + mcnemar_one_sided(losses, wins)
     assert together == pytest.approx(1 + math.comb(wins + losses, wins) / 2 ** (wins + losses))
 
@@ -104,7 +112,11 @@ def test_alpha_is_divided_over_the_rounds_and_a_promotion_hands_its_share_on() -
         alpha_of_round(0.05, 0)
 
 
-@given(st.lists(st.sampled_from(["promoted rightly", "nothing to show", "missed"]), min_size=1, max_size=12))
+@given(
+    st.lists(
+        st.sampled_from(["promoted rightly", "nothing to show", "missed"]), min_size=1, max_size=12
+    )
+)
 def test_rounds_with_nothing_to_show_spend_no_more_than_alpha_together(rounds: list[str]) -> None:
     spent, in_a_row = 0.0, 0
     for kind in rounds:
@@ -121,7 +133,12 @@ def power_by_enumeration(pairs: int, discordance: float, gain: float, alpha: flo
         for losses in range(pairs + 1 - wins):
             if mcnemar_one_sided(wins, losses) <= alpha:
                 ways = math.comb(pairs, wins) * math.comb(pairs - wins, losses)
-                total += ways * win**wins * max(loss, 0.0) ** losses * (1 - differing) ** (pairs - wins - losses)
+                total += (
+                    ways
+                    * win**wins
+                    * max(loss, 0.0) ** losses
+                    * (1 - differing) ** (pairs - wins - losses)
+                )
     return total
 
 
@@ -129,7 +146,9 @@ SIZES = [(40, 0.3, 0.05), (60, 0.1, 0.0125), (25, 0.0, 0.05), (30, 1.0, 0.01)]
 
 
 @pytest.mark.parametrize(("pairs", "discordance", "alpha"), SIZES)
-def test_minimal_detectable_gain_has_exactly_the_promised_power(pairs: int, discordance: float, alpha: float) -> None:
+def test_minimal_detectable_gain_has_exactly_the_promised_power(
+    pairs: int, discordance: float, alpha: float
+) -> None:
     gain = minimal_detectable_gain(pairs, discordance, alpha)
     assert gain is not None
     assert power_by_enumeration(pairs, discordance, gain, alpha) == pytest.approx(0.8, abs=1e-3)
@@ -177,8 +196,12 @@ def test_the_lower_bound_of_a_mean_is_that_of_the_normal_for_many_pairs() -> Non
     mean, error = sum(gains) / len(gains), cluster_standard_error(gains, range(len(gains)))
     assert error is not None
     assert error == pytest.approx(1 / math.sqrt(1000), rel=0.05)
-    assert bootstrap_lower(gains, range(len(gains))) == pytest.approx(mean - 1.645 * error, abs=0.004)
-    doubled = bootstrap_lower([*gains, *gains], [*range(1000), *range(1000)])  # copies are no more evidence
+    assert bootstrap_lower(gains, range(len(gains))) == pytest.approx(
+        mean - 1.645 * error, abs=0.004
+    )
+    doubled = bootstrap_lower(
+        [*gains, *gains], [*range(1000), *range(1000)]
+    )  # copies are no more evidence
     assert doubled == pytest.approx(mean - 1.645 * error, abs=0.004)
     with pytest.raises(ValueError, match="no pairs"):
         bootstrap_lower([], [])
@@ -191,7 +214,9 @@ def test_what_few_clusters_could_show_is_nothing() -> None:
 
 
 def test_exact_upper_bounds_have_the_published_values() -> None:
-    assert binomial_upper(0, 10, 0.025) == pytest.approx(0.3085, abs=1e-4)  # Clopper and Pearson (1934)
+    assert binomial_upper(0, 10, 0.025) == pytest.approx(
+        0.3085, abs=1e-4
+    )  # Clopper and Pearson (1934)
     assert binomial_upper(3, 10, 0.025) == pytest.approx(0.6525, abs=1e-4)
     assert binomial_upper(10, 10) == 1.0
 

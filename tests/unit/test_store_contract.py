@@ -1,4 +1,5 @@
-"""One contract for every kind of store, and what only a bucket can do wrong. The server is a real one."""
+"""One contract for every kind of store, and what only a bucket can do wrong. The server is a real
+one."""
 
 from __future__ import annotations
 
@@ -58,8 +59,12 @@ def test_a_file_comes_back_as_it_was_stored(store: Store, tmp_path: Path, data: 
     assert store.size(object_of(data)) == len(data)
 
 
-@pytest.mark.parametrize("elsewhere", [False, True], ids=["same file system", "another file system"])
-def test_a_file_that_is_given_is_stored_and_gone(store: Store, tmp_path: Path, elsewhere: bool) -> None:
+@pytest.mark.parametrize(
+    "elsewhere", [False, True], ids=["same file system", "another file system"]
+)
+def test_a_file_that_is_given_is_stored_and_gone(
+    store: Store, tmp_path: Path, elsewhere: bool
+) -> None:
     with tempfile.TemporaryDirectory(dir="/dev/shm" if elsewhere else tmp_path) as folder:
         path, data = Path(folder) / "shard", b"w" * 1_000_003
         path.write_bytes(data)
@@ -69,7 +74,9 @@ def test_a_file_that_is_given_is_stored_and_gone(store: Store, tmp_path: Path, e
     assert (tmp_path / "back").read_bytes() == data
 
 
-def test_a_given_file_that_is_only_a_link_leaves_what_it_links_to(store: Store, tmp_path: Path) -> None:
+def test_a_given_file_that_is_only_a_link_leaves_what_it_links_to(
+    store: Store, tmp_path: Path
+) -> None:
     target = written(tmp_path, b"weights")
     (tmp_path / "link").symlink_to(target)
     store.put_file(KEY, tmp_path / "link", sha256(b"weights"), give=True)
@@ -108,13 +115,17 @@ def test_one_of_sixteen_processes_wins_in_a_folder(file_store: Store, tmp_path: 
     writers = [
         subprocess.Popen(
             [sys.executable, "-c", program, file_store.root, str(go), f"writer {number:02d}"],
-            stdout=subprocess.PIPE, text=True, cwd=here,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=here,
         )
         for number in range(WRITERS)
-    ]  # fmt: skip
+    ]
     time.sleep(0.5)
     go.touch()
-    won = [number for number, writer in enumerate(writers) if writer.communicate()[0].strip() == "True"]
+    won = [
+        number for number, writer in enumerate(writers) if writer.communicate()[0].strip() == "True"
+    ]
     assert len(won) == 1
     assert file_store.get_bytes(KEY) == f"writer {won[0]:02d}".encode() * 1000
 
@@ -123,7 +134,9 @@ def test_equal_bytes_from_many_writers_are_no_conflict(store: Store, tmp_path: P
     data = b"the same shard" * 1000
     path = written(tmp_path, data)
     with ThreadPoolExecutor(WRITERS) as pool:
-        list(pool.map(lambda _: store.put_file(object_of(data), path, sha256(data)), range(WRITERS)))
+        list(
+            pool.map(lambda _: store.put_file(object_of(data), path, sha256(data)), range(WRITERS))
+        )
     assert store.get_bytes(object_of(data)) == data
 
 
@@ -216,8 +229,12 @@ def test_a_listing_of_an_empty_store_is_empty(store: Store) -> None:
     assert list(store.list("")) == []
 
 
-@pytest.mark.parametrize("key", ["../x", "a/../../x", "/etc/passwd", "a//b", "a/./b", "", "a/", "a\0b", "..", "a\nb"])
-def test_a_key_that_could_leave_the_store_is_refused(store: Store, tmp_path: Path, key: str) -> None:
+@pytest.mark.parametrize(
+    "key", ["../x", "a/../../x", "/etc/passwd", "a//b", "a/./b", "", "a/", "a\0b", "..", "a\nb"]
+)
+def test_a_key_that_could_leave_the_store_is_refused(
+    store: Store, tmp_path: Path, key: str
+) -> None:
     path = written(tmp_path, b"payload")
     for attempt in (
         lambda: store.put_bytes(key, b"payload"),
@@ -246,7 +263,9 @@ def test_opening_a_store_touches_nothing(tmp_path: Path) -> None:
     open_store("s3://no-such-bucket-anywhere/prefix", {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:1"})
 
 
-def test_objects_in_a_folder_are_read_only_and_readable_as_the_umask_allows(file_store: Store, tmp_path: Path) -> None:
+def test_objects_in_a_folder_are_read_only_and_readable_as_the_umask_allows(
+    file_store: Store, tmp_path: Path
+) -> None:
     before = os.umask(0o022)
     try:
         file_store.put_bytes(KEY, b"{}")
@@ -271,11 +290,15 @@ def test_a_large_file_goes_and_comes_in_parts(s3_server: S3Server, tmp_path: Pat
     store.get_file(object_of(data), tmp_path / "back")
     assert sha256((tmp_path / "back").read_bytes()) == sha256(data)
     bucket, _, prefix = store.root.removeprefix("s3://").partition("/")
-    kept = s3_server.client().head_object(Bucket=bucket, Key=f"{prefix}/{object_of(data)}", ChecksumMode="ENABLED")
+    kept = s3_server.client().head_object(
+        Bucket=bucket, Key=f"{prefix}/{object_of(data)}", ChecksumMode="ENABLED"
+    )
     assert kept["ChecksumSHA256"].endswith("-3")
 
 
-def test_a_large_file_that_is_not_its_digest_leaves_nothing(s3_server: S3Server, tmp_path: Path) -> None:
+def test_a_large_file_that_is_not_its_digest_leaves_nothing(
+    s3_server: S3Server, tmp_path: Path
+) -> None:
     store, path = small_parts(s3_server), tmp_path / "large"
     path.write_bytes(b"x" * (6 * 1024 * 1024))
     with pytest.raises(Corrupt, match=str(path)):
@@ -284,19 +307,28 @@ def test_a_large_file_that_is_not_its_digest_leaves_nothing(s3_server: S3Server,
 
 
 def test_a_server_that_knows_no_checksums_can_be_told(s3_server: S3Server, tmp_path: Path) -> None:
-    switches = {"RATCHET_S3_REQUEST_CHECKSUM": "when_required", "RATCHET_S3_RESPONSE_CHECKSUM": "when_required"}
-    store = S3Store(s3_server.new_uri(), s3_server.environment | switches, part_bytes=5 * 1024 * 1024)
+    switches = {
+        "RATCHET_S3_REQUEST_CHECKSUM": "when_required",
+        "RATCHET_S3_RESPONSE_CHECKSUM": "when_required",
+    }
+    store = S3Store(
+        s3_server.new_uri(), s3_server.environment | switches, part_bytes=5 * 1024 * 1024
+    )
     data = os.urandom(6 * 1024 * 1024)
     store.put_file(object_of(data), written(tmp_path, data), sha256(data))
     store.put_bytes(KEY, b"{}")
     assert sha256(store.get_bytes(object_of(data))) == sha256(data)
     bucket, _, prefix = store.root.removeprefix("s3://").partition("/")
-    kept = s3_server.client().head_object(Bucket=bucket, Key=f"{prefix}/{KEY}", ChecksumMode="ENABLED")
+    kept = s3_server.client().head_object(
+        Bucket=bucket, Key=f"{prefix}/{KEY}", ChecksumMode="ENABLED"
+    )
     assert not [name for name in kept if name.startswith("Checksum")]
 
 
 def test_a_wrong_value_of_a_switch_is_named() -> None:
-    with pytest.raises(UserError, match="RATCHET_S3_REQUEST_CHECKSUM=never: use when_supported or when_required"):
+    with pytest.raises(
+        UserError, match="RATCHET_S3_REQUEST_CHECKSUM=never: use when_supported or when_required"
+    ):
         open_store("s3://bucket/a", {"RATCHET_S3_REQUEST_CHECKSUM": "never"})
 
 
@@ -308,18 +340,23 @@ def test_a_bucket_itself_can_be_a_store(s3_server: S3Server) -> None:
     assert s3_server.client().get_object(Bucket="whole-bucket", Key=KEY)["Body"].read() == b"{}"
 
 
-def test_what_others_put_into_a_bucket_can_be_read_under_their_names(s3_server: S3Server, tmp_path: Path) -> None:
+def test_what_others_put_into_a_bucket_can_be_read_under_their_names(
+    s3_server: S3Server, tmp_path: Path
+) -> None:
     store = open_store(s3_server.new_uri(), s3_server.environment)
     bucket, _, prefix = store.root.removeprefix("s3://").partition("/")
     for name in ("Meine Modelle/größe (1).json", "marker/"):
-        s3_server.client().put_object(Bucket=bucket, Key=f"{prefix}/{name}", Body=b"" if name.endswith("/") else b"{}")
+        s3_server.client().put_object(
+            Bucket=bucket, Key=f"{prefix}/{name}", Body=b"" if name.endswith("/") else b"{}"
+        )
     assert list(store.list("")) == ["Meine Modelle/größe (1).json"]
     store.get_file("Meine Modelle/größe (1).json", tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == b"{}"
 
 
 def refusal(store: Store) -> str:
-    """What a person reads who uses a store that does not work: the same for every first call, within seconds."""
+    """What a person reads who uses a store that does not work: the same for every first call,
+    within seconds."""
     begun = time.monotonic()
     with pytest.raises(UserError) as caught:
         probe(store)
@@ -338,7 +375,9 @@ def test_wrong_credentials_are_named_without_the_secret(s3_server: S3Server) -> 
     assert "SignatureDoesNotMatch" in message
     assert "AWS_SECRET_ACCESS_KEY" in message
     unknown = {"AWS_ACCESS_KEY_ID": "nobody"}
-    assert "InvalidAccessKeyId" in refusal(open_store(s3_server.new_uri(), s3_server.environment | unknown))
+    assert "InvalidAccessKeyId" in refusal(
+        open_store(s3_server.new_uri(), s3_server.environment | unknown)
+    )
 
 
 def test_a_key_that_may_only_read_is_refused_by_the_probe(s3_server: S3Server) -> None:
@@ -352,7 +391,9 @@ def test_an_unknown_bucket_is_named_and_not_made(s3_server: S3Server) -> None:
     message = refusal(open_store("s3://no-such-bucket/prefix", s3_server.environment))
     assert "there is no bucket no-such-bucket" in message
     assert s3_server.endpoint in message
-    assert "no-such-bucket" not in [bucket["Name"] for bucket in s3_server.client().list_buckets()["Buckets"]]
+    assert "no-such-bucket" not in [
+        bucket["Name"] for bucket in s3_server.client().list_buckets()["Buckets"]
+    ]
 
 
 def test_an_endpoint_where_nothing_listens_is_named_within_seconds() -> None:
@@ -367,7 +408,8 @@ def test_an_endpoint_that_never_accepts_is_named_within_seconds() -> None:
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))
         deaf.listen(0)
-        # One connection fills the queue of a listener that accepts none; the kernel ignores the next ones.
+        # One connection fills the queue of a listener that accepts none; the kernel ignores the
+        # next ones.
         filling = [socket.create_connection(deaf.getsockname(), timeout=1) for _ in range(1)]
         given = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
         given["AWS_ENDPOINT_URL_S3"] = f"http://127.0.0.1:{deaf.getsockname()[1]}"
@@ -388,7 +430,9 @@ def test_half_a_pair_of_credentials_is_named(s3_server: S3Server) -> None:
     assert "AWS_SECRET_ACCESS_KEY" in message
 
 
-def test_no_credentials_at_all_is_named(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_no_credentials_at_all_is_named(
+    s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -1,4 +1,5 @@
-"""One run per name and commit, whatever the network does; followed to its end, with an exit status that says which."""
+"""One run per name and commit, whatever the network does; followed to its end, with an exit status
+that says which."""
 
 from __future__ import annotations
 
@@ -54,10 +55,14 @@ def patience(clock: Clock, **more: Any) -> Patience:
 
 
 def wanted(package: Package, **more: Any) -> Submission:
-    return plan_submission(package, {"store": STORE, **more.pop("parameters", {})}, commit=COMMIT, **more)
+    return plan_submission(
+        package, {"store": STORE, **more.pop("parameters", {})}, commit=COMMIT, **more
+    )
 
 
-def watch(pipelines: Pipelines, started: Started, seconds: float | None = None) -> tuple[str, int, list[str]]:
+def watch(
+    pipelines: Pipelines, started: Started, seconds: float | None = None
+) -> tuple[str, int, list[str]]:
     heard: list[str] = []
     ended, status = follow(pipelines, started, seconds, heard.append)
     return ended.state, status, heard
@@ -74,7 +79,10 @@ def test_a_submission_uploads_a_version_of_the_commit_and_begins_one_run(
     assert run["runtime_config"]["parameters"] == {"store": STORE}
     assert run["display_name"].startswith(f"ratchet-demo {COMMIT[:12]}")
     assert version["display_name"].startswith(COMMIT[:12])
-    assert version["pipeline_spec"] == {"pipeline_spec": package.spec, "platform_spec": package.platform}
+    assert version["pipeline_spec"] == {
+        "pipeline_spec": package.spec,
+        "platform_spec": package.platform,
+    }
     assert (experiment["display_name"], experiment["namespace"]) == ("ratchet", "ml")
 
 
@@ -88,12 +96,16 @@ def test_the_same_submission_again_joins_the_run_and_makes_nothing(
     assert len([one for one in kfp.requests if one[0] == "POST"]) == posts
 
 
-def test_another_commit_other_parameters_or_another_package_is_another_run(package: Package) -> None:
+def test_another_commit_other_parameters_or_another_package_is_another_run(
+    package: Package,
+) -> None:
     other = Package(package.text.replace("memoryLimit: 4.294967296", "memoryLimit: 5.0"))
     names = {
-        wanted(package).name, plan_submission(package, {"store": STORE}, commit="f" * 40).name,
-        wanted(package, parameters={"seed": 1}).name, wanted(other).name,
-    }  # fmt: skip
+        wanted(package).name,
+        plan_submission(package, {"store": STORE}, commit="f" * 40).name,
+        wanted(package, parameters={"seed": 1}).name,
+        wanted(other).name,
+    }
     assert len(names) == 4
     assert wanted(package).name == wanted(package).name
 
@@ -126,7 +138,9 @@ def test_an_archived_run_is_not_joined(kfp: KfpApi, pipelines: Pipelines, packag
 
 
 @pytest.mark.parametrize("kind", ["runs", "experiments", "pipelines", "upload_version"])
-@pytest.mark.parametrize("fault", [reset, lost, failing(500), failing(503), cut_off], ids=lambda one: one.__name__)
+@pytest.mark.parametrize(
+    "fault", [reset, lost, failing(500), failing(503), cut_off], ids=lambda one: one.__name__
+)
 def test_whatever_happens_to_a_creation_there_is_one_of_each_at_the_end(
     kfp: KfpApi, pipelines: Pipelines, package: Package, kind: str, fault: Any
 ) -> None:
@@ -136,14 +150,18 @@ def test_whatever_happens_to_a_creation_there_is_one_of_each_at_the_end(
     assert [len(kfp.all(one)) for one in ("experiments", "pipelines", "versions")] == [1, 1, 1]
 
 
-def test_a_slow_answer_to_a_creation_makes_no_second_run(kfp: KfpApi, package: Package, clock: Clock) -> None:
+def test_a_slow_answer_to_a_creation_makes_no_second_run(
+    kfp: KfpApi, package: Package, clock: Clock
+) -> None:
     kfp.faults_of["POST", "/runs"] = [slow(0.6)]
     hasty = Patience(clock=clock, sleep=lambda seconds: time.sleep(0.7), answer_seconds=0.3)
     started = start(Pipelines(Access(kfp.endpoint, "ml"), hasty), wanted(package))
     assert [one["run_id"] for one in kfp.all("runs")] == [started.run_id]
 
 
-@pytest.mark.parametrize("fault", [reset, failing(429), failing(502), failing(504)], ids=lambda one: one.__name__)
+@pytest.mark.parametrize(
+    "fault", [reset, failing(429), failing(502), failing(504)], ids=lambda one: one.__name__
+)
 def test_what_passes_is_waited_for_with_growing_pauses(
     kfp: KfpApi, pipelines: Pipelines, package: Package, clock: Clock, fault: Any
 ) -> None:
@@ -176,7 +194,9 @@ def test_two_who_begin_at_once_end_with_the_same_run(kfp: KfpApi, package: Packa
     assert [one["run_id"] for one in kfp.all("runs")] == [found[0].run_id]
 
 
-def test_names_are_found_on_later_pages(kfp: KfpApi, pipelines: Pipelines, package: Package) -> None:
+def test_names_are_found_on_later_pages(
+    kfp: KfpApi, pipelines: Pipelines, package: Package
+) -> None:
     kfp.page_size = 2
     first = start(pipelines, wanted(package))
     for _ in range(4):
@@ -204,7 +224,9 @@ def test_a_run_is_followed_to_its_end(
     assert watch(pipelines, started) == (states[-1], status, heard)
 
 
-def test_a_failed_run_says_which_task_failed_with_what(kfp: KfpApi, pipelines: Pipelines, package: Package) -> None:
+def test_a_failed_run_says_which_task_failed_with_what(
+    kfp: KfpApi, pipelines: Pipelines, package: Package
+) -> None:
     started = start(pipelines, wanted(package))
     kfp.states, kfp.error = ["FAILED"], "exit status 2:\n  rows longer than the context"
     ended, status = follow(pipelines, started, None, lambda state: None)
@@ -233,7 +255,9 @@ def test_an_api_that_stays_away_ends_the_wait_with_status_4(
     assert caught.value.exit_code == 4
 
 
-def test_time_that_is_up_ends_the_wait_and_not_the_run(kfp: KfpApi, pipelines: Pipelines, package: Package) -> None:
+def test_time_that_is_up_ends_the_wait_and_not_the_run(
+    kfp: KfpApi, pipelines: Pipelines, package: Package
+) -> None:
     started = start(pipelines, wanted(package))
     kfp.states = ["RUNNING"]
     assert watch(pipelines, started, 3600.0)[:2] == ("RUNNING", 2)
@@ -249,7 +273,9 @@ def test_a_run_that_is_deleted_while_it_is_waited_for_is_named(
         watch(pipelines, started)
 
 
-def test_a_token_is_read_anew_when_it_is_refused(kfp: KfpApi, package: Package, clock: Clock, tmp_path: Path) -> None:
+def test_a_token_is_read_anew_when_it_is_refused(
+    kfp: KfpApi, package: Package, clock: Clock, tmp_path: Path
+) -> None:
     file = tmp_path / "token"
     file.write_text("old\n")
     kfp.tokens = {"old"}
@@ -275,17 +301,27 @@ def test_a_token_that_stays_refused_is_said_without_showing_it(
     kfp.tokens = {"another"}
     (tmp_path / "token").write_text(TOKEN)
     by_file = Access(kfp.endpoint, "ml", token_file=tmp_path / "token")
-    for access, cure in ((by_file, "put a valid one into"), (Access(kfp.endpoint, "ml", TOKEN), "KF_PIPELINES_TOKEN")):
+    for access, cure in (
+        (by_file, "put a valid one into"),
+        (Access(kfp.endpoint, "ml", TOKEN), "KF_PIPELINES_TOKEN"),
+    ):
         with pytest.raises(UserError, match=f"refuses the token .*{cure}") as caught:
             start(Pipelines(access, patience(clock)), wanted(package))
         assert TOKEN not in str(caught.value)
     with pytest.raises(UserError, match="cannot be read"):
-        start(Pipelines(Access(kfp.endpoint, token_file=tmp_path / "none"), patience(clock)), wanted(package))
+        start(
+            Pipelines(Access(kfp.endpoint, token_file=tmp_path / "none"), patience(clock)),
+            wanted(package),
+        )
 
 
-def test_no_permission_names_what_and_where(kfp: KfpApi, pipelines: Pipelines, package: Package) -> None:
+def test_no_permission_names_what_and_where(
+    kfp: KfpApi, pipelines: Pipelines, package: Package
+) -> None:
     kfp.forbidden = True
-    with pytest.raises(UserError, match=r"no permission to list experiments in namespace ml: .*kubeflow-edit"):
+    with pytest.raises(
+        UserError, match=r"no permission to list experiments in namespace ml: .*kubeflow-edit"
+    ):
         start(pipelines, wanted(package))
 
 
@@ -319,7 +355,10 @@ def test_a_wrong_address_is_refused_before_anything_is_sent(endpoint: str) -> No
         (("seed=3",), "parameter store has no value"),
         (("store=file:///tmp/x",), "pods share no disk"),
         (("store=s3://x",), "no bucket name"),
-        (("store=s3://bucket/p", "resume_from=hf_abcdefghijklmnopqrstuvwxyz"), "resume_from looks like a secret"),
+        (
+            ("store=s3://bucket/p", "resume_from=hf_abcdefghijklmnopqrstuvwxyz"),
+            "resume_from looks like a secret",
+        ),
         (("store=s3://key:secret@bucket/p",), "store looks like a secret"),
         (("store=s3://bucket/p", "recipe={hf_token: abc}"), "recipe looks like a secret"),
     ],
@@ -335,8 +374,13 @@ def test_a_wrong_parameter_is_refused_before_anything_is_sent(
 def test_parameters_get_the_types_of_the_pipeline(package: Package) -> None:
     given = ("seed=3", "threshold=0.5", "temperature=1", "resume_from=007", "recipe={name: a}")
     assert checked_parameters(package, given, STORE) == {
-        "seed": 3, "threshold": 0.5, "temperature": 1, "resume_from": "007", "recipe": {"name": "a"}, "store": STORE,
-    }  # fmt: skip
+        "seed": 3,
+        "threshold": 0.5,
+        "temperature": 1,
+        "resume_from": "007",
+        "recipe": {"name": "a"},
+        "store": STORE,
+    }
 
 
 GIT = """#!/bin/sh
@@ -362,11 +406,24 @@ def test_the_commit_of_an_edited_checkout_is_not_that_of_the_commit_itself(tmp_p
 
 
 def cli(kfp: KfpApi, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RATCHET_", "KF_", "AWS_"))}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("RATCHET_", "KF_", "AWS_"))
+    }
     return subprocess.run(
-        [sys.executable, str(ROOT / "pipeline.py"), *arguments], capture_output=True, text=True, check=False,
-        env={**kept, "KF_PIPELINES_ENDPOINT": kfp.endpoint, "NO_PROXY": "127.0.0.1", "NO_COLOR": "1", **variables},
-    )  # fmt: skip
+        [sys.executable, str(ROOT / "pipeline.py"), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={
+            **kept,
+            "KF_PIPELINES_ENDPOINT": kfp.endpoint,
+            "NO_PROXY": "127.0.0.1",
+            "NO_COLOR": "1",
+            **variables,
+        },
+    )
 
 
 def test_the_verb_submits_a_package_waits_and_appends_the_verdict(
@@ -376,10 +433,24 @@ def test_the_verb_submits_a_package_waits_and_appends_the_verdict(
     file.write_text(package.text)
     kfp.states, kfp.error, kfp.tokens = ["RUNNING", "FAILED"], "out of <b>memory</b> | 137", {TOKEN}
     done = cli(
-        kfp, "submit", str(file), "--store", STORE, "--wait", "--json", "--summary", str(summary), "--namespace", "ml",
-        "--commit", COMMIT, KF_PIPELINES_TOKEN=TOKEN, AWS_ENDPOINT_URL_S3="http://127.0.0.1:9", AWS_ACCESS_KEY_ID="a",
+        kfp,
+        "submit",
+        str(file),
+        "--store",
+        STORE,
+        "--wait",
+        "--json",
+        "--summary",
+        str(summary),
+        "--namespace",
+        "ml",
+        "--commit",
+        COMMIT,
+        KF_PIPELINES_TOKEN=TOKEN,
+        AWS_ENDPOINT_URL_S3="http://127.0.0.1:9",
+        AWS_ACCESS_KEY_ID="a",
         AWS_SECRET_ACCESS_KEY="b",
-    )  # fmt: skip
+    )
     [run] = kfp.all("runs")
     told = json.loads(done.stdout)
     assert (done.returncode, told["exit_code"], told["state"]) == (1, 1, "FAILED")
@@ -395,12 +466,22 @@ def test_the_verb_submits_a_package_waits_and_appends_the_verdict(
 
 def test_the_summary_shows_the_verdict_of_every_round(context: Context, package: Package) -> None:
     campaign = whole_campaign(context, HOSTILE)
-    context.store.put_bytes(layout.job_key("run-1"), json.dumps({"run_id": campaign.run_id}).encode())
+    context.store.put_bytes(
+        layout.job_key("run-1"), json.dumps({"run_id": campaign.run_id}).encode()
+    )
     mine = plan_submission(package, {"store": context.store.root}, commit=COMMIT)
-    text = summary_page(mine, Started("run-1", "https://ui/#/runs/details/run-1", "SUCCEEDED", False, {}), {})
+    text = summary_page(
+        mine, Started("run-1", "https://ui/#/runs/details/run-1", "SUCCEEDED", False, {}), {}
+    )
     assert "Target met" in text
     rows = [line for line in text.splitlines() if line.startswith("| ")]
-    assert [row.split(" | ")[2] for row in rows] == ["verdict", "first", "promoted", "kept", "promoted"]
+    assert [row.split(" | ")[2] for row in rows] == [
+        "verdict",
+        "first",
+        "promoted",
+        "kept",
+        "promoted",
+    ]
     assert f"{context.store.root}/runs/{campaign.run_id}/report.html" in text
 
 

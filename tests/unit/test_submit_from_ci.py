@@ -1,4 +1,5 @@
-"""Retraining from CI: the workflow asks for as little as it needs, and the script that other systems share works."""
+"""Retraining from CI: the workflow asks for as little as it needs, and the script that other
+systems share works."""
 
 from __future__ import annotations
 
@@ -29,7 +30,9 @@ SCRIPT = ROOT / "manifests" / "ci" / "retrain.sh"
 
 
 def workflow() -> dict[str, Any]:
-    found: dict[str, Any] = yaml.load(WORKFLOW.read_text(), Loader=yaml.BaseLoader)  # `on` is no truth value
+    found: dict[str, Any] = yaml.load(
+        WORKFLOW.read_text(), Loader=yaml.BaseLoader
+    )  # `on` is no truth value
     return found
 
 
@@ -65,8 +68,10 @@ def test_zizmor_finds_nothing_in_the_workflows() -> None:
     beside = Path(sys.executable).parent / "zizmor"
     done = subprocess.run(
         [str(beside), "--offline", "--persona=pedantic", "--no-progress", str(WORKFLOW.parent)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout
 
 
@@ -102,7 +107,9 @@ class Tokens:
 
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._http.server_port}/token?v=1"
-        threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        threading.Thread(
+            target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        ).start()
 
     def close(self) -> None:
         self._http.shutdown()
@@ -117,12 +124,23 @@ def tokens() -> Iterator[Tokens]:
 
 
 def environment(kfp: KfpApi, folder: Path, **more: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RATCHET_", "KF_", "AWS_"))}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("RATCHET_", "KF_", "AWS_"))
+    }
     return {
-        **kept, "KF_PIPELINES_ENDPOINT": kfp.endpoint, "PYTHON": sys.executable, "NO_PROXY": "127.0.0.1",
-        "no_proxy": "127.0.0.1", "TMPDIR": str(folder), "SUMMARY": str(folder / "summary.md"),
-        "STAGES": "submit", "PROFILE": "cpu", **more,
-    }  # fmt: skip
+        **kept,
+        "KF_PIPELINES_ENDPOINT": kfp.endpoint,
+        "PYTHON": sys.executable,
+        "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1",
+        "TMPDIR": str(folder),
+        "SUMMARY": str(folder / "summary.md"),
+        "STAGES": "submit",
+        "PROFILE": "cpu",
+        **more,
+    }
 
 
 @pytest.fixture
@@ -144,13 +162,21 @@ def test_the_script_compiles_submits_waits_and_leaves_the_verdict_but_no_token(
 ) -> None:
     kfp.states, kfp.tokens = ["RUNNING", "SUCCEEDED"], {"token-for-kubeflow"}
     variables = environment(
-        kfp, tmp_path, STAGES="compile submit", RATCHET_STORE=s3_server.new_uri(), KFP_AUDIENCE="kubeflow",
-        ACTIONS_ID_TOKEN_REQUEST_URL=tokens.url, ACTIONS_ID_TOKEN_REQUEST_TOKEN="asks", **s3_server.environment,
-    )  # fmt: skip
+        kfp,
+        tmp_path,
+        STAGES="compile submit",
+        RATCHET_STORE=s3_server.new_uri(),
+        KFP_AUDIENCE="kubeflow",
+        ACTIONS_ID_TOKEN_REQUEST_URL=tokens.url,
+        ACTIONS_ID_TOKEN_REQUEST_TOKEN="asks",
+        **s3_server.environment,
+    )
     done = subprocess.run([str(SCRIPT)], env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     [run] = kfp.all("runs")
-    assert (run["namespace"] if "namespace" in run else kfp.all("experiments")[0]["namespace"]) == "ratchet"
+    assert (
+        run["namespace"] if "namespace" in run else kfp.all("experiments")[0]["namespace"]
+    ) == "ratchet"
     text = (tmp_path / "summary.md").read_text()
     assert f"[{run['run_id']}]({kfp.endpoint}/#/runs/details/{run['run_id']}): SUCCEEDED" in text
     assert "No step left a record in the store." in text
@@ -177,10 +203,18 @@ def test_a_script_that_is_stopped_leaves_no_process_and_no_token(
 ) -> None:
     kfp.states, kfp.tokens = ["RUNNING"], {"token-for-kubeflow"}
     variables = environment(
-        kfp, tmp_path, STAGES="compile submit", RATCHET_STORE=s3_server.new_uri(), KFP_AUDIENCE="kubeflow",
-        ACTIONS_ID_TOKEN_REQUEST_URL=tokens.url, ACTIONS_ID_TOKEN_REQUEST_TOKEN="asks", **s3_server.environment,
-    )  # fmt: skip
-    process = subprocess.Popen([str(SCRIPT)], env=variables, stderr=subprocess.PIPE, start_new_session=True)
+        kfp,
+        tmp_path,
+        STAGES="compile submit",
+        RATCHET_STORE=s3_server.new_uri(),
+        KFP_AUDIENCE="kubeflow",
+        ACTIONS_ID_TOKEN_REQUEST_URL=tokens.url,
+        ACTIONS_ID_TOKEN_REQUEST_TOKEN="asks",
+        **s3_server.environment,
+    )
+    process = subprocess.Popen(
+        [str(SCRIPT)], env=variables, stderr=subprocess.PIPE, start_new_session=True
+    )
     try:
         deadline = time.monotonic() + 60
         while not any("/runs/" in path for _, path in kfp.requests) and time.monotonic() < deadline:

@@ -44,7 +44,9 @@ def test_a_ladder_has_human_answers_up_to_its_labelled_length_only(task: str) ->
 
 @pytest.mark.parametrize("task", ["reverse", "copy", "addition"])
 def test_puzzles_are_distinct_over_all_splits_and_their_answers_right(task: str) -> None:
-    examples = [example for rows in made(task=task, ladder=LADDER, **SIZES).values() for example in rows]
+    examples = [
+        example for rows in made(task=task, ladder=LADDER, **SIZES).values() for example in rows
+    ]
     assert len({example.identity for example in examples}) == len(examples)
     for example in examples:
         assert set(example.prompt) <= ALPHABET
@@ -64,7 +66,8 @@ def test_addition_writes_the_sum_of_two_equally_long_numbers_backwards() -> None
 
 def test_different_tasks_ask_in_different_forms() -> None:
     prompts = {
-        task: made(task=task, ladder=LADDER, **SIZES)["train"][0].prompt for task in ("reverse", "copy", "addition")
+        task: made(task=task, ladder=LADDER, **SIZES)["train"][0].prompt
+        for task in ("reverse", "copy", "addition")
     }
     shapes = {re.sub("[0-9]+", "n", prompt) for prompt in prompts.values()}
     assert shapes == {"n=", "(n)=", "n+n="}
@@ -120,7 +123,9 @@ def test_reasoning_gym_puzzles_are_judged_by_their_stored_entry(name: str) -> No
     examples = [example for rows in splits.values() for example in rows]
     assert len({example.identity for example in examples}) == len(examples)
     for example in examples:
-        stored = type(example.as_prompt()).model_validate_json(example.as_prompt().model_dump_json())
+        stored = type(example.as_prompt()).model_validate_json(
+            example.as_prompt().model_dump_json()
+        )
         assert verify(stored, example.completion or "")
         assert not verify(stored, "certainly not")
 
@@ -128,7 +133,9 @@ def test_reasoning_gym_puzzles_are_judged_by_their_stored_entry(name: str) -> No
 def test_a_task_with_few_puzzles_gives_every_split_its_share() -> None:
     sizes = {"labelled": 200, "heldout": 50, "unlabelled": 500, "validation": 100, "test": 100}
     splits = made(
-        task="reasoning_gym/gcd", config={"min_value": 1, "max_value": 12, "min_numbers": 2, "max_numbers": 2}, **sizes
+        task="reasoning_gym/gcd",
+        config={"min_value": 1, "max_value": 12, "min_numbers": 2, "max_numbers": 2},
+        **sizes,
     )
     assert sum(map(len, splits.values())) <= 144
     assert all(splits[name] for name in ("train", "heldout", "unlabelled", "validation", "test"))

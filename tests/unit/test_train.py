@@ -1,4 +1,5 @@
-"""Training: one loss curve for every ZeRO stage and process count, loss on completions only, real early stopping."""
+"""Training: one loss curve for every ZeRO stage and process count, loss on completions only, real
+early stopping."""
 
 from __future__ import annotations
 
@@ -23,17 +24,31 @@ from tests.unit.trainings import carry_out, make_job, reversal, train
 def test_every_zero_stage_and_process_count_follows_one_loss_curve(tmp_path: Path) -> None:
     reference = train(tmp_path / "plain", zero=0)
     variants: list[dict[str, Any]] = [
-        {"zero": 1}, {"zero": 2}, {"zero": 3}, {"zero": 1, "num_processes": 2},
-        {"zero": 3, "num_processes": 2}, {"zero": 1, "micro_batch_size": 4},
-        {"zero": 2, "offload": True}, {"zero": 3, "offload": True},
-    ]  # fmt: skip
+        {"zero": 1},
+        {"zero": 2},
+        {"zero": 3},
+        {"zero": 1, "num_processes": 2},
+        {"zero": 3, "num_processes": 2},
+        {"zero": 1, "micro_batch_size": 4},
+        {"zero": 2, "offload": True},
+        {"zero": 3, "offload": True},
+    ]
     for number, variant in enumerate(variants):
         other = train(tmp_path / str(number), **variant)
-        np.testing.assert_allclose(other["losses"], reference["losses"], atol=1e-3, err_msg=str(variant))
+        np.testing.assert_allclose(
+            other["losses"], reference["losses"], atol=1e-3, err_msg=str(variant)
+        )
         assert other["tokens_trained"] == reference["tokens_trained"]
-        assert ("updated by the AdamW of torch, which is slower" in other["said"]) == variant.get("offload", False)
-        mine, theirs = load_model(other["folder"]).state_dict(), load_model(reference["folder"]).state_dict()
-        assert max(float((mine[name] - theirs[name]).abs().max()) for name in theirs) < 5e-3, variant
+        assert ("updated by the AdamW of torch, which is slower" in other["said"]) == variant.get(
+            "offload", False
+        )
+        mine, theirs = (
+            load_model(other["folder"]).state_dict(),
+            load_model(reference["folder"]).state_dict(),
+        )
+        assert max(float((mine[name] - theirs[name]).abs().max()) for name in theirs) < 5e-3, (
+            variant
+        )
 
 
 def test_training_lowers_the_loss_and_the_saved_model_is_the_best_one_seen(tmp_path: Path) -> None:
@@ -46,7 +61,9 @@ def test_training_lowers_the_loss_and_the_saved_model_is_the_best_one_seen(tmp_p
 
 
 def test_training_stops_early_once_the_heldout_loss_rises(tmp_path: Path) -> None:
-    done = train(tmp_path / "run", steps=2000, rows=reversal(8, 0), zero=0, early_stopping_patience=3)
+    done = train(
+        tmp_path / "run", steps=2000, rows=reversal(8, 0), zero=0, early_stopping_patience=3
+    )
     assert done["stopped_early"]
     assert done["steps"] < 2000
     assert done["best_step"] < done["steps"]
@@ -99,7 +116,8 @@ def test_grouping_by_length_leaves_little_padding_and_no_process_with_other_work
 def test_the_learning_rate_warms_up_and_comes_down() -> None:
     def curve(schedule: str) -> list[float]:
         return [
-            learning_rate_at(step, 100, 1.0, warmup_share=0.1, schedule=schedule, min_ratio=0.1) for step in range(100)
+            learning_rate_at(step, 100, 1.0, warmup_share=0.1, schedule=schedule, min_ratio=0.1)
+            for step in range(100)
         ]
 
     assert curve("cosine")[0] == pytest.approx(0.1)
@@ -108,7 +126,9 @@ def test_the_learning_rate_warms_up_and_comes_down() -> None:
     assert curve("constant")[10:] == [1.0] * 90
 
 
-def test_tensorboard_and_mlflow_show_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensorboard_and_mlflow_show_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from mlflow import MlflowClient
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -121,13 +141,18 @@ def test_tensorboard_and_mlflow_show_the_training(tmp_path: Path, monkeypatch: p
     events.Reload()
     shown = {event.step: event.value for event in events.Scalars("train/loss")}
     assert shown == pytest.approx(dict(enumerate(done["losses"], 1)))
-    assert {"train/learning_rate", "train/gradient_norm", "train/tokens_per_second", "train/memory_gib"} <= set(
-        events.Tags()["scalars"]
-    )
+    assert {
+        "train/learning_rate",
+        "train/gradient_norm",
+        "train/tokens_per_second",
+        "train/memory_gib",
+    } <= set(events.Tags()["scalars"])
     client = MlflowClient(server)
     (run,) = client.search_runs([client.get_experiment_by_name("reversal").experiment_id])
     assert run.info.status == "FINISHED"
-    kept = {metric.step: metric.value for metric in client.get_metric_history(run.info.run_id, "loss")}
+    kept = {
+        metric.step: metric.value for metric in client.get_metric_history(run.info.run_id, "loss")
+    }
     assert kept == pytest.approx(shown)
 
 
@@ -138,10 +163,18 @@ def test_micro_batches_cost_the_least_of_all_ways_to_cut(most_rows: int, fixed: 
     lengths = sorted((rng.randint(1, 50) for _ in range(7)), reverse=True)
 
     def cost(ends: tuple[int, ...]) -> int:
-        return sum((end - start) * lengths[start] + fixed for start, end in itertools.pairwise(ends))
+        return sum(
+            (end - start) * lengths[start] + fixed for start, end in itertools.pairwise(ends)
+        )
 
-    ways = [(0, *ends, 7) for count in range(7) for ends in itertools.combinations(range(1, 7), count)]
-    allowed = [way for way in ways if all(end - start <= most_rows for start, end in itertools.pairwise(way))]
+    ways = [
+        (0, *ends, 7) for count in range(7) for ends in itertools.combinations(range(1, 7), count)
+    ]
+    allowed = [
+        way
+        for way in ways
+        if all(end - start <= most_rows for start, end in itertools.pairwise(way))
+    ]
     found = cut(lengths, most_rows, fixed)
     assert cost((0, *(one.stop for one in found))) == min(map(cost, allowed))
     assert [place for one in found for place in range(7)[one]] == list(range(7))

@@ -40,21 +40,38 @@ Root Cause (first observed failure):
 """
 
 
-def failed(api: KubernetesApi, *pods: Json, logs: dict[int, str], reason: str = "FailedJobs") -> None:
+def failed(
+    api: KubernetesApi, *pods: Json, logs: dict[int, str], reason: str = "FailedJobs"
+) -> None:
     api.pods = list(pods)
     for one in pods:
         node = int(one["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"])
         if node in logs:
             api.logs[one["metadata"]["name"]] = logs[node].encode("utf-8", errors="surrogateescape")
-    api.later = [nothing, api.condition("Failed", reason, "jobset failed due to one or more job failures")]
+    api.later = [
+        nothing,
+        api.condition("Failed", reason, "jobset failed due to one or more job failures"),
+    ]
 
 
-def test_a_job_without_pods_says_what_its_events_say(api: KubernetesApi, launcher: Launcher) -> None:
+def test_a_job_without_pods_says_what_its_events_say(
+    api: KubernetesApi, launcher: Launcher
+) -> None:
     why = {"reason": "FailedCreate", "message": 'pods "x" is forbidden: exceeded quota: gpus'}
     api.events = [
-        {"type": "Warning", "involvedObject": {"name": f"{NAME}-node-0"}, "lastTimestamp": NOW, **why},
+        {
+            "type": "Warning",
+            "involvedObject": {"name": f"{NAME}-node-0"},
+            "lastTimestamp": NOW,
+            **why,
+        },
         {"type": "Normal", "involvedObject": {"name": NAME}, "reason": "Fine", "message": "fine"},
-        {"type": "Warning", "involvedObject": {"name": "another"}, "reason": "Other", "message": "other"},
+        {
+            "type": "Warning",
+            "involvedObject": {"name": "another"},
+            "reason": "Other",
+            "message": "other",
+        },
     ]
     api.later = [nothing, api.condition("Complete")]
     launcher.run()
@@ -63,7 +80,9 @@ def test_a_job_without_pods_says_what_its_events_say(api: KubernetesApi, launche
     assert "other" not in launcher.notes()
 
 
-def test_pods_that_wait_say_for_what_and_the_job_is_not_failed(api: KubernetesApi, launcher: Launcher) -> None:
+def test_pods_that_wait_say_for_what_and_the_job_is_not_failed(
+    api: KubernetesApi, launcher: Launcher
+) -> None:
     no_node = {
         "type": "PodScheduled",
         "status": "False",
@@ -73,13 +92,22 @@ def test_pods_that_wait_say_for_what_and_the_job_is_not_failed(api: KubernetesAp
     waiting = {"reason": "ImagePullBackOff", "message": "not found"}
     api.pods = [
         pod(NAME, 0, "Pending", restart=1, conditions=[no_node]),
-        pod(NAME, 1, "Pending", restart=1, containerStatuses=[{"name": "node", "state": {"waiting": waiting}}]),
+        pod(
+            NAME,
+            1,
+            "Pending",
+            restart=1,
+            containerStatuses=[{"name": "node", "state": {"waiting": waiting}}],
+        ),
         pod("another", 1, "Running"),
         pod(NAME, 0, "Running"),
     ]
     api.later = [nothing] * 20 + [api.condition("Complete")]
     launcher.run()
-    assert launcher.notes().count("0 of 2 nodes run, 1 wait: Unschedulable: 0/5 nodes are available") == 1
+    assert (
+        launcher.notes().count("0 of 2 nodes run, 1 wait: Unschedulable: 0/5 nodes are available")
+        == 1
+    )
     assert "1 wait: ImagePullBackOff: not found" in launcher.notes()
     assert "restart 1" in launcher.notes()
 
@@ -88,10 +116,14 @@ def test_a_suspended_job_is_waited_for(api: KubernetesApi, launcher: Launcher) -
     suspended = api.condition("Suspended", "Suspended", "TrainJob is suspended")
     api.later = [suspended, nothing, api.condition("Resumed"), api.condition("Complete")]
     launcher.run()
-    assert "is suspended, by a queue or by hand: Suspended: TrainJob is suspended" in launcher.notes()
+    assert (
+        "is suspended, by a queue or by hand: Suspended: TrainJob is suspended" in launcher.notes()
+    )
 
 
-def test_without_a_look_at_pods_training_goes_on_and_says_so(api: KubernetesApi, launcher: Launcher) -> None:
+def test_without_a_look_at_pods_training_goes_on_and_says_so(
+    api: KubernetesApi, launcher: Launcher
+) -> None:
     api.denied = {("list", "pods")}
     api.later = [nothing] * 5 + [api.condition("Complete")]
     launcher.run()
@@ -99,7 +131,8 @@ def test_without_a_look_at_pods_training_goes_on_and_says_so(api: KubernetesApi,
 
 
 @pytest.mark.parametrize(
-    ("status", "kind"), [(1, RatchetError), (2, UserError), (3, Corrupt), (75, Transient), (-11, RatchetError)]
+    ("status", "kind"),
+    [(1, RatchetError), (2, UserError), (3, Corrupt), (75, Transient), (-11, RatchetError)],
 )
 def test_the_failing_rank_is_found_and_its_status_kept(
     api: KubernetesApi, launcher: Launcher, status: int, kind: type[RatchetError]
@@ -115,7 +148,9 @@ def test_the_failing_rank_is_found_and_its_status_kept(
             + TORCHRUN_ACCOUNT.format(rank=9, status=status),
         },
     )
-    with pytest.raises(RatchetError, match=f"rank 9 on node 1.*ended with status {status}") as caught:
+    with pytest.raises(
+        RatchetError, match=f"rank 9 on node 1.*ended with status {status}"
+    ) as caught:
         launcher.run()
     assert type(caught.value) is kind
     message = str(caught.value)
@@ -138,17 +173,27 @@ def test_the_account_of_the_installed_torchrun_is_understood(
         "    sys.exit(2)\n"
         "time.sleep(30)\n"
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(rank)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        str(rank),
+    ]
     node = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
     assert node.returncode == 1
     failed(api, pod(NAME, 0, "Failed", **ended(node.returncode, NOW)), logs={0: node.stderr})
     with pytest.raises(
-        UserError, match=r"rank 1 on node 0 .* ended with status 2: error \(UserError\): no such column"
+        UserError,
+        match=r"rank 1 on node 0 .* ended with status 2: error \(UserError\): no such column",
     ):
         launcher.run()
 
 
-def test_a_rank_that_knew_why_goes_before_one_that_only_lost_its_peer(api: KubernetesApi, launcher: Launcher) -> None:
+def test_a_rank_that_knew_why_goes_before_one_that_only_lost_its_peer(
+    api: KubernetesApi, launcher: Launcher
+) -> None:
     failed(
         api,
         pod(NAME, 0, "Failed", **ended(1, NOW)),
@@ -175,7 +220,11 @@ def test_only_pods_of_the_last_restart_are_blamed(api: KubernetesApi, launcher: 
 
 
 def test_no_secret_of_a_log_is_shown(api: KubernetesApi, launcher: Launcher) -> None:
-    environment = {"AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI/K7MDENG", "HF_TOKEN": "hf-not-like-others", "HOME": "/root"}
+    environment = {
+        "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI/K7MDENG",
+        "HF_TOKEN": "hf-not-like-others",
+        "HOME": "/root",
+    }
     failed(
         api,
         pod(NAME, 0, "Failed", **ended(1, NOW)),
@@ -190,8 +239,15 @@ def test_no_secret_of_a_log_is_shown(api: KubernetesApi, launcher: Launcher) -> 
         launcher.run(secrets=secret_values(environment))
     message = str(caught.value)
     hidden = (
-        "wJalr", "hf-not", "correct-horse", "battery", "staple", "0badcafe", "abcdefgh12345", "AKIAIOSFODNN7EXAMPLE",
-    )  # fmt: skip
+        "wJalr",
+        "hf-not",
+        "correct-horse",
+        "battery",
+        "staple",
+        "0badcafe",
+        "abcdefgh12345",
+        "AKIAIOSFODNN7EXAMPLE",
+    )
     assert [word for word in hidden if word in message] == []
     assert "\x1b" not in message
     assert "in /root" in message
@@ -211,17 +267,23 @@ def test_want_of_memory_is_named(api: KubernetesApi, launcher: Launcher) -> None
 
 
 @pytest.mark.parametrize("gone", ["pods", "log"])
-def test_a_failure_without_pods_or_log_is_still_told(api: KubernetesApi, launcher: Launcher, gone: str) -> None:
+def test_a_failure_without_pods_or_log_is_still_told(
+    api: KubernetesApi, launcher: Launcher, gone: str
+) -> None:
     failed(api, pod(NAME, 0, "Failed", **ended(3, NOW)), logs={})
     if gone == "pods":
         api.pods = []
     with pytest.raises(RatchetError, match="FailedJobs: jobset failed") as caught:
         launcher.run()
-    assert ("none of its pods is left" if gone == "pods" else "its log is empty or gone") in str(caught.value)
+    assert ("none of its pods is left" if gone == "pods" else "its log is empty or gone") in str(
+        caught.value
+    )
     assert isinstance(caught.value, Corrupt) == (gone == "log")
 
 
-def test_a_failure_whose_log_may_not_be_read_names_the_permission(api: KubernetesApi, launcher: Launcher) -> None:
+def test_a_failure_whose_log_may_not_be_read_names_the_permission(
+    api: KubernetesApi, launcher: Launcher
+) -> None:
     failed(api, pod(NAME, 0, "Failed", **ended(1, NOW)), logs={0: "x"})
     api.denied = {("get", "pods/log")}
     with pytest.raises(RatchetError, match=r"FailedJobs.*no permission to get pods/log"):

@@ -1,4 +1,5 @@
-"""What the options of the train section do to a real training: stages, packing, regularisers, adapters, checks."""
+"""What the options of the train section do to a real training: stages, packing, regularisers,
+adapters, checks."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ TEXTS = ["(+)-*" * 10, "+-+-+-+-+-+-", "(*)", "(+) (-) (*) (+)"]
 
 def raw_text(count: int = 60) -> list[TrainingRow]:
     return [
-        TrainingRow(id=f"text-{n}", prompt="", completion=TEXTS[n % 4], source="human", round=0) for n in range(count)
+        TrainingRow(id=f"text-{n}", prompt="", completion=TEXTS[n % 4], source="human", round=0)
+        for n in range(count)
     ]
 
 
@@ -59,7 +61,9 @@ def test_pretraining_comes_first_and_teaches_the_raw_text(tmp_path: Path) -> Non
     after = Stage(name="sft", steps=10, learning_rate=3e-3)
     rows = [*raw_text(), *reversal(60, 0)]
     pretrain = {"pretrain": {"steps": 40}, "max_length": 16}
-    done = train(tmp_path / "both", rows=rows, stages=(before, after), early_stopping_patience=90, **pretrain)
+    done = train(
+        tmp_path / "both", rows=rows, stages=(before, after), early_stopping_patience=90, **pretrain
+    )
     assert [entry["stage"] for entry in done["log"]] == ["pretrain"] * 40 + ["sft"] * 10
     # A schedule of its own: the second stage warms up again.
     rates = [entry["learning_rate"] for entry in done["log"]]
@@ -78,7 +82,12 @@ def test_a_stage_without_rows_of_its_kind_says_what_it_needs(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("architecture", ["llama", "llama-nope", "gpt2"])
 def test_packing_changes_the_work_and_not_the_curve(architecture: str, tmp_path: Path) -> None:
-    common: dict[str, Any] = {"architecture": architecture, "steps": 8, "max_length": 48, "group_by_length": False}
+    common: dict[str, Any] = {
+        "architecture": architecture,
+        "steps": 8,
+        "max_length": 48,
+        "group_by_length": False,
+    }
     padded = train(tmp_path / "padded", zero=0, **common)
     packed = train(tmp_path / "packed", zero=0, packing=True, **common)
     np.testing.assert_allclose(packed["losses"], padded["losses"], rtol=1e-4)
@@ -90,14 +99,22 @@ def test_packing_leaves_every_process_equally_many_turns(tmp_path: Path) -> None
     """ZeRO-3 would hang otherwise."""
     common: dict[str, Any] = {"architecture": "llama", "steps": 8, "max_length": 48}
     padded = train(tmp_path / "padded", zero=0, **common)
-    shared = train(tmp_path / "shared", zero=3, packing=True, num_processes=2, micro_batch_size=2, **common)
+    shared = train(
+        tmp_path / "shared", zero=3, packing=True, num_processes=2, micro_batch_size=2, **common
+    )
     np.testing.assert_allclose(shared["losses"], padded["losses"], rtol=1e-3)
 
 
 def test_a_model_that_cannot_keep_rows_apart_is_not_packed(tmp_path: Path) -> None:
     common: dict[str, Any] = {"architecture": "lstm", "steps": 3, "max_length": 48}
-    packed, padded = train(tmp_path / "packed", packing=True, **common), train(tmp_path / "padded", **common)
-    assert "train.packing is not used: LstmForCausalLM would let packed rows see each other" in packed["said"]
+    packed, padded = (
+        train(tmp_path / "packed", packing=True, **common),
+        train(tmp_path / "padded", **common),
+    )
+    assert (
+        "train.packing is not used: LstmForCausalLM would let packed rows see each other"
+        in packed["said"]
+    )
     assert packed["losses"] == padded["losses"]
 
 
@@ -105,10 +122,14 @@ def test_weights_count_in_the_loss_if_asked_to(tmp_path: Path) -> None:
     """Rows of weight zero teach nothing, in either way."""
     kept, other = reversal(100, 0), [row.model_copy(update={"weight": 0.0}) for row in raw_text(20)]
     for weighting in ("loss", "sampling"):
-        done = train(tmp_path / weighting, rows=[*kept, *other], steps=30, weighting=weighting, max_length=64)
+        done = train(
+            tmp_path / weighting, rows=[*kept, *other], steps=30, weighting=weighting, max_length=64
+        )
         untaught = text_loss(done["folder"]) - text_loss(tmp_path / weighting / "base")
         assert untaught > -0.15, weighting
-    taught = train(tmp_path / "taught", rows=[*kept, *raw_text(20)], steps=30, weighting="loss", max_length=64)
+    taught = train(
+        tmp_path / "taught", rows=[*kept, *raw_text(20)], steps=30, weighting="loss", max_length=64
+    )
     assert text_loss(taught["folder"]) < text_loss(tmp_path / "taught" / "base") - 0.15
 
 
@@ -118,7 +139,9 @@ def test_regularisers_hold_the_model_near_its_base(tmp_path: Path) -> None:
     free = train(tmp_path / "free", **common)
     held = train(tmp_path / "held", kl_beta=2.0, **common)
     assert divergence(held["folder"], base) < 0.5 * divergence(free["folder"], base)
-    assert held["losses"][0] == pytest.approx(free["losses"][0], abs=1e-5), "at the base itself there is no divergence"
+    assert held["losses"][0] == pytest.approx(free["losses"][0], abs=1e-5), (
+        "at the base itself there is no divergence"
+    )
     between = train(tmp_path / "between", interpolate=True, **common)
     assert between["interpolation_share"] in (0.25, 0.5, 0.75, 1.0)
     losses = between["interpolation_losses"]
@@ -139,7 +162,9 @@ def test_dropout_and_noise_are_for_training_alone(tmp_path: Path) -> None:
 
 def test_activation_checkpointing_changes_nothing_but_memory(tmp_path: Path) -> None:
     plain = train(tmp_path / "plain", architecture="llama", steps=4)
-    saving = train(tmp_path / "saving", architecture="llama", steps=4, activation_checkpointing=True)
+    saving = train(
+        tmp_path / "saving", architecture="llama", steps=4, activation_checkpointing=True
+    )
     np.testing.assert_allclose(saving["losses"], plain["losses"], rtol=1e-5)
 
 
@@ -149,8 +174,10 @@ def test_adapters_train_beside_a_frozen_base_grow_and_are_merged(tmp_path: Path)
     first = train(tmp_path / "first", init=base, lora=small, steps=20)
     assert first["final_loss"] < first["first_loss"]
     assert {path.name for path in (first["output"] / "adapter").iterdir()} >= {
-        "adapter_model.safetensors", "adapter_config.json", "structure.json",
-    }  # fmt: skip
+        "adapter_model.safetensors",
+        "adapter_config.json",
+        "structure.json",
+    }
     trained, before = load_model(first["folder"]).state_dict(), load_model(base).state_dict()
     changed = {name for name in before if not torch.equal(trained[name], before[name])}
     assert changed
@@ -158,7 +185,9 @@ def test_adapters_train_beside_a_frozen_base_grow_and_are_merged(tmp_path: Path)
     # Grown, it goes on where it was: the first loss is that of the exported model.
     grown = LoraStructure(rank=4, targets=("q_proj", "v_proj", "o_proj"), unfrozen_layers=1)
     adapter = first["output"] / "adapter"
-    more = train(tmp_path / "more", init=base, adapter=adapter, lora=grown, steps=6, evaluate_every=1)
+    more = train(
+        tmp_path / "more", init=base, adapter=adapter, lora=grown, steps=6, evaluate_every=1
+    )
     full = train(tmp_path / "full", init=first["folder"], steps=6, evaluate_every=1)
     assert more["losses"][0] == pytest.approx(full["losses"][0], rel=1e-5)
     assert more["best_heldout_loss"] < more["first_heldout_loss"]
@@ -176,13 +205,27 @@ def test_adapters_follow_one_curve_at_every_stage(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"model": {"max_length": 8}}, "the longest row has .* tokens, the model sees 8: lower train.max_length"),
-        ({"rows": [TrainingRow(id="a", prompt="1" * 600, completion="1", source="human", round=0)]},
-         "1 of 1 rows are longer than train.max_length 512"),
-        ({"rows": [TrainingRow(id="a", prompt="", completion="12", source="human", round=0)],
-          "pretrain": {"steps": 1}}, "the sft stage learns from rows with a prompt"),
+        (
+            {"model": {"max_length": 8}},
+            "the longest row has .* tokens, the model sees 8: lower train.max_length",
+        ),
+        (
+            {
+                "rows": [
+                    TrainingRow(id="a", prompt="1" * 600, completion="1", source="human", round=0)
+                ]
+            },
+            "1 of 1 rows are longer than train.max_length 512",
+        ),
+        (
+            {
+                "rows": [TrainingRow(id="a", prompt="", completion="12", source="human", round=0)],
+                "pretrain": {"steps": 1},
+            },
+            "the sft stage learns from rows with a prompt",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_taught_is_refused_before_the_first_step(
     settings: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
@@ -192,13 +235,22 @@ def test_what_cannot_be_taught_is_refused_before_the_first_step(
 
 
 def test_a_training_tells_its_layout_its_cost_and_how_answers_end(tmp_path: Path) -> None:
-    done = train(tmp_path / "run", steps=120, zero="auto", micro_batch_size="auto", precision="auto")
-    assert "ZeRO 0, micro-batch 16, fp32: about 0.00 GiB for weights, gradients and moments" in done["said"]
+    done = train(
+        tmp_path / "run", steps=120, zero="auto", micro_batch_size="auto", precision="auto"
+    )
+    assert (
+        "ZeRO 0, micro-batch 16, fp32: about 0.00 GiB for weights, gradients and moments"
+        in done["said"]
+    )
     assert "minutes of training" in done["said"]
     assert done["layout"] == {
-        "zero_stage": 0, "offload": False, "micro_batch_size": 16, "precision": "fp32",
-        "state_bytes": done["layout"]["state_bytes"], "activation_bytes": done["layout"]["activation_bytes"],
-    }  # fmt: skip
+        "zero_stage": 0,
+        "offload": False,
+        "micro_batch_size": 16,
+        "precision": "fp32",
+        "state_bytes": done["layout"]["state_bytes"],
+        "activation_bytes": done["layout"]["activation_bytes"],
+    }
     assert done["end_of_text_share"] > 0.5
     entry = done["log"][3]
     assert entry["gradient_norm"] > 0

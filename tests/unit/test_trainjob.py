@@ -19,9 +19,14 @@ from tests.unit.launcher import NAME, SPEC
 ROOT = Path(__file__).resolve().parents[2]
 RUNTIME = ROOT / "manifests" / "base" / "training-runtime.yaml"
 WORK: dict[str, Any] = {
-    "step_key": SPEC.step_key, "run_id": SPEC.run_id, "task": SPEC.task, "state_uri": SPEC.state_uri,
-    "mix_uri": SPEC.mix_uri, "num_nodes": 2, "num_processes_per_node": 8,
-}  # fmt: skip
+    "step_key": SPEC.step_key,
+    "run_id": SPEC.run_id,
+    "task": SPEC.task,
+    "state_uri": SPEC.state_uri,
+    "mix_uri": SPEC.mix_uri,
+    "num_nodes": 2,
+    "num_processes_per_node": 8,
+}
 
 
 def test_the_trainjob_is_as_meant_after_a_round_trip_through_yaml() -> None:
@@ -74,24 +79,34 @@ def test_what_the_models_would_drop_does_not_compare_equal() -> None:
     made["spec"]["podTemplateOverrides"] = [{"targetJobs": [{"name": "node"}]}]
     typed = train_job_model().from_dict(made)
     assert typed is not None
-    assert set(leaves(made)) - set(leaves(typed.to_dict())) == {"spec.podTemplateOverrides.0.targetJobs.0.name"}
+    assert set(leaves(made)) - set(leaves(typed.to_dict())) == {
+        "spec.podTemplateOverrides.0.targetJobs.0.name"
+    }
 
 
 def test_the_runtime_is_a_training_runtime_of_which_the_models_drop_nothing() -> None:
-    from kubeflow_trainer_api.models.trainer_v1alpha1_training_runtime import TrainerV1alpha1TrainingRuntime
+    from kubeflow_trainer_api.models.trainer_v1alpha1_training_runtime import (
+        TrainerV1alpha1TrainingRuntime,
+    )
 
     written = yaml.safe_load(RUNTIME.read_text())
     typed = TrainerV1alpha1TrainingRuntime.from_dict(written)
     assert typed is not None
     assert leaves(typed.to_dict()) == leaves(written)
-    assert written["metadata"]["name"] == spec_from({"RATCHET_IMAGE": "i", "RATCHET_NAMESPACE": "n"}, **WORK).runtime
+    assert (
+        written["metadata"]["name"]
+        == spec_from({"RATCHET_IMAGE": "i", "RATCHET_NAMESPACE": "n"}, **WORK).runtime
+    )
     assert "namespace" not in written["metadata"]
     assert written["spec"]["mlPolicy"] == {"numNodes": 1, "torch": {}}
     job_set = written["spec"]["template"]["spec"]
     assert job_set["failurePolicy"]["maxRestarts"] > 0
     [replicated] = job_set["replicatedJobs"]
     assert replicated["name"] == "node"
-    assert replicated["template"]["metadata"]["labels"]["trainer.kubeflow.org/trainjob-ancestor-step"] == "trainer"
+    assert (
+        replicated["template"]["metadata"]["labels"]["trainer.kubeflow.org/trainjob-ancestor-step"]
+        == "trainer"
+    )
 
 
 def test_the_nodes_run_under_the_restricted_pod_security_standard() -> None:
@@ -104,8 +119,10 @@ def test_the_nodes_run_under_the_restricted_pod_security_standard() -> None:
     [container] = pod_spec["containers"]
     assert container["name"] == "node"
     assert container["securityContext"] == {
-        "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
-    }  # fmt: skip
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
     mounted = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
     volumes = {mounted[volume["name"]]: volume["emptyDir"] for volume in pod_spec["volumes"]}
     assert volumes == {"/tmp": {}, "/dev/shm": {"medium": "Memory"}}
@@ -115,7 +132,14 @@ def test_the_nodes_run_under_the_restricted_pod_security_standard() -> None:
 
 def test_the_name_is_the_same_for_the_same_work_and_fits_into_a_host_name() -> None:
     assert (
-        job_name(replace(SPEC, run_id="another", image="newer", state_uri="s3://bucket/prefix/steps/decide/cc.json"))
+        job_name(
+            replace(
+                SPEC,
+                run_id="another",
+                image="newer",
+                state_uri="s3://bucket/prefix/steps/decide/cc.json",
+            )
+        )
         == NAME
     )
     assert job_name(replace(SPEC, step_key="f" * 32)) != NAME
@@ -127,16 +151,21 @@ def test_the_name_is_the_same_for_the_same_work_and_fits_into_a_host_name() -> N
 def test_the_spec_comes_from_the_pod(tmp_path: Path) -> None:
     (tmp_path / "namespace").write_text("ml\n")
     surroundings = {
-        "RATCHET_IMAGE": SPEC.image, "RATCHET_TRAINING_RESOURCES": "cpu=8, memory=64Gi, nvidia.com/gpu=8",
-        "RATCHET_TRAINING_SECRET": "trackers", "RATCHET_TRAINING_ENVIRONMENT": "HF_TOKEN", "HF_TOKEN": "hf_secret",
+        "RATCHET_IMAGE": SPEC.image,
+        "RATCHET_TRAINING_RESOURCES": "cpu=8, memory=64Gi, nvidia.com/gpu=8",
+        "RATCHET_TRAINING_SECRET": "trackers",
+        "RATCHET_TRAINING_ENVIRONMENT": "HF_TOKEN",
+        "HF_TOKEN": "hf_secret",
         "RATCHET_TRAINING_QUEUE": "gpus",
-    }  # fmt: skip
+    }
     spec = spec_from(surroundings, **WORK, namespace_file=tmp_path / "namespace")
     assert spec == SPEC
     assert "hf_secret" not in json.dumps(manifest(spec))
     assert (
         spec_from(
-            {**surroundings, "RATCHET_TRAINING_RUNTIME": "own"}, **WORK, namespace_file=tmp_path / "namespace"
+            {**surroundings, "RATCHET_TRAINING_RUNTIME": "own"},
+            **WORK,
+            namespace_file=tmp_path / "namespace",
         ).runtime
         == "own"
     )
@@ -172,7 +201,9 @@ def leaves(tree: Any, path: str = "") -> dict[str, Any]:
     if not isinstance(tree, dict | list) or not tree:
         return {path.lstrip("."): tree}
     pairs = tree.items() if isinstance(tree, dict) else enumerate(tree)
-    return {name: leaf for key, value in pairs for name, leaf in leaves(value, f"{path}.{key}").items()}
+    return {
+        name: leaf for key, value in pairs for name, leaf in leaves(value, f"{path}.{key}").items()
+    }
 
 
 def train_job_model() -> Any:

@@ -50,7 +50,9 @@ def test_a_package_uri_is_a_file_of_an_installed_package_which_is_not_imported(
         ("hf://org/name@main/../../x", "hf://"),
     ],
 )
-def test_a_uri_that_cannot_be_used_is_an_error_that_names_it(uri: str, message: str, tmp_path: Path) -> None:
+def test_a_uri_that_cannot_be_used_is_an_error_that_names_it(
+    uri: str, message: str, tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match=message) as caught:
         local_path(uri, {}, tmp_path)
     assert uri in str(caught.value)
@@ -58,11 +60,15 @@ def test_a_uri_that_cannot_be_used_is_an_error_that_names_it(uri: str, message: 
 
 def test_a_hub_that_cannot_be_reached_is_an_error_with_the_way_out(tmp_path: Path) -> None:
     nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_CACHE": str(tmp_path)}
-    with pytest.raises(UserError, match=r"hf://org/name@v1: cannot be fetched from the hub.*use file://"):
+    with pytest.raises(
+        UserError, match=r"hf://org/name@v1: cannot be fetched from the hub.*use file://"
+    ):
         local_folder("hf://org/name@v1", nowhere, tmp_path)
 
 
-def test_files_and_folders_of_a_bucket_are_downloaded_without_pickles(s3_server: S3Server, tmp_path: Path) -> None:
+def test_files_and_folders_of_a_bucket_are_downloaded_without_pickles(
+    s3_server: S3Server, tmp_path: Path
+) -> None:
     uri = s3_server.new_uri()
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
     for name in ("config.json", "model.safetensors", "pytorch_model.bin"):

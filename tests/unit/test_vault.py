@@ -20,8 +20,9 @@ from tests.unit.measuring import begun, evaluate, model, question, round_zero
 
 VAULT = [question(number) for number in range(60, 90)]
 SPLITS = {
-    "validation": [question(number) for number in range(8)], "test": [question(number) for number in range(10, 18)],
-}  # fmt: skip
+    "validation": [question(number) for number in range(8)],
+    "test": [question(number) for number in range(10, 18)],
+}
 
 
 def campaign(context: Context, *, vault: bool = True) -> Receipt:
@@ -32,15 +33,22 @@ def campaign(context: Context, *, vault: bool = True) -> Receipt:
 def publish(context: Context, start: Receipt, champion: Receipt, **changes: object) -> Receipt:
     evaluation = evaluate(context, start, champion)
     state = decided(
-        context, start, champion=champion.ref, champion_evaluation=evaluation.ref, first_evaluation=evaluation.ref,
-        history=(round_zero(champion, evaluation),), **changes,
-    )  # fmt: skip
+        context,
+        start,
+        champion=champion.ref,
+        champion_evaluation=evaluation.ref,
+        first_evaluation=evaluation.ref,
+        history=(round_zero(champion, evaluation),),
+        **changes,
+    )
     return run(PublishInputs(state), context)
 
 
 def card(context: Context, receipt: Receipt) -> str:
     ref = receipt.objects["README.md"]
-    return context.cache.get(context.store, layout.object_key(ref.sha256), ref.sha256, ref.size).read_text()
+    return context.cache.get(
+        context.store, layout.object_key(ref.sha256), ref.sha256, ref.size
+    ).read_text()
 
 
 def test_the_published_model_is_measured_on_the_vault(context: Context) -> None:
@@ -50,9 +58,16 @@ def test_the_published_model_is_measured_on_the_vault(context: Context) -> None:
     assert found["n"] == len(VAULT)
     right = round(found["accuracy"] * len(VAULT))
     assert (found["low"], found["high"]) == wilson_interval(right, len(VAULT))
-    assert f"| vault accuracy (opened once, n = 30) | {found['accuracy']:.4f}" in card(context, receipt)
+    assert f"| vault accuracy (opened once, n = 30) | {found['accuracy']:.4f}" in card(
+        context, receipt
+    )
     # The same measurement by evaluate, where the vault's prompts are an ordinary split.
-    plain = begun(context, recipe_of(generate={"max_new_tokens": 4}), validation=SPLITS["validation"], test=VAULT)
+    plain = begun(
+        context,
+        recipe_of(generate={"max_new_tokens": 4}),
+        validation=SPLITS["validation"],
+        test=VAULT,
+    )
     assert evaluate(context, plain, model(context, 0)).summary["test_accuracy"] == found["accuracy"]
 
 
@@ -77,7 +92,9 @@ def test_data_without_a_vault_has_no_line_of_it(context: Context) -> None:
 
 
 @pytest.mark.parametrize("task", ["reverse", "reasoning_gym/gcd"])
-def test_tasks_fill_it_with_prompts_of_its_own_and_leave_other_splits_alone_without_it(task: str) -> None:
+def test_tasks_fill_it_with_prompts_of_its_own_and_leave_other_splits_alone_without_it(
+    task: str,
+) -> None:
     ladder = {"ladder": {"labelled": [1, 3], "climb": [4, 6]}} if task == "reverse" else {}
     counts = {"labelled": 40, "heldout": 4, "unlabelled": 10, "validation": 12, "test": 12}
 
@@ -91,7 +108,9 @@ def test_tasks_fill_it_with_prompts_of_its_own_and_leave_other_splits_alone_with
 
     with_it, without = splits(12), splits(0)
     assert len(with_it["vault"]) == 12
-    assert not set(with_it["vault"]) & {one for name, own in with_it.items() if name != "vault" for one in own}
+    assert not set(with_it["vault"]) & {
+        one for name, own in with_it.items() if name != "vault" for one in own
+    }
     assert "vault" not in without
     assert {name: len(own) for name, own in with_it.items() if name != "vault"} == {
         name: len(own) for name, own in without.items()

@@ -12,7 +12,12 @@ from components.common.verifiers import answer_key, pattern_problem, scorer_is_s
 
 
 def question(verifier: str, answer: str = "", text: str = "?") -> Prompt:
-    return Prompt(id=prompt_id(text), text=text, verifier=verifier, reference={"answer": answer} if answer else {})
+    return Prompt(
+        id=prompt_id(text),
+        text=text,
+        verifier=verifier,
+        reference={"answer": answer} if answer else {},
+    )
 
 
 @pytest.mark.parametrize(
@@ -41,25 +46,44 @@ def test_numeric_accepts_the_same_number_however_it_is_written(reference: str, a
 @pytest.mark.parametrize(
     ("reference", "answer"),
     [
-        ("72", "720"), ("72", "7 2"), ("72", ""), ("72", "####"), ("72", "72 #### 71"), ("3", "-3"), ("0.5", "5"),
-        ("50%", "50.5"), ("72", "1/0"), ("72", "9" * 5000), ("0.5%", "50%"), ("1", "1e400"), ("1450", "1,45"),
+        ("72", "720"),
+        ("72", "7 2"),
+        ("72", ""),
+        ("72", "####"),
+        ("72", "72 #### 71"),
+        ("3", "-3"),
+        ("0.5", "5"),
+        ("50%", "50.5"),
+        ("72", "1/0"),
+        ("72", "9" * 5000),
+        ("0.5%", "50%"),
+        ("1", "1e400"),
+        ("1450", "1,45"),
     ],
-)  # fmt: skip
+)
 def test_numeric_refuses_another_number(reference: str, answer: str) -> None:
     assert not verify(question("numeric", reference), answer)
 
 
 def test_numeric_votes_count_equal_numbers_as_one() -> None:
     prompt = question("numeric", "1450")
-    keys = {answer_key(prompt, text) for text in ("#### 1,450", "it is 1450.0", "The answer is $1450")}
+    keys = {
+        answer_key(prompt, text) for text in ("#### 1,450", "it is 1450.0", "The answer is $1450")
+    }
     assert keys == {"1450"}
     assert answer_key(prompt, "no idea") == ""
 
 
 def test_numeric_reads_reasoning_that_ends_in_four_hashes() -> None:
     rows = [
-        {"answer": "48/2 = <<48/2=24>>24 clips.\n48+24 = <<48+24=72>>72 clips.\n#### 72", "reply": "Natalia sold 72"},
-        {"answer": "He pays 2*$5=$<<2*5=10>>10\n#### 1,080", "reply": "So the answer is 1080 dollars."},
+        {
+            "answer": "48/2 = <<48/2=24>>24 clips.\n48+24 = <<48+24=72>>72 clips.\n#### 72",
+            "reply": "Natalia sold 72",
+        },
+        {
+            "answer": "He pays 2*$5=$<<2*5=10>>10\n#### 1,080",
+            "reply": "So the answer is 1080 dollars.",
+        },
         {"answer": "loss of -$4\n#### -4", "reply": "#### -4.00"},
     ]
     for row in rows:
@@ -75,7 +99,18 @@ def test_exact_ignores_white_space_only() -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", ["B", "b", "(B)", "B.", "B) Paris", "The answer is B", "The answer is (B).", r"\boxed{B}", "I choose (B)"]
+    "answer",
+    [
+        "B",
+        "b",
+        "(B)",
+        "B.",
+        "B) Paris",
+        "The answer is B",
+        "The answer is (B).",
+        r"\boxed{B}",
+        "I choose (B)",
+    ],
 )
 def test_choice_finds_the_letter(answer: str) -> None:
     assert verify(question("choice", "B"), answer)
@@ -138,7 +173,16 @@ def gym(name: str, **config: int) -> Prompt:
 
 @pytest.mark.parametrize(
     "name",
-    ["gcd", "lcm", "basic_arithmetic", "prime_factorization", "countdown", "word_sorting", "mini_sudoku", "n_queens"],
+    [
+        "gcd",
+        "lcm",
+        "basic_arithmetic",
+        "prime_factorization",
+        "countdown",
+        "word_sorting",
+        "mini_sudoku",
+        "n_queens",
+    ],
 )
 def test_reasoning_gym_scores_stored_entries(name: str) -> None:
     prompt = gym(name)
@@ -176,13 +220,23 @@ def test_mathematics_is_compared_by_what_it_means(reference: str, answer: str) -
 
 @pytest.mark.parametrize(
     ("reference", "answer"),
-    [("x^2-1", "(x-1)(x+2)"), ("72", "73"), ("x", ""), ("", "x"), ("x", "$"), ("x", "\\frac{"), ("2x", "x" * 5000)],
+    [
+        ("x^2-1", "(x-1)(x+2)"),
+        ("72", "73"),
+        ("x", ""),
+        ("", "x"),
+        ("x", "$"),
+        ("x", "\\frac{"),
+        ("2x", "x" * 5000),
+    ],
 )
 def test_other_mathematics_is_refused(reference: str, answer: str) -> None:
     assert not verify(question("math", reference), answer)
 
 
-def test_an_expression_that_takes_for_ever_is_wrong_and_the_next_is_judged_all_the_same(tmp_path: Path) -> None:
+def test_an_expression_that_takes_for_ever_is_wrong_and_the_next_is_judged_all_the_same(
+    tmp_path: Path,
+) -> None:
     begun = time.monotonic()
     assert not verify(question("math", "x"), "$" + "9^{" * 4 + "9" + "}" * 4 + "$")
     assert time.monotonic() - begun < 20
@@ -193,7 +247,10 @@ def test_an_expression_that_takes_for_ever_is_wrong_and_the_next_is_judged_all_t
 
 
 def test_votes_on_mathematics_count_equal_numbers_as_one() -> None:
-    keys = {answer_key(question("math", "1/2"), text) for text in ("0.5", r"\boxed{\frac{1}{2}}", "the answer is 1/2.")}
+    keys = {
+        answer_key(question("math", "1/2"), text)
+        for text in ("0.5", r"\boxed{\frac{1}{2}}", "the answer is 1/2.")
+    }
     assert keys == {"1/2"}
 
 
@@ -203,7 +260,11 @@ def test_an_unknown_verifier_is_an_error_that_lists_the_known() -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.sampled_from(["exact", "numeric", "choice", "regex", "task/reverse", "task/addition"]), st.text(), st.text())
+@given(
+    st.sampled_from(["exact", "numeric", "choice", "regex", "task/reverse", "task/addition"]),
+    st.text(),
+    st.text(),
+)
 def test_no_text_makes_a_verifier_raise(verifier: str, reference: str, text: str) -> None:
     prompt = question(verifier, reference, text="12+34=")
     assert verify(prompt, text) in (True, False)

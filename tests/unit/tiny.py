@@ -1,4 +1,5 @@
-"""Tiny real models for tests: a few thousand parameters, made from nothing in a fraction of a second."""
+"""Tiny real models for tests: a few thousand parameters, made from nothing in a fraction of a
+second."""
 
 from __future__ import annotations
 
@@ -13,15 +14,26 @@ from components.modeling.load import save_checkpoint
 from components.modeling.scratch import make_scratch
 
 
-def tiny_model(architecture: str = "llama-nope", seed: int = 0, **settings: Any) -> tuple[Any, Codec]:
+def tiny_model(
+    architecture: str = "llama-nope", seed: int = 0, **settings: Any
+) -> tuple[Any, Codec]:
     """A random model with 32 dimensions and two layers, and its codec."""
     torch.manual_seed(seed)
-    shape = {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "intermediate_size": 64, "max_length": 64, **settings}
+    shape = {
+        "hidden_size": 32,
+        "num_layers": 2,
+        "num_heads": 2,
+        "intermediate_size": 64,
+        "max_length": 64,
+        **settings,
+    }
     model, tokenizer = make_scratch(Scratch.model_validate({"architecture": architecture, **shape}))
     return model.eval(), Codec(tokenizer)
 
 
-def save_tiny(folder: Path, architecture: str = "llama-nope", seed: int = 0, **settings: Any) -> Path:
+def save_tiny(
+    folder: Path, architecture: str = "llama-nope", seed: int = 0, **settings: Any
+) -> Path:
     """The same, as a checkpoint folder."""
     model, codec = tiny_model(architecture, seed, **settings)
     save_checkpoint(model, codec.tokenizer, folder)

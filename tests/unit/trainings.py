@@ -22,34 +22,66 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONFAUL
 def reversal(count: int, seed: int) -> list[TrainingRow]:
     """Digits to reverse."""
     rng = random.Random(seed)
-    texts = ["".join(rng.choice("0123456789") for _ in range(rng.randint(1, 6))) for _ in range(count)]
+    texts = [
+        "".join(rng.choice("0123456789") for _ in range(rng.randint(1, 6))) for _ in range(count)
+    ]
     return [
-        TrainingRow(id=str(index), prompt=f"{text}=", completion=text[::-1], source="human", round=0)
+        TrainingRow(
+            id=str(index), prompt=f"{text}=", completion=text[::-1], source="human", round=0
+        )
         for index, text in enumerate(texts)
     ]
 
 
 def make_job(
-    folder: Path, *, rows: list[TrainingRow] | None = None, heldout: list[TrainingRow] | None = None, steps: int = 12,
-    stages: tuple[Stage, ...] | None = None, architecture: str = "llama-nope", lora: LoraStructure | None = None,
-    adapter: Path | None = None, base: Path | None = None, init: Path | None = None, key: str = "k" * 32,
-    model: dict[str, Any] | None = None, **section: Any,
-) -> Job:  # fmt: skip
+    folder: Path,
+    *,
+    rows: list[TrainingRow] | None = None,
+    heldout: list[TrainingRow] | None = None,
+    steps: int = 12,
+    stages: tuple[Stage, ...] | None = None,
+    architecture: str = "llama-nope",
+    lora: LoraStructure | None = None,
+    adapter: Path | None = None,
+    base: Path | None = None,
+    init: Path | None = None,
+    key: str = "k" * 32,
+    model: dict[str, Any] | None = None,
+    **section: Any,
+) -> Job:
     """A job in the new folder `folder`, with its checkpoints in `folder/../store`."""
     folder.mkdir()
     output = folder / "out"
     output.mkdir()
     write_rows(folder / "mix.jsonl", rows if rows is not None else reversal(200, 0))
     write_rows(folder / "heldout.jsonl", heldout if heldout is not None else reversal(40, 1))
-    settings = {"batch_size": 16, "micro_batch_size": 16, "evaluate_every": 4, "precision": "fp32", **section}
+    settings = {
+        "batch_size": 16,
+        "micro_batch_size": 16,
+        "evaluate_every": 4,
+        "precision": "fp32",
+        **section,
+    }
     return Job(
-        task="train-r0", run_id="run", key=key, store=f"file://{folder.parent}/store",
-        init=init or save_tiny(folder / "base", architecture, **(model or {})), adapter=adapter, base=base,
-        mix=folder / "mix.jsonl", heldout=folder / "heldout.jsonl", output=output, system_prompt="",
+        task="train-r0",
+        run_id="run",
+        key=key,
+        store=f"file://{folder.parent}/store",
+        init=init or save_tiny(folder / "base", architecture, **(model or {})),
+        adapter=adapter,
+        base=base,
+        mix=folder / "mix.jsonl",
+        heldout=folder / "heldout.jsonl",
+        output=output,
+        system_prompt="",
         section=TrainSection.model_validate(settings),
-        stages=stages or (Stage(name="sft", steps=steps, learning_rate=3e-3),), weight_decay=0.01, lora=lora,
-        max_new_tokens=8, seed=7, threads=1,
-    )  # fmt: skip
+        stages=stages or (Stage(name="sft", steps=steps, learning_rate=3e-3),),
+        weight_decay=0.01,
+        lora=lora,
+        max_new_tokens=8,
+        seed=7,
+        threads=1,
+    )
 
 
 def command_of(job: Job) -> list[str]:
@@ -57,7 +89,11 @@ def command_of(job: Job) -> list[str]:
     spec = job.output / "job.json"
     spec.write_text(job.model_dump_json())
     processes = job.section.num_processes
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+    launcher = (
+        ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        if processes > 1
+        else []
+    )
     return [sys.executable, *launcher, "-m", "components.train.worker", str(spec)]
 
 
@@ -67,23 +103,31 @@ def environment_of(job: Job, **more: str) -> dict[str, str]:
 
 
 def carry_out(job: Job, **environment: str) -> dict[str, Any]:
-    """Train in real processes and return what came of it: status, failure, losses, summary, output folder."""
+    """Train in real processes and return what came of it: status, failure, losses, summary, output
+    folder."""
     if job.section.num_processes == 1:
         return _carry_out_alone(job, environment)
     done = subprocess.run(
-        command_of(job), env=environment_of(job, **environment), capture_output=True, text=True, check=False,
+        command_of(job),
+        env=environment_of(job, **environment),
+        capture_output=True,
+        text=True,
+        check=False,
         timeout=300,
-    )  # fmt: skip
+    )
     return outcome(job, done.returncode, done.stderr)
 
 
 def _carry_out_alone(job: Job, environment: dict[str, str]) -> dict[str, Any]:
-    """In a process of its own, forked from one that has imported torch and DeepSpeed already: seconds saved."""
+    """In a process of its own, forked from one that has imported torch and DeepSpeed already:
+    seconds saved."""
     command = command_of(job)
     said = job.output.parent / "said.txt"
     forkserver = multiprocessing.get_context("forkserver")
     forkserver.set_forkserver_preload(["components.train.worker", "deepspeed"])
-    process = forkserver.Process(target=_main, args=(command[2:], environment_of(job, **environment), str(said)))
+    process = forkserver.Process(
+        target=_main, args=(command[2:], environment_of(job, **environment), str(said))
+    )
     process.start()
     process.join(300)
     assert process.exitcode is not None, f"still running: {said.read_text()[-3000:]}"
@@ -107,16 +151,29 @@ def _main(arguments: list[str], environment: dict[str, str], said: str) -> None:
 
 def outcome(job: Job, status: int, said: str) -> dict[str, Any]:
     """What a finished process left."""
-    failure = json.loads((job.output / "failure.json").read_text()) if (job.output / "failure.json").exists() else {}
+    failure = (
+        json.loads((job.output / "failure.json").read_text())
+        if (job.output / "failure.json").exists()
+        else {}
+    )
     if not failure and status > 0:
         raise AssertionError(said[-12000:])
     log = job.output / "log.jsonl"
     entries = [json.loads(line) for line in log.open()] if log.exists() else []
     return {
-        "failure": failure, "status": status, "said": said, "output": job.output, "folder": job.output / "model",
-        "log": entries, "losses": [entry["loss"] for entry in entries],
-        **(json.loads((job.output / "measured.json").read_text())["summary"] if log.exists() else {}),
-    }  # fmt: skip
+        "failure": failure,
+        "status": status,
+        "said": said,
+        "output": job.output,
+        "folder": job.output / "model",
+        "log": entries,
+        "losses": [entry["loss"] for entry in entries],
+        **(
+            json.loads((job.output / "measured.json").read_text())["summary"]
+            if log.exists()
+            else {}
+        ),
+    }
 
 
 def train(folder: Path, **settings: Any) -> dict[str, Any]:

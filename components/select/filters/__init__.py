@@ -1,7 +1,9 @@
-"""The filters over samples, in the order they work: each gives back what it keeps and what it drops, with a reason.
+"""The filters over samples, in the order they work: each gives back what it keeps and what it
+drops, with a reason.
 
-A module has one function, or a few for filters that belong together, `(rules, remaining) -> Filter | None`; None: the
-recipe does not ask for it. Filters that must see all candidates before they can judge one begin a stage of their own.
+A module has one function, or a few for filters that belong together, `(rules, remaining) -> Filter
+| None`; None: the recipe does not ask for it. Filters that must see all candidates before they can
+judge one begin a stage of their own.
 """
 
 from __future__ import annotations
@@ -63,4 +65,5 @@ STAGES: tuple[tuple[Entry, ...], ...] = (
     ),
     (Entry("diversity", diversity.filter_of, judges_quality=False),),
 )
-"""Cheap and certain ones first; what costs a model's forward pass sees only rows that are worth it."""
+"""Cheap and certain ones first; what costs a model's forward pass sees only rows that are worth it.
+"""

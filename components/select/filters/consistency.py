@@ -15,8 +15,9 @@ WANTED_PRECISION = 0.9
 
 
 def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
-    """Drops minority answers, and all answers of prompts without a clear majority. Among models trained from several
-    seeds (`train.num_peers`) the majority is a cross-seed vote (2502.01612)."""
+    """Drops minority answers, and all answers of prompts without a clear majority. Among models
+    trained from several seeds (`train.num_peers`) the majority is a cross-seed vote (2502.01612).
+    """
     least = rules.section.min_vote_share
     if rules.section.calibrate_vote:
         least = max(least, calibrated_share(rules.audit))
@@ -26,17 +27,27 @@ def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
     def refusal(one: Candidate) -> str:
         if not one.answer or one.answer != one.majority:
             return f"{one.answer[:100]!r}; the majority ({one.vote_share:.2f}) says {one.majority[:100]!r}"
-        return "" if one.vote_share >= least else f"majority share {one.vote_share:.2f} < {least:.2f}"
+        return (
+            "" if one.vote_share >= least else f"majority share {one.vote_share:.2f} < {least:.2f}"
+        )
 
     return lambda block: split(block, refusal, "vote")
 
 
 def calibrated_share(audit: Sequence[Candidate]) -> float:
-    """The smallest majority share from which on majorities are right with a lower 95 % bound (Clopper–Pearson) of
-    WANTED_PRECISION on the audit samples; each prompt counts once. UserError if there is none."""
+    """The smallest majority share from which on majorities are right with a lower 95 % bound
+    (Clopper–Pearson) of WANTED_PRECISION on the audit samples; each prompt counts once. UserError
+    if there is none."""
     shares: list[tuple[float, bool]] = []
     for own in by_prompt(audit):
-        voter = next((one for one in own if one.answer and one.answer == one.majority and one.sample.finished), None)
+        voter = next(
+            (
+                one
+                for one in own
+                if one.answer and one.answer == one.majority and one.sample.finished
+            ),
+            None,
+        )
         if voter is not None:
             shares.append((voter.vote_share, verify(voter.prompt, voter.text)))
     best = 0.0

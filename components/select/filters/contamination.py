@@ -24,8 +24,9 @@ _WORD = re.compile(r"\w+")
 
 
 def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
-    """Drops answers to evaluation prompts, by the prompt's id and by the id of its text; with `overlap` also samples
-    that share a run of 13 words with an evaluation item (question or reference answer), or whose prompt is nearly one.
+    """Drops answers to evaluation prompts, by the prompt's id and by the id of its text; with
+    `overlap` also samples that share a run of 13 words with an evaluation item (question or
+    reference answer), or whose prompt is nearly one.
     """
     ids = rules.evaluation_ids
     index = Overlap(rules.evaluation) if rules.section.contamination == "overlap" else None
@@ -49,18 +50,25 @@ def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
 
 
 class Overlap:
-    """Runs of words and sketches of all evaluation items; it grows with them and not with the round."""
+    """Runs of words and sketches of all evaluation items; it grows with them and not with the
+    round."""
 
     def __init__(self, items: Sequence[tuple[Prompt, str]]) -> None:
         counts = Counter[int]()
         for prompt, answer in items:
             counts.update({*_runs(prompt.text), *_runs(answer)})
         self._runs = frozenset(run for run, count in counts.items() if count < TEMPLATE_ITEMS)
-        long = [(prompt.id, _plain(prompt.text)) for prompt, _ in items if len(_words(prompt.text)) >= MIN_WORDS]
+        long = [
+            (prompt.id, _plain(prompt.text))
+            for prompt, _ in items
+            if len(_words(prompt.text)) >= MIN_WORDS
+        ]
         self._prompts = [(identity, shingles_of(text)) for identity, text in long]
         self._bands: dict[tuple[int, int], list[int]] = defaultdict(list)
         if long:
-            hashes = band_hashes([own for _, own in self._prompts], [0] * len(long), rows_per_band(NEAR)).tolist()
+            hashes = band_hashes(
+                [own for _, own in self._prompts], [0] * len(long), rows_per_band(NEAR)
+            ).tolist()
             for place, row in enumerate(hashes):
                 for key in enumerate(row):
                     self._bands[key].append(place)
@@ -98,4 +106,6 @@ def _plain(text: str) -> str:
 
 def _runs(text: str) -> Iterator[int]:
     words = _words(text)
-    return (hash(tuple(words[begin : begin + NUM_WORDS])) for begin in range(len(words) - NUM_WORDS + 1))
+    return (
+        hash(tuple(words[begin : begin + NUM_WORDS])) for begin in range(len(words) - NUM_WORDS + 1)
+    )

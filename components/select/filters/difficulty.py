@@ -10,10 +10,11 @@ from components.select.rules import Rules
 
 
 def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
-    """Drops answers to solved prompts but for a replay share of the prompts, and weights the others by p(1-p) of the
-    prompt's pass rate p, relative to the most at p = 1/2. Of a prompt that is never answered right (p = 0) nothing is
-    left by the verifier but answers with a hint, whose weight stays. A replayed prompt counts as if half a sample had
-    been wrong: its weight is not 0."""
+    """Drops answers to solved prompts but for a replay share of the prompts, and weights the others
+    by p(1-p) of the prompt's pass rate p, relative to the most at p = 1/2. Of a prompt that is
+    never answered right (p = 0) nothing is left by the verifier but answers with a hint, whose
+    weight stays. A replayed prompt counts as if half a sample had been wrong: its weight is not 0.
+    """
     section = rules.section.difficulty
     if section is None:
         return None
@@ -22,7 +23,11 @@ def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
         if one.hinted:
             return ""
         place = derived_seed(rules.seed, "replay", one.prompt.id) / 2**63
-        return f"all {one.num_samples} samples are right" if _rate(one) >= 1.0 and place >= section.replay else ""
+        return (
+            f"all {one.num_samples} samples are right"
+            if _rate(one) >= 1.0 and place >= section.replay
+            else ""
+        )
 
     def apply(block: Block) -> Outcome:
         kept, dropped = split(block, refusal, "solved")

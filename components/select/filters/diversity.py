@@ -16,7 +16,8 @@ NUM_DIMENSIONS = 64
 
 
 def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
-    """Keeps `diversity.rows` of what remains: from clusters in turn, by k-centre (1708.00489), or by a baseline."""
+    """Keeps `diversity.rows` of what remains: from clusters in turn, by k-centre (1708.00489), or
+    by a baseline."""
     section = rules.section.diversity
     if section is None:
         return None
@@ -24,13 +25,21 @@ def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
     for one in _all(remaining):
         keys.append(one.key)
         merits.append((_merit(one), derived_seed(rules.seed, "choice", *one.key)))
-    chosen = _choice(section, keys, merits, remaining, rules.seed) if len(keys) > section.rows else set(keys)
+    chosen = (
+        _choice(section, keys, merits, remaining, rules.seed)
+        if len(keys) > section.rows
+        else set(keys)
+    )
     detail = f"{section.rows} rows of {len(keys)} were chosen ({section.method})"
     return lambda block: split(block, lambda one: "" if one.key in chosen else detail, "diversity")
 
 
 def _choice(
-    section: DiversityChoice, keys: list[SampleKey], merits: list[tuple[float, int]], remaining: Remaining, seed: int
+    section: DiversityChoice,
+    keys: list[SampleKey],
+    merits: list[tuple[float, int]],
+    remaining: Remaining,
+    seed: int,
 ) -> set[SampleKey]:
     # Best first; a derived number decides between equals, so that neighbours have no advantage.
     order = sorted(range(len(keys)), key=lambda place: (-merits[place][0], merits[place][1]))
@@ -48,7 +57,10 @@ def _choice(
 
 def _merit(one: Candidate) -> float:
     """What is better among like rows: the judge's or reward model's score, else the share of votes."""
-    return next((one.scores[name] for name in ("judge", "reward", "influence") if name in one.scores), one.vote_share)
+    return next(
+        (one.scores[name] for name in ("judge", "reward", "influence") if name in one.scores),
+        one.vote_share,
+    )
 
 
 def _all(remaining: Remaining) -> Iterator[Candidate]:
@@ -57,33 +69,45 @@ def _all(remaining: Remaining) -> Iterator[Candidate]:
 
 
 def _vectors(remaining: Remaining, seed: int) -> Any:
-    """(rows, NUM_DIMENSIONS) float32 of unit length: words and pairs of words, hashed, weighted by rarity."""
+    """(rows, NUM_DIMENSIONS) float32 of unit length: words and pairs of words, hashed, weighted by
+    rarity."""
     import numpy as np
     from sklearn.feature_extraction.text import HashingVectorizer
     from sklearn.random_projection import SparseRandomProjection
 
     hashing = HashingVectorizer(
-        n_features=NUM_FEATURES, ngram_range=(1, 2), alternate_sign=False, norm="l2", dtype=np.float32,
+        n_features=NUM_FEATURES,
+        ngram_range=(1, 2),
+        alternate_sign=False,
+        norm="l2",
+        dtype=np.float32,
         token_pattern=r"\w+",
-    )  # fmt: skip
+    )
     frequency, rows = np.zeros(NUM_FEATURES), 0
     for block in remaining():
         counts = hashing.transform([f"{one.prompt.text} {one.text}" for one in block])
         frequency += np.bincount(counts.indices, minlength=NUM_FEATURES)
         rows += counts.shape[0]
     rarity = (np.log((1 + rows) / (1 + frequency)) + 1).astype(np.float32)
-    projection = SparseRandomProjection(NUM_DIMENSIONS, random_state=seed % 2**31, dense_output=True)
+    projection = SparseRandomProjection(
+        NUM_DIMENSIONS, random_state=seed % 2**31, dense_output=True
+    )
     projection.fit(hashing.transform(["any"]))
     parts = []
     for block in remaining():
-        weighted = hashing.transform([f"{one.prompt.text} {one.text}" for one in block]).multiply(rarity).tocsr()
+        weighted = (
+            hashing.transform([f"{one.prompt.text} {one.text}" for one in block])
+            .multiply(rarity)
+            .tocsr()
+        )
         parts.append(projection.transform(weighted).astype(np.float32))
     vectors = np.concatenate(parts)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
 def _centres(vectors: Any, first: int, count: int) -> list[int]:
-    """Greedy k-centre: each next row is the one farthest from all chosen so far; within twice the best possible."""
+    """Greedy k-centre: each next row is the one farthest from all chosen so far; within twice the
+    best possible."""
     import numpy as np
 
     chosen = [first]
@@ -101,7 +125,9 @@ def _balanced(vectors: Any, order: list[int], section: DiversityChoice, seed: in
     from sklearn.cluster import MiniBatchKMeans
 
     count = min(section.clusters, section.rows)
-    means = MiniBatchKMeans(count, random_state=seed % 2**31, n_init=1, batch_size=2048).fit(vectors)
+    means = MiniBatchKMeans(count, random_state=seed % 2**31, n_init=1, batch_size=2048).fit(
+        vectors
+    )
     taken: dict[int, int] = {}
     ranked: list[tuple[int, int, int]] = []
     for place in order:

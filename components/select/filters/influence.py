@@ -1,4 +1,5 @@
-"""Choose the rows that make the loss on human rows fall: bilevel selection min_w L_val(θ*(w)), one step at a time."""
+"""Choose the rows that make the loss on human rows fall: bilevel selection min_w L_val(θ*(w)), one
+step at a time."""
 
 from __future__ import annotations
 
@@ -7,10 +8,12 @@ from components.select.rules import Rules
 
 
 def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
-    """Drops rows that would raise the loss on held-out human rows: ⟨∇L_val, ∇l_i⟩ ≤ 0 (1803.09050, 2402.04333).
+    """Drops rows that would raise the loss on held-out human rows: ⟨∇L_val, ∇l_i⟩ ≤ 0 (1803.09050,
+    2402.04333).
 
-    The others keep their weights. In proportion to the product, as 1803.09050 weighs a batch, right rows that the model
-    finds hard count least: measured, that recovers less of what clean samples would teach.
+    The others keep their weights. In proportion to the product, as 1803.09050 weighs a batch, right
+    rows that the model finds hard count least: measured, that recovers less of what clean samples
+    would teach.
     """
     if rules.section.influence is None:
         return None
@@ -26,7 +29,13 @@ def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
             if score > 0:
                 kept.append(marked)
             else:
-                dropped.append(drop(marked, "influence", f"influence {score:.3g}: it would raise the held-out loss"))
+                dropped.append(
+                    drop(
+                        marked,
+                        "influence",
+                        f"influence {score:.3g}: it would raise the held-out loss",
+                    )
+                )
         return kept, dropped
 
     return apply

@@ -9,7 +9,8 @@ from components.select.rules import Rules
 
 
 def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
-    """Drops answers far from the median length (characters) of their slice, which is that of all that remain."""
+    """Drops answers far from the median length (characters) of their slice, which is that of all
+    that remain."""
     lengths: dict[tuple[str, str], Counter[int]] = defaultdict(Counter)
     for block in remaining():
         for one in block:
@@ -22,13 +23,18 @@ def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
         if median is None:  # a slice of audit prompts alone: there is nothing to compare with
             return ""
         ratio = len(one.text) / max(1, median)
-        return "" if low <= ratio <= high else f"{len(one.text)} characters, {ratio:.2f} of the median of its slice"
+        return (
+            ""
+            if low <= ratio <= high
+            else f"{len(one.text)} characters, {ratio:.2f} of the median of its slice"
+        )
 
     return lambda block: split(block, refusal, "length")
 
 
 def _median(counts: Counter[int]) -> float:
-    """The median of a sample given by its counts; between the two middle ones if their number is even."""
+    """The median of a sample given by its counts; between the two middle ones if their number is
+    even."""
     total, below, lower = counts.total(), 0, 0
     for value in sorted(counts):
         below += counts[value]

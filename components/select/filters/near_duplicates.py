@@ -1,7 +1,8 @@
-"""Near-duplicates of earlier rows, of any prompt: MinHash-LSH proposes pairs, their real similarity decides.
+"""Near-duplicates of earlier rows, of any prompt: MinHash-LSH proposes pairs, their real similarity
+decides.
 
-Nothing that grows with the round stays in memory but a few bytes a row: texts and band hashes lie in files, and one
-band at a time is sorted. Source: Broder 1997; LSH as in 2107.06499.
+Nothing that grows with the round stays in memory but a few bytes a row: texts and band hashes lie
+in files, and one band at a time is sorted. Source: Broder 1997; LSH as in 2107.06499.
 """
 
 from __future__ import annotations
@@ -14,7 +15,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from components.select.candidates import Block, Candidate, Filter, Outcome, Remaining, SampleKey, by_prompt, split
+from components.select.candidates import (
+    Block,
+    Candidate,
+    Filter,
+    Outcome,
+    Remaining,
+    SampleKey,
+    by_prompt,
+    split,
+)
 from components.select.dedup import (
     NUM_PERMUTATIONS,
     band_hashes,
@@ -27,14 +37,16 @@ from components.select.dedup import (
 from components.select.rules import Rules
 
 TEMPLATE_PROMPTS = 1000
-"""Prompts of each task whose texts show its template. Ids are hashes, so the first ones are a fair sample."""
+"""Prompts of each task whose texts show its template. Ids are hashes, so the first ones are a fair
+sample."""
 MAX_LEADERS = 64
-"""Of rows that share a band, each is compared with at most so many earlier ones that are not duplicates themselves."""
+"""Of rows that share a band, each is compared with at most so many earlier ones that are not
+duplicates themselves."""
 
 
 def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
-    """Drops rows whose shingles (without their task's template) have at least `minhash_threshold` in common with an
-    earlier row that has the same numbers."""
+    """Drops rows whose shingles (without their task's template) have at least `minhash_threshold`
+    in common with an earlier row that has the same numbers."""
     threshold = rules.section.minhash_threshold
     if threshold >= 1.0:
         return None
@@ -57,7 +69,8 @@ class _Search:
         self._offsets, self._count = self._write(remaining)
 
     def duplicates(self) -> dict[SampleKey, str]:
-        """Each near-duplicate, and which earlier row it resembles how much. The first of a group of rows stays."""
+        """Each near-duplicate, and which earlier row it resembles how much. The first of a group of
+        rows stays."""
         import numpy as np
 
         dropped = np.zeros(self._count, dtype=bool)
@@ -84,10 +97,15 @@ class _Search:
         lengths = []
         with ExitStack() as stack:
             texts = stack.enter_context(self._texts.open("wb"))
-            bands = [stack.enter_context((self._folder / f"band-{band}").open("wb")) for band in range(self._bands)]
+            bands = [
+                stack.enter_context((self._folder / f"band-{band}").open("wb"))
+                for band in range(self._bands)
+            ]
             for block in remaining():
                 shingles = [self._distinctive(one.slice[0], _text(one)) for one in block]
-                hashes = band_hashes(shingles, [numbers_key(_text(one)) for one in block], self._rows)
+                hashes = band_hashes(
+                    shingles, [numbers_key(_text(one)) for one in block], self._rows
+                )
                 for band, file in enumerate(bands):
                     file.write(hashes[:, band].tobytes())
                 lines = [json.dumps([one.slice[0], *one.key, _text(one)]).encode() for one in block]
@@ -107,7 +125,9 @@ class _Search:
                 similarity = jaccard(own, shingles)
                 if similarity >= self._threshold:
                     dropped[place] = True
-                    found[key] = f"Jaccard {similarity:.2f} to sample {other[1]} of prompt {other[0]}"
+                    found[key] = (
+                        f"Jaccard {similarity:.2f} to sample {other[1]} of prompt {other[0]}"
+                    )
                     break
             else:
                 if len(leaders) < MAX_LEADERS:
@@ -138,12 +158,17 @@ def _first_rows(remaining: Remaining) -> Iterator[tuple[str, str]]:
 
 
 def _groups(hashes: Any) -> Iterator[Any]:
-    """Places with equal hashes, where there are at least two, each group in order; groups by their first place."""
+    """Places with equal hashes, where there are at least two, each group in order; groups by their
+    first place."""
     import numpy as np
 
     order = np.argsort(hashes, kind="stable")
     ordered = hashes[order]
-    begins = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])) if len(hashes) else np.zeros(0, int)
+    begins = (
+        np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+        if len(hashes)
+        else np.zeros(0, int)
+    )
     sizes = np.diff(np.concatenate([begins, [len(hashes)]]))
     several = begins[sizes >= 2], sizes[sizes >= 2]
     for number in np.argsort(order[several[0]], kind="stable"):

@@ -1,4 +1,5 @@
-"""Rows that say the same again: exact repeats, repeated ways of solving, and too many of one prompt."""
+"""Rows that say the same again: exact repeats, repeated ways of solving, and too many of one
+prompt."""
 
 from __future__ import annotations
 
@@ -6,11 +7,20 @@ import itertools
 import re
 from collections import Counter, defaultdict
 
-from components.select.candidates import Block, Candidate, Filter, Outcome, Remaining, row_key, split
+from components.select.candidates import (
+    Block,
+    Candidate,
+    Filter,
+    Outcome,
+    Remaining,
+    row_key,
+    split,
+)
 from components.select.rules import Rules
 
 MAX_COMPARED_CHARACTERS = 2000
-"""Of a longer answer only so much enters the edit distance, which costs the product of two lengths."""
+"""Of a longer answer only so much enters the edit distance, which costs the product of two lengths.
+"""
 
 _ANNOTATION = re.compile(r"<<[^<>]*>>")
 _DECORATION = re.compile(r"[$%,]|\s+(?=[=+\-*/^])|(?<=[=+\-*/^])\s+")
@@ -38,21 +48,27 @@ def exact(rules: Rules, remaining: Remaining) -> Filter | None:
 
 
 def paths(rules: Rules, remaining: Remaining) -> Filter | None:
-    """Drops all but one of a prompt's answers that go through the same equations in the same order: the one that is
-    farthest, by edit distance, from the prompt's other answers (2308.01825). Answers without equations all stay."""
+    """Drops all but one of a prompt's answers that go through the same equations in the same order:
+    the one that is farthest, by edit distance, from the prompt's other answers (2308.01825).
+    Answers without equations all stay."""
     if not rules.section.distinct_paths:
         return None
 
     def apply(block: Block) -> Outcome:
         of_prompts = itertools.groupby(block, key=lambda one: one.prompt.id)
         chosen = {one.key for _, own in of_prompts for one in _one_of_each_path(list(own))}
-        return split(block, lambda one: "" if one.key in chosen else "solved by the same equations", "same_path")
+        return split(
+            block,
+            lambda one: "" if one.key in chosen else "solved by the same equations",
+            "same_path",
+        )
 
     return apply
 
 
 def few_per_prompt(rules: Rules, remaining: Remaining) -> Filter | None:
-    """Keeps the first answers of each prompt, up to the recipe's cap, so easy prompts do not crowd out others."""
+    """Keeps the first answers of each prompt, up to the recipe's cap, so easy prompts do not crowd
+    out others."""
     cap = rules.section.max_per_prompt
 
     def apply(block: Block) -> Outcome:
@@ -60,7 +76,9 @@ def few_per_prompt(rules: Rules, remaining: Remaining) -> Filter | None:
 
         def refusal(one: Candidate) -> str:
             counts[one.prompt.id] += 1
-            return "" if counts[one.prompt.id] <= cap else f"its prompt has {cap} kept answers already"
+            return (
+                "" if counts[one.prompt.id] <= cap else f"its prompt has {cap} kept answers already"
+            )
 
         return split(block, refusal, "cap")
 
@@ -86,7 +104,8 @@ def _one_of_each_path(own: list[Candidate]) -> list[Candidate]:
 
 
 def edit_distance(first: str, second: str) -> int:
-    """Least number of characters to insert, delete or replace (Levenshtein 1966), over MAX_COMPARED_CHARACTERS."""
+    """Least number of characters to insert, delete or replace (Levenshtein 1966), over
+    MAX_COMPARED_CHARACTERS."""
     import numpy as np
 
     first, second = first[:MAX_COMPARED_CHARACTERS], second[:MAX_COMPARED_CHARACTERS]

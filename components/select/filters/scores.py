@@ -1,4 +1,5 @@
-"""Filters by a score that something else gives: a judge, a reward model, the likelihood under a model."""
+"""Filters by a score that something else gives: a judge, a reward model, the likelihood under a
+model."""
 
 from __future__ import annotations
 
@@ -11,11 +12,14 @@ Refusal = Callable[[float], str]
 
 
 def by_judge(rules: Rules, remaining: Remaining) -> Filter | None:
-    """Drops answers that a judging model grades below `min_score`; one it gives no grade is `unscored`."""
+    """Drops answers that a judging model grades below `min_score`; one it gives no grade is
+    `unscored`."""
     if rules.section.judge is None:
         return None
     least = rules.section.judge.min_score
-    return _filter(rules, "judge", lambda score: "" if score >= least else f"grade {score:g} < {least}")
+    return _filter(
+        rules, "judge", lambda score: "" if score >= least else f"grade {score:g} < {least}"
+    )
 
 
 def by_reward(rules: Rules, remaining: Remaining) -> Filter | None:
@@ -23,11 +27,14 @@ def by_reward(rules: Rules, remaining: Remaining) -> Filter | None:
     if rules.section.reward is None:
         return None
     least = rules.section.reward.min_score
-    return _filter(rules, "reward", lambda score: "" if score >= least else f"reward {score:.3f} < {least:g}")
+    return _filter(
+        rules, "reward", lambda score: "" if score >= least else f"reward {score:.3f} < {least:g}"
+    )
 
 
 def by_likelihood(rules: Rules, remaining: Remaining) -> Filter | None:
-    """Drops answers whose perplexity per token, or its ratio between champion and base, is outside the band."""
+    """Drops answers whose perplexity per token, or its ratio between champion and base, is outside
+    the band."""
     section = rules.section.likelihood
     if section is None:
         return None
@@ -47,7 +54,11 @@ def by_likelihood(rules: Rules, remaining: Remaining) -> Filter | None:
 
 def _outside(name: str, low: float, high: float) -> Refusal:
     def refusal(score: float) -> str:
-        return "" if low <= score <= high else f"perplexity ({name}) {score:.3f} outside {low:g} to {high:g}"
+        return (
+            ""
+            if low <= score <= high
+            else f"perplexity ({name}) {score:.3f} outside {low:g} to {high:g}"
+        )
 
     return refusal
 

@@ -9,14 +9,22 @@ from typing import Any
 
 from components.common.errors import UserError
 from components.common.verifiers import verify
-from components.select.candidates import Block, Candidate, Filter, Outcome, Remaining, by_prompt, split
+from components.select.candidates import (
+    Block,
+    Candidate,
+    Filter,
+    Outcome,
+    Remaining,
+    by_prompt,
+    split,
+)
 from components.select.rules import Rules
 
 
 def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
-    """Drops what the prompt's verifier refuses, and notes the prompt's pass rate (hinted answers have none); none if
-    the recipe goes without labels. The reference is read through the verifier alone: what is kept is always the model's
-    own text."""
+    """Drops what the prompt's verifier refuses, and notes the prompt's pass rate (hinted answers
+    have none); none if the recipe goes without labels. The reference is read through the verifier
+    alone: what is kept is always the model's own text."""
     if not rules.section.verifier:
         return None
 
@@ -24,7 +32,11 @@ def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
         kept, dropped = [], []
         for own in by_prompt(block):
             right, wrong = _judged(own)
-            kept += right if own[0].hinted else [replace(one, pass_rate=len(right) / one.num_samples) for one in right]
+            kept += (
+                right
+                if own[0].hinted
+                else [replace(one, pass_rate=len(right) / one.num_samples) for one in right]
+            )
             dropped += wrong
         return kept, dropped
 
@@ -39,7 +51,11 @@ def by_function(rules: Rules, remaining: Remaining) -> Filter | None:
     function = _named(name)
 
     def refusal(one: Candidate) -> str:
-        return "" if function(one.prompt.text, one.text, dict(one.prompt.reference)) else f"{name} refused it"
+        return (
+            ""
+            if function(one.prompt.text, one.text, dict(one.prompt.reference))
+            else f"{name} refused it"
+        )
 
     return lambda block: split(block, refusal, "function")
 
@@ -57,13 +73,18 @@ def _judged(own: list[Candidate]) -> Outcome:
 
 
 def _named(name: str) -> Callable[[str, str, dict[str, Any]], bool]:
-    """The function behind a dotted name of the recipe. What it raises later is a bug of its own, with its traceback."""
+    """The function behind a dotted name of the recipe. What it raises later is a bug of its own,
+    with its traceback."""
     module, _, attribute = name.rpartition(".")
     try:
         function = getattr(importlib.import_module(module), attribute, None)
     except ImportError as error:
-        raise UserError(f"select.verifier_function {name}: {error}; install it where this step runs") from None
+        raise UserError(
+            f"select.verifier_function {name}: {error}; install it where this step runs"
+        ) from None
     if not callable(function):
-        raise UserError(f"select.verifier_function {name}: module {module} has no function {attribute!r}")
+        raise UserError(
+            f"select.verifier_function {name}: module {module} has no function {attribute!r}"
+        )
     found: Callable[[str, str, dict[str, Any]], bool] = function
     return found

@@ -34,11 +34,16 @@ class Judge:
 
         url = environment.get(URL)
         if not url:
-            raise UserError(f"select.judge needs the endpoint in {URL} (https://host/v1), and its key in {KEY}")
+            raise UserError(
+                f"select.judge needs the endpoint in {URL} (https://host/v1), and its key in {KEY}"
+            )
         self._section = section
         # An endpoint of one's own may need no key; the client insists on some text.
         self._client: Any = openai.OpenAI(
-            base_url=url, api_key=environment.get(KEY) or "none", timeout=TIMEOUT_SECONDS, max_retries=MAX_RETRIES
+            base_url=url,
+            api_key=environment.get(KEY) or "none",
+            timeout=TIMEOUT_SECONDS,
+            max_retries=MAX_RETRIES,
         )
         self._pool = ThreadPoolExecutor(section.concurrency)
 
@@ -46,14 +51,18 @@ class Judge:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._pool.shutdown(cancel_futures=True)
         self._client.close()
 
     def grades(self, block: Block) -> list[float | None]:
-        """A grade from 0 to 10 for each answer, None where the reply is anything but one whole number. Equal answers to
-        one prompt are asked about once. Raises UserError if the endpoint refuses, Transient if it cannot be reached."""
+        """A grade from 0 to 10 for each answer, None where the reply is anything but one whole
+        number. Equal answers to one prompt are asked about once. Raises UserError if the endpoint
+        refuses, Transient if it cannot be reached."""
         asked = {(one.prompt.id, one.text): one for one in block}
         verdicts = dict(zip(asked, self._pool.map(self._grade, asked.values()), strict=True))
         return [verdicts[one.prompt.id, one.text] for one in block]
@@ -64,14 +73,22 @@ class Judge:
         question = json.dumps({"question": one.prompt.text, "answer": one.text}, ensure_ascii=False)
         try:
             reply = self._client.chat.completions.create(
-                model=self._section.model, temperature=0.0, max_tokens=MAX_TOKENS,
+                model=self._section.model,
+                temperature=0.0,
+                max_tokens=MAX_TOKENS,
                 messages=[
                     {"role": "system", "content": _INSTRUCTION.format(rubric=self._section.rubric)},
                     {"role": "user", "content": question},
                 ],
-            )  # fmt: skip
-        except (openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError) as error:
-            raise Transient(f"the judge at {URL} could not be asked ({_said(error)}); try again later") from None
+            )
+        except (
+            openai.APIConnectionError,
+            openai.RateLimitError,
+            openai.InternalServerError,
+        ) as error:
+            raise Transient(
+                f"the judge at {URL} could not be asked ({_said(error)}); try again later"
+            ) from None
         except openai.APIStatusError as error:
             raise UserError(
                 f"the judge at {URL} refused model {self._section.model!r}: {error.status_code} {_said(error)}; "
@@ -81,7 +98,8 @@ class Judge:
 
 
 def parsed_grade(reply: str | None) -> float | None:
-    """The grade, if the whole reply is one: a closed grammar, so that nothing an answer says can pass for a grade."""
+    """The grade, if the whole reply is one: a closed grammar, so that nothing an answer says can
+    pass for a grade."""
     found = _GRADE.fullmatch(reply or "")
     return float(found[1]) if found else None
 

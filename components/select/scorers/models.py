@@ -1,4 +1,5 @@
-"""Scores by models on this machine: rewards, perplexities under champion and base, influence on held-out rows."""
+"""Scores by models on this machine: rewards, perplexities under champion and base, influence on
+held-out rows."""
 
 from __future__ import annotations
 
@@ -24,7 +25,9 @@ BATCH_ROWS = 32
 def reward_scorer(context: Context, section: RewardScorer, scratch: Path) -> Scorer:
     """Scores by a sequence classifier with one output."""
     if not section.source.startswith(("file://", "s3://")):
-        raise UserError(f"select.reward.source {section.source!r}: use file://folder or s3://bucket/prefix")
+        raise UserError(
+            f"select.reward.source {section.source!r}: use file://folder or s3://bucket/prefix"
+        )
 
     @functools.cache
     def model() -> Any:
@@ -33,14 +36,17 @@ def reward_scorer(context: Context, section: RewardScorer, scratch: Path) -> Sco
         return RewardModel(local_folder(section.source, context.environment, scratch))
 
     def scores(block: Block) -> list[float | None]:
-        found: list[float | None] = model().scores([(one.prompt.text, one.text) for one in block], section.batch_size)
+        found: list[float | None] = model().scores(
+            [(one.prompt.text, one.text) for one in block], section.batch_size
+        )
         return found
 
     return _with_threads(context, scores)
 
 
 def likelihood_scorers(context: Context, campaign: Campaign) -> dict[str, Scorer]:
-    """`champion`, `base` and `ratio`: perplexity per token of an answer, and the first over the second."""
+    """`champion`, `base` and `ratio`: perplexity per token of an answer, and the first over the
+    second."""
     champion = read_receipt(context, campaign.state.champion)
     models = {
         "champion": _perplexity(context, campaign, champion, checkpoint_name(0)),
@@ -80,12 +86,15 @@ def _perplexity(context: Context, campaign: Campaign, receipt: Receipt, name: st
 
 
 def influence_scorer(context: Context, campaign: Campaign) -> Scorer:
-    """How well a row's gradient agrees with that of held-out human rows; None for one longer than the model takes."""
+    """How well a row's gradient agrees with that of held-out human rows; None for one longer than
+    the model takes."""
     section, recipe = campaign.recipe.select.influence, campaign.recipe
     assert section is not None
     rows = list(read_rows(fetch(context, campaign.prepared, "splits/heldout.jsonl"), TrainingRow))
     if not rows:
-        raise UserError("select.influence needs held-out human rows: give a source split heldout, or data.fractions")
+        raise UserError(
+            "select.influence needs held-out human rows: give a source split heldout, or data.fractions"
+        )
     rows.sort(key=lambda row: derived_seed(recipe.seed, "influence", row.id))
     chosen = [(row.prompt, row.completion) for row in rows[: section.validation_rows]]
 
@@ -98,7 +107,9 @@ def influence_scorer(context: Context, campaign: Campaign) -> Scorer:
         return Influence(model, codec, chosen, recipe.train.max_length, section.batch_size)
 
     def scores(block: Block) -> list[float | None]:
-        found: list[float | None] = influence().scores([(one.prompt.text, one.text) for one in block])
+        found: list[float | None] = influence().scores(
+            [(one.prompt.text, one.text) for one in block]
+        )
         return found
 
     return _with_threads(context, scores)

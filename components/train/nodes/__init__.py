@@ -1,1 +1,2 @@
-"""Training on many nodes: a TrainJob of Kubeflow Trainer. The only place of the steps that speaks to Kubernetes."""
+"""Training on many nodes: a TrainJob of Kubeflow Trainer. The only place of the steps that speaks
+to Kubernetes."""

@@ -1,8 +1,10 @@
-"""The Kubernetes API server as the launcher needs it: few calls, each tolerant of what passes and plain about the rest.
+"""The Kubernetes API server as the launcher needs it: few calls, each tolerant of what passes and
+plain about the rest.
 
-A call that fails for now (429, 5xx, 410, a reset or silent connection, an answer that is no JSON) is made again with
-growing pauses until `Patience.give_up_seconds` are over, then it is Transient. What a person has to mend is a
-UserError at once: no permission, no Kubeflow Trainer, an object the server does not accept.
+A call that fails for now (429, 5xx, 410, a reset or silent connection, an answer that is no JSON)
+is made again with growing pauses until `Patience.give_up_seconds` are over, then it is Transient.
+What a person has to mend is a UserError at once: no permission, no Kubeflow Trainer, an object the
+server does not accept.
 
 With this module only `components.cli` may import `kubernetes`, and both do so on first use.
 """
@@ -21,7 +23,8 @@ Json = dict[str, Any]
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 CONFLICT, NOT_FOUND = 409, 404
 PASSING = (408, 410, 425, 429, 500, 502, 503, 504)
-"""Statuses after which the same request may succeed. 410: the server forgot the version asked for; ask anew."""
+"""Statuses after which the same request may succeed. 410: the server forgot the version asked for;
+ask anew."""
 LONGEST_MESSAGE = 400
 
 
@@ -39,7 +42,8 @@ class Patience:
     first_pause_seconds: float = 1.0
     longest_pause_seconds: float = 30.0
     give_up_seconds: float = 600.0
-    """How long a call may keep failing before the step fails as Transient. The job goes on meanwhile."""
+    """How long a call may keep failing before the step fails as Transient. The job goes on
+    meanwhile."""
     removal_seconds: float = 600.0
     """How long the removal of a finished job and of its pods may take."""
     clock: Callable[[], float] = time.monotonic
@@ -67,10 +71,12 @@ class Refused(Exception):
 
 
 class Cluster:
-    """The objects of one API server that a training on many nodes is made of. Answers are the server's JSON."""
+    """The objects of one API server that a training on many nodes is made of. Answers are the
+    server's JSON."""
 
     def __init__(self, configuration: Any, patience: Patience) -> None:
-        """`configuration` is a kubernetes.client.Configuration; `from_environment` makes the usual one."""
+        """`configuration` is a kubernetes.client.Configuration; `from_environment` makes the usual
+        one."""
         from kubernetes import client
 
         configuration.retries = False  # ours know what may be repeated, and for how long
@@ -80,8 +86,11 @@ class Cluster:
         self._custom, self._core = client.CustomObjectsApi(api), client.CoreV1Api(api)
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str], patience: Patience | None = None) -> Cluster:
-        """The cluster this pod runs in, else the one of KUBECONFIG. Raises UserError if there is neither."""
+    def from_environment(
+        cls, environment: Mapping[str, str], patience: Patience | None = None
+    ) -> Cluster:
+        """The cluster this pod runs in, else the one of KUBECONFIG. Raises UserError if there is
+        neither."""
         from kubernetes import client, config
 
         configuration = client.Configuration()
@@ -90,7 +99,9 @@ class Cluster:
                 config.load_incluster_config(configuration)
             else:
                 file = environment.get("KUBECONFIG")
-                config.load_kube_config(config_file=file, client_configuration=configuration, persist_config=False)
+                config.load_kube_config(
+                    config_file=file, client_configuration=configuration, persist_config=False
+                )
         except config.ConfigException as error:
             raise UserError(
                 f"train.num_nodes > 1 needs a Kubernetes cluster, and none is configured ({_shown(str(error))}); run "
@@ -99,13 +110,19 @@ class Cluster:
         return cls(configuration, patience or Patience())
 
     def create_job(self, namespace: str, job: Json) -> Json | None:
-        """Create a TrainJob and return it; None if there is one of that name. A field that the server's version of
-        the Trainer does not know is refused, not dropped."""
+        """Create a TrainJob and return it; None if there is one of that name. A field that the
+        server's version of the Trainer does not know is refused, not dropped."""
         try:
             return self._call(
-                Request("create", PLURAL, namespace, GROUP), self._custom.create_namespaced_custom_object,
-                GROUP, VERSION, namespace, PLURAL, job, field_validation="Strict",
-            )  # fmt: skip
+                Request("create", PLURAL, namespace, GROUP),
+                self._custom.create_namespaced_custom_object,
+                GROUP,
+                VERSION,
+                namespace,
+                PLURAL,
+                job,
+                field_validation="Strict",
+            )
         except Refused as refused:
             if refused.status != CONFLICT:
                 raise UserError(f"there is no namespace {namespace} on {self.server}") from None
@@ -115,60 +132,89 @@ class Cluster:
         """A TrainJob; None if there is none of that name."""
         try:
             return self._call(
-                Request("get", PLURAL, namespace, GROUP), self._custom.get_namespaced_custom_object,
-                GROUP, VERSION, namespace, PLURAL, name,
-            )  # fmt: skip
+                Request("get", PLURAL, namespace, GROUP),
+                self._custom.get_namespaced_custom_object,
+                GROUP,
+                VERSION,
+                namespace,
+                PLURAL,
+                name,
+            )
         except Refused:
             return None
 
     def delete_job(self, namespace: str, name: str, uid: str, propagation: str) -> bool:
         """Delete the TrainJob that has this uid and no other; False if it is gone already.
 
-        `propagation` is Foreground (the job goes last, after its pods) or Background (it goes at once).
+        `propagation` is Foreground (the job goes last, after its pods) or Background (it goes at
+        once).
         """
         options = {"propagationPolicy": propagation, "preconditions": {"uid": uid}}
         try:
             self._call(
-                Request("delete", PLURAL, namespace, GROUP), self._custom.delete_namespaced_custom_object,
-                GROUP, VERSION, namespace, PLURAL, name, body=options,
-            )  # fmt: skip
+                Request("delete", PLURAL, namespace, GROUP),
+                self._custom.delete_namespaced_custom_object,
+                GROUP,
+                VERSION,
+                namespace,
+                PLURAL,
+                name,
+                body=options,
+            )
         except Refused:
             return False
         return True
 
     def pods(self, namespace: str, selector: str) -> list[Json]:
         """Pods with these labels."""
-        return self._list("pods", self._core.list_namespaced_pod, namespace, label_selector=selector)
+        return self._list(
+            "pods", self._core.list_namespaced_pod, namespace, label_selector=selector
+        )
 
     def warnings(self, namespace: str, name: str) -> list[Json]:
         """Warning events about the objects of this name."""
         about = f"involvedObject.name={name},type=Warning"
-        return self._list("events", self._core.list_namespaced_event, namespace, field_selector=about)
+        return self._list(
+            "events", self._core.list_namespaced_event, namespace, field_selector=about
+        )
 
     def log_tail(self, namespace: str, pod: str, container: str, num_lines: int) -> list[str]:
         """The last lines of a container's log; none if the pod is gone."""
         try:
             text = self._answer(
-                Request("get", "pods/log", namespace), self._core.read_namespaced_pod_log,
-                pod, namespace, container=container, tail_lines=num_lines,
-            )  # fmt: skip
+                Request("get", "pods/log", namespace),
+                self._core.read_namespaced_pod_log,
+                pod,
+                namespace,
+                container=container,
+                tail_lines=num_lines,
+            )
         except Refused:
             return []
         return text.decode("utf-8", errors="replace").splitlines()
 
-    def _list(self, resource: str, method: Callable[..., Any], namespace: str, **options: Any) -> list[Json]:
+    def _list(
+        self, resource: str, method: Callable[..., Any], namespace: str, **options: Any
+    ) -> list[Json]:
         try:
             found = self._call(Request("list", resource, namespace), method, namespace, **options)
         except Refused:
             return []
         return list(found.get("items") or ())
 
-    def _call(self, request: Request, method: Callable[..., Any], *arguments: Any, **options: Any) -> Json:
+    def _call(
+        self, request: Request, method: Callable[..., Any], *arguments: Any, **options: Any
+    ) -> Json:
         found: Json = json.loads(self._answer(request, method, *arguments, is_json=True, **options))
         return found
 
     def _answer(
-        self, request: Request, method: Callable[..., Any], *arguments: Any, is_json: bool = False, **options: Any
+        self,
+        request: Request,
+        method: Callable[..., Any],
+        *arguments: Any,
+        is_json: bool = False,
+        **options: Any,
     ) -> bytes:
         """The body of the answer, after as many tries as the patience allows."""
         patience = self.patience
@@ -177,14 +223,24 @@ class Cluster:
             fault, asked_seconds = self._try(request, method, arguments, is_json, options)
             if isinstance(fault, bytes):
                 return fault
-            wait, left = max(pause, asked_seconds), begun + patience.give_up_seconds - patience.clock()
+            wait, left = (
+                max(pause, asked_seconds),
+                begun + patience.give_up_seconds - patience.clock(),
+            )
             if wait > left:
-                raise Transient(f"{self.server} could not {request} for {patience.give_up_seconds:.0f} s: {fault}")
+                raise Transient(
+                    f"{self.server} could not {request} for {patience.give_up_seconds:.0f} s: {fault}"
+                )
             patience.sleep(wait)
             pause = min(2 * pause, patience.longest_pause_seconds)
 
     def _try(
-        self, request: Request, method: Callable[..., Any], arguments: tuple[Any, ...], is_json: bool, options: Json
+        self,
+        request: Request,
+        method: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        is_json: bool,
+        options: Json,
     ) -> tuple[bytes | str, float]:
         """The body, or what failed for now and how many seconds the server asks to be left alone."""
         from kubernetes.client.exceptions import ApiException
@@ -193,14 +249,21 @@ class Cluster:
         # A pair, because the client silently ignores a timeout that is one float.
         limits = (self.patience.connect_seconds, self.patience.answer_seconds)
         try:
-            # The raw body: the client's own decoding fails on fields that are null and on bytes that are not UTF-8.
-            response = method(*arguments, **options, _preload_content=False, _request_timeout=limits)
+            # The raw body: the client's own decoding fails on fields that are null and on bytes
+            # that are not UTF-8.
+            response = method(
+                *arguments, **options, _preload_content=False, _request_timeout=limits
+            )
             body = bytes(response.data)
         except ApiException as error:
-            broken_off = error.status == 0 and "CERTIFICATE" not in str(error.reason).upper()  # TLS, halfway
+            broken_off = (
+                error.status == 0 and "CERTIFICATE" not in str(error.reason).upper()
+            )  # TLS, halfway
             if error.status not in PASSING and not broken_off:
                 raise self._refusal(request, error) from error
-            return f"{error.status} {_shown(str(error.reason))}", _retry_after_seconds(error.headers)
+            return f"{error.status} {_shown(str(error.reason))}", _retry_after_seconds(
+                error.headers
+            )
         except (HTTPError, OSError) as error:
             return f"{type(error).__name__}: {_shown(str(error))}", 0.0
         if is_json and not _is_object(body):
@@ -230,7 +293,9 @@ class Cluster:
                     f"{request.verb!r} on {request.resource!r} of API group {request.group!r}"
                 )
         if error.status == 0:
-            return UserError(f"no trusted TLS connection to {self.server}: {words}; check its certificate authority")
+            return UserError(
+                f"no trusted TLS connection to {self.server}: {words}; check its certificate authority"
+            )
         return UserError(
             f"{self.server} refuses to {request}: {words}; check the runtime, the installed Kubeflow Trainer (2.3 is "
             "needed) and its admission rules"
@@ -252,4 +317,6 @@ def _retry_after_seconds(headers: Any) -> float:
 
 def _shown(text: str) -> str:
     """Words of a server, fit for one line of a terminal."""
-    return "".join(letter for letter in " ".join(text.split()) if letter.isprintable())[:LONGEST_MESSAGE]
+    return "".join(letter for letter in " ".join(text.split()) if letter.isprintable())[
+        :LONGEST_MESSAGE
+    ]

@@ -1,12 +1,15 @@
-"""Training on many nodes: a TrainJob of Kubeflow Trainer v2, created or found again, followed, and released.
+"""Training on many nodes: a TrainJob of Kubeflow Trainer v2, created or found again, followed, and
+released.
 
-The job's name is made from the step key and the store, so a retry or a second launcher of the same work finds the same
-job and attaches to it. What it trains is committed to the store by its rank 0; nothing is read from the job but its
-state. Each node runs `torchrun`, which the Trainer's torch policy tells of its peers by PET_* variables
-(PET_NNODES, PET_NPROC_PER_NODE, PET_NODE_RANK, PET_MASTER_ADDR, PET_MASTER_PORT), none of which are set here.
+The job's name is made from the step key and the store, so a retry or a second launcher of the same
+work finds the same job and attaches to it. What it trains is committed to the store by its rank 0;
+nothing is read from the job but its state. Each node runs `torchrun`, which the Trainer's torch
+policy tells of its peers by PET_* variables (PET_NNODES, PET_NPROC_PER_NODE, PET_NODE_RANK,
+PET_MASTER_ADDR, PET_MASTER_PORT), none of which are set here.
 
-The launcher's service account needs create, get, delete on trainjobs.trainer.kubeflow.org; list on pods and events
-and get on pods/log only serve messages: without them training works and says what it may not see.
+The launcher's service account needs create, get, delete on trainjobs.trainer.kubeflow.org; list on
+pods and events and get on pods/log only serve messages: without them training works and says what
+it may not see.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ from components.train.nodes.pods import failure_of, one_line, waiting_for
 from components.train.nodes.trainjob import STEP_KEY, TrainJobSpec, job_name, manifest, pod_selector
 
 CREATIONS = 10
-"""How often a job that keeps appearing and vanishing is tried to be created before the step is Transient."""
+"""How often a job that keeps appearing and vanishing is tried to be created before the step is
+Transient."""
 
 
 def follow_train_job(
@@ -37,16 +41,19 @@ def follow_train_job(
     secrets: Sequence[str] = (),
     has_receipt: Callable[[], bool] = lambda: True,
 ) -> None:
-    """Have the TrainJob of this step run to its end, whoever created it; returns when it is Complete.
+    """Have the TrainJob of this step run to its end, whoever created it; returns when it is
+    Complete.
 
-    A job that is found running is attached to; found failed, or Complete though `has_receipt` says that the store
-    lacks its result, it is deleted and created anew. Suspended, queued or unschedulable it is waited for, with notes
-    that say why. SIGTERM and KeyboardInterrupt delete it (its checkpoints stay in the store) and free its nodes.
-    `secrets` are values that no message may show.
+    A job that is found running is attached to; found failed, or Complete though `has_receipt` says
+    that the store lacks its result, it is deleted and created anew. Suspended, queued or
+    unschedulable it is waited for, with notes that say why. SIGTERM and KeyboardInterrupt delete it
+    (its checkpoints stay in the store) and free its nodes. `secrets` are values that no message may
+    show.
 
-    Raises UserError (no permission, no Trainer, another step's job of this name, or rank ended with status 2),
-    Corrupt (a rank's status 3), Transient (a rank's status 75, the job vanished, the API is unreachable, SIGTERM),
-    RatchetError for any other failure; each failure of a rank holds the tail of its log.
+    Raises UserError (no permission, no Trainer, another step's job of this name, or rank ended with
+    status 2), Corrupt (a rank's status 3), Transient (a rank's status 75, the job vanished, the API
+    is unreachable, SIGTERM), RatchetError for any other failure; each failure of a rank holds the
+    tail of its log.
     """
     _Follower(spec, cluster, progress, tuple(secrets), has_receipt).run()
 
@@ -77,7 +84,9 @@ class _Follower:
             except KeyboardInterrupt as cancelled:
                 self._release()
                 if isinstance(cancelled, _Terminated):
-                    raise Transient(f"{self.spec.task}: cancelled by SIGTERM; the same call starts it again") from None
+                    raise Transient(
+                        f"{self.spec.task}: cancelled by SIGTERM; the same call starts it again"
+                    ) from None
                 raise
 
     def _obtain(self) -> Json:
@@ -101,11 +110,15 @@ class _Follower:
                     if state == "Failed"
                     else "is complete, but its receipt is not in the store"
                 )
-                self.cluster.delete_job(self.spec.namespace, self.name, found["metadata"]["uid"], "Foreground")
+                self.cluster.delete_job(
+                    self.spec.namespace, self.name, found["metadata"]["uid"], "Foreground"
+                )
                 self._wait_until_gone(found, f"{why}; it is deleted and created anew")
             else:
                 return self._adopt(found, "found and attached to")
-        raise Transient(f"{self.spec.task}: {self._shown_name} vanished {CREATIONS} times as it was created; try again")
+        raise Transient(
+            f"{self.spec.task}: {self._shown_name} vanished {CREATIONS} times as it was created; try again"
+        )
 
     def _adopt(self, job: Json, how: str) -> Json:
         self.uid = job["metadata"]["uid"]
@@ -124,7 +137,9 @@ class _Follower:
         self._note(f"{self._shown_name} {why}")
         patience, uid = self.cluster.patience, job["metadata"]["uid"]
         deadline = patience.clock() + patience.removal_seconds
-        while (left := self.cluster.read_job(self.spec.namespace, self.name)) and left["metadata"]["uid"] == uid:
+        while (left := self.cluster.read_job(self.spec.namespace, self.name)) and left["metadata"][
+            "uid"
+        ] == uid:
             if patience.clock() > deadline:
                 raise Transient(
                     f"{self._shown_name} is not gone after {patience.removal_seconds:.0f} s; see what holds its pods "
@@ -162,22 +177,31 @@ class _Follower:
             )
         if job["metadata"]["uid"] != self.uid:
             self._check_owner(job)
-            return self._adopt(job, "was deleted and created anew by another launcher, and is attached to")
+            return self._adopt(
+                job, "was deleted and created anew by another launcher, and is attached to"
+            )
         return job
 
     def _release(self) -> None:
-        """Delete the job if this process created it or attached to it. A failure to do so is said, not raised."""
+        """Delete the job if this process created it or attached to it. A failure to do so is said,
+        not raised."""
         try:
             if not self.uid and self.asked:
                 left = self.cluster.read_job(self.spec.namespace, self.name)
-                ours = left and (left["metadata"].get("annotations") or {}).get(STEP_KEY) == self.spec.step_key
+                ours = (
+                    left
+                    and (left["metadata"].get("annotations") or {}).get(STEP_KEY)
+                    == self.spec.step_key
+                )
                 self.uid = left["metadata"]["uid"] if left and ours else ""
             if not self.uid:
                 return
             self.cluster.delete_job(self.spec.namespace, self.name, self.uid, "Background")
             self._note(f"cancelled: {self._shown_name} is deleted, its nodes are free again")
         except RatchetError as error:
-            self._note(f"cancelled, but {self._shown_name} could not be deleted and goes on: {error}")
+            self._note(
+                f"cancelled, but {self._shown_name} could not be deleted and goes on: {error}"
+            )
 
     @property
     def _shown_name(self) -> str:
@@ -191,7 +215,8 @@ class _Follower:
 
 
 def _state(job: Json) -> tuple[str, str]:
-    """The first of Complete, Failed, Suspended that is true of a job, with its reason; empty while it goes on."""
+    """The first of Complete, Failed, Suspended that is true of a job, with its reason; empty while
+    it goes on."""
     conditions: list[Mapping[str, Any]] = (job.get("status") or {}).get("conditions") or []
     true = {str(one.get("type")): one for one in conditions if one.get("status") == "True"}
     for state in ("Complete", "Failed", "Suspended"):
@@ -202,8 +227,9 @@ def _state(job: Json) -> tuple[str, str]:
 
 @contextmanager
 def _sigterm_raises() -> Iterator[None]:
-    """Have SIGTERM raise _Terminated, once, and put the previous handler back. Only the main thread may do this; in
-    another one signals stay as they are, and SIGTERM leaves the job for the next try to attach to."""
+    """Have SIGTERM raise _Terminated, once, and put the previous handler back. Only the main thread
+    may do this; in another one signals stay as they are, and SIGTERM leaves the job for the next
+    try to attach to."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,5 @@
-"""What is asked of Kubeflow Trainer v2: the TrainJob of a training on many nodes, from its typed models.
+"""What is asked of Kubeflow Trainer v2: the TrainJob of a training on many nodes, from its typed
+models.
 
 `kubeflow_trainer_api` may be imported here and in `components.cli` alone, on first use.
 """
@@ -42,8 +43,8 @@ class TrainJobSpec:
     runtime: str = RUNTIME
     """Name of the TrainingRuntime, in the same namespace."""
     environment: tuple[str, ...] = ()
-    """Names of variables that the pods take from `secret`, each from the key of its name. What the store needs comes
-    with the runtime."""
+    """Names of variables that the pods take from `secret`, each from the key of its name. What the
+    store needs comes with the runtime."""
     secret: str = ""
     """Name of a Secret in the namespace."""
     resources: Mapping[str, str] = field(default_factory=dict)
@@ -64,7 +65,8 @@ def spec_from(
     num_processes_per_node: int,
     namespace_file: Path = NAMESPACE_FILE,
 ) -> TrainJobSpec:
-    """The job of this step, with what the pod's surroundings know. Raises UserError naming the variable to set.
+    """The job of this step, with what the pod's surroundings know. Raises UserError naming the
+    variable to set.
 
     RATCHET_IMAGE: image of the nodes. RATCHET_NAMESPACE: where, unless it is this pod's namespace.
     Optional: RATCHET_TRAINING_RUNTIME, RATCHET_TRAINING_QUEUE, RATCHET_TRAINING_RESOURCES
@@ -79,7 +81,9 @@ def spec_from(
     names = tuple(filter(None, environment.get("RATCHET_TRAINING_ENVIRONMENT", "").split(",")))
     secret = environment.get("RATCHET_TRAINING_SECRET", "")
     if names and not secret:
-        raise UserError("RATCHET_TRAINING_ENVIRONMENT is set: RATCHET_TRAINING_SECRET must name the Secret they are in")
+        raise UserError(
+            "RATCHET_TRAINING_ENVIRONMENT is set: RATCHET_TRAINING_SECRET must name the Secret they are in"
+        )
     return TrainJobSpec(
         step_key=step_key,
         run_id=run_id,
@@ -99,8 +103,8 @@ def spec_from(
 
 
 def job_name(spec: TrainJobSpec) -> str:
-    """The same for the same work in the same store. 32 characters that begin with a letter: the Trainer makes host
-    names of it (`<name>-node-0-<index>`), which may have 63."""
+    """The same for the same work in the same store. 32 characters that begin with a letter: the
+    Trainer makes host names of it (`<name>-node-0-<index>`), which may have 63."""
     return "ratchet-" + digest_of([split_receipt_uri(spec.state_uri)[0], spec.step_key])[:24]
 
 
@@ -112,7 +116,8 @@ def pod_selector(name: str) -> str:
 def manifest(spec: TrainJobSpec) -> Json:
     """The TrainJob as JSON, through the typed models, which check the type of each field they know.
 
-    They drop a field they do not know without a word; that is an AssertionError here, for it is our mistake.
+    They drop a field they do not know without a word; that is an AssertionError here, for it is our
+    mistake.
     """
     from kubeflow_trainer_api.models.trainer_v1alpha1_train_job import TrainerV1alpha1TrainJob
 
@@ -141,7 +146,10 @@ def _meant(spec: TrainJobSpec) -> Json:
         "spec": {
             "runtimeRef": {"apiGroup": GROUP, "kind": "TrainingRuntime", "name": spec.runtime},
             "runtimePatches": [
-                {"manager": MANAGER, "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": [pods]}}}}
+                {
+                    "manager": MANAGER,
+                    "trainingRuntimeSpec": {"template": {"spec": {"replicatedJobs": [pods]}}},
+                }
             ],
             "trainer": _trainer(spec),
         },
@@ -158,12 +166,18 @@ def _trainer(spec: TrainJobSpec) -> dict[str, Any]:
     }
     if spec.environment:
         trainer["env"] = [
-            {"name": name, "valueFrom": {"secretKeyRef": {"name": spec.secret, "key": name, "optional": True}}}
+            {
+                "name": name,
+                "valueFrom": {"secretKeyRef": {"name": spec.secret, "key": name, "optional": True}},
+            }
             for name in spec.environment
         ]
     if spec.resources:
         # Both, because the torch policy has started one process a node where either was missing.
-        trainer["resourcesPerNode"] = {"limits": dict(spec.resources), "requests": dict(spec.resources)}
+        trainer["resourcesPerNode"] = {
+            "limits": dict(spec.resources),
+            "requests": dict(spec.resources),
+        }
     return trainer
 
 
@@ -183,6 +197,8 @@ def _resources(text: str) -> dict[str, str]:
     for item in filter(None, text.split(",")):
         name, marker, quantity = (piece.strip() for piece in item.partition("="))
         if not (name and marker and quantity):
-            raise UserError(f"RATCHET_TRAINING_RESOURCES: {item!r} is not <resource>=<quantity> (cpu=8,memory=64Gi)")
+            raise UserError(
+                f"RATCHET_TRAINING_RESOURCES: {item!r} is not <resource>=<quantity> (cpu=8,memory=64Gi)"
+            )
         found[name] = quantity
     return found
