@@ -48,12 +48,12 @@ def command(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The command `ratchet`, installed into an environment that sees the dependencies of this one."""
     environment = tmp_path_factory.mktemp("installed") / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
-    python = environment / "bin" / "python"
+    python = str(environment / "bin" / "python")
     (site_packages,) = environment.glob("lib/python*/site-packages")
     dependencies = site_packages / "dependencies.pth"
     dependencies.write_text(sysconfig.get_paths()["purelib"] + "\n", encoding="utf-8")
     options = ["--no-deps", "--no-index", "--quiet"]
-    install = [sys.executable, "-m", "pip", "--python", python, "install", *options, wheel]
+    install = [sys.executable, "-m", "pip", "--python", python, "install", *options, str(wheel)]
     subprocess.run(install, check=True)
     return environment / "bin" / "ratchet"
 
