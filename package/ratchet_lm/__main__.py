@@ -24,8 +24,9 @@ def main() -> None:
     prepare_children(source)
 
     from components.cli.main import app
+    from pipeline import build
 
-    app(prog_name="ratchet")
+    app(prog_name="ratchet", obj=build)
 
 
 def source_folder() -> Path:
