@@ -96,10 +96,14 @@ def exists(family: str, variant: str) -> bool:
 
 def resolve_development() -> None:
     """Resolve what is developed with, and write the three locks that an environment is made of."""
-    everything = compiled(["dev.in", "bootstrap.in"], ["bootstrap", "nvidia", "dev"], "--universal")
+    everything = compiled(
+        ["dev.in", "bootstrap.in", "nvidia.in"], ["bootstrap", "nvidia", "dev"], "--universal"
+    )
     everything["torch"] = with_cpu_wheels(everything["torch"])
     nvidia = {name for name in everything if NVIDIA.match(name)}
-    first = compiled(["bootstrap.in"], ["bootstrap", "nvidia", "dev"], "--universal").keys()
+    first = compiled(
+        ["bootstrap.in", "nvidia.in"], ["bootstrap", "nvidia", "dev"], "--universal"
+    ).keys()
     for name, names, what in (
         ("bootstrap", first - nvidia, "pip, build tools, torch and what it needs."),
         ("nvidia", nvidia, "What torch needs where it is no CPU wheel."),

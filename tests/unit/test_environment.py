@@ -36,9 +36,9 @@ def wheel(folder: Path, name: str, version: str, *requires: str) -> Path:
         f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     record = f"{info}/RECORD,,\n"
-    for path, text in files.items():
+    for inner, text in files.items():
         digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=")
-        record += f"{path},sha256={digest.decode()},{len(text)}\n"
+        record += f"{inner},sha256={digest.decode()},{len(text)}\n"
     path = folder / f"{name}-{version}-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
         for inner, text in {**files, f"{info}/RECORD": record}.items():
@@ -64,7 +64,7 @@ class Newcomer:
 
     def set_up(self, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run the set-up with no settings of pip but these."""
-        return subprocess.run(self.command, env=self.environment(variables), **CAPTURED)
+        return captured(self.command, self.environment(variables))
 
     @property
     def command(self) -> list[str]:
@@ -88,12 +88,16 @@ class Newcomer:
             "import importlib.metadata as m\n"
             "for one in m.distributions(): print(one.name, one.version)"
         )
-        done = subprocess.run([str(self.folder / "bin/python"), "-c", program], **CAPTURED)
+        done = captured([str(self.folder / "bin/python"), "-c", program])
         found = dict(line.split() for line in done.stdout.splitlines())
         return {name: found[name] for name in sorted(found.keys() - {"pip", "setuptools"})}
 
 
-CAPTURED = {"capture_output": True, "text": True, "timeout": 120}
+def captured(
+    command: list[str], environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command and keep what it prints."""
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
 
 
 @pytest.fixture(scope="session")
@@ -227,10 +231,9 @@ def test_a_full_disk_is_named_and_the_same_command_goes_on_once_there_is_room(
         stamp.unlink()
     program = [str(begun.folder / "bin/python"), "-m", "pip", "uninstall", "-q", "-y", "alpha"]
     subprocess.run(program, check=True)
-    done = subprocess.run(
+    done = captured(
         [*namespace, "sh", "-c", script, "sh", str(small), *begun.command],
-        env=begun.environment({"TMPDIR": str(small)}),
-        **CAPTURED,
+        begun.environment({"TMPDIR": str(small)}),
     )
     assert done.returncode == 2, done.stdout
     assert "the disk is full" in done.stderr
