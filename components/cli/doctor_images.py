@@ -6,6 +6,7 @@ import base64
 import json
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,9 +32,8 @@ def image_checks(images: Mapping[str, str], environment: Mapping[str, str]) -> I
     for image in sorted(set(images.values())):
         steps = ", ".join(step for step, one in images.items() if one == image)
         if "@" in image:
-            yield guarded(
-                f"image {image.partition('@')[0]}", lambda image=image: _look(image, environment)
-            )  # type: ignore[misc]
+            look = partial(_look, image, environment)
+            yield guarded(f"image {image.partition('@')[0]}", look)
         else:
             yield Finding(
                 f"image {image}",

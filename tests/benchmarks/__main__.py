@@ -28,6 +28,7 @@ BENCHMARKS = (
     "compile",
     "manifests",
     "containers",
+    "from_nothing",
 )
 
 

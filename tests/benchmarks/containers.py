@@ -15,11 +15,13 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from pathlib import Path
 
 import docker
 from tests.benchmarks.figures import record
-from tests.containers.island import BUCKET, LARGEST_MB, Island, open_island
+from tests.containers.island import BUCKET, FAMILIES, Island, open_island
+from tests.containers.test_in_containers import IMAGES, torch_build
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -55,14 +57,13 @@ def main() -> None:
     parser.add_argument("--dry", action="store_true", help="print only, record nothing")
     given = parser.parse_args()
     engine = docker.from_env()
-    figures = {
-        f"image.{family}_mb": (
-            engine.images.get(f"ratchet/{family}:dev").attrs["Size"] / 1e6,
-            "MB",
-            f"≤ {limit}",
-        )
-        for family, limit in LARGEST_MB.items()
-    }
+    figures = {}
+    for family in FAMILIES:
+        image = engine.images.get(f"ratchet/{family}:dev")
+        torch = torch_build(engine, image)
+        limit = tomllib.loads(IMAGES.read_text())["largest_mb"][torch][family]
+        name = f"image.{family}_{'cpu_wheel_' if torch == 'cpu-wheel' else ''}mb"
+        figures[name] = image.attrs["Size"] / 1e6, "MB", f"≤ {limit}"
     with tempfile.TemporaryDirectory() as folder, open_island(engine, Path(folder)) as island:
         confined = ("--runner", "docker", "--network", island.network, "--memory", "4g")
         seconds = demo(island, Path(folder), "containers", given.seed, *confined)

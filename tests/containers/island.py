@@ -16,8 +16,7 @@ from tests.conftest import weed_binary
 
 ADMIN_KEY, ADMIN_SECRET = "ratchet-admin", "an-admin-secret-that-no-message-may-show"
 KEY, SECRET = "ratchet-steps", "a-steps-secret-that-no-message-may-show"
-LARGEST_MB = {"cpu": 700, "generate": 1500, "train": 1500}
-"""Bounds of the images, uncompressed."""
+FAMILIES = ("cpu", "generate", "train")
 BUCKET, OTHER_BUCKET = "ratchet-containers", "somebody-else"
 PORT = 8333
 READY_SECONDS = 60.0

@@ -138,9 +138,11 @@ for number in itertools.count():
     for number in range(4):
         before = len(list(file_store.list("")))
         writer = spawn(program, file_store.root, str(tmp_path / "payload"))
-        wait_until(
-            lambda before=before: len(list(file_store.list(""))) > before + 6, "objects appear"
-        )  # type: ignore[misc]
+
+        def objects_appear(before: int = before) -> bool:
+            return len(list(file_store.list(""))) > before + 6
+
+        wait_until(objects_appear, "objects appear")
         time.sleep(0.003 * number)
         writer.send_signal(signal.SIGKILL)
         writer.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 from components.common.context import Context
 from components.common.receipts import receipt_uri
@@ -44,9 +45,8 @@ def test_a_row_of_the_audit_split_is_dropped_wherever_it_would_be_trained_on() -
         for split in ("train", "validation", "test", "unlabelled")
         for n in range(3)
     ]
-    splits = make_splits(
-        [*others, ("audit", row("asked")), ("train", row("asked"))], Fractions(), seed=0
-    )  # type: ignore[list-item]
+    rows: list[Any] = [*others, ("audit", row("asked")), ("train", row("asked"))]
+    splits = make_splits(rows, Fractions(), seed=0)
     assert [prompt.text for prompt in splits.audit] == ["asked"]
     assert splits.rejected_counts == {"in_evaluation": 1}
     assert "asked" not in {one.prompt for one in splits.train}

