@@ -123,7 +123,7 @@ def fetch_cpu_wheel() -> bool:
         sys.exit(f"error: pip could not look for torch's CPU wheel: {done.stderr.strip()[-500:]}")
     print(
         f"torch: {entry[1]} of the public index, with NVIDIA's libraries: pip finds no CPU wheel"
-        " (PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS names where one is; the images are 1.5 GB smaller"
+        " (PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS names where one is; the images are 2.5 GB smaller"
         " then)"
     )
     return False
