@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 from kfp import dsl, kubernetes
 from kfp.dsl import base_component
 
-from components.cli.profiles import Profile, placed
-from components.common.recipe import Recipe
+from components.cli.package.profiles import Profile, placed
+from components.contracts.recipe import Recipe
 from components.decide.component import carry, decide
 from components.evaluate.component import evaluate
 from components.generate.component import generate

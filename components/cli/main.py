@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
-from components.cli.cluster import add_verbs as add_cluster_verbs
-from components.cli.shared import AsJson, Override, RecipeFile, StoreUri, fail, print_json, say
-from components.common.errors import Corrupt, RatchetError, UserError
+from components.cli.cluster_verbs import add_verbs as add_cluster_verbs
+from components.cli.options import AsJson, Override, RecipeFile, StoreUri, fail, print_json, say
+from components.errors import Corrupt, RatchetError, UserError
 
 
 class Verbs(TyperGroup):
@@ -71,10 +71,10 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Carry out a campaign on this machine. Started again, it continues where it was."""
-    from components.cli.docker_runner import Containers
-    from components.cli.run import Stopped, run_recipe
+    from components.cli.local.docker_runner import Containers
+    from components.cli.local.run import Stopped, run_recipe
     from components.cli.show import print_run
-    from components.common.recipe_file import load_recipe
+    from components.contracts.recipe_file import load_recipe
     from components.report.runs import summary_of
 
     resolved = load_recipe(recipe, tuple(override or ()))
@@ -148,9 +148,9 @@ def show(
 ) -> None:
     """Show a receipt, and the state in it if there is one."""
     from components.cli.show import find_receipt, print_receipt
-    from components.common.layout import split_receipt_uri
-    from components.common.receipts import fetch
-    from components.common.state import STATE_STEPS, State
+    from components.contracts.state import STATE_STEPS, State
+    from components.runtime.receipts import fetch
+    from components.storage.keys import split_receipt_uri
 
     root = split_receipt_uri(target)[0] if "://" in target else store
     context = open_context(root)
@@ -227,7 +227,7 @@ def report(
 @app.command()
 def schema() -> None:
     """Print the JSON schema of recipes."""
-    from components.common.recipe import Recipe
+    from components.contracts.recipe import Recipe
 
     print_json(Recipe.model_json_schema())
 
@@ -239,11 +239,11 @@ def default_store() -> str:
 
 def open_context(store: str) -> Any:
     """The surroundings of a verb that reads a store."""
-    from components.cli.run import surroundings
-    from components.common import layout
-    from components.common.context import make_context
+    from components.cli.local.run import surroundings
+    from components.runtime.context import make_context
+    from components.storage import keys
 
-    root = layout.canonical_root(store or default_store())
+    root = keys.canonical_root(store or default_store())
     return make_context(root, surroundings(root, os.environ))
 
 

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import yaml
 
-from components.cli.compile import compile_recipe
-from components.cli.lint import RULES, Package, findings, read_package
-from components.cli.profiles import load_profile
-from components.cli.secret_values import looks_secret
-from components.common.errors import UserError
-from components.common.recipe_file import load_recipe
+from components.cli.package.compile import compile_recipe
+from components.cli.package.lint import RULES, Package, findings, read_package
+from components.cli.package.profiles import load_profile
+from components.cli.package.secret_values import looks_secret
+from components.contracts.recipe_file import load_recipe
+from components.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 Json = dict[str, Any]

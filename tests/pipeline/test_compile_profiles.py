@@ -14,13 +14,19 @@ from typing import Any
 import pytest
 import yaml
 
-from components.cli.compile import Compiled, compile_recipe, write_package
-from components.cli.lint import MAX_BYTES, Package, findings
-from components.cli.local import executed_tasks
-from components.cli.profiles import IMAGES_FILE, STEPS, check_fit, load_profile, profile_names
-from components.common.errors import UserError
-from components.common.recipe import Recipe
-from components.common.recipe_file import load_recipe
+from components.cli.local.campaign_process import executed_tasks
+from components.cli.package.compile import Compiled, compile_recipe, write_package
+from components.cli.package.lint import MAX_BYTES, Package, findings
+from components.cli.package.profiles import (
+    IMAGES_FILE,
+    STEPS,
+    check_fit,
+    load_profile,
+    profile_names,
+)
+from components.contracts.recipe import Recipe
+from components.contracts.recipe_file import load_recipe
+from components.errors import UserError
 from tests.manifests.kfp_pods import step_pods
 from tests.manifests.pod_security import violations
 from tests.pipeline.campaigns import Place, call, recipe, round_tasks, write_data
@@ -341,9 +347,9 @@ LOCALLY = """
 import sys
 from pathlib import Path
 from kfp import local
-from components.cli.profiles import load_profile
-from components.cli.warm import warm_python
-from components.common.recipe_file import load_recipe
+from components.cli.package.profiles import load_profile
+from components.cli.local.warm import warm_python
+from components.contracts.recipe_file import load_recipe
 from pipeline import build
 
 with warm_python(Path("warm")) as sys.executable:

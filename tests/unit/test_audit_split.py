@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 
-from components.common.context import Context
-from components.common.receipts import receipt_uri
-from components.common.recipe import Fractions, Ladder, TaskSource
-from components.common.records import Dropped, Prompt, canonical_json
-from components.common.state import State, load_campaign
+from components.canonical import canonical_json
+from components.contracts.recipe import Fractions, Ladder, TaskSource
+from components.contracts.rows import Dropped, Prompt
+from components.contracts.state import State
 from components.generate.step import round_prompts
 from components.prepare.examples import Example
 from components.prepare.splits import make_splits
 from components.prepare.tasks import make_examples
+from components.runtime.campaign import load_campaign
+from components.runtime.context import Context
+from components.runtime.receipts import receipt_uri
 from tests.unit.crafted import PLAN, ask, recipe_of, store
 
 
@@ -45,8 +47,10 @@ def test_a_row_of_the_audit_split_is_dropped_wherever_it_would_be_trained_on() -
         for n in range(3)
     ]
     splits = make_splits(
-        [*others, ("audit", row("asked")), ("train", row("asked"))], Fractions(), seed=0
-    )  # type: ignore[list-item]
+        [*others, ("audit", row("asked")), ("train", row("asked"))],  # type: ignore[list-item]
+        Fractions(),
+        seed=0,
+    )
     assert [prompt.text for prompt in splits.audit] == ["asked"]
     assert splits.rejected_counts == {"in_evaluation": 1}
     assert "asked" not in {one.prompt for one in splits.train}
