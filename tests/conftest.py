@@ -318,7 +318,8 @@ def package() -> Package:
     from components.cli.package.compile import compile_recipe
     from components.cli.package.profiles import load_profile
     from components.contracts.recipe_file import load_recipe
+    from pipeline import build
 
     root = Path(__file__).resolve().parents[1]
     profile = load_profile("cpu", root / "tests" / "pipeline" / "images.toml")
-    return compile_recipe(load_recipe(root / "recipes" / "demo.yaml"), 0, profile).package
+    return compile_recipe(build, load_recipe(root / "recipes" / "demo.yaml"), 0, profile).package

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from components.cli.builder import Builder, builder_of
 from components.cli.options import AsJson, Override, RecipeFile, Rounds, print_json, say
 from components.errors import UserError
 
@@ -84,6 +85,7 @@ def add_verbs(app: typer.Typer) -> None:
 
 
 def compile_(
+    command: typer.Context,
     recipe: RecipeFile,
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="FILE", help="Where the pipeline's YAML goes.")
@@ -108,7 +110,9 @@ def compile_(
     resolved = load_recipe(recipe, tuple(override or ()))
     if output.suffix not in (".yaml", ".yml"):
         raise UserError(f"-o {output}: the file must end in .yaml")
-    made = write_package(resolved, rounds, load_profile(profile), output, form, namespace)
+    made = write_package(
+        builder_of(command), resolved, rounds, load_profile(profile), output, form, namespace
+    )
     told = {
         "output": str(output),
         "bytes": output.stat().st_size,
@@ -125,6 +129,7 @@ def compile_(
 
 
 def submit(
+    command: typer.Context,
     recipe: Target,
     store: Store = "",
     endpoint: Endpoint = "",
@@ -167,7 +172,7 @@ def submit(
     from components.cli.cluster.summary import summary_page
     from components.cli.package.compile import unpinned_images
 
-    package, known_as = _package(recipe, override, rounds, profile)
+    package, known_as = _package(builder_of(command), recipe, override, rounds, profile)
     wanted = plan_submission(
         package,
         _parameters(package, param, store),
@@ -227,6 +232,7 @@ def _tell_end(told: Console, started: Any, status: int) -> None:
 
 
 def schedule(
+    command: typer.Context,
     recipe: Target,
     cron: Annotated[
         str, typer.Option(metavar="CRON", help="'0 3 * * 1' is Mondays at 3 UTC.")
@@ -253,7 +259,7 @@ def schedule(
     from components.cli.cluster.schedule import schedule as have
     from components.cli.cluster.submit import plan_submission
 
-    package, _ = _package(recipe, override, rounds, profile)
+    package, _ = _package(builder_of(command), recipe, override, rounds, profile)
     called = name or package.name
     if remove == bool(cron):
         raise UserError("say either --cron '0 3 * * 1' or --remove")
@@ -320,7 +326,9 @@ def doctor(
     raise typer.Exit(exit_code(findings))
 
 
-def _package(recipe: Path, override: Any, rounds: int, profile: str) -> tuple[Any, str]:
+def _package(
+    build: Builder, recipe: Path, override: Any, rounds: int, profile: str
+) -> tuple[Any, str]:
     """The package of a recipe, or the one that the file is; and what a run of it is called."""
     from components.cli.package.compile import compile_recipe
     from components.cli.package.lint import findings, read_package
@@ -330,7 +338,9 @@ def _package(recipe: Path, override: Any, rounds: int, profile: str) -> tuple[An
     text = recipe.read_text(encoding="utf-8", errors="replace") if recipe.is_file() else ""
     if "pipelineInfo:" not in text:
         resolved = load_recipe(recipe, tuple(override or ()))
-        return compile_recipe(resolved, rounds, load_profile(profile)).package, resolved.run_id
+        return compile_recipe(
+            build, resolved, rounds, load_profile(profile)
+        ).package, resolved.run_id
     if override:
         raise UserError(
             f"{recipe} is compiled: --set is for recipes; use --param, or submit the recipe"

@@ -6,6 +6,7 @@ recipe or input; 3 damaged data; 75 a passing fault, try again.
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
@@ -17,6 +18,7 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
+from components.cli.builder import Builder, builder_of
 from components.cli.cluster_verbs import add_verbs as add_cluster_verbs
 from components.cli.options import AsJson, Override, RecipeFile, StoreUri, fail, print_json, say
 from components.errors import Corrupt, RatchetError, UserError
@@ -117,6 +119,27 @@ def run(
     if done.error:
         fail(f"{done.error} (log: {done.log})")
     raise typer.Exit(done.exit_code)
+
+
+@app.command(name="carry-out", hidden=True)
+def campaign_process(
+    command: typer.Context,
+    recipe: Annotated[Path, typer.Option()],
+    store: Annotated[str, typer.Option()],
+    rounds: Annotated[int, typer.Option()],
+    resume_from: Annotated[str, typer.Option()],
+    folder: Annotated[Path, typer.Option()],
+    tasks_file: Annotated[Path, typer.Option()],
+    containers: Annotated[str, typer.Option()] = "",
+) -> None:
+    """The process that `run` starts and follows."""
+    from components.cli.local.campaign_process import carry_out
+    from components.cli.local.docker_runner import Containers
+
+    how = Containers(**json.loads(containers)) if containers else None
+    build = builder_of(command)
+    status = carry_out(build, recipe, store, rounds, resume_from, folder, tasks_file, how)
+    raise typer.Exit(status)
 
 
 add_cluster_verbs(app)
@@ -259,10 +282,6 @@ def known_run(context: Any, run_id: str) -> str:
     return found
 
 
-def main() -> None:
-    """Entry of `python pipeline.py`."""
-    app(prog_name="python pipeline.py")
-
-
-if __name__ == "__main__":
-    main()
+def main(build: Builder) -> None:
+    """Entry of `python pipeline.py`, which hands its builder over."""
+    app(prog_name="python pipeline.py", obj=build)

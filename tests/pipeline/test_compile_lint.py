@@ -17,6 +17,7 @@ from components.cli.package.profiles import load_profile
 from components.cli.package.secret_values import looks_secret
 from components.contracts.recipe_file import load_recipe
 from components.errors import UserError
+from pipeline import build
 
 ROOT = Path(__file__).resolve().parents[2]
 Json = dict[str, Any]
@@ -26,7 +27,7 @@ DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 @functools.cache
 def good() -> Package:
     profile = load_profile("gpu-1", ROOT / "tests" / "pipeline" / "images.toml")
-    return compile_recipe(load_recipe(ROOT / "recipes" / "demo.yaml"), 1, profile).package
+    return compile_recipe(build, load_recipe(ROOT / "recipes" / "demo.yaml"), 1, profile).package
 
 
 class Broken:

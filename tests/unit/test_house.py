@@ -4,6 +4,7 @@ what the locks pin."""
 from __future__ import annotations
 
 import ast
+import graphlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,6 +59,28 @@ def test_heavy_libraries_are_loaded_only_where_work_is_done_with_them(folder: Pa
         names = loaded_by(path)
         assert not {name.split(".")[0] for name in names} & HEAVY, path
         assert not any(name.startswith("components.modeling") for name in names), path
+
+
+def test_no_two_modules_import_each_other_in_a_circle() -> None:
+    files = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in sorted(COMPONENTS.rglob("*.py"))
+    }
+    known = {
+        name: imported_anywhere(path) & (files.keys() - {name}) for name, path in files.items()
+    }
+    graphlib.TopologicalSorter(known).prepare()  # names a circle
+
+
+def imported_anywhere(path: Path) -> set[str]:
+    """Modules that a file imports, those inside functions too, and all that may be modules."""
+    found = set[str]()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+    return found
 
 
 def pins(path: Path) -> dict[str, str]:

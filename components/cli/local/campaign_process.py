@@ -3,7 +3,6 @@ cannot be undone."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import os
@@ -19,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
+from components.cli.builder import Builder
 from components.cli.local import warm
 from components.cli.local.docker_runner import Containers, stop_containers, use_containers
 from components.contracts.recipe import Recipe
@@ -66,6 +66,7 @@ class TaskLog(logging.Filter):
 
 
 def run_locally(
+    build: Builder,
     recipe: Recipe,
     store: str,
     rounds: int,
@@ -77,8 +78,6 @@ def run_locally(
     """Build the pipeline and run it, one subprocess or container a task. Raises RuntimeError, as
     kfp does, if a task failed."""
     from kfp import local
-
-    from pipeline import build
 
     logger = logging.getLogger()
     logger.setLevel(logging.INFO)
@@ -134,52 +133,33 @@ def _stop_containers_at_the_end(run_id: str) -> None:
     signal.signal(signal.SIGTERM, stop)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def carry_out(
+    build: Builder,
+    recipe_file: Path,
+    store: str,
+    rounds: int,
+    resume_from: str,
+    folder: Path,
+    tasks_file: Path,
+    containers: Containers | None,
+) -> int:
     """Exit status 0 if every task succeeded, 1 if one failed; which and why is in the attempt
-    records."""
-    parser = argparse.ArgumentParser(
-        prog="python -m components.cli.local.campaign_process", description=__doc__
-    )
-    parser.add_argument("--recipe", type=Path, required=True, help="resolved recipe as JSON")
-    parser.add_argument("--store", required=True)
-    parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--resume-from", default="")
-    parser.add_argument(
-        "--folder", type=Path, required=True, help="where kfp.local keeps its pointer artifacts"
-    )
-    parser.add_argument(
-        "--tasks-file",
-        type=Path,
-        required=True,
-        help="gets one JSON line per started or ended task",
-    )
-    parser.add_argument(
-        "--containers", default="", help="run tasks in containers: their settings as JSON"
-    )
-    given = parser.parse_args(arguments)
+    records.
+
+    `recipe_file` is the resolved recipe as JSON, `folder` where kfp.local keeps its pointer
+    artifacts; `tasks_file` gets one JSON line per started or ended task. Tasks run in containers if
+    `containers` says how.
+    """
     _end_with_parent()
-    containers = Containers(**json.loads(given.containers)) if given.containers else None
-    recipe = Recipe.model_validate_json(given.recipe.read_bytes())
+    recipe = Recipe.model_validate_json(recipe_file.read_bytes())
     if containers is not None:
         _stop_containers_at_the_end(recipe.run_id)
-    with given.tasks_file.open("a", encoding="utf-8") as events:
+    with tasks_file.open("a", encoding="utf-8") as events:
         try:
-            with _task_python(given.folder, containers):
-                run_locally(
-                    recipe,
-                    given.store,
-                    given.rounds,
-                    given.resume_from,
-                    given.folder,
-                    events,
-                    containers,
-                )
+            with _task_python(folder, containers):
+                run_locally(build, recipe, store, rounds, resume_from, folder, events, containers)
         except RuntimeError as error:
             # kfp.local's only way to say that a task failed.
             print(_COLOUR.sub("", str(error)), flush=True)
             return 1
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -99,8 +99,8 @@ def run_recipe(
     }
     command = [
         sys.executable,
-        "-m",
-        "components.cli.local.campaign_process",
+        str(REPOSITORY / "pipeline.py"),
+        "carry-out",
         "--recipe",
         str(folder / "recipe.json"),
         "--store",

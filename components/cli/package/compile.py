@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from components.canonical import digest_of
+from components.cli.builder import Builder
 from components.cli.package.lint import Package, findings
 from components.cli.package.profiles import Profile, check_fit
 from components.contracts.recipe import Recipe
@@ -28,13 +29,13 @@ class Compiled:
     """Images that are named by a tag, which may become another image."""
 
 
-def compile_recipe(recipe: Recipe, rounds: int, profile: Profile) -> Compiled:
-    """The package of a recipe for a profile. Raises UserError if they do not fit or the package
+def compile_recipe(build: Builder, recipe: Recipe, rounds: int, profile: Profile) -> Compiled:
+    """The package of what `build` makes of a recipe for a profile. Raises UserError if they do not fit or the package
     breaks a rule."""
     check_fit(recipe, profile)
     with tempfile.TemporaryDirectory(prefix="ratchet-compile-") as folder:
         file = Path(folder) / "pipeline.yaml"
-        _compile(recipe, rounds, profile, file, "kfp", "", "")
+        _compile(build, recipe, rounds, profile, file, "kfp", "", "")
         package = Package(file.read_text(encoding="utf-8"))
     broken = findings(package)
     if broken:
@@ -53,23 +54,37 @@ def unpinned_images(package: Package) -> tuple[str, ...]:
 
 
 def write_package(
-    recipe: Recipe, rounds: int, profile: Profile, output: Path, form: Format, namespace: str = ""
+    build: Builder,
+    recipe: Recipe,
+    rounds: int,
+    profile: Profile,
+    output: Path,
+    form: Format,
+    namespace: str = "",
 ) -> Compiled:
     """Compile into a file: for KFP's API and UI (`kfp`), or as the objects Pipeline and
     PipelineVersion for a repository that a cluster follows (`kubernetes`). The version's name has
     its digest, for versions never change."""
-    made = compile_recipe(recipe, rounds, profile)
+    made = compile_recipe(build, recipe, rounds, profile)
     output.parent.mkdir(parents=True, exist_ok=True)
     if form == "kfp":
         output.write_text(made.package.text, encoding="utf-8")
     else:
         _compile(
-            recipe, rounds, profile, output, form, f"{made.package.name}-{made.version}", namespace
+            build,
+            recipe,
+            rounds,
+            profile,
+            output,
+            form,
+            f"{made.package.name}-{made.version}",
+            namespace,
         )
     return made
 
 
 def _compile(
+    build: Builder,
     recipe: Recipe,
     rounds: int,
     profile: Profile,
@@ -80,8 +95,6 @@ def _compile(
 ) -> None:
     from kfp import compiler
     from kfp.compiler.compiler_utils import KubernetesManifestOptions
-
-    from pipeline import build
 
     options = KubernetesManifestOptions(
         pipeline_version_name=version, namespace=namespace or None, include_pipeline_manifest=True

@@ -25,8 +25,8 @@ class DataSource(Section):
         "audit",
         "retention",
     ] = "auto"
-    """The split all its rows go to; `auto` divides them by `data.fractions`, by hash of the prompt.
-    """
+    """The split all its rows go to; `auto` divides them by `data.fractions`, by hash of the
+    prompt."""
     limit: Positive | None = None
     """Read at most this many usable rows."""
     prompt_field: str = "prompt"

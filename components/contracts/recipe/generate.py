@@ -11,8 +11,8 @@ from components.contracts.recipe.section import Positive, Section
 
 class Endpoint(Section):
     """Someone else's model, at an endpoint that speaks OpenAI's API, to answer instead of the
-    champion. Where it is and its key come from the environment: OPENAI_BASE_URL and OPENAI_API_KEY.
-    """
+    champion. Where it is and its key come from the environment: OPENAI_BASE_URL and
+    OPENAI_API_KEY."""
 
     model: str
     """The model's name there."""

@@ -17,8 +17,8 @@ class JudgeScorer(Section):
     rubric: str = (
         "10: correct, complete and clear. 5: partly right. 0: wrong, empty, or off the question."
     )
-    """What the grades mean; the judge answers with one whole number from 0 to 10 and nothing else.
-    """
+    """What the grades mean; the judge answers with one whole number from 0 to 10 and nothing
+    else."""
     min_score: Annotated[int, Field(ge=0, le=10)] = 8
     concurrency: Positive = 8
     """Requests under way at once."""
@@ -28,8 +28,8 @@ class RewardScorer(Section):
     """A reward model: a sequence classifier with one output."""
 
     source: str
-    """file://dir or s3://bucket/prefix of a checkpoint with safetensors weights and its tokenizer.
-    """
+    """file://dir or s3://bucket/prefix of a checkpoint with safetensors weights and its
+    tokenizer."""
     min_score: float = 0.0
     batch_size: Positive = 32
 

@@ -29,8 +29,8 @@ class LoraStructure(Section):
     the rank grows."""
     targets: Annotated[tuple[str, ...], Field(min_length=1)] | Literal["all-linear"] = "all-linear"
     """Linear modules by the end of their name (`q_proj`, `mlp.c_proj`); `all-linear`: every one but
-    the head, or the head where it is the only one. A head tied to the embedding takes no adapter.
-    """
+    the head, or the head where it is the only one. A head tied to the embedding takes no
+    adapter."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Of the adapters' input."""
     unfrozen_layers: Annotated[int, Field(ge=0)] = 0
@@ -111,8 +111,8 @@ class TrainSection(Section):
     """Keep (1-a)·base + a·trained with the a of 0.25, 0.5, 0.75, 1 that has the lowest held-out
     loss (2109.01903)."""
     weighting: Literal["sampling", "loss"] = "sampling"
-    """What a row's weight means: how often it is drawn, or how much its tokens count in the loss.
-    """
+    """What a row's weight means: how often it is drawn, or how much its tokens count in the
+    loss."""
     group_by_length: bool = True
     """Batches of rows of similar length: little padding."""
     packing: bool = False
@@ -137,8 +137,8 @@ class TrainSection(Section):
     micro_batch_size: Positive | Literal["auto"] = "auto"
     """Rows per forward pass of one process; auto: as many as fit. Out of memory halves it, once."""
     activation_checkpointing: bool = False
-    """Compute activations again in the backward pass: less memory, a quarter to a third more time.
-    """
+    """Compute activations again in the backward pass: less memory, a quarter to a third more
+    time."""
     checkpoint_minutes: Annotated[float, Field(ge=0.0)] = 5.0
     """Minutes between checkpoints, from which a killed training goes on; 0: after every step."""
 
