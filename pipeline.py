@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 from kfp import dsl, kubernetes
 from kfp.dsl import base_component
 
-from components.cli.profiles import Profile, placed
-from components.common.recipe import Recipe
+from components.cli.package.profiles import Profile, placed
+from components.contracts.recipe import Recipe
 from components.decide.component import carry, decide
 from components.evaluate.component import evaluate
 from components.generate.component import generate
@@ -65,19 +65,22 @@ def build(
         learning_rate: float = recipe.train.rounds.learning_rate,
         human_share: float = recipe.select.human_share,
     ) -> None:
-        """Beside each field the UI shows its line from here. Args:
-        store: Where all results go, s3://bucket/prefix; work that is already there is not done again.
-        recipe: The whole recipe; what the other fields say always stands in place of what it says.
-        resume_from: URI of a state to go on from, s3://… of any round; empty begins with the base model.
-        seed: Of data, training and sampling; the same seed on the same nodes gives the same results.
-        threshold: Accuracy on the validation prompts, 0 to 1, at which the campaign ends: decide.goal.threshold.
-        max_rounds: Rounds at most, of those this pipeline was compiled with: decide.max_rounds.
-        patience: Rounds in a row without a proved gain after which the campaign ends: decide.patience.
-        prompts_per_round: Prompts the champion answers each round: generate.prompts_per_round.
-        samples_per_prompt: Answers to each prompt: generate.samples_per_prompt.
-        temperature: Of sampling, 0 to take the likeliest token: generate.temperature.
-        learning_rate: Of the trainings of rounds 1 and later: train.rounds.learning_rate.
-        human_share: Share of human rows in what training draws, 0 to 1: select.human_share."""
+        """Beside each field the UI shows its line from here.
+
+        Args:
+            store: Where all results go, s3://bucket/prefix; work that is already there is not done again.
+            recipe: The whole recipe; what the other fields say always stands in place of what it says.
+            resume_from: URI of a state to go on from, s3://… of any round; empty begins with the base model.
+            seed: Of data, training and sampling; the same seed on the same nodes gives the same results.
+            threshold: Accuracy on the validation prompts, 0 to 1, at which the campaign ends: decide.goal.threshold.
+            max_rounds: Rounds at most, of those this pipeline was compiled with: decide.max_rounds.
+            patience: Rounds in a row without a proved gain after which the campaign ends: decide.patience.
+            prompts_per_round: Prompts the champion answers each round: generate.prompts_per_round.
+            samples_per_prompt: Answers to each prompt: generate.samples_per_prompt.
+            temperature: Of sampling, 0 to take the likeliest token: generate.temperature.
+            learning_rate: Of the trainings of rounds 1 and later: train.rounds.learning_rate.
+            human_share: Share of human rows in what training draws, 0 to 1: select.human_share.
+        """
         with dsl.ExitHandler(
             task(profile, report, "report", store=store, job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER),
             name="campaign",
@@ -192,4 +195,4 @@ def task(
 if __name__ == "__main__":
     from components.cli.main import main
 
-    main()
+    main(build)

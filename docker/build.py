@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from components.cli.docker_runner import code_label  # noqa: E402
+from components.cli.local.docker_runner import code_label  # noqa: E402
 
 IMAGES = ROOT / "docker" / "images.toml"
 WHEELS = ROOT / "docker" / "wheels"

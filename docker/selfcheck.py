@@ -100,14 +100,15 @@ def load(family: str) -> int:
     os.environ["_KFP_RUNTIME"] = "true"
     importlib.import_module("kfp.dsl.executor_main")
     modeling = () if family == "cpu" else ("modeling",)
-    names = [name for step in ("common", *modeling, *STEPS[family]) for name in _modules(step)]
+    folders = ("contracts", "storage", "runtime", *modeling, *STEPS[family])
+    names = [name for folder in folders for name in _modules(folder)]
     for name in names:
         importlib.import_module(name)
     return len(names)
 
 
-def _modules(step: str) -> list[str]:
-    package = importlib.import_module(f"components.{step}")
+def _modules(folder: str) -> list[str]:
+    package = importlib.import_module(f"components.{folder}")
     found = [one.name for one in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
     # The shells of the steps are for the compiler: a container is told its function by the
     # executor.
@@ -124,7 +125,7 @@ def work(family: str) -> None:
     import torch
 
     if family == "generate":
-        from components.common.recipe import Scratch
+        from components.contracts.recipe import Scratch
         from components.modeling.scratch import make_scratch
 
         model, tokenizer = make_scratch(
@@ -137,7 +138,12 @@ def work(family: str) -> None:
             else:
                 print("vllm: not tried, there is no GPU here")
         return
-    from components.train.engine import Layout, join_processes, optimizer_name, start_engine
+    from components.train.process.deepspeed_engine import (
+        Layout,
+        join_processes,
+        optimizer_name,
+        start_engine,
+    )
 
     # Offload takes the optimizer that was compiled with the image.
     device = join_processes()
@@ -159,10 +165,10 @@ def work(family: str) -> None:
 
 def sample_with_vllm(model: Any, tokenizer: Any) -> None:
     """Let the engine `vllm` answer, once greedily in 4 tokens."""
-    from components.common.records import Prompt
+    from components.contracts.rows import Prompt
     from components.generate.batches import Ask
-    from components.generate.vllm import VllmEngine
-    from components.modeling.drawing import Sampling
+    from components.generate.engines.vllm import VllmEngine
+    from components.modeling.inference.sampling import Sampling
     from components.modeling.load import save_checkpoint
 
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB

@@ -19,11 +19,11 @@ from typing import Any
 
 import pytest
 
-from components.cli.lint import Package
-from components.common.cache import Cache
-from components.common.context import Context
-from components.common.store import Store, open_store
-from components.common.telemetry import Progress
+from components.cli.package.lint import Package
+from components.runtime.context import Context
+from components.runtime.progress import Progress
+from components.storage.cache import Cache
+from components.storage.store import Store, open_store
 from tests.doubles.kfp_api import KfpApi
 from tests.doubles.kubernetes_api import KubernetesApi
 from tests.unit.launcher import Launcher
@@ -315,10 +315,11 @@ def kfp() -> Iterator[KfpApi]:
 @pytest.fixture(scope="session")
 def package() -> Package:
     """The demo, compiled for a cluster without GPUs."""
-    from components.cli.compile import compile_recipe
-    from components.cli.profiles import load_profile
-    from components.common.recipe_file import load_recipe
+    from components.cli.package.compile import compile_recipe
+    from components.cli.package.profiles import load_profile
+    from components.contracts.recipe_file import load_recipe
+    from pipeline import build
 
     root = Path(__file__).resolve().parents[1]
     profile = load_profile("cpu", root / "tests" / "pipeline" / "images.toml")
-    return compile_recipe(load_recipe(root / "recipes" / "demo.yaml"), 0, profile).package
+    return compile_recipe(build, load_recipe(root / "recipes" / "demo.yaml"), 0, profile).package

@@ -6,6 +6,7 @@ recipe or input; 3 damaged data; 75 a passing fault, try again.
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
@@ -17,9 +18,10 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
-from components.cli.cluster import add_verbs as add_cluster_verbs
-from components.cli.shared import AsJson, Override, RecipeFile, StoreUri, fail, print_json, say
-from components.common.errors import Corrupt, RatchetError, UserError
+from components.cli.builder import Builder, builder_of
+from components.cli.cluster_verbs import add_verbs as add_cluster_verbs
+from components.cli.options import AsJson, Override, RecipeFile, StoreUri, fail, print_json, say
+from components.errors import Corrupt, RatchetError, UserError
 
 
 class Verbs(TyperGroup):
@@ -71,10 +73,10 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Carry out a campaign on this machine. Started again, it continues where it was."""
-    from components.cli.docker_runner import Containers
-    from components.cli.run import Stopped, run_recipe
+    from components.cli.local.docker_runner import Containers
+    from components.cli.local.run import Stopped, run_recipe
     from components.cli.show import print_run
-    from components.common.recipe_file import load_recipe
+    from components.contracts.recipe_file import load_recipe
     from components.report.runs import summary_of
 
     resolved = load_recipe(recipe, tuple(override or ()))
@@ -119,6 +121,27 @@ def run(
     raise typer.Exit(done.exit_code)
 
 
+@app.command(name="carry-out", hidden=True)
+def campaign_process(
+    command: typer.Context,
+    recipe: Annotated[Path, typer.Option()],
+    store: Annotated[str, typer.Option()],
+    rounds: Annotated[int, typer.Option()],
+    resume_from: Annotated[str, typer.Option()],
+    folder: Annotated[Path, typer.Option()],
+    tasks_file: Annotated[Path, typer.Option()],
+    containers: Annotated[str, typer.Option()] = "",
+) -> None:
+    """The process that `run` starts and follows."""
+    from components.cli.local.campaign_process import carry_out
+    from components.cli.local.docker_runner import Containers
+
+    how = Containers(**json.loads(containers)) if containers else None
+    build = builder_of(command)
+    status = carry_out(build, recipe, store, rounds, resume_from, folder, tasks_file, how)
+    raise typer.Exit(status)
+
+
 add_cluster_verbs(app)
 
 
@@ -148,9 +171,9 @@ def show(
 ) -> None:
     """Show a receipt, and the state in it if there is one."""
     from components.cli.show import find_receipt, print_receipt
-    from components.common.layout import split_receipt_uri
-    from components.common.receipts import fetch
-    from components.common.state import STATE_STEPS, State
+    from components.contracts.state import STATE_STEPS, State
+    from components.runtime.receipts import fetch
+    from components.storage.keys import split_receipt_uri
 
     root = split_receipt_uri(target)[0] if "://" in target else store
     context = open_context(root)
@@ -227,7 +250,7 @@ def report(
 @app.command()
 def schema() -> None:
     """Print the JSON schema of recipes."""
-    from components.common.recipe import Recipe
+    from components.contracts.recipe import Recipe
 
     print_json(Recipe.model_json_schema())
 
@@ -239,11 +262,11 @@ def default_store() -> str:
 
 def open_context(store: str) -> Any:
     """The surroundings of a verb that reads a store."""
-    from components.cli.run import surroundings
-    from components.common import layout
-    from components.common.context import make_context
+    from components.cli.local.run import surroundings
+    from components.runtime.context import make_context
+    from components.storage import keys
 
-    root = layout.canonical_root(store or default_store())
+    root = keys.canonical_root(store or default_store())
     return make_context(root, surroundings(root, os.environ))
 
 
@@ -259,10 +282,6 @@ def known_run(context: Any, run_id: str) -> str:
     return found
 
 
-def main() -> None:
-    """Entry of `python pipeline.py`."""
-    app(prog_name="python pipeline.py")
-
-
-if __name__ == "__main__":
-    main()
+def main(build: Builder) -> None:
+    """Entry of `python pipeline.py`, which hands its builder over."""
+    app(prog_name="python pipeline.py", obj=build)

@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from components.common.context import Context
-from components.common.errors import UserError
-from components.common.receipts import Receipt, read_receipt, ref_of_uri
-from components.common.state import RoundRecord, State
+from components.contracts.state import RoundRecord, State
+from components.errors import UserError
 from components.report.runs import RunView, round_seconds
 from components.report.words import cut, headline, outcome, percent, seconds_text
+from components.runtime.context import Context
+from components.runtime.receipts import Receipt, read_receipt, ref_of_uri
 
 NARROW_COLUMNS = 100
 """Below this a table of rounds would break words; each round becomes a few lines instead."""

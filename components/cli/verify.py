@@ -11,12 +11,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from components.common import layout
-from components.common.context import Context
-from components.common.errors import Corrupt, Missing, UserError
-from components.common.receipts import ObjectRef, Receipt, fetch, read_receipt, step_key
-from components.common.state import STATE_STEPS, State
+from components.contracts.state import STATE_STEPS, State
+from components.errors import Corrupt, Missing, UserError
 from components.report.runs import load_run, named_receipts
+from components.runtime.context import Context
+from components.runtime.receipts import ObjectRef, Receipt, fetch, read_receipt, step_key
+from components.storage import keys
 
 
 @dataclass
@@ -96,14 +96,14 @@ def _broken_inputs(receipts: list[Receipt]) -> Iterator[str]:
 
 
 def _address(receipt: Receipt) -> str:
-    return layout.receipt_key(receipt.step, receipt.key)
+    return keys.receipt_key(receipt.step, receipt.key)
 
 
 def _objects(receipt: Receipt) -> Iterator[tuple[str, str, ObjectRef]]:
     """(key, file name, expected) of everything a receipt stands for; a published model is there by
     name as well."""
     for name, ref in sorted(receipt.objects.items()):
-        yield layout.object_key(ref.sha256), name, ref
+        yield keys.object_key(ref.sha256), name, ref
         if receipt.step == "publish" and isinstance(receipt.summary.get("prefix"), str):
             yield receipt.summary["prefix"] + name, name, ref
 

@@ -4,9 +4,9 @@ nothing."""
 
 import sys
 
-from components.common.entry import carry_out, parser, receipt_at
 from components.decide.step import inputs_from, run
 from components.decide.what_if import main as what_if
+from components.runtime.entrypoints import carry_out, parser, receipt_at
 
 
 def main() -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from components.common.recipe import Goal
-from components.common.state import Plan, RoundRecord, State
+from components.contracts.recipe import Goal
+from components.contracts.state import Plan, RoundRecord, State
 from components.decide.gate import Comparison, Scores
 from components.decide.guards import Alarm
-from components.decide.plan import KNOBS, knob_text
+from components.decide.reflection.plan import KNOBS, knob_text
 
 STOPS = {
     "target": "the goal is reached",

@@ -16,8 +16,8 @@ def decide(
     card: Output[Markdown],
 ) -> NamedTuple("State", [("go", bool), ("state", str)]):
     """Keep the candidate only if it is proved better; diagnose, plan the next round, or stop."""
-    from components.common.shell import read_pointer, run_step, save_text
     from components.decide.step import inputs_from, run
+    from components.runtime.entrypoints import read_pointer, run_step, save_text
 
     def step(context):
         receipts = [read_pointer(context, artifact.path) for artifact in (mix, candidate, results)]

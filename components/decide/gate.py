@@ -6,10 +6,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from components.common.errors import Corrupt, UserError
-from components.common.recipe import DecideSection
-from components.common.records import Result
-from components.common.statistics import (
+from components.contracts.recipe import DecideSection
+from components.contracts.rows import Result
+from components.decide.guards import Alarm
+from components.errors import Corrupt, UserError
+from components.statistics import (
     alpha_of_round,
     bootstrap_p_value,
     cluster_standard_error,
@@ -18,7 +19,6 @@ from components.common.statistics import (
     minimal_detectable_gain,
     wilson_interval,
 )
-from components.decide.guards import Alarm
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from components.common.recipe import DecideSection
-from components.common.records import TextResult
-from components.common.state import RoundRecord
-from components.common.statistics import Z_95_ONE_SIDED, bootstrap_lower, two_proportions_z
+from components.contracts.recipe import DecideSection
+from components.contracts.rows import TextResult
+from components.contracts.state import RoundRecord
+from components.statistics import Z_95_ONE_SIDED, bootstrap_lower, two_proportions_z
 
 FEW_TEXTS = 30
 """Below so many retention rows a bound says little, and the sentence says so."""

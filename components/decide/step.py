@@ -10,29 +10,17 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from components.common import layout
-from components.common.context import Context
-from components.common.errors import Corrupt
-from components.common.receipts import Attempt, Receipt, commit_once, fetch, read_receipt
-from components.common.recipe import DecideSection, Recipe
-from components.common.records import Result, TextResult, canonical_json, read_rows
-from components.common.state import (
-    Campaign,
-    Plan,
-    RoundRecord,
-    State,
-    StopReason,
-    Verdict,
-    base_plan,
-    load_campaign,
-)
+from components.canonical import canonical_json
+from components.contracts.recipe import DecideSection, Recipe
+from components.contracts.rows import Result, TextResult, read_rows
+from components.contracts.state import Plan, RoundRecord, State, StopReason, Verdict, base_plan
 from components.decide.card import round_card
-from components.decide.data_causes import passed
-from components.decide.diagnosis import diagnose
-from components.decide.evidence import Evidence
 from components.decide.gate import Comparison, Ruling, Scores, compare, judge
 from components.decide.guards import Alarm, alarms_of, self_agreement
-from components.decide.measures import (
+from components.decide.reflection.data_causes import passed
+from components.decide.reflection.diagnosis import diagnose
+from components.decide.reflection.evidence import Evidence
+from components.decide.reflection.measures import (
     RoundFiles,
     answer_measures,
     human_loss_measures,
@@ -41,7 +29,12 @@ from components.decide.measures import (
     row_measures,
     validation_prompts,
 )
-from components.decide.plan import next_level, next_plan, refuted_turns, review
+from components.decide.reflection.plan import next_level, next_plan, refuted_turns, review
+from components.errors import Corrupt
+from components.runtime.campaign import Campaign, load_campaign
+from components.runtime.context import Context
+from components.runtime.receipts import Attempt, Receipt, commit_once, fetch, read_receipt
+from components.storage import keys
 
 MAX_BLOCKED = 2
 """Rounds in a row that alarms refused, after which the campaign ends: the first may be mended, the
@@ -471,7 +464,7 @@ def minutes_spent(context: Context, run_id: str) -> float:
     cannot be read is noted and costs nothing."""
     seconds = [
         attempt.seconds
-        for key in context.store.list(layout.attempts_prefix(run_id))
+        for key in context.store.list(keys.attempts_prefix(run_id))
         if (attempt := _attempt(context, key)) is not None
     ]
     return sum(seconds) / 60.0

@@ -14,12 +14,8 @@ import textwrap
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from components.common.context import Context
-from components.common.errors import UserError
-from components.common.receipts import read_receipt
-from components.common.recipe import DecideSection
-from components.common.shell import step_context
-from components.common.state import Campaign, RoundRecord, StopReason, load_campaign
+from components.contracts.recipe import DecideSection
+from components.contracts.state import RoundRecord, StopReason
 from components.decide.gate import compare, judge
 from components.decide.step import (
     Measured,
@@ -29,6 +25,11 @@ from components.decide.step import (
     promotions_in_a_row,
     stop_reason,
 )
+from components.errors import UserError
+from components.runtime.campaign import Campaign, load_campaign
+from components.runtime.context import Context
+from components.runtime.entrypoints import step_context
+from components.runtime.receipts import read_receipt
 
 WIDTH = 78
 OVERRIDES = {

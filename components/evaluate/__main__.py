@@ -1,7 +1,7 @@
 """Measure a candidate on the validation and test prompts."""
 
-from components.common.entry import carry_out, parser, receipt_at
 from components.evaluate.step import EvaluateInputs, run
+from components.runtime.entrypoints import carry_out, parser, receipt_at
 
 
 def main() -> None:

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from components.common.records import Result, Sample, TextResult
-from components.common.statistics import Z_95, pass_at_k
-from components.common.verifiers import MAX_ANSWER_CHARACTERS
+from components.contracts.rows import Result, Sample, TextResult
 from components.evaluate.diversity import distinct_share, entropy, ngrams, self_bleu, vendi_score
 from components.evaluate.scores import mean_and_half
+from components.statistics import Z_95, pass_at_k
+from components.verifiers import MAX_ANSWER_CHARACTERS
 
 LEAST_DISTINCT_2, MOST_PERPLEXITY, LENGTH_CHANGE = 0.85, 1.10, 0.30
 PASS_K = 16

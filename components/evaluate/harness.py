@@ -16,10 +16,10 @@ from typing import Any
 
 import yaml
 
-from components.common.context import Context
-from components.common.errors import UserError
-from components.common.recipe import Harness
-from components.common.uris import local_folder
+from components.contracts.recipe import Harness
+from components.errors import UserError
+from components.runtime.context import Context
+from components.storage.sources import local_folder
 
 FORMATS = ("json", "csv", "parquet", "text")
 """Loaders of data sets that read files and nothing else."""

@@ -9,23 +9,16 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Literal
 
-from components.common.context import Context
-from components.common.receipts import Receipt, code_digest, fetch, fetch_folder
-from components.common.records import (
-    Prompt,
-    Result,
-    Sample,
-    TextResult,
-    TrainingRow,
-    derived_seed,
-    digest_of,
-    read_rows,
-)
-from components.common.state import Campaign
-from components.common.verifiers import final_number, verify
+from components.canonical import derived_seed, digest_of
+from components.contracts.rows import Prompt, Result, Sample, TextResult, TrainingRow, read_rows
 from components.evaluate.collapse import Measured
 from components.evaluate.harness import folder_of, run_harness
 from components.evaluate.scores import SPLITS, generation_verification
+from components.runtime.campaign import Campaign
+from components.runtime.code_digest import code_digest
+from components.runtime.context import Context
+from components.runtime.receipts import Receipt, fetch, fetch_folder
+from components.verifiers import final_number, verify
 
 MAX_LABELS = 64
 """With more different labels, choosing by likelihood costs too much and is no classification."""
@@ -120,7 +113,7 @@ def measure(
     recipe asks for them."""
     import torch
 
-    from components.modeling.answers import load_for_answers
+    from components.modeling.inference.answers import load_for_answers
 
     torch.set_num_threads(context.threads)
     section = campaign.recipe.evaluate
@@ -198,8 +191,8 @@ def label_of(prompt: Prompt) -> str:
 def _greedy(
     context: Context, campaign: Campaign, model: Any, codec: Any, prompts: Sequence[Prompt]
 ) -> list[Sample]:
-    from components.modeling.answers import sample_all
-    from components.modeling.engine import Sampling
+    from components.modeling.inference.answers import sample_all
+    from components.modeling.inference.sampler import Sampling
 
     recipe = campaign.recipe
     greedy = Sampling(0.0, 0, 1.0, recipe.generate.max_new_tokens, recipe.evaluate.batch_size)
@@ -210,8 +203,8 @@ def _samples(
     context: Context, campaign: Campaign, model: Any, codec: Any, prompts: Sequence[Prompt]
 ) -> list[Sample]:
     """For pass@k. The seeds do not depend on the round: every model is asked with the same dice."""
-    from components.modeling.answers import sample_all
-    from components.modeling.engine import Sampling
+    from components.modeling.inference.answers import sample_all
+    from components.modeling.inference.sampler import Sampling
 
     recipe, section = campaign.recipe, campaign.recipe.evaluate
     if not section.pass_k:

@@ -13,9 +13,9 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from components.common.records import Prompt, Result, Sample, TextResult
-from components.common.statistics import Z_95, pass_at_k, wilson_interval
-from components.common.verifiers import answer_key
+from components.contracts.rows import Prompt, Result, Sample, TextResult
+from components.statistics import Z_95, pass_at_k, wilson_interval
+from components.verifiers import answer_key
 
 SPLITS = ("validation", "test")
 

@@ -10,10 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from components.common.context import Context
-from components.common.receipts import Receipt, commit_once, fetch, read_receipt
-from components.common.records import Result, Sample, TextResult, read_rows, write_rows
-from components.common.state import Campaign, load_campaign
+from components.contracts.rows import Result, Sample, TextResult, read_rows, write_rows
 from components.evaluate.collapse import Measured, alarms, collapse_measures, diversity
 from components.evaluate.harness import digest_of_folder, folder_of
 from components.evaluate.measure import (
@@ -25,6 +22,9 @@ from components.evaluate.measure import (
     read_questions,
 )
 from components.evaluate.scores import answer_shape, intervals, scores_of, text_scores
+from components.runtime.campaign import Campaign, load_campaign
+from components.runtime.context import Context
+from components.runtime.receipts import Receipt, commit_once, fetch, read_receipt
 
 
 @dataclass(frozen=True)

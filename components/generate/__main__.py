@@ -1,7 +1,7 @@
 """Sample answers from the champion for one shard of the round that a state begins."""
 
-from components.common.entry import carry_out, parser
 from components.generate.step import GenerateInputs, run
+from components.runtime.entrypoints import carry_out, parser
 
 
 def main() -> None:

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from components.common import layout
-from components.common.context import Context
-from components.common.errors import Corrupt, Missing, Transient
-from components.common.records import Prompt, Sample, canonical_json, digest_of
+from components.canonical import canonical_json, digest_of
+from components.contracts.rows import Prompt, Sample
+from components.errors import Corrupt, Missing, Transient
+from components.runtime.context import Context
+from components.storage import keys
 
 EVEN = 4
 """The number of batches is a multiple of it, so that few shards get equally many."""
@@ -74,7 +75,7 @@ class SavedBatches:
     def load(self, name: str, asks: Sequence[Ask]) -> list[Sample] | None:
         """The samples of a batch; None if there are none, or (said in a note) none that can be
         trusted."""
-        address = layout.progress_key("generate", self._key, f"{name}.json")
+        address = keys.progress_key("generate", self._key, f"{name}.json")
         try:
             saved = SavedBatch.model_validate_json(
                 self._context.store.get_bytes(address, MAX_BATCH_BYTES)
@@ -97,7 +98,7 @@ class SavedBatches:
         saved = SavedBatch(
             asked=_digest_of_asks(asks), answered=_digest_of_samples(samples), samples=list(samples)
         )
-        address = layout.progress_key("generate", self._key, f"{name}.json")
+        address = keys.progress_key("generate", self._key, f"{name}.json")
         try:
             self._context.store.put_bytes(address, canonical_json(saved.model_dump(mode="json")))
         except Transient as error:
@@ -105,9 +106,7 @@ class SavedBatches:
 
     def remove(self) -> None:
         """Delete what a finished shard no longer needs."""
-        for address in list(
-            self._context.store.list(layout.progress_prefix("generate", self._key))
-        ):
+        for address in list(self._context.store.list(keys.progress_prefix("generate", self._key))):
             self._context.store.delete(address)
 
     def _refuse(self, name: str, why: str) -> None:

@@ -9,11 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.common.context import Context
-from components.common.errors import UserError
-from components.common.receipts import (
+from components.canonical import derived_seed
+from components.contracts.rows import Prompt, Sample, read_rows, write_rows
+from components.errors import UserError
+from components.generate.batches import Ask, SavedBatches, batches_of
+from components.generate.engines.choice import (
+    Engine,
+    EngineName,
+    batch_rows,
+    choose_engine,
+    open_engine,
+)
+from components.generate.hint_prompts import hard_prompts, hinted, last_selection
+from components.runtime.campaign import Campaign, checkpoint_name, load_campaign
+from components.runtime.code_digest import code_digest
+from components.runtime.context import Context
+from components.runtime.receipts import (
     Receipt,
-    code_digest,
     commit_once,
     digests_of,
     fetch,
@@ -21,11 +33,6 @@ from components.common.receipts import (
     read_receipt,
     step_key,
 )
-from components.common.records import Prompt, Sample, derived_seed, read_rows, write_rows
-from components.common.state import Campaign, checkpoint_name, load_campaign
-from components.generate.batches import Ask, SavedBatches, batches_of
-from components.generate.engines import Engine, EngineName, batch_rows, choose_engine, open_engine
-from components.generate.hints import hard_prompts, hinted, last_selection
 
 
 @dataclass(frozen=True)

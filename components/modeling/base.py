@@ -16,12 +16,12 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from components.common.errors import UserError
-from components.common.recipe import ModelSection
-from components.common.uris import local_folder, local_path
+from components.contracts.recipe import ModelSection
+from components.errors import UserError
 from components.modeling.load import count_parameters, load_tokenizer, quiet, save_checkpoint
 from components.modeling.lstm import MODEL_TYPE as LSTM
 from components.modeling.scratch import make_scratch
+from components.storage.sources import local_folder, local_path
 
 CHECKPOINT_FILES = (
     "config.json",

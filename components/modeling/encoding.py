@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from components.common.errors import UserError
+from components.errors import UserError
 
 
 @dataclass(frozen=True)

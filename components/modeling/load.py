@@ -18,8 +18,8 @@ from transformers import (
 
 # For its registration with the auto classes.
 import components.modeling.lstm  # noqa: F401
-from components.common.errors import UserError
-from components.modeling.memory import keep_freed_memory
+from components.errors import UserError
+from components.modeling.malloc import keep_freed_memory
 
 
 def load_model(

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from components.common.errors import UserError
+from components.errors import UserError
 from components.modeling.load import inference_dtype, quiet
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from components.common.errors import UserError
-from components.common.recipe import Scratch
+from components.contracts.recipe import Scratch
+from components.errors import UserError
 from components.modeling.lstm import LstmConfig, LstmForCausalLM
 
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>"}

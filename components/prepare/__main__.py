@@ -3,9 +3,9 @@ when it resumes."""
 
 from pathlib import Path
 
-from components.common.entry import carry_out, parser
-from components.common.recipe_file import load_recipe
+from components.contracts.recipe_file import load_recipe
 from components.prepare.step import PrepareInputs, run
+from components.runtime.entrypoints import carry_out, parser
 
 
 def main() -> None:

@@ -24,8 +24,8 @@ def prepare(
     data: Output[Dataset],
 ) -> NamedTuple("Start", [("fresh", bool), ("state", str)]):
     """Resolve the recipe and make base checkpoint, data splits and the first state."""
-    from components.common.shell import run_step
     from components.prepare.step import PrepareInputs, run
+    from components.runtime.entrypoints import run_step
 
     knobs = {
         "seed": seed,

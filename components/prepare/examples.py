@@ -7,7 +7,7 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
-from components.common.records import Prompt, TrainingRow, prompt_id
+from components.contracts.rows import Prompt, TrainingRow, prompt_id
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from components.common.errors import UserError
-from components.common.recipe import DataSource
-from components.common.records import MAX_LINE_BYTES, Dropped
+from components.contracts.recipe import DataSource
+from components.contracts.rows import MAX_LINE_BYTES, Dropped
+from components.errors import UserError
 from components.prepare.examples import Example
 
 MAX_KEPT_CHARACTERS = 500

@@ -12,11 +12,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from components.common.errors import UserError
-from components.common.recipe import Fractions
-from components.common.records import Dropped, Prompt, Split, TrainingRow, derived_seed
-from components.common.verifiers import pattern_problem, verify
+from components.canonical import derived_seed
+from components.contracts.recipe import Fractions
+from components.contracts.rows import Dropped, Prompt, Split, TrainingRow
+from components.errors import UserError
 from components.prepare.examples import Example
+from components.verifiers import pattern_problem, verify
 
 Target = Split | Literal["auto"]
 

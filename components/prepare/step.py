@@ -11,19 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.common import layout
-from components.common.context import Context
-from components.common.errors import UserError
-from components.common.receipts import Attempt, Receipt, Task, attempting, commit, ref_of_uri
-from components.common.recipe import DataSource, Recipe
-from components.common.recipe_file import parse_recipe, set_key
-from components.common.records import Dropped, canonical_json, derived_seed, write_rows
-from components.common.state import Campaign, Plan, State, base_plan, load_campaign
-from components.common.uris import local_folder, local_path
+from components.canonical import canonical_json, derived_seed
+from components.contracts.recipe import DataSource, Recipe
+from components.contracts.recipe_file import parse_recipe, set_key
+from components.contracts.rows import Dropped, write_rows
+from components.contracts.state import Plan, State, base_plan
+from components.errors import UserError
 from components.prepare.examples import Example
 from components.prepare.readers import read_source
 from components.prepare.splits import CLAIM_ORDER, Target, make_splits
 from components.prepare.tasks import make_examples
+from components.runtime.campaign import Campaign, load_campaign
+from components.runtime.context import Context
+from components.runtime.receipts import Attempt, Receipt, Task, attempting, commit, ref_of_uri
+from components.storage import keys
+from components.storage.sources import local_folder, local_path
 
 MUST_MATCH_ON_RESUME = ("model", "data", "seed")
 """Parts of the recipe that base checkpoint and splits are made from."""
@@ -57,9 +59,9 @@ def run(inputs: PrepareInputs, context: Context) -> Receipt:
     document = recipe.model_dump(mode="json")
     if inputs.job_id:
         context.store.put_bytes(
-            layout.job_key(inputs.job_id), canonical_json({"run_id": recipe.run_id})
+            keys.job_key(inputs.job_id), canonical_json({"run_id": recipe.run_id})
         )
-    context.store.put_bytes(layout.run_key(recipe.run_id, "recipe.json"), canonical_json(document))
+    context.store.put_bytes(keys.run_key(recipe.run_id, "recipe.json"), canonical_json(document))
     with attempting(
         context, Task(run_id=recipe.run_id, name="prepare", round=0), "prepare"
     ) as attempt:
@@ -193,7 +195,7 @@ def _resumed(context: Context, uri: str, recipe: Recipe) -> Campaign:
     """The campaign to go on with, after checking that it was made from the same model, data and
     seed."""
     ref = ref_of_uri(context, uri)
-    if context.store.size(layout.receipt_key(*ref.split("/", 1))) is None:
+    if context.store.size(keys.receipt_key(*ref.split("/", 1))) is None:
         raise UserError(
             f"resume_from {uri}: no such receipt; copy the state URI that the earlier run's last decide task shows"
         )

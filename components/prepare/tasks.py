@@ -13,11 +13,12 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from components.common.errors import UserError
-from components.common.recipe import Ladder, TaskSource
-from components.common.records import Dropped, Split, derived_seed, prompt_id
-from components.common.verifiers import MAX_DIGITS, builtin_answer, scorer_is_safe, verify
+from components.canonical import derived_seed
+from components.contracts.recipe import Ladder, TaskSource
+from components.contracts.rows import Dropped, Split, prompt_id
+from components.errors import UserError
 from components.prepare.examples import Example
+from components.verifiers import MAX_DIGITS, builtin_answer, scorer_is_safe, verify
 
 Assigned = tuple[Split, Example]
 

@@ -1,7 +1,7 @@
 """Publish the champion of a state as an immutable folder of the store. Prints its prefix too."""
 
-from components.common.entry import carry_out, parser
 from components.publish.step import PublishInputs, run
+from components.runtime.entrypoints import carry_out, parser
 
 
 def main() -> None:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.common import layout
-from components.common.context import Context
-from components.common.errors import UserError
-from components.common.receipts import Receipt, commit_once, fetch_folder, read_receipt
-from components.common.state import Campaign, RoundRecord, load_campaign
+from components.contracts.state import RoundRecord
+from components.errors import UserError
 from components.publish.vault import open_vault, vault_sha256
+from components.runtime.campaign import Campaign, load_campaign
+from components.runtime.context import Context
+from components.runtime.receipts import Receipt, commit_once, fetch_folder, read_receipt
+from components.storage import keys
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def run(inputs: PublishInputs, context: Context) -> Receipt:
     measured = read_receipt(context, campaign.state.champion_evaluation)
     name = campaign.recipe.publish.name
     version = f"r{campaign.state.champion_round}-{champion.digest[:12]}"
-    prefix = layout.model_prefix(name, version)
+    prefix = keys.model_prefix(name, version)
 
     def work(folder: Path) -> dict[str, Any]:
         for path in fetch_folder(context, champion, "model").iterdir():
@@ -76,7 +77,7 @@ def run(inputs: PublishInputs, context: Context) -> Receipt:
         work=work,
     )
     for file, ref in sorted(receipt.objects.items()):
-        path = context.cache.get(context.store, layout.object_key(ref.sha256), ref.sha256, ref.size)
+        path = context.cache.get(context.store, keys.object_key(ref.sha256), ref.sha256, ref.size)
         context.store.put_file(prefix + file, path, ref.sha256)
     return receipt
 

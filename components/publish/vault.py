@@ -10,14 +10,15 @@ import json
 import shutil
 from typing import Any
 
-from components.common import layout
-from components.common.context import Context
-from components.common.errors import Corrupt
-from components.common.receipts import Receipt, fetch, fetch_folder
-from components.common.records import Prompt, canonical_json, digest_of, read_rows
-from components.common.state import Campaign
-from components.common.statistics import wilson_interval
-from components.common.verifiers import verify
+from components.canonical import canonical_json, digest_of
+from components.contracts.rows import Prompt, read_rows
+from components.errors import Corrupt
+from components.runtime.campaign import Campaign
+from components.runtime.context import Context
+from components.runtime.receipts import Receipt, fetch, fetch_folder
+from components.statistics import wilson_interval
+from components.storage import keys
+from components.verifiers import verify
 
 
 def vault_sha256(prepared: Receipt) -> str:
@@ -40,7 +41,7 @@ def open_vault(context: Context, campaign: Campaign, champion: Receipt) -> dict[
         {name: ref.sha256 for name, ref in champion.objects.items() if name.startswith("model/")}
     )
     opening = {"model": model, "champion": champion.ref, "run_id": campaign.state.run_id}
-    earlier = _record(context, layout.vault_key(sha256), opening)
+    earlier = _record(context, keys.vault_key(sha256), opening)
     if earlier["model"] != model:
         return {
             "refused": f"it was opened before, for {earlier['champion']} of run {earlier['run_id']}; a model that came "
@@ -68,8 +69,8 @@ def _rights(
 ) -> list[bool]:
     import torch
 
-    from components.modeling.answers import load_for_answers, sample_all
-    from components.modeling.engine import Sampling
+    from components.modeling.inference.answers import load_for_answers, sample_all
+    from components.modeling.inference.sampler import Sampling
 
     torch.set_num_threads(context.threads)
     recipe = campaign.recipe

@@ -2,9 +2,9 @@
 
 import argparse
 
-from components.common import layout
-from components.common.shell import step_context
 from components.report.step import ReportInputs, run
+from components.runtime.entrypoints import step_context
+from components.storage import keys
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
     given = options.parse_args()
     with step_context(given.store) as context:
         run(ReportInputs(job_id="", run_id=given.run_id), context)
-        print(f"{context.store.root}/{layout.run_key(given.run_id, 'report.html')}")
+        print(f"{context.store.root}/{keys.run_key(given.run_id, 'report.html')}")
 
 
 if __name__ == "__main__":

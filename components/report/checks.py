@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from components.common.recipe import Recipe
-from components.common.state import RoundRecord
+from components.contracts.recipe import Recipe
+from components.contracts.state import RoundRecord
 from components.report.runs import RoundView
 from components.report.words import percent
 

@@ -15,8 +15,8 @@ def report(
     """Write the report and the summary of the run."""
     from pathlib import Path
 
-    from components.common.shell import step_context
     from components.report.step import ReportInputs, run
+    from components.runtime.entrypoints import step_context
 
     with step_context(store) as context:
         html, summary = run(ReportInputs(job_id=job_id, status=status.state), context)

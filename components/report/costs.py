@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from components.common.receipts import Attempt
+from components.runtime.receipts import Attempt
 
 
 @dataclass(frozen=True)

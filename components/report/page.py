@@ -10,9 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.common.receipts import Receipt
-from components.common.records import Dropped
-from components.common.state import Plan
+from components.contracts.rows import Dropped
+from components.contracts.state import Plan
 from components.report.charts import drop_chart, loss_chart, score_chart
 from components.report.checks import (
     alarm_lines,
@@ -25,6 +24,7 @@ from components.report.checks import (
 from components.report.costs import tokens_of
 from components.report.runs import RoundView, RunView, TaskView
 from components.report.words import cut, headline, outcome, percent, seconds_text
+from components.runtime.receipts import Receipt
 
 if TYPE_CHECKING:
     from jinja2 import Environment

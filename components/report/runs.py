@@ -16,14 +16,14 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from components.common import layout
-from components.common.context import Context
-from components.common.errors import Corrupt, Missing, UserError
-from components.common.receipts import Attempt, Receipt, fetch, read_receipt
-from components.common.recipe import Recipe
-from components.common.records import Dropped, TrainingRow, read_rows
-from components.common.state import RoundRecord, State
+from components.contracts.recipe import Recipe
+from components.contracts.rows import Dropped, TrainingRow, read_rows
+from components.contracts.state import RoundRecord, State
+from components.errors import Corrupt, Missing, UserError
 from components.report.costs import Totals, totals_of
+from components.runtime.context import Context
+from components.runtime.receipts import Attempt, Receipt, fetch, read_receipt
+from components.storage import keys
 
 MAX_ROWS_READ = 20_000
 """Rows of a file that are looked at when a few are to be shown."""
@@ -195,7 +195,7 @@ def load_run(context: Context, run_id: str, *, examples: int = 0) -> RunView:
 def run_id_of_job(context: Context, job_id: str) -> str | None:
     """The run that a pipeline job carried out, None if it did not get far enough to say so."""
     try:
-        return str(json.loads(context.store.get_bytes(layout.job_key(job_id)))["run_id"])
+        return str(json.loads(context.store.get_bytes(keys.job_key(job_id)))["run_id"])
     except (Missing, UserError, ValueError, KeyError, TypeError):
         return None
 
@@ -204,7 +204,7 @@ def latest_run_id(context: Context) -> str | None:
     """The run with the newest attempt, by the start time in the attempts' names; None in an empty
     store."""
     newest = (0, "")
-    for key in context.store.list(layout.attempts_prefix("x").replace("x/", "")):
+    for key in context.store.list(keys.attempts_prefix("x").replace("x/", "")):
         _, run_id, _, name = key.split("/", 3)
         started = name.split("-")[0]
         newest = max(newest, (int(started) if started.isdigit() else 0, run_id))
@@ -246,7 +246,7 @@ def summary_of(view: RunView) -> dict[str, Any]:
         "champion_accuracy": champion.accuracy if champion else None,
         "champion_test_accuracy": champion.test_accuracy if champion else None,
         "champion_round": champion.round if champion else None,
-        "state": f"{view.store}/{layout.receipt_key(*view.state_ref.split('/', 1))}"
+        "state": f"{view.store}/{keys.receipt_key(*view.state_ref.split('/', 1))}"
         if view.state_ref
         else "",
         "wall_seconds": round(totals.wall_seconds, 3),
@@ -301,7 +301,7 @@ def round_seconds(view: RunView, number: int) -> float:
 
 def _tasks(context: Context, run_id: str, problems: list[str]) -> tuple[TaskView, ...]:
     found: list[Attempt] = []
-    for key in context.store.list(layout.attempts_prefix(run_id)):
+    for key in context.store.list(keys.attempts_prefix(run_id)):
         try:
             found.append(Attempt.model_validate_json(context.store.get_bytes(key)))
         except (ValidationError, Corrupt) as error:

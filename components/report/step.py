@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from components.common import layout
-from components.common.context import Context
-from components.common.records import canonical_json
+from components.canonical import canonical_json
 from components.report.page import EXAMPLES_PER_ROUND, build_page
 from components.report.runs import load_run, run_id_of_job, summary_of
+from components.runtime.context import Context
+from components.storage import keys
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,6 @@ def run(inputs: ReportInputs, context: Context) -> tuple[str, dict[str, Any]]:
         else f"{ended} No task got far enough to leave a record; the log of prepare says why."
     )
     html, summary = build_page(view, note.strip()), summary_of(view)
-    context.store.put_bytes(layout.run_key(run_id, "report.html"), html.encode())
-    context.store.put_bytes(layout.run_key(run_id, "summary.json"), canonical_json(summary))
+    context.store.put_bytes(keys.run_key(run_id, "report.html"), html.encode())
+    context.store.put_bytes(keys.run_key(run_id, "summary.json"), canonical_json(summary))
     return html, summary

@@ -1,6 +1,6 @@
 """Filter the samples of a round and mix what is kept with the human rows."""
 
-from components.common.entry import carry_out, parser, receipt_at
+from components.runtime.entrypoints import carry_out, parser, receipt_at
 from components.select.step import SelectInputs, run
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from components.common.records import TrainingRow, prompt_id
-from components.select.candidates import row_key
+from components.contracts.rows import TrainingRow, prompt_id
+from components.select.scored_samples import row_key
 
 MIN_HUMAN_SHARE = 0.25
 """Floor of the human share (2502.18049), below what any plan may ask for."""

@@ -9,20 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.common.context import Context
-from components.common.errors import Corrupt, UserError
-from components.common.receipts import Receipt, commit_once, fetch, read_receipt
-from components.common.records import TrainingRow, write_rows
-from components.common.state import Campaign, load_campaign
-from components.select import bias
-from components.select.candidates import Block, Candidate, by_prompt, normalised, row_key
-from components.select.evaluation import audit_ids, evaluation_items
-from components.select.hints import Pool, with_hinted
+from components.contracts.rows import TrainingRow, write_rows
+from components.errors import Corrupt, UserError
+from components.runtime.campaign import Campaign, load_campaign
+from components.runtime.context import Context
+from components.runtime.receipts import Receipt, commit_once, fetch, read_receipt
+from components.select import attribute_shift
+from components.select.candidate_file import Spool
+from components.select.filter_chain import Account, collect, filter_all
+from components.select.filter_settings import Rules
+from components.select.hint_pool import Pool, with_hinted
 from components.select.mix import accumulate, weigh
-from components.select.passes import Account, collect, filter_all
-from components.select.rules import Rules
+from components.select.reserved_prompts import audit_ids, evaluation_items
+from components.select.row_files import RowFile, write_line
+from components.select.scored_samples import Block, Candidate, by_prompt, normalised, row_key
 from components.select.scorers import scorers_of
-from components.select.spool import RowFile, Spool, gather, write_line
+from components.select.sorted_samples import gather
 
 
 @dataclass(frozen=True)
@@ -258,7 +260,9 @@ class _Selection:
             "human_rows": rows - num_self,
             "self_rows": num_self,
             "older_left_out": dict(sorted(left_out.items())),
-            "bias": bias.distances(bias.attributes(accepted), bias.attributes(self._human)),
+            "bias": attribute_shift.distances(
+                attribute_shift.attributes(accepted), attribute_shift.attributes(self._human)
+            ),
         }
 
 

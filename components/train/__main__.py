@@ -1,6 +1,6 @@
 """Fine-tune a candidate on the mix of a round with DeepSpeed."""
 
-from components.common.entry import carry_out, parser, receipt_at
+from components.runtime.entrypoints import carry_out, parser, receipt_at
 from components.train.step import TrainInputs, run
 
 

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.common import layout
-from components.common.context import Context
-from components.common.errors import Transient, UserError
-from components.common.receipts import (
+from components.canonical import derived_seed
+from components.contracts.recipe import HOW_TO_TRAIN
+from components.errors import Transient, UserError
+from components.runtime.campaign import Campaign, base_name, checkpoint_name, load_campaign
+from components.runtime.code_digest import code_digest
+from components.runtime.context import Context
+from components.runtime.receipts import (
     Receipt,
     attempting,
-    code_digest,
     commit_once,
     digests_of,
     fetch,
@@ -27,11 +29,9 @@ from components.common.receipts import (
     receipt_uri,
     step_key,
 )
-from components.common.recipe import HOW_TO_TRAIN
-from components.common.records import derived_seed
-from components.common.state import Campaign, base_name, checkpoint_name, load_campaign
-from components.train.job import Job, Stage
-from components.train.processes import carry_out
+from components.storage import keys
+from components.train.launch.local_processes import carry_out
+from components.train.process.job import Job, Stage
 
 COMMIT_SECONDS = 1800.0
 """How long the other processes of a training on many nodes wait for the receipt of process 0."""
@@ -99,7 +99,7 @@ def _remove_progress(work: Work, context: Context) -> None:
     """Delete the checkpoints of a training that is finished."""
     for peer in range(work.campaign.recipe.train.num_peers):
         for address in list(
-            context.store.list(layout.progress_prefix("train", peer_key(work.key, peer)))
+            context.store.list(keys.progress_prefix("train", peer_key(work.key, peer)))
         ):
             context.store.delete(address)
 
@@ -244,7 +244,7 @@ def _as_one_of_many(work: Work, context: Context) -> Receipt:
     found = find_receipt(context, "train", work.key)
     if found is not None:
         return found
-    from components.train.worker import train
+    from components.train.process.worker import train
 
     rank = int(context.environment["RANK"])
     if rank == 0:
@@ -264,10 +264,10 @@ def _as_one_of_many(work: Work, context: Context) -> Receipt:
 
 def _on_many_nodes(work: Work, inputs: TrainInputs, context: Context) -> Receipt:
     """Have a Kubeflow TrainJob train, and read its result from the store."""
-    from components.train.nodes.cluster import Cluster
-    from components.train.nodes.launch import follow_train_job
-    from components.train.nodes.pods import secret_values
-    from components.train.nodes.trainjob import spec_from
+    from components.train.launch.cluster_api import Cluster
+    from components.train.launch.launcher import follow_train_job
+    from components.train.launch.pods import secret_values
+    from components.train.launch.trainjob import spec_from
 
     if context.store.root.startswith("file://"):
         raise UserError(

@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.common.context import Context, make_context
-from components.common.receipts import Receipt, Task, commit_once, fetch, read_receipt, receipt_uri
-from components.common.records import Result, canonical_json, read_rows
-from components.common.state import Campaign, State, load_campaign
-from components.common.statistics import mcnemar_two_sided
+from components.canonical import canonical_json
+from components.contracts.rows import Result, read_rows
+from components.contracts.state import State
 from components.evaluate.step import EvaluateInputs
 from components.evaluate.step import run as evaluate
 from components.report.runs import RunView, load_run
+from components.runtime.campaign import Campaign, load_campaign
+from components.runtime.context import Context, make_context
+from components.runtime.receipts import Receipt, Task, commit_once, fetch, read_receipt, receipt_uri
+from components.statistics import mcnemar_two_sided
 from components.train.step import TrainInputs
 from components.train.step import run as train
 

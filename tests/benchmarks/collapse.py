@@ -22,17 +22,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from components.common.recipe import Scratch
-from components.common.records import TrainingRow, derived_seed
+from components.canonical import derived_seed
+from components.contracts.recipe import Scratch
+from components.contracts.rows import TrainingRow
 from components.evaluate.diversity import distinct_share, ngrams
-from components.modeling.answers import load_for_answers
-from components.modeling.engine import Request, Sampling, sample
+from components.modeling.inference.answers import load_for_answers
+from components.modeling.inference.sampler import Request, Sampling, sample
 from components.modeling.likelihood import EncodedRow
 from components.modeling.load import save_checkpoint
 from components.modeling.scoring import score_rows
 from components.modeling.scratch import make_scratch
 from components.select.mix import weigh
-from components.train.job import Stage
+from components.train.process.job import Stage
 from tests.benchmarks.figures import record
 from tests.unit.trainings import carry_out, make_job
 

@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from components.cli.profiles import profile_names
+from components.cli.package.profiles import profile_names
 from tests.benchmarks.figures import record
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -21,11 +21,11 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from components.common.recipe import SelectSection
-from components.common.records import Prompt, Sample, prompt_id
-from components.select.candidates import make_candidates
+from components.contracts.recipe import SelectSection
+from components.contracts.rows import Prompt, Sample, prompt_id
+from components.select.filter_settings import Rules
 from components.select.filters import contamination
-from components.select.rules import Rules
+from components.select.scored_samples import make_candidates
 from tests.benchmarks.figures import record
 
 NUM_PLANTED = 500

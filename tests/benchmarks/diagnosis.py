@@ -23,9 +23,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.common.context import Context, make_context
-from components.common.errors import UserError
-from components.common.receipts import (
+from components.contracts.state import RoundRecord, State
+from components.decide.reflection.plan import CONFIRMED, TAKEN_BACK
+from components.errors import UserError
+from components.runtime.context import Context, make_context
+from components.runtime.receipts import (
     Receipt,
     fetch,
     fetch_folder,
@@ -33,9 +35,7 @@ from components.common.receipts import (
     receipt_uri,
     ref_of_uri,
 )
-from components.common.state import RoundRecord, State
-from components.common.statistics import wilson_interval
-from components.decide.plan import CONFIRMED, TAKEN_BACK
+from components.statistics import wilson_interval
 from tests.benchmarks.figures import record
 
 SPLITS = {"train": 400, "heldout": 60, "unlabelled": 240, "validation": 240, "test": 20}
@@ -163,7 +163,7 @@ def _unlike(rows: Rows, dice: random.Random) -> None:
 
 def _never_ends() -> None:
     """Rows are trained on without their end-of-turn token."""
-    import components.train.worker
+    import components.train.process.worker
     from components.modeling.encoding import Codec
 
     whole = Codec.row_ids
@@ -174,13 +174,13 @@ def _never_ends() -> None:
 
     Codec.row_ids = without_end  # type: ignore[method-assign]
     # The check before the first step would have noticed: it is broken too.
-    setattr(components.train.worker, "check_rows", lambda *about: None)  # noqa: B010
+    setattr(components.train.process.worker, "check_rows", lambda *about: None)  # noqa: B010
 
 
 def _overflow() -> None:
     """Some losses are not finite as long as steps are large, never three in a row: half precision
     without care."""
-    from components.train.loop import Loop
+    from components.train.process.loop import Loop
 
     whole, calls = Loop._update, [0]
 
@@ -528,7 +528,7 @@ def import_all() -> None:
     os.environ |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     import deepspeed  # noqa: F401
 
-    import components.train.worker  # noqa: F401
+    import components.train.process.worker  # noqa: F401
 
 
 def main() -> None:

@@ -17,9 +17,9 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
-from components.common.recipe import DecideSection, Goal
-from components.common.statistics import alpha_of_round, binomial_upper
+from components.contracts.recipe import DecideSection, Goal
 from components.decide.gate import by_counts, by_gains, judge
+from components.statistics import alpha_of_round, binomial_upper
 from tests.benchmarks.figures import record
 
 PROMPTS, ROUNDS, CAMPAIGNS, GAIN = 1025, 10, 20_000, 0.03

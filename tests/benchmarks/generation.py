@@ -26,12 +26,12 @@ from typing import Any
 
 import torch
 
-from components.common.recipe import ModelSection
-from components.modeling.answers import load_for_answers
-from components.modeling.attention import use_shared_heads
+from components.contracts.recipe import ModelSection
 from components.modeling.base import materialise_base
 from components.modeling.encoding import Codec
-from components.modeling.engine import Request, Sampling, sample
+from components.modeling.inference.answers import load_for_answers
+from components.modeling.inference.attention import use_shared_heads
+from components.modeling.inference.sampler import Request, Sampling, sample
 from components.modeling.load import load_model, load_tokenizer
 from tests.benchmarks.figures import record
 from tests.unit.tiny import save_tiny

@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 
-from components.common.records import Prompt
+from components.contracts.rows import Prompt
 from components.generate.batches import Ask
-from components.generate.vllm import ON_CPU, VllmEngine
-from components.modeling.drawing import Sampling
+from components.generate.engines.vllm import ON_CPU, VllmEngine
 from components.modeling.encoding import Codec
+from components.modeling.inference.sampling import Sampling
 from components.modeling.load import load_tokenizer
 
 SAMPLES = 8

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
-from components.common.records import TrainingRow
-from components.train.job import Stage
+from components.contracts.rows import TrainingRow
+from components.train.process.job import Stage
 from tests.benchmarks.figures import record
 from tests.unit.tiny import save_tiny
 from tests.unit.trainings import carry_out, make_job

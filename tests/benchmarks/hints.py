@@ -20,12 +20,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from components.common.context import make_context
-from components.common.receipts import fetch, read_receipt, receipt_uri, ref_of_uri
-from components.common.records import Prompt, Result, read_rows
-from components.common.state import State
+from components.contracts.rows import Prompt, Result, read_rows
+from components.contracts.state import State
 from components.prepare.step import PrepareInputs
 from components.prepare.step import run as prepare
+from components.runtime.context import make_context
+from components.runtime.receipts import fetch, read_receipt, receipt_uri, ref_of_uri
 from tests.benchmarks.diagnosis import Fault, import_all, one_round
 from tests.benchmarks.figures import record
 

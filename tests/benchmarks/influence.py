@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 
-from components.common.recipe import InfluenceChoice, Scratch
+from components.contracts.recipe import InfluenceChoice, Scratch
 from components.modeling.encoding import Codec
-from components.modeling.engine import Request, Sampling, sample
+from components.modeling.inference.sampler import Request, Sampling, sample
 from components.modeling.influence import Influence
 from components.modeling.likelihood import CompletionLoss, EncodedRow, collate
 from components.modeling.scratch import make_scratch

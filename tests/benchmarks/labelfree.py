@@ -7,8 +7,8 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from components.common.receipts import fetch, read_receipt
-from components.common.records import TrainingRow, read_rows
+from components.contracts.rows import TrainingRow, read_rows
+from components.runtime.receipts import fetch, read_receipt
 from tests.benchmarks.campaigns import Finished, run_campaign
 from tests.benchmarks.figures import record
 

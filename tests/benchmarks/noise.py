@@ -38,17 +38,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from components.common.context import Context, make_context
-from components.common.receipts import Receipt, commit_once, fetch, fetch_folder, receipt_uri
-from components.common.records import (
-    Prompt,
-    Sample,
-    TrainingRow,
-    canonical_json,
-    read_rows,
-    write_rows,
-)
-from components.common.state import load_campaign
+from components.canonical import canonical_json
+from components.contracts.rows import Prompt, Sample, TrainingRow, read_rows, write_rows
+from components.runtime.campaign import load_campaign
+from components.runtime.context import Context, make_context
+from components.runtime.receipts import Receipt, commit_once, fetch, fetch_folder, receipt_uri
 from tests.benchmarks.diagnosis import FREQUENCIES, LETTERS, SECRET, import_all, trained
 from tests.benchmarks.figures import record
 
@@ -458,8 +452,8 @@ def _newest_wins(
 
 def true_accuracy(context: Context, train: Receipt, truth: Sequence[str]) -> float:
     """Share of right greedy answers to prompts that no step ever sees."""
-    from components.modeling.answers import load_for_answers
-    from components.modeling.engine import Request, Sampling, sample
+    from components.modeling.inference.answers import load_for_answers
+    from components.modeling.inference.sampler import Request, Sampling, sample
 
     model, codec = load_for_answers(fetch_folder(context, train, "model"), "")
     requests = [Request(tuple(codec.prompt_ids(f"{word}=")), (0,)) for word in truth]

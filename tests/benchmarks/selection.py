@@ -19,9 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from components.common.context import Context, make_context
-from components.common.receipts import Receipt, Task, commit_once, read_receipt
-from components.common.records import Prompt, Sample, TrainingRow, prompt_id
+from components.contracts.rows import Prompt, Sample, TrainingRow, prompt_id
+from components.runtime.context import Context, make_context
+from components.runtime.receipts import Receipt, Task, commit_once, read_receipt
 from components.select.step import SelectInputs, run
 from tests.benchmarks.figures import record
 from tests.unit.crafted import decided, prepare, recipe_of

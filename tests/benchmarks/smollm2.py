@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
-from components.common.receipts import Receipt, fetch, fetch_folder, read_receipt
-from components.common.records import TrainingRow, read_rows
-from components.modeling.answers import load_for_answers
+from components.contracts.rows import TrainingRow, read_rows
+from components.modeling.inference.answers import load_for_answers
 from components.modeling.likelihood import CompletionLoss, EncodedRow, mean_loss
+from components.runtime.receipts import Receipt, fetch, fetch_folder, read_receipt
 from tests.benchmarks.campaigns import Finished, compare, control, run_campaign
 from tests.benchmarks.figures import record
 

@@ -25,14 +25,14 @@ from typing import Any
 
 import torch
 
-from components.common.context import make_context
-from components.common.recipe import ModelSection
-from components.common.records import TrainingRow
+from components.contracts.recipe import ModelSection
+from components.contracts.rows import TrainingRow
 from components.modeling.base import materialise_base
 from components.modeling.encoding import Codec
 from components.modeling.likelihood import CompletionLoss, EncodedRow, mean_loss
 from components.modeling.load import load_model, load_tokenizer
-from components.train.job import Job, Stage
+from components.runtime.context import make_context
+from components.train.process.job import Job, Stage
 from tests.benchmarks.figures import record
 from tests.unit.tiny import save_tiny
 from tests.unit.trainings import command_of, environment_of, make_job, outcome, reversal
@@ -297,8 +297,8 @@ def stall_share(output: Path) -> tuple[float, int]:
 def commit_and_resume(folder: Path, base: Path) -> tuple[float, float, int]:
     """(commit, resume) speed as a share of a plain copy's, and bytes of a checkpoint; medians of
     three turns."""
-    from components.train import engine as ds
-    from components.train.checkpoints import Checkpoints
+    from components.train.process import deepspeed_engine as ds
+    from components.train.process.checkpoints import Checkpoints
 
     folder.mkdir()
     ds.join_processes()

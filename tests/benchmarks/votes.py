@@ -32,10 +32,10 @@ from typing import Any
 
 import yaml
 
-from components.common.context import Context, make_context
-from components.common.receipts import Receipt, fetch, receipt_uri
-from components.common.records import Prompt, Sample, TrainingRow, read_rows
-from components.common.state import load_campaign
+from components.contracts.rows import Prompt, Sample, TrainingRow, read_rows
+from components.runtime.campaign import load_campaign
+from components.runtime.context import Context, make_context
+from components.runtime.receipts import Receipt, fetch, receipt_uri
 from tests.benchmarks.campaigns import REPOSITORY
 from tests.benchmarks.diagnosis import import_all
 from tests.benchmarks.figures import record

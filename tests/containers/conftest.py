@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 import docker
-from components.cli.docker_runner import RUN_LABEL
-from components.common.recipe_file import set_key
+from components.cli.local.docker_runner import RUN_LABEL
+from components.contracts.recipe_file import set_key
 from tests.containers.island import BUCKET, Island, open_island
 from tests.pipeline.campaigns import SPLITS, Place, recipe, write_data
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import docker
-from components.cli.docker_runner import Containers, settings
-from components.common.errors import Transient, UserError
+from components.cli.local.docker_runner import Containers, settings
+from components.errors import Transient, UserError
 from tests.containers.conftest import Campaigns, containers_of, log_of, start, step_of
 from tests.containers.island import BUCKET, Island
 from tests.pipeline.campaigns import PIPELINE
@@ -24,7 +24,7 @@ UPLOADING = "prepare"
 PATIENCE_SECONDS = 120.0
 UPLOAD = """
 import os, pathlib, sys
-from components.common.store import open_store
+from components.storage.store import open_store
 path = pathlib.Path("/tmp/large")
 with path.open("wb") as file:
     file.truncate(256 << 20)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from components.cli.docker_runner import Containers, settings
+from components.cli.local.docker_runner import Containers, settings
 from tests.containers.conftest import Campaigns, containers_of, log_of
 from tests.containers.island import BUCKET, FAMILIES, KEY, OTHER_BUCKET, SECRET, Island
 from tests.pipeline.campaigns import round_tasks

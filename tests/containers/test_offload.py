@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.cli.docker_runner import UID, Containers, settings
-from components.train.job import Job
+from components.cli.local.docker_runner import UID, Containers, settings
+from components.train.process.job import Job
 from tests.containers.island import Island
 from tests.fault.test_training_resumes import STEPS, again, receipts, stopped_after
 from tests.unit.trainings import ENVIRONMENT, command_of, make_job, outcome, train

@@ -11,8 +11,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from components.cli.doctor_images import image_checks
-from components.cli.profiles import load_profile
+from components.cli.doctor.image_checks import image_checks
+from components.cli.package.profiles import load_profile
 from tests.doubles.image_registry import ImageRegistry
 from tests.pipeline.campaigns import PIPELINE
 

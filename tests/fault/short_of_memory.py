@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
-import components.train.worker  # noqa: F401 — so that what it maps is counted
-from components.common.context import make_context
-from components.train.job import Job
-from components.train.processes import carry_out
+import components.train.process.worker  # noqa: F401 — so that what it maps is counted
+from components.runtime.context import make_context
+from components.train.launch.local_processes import carry_out
+from components.train.process.job import Job
 
 
 def main() -> None:

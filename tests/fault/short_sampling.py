@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-import components.modeling.answers  # noqa: F401 — so that what it maps is counted
-from components.common.shell import step_context
+import components.modeling.inference.answers  # noqa: F401 — so that what it maps is counted
 from components.generate.step import GenerateInputs, run
+from components.runtime.entrypoints import step_context
 
 
 def main() -> None:

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from components.common.context import Context, make_context
 from components.generate.step import GenerateInputs, run
+from components.runtime.context import Context, make_context
 from tests.unit.crafted import ask
 from tests.unit.generations import begun, samples_of
 

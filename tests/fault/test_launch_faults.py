@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from components.common.errors import Transient, UserError
+from components.errors import Transient, UserError
 from tests.doubles.kubernetes_api import (
     Fault,
     KubernetesApi,

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from components.common.cache import Cache
-from components.common.errors import Corrupt, Missing, Transient, UserError
-from components.common.store import S3Store, Store, open_store, probe
+from components.errors import Corrupt, Missing, Transient, UserError
+from components.storage.cache import Cache
+from components.storage.s3 import S3Store
+from components.storage.store import Store, open_store, probe
 from tests.conftest import BUCKET, S3Server
 from tests.doubles.network import Proxy, RudeServer
 
@@ -93,7 +94,7 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 
 UPLOAD = """
 import os, pathlib, sys
-from components.common.store import S3Store, open_store
+from components.storage.store import S3Store, open_store
 uri, key, path = sys.argv[1:]
 store = S3Store(uri, os.environ, part_bytes=5 << 20) if uri.startswith("s3:") else open_store(uri, {})
 store.put_file(key, pathlib.Path(path), key.rpartition("/")[2])
@@ -126,7 +127,7 @@ def test_every_object_of_a_process_killed_at_any_time_is_whole(
 ) -> None:
     program = """
 import hashlib, itertools, os, pathlib, sys
-from components.common.store import open_store
+from components.storage.store import open_store
 store, path = open_store(sys.argv[1], {}), pathlib.Path(sys.argv[2])
 for number in itertools.count():
     data = os.urandom(8) * 40_000

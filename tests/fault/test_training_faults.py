@@ -15,9 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from components.common.records import TrainingRow
+from components.contracts.rows import TrainingRow
 from components.modeling.load import load_model
-from components.train.job import Job, Stage
+from components.train.process.job import Job, Stage
 from tests.unit.tiny import save_tiny, tiny_model
 from tests.unit.trainings import carry_out, environment_of, make_job, reversal, train
 
@@ -174,7 +174,7 @@ def test_too_little_room_for_checkpoints_is_told_before_the_first_step(tmp_path:
     job = make_job(tmp_path / "run", steps=4, model={"hidden_size": 256, "intermediate_size": 1024})
     script = (
         f"mount -t tmpfs -o size=4m none {tmp_path / 'small'} && "
-        f"RATCHET_CACHE={tmp_path / 'small'} {sys.executable} -m components.train.worker {write(job)}"
+        f"RATCHET_CACHE={tmp_path / 'small'} {sys.executable} -m components.train.process.worker {write(job)}"
     )
     (tmp_path / "small").mkdir()
     done = subprocess.run(

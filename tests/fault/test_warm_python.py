@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from components.cli.warm import warm_python
+from components.cli.local.warm import warm_python
 
 COMPONENT = """
 def task(what: str) -> str:

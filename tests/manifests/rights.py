@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-from components.train.nodes.cluster import GROUP, PLURAL
+from components.train.launch.cluster_api import GROUP, PLURAL
 from tests.manifests.rendering import ROOT, Json, named, of_kind
 
 Use = tuple[str, str, str, str]

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from components.common.errors import RatchetError
-from components.common.store import open_store, probe
+from components.errors import RatchetError
+from components.storage.store import open_store, probe
 from tests.conftest import LISTENERS, free_ports, weed_binary
 from tests.manifests.pod_security import pod_specs
 from tests.manifests.rendering import composed, of_kind

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 from kfp import compiler
 
-from components.common.recipe_file import load_recipe
+from components.contracts.recipe_file import load_recipe
 from pipeline import build
 from tests.manifests.kfp_pods import driver_pod, step_pods
 from tests.manifests.pod_security import violations

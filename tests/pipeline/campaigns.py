@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from components.common.layout import split_receipt_uri
+from components.storage.keys import split_receipt_uri
 
 PIPELINE = Path(__file__).resolve().parents[2] / "pipeline.py"
 SPLITS = {"train": 300, "heldout": 10, "unlabelled": 300, "validation": 100, "test": 30}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from components.common.recipe_file import set_key
+from components.contracts.recipe_file import set_key
 from tests.pipeline.campaigns import Place, Run, recipe, write_data
 
 MakePlace = Callable[..., Place]

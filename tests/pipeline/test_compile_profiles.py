@@ -14,13 +14,20 @@ from typing import Any
 import pytest
 import yaml
 
-from components.cli.compile import Compiled, compile_recipe, write_package
-from components.cli.lint import MAX_BYTES, Package, findings
-from components.cli.local import executed_tasks
-from components.cli.profiles import IMAGES_FILE, STEPS, check_fit, load_profile, profile_names
-from components.common.errors import UserError
-from components.common.recipe import Recipe
-from components.common.recipe_file import load_recipe
+from components.cli.local.campaign_process import executed_tasks
+from components.cli.package.compile import Compiled, compile_recipe, write_package
+from components.cli.package.lint import MAX_BYTES, Package, findings
+from components.cli.package.profiles import (
+    IMAGES_FILE,
+    STEPS,
+    check_fit,
+    load_profile,
+    profile_names,
+)
+from components.contracts.recipe import Recipe
+from components.contracts.recipe_file import load_recipe
+from components.errors import UserError
+from pipeline import build
 from tests.manifests.kfp_pods import step_pods
 from tests.manifests.pod_security import violations
 from tests.pipeline.campaigns import Place, call, recipe, round_tasks, write_data
@@ -46,7 +53,7 @@ def recipe_for(profile: str) -> Recipe:
 
 @functools.cache
 def compiled(profile: str, rounds: int = 4) -> Compiled:
-    return compile_recipe(recipe_for(profile), rounds, load_profile(profile, TEST_IMAGES))
+    return compile_recipe(build, recipe_for(profile), rounds, load_profile(profile, TEST_IMAGES))
 
 
 def container(package: Package, task: str) -> dict[str, Any]:
@@ -166,11 +173,11 @@ images: {train: "registry.example/train:9"}
 """)
     mine = load_recipe(ROOT / "recipes" / "demo.yaml", ("train.num_processes=2",))
     with pytest.raises(UserError, match=r"patience: .*is not tried again"):
-        compile_recipe(mine, 1, load_profile(str(tmp_path / "mine.yaml"), TEST_IMAGES))
+        compile_recipe(build, mine, 1, load_profile(str(tmp_path / "mine.yaml"), TEST_IMAGES))
     text = (tmp_path / "mine.yaml").read_text().replace("retries: 0", "retries: 1")
     (tmp_path / "mine.yaml").write_text(text)
     package = compile_recipe(
-        mine, 1, load_profile(str(tmp_path / "mine.yaml"), TEST_IMAGES)
+        build, mine, 1, load_profile(str(tmp_path / "mine.yaml"), TEST_IMAGES)
     ).package
     train, given = container(package, "train-r1"), settings(package, "train-r1")
     assert train["image"] == "registry.example/train:9"
@@ -294,7 +301,7 @@ def test_images_are_taken_by_digest_and_for_gpus_where_there_are_such(tmp_path: 
     assert load_profile("cpu", file).images["decide"] == f"registry.example/cpu@sha256:{'a' * 64}"
     profile = load_profile("gpu-1", file)
     assert profile.images["train"] == f"registry.example/model@sha256:{'a' * 64}"
-    made = compile_recipe(recipe_for("gpu-1"), 1, profile)
+    made = compile_recipe(build, recipe_for("gpu-1"), 1, profile)
     assert made.unpinned == ()
     assert container(made.package, "carry-r1")["image"] == f"registry.example/cpu@sha256:{'a' * 64}"
 
@@ -323,7 +330,7 @@ def test_gitops_gets_the_same_pipeline_as_objects_with_names_of_their_own(tmp_pa
         load_profile("cpu", TEST_IMAGES),
         tmp_path / "deep" / "objects.yaml",
     )
-    made = write_package(demo, 1, profile, file, "kubernetes", "ratchet")
+    made = write_package(build, demo, 1, profile, file, "kubernetes", "ratchet")
     pipeline, version = yaml.load_all(file.read_text(), Loader=LOADER)
     assert (pipeline["kind"], pipeline["metadata"]) == (
         "Pipeline",
@@ -333,17 +340,17 @@ def test_gitops_gets_the_same_pipeline_as_objects_with_names_of_their_own(tmp_pa
     assert version["spec"]["pipelineName"] == "ratchet-demo"
     assert version["spec"]["pipelineSpec"] == made.package.spec
     assert version["spec"]["platformSpec"] == made.package.platform
-    assert compile_recipe(demo, 0, profile).version != made.version
-    assert compile_recipe(demo, 1, profile).version == made.version
+    assert compile_recipe(build, demo, 0, profile).version != made.version
+    assert compile_recipe(build, demo, 1, profile).version == made.version
 
 
 LOCALLY = """
 import sys
 from pathlib import Path
 from kfp import local
-from components.cli.profiles import load_profile
-from components.cli.warm import warm_python
-from components.common.recipe_file import load_recipe
+from components.cli.package.profiles import load_profile
+from components.cli.local.warm import warm_python
+from components.contracts.recipe_file import load_recipe
 from pipeline import build
 
 with warm_python(Path("warm")) as sys.executable:

@@ -9,10 +9,10 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from components.common.context import make_context
-from components.common.receipts import fetch, read_receipt
-from components.common.records import Sample, TrainingRow, read_rows
+from components.contracts.rows import Sample, TrainingRow, read_rows
 from components.report.runs import load_run
+from components.runtime.context import make_context
+from components.runtime.receipts import fetch, read_receipt
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RECIPE = """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from components.common.store import open_store
+from components.storage.store import open_store
 from tests.conftest import SECRET_KEY, S3Server
 from tests.pipeline.campaigns import Place, Run, round_tasks, state_object
 from tests.pipeline.conftest import MakePlace

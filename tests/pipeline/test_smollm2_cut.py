@@ -8,11 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from components.common.context import make_context
-from components.common.receipts import fetch_folder, read_receipt
 from components.modeling.encoding import Codec
 from components.modeling.load import load_model, load_tokenizer
 from components.report.runs import load_run
+from components.runtime.context import make_context
+from components.runtime.receipts import fetch_folder, read_receipt
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CUT = {

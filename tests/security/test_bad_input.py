@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from components.common.recipe_file import set_key
-from components.common.store import open_store
+from components.contracts.recipe_file import set_key
+from components.storage.store import open_store
 from tests.conftest import SECRET_KEY, S3Server, free_ports
 from tests.pipeline.campaigns import call
 

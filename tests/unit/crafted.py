@@ -9,20 +9,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from components.common.context import Context
-from components.common.receipts import Receipt, Task, commit_once, receipt_uri
-from components.common.recipe import Recipe
-from components.common.recipe_file import parse_recipe
-from components.common.records import (
-    Prompt,
-    Result,
-    Sample,
-    TrainingRow,
-    canonical_json,
-    prompt_id,
-    write_rows,
-)
-from components.common.state import Plan, State, load_campaign
+from components.canonical import canonical_json
+from components.contracts.recipe import Recipe
+from components.contracts.recipe_file import parse_recipe
+from components.contracts.rows import Prompt, Result, Sample, TrainingRow, prompt_id, write_rows
+from components.contracts.state import Plan, State
+from components.runtime.campaign import load_campaign
+from components.runtime.context import Context
+from components.runtime.receipts import Receipt, Task, commit_once, receipt_uri
 
 PLAN = Plan(
     learning_rate=1e-3,

@@ -6,10 +6,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from components.common.context import Context
-from components.common.receipts import Receipt, fetch, receipt_uri
-from components.common.records import Prompt, Sample, canonical_json, read_rows
-from components.common.state import Plan, State
+from components.canonical import canonical_json
+from components.contracts.rows import Prompt, Sample, read_rows
+from components.contracts.state import Plan, State
+from components.runtime.context import Context
+from components.runtime.receipts import Receipt, fetch, receipt_uri
 from tests.unit.crafted import PLAN, ask, recipe_of, store
 from tests.unit.tiny import save_tiny
 

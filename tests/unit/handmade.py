@@ -11,13 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from components.common.context import Context
-from components.common.errors import RatchetError
-from components.common.receipts import Receipt, Task, attempting, commit, commit_once, fetch
-from components.common.recipe import Recipe
-from components.common.recipe_file import parse_recipe
-from components.common.records import Dropped, TrainingRow, write_rows
-from components.common.state import Cause, Plan, RoundRecord, State
+from components.contracts.recipe import Recipe
+from components.contracts.recipe_file import parse_recipe
+from components.contracts.rows import Dropped, TrainingRow, write_rows
+from components.contracts.state import Cause, Plan, RoundRecord, State
+from components.errors import RatchetError
+from components.runtime.context import Context
+from components.runtime.receipts import Receipt, Task, attempting, commit, commit_once, fetch
 
 RECIPE: dict[str, Any] = {
     "name": "by-hand",

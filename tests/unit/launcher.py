@@ -7,14 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from components.common.telemetry import Progress
-from components.train.nodes.cluster import Cluster, Patience
-from components.train.nodes.launch import follow_train_job
-from components.train.nodes.trainjob import TrainJobSpec, job_name, manifest
-from tests.doubles.kubernetes_api import (
-    KubernetesApi,
-    stored,
-)
+from components.runtime.progress import Progress
+from components.train.launch.cluster_api import Cluster, Patience
+from components.train.launch.launcher import follow_train_job
+from components.train.launch.trainjob import TrainJobSpec, job_name, manifest
+from tests.doubles.kubernetes_api import KubernetesApi, stored
 
 TOKEN = "a-token-that-no-message-may-show"
 SPEC = TrainJobSpec(

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from components.common.context import Context
-from components.common.receipts import Receipt, Task, commit_once, receipt_uri
-from components.common.recipe import Recipe
-from components.common.records import Prompt, Result, TrainingRow, canonical_json, prompt_id
-from components.common.state import RoundRecord, State
+from components.canonical import canonical_json
+from components.contracts.recipe import Recipe
+from components.contracts.rows import Prompt, Result, TrainingRow, prompt_id
+from components.contracts.state import RoundRecord, State
 from components.evaluate.step import EvaluateInputs, run
+from components.runtime.context import Context
+from components.runtime.receipts import Receipt, Task, commit_once, receipt_uri
 from tests.unit.crafted import PLAN, store
 from tests.unit.tiny import save_tiny
 

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from components.common.recipe import SelectSection
-from components.common.records import Dropped, Prompt, Sample, prompt_id, read_rows
-from components.select.candidates import Candidate, Outcome, make_candidates
-from components.select.passes import Account, filter_all
-from components.select.rules import Rules
-from components.select.spool import Spool
+from components.contracts.recipe import SelectSection
+from components.contracts.rows import Dropped, Prompt, Sample, prompt_id, read_rows
+from components.select.candidate_file import Spool
+from components.select.filter_chain import Account, filter_all
+from components.select.filter_settings import Rules
+from components.select.scored_samples import Candidate, Outcome, make_candidates
 
 
 def ask(text: str, answer: str, **tags: str) -> Prompt:

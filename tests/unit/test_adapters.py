@@ -13,11 +13,11 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from components.common.errors import Corrupt, RatchetError, UserError
-from components.common.recipe import LoraSection, LoraStructure
+from components.contracts.recipe import LoraSection, LoraStructure
+from components.errors import Corrupt, RatchetError, UserError
 from components.modeling.load import load_model, save_checkpoint
 from components.modeling.lstm import LstmConfig, LstmForCausalLM
-from components.train.adapters import (
+from components.train.process.adapters import (
     attach,
     merged_state,
     plain_state,

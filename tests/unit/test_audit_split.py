@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from components.common.context import Context
-from components.common.receipts import receipt_uri
-from components.common.recipe import Fractions, Ladder, TaskSource
-from components.common.records import Dropped, Prompt, canonical_json
-from components.common.state import State, load_campaign
+from components.canonical import canonical_json
+from components.contracts.recipe import Fractions, Ladder, TaskSource
+from components.contracts.rows import Dropped, Prompt
+from components.contracts.state import State
 from components.generate.step import round_prompts
 from components.prepare.examples import Example
 from components.prepare.splits import make_splits
 from components.prepare.tasks import make_examples
+from components.runtime.campaign import load_campaign
+from components.runtime.context import Context
+from components.runtime.receipts import receipt_uri
 from tests.unit.crafted import PLAN, ask, recipe_of, store
 
 

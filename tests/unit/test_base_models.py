@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from components.common.errors import UserError
-from components.common.recipe import ModelSection, Scratch
+from components.contracts.recipe import ModelSection, Scratch
+from components.errors import UserError
 from components.modeling.base import materialise_base
 from components.modeling.load import load_model, load_tokenizer
 from tests.unit.tiny import save_tiny, tiny_model

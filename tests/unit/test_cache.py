@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from components.common.cache import Cache, link_or_copy
-from components.common.errors import Corrupt, Missing, UserError
-from components.common.layout import object_key
-from components.common.store import Store
+from components.errors import Corrupt, Missing, UserError
+from components.storage.cache import Cache, link_or_copy
+from components.storage.keys import object_key
+from components.storage.store import Store
 
 DATA = b"weights" * 1000
 DIGEST = hashlib.sha256(DATA).hexdigest()
@@ -176,9 +176,9 @@ def test_many_processes_share_one_cache(file_store: Store, cache: Cache, tmp_pat
         file_store.put_bytes(object_key(digests[number]), data)
     program = """
 import hashlib, pathlib, sys
-from components.common.cache import Cache
-from components.common.layout import object_key
-from components.common.store import open_store
+from components.storage.cache import Cache
+from components.storage.keys import object_key
+from components.storage.store import open_store
 folder, uri, *digests = sys.argv[1:]
 for digest in digests:
     place = Cache(pathlib.Path(folder)).get(open_store(uri, {}), object_key(digest), digest, 50_000)

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from components.cli.follow import Tail
-from components.cli.local import executed_tasks
-from components.common import layout
-from components.common.context import Context
-from components.common.errors import Transient
+from components.cli.local.campaign_process import executed_tasks
+from components.cli.local.follow import Tail
+from components.errors import Transient
+from components.runtime.context import Context
+from components.storage import keys
 from tests.unit.handmade import HOSTILE, Campaign, whole_campaign
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,7 +43,7 @@ decide: {goal: {threshold: 0.9}}
 
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "components.cli.main", *arguments]
+    return [sys.executable, str(ROOT / "pipeline.py"), *arguments]
 
 
 def environment(columns: int = 80) -> dict[str, str]:
@@ -89,7 +89,7 @@ def test_the_help_of_every_verb_is_as_agreed(tmp_path: Path) -> None:
     assert {page.returncode for page in pages} == {0}
     golden(
         "cli-help.txt",
-        "\n".join(page.stdout for page in pages).replace("components.cli.main", "pipeline.py"),
+        "\n".join(page.stdout for page in pages),
     )
 
 
@@ -220,7 +220,7 @@ def test_show_prints_a_receipt_and_the_rounds_of_its_state(
 ) -> None:
     made = whole_campaign(context)
     assert made.last is not None
-    uri = f"{context.store.root}/{layout.receipt_key(made.last.step, made.last.key)}"
+    uri = f"{context.store.root}/{keys.receipt_key(made.last.step, made.last.key)}"
     (tmp_path / "pointer").write_text(json.dumps({"uri": uri}))
     for target in (made.last.ref, uri, "pointer"):
         done = cli(tmp_path, "show", target, "--store", context.store.root, columns=140)
@@ -250,11 +250,10 @@ def test_verify_passes_a_whole_run_and_names_every_damaged_object(
     assert cli(tmp_path, "verify", "--store", store).returncode == 0
     folder = Path(store.removeprefix("file://"))
     train, publish = (next(folder.glob(f"steps/{step}/*.json")) for step in ("train", "publish"))
-    keys = [
-        layout.object_key(one["sha256"])
-        for one in json.loads(train.read_text())["objects"].values()
+    addresses = [
+        keys.object_key(one["sha256"]) for one in json.loads(train.read_text())["objects"].values()
     ]
-    gone, flipped = folder / keys[0], folder / keys[1]
+    gone, flipped = folder / addresses[0], folder / addresses[1]
     gone.unlink()
     flipped.chmod(0o600)
     flipped.write_bytes(bytes([flipped.read_bytes()[0] ^ 1]) + flipped.read_bytes()[1:])
@@ -265,7 +264,7 @@ def test_verify_passes_a_whole_run_and_names_every_damaged_object(
     assert done.returncode == 3
     told = json.loads(done.stdout)
     assert len(told["damaged"]) == 3
-    for name in (*keys, f"steps/publish/{publish.name}"):
+    for name in (*addresses, f"steps/publish/{publish.name}"):
         assert any(name in line for line in told["damaged"])
         assert name in done.stderr
     assert cli(tmp_path, "verify", f"train/{train.stem}", "--store", store).returncode == 3

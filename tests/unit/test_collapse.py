@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from components.common.records import TextResult
+from components.contracts.rows import TextResult
 from components.evaluate.collapse import Measured, alarms, collapse_measures, diversity
 from tests.benchmarks.collapse import theory_error
 from tests.unit.measuring import result

@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from components.common.records import Dropped, Prompt, Result, Sample, TrainingRow
-from components.decide.measures import (
+from components.contracts.rows import Dropped, Prompt, Result, Sample, TrainingRow
+from components.decide.reflection.measures import (
     answer_measures,
     human_loss_measures,
     jensen_shannon,

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from components.common import layout
-from components.common.context import Context
-from components.common.errors import Corrupt, UserError
-from components.common.receipts import Attempt, Receipt, fetch, receipt_uri
-from components.common.recipe import Recipe
-from components.common.records import Prompt, Result, TextResult
-from components.common.state import Plan, State, base_plan
+from components.contracts.recipe import Recipe
+from components.contracts.rows import Prompt, Result, TextResult
+from components.contracts.state import Plan, State, base_plan
 from components.decide.step import DecideInputs, inputs_from, run
+from components.errors import Corrupt, UserError
+from components.runtime.context import Context
+from components.runtime.receipts import Attempt, Receipt, fetch, receipt_uri
+from components.storage import keys
 from tests.unit.crafted import (
     PLAN,
     ask,
@@ -334,13 +334,13 @@ def test_minutes_are_those_of_all_attempts_of_the_run(context: Context) -> None:
             seconds=seconds,
             error="out of memory",
         )
-        key = layout.attempt_key("crafted-run", "train-r0", f"{number}-1")
+        key = keys.attempt_key("crafted-run", "train-r0", f"{number}-1")
         context.store.put_bytes(key, attempt.model_dump_json().encode())
-    context.store.put_bytes(layout.attempt_key("crafted-run", "train-r0", "7-1"), b"not a record")
+    context.store.put_bytes(keys.attempt_key("crafted-run", "train-r0", "7-1"), b"not a record")
     assert campaign.round(simple(40)).summary["stop"] is None
     late = Attempt(task="evaluate-r1", step="evaluate", round=1, started=0, seconds=250.0)
     context.store.put_bytes(
-        layout.attempt_key("crafted-run", "evaluate-r1", "9-1"), late.model_dump_json().encode()
+        keys.attempt_key("crafted-run", "evaluate-r1", "9-1"), late.model_dump_json().encode()
     )
     assert campaign.round(simple(60)).summary["stop"] == "budget"
 

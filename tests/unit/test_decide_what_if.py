@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from components.common.context import Context
-from components.common.errors import UserError
 from components.decide.what_if import in_words, what_if
+from components.errors import UserError
+from components.runtime.context import Context
 from tests.unit.crafted import recipe_of
 from tests.unit.test_decide_step import Campaign, simple
 

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.common.recipe import LoraStructure, Recipe
-from components.common.state import Cause, Plan, RoundRecord, base_plan, with_plan
-from components.decide.diagnosis import diagnose
-from components.decide.evidence import Evidence
+from components.contracts.recipe import LoraStructure, Recipe
+from components.contracts.state import Cause, Plan, RoundRecord, base_plan, with_plan
 from components.decide.gate import Comparison, Scores
-from components.decide.plan import (
+from components.decide.reflection.diagnosis import diagnose
+from components.decide.reflection.evidence import Evidence
+from components.decide.reflection.plan import (
     MAX_TURNS,
     Finding,
     next_level,
@@ -24,7 +24,7 @@ from components.decide.plan import (
     review,
     turned,
 )
-from components.decide.training_causes import still_falling
+from components.decide.reflection.training_causes import still_falling
 from tests.unit.crafted import PLAN, recipe_of
 
 TRAIN: dict[str, Any] = {

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from components.cli.docker_runner import Containers, check_engine, settings
-from components.common.errors import UserError
+from components.cli.local.docker_runner import Containers, check_engine, settings
+from components.errors import UserError
 
 STORE = {
     "AWS_ACCESS_KEY_ID": "key",

@@ -17,13 +17,15 @@ from typing import Any
 
 import pytest
 
-from components.cli.doctor import Finding, all_checks, as_document, machine_checks, profile_checks
-from components.cli.doctor_cluster import RUN_RIGHTS, TRAIN_RIGHTS, ApiServer, cluster_checks
-from components.cli.doctor_images import image_checks
-from components.cli.doctor_store import store_checks
-from components.cli.profiles import Profile, load_profile
-from components.common.errors import UserError
-from components.train.nodes.cluster import Patience
+from components.cli.doctor.all_checks import all_checks
+from components.cli.doctor.cluster_checks import RUN_RIGHTS, TRAIN_RIGHTS, ApiServer, cluster_checks
+from components.cli.doctor.findings import Finding, as_document
+from components.cli.doctor.image_checks import image_checks
+from components.cli.doctor.machine_checks import machine_checks, profile_checks
+from components.cli.doctor.store_checks import store_checks
+from components.cli.package.profiles import Profile, load_profile
+from components.errors import UserError
+from components.train.launch.cluster_api import Patience
 from tests.conftest import BUCKET, READER_KEY, READER_SECRET, S3Server
 from tests.doubles.kfp_api import KfpApi
 from tests.doubles.kubernetes_api import KubernetesApi, failing

@@ -10,11 +10,11 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from components.modeling.attention import NAME, use_shared_heads
-from components.modeling.drawing import choose, top, uniforms
-from components.modeling.engine import Answer, Request, Sampling, sample
+from components.modeling.inference.attention import NAME, use_shared_heads
+from components.modeling.inference.kv_cache import ROOM_TOKENS
+from components.modeling.inference.sampler import Answer, Request, Sampling, sample
+from components.modeling.inference.sampling import choose, top, uniforms
 from components.modeling.likelihood import EncodedRow, collate
-from components.modeling.roomy import ROOM_TOKENS
 from tests.unit.tiny import tiny_model
 
 PROMPTS = ["12=", "9876=", "5=", "13579=", "24680=", "777="]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from components.common.context import Context
-from components.common.receipts import Receipt, read_receipt, ref_of_uri
+from components.runtime.context import Context
+from components.runtime.receipts import Receipt, read_receipt, ref_of_uri
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = ("prepare", "generate", "select", "train", "evaluate", "decide", "publish", "report")

@@ -7,10 +7,8 @@ from typing import Any
 
 import pytest
 
-from components.common.context import Context
-from components.common.receipts import Receipt, fetch
-from components.common.recipe import Recipe
-from components.common.records import (
+from components.contracts.recipe import Recipe
+from components.contracts.rows import (
     Prompt,
     Result,
     Sample,
@@ -19,6 +17,8 @@ from components.common.records import (
     prompt_id,
     read_rows,
 )
+from components.runtime.context import Context
+from components.runtime.receipts import Receipt, fetch
 from tests.unit.crafted import decided, recipe_of
 from tests.unit.measuring import begun, evaluate, human, model, question, round_zero
 

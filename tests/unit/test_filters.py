@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.common.errors import Corrupt
-from components.common.recipe import SelectSection
-from components.select.candidates import Candidate, make_candidates, row_key
-from components.select.dedup import jaccard, shingles_of
+from components.contracts.recipe import SelectSection
+from components.errors import Corrupt
+from components.select.scored_samples import Candidate, make_candidates, row_key
+from components.select.text_similarity import jaccard, shingles_of
 from tests.unit.selections import answers, ask, kept_texts, reasons, say, select
 
 LABEL_FREE = SelectSection(verifier=False, max_length_ratio=1000.0, minhash_threshold=1.0)

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.common.errors import Corrupt, UserError
-from components.common.recipe import DecideSection, Goal
-from components.common.records import Result, TextResult
-from components.common.state import RoundRecord
+from components.contracts.recipe import DecideSection, Goal
+from components.contracts.rows import Result, TextResult
+from components.contracts.state import RoundRecord
 from components.decide.gate import Comparison, Scores, by_counts, by_gains, compare, judge
 from components.decide.guards import Alarm, alarms_of, self_agreement
+from components.errors import Corrupt, UserError
 from tests.unit.crafted import PLAN, results_of
 
 SECTION = DecideSection(goal=Goal(threshold=0.9), max_rounds=5)

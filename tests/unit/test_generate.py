@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 import pytest
 
-from components.common.context import Context
-from components.common.errors import UserError
-from components.common.receipts import Receipt, fetch
-from components.common.records import Prompt, read_rows
-from components.common.store import Store
+from components.contracts.rows import Prompt, read_rows
+from components.errors import UserError
 from components.generate.batches import batches_of
 from components.generate.step import GenerateInputs, run
+from components.runtime.context import Context
+from components.runtime.receipts import Receipt, fetch
+from components.storage.store import Store
 from tests.unit.crafted import ask
 from tests.unit.generations import PROMPTS, begun, samples_of
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from components.common.context import Context
-from components.common.errors import RatchetError, Transient, UserError
-from components.common.receipts import Receipt
-from components.common.recipe_file import parse_recipe
+from components.contracts.recipe_file import parse_recipe
+from components.errors import RatchetError, Transient, UserError
 from components.generate.step import GenerateInputs, run
+from components.runtime.context import Context
+from components.runtime.receipts import Receipt
 from tests.doubles.openai_api import KEY, MODEL, Fault, OpenAiApi, refusal
 from tests.unit.generations import PROMPTS, begun, samples_of
 

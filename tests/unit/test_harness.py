@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from components.common.context import Context
-from components.common.errors import UserError
+from components.errors import UserError
 from components.evaluate.harness import digest_of_folder, read_tasks
+from components.runtime.context import Context
 from tests.unit.crafted import decided, recipe_of
 from tests.unit.measuring import begun, evaluate, model, question
 

@@ -14,30 +14,30 @@ from typing import Any
 import pytest
 import torch
 
-from components.common.context import Context
-from components.common.errors import Transient, UserError
-from components.common.receipts import Receipt, fetch, receipt_uri
-from components.common.recipe import Hints, SelectSection
-from components.common.records import (
+from components.canonical import canonical_json
+from components.contracts.recipe import Hints, SelectSection
+from components.contracts.rows import (
     Dropped,
     HardPrompt,
     Prompt,
     Sample,
     TrainingRow,
-    canonical_json,
     prompt_id,
     read_rows,
 )
-from components.common.state import State
-from components.common.verifiers import reference_answer, verify
-from components.generate.hints import hinted
+from components.contracts.state import State
+from components.errors import Transient, UserError
+from components.generate.hint_prompts import hinted
 from components.generate.step import GenerateInputs
 from components.generate.step import run as generate
 from components.modeling.load import save_checkpoint
-from components.select.filters.hints import own_words
-from components.select.spool import BLOCK_CANDIDATES
+from components.runtime.context import Context
+from components.runtime.receipts import Receipt, fetch, receipt_uri
+from components.select.filters.hint_leaks import own_words
+from components.select.scored_samples import BLOCK_CANDIDATES
 from components.select.step import SelectInputs
 from components.select.step import run as select
+from components.verifiers import reference_answer, verify
 from tests.doubles.openai_api import MODEL, OpenAiApi
 from tests.unit.crafted import PLAN, generated, recipe_of, store
 from tests.unit.crafted import ask as ask_exactly

@@ -4,6 +4,7 @@ what the locks pin."""
 from __future__ import annotations
 
 import ast
+import graphlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 COMPONENTS = ROOT / "components"
 HEAVY = {"torch", "transformers", "deepspeed", "vllm", "scipy", "gguf"}
 STEPS = sorted(path.parent for path in COMPONENTS.glob("*/step.py"))
+SHARED = [COMPONENTS / name for name in ("contracts", "storage", "runtime")]
 LOCKS = ROOT / "docker" / "requirements"
 LONGEST_SHELL = 25
 
@@ -33,7 +35,7 @@ def loaded_by(path: Path) -> set[str]:
 
 def test_the_pipeline_is_made_of_components_alone() -> None:
     allowed = re.compile(
-        r"kfp(\..+)?|components\.\w+\.component|components\.common\.recipe|components\.cli\.profiles|copy|typing"
+        r"kfp(\..+)?|components\.\w+\.component|components\.contracts\.recipe|components\.cli\.package\.profiles|copy|typing"
     )
     assert [name for name in loaded_by(ROOT / "pipeline.py") if not allowed.fullmatch(name)] == []
     assert len((ROOT / "pipeline.py").read_text().splitlines()) <= 150
@@ -46,22 +48,39 @@ def test_a_component_is_a_thin_shell_of_its_own_step(folder: Path) -> None:
     for function in (node for node in tree.body if isinstance(node, ast.FunctionDef)):
         assert (function.end_lineno or 0) - function.body[0].lineno < LONGEST_SHELL
         ours = [name for name in imported(function.body) if name.startswith("components.")]
-        assert set(ours) <= {"components.common.shell", f"components.{folder.name}.step"}
+        assert set(ours) <= {"components.runtime.entrypoints", f"components.{folder.name}.step"}
 
 
-@pytest.mark.parametrize("folder", [COMPONENTS / "common", *STEPS], ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", [*SHARED, *STEPS], ids=lambda folder: folder.name)
 def test_heavy_libraries_are_loaded_only_where_work_is_done_with_them(folder: Path) -> None:
-    # Of train, what is loaded before a training process begins.
-    light = {"__main__.py", "component.py", "step.py", "job.py", "processes.py"}
-    training = (
-        {path.name for path in folder.glob("*.py")} - light if folder.name == "train" else set()
-    )
-    for path in sorted(folder.glob("*.py")):
+    for path in sorted(folder.rglob("*.py")):
+        if path.parent == COMPONENTS / "train" / "process" and path.name != "job.py":
+            continue  # loaded once a training process begins
         names = loaded_by(path)
-        roots = {name.split(".")[0] for name in names}
-        if path.name not in training:
-            assert not roots & HEAVY, path
-            assert not any(name.startswith("components.modeling") for name in names), path
+        assert not {name.split(".")[0] for name in names} & HEAVY, path
+        assert not any(name.startswith("components.modeling") for name in names), path
+
+
+def test_no_two_modules_import_each_other_in_a_circle() -> None:
+    files = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in sorted(COMPONENTS.rglob("*.py"))
+    }
+    known = {
+        name: imported_anywhere(path) & (files.keys() - {name}) for name, path in files.items()
+    }
+    graphlib.TopologicalSorter(known).prepare()  # names a circle
+
+
+def imported_anywhere(path: Path) -> set[str]:
+    """Modules that a file imports, those inside functions too, and all that may be modules."""
+    found = set[str]()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+    return found
 
 
 def pins(path: Path) -> dict[str, str]:

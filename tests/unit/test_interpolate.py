@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from components.modeling.likelihood import CompletionLoss, EncodedRow, collate, mean_loss
-from components.train.interpolate import choose_share, interpolate
+from components.train.process.interpolate import choose_share, interpolate
 from tests.unit.tiny import tiny_model
 
 SHARES = (0.25, 0.5, 0.75, 1.0)

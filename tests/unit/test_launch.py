@@ -16,14 +16,9 @@ from typing import Any
 
 import pytest
 
-from components.common.errors import Transient, UserError
-from components.train.nodes.trainjob import manifest
-from tests.doubles.kubernetes_api import (
-    NOW,
-    Fault,
-    KubernetesApi,
-    stored,
-)
+from components.errors import Transient, UserError
+from components.train.launch.trainjob import manifest
+from tests.doubles.kubernetes_api import NOW, Fault, KubernetesApi, stored
 from tests.unit.launcher import HASTE, NAME, SPEC, Launcher, keep, methods, nothing
 
 pytestmark = pytest.mark.timeout(30)
@@ -257,7 +252,7 @@ def test_outside_the_main_thread_a_job_is_followed_without_signals(
 
 def test_the_launcher_loads_no_kubernetes_library_before_it_is_used() -> None:
     libraries = ("kubernetes", "kubeflow_trainer_api", "torch")
-    loaded = f"import sys, components.train.nodes.launch; print([name for name in {libraries} if name in sys.modules])"
+    loaded = f"import sys, components.train.launch.launcher; print([name for name in {libraries} if name in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", loaded], cwd=ROOT, capture_output=True, text=True, check=True
     )

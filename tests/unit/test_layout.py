@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.common import layout
-from components.common.errors import UserError
+from components.errors import UserError
+from components.storage import keys
 
 ESCAPES = [
     "",
@@ -31,24 +31,24 @@ ESCAPES = [
 @pytest.mark.parametrize("text", ESCAPES)
 def test_what_could_leave_a_folder_is_no_part_of_a_key(text: str) -> None:
     with pytest.raises(UserError, match="cannot be part of an object key"):
-        layout.part(text)
+        keys.part(text)
 
 
 @pytest.mark.parametrize(
     "address",
     [
-        lambda text: layout.receipt_key(text, "k"),
-        lambda text: layout.receipt_key("train", text),
-        layout.attempts_prefix,
-        lambda text: layout.attempt_key("run", text, "1"),
-        lambda text: layout.attempt_key("run", "task", text),
-        lambda text: layout.run_key("run", text),
-        lambda text: layout.run_key("run", "folder", text),
-        layout.job_key,
-        lambda text: layout.progress_key("train", "k", text),
-        lambda text: layout.progress_key("train", "k", "folder", text),
-        lambda text: layout.model_prefix(text, "1"),
-        lambda text: layout.model_prefix("name", text),
+        lambda text: keys.receipt_key(text, "k"),
+        lambda text: keys.receipt_key("train", text),
+        keys.attempts_prefix,
+        lambda text: keys.attempt_key("run", text, "1"),
+        lambda text: keys.attempt_key("run", "task", text),
+        lambda text: keys.run_key("run", text),
+        lambda text: keys.run_key("run", "folder", text),
+        keys.job_key,
+        lambda text: keys.progress_key("train", "k", text),
+        lambda text: keys.progress_key("train", "k", "folder", text),
+        lambda text: keys.model_prefix(text, "1"),
+        lambda text: keys.model_prefix("name", text),
     ],
 )
 def test_every_address_checks_the_parts_it_is_given(address: Callable[[str], str]) -> None:
@@ -60,7 +60,7 @@ def test_every_address_checks_the_parts_it_is_given(address: Callable[[str], str
 @given(st.text())
 def test_a_relative_path_that_passes_stays_inside_and_is_returned_unchanged(text: str) -> None:
     try:
-        found = layout.relative_path(text)
+        found = keys.relative_path(text)
     except UserError:
         return
     assert found == text
@@ -71,7 +71,7 @@ def test_a_relative_path_that_passes_stays_inside_and_is_returned_unchanged(text
 @given(st.text())
 def test_a_foreign_path_that_passes_stays_inside(text: str) -> None:
     try:
-        layout.foreign_path(text)
+        keys.foreign_path(text)
     except UserError:
         return
     assert not text.startswith("/")
@@ -81,20 +81,20 @@ def test_a_foreign_path_that_passes_stays_inside(text: str) -> None:
 
 
 def test_foreign_names_may_have_spaces_and_other_letters() -> None:
-    assert layout.foreign_path("Meine Modelle/größe (1).json") == "Meine Modelle/größe (1).json"
+    assert keys.foreign_path("Meine Modelle/größe (1).json") == "Meine Modelle/größe (1).json"
 
 
 def test_a_key_that_s3_would_refuse_for_its_length_is_refused() -> None:
     with pytest.raises(UserError, match="at most 700"):
-        layout.relative_path("/".join(["a" * 99] * 8))
+        keys.relative_path("/".join(["a" * 99] * 8))
 
 
 def test_a_listing_takes_folders_only() -> None:
-    assert layout.folder_prefix("") == ""
-    assert layout.folder_prefix("attempts/run/") == "attempts/run/"
+    assert keys.folder_prefix("") == ""
+    assert keys.folder_prefix("attempts/run/") == "attempts/run/"
     for text in ("attempts/ru", "/", "../", "a/../b/", "a//"):
         with pytest.raises(UserError):
-            layout.folder_prefix(text)
+            keys.folder_prefix(text)
 
 
 @pytest.mark.parametrize(
@@ -102,19 +102,19 @@ def test_a_listing_takes_folders_only() -> None:
 )
 def test_only_a_sha256_in_lower_case_hex_is_a_content_address(digest: str) -> None:
     with pytest.raises(UserError, match="not a SHA-256"):
-        layout.object_key(digest)
+        keys.object_key(digest)
 
 
 def test_objects_are_spread_over_256_folders() -> None:
-    assert layout.object_key("ab" * 32) == "objects/ab/" + "ab" * 32
+    assert keys.object_key("ab" * 32) == "objects/ab/" + "ab" * 32
 
 
 @pytest.mark.parametrize(
     "root", ["file:///data/runs", "s3://bucket", "s3://bucket/a/prefix", "file:///data/steps/x"]
 )
 def test_the_uri_of_a_receipt_gives_back_store_step_and_key(root: str) -> None:
-    uri = f"{root}/{layout.receipt_key('train', '0123abc')}"
-    assert layout.split_receipt_uri(uri) == (root, "train", "0123abc")
+    uri = f"{root}/{keys.receipt_key('train', '0123abc')}"
+    assert keys.split_receipt_uri(uri) == (root, "train", "0123abc")
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_the_uri_of_a_receipt_gives_back_store_step_and_key(root: str) -> None:
 )
 def test_what_is_no_uri_of_a_receipt_is_refused(uri: str) -> None:
     with pytest.raises(UserError):
-        layout.split_receipt_uri(uri)
+        keys.split_receipt_uri(uri)
 
 
 @pytest.mark.parametrize(
@@ -149,8 +149,8 @@ def test_what_is_no_uri_of_a_receipt_is_refused(uri: str) -> None:
     ],
 )
 def test_a_store_has_one_spelling(uri: str, root: str) -> None:
-    assert layout.canonical_root(uri) == root
-    assert layout.canonical_root(root) == root
+    assert keys.canonical_root(uri) == root
+    assert keys.canonical_root(root) == root
 
 
 @pytest.mark.parametrize(
@@ -176,11 +176,11 @@ def test_a_store_has_one_spelling(uri: str, root: str) -> None:
 )
 def test_what_is_no_store_is_refused_in_one_line_that_says_what_is_one(uri: str) -> None:
     with pytest.raises(UserError) as caught:
-        layout.canonical_root(uri)
+        keys.canonical_root(uri)
     assert "\n" not in str(caught.value)
 
 
 def test_credentials_in_a_uri_are_refused_and_not_repeated() -> None:
     with pytest.raises(UserError, match="AWS_ACCESS_KEY_ID") as caught:
-        layout.canonical_root("s3://name:hunter2@bucket/prefix")
+        keys.canonical_root("s3://name:hunter2@bucket/prefix")
     assert "hunter2" not in str(caught.value)

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from components.modeling.engine import Request, Sampling, sample
+from components.modeling.inference.sampler import Request, Sampling, sample
 from components.modeling.likelihood import CompletionLoss, EncodedRow, mean_loss
 from components.modeling.load import load_model, save_checkpoint
 from components.modeling.lstm import LstmConfig, LstmForCausalLM
-from components.train.packing import keeps_rows_apart
+from components.train.process.packing import keeps_rows_apart
 from tests.unit.tiny import tiny_model
 from tests.unit.trainings import train
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.common.records import TrainingRow, prompt_id
-from components.select.candidates import row_key
+from components.contracts.rows import TrainingRow, prompt_id
 from components.select.mix import accumulate, weigh
+from components.select.scored_samples import row_key
 
 
 def rows(count: int, round_number: int, first: int = 0) -> list[TrainingRow]:

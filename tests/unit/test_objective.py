@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GraniteConfig, GraniteForCausalLM
 
 from components.modeling.likelihood import Batch, CompletionLoss, EncodedRow, collate, mean_loss
-from components.train.objective import Objective, row_lengths, with_noise
-from components.train.packing import bins, collate_packed
+from components.train.process.objective import Objective, row_lengths, with_noise
+from components.train.process.packing import bins, collate_packed
 from tests.unit.tiny import tiny_model
 
 ARCHITECTURES = ["llama", "llama-nope", "gpt2", "lstm"]

@@ -17,7 +17,7 @@ from components.modeling.likelihood import (
     states_of,
 )
 from components.modeling.lstm import LstmConfig, LstmForCausalLM
-from components.train.packing import bins, collate_packed, keeps_rows_apart
+from components.train.process.packing import bins, collate_packed, keeps_rows_apart
 from tests.unit.tiny import tiny_model
 
 CASES = [

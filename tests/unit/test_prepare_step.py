@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from components.common.context import Context
-from components.common.errors import UserError
-from components.common.receipts import Receipt, Task, commit_once, fetch, fetch_folder, receipt_uri
-from components.common.recipe import LoraStructure
-from components.common.records import Dropped, Prompt, TrainingRow, prompt_id, read_rows
-from components.common.state import Plan, State, load_campaign
+from components.contracts.recipe import LoraStructure
+from components.contracts.rows import Dropped, Prompt, TrainingRow, prompt_id, read_rows
+from components.contracts.state import Plan, State
+from components.errors import UserError
 from components.prepare.step import PrepareInputs, run
+from components.runtime.campaign import load_campaign
+from components.runtime.context import Context
+from components.runtime.receipts import Receipt, Task, commit_once, fetch, fetch_folder, receipt_uri
 
 RECIPE: dict[str, Any] = {
     "name": "tiny",

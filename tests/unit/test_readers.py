@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.common.errors import UserError
-from components.common.recipe import DataSource
-from components.common.records import MAX_LINE_BYTES, Dropped
-from components.common.verifiers import verify
+from components.contracts.recipe import DataSource
+from components.contracts.rows import MAX_LINE_BYTES, Dropped
+from components.errors import UserError
 from components.prepare.examples import Example
 from components.prepare.readers import read_source
+from components.verifiers import verify
 
 GOOD = b'{"prompt": "2+2", "completion": "4"}\n'
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from components.cli.readmes import folders, readme
-from components.common.recipe_file import parse_recipe
+from components.contracts.recipe_file import parse_recipe
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 

@@ -13,10 +13,9 @@ from typing import Any
 
 import pytest
 
-from components.common import layout
-from components.common.context import Context
-from components.common.errors import Corrupt, Missing, Transient, UserError
-from components.common.receipts import (
+from components.errors import Corrupt, Missing, Transient, UserError
+from components.runtime.context import Context
+from components.runtime.receipts import (
     Attempt,
     Receipt,
     Task,
@@ -28,7 +27,8 @@ from components.common.receipts import (
     receipt_uri,
     ref_of_uri,
 )
-from components.common.store import Store
+from components.storage import keys
+from components.storage.store import Store
 
 TASK = Task(run_id="run-1", name="train-r1", round=1)
 Make = Callable[[Store], Context]
@@ -64,8 +64,8 @@ def commit(
 
 
 def attempts_of(context: Context) -> list[Attempt]:
-    keys = list(context.store.list(layout.attempts_prefix(TASK.run_id)))
-    return [Attempt.model_validate_json(context.store.get_bytes(key)) for key in keys]
+    addresses = list(context.store.list(keys.attempts_prefix(TASK.run_id)))
+    return [Attempt.model_validate_json(context.store.get_bytes(key)) for key in addresses]
 
 
 def rewrite(context: Context, receipt: Receipt, change: Callable[[dict[str, Any]], object]) -> None:
@@ -73,7 +73,7 @@ def rewrite(context: Context, receipt: Receipt, change: Callable[[dict[str, Any]
     document = json.loads(receipt.to_bytes())
     change(document)
     context.store.put_bytes(
-        layout.receipt_key(receipt.step, receipt.key), json.dumps(document).encode()
+        keys.receipt_key(receipt.step, receipt.key), json.dumps(document).encode()
     )
 
 
@@ -131,7 +131,7 @@ def test_the_order_of_names_does_not_change_the_address(context: Context) -> Non
 
 
 def test_a_receipt_is_the_same_on_every_machine(make_test_context: Make, tmp_path: Path) -> None:
-    from components.common.store import open_store
+    from components.storage.store import open_store
 
     stores = [open_store(f"file://{tmp_path}/store-{name}", {}) for name in "ab"]
     assert len({commit(make_test_context(store), Work()).to_bytes() for store in stores}) == 1
@@ -242,7 +242,7 @@ def test_finished_work_without_its_objects_is_corrupt_and_named(
     context: Context, tmp_path: Path, damage: str
 ) -> None:
     receipt = commit(context, Work())
-    key = layout.object_key(receipt.objects["model/weights.bin"].sha256)
+    key = keys.object_key(receipt.objects["model/weights.bin"].sha256)
     if damage == "gone":
         (tmp_path / "store" / key).unlink()
     else:
@@ -259,7 +259,7 @@ def test_a_garbled_object_is_found_when_it_is_fetched(
     store: Store, make_test_context: Make
 ) -> None:
     receipt = commit(make_test_context(store), Work())
-    key = layout.object_key(receipt.objects["model/weights.bin"].sha256)
+    key = keys.object_key(receipt.objects["model/weights.bin"].sha256)
     store.put_bytes(key, b"wEights")
     context = make_test_context(store)
     with pytest.raises(Corrupt, match=key):
@@ -313,7 +313,7 @@ def test_a_document_that_is_no_receipt_is_corrupt_and_says_why(
 @pytest.mark.parametrize("content", [b"", b"{", b"null", b"\xff\xfe", b"[1]"])
 def test_bytes_that_are_no_document_are_corrupt(context: Context, content: bytes) -> None:
     receipt = commit(context, Work())
-    context.store.put_bytes(layout.receipt_key("train", receipt.key), content)
+    context.store.put_bytes(keys.receipt_key("train", receipt.key), content)
     with pytest.raises(Corrupt, match="not a receipt"):
         read_receipt(context, receipt.ref)
 

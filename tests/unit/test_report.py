@@ -10,13 +10,13 @@ from html.parser import HTMLParser
 
 import pytest
 
-from components.common import layout
-from components.common.context import Context
-from components.common.errors import UserError
-from components.common.records import canonical_json
+from components.canonical import canonical_json
+from components.errors import UserError
 from components.report.page import build_page
 from components.report.runs import load_run
 from components.report.step import ReportInputs, run
+from components.runtime.context import Context
+from components.storage import keys
 from tests.unit.handmade import HOSTILE, RECIPE, Campaign, whole_campaign
 
 
@@ -218,12 +218,10 @@ def test_rounds_of_receipts_without_these_measures_are_shown_without_them(contex
 
 def test_the_exit_handler_stores_page_and_summary_beside_the_run(context: Context) -> None:
     made = whole_campaign(context)
-    context.store.put_bytes(layout.job_key("job-1"), canonical_json({"run_id": made.run_id}))
+    context.store.put_bytes(keys.job_key("job-1"), canonical_json({"run_id": made.run_id}))
     stored, summary = run(ReportInputs(job_id="job-1", status="SUCCEEDED"), context)
-    assert context.store.get_bytes(layout.run_key(made.run_id, "report.html")).decode() == stored
-    assert (
-        json.loads(context.store.get_bytes(layout.run_key(made.run_id, "summary.json"))) == summary
-    )
+    assert context.store.get_bytes(keys.run_key(made.run_id, "report.html")).decode() == stored
+    assert json.loads(context.store.get_bytes(keys.run_key(made.run_id, "summary.json"))) == summary
     assert summary["target_met"] is True
     assert "ended as succeeded" in stored
 

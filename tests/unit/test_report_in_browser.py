@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from components.common.context import Context
 from components.report.page import build_page
 from components.report.runs import load_run
+from components.runtime.context import Context
 from tests.unit.handmade import whole_campaign
 
 PHONE_WIDTH = 390

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from components.common import layout
-from components.common.context import Context
-from components.common.errors import Corrupt, UserError
-from components.common.records import canonical_json
+from components.canonical import canonical_json
+from components.errors import Corrupt, UserError
 from components.report.runs import latest_run_id, load_run, run_id_of_job, summary_of
+from components.runtime.context import Context
+from components.storage import keys
 from tests.unit.handmade import Campaign, whole_campaign
 
 
@@ -94,7 +94,7 @@ def test_an_old_failure_is_forgotten_once_the_run_was_started_again(context: Con
 
 def test_damaged_records_become_problems_and_hide_nothing_else(context: Context) -> None:
     made = whole_campaign(context)
-    context.store.put_bytes(layout.attempt_key(made.run_id, "train-r1", "0-1"), b"not json")
+    context.store.put_bytes(keys.attempt_key(made.run_id, "train-r1", "0-1"), b"not json")
     view = load_run(context, made.run_id)
     assert any("train-r1/0-1.json" in line for line in view.problems)
     assert len(view.rounds) == 4
@@ -116,8 +116,8 @@ def test_the_latest_run_is_the_one_begun_last(context: Context) -> None:
 
 
 def test_a_job_names_its_run_and_an_unknown_job_names_none(context: Context) -> None:
-    context.store.put_bytes(layout.job_key("job-1"), canonical_json({"run_id": "by-hand-1"}))
-    context.store.put_bytes(layout.job_key("job-2"), b"garbage")
+    context.store.put_bytes(keys.job_key("job-1"), canonical_json({"run_id": "by-hand-1"}))
+    context.store.put_bytes(keys.job_key("job-2"), b"garbage")
     assert run_id_of_job(context, "job-1") == "by-hand-1"
     assert run_id_of_job(context, "job-2") is None
     assert run_id_of_job(context, "job-3") is None

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from components.cli.kfp_api import Access, Patience, Pipelines
-from components.cli.lint import Package
-from components.cli.schedule import checked_cron, schedule, unschedule
-from components.cli.submit import Submission, plan_submission
-from components.common.errors import UserError
+from components.cli.cluster.kfp_api import Access, Patience, Pipelines
+from components.cli.cluster.schedule import checked_cron, schedule, unschedule
+from components.cli.cluster.submit import Submission, plan_submission
+from components.cli.package.lint import Package
+from components.errors import UserError
 from tests.doubles.kfp_api import Clock, KfpApi
 from tests.doubles.kubernetes_api import failing, lost, reset
 from tests.unit.test_submit import COMMIT, STORE, cli

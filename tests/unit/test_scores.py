@@ -8,10 +8,10 @@ import random
 import pytest
 from sklearn.metrics import f1_score, precision_recall_fscore_support
 
-from components.common.records import Prompt, Sample, TextResult
-from components.common.statistics import pass_at_k
+from components.contracts.rows import Prompt, Sample, TextResult
 from components.evaluate.measure import error_of
 from components.evaluate.scores import generation_verification, intervals, scores_of, text_scores
+from components.statistics import pass_at_k
 from tests.unit.measuring import question, result
 
 

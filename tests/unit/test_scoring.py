@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from components.modeling.encoding import Codec
-from components.modeling.engine import Request, Sampling, sample
+from components.modeling.inference.sampler import Request, Sampling, sample
 from components.modeling.likelihood import EncodedRow
 from components.modeling.scoring import likeliest_labels, score_rows
 from tests.unit.tiny import tiny_model

@@ -8,13 +8,13 @@ import random
 
 import pytest
 
-from components.common.errors import UserError
-from components.common.recipe import SelectSection
-from components.common.records import Prompt, TrainingRow, prompt_id
-from components.select.bias import attributes, distances
-from components.select.candidates import Candidate, make_candidates
+from components.contracts.recipe import SelectSection
+from components.contracts.rows import Prompt, TrainingRow, prompt_id
+from components.errors import UserError
+from components.select.attribute_shift import attributes, distances
 from components.select.filters.consistency import calibrated_share
 from components.select.filters.repeats import edit_distance, equations
+from components.select.scored_samples import Candidate, make_candidates
 from tests.unit.crafted import right_of
 from tests.unit.selections import account_of, answers, ask, kept_texts, reasons, say, select
 from tests.unit.test_filters import sentence

@@ -12,11 +12,11 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
-from components.common.errors import Transient, UserError
-from components.common.recipe import JudgeScorer, SelectSection
+from components.contracts.recipe import JudgeScorer, SelectSection
+from components.errors import Transient, UserError
 from components.modeling.influence import DAMPING, Influence, perplexities
 from components.modeling.reward import RewardModel
-from components.select.candidates import Candidate
+from components.select.scored_samples import Candidate
 from components.select.scorers.judge import Judge, parsed_grade
 from tests.doubles.judge_api import JudgeApi
 from tests.unit.selections import account_of, answers, ask, kept_texts, reasons, select

@@ -11,20 +11,14 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from components.common.context import Context
-from components.common.errors import Corrupt, UserError
-from components.common.receipts import Receipt, fetch
-from components.common.recipe import Recipe
-from components.common.records import (
-    Dropped,
-    Prompt,
-    Sample,
-    TrainingRow,
-    canonical_json,
-    read_rows,
-)
-from components.common.state import State
-from components.select.spool import gather
+from components.canonical import canonical_json
+from components.contracts.recipe import Recipe
+from components.contracts.rows import Dropped, Prompt, Sample, TrainingRow, read_rows
+from components.contracts.state import State
+from components.errors import Corrupt, UserError
+from components.runtime.context import Context
+from components.runtime.receipts import Receipt, fetch
+from components.select.sorted_samples import gather
 from components.select.step import SelectInputs, run
 from tests.unit.crafted import PLAN, ask, decided, generated, prepare, recipe_of, store
 from tests.unit.tiny import save_tiny

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from components.common.errors import UserError
-from components.common.recipe import TrainSection
-from components.train.sizing import Estimate, Machine, Model, choose
+from components.contracts.recipe import TrainSection
+from components.errors import UserError
+from components.train.process.sizing import Estimate, Machine, Model, choose
 
 GIB = 2**30
 SEVEN_BILLION = Model(

@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.common.errors import UserError
-from components.common.recipe import Fractions
-from components.common.records import Dropped
-from components.common.verifiers import verify
+from components.contracts.recipe import Fractions
+from components.contracts.rows import Dropped
+from components.errors import UserError
 from components.prepare.examples import Example
 from components.prepare.splits import CLAIM_ORDER, Splits, Target, make_splits
+from components.verifiers import verify
 
 
 def row(prompt: str, completion: str | None = "4", verifier: str = "exact", **tags: str) -> Example:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.common.statistics import (
+from components.statistics import (
     alpha_of_round,
     binomial_upper,
     bootstrap_lower,

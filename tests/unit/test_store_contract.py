@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from components.common.errors import Corrupt, Missing, UserError
-from components.common.store import S3Store, Store, open_store, probe
+from components.errors import Corrupt, Missing, UserError
+from components.storage.s3 import S3Store
+from components.storage.store import Store, open_store, probe
 from tests.conftest import READER_KEY, READER_SECRET, S3Server, free_ports
 
 KEY = "steps/train/0123.json"
@@ -106,7 +107,7 @@ def test_one_of_sixteen_writers_wins_and_its_bytes_stay(store: Store) -> None:
 def test_one_of_sixteen_processes_wins_in_a_folder(file_store: Store, tmp_path: Path) -> None:
     program = (
         "import sys, time, pathlib\n"
-        "from components.common.store import open_store\n"
+        "from components.storage.store import open_store\n"
         "store = open_store(sys.argv[1], {})\n"
         "while not pathlib.Path(sys.argv[2]).exists(): time.sleep(0.001)\n"
         f"print(store.put_bytes({KEY!r}, sys.argv[3].encode() * 1000, if_absent=True))"

@@ -14,9 +14,8 @@ from typing import Any
 
 import pytest
 
-from components.cli.kfp_api import Access, Patience, Pipelines, Unreachable, access_from
-from components.cli.lint import Package
-from components.cli.submit import (
+from components.cli.cluster.kfp_api import Access, Patience, Pipelines, Unreachable, access_from
+from components.cli.cluster.submit import (
     Started,
     Submission,
     checked_parameters,
@@ -26,10 +25,11 @@ from components.cli.submit import (
     plan_submission,
     start,
 )
-from components.cli.summary import summary_page
-from components.common import layout
-from components.common.context import Context
-from components.common.errors import UserError
+from components.cli.cluster.summary import summary_page
+from components.cli.package.lint import Package
+from components.errors import UserError
+from components.runtime.context import Context
+from components.storage import keys
 from tests.doubles.kfp_api import Clock, KfpApi, page
 from tests.doubles.kubernetes_api import cut_off, failing, lost, reset, slow
 from tests.unit.handmade import HOSTILE, whole_campaign
@@ -466,9 +466,7 @@ def test_the_verb_submits_a_package_waits_and_appends_the_verdict(
 
 def test_the_summary_shows_the_verdict_of_every_round(context: Context, package: Package) -> None:
     campaign = whole_campaign(context, HOSTILE)
-    context.store.put_bytes(
-        layout.job_key("run-1"), json.dumps({"run_id": campaign.run_id}).encode()
-    )
+    context.store.put_bytes(keys.job_key("run-1"), json.dumps({"run_id": campaign.run_id}).encode())
     mine = plan_submission(package, {"store": context.store.root}, commit=COMMIT)
     text = summary_page(
         mine, Started("run-1", "https://ui/#/runs/details/run-1", "SUCCEEDED", False, {}), {}

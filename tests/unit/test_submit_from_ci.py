@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import yaml
 
-from components.cli.profiles import profile_names
+from components.cli.package.profiles import profile_names
 from tests.conftest import S3Server
 from tests.doubles.kfp_api import KfpApi
 

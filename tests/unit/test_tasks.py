@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from components.common.errors import UserError
-from components.common.recipe import TaskSource
-from components.common.records import Dropped
-from components.common.verifiers import verify
+from components.contracts.recipe import TaskSource
+from components.contracts.rows import Dropped
+from components.errors import UserError
 from components.prepare.examples import Example
 from components.prepare.tasks import make_examples
+from components.verifiers import verify
 
 ALPHABET = set("0123456789+*-=() ")
 

@@ -15,8 +15,8 @@ import torch
 
 from components.modeling.likelihood import CompletionLoss, EncodedRow, collate, mean_loss
 from components.modeling.load import load_model
-from components.train.data import cut, draw, learning_rate_at, plan_batches, share_of
-from components.train.sizing import fixed_positions
+from components.train.process.row_batches import cut, draw, learning_rate_at, plan_batches, share_of
+from components.train.process.sizing import fixed_positions
 from tests.unit.tiny import tiny_model
 from tests.unit.trainings import carry_out, make_job, reversal, train
 

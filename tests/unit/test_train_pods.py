@@ -8,15 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from components.common.errors import Corrupt, RatchetError, Transient, UserError
-from components.train.nodes.pods import secret_values
-from tests.doubles.kubernetes_api import (
-    NOW,
-    Json,
-    KubernetesApi,
-    ended,
-    pod,
-)
+from components.errors import Corrupt, RatchetError, Transient, UserError
+from components.train.launch.pods import secret_values
+from tests.doubles.kubernetes_api import NOW, Json, KubernetesApi, ended, pod
 from tests.unit.launcher import NAME, Launcher, nothing
 
 pytestmark = pytest.mark.timeout(30)

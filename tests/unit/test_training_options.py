@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from components.common.recipe import LoraStructure
-from components.common.records import TrainingRow
+from components.contracts.recipe import LoraStructure
+from components.contracts.rows import TrainingRow
 from components.modeling.likelihood import CompletionLoss, EncodedRow, mean_loss
 from components.modeling.load import load_model
-from components.train.job import Stage
+from components.train.process.job import Stage
 from tests.unit.tiny import save_tiny, tiny_model
 from tests.unit.trainings import reversal, train
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from components.common.errors import UserError
-from components.train.nodes.cluster import Cluster
-from components.train.nodes.trainjob import job_name, manifest, spec_from
+from components.errors import UserError
+from components.train.launch.cluster_api import Cluster
+from components.train.launch.trainjob import job_name, manifest, spec_from
 from tests.unit.launcher import NAME, SPEC
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from components.common.errors import UserError
-from components.common.uris import local_folder, local_path
+from components.errors import UserError
+from components.storage.sources import local_folder, local_path
 
 if TYPE_CHECKING:
     from tests.conftest import S3Server

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from components.common import layout
-from components.common.context import Context
-from components.common.errors import Corrupt
-from components.common.receipts import Receipt, receipt_uri
-from components.common.recipe import TaskSource
-from components.common.records import Dropped
-from components.common.state import load_campaign
-from components.common.statistics import wilson_interval
+from components.contracts.recipe import TaskSource
+from components.contracts.rows import Dropped
+from components.errors import Corrupt
 from components.prepare.tasks import make_examples
 from components.publish.step import PublishInputs, run
 from components.publish.vault import vault_sha256
+from components.runtime.campaign import load_campaign
+from components.runtime.context import Context
+from components.runtime.receipts import Receipt, receipt_uri
+from components.statistics import wilson_interval
+from components.storage import keys
 from tests.unit.crafted import decided, recipe_of
 from tests.unit.measuring import begun, evaluate, model, question, round_zero
 
@@ -47,7 +47,7 @@ def publish(context: Context, start: Receipt, champion: Receipt, **changes: obje
 def card(context: Context, receipt: Receipt) -> str:
     ref = receipt.objects["README.md"]
     return context.cache.get(
-        context.store, layout.object_key(ref.sha256), ref.sha256, ref.size
+        context.store, keys.object_key(ref.sha256), ref.sha256, ref.size
     ).read_text()
 
 
@@ -120,6 +120,6 @@ def test_tasks_fill_it_with_prompts_of_its_own_and_leave_other_splits_alone_with
 def test_a_damaged_record_is_no_licence_to_open(context: Context) -> None:
     start = campaign(context)
     prepared = load_campaign(context, receipt_uri(context, start)).prepared
-    context.store.put_bytes(layout.vault_key(vault_sha256(prepared)), b"[]")
+    context.store.put_bytes(keys.vault_key(vault_sha256(prepared)), b"[]")
     with pytest.raises(Corrupt, match="is not the record of an opened vault"):
         publish(context, start, model(context, 0))

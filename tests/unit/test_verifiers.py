@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.common.errors import UserError
-from components.common.records import Prompt, prompt_id
-from components.common.verifiers import answer_key, pattern_problem, scorer_is_safe, verify
+from components.contracts.rows import Prompt, prompt_id
+from components.errors import UserError
+from components.verifiers import answer_key, pattern_problem, scorer_is_safe, verify
 
 
 def question(verifier: str, answer: str = "", text: str = "?") -> Prompt:

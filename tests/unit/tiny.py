@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from components.common.recipe import Scratch
+from components.contracts.recipe import Scratch
 from components.modeling.encoding import Codec
 from components.modeling.load import save_checkpoint
 from components.modeling.scratch import make_scratch

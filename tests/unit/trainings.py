@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from components.common.recipe import LoraStructure, TrainSection
-from components.common.records import TrainingRow, write_rows
-from components.train.job import Job, Stage
+from components.contracts.recipe import LoraStructure, TrainSection
+from components.contracts.rows import TrainingRow, write_rows
+from components.train.process.job import Job, Stage
 from tests.unit.tiny import save_tiny
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONFAULTHANDLER": "1"}
@@ -94,7 +94,7 @@ def command_of(job: Job) -> list[str]:
         if processes > 1
         else []
     )
-    return [sys.executable, *launcher, "-m", "components.train.worker", str(spec)]
+    return [sys.executable, *launcher, "-m", "components.train.process.worker", str(spec)]
 
 
 def environment_of(job: Job, **more: str) -> dict[str, str]:
@@ -124,7 +124,7 @@ def _carry_out_alone(job: Job, environment: dict[str, str]) -> dict[str, Any]:
     command = command_of(job)
     said = job.output.parent / "said.txt"
     forkserver = multiprocessing.get_context("forkserver")
-    forkserver.set_forkserver_preload(["components.train.worker", "deepspeed"])
+    forkserver.set_forkserver_preload(["components.train.process.worker", "deepspeed"])
     process = forkserver.Process(
         target=_main, args=(command[2:], environment_of(job, **environment), str(said))
     )
@@ -135,7 +135,7 @@ def _carry_out_alone(job: Job, environment: dict[str, str]) -> dict[str, Any]:
 
 
 def _main(arguments: list[str], environment: dict[str, str], said: str) -> None:
-    """`python -m components.train.worker`, in this process."""
+    """`python -m components.train.process.worker`, in this process."""
     os.environ.clear()
     os.environ.update(environment)
     descriptor = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -144,7 +144,7 @@ def _main(arguments: list[str], environment: dict[str, str], said: str) -> None:
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
     sys.argv = arguments
 
-    from components.train.worker import main
+    from components.train.process.worker import main
 
     main()
 

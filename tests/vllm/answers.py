@@ -7,10 +7,10 @@ import json
 import sys
 from pathlib import Path
 
-from components.common.records import Prompt
+from components.contracts.rows import Prompt
 from components.generate.batches import Ask
-from components.generate.vllm import VllmEngine
-from components.modeling.drawing import Sampling
+from components.generate.engines.vllm import VllmEngine
+from components.modeling.inference.sampling import Sampling
 
 
 def main() -> None:

@@ -11,22 +11,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from components.select.candidates import Filter, Remaining
+from components.select.filter_settings import Rules
 from components.select.filters import (
     completeness,
     consistency,
     contamination,
     difficulty,
     diversity,
-    hints,
+    hint_leaks,
     influence,
     length,
     near_duplicates,
     repeats,
-    scores,
+    score_bounds,
     verifier,
 )
-from components.select.rules import Rules
+from components.select.scored_samples import Filter, Remaining
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ STAGES: tuple[tuple[Entry, ...], ...] = (
         Entry("empty", completeness.not_empty),
         Entry("verifier", verifier.filter_of),
         Entry("function", verifier.by_function),
-        Entry("hint", hints.filter_of, judges_quality=False),
+        Entry("hint", hint_leaks.filter_of, judges_quality=False),
         Entry("vote", consistency.filter_of),
     ),
     (
@@ -58,9 +58,9 @@ STAGES: tuple[tuple[Entry, ...], ...] = (
     (
         Entry("near_duplicate", near_duplicates.filter_of, judges_quality=False),
         Entry("cap", repeats.few_per_prompt, judges_quality=False),
-        Entry("judge", scores.by_judge),
-        Entry("reward", scores.by_reward),
-        Entry("likelihood", scores.by_likelihood),
+        Entry("judge", score_bounds.by_judge),
+        Entry("reward", score_bounds.by_reward),
+        Entry("likelihood", score_bounds.by_likelihood),
         Entry("influence", influence.filter_of),
     ),
     (Entry("diversity", diversity.filter_of, judges_quality=False),),

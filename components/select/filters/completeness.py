@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from components.select.candidates import Block, Candidate, Filter, Outcome, Remaining, split
-from components.select.rules import Rules
+from components.select.filter_settings import Rules
+from components.select.scored_samples import Block, Candidate, Filter, Outcome, Remaining, split
 
 
 def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:

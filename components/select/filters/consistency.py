@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from components.common.errors import UserError
-from components.common.statistics import binomial_upper
-from components.common.verifiers import verify
-from components.select.candidates import Candidate, Filter, Remaining, by_prompt, split
-from components.select.rules import Rules
+from components.errors import UserError
+from components.select.filter_settings import Rules
+from components.select.scored_samples import Candidate, Filter, Remaining, by_prompt, split
+from components.statistics import binomial_upper
+from components.verifiers import verify
 
 WANTED_PRECISION = 0.9
 """What the lower 95 % bound of the precision must be at a calibrated threshold (2502.01612)."""

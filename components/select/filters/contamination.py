@@ -6,10 +6,10 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
-from components.common.records import Prompt, prompt_id
-from components.select.candidates import Block, Candidate, Filter, Outcome, Remaining, split
-from components.select.dedup import band_hashes, jaccard, rows_per_band, shingles_of
-from components.select.rules import Rules
+from components.contracts.rows import Prompt, prompt_id
+from components.select.filter_settings import Rules
+from components.select.scored_samples import Block, Candidate, Filter, Outcome, Remaining, split
+from components.select.text_similarity import band_hashes, jaccard, rows_per_band, shingles_of
 
 NUM_WORDS = 13
 """Length of a run of words that two texts do not share by accident."""

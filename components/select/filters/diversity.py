@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from components.common.recipe import DiversityChoice
-from components.common.records import derived_seed
-from components.select.candidates import Candidate, Filter, Remaining, SampleKey, split
-from components.select.rules import Rules
+from components.canonical import derived_seed
+from components.contracts.recipe import DiversityChoice
+from components.select.filter_settings import Rules
+from components.select.scored_samples import Candidate, Filter, Remaining, SampleKey, split
 
 NUM_FEATURES = 2**15
 NUM_DIMENSIONS = 64

@@ -3,8 +3,8 @@ step at a time."""
 
 from __future__ import annotations
 
-from components.select.candidates import Block, Filter, Outcome, Remaining, drop, scored
-from components.select.rules import Rules
+from components.select.filter_settings import Rules
+from components.select.scored_samples import Block, Filter, Outcome, Remaining, drop, scored
 
 
 def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 
-from components.select.candidates import Candidate, Filter, Remaining, split
-from components.select.rules import Rules
+from components.select.filter_settings import Rules
+from components.select.scored_samples import Candidate, Filter, Remaining, split
 
 
 def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:

@@ -15,7 +15,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from components.select.candidates import (
+from components.select.filter_settings import Rules
+from components.select.scored_samples import (
     Block,
     Candidate,
     Filter,
@@ -25,7 +26,7 @@ from components.select.candidates import (
     by_prompt,
     split,
 )
-from components.select.dedup import (
+from components.select.text_similarity import (
     NUM_PERMUTATIONS,
     band_hashes,
     boilerplate,
@@ -34,7 +35,6 @@ from components.select.dedup import (
     rows_per_band,
     shingles_of,
 )
-from components.select.rules import Rules
 
 TEMPLATE_PROMPTS = 1000
 """Prompts of each task whose texts show its template. Ids are hashes, so the first ones are a fair

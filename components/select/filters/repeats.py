@@ -7,7 +7,8 @@ import itertools
 import re
 from collections import Counter, defaultdict
 
-from components.select.candidates import (
+from components.select.filter_settings import Rules
+from components.select.scored_samples import (
     Block,
     Candidate,
     Filter,
@@ -16,7 +17,6 @@ from components.select.candidates import (
     row_key,
     split,
 )
-from components.select.rules import Rules
 
 MAX_COMPARED_CHARACTERS = 2000
 """Of a longer answer only so much enters the edit distance, which costs the product of two lengths.

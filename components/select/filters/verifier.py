@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from components.common.errors import UserError
-from components.common.verifiers import verify
-from components.select.candidates import (
+from components.errors import UserError
+from components.select.filter_settings import Rules
+from components.select.scored_samples import (
     Block,
     Candidate,
     Filter,
@@ -18,7 +18,7 @@ from components.select.candidates import (
     by_prompt,
     split,
 )
-from components.select.rules import Rules
+from components.verifiers import verify
 
 
 def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from components.common.context import Context
-from components.common.state import Campaign
-from components.select.rules import Scorer
+from components.runtime.campaign import Campaign
+from components.runtime.context import Context
+from components.select.filter_settings import Scorer
 from components.select.scorers.judge import Judge
 from components.select.scorers.models import influence_scorer, likelihood_scorers, reward_scorer
 

@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
 
-from components.common.errors import Transient, UserError
-from components.common.recipe import JudgeScorer
-from components.select.candidates import Block, Candidate
+from components.contracts.recipe import JudgeScorer
+from components.errors import Transient, UserError
+from components.select.scored_samples import Block, Candidate
 
 URL, KEY = "RATCHET_JUDGE_URL", "RATCHET_JUDGE_KEY"
 TIMEOUT_SECONDS = 120.0

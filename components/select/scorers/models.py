@@ -9,15 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from components.common.context import Context
-from components.common.errors import UserError
-from components.common.receipts import Receipt, fetch, fetch_folder, read_receipt
-from components.common.recipe import RewardScorer
-from components.common.records import TrainingRow, derived_seed, read_rows
-from components.common.state import Campaign, base_name, checkpoint_name
-from components.common.uris import local_folder
-from components.select.candidates import Block, SampleKey
-from components.select.rules import Scorer
+from components.canonical import derived_seed
+from components.contracts.recipe import RewardScorer
+from components.contracts.rows import TrainingRow, read_rows
+from components.errors import UserError
+from components.runtime.campaign import Campaign, base_name, checkpoint_name
+from components.runtime.context import Context
+from components.runtime.receipts import Receipt, fetch, fetch_folder, read_receipt
+from components.select.filter_settings import Scorer
+from components.select.scored_samples import Block, SampleKey
+from components.storage.sources import local_folder
 
 BATCH_ROWS = 32
 
@@ -117,7 +118,7 @@ def influence_scorer(context: Context, campaign: Campaign) -> Scorer:
 
 def _loaded(context: Context, receipt: Receipt, name: str, system_prompt: str) -> Any:
     """(model, codec) of a checkpoint of a receipt."""
-    from components.modeling.answers import load_for_answers
+    from components.modeling.inference.answers import load_for_answers
 
     folder = fetch_folder(context, receipt, name)
     try:

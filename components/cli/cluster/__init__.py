@@ -1,0 +1,1 @@
+"""What is asked of Kubeflow Pipelines on a cluster."""

@@ -1,0 +1,1 @@
+"""Everything a run needs of its surroundings, tried out before it begins."""

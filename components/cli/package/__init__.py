@@ -1,0 +1,1 @@
+"""The compiled pipeline: profiles, compilation, and what a package must not hold."""

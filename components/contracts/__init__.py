@@ -1,0 +1,1 @@
+"""What steps say to each other: recipe, rows, state."""

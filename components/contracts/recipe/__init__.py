@@ -1,0 +1,45 @@
+"""What the user writes: one YAML file, checked before anything runs.
+
+Each section is one frozen model; an unknown key is an error that names the nearest key. The
+resolved recipe is stored with the run, and its digest names the run.
+"""
+
+from components.contracts.recipe.data import DataSource, Fractions, Ladder, TaskSource
+from components.contracts.recipe.decide import DecideSection, Goal
+from components.contracts.recipe.evaluate import Harness
+from components.contracts.recipe.generate import Hints
+from components.contracts.recipe.model import ModelSection, Scratch
+from components.contracts.recipe.recipe import Recipe
+from components.contracts.recipe.section import Section
+from components.contracts.recipe.select import (
+    DiversityChoice,
+    InfluenceChoice,
+    JudgeScorer,
+    RewardScorer,
+    SelectSection,
+)
+from components.contracts.recipe.train import HOW_TO_TRAIN, LoraSection, LoraStructure, TrainSection
+
+__all__ = [
+    "HOW_TO_TRAIN",
+    "DataSource",
+    "DecideSection",
+    "DiversityChoice",
+    "Fractions",
+    "Goal",
+    "Harness",
+    "Hints",
+    "InfluenceChoice",
+    "JudgeScorer",
+    "Ladder",
+    "LoraSection",
+    "LoraStructure",
+    "ModelSection",
+    "Recipe",
+    "RewardScorer",
+    "Scratch",
+    "Section",
+    "SelectSection",
+    "TaskSource",
+    "TrainSection",
+]

@@ -1,0 +1,138 @@
+"""The recipe's section `data`: what people wrote, and tasks whose answers a program checks."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from components.contracts.recipe.section import Positive, Section, Share
+
+
+class DataSource(Section):
+    """A JSONL, Parquet or text file that people made."""
+
+    uri: str
+    """file://, s3://, hf://datasets/org/name@revision/file, or package://module/file."""
+    split: Literal[
+        "auto",
+        "train",
+        "heldout",
+        "unlabelled",
+        "validation",
+        "test",
+        "vault",
+        "audit",
+        "retention",
+    ] = "auto"
+    """The split all its rows go to; `auto` divides them by `data.fractions`, by hash of the
+    prompt."""
+    limit: Positive | None = None
+    """Read at most this many usable rows."""
+    prompt_field: str = "prompt"
+    completion_field: str = "completion"
+    verifier: Literal["exact", "numeric", "math", "choice", "regex"] = "exact"
+    """How answers to these rows' prompts are judged against their completion."""
+
+
+class Ladder(Section):
+    """A difficulty ladder over the length of a built-in task (2502.01612)."""
+
+    labelled: tuple[Positive, Positive] = (1, 8)
+    """Shortest and longest problem with a human label."""
+    climb: tuple[Positive, Positive] = (9, 12)
+    """First and last length the model teaches itself."""
+    mastery: Share = 0.97
+    """Validation accuracy at the newest length before going one further."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Ladder:
+        if not self.labelled[0] <= self.labelled[1] < self.climb[0] <= self.climb[1]:
+            raise ValueError(
+                "labelled and climb must be [shortest, longest] and climb must begin beyond labelled"
+            )
+        return self
+
+
+class TaskSource(Section):
+    """A procedural task: questions made by a program, answers judged by its own checker."""
+
+    task: str
+    """`reverse`, `copy`, `addition`, or `reasoning_gym/<name>`."""
+    config: dict[str, Any] = Field(default_factory=dict)
+    """Settings of the reasoning-gym data set. Whole numbers are ints here: pipeline parameters turn
+    4 into 4.0."""
+    labelled: Annotated[int, Field(ge=0)] = 200
+    """Rows whose answer may be trained on."""
+    heldout: Annotated[int, Field(ge=0)] = 64
+    """Labelled rows kept apart for early stopping."""
+    unlabelled: Positive = 1000
+    """Prompts without answers for self-training (per length on a ladder)."""
+    validation: Positive = 200
+    test: Positive = 200
+    vault: Annotated[int, Field(ge=0)] = 0
+    """Prompts that no round sees: `publish` measures the published model on them, once."""
+    audit: Annotated[int, Field(ge=0)] = 0
+    """Prompts whose answers tell how good the filters of `select` are (per climbing length on a
+    ladder); each round answers them too and trains on none of it. 200 and more tell something."""
+    ladder: Ladder | None = None
+
+    @field_validator("config", mode="after")
+    @classmethod
+    def _whole_numbers(cls, config: dict[str, Any]) -> dict[str, Any]:
+        return {name: _whole(value) for name, value in config.items()}
+
+    @model_validator(mode="after")
+    def _known(self) -> TaskSource:
+        builtin = ("reverse", "copy", "addition")
+        if self.task in builtin:
+            if self.ladder is None:
+                raise ValueError(
+                    f"task {self.task} needs a `ladder` section (the lengths to label and to climb)"
+                )
+        elif not self.task.startswith("reasoning_gym/"):
+            raise ValueError(
+                f"unknown task {self.task!r}: use one of {', '.join(builtin)} or reasoning_gym/<name>"
+            )
+        elif self.ladder is not None:
+            raise ValueError(
+                "`ladder` is for built-in tasks; set a reasoning-gym task's difficulty in `config`"
+            )
+        return self
+
+
+class Fractions(Section):
+    """How rows of `split: auto` sources are divided."""
+
+    train: Share = 0.7
+    heldout: Share = 0.1
+    validation: Share = 0.1
+    test: Share = 0.1
+
+    @model_validator(mode="after")
+    def _sum(self) -> Fractions:
+        if abs(self.train + self.heldout + self.validation + self.test - 1.0) > 1e-6:
+            raise ValueError("train + heldout + validation + test must be 1")
+        return self
+
+
+class DataSection(Section):
+    """Human data and procedural tasks; splits are disjoint by prompt and checked."""
+
+    human: tuple[DataSource, ...] = ()
+    tasks: tuple[TaskSource, ...] = ()
+    fractions: Fractions = Fractions()
+
+    @model_validator(mode="after")
+    def _something(self) -> DataSection:
+        if not self.human and not self.tasks:
+            raise ValueError("give at least one source in `human` or `tasks`")
+        return self
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _whole(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_whole(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -1,0 +1,86 @@
+"""The recipe's section `generate`: sampling from the champion."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from components.contracts.recipe.section import Positive, Section
+
+
+class Endpoint(Section):
+    """Someone else's model, at an endpoint that speaks OpenAI's API, to answer instead of the
+    champion. Where it is and its key come from the environment: OPENAI_BASE_URL and
+    OPENAI_API_KEY."""
+
+    model: str
+    """The model's name there."""
+    concurrency: Positive = 8
+    """Requests under way at once."""
+    timeout_seconds: Annotated[float, Field(gt=0.0)] = 120.0
+    """How long one request may take."""
+    max_retries: Annotated[int, Field(ge=0)] = 6
+    """After a refusal that may pass (429, 5xx, no connection), with growing pauses, or those the
+    server asks for."""
+
+
+class Hints(Section):
+    """A second try, with the answer as a hint, at prompts that no sample answered right
+    (rationalization, STaR, 2203.14465). The model then writes the way to a known answer; what it
+    writes must pass the verifier and every other filter, and is trained on as an answer to the
+    prompt without the hint. Hinted answers are counted apart, and count for no vote, pass rate or
+    audit. It teaches reasoning only where answers hold some: where an answer is a single word, its
+    hint is its label."""
+
+    template: str = "{prompt}\n(Hint for a derivation: it comes to {answer}.)"
+    """What the model sees, with `{prompt}` and `{answer}` in it. An answer that repeats the
+    template's own words is dropped, so choose words that no answer needs."""
+    prompts_per_round: Positive = 200
+    """At most so many, besides the round's other prompts: those least often hinted in vain, then
+    the newest."""
+    samples_per_prompt: Positive | None = None
+    """None: as many as without a hint."""
+
+    @field_validator("template", mode="after")
+    @classmethod
+    def _holds_both(cls, template: str) -> str:
+        for name in ("{prompt}", "{answer}"):
+            if template.count(name) != 1:
+                raise ValueError(f"must hold {name} once: what the model sees is made of it")
+        return template
+
+
+class GenerateSection(Section):
+    """Sampling from the champion."""
+
+    engine: Literal["auto", "transformers", "vllm", "openai"] = "auto"
+    """What samples; auto: vllm for larger models where it is installed, else transformers."""
+    endpoint: Endpoint | None = None
+    """For `engine: openai`. top_k is not part of that API and is not sent."""
+    prompts_per_round: Positive = 1000
+    samples_per_prompt: Positive = 4
+    shards: Positive = 2
+    """Tasks that sample side by side; the samples do not depend on it."""
+    temperature: Annotated[float, Field(ge=0.0, le=5.0)] = 0.7
+    """0 is greedy."""
+    top_k: Annotated[int, Field(ge=0)] = 50
+    """0: the whole vocabulary."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    max_new_tokens: Positive = 64
+    batch_size: Positive = 128
+    """Rows sampled together."""
+    hints: Hints | None = None
+    """None: a prompt that is never answered right is not tried in another way."""
+
+    @model_validator(mode="after")
+    def _shards(self) -> GenerateSection:
+        if self.shards > self.prompts_per_round:
+            raise ValueError(
+                f"shards ({self.shards}) > prompts_per_round ({self.prompts_per_round}): lower shards"
+            )
+        if (self.engine == "openai") != (self.endpoint is not None):
+            raise ValueError(
+                "engine: openai and an `endpoint` with its `model` belong together: give both or neither"
+            )
+        return self

@@ -1,0 +1,35 @@
+"""The recipe's section `model`: what every comparison starts from."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from components.contracts.recipe.section import Positive, Section
+
+
+class Scratch(Section):
+    """A model made from nothing, for `source: scratch`."""
+
+    architecture: Literal["llama", "llama-nope", "gpt2", "lstm"] = "llama-nope"
+    """llama-style decoder, the same without position encoding (2305.19466), GPT-2, or an LSTM
+    (which has no heads and no intermediate layer)."""
+    hidden_size: Positive = 64
+    num_layers: Positive = 3
+    num_heads: Positive = 4
+    intermediate_size: Positive = 256
+    max_length: Positive = 256
+    """Longest sequence in tokens."""
+    tokenizer: Literal["character", "byte"] = "character"
+    alphabet: str = "0123456789+*-=() "
+    """Characters the `character` tokenizer knows; anything else becomes <unk>."""
+
+
+class ModelSection(Section):
+    """The base model every comparison starts from."""
+
+    source: str = "scratch"
+    """`scratch`, or a URI: file://dir, s3://bucket/prefix, hf://org/name@revision, a .gguf file by
+    file:// or package://module/file.gguf (a file inside an installed Python package)."""
+    scratch: Scratch = Scratch()
+    system_prompt: str = ""
+    """System message of the chat template; empty: none is sent where the template allows it."""

@@ -1,0 +1,60 @@
+"""A whole recipe: all sections, and what must hold between them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from components.canonical import digest_of
+from components.contracts.recipe.data import DataSection
+from components.contracts.recipe.decide import DecideSection
+from components.contracts.recipe.evaluate import EvaluateSection
+from components.contracts.recipe.generate import GenerateSection
+from components.contracts.recipe.model import ModelSection
+from components.contracts.recipe.publish import PublishSection
+from components.contracts.recipe.section import Name, Section
+from components.contracts.recipe.select import SelectSection
+from components.contracts.recipe.train import TrainSection
+
+
+class Recipe(Section):
+    """A whole campaign."""
+
+    name: Name
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    model: ModelSection = ModelSection()
+    data: DataSection
+    generate: GenerateSection = GenerateSection()
+    select: SelectSection = SelectSection()
+    train: TrainSection = TrainSection()
+    evaluate: EvaluateSection = EvaluateSection()
+    decide: DecideSection
+    publish: PublishSection = PublishSection()
+
+    @model_validator(mode="after")
+    def _peers(self) -> Recipe:
+        if self.generate.samples_per_prompt < self.train.num_peers:
+            raise ValueError(
+                f"generate.samples_per_prompt ({self.generate.samples_per_prompt}) must be at least train.num_peers "
+                f"({self.train.num_peers}): every peer answers every prompt"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _hints(self) -> Recipe:
+        if self.generate.hints is not None and not self.select.verifier:
+            raise ValueError(
+                "generate.hints needs `select.verifier: true`: prompts are too hard where it accepts no answer"
+            )
+        return self
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the resolved recipe."""
+        return digest_of(self.model_dump(mode="json"))
+
+    @property
+    def run_id(self) -> str:
+        """Name of the run: the same recipe is the same run, so it continues where it was."""
+        return f"{self.name}-{self.digest[:10]}"

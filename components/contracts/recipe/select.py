@@ -1,0 +1,128 @@
+"""The recipe's section `select`: which samples may teach, and how they are mixed."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from components.contracts.recipe.section import Positive, Section, Share
+
+
+class JudgeScorer(Section):
+    """A language model that grades answers, at an endpoint that speaks OpenAI's API. Where it is
+    and its key come from the environment: RATCHET_JUDGE_URL and RATCHET_JUDGE_KEY."""
+
+    model: str
+    rubric: str = (
+        "10: correct, complete and clear. 5: partly right. 0: wrong, empty, or off the question."
+    )
+    """What the grades mean; the judge answers with one whole number from 0 to 10 and nothing
+    else."""
+    min_score: Annotated[int, Field(ge=0, le=10)] = 8
+    concurrency: Positive = 8
+    """Requests under way at once."""
+
+
+class RewardScorer(Section):
+    """A reward model: a sequence classifier with one output."""
+
+    source: str
+    """file://dir or s3://bucket/prefix of a checkpoint with safetensors weights and its
+    tokenizer."""
+    min_score: float = 0.0
+    batch_size: Positive = 32
+
+
+class LikelihoodBand(Section):
+    """Perplexity per token within which an answer teaches: [lowest, highest], or none."""
+
+    champion: tuple[float, float] | None = None
+    """Under the model that wrote it."""
+    base: tuple[float, float] | None = None
+    """Under the model the campaign began from."""
+    ratio: tuple[float, float] | None = None
+    """Champion over base: far below 1, the champion has drifted from it."""
+
+
+class DifficultyBand(Section):
+    """Prompts the model sometimes gets right, weighted by p(1-p) of its pass rate p (2504.03380,
+    2503.14476)."""
+
+    replay: Share = 0.05
+    """Share of the solved prompts (p = 1) that stay, so that they are not forgotten."""
+
+
+class DiversityChoice(Section):
+    """A choice of rows that are unlike each other, over hashed TF-IDF vectors."""
+
+    method: Literal["clusters", "k-centre", "top-score", "random"] = "clusters"
+    """clusters: from each in turn; k-centre: the row farthest from all chosen (1708.00489);
+    top-score: the highest score, else vote share; random: the baseline."""
+    rows: Positive
+    """How many accepted rows stay."""
+    clusters: Positive = 64
+
+
+class InfluenceChoice(Section):
+    """Keep rows whose gradient lowers the loss on held-out human rows (1803.09050)."""
+
+    validation_rows: Positive = 1024
+    """Held-out human rows at most (never those the gate is judged on): the more, the surer."""
+    batch_size: Positive = 32
+
+
+class SelectSection(Section):
+    """Which samples may teach, and how they are mixed with human rows. Everything that is none or 0
+    is off."""
+
+    contamination: Literal["exact", "overlap"] = "exact"
+    """How a sample is compared with the evaluation splits: equal prompts alone, or also shared runs
+    of 13 words and near-equal prompts. `overlap` is right for text that people wrote, not for
+    puzzles made from one template."""
+    verifier: bool = True
+    """Keep only what the prompt's verifier accepts. False: label-free, by agreement alone."""
+    verifier_function: Annotated[str, Field(pattern=r"^([A-Za-z_]\w*(\.[A-Za-z_]\w*)+)?$")] = ""
+    """Dotted name of a Python function (prompt, answer, reference) -> bool that must accept too. It
+    is code of yours that runs in the step: nothing but the recipe can name it."""
+    judge: JudgeScorer | None = None
+    reward: RewardScorer | None = None
+    min_vote_share: Share = 0.0
+    """Self-consistency: keep a prompt's majority answer if at least this share of its samples agree
+    (2210.11610)."""
+    calibrate_vote: bool = False
+    """Raise that to the smallest share whose majorities are right on the audit split with a lower
+    95 % bound of 0.9."""
+    min_length_ratio: Annotated[float, Field(ge=0.0)] = 0.0
+    """Drop answers shorter than this multiple of the median answer length of their slice."""
+    max_length_ratio: Annotated[float, Field(gt=0.0)] = 4.0
+    require_finished: bool = True
+    """Drop answers that were cut off."""
+    likelihood: LikelihoodBand | None = None
+    difficulty: DifficultyBand | None = None
+    minhash_threshold: Annotated[float, Field(gt=0.0, le=1.0)] = 0.8
+    """Jaccard similarity (5-gram shingles of prompt + answer) from which the later of two rows is a
+    duplicate; at 1 only equal rows are."""
+    distinct_paths: bool = False
+    """Keep one answer for each list of equations a prompt is solved by (2308.01825)."""
+    max_per_prompt: Positive = 10
+    """At most this many kept answers per prompt (2312.06585)."""
+    influence: InfluenceChoice | None = None
+    diversity: DiversityChoice | None = None
+    human_share: Annotated[float, Field(ge=0.25, le=1.0)] = 0.5
+    """Share of drawn rows that are human; never below 0.25 (2502.18049)."""
+    newest_share: Share = 0.5
+    """Of the self-made share, how much comes from the newest round (2502.01612)."""
+    min_accepted: Positive = 16
+    """Fewer accepted new rows than this fail the round."""
+    unsafe_replace: bool = False
+    """Drop earlier rounds' samples and human rows. Leads to collapse (2305.17493); for experiments
+    only."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> SelectSection:
+        if self.difficulty is not None and not self.verifier:
+            raise ValueError(
+                "difficulty needs `verifier: true`: the pass rate is what the verifier accepts"
+            )
+        return self

@@ -1,0 +1,182 @@
+"""The recipe's section `train`: fine-tuning, and how it is carried out."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from components.contracts.recipe.section import Positive, Section, Share
+
+
+class Stage(Section):
+    """Length of one training stage."""
+
+    steps: Annotated[int, Field(ge=0)] = 200
+    """Optimizer steps at most; early stopping may end it sooner."""
+    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-3
+
+
+class LoraStructure(Section):
+    """What is trained while the rest of the base stays frozen: low-rank adapters B·A beside linear
+    modules (2106.09685) and, if asked for, some modules in full. Part of the plan: reflection may
+    make it larger."""
+
+    rank: Positive = 8
+    """Rows of A, columns of B."""
+    scale: Annotated[float, Field(gt=0.0)] = 2.0
+    """B·A is multiplied by it: alpha / rank in other words, given as a ratio so that it stays when
+    the rank grows."""
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] | Literal["all-linear"] = "all-linear"
+    """Linear modules by the end of their name (`q_proj`, `mlp.c_proj`); `all-linear`: every one but
+    the head, or the head where it is the only one. A head tied to the embedding takes no
+    adapter."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Of the adapters' input."""
+    unfrozen_layers: Annotated[int, Field(ge=0)] = 0
+    """The last n decoder layers are trained in full (all, if there are fewer); they take no
+    adapter."""
+    unfrozen_modules: tuple[str, ...] = ()
+    """More modules to train in full, by the end of their name; `norms`: every normalisation."""
+
+    def __str__(self) -> str:
+        layers = f", unfrozen layers {self.unfrozen_layers}" if self.unfrozen_layers else ""
+        return f"rank {self.rank}{layers}"
+
+
+class LoraSection(LoraStructure):
+    """Parameter-efficient fine-tuning: the first structure, and how far reflection may make it
+    larger."""
+
+    max_rank: Positive = 64
+    max_unfrozen_layers: Annotated[int, Field(ge=0)] = 2
+
+    @model_validator(mode="after")
+    def _bounds(self) -> LoraSection:
+        if self.rank > self.max_rank:
+            raise ValueError(f"rank ({self.rank}) > max_rank ({self.max_rank}): raise max_rank")
+        if self.unfrozen_layers > self.max_unfrozen_layers:
+            raise ValueError(
+                f"unfrozen_layers ({self.unfrozen_layers}) > max_unfrozen_layers ({self.max_unfrozen_layers}): raise "
+                "max_unfrozen_layers"
+            )
+        return self
+
+    @property
+    def structure(self) -> LoraStructure:
+        """The structure of the first round."""
+        return LoraStructure(**{name: getattr(self, name) for name in LoraStructure.model_fields})
+
+
+class TrainSection(Section):
+    """Fine-tuning by DeepSpeed."""
+
+    pretrain: Stage | None = None
+    """Before `first`: next-token prediction on raw text (human rows without a prompt)."""
+    first: Stage = Stage(steps=500)
+    """The supervised stage on human rows (round 0); of 0 steps: `pretrain` alone."""
+    rounds: Stage = Stage(steps=200)
+    """Each self-improvement round."""
+    init_from: Literal["base", "champion"] = "champion"
+    """Start each round from the base model (2312.06585) or go on from the champion (2502.01612)."""
+    batch_size: Positive = 32
+    """Rows per optimizer step, over all processes."""
+    max_length: Positive = 512
+    """Longer rows with a prompt are rejected, never cut; raw text is split."""
+    lora: LoraSection | None = None
+    """None: full fine-tuning. Else the base stays frozen for the whole campaign, and adapters
+    beside it are trained."""
+    num_peers: Positive = 1
+    """Independently seeded models trained side by side, each going on from its own predecessor.
+    Sample i of a prompt comes from peer i mod num_peers, so agreement is a cross-seed vote
+    (2502.01612). Peer 0 is the model."""
+    precision: Literal["auto", "fp32", "bf16", "autocast"] = "auto"
+    """bf16: DeepSpeed's own, with fp32 master weights; autocast: fp32 weights, bf16 matrix
+    products; auto: bf16 on a GPU that has it, autocast on a CPU that has it for models of 20
+    million parameters or more, else fp32."""
+    warmup_share: Share = 0.05
+    schedule: Literal["constant", "cosine"] = "cosine"
+    min_learning_rate_ratio: Share = 0.1
+    """Where the cosine ends, as a share of the learning rate."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
+    beta2: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.98
+    max_gradient_norm: Annotated[float, Field(gt=0.0)] = 1.0
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """In training, wherever the architecture has dropout."""
+    neftune_alpha: Annotated[float, Field(ge=0.0)] = 0.0
+    """Noise on input embeddings (2310.05914); 5 is usual, 0 is none."""
+    kl_beta: Annotated[float, Field(ge=0.0)] = 0.0
+    """Weight of the divergence from the base model in the loss; 0.01 to 0.1 are usual."""
+    interpolate: bool = False
+    """Keep (1-a)·base + a·trained with the a of 0.25, 0.5, 0.75, 1 that has the lowest held-out
+    loss (2109.01903)."""
+    weighting: Literal["sampling", "loss"] = "sampling"
+    """What a row's weight means: how often it is drawn, or how much its tokens count in the
+    loss."""
+    group_by_length: bool = True
+    """Batches of rows of similar length: little padding."""
+    packing: bool = False
+    """Rows of a micro-batch behind each other in sequences of max_length, kept apart: no padding at
+    all."""
+    evaluate_every: Positive = 50
+    """Steps between looks at the held-out loss."""
+    early_stopping_patience: Positive = 5
+    """Looks without a lower held-out loss before training ends; the best weights are kept."""
+
+    # How it is carried out: the loss curve does not depend on it, and neither does the address of
+    # the result.
+    num_nodes: Positive = 1
+    """More than one: a Kubeflow TrainJob."""
+    num_processes: Positive = 1
+    """Processes per node (one per device on GPUs)."""
+    zero: Literal["auto", 0, 1, 2, 3] = "auto"
+    """DeepSpeed ZeRO stage (1910.02054); auto: the least that fits into memory."""
+    offload: bool | Literal["auto"] = "auto"
+    """Optimizer state (at stage 3 parameters too) in CPU memory (2101.06840); auto: if nothing else
+    fits."""
+    micro_batch_size: Positive | Literal["auto"] = "auto"
+    """Rows per forward pass of one process; auto: as many as fit. Out of memory halves it, once."""
+    activation_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, a quarter to a third more
+    time."""
+    checkpoint_minutes: Annotated[float, Field(ge=0.0)] = 5.0
+    """Minutes between checkpoints, from which a killed training goes on; 0: after every step."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> TrainSection:
+        processes = self.num_processes * self.num_nodes
+        if self.batch_size % processes:
+            raise ValueError(
+                f"batch_size ({self.batch_size}) must be a multiple of the number of processes ({processes})"
+            )
+        if self.precision == "bf16" and self.zero == 0:
+            raise ValueError(
+                "precision bf16 needs zero >= 1: stage 0 keeps no fp32 master weights and drifts"
+            )
+        if self.offload is True and self.zero == 0:
+            raise ValueError(
+                "offload needs zero >= 1: stage 0 keeps the optimizer's state with the weights"
+            )
+        if self.rounds.steps == 0 or (self.pretrain is not None and self.pretrain.steps == 0):
+            raise ValueError("only `first` may have 0 steps")
+        if self.first.steps == 0 and self.pretrain is None:
+            raise ValueError(
+                "first.steps is 0 and there is no `pretrain`: round 0 has to train something"
+            )
+        if self.num_nodes > 1 and self.num_peers > 1:
+            raise ValueError(
+                "num_peers > 1 needs num_nodes 1: peers are trained side by side on one node"
+            )
+        return self
+
+
+HOW_TO_TRAIN = (
+    "num_nodes",
+    "num_processes",
+    "zero",
+    "offload",
+    "micro_batch_size",
+    "activation_checkpointing",
+    "checkpoint_minutes",
+)
+"""Fields of TrainSection that change how training is carried out and not what comes out."""

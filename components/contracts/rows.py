@@ -1,0 +1,179 @@
+"""The rows that steps hand to each other, and bounded readers and writers for them.
+
+Rows are JSON Lines: one object a line, UTF-8, at most MAX_LINE_BYTES bytes a line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from components.canonical import canonical_json
+from components.errors import Corrupt
+
+MAX_LINE_BYTES = 4 * 1024 * 1024
+
+Split = Literal[
+    "train", "heldout", "unlabelled", "validation", "test", "vault", "audit", "retention"
+]
+
+
+class Row(BaseModel):
+    """Base of every row: immutable, no unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Prompt(Row):
+    """A question the model is to answer."""
+
+    id: str
+    """`prompt_id(text)`: equal texts have equal ids, so splits can be compared by id."""
+    text: str
+    """What the user says to the model, before any chat template."""
+    verifier: str
+    """Who judges an answer: the name of an entry of `components.verifiers`."""
+    reference: dict[str, Any] = Field(default_factory=dict)
+    """What that verifier needs (a reference answer, a puzzle's metadata). Never shown to the model,
+    but for the answer where the recipe asks for `generate.hints`."""
+    tags: dict[str, str] = Field(default_factory=dict)
+    """Slices this prompt belongs to: {"task": "gcd"}, {"length": "9"}."""
+
+
+class Sample(Row):
+    """One answer of a model to one prompt."""
+
+    prompt_id: str
+    index: int
+    """Which of the k samples of this prompt, from 0."""
+    seed: int
+    """The seed of this sample alone: the same (model, prompt, seed) gives the same answer."""
+    text: str
+    num_tokens: int
+    finished: bool
+    """True if the model itself ended the answer; False if `max_new_tokens` cut it off."""
+
+
+class HardPrompt(Row):
+    """A prompt that no sample answered right, waiting for a hint."""
+
+    prompt_id: str
+    round: int
+    """The last round that found it too hard."""
+    hints: int = 0
+    """Rounds in which its answer was given as a hint and no sample was accepted all the same."""
+
+
+class TrainingRow(Row):
+    """One row of a training mix. The loss falls on the completion alone; raw text has an empty
+    prompt."""
+
+    id: str
+    prompt: str
+    completion: str
+    source: Literal["human", "self"]
+    round: int
+    """The round whose samples it came from; 0 for human rows."""
+    weight: float = 1.0
+    """How often it is drawn, relative to the other rows of the mix."""
+    tags: dict[str, str] = Field(default_factory=dict)
+    provenance: dict[str, Any] = Field(default_factory=dict)
+    """Model digest, prompt id, sample index, scores: why this row may teach."""
+
+
+class Dropped(Row):
+    """A row that a reader or filter refused, kept beside the accepted."""
+
+    reason: str
+    """The filter or reader rule, a short fixed word such as `verifier` or `duplicate`."""
+    detail: str
+    row: dict[str, Any]
+
+
+class Result(Row):
+    """How a model did on one evaluation prompt."""
+
+    prompt_id: str
+    split: Literal["validation", "test"]
+    correct: bool
+    """Verdict on the greedy answer."""
+    text: str
+    finished: bool
+    num_tokens: int
+    num_samples: int = 0
+    """Extra samples drawn for pass@k."""
+    num_correct: int = 0
+    """How many of those samples were right."""
+    label: str = ""
+    """The right class of a row that people brought as text and label; empty for other rows."""
+    predicted: str = ""
+    """The class that the model finds most likely; empty where it was not asked for."""
+    numeric: bool = False
+    """Right is a number: the verifier is `numeric`."""
+    error: float | None = None
+    """Answer minus reference of a numeric row; None if the answer holds no number (or one beyond
+    1e100)."""
+    tags: dict[str, str] = Field(default_factory=dict)
+
+
+class TextResult(Row):
+    """How well a model predicts one text that people wrote: its completion, token by token, after
+    the true ones."""
+
+    id: str
+    split: Literal["retention", "heldout"]
+    loss: float
+    """Nats per token."""
+    num_tokens: int
+    num_right: int
+    """Tokens that the model finds more likely than any other."""
+    tags: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def token_accuracy(self) -> float:
+        """Share of right tokens: a score in [0, 1] that can be paired."""
+        return self.num_right / self.num_tokens
+
+    @property
+    def correct(self) -> bool:
+        """Every token is right: greedy decoding would say this very text and end."""
+        return self.num_right == self.num_tokens
+
+
+R = TypeVar("R", bound=BaseModel)
+
+
+def prompt_id(text: str) -> str:
+    """Identity of a prompt: the first 16 hex digits of SHA-256 over its whitespace-normalised text."""
+    return hashlib.sha256(" ".join(text.split()).encode()).hexdigest()[:16]
+
+
+def write_rows(path: Path, rows: Iterable[BaseModel]) -> int:
+    """Write rows as JSON Lines and return how many."""
+    count = 0
+    with path.open("wb") as file:
+        for row in rows:
+            file.write(canonical_json(row.model_dump(mode="json")) + b"\n")
+            count += 1
+    return count
+
+
+def read_rows(path: Path, kind: type[R]) -> Iterator[R]:
+    """Read rows that this project wrote. A line that does not fit is Corrupt, with its number.
+
+    For files that people bring, use `components.prepare.readers`, which rejects bad rows one by
+    one.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield kind.model_validate_json(line)
+            except ValidationError as error:
+                first = error.errors()[0]
+                raise Corrupt(
+                    f"{path}, line {number}: not a {kind.__name__} row ({first['loc']}: {first['msg']})"
+                ) from None

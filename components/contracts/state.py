@@ -1,0 +1,162 @@
+"""What one round hands to the next, and the plan a round is carried out by.
+
+A state is the file `state.json` of a `start` or `decide` receipt; its URI is the one string that
+passes from round to round (and that `resume_from` takes). `prepare` commits two receipts:
+`prepare`, made from model, data and seed alone, and `start`, the whole recipe and the first state.
+What a step depends on of the recipe is in its own config, so a changed recipe repeats only what it
+touches.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from components.contracts.recipe import LoraStructure, Recipe
+
+STATE_STEPS = ("start", "decide")
+"""Kinds of receipts that hold a state."""
+StopReason = Literal["target", "patience", "max_rounds", "budget", "alarm"]
+Verdict = Literal["first", "promoted", "kept"]
+"""first: round 0, the first champion; promoted: the candidate was proved better; kept: the champion
+stays."""
+
+
+class Frozen(BaseModel):
+    """Base: immutable, no unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Plan(Frozen):
+    """The knobs of one round that reflection may turn. Everything else stays as the recipe says."""
+
+    learning_rate: float
+    steps: int
+    weight_decay: float
+    temperature: float
+    samples_per_prompt: int
+    human_share: float
+    level: int
+    """Length the next samples are drawn at (ladders); 0 without a ladder."""
+    lora: LoraStructure | None = None
+    """What is trained beside the frozen base; None: everything is trained."""
+    # Knobs that are as the recipe says until reflection turns them.
+    min_vote_share: float | None = None
+    max_new_tokens: int | None = None
+    neftune_alpha: float | None = None
+
+
+def with_plan(recipe: Recipe, plan: Plan) -> Recipe:
+    """The recipe with those knobs of the plan in it that no step reads from the plan itself."""
+    turned: dict[str, tuple[str, Any]] = {
+        "select": ("min_vote_share", plan.min_vote_share),
+        "generate": ("max_new_tokens", plan.max_new_tokens),
+        "train": ("neftune_alpha", plan.neftune_alpha),
+    }
+    sections = {
+        section: getattr(recipe, section).model_copy(update={field: value})
+        for section, (field, value) in turned.items()
+        if value is not None
+    }
+    return recipe.model_copy(update=sections)
+
+
+def base_plan(recipe: Recipe) -> Plan:
+    """The knobs of a self-improvement round as the recipe has them; the level is still to be set."""
+    return Plan(
+        learning_rate=recipe.train.rounds.learning_rate,
+        steps=recipe.train.rounds.steps,
+        weight_decay=recipe.train.weight_decay,
+        temperature=recipe.generate.temperature,
+        samples_per_prompt=recipe.generate.samples_per_prompt,
+        human_share=recipe.select.human_share,
+        level=0,
+        lora=recipe.train.lora.structure if recipe.train.lora is not None else None,
+    )
+
+
+class Cause(Frozen):
+    """One thing that reflection found, and what it changes."""
+
+    name: str
+    """Fixed word: overfitting, underfitting, too_few_accepted, low_diversity, …"""
+    evidence: str
+    """A sentence with the numbers."""
+    confidence: float
+    change: str
+    """Knob and bounded change, `temperature 0.7 → 0.9`; empty if the plan stays."""
+    predicted: str = ""
+    """What the next round should show if this is right."""
+    turn: str = ""
+    """The turn of a knob that the change is; empty if the plan stays."""
+    measure: str = ""
+    """The number of the round (a key of `RoundRecord.measures`) that the change should move; empty:
+    accuracy alone."""
+    direction: Literal["up", "down", ""] = ""
+    """Which way."""
+
+
+class RoundRecord(Frozen):
+    """One line of the campaign's history."""
+
+    round: int
+    verdict: Verdict
+    why: str
+    level: int = 0
+    plan: Plan
+    accuracy: float
+    """Validation accuracy of this round's candidate, over the goal's slice."""
+    interval: tuple[float, float]
+    """95 % interval of it (Wilson)."""
+    overall: float
+    """Validation accuracy over all prompts."""
+    test_accuracy: float
+    slices: dict[str, float] = Field(default_factory=dict)
+    """`tag=value` → validation accuracy."""
+    pass_at_k: float | None = None
+    perplexity: float | None = None
+    p_value: float | None = None
+    generated: int = 0
+    accepted: int = 0
+    dropped: dict[str, int] = Field(default_factory=dict)
+    """Reason → count, over all filters."""
+    tokens_generated: int = 0
+    tokens_trained: int = 0
+    causes: tuple[Cause, ...] = ()
+    alarms: tuple[str, ...] = ()
+    """Sentences of all that spoke against the candidate."""
+    blocked: bool = False
+    """An alarm refused the candidate, better or not."""
+    measures: dict[str, float] = Field(default_factory=dict)
+    """What reflection looked at, and what the next round's is compared with."""
+    receipts: dict[str, str] = Field(default_factory=dict)
+    """`generate-0`, `select`, `train`, `evaluate` → receipt, as `step/key`."""
+
+
+class State(Frozen):
+    """Where a campaign stands."""
+
+    schema_version: int = 1
+    run_id: str
+    prepared: str
+    """Ref (`step/key`) of the prepare receipt: base checkpoint and splits."""
+    start: str = ""
+    """Ref of the start receipt, which holds the recipe; empty in its own state."""
+    round: int = -1
+    """Last finished round; -1 before round 0."""
+    go: bool = True
+    stop: StopReason | None = None
+    champion: str = ""
+    """Ref of the train receipt whose `model/` is the best so far."""
+    champion_round: int = -1
+    champion_evaluation: str = ""
+    """Ref of its evaluate receipt."""
+    first_evaluation: str = ""
+    """Ref of round 0's evaluate receipt, the base of collapse measures."""
+    selections: tuple[str, ...] = ()
+    """Refs of the select receipts so far, oldest first: accumulated samples."""
+    rounds_without_gain: int = 0
+    plan: Plan
+    history: tuple[RoundRecord, ...] = ()

@@ -1,0 +1,61 @@
+"""Reflection: from a round's numbers to likely causes, each with evidence, confidence and one
+bounded change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from components.decide.reflection.data_causes import (
+    duplicate_flood,
+    evaluation_contamination,
+    human_share_too_low,
+    label_noise,
+    low_diversity,
+    stop_token_wrong,
+    temperature_too_high,
+    too_few_accepted,
+    truncation,
+    verifier_false_negatives,
+    verifier_too_lenient,
+)
+from components.decide.reflection.evidence import Evidence
+from components.decide.reflection.plan import Finding
+from components.decide.reflection.training_causes import (
+    base_not_mastered,
+    forgetting,
+    learning_rate_too_high,
+    learning_rate_too_low,
+    optimizer_trouble,
+    overfitting,
+    too_little_capacity,
+    underfitting,
+)
+
+CHECKS: tuple[Callable[[Evidence], Finding | None], ...] = (
+    optimizer_trouble,
+    learning_rate_too_high,
+    learning_rate_too_low,
+    overfitting,
+    underfitting,
+    too_little_capacity,
+    forgetting,
+    base_not_mastered,
+    truncation,
+    stop_token_wrong,
+    too_few_accepted,
+    low_diversity,
+    temperature_too_high,
+    verifier_false_negatives,
+    verifier_too_lenient,
+    label_noise,
+    duplicate_flood,
+    evaluation_contamination,
+    human_share_too_low,
+)
+
+
+def diagnose(evidence: Evidence) -> list[Finding]:
+    """All findings, most confident first. None if the candidate was promoted and nothing stands
+    out."""
+    found = [finding for check in CHECKS if (finding := check(evidence)) is not None]
+    return sorted(found, key=lambda one: (-one.confidence, one.name))

@@ -1,0 +1,327 @@
+"""The plan of the next round: bounded turns of a few knobs, what became of the last ones, the rung
+of the ladder."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from components.contracts.recipe import Ladder, LoraSection, LoraStructure, Recipe
+from components.contracts.state import Cause, Plan, RoundRecord, Verdict, base_plan
+from components.decide.gate import Scores
+
+Turn = Literal[
+    "learning_rate_down",
+    "learning_rate_up",
+    "steps_up",
+    "steps_down",
+    "temperature_up",
+    "temperature_down",
+    "weight_decay_up",
+    "human_share_up",
+    "human_share_down",
+    "samples_up",
+    "structure_up",
+    "vote_share_up",
+    "answer_tokens_up",
+    "noise_up",
+]
+"""What reflection may ask for. Each is one bounded step of one knob."""
+
+MAX_TURNS = 2
+"""Knobs turned per round: of more, nobody could say which one helped."""
+MIN_CONFIDENCE = 0.5
+"""Causes below this are reported and change nothing."""
+TAKEN_BACK = "change_taken_back"
+CONFIRMED = "change_confirmed"
+MOVED, LOSS_MOVED = 0.05, 0.01
+"""Relative change of a measure from which it has moved; of the held-out loss, which is taken over
+the same rows every time."""
+
+KNOBS = (
+    "learning_rate",
+    "steps",
+    "weight_decay",
+    "temperature",
+    "samples_per_prompt",
+    "human_share",
+    "lora",
+    "min_vote_share",
+    "max_new_tokens",
+    "neftune_alpha",
+)
+Knob = float | LoraStructure | None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A cause before it is decided whether it changes the plan."""
+
+    name: str
+    evidence: str
+    confidence: float
+    turn: Turn | None
+    predicted: str
+    measure: str = ""
+    """The measure that should move if the change helps; empty: accuracy alone is asked."""
+    direction: Literal["up", "down", ""] = ""
+    otherwise: Turn | None = None
+    """What to turn where `turn` is at its bound or was taken back before."""
+
+
+def next_plan(
+    recipe: Recipe,
+    current: Plan,
+    findings: Sequence[Finding],
+    reviewed: Finding | None,
+    before: Plan,
+    refuted: frozenset[str] = frozenset(),
+) -> tuple[Plan, tuple[Cause, ...]]:
+    """Turn at most two knobs of `current`, most confident causes first, and say of every cause what
+    it changed.
+
+    `reviewed` is what became of the last change. One that is taken back (to what `before` had) goes
+    first, and its knobs are not turned again this round. Turns in `refuted` are not tried again.
+    """
+    plan, causes, touched = current, list[Cause](), set[str]()
+    changed: dict[str, Knob]
+    if reviewed is not None:
+        changed = {}
+        if reviewed.name == TAKEN_BACK:
+            changed = {
+                name: getattr(before, name)
+                for name in KNOBS
+                if getattr(before, name) != getattr(current, name)
+            }
+        plan, touched = current.model_copy(update=changed), set(changed)
+        causes.append(_cause(reviewed, current, changed, None))
+    for finding in sorted(findings, key=lambda one: (-one.confidence, one.name)):
+        changed, used = {}, None
+        for turn in (finding.turn, finding.otherwise):
+            if changed or turn is None or turn in refuted or finding.confidence < MIN_CONFIDENCE:
+                continue
+            knob, value = turned(plan, recipe, turn)
+            if knob not in touched and len(touched) < MAX_TURNS and value != getattr(plan, knob):
+                changed, used = {knob: value}, turn
+        causes.append(_cause(finding, plan, changed, used))
+        plan = plan.model_copy(update=changed)
+        touched |= set(changed)
+    return plan, tuple(causes)
+
+
+def turned(plan: Plan, recipe: Recipe, turn: Turn) -> tuple[str, Knob]:
+    """The knob that a turn is about and its new value, unchanged where the knob is at its bound.
+
+    Bounds are relative to the recipe as the person wrote it: learning rate 0.1 to 4 times, steps a
+    quarter to 4 times, weight decay up to 16 times (0.1 where the recipe has less), answers up to 4
+    times as long (and no longer than train.max_length); temperature 0.1 to 1.5, human share 0.25 to
+    0.9, samples up to 64, vote share up to 0.9, noise on embeddings up to 10. The bounds of the
+    trained structure are in the recipe; nothing makes it smaller but that growth which did harm is
+    taken back.
+    """
+    base = base_plan(recipe)
+    match turn:
+        case "learning_rate_down":
+            return "learning_rate", _down(
+                plan.learning_rate, plan.learning_rate * 0.5, base.learning_rate * 0.1
+            )
+        case "learning_rate_up":
+            return "learning_rate", _up(
+                plan.learning_rate, plan.learning_rate * 2, min(1.0, base.learning_rate * 4)
+            )
+        case "steps_down":
+            return "steps", int(
+                _down(plan.steps, round(plan.steps * 0.67), max(1, base.steps // 4))
+            )
+        case "steps_up":
+            return "steps", int(_up(plan.steps, round(plan.steps * 1.5), base.steps * 4))
+        case "temperature_down":
+            # Greedy in the recipe is on purpose; only a lack of diversity, which asks for more,
+            # moves it.
+            low = plan.temperature if base.temperature == 0.0 else 0.1
+            return "temperature", _down(plan.temperature, round(plan.temperature - 0.2, 6), low)
+        case "temperature_up":
+            return "temperature", _up(plan.temperature, round(plan.temperature + 0.2, 6), 1.5)
+        case "weight_decay_up":
+            high = max(0.1, base.weight_decay * 16)
+            return "weight_decay", _up(plan.weight_decay, max(0.01, plan.weight_decay * 2), high)
+        case "human_share_up":
+            return "human_share", _up(plan.human_share, round(plan.human_share + 0.1, 6), 0.9)
+        case "human_share_down":
+            return "human_share", _down(plan.human_share, round(plan.human_share - 0.1, 6), 0.25)
+        case "vote_share_up":
+            share = (
+                recipe.select.min_vote_share if plan.min_vote_share is None else plan.min_vote_share
+            )
+            return "min_vote_share", _turned_up(
+                plan.min_vote_share, share, max(0.5, round(share + 0.2, 6)), 0.9
+            )
+        case "answer_tokens_up":
+            first = recipe.generate.max_new_tokens
+            now, most = plan.max_new_tokens or first, min(4 * first, recipe.train.max_length)
+            longer = _turned_up(plan.max_new_tokens, now, 2 * now, most)
+            return "max_new_tokens", None if longer is None else int(longer)
+        case "noise_up":
+            alpha = recipe.train.neftune_alpha if plan.neftune_alpha is None else plan.neftune_alpha
+            return "neftune_alpha", _turned_up(plan.neftune_alpha, alpha, max(5.0, 2 * alpha), 10.0)
+        case "samples_up":
+            return "samples_per_prompt", int(
+                _up(plan.samples_per_prompt, plan.samples_per_prompt * 2, 64)
+            )
+        case "structure_up":
+            return "lora", _grown(plan.lora, recipe.train.lora)
+
+
+def review(
+    previous: RoundRecord | None,
+    before: Plan,
+    current: Plan,
+    verdict: Verdict,
+    overall: float,
+    measures: Mapping[str, float],
+    interval: tuple[float, float] = (0.0, 0.0),
+) -> Finding | None:
+    """What became of the last round's change: confirmed, taken back, or neither (nothing was
+    changed, or the candidate was promoted without the prediction coming true: what works is left
+    alone).
+
+    It is confirmed if what it was to move has moved the right way. It is taken back if the
+    candidate was not promoted and that has not moved or, where nothing of the kind was predicted,
+    accuracy fell; and if accuracy fell beyond the 95 % `interval` of this round's whatever has
+    moved. Nothing is taken back twice in a row, or a knob would swing to and fro.
+    """
+    changed = [name for name in KNOBS if getattr(before, name) != getattr(current, name)]
+    if previous is None or not changed:
+        return None
+    told = [
+        (cause, *_moved(cause, previous.measures, measures))
+        for cause in previous.causes
+        if cause.change
+    ]
+    known = [(cause, said, right) for cause, said, right in told if right is not None]
+    said = "; ".join(text for _, text, _ in known)
+    came_true = bool(known) and all(right for _, _, right in known)
+    accuracy = f"validation accuracy went from {previous.overall:.4f} to {overall:.4f}"
+    if came_true and not (verdict == "kept" and previous.overall > interval[1] > 0.0):
+        return Finding(
+            CONFIRMED,
+            f"after {', '.join(changed)} changed, {said}, as predicted; {accuracy}",
+            0.9,
+            None,
+            "",
+        )
+    swings = any(cause.name == TAKEN_BACK for cause in previous.causes)
+    if verdict != "kept" or swings or (not known and overall >= previous.overall):
+        return None
+    why = f"{said}; " if known else ""
+    return Finding(
+        TAKEN_BACK,
+        f"after {', '.join(changed)} changed, {why}{accuracy} and the candidate was not promoted",
+        0.9,
+        None,
+        "accuracy back at what it was before",
+    )
+
+
+def _moved(
+    cause: Cause, before: Mapping[str, float], now: Mapping[str, float]
+) -> tuple[str, bool | None]:
+    """What the measure of a cause did, in words, and whether it went where it should; None if that
+    is not known."""
+    if not cause.measure or cause.measure not in before or cause.measure not in now:
+        return "", None
+    old, new = before[cause.measure], now[cause.measure]
+    gain = new - old if cause.direction == "up" else old - new
+    least = LOSS_MOVED if cause.measure == "heldout_loss" else MOVED
+    return f"{cause.measure} went from {old:.4g} to {new:.4g}", gain > least * max(abs(old), 1e-6)
+
+
+def refuted_turns(history: Sequence[RoundRecord]) -> frozenset[str]:
+    """Turns that were tried and taken back in this campaign."""
+    return frozenset(
+        cause.turn
+        for tried, judged in itertools.pairwise(history)
+        if any(one.name == TAKEN_BACK for one in judged.causes)
+        for cause in tried.causes
+        if cause.turn
+    )
+
+
+def ladder_of(recipe: Recipe) -> Ladder | None:
+    """The difficulty ladder of the campaign: that of the first task that has one."""
+    return next((task.ladder for task in recipe.data.tasks if task.ladder is not None), None)
+
+
+def next_level(recipe: Recipe, round_number: int, level: int, champion: Scores) -> int:
+    """The length the next samples are drawn at: one more once the champion has mastered this one
+    (2502.01612).
+
+    It begins at the first length beyond the labelled ones and never leaves the ladder. Going on
+    without mastery ends in an avalanche of errors, so a candidate that was not promoted does not
+    count.
+    """
+    ladder = ladder_of(recipe)
+    if ladder is None:
+        return 0
+    first, last = ladder.climb
+    if round_number == 0:
+        return first
+    mastered = champion.accuracy(f"length={level}") >= ladder.mastery
+    return min(last, max(first, level + mastered))
+
+
+def _up(value: float, wanted: float, high: float) -> float:
+    """`wanted`, but not beyond `high`; a value already beyond it stays."""
+    return max(value, min(wanted, high))
+
+
+def _down(value: float, wanted: float, low: float) -> float:
+    return min(value, max(wanted, low))
+
+
+def _turned_up(planned: float | None, now: float, wanted: float, high: float) -> float | None:
+    """As `_up`, for a knob that is as the recipe says (`planned` None) until it is turned."""
+    value = _up(now, wanted, high)
+    return planned if value == now else value
+
+
+def _grown(structure: LoraStructure | None, bounds: LoraSection | None) -> LoraStructure | None:
+    """Twice the rank; at the highest rank, twice the layers that are trained in full, one at first."""
+    if structure is None or bounds is None:
+        return structure
+    if structure.rank < bounds.max_rank:
+        return structure.model_copy(update={"rank": min(2 * structure.rank, bounds.max_rank)})
+    layers = int(
+        _up(
+            structure.unfrozen_layers,
+            max(1, 2 * structure.unfrozen_layers),
+            bounds.max_unfrozen_layers,
+        )
+    )
+    return structure.model_copy(update={"unfrozen_layers": layers})
+
+
+def knob_text(name: str, value: Knob) -> str:
+    """A knob's value as a person would write it."""
+    if value is None:
+        return "none" if name == "lora" else "as in the recipe"
+    return str(value) if isinstance(value, LoraStructure) else f"{value:g}"
+
+
+def _cause(finding: Finding, plan: Plan, changed: Mapping[str, Knob], used: Turn | None) -> Cause:
+    turns = [
+        f"{knob} {knob_text(knob, getattr(plan, knob))} → {knob_text(knob, value)}"
+        for knob, value in changed.items()
+    ]
+    return Cause(
+        name=finding.name,
+        evidence=finding.evidence,
+        confidence=round(finding.confidence, 3),
+        change=", ".join(turns),
+        predicted=finding.predicted,
+        turn=used or "",
+        measure=finding.measure,
+        direction=finding.direction,
+    )

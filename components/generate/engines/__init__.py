@@ -1,0 +1,1 @@
+"""What can answer prompts: this project's own loop over transformers, vLLM, or an endpoint."""

@@ -1,0 +1,54 @@
+"""Which prompts are tried again with their answer as a hint, and what the model sees then (STaR,
+2203.14465)."""
+
+from __future__ import annotations
+
+import re
+
+from components.contracts.rows import HardPrompt, Prompt, read_rows
+from components.runtime.campaign import Campaign
+from components.runtime.context import Context
+from components.runtime.receipts import Receipt, fetch, read_receipt
+from components.verifiers import reference_answer
+
+_PLACE = re.compile(r"\{(prompt|answer)\}")
+
+
+def last_selection(context: Context, campaign: Campaign) -> Receipt | None:
+    """The selection that holds the pool of too-hard prompts as it stands; None without hints or
+    before there is one.
+
+    Every selection carries the pool on (`too_hard.jsonl`): adds what it found too hard, leaves out
+    what was answered.
+    """
+    if campaign.recipe.generate.hints is None or not campaign.state.selections:
+        return None
+    return read_receipt(context, campaign.state.selections[-1])
+
+
+def hard_prompts(context: Context, campaign: Campaign, selection: Receipt | None) -> list[Prompt]:
+    """The prompts to try with a hint: the first ones of the pool that this campaign's data still
+    holds."""
+    hints = campaign.recipe.generate.hints
+    if hints is None or selection is None or "too_hard.jsonl" not in selection.objects:
+        return []
+    waiting = [
+        row.prompt_id for row in read_rows(fetch(context, selection, "too_hard.jsonl"), HardPrompt)
+    ]
+    wanted = set(waiting)
+    known = {
+        prompt.id: prompt
+        for prompt in read_rows(
+            fetch(context, campaign.prepared, "splits/unlabelled.jsonl"), Prompt
+        )
+        if prompt.id in wanted and reference_answer(prompt)
+    }
+    return [known[identity] for identity in waiting if identity in known][: hints.prompts_per_round]
+
+
+def hinted(prompt: Prompt, template: str) -> Prompt:
+    """The prompt as the model sees it, under its own id: an answer to it is an answer to the
+    prompt."""
+    values = {"prompt": prompt.text, "answer": reference_answer(prompt)}
+    # In one go: a placeholder inside a prompt or an answer is text.
+    return prompt.model_copy(update={"text": _PLACE.sub(lambda found: values[found[1]], template)})

@@ -1,0 +1,114 @@
+"""Equality of mathematical expressions, judged by math-verify in a process of its own that can be
+killed.
+
+Simplifying what a model wrote may take for ever or fill the memory (`9^{9^{9}}`). So it happens
+where an alarm ends the whole process, with a limit on its memory; the answer is then wrong, and the
+next one gets a new process.
+
+`python -m components.math_process` is that process: one JSON pair [reference, answer] a line
+in, 1 or 0 out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import IO
+
+SECONDS_PER_ANSWER = 5
+MEMORY_BYTES = 2 * 2**30
+MAX_EXPRESSION_CHARACTERS = 2000
+_READY = "ready\n"
+_ROOT = Path(__file__).resolve().parents[1]
+
+
+class MathProcess:
+    """The process, started when it is first asked, and again after it was killed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[str] | None = None
+        self._owner = 0
+
+    def equal(self, reference: str, answer: str) -> bool:
+        """Whether two expressions (LaTeX, or plain as `1/2`) are the same. False if that cannot be
+        told in time."""
+        if max(len(reference), len(answer)) > MAX_EXPRESSION_CHARACTERS:
+            return False
+        with self._lock:
+            source, sink = self._pipes()
+            try:
+                sink.write(json.dumps([reference, answer]) + "\n")
+                sink.flush()
+                reply = source.readline()
+            except BrokenPipeError:
+                reply = ""
+            if not reply:
+                self._end()
+            return reply == "1\n"
+
+    def _pipes(self) -> tuple[IO[str], IO[str]]:
+        """(its output, its input). A forked process must not share the one of its parent."""
+        if self._process is None or self._owner != os.getpid():
+            environment = {
+                name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ
+            }
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "components.math_process"],
+                text=True,
+                cwd=_ROOT,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
+            self._owner = os.getpid()
+            assert self._process.stdout is not None
+            if self._process.stdout.readline() != _READY:
+                raise RuntimeError(
+                    "the process that compares expressions does not start: is math-verify installed?"
+                )
+        assert self._process.stdout is not None
+        assert self._process.stdin is not None
+        return self._process.stdout, self._process.stdin
+
+    def _end(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+
+def main() -> None:
+    """Answer until the input ends."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    from math_verify import parse, verify
+    from math_verify.parser import LatexExtractionConfig
+
+    # Latex alone: the library reads plain expressions by Python's own parser, which would run them.
+    latex = [LatexExtractionConfig()]
+    print(_READY, end="", flush=True)
+    for line in sys.stdin:
+        # Of default disposition, so that the kernel ends this process even inside one long
+        # multiplication.
+        signal.alarm(SECONDS_PER_ANSWER)
+        reference, answer = (
+            parse(_as_latex(text), latex, parsing_timeout=None) for text in json.loads(line)
+        )
+        same = bool(reference) and bool(answer) and verify(reference, answer, timeout_seconds=None)
+        signal.alarm(0)
+        print(int(same), flush=True)
+
+
+def _as_latex(text: str) -> str:
+    return text if any(mark in text for mark in ("$", "\\boxed", "\\(", "\\[")) else f"${text}$"
+
+
+if __name__ == "__main__":
+    main()

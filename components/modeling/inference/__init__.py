@@ -1,0 +1,1 @@
+"""Let a model answer: sampling token by token, with its keys and values kept."""

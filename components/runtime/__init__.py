@@ -1,0 +1,2 @@
+"""What is around a step: context, receipts, progress, entry points. Imports no kfp, torch,
+transformers or deepspeed."""

@@ -1,0 +1,140 @@
+"""What is around every step, however it is started: surroundings, pointer artifacts, the command
+line of `python -m components.<step>`, exit status.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from components.errors import Corrupt, RatchetError
+from components.runtime.context import Context, make_context
+from components.runtime.receipts import Receipt, fetch, read_receipt, receipt_uri, ref_of_uri
+from components.storage.keys import split_receipt_uri
+
+
+class Artifact(Protocol):
+    """The part of a KFP artifact that is used here."""
+
+    path: str
+    metadata: dict[str, Any]
+
+
+@contextmanager
+def step_context(store_or_state: str) -> Iterator[Context]:
+    """The surroundings of a step, from the URI of its store or of a receipt in it. An expected
+    failure inside ends the process with one line and the failure's exit status; anything else keeps
+    its traceback."""
+    try:
+        is_receipt = "/steps/" in store_or_state and store_or_state.endswith(".json")
+        root = split_receipt_uri(store_or_state)[0] if is_receipt else store_or_state
+        yield make_context(root, os.environ)
+    except RatchetError as error:
+        print(f"error ({type(error).__name__}): {error}", file=sys.stderr, flush=True)
+        raise SystemExit(error.exit_code) from None
+
+
+def run_step(
+    state: str, step: Callable[[Context], Receipt], output: Artifact
+) -> tuple[str, Receipt]:
+    """Run one step with the surroundings of its state's store and write the pointer to its receipt.
+
+    Returns the receipt and its URI. Ends the process as `step_context` says.
+    """
+    with step_context(state) as context:
+        receipt = step(context)
+        write_pointer(context, receipt, output)
+    return receipt_uri(context, receipt), receipt
+
+
+def save_text(context: Context, receipt: Receipt, name: str, path: str) -> None:
+    """Copy a text file of a receipt to where KFP shows it (Markdown cards)."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_bytes(fetch(context, receipt, name).read_bytes())
+
+
+def write_pointer(context: Context, receipt: Receipt, output: Artifact) -> None:
+    """Make a KFP artifact a pointer (about 1 kB): the receipt's URI and digest and the numbers of
+    its summary."""
+    scores = {
+        name: value
+        for name, value in receipt.summary.items()
+        if isinstance(value, int | float | str | bool)
+    }
+    pointer = {
+        "uri": receipt_uri(context, receipt),
+        "digest": receipt.digest,
+        "step": receipt.step,
+        **scores,
+    }
+    Path(output.path).parent.mkdir(parents=True, exist_ok=True)
+    Path(output.path).write_text(json.dumps(pointer, sort_keys=True), encoding="utf-8")
+    output.metadata.update(pointer)
+
+
+def read_pointer(context: Context, path: str) -> Receipt:
+    """The receipt behind a pointer artifact, with its digest checked."""
+    try:
+        pointer = json.loads(Path(path).read_text(encoding="utf-8"))
+        uri, digest = pointer["uri"], pointer["digest"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Corrupt(
+            f"artifact {path} is not a pointer to a receipt ({error!r}); re-run the task that made it"
+        ) from None
+    receipt = read_receipt(context, ref_of_uri(context, uri))
+    if receipt.digest != digest:
+        raise Corrupt(f"{uri}: digest is {receipt.digest}, the pointer {path} says {digest}")
+    return receipt
+
+
+def parser(step: str, description: str | None, **required: str) -> argparse.ArgumentParser:
+    """A parser of the step's command line, with one required option per keyword (name → help)."""
+    made = argparse.ArgumentParser(
+        prog=f"python -m components.{step}",
+        description=description,
+        epilog="Prints the URI of the receipt. Exit status: 2 wrong input, 3 damaged data, 75 try again.",
+        allow_abbrev=False,
+    )
+    for name, text in required.items():
+        made.add_argument(f"--{name.replace('_', '-')}", required=True, metavar="URI", help=text)
+    return made
+
+
+def receipt_at(context: Context, uri: str) -> Receipt:
+    """The receipt behind a URI. Raises UserError if it is of another store, Missing or Corrupt if
+    it is no receipt."""
+    return read_receipt(context, ref_of_uri(context, uri))
+
+
+def carry_out(store_or_state: str, step: Callable[[Context], Receipt], *told: str) -> None:
+    """Run a step with the surroundings of its store and print the URI of its receipt, then
+    `name=value`, in JSON, for each name of the summary in `told`. Nothing else reaches standard
+    output: what libraries print there goes to standard error. Ends the process as `step_context`
+    says.
+    """
+    with step_context(store_or_state) as context:
+        with stdout_to_stderr():
+            receipt = step(context)
+        print(receipt_uri(context, receipt))
+        for name in told:
+            print(f"{name}={json.dumps(receipt.summary[name])}")
+
+
+@contextmanager
+def stdout_to_stderr() -> Iterator[None]:
+    """Send standard output, that of child processes too, to standard error."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)

@@ -1,0 +1,344 @@
+"""Receipts: what a step did, written once, after its payload.
+
+The step key is a digest of the step's name, its code, its part of the recipe, its input receipts
+and its seed. The same work has the same address, so a retry, a duplicate pod or a resumed run finds
+finished work and re-uses it. A receipt is deterministic: times, hosts and errors go to attempt
+records beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import resource
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from components.canonical import canonical_json, digest_of
+from components.errors import Corrupt, RatchetError, Transient, UserError
+from components.runtime.code_digest import code_digest
+from components.runtime.context import Context
+from components.storage import keys
+from components.storage.cache import link_or_copy
+
+Work = Callable[[Path], dict[str, Any]]
+"""Writes the step's files into an empty folder and returns the summary."""
+
+
+def _inside(name: str) -> str:
+    """A file name that stays inside the folder it is fetched to."""
+    try:
+        return keys.relative_path(name)
+    except UserError as error:
+        raise ValueError(str(error)) from None
+
+
+class ObjectRef(BaseModel):
+    """Where the bytes of one file of a receipt are: `objects/<sha256>`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    size: Annotated[int, Field(ge=0)]
+
+
+class Receipt(BaseModel):
+    """The account of one finished piece of work."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    schema_version: Literal[1] = 1
+    step: str
+    key: str
+    code: str
+    seed: int
+    inputs: dict[str, str]
+    """Name of an input → digest of its receipt."""
+    config: dict[str, Any]
+    objects: dict[Annotated[str, AfterValidator(_inside)], ObjectRef]
+    """Relative path → bytes."""
+    summary: dict[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the stored form."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    @property
+    def ref(self) -> str:
+        """How other receipts and states name it: `step/key`, without the store, so that copies stay
+        valid."""
+        return f"{self.step}/{self.key}"
+
+    def to_bytes(self) -> bytes:
+        """The stored form: canonical JSON."""
+        return canonical_json(self.model_dump(mode="json"))
+
+
+class Task(BaseModel):
+    """What an attempt record is filed under: the run and the task's name in the graph (`train-r1`)."""
+
+    model_config = ConfigDict(frozen=True)
+    run_id: str
+    name: str
+    round: int
+    """Global number of the round, 0 for what comes before round 1."""
+
+
+class Attempt(BaseModel):
+    """One try of one task: for people, reports and budgets, never a source of truth."""
+
+    model_config = ConfigDict(extra="forbid")
+    task: str
+    step: str
+    round: int
+    started: float
+    """Seconds since the epoch."""
+    seconds: float = 0.0
+    """Wall time from the start of the step's process where it is known, else of the step."""
+    work_seconds: float = 0.0
+    """The part spent in the step's own work, without process start, imports and storage."""
+    reused: bool = False
+    receipt: str = ""
+    """`step/key` of the receipt; empty while running or after a failure."""
+    error: str = ""
+    error_kind: str = ""
+    host: str = ""
+    peak_memory_bytes: int = 0
+    """Largest resident set of the step's process or of one of its children."""
+    costs: dict[str, float] = {}
+    """What the step measured of itself: `compute_seconds`, `tokens`, …"""
+
+
+def commit_once(
+    context: Context,
+    task: Task,
+    step: str,
+    *,
+    config: dict[str, Any],
+    inputs: dict[str, Receipt],
+    seed: int,
+    work: Work,
+) -> Receipt:
+    """Return the receipt of this work, doing it only if it is not done yet.
+
+    `work` writes files into an empty folder; they are stored under their content address, then the
+    receipt is written if absent. If another process was first, its receipt wins. Raises what `work`
+    raises, after recording it as an attempt; Corrupt if the store holds something else under this
+    key.
+    """
+    with attempting(context, task, step) as attempt:
+        return commit(context, attempt, step, config=config, inputs=inputs, seed=seed, work=work)
+
+
+def commit(
+    context: Context,
+    attempt: Attempt,
+    step: str,
+    *,
+    config: dict[str, Any],
+    inputs: dict[str, Receipt],
+    seed: int,
+    work: Work,
+) -> Receipt:
+    """`commit_once` inside an attempt that is under way; an attempt may commit several receipts,
+    the last counts."""
+    code = code_digest(step)
+    digests = digests_of(inputs)
+    key = step_key(step, code, config, digests, seed)
+    receipt = find_receipt(context, step, key)
+    attempt.reused = receipt is not None
+    if receipt is None:
+        receipt = _do(
+            context,
+            attempt,
+            work,
+            lambda objects, summary: Receipt(
+                step=step,
+                key=key,
+                code=code,
+                seed=seed,
+                inputs=digests,
+                config=config,
+                objects=objects,
+                summary=summary,
+            ),
+        )
+    attempt.receipt = receipt.ref
+    return receipt
+
+
+@contextmanager
+def attempting(context: Context, task: Task, step: str) -> Iterator[Attempt]:
+    """Record one try of a task, when it begins and when it ends, with the error that ended it."""
+    attempt = Attempt(
+        task=task.name,
+        step=step,
+        round=task.round,
+        started=context.started,
+        host=platform.node() or "unknown",
+    )
+    context.progress.begin(task.name)
+    # A store that cannot be used is found here, before the work; one that fails for now may be back
+    # after it.
+    _record(context, task, attempt, tolerated=Transient)
+    try:
+        yield attempt
+    except BaseException as error:
+        attempt.error = str(error) or type(error).__name__
+        attempt.error_kind = type(error).__name__
+        raise
+    else:
+        if attempt.reused:
+            context.progress.note("reused")
+    finally:
+        attempt.seconds = round(context.clock() - attempt.started, 3)
+        usage = max(
+            resource.getrusage(who).ru_maxrss
+            for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        )
+        attempt.peak_memory_bytes = usage * 1024
+        attempt.costs = dict(context.costs)
+        # A missing attempt record costs a line of the report; failing here would hide the result or
+        # its failure.
+        _record(context, task, attempt, tolerated=RatchetError)
+
+
+def _do(
+    context: Context,
+    attempt: Attempt,
+    work: Work,
+    make: Callable[[dict[str, ObjectRef], dict[str, Any]], Receipt],
+) -> Receipt:
+    context.scratch.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{attempt.step}-", dir=context.scratch))
+    try:
+        begun = context.clock()
+        summary = work(folder)
+        attempt.work_seconds += round(context.clock() - begun, 3)
+        objects = {}
+        for path in sorted(item for item in folder.rglob("*") if item.is_file()):
+            name = keys.relative_path(path.relative_to(folder).as_posix())
+            digest = context.cache.adopt(path)
+            context.store.put_file(keys.object_key(digest), path, digest)
+            objects[name] = ObjectRef(sha256=digest, size=path.stat().st_size)
+        receipt = make(objects, json.loads(canonical_json(summary)))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    address = keys.receipt_key(receipt.step, receipt.key)
+    if context.store.put_bytes(address, receipt.to_bytes(), if_absent=True):
+        return receipt
+    return read_receipt(context, receipt.ref)
+
+
+def find_receipt(context: Context, step: str, key: str) -> Receipt | None:
+    """The receipt of finished work, None if it is not done yet. Corrupt if one of its objects is
+    gone or has another size: done work that lost its results needs a person to look."""
+    address = keys.receipt_key(step, key)
+    if context.store.size(address) is None:
+        return None
+    receipt = read_receipt(context, f"{step}/{key}")
+    for name, ref in receipt.objects.items():
+        size = context.store.size(keys.object_key(ref.sha256))
+        if size != ref.size:
+            found = "is gone" if size is None else f"has {size} bytes instead of {ref.size}"
+            raise Corrupt(
+                f"{context.store.root}/{keys.object_key(ref.sha256)} ({name} of {address}) {found}; restore it, or "
+                "delete the receipt to have the step done again"
+            )
+    return receipt
+
+
+def receipt_uri(context: Context, receipt: Receipt) -> str:
+    """The URI by which a person or another task names this receipt."""
+    return f"{context.store.root}/{keys.receipt_key(receipt.step, receipt.key)}"
+
+
+def ref_of_uri(context: Context, uri: str) -> str:
+    """The `step/key` reference behind a receipt's URI. Raises UserError if it is in another store."""
+    root, step, key = keys.split_receipt_uri(uri)
+    if root != context.store.root:
+        raise UserError(f"{uri} is not in this run's store {context.store.root}")
+    return f"{step}/{key}"
+
+
+def read_receipt(context: Context, ref: str) -> Receipt:
+    """Load a receipt by its `step/key` reference; checked to be one, and the right one. Raises
+    Missing or Corrupt."""
+    step, _, key = ref.partition("/")
+    address = keys.receipt_key(step, key)
+    where = f"{context.store.root}/{address}"
+    try:
+        receipt = Receipt.model_validate_json(context.store.get_bytes(address))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise Corrupt(
+            f"{where}: not a receipt ({'.'.join(map(str, first['loc']))}: {first['msg']})"
+        ) from None
+    if receipt.ref != ref:
+        raise Corrupt(f"{where} holds the receipt of {receipt.ref}")
+    return receipt
+
+
+def fetch(context: Context, receipt: Receipt, name: str) -> Path:
+    """A local, verified, read-only copy of one file of a receipt."""
+    if name not in receipt.objects:
+        raise Corrupt(f"receipt {receipt.step}/{receipt.key} lists no file {name!r}")
+    ref = receipt.objects[name]
+    return context.cache.get(context.store, keys.object_key(ref.sha256), ref.sha256, ref.size)
+
+
+def fetch_folder(context: Context, receipt: Receipt, folder: str) -> Path:
+    """A new local folder of verified hard links to all files of a receipt below `folder/`; it is
+    the caller's."""
+    prefix = f"{folder}/"
+    refs = {
+        name.removeprefix(prefix): ref
+        for name, ref in receipt.objects.items()
+        if name.startswith(prefix)
+    }
+    if not refs:
+        raise Corrupt(f"receipt {receipt.step}/{receipt.key} lists no files below {prefix}")
+    context.scratch.mkdir(parents=True, exist_ok=True)
+    target = Path(tempfile.mkdtemp(prefix=f"{receipt.step}-{folder}-", dir=context.scratch))
+    try:
+        for name in refs:
+            place = target / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            link_or_copy(fetch(context, receipt, prefix + name), place)
+    except BaseException:
+        shutil.rmtree(target, ignore_errors=True)
+        raise
+    return target
+
+
+def digests_of(inputs: dict[str, Receipt]) -> dict[str, str]:
+    """Name of an input → digest of its receipt, in order."""
+    return {name: receipt.digest for name, receipt in sorted(inputs.items())}
+
+
+def step_key(
+    step: str, code: str, config: dict[str, Any], inputs: dict[str, str], seed: int
+) -> str:
+    """The address of a piece of work, from all it depends on; `inputs` are digests of receipts."""
+    return digest_of(
+        {"step": step, "code": code, "config": config, "inputs": inputs, "seed": seed}
+    )[:32]
+
+
+def _record(
+    context: Context, task: Task, attempt: Attempt, *, tolerated: type[RatchetError]
+) -> None:
+    name = f"{int(attempt.started * 1000)}-{os.getpid()}"
+    try:
+        context.store.put_bytes(
+            keys.attempt_key(task.run_id, task.name, name), attempt.model_dump_json().encode()
+        )
+    except tolerated as error:
+        context.progress.note(f"attempt record of {task.name} could not be written: {error}")

@@ -1,0 +1,71 @@
+"""How far the accepted samples have moved away from what people wrote, attribute by attribute."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+
+from components.contracts.rows import TrainingRow
+from components.select.scored_samples import normalised
+
+MAX_CLASSES = 50
+"""The most frequent answers are classes of their own; all others are one."""
+MAX_CLASS_CHARACTERS = 32
+LONG = "a longer text"
+OTHER = "another answer"
+ATTRIBUTES = ("length", "answer", "slice")
+
+
+def attributes(rows: Iterable[TrainingRow]) -> dict[str, Counter[str]]:
+    """Attribute → value → rows: length (its power of two, in characters), answer (if it is short: a
+    class), slice."""
+    counts = {name: Counter[str]() for name in ATTRIBUTES}
+    for row in rows:
+        answer = normalised(row.completion)
+        counts["length"][str(len(row.completion).bit_length())] += 1
+        counts["answer"][answer if len(answer) <= MAX_CLASS_CHARACTERS else LONG] += 1
+        counts["slice"][f"{row.tags.get('task', '')} {row.tags.get('length', '')}"] += 1
+        if len(counts["answer"]) > 100 * MAX_CLASSES:
+            counts["answer"] = _frequent(counts["answer"], 10 * MAX_CLASSES)
+    return counts
+
+
+def distances(
+    accepted: dict[str, Counter[str]], human: dict[str, Counter[str]]
+) -> dict[str, float]:
+    """Attribute → Jensen–Shannon distance of accepted and human rows: 0, alike, to 1, nothing in
+    common. Empty if there are no rows to compare with."""
+    if not any(human.values()) or not any(accepted.values()):
+        return {}
+    shared = {LONG, *_frequent(accepted["answer"] + human["answer"], MAX_CLASSES)}
+    found = {}
+    for name in ATTRIBUTES:
+        pair = [accepted[name], human[name]]
+        if name == "answer":
+            pair = [_folded(counts, shared) for counts in pair]
+        found[name] = jensen_shannon(*pair)
+    return found
+
+
+def jensen_shannon(first: Counter[str], second: Counter[str]) -> float:
+    """Square root of the Jensen–Shannon divergence in bits (Endres and Schindelin 2003), from 0 to
+    1."""
+    totals = first.total(), second.total()
+    divergence = 0.0
+    for value in sorted({*first, *second}):
+        shares = first[value] / totals[0], second[value] / totals[1]
+        middle = sum(shares) / 2
+        divergence += sum(share / 2 * math.log2(share / middle) for share in shares if share)
+    return math.sqrt(min(1.0, max(0.0, divergence)))
+
+
+def _frequent(counts: Counter[str], number: int) -> Counter[str]:
+    return Counter(dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:number]))
+
+
+def _folded(counts: Counter[str], classes: set[str]) -> Counter[str]:
+    folded = Counter[str]()
+    for value, count in counts.items():
+        folded[value if value in classes else OTHER] += count
+    return folded

@@ -1,0 +1,28 @@
+"""Training rows in files that are read as often as needed, and lines added to such a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from pydantic import BaseModel
+
+from components.canonical import canonical_json
+from components.contracts.rows import TrainingRow, read_rows
+
+
+class RowFile:
+    """Training rows in a file, to be gone through as often as needed."""
+
+    def __init__(self, *paths: Path) -> None:
+        self._paths = paths
+
+    def __iter__(self) -> Iterator[TrainingRow]:
+        for path in self._paths:
+            yield from read_rows(path, TrainingRow)
+
+
+def write_line(file: BinaryIO, row: BaseModel) -> None:
+    """Append one row as the canonical JSON line that `read_rows` reads."""
+    file.write(canonical_json(row.model_dump(mode="json")) + b"\n")

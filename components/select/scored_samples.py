@@ -1,0 +1,159 @@
+"""Candidates: samples with their prompt and what the prompt's other samples said, and the signature
+of a filter."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from components.contracts.rows import Dropped, Prompt, Sample, prompt_id
+from components.errors import Corrupt
+from components.verifiers import answer_key
+
+SampleKey = tuple[str, int]
+"""Prompt id and sample index: which sample it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A sample with its prompt and the vote of the prompt's other samples."""
+
+    prompt: Prompt
+    sample: Sample
+    text: str
+    """The model's answer without surrounding white space: what would be trained on."""
+    answer: str
+    """Normalised final answer; empty if the text holds none."""
+    majority: str
+    """The answer most samples of this prompt gave."""
+    vote_share: float
+    """Share of all samples of this prompt that gave the majority's answer (2210.11610)."""
+    num_samples: int
+    """Samples drawn for this prompt, unfinished ones too."""
+    pass_rate: float | None = None
+    """Share of them that the verifier accepted; None before it was asked."""
+    weight: float = 1.0
+    """How often it is to be drawn, relative to the other accepted rows of its round."""
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """What scorers said: `judge`, `reward`, `influence`, …"""
+    hinted: bool = False
+    """The model was given the answer as a hint. Such samples of a prompt are a group of their own:
+    they vote among themselves and count for no pass rate."""
+
+    @property
+    def key(self) -> SampleKey:
+        """Which sample it is."""
+        return self.prompt.id, self.sample.index
+
+    @property
+    def slice(self) -> tuple[str, str]:
+        """Task and length, where the prompt is tagged with them."""
+        return self.prompt.tags.get("task", ""), self.prompt.tags.get("length", "")
+
+
+Block = Sequence[Candidate]
+"""Candidates in order of prompt id and sample index (which is higher with a hint); all of one
+prompt that are still there are in one block."""
+BLOCK_CANDIDATES = 2048
+"""A block is closed at the first prompt after so many candidates."""
+Outcome = tuple[list[Candidate], list[Dropped]]
+Filter = Callable[[Block], Outcome]
+"""What every filter is: a block in, what it keeps and what it drops with the reason out, no
+candidate lost."""
+Remaining = Callable[[], Iterator[Block]]
+"""Begins a pass over all candidates that are left when a filter's stage begins."""
+
+
+def normalised(text: str) -> str:
+    """A text with every run of white space made one space: what exact duplicates are compared by."""
+    return " ".join(text.split())
+
+
+def row_key(prompt_text: str, completion: str) -> int:
+    """Identity of a row for duplicates, within a round and across rounds: equal keys teach the same
+    thing.
+
+    64 bits of a hash: a set of a million of them is 60 MB, and one in 40 million such sets has a
+    false match.
+    """
+    text = f"{prompt_id(prompt_text)}\0{normalised(completion)}"
+    return int.from_bytes(
+        hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest(), "big"
+    )
+
+
+def make_candidates(prompts: Mapping[str, Prompt], samples: Iterable[Sample]) -> list[Candidate]:
+    """Join samples with their prompts and count votes, ordered by prompt and sample index.
+
+    Unfinished and empty answers do not vote but count as samples: a prompt that is mostly not
+    answered has no majority to speak of. Of equally frequent answers the one that was sampled first
+    wins. Raises Corrupt for a sample without a prompt or one that comes twice.
+    """
+    groups: dict[str, dict[int, Sample]] = defaultdict(dict)
+    for sample in samples:
+        if sample.prompt_id not in prompts:
+            raise Corrupt(
+                f"sample {sample.index} answers prompt {sample.prompt_id}, which is not in prompts.jsonl"
+            )
+        if sample.index in groups[sample.prompt_id]:
+            raise Corrupt(f"sample {sample.index} of prompt {sample.prompt_id} comes twice")
+        groups[sample.prompt_id][sample.index] = sample
+    candidates = []
+    for identity in sorted(groups):
+        own = [groups[identity][index] for index in sorted(groups[identity])]
+        answers = [answer_key(prompts[identity], sample.text) for sample in own]
+        votes = Counter(
+            answer
+            for answer, sample in zip(answers, own, strict=True)
+            if answer and sample.finished
+        )
+        majority, count = votes.most_common(1)[0] if votes else ("", 0)
+        share = count / len(own)
+        candidates += [
+            Candidate(
+                prompts[identity], sample, sample.text.strip(), answer, majority, share, len(own)
+            )
+            for sample, answer in zip(own, answers, strict=True)
+        ]
+    return candidates
+
+
+def drop(one: Candidate, reason: str, detail: str) -> Dropped:
+    """A rejected candidate, as it is kept beside the accepted; without the reference answer."""
+    row = {"prompt": one.prompt.text, "tags": one.prompt.tags, **one.sample.model_dump(mode="json")}
+    if one.hinted:
+        row["hinted"] = True
+    if one.scores:
+        row["scores"] = dict(one.scores)
+    return Dropped(reason=reason, detail=detail, row=row)
+
+
+def split(block: Block, refusal: Callable[[Candidate], str], reason: str) -> Outcome:
+    """Part candidates by what `refusal` says of each: empty keeps it, anything else is the detail
+    of the drop."""
+    kept, dropped = list[Candidate](), list[Dropped]()
+    for one in block:
+        if detail := refusal(one):
+            dropped.append(drop(one, reason, detail))
+        else:
+            kept.append(one)
+    return kept, dropped
+
+
+def scored(one: Candidate, name: str, score: float) -> Candidate:
+    """The candidate with one more score."""
+    return replace(one, scores={**one.scores, name: score})
+
+
+def by_prompt(block: Block) -> Iterator[list[Candidate]]:
+    """The candidates of a block, prompt by prompt; those with a hint apart, after the others."""
+    own: list[Candidate] = []
+    for one in block:
+        if own and (own[0].prompt.id != one.prompt.id or own[0].hinted != one.hinted):
+            yield own
+            own = []
+        own.append(one)
+    if own:
+        yield own

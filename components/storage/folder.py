@@ -1,0 +1,275 @@
+"""The embedded default store: a folder (`file:///dir`). Nothing to install, and the same promises
+as a bucket.
+
+An object appears under its key whole or not at all, also if the process is killed or the machine
+loses power: it is written and synced to a temporary file in `.incoming/`, then linked (write-once)
+or renamed (anything else) into place. What a killed process leaves in `.incoming/` is never listed
+and may be deleted when nothing runs.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import unquote
+
+from components.errors import Corrupt, Missing, RatchetError, Transient, UserError
+from components.storage import keys
+
+BLOCK_BYTES = 1024 * 1024
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EBUSY, errno.EAGAIN}
+_UNUSABLE = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.EXDEV,
+    errno.EMLINK,
+    errno.EOPNOTSUPP,
+}
+
+
+class FileStore:
+    """A `Store` in a folder. See that protocol for the contract; the folder is made by the first
+    write."""
+
+    def __init__(self, root: str) -> None:
+        """`root` is a canonical `file:///absolute/folder` URI."""
+        self.root = root
+        self._folder = Path(unquote(root.removeprefix("file://")))
+
+    def put_file(self, key: str, path: Path, sha256: str, *, give: bool = False) -> None:
+        """Copy a file in, checking its digest on the way; move it if it is given and on the same
+        file system. Corrupt if the file is not what `sha256` says."""
+        size = path.stat().st_size
+        if not (key.endswith(sha256) and self.size(key) == size) and not (
+            give and self._move(key, path)
+        ):
+            self._copy(key, path, sha256, size)
+        if give:
+            path.unlink(missing_ok=True)
+
+    def _move(self, key: str, path: Path) -> bool:
+        """False if the file is on another file system, or only a link to one."""
+        place = self._folder / keys.relative_path(key)
+        if path.is_symlink():
+            return False
+        with local_errors(place), path.open("rb") as file:
+            os.fchmod(file.fileno(), stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o444)
+            try:
+                return self._publish(file, path, key)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                return False
+
+    def _copy(self, key: str, path: Path, sha256: str, size: int) -> None:
+        digest = hashlib.sha256()
+        with self._incoming(key, size) as (file, temporary):
+            with path.open("rb") as source:
+                while block := source.read(BLOCK_BYTES):
+                    digest.update(block)
+                    file.write(block)
+            if digest.hexdigest() != sha256:
+                raise changed_file(path, sha256, digest.hexdigest())
+            self._publish(file, temporary, key)
+
+    def put_bytes(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
+        """Store a small document; with `if_absent` by a hard link, which the kernel gives to one
+        writer only."""
+        if if_absent and self.size(key) is not None:
+            return False
+        with self._incoming(key, len(data)) as (file, temporary):
+            file.write(data)
+            return self._publish(file, temporary, key, if_absent=if_absent)
+
+    def get_bytes(self, key: str, max_bytes: int = 16 * BLOCK_BYTES) -> bytes:
+        """The whole object. Missing if there is none, Corrupt if it is larger than `max_bytes`."""
+        with self._reading(key) as source:
+            data = source.read(max_bytes + 1)
+        if len(data) > max_bytes:
+            raise Corrupt(
+                f"{self.root}/{key} is larger than the {max_bytes:,} bytes expected at most"
+            )
+        return data
+
+    def get_file(self, key: str, path: Path) -> None:
+        """Copy an object to the new file `path`."""
+        with self._reading(key) as source:
+            size = os.fstat(source.fileno()).st_size
+            with local_errors(path, size), new_file(path) as target:
+                shutil.copyfileobj(source, target, BLOCK_BYTES)
+
+    def size(self, key: str) -> int | None:
+        """Size in bytes, None if there is no such object."""
+        place = self._path(key)
+        with local_errors(place):
+            try:
+                status = place.stat()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """Keys below the folder `prefix` (empty, or ending in `/`), in order."""
+        base = self._folder / keys.folder_prefix(prefix)
+        found = []
+        with local_errors(base):
+            for folder, folders, files in os.walk(base, onerror=_unless_absent):
+                folders[:] = [name for name in folders if not name.startswith(".")]
+                place = Path(folder).relative_to(self._folder)
+                found += [(place / name).as_posix() for name in files if not name.startswith(".")]
+        return iter(sorted(found))
+
+    def delete(self, key: str) -> None:
+        """Remove an object, if it is there. Its folder stays: another writer may be about to use
+        it."""
+        place = self._path(key)
+        with local_errors(place):
+            place.unlink(missing_ok=True)
+
+    def enforces_write_once(self, key: str) -> bool:
+        """True if a second writer of the existing `key` is refused by the file system."""
+        content = self.get_bytes(key)
+        with self._incoming(key, len(content)) as (file, temporary):
+            file.write(content)
+            return not self._publish(file, temporary, key, if_absent=True)
+
+    def _path(self, key: str) -> Path:
+        return self._folder / keys.foreign_path(key)
+
+    @contextmanager
+    def _reading(self, key: str) -> Iterator[BinaryIO]:
+        place = self._path(key)
+        with local_errors(place):
+            try:
+                source = place.open("rb")
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                raise Missing(f"{self.root}/{key} does not exist") from None
+            with source:
+                yield source
+
+    @contextmanager
+    def _incoming(self, key: str, size: int) -> Iterator[tuple[BinaryIO, Path]]:
+        """A new temporary file in the store's file system, gone after the block whatever happens."""
+        place = self._folder / keys.relative_path(key)
+        temporary = self._folder / ".incoming" / f"{os.getpid()}-{secrets.token_hex(8)}"
+        with local_errors(place, size):
+            temporary.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with new_file(temporary) as file:
+                    yield file, temporary
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    def _publish(
+        self, file: BinaryIO, temporary: Path, key: str, *, if_absent: bool = False
+    ) -> bool:
+        """Give finished bytes their final name. False if `if_absent` and the name is taken."""
+        place = self._path(key)
+        file.flush()
+        os.fsync(file.fileno())
+        made = _make_folders(place.parent)
+        if if_absent:
+            try:
+                os.link(temporary, place)
+            except FileExistsError:
+                return False
+        else:
+            temporary.replace(place)
+        for folder in {place.parent, *made}:
+            _sync_folder(folder)
+        return True
+
+
+def changed_file(path: Path, expected: str, found: str) -> Corrupt:
+    """The failure of storing a file whose bytes are not those of its digest."""
+    return Corrupt(
+        f"{path} has SHA-256 {found} instead of {expected}: it was changed while in use; do the step again"
+    )
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """Write the new, read-only file `path` (mode 0444 less the umask); deleted again if the block
+    fails. Raises FileExistsError if it is there."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+    except BaseException:
+        # The failure in hand matters more than one of tidying up.
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def local_errors(place: Path, needed_bytes: int = 0) -> Iterator[None]:
+    """Turn what a file system says while `place` is used into UserError or Transient, a full disk
+    with its numbers."""
+    try:
+        yield
+    except OSError as error:
+        raised = _explained(error, place, needed_bytes)
+        if raised is None:
+            raise
+        raise raised from error
+
+
+def _explained(error: OSError, place: Path, needed_bytes: int) -> RatchetError | None:
+    why = os.strerror(error.errno) if error.errno else str(error)
+    if error.errno in _NO_ROOM:
+        existing = next(folder for folder in place.parents if folder.exists())
+        free = shutil.disk_usage(existing).free
+        return UserError(
+            f"{place}: no room for {needed_bytes:,} bytes ({why}; {free:,} bytes free): free some space there or use "
+            "another folder"
+        )
+    if error.errno in _PASSING:
+        return Transient(f"{place}: {why}")
+    if error.errno in _UNUSABLE:
+        named = error.filename2 or error.filename or place
+        return UserError(
+            f"{place} cannot be used ({why}: {named}): use one folder that this user may write"
+        )
+    return None
+
+
+def _unless_absent(error: OSError) -> None:
+    """What os.walk shall do about a folder that it cannot read: nothing to list is no failure."""
+    if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+        raise error
+
+
+def _make_folders(folder: Path) -> tuple[Path, ...]:
+    """Make a folder; returns those whose entries changed by it, to be synced."""
+    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return tuple(parent.parent for parent in made)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot sync a folder and do not need to.
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+            raise
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,337 @@
+"""The store in a bucket: `s3://bucket/prefix`, over boto3.
+
+boto3 is imported only when a bucket is first used.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+from components.errors import Corrupt, Missing, RatchetError, Transient, UserError
+from components.storage import keys
+from components.storage.folder import changed_file, local_errors, new_file
+from components.storage.s3_errors import one_line, s3_errors, shown_endpoint, status_of
+
+PART_BYTES = 16 * 1024 * 1024
+"""Larger files go in parts of this size, MAX_TRANSFERS at a time; S3 wants at least 5 MiB a part.
+"""
+MAX_PARTS = 10_000
+MAX_TRANSFERS = 4
+MAX_TRIES = 4
+"""Tries of one request, with growing pauses (botocore's standard retry mode)."""
+READ_TRIES = 2
+"""Tries of reading one answer that broke off, on top of the request's own."""
+
+T = TypeVar("T")
+
+
+class S3Store:
+    """A `Store` in a bucket. See that protocol for the contract.
+
+    Needs s3:ListBucket, s3:GetObject, s3:PutObject and s3:AbortMultipartUpload below the prefix.
+    Threads may share it. The bucket is looked up once, before the first use, because some servers
+    make a bucket for whoever writes to it.
+
+    Write-once rests on `If-None-Match: *`. For a server without conditional writes, which `probe`
+    refuses, it also looks first, and reads back and compares: of writers one after the other the
+    first wins; only writers within the same few milliseconds may both believe it, which is harmless
+    for equal bytes (receipts are deterministic).
+
+    An upload that is killed leaves parts that cost space: give the bucket a rule
+    AbortIncompleteMultipartUpload.
+    """
+
+    def __init__(
+        self, root: str, environment: Mapping[str, str], *, part_bytes: int = PART_BYTES
+    ) -> None:
+        """`root` is a canonical `s3://bucket/prefix` URI; `environment` as for `open_store`."""
+        self.root = root
+        self._bucket, _, prefix = root.removeprefix("s3://").partition("/")
+        self._base = f"{prefix}/" if prefix else ""
+        self._environment = environment
+        self._part_bytes = part_bytes
+        self._send_checksum = (
+            _switch(environment, "RATCHET_S3_REQUEST_CHECKSUM") == "when_supported"
+        )
+        _switch(environment, "RATCHET_S3_RESPONSE_CHECKSUM")
+        self._lock = threading.Lock()
+        self._connected: Any = None
+
+    def put_file(self, key: str, path: Path, sha256: str, *, give: bool = False) -> None:
+        """Upload a file, in parallel parts if it is large, every part with its SHA-256."""
+        size = path.stat().st_size
+        keys.relative_path(key)
+        if key.endswith(sha256) and self.size(key) == size:
+            pass
+        elif size > self._part_bytes:
+            self._put_parts(key, path, size, sha256)
+        else:
+            data = path.read_bytes()
+            found = hashlib.sha256(data).hexdigest()
+            if found != sha256:
+                raise changed_file(path, sha256, found)
+            with self._errors(key):
+                self._put(key, data)
+        if give:
+            path.unlink()
+
+    def put_bytes(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
+        """Store a small document; write-once as the class says. If the answer to a write got lost
+        and the write was repeated, False is said of the caller's own bytes."""
+        keys.relative_path(key)
+        if not if_absent:
+            with self._errors(key):
+                self._put(key, data)
+            return True
+        return (
+            self.size(key) is None
+            and self._put_if_absent(key, data)
+            and self.get_bytes(key) == data
+        )
+
+    def get_bytes(self, key: str, max_bytes: int = 16 * 1024 * 1024) -> bytes:
+        """The whole object, with the server's checksum verified where it sends one."""
+        return self._read(key, max_bytes)
+
+    def get_file(self, key: str, path: Path) -> None:
+        """Download to the new file `path`, in parallel ranges if it is large."""
+        size = self.size(key)
+        if size is None:
+            raise Missing(f"{self.root}/{key} does not exist")
+        with local_errors(path, size), new_file(path) as file:
+
+            def receive(index: int) -> None:
+                start = index * self._part_bytes
+                length = min(self._part_bytes, size - start)
+                _write_at(
+                    file, self._read(key, length, f"bytes={start}-{start + length - 1}"), start
+                )
+
+            _in_parallel(receive, -(-size // self._part_bytes))
+
+    def size(self, key: str) -> int | None:
+        """Size in bytes, None if there is no such object."""
+        with self._errors(key):
+            try:
+                return int(
+                    self._client().head_object(Bucket=self._bucket, Key=self._name(key))[
+                        "ContentLength"
+                    ]
+                )
+            except self._client().exceptions.ClientError as error:
+                if status_of(error) == 404:
+                    return None
+                raise
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """Keys below the folder `prefix` (empty, or ending in `/`), in order."""
+        base = self._base + keys.folder_prefix(prefix)
+        found = []
+        with self._errors(prefix):
+            for page in (
+                self._client()
+                .get_paginator("list_objects_v2")
+                .paginate(Bucket=self._bucket, Prefix=base)
+            ):
+                found += [item["Key"].removeprefix(self._base) for item in page.get("Contents", ())]
+        # Not every server lists in order. A name that ends in a slash is a console's marker of an
+        # empty folder.
+        return iter(sorted(key for key in found if not key.endswith("/")))
+
+    def delete(self, key: str) -> None:
+        """Remove an object, if it is there."""
+        with self._errors(key):
+            self._client().delete_object(Bucket=self._bucket, Key=self._name(key))
+
+    def enforces_write_once(self, key: str) -> bool:
+        """True if the server answers a second conditional write of `key` with 412; sends the same
+        bytes."""
+        return not self._put_if_absent(key, self.get_bytes(key))
+
+    def _name(self, key: str) -> str:
+        return self._base + keys.foreign_path(key)
+
+    def _put(self, key: str, data: bytes, **condition: str) -> None:
+        target = {"Bucket": self._bucket, "Key": self._name(key)}
+        self._client().put_object(**target, Body=data, **self._checksum(data), **condition)
+
+    def _checksum(self, data: bytes) -> dict[str, str]:
+        digest = hashlib.sha256(data).digest()
+        return {"ChecksumSHA256": base64.b64encode(digest).decode()} if self._send_checksum else {}
+
+    def _put_if_absent(self, key: str, data: bytes) -> bool:
+        for pause_seconds in (0.1, 0.2, 0.4, 0.8):
+            with self._errors(key):
+                try:
+                    self._put(key, data, IfNoneMatch="*")
+                    return True
+                except self._client().exceptions.ClientError as error:
+                    if status_of(error) == 412:
+                        return False
+                    if status_of(error) != 409:
+                        raise
+            # 409: another writer is at it. AWS asks to try again, since that one may yet fail.
+            time.sleep(pause_seconds)
+        raise Transient(f"{self.root}/{key}: several writers at once; try again")
+
+    def _put_parts(self, key: str, path: Path, size: int, sha256: str) -> None:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found != sha256:
+                raise changed_file(path, sha256, found)
+            client, target = self._client(), {"Bucket": self._bucket, "Key": self._name(key)}
+            with self._errors(key):
+                algorithm = {"ChecksumAlgorithm": "SHA256"} if self._send_checksum else {}
+                target["UploadId"] = client.create_multipart_upload(**target, **algorithm)[
+                    "UploadId"
+                ]
+                try:
+                    self._send_parts(client, target, file, size)
+                except client.exceptions.NoSuchUpload:
+                    # The answer to the last request may have been lost and the request repeated.
+                    if self.size(key) != size:
+                        raise
+                except BaseException:
+                    # The failure in hand matters more than one of tidying up.
+                    with suppress(RatchetError), self._errors(key):
+                        client.abort_multipart_upload(**target)
+                    raise
+
+    def _send_parts(self, client: Any, target: dict[str, str], file: BinaryIO, size: int) -> None:
+        part_bytes = max(self._part_bytes, -(-size // MAX_PARTS))
+
+        def send(index: int) -> dict[str, Any]:
+            data = os.pread(file.fileno(), part_bytes, index * part_bytes)
+            checksum = self._checksum(data)
+            answer = client.upload_part(**target, PartNumber=index + 1, Body=data, **checksum)
+            return {"PartNumber": index + 1, "ETag": answer["ETag"], **checksum}
+
+        parts = _in_parallel(send, -(-size // part_bytes))
+        client.complete_multipart_upload(**target, MultipartUpload={"Parts": parts})
+
+    def _read(
+        self, key: str, max_bytes: int, byte_range: str = "", tries: int = READ_TRIES
+    ) -> bytes:
+        try:
+            with self._errors(key):
+                ranged = {"Range": byte_range} if byte_range else {}
+                answer = self._client().get_object(
+                    Bucket=self._bucket, Key=self._name(key), **ranged
+                )
+                size = answer["ContentLength"]
+                if size > max_bytes:
+                    raise Corrupt(
+                        f"{self.root}/{key} has {size:,} bytes, expected were {max_bytes:,} at most"
+                    )
+                return bytes(answer["Body"].read())
+        except Transient:
+            if tries == 1:
+                raise
+        return self._read(key, max_bytes, byte_range, tries - 1)
+
+    def _client(self) -> Any:
+        with self._lock:
+            if self._connected is None:
+                self._connected = self._connect()
+            return self._connected
+
+    def _connect(self) -> Any:
+        """Look the bucket up with little patience, so that a wrong setting is known within seconds."""
+        import boto3
+
+        names = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
+        with self._explained(self.root, reached_before=False):
+            session = boto3.session.Session(
+                **{name: self._environment.get(name.upper()) or None for name in names}
+            )
+            hasty = _make_client(
+                session, self._environment, tries=2, connect_seconds=3, read_seconds=5
+            )
+            hasty.list_objects_v2(Bucket=self._bucket, Prefix=self._base, MaxKeys=1)
+            return _make_client(
+                session, self._environment, tries=MAX_TRIES, connect_seconds=5, read_seconds=60
+            )
+
+    def _errors(self, key: str) -> AbstractContextManager[None]:
+        self._client()
+        return self._explained(f"{self.root}/{key}".rstrip("/"), reached_before=True)
+
+    def _explained(self, where: str, *, reached_before: bool) -> AbstractContextManager[None]:
+        server = f"S3 endpoint {shown_endpoint(_endpoint(self._environment))}"
+        return s3_errors(
+            where=where, bucket=self._bucket, server=server, reached_before=reached_before
+        )
+
+
+def _make_client(
+    session: Any,
+    environment: Mapping[str, str],
+    *,
+    tries: int,
+    connect_seconds: int,
+    read_seconds: int,
+) -> Any:
+    from botocore.config import Config
+
+    endpoint = _endpoint(environment)
+    region = (
+        environment.get("AWS_REGION")
+        or environment.get("AWS_DEFAULT_REGION")
+        or session.region_name
+    )
+    request_checksum = _switch(environment, "RATCHET_S3_REQUEST_CHECKSUM")
+    config = Config(
+        connect_timeout=connect_seconds,
+        read_timeout=read_seconds,
+        max_pool_connections=2 * MAX_TRANSFERS,
+        retries={"mode": "standard", "total_max_attempts": tries},
+        request_checksum_calculation=request_checksum,
+        response_checksum_validation=_switch(environment, "RATCHET_S3_RESPONSE_CHECKSUM"),
+        s3={
+            "addressing_style": "path" if endpoint else "auto",
+            # Without checksum headers the signature has to cover the bytes, over https too.
+            "payload_signing_enabled": request_checksum == "when_required",
+        },
+    )
+    try:
+        return session.client(
+            "s3", endpoint_url=endpoint, region_name=region or "us-east-1", config=config
+        )
+    except ValueError as error:
+        raise UserError(
+            f"S3 endpoint {shown_endpoint(endpoint)}: {one_line(str(error))}"
+        ) from error
+
+
+def _endpoint(environment: Mapping[str, str]) -> str | None:
+    return environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL") or None
+
+
+def _switch(environment: Mapping[str, str], name: str) -> str:
+    value = environment.get(name) or "when_supported"
+    if value not in ("when_supported", "when_required"):
+        raise UserError(f"{name}={value}: use when_supported or when_required")
+    return value
+
+
+def _write_at(file: BinaryIO, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(file.fileno(), view, offset)
+        view, offset = view[written:], offset + written
+
+
+def _in_parallel(work: Callable[[int], T], count: int) -> list[T]:
+    """`work` of 0 … count-1, a few at a time, in order; the first failure cancels what has not
+    begun."""
+    with ThreadPoolExecutor(max_workers=MAX_TRANSFERS) as pool:
+        return list(pool.map(work, range(count)))

@@ -1,0 +1,206 @@
+"""Local copies of what recipes name by URI: data files and model folders.
+
+`file://path`, `package://module/path` (a file inside an installed Python package),
+`s3://bucket/key`, `hf://org/name@revision/path` and `hf://datasets/org/name@revision/path`. Pickled
+weights are never fetched.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
+
+from components.errors import Missing, UserError
+from components.storage.store import open_store
+
+FOLDER_SUFFIXES = (".safetensors", ".json", ".txt", ".model", ".jinja", ".gguf")
+"""What is fetched of a remote model folder: weights that cannot run code, configuration, tokenizer.
+No pickles."""
+
+_HF = re.compile(r"(datasets/)?([\w.-]+/[\w.-]+)@([\w.-]+)((?:/[^/]+)*)")
+
+
+def local_path(uri: str, environment: Mapping[str, str], scratch: Path) -> Path:
+    """A local path of the one file that `uri` names, downloaded below `scratch` if it is remote.
+
+    Raises UserError naming the URI and what to do; Transient if the store cannot be reached for
+    now.
+    """
+    scheme, rest = _split(uri)
+    match scheme:
+        case "file":
+            return _existing(uri, Path(rest), folder=False)
+        case "package":
+            return _existing(uri, _in_package(uri, rest), folder=False)
+        case "s3":
+            return _s3_file(uri, environment, scratch)
+        case _:
+            return _hf_file(uri, rest, environment)
+
+
+def local_folder(uri: str, environment: Mapping[str, str], scratch: Path) -> Path:
+    """A local folder with the files of the model folder that `uri` names (of a remote one:
+    FOLDER_SUFFIXES alone).
+
+    Raises UserError naming the URI and what to do; Transient if the store cannot be reached for
+    now.
+    """
+    scheme, rest = _split(uri)
+    match scheme:
+        case "file":
+            return _existing(uri, Path(rest), folder=True)
+        case "package":
+            return _existing(uri, _in_package(uri, rest), folder=True)
+        case "s3":
+            return _s3_folder(uri, environment, scratch)
+        case _:
+            return _hf_folder(uri, rest, environment)
+
+
+def _split(uri: str) -> tuple[str, str]:
+    scheme, marker, rest = uri.partition("://")
+    if not marker or scheme not in ("file", "package", "s3", "hf") or not rest or "\0" in rest:
+        raise UserError(
+            f"{uri!r}: use file://path, package://module/path, s3://bucket/key or hf://[datasets/]org/name@revision/path"
+        )
+    return scheme, unquote(rest) if scheme == "file" else rest
+
+
+def _existing(uri: str, path: Path, *, folder: bool) -> Path:
+    try:
+        found = path.is_dir() if folder else path.is_file()
+        other = path.exists()
+    except OSError as error:
+        raise UserError(f"{uri}: cannot be read ({error.strerror})") from None
+    if found:
+        return path
+    if other:
+        raise UserError(
+            f"{uri} is a {'file; name the folder' if folder else 'folder; name one file in it'}"
+        )
+    where = f" (looked at {path.absolute()})" if uri.startswith("file:") else ""
+    raise UserError(f"{uri}: no such {'folder' if folder else 'file'}{where}; correct the path")
+
+
+def _in_package(uri: str, rest: str) -> Path:
+    """The path inside an installed package, found without importing it."""
+    module, _, inner = rest.partition("/")
+    if (
+        not module.isidentifier()
+        or not inner
+        or ".." in PurePosixPath(inner).parts
+        or inner.startswith("/")
+    ):
+        raise UserError(
+            f"{uri}: use package://module/path, a path inside one installed top-level package"
+        )
+    try:
+        spec = importlib.util.find_spec(module)
+    except ValueError:
+        spec = None
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    if not folders:
+        raise UserError(
+            f"{uri}: no Python package {module!r} is installed here; install it or use a file:// URI"
+        )
+    places = [Path(folder) / inner for folder in folders]
+    return next((place for place in places if place.exists()), places[0])
+
+
+def _s3_file(uri: str, environment: Mapping[str, str], scratch: Path) -> Path:
+    parent, _, name = uri.rpartition("/")
+    if not name or parent == "s3:/":
+        raise UserError(f"{uri}: name one object, s3://bucket/key")
+    target = _new_folder(scratch) / Path(name).name
+    try:
+        open_store(parent, environment).get_file(name, target)
+    except Missing:
+        raise UserError(f"{uri}: no such object; correct the key, or upload it") from None
+    return target
+
+
+def _s3_folder(uri: str, environment: Mapping[str, str], scratch: Path) -> Path:
+    store, target = open_store(uri.rstrip("/"), environment), _new_folder(scratch)
+    found = False
+    for key in store.list(""):
+        parts = PurePosixPath(key).parts
+        if not key.endswith(FOLDER_SUFFIXES) or ".." in parts or key.startswith("/"):
+            continue
+        (target / key).parent.mkdir(parents=True, exist_ok=True)
+        store.get_file(key, target / key)
+        found = True
+    if not found:
+        raise UserError(
+            f"{uri}: no model files ({', '.join(FOLDER_SUFFIXES)}) below this prefix; correct it, or upload the model"
+        )
+    return target
+
+
+def _new_folder(scratch: Path) -> Path:
+    scratch.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix="uri-", dir=scratch))
+
+
+def _hf_parts(uri: str, rest: str) -> tuple[str, str, str, str]:
+    found = _HF.fullmatch(rest)
+    if not found or ".." in found[4].split("/"):
+        raise UserError(
+            f"{uri}: use hf://[datasets/]org/name@revision[/path]; a run without a revision cannot be repeated"
+        )
+    return "dataset" if found[1] else "model", found[2], found[3], found[4].removeprefix("/")
+
+
+def _hf_file(uri: str, rest: str, environment: Mapping[str, str]) -> Path:
+    kind, name, revision, file = _hf_parts(uri, rest)
+    if not file:
+        raise UserError(f"{uri}: name one file of the repository, …@{revision}/path")
+    import huggingface_hub
+
+    try:
+        return Path(
+            huggingface_hub.hf_hub_download(
+                name,
+                file,
+                repo_type=kind,
+                revision=revision,
+                token=environment.get("HF_TOKEN"),
+                endpoint=environment.get("HF_ENDPOINT"),
+                cache_dir=environment.get("HF_HUB_CACHE"),
+            )
+        )
+    except (OSError, ValueError, huggingface_hub.errors.EntryNotFoundError) as error:
+        raise _hub_error(uri, error) from None
+
+
+def _hf_folder(uri: str, rest: str, environment: Mapping[str, str]) -> Path:
+    kind, name, revision, inner = _hf_parts(uri, rest)
+    import huggingface_hub
+
+    patterns = [f"{inner}/*{suffix}" if inner else f"*{suffix}" for suffix in FOLDER_SUFFIXES]
+    try:
+        folder = Path(
+            huggingface_hub.snapshot_download(
+                name,
+                repo_type=kind,
+                revision=revision,
+                allow_patterns=patterns,
+                token=environment.get("HF_TOKEN"),
+                endpoint=environment.get("HF_ENDPOINT"),
+                cache_dir=environment.get("HF_HUB_CACHE"),
+            )
+        )
+    except (OSError, ValueError, huggingface_hub.errors.EntryNotFoundError) as error:
+        raise _hub_error(uri, error) from None
+    return _existing(uri, folder / inner, folder=True)
+
+
+def _hub_error(uri: str, error: BaseException) -> UserError:
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return UserError(
+        f"{uri}: cannot be fetched from the hub ({type(error).__name__}: {first}); check the name and revision, "
+        "set HF_TOKEN for a private one, or download it and use file://"
+    )

@@ -1,0 +1,322 @@
+"""The Kubernetes API server as the launcher needs it: few calls, each tolerant of what passes and
+plain about the rest.
+
+A call that fails for now (429, 5xx, 410, a reset or silent connection, an answer that is no JSON)
+is made again with growing pauses until `Patience.give_up_seconds` are over, then it is Transient.
+What a person has to mend is a UserError at once: no permission, no Kubeflow Trainer, an object the
+server does not accept.
+
+With this module only `components.cli` may import `kubernetes`, and both do so on first use.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from components.errors import RatchetError, Transient, UserError
+
+Json = dict[str, Any]
+GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
+CONFLICT, NOT_FOUND = 409, 404
+PASSING = (408, 410, 425, 429, 500, 502, 503, 504)
+"""Statuses after which the same request may succeed. 410: the server forgot the version asked for;
+ask anew."""
+LONGEST_MESSAGE = 400
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long the launcher waits, and by which clock."""
+
+    poll_seconds: float = 5.0
+    """Between two looks at the job."""
+    look_seconds: float = 30.0
+    """Between two looks at its pods and events, for the progress notes."""
+    connect_seconds: float = 10.0
+    answer_seconds: float = 30.0
+    """Longest silence of the server within an answer."""
+    first_pause_seconds: float = 1.0
+    longest_pause_seconds: float = 30.0
+    give_up_seconds: float = 600.0
+    """How long a call may keep failing before the step fails as Transient. The job goes on
+    meanwhile."""
+    removal_seconds: float = 600.0
+    """How long the removal of a finished job and of its pods may take."""
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a call asks for, in the words of a Role."""
+
+    verb: str
+    resource: str
+    namespace: str
+    group: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.verb} {self.resource} in namespace {self.namespace}"
+
+
+class Refused(Exception):
+    """An answer of the server that its caller gives a meaning: 404 (no such object) or 409."""
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+
+
+class Cluster:
+    """The objects of one API server that a training on many nodes is made of. Answers are the
+    server's JSON."""
+
+    def __init__(self, configuration: Any, patience: Patience) -> None:
+        """`configuration` is a kubernetes.client.Configuration; `from_environment` makes the usual
+        one."""
+        from kubernetes import client
+
+        configuration.retries = False  # ours know what may be repeated, and for how long
+        self.patience = patience
+        self.server = str(configuration.host)
+        api = client.ApiClient(configuration)
+        self._custom, self._core = client.CustomObjectsApi(api), client.CoreV1Api(api)
+
+    @classmethod
+    def from_environment(
+        cls, environment: Mapping[str, str], patience: Patience | None = None
+    ) -> Cluster:
+        """The cluster this pod runs in, else the one of KUBECONFIG. Raises UserError if there is
+        neither."""
+        from kubernetes import client, config
+
+        configuration = client.Configuration()
+        try:
+            if environment.get("KUBERNETES_SERVICE_HOST"):
+                config.load_incluster_config(configuration)
+            else:
+                file = environment.get("KUBECONFIG")
+                config.load_kube_config(
+                    config_file=file, client_configuration=configuration, persist_config=False
+                )
+        except config.ConfigException as error:
+            raise UserError(
+                f"train.num_nodes > 1 needs a Kubernetes cluster, and none is configured ({_shown(str(error))}); run "
+                "in a pod with a service account token, set KUBECONFIG, or set train.num_nodes to 1"
+            ) from error
+        return cls(configuration, patience or Patience())
+
+    def create_job(self, namespace: str, job: Json) -> Json | None:
+        """Create a TrainJob and return it; None if there is one of that name. A field that the
+        server's version of the Trainer does not know is refused, not dropped."""
+        try:
+            return self._call(
+                Request("create", PLURAL, namespace, GROUP),
+                self._custom.create_namespaced_custom_object,
+                GROUP,
+                VERSION,
+                namespace,
+                PLURAL,
+                job,
+                field_validation="Strict",
+            )
+        except Refused as refused:
+            if refused.status != CONFLICT:
+                raise UserError(f"there is no namespace {namespace} on {self.server}") from None
+            return None
+
+    def read_job(self, namespace: str, name: str) -> Json | None:
+        """A TrainJob; None if there is none of that name."""
+        try:
+            return self._call(
+                Request("get", PLURAL, namespace, GROUP),
+                self._custom.get_namespaced_custom_object,
+                GROUP,
+                VERSION,
+                namespace,
+                PLURAL,
+                name,
+            )
+        except Refused:
+            return None
+
+    def delete_job(self, namespace: str, name: str, uid: str, propagation: str) -> bool:
+        """Delete the TrainJob that has this uid and no other; False if it is gone already.
+
+        `propagation` is Foreground (the job goes last, after its pods) or Background (it goes at
+        once).
+        """
+        options = {"propagationPolicy": propagation, "preconditions": {"uid": uid}}
+        try:
+            self._call(
+                Request("delete", PLURAL, namespace, GROUP),
+                self._custom.delete_namespaced_custom_object,
+                GROUP,
+                VERSION,
+                namespace,
+                PLURAL,
+                name,
+                body=options,
+            )
+        except Refused:
+            return False
+        return True
+
+    def pods(self, namespace: str, selector: str) -> list[Json]:
+        """Pods with these labels."""
+        return self._list(
+            "pods", self._core.list_namespaced_pod, namespace, label_selector=selector
+        )
+
+    def warnings(self, namespace: str, name: str) -> list[Json]:
+        """Warning events about the objects of this name."""
+        about = f"involvedObject.name={name},type=Warning"
+        return self._list(
+            "events", self._core.list_namespaced_event, namespace, field_selector=about
+        )
+
+    def log_tail(self, namespace: str, pod: str, container: str, num_lines: int) -> list[str]:
+        """The last lines of a container's log; none if the pod is gone."""
+        try:
+            text = self._answer(
+                Request("get", "pods/log", namespace),
+                self._core.read_namespaced_pod_log,
+                pod,
+                namespace,
+                container=container,
+                tail_lines=num_lines,
+            )
+        except Refused:
+            return []
+        return text.decode("utf-8", errors="replace").splitlines()
+
+    def _list(
+        self, resource: str, method: Callable[..., Any], namespace: str, **options: Any
+    ) -> list[Json]:
+        try:
+            found = self._call(Request("list", resource, namespace), method, namespace, **options)
+        except Refused:
+            return []
+        return list(found.get("items") or ())
+
+    def _call(
+        self, request: Request, method: Callable[..., Any], *arguments: Any, **options: Any
+    ) -> Json:
+        found: Json = json.loads(self._answer(request, method, *arguments, is_json=True, **options))
+        return found
+
+    def _answer(
+        self,
+        request: Request,
+        method: Callable[..., Any],
+        *arguments: Any,
+        is_json: bool = False,
+        **options: Any,
+    ) -> bytes:
+        """The body of the answer, after as many tries as the patience allows."""
+        patience = self.patience
+        begun, pause = patience.clock(), patience.first_pause_seconds
+        while True:
+            fault, asked_seconds = self._try(request, method, arguments, is_json, options)
+            if isinstance(fault, bytes):
+                return fault
+            wait, left = (
+                max(pause, asked_seconds),
+                begun + patience.give_up_seconds - patience.clock(),
+            )
+            if wait > left:
+                raise Transient(
+                    f"{self.server} could not {request} for {patience.give_up_seconds:.0f} s: {fault}"
+                )
+            patience.sleep(wait)
+            pause = min(2 * pause, patience.longest_pause_seconds)
+
+    def _try(
+        self,
+        request: Request,
+        method: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        is_json: bool,
+        options: Json,
+    ) -> tuple[bytes | str, float]:
+        """The body, or what failed for now and how many seconds the server asks to be left alone."""
+        from kubernetes.client.exceptions import ApiException
+        from urllib3.exceptions import HTTPError
+
+        # A pair, because the client silently ignores a timeout that is one float.
+        limits = (self.patience.connect_seconds, self.patience.answer_seconds)
+        try:
+            # The raw body: the client's own decoding fails on fields that are null and on bytes
+            # that are not UTF-8.
+            response = method(
+                *arguments, **options, _preload_content=False, _request_timeout=limits
+            )
+            body = bytes(response.data)
+        except ApiException as error:
+            broken_off = (
+                error.status == 0 and "CERTIFICATE" not in str(error.reason).upper()
+            )  # TLS, halfway
+            if error.status not in PASSING and not broken_off:
+                raise self._refusal(request, error) from error
+            return f"{error.status} {_shown(str(error.reason))}", _retry_after_seconds(
+                error.headers
+            )
+        except (HTTPError, OSError) as error:
+            return f"{type(error).__name__}: {_shown(str(error))}", 0.0
+        if is_json and not _is_object(body):
+            return "an answer that is no JSON object", 0.0
+        return body, 0.0
+
+    def _refusal(self, request: Request, error: Any) -> RatchetError | Refused:
+        """What an answer means that will be the same tomorrow."""
+        text = (error.body or b"").decode("utf-8", errors="replace")
+        said = json.loads(text) if _is_object(error.body or b"") else {}
+        words = _shown(str(said.get("message") or text or error.reason))
+        match error.status:
+            case 404 if said.get("reason") == "NotFound":
+                return Refused(NOT_FOUND)
+            case 404:
+                return UserError(
+                    f"{self.server} does not know {PLURAL}.{GROUP}/{VERSION}: Kubeflow Trainer v2 is not installed "
+                    "there; install it, or set train.num_nodes to 1"
+                )
+            case 409:
+                return Refused(CONFLICT)
+            case 403 if "exceeded quota" in words:
+                return Transient(f"the quota of namespace {request.namespace} is used up: {words}")
+            case 401 | 403 if "denied the request" not in words:
+                return UserError(
+                    f"no permission to {request} ({words}); give the service account a Role that allows "
+                    f"{request.verb!r} on {request.resource!r} of API group {request.group!r}"
+                )
+        if error.status == 0:
+            return UserError(
+                f"no trusted TLS connection to {self.server}: {words}; check its certificate authority"
+            )
+        return UserError(
+            f"{self.server} refuses to {request}: {words}; check the runtime, the installed Kubeflow Trainer (2.3 is "
+            "needed) and its admission rules"
+        )
+
+
+def _is_object(body: bytes) -> bool:
+    try:
+        return isinstance(json.loads(body), dict)
+    except ValueError:
+        return False
+
+
+def _retry_after_seconds(headers: Any) -> float:
+    """What Retry-After asks for; 0 without one (API servers send whole seconds, never a date)."""
+    given = str((headers or {}).get("Retry-After", ""))
+    return float(given) if given.isdigit() else 0.0
+
+
+def _shown(text: str) -> str:
+    """Words of a server, fit for one line of a terminal."""
+    return "".join(letter for letter in " ".join(text.split()) if letter.isprintable())[
+        :LONGEST_MESSAGE
+    ]

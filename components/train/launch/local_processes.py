@@ -1,0 +1,138 @@
+"""Training processes on this node: one, several under torchrun, or several trainings side by side."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from components.errors import Corrupt, RatchetError, Transient, UserError
+from components.runtime.context import Context
+from components.train.process.job import Job, OutOfMemory
+
+
+def carry_out(context: Context, jobs: list[Job]) -> None:
+    """Train one job in this process, or several processes side by side; once more with half the
+    micro-batch if memory was short."""
+    try:
+        _train(context, jobs, here=True)
+    except OutOfMemory as error:
+        halved = [_with_half_the_micro_batch(job, error) for job in jobs]
+        size = halved[0].section.micro_batch_size
+        context.progress.note(f"{error}; trying again with micro-batches of {size} rows")
+        try:
+            # A process can start DeepSpeed once.
+            _train(context, halved, here=False)
+        except OutOfMemory as again:
+            raise UserError(
+                f"{again}, after one halving: lower train.micro_batch_size or train.max_length, set "
+                "train.activation_checkpointing, use train.lora, or give the step more memory"
+            ) from None
+
+
+def _with_half_the_micro_batch(job: Job, error: OutOfMemory) -> Job:
+    layout = job.output / "layout.json"
+    used = int(json.loads(layout.read_text())["micro_batch_size"])
+    if used == 1:
+        raise UserError(
+            f"{error}, which cannot be halved: lower train.max_length, set train.activation_checkpointing, use "
+            "train.lora, or give the step more memory"
+        )
+    return job.model_copy(
+        update={"section": job.section.model_copy(update={"micro_batch_size": used // 2})}
+    )
+
+
+def _train(context: Context, jobs: list[Job], *, here: bool) -> None:
+    # A GPU's memory comes back for sure only when a process ends.
+    here = here and not Path("/dev/nvidiactl").exists()
+    if here and len(jobs) == 1 and jobs[0].section.num_processes == 1:
+        from components.train.process.worker import train
+
+        train(jobs[0], context)
+        return
+    children = Children()
+    with children.sigterm_passed_on(), ThreadPoolExecutor(min(len(jobs), context.threads)) as pool:
+        list(pool.map(lambda job: _launch(context, job, children), jobs))
+
+
+@dataclass
+class Children:
+    """Processes under way, which get the SIGTERM that this process gets, so that they can save and
+    end."""
+
+    running: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @contextmanager
+    def sigterm_passed_on(self) -> Iterator[None]:
+        """Within the block; only a main thread can."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def pass_on(number: int, frame: Any) -> None:
+            for child in list(self.running):
+                child.send_signal(number)
+
+        before = signal.signal(signal.SIGTERM, pass_on)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def run(self, command: list[str], environment: dict[str, str]) -> int:
+        """The exit status of a command."""
+        child = subprocess.Popen(command, env=environment)
+        self.running.append(child)
+        try:
+            return child.wait()
+        finally:
+            self.running.remove(child)
+
+
+def _launch(context: Context, job: Job, children: Children) -> None:
+    """One training process, or `num_processes` of them by torchrun."""
+    spec = job.output / "job.json"
+    spec.write_text(job.model_dump_json(), encoding="utf-8")
+    processes = job.section.num_processes
+    torchrun = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nnodes=1",
+        f"--nproc_per_node={processes}",
+    ]
+    command = [
+        sys.executable,
+        *(torchrun if processes > 1 else []),
+        "-m",
+        "components.train.process.worker",
+        str(spec),
+    ]
+    # One thread pool a process: without this the pools of two ranks spin against each other, ten
+    # times slower.
+    environment = {
+        **context.environment,
+        "OMP_NUM_THREADS": str(job.threads),
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "PYTHONFAULTHANDLER": "1",
+    }
+    status = children.run(command, environment)
+    failure = job.output / "failure.json"
+    if failure.exists():
+        said = json.loads(failure.read_text())
+        failure.unlink()
+        kinds = {kind.__name__: kind for kind in (UserError, Transient, Corrupt, OutOfMemory)}
+        raise kinds.get(said["kind"], RatchetError)(said["message"])
+    if status:
+        raise RatchetError(
+            f"{job.task}: training ended with status {status}; the log above names the process that failed"
+        )

@@ -1,0 +1,1 @@
+"""What one training process does. Imports torch and DeepSpeed, except for `job`."""

@@ -1,0 +1,378 @@
+"""Low-rank adapters beside a frozen base, of a structure that may grow between rounds (LoRA,
+2106.09685).
+
+An adapted linear module computes W·x + s·B·A·x, of which A and B are trained; B begins at zero.
+Some modules may be trained in full besides. A grown adapter computes what the smaller one did: new
+rows of A meet new columns of B, which are zero, and a module that is trained in full from now on
+begins at W + s·B·A.
+
+An adapter's folder is what PEFT reads (`adapter_model.safetensors` with the modules trained in full
+in it, `adapter_config.json`; some layers of a stacked LSTM in full are more than PEFT can read),
+and `structure.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from pydantic import BaseModel, ConfigDict
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from components.contracts.recipe import LoraStructure
+from components.errors import Corrupt, RatchetError, UserError
+
+ADAPTER = "default"
+"""PEFT's name of the one adapter."""
+PREFIX = "base_model.model."
+"""Of every tensor in a PEFT file."""
+
+
+class Parts(BaseModel):
+    """What a structure comes to in one model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    structure: LoraStructure
+    adapted: dict[str, bool]
+    """Linear module → whether its weight is stored (in, out), as GPT-2's are."""
+    unfrozen: tuple[str, ...]
+    """Parameters that are trained in full."""
+
+
+def attach(model: Any, structure: LoraStructure, saved: Path | None = None) -> Any:
+    """Freeze a base model and put fresh adapters beside it, or those `saved`, grown to `structure`.
+
+    In place; the function of the model is that of the base, or that of the base with the saved
+    adapter (which must have been made beside this base). What is to be trained has `requires_grad`.
+    New rows of A come from torch's global generator. Raises UserError for a structure that names
+    modules the model has not or that adapts a tied head, or that lacks something the saved adapter
+    has.
+    """
+    parts = resolve(model, structure)
+    before, tensors = _read(saved) if saved is not None else (None, {})
+    if before is not None:
+        _must_cover(parts, before)
+    model.requires_grad_(False)
+    if parts.adapted:
+        with warnings.catch_warnings(
+            action="ignore", category=UserWarning
+        ):  # of Linear and Conv1D in one model
+            model = inject_adapter_in_model(_peft_config(parts), model, ADAPTER)
+    for name in parts.unfrozen:
+        model.get_parameter(name).requires_grad_(True)
+    if before is not None:
+        _restore(model, parts, before, tensors)
+    return model.train(
+        model.training
+    )  # fresh modules are in training mode, whatever the model is in
+
+
+def resolve(model: Any, structure: LoraStructure) -> Parts:
+    """The modules of a plain model that a structure is about. Raises UserError naming what there
+    is."""
+    unfrozen = _unfrozen(model, structure)
+    linear = {
+        name: one for name, one in model.named_modules() if isinstance(one, nn.Linear | Conv1D)
+    }
+    shared = _shared(model)
+    tied = {name for name, one in linear.items() if id(one.weight) in shared}
+    if structure.targets == "all-linear":
+        head = next(
+            (name for name, one in linear.items() if one is model.get_output_embeddings()), ""
+        )
+        free = [name for name in linear if name not in tied]
+        chosen = set(free) if set(free) <= {head} else set(free) - {head}
+        if not chosen:
+            raise UserError(
+                f"train.lora.targets all-linear: none but what is tied to the embedding ({_kinds(linear)})"
+            )
+    else:
+        found = [(target, _named(target, linear)) for target in structure.targets]
+        for target, names in found:
+            if not names:
+                raise UserError(
+                    f"train.lora.targets: the model has no linear module {target!r} ({_kinds(linear)})"
+                )
+        chosen = {name for _, names in found for name in names}
+        if chosen & tied:
+            raise UserError(
+                f"train.lora.targets: {min(chosen & tied)} shares its weights with the embedding, which an adapter "
+                "beside it would change in the merged model; leave it out, or name the embedding in unfrozen_modules"
+            )
+    adapted = {
+        name: isinstance(one, Conv1D)
+        for name, one in linear.items()
+        if name in chosen and f"{name}.weight" not in unfrozen
+    }
+    return Parts(structure=structure, adapted=adapted, unfrozen=unfrozen)
+
+
+def save_adapter(model: Any, structure: LoraStructure, folder: Path) -> None:
+    """Write the adapter of a model that `attach` made with this structure (whole parameters, not
+    ZeRO's partitions)."""
+    adapted = {name: bool(layer.fan_in_fan_out) for name, layer in _lora_layers(model).items()}
+    trained = [
+        name for name, one in model.named_parameters() if one.requires_grad and ".lora_" not in name
+    ]
+    parts = Parts(structure=structure, adapted=adapted, unfrozen=tuple(trained))
+    parameters = {
+        name.replace(f".{ADAPTER}.", ".") if ".lora_" in name else name: one
+        for name, one in model.named_parameters()
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        PREFIX + name: parameters[name].detach().cpu().contiguous() for name in _names(parts)
+    }
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    (folder / "structure.json").write_text(parts.model_dump_json(indent=1), encoding="utf-8")
+    config = _peft_config(parts).to_dict()
+    config["modules_to_save"] = sorted({name.rpartition(".")[0] for name in parts.unfrozen}) or None
+    text = json.dumps(
+        config, indent=1, sort_keys=True, default=sorted
+    )  # a set has no order of its own
+    (folder / "adapter_config.json").write_text(text, encoding="utf-8")
+
+
+def plain_state(model: Any) -> dict[str, Tensor]:
+    """Every tensor that a checkpoint of the model holds, one that is shared under its first name
+    only."""
+    names: dict[int, str] = {}
+    state: dict[str, Tensor] = model.state_dict(keep_vars=True)
+    for name, tensor in state.items():
+        names.setdefault(id(tensor), name)
+    return {name: state[name].detach() for name in names.values()}
+
+
+def merged_state(model: Any) -> dict[str, Tensor]:
+    """W + s·B·A for every adapted weight, all else as it is, under the names of the plain base (see
+    `plain_state`).
+
+    float32, on the CPU; what was not adapted may be the model's own memory.
+    """
+    layers = _lora_layers(model)
+    merged: dict[str, Tensor] = {}
+    for name, tensor in plain_state(model).items():
+        owner, _, leaf = name.rpartition(".base_layer.")
+        if name.partition(".lora_")[0] in layers:
+            continue
+        value = tensor.float().cpu()
+        if owner in layers and leaf == "weight":
+            layer = layers[owner]
+            a, b = (
+                part[ADAPTER].weight.detach().float().cpu() for part in (layer.lora_A, layer.lora_B)
+            )
+            value = value + layer.scaling[ADAPTER] * _oriented(b @ a, bool(layer.fan_in_fan_out))
+        merged[f"{owner}.{leaf}" if owner else name] = value
+    return merged
+
+
+def verify_merge(base: Mapping[str, Tensor], adapter: Path, merged: Mapping[str, Tensor]) -> None:
+    """Check every tensor of a merged model against base and adapter folder, in float64 and without
+    the trained model.
+
+    `base` and `merged` have the names of `plain_state`. What the adapter does not touch must be the
+    base's bit by bit; what was trained in full, the adapter's; an adapted weight must lie within
+    (rank + 4)·ε·(|W| + s·|B|·|A|) of W + s·B·A, element by element (ε of its type: what rounding
+    may cost). Raises RatchetError naming the tensor.
+    """
+    parts, tensors = _read(adapter)
+    for title, names in (
+        ("missing from", base.keys() - merged.keys()),
+        ("unknown to", merged.keys() - base.keys()),
+    ):
+        if names:
+            where = "the merged model" if title == "missing from" else "the base"
+            raise RatchetError(f"merged model: {min(names)} is {title} {where}")
+    for name, value in merged.items():
+        module, _, leaf = name.rpartition(".")
+        if name in parts.unfrozen:
+            right = _same_bits(value, tensors[PREFIX + name])
+        elif leaf == "weight" and module in parts.adapted:
+            right = _is_merged(
+                value,
+                base[name],
+                *_factors(tensors, module),
+                parts.structure,
+                parts.adapted[module],
+            )
+        else:
+            right = _same_bits(value, base[name])
+        if not right:
+            raise RatchetError(
+                f"merged model: {name} is not what base and adapter say; nothing was exported"
+            )
+
+
+def _unfrozen(model: Any, structure: LoraStructure) -> tuple[str, ...]:
+    """Parameters that are trained in full, in the model's order."""
+    modules = {
+        name: one
+        for name, one in model.named_modules()
+        if name and any(True for _ in one.parameters())
+    }
+    shared = _shared(model)
+    layers = _layers_of(model)[-structure.unfrozen_layers :] if structure.unfrozen_layers else []
+    chosen = {id(model.get_parameter(name)) for layer in layers for name in layer}
+    for wanted in structure.unfrozen_modules:
+        norms = [name for name, one in modules.items() if type(one).__name__.endswith("Norm")]
+        found = norms if wanted == "norms" else _named(wanted, modules)
+        if not found:
+            raise UserError(
+                f"train.lora.unfrozen_modules: the model has no module {wanted!r} ({_kinds(modules)})"
+            )
+        chosen |= {id(weight) for name in found for weight in modules[name].parameters()}
+        tied = [
+            name
+            for name in found
+            if isinstance(modules[name], nn.Linear) and id(modules[name].weight) in shared
+        ]
+        if tied:
+            raise UserError(
+                f"train.lora.unfrozen_modules: {tied[0]} shares its weights with the embedding; name the embedding "
+                "instead, and both are trained as one"
+            )
+    return tuple(name for name, weight in model.named_parameters() if id(weight) in chosen)
+
+
+def _layers_of(model: Any) -> list[list[str]]:
+    """Parameters of each layer, first to last: of a list of as many modules as the config has
+    layers, or a stack."""
+    length = getattr(model.config, "num_hidden_layers", None)
+    for name, one in model.named_modules():
+        if isinstance(one, nn.ModuleList) and len(one) == length:
+            return [
+                [f"{name}.{k}.{leaf}" for leaf, _ in layer.named_parameters()]
+                for k, layer in enumerate(one)
+            ]
+        if isinstance(one, nn.RNNBase) and one.num_layers == length:
+            leaves = [leaf for leaf, _ in one.named_parameters()]
+            return [
+                [f"{name}.{leaf}" for leaf in leaves if re.search(rf"_l{k}(_|$)", leaf)]
+                for k in range(length)
+            ]
+    raise UserError(
+        "train.lora.unfrozen_layers: the layers of this model are in no list; name modules in unfrozen_modules, and "
+        "set unfrozen_layers and max_unfrozen_layers to 0"
+    )
+
+
+def _named(wanted: str, modules: Iterable[str]) -> list[str]:
+    return [name for name in modules if name == wanted or name.endswith(f".{wanted}")]
+
+
+def _kinds(modules: Iterable[str]) -> str:
+    ends = {name.rpartition(".")[2] for name in modules}
+    return "there are " + (", ".join(sorted(end for end in ends if not end.isdigit())) or "none")
+
+
+def _shared(model: Any) -> set[int]:
+    """Identities of the parameters that two modules hold."""
+    count = Counter(id(weight) for _, weight in model.named_parameters(remove_duplicate=False))
+    return {one for one, times in count.items() if times > 1}
+
+
+def _peft_config(parts: Parts) -> Any:
+    alpha = parts.structure.scale * parts.structure.rank
+    return LoraConfig(
+        r=parts.structure.rank,
+        lora_alpha=int(alpha) if alpha == int(alpha) else alpha,
+        lora_dropout=parts.structure.dropout,
+        target_modules=sorted(parts.adapted),
+        bias="none",
+        fan_in_fan_out=any(parts.adapted.values()),
+        task_type="CAUSAL_LM",
+    )
+
+
+def _lora_layers(model: Any) -> dict[str, Any]:
+    return {name: one for name, one in model.named_modules() if isinstance(one, LoraLayer)}
+
+
+def _names(parts: Parts) -> list[str]:
+    """Tensors in an adapter's file, without PREFIX."""
+    factors = [f"{module}.lora_{factor}.weight" for module in parts.adapted for factor in "AB"]
+    return [*factors, *parts.unfrozen]
+
+
+def _read(folder: Path) -> tuple[Parts, dict[str, Tensor]]:
+    parts = Parts.model_validate_json((folder / "structure.json").read_bytes())
+    tensors = load_file(folder / "adapter_model.safetensors")
+    differing = tensors.keys() ^ {PREFIX + name for name in _names(parts)}
+    if differing:
+        raise Corrupt(
+            f"adapter: {min(differing)} is in one of adapter_model.safetensors and structure.json only"
+        )
+    return parts, tensors
+
+
+def _factors(tensors: Mapping[str, Tensor], module: str) -> tuple[Tensor, Tensor]:
+    a, b = (tensors[f"{PREFIX}{module}.lora_{factor}.weight"].double() for factor in "AB")
+    return a, b
+
+
+def _oriented(weight: Tensor, transposed: bool) -> Tensor:
+    return weight.T if transposed else weight
+
+
+def _must_cover(parts: Parts, before: Parts) -> None:
+    lacking = [
+        name
+        for name in before.adapted
+        if name not in parts.adapted and f"{name}.weight" not in parts.unfrozen
+    ]
+    lacking += [name for name in before.unfrozen if name not in parts.unfrozen]
+    if parts.structure.rank < before.structure.rank:
+        lacking.append(f"rank {before.structure.rank}")
+    if lacking:
+        raise UserError(
+            f"train.lora: the champion's adapter has {lacking[0]} ({len(lacking)} in all) beyond the planned structure "
+            f"({parts.structure}): a structure only grows; restore the recipe's, or start a new campaign"
+        )
+
+
+@torch.no_grad()
+def _restore(model: Any, parts: Parts, before: Parts, tensors: Mapping[str, Tensor]) -> None:
+    rank, scale = before.structure.rank, before.structure.scale
+    for module, transposed in before.adapted.items():
+        a, b = _factors(tensors, module)
+        if module in parts.adapted:
+            layer = model.get_submodule(module)
+            layer.lora_A[ADAPTER].weight[:rank].copy_(a)
+            layer.lora_B[ADAPTER].weight[:, :rank].copy_(b * (scale / parts.structure.scale))
+        else:
+            weight = model.get_parameter(f"{module}.weight")
+            weight.copy_(weight.double() + scale * _oriented(b @ a, transposed).to(weight.device))
+    for name in before.unfrozen:
+        model.get_parameter(name).copy_(tensors[PREFIX + name])
+
+
+def _same_bits(value: Tensor, wanted: Tensor) -> bool:
+    if value.shape != wanted.shape:
+        return False
+    given, right = (
+        one.cpu().contiguous().reshape(-1).view(torch.uint8)
+        for one in (value, wanted.to(value.dtype))
+    )
+    return bool(torch.equal(given, right))
+
+
+def _is_merged(
+    value: Tensor, weight: Tensor, a: Tensor, b: Tensor, structure: LoraStructure, transposed: bool
+) -> bool:
+    if value.shape != weight.shape:
+        return False
+    weight = weight.cpu().double()
+    wanted = weight + structure.scale * _oriented(b @ a, transposed)
+    size = weight.abs() + structure.scale * _oriented(b.abs() @ a.abs(), transposed)
+    bound = (structure.rank + 4) * torch.finfo(value.dtype).eps * size
+    return bool(((value.cpu().double() - wanted).abs() <= bound).all())

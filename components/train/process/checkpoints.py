@@ -1,0 +1,370 @@
+"""Training checkpoints: progress receipts in the store, by which a training that was killed goes on
+where it was.
+
+A checkpoint holds whole float32 weights and moments by name, in safetensors, each process an equal
+share of them. So it depends neither on the number of processes nor on the ZeRO stage: it is what
+DeepSpeed's universal checkpoints (2406.18820) are converted to, without the conversion and without
+pickle.
+
+    progress/train/<step key>/step-00000120-<nonce>/rank-0-0.safetensors    payload first
+    progress/train/<step key>/step-00000120-<nonce>/rank-0.json             what one process wrote
+    progress/train/<step key>/step-00000120-<nonce>.json                    the receipt, last, by process 0
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from components.canonical import canonical_json
+from components.errors import Corrupt, Missing, Transient, UserError
+from components.runtime.context import Context
+from components.runtime.receipts import ObjectRef
+from components.storage import keys
+from components.storage.cache import download
+from components.train.process.sizing import free_host_bytes, processes_of_node
+
+KEEP = 2
+"""Committed checkpoints that stay. One more is there while the next is on its way."""
+PART_BYTES = 1 << 28
+"""A share is written in files of about this size; each leaves memory as soon as it is stored."""
+MEMORY_SHARE = 0.5
+"""Of the memory that is free, what copies of tensors that wait to be written may take."""
+COMMIT_SECONDS = 600.0
+"""How long process 0 waits for the files of the others."""
+
+
+class ProgressReceipt(BaseModel):
+    """The account of one checkpoint."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    schema_version: int = 1
+    step: int
+    """Optimizer steps done."""
+    world_size: int
+    zero_stage: int
+    objects: dict[str, ObjectRef]
+    """File name → bytes."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint on this node's disk, verified."""
+
+    receipt: ProgressReceipt
+    folder: Path
+
+    @property
+    def track(self) -> dict[str, Any]:
+        """What the loop had seen."""
+        return dict(json.loads((self.folder / "track.json").read_text(encoding="utf-8")))
+
+    def tensors(self) -> dict[str, Callable[[], Tensor]]:
+        """Name of a stored tensor → how to read it."""
+        found: dict[str, Callable[[], Tensor]] = {}
+        for path in sorted(self.folder.glob("rank-*.safetensors")):
+            with safe_open(path, framework="pt") as file:
+                found |= {name: _reader(path, name) for name in file.keys()}  # noqa: SIM118 — not a dict
+        return found
+
+
+class Checkpoints:
+    """Saves and finds the checkpoints of one training. One instance in every process; methods that
+    say so are collective."""
+
+    def __init__(self, context: Context, key: str, *, zero_stage: int) -> None:
+        self.context, self.key, self.zero_stage = context, key, zero_stage
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        self.nonce = share_text(secrets.token_hex(4))
+        self.folder = _local_folder(context.scratch, key)
+        self._refused: set[str] = set()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._upload: Future[None] | None = None
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def busy(self) -> bool:
+        """The last checkpoint is still on its way. Raises what ended its upload, unless it may go
+        better next time."""
+        if self._upload is None or not self._upload.done():
+            return self._upload is not None
+        upload, self._upload = self._upload, None
+        try:
+            upload.result()
+        except Transient as error:
+            self.context.progress.note(
+                f"a checkpoint was not saved: {error}; the one before it stays"
+            )
+        return False
+
+    def save(self, step: int, tensors: Iterable[tuple[str, Tensor]], track: dict[str, Any]) -> None:
+        """Take this process's share into memory; write it to local disk and send it to the store in
+        the background.
+
+        `tensors` is consumed even if it yields nothing here: gathering them is collective. Nothing
+        may change them any more. What does not fit into MEMORY_SHARE of the free memory waits for
+        what came before it to be stored. `track` counts in process 0. A full disk is a UserError of
+        the next look at `busy`.
+        """
+        name = f"step-{step:08d}-{self.nonce}"
+        (self.folder / name).mkdir(parents=True, exist_ok=True)
+        num_parts = max(
+            1, int(MEMORY_SHARE * free_host_bytes() / processes_of_node()) // PART_BYTES
+        )
+        stored: list[Future[dict[str, Any]]] = []
+        for number, part in enumerate(_parts(tensors)):
+            stored.append(
+                self._pool.submit(
+                    self._store_part, name, f"rank-{self.rank}-{number}.safetensors", part
+                )
+            )
+            del part
+            wait(stored[:-num_parts])
+        self._upload = self._pool.submit(self._commit, step, name, stored, json.dumps(track))
+
+    def finish(self) -> None:
+        """Wait for the checkpoint that is on its way, if there is one."""
+        while self.busy:
+            time.sleep(0.05)
+
+    def newest(self) -> Found | None:
+        """The newest checkpoint of which every byte is as its receipt says, fetched to this node
+        (collective).
+
+        One that is damaged or not whole is named in a note, and the one before it is used.
+        """
+        names = json.loads(share_text(json.dumps(self._names() if self.rank == 0 else [])))
+        for name in names:
+            found, trouble = self._fetch(name) if _first_of_node() else (None, "")
+            bad = torch.tensor([1 if trouble else 0], device=_device())
+            dist.all_reduce(bad)
+            if not int(bad):
+                return found or Found(self._receipt(name), self.folder / "resume")
+            self._refused.add(name)
+            if trouble:
+                self.context.progress.note(
+                    f"checkpoint {name} is not used: {trouble}; going on from the one before"
+                )
+        if names and self.rank == 0:
+            self.context.progress.note("no checkpoint of this training is whole: it begins anew")
+        return None
+
+    def forget_fetched(self) -> None:
+        """Delete the fetched files once they are loaded (collective)."""
+        dist.barrier()
+        if _first_of_node():
+            shutil.rmtree(self.folder / "resume", ignore_errors=True)
+
+    def close(self) -> None:
+        """Give the local folder back."""
+        self._pool.shutdown(wait=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _names(self) -> list[str]:
+        """Names of the checkpoints with a receipt, newest first. A listing is a hint: receipts
+        decide."""
+        prefix = keys.progress_prefix("train", self.key)
+        addresses = (key.removeprefix(prefix) for key in self.context.store.list(prefix))
+        return sorted(
+            key.removesuffix(".json")
+            for key in addresses
+            if "/" not in key and key.endswith(".json")
+        )[::-1]
+
+    def _address(self, *names: str) -> str:
+        return keys.progress_key("train", self.key, *names)
+
+    def _receipt(self, name: str) -> ProgressReceipt:
+        address = self._address(f"{name}.json")
+        try:
+            return ProgressReceipt.model_validate_json(self.context.store.get_bytes(address))
+        except ValidationError as error:
+            raise Corrupt(
+                f"{address} is not a progress receipt ({error.errors()[0]['msg']})"
+            ) from None
+
+    def _fetch(self, name: str) -> tuple[Found | None, str]:
+        """The checkpoint on this node's disk, or what is wrong with it."""
+        folder = self.folder / "resume"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        try:
+            receipt = self._receipt(name)
+            for file, ref in receipt.objects.items():
+                download(
+                    self.context.store,
+                    self._address(name, file),
+                    ref.sha256,
+                    ref.size,
+                    folder / file,
+                )
+            found = Found(receipt, folder)
+            found.tensors()
+        except (Corrupt, SafetensorError) as error:
+            return None, str(error)
+        return found, ""
+
+    def _store_part(self, name: str, file: str, part: dict[str, Tensor]) -> dict[str, Any]:
+        """Send some tensors to the store as one file; returns its name and what a receipt says of
+        it."""
+        path = self.folder / name / file
+        try:
+            save_file(part, path)
+        except SafetensorError as error:
+            raise UserError(
+                f"{path}: a checkpoint cannot be written ({error}); is the disk full?"
+            ) from None
+        part.clear()
+        return self._store_file(name, path)
+
+    def _store_file(self, name: str, path: Path) -> dict[str, Any]:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        size = path.stat().st_size
+        self.context.store.put_file(self._address(name, path.name), path, digest, give=True)
+        return {path.name: {"sha256": digest, "size": size}}
+
+    def _commit(
+        self, step: int, name: str, stored: list[Future[dict[str, Any]]], track: str
+    ) -> None:
+        """Once this process's files are stored, say so; then commit and let go of what is too old
+        (process 0)."""
+        refs = {file: ref for one in stored for file, ref in one.result().items()}
+        if self.rank == 0:
+            path = self.folder / name / "track.json"
+            path.write_text(track, encoding="utf-8")
+            refs |= self._store_file(name, path)
+        self.context.store.put_bytes(
+            self._address(name, f"rank-{self.rank}.json"), canonical_json(refs)
+        )
+        if self.rank == 0:
+            objects = self._of_all_processes(name)
+            receipt = ProgressReceipt(
+                step=step, world_size=self.world_size, zero_stage=self.zero_stage, objects=objects
+            )
+            content = canonical_json(receipt.model_dump(mode="json"))
+            self.context.store.put_bytes(self._address(f"{name}.json"), content)
+            self._evict()
+
+    def _of_all_processes(self, name: str) -> dict[str, ObjectRef]:
+        """What every process wrote, each file looked up in the store."""
+        objects: dict[str, ObjectRef] = {}
+        deadline = time.monotonic() + COMMIT_SECONDS
+        for rank in range(self.world_size):
+            while True:
+                try:
+                    written = json.loads(
+                        self.context.store.get_bytes(self._address(name, f"rank-{rank}.json"))
+                    )
+                    break
+                except Missing:
+                    if time.monotonic() > deadline:
+                        raise Transient(
+                            f"process {rank} did not store its share of {name}"
+                        ) from None
+                    time.sleep(0.2)
+            objects |= {file: ObjectRef.model_validate(ref) for file, ref in written.items()}
+        for file, ref in objects.items():
+            size = self.context.store.size(self._address(name, file))
+            if size != ref.size:
+                raise Corrupt(
+                    f"{self._address(name, file)} has {size} bytes instead of {ref.size} after upload"
+                )
+        return objects
+
+    def _evict(self) -> None:
+        """Delete all but the newest usable checkpoints: receipt first, so that none names what is
+        gone."""
+        kept = [name for name in self._names() if name not in self._refused][:KEEP]
+        prefix = keys.progress_prefix("train", self.key)
+        addresses = sorted(
+            self.context.store.list(prefix), key=lambda key: "/" in key.removeprefix(prefix)
+        )
+        for key in addresses:
+            name = key.removeprefix(prefix).split("/")[0].removesuffix(".json")
+            if name not in kept and (name < kept[0] or name in self._refused):
+                self.context.store.delete(key)
+
+
+def _local_folder(scratch: Path, key: str) -> Path:
+    """Of this training's processes on this node. What killed ones of the same work left behind is
+    deleted."""
+    owner = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else os.getpid()
+    for left in scratch.glob(f"checkpoints-{key}-*"):
+        if not Path("/proc", left.name.rpartition("-")[2]).exists():
+            shutil.rmtree(left, ignore_errors=True)
+    return scratch / f"checkpoints-{key}-{owner}"
+
+
+def require_room(folder: Path, needed_bytes: int, what: str) -> None:
+    """Raise UserError if the disk of `folder` has less than `needed_bytes` free."""
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        raise UserError(
+            f"{folder}: {what} need {needed_bytes / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free: set RATCHET_CACHE "
+            "to a folder on a larger disk"
+        )
+
+
+def share_text(text: str) -> str:
+    """The text of process 0, in every process (collective)."""
+    content = text.encode()
+    size = torch.tensor([len(content)], device=_device())
+    dist.broadcast(size, 0)
+    data = torch.zeros(int(size), dtype=torch.uint8, device=_device())
+    if dist.get_rank() == 0:
+        data.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+    dist.broadcast(data, 0)
+    return bytes(data.cpu().tolist()).decode()
+
+
+def _device() -> torch.device:
+    """Where tensors of collectives live."""
+    return (
+        torch.device("cuda", torch.cuda.current_device())
+        if dist.get_backend() == "nccl"
+        else torch.device("cpu")
+    )
+
+
+def _first_of_node() -> bool:
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0
+
+
+def _parts(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+    """In parts of about PART_BYTES, at least one."""
+    part: dict[str, Tensor] = {}
+    size = 0
+    for name, tensor in tensors:
+        part[name] = tensor.contiguous()
+        size += tensor.numel() * tensor.element_size()
+        if size >= PART_BYTES:
+            yield part
+            part, size = {}, 0
+    yield part
+
+
+def _reader(path: Path, name: str) -> Callable[[], Tensor]:
+    def read() -> Tensor:
+        with safe_open(path, framework="pt") as file:
+            value: Tensor = file.get_tensor(name)
+            return value
+
+    return read

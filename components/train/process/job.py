@@ -1,0 +1,53 @@
+"""What one training process is told: a file, the same for every process and launcher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from components.contracts.recipe import LoraStructure, TrainSection
+from components.errors import RatchetError
+
+
+class OutOfMemory(RatchetError):
+    """The device had not enough memory for a micro-batch."""
+
+
+class Stage(BaseModel):
+    """One stretch of training with a learning-rate schedule of its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: Literal["pretrain", "sft"]
+    steps: int
+    learning_rate: float
+
+
+class Job(BaseModel):
+    """Everything one training process needs, as a file: the same for every rank and launcher."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    task: str
+    run_id: str
+    key: str
+    """Of the step, under which checkpoints are kept."""
+    store: str
+    init: Path
+    """Folder of the checkpoint to start from; with LoRA the frozen base."""
+    adapter: Path | None = None
+    """Folder of the adapter to go on from."""
+    base: Path | None = None
+    """Folder of the campaign's base model, where the loss or the export needs it."""
+    mix: Path
+    heldout: Path
+    output: Path
+    """Folder that gets `model/`, `adapter/`, `log.jsonl` and `measured.json`."""
+    system_prompt: str
+    section: TrainSection
+    stages: tuple[Stage, ...]
+    weight_decay: float
+    lora: LoraStructure | None = None
+    max_new_tokens: int
+    seed: int
+    threads: int

@@ -1,0 +1,131 @@
+"""What is looked at before the first step, so that a mistake costs seconds and not a night."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from components.errors import UserError
+from components.modeling.encoding import Codec
+from components.modeling.likelihood import CompletionLoss, EncodedRow, collate
+from components.runtime.context import Context
+from components.train.process.checkpoints import require_room
+from components.train.process.row_batches import TrainingSet
+from components.train.process.sizing import Estimate, Model
+
+CHECKED_ROWS = 16
+BYTES_PER_PARAMETER = 16
+"""Of a checkpoint: weight, two moments, best weight so far, in float32."""
+
+
+def check_rows(stage: str, rows: TrainingSet, codec: Codec, model: Any) -> None:
+    """Raise UserError if training on these rows could not teach what it should."""
+    longest = max(len(row.ids) for row in rows.rows)
+    context_length = getattr(model.config, "max_position_embeddings", None)
+    if context_length is not None and longest > context_length:
+        raise UserError(
+            f"{stage}: the longest row has {longest} tokens, the model sees {context_length}: lower train.max_length"
+        )
+    empty = [name for name, row in zip(rows.names, rows.rows, strict=True) if not row.num_targets]
+    if empty:
+        raise UserError(
+            f"{stage}: {len(empty)} of {len(rows.rows)} rows have no token that bears loss, first {empty[0]}"
+        )
+    unended = [
+        name
+        for name, row in zip(rows.names, rows.rows, strict=True)
+        if row.num_masked > 1 and row.ids[-1] not in codec.end_ids
+    ]
+    if unended:
+        raise UserError(
+            f"{stage}: {len(unended)} rows do not end with the end token inside the loss, first {unended[0]}"
+        )
+
+
+def masked_share(rows: Sequence[EncodedRow]) -> float:
+    """Share of the tokens that bear no loss."""
+    return sum(row.num_masked for row in rows) / max(1, sum(len(row.ids) for row in rows))
+
+
+def check_masks(stage: str, rows: TrainingSet) -> float:
+    """The masked share. Raises UserError for supervised rows of which nothing is masked: their
+    prompts are lost."""
+    share = masked_share(rows.rows)
+    if stage == "sft" and share == 0.0:
+        raise UserError(
+            "sft: no token is masked: the rows have no prompts; is this raw text, for train.pretrain?"
+        )
+    return share
+
+
+def first_loss(model: Any, rows: TrainingSet, codec: Codec) -> tuple[float, float]:
+    """Mean loss per token of an untrained step and the seconds per token it took, from a few rows
+    of all lengths.
+
+    Raises UserError if it is not finite: then weights or data are broken already.
+    """
+    ordered = sorted(range(len(rows.rows)), key=lambda index: len(rows.rows[index].ids))
+    few = [
+        rows.rows[index]
+        for index in ordered[:: max(1, len(ordered) // CHECKED_ROWS)][:CHECKED_ROWS]
+    ]
+    begun = time.monotonic()
+    batch = collate(few, codec.pad_id).to(model.device)
+    with torch.inference_mode():
+        loss = float(CompletionLoss(model)(batch)) / sum(row.num_targets for row in few)
+    if not math.isfinite(loss):
+        raise UserError(
+            f"the loss is {loss} before the first step: the base model's weights, or a row among {CHECKED_ROWS} of all "
+            "lengths, are broken (infinite weights? an empty vocabulary entry?)"
+        )
+    return loss, (time.monotonic() - begun) / batch.num_positions
+
+
+def check_disk(context: Context, model: Model) -> None:
+    """Room for a checkpoint on its way, one fetched, and the exported model. Raises UserError with
+    the numbers."""
+    checkpoint = model.num_trained * BYTES_PER_PARAMETER
+    require_room(
+        context.scratch,
+        2 * checkpoint + 8 * model.num_parameters,
+        "checkpoints and the exported model",
+    )
+
+
+def announce(
+    context: Context,
+    estimate: Estimate,
+    loss: float,
+    share: float,
+    seconds_per_token: float,
+    num_tokens: int,
+) -> None:
+    """Tell the layout, and what it will cost."""
+    context.progress.note(str(estimate))
+    # Forward and backward cost about three times the forward pass alone.
+    minutes = 3 * seconds_per_token * num_tokens / 60
+    context.progress.note(
+        f"first loss {loss:.3f} a token, {share:.0%} of the tokens masked; about {minutes:.1f} minutes of training"
+    )
+
+
+def end_of_text_share(
+    folder: Path, system_prompt: str, prompts: Sequence[str], max_new_tokens: int
+) -> float | None:
+    """Share of greedy answers to a few held-out prompts that the trained model ends by itself; None
+    without prompts."""
+    if not prompts:
+        return None
+    from components.modeling.inference.answers import load_for_answers
+    from components.modeling.inference.sampler import Request, Sampling, sample
+
+    model, codec = load_for_answers(folder, system_prompt)
+    requests = [Request(tuple(codec.prompt_ids(prompt)), (0,)) for prompt in prompts[:CHECKED_ROWS]]
+    greedy = Sampling(0.0, 0, 1.0, max_new_tokens, CHECKED_ROWS)
+    answers = list(sample(model, requests, greedy, codec.end_ids, codec.pad_id))
+    return sum(answer.finished for answer in answers) / len(answers)

@@ -1,0 +1,139 @@
+"""What a training says while it runs: TensorBoard events beside the run, MLflow where its variables
+are set.
+
+None of it is a source of truth, and none of it may end a training: what fails is noted once.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from components.errors import RatchetError
+from components.runtime.context import Context
+from components.storage import keys
+
+
+class Recorder:
+    """Per-step numbers of one training, in process 0. `close` also when the training failed."""
+
+    def __init__(self, context: Context, run_id: str, task: str, folder: Path) -> None:
+        self.context, self.folder = context, folder
+        self.place = run_id, "tensorboard", task
+        self.events = SummaryWriter(str(folder), flush_secs=30)
+        self.mlflow = _open_mlflow(context, run_id, task)
+
+    def step(self, step: int, entry: Mapping[str, Any], tokens_per_second: float) -> None:
+        """One line of the training log, and what no receipt may hold: speed and memory."""
+        numbers = {
+            name: float(value) for name, value in entry.items() if isinstance(value, int | float)
+        }
+        numbers.pop("step", None)
+        numbers |= {"tokens_per_second": tokens_per_second, "memory_gib": _memory_bytes() / 2**30}
+        for name, value in numbers.items():
+            self.events.add_scalar(f"train/{name}", value, step)
+        if self.mlflow is not None:
+            self.mlflow.log(numbers, step)
+
+    def save(self) -> None:
+        """Copy the events to the store, where TensorBoard finds them:
+        runs/<run>/tensorboard/<task>/."""
+        self.events.flush()
+        try:
+            for path in sorted(self.folder.iterdir()):
+                self.context.store.put_bytes(
+                    keys.run_key(*self.place, path.name), path.read_bytes()
+                )
+        except (RatchetError, OSError) as error:
+            self.context.progress.note(f"TensorBoard events were not saved: {error}")
+
+    def close(self) -> None:
+        """Save for the last time."""
+        self.events.close()
+        self.save()
+        if self.mlflow is not None:
+            self.mlflow.close()
+
+
+class _MlflowRun:
+    """A run in the tracking server that MLFLOW_TRACKING_URI names; silent after its first failure."""
+
+    def __init__(self, context: Context, run_id: str, task: str) -> None:
+        import mlflow
+
+        self.context = context
+        self.client: Any = mlflow.MlflowClient()
+        name = context.environment.get("MLFLOW_EXPERIMENT_NAME", "ratchet")
+        experiment = self.client.get_experiment_by_name(name)
+        number = (
+            experiment.experiment_id
+            if experiment is not None
+            else self.client.create_experiment(name)
+        )
+        run = self.client.create_run(
+            number, run_name=f"{run_id} {task}", tags={"ratchet.run": run_id}
+        )
+        self.run = run.info.run_id
+
+    def log(self, numbers: Mapping[str, float], step: int) -> None:
+        from mlflow.entities import Metric
+
+        now = int(self.context.clock() * 1000)
+        metrics = [Metric(name, value, now, step) for name, value in numbers.items()]
+        self._tell(lambda client: client.log_batch(self.run, metrics=metrics))
+
+    def close(self) -> None:
+        self._tell(lambda client: client.set_terminated(self.run))
+
+    def _tell(self, say: Any) -> None:
+        if self.client is None:
+            return
+        try:
+            say(self.client)
+        except _mlflow_errors() as error:
+            self.client = None
+            self.context.progress.note(
+                f"MLflow does not answer ({_first_line(error)}); nothing more is sent there"
+            )
+
+
+def _open_mlflow(context: Context, run_id: str, task: str) -> _MlflowRun | None:
+    if not context.environment.get("MLFLOW_TRACKING_URI"):
+        return None
+    # Its own patience (7 tries, 2 minutes each) would hold up a training.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+    try:
+        return _MlflowRun(context, run_id, task)
+    except ImportError:
+        context.progress.note(
+            "MLFLOW_TRACKING_URI is set, but mlflow is not installed here; nothing is sent there"
+        )
+    except _mlflow_errors() as error:
+        context.progress.note(
+            f"MLflow does not answer ({_first_line(error)}); nothing is sent there"
+        )
+    return None
+
+
+def _mlflow_errors() -> tuple[type[Exception], ...]:
+    import requests
+    from mlflow.exceptions import MlflowException
+
+    return MlflowException, requests.RequestException, OSError
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def _memory_bytes() -> int:
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
