@@ -7,6 +7,8 @@ import ast
 import functools
 import itertools
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -273,3 +275,22 @@ def test_nothing_runs_code_that_came_with_data_and_nothing_is_swallowed() -> Non
             ), where
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             assert node.func.id not in ("eval", "exec"), where
+
+
+def test_the_same_recipe_compiles_to_the_same_bytes_in_every_process(tmp_path: Path) -> None:
+    """Protobuf's maps and Python's sets have another order in each process."""
+    packages = set()
+    for seed in ("0", "1", "2"):
+        output = tmp_path / f"{seed}.yaml"
+        subprocess.run(
+            [
+                *(sys.executable, "pipeline.py", "compile", "recipes/demo.yaml"),
+                *("-o", str(output), "--profile", "cpu", "--rounds", "2"),
+            ],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+        )
+        packages.add(output.read_bytes())
+    assert len(packages) == 1

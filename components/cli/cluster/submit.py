@@ -80,7 +80,7 @@ def plan_submission(
 ) -> Submission:
     """Name a submission after its commit, package and parameters; with a `name` of the user's,
     after that and the commit alone."""
-    short, digest = commit[:12] or "no-commit", digest_of(package.text)[:12]
+    short, digest = commit[:12] or "no-commit", package.digest[:12]
     changed = "-changed" if commit.endswith("-changed") else ""
     if name:
         shown = f"{name} {short}{changed}"

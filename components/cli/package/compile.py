@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from components.canonical import digest_of
 from components.cli.builder import Builder
 from components.cli.package.lint import Package, findings
 from components.cli.package.profiles import Profile, check_fit
@@ -16,6 +16,10 @@ from components.contracts.recipe import Recipe
 from components.errors import UserError
 
 Format = Literal["kfp", "kubernetes"]
+
+# KFP's header repeats the recipe in the order of a protobuf map, which is another one in every
+# process; the same default stands sorted in the body.
+_RECIPE_COMMENT = re.compile(r"^(#    recipe: dict) \[Default: .*\]$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ def compile_recipe(build: Builder, recipe: Recipe, rounds: int, profile: Profile
         raise UserError(
             f"the compiled pipeline would not run as it should: {'; '.join(broken[:5])}"
         )
-    return Compiled(package, digest_of(package.text)[:12], unpinned_images(package))
+    return Compiled(package, package.digest[:12], unpinned_images(package))
 
 
 def unpinned_images(package: Package) -> tuple[str, ...]:
@@ -105,3 +109,5 @@ def _compile(
         kubernetes_manifest_format=form == "kubernetes",
         kubernetes_manifest_options=options if form == "kubernetes" else None,
     )
+    text = output.read_text(encoding="utf-8")
+    output.write_text(_RECIPE_COMMENT.sub(r"\1", text), encoding="utf-8")

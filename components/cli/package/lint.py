@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from components.canonical import digest_of
 from components.cli.package.secret_values import looks_secret
 from components.errors import UserError
 
@@ -60,6 +61,11 @@ class Package:
         self.executors: Json = self.spec.get("deploymentSpec", {}).get("executors", {})
         kubernetes = platform.get("platforms", {}).get("kubernetes", {})
         self.settings: Json = kubernetes.get("deploymentSpec", {}).get("executors", {})
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of what the package says; comments and the order of keys do not count."""
+        return digest_of([self.spec, self.platform])
 
     @property
     def name(self) -> str:
