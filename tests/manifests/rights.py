@@ -23,7 +23,7 @@ source."""
 
 
 def launcher_uses(
-    source: Path = ROOT / "components" / "train" / "nodes" / "cluster.py",
+    source: Path = ROOT / "components" / "train" / "launch" / "cluster_api.py",
 ) -> set[Use]:
     """What `train` asks of the API server, read off its code: `Request(verb, resource, …)` and
     `_list(resource, …)`."""
