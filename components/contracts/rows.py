@@ -17,9 +17,7 @@ from components.errors import Corrupt
 
 MAX_LINE_BYTES = 4 * 1024 * 1024
 
-Split = Literal[
-    "train", "heldout", "unlabelled", "validation", "test", "vault", "audit", "retention"
-]
+Split = Literal["train", "dev", "unlabelled", "validation", "test", "vault", "audit", "retention"]
 
 
 class Row(BaseModel):
@@ -125,7 +123,7 @@ class TextResult(Row):
     the true ones."""
 
     id: str
-    split: Literal["retention", "heldout"]
+    split: Literal["retention", "dev"]
     loss: float
     """Nats per token."""
     num_tokens: int

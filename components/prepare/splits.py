@@ -27,7 +27,7 @@ CLAIM_ORDER: tuple[Split, ...] = (
     "validation",
     "audit",
     "retention",
-    "heldout",
+    "dev",
     "train",
     "unlabelled",
 )
@@ -46,7 +46,7 @@ class Splits:
     """What `prepare` writes, one field per file."""
 
     train: list[TrainingRow] = field(default_factory=list)
-    heldout: list[TrainingRow] = field(default_factory=list)
+    dev: list[TrainingRow] = field(default_factory=list)
     retention: list[TrainingRow] = field(default_factory=list)
     unlabelled: list[Prompt] = field(default_factory=list)
     validation: list[Prompt] = field(default_factory=list)
@@ -87,7 +87,7 @@ def make_splits(
         else:
             assigned[split].append(example)
     kept = _claim(assigned, splits.rejected)
-    for name in ("train", "heldout", "retention"):
+    for name in ("train", "dev", "retention"):
         setattr(splits, name, [example.as_training_row() for example in kept[name]])
     for name in _JUDGED:
         setattr(splits, name, [example.as_prompt() for example in kept[name]])
@@ -101,13 +101,13 @@ def _auto_split(example: Example, fractions: Fractions, seed: int) -> Split:
     """The split that the hash of prompt and seed falls into; raw text is never asked, so it is for
     training."""
     place = derived_seed("split", seed, example.identity) / 2**63
-    if place < fractions.heldout:
-        return "heldout"
+    if place < fractions.dev:
+        return "dev"
     if not example.prompt:
         return "train"
-    if place < fractions.heldout + fractions.validation:
+    if place < fractions.dev + fractions.validation:
         return "validation"
-    if place < fractions.heldout + fractions.validation + fractions.test:
+    if place < fractions.dev + fractions.validation + fractions.test:
         return "test"
     return "train"
 
@@ -118,7 +118,7 @@ def _unfit(split: Split, example: Example) -> str:
     if split not in _JUDGED or example.completion is None:
         return ""
     if not example.prompt:
-        return "raw text asks nothing; give it split train, heldout or retention"
+        return "raw text asks nothing; give it split train, dev or retention"
     if example.verifier == "regex":
         problem = pattern_problem(example.completion)
         return f"pattern: {problem}" if problem else ""

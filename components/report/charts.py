@@ -154,14 +154,14 @@ def drop_chart(rounds: Sequence[RoundView]) -> str:
 
 @_styled
 def loss_chart(one: RoundView) -> str:
-    """Training and held-out loss of one round; empty where there is no log."""
+    """Training and dev loss of one round; empty where there is no log."""
     lines = [line for line in one.curve if line.loss is not None]
     if not lines:
         return ""
     figure, axes = _figure(2.9, 1.9)
     steps, losses = _thinned(lines)
     axes.plot(steps, losses, color=_SOFT, linewidth=1.1, label="training")
-    looks = [(line.step, line.heldout_loss) for line in one.curve if line.heldout_loss is not None]
+    looks = [(line.step, line.dev_loss) for line in one.curve if line.dev_loss is not None]
     if looks:
         axes.plot(
             *zip(*looks, strict=True),
@@ -169,7 +169,7 @@ def loss_chart(one: RoundView) -> str:
             color=_ACCENT,
             linewidth=1.3,
             markersize=2.6,
-            label="held-out",
+            label="dev",
         )
     axes.set_xlabel("step")
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
@@ -178,7 +178,7 @@ def loss_chart(one: RoundView) -> str:
     return _svg(
         figure,
         f"loss{one.record.round}",
-        spoken + (f", held-out at last {looks[-1][1]:.3f}" if looks else ""),
+        spoken + (f", dev at last {looks[-1][1]:.3f}" if looks else ""),
     )
 
 

@@ -69,7 +69,7 @@ class LogLine(BaseModel):
 
     step: int
     loss: float | None = None
-    heldout_loss: float | None = None
+    dev_loss: float | None = None
 
 
 @dataclass(frozen=True)

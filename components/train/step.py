@@ -225,7 +225,7 @@ def _job(context: Context, work: Work, peer: int, scratch: Path) -> Job:
         mix=fetch(
             context, work.mix, "splits/train.jsonl" if work.mix.step == "prepare" else "mix.jsonl"
         ),
-        heldout=fetch(context, campaign.prepared, "splits/heldout.jsonl"),
+        dev=fetch(context, campaign.prepared, "splits/dev.jsonl"),
         output=output,
         system_prompt=campaign.recipe.model.system_prompt,
         section=section,

@@ -38,7 +38,7 @@ from components.runtime.receipts import (
 from components.statistics import wilson_interval
 from tests.benchmarks.figures import record
 
-SPLITS = {"train": 400, "heldout": 60, "unlabelled": 240, "validation": 240, "test": 20}
+SPLITS = {"train": 400, "dev": 60, "unlabelled": 240, "validation": 240, "test": 20}
 SEEDS_RULES_WERE_WRITTEN_WITH = (0, 1, 2)
 SEEDS_HELD_OUT = (3, 4, 5)
 Rows = dict[str, list[dict[str, Any]]]

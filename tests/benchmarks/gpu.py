@@ -52,7 +52,7 @@ def main() -> None:
                 job = make_job(
                     Path(place) / f"{size}-{stage}",
                     rows=rows,
-                    heldout=[],
+                    dev=[],
                     init=base,
                     batch_size=32,
                     zero=stage,

@@ -36,7 +36,7 @@ UNKNOWN = "pqrst"
 """Letters that no human row ends in."""
 FIRST = dict(zip(LETTERS, random.Random(1).sample(LETTERS, len(LETTERS)), strict=True))
 SECOND = dict(zip(LETTERS, random.Random(2).sample(LETTERS, len(LETTERS)), strict=True))
-SPLITS = {"train": 600, "heldout": 60, "unlabelled": 400, "validation": 300, "test": 20}
+SPLITS = {"train": 600, "dev": 60, "unlabelled": 400, "validation": 300, "test": 20}
 TEMPLATE = "{prompt}({answer})"
 
 
@@ -58,7 +58,7 @@ def write_data(folder: Path, seed: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for split, count in SPLITS.items():
         rows: list[dict[str, str]] = []
-        human = split in ("train", "heldout")
+        human = split in ("train", "dev")
         while len(rows) < count:
             word = "".join(dice.choices(LETTERS, k=4))
             explain = human and len(rows) % 2 == 1

@@ -48,7 +48,7 @@ from tests.benchmarks.figures import record
 
 NOISE = 0.3
 """Share of the prompts with a wrong answer in place of the model's own."""
-SPLITS = {"train": 120, "heldout": 60, "unlabelled": 1500, "test": 20, "audit": 200}
+SPLITS = {"train": 120, "dev": 60, "unlabelled": 1500, "test": 20, "audit": 200}
 NUM_VALIDATION = 10_000
 """What a gate needs that is to prove a gain of one point."""
 NUM_TRUTH = 8000

@@ -88,7 +88,7 @@ def test_nothing_but_broken_gradients_ends_the_training_with_the_rows_named(tmp_
         rows=[*text, *map(with_poison, reversal(8, 0))],
         stages=stages,
         pretrain={"steps": 4},
-        heldout=[],
+        dev=[],
     )
     assert done["failure"]["kind"] == "RatchetError"
     said = done["failure"]["message"]
@@ -116,7 +116,7 @@ LONG_ROWS = [
 ]
 WIDE: dict[str, Any] = {
     "rows": LONG_ROWS,
-    "heldout": [],
+    "dev": [],
     "steps": 2,
     "batch_size": 64,
     "architecture": "llama",

@@ -173,7 +173,7 @@ def trained(
     **summary: Any,
 ) -> Receipt:
     """A train receipt without weights: decide reads its summary and log only."""
-    common = {"learning_rate": 1e-3, "gradient_norm": 1.0, "heldout_loss": None, "tokens": 10}
+    common = {"learning_rate": 1e-3, "gradient_norm": 1.0, "dev_loss": None, "tokens": 10}
     log = [{"step": step, "loss": loss, **common} for step, loss in enumerate(losses, 1)]
     about = {
         "round": round_number,
@@ -182,9 +182,9 @@ def trained(
         "best_step": 200,
         "first_loss": 1.0,
         "final_loss": 0.2,
-        "first_heldout_loss": 1.1,
-        "best_heldout_loss": 0.3,
-        "final_heldout_loss": 0.3,
+        "first_dev_loss": 1.1,
+        "best_dev_loss": 0.3,
+        "final_dev_loss": 0.3,
         "stopped_early": False,
         "tokens_trained": 1000,
         "padding_share": 0.1,

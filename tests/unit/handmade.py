@@ -390,7 +390,7 @@ class Campaign:
                 "gradient_norm": 1.0,
                 "learning_rate": 1e-3,
                 "tokens": 512,
-                "heldout_loss": 2.4 * math.exp(-step / 55) + 0.2 if step % 25 == 0 else None,
+                "dev_loss": 2.4 * math.exp(-step / 55) + 0.2 if step % 25 == 0 else None,
             }
             for step in range(1, 201)
         ]

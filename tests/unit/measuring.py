@@ -39,7 +39,7 @@ def begun(
     context: Context, recipe: Recipe, **splits: Sequence[Prompt] | Sequence[TrainingRow]
 ) -> Receipt:
     """The start of a campaign with these splits; those not given are empty."""
-    names = ("train", "heldout", "unlabelled", "validation", "test", "vault", "retention")
+    names = ("train", "dev", "unlabelled", "validation", "test", "vault", "retention")
     prepared = store(
         context, "prepare", {f"splits/{name}.jsonl": splits.get(name, ()) for name in names}, {}
     )

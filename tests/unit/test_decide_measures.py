@@ -56,11 +56,11 @@ def test_a_loss_that_is_not_finite_counts_as_a_skipped_step() -> None:
     assert loss_measures({}, [None]) == {"skipped_steps": 1.0}
 
 
-def test_training_far_above_the_heldout_loss_is_told() -> None:
-    train = {"best_heldout_loss": 0.2, "final_heldout_loss": 0.3}
+def test_training_far_above_the_dev_loss_is_told() -> None:
+    train = {"best_dev_loss": 0.2, "final_dev_loss": 0.3}
     found = loss_measures(train, [1.0, 0.9, 0.9, 0.9, 0.9, 0.9])
-    assert found["above_heldout"] == pytest.approx(0.6)
-    assert found["heldout_rise"] == pytest.approx(0.1)
+    assert found["above_dev"] == pytest.approx(0.6)
+    assert found["dev_rise"] == pytest.approx(0.1)
 
 
 def test_spikes_stand_out_of_noise_and_noise_does_not() -> None:

@@ -432,8 +432,8 @@ def test_adapters_that_learn_too_little_are_larger_in_the_next_round_and_the_car
     flat = {
         "first_loss": 2.3,
         "final_loss": 1.4,
-        "best_heldout_loss": 1.4,
-        "final_heldout_loss": 1.4,
+        "best_dev_loss": 1.4,
+        "final_dev_loss": 1.4,
     }
     campaign.round(simple(40))
     assert "| lora | rank 8 | rank 8 |" in campaign.card
@@ -441,7 +441,7 @@ def test_adapters_that_learn_too_little_are_larger_in_the_next_round_and_the_car
     cause = campaign.state.history[1].causes[0]
     assert (cause.name, cause.change) == ("too_little_capacity", "lora rank 8 → rank 16")
     assert "| lora | rank 8 | **rank 16** |" in campaign.card
-    campaign.round(simple(42), train={**flat, "best_heldout_loss": 1.3, "final_heldout_loss": 1.35})
+    campaign.round(simple(42), train={**flat, "best_dev_loss": 1.3, "final_dev_loss": 1.35})
     assert str(campaign.state.plan.lora) == "rank 16, unfrozen layers 1"
     assert campaign.state.plan.lora is not None
     assert campaign.state.plan.lora.targets == ("q_proj",)

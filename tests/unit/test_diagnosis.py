@@ -32,9 +32,9 @@ TRAIN: dict[str, Any] = {
     "best_step": 190,
     "first_loss": 0.9,
     "final_loss": 0.21,
-    "first_heldout_loss": 0.8,
-    "best_heldout_loss": 0.30,
-    "final_heldout_loss": 0.302,
+    "first_dev_loss": 0.8,
+    "best_dev_loss": 0.30,
+    "final_dev_loss": 0.302,
     "stopped_early": False,
     "skipped_steps": 0,
 }
@@ -83,8 +83,8 @@ def test_a_sound_round_has_no_cause() -> None:
     assert names(verdict="first", round=0, select=None, comparison=None) == []
 
 
-def test_rising_heldout_loss_is_overfitting() -> None:
-    train = {**TRAIN, "best_step": 150, "final_heldout_loss": 0.36}
+def test_rising_dev_loss_is_overfitting() -> None:
+    train = {**TRAIN, "best_step": 150, "final_dev_loss": 0.36}
     found = the("overfitting", train=train)
     assert found.turn == "weight_decay_up"
     assert "0.3000 (step 150) to 0.3600" in found.evidence
@@ -96,7 +96,7 @@ def test_an_early_stop_well_before_the_end_is_overfitting_too() -> None:
         "best_step": 50,
         "steps": 90,
         "stopped_early": True,
-        "final_heldout_loss": 0.313,
+        "final_dev_loss": 0.313,
     }
     found = the("overfitting", train=train)
     assert found.turn == "steps_down"
@@ -106,15 +106,15 @@ def test_an_early_stop_well_before_the_end_is_overfitting_too() -> None:
 def test_a_doubled_loss_of_a_solved_task_is_not_overfitting() -> None:
     train = {
         **TRAIN,
-        "best_heldout_loss": 0.0004,
-        "final_heldout_loss": 0.0011,
+        "best_dev_loss": 0.0004,
+        "final_dev_loss": 0.0011,
         "final_loss": 0.0005,
     }
     assert names(train=train) == []
 
 
-def test_a_run_without_heldout_rows_is_judged_by_the_rest() -> None:
-    assert names(train={**TRAIN, "best_heldout_loss": None, "final_heldout_loss": None}) == []
+def test_a_run_without_dev_rows_is_judged_by_the_rest() -> None:
+    assert names(train={**TRAIN, "best_dev_loss": None, "final_dev_loss": None}) == []
 
 
 def test_a_loss_still_falling_at_the_end_is_underfitting() -> None:
@@ -136,14 +136,14 @@ def test_a_promoted_candidate_is_not_called_underfitted() -> None:
     )
 
 
-HIGH: dict[str, Any] = {"final_loss": 1.42, "best_heldout_loss": 1.45, "final_heldout_loss": 1.45}
+HIGH: dict[str, Any] = {"final_loss": 1.42, "best_dev_loss": 1.45, "final_dev_loss": 1.45}
 
 
 def test_adapters_that_cannot_take_in_their_rows_ask_for_a_larger_structure() -> None:
     found = the("too_little_capacity", train={**TRAIN, "first_loss": 2.3, **HIGH}, plan=ADAPTED)
     assert found.turn == "structure_up"
     assert (
-        "with rank 4 beside the frozen base the training loss had flattened at 1.4200, held-out"
+        "with rank 4 beside the frozen base the training loss had flattened at 1.4200, dev loss"
         in found.evidence
     )
     stuck = {**TRAIN, "first_loss": 1.5, **HIGH}
@@ -168,8 +168,8 @@ def test_a_high_loss_is_no_lack_of_capacity_where_nothing_is_frozen_or_rows_are_
         **TRAIN,
         "first_loss": 2.3,
         **HIGH,
-        "best_heldout_loss": 1.9,
-        "final_heldout_loss": 1.9,
+        "best_dev_loss": 1.9,
+        "final_dev_loss": 1.9,
     }
     assert names(train=memorised, plan=ADAPTED) == []
     assert (
@@ -292,10 +292,10 @@ SOUND_MEASURES: dict[str, float] = {
     "loss_fall": 0.3,
     "loss_spikes": 0,
     "skipped_steps": 0,
-    "above_heldout": -0.1,
+    "above_dev": -0.1,
     "human_loss": 0.6,
     "human_loss_rise": -0.1,
-    "heldout_loss": 0.6,
+    "dev_loss": 0.6,
     "epochs": 3.0,
     "same_answers": 0.7,
     "finished_share": 1.0,
@@ -344,7 +344,7 @@ SIGNS: list[tuple[str, str | None, dict[str, Any]]] = [
     ),
     ("underfitting", "steps_up", {"measures": measured(epochs=0.2)}),
     ("optimizer_trouble", "learning_rate_down", {"measures": measured(loss_spikes=5)}),
-    ("label_noise", "human_share_down", {"measures": measured(last_loss=1.1, above_heldout=0.6)}),
+    ("label_noise", "human_share_down", {"measures": measured(last_loss=1.1, above_dev=0.6)}),
     (
         "duplicate_flood",
         "human_share_down",
@@ -390,7 +390,7 @@ def test_each_cause_is_first_where_its_signs_are_and_says_them_in_numbers(
     first = diagnose(evidence(**signs))[0]
     assert (first.name, first.turn) == (name, asks)
     assert any(character.isdigit() for character in first.evidence)
-    assert first.measure in {*SOUND_MEASURES, "heldout_rise", "distinct_share"}
+    assert first.measure in {*SOUND_MEASURES, "dev_rise", "distinct_share"}
     assert "nan" not in first.evidence
 
 

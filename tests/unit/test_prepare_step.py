@@ -31,7 +31,7 @@ RECIPE: dict[str, Any] = {
                 "task": "reverse",
                 "ladder": {"labelled": [1, 4], "climb": [5, 6]},
                 "labelled": 40,
-                "heldout": 8,
+                "dev": 8,
                 "unlabelled": 10,
                 "validation": 12,
                 "test": 12,
@@ -70,10 +70,10 @@ def test_a_new_campaign_has_recipe_state_base_and_splits(context: Context) -> No
     receipt = prepare(context)
     counts = receipt.summary["counts"]
     evaluated = {"validation": 12, "test": 12, "vault": 0, "audit": 0, "retention": 0}
-    assert counts == {"heldout": 7, "train": 39, "unlabelled": 20, **evaluated}
+    assert counts == {"dev": 7, "train": 39, "unlabelled": 20, **evaluated}
     for name, kind in (
         ("train", TrainingRow),
-        ("heldout", TrainingRow),
+        ("dev", TrainingRow),
         ("unlabelled", Prompt),
         ("validation", Prompt),
         ("test", Prompt),

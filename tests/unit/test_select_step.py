@@ -298,7 +298,7 @@ def test_influence_and_likelihood_ask_the_champion(context: Context, tmp_path: P
             "minhash_threshold": 1.0,
         }
     )
-    splits = {"train": HUMAN, "heldout": HUMAN[:4], "validation": [], "test": []}
+    splits = {"train": HUMAN, "dev": HUMAN[:4], "validation": [], "test": []}
     start = started(
         context, recipe, {**{f"splits/{name}.jsonl": own for name, own in splits.items()}, **model}
     )

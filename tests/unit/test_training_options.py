@@ -68,7 +68,7 @@ def test_pretraining_comes_first_and_teaches_the_raw_text(tmp_path: Path) -> Non
     # A schedule of its own: the second stage warms up again.
     rates = [entry["learning_rate"] for entry in done["log"]]
     assert rates[39] < 1e-3 < rates[41]
-    alone = train(tmp_path / "alone", rows=rows, stages=(before,), heldout=[], **pretrain)
+    alone = train(tmp_path / "alone", rows=rows, stages=(before,), dev=[], **pretrain)
     assert alone["losses"][:40] == done["losses"][:40]
     assert text_loss(alone["folder"]) < 0.7 * text_loss(tmp_path / "alone" / "base")
 
@@ -190,7 +190,7 @@ def test_adapters_train_beside_a_frozen_base_grow_and_are_merged(tmp_path: Path)
     )
     full = train(tmp_path / "full", init=first["folder"], steps=6, evaluate_every=1)
     assert more["losses"][0] == pytest.approx(full["losses"][0], rel=1e-5)
-    assert more["best_heldout_loss"] < more["first_heldout_loss"]
+    assert more["best_dev_loss"] < more["first_dev_loss"]
 
 
 def test_adapters_follow_one_curve_at_every_stage(tmp_path: Path) -> None:
@@ -255,4 +255,4 @@ def test_a_training_tells_its_layout_its_cost_and_how_answers_end(tmp_path: Path
     entry = done["log"][3]
     assert entry["gradient_norm"] > 0
     assert 0 <= entry["padding_share"] < 1
-    assert entry["heldout_loss"] is not None
+    assert entry["dev_loss"] is not None

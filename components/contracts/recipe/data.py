@@ -17,7 +17,7 @@ class DataSource(Section):
     split: Literal[
         "auto",
         "train",
-        "heldout",
+        "dev",
         "unlabelled",
         "validation",
         "test",
@@ -64,7 +64,7 @@ class TaskSource(Section):
     4 into 4.0."""
     labelled: Annotated[int, Field(ge=0)] = 200
     """Rows whose answer may be trained on."""
-    heldout: Annotated[int, Field(ge=0)] = 64
+    dev: Annotated[int, Field(ge=0)] = 64
     """Labelled rows kept apart for early stopping."""
     unlabelled: Positive = 1000
     """Prompts without answers for self-training (per length on a ladder)."""
@@ -105,14 +105,14 @@ class Fractions(Section):
     """How rows of `split: auto` sources are divided."""
 
     train: Share = 0.7
-    heldout: Share = 0.1
+    dev: Share = 0.1
     validation: Share = 0.1
     test: Share = 0.1
 
     @model_validator(mode="after")
     def _sum(self) -> Fractions:
-        if abs(self.train + self.heldout + self.validation + self.test - 1.0) > 1e-6:
-            raise ValueError("train + heldout + validation + test must be 1")
+        if abs(self.train + self.dev + self.validation + self.test - 1.0) > 1e-6:
+            raise ValueError("train + dev + validation + test must be 1")
         return self
 
 

@@ -65,10 +65,10 @@ class DiversityChoice(Section):
 
 
 class InfluenceChoice(Section):
-    """Keep rows whose gradient lowers the loss on held-out human rows (1803.09050)."""
+    """Keep rows whose gradient lowers the loss on the dev split (1803.09050)."""
 
     validation_rows: Positive = 1024
-    """Held-out human rows at most (never those the gate is judged on): the more, the surer."""
+    """Rows of the dev split at most (never those the gate decides on): the more, the surer."""
     batch_size: Positive = 32
 
 

@@ -108,8 +108,8 @@ class TrainSection(Section):
     kl_beta: Annotated[float, Field(ge=0.0)] = 0.0
     """Weight of the divergence from the base model in the loss; 0.01 to 0.1 are usual."""
     interpolate: bool = False
-    """Keep (1-a)·base + a·trained with the a of 0.25, 0.5, 0.75, 1 that has the lowest held-out
-    loss (2109.01903)."""
+    """Keep (1-a)·base + a·trained with the a of 0.25, 0.5, 0.75, 1 that has the lowest dev loss
+    (2109.01903)."""
     weighting: Literal["sampling", "loss"] = "sampling"
     """What a row's weight means: how often it is drawn, or how much its tokens count in the
     loss."""
@@ -119,9 +119,9 @@ class TrainSection(Section):
     """Rows of a micro-batch behind each other in sequences of max_length, kept apart: no padding at
     all."""
     evaluate_every: Positive = 50
-    """Steps between looks at the held-out loss."""
+    """Steps between looks at the dev loss."""
     early_stopping_patience: Positive = 5
-    """Looks without a lower held-out loss before training ends; the best weights are kept."""
+    """Looks without a lower dev loss before training ends; the best weights are kept."""
 
     # How it is carried out: the loss curve does not depend on it, and neither does the address of
     # the result.

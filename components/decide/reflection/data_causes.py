@@ -20,8 +20,8 @@ FINISHED = 0.9
 RUNS_ON = 0.3
 """Share of the unfinished answers that hold the right answer and go on: the model does not know how
 to end."""
-ABOVE_HELDOUT_NATS, ABOVE_HELDOUT = 0.2, 1.25
-"""A training loss so far above the held-out loss cannot be learned: the rows contradict what they
+ABOVE_DEV_NATS, ABOVE_DEV = 0.2, 1.25
+"""A training loss so far above the dev loss cannot be learned: the rows contradict what they
 teach."""
 FLOODED = 0.25
 """Share of the draws that repeat another row."""
@@ -213,13 +213,10 @@ def verifier_too_lenient(evidence: Evidence) -> Finding | None:
 
 
 def label_noise(evidence: Evidence) -> Finding | None:
-    """Rows that cannot be learned: training loss settles well above the loss on held-out rows of
+    """Rows that cannot be learned: training loss settles well above the loss on dev rows of
     the same kind."""
-    above, heldout = evidence["above_heldout"], evidence["last_loss"] - evidence["above_heldout"]
-    if (
-        not above > max(ABOVE_HELDOUT_NATS, (ABOVE_HELDOUT - 1) * heldout)
-        or evidence["loss_fall"] <= 0
-    ):
+    above, dev_loss = evidence["above_dev"], evidence["last_loss"] - evidence["above_dev"]
+    if not above > max(ABOVE_DEV_NATS, (ABOVE_DEV - 1) * dev_loss) or evidence["loss_fall"] <= 0:
         return None
     # Samples that a strict verifier let through are clean: then it is the human rows.
     human = evidence.round == 0 or (
@@ -229,10 +226,10 @@ def label_noise(evidence: Evidence) -> Finding | None:
         "label_noise",
         0.85,
         "human_share_down" if human else "human_share_up",
-        f"training loss settles at {evidence['last_loss']:.4f}, held-out loss at {heldout:.4f}: part of the rows "
+        f"training loss settles at {evidence['last_loss']:.4f}, dev loss at {dev_loss:.4f}: part of the rows "
         f"contradict what the others teach{' (it must be the human rows: look at them)' * human}",
-        "a training loss nearer to the held-out loss",
-        measure="above_heldout",
+        "a training loss nearer to the dev loss",
+        measure="above_dev",
         direction="down",
         otherwise="vote_share_up",
     )

@@ -46,8 +46,8 @@ def loss_measures(
 ) -> dict[str, float]:
     """Of the training: `first_loss` (before any update), `last_loss` (mean of a tenth of the
     steps), `peak_loss` (highest mean of as many steps in a row), `loss_fall` (relative, between
-    means), `loss_spikes`, `skipped_steps`, `heldout_rise` (final over best), and `above_heldout`
-    (last training loss over final held-out loss). `losses` and `tokens` are those of each step."""
+    means), `loss_spikes`, `skipped_steps`, `dev_rise` (final over best), and `above_dev`
+    (last training loss over final dev loss). `losses` and `tokens` are those of each step."""
     known = [
         (place, loss)
         for place, loss in enumerate(losses)
@@ -55,10 +55,10 @@ def loss_measures(
     ]
     finite = [loss for _, loss in known]
     found = {"skipped_steps": float(train.get("skipped_steps") or 0) + len(losses) - len(finite)}
-    best, final = train.get("best_heldout_loss"), train.get("final_heldout_loss")
+    best, final = train.get("best_dev_loss"), train.get("final_dev_loss")
     if best is not None and final is not None:
-        found["heldout_rise"] = final - best
-        found["heldout_loss"] = best
+        found["dev_rise"] = final - best
+        found["dev_loss"] = best
     if not finite:
         return found
     width = max(len(finite) // 10, min(3, -(-len(finite) // 3)))
@@ -69,7 +69,7 @@ def loss_measures(
         len(spikes(finite, [tokens[place] for place, _ in known] if tokens else ()))
     )
     if final is not None:
-        found["above_heldout"] = windows[-1] - final
+        found["above_dev"] = windows[-1] - final
     return found
 
 

@@ -37,7 +37,7 @@ MIN_CONFIDENCE = 0.5
 TAKEN_BACK = "change_taken_back"
 CONFIRMED = "change_confirmed"
 MOVED, LOSS_MOVED = 0.05, 0.01
-"""Relative change of a measure from which it has moved; of the held-out loss, which is taken over
+"""Relative change of a measure from which it has moved; of the dev loss, which is taken over
 the same rows every time."""
 
 KNOBS = (
@@ -234,7 +234,7 @@ def _moved(
         return "", None
     old, new = before[cause.measure], now[cause.measure]
     gain = new - old if cause.direction == "up" else old - new
-    least = LOSS_MOVED if cause.measure == "heldout_loss" else MOVED
+    least = LOSS_MOVED if cause.measure == "dev_loss" else MOVED
     return f"{cause.measure} went from {old:.4g} to {new:.4g}", gain > least * max(abs(old), 1e-6)
 
 
