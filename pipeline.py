@@ -63,7 +63,7 @@ def build(
         samples_per_prompt: int = recipe.generate.samples_per_prompt,
         temperature: float = recipe.generate.temperature,
         learning_rate: float = recipe.train.rounds.learning_rate,
-        human_share: float = recipe.select.human_share,
+        labelled_share: float = recipe.select.labelled_share,
     ) -> None:
         """Beside each field the UI shows its line from here.
 
@@ -79,7 +79,7 @@ def build(
             samples_per_prompt: Answers to each prompt: generate.samples_per_prompt.
             temperature: Of sampling, 0 to take the likeliest token: generate.temperature.
             learning_rate: Of the trainings of rounds 1 and later: train.rounds.learning_rate.
-            human_share: Share of human rows in what training draws, 0 to 1: select.human_share.
+            labelled_share: Share of labelled rows in what training draws, 0 to 1: select.labelled_share.
         """
         with dsl.ExitHandler(
             task(profile, report, "report", store=store, job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER),
@@ -101,7 +101,7 @@ def build(
                 samples_per_prompt=samples_per_prompt,
                 temperature=temperature,
                 learning_rate=learning_rate,
-                human_share=human_share,
+                labelled_share=labelled_share,
             ).outputs
             state = (
                 stages[0](fresh=start["fresh"], state=start["state"], data=start["data"])
@@ -120,7 +120,7 @@ def build(
 
 
 def round_zero(profile: Profile | None) -> base_component.BaseComponent:
-    """The supervised stage on human data; skipped when a run resumes from a later state."""
+    """The supervised stage on labelled data; skipped when a run resumes from a later state."""
 
     @dsl.pipeline(name="round-0")
     def first(fresh: bool, state: str, data: dsl.Input[dsl.Dataset]) -> State:

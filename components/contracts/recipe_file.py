@@ -42,8 +42,8 @@ def parse_recipe(document: dict[str, Any], origin: str = "recipe") -> Recipe:
 
 
 def set_key(document: dict[str, Any], path: str, value: Any) -> None:
-    """Set `section.key` (list items by number, `data.human.0.limit`) of an unchecked recipe. Raises
-    UserError."""
+    """Set `section.key` (list items by number, `data.sources.0.limit`) of an unchecked recipe.
+    Raises UserError."""
     target: Any = document
     *parents, leaf = path.split(".")
     try:

@@ -73,9 +73,9 @@ class TrainingRow(Row):
     id: str
     prompt: str
     completion: str
-    source: Literal["human", "self"]
+    source: Literal["labelled", "self"]
     round: int
-    """The round whose samples it came from; 0 for human rows."""
+    """The round whose samples it came from; 0 for labelled rows."""
     weight: float = 1.0
     """How often it is drawn, relative to the other rows of the mix."""
     tags: dict[str, str] = Field(default_factory=dict)

@@ -37,7 +37,7 @@ class Plan(Frozen):
     weight_decay: float
     temperature: float
     samples_per_prompt: int
-    human_share: float
+    labelled_share: float
     level: int
     """Length the next samples are drawn at (ladders); 0 without a ladder."""
     lora: LoraStructure | None = None
@@ -71,7 +71,7 @@ def base_plan(recipe: Recipe) -> Plan:
         weight_decay=recipe.train.weight_decay,
         temperature=recipe.generate.temperature,
         samples_per_prompt=recipe.generate.samples_per_prompt,
-        human_share=recipe.select.human_share,
+        labelled_share=recipe.select.labelled_share,
         level=0,
         lora=recipe.train.lora.structure if recipe.train.lora is not None else None,
     )

@@ -308,7 +308,7 @@ def _measures(
             context, RoundFiles(campaign.prepared, inputs.select, inputs.generates), before, prompts
         ),
     }
-    rows = select["human_rows"] + select["self_rows"] if "human_rows" in select else 0
+    rows = select["labelled_rows"] + select["self_rows"] if "labelled_rows" in select else 0
     if rows:
         found["epochs"] = inputs.train.summary["steps"] * campaign.recipe.train.batch_size / rows
     if select.get("audit"):

@@ -26,7 +26,7 @@ class Rules:
     evaluation: Sequence[tuple[Prompt, str]] = ()
     """Prompts of all evaluation splits with their reference answer: none of them may be trained on.
     """
-    human_keys: frozenset[int] = frozenset()
+    labelled_keys: frozenset[int] = frozenset()
     """`row_key` of the rows that people wrote: a sample that repeats one adds nothing."""
     scorers: Mapping[str, Scorer] = field(default_factory=dict)
     """`judge`, `reward`, `champion`, `base` (perplexities), `influence`: those the recipe asks for.

@@ -44,7 +44,8 @@ class TrainInputs:
     state: str
     """URI of the state the round begins from."""
     mix: Receipt
-    """Receipt of select; in round 0 the start receipt, which stands for the human train split."""
+    """Receipt of select; in round 0 the start receipt, which stands for the labelled train
+    split."""
 
 
 @dataclass(frozen=True)

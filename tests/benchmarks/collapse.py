@@ -128,7 +128,7 @@ class Texts:
             longer = f"{pieces[-1]} {word}".strip()
             pieces[-1:] = [longer] if len(longer) <= PIECE else [pieces[-1], word]
         order = np.random.default_rng(seed).permutation(len(pieces))
-        rows = [row_of(pieces[place], place, "human", 0) for place in order]
+        rows = [row_of(pieces[place], place, "labelled", 0) for place in order]
         cut = len(rows) // 10
         return cls(rows[2 * cut :], rows[:cut], rows[cut : 2 * cut])
 
@@ -202,7 +202,7 @@ def last_generation(
         if replace:
             mix, dev = rows, []
         else:
-            mix = list(weigh(texts.train, older, rows, human_share=0.5, newest_share=0.5))
+            mix = list(weigh(texts.train, older, rows, labelled_share=0.5, newest_share=0.5))
             dev = texts.dev
         older += rows
         model = teach(

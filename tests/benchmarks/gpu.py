@@ -41,7 +41,7 @@ def main() -> None:
     peak = next((flops for name, flops in PEAK_FLOPS.items() if name in device), None)
     text = "0123456789" * (LENGTH // 10)
     rows = [
-        TrainingRow(id=str(n), prompt="", completion=text[:-2], source="human", round=0)
+        TrainingRow(id=str(n), prompt="", completion=text[:-2], source="labelled", round=0)
         for n in range(256)
     ]
     command = f"python -m tests.benchmarks.gpu --seed {seed}"

@@ -6,7 +6,7 @@ Real campaigns of a tiny decoder on the secret code of the benchmark `diagnosis`
 letter is of a certain set get that letter uncoded. The noise is structured: always the same error,
 on the same kind of prompt, in every round; all samples of a prompt agree on it, so no vote finds
 it; and the verifier is weak, it lets that one error through. What is left are the audit split
-(questions with known answers, spoiled alike), the human rows, and the gate.
+(questions with known answers, spoiled alike), the labelled rows, and the gate.
 
 The true accuracy of every round's model is measured on prompts that no step ever sees. *Published*
 after a round is the champion that `decide` leaves; *best seen* is the best model of all rounds so
@@ -335,7 +335,9 @@ def recipe_of(data: Path, seed: int, arm: str) -> dict[str, Any]:
             }
         },
         "data": {
-            "human": [{"uri": path.as_uri(), "split": path.stem} for path in sorted(data.iterdir())]
+            "sources": [
+                {"uri": path.as_uri(), "split": path.stem} for path in sorted(data.iterdir())
+            ]
         },
         "generate": {
             "prompts_per_round": 300,

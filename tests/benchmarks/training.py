@@ -243,7 +243,11 @@ def measure_checkpoints(folder: Path, seed: int) -> dict[str, tuple[float, str, 
     text = human_text()
     same = [
         TrainingRow(
-            id=str(n), prompt="", completion=text[300 * n : 300 * n + 300], source="human", round=0
+            id=str(n),
+            prompt="",
+            completion=text[300 * n : 300 * n + 300],
+            source="labelled",
+            round=0,
         )
         for n in range(64)
     ]
@@ -369,7 +373,7 @@ def mixed_rows(count: int, seed: int) -> list[TrainingRow]:
                 id=str(number),
                 prompt=f"Continue: {' '.join(prompt)}",
                 completion=" ".join(completion),
-                source="human",
+                source="labelled",
                 round=0,
             )
         )

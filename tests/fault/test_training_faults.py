@@ -80,7 +80,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(
 
 def test_nothing_but_broken_gradients_ends_the_training_with_the_rows_named(tmp_path: Path) -> None:
     """Raw text is what the first look sees; the second stage meets broken rows alone."""
-    text = [TrainingRow(id="text", prompt="", completion="1234", source="human", round=0)]
+    text = [TrainingRow(id="text", prompt="", completion="1234", source="labelled", round=0)]
     stages = tuple(Stage(name=name, steps=4, learning_rate=1e-3) for name in ("pretrain", "sft"))
     done = train(
         tmp_path / "run",
@@ -110,7 +110,7 @@ def test_a_model_that_is_broken_before_the_first_step_is_refused(tmp_path: Path)
 
 LONG_ROWS = [
     TrainingRow(
-        id=str(number), prompt="1" * 100 + "=", completion="23" * 60, source="human", round=0
+        id=str(number), prompt="1" * 100 + "=", completion="23" * 60, source="labelled", round=0
     )
     for number in range(64)
 ]

@@ -54,7 +54,7 @@ def recipe(data: Path) -> dict[str, Any]:
             }
         },
         "data": {
-            "human": [
+            "sources": [
                 {"uri": (data / f"{split}.jsonl").as_uri(), "split": split} for split in SPLITS
             ]
         },
@@ -70,7 +70,7 @@ def recipe(data: Path) -> dict[str, Any]:
             "minhash_threshold": 1.0,
             "min_accepted": 1,
             "max_length_ratio": 10.0,
-            "human_share": 0.4,
+            "labelled_share": 0.4,
         },
         "train": {
             "first": {"steps": 24, "learning_rate": 0.005},

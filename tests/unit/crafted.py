@@ -24,7 +24,7 @@ PLAN = Plan(
     weight_decay=0.01,
     temperature=0.7,
     samples_per_prompt=4,
-    human_share=0.5,
+    labelled_share=0.5,
     level=0,
 )
 
@@ -37,7 +37,7 @@ def recipe_of(*, ladder: bool = False, **sections: Any) -> Recipe:
     }
     document = {
         "name": "crafted",
-        "data": {"tasks": [task]} if ladder else {"human": [{"uri": "file:///data.jsonl"}]},
+        "data": {"tasks": [task]} if ladder else {"sources": [{"uri": "file:///data.jsonl"}]},
         "decide": {"goal": {"threshold": 0.99}},
     }
     return parse_recipe({**document, **sections})

@@ -31,7 +31,7 @@ PLAN = Plan(
     weight_decay=0.01,
     temperature=0.7,
     samples_per_prompt=4,
-    human_share=0.5,
+    labelled_share=0.5,
     level=5,
 )
 

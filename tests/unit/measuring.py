@@ -31,7 +31,7 @@ def question(number: int, **tags: str) -> Prompt:
 def human(number: int) -> TrainingRow:
     """A text that people wrote."""
     return TrainingRow(
-        id=f"row-{number}", prompt="", completion=f"{number}+{number}", source="human", round=0
+        id=f"row-{number}", prompt="", completion=f"{number}+{number}", source="labelled", round=0
     )
 
 

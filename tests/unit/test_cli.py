@@ -137,7 +137,7 @@ def test_a_step_that_refuses_its_data_ends_the_run_with_status_2_and_names_the_l
     tmp_path: Path,
 ) -> None:
     (tmp_path / "r.yaml").write_text(
-        "name: no-data\ndata: {human: [{uri: 'file:///nowhere/data.jsonl'}]}\ndecide: {goal: {threshold: 0.9}}\n"
+        "name: no-data\ndata: {sources: [{uri: 'file:///nowhere/data.jsonl'}]}\ndecide: {goal: {threshold: 0.9}}\n"
     )
     done = cli(tmp_path, "run", "r.yaml", "--rounds", "1", "--json")
     told = json.loads(done.stdout)

@@ -22,7 +22,7 @@ from components.decide.reflection.measures import (
 from tests.unit.crafted import ask
 
 
-def row(prompt: str, completion: str, source: str = "human", weight: float = 1.0) -> TrainingRow:
+def row(prompt: str, completion: str, source: str = "labelled", weight: float = 1.0) -> TrainingRow:
     return TrainingRow.model_validate(
         {
             "id": prompt,
@@ -121,8 +121,8 @@ def test_rows_that_look_the_same_are_repeated_and_validation_prompts_are_found_i
         row("8=", "9", "self", 1.0),
     ]
     found = mix_measures(rows, [ask("5 =", "7"), ask("77=", "1")])
-    assert found["repeated"] == found["repeated_human"] == pytest.approx(2 / 6)
-    assert found["human_weight"] == pytest.approx(0.5)
+    assert found["repeated"] == found["repeated_labelled"] == pytest.approx(2 / 6)
+    assert found["labelled_weight"] == pytest.approx(0.5)
     assert found["contaminated"] == 0.5
     assert found["answer_shift"] == pytest.approx(1.0)
     assert mix_measures([], []) == {}

@@ -267,7 +267,7 @@ def test_answers_that_never_end_are_truncation() -> None:
 def test_a_significantly_worse_candidate_has_forgotten() -> None:
     some = Comparison(pairs=500, wins=10, losses=35, p_value=1.0, level=0.0125)
     many = Comparison(pairs=500, wins=10, losses=90, p_value=1.0, level=0.0125)
-    assert the("forgetting", comparison=some).turn == "human_share_up"
+    assert the("forgetting", comparison=some).turn == "labelled_share_up"
     assert the("forgetting", comparison=many).turn == "learning_rate_down"
 
 
@@ -310,9 +310,9 @@ SOUND_MEASURES: dict[str, float] = {
     "majority_prompts": 1000,
     "verifier_z": 0.0,
     "disputed": 0.05,
-    "human_weight": 0.5,
+    "labelled_weight": 0.5,
     "repeated": 0.01,
-    "repeated_human": 0.01,
+    "repeated_labelled": 0.01,
     "contaminated": 0.0,
     "answer_shift": 0.1,
     "accuracy": 0.6,
@@ -344,16 +344,16 @@ SIGNS: list[tuple[str, str | None, dict[str, Any]]] = [
     ),
     ("underfitting", "steps_up", {"measures": measured(epochs=0.2)}),
     ("optimizer_trouble", "learning_rate_down", {"measures": measured(loss_spikes=5)}),
-    ("label_noise", "human_share_down", {"measures": measured(last_loss=1.1, above_dev=0.6)}),
+    ("label_noise", "labelled_share_down", {"measures": measured(last_loss=1.1, above_dev=0.6)}),
     (
         "duplicate_flood",
-        "human_share_down",
-        {"measures": measured(repeated=0.4, repeated_human=0.35)},
+        "labelled_share_down",
+        {"measures": measured(repeated=0.4, repeated_labelled=0.35)},
     ),
     (
         "duplicate_flood",
-        "human_share_up",
-        {"measures": measured(repeated=0.4, repeated_human=0.05)},
+        "labelled_share_up",
+        {"measures": measured(repeated=0.4, repeated_labelled=0.05)},
     ),
     (
         "temperature_too_high",
@@ -374,9 +374,9 @@ SIGNS: list[tuple[str, str | None, dict[str, Any]]] = [
     ("truncation", "answer_tokens_up", {"measures": measured(finished_share=0.5, cut_short=0.4)}),
     ("stop_token_wrong", None, {"measures": measured(finished_share=0.2, runs_on=0.6)}),
     (
-        "human_share_too_low",
-        "human_share_up",
-        {"comparison": LOST, "measures": measured(human_weight=0.25, answer_shift=0.5)},
+        "labelled_share_too_low",
+        "labelled_share_up",
+        {"comparison": LOST, "measures": measured(labelled_weight=0.25, answer_shift=0.5)},
     ),
 ]
 
@@ -437,9 +437,9 @@ def test_turns_are_bounded_by_the_recipe() -> None:
         "temperature_up": ("temperature", 1.5),
         "temperature_down": ("temperature", 0.1),
         "weight_decay_up": ("weight_decay", 0.16),
-        "human_share_up": ("human_share", 0.9),
+        "labelled_share_up": ("labelled_share", 0.9),
         "samples_up": ("samples_per_prompt", 64),
-        "human_share_down": ("human_share", 0.25),
+        "labelled_share_down": ("labelled_share", 0.25),
         "vote_share_up": ("min_vote_share", 0.9),
         "answer_tokens_up": ("max_new_tokens", 256),
         "noise_up": ("neftune_alpha", 10.0),
@@ -464,12 +464,12 @@ def test_greedy_on_purpose_stays_greedy_unless_diversity_is_missing() -> None:
 
 def test_a_value_the_recipe_sets_beyond_the_bounds_is_left_alone() -> None:
     recipe = recipe_of(
-        generate={"temperature": 2.0, "samples_per_prompt": 100}, select={"human_share": 0.95}
+        generate={"temperature": 2.0, "samples_per_prompt": 100}, select={"labelled_share": 0.95}
     )
     plan = base_plan(recipe)
     assert turn("temperature_up", plan, recipe) == ("temperature", 2.0)
     assert turn("samples_up", plan, recipe) == ("samples_per_prompt", 100)
-    assert turn("human_share_up", plan, recipe) == ("human_share", 0.95)
+    assert turn("labelled_share_up", plan, recipe) == ("labelled_share", 0.95)
 
 
 def test_a_structure_doubles_its_rank_then_the_layers_trained_in_full_then_stops() -> None:
@@ -516,10 +516,10 @@ TURNS = [
     "temperature_up",
     "temperature_down",
     "weight_decay_up",
-    "human_share_up",
+    "labelled_share_up",
     "samples_up",
     "structure_up",
-    "human_share_down",
+    "labelled_share_down",
     "vote_share_up",
     "answer_tokens_up",
     "noise_up",

@@ -96,12 +96,12 @@ def test_answers_are_measured_against_the_median_length_of_their_own_slice() -> 
     }
 
 
-def test_repeats_of_a_sample_or_of_a_human_row_are_dropped() -> None:
-    prompt, human = ask("2+2=", "4"), ask("3+3=", "6")
-    candidates = answers(prompt, "4", " 4\n", "four") + answers(human, "6")
-    outcome = select(candidates, LABEL_FREE, human_keys=frozenset({row_key("3+3=", "6")}))
+def test_repeats_of_a_sample_or_of_a_labelled_row_are_dropped() -> None:
+    prompt, labelled = ask("2+2=", "4"), ask("3+3=", "6")
+    candidates = answers(prompt, "4", " 4\n", "four") + answers(labelled, "6")
+    outcome = select(candidates, LABEL_FREE, labelled_keys=frozenset({row_key("3+3=", "6")}))
     assert sorted(kept_texts(outcome)) == ["4", "four"]
-    assert [row.detail for row in outcome[1]].count("repeats a human row") == 1
+    assert [row.detail for row in outcome[1]].count("repeats a labelled row") == 1
     assert reasons(outcome) == {"duplicate": 2}
 
 

@@ -62,7 +62,10 @@ def changed(**sections: Any) -> dict[str, Any]:
 
 def with_file(path: Path, **settings: Any) -> dict[str, Any]:
     return changed(
-        data={**RECIPE["data"], "human": [{"uri": f"file://{path}", "split": "train", **settings}]}
+        data={
+            **RECIPE["data"],
+            "sources": [{"uri": f"file://{path}", "split": "train", **settings}],
+        }
     )
 
 
@@ -152,7 +155,7 @@ def test_knobs_are_set_in_the_recipe_before_it_is_checked(context: Context) -> N
         prepare(context, overrides={"data.tasks.7.test": 2})
 
 
-def test_human_rows_are_taught_and_rejected_rows_kept_with_their_reason(
+def test_labelled_rows_are_taught_and_rejected_rows_kept_with_their_reason(
     context: Context, tmp_path: Path
 ) -> None:
     path = tmp_path / "rows.jsonl"
@@ -195,7 +198,7 @@ def decided(context: Context, start: Receipt, **knobs: Any) -> Receipt:
         weight_decay=0.0,
         temperature=0.9,
         samples_per_prompt=2,
-        human_share=0.5,
+        labelled_share=0.5,
         level=6,
         **knobs,
     )

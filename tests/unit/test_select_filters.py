@@ -248,8 +248,8 @@ def test_a_filter_that_keeps_the_model_s_errors_is_told_on() -> None:
 
 
 def test_bias_is_nothing_for_like_rows_and_one_for_rows_with_nothing_in_common() -> None:
-    human = attributes(rows(100, 0))
-    assert distances(attributes(rows(100, 1)), human) == {
+    labelled = attributes(rows(100, 0))
+    assert distances(attributes(rows(100, 1)), labelled) == {
         "length": 0.0,
         "answer": 0.0,
         "slice": 0.0,
@@ -258,8 +258,8 @@ def test_bias_is_nothing_for_like_rows_and_one_for_rows_with_nothing_in_common()
         row.model_copy(update={"completion": "x" * 500, "tags": {"task": "essay"}, "id": str(n)})
         for n, row in enumerate(rows(100, 1))
     ]
-    assert distances(attributes(other), human) == {"length": 1.0, "answer": 1.0, "slice": 1.0}
-    assert distances(attributes([]), human) == {}
+    assert distances(attributes(other), labelled) == {"length": 1.0, "answer": 1.0, "slice": 1.0}
+    assert distances(attributes([]), labelled) == {}
 
 
 def test_bias_sees_a_class_that_is_no_longer_answered() -> None:

@@ -31,7 +31,7 @@ SIZES = {"labelled": 400, "dev": 80, "unlabelled": 50, "validation": 100, "test"
 
 
 @pytest.mark.parametrize("task", ["reverse", "copy", "addition"])
-def test_a_ladder_has_human_answers_up_to_its_labelled_length_only(task: str) -> None:
+def test_a_ladder_has_labels_up_to_its_labelled_length_only(task: str) -> None:
     splits = made(task=task, ladder=LADDER, **SIZES)
     assert max(lengths(splits["train"] + splits["dev"])) == 8
     assert lengths(splits["unlabelled"]) == dict.fromkeys(range(9, 13), 50)

@@ -26,7 +26,7 @@ TEXTS = ["(+)-*" * 10, "+-+-+-+-+-+-", "(*)", "(+) (-) (*) (+)"]
 
 def raw_text(count: int = 60) -> list[TrainingRow]:
     return [
-        TrainingRow(id=f"text-{n}", prompt="", completion=TEXTS[n % 4], source="human", round=0)
+        TrainingRow(id=f"text-{n}", prompt="", completion=TEXTS[n % 4], source="labelled", round=0)
         for n in range(count)
     ]
 
@@ -212,14 +212,18 @@ def test_adapters_follow_one_curve_at_every_stage(tmp_path: Path) -> None:
         (
             {
                 "rows": [
-                    TrainingRow(id="a", prompt="1" * 600, completion="1", source="human", round=0)
+                    TrainingRow(
+                        id="a", prompt="1" * 600, completion="1", source="labelled", round=0
+                    )
                 ]
             },
             "1 of 1 rows are longer than train.max_length 512",
         ),
         (
             {
-                "rows": [TrainingRow(id="a", prompt="", completion="12", source="human", round=0)],
+                "rows": [
+                    TrainingRow(id="a", prompt="", completion="12", source="labelled", round=0)
+                ],
                 "pretrain": {"steps": 1},
             },
             "the sft stage learns from rows with a prompt",

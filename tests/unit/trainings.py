@@ -27,7 +27,7 @@ def reversal(count: int, seed: int) -> list[TrainingRow]:
     ]
     return [
         TrainingRow(
-            id=str(index), prompt=f"{text}=", completion=text[::-1], source="human", round=0
+            id=str(index), prompt=f"{text}=", completion=text[::-1], source="labelled", round=0
         )
         for index, text in enumerate(texts)
     ]

@@ -1,4 +1,4 @@
-"""The recipe's section `data`: what people wrote, and tasks whose answers a program checks."""
+"""The recipe's section `data`: files of rows, and tasks whose answers a program checks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from components.contracts.recipe.section import Positive, Section, Share
 
 
 class DataSource(Section):
-    """A JSONL, Parquet or text file that people made."""
+    """A JSONL, Parquet or text file of rows: labelled ones, questions without answers, or raw
+    text."""
 
     uri: str
     """file://, s3://, hf://datasets/org/name@revision/file, or package://module/file."""
@@ -39,7 +40,7 @@ class Ladder(Section):
     """A difficulty ladder over the length of a built-in task (2502.01612)."""
 
     labelled: tuple[Positive, Positive] = (1, 8)
-    """Shortest and longest problem with a human label."""
+    """Shortest and longest problem with a label."""
     climb: tuple[Positive, Positive] = (9, 12)
     """First and last length the model teaches itself."""
     mastery: Share = 0.97
@@ -117,16 +118,16 @@ class Fractions(Section):
 
 
 class DataSection(Section):
-    """Human data and procedural tasks; splits are disjoint by prompt and checked."""
+    """Data files and procedural tasks; splits are disjoint by prompt and checked."""
 
-    human: tuple[DataSource, ...] = ()
+    sources: tuple[DataSource, ...] = ()
     tasks: tuple[TaskSource, ...] = ()
     fractions: Fractions = Fractions()
 
     @model_validator(mode="after")
     def _something(self) -> DataSection:
-        if not self.human and not self.tasks:
-            raise ValueError("give at least one source in `human` or `tasks`")
+        if not self.sources and not self.tasks:
+            raise ValueError("give at least one entry in `sources` or `tasks`")
         return self
 
 

@@ -72,9 +72,9 @@ class TrainSection(Section):
     """Fine-tuning by DeepSpeed."""
 
     pretrain: Stage | None = None
-    """Before `first`: next-token prediction on raw text (human rows without a prompt)."""
+    """Before `first`: next-token prediction on raw text (rows without a prompt)."""
     first: Stage = Stage(steps=500)
-    """The supervised stage on human rows (round 0); of 0 steps: `pretrain` alone."""
+    """The supervised stage on labelled rows (round 0); of 0 steps: `pretrain` alone."""
     rounds: Stage = Stage(steps=200)
     """Each self-improvement round."""
     init_from: Literal["base", "champion"] = "champion"

@@ -36,9 +36,9 @@ and at least so."""
 CONTAMINATED = 0.01
 SCATTERED, WIDELY_SCATTERED = 0.75, 0.5
 """Part of the champion's accuracy below which sampling loses too much of it."""
-LITTLE_HUMAN, SHIFTED = 0.35, 0.25
-"""Share of human draws, and distance between human and self-made answers, from which the latter
-pull a model away."""
+FEW_LABELLED, SHIFTED = 0.35, 0.25
+"""Share of labelled draws, and distance between labelled and self-made answers, from which the
+latter pull a model away."""
 
 
 def truncation(evidence: Evidence) -> Finding | None:
@@ -200,7 +200,7 @@ def verifier_too_lenient(evidence: Evidence) -> Finding | None:
     return evidence.found(
         "verifier_too_lenient",
         0.92,
-        "vote_share_up" if several else "human_share_up",
+        "vote_share_up" if several else "labelled_share_up",
         f"the verifier accepts the majority's answer to {evidence['majority_passed']:.3f} of the prompts, the champion "
         f"is right on {evidence['majority_expected']:.3f} of like validation prompts ({evidence['verifier_z']:.1f} "
         "standard errors): wrong answers teach, unless these prompts are easier; look at accepted.jsonl, mend the "
@@ -208,7 +208,7 @@ def verifier_too_lenient(evidence: Evidence) -> Finding | None:
         "fewer accepted answers that most samples contradict, and no loss of accuracy",
         measure="disputed" if several else "accuracy",
         direction="down" if several else "up",
-        otherwise="human_share_up",
+        otherwise="labelled_share_up",
     )
 
 
@@ -218,16 +218,16 @@ def label_noise(evidence: Evidence) -> Finding | None:
     above, dev_loss = evidence["above_dev"], evidence["last_loss"] - evidence["above_dev"]
     if not above > max(ABOVE_DEV_NATS, (ABOVE_DEV - 1) * dev_loss) or evidence["loss_fall"] <= 0:
         return None
-    # Samples that a strict verifier let through are clean: then it is the human rows.
-    human = evidence.round == 0 or (
+    # Samples that a strict verifier let through are clean: then it is the labelled rows.
+    blames_labelled = evidence.round == 0 or (
         evidence.recipe.select.verifier and not verifier_too_lenient(evidence)
     )
     return evidence.found(
         "label_noise",
         0.85,
-        "human_share_down" if human else "human_share_up",
+        "labelled_share_down" if blames_labelled else "labelled_share_up",
         f"training loss settles at {evidence['last_loss']:.4f}, dev loss at {dev_loss:.4f}: part of the rows "
-        f"contradict what the others teach{' (it must be the human rows: look at them)' * human}",
+        f"contradict what the others teach{' (it must be the labelled rows: look at them)' * blames_labelled}",
         "a training loss nearer to the dev loss",
         measure="above_dev",
         direction="down",
@@ -237,16 +237,17 @@ def label_noise(evidence: Evidence) -> Finding | None:
 
 def duplicate_flood(evidence: Evidence) -> Finding | None:
     """A few rows, written a little differently, take a large part of what is drawn."""
-    repeated, human = evidence["repeated"], evidence["repeated_human"]
+    repeated, repeated_labelled = evidence["repeated"], evidence["repeated_labelled"]
     if not repeated > FLOODED:
         return None
-    mostly_human = human > repeated / 2
+    mostly_labelled = repeated_labelled > repeated / 2
     return evidence.found(
         "duplicate_flood",
         0.85,
-        "human_share_down" if mostly_human else "human_share_up",
-        f"{repeated:.3f} of what is drawn repeats another row but for spaces, case or punctuation ({human:.3f} human "
-        "rows): look at mix.jsonl and remove them, or lower select.minhash_threshold and select.max_per_prompt",
+        "labelled_share_down" if mostly_labelled else "labelled_share_up",
+        f"{repeated:.3f} of what is drawn repeats another row but for spaces, case or punctuation "
+        f"({repeated_labelled:.3f} labelled rows): look at mix.jsonl and remove them, or lower "
+        "select.minhash_threshold and select.max_per_prompt",
         "fewer repeated draws",
         measure="repeated",
         direction="down",
@@ -263,17 +264,17 @@ def evaluation_contamination(evidence: Evidence) -> Finding | None:
         0.95 if share > 0.05 else 0.7,
         None,
         f"{share:.3f} of the validation prompts are in the training mix but for spaces, case or punctuation: scores "
-        "are too good, and the gate may promote what only remembers; remove these rows from the human data",
+        "are too good, and the gate may promote what only remembers; remove these rows from the labelled data",
         "no validation prompt in the mix",
         measure="contaminated",
         direction="down",
     )
 
 
-def human_share_too_low(evidence: Evidence) -> Finding | None:
-    """Self-made rows unlike the human ones outweigh them and pull the model away."""
+def labelled_share_too_low(evidence: Evidence) -> Finding | None:
+    """Self-made rows unlike the labelled ones outweigh them and pull the model away."""
     comparison, shifted = evidence.comparison, evidence["answer_shift"] > SHIFTED
-    if comparison is None or not evidence["human_weight"] < LITTLE_HUMAN or not shifted:
+    if comparison is None or not evidence["labelled_weight"] < FEW_LABELLED or not shifted:
         return None
     if (
         comparison.wins >= comparison.losses
@@ -281,11 +282,12 @@ def human_share_too_low(evidence: Evidence) -> Finding | None:
     ):
         return None
     return evidence.found(
-        "human_share_too_low",
+        "labelled_share_too_low",
         0.85,
-        "human_share_up",
-        f"human rows are {evidence['human_weight']:.3f} of what is drawn, the answers of the others are unlike them "
-        f"(Jensen-Shannon distance {evidence['answer_shift']:.3f}), and {comparison.losses} of {comparison.pairs} "
+        "labelled_share_up",
+        f"labelled rows are {evidence['labelled_weight']:.3f} of what is drawn, the answers of the "
+        f"others are unlike them (Jensen-Shannon distance {evidence['answer_shift']:.3f}), and "
+        f"{comparison.losses} of {comparison.pairs} "
         f"prompts were lost, {comparison.wins} won",
         "fewer lost prompts",
         measure="accuracy",

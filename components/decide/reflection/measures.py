@@ -163,14 +163,17 @@ def row_measures(
 
 
 def mix_measures(rows: Iterable[TrainingRow], validation: Iterable[Prompt]) -> dict[str, float]:
-    """Of the training mix: `human_weight` (share of what is drawn), `repeated` (share that repeats
-    an earlier row but for spaces, case and punctuation at the ends), `repeated_human` (the part of
-    it that is human), `contaminated` (share of the validation prompts that are trained on, alike),
-    and `answer_shift` (Jensen-Shannon distance, 0 to 1, between the last characters of human and
-    self-made answers)."""
+    """Of the training mix: `labelled_weight` (share of what is drawn), `repeated` (share that
+    repeats an earlier row but for spaces, case and punctuation at the ends), `repeated_labelled`
+    (the part of it that is labelled), `contaminated` (share of the validation prompts that are
+    trained on, alike), and `answer_shift` (Jensen-Shannon distance, 0 to 1, between the last
+    characters of labelled and self-made answers)."""
     seen, texts = set[tuple[str, str]](), set[str]()
     weight, repeated = defaultdict[str, float](float), defaultdict[str, float](float)
-    endings: dict[str, dict[str, float]] = {"human": defaultdict(float), "self": defaultdict(float)}
+    endings: dict[str, dict[str, float]] = {
+        "labelled": defaultdict(float),
+        "self": defaultdict(float),
+    }
     for row in rows:
         key = (loosely(row.prompt), loosely(row.completion))
         weight[row.source] += row.weight
@@ -185,13 +188,13 @@ def mix_measures(rows: Iterable[TrainingRow], validation: Iterable[Prompt]) -> d
         return {}
     prompts = [loosely(prompt.text) for prompt in validation]
     found = {
-        "human_weight": weight["human"] / total,
+        "labelled_weight": weight["labelled"] / total,
         "repeated": sum(repeated.values()) / total,
-        "repeated_human": repeated["human"] / total,
+        "repeated_labelled": repeated["labelled"] / total,
         "contaminated": sum(text in texts for text in prompts) / max(1, len(prompts)),
     }
-    if endings["human"] and endings["self"]:
-        found["answer_shift"] = jensen_shannon(endings["human"], endings["self"])
+    if endings["labelled"] and endings["self"]:
+        found["answer_shift"] = jensen_shannon(endings["labelled"], endings["self"])
     return found
 
 

@@ -20,8 +20,8 @@ Turn = Literal[
     "temperature_up",
     "temperature_down",
     "weight_decay_up",
-    "human_share_up",
-    "human_share_down",
+    "labelled_share_up",
+    "labelled_share_down",
     "samples_up",
     "structure_up",
     "vote_share_up",
@@ -46,7 +46,7 @@ KNOBS = (
     "weight_decay",
     "temperature",
     "samples_per_prompt",
-    "human_share",
+    "labelled_share",
     "lora",
     "min_vote_share",
     "max_new_tokens",
@@ -116,8 +116,8 @@ def turned(plan: Plan, recipe: Recipe, turn: Turn) -> tuple[str, Knob]:
 
     Bounds are relative to the recipe as the person wrote it: learning rate 0.1 to 4 times, steps a
     quarter to 4 times, weight decay up to 16 times (0.1 where the recipe has less), answers up to 4
-    times as long (and no longer than train.max_length); temperature 0.1 to 1.5, human share 0.25 to
-    0.9, samples up to 64, vote share up to 0.9, noise on embeddings up to 10. The bounds of the
+    times as long (and no longer than train.max_length); temperature 0.1 to 1.5, labelled share 0.25
+    to 0.9, samples up to 64, vote share up to 0.9, noise on embeddings up to 10. The bounds of the
     trained structure are in the recipe; nothing makes it smaller but that growth which did harm is
     taken back.
     """
@@ -147,10 +147,14 @@ def turned(plan: Plan, recipe: Recipe, turn: Turn) -> tuple[str, Knob]:
         case "weight_decay_up":
             high = max(0.1, base.weight_decay * 16)
             return "weight_decay", _up(plan.weight_decay, max(0.01, plan.weight_decay * 2), high)
-        case "human_share_up":
-            return "human_share", _up(plan.human_share, round(plan.human_share + 0.1, 6), 0.9)
-        case "human_share_down":
-            return "human_share", _down(plan.human_share, round(plan.human_share - 0.1, 6), 0.25)
+        case "labelled_share_up":
+            return "labelled_share", _up(
+                plan.labelled_share, round(plan.labelled_share + 0.1, 6), 0.9
+            )
+        case "labelled_share_down":
+            return "labelled_share", _down(
+                plan.labelled_share, round(plan.labelled_share - 0.1, 6), 0.25
+            )
         case "vote_share_up":
             share = (
                 recipe.select.min_vote_share if plan.min_vote_share is None else plan.min_vote_share

@@ -243,12 +243,12 @@ def forgetting(evidence: Evidence) -> Finding | None:
     return evidence.found(
         "forgetting",
         0.65,
-        "learning_rate_down" if lost > 0.1 else "human_share_up",
+        "learning_rate_down" if lost > 0.1 else "labelled_share_up",
         f"{comparison.losses} of {comparison.pairs} prompts lost, {comparison.wins} won (two-sided p = {p_value:.2g})",
         "fewer lost prompts",
         measure="accuracy",
         direction="up",
-        otherwise="human_share_up" if lost > 0.1 else "learning_rate_down",
+        otherwise="labelled_share_up" if lost > 0.1 else "learning_rate_down",
     )
 
 

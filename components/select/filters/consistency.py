@@ -60,6 +60,6 @@ def calibrated_share(audit: Sequence[Candidate]) -> float:
     raise UserError(
         f"select.calibrate_vote: no share of votes is right often enough: of {len(shares)} audit "
         f"prompts with a majority the best lower bound of the precision is {best:.3f}, needed is {WANTED_PRECISION}; "
-        "give a larger audit split (data.human[].split: audit, or data.tasks[].audit), more samples per prompt, or set "
+        "give a larger audit split (data.sources[].split: audit, or data.tasks[].audit), more samples per prompt, or set "
         "select.min_vote_share by hand"
     )

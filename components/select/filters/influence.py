@@ -1,5 +1,5 @@
-"""Choose the rows that make the loss on human rows fall: bilevel selection min_w L_val(θ*(w)), one
-step at a time."""
+"""Choose the rows that make the loss on labelled rows fall: bilevel selection min_w L_val(θ*(w)),
+one step at a time."""
 
 from __future__ import annotations
 

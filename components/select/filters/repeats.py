@@ -28,15 +28,15 @@ _EQUATION = re.compile(r"[0-9(][0-9+\-*/^().]*=-?[0-9]+(?:\.[0-9]+)?")
 
 
 def exact(rules: Rules, remaining: Remaining) -> Filter | None:
-    """Drops answers that repeat an earlier sample of the same prompt, or a human row."""
+    """Drops answers that repeat an earlier sample of the same prompt, or a labelled row."""
 
     def apply(block: Block) -> Outcome:
         seen: set[int] = set()
 
         def refusal(one: Candidate) -> str:
             key = row_key(one.prompt.text, one.text)
-            if key in rules.human_keys:
-                return "repeats a human row"
+            if key in rules.labelled_keys:
+                return "repeats a labelled row"
             if key in seen:
                 return "repeats an earlier sample of its prompt"
             seen.add(key)
