@@ -18,9 +18,9 @@ from components.contracts.recipe import LoraStructure, Recipe
 STATE_STEPS = ("start", "decide")
 """Kinds of receipts that hold a state."""
 StopReason = Literal["target", "patience", "max_rounds", "budget", "alarm"]
-Verdict = Literal["first", "promoted", "kept"]
-"""first: round 0, the first champion; promoted: the candidate was proved better; kept: the champion
-stays."""
+Verdict = Literal["first", "promoted", "rejected"]
+"""first: round 0, the first champion; promoted: the candidate was proved better; rejected: the
+champion stays."""
 
 
 class Frozen(BaseModel):
@@ -128,7 +128,7 @@ class RoundRecord(Frozen):
     alarms: tuple[str, ...] = ()
     """Sentences of all that spoke against the candidate."""
     blocked: bool = False
-    """An alarm refused the candidate, better or not."""
+    """An alarm rejected the candidate, better or not."""
     measures: dict[str, float] = Field(default_factory=dict)
     """What reflection looked at, and what the next round's is compared with."""
     receipts: dict[str, str] = Field(default_factory=dict)

@@ -16,7 +16,7 @@ STOPS = {
     "budget": "the budget is spent",
     "max_rounds": "the last planned round is done",
     "patience": "too many rounds in a row without a proved gain",
-    "alarm": "two rounds in a row were refused by alarms",
+    "alarm": "two rounds in a row were rejected by alarms",
 }
 
 

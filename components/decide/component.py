@@ -15,7 +15,7 @@ def decide(
     scores: Output[Metrics],
     card: Output[Markdown],
 ) -> NamedTuple("State", [("go", bool), ("state", str)]):
-    """Keep the candidate only if it is proved better; diagnose, plan the next round, or stop."""
+    """Promote the candidate only if it is proved better; diagnose, plan the next round, or stop."""
     from components.decide.step import inputs_from, run
     from components.runtime.entrypoints import read_pointer, run_step, save_text
 

@@ -1,4 +1,4 @@
-"""Decide a round: keep or refuse the candidate, reflect, plan the next round, or stop."""
+"""Decide a round: promote or reject the candidate, reflect, plan the next round, or stop."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from components.runtime.receipts import Attempt, Receipt, commit_once, fetch, re
 from components.storage import keys
 
 MAX_BLOCKED = 2
-"""Rounds in a row that alarms refused, after which the campaign ends: the first may be mended, the
+"""Rounds in a row that alarms rejected, after which the campaign ends: the first may be mended, the
 second was not."""
 
 
@@ -283,7 +283,7 @@ def _ruling(
             True, f"the first champion: {right} of {number} validation prompts right"
         )
     ruling = judge(comparison, alarms)
-    return ("promoted" if ruling.promote else "kept"), ruling
+    return ("promoted" if ruling.promote else "rejected"), ruling
 
 
 def _measures(
@@ -426,7 +426,7 @@ def _next_state(campaign: Campaign, inputs: DecideInputs, record: RoundRecord, p
     # Rows of a mix that teaches errors do not accumulate.
     if inputs.select is not None and not inputs.select.summary.get("teaches_errors"):
         changes["selections"] = (*before.selections, inputs.select.ref)
-    if record.verdict != "kept":
+    if record.verdict != "rejected":
         changes |= {
             "champion": inputs.train.ref,
             "champion_round": record.round,

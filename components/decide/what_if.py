@@ -153,7 +153,7 @@ def _judge(
     alarms = alarms_against(candidate, champion, first.summary, selection, section)
     ruling = judge(compare(champion.results, candidate.results, section, promotions), alarms)
     blocked = any(alarm.blocks for alarm in alarms)
-    return candidate, "promoted" if ruling.promote else "kept", ruling.why, blocked
+    return candidate, "promoted" if ruling.promote else "rejected", ruling.why, blocked
 
 
 def _stop(

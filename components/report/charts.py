@@ -71,14 +71,14 @@ def score_chart(rounds: Sequence[RoundView], threshold: float | None) -> str:
     scores = [100 * one.record.accuracy for one in rounds]
     champion: list[float] = []
     for one, score in zip(rounds, scores, strict=True):
-        champion.append(champion[-1] if champion and one.record.verdict == "kept" else score)
+        champion.append(champion[-1] if champion and one.record.verdict == "rejected" else score)
     axes.step(
         numbers, champion, where="post", color=_ACCENT, linewidth=1.2, alpha=0.5, label="champion"
     )
     for one, number, score in zip(rounds, numbers, scores, strict=True):
         low, high = (100 * bound for bound in one.record.interval)
         axes.plot([number, number], [low, high], color=_SOFT, linewidth=1.4, solid_capstyle="round")
-        filled = one.record.verdict != "kept"
+        filled = one.record.verdict != "rejected"
         axes.plot(
             number,
             score,
@@ -89,7 +89,7 @@ def score_chart(rounds: Sequence[RoundView], threshold: float | None) -> str:
             markerfacecolor=_ACCENT if filled else _PAPER,
         )
     axes.plot([], [], "o", color=_ACCENT, label="promoted")
-    axes.plot([], [], "o", markerfacecolor=_PAPER, markeredgecolor=_ACCENT, label="kept")
+    axes.plot([], [], "o", markerfacecolor=_PAPER, markeredgecolor=_ACCENT, label="rejected")
     if threshold is not None:
         axes.axhline(
             100 * threshold, color=_GOOD, linewidth=1.2, linestyle=(0, (4, 3)), label="goal"

@@ -109,7 +109,7 @@ def family_campaigns(dice: np.random.Generator, *, told: bool) -> int:
             differs = dice.random(PROMPTS) < 0.15
             gains = np.where(differs, np.where(dice.random(PROMPTS) < 0.8, leaning, -leaning), 0)
             wins, losses = int((gains > 0).sum()), int((gains < 0).sum())
-            # A candidate with no more wins is refused before any test: no need to resample.
+            # A candidate with no more wins is rejected before any test: no need to resample.
             if wins <= losses:
                 continue
             comparison = by_gains(gains.tolist(), names, LEVEL, "points") if told else None

@@ -10,11 +10,11 @@ it; and the verifier is weak, it lets that one error through. What is left are t
 
 The true accuracy of every round's model is measured on prompts that no step ever sees. *Published*
 after a round is the champion that `decide` leaves; *best seen* is the best model of all rounds so
-far, refused ones included. A drop is what the published model lacks of the best seen, and the worst
-over all rounds and seeds counts. That is the strict reading: a refused model that was better, but
-not provably, counts against the gate, so the gate needs prompts enough to prove a gain of one
-point. `noise.worst_fall_points` is the other reading: the published model against those published
-before.
+far, rejected ones included. A drop is what the published model lacks of the best seen, and the
+worst over all rounds and seeds counts. That is the strict reading: a rejected model that was
+better, but not provably, counts against the gate, so the gate needs prompts enough to prove a gain
+of one point. `noise.worst_fall_points` is the other reading: the published model against those
+published before.
 
 Beside it, plain self-training: the same noise, samples and training, but no filters, no audit, no
 gate and no reflection; the newest model is published.
@@ -157,7 +157,7 @@ def measure(runs: Sequence[Run]) -> dict[str, tuple[float, str, str]]:
         "noise.worst_drop_points": (
             max(drops),
             "≤ 1.0",
-            f"against the best of all models, refused ones too; median of the seeds {statistics.median(drops):.2f}; "
+            f"against the best of all models, rejected ones too; median of the seeds {statistics.median(drops):.2f}; "
             f"{promoted} promotions and {blocked} blocks in {rounds} rounds; {gains(ours)}",
         ),
         "noise.worst_fall_points": (

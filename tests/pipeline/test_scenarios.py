@@ -73,7 +73,7 @@ def test_patience_ends_a_campaign_that_gets_no_better(make_place: MakePlace) -> 
     )
     run = place.run("--rounds", "2")
     assert run.executed == [*ROUND_0, *round_tasks(1, 1), "carry-r2", *END], run.said
-    assert (run.code, run.told["stop"], run.verdicts) == (1, "patience", ["first", "kept"])
+    assert (run.code, run.told["stop"], run.verdicts) == (1, "patience", ["first", "rejected"])
     assert_published(place, run, champion_round=0)
 
 

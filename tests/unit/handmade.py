@@ -323,7 +323,7 @@ class Campaign:
             measures={"agreement": 0.6 + 0.1 * number} if number else {},
             receipts={name: one.ref for name, one in receipts.items()},
         )
-        won = verdict != "kept"
+        won = verdict != "rejected"
         self.state = self.state.model_copy(
             update={
                 "round": number,
@@ -405,7 +405,7 @@ def whole_campaign(context: Context, text: str = "21 = 12") -> Campaign:
     made.prepare()
     made.round(0, 0.41, "first")
     made.round(1, 0.68, "promoted", text=text)
-    made.round(2, 0.69, "kept", text=text)
+    made.round(2, 0.69, "rejected", text=text)
     made.round(3, 0.93, "promoted", stop="target", text=text)
     made.publish(target_met=True)
     return made

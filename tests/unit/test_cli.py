@@ -200,7 +200,12 @@ def test_status_of_the_latest_run_is_one_json_document(tmp_path: Path, context: 
     made = whole_campaign(context)
     told = json.loads(cli(tmp_path, "status", "--json", "--store", context.store.root).stdout)
     assert told["run_id"] == made.run_id
-    assert [one["verdict"] for one in told["rounds"]] == ["first", "promoted", "kept", "promoted"]
+    assert [one["verdict"] for one in told["rounds"]] == [
+        "first",
+        "promoted",
+        "rejected",
+        "promoted",
+    ]
     assert told["model"] == "models/by-hand/v1/"
 
 

@@ -57,7 +57,7 @@ def evidence(**changes: Any) -> Evidence:
     common: dict[str, Any] = {
         "recipe": recipe_of(),
         "round": 2,
-        "verdict": "kept",
+        "verdict": "rejected",
         "plan": PLAN,
         "train": TRAIN,
         "losses": SETTLED,
@@ -325,7 +325,7 @@ def measured(**changes: float) -> dict[str, float]:
 
 
 def test_a_sound_round_with_all_its_measures_has_no_cause() -> None:
-    for verdict in ("kept", "promoted"):
+    for verdict in ("rejected", "promoted"):
         assert names(measures=measured(), verdict=verdict) == []
 
 
@@ -499,7 +499,7 @@ def test_without_adapters_there_is_no_structure_to_grow() -> None:
 
 def test_growth_that_did_harm_is_taken_back() -> None:
     grown = ADAPTED.model_copy(update={"lora": LoraStructure(rank=8)})
-    found = review(record(0.6), ADAPTED, grown, "kept", 0.55, {})
+    found = review(record(0.6), ADAPTED, grown, "rejected", 0.55, {})
     assert found is not None
     plan, causes = next_plan(
         LORA, grown, [Finding("x", "y", 0.9, "structure_up", "")], found, ADAPTED
@@ -552,7 +552,7 @@ def test_a_change_is_written_as_a_person_would() -> None:
 def record(overall: float, *causes: Cause) -> RoundRecord:
     return RoundRecord(
         round=1,
-        verdict="kept",
+        verdict="rejected",
         why="",
         plan=PLAN,
         accuracy=overall,
@@ -565,7 +565,7 @@ def record(overall: float, *causes: Cause) -> RoundRecord:
 
 def test_a_change_that_made_it_worse_is_taken_back_once() -> None:
     current = PLAN.model_copy(update={"learning_rate": 2e-3})
-    found = review(record(0.6), PLAN, current, "kept", 0.55, {})
+    found = review(record(0.6), PLAN, current, "rejected", 0.55, {})
     assert found is not None
     higher = Finding("underfitting", "seen", 0.7, "learning_rate_up", "")
     plan, causes = next_plan(recipe_of(), current, [higher], found, PLAN)
@@ -573,15 +573,15 @@ def test_a_change_that_made_it_worse_is_taken_back_once() -> None:
     assert causes[0].change == "learning_rate 0.002 → 0.001"
     assert "went from 0.6000 to 0.5500" in causes[0].evidence
     assert causes[1].change == ""  # the same knob is not turned again at once
-    assert review(record(0.6, causes[0]), current, PLAN, "kept", 0.55, {}) is None
+    assert review(record(0.6, causes[0]), current, PLAN, "rejected", 0.55, {}) is None
 
 
 def test_a_change_stays_if_the_candidate_was_better_or_promoted_or_nothing_changed() -> None:
     current = PLAN.model_copy(update={"steps": 300})
-    assert review(record(0.6), PLAN, current, "kept", 0.6, {}) is None
+    assert review(record(0.6), PLAN, current, "rejected", 0.6, {}) is None
     assert review(record(0.6), PLAN, current, "promoted", 0.5, {}) is None
-    assert review(record(0.6), PLAN, PLAN, "kept", 0.5, {}) is None
-    assert review(None, PLAN, current, "kept", 0.5, {}) is None
+    assert review(record(0.6), PLAN, PLAN, "rejected", 0.5, {}) is None
+    assert review(None, PLAN, current, "rejected", 0.5, {}) is None
 
 
 def told(measures: dict[str, float], *causes: Cause, overall: float = 0.6) -> RoundRecord:
@@ -606,7 +606,7 @@ def test_a_prediction_that_comes_true_is_confirmed_and_the_change_stays() -> Non
         told({"last_loss": 0.8}, PREDICTS),
         PLAN,
         FEWER,
-        "kept",
+        "rejected",
         0.59,
         {"last_loss": 0.5},
         (0.5, 0.7),
@@ -624,7 +624,7 @@ def test_a_prediction_that_fails_takes_the_change_back_even_if_accuracy_did_not_
         told({"last_loss": 0.8}, PREDICTS),
         PLAN,
         FEWER,
-        "kept",
+        "rejected",
         0.61,
         {"last_loss": 0.79},
         (0.5, 0.7),
@@ -645,7 +645,7 @@ def test_a_clear_fall_of_accuracy_takes_a_change_back_whatever_it_moved() -> Non
         told({"last_loss": 0.8}, PREDICTS),
         PLAN,
         FEWER,
-        "kept",
+        "rejected",
         0.4,
         {"last_loss": 0.5},
         (0.35, 0.45),

@@ -66,20 +66,20 @@ def test_a_candidate_that_is_not_better_is_never_promoted(
 
 def test_seven_clear_wins_are_proof_and_six_are_not_at_five_rounds() -> None:
     assert judge(compared(7, 0, 50)).promote  # p = 1/128 <= 0.05/5
-    refused = judge(compared(6, 0, 50))  # p = 1/64
-    assert not refused.promote
+    rejected = judge(compared(6, 0, 50))  # p = 1/64
+    assert not rejected.promote
     assert (
         "6 prompts only the candidate got right, 0 only the champion, of 56 (+10.7 points; p = 0.016"
-        in refused.why
+        in rejected.why
     )
-    assert "four times out of five" in refused.why
+    assert "four times out of five" in rejected.why
 
 
-def test_a_candidate_that_unlearns_human_text_is_refused_with_the_numbers() -> None:
+def test_a_candidate_that_unlearns_human_text_is_rejected_with_the_numbers() -> None:
     assert judge(compared(40, 2), alarms(1.10)).promote
-    refused = judge(compared(40, 2), alarms(1.101))
-    assert not refused.promote
-    assert refused.why.startswith(
+    rejected = judge(compared(40, 2), alarms(1.101))
+    assert not rejected.promote
+    assert rejected.why.startswith(
         "collapse guard: perplexity on human text is 1.101 times that of round 0"
     )
 
@@ -190,9 +190,9 @@ def test_one_family_that_is_won_as_a_whole_is_one_piece_of_evidence() -> None:
 def test_too_few_families_can_prove_nothing_and_the_gate_says_so() -> None:
     few = compare(*family_results(dict.fromkeys("abcd", 10), dict.fromkeys("abcd", 0)), FAMILY)
     assert few.detectable is None
-    refused = judge(few)
-    assert not refused.promote
-    assert "these prompts are too few to show any gain" in refused.why
+    rejected = judge(few)
+    assert not rejected.promote
+    assert "these prompts are too few to show any gain" in rejected.why
 
 
 def test_a_tag_that_prompts_lack_is_told_with_those_they_have() -> None:
@@ -296,7 +296,7 @@ def test_agreement_alone_or_a_fall_that_may_be_chance_is_no_alarm() -> None:
 def recorded(number: int, level: int, measures: dict[str, float]) -> RoundRecord:
     return RoundRecord(
         round=number,
-        verdict="kept",
+        verdict="rejected",
         why="",
         level=level,
         plan=PLAN,

@@ -208,7 +208,7 @@ def review(
     said = "; ".join(text for _, text, _ in known)
     came_true = bool(known) and all(right for _, _, right in known)
     accuracy = f"validation accuracy went from {previous.overall:.4f} to {overall:.4f}"
-    if came_true and not (verdict == "kept" and previous.overall > interval[1] > 0.0):
+    if came_true and not (verdict == "rejected" and previous.overall > interval[1] > 0.0):
         return Finding(
             CONFIRMED,
             f"after {', '.join(changed)} changed, {said}, as predicted; {accuracy}",
@@ -217,7 +217,7 @@ def review(
             "",
         )
     swings = any(cause.name == TAKEN_BACK for cause in previous.causes)
-    if verdict != "kept" or swings or (not known and overall >= previous.overall):
+    if verdict != "rejected" or swings or (not known and overall >= previous.overall):
         return None
     why = f"{said}; " if known else ""
     return Finding(
