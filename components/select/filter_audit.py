@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from components.select.scored_samples import Block, Candidate, Filter, by_prompt
+from components.select.scored_samples import Block, Filter, ScoredSample, by_prompt
 from components.statistics import binomial_upper
 from components.verifiers import verify
 
@@ -18,8 +18,8 @@ from components.verifiers import verify
 class Audit:
     """The account of the audit samples, filter by filter."""
 
-    def __init__(self, samples: Sequence[Candidate]) -> None:
-        self.left: list[Candidate] = list(samples)
+    def __init__(self, samples: Sequence[ScoredSample]) -> None:
+        self.left: list[ScoredSample] = list(samples)
         """What the filters so far have kept."""
         self._right = {one.key: verify(one.prompt, one.text) for one in samples}
         self._given = list(samples)

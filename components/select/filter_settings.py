@@ -9,7 +9,7 @@ from pathlib import Path
 
 from components.contracts.recipe import Hints, SelectSection
 from components.contracts.rows import Prompt
-from components.select.scored_samples import Block, Candidate
+from components.select.scored_samples import Block, ScoredSample
 
 Scorer = Callable[[Block], list[float | None]]
 """Scores of a block, in order; None: the scorer gave none (`unscored`)."""
@@ -31,7 +31,7 @@ class Rules:
     scorers: Mapping[str, Scorer] = field(default_factory=dict)
     """`judge`, `reward`, `champion`, `base` (perplexities), `influence`: those the recipe asks for.
     """
-    audit: Sequence[Candidate] = ()
+    audit: Sequence[ScoredSample] = ()
     """Samples of prompts whose answer is known and that are never trained on."""
     hints: Hints | None = None
     """What the model was told with a hint; None: nothing."""

@@ -15,14 +15,14 @@ from components.runtime.campaign import Campaign, load_campaign
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, commit_once, fetch, read_receipt
 from components.select import attribute_shift
-from components.select.candidate_file import Spool
 from components.select.filter_chain import Account, collect, filter_all
 from components.select.filter_settings import Rules
 from components.select.hint_pool import Pool, with_hinted
 from components.select.mix import accumulate, weigh
 from components.select.reserved_prompts import audit_ids, evaluation_items
 from components.select.row_files import RowFile, write_line
-from components.select.scored_samples import Block, Candidate, by_prompt, normalised, row_key
+from components.select.scored_sample_file import Spool
+from components.select.scored_samples import Block, ScoredSample, by_prompt, normalised, row_key
 from components.select.scorers import scorers_of
 from components.select.sorted_samples import gather
 
@@ -180,7 +180,7 @@ class _Selection:
         }
 
     def _blocks(self, shards: list[Receipt]) -> Iterator[Block]:
-        """All candidates of the round, with a hint and without."""
+        """All samples of the round, with a hint and without."""
         blocks = gather(self._context, shards, self._scratch)
         if self._hints is None:
             return blocks
@@ -303,7 +303,7 @@ class _Seen:
 def _verdict(context: Context, account: Account) -> dict[str, Any]:
     """`teaches_errors`: names of filters that block the round (2510.16657): what they keep is not
     proved to be righter than what the model says anyway, so training on it teaches the model its
-    own errors. `decide` refuses such a candidate; `why_blocked` says it with the numbers."""
+    own errors. `decide` rejects such a candidate; `why_blocked` says it with the numbers."""
     audit = account.audit
     if audit is None or not audit["teaches_errors"]:
         return {"teaches_errors": [], "why_blocked": ""}
@@ -339,7 +339,7 @@ def _enough(campaign: Campaign, account: Account) -> None:
     )
 
 
-def _row(campaign: Campaign, one: Candidate, weight: float) -> TrainingRow:
+def _row(campaign: Campaign, one: ScoredSample, weight: float) -> TrainingRow:
     """An accepted sample as a row, with all that says why it may teach."""
     provenance = {
         "champion": campaign.state.champion,

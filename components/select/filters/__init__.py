@@ -2,7 +2,7 @@
 drops, with a reason.
 
 A module has one function, or a few for filters that belong together, `(rules, remaining) -> Filter
-| None`; None: the recipe does not ask for it. Filters that must see all candidates before they can
+| None`; None: the recipe does not ask for it. Filters that must see all samples before they can
 judge one begin a stage of their own.
 """
 

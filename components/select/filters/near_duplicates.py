@@ -18,11 +18,11 @@ from typing import Any
 from components.select.filter_settings import Rules
 from components.select.scored_samples import (
     Block,
-    Candidate,
     Filter,
     Outcome,
     Remaining,
     SampleKey,
+    ScoredSample,
     by_prompt,
     split,
 )
@@ -142,7 +142,7 @@ class _Search:
         return shingles_of(text) - self._template.get(task, frozenset())
 
 
-def _text(one: Candidate) -> str:
+def _text(one: ScoredSample) -> str:
     return f"{one.prompt.text}\n{one.text}"
 
 
