@@ -34,7 +34,7 @@ class Prompt(Row):
     text: str
     """What the user says to the model, before any chat template."""
     verifier: str
-    """Who judges an answer: the name of an entry of `components.verifiers`."""
+    """What checks an answer: the name of an entry of `components.verifiers`."""
     reference: dict[str, Any] = Field(default_factory=dict)
     """What that verifier needs (a reference answer, a puzzle's metadata). Never shown to the model,
     but for the answer where the recipe asks for `generate.hints`."""

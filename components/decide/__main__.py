@@ -1,5 +1,5 @@
 """Promote or reject the candidate of a round, diagnose, plan the next round or stop. Prints `go`
-too. `what-if` instead of the options judges a finished campaign again under other settings and
+too. `what-if` instead of the options decides a finished campaign again under other settings and
 writes nothing."""
 
 import sys

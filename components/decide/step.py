@@ -15,7 +15,7 @@ from components.contracts.recipe import DecideSection, Recipe
 from components.contracts.rows import Result, TextResult, read_rows
 from components.contracts.state import Plan, RoundRecord, State, StopReason, Verdict, base_plan
 from components.decide.card import round_card
-from components.decide.gate import Comparison, Ruling, Scores, compare, judge
+from components.decide.gate import Comparison, Ruling, Scores, compare, decide
 from components.decide.guards import Alarm, alarms_of, self_agreement
 from components.decide.reflection.data_causes import passed
 from components.decide.reflection.diagnosis import diagnose
@@ -282,7 +282,7 @@ def _ruling(
         return "first", Ruling(
             True, f"the first champion: {right} of {number} validation prompts right"
         )
-    ruling = judge(comparison, alarms)
+    ruling = decide(comparison, alarms)
     return ("promoted" if ruling.promote else "rejected"), ruling
 
 

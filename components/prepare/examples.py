@@ -1,5 +1,5 @@
-"""What readers and tasks hand to the splits: a question, perhaps its answer, and who judges answers
-to it."""
+"""What readers and tasks hand to the splits: a question, perhaps its answer, and what checks
+answers to it."""
 
 from __future__ import annotations
 

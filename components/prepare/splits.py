@@ -32,7 +32,7 @@ CLAIM_ORDER: tuple[Split, ...] = (
     "unlabelled",
 )
 """A prompt that sources put into several splits stays in the first of these."""
-_JUDGED: tuple[Split, ...] = ("vault", "test", "validation", "audit", "unlabelled")
+_ASKED: tuple[Split, ...] = ("vault", "test", "validation", "audit", "unlabelled")
 _DROP_REASON = {
     "vault": "in_evaluation",
     "test": "in_evaluation",
@@ -89,7 +89,7 @@ def make_splits(
     kept = _claim(assigned, splits.rejected)
     for name in ("train", "dev", "retention"):
         setattr(splits, name, [example.as_training_row() for example in kept[name]])
-    for name in _JUDGED:
+    for name in _ASKED:
         setattr(splits, name, [example.as_prompt() for example in kept[name]])
     if not splits.unlabelled:
         splits.unlabelled = _questions(kept["train"])
@@ -113,9 +113,9 @@ def _auto_split(example: Example, fractions: Fractions, seed: int) -> Split:
 
 
 def _unfit(split: Split, example: Example) -> str:
-    """Why an example cannot be in a split, empty if it can: a question is judged by its verifier,
-    so the verifier must accept the reference answer itself."""
-    if split not in _JUDGED or example.completion is None:
+    """Why an example cannot be in a split, empty if it can: answers to a question are checked by
+    its verifier, so the verifier must accept the reference answer itself."""
+    if split not in _ASKED or example.completion is None:
         return ""
     if not example.prompt:
         return "raw text asks nothing; give it split train, dev or retention"
@@ -143,7 +143,7 @@ def _claim(
         for example in assigned[name]:
             first = owner[example.identity]
             # A question may be taught with several answers; it is asked once.
-            key = (example.identity, None if name in _JUDGED else example.completion)
+            key = (example.identity, None if name in _ASKED else example.completion)
             if first != name:
                 rejected.append(
                     _drop(
@@ -161,7 +161,7 @@ def _claim(
 
 
 def _questions(train: list[Example]) -> list[Prompt]:
-    """The train split's prompts, each once; raw text and rows that their verifier cannot judge ask
+    """The train split's prompts, each once; raw text and rows that their verifier cannot check ask
     nothing."""
     prompts = {
         example.identity: example

@@ -50,11 +50,11 @@ def make_examples(source: TaskSource, seed: int) -> Iterator[Assigned | Dropped]
 def _ladder_examples(source: TaskSource, ladder: Ladder, seed: int) -> Iterator[Assigned]:
     labelled = range(ladder.labelled[0], ladder.labelled[1] + 1)
     climb = range(ladder.climb[0], ladder.climb[1] + 1)
-    judged = range(ladder.labelled[1], ladder.climb[1] + 1)
+    evaluated = range(ladder.labelled[1], ladder.climb[1] + 1)
     wanted: list[tuple[Split, dict[int, int]]] = [
-        ("vault", _spread(source.vault, judged)),
-        ("test", _spread(source.test, judged)),
-        ("validation", _spread(source.validation, judged)),
+        ("vault", _spread(source.vault, evaluated)),
+        ("test", _spread(source.test, evaluated)),
+        ("validation", _spread(source.validation, evaluated)),
         ("dev", _spread(source.dev, labelled)),
         ("train", _spread(source.labelled, labelled)),
         ("audit", dict.fromkeys(climb, source.audit)),

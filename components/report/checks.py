@@ -214,7 +214,7 @@ def _sign(name: str, one: RoundView, most: float | None) -> Sign:
 def _severity(name: str, one: RoundView, measure: Mapping[str, Any], most: float | None) -> str:
     if (
         name == "perplexity" and most is not None
-    ):  # the recipe's bound is the one that `decide` judges by
+    ):  # the recipe's bound is the one that `decide` compares with
         return (
             "bad"
             if measure["ratio"] > most

@@ -26,7 +26,7 @@ class Audit:
         self._filters: dict[str, dict[str, Any]] = {}
 
     def pass_through(self, name: str, one: Filter) -> None:
-        """Let a filter judge what is left and note how well it did."""
+        """Apply a filter to what is left and note how well it did."""
         if not self.left:
             return
         kept, dropped = one(self.left)

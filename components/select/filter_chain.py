@@ -73,7 +73,7 @@ def collect(
 def filter_all(spool: Spool, rules: Rules, rejected: BinaryIO) -> tuple[Spool, Account]:
     """Let every filter work on what the one before it kept; dropped rows go to `rejected` as they
     fall. Every sample is in exactly one of the two. Audit samples (`rules.audit`) pass the
-    filters that judge quality, apart from the others."""
+    filters that check quality, apart from the others."""
     account, audit = Account(given=spool.count - spool.num_hinted), Audit(rules.audit)
     if rules.hints is not None:
         account.hinted = Account(given=spool.num_hinted)
@@ -90,7 +90,7 @@ def filter_all(spool: Spool, rules: Rules, rejected: BinaryIO) -> tuple[Spool, A
         for block in remaining():
             after.write(_pass(block, filters, account, rejected))
         for entry, one in filters:
-            if entry.judges_quality:
+            if entry.checks_quality:
                 audit.pass_through(entry.name, one)
         spool.remove()
         spool = after

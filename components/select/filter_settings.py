@@ -1,4 +1,4 @@
-"""What filters judge by: the recipe's section, and what the step has read or can ask for on their
+"""What filters decide by: the recipe's section, and what the step has read or can ask for on their
 behalf."""
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Scorer = Callable[[Block], list[float | None]]
 
 @dataclass(frozen=True)
 class Rules:
-    """What filters judge by."""
+    """What filters decide by."""
 
     section: SelectSection
     folder: Path

@@ -1,8 +1,8 @@
 """Figures of the gate: `python -m tests.benchmarks.gate [--seed N]`. About a minute; no model is
 trained.
 
-Campaigns of 10 rounds on 1,025 validation prompts are simulated, and every round is judged by the
-product's own `by_counts`, `by_gains` and `judge`. A campaign is a chain of models: each candidate
+Campaigns of 10 rounds on 1,025 validation prompts are simulated, and every round is decided by the
+product's own `by_counts`, `by_gains` and `decide`. A campaign is a chain of models: each candidate
 answers like the champion but for some prompts, `discordance` of all of them, and a promoted
 candidate is the next champion, with the results it was promoted for.
 """
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from components.contracts.recipe import DecideSection, Goal
-from components.decide.gate import by_counts, by_gains, judge
+from components.decide.gate import by_counts, by_gains, decide
 from components.statistics import alpha_of_round, binomial_upper
 from tests.benchmarks.figures import record
 
@@ -40,7 +40,7 @@ Bools = npt.NDArray[np.bool_]
 @cache
 def promotes(wins: int, losses: int, in_a_row: int) -> bool:
     """What the gate says of these counts after so many promotions."""
-    return judge(
+    return decide(
         by_counts(PROMPTS, wins, losses, alpha_of_round(SECTION.alpha, ROUNDS, in_a_row))
     ).promote
 
@@ -113,7 +113,7 @@ def family_campaigns(dice: np.random.Generator, *, told: bool) -> int:
             if wins <= losses:
                 continue
             comparison = by_gains(gains.tolist(), names, LEVEL, "points") if told else None
-            if judge(comparison or by_counts(PROMPTS, wins, losses, LEVEL)).promote:
+            if decide(comparison or by_counts(PROMPTS, wins, losses, LEVEL)).promote:
                 fooled += 1
                 break
     return fooled

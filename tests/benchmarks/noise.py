@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="the first of them")
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument(
-        "--validation", type=int, default=NUM_VALIDATION, help="prompts that the gate judges by"
+        "--validation", type=int, default=NUM_VALIDATION, help="prompts that the gate compares on"
     )
     parser.add_argument("--dry", action="store_true", help="print only, record nothing")
     given = parser.parse_args()

@@ -21,7 +21,7 @@ DIGITS = "0123456789"
 
 
 def question(number: int, **tags: str) -> Prompt:
-    """`17=`, to be answered 1: judged by exact match."""
+    """`17=`, to be answered 1: checked by exact match."""
     text = f"{number:02d}="
     return Prompt(
         id=prompt_id(text), text=text, verifier="exact", reference={"answer": text[0]}, tags=tags

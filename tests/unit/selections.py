@@ -17,7 +17,7 @@ from components.select.scored_samples import Outcome, ScoredSample, make_scored_
 
 
 def ask(text: str, answer: str, **tags: str) -> Prompt:
-    """A prompt judged by exact match."""
+    """A prompt checked by exact match."""
     return Prompt(
         id=prompt_id(text), text=text, verifier="exact", reference={"answer": answer}, tags=tags
     )

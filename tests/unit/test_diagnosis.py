@@ -113,7 +113,7 @@ def test_a_doubled_loss_of_a_solved_task_is_not_overfitting() -> None:
     assert names(train=train) == []
 
 
-def test_a_run_without_dev_rows_is_judged_by_the_rest() -> None:
+def test_a_run_without_dev_rows_is_diagnosed_by_the_rest() -> None:
     assert names(train={**TRAIN, "best_dev_loss": None, "final_dev_loss": None}) == []
 
 

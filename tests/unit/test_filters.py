@@ -32,7 +32,7 @@ def test_a_right_answer_is_kept_as_the_model_wrote_it_and_a_wrong_one_is_dropped
     assert "reference" not in outcome[1][0].row
 
 
-def test_cut_off_and_empty_answers_are_dropped_before_anything_else_judges_them() -> None:
+def test_cut_off_and_empty_answers_are_dropped_before_any_other_check() -> None:
     prompt = ask("1+1=", "2")
     samples = [say(prompt, 0, "2", finished=False), say(prompt, 1, " \n"), say(prompt, 2, "2")]
     scored_samples = make_scored_samples({prompt.id: prompt}, samples)

@@ -106,7 +106,7 @@ def test_numbers_of_any_length_can_be_drawn() -> None:
         "graph_color",
     ],
 )
-def test_reasoning_gym_puzzles_are_judged_by_their_stored_entry(name: str) -> None:
+def test_reasoning_gym_puzzles_are_checked_by_their_stored_entry(name: str) -> None:
     sizes = {"labelled": 6, "dev": 2, "unlabelled": 5, "validation": 3, "test": 3}
     if name == "graph_color":  # has no answer of its own, so nobody could be taught with it
         with pytest.raises(UserError, match="accepts none of its own answers"):

@@ -33,7 +33,7 @@ class DataSource(Section):
     prompt_field: str = "prompt"
     completion_field: str = "completion"
     verifier: Literal["exact", "numeric", "math", "choice", "regex"] = "exact"
-    """How answers to these rows' prompts are judged against their completion."""
+    """How answers to these rows' prompts are checked against their completion."""
 
 
 class Ladder(Section):
@@ -56,7 +56,7 @@ class Ladder(Section):
 
 
 class TaskSource(Section):
-    """A procedural task: questions made by a program, answers judged by its own checker."""
+    """A procedural task: questions made by a program, answers checked by its own function."""
 
     task: str
     """`reverse`, `copy`, `addition`, or `reasoning_gym/<name>`."""

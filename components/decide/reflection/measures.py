@@ -20,7 +20,7 @@ MAX_ROWS = 200_000
 """Rows of a file that are looked at."""
 AROUND, REACH = 6, 60
 """A loss is held against up to so many before it and after it, no farther away than REACH steps."""
-NOT_JUDGED = ("in_evaluation", "contamination", "unfinished", "empty", "length")
+NOT_VERIFIED = ("in_evaluation", "contamination", "unfinished", "empty", "length")
 """Reasons for a drop that come before the verifier or say nothing of it."""
 
 FEW_MINORITY = 10
@@ -219,7 +219,7 @@ def verifier_measures(
     for sample in samples:
         if (
             sample.prompt_id in prompts
-            and reasons.get((sample.prompt_id, sample.index)) not in NOT_JUDGED
+            and reasons.get((sample.prompt_id, sample.index)) not in NOT_VERIFIED
         ):
             groups[sample.prompt_id].append(sample)
     agreement: dict[bool, list[float]] = {True: [], False: []}
@@ -236,14 +236,14 @@ def verifier_measures(
         ]
         accepted += len(kept)
         disputed += sum(sample.text.strip() != answer for sample in kept)
-    judged = len(agreement[True]) + len(agreement[False])
-    if not judged:
+    num_prompts = len(agreement[True]) + len(agreement[False])
+    if not num_prompts:
         return {}
     found = {
         "agreement": fmean(agreement[True] + agreement[False]),
-        "majority_passed": len(agreement[True]) / judged,
+        "majority_passed": len(agreement[True]) / num_prompts,
         "disputed": disputed / max(1, accepted),
-        "majority_prompts": float(judged),
+        "majority_prompts": float(num_prompts),
     }
     if minority >= FEW_MINORITY:
         found["minority_passed"] = minority_passed / minority
@@ -257,7 +257,9 @@ def verifier_measures(
     )
     if number:
         found["majority_expected"] = expected
-        found["verifier_z"] = two_proportions_z(found["majority_passed"], judged, expected, number)
+        found["verifier_z"] = two_proportions_z(
+            found["majority_passed"], num_prompts, expected, number
+        )
     return found
 
 

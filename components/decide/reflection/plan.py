@@ -246,8 +246,8 @@ def refuted_turns(history: Sequence[RoundRecord]) -> frozenset[str]:
     """Turns that were tried and taken back in this campaign."""
     return frozenset(
         cause.turn
-        for tried, judged in itertools.pairwise(history)
-        if any(one.name == TAKEN_BACK for one in judged.causes)
+        for tried, reviewed in itertools.pairwise(history)
+        if any(one.name == TAKEN_BACK for one in reviewed.causes)
         for cause in tried.causes
         if cause.turn
     )

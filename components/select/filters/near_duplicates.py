@@ -82,7 +82,7 @@ class _Search:
                 hashes = np.fromfile(path, dtype=np.uint64)
                 path.unlink()
                 for group in _groups(hashes):
-                    self._judge(group, dropped, found)
+                    self._compare(group, dropped, found)
         self._texts.unlink()
         return found
 
@@ -114,7 +114,7 @@ class _Search:
         offsets = np.concatenate([np.zeros(1, dtype=np.int64), *lengths]).cumsum()
         return offsets, len(offsets) - 1
 
-    def _judge(self, group: Any, dropped: Any, found: dict[SampleKey, str]) -> None:
+    def _compare(self, group: Any, dropped: Any, found: dict[SampleKey, str]) -> None:
         group = group[~dropped[group]]
         if len(group) < 2:
             return

@@ -31,7 +31,7 @@ def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
     def apply(block: Block) -> Outcome:
         kept, dropped = [], []
         for own in by_prompt(block):
-            right, wrong = _judged(own)
+            right, wrong = _verified(own)
             kept += (
                 right
                 if own[0].hinted
@@ -60,8 +60,8 @@ def by_function(rules: Rules, remaining: Remaining) -> Filter | None:
     return lambda block: split(block, refusal, "function")
 
 
-def _judged(own: list[ScoredSample]) -> Outcome:
-    """The verdict on a prompt's answers; equal ones are judged once."""
+def _verified(own: list[ScoredSample]) -> Outcome:
+    """The verdict on a prompt's answers; equal ones are checked once."""
     verdicts: dict[str, bool] = {}
 
     def refusal(one: ScoredSample) -> str:
