@@ -30,7 +30,8 @@ class Frozen(BaseModel):
 
 
 class Plan(Frozen):
-    """The knobs of one round that reflection may turn. Everything else stays as the recipe says."""
+    """The settings of one round that reflection may change. Everything else stays as the recipe
+    says."""
 
     learning_rate: float
     steps: int
@@ -42,29 +43,30 @@ class Plan(Frozen):
     """Length the next samples are drawn at (ladders); 0 without a ladder."""
     lora: LoraStructure | None = None
     """What is trained beside the frozen base; None: everything is trained."""
-    # Knobs that are as the recipe says until reflection turns them.
+    # Settings that are as the recipe says until reflection changes them.
     min_vote_share: float | None = None
     max_new_tokens: int | None = None
     neftune_alpha: float | None = None
 
 
 def with_plan(recipe: Recipe, plan: Plan) -> Recipe:
-    """The recipe with those knobs of the plan in it that no step reads from the plan itself."""
-    turned: dict[str, tuple[str, Any]] = {
+    """The recipe with those settings of the plan in it that no step reads from the plan itself."""
+    planned: dict[str, tuple[str, Any]] = {
         "select": ("min_vote_share", plan.min_vote_share),
         "generate": ("max_new_tokens", plan.max_new_tokens),
         "train": ("neftune_alpha", plan.neftune_alpha),
     }
     sections = {
         section: getattr(recipe, section).model_copy(update={field: value})
-        for section, (field, value) in turned.items()
+        for section, (field, value) in planned.items()
         if value is not None
     }
     return recipe.model_copy(update=sections)
 
 
 def base_plan(recipe: Recipe) -> Plan:
-    """The knobs of a self-improvement round as the recipe has them; the level is still to be set."""
+    """The settings of a self-improvement round as the recipe has them; the level is still to be
+    set."""
     return Plan(
         learning_rate=recipe.train.rounds.learning_rate,
         steps=recipe.train.rounds.steps,
@@ -86,11 +88,11 @@ class Cause(Frozen):
     """A sentence with the numbers."""
     confidence: float
     change: str
-    """Knob and bounded change, `temperature 0.7 → 0.9`; empty if the plan stays."""
+    """Setting and bounded change, `temperature 0.7 → 0.9`; empty if the plan stays."""
     predicted: str = ""
     """What the next round should show if this is right."""
-    turn: str = ""
-    """The turn of a knob that the change is; empty if the plan stays."""
+    change_name: str = ""
+    """Name of the change, `temperature_up`; empty if the plan stays."""
     measure: str = ""
     """The number of the round (a key of `RoundRecord.measures`) that the change should move; empty:
     accuracy alone."""

@@ -29,7 +29,7 @@ from components.decide.reflection.measures import (
     row_measures,
     validation_prompts,
 )
-from components.decide.reflection.plan import next_level, next_plan, refuted_turns, review
+from components.decide.reflection.plan import next_level, next_plan, refuted_changes, review
 from components.errors import Corrupt
 from components.runtime.campaign import Campaign, load_campaign
 from components.runtime.context import Context
@@ -338,7 +338,7 @@ def _reflect(
     recipe, used, number = campaign.written, campaign.state.plan, campaign.next_round
     scores, slice_name = candidate.scores, recipe.decide.goal.slice
     history = campaign.state.history
-    # Round 0 has the knobs of the first stage; improvement rounds begin from their own.
+    # Round 0 has the settings of the first stage; improvement rounds begin from their own.
     current = used if number > 0 else _first_of(used, recipe)
     before = (
         history[-1].plan
@@ -357,7 +357,7 @@ def _reflect(
         scores.interval(),
     )
     plan, causes = next_plan(
-        recipe, current, diagnose(evidence), reviewed, before, refuted_turns(history)
+        recipe, current, diagnose(evidence), reviewed, before, refuted_changes(history)
     )
     plan = plan.model_copy(update={"level": next_level(recipe, number, used.level, best)})
     return plan, RoundRecord(
@@ -380,8 +380,8 @@ def _reflect(
 
 
 def _first_of(plan: Plan, recipe: Recipe) -> Plan:
-    """The knobs that improvement rounds begin from: the recipe's, and what no stage has of its own
-    from `plan`."""
+    """The settings that improvement rounds begin from: the recipe's, and what no stage has of its
+    own from `plan`."""
     own = {
         name: getattr(plan, name) for name in ("min_vote_share", "max_new_tokens", "neftune_alpha")
     }

@@ -27,7 +27,7 @@ def prepare(
     from components.prepare.step import PrepareInputs, run
     from components.runtime.entrypoints import run_step
 
-    knobs = {
+    parameters = {
         "seed": seed,
         "decide.goal.threshold": threshold,
         "decide.max_rounds": max_rounds,
@@ -38,6 +38,8 @@ def prepare(
         "train.rounds.learning_rate": learning_rate,
         "select.labelled_share": labelled_share,
     }
-    inputs = PrepareInputs(recipe=recipe, overrides=knobs, resume_from=resume_from, job_id=job_id)
+    inputs = PrepareInputs(
+        recipe=recipe, overrides=parameters, resume_from=resume_from, job_id=job_id
+    )
     uri, receipt = run_step(store, lambda context: run(inputs, context), data)
     return (bool(receipt.summary["fresh"]), uri)

@@ -38,7 +38,7 @@ class PrepareInputs:
     recipe: dict[str, Any]
     """The recipe as a plain mapping; whole numbers may come as floats (pipeline parameters do)."""
     overrides: dict[str, Any]
-    """Dotted key → value, set in the recipe before it is checked: the knobs of the UI."""
+    """Dotted key → value, set in the recipe before it is checked: the parameters of the UI."""
     resume_from: str
     """URI of the receipt of `decide` (or the start) whose campaign this run continues; empty: a new
     campaign."""
@@ -243,8 +243,8 @@ def _continued(campaign: Campaign, recipe: Recipe) -> State:
 
 
 def _resumed_plan(campaign: Campaign, recipe: Recipe) -> Plan:
-    """The plan goes on as reflection left it, but for the knobs that the new recipe sets to another
-    value."""
+    """The plan goes on as reflection left it, but for the settings that the new recipe sets to
+    another value."""
     if campaign.state.round < 0:
         return first_plan(recipe)
     before, after = base_plan(campaign.recipe), base_plan(recipe)

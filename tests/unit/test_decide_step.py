@@ -447,7 +447,7 @@ def test_adapters_that_learn_too_little_are_larger_in_the_next_round_and_the_car
     assert campaign.state.plan.lora.targets == ("q_proj",)
 
 
-def test_the_first_stages_knobs_are_no_change_to_take_back(context: Context) -> None:
+def test_the_first_stages_settings_are_no_change_to_take_back(context: Context) -> None:
     campaign = Campaign(context, recipe_of(), PLAN.model_copy(update={"steps": 500}))
     campaign.round(simple(40))
     campaign.round(simple(39))

@@ -16,13 +16,13 @@ from components.decide.gate import Comparison, Scores
 from components.decide.reflection.diagnosis import diagnose
 from components.decide.reflection.evidence import Evidence
 from components.decide.reflection.plan import (
-    MAX_TURNS,
+    MAX_CHANGES,
     Finding,
+    changed_setting,
     next_level,
     next_plan,
-    refuted_turns,
+    refuted_changes,
     review,
-    turned,
 )
 from components.decide.reflection.training_causes import still_falling
 from tests.unit.crafted import PLAN, recipe_of
@@ -86,7 +86,7 @@ def test_a_sound_round_has_no_cause() -> None:
 def test_rising_dev_loss_is_overfitting() -> None:
     train = {**TRAIN, "best_step": 150, "final_dev_loss": 0.36}
     found = the("overfitting", train=train)
-    assert found.turn == "weight_decay_up"
+    assert found.change == "weight_decay_up"
     assert "0.3000 (step 150) to 0.3600" in found.evidence
 
 
@@ -99,7 +99,7 @@ def test_an_early_stop_well_before_the_end_is_overfitting_too() -> None:
         "final_dev_loss": 0.313,
     }
     found = the("overfitting", train=train)
-    assert found.turn == "steps_down"
+    assert found.change == "steps_down"
     assert "stopped at step 90 of 200" in found.evidence
 
 
@@ -119,13 +119,13 @@ def test_a_run_without_dev_rows_is_diagnosed_by_the_rest() -> None:
 
 def test_a_loss_still_falling_at_the_end_is_underfitting() -> None:
     found = the("underfitting", losses=[2.0 - 0.008 * step for step in range(200)])
-    assert found.turn == "steps_up"
+    assert found.change == "steps_up"
     assert "still falling when the 200 steps ended" in found.evidence
 
 
 def test_a_loss_that_hardly_moved_asks_for_a_higher_learning_rate() -> None:
     train = {**TRAIN, "first_loss": 2.31, "final_loss": 2.25}
-    assert the("underfitting", train=train, losses=[2.3] * 200).turn == "learning_rate_up"
+    assert the("underfitting", train=train, losses=[2.3] * 200).change == "learning_rate_up"
 
 
 def test_a_promoted_candidate_is_not_called_underfitted() -> None:
@@ -141,7 +141,7 @@ HIGH: dict[str, Any] = {"final_loss": 1.42, "best_dev_loss": 1.45, "final_dev_lo
 
 def test_adapters_that_cannot_take_in_their_rows_ask_for_a_larger_structure() -> None:
     found = the("too_little_capacity", train={**TRAIN, "first_loss": 2.3, **HIGH}, plan=ADAPTED)
-    assert found.turn == "structure_up"
+    assert found.change == "structure_up"
     assert (
         "with rank 4 beside the frozen base the training loss had flattened at 1.4200, dev loss"
         in found.evidence
@@ -192,13 +192,13 @@ def test_few_accepted_samples_ask_for_more_of_them() -> None:
         "dropped": {"duplicate": 10, "verifier": 3900},
     }
     found = the("too_few_accepted", select=select)
-    assert found.turn == "samples_up"
+    assert found.change == "samples_up"
     assert "90 of 4000 samples accepted (0.025 passed the quality filters" in found.evidence
     assert "verifier 3900" in found.evidence
     assert (
         the(
             "too_few_accepted", select=select, plan=PLAN.model_copy(update={"temperature": 0.0})
-        ).turn
+        ).change
         is None
     )
 
@@ -230,7 +230,7 @@ def test_answers_left_out_because_they_are_solved_or_enough_are_not_too_few() ->
 
 def test_samples_that_all_say_the_same_ask_for_a_higher_temperature() -> None:
     found = the("low_diversity", select={**SELECT, "distinct_share": 0.28})
-    assert found.turn == "temperature_up"
+    assert found.change == "temperature_up"
     assert "0.280 of them distinct (0.250 is the least), and 300 of 1000 prompts" in found.evidence
 
 
@@ -246,7 +246,7 @@ def test_several_greedy_samples_are_no_diversity_at_all() -> None:
 
 def test_skipped_steps_or_wild_losses_are_optimizer_trouble() -> None:
     assert (
-        the("optimizer_trouble", train={**TRAIN, "skipped_steps": 3}).turn == "learning_rate_down"
+        the("optimizer_trouble", train={**TRAIN, "skipped_steps": 3}).change == "learning_rate_down"
     )
     assert (
         "0 steps skipped and 1 losses not finite"
@@ -256,19 +256,19 @@ def test_skipped_steps_or_wild_losses_are_optimizer_trouble() -> None:
 
 
 def test_answers_that_never_end_are_truncation() -> None:
-    assert the("truncation", finished_share=0.7).turn == "temperature_down"
+    assert the("truncation", finished_share=0.7).change == "temperature_down"
     at_first = the(
         "truncation", finished_share=0.7, round=0, verdict="first", select=None, comparison=None
     )
-    assert at_first.turn is None
+    assert at_first.change is None
     assert "raise generate.max_new_tokens" in at_first.predicted
 
 
 def test_a_significantly_worse_candidate_has_forgotten() -> None:
     some = Comparison(pairs=500, wins=10, losses=35, p_value=1.0, level=0.0125)
     many = Comparison(pairs=500, wins=10, losses=90, p_value=1.0, level=0.0125)
-    assert the("forgetting", comparison=some).turn == "labelled_share_up"
-    assert the("forgetting", comparison=many).turn == "learning_rate_down"
+    assert the("forgetting", comparison=some).change == "labelled_share_up"
+    assert the("forgetting", comparison=many).change == "learning_rate_down"
 
 
 def test_a_ladder_whose_base_is_not_solved_says_so() -> None:
@@ -280,7 +280,7 @@ def test_a_ladder_whose_base_is_not_solved_says_so() -> None:
         "select": None,
     }
     found = the("base_not_mastered", **first, comparison=None, candidate=scores)
-    assert found.turn == "steps_up"
+    assert found.change == "steps_up"
     assert "(length=8) are at 0.6200, mastery is 0.90: the base is not solved" in found.evidence
     assert names(**first, comparison=None, candidate=Scores({"length=8": (50, 50)})) == []
 
@@ -382,13 +382,13 @@ SIGNS: list[tuple[str, str | None, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(
-    ("name", "asks", "signs"), SIGNS, ids=[f"{name}-{turn}" for name, turn, _ in SIGNS]
+    ("name", "asks", "signs"), SIGNS, ids=[f"{name}-{change}" for name, change, _ in SIGNS]
 )
 def test_each_cause_is_first_where_its_signs_are_and_says_them_in_numbers(
     name: str, asks: str | None, signs: dict[str, Any]
 ) -> None:
     first = diagnose(evidence(**signs))[0]
-    assert (first.name, first.turn) == (name, asks)
+    assert (first.name, first.change) == (name, asks)
     assert any(character.isdigit() for character in first.evidence)
     assert first.measure in {*SOUND_MEASURES, "dev_rise", "distinct_share"}
     assert "nan" not in first.evidence
@@ -421,11 +421,11 @@ def test_the_trend_ignores_noise_and_short_logs() -> None:
 # The plan
 
 
-def turn(name: str, plan: Plan = PLAN, recipe: Recipe | None = None) -> tuple[str, Any]:
-    return turned(plan, recipe or recipe_of(), name)  # type: ignore[arg-type]
+def change(name: str, plan: Plan = PLAN, recipe: Recipe | None = None) -> tuple[str, Any]:
+    return changed_setting(plan, recipe or recipe_of(), name)  # type: ignore[arg-type]
 
 
-def test_turns_are_bounded_by_the_recipe() -> None:
+def test_changes_are_bounded_by_the_recipe() -> None:
     recipe = recipe_of(
         train={"rounds": {"steps": 200, "learning_rate": 1e-3}}, generate={"temperature": 0.7}
     )
@@ -444,13 +444,13 @@ def test_turns_are_bounded_by_the_recipe() -> None:
         "answer_tokens_up": ("max_new_tokens", 256),
         "noise_up": ("neftune_alpha", 10.0),
     }
-    for name, (knob, end) in ends.items():
+    for name, (setting, end) in ends.items():
         plan = base_plan(recipe)
         for _ in range(12):
-            changed, value = turn(name, plan, recipe)
-            assert changed == knob
-            plan = plan.model_copy(update={knob: value})
-        assert getattr(plan, knob) == pytest.approx(end), name
+            changed, value = change(name, plan, recipe)
+            assert changed == setting
+            plan = plan.model_copy(update={setting: value})
+        assert getattr(plan, setting) == pytest.approx(end), name
 
 
 def test_greedy_on_purpose_stays_greedy_unless_diversity_is_missing() -> None:
@@ -458,8 +458,8 @@ def test_greedy_on_purpose_stays_greedy_unless_diversity_is_missing() -> None:
         recipe_of(generate={"temperature": 0.0}),
         PLAN.model_copy(update={"temperature": 0.0}),
     )
-    assert turn("temperature_down", greedy, recipe) == ("temperature", 0.0)
-    assert turn("temperature_up", greedy, recipe) == ("temperature", 0.2)
+    assert change("temperature_down", greedy, recipe) == ("temperature", 0.0)
+    assert change("temperature_up", greedy, recipe) == ("temperature", 0.2)
 
 
 def test_a_value_the_recipe_sets_beyond_the_bounds_is_left_alone() -> None:
@@ -467,9 +467,9 @@ def test_a_value_the_recipe_sets_beyond_the_bounds_is_left_alone() -> None:
         generate={"temperature": 2.0, "samples_per_prompt": 100}, select={"labelled_share": 0.95}
     )
     plan = base_plan(recipe)
-    assert turn("temperature_up", plan, recipe) == ("temperature", 2.0)
-    assert turn("samples_up", plan, recipe) == ("samples_per_prompt", 100)
-    assert turn("labelled_share_up", plan, recipe) == ("labelled_share", 0.95)
+    assert change("temperature_up", plan, recipe) == ("temperature", 2.0)
+    assert change("samples_up", plan, recipe) == ("samples_per_prompt", 100)
+    assert change("labelled_share_up", plan, recipe) == ("labelled_share", 0.95)
 
 
 def test_a_structure_doubles_its_rank_then_the_layers_trained_in_full_then_stops() -> None:
@@ -508,7 +508,7 @@ def test_growth_that_did_harm_is_taken_back() -> None:
     assert [cause.change for cause in causes] == ["lora rank 8 → rank 4", ""]
 
 
-TURNS = [
+CHANGES = [
     "learning_rate_down",
     "learning_rate_up",
     "steps_up",
@@ -527,8 +527,8 @@ TURNS = [
 ]
 
 
-@given(st.lists(st.tuples(st.sampled_from(TURNS), st.floats(0, 1)), max_size=8))
-def test_at_most_two_knobs_change_a_round_and_only_for_confident_causes(
+@given(st.lists(st.tuples(st.sampled_from(CHANGES), st.floats(0, 1)), max_size=8))
+def test_at_most_two_settings_change_a_round_and_only_for_confident_causes(
     asked: list[tuple[Any, float]],
 ) -> None:
     findings = [
@@ -536,7 +536,7 @@ def test_at_most_two_knobs_change_a_round_and_only_for_confident_causes(
     ]
     plan, causes = next_plan(LORA, ADAPTED, findings, None, ADAPTED)
     changed = [name for name in Plan.model_fields if getattr(plan, name) != getattr(ADAPTED, name)]
-    assert len(changed) <= MAX_TURNS
+    assert len(changed) <= MAX_CHANGES
     assert sum(bool(cause.change) for cause in causes) == len(changed)
     assert all(cause.confidence >= 0.5 for cause in causes if cause.change)
     assert len(causes) == len(findings)
@@ -572,7 +572,7 @@ def test_a_change_that_made_it_worse_is_taken_back_once() -> None:
     assert plan == PLAN
     assert causes[0].change == "learning_rate 0.002 → 0.001"
     assert "went from 0.6000 to 0.5500" in causes[0].evidence
-    assert causes[1].change == ""  # the same knob is not turned again at once
+    assert causes[1].change == ""  # the same setting is not changed again at once
     assert review(record(0.6, causes[0]), current, PLAN, "rejected", 0.55, {}) is None
 
 
@@ -595,7 +595,7 @@ PREDICTS = Cause(
     confidence=0.7,
     change="steps 200 → 300",
     predicted="",
-    turn="steps_up",
+    change_name="steps_up",
     measure="last_loss",
     direction="down",
 )
@@ -656,20 +656,20 @@ def test_a_clear_fall_of_accuracy_takes_a_change_back_whatever_it_moved() -> Non
 
 def test_what_was_taken_back_is_not_tried_again_but_its_alternative_is() -> None:
     back = Cause(name="change_taken_back", evidence="", confidence=0.9, change="steps 300 → 200")
-    refuted = refuted_turns([told({}, PREDICTS), told({}, back)])
+    refuted = refuted_changes([told({}, PREDICTS), told({}, back)])
     assert refuted == {"steps_up"}
     again = Finding("underfitting", "seen", 0.7, "steps_up", "", otherwise="learning_rate_up")
     plan, causes = next_plan(recipe_of(), PLAN, [again], None, PLAN, refuted)
     assert (plan.steps, plan.learning_rate) == (PLAN.steps, 2 * PLAN.learning_rate)
-    assert causes[0].turn == "learning_rate_up"
-    assert refuted_turns([told({}, PREDICTS), told({})]) == frozenset()
+    assert causes[0].change_name == "learning_rate_up"
+    assert refuted_changes([told({}, PREDICTS), told({})]) == frozenset()
 
 
-def test_knobs_of_the_recipe_are_turned_by_the_plan_and_stay_as_they_are_until_then() -> None:
+def test_settings_of_the_recipe_are_changed_by_the_plan_and_stay_as_they_are_until_then() -> None:
     recipe = recipe_of(generate={"max_new_tokens": 8})
     assert with_plan(recipe, PLAN) == recipe
-    knob, longer = turn("answer_tokens_up", PLAN, recipe)
-    plan = PLAN.model_copy(update={knob: longer})
+    setting, longer = change("answer_tokens_up", PLAN, recipe)
+    plan = PLAN.model_copy(update={setting: longer})
     assert with_plan(recipe, plan).generate.max_new_tokens == 16
     assert with_plan(recipe, plan).select == recipe.select
     found = [Finding("truncation", "seen", 0.9, "answer_tokens_up", "")]

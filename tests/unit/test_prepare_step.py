@@ -130,7 +130,7 @@ def test_numbers_that_come_as_floats_are_the_same_recipe(context: Context) -> No
     assert prepare(context, floats).ref == prepare(context).ref
 
 
-def test_knobs_are_set_in_the_recipe_before_it_is_checked(context: Context) -> None:
+def test_parameters_are_set_in_the_recipe_before_it_is_checked(context: Context) -> None:
     receipt = prepare(
         context,
         overrides={"seed": 9, "decide.max_rounds": 2, "data.tasks.0.test": 20},
@@ -189,7 +189,7 @@ def test_a_missing_data_file_is_an_error_that_names_it(context: Context, tmp_pat
         prepare(context, with_file(tmp_path / "gone.jsonl"))
 
 
-def decided(context: Context, start: Receipt, **knobs: Any) -> Receipt:
+def decided(context: Context, start: Receipt, **settings: Any) -> Receipt:
     """A decide receipt as a finished campaign leaves it."""
     campaign = load_campaign(context, receipt_uri(context, start))
     plan = Plan(
@@ -200,7 +200,7 @@ def decided(context: Context, start: Receipt, **knobs: Any) -> Receipt:
         samples_per_prompt=2,
         labelled_share=0.5,
         level=6,
-        **knobs,
+        **settings,
     )
     state = State(
         run_id=campaign.recipe.run_id,

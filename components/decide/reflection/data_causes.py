@@ -8,7 +8,7 @@ from typing import Any
 
 from components.decide.reflection.evidence import Evidence
 from components.decide.reflection.measures import ALIKE, LEFT_OUT
-from components.decide.reflection.plan import Finding, Turn
+from components.decide.reflection.plan import Change, Finding
 from components.statistics import mcnemar_two_sided
 
 FEW_PASSED = 0.1
@@ -47,7 +47,7 @@ def truncation(evidence: Evidence) -> Finding | None:
     if share >= FINISHED or runs_on(evidence):
         return None
     short = evidence["cut_short"] > 0.5 * (1 - share)
-    turn: Turn | None = "temperature_down" if evidence.round > 0 else None
+    change: Change | None = "temperature_down" if evidence.round > 0 else None
     begun = (
         f"; {evidence['cut_short']:.3f} of all are the beginning of the right answer"
         if short
@@ -56,7 +56,7 @@ def truncation(evidence: Evidence) -> Finding | None:
     return evidence.found(
         "truncation",
         0.9,
-        "answer_tokens_up" if short else turn,
+        "answer_tokens_up" if short else change,
         f"only {share:.3f} of the answers ended before generate.max_new_tokens "
         f"({evidence.recipe.generate.max_new_tokens}){begun}",
         f"at least {FINISHED} of the answers end by themselves; if not, raise generate.max_new_tokens",
@@ -98,12 +98,12 @@ def too_few_accepted(evidence: Evidence) -> Finding | None:
     if share >= FEW_PASSED and select["accepted"] >= 2 * least:
         return None
     # Greedy samples of one prompt are all the same: more of them would find nothing new.
-    turn: Turn | None = "samples_up" if evidence.plan.temperature > 0 else None
+    change: Change | None = "samples_up" if evidence.plan.temperature > 0 else None
     reasons = ", ".join(f"{name} {count}" for name, count in select["dropped"].items())
     return evidence.found(
         "too_few_accepted",
         0.85,
-        turn,
+        change,
         f"{select['accepted']} of {select['generated']} samples accepted ({share:.3f} passed the quality filters; "
         f"select.min_accepted is {least}; dropped: {reasons or 'none'})",
         "more accepted rows; if not, easier prompts, a longer first stage, or answers as hints (generate.hints)",
