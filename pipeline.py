@@ -18,7 +18,7 @@ from kfp.dsl import base_component
 
 from components.cli.package.profiles import Profile, placed
 from components.contracts.recipe import Recipe
-from components.decide.component import carry, decide
+from components.decide.component import decide, pass_through
 from components.evaluate.component import evaluate
 from components.generate.component import generate
 from components.prepare.component import prepare
@@ -127,9 +127,9 @@ def round_zero(profile: Profile | None) -> base_component.BaseComponent:
         with dsl.If(fresh == True, name="begin-0"):  # noqa: E712 — KFP overloads ==
             done = train_evaluate_decide(0, state, data, profile)
         with dsl.Else(name="skip-0"):
-            kept = task(profile, carry, "carry-r0", state=state, go=True).outputs
+            passed = task(profile, pass_through, "pass-through-r0", state=state, go=True).outputs
         return State(
-            go=dsl.OneOf(done["go"], kept["go"]), state=dsl.OneOf(done["state"], kept["state"])
+            go=dsl.OneOf(done["go"], passed["go"]), state=dsl.OneOf(done["state"], passed["state"])
         )
 
     return first
@@ -138,7 +138,7 @@ def round_zero(profile: Profile | None) -> base_component.BaseComponent:
 def improvement_round(
     number: int, shards: int, profile: Profile | None
 ) -> base_component.BaseComponent:
-    """One round, skipped once `decide` said stop. Task names carry the round: the UI looks
+    """One round, skipped once `decide` said stop. Task names hold the round: the UI looks
     artifacts up by name."""
 
     @dsl.pipeline(name=f"round-{number}")
@@ -154,9 +154,11 @@ def improvement_round(
             ]
             done = train_evaluate_decide(number, state, mix, profile)
         with dsl.Else(name=f"skip-{number}"):
-            kept = task(profile, carry, f"carry-r{number}", state=state, go=False).outputs
+            passed = task(
+                profile, pass_through, f"pass-through-r{number}", state=state, go=False
+            ).outputs
         return State(
-            go=dsl.OneOf(done["go"], kept["go"]), state=dsl.OneOf(done["state"], kept["state"])
+            go=dsl.OneOf(done["go"], passed["go"]), state=dsl.OneOf(done["state"], passed["state"])
         )
 
     return improve
@@ -189,7 +191,7 @@ def task(
     component.component_spec.name = name
     made = component(**arguments).set_caching_options(False)
     kubernetes.set_security_context(made, run_as_user=10001, run_as_non_root=True)
-    return placed(made, "decide" if step == "carry" else step, profile) if profile else made
+    return placed(made, "decide" if step == "pass-through" else step, profile) if profile else made
 
 
 if __name__ == "__main__":

@@ -30,6 +30,6 @@ def decide(
 
 
 @dsl.component(base_image="ratchet/cpu:dev", install_kfp_package=False)
-def carry(state: str, go: bool) -> NamedTuple("State", [("go", bool), ("state", str)]):
+def pass_through(state: str, go: bool) -> NamedTuple("State", [("go", bool), ("state", str)]):
     """Hand the state on from a round that is not carried out."""
     return (go, state)
