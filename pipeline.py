@@ -41,9 +41,9 @@ def build(
     """The pipeline with `rounds` unrolled improvement rounds and this recipe as its default. A
     profile says on which nodes of a cluster the steps run; without one they run as they are."""
     shards = recipe.generate.shards
-    stages = [
-        round_zero(profile),
-        *(improvement_round(number, shards, profile) for number in range(1, rounds + 1)),
+    first_round = round_zero(profile)
+    improvement_rounds = [
+        improvement_round(number, shards, profile) for number in range(1, rounds + 1)
     ]
     document = recipe.model_dump(mode="json", exclude_none=True)  # a KFP parameter holds no None
 
@@ -104,13 +104,13 @@ def build(
                 labelled_share=labelled_share,
             ).outputs
             state = (
-                stages[0](fresh=start["fresh"], state=start["state"], data=start["data"])
+                first_round(fresh=start["fresh"], state=start["state"], data=start["data"])
                 .set_display_name("Round 0")
                 .set_caching_options(False)
                 .outputs
             )
-            for number, stage in enumerate(stages[1:], 1):
-                round_task = stage(go=state["go"], state=state["state"]).set_display_name(
+            for number, next_round in enumerate(improvement_rounds, 1):
+                round_task = next_round(go=state["go"], state=state["state"]).set_display_name(
                     f"Round {number}"
                 )
                 state = round_task.set_caching_options(False).outputs

@@ -1,4 +1,4 @@
-"""Let the filters work over all samples of a round, stage by stage, in bounded memory and with a
+"""Let the filters work over all samples of a round, pass by pass, in bounded memory and with a
 full account."""
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 from components.contracts.rows import Dropped
 from components.select.filter_audit import Audit
 from components.select.filter_settings import Rules
-from components.select.filters import STAGES, Entry
+from components.select.filters import PASSES, Entry
 from components.select.row_files import write_line
 from components.select.scored_sample_file import Spool
 from components.select.scored_samples import Block, Filter, ScoredSample
@@ -77,18 +77,18 @@ def filter_all(spool: Spool, rules: Rules, rejected: BinaryIO) -> tuple[Spool, A
     account, audit = Account(given=spool.count - spool.num_hinted), Audit(rules.audit)
     if rules.hints is not None:
         account.hinted = Account(given=spool.num_hinted)
-    for number, stage in enumerate(STAGES, 1):
+    for number, entries in enumerate(PASSES, 1):
         remaining = spool.blocks
         filters = [
             (entry, one)
-            for entry in stage
+            for entry in entries
             if (one := entry.filter_of(rules, remaining)) is not None
         ]
         if not filters:
             continue
-        after = Spool(rules.folder / f"stage-{number}")
+        after = Spool(rules.folder / f"pass-{number}")
         for block in remaining():
-            after.write(_pass(block, filters, account, rejected))
+            after.write(_filtered(block, filters, account, rejected))
         for entry, one in filters:
             if entry.checks_quality:
                 audit.pass_through(entry.name, one)
@@ -101,10 +101,10 @@ def filter_all(spool: Spool, rules: Rules, rejected: BinaryIO) -> tuple[Spool, A
     return spool, account
 
 
-def _pass(
+def _filtered(
     block: Block, filters: list[tuple[Entry, Filter]], account: Account, rejected: BinaryIO
 ) -> Block:
-    """One block through the filters of one stage."""
+    """One block through the filters of one pass."""
     for entry, one in filters:
         kept, dropped = one(block)
         _note(account, entry.name, block, kept, dropped)

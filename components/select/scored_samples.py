@@ -63,7 +63,7 @@ Filter = Callable[[Block], Outcome]
 """What every filter is: a block in, what it keeps and what it drops with the reason out, no
 sample lost."""
 Remaining = Callable[[], Iterator[Block]]
-"""Begins a pass over all samples that are left when a filter's stage begins."""
+"""Begins a pass over all samples that are left when a filter's pass begins."""
 
 
 def normalised(text: str) -> str:

@@ -148,7 +148,7 @@ class _Selection:
     def run(self, shards: list[Receipt], earlier: list[Receipt]) -> dict[str, Any]:
         """Write the files and give back the summary."""
         blocks = self._about.watch(self._blocks(shards))
-        spool, audit = collect(blocks, self._audit_ids, self._scratch / "stage-0")
+        spool, audit = collect(blocks, self._audit_ids, self._scratch / "pass-0")
         with scorers_of(self._context, self._campaign, self._scratch) as scorers:
             rules = Rules(
                 section=self._section,

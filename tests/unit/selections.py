@@ -48,7 +48,7 @@ def account_of(
     """What all filters keep and drop, with the account."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        spool = Spool(folder / "stage-0")
+        spool = Spool(folder / "pass-0")
         spool.write(samples)
         with (folder / "dropped.jsonl").open("wb") as rejected:
             left, account = filter_all(spool, Rules(section, folder, **rules), rejected)

@@ -132,8 +132,8 @@ class TrainSection(Section):
     zero: Literal["auto", 0, 1, 2, 3] = "auto"
     """DeepSpeed ZeRO stage (1910.02054); auto: the least that fits into memory."""
     offload: bool | Literal["auto"] = "auto"
-    """Optimizer state (at stage 3 parameters too) in CPU memory (2101.06840); auto: if nothing else
-    fits."""
+    """Optimizer state (at ZeRO stage 3 parameters too) in CPU memory (2101.06840); auto: if nothing
+    else fits."""
     micro_batch_size: Positive | Literal["auto"] = "auto"
     """Rows per forward pass of one process; auto: as many as fit. Out of memory halves it, once."""
     activation_checkpointing: bool = False
@@ -151,11 +151,11 @@ class TrainSection(Section):
             )
         if self.precision == "bf16" and self.zero == 0:
             raise ValueError(
-                "precision bf16 needs zero >= 1: stage 0 keeps no fp32 master weights and drifts"
+                "precision bf16 needs zero >= 1: ZeRO stage 0 keeps no fp32 master weights and drifts"
             )
         if self.offload is True and self.zero == 0:
             raise ValueError(
-                "offload needs zero >= 1: stage 0 keeps the optimizer's state with the weights"
+                "offload needs zero >= 1: ZeRO stage 0 keeps the optimizer's state with the weights"
             )
         if self.rounds.steps == 0 or (self.pretrain is not None and self.pretrain.steps == 0):
             raise ValueError("only `first` may have 0 steps")

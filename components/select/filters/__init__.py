@@ -3,7 +3,7 @@ drops, with a reason.
 
 A module has one function, or a few for filters that belong together, `(rules, remaining) -> Filter
 | None`; None: the recipe does not ask for it. Filters that must see all samples before they can
-decide on one begin a stage of their own.
+decide on one begin a pass of their own.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Entry:
     """Whether it means to keep right answers: then the audit measures how well it does."""
 
 
-STAGES: tuple[tuple[Entry, ...], ...] = (
+PASSES: tuple[tuple[Entry, ...], ...] = (
     (
         Entry("contamination", contamination.filter_of, checks_quality=False),
         Entry("unfinished", completeness.filter_of),
