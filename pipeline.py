@@ -18,7 +18,7 @@ from kfp.dsl import base_component
 
 from components.cli.package.profiles import Profile, placed
 from components.contracts.recipe import Recipe
-from components.decide.component import carry, decide
+from components.decide.component import decide, pass_through
 from components.evaluate.component import evaluate
 from components.generate.component import generate
 from components.prepare.component import prepare
@@ -41,9 +41,9 @@ def build(
     """The pipeline with `rounds` unrolled improvement rounds and this recipe as its default. A
     profile says on which nodes of a cluster the steps run; without one they run as they are."""
     shards = recipe.generate.shards
-    stages = [
-        round_zero(profile),
-        *(improvement_round(number, shards, profile) for number in range(1, rounds + 1)),
+    first_round = round_zero(profile)
+    improvement_rounds = [
+        improvement_round(number, shards, profile) for number in range(1, rounds + 1)
     ]
     document = recipe.model_dump(mode="json", exclude_none=True)  # a KFP parameter holds no None
 
@@ -63,7 +63,7 @@ def build(
         samples_per_prompt: int = recipe.generate.samples_per_prompt,
         temperature: float = recipe.generate.temperature,
         learning_rate: float = recipe.train.rounds.learning_rate,
-        human_share: float = recipe.select.human_share,
+        labelled_share: float = recipe.select.labelled_share,
     ) -> None:
         """Beside each field the UI shows its line from here.
 
@@ -79,7 +79,7 @@ def build(
             samples_per_prompt: Answers to each prompt: generate.samples_per_prompt.
             temperature: Of sampling, 0 to take the likeliest token: generate.temperature.
             learning_rate: Of the trainings of rounds 1 and later: train.rounds.learning_rate.
-            human_share: Share of human rows in what training draws, 0 to 1: select.human_share.
+            labelled_share: Share of labelled rows in what training draws, 0 to 1: select.labelled_share.
         """
         with dsl.ExitHandler(
             task(profile, report, "report", store=store, job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER),
@@ -101,16 +101,16 @@ def build(
                 samples_per_prompt=samples_per_prompt,
                 temperature=temperature,
                 learning_rate=learning_rate,
-                human_share=human_share,
+                labelled_share=labelled_share,
             ).outputs
             state = (
-                stages[0](fresh=start["fresh"], state=start["state"], data=start["data"])
+                first_round(fresh=start["fresh"], state=start["state"], data=start["data"])
                 .set_display_name("Round 0")
                 .set_caching_options(False)
                 .outputs
             )
-            for number, stage in enumerate(stages[1:], 1):
-                round_task = stage(go=state["go"], state=state["state"]).set_display_name(
+            for number, next_round in enumerate(improvement_rounds, 1):
+                round_task = next_round(go=state["go"], state=state["state"]).set_display_name(
                     f"Round {number}"
                 )
                 state = round_task.set_caching_options(False).outputs
@@ -120,16 +120,16 @@ def build(
 
 
 def round_zero(profile: Profile | None) -> base_component.BaseComponent:
-    """The supervised stage on human data; skipped when a run resumes from a later state."""
+    """The supervised stage on labelled data; skipped when a run resumes from a later state."""
 
     @dsl.pipeline(name="round-0")
     def first(fresh: bool, state: str, data: dsl.Input[dsl.Dataset]) -> State:
         with dsl.If(fresh == True, name="begin-0"):  # noqa: E712 — KFP overloads ==
             done = train_evaluate_decide(0, state, data, profile)
         with dsl.Else(name="skip-0"):
-            kept = task(profile, carry, "carry-r0", state=state, go=True).outputs
+            passed = task(profile, pass_through, "pass-through-r0", state=state, go=True).outputs
         return State(
-            go=dsl.OneOf(done["go"], kept["go"]), state=dsl.OneOf(done["state"], kept["state"])
+            go=dsl.OneOf(done["go"], passed["go"]), state=dsl.OneOf(done["state"], passed["state"])
         )
 
     return first
@@ -138,7 +138,7 @@ def round_zero(profile: Profile | None) -> base_component.BaseComponent:
 def improvement_round(
     number: int, shards: int, profile: Profile | None
 ) -> base_component.BaseComponent:
-    """One round, skipped once `decide` said stop. Task names carry the round: the UI looks
+    """One round, skipped once `decide` said stop. Task names hold the round: the UI looks
     artifacts up by name."""
 
     @dsl.pipeline(name=f"round-{number}")
@@ -154,9 +154,11 @@ def improvement_round(
             ]
             done = train_evaluate_decide(number, state, mix, profile)
         with dsl.Else(name=f"skip-{number}"):
-            kept = task(profile, carry, f"carry-r{number}", state=state, go=False).outputs
+            passed = task(
+                profile, pass_through, f"pass-through-r{number}", state=state, go=False
+            ).outputs
         return State(
-            go=dsl.OneOf(done["go"], kept["go"]), state=dsl.OneOf(done["state"], kept["state"])
+            go=dsl.OneOf(done["go"], passed["go"]), state=dsl.OneOf(done["state"], passed["state"])
         )
 
     return improve
@@ -189,7 +191,7 @@ def task(
     component.component_spec.name = name
     made = component(**arguments).set_caching_options(False)
     kubernetes.set_security_context(made, run_as_user=10001, run_as_non_root=True)
-    return placed(made, "decide" if step == "carry" else step, profile) if profile else made
+    return placed(made, "decide" if step == "pass-through" else step, profile) if profile else made
 
 
 if __name__ == "__main__":

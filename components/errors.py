@@ -18,6 +18,10 @@ class UserError(RatchetError):
     exit_code = 2
 
 
+class OlderReceipt(UserError):
+    """The store holds work of an older Ratchet, in a form that this one does not read."""
+
+
 class Corrupt(RatchetError):
     """Stored bytes are not what their receipt says. Exit 3."""
 

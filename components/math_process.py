@@ -1,4 +1,4 @@
-"""Equality of mathematical expressions, judged by math-verify in a process of its own that can be
+"""Equality of mathematical expressions, decided by math-verify in a process of its own that can be
 killed.
 
 Simplifying what a model wrote may take for ever or fill the memory (`9^{9^{9}}`). So it happens

@@ -1,4 +1,4 @@
-"""Who judges an answer: one function per name in `Prompt.verifier`.
+"""Checks of an answer: one function per name in `Prompt.verifier`.
 
 `verify` says right or wrong; `answer_key` gives the normalised final answer that votes and
 duplicates are counted by. Neither raises on what a model wrote, and neither runs it: answers that a
@@ -78,12 +78,12 @@ _SCORER_ERRORS = (
 def verify(prompt: Prompt, text: str) -> bool:
     """Whether `text` answers the prompt. Never raises on any text; UserError if the prompt names no
     known verifier."""
-    judge = _JUDGES.get(prompt.verifier)
-    if judge is None:
+    verifier = _VERIFIERS.get(prompt.verifier)
+    if verifier is None:
         raise UserError(
-            f"prompt {prompt.id}: unknown verifier {prompt.verifier!r} (known: {', '.join(_JUDGES)})"
+            f"prompt {prompt.id}: unknown verifier {prompt.verifier!r} (known: {', '.join(_VERIFIERS)})"
         )
-    return len(text) <= MAX_ANSWER_CHARACTERS and judge(prompt, text)
+    return len(text) <= MAX_ANSWER_CHARACTERS and verifier(prompt, text)
 
 
 def answer_key(prompt: Prompt, text: str) -> str:
@@ -331,7 +331,7 @@ def _option(text: str) -> str:
     )
 
 
-_JUDGES: dict[str, Callable[[Prompt, str], bool]] = {
+_VERIFIERS: dict[str, Callable[[Prompt, str], bool]] = {
     "exact": _exact,
     "numeric": _numeric,
     "math": _math,

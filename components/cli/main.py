@@ -42,7 +42,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Ratchet makes a language model better, in rounds that are kept only when they are proved better.",
+    help="Ratchet makes a language model better in rounds, and promotes a model only when it is proved better.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

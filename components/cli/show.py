@@ -105,7 +105,7 @@ def _accepted(record: RoundRecord) -> str:
 
 
 def _verdict(record: RoundRecord) -> Text:
-    return Text(record.verdict, style="yellow" if record.verdict == "kept" else "green")
+    return Text(record.verdict, style="yellow" if record.verdict == "rejected" else "green")
 
 
 def _seconds(seconds: dict[int, float], record: RoundRecord) -> str:

@@ -13,6 +13,16 @@ from pydantic import ValidationError
 from components.contracts.recipe import Recipe, Section
 from components.errors import UserError
 
+RENAMED_KEYS = {
+    "data.human": "data.sources",
+    "data.fractions.heldout": "data.fractions.dev",
+    "data.tasks.heldout": "data.tasks.dev",
+    "select.human_share": "select.labelled_share",
+}
+"""Key of an older version → what it is called now; without the numbers of list items."""
+RENAMED_VALUES = {("data.sources.split", "heldout"): "dev"}
+"""(key, value of an older version) → what the value is called now."""
+
 
 def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
     """Read a YAML recipe and apply `section.key=value` overrides. Raises UserError with the file
@@ -42,8 +52,8 @@ def parse_recipe(document: dict[str, Any], origin: str = "recipe") -> Recipe:
 
 
 def set_key(document: dict[str, Any], path: str, value: Any) -> None:
-    """Set `section.key` (list items by number, `data.human.0.limit`) of an unchecked recipe. Raises
-    UserError."""
+    """Set `section.key` (list items by number, `data.sources.0.limit`) of an unchecked recipe.
+    Raises UserError."""
     target: Any = document
     *parents, leaf = path.split(".")
     try:
@@ -72,7 +82,14 @@ def _apply(document: dict[str, Any], override: str) -> None:
 def _explain(error: ValidationError) -> Iterator[str]:
     for item in error.errors():
         where = ".".join(str(piece) for piece in item["loc"])
-        if item["type"] == "extra_forbidden":
+        key = ".".join(piece for piece in item["loc"] if isinstance(piece, str))
+        if key in RENAMED_KEYS:
+            section, _, _ = where.rpartition(".")
+            _, _, name = RENAMED_KEYS[key].rpartition(".")
+            yield f"{where} is called {section}.{name} now"
+        elif item["type"] == "literal_error" and (key, item["input"]) in RENAMED_VALUES:
+            yield f"{where}: {item['input']} is called {RENAMED_VALUES[key, item['input']]} now"
+        elif item["type"] == "extra_forbidden":
             known = _fields_at(item["loc"][:-1])
             near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1, cutoff=0.0)
             yield f"unknown key {where!r}" + (f": did you mean {near[0]!r}?" if near else "")

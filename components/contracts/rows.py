@@ -17,9 +17,7 @@ from components.errors import Corrupt
 
 MAX_LINE_BYTES = 4 * 1024 * 1024
 
-Split = Literal[
-    "train", "heldout", "unlabelled", "validation", "test", "vault", "audit", "retention"
-]
+Split = Literal["train", "dev", "unlabelled", "validation", "test", "vault", "audit", "retention"]
 
 
 class Row(BaseModel):
@@ -36,7 +34,7 @@ class Prompt(Row):
     text: str
     """What the user says to the model, before any chat template."""
     verifier: str
-    """Who judges an answer: the name of an entry of `components.verifiers`."""
+    """What checks an answer: the name of an entry of `components.verifiers`."""
     reference: dict[str, Any] = Field(default_factory=dict)
     """What that verifier needs (a reference answer, a puzzle's metadata). Never shown to the model,
     but for the answer where the recipe asks for `generate.hints`."""
@@ -75,9 +73,9 @@ class TrainingRow(Row):
     id: str
     prompt: str
     completion: str
-    source: Literal["human", "self"]
+    source: Literal["labelled", "self"]
     round: int
-    """The round whose samples it came from; 0 for human rows."""
+    """The round whose samples it came from; 0 for labelled rows."""
     weight: float = 1.0
     """How often it is drawn, relative to the other rows of the mix."""
     tags: dict[str, str] = Field(default_factory=dict)
@@ -125,7 +123,7 @@ class TextResult(Row):
     the true ones."""
 
     id: str
-    split: Literal["retention", "heldout"]
+    split: Literal["retention", "dev"]
     loss: float
     """Nats per token."""
     num_tokens: int

@@ -18,9 +18,9 @@ from components.contracts.recipe import LoraStructure, Recipe
 STATE_STEPS = ("start", "decide")
 """Kinds of receipts that hold a state."""
 StopReason = Literal["target", "patience", "max_rounds", "budget", "alarm"]
-Verdict = Literal["first", "promoted", "kept"]
-"""first: round 0, the first champion; promoted: the candidate was proved better; kept: the champion
-stays."""
+Verdict = Literal["first", "promoted", "rejected"]
+"""first: round 0, the first champion; promoted: the candidate was proved better; rejected: the
+champion stays."""
 
 
 class Frozen(BaseModel):
@@ -30,48 +30,50 @@ class Frozen(BaseModel):
 
 
 class Plan(Frozen):
-    """The knobs of one round that reflection may turn. Everything else stays as the recipe says."""
+    """The settings of one round that reflection may change. Everything else stays as the recipe
+    says."""
 
     learning_rate: float
     steps: int
     weight_decay: float
     temperature: float
     samples_per_prompt: int
-    human_share: float
+    labelled_share: float
     level: int
     """Length the next samples are drawn at (ladders); 0 without a ladder."""
     lora: LoraStructure | None = None
     """What is trained beside the frozen base; None: everything is trained."""
-    # Knobs that are as the recipe says until reflection turns them.
+    # Settings that are as the recipe says until reflection changes them.
     min_vote_share: float | None = None
     max_new_tokens: int | None = None
     neftune_alpha: float | None = None
 
 
 def with_plan(recipe: Recipe, plan: Plan) -> Recipe:
-    """The recipe with those knobs of the plan in it that no step reads from the plan itself."""
-    turned: dict[str, tuple[str, Any]] = {
+    """The recipe with those settings of the plan in it that no step reads from the plan itself."""
+    planned: dict[str, tuple[str, Any]] = {
         "select": ("min_vote_share", plan.min_vote_share),
         "generate": ("max_new_tokens", plan.max_new_tokens),
         "train": ("neftune_alpha", plan.neftune_alpha),
     }
     sections = {
         section: getattr(recipe, section).model_copy(update={field: value})
-        for section, (field, value) in turned.items()
+        for section, (field, value) in planned.items()
         if value is not None
     }
     return recipe.model_copy(update=sections)
 
 
 def base_plan(recipe: Recipe) -> Plan:
-    """The knobs of a self-improvement round as the recipe has them; the level is still to be set."""
+    """The settings of a self-improvement round as the recipe has them; the level is still to be
+    set."""
     return Plan(
         learning_rate=recipe.train.rounds.learning_rate,
         steps=recipe.train.rounds.steps,
         weight_decay=recipe.train.weight_decay,
         temperature=recipe.generate.temperature,
         samples_per_prompt=recipe.generate.samples_per_prompt,
-        human_share=recipe.select.human_share,
+        labelled_share=recipe.select.labelled_share,
         level=0,
         lora=recipe.train.lora.structure if recipe.train.lora is not None else None,
     )
@@ -86,11 +88,11 @@ class Cause(Frozen):
     """A sentence with the numbers."""
     confidence: float
     change: str
-    """Knob and bounded change, `temperature 0.7 → 0.9`; empty if the plan stays."""
+    """Setting and bounded change, `temperature 0.7 → 0.9`; empty if the plan stays."""
     predicted: str = ""
     """What the next round should show if this is right."""
-    turn: str = ""
-    """The turn of a knob that the change is; empty if the plan stays."""
+    change_name: str = ""
+    """Name of the change, `temperature_up`; empty if the plan stays."""
     measure: str = ""
     """The number of the round (a key of `RoundRecord.measures`) that the change should move; empty:
     accuracy alone."""
@@ -128,7 +130,7 @@ class RoundRecord(Frozen):
     alarms: tuple[str, ...] = ()
     """Sentences of all that spoke against the candidate."""
     blocked: bool = False
-    """An alarm refused the candidate, better or not."""
+    """An alarm rejected the candidate, better or not."""
     measures: dict[str, float] = Field(default_factory=dict)
     """What reflection looked at, and what the next round's is compared with."""
     receipts: dict[str, str] = Field(default_factory=dict)

@@ -1,6 +1,6 @@
-"""Keep or refuse the candidate of a round, diagnose, plan the next round or stop. Prints `go` too.
-`what-if` instead of the options judges a finished campaign again under other settings and writes
-nothing."""
+"""Promote or reject the candidate of a round, diagnose, plan the next round or stop. Prints `go`
+too. `what-if` instead of the options decides a finished campaign again under other settings and
+writes nothing."""
 
 import sys
 

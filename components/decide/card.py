@@ -9,14 +9,14 @@ from components.contracts.recipe import Goal
 from components.contracts.state import Plan, RoundRecord, State
 from components.decide.gate import Comparison, Scores
 from components.decide.guards import Alarm
-from components.decide.reflection.plan import KNOBS, knob_text
+from components.decide.reflection.plan import CHANGEABLE_SETTINGS, setting_text
 
 STOPS = {
     "target": "the goal is reached",
     "budget": "the budget is spent",
     "max_rounds": "the last planned round is done",
     "patience": "too many rounds in a row without a proved gain",
-    "alarm": "two rounds in a row were refused by alarms",
+    "alarm": "two rounds in a row were rejected by alarms",
 }
 
 
@@ -157,10 +157,10 @@ def _causes(record: RoundRecord) -> list[str]:
 
 
 def _plan(used: Plan, following: Plan) -> list[str]:
-    lines = ["## Plan", "", "| knob | this round | next round |", "|---|---|---|"]
-    for name in (*KNOBS, "level"):
+    lines = ["## Plan", "", "| setting | this round | next round |", "|---|---|---|"]
+    for name in (*CHANGEABLE_SETTINGS, "level"):
         values = getattr(used, name), getattr(following, name)
-        now, then = (knob_text(name, value) for value in values)
+        now, then = (setting_text(name, value) for value in values)
         if values != (None, None):
             lines.append(f"| {name} | {now} | {f'**{then}**' if then != now else then} |")
     return lines

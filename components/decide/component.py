@@ -15,7 +15,7 @@ def decide(
     scores: Output[Metrics],
     card: Output[Markdown],
 ) -> NamedTuple("State", [("go", bool), ("state", str)]):
-    """Keep the candidate only if it is proved better; diagnose, plan the next round, or stop."""
+    """Promote the candidate only if it is proved better; diagnose, plan the next round, or stop."""
     from components.decide.step import inputs_from, run
     from components.runtime.entrypoints import read_pointer, run_step, save_text
 
@@ -30,6 +30,6 @@ def decide(
 
 
 @dsl.component(base_image="ratchet/cpu:dev", install_kfp_package=False)
-def carry(state: str, go: bool) -> NamedTuple("State", [("go", bool), ("state", str)]):
+def pass_through(state: str, go: bool) -> NamedTuple("State", [("go", bool), ("state", str)]):
     """Hand the state on from a round that is not carried out."""
     return (go, state)

@@ -204,7 +204,7 @@ def by_gains(
     )
 
 
-def judge(comparison: Comparison, alarms: Sequence[Alarm] = ()) -> Ruling:
+def decide(comparison: Comparison, alarms: Sequence[Alarm] = ()) -> Ruling:
     """Promote if the candidate is significantly better and nothing blocks it.
 
     The levels of a campaign's rounds (`alpha_of_round`) are such that it promotes a model that is

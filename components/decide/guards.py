@@ -83,7 +83,7 @@ def _retention(pairs: Sequence[tuple[TextResult, TextResult]], margin: float) ->
 
 
 def _collapse(evaluation: Mapping[str, Any]) -> list[Alarm]:
-    """Blocks and warnings of evaluate; its perplexity is judged here, by the recipe's bound."""
+    """Blocks and warnings of evaluate; its perplexity is compared here, with the recipe's bound."""
     return [
         Alarm(entry["measure"], blocks, f"collapse guard: {entry['why']}")
         for name, blocks in (("blocks", True), ("warnings", False))

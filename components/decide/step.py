@@ -1,4 +1,4 @@
-"""Decide a round: keep or refuse the candidate, reflect, plan the next round, or stop."""
+"""Decide a round: promote or reject the candidate, reflect, plan the next round, or stop."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from components.contracts.recipe import DecideSection, Recipe
 from components.contracts.rows import Result, TextResult, read_rows
 from components.contracts.state import Plan, RoundRecord, State, StopReason, Verdict, base_plan
 from components.decide.card import round_card
-from components.decide.gate import Comparison, Ruling, Scores, compare, judge
+from components.decide.gate import Comparison, Ruling, Scores, compare, decide
 from components.decide.guards import Alarm, alarms_of, self_agreement
 from components.decide.reflection.data_causes import passed
 from components.decide.reflection.diagnosis import diagnose
@@ -29,7 +29,7 @@ from components.decide.reflection.measures import (
     row_measures,
     validation_prompts,
 )
-from components.decide.reflection.plan import next_level, next_plan, refuted_turns, review
+from components.decide.reflection.plan import next_level, next_plan, refuted_changes, review
 from components.errors import Corrupt
 from components.runtime.campaign import Campaign, load_campaign
 from components.runtime.context import Context
@@ -37,7 +37,7 @@ from components.runtime.receipts import Attempt, Receipt, commit_once, fetch, re
 from components.storage import keys
 
 MAX_BLOCKED = 2
-"""Rounds in a row that alarms refused, after which the campaign ends: the first may be mended, the
+"""Rounds in a row that alarms rejected, after which the campaign ends: the first may be mended, the
 second was not."""
 
 
@@ -282,8 +282,8 @@ def _ruling(
         return "first", Ruling(
             True, f"the first champion: {right} of {number} validation prompts right"
         )
-    ruling = judge(comparison, alarms)
-    return ("promoted" if ruling.promote else "kept"), ruling
+    ruling = decide(comparison, alarms)
+    return ("promoted" if ruling.promote else "rejected"), ruling
 
 
 def _measures(
@@ -308,7 +308,7 @@ def _measures(
             context, RoundFiles(campaign.prepared, inputs.select, inputs.generates), before, prompts
         ),
     }
-    rows = select["human_rows"] + select["self_rows"] if "human_rows" in select else 0
+    rows = select["labelled_rows"] + select["self_rows"] if "labelled_rows" in select else 0
     if rows:
         found["epochs"] = inputs.train.summary["steps"] * campaign.recipe.train.batch_size / rows
     if select.get("audit"):
@@ -338,7 +338,7 @@ def _reflect(
     recipe, used, number = campaign.written, campaign.state.plan, campaign.next_round
     scores, slice_name = candidate.scores, recipe.decide.goal.slice
     history = campaign.state.history
-    # Round 0 has the knobs of the first stage; improvement rounds begin from their own.
+    # Round 0 has the settings of the first stage; improvement rounds begin from their own.
     current = used if number > 0 else _first_of(used, recipe)
     before = (
         history[-1].plan
@@ -357,7 +357,7 @@ def _reflect(
         scores.interval(),
     )
     plan, causes = next_plan(
-        recipe, current, diagnose(evidence), reviewed, before, refuted_turns(history)
+        recipe, current, diagnose(evidence), reviewed, before, refuted_changes(history)
     )
     plan = plan.model_copy(update={"level": next_level(recipe, number, used.level, best)})
     return plan, RoundRecord(
@@ -380,8 +380,8 @@ def _reflect(
 
 
 def _first_of(plan: Plan, recipe: Recipe) -> Plan:
-    """The knobs that improvement rounds begin from: the recipe's, and what no stage has of its own
-    from `plan`."""
+    """The settings that improvement rounds begin from: the recipe's, and what no stage has of its
+    own from `plan`."""
     own = {
         name: getattr(plan, name) for name in ("min_vote_share", "max_new_tokens", "neftune_alpha")
     }
@@ -426,7 +426,7 @@ def _next_state(campaign: Campaign, inputs: DecideInputs, record: RoundRecord, p
     # Rows of a mix that teaches errors do not accumulate.
     if inputs.select is not None and not inputs.select.summary.get("teaches_errors"):
         changes["selections"] = (*before.selections, inputs.select.ref)
-    if record.verdict != "kept":
+    if record.verdict != "rejected":
         changes |= {
             "champion": inputs.train.ref,
             "champion_round": record.round,

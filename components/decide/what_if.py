@@ -1,8 +1,8 @@
 """What decide would have said of a campaign's finished rounds under other settings. Reads receipts,
 writes nothing.
 
-A round is judged against the model that would have been champion by then, with the results that are
-stored. What was not carried out cannot be known: if a verdict changes, later rounds would have
+A round is decided against the model that would have been champion by then, with the results that
+are stored. What was not carried out cannot be known: if a verdict changes, later rounds would have
 begun from another model; that is said.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 
 from components.contracts.recipe import DecideSection
 from components.contracts.state import RoundRecord, StopReason
-from components.decide.gate import compare, judge
+from components.decide.gate import compare, decide
 from components.decide.step import (
     Measured,
     alarms_against,
@@ -46,7 +46,7 @@ OVERRIDES = {
 
 
 @dataclass(frozen=True)
-class Judged:
+class ReplayedRound:
     """One round under other settings."""
 
     round: int
@@ -67,7 +67,7 @@ class Answer:
 
     changed: dict[str, Any]
     """Settings that differ from the recipe's."""
-    rounds: tuple[Judged, ...]
+    rounds: tuple[ReplayedRound, ...]
     champion_round: int
     would_be_champion_round: int
     diverges_after: int | None
@@ -76,21 +76,21 @@ class Answer:
 
 
 def what_if(context: Context, state: str, overrides: dict[str, Any]) -> Answer:
-    """Judge the finished rounds of a campaign again. Raises UserError for a setting that cannot be,
-    or a state without finished rounds."""
+    """Decide the finished rounds of a campaign again. Raises UserError for a setting that cannot
+    be, or a state without finished rounds."""
     campaign = load_campaign(context, state)
     history = campaign.state.history
     if not history:
-        raise UserError(f"{state}: no round is finished, so there is nothing to judge again")
+        raise UserError(f"{state}: no round is finished, so there is nothing to decide again")
     section = _section(campaign.written.decide, overrides)
     first = Measured.of(context, read_receipt(context, history[0].receipts["evaluate"]))
-    best, best_round, waited, judged = first, 0, 0, list[Judged]()
+    best, best_round, waited, rounds = first, 0, 0, list[ReplayedRound]()
     diverges: int | None = None
     replayed: tuple[RoundRecord, ...] = ()
     for record in history:
         verdict, why, blocked, candidate = "first", record.why, False, first
         if record.round > 0:
-            candidate, verdict, why, blocked = _judge(
+            candidate, verdict, why, blocked = _decide_again(
                 context,
                 record,
                 best,
@@ -110,11 +110,11 @@ def what_if(context: Context, state: str, overrides: dict[str, Any]) -> Answer:
         replayed = (*replayed, record.model_copy(update={"verdict": verdict, "blocked": blocked}))
         stop = _stop(context, campaign, section, best, replayed, waited)
         accuracy = candidate.scores.accuracy(section.goal.slice)
-        judged.append(Judged(record.round, record.verdict, verdict, why, accuracy, stop))
+        rounds.append(ReplayedRound(record.round, record.verdict, verdict, why, accuracy, stop))
         if stop is not None:
             break
     changed = {name: value for name, value in overrides.items() if value is not None}
-    return Answer(changed, tuple(judged), campaign.state.champion_round, best_round, diverges)
+    return Answer(changed, tuple(rounds), campaign.state.champion_round, best_round, diverges)
 
 
 def _section(section: DecideSection, overrides: dict[str, Any]) -> DecideSection:
@@ -129,7 +129,7 @@ def _section(section: DecideSection, overrides: dict[str, Any]) -> DecideSection
         raise UserError(f"what-if: {' '.join(str(error).split())[:300]}") from None
 
 
-def _judge(
+def _decide_again(
     context: Context,
     record: RoundRecord,
     best: Measured,
@@ -151,9 +151,9 @@ def _judge(
         )
         champion = champion_of(context, evaluation, before)
     alarms = alarms_against(candidate, champion, first.summary, selection, section)
-    ruling = judge(compare(champion.results, candidate.results, section, promotions), alarms)
+    ruling = decide(compare(champion.results, candidate.results, section, promotions), alarms)
     blocked = any(alarm.blocks for alarm in alarms)
-    return candidate, "promoted" if ruling.promote else "kept", ruling.why, blocked
+    return candidate, "promoted" if ruling.promote else "rejected", ruling.why, blocked
 
 
 def _stop(

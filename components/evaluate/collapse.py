@@ -36,7 +36,7 @@ class Measured:
 
     results: list[Result]
     texts: list[TextResult]
-    """Of the retention, else the held-out split."""
+    """Of the retention, else the dev split."""
     samples: list[Sample]
     """Drawn for pass@k."""
 

@@ -25,7 +25,7 @@ MAX_LABELS = 64
 _TEXT_BATCH = 32
 _LABEL_BATCH = 64
 _LARGEST_ERROR = 1e100
-_SPLITS_READ = ("validation", "test", "retention", "heldout", "train")
+_SPLITS_READ = ("validation", "test", "retention", "dev", "train")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Questions:
     splits: list[Literal["validation", "test"]]
     """Of each prompt."""
     texts: list[TrainingRow]
-    text_split: Literal["retention", "heldout"]
+    text_split: Literal["retention", "dev"]
     labels: list[str]
     skipped: dict[str, str] = field(default_factory=dict)
     """What cannot be measured → why."""
@@ -152,16 +152,16 @@ def measure(
 
 def _texts(
     context: Context, campaign: Campaign
-) -> tuple[list[TrainingRow], Literal["retention", "heldout"]]:
-    """Human text for perplexity: the retention split, else held-out rows."""
+) -> tuple[list[TrainingRow], Literal["retention", "dev"]]:
+    """Human text for perplexity: the retention split, else dev rows."""
     limit = campaign.recipe.evaluate.max_perplexity_rows
-    for split in ("retention", "heldout"):
+    for split in ("retention", "dev"):
         rows = list(
             read_rows(fetch(context, campaign.prepared, f"splits/{split}.jsonl"), TrainingRow)
         )
         if rows:
-            return rows[:limit], "retention" if split == "retention" else "heldout"
-    return [], "heldout"
+            return rows[:limit], "retention" if split == "retention" else "dev"
+    return [], "dev"
 
 
 def _labels(

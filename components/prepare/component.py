@@ -20,14 +20,14 @@ def prepare(
     samples_per_prompt: int,
     temperature: float,
     learning_rate: float,
-    human_share: float,
+    labelled_share: float,
     data: Output[Dataset],
 ) -> NamedTuple("Start", [("fresh", bool), ("state", str)]):
     """Resolve the recipe and make base checkpoint, data splits and the first state."""
     from components.prepare.step import PrepareInputs, run
     from components.runtime.entrypoints import run_step
 
-    knobs = {
+    parameters = {
         "seed": seed,
         "decide.goal.threshold": threshold,
         "decide.max_rounds": max_rounds,
@@ -36,8 +36,10 @@ def prepare(
         "generate.samples_per_prompt": samples_per_prompt,
         "generate.temperature": temperature,
         "train.rounds.learning_rate": learning_rate,
-        "select.human_share": human_share,
+        "select.labelled_share": labelled_share,
     }
-    inputs = PrepareInputs(recipe=recipe, overrides=knobs, resume_from=resume_from, job_id=job_id)
+    inputs = PrepareInputs(
+        recipe=recipe, overrides=parameters, resume_from=resume_from, job_id=job_id
+    )
     uri, receipt = run_step(store, lambda context: run(inputs, context), data)
     return (bool(receipt.summary["fresh"]), uri)

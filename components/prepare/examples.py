@@ -1,5 +1,5 @@
-"""What readers and tasks hand to the splits: a question, perhaps its answer, and who judges answers
-to it."""
+"""What readers and tasks hand to the splits: a question, perhaps its answer, and what checks
+answers to it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from components.contracts.rows import Prompt, TrainingRow, prompt_id
 
 @dataclass(frozen=True)
 class Example:
-    """One human row or one puzzle, before it is assigned to a split."""
+    """One row of a source or one puzzle, before it is assigned to a split."""
 
     prompt: str
     """Empty for raw text."""
@@ -39,7 +39,7 @@ class Example:
         )
 
     def as_training_row(self) -> TrainingRow:
-        """The question with its right answer, as a human row."""
+        """The question with its right answer, as a labelled row."""
         if self.completion is None:
             raise ValueError(f"example {self.identity} has no completion")
         answer = hashlib.sha256(self.completion.encode()).hexdigest()[:8]
@@ -47,7 +47,7 @@ class Example:
             id=f"{self.identity}-{answer}",
             prompt=self.prompt,
             completion=self.completion,
-            source="human",
+            source="labelled",
             round=0,
             tags=self.tags,
             provenance=self.provenance,

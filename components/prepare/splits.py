@@ -27,12 +27,12 @@ CLAIM_ORDER: tuple[Split, ...] = (
     "validation",
     "audit",
     "retention",
-    "heldout",
+    "dev",
     "train",
     "unlabelled",
 )
 """A prompt that sources put into several splits stays in the first of these."""
-_JUDGED: tuple[Split, ...] = ("vault", "test", "validation", "audit", "unlabelled")
+_ASKED: tuple[Split, ...] = ("vault", "test", "validation", "audit", "unlabelled")
 _DROP_REASON = {
     "vault": "in_evaluation",
     "test": "in_evaluation",
@@ -46,7 +46,7 @@ class Splits:
     """What `prepare` writes, one field per file."""
 
     train: list[TrainingRow] = field(default_factory=list)
-    heldout: list[TrainingRow] = field(default_factory=list)
+    dev: list[TrainingRow] = field(default_factory=list)
     retention: list[TrainingRow] = field(default_factory=list)
     unlabelled: list[Prompt] = field(default_factory=list)
     validation: list[Prompt] = field(default_factory=list)
@@ -87,9 +87,9 @@ def make_splits(
         else:
             assigned[split].append(example)
     kept = _claim(assigned, splits.rejected)
-    for name in ("train", "heldout", "retention"):
+    for name in ("train", "dev", "retention"):
         setattr(splits, name, [example.as_training_row() for example in kept[name]])
-    for name in _JUDGED:
+    for name in _ASKED:
         setattr(splits, name, [example.as_prompt() for example in kept[name]])
     if not splits.unlabelled:
         splits.unlabelled = _questions(kept["train"])
@@ -101,24 +101,24 @@ def _auto_split(example: Example, fractions: Fractions, seed: int) -> Split:
     """The split that the hash of prompt and seed falls into; raw text is never asked, so it is for
     training."""
     place = derived_seed("split", seed, example.identity) / 2**63
-    if place < fractions.heldout:
-        return "heldout"
+    if place < fractions.dev:
+        return "dev"
     if not example.prompt:
         return "train"
-    if place < fractions.heldout + fractions.validation:
+    if place < fractions.dev + fractions.validation:
         return "validation"
-    if place < fractions.heldout + fractions.validation + fractions.test:
+    if place < fractions.dev + fractions.validation + fractions.test:
         return "test"
     return "train"
 
 
 def _unfit(split: Split, example: Example) -> str:
-    """Why an example cannot be in a split, empty if it can: a question is judged by its verifier,
-    so the verifier must accept the reference answer itself."""
-    if split not in _JUDGED or example.completion is None:
+    """Why an example cannot be in a split, empty if it can: answers to a question are checked by
+    its verifier, so the verifier must accept the reference answer itself."""
+    if split not in _ASKED or example.completion is None:
         return ""
     if not example.prompt:
-        return "raw text asks nothing; give it split train, heldout or retention"
+        return "raw text asks nothing; give it split train, dev or retention"
     if example.verifier == "regex":
         problem = pattern_problem(example.completion)
         return f"pattern: {problem}" if problem else ""
@@ -143,7 +143,7 @@ def _claim(
         for example in assigned[name]:
             first = owner[example.identity]
             # A question may be taught with several answers; it is asked once.
-            key = (example.identity, None if name in _JUDGED else example.completion)
+            key = (example.identity, None if name in _ASKED else example.completion)
             if first != name:
                 rejected.append(
                     _drop(
@@ -161,7 +161,7 @@ def _claim(
 
 
 def _questions(train: list[Example]) -> list[Prompt]:
-    """The train split's prompts, each once; raw text and rows that their verifier cannot judge ask
+    """The train split's prompts, each once; raw text and rows that their verifier cannot check ask
     nothing."""
     prompts = {
         example.identity: example

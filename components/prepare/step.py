@@ -38,7 +38,7 @@ class PrepareInputs:
     recipe: dict[str, Any]
     """The recipe as a plain mapping; whole numbers may come as floats (pipeline parameters do)."""
     overrides: dict[str, Any]
-    """Dotted key → value, set in the recipe before it is checked: the knobs of the UI."""
+    """Dotted key → value, set in the recipe before it is checked: the parameters of the UI."""
     resume_from: str
     """URI of the receipt of `decide` (or the start) whose campaign this run continues; empty: a new
     campaign."""
@@ -94,7 +94,7 @@ def _data_and_base(context: Context, attempt: Attempt, recipe: Recipe) -> Receip
     with tempfile.TemporaryDirectory(prefix="sources-", dir=context.scratch) as folder:
         downloads = Path(folder)
         files = [
-            local_path(source.uri, context.environment, downloads) for source in recipe.data.human
+            local_path(source.uri, context.environment, downloads) for source in recipe.data.sources
         ]
         return commit(
             context,
@@ -125,10 +125,10 @@ def resolve_recipe(inputs: PrepareInputs) -> Recipe:
     for path, value in inputs.overrides.items():
         set_key(document, path, value)
     recipe = parse_recipe(document)
-    for source in recipe.data.human:
+    for source in recipe.data.sources:
         if source.verifier == "regex" and source.split not in ("validation", "test", "unlabelled"):
             raise UserError(
-                f"data.human {source.uri}: with verifier regex the completion is a pattern, which no model should "
+                f"data.sources {source.uri}: with verifier regex the completion is a pattern, which no model should "
                 "learn to say; give it split validation, test or unlabelled"
             )
     return recipe
@@ -174,7 +174,7 @@ def _prepare(
 
 
 def _examples(recipe: Recipe, files: list[Path]) -> Iterator[tuple[Target, Example] | Dropped]:
-    for source, path in zip(recipe.data.human, files, strict=True):
+    for source, path in zip(recipe.data.sources, files, strict=True):
         yield from _assigned(source, path)
     for place, task in enumerate(recipe.data.tasks):
         yield from make_examples(task, derived_seed("source", recipe.seed, place))
@@ -243,8 +243,8 @@ def _continued(campaign: Campaign, recipe: Recipe) -> State:
 
 
 def _resumed_plan(campaign: Campaign, recipe: Recipe) -> Plan:
-    """The plan goes on as reflection left it, but for the knobs that the new recipe sets to another
-    value."""
+    """The plan goes on as reflection left it, but for the settings that the new recipe sets to
+    another value."""
     if campaign.state.round < 0:
         return first_plan(recipe)
     before, after = base_plan(campaign.recipe), base_plan(recipe)

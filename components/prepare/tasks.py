@@ -32,7 +32,7 @@ def make_examples(source: TaskSource, seed: int) -> Iterator[Assigned | Dropped]
     """All puzzles of one task source, each with the split it is meant for; Dropped: a puzzle that
     could not be used.
 
-    On a ladder no answer longer than `labelled[1]` is handed to train or heldout; unlabelled
+    On a ladder no answer longer than `labelled[1]` is handed to train or dev; unlabelled
     prompts come for each climbing length, validation and test spread over `labelled[1]..climb[1]`.
     A length with few problems gives fewer. Raises UserError for an unknown task or settings that
     the task refuses.
@@ -50,12 +50,12 @@ def make_examples(source: TaskSource, seed: int) -> Iterator[Assigned | Dropped]
 def _ladder_examples(source: TaskSource, ladder: Ladder, seed: int) -> Iterator[Assigned]:
     labelled = range(ladder.labelled[0], ladder.labelled[1] + 1)
     climb = range(ladder.climb[0], ladder.climb[1] + 1)
-    judged = range(ladder.labelled[1], ladder.climb[1] + 1)
+    evaluated = range(ladder.labelled[1], ladder.climb[1] + 1)
     wanted: list[tuple[Split, dict[int, int]]] = [
-        ("vault", _spread(source.vault, judged)),
-        ("test", _spread(source.test, judged)),
-        ("validation", _spread(source.validation, judged)),
-        ("heldout", _spread(source.heldout, labelled)),
+        ("vault", _spread(source.vault, evaluated)),
+        ("test", _spread(source.test, evaluated)),
+        ("validation", _spread(source.validation, evaluated)),
+        ("dev", _spread(source.dev, labelled)),
         ("train", _spread(source.labelled, labelled)),
         ("audit", dict.fromkeys(climb, source.audit)),
         ("unlabelled", dict.fromkeys(climb, source.unlabelled)),
@@ -65,7 +65,7 @@ def _ladder_examples(source: TaskSource, ladder: Ladder, seed: int) -> Iterator[
         puzzles = _distinct(space, derived_seed("task", seed, source.task, length))
         for split, counts in wanted:
             count = counts.get(length, 0)
-            if split in ("vault", "test", "validation", "heldout"):
+            if split in ("vault", "test", "validation", "dev"):
                 # Short lengths have few problems (ten strings of one digit): most are for training.
                 count = min(count, max(1, space // 10))
             for _ in range(count):
@@ -130,7 +130,7 @@ def _gym_examples(source: TaskSource, seed: int) -> Iterator[Assigned | Dropped]
         ("vault", source.vault),
         ("test", source.test),
         ("validation", source.validation),
-        ("heldout", source.heldout),
+        ("dev", source.dev),
         ("train", source.labelled),
         ("audit", source.audit),
         ("unlabelled", source.unlabelled),

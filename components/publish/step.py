@@ -116,7 +116,7 @@ Made by campaign `{state.run_id}` from base model `{recipe.model.source}`. This 
 
 ## Data
 
-Human rows and verified answers of the model itself, accumulated over the rounds; no answer entered training that the
+Labelled rows and verified answers of the model itself, accumulated over the rounds; no answer entered training that the
 filters had not accepted. Training receipt `{champion.ref}`, digest `{champion.digest}`.
 
 ## Limits

@@ -71,14 +71,14 @@ def score_chart(rounds: Sequence[RoundView], threshold: float | None) -> str:
     scores = [100 * one.record.accuracy for one in rounds]
     champion: list[float] = []
     for one, score in zip(rounds, scores, strict=True):
-        champion.append(champion[-1] if champion and one.record.verdict == "kept" else score)
+        champion.append(champion[-1] if champion and one.record.verdict == "rejected" else score)
     axes.step(
         numbers, champion, where="post", color=_ACCENT, linewidth=1.2, alpha=0.5, label="champion"
     )
     for one, number, score in zip(rounds, numbers, scores, strict=True):
         low, high = (100 * bound for bound in one.record.interval)
         axes.plot([number, number], [low, high], color=_SOFT, linewidth=1.4, solid_capstyle="round")
-        filled = one.record.verdict != "kept"
+        filled = one.record.verdict != "rejected"
         axes.plot(
             number,
             score,
@@ -89,7 +89,7 @@ def score_chart(rounds: Sequence[RoundView], threshold: float | None) -> str:
             markerfacecolor=_ACCENT if filled else _PAPER,
         )
     axes.plot([], [], "o", color=_ACCENT, label="promoted")
-    axes.plot([], [], "o", markerfacecolor=_PAPER, markeredgecolor=_ACCENT, label="kept")
+    axes.plot([], [], "o", markerfacecolor=_PAPER, markeredgecolor=_ACCENT, label="rejected")
     if threshold is not None:
         axes.axhline(
             100 * threshold, color=_GOOD, linewidth=1.2, linestyle=(0, (4, 3)), label="goal"
@@ -154,14 +154,14 @@ def drop_chart(rounds: Sequence[RoundView]) -> str:
 
 @_styled
 def loss_chart(one: RoundView) -> str:
-    """Training and held-out loss of one round; empty where there is no log."""
+    """Training and dev loss of one round; empty where there is no log."""
     lines = [line for line in one.curve if line.loss is not None]
     if not lines:
         return ""
     figure, axes = _figure(2.9, 1.9)
     steps, losses = _thinned(lines)
     axes.plot(steps, losses, color=_SOFT, linewidth=1.1, label="training")
-    looks = [(line.step, line.heldout_loss) for line in one.curve if line.heldout_loss is not None]
+    looks = [(line.step, line.dev_loss) for line in one.curve if line.dev_loss is not None]
     if looks:
         axes.plot(
             *zip(*looks, strict=True),
@@ -169,7 +169,7 @@ def loss_chart(one: RoundView) -> str:
             color=_ACCENT,
             linewidth=1.3,
             markersize=2.6,
-            label="held-out",
+            label="dev",
         )
     axes.set_xlabel("step")
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
@@ -178,7 +178,7 @@ def loss_chart(one: RoundView) -> str:
     return _svg(
         figure,
         f"loss{one.record.round}",
-        spoken + (f", held-out at last {looks[-1][1]:.3f}" if looks else ""),
+        spoken + (f", dev at last {looks[-1][1]:.3f}" if looks else ""),
     )
 
 

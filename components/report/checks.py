@@ -96,11 +96,14 @@ def hints_line(select: Mapping[str, Any]) -> str:
 
 
 def bias_line(select: Mapping[str, Any]) -> str:
-    """How far accepted rows are from human ones, in a sentence; empty where nothing was compared."""
+    """How far accepted rows are from labelled ones, in a sentence; empty where nothing was
+    compared."""
     distances = select.get("bias") or {}
     told = ", ".join(f"{name} {value:.2f}" for name, value in distances.items())
     return (
-        f"Accepted rows against human ones (0 alike, 1 nothing in common): {told}." if told else ""
+        f"Accepted rows against labelled ones (0 alike, 1 nothing in common): {told}."
+        if told
+        else ""
     )
 
 
@@ -211,7 +214,7 @@ def _sign(name: str, one: RoundView, most: float | None) -> Sign:
 def _severity(name: str, one: RoundView, measure: Mapping[str, Any], most: float | None) -> str:
     if (
         name == "perplexity" and most is not None
-    ):  # the recipe's bound is the one that `decide` judges by
+    ):  # the recipe's bound is the one that `decide` compares with
         return (
             "bad"
             if measure["ratio"] > most

@@ -115,7 +115,7 @@ def _round(view: RunView, one: RoundView) -> dict[str, Any]:
 
 
 def plan_changes(before: Plan, after: Plan) -> Iterator[tuple[str, Any, Any]]:
-    """(knob, old, new) of every knob that differs."""
+    """(setting, old, new) of every setting that differs."""
     for name in Plan.model_fields:
         old, new = getattr(before, name), getattr(after, name)
         if old != new:

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from components.contracts.recipe import Recipe
 from components.contracts.rows import Dropped, TrainingRow, read_rows
 from components.contracts.state import RoundRecord, State
-from components.errors import Corrupt, Missing, UserError
+from components.errors import Corrupt, Missing, OlderReceipt, UserError
 from components.report.costs import Totals, totals_of
 from components.runtime.context import Context
 from components.runtime.receipts import Attempt, Receipt, fetch, read_receipt
@@ -69,7 +69,7 @@ class LogLine(BaseModel):
 
     step: int
     loss: float | None = None
-    heldout_loss: float | None = None
+    dev_loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -414,9 +414,11 @@ def _of_every_reason(rows: list[Dropped], count: int) -> list[Dropped]:
 
 def _tolerate(problems: list[str], read: Callable[[], T]) -> T | None:
     """What `read` returns, or None with a line in `problems` if what it reads is missing or
-    damaged."""
+    damaged. Raises OlderReceipt: the rest of the store is as old."""
     try:
         return read()
+    except OlderReceipt:
+        raise
     except (Corrupt, ValidationError, ValueError, UserError) as error:
         problems.append(" ".join(str(error).split())[:300])
         return None

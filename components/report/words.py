@@ -11,7 +11,7 @@ STOPS = {
     "patience": "no round was proved better any more",
     "max_rounds": "all rounds were used",
     "budget": "the budget was spent",
-    "alarm": "two rounds in a row were refused by alarms",
+    "alarm": "two rounds in a row were rejected by alarms",
 }
 
 _INVISIBLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")

@@ -22,7 +22,7 @@ class Campaign(Frozen):
     start: Receipt
     prepared: Receipt
     recipe: Recipe
-    """As this round is carried out: with the plan's knobs in it."""
+    """As this round is carried out: with the plan's settings in it."""
     written: Recipe
     """As the person wrote it: what the bounds of the plan are relative to."""
 

@@ -18,16 +18,20 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from components.canonical import canonical_json, digest_of
-from components.errors import Corrupt, RatchetError, Transient, UserError
+from components.errors import Corrupt, OlderReceipt, RatchetError, Transient, UserError
 from components.runtime.code_digest import code_digest
 from components.runtime.context import Context
 from components.storage import keys
 from components.storage.cache import link_or_copy
+
+RECEIPT_SCHEMA: Final = 2
+"""Version of a receipt's form. Version 1 had other words in its summaries (`human_rows`, the
+verdict `kept`, the split `heldout`), which no step reads any more."""
 
 Work = Callable[[Path], dict[str, Any]]
 """Writes the step's files into an empty folder and returns the summary."""
@@ -53,7 +57,7 @@ class Receipt(BaseModel):
     """The account of one finished piece of work."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = RECEIPT_SCHEMA
     step: str
     key: str
     code: str
@@ -270,13 +274,21 @@ def ref_of_uri(context: Context, uri: str) -> str:
 
 def read_receipt(context: Context, ref: str) -> Receipt:
     """Load a receipt by its `step/key` reference; checked to be one, and the right one. Raises
-    Missing or Corrupt."""
+    Missing, Corrupt, or OlderReceipt."""
     step, _, key = ref.partition("/")
     address = keys.receipt_key(step, key)
     where = f"{context.store.root}/{address}"
     try:
         receipt = Receipt.model_validate_json(context.store.get_bytes(address))
     except ValidationError as error:
+        for item in error.errors():
+            version = item["input"]
+            is_version = item["loc"] == ("schema_version",) and isinstance(version, int)
+            if is_version and version < RECEIPT_SCHEMA:
+                raise OlderReceipt(
+                    f"{where} was written by an older Ratchet (receipt version {version}); use a new "
+                    "store, or the version that wrote it"
+                ) from None
         first = error.errors()[0]
         raise Corrupt(
             f"{where}: not a receipt ({'.'.join(map(str, first['loc']))}: {first['msg']})"

@@ -32,16 +32,16 @@ def attributes(rows: Iterable[TrainingRow]) -> dict[str, Counter[str]]:
 
 
 def distances(
-    accepted: dict[str, Counter[str]], human: dict[str, Counter[str]]
+    accepted: dict[str, Counter[str]], labelled: dict[str, Counter[str]]
 ) -> dict[str, float]:
-    """Attribute → Jensen–Shannon distance of accepted and human rows: 0, alike, to 1, nothing in
+    """Attribute → Jensen–Shannon distance of accepted and labelled rows: 0, alike, to 1, nothing in
     common. Empty if there are no rows to compare with."""
-    if not any(human.values()) or not any(accepted.values()):
+    if not any(labelled.values()) or not any(accepted.values()):
         return {}
-    shared = {LONG, *_frequent(accepted["answer"] + human["answer"], MAX_CLASSES)}
+    shared = {LONG, *_frequent(accepted["answer"] + labelled["answer"], MAX_CLASSES)}
     found = {}
     for name in ATTRIBUTES:
-        pair = [accepted[name], human[name]]
+        pair = [accepted[name], labelled[name]]
         if name == "answer":
             pair = [_folded(counts, shared) for counts in pair]
         found[name] = jensen_shannon(*pair)

@@ -6,7 +6,7 @@ from kfp.dsl import Dataset, Input, Output
 
 @dsl.component(base_image="ratchet/generate:dev", install_kfp_package=False)
 def select(state: str, samples: Input[list[Dataset]], mix: Output[Dataset]):
-    """Score and filter the samples of all shards and mix what is kept with the human data."""
+    """Score and filter the samples of all shards and mix what is kept with the labelled data."""
     from components.runtime.entrypoints import read_pointer, run_step
     from components.select.step import SelectInputs, run
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from components.select.scored_samples import Block, Candidate, Filter, by_prompt
+from components.select.scored_samples import Block, Filter, ScoredSample, by_prompt
 from components.statistics import binomial_upper
 from components.verifiers import verify
 
@@ -18,15 +18,15 @@ from components.verifiers import verify
 class Audit:
     """The account of the audit samples, filter by filter."""
 
-    def __init__(self, samples: Sequence[Candidate]) -> None:
-        self.left: list[Candidate] = list(samples)
+    def __init__(self, samples: Sequence[ScoredSample]) -> None:
+        self.left: list[ScoredSample] = list(samples)
         """What the filters so far have kept."""
         self._right = {one.key: verify(one.prompt, one.text) for one in samples}
         self._given = list(samples)
         self._filters: dict[str, dict[str, Any]] = {}
 
     def pass_through(self, name: str, one: Filter) -> None:
-        """Let a filter judge what is left and note how well it did."""
+        """Apply a filter to what is left and note how well it did."""
         if not self.left:
             return
         kept, dropped = one(self.left)

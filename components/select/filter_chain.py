@@ -1,4 +1,4 @@
-"""Let the filters work over all candidates of a round, stage by stage, in bounded memory and with a
+"""Let the filters work over all samples of a round, pass by pass, in bounded memory and with a
 full account."""
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from components.contracts.rows import Dropped
-from components.select.candidate_file import Spool
 from components.select.filter_audit import Audit
 from components.select.filter_settings import Rules
-from components.select.filters import STAGES, Entry
+from components.select.filters import PASSES, Entry
 from components.select.row_files import write_line
-from components.select.scored_samples import Block, Candidate, Filter
+from components.select.scored_sample_file import Spool
+from components.select.scored_samples import Block, Filter, ScoredSample
 
 
 @dataclass
@@ -33,10 +33,10 @@ class Account:
     """The same of samples with a hint, which are counted nowhere else; None without hints."""
 
     def note(self, name: str, given: int, kept: int, dropped: Iterable[Dropped]) -> None:
-        """Add a filter's verdict on a block; asserts that no candidate was lost."""
+        """Add a filter's verdict on a block; asserts that no sample was lost."""
         reasons = Counter(row.reason for row in dropped)
         assert kept + reasons.total() == given, (
-            f"{name} lost candidates: {given} in, {kept} + {reasons.total()} out"
+            f"{name} lost samples: {given} in, {kept} + {reasons.total()} out"
         )
         counts = self.filters.setdefault(name, {"given": 0, "kept": 0})
         counts["given"] += given
@@ -50,21 +50,19 @@ class Account:
 
     def check(self) -> None:
         """Conservation over all filters."""
-        assert self.kept + self.reasons.total() == self.given, (
-            "candidates were lost between filters"
-        )
+        assert self.kept + self.reasons.total() == self.given, "samples were lost between filters"
         if self.hinted is not None:
             self.hinted.check()
 
 
 def collect(
     blocks: Iterable[Block], audit_ids: frozenset[str], path: Path
-) -> tuple[Spool, list[Candidate]]:
-    """All candidates in a spool but those of audit prompts, which are few and are given back as
+) -> tuple[Spool, list[ScoredSample]]:
+    """All samples in a spool but those of audit prompts, which are few and are given back as
     they are."""
-    spool, audit = Spool(path), list[Candidate]()
+    spool, audit = Spool(path), list[ScoredSample]()
     for block in blocks:
-        teaching, apart = list[Candidate](), list[Candidate]()
+        teaching, apart = list[ScoredSample](), list[ScoredSample]()
         for one in block:
             (apart if one.prompt.id in audit_ids else teaching).append(one)
         spool.write(teaching)
@@ -74,25 +72,25 @@ def collect(
 
 def filter_all(spool: Spool, rules: Rules, rejected: BinaryIO) -> tuple[Spool, Account]:
     """Let every filter work on what the one before it kept; dropped rows go to `rejected` as they
-    fall. Every candidate is in exactly one of the two. Audit samples (`rules.audit`) pass the
-    filters that judge quality, apart from the others."""
+    fall. Every sample is in exactly one of the two. Audit samples (`rules.audit`) pass the
+    filters that check quality, apart from the others."""
     account, audit = Account(given=spool.count - spool.num_hinted), Audit(rules.audit)
     if rules.hints is not None:
         account.hinted = Account(given=spool.num_hinted)
-    for number, stage in enumerate(STAGES, 1):
+    for number, entries in enumerate(PASSES, 1):
         remaining = spool.blocks
         filters = [
             (entry, one)
-            for entry in stage
+            for entry in entries
             if (one := entry.filter_of(rules, remaining)) is not None
         ]
         if not filters:
             continue
-        after = Spool(rules.folder / f"stage-{number}")
+        after = Spool(rules.folder / f"pass-{number}")
         for block in remaining():
-            after.write(_pass(block, filters, account, rejected))
+            after.write(_filtered(block, filters, account, rejected))
         for entry, one in filters:
-            if entry.judges_quality:
+            if entry.checks_quality:
                 audit.pass_through(entry.name, one)
         spool.remove()
         spool = after
@@ -103,10 +101,10 @@ def filter_all(spool: Spool, rules: Rules, rejected: BinaryIO) -> tuple[Spool, A
     return spool, account
 
 
-def _pass(
+def _filtered(
     block: Block, filters: list[tuple[Entry, Filter]], account: Account, rejected: BinaryIO
 ) -> Block:
-    """One block through the filters of one stage."""
+    """One block through the filters of one pass."""
     for entry, one in filters:
         kept, dropped = one(block)
         _note(account, entry.name, block, kept, dropped)

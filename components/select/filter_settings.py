@@ -1,4 +1,4 @@
-"""What filters judge by: the recipe's section, and what the step has read or can ask for on their
+"""What filters decide by: the recipe's section, and what the step has read or can ask for on their
 behalf."""
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from components.contracts.recipe import Hints, SelectSection
 from components.contracts.rows import Prompt
-from components.select.scored_samples import Block, Candidate
+from components.select.scored_samples import Block, ScoredSample
 
 Scorer = Callable[[Block], list[float | None]]
 """Scores of a block, in order; None: the scorer gave none (`unscored`)."""
@@ -17,7 +17,7 @@ Scorer = Callable[[Block], list[float | None]]
 
 @dataclass(frozen=True)
 class Rules:
-    """What filters judge by."""
+    """What filters decide by."""
 
     section: SelectSection
     folder: Path
@@ -26,12 +26,12 @@ class Rules:
     evaluation: Sequence[tuple[Prompt, str]] = ()
     """Prompts of all evaluation splits with their reference answer: none of them may be trained on.
     """
-    human_keys: frozenset[int] = frozenset()
+    labelled_keys: frozenset[int] = frozenset()
     """`row_key` of the rows that people wrote: a sample that repeats one adds nothing."""
     scorers: Mapping[str, Scorer] = field(default_factory=dict)
     """`judge`, `reward`, `champion`, `base` (perplexities), `influence`: those the recipe asks for.
     """
-    audit: Sequence[Candidate] = ()
+    audit: Sequence[ScoredSample] = ()
     """Samples of prompts whose answer is known and that are never trained on."""
     hints: Hints | None = None
     """What the model was told with a hint; None: nothing."""

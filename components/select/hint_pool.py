@@ -16,7 +16,7 @@ from typing import Any
 from components.contracts.rows import HardPrompt, TrainingRow, read_rows, write_rows
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, fetch
-from components.select.scored_samples import Block, Candidate, by_prompt
+from components.select.scored_samples import Block, ScoredSample, by_prompt
 from components.select.sorted_samples import gather
 from components.verifiers import reference_answer
 
@@ -29,14 +29,14 @@ NOT_RIGHT = ("unfinished", "empty", "verifier")
 def with_hinted(
     blocks: Iterator[Block], context: Context, shards: Iterable[Receipt], folder: Path
 ) -> Iterator[Block]:
-    """The round's candidates, prompt by prompt, hinted ones after the others of theirs. `folder` is
+    """The round's samples, prompt by prompt, hinted ones after the others of theirs. `folder` is
     an empty one."""
     helped = gather(context, shards, folder, prefix="hinted_")
     marked = ([replace(one, hinted=True) for one in own] for own in _groups(helped))
     yield from heapq.merge(_groups(blocks), marked, key=lambda own: own[0].prompt.id)
 
 
-def _groups(blocks: Iterator[Block]) -> Iterator[list[Candidate]]:
+def _groups(blocks: Iterator[Block]) -> Iterator[list[ScoredSample]]:
     for block in blocks:
         yield from by_prompt(block)
 

@@ -8,7 +8,7 @@ from components.runtime.context import Context
 from components.runtime.receipts import Receipt, fetch
 
 QUESTIONS = ("vault", "test", "validation", "audit")
-TEXTS = ("retention", "heldout")
+TEXTS = ("retention", "dev")
 
 
 def evaluation_items(context: Context, prepared: Receipt) -> list[tuple[Prompt, str]]:

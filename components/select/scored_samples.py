@@ -1,5 +1,5 @@
-"""Candidates: samples with their prompt and what the prompt's other samples said, and the signature
-of a filter."""
+"""Samples with their prompt, their scores and the vote of the prompt's other samples, and the
+signature of a filter."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ SampleKey = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """A sample with its prompt and the vote of the prompt's other samples."""
+class ScoredSample:
+    """A sample with its prompt, its scores and the vote of the prompt's other samples."""
 
     prompt: Prompt
     sample: Sample
@@ -53,17 +53,17 @@ class Candidate:
         return self.prompt.tags.get("task", ""), self.prompt.tags.get("length", "")
 
 
-Block = Sequence[Candidate]
-"""Candidates in order of prompt id and sample index (which is higher with a hint); all of one
+Block = Sequence[ScoredSample]
+"""Scored samples in order of prompt id and sample index (which is higher with a hint); all of one
 prompt that are still there are in one block."""
-BLOCK_CANDIDATES = 2048
-"""A block is closed at the first prompt after so many candidates."""
-Outcome = tuple[list[Candidate], list[Dropped]]
+BLOCK_SAMPLES = 2048
+"""A block is closed at the first prompt after so many samples."""
+Outcome = tuple[list[ScoredSample], list[Dropped]]
 Filter = Callable[[Block], Outcome]
 """What every filter is: a block in, what it keeps and what it drops with the reason out, no
-candidate lost."""
+sample lost."""
 Remaining = Callable[[], Iterator[Block]]
-"""Begins a pass over all candidates that are left when a filter's stage begins."""
+"""Begins a pass over all samples that are left when a filter's pass begins."""
 
 
 def normalised(text: str) -> str:
@@ -84,7 +84,9 @@ def row_key(prompt_text: str, completion: str) -> int:
     )
 
 
-def make_candidates(prompts: Mapping[str, Prompt], samples: Iterable[Sample]) -> list[Candidate]:
+def make_scored_samples(
+    prompts: Mapping[str, Prompt], samples: Iterable[Sample]
+) -> list[ScoredSample]:
     """Join samples with their prompts and count votes, ordered by prompt and sample index.
 
     Unfinished and empty answers do not vote but count as samples: a prompt that is mostly not
@@ -100,7 +102,7 @@ def make_candidates(prompts: Mapping[str, Prompt], samples: Iterable[Sample]) ->
         if sample.index in groups[sample.prompt_id]:
             raise Corrupt(f"sample {sample.index} of prompt {sample.prompt_id} comes twice")
         groups[sample.prompt_id][sample.index] = sample
-    candidates = []
+    scored_samples = []
     for identity in sorted(groups):
         own = [groups[identity][index] for index in sorted(groups[identity])]
         answers = [answer_key(prompts[identity], sample.text) for sample in own]
@@ -111,17 +113,17 @@ def make_candidates(prompts: Mapping[str, Prompt], samples: Iterable[Sample]) ->
         )
         majority, count = votes.most_common(1)[0] if votes else ("", 0)
         share = count / len(own)
-        candidates += [
-            Candidate(
+        scored_samples += [
+            ScoredSample(
                 prompts[identity], sample, sample.text.strip(), answer, majority, share, len(own)
             )
             for sample, answer in zip(own, answers, strict=True)
         ]
-    return candidates
+    return scored_samples
 
 
-def drop(one: Candidate, reason: str, detail: str) -> Dropped:
-    """A rejected candidate, as it is kept beside the accepted; without the reference answer."""
+def drop(one: ScoredSample, reason: str, detail: str) -> Dropped:
+    """A rejected sample, as it is kept beside the accepted; without the reference answer."""
     row = {"prompt": one.prompt.text, "tags": one.prompt.tags, **one.sample.model_dump(mode="json")}
     if one.hinted:
         row["hinted"] = True
@@ -130,10 +132,10 @@ def drop(one: Candidate, reason: str, detail: str) -> Dropped:
     return Dropped(reason=reason, detail=detail, row=row)
 
 
-def split(block: Block, refusal: Callable[[Candidate], str], reason: str) -> Outcome:
-    """Part candidates by what `refusal` says of each: empty keeps it, anything else is the detail
+def split(block: Block, refusal: Callable[[ScoredSample], str], reason: str) -> Outcome:
+    """Part samples by what `refusal` says of each: empty keeps it, anything else is the detail
     of the drop."""
-    kept, dropped = list[Candidate](), list[Dropped]()
+    kept, dropped = list[ScoredSample](), list[Dropped]()
     for one in block:
         if detail := refusal(one):
             dropped.append(drop(one, reason, detail))
@@ -142,14 +144,14 @@ def split(block: Block, refusal: Callable[[Candidate], str], reason: str) -> Out
     return kept, dropped
 
 
-def scored(one: Candidate, name: str, score: float) -> Candidate:
-    """The candidate with one more score."""
+def scored(one: ScoredSample, name: str, score: float) -> ScoredSample:
+    """The sample with one more score."""
     return replace(one, scores={**one.scores, name: score})
 
 
-def by_prompt(block: Block) -> Iterator[list[Candidate]]:
-    """The candidates of a block, prompt by prompt; those with a hint apart, after the others."""
-    own: list[Candidate] = []
+def by_prompt(block: Block) -> Iterator[list[ScoredSample]]:
+    """The samples of a block, prompt by prompt; those with a hint apart, after the others."""
+    own: list[ScoredSample] = []
     for one in block:
         if own and (own[0].prompt.id != one.prompt.id or own[0].hinted != one.hinted):
             yield own

@@ -16,11 +16,11 @@ from components.contracts.rows import Prompt, Sample
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, fetch
 from components.select.scored_samples import (
-    BLOCK_CANDIDATES,
+    BLOCK_SAMPLES,
     Block,
-    Candidate,
+    ScoredSample,
     by_prompt,
-    make_candidates,
+    make_scored_samples,
 )
 from components.select.shard_rows import rows_of
 
@@ -37,7 +37,7 @@ def gather(
     bucket_bytes: int = BUCKET_BYTES,
     prefix: str = "",
 ) -> Iterator[Block]:
-    """All candidates of a round in blocks, ordered by prompt id and sample index whatever the
+    """All samples of a round in blocks, ordered by prompt id and sample index whatever the
     shards.
 
     A shard's rows are in `prompts.jsonl` and `samples.jsonl`, or of large ones in `.parquet` files
@@ -52,12 +52,12 @@ def gather(
     size = sum(path.stat().st_size for _, path in files)
     count = min(MAX_BUCKETS, max(1, math.ceil(size / bucket_bytes)))
     if count == 1:
-        yield from _blocks(make_candidates(*_joined(files)))
+        yield from _blocks(make_scored_samples(*_joined(files)))
         return
     _part(files, count, folder)
     for number in range(count):
         own = [(kind, folder / f"{name}-{number}.jsonl") for name, kind in _KINDS]
-        yield from _blocks(make_candidates(*_joined(own)))
+        yield from _blocks(make_scored_samples(*_joined(own)))
         for _, path in own:
             path.unlink()
 
@@ -113,11 +113,11 @@ def _bucket(identity: str, count: int) -> int:
         return 0
 
 
-def _blocks(candidates: list[Candidate]) -> Iterator[Block]:
-    block: list[Candidate] = []
-    for own in by_prompt(candidates):
+def _blocks(samples: list[ScoredSample]) -> Iterator[Block]:
+    block: list[ScoredSample] = []
+    for own in by_prompt(samples):
         block += own
-        if len(block) >= BLOCK_CANDIDATES:
+        if len(block) >= BLOCK_SAMPLES:
             yield block
             block = []
     if block:

@@ -1,4 +1,4 @@
-"""Score and filter the samples of a round and mix what is kept with the human rows."""
+"""Score and filter the samples of a round and mix what is kept with the labelled rows."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from components.runtime.campaign import Campaign, load_campaign
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, commit_once, fetch, read_receipt
 from components.select import attribute_shift
-from components.select.candidate_file import Spool
 from components.select.filter_chain import Account, collect, filter_all
 from components.select.filter_settings import Rules
 from components.select.hint_pool import Pool, with_hinted
 from components.select.mix import accumulate, weigh
 from components.select.reserved_prompts import audit_ids, evaluation_items
 from components.select.row_files import RowFile, write_line
-from components.select.scored_samples import Block, Candidate, by_prompt, normalised, row_key
+from components.select.scored_sample_file import Spool
+from components.select.scored_samples import Block, ScoredSample, by_prompt, normalised, row_key
 from components.select.scorers import scorers_of
 from components.select.sorted_samples import gather
 
@@ -47,7 +47,7 @@ def run(inputs: SelectInputs, context: Context) -> Receipt:
     campaign = load_campaign(context, inputs.state)
     shards = _in_order(campaign, inputs.samples)
     earlier = [read_receipt(context, ref) for ref in campaign.state.selections]
-    human_share = campaign.state.plan.human_share
+    labelled_share = campaign.state.plan.labelled_share
 
     def work(folder: Path) -> dict[str, Any]:
         begun = context.clock()
@@ -62,7 +62,7 @@ def run(inputs: SelectInputs, context: Context) -> Receipt:
         config=campaign.config(
             **_config(campaign),
             round=campaign.next_round,
-            human_share=human_share,
+            labelled_share=labelled_share,
             samples=[shard.ref for shard in shards],
         ),
         inputs={
@@ -78,7 +78,7 @@ def run(inputs: SelectInputs, context: Context) -> Receipt:
 def _config(campaign: Campaign) -> dict[str, Any]:
     """The recipe as far as the result depends on it."""
     section = campaign.recipe.select
-    in_plan, how = {"human_share": True}, {"judge": {"concurrency"}, "reward": {"batch_size"}}
+    in_plan, how = {"labelled_share": True}, {"judge": {"concurrency"}, "reward": {"batch_size"}}
     exclude: dict[str, Any] = {
         **in_plan,
         **{name: fields for name, fields in how.items() if getattr(section, name) is not None},
@@ -135,8 +135,10 @@ class _Selection:
             scratch,
         )
         self._section = campaign.recipe.select
-        self._human = RowFile(fetch(context, campaign.prepared, "splits/train.jsonl"))
-        self._human_keys = frozenset(row_key(row.prompt, row.completion) for row in self._human)
+        self._labelled = RowFile(fetch(context, campaign.prepared, "splits/train.jsonl"))
+        self._labelled_keys = frozenset(
+            row_key(row.prompt, row.completion) for row in self._labelled
+        )
         self._evaluation = evaluation_items(context, campaign.prepared)
         self._audit_ids = audit_ids(context, campaign.prepared)
         self._about = _Seen(self._audit_ids)
@@ -146,14 +148,14 @@ class _Selection:
     def run(self, shards: list[Receipt], earlier: list[Receipt]) -> dict[str, Any]:
         """Write the files and give back the summary."""
         blocks = self._about.watch(self._blocks(shards))
-        spool, audit = collect(blocks, self._audit_ids, self._scratch / "stage-0")
+        spool, audit = collect(blocks, self._audit_ids, self._scratch / "pass-0")
         with scorers_of(self._context, self._campaign, self._scratch) as scorers:
             rules = Rules(
                 section=self._section,
                 folder=self._scratch,
                 seed=self._campaign.recipe.seed,
                 evaluation=self._evaluation,
-                human_keys=self._human_keys,
+                labelled_keys=self._labelled_keys,
                 scorers=scorers,
                 audit=audit,
                 hints=self._hints,
@@ -178,7 +180,7 @@ class _Selection:
         }
 
     def _blocks(self, shards: list[Receipt]) -> Iterator[Block]:
-        """All candidates of the round, with a hint and without."""
+        """All samples of the round, with a hint and without."""
         blocks = gather(self._context, shards, self._scratch)
         if self._hints is None:
             return blocks
@@ -228,10 +230,10 @@ class _Selection:
         return prompts[0], prompts[1]
 
     def _write_mix(self, earlier: list[Receipt]) -> dict[str, Any]:
-        """Write `mix.jsonl` from human rows, earlier rounds and this one; gives back what is in it,
-        and what not."""
+        """Write `mix.jsonl` from labelled rows, earlier rounds and this one; gives back what is in
+        it, and what not."""
         accepted = RowFile(self._folder / "accepted.jsonl")
-        human: Iterable[TrainingRow] = self._human
+        labelled: Iterable[TrainingRow] = self._labelled
         files = [fetch(self._context, receipt, "accepted.jsonl") for receipt in reversed(earlier)]
         left_out = Counter[str]()
         num_older = write_rows(
@@ -240,28 +242,28 @@ class _Selection:
                 RowFile(*files),
                 accepted,
                 evaluation_ids=frozenset(prompt.id for prompt, _ in self._evaluation),
-                human_keys=self._human_keys,
+                labelled_keys=self._labelled_keys,
                 left_out=left_out,
             ),
         )
         older: Iterable[TrainingRow] = RowFile(self._scratch / "older.jsonl")
         if self._section.unsafe_replace:
-            human, older, num_older = [], [], 0
+            labelled, older, num_older = [], [], 0
         mix = weigh(
-            human,
+            labelled,
             older,
             accepted,
-            human_share=self._campaign.state.plan.human_share,
+            labelled_share=self._campaign.state.plan.labelled_share,
             newest_share=self._section.newest_share,
         )
         rows = write_rows(self._folder / "mix.jsonl", mix)
         num_self = num_older + sum(1 for _ in accepted)
         return {
-            "human_rows": rows - num_self,
+            "labelled_rows": rows - num_self,
             "self_rows": num_self,
             "older_left_out": dict(sorted(left_out.items())),
             "bias": attribute_shift.distances(
-                attribute_shift.attributes(accepted), attribute_shift.attributes(self._human)
+                attribute_shift.attributes(accepted), attribute_shift.attributes(self._labelled)
             ),
         }
 
@@ -301,7 +303,7 @@ class _Seen:
 def _verdict(context: Context, account: Account) -> dict[str, Any]:
     """`teaches_errors`: names of filters that block the round (2510.16657): what they keep is not
     proved to be righter than what the model says anyway, so training on it teaches the model its
-    own errors. `decide` refuses such a candidate; `why_blocked` says it with the numbers."""
+    own errors. `decide` rejects such a candidate; `why_blocked` says it with the numbers."""
     audit = account.audit
     if audit is None or not audit["teaches_errors"]:
         return {"teaches_errors": [], "why_blocked": ""}
@@ -337,7 +339,7 @@ def _enough(campaign: Campaign, account: Account) -> None:
     )
 
 
-def _row(campaign: Campaign, one: Candidate, weight: float) -> TrainingRow:
+def _row(campaign: Campaign, one: ScoredSample, weight: float) -> TrainingRow:
     """An accepted sample as a row, with all that says why it may teach."""
     provenance = {
         "champion": campaign.state.champion,

@@ -44,7 +44,8 @@ class TrainInputs:
     state: str
     """URI of the state the round begins from."""
     mix: Receipt
-    """Receipt of select; in round 0 the start receipt, which stands for the human train split."""
+    """Receipt of select; in round 0 the start receipt, which stands for the labelled train
+    split."""
 
 
 @dataclass(frozen=True)
@@ -225,7 +226,7 @@ def _job(context: Context, work: Work, peer: int, scratch: Path) -> Job:
         mix=fetch(
             context, work.mix, "splits/train.jsonl" if work.mix.step == "prepare" else "mix.jsonl"
         ),
-        heldout=fetch(context, campaign.prepared, "splits/heldout.jsonl"),
+        dev=fetch(context, campaign.prepared, "splits/dev.jsonl"),
         output=output,
         system_prompt=campaign.recipe.model.system_prompt,
         section=section,

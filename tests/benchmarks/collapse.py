@@ -4,8 +4,8 @@ minutes on one core.
 First the theory that can be calculated (2404.01413): linear regression on its own predictions. Its
 error grows without bound if each generation replaces the data and stays bounded if it adds to them.
 Then a small language model on human text, trained for ten generations on its own samples: replacing
-human text (what the papers do), and as Ratchet mixes (human floor, accumulated samples, human
-held-out text).
+human text (what the papers do), and as Ratchet mixes (human floor, accumulated samples, a
+dev split of human text).
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class Texts:
     """Human text in pieces."""
 
     train: list[TrainingRow]
-    heldout: list[TrainingRow]
+    dev: list[TrainingRow]
     test: list[TrainingRow]
 
     @classmethod
@@ -128,7 +128,7 @@ class Texts:
             longer = f"{pieces[-1]} {word}".strip()
             pieces[-1:] = [longer] if len(longer) <= PIECE else [pieces[-1], word]
         order = np.random.default_rng(seed).permutation(len(pieces))
-        rows = [row_of(pieces[place], place, "human", 0) for place in order]
+        rows = [row_of(pieces[place], place, "labelled", 0) for place in order]
         cut = len(rows) // 10
         return cls(rows[2 * cut :], rows[:cut], rows[cut : 2 * cut])
 
@@ -165,7 +165,7 @@ def language_model(
             Scratch.model_validate({**settings, "max_length": PIECE + 8})
         )
         save_checkpoint(model, tokenizer, start)
-        first = teach(folder / "first", start, texts.train, texts.heldout, FIRST_STEPS, seed)
+        first = teach(folder / "first", start, texts.train, texts.dev, FIRST_STEPS, seed)
         before = perplexity(first, texts.test)
         drawn = draw_texts(first, len(texts.train), seed, 0)
         print(f"generation 0: perplexity {before:.3f}, {len(texts.train)} texts", flush=True)
@@ -200,13 +200,13 @@ def last_generation(
     for number in range(1, generations + 1):
         rows = [row_of(text, place, "self", number) for place, text in enumerate(newest)]
         if replace:
-            mix, heldout = rows, []
+            mix, dev = rows, []
         else:
-            mix = list(weigh(texts.train, older, rows, human_share=0.5, newest_share=0.5))
-            heldout = texts.heldout
+            mix = list(weigh(texts.train, older, rows, labelled_share=0.5, newest_share=0.5))
+            dev = texts.dev
         older += rows
         model = teach(
-            folder / str(number), model, mix, heldout, STEPS, derived_seed(seed, number) % 2**31
+            folder / str(number), model, mix, dev, STEPS, derived_seed(seed, number) % 2**31
         )
         newest = draw_texts(model, len(drawn), seed, number)
         ratio = distinct_ratio(drawn, newest)
@@ -222,7 +222,7 @@ def teach(
     folder: Path,
     init: Path,
     mix: list[TrainingRow],
-    heldout: list[TrainingRow],
+    dev: list[TrainingRow],
     steps: int,
     seed: int,
 ) -> Path:
@@ -230,7 +230,7 @@ def teach(
     job = make_job(
         folder,
         rows=mix,
-        heldout=heldout,
+        dev=dev,
         init=init,
         key=f"{folder.parent.name}-{folder.name}",
         batch_size=32,

@@ -25,7 +25,7 @@ from components.contracts.recipe import SelectSection
 from components.contracts.rows import Prompt, Sample, prompt_id
 from components.select.filter_settings import Rules
 from components.select.filters import contamination
-from components.select.scored_samples import make_candidates
+from components.select.scored_samples import make_scored_samples
 from tests.benchmarks.figures import record
 
 NUM_PLANTED = 500
@@ -146,7 +146,7 @@ def _refused(texts: list[str], test: list[tuple[str, str]]) -> set[str]:
         rules = Rules(SelectSection(contamination="overlap"), Path(folder), evaluation=evaluation)
         apply = contamination.filter_of(rules, lambda: iter(()))
         assert apply is not None
-        _, dropped = apply(make_candidates(prompts, samples))
+        _, dropped = apply(make_scored_samples(prompts, samples))
     return {row.row["prompt_id"] for row in dropped}
 
 

@@ -38,7 +38,7 @@ from components.runtime.receipts import (
 from components.statistics import wilson_interval
 from tests.benchmarks.figures import record
 
-SPLITS = {"train": 400, "heldout": 60, "unlabelled": 240, "validation": 240, "test": 20}
+SPLITS = {"train": 400, "dev": 60, "unlabelled": 240, "validation": 240, "test": 20}
 SEEDS_RULES_WERE_WRITTEN_WITH = (0, 1, 2)
 SEEDS_HELD_OUT = (3, 4, 5)
 Rows = dict[str, list[dict[str, Any]]]
@@ -144,7 +144,7 @@ def _few(rows: Rows, dice: random.Random) -> None:
 
 
 def _unlike(rows: Rows, dice: random.Random) -> None:
-    """A few human rows, and all prompts to answer, are of another kind: the first two letters of
+    """A few labelled rows, and all prompts to answer, are of another kind: the first two letters of
     six, of which the two are among the most frequent."""
 
     def some(count: int) -> list[dict[str, Any]]:
@@ -212,7 +212,7 @@ FAULTS: dict[str, Fault] = {
                 "evaluate_every": 20,
                 "early_stopping_patience": 20,
             },
-            "select": {"max_per_prompt": 1, "human_share": 0.9},
+            "select": {"max_per_prompt": 1, "labelled_share": 0.9},
         },
     ),
     "a tenth of the steps": Fault("underfitting", recipe=_rounds(steps=6)),
@@ -240,7 +240,7 @@ FAULTS: dict[str, Fault] = {
     "a verifier that accepts anything": Fault(
         "verifier_too_lenient", recipe={"unlabelled": "regex"}
     ),
-    "validation prompts in the human rows": Fault(
+    "validation prompts in the labelled rows": Fault(
         "evaluation_contamination", acts_in=0, spoil=_contaminated
     ),
     "answers cut after two tokens": Fault(
@@ -251,11 +251,11 @@ FAULTS: dict[str, Fault] = {
     ),
     "prompts too hard": Fault("too_few_accepted", spoil=_hard),
     "losses that overflow": Fault("optimizer_trouble", bug=_overflow, bug_from_round=1),
-    "a quarter human, the rest of another kind": Fault(
-        "human_share_too_low",
+    "a quarter labelled, the rest of another kind": Fault(
+        "labelled_share_too_low",
         spoil=_unlike,
         recipe={
-            "select": {"human_share": 0.25},
+            "select": {"labelled_share": 0.25},
             "train": {
                 "first": {"steps": 110, "learning_rate": 0.005},
                 "rounds": {**ROUNDS, "learning_rate": 0.003},
@@ -284,7 +284,7 @@ def recipe_of(folder: Path, seed: int, fault: Fault) -> dict[str, Any]:
             }
         },
         "data": {
-            "human": [
+            "sources": [
                 {
                     "uri": (folder / f"{split}.jsonl").as_uri(),
                     "split": split,

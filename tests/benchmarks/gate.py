@@ -1,8 +1,8 @@
 """Figures of the gate: `python -m tests.benchmarks.gate [--seed N]`. About a minute; no model is
 trained.
 
-Campaigns of 10 rounds on 1,025 validation prompts are simulated, and every round is judged by the
-product's own `by_counts`, `by_gains` and `judge`. A campaign is a chain of models: each candidate
+Campaigns of 10 rounds on 1,025 validation prompts are simulated, and every round is decided by the
+product's own `by_counts`, `by_gains` and `decide`. A campaign is a chain of models: each candidate
 answers like the champion but for some prompts, `discordance` of all of them, and a promoted
 candidate is the next champion, with the results it was promoted for.
 """
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from components.contracts.recipe import DecideSection, Goal
-from components.decide.gate import by_counts, by_gains, judge
+from components.decide.gate import by_counts, by_gains, decide
 from components.statistics import alpha_of_round, binomial_upper
 from tests.benchmarks.figures import record
 
@@ -40,7 +40,7 @@ Bools = npt.NDArray[np.bool_]
 @cache
 def promotes(wins: int, losses: int, in_a_row: int) -> bool:
     """What the gate says of these counts after so many promotions."""
-    return judge(
+    return decide(
         by_counts(PROMPTS, wins, losses, alpha_of_round(SECTION.alpha, ROUNDS, in_a_row))
     ).promote
 
@@ -109,11 +109,11 @@ def family_campaigns(dice: np.random.Generator, *, told: bool) -> int:
             differs = dice.random(PROMPTS) < 0.15
             gains = np.where(differs, np.where(dice.random(PROMPTS) < 0.8, leaning, -leaning), 0)
             wins, losses = int((gains > 0).sum()), int((gains < 0).sum())
-            # A candidate with no more wins is refused before any test: no need to resample.
+            # A candidate with no more wins is rejected before any test: no need to resample.
             if wins <= losses:
                 continue
             comparison = by_gains(gains.tolist(), names, LEVEL, "points") if told else None
-            if judge(comparison or by_counts(PROMPTS, wins, losses, LEVEL)).promote:
+            if decide(comparison or by_counts(PROMPTS, wins, losses, LEVEL)).promote:
                 fooled += 1
                 break
     return fooled

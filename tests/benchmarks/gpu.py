@@ -31,7 +31,7 @@ SHAPES = {
 
 
 def main() -> None:
-    """Measure both sizes at both stages."""
+    """Measure both sizes at both ZeRO stages."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
     seed = parser.parse_args().seed
@@ -41,25 +41,25 @@ def main() -> None:
     peak = next((flops for name, flops in PEAK_FLOPS.items() if name in device), None)
     text = "0123456789" * (LENGTH // 10)
     rows = [
-        TrainingRow(id=str(n), prompt="", completion=text[:-2], source="human", round=0)
+        TrainingRow(id=str(n), prompt="", completion=text[:-2], source="labelled", round=0)
         for n in range(256)
     ]
     command = f"python -m tests.benchmarks.gpu --seed {seed}"
     with tempfile.TemporaryDirectory(prefix="gpu-") as place:
         for size, shape in SHAPES.items():
             base = save_tiny(Path(place) / size, "llama", seed, max_length=LENGTH, **shape)
-            for stage in (2, 3):
+            for zero_stage in (2, 3):
                 job = make_job(
-                    Path(place) / f"{size}-{stage}",
+                    Path(place) / f"{size}-{zero_stage}",
                     rows=rows,
-                    heldout=[],
+                    dev=[],
                     init=base,
                     batch_size=32,
-                    zero=stage,
+                    zero=zero_stage,
                     precision="bf16",
                     micro_batch_size="auto",
                     max_length=LENGTH,
-                    key=f"{size}{stage}".ljust(32, "k"),
+                    key=f"{size}{zero_stage}".ljust(32, "k"),
                     stages=(Stage(name="sft", steps=20, learning_rate=1e-4),),
                 )
                 done = carry_out(job)
@@ -69,7 +69,7 @@ def main() -> None:
                     6 * parameters(base) + 12 * shape["num_layers"] * shape["hidden_size"] * LENGTH
                 )
                 record(
-                    f"gpu.{size}_zero{stage}_tokens_per_second",
+                    f"gpu.{size}_zero{zero_stage}_tokens_per_second",
                     speed,
                     "1/s",
                     "one device",
@@ -80,7 +80,7 @@ def main() -> None:
                 if peak is not None:
                     mfu = speed * per_token / peak
                     record(
-                        f"gpu.{size}_zero{stage}_mfu",
+                        f"gpu.{size}_zero{zero_stage}_mfu",
                         mfu,
                         "share",
                         "one device",
@@ -88,7 +88,7 @@ def main() -> None:
                         seed,
                         device,
                     )
-                print(f"{size} ZeRO {stage}: {speed:,.0f} tokens/s on {device}", flush=True)
+                print(f"{size} ZeRO {zero_stage}: {speed:,.0f} tokens/s on {device}", flush=True)
 
 
 def parameters(folder: Path) -> int:

@@ -1,11 +1,11 @@
 """Figures of hints: `python -m tests.benchmarks.hints [--seed N]`. About two minutes on a core.
 
 A tiny decoder answers `abcd=` by way of a letter: `P(d)####Q(P(d))`, P and Q being secret codes;
-the verifier looks at what follows the ####. No human row answers a prompt that ends in one of five
-letters, so these are too hard: a guess is right once in twenty. Half of the human rows explain a
-given answer (`abc?=(z)`), as large models have learned to. The same campaign of three rounds is
-carried out with hints and without, by the project's own steps: with the answer as a hint the model
-can find the way to it, and is trained on that without the hint (STaR, 2203.14465).
+the verifier looks at what follows the ####. No labelled row answers a prompt that ends in one of
+five letters, so these are too hard: a guess is right once in twenty. Half of the labelled rows
+explain a given answer (`abc?=(z)`), as large models have learned to. The same campaign of three
+rounds is carried out with hints and without, by the project's own steps: with the answer as a hint
+the model can find the way to it, and is trained on that without the hint (STaR, 2203.14465).
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ SEEDS = range(6)
 ROUNDS = 3
 LETTERS = "abcdefghijklmnopqrst"
 UNKNOWN = "pqrst"
-"""Letters that no human row ends in."""
+"""Letters that no labelled row ends in."""
 FIRST = dict(zip(LETTERS, random.Random(1).sample(LETTERS, len(LETTERS)), strict=True))
 SECOND = dict(zip(LETTERS, random.Random(2).sample(LETTERS, len(LETTERS)), strict=True))
-SPLITS = {"train": 600, "heldout": 60, "unlabelled": 400, "validation": 300, "test": 20}
+SPLITS = {"train": 600, "dev": 60, "unlabelled": 400, "validation": 300, "test": 20}
 TEMPLATE = "{prompt}({answer})"
 
 
@@ -53,16 +53,16 @@ def _explained(word: str) -> dict[str, str]:
 
 
 def write_data(folder: Path, seed: int) -> None:
-    """One JSON Lines file per split; half of the human rows explain an answer."""
+    """One JSON Lines file per split; half of the labelled rows explain an answer."""
     dice, seen = random.Random(seed), set[str]()
     folder.mkdir(parents=True, exist_ok=True)
     for split, count in SPLITS.items():
         rows: list[dict[str, str]] = []
-        human = split in ("train", "heldout")
+        labelled = split in ("train", "dev")
         while len(rows) < count:
             word = "".join(dice.choices(LETTERS, k=4))
-            explain = human and len(rows) % 2 == 1
-            if word in seen or (human and not explain and word[-1] in UNKNOWN):
+            explain = labelled and len(rows) % 2 == 1
+            if word in seen or (labelled and not explain and word[-1] in UNKNOWN):
                 continue
             seen.add(word)
             rows.append(_explained(word) if explain else _row(word))
@@ -88,7 +88,7 @@ def recipe_of(folder: Path, seed: int, hints: bool) -> dict[str, Any]:
             }
         },
         "data": {
-            "human": [
+            "sources": [
                 {"uri": (folder / f"{split}.jsonl").as_uri(), "split": split, "verifier": "choice"}
                 for split in SPLITS
             ]
@@ -106,7 +106,7 @@ def recipe_of(folder: Path, seed: int, hints: bool) -> dict[str, Any]:
             "minhash_threshold": 1.0,
             "min_accepted": 1,
             "max_per_prompt": 1,
-            "human_share": 0.4,
+            "labelled_share": 0.4,
         },
         "train": {
             "first": {"steps": 300, "learning_rate": 0.005},

@@ -3,7 +3,7 @@ minutes on two cores.
 
 A small model that half knows how to reverse digits gets 4,000 new samples, half of them with a
 wrong answer (that of another sample of the same length). It goes on training on a random half, on
-what influence keeps, and on the clean half. Nothing but the gradients of 1,024 held-out rows tells
+what influence keeps, and on the clean half. Nothing but the gradients of 1,024 dev rows tells
 the filter which are right. Its settings were chosen on seeds 0 to 3.
 """
 
@@ -30,7 +30,7 @@ from tests.benchmarks.figures import record
 Pair = tuple[str, str]
 
 DIGITS = (3, 5)
-NUM_HUMAN, NUM_HELDOUT, NUM_SAMPLES, NUM_TEST = 2000, InfluenceChoice().validation_rows, 4000, 1000
+NUM_LABELLED, NUM_DEV, NUM_SAMPLES, NUM_TEST = 2000, InfluenceChoice().validation_rows, 4000, 1000
 SEEDS = 7
 FIRST_STEPS, FIRST_RATE = 200, 2e-3
 ROUND_STEPS, ROUND_RATE = 200, 1e-3
@@ -65,19 +65,19 @@ def main() -> None:
 def measure(seed: int) -> dict[str, float]:
     """All three figures of one seed."""
     draw = random.Random(seed)
-    rows = _rows(draw, NUM_HUMAN + NUM_HELDOUT + NUM_SAMPLES + NUM_TEST)
-    human, rest = rows[:NUM_HUMAN], rows[NUM_HUMAN:]
-    heldout, clean, test = rest[:NUM_HELDOUT], rest[NUM_HELDOUT:-NUM_TEST], rest[-NUM_TEST:]
+    rows = _rows(draw, NUM_LABELLED + NUM_DEV + NUM_SAMPLES + NUM_TEST)
+    labelled, rest = rows[:NUM_LABELLED], rows[NUM_LABELLED:]
+    dev, clean, test = rest[:NUM_DEV], rest[NUM_DEV:-NUM_TEST], rest[-NUM_TEST:]
     samples, corrupted = _corrupted(draw, clean)
     torch.manual_seed(seed)
     model, tokenizer = make_scratch(Scratch(max_length=MAX_LENGTH))
     codec = Codec(tokenizer)
-    _train(model, codec, human, FIRST_STEPS, FIRST_RATE, seed)
+    _train(model, codec, labelled, FIRST_STEPS, FIRST_RATE, seed)
     start = {name: value.clone() for name, value in model.state_dict().items()}
     before = _accuracy(model, codec, test)
 
     scores, seconds = _timed(
-        lambda: Influence(model.eval(), codec, heldout, MAX_LENGTH, 256).scores(samples)
+        lambda: Influence(model.eval(), codec, dev, MAX_LENGTH, 256).scores(samples)
     )
     places = range(len(samples))
     wrong = [scores[place] for place in places if corrupted[place]]

@@ -6,15 +6,15 @@ Real campaigns of a tiny decoder on the secret code of the benchmark `diagnosis`
 letter is of a certain set get that letter uncoded. The noise is structured: always the same error,
 on the same kind of prompt, in every round; all samples of a prompt agree on it, so no vote finds
 it; and the verifier is weak, it lets that one error through. What is left are the audit split
-(questions with known answers, spoiled alike), the human rows, and the gate.
+(questions with known answers, spoiled alike), the labelled rows, and the gate.
 
 The true accuracy of every round's model is measured on prompts that no step ever sees. *Published*
 after a round is the champion that `decide` leaves; *best seen* is the best model of all rounds so
-far, refused ones included. A drop is what the published model lacks of the best seen, and the worst
-over all rounds and seeds counts. That is the strict reading: a refused model that was better, but
-not provably, counts against the gate, so the gate needs prompts enough to prove a gain of one
-point. `noise.worst_fall_points` is the other reading: the published model against those published
-before.
+far, rejected ones included. A drop is what the published model lacks of the best seen, and the
+worst over all rounds and seeds counts. That is the strict reading: a rejected model that was
+better, but not provably, counts against the gate, so the gate needs prompts enough to prove a gain
+of one point. `noise.worst_fall_points` is the other reading: the published model against those
+published before.
 
 Beside it, plain self-training: the same noise, samples and training, but no filters, no audit, no
 gate and no reflection; the newest model is published.
@@ -48,7 +48,7 @@ from tests.benchmarks.figures import record
 
 NOISE = 0.3
 """Share of the prompts with a wrong answer in place of the model's own."""
-SPLITS = {"train": 120, "heldout": 60, "unlabelled": 1500, "test": 20, "audit": 200}
+SPLITS = {"train": 120, "dev": 60, "unlabelled": 1500, "test": 20, "audit": 200}
 NUM_VALIDATION = 10_000
 """What a gate needs that is to prove a gain of one point."""
 NUM_TRUTH = 8000
@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="the first of them")
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument(
-        "--validation", type=int, default=NUM_VALIDATION, help="prompts that the gate judges by"
+        "--validation", type=int, default=NUM_VALIDATION, help="prompts that the gate compares on"
     )
     parser.add_argument("--dry", action="store_true", help="print only, record nothing")
     given = parser.parse_args()
@@ -157,7 +157,7 @@ def measure(runs: Sequence[Run]) -> dict[str, tuple[float, str, str]]:
         "noise.worst_drop_points": (
             max(drops),
             "≤ 1.0",
-            f"against the best of all models, refused ones too; median of the seeds {statistics.median(drops):.2f}; "
+            f"against the best of all models, rejected ones too; median of the seeds {statistics.median(drops):.2f}; "
             f"{promoted} promotions and {blocked} blocks in {rounds} rounds; {gains(ours)}",
         ),
         "noise.worst_fall_points": (
@@ -335,7 +335,9 @@ def recipe_of(data: Path, seed: int, arm: str) -> dict[str, Any]:
             }
         },
         "data": {
-            "human": [{"uri": path.as_uri(), "split": path.stem} for path in sorted(data.iterdir())]
+            "sources": [
+                {"uri": path.as_uri(), "split": path.stem} for path in sorted(data.iterdir())
+            ]
         },
         "generate": {
             "prompts_per_round": 300,

@@ -28,7 +28,7 @@ from tests.unit.crafted import decided, prepare, recipe_of
 
 SAMPLES_PER_PROMPT = 8
 SHARDS = 4
-NUM_HUMAN = 2000
+NUM_LABELLED = 2000
 SELECT = {"verifier": False, "min_vote_share": 0.5, "min_accepted": 1, "max_per_prompt": 4}
 
 
@@ -102,17 +102,17 @@ def _context(folder: Path) -> Context:
 def _write(folder: Path, rows: int, seed: int) -> None:
     """Shards as generate stores them, and a campaign that stands before its first round."""
     context = _context(folder)
-    human = [
+    labelled = [
         TrainingRow(
-            id=f"human-{n}",
+            id=f"labelled-{n}",
             prompt=f"Question {n} of the people",
             completion=f"#### {n}",
-            source="human",
+            source="labelled",
             round=0,
         )
-        for n in range(NUM_HUMAN)
+        for n in range(NUM_LABELLED)
     ]
-    start = prepare(context, recipe_of(select=SELECT), train=human)
+    start = prepare(context, recipe_of(select=SELECT), train=labelled)
     num_prompts = rows // SAMPLES_PER_PROMPT
     shards = [
         _shard(context, range(number, num_prompts, SHARDS), number, seed).ref

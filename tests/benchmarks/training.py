@@ -73,21 +73,21 @@ def measure_peers(folder: Path, seed: int) -> dict[str, tuple[float, str, str, s
     best settings."""
     save_base(folder)
     rows = write_tokens(folder, mixed_rows(NUM_ROWS + 32, seed))
-    heldout, rows = rows[NUM_ROWS:], rows[:NUM_ROWS]
-    losses = {"base": heldout_loss(folder / "base", heldout)}
+    held_out, rows = rows[NUM_ROWS:], rows[:NUM_ROWS]
+    losses = {"base": held_out_loss(folder / "base", held_out)}
     best = {arm: {**best_settings(folder, arm, rows), "rate": RATE} for arm in ("trainer", "trl")}
     write_lines(folder / "rows.jsonl", rows)
     speeds: dict[str, list[float]] = {"ours": [], "trainer": [], "trl": []}
     for turn in range(3):
         done = ours(folder / f"ours-{turn}", folder / "base", NUM_ROWS, seed)
         speeds["ours"].append(done["tokens_trained"] / done["compute_seconds"])
-        losses["ours"] = heldout_loss(done["folder"], heldout)
+        losses["ours"] = held_out_loss(done["folder"], held_out)
         for arm, settings in best.items():
             speeds[arm].append(speed_of(peer(folder, arm, **settings, save=int(turn == 0))))
     for arm in best:
-        losses[arm] = heldout_loss(folder / arm, heldout)
+        losses[arm] = held_out_loss(folder / arm, held_out)
     naive = speed_of(peer(folder, "naive", rate=NAIVE_RATE, batch=1, attention="sdpa"))
-    losses["naive"] = heldout_loss(folder / "naive", heldout)
+    losses["naive"] = held_out_loss(folder / "naive", held_out)
     accumulated = speed_of(peer(folder, "naive", rate=RATE, batch=16, attention="sdpa", save=0))
     medians = {arm: statistics.median(found) for arm, found in speeds.items()}
     fastest = max(best, key=lambda arm: medians[arm])
@@ -146,7 +146,7 @@ def ours(folder: Path, base: Path, num_rows: int, seed: int, **section: Any) -> 
         make_job(
             folder,
             rows=rows,
-            heldout=[],
+            dev=[],
             init=base,
             key=key_of(folder),
             **settings,
@@ -207,7 +207,7 @@ def measure_tiny(folder: Path, seed: int) -> dict[str, tuple[float, str, str, st
             make_job(
                 folder / f"ours-{turn}",
                 rows=rows,
-                heldout=[],
+                dev=[],
                 init=folder / "base",
                 key=key_of(folder / f"{turn}"),
                 batch_size=64,
@@ -243,14 +243,18 @@ def measure_checkpoints(folder: Path, seed: int) -> dict[str, tuple[float, str, 
     text = human_text()
     same = [
         TrainingRow(
-            id=str(n), prompt="", completion=text[300 * n : 300 * n + 300], source="human", round=0
+            id=str(n),
+            prompt="",
+            completion=text[300 * n : 300 * n + 300],
+            source="labelled",
+            round=0,
         )
         for n in range(64)
     ]
     job = make_job(
         folder / "minute",
         rows=same,
-        heldout=[],
+        dev=[],
         init=folder / "base",
         key=key_of(folder),
         micro_batch_size="auto",
@@ -369,7 +373,7 @@ def mixed_rows(count: int, seed: int) -> list[TrainingRow]:
                 id=str(number),
                 prompt=f"Continue: {' '.join(prompt)}",
                 completion=" ".join(completion),
-                source="human",
+                source="labelled",
                 round=0,
             )
         )
@@ -390,7 +394,7 @@ def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def heldout_loss(model: Path, rows: list[dict[str, Any]]) -> float:
+def held_out_loss(model: Path, rows: list[dict[str, Any]]) -> float:
     """Mean loss per token in fp32."""
     torch.set_num_threads(THREADS)
     codec = Codec(load_tokenizer(model))

@@ -50,7 +50,7 @@ def document(island: Island, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     for split in SPLITS:
         island.client().upload_file(str(folder / f"{split}.jsonl"), BUCKET, f"data/{split}.jsonl")
     made = copy.deepcopy(recipe(folder))
-    made["data"]["human"] = [
+    made["data"]["sources"] = [
         {"uri": f"s3://{BUCKET}/data/{split}.jsonl", "split": split} for split in SPLITS
     ]
     for key, value in {"train.zero": 2, "train.num_processes": 2, "decide.max_rounds": 1}.items():

@@ -80,7 +80,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(
 
 def test_nothing_but_broken_gradients_ends_the_training_with_the_rows_named(tmp_path: Path) -> None:
     """Raw text is what the first look sees; the second stage meets broken rows alone."""
-    text = [TrainingRow(id="text", prompt="", completion="1234", source="human", round=0)]
+    text = [TrainingRow(id="text", prompt="", completion="1234", source="labelled", round=0)]
     stages = tuple(Stage(name=name, steps=4, learning_rate=1e-3) for name in ("pretrain", "sft"))
     done = train(
         tmp_path / "run",
@@ -88,7 +88,7 @@ def test_nothing_but_broken_gradients_ends_the_training_with_the_rows_named(tmp_
         rows=[*text, *map(with_poison, reversal(8, 0))],
         stages=stages,
         pretrain={"steps": 4},
-        heldout=[],
+        dev=[],
     )
     assert done["failure"]["kind"] == "RatchetError"
     said = done["failure"]["message"]
@@ -110,13 +110,13 @@ def test_a_model_that_is_broken_before_the_first_step_is_refused(tmp_path: Path)
 
 LONG_ROWS = [
     TrainingRow(
-        id=str(number), prompt="1" * 100 + "=", completion="23" * 60, source="human", round=0
+        id=str(number), prompt="1" * 100 + "=", completion="23" * 60, source="labelled", round=0
     )
     for number in range(64)
 ]
 WIDE: dict[str, Any] = {
     "rows": LONG_ROWS,
-    "heldout": [],
+    "dev": [],
     "steps": 2,
     "batch_size": 64,
     "architecture": "llama",

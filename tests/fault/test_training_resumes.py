@@ -120,15 +120,17 @@ def test_sigterm_shortens_the_way_to_the_same_place(whole: dict[str, Any], tmp_p
     assert again(tmp_path, "second", **HARD)["losses"] == whole["losses"]
 
 
-def test_other_numbers_of_processes_and_stages_go_on_with_the_same_curve(tmp_path: Path) -> None:
+def test_other_numbers_of_processes_and_zero_stages_go_on_with_the_same_curve(
+    tmp_path: Path,
+) -> None:
     whole = train(tmp_path / "whole", steps=STEPS, zero=0, key="w" * 32)
     stopped_after(tmp_path, "two", 5, zero=2, num_processes=2)
     assert receipts(tmp_path)[-1]["world_size"] == 2
     shutil.copytree(tmp_path / "store" / "progress", tmp_path / "kept")
-    for name, processes, stage in (("one", 1, 0), ("four", 4, 3), ("same", 2, 1)):
+    for name, processes, zero_stage in (("one", 1, 0), ("four", 4, 3), ("same", 2, 1)):
         shutil.rmtree(tmp_path / "store" / "progress")
         shutil.copytree(tmp_path / "kept", tmp_path / "store" / "progress")
-        done = again(tmp_path, name, zero=stage, num_processes=processes)
+        done = again(tmp_path, name, zero=zero_stage, num_processes=processes)
         told = "" if processes == 2 else f", with {processes} processes instead of 2"
         assert told in done["said"]
         np.testing.assert_allclose(done["losses"], whole["losses"], atol=1e-3, err_msg=name)

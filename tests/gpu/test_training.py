@@ -22,7 +22,7 @@ VARIANTS: list[dict[str, Any]] = [
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The curve in fp32 at stage 0."""
+    """The curve in fp32 at ZeRO stage 0."""
     return train(tmp_path_factory.mktemp("reference") / "plain", zero=0, steps=30)
 
 

@@ -37,7 +37,7 @@ def admission_findings(objects: tuple[Json, ...]) -> Iterator[str]:
         if not any(_binds(one, policy, ours) for one in bindings):
             yield f"admission: {named(policy)} is not in force in the namespace"
         if policy["spec"].get("failurePolicy") != "Fail":
-            yield f"admission: {named(policy)} lets pass what it cannot judge"
+            yield f"admission: {named(policy)} lets pass what it cannot check"
         for rule in (ON_CREATION, ON_DEBUGGING) if validating else (ON_CREATION,):
             if rule not in policy["spec"]["matchConstraints"]["resourceRules"]:
                 yield f"admission: {named(policy)} does not look at {rule['resources']}"

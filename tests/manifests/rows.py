@@ -151,8 +151,8 @@ ROWS = (
 
 
 def network_findings(objects: Iterable[Json], components: Iterable[str]) -> Iterator[str]:
-    """Rows that a composition does not keep to. A pod that is not there yet is judged all the same:
-    policies, not pods, are looked at."""
+    """Rows that a composition does not keep to. A pod that is not there yet is checked all the
+    same: policies, not pods, are looked at."""
     policies, opened = list(objects), {"base", *components}
     for row in ROWS:
         expected = bool(opened & set(row.opened_by))

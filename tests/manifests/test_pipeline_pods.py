@@ -39,7 +39,7 @@ def test_every_step_of_the_pipeline_makes_a_pod() -> None:
         "decide",
         "publish",
         "report",
-        "carry",
+        "pass-through",
     }
 
 

@@ -21,7 +21,7 @@ import yaml
 from components.storage.keys import split_receipt_uri
 
 PIPELINE = Path(__file__).resolve().parents[2] / "pipeline.py"
-SPLITS = {"train": 300, "heldout": 10, "unlabelled": 300, "validation": 100, "test": 30}
+SPLITS = {"train": 300, "dev": 10, "unlabelled": 300, "validation": 100, "test": 30}
 PAYLOAD_STEPS = ("prepare", "start", "generate", "select", "train", "evaluate", "decide", "publish")
 
 
@@ -54,7 +54,7 @@ def recipe(data: Path) -> dict[str, Any]:
             }
         },
         "data": {
-            "human": [
+            "sources": [
                 {"uri": (data / f"{split}.jsonl").as_uri(), "split": split} for split in SPLITS
             ]
         },
@@ -70,7 +70,7 @@ def recipe(data: Path) -> dict[str, Any]:
             "minhash_threshold": 1.0,
             "min_accepted": 1,
             "max_length_ratio": 10.0,
-            "human_share": 0.4,
+            "labelled_share": 0.4,
         },
         "train": {
             "first": {"steps": 24, "learning_rate": 0.005},

@@ -110,7 +110,8 @@ def test_both_branches_of_every_round_end_in_a_container_that_hands_on_the_state
         merged = [
             component["dag"]["outputs"]["parameters"]
             for name, component in pipeline["components"].items()
-            if name.startswith("comp-condition-branches") and f"carry-r{number}" in producers(name)
+            if name.startswith("comp-condition-branches")
+            and f"pass-through-r{number}" in producers(name)
         ]
         assert len(merged) == 1
         for output in merged[0].values():

@@ -113,8 +113,8 @@ def _from_a_task(one: Broken, task: str, key: str) -> None:
 
 
 def _a_branch_of_tasks_alone(one: Broken) -> None:
-    """`carry` becomes a sub-pipeline without a container."""
-    one.components["comp-carry-r0"] = {"dag": {"tasks": {}, "outputs": {"parameters": {}}}}
+    """`pass_through` becomes a sub-pipeline without a container."""
+    one.components["comp-pass-through-r0"] = {"dag": {"tasks": {}, "outputs": {"parameters": {}}}}
 
 
 def _read_by_a_guard_alone(one: Broken) -> None:

@@ -107,7 +107,7 @@ def test_gpus_go_to_the_steps_that_compute_with_the_model_and_to_no_other(profil
     for name, executor in package.executors.items():
         step = name.removeprefix("exec-").split("-r")[0]
         gpu = executor["container"]["resources"].get("accelerator", {})
-        count = wanted.resources("decide" if step == "carry" else step).gpus
+        count = wanted.resources("decide" if step == "pass-through" else step).gpus
         assert gpu.get("resourceCount", "0") == str(count), name
         assert (gpu.get("resourceType") == "nvidia.com/gpu") == bool(count)
         assert bool(package.settings[name].get("tolerations")) == bool(count)
@@ -303,7 +303,10 @@ def test_images_are_taken_by_digest_and_for_gpus_where_there_are_such(tmp_path: 
     assert profile.images["train"] == f"registry.example/model@sha256:{'a' * 64}"
     made = compile_recipe(build, recipe_for("gpu-1"), 1, profile)
     assert made.unpinned == ()
-    assert container(made.package, "carry-r1")["image"] == f"registry.example/cpu@sha256:{'a' * 64}"
+    assert (
+        container(made.package, "pass-through-r1")["image"]
+        == f"registry.example/cpu@sha256:{'a' * 64}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -370,6 +373,6 @@ def test_kfp_local_carries_out_the_very_pipeline_that_is_compiled_for_a_cluster(
     place.command("run")  # writes recipe.yaml
     done = call(command, tmp_path, {**place.environment, "PYTHONPATH": str(ROOT)}, 120.0)
     assert done.returncode == 0, done.stderr[-2000:]
-    expected = ["prepare", *round_tasks(0), "carry-r1", "publish", "report"]
+    expected = ["prepare", *round_tasks(0), "pass-through-r1", "publish", "report"]
     assert executed_tasks(done.stdout + done.stderr) == expected
     assert len(list((place.store / "steps" / "publish").glob("*.json"))) == 1

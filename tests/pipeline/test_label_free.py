@@ -20,7 +20,7 @@ name: agreement
 model: {scratch: {hidden_size: 32, num_layers: 2, num_heads: 2, intermediate_size: 64, max_length: 32}}
 data:
   tasks:
-    - {task: copy, labelled: 600, heldout: 16, unlabelled: 200, validation: 60, test: 60,
+    - {task: copy, labelled: 600, dev: 16, unlabelled: 200, validation: 60, test: 60,
        ladder: {labelled: [1, 2], climb: [3, 3]}}
 generate: {prompts_per_round: 150, samples_per_prompt: 2, temperature: 0.0, max_new_tokens: 8, batch_size: 256}
 select: {verifier: false, min_vote_share: 1.0, minhash_threshold: 1.0, min_accepted: 1}

@@ -47,8 +47,8 @@ def test_rounds_after_the_target_only_hand_the_state_on(
         *ROUND_0,
         *round_tasks(1, 1),
         *round_tasks(2, 1),
-        "carry-r3",
-        "carry-r4",
+        "pass-through-r3",
+        "pass-through-r4",
         *END,
     ], run.said
     assert (run.code, run.told["stop"], run.told["target_met"]) == (0, "target", True)
@@ -62,7 +62,7 @@ def test_rounds_after_the_target_only_hand_the_state_on(
 def test_a_target_that_the_first_stage_meets_needs_no_round(make_place: MakePlace) -> None:
     place = make_place({"decide.goal.threshold": 0.0})
     run = place.run("--rounds", "1")
-    assert run.executed == [*ROUND_0, "carry-r1", *END], run.said
+    assert run.executed == [*ROUND_0, "pass-through-r1", *END], run.said
     assert (run.code, run.told["stop"], run.verdicts) == (0, "target", ["first"])
     assert_published(place, run, champion_round=0)
 
@@ -72,15 +72,15 @@ def test_patience_ends_a_campaign_that_gets_no_better(make_place: MakePlace) -> 
         {"train.rounds.learning_rate": 1e-9, "decide.patience": 1, "generate.shards": 1}
     )
     run = place.run("--rounds", "2")
-    assert run.executed == [*ROUND_0, *round_tasks(1, 1), "carry-r2", *END], run.said
-    assert (run.code, run.told["stop"], run.verdicts) == (1, "patience", ["first", "kept"])
+    assert run.executed == [*ROUND_0, *round_tasks(1, 1), "pass-through-r2", *END], run.said
+    assert (run.code, run.told["stop"], run.verdicts) == (1, "patience", ["first", "rejected"])
     assert_published(place, run, champion_round=0)
 
 
 def test_fewer_rounds_than_unrolled_end_at_max_rounds(make_place: MakePlace) -> None:
     place = make_place({"decide.max_rounds": 1, "generate.shards": 1})
     run = place.run("--rounds", "2")
-    assert run.executed == [*ROUND_0, *round_tasks(1, 1), "carry-r2", *END], run.said
+    assert run.executed == [*ROUND_0, *round_tasks(1, 1), "pass-through-r2", *END], run.said
     assert (run.code, run.told["stop"], run.verdicts) == (1, "max_rounds", ["first", "promoted"])
     assert_published(place, run, champion_round=1)
 
@@ -105,7 +105,7 @@ def test_a_run_goes_on_from_a_state_with_global_round_numbers(whole: tuple[Place
     place, first = whole
     longer = ("--rounds", "1", "--set", "decide.max_rounds=3", "--resume-from", first.told["state"])
     run = place.run(*longer)
-    assert run.executed == ["prepare", "carry-r0", *round_tasks(1), *END], run.said
+    assert run.executed == ["prepare", "pass-through-r0", *round_tasks(1), *END], run.said
     assert [one["round"] for one in run.told["rounds"]] == [0, 1, 2, 3]
     assert run.accuracies[:3] == first.accuracies
     assert (run.code, run.told["stop"]) == (1, "max_rounds")
@@ -166,7 +166,7 @@ def test_a_failing_step_stops_the_run_but_not_its_report(make_place: MakePlace) 
         "--resume-from",
         run.told["state"],
     )
-    assert mended.executed == ["prepare", "carry-r0", *round_tasks(1), *END], mended.said
+    assert mended.executed == ["prepare", "pass-through-r0", *round_tasks(1), *END], mended.said
     assert mended.verdicts == ["first", "promoted"]
     assert mended.accuracies[0] == run.accuracies[0]
     assert mended.errors == []

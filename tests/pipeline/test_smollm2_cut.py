@@ -19,7 +19,7 @@ CUT = {
     **{
         f"data.tasks.{task}.{part}": 12
         for task in range(4)
-        for part in ("labelled", "heldout", "validation", "test")
+        for part in ("labelled", "dev", "validation", "test")
     },
     **{f"data.tasks.{task}.unlabelled": 40 for task in range(4)},
     "generate.prompts_per_round": 32,

@@ -41,9 +41,9 @@ def tiny(**changes: Any) -> str:
     return json.dumps(document)
 
 
-def human(uri: str) -> dict[str, Any]:
+def labelled_source(uri: str) -> dict[str, Any]:
     """Changes: one data file instead of the task."""
-    return {"data": {"human": [{"uri": uri}]}}
+    return {"data": {"sources": [{"uri": uri}]}}
 
 
 def run(
@@ -157,7 +157,7 @@ def test_an_unusable_data_file_is_refused_before_training(
 ) -> None:
     if write is not None:
         write(tmp_path / "data.jsonl")
-    done = run(tmp_path, tiny(**human((tmp_path / "data.jsonl").as_uri())))
+    done = run(tmp_path, tiny(**labelled_source((tmp_path / "data.jsonl").as_uri())))
     assert_refused(done, "prepare", *said)
     assert list(left_behind(tmp_path)) == []
 

@@ -24,7 +24,7 @@ PLAN = Plan(
     weight_decay=0.01,
     temperature=0.7,
     samples_per_prompt=4,
-    human_share=0.5,
+    labelled_share=0.5,
     level=0,
 )
 
@@ -37,7 +37,7 @@ def recipe_of(*, ladder: bool = False, **sections: Any) -> Recipe:
     }
     document = {
         "name": "crafted",
-        "data": {"tasks": [task]} if ladder else {"human": [{"uri": "file:///data.jsonl"}]},
+        "data": {"tasks": [task]} if ladder else {"sources": [{"uri": "file:///data.jsonl"}]},
         "decide": {"goal": {"threshold": 0.99}},
     }
     return parse_recipe({**document, **sections})
@@ -72,7 +72,7 @@ def store(
 
 
 def ask(text: str, answer: str, **tags: str) -> Prompt:
-    """A prompt judged by exact match."""
+    """A prompt checked by exact match."""
     return Prompt(
         id=prompt_id(text), text=text, verifier="exact", reference={"answer": answer}, tags=tags
     )
@@ -173,7 +173,7 @@ def trained(
     **summary: Any,
 ) -> Receipt:
     """A train receipt without weights: decide reads its summary and log only."""
-    common = {"learning_rate": 1e-3, "gradient_norm": 1.0, "heldout_loss": None, "tokens": 10}
+    common = {"learning_rate": 1e-3, "gradient_norm": 1.0, "dev_loss": None, "tokens": 10}
     log = [{"step": step, "loss": loss, **common} for step, loss in enumerate(losses, 1)]
     about = {
         "round": round_number,
@@ -182,9 +182,9 @@ def trained(
         "best_step": 200,
         "first_loss": 1.0,
         "final_loss": 0.2,
-        "first_heldout_loss": 1.1,
-        "best_heldout_loss": 0.3,
-        "final_heldout_loss": 0.3,
+        "first_dev_loss": 1.1,
+        "best_dev_loss": 0.3,
+        "final_dev_loss": 0.3,
         "stopped_early": False,
         "tokens_trained": 1000,
         "padding_share": 0.1,

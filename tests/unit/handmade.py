@@ -31,7 +31,7 @@ PLAN = Plan(
     weight_decay=0.01,
     temperature=0.7,
     samples_per_prompt=4,
-    human_share=0.5,
+    labelled_share=0.5,
     level=5,
 )
 
@@ -323,7 +323,7 @@ class Campaign:
             measures={"agreement": 0.6 + 0.1 * number} if number else {},
             receipts={name: one.ref for name, one in receipts.items()},
         )
-        won = verdict != "kept"
+        won = verdict != "rejected"
         self.state = self.state.model_copy(
             update={
                 "round": number,
@@ -390,7 +390,7 @@ class Campaign:
                 "gradient_norm": 1.0,
                 "learning_rate": 1e-3,
                 "tokens": 512,
-                "heldout_loss": 2.4 * math.exp(-step / 55) + 0.2 if step % 25 == 0 else None,
+                "dev_loss": 2.4 * math.exp(-step / 55) + 0.2 if step % 25 == 0 else None,
             }
             for step in range(1, 201)
         ]
@@ -405,7 +405,7 @@ def whole_campaign(context: Context, text: str = "21 = 12") -> Campaign:
     made.prepare()
     made.round(0, 0.41, "first")
     made.round(1, 0.68, "promoted", text=text)
-    made.round(2, 0.69, "kept", text=text)
+    made.round(2, 0.69, "rejected", text=text)
     made.round(3, 0.93, "promoted", stop="target", text=text)
     made.publish(target_met=True)
     return made

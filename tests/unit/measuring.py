@@ -21,7 +21,7 @@ DIGITS = "0123456789"
 
 
 def question(number: int, **tags: str) -> Prompt:
-    """`17=`, to be answered 1: judged by exact match."""
+    """`17=`, to be answered 1: checked by exact match."""
     text = f"{number:02d}="
     return Prompt(
         id=prompt_id(text), text=text, verifier="exact", reference={"answer": text[0]}, tags=tags
@@ -31,7 +31,7 @@ def question(number: int, **tags: str) -> Prompt:
 def human(number: int) -> TrainingRow:
     """A text that people wrote."""
     return TrainingRow(
-        id=f"row-{number}", prompt="", completion=f"{number}+{number}", source="human", round=0
+        id=f"row-{number}", prompt="", completion=f"{number}+{number}", source="labelled", round=0
     )
 
 
@@ -39,7 +39,7 @@ def begun(
     context: Context, recipe: Recipe, **splits: Sequence[Prompt] | Sequence[TrainingRow]
 ) -> Receipt:
     """The start of a campaign with these splits; those not given are empty."""
-    names = ("train", "heldout", "unlabelled", "validation", "test", "vault", "retention")
+    names = ("train", "dev", "unlabelled", "validation", "test", "vault", "retention")
     prepared = store(
         context, "prepare", {f"splits/{name}.jsonl": splits.get(name, ()) for name in names}, {}
     )

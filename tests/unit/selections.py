@@ -1,4 +1,4 @@
-"""Candidates made by hand and filtered as the select step does it, for tests."""
+"""Scored samples made by hand and filtered as the select step does it, for tests."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 
 from components.contracts.recipe import SelectSection
 from components.contracts.rows import Dropped, Prompt, Sample, prompt_id, read_rows
-from components.select.candidate_file import Spool
 from components.select.filter_chain import Account, filter_all
 from components.select.filter_settings import Rules
-from components.select.scored_samples import Candidate, Outcome, make_candidates
+from components.select.scored_sample_file import Spool
+from components.select.scored_samples import Outcome, ScoredSample, make_scored_samples
 
 
 def ask(text: str, answer: str, **tags: str) -> Prompt:
-    """A prompt judged by exact match."""
+    """A prompt checked by exact match."""
     return Prompt(
         id=prompt_id(text), text=text, verifier="exact", reference={"answer": answer}, tags=tags
     )
@@ -35,21 +35,21 @@ def say(prompt: Prompt, index: int, text: str, finished: bool = True) -> Sample:
     )
 
 
-def answers(prompt: Prompt, *texts: str) -> list[Candidate]:
+def answers(prompt: Prompt, *texts: str) -> list[ScoredSample]:
     """Its samples, joined and counted."""
-    return make_candidates(
+    return make_scored_samples(
         {prompt.id: prompt}, [say(prompt, index, text) for index, text in enumerate(texts)]
     )
 
 
 def account_of(
-    candidates: Sequence[Candidate], section: SelectSection, **rules: Any
-) -> tuple[list[Candidate], list[Dropped], Account]:
+    samples: Sequence[ScoredSample], section: SelectSection, **rules: Any
+) -> tuple[list[ScoredSample], list[Dropped], Account]:
     """What all filters keep and drop, with the account."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        spool = Spool(folder / "stage-0")
-        spool.write(candidates)
+        spool = Spool(folder / "pass-0")
+        spool.write(samples)
         with (folder / "dropped.jsonl").open("wb") as rejected:
             left, account = filter_all(spool, Rules(section, folder, **rules), rejected)
         kept = [one for block in left.blocks() for one in block]
@@ -61,17 +61,17 @@ def account_of(
     return kept, dropped, account
 
 
-def select(candidates: Sequence[Candidate], section: SelectSection, **rules: Any) -> Outcome:
+def select(samples: Sequence[ScoredSample], section: SelectSection, **rules: Any) -> Outcome:
     """What all filters keep and drop."""
-    kept, dropped, _ = account_of(candidates, section, **rules)
+    kept, dropped, _ = account_of(samples, section, **rules)
     return kept, dropped
 
 
 def kept_texts(outcome: Outcome) -> list[str]:
-    """Texts of the kept candidates, in order."""
+    """Texts of the kept samples, in order."""
     return [one.text for one in outcome[0]]
 
 
 def reasons(outcome: Outcome) -> dict[str, int]:
-    """Reason → dropped candidates."""
+    """Reason → dropped samples."""
     return dict(Counter(row.reason for row in outcome[1]))

@@ -24,7 +24,7 @@ def test_a_task_gives_audit_prompts_of_their_own_at_every_climbing_length() -> N
     task = TaskSource(
         task="reverse",
         labelled=40,
-        heldout=4,
+        dev=4,
         unlabelled=30,
         validation=6,
         test=6,

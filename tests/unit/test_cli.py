@@ -116,6 +116,11 @@ def test_wrong_usage_ends_with_status_2(tmp_path: Path, arguments: tuple[str, ..
         ("name: [", (), "not YAML"),
         (TINY.replace("goal", "gaol"), (), "did you mean 'goal'?"),
         (TINY, ("--set", "decide.goal.threshold=3"), "decide.goal.threshold"),
+        (
+            TINY,
+            ("--set", "select.human_share=0.4"),
+            "select.human_share is called select.labelled_share now",
+        ),
         (TINY, ("--store", "ftp://host/x"), "use file:///absolute/folder or s3://bucket/prefix"),
         (TINY, ("--resume-from", "file:///elsewhere/steps/decide/abc.json"), "is not in the store"),
     ],
@@ -137,7 +142,7 @@ def test_a_step_that_refuses_its_data_ends_the_run_with_status_2_and_names_the_l
     tmp_path: Path,
 ) -> None:
     (tmp_path / "r.yaml").write_text(
-        "name: no-data\ndata: {human: [{uri: 'file:///nowhere/data.jsonl'}]}\ndecide: {goal: {threshold: 0.9}}\n"
+        "name: no-data\ndata: {sources: [{uri: 'file:///nowhere/data.jsonl'}]}\ndecide: {goal: {threshold: 0.9}}\n"
     )
     done = cli(tmp_path, "run", "r.yaml", "--rounds", "1", "--json")
     told = json.loads(done.stdout)
@@ -200,7 +205,12 @@ def test_status_of_the_latest_run_is_one_json_document(tmp_path: Path, context: 
     made = whole_campaign(context)
     told = json.loads(cli(tmp_path, "status", "--json", "--store", context.store.root).stdout)
     assert told["run_id"] == made.run_id
-    assert [one["verdict"] for one in told["rounds"]] == ["first", "promoted", "kept", "promoted"]
+    assert [one["verdict"] for one in told["rounds"]] == [
+        "first",
+        "promoted",
+        "rejected",
+        "promoted",
+    ]
     assert told["model"] == "models/by-hand/v1/"
 
 
@@ -230,6 +240,29 @@ def test_show_prints_a_receipt_and_the_rounds_of_its_state(
     assert json.loads(cli(tmp_path, "show", uri, "--json").stdout)["state"]["stop"] == "target"
     assert cli(tmp_path, "show", "nonsense", "--store", context.store.root).returncode == 2
     assert cli(tmp_path, "show", "train/abc", "--store", context.store.root).returncode == 3
+
+
+def test_a_store_of_an_older_version_is_named_as_such_by_every_verb(
+    tmp_path: Path, context: Context
+) -> None:
+    made = whole_campaign(context)
+    assert made.last is not None
+    folder = Path(context.store.root.removeprefix("file://"))
+    for path in folder.glob("steps/*/*.json"):
+        path.chmod(0o644)
+        path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 1}))
+    for verb in (("status",), ("verify",), ("report", "-o", "r.html"), ("show", made.last.ref)):
+        done = cli(tmp_path, *verb, "--store", context.store.root, columns=400)
+        assert done.returncode == 2, (verb, done.stdout)
+        assert "was written by an older Ratchet (receipt version 1); use a new store" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert "damaged" not in done.stdout + done.stderr
+    # Another recipe in the same store meets none of these receipts, but a campaign to go on from.
+    (tmp_path / "r.yaml").write_text(TINY)
+    state = f"{context.store.root}/{keys.receipt_key(made.last.step, made.last.key)}"
+    told = ("--store", context.store.root, "--resume-from", state)
+    done = cli(tmp_path, "run", "r.yaml", *told, columns=400)
+    assert (done.returncode, "receipt version 1" in done.stderr) == (2, True), done.stderr
 
 
 def test_text_of_data_cannot_steer_the_terminal(tmp_path: Path, context: Context) -> None:

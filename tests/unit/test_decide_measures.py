@@ -22,7 +22,7 @@ from components.decide.reflection.measures import (
 from tests.unit.crafted import ask
 
 
-def row(prompt: str, completion: str, source: str = "human", weight: float = 1.0) -> TrainingRow:
+def row(prompt: str, completion: str, source: str = "labelled", weight: float = 1.0) -> TrainingRow:
     return TrainingRow.model_validate(
         {
             "id": prompt,
@@ -56,11 +56,11 @@ def test_a_loss_that_is_not_finite_counts_as_a_skipped_step() -> None:
     assert loss_measures({}, [None]) == {"skipped_steps": 1.0}
 
 
-def test_training_far_above_the_heldout_loss_is_told() -> None:
-    train = {"best_heldout_loss": 0.2, "final_heldout_loss": 0.3}
+def test_training_far_above_the_dev_loss_is_told() -> None:
+    train = {"best_dev_loss": 0.2, "final_dev_loss": 0.3}
     found = loss_measures(train, [1.0, 0.9, 0.9, 0.9, 0.9, 0.9])
-    assert found["above_heldout"] == pytest.approx(0.6)
-    assert found["heldout_rise"] == pytest.approx(0.1)
+    assert found["above_dev"] == pytest.approx(0.6)
+    assert found["dev_rise"] == pytest.approx(0.1)
 
 
 def test_spikes_stand_out_of_noise_and_noise_does_not() -> None:
@@ -121,8 +121,8 @@ def test_rows_that_look_the_same_are_repeated_and_validation_prompts_are_found_i
         row("8=", "9", "self", 1.0),
     ]
     found = mix_measures(rows, [ask("5 =", "7"), ask("77=", "1")])
-    assert found["repeated"] == found["repeated_human"] == pytest.approx(2 / 6)
-    assert found["human_weight"] == pytest.approx(0.5)
+    assert found["repeated"] == found["repeated_labelled"] == pytest.approx(2 / 6)
+    assert found["labelled_weight"] == pytest.approx(0.5)
     assert found["contaminated"] == 0.5
     assert found["answer_shift"] == pytest.approx(1.0)
     assert mix_measures([], []) == {}

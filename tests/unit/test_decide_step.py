@@ -218,7 +218,7 @@ def test_a_candidate_not_proved_better_is_kept_out_and_its_samples_still_accumul
     campaign.round(simple(40))
     receipt = campaign.round(simple(43))
     state = campaign.state
-    assert receipt.summary["verdict"] == "kept"
+    assert receipt.summary["verdict"] == "rejected"
     assert receipt.summary["why"].startswith("better, but not proved")
     assert state.champion_round == 0
     assert state.champion == state.history[0].receipts["train"]
@@ -234,7 +234,7 @@ def test_the_next_candidate_is_compared_with_the_champion_not_with_the_last_one(
     campaign.round(simple(50))
     campaign.round(simple(20))
     receipt = campaign.round(simple(45))
-    assert receipt.summary["verdict"] == "kept"
+    assert receipt.summary["verdict"] == "rejected"
     assert "0 prompts only the candidate got right, 5 only the champion" in receipt.summary["why"]
 
 
@@ -243,13 +243,13 @@ def test_a_promotion_hands_its_share_of_alpha_to_the_next_round_alone(context: C
     rounds = {"goal": {"threshold": 0.99}, "max_rounds": 10, "patience": 9}
     campaign = Campaign(context, recipe_of(decide=rounds))
     campaign.round(simple(40))
-    assert campaign.round(simple(47)).summary["verdict"] == "kept"
+    assert campaign.round(simple(47)).summary["verdict"] == "rejected"
     assert campaign.round(simple(60)).summary["verdict"] == "promoted"
     second = campaign.round(simple(67))
     assert second.summary["verdict"] == "promoted"
     assert "p = 0.0078, needed 0.01)" in second.summary["why"]
-    assert campaign.round(simple(60)).summary["verdict"] == "kept"
-    assert campaign.round(simple(74)).summary["verdict"] == "kept"
+    assert campaign.round(simple(60)).summary["verdict"] == "rejected"
+    assert campaign.round(simple(74)).summary["verdict"] == "rejected"
 
 
 def test_patience_ends_the_campaign_and_the_best_stays(context: Context) -> None:
@@ -274,7 +274,7 @@ def test_only_a_champion_reaches_the_goal(context: Context) -> None:
     campaign = Campaign(context, recipe_of(decide={"goal": {"threshold": 0.95}}))
     campaign.round(simple(93))
     receipt = campaign.round(simple(96))  # above the goal, but three wins are no proof
-    assert receipt.summary["verdict"] == "kept"
+    assert receipt.summary["verdict"] == "rejected"
     assert receipt.summary["stop"] is None
 
 
@@ -345,10 +345,10 @@ def test_minutes_are_those_of_all_attempts_of_the_run(context: Context) -> None:
     assert campaign.round(simple(60)).summary["stop"] == "budget"
 
 
-def test_a_better_candidate_that_lost_human_language_is_refused(campaign: Campaign) -> None:
+def test_a_better_candidate_that_lost_human_language_is_rejected(campaign: Campaign) -> None:
     campaign.round(simple(40), perplexity=2.0)
     receipt = campaign.round(simple(70), perplexity=2.3)
-    assert receipt.summary["verdict"] == "kept"
+    assert receipt.summary["verdict"] == "rejected"
     assert (
         "collapse guard: perplexity on human text is 1.150 times that of round 0"
         in receipt.summary["why"]
@@ -359,7 +359,7 @@ def test_a_better_candidate_that_lost_human_language_is_refused(campaign: Campai
 def test_the_collapse_guard_compares_with_round_zero_so_it_cannot_creep(campaign: Campaign) -> None:
     campaign.round(simple(20), perplexity=2.0)
     assert campaign.round(simple(40), perplexity=2.15).summary["verdict"] == "promoted"
-    assert campaign.round(simple(60), perplexity=2.25).summary["verdict"] == "kept"
+    assert campaign.round(simple(60), perplexity=2.25).summary["verdict"] == "rejected"
 
 
 def test_without_human_text_to_measure_the_gate_decides_alone(campaign: Campaign) -> None:
@@ -389,7 +389,7 @@ def test_the_ladder_is_climbed_by_promoted_mastery_alone(context: Context) -> No
     assert (campaign.state.champion_round, campaign.state.plan.level) == (1, 9)
     campaign.round(
         lengths(60, 95, 40, 10, 0)
-    )  # masters length 9 but is worse: refused, so it does not count
+    )  # masters length 9 but is worse: rejected, so it does not count
     assert (campaign.state.champion_round, campaign.state.plan.level) == (1, 9)
     campaign.round(lengths(98, 96, 99, 20, 1))  # masters 9 and 10: one rung at a time
     assert (campaign.state.champion_round, campaign.state.plan.level) == (3, 10)
@@ -432,8 +432,8 @@ def test_adapters_that_learn_too_little_are_larger_in_the_next_round_and_the_car
     flat = {
         "first_loss": 2.3,
         "final_loss": 1.4,
-        "best_heldout_loss": 1.4,
-        "final_heldout_loss": 1.4,
+        "best_dev_loss": 1.4,
+        "final_dev_loss": 1.4,
     }
     campaign.round(simple(40))
     assert "| lora | rank 8 | rank 8 |" in campaign.card
@@ -441,13 +441,13 @@ def test_adapters_that_learn_too_little_are_larger_in_the_next_round_and_the_car
     cause = campaign.state.history[1].causes[0]
     assert (cause.name, cause.change) == ("too_little_capacity", "lora rank 8 → rank 16")
     assert "| lora | rank 8 | **rank 16** |" in campaign.card
-    campaign.round(simple(42), train={**flat, "best_heldout_loss": 1.3, "final_heldout_loss": 1.35})
+    campaign.round(simple(42), train={**flat, "best_dev_loss": 1.3, "final_dev_loss": 1.35})
     assert str(campaign.state.plan.lora) == "rank 16, unfrozen layers 1"
     assert campaign.state.plan.lora is not None
     assert campaign.state.plan.lora.targets == ("q_proj",)
 
 
-def test_the_first_stages_knobs_are_no_change_to_take_back(context: Context) -> None:
+def test_the_first_stages_settings_are_no_change_to_take_back(context: Context) -> None:
     campaign = Campaign(context, recipe_of(), PLAN.model_copy(update={"steps": 500}))
     campaign.round(simple(40))
     campaign.round(simple(39))
@@ -471,7 +471,7 @@ def test_the_card_tells_a_person_what_happened(context: Context) -> None:
     campaign.round(results_of({"length=9": right_of(100, 80), "length=10": right_of(100, 40)}))
     campaign.round(results_of({"length=9": right_of(100, 80), "length=10": right_of(100, 42)}))
     for line in (
-        "# Round 1: kept",
+        "# Round 1: rejected",
         "| validation, length=10 | 0.4200 [0.3280, 0.5179] | 0.4000 [0.3094, 0.4980] |",
         "| length=9 | 100 | 0.8000 [0.7112, 0.8666] | 0.8000 |",
         "36 of 40 samples accepted.",
@@ -556,7 +556,7 @@ BLOCK = {
 }
 
 
-def test_a_block_refuses_what_is_better_and_the_second_in_a_row_ends_the_campaign(
+def test_a_block_rejects_what_is_better_and_the_second_in_a_row_ends_the_campaign(
     context: Context,
 ) -> None:
     campaign = Campaign(
@@ -564,7 +564,7 @@ def test_a_block_refuses_what_is_better_and_the_second_in_a_row_ends_the_campaig
     )
     campaign.round(simple(40))
     receipt = campaign.round(simple(60), blocks=[BLOCK])
-    assert (receipt.summary["verdict"], receipt.summary["stop"]) == ("kept", None)
+    assert (receipt.summary["verdict"], receipt.summary["stop"]) == ("rejected", None)
     assert receipt.summary["why"].startswith("collapse guard: distinct-2 is 0.70 of round 0's")
     assert receipt.summary["alarms"] == ["distinct_2"]
     assert "- **blocks**: collapse guard: distinct-2 is 0.70" in campaign.card
@@ -573,7 +573,7 @@ def test_a_block_refuses_what_is_better_and_the_second_in_a_row_ends_the_campaig
     assert campaign.state.champion_round == 2
     campaign.round(simple(80), blocks=[BLOCK])
     assert campaign.round(simple(81), blocks=[BLOCK]).summary["stop"] == "alarm"
-    assert "two rounds in a row were refused by alarms" in campaign.card
+    assert "two rounds in a row were rejected by alarms" in campaign.card
 
 
 def test_a_warning_is_told_and_blocks_nothing(campaign: Campaign) -> None:
@@ -583,13 +583,13 @@ def test_a_warning_is_told_and_blocks_nothing(campaign: Campaign) -> None:
     assert "- warning: collapse guard: distinct-2" in campaign.card
 
 
-def test_a_mix_that_teaches_errors_is_refused_and_does_not_accumulate(
+def test_a_mix_that_teaches_errors_is_rejected_and_does_not_accumulate(
     campaign: Campaign, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     campaign.round(simple(40))
     monkeypatch.setitem(SELECTED, "teaches_errors", ["vote"])
     receipt = campaign.round(simple(60))
-    assert receipt.summary["verdict"] == "kept"
+    assert receipt.summary["verdict"] == "rejected"
     assert "what vote kept is no better than the model itself" in receipt.summary["why"]
     assert campaign.state.selections == ()
 
@@ -628,13 +628,13 @@ def test_the_champion_is_read_from_beside_the_candidate_with_what_both_retained(
     campaign: Campaign,
 ) -> None:
     campaign.round(simple(40))
-    kept = run(measured_beside(campaign, 70, 90), campaign.context)
+    promoted = run(measured_beside(campaign, 70, 90), campaign.context)
     assert (
-        "20 prompts only the candidate got right" in kept.summary["why"]
+        "20 prompts only the candidate got right" in promoted.summary["why"]
     )  # of the 50 measured beside it, not of 40
-    assert kept.summary["verdict"] == "promoted"
+    assert promoted.summary["verdict"] == "promoted"
     lost = run(measured_beside(campaign, 70, 80), campaign.context)
-    assert lost.summary["verdict"] == "kept"
+    assert lost.summary["verdict"] == "rejected"
     assert (
         "retention guard: the candidate lost human text: token accuracy -10.00 points on 40 rows"
         in lost.summary["why"]

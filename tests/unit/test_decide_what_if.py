@@ -20,7 +20,7 @@ from tests.unit.test_decide_step import Campaign, simple
 
 @pytest.fixture
 def campaign(context: Context) -> Campaign:
-    """Rounds of 40, 46 (kept), 60 (promoted) and 58 (kept) right of 100."""
+    """Rounds of 40, 46 (rejected), 60 (promoted) and 58 (rejected) right of 100."""
     made = Campaign(
         context, recipe_of(decide={"goal": {"threshold": 0.99}, "patience": 9, "max_rounds": 5})
     )
@@ -37,9 +37,9 @@ def asked(campaign: Campaign, **overrides: Any) -> list[tuple[int, str, str, str
 def test_its_own_settings_give_the_verdicts_that_were_given(campaign: Campaign) -> None:
     assert asked(campaign) == [
         (0, "first", "first", None),
-        (1, "kept", "kept", None),
+        (1, "rejected", "rejected", None),
         (2, "promoted", "promoted", None),
-        (3, "kept", "kept", None),
+        (3, "rejected", "rejected", None),
     ]
 
 
@@ -48,12 +48,12 @@ def test_a_lower_threshold_would_have_ended_it_earlier(campaign: Campaign) -> No
 
 
 def test_a_shorter_patience_would_have_ended_it_before_the_gain(campaign: Campaign) -> None:
-    assert asked(campaign, patience=1)[-1] == (1, "kept", "kept", "patience")
+    assert asked(campaign, patience=1)[-1] == (1, "rejected", "rejected", "patience")
 
 
 def test_a_larger_alpha_changes_verdicts_and_says_what_nobody_knows(campaign: Campaign) -> None:
     answer = what_if(campaign.context, campaign.uri, {"alpha": 0.5})
-    assert [one.would_be for one in answer.rounds] == ["first", "promoted", "promoted", "kept"]
+    assert [one.would_be for one in answer.rounds] == ["first", "promoted", "promoted", "rejected"]
     assert (answer.diverges_after, answer.champion_round, answer.would_be_champion_round) == (
         1,
         2,
@@ -63,7 +63,7 @@ def test_a_larger_alpha_changes_verdicts_and_says_what_nobody_knows(campaign: Ca
         "14 prompts only the candidate got right" in answer.rounds[2].why
     )  # against round 1, the champion by then
     told = in_words(answer)
-    assert "round 1  46.0 %  kept -> promoted" in told
+    assert "round 1  46.0 %  rejected -> promoted" in told
     assert "From round 2 on the rounds that were carried out began from another model" in told
     assert max(len(line) for line in told.splitlines()) <= 80
 
@@ -99,6 +99,6 @@ def test_the_command_prints_json_and_writes_nothing(campaign: Campaign) -> None:
         "first",
         "promoted",
         "promoted",
-        "kept",
+        "rejected",
     ]
     assert sorted((path, path.stat().st_mtime_ns) for path in root.rglob("*")) == before

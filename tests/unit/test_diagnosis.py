@@ -16,13 +16,13 @@ from components.decide.gate import Comparison, Scores
 from components.decide.reflection.diagnosis import diagnose
 from components.decide.reflection.evidence import Evidence
 from components.decide.reflection.plan import (
-    MAX_TURNS,
+    MAX_CHANGES,
     Finding,
+    changed_setting,
     next_level,
     next_plan,
-    refuted_turns,
+    refuted_changes,
     review,
-    turned,
 )
 from components.decide.reflection.training_causes import still_falling
 from tests.unit.crafted import PLAN, recipe_of
@@ -32,9 +32,9 @@ TRAIN: dict[str, Any] = {
     "best_step": 190,
     "first_loss": 0.9,
     "final_loss": 0.21,
-    "first_heldout_loss": 0.8,
-    "best_heldout_loss": 0.30,
-    "final_heldout_loss": 0.302,
+    "first_dev_loss": 0.8,
+    "best_dev_loss": 0.30,
+    "final_dev_loss": 0.302,
     "stopped_early": False,
     "skipped_steps": 0,
 }
@@ -57,7 +57,7 @@ def evidence(**changes: Any) -> Evidence:
     common: dict[str, Any] = {
         "recipe": recipe_of(),
         "round": 2,
-        "verdict": "kept",
+        "verdict": "rejected",
         "plan": PLAN,
         "train": TRAIN,
         "losses": SETTLED,
@@ -83,10 +83,10 @@ def test_a_sound_round_has_no_cause() -> None:
     assert names(verdict="first", round=0, select=None, comparison=None) == []
 
 
-def test_rising_heldout_loss_is_overfitting() -> None:
-    train = {**TRAIN, "best_step": 150, "final_heldout_loss": 0.36}
+def test_rising_dev_loss_is_overfitting() -> None:
+    train = {**TRAIN, "best_step": 150, "final_dev_loss": 0.36}
     found = the("overfitting", train=train)
-    assert found.turn == "weight_decay_up"
+    assert found.change == "weight_decay_up"
     assert "0.3000 (step 150) to 0.3600" in found.evidence
 
 
@@ -96,36 +96,36 @@ def test_an_early_stop_well_before_the_end_is_overfitting_too() -> None:
         "best_step": 50,
         "steps": 90,
         "stopped_early": True,
-        "final_heldout_loss": 0.313,
+        "final_dev_loss": 0.313,
     }
     found = the("overfitting", train=train)
-    assert found.turn == "steps_down"
+    assert found.change == "steps_down"
     assert "stopped at step 90 of 200" in found.evidence
 
 
 def test_a_doubled_loss_of_a_solved_task_is_not_overfitting() -> None:
     train = {
         **TRAIN,
-        "best_heldout_loss": 0.0004,
-        "final_heldout_loss": 0.0011,
+        "best_dev_loss": 0.0004,
+        "final_dev_loss": 0.0011,
         "final_loss": 0.0005,
     }
     assert names(train=train) == []
 
 
-def test_a_run_without_heldout_rows_is_judged_by_the_rest() -> None:
-    assert names(train={**TRAIN, "best_heldout_loss": None, "final_heldout_loss": None}) == []
+def test_a_run_without_dev_rows_is_diagnosed_by_the_rest() -> None:
+    assert names(train={**TRAIN, "best_dev_loss": None, "final_dev_loss": None}) == []
 
 
 def test_a_loss_still_falling_at_the_end_is_underfitting() -> None:
     found = the("underfitting", losses=[2.0 - 0.008 * step for step in range(200)])
-    assert found.turn == "steps_up"
+    assert found.change == "steps_up"
     assert "still falling when the 200 steps ended" in found.evidence
 
 
 def test_a_loss_that_hardly_moved_asks_for_a_higher_learning_rate() -> None:
     train = {**TRAIN, "first_loss": 2.31, "final_loss": 2.25}
-    assert the("underfitting", train=train, losses=[2.3] * 200).turn == "learning_rate_up"
+    assert the("underfitting", train=train, losses=[2.3] * 200).change == "learning_rate_up"
 
 
 def test_a_promoted_candidate_is_not_called_underfitted() -> None:
@@ -136,14 +136,14 @@ def test_a_promoted_candidate_is_not_called_underfitted() -> None:
     )
 
 
-HIGH: dict[str, Any] = {"final_loss": 1.42, "best_heldout_loss": 1.45, "final_heldout_loss": 1.45}
+HIGH: dict[str, Any] = {"final_loss": 1.42, "best_dev_loss": 1.45, "final_dev_loss": 1.45}
 
 
 def test_adapters_that_cannot_take_in_their_rows_ask_for_a_larger_structure() -> None:
     found = the("too_little_capacity", train={**TRAIN, "first_loss": 2.3, **HIGH}, plan=ADAPTED)
-    assert found.turn == "structure_up"
+    assert found.change == "structure_up"
     assert (
-        "with rank 4 beside the frozen base the training loss had flattened at 1.4200, held-out"
+        "with rank 4 beside the frozen base the training loss had flattened at 1.4200, dev loss"
         in found.evidence
     )
     stuck = {**TRAIN, "first_loss": 1.5, **HIGH}
@@ -168,8 +168,8 @@ def test_a_high_loss_is_no_lack_of_capacity_where_nothing_is_frozen_or_rows_are_
         **TRAIN,
         "first_loss": 2.3,
         **HIGH,
-        "best_heldout_loss": 1.9,
-        "final_heldout_loss": 1.9,
+        "best_dev_loss": 1.9,
+        "final_dev_loss": 1.9,
     }
     assert names(train=memorised, plan=ADAPTED) == []
     assert (
@@ -192,13 +192,13 @@ def test_few_accepted_samples_ask_for_more_of_them() -> None:
         "dropped": {"duplicate": 10, "verifier": 3900},
     }
     found = the("too_few_accepted", select=select)
-    assert found.turn == "samples_up"
+    assert found.change == "samples_up"
     assert "90 of 4000 samples accepted (0.025 passed the quality filters" in found.evidence
     assert "verifier 3900" in found.evidence
     assert (
         the(
             "too_few_accepted", select=select, plan=PLAN.model_copy(update={"temperature": 0.0})
-        ).turn
+        ).change
         is None
     )
 
@@ -230,7 +230,7 @@ def test_answers_left_out_because_they_are_solved_or_enough_are_not_too_few() ->
 
 def test_samples_that_all_say_the_same_ask_for_a_higher_temperature() -> None:
     found = the("low_diversity", select={**SELECT, "distinct_share": 0.28})
-    assert found.turn == "temperature_up"
+    assert found.change == "temperature_up"
     assert "0.280 of them distinct (0.250 is the least), and 300 of 1000 prompts" in found.evidence
 
 
@@ -246,7 +246,7 @@ def test_several_greedy_samples_are_no_diversity_at_all() -> None:
 
 def test_skipped_steps_or_wild_losses_are_optimizer_trouble() -> None:
     assert (
-        the("optimizer_trouble", train={**TRAIN, "skipped_steps": 3}).turn == "learning_rate_down"
+        the("optimizer_trouble", train={**TRAIN, "skipped_steps": 3}).change == "learning_rate_down"
     )
     assert (
         "0 steps skipped and 1 losses not finite"
@@ -256,19 +256,19 @@ def test_skipped_steps_or_wild_losses_are_optimizer_trouble() -> None:
 
 
 def test_answers_that_never_end_are_truncation() -> None:
-    assert the("truncation", finished_share=0.7).turn == "temperature_down"
+    assert the("truncation", finished_share=0.7).change == "temperature_down"
     at_first = the(
         "truncation", finished_share=0.7, round=0, verdict="first", select=None, comparison=None
     )
-    assert at_first.turn is None
+    assert at_first.change is None
     assert "raise generate.max_new_tokens" in at_first.predicted
 
 
 def test_a_significantly_worse_candidate_has_forgotten() -> None:
     some = Comparison(pairs=500, wins=10, losses=35, p_value=1.0, level=0.0125)
     many = Comparison(pairs=500, wins=10, losses=90, p_value=1.0, level=0.0125)
-    assert the("forgetting", comparison=some).turn == "human_share_up"
-    assert the("forgetting", comparison=many).turn == "learning_rate_down"
+    assert the("forgetting", comparison=some).change == "labelled_share_up"
+    assert the("forgetting", comparison=many).change == "learning_rate_down"
 
 
 def test_a_ladder_whose_base_is_not_solved_says_so() -> None:
@@ -280,7 +280,7 @@ def test_a_ladder_whose_base_is_not_solved_says_so() -> None:
         "select": None,
     }
     found = the("base_not_mastered", **first, comparison=None, candidate=scores)
-    assert found.turn == "steps_up"
+    assert found.change == "steps_up"
     assert "(length=8) are at 0.6200, mastery is 0.90: the base is not solved" in found.evidence
     assert names(**first, comparison=None, candidate=Scores({"length=8": (50, 50)})) == []
 
@@ -292,10 +292,10 @@ SOUND_MEASURES: dict[str, float] = {
     "loss_fall": 0.3,
     "loss_spikes": 0,
     "skipped_steps": 0,
-    "above_heldout": -0.1,
+    "above_dev": -0.1,
     "human_loss": 0.6,
     "human_loss_rise": -0.1,
-    "heldout_loss": 0.6,
+    "dev_loss": 0.6,
     "epochs": 3.0,
     "same_answers": 0.7,
     "finished_share": 1.0,
@@ -310,9 +310,9 @@ SOUND_MEASURES: dict[str, float] = {
     "majority_prompts": 1000,
     "verifier_z": 0.0,
     "disputed": 0.05,
-    "human_weight": 0.5,
+    "labelled_weight": 0.5,
     "repeated": 0.01,
-    "repeated_human": 0.01,
+    "repeated_labelled": 0.01,
     "contaminated": 0.0,
     "answer_shift": 0.1,
     "accuracy": 0.6,
@@ -325,7 +325,7 @@ def measured(**changes: float) -> dict[str, float]:
 
 
 def test_a_sound_round_with_all_its_measures_has_no_cause() -> None:
-    for verdict in ("kept", "promoted"):
+    for verdict in ("rejected", "promoted"):
         assert names(measures=measured(), verdict=verdict) == []
 
 
@@ -344,16 +344,16 @@ SIGNS: list[tuple[str, str | None, dict[str, Any]]] = [
     ),
     ("underfitting", "steps_up", {"measures": measured(epochs=0.2)}),
     ("optimizer_trouble", "learning_rate_down", {"measures": measured(loss_spikes=5)}),
-    ("label_noise", "human_share_down", {"measures": measured(last_loss=1.1, above_heldout=0.6)}),
+    ("label_noise", "labelled_share_down", {"measures": measured(last_loss=1.1, above_dev=0.6)}),
     (
         "duplicate_flood",
-        "human_share_down",
-        {"measures": measured(repeated=0.4, repeated_human=0.35)},
+        "labelled_share_down",
+        {"measures": measured(repeated=0.4, repeated_labelled=0.35)},
     ),
     (
         "duplicate_flood",
-        "human_share_up",
-        {"measures": measured(repeated=0.4, repeated_human=0.05)},
+        "labelled_share_up",
+        {"measures": measured(repeated=0.4, repeated_labelled=0.05)},
     ),
     (
         "temperature_too_high",
@@ -374,23 +374,23 @@ SIGNS: list[tuple[str, str | None, dict[str, Any]]] = [
     ("truncation", "answer_tokens_up", {"measures": measured(finished_share=0.5, cut_short=0.4)}),
     ("stop_token_wrong", None, {"measures": measured(finished_share=0.2, runs_on=0.6)}),
     (
-        "human_share_too_low",
-        "human_share_up",
-        {"comparison": LOST, "measures": measured(human_weight=0.25, answer_shift=0.5)},
+        "labelled_share_too_low",
+        "labelled_share_up",
+        {"comparison": LOST, "measures": measured(labelled_weight=0.25, answer_shift=0.5)},
     ),
 ]
 
 
 @pytest.mark.parametrize(
-    ("name", "asks", "signs"), SIGNS, ids=[f"{name}-{turn}" for name, turn, _ in SIGNS]
+    ("name", "asks", "signs"), SIGNS, ids=[f"{name}-{change}" for name, change, _ in SIGNS]
 )
 def test_each_cause_is_first_where_its_signs_are_and_says_them_in_numbers(
     name: str, asks: str | None, signs: dict[str, Any]
 ) -> None:
     first = diagnose(evidence(**signs))[0]
-    assert (first.name, first.turn) == (name, asks)
+    assert (first.name, first.change) == (name, asks)
     assert any(character.isdigit() for character in first.evidence)
-    assert first.measure in {*SOUND_MEASURES, "heldout_rise", "distinct_share"}
+    assert first.measure in {*SOUND_MEASURES, "dev_rise", "distinct_share"}
     assert "nan" not in first.evidence
 
 
@@ -421,11 +421,11 @@ def test_the_trend_ignores_noise_and_short_logs() -> None:
 # The plan
 
 
-def turn(name: str, plan: Plan = PLAN, recipe: Recipe | None = None) -> tuple[str, Any]:
-    return turned(plan, recipe or recipe_of(), name)  # type: ignore[arg-type]
+def change(name: str, plan: Plan = PLAN, recipe: Recipe | None = None) -> tuple[str, Any]:
+    return changed_setting(plan, recipe or recipe_of(), name)  # type: ignore[arg-type]
 
 
-def test_turns_are_bounded_by_the_recipe() -> None:
+def test_changes_are_bounded_by_the_recipe() -> None:
     recipe = recipe_of(
         train={"rounds": {"steps": 200, "learning_rate": 1e-3}}, generate={"temperature": 0.7}
     )
@@ -437,20 +437,20 @@ def test_turns_are_bounded_by_the_recipe() -> None:
         "temperature_up": ("temperature", 1.5),
         "temperature_down": ("temperature", 0.1),
         "weight_decay_up": ("weight_decay", 0.16),
-        "human_share_up": ("human_share", 0.9),
+        "labelled_share_up": ("labelled_share", 0.9),
         "samples_up": ("samples_per_prompt", 64),
-        "human_share_down": ("human_share", 0.25),
+        "labelled_share_down": ("labelled_share", 0.25),
         "vote_share_up": ("min_vote_share", 0.9),
         "answer_tokens_up": ("max_new_tokens", 256),
         "noise_up": ("neftune_alpha", 10.0),
     }
-    for name, (knob, end) in ends.items():
+    for name, (setting, end) in ends.items():
         plan = base_plan(recipe)
         for _ in range(12):
-            changed, value = turn(name, plan, recipe)
-            assert changed == knob
-            plan = plan.model_copy(update={knob: value})
-        assert getattr(plan, knob) == pytest.approx(end), name
+            changed, value = change(name, plan, recipe)
+            assert changed == setting
+            plan = plan.model_copy(update={setting: value})
+        assert getattr(plan, setting) == pytest.approx(end), name
 
 
 def test_greedy_on_purpose_stays_greedy_unless_diversity_is_missing() -> None:
@@ -458,18 +458,18 @@ def test_greedy_on_purpose_stays_greedy_unless_diversity_is_missing() -> None:
         recipe_of(generate={"temperature": 0.0}),
         PLAN.model_copy(update={"temperature": 0.0}),
     )
-    assert turn("temperature_down", greedy, recipe) == ("temperature", 0.0)
-    assert turn("temperature_up", greedy, recipe) == ("temperature", 0.2)
+    assert change("temperature_down", greedy, recipe) == ("temperature", 0.0)
+    assert change("temperature_up", greedy, recipe) == ("temperature", 0.2)
 
 
 def test_a_value_the_recipe_sets_beyond_the_bounds_is_left_alone() -> None:
     recipe = recipe_of(
-        generate={"temperature": 2.0, "samples_per_prompt": 100}, select={"human_share": 0.95}
+        generate={"temperature": 2.0, "samples_per_prompt": 100}, select={"labelled_share": 0.95}
     )
     plan = base_plan(recipe)
-    assert turn("temperature_up", plan, recipe) == ("temperature", 2.0)
-    assert turn("samples_up", plan, recipe) == ("samples_per_prompt", 100)
-    assert turn("human_share_up", plan, recipe) == ("human_share", 0.95)
+    assert change("temperature_up", plan, recipe) == ("temperature", 2.0)
+    assert change("samples_up", plan, recipe) == ("samples_per_prompt", 100)
+    assert change("labelled_share_up", plan, recipe) == ("labelled_share", 0.95)
 
 
 def test_a_structure_doubles_its_rank_then_the_layers_trained_in_full_then_stops() -> None:
@@ -499,7 +499,7 @@ def test_without_adapters_there_is_no_structure_to_grow() -> None:
 
 def test_growth_that_did_harm_is_taken_back() -> None:
     grown = ADAPTED.model_copy(update={"lora": LoraStructure(rank=8)})
-    found = review(record(0.6), ADAPTED, grown, "kept", 0.55, {})
+    found = review(record(0.6), ADAPTED, grown, "rejected", 0.55, {})
     assert found is not None
     plan, causes = next_plan(
         LORA, grown, [Finding("x", "y", 0.9, "structure_up", "")], found, ADAPTED
@@ -508,7 +508,7 @@ def test_growth_that_did_harm_is_taken_back() -> None:
     assert [cause.change for cause in causes] == ["lora rank 8 → rank 4", ""]
 
 
-TURNS = [
+CHANGES = [
     "learning_rate_down",
     "learning_rate_up",
     "steps_up",
@@ -516,10 +516,10 @@ TURNS = [
     "temperature_up",
     "temperature_down",
     "weight_decay_up",
-    "human_share_up",
+    "labelled_share_up",
     "samples_up",
     "structure_up",
-    "human_share_down",
+    "labelled_share_down",
     "vote_share_up",
     "answer_tokens_up",
     "noise_up",
@@ -527,8 +527,8 @@ TURNS = [
 ]
 
 
-@given(st.lists(st.tuples(st.sampled_from(TURNS), st.floats(0, 1)), max_size=8))
-def test_at_most_two_knobs_change_a_round_and_only_for_confident_causes(
+@given(st.lists(st.tuples(st.sampled_from(CHANGES), st.floats(0, 1)), max_size=8))
+def test_at_most_two_settings_change_a_round_and_only_for_confident_causes(
     asked: list[tuple[Any, float]],
 ) -> None:
     findings = [
@@ -536,7 +536,7 @@ def test_at_most_two_knobs_change_a_round_and_only_for_confident_causes(
     ]
     plan, causes = next_plan(LORA, ADAPTED, findings, None, ADAPTED)
     changed = [name for name in Plan.model_fields if getattr(plan, name) != getattr(ADAPTED, name)]
-    assert len(changed) <= MAX_TURNS
+    assert len(changed) <= MAX_CHANGES
     assert sum(bool(cause.change) for cause in causes) == len(changed)
     assert all(cause.confidence >= 0.5 for cause in causes if cause.change)
     assert len(causes) == len(findings)
@@ -552,7 +552,7 @@ def test_a_change_is_written_as_a_person_would() -> None:
 def record(overall: float, *causes: Cause) -> RoundRecord:
     return RoundRecord(
         round=1,
-        verdict="kept",
+        verdict="rejected",
         why="",
         plan=PLAN,
         accuracy=overall,
@@ -565,23 +565,23 @@ def record(overall: float, *causes: Cause) -> RoundRecord:
 
 def test_a_change_that_made_it_worse_is_taken_back_once() -> None:
     current = PLAN.model_copy(update={"learning_rate": 2e-3})
-    found = review(record(0.6), PLAN, current, "kept", 0.55, {})
+    found = review(record(0.6), PLAN, current, "rejected", 0.55, {})
     assert found is not None
     higher = Finding("underfitting", "seen", 0.7, "learning_rate_up", "")
     plan, causes = next_plan(recipe_of(), current, [higher], found, PLAN)
     assert plan == PLAN
     assert causes[0].change == "learning_rate 0.002 → 0.001"
     assert "went from 0.6000 to 0.5500" in causes[0].evidence
-    assert causes[1].change == ""  # the same knob is not turned again at once
-    assert review(record(0.6, causes[0]), current, PLAN, "kept", 0.55, {}) is None
+    assert causes[1].change == ""  # the same setting is not changed again at once
+    assert review(record(0.6, causes[0]), current, PLAN, "rejected", 0.55, {}) is None
 
 
 def test_a_change_stays_if_the_candidate_was_better_or_promoted_or_nothing_changed() -> None:
     current = PLAN.model_copy(update={"steps": 300})
-    assert review(record(0.6), PLAN, current, "kept", 0.6, {}) is None
+    assert review(record(0.6), PLAN, current, "rejected", 0.6, {}) is None
     assert review(record(0.6), PLAN, current, "promoted", 0.5, {}) is None
-    assert review(record(0.6), PLAN, PLAN, "kept", 0.5, {}) is None
-    assert review(None, PLAN, current, "kept", 0.5, {}) is None
+    assert review(record(0.6), PLAN, PLAN, "rejected", 0.5, {}) is None
+    assert review(None, PLAN, current, "rejected", 0.5, {}) is None
 
 
 def told(measures: dict[str, float], *causes: Cause, overall: float = 0.6) -> RoundRecord:
@@ -595,7 +595,7 @@ PREDICTS = Cause(
     confidence=0.7,
     change="steps 200 → 300",
     predicted="",
-    turn="steps_up",
+    change_name="steps_up",
     measure="last_loss",
     direction="down",
 )
@@ -606,7 +606,7 @@ def test_a_prediction_that_comes_true_is_confirmed_and_the_change_stays() -> Non
         told({"last_loss": 0.8}, PREDICTS),
         PLAN,
         FEWER,
-        "kept",
+        "rejected",
         0.59,
         {"last_loss": 0.5},
         (0.5, 0.7),
@@ -624,7 +624,7 @@ def test_a_prediction_that_fails_takes_the_change_back_even_if_accuracy_did_not_
         told({"last_loss": 0.8}, PREDICTS),
         PLAN,
         FEWER,
-        "kept",
+        "rejected",
         0.61,
         {"last_loss": 0.79},
         (0.5, 0.7),
@@ -645,7 +645,7 @@ def test_a_clear_fall_of_accuracy_takes_a_change_back_whatever_it_moved() -> Non
         told({"last_loss": 0.8}, PREDICTS),
         PLAN,
         FEWER,
-        "kept",
+        "rejected",
         0.4,
         {"last_loss": 0.5},
         (0.35, 0.45),
@@ -656,20 +656,20 @@ def test_a_clear_fall_of_accuracy_takes_a_change_back_whatever_it_moved() -> Non
 
 def test_what_was_taken_back_is_not_tried_again_but_its_alternative_is() -> None:
     back = Cause(name="change_taken_back", evidence="", confidence=0.9, change="steps 300 → 200")
-    refuted = refuted_turns([told({}, PREDICTS), told({}, back)])
+    refuted = refuted_changes([told({}, PREDICTS), told({}, back)])
     assert refuted == {"steps_up"}
     again = Finding("underfitting", "seen", 0.7, "steps_up", "", otherwise="learning_rate_up")
     plan, causes = next_plan(recipe_of(), PLAN, [again], None, PLAN, refuted)
     assert (plan.steps, plan.learning_rate) == (PLAN.steps, 2 * PLAN.learning_rate)
-    assert causes[0].turn == "learning_rate_up"
-    assert refuted_turns([told({}, PREDICTS), told({})]) == frozenset()
+    assert causes[0].change_name == "learning_rate_up"
+    assert refuted_changes([told({}, PREDICTS), told({})]) == frozenset()
 
 
-def test_knobs_of_the_recipe_are_turned_by_the_plan_and_stay_as_they_are_until_then() -> None:
+def test_settings_of_the_recipe_are_changed_by_the_plan_and_stay_as_they_are_until_then() -> None:
     recipe = recipe_of(generate={"max_new_tokens": 8})
     assert with_plan(recipe, PLAN) == recipe
-    knob, longer = turn("answer_tokens_up", PLAN, recipe)
-    plan = PLAN.model_copy(update={knob: longer})
+    setting, longer = change("answer_tokens_up", PLAN, recipe)
+    plan = PLAN.model_copy(update={setting: longer})
     assert with_plan(recipe, plan).generate.max_new_tokens == 16
     assert with_plan(recipe, plan).select == recipe.select
     found = [Finding("truncation", "seen", 0.9, "answer_tokens_up", "")]

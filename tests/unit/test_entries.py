@@ -21,7 +21,7 @@ model:
   scratch: {hidden_size: 16, num_layers: 1, num_heads: 2, intermediate_size: 32, max_length: 32}
 data:
   tasks:
-    - {task: copy, labelled: 60, heldout: 8, unlabelled: 40, validation: 16, test: 16,
+    - {task: copy, labelled: 60, dev: 8, unlabelled: 40, validation: 16, test: 16,
        ladder: {labelled: [1, 3], climb: [4, 5]}}
 generate: {prompts_per_round: 24, samples_per_prompt: 1, max_new_tokens: 8, shards: 2}
 select: {verifier: false, require_finished: false, min_accepted: 1}

@@ -196,7 +196,7 @@ def test_labels_are_chosen_by_likelihood(context: Context) -> None:
         )
 
     taught = TrainingRow(
-        id="t", prompt="0=", completion="305", source="human", round=0, tags={"label": "305"}
+        id="t", prompt="0=", completion="305", source="labelled", round=0, tags={"label": "305"}
     )
     start = begun(
         context,
@@ -231,7 +231,7 @@ def test_what_is_not_measured_is_said(context: Context) -> None:
             tags={"label": text},
         )
 
-    long = TrainingRow(id="long", prompt="1" * 600, completion="2", source="human", round=0)
+    long = TrainingRow(id="long", prompt="1" * 600, completion="2", source="labelled", round=0)
     start = begun(
         context,
         recipe_of(generate={"max_new_tokens": 2}, train={"max_length": 20}),

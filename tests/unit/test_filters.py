@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from components.contracts.recipe import SelectSection
 from components.errors import Corrupt
-from components.select.scored_samples import Candidate, make_candidates, row_key
+from components.select.scored_samples import ScoredSample, make_scored_samples, row_key
 from components.select.text_similarity import jaccard, shingles_of
 from tests.unit.selections import answers, ask, kept_texts, reasons, say, select
 
@@ -32,12 +32,12 @@ def test_a_right_answer_is_kept_as_the_model_wrote_it_and_a_wrong_one_is_dropped
     assert "reference" not in outcome[1][0].row
 
 
-def test_cut_off_and_empty_answers_are_dropped_before_anything_else_judges_them() -> None:
+def test_cut_off_and_empty_answers_are_dropped_before_any_other_check() -> None:
     prompt = ask("1+1=", "2")
     samples = [say(prompt, 0, "2", finished=False), say(prompt, 1, " \n"), say(prompt, 2, "2")]
-    candidates = make_candidates({prompt.id: prompt}, samples)
-    assert reasons(select(candidates, SelectSection())) == {"unfinished": 1, "empty": 1}
-    allowed = select(candidates, SelectSection(require_finished=False))
+    scored_samples = make_scored_samples({prompt.id: prompt}, samples)
+    assert reasons(select(scored_samples, SelectSection())) == {"unfinished": 1, "empty": 1}
+    allowed = select(scored_samples, SelectSection(require_finished=False))
     assert reasons(allowed) == {"empty": 1, "duplicate": 1}
 
 
@@ -51,11 +51,11 @@ def test_answers_to_evaluation_prompts_never_teach_even_under_another_id() -> No
 
 def test_the_majority_answer_is_kept_where_enough_samples_agree() -> None:
     clear, split = ask("clear", "?"), ask("split", "?")
-    candidates = answers(clear, "7", "7 ", "8", "7") + answers(split, "1", "2", "3", "1")
-    outcome = select(candidates, LABEL_FREE.model_copy(update={"min_vote_share": 0.75}))
+    samples = answers(clear, "7", "7 ", "8", "7") + answers(split, "1", "2", "3", "1")
+    outcome = select(samples, LABEL_FREE.model_copy(update={"min_vote_share": 0.75}))
     assert kept_texts(outcome) == ["7"]
     assert reasons(outcome) == {"vote": 5, "duplicate": 2}
-    everything = select(candidates, LABEL_FREE)
+    everything = select(samples, LABEL_FREE)
     assert sorted(kept_texts(everything)) == ["1", "2", "3", "7", "8"]
 
 
@@ -71,9 +71,9 @@ def test_cut_off_samples_count_against_the_majority() -> None:
         say(prompt, 0, "5"),
         *(say(prompt, index, "5", finished=False) for index in (1, 2, 3)),
     ]
-    candidates = make_candidates({prompt.id: prompt}, samples)
-    assert candidates[0].vote_share == 0.25
-    outcome = select(candidates, LABEL_FREE.model_copy(update={"min_vote_share": 0.5}))
+    scored_samples = make_scored_samples({prompt.id: prompt}, samples)
+    assert scored_samples[0].vote_share == 0.25
+    outcome = select(scored_samples, LABEL_FREE.model_copy(update={"min_vote_share": 0.5}))
     assert reasons(outcome) == {"unfinished": 3, "vote": 1}
 
 
@@ -96,18 +96,18 @@ def test_answers_are_measured_against_the_median_length_of_their_own_slice() -> 
     }
 
 
-def test_repeats_of_a_sample_or_of_a_human_row_are_dropped() -> None:
-    prompt, human = ask("2+2=", "4"), ask("3+3=", "6")
-    candidates = answers(prompt, "4", " 4\n", "four") + answers(human, "6")
-    outcome = select(candidates, LABEL_FREE, human_keys=frozenset({row_key("3+3=", "6")}))
+def test_repeats_of_a_sample_or_of_a_labelled_row_are_dropped() -> None:
+    prompt, labelled = ask("2+2=", "4"), ask("3+3=", "6")
+    samples = answers(prompt, "4", " 4\n", "four") + answers(labelled, "6")
+    outcome = select(samples, LABEL_FREE, labelled_keys=frozenset({row_key("3+3=", "6")}))
     assert sorted(kept_texts(outcome)) == ["4", "four"]
-    assert [row.detail for row in outcome[1]].count("repeats a human row") == 1
+    assert [row.detail for row in outcome[1]].count("repeats a labelled row") == 1
     assert reasons(outcome) == {"duplicate": 2}
 
 
 def test_the_same_answer_to_another_prompt_is_no_repeat() -> None:
-    candidates = answers(ask("2+2=", "4"), "4") + answers(ask("1+3=", "4"), "4")
-    assert len(select(candidates, SelectSection())[0]) == 2
+    samples = answers(ask("2+2=", "4"), "4") + answers(ask("1+3=", "4"), "4")
+    assert len(select(samples, SelectSection())[0]) == 2
 
 
 def test_the_cap_keeps_the_first_samples_of_each_prompt() -> None:
@@ -128,12 +128,12 @@ def test_planted_near_duplicates_are_found_and_distinct_texts_stay() -> None:
     draw = random.Random(3)
     originals = [sentence(draw) for _ in range(60)]
     copies = [text.replace(" ", " very ", 1) for text in originals[:20]]
-    candidates = [
+    samples = [
         one
         for n, text in enumerate(originals + copies)
         for one in answers(ask(f"story {chr(0x4E00 + n)}", "?"), text)
     ]
-    kept, dropped = select(candidates, LABEL_FREE.model_copy(update={"minhash_threshold": 0.8}))
+    kept, dropped = select(samples, LABEL_FREE.model_copy(update={"minhash_threshold": 0.8}))
     assert len(kept) == 60
     # Of each pair one stays, whichever has the smaller prompt id.
     pairs = {frozenset((original, copy)) for original, copy in zip(originals, copies, strict=False)}
@@ -148,28 +148,26 @@ def test_planted_near_duplicates_are_found_and_distinct_texts_stay() -> None:
 
 def test_problems_of_one_template_are_no_near_duplicates() -> None:
     draw = random.Random(1)
-    candidates: list[Candidate] = []
+    samples: list[ScoredSample] = []
     for number in range(80):
         a, b = draw.randrange(10, 1000), draw.randrange(10, 1000)
         question = f"Find the Greatest Common Divisor of these numbers: {a}, {b}. Give only the GCD as your answer."
-        candidates += answers(ask(question, "?", task="gcd"), str(number % 9))
+        samples += answers(ask(question, "?", task="gcd"), str(number % 9))
         word = "".join(draw.choices("abcdefghij", k=6))
         question = f"Spell this word backward (example: sun -> nus). Give only the word as your answer: {word}"
-        candidates += answers(ask(question, "?", task="spell"), word[::-1])
-    assert (
-        len(select(candidates, LABEL_FREE.model_copy(update={"minhash_threshold": 0.8}))[0]) == 160
-    )
+        samples += answers(ask(question, "?", task="spell"), word[::-1])
+    assert len(select(samples, LABEL_FREE.model_copy(update={"minhash_threshold": 0.8}))[0]) == 160
 
 
 def test_two_problems_that_differ_in_their_numbers_alone_are_no_near_duplicates() -> None:
     """Too few to know the template by: the numbers decide."""
     question = "A farmer sells {} eggs every morning at the market in the village and keeps the rest. How many in a week?"
-    candidates = [
+    samples = [
         one
         for n in (3, 4)
         for one in answers(ask(question.format(n), "?"), "It depends on the hens.")
     ]
-    assert len(select(candidates, LABEL_FREE.model_copy(update={"minhash_threshold": 0.8}))[0]) == 2
+    assert len(select(samples, LABEL_FREE.model_copy(update={"minhash_threshold": 0.8}))[0]) == 2
     same = answers(
         ask(question.format(3), "?"), "It depends on the hens.", "It depends on the hens!"
     )
@@ -179,12 +177,12 @@ def test_two_problems_that_differ_in_their_numbers_alone_are_no_near_duplicates(
 def test_short_digit_answers_are_not_merged() -> None:
     draw = random.Random(2)
     numbers = draw.sample(range(10**8, 10**9), 400)
-    candidates = [
+    samples = [
         one
         for n in numbers
         for one in answers(ask(f"{n}=", str(n)[::-1], length="9"), str(n)[::-1])
     ]
-    assert len(select(candidates, SelectSection())[0]) == 400
+    assert len(select(samples, SelectSection())[0]) == 400
     few = [one for n in (1, 2, 11, 12) for one in answers(ask(f"{n}=", str(n)[::-1]), str(n)[::-1])]
     assert len(select(few, SelectSection())[0]) == 4
 
@@ -192,9 +190,9 @@ def test_short_digit_answers_are_not_merged() -> None:
 def test_threshold_one_means_exact_duplicates_only() -> None:
     draw = random.Random(5)
     text = sentence(draw, 40)
-    candidates = answers(ask("story", "?"), text, text + " indeed")
-    assert len(select(candidates, LABEL_FREE)[0]) == 2
-    merged = select(candidates, LABEL_FREE.model_copy(update={"minhash_threshold": 0.8}))
+    samples = answers(ask("story", "?"), text, text + " indeed")
+    assert len(select(samples, LABEL_FREE)[0]) == 2
+    merged = select(samples, LABEL_FREE.model_copy(update={"minhash_threshold": 0.8}))
     assert reasons(merged) == {"near_duplicate": 1}
     assert "sample 0 of prompt" in merged[1][0].detail
 
@@ -202,9 +200,9 @@ def test_threshold_one_means_exact_duplicates_only() -> None:
 def test_samples_without_prompt_or_sampled_twice_are_corrupt() -> None:
     prompt = ask("q", "a")
     with pytest.raises(Corrupt, match=r"not in prompts\.jsonl"):
-        make_candidates({}, [say(prompt, 0, "a")])
+        make_scored_samples({}, [say(prompt, 0, "a")])
     with pytest.raises(Corrupt, match="comes twice"):
-        make_candidates({prompt.id: prompt}, [say(prompt, 0, "a"), say(prompt, 0, "b")])
+        make_scored_samples({prompt.id: prompt}, [say(prompt, 0, "a"), say(prompt, 0, "b")])
 
 
 @settings(max_examples=60, deadline=None)
@@ -243,9 +241,9 @@ def test_every_sample_is_kept_or_dropped_once_whatever_its_order(
     section = SelectSection(
         verifier=verifier, min_vote_share=votes, minhash_threshold=jaccard, max_per_prompt=cap
     )
-    kept, dropped = select(make_candidates(prompts, samples), section)
+    kept, dropped = select(make_scored_samples(prompts, samples), section)
     out = [(one.sample.prompt_id, one.sample.index) for one in kept]
     out += [(row.row["prompt_id"], row.row["index"]) for row in dropped]
     assert sorted(out) == sorted((sample.prompt_id, sample.index) for sample in samples)
     shuffle.shuffle(samples)
-    assert select(make_candidates(prompts, samples), section) == (kept, dropped)
+    assert select(make_scored_samples(prompts, samples), section) == (kept, dropped)

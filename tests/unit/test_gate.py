@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from components.contracts.recipe import DecideSection, Goal
 from components.contracts.rows import Result, TextResult
 from components.contracts.state import RoundRecord
-from components.decide.gate import Comparison, Scores, by_counts, by_gains, compare, judge
+from components.decide.gate import Comparison, Scores, by_counts, by_gains, compare, decide
 from components.decide.guards import Alarm, alarms_of, self_agreement
 from components.errors import Corrupt, UserError
 from tests.unit.crafted import PLAN, results_of
@@ -55,7 +55,7 @@ def alarms(ratio: float | None, **changes: Any) -> tuple[Alarm, ...]:
 def test_a_candidate_that_is_not_better_is_never_promoted(
     wins: int, losses: int, both: int, ratio: float | None
 ) -> None:
-    ruling = judge(compared(wins, losses, both, 1), alarms(ratio))
+    ruling = decide(compared(wins, losses, both, 1), alarms(ratio))
     if wins <= losses:
         assert not ruling.promote
         assert ruling.why.startswith("not better")
@@ -65,21 +65,21 @@ def test_a_candidate_that_is_not_better_is_never_promoted(
 
 
 def test_seven_clear_wins_are_proof_and_six_are_not_at_five_rounds() -> None:
-    assert judge(compared(7, 0, 50)).promote  # p = 1/128 <= 0.05/5
-    refused = judge(compared(6, 0, 50))  # p = 1/64
-    assert not refused.promote
+    assert decide(compared(7, 0, 50)).promote  # p = 1/128 <= 0.05/5
+    rejected = decide(compared(6, 0, 50))  # p = 1/64
+    assert not rejected.promote
     assert (
         "6 prompts only the candidate got right, 0 only the champion, of 56 (+10.7 points; p = 0.016"
-        in refused.why
+        in rejected.why
     )
-    assert "four times out of five" in refused.why
+    assert "four times out of five" in rejected.why
 
 
-def test_a_candidate_that_unlearns_human_text_is_refused_with_the_numbers() -> None:
-    assert judge(compared(40, 2), alarms(1.10)).promote
-    refused = judge(compared(40, 2), alarms(1.101))
-    assert not refused.promote
-    assert refused.why.startswith(
+def test_a_candidate_that_unlearns_human_text_is_rejected_with_the_numbers() -> None:
+    assert decide(compared(40, 2), alarms(1.10)).promote
+    rejected = decide(compared(40, 2), alarms(1.101))
+    assert not rejected.promote
+    assert rejected.why.startswith(
         "collapse guard: perplexity on human text is 1.101 times that of round 0"
     )
 
@@ -119,7 +119,7 @@ def test_campaigns_of_equal_models_promote_falsely_at_most_alpha_of_the_time() -
         for _ in range(rounds):
             candidate = measure()
             wins, losses = (candidate & ~champion).bit_count(), (champion & ~candidate).bit_count()
-            if judge(compared(wins, losses, prompts - wins - losses)).promote:
+            if decide(compared(wins, losses, prompts - wins - losses)).promote:
                 champion, promoted = candidate, True
         fooled += promoted
     # Three standard errors of a share of alpha; the exact test spends less than alpha, so this is
@@ -141,7 +141,7 @@ def test_a_real_gain_of_the_reported_size_is_shown_four_times_out_of_five() -> N
     for _ in range(1500):
         kinds = draw.choices(("win", "loss", "same"), (win, 0.3 - win, 0.7), k=200)
         counts = compared(kinds.count("win"), kinds.count("loss"), kinds.count("same"))
-        shown += judge(counts).promote
+        shown += decide(counts).promote
     assert shown / 1500 == pytest.approx(0.8, abs=0.04)
 
 
@@ -179,20 +179,20 @@ def test_one_family_that_is_won_as_a_whole_is_one_piece_of_evidence() -> None:
     )
     assert compare(*family_results({**others, "f00": 12}, others), SECTION).p_value < 0.001
     assert together.p_value == pytest.approx(0.5, abs=0.02)
-    assert not judge(together).promote
-    assert judge(spread).promote
+    assert not decide(together).promote
+    assert decide(spread).promote
     assert (
         "12 prompts only the candidate got right, 0 only the champion, of 400 in 20 families"
-        in judge(spread).why
+        in decide(spread).why
     )
 
 
 def test_too_few_families_can_prove_nothing_and_the_gate_says_so() -> None:
     few = compare(*family_results(dict.fromkeys("abcd", 10), dict.fromkeys("abcd", 0)), FAMILY)
     assert few.detectable is None
-    refused = judge(few)
-    assert not refused.promote
-    assert "these prompts are too few to show any gain" in refused.why
+    rejected = decide(few)
+    assert not rejected.promote
+    assert "these prompts are too few to show any gain" in rejected.why
 
 
 def test_a_tag_that_prompts_lack_is_told_with_those_they_have() -> None:
@@ -211,13 +211,13 @@ def numeric(errors: list[float | None]) -> list[Result]:
 def test_numeric_answers_can_be_compared_by_how_far_off_they_are() -> None:
     by_error = SECTION.model_copy(update={"score": "error"})
     champion, nearer = numeric([-4.0, 3.0] * 20), numeric([-2.0, 1.5] * 20)
-    ruling = judge(compare(champion, nearer, by_error))
+    ruling = decide(compare(champion, nearer, by_error))
     assert ruling.promote
     assert "40 prompts with a smaller error than the champion's" in ruling.why
     assert "mean absolute error -1.75" in ruling.why
-    assert not judge(compare(nearer, champion, by_error)).promote
+    assert not decide(compare(nearer, champion, by_error)).promote
     silent = numeric([None] * 40)  # no number counts as the largest error there is
-    assert not judge(compare(champion, silent, by_error)).promote
+    assert not decide(compare(champion, silent, by_error)).promote
     with pytest.raises(UserError, match="no validation prompt has a numeric verifier"):
         compare(*paired(3, 1), by_error)
 
@@ -242,7 +242,7 @@ def test_retention_must_be_shown_not_to_be_lost() -> None:
         "token accuracy -2.00 points on 40 rows, lower 95 % bound -2.00, above -1.00 is needed"
         in lost.why
     )
-    assert not judge(compared(40, 2), (lost,)).promote
+    assert not decide(compared(40, 2), (lost,)).promote
     (unsure,) = retained([50] * 4, [40, 60, 45, 56])
     assert "may have lost human text" in unsure.why
     assert "4 rows say little" in unsure.why
@@ -257,15 +257,15 @@ def test_alarms_of_evaluate_and_select_block_and_warnings_do_not() -> None:
     }
     (block,) = alarms(None, evaluation={"blocks": [entry], "warnings": []})
     (warning,) = alarms(None, evaluation={"blocks": [], "warnings": [entry]})
-    assert judge(compared(40, 2), (block,)).why.startswith(
+    assert decide(compared(40, 2), (block,)).why.startswith(
         "collapse guard: distinct-2 is 0.80 of round 0's; 40 prompts"
     )
-    assert judge(compared(40, 2), (warning,)).promote
+    assert decide(compared(40, 2), (warning,)).promote
     (taught,) = alarms(None, selection={"teaches_errors": ["vote"]})
-    assert judge(compared(40, 2), (taught,)).why.startswith(
+    assert decide(compared(40, 2), (taught,)).why.startswith(
         "the mix teaches errors: by the audit set, what vote kept"
     )
-    # Perplexity is judged by the recipe's bound, not by evaluate's.
+    # Perplexity is compared with the recipe's bound, not with evaluate's.
     other = {**entry, "measure": "perplexity"}
     assert alarms(1.04, evaluation={"blocks": [other]}) == ()
     assert [one.blocks for one in alarms(1.06)] == [False]
@@ -296,7 +296,7 @@ def test_agreement_alone_or_a_fall_that_may_be_chance_is_no_alarm() -> None:
 def recorded(number: int, level: int, measures: dict[str, float]) -> RoundRecord:
     return RoundRecord(
         round=number,
-        verdict="kept",
+        verdict="rejected",
         why="",
         level=level,
         plan=PLAN,

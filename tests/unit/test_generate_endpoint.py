@@ -215,7 +215,7 @@ def told(error: RatchetError) -> None:
 def test_engine_and_endpoint_belong_together() -> None:
     base = {
         "name": "x",
-        "data": {"human": [{"uri": "file:///d"}]},
+        "data": {"sources": [{"uri": "file:///d"}]},
         "decide": {"goal": {"threshold": 0.5}},
     }
     for section in (

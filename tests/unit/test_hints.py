@@ -34,7 +34,7 @@ from components.modeling.load import save_checkpoint
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, fetch, receipt_uri
 from components.select.filters.hint_leaks import own_words
-from components.select.scored_samples import BLOCK_CANDIDATES
+from components.select.scored_samples import BLOCK_SAMPLES
 from components.select.step import SelectInputs
 from components.select.step import run as select
 from components.verifiers import reference_answer, verify
@@ -508,7 +508,7 @@ def test_what_has_no_answer_or_is_evaluated_on_gets_no_hint(context: Context) ->
 def test_answers_with_and_without_a_hint_are_known_to_be_the_same_in_any_block(
     context: Context,
 ) -> None:
-    prompts = [ask(f"what is {n}+1=", str(n + 1)) for n in range(BLOCK_CANDIDATES // 2)]
+    prompts = [ask(f"what is {n}+1=", str(n + 1)) for n in range(BLOCK_SAMPLES // 2)]
     told = [(one, reference_answer(one)) for one in prompts]
     # Three rows that pass, of each prompt: a block is full after one's two without a hint.
     texts: Said = [(one, [f"it must be {answer}", f"one more is {answer}"]) for one, answer in told]

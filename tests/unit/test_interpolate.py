@@ -1,4 +1,4 @@
-"""Weight interpolation: the formula, in float32, and the lowest held-out loss."""
+"""Weight interpolation: the formula, in float32, and the lowest dev loss."""
 
 from __future__ import annotations
 

@@ -20,31 +20,33 @@ def rows(count: int, round_number: int, first: int = 0) -> list[TrainingRow]:
             prompt=f"question {n}",
             completion=f"answer {n}",
             round=round_number,
-            source="self" if round_number else "human",
+            source="self" if round_number else "labelled",
         )
         for n in range(first, first + count)
     ]
 
 
 def mixed(
-    human: list[TrainingRow],
+    labelled: list[TrainingRow],
     older: list[TrainingRow],
     newest: list[TrainingRow],
-    human_share: float = 0.5,
+    labelled_share: float = 0.5,
     newest_share: float = 0.5,
 ) -> list[TrainingRow]:
-    return list(weigh(human, older, newest, human_share=human_share, newest_share=newest_share))
+    return list(
+        weigh(labelled, older, newest, labelled_share=labelled_share, newest_share=newest_share)
+    )
 
 
 def accumulated(
     older: list[TrainingRow],
     newest: list[TrainingRow],
     evaluation_ids: frozenset[str] = frozenset(),
-    human_keys: frozenset[int] = frozenset(),
+    labelled_keys: frozenset[int] = frozenset(),
 ) -> tuple[list[TrainingRow], dict[str, int]]:
     left_out = Counter[str]()
     stay = accumulate(
-        older, newest, evaluation_ids=evaluation_ids, human_keys=human_keys, left_out=left_out
+        older, newest, evaluation_ids=evaluation_ids, labelled_keys=labelled_keys, left_out=left_out
     )
     return list(stay), left_out
 
@@ -61,21 +63,21 @@ def share(mix: list[TrainingRow], *rounds: int) -> float:
     st.floats(0.01, 0.99),
 )
 def test_each_group_has_its_share_and_weights_sum_to_the_number_of_rows(
-    human: int, older: int, newest: int, human_share: float, newest_share: float
+    labelled: int, older: int, newest: int, labelled_share: float, newest_share: float
 ) -> None:
-    mix = mixed(rows(human, 0), rows(older, 1), rows(newest, 2), human_share, newest_share)
-    expected = max(0.25, human_share)
+    mix = mixed(rows(labelled, 0), rows(older, 1), rows(newest, 2), labelled_share, newest_share)
+    expected = max(0.25, labelled_share)
     assert sum(row.weight for row in mix) == pytest.approx(len(mix))
     assert share(mix, 0) == pytest.approx(expected)
     assert share(mix, 2) == pytest.approx((1 - expected) * newest_share)
 
 
-def test_without_older_rows_the_newest_take_all_that_is_not_human() -> None:
+def test_without_older_rows_the_newest_take_all_that_is_not_labelled() -> None:
     mix = mixed(rows(10, 0), [], rows(40, 1), newest_share=0.3)
     assert share(mix, 1) == pytest.approx(0.5)
 
 
-def test_without_samples_or_without_human_rows_the_others_take_it_all() -> None:
+def test_without_samples_or_without_labelled_rows_the_others_take_it_all() -> None:
     assert [row.weight for row in mixed(rows(3, 0), [], [])] == [1.0] * 3
     assert [row.weight for row in mixed([], [], rows(3, 1))] == [1.0] * 3
 
@@ -86,12 +88,12 @@ def test_a_row_found_again_counts_as_the_newest_rounds() -> None:
     assert dropped == {"superseded": 4}
 
 
-def test_rows_of_earlier_rounds_come_once_and_never_from_evaluation_or_human_data() -> None:
+def test_rows_of_earlier_rounds_come_once_and_never_from_evaluation_or_labelled_data() -> None:
     older, dropped = accumulated(
         [*rows(5, 2), *rows(5, 1)],
         [],
         evaluation_ids=frozenset({prompt_id("question 0")}),
-        human_keys=frozenset({row_key("question 1", "answer 1")}),
+        labelled_keys=frozenset({row_key("question 1", "answer 1")}),
     )
     assert [row.id for row in older] == ["2-2", "2-3", "2-4"]
     assert dropped == {"in_evaluation": 2, "duplicate": 2, "superseded": 3}

@@ -26,7 +26,7 @@ BUILD_TOOLS = {"setuptools", "wheel", "ninja"}
 """Pinned for builds; users get what they need of them with torch and deepspeed."""
 NO_DATA = """
 name: no-data
-data: {human: [{uri: "file:///nowhere/data.jsonl"}]}
+data: {sources: [{uri: "file:///nowhere/data.jsonl"}]}
 decide: {goal: {threshold: 0.9}}
 """
 

@@ -31,7 +31,7 @@ RECIPE: dict[str, Any] = {
                 "task": "reverse",
                 "ladder": {"labelled": [1, 4], "climb": [5, 6]},
                 "labelled": 40,
-                "heldout": 8,
+                "dev": 8,
                 "unlabelled": 10,
                 "validation": 12,
                 "test": 12,
@@ -62,7 +62,10 @@ def changed(**sections: Any) -> dict[str, Any]:
 
 def with_file(path: Path, **settings: Any) -> dict[str, Any]:
     return changed(
-        data={**RECIPE["data"], "human": [{"uri": f"file://{path}", "split": "train", **settings}]}
+        data={
+            **RECIPE["data"],
+            "sources": [{"uri": f"file://{path}", "split": "train", **settings}],
+        }
     )
 
 
@@ -70,10 +73,10 @@ def test_a_new_campaign_has_recipe_state_base_and_splits(context: Context) -> No
     receipt = prepare(context)
     counts = receipt.summary["counts"]
     evaluated = {"validation": 12, "test": 12, "vault": 0, "audit": 0, "retention": 0}
-    assert counts == {"heldout": 7, "train": 39, "unlabelled": 20, **evaluated}
+    assert counts == {"dev": 7, "train": 39, "unlabelled": 20, **evaluated}
     for name, kind in (
         ("train", TrainingRow),
-        ("heldout", TrainingRow),
+        ("dev", TrainingRow),
         ("unlabelled", Prompt),
         ("validation", Prompt),
         ("test", Prompt),
@@ -127,7 +130,7 @@ def test_numbers_that_come_as_floats_are_the_same_recipe(context: Context) -> No
     assert prepare(context, floats).ref == prepare(context).ref
 
 
-def test_knobs_are_set_in_the_recipe_before_it_is_checked(context: Context) -> None:
+def test_parameters_are_set_in_the_recipe_before_it_is_checked(context: Context) -> None:
     receipt = prepare(
         context,
         overrides={"seed": 9, "decide.max_rounds": 2, "data.tasks.0.test": 20},
@@ -152,7 +155,7 @@ def test_knobs_are_set_in_the_recipe_before_it_is_checked(context: Context) -> N
         prepare(context, overrides={"data.tasks.7.test": 2})
 
 
-def test_human_rows_are_taught_and_rejected_rows_kept_with_their_reason(
+def test_labelled_rows_are_taught_and_rejected_rows_kept_with_their_reason(
     context: Context, tmp_path: Path
 ) -> None:
     path = tmp_path / "rows.jsonl"
@@ -186,7 +189,7 @@ def test_a_missing_data_file_is_an_error_that_names_it(context: Context, tmp_pat
         prepare(context, with_file(tmp_path / "gone.jsonl"))
 
 
-def decided(context: Context, start: Receipt, **knobs: Any) -> Receipt:
+def decided(context: Context, start: Receipt, **settings: Any) -> Receipt:
     """A decide receipt as a finished campaign leaves it."""
     campaign = load_campaign(context, receipt_uri(context, start))
     plan = Plan(
@@ -195,9 +198,9 @@ def decided(context: Context, start: Receipt, **knobs: Any) -> Receipt:
         weight_decay=0.0,
         temperature=0.9,
         samples_per_prompt=2,
-        human_share=0.5,
+        labelled_share=0.5,
         level=6,
-        **knobs,
+        **settings,
     )
     state = State(
         run_id=campaign.recipe.run_id,

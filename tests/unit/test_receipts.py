@@ -274,7 +274,7 @@ def test_a_garbled_object_is_found_when_it_is_fetched(
     [
         (lambda document: document.pop("summary"), "summary"),
         (lambda document: document.update(surprise=1), "surprise"),
-        (lambda document: document.update(schema_version=2), "schema_version"),
+        (lambda document: document.update(schema_version=3), "schema_version"),
         (
             lambda document: document["objects"].update(
                 {"../../escape": {"sha256": "a" * 64, "size": 1}}
@@ -308,6 +308,19 @@ def test_a_document_that_is_no_receipt_is_corrupt_and_says_why(
         read_receipt(context, receipt.ref)
     assert f"{context.store.root}/steps/train/{receipt.key}.json" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_receipt_of_an_older_version_is_named_as_such(context: Context) -> None:
+    receipt = commit(context, Work())
+    rewrite(context, receipt, lambda document: document.update(schema_version=1))
+    with pytest.raises(UserError) as caught:
+        read_receipt(context, receipt.ref)
+    assert str(caught.value) == (
+        f"{context.store.root}/steps/train/{receipt.key}.json was written by an older Ratchet "
+        "(receipt version 1); use a new store, or the version that wrote it"
+    )
+    with pytest.raises(UserError, match="older Ratchet"):
+        commit(context, Work())
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"null", b"\xff\xfe", b"[1]"])

@@ -161,13 +161,13 @@ def test_what_hints_did_for_prompts_that_were_too_hard_is_told(context: Context)
     assert "1,005 prompts wait for the next round." in page
 
 
-def test_a_round_that_an_alarm_refused_says_so_with_every_alarm(context: Context) -> None:
+def test_a_round_that_an_alarm_rejected_says_so_with_every_alarm(context: Context) -> None:
     page = page_of(context, whole_campaign(context))
     first, second, third = (round_of(page, number) for number in (1, 2, 3))
-    assert "refused by an alarm" in second
+    assert "rejected by an alarm" in second
     assert "distinct-2 is 0.9 times" in second
     assert "this round teaches errors" in second
-    assert "refused by an alarm" not in first + third
+    assert "rejected by an alarm" not in first + third
     assert "Alarms" not in first + third
 
 

@@ -15,7 +15,12 @@ def test_a_finished_run_shows_its_rounds_champion_and_verdict(context: Context) 
     view = load_run(context, made.run_id, examples=5)
     assert view.status == "published"
     assert view.target_met
-    assert [one.record.verdict for one in view.rounds] == ["first", "promoted", "kept", "promoted"]
+    assert [one.record.verdict for one in view.rounds] == [
+        "first",
+        "promoted",
+        "rejected",
+        "promoted",
+    ]
     assert view.champion is not None
     assert view.champion.round == 3
     assert len(view.rounds[1].kept) == 5

@@ -14,7 +14,7 @@ from components.errors import UserError
 from components.select.attribute_shift import attributes, distances
 from components.select.filters.consistency import calibrated_share
 from components.select.filters.repeats import edit_distance, equations
-from components.select.scored_samples import Candidate, make_candidates
+from components.select.scored_samples import ScoredSample, make_scored_samples
 from tests.unit.crafted import right_of
 from tests.unit.selections import account_of, answers, ask, kept_texts, reasons, say, select
 from tests.unit.test_filters import sentence
@@ -31,7 +31,7 @@ def with_settings(**settings: object) -> SelectSection:
     return SelectSection.model_validate({**OPEN.model_dump(), **settings})
 
 
-def asked(text: str) -> list[Candidate]:
+def asked(text: str) -> list[ScoredSample]:
     return answers(ask(text, "72"), "She sold 72.")
 
 
@@ -175,17 +175,17 @@ def test_top_score_keeps_the_best_and_random_some() -> None:
     assert len(select(agreed, with_settings(diversity={"method": "random", "rows": 30}))[0]) == 2
 
 
-def voted(share: float, right: bool, number: int) -> list[Candidate]:
+def voted(share: float, right: bool, number: int) -> list[ScoredSample]:
     """A prompt of ten samples of which `share` agree, on the right answer or on a wrong one."""
     prompt = ask(f"audit {share} {number}", "7")
     agreeing, samples = round(10 * share), list[str]()
     samples += ["7" if right else "8"] * agreeing + [f"other {n}" for n in range(10 - agreeing)]
-    return make_candidates(
+    return make_scored_samples(
         {prompt.id: prompt}, [say(prompt, index, text) for index, text in enumerate(samples)]
     )
 
 
-def audit_samples(shares: dict[float, int], count: int = 100) -> list[Candidate]:
+def audit_samples(shares: dict[float, int], count: int = 100) -> list[ScoredSample]:
     """`count` prompts of each share of votes, of which so many have a right majority."""
     groups = [
         voted(share, verdict, number)
@@ -209,8 +209,8 @@ def test_the_vote_threshold_is_the_smallest_that_is_proved_precise() -> None:
 
 def test_a_calibrated_vote_drops_below_its_threshold() -> None:
     audit = audit_samples({0.3: 20, 0.6: 90, 0.9: 100})
-    candidates = voted(0.5, True, 1000) + voted(0.7, True, 1001)
-    kept, dropped, account = account_of(candidates, with_settings(calibrate_vote=True), audit=audit)
+    samples = voted(0.5, True, 1000) + voted(0.7, True, 1001)
+    kept, dropped, account = account_of(samples, with_settings(calibrate_vote=True), audit=audit)
     assert {one.vote_share for one in kept} == {0.7}
     assert account.audit is not None
     assert account.audit["filters"]["vote"]["precision"] > 0.94
@@ -248,8 +248,8 @@ def test_a_filter_that_keeps_the_model_s_errors_is_told_on() -> None:
 
 
 def test_bias_is_nothing_for_like_rows_and_one_for_rows_with_nothing_in_common() -> None:
-    human = attributes(rows(100, 0))
-    assert distances(attributes(rows(100, 1)), human) == {
+    labelled = attributes(rows(100, 0))
+    assert distances(attributes(rows(100, 1)), labelled) == {
         "length": 0.0,
         "answer": 0.0,
         "slice": 0.0,
@@ -258,8 +258,8 @@ def test_bias_is_nothing_for_like_rows_and_one_for_rows_with_nothing_in_common()
         row.model_copy(update={"completion": "x" * 500, "tags": {"task": "essay"}, "id": str(n)})
         for n, row in enumerate(rows(100, 1))
     ]
-    assert distances(attributes(other), human) == {"length": 1.0, "answer": 1.0, "slice": 1.0}
-    assert distances(attributes([]), human) == {}
+    assert distances(attributes(other), labelled) == {"length": 1.0, "answer": 1.0, "slice": 1.0}
+    assert distances(attributes([]), labelled) == {}
 
 
 def test_bias_sees_a_class_that_is_no_longer_answered() -> None:
@@ -273,5 +273,5 @@ def test_bias_sees_a_class_that_is_no_longer_answered() -> None:
 
 def test_prompts_of_any_kind_of_id_are_all_there() -> None:
     odd = Prompt(id="not-hex", text="odd", verifier="exact", reference={"answer": "1"})
-    candidates = make_candidates({"not-hex": odd}, [say(odd, 0, "1")])
-    assert kept_texts(select(candidates, SelectSection())) == ["1"]
+    samples = make_scored_samples({"not-hex": odd}, [say(odd, 0, "1")])
+    assert kept_texts(select(samples, SelectSection())) == ["1"]

@@ -16,7 +16,7 @@ from components.contracts.recipe import JudgeScorer, SelectSection
 from components.errors import Transient, UserError
 from components.modeling.influence import DAMPING, Influence, perplexities
 from components.modeling.reward import RewardModel
-from components.select.scored_samples import Candidate
+from components.select.scored_samples import ScoredSample
 from components.select.scorers.judge import Judge, parsed_grade
 from tests.doubles.judge_api import JudgeApi
 from tests.unit.selections import account_of, answers, ask, kept_texts, reasons, select
@@ -37,12 +37,12 @@ def judge() -> Iterator[JudgeApi]:
     api.close()
 
 
-def graded(api: JudgeApi, candidates: list[Candidate], **settings: Any) -> Any:
+def graded(api: JudgeApi, samples: list[ScoredSample], **settings: Any) -> Any:
     section = JudgeScorer(model="judge-1", **settings)
     environment = {"RATCHET_JUDGE_URL": api.url, "RATCHET_JUDGE_KEY": "judge-key"}
     with Judge(section, environment) as one:
         return select(
-            candidates, OPEN.model_copy(update={"judge": section}), scorers={"judge": one.grades}
+            samples, OPEN.model_copy(update={"judge": section}), scorers={"judge": one.grades}
         )
 
 

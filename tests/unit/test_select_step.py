@@ -24,8 +24,8 @@ from tests.unit.crafted import PLAN, ask, decided, generated, prepare, recipe_of
 from tests.unit.tiny import save_tiny
 
 PROMPTS = [ask(f"{a}+{b}=", str(a + b), task="sum") for a in range(1, 7) for b in range(1, 7)]
-HUMAN = [
-    TrainingRow(id=f"human-{n}", prompt=f"{n}+0=", completion=str(n), source="human", round=0)
+LABELLED = [
+    TrainingRow(id=f"labelled-{n}", prompt=f"{n}+0=", completion=str(n), source="labelled", round=0)
     for n in range(10)
 ]
 
@@ -43,7 +43,7 @@ def campaign(
     recipe: Recipe | None = None,
     **state: Any,
 ) -> str:
-    prepared = prepare(context, recipe or recipe_of(), train=HUMAN, validation=validation)
+    prepared = prepare(context, recipe or recipe_of(), train=LABELLED, validation=validation)
     return decided(context, prepared, **state)
 
 
@@ -97,7 +97,9 @@ def test_the_result_does_not_depend_on_the_number_or_order_of_shards(context: Co
     assert receipts[1] == receipts[2]
 
 
-def test_the_mix_has_the_plans_human_share_and_accumulates_earlier_rounds(context: Context) -> None:
+def test_the_mix_has_the_plans_labelled_share_and_accumulates_earlier_rounds(
+    context: Context,
+) -> None:
     old = [
         TrainingRow(
             id=f"old-{n}", prompt=f"{n}+50=", completion=str(n + 50), source="self", round=1
@@ -111,7 +113,7 @@ def test_the_mix_has_the_plans_human_share_and_accumulates_earlier_rounds(contex
     mix = rows(context, receipt, "mix.jsonl")
     total = sum(row.weight for row in mix)
     assert total == pytest.approx(len(mix)) == 10 + 5 + 36
-    assert sum(row.weight for row in mix if row.source == "human") / total == pytest.approx(0.5)
+    assert sum(row.weight for row in mix if row.source == "labelled") / total == pytest.approx(0.5)
     assert sum(row.weight for row in mix if row.round == 2) / total == pytest.approx(0.25)
     assert receipt.summary["older_left_out"] == {"superseded": 1}
     assert receipt.summary["self_rows"] == 41
@@ -192,7 +194,7 @@ def audited(
         select={"verifier": False, "minhash_threshold": 1.0, "min_accepted": 1, **select}
     )
     splits: dict[str, Sequence[BaseModel]] = {
-        "train": HUMAN,
+        "train": LABELLED,
         "validation": [],
         "test": [],
         "audit": audit,
@@ -298,7 +300,7 @@ def test_influence_and_likelihood_ask_the_champion(context: Context, tmp_path: P
             "minhash_threshold": 1.0,
         }
     )
-    splits = {"train": HUMAN, "heldout": HUMAN[:4], "validation": [], "test": []}
+    splits = {"train": LABELLED, "dev": LABELLED[:4], "validation": [], "test": []}
     start = started(
         context, recipe, {**{f"splits/{name}.jsonl": own for name, own in splits.items()}, **model}
     )

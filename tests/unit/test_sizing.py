@@ -50,7 +50,7 @@ def picked(model: Model, machine: Machine, longest: int = 512, **section: Any) -
 def test_a_small_model_gets_the_fastest_layout() -> None:
     assert (
         picked(SMALL, gpus(1)).layout.zero_stage == 1
-    )  # stage 0 has no fp32 master weights in bf16
+    )  # ZeRO stage 0 has no fp32 master weights in bf16
     assert picked(SMALL, gpus(8)).layout.zero_stage == 1
     one = picked(SMALL, cpu(20)).layout
     assert (one.zero_stage, one.offload, one.precision) == (0, False, "autocast")
@@ -64,7 +64,7 @@ def test_a_model_larger_than_a_device_is_divided_and_then_offloaded() -> None:
     alone = picked(SEVEN_BILLION, gpus(1)).layout
     assert alone.zero_stage in (2, 3)
     assert alone.offload
-    # More devices never need a stage that divides more.
+    # More devices never need a ZeRO stage that divides more.
     assert picked(SEVEN_BILLION, gpus(8, nodes=8)).layout.zero_stage <= divided.zero_stage
 
 

@@ -41,7 +41,7 @@ def test_auto_divides_by_the_fractions_and_by_prompt_whatever_the_order() -> Non
     splits = split_up(*items)
     counts = splits.counts
     assert 650 < counts["train"] < 750
-    for name in ("heldout", "validation", "test"):
+    for name in ("dev", "validation", "test"):
         assert 65 < counts[name] < 135
     again = split_up(*reversed(items))
     assert {name: ids(splits, name) for name in CLAIM_ORDER} == {
@@ -56,7 +56,7 @@ def test_answers_of_one_prompt_stay_together_in_auto() -> None:
     ]
     splits = split_up(*items)
     assert not ids(splits, "train") & (
-        ids(splits, "test") | ids(splits, "validation") | ids(splits, "heldout")
+        ids(splits, "test") | ids(splits, "validation") | ids(splits, "dev")
     )
     assert splits.counts["train"] % 3 == 0
     assert splits.rejected_counts == {
@@ -68,13 +68,13 @@ def test_a_training_row_that_is_measured_on_is_dropped_and_counted() -> None:
     splits = split_up(
         *rows("train", "v", " t ", "mine", "held"),
         *rows("unlabelled", "t", "u"),
-        *rows("heldout", "held", "v"),
+        *rows("dev", "held", "v"),
         *MEASURED,
     )
     assert [one.prompt for one in splits.train] == ["mine"]
-    assert [one.prompt for one in splits.heldout] == ["held"]
+    assert [one.prompt for one in splits.dev] == ["held"]
     assert [one.text for one in splits.unlabelled] == ["u"]
-    assert splits.rejected_counts == {"in_evaluation": 4, "in_heldout": 1}
+    assert splits.rejected_counts == {"in_evaluation": 4, "in_dev": 1}
     assert any("in test, this row was for train" in one.detail for one in splits.rejected)
 
 
@@ -115,8 +115,8 @@ def test_raw_text_is_for_training_never_a_question() -> None:
         ("auto", row("", f"text {number}")) for number in range(200)
     ]
     splits = split_up(*texts, *rows("train", "q"), ("retention", row("", "old text")), *MEASURED)
-    assert splits.counts["train"] + splits.counts["heldout"] == 201
-    assert 5 < splits.counts["heldout"] < 40
+    assert splits.counts["train"] + splits.counts["dev"] == 201
+    assert 5 < splits.counts["dev"] < 40
     assert splits.counts["retention"] == 1
     assert splits.counts["validation"] == splits.counts["test"] == 1
     with pytest.raises(UserError, match=r"validation is empty.*unverifiable 1"):

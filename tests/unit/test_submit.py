@@ -477,7 +477,7 @@ def test_the_summary_shows_the_verdict_of_every_round(context: Context, package:
         "verdict",
         "first",
         "promoted",
-        "kept",
+        "rejected",
         "promoted",
     ]
     assert f"{context.store.root}/runs/{campaign.run_id}/report.html" in text

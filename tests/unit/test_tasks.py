@@ -27,17 +27,17 @@ def lengths(examples: list[Example]) -> Counter[int]:
 
 
 LADDER = {"labelled": [1, 8], "climb": [9, 12]}
-SIZES = {"labelled": 400, "heldout": 80, "unlabelled": 50, "validation": 100, "test": 100}
+SIZES = {"labelled": 400, "dev": 80, "unlabelled": 50, "validation": 100, "test": 100}
 
 
 @pytest.mark.parametrize("task", ["reverse", "copy", "addition"])
-def test_a_ladder_has_human_answers_up_to_its_labelled_length_only(task: str) -> None:
+def test_a_ladder_has_labels_up_to_its_labelled_length_only(task: str) -> None:
     splits = made(task=task, ladder=LADDER, **SIZES)
-    assert max(lengths(splits["train"] + splits["heldout"])) == 8
+    assert max(lengths(splits["train"] + splits["dev"])) == 8
     assert lengths(splits["unlabelled"]) == dict.fromkeys(range(9, 13), 50)
     for name in ("validation", "test"):
         assert lengths(splits[name]) == dict.fromkeys(range(8, 13), 20)
-    for name in ("train", "heldout"):
+    for name in ("train", "dev"):
         assert set(lengths(splits[name])) == set(range(1, 9))
     assert lengths(splits["train"])[8] == 50
 
@@ -106,8 +106,8 @@ def test_numbers_of_any_length_can_be_drawn() -> None:
         "graph_color",
     ],
 )
-def test_reasoning_gym_puzzles_are_judged_by_their_stored_entry(name: str) -> None:
-    sizes = {"labelled": 6, "heldout": 2, "unlabelled": 5, "validation": 3, "test": 3}
+def test_reasoning_gym_puzzles_are_checked_by_their_stored_entry(name: str) -> None:
+    sizes = {"labelled": 6, "dev": 2, "unlabelled": 5, "validation": 3, "test": 3}
     if name == "graph_color":  # has no answer of its own, so nobody could be taught with it
         with pytest.raises(UserError, match="accepts none of its own answers"):
             made(task=f"reasoning_gym/{name}", **sizes)
@@ -115,7 +115,7 @@ def test_reasoning_gym_puzzles_are_judged_by_their_stored_entry(name: str) -> No
     splits = made(task=f"reasoning_gym/{name}", **sizes)
     assert {split: len(rows) for split, rows in splits.items()} == {
         "train": 6,
-        "heldout": 2,
+        "dev": 2,
         "unlabelled": 5,
         "validation": 3,
         "test": 3,
@@ -131,14 +131,14 @@ def test_reasoning_gym_puzzles_are_judged_by_their_stored_entry(name: str) -> No
 
 
 def test_a_task_with_few_puzzles_gives_every_split_its_share() -> None:
-    sizes = {"labelled": 200, "heldout": 50, "unlabelled": 500, "validation": 100, "test": 100}
+    sizes = {"labelled": 200, "dev": 50, "unlabelled": 500, "validation": 100, "test": 100}
     splits = made(
         task="reasoning_gym/gcd",
         config={"min_value": 1, "max_value": 12, "min_numbers": 2, "max_numbers": 2},
         **sizes,
     )
     assert sum(map(len, splits.values())) <= 144
-    assert all(splits[name] for name in ("train", "heldout", "unlabelled", "validation", "test"))
+    assert all(splits[name] for name in ("train", "dev", "unlabelled", "validation", "test"))
 
 
 @pytest.mark.parametrize(

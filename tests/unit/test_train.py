@@ -57,17 +57,17 @@ def test_training_lowers_the_loss_and_the_saved_model_is_the_best_one_seen(tmp_p
     model, codec = load_model(done["folder"]), tiny_model()[1]
     rows = [EncodedRow(*codec.row_ids(row.prompt, row.completion)) for row in reversal(40, 1)]
     loss = mean_loss(CompletionLoss(model), rows, codec.pad_id, 16)
-    assert loss == pytest.approx(done["best_heldout_loss"], rel=1e-4)
+    assert loss == pytest.approx(done["best_dev_loss"], rel=1e-4)
 
 
-def test_training_stops_early_once_the_heldout_loss_rises(tmp_path: Path) -> None:
+def test_training_stops_early_once_the_dev_loss_rises(tmp_path: Path) -> None:
     done = train(
         tmp_path / "run", steps=2000, rows=reversal(8, 0), zero=0, early_stopping_patience=3
     )
     assert done["stopped_early"]
     assert done["steps"] < 2000
     assert done["best_step"] < done["steps"]
-    assert done["best_heldout_loss"] < done["final_heldout_loss"]
+    assert done["best_dev_loss"] < done["final_dev_loss"]
 
 
 def test_a_row_longer_than_the_context_is_refused_with_numbers(tmp_path: Path) -> None:

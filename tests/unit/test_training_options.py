@@ -26,7 +26,7 @@ TEXTS = ["(+)-*" * 10, "+-+-+-+-+-+-", "(*)", "(+) (-) (*) (+)"]
 
 def raw_text(count: int = 60) -> list[TrainingRow]:
     return [
-        TrainingRow(id=f"text-{n}", prompt="", completion=TEXTS[n % 4], source="human", round=0)
+        TrainingRow(id=f"text-{n}", prompt="", completion=TEXTS[n % 4], source="labelled", round=0)
         for n in range(count)
     ]
 
@@ -68,7 +68,7 @@ def test_pretraining_comes_first_and_teaches_the_raw_text(tmp_path: Path) -> Non
     # A schedule of its own: the second stage warms up again.
     rates = [entry["learning_rate"] for entry in done["log"]]
     assert rates[39] < 1e-3 < rates[41]
-    alone = train(tmp_path / "alone", rows=rows, stages=(before,), heldout=[], **pretrain)
+    alone = train(tmp_path / "alone", rows=rows, stages=(before,), dev=[], **pretrain)
     assert alone["losses"][:40] == done["losses"][:40]
     assert text_loss(alone["folder"]) < 0.7 * text_loss(tmp_path / "alone" / "base")
 
@@ -190,7 +190,7 @@ def test_adapters_train_beside_a_frozen_base_grow_and_are_merged(tmp_path: Path)
     )
     full = train(tmp_path / "full", init=first["folder"], steps=6, evaluate_every=1)
     assert more["losses"][0] == pytest.approx(full["losses"][0], rel=1e-5)
-    assert more["best_heldout_loss"] < more["first_heldout_loss"]
+    assert more["best_dev_loss"] < more["first_dev_loss"]
 
 
 def test_adapters_follow_one_curve_at_every_stage(tmp_path: Path) -> None:
@@ -212,14 +212,18 @@ def test_adapters_follow_one_curve_at_every_stage(tmp_path: Path) -> None:
         (
             {
                 "rows": [
-                    TrainingRow(id="a", prompt="1" * 600, completion="1", source="human", round=0)
+                    TrainingRow(
+                        id="a", prompt="1" * 600, completion="1", source="labelled", round=0
+                    )
                 ]
             },
             "1 of 1 rows are longer than train.max_length 512",
         ),
         (
             {
-                "rows": [TrainingRow(id="a", prompt="", completion="12", source="human", round=0)],
+                "rows": [
+                    TrainingRow(id="a", prompt="", completion="12", source="labelled", round=0)
+                ],
                 "pretrain": {"steps": 1},
             },
             "the sft stage learns from rows with a prompt",
@@ -255,4 +259,4 @@ def test_a_training_tells_its_layout_its_cost_and_how_answers_end(tmp_path: Path
     entry = done["log"][3]
     assert entry["gradient_norm"] > 0
     assert 0 <= entry["padding_share"] < 1
-    assert entry["heldout_loss"] is not None
+    assert entry["dev_loss"] is not None

@@ -96,7 +96,7 @@ def test_tasks_fill_it_with_prompts_of_its_own_and_leave_other_splits_alone_with
     task: str,
 ) -> None:
     ladder = {"ladder": {"labelled": [1, 3], "climb": [4, 6]}} if task == "reverse" else {}
-    counts = {"labelled": 40, "heldout": 4, "unlabelled": 10, "validation": 12, "test": 12}
+    counts = {"labelled": 40, "dev": 4, "unlabelled": 10, "validation": 12, "test": 12}
 
     def splits(vault: int) -> dict[str, list[str]]:
         source = TaskSource.model_validate({"task": task, **counts, **ladder, "vault": vault})

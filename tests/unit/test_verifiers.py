@@ -150,7 +150,7 @@ def test_a_pattern_that_can_take_for_ever_is_named_and_never_run() -> None:
         ("addition", "99+99=", "891"),
     ],
 )
-def test_built_in_tasks_are_judged_from_the_prompt_alone(task: str, text: str, right: str) -> None:
+def test_built_in_tasks_are_checked_from_the_prompt_alone(task: str, text: str, right: str) -> None:
     prompt = question(f"task/{task}", text=text)
     assert verify(prompt, right)
     assert verify(prompt, f" {right}\n")
@@ -234,7 +234,7 @@ def test_other_mathematics_is_refused(reference: str, answer: str) -> None:
     assert not verify(question("math", reference), answer)
 
 
-def test_an_expression_that_takes_for_ever_is_wrong_and_the_next_is_judged_all_the_same(
+def test_an_expression_that_takes_for_ever_is_wrong_and_the_next_is_checked_all_the_same(
     tmp_path: Path,
 ) -> None:
     begun = time.monotonic()

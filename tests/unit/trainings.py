@@ -27,7 +27,7 @@ def reversal(count: int, seed: int) -> list[TrainingRow]:
     ]
     return [
         TrainingRow(
-            id=str(index), prompt=f"{text}=", completion=text[::-1], source="human", round=0
+            id=str(index), prompt=f"{text}=", completion=text[::-1], source="labelled", round=0
         )
         for index, text in enumerate(texts)
     ]
@@ -37,7 +37,7 @@ def make_job(
     folder: Path,
     *,
     rows: list[TrainingRow] | None = None,
-    heldout: list[TrainingRow] | None = None,
+    dev: list[TrainingRow] | None = None,
     steps: int = 12,
     stages: tuple[Stage, ...] | None = None,
     architecture: str = "llama-nope",
@@ -54,7 +54,7 @@ def make_job(
     output = folder / "out"
     output.mkdir()
     write_rows(folder / "mix.jsonl", rows if rows is not None else reversal(200, 0))
-    write_rows(folder / "heldout.jsonl", heldout if heldout is not None else reversal(40, 1))
+    write_rows(folder / "dev.jsonl", dev if dev is not None else reversal(40, 1))
     settings = {
         "batch_size": 16,
         "micro_batch_size": 16,
@@ -71,7 +71,7 @@ def make_job(
         adapter=adapter,
         base=base,
         mix=folder / "mix.jsonl",
-        heldout=folder / "heldout.jsonl",
+        dev=folder / "dev.jsonl",
         output=output,
         system_prompt="",
         section=TrainSection.model_validate(settings),

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from components.report.words import cut, seconds_text
 
-QUIET_TASKS = ("carry", "report")
+QUIET_TASKS = ("pass-through", "report")
 """Steps that only hand something on: not worth a line unless they fail."""
 
 

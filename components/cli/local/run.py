@@ -23,7 +23,7 @@ from rich.console import Console
 from components.cli.local.docker_runner import Containers, check_engine
 from components.cli.local.follow import Follower
 from components.contracts.recipe import Recipe
-from components.errors import Corrupt, Missing, RatchetError, Transient, UserError
+from components.errors import Corrupt, Missing, OlderReceipt, RatchetError, Transient, UserError
 from components.report.runs import RunView, TaskView, load_run
 from components.runtime.context import Context, make_context
 from components.storage import keys
@@ -32,7 +32,9 @@ from components.storage.store import open_store, probe
 REPOSITORY = Path(__file__).resolve().parents[3]
 STOP_PATIENCE_SECONDS = 10.0
 
-_EXIT_CODES = {kind.__name__: kind.exit_code for kind in (UserError, Corrupt, Missing, Transient)}
+_EXIT_CODES = {
+    kind.__name__: kind.exit_code for kind in (UserError, OlderReceipt, Corrupt, Missing, Transient)
+}
 _SHELL_ERROR = re.compile(r"^\s*error(?: \((\w+)\))?: (.+)$", re.MULTILINE)
 
 

@@ -1,4 +1,4 @@
-"""The recipe's section `data`: what people wrote, and tasks whose answers a program checks."""
+"""The recipe's section `data`: files of rows, and tasks whose answers a program checks."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from components.contracts.recipe.section import Positive, Section, Share
 
 
 class DataSource(Section):
-    """A JSONL, Parquet or text file that people made."""
+    """A JSONL, Parquet or text file of rows: labelled ones, questions without answers, or raw
+    text."""
 
     uri: str
     """file://, s3://, hf://datasets/org/name@revision/file, or package://module/file."""
     split: Literal[
         "auto",
         "train",
-        "heldout",
+        "dev",
         "unlabelled",
         "validation",
         "test",
@@ -32,14 +33,14 @@ class DataSource(Section):
     prompt_field: str = "prompt"
     completion_field: str = "completion"
     verifier: Literal["exact", "numeric", "math", "choice", "regex"] = "exact"
-    """How answers to these rows' prompts are judged against their completion."""
+    """How answers to these rows' prompts are checked against their completion."""
 
 
 class Ladder(Section):
     """A difficulty ladder over the length of a built-in task (2502.01612)."""
 
     labelled: tuple[Positive, Positive] = (1, 8)
-    """Shortest and longest problem with a human label."""
+    """Shortest and longest problem with a label."""
     climb: tuple[Positive, Positive] = (9, 12)
     """First and last length the model teaches itself."""
     mastery: Share = 0.97
@@ -55,7 +56,7 @@ class Ladder(Section):
 
 
 class TaskSource(Section):
-    """A procedural task: questions made by a program, answers judged by its own checker."""
+    """A procedural task: questions made by a program, answers checked by its own function."""
 
     task: str
     """`reverse`, `copy`, `addition`, or `reasoning_gym/<name>`."""
@@ -64,7 +65,7 @@ class TaskSource(Section):
     4 into 4.0."""
     labelled: Annotated[int, Field(ge=0)] = 200
     """Rows whose answer may be trained on."""
-    heldout: Annotated[int, Field(ge=0)] = 64
+    dev: Annotated[int, Field(ge=0)] = 64
     """Labelled rows kept apart for early stopping."""
     unlabelled: Positive = 1000
     """Prompts without answers for self-training (per length on a ladder)."""
@@ -105,28 +106,28 @@ class Fractions(Section):
     """How rows of `split: auto` sources are divided."""
 
     train: Share = 0.7
-    heldout: Share = 0.1
+    dev: Share = 0.1
     validation: Share = 0.1
     test: Share = 0.1
 
     @model_validator(mode="after")
     def _sum(self) -> Fractions:
-        if abs(self.train + self.heldout + self.validation + self.test - 1.0) > 1e-6:
-            raise ValueError("train + heldout + validation + test must be 1")
+        if abs(self.train + self.dev + self.validation + self.test - 1.0) > 1e-6:
+            raise ValueError("train + dev + validation + test must be 1")
         return self
 
 
 class DataSection(Section):
-    """Human data and procedural tasks; splits are disjoint by prompt and checked."""
+    """Data files and procedural tasks; splits are disjoint by prompt and checked."""
 
-    human: tuple[DataSource, ...] = ()
+    sources: tuple[DataSource, ...] = ()
     tasks: tuple[TaskSource, ...] = ()
     fractions: Fractions = Fractions()
 
     @model_validator(mode="after")
     def _something(self) -> DataSection:
-        if not self.human and not self.tasks:
-            raise ValueError("give at least one source in `human` or `tasks`")
+        if not self.sources and not self.tasks:
+            raise ValueError("give at least one entry in `sources` or `tasks`")
         return self
 
 

@@ -1,4 +1,4 @@
-"""The recipe's section `decide`: when a candidate is kept and when the campaign ends."""
+"""The recipe's section `decide`: when a candidate is promoted and when the campaign ends."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Budget(Section):
 
 
 class DecideSection(Section):
-    """When a candidate is kept and when the campaign stops."""
+    """When a candidate is promoted and when the campaign stops."""
 
     goal: Goal
     max_rounds: Positive = 4
@@ -44,7 +44,7 @@ class DecideSection(Section):
     """Tag whose values are families of validation prompts that resemble each other (a template, a
     topic), so that their results are not independent; empty: every prompt stands alone."""
     max_perplexity_ratio: Annotated[float, Field(ge=1.0)] = 1.10
-    """Perplexity on human text against round 0 above which a candidate is refused."""
+    """Perplexity on human text against round 0 above which a candidate is rejected."""
     retention_margin: Annotated[float, Field(ge=0.0)] = 0.01
     """What a candidate may lose on the retention split: its token accuracy minus the champion's
     must be above minus this with 95 % confidence."""

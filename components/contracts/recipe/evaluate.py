@@ -30,7 +30,7 @@ class EvaluateSection(Section):
     temperature: Annotated[float, Field(gt=0.0, le=5.0)] = 0.7
     batch_size: Positive = 256
     max_perplexity_rows: Positive = 200
-    """Rows of the retention (else held-out) split whose perplexity is measured."""
+    """Rows of the retention (else dev) split whose perplexity is measured."""
     diversity_rows: Positive = 1024
     """Answers whose diversity is measured: the same prompts, chosen by their ids, for every model.
     Self-BLEU and Vendi score, which compare every answer with every other, take the first 48 and

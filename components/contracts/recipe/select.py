@@ -65,16 +65,16 @@ class DiversityChoice(Section):
 
 
 class InfluenceChoice(Section):
-    """Keep rows whose gradient lowers the loss on held-out human rows (1803.09050)."""
+    """Keep rows whose gradient lowers the loss on the dev split (1803.09050)."""
 
     validation_rows: Positive = 1024
-    """Held-out human rows at most (never those the gate is judged on): the more, the surer."""
+    """Rows of the dev split at most (never those the gate decides on): the more, the surer."""
     batch_size: Positive = 32
 
 
 class SelectSection(Section):
-    """Which samples may teach, and how they are mixed with human rows. Everything that is none or 0
-    is off."""
+    """Which samples may teach, and how they are mixed with labelled rows. Everything that is none
+    or 0 is off."""
 
     contamination: Literal["exact", "overlap"] = "exact"
     """How a sample is compared with the evaluation splits: equal prompts alone, or also shared runs
@@ -109,15 +109,15 @@ class SelectSection(Section):
     """At most this many kept answers per prompt (2312.06585)."""
     influence: InfluenceChoice | None = None
     diversity: DiversityChoice | None = None
-    human_share: Annotated[float, Field(ge=0.25, le=1.0)] = 0.5
-    """Share of drawn rows that are human; never below 0.25 (2502.18049)."""
+    labelled_share: Annotated[float, Field(ge=0.25, le=1.0)] = 0.5
+    """Share of drawn rows that are labelled; never below 0.25 (2502.18049)."""
     newest_share: Share = 0.5
     """Of the self-made share, how much comes from the newest round (2502.01612)."""
     min_accepted: Positive = 16
     """Fewer accepted new rows than this fail the round."""
     unsafe_replace: bool = False
-    """Drop earlier rounds' samples and human rows. Leads to collapse (2305.17493); for experiments
-    only."""
+    """Drop earlier rounds' samples and labelled rows. Leads to collapse (2305.17493); for
+    experiments only."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> SelectSection:

@@ -72,9 +72,9 @@ class TrainSection(Section):
     """Fine-tuning by DeepSpeed."""
 
     pretrain: Stage | None = None
-    """Before `first`: next-token prediction on raw text (human rows without a prompt)."""
+    """Before `first`: next-token prediction on raw text (rows without a prompt)."""
     first: Stage = Stage(steps=500)
-    """The supervised stage on human rows (round 0); of 0 steps: `pretrain` alone."""
+    """The supervised stage on labelled rows (round 0); of 0 steps: `pretrain` alone."""
     rounds: Stage = Stage(steps=200)
     """Each self-improvement round."""
     init_from: Literal["base", "champion"] = "champion"
@@ -108,8 +108,8 @@ class TrainSection(Section):
     kl_beta: Annotated[float, Field(ge=0.0)] = 0.0
     """Weight of the divergence from the base model in the loss; 0.01 to 0.1 are usual."""
     interpolate: bool = False
-    """Keep (1-a)·base + a·trained with the a of 0.25, 0.5, 0.75, 1 that has the lowest held-out
-    loss (2109.01903)."""
+    """Keep (1-a)·base + a·trained with the a of 0.25, 0.5, 0.75, 1 that has the lowest dev loss
+    (2109.01903)."""
     weighting: Literal["sampling", "loss"] = "sampling"
     """What a row's weight means: how often it is drawn, or how much its tokens count in the
     loss."""
@@ -119,9 +119,9 @@ class TrainSection(Section):
     """Rows of a micro-batch behind each other in sequences of max_length, kept apart: no padding at
     all."""
     evaluate_every: Positive = 50
-    """Steps between looks at the held-out loss."""
+    """Steps between looks at the dev loss."""
     early_stopping_patience: Positive = 5
-    """Looks without a lower held-out loss before training ends; the best weights are kept."""
+    """Looks without a lower dev loss before training ends; the best weights are kept."""
 
     # How it is carried out: the loss curve does not depend on it, and neither does the address of
     # the result.
@@ -132,8 +132,8 @@ class TrainSection(Section):
     zero: Literal["auto", 0, 1, 2, 3] = "auto"
     """DeepSpeed ZeRO stage (1910.02054); auto: the least that fits into memory."""
     offload: bool | Literal["auto"] = "auto"
-    """Optimizer state (at stage 3 parameters too) in CPU memory (2101.06840); auto: if nothing else
-    fits."""
+    """Optimizer state (at ZeRO stage 3 parameters too) in CPU memory (2101.06840); auto: if nothing
+    else fits."""
     micro_batch_size: Positive | Literal["auto"] = "auto"
     """Rows per forward pass of one process; auto: as many as fit. Out of memory halves it, once."""
     activation_checkpointing: bool = False
@@ -151,11 +151,11 @@ class TrainSection(Section):
             )
         if self.precision == "bf16" and self.zero == 0:
             raise ValueError(
-                "precision bf16 needs zero >= 1: stage 0 keeps no fp32 master weights and drifts"
+                "precision bf16 needs zero >= 1: ZeRO stage 0 keeps no fp32 master weights and drifts"
             )
         if self.offload is True and self.zero == 0:
             raise ValueError(
-                "offload needs zero >= 1: stage 0 keeps the optimizer's state with the weights"
+                "offload needs zero >= 1: ZeRO stage 0 keeps the optimizer's state with the weights"
             )
         if self.rounds.steps == 0 or (self.pretrain is not None and self.pretrain.steps == 0):
             raise ValueError("only `first` may have 0 steps")

@@ -8,7 +8,7 @@ from typing import Any
 
 from components.decide.reflection.evidence import Evidence
 from components.decide.reflection.measures import ALIKE, LEFT_OUT
-from components.decide.reflection.plan import Finding, Turn
+from components.decide.reflection.plan import Change, Finding
 from components.statistics import mcnemar_two_sided
 
 FEW_PASSED = 0.1
@@ -20,8 +20,8 @@ FINISHED = 0.9
 RUNS_ON = 0.3
 """Share of the unfinished answers that hold the right answer and go on: the model does not know how
 to end."""
-ABOVE_HELDOUT_NATS, ABOVE_HELDOUT = 0.2, 1.25
-"""A training loss so far above the held-out loss cannot be learned: the rows contradict what they
+ABOVE_DEV_NATS, ABOVE_DEV = 0.2, 1.25
+"""A training loss so far above the dev loss cannot be learned: the rows contradict what they
 teach."""
 FLOODED = 0.25
 """Share of the draws that repeat another row."""
@@ -36,9 +36,9 @@ and at least so."""
 CONTAMINATED = 0.01
 SCATTERED, WIDELY_SCATTERED = 0.75, 0.5
 """Part of the champion's accuracy below which sampling loses too much of it."""
-LITTLE_HUMAN, SHIFTED = 0.35, 0.25
-"""Share of human draws, and distance between human and self-made answers, from which the latter
-pull a model away."""
+FEW_LABELLED, SHIFTED = 0.35, 0.25
+"""Share of labelled draws, and distance between labelled and self-made answers, from which the
+latter pull a model away."""
 
 
 def truncation(evidence: Evidence) -> Finding | None:
@@ -47,7 +47,7 @@ def truncation(evidence: Evidence) -> Finding | None:
     if share >= FINISHED or runs_on(evidence):
         return None
     short = evidence["cut_short"] > 0.5 * (1 - share)
-    turn: Turn | None = "temperature_down" if evidence.round > 0 else None
+    change: Change | None = "temperature_down" if evidence.round > 0 else None
     begun = (
         f"; {evidence['cut_short']:.3f} of all are the beginning of the right answer"
         if short
@@ -56,7 +56,7 @@ def truncation(evidence: Evidence) -> Finding | None:
     return evidence.found(
         "truncation",
         0.9,
-        "answer_tokens_up" if short else turn,
+        "answer_tokens_up" if short else change,
         f"only {share:.3f} of the answers ended before generate.max_new_tokens "
         f"({evidence.recipe.generate.max_new_tokens}){begun}",
         f"at least {FINISHED} of the answers end by themselves; if not, raise generate.max_new_tokens",
@@ -98,12 +98,12 @@ def too_few_accepted(evidence: Evidence) -> Finding | None:
     if share >= FEW_PASSED and select["accepted"] >= 2 * least:
         return None
     # Greedy samples of one prompt are all the same: more of them would find nothing new.
-    turn: Turn | None = "samples_up" if evidence.plan.temperature > 0 else None
+    change: Change | None = "samples_up" if evidence.plan.temperature > 0 else None
     reasons = ", ".join(f"{name} {count}" for name, count in select["dropped"].items())
     return evidence.found(
         "too_few_accepted",
         0.85,
-        turn,
+        change,
         f"{select['accepted']} of {select['generated']} samples accepted ({share:.3f} passed the quality filters; "
         f"select.min_accepted is {least}; dropped: {reasons or 'none'})",
         "more accepted rows; if not, easier prompts, a longer first stage, or answers as hints (generate.hints)",
@@ -200,7 +200,7 @@ def verifier_too_lenient(evidence: Evidence) -> Finding | None:
     return evidence.found(
         "verifier_too_lenient",
         0.92,
-        "vote_share_up" if several else "human_share_up",
+        "vote_share_up" if several else "labelled_share_up",
         f"the verifier accepts the majority's answer to {evidence['majority_passed']:.3f} of the prompts, the champion "
         f"is right on {evidence['majority_expected']:.3f} of like validation prompts ({evidence['verifier_z']:.1f} "
         "standard errors): wrong answers teach, unless these prompts are easier; look at accepted.jsonl, mend the "
@@ -208,31 +208,28 @@ def verifier_too_lenient(evidence: Evidence) -> Finding | None:
         "fewer accepted answers that most samples contradict, and no loss of accuracy",
         measure="disputed" if several else "accuracy",
         direction="down" if several else "up",
-        otherwise="human_share_up",
+        otherwise="labelled_share_up",
     )
 
 
 def label_noise(evidence: Evidence) -> Finding | None:
-    """Rows that cannot be learned: training loss settles well above the loss on held-out rows of
+    """Rows that cannot be learned: training loss settles well above the loss on dev rows of
     the same kind."""
-    above, heldout = evidence["above_heldout"], evidence["last_loss"] - evidence["above_heldout"]
-    if (
-        not above > max(ABOVE_HELDOUT_NATS, (ABOVE_HELDOUT - 1) * heldout)
-        or evidence["loss_fall"] <= 0
-    ):
+    above, dev_loss = evidence["above_dev"], evidence["last_loss"] - evidence["above_dev"]
+    if not above > max(ABOVE_DEV_NATS, (ABOVE_DEV - 1) * dev_loss) or evidence["loss_fall"] <= 0:
         return None
-    # Samples that a strict verifier let through are clean: then it is the human rows.
-    human = evidence.round == 0 or (
+    # Samples that a strict verifier let through are clean: then it is the labelled rows.
+    blames_labelled = evidence.round == 0 or (
         evidence.recipe.select.verifier and not verifier_too_lenient(evidence)
     )
     return evidence.found(
         "label_noise",
         0.85,
-        "human_share_down" if human else "human_share_up",
-        f"training loss settles at {evidence['last_loss']:.4f}, held-out loss at {heldout:.4f}: part of the rows "
-        f"contradict what the others teach{' (it must be the human rows: look at them)' * human}",
-        "a training loss nearer to the held-out loss",
-        measure="above_heldout",
+        "labelled_share_down" if blames_labelled else "labelled_share_up",
+        f"training loss settles at {evidence['last_loss']:.4f}, dev loss at {dev_loss:.4f}: part of the rows "
+        f"contradict what the others teach{' (it must be the labelled rows: look at them)' * blames_labelled}",
+        "a training loss nearer to the dev loss",
+        measure="above_dev",
         direction="down",
         otherwise="vote_share_up",
     )
@@ -240,16 +237,17 @@ def label_noise(evidence: Evidence) -> Finding | None:
 
 def duplicate_flood(evidence: Evidence) -> Finding | None:
     """A few rows, written a little differently, take a large part of what is drawn."""
-    repeated, human = evidence["repeated"], evidence["repeated_human"]
+    repeated, repeated_labelled = evidence["repeated"], evidence["repeated_labelled"]
     if not repeated > FLOODED:
         return None
-    mostly_human = human > repeated / 2
+    mostly_labelled = repeated_labelled > repeated / 2
     return evidence.found(
         "duplicate_flood",
         0.85,
-        "human_share_down" if mostly_human else "human_share_up",
-        f"{repeated:.3f} of what is drawn repeats another row but for spaces, case or punctuation ({human:.3f} human "
-        "rows): look at mix.jsonl and remove them, or lower select.minhash_threshold and select.max_per_prompt",
+        "labelled_share_down" if mostly_labelled else "labelled_share_up",
+        f"{repeated:.3f} of what is drawn repeats another row but for spaces, case or punctuation "
+        f"({repeated_labelled:.3f} labelled rows): look at mix.jsonl and remove them, or lower "
+        "select.minhash_threshold and select.max_per_prompt",
         "fewer repeated draws",
         measure="repeated",
         direction="down",
@@ -266,17 +264,17 @@ def evaluation_contamination(evidence: Evidence) -> Finding | None:
         0.95 if share > 0.05 else 0.7,
         None,
         f"{share:.3f} of the validation prompts are in the training mix but for spaces, case or punctuation: scores "
-        "are too good, and the gate may promote what only remembers; remove these rows from the human data",
+        "are too good, and the gate may promote what only remembers; remove these rows from the labelled data",
         "no validation prompt in the mix",
         measure="contaminated",
         direction="down",
     )
 
 
-def human_share_too_low(evidence: Evidence) -> Finding | None:
-    """Self-made rows unlike the human ones outweigh them and pull the model away."""
+def labelled_share_too_low(evidence: Evidence) -> Finding | None:
+    """Self-made rows unlike the labelled ones outweigh them and pull the model away."""
     comparison, shifted = evidence.comparison, evidence["answer_shift"] > SHIFTED
-    if comparison is None or not evidence["human_weight"] < LITTLE_HUMAN or not shifted:
+    if comparison is None or not evidence["labelled_weight"] < FEW_LABELLED or not shifted:
         return None
     if (
         comparison.wins >= comparison.losses
@@ -284,11 +282,12 @@ def human_share_too_low(evidence: Evidence) -> Finding | None:
     ):
         return None
     return evidence.found(
-        "human_share_too_low",
+        "labelled_share_too_low",
         0.85,
-        "human_share_up",
-        f"human rows are {evidence['human_weight']:.3f} of what is drawn, the answers of the others are unlike them "
-        f"(Jensen-Shannon distance {evidence['answer_shift']:.3f}), and {comparison.losses} of {comparison.pairs} "
+        "labelled_share_up",
+        f"labelled rows are {evidence['labelled_weight']:.3f} of what is drawn, the answers of the "
+        f"others are unlike them (Jensen-Shannon distance {evidence['answer_shift']:.3f}), and "
+        f"{comparison.losses} of {comparison.pairs} "
         f"prompts were lost, {comparison.wins} won",
         "fewer lost prompts",
         measure="accuracy",

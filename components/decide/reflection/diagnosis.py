@@ -8,8 +8,8 @@ from collections.abc import Callable
 from components.decide.reflection.data_causes import (
     duplicate_flood,
     evaluation_contamination,
-    human_share_too_low,
     label_noise,
+    labelled_share_too_low,
     low_diversity,
     stop_token_wrong,
     temperature_too_high,
@@ -50,7 +50,7 @@ CHECKS: tuple[Callable[[Evidence], Finding | None], ...] = (
     label_noise,
     duplicate_flood,
     evaluation_contamination,
-    human_share_too_low,
+    labelled_share_too_low,
 )
 
 

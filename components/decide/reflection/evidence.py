@@ -9,7 +9,7 @@ from typing import Any, Literal
 from components.contracts.recipe import Recipe
 from components.contracts.state import Plan, Verdict
 from components.decide.gate import Comparison, Scores
-from components.decide.reflection.plan import Finding, Turn
+from components.decide.reflection.plan import Change, Finding
 
 NOTICEABLE_NATS = 0.01
 """A smaller change of a loss says nothing: on a solved task a loss of 0.0004 may well double."""
@@ -28,7 +28,7 @@ class Evidence:
     round: int
     verdict: Verdict
     plan: Plan
-    """The knobs of this round."""
+    """The settings of this round."""
     train: dict[str, Any]
     """Summary of the train receipt."""
     losses: Sequence[float | None]
@@ -51,23 +51,23 @@ class Evidence:
         self,
         name: str,
         confidence: float,
-        turn: Turn | None,
+        change: Change | None,
         said: str,
         predicted: str,
         *,
         measure: str = "",
         direction: Literal["up", "down", ""] = "",
-        otherwise: Turn | None = None,
+        otherwise: Change | None = None,
     ) -> Finding:
         """A cause. `measure` (and which way it should go) is how the next round is asked whether
-        the change helped; `otherwise` is the turn to take where `turn` is at its bound or has been
-        taken back before."""
+        the change helped; `otherwise` is the change to make where `change` is at its bound or has
+        been taken back before."""
         settled = SETTLED if self.verdict in ("promoted", "first") else 1.0
         return Finding(
             name=name,
             evidence=said,
             confidence=confidence * settled,
-            turn=turn,
+            change=change,
             predicted=predicted,
             measure=measure,
             direction=direction,

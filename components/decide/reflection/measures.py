@@ -20,7 +20,7 @@ MAX_ROWS = 200_000
 """Rows of a file that are looked at."""
 AROUND, REACH = 6, 60
 """A loss is held against up to so many before it and after it, no farther away than REACH steps."""
-NOT_JUDGED = ("in_evaluation", "contamination", "unfinished", "empty", "length")
+NOT_VERIFIED = ("in_evaluation", "contamination", "unfinished", "empty", "length")
 """Reasons for a drop that come before the verifier or say nothing of it."""
 
 FEW_MINORITY = 10
@@ -46,8 +46,8 @@ def loss_measures(
 ) -> dict[str, float]:
     """Of the training: `first_loss` (before any update), `last_loss` (mean of a tenth of the
     steps), `peak_loss` (highest mean of as many steps in a row), `loss_fall` (relative, between
-    means), `loss_spikes`, `skipped_steps`, `heldout_rise` (final over best), and `above_heldout`
-    (last training loss over final held-out loss). `losses` and `tokens` are those of each step."""
+    means), `loss_spikes`, `skipped_steps`, `dev_rise` (final over best), and `above_dev`
+    (last training loss over final dev loss). `losses` and `tokens` are those of each step."""
     known = [
         (place, loss)
         for place, loss in enumerate(losses)
@@ -55,10 +55,10 @@ def loss_measures(
     ]
     finite = [loss for _, loss in known]
     found = {"skipped_steps": float(train.get("skipped_steps") or 0) + len(losses) - len(finite)}
-    best, final = train.get("best_heldout_loss"), train.get("final_heldout_loss")
+    best, final = train.get("best_dev_loss"), train.get("final_dev_loss")
     if best is not None and final is not None:
-        found["heldout_rise"] = final - best
-        found["heldout_loss"] = best
+        found["dev_rise"] = final - best
+        found["dev_loss"] = best
     if not finite:
         return found
     width = max(len(finite) // 10, min(3, -(-len(finite) // 3)))
@@ -69,7 +69,7 @@ def loss_measures(
         len(spikes(finite, [tokens[place] for place, _ in known] if tokens else ()))
     )
     if final is not None:
-        found["above_heldout"] = windows[-1] - final
+        found["above_dev"] = windows[-1] - final
     return found
 
 
@@ -163,14 +163,17 @@ def row_measures(
 
 
 def mix_measures(rows: Iterable[TrainingRow], validation: Iterable[Prompt]) -> dict[str, float]:
-    """Of the training mix: `human_weight` (share of what is drawn), `repeated` (share that repeats
-    an earlier row but for spaces, case and punctuation at the ends), `repeated_human` (the part of
-    it that is human), `contaminated` (share of the validation prompts that are trained on, alike),
-    and `answer_shift` (Jensen-Shannon distance, 0 to 1, between the last characters of human and
-    self-made answers)."""
+    """Of the training mix: `labelled_weight` (share of what is drawn), `repeated` (share that
+    repeats an earlier row but for spaces, case and punctuation at the ends), `repeated_labelled`
+    (the part of it that is labelled), `contaminated` (share of the validation prompts that are
+    trained on, alike), and `answer_shift` (Jensen-Shannon distance, 0 to 1, between the last
+    characters of labelled and self-made answers)."""
     seen, texts = set[tuple[str, str]](), set[str]()
     weight, repeated = defaultdict[str, float](float), defaultdict[str, float](float)
-    endings: dict[str, dict[str, float]] = {"human": defaultdict(float), "self": defaultdict(float)}
+    endings: dict[str, dict[str, float]] = {
+        "labelled": defaultdict(float),
+        "self": defaultdict(float),
+    }
     for row in rows:
         key = (loosely(row.prompt), loosely(row.completion))
         weight[row.source] += row.weight
@@ -185,13 +188,13 @@ def mix_measures(rows: Iterable[TrainingRow], validation: Iterable[Prompt]) -> d
         return {}
     prompts = [loosely(prompt.text) for prompt in validation]
     found = {
-        "human_weight": weight["human"] / total,
+        "labelled_weight": weight["labelled"] / total,
         "repeated": sum(repeated.values()) / total,
-        "repeated_human": repeated["human"] / total,
+        "repeated_labelled": repeated["labelled"] / total,
         "contaminated": sum(text in texts for text in prompts) / max(1, len(prompts)),
     }
-    if endings["human"] and endings["self"]:
-        found["answer_shift"] = jensen_shannon(endings["human"], endings["self"])
+    if endings["labelled"] and endings["self"]:
+        found["answer_shift"] = jensen_shannon(endings["labelled"], endings["self"])
     return found
 
 
@@ -216,7 +219,7 @@ def verifier_measures(
     for sample in samples:
         if (
             sample.prompt_id in prompts
-            and reasons.get((sample.prompt_id, sample.index)) not in NOT_JUDGED
+            and reasons.get((sample.prompt_id, sample.index)) not in NOT_VERIFIED
         ):
             groups[sample.prompt_id].append(sample)
     agreement: dict[bool, list[float]] = {True: [], False: []}
@@ -233,14 +236,14 @@ def verifier_measures(
         ]
         accepted += len(kept)
         disputed += sum(sample.text.strip() != answer for sample in kept)
-    judged = len(agreement[True]) + len(agreement[False])
-    if not judged:
+    num_prompts = len(agreement[True]) + len(agreement[False])
+    if not num_prompts:
         return {}
     found = {
         "agreement": fmean(agreement[True] + agreement[False]),
-        "majority_passed": len(agreement[True]) / judged,
+        "majority_passed": len(agreement[True]) / num_prompts,
         "disputed": disputed / max(1, accepted),
-        "majority_prompts": float(judged),
+        "majority_prompts": float(num_prompts),
     }
     if minority >= FEW_MINORITY:
         found["minority_passed"] = minority_passed / minority
@@ -254,7 +257,9 @@ def verifier_measures(
     )
     if number:
         found["majority_expected"] = expected
-        found["verifier_z"] = two_proportions_z(found["majority_passed"], judged, expected, number)
+        found["verifier_z"] = two_proportions_z(
+            found["majority_passed"], num_prompts, expected, number
+        )
     return found
 
 

@@ -1,5 +1,5 @@
-"""The plan of the next round: bounded turns of a few knobs, what became of the last ones, the rung
-of the ladder."""
+"""The plan of the next round: bounded changes of a few settings, what became of the last ones, the
+rung of the ladder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from components.contracts.recipe import Ladder, LoraSection, LoraStructure, Reci
 from components.contracts.state import Cause, Plan, RoundRecord, Verdict, base_plan
 from components.decide.gate import Scores
 
-Turn = Literal[
+Change = Literal[
     "learning_rate_down",
     "learning_rate_up",
     "steps_up",
@@ -20,39 +20,39 @@ Turn = Literal[
     "temperature_up",
     "temperature_down",
     "weight_decay_up",
-    "human_share_up",
-    "human_share_down",
+    "labelled_share_up",
+    "labelled_share_down",
     "samples_up",
     "structure_up",
     "vote_share_up",
     "answer_tokens_up",
     "noise_up",
 ]
-"""What reflection may ask for. Each is one bounded step of one knob."""
+"""What reflection may ask for. Each is one bounded step of one setting."""
 
-MAX_TURNS = 2
-"""Knobs turned per round: of more, nobody could say which one helped."""
+MAX_CHANGES = 2
+"""Settings changed per round: of more, nobody could say which one helped."""
 MIN_CONFIDENCE = 0.5
 """Causes below this are reported and change nothing."""
 TAKEN_BACK = "change_taken_back"
 CONFIRMED = "change_confirmed"
 MOVED, LOSS_MOVED = 0.05, 0.01
-"""Relative change of a measure from which it has moved; of the held-out loss, which is taken over
+"""Relative change of a measure from which it has moved; of the dev loss, which is taken over
 the same rows every time."""
 
-KNOBS = (
+CHANGEABLE_SETTINGS = (
     "learning_rate",
     "steps",
     "weight_decay",
     "temperature",
     "samples_per_prompt",
-    "human_share",
+    "labelled_share",
     "lora",
     "min_vote_share",
     "max_new_tokens",
     "neftune_alpha",
 )
-Knob = float | LoraStructure | None
+SettingValue = float | LoraStructure | None
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,13 @@ class Finding:
     name: str
     evidence: str
     confidence: float
-    turn: Turn | None
+    change: Change | None
     predicted: str
     measure: str = ""
     """The measure that should move if the change helps; empty: accuracy alone is asked."""
     direction: Literal["up", "down", ""] = ""
-    otherwise: Turn | None = None
-    """What to turn where `turn` is at its bound or was taken back before."""
+    otherwise: Change | None = None
+    """What to change where `change` is at its bound or was taken back before."""
 
 
 def next_plan(
@@ -79,50 +79,60 @@ def next_plan(
     before: Plan,
     refuted: frozenset[str] = frozenset(),
 ) -> tuple[Plan, tuple[Cause, ...]]:
-    """Turn at most two knobs of `current`, most confident causes first, and say of every cause what
-    it changed.
+    """Change at most two settings of `current`, most confident causes first, and say of every cause
+    what it changed.
 
     `reviewed` is what became of the last change. One that is taken back (to what `before` had) goes
-    first, and its knobs are not turned again this round. Turns in `refuted` are not tried again.
+    first, and its settings are not changed again this round. Changes in `refuted` are not tried
+    again.
     """
     plan, causes, touched = current, list[Cause](), set[str]()
-    changed: dict[str, Knob]
+    changed: dict[str, SettingValue]
     if reviewed is not None:
         changed = {}
         if reviewed.name == TAKEN_BACK:
             changed = {
                 name: getattr(before, name)
-                for name in KNOBS
+                for name in CHANGEABLE_SETTINGS
                 if getattr(before, name) != getattr(current, name)
             }
         plan, touched = current.model_copy(update=changed), set(changed)
         causes.append(_cause(reviewed, current, changed, None))
     for finding in sorted(findings, key=lambda one: (-one.confidence, one.name)):
         changed, used = {}, None
-        for turn in (finding.turn, finding.otherwise):
-            if changed or turn is None or turn in refuted or finding.confidence < MIN_CONFIDENCE:
+        for change in (finding.change, finding.otherwise):
+            if (
+                changed
+                or change is None
+                or change in refuted
+                or finding.confidence < MIN_CONFIDENCE
+            ):
                 continue
-            knob, value = turned(plan, recipe, turn)
-            if knob not in touched and len(touched) < MAX_TURNS and value != getattr(plan, knob):
-                changed, used = {knob: value}, turn
+            setting, value = changed_setting(plan, recipe, change)
+            if (
+                setting not in touched
+                and len(touched) < MAX_CHANGES
+                and value != getattr(plan, setting)
+            ):
+                changed, used = {setting: value}, change
         causes.append(_cause(finding, plan, changed, used))
         plan = plan.model_copy(update=changed)
         touched |= set(changed)
     return plan, tuple(causes)
 
 
-def turned(plan: Plan, recipe: Recipe, turn: Turn) -> tuple[str, Knob]:
-    """The knob that a turn is about and its new value, unchanged where the knob is at its bound.
+def changed_setting(plan: Plan, recipe: Recipe, change: Change) -> tuple[str, SettingValue]:
+    """The setting that a change is about and its new value, the same where it is at its bound.
 
     Bounds are relative to the recipe as the person wrote it: learning rate 0.1 to 4 times, steps a
     quarter to 4 times, weight decay up to 16 times (0.1 where the recipe has less), answers up to 4
-    times as long (and no longer than train.max_length); temperature 0.1 to 1.5, human share 0.25 to
-    0.9, samples up to 64, vote share up to 0.9, noise on embeddings up to 10. The bounds of the
+    times as long (and no longer than train.max_length); temperature 0.1 to 1.5, labelled share 0.25
+    to 0.9, samples up to 64, vote share up to 0.9, noise on embeddings up to 10. The bounds of the
     trained structure are in the recipe; nothing makes it smaller but that growth which did harm is
     taken back.
     """
     base = base_plan(recipe)
-    match turn:
+    match change:
         case "learning_rate_down":
             return "learning_rate", _down(
                 plan.learning_rate, plan.learning_rate * 0.5, base.learning_rate * 0.1
@@ -147,25 +157,29 @@ def turned(plan: Plan, recipe: Recipe, turn: Turn) -> tuple[str, Knob]:
         case "weight_decay_up":
             high = max(0.1, base.weight_decay * 16)
             return "weight_decay", _up(plan.weight_decay, max(0.01, plan.weight_decay * 2), high)
-        case "human_share_up":
-            return "human_share", _up(plan.human_share, round(plan.human_share + 0.1, 6), 0.9)
-        case "human_share_down":
-            return "human_share", _down(plan.human_share, round(plan.human_share - 0.1, 6), 0.25)
+        case "labelled_share_up":
+            return "labelled_share", _up(
+                plan.labelled_share, round(plan.labelled_share + 0.1, 6), 0.9
+            )
+        case "labelled_share_down":
+            return "labelled_share", _down(
+                plan.labelled_share, round(plan.labelled_share - 0.1, 6), 0.25
+            )
         case "vote_share_up":
             share = (
                 recipe.select.min_vote_share if plan.min_vote_share is None else plan.min_vote_share
             )
-            return "min_vote_share", _turned_up(
+            return "min_vote_share", _raised(
                 plan.min_vote_share, share, max(0.5, round(share + 0.2, 6)), 0.9
             )
         case "answer_tokens_up":
             first = recipe.generate.max_new_tokens
             now, most = plan.max_new_tokens or first, min(4 * first, recipe.train.max_length)
-            longer = _turned_up(plan.max_new_tokens, now, 2 * now, most)
+            longer = _raised(plan.max_new_tokens, now, 2 * now, most)
             return "max_new_tokens", None if longer is None else int(longer)
         case "noise_up":
             alpha = recipe.train.neftune_alpha if plan.neftune_alpha is None else plan.neftune_alpha
-            return "neftune_alpha", _turned_up(plan.neftune_alpha, alpha, max(5.0, 2 * alpha), 10.0)
+            return "neftune_alpha", _raised(plan.neftune_alpha, alpha, max(5.0, 2 * alpha), 10.0)
         case "samples_up":
             return "samples_per_prompt", int(
                 _up(plan.samples_per_prompt, plan.samples_per_prompt * 2, 64)
@@ -190,9 +204,11 @@ def review(
     It is confirmed if what it was to move has moved the right way. It is taken back if the
     candidate was not promoted and that has not moved or, where nothing of the kind was predicted,
     accuracy fell; and if accuracy fell beyond the 95 % `interval` of this round's whatever has
-    moved. Nothing is taken back twice in a row, or a knob would swing to and fro.
+    moved. Nothing is taken back twice in a row, or a setting would swing to and fro.
     """
-    changed = [name for name in KNOBS if getattr(before, name) != getattr(current, name)]
+    changed = [
+        name for name in CHANGEABLE_SETTINGS if getattr(before, name) != getattr(current, name)
+    ]
     if previous is None or not changed:
         return None
     told = [
@@ -204,7 +220,7 @@ def review(
     said = "; ".join(text for _, text, _ in known)
     came_true = bool(known) and all(right for _, _, right in known)
     accuracy = f"validation accuracy went from {previous.overall:.4f} to {overall:.4f}"
-    if came_true and not (verdict == "kept" and previous.overall > interval[1] > 0.0):
+    if came_true and not (verdict == "rejected" and previous.overall > interval[1] > 0.0):
         return Finding(
             CONFIRMED,
             f"after {', '.join(changed)} changed, {said}, as predicted; {accuracy}",
@@ -213,7 +229,7 @@ def review(
             "",
         )
     swings = any(cause.name == TAKEN_BACK for cause in previous.causes)
-    if verdict != "kept" or swings or (not known and overall >= previous.overall):
+    if verdict != "rejected" or swings or (not known and overall >= previous.overall):
         return None
     why = f"{said}; " if known else ""
     return Finding(
@@ -234,18 +250,18 @@ def _moved(
         return "", None
     old, new = before[cause.measure], now[cause.measure]
     gain = new - old if cause.direction == "up" else old - new
-    least = LOSS_MOVED if cause.measure == "heldout_loss" else MOVED
+    least = LOSS_MOVED if cause.measure == "dev_loss" else MOVED
     return f"{cause.measure} went from {old:.4g} to {new:.4g}", gain > least * max(abs(old), 1e-6)
 
 
-def refuted_turns(history: Sequence[RoundRecord]) -> frozenset[str]:
-    """Turns that were tried and taken back in this campaign."""
+def refuted_changes(history: Sequence[RoundRecord]) -> frozenset[str]:
+    """Changes that were tried and taken back in this campaign."""
     return frozenset(
-        cause.turn
-        for tried, judged in itertools.pairwise(history)
-        if any(one.name == TAKEN_BACK for one in judged.causes)
+        cause.change_name
+        for tried, reviewed in itertools.pairwise(history)
+        if any(one.name == TAKEN_BACK for one in reviewed.causes)
         for cause in tried.causes
-        if cause.turn
+        if cause.change_name
     )
 
 
@@ -281,8 +297,8 @@ def _down(value: float, wanted: float, low: float) -> float:
     return min(value, max(wanted, low))
 
 
-def _turned_up(planned: float | None, now: float, wanted: float, high: float) -> float | None:
-    """As `_up`, for a knob that is as the recipe says (`planned` None) until it is turned."""
+def _raised(planned: float | None, now: float, wanted: float, high: float) -> float | None:
+    """As `_up`, for a setting that is as the recipe says (`planned` None) until it is changed."""
     value = _up(now, wanted, high)
     return planned if value == now else value
 
@@ -303,25 +319,27 @@ def _grown(structure: LoraStructure | None, bounds: LoraSection | None) -> LoraS
     return structure.model_copy(update={"unfrozen_layers": layers})
 
 
-def knob_text(name: str, value: Knob) -> str:
-    """A knob's value as a person would write it."""
+def setting_text(name: str, value: SettingValue) -> str:
+    """A setting's value as a person would write it."""
     if value is None:
         return "none" if name == "lora" else "as in the recipe"
     return str(value) if isinstance(value, LoraStructure) else f"{value:g}"
 
 
-def _cause(finding: Finding, plan: Plan, changed: Mapping[str, Knob], used: Turn | None) -> Cause:
-    turns = [
-        f"{knob} {knob_text(knob, getattr(plan, knob))} → {knob_text(knob, value)}"
-        for knob, value in changed.items()
+def _cause(
+    finding: Finding, plan: Plan, changed: Mapping[str, SettingValue], used: Change | None
+) -> Cause:
+    changes = [
+        f"{setting} {setting_text(setting, getattr(plan, setting))} → {setting_text(setting, value)}"
+        for setting, value in changed.items()
     ]
     return Cause(
         name=finding.name,
         evidence=finding.evidence,
         confidence=round(finding.confidence, 3),
-        change=", ".join(turns),
+        change=", ".join(changes),
         predicted=finding.predicted,
-        turn=used or "",
+        change_name=used or "",
         measure=finding.measure,
         direction=finding.direction,
     )

@@ -11,8 +11,8 @@ from components.decide.reflection.evidence import HIGH_LOSS, NOTICEABLE_NATS, Ev
 from components.decide.reflection.plan import Finding, ladder_of
 from components.statistics import mcnemar_two_sided
 
-HELDOUT_RISE, FAR_RISE = 1.05, 1.2
-"""Final over best held-out loss from which training went on too long, and much too long."""
+DEV_RISE, FAR_RISE = 1.05, 1.2
+"""Final over best dev loss from which training went on too long, and much too long."""
 STILL_FALLING = 0.05
 """Relative fall of the training loss from the fourth to the last fifth of the steps that says it
 was cut short."""
@@ -21,8 +21,7 @@ STILL_FALLING_OF_FEW = 0.15
 STUCK = 0.9
 """Last over first training loss above which hardly anything was learned."""
 FITS_ALIKE = 1.1
-"""Held-out over training loss up to which a model has not begun to memorise: more of it could be
-learned."""
+"""Dev loss over training loss up to which a model has not begun to memorise: it could learn more."""
 CLIMBED_NATS, CLIMBED = 0.2, 1.1
 """Training whose loss ends so far above where it began, and that takes human text with it, is
 thrown about."""
@@ -100,7 +99,7 @@ def learning_rate_too_low(evidence: Evidence) -> Finding | None:
         f"{evidence['first_loss']:.4f} to {evidence['last_loss']:.4f} in {evidence.train['steps']} steps at learning "
         f"rate {evidence.plan.learning_rate:g}",
         "a candidate that answers differently, with a lower training loss",
-        measure="heldout_loss",
+        measure="dev_loss",
         direction="down",
         otherwise="steps_up",
     )
@@ -126,10 +125,10 @@ def base_not_mastered(evidence: Evidence) -> Finding | None:
 
 
 def overfitting(evidence: Evidence) -> Finding | None:
-    """Training loss fell while held-out loss rose again, or training was stopped early because it
+    """Training loss fell while dev loss rose again, or training was stopped early because it
     did."""
     train = evidence.train
-    best, final = train.get("best_heldout_loss"), train.get("final_heldout_loss")
+    best, final = train.get("best_dev_loss"), train.get("final_dev_loss")
     if (
         best is None
         or final is None
@@ -138,18 +137,18 @@ def overfitting(evidence: Evidence) -> Finding | None:
     ):
         return None
     early = bool(train["stopped_early"]) and train["best_step"] < 0.5 * evidence.plan.steps
-    if final <= HELDOUT_RISE * best and not early:
+    if final <= DEV_RISE * best and not early:
         return None
     far = early or final > FAR_RISE * best
     return evidence.found(
         "overfitting",
         0.9 if final > FAR_RISE * best else 0.8,
         "steps_down" if far else "weight_decay_up",
-        f"held-out loss rose from {best:.4f} (step {train['best_step']}) to {final:.4f} while training loss fell from "
+        f"dev loss rose from {best:.4f} (step {train['best_step']}) to {final:.4f} while training loss fell from "
         f"{train['first_loss']:.4f} to {train['final_loss']:.4f}"
         + (f"; stopped at step {train['steps']} of {evidence.plan.steps}" if early else ""),
-        "the final held-out loss stays near the best",
-        measure="heldout_rise",
+        "the final dev loss stays near the best",
+        measure="dev_rise",
         direction="down",
         otherwise="noise_up" if far else "steps_down",
     )
@@ -171,7 +170,7 @@ def underfitting(evidence: Evidence) -> Finding | None:
             f"{train['steps']} steps saw {evidence['epochs']:.2f} of the mix once, the loss is still "
             f"{evidence['last_loss']:.4f}, and on human text it does not rise",
             "a lower final training loss and a gain in accuracy",
-            measure="heldout_loss",
+            measure="dev_loss",
             direction="down",
             otherwise="learning_rate_up",
         )
@@ -187,7 +186,7 @@ def underfitting(evidence: Evidence) -> Finding | None:
             "learning_rate_up",
             said,
             "a clearly lower training loss",
-            measure="heldout_loss",
+            measure="dev_loss",
             direction="down",
             otherwise="steps_up",
         )
@@ -198,7 +197,7 @@ def underfitting(evidence: Evidence) -> Finding | None:
         f"training loss was still falling when the {train['steps']} steps ended ({falling:.1%} over the last fifth, "
         f"final {train['final_loss']:.4f})",
         "a lower final training loss and a gain in accuracy",
-        measure="heldout_loss",
+        measure="dev_loss",
         direction="down",
         otherwise="learning_rate_up",
     )
@@ -211,14 +210,14 @@ def too_little_capacity(evidence: Evidence) -> Finding | None:
     train, structure = evidence.train, evidence.plan.lora
     if structure is None or evidence.verdict == "promoted" or train["stopped_early"]:
         return None
-    loss, heldout = train["final_loss"], train.get("final_heldout_loss")
+    loss, dev_loss = train["final_loss"], train.get("final_dev_loss")
     falling = still_falling(evidence.losses) is not None
-    alike = heldout is None or heldout <= FITS_ALIKE * loss or evidence["loss_fall"] <= 1 - STUCK
+    alike = dev_loss is None or dev_loss <= FITS_ALIKE * loss or evidence["loss_fall"] <= 1 - STUCK
     flat = not falling and loss > HIGH_LOSS and alike
     if not flat and underfitting(evidence) is None:
         return None
     course = "was still falling" if falling else "had flattened"
-    beside = f", held-out loss is {heldout:.4f}" if heldout is not None else ""
+    beside = f", dev loss is {dev_loss:.4f}" if dev_loss is not None else ""
     # A loss that still falls may only want more steps, which `underfitting` asks for with more
     # confidence.
     return evidence.found(
@@ -227,7 +226,7 @@ def too_little_capacity(evidence: Evidence) -> Finding | None:
         "structure_up",
         f"with {structure} beside the frozen base the training loss {course} at {loss:.4f}{beside}",
         "a lower final training loss; if the structure is at its bounds, raise train.lora.max_rank",
-        measure="heldout_loss",
+        measure="dev_loss",
         direction="down",
     )
 
@@ -244,12 +243,12 @@ def forgetting(evidence: Evidence) -> Finding | None:
     return evidence.found(
         "forgetting",
         0.65,
-        "learning_rate_down" if lost > 0.1 else "human_share_up",
+        "learning_rate_down" if lost > 0.1 else "labelled_share_up",
         f"{comparison.losses} of {comparison.pairs} prompts lost, {comparison.wins} won (two-sided p = {p_value:.2g})",
         "fewer lost prompts",
         measure="accuracy",
         direction="up",
-        otherwise="human_share_up" if lost > 0.1 else "learning_rate_down",
+        otherwise="labelled_share_up" if lost > 0.1 else "learning_rate_down",
     )
 
 

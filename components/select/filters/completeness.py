@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from components.select.filter_settings import Rules
-from components.select.scored_samples import Block, Candidate, Filter, Outcome, Remaining, split
+from components.select.scored_samples import Block, Filter, Outcome, Remaining, ScoredSample, split
 
 
 def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
@@ -11,7 +11,7 @@ def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
     if not rules.section.require_finished:
         return None
 
-    def refusal(one: Candidate) -> str:
+    def refusal(one: ScoredSample) -> str:
         return "" if one.sample.finished else f"cut off after {one.sample.num_tokens} tokens"
 
     return lambda block: split(block, refusal, "unfinished")

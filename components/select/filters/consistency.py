@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from components.errors import UserError
 from components.select.filter_settings import Rules
-from components.select.scored_samples import Candidate, Filter, Remaining, by_prompt, split
+from components.select.scored_samples import Filter, Remaining, ScoredSample, by_prompt, split
 from components.statistics import binomial_upper
 from components.verifiers import verify
 
@@ -24,7 +24,7 @@ def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
     if least == 0.0:
         return None
 
-    def refusal(one: Candidate) -> str:
+    def refusal(one: ScoredSample) -> str:
         if not one.answer or one.answer != one.majority:
             return f"{one.answer[:100]!r}; the majority ({one.vote_share:.2f}) says {one.majority[:100]!r}"
         return (
@@ -34,7 +34,7 @@ def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
     return lambda block: split(block, refusal, "vote")
 
 
-def calibrated_share(audit: Sequence[Candidate]) -> float:
+def calibrated_share(audit: Sequence[ScoredSample]) -> float:
     """The smallest majority share from which on majorities are right with a lower 95 % bound
     (Clopper–Pearson) of WANTED_PRECISION on the audit samples; each prompt counts once. UserError
     if there is none."""
@@ -60,6 +60,6 @@ def calibrated_share(audit: Sequence[Candidate]) -> float:
     raise UserError(
         f"select.calibrate_vote: no share of votes is right often enough: of {len(shares)} audit "
         f"prompts with a majority the best lower bound of the precision is {best:.3f}, needed is {WANTED_PRECISION}; "
-        "give a larger audit split (data.human[].split: audit, or data.tasks[].audit), more samples per prompt, or set "
+        "give a larger audit split (data.sources[].split: audit, or data.tasks[].audit), more samples per prompt, or set "
         "select.min_vote_share by hand"
     )

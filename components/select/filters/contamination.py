@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from components.contracts.rows import Prompt, prompt_id
 from components.select.filter_settings import Rules
-from components.select.scored_samples import Block, Candidate, Filter, Outcome, Remaining, split
+from components.select.scored_samples import Block, Filter, Outcome, Remaining, ScoredSample, split
 from components.select.text_similarity import band_hashes, jaccard, rows_per_band, shingles_of
 
 NUM_WORDS = 13
@@ -37,7 +37,7 @@ def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
             return "its prompt is in an evaluation split"
         return index.of_prompt(prompt.text) if index else ""
 
-    def refusal(one: Candidate) -> str:
+    def refusal(one: ScoredSample) -> str:
         if one.prompt.id not in verdicts:
             verdicts.clear()  # blocks come prompt by prompt
             verdicts[one.prompt.id] = of_prompt(one.prompt)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from components.canonical import derived_seed
 from components.select.filter_settings import Rules
-from components.select.scored_samples import Block, Candidate, Filter, Outcome, Remaining, split
+from components.select.scored_samples import Block, Filter, Outcome, Remaining, ScoredSample, split
 
 
 def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
@@ -19,7 +19,7 @@ def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
     if section is None:
         return None
 
-    def refusal(one: Candidate) -> str:
+    def refusal(one: ScoredSample) -> str:
         if one.hinted:
             return ""
         place = derived_seed(rules.seed, "replay", one.prompt.id) / 2**63
@@ -36,12 +36,12 @@ def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
     return apply
 
 
-def _rate(one: Candidate) -> float:
+def _rate(one: ScoredSample) -> float:
     assert one.pass_rate is not None, "the verifier comes first"
     return one.pass_rate
 
 
-def _weight(one: Candidate) -> float:
+def _weight(one: ScoredSample) -> float:
     if one.hinted:
         return 1.0
     rate = min(_rate(one), 1 - 0.5 / one.num_samples)

@@ -8,7 +8,7 @@ from typing import Any
 from components.canonical import derived_seed
 from components.contracts.recipe import DiversityChoice
 from components.select.filter_settings import Rules
-from components.select.scored_samples import Candidate, Filter, Remaining, SampleKey, split
+from components.select.scored_samples import Filter, Remaining, SampleKey, ScoredSample, split
 
 NUM_FEATURES = 2**15
 NUM_DIMENSIONS = 64
@@ -55,7 +55,7 @@ def _choice(
     return {keys[place] for place in places}
 
 
-def _merit(one: Candidate) -> float:
+def _merit(one: ScoredSample) -> float:
     """What is better among like rows: the judge's or reward model's score, else the share of votes."""
     return next(
         (one.scores[name] for name in ("judge", "reward", "influence") if name in one.scores),
@@ -63,7 +63,7 @@ def _merit(one: Candidate) -> float:
     )
 
 
-def _all(remaining: Remaining) -> Iterator[Candidate]:
+def _all(remaining: Remaining) -> Iterator[ScoredSample]:
     for block in remaining():
         yield from block
 

@@ -7,7 +7,7 @@ import re
 
 from components.contracts.rows import Dropped
 from components.select.filter_settings import Rules
-from components.select.scored_samples import Block, Candidate, Filter, Outcome, Remaining, drop
+from components.select.scored_samples import Block, Filter, Outcome, Remaining, ScoredSample, drop
 from components.verifiers import reference_answer
 
 RUN_WORDS = 4
@@ -30,7 +30,7 @@ def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
     runs = own_words(rules.hints.template)
 
     def apply(block: Block) -> Outcome:
-        kept, dropped = list[Candidate](), list[Dropped]()
+        kept, dropped = list[ScoredSample](), list[Dropped]()
         for one in block:
             if one.hinted and (run := _leaked(one.text, runs)):
                 dropped.append(drop(one, "leaked_hint", f"repeats {run!r} of its hint"))
@@ -71,7 +71,7 @@ def _leaked(text: str, runs: list[str]) -> str:
     )
 
 
-def _parroted(one: Candidate) -> bool:
+def _parroted(one: ScoredSample) -> bool:
     if one.prompt.verifier not in REASONED:
         return False
     said = [word for word in _WORD.findall(one.text.casefold()) if word not in SAYS_NOTHING]

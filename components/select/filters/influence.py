@@ -1,5 +1,5 @@
-"""Choose the rows that make the loss on human rows fall: bilevel selection min_w L_val(θ*(w)), one
-step at a time."""
+"""Choose the rows that make the loss on labelled rows fall: bilevel selection min_w L_val(θ*(w)),
+one step at a time."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from components.select.scored_samples import Block, Filter, Outcome, Remaining, 
 
 
 def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
-    """Drops rows that would raise the loss on held-out human rows: ⟨∇L_val, ∇l_i⟩ ≤ 0 (1803.09050,
-    2402.04333).
+    """Drops rows that would raise the loss on the labelled rows of the dev split: ⟨∇L_val, ∇l_i⟩ ≤ 0
+    (1803.09050, 2402.04333).
 
     The others keep their weights. In proportion to the product, as 1803.09050 weighs a batch, right
     rows that the model finds hard count least: measured, that recovers less of what clean samples
@@ -33,7 +33,7 @@ def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
                     drop(
                         marked,
                         "influence",
-                        f"influence {score:.3g}: it would raise the held-out loss",
+                        f"influence {score:.3g}: it would raise the dev loss",
                     )
                 )
         return kept, dropped

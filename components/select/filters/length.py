@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 
 from components.select.filter_settings import Rules
-from components.select.scored_samples import Candidate, Filter, Remaining, split
+from components.select.scored_samples import Filter, Remaining, ScoredSample, split
 
 
 def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
@@ -18,7 +18,7 @@ def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
     medians = {name: _median(counts) for name, counts in lengths.items()}
     low, high = rules.section.min_length_ratio, rules.section.max_length_ratio
 
-    def refusal(one: Candidate) -> str:
+    def refusal(one: ScoredSample) -> str:
         median = medians.get(one.slice)
         if median is None:  # a slice of audit prompts alone: there is nothing to compare with
             return ""

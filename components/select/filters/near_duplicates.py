@@ -18,11 +18,11 @@ from typing import Any
 from components.select.filter_settings import Rules
 from components.select.scored_samples import (
     Block,
-    Candidate,
     Filter,
     Outcome,
     Remaining,
     SampleKey,
+    ScoredSample,
     by_prompt,
     split,
 )
@@ -82,7 +82,7 @@ class _Search:
                 hashes = np.fromfile(path, dtype=np.uint64)
                 path.unlink()
                 for group in _groups(hashes):
-                    self._judge(group, dropped, found)
+                    self._compare(group, dropped, found)
         self._texts.unlink()
         return found
 
@@ -114,7 +114,7 @@ class _Search:
         offsets = np.concatenate([np.zeros(1, dtype=np.int64), *lengths]).cumsum()
         return offsets, len(offsets) - 1
 
-    def _judge(self, group: Any, dropped: Any, found: dict[SampleKey, str]) -> None:
+    def _compare(self, group: Any, dropped: Any, found: dict[SampleKey, str]) -> None:
         group = group[~dropped[group]]
         if len(group) < 2:
             return
@@ -142,7 +142,7 @@ class _Search:
         return shingles_of(text) - self._template.get(task, frozenset())
 
 
-def _text(one: Candidate) -> str:
+def _text(one: ScoredSample) -> str:
     return f"{one.prompt.text}\n{one.text}"
 
 

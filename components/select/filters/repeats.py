@@ -10,10 +10,10 @@ from collections import Counter, defaultdict
 from components.select.filter_settings import Rules
 from components.select.scored_samples import (
     Block,
-    Candidate,
     Filter,
     Outcome,
     Remaining,
+    ScoredSample,
     row_key,
     split,
 )
@@ -28,15 +28,15 @@ _EQUATION = re.compile(r"[0-9(][0-9+\-*/^().]*=-?[0-9]+(?:\.[0-9]+)?")
 
 
 def exact(rules: Rules, remaining: Remaining) -> Filter | None:
-    """Drops answers that repeat an earlier sample of the same prompt, or a human row."""
+    """Drops answers that repeat an earlier sample of the same prompt, or a labelled row."""
 
     def apply(block: Block) -> Outcome:
         seen: set[int] = set()
 
-        def refusal(one: Candidate) -> str:
+        def refusal(one: ScoredSample) -> str:
             key = row_key(one.prompt.text, one.text)
-            if key in rules.human_keys:
-                return "repeats a human row"
+            if key in rules.labelled_keys:
+                return "repeats a labelled row"
             if key in seen:
                 return "repeats an earlier sample of its prompt"
             seen.add(key)
@@ -74,7 +74,7 @@ def few_per_prompt(rules: Rules, remaining: Remaining) -> Filter | None:
     def apply(block: Block) -> Outcome:
         counts = Counter[str]()
 
-        def refusal(one: Candidate) -> str:
+        def refusal(one: ScoredSample) -> str:
             counts[one.prompt.id] += 1
             return (
                 "" if counts[one.prompt.id] <= cap else f"its prompt has {cap} kept answers already"
@@ -91,8 +91,8 @@ def equations(text: str) -> tuple[str, ...]:
     return tuple(_EQUATION.findall(plain))
 
 
-def _one_of_each_path(own: list[Candidate]) -> list[Candidate]:
-    groups: dict[tuple[str, ...], list[Candidate]] = defaultdict(list)
+def _one_of_each_path(own: list[ScoredSample]) -> list[ScoredSample]:
+    groups: dict[tuple[str, ...], list[ScoredSample]] = defaultdict(list)
     for one in own:
         groups[equations(one.text) or (one.text,)].append(one)
     chosen = []

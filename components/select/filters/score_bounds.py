@@ -12,7 +12,7 @@ Refusal = Callable[[float], str]
 
 
 def by_judge(rules: Rules, remaining: Remaining) -> Filter | None:
-    """Drops answers that a judging model grades below `min_score`; one it gives no grade is
+    """Drops answers that a judge grades below `min_score`; one it gives no grade is
     `unscored`."""
     if rules.section.judge is None:
         return None

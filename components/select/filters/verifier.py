@@ -11,10 +11,10 @@ from components.errors import UserError
 from components.select.filter_settings import Rules
 from components.select.scored_samples import (
     Block,
-    Candidate,
     Filter,
     Outcome,
     Remaining,
+    ScoredSample,
     by_prompt,
     split,
 )
@@ -31,7 +31,7 @@ def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
     def apply(block: Block) -> Outcome:
         kept, dropped = [], []
         for own in by_prompt(block):
-            right, wrong = _judged(own)
+            right, wrong = _verified(own)
             kept += (
                 right
                 if own[0].hinted
@@ -50,7 +50,7 @@ def by_function(rules: Rules, remaining: Remaining) -> Filter | None:
         return None
     function = _named(name)
 
-    def refusal(one: Candidate) -> str:
+    def refusal(one: ScoredSample) -> str:
         return (
             ""
             if function(one.prompt.text, one.text, dict(one.prompt.reference))
@@ -60,11 +60,11 @@ def by_function(rules: Rules, remaining: Remaining) -> Filter | None:
     return lambda block: split(block, refusal, "function")
 
 
-def _judged(own: list[Candidate]) -> Outcome:
-    """The verdict on a prompt's answers; equal ones are judged once."""
+def _verified(own: list[ScoredSample]) -> Outcome:
+    """The verdict on a prompt's answers; equal ones are checked once."""
     verdicts: dict[str, bool] = {}
 
-    def refusal(one: Candidate) -> str:
+    def refusal(one: ScoredSample) -> str:
         if one.text not in verdicts:
             verdicts[one.text] = verify(one.prompt, one.text)
         return "" if verdicts[one.text] else f"{one.prompt.verifier} refused {one.answer[:200]!r}"

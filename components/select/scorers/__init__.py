@@ -1,5 +1,5 @@
 """What gives samples a score from outside of them: a judge, a reward model, the champion, the base,
-held-out rows."""
+dev rows."""
 
 from __future__ import annotations
 

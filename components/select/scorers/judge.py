@@ -11,7 +11,7 @@ from typing import Any
 
 from components.contracts.recipe import JudgeScorer
 from components.errors import Transient, UserError
-from components.select.scored_samples import Block, Candidate
+from components.select.scored_samples import Block, ScoredSample
 
 URL, KEY = "RATCHET_JUDGE_URL", "RATCHET_JUDGE_KEY"
 TIMEOUT_SECONDS = 120.0
@@ -67,7 +67,7 @@ class Judge:
         verdicts = dict(zip(asked, self._pool.map(self._grade, asked.values()), strict=True))
         return [verdicts[one.prompt.id, one.text] for one in block]
 
-    def _grade(self, one: Candidate) -> float | None:
+    def _grade(self, one: ScoredSample) -> float | None:
         import openai
 
         question = json.dumps({"question": one.prompt.text, "answer": one.text}, ensure_ascii=False)

@@ -1,5 +1,5 @@
 """Scores by models on this machine: rewards, perplexities under champion and base, influence on
-held-out rows."""
+dev rows."""
 
 from __future__ import annotations
 
@@ -87,14 +87,15 @@ def _perplexity(context: Context, campaign: Campaign, receipt: Receipt, name: st
 
 
 def influence_scorer(context: Context, campaign: Campaign) -> Scorer:
-    """How well a row's gradient agrees with that of held-out human rows; None for one longer than
-    the model takes."""
+    """How well a row's gradient agrees with that of the labelled rows of the dev split; None for
+    one longer than the model takes."""
     section, recipe = campaign.recipe.select.influence, campaign.recipe
     assert section is not None
-    rows = list(read_rows(fetch(context, campaign.prepared, "splits/heldout.jsonl"), TrainingRow))
+    rows = list(read_rows(fetch(context, campaign.prepared, "splits/dev.jsonl"), TrainingRow))
     if not rows:
         raise UserError(
-            "select.influence needs held-out human rows: give a source split heldout, or data.fractions"
+            "select.influence needs labelled rows of the dev split: give a source with split dev, or set "
+            "data.fractions.dev"
         )
     rows.sort(key=lambda row: derived_seed(recipe.seed, "influence", row.id))
     chosen = [(row.prompt, row.completion) for row in rows[: section.validation_rows]]

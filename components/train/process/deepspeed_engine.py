@@ -29,9 +29,9 @@ class Layout:
     """How one training is spread over processes and memory. The loss curve does not depend on it."""
 
     zero_stage: int
-    """0 … 3 (1910.02054)."""
+    """ZeRO stage, 0 … 3 (1910.02054)."""
     offload: bool
-    """Optimizer state (at stage 3 the parameters too) in CPU memory (2101.06840)."""
+    """Optimizer state (at ZeRO stage 3 the parameters too) in CPU memory (2101.06840)."""
     micro_batch_size: int
     """Rows per forward pass of one process."""
     precision: str
@@ -43,7 +43,7 @@ class GuardedAdamW(torch.optim.AdamW):
     """AdamW that clips by the global norm, and leaves weights and moments alone when that is not
     finite.
 
-    For stage 0; at stages 1 to 3 DeepSpeed does both.
+    For ZeRO stage 0; at ZeRO stages 1 to 3 DeepSpeed does both.
     """
 
     max_norm: float
@@ -194,9 +194,9 @@ def full_weight(engine: Any, weight: nn.Parameter) -> Tensor:
     (collective)."""
     from deepspeed.utils import safe_get_full_fp32_param
 
-    stage = engine.zero_optimization_stage()
-    whole = safe_get_full_fp32_param(weight) if stage and weight.requires_grad else None
-    if whole is None and stage == 3:
+    zero_stage = engine.zero_optimization_stage()
+    whole = safe_get_full_fp32_param(weight) if zero_stage and weight.requires_grad else None
+    if whole is None and zero_stage == 3:
         from deepspeed import zero
 
         with zero.GatheredParameters([weight]):
@@ -274,13 +274,13 @@ def restore(
     DeepSpeed's master weights.
     """
     _make_states(engine, num_updates)
-    stage = engine.zero_optimization_stage()
+    zero_stage = engine.zero_optimization_stage()
     for weight, value, moments in tensors:
-        if stage == 0:
+        if zero_stage == 0:
             state = engine.optimizer.state[weight]
             for name, moment in zip(MOMENTS, moments, strict=True):
                 state[name].copy_(moment)
-        elif stage == 3:
+        elif zero_stage == 3:
             _restore_partition(weight, value, moments)
         else:
             weight.set_full_hp_param(value)
@@ -326,8 +326,8 @@ def _make_states(engine: Any, num_updates: int) -> None:
 
 
 def _link_states(zero: Any) -> None:
-    """Let stages 1 and 2 find the moments of every weight: DeepSpeed links them after the step of
-    the first parameter group, when the others have none yet, and then never again."""
+    """Let ZeRO stages 1 and 2 find the moments of every weight: DeepSpeed links them after the step
+    of the first parameter group, when the others have none yet, and then never again."""
     if hasattr(zero, "_hp_optimizer_states_linked"):
         zero._hp_optimizer_states_linked = False
         zero._lazy_init_hp_params_optimizer_state()

@@ -16,7 +16,7 @@ class Interpolation:
     share: float
     """Share of the tuned model; 1: no change."""
     losses: dict[float, float]
-    """Share → held-out loss."""
+    """Share → dev loss."""
     weights: dict[str, Tensor]
     """float32."""
 
@@ -43,8 +43,8 @@ def choose_share(
     loss_of: Callable[[Mapping[str, Tensor]], float],
     shares: Sequence[float] = (0.25, 0.5, 0.75, 1.0),
 ) -> Interpolation:
-    """Of `shares` the one with the lowest `loss_of` its weights, in nats per held-out token; of
-    equal ones the largest, which changes least. A loss that is not finite is never chosen unless
+    """Of `shares` the one with the lowest `loss_of` its weights, in nats per token of the dev rows;
+    of equal ones the largest, which changes least. A loss that is not finite is never chosen unless
     all are, which leaves the largest."""
     losses = {
         share: loss_of(interpolate(base, tuned, share)) for share in sorted(shares, reverse=True)

@@ -40,7 +40,7 @@ class Job(BaseModel):
     base: Path | None = None
     """Folder of the campaign's base model, where the loss or the export needs it."""
     mix: Path
-    heldout: Path
+    dev: Path
     output: Path
     """Folder that gets `model/`, `adapter/`, `log.jsonl` and `measured.json`."""
     system_prompt: str

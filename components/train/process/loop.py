@@ -1,4 +1,4 @@
-"""The training loop of one process: batches in, updates out, looks at held-out rows, checkpoints on
+"""The training loop of one process: batches in, updates out, looks at dev rows, checkpoints on
 the way."""
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Track:
     updates: int = 0
     """Steps that changed the weights."""
     log: list[dict[str, Any]] = field(default_factory=list)
-    heldout: list[tuple[int, float]] = field(default_factory=list)
+    dev_losses: list[tuple[int, float]] = field(default_factory=list)
     """(step, mean loss per token)."""
     best_step: int = 0
     tokens: int = 0
@@ -62,7 +62,7 @@ class Track:
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Track:
         """Back from a checkpoint."""
-        document["heldout"] = [(int(step), float(loss)) for step, loss in document["heldout"]]
+        document["dev_losses"] = [(int(step), float(loss)) for step, loss in document["dev_losses"]]
         return cls(**document)
 
 
@@ -75,7 +75,7 @@ class Loop:
     engine: Any
     device: torch.device
     stages: Sequence[tuple[Stage, TrainingSet]]
-    heldout: Sequence[EncodedRow]
+    dev_rows: Sequence[EncodedRow]
     pad_id: int
     packed: bool
     autocast: bool
@@ -150,7 +150,7 @@ class Loop:
             "gradient_norm": _finite(ds.gradient_norm(self.engine)),
             "tokens": tokens,
             "padding_share": 1 - tokens / positions,
-            "heldout_loss": None,
+            "dev_loss": None,
         }
         if ds.step_was_dropped(self.engine):
             entry["dropped"] = self._explain_drop(rows, batch, loss)
@@ -158,10 +158,10 @@ class Loop:
             track.updates += 1
             track.dropped_in_a_row = 0
         last = own_step + 1 == stage.steps
-        if self.heldout and (
+        if self.dev_rows and (
             track.step % section.evaluate_every == 0 or (last and number + 1 == len(self.stages))
         ):
-            entry["heldout_loss"] = self._look()
+            entry["dev_loss"] = self._look()
         track.log.append(entry)
 
     def _update(self, rows: list[EncodedRow]) -> tuple[float, int]:
@@ -223,7 +223,7 @@ class Loop:
         ]
 
     def _precision(self) -> Any:
-        """bf16 matrix products where they were chosen, in training and in held-out looks alike."""
+        """bf16 matrix products where they were chosen, in training and in looks at dev rows alike."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast)
 
     @contextmanager
@@ -280,17 +280,17 @@ class Loop:
         return [place for place, value in enumerate(bad.tolist()) if value]
 
     def _look(self) -> float:
-        """Mean held-out loss per token; the weights are kept if it is the lowest (collective)."""
-        value, track = self.heldout_loss(), self.track
-        if not track.heldout or value < min(loss for _, loss in track.heldout):
+        """Mean dev loss per token; the weights are kept if it is the lowest (collective)."""
+        value, track = self.dev_loss(), self.track
+        if not track.dev_losses or value < min(loss for _, loss in track.dev_losses):
             self.best, track.best_step = ds.own_share(self.engine, ds.full_weight), track.step
-        track.heldout.append((track.step, value))
+        track.dev_losses.append((track.step, value))
         return value
 
-    def heldout_loss(self) -> float:
+    def dev_loss(self) -> float:
         """Every process takes its share of length-sorted batches."""
         size = max(self.micro_batch_size, 1)
-        ordered = sorted(self.heldout, key=lambda row: len(row.ids))
+        ordered = sorted(self.dev_rows, key=lambda row: len(row.ids))
         batches = [ordered[start : start + size] for start in range(0, len(ordered), size)]
         total = torch.zeros((), device=self.device)
         self.engine.module.eval()
@@ -308,11 +308,11 @@ class Loop:
         self.engine.module.train()
         if self.world_size > 1:
             dist.all_reduce(total)
-        return float(total) / sum(row.num_targets for row in self.heldout)
+        return float(total) / sum(row.num_targets for row in self.dev_rows)
 
     def _patience_ended(self) -> bool:
         losses, patience = (
-            [loss for _, loss in self.track.heldout],
+            [loss for _, loss in self.track.dev_losses],
             self.job.section.early_stopping_patience,
         )
         return len(losses) > patience and min(losses[-patience:]) > min(losses)

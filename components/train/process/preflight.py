@@ -117,7 +117,7 @@ def announce(
 def end_of_text_share(
     folder: Path, system_prompt: str, prompts: Sequence[str], max_new_tokens: int
 ) -> float | None:
-    """Share of greedy answers to a few held-out prompts that the trained model ends by itself; None
+    """Share of greedy answers to a few dev prompts that the trained model ends by itself; None
     without prompts."""
     if not prompts:
         return None

@@ -67,13 +67,13 @@ def training_set(
     return TrainingSet(encoded, shares, names)
 
 
-def heldout_set(rows: Sequence[TrainingRow], codec: Codec, max_length: int) -> list[EncodedRow]:
-    """Held-out rows, prompts masked; raw text in windows. Raises UserError for a row with a prompt
+def dev_set(rows: Sequence[TrainingRow], codec: Codec, max_length: int) -> list[EncodedRow]:
+    """Dev rows, prompts masked; raw text in windows. Raises UserError for a row with a prompt
     that is too long."""
     encoded = [
         EncodedRow(ids, masked) for row in rows for ids, masked in _encoded(row, codec, max_length)
     ]
-    _must_fit(encoded, max_length, "heldout")
+    _must_fit(encoded, max_length, "dev")
     return encoded
 
 

@@ -161,8 +161,8 @@ def choose(section: TrainSection, model: Model, machine: Machine, longest: int) 
     """
     precision = _precision(section, model, machine)
     tried = [
-        _estimate(section, model, machine, longest, precision, stage, offload, micro)
-        for stage, offload in _ladder(section, machine, precision)
+        _estimate(section, model, machine, longest, precision, zero_stage, offload, micro)
+        for zero_stage, offload in _ladder(section, machine, precision)
         for micro in _micro_batches(section, machine)
     ]
     # Dividing more costs less than a device that idles, offload costs more than both.
@@ -195,19 +195,21 @@ def _precision(section: TrainSection, model: Model, machine: Machine) -> str:
 
 
 def _ladder(section: TrainSection, machine: Machine, precision: str) -> Iterator[tuple[int, bool]]:
-    """(stage, offload) in the order of speed. One process has nothing to divide, so only offload
-    can help it."""
+    """(ZeRO stage, offload) in the order of speed. One process has nothing to divide, so only
+    offload can help it."""
     alone = machine.num_nodes * machine.processes_per_node == 1
-    stages = [0, 1, 2, 3] if precision != "bf16" else [1, 2, 3]
+    zero_stages = [0, 1, 2, 3] if precision != "bf16" else [1, 2, 3]
     if section.zero != "auto":
-        stages = [section.zero]
+        zero_stages = [section.zero]
     elif alone:
-        stages = [stages[0], 2, 3] if machine.gpu or section.offload is True else stages[:1]
+        zero_stages = (
+            [zero_stages[0], 2, 3] if machine.gpu or section.offload is True else zero_stages[:1]
+        )
     offloads = (False, True) if machine.gpu else (False,)
     for offload in offloads if section.offload == "auto" else (bool(section.offload),):
-        for stage in stages:
-            if not (offload and stage == 0):
-                yield stage, offload
+        for zero_stage in zero_stages:
+            if not (offload and zero_stage == 0):
+                yield zero_stage, offload
 
 
 def _micro_batches(section: TrainSection, machine: Machine) -> list[int]:
@@ -227,28 +229,30 @@ def _estimate(
     machine: Machine,
     longest: int,
     precision: str,
-    stage: int,
+    zero_stage: int,
     offload: bool,
     micro: int,
 ) -> Estimate:
-    states = _state_bytes(model, machine, precision, stage, offload)
+    states = _state_bytes(model, machine, precision, zero_stage, offload)
     activations = _activation_bytes(section, model, micro, longest, precision)
     return Estimate(
-        Layout(stage, offload, micro, precision), states, activations, machine.device_bytes
+        Layout(zero_stage, offload, micro, precision), states, activations, machine.device_bytes
     )
 
 
-def _state_bytes(model: Model, machine: Machine, precision: str, stage: int, offload: bool) -> int:
+def _state_bytes(
+    model: Model, machine: Machine, precision: str, zero_stage: int, offload: bool
+) -> int:
     frozen = model.num_parameters - model.num_trained
     world = machine.num_nodes * machine.processes_per_node
-    if precision != "bf16" or stage < 2:
+    if precision != "bf16" or zero_stage < 2:
         # fp32 weight, gradient and two moments; in bf16 2 + 2 (+ 4 while they are reduced) and 12
         # for the master copy.
         whole = {"bf16": 20}.get(precision, 16) * model.num_trained
         shared = (
-            {0: 0, 1: 12, 2: 12, 3: 16}[stage]
+            {0: 0, 1: 12, 2: 12, 3: 16}[zero_stage]
             if precision == "bf16"
-            else {0: 0, 1: 8, 2: 12, 3: 16}[stage]
+            else {0: 0, 1: 8, 2: 12, 3: 16}[zero_stage]
         )
         divided = model.num_trained * shared
         return int(whole - divided + divided / world * (not offload)) + frozen * (
@@ -262,7 +266,7 @@ def _state_bytes(model: Model, machine: Machine, precision: str, stage: int, off
         "num_nodes": machine.num_nodes,
         "cpu_offload": offload,
     }
-    if stage == 2:
+    if zero_stage == 2:
         _, device = estimate_zero2_model_states_mem_needs(model.num_trained, **common)
         return int(device) + 2 * frozen
     _, device, _ = estimate_zero3_model_states_mem_needs(

@@ -37,7 +37,7 @@ from components.train.process.preflight import (
     end_of_text_share,
     first_loss,
 )
-from components.train.process.row_batches import TrainingSet, heldout_set, training_set
+from components.train.process.row_batches import TrainingSet, dev_set, training_set
 from components.train.process.sizing import Estimate, Model, choose, model_size, this_machine
 from components.train.process.training_log import Recorder
 
@@ -58,9 +58,9 @@ class Material:
 
     codec: Codec
     stages: list[tuple[Stage, TrainingSet]]
-    heldout: list[EncodedRow]
+    dev_rows: list[EncodedRow]
     prompts: list[str]
-    """Held-out prompts."""
+    """Of the dev rows."""
 
 
 def train(job: Job, context: Context) -> None:
@@ -121,7 +121,7 @@ def _train(job: Job, context: Context, device: torch.device, begun: float) -> No
         engine=engine,
         device=device,
         stages=material.stages,
-        heldout=material.heldout,
+        dev_rows=material.dev_rows,
         pad_id=material.codec.pad_id,
         packed=packed,
         autocast=estimate.layout.precision == "autocast",
@@ -189,12 +189,12 @@ def _material(job: Job, context: Context) -> Material:
         )
         for stage in job.stages
     ]
-    heldout_rows = list(read_rows(job.heldout, TrainingRow)) if job.heldout.stat().st_size else []
-    heldout = heldout_set(heldout_rows, codec, section.max_length)
+    dev_split = list(read_rows(job.dev, TrainingRow)) if job.dev.stat().st_size else []
+    dev_rows = dev_set(dev_split, codec, section.max_length)
     left_out = len(rows) - len({name for _, own in stages for name in own.names})
     if left_out > 0 and dist.get_rank() == 0:
         context.progress.note(f"{left_out} of {len(rows)} rows belong to no stage of this training")
-    return Material(codec, stages, heldout, [row.prompt for row in heldout_rows if row.prompt])
+    return Material(codec, stages, dev_rows, [row.prompt for row in dev_split if row.prompt])
 
 
 def _preflight(job: Job, context: Context, material: Material, model: Any, size: Model) -> Estimate:
@@ -297,7 +297,7 @@ def export(job: Job, weights: Mapping[str, Tensor], material: Material) -> Expor
     clean = load_model(job.init)
     _fill(clean, weights)
     exported = Exported()
-    if job.section.interpolate and material.heldout:
+    if job.section.interpolate and material.dev_rows:
         exported = _interpolate(job, clean, material)
     save_checkpoint(clean, material.codec.tokenizer, job.output / "model")
     return exported
@@ -319,7 +319,7 @@ def _interpolate(job: Job, clean: Any, material: Material) -> Exported:
 
     def loss_of(weights: Mapping[str, Tensor]) -> float:
         clean.load_state_dict(dict(weights))
-        return mean_loss(loss, material.heldout, material.codec.pad_id, 32)
+        return mean_loss(loss, material.dev_rows, material.codec.pad_id, 32)
 
     trained = {
         name: value.clone() for name, value in clean.state_dict().items()
@@ -368,15 +368,15 @@ def _write(
             file.write(json.dumps(entry) + "\n")
     losses = [entry["loss"] for entry in track.log if entry["loss"] is not None]
     tail = losses[-max(1, len(losses) // 10) :]
-    heldout = [loss for _, loss in track.heldout]
+    dev_losses = [loss for _, loss in track.dev_losses]
     summary = {
         "steps": len(track.log),
         "best_step": track.best_step or len(track.log),
         "first_loss": losses[0],
         "final_loss": sum(tail) / len(tail),
-        "first_heldout_loss": heldout[0] if heldout else None,
-        "best_heldout_loss": min(heldout) if heldout else None,
-        "final_heldout_loss": heldout[-1] if heldout else None,
+        "first_dev_loss": dev_losses[0] if dev_losses else None,
+        "best_dev_loss": min(dev_losses) if dev_losses else None,
+        "final_dev_loss": dev_losses[-1] if dev_losses else None,
         "stopped_early": track.stopped_early,
         "tokens_trained": track.tokens,
         "skipped_steps": track.dropped,

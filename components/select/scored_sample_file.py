@@ -1,4 +1,5 @@
-"""Candidates on disk between stages, one JSON line per prompt: a round never has to fit into memory."""
+"""Scored samples on disk between passes, one JSON line per prompt: a round never has to fit into
+memory."""
 
 from __future__ import annotations
 
@@ -10,17 +11,17 @@ from typing import Any, BinaryIO
 from pydantic import BaseModel
 
 from components.contracts.rows import Prompt, Sample
-from components.select.scored_samples import BLOCK_CANDIDATES, Block, Candidate, by_prompt
+from components.select.scored_samples import BLOCK_SAMPLES, Block, ScoredSample, by_prompt
 
 
 class Spool:
-    """Blocks of candidates in a file: written once, in order, then read as often as needed."""
+    """Blocks of samples in a file: written once, in order, then read as often as needed."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: BinaryIO | None = path.open("wb", buffering=2**20)
         self.count = 0
-        """Candidates written."""
+        """Samples written."""
         self.num_hinted = 0
         """How many of them had a hint."""
 
@@ -33,15 +34,15 @@ class Spool:
         self.count += len(block)
 
     def blocks(self) -> Iterator[Block]:
-        """All candidates, again in blocks; ends the writing."""
+        """All samples, again in blocks; ends the writing."""
         if self._file is not None:
             self._file.close()
             self._file = None
-        block: list[Candidate] = []
+        block: list[ScoredSample] = []
         with self._path.open("rb", buffering=2**20) as file:
             for line in file:
                 own = _decoded(line)
-                if len(block) >= BLOCK_CANDIDATES and own[0].prompt.id != block[-1].prompt.id:
+                if len(block) >= BLOCK_SAMPLES and own[0].prompt.id != block[-1].prompt.id:
                     yield block
                     block = []
                 block += own
@@ -63,7 +64,7 @@ class _Member(BaseModel):
 
 
 class _Group(BaseModel):
-    """A line of a spool: one prompt and its candidates."""
+    """A line of a spool: one prompt and its samples."""
 
     prompt: Prompt
     majority: str
@@ -74,7 +75,7 @@ class _Group(BaseModel):
     members: list[_Member]
 
 
-def _encoded(own: list[Candidate]) -> bytes:
+def _encoded(own: list[ScoredSample]) -> bytes:
     first = own[0]
     # Written by hand: to build the models first would take longer than all the rest.
     members = [
@@ -103,10 +104,10 @@ def _fields(row: BaseModel) -> dict[str, Any]:
     return row.__dict__
 
 
-def _decoded(line: bytes) -> list[Candidate]:
+def _decoded(line: bytes) -> list[ScoredSample]:
     group = _Group.model_validate_json(line)
     return [
-        Candidate(
+        ScoredSample(
             group.prompt,
             one.sample,
             one.sample.text.strip(),
