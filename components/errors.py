@@ -5,6 +5,9 @@ Anything that is not a RatchetError is a bug and keeps its traceback.
 
 from __future__ import annotations
 
+import sys
+from typing import NoReturn
+
 
 class RatchetError(Exception):
     """Base of expected failures. The message is one line: what happened, where, what to do."""
@@ -37,3 +40,18 @@ class Transient(RatchetError):
     Exit 75."""
 
     exit_code = 75
+
+
+def explain_missing_package(error: ModuleNotFoundError, *, run_as_script: bool) -> NoReturn:
+    """End a script that was started outside its environment with one line on how to set up.
+
+    Where the module was imported by another program, the error is that program's to handle.
+    """
+    if not run_as_script:
+        raise error
+    print(
+        f"error: this Python ({sys.executable}) has no {error.name}; run `make setup`, then"
+        " .venv/bin/python pipeline.py; or `pip install .`, then `ratchet`",
+        file=sys.stderr,
+    )
+    raise SystemExit(UserError.exit_code)

@@ -17,6 +17,7 @@ import pytest
 import yaml
 from kfp import compiler
 
+from components.cli.package.parameters import PARAMETERS
 from components.contracts.recipe_file import load_recipe
 from pipeline import build
 
@@ -73,12 +74,14 @@ def test_every_recipe_of_the_house_compiles(recipe: Path) -> None:
     assert size < MAX_BYTES
 
 
-def test_every_field_that_a_person_fills_in_says_in_one_line_what_it_is() -> None:
-    fields = compiled(1)[0]["root"]["inputDefinitions"]["parameters"]
-    assert len(fields) == 12
-    for name, field in fields.items():
-        assert 20 < len(field.get("description", "")) <= 120, name
-        assert "\n" not in field["description"], name
+def test_every_field_that_a_person_fills_in_is_explained_where_the_ui_shows_it() -> None:
+    """KFP 2.17's form shows no description of a field, and shows that of the pipeline."""
+    pipeline = compiled(1)[0]
+    fields = pipeline["root"]["inputDefinitions"]["parameters"]
+    assert sorted(PARAMETERS) == sorted(fields)
+    for name, meaning in PARAMETERS.items():
+        assert 10 < len(meaning) <= 100, name
+        assert f"{name} = {meaning}" in pipeline["pipelineInfo"]["description"]
 
 
 @pytest.mark.parametrize("rounds", [1, 4, 5])
