@@ -4,7 +4,7 @@ minutes on one core.
 First the theory that can be calculated (2404.01413): linear regression on its own predictions. Its
 error grows without bound if each generation replaces the data and stays bounded if it adds to them.
 Then a small language model on human text, trained for ten generations on its own samples: replacing
-human text (what the papers do), and as Ratchet mixes (human floor, accumulated samples, a
+human text (what the papers do), and as Ratchet mixes (labelled floor, accumulated samples, a
 dev split of human text).
 """
 
