@@ -119,7 +119,12 @@ def compiled(
     with tempfile.TemporaryDirectory() as folder:
         output, config = Path(folder) / "output.lock", Path(folder) / "uv.toml"
         config.write_text((FOLDER / "uv.toml").read_text(encoding="utf-8") + settings)
-        locked = [entry for name in preferred for entry in pinned(name).values()]
+        # Versions alone: uv would keep the hashes that stand there, of another index too.
+        locked = [
+            entry.partition(" \\\n")[0] + "\n"
+            for name in preferred
+            for entry in pinned(name).values()
+        ]
         output.write_text("".join(dict.fromkeys(locked)), encoding="utf-8")
         command = [
             *(sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--generate-hashes"),
