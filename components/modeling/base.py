@@ -18,6 +18,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from components.contracts.recipe import ModelSection
 from components.errors import UserError
+from components.modeling.encoding import Codec, generation_ends
 from components.modeling.load import count_parameters, load_tokenizer, quiet, save_checkpoint
 from components.modeling.lstm import MODEL_TYPE as LSTM
 from components.modeling.scratch import make_scratch
@@ -44,6 +45,7 @@ CHECKPOINT_FILES = (
     "chat_template.jinja",
 )
 """What a clean checkpoint may hold, besides its weights."""
+LEGACY_TEMPLATE = "chat_template.json"
 
 
 def materialise_base(
@@ -69,6 +71,7 @@ def materialise_base(
     weights = sorted(folder.glob("*.safetensors"))
     dtype = stored_dtype(weights, section.source)
     model = check_filled(folder, config, section.source)
+    _settle_template(folder, section.source)
     check_vocabulary(
         load_tokenizer(folder), model.get_input_embeddings().num_embeddings, section.source
     )
@@ -160,7 +163,7 @@ def _copy_clean(source: Path, name: str, folder: Path) -> None:
     load_config(source, name)
     for path in weights:
         shutil.copyfile(path, folder / path.name)
-    for file in CHECKPOINT_FILES:
+    for file in (*CHECKPOINT_FILES, LEGACY_TEMPLATE):
         if (source / file).is_file():
             shutil.copyfile(source / file, folder / file)
     count_parameters(weights, name)
@@ -178,6 +181,49 @@ def _copy_clean(source: Path, name: str, folder: Path) -> None:
         raise UserError(
             f"model {name}: its tokenizer cannot be loaded without remote code ({error})"
         ) from None
+
+
+def _settle_template(folder: Path, name: str) -> None:
+    """Let the checkpoint's files say what is trained and sampled by: a template whose clock stands
+    still, and in generation_config.json the token that the template ends a turn with.
+
+    Raises UserError for a template that cannot be used.
+    """
+    tokenizer = load_tokenizer(folder)
+    legacy = folder / LEGACY_TEMPLATE
+    if legacy.is_file():
+        # Processors keep the template there; tokenizers do not look for it.
+        if not tokenizer.chat_template:
+            tokenizer.chat_template = _legacy_template(legacy, name)
+        legacy.unlink()
+    try:
+        codec = Codec(tokenizer, generation_ends=generation_ends(folder))
+    except UserError as error:
+        raise UserError(f"model {name}: {error}") from None
+    if codec.template:
+        (folder / "chat_template.jinja").write_text(codec.template, encoding="utf-8")
+        _edit(folder / "tokenizer_config.json", chat_template=None)
+    if set(codec.end_ids) - set(codec.generation_ends):
+        ends = sorted(codec.end_ids)
+        _edit(folder / "generation_config.json", eos_token_id=ends if len(ends) > 1 else ends[0])
+
+
+def _legacy_template(path: Path, name: str) -> str:
+    try:
+        template = json.loads(path.read_text(encoding="utf-8"))["chat_template"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"model {name}: {path.name} holds no chat template ({error!r})") from None
+    return str(template)
+
+
+def _edit(path: Path, **values: Any) -> None:
+    """Set keys of a JSON file; None takes a key out. A file that is not there begins empty."""
+    document = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    document.update(values)
+    kept = {
+        name: value for name, value in document.items() if value is not None or name not in values
+    }
+    path.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
 
 
 def _sha256(path: Path) -> bytes:

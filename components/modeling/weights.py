@@ -161,7 +161,7 @@ def check_filled(folder: Path, config: Any, name: str) -> PreTrainedModel:
         raise UserError(f"model {name}: transformers cannot load it ({said[:300]})") from None
     if problem := _problem(report):
         raise UserError(f"model {name}: {problem}")
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def check_report(report: Mapping[str, Any], what: str) -> None:

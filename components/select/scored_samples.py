@@ -112,9 +112,7 @@ def make_candidates(prompts: Mapping[str, Prompt], samples: Iterable[Sample]) ->
         majority, count = votes.most_common(1)[0] if votes else ("", 0)
         share = count / len(own)
         candidates += [
-            Candidate(
-                prompts[identity], sample, sample.text.strip(), answer, majority, share, len(own)
-            )
+            Candidate(prompts[identity], sample, sample.text, answer, majority, share, len(own))
             for sample, answer in zip(own, answers, strict=True)
         ]
     return candidates

@@ -240,7 +240,9 @@ def test_weights_under_another_name_are_not_guessed_at(tmp_path: Path) -> None:
 )
 def test_a_quantised_base_is_refused(settings: dict[str, Any], tmp_path: Path) -> None:
     source = reconfigured(save_chat_model(tmp_path / "source"), **settings)
-    with pytest.raises(UserError, match=r"is quantised .*give the model that it was quantised from"):
+    with pytest.raises(
+        UserError, match=r"is quantised .*give the model that it was quantised from"
+    ):
         materialise(source, tmp_path / "clean")
 
 
