@@ -26,6 +26,34 @@ class Row(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Conversation(Row):
+    """What several turns say, as the model's own chat template takes them."""
+
+    messages: tuple[dict[str, Any], ...] = Field(min_length=1)
+    """Each with `role`, `content` and what else templates read, such as `tool_calls`."""
+    tools: tuple[dict[str, Any], ...] = ()
+    """JSON schemas of the functions that the assistant may call."""
+
+    @property
+    def before_answer(self) -> Conversation:
+        """Without the last turn."""
+        return self.model_copy(update={"messages": self.messages[:-1]})
+
+    def as_text(self) -> str:
+        """The turns as text, for models without a chat template and for people."""
+        turns = [f"{one['role'].capitalize()}: {spoken(one)}" for one in self.messages]
+        return "\n\n".join(turns) if len(turns) > 1 else spoken(self.messages[0])
+
+
+def spoken(message: dict[str, Any]) -> str:
+    """The text of a turn: its content, or the calls of one that only calls tools."""
+    content = message.get("content")
+    if content:
+        return str(content)
+    calls = message.get("tool_calls")
+    return canonical_json(calls).decode() if calls else ""
+
+
 class Prompt(Row):
     """A question the model is to answer."""
 
@@ -33,6 +61,8 @@ class Prompt(Row):
     """`prompt_id(text)`: equal texts have equal ids, so splits can be compared by id."""
     text: str
     """What the user says to the model, before any chat template."""
+    conversation: Conversation | None = None
+    """The turns that `text` tells, if it is more than one of the user's; the answer comes next."""
     verifier: str
     """What checks an answer: the name of an entry of `components.verifiers`."""
     reference: dict[str, Any] = Field(default_factory=dict)
@@ -40,6 +70,11 @@ class Prompt(Row):
     but for the answer where the recipe asks for `generate.hints`."""
     tags: dict[str, str] = Field(default_factory=dict)
     """Slices this prompt belongs to: {"task": "gcd"}, {"length": "9"}."""
+
+    @property
+    def asked(self) -> str | Conversation:
+        """What a chat template is given."""
+        return self.conversation or self.text
 
 
 class Sample(Row):
@@ -73,6 +108,8 @@ class TrainingRow(Row):
     id: str
     prompt: str
     completion: str
+    conversation: Conversation | None = None
+    """All turns, if they are more than one of the user's and the answer; `completion` is the last."""
     source: Literal["labelled", "self"]
     round: int
     """The round whose samples it came from; 0 for labelled rows."""
@@ -81,6 +118,11 @@ class TrainingRow(Row):
     tags: dict[str, str] = Field(default_factory=dict)
     provenance: dict[str, Any] = Field(default_factory=dict)
     """Model digest, prompt id, sample index, scores: why this row may teach."""
+
+    @property
+    def asked(self) -> str | Conversation:
+        """What a chat template is given before the answer."""
+        return self.conversation.before_answer if self.conversation else self.prompt
 
 
 class Dropped(Row):
@@ -140,6 +182,14 @@ class TextResult(Row):
     def correct(self) -> bool:
         """Every token is right: greedy decoding would say this very text and end."""
         return self.num_right == self.num_tokens
+
+
+def answered(prompt: Prompt, text: str) -> Conversation | None:
+    """The conversation of a prompt with an answer as its last turn; None if it has none."""
+    if prompt.conversation is None:
+        return None
+    turns = (*prompt.conversation.messages, {"role": "assistant", "content": text})
+    return prompt.conversation.model_copy(update={"messages": turns})
 
 
 R = TypeVar("R", bound=BaseModel)

@@ -236,7 +236,7 @@ def _classes(model: Any, codec: Any, questions: Questions) -> dict[str, str]:
     if not questions.labels or not asked:
         return {}
     chosen = likeliest_labels(
-        model, codec, [prompt.text for prompt in asked], questions.labels, _LABEL_BATCH
+        model, codec, [prompt.asked for prompt in asked], questions.labels, _LABEL_BATCH
     )
     return {prompt.id: label for prompt, label in zip(asked, chosen, strict=True)}
 
@@ -296,9 +296,9 @@ def _text_results(
     from components.modeling.scoring import score_rows
 
     limit = campaign.recipe.train.max_length
-    encoded = [codec.row_ids(row.prompt, row.completion) for row in questions.texts]
-    kept = [place for place, (ids, masked) in enumerate(encoded) if masked < min(len(ids), limit)]
-    rows = [EncodedRow(encoded[place][0][:limit], encoded[place][1]) for place in kept]
+    encoded = [codec.encode(row, "last")[0] for row in questions.texts]
+    kept = [place for place, one in enumerate(encoded) if one.num_masked < min(len(one.ids), limit)]
+    rows = [EncodedRow(encoded[place].ids[:limit], encoded[place].num_masked) for place in kept]
     scores = score_rows(model, rows, codec.pad_id, _TEXT_BATCH)
     results = [
         TextResult(

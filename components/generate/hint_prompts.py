@@ -49,6 +49,18 @@ def hard_prompts(context: Context, campaign: Campaign, selection: Receipt | None
 def hinted(prompt: Prompt, template: str) -> Prompt:
     """The prompt as the model sees it, under its own id: an answer to it is an answer to the
     prompt."""
-    values = {"prompt": prompt.text, "answer": reference_answer(prompt)}
+    if prompt.conversation is None:
+        return prompt.model_copy(update={"text": _with_hint(prompt, prompt.text, template)})
+    turns = list(prompt.conversation.messages)
+    last = max(place for place, turn in enumerate(turns) if turn["role"] == "user")
+    content = _with_hint(prompt, str(turns[last]["content"]), template)
+    turns[last] = {**turns[last], "content": content}
+    conversation = prompt.conversation.model_copy(update={"messages": tuple(turns)})
+    return prompt.model_copy(update={"text": conversation.as_text(), "conversation": conversation})
+
+
+def _with_hint(prompt: Prompt, text: str, template: str) -> str:
+    """What the user says, with the hint."""
+    values = {"prompt": text, "answer": reference_answer(prompt)}
     # In one go: a placeholder inside a prompt or an answer is text.
-    return prompt.model_copy(update={"text": _PLACE.sub(lambda found: values[found[1]], template)})
+    return _PLACE.sub(lambda found: values[found[1]], template)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from components.contracts.rows import Conversation
 from components.modeling.encoding import Codec
 from components.modeling.likelihood import (
     CHUNK_LOGITS,
@@ -21,21 +22,25 @@ from components.modeling.likelihood import (
 )
 from components.modeling.scoring import score_rows
 
-Pair = tuple[str, str]
-"""Prompt and completion."""
+Pair = tuple[str | Conversation, str]
+"""What is asked, and the answer."""
 
 
-def encoded(codec: Codec, pairs: Sequence[Pair], max_length: int) -> list[EncodedRow | None]:
-    """Rows as token ids; None for one that is longer than `max_length` tokens."""
-    rows = [EncodedRow(*codec.row_ids(*pair)) for pair in pairs]
+def encoded(
+    codec: Codec, pairs: Sequence[Pair], max_length: int, *, sampled: bool = False
+) -> list[EncodedRow | None]:
+    """Rows as token ids; None for one that is longer than `max_length` tokens. `sampled`: the model
+    wrote the answers."""
+    ids_of = codec.sampled_ids if sampled else codec.row_ids
+    rows = [EncodedRow(*ids_of(*pair)) for pair in pairs]
     return [row if len(row.ids) <= max_length else None for row in rows]
 
 
 def perplexities(
     model: Any, codec: Codec, pairs: Sequence[Pair], max_length: int, batch_size: int
 ) -> list[float | None]:
-    """Perplexity per token of each completion; None for a row that is too long."""
-    rows = encoded(codec, pairs, max_length)
+    """Perplexity per token of each completion of a model; None for a row that is too long."""
+    rows = encoded(codec, pairs, max_length, sampled=True)
     scores = iter(
         score_rows(model, [row for row in rows if row is not None], codec.pad_id, batch_size)
     )
@@ -89,9 +94,9 @@ class Influence:
 
     @torch.inference_mode()
     def scores(self, pairs: Sequence[Pair]) -> list[float | None]:
-        """How much a step on each row lowers the validation loss, in arbitrary units: both losses
+        """How much a step on each sampled row lowers the validation loss, in arbitrary units: both losses
         are means over their tokens. None for a row that is too long."""
-        rows = encoded(self._codec, pairs, self._max_length)
+        rows = encoded(self._codec, pairs, self._max_length, sampled=True)
         places = [place for place, row in enumerate(rows) if row is not None]
         places.sort(key=lambda place: len(rows[place].ids))  # type: ignore[union-attr]
         found: list[float | None] = [None] * len(rows)

@@ -26,11 +26,13 @@ class EncodedRow:
     num_masked: int
     weight: float = 1.0
     """Weight of its tokens in the loss."""
+    gaps: tuple[tuple[int, int], ...] = ()
+    """Stretches [start, end) behind the masked front that bear none either: the turns of others."""
 
     @property
     def num_targets(self) -> int:
         """Tokens that bear loss."""
-        return len(self.ids) - self.num_masked
+        return len(self.ids) - self.num_masked - sum(end - start for start, end in self.gaps)
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ def collate(rows: Sequence[EncodedRow], pad_id: int) -> Batch:
         ids = torch.tensor(row.ids, dtype=torch.long)
         inputs[index, : len(row.ids)] = ids
         labels[index, row.num_masked : len(row.ids)] = ids[row.num_masked :]
+        for start, end in row.gaps:
+            labels[index, start:end] = IGNORED
     weights = None
     if any(row.weight != 1.0 for row in rows):
         weights = torch.tensor([[row.weight] for row in rows]).expand(shape).contiguous()

@@ -20,6 +20,7 @@ from transformers import (
 import components.modeling.lstm  # noqa: F401
 from components.errors import UserError
 from components.modeling.malloc import keep_freed_memory
+from components.modeling.weights import check_report
 
 
 def load_model(
@@ -28,7 +29,8 @@ def load_model(
     """Load a clean checkpoint for training or inference (eval mode, on the CPU or the current
     accelerator).
 
-    Of `settings` those that the model's config has are set in it.
+    Of `settings` those that the model's config has are set in it. Raises UserError if the checkpoint
+    lacks weights of its model.
     """
     keep_freed_memory()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -37,16 +39,18 @@ def load_model(
         for name, value in (settings or {}).items():
             if hasattr(config, name):
                 setattr(config, name, value)
-        model = AutoModelForCausalLM.from_pretrained(
+        model, report = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
             dtype=dtype,
+            output_loading_info=True,
             trust_remote_code=False,
             use_safetensors=True,
             local_files_only=True,
             # Short rows on a CPU: plain attention trains a quarter faster than the fused kernel.
             attn_implementation="sdpa" if device == "cuda" else "eager",
         )
+    check_report(report, f"checkpoint {folder}")
     return model.to(device).eval()
 
 

@@ -10,6 +10,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from components.errors import UserError
 from components.modeling.load import inference_dtype, quiet
+from components.modeling.weights import check_report
 
 
 class RewardModel:
@@ -22,21 +23,20 @@ class RewardModel:
                 self._tokenizer = AutoTokenizer.from_pretrained(
                     folder, trust_remote_code=False, local_files_only=True
                 )
-                self._model = (
-                    AutoModelForSequenceClassification.from_pretrained(
-                        folder,
-                        dtype=inference_dtype(folder),
-                        trust_remote_code=False,
-                        use_safetensors=True,
-                        local_files_only=True,
-                    )
-                    .to(device)
-                    .eval()
+                model, report = AutoModelForSequenceClassification.from_pretrained(
+                    folder,
+                    dtype=inference_dtype(folder),
+                    output_loading_info=True,
+                    trust_remote_code=False,
+                    use_safetensors=True,
+                    local_files_only=True,
                 )
         except (OSError, ValueError, KeyError) as error:
             raise UserError(
                 f"reward model {folder}: cannot be loaded ({str(error).splitlines()[0]})"
             ) from None
+        check_report(report, f"reward model {folder}")
+        self._model = model.to(device).eval()
         if self._model.config.num_labels != 1:
             raise UserError(
                 f"reward model {folder}: {self._model.config.num_labels} outputs; a reward model has one (num_labels)"

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from components.contracts.rows import Conversation
 from components.modeling.encoding import Codec
 from components.modeling.likelihood import (
     CHUNK_LOGITS,
@@ -73,7 +74,11 @@ def score_rows(
 
 
 def likeliest_labels(
-    model: Any, codec: Codec, prompts: Sequence[str], labels: Sequence[str], batch_size: int
+    model: Any,
+    codec: Codec,
+    prompts: Sequence[str | Conversation],
+    labels: Sequence[str],
+    batch_size: int,
 ) -> list[str]:
     """For each prompt the label that the model finds most likely as its answer.
 

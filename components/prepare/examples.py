@@ -7,7 +7,7 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
-from components.contracts.rows import Prompt, TrainingRow, prompt_id
+from components.contracts.rows import Conversation, Prompt, TrainingRow, prompt_id
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,9 @@ class Example:
     """Empty for raw text."""
     completion: str | None
     """None: a question without an answer."""
+    conversation: Conversation | None = field(default=None, kw_only=True)
+    """All turns, the answer last if there is one, where they are more than a question and an
+    answer."""
     verifier: str
     reference: dict[str, Any]
     tags: dict[str, str] = field(default_factory=dict)
@@ -28,11 +31,18 @@ class Example:
         """What splits are disjoint by: the prompt's id; of raw text, the text's."""
         return prompt_id(self.prompt or self.completion or "")
 
+    @property
+    def _asked(self) -> Conversation | None:
+        if self.conversation is None or self.completion is None:
+            return self.conversation
+        return self.conversation.before_answer
+
     def as_prompt(self) -> Prompt:
         """The question with what its verifier needs, without the answer in sight of the model."""
         return Prompt(
             id=self.identity,
             text=self.prompt,
+            conversation=self._asked,
             verifier=self.verifier,
             reference=self.reference,
             tags=self.tags,
@@ -47,6 +57,7 @@ class Example:
             id=f"{self.identity}-{answer}",
             prompt=self.prompt,
             completion=self.completion,
+            conversation=self.conversation,
             source="labelled",
             round=0,
             tags=self.tags,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from components.contracts.recipe import DataSource
-from components.contracts.rows import MAX_LINE_BYTES, Dropped
+from components.contracts.rows import MAX_LINE_BYTES, Conversation, Dropped, spoken
 from components.errors import UserError
 from components.prepare.examples import Example
 
@@ -223,6 +223,7 @@ def _example(row: Any, source: DataSource, place: str) -> Example:
     if not isinstance(row, dict):
         raise _Rejected("not_an_object", f"a {type(row).__name__}, not an object")
     tags: dict[str, str] = {}
+    conversation: Conversation | None = None
     if source.prompt_field in row:
         prompt = _text(row, source.prompt_field)
         completion = (
@@ -231,7 +232,7 @@ def _example(row: Any, source: DataSource, place: str) -> Example:
             else _text(row, source.completion_field)
         )
     elif "messages" in row:
-        prompt, completion = _conversation(row["messages"])
+        prompt, completion, conversation = _conversation(row)
     elif "text" in row and row.get("label") is not None:
         prompt, completion = _text(row, "text"), _text(row, "label")
         if len(completion) <= MAX_LABEL_CHARACTERS:
@@ -249,6 +250,7 @@ def _example(row: Any, source: DataSource, place: str) -> Example:
     return Example(
         prompt=prompt,
         completion=completion,
+        conversation=conversation,
         verifier=source.verifier,
         reference={} if completion is None else {"answer": completion},
         tags=tags,
@@ -256,23 +258,109 @@ def _example(row: Any, source: DataSource, place: str) -> Example:
     )
 
 
-def _conversation(messages: Any) -> tuple[str, str | None]:
-    """The last assistant turn is the completion; what was said before it is the prompt."""
+def _conversation(row: dict[Any, Any]) -> tuple[str, str | None, Conversation | None]:
+    """The prompt as text, the last turn of the assistant as the completion, and the turns
+    themselves where they are more than a question and an answer.
+
+    Turns behind the last one of the assistant are left out, unless nobody has answered yet.
+    """
+    messages = row["messages"]
     if not isinstance(messages, list) or not 0 < len(messages) <= MAX_MESSAGES:
         raise _Rejected("wrong_type", f"messages is not a list of 1 to {MAX_MESSAGES} turns")
-    turns = []
-    for message in messages:
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise _Rejected("wrong_type", "a message is not {role, content}")
-        turns.append((message["role"], _text(message, "content")))
-    answers = [index for index, (role, _) in enumerate(turns) if role == "assistant"]
-    completion = turns[answers[-1]][1] if answers else None
-    before = turns[: answers[-1]] if answers else turns
-    if not any(role == "user" for role, _ in before):
+    turns = [_message(message) for message in messages]
+    answers = [place for place, turn in enumerate(turns) if turn["role"] == "assistant"]
+    if answers:
+        turns = turns[: answers[-1] + 1]
+    before = turns[:-1] if answers else turns
+    completion = spoken(turns[-1]) if answers else None
+    if not any(turn["role"] == "user" for turn in before):
         raise _Rejected("empty", "no user turn before the answer")
-    if len(before) == 1:
-        return before[0][1], completion
-    return "\n\n".join(f"{role.capitalize()}: {content}" for role, content in before), completion
+    tools = _tools(row.get("tools"))
+    told = Conversation(messages=tuple(before)).as_text()
+    if len(before) == 1 and not tools and all(turn.keys() <= {"role", "content"} for turn in turns):
+        return told, completion, None
+    return told, completion, Conversation(messages=tuple(turns), tools=tools)
+
+
+def _message(message: Any) -> dict[str, Any]:
+    """A turn with its content as text. Whatever else it has, templates may read."""
+    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+        raise _Rejected("wrong_type", "a message is not {role, content}")
+    turn: dict[str, Any] = _json({name: one for name, one in message.items() if one is not None})
+    if isinstance(turn.get("content"), list):
+        turn["content"] = "".join(map(_part, turn["content"]))
+    calls = turn.get("tool_calls")
+    if isinstance(calls, list) and calls:
+        turn["tool_calls"] = [_call(call) for call in calls]
+        if not turn.get("content"):
+            return {**turn, "content": ""}
+    else:
+        # An empty list says nothing, and some templates take it for a call.
+        turn.pop("tool_calls", None)
+    if turn["role"] == "tool" and turn.get("content") == "":
+        return turn
+    return {**turn, "content": _text(turn, "content")}
+
+
+def _part(part: Any) -> str:
+    """The text of one part of a content. Pictures and sounds are no text."""
+    if not isinstance(part, dict) or part.get("type", "text") != "text":
+        kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+        raise _Rejected("wrong_type", f"a part of a content is {str(kind)[:40]}, not text")
+    return _text(part, "text")
+
+
+def _call(call: Any) -> Any:
+    """A call of a tool with its arguments as an object, as templates expect them; APIs write them as
+    JSON text."""
+    function = call.get("function") if isinstance(call, dict) else None
+    written = function.get("arguments") if isinstance(function, dict) else None
+    if not isinstance(function, dict) or not isinstance(written, str):
+        return call
+    try:
+        arguments = json.loads(written)
+    except (ValueError, RecursionError):
+        return call
+    if not isinstance(arguments, dict):
+        return call
+    return {**call, "function": {**function, "arguments": _json(arguments)}}
+
+
+def _tools(tools: Any) -> tuple[dict[str, Any], ...]:
+    """Schemas of functions: a list, or JSON text of one."""
+    if isinstance(tools, str):
+        try:
+            tools = json.loads(tools)
+        except (ValueError, RecursionError) as error:
+            raise _Rejected("not_json", f"tools: {_first_line(error)}") from None
+    if not tools:
+        return ()
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise _Rejected("wrong_type", "tools is not a list of objects")
+    return tuple(_json(tool) for tool in tools)
+
+
+def _json(value: Any) -> Any:
+    """A nested value without None, after checking that it can be written as JSON."""
+    try:
+        written = json.dumps(_without_none(value), allow_nan=False, ensure_ascii=False)
+        size = len(written.encode())
+    except UnicodeEncodeError:
+        raise _Rejected("invalid_utf8", "half of a surrogate pair") from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise _Rejected("wrong_type", _first_line(error)) from None
+    if "\\u0000" in written.replace("\\\\", ""):
+        raise _Rejected("nul_character", "a NUL character")
+    if size > MAX_LINE_BYTES:
+        raise _Rejected("too_long", f"longer than {MAX_LINE_BYTES} bytes")
+    return json.loads(written)
+
+
+def _without_none(value: Any) -> Any:
+    """Parquet gives every object of a column the fields of all."""
+    if isinstance(value, dict):
+        return {name: _without_none(one) for name, one in value.items() if one is not None}
+    return [_without_none(one) for one in value] if isinstance(value, list) else value
 
 
 def _text(row: dict[Any, Any], name: str) -> str:

@@ -3,18 +3,20 @@ campaign."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
+import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.canonical import canonical_json, derived_seed
 from components.contracts.recipe import DataSource, Recipe
 from components.contracts.recipe_file import parse_recipe, set_key
-from components.contracts.rows import Dropped, write_rows
+from components.contracts.rows import Dropped, Prompt, TrainingRow, read_rows, write_rows
 from components.contracts.state import Plan, State, base_plan
 from components.errors import UserError
 from components.prepare.examples import Example
@@ -23,9 +25,20 @@ from components.prepare.splits import CLAIM_ORDER, Target, make_splits
 from components.prepare.tasks import make_examples
 from components.runtime.campaign import Campaign, load_campaign
 from components.runtime.context import Context
-from components.runtime.receipts import Attempt, Receipt, Task, attempting, commit, ref_of_uri
+from components.runtime.receipts import (
+    Attempt,
+    Receipt,
+    Task,
+    attempting,
+    commit,
+    fetch,
+    ref_of_uri,
+)
 from components.storage import keys
 from components.storage.sources import local_folder, local_path
+
+if TYPE_CHECKING:
+    from components.modeling.encoding import Codec
 
 MUST_MATCH_ON_RESUME = ("model", "data", "seed")
 """Parts of the recipe that base checkpoint and splits are made from."""
@@ -66,6 +79,7 @@ def run(inputs: PrepareInputs, context: Context) -> Receipt:
         context, Task(run_id=recipe.run_id, name="prepare", round=0), "prepare"
     ) as attempt:
         prepared = campaign.prepared if campaign else _data_and_base(context, attempt, recipe)
+        _check_fit(context, recipe, prepared)
         state = _continued(campaign, recipe) if campaign else _first_state(recipe, prepared)
 
         def work(folder: Path) -> dict[str, Any]:
@@ -170,7 +184,63 @@ def _prepare(
         "rejected": splits.rejected_counts,
         "parameters": base["parameters"],
         "base_digest": base["digest"],
+        "dtype": base["dtype"],
+        "positions": base["positions"],
     }
+
+
+def _check_fit(context: Context, recipe: Recipe, prepared: Receipt) -> None:
+    """Raise UserError if the base model's template or positions do not suit what the data and the
+    recipe ask of it. No weight is read."""
+    positions = prepared.summary.get("positions")
+    if recipe.model.source == "scratch" and not recipe.model.system_prompt and positions is None:
+        return
+    from components.modeling.encoding import load_codec
+
+    context.scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="codec-", dir=context.scratch) as folder:
+        for name in prepared.objects:
+            if name.startswith("base/") and not name.endswith(".safetensors"):
+                target = Path(folder) / name.removeprefix("base/")
+                shutil.copyfile(fetch(context, prepared, name), target)
+        codec = load_codec(Path(folder), recipe.model.system_prompt)
+    _check_rows(context, recipe, prepared, codec)
+    longest = _longest_prompt(context, prepared, codec, counted=positions is not None)
+    room = recipe.generate.max_new_tokens
+    if positions is not None and longest + room > positions:
+        raise UserError(
+            f"generate.max_new_tokens: the longest prompt has {longest} tokens, and with {room} more it does not fit "
+            f"into the {positions} positions of model {recipe.model.source}: lower it, or leave long prompts out"
+        )
+
+
+def _check_rows(context: Context, recipe: Recipe, prepared: Receipt, codec: Codec) -> None:
+    for split in ("train", "dev", "retention"):
+        for row in read_rows(fetch(context, prepared, f"splits/{split}.jsonl"), TrainingRow):
+            if row.conversation is not None:
+                with _named(f"{row.provenance.get('uri')}, {row.provenance.get('place')}"):
+                    codec.encode(row, recipe.train.turns)
+
+
+def _longest_prompt(context: Context, prepared: Receipt, codec: Codec, *, counted: bool) -> int:
+    """Tokens of the longest prompt that is asked, where they are `counted`; conversations are
+    encoded in any case."""
+    longest = 0
+    for split in ("unlabelled", "validation", "test", "vault", "audit"):
+        for prompt in read_rows(fetch(context, prepared, f"splits/{split}.jsonl"), Prompt):
+            if counted or prompt.conversation is not None:
+                with _named(f"prompt {prompt.id} of split {split}"):
+                    longest = max(longest, len(codec.prompt_ids(prompt.asked)))
+    return longest
+
+
+@contextlib.contextmanager
+def _named(place: str) -> Iterator[None]:
+    """Say which row a model's template does not suit."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"data: {place}: {error}") from None
 
 
 def _examples(recipe: Recipe, files: list[Path]) -> Iterator[tuple[Target, Example] | Dropped]:

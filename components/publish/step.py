@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from components.contracts.state import RoundRecord
 from components.errors import UserError
+from components.publish.files import TRAINED, copy_checkpoint
 from components.publish.vault import open_vault, vault_sha256
 from components.runtime.campaign import Campaign, load_campaign
 from components.runtime.context import Context
@@ -28,6 +29,7 @@ class PublishInputs:
 def run(inputs: PublishInputs, context: Context) -> Receipt:
     """Copy the champion to `models/<name>/<version>/` and return the receipt that lists its files.
 
+    Weights have the type of the base's, and the chat template begins with the recipe's system prompt.
     The prefix ends in a slash and holds only what a server of models needs (safetensors, config,
     tokenizer, chat template), a model card and the metrics. The version names round and digest, so
     it never changes its meaning. If the data has a vault, it is opened for this model, unless it
@@ -46,12 +48,17 @@ def run(inputs: PublishInputs, context: Context) -> Receipt:
     prefix = keys.model_prefix(name, version)
 
     def work(folder: Path) -> dict[str, Any]:
-        for path in fetch_folder(context, champion, "model").iterdir():
-            os.link(path, folder / path.name)
+        dtype = copy_checkpoint(
+            fetch_folder(context, champion, "model"),
+            folder,
+            str(campaign.prepared.summary.get("dtype", TRAINED)),
+            campaign.recipe.model.system_prompt,
+        )
         summary = {
             "name": name,
             "version": version,
             "prefix": prefix,
+            "dtype": dtype,
             "champion": champion.ref,
             "champion_round": campaign.state.champion_round,
             "target_met": campaign.state.stop == "target",
@@ -71,7 +78,11 @@ def run(inputs: PublishInputs, context: Context) -> Receipt:
             update={"name": "publish", "round": campaign.state.round}
         ),
         "publish",
-        config={"name": name, "vault": vault_sha256(campaign.prepared)},
+        config={
+            "name": name,
+            "vault": vault_sha256(campaign.prepared),
+            "system_prompt": campaign.recipe.model.system_prompt,
+        },
         inputs={"state": campaign.state_receipt, "champion": champion, "evaluation": measured},
         seed=campaign.recipe.seed,
         work=work,
@@ -100,8 +111,8 @@ tags: [ratchet, self-improvement]
 # {summary["name"]} {summary["version"]}
 
 Made by campaign `{state.run_id}` from base model `{recipe.model.source}`. This is the model of round
-{state.champion_round}: the last one that was proved better than the one before it.
-
+{state.champion_round}: the last one that was proved better than the one before it. Its weights are {summary["dtype"]}.
+{_system_prompt(recipe.model.system_prompt)}
 | measure | value |
 |---|---|
 | validation accuracy | {summary["validation_accuracy"]:.4f} |
@@ -123,6 +134,16 @@ filters had not accepted. Training receipt `{champion.ref}`, digest `{champion.d
 
 Measured on the recipe's own held-out splits only. Accuracy elsewhere is unknown.
 """
+
+
+def _system_prompt(text: str) -> str:
+    """What the card tells of the system prompt; a blank line alone without one."""
+    if not text:
+        return ""
+    return (
+        "\nTrained and measured with this system prompt, which the chat template puts before conversations that have "
+        f"none:\n\n{textwrap.indent(text, '    ', lambda line: True)}\n"
+    )
 
 
 def _vault_row(vault: dict[str, Any] | None) -> str:

@@ -100,7 +100,9 @@ def _encoded(own: list[ScoredSample]) -> bytes:
 
 
 def _fields(row: BaseModel) -> dict[str, Any]:
-    """The fields of a row whose values are plain JSON."""
+    """The fields of a row as plain JSON."""
+    if getattr(row, "conversation", None) is not None:
+        return row.model_dump(mode="json")
     return row.__dict__
 
 
@@ -110,7 +112,7 @@ def _decoded(line: bytes) -> list[ScoredSample]:
         ScoredSample(
             group.prompt,
             one.sample,
-            one.sample.text.strip(),
+            one.sample.text,
             one.answer,
             group.majority,
             group.vote_share,

@@ -114,9 +114,7 @@ def make_scored_samples(
         majority, count = votes.most_common(1)[0] if votes else ("", 0)
         share = count / len(own)
         scored_samples += [
-            ScoredSample(
-                prompts[identity], sample, sample.text.strip(), answer, majority, share, len(own)
-            )
+            ScoredSample(prompts[identity], sample, sample.text, answer, majority, share, len(own))
             for sample, answer in zip(own, answers, strict=True)
         ]
     return scored_samples

@@ -21,7 +21,7 @@ def rows_of(path: Path, kind: type[R]) -> Iterator[R]:
 
 
 def _parquet_rows(path: Path, kind: type[R]) -> Iterator[R]:
-    """Nested columns (`reference`, `tags`) are JSON text: their keys differ from row to row."""
+    """Nested columns (`reference`, `tags`, `conversation`) are JSON text: their keys differ from row to row."""
     import pyarrow
     import pyarrow.parquet
     from pydantic import ValidationError
@@ -32,7 +32,7 @@ def _parquet_rows(path: Path, kind: type[R]) -> Iterator[R]:
             for batch in file.iter_batches(batch_size=BATCH_ROWS):
                 for row in batch.to_pylist():
                     number += 1
-                    for name in ("reference", "tags"):
+                    for name in ("reference", "tags", "conversation"):
                         if isinstance(row.get(name), str):
                             row[name] = json.loads(row[name])
                     yield kind.model_validate(row)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.contracts.rows import TrainingRow, write_rows
+from components.contracts.rows import TrainingRow, answered, write_rows
 from components.errors import Corrupt, UserError
 from components.runtime.campaign import Campaign, load_campaign
 from components.runtime.context import Context
@@ -359,6 +359,7 @@ def _row(campaign: Campaign, one: ScoredSample, weight: float) -> TrainingRow:
         id=f"{one.prompt.id}-r{campaign.next_round}-{one.sample.index}",
         prompt=one.prompt.text,
         completion=one.text,
+        conversation=answered(one.prompt, one.text),
         source="self",
         round=campaign.next_round,
         weight=weight,

@@ -164,15 +164,17 @@ def _unlike(rows: Rows, dice: random.Random) -> None:
 def _never_ends() -> None:
     """Rows are trained on without their end-of-turn token."""
     import components.train.process.worker
-    from components.modeling.encoding import Codec
+    from components.modeling.encoding import Codec, Encoded
 
-    whole = Codec.row_ids
+    whole = Codec.encode
 
-    def without_end(self: Any, prompt: str, completion: str) -> tuple[list[int], int]:
-        ids, masked = whole(self, prompt, completion)
-        return [*ids[:-1], *ids[masked:-1]], masked
+    def without_end(self: Codec, row: Any, turns: Any = "all") -> list[Encoded]:
+        return [
+            Encoded([*one.ids[:-1], *one.ids[one.num_masked : -1]], one.num_masked)
+            for one in whole(self, row, turns)
+        ]
 
-    Codec.row_ids = without_end  # type: ignore[method-assign]
+    Codec.encode = without_end  # type: ignore[method-assign]
     # The check before the first step would have noticed: it is broken too.
     setattr(components.train.process.worker, "check_rows", lambda *about: None)  # noqa: B010
 

@@ -18,6 +18,7 @@ from components.prepare.step import PrepareInputs, run
 from components.runtime.campaign import load_campaign
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, Task, commit_once, fetch, fetch_folder, receipt_uri
+from tests.unit.chat_models import CHAT, chat_tokenizer, save_chat_model
 
 RECIPE: dict[str, Any] = {
     "name": "tiny",
@@ -324,3 +325,67 @@ def test_pretraining_alone_is_planned_with_its_own_length(context: Context) -> N
         prepare(context, changed(train={"first": {"steps": 0}}))
     with pytest.raises(UserError, match="only `first` may have 0 steps"):
         prepare(context, changed(train={"rounds": {"steps": 0}}))
+
+
+CONVERSATION = [
+    {"role": "system", "content": "Be brief"},
+    {"role": "user", "content": "hi"},
+    {"role": "assistant", "content": "hello"},
+    {"role": "user", "content": "2+2"},
+    {"role": "assistant", "content": "4"},
+]
+
+
+def on_chat_model(folder: Path, template: str | None, **sections: Any) -> dict[str, Any]:
+    """The recipe with a chat model as its base and one conversation to learn from."""
+    save_chat_model(folder / "base", chat_tokenizer(template))
+    (folder / "chat.jsonl").write_text(json.dumps({"messages": CONVERSATION}) + "\n")
+    recipe = with_file(folder / "chat.jsonl")
+    return {**recipe, "model": {"source": f"file://{folder / 'base'}"}, **sections}
+
+
+def test_a_conversation_arrives_with_its_roles(context: Context, tmp_path: Path) -> None:
+    start = prepare(context, on_chat_model(tmp_path, CHAT))
+    prepared = data_of(context, start)
+    rows = read_rows(fetch(context, prepared, "splits/train.jsonl"), TrainingRow)
+    (row,) = [row for row in rows if row.conversation is not None]
+    assert row.conversation is not None
+    assert list(row.conversation.messages) == CONVERSATION
+    prompts = read_rows(fetch(context, prepared, "splits/unlabelled.jsonl"), Prompt)
+    assert all(prompt.conversation is None for prompt in prompts)
+
+
+def test_a_conversation_that_the_template_refuses_is_named(
+    context: Context, tmp_path: Path
+) -> None:
+    refusing = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    )
+    recipe = on_chat_model(tmp_path, refusing + CHAT)
+    with pytest.raises(UserError, match=r"chat\.jsonl, line 1: .* refuses it \(no system\)"):
+        prepare(context, recipe)
+
+
+@pytest.mark.parametrize(
+    "template", [None, CHAT.replace("messages %}", "messages if m['role'] != 'system' %}")]
+)
+def test_a_system_prompt_without_effect_is_refused_before_anything_is_trained(
+    context: Context, tmp_path: Path, template: str | None
+) -> None:
+    recipe = on_chat_model(tmp_path, template)
+    prepare(context, {**recipe, "data": RECIPE["data"]})
+    # Though data and base are prepared already: the system prompt is no part of them.
+    recipe = {**recipe, "data": RECIPE["data"]}
+    recipe["model"] = {**recipe["model"], "system_prompt": "Be brief"}
+    with pytest.raises(UserError, match=r"model\.system_prompt has no effect"):
+        prepare(context, recipe)
+
+
+def test_answers_beyond_the_positions_of_a_model_are_refused(context: Context) -> None:
+    model = {"scratch": {**RECIPE["model"]["scratch"], "architecture": "gpt2", "max_length": 16}}
+    # Six digits, a sign and the beginning: eight tokens.
+    prepare(context, changed(model=model, generate={"max_new_tokens": 8}))
+    with pytest.raises(
+        UserError, match=r"generate\.max_new_tokens: .* 8 tokens.* 9 more .* 16 positions"
+    ):
+        prepare(context, changed(model=model, generate={"max_new_tokens": 9}))

@@ -13,10 +13,13 @@ import numpy as np
 import pytest
 import torch
 
+from components.contracts.rows import Conversation, TrainingRow
+from components.modeling.encoding import load_codec
 from components.modeling.likelihood import CompletionLoss, EncodedRow, collate, mean_loss
 from components.modeling.load import load_model
 from components.train.process.row_batches import cut, draw, learning_rate_at, plan_batches, share_of
 from components.train.process.sizing import fixed_positions
+from tests.unit.chat_models import save_chat_model
 from tests.unit.tiny import tiny_model
 from tests.unit.trainings import carry_out, make_job, reversal, train
 
@@ -185,3 +188,31 @@ def test_batches_of_a_small_model_are_left_whole_and_those_of_a_large_one_are_cu
     lengths = sorted((2 * (place % 12) + 5 for place in range(128)), reverse=True)
     assert cut(lengths, 128, fixed_positions(150_000, gpu=False)) == [slice(0, 128)]
     assert len(cut(lengths, 128, fixed_positions(135_000_000, gpu=False))) > 3
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_conversations_are_trained_on_turn_by_turn(tmp_path: Path, packing: bool) -> None:
+    talk = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "hello"},
+        {"role": "user", "content": "2+2"},
+        {"role": "assistant", "content": "4"},
+    ]
+    row = TrainingRow(
+        id="talk",
+        prompt="as text",
+        completion="4",
+        conversation=Conversation(messages=tuple(talk)),
+        source="labelled",
+        round=0,
+    )
+    base = save_chat_model(tmp_path / "chat")
+    done = train(
+        tmp_path / "run", init=base, rows=[row] * 16, dev=[row], steps=40, packing=packing
+    )
+    assert done["final_loss"] < 0.5 * done["first_loss"]
+    codec = load_codec(base)
+    (encoded,) = codec.encode(row)
+    one = EncodedRow(encoded.ids, encoded.num_masked, gaps=encoded.gaps)
+    loss = mean_loss(CompletionLoss(load_model(done["folder"])), [one], codec.pad_id, 1)
+    assert loss == pytest.approx(done["best_dev_loss"], rel=1e-3)

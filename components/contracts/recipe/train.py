@@ -83,6 +83,8 @@ class TrainSection(Section):
     """Rows per optimizer step, over all processes."""
     max_length: Positive = 512
     """Longer rows with a prompt are rejected, never cut; raw text is split."""
+    turns: Literal["all", "last"] = "all"
+    """Which of the assistant's turns of a conversation bear loss."""
     lora: LoraSection | None = None
     """None: full fine-tuning. Else the base stays frozen for the whole campaign, and adapters
     beside it are trained."""

@@ -113,8 +113,11 @@ class EndpointEngine:
     def _payload(self, ask: Ask) -> dict[str, Any]:
         section, plan = self._campaign.recipe.generate, self._campaign.state.plan
         system = self._campaign.recipe.model.system_prompt
-        messages = [{"role": "system", "content": system}] if system else []
-        messages.append({"role": "user", "content": ask.prompt.text})
+        messages: list[dict[str, Any]] = [{"role": "user", "content": ask.prompt.text}]
+        if ask.prompt.conversation is not None:
+            messages = list(ask.prompt.conversation.messages)
+        if system and messages[0]["role"] != "system":
+            messages.insert(0, {"role": "system", "content": system})
         return {
             "model": self._endpoint.model,
             "messages": messages,

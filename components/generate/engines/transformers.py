@@ -27,10 +27,9 @@ class TransformersEngine:
     @property
     def about(self) -> dict[str, Any]:
         """The end tokens, and a digest of the chat template."""
-        from components.modeling.encoding import Codec
-        from components.modeling.load import load_tokenizer
+        from components.modeling.encoding import load_codec
 
-        return about_codec(Codec(load_tokenizer(self._folder)))
+        return about_codec(load_codec(self._folder))
 
     def answer(self, asks: Sequence[Ask], on_answers: Callable[[int], None]) -> list[Sample]:
         """Samples of one batch; halved, and said in a note, where memory does not suffice."""
@@ -75,6 +74,6 @@ def sampling_of(campaign: Campaign) -> Sampling:
 
 def about_codec(codec: Any) -> dict[str, Any]:
     """What a receipt tells of the way prompts are put and answers end."""
-    template = codec.tokenizer.chat_template or ""
-    digest = hashlib.sha256(template.encode()).hexdigest()[:16] if template else ""
+    template = codec.template.encode()
+    digest = hashlib.sha256(template).hexdigest()[:16] if template else ""
     return {"stop_tokens": list(codec.end_ids), "chat_template": digest}

@@ -30,11 +30,10 @@ class VllmEngine:
 
     def __init__(self, folder: Path, system_prompt: str, sampling: Sampling) -> None:
         """`folder` holds a checkpoint with its tokenizer; `batch_size` samples are kept under way."""
-        from components.modeling.encoding import Codec
-        from components.modeling.load import load_tokenizer
+        from components.modeling.encoding import load_codec
 
         self._folder, self._sampling = folder, sampling
-        self._codec = Codec(load_tokenizer(folder), system_prompt)
+        self._codec = load_codec(folder, system_prompt)
         self._llm: Any = None
 
     @property
@@ -50,7 +49,7 @@ class VllmEngine:
 
         how, codec = self._sampling, self._codec
         outputs = self._llm.generate(
-            [TokensPrompt(prompt_token_ids=codec.prompt_ids(ask.prompt.text)) for ask in asks],
+            [TokensPrompt(prompt_token_ids=codec.prompt_ids(ask.prompt.asked)) for ask in asks],
             [
                 SamplingParams(
                     temperature=how.temperature,

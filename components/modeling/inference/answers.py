@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from components.contracts.rows import Prompt, Sample
-from components.modeling.encoding import Codec
+from components.modeling.encoding import Codec, load_codec
 from components.modeling.inference.attention import use_shared_heads
 from components.modeling.inference.sampler import Request, Sampler
 from components.modeling.inference.sampling import Sampling
-from components.modeling.load import inference_dtype, load_model, load_tokenizer
+from components.modeling.load import inference_dtype, load_model
 from components.runtime.context import Context
 
 
@@ -20,7 +20,7 @@ def load_for_answers(folder: Path, system_prompt: str) -> tuple[Any, Codec]:
     codec."""
     model = load_model(folder, inference_dtype(folder))
     use_shared_heads(model)
-    return model, Codec(load_tokenizer(folder), system_prompt)
+    return model, load_codec(folder, system_prompt)
 
 
 class Answerer:
@@ -50,7 +50,7 @@ class Answerer:
     ) -> list[Sample]:
         """One answer per seed, in order of prompt and seed; `index` counts the seeds of a prompt."""
         requests = [
-            Request(tuple(self._codec.prompt_ids(prompt.text)), tuple(own))
+            Request(tuple(self._codec.prompt_ids(prompt.asked)), tuple(own))
             for prompt, own in zip(prompts, seeds, strict=True)
         ]
         answers = sorted(

@@ -23,6 +23,7 @@ from components.modeling.inference.attention import NAME
 from components.modeling.inference.kv_cache import make_room
 from components.modeling.inference.sampling import Sampling, choose, uniforms
 from components.modeling.malloc import is_out_of_memory
+from components.modeling.weights import learned_positions
 
 __all__ = ["Answer", "Request", "Sampler", "Sampling", "sample"]
 
@@ -81,13 +82,16 @@ class Sampler:
         """Rows drawn together; halved, for good, when memory does not suffice."""
         self._model, self._sampling, self._note = model, sampling, note
         self._end_ids, self._pad_id = end_ids, pad_id
+        self._positions = learned_positions(model)
 
     def draw(
         self,
         requests: Sequence[Request],
         on_batch: Callable[[int, float], None] = lambda done, rate: None,
     ) -> Iterator[Answer]:
-        """What `sample` says. Raises UserError if memory does not suffice for a single row."""
+        """What `sample` says. Raises UserError if memory does not suffice for a single row, or for a
+        prompt that leaves no position for an answer."""
+        self._check_positions(requests)
         order = sorted(range(len(requests)), key=lambda index: (len(requests[index].ids), index))
         rows = [
             (request, index) for request in order for index in range(len(requests[request].seeds))
@@ -103,6 +107,19 @@ class Sampler:
             tokens += sum(len(answer.ids) + answer.finished for answer in answers)
             yield from answers
             on_batch(done, tokens / max(time.monotonic() - begun, 1e-9))
+
+    def _check_positions(self, requests: Sequence[Request]) -> None:
+        longest = max((len(request.ids) for request in requests), default=0)
+        if self._positions is not None and longest >= self._positions:
+            raise UserError(
+                f"a prompt has {longest} tokens and the model {self._positions} positions: leave the prompt out, or "
+                "take a model with a longer context"
+            )
+
+    def _most_tokens(self, request: Request) -> int:
+        """How long an answer can be."""
+        steps = self._sampling.max_new_tokens
+        return min(steps, (self._positions or len(request.ids) + steps) - len(request.ids))
 
     def _tried(
         self, requests: Sequence[Request], group: list[tuple[int, int]]
@@ -137,15 +154,18 @@ class Sampler:
         ends = torch.tensor(self._end_ids, device=device)
         rows = torch.arange(len(group), device=device)  # which answers are still in the batch
         tokens = torch.full((len(group), steps), self._pad_id, dtype=torch.long, device=device)
-        lengths = torch.full((len(group),), steps, dtype=torch.long, device=device)
+        limits = torch.tensor(
+            [self._most_tokens(requests[request]) for request, _ in group], device=device
+        )
+        lengths = limits.clone()
         finished = torch.zeros(len(group), dtype=torch.bool, device=device)
         for step in range(steps):
             chosen = choose(logits, dice[rows, step], self._sampling)
-            fresh = torch.isin(chosen, ends) & ~finished[rows]
+            fresh = torch.isin(chosen, ends) & ~finished[rows] & (step < limits[rows])
             lengths[rows[fresh]] = step
             finished[rows[fresh]] = True
             tokens[rows, step] = chosen
-            alive = ~finished[rows]
+            alive = ~finished[rows] & (step + 1 < limits[rows])
             num_alive = int(alive.sum())
             if num_alive == 0 or step + 1 == steps:
                 break
@@ -155,6 +175,9 @@ class Sampler:
                 rows, chosen, positions = rows[kept], chosen[kept], positions[kept]
                 mask = mask[kept] if mask is not None else None
             positions = positions + 1
+            if self._positions is not None:
+                # Of answers that are over and still in the batch: what comes out is not looked at.
+                positions = positions.clamp(max=self._positions - 1)
             logits = self._model(
                 input_ids=chosen[:, None],
                 attention_mask=None

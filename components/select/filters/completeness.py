@@ -21,6 +21,6 @@ def not_empty(rules: Rules, remaining: Remaining) -> Filter | None:
     """Drops answers without any text."""
 
     def apply(block: Block) -> Outcome:
-        return split(block, lambda one: "" if one.text else "no text", "empty")
+        return split(block, lambda one: "" if one.text.strip() else "no text", "empty")
 
     return apply

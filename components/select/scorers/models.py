@@ -77,7 +77,7 @@ def _perplexity(context: Context, campaign: Campaign, receipt: Receipt, name: st
             from components.modeling.influence import perplexities
 
             model, codec = loaded()
-            pairs = [(one.prompt.text, one.text) for one in block]
+            pairs = [(one.prompt.asked, one.text) for one in block]
             found = perplexities(model, codec, pairs, recipe.train.max_length, BATCH_ROWS)
             last.clear()
             last.update(zip((one.key for one in block), found, strict=True))
@@ -98,7 +98,7 @@ def influence_scorer(context: Context, campaign: Campaign) -> Scorer:
             "data.fractions.dev"
         )
     rows.sort(key=lambda row: derived_seed(recipe.seed, "influence", row.id))
-    chosen = [(row.prompt, row.completion) for row in rows[: section.validation_rows]]
+    chosen = [(row.asked, row.completion) for row in rows[: section.validation_rows]]
 
     @functools.cache
     def influence() -> Any:
@@ -110,7 +110,7 @@ def influence_scorer(context: Context, campaign: Campaign) -> Scorer:
 
     def scores(block: Block) -> list[float | None]:
         found: list[float | None] = influence().scores(
-            [(one.prompt.text, one.text) for one in block]
+            [(one.prompt.asked, one.text) for one in block]
         )
         return found
 

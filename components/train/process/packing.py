@@ -56,6 +56,8 @@ def collate_packed(groups: Sequence[Sequence[EncodedRow]], pad_id: int) -> Batch
             inputs[index, start:end] = torch.tensor(row.ids)
             first_target = start + max(row.num_masked, 1)
             labels[index, first_target:end] = inputs[index, first_target:end]
+            for gap_start, gap_end in row.gaps:
+                labels[index, start + gap_start : start + gap_end] = IGNORED
             positions[index, start:end] = torch.arange(len(row.ids))
             weights[index, start:end] = row.weight
             start = end

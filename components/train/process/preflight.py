@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from components.contracts.rows import Conversation
 from components.errors import UserError
 from components.modeling.encoding import Codec
 from components.modeling.likelihood import CompletionLoss, EncodedRow, collate
@@ -49,7 +50,8 @@ def check_rows(stage: str, rows: TrainingSet, codec: Codec, model: Any) -> None:
 
 def masked_share(rows: Sequence[EncodedRow]) -> float:
     """Share of the tokens that bear no loss."""
-    return sum(row.num_masked for row in rows) / max(1, sum(len(row.ids) for row in rows))
+    masked = sum(len(row.ids) - row.num_targets for row in rows)
+    return masked / max(1, sum(len(row.ids) for row in rows))
 
 
 def check_masks(stage: str, rows: TrainingSet) -> float:
@@ -115,7 +117,7 @@ def announce(
 
 
 def end_of_text_share(
-    folder: Path, system_prompt: str, prompts: Sequence[str], max_new_tokens: int
+    folder: Path, system_prompt: str, prompts: Sequence[str | Conversation], max_new_tokens: int
 ) -> float | None:
     """Share of greedy answers to a few dev prompts that the trained model ends by itself; None
     without prompts."""

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from components.contracts.rows import TrainingRow
 from components.errors import UserError
-from components.modeling.encoding import Codec
+from components.modeling.encoding import Codec, Encoded, Turns
 from components.modeling.likelihood import EncodedRow
 
 GROUP = 16
@@ -38,13 +38,14 @@ def training_set(
     with_text: bool,
     max_length: int,
     weighting: str,
+    turns: Turns = "all",
 ) -> TrainingSet:
     """The rows of one stage: `pretrain` takes raw text alone; `sft` takes rows with a prompt, and
     raw text only `with_text`. Raw text is cut into windows of `max_length` tokens.
 
     A row's weight is how often it is drawn (`sampling`) or counts in the loss (`loss`, relative to
-    the mean weight). Raises UserError if there is nothing to learn from, or if a row with a prompt
-    is longer than `max_length`.
+    the mean weight). Of a conversation `turns` of the assistant bear loss. Raises UserError if there
+    is nothing to learn from, or if a row with a prompt is longer than `max_length`.
     """
     chosen = [
         row for row in rows if (stage == "sft" if row.prompt else stage == "pretrain" or with_text)
@@ -57,37 +58,42 @@ def training_set(
     encoded, shares, names = list[EncodedRow](), list[float](), list[str]()
     mean = sum(row.weight for row in chosen) / len(chosen)
     for row in chosen:
-        for ids, num_masked in _encoded(row, codec, max_length):
-            encoded.append(
-                EncodedRow(ids, num_masked, row.weight / mean if weighting == "loss" else 1.0)
-            )
+        weight = row.weight / mean if weighting == "loss" else 1.0
+        for one in _encoded(row, codec, max_length, turns):
+            encoded.append(EncodedRow(one.ids, one.num_masked, weight, one.gaps))
             shares.append(row.weight if weighting == "sampling" else 1.0)
             names.append(row.id)
     _must_fit(encoded, max_length, stage)
     return TrainingSet(encoded, shares, names)
 
 
-def dev_set(rows: Sequence[TrainingRow], codec: Codec, max_length: int) -> list[EncodedRow]:
-    """Dev rows, prompts masked; raw text in windows. Raises UserError for a row with a prompt
+def dev_set(
+    rows: Sequence[TrainingRow], codec: Codec, max_length: int, turns: Turns = "all"
+) -> list[EncodedRow]:
+    """Return the dev rows, prompts masked; raw text in windows. Raises UserError for a row with a prompt
     that is too long."""
     encoded = [
-        EncodedRow(ids, masked) for row in rows for ids, masked in _encoded(row, codec, max_length)
+        EncodedRow(one.ids, one.num_masked, gaps=one.gaps)
+        for row in rows
+        for one in _encoded(row, codec, max_length, turns)
     ]
     _must_fit(encoded, max_length, "dev")
     return encoded
 
 
-def _encoded(row: TrainingRow, codec: Codec, max_length: int) -> list[tuple[list[int], int]]:
-    ids, num_masked = codec.row_ids(row.prompt, row.completion)
-    return [(ids, num_masked)] if row.prompt else _windows(ids, num_masked, max_length)
+def _encoded(row: TrainingRow, codec: Codec, max_length: int, turns: Turns) -> list[Encoded]:
+    encoded = codec.encode(row, turns)
+    if row.prompt:
+        return encoded
+    return _windows(encoded[0].ids, encoded[0].num_masked, max_length)
 
 
-def _windows(ids: list[int], num_masked: int, size: int) -> list[tuple[list[int], int]]:
+def _windows(ids: list[int], num_masked: int, size: int) -> list[Encoded]:
     """Text cut into windows; each begins with the last token of the one before, so every token is
     predicted once."""
-    cuts = [(ids[:size], num_masked)]
+    cuts = [Encoded(ids[:size], num_masked)]
     for start in range(size - 1, len(ids) - 1, size - 1):
-        cuts.append((ids[start : start + size], 1))
+        cuts.append(Encoded(ids[start : start + size], 1))
     return cuts
 
 

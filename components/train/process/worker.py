@@ -16,11 +16,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from components.contracts.rows import TrainingRow, read_rows
+from components.contracts.rows import Conversation, TrainingRow, read_rows
 from components.errors import Corrupt, RatchetError
-from components.modeling.encoding import Codec
+from components.modeling.encoding import Codec, load_codec
 from components.modeling.likelihood import CompletionLoss, EncodedRow, mean_loss
-from components.modeling.load import load_model, load_tokenizer, save_checkpoint
+from components.modeling.load import load_model, save_checkpoint
 from components.runtime.context import Context, make_context
 from components.train.process import deepspeed_engine as ds
 from components.train.process.checkpoints import Checkpoints, Found
@@ -59,8 +59,8 @@ class Material:
     codec: Codec
     stages: list[tuple[Stage, TrainingSet]]
     dev_rows: list[EncodedRow]
-    prompts: list[str]
-    """Of the dev rows."""
+    prompts: list[str | Conversation]
+    """Prompts of the dev rows."""
 
 
 def train(job: Job, context: Context) -> None:
@@ -171,7 +171,7 @@ def build_model(job: Job) -> Any:
 
 
 def _material(job: Job, context: Context) -> Material:
-    codec = Codec(load_tokenizer(job.init), job.system_prompt)
+    codec = load_codec(job.init, job.system_prompt)
     rows = list(read_rows(job.mix, TrainingRow))
     with_text = job.section.pretrain is None
     section = job.section
@@ -185,16 +185,17 @@ def _material(job: Job, context: Context) -> Material:
                 with_text=with_text,
                 max_length=section.max_length,
                 weighting=section.weighting,
+                turns=section.turns,
             ),
         )
         for stage in job.stages
     ]
     dev_split = list(read_rows(job.dev, TrainingRow)) if job.dev.stat().st_size else []
-    dev_rows = dev_set(dev_split, codec, section.max_length)
+    dev_rows = dev_set(dev_split, codec, section.max_length, section.turns)
     left_out = len(rows) - len({name for _, own in stages for name in own.names})
     if left_out > 0 and dist.get_rank() == 0:
         context.progress.note(f"{left_out} of {len(rows)} rows belong to no stage of this training")
-    return Material(codec, stages, dev_rows, [row.prompt for row in dev_split if row.prompt])
+    return Material(codec, stages, dev_rows, [row.asked for row in dev_split if row.prompt])
 
 
 def _preflight(job: Job, context: Context, material: Material, model: Any, size: Model) -> Estimate:
