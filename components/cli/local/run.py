@@ -113,6 +113,8 @@ def run_recipe(
         str(folder / "kfp"),
         "--tasks-file",
         str(folder / "tasks.jsonl"),
+        "--parent",
+        str(os.getpid()),
     ]
     if containers is not None:
         command += ["--containers", json.dumps(asdict(containers))]
