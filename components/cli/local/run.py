@@ -87,6 +87,9 @@ def run_recipe(
     # The folder of pointer artifacts is all of this machine that a container sees.
     progress = folder / ("kfp" if containers else "") / "progress.jsonl"
     child_environment = surroundings(root, environment) | {
+        # `python -m` puts the working folder first on the path, and a project may have a components/
+        # of its own.
+        "PYTHONSAFEPATH": "1",
         "PYTHONPATH": os.pathsep.join(
             filter(None, [str(REPOSITORY), environment.get("PYTHONPATH", "")])
         ),
