@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from tests.pipeline.campaigns import Place, round_tasks
 from tests.security.test_local_processes import tiny_place
 
+ROOT = Path(__file__).resolve().parents[2]
 HOSTILE_NAME = "a b$(touch x)'\"é"
 
 
@@ -27,6 +29,45 @@ def test_a_run_in_a_folder_of_any_name_ends_as_elsewhere(tmp_path: Path) -> None
     assert list(tmp_path.rglob("x")) == []
     left = {path.name for path in temporary.iterdir()}
     assert {name for name in left if not name.startswith("torchinductor")} == set()
+
+
+def test_a_folder_that_docker_cannot_mount_is_refused_by_name(tmp_path: Path) -> None:
+    place = tiny_place(tmp_path / "a:b")
+    done = place.cli("run", "--runner", "docker")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "whose name holds a colon" in done.stderr
+
+
+def test_make_works_in_a_folder_of_any_name_with_a_python_in_one(tmp_path: Path) -> None:
+    folder = tmp_path / HOSTILE_NAME
+    (folder / "docker").mkdir(parents=True)
+    shutil.copy(ROOT / "Makefile", folder)
+    (folder / "docker" / "environment.py").write_text("open('made', 'w')\n")
+    python = tmp_path / "py 'x" / "python"
+    python.parent.mkdir()
+    python.symlink_to(sys.executable)
+    done = subprocess.run(
+        ["make", "setup", f"PYTHON={python}"],
+        cwd=folder,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (folder / "made").exists()
+    assert list(tmp_path.rglob("x")) == []
+
+
+def test_the_name_of_a_registry_is_no_line_of_shell(tmp_path: Path) -> None:
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.write_text('#!/bin/sh\nprintf "<%s>" "$@" >>told\n')
+    python.chmod(0o755)
+    name = "registry.example/`touch x`;touch x"
+    subprocess.run(["make", "images", f"REGISTRY={name}"], cwd=tmp_path, check=True)
+    assert f"<--registry={name}>" in (tmp_path / "told").read_text()
+    assert list(tmp_path.rglob("x")) == []
 
 
 def test_a_python_whose_path_has_a_space_and_a_command_starts_tasks(tmp_path: Path) -> None:

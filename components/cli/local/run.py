@@ -76,6 +76,10 @@ def run_recipe(
     """
     root = keys.canonical_root(store_uri)
     if containers is not None:
+        if ":" in os.getcwd():
+            raise UserError(
+                f"--runner docker: Docker cannot mount {os.getcwd()}, whose name holds a colon; run elsewhere"
+            )
         check_engine(root, containers, environment)
     probe(open_store(root, environment))
     if resume_from and keys.split_receipt_uri(resume_from)[0] != root:
