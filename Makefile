@@ -22,6 +22,8 @@ SHELL := /bin/bash
 # The Python of an environment that is there already, else the first one that starts.
 PYTHON ?= $(shell for python in .venv/bin/python python3.11 python3.12 python3.13 python3; do \
 	if "$$python" -c "" 2>/dev/null; then echo "$$python"; break; fi; done)
+# Scripts such as .venv/bin/mypy are not called by name: where the folder's path has a space, pip makes
+# them begin with a line of shell that executes a `$(…)` in it.
 RUN := .venv/bin/python
 
 # Threads that wait must sleep: spinning ones starve the process beside them.
@@ -29,6 +31,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: demo quick test gpu vllm lint mutants workflows bench golden lock images containers setup
 .DEFAULT_GOAL := test
+export REGISTRY
 
 demo: setup
 	$(RUN) pipeline.py run recipes/demo.yaml
@@ -48,10 +51,10 @@ vllm: setup
 	$(RUN) -m pytest tests/vllm $(PYTEST)
 
 lint: setup
-	.venv/bin/ruff check .
-	.venv/bin/ruff format --check .
-	.venv/bin/mypy
-	.venv/bin/lint-imports --no-logo
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+	$(RUN) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()' --no-logo
 
 workflows:
 	npm ci --prefix .github/lint --ignore-scripts --no-audit --no-fund --loglevel=error
@@ -73,7 +76,7 @@ lock: setup
 	$(RUN) docker/locks.py
 
 images: setup
-	$(RUN) docker/build.py $(if $(REGISTRY),--registry=$(REGISTRY)) $(if $(LOADED),--loaded) \
+	$(RUN) docker/build.py $(if $(REGISTRY),--registry="$$REGISTRY") $(if $(LOADED),--loaded) \
 		$(if $(VARIANT),--variant=$(VARIANT)) $(FAMILIES)
 
 containers: images
@@ -82,4 +85,4 @@ containers: images
 setup:
 	@test -n "$(PYTHON)" || { echo 'error: no Python was found; install Python 3.11 with its venv module' \
 		'(Debian: apt-get install python3 python3-venv python3-dev gcc)' >&2; exit 2; }
-	@$(PYTHON) docker/environment.py .venv
+	@"$(PYTHON)" docker/environment.py .venv

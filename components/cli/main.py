@@ -130,6 +130,7 @@ def campaign_process(
     resume_from: Annotated[str, typer.Option()],
     folder: Annotated[Path, typer.Option()],
     tasks_file: Annotated[Path, typer.Option()],
+    parent: Annotated[int, typer.Option()],
     containers: Annotated[str, typer.Option()] = "",
 ) -> None:
     """The process that `run` starts and follows."""
@@ -138,7 +139,7 @@ def campaign_process(
 
     how = Containers(**json.loads(containers)) if containers else None
     build = builder_of(command)
-    status = carry_out(build, recipe, store, rounds, resume_from, folder, tasks_file, how)
+    status = carry_out(build, recipe, store, rounds, resume_from, folder, tasks_file, how, parent)
     raise typer.Exit(status)
 
 

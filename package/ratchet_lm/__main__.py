@@ -46,21 +46,19 @@ def prepare_imports(source: Path) -> None:
 
 def prepare_children(source: Path) -> None:
     """Let child processes import from `source`, whatever lies in the folder the user works in."""
-    working_folder = os.getcwd()
     # `python -m` puts the working folder first on the path. Kubeflow projects often have a
-    # components/ or a pipeline.py of their own, which would be imported in place of ours. Last on
-    # the path it still serves `select.verifier_function`, a function of the user's.
+    # components/ or a pipeline.py of their own, which would be imported in place of ours.
     os.environ["PYTHONSAFEPATH"] = "1"
-    extend_path_variable("PYTHONPATH", first=str(source), last=working_folder)
+    put_first("PYTHONPATH", source)
     # Where site-packages lies inside somebody's repository, that repository's commit is not the
     # version of this code.
-    extend_path_variable("GIT_CEILING_DIRECTORIES", first=str(PACKAGE))
+    put_first("GIT_CEILING_DIRECTORIES", PACKAGE)
 
 
-def extend_path_variable(name: str, *, first: str, last: str = "") -> None:
-    """Put folders before and behind those that an environment variable lists."""
-    folders = [first, os.environ.get(name, ""), last]
-    os.environ[name] = os.pathsep.join(folder for folder in folders if folder)
+def put_first(name: str, folder: Path) -> None:
+    """Put a folder before those that an environment variable lists."""
+    folders = [str(folder), os.environ.get(name, "")]
+    os.environ[name] = os.pathsep.join(filter(None, folders))
 
 
 if __name__ == "__main__":

@@ -352,11 +352,13 @@ import sys
 from pathlib import Path
 from kfp import local
 from components.cli.package.profiles import load_profile
-from components.cli.local.warm import warm_python
+from components.cli.local.task_handler import serve_tasks
+from components.cli.local.task_server import task_server
 from components.contracts.recipe_file import load_recipe
 from pipeline import build
 
-with warm_python(Path("warm")) as sys.executable:
+with task_server(warm=True) as server:
+    serve_tasks(server)
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root="kfp", raise_on_error=True)
     recipe = load_recipe(Path("recipe.yaml"), ("decide.goal.threshold=0.0", "train.first.steps=2"))
     build(recipe, 1, load_profile("multi-node"))(store=sys.argv[1])
@@ -368,7 +370,6 @@ def test_kfp_local_carries_out_the_very_pipeline_that_is_compiled_for_a_cluster(
 ) -> None:
     place = Place(tmp_path, recipe(tmp_path))
     write_data(tmp_path)
-    (tmp_path / "warm").mkdir()
     command = [sys.executable, "-c", LOCALLY, place.uri]
     place.command("run")  # writes recipe.yaml
     done = call(command, tmp_path, {**place.environment, "PYTHONPATH": str(ROOT)}, 120.0)

@@ -19,8 +19,9 @@ from types import FrameType
 from typing import TextIO
 
 from components.cli.builder import Builder
-from components.cli.local import warm
 from components.cli.local.docker_runner import Containers, stop_containers, use_containers
+from components.cli.local.task_handler import serve_tasks
+from components.cli.local.task_server import task_server, warm_is_possible
 from components.contracts.recipe import Recipe
 
 _EXECUTING = re.compile(r"Executing task (?:\x1b\[\d+m)?'([^']+)'")
@@ -93,27 +94,19 @@ def run_locally(
 
 
 @contextmanager
-def _task_python(folder: Path, containers: Containers | None) -> Iterator[None]:
-    """Let kfp, which starts tasks with `sys.executable`, find the warm one where it can be used."""
-    if containers is not None or not warm.usable():
+def _task_processes(containers: Containers | None) -> Iterator[None]:
+    """Have tasks that are no containers started by a server of their own."""
+    if containers is not None:
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    real = sys.executable
-    with warm.warm_python(folder) as executable:
-        sys.executable = executable
-        try:
-            yield
-        finally:
-            sys.executable = real
+    with task_server(warm=warm_is_possible()) as server:
+        serve_tasks(server)
+        yield
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(parent: int) -> None:
     """If the command that started this process group is killed, end the group: nobody would follow
-    or stop it."""
-    parent = os.getppid()
-    if os.getpgid(0) != os.getpid():
-        return
+    or stop it. The parent is named because it may be gone before this process can look."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -142,21 +135,23 @@ def carry_out(
     folder: Path,
     tasks_file: Path,
     containers: Containers | None,
+    parent: int,
 ) -> int:
     """Exit status 0 if every task succeeded, 1 if one failed; which and why is in the attempt
     records.
 
     `recipe_file` is the resolved recipe as JSON, `folder` where kfp.local keeps its pointer
     artifacts; `tasks_file` gets one JSON line per started or ended task. Tasks run in containers if
-    `containers` says how.
+    `containers` says how. `parent` is the process that started this one and its group, and without
+    which both end.
     """
-    _end_with_parent()
+    _end_with_parent(parent)
     recipe = Recipe.model_validate_json(recipe_file.read_bytes())
     if containers is not None:
         _stop_containers_at_the_end(recipe.run_id)
     with tasks_file.open("a", encoding="utf-8") as events:
         try:
-            with _task_python(folder, containers):
+            with _task_processes(containers):
                 run_locally(build, recipe, store, rounds, resume_from, folder, events, containers)
         except RuntimeError as error:
             # kfp.local's only way to say that a task failed.

@@ -78,6 +78,10 @@ def run_recipe(
     """
     root = keys.canonical_root(store_uri)
     if containers is not None:
+        if ":" in os.getcwd():
+            raise UserError(
+                f"--runner docker: Docker cannot mount {os.getcwd()}, whose name holds a colon; run elsewhere"
+            )
         check_engine(root, containers, environment)
     probe(open_store(root, environment))
     if resume_from and keys.split_receipt_uri(resume_from)[0] != root:
@@ -89,6 +93,9 @@ def run_recipe(
     # The folder of pointer artifacts is all of this machine that a container sees.
     progress = folder / ("kfp" if containers else "") / "progress.jsonl"
     child_environment = surroundings(root, environment) | {
+        # `python -m` puts the working folder first on the path, and a project may have a components/
+        # of its own.
+        "PYTHONSAFEPATH": "1",
         "PYTHONPATH": os.pathsep.join(
             filter(None, [str(REPOSITORY), environment.get("PYTHONPATH", "")])
         ),
@@ -115,6 +122,8 @@ def run_recipe(
         str(folder / "kfp"),
         "--tasks-file",
         str(folder / "tasks.jsonl"),
+        "--parent",
+        str(os.getpid()),
     ]
     if containers is not None:
         command += ["--containers", json.dumps(asdict(containers))]
