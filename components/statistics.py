@@ -1,5 +1,6 @@
-"""Exact small-sample statistics of the gate and the report. Pure functions; what is in plain Python
-starts at once.
+"""Exact small-sample statistics of the gate and the report, as pure functions.
+
+NumPy and SciPy are imported on first use only, so that this module loads at once.
 
 Exact tests are used where tables of normal approximations usually are: evaluation sets are small,
 and the discordant pairs that decide a promotion are smaller still.
@@ -16,16 +17,18 @@ from typing import Any
 Z_95 = 1.959963984540054
 """Two-sided 95 % point of the standard normal distribution."""
 Z_95_ONE_SIDED = 1.6448536269514722
-"""Its one-sided 95 % point."""
+"""One-sided 95 % point of the standard normal distribution."""
 
 
 def mcnemar_one_sided(wins: int, losses: int) -> float:
-    """Exact p-value that the candidate is better: P(X >= wins) with X ~ Binomial(wins + losses,
-    1/2).
+    """Return the exact p-value that the candidate is better, 1.0 when nothing differs.
 
-    `wins`: pairs only the candidate got right; `losses`: pairs only the champion got right. Pairs
-    that agree carry no information. 1.0 when nothing differs. Source: McNemar (1947), in its exact
-    conditional form.
+    It is P(X >= wins) with X ~ Binomial(wins + losses, 1/2). Pairs that agree carry no information.
+    Source: McNemar (1947), in its exact conditional form.
+
+    Args:
+        wins: pairs that only the candidate got right.
+        losses: pairs that only the champion got right.
     """
     _check_counts(wins, losses)
     total = wins + losses
@@ -37,26 +40,28 @@ def mcnemar_one_sided(wins: int, losses: int) -> float:
 
 
 def mcnemar_two_sided(wins: int, losses: int) -> float:
-    """Exact p-value that candidate and champion differ at all: twice the smaller tail, at most 1."""
-    return min(1.0, 2.0 * min(mcnemar_one_sided(wins, losses), mcnemar_one_sided(losses, wins)))
+    """Return the exact p-value that candidate and champion differ: twice the smaller tail."""
+    smaller_tail = min(mcnemar_one_sided(wins, losses), mcnemar_one_sided(losses, wins))
+    return min(1.0, 2.0 * smaller_tail)
 
 
 BOOTSTRAPS = 10_000
-"""Resamples of a bootstrap."""
+"""Resamples of a bootstrap, at least."""
 BOOTSTRAP_CHUNK = 2**24
-"""Random numbers held at a time."""
+"""Random numbers held in memory at a time."""
 
 
 def bootstrap_p_value(gains: Sequence[float], clusters: Sequence[Hashable], level: float) -> float:
-    """One-sided p-value that paired `gains` (candidate minus champion, prompt by prompt) have a
-    mean above 0.
+    """Return the one-sided p-value that the mean of paired `gains` is above 0.
+
+    A gain is candidate minus champion on one prompt. Never 0, 1.0 if nothing differs, and
+    deterministic.
 
     Wild cluster bootstrap with the null imposed (Cameron, Gelbach and Miller 2008): in each of at
     least 10,000 resamples all gains of a cluster keep or change their sign together. Prompts of one
     family (`clusters`) are not independent, and this counts each family once; for right and wrong
     with a family per prompt it is the exact McNemar test, up to the error of resampling. More
-    resamples are drawn where `level` is so small that 10,000 could not reach it. Never 0, and 1.0
-    if nothing differs. Deterministic.
+    resamples are drawn where `level` is so small that 10,000 could not reach it.
     """
     import numpy as np
 
@@ -64,27 +69,32 @@ def bootstrap_p_value(gains: Sequence[float], clusters: Sequence[Hashable], leve
     if not len(totals):
         return 1.0
     resamples = max(BOOTSTRAPS, math.ceil(20 / level))
-    generator, as_good = np.random.Generator(np.random.PCG64(0)), 0
-    observed = float(totals.sum()) * (1 - 1e-12)  # ties count, whatever the order of adding
+    generator = np.random.Generator(np.random.PCG64(0))
+    # A hair less than the sum, so that ties count whatever the order of adding.
+    observed = float(totals.sum()) * (1 - 1e-12)
+    num_at_least_observed = 0
     for size in _chunks(resamples, len(totals)):
         signs = generator.integers(0, 2, (size, len(totals)), dtype=np.int8) * 2.0 - 1.0
-        as_good += int((signs @ totals >= observed).sum())
-    return (1 + as_good) / (1 + resamples)
+        num_at_least_observed += int((signs @ totals >= observed).sum())
+    return (1 + num_at_least_observed) / (1 + resamples)
 
 
 def bootstrap_lower(
     gains: Sequence[float], clusters: Sequence[Hashable], tail: float = 0.05
 ) -> float:
-    """Lower confidence bound (one-sided, 95 % by default) of the mean of paired `gains`: the
-    quantile of the means of 10,000 resamples of whole clusters (Davison and Hinkley 1997, 5.3).
-    Raises ValueError without gains."""
+    """Return the lower confidence bound of the mean of paired `gains`, one-sided, 95 % by default.
+
+    It is the quantile of the means of 10,000 resamples of whole clusters (Davison and Hinkley
+    1997, 5.3). Raises ValueError without gains.
+    """
     import numpy as np
 
     if not len(gains):
         raise ValueError("no pairs")
     sizes = np.asarray(_cluster_totals([1.0] * len(gains), clusters))
     totals = np.asarray(_cluster_totals(gains, clusters))
-    generator, means = np.random.Generator(np.random.PCG64(0)), list[Any]()
+    generator = np.random.Generator(np.random.PCG64(0))
+    means = list[Any]()
     for size in _chunks(BOOTSTRAPS, len(totals)):
         picked = generator.integers(0, len(totals), (size, len(totals)))
         means.append(totals[picked].sum(axis=1) / sizes[picked].sum(axis=1))
@@ -92,9 +102,12 @@ def bootstrap_lower(
 
 
 def cluster_standard_error(gains: Sequence[float], clusters: Sequence[Hashable]) -> float | None:
-    """Standard error of the mean of paired gains from the spread between clusters; None for fewer
-    than two."""
-    totals, sizes = _cluster_totals(gains, clusters), _cluster_totals([1.0] * len(gains), clusters)
+    """Return the standard error of the mean of paired gains, from the spread between clusters.
+
+    None for fewer than two clusters.
+    """
+    totals = _cluster_totals(gains, clusters)
+    sizes = _cluster_totals([1.0] * len(gains), clusters)
     count = len(totals)
     if count < 2:
         return None
@@ -106,9 +119,11 @@ def cluster_standard_error(gains: Sequence[float], clusters: Sequence[Hashable])
 def detectable_mean_gain(
     standard_error: float | None, num_clusters: int, alpha: float, power: float = 0.8
 ) -> float | None:
-    """Smallest true mean gain that a bootstrap at `alpha` shows with the given power (normal
-    approximation); None if so few clusters could show none: of n clusters the p-value is at least
-    2^-n."""
+    """Return the smallest true mean gain that a bootstrap at `alpha` shows with the given power.
+
+    By normal approximation. None if so few clusters could show none: of n clusters the p-value is
+    at least 2^-n.
+    """
     if standard_error is None or 0.5**num_clusters > alpha:
         return None
     normal = NormalDist()
@@ -116,27 +131,30 @@ def detectable_mean_gain(
 
 
 def two_proportions_z(first: float, num_first: int, second: float, num_second: int) -> float:
-    """How many standard errors the share `first` is above `second`; 0 where one of them has no
-    trials. Half a success and half a failure are added to each, so that shares of 0 and 1 have a
-    spread too (Agresti and Caffo 2000)."""
+    """Return the number of standard errors by which the share `first` is above `second`.
+
+    0 where either has no trials. Half a success and half a failure are added to each, so that
+    shares of 0 and 1 have a spread too (Agresti and Caffo 2000).
+    """
     if not num_first or not num_second:
         return 0.0
-    shares = [
-        (share * count + 0.5, count + 1)
-        for share, count in ((first, num_first), (second, num_second))
-    ]
-    variance = sum(right / count * (1 - right / count) / count for right, count in shares)
-    return (shares[0][0] / shares[0][1] - shares[1][0] / shares[1][1]) / math.sqrt(variance)
+    share_first = (first * num_first + 0.5) / (num_first + 1)
+    share_second = (second * num_second + 0.5) / (num_second + 1)
+    variance_first = share_first * (1 - share_first) / (num_first + 1)
+    variance_second = share_second * (1 - share_second) / (num_second + 1)
+    return (share_first - share_second) / math.sqrt(variance_first + variance_second)
 
 
 def binomial_upper(successes: int, trials: int, tail: float = 0.05) -> float:
-    """Exact upper confidence bound (one-sided, 95 % by default) of a share. Source: Clopper and
-    Pearson (1934)."""
+    """Return the exact upper confidence bound of a share, one-sided, 95 % by default.
+
+    Source: Clopper and Pearson (1934).
+    """
     from scipy.stats import beta
 
-    return (
-        1.0 if successes >= trials else float(beta.ppf(1 - tail, successes + 1, trials - successes))
-    )
+    if successes >= trials:
+        return 1.0
+    return float(beta.ppf(1 - tail, successes + 1, trials - successes))
 
 
 def _cluster_totals(values: Sequence[float], clusters: Sequence[Hashable]) -> list[float]:
@@ -147,24 +165,25 @@ def _cluster_totals(values: Sequence[float], clusters: Sequence[Hashable]) -> li
 
 
 def _chunks(count: int, width: int) -> Iterator[int]:
-    """Numbers of rows that sum to `count`, each few enough to fit into memory."""
-    most = max(1, BOOTSTRAP_CHUNK // width)
-    yield from (min(most, count - start) for start in range(0, count, most))
+    """Yield numbers of rows that sum to `count`; a chunk holds at most BOOTSTRAP_CHUNK numbers."""
+    largest = max(1, BOOTSTRAP_CHUNK // width)
+    yield from (min(largest, count - start) for start in range(0, count, largest))
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """95 % score interval of a proportion; (0, 1) without trials. Source: Wilson (1927)."""
+    """Return the 95 % score interval of a proportion, (0, 1) without trials.
+
+    Source: Wilson (1927).
+    """
     if not 0 <= successes <= trials:
         raise ValueError(f"{successes} successes of {trials} trials")
     if trials == 0:
         return 0.0, 1.0
-    share, square = successes / trials, Z_95 * Z_95
+    share = successes / trials
+    square = Z_95 * Z_95
     centre = (share + square / (2 * trials)) / (1 + square / trials)
-    half = (
-        Z_95
-        / (1 + square / trials)
-        * math.sqrt(share * (1 - share) / trials + square / (4 * trials * trials))
-    )
+    spread = math.sqrt(share * (1 - share) / trials + square / (4 * trials * trials))
+    half = Z_95 / (1 + square / trials) * spread
     # At the ends the bound is 0 or 1 exactly; rounding must not leave it a hair inside or outside.
     low = 0.0 if successes == 0 else max(0.0, centre - half)
     high = 1.0 if successes == trials else min(1.0, centre + half)
@@ -172,16 +191,20 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
 
 
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
-    """Unbiased estimate of the chance that one of k samples is right: 1 - C(n-c, k) / C(n, k)
-    (2107.03374)."""
+    """Return the unbiased estimate of the chance that at least one of k samples is right.
+
+    1 - C(n-c, k) / C(n, k) (2107.03374).
+    """
     if not (0 <= num_correct <= num_samples and 1 <= k <= num_samples):
         raise ValueError(f"pass@{k} from {num_correct} right of {num_samples} samples")
     return 1.0 - math.comb(num_samples - num_correct, k) / math.comb(num_samples, k)
 
 
 def alpha_of_round(alpha: float, rounds: int, promotions: int = 0) -> float:
-    """What a round may spend of the campaign's false promotions: its own alpha / rounds, and what
-    the `promotions` rounds in a row just before it handed on (online fallback, 1910.04900).
+    """Return the share of the campaign's alpha that one round may spend on a false promotion.
+
+    Its own alpha / rounds, and what the `promotions` rounds in a row just before it handed on
+    (online fallback, 1910.04900).
 
     A round that promoted rightly has wasted nothing, so its share goes to the next. Until the first
     false promotion every share is spent by at most one round that had nothing to show, so their
@@ -197,11 +220,12 @@ def alpha_of_round(alpha: float, rounds: int, promotions: int = 0) -> float:
 def minimal_detectable_gain(
     num_pairs: int, discordance: float, alpha: float, power: float = 0.8
 ) -> float | None:
-    """Smallest true gain in accuracy that the exact one-sided McNemar gate shows with the given
-    power.
+    """Return the smallest true gain in accuracy that the exact one-sided McNemar gate shows.
 
-    `discordance` is the share of pairs on which the two models differ; a gain larger than it raises
-    it with itself. None if these pairs could not show even a gain of 1 (too few of them for this
+    It shows that gain with a chance of at least `power`.
+
+    `discordance` is the share of pairs on which the two models differ, or the gain if that is
+    larger. None if these pairs could not show even a gain of 1 (too few of them for this
     alpha). Exact (no normal approximation): the power is summed over the number of discordant
     pairs, Binomial(num_pairs, discordance).
     """
@@ -226,7 +250,7 @@ def _check_counts(wins: int, losses: int) -> None:
 
 
 def _tail_count(total: int, least: int) -> int:
-    """How many of the 2^total outcomes have at least `least` wins."""
+    """Return the number of the 2^total outcomes that have at least `least` wins."""
     term = math.comb(total, least) if least <= total else 0
     count = term
     for wins in range(least, total):
@@ -241,19 +265,19 @@ def _binomial(trials: int, successes: int, share: float) -> float:
     log_ways = (
         math.lgamma(trials + 1) - math.lgamma(successes + 1) - math.lgamma(trials - successes + 1)
     )
-    return math.exp(
-        log_ways + successes * math.log(share) + (trials - successes) * math.log1p(-share)
-    )
+    log_successes = successes * math.log(share)
+    log_failures = (trials - successes) * math.log1p(-share)
+    return math.exp(log_ways + log_successes + log_failures)
 
 
 def _critical_wins(num_pairs: int, alpha: float) -> list[int]:
-    """For m = 0…num_pairs discordant pairs, the fewest wins whose one-sided p is <= alpha (m + 1:
-    none is enough).
+    """Return for m = 0…num_pairs discordant pairs the fewest wins whose one-sided p is <= alpha.
 
-    With one more pair the tail at the same count grows by half of P(count - 1), so each m follows
-    from the last.
+    m + 1 where even m wins are not enough. With one more pair the tail at the same count grows by
+    half of P(count - 1), so each m follows from the last.
     """
-    critical, tail = [1], 0.0
+    critical = [1]
+    tail = 0.0
     for pairs in range(num_pairs):
         least = critical[-1]
         tail += 0.5 * _binomial(pairs, least - 1, 0.5)
@@ -265,7 +289,7 @@ def _critical_wins(num_pairs: int, alpha: float) -> list[int]:
 
 
 def _power(num_pairs: int, discordance: float, gain: float, critical: list[int]) -> float:
-    """Chance that the gate promotes a candidate that is better by `gain`."""
+    """Return the chance that the gate promotes a candidate that is better by `gain`."""
     differing = max(discordance, gain)
     if differing == 0.0:
         return 0.0

@@ -1,10 +1,9 @@
-"""The embedded default store: a folder (`file:///dir`). Nothing to install, and the same promises
-as a bucket.
+"""The default store: a folder (`file:///dir`), with the same promises as a bucket.
 
 An object appears under its key whole or not at all, also if the process is killed or the machine
 loses power: it is written and synced to a temporary file in `.incoming/`, then linked (write-once)
-or renamed (anything else) into place. What a killed process leaves in `.incoming/` is never listed
-and may be deleted when nothing runs.
+or renamed (anything else) into place. Files that a killed process leaves in `.incoming/` are never
+listed and may be deleted when nothing runs.
 """
 
 from __future__ import annotations
@@ -44,8 +43,7 @@ _UNUSABLE = {
 
 
 class FileStore:
-    """A `Store` in a folder. See that protocol for the contract; the folder is made by the first
-    write."""
+    """A `Store` in a folder, which the first write makes. That protocol states the contract."""
 
     def __init__(self, root: str) -> None:
         """`root` is a canonical `file:///absolute/folder` URI."""
@@ -53,18 +51,19 @@ class FileStore:
         self._folder = Path(unquote(root.removeprefix("file://")))
 
     def put_file(self, key: str, path: Path, sha256: str, *, give: bool = False) -> None:
-        """Copy a file in, checking its digest on the way; move it if it is given and on the same
-        file system. Corrupt if the file is not what `sha256` says."""
+        """Copy a file in and check its digest; with `give` move it within one file system.
+
+        Raises Corrupt if the digest of a copied file is not `sha256`.
+        """
         size = path.stat().st_size
-        if not (key.endswith(sha256) and self.size(key) == size) and not (
-            give and self._move(key, path)
-        ):
+        is_stored = key.endswith(sha256) and self.size(key) == size
+        if not is_stored and not (give and self._move(key, path)):
             self._copy(key, path, sha256, size)
         if give:
             path.unlink(missing_ok=True)
 
     def _move(self, key: str, path: Path) -> bool:
-        """False if the file is on another file system, or only a link to one."""
+        """Move a file into place. Return False, unmoved, for another file system or a symlink."""
         place = self._folder / keys.relative_path(key)
         if path.is_symlink():
             return False
@@ -89,8 +88,7 @@ class FileStore:
             self._publish(file, temporary, key)
 
     def put_bytes(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
-        """Store a small document; with `if_absent` by a hard link, which the kernel gives to one
-        writer only."""
+        """Store a small document, or return False if `if_absent` and an object is there."""
         if if_absent and self.size(key) is not None:
             return False
         with self._incoming(key, len(data)) as (file, temporary):
@@ -98,7 +96,10 @@ class FileStore:
             return self._publish(file, temporary, key, if_absent=if_absent)
 
     def get_bytes(self, key: str, max_bytes: int = 16 * BLOCK_BYTES) -> bytes:
-        """The whole object. Missing if there is none, Corrupt if it is larger than `max_bytes`."""
+        """Return the whole object.
+
+        Raises Missing if there is none, Corrupt if it is larger than `max_bytes`.
+        """
         with self._reading(key) as source:
             data = source.read(max_bytes + 1)
         if len(data) > max_bytes:
@@ -115,7 +116,7 @@ class FileStore:
                 shutil.copyfileobj(source, target, BLOCK_BYTES)
 
     def size(self, key: str) -> int | None:
-        """Size in bytes, None if there is no such object."""
+        """Return the size in bytes, or None if there is no such object."""
         place = self._path(key)
         with local_errors(place):
             try:
@@ -125,25 +126,29 @@ class FileStore:
         return status.st_size if stat.S_ISREG(status.st_mode) else None
 
     def list(self, prefix: str) -> Iterator[str]:
-        """Keys below the folder `prefix` (empty, or ending in `/`), in order."""
+        """Yield the keys below the folder `prefix` (empty, or ending in `/`), in order."""
         base = self._folder / keys.folder_prefix(prefix)
-        found = []
+        found_keys = []
         with local_errors(base):
-            for folder, folders, files in os.walk(base, onerror=_unless_absent):
-                folders[:] = [name for name in folders if not name.startswith(".")]
-                place = Path(folder).relative_to(self._folder)
-                found += [(place / name).as_posix() for name in files if not name.startswith(".")]
-        return iter(sorted(found))
+            for folder, subfolders, files in os.walk(base, onerror=_unless_absent):
+                # Assigned in place, so that os.walk does not enter hidden folders (.incoming).
+                subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+                parent = Path(folder).relative_to(self._folder)
+                visible = [name for name in files if not name.startswith(".")]
+                found_keys += [(parent / name).as_posix() for name in visible]
+        return iter(sorted(found_keys))
 
     def delete(self, key: str) -> None:
-        """Remove an object, if it is there. Its folder stays: another writer may be about to use
-        it."""
+        """Remove an object, if it is there.
+
+        Its folder stays: another writer may be about to use it.
+        """
         place = self._path(key)
         with local_errors(place):
             place.unlink(missing_ok=True)
 
     def enforces_write_once(self, key: str) -> bool:
-        """True if a second writer of the existing `key` is refused by the file system."""
+        """Return True if the file system refuses a second writer of the existing `key`."""
         content = self.get_bytes(key)
         with self._incoming(key, len(content)) as (file, temporary):
             file.write(content)
@@ -165,7 +170,7 @@ class FileStore:
 
     @contextmanager
     def _incoming(self, key: str, size: int) -> Iterator[tuple[BinaryIO, Path]]:
-        """A new temporary file in the store's file system, gone after the block whatever happens."""
+        """Yield a new temporary file in the store's file system, deleted after the block."""
         place = self._folder / keys.relative_path(key)
         temporary = self._folder / ".incoming" / f"{os.getpid()}-{secrets.token_hex(8)}"
         with local_errors(place, size):
@@ -179,34 +184,38 @@ class FileStore:
     def _publish(
         self, file: BinaryIO, temporary: Path, key: str, *, if_absent: bool = False
     ) -> bool:
-        """Give finished bytes their final name. False if `if_absent` and the name is taken."""
+        """Give finished bytes their final name, or return False if `if_absent` and it is taken."""
         place = self._path(key)
         file.flush()
         os.fsync(file.fileno())
-        made = _make_folders(place.parent)
+        changed_folders = _make_folders(place.parent)
         if if_absent:
+            # The kernel lets only one writer link a name; a rename would overwrite it.
             try:
                 os.link(temporary, place)
             except FileExistsError:
                 return False
         else:
             temporary.replace(place)
-        for folder in {place.parent, *made}:
+        for folder in {place.parent, *changed_folders}:
             _sync_folder(folder)
         return True
 
 
-def changed_file(path: Path, expected: str, found: str) -> Corrupt:
-    """The failure of storing a file whose bytes are not those of its digest."""
+def changed_file(path: Path, expected: str, actual: str) -> Corrupt:
+    """Return the failure of storing a file whose bytes are not those of its digest."""
     return Corrupt(
-        f"{path} has SHA-256 {found} instead of {expected}: it was changed while in use; do the step again"
+        f"{path} has SHA-256 {actual} instead of {expected}: it was changed while in use; do the "
+        "step again"
     )
 
 
 @contextmanager
 def new_file(path: Path) -> Iterator[BinaryIO]:
-    """Write the new, read-only file `path` (mode 0444 less the umask); deleted again if the block
-    fails. Raises FileExistsError if it is there."""
+    """Write the new, read-only file `path` (mode 0444 less the umask).
+
+    It is deleted again if the block fails. Raises FileExistsError if it exists.
+    """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -220,47 +229,48 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def local_errors(place: Path, needed_bytes: int = 0) -> Iterator[None]:
-    """Turn what a file system says while `place` is used into UserError or Transient, a full disk
-    with its numbers."""
+    """Turn an OSError about `place` into UserError or Transient; a full disk with its numbers."""
     try:
         yield
     except OSError as error:
-        raised = _explained(error, place, needed_bytes)
-        if raised is None:
+        explained = _explained(error, place, needed_bytes)
+        if explained is None:
             raise
-        raise raised from error
+        raise explained from error
 
 
 def _explained(error: OSError, place: Path, needed_bytes: int) -> RatchetError | None:
-    why = os.strerror(error.errno) if error.errno else str(error)
+    """Return the exception for `error`, or None for one that is no matter of the file system."""
+    reason = os.strerror(error.errno) if error.errno else str(error)
     if error.errno in _NO_ROOM:
         existing = next(folder for folder in place.parents if folder.exists())
         free = shutil.disk_usage(existing).free
         return UserError(
-            f"{place}: no room for {needed_bytes:,} bytes ({why}; {free:,} bytes free): free some space there or use "
-            "another folder"
+            f"{place}: no room for {needed_bytes:,} bytes ({reason}; {free:,} bytes free): free "
+            "some space there or use another folder"
         )
     if error.errno in _PASSING:
-        return Transient(f"{place}: {why}")
+        return Transient(f"{place}: {reason}")
     if error.errno in _UNUSABLE:
-        named = error.filename2 or error.filename or place
+        named_path = error.filename2 or error.filename or place
         return UserError(
-            f"{place} cannot be used ({why}: {named}): use one folder that this user may write"
+            f"{place} cannot be used ({reason}: {named_path}): use one folder that this user may "
+            "write"
         )
     return None
 
 
 def _unless_absent(error: OSError) -> None:
-    """What os.walk shall do about a folder that it cannot read: nothing to list is no failure."""
+    """Raise an error of os.walk, except for an absent folder: nothing to list is no failure."""
     if error.errno not in (errno.ENOENT, errno.ENOTDIR):
         raise error
 
 
 def _make_folders(folder: Path) -> tuple[Path, ...]:
-    """Make a folder; returns those whose entries changed by it, to be synced."""
-    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    """Make a folder and return the folders whose entries changed by it, to be synced."""
+    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    return tuple(parent.parent for parent in made)
+    return tuple(parent.parent for parent in missing)
 
 
 def _sync_folder(folder: Path) -> None:

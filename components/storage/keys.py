@@ -18,14 +18,15 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 MAX_KEY_LENGTH = 700
-"""Characters of a key; S3 allows 1,024 bytes, the rest is for the prefix of the store."""
+"""Longest key in characters. S3 allows 1,024 bytes; the rest is for the prefix of the store."""
 
 
 def part(text: str) -> str:
     """Return `text` if it is safe as one path component, else raise UserError."""
     if not _PART.fullmatch(text) or ".." in text:
         raise UserError(
-            f"{text!r} cannot be part of an object key: use letters, digits and . _ = + - (at most 200, no '..')"
+            f"{text!r} cannot be part of an object key: use letters, digits and . _ = + - (at "
+            "most 200, no '..')"
         )
     return text
 
@@ -34,28 +35,28 @@ def relative_path(text: str) -> str:
     """Return `text` if every component of this relative path is safe, else raise UserError."""
     if len(text) > MAX_KEY_LENGTH:
         raise UserError(
-            f"{text[:80]!r}… cannot be an object key: {len(text)} characters, at most {MAX_KEY_LENGTH}"
+            f"{text[:80]!r}… cannot be an object key: {len(text)} characters, at most "
+            f"{MAX_KEY_LENGTH}"
         )
     return "/".join(part(piece) for piece in text.split("/"))
 
 
 def foreign_path(text: str) -> str:
-    """Return `text` if it names something inside the folder it is relative to, else raise
-    UserError.
+    """Return `text` if it names something inside its folder, else raise UserError.
 
-    For reading what others named (spaces and other letters are fine); what this project writes
-    passes `relative_path`.
+    For keys that others chose: spaces and other letters are fine. Keys that this project writes
+    pass `relative_path`.
     """
     if any(piece in ("", ".", "..") for piece in text.split("/")) or not text.isprintable():
         raise UserError(
-            f"{text!r} cannot be an object key: it has an empty part, '.', '..' or control characters"
+            f"{text!r} cannot be an object key: it has an empty part, '.', '..' or control "
+            "characters"
         )
     return text
 
 
 def folder_prefix(text: str) -> str:
-    """Return `text` if it is the root (empty) or names a folder inside and ends in `/`, else raise
-    UserError.
+    """Return `text` if it is empty (the root) or a folder ending in `/`, else raise UserError.
 
     Listings take folders only: a real server was seen to lose keys when it pages through half a
     name.
@@ -66,73 +67,84 @@ def folder_prefix(text: str) -> str:
 
 
 def object_key(sha256: str) -> str:
-    """Content address of some bytes: `objects/ab/abcdef…`."""
+    """Return the content address of bytes with this digest: `objects/ab/abcdef…`."""
     if not _SHA256.fullmatch(sha256):
         raise UserError(f"{sha256!r} is not a SHA-256 digest in lower-case hex")
     return f"objects/{sha256[:2]}/{sha256}"
 
 
 def receipt_key(step: str, key: str) -> str:
-    """Address of the write-once receipt of one piece of work."""
+    """Return the key of the write-once receipt of one piece of work."""
     return f"steps/{part(step)}/{part(key)}.json"
 
 
 def attempts_prefix(run_id: str) -> str:
-    """Folder of what happened to the tasks of one run: times, hosts, errors. For people, never a
-    source of truth."""
+    """Return the folder of the attempts at one run's tasks: times, hosts, errors.
+
+    For people, never a source of truth.
+    """
     return f"attempts/{part(run_id)}/"
 
 
 def attempt_key(run_id: str, task: str, attempt: str) -> str:
-    """One try of one task."""
+    """Return the key of the record of one attempt at a task."""
     return f"{attempts_prefix(run_id)}{part(task)}/{part(attempt)}.json"
 
 
 def run_key(run_id: str, *names: str) -> str:
-    """A document about a whole run (resolved recipe, summary, report), in folders if there are
-    several names."""
+    """Return the key of a document about a whole run (resolved recipe, summary, report).
+
+    All of `names` but the last are folders.
+    """
     return "/".join(["runs", part(run_id), *map(part, names)])
 
 
 def job_key(job_id: str) -> str:
-    """Which run a pipeline job carried out."""
+    """Return the key of the document that names the run of a pipeline job."""
     return f"jobs/{part(job_id)}.json"
 
 
 def progress_prefix(step: str, key: str) -> str:
-    """Folder of what a step that is not finished yet has saved, ending in a slash."""
+    """Return the folder, with its slash, of the progress that an unfinished step has saved."""
     return f"progress/{part(step)}/{part(key)}/"
 
 
 def progress_key(step: str, key: str, *names: str) -> str:
-    """A progress receipt, or (folder and name) a file that one names, of a step that is not
-    finished yet."""
+    """Return the key of a progress receipt of an unfinished step, or of a file that it names.
+
+    `names` is the receipt's name, or the folder and name of the file.
+    """
     return progress_prefix(step, key) + "/".join(map(part, names))
 
 
 def replay_key(sha256: str) -> str:
-    """What an endpoint answered to the request with this digest: `replay/ab/abcdef….json`."""
+    """Return the key of an endpoint's answer to the request with this digest.
+
+    It reads `replay/ab/abcdef….json`.
+    """
     return f"replay/{object_key(sha256).removeprefix('objects/')}.json"
 
 
 def vault_key(sha256: str) -> str:
-    """Which model a vault of prompts (the SHA-256 of its rows) was opened for: written once, before
-    it is read."""
+    """Return the key of the document that names the model a vault of prompts was opened for.
+
+    `sha256` is the digest of the vault's rows. The document is written once, before they are read.
+    """
     return f"vault/{object_key(sha256).removeprefix('objects/')}.json"
 
 
 def probe_key() -> str:
-    """The one object by which a store is tried out."""
+    """Return the key of the one object by which a store is tried out."""
     return "probe/write-once.json"
 
 
 def model_prefix(name: str, version: str) -> str:
-    """Folder of a published model, ending in a slash (KServe lists by prefix)."""
+    """Return the folder of a published model, with its slash: KServe lists by prefix."""
     return f"models/{part(name)}/{part(version)}/"
 
 
 def split_receipt_uri(uri: str) -> tuple[str, str, str]:
-    """Split the URI of a receipt into (canonical store root, step, key)."""
+    """Split the URI of a receipt into (canonical store root, step, key), or raise UserError."""
     root, marker, tail = uri.rpartition("/steps/")
     step, _, file = tail.partition("/")
     if not marker or not root or not file.endswith(".json"):
@@ -141,7 +153,7 @@ def split_receipt_uri(uri: str) -> tuple[str, str, str]:
 
 
 def canonical_root(uri: str) -> str:
-    """The one spelling of a store's URI. Raises UserError if it is not one."""
+    """Return the one spelling of a store's URI. Raise UserError if it is not one."""
     help_text = "use file:///absolute/folder or s3://bucket/prefix"
     try:
         parts = urlsplit(uri)
@@ -149,7 +161,8 @@ def canonical_root(uri: str) -> str:
         raise UserError(f"store {uri!r}: not a URI; {help_text}") from None
     if "@" in parts.netloc:
         raise UserError(
-            f"the store's URI holds a name or password; {help_text}, and AWS_ACCESS_KEY_ID for credentials"
+            f"the store's URI holds a name or password; {help_text}, and AWS_ACCESS_KEY_ID for "
+            "credentials"
         )
     if parts.query or parts.fragment:
         raise UserError(f"store {uri!r}: '?' and '#' have no place in it; {help_text}")

@@ -29,13 +29,13 @@ MAX_TRANSFERS = 4
 MAX_TRIES = 4
 """Tries of one request, with growing pauses (botocore's standard retry mode)."""
 READ_TRIES = 2
-"""Tries of reading one answer that broke off, on top of the request's own."""
+"""Tries of reading an answer that broke off, each with the request's own MAX_TRIES."""
 
 T = TypeVar("T")
 
 
 class S3Store:
-    """A `Store` in a bucket. See that protocol for the contract.
+    """A `Store` in a bucket; that protocol states the contract.
 
     Needs s3:ListBucket, s3:GetObject, s3:PutObject and s3:AbortMultipartUpload below the prefix.
     Threads may share it. The bucket is looked up once, before the first use, because some servers
@@ -76,17 +76,20 @@ class S3Store:
             self._put_parts(key, path, size, sha256)
         else:
             data = path.read_bytes()
-            found = hashlib.sha256(data).hexdigest()
-            if found != sha256:
-                raise changed_file(path, sha256, found)
+            digest = hashlib.sha256(data).hexdigest()
+            if digest != sha256:
+                raise changed_file(path, sha256, digest)
             with self._errors(key):
                 self._put(key, data)
         if give:
             path.unlink()
 
     def put_bytes(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
-        """Store a small document; write-once as the class says. If the answer to a write got lost
-        and the write was repeated, False is said of the caller's own bytes."""
+        """Store a small document; write-once as the class says.
+
+        If the answer to a write was lost and the write repeated, the result is False although the
+        stored bytes are the caller's own.
+        """
         keys.relative_path(key)
         if not if_absent:
             with self._errors(key):
@@ -99,7 +102,7 @@ class S3Store:
         )
 
     def get_bytes(self, key: str, max_bytes: int = 16 * 1024 * 1024) -> bytes:
-        """The whole object, with the server's checksum verified where it sends one."""
+        """Return the whole object, with the server's checksum verified where it sends one."""
         return self._read(key, max_bytes)
 
     def get_file(self, key: str, path: Path) -> None:
@@ -112,40 +115,36 @@ class S3Store:
             def receive(index: int) -> None:
                 start = index * self._part_bytes
                 length = min(self._part_bytes, size - start)
-                _write_at(
-                    file, self._read(key, length, f"bytes={start}-{start + length - 1}"), start
-                )
+                data = self._read(key, length, f"bytes={start}-{start + length - 1}")
+                _write_at(file, data, start)
 
-            _in_parallel(receive, -(-size // self._part_bytes))
+            num_parts = -(-size // self._part_bytes)
+            _in_parallel(receive, num_parts)
 
     def size(self, key: str) -> int | None:
-        """Size in bytes, None if there is no such object."""
+        """Return the size in bytes, or None if there is no such object."""
         with self._errors(key):
+            client = self._client()
             try:
-                return int(
-                    self._client().head_object(Bucket=self._bucket, Key=self._name(key))[
-                        "ContentLength"
-                    ]
-                )
-            except self._client().exceptions.ClientError as error:
+                answer = client.head_object(Bucket=self._bucket, Key=self._name(key))
+                return int(answer["ContentLength"])
+            except client.exceptions.ClientError as error:
                 if status_of(error) == 404:
                     return None
                 raise
 
     def list(self, prefix: str) -> Iterator[str]:
-        """Keys below the folder `prefix` (empty, or ending in `/`), in order."""
+        """Yield the keys below the folder `prefix` (empty, or ending in `/`), in order."""
         base = self._base + keys.folder_prefix(prefix)
-        found = []
+        found_keys = []
         with self._errors(prefix):
-            for page in (
-                self._client()
-                .get_paginator("list_objects_v2")
-                .paginate(Bucket=self._bucket, Prefix=base)
-            ):
-                found += [item["Key"].removeprefix(self._base) for item in page.get("Contents", ())]
+            paginator = self._client().get_paginator("list_objects_v2")
+            for page in paginator.paginate(Bucket=self._bucket, Prefix=base):
+                objects = page.get("Contents", ())
+                found_keys += [item["Key"].removeprefix(self._base) for item in objects]
         # Not every server lists in order. A name that ends in a slash is a console's marker of an
         # empty folder.
-        return iter(sorted(key for key in found if not key.endswith("/")))
+        return iter(sorted(key for key in found_keys if not key.endswith("/")))
 
     def delete(self, key: str) -> None:
         """Remove an object, if it is there."""
@@ -153,8 +152,10 @@ class S3Store:
             self._client().delete_object(Bucket=self._bucket, Key=self._name(key))
 
     def enforces_write_once(self, key: str) -> bool:
-        """True if the server answers a second conditional write of `key` with 412; sends the same
-        bytes."""
+        """Return True if the server answers a second conditional write of `key` with 412.
+
+        The same bytes are sent, so nothing changes where the server ignores the condition.
+        """
         return not self._put_if_absent(key, self.get_bytes(key))
 
     def _name(self, key: str) -> str:
@@ -169,6 +170,7 @@ class S3Store:
         return {"ChecksumSHA256": base64.b64encode(digest).decode()} if self._send_checksum else {}
 
     def _put_if_absent(self, key: str, data: bytes) -> bool:
+        """Write an object, or return False if one is there."""
         for pause_seconds in (0.1, 0.2, 0.4, 0.8):
             with self._errors(key):
                 try:
@@ -185,15 +187,15 @@ class S3Store:
 
     def _put_parts(self, key: str, path: Path, size: int, sha256: str) -> None:
         with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-            if found != sha256:
-                raise changed_file(path, sha256, found)
-            client, target = self._client(), {"Bucket": self._bucket, "Key": self._name(key)}
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if digest != sha256:
+                raise changed_file(path, sha256, digest)
+            client = self._client()
+            target = {"Bucket": self._bucket, "Key": self._name(key)}
             with self._errors(key):
                 algorithm = {"ChecksumAlgorithm": "SHA256"} if self._send_checksum else {}
-                target["UploadId"] = client.create_multipart_upload(**target, **algorithm)[
-                    "UploadId"
-                ]
+                upload = client.create_multipart_upload(**target, **algorithm)
+                target["UploadId"] = upload["UploadId"]
                 try:
                     self._send_parts(client, target, file, size)
                 except client.exceptions.NoSuchUpload:
@@ -245,7 +247,7 @@ class S3Store:
             return self._connected
 
     def _connect(self) -> Any:
-        """Look the bucket up with little patience, so that a wrong setting is known within seconds."""
+        """Look the bucket up and return a client. A wrong setting shows within seconds."""
         import boto3
 
         names = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
@@ -253,10 +255,10 @@ class S3Store:
             session = boto3.session.Session(
                 **{name: self._environment.get(name.upper()) or None for name in names}
             )
-            hasty = _make_client(
+            impatient_client = _make_client(
                 session, self._environment, tries=2, connect_seconds=3, read_seconds=5
             )
-            hasty.list_objects_v2(Bucket=self._bucket, Prefix=self._base, MaxKeys=1)
+            impatient_client.list_objects_v2(Bucket=self._bucket, Prefix=self._base, MaxKeys=1)
             return _make_client(
                 session, self._environment, tries=MAX_TRIES, connect_seconds=5, read_seconds=60
             )
@@ -265,10 +267,10 @@ class S3Store:
         self._client()
         return self._explained(f"{self.root}/{key}".rstrip("/"), reached_before=True)
 
-    def _explained(self, where: str, *, reached_before: bool) -> AbstractContextManager[None]:
+    def _explained(self, object_uri: str, *, reached_before: bool) -> AbstractContextManager[None]:
         server = f"S3 endpoint {shown_endpoint(_endpoint(self._environment))}"
         return s3_errors(
-            where=where, bucket=self._bucket, server=server, reached_before=reached_before
+            object_uri=object_uri, bucket=self._bucket, server=server, reached_before=reached_before
         )
 
 
@@ -327,11 +329,14 @@ def _write_at(file: BinaryIO, data: bytes, offset: int) -> None:
     view = memoryview(data)
     while view:
         written = os.pwrite(file.fileno(), view, offset)
-        view, offset = view[written:], offset + written
+        view = view[written:]
+        offset += written
 
 
 def _in_parallel(work: Callable[[int], T], count: int) -> list[T]:
-    """`work` of 0 … count-1, a few at a time, in order; the first failure cancels what has not
-    begun."""
+    """Return the results of `work` for 0 … count-1, in order, MAX_TRANSFERS at a time.
+
+    The first failure cancels the calls that have not begun.
+    """
     with ThreadPoolExecutor(max_workers=MAX_TRANSFERS) as pool:
         return list(pool.map(work, range(count)))

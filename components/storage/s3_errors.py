@@ -1,5 +1,4 @@
-"""What an S3 server's refusals and a broken network mean: UserError, Transient, Missing or Corrupt,
-in one line.
+"""Turn S3 refusals and network faults into UserError, Transient, Missing or Corrupt, in one line.
 
 botocore is imported on first use only, like boto3 in s3.py.
 """
@@ -12,8 +11,8 @@ from typing import Any
 
 from components.errors import Corrupt, Missing, RatchetError, Transient, UserError
 
-_DAMAGED = ("BadDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch")
-_ELSEWHERE = (
+_DAMAGED_IN_TRANSIT = ("BadDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch")
+_OTHER_REGION = (
     "PermanentRedirect",
     "AuthorizationHeaderMalformed",
     "IllegalLocationConstraintException",
@@ -32,22 +31,20 @@ _EXPIRED = ("ExpiredToken", "InvalidToken", "TokenRefreshRequired")
 
 
 @contextmanager
-def s3_errors(*, where: str, bucket: str, server: str, reached_before: bool) -> Iterator[None]:
-    """Turn what boto3 raises into one line that names the object, the bucket and the endpoint;
-    never a secret.
+def s3_errors(*, object_uri: str, bucket: str, server: str, reached_before: bool) -> Iterator[None]:
+    """Turn boto3's exceptions into one line that names object, bucket and endpoint, never a secret.
 
-    An endpoint that cannot be reached is the user's to mend at first contact, and a passing fault
-    later.
+    An endpoint that cannot be reached is a UserError at first contact, and Transient later.
     """
     from botocore import exceptions as aws
 
     try:
         yield
     except aws.ClientError as error:
-        raise _refused(error, where, bucket, server) from error
+        raise _refused(error, object_uri, bucket, server) from error
     except aws.FlexibleChecksumError as error:
         raise Corrupt(
-            f"{where}: the bytes do not fit the checksum kept by {server}; restore it"
+            f"{object_uri}: the bytes do not fit the checksum kept by {server}; restore it"
         ) from error
     except (
         aws.EndpointConnectionError,
@@ -56,29 +53,30 @@ def s3_errors(*, where: str, bucket: str, server: str, reached_before: bool) -> 
     ) as error:
         if not reached_before:
             raise UserError(
-                f"{where}: {server} cannot be reached; check AWS_ENDPOINT_URL_S3 (or AWS_ENDPOINT_URL), the "
-                "proxy settings and that the server runs"
+                f"{object_uri}: {server} cannot be reached; check AWS_ENDPOINT_URL_S3 (or "
+                "AWS_ENDPOINT_URL), the proxy settings and that the server runs"
             ) from error
-        raise Transient(f"{where}: {server} cannot be reached any more") from error
+        raise Transient(f"{object_uri}: {server} cannot be reached any more") from error
     except aws.SSLError as error:
         raise UserError(
-            f"{where}: no trusted TLS connection to {server}; set AWS_CA_BUNDLE to its CA, or check http or https"
+            f"{object_uri}: no trusted TLS connection to {server}; set AWS_CA_BUNDLE to its CA, "
+            "or check http or https"
         ) from error
     except (aws.HTTPClientError, aws.IncompleteReadError) as error:
         raise Transient(
-            f"{where}: the connection to {server} broke off ({type(error).__name__})"
+            f"{object_uri}: the connection to {server} broke off ({type(error).__name__})"
         ) from error
     except (aws.NoCredentialsError, aws.PartialCredentialsError) as error:
         raise UserError(
-            f"{where}: no complete S3 credentials for {server}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
-            "AWS_PROFILE, or run under a role"
+            f"{object_uri}: no complete S3 credentials for {server}; set AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or run under a role"
         ) from error
     except aws.BotoCoreError as error:
-        raise UserError(f"{where}: {server} cannot be used: {one_line(str(error))}") from error
+        raise UserError(f"{object_uri}: {server} cannot be used: {one_line(str(error))}") from error
 
 
 def shown_endpoint(endpoint: str | None) -> str:
-    """An endpoint for messages, without a user name or password that its URL may hold."""
+    """Return the endpoint for messages, without a user name or password that its URL may hold."""
     if endpoint is None:
         return "of AWS"
     scheme, marker, rest = endpoint.partition("://")
@@ -86,47 +84,55 @@ def shown_endpoint(endpoint: str | None) -> str:
 
 
 def status_of(error: Any) -> int:
-    """HTTP status of a ClientError."""
+    """Return the HTTP status of a ClientError."""
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
 def one_line(text: str) -> str:
-    """Text of a server, safe for one line of a terminal."""
-    return "".join(letter for letter in " ".join(text.split()) if letter.isprintable())[:200]
+    """Return a server's text, safe for one line of a terminal."""
+    words = " ".join(text.split())
+    return "".join(letter for letter in words if letter.isprintable())[:200]
 
 
-def _refused(error: Any, where: str, bucket: str, server: str) -> RatchetError:
-    """What an error answer of the server means."""
-    status, code = status_of(error), str(error.response.get("Error", {}).get("Code", ""))
-    said = one_line(f"{code}: {error.response.get('Error', {}).get('Message', '')}")
+def _refused(error: Any, object_uri: str, bucket: str, server: str) -> RatchetError:
+    """Return the project's exception for an error answer of the server."""
+    status = status_of(error)
+    answer = error.response.get("Error", {})
+    code = str(answer.get("Code", ""))
+    explanation = one_line(f"{code}: {answer.get('Message', '')}")
     if code in ("NoSuchBucket", "InvalidBucketName"):
         return UserError(
-            f"{where}: there is no bucket {bucket} on {server}; make it, or correct the store's URI"
+            f"{object_uri}: there is no bucket {bucket} on {server}; make it, or correct the "
+            "store's URI"
         )
     if status == 404:
-        return Missing(f"{where} does not exist")
-    if code in _ELSEWHERE:
+        return Missing(f"{object_uri} does not exist")
+    if code in _OTHER_REGION:
         return UserError(
-            f"{where}: bucket {bucket} on {server} is in another region ({said}); set AWS_REGION"
+            f"{object_uri}: bucket {bucket} on {server} is in another region ({explanation}); set "
+            "AWS_REGION"
         )
     if code == "RequestTimeTooSkewed":
-        return UserError(f"{where}: {server} refuses the time of this machine; set its clock")
+        return UserError(f"{object_uri}: {server} refuses the time of this machine; set its clock")
     if status in (401, 403) or code in _EXPIRED:
         return UserError(
-            f"{where}: {server} refuses bucket {bucket} to these credentials ({said}); check AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY, and that they may list, read and write below the prefix"
+            f"{object_uri}: {server} refuses bucket {bucket} to these credentials "
+            f"({explanation}); check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and that they "
+            "may list, read and write below the prefix"
         )
-    if code in _DAMAGED:
+    if code in _DAMAGED_IN_TRANSIT:
         return Transient(
-            f"{where}: {server} got other bytes than were sent ({said}) and stored nothing"
+            f"{object_uri}: {server} got other bytes than were sent ({explanation}) and stored "
+            "nothing"
         )
     if status == 507:
-        return UserError(f"{where}: {server} is full ({said})")
+        return UserError(f"{object_uri}: {server} is full ({explanation})")
     if status == 501:
         return UserError(
-            f"{where}: {server} cannot do this ({said}); it needs conditional writes and multipart uploads, and "
-            "RATCHET_S3_REQUEST_CHECKSUM=when_required if it knows no checksums"
+            f"{object_uri}: {server} cannot do this ({explanation}); it needs conditional writes "
+            "and multipart uploads, and RATCHET_S3_REQUEST_CHECKSUM=when_required if it knows no "
+            "checksums"
         )
     if status >= 500 or status in (408, 429) or code in _BUSY:
-        return Transient(f"{where}: {server} could not answer ({said})")
-    return UserError(f"{where}: {server} refused the request ({said})")
+        return Transient(f"{object_uri}: {server} could not answer ({explanation})")
+    return UserError(f"{object_uri}: {server} refused the request ({explanation})")

@@ -1,4 +1,4 @@
-"""Local copies of what recipes name by URI: data files and model folders.
+"""Local copies of the data files and model folders that recipes name by URI.
 
 `file://path`, `package://module/path` (a file inside an installed Python package),
 `s3://bucket/key`, `hf://org/name@revision/path` and `hf://datasets/org/name@revision/path`. Pickled
@@ -18,14 +18,14 @@ from components.errors import Missing, UserError
 from components.storage.store import open_store
 
 FOLDER_SUFFIXES = (".safetensors", ".json", ".txt", ".model", ".jinja", ".gguf")
-"""What is fetched of a remote model folder: weights that cannot run code, configuration, tokenizer.
-No pickles."""
+"""Endings of the files fetched from a remote model folder: weights that cannot run code,
+configuration, tokenizer. No pickles."""
 
 _HF = re.compile(r"(datasets/)?([\w.-]+/[\w.-]+)@([\w.-]+)((?:/[^/]+)*)")
 
 
 def local_path(uri: str, environment: Mapping[str, str], scratch: Path) -> Path:
-    """A local path of the one file that `uri` names, downloaded below `scratch` if it is remote.
+    """Return a local path of the file that `uri` names, downloaded below `scratch` if remote.
 
     Raises UserError naming the URI and what to do; Transient if the store cannot be reached for
     now.
@@ -43,8 +43,9 @@ def local_path(uri: str, environment: Mapping[str, str], scratch: Path) -> Path:
 
 
 def local_folder(uri: str, environment: Mapping[str, str], scratch: Path) -> Path:
-    """A local folder with the files of the model folder that `uri` names (of a remote one:
-    FOLDER_SUFFIXES alone).
+    """Return a local folder with the files of the model folder that `uri` names.
+
+    Of a remote folder only files that end in one of FOLDER_SUFFIXES are fetched.
 
     Raises UserError naming the URI and what to do; Transient if the store cannot be reached for
     now.
@@ -65,29 +66,32 @@ def _split(uri: str) -> tuple[str, str]:
     scheme, marker, rest = uri.partition("://")
     if not marker or scheme not in ("file", "package", "s3", "hf") or not rest or "\0" in rest:
         raise UserError(
-            f"{uri!r}: use file://path, package://module/path, s3://bucket/key or hf://[datasets/]org/name@revision/path"
+            f"{uri!r}: use file://path, package://module/path, s3://bucket/key or "
+            "hf://[datasets/]org/name@revision/path"
         )
     return scheme, unquote(rest) if scheme == "file" else rest
 
 
 def _existing(uri: str, path: Path, *, folder: bool) -> Path:
+    expected_kind = "folder" if folder else "file"
     try:
-        found = path.is_dir() if folder else path.is_file()
-        other = path.exists()
+        has_expected_kind = path.is_dir() if folder else path.is_file()
+        exists = path.exists()
     except OSError as error:
         raise UserError(f"{uri}: cannot be read ({error.strerror})") from None
-    if found:
+    if has_expected_kind:
         return path
-    if other:
+    if exists:
         raise UserError(
             f"{uri} is a {'file; name the folder' if folder else 'folder; name one file in it'}"
         )
-    where = f" (looked at {path.absolute()})" if uri.startswith("file:") else ""
-    raise UserError(f"{uri}: no such {'folder' if folder else 'file'}{where}; correct the path")
+    # A relative file:// path depends on the working directory, so show what it resolved to.
+    resolved = f" (looked at {path.absolute()})" if uri.startswith("file:") else ""
+    raise UserError(f"{uri}: no such {expected_kind}{resolved}; correct the path")
 
 
 def _in_package(uri: str, rest: str) -> Path:
-    """The path inside an installed package, found without importing it."""
+    """Return the path inside an installed package, found without importing it."""
     module, _, inner = rest.partition("/")
     if (
         not module.isidentifier()
@@ -105,10 +109,12 @@ def _in_package(uri: str, rest: str) -> Path:
     folders = list(spec.submodule_search_locations or ()) if spec else []
     if not folders:
         raise UserError(
-            f"{uri}: no Python package {module!r} is installed here; install it or use a file:// URI"
+            f"{uri}: no Python package {module!r} is installed here; install it or use a file:// "
+            "URI"
         )
-    places = [Path(folder) / inner for folder in folders]
-    return next((place for place in places if place.exists()), places[0])
+    # A namespace package has several folders; the first that holds the path counts.
+    paths = [Path(folder) / inner for folder in folders]
+    return next((path for path in paths if path.exists()), paths[0])
 
 
 def _s3_file(uri: str, environment: Mapping[str, str], scratch: Path) -> Path:
@@ -124,18 +130,20 @@ def _s3_file(uri: str, environment: Mapping[str, str], scratch: Path) -> Path:
 
 
 def _s3_folder(uri: str, environment: Mapping[str, str], scratch: Path) -> Path:
-    store, target = open_store(uri.rstrip("/"), environment), _new_folder(scratch)
-    found = False
+    store = open_store(uri.rstrip("/"), environment)
+    target = _new_folder(scratch)
+    has_files = False
     for key in store.list(""):
         parts = PurePosixPath(key).parts
         if not key.endswith(FOLDER_SUFFIXES) or ".." in parts or key.startswith("/"):
             continue
         (target / key).parent.mkdir(parents=True, exist_ok=True)
         store.get_file(key, target / key)
-        found = True
-    if not found:
+        has_files = True
+    if not has_files:
         raise UserError(
-            f"{uri}: no model files ({', '.join(FOLDER_SUFFIXES)}) below this prefix; correct it, or upload the model"
+            f"{uri}: no model files ({', '.join(FOLDER_SUFFIXES)}) below this prefix; correct it, "
+            "or upload the model"
         )
     return target
 
@@ -146,12 +154,15 @@ def _new_folder(scratch: Path) -> Path:
 
 
 def _hf_parts(uri: str, rest: str) -> tuple[str, str, str, str]:
-    found = _HF.fullmatch(rest)
-    if not found or ".." in found[4].split("/"):
+    """Return (repository type, name, revision, path inside), or raise UserError."""
+    match = _HF.fullmatch(rest)
+    if not match or ".." in match[4].split("/"):
         raise UserError(
-            f"{uri}: use hf://[datasets/]org/name@revision[/path]; a run without a revision cannot be repeated"
+            f"{uri}: use hf://[datasets/]org/name@revision[/path]; a run without a revision "
+            "cannot be repeated"
         )
-    return "dataset" if found[1] else "model", found[2], found[3], found[4].removeprefix("/")
+    kind = "dataset" if match[1] else "model"
+    return kind, match[2], match[3], match[4].removeprefix("/")
 
 
 def _hf_file(uri: str, rest: str, environment: Mapping[str, str]) -> Path:
@@ -199,8 +210,9 @@ def _hf_folder(uri: str, rest: str, environment: Mapping[str, str]) -> Path:
 
 
 def _hub_error(uri: str, error: BaseException) -> UserError:
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    first_line = lines[0][:200]
     return UserError(
-        f"{uri}: cannot be fetched from the hub ({type(error).__name__}: {first}); check the name and revision, "
-        "set HF_TOKEN for a private one, or download it and use file://"
+        f"{uri}: cannot be fetched from the hub ({type(error).__name__}: {first_line}); check the "
+        "name and revision, set HF_TOKEN for a private one, or download it and use file://"
     )

@@ -1,5 +1,4 @@
-"""The object store: one protocol, a folder (`file://`, see folder.py) or a bucket (`s3://`, see
-s3.py).
+"""The object store protocol, over a folder (`file://`, folder.py) or a bucket (`s3://`, s3.py).
 
 Keys come from `components.storage.keys`.
 """
@@ -17,9 +16,11 @@ from components.storage.s3 import S3Store
 
 
 class Store(Protocol):
-    """Named immutable-by-convention objects. Every method raises Transient for passing faults,
-    UserError for a store that cannot be used (no such bucket, refused credentials, read-only,
-    full), Missing for an absent key."""
+    """Named objects that are immutable by convention.
+
+    Every method raises Transient for a passing fault, UserError for a store that cannot be used
+    (no such bucket, refused credentials, read-only, full), and Missing for an absent key.
+    """
 
     @property
     def root(self) -> str:
@@ -27,20 +28,32 @@ class Store(Protocol):
         ...
 
     def put_file(self, key: str, path: Path, sha256: str, *, give: bool = False) -> None:
-        """Store a file whole or not at all, with its checksum sent and checked. If `key` is the
-        content address of these bytes, nothing is sent when an object of that key and size is
-        there; any other key is overwritten. Corrupt if the file's digest is not `sha256`. With
-        `give` the file is the store's and gone afterwards; one that can be moved into place is not
-        read again, so `sha256` must be of the bytes that were just written."""
+        """Store a file whole or not at all, with its checksum sent and checked.
+
+        If `key` is the content address of these bytes and an object of that key and size exists,
+        nothing is sent. Any other key is overwritten.
+
+        Args:
+            key: key of the object.
+            path: file to store.
+            sha256: digest of the file in lower-case hex.
+            give: hand the file over; it is gone afterwards. A file that can be moved into place
+                is not read again, so `sha256` must be of the bytes that were just written.
+
+        Raises:
+            Corrupt: the digest of the file is not `sha256`.
+        """
         ...
 
     def put_bytes(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
-        """Store a small document whole or not at all. With `if_absent`, False means that an object
-        was there first and nothing was changed."""
+        """Store a small document whole or not at all.
+
+        Return False only with `if_absent`: an object was there first and nothing was changed.
+        """
         ...
 
     def get_bytes(self, key: str, max_bytes: int = 16 * 1024 * 1024) -> bytes:
-        """The whole object; Corrupt if it is larger than `max_bytes`."""
+        """Return the whole object. Raise Corrupt if it is larger than `max_bytes`."""
         ...
 
     def get_file(self, key: str, path: Path) -> None:
@@ -48,57 +61,62 @@ class Store(Protocol):
         ...
 
     def size(self, key: str) -> int | None:
-        """Size in bytes, None if there is no such object."""
+        """Return the size in bytes, or None if there is no such object."""
         ...
 
     def list(self, prefix: str) -> Iterator[str]:
-        """Keys below the folder `prefix` (empty, or ending in `/`), in order. For people and
-        housekeeping, never a source of truth."""
+        """Yield the keys below the folder `prefix` (empty, or ending in `/`), in order.
+
+        For people and housekeeping, never a source of truth.
+        """
         ...
 
     def delete(self, key: str) -> None:
-        """Remove an object; one that is not there is no failure. Receipts and what they name are
-        never deleted by a step: this is for its own progress and for housekeeping."""
+        """Remove an object, if it is there.
+
+        A step deletes only its own progress, never a receipt or an object that a receipt names.
+        """
         ...
 
     def enforces_write_once(self, key: str) -> bool:
-        """True if the store itself refuses a second write-once writer of the existing object `key`."""
+        """Return True if the store refuses a second write-once writer of the existing object."""
         ...
 
 
 def open_store(uri: str, environment: Mapping[str, str]) -> Store:
-    """Open `file:///dir` or `s3://bucket/prefix`; neither is touched before its first use.
+    """Return the store of `file:///dir` or `s3://bucket/prefix`, untouched before its first use.
 
-    Read from `environment`: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, AWS_REGION or
+    Variables of `environment` that are read: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, AWS_REGION or
     AWS_DEFAULT_REGION, AWS_ACCESS_KEY_ID with AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, and for
     servers that refuse boto3's checksums RATCHET_S3_REQUEST_CHECKSUM and
-    RATCHET_S3_RESPONSE_CHECKSUM (`when_supported`, the default, or `when_required`). Credentials
-    that are not there come from boto3's default chain (profile, web identity, instance role).
+    RATCHET_S3_RESPONSE_CHECKSUM (`when_supported`, the default, or `when_required`). Without
+    credentials there, boto3's default chain finds them (profile, web identity, instance role).
     """
     root = keys.canonical_root(uri)
     return FileStore(root) if root.startswith("file://") else S3Store(root, environment)
 
 
 def probe(store: Store) -> None:
-    """Find out before anything runs that a store can be written and read and honours write-once;
-    else UserError.
+    """Raise UserError unless the store can be written and read and honours write-once.
 
     Leaves one small object, always the same. Raises Transient where trying again may help.
     """
-    key, content = keys.probe_key(), b'{"purpose":"shows that this store can be used"}'
+    key = keys.probe_key()
+    content = b'{"purpose":"shows that this store can be used"}'
     store.put_bytes(key, content)
     try:
-        found = store.get_bytes(key)
+        read_back = store.get_bytes(key)
     except Corrupt as error:
         raise UserError(
             f"{store.root}: what was just written cannot be read ({error}); use another store"
         ) from error
-    if found != content:
+    if read_back != content:
         raise UserError(
             f"{store.root}: an object just written reads back differently; use another store"
         )
     if not store.enforces_write_once(key):
         raise UserError(
-            f"{store.root}: this server lets a second writer overwrite (it ignores `If-None-Match: *`), so results "
-            "could change after others were built on them; use one with conditional writes (AWS S3, SeaweedFS, MinIO)"
+            f"{store.root}: this server lets a second writer overwrite (it ignores "
+            "`If-None-Match: *`), so results could change after others were built on them; use "
+            "one with conditional writes (AWS S3, SeaweedFS, MinIO)"
         )

@@ -1,2 +1,4 @@
-"""How training processes are started: several here, or a TrainJob of Kubeflow Trainer on many nodes.
-The only place of the steps that speaks to Kubernetes."""
+"""Start training processes: some on this node, or a TrainJob of Kubeflow Trainer on many nodes.
+
+No other part of the steps speaks to Kubernetes.
+"""

@@ -1,10 +1,9 @@
-"""The Kubernetes API server as the launcher needs it: few calls, each tolerant of what passes and
-plain about the rest.
+"""The few calls of the Kubernetes API server that the launcher needs.
 
 A call that fails for now (429, 5xx, 410, a reset or silent connection, an answer that is no JSON)
 is made again with growing pauses until `Patience.give_up_seconds` are over, then it is Transient.
-What a person has to mend is a UserError at once: no permission, no Kubeflow Trainer, an object the
-server does not accept.
+A failure that a person has to mend is a UserError at once: no permission, no Kubeflow Trainer, an
+object the server does not accept.
 
 With this module only `components.cli` may import `kubernetes`, and both do so on first use.
 """
@@ -20,8 +19,11 @@ from typing import Any
 from components.errors import RatchetError, Transient, UserError
 
 Json = dict[str, Any]
-GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
-CONFLICT, NOT_FOUND = 409, 404
+GROUP = "trainer.kubeflow.org"
+VERSION = "v1alpha1"
+PLURAL = "trainjobs"
+CONFLICT = 409
+NOT_FOUND = 404
 PASSING = (408, 410, 425, 429, 500, 502, 503, 504)
 """Statuses after which the same request may succeed. 410: the server forgot the version asked for;
 ask anew."""
@@ -30,7 +32,7 @@ LONGEST_MESSAGE = 400
 
 @dataclass(frozen=True)
 class Patience:
-    """How long the launcher waits, and by which clock."""
+    """Waiting times of the launcher, and its clock."""
 
     poll_seconds: float = 5.0
     """Between two looks at the job."""
@@ -42,17 +44,17 @@ class Patience:
     first_pause_seconds: float = 1.0
     longest_pause_seconds: float = 30.0
     give_up_seconds: float = 600.0
-    """How long a call may keep failing before the step fails as Transient. The job goes on
-    meanwhile."""
+    """Longest time that a call may keep failing before the step fails as Transient. The job goes
+    on meanwhile."""
     removal_seconds: float = 600.0
-    """How long the removal of a finished job and of its pods may take."""
+    """Longest time that the removal of a finished job and of its pods may take."""
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a call asks for, in the words of a Role."""
+    """A call in the words of a Role, for messages about permissions."""
 
     verb: str
     resource: str
@@ -71,26 +73,34 @@ class Refused(Exception):
 
 
 class Cluster:
-    """The objects of one API server that a training on many nodes is made of. Answers are the
-    server's JSON."""
+    """The objects of one API server that make up a training on many nodes.
+
+    Answers are the server's JSON.
+    """
 
     def __init__(self, configuration: Any, patience: Patience) -> None:
-        """`configuration` is a kubernetes.client.Configuration; `from_environment` makes the usual
-        one."""
+        """`configuration` is a kubernetes.client.Configuration.
+
+        `from_environment` makes the usual one.
+        """
         from kubernetes import client
 
-        configuration.retries = False  # ours know what may be repeated, and for how long
+        # `_answer` retries: it knows what may be repeated, and for how long.
+        configuration.retries = False
         self.patience = patience
         self.server = str(configuration.host)
         api = client.ApiClient(configuration)
-        self._custom, self._core = client.CustomObjectsApi(api), client.CoreV1Api(api)
+        self._custom = client.CustomObjectsApi(api)
+        self._core = client.CoreV1Api(api)
 
     @classmethod
     def from_environment(
         cls, environment: Mapping[str, str], patience: Patience | None = None
     ) -> Cluster:
-        """The cluster this pod runs in, else the one of KUBECONFIG. Raises UserError if there is
-        neither."""
+        """Return the cluster this pod runs in, else the one of KUBECONFIG.
+
+        Raises UserError if there is neither.
+        """
         from kubernetes import client, config
 
         configuration = client.Configuration()
@@ -104,14 +114,17 @@ class Cluster:
                 )
         except config.ConfigException as error:
             raise UserError(
-                f"train.num_nodes > 1 needs a Kubernetes cluster, and none is configured ({_shown(str(error))}); run "
-                "in a pod with a service account token, set KUBECONFIG, or set train.num_nodes to 1"
+                "train.num_nodes > 1 needs a Kubernetes cluster, and none is configured "
+                f"({_shown(str(error))}); run in a pod with a service account token, set "
+                "KUBECONFIG, or set train.num_nodes to 1"
             ) from error
         return cls(configuration, patience or Patience())
 
     def create_job(self, namespace: str, job: Json) -> Json | None:
-        """Create a TrainJob and return it; None if there is one of that name. A field that the
-        server's version of the Trainer does not know is refused, not dropped."""
+        """Create a TrainJob and return it, or None if there is one of that name.
+
+        A field that the server's version of the Trainer does not know is refused, not dropped.
+        """
         try:
             return self._call(
                 Request("create", PLURAL, namespace, GROUP),
@@ -129,7 +142,7 @@ class Cluster:
             return None
 
     def read_job(self, namespace: str, name: str) -> Json | None:
-        """A TrainJob; None if there is none of that name."""
+        """Return a TrainJob, or None if there is none of that name."""
         try:
             return self._call(
                 Request("get", PLURAL, namespace, GROUP),
@@ -144,7 +157,7 @@ class Cluster:
             return None
 
     def delete_job(self, namespace: str, name: str, uid: str, propagation: str) -> bool:
-        """Delete the TrainJob that has this uid and no other; False if it is gone already.
+        """Delete the TrainJob that has this uid and no other; return False if it is gone already.
 
         `propagation` is Foreground (the job goes last, after its pods) or Background (it goes at
         once).
@@ -166,20 +179,20 @@ class Cluster:
         return True
 
     def pods(self, namespace: str, selector: str) -> list[Json]:
-        """Pods with these labels."""
+        """Return the pods with these labels."""
         return self._list(
             "pods", self._core.list_namespaced_pod, namespace, label_selector=selector
         )
 
     def warnings(self, namespace: str, name: str) -> list[Json]:
-        """Warning events about the objects of this name."""
-        about = f"involvedObject.name={name},type=Warning"
+        """Return the warning events about the objects of this name."""
+        selector = f"involvedObject.name={name},type=Warning"
         return self._list(
-            "events", self._core.list_namespaced_event, namespace, field_selector=about
+            "events", self._core.list_namespaced_event, namespace, field_selector=selector
         )
 
     def log_tail(self, namespace: str, pod: str, container: str, num_lines: int) -> list[str]:
-        """The last lines of a container's log; none if the pod is gone."""
+        """Return the last lines of a container's log, none if the pod is gone."""
         try:
             text = self._answer(
                 Request("get", "pods/log", namespace),
@@ -197,16 +210,17 @@ class Cluster:
         self, resource: str, method: Callable[..., Any], namespace: str, **options: Any
     ) -> list[Json]:
         try:
-            found = self._call(Request("list", resource, namespace), method, namespace, **options)
+            listing = self._call(Request("list", resource, namespace), method, namespace, **options)
         except Refused:
             return []
-        return list(found.get("items") or ())
+        return list(listing.get("items") or ())
 
     def _call(
         self, request: Request, method: Callable[..., Any], *arguments: Any, **options: Any
     ) -> Json:
-        found: Json = json.loads(self._answer(request, method, *arguments, is_json=True, **options))
-        return found
+        body = self._answer(request, method, *arguments, is_json=True, **options)
+        document: Json = json.loads(body)
+        return document
 
     def _answer(
         self,
@@ -216,20 +230,19 @@ class Cluster:
         is_json: bool = False,
         **options: Any,
     ) -> bytes:
-        """The body of the answer, after as many tries as the patience allows."""
+        """Return the body of the answer, after as many tries as the patience allows."""
         patience = self.patience
-        begun, pause = patience.clock(), patience.first_pause_seconds
+        deadline = patience.clock() + patience.give_up_seconds
+        pause = patience.first_pause_seconds
         while True:
-            fault, asked_seconds = self._try(request, method, arguments, is_json, options)
-            if isinstance(fault, bytes):
-                return fault
-            wait, left = (
-                max(pause, asked_seconds),
-                begun + patience.give_up_seconds - patience.clock(),
-            )
-            if wait > left:
+            outcome, asked_seconds = self._try(request, method, arguments, is_json, options)
+            if isinstance(outcome, bytes):
+                return outcome
+            wait = max(pause, asked_seconds)
+            if wait > deadline - patience.clock():
                 raise Transient(
-                    f"{self.server} could not {request} for {patience.give_up_seconds:.0f} s: {fault}"
+                    f"{self.server} could not {request} for {patience.give_up_seconds:.0f} s: "
+                    f"{outcome}"
                 )
             patience.sleep(wait)
             pause = min(2 * pause, patience.longest_pause_seconds)
@@ -242,7 +255,7 @@ class Cluster:
         is_json: bool,
         options: Json,
     ) -> tuple[bytes | str, float]:
-        """The body, or what failed for now and how many seconds the server asks to be left alone."""
+        """Return (body, 0), or (fault that may pass, seconds the server asks to wait)."""
         from kubernetes.client.exceptions import ApiException
         from urllib3.exceptions import HTTPError
 
@@ -256,14 +269,13 @@ class Cluster:
             )
             body = bytes(response.data)
         except ApiException as error:
-            broken_off = (
-                error.status == 0 and "CERTIFICATE" not in str(error.reason).upper()
-            )  # TLS, halfway
+            # Status 0 is a TLS failure: a connection broken off may pass, a bad certificate stays.
+            is_certificate = "CERTIFICATE" in str(error.reason).upper()
+            broken_off = error.status == 0 and not is_certificate
             if error.status not in PASSING and not broken_off:
                 raise self._refusal(request, error) from error
-            return f"{error.status} {_shown(str(error.reason))}", _retry_after_seconds(
-                error.headers
-            )
+            fault = f"{error.status} {_shown(str(error.reason))}"
+            return fault, _retry_after_seconds(error.headers)
         except (HTTPError, OSError) as error:
             return f"{type(error).__name__}: {_shown(str(error))}", 0.0
         if is_json and not _is_object(body):
@@ -271,34 +283,38 @@ class Cluster:
         return body, 0.0
 
     def _refusal(self, request: Request, error: Any) -> RatchetError | Refused:
-        """What an answer means that will be the same tomorrow."""
+        """Return the exception for an answer that a retry would not change."""
         text = (error.body or b"").decode("utf-8", errors="replace")
-        said = json.loads(text) if _is_object(error.body or b"") else {}
-        words = _shown(str(said.get("message") or text or error.reason))
+        answer = json.loads(text) if _is_object(error.body or b"") else {}
+        message = _shown(str(answer.get("message") or text or error.reason))
         match error.status:
-            case 404 if said.get("reason") == "NotFound":
+            case 404 if answer.get("reason") == "NotFound":
                 return Refused(NOT_FOUND)
             case 404:
                 return UserError(
-                    f"{self.server} does not know {PLURAL}.{GROUP}/{VERSION}: Kubeflow Trainer v2 is not installed "
-                    "there; install it, or set train.num_nodes to 1"
+                    f"{self.server} does not know {PLURAL}.{GROUP}/{VERSION}: Kubeflow Trainer v2 "
+                    "is not installed there; install it, or set train.num_nodes to 1"
                 )
             case 409:
                 return Refused(CONFLICT)
-            case 403 if "exceeded quota" in words:
-                return Transient(f"the quota of namespace {request.namespace} is used up: {words}")
-            case 401 | 403 if "denied the request" not in words:
+            case 403 if "exceeded quota" in message:
+                return Transient(
+                    f"the quota of namespace {request.namespace} is used up: {message}"
+                )
+            case 401 | 403 if "denied the request" not in message:
                 return UserError(
-                    f"no permission to {request} ({words}); give the service account a Role that allows "
-                    f"{request.verb!r} on {request.resource!r} of API group {request.group!r}"
+                    f"no permission to {request} ({message}); give the service account a Role "
+                    f"that allows {request.verb!r} on {request.resource!r} of API group "
+                    f"{request.group!r}"
                 )
         if error.status == 0:
             return UserError(
-                f"no trusted TLS connection to {self.server}: {words}; check its certificate authority"
+                f"no trusted TLS connection to {self.server}: {message}; check its certificate "
+                "authority"
             )
         return UserError(
-            f"{self.server} refuses to {request}: {words}; check the runtime, the installed Kubeflow Trainer (2.3 is "
-            "needed) and its admission rules"
+            f"{self.server} refuses to {request}: {message}; check the runtime, the installed "
+            "Kubeflow Trainer (2.3 is needed) and its admission rules"
         )
 
 
@@ -310,13 +326,16 @@ def _is_object(body: bytes) -> bool:
 
 
 def _retry_after_seconds(headers: Any) -> float:
-    """What Retry-After asks for; 0 without one (API servers send whole seconds, never a date)."""
-    given = str((headers or {}).get("Retry-After", ""))
-    return float(given) if given.isdigit() else 0.0
+    """Return the seconds of Retry-After, 0 without one.
+
+    API servers send whole seconds, never a date.
+    """
+    text = str((headers or {}).get("Retry-After", ""))
+    return float(text) if text.isdigit() else 0.0
 
 
 def _shown(text: str) -> str:
-    """Words of a server, fit for one line of a terminal."""
-    return "".join(letter for letter in " ".join(text.split()) if letter.isprintable())[
-        :LONGEST_MESSAGE
-    ]
+    """Return a server's text, safe for one line of a terminal."""
+    line = " ".join(text.split())
+    printable = "".join(letter for letter in line if letter.isprintable())
+    return printable[:LONGEST_MESSAGE]

@@ -1,15 +1,14 @@
-"""Training on many nodes: a TrainJob of Kubeflow Trainer v2, created or found again, followed, and
-released.
+"""Training on many nodes: create or find a TrainJob of Kubeflow Trainer v2, follow and release it.
 
 The job's name is made from the step key and the store, so a retry or a second launcher of the same
-work finds the same job and attaches to it. What it trains is committed to the store by its rank 0;
-nothing is read from the job but its state. Each node runs `torchrun`, which the Trainer's torch
-policy tells of its peers by PET_* variables (PET_NNODES, PET_NPROC_PER_NODE, PET_NODE_RANK,
+work finds the same job and attaches to it. Its rank 0 commits the trained model to the store; only
+the job's state is read from the job. Each node runs `torchrun`, which the Trainer's torch
+policy configures by PET_* variables (PET_NNODES, PET_NPROC_PER_NODE, PET_NODE_RANK,
 PET_MASTER_ADDR, PET_MASTER_PORT), none of which are set here.
 
 The launcher's service account needs create, get, delete on trainjobs.trainer.kubeflow.org; list on
-pods and events and get on pods/log only serve messages: without them training works and says what
-it may not see.
+pods and events and get on pods/log only serve messages: without them training works and its notes
+say what it may not see.
 """
 
 from __future__ import annotations
@@ -35,8 +34,7 @@ from components.train.launch.trainjob import (
 )
 
 CREATIONS = 10
-"""How often a job that keeps appearing and vanishing is tried to be created before the step is
-Transient."""
+"""Attempts to create a job that keeps appearing and vanishing, before the step is Transient."""
 
 
 def follow_train_job(
@@ -47,12 +45,11 @@ def follow_train_job(
     secrets: Sequence[str] = (),
     has_receipt: Callable[[], bool] = lambda: True,
 ) -> None:
-    """Have the TrainJob of this step run to its end, whoever created it; returns when it is
-    Complete.
+    """Return when the TrainJob of this step is Complete, whoever created it.
 
-    A job that is found running is attached to; found failed, or Complete though `has_receipt` says
-    that the store lacks its result, it is deleted and created anew. Suspended, queued or
-    unschedulable it is waited for, with notes that say why. SIGTERM and KeyboardInterrupt delete it
+    A running job is attached to. A failed job, or one that is Complete though `has_receipt` says
+    that the store lacks its result, is deleted and created anew. A job that is suspended, queued
+    or unschedulable is waited for, with notes that say why. SIGTERM and KeyboardInterrupt delete it
     (its checkpoints stay in the store) and free its nodes. `secrets` are values that no message may
     show.
 
@@ -78,9 +75,9 @@ class _Follower:
     name: str = ""
     uid: str = ""
     """The job that was created or attached to; empty until then and after its end."""
-    asked: bool = False
+    creation_pending: bool = False
     """A creation is on its way, whose answer may never arrive."""
-    said: set[str] = field(default_factory=set)
+    noted: set[str] = field(default_factory=set)
 
     def run(self) -> None:
         self.name = job_name(self.spec)
@@ -96,11 +93,11 @@ class _Follower:
                 raise
 
     def _obtain(self) -> Json:
-        """The job of this step, created or found."""
+        """Create the job of this step, or attach to it; return it."""
         for _ in range(CREATIONS):
-            self.asked = True
+            self.creation_pending = True
             created = self.cluster.create_job(self.spec.namespace, manifest(self.spec))
-            self.asked = False
+            self.creation_pending = False
             if created is not None:
                 return self._adopt(created, "created")
             found = self.cluster.read_job(self.spec.namespace, self.name)
@@ -111,7 +108,7 @@ class _Follower:
             if found["metadata"].get("deletionTimestamp"):
                 self._wait_until_gone(found, "is being deleted")
             elif state == "Failed" or (state == "Complete" and not self.has_receipt()):
-                why = (
+                obstacle = (
                     f"had failed ({reason})"
                     if state == "Failed"
                     else "is complete, but its receipt is not in the store"
@@ -119,42 +116,49 @@ class _Follower:
                 self.cluster.delete_job(
                     self.spec.namespace, self.name, found["metadata"]["uid"], "Foreground"
                 )
-                self._wait_until_gone(found, f"{why}; it is deleted and created anew")
+                self._wait_until_gone(found, f"{obstacle}; it is deleted and created anew")
             else:
                 return self._adopt(found, "found and attached to")
         raise Transient(
-            f"{self.spec.task}: {self._shown_name} vanished {CREATIONS} times as it was created; try again"
+            f"{self.spec.task}: {self._shown_name} vanished {CREATIONS} times as it was created; "
+            "try again"
         )
 
-    def _adopt(self, job: Json, how: str) -> Json:
+    def _adopt(self, job: Json, event: str) -> Json:
         self.uid = job["metadata"]["uid"]
-        self._note(f"{self._shown_name} {how} ({self.spec.num_nodes} nodes)")
+        self._note(f"{self._shown_name} {event} ({self.spec.num_nodes} nodes)")
         return job
 
     def _check_owner(self, job: Json) -> None:
-        theirs = (job["metadata"].get("annotations") or {}).get(STEP_KEY)
-        if theirs != self.spec.step_key:
+        owner_key = _step_key_of(job)
+        if owner_key != self.spec.step_key:
+            owner = f"step {owner_key}" if owner_key else "something else"
             raise UserError(
-                f"{self._shown_name} belongs to {f'step {theirs}' if theirs else 'something else'}, not to step "
-                f"{self.spec.step_key}; rename or delete it, or train in another namespace"
+                f"{self._shown_name} belongs to {owner}, not to step {self.spec.step_key}; rename "
+                "or delete it, or train in another namespace"
             )
 
-    def _wait_until_gone(self, job: Json, why: str) -> None:
-        self._note(f"{self._shown_name} {why}")
-        patience, uid = self.cluster.patience, job["metadata"]["uid"]
+    def _wait_until_gone(self, job: Json, reason: str) -> None:
+        self._note(f"{self._shown_name} {reason}")
+        patience = self.cluster.patience
+        uid = job["metadata"]["uid"]
         deadline = patience.clock() + patience.removal_seconds
-        while (left := self.cluster.read_job(self.spec.namespace, self.name)) and left["metadata"][
-            "uid"
-        ] == uid:
+        while True:
+            current_job = self.cluster.read_job(self.spec.namespace, self.name)
+            # Another uid is a new job of the same name: the old one is gone.
+            if not current_job or current_job["metadata"]["uid"] != uid:
+                return
             if patience.clock() > deadline:
                 raise Transient(
-                    f"{self._shown_name} is not gone after {patience.removal_seconds:.0f} s; see what holds its pods "
-                    f"(kubectl -n {self.spec.namespace} get pods -l {pod_selector(self.name)}) and try again"
+                    f"{self._shown_name} is not gone after {patience.removal_seconds:.0f} s; see "
+                    f"what holds its pods (kubectl -n {self.spec.namespace} get pods -l "
+                    f"{pod_selector(self.name)}) and try again"
                 )
             patience.sleep(patience.poll_seconds)
 
     def _watch(self, job: Json) -> None:
-        patience, looked = self.cluster.patience, self.cluster.patience.clock()
+        patience = self.cluster.patience
+        looked_at = patience.clock()
         while True:
             state, reason = _state(job)
             if state in ("Complete", "Failed"):
@@ -166,8 +170,8 @@ class _Follower:
                 raise failure_of(self.cluster, self.spec, self.name, reason, self.secrets)
             if state == "Suspended":
                 self._note(f"{self._shown_name} is suspended, by a queue or by hand: {reason}")
-            if patience.clock() - looked >= patience.look_seconds:
-                looked = patience.clock()
+            if patience.clock() - looked_at >= patience.look_seconds:
+                looked_at = patience.clock()
                 for text in waiting_for(self.cluster, self.spec, self.name):
                     self._note(text)
             patience.sleep(patience.poll_seconds)
@@ -178,8 +182,8 @@ class _Follower:
         if job is None or job["metadata"].get("deletionTimestamp"):
             self.uid = ""
             raise Transient(
-                f"{self.spec.task}: {self._shown_name} vanished: somebody deleted it; the same call creates it anew "
-                "and goes on from the last checkpoint"
+                f"{self.spec.task}: {self._shown_name} vanished: somebody deleted it; the same "
+                "call creates it anew and goes on from the last checkpoint"
             )
         if job["metadata"]["uid"] != self.uid:
             self._check_owner(job)
@@ -189,17 +193,15 @@ class _Follower:
         return job
 
     def _release(self) -> None:
-        """Delete the job if this process created it or attached to it. A failure to do so is said,
-        not raised."""
+        """Delete the job if this process created it or attached to it.
+
+        A failure to do so is noted, not raised.
+        """
         try:
-            if not self.uid and self.asked:
-                left = self.cluster.read_job(self.spec.namespace, self.name)
-                ours = (
-                    left
-                    and (left["metadata"].get("annotations") or {}).get(STEP_KEY)
-                    == self.spec.step_key
-                )
-                self.uid = left["metadata"]["uid"] if left and ours else ""
+            if not self.uid and self.creation_pending:
+                job = self.cluster.read_job(self.spec.namespace, self.name)
+                if job and _step_key_of(job) == self.spec.step_key:
+                    self.uid = job["metadata"]["uid"]
             if not self.uid:
                 return
             self.cluster.delete_job(self.spec.namespace, self.name, self.uid, "Background")
@@ -214,34 +216,49 @@ class _Follower:
         return f"TrainJob {self.spec.namespace}/{self.name}"
 
     def _note(self, text: str) -> None:
-        """Say something once."""
-        if text not in self.said:
-            self.said.add(text)
+        """Note the text, the first time only."""
+        if text not in self.noted:
+            self.noted.add(text)
             self.progress.note(one_line(text))
 
 
+def _step_key_of(job: Json) -> str | None:
+    """Return the key of the step that a job belongs to, or None for a job of something else."""
+    annotations: Mapping[str, str] = job["metadata"].get("annotations") or {}
+    return annotations.get(STEP_KEY)
+
+
 def _state(job: Json) -> tuple[str, str]:
-    """The first of Complete, Failed, Suspended that is true of a job, with its reason; empty while
-    it goes on."""
+    """Return (state, reason): the first of Complete, Failed, Suspended that is true of a job.
+
+    Both are empty while it goes on.
+    """
     conditions: list[Mapping[str, Any]] = (job.get("status") or {}).get("conditions") or []
-    true = {str(one.get("type")): one for one in conditions if one.get("status") == "True"}
+    true_conditions = {
+        str(condition.get("type")): condition
+        for condition in conditions
+        if condition.get("status") == "True"
+    }
     for state in ("Complete", "Failed", "Suspended"):
-        if state in true:
-            return state, f"{true[state].get('reason', '')}: {true[state].get('message', '')}"
+        if condition := true_conditions.get(state):
+            return state, f"{condition.get('reason', '')}: {condition.get('message', '')}"
     return "", ""
 
 
 @contextmanager
 def _sigterm_raises() -> Iterator[None]:
-    """Have SIGTERM raise _Terminated, once, and put the previous handler back. Only the main thread
-    may do this; in another one signals stay as they are, and SIGTERM leaves the job for the next
-    try to attach to."""
+    """Have SIGTERM raise _Terminated, once, and put the previous handler back.
+
+    Only the main thread may do this. In another thread signals stay as they are, and SIGTERM leaves
+    the job for the next try to attach to.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def terminate(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut the release short
+        # A second SIGTERM must not cut the release short.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise _Terminated
 
     previous = signal.signal(signal.SIGTERM, terminate)

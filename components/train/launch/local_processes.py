@@ -1,4 +1,4 @@
-"""Training processes on this node: one, several under torchrun, or several trainings side by side."""
+"""Training processes on this node: one, several by torchrun, or several trainings side by side."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ from components.train.process.job import Job, OutOfMemory
 
 
 def carry_out(context: Context, jobs: list[Job]) -> None:
-    """Train one job in this process, or several processes side by side; once more with half the
-    micro-batch if memory was short."""
+    """Train one job in this process, or several jobs in processes side by side.
+
+    If memory was short, train once more with half the micro-batch. Raises UserError if memory is
+    short again.
+    """
     try:
         _train(context, jobs, here=True)
     except OutOfMemory as error:
@@ -29,26 +32,25 @@ def carry_out(context: Context, jobs: list[Job]) -> None:
         size = halved[0].section.micro_batch_size
         context.progress.note(f"{error}; trying again with micro-batches of {size} rows")
         try:
-            # A process can start DeepSpeed once.
+            # A process can start DeepSpeed only once, so this try gets processes of its own.
             _train(context, halved, here=False)
         except OutOfMemory as again:
             raise UserError(
-                f"{again}, after one halving: lower train.micro_batch_size or train.max_length, set "
-                "train.activation_checkpointing, use train.lora, or give the step more memory"
+                f"{again}, after one halving: lower train.micro_batch_size or train.max_length, "
+                "set train.activation_checkpointing, use train.lora, or give the step more memory"
             ) from None
 
 
 def _with_half_the_micro_batch(job: Job, error: OutOfMemory) -> Job:
     layout = job.output / "layout.json"
-    used = int(json.loads(layout.read_text())["micro_batch_size"])
-    if used == 1:
+    failed_size = int(json.loads(layout.read_text())["micro_batch_size"])
+    if failed_size == 1:
         raise UserError(
-            f"{error}, which cannot be halved: lower train.max_length, set train.activation_checkpointing, use "
-            "train.lora, or give the step more memory"
+            f"{error}, which cannot be halved: lower train.max_length, set "
+            "train.activation_checkpointing, use train.lora, or give the step more memory"
         )
-    return job.model_copy(
-        update={"section": job.section.model_copy(update={"micro_batch_size": used // 2})}
-    )
+    section = job.section.model_copy(update={"micro_batch_size": failed_size // 2})
+    return job.model_copy(update={"section": section})
 
 
 def _train(context: Context, jobs: list[Job], *, here: bool) -> None:
@@ -66,14 +68,13 @@ def _train(context: Context, jobs: list[Job], *, here: bool) -> None:
 
 @dataclass
 class Children:
-    """Processes under way, which get the SIGTERM that this process gets, so that they can save and
-    end."""
+    """Running processes, which get the SIGTERM of this process, so that they can save and end."""
 
     running: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @contextmanager
     def sigterm_passed_on(self) -> Iterator[None]:
-        """Within the block; only a main thread can."""
+        """Pass SIGTERM on to the children within the block, if this is the main thread."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -82,14 +83,14 @@ class Children:
             for child in list(self.running):
                 child.send_signal(number)
 
-        before = signal.signal(signal.SIGTERM, pass_on)
+        previous_handler = signal.signal(signal.SIGTERM, pass_on)
         try:
             yield
         finally:
-            signal.signal(signal.SIGTERM, before)
+            signal.signal(signal.SIGTERM, previous_handler)
 
     def run(self, command: list[str], environment: dict[str, str]) -> int:
-        """The exit status of a command."""
+        """Run a command and return its exit status."""
         child = subprocess.Popen(command, env=environment)
         self.running.append(child)
         try:
@@ -99,7 +100,7 @@ class Children:
 
 
 def _launch(context: Context, job: Job, children: Children) -> None:
-    """One training process, or `num_processes` of them by torchrun."""
+    """Run one training process, or `num_processes` of them by torchrun."""
     spec = job.output / "job.json"
     spec.write_text(job.model_dump_json(), encoding="utf-8")
     processes = job.section.num_processes
@@ -128,11 +129,12 @@ def _launch(context: Context, job: Job, children: Children) -> None:
     status = children.run(command, environment)
     failure = job.output / "failure.json"
     if failure.exists():
-        said = json.loads(failure.read_text())
+        account = json.loads(failure.read_text())
         failure.unlink()
         kinds = {kind.__name__: kind for kind in (UserError, Transient, Corrupt, OutOfMemory)}
-        raise kinds.get(said["kind"], RatchetError)(said["message"])
+        raise kinds.get(account["kind"], RatchetError)(account["message"])
     if status:
         raise RatchetError(
-            f"{job.task}: training ended with status {status}; the log above names the process that failed"
+            f"{job.task}: training ended with status {status}; the log above names the process "
+            "that failed"
         )

@@ -1,5 +1,7 @@
-"""What the pods of a TrainJob tell: why they wait, and which rank failed and why. No secret is
-shown."""
+"""Read from the pods of a TrainJob why they wait, and which rank failed and why.
+
+No message shows a secret.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,16 @@ from components.errors import Corrupt, RatchetError, Transient, UserError
 from components.train.launch.cluster_api import Cluster, Json
 from components.train.launch.trainjob import CONTAINER, REPLICATED_JOB, TrainJobSpec, pod_selector
 
-SHOWN_LINES, READ_LINES, LONGEST_LINE = 40, 200, 300
-"""Of the log of a failed rank: shown, read (torchrun adds its own account after the rank's),
-characters of a line."""
-LOOKED_AT = 8
+SHOWN_LINES = 40
+"""Lines of a failed rank's log that the message shows."""
+READ_LINES = 200
+"""Lines of the log that are read: torchrun adds its own account after the rank's."""
+LONGEST_LINE = 300
+"""Characters of a line that the message shows."""
+MAX_LOGS = 8
 """Failed pods whose logs are read to find the rank that failed first."""
 SHORTEST_SECRET = 6
+"""Shorter values are not masked."""
 KINDS: Mapping[int, type[RatchetError]] = {
     kind.exit_code: kind for kind in (UserError, Corrupt, Transient)
 }
@@ -48,7 +54,7 @@ _HIDDEN = (
 
 
 @dataclass(frozen=True)
-class Ended:
+class FailedPod:
     """A pod that failed."""
 
     pod: str
@@ -73,34 +79,36 @@ class Account:
 
 
 def secret_values(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """Values of variables whose name says that they are secret."""
+    """Return the values of variables whose name says that they are secret."""
     return tuple(value for name, value in environment.items() if _SECRET_NAME.search(name))
 
 
 def one_line(text: str) -> str:
-    """Text of a server, fit for one line of a terminal."""
-    return "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
+    """Return a server's text, safe for one line of a terminal."""
+    line = " ".join(text.split())
+    return "".join(letter for letter in line if letter.isprintable())
 
 
 def waiting_for(cluster: Cluster, spec: TrainJobSpec, name: str) -> list[str]:
-    """What the nodes of a job that goes on wait for, as notes; empty when all of them run."""
+    """Return notes about what the nodes of an unfinished job wait for, none when all run."""
     try:
         pods = _latest(cluster.pods(spec.namespace, pod_selector(name)))
         if not pods:
             return [f"no pod yet: {_why_no_pod(cluster, spec, name)}"]
     except Transient:
-        return []  # the poll of the job itself finds out whether that lasts
+        # The poll of the job itself finds out whether that lasts.
+        return []
     except UserError as error:
         return [f"what the nodes wait for cannot be seen: {error}"]
     restarts = max(_restart(pod) for pod in pods)
-    notes = (
-        [f"restart {restarts}: every node began again from the last checkpoint"] if restarts else []
-    )
+    notes = []
+    if restarts:
+        notes.append(f"restart {restarts}: every node began again from the last checkpoint")
     running = sum(pod["status"].get("phase") == "Running" for pod in pods)
-    waiting = Counter(_waits_for(pod) for pod in pods if pod["status"].get("phase") == "Pending")
+    pending = [pod for pod in pods if pod["status"].get("phase") == "Pending"]
     notes += [
-        f"{running} of {spec.num_nodes} nodes run, {count} wait: {why}"
-        for why, count in waiting.items()
+        f"{running} of {spec.num_nodes} nodes run, {count} wait: {reason}"
+        for reason, count in Counter(map(_waits_for, pending)).items()
     ]
     return notes
 
@@ -108,35 +116,34 @@ def waiting_for(cluster: Cluster, spec: TrainJobSpec, name: str) -> list[str]:
 def failure_of(
     cluster: Cluster, spec: TrainJobSpec, name: str, reason: str, secrets: Sequence[str]
 ) -> RatchetError:
-    """Why a failed job failed: the first rank that did, its status, and the tail of its log."""
-    what = f"{spec.task}: TrainJob {spec.namespace}/{name} failed ({one_line(reason)})"
+    """Return the exception for a failed job: its first failed rank, status and end of log."""
+    summary = f"{spec.task}: TrainJob {spec.namespace}/{name} failed ({one_line(reason)})"
     if reason.startswith("TrainingRuntimeNotSupported"):
         return UserError(
-            f"{what}; is there a TrainingRuntime {spec.runtime} in namespace {spec.namespace}?"
+            f"{summary}; is there a TrainingRuntime {spec.runtime} in namespace {spec.namespace}?"
         )
     try:
         pods = _latest(cluster.pods(spec.namespace, pod_selector(name)))
-        ended = sorted(
-            (_ended(pod) for pod in pods if _has_failed(pod)),
-            key=lambda one: (one.finished, one.node),
-        )
-        if not ended:
-            return RatchetError(f"{what}, and none of its pods is left to tell why")
-        culprit, account = _first_to_fail(cluster, spec, ended[:LOOKED_AT])
+        failed_pods = [_failed_pod(pod) for pod in pods if _has_failed(pod)]
+        failed_pods.sort(key=lambda failed: (failed.finished, failed.node))
+        if not failed_pods:
+            return RatchetError(f"{summary}, and none of its pods is left to tell why")
+        culprit, account = _first_to_fail(cluster, spec, failed_pods[:MAX_LOGS])
     except RatchetError as error:
-        return RatchetError(f"{what}, and why cannot be seen: {error}")
+        return RatchetError(f"{summary}, and why cannot be seen: {error}")
     if culprit.disrupted:
         return Transient(
-            f"{what}: node {culprit.node} (pod {culprit.pod}) was taken away ({culprit.reason})"
+            f"{summary}: node {culprit.node} (pod {culprit.pod}) was taken away ({culprit.reason})"
         )
     shown = [_hide(line, secrets) for line in account.lines[-SHOWN_LINES:]]
     own_words = next((line for line in reversed(shown) if line.startswith("error (")), "")
-    who = (
+    failed_part = (
         f"rank {account.rank} on node {culprit.node}"
         if account.rank is not None
         else f"node {culprit.node}"
     )
-    text = f"{what}: {who} (pod {culprit.pod}) ended with status {account.status}{_hint(account.status, culprit.reason)}"
+    hint = _hint(account.status, culprit.reason)
+    text = f"{summary}: {failed_part} (pod {culprit.pod}) ended with status {account.status}{hint}"
     tail = "\n".join(f"  {line}" for line in shown) or "  (its log is empty or gone)"
     kind = KINDS.get(account.status, RatchetError)
     return kind(
@@ -145,30 +152,34 @@ def failure_of(
 
 
 def _first_to_fail(
-    cluster: Cluster, spec: TrainJobSpec, ended: Sequence[Ended]
-) -> tuple[Ended, Account]:
-    """The pod to blame. Peers of a failed rank fail within the second, and clocks differ: a rank
-    that ended with a status of ours knew why it failed, so it goes before those that only lost a
-    peer."""
-    for one in ended:
-        if one.disrupted:
-            return one, Account(None, one.status, [])
-    accounts = [
-        _account(one, cluster.log_tail(spec.namespace, one.pod, CONTAINER, READ_LINES))
-        for one in ended
-    ]
-    both = list(zip(ended, accounts, strict=True))
-    return next((pair for pair in both if pair[1].status in KINDS), both[0])
+    cluster: Cluster, spec: TrainJobSpec, failed_pods: Sequence[FailedPod]
+) -> tuple[FailedPod, Account]:
+    """Return the pod to blame, with its account.
+
+    Peers of a failed rank fail within the second, and clocks differ. A rank that ended with one of
+    our own statuses knew why it failed, so it goes before those that only lost a peer.
+    """
+    for failed in failed_pods:
+        if failed.disrupted:
+            return failed, Account(None, failed.status, [])
+    suspects = []
+    for failed in failed_pods:
+        lines = cluster.log_tail(spec.namespace, failed.pod, CONTAINER, READ_LINES)
+        suspects.append((failed, _account(failed, lines)))
+    return next((suspect for suspect in suspects if suspect[1].status in KINDS), suspects[0])
 
 
-def _account(one: Ended, lines: list[str]) -> Account:
-    """torchrun ends with 1 whatever a rank ended with, so the rank and its status are read from its
-    account."""
+def _account(failed: FailedPod, lines: list[str]) -> Account:
+    """Read the failed rank and its status from torchrun's account in the log.
+
+    torchrun itself ends with 1, whatever status the rank ended with.
+    """
     cause = _ROOT_CAUSE.search("\n".join(lines))
-    own = next((index for index, line in enumerate(lines) if _TORCHRUN.search(line)), len(lines))
     if cause is None:
-        return Account(None, one.status, lines)
-    return Account(int(cause[1]), int(cause[2]), lines[:own] or lines)
+        return Account(None, failed.status, lines)
+    torchrun_lines = (index for index, line in enumerate(lines) if _TORCHRUN.search(line))
+    first_torchrun_line = next(torchrun_lines, len(lines))
+    return Account(int(cause[1]), int(cause[2]), lines[:first_torchrun_line] or lines)
 
 
 def _hint(status: int, reason: str) -> str:
@@ -181,15 +192,16 @@ def _hide(line: str, secrets: Sequence[str]) -> str:
     for value in secrets:
         if len(value) >= SHORTEST_SECRET:
             line = line.replace(value, "***")
-    for pattern, instead in _HIDDEN:
-        line = pattern.sub(instead, line)
-    return "".join(letter for letter in line.expandtabs(4) if letter.isprintable())[:LONGEST_LINE]
+    for pattern, replacement in _HIDDEN:
+        line = pattern.sub(replacement, line)
+    printable = "".join(letter for letter in line.expandtabs(4) if letter.isprintable())
+    return printable[:LONGEST_LINE]
 
 
 def _latest(pods: list[Json]) -> list[Json]:
-    """Pods of the latest restart; those of earlier ones may still be going."""
-    last = max(map(_restart, pods), default=0)
-    return [pod for pod in pods if _restart(pod) == last]
+    """Return the pods of the latest restart; those of earlier ones may still be going."""
+    latest_restart = max(map(_restart, pods), default=0)
+    return [pod for pod in pods if _restart(pod) == latest_restart]
 
 
 def _restart(pod: Json) -> int:
@@ -197,43 +209,39 @@ def _restart(pod: Json) -> int:
 
 
 def _container(pod: Json) -> Json:
-    """Status of the container that trains; empty before it is known."""
+    """Return the status of the container that trains, empty before it is known."""
     statuses = pod["status"].get("containerStatuses") or []
-    return next((one for one in statuses if one.get("name") == CONTAINER), {})
+    return next((status for status in statuses if status.get("name") == CONTAINER), {})
 
 
 def _terminated(pod: Json) -> Json:
-    found: Json = (_container(pod).get("state") or {}).get("terminated") or {}
-    return found
+    terminated: Json = (_container(pod).get("state") or {}).get("terminated") or {}
+    return terminated
 
 
 def _has_failed(pod: Json) -> bool:
     return bool(pod["status"].get("phase") == "Failed" or _terminated(pod).get("exitCode"))
 
 
-def _ended(pod: Json) -> Ended:
-    status, terminated = pod["status"], _terminated(pod)
-    conditions = status.get("conditions") or []
-    taken = [
-        one
-        for one in conditions
-        if one.get("type") == "DisruptionTarget" and one.get("status") == "True"
+def _failed_pod(pod: Json) -> FailedPod:
+    status = pod["status"]
+    terminated = _terminated(pod)
+    disruptions = [
+        condition
+        for condition in status.get("conditions") or []
+        if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True"
     ]
-    reason = str(
-        status.get("reason")
-        or (taken[0].get("reason") if taken else "")
-        or terminated.get("reason")
-        or ""
-    )
+    disruption_reason = disruptions[0].get("reason") if disruptions else ""
+    reason = str(status.get("reason") or disruption_reason or terminated.get("reason") or "")
     metadata = pod["metadata"]
     marks = {**(metadata.get("annotations") or {}), **(metadata.get("labels") or {})}
-    return Ended(
+    return FailedPod(
         pod=metadata["name"],
         node=int(marks.get("batch.kubernetes.io/job-completion-index", 0)),
         finished=str(terminated.get("finishedAt") or ""),
         status=int(terminated.get("exitCode", 0)),
         reason=reason,
-        disrupted=bool(taken) or status.get("reason") in DISRUPTED,
+        disrupted=bool(disruptions) or status.get("reason") in DISRUPTED,
     )
 
 
@@ -242,20 +250,19 @@ def _waits_for(pod: Json) -> str:
         if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
             return f"{condition.get('reason', '')}: {condition.get('message', '')}"
     waiting = (_container(pod).get("state") or {}).get("waiting") or {}
-    return (
-        ": ".join(filter(None, (waiting.get("reason"), waiting.get("message"))))
-        or "its containers are being made"
-    )
+    known = filter(None, (waiting.get("reason"), waiting.get("message")))
+    return ": ".join(known) or "its containers are being made"
 
 
 def _why_no_pod(cluster: Cluster, spec: TrainJobSpec, name: str) -> str:
-    """The last warning about the TrainJob, or about the Job that makes its pods."""
-    events = cluster.warnings(spec.namespace, name) + cluster.warnings(
-        spec.namespace, f"{name}-{REPLICATED_JOB}-0"
-    )
+    """Return the last warning about the TrainJob, or about the Job that makes its pods."""
+    pod_job = f"{name}-{REPLICATED_JOB}-0"
+    events = cluster.warnings(spec.namespace, name) + cluster.warnings(spec.namespace, pod_job)
     if not events:
         return "the job waits for the Kubeflow Trainer controller or for its queue"
-    last = max(
-        events, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or "")
-    )
+    last = max(events, key=_event_time)
     return f"{last.get('reason', '')}: {last.get('message', '')}"
+
+
+def _event_time(event: Json) -> str:
+    return str(event.get("lastTimestamp") or event.get("eventTime") or "")

@@ -1,5 +1,4 @@
-"""What is asked of Kubeflow Trainer v2: the TrainJob of a training on many nodes, from its typed
-models.
+"""The TrainJob of a training on many nodes, from the typed models of Kubeflow Trainer v2.
 
 `kubeflow_trainer_api` may be imported here and in `components.cli` alone, on first use.
 """
@@ -17,12 +16,14 @@ from components.storage.keys import split_receipt_uri
 from components.train.launch.cluster_api import GROUP, VERSION, Json
 
 STEP_KEY = "ratchet.dev/step-key"
-"""Annotation that says whose job it is."""
+"""Annotation with the key of the step that the job belongs to."""
 MANAGER = "ratchet.dev/train"
 """Our key among the runtime patches of a job; queues and other controllers have theirs."""
 RUNTIME = "ratchet-deepspeed"
-CONTAINER = REPLICATED_JOB = "node"
-"""What the Trainer calls its own job of a runtime, and the container in it."""
+REPLICATED_JOB = "node"
+"""The Trainer's name of its own job in a runtime."""
+CONTAINER = "node"
+"""The Trainer's name of the container that trains."""
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -43,12 +44,12 @@ class TrainJobSpec:
     runtime: str = RUNTIME
     """Name of the TrainingRuntime, in the same namespace."""
     environment: tuple[str, ...] = ()
-    """Names of variables that the pods take from `secret`, each from the key of its name. What the
-    store needs comes with the runtime."""
+    """Names of variables that the pods take from `secret`, each from the key of its name. The
+    store's own variables come with the runtime."""
     secret: str = ""
     """Name of a Secret in the namespace."""
     resources: Mapping[str, str] = field(default_factory=dict)
-    """Resource → quantity for each node (`nvidia.com/gpu`: `8`); empty: what the runtime says."""
+    """Resource → quantity for each node (`nvidia.com/gpu`: `8`); empty: those of the runtime."""
     queue: str = ""
     """Name of the Kueue queue to wait in; empty: none."""
 
@@ -65,24 +66,27 @@ def spec_from(
     num_processes_per_node: int,
     namespace_file: Path = NAMESPACE_FILE,
 ) -> TrainJobSpec:
-    """The job of this step, with what the pod's surroundings know. Raises UserError naming the
-    variable to set.
+    """Return the job of this step, completed from environment variables.
 
-    RATCHET_IMAGE: image of the nodes. RATCHET_NAMESPACE: where, unless it is this pod's namespace.
-    Optional: RATCHET_TRAINING_RUNTIME, RATCHET_TRAINING_QUEUE, RATCHET_TRAINING_RESOURCES
+    Raises UserError naming the variable to set.
+
+    RATCHET_IMAGE: image of the nodes. RATCHET_NAMESPACE: namespace of the job, this pod's by
+    default. Optional: RATCHET_TRAINING_RUNTIME, RATCHET_TRAINING_QUEUE, RATCHET_TRAINING_RESOURCES
     (`cpu=8,memory=64Gi,nvidia.com/gpu=8`), RATCHET_TRAINING_SECRET and RATCHET_TRAINING_ENVIRONMENT
     (`HF_TOKEN,MLFLOW_TRACKING_URI`).
     """
     image = environment.get("RATCHET_IMAGE")
     if not image:
         raise UserError(
-            "train.num_nodes > 1 needs to know the image of the nodes: set RATCHET_IMAGE to the image of this step"
+            "train.num_nodes > 1 needs to know the image of the nodes: set RATCHET_IMAGE to the "
+            "image of this step"
         )
     names = tuple(filter(None, environment.get("RATCHET_TRAINING_ENVIRONMENT", "").split(",")))
     secret = environment.get("RATCHET_TRAINING_SECRET", "")
     if names and not secret:
         raise UserError(
-            "RATCHET_TRAINING_ENVIRONMENT is set: RATCHET_TRAINING_SECRET must name the Secret they are in"
+            "RATCHET_TRAINING_ENVIRONMENT is set: RATCHET_TRAINING_SECRET must name the Secret "
+            "they are in"
         )
     return TrainJobSpec(
         step_key=step_key,
@@ -103,32 +107,40 @@ def spec_from(
 
 
 def job_name(spec: TrainJobSpec) -> str:
-    """The same for the same work in the same store. 32 characters that begin with a letter: the
-    Trainer makes host names of it (`<name>-node-0-<index>`), which may have 63."""
-    return "ratchet-" + digest_of([split_receipt_uri(spec.state_uri)[0], spec.step_key])[:24]
+    """Return the job's name, the same for the same work in the same store.
+
+    32 characters that begin with a letter: the Trainer makes host names of it
+    (`<name>-node-0-<index>`), which may have 63.
+    """
+    store_root, _, _ = split_receipt_uri(spec.state_uri)
+    return "ratchet-" + digest_of([store_root, spec.step_key])[:24]
 
 
 def pod_selector(name: str) -> str:
-    """Labels by which JobSet marks the pods of a TrainJob."""
-    return f"jobset.sigs.k8s.io/jobset-name={name},jobset.sigs.k8s.io/replicatedjob-name={REPLICATED_JOB}"
+    """Return the selector of the labels by which JobSet marks the pods of a TrainJob."""
+    job_set = f"jobset.sigs.k8s.io/jobset-name={name}"
+    replicated_job = f"jobset.sigs.k8s.io/replicatedjob-name={REPLICATED_JOB}"
+    return f"{job_set},{replicated_job}"
 
 
 def manifest(spec: TrainJobSpec) -> Json:
-    """The TrainJob as JSON, through the typed models, which check the type of each field they know.
+    """Return the TrainJob as JSON, through the typed models, which check each field's type.
 
-    They drop a field they do not know without a word; that is an AssertionError here, for it is our
-    mistake.
+    The models silently drop a field they do not know. That would be our mistake, so it is an
+    AssertionError here.
     """
     from kubeflow_trainer_api.models.trainer_v1alpha1_train_job import TrainerV1alpha1TrainJob
 
-    meant = _meant(spec)
-    typed = TrainerV1alpha1TrainJob.from_dict(meant)
-    made: Json = typed.to_dict() if typed else {}
-    assert made == meant, f"the models of Kubeflow Trainer drop a field: {meant} became {made}"
-    return made
+    document = _untyped_manifest(spec)
+    typed = TrainerV1alpha1TrainJob.from_dict(document)
+    checked: Json = typed.to_dict() if typed else {}
+    assert checked == document, (
+        f"the models of Kubeflow Trainer drop a field: {document} became {checked}"
+    )
+    return checked
 
 
-def _meant(spec: TrainJobSpec) -> Json:
+def _untyped_manifest(spec: TrainJobSpec) -> Json:
     labels = {"app.kubernetes.io/part-of": "ratchet", "ratchet.dev/task": spec.task}
     annotations = {STEP_KEY: spec.step_key, "ratchet.dev/run-id": spec.run_id}
     marks = {"labels": labels, "annotations": annotations}
@@ -186,19 +198,20 @@ def _namespace(file: Path) -> str:
         return file.read_text(encoding="utf-8").strip()
     except OSError as error:
         raise UserError(
-            "train.num_nodes > 1 needs to know its namespace: this is no pod with a service account "
-            f"({file} cannot be read); set RATCHET_NAMESPACE"
+            "train.num_nodes > 1 needs to know its namespace: this is no pod with a service "
+            f"account ({file} cannot be read); set RATCHET_NAMESPACE"
         ) from error
 
 
 def _resources(text: str) -> dict[str, str]:
-    """`cpu=8,memory=64Gi` as a mapping."""
-    found = {}
+    """Return `cpu=8,memory=64Gi` as a mapping, or raise UserError."""
+    resources = {}
     for item in filter(None, text.split(",")):
         name, marker, quantity = (piece.strip() for piece in item.partition("="))
         if not (name and marker and quantity):
             raise UserError(
-                f"RATCHET_TRAINING_RESOURCES: {item!r} is not <resource>=<quantity> (cpu=8,memory=64Gi)"
+                f"RATCHET_TRAINING_RESOURCES: {item!r} is not <resource>=<quantity> "
+                "(cpu=8,memory=64Gi)"
             )
-        found[name] = quantity
-    return found
+        resources[name] = quantity
+    return resources

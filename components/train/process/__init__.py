@@ -1,1 +1,1 @@
-"""What one training process does. Imports torch and DeepSpeed, except for `job`."""
+"""One training process. Its modules import torch and DeepSpeed, except for `job`."""

@@ -94,20 +94,23 @@ def resolve(model: Any, structure: LoraStructure) -> Parts:
         chosen = set(free) if set(free) <= {head} else set(free) - {head}
         if not chosen:
             raise UserError(
-                f"train.lora.targets all-linear: none but what is tied to the embedding ({_kinds(linear)})"
+                "train.lora.targets all-linear: none but what is tied to the embedding "
+                f"({_kinds(linear)})"
             )
     else:
         found = [(target, _named(target, linear)) for target in structure.targets]
         for target, names in found:
             if not names:
                 raise UserError(
-                    f"train.lora.targets: the model has no linear module {target!r} ({_kinds(linear)})"
+                    f"train.lora.targets: the model has no linear module {target!r} "
+                    f"({_kinds(linear)})"
                 )
         chosen = {name for _, names in found for name in names}
         if chosen & tied:
             raise UserError(
-                f"train.lora.targets: {min(chosen & tied)} shares its weights with the embedding, which an adapter "
-                "beside it would change in the merged model; leave it out, or name the embedding in unfrozen_modules"
+                f"train.lora.targets: {min(chosen & tied)} shares its weights with the embedding, "
+                "which an adapter beside it would change in the merged model; leave it out, or "
+                "name the embedding in unfrozen_modules"
             )
     adapted = {
         name: isinstance(one, Conv1D)
@@ -228,7 +231,8 @@ def _unfrozen(model: Any, structure: LoraStructure) -> tuple[str, ...]:
         found = norms if wanted == "norms" else _named(wanted, modules)
         if not found:
             raise UserError(
-                f"train.lora.unfrozen_modules: the model has no module {wanted!r} ({_kinds(modules)})"
+                f"train.lora.unfrozen_modules: the model has no module {wanted!r} "
+                f"({_kinds(modules)})"
             )
         chosen |= {id(weight) for name in found for weight in modules[name].parameters()}
         tied = [
@@ -238,8 +242,8 @@ def _unfrozen(model: Any, structure: LoraStructure) -> tuple[str, ...]:
         ]
         if tied:
             raise UserError(
-                f"train.lora.unfrozen_modules: {tied[0]} shares its weights with the embedding; name the embedding "
-                "instead, and both are trained as one"
+                f"train.lora.unfrozen_modules: {tied[0]} shares its weights with the embedding; "
+                "name the embedding instead, and both are trained as one"
             )
     return tuple(name for name, weight in model.named_parameters() if id(weight) in chosen)
 
@@ -261,8 +265,8 @@ def _layers_of(model: Any) -> list[list[str]]:
                 for k in range(length)
             ]
     raise UserError(
-        "train.lora.unfrozen_layers: the layers of this model are in no list; name modules in unfrozen_modules, and "
-        "set unfrozen_layers and max_unfrozen_layers to 0"
+        "train.lora.unfrozen_layers: the layers of this model are in no list; name modules in "
+        "unfrozen_modules, and set unfrozen_layers and max_unfrozen_layers to 0"
     )
 
 
@@ -310,7 +314,8 @@ def _read(folder: Path) -> tuple[Parts, dict[str, Tensor]]:
     differing = tensors.keys() ^ {PREFIX + name for name in _names(parts)}
     if differing:
         raise Corrupt(
-            f"adapter: {min(differing)} is in one of adapter_model.safetensors and structure.json only"
+            f"adapter: {min(differing)} is in one of adapter_model.safetensors and structure.json "
+            "only"
         )
     return parts, tensors
 
@@ -335,8 +340,9 @@ def _must_cover(parts: Parts, before: Parts) -> None:
         lacking.append(f"rank {before.structure.rank}")
     if lacking:
         raise UserError(
-            f"train.lora: the champion's adapter has {lacking[0]} ({len(lacking)} in all) beyond the planned structure "
-            f"({parts.structure}): a structure only grows; restore the recipe's, or start a new campaign"
+            f"train.lora: the champion's adapter has {lacking[0]} ({len(lacking)} in all) beyond "
+            f"the planned structure ({parts.structure}): a structure only grows; restore the "
+            "recipe's, or start a new campaign"
         )
 
 

@@ -284,7 +284,8 @@ class Checkpoints:
             size = self.context.store.size(self._address(name, file))
             if size != ref.size:
                 raise Corrupt(
-                    f"{self._address(name, file)} has {size} bytes instead of {ref.size} after upload"
+                    f"{self._address(name, file)} has {size} bytes instead of {ref.size} after "
+                    "upload"
                 )
         return objects
 
@@ -318,8 +319,8 @@ def require_room(folder: Path, needed_bytes: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
         raise UserError(
-            f"{folder}: {what} need {needed_bytes / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free: set RATCHET_CACHE "
-            "to a folder on a larger disk"
+            f"{folder}: {what} need {needed_bytes / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are "
+            "free: set RATCHET_CACHE to a folder on a larger disk"
         )
 
 

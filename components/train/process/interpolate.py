@@ -11,29 +11,30 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Interpolation:
-    """The choice and what it rests on."""
+    """The chosen weights and the losses of the alternatives."""
 
     share: float
     """Share of the tuned model; 1: no change."""
     losses: dict[float, float]
     """Share → dev loss."""
     weights: dict[str, Tensor]
-    """float32."""
+    """Interpolated weights in float32."""
 
 
 def interpolate(
     base: Mapping[str, Tensor], tuned: Mapping[str, Tensor], share: float
 ) -> dict[str, Tensor]:
-    """(1 − share)·base + share·tuned in float32, tensor by tensor. Raises ValueError where names or
-    shapes differ."""
-    shapes = [{name: tuple(tensor.shape) for name, tensor in one.items()} for one in (base, tuned)]
-    if shapes[0] != shapes[1]:
-        odd = sorted(
-            name
-            for name in {**shapes[0], **shapes[1]}
-            if shapes[0].get(name) != shapes[1].get(name)
-        )
-        raise ValueError(f"base and tuned weights differ in name or shape: {', '.join(odd[:3])}")
+    """Return (1 − share)·base + share·tuned in float32, tensor by tensor.
+
+    Raises ValueError where names or shapes differ.
+    """
+    base_shapes = {name: tuple(tensor.shape) for name, tensor in base.items()}
+    tuned_shapes = {name: tuple(tensor.shape) for name, tensor in tuned.items()}
+    # Compared as (name, shape) pairs: a name on one side only differs as well.
+    differing = sorted({name for name, _ in base_shapes.items() ^ tuned_shapes.items()})
+    if differing:
+        names = ", ".join(differing[:3])
+        raise ValueError(f"base and tuned weights differ in name or shape: {names}")
     return {name: (1 - share) * base[name].float() + share * tuned[name].float() for name in tuned}
 
 
@@ -43,9 +44,11 @@ def choose_share(
     loss_of: Callable[[Mapping[str, Tensor]], float],
     shares: Sequence[float] = (0.25, 0.5, 0.75, 1.0),
 ) -> Interpolation:
-    """Of `shares` the one with the lowest `loss_of` its weights, in nats per token of the dev rows;
-    of equal ones the largest, which changes least. A loss that is not finite is never chosen unless
-    all are, which leaves the largest."""
+    """Choose the share whose weights have the lowest loss.
+
+    `loss_of` gives nats per token of the dev rows. Of equal losses the largest share wins, since it
+    changes the tuned model least; so it does if no loss is finite.
+    """
     losses = {
         share: loss_of(interpolate(base, tuned, share)) for share in sorted(shares, reverse=True)
     }

@@ -1,4 +1,4 @@
-"""What one training process is told: a file, the same for every process and launcher."""
+"""The job file of a training, the same for every process and launcher."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from components.errors import RatchetError
 
 
 class OutOfMemory(RatchetError):
-    """The device had not enough memory for a micro-batch."""
+    """The device had too little memory for a micro-batch."""
 
 
 class Stage(BaseModel):
@@ -25,13 +25,13 @@ class Stage(BaseModel):
 
 
 class Job(BaseModel):
-    """Everything one training process needs, as a file: the same for every rank and launcher."""
+    """Everything one training process needs, as a file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     task: str
     run_id: str
     key: str
-    """Of the step, under which checkpoints are kept."""
+    """Key of the step, under which checkpoints are stored."""
     store: str
     init: Path
     """Folder of the checkpoint to start from; with LoRA the frozen base."""

@@ -235,8 +235,8 @@ class Loop:
                 raise
             shape = " × ".join(str(size) for size in piece.input_ids.shape)
             raise OutOfMemory(
-                f"{self.job.task}: out of memory at step {self.track.step + 1} with a micro-batch of "
-                f"{self.micro_batch_size} rows ({shape} positions)"
+                f"{self.job.task}: out of memory at step {self.track.step + 1} with a micro-batch "
+                f"of {self.micro_batch_size} rows ({shape} positions)"
             ) from None
 
     def _explain_drop(self, rows: TrainingSet, batch: list[int], loss: float) -> list[str]:
@@ -258,9 +258,9 @@ class Loop:
             )
         if track.dropped_in_a_row >= MAX_DROPPED:
             raise RatchetError(
-                f"{self.job.task}: {MAX_DROPPED} steps in a row up to step {track.step} had gradients that are not "
-                f"finite and were dropped ({why}); look at these rows, lower the learning rate, or set train.precision "
-                "to fp32"
+                f"{self.job.task}: {MAX_DROPPED} steps in a row up to step {track.step} had "
+                f"gradients that are not finite and were dropped ({why}); look at these rows, "
+                "lower the learning rate, or set train.precision to fp32"
             )
         return names
 
@@ -352,8 +352,8 @@ class Loop:
         if stop:
             self.checkpoints.finish()
             raise Transient(
-                f"{self.job.task}: stopped by SIGTERM after step {self.track.step}, which is saved; the same command "
-                "goes on from there"
+                f"{self.job.task}: stopped by SIGTERM after step {self.track.step}, which is "
+                "saved; the same command goes on from there"
             )
 
     def _is_due(self) -> bool:

@@ -1,4 +1,4 @@
-"""What training minimises: the loss on completions, with the regularisers that live inside it."""
+"""The training objective: the loss on completions, with the regularisers inside it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Objective(CompletionLoss):
 
         cross-entropy + kl_beta · KL(model ‖ reference)
 
-    in nats, with noise on the model's input embeddings where `neftune_alpha` > 0; in eval mode
-    CompletionLoss.
+    in nats, with noise on the model's input embeddings where `neftune_alpha` > 0. In eval mode it
+    is CompletionLoss.
 
-    `reference` is the fixed base model (on the model's device; frozen here, and no submodule of
-    this one, so that neither an optimizer nor ZeRO sees it). It gets the same batch without noise
+    `reference` is the fixed base model, on the model's device. It is frozen here and is no
+    submodule, so that neither an optimizer nor ZeRO sees it. It gets the same batch without noise
     or dropout.
     """
 
@@ -54,13 +54,13 @@ class Objective(CompletionLoss):
             return super()._states(batch)
         lengths = row_lengths(batch)
         embedding = self.model.get_input_embeddings()
-        noisy = embedding.register_forward_hook(
+        noise_hook = embedding.register_forward_hook(
             lambda module, args, output: with_noise(output, lengths, self.neftune_alpha)
         )
         try:
             return super()._states(batch)
         finally:
-            noisy.remove()
+            noise_hook.remove()
 
     def _token_loss(self, batch: Batch, chosen: Tensor, targets: Tensor) -> TokenLoss:
         cross_entropy = super()._token_loss(batch, chosen, targets)
@@ -72,26 +72,34 @@ class Objective(CompletionLoss):
 
         def loss_of(logits: Tensor, at: slice) -> Tensor:
             with torch.no_grad():
-                base = F.log_softmax(head(states[at]).float(), -1)
-            own = F.log_softmax(logits, -1)
-            divergence = F.kl_div(base, own, reduction="none", log_target=True).sum(-1)
+                reference_log = F.log_softmax(head(states[at]).float(), -1)
+            model_log = F.log_softmax(logits, -1)
+            # F.kl_div(a, b) is KL(b ‖ a).
+            divergence = F.kl_div(reference_log, model_log, reduction="none", log_target=True).sum(
+                -1
+            )
             return cross_entropy(logits, at) + self.kl_beta * divergence
 
         return loss_of
 
 
 def with_noise(embeddings: Tensor, lengths: Tensor, alpha: float) -> Tensor:
-    """NEFTune (2310.05914): uniform noise in ±alpha/√(length·dimensions) on (batch, length,
-    dimensions) embeddings, drawn from torch's global generator, whose state a training checkpoint
-    keeps."""
+    """Return (batch, length, dimensions) embeddings with NEFTune noise (2310.05914).
+
+    It is uniform in ±alpha/√(length·dimensions) and comes from torch's global generator, whose
+    state a training checkpoint holds.
+    """
     noise = 2 * torch.rand_like(embeddings, dtype=torch.float32) - 1
     scale = alpha / (lengths * embeddings.shape[-1]).float().sqrt()
     return embeddings + (noise * scale.unsqueeze(-1)).to(embeddings.dtype)
 
 
 def row_lengths(batch: Batch) -> Tensor:
-    """(batch, length): tokens of the row that a position belongs to. Padding is no part of a row:
-    its last token is the last that bears loss. 1 for a row without loss."""
+    """Return the token counts of the rows that positions belong to, (batch, length).
+
+    A row ends with its last token that bears loss, so padding is no part of it. 1 for a row without
+    loss.
+    """
     positions = batch.position_ids
     if positions is None:
         positions = torch.arange(batch.labels.shape[1], device=batch.labels.device).expand_as(

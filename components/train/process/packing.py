@@ -18,33 +18,36 @@ from components.modeling.likelihood import (
 
 
 def bins(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Indices of `lengths` in groups of at most `capacity` tokens: first-fit decreasing, at most
-    11/9 of the fewest possible groups and one more. Raises ValueError for a length beyond the
-    capacity."""
+    """Return the indices of `lengths` in groups of at most `capacity` tokens.
+
+    First-fit decreasing: at most 11/9 of the fewest possible groups and one more. Raises ValueError
+    for a length beyond the capacity.
+    """
     if lengths and max(lengths) > capacity:
         raise ValueError(f"a row of {max(lengths)} tokens does not fit into {capacity}")
     groups: list[list[int]] = []
-    room: list[int] = []
+    free_tokens: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        fitting = (group for group, left in enumerate(room) if left >= lengths[index])
+        fitting = (group for group, free in enumerate(free_tokens) if free >= lengths[index])
         group = next(fitting, len(groups))
         if group == len(groups):
             groups.append([])
-            room.append(capacity)
+            free_tokens.append(capacity)
         groups[group].append(index)
-        room[group] -= lengths[index]
+        free_tokens[group] -= lengths[index]
     return groups
 
 
 def collate_packed(groups: Sequence[Sequence[EncodedRow]], pad_id: int) -> Batch:
-    """One group a sequence, padded on the right as one more row of its own.
+    """Return a batch with one group per sequence, padded on the right as if by one more row.
 
     Positions restart at 0 with each row, which is how transformers' masks tell the rows of a
     sequence apart: attention stays inside a row, for `eager` and `sdpa` alike. The first token of a
-    row is never a target, for what stands before it is another row. A model that takes no notice
-    (see `keeps_rows_apart`) must not be given such a batch.
+    row is never a target, because the token before it is of another row. A model that ignores
+    positions (see `keeps_rows_apart`) must not get such a batch.
     """
-    shape = (len(groups), max(sum(len(row.ids) for row in group) for group in groups))
+    group_lengths = [sum(len(row.ids) for row in group) for group in groups]
+    shape = (len(groups), max(group_lengths))
     inputs = torch.full(shape, pad_id, dtype=torch.long)
     labels = torch.full(shape, IGNORED, dtype=torch.long)
     positions = torch.zeros(shape, dtype=torch.long)
@@ -67,11 +70,10 @@ def collate_packed(groups: Sequence[Sequence[EncodedRow]], pad_id: int) -> Batch
 
 
 def keeps_rows_apart(model: Any) -> bool:
-    """Whether `model` gives packed rows the outputs they have alone: tried on two short rows, not
-    assumed.
+    """Return True if `model` gives two packed rows the outputs that each has alone.
 
     Recurrent models and those whose positions or masks ignore `position_ids` do not; they train
-    unpacked. For float32 weights: in bf16 the outputs differ by more than this looks for.
+    unpacked. For float32 weights: in bf16 the outputs differ by more than the tolerance here.
     """
     rows = [
         EncodedRow([token % model.config.vocab_size for token in ids], 1)
@@ -84,7 +86,8 @@ def keeps_rows_apart(model: Any) -> bool:
         with torch.inference_mode():
             alone = [states_of(body, collate([row], 0).to(model.device))[0] for row in rows]
             packed = states_of(body, collate_packed([rows], 0).to(model.device))[0]
-    except TypeError:  # its forward knows no position_ids
+    except TypeError:
+        # The forward of this model takes no position_ids.
         return False
     finally:
         model.train(training)

@@ -1,4 +1,4 @@
-"""What is looked at before the first step, so that a mistake costs seconds and not a night."""
+"""Checks before the first step, so that a mistake costs seconds and not a night."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from components.train.process.row_batches import TrainingSet
 from components.train.process.sizing import Estimate, Model
 
 CHECKED_ROWS = 16
+"""Rows of the first loss, and prompts of the answers that a trained model ends by itself."""
 BYTES_PER_PARAMETER = 16
-"""Of a checkpoint: weight, two moments, best weight so far, in float32."""
+"""Bytes of a checkpoint: weight, two moments, best weight so far, in float32."""
 
 
 def check_rows(stage: str, rows: TrainingSet, codec: Codec, model: Any) -> None:
@@ -30,12 +31,14 @@ def check_rows(stage: str, rows: TrainingSet, codec: Codec, model: Any) -> None:
     context_length = getattr(model.config, "max_position_embeddings", None)
     if context_length is not None and longest > context_length:
         raise UserError(
-            f"{stage}: the longest row has {longest} tokens, the model sees {context_length}: lower train.max_length"
+            f"{stage}: the longest row has {longest} tokens, the model sees {context_length}: "
+            "lower train.max_length"
         )
     empty = [name for name, row in zip(rows.names, rows.rows, strict=True) if not row.num_targets]
     if empty:
         raise UserError(
-            f"{stage}: {len(empty)} of {len(rows.rows)} rows have no token that bears loss, first {empty[0]}"
+            f"{stage}: {len(empty)} of {len(rows.rows)} rows have no token that bears loss, first "
+            f"{empty[0]}"
         )
     unended = [
         name
@@ -44,57 +47,64 @@ def check_rows(stage: str, rows: TrainingSet, codec: Codec, model: Any) -> None:
     ]
     if unended:
         raise UserError(
-            f"{stage}: {len(unended)} rows do not end with the end token inside the loss, first {unended[0]}"
+            f"{stage}: {len(unended)} rows do not end with the end token inside the loss, first "
+            f"{unended[0]}"
         )
 
 
 def masked_share(rows: Sequence[EncodedRow]) -> float:
-    """Share of the tokens that bear no loss."""
-    masked = sum(len(row.ids) - row.num_targets for row in rows)
-    return masked / max(1, sum(len(row.ids) for row in rows))
+    """Return the share of the tokens that bear no loss."""
+    num_tokens = sum(len(row.ids) for row in rows)
+    num_masked = num_tokens - sum(row.num_targets for row in rows)
+    return num_masked / max(1, num_tokens)
 
 
 def check_masks(stage: str, rows: TrainingSet) -> float:
-    """The masked share. Raises UserError for supervised rows of which nothing is masked: their
-    prompts are lost."""
+    """Return the masked share.
+
+    Raises UserError for supervised rows of which nothing is masked: their prompts are lost.
+    """
     share = masked_share(rows.rows)
     if stage == "sft" and share == 0.0:
         raise UserError(
-            "sft: no token is masked: the rows have no prompts; is this raw text, for train.pretrain?"
+            "sft: no token is masked: the rows have no prompts; is this raw text, for "
+            "train.pretrain?"
         )
     return share
 
 
 def first_loss(model: Any, rows: TrainingSet, codec: Codec) -> tuple[float, float]:
-    """Mean loss per token of an untrained step and the seconds per token it took, from a few rows
-    of all lengths.
+    """Return (mean loss per token, seconds per position) before training.
 
-    Raises UserError if it is not finite: then weights or data are broken already.
+    Measured on a few rows of all lengths. Raises UserError if the loss is not finite: then weights
+    or data are broken already.
     """
     ordered = sorted(range(len(rows.rows)), key=lambda index: len(rows.rows[index].ids))
-    few = [
-        rows.rows[index]
-        for index in ordered[:: max(1, len(ordered) // CHECKED_ROWS)][:CHECKED_ROWS]
-    ]
+    stride = max(1, len(ordered) // CHECKED_ROWS)
+    checked_rows = [rows.rows[index] for index in ordered[::stride][:CHECKED_ROWS]]
     begun = time.monotonic()
-    batch = collate(few, codec.pad_id).to(model.device)
+    batch = collate(checked_rows, codec.pad_id).to(model.device)
     with torch.inference_mode():
-        loss = float(CompletionLoss(model)(batch)) / sum(row.num_targets for row in few)
+        total = float(CompletionLoss(model)(batch))
+    loss = total / sum(row.num_targets for row in checked_rows)
     if not math.isfinite(loss):
         raise UserError(
-            f"the loss is {loss} before the first step: the base model's weights, or a row among {CHECKED_ROWS} of all "
-            "lengths, are broken (infinite weights? an empty vocabulary entry?)"
+            f"the loss is {loss} before the first step: the base model's weights, or a row among "
+            f"{CHECKED_ROWS} of all lengths, are broken (infinite weights? an empty vocabulary "
+            "entry?)"
         )
     return loss, (time.monotonic() - begun) / batch.num_positions
 
 
 def check_disk(context: Context, model: Model) -> None:
-    """Room for a checkpoint on its way, one fetched, and the exported model. Raises UserError with
-    the numbers."""
-    checkpoint = model.num_trained * BYTES_PER_PARAMETER
+    """Raise UserError unless the disk has room for the files of a training.
+
+    They are a checkpoint on its way, one fetched, and the exported model.
+    """
+    checkpoint_bytes = model.num_trained * BYTES_PER_PARAMETER
     require_room(
         context.scratch,
-        2 * checkpoint + 8 * model.num_parameters,
+        2 * checkpoint_bytes + 8 * model.num_parameters,
         "checkpoints and the exported model",
     )
 
@@ -107,20 +117,23 @@ def announce(
     seconds_per_token: float,
     num_tokens: int,
 ) -> None:
-    """Tell the layout, and what it will cost."""
+    """Note the layout, the first loss, the masked share and the expected minutes."""
     context.progress.note(str(estimate))
     # Forward and backward cost about three times the forward pass alone.
     minutes = 3 * seconds_per_token * num_tokens / 60
     context.progress.note(
-        f"first loss {loss:.3f} a token, {share:.0%} of the tokens masked; about {minutes:.1f} minutes of training"
+        f"first loss {loss:.3f} a token, {share:.0%} of the tokens masked; about {minutes:.1f} "
+        "minutes of training"
     )
 
 
 def end_of_text_share(
     folder: Path, system_prompt: str, prompts: Sequence[str | Conversation], max_new_tokens: int
 ) -> float | None:
-    """Share of greedy answers to a few dev prompts that the trained model ends by itself; None
-    without prompts."""
+    """Return the share of greedy answers that the trained model ends by itself.
+
+    Of answers to the first CHECKED_ROWS dev prompts; None without prompts.
+    """
     if not prompts:
         return None
     from components.modeling.inference.answers import load_for_answers

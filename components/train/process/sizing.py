@@ -1,5 +1,4 @@
-"""How a training is laid out: ZeRO stage, offload, micro-batch and precision, from model size,
-devices and memory.
+"""Choose ZeRO stage, offload, micro-batch and precision from model size, devices and memory.
 
 Model states come from DeepSpeed's own estimators (16-bit training) or from 16 bytes a parameter
 (fp32: weight, gradient, two moments); activations from the shape of a decoder (2205.05198), which
@@ -21,21 +20,28 @@ from components.errors import UserError
 from components.train.process.deepspeed_engine import Layout
 
 USABLE = 0.85
-"""Share of the memory that is free which a training may plan with."""
+"""Share of the free memory that a training may plan with."""
 CPU_ROWS = 32
-"""More rows than this a forward pass gain nothing on a CPU."""
+"""Rows of a forward pass beyond which a CPU gains nothing."""
 BUSY_TOKENS = 2048
-"""A forward pass of fewer leaves a GPU waiting for its memory."""
-LEAST_POSITIONS, CALL_PARAMETERS = 64, 200_000_000
-"""Of a micro-batch on a CPU: the calls of one take as long as a position of a model of so many
-parameters."""
-MANY_PARAMETERS = 20_000_000
-"""From here on bf16 matrix products win on CPUs that have them."""
+"""Tokens of a forward pass below which a GPU waits for its memory."""
+MIN_FIXED_POSITIONS = 64
+"""Least fixed cost of a forward and backward pass on a CPU, in token positions."""
+CALL_PARAMETERS = 200_000_000
+"""On a CPU the calls of one pass take as long as one position of a model of this size."""
+BF16_PARAMETERS = 20_000_000
+"""Model size from which bf16 matrix products win on CPUs that have them."""
+
+CGROUP_FILES = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+"""(limit, usage) of a container's memory, in cgroup version 2 and 1."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """What sizing needs to know of a model."""
+    """The size and shape of a model, as far as sizing needs them."""
 
     num_parameters: int
     num_trained: int
@@ -49,7 +55,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Machine:
-    """What one node has."""
+    """The number of nodes, and the devices of one."""
 
     num_nodes: int
     processes_per_node: int
@@ -57,7 +63,7 @@ class Machine:
     """Free memory of one process's device; on CPU its share of the free memory."""
     gpu: bool
     bf16: bool
-    """Its matrix products in bfloat16 are fast."""
+    """Matrix products in bfloat16 are fast on the device."""
 
 
 @dataclass(frozen=True)
@@ -68,27 +74,27 @@ class Estimate:
     state_bytes: int
     activation_bytes: int
     device_bytes: int
-    """What it has."""
+    """Free memory of the process's device."""
 
     @property
     def fits(self) -> bool:
-        """With the usual reserve."""
+        """True if the estimate stays within the USABLE share of the free memory."""
         return self.state_bytes + self.activation_bytes <= USABLE * self.device_bytes
 
     def __str__(self) -> str:
-        """One line for people."""
-        states, activations, free = (
-            size / 2**30 for size in (self.state_bytes, self.activation_bytes, self.device_bytes)
-        )
+        """Return one line for people."""
+        states = self.state_bytes / 2**30
+        activations = self.activation_bytes / 2**30
+        free = self.device_bytes / 2**30
         layout = f"ZeRO {self.layout.zero_stage}" + (" with offload" if self.layout.offload else "")
         return (
-            f"{layout}, micro-batch {self.layout.micro_batch_size}, {self.layout.precision}: about "
-            f"{states:.2f} GiB for weights, gradients and moments and {activations:.2f} GiB for activations a process, "
-            f"of {free:.1f} GiB free"
+            f"{layout}, micro-batch {self.layout.micro_batch_size}, {self.layout.precision}: "
+            f"about {states:.2f} GiB for weights, gradients and moments and {activations:.2f} GiB "
+            f"for activations a process, of {free:.1f} GiB free"
         )
 
     def as_json(self) -> dict[str, Any]:
-        """What goes into the receipt: the choice, not what this machine had free."""
+        """Return the receipt's entry: layout and estimate, without this machine's free memory."""
         return {
             **asdict(self.layout),
             "state_bytes": self.state_bytes,
@@ -97,18 +103,23 @@ class Estimate:
 
 
 def fixed_positions(num_parameters: int, *, gpu: bool) -> int:
-    """What a forward and backward pass costs whatever its size, as the number of positions that
-    cost as much. A GPU waits for its memory; a CPU reads all weights, and spends on a small model
-    more on calls than on arithmetic."""
-    return BUSY_TOKENS if gpu else max(LEAST_POSITIONS, CALL_PARAMETERS // num_parameters)
+    """Return the fixed cost of a forward and backward pass, in positions that cost as much.
+
+    A GPU waits for its memory. A CPU reads all weights, and on a small model spends more time on
+    calls than on arithmetic.
+    """
+    if gpu:
+        return BUSY_TOKENS
+    return max(MIN_FIXED_POSITIONS, CALL_PARAMETERS // num_parameters)
 
 
 def model_size(model: Any) -> Model:
-    """Of a transformers model; 1 for what its config does not name."""
+    """Return the size of a transformers model, with 1 for a shape that its config does not name."""
     config = model.config
-    leaves = (
-        sum(weight.numel() for weight in one.parameters(recurse=False)) for one in model.modules()
-    )
+    leaves = [
+        sum(weight.numel() for weight in module.parameters(recurse=False))
+        for module in model.modules()
+    ]
     return Model(
         num_parameters=sum(weight.numel() for weight in model.parameters()),
         num_trained=sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
@@ -121,65 +132,63 @@ def model_size(model: Any) -> Model:
 
 
 def this_machine(num_nodes: int) -> Machine:
-    """The node that this process runs on, as torchrun laid it out."""
-    local = processes_of_node()
+    """Return the node that this process runs on, as torchrun laid it out."""
+    num_processes = processes_of_node()
     if torch.cuda.is_available():
         free, _ = torch.cuda.mem_get_info()
-        return Machine(num_nodes, local, int(free), True, torch.cuda.is_bf16_supported())
-    fast = bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    return Machine(num_nodes, local, free_host_bytes() // local, False, fast)
+        return Machine(num_nodes, num_processes, int(free), True, torch.cuda.is_bf16_supported())
+    fast_bf16 = bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    free_bytes = free_host_bytes() // num_processes
+    return Machine(num_nodes, num_processes, free_bytes, False, fast_bf16)
 
 
 def processes_of_node() -> int:
-    """Processes of this training that share this node's memory, as the launcher says."""
+    """Return the number of processes of this training on this node, as the launcher set it."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
 
 
 def free_host_bytes() -> int:
-    """Memory this process's container, or else the machine, has left."""
+    """Return the free memory of this process's container, or else of the machine."""
     with Path("/proc/meminfo").open() as file:
         lines = dict(line.split(":", 1) for line in file)
     free = int(lines["MemAvailable"].split()[0]) * 1024
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        (
-            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-        ),
-    ):
-        if Path(limit).exists() and (text := Path(limit).read_text().strip()) != "max":
-            free = min(free, int(text) - int(Path(used).read_text()))
+    for limit_file, usage_file in CGROUP_FILES:
+        if not Path(limit_file).exists():
+            continue
+        limit = Path(limit_file).read_text().strip()
+        if limit != "max":
+            free = min(free, int(limit) - int(Path(usage_file).read_text()))
     return free
 
 
 def choose(section: TrainSection, model: Model, machine: Machine, longest: int) -> Estimate:
-    """The first layout that fits, from the fastest to the one that needs least memory, within what
-    the recipe fixes.
+    """Return the fastest layout that fits into memory, within the settings that the recipe fixes.
 
-    `longest` is the longest row in tokens. Raises UserError with the numbers if none fits; what the
-    recipe fixes entirely is taken as it is.
+    `longest` is the longest row in tokens. A layout that the recipe fixes entirely is taken as it
+    is. Raises UserError with the numbers if none fits.
     """
     precision = _precision(section, model, machine)
-    tried = [
+    estimates = [
         _estimate(section, model, machine, longest, precision, zero_stage, offload, micro)
         for zero_stage, offload in _ladder(section, machine, precision)
         for micro in _micro_batches(section, machine)
     ]
     # Dividing more costs less than a device that idles, offload costs more than both.
-    tried.sort(
-        key=lambda one: (
-            one.layout.offload,
-            machine.gpu and one.layout.micro_batch_size * longest < BUSY_TOKENS,
+    estimates.sort(
+        key=lambda estimate: (
+            estimate.layout.offload,
+            machine.gpu and estimate.layout.micro_batch_size * longest < BUSY_TOKENS,
         )
     )
     fixed = (
         section.zero != "auto" and section.offload != "auto" and section.micro_batch_size != "auto"
     )
-    best = next((one for one in tried if one.fits), tried[-1] if fixed else None)
+    fitting = (estimate for estimate in estimates if estimate.fits)
+    best = next(fitting, estimates[-1] if fixed else None)
     if best is None:
         raise UserError(
-            f"train: nothing fits into memory; the least is {tried[-1]}. Use more processes or nodes, a shorter "
-            "train.max_length, train.activation_checkpointing, or train.lora"
+            f"train: nothing fits into memory; the least is {estimates[-1]}. Use more processes "
+            "or nodes, a shorter train.max_length, train.activation_checkpointing, or train.lora"
         )
     return best
 
@@ -191,12 +200,14 @@ def _precision(section: TrainSection, model: Model, machine: Machine) -> str:
         return "fp32"
     if machine.gpu:
         return "bf16"
-    return "autocast" if model.num_parameters >= MANY_PARAMETERS else "fp32"
+    return "autocast" if model.num_parameters >= BF16_PARAMETERS else "fp32"
 
 
 def _ladder(section: TrainSection, machine: Machine, precision: str) -> Iterator[tuple[int, bool]]:
-    """(ZeRO stage, offload) in the order of speed. One process has nothing to divide, so only
-    offload can help it."""
+    """Yield (ZeRO stage, offload) in the order of speed.
+
+    One process has nothing to divide, so only offload can help it.
+    """
     alone = machine.num_nodes * machine.processes_per_node == 1
     zero_stages = [0, 1, 2, 3] if precision != "bf16" else [1, 2, 3]
     if section.zero != "auto":
@@ -206,21 +217,22 @@ def _ladder(section: TrainSection, machine: Machine, precision: str) -> Iterator
             [zero_stages[0], 2, 3] if machine.gpu or section.offload is True else zero_stages[:1]
         )
     offloads = (False, True) if machine.gpu else (False,)
-    for offload in offloads if section.offload == "auto" else (bool(section.offload),):
+    if section.offload != "auto":
+        offloads = (bool(section.offload),)
+    for offload in offloads:
         for zero_stage in zero_stages:
             if not (offload and zero_stage == 0):
                 yield zero_stage, offload
 
 
 def _micro_batches(section: TrainSection, machine: Machine) -> list[int]:
-    own_rows = section.batch_size // (machine.num_nodes * machine.processes_per_node)
+    """Return the micro-batch sizes to consider, largest first."""
+    process_rows = section.batch_size // (machine.num_nodes * machine.processes_per_node)
     if section.micro_batch_size != "auto":
-        return [min(section.micro_batch_size, own_rows)]
-    largest = own_rows if machine.gpu else min(own_rows, CPU_ROWS)
-    return sorted(
-        {largest, *(2**power for power in range(largest.bit_length()) if 2**power <= largest)},
-        reverse=True,
-    )
+        return [min(section.micro_batch_size, process_rows)]
+    largest = process_rows if machine.gpu else min(process_rows, CPU_ROWS)
+    powers = {2**power for power in range(largest.bit_length())}
+    return sorted({largest, *powers}, reverse=True)
 
 
 def _estimate(
@@ -248,16 +260,14 @@ def _state_bytes(
     if precision != "bf16" or zero_stage < 2:
         # fp32 weight, gradient and two moments; in bf16 2 + 2 (+ 4 while they are reduced) and 12
         # for the master copy.
-        whole = {"bf16": 20}.get(precision, 16) * model.num_trained
-        shared = (
-            {0: 0, 1: 12, 2: 12, 3: 16}[zero_stage]
-            if precision == "bf16"
-            else {0: 0, 1: 8, 2: 12, 3: 16}[zero_stage]
-        )
-        divided = model.num_trained * shared
-        return int(whole - divided + divided / world * (not offload)) + frozen * (
-            2 if precision == "bf16" else 4
-        )
+        is_bf16 = precision == "bf16"
+        trained_bytes = (20 if is_bf16 else 16) * model.num_trained
+        frozen_bytes = (2 if is_bf16 else 4) * frozen
+        # Bytes a parameter that each ZeRO stage divides among the processes.
+        divided_by_stage = {0: 0, 1: 12 if is_bf16 else 8, 2: 12, 3: 16}
+        divided = model.num_trained * divided_by_stage[zero_stage]
+        device_share = 0 if offload else divided / world
+        return int(trained_bytes - divided + device_share) + frozen_bytes
     from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs
     from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs
 
@@ -282,12 +292,16 @@ def _state_bytes(
 def _activation_bytes(
     section: TrainSection, model: Model, micro: int, longest: int, precision: str
 ) -> int:
-    """34·s·b·h + 5·a·s²·b bytes a layer in 16 bits (2205.05198), twice that in 32; 2·s·b·h where
-    they are computed again. The logits of one chunk come on top."""
+    """Return the bytes of the activations and of the logits of one chunk.
+
+    A layer takes 34·s·b·h + 5·a·s²·b bytes in 16 bits (2205.05198), 2·s·b·h where activations are
+    computed again, and twice that in 32 bits.
+    """
     tokens = micro * longest
     layer = 34 * tokens * model.hidden_size + 5 * model.num_heads * longest * tokens
-    kept = 2 * tokens * model.hidden_size * model.num_layers + layer
-    whole = kept if section.activation_checkpointing else layer * model.num_layers
-    wide = 2 if precision == "fp32" else 1
+    layers = layer * model.num_layers
+    if section.activation_checkpointing:
+        layers = 2 * tokens * model.hidden_size * model.num_layers + layer
+    width = 2 if precision == "fp32" else 1
     logits = min(tokens * model.vocab_size, 2**26) * 12
-    return whole * wide + logits
+    return layers * width + logits

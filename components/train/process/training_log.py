@@ -1,14 +1,13 @@
-"""What a training says while it runs: TensorBoard events beside the run, MLflow where its variables
-are set.
+"""Live numbers of a training: TensorBoard events in the store, MLflow where its variables are set.
 
-None of it is a source of truth, and none of it may end a training: what fails is noted once.
+None of it is a source of truth, and none of it may end a training: a failure is noted once.
 """
 
 from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +20,17 @@ from components.storage import keys
 
 
 class Recorder:
-    """Per-step numbers of one training, in process 0. `close` also when the training failed."""
+    """Per-step numbers of one training, in process 0. Call `close` also after a failure."""
 
     def __init__(self, context: Context, run_id: str, task: str, folder: Path) -> None:
-        self.context, self.folder = context, folder
-        self.place = run_id, "tensorboard", task
+        self.context = context
+        self.folder = folder
+        self.key_parts = run_id, "tensorboard", task
         self.events = SummaryWriter(str(folder), flush_secs=30)
         self.mlflow = _open_mlflow(context, run_id, task)
 
     def step(self, step: int, entry: Mapping[str, Any], tokens_per_second: float) -> None:
-        """One line of the training log, and what no receipt may hold: speed and memory."""
+        """Record an entry of the training log, with speed and memory, which no receipt may hold."""
         numbers = {
             name: float(value) for name, value in entry.items() if isinstance(value, int | float)
         }
@@ -42,19 +42,17 @@ class Recorder:
             self.mlflow.log(numbers, step)
 
     def save(self) -> None:
-        """Copy the events to the store, where TensorBoard finds them:
-        runs/<run>/tensorboard/<task>/."""
+        """Copy the events to the store, below runs/<run>/tensorboard/<task>/."""
         self.events.flush()
         try:
             for path in sorted(self.folder.iterdir()):
-                self.context.store.put_bytes(
-                    keys.run_key(*self.place, path.name), path.read_bytes()
-                )
+                key = keys.run_key(*self.key_parts, path.name)
+                self.context.store.put_bytes(key, path.read_bytes())
         except (RatchetError, OSError) as error:
             self.context.progress.note(f"TensorBoard events were not saved: {error}")
 
     def close(self) -> None:
-        """Save for the last time."""
+        """Save the events for the last time, and end the MLflow run."""
         self.events.close()
         self.save()
         if self.mlflow is not None:
@@ -62,7 +60,7 @@ class Recorder:
 
 
 class _MlflowRun:
-    """A run in the tracking server that MLFLOW_TRACKING_URI names; silent after its first failure."""
+    """A run in the tracking server of MLFLOW_TRACKING_URI, silent after its first failure."""
 
     def __init__(self, context: Context, run_id: str, task: str) -> None:
         import mlflow
@@ -71,31 +69,31 @@ class _MlflowRun:
         self.client: Any = mlflow.MlflowClient()
         name = context.environment.get("MLFLOW_EXPERIMENT_NAME", "ratchet")
         experiment = self.client.get_experiment_by_name(name)
-        number = (
+        experiment_id = (
             experiment.experiment_id
             if experiment is not None
             else self.client.create_experiment(name)
         )
         run = self.client.create_run(
-            number, run_name=f"{run_id} {task}", tags={"ratchet.run": run_id}
+            experiment_id, run_name=f"{run_id} {task}", tags={"ratchet.run": run_id}
         )
-        self.run = run.info.run_id
+        self.mlflow_run_id = run.info.run_id
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
         from mlflow.entities import Metric
 
         now = int(self.context.clock() * 1000)
         metrics = [Metric(name, value, now, step) for name, value in numbers.items()]
-        self._tell(lambda client: client.log_batch(self.run, metrics=metrics))
+        self._call(lambda client: client.log_batch(self.mlflow_run_id, metrics=metrics))
 
     def close(self) -> None:
-        self._tell(lambda client: client.set_terminated(self.run))
+        self._call(lambda client: client.set_terminated(self.mlflow_run_id))
 
-    def _tell(self, say: Any) -> None:
+    def _call(self, request: Callable[[Any], object]) -> None:
         if self.client is None:
             return
         try:
-            say(self.client)
+            request(self.client)
         except _mlflow_errors() as error:
             self.client = None
             self.context.progress.note(
@@ -106,7 +104,7 @@ class _MlflowRun:
 def _open_mlflow(context: Context, run_id: str, task: str) -> _MlflowRun | None:
     if not context.environment.get("MLFLOW_TRACKING_URI"):
         return None
-    # Its own patience (7 tries, 2 minutes each) would hold up a training.
+    # MLflow's own patience (7 tries, 2 minutes each) would hold up a training.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     try:
@@ -130,7 +128,8 @@ def _mlflow_errors() -> tuple[type[Exception], ...]:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    lines = str(error).splitlines() or [type(error).__name__]
+    return lines[0][:200]
 
 
 def _memory_bytes() -> int:
