@@ -207,9 +207,7 @@ def test_conversations_are_trained_on_turn_by_turn(tmp_path: Path, packing: bool
         round=0,
     )
     base = save_chat_model(tmp_path / "chat")
-    done = train(
-        tmp_path / "run", init=base, rows=[row] * 16, dev=[row], steps=40, packing=packing
-    )
+    done = train(tmp_path / "run", init=base, rows=[row] * 16, dev=[row], steps=40, packing=packing)
     assert done["final_loss"] < 0.5 * done["first_loss"]
     codec = load_codec(base)
     (encoded,) = codec.encode(row)
