@@ -26,6 +26,7 @@ BENCHMARKS = (
     "diagnosis",
     "hints",
     "compile",
+    "house",
     "manifests",
     "containers",
 )
