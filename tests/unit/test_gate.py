@@ -75,6 +75,12 @@ def test_seven_clear_wins_are_proof_and_six_are_not_at_five_rounds() -> None:
     assert "four times out of five" in refused.why
 
 
+def test_a_p_value_at_its_level_is_proof_and_one_above_it_is_none() -> None:
+    """`level` is what p must not exceed: seven wins and no loss have p = 1/128."""
+    assert judge(by_counts(50, 7, 0, 1 / 128)).promote
+    assert not judge(by_counts(50, 7, 0, 0.9999 / 128)).promote
+
+
 def test_a_candidate_that_unlearns_human_text_is_refused_with_the_numbers() -> None:
     assert judge(compared(40, 2), alarms(1.10)).promote
     refused = judge(compared(40, 2), alarms(1.101))

@@ -3,8 +3,11 @@ is believed."""
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import json
 import shutil
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from components.common import layout
+import components
+from components.common import layout, receipts
 from components.common.context import Context
 from components.common.errors import Corrupt, Missing, Transient, UserError
 from components.common.receipts import (
@@ -115,6 +119,71 @@ def test_whatever_the_result_depends_on_changes_the_address(context: Context) ->
         commit_once(context, TASK, "select", config={"rate": 0.1}, inputs={}, seed=7, work=Work()),
     ]
     assert len({receipt.ref for receipt in receipts}) == 6
+
+
+COMPONENTS = Path(components.__file__ or "").parent
+STEPS = sorted(path.parent.name for path in COMPONENTS.glob("*/step.py"))
+
+
+def sources_behind(module: Path) -> set[Path]:
+    """Our modules that a module imports, at its top or within a function, directly or not."""
+    reached, waiting = set[Path](), [module]
+    while waiting:
+        path = waiting.pop()
+        if path in reached:
+            continue
+        reached.add(path)
+        names = set[str]()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        for name in names:
+            if name.split(".")[0] == "components":
+                own = COMPONENTS.joinpath(*name.split(".")[1:])
+                found = (own.with_suffix(".py"), own / "__init__.py")
+                waiting += [path for path in found if path.is_file()]
+    return reached
+
+
+def digest_in(tree: Path, step: str) -> str:
+    """Digest of a step's code, by the receipts module of a copy of the sources."""
+    place = tree / Path(receipts.__file__).relative_to(COMPONENTS)
+    spec = importlib.util.spec_from_file_location("receipts_of_a_copy", place)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # pydantic looks there for what annotations name
+    try:
+        spec.loader.exec_module(module)
+        digest: str = module.code_digest(step)
+    finally:
+        del sys.modules[spec.name]
+    return digest
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_change_of_any_module_that_a_step_runs_changes_its_address(
+    step: str, tmp_path: Path
+) -> None:
+    """And a change of another step's does not. Work that is found done must have been done by this
+    code."""
+    tree = tmp_path / "components"
+    shutil.copytree(COMPONENTS, tree, ignore=shutil.ignore_patterns("__pycache__"))
+    unchanged = digest_in(tree, step)
+    assert digest_in(tree, step) == unchanged
+    behind = sources_behind(COMPONENTS / step / "step.py")
+    of_folders = {path.relative_to(COMPONENTS).parent: path for path in sorted(behind)}
+    assert len(of_folders) > 1
+    other = next(name for name in STEPS if Path(name) not in of_folders)
+    for path in (*of_folders.values(), COMPONENTS / other / "step.py"):
+        copy = tree / path.relative_to(COMPONENTS)
+        before = copy.read_bytes()
+        copy.write_bytes(before + b"# changed\n")
+        changed = digest_in(tree, step) != unchanged
+        copy.write_bytes(before)
+        assert changed is (path in behind), path
 
 
 def test_the_order_of_names_does_not_change_the_address(context: Context) -> None:

@@ -37,6 +37,9 @@ def question(verifier: str, answer: str = "", text: str = "?") -> Prompt:
         (".25", "0.250"),
         ("1000", "1e3"),
         ("-5", "-$5"),
+        ("72", "#### 72 of 100 clips"),
+        ("72", "#### 1\nNo, again:\n#### 72"),
+        ("0.5", "50%"),
     ],
 )
 def test_numeric_accepts_the_same_number_however_it_is_written(reference: str, answer: str) -> None:
@@ -59,6 +62,10 @@ def test_numeric_accepts_the_same_number_however_it_is_written(reference: str, a
         ("0.5%", "50%"),
         ("1", "1e400"),
         ("1450", "1,45"),
+        ("100", "#### 72 of 100 clips"),
+        ("0.5", "50"),  # without the sign it is a hundred times as much
+        ("50", "0.5"),
+        ("50%", "0.5%"),
     ],
 )
 def test_numeric_refuses_another_number(reference: str, answer: str) -> None:
@@ -89,6 +96,13 @@ def test_numeric_reads_reasoning_that_ends_in_four_hashes() -> None:
     for row in rows:
         assert verify(question("numeric", row["answer"]), row["answer"])
         assert verify(question("numeric", row["answer"]), row["reply"]), json.dumps(row)
+
+
+@pytest.mark.parametrize("verifier", ["exact", "numeric", "choice"])
+def test_an_answer_of_more_than_20_000_characters_is_wrong_whatever_it_says(verifier: str) -> None:
+    prompt = question(verifier, "7")
+    assert verify(prompt, " " * 19_999 + "7")
+    assert not verify(prompt, " " * 20_000 + "7")
 
 
 def test_exact_ignores_white_space_only() -> None:
