@@ -6,13 +6,13 @@ import json
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from components.cli.warm import warm_python
+from tests.waiting import wait_until
 
 COMPONENT = """
 def task(what: str) -> str:
@@ -94,10 +94,7 @@ def test_the_exit_status_of_a_task_comes_through(
 def test_a_signal_ends_the_task_not_only_the_one_who_waits(python: str, tmp_path: Path) -> None:
     task = start(python, tmp_path, "sleep")
     mark = tmp_path / "mark"
-    for _ in range(1200):
-        if mark.exists() and mark.read_text():
-            break
-        time.sleep(0.1)
+    wait_until(lambda: mark.exists() and mark.read_text(), task)
     pid = int(mark.read_text())
     task.send_signal(signal.SIGTERM)
     assert task.wait(timeout=30) == 128 + signal.SIGTERM

@@ -254,7 +254,7 @@ def test_attempts_tell_of_time_memory_and_reuse(store: Store, make_test_context:
     assert not done.reused
     assert done.costs == {"tokens": 5}
     assert done.peak_memory_bytes > 1_000_000
-    assert 0 <= done.work_seconds <= done.seconds < 60
+    assert 0 <= done.work_seconds <= done.seconds
     commit(make_test_context(store), Work())
     assert [one.reused for one in attempts_of(first)] == [False, True]
 
