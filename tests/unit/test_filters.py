@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from components.common.errors import Corrupt
 from components.common.recipe import SelectSection
 from components.select.candidates import Candidate, make_candidates, row_key
-from components.select.dedup import jaccard, shingles_of
+from components.select.dedup import NUM_PERMUTATIONS, jaccard, rows_per_band, shingles_of
 from tests.unit.selections import answers, ask, kept_texts, reasons, say, select
 
 LABEL_FREE = SelectSection(verifier=False, max_length_ratio=1000.0, minhash_threshold=1.0)
@@ -187,6 +187,19 @@ def test_text_is_a_template_if_a_fifth_and_at_least_ten_of_a_tasks_prompts_share
     candidates = [one for text in texts for one in answers(ask(text, "?", task="story"), "yes")]
     outcome = select(candidates, LABEL_FREE.model_copy(update={"minhash_threshold": 0.8}))
     assert reasons(outcome).get("near_duplicate", 0) == near_duplicates
+
+
+@pytest.mark.parametrize(
+    ("threshold", "rows", "missed_once_in"),
+    [(0.8, 6, 500), (0.75, 6, 59), (0.74, 4, 60_000), (0.6, 4, 84), (0.59, 2, 1e11)],
+)
+def test_bands_are_as_wide_as_the_threshold_allows(
+    threshold: float, rows: int, missed_once_in: float
+) -> None:
+    """Wide bands propose few pairs that are not alike; too wide ones miss some that are."""
+    assert rows_per_band(threshold) == rows
+    missed = (1 - threshold**rows) ** (NUM_PERMUTATIONS // rows)
+    assert missed <= 1 / missed_once_in
 
 
 def test_two_problems_that_differ_in_their_numbers_alone_are_no_near_duplicates() -> None:

@@ -293,6 +293,7 @@ def test_agreement_alone_or_a_fall_that_may_be_chance_is_no_alarm() -> None:
     before = (recorded(1, 5, told(0.6, 0.7)),)
     assert self_agreement(before, told(0.9, 0.7), 5) == ()
     assert self_agreement(before, told(0.5, 0.4), 5) == ()
+    assert self_agreement(before, told(0.6, 0.4), 5) == (), "no surer than before"
     assert self_agreement(before, told(0.8, 0.55, prompts=20), 5) == ()
     assert self_agreement(before, told(0.8, 0.55), 6) == (), "longer problems are harder"
     assert self_agreement(before, {"agreement": 0.8}, 5) == ()

@@ -267,6 +267,7 @@ def test_an_attempt_is_on_record_before_the_work_begins(context: Context) -> Non
     seen: list[Attempt] = []
     commit(context, looking)
     assert [(one.task, one.receipt, one.error) for one in seen] == [("train-r1", "", "")]
+    assert [(one.seconds, one.work_seconds, one.reused) for one in seen] == [(0.0, 0.0, False)]
 
 
 def test_a_store_that_breaks_during_the_work_does_not_hide_why_the_work_failed(

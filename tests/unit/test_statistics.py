@@ -216,6 +216,13 @@ def test_the_lower_bound_of_a_mean_is_that_of_the_normal_for_many_pairs() -> Non
         bootstrap_lower([], [])
 
 
+def test_the_standard_error_is_that_of_the_textbook_and_of_clusters_as_wholes() -> None:
+    gains = [1.0, 2.0, 3.0, 4.0]
+    assert cluster_standard_error(gains, "abcd") == pytest.approx(math.sqrt(5 / 3) / 2)  # s / √n
+    # Totals 3 and 7 of two clusters: each is 2 off the share of the mean that is its own.
+    assert cluster_standard_error(gains, "aabb") == pytest.approx(math.sqrt(2 * 8) / 4)
+
+
 def test_what_few_clusters_could_show_is_nothing() -> None:
     assert cluster_standard_error([1.0, 2.0], "aa") is None
     assert detectable_mean_gain(0.01, 6, 0.01) is None  # 2^-6 > 0.01

@@ -123,6 +123,8 @@ def test_exact_ignores_white_space_only() -> None:
         "The answer is (B).",
         r"\boxed{B}",
         "I choose (B)",
+        "The answer is B because it rains",
+        "(A) is wrong, so #### B it is",
     ],
 )
 def test_choice_finds_the_letter(answer: str) -> None:
@@ -130,7 +132,9 @@ def test_choice_finds_the_letter(answer: str) -> None:
     assert answer_key(question("choice", "B"), answer) == "B"
 
 
-@pytest.mark.parametrize("answer", ["A", "", "A better one", "(A) or so", "The answer is C", "Bob"])
+@pytest.mark.parametrize(
+    "answer", ["A", "", "A better one", "(A) or so", "The answer is C", "Bob", "The answer is B's"]
+)
 def test_choice_refuses_another_letter_or_none(answer: str) -> None:
     assert not verify(question("choice", "B"), answer)
 
