@@ -27,6 +27,7 @@ BENCHMARKS = (
     "hints",
     "compile",
     "house",
+    "mutants",
     "manifests",
     "containers",
 )
