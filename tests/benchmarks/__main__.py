@@ -26,6 +26,8 @@ BENCHMARKS = (
     "diagnosis",
     "hints",
     "compile",
+    "house",
+    "mutants",
     "manifests",
     "containers",
     "from_nothing",

@@ -20,6 +20,7 @@ from components.storage.s3 import S3Store
 from components.storage.store import Store, open_store, probe
 from tests.conftest import BUCKET, S3Server
 from tests.doubles.network import Proxy, RudeServer
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 KEY = "steps/train/0123.json"
@@ -85,13 +86,6 @@ def spawn(
     )
 
 
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, f"timed out waiting until {what}"
-        time.sleep(0.002)
-
-
 UPLOAD = """
 import os, pathlib, sys
 from components.storage.store import S3Store, open_store
@@ -113,7 +107,7 @@ def test_a_process_killed_while_it_stores_a_file_leaves_no_half_object(
     def half_written() -> bool:
         return incoming.is_dir() and any(one.stat().st_size > 1 << 20 for one in incoming.iterdir())
 
-    wait_until(half_written, "the file is half written")
+    wait_until(half_written, writer)
     writer.send_signal(signal.SIGKILL)
     assert writer.wait() == -signal.SIGKILL
     assert file_store.size(key) is None
@@ -143,7 +137,7 @@ for number in itertools.count():
         def objects_appear(before: int = before) -> bool:
             return len(list(file_store.list(""))) > before + 6
 
-        wait_until(objects_appear, "objects appear")
+        wait_until(objects_appear, writer)
         time.sleep(0.003 * number)
         writer.send_signal(signal.SIGKILL)
         writer.wait()
@@ -177,7 +171,7 @@ def test_a_process_killed_while_it_uploads_parts_leaves_no_object(
             for one in mine
         )
 
-    wait_until(half_sent, "a part has arrived")
+    wait_until(half_sent, writer)
     writer.send_signal(signal.SIGKILL)
     assert writer.wait() == -signal.SIGKILL
     assert open_store(uri, s3_server.environment).size(key) is None

@@ -3,11 +3,9 @@ and only the keys of the Secret open it."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
-import time
 import urllib.request
 from pathlib import Path
 
@@ -18,22 +16,22 @@ from components.storage.store import open_store, probe
 from tests.conftest import LISTENERS, free_ports, weed_binary
 from tests.manifests.pod_security import pod_specs
 from tests.manifests.rendering import composed, of_kind
+from tests.waiting import wait_until
 
 KEYS = {"AWS_ACCESS_KEY_ID": "ratchet", "AWS_SECRET_ACCESS_KEY": "a-secret-of-this-test"}
 
 
 def wait_until_ready(probe_address: str, server: subprocess.Popen[bytes]) -> None:
     """As a cluster does, which sends a pod no request before."""
-    deadline = time.monotonic() + 60
-    while server.poll() is None and time.monotonic() < deadline:
-        with (
-            contextlib.suppress(OSError),
-            urllib.request.urlopen(probe_address, timeout=5) as answer,
-        ):
-            assert answer.status == 200
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"{probe_address} did not get ready within a minute")
+
+    def ready() -> bool:
+        try:
+            with urllib.request.urlopen(probe_address, timeout=5) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    wait_until(ready, server)
 
 
 def test_the_store_has_its_bucket_once_its_start_hook_ran_and_asks_for_the_keys_of_the_secret(

@@ -7,7 +7,6 @@ import copy
 import functools
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +70,8 @@ def test_the_profiles_of_the_house_are_these() -> None:
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_a_profile_compiles_small_sound_and_fast(profile: str) -> None:
-    began = time.monotonic()
+def test_a_profile_compiles_small_and_sound(profile: str) -> None:
     made = compiled(profile)
-    assert time.monotonic() - began < 10
     assert findings(made.package) == []
     assert len(made.package.text.encode()) < MAX_BYTES
 

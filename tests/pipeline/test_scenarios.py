@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tests.pipeline.campaigns import Place, Run, round_tasks, state_object
 from tests.pipeline.conftest import MakePlace
+from tests.waiting import wait_until
 
 ROUND_0 = ["prepare", *round_tasks(0)]
 END = ["publish", "report"]
@@ -206,11 +207,7 @@ def kill_in(place: Place, task: str) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 200
-    while not list(place.store.glob(f"attempts/*/{task}/*.json")):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.01)
+    wait_until(lambda: list(place.store.glob(f"attempts/*/{task}/*.json")), process)
     time.sleep(0.2)
     for one in (process.pid, *descendants(process.pid)):
         os.kill(one, signal.SIGKILL)
@@ -256,17 +253,12 @@ def test_a_killed_command_leaves_no_process_behind(make_place: MakePlace) -> Non
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 200
-    while not list(place.store.glob("attempts/*/train-r0/*.json")):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: list(place.store.glob("attempts/*/train-r0/*.json")), process)
     started = descendants(process.pid)
     assert started
     process.kill()
     process.wait()
-    while any(Path(f"/proc/{pid}").exists() for pid in started):
-        assert time.monotonic() < deadline, "tasks go on although nobody follows them"
-        time.sleep(0.2)
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))
 
 
 def test_adapters_go_on_from_round_to_round_beside_one_frozen_base(make_place: MakePlace) -> None:

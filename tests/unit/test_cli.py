@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from components.errors import Transient
 from components.runtime.context import Context
 from components.storage import keys
 from tests.unit.handmade import HOSTILE, Campaign, whole_campaign
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden"
@@ -166,14 +166,10 @@ def test_ctrl_c_ends_every_process_and_says_how_to_go_on(tmp_path: Path) -> None
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    deadline = time.monotonic() + 60
-    while not any(
-        "prepare" in file.read_text() for file in tmp_path.glob(".ratchet/logs/*/tasks.jsonl")
-    ):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    logs = ".ratchet/logs/*/tasks.jsonl"
+    wait_until(lambda: any("prepare" in file.read_text() for file in tmp_path.glob(logs)), run)
     run.send_signal(signal.SIGINT)
-    _, said = run.communicate(timeout=30)
+    _, said = run.communicate()
     assert run.returncode == 130
     assert "stopped; finished steps are kept. Continue with: python pipeline.py run r.yaml" in said
     assert processes_in(tmp_path) == []

@@ -228,6 +228,19 @@ def test_a_candidate_not_proved_better_is_kept_out_and_its_samples_still_accumul
     assert receipt.summary["champion"] == state.champion
 
 
+def test_the_gate_never_looks_at_the_test_split(campaign: Campaign) -> None:
+    """It is for the report: a campaign that were decided on it would report what it chose by."""
+    wrong, right = (results_of({"": [verdict] * 100}, "test") for verdict in (False, True))
+    campaign.round([*simple(40), *wrong])
+    receipt = campaign.round([*simple(43), *right])
+    assert receipt.summary["verdict"] == "kept"
+    assert (
+        "3 prompts only the candidate got right, 0 only the champion, of 100 "
+        in receipt.summary["why"]
+    )
+    assert receipt.summary["accuracy"] == 0.43
+
+
 def test_the_next_candidate_is_compared_with_the_champion_not_with_the_last_one(
     campaign: Campaign,
 ) -> None:

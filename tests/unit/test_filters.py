@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 from collections import Counter
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from components.contracts.recipe import SelectSection
 from components.errors import Corrupt
 from components.select.scored_samples import ScoredSample, make_scored_samples, row_key
-from components.select.text_similarity import jaccard, shingles_of
+from components.select.text_similarity import NUM_PERMUTATIONS, jaccard, rows_per_band, shingles_of
 from tests.unit.selections import answers, ask, kept_texts, reasons, say, select
 
 LABEL_FREE = SelectSection(verifier=False, max_length_ratio=1000.0, minhash_threshold=1.0)
@@ -118,9 +119,15 @@ def test_the_cap_keeps_the_first_samples_of_each_prompt() -> None:
     assert reasons(outcome) == {"cap": 4}
 
 
+@functools.cache
+def vocabulary() -> list[str]:
+    """2,000 made-up words."""
+    return ["".join(random.Random(number).choices("aeioulnrst", k=6)) for number in range(2000)]
+
+
 def sentence(draw: random.Random, length: int = 18) -> str:
-    """Text of 2,000 made-up words, some of them frequent, as in a language."""
-    words = ["".join(random.Random(number).choices("aeioulnrst", k=6)) for number in range(2000)]
+    """Text of made-up words, some of them frequent, as in a language."""
+    words = vocabulary()
     return " ".join(words[int(2000 * draw.random() ** 2)] for _ in range(length))
 
 
@@ -157,6 +164,40 @@ def test_problems_of_one_template_are_no_near_duplicates() -> None:
         question = f"Spell this word backward (example: sun -> nus). Give only the word as your answer: {word}"
         samples += answers(ask(question, "?", task="spell"), word[::-1])
     assert len(select(samples, LABEL_FREE.model_copy(update={"minhash_threshold": 0.8}))[0]) == 160
+
+
+@pytest.mark.parametrize(
+    ("prompts", "sharing", "near_duplicates"),
+    [
+        (100, 20, 0),  # a fifth of all prompts: a template
+        (100, 19, 18),  # fewer: the first stays, the others repeat it
+        (30, 10, 0),
+        (30, 9, 8),  # nearly a third, and yet too few to be sure
+    ],
+)
+def test_text_is_a_template_if_a_fifth_and_at_least_ten_of_a_tasks_prompts_share_it(
+    prompts: int, sharing: int, near_duplicates: int
+) -> None:
+    draw = random.Random(7)
+    long = sentence(draw, 60).upper()
+    texts = [f"{long} {sentence(draw, 2)}" for _ in range(sharing)]
+    texts += [sentence(draw) for _ in range(prompts - sharing)]
+    candidates = [one for text in texts for one in answers(ask(text, "?", task="story"), "yes")]
+    outcome = select(candidates, LABEL_FREE.model_copy(update={"minhash_threshold": 0.8}))
+    assert reasons(outcome).get("near_duplicate", 0) == near_duplicates
+
+
+@pytest.mark.parametrize(
+    ("threshold", "rows", "missed_once_in"),
+    [(0.8, 6, 500), (0.75, 6, 59), (0.74, 4, 60_000), (0.6, 4, 84), (0.59, 2, 1e11)],
+)
+def test_bands_are_as_wide_as_the_threshold_allows(
+    threshold: float, rows: int, missed_once_in: float
+) -> None:
+    """Wide bands propose few pairs that are not alike; too wide ones miss some that are."""
+    assert rows_per_band(threshold) == rows
+    missed = (1 - threshold**rows) ** (NUM_PERMUTATIONS // rows)
+    assert missed <= 1 / missed_once_in
 
 
 def test_two_problems_that_differ_in_their_numbers_alone_are_no_near_duplicates() -> None:

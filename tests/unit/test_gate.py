@@ -75,6 +75,12 @@ def test_seven_clear_wins_are_proof_and_six_are_not_at_five_rounds() -> None:
     assert "four times out of five" in rejected.why
 
 
+def test_a_p_value_at_its_level_is_proof_and_one_above_it_is_none() -> None:
+    """`level` is what p must not exceed: seven wins and no loss have p = 1/128."""
+    assert decide(by_counts(50, 7, 0, 1 / 128)).promote
+    assert not decide(by_counts(50, 7, 0, 0.9999 / 128)).promote
+
+
 def test_a_candidate_that_unlearns_human_text_is_rejected_with_the_numbers() -> None:
     assert decide(compared(40, 2), alarms(1.10)).promote
     rejected = decide(compared(40, 2), alarms(1.101))
@@ -287,6 +293,7 @@ def test_agreement_alone_or_a_fall_that_may_be_chance_is_no_alarm() -> None:
     before = (recorded(1, 5, told(0.6, 0.7)),)
     assert self_agreement(before, told(0.9, 0.7), 5) == ()
     assert self_agreement(before, told(0.5, 0.4), 5) == ()
+    assert self_agreement(before, told(0.6, 0.4), 5) == (), "no surer than before"
     assert self_agreement(before, told(0.8, 0.55, prompts=20), 5) == ()
     assert self_agreement(before, told(0.8, 0.55), 6) == (), "longer problems are harder"
     assert self_agreement(before, {"agreement": 0.8}, 5) == ()

@@ -77,6 +77,12 @@ def test_without_older_rows_the_newest_take_all_that_is_not_labelled() -> None:
     assert share(mix, 1) == pytest.approx(0.5)
 
 
+def test_without_newest_rows_the_older_take_all_that_is_not_labelled() -> None:
+    mix = mixed(rows(10, 0), rows(40, 1), [], newest_share=0.3)
+    assert share(mix, 1) == pytest.approx(0.5)
+    assert sum(row.weight for row in mix) == pytest.approx(50)
+
+
 def test_without_samples_or_without_labelled_rows_the_others_take_it_all() -> None:
     assert [row.weight for row in mixed(rows(3, 0), [], [])] == [1.0] * 3
     assert [row.weight for row in mixed([], [], rows(3, 1))] == [1.0] * 3

@@ -85,6 +85,31 @@ def test_other_questions_and_those_of_a_shared_template_pass_the_firewall() -> N
     assert reasons(select(short, with_settings(contamination="overlap"), evaluation=like)) == {}
 
 
+@pytest.mark.parametrize(("items", "dropped"), [(9, {"in_evaluation": 1}), (10, {})])
+def test_a_run_of_words_that_ten_evaluation_items_share_is_their_template(
+    items: int, dropped: dict[str, int]
+) -> None:
+    run = "give the answer as one whole number with nothing before it or after it"
+    evaluation = [(ask(f"Item {'abcdefghijk'[n] * 9}: {run}", "1"), "1") for n in range(items)]
+    outcome = select(
+        answers(ask("Say something of your own.", "?"), f"They say: {run}."),
+        with_settings(contamination="overlap"),
+        evaluation=evaluation,
+    )
+    assert reasons(outcome) == dropped
+
+
+def test_thirteen_words_in_a_row_are_needed_and_enough() -> None:
+    question = "Tell: the quick brown fox jumps over the lazy dog near a calm river bank"
+    words = question.split()[1:]
+    evaluation = [(ask(question, "?"), "1")]
+    section = with_settings(contamination="overlap")
+    for count, kept in ((12, 1), (13, 0)):
+        text = " ".join(["I", "like", *words[:count], "much"])
+        outcome = select(answers(ask("Say something.", "?"), text), section, evaluation=evaluation)
+        assert len(outcome[0]) == kept
+
+
 def test_solved_prompts_are_replayed_a_little_and_half_solved_ones_count_most() -> None:
     solved = [
         one
@@ -207,6 +232,15 @@ def test_the_vote_threshold_is_the_smallest_that_is_proved_precise() -> None:
         calibrated_share(audit_samples({0.9: 5}, 5))
 
 
+def test_a_prompt_is_judged_by_its_majority_whichever_sample_came_first() -> None:
+    prompts = [ask(f"first of all {number}", "7") for number in range(100)]
+    audit = [one for prompt in prompts for one in answers(prompt, "8", "7", "7", "7")]
+    assert calibrated_share(audit) == 0.75
+    wrong = [one for prompt in prompts for one in answers(prompt, "7", "8", "8", "8")]
+    with pytest.raises(UserError, match=r"best lower bound of the precision is 0\.000"):
+        calibrated_share(wrong)
+
+
 def test_a_calibrated_vote_drops_below_its_threshold() -> None:
     audit = audit_samples({0.3: 20, 0.6: 90, 0.9: 100})
     samples = voted(0.5, True, 1000) + voted(0.7, True, 1001)
@@ -245,6 +279,18 @@ def test_a_filter_that_keeps_the_model_s_errors_is_told_on() -> None:
     assert account.audit["all"]["precision"] == pytest.approx(0.1)
     assert account.audit["teaches_errors"] == ["vote"]
     assert account_of(voted(0.6, True, 5000), with_settings(min_vote_share=0.5))[2].audit is None
+
+
+def test_a_filter_that_is_better_by_what_may_be_chance_teaches_errors_all_the_same() -> None:
+    """Half of the majorities are right, and 3 in 10 samples: ten prompts do not prove that."""
+    section = with_settings(min_vote_share=0.5)
+    for prompts, blocked in ((10, ["vote"]), (100, [])):
+        audit = audit_samples({0.6: prompts // 2}, prompts)
+        account = account_of(voted(0.6, True, 5000), section, audit=audit)[2]
+        assert account.audit is not None
+        assert account.audit["model_accuracy"] == pytest.approx(0.3)
+        assert account.audit["all"]["precision"] == pytest.approx(0.5)
+        assert account.audit["teaches_errors"] == blocked
 
 
 def test_bias_is_nothing_for_like_rows_and_one_for_rows_with_nothing_in_common() -> None:

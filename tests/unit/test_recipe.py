@@ -1,0 +1,38 @@
+"""What a recipe may say: numbers that a person easily gets wrong by a factor are refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from components.contracts.recipe_file import set_key
+from components.errors import UserError
+from tests.unit.crafted import recipe_of
+
+SHARES = (
+    "data.fractions.validation",
+    "generate.top_p",
+    "select.min_vote_share",
+    "select.labelled_share",
+    "select.newest_share",
+    "select.minhash_threshold",
+    "select.difficulty.replay",
+    "train.warmup_share",
+    "train.min_learning_rate_ratio",
+    "train.dropout",
+    "decide.goal.threshold",
+    "decide.alpha",
+)
+
+
+@pytest.mark.parametrize("key", SHARES)
+def test_a_share_written_as_a_percentage_is_refused_by_name(key: str) -> None:
+    changes: dict[str, Any] = {
+        "data": {"human": [{"uri": "file:///data.jsonl"}]},
+        "decide": {"goal": {"threshold": 0.99}},
+    }
+    for wrong in (50, 1.01, -0.1):
+        set_key(changes, key, wrong)
+        with pytest.raises(UserError, match=rf"{key}: .*\(got {wrong}\)"):
+            recipe_of(**changes)
