@@ -233,7 +233,7 @@ def test_the_gate_never_looks_at_the_test_split(campaign: Campaign) -> None:
     wrong, right = (results_of({"": [verdict] * 100}, "test") for verdict in (False, True))
     campaign.round([*simple(40), *wrong])
     receipt = campaign.round([*simple(43), *right])
-    assert receipt.summary["verdict"] == "kept"
+    assert receipt.summary["verdict"] == "rejected"
     assert (
         "3 prompts only the candidate got right, 0 only the champion, of 100 "
         in receipt.summary["why"]

@@ -25,9 +25,7 @@ def test_a_right_answer_is_kept_as_the_model_wrote_it_and_a_wrong_one_is_dropped
         answers(ask("Capital of France?", "Paris  today"), " Paris today\n", "Lyon"),
         SelectSection(),
     )
-    assert kept_texts(outcome) == [
-        "Paris today"
-    ]  # the model's own text, not the reference's spelling
+    assert kept_texts(outcome) == [" Paris today\n"], "its own text, not the reference's spelling"
     assert reasons(outcome) == {"verifier": 1}
     assert "Lyon" in outcome[1][0].detail
     assert "reference" not in outcome[1][0].row

@@ -7,7 +7,6 @@ import ast
 import importlib.util
 import json
 import shutil
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ import pytest
 
 import components
 from components.errors import Corrupt, Missing, Transient, UserError
-from components.runtime import receipts
+from components.runtime import code_digest
 from components.runtime.context import Context
 from components.runtime.receipts import (
     Attempt,
@@ -149,18 +148,14 @@ def sources_behind(module: Path) -> set[Path]:
 
 
 def digest_in(tree: Path, step: str) -> str:
-    """Digest of a step's code, by the receipts module of a copy of the sources."""
-    place = tree / Path(receipts.__file__).relative_to(COMPONENTS)
-    spec = importlib.util.spec_from_file_location("receipts_of_a_copy", place)
+    """Return the digest of a step's code, by a copy of the sources."""
+    place = tree / Path(code_digest.__file__).relative_to(COMPONENTS)
+    spec = importlib.util.spec_from_file_location("digest_of_a_copy", place)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # pydantic looks there for what annotations name
-    try:
-        spec.loader.exec_module(module)
-        digest: str = module.code_digest(step)
-    finally:
-        del sys.modules[spec.name]
+    spec.loader.exec_module(module)
+    digest: str = module.code_digest(step)
     return digest
 
 
@@ -168,8 +163,7 @@ def digest_in(tree: Path, step: str) -> str:
 def test_a_change_of_any_module_that_a_step_runs_changes_its_address(
     step: str, tmp_path: Path
 ) -> None:
-    """And a change of another step's does not. Work that is found done must have been done by this
-    code."""
+    """And no other change does: work that is found done was done by this very code."""
     tree = tmp_path / "components"
     shutil.copytree(COMPONENTS, tree, ignore=shutil.ignore_patterns("__pycache__"))
     unchanged = digest_in(tree, step)
@@ -180,11 +174,29 @@ def test_a_change_of_any_module_that_a_step_runs_changes_its_address(
     other = next(name for name in STEPS if Path(name) not in of_folders)
     for path in (*of_folders.values(), COMPONENTS / other / "step.py"):
         copy = tree / path.relative_to(COMPONENTS)
-        before = copy.read_bytes()
-        copy.write_bytes(before + b"# changed\n")
-        changed = digest_in(tree, step) != unchanged
-        copy.write_bytes(before)
-        assert changed is (path in behind), path
+        source = copy.read_text(encoding="utf-8")
+        copy.write_text(source + "CHANGED = 1\n", encoding="utf-8")
+        assert (digest_in(tree, step) != unchanged) is (path in behind), path
+        copy.write_text(f"# A comment.\n{source}\n\n# Another.\n", encoding="utf-8")
+        assert digest_in(tree, step) == unchanged, path
+        copy.write_text(source.replace('"""', '"""Reworded: ', 1), encoding="utf-8")
+        assert digest_in(tree, step) == unchanged, path
+        copy.write_text(source, encoding="utf-8")
+
+
+def test_a_filter_of_select_is_no_part_of_a_training() -> None:
+    assert code_digest.code_digest("train") != code_digest.code_digest("select")
+    behind = sources_behind(COMPONENTS / "train" / "step.py")
+    assert not any("select" in path.parts for path in behind)
+
+
+def test_what_a_step_starts_as_a_process_is_part_of_its_code(tmp_path: Path) -> None:
+    tree = tmp_path / "components"
+    shutil.copytree(COMPONENTS, tree, ignore=shutil.ignore_patterns("__pycache__"))
+    before = digest_in(tree, "train")
+    with (tree / "train" / "process" / "worker.py").open("a") as file:
+        file.write("CHANGED = 1\n")
+    assert digest_in(tree, "train") != before
 
 
 def test_the_order_of_names_does_not_change_the_address(context: Context) -> None:

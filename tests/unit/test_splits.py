@@ -82,7 +82,7 @@ def test_a_training_row_that_is_measured_on_is_dropped_and_counted() -> None:
 @pytest.mark.parametrize(
     ("first", "second"),
     itertools.pairwise(
-        ("vault", "test", "validation", "audit", "retention", "heldout", "train", "unlabelled")
+        ("vault", "test", "validation", "audit", "retention", "dev", "train", "unlabelled")
     ),
 )
 def test_of_two_splits_that_claim_a_prompt_the_later_judge_has_it(

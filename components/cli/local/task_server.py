@@ -34,7 +34,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, get_args
 
 from components.errors import RatchetError, UserError
 
@@ -388,9 +388,14 @@ def preload() -> None:
     import components.modeling.inference.answers
     import components.runtime.entrypoints
     import components.train.process.worker  # noqa: F401
+    from components.cli.package.profiles import Step
+    from components.runtime.code_digest import code_digest
     from components.train.process.deepspeed_engine import import_deepspeed
 
     import_deepspeed()
+    # Every task asks for the digest of its step's code: the sources are parsed once, here.
+    for step in get_args(Step):
+        code_digest(step)
     gc.freeze()
 
 
