@@ -227,14 +227,14 @@ def _unfrozen(model: Any, structure: LoraStructure) -> tuple[str, ...]:
     shared = _shared(model)
     layers = _layers_of(model)[-structure.unfrozen_layers :] if structure.unfrozen_layers else []
     chosen = {id(model.get_parameter(name)) for layer in layers for name in layer}
-    for wanted in structure.unfrozen_modules:
-        if wanted == "norms":
+    for module_name in structure.unfrozen_modules:
+        if module_name == "norms":
             names = [name for name, module in modules.items() if _is_norm(module)]
         else:
-            names = _named(wanted, modules)
+            names = _named(module_name, modules)
         if not names:
             raise UserError(
-                f"train.lora.unfrozen_modules: the model has no module {wanted!r} "
+                f"train.lora.unfrozen_modules: the model has no module {module_name!r} "
                 f"({_kinds(modules)})"
             )
         chosen |= {id(weight) for name in names for weight in modules[name].parameters()}
@@ -281,8 +281,8 @@ def _layers_of(model: Any) -> list[list[str]]:
     )
 
 
-def _named(wanted: str, modules: Iterable[str]) -> list[str]:
-    return [name for name in modules if name == wanted or name.endswith(f".{wanted}")]
+def _named(module_name: str, modules: Iterable[str]) -> list[str]:
+    return [name for name in modules if name == module_name or name.endswith(f".{module_name}")]
 
 
 def _kinds(modules: Iterable[str]) -> str:
@@ -377,10 +377,10 @@ def _restore(model: Any, parts: Parts, saved_parts: Parts, tensors: Mapping[str,
         model.get_parameter(name).copy_(tensors[PREFIX + name])
 
 
-def _same_bits(value: Tensor, wanted: Tensor) -> bool:
-    if value.shape != wanted.shape:
+def _same_bits(value: Tensor, expected: Tensor) -> bool:
+    if value.shape != expected.shape:
         return False
-    return bool(torch.equal(_bytes_of(value), _bytes_of(wanted.to(value.dtype))))
+    return bool(torch.equal(_bytes_of(value), _bytes_of(expected.to(value.dtype))))
 
 
 def _bytes_of(tensor: Tensor) -> Tensor:
@@ -393,7 +393,7 @@ def _is_merged(
     if value.shape != weight.shape:
         return False
     weight = weight.cpu().double()
-    wanted = weight + structure.scale * _oriented(b @ a, transposed)
+    expected = weight + structure.scale * _oriented(b @ a, transposed)
     size = weight.abs() + structure.scale * _oriented(b.abs() @ a.abs(), transposed)
     bound = (structure.rank + 4) * torch.finfo(value.dtype).eps * size
-    return bool(((value.cpu().double() - wanted).abs() <= bound).all())
+    return bool(((value.cpu().double() - expected).abs() <= bound).all())

@@ -340,7 +340,7 @@ class Loop:
         stop = asked_to_stop()
         due = self._is_due() and not last
         busy = self.checkpoints.busy
-        # Processes see SIGTERM and the clock at different steps, and saving is collective.
+        # Saving is collective, but SIGTERM reaches each process by itself and one reads the clock.
         if self.world_size > 1:
             flags = torch.tensor([stop, due, busy], dtype=torch.float32, device=self.device)
             dist.all_reduce(flags, op=dist.ReduceOp.MAX)
