@@ -64,10 +64,10 @@ class FileStore:
 
     def _move(self, key: str, path: Path) -> bool:
         """Move a file into place. Return False, unmoved, for another file system or a symlink."""
-        place = self._folder / keys.relative_path(key)
+        object_path = self._folder / keys.relative_path(key)
         if path.is_symlink():
             return False
-        with local_errors(place), path.open("rb") as file:
+        with local_errors(object_path), path.open("rb") as file:
             os.fchmod(file.fileno(), stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o444)
             try:
                 return self._publish(file, path, key)
@@ -117,10 +117,10 @@ class FileStore:
 
     def size(self, key: str) -> int | None:
         """Return the size in bytes, or None if there is no such object."""
-        place = self._path(key)
-        with local_errors(place):
+        object_path = self._path(key)
+        with local_errors(object_path):
             try:
-                status = place.stat()
+                status = object_path.stat()
             except (FileNotFoundError, NotADirectoryError):
                 return None
         return status.st_size if stat.S_ISREG(status.st_mode) else None
@@ -143,9 +143,9 @@ class FileStore:
 
         Its folder stays: another writer may be about to use it.
         """
-        place = self._path(key)
-        with local_errors(place):
-            place.unlink(missing_ok=True)
+        object_path = self._path(key)
+        with local_errors(object_path):
+            object_path.unlink(missing_ok=True)
 
     def enforces_write_once(self, key: str) -> bool:
         """Return True if the file system refuses a second writer of the existing `key`."""
@@ -159,10 +159,10 @@ class FileStore:
 
     @contextmanager
     def _reading(self, key: str) -> Iterator[BinaryIO]:
-        place = self._path(key)
-        with local_errors(place):
+        object_path = self._path(key)
+        with local_errors(object_path):
             try:
-                source = place.open("rb")
+                source = object_path.open("rb")
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 raise Missing(f"{self.root}/{key} does not exist") from None
             with source:
@@ -171,9 +171,9 @@ class FileStore:
     @contextmanager
     def _incoming(self, key: str, size: int) -> Iterator[tuple[BinaryIO, Path]]:
         """Yield a new temporary file in the store's file system, deleted after the block."""
-        place = self._folder / keys.relative_path(key)
+        object_path = self._folder / keys.relative_path(key)
         temporary = self._folder / ".incoming" / f"{os.getpid()}-{secrets.token_hex(8)}"
-        with local_errors(place, size):
+        with local_errors(object_path, size):
             temporary.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with new_file(temporary) as file:
@@ -185,19 +185,19 @@ class FileStore:
         self, file: BinaryIO, temporary: Path, key: str, *, if_absent: bool = False
     ) -> bool:
         """Give finished bytes their final name, or return False if `if_absent` and it is taken."""
-        place = self._path(key)
+        object_path = self._path(key)
         file.flush()
         os.fsync(file.fileno())
-        changed_folders = _make_folders(place.parent)
+        changed_folders = _make_folders(object_path.parent)
         if if_absent:
             # The kernel lets only one writer link a name; a rename would overwrite it.
             try:
-                os.link(temporary, place)
+                os.link(temporary, object_path)
             except FileExistsError:
                 return False
         else:
-            temporary.replace(place)
-        for folder in {place.parent, *changed_folders}:
+            temporary.replace(object_path)
+        for folder in {object_path.parent, *changed_folders}:
             _sync_folder(folder)
         return True
 
@@ -228,33 +228,33 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def local_errors(place: Path, needed_bytes: int = 0) -> Iterator[None]:
-    """Turn an OSError about `place` into UserError or Transient; a full disk with its numbers."""
+def local_errors(path: Path, needed_bytes: int = 0) -> Iterator[None]:
+    """Turn an OSError about `path` into UserError or Transient; a full disk with its numbers."""
     try:
         yield
     except OSError as error:
-        explained = _explained(error, place, needed_bytes)
+        explained = _explained(error, path, needed_bytes)
         if explained is None:
             raise
         raise explained from error
 
 
-def _explained(error: OSError, place: Path, needed_bytes: int) -> RatchetError | None:
+def _explained(error: OSError, path: Path, needed_bytes: int) -> RatchetError | None:
     """Return the exception for `error`, or None for one that is no matter of the file system."""
     reason = os.strerror(error.errno) if error.errno else str(error)
     if error.errno in _NO_ROOM:
-        existing = next(folder for folder in place.parents if folder.exists())
+        existing = next(folder for folder in path.parents if folder.exists())
         free = shutil.disk_usage(existing).free
         return UserError(
-            f"{place}: no room for {needed_bytes:,} bytes ({reason}; {free:,} bytes free): free "
+            f"{path}: no room for {needed_bytes:,} bytes ({reason}; {free:,} bytes free): free "
             "some space there or use another folder"
         )
     if error.errno in _PASSING:
-        return Transient(f"{place}: {reason}")
+        return Transient(f"{path}: {reason}")
     if error.errno in _UNUSABLE:
-        named_path = error.filename2 or error.filename or place
+        named_path = error.filename2 or error.filename or path
         return UserError(
-            f"{place} cannot be used ({reason}: {named_path}): use one folder that this user may "
+            f"{path} cannot be used ({reason}: {named_path}): use one folder that this user may "
             "write"
         )
     return None

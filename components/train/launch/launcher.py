@@ -100,13 +100,13 @@ class _Follower:
             self.creation_pending = False
             if created is not None:
                 return self._adopt(created, "created")
-            found = self.cluster.read_job(self.spec.namespace, self.name)
-            if found is None:
+            existing_job = self.cluster.read_job(self.spec.namespace, self.name)
+            if existing_job is None:
                 continue
-            self._check_owner(found)
-            state, reason = _state(found)
-            if found["metadata"].get("deletionTimestamp"):
-                self._wait_until_gone(found, "is being deleted")
+            self._check_owner(existing_job)
+            state, reason = _state(existing_job)
+            if existing_job["metadata"].get("deletionTimestamp"):
+                self._wait_until_gone(existing_job, "is being deleted")
             elif state == "Failed" or (state == "Complete" and not self.has_receipt()):
                 obstacle = (
                     f"had failed ({reason})"
@@ -114,11 +114,11 @@ class _Follower:
                     else "is complete, but its receipt is not in the store"
                 )
                 self.cluster.delete_job(
-                    self.spec.namespace, self.name, found["metadata"]["uid"], "Foreground"
+                    self.spec.namespace, self.name, existing_job["metadata"]["uid"], "Foreground"
                 )
-                self._wait_until_gone(found, f"{obstacle}; it is deleted and created anew")
+                self._wait_until_gone(existing_job, f"{obstacle}; it is deleted and created anew")
             else:
-                return self._adopt(found, "found and attached to")
+                return self._adopt(existing_job, "found and attached to")
         raise Transient(
             f"{self.spec.task}: {self._shown_name} vanished {CREATIONS} times as it was created; "
             "try again"

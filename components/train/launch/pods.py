@@ -70,12 +70,12 @@ class FailedPod:
 
 @dataclass(frozen=True)
 class Account:
-    """Which rank of a node failed first, by torchrun's account at the end of the node's log."""
+    """The rank of a node that failed first, by torchrun's account at the end of the node's log."""
 
     rank: int | None
     status: int
     lines: list[str]
-    """What the ranks wrote, without torchrun's account."""
+    """Lines that the ranks wrote, without torchrun's account."""
 
 
 def secret_values(environment: Mapping[str, str]) -> tuple[str, ...]:

@@ -6,9 +6,9 @@ Some modules may be trained in full besides. A grown adapter computes what the s
 rows of A meet new columns of B, which are zero, and a module that is trained in full from now on
 begins at W + s·B·A.
 
-An adapter's folder is what PEFT reads (`adapter_model.safetensors` with the modules trained in full
-in it, `adapter_config.json`; some layers of a stacked LSTM in full are more than PEFT can read),
-and `structure.json`.
+An adapter's folder holds PEFT's files (`adapter_model.safetensors`, with the modules trained in
+full, and `adapter_config.json`) and `structure.json`. PEFT cannot read some layers of a stacked
+LSTM that are trained in full.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from components.errors import Corrupt, RatchetError, UserError
 ADAPTER = "default"
 """PEFT's name of the one adapter."""
 PREFIX = "base_model.model."
-"""Of every tensor in a PEFT file."""
+"""Prefix of every tensor's name in a PEFT file."""
 
 
 class Parts(BaseModel):
-    """What a structure comes to in one model."""
+    """The modules and parameters of one model that a structure names."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     structure: LoraStructure
@@ -50,46 +50,48 @@ class Parts(BaseModel):
 
 
 def attach(model: Any, structure: LoraStructure, saved: Path | None = None) -> Any:
-    """Freeze a base model and put fresh adapters beside it, or those `saved`, grown to `structure`.
+    """Freeze a base model in place and put adapters beside it: fresh ones, or `saved` ones, grown.
 
-    In place; the function of the model is that of the base, or that of the base with the saved
-    adapter (which must have been made beside this base). What is to be trained has `requires_grad`.
-    New rows of A come from torch's global generator. Raises UserError for a structure that names
-    modules the model has not or that adapts a tied head, or that lacks something the saved adapter
-    has.
+    The model still computes what the base did, or the base with the saved adapter (which must have
+    been made beside this base). Parameters to train have `requires_grad`. New rows of A come from
+    torch's global generator.
+
+    Raises UserError for a structure that names modules the model lacks, adapts a tied head, or
+    lacks something that the saved adapter has.
     """
     parts = resolve(model, structure)
-    before, tensors = _read(saved) if saved is not None else (None, {})
-    if before is not None:
-        _must_cover(parts, before)
+    saved_parts, tensors = _read(saved) if saved is not None else (None, {})
+    if saved_parts is not None:
+        _must_cover(parts, saved_parts)
     model.requires_grad_(False)
     if parts.adapted:
-        with warnings.catch_warnings(
-            action="ignore", category=UserWarning
-        ):  # of Linear and Conv1D in one model
+        # PEFT warns of Linear and Conv1D in one model.
+        with warnings.catch_warnings(action="ignore", category=UserWarning):
             model = inject_adapter_in_model(_peft_config(parts), model, ADAPTER)
     for name in parts.unfrozen:
         model.get_parameter(name).requires_grad_(True)
-    if before is not None:
-        _restore(model, parts, before, tensors)
-    return model.train(
-        model.training
-    )  # fresh modules are in training mode, whatever the model is in
+    if saved_parts is not None:
+        _restore(model, parts, saved_parts, tensors)
+    # Fresh modules are in training mode, whatever mode the model is in.
+    return model.train(model.training)
 
 
 def resolve(model: Any, structure: LoraStructure) -> Parts:
-    """The modules of a plain model that a structure is about. Raises UserError naming what there
-    is."""
+    """Return the modules of a plain model that a structure names.
+
+    Raises UserError that lists the existing modules.
+    """
     unfrozen = _unfrozen(model, structure)
     linear = {
-        name: one for name, one in model.named_modules() if isinstance(one, nn.Linear | Conv1D)
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
     }
     shared = _shared(model)
-    tied = {name for name, one in linear.items() if id(one.weight) in shared}
+    tied = {name for name, module in linear.items() if id(module.weight) in shared}
     if structure.targets == "all-linear":
-        head = next(
-            (name for name, one in linear.items() if one is model.get_output_embeddings()), ""
-        )
+        output = model.get_output_embeddings()
+        head = next((name for name, module in linear.items() if module is output), "")
         free = [name for name in linear if name not in tied]
         chosen = set(free) if set(free) <= {head} else set(free) - {head}
         if not chosen:
@@ -98,14 +100,15 @@ def resolve(model: Any, structure: LoraStructure) -> Parts:
                 f"({_kinds(linear)})"
             )
     else:
-        found = [(target, _named(target, linear)) for target in structure.targets]
-        for target, names in found:
+        chosen = set()
+        for target in structure.targets:
+            names = _named(target, linear)
             if not names:
                 raise UserError(
                     f"train.lora.targets: the model has no linear module {target!r} "
                     f"({_kinds(linear)})"
                 )
-        chosen = {name for _, names in found for name in names}
+            chosen |= set(names)
         if chosen & tied:
             raise UserError(
                 f"train.lora.targets: {min(chosen & tied)} shares its weights with the embedding, "
@@ -113,24 +116,28 @@ def resolve(model: Any, structure: LoraStructure) -> Parts:
                 "name the embedding in unfrozen_modules"
             )
     adapted = {
-        name: isinstance(one, Conv1D)
-        for name, one in linear.items()
+        name: isinstance(module, Conv1D)
+        for name, module in linear.items()
         if name in chosen and f"{name}.weight" not in unfrozen
     }
     return Parts(structure=structure, adapted=adapted, unfrozen=unfrozen)
 
 
 def save_adapter(model: Any, structure: LoraStructure, folder: Path) -> None:
-    """Write the adapter of a model that `attach` made with this structure (whole parameters, not
-    ZeRO's partitions)."""
+    """Write the adapter of a model that `attach` made with this structure.
+
+    The model must hold whole parameters, not ZeRO's partitions.
+    """
     adapted = {name: bool(layer.fan_in_fan_out) for name, layer in _lora_layers(model).items()}
     trained = [
-        name for name, one in model.named_parameters() if one.requires_grad and ".lora_" not in name
+        name
+        for name, weight in model.named_parameters()
+        if weight.requires_grad and ".lora_" not in name
     ]
     parts = Parts(structure=structure, adapted=adapted, unfrozen=tuple(trained))
     parameters = {
-        name.replace(f".{ADAPTER}.", ".") if ".lora_" in name else name: one
-        for name, one in model.named_parameters()
+        name.replace(f".{ADAPTER}.", ".") if ".lora_" in name else name: weight
+        for name, weight in model.named_parameters()
     }
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
@@ -140,15 +147,13 @@ def save_adapter(model: Any, structure: LoraStructure, folder: Path) -> None:
     (folder / "structure.json").write_text(parts.model_dump_json(indent=1), encoding="utf-8")
     config = _peft_config(parts).to_dict()
     config["modules_to_save"] = sorted({name.rpartition(".")[0] for name in parts.unfrozen}) or None
-    text = json.dumps(
-        config, indent=1, sort_keys=True, default=sorted
-    )  # a set has no order of its own
+    # PEFT's config holds sets, which have no order of their own.
+    text = json.dumps(config, indent=1, sort_keys=True, default=sorted)
     (folder / "adapter_config.json").write_text(text, encoding="utf-8")
 
 
 def plain_state(model: Any) -> dict[str, Tensor]:
-    """Every tensor that a checkpoint of the model holds, one that is shared under its first name
-    only."""
+    """Return every tensor of a checkpoint of the model; a shared one under its first name only."""
     names: dict[int, str] = {}
     state: dict[str, Tensor] = model.state_dict(keep_vars=True)
     for name, tensor in state.items():
@@ -157,10 +162,10 @@ def plain_state(model: Any) -> dict[str, Tensor]:
 
 
 def merged_state(model: Any) -> dict[str, Tensor]:
-    """W + s·B·A for every adapted weight, all else as it is, under the names of the plain base (see
-    `plain_state`).
+    """Return W + s·B·A for every adapted weight and all other tensors unchanged.
 
-    float32, on the CPU; what was not adapted may be the model's own memory.
+    Under the names of the plain base (see `plain_state`), in float32, on the CPU. A tensor that was
+    not adapted may be the model's own memory.
     """
     layers = _lora_layers(model)
     merged: dict[str, Tensor] = {}
@@ -171,37 +176,33 @@ def merged_state(model: Any) -> dict[str, Tensor]:
         value = tensor.float().cpu()
         if owner in layers and leaf == "weight":
             layer = layers[owner]
-            a, b = (
-                part[ADAPTER].weight.detach().float().cpu() for part in (layer.lora_A, layer.lora_B)
-            )
+            a = layer.lora_A[ADAPTER].weight.detach().float().cpu()
+            b = layer.lora_B[ADAPTER].weight.detach().float().cpu()
             value = value + layer.scaling[ADAPTER] * _oriented(b @ a, bool(layer.fan_in_fan_out))
         merged[f"{owner}.{leaf}" if owner else name] = value
     return merged
 
 
 def verify_merge(base: Mapping[str, Tensor], adapter: Path, merged: Mapping[str, Tensor]) -> None:
-    """Check every tensor of a merged model against base and adapter folder, in float64 and without
-    the trained model.
+    """Raise RatchetError naming a tensor of a merged model that base and adapter do not explain.
 
-    `base` and `merged` have the names of `plain_state`. What the adapter does not touch must be the
-    base's bit by bit; what was trained in full, the adapter's; an adapted weight must lie within
-    (rank + 4)·ε·(|W| + s·|B|·|A|) of W + s·B·A, element by element (ε of its type: what rounding
-    may cost). Raises RatchetError naming the tensor.
+    Checked in float64 and without the trained model. `base` and `merged` have the names of
+    `plain_state`. A tensor that the adapter does not touch must equal the base's bit by bit; one
+    that was trained in full, the adapter's. An adapted weight must lie within
+    (rank + 4)·ε·(|W| + s·|B|·|A|) of W + s·B·A, element by element, with ε of its type: the most
+    that rounding may cost.
     """
     parts, tensors = _read(adapter)
-    for title, names in (
-        ("missing from", base.keys() - merged.keys()),
-        ("unknown to", merged.keys() - base.keys()),
-    ):
-        if names:
-            where = "the merged model" if title == "missing from" else "the base"
-            raise RatchetError(f"merged model: {min(names)} is {title} {where}")
+    if missing := base.keys() - merged.keys():
+        raise RatchetError(f"merged model: {min(missing)} is missing from the merged model")
+    if unknown := merged.keys() - base.keys():
+        raise RatchetError(f"merged model: {min(unknown)} is unknown to the base")
     for name, value in merged.items():
         module, _, leaf = name.rpartition(".")
         if name in parts.unfrozen:
-            right = _same_bits(value, tensors[PREFIX + name])
+            is_right = _same_bits(value, tensors[PREFIX + name])
         elif leaf == "weight" and module in parts.adapted:
-            right = _is_merged(
+            is_right = _is_merged(
                 value,
                 base[name],
                 *_factors(tensors, module),
@@ -209,35 +210,37 @@ def verify_merge(base: Mapping[str, Tensor], adapter: Path, merged: Mapping[str,
                 parts.adapted[module],
             )
         else:
-            right = _same_bits(value, base[name])
-        if not right:
+            is_right = _same_bits(value, base[name])
+        if not is_right:
             raise RatchetError(
                 f"merged model: {name} is not what base and adapter say; nothing was exported"
             )
 
 
 def _unfrozen(model: Any, structure: LoraStructure) -> tuple[str, ...]:
-    """Parameters that are trained in full, in the model's order."""
+    """Return the parameters that are trained in full, in the model's order."""
     modules = {
-        name: one
-        for name, one in model.named_modules()
-        if name and any(True for _ in one.parameters())
+        name: module
+        for name, module in model.named_modules()
+        if name and any(True for _ in module.parameters())
     }
     shared = _shared(model)
     layers = _layers_of(model)[-structure.unfrozen_layers :] if structure.unfrozen_layers else []
     chosen = {id(model.get_parameter(name)) for layer in layers for name in layer}
-    for wanted in structure.unfrozen_modules:
-        norms = [name for name, one in modules.items() if type(one).__name__.endswith("Norm")]
-        found = norms if wanted == "norms" else _named(wanted, modules)
-        if not found:
+    for module_name in structure.unfrozen_modules:
+        if module_name == "norms":
+            names = [name for name, module in modules.items() if _is_norm(module)]
+        else:
+            names = _named(module_name, modules)
+        if not names:
             raise UserError(
-                f"train.lora.unfrozen_modules: the model has no module {wanted!r} "
+                f"train.lora.unfrozen_modules: the model has no module {module_name!r} "
                 f"({_kinds(modules)})"
             )
-        chosen |= {id(weight) for name in found for weight in modules[name].parameters()}
+        chosen |= {id(weight) for name in names for weight in modules[name].parameters()}
         tied = [
             name
-            for name in found
+            for name in names
             if isinstance(modules[name], nn.Linear) and id(modules[name].weight) in shared
         ]
         if tied:
@@ -248,21 +251,29 @@ def _unfrozen(model: Any, structure: LoraStructure) -> tuple[str, ...]:
     return tuple(name for name, weight in model.named_parameters() if id(weight) in chosen)
 
 
+def _is_norm(module: nn.Module) -> bool:
+    return type(module).__name__.endswith("Norm")
+
+
 def _layers_of(model: Any) -> list[list[str]]:
-    """Parameters of each layer, first to last: of a list of as many modules as the config has
-    layers, or a stack."""
+    """Return the parameter names of each layer, first to last.
+
+    The layers are the first list of as many modules as the config has layers, or the first
+    recurrent stack of that depth. Raises UserError if there is neither.
+    """
     length = getattr(model.config, "num_hidden_layers", None)
-    for name, one in model.named_modules():
-        if isinstance(one, nn.ModuleList) and len(one) == length:
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == length:
             return [
-                [f"{name}.{k}.{leaf}" for leaf, _ in layer.named_parameters()]
-                for k, layer in enumerate(one)
+                [f"{name}.{index}.{leaf}" for leaf, _ in layer.named_parameters()]
+                for index, layer in enumerate(module)
             ]
-        if isinstance(one, nn.RNNBase) and one.num_layers == length:
-            leaves = [leaf for leaf, _ in one.named_parameters()]
+        if isinstance(module, nn.RNNBase) and module.num_layers == length:
+            # torch names the parameters of layer 2 weight_ih_l2, bias_hh_l2_reverse, …
+            leaves = [leaf for leaf, _ in module.named_parameters()]
             return [
-                [f"{name}.{leaf}" for leaf in leaves if re.search(rf"_l{k}(_|$)", leaf)]
-                for k in range(length)
+                [f"{name}.{leaf}" for leaf in leaves if re.search(rf"_l{index}(_|$)", leaf)]
+                for index in range(length)
             ]
     raise UserError(
         "train.lora.unfrozen_layers: the layers of this model are in no list; name modules in "
@@ -270,19 +281,20 @@ def _layers_of(model: Any) -> list[list[str]]:
     )
 
 
-def _named(wanted: str, modules: Iterable[str]) -> list[str]:
-    return [name for name in modules if name == wanted or name.endswith(f".{wanted}")]
+def _named(module_name: str, modules: Iterable[str]) -> list[str]:
+    return [name for name in modules if name == module_name or name.endswith(f".{module_name}")]
 
 
 def _kinds(modules: Iterable[str]) -> str:
     ends = {name.rpartition(".")[2] for name in modules}
-    return "there are " + (", ".join(sorted(end for end in ends if not end.isdigit())) or "none")
+    kinds = sorted(end for end in ends if not end.isdigit())
+    return "there are " + (", ".join(kinds) or "none")
 
 
 def _shared(model: Any) -> set[int]:
-    """Identities of the parameters that two modules hold."""
+    """Return the identities of the parameters that two modules hold."""
     count = Counter(id(weight) for _, weight in model.named_parameters(remove_duplicate=False))
-    return {one for one, times in count.items() if times > 1}
+    return {identity for identity, times in count.items() if times > 1}
 
 
 def _peft_config(parts: Parts) -> Any:
@@ -299,11 +311,11 @@ def _peft_config(parts: Parts) -> Any:
 
 
 def _lora_layers(model: Any) -> dict[str, Any]:
-    return {name: one for name, one in model.named_modules() if isinstance(one, LoraLayer)}
+    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
 
 
 def _names(parts: Parts) -> list[str]:
-    """Tensors in an adapter's file, without PREFIX."""
+    """Return the names of the tensors in an adapter's file, without PREFIX."""
     factors = [f"{module}.lora_{factor}.weight" for module in parts.adapted for factor in "AB"]
     return [*factors, *parts.unfrozen]
 
@@ -329,15 +341,16 @@ def _oriented(weight: Tensor, transposed: bool) -> Tensor:
     return weight.T if transposed else weight
 
 
-def _must_cover(parts: Parts, before: Parts) -> None:
+def _must_cover(parts: Parts, saved_parts: Parts) -> None:
+    """Raise UserError if a structure lacks something that the saved adapter has."""
     lacking = [
         name
-        for name in before.adapted
+        for name in saved_parts.adapted
         if name not in parts.adapted and f"{name}.weight" not in parts.unfrozen
     ]
-    lacking += [name for name in before.unfrozen if name not in parts.unfrozen]
-    if parts.structure.rank < before.structure.rank:
-        lacking.append(f"rank {before.structure.rank}")
+    lacking += [name for name in saved_parts.unfrozen if name not in parts.unfrozen]
+    if parts.structure.rank < saved_parts.structure.rank:
+        lacking.append(f"rank {saved_parts.structure.rank}")
     if lacking:
         raise UserError(
             f"train.lora: the champion's adapter has {lacking[0]} ({len(lacking)} in all) beyond "
@@ -347,9 +360,11 @@ def _must_cover(parts: Parts, before: Parts) -> None:
 
 
 @torch.no_grad()
-def _restore(model: Any, parts: Parts, before: Parts, tensors: Mapping[str, Tensor]) -> None:
-    rank, scale = before.structure.rank, before.structure.scale
-    for module, transposed in before.adapted.items():
+def _restore(model: Any, parts: Parts, saved_parts: Parts, tensors: Mapping[str, Tensor]) -> None:
+    """Load a saved adapter into a model whose structure may be larger."""
+    rank = saved_parts.structure.rank
+    scale = saved_parts.structure.scale
+    for module, transposed in saved_parts.adapted.items():
         a, b = _factors(tensors, module)
         if module in parts.adapted:
             layer = model.get_submodule(module)
@@ -358,18 +373,18 @@ def _restore(model: Any, parts: Parts, before: Parts, tensors: Mapping[str, Tens
         else:
             weight = model.get_parameter(f"{module}.weight")
             weight.copy_(weight.double() + scale * _oriented(b @ a, transposed).to(weight.device))
-    for name in before.unfrozen:
+    for name in saved_parts.unfrozen:
         model.get_parameter(name).copy_(tensors[PREFIX + name])
 
 
-def _same_bits(value: Tensor, wanted: Tensor) -> bool:
-    if value.shape != wanted.shape:
+def _same_bits(value: Tensor, expected: Tensor) -> bool:
+    if value.shape != expected.shape:
         return False
-    given, right = (
-        one.cpu().contiguous().reshape(-1).view(torch.uint8)
-        for one in (value, wanted.to(value.dtype))
-    )
-    return bool(torch.equal(given, right))
+    return bool(torch.equal(_bytes_of(value), _bytes_of(expected.to(value.dtype))))
+
+
+def _bytes_of(tensor: Tensor) -> Tensor:
+    return tensor.cpu().contiguous().reshape(-1).view(torch.uint8)
 
 
 def _is_merged(
@@ -378,7 +393,7 @@ def _is_merged(
     if value.shape != weight.shape:
         return False
     weight = weight.cpu().double()
-    wanted = weight + structure.scale * _oriented(b @ a, transposed)
+    expected = weight + structure.scale * _oriented(b @ a, transposed)
     size = weight.abs() + structure.scale * _oriented(b.abs() @ a.abs(), transposed)
     bound = (structure.rank + 4) * torch.finfo(value.dtype).eps * size
-    return bool(((value.cpu().double() - wanted).abs() <= bound).all())
+    return bool(((value.cpu().double() - expected).abs() <= bound).all())

@@ -1,14 +1,14 @@
-"""Training checkpoints: progress receipts in the store, by which a training that was killed goes on
-where it was.
+"""Training checkpoints: progress receipts in the store, from which a killed training resumes.
 
 A checkpoint holds whole float32 weights and moments by name, in safetensors, each process an equal
-share of them. So it depends neither on the number of processes nor on the ZeRO stage: it is what
-DeepSpeed's universal checkpoints (2406.18820) are converted to, without the conversion and without
-pickle.
+share of them. So it depends neither on the number of processes nor on the ZeRO stage, like
+DeepSpeed's universal checkpoints (2406.18820), but without a conversion and without pickle.
 
-    progress/train/<step key>/step-00000120-<nonce>/rank-0-0.safetensors    payload first
-    progress/train/<step key>/step-00000120-<nonce>/rank-0.json             what one process wrote
-    progress/train/<step key>/step-00000120-<nonce>.json                    the receipt, last, by process 0
+In this order, below progress/train/<step key>/:
+
+    step-00000120-<nonce>/rank-0-0.safetensors    payload
+    step-00000120-<nonce>/rank-0.json             digests of the files of one process
+    step-00000120-<nonce>.json                    the receipt, by process 0
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ KEEP = 2
 PART_BYTES = 1 << 28
 """A share is written in files of about this size; each leaves memory as soon as it is stored."""
 MEMORY_SHARE = 0.5
-"""Of the memory that is free, what copies of tensors that wait to be written may take."""
+"""Share of the free memory that copies of tensors may take while they wait to be written."""
 COMMIT_SECONDS = 600.0
-"""How long process 0 waits for the files of the others."""
+"""Longest time that process 0 waits for the files of the others."""
 
 
 class ProgressReceipt(BaseModel):
-    """The account of one checkpoint."""
+    """The receipt of one checkpoint."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     schema_version: int = 1
@@ -60,7 +60,7 @@ class ProgressReceipt(BaseModel):
     world_size: int
     zero_stage: int
     objects: dict[str, ObjectRef]
-    """File name → bytes."""
+    """File name → digest and size."""
 
 
 @dataclass(frozen=True)
@@ -72,25 +72,32 @@ class Found:
 
     @property
     def track(self) -> dict[str, Any]:
-        """What the loop had seen."""
-        return dict(json.loads((self.folder / "track.json").read_text(encoding="utf-8")))
+        """Return the loop's `Track` as JSON."""
+        text = (self.folder / "track.json").read_text(encoding="utf-8")
+        return dict(json.loads(text))
 
     def tensors(self) -> dict[str, Callable[[], Tensor]]:
-        """Name of a stored tensor → how to read it."""
-        found: dict[str, Callable[[], Tensor]] = {}
+        """Return name → reader of every stored tensor."""
+        readers: dict[str, Callable[[], Tensor]] = {}
         for path in sorted(self.folder.glob("rank-*.safetensors")):
             with safe_open(path, framework="pt") as file:
-                found |= {name: _reader(path, name) for name in file.keys()}  # noqa: SIM118 — not a dict
-        return found
+                names = file.keys()
+            readers |= {name: _reader(path, name) for name in names}
+        return readers
 
 
 class Checkpoints:
-    """Saves and finds the checkpoints of one training. One instance in every process; methods that
-    say so are collective."""
+    """Saves and finds the checkpoints of one training.
+
+    Every process has one instance. Methods that say so are collective.
+    """
 
     def __init__(self, context: Context, key: str, *, zero_stage: int) -> None:
-        self.context, self.key, self.zero_stage = context, key, zero_stage
-        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        self.context = context
+        self.key = key
+        self.zero_stage = zero_stage
+        self.rank = dist.get_rank()
+        self.world_size = dist.get_world_size()
         self.nonce = share_text(secrets.token_hex(4))
         self.folder = _local_folder(context.scratch, key)
         self._refused: set[str] = set()
@@ -100,8 +107,10 @@ class Checkpoints:
 
     @property
     def busy(self) -> bool:
-        """The last checkpoint is still on its way. Raises what ended its upload, unless it may go
-        better next time."""
+        """True while the last checkpoint is on its way.
+
+        Raises the failure of its upload, except Transient: that is noted.
+        """
         if self._upload is None or not self._upload.done():
             return self._upload is not None
         upload, self._upload = self._upload, None
@@ -114,26 +123,21 @@ class Checkpoints:
         return False
 
     def save(self, step: int, tensors: Iterable[tuple[str, Tensor]], track: dict[str, Any]) -> None:
-        """Take this process's share into memory; write it to local disk and send it to the store in
-        the background.
+        """Take this process's share into memory, then write and store it in the background.
 
-        `tensors` is consumed even if it yields nothing here: gathering them is collective. Nothing
-        may change them any more. What does not fit into MEMORY_SHARE of the free memory waits for
-        what came before it to be stored. `track` counts in process 0. A full disk is a UserError of
-        the next look at `busy`.
+        `tensors` is consumed even if it yields nothing here, because gathering them is collective.
+        They must not change afterwards. Tensors beyond MEMORY_SHARE of the free memory wait until
+        earlier ones are stored. Only process 0's `track` is stored. A full disk is a UserError of
+        the next read of `busy`.
         """
         name = f"step-{step:08d}-{self.nonce}"
         (self.folder / name).mkdir(parents=True, exist_ok=True)
-        num_parts = max(
-            1, int(MEMORY_SHARE * free_host_bytes() / processes_of_node()) // PART_BYTES
-        )
+        buffer_bytes = int(MEMORY_SHARE * free_host_bytes() / processes_of_node())
+        num_parts = max(1, buffer_bytes // PART_BYTES)
         stored: list[Future[dict[str, Any]]] = []
         for number, part in enumerate(_parts(tensors)):
-            stored.append(
-                self._pool.submit(
-                    self._store_part, name, f"rank-{self.rank}-{number}.safetensors", part
-                )
-            )
+            file = f"rank-{self.rank}-{number}.safetensors"
+            stored.append(self._pool.submit(self._store_part, name, file, part))
             del part
             wait(stored[:-num_parts])
         self._upload = self._pool.submit(self._commit, step, name, stored, json.dumps(track))
@@ -144,18 +148,17 @@ class Checkpoints:
             time.sleep(0.05)
 
     def newest(self) -> Found | None:
-        """The newest checkpoint of which every byte is as its receipt says, fetched to this node
-        (collective).
+        """Return the newest intact checkpoint, fetched to this node, or None (collective).
 
-        One that is damaged or not whole is named in a note, and the one before it is used.
+        A damaged or incomplete one is named in a note, and the one before it is used.
         """
         names = json.loads(share_text(json.dumps(self._names() if self.rank == 0 else [])))
         for name in names:
-            found, trouble = self._fetch(name) if _first_of_node() else (None, "")
-            bad = torch.tensor([1 if trouble else 0], device=_device())
-            dist.all_reduce(bad)
-            if not int(bad):
-                return found or Found(self._receipt(name), self.folder / "resume")
+            checkpoint, trouble = self._fetch(name) if _first_of_node() else (None, "")
+            num_troubled = torch.tensor([1 if trouble else 0], device=_device())
+            dist.all_reduce(num_troubled)
+            if not int(num_troubled):
+                return checkpoint or Found(self._receipt(name), self.folder / "resume")
             self._refused.add(name)
             if trouble:
                 self.context.progress.note(
@@ -172,13 +175,12 @@ class Checkpoints:
             shutil.rmtree(self.folder / "resume", ignore_errors=True)
 
     def close(self) -> None:
-        """Give the local folder back."""
+        """End the background thread and delete the local folder."""
         self._pool.shutdown(wait=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _names(self) -> list[str]:
-        """Names of the checkpoints with a receipt, newest first. A listing is a hint: receipts
-        decide."""
+        """Return the names of the checkpoints with a receipt, newest first."""
         prefix = keys.progress_prefix("train", self.key)
         addresses = (key.removeprefix(prefix) for key in self.context.store.list(prefix))
         return sorted(
@@ -200,7 +202,7 @@ class Checkpoints:
             ) from None
 
     def _fetch(self, name: str) -> tuple[Found | None, str]:
-        """The checkpoint on this node's disk, or what is wrong with it."""
+        """Fetch a checkpoint to this node's disk; return (checkpoint, "") or (None, fault)."""
         folder = self.folder / "resume"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -214,15 +216,15 @@ class Checkpoints:
                     ref.size,
                     folder / file,
                 )
-            found = Found(receipt, folder)
-            found.tensors()
+            checkpoint = Found(receipt, folder)
+            # Reading the headers finds a file that is no safetensors.
+            checkpoint.tensors()
         except (Corrupt, SafetensorError) as error:
             return None, str(error)
-        return found, ""
+        return checkpoint, ""
 
     def _store_part(self, name: str, file: str, part: dict[str, Tensor]) -> dict[str, Any]:
-        """Send some tensors to the store as one file; returns its name and what a receipt says of
-        it."""
+        """Store tensors as one file; return its name → digest and size."""
         path = self.folder / name / file
         try:
             save_file(part, path)
@@ -243,9 +245,13 @@ class Checkpoints:
     def _commit(
         self, step: int, name: str, stored: list[Future[dict[str, Any]]], track: str
     ) -> None:
-        """Once this process's files are stored, say so; then commit and let go of what is too old
-        (process 0)."""
-        refs = {file: ref for one in stored for file, ref in one.result().items()}
+        """Record this process's files once they are stored; process 0 then writes the receipt.
+
+        It deletes old checkpoints afterwards.
+        """
+        refs: dict[str, Any] = {}
+        for upload in stored:
+            refs |= upload.result()
         if self.rank == 0:
             path = self.folder / name / "track.json"
             path.write_text(track, encoding="utf-8")
@@ -263,15 +269,17 @@ class Checkpoints:
             self._evict()
 
     def _of_all_processes(self, name: str) -> dict[str, ObjectRef]:
-        """What every process wrote, each file looked up in the store."""
+        """Return the files of every process, after a look at each one's size in the store.
+
+        Raises Transient if a process takes longer than COMMIT_SECONDS, Corrupt for a wrong size.
+        """
         objects: dict[str, ObjectRef] = {}
         deadline = time.monotonic() + COMMIT_SECONDS
         for rank in range(self.world_size):
             while True:
                 try:
-                    written = json.loads(
-                        self.context.store.get_bytes(self._address(name, f"rank-{rank}.json"))
-                    )
+                    address = self._address(name, f"rank-{rank}.json")
+                    process_refs = json.loads(self.context.store.get_bytes(address))
                     break
                 except Missing:
                     if time.monotonic() > deadline:
@@ -279,7 +287,7 @@ class Checkpoints:
                             f"process {rank} did not store its share of {name}"
                         ) from None
                     time.sleep(0.2)
-            objects |= {file: ObjectRef.model_validate(ref) for file, ref in written.items()}
+            objects |= {file: ObjectRef.model_validate(ref) for file, ref in process_refs.items()}
         for file, ref in objects.items():
             size = self.context.store.size(self._address(name, file))
             if size != ref.size:
@@ -290,8 +298,10 @@ class Checkpoints:
         return objects
 
     def _evict(self) -> None:
-        """Delete all but the newest usable checkpoints: receipt first, so that none names what is
-        gone."""
+        """Delete all but the newest usable checkpoints.
+
+        Receipts go first, so that none names a deleted file.
+        """
         kept = [name for name in self._names() if name not in self._refused][:KEEP]
         prefix = keys.progress_prefix("train", self.key)
         addresses = sorted(
@@ -304,28 +314,31 @@ class Checkpoints:
 
 
 def _local_folder(scratch: Path, key: str) -> Path:
-    """Of this training's processes on this node. What killed ones of the same work left behind is
-    deleted."""
+    """Return the folder that this training's processes on this node share.
+
+    Folders that killed processes of the same work left behind are deleted.
+    """
     owner = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else os.getpid()
-    for left in scratch.glob(f"checkpoints-{key}-*"):
-        if not Path("/proc", left.name.rpartition("-")[2]).exists():
-            shutil.rmtree(left, ignore_errors=True)
+    for folder in scratch.glob(f"checkpoints-{key}-*"):
+        owner_pid = folder.name.rpartition("-")[2]
+        if not Path("/proc", owner_pid).exists():
+            shutil.rmtree(folder, ignore_errors=True)
     return scratch / f"checkpoints-{key}-{owner}"
 
 
-def require_room(folder: Path, needed_bytes: int, what: str) -> None:
+def require_room(folder: Path, needed_bytes: int, contents: str) -> None:
     """Raise UserError if the disk of `folder` has less than `needed_bytes` free."""
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
         raise UserError(
-            f"{folder}: {what} need {needed_bytes / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are "
-            "free: set RATCHET_CACHE to a folder on a larger disk"
+            f"{folder}: {contents} need {needed_bytes / 2**30:.1f} GiB, {free / 2**30:.1f} GiB "
+            "are free: set RATCHET_CACHE to a folder on a larger disk"
         )
 
 
 def share_text(text: str) -> str:
-    """The text of process 0, in every process (collective)."""
+    """Return the text of process 0 in every process (collective)."""
     content = text.encode()
     size = torch.tensor([len(content)], device=_device())
     dist.broadcast(size, 0)
@@ -337,12 +350,10 @@ def share_text(text: str) -> str:
 
 
 def _device() -> torch.device:
-    """Where tensors of collectives live."""
-    return (
-        torch.device("cuda", torch.cuda.current_device())
-        if dist.get_backend() == "nccl"
-        else torch.device("cpu")
-    )
+    """Return the device of tensors for collectives."""
+    if dist.get_backend() == "nccl":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
 
 
 def _first_of_node() -> bool:
@@ -350,7 +361,7 @@ def _first_of_node() -> bool:
 
 
 def _parts(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
-    """In parts of about PART_BYTES, at least one."""
+    """Yield the tensors in parts of about PART_BYTES, at least one part."""
     part: dict[str, Tensor] = {}
     size = 0
     for name, tensor in tensors:
@@ -358,7 +369,8 @@ def _parts(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]
         size += tensor.numel() * tensor.element_size()
         if size >= PART_BYTES:
             yield part
-            part, size = {}, 0
+            part = {}
+            size = 0
     yield part
 
 

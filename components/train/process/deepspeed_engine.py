@@ -17,16 +17,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-"""What AdamW remembers of each weight (1711.05101)."""
+"""AdamW's state of each weight (1711.05101)."""
 OPERATOR = "deepspeed.ops.adam.cpu_adam_op"
 """DeepSpeed's AdamW for CPU memory, where it was compiled beforehand (docker/cpu_adam.sh)."""
-ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
-"""What torchrun would tell the only process there is."""
+SINGLE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+"""The environment that torchrun would give to a single process."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How one training is spread over processes and memory. The loss curve does not depend on it."""
+    """The spread of a training over processes and memory. The loss curve does not depend on it."""
 
     zero_stage: int
     """ZeRO stage, 0 … 3 (1910.02054)."""
@@ -40,26 +40,21 @@ class Layout:
 
 
 class GuardedAdamW(torch.optim.AdamW):
-    """AdamW that clips by the global norm, and leaves weights and moments alone when that is not
-    finite.
+    """AdamW that clips by the global norm, and skips an update whose norm is not finite.
 
     For ZeRO stage 0; at ZeRO stages 1 to 3 DeepSpeed does both.
     """
 
     max_norm: float
     norm = 0.0
-    """Of the last gradient."""
+    """Norm of the last gradient, before clipping."""
     skipped = False
     """The last step was dropped."""
 
     def step(self, closure: None = None) -> None:
-        """One update from the gradients, which all processes share."""
-        weights = [
-            weight
-            for group in self.param_groups
-            for weight in group["params"]
-            if weight.grad is not None
-        ]
+        """Update the weights from the gradients, which all processes share."""
+        all_weights = [weight for group in self.param_groups for weight in group["params"]]
+        weights = [weight for weight in all_weights if weight.grad is not None]
         total = torch.nn.utils.get_total_norm([weight.grad for weight in weights])
         self.norm = float(total)
         self.skipped = not math.isfinite(self.norm)
@@ -69,8 +64,11 @@ class GuardedAdamW(torch.optim.AdamW):
 
 
 def import_deepspeed() -> Any:
-    """DeepSpeed without mlflow: its autotuner, which nothing here uses, imports that where it is
-    installed, for a second of every start."""
+    """Import DeepSpeed without mlflow.
+
+    DeepSpeed's autotuner, which nothing here uses, imports mlflow where it is installed. That takes
+    a second of every start.
+    """
     hidden = "mlflow" not in sys.modules
     if hidden:
         sys.modules["mlflow"] = None  # type: ignore[assignment]
@@ -83,8 +81,7 @@ def import_deepspeed() -> Any:
 
 
 def join_processes() -> torch.device:
-    """Join the process group of torchrun, or make one of this process alone; returns this process's
-    device.
+    """Join the process group of torchrun, or make one of this process alone; return the device.
 
     On CPU nothing is compiled: collectives are gloo's, so a machine without a C++ toolchain trains
     too (DeepSpeed would build its shared-memory collectives at first use).
@@ -93,7 +90,7 @@ def join_processes() -> torch.device:
     if on_cpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
     if "RANK" not in os.environ:
-        os.environ.update(ALONE, MASTER_PORT=str(_free_port()))
+        os.environ.update(SINGLE_PROCESS, MASTER_PORT=str(_free_port()))
     deepspeed = import_deepspeed()
     from deepspeed.utils import logger
 
@@ -109,11 +106,13 @@ def join_processes() -> torch.device:
 
 
 def leave_processes() -> None:
-    """End the process group, and take back what `join_processes` put into the environment: it is no
-    child's."""
+    """End the process group, and remove the variables that `join_processes` set.
+
+    A child process must not inherit them.
+    """
     dist.destroy_process_group()
-    if all(os.environ.get(name) == value for name, value in ALONE.items()):
-        for name in (*ALONE, "MASTER_PORT"):
+    if all(os.environ.get(name) == value for name, value in SINGLE_PROCESS.items()):
+        for name in (*SINGLE_PROCESS, "MASTER_PORT"):
             os.environ.pop(name, None)
 
 
@@ -127,8 +126,10 @@ def start_engine(
     beta2: float,
     max_gradient_norm: float,
 ) -> Any:
-    """Wrap `module` in a DeepSpeed engine. `num_rows` are the rows of an optimizer step, over all
-    processes."""
+    """Wrap `module` in a DeepSpeed engine.
+
+    `num_rows` are the rows of an optimizer step, over all processes.
+    """
     import deepspeed
 
     groups = _groups(module, weight_decay)
@@ -140,19 +141,21 @@ def start_engine(
         optimizer = kind(groups, lr=learning_rate, betas=(0.9, beta2), fused=not layout.offload)
     if layout.zero_stage == 0:
         optimizer.max_norm = max_gradient_norm
-        max_gradient_norm = (
-            0.0  # DeepSpeed would clip a second time, and look at every gradient again
-        )
+        # DeepSpeed would clip a second time, and look at every gradient again.
+        max_gradient_norm = 0.0
     config = _config(layout, num_rows, max_gradient_norm)
     engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
     return engine
 
 
 def cpu_adam() -> Any | None:
-    """DeepSpeed's AdamW for state in CPU memory (2101.06840) if its operator was compiled into this
-    installation and this processor can run it; else None, and torch's does the same work, slower.
-    Nothing is compiled here: DeepSpeed alone would, for it takes a compiled operator only on the
-    kind of accelerator that it was installed on."""
+    """Return DeepSpeed's AdamW for state in CPU memory (2101.06840), or None where it cannot run.
+
+    It runs if its operator was compiled into this installation and this processor supports it.
+    Without it torch's AdamW does the same work, slower. Nothing is compiled here: by itself
+    DeepSpeed would compile, because it takes a compiled operator only on the kind of accelerator
+    that it was installed on.
+    """
     if importlib.util.find_spec(OPERATOR) is None or not torch.cpu._is_avx2_supported():
         return None
     from deepspeed.ops.adam import DeepSpeedCPUAdam
@@ -163,19 +166,18 @@ def cpu_adam() -> Any | None:
 
 
 def optimizer_name(engine: Any) -> str:
-    """Whose AdamW changes the weights: `torch`, or `deepspeed` for the one for CPU memory."""
+    """Return the library whose AdamW is used: `torch`, or `deepspeed` for state in CPU memory."""
     return "torch" if isinstance(engine.basic_optimizer, torch.optim.AdamW) else "deepspeed"
 
 
 def step_was_dropped(engine: Any) -> bool:
-    """True if the last step's gradient was not finite on any process: nothing was changed by it."""
-    return bool(
-        getattr(engine.optimizer, "overflow", False) or getattr(engine.optimizer, "skipped", False)
-    )
+    """Return True if the last gradient was not finite on any process, so nothing was changed."""
+    optimizer = engine.optimizer
+    return bool(getattr(optimizer, "overflow", False) or getattr(optimizer, "skipped", False))
 
 
 def gradient_norm(engine: Any) -> float:
-    """Of the last step's gradient, over all processes, before clipping."""
+    """Return the norm of the last step's gradient, over all processes, before clipping."""
     if engine.zero_optimization_stage() == 0:
         return float(engine.optimizer.norm)
     norm = engine.get_global_grad_norm()
@@ -183,15 +185,17 @@ def gradient_norm(engine: Any) -> float:
 
 
 def trained_parameters(engine: Any) -> list[tuple[str, nn.Parameter]]:
-    """What the optimizer changes, by name, in the same order on every process."""
+    """Return the (name, weight) pairs that are trained, in the same order on every process."""
     return [
         (name, weight) for name, weight in engine.module.named_parameters() if weight.requires_grad
     ]
 
 
 def full_weight(engine: Any, weight: nn.Parameter) -> Tensor:
-    """A float32 CPU copy of one whole weight, from the master weights where there are any
-    (collective)."""
+    """Return a float32 CPU copy of one whole weight (collective).
+
+    It comes from the master weights where there are any.
+    """
     from deepspeed.utils import safe_get_full_fp32_param
 
     zero_stage = engine.zero_optimization_stage()
@@ -206,7 +210,7 @@ def full_weight(engine: Any, weight: nn.Parameter) -> Tensor:
 
 
 def full_moment(engine: Any, weight: nn.Parameter, name: str) -> Tensor:
-    """A float32 CPU copy of one whole moment (collective); there is none before the first step."""
+    """Return a float32 CPU copy of one whole moment (collective). The first step makes moments."""
     from deepspeed.utils import safe_get_full_optimizer_state
 
     if engine.zero_optimization_stage() == 0:
@@ -219,21 +223,23 @@ def _copy(value: Tensor) -> Tensor:
     return value.detach().to("cpu", torch.float32, copy=True)
 
 
-def own_share(engine: Any, of: Callable[[Any, nn.Parameter], Tensor]) -> dict[str, Tensor]:
-    """Name → whole tensor of the trained parameters this process looks after: every n-th of n
-    (collective)."""
-    rank, world_size = dist.get_rank(), dist.get_world_size()
+def own_share(engine: Any, read_tensor: Callable[[Any, nn.Parameter], Tensor]) -> dict[str, Tensor]:
+    """Return name → whole tensor of this process's share (collective).
+
+    Of n processes each has every n-th trained parameter.
+    """
+    rank = dist.get_rank()
+    world_size = dist.get_world_size()
     share = {}
     for index, (name, weight) in enumerate(trained_parameters(engine)):
-        value = of(engine, weight)
+        value = read_tensor(engine, weight)
         if index % world_size == rank:
             share[name] = value
     return share
 
 
 def gather_shares(engine: Any, share: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """All processes' shares together, in process 0 (collective); others get what passes through
-    them."""
+    """Return all processes' shares together in process 0 (collective), nothing in the others."""
     whole = {}
     for index, (name, weight) in enumerate(trained_parameters(engine)):
         value = (
@@ -247,10 +253,13 @@ def gather_shares(engine: Any, share: dict[str, Tensor], device: torch.device) -
 
 
 def snapshot(engine: Any, best: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """This process's share of a checkpoint, one tensor after the other: weights, moments, the best
-    weights so far, and the state of the random numbers (collective: every process must take all of
-    it)."""
-    rank, world_size = dist.get_rank(), dist.get_world_size()
+    """Yield this process's share of a checkpoint, one tensor after the other.
+
+    Weights, moments, the best weights so far, and the state of the random numbers. Collective:
+    every process must consume all of it.
+    """
+    rank = dist.get_rank()
+    world_size = dist.get_world_size()
     for index, (name, weight) in enumerate(trained_parameters(engine)):
         values = [("weight", full_weight(engine, weight))]
         values += [(moment, full_moment(engine, weight, moment)) for moment in MOMENTS]
@@ -267,9 +276,9 @@ def restore(
     num_updates: int,
     tensors: Iterator[tuple[nn.Parameter, Tensor, tuple[Tensor, ...]]],
 ) -> None:
-    """Put weights and moments back: (parameter, its float32 weight, its MOMENTS), whole, for all
-    trained parameters.
+    """Put weights and moments back.
 
+    `tensors` holds (parameter, its float32 weight, its MOMENTS), whole, for all trained parameters.
     The module must have been built with the same weights before the engine; here they reach
     DeepSpeed's master weights.
     """
@@ -294,40 +303,45 @@ def _restore_partition(weight: Any, value: Tensor, moments: tuple[Tensor, ...]) 
     size = weight.ds_tensor.ds_numel
     start = size * dist.get_rank()
 
-    def mine(whole: Tensor) -> Tensor:
+    def partition_of(whole: Tensor) -> Tensor:
         flat = whole.flatten()
         # DeepSpeed pads a parameter to a multiple of the number of processes.
-        return F.pad(flat, (0, size * dist.get_world_size() - flat.numel())).narrow(0, start, size)
+        padding = size * dist.get_world_size() - flat.numel()
+        return F.pad(flat, (0, padding)).narrow(0, start, size)
 
-    safe_set_local_fp32_param(weight, mine(value))
+    safe_set_local_fp32_param(weight, partition_of(value))
     for name, moment in zip(MOMENTS, moments, strict=True):
-        safe_set_local_optimizer_state(weight, mine(moment), name)
+        safe_set_local_optimizer_state(weight, partition_of(moment), name)
 
 
 def _make_states(engine: Any, num_updates: int) -> None:
-    """What AdamW would have after `num_updates` steps, with moments of zero: they are made at its
-    first step."""
+    """Make the state that AdamW has after `num_updates` steps, with moments of zero.
+
+    AdamW itself makes its state at the first step.
+    """
     zero = engine.optimizer
     inner = zero if engine.zero_optimization_stage() == 0 else zero.optimizer
     flat = getattr(zero, "fp32_partitioned_groups_flat", None)
-    weights = (
-        flat
-        if flat is not None
-        else [weight for group in inner.param_groups for weight in group["params"]]
-    )
+    weights = flat
+    if weights is None:
+        weights = [weight for group in inner.param_groups for weight in group["params"]]
     for weight in weights:
-        step: Any = num_updates  # DeepSpeed's counts in Python
+        # DeepSpeed's AdamW counts steps in a Python number, torch's in a tensor.
+        step: Any = num_updates
         if isinstance(inner, torch.optim.AdamW):
-            step = torch.tensor(
-                float(num_updates), device=weight.device if inner.defaults["fused"] else "cpu"
-            )
-        inner.state[weight] = {"step": step, **{name: torch.zeros_like(weight) for name in MOMENTS}}
+            device = weight.device if inner.defaults["fused"] else "cpu"
+            step = torch.tensor(float(num_updates), device=device)
+        moments = {name: torch.zeros_like(weight) for name in MOMENTS}
+        inner.state[weight] = {"step": step, **moments}
     _link_states(zero)
 
 
 def _link_states(zero: Any) -> None:
-    """Let ZeRO stages 1 and 2 find the moments of every weight: DeepSpeed links them after the step
-    of the first parameter group, when the others have none yet, and then never again."""
+    """Let ZeRO stages 1 and 2 find the moments of every weight.
+
+    DeepSpeed links them only once, after the step of the first parameter group, when the other
+    groups have none yet.
+    """
     if hasattr(zero, "_hp_optimizer_states_linked"):
         zero._hp_optimizer_states_linked = False
         zero._lazy_init_hp_params_optimizer_state()
@@ -338,21 +352,20 @@ def _shape(weight: Any) -> torch.Size:
 
 
 def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Norms and biases are not decayed."""
+    """Return the parameter groups that are not empty. Norms and biases are not decayed."""
     trained = [weight for weight in module.parameters() if weight.requires_grad]
+    matrices = [weight for weight in trained if weight.ndim >= 2]
+    norms_and_biases = [weight for weight in trained if weight.ndim < 2]
     groups = [
-        {
-            "params": [weight for weight in trained if weight.ndim >= 2],
-            "weight_decay": weight_decay,
-        },
-        {"params": [weight for weight in trained if weight.ndim < 2], "weight_decay": 0.0},
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": norms_and_biases, "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
 
 
 def _config(layout: Layout, num_rows: int, max_gradient_norm: float) -> dict[str, Any]:
-    own_rows = num_rows // dist.get_world_size()
-    micro = min(layout.micro_batch_size, own_rows)
+    process_rows = num_rows // dist.get_world_size()
+    micro = min(layout.micro_batch_size, process_rows)
     zero: dict[str, Any] = {"stage": layout.zero_stage}
     if layout.offload:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
@@ -360,7 +373,7 @@ def _config(layout: Layout, num_rows: int, max_gradient_norm: float) -> dict[str
             zero["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     return {
         "train_micro_batch_size_per_gpu": micro,
-        "gradient_accumulation_steps": -(-own_rows // micro),
+        "gradient_accumulation_steps": -(-process_rows // micro),
         "gradient_clipping": max_gradient_norm,
         # An update from a gradient that is not finite is dropped, in bf16 too.
         "bf16": {

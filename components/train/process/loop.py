@@ -1,8 +1,8 @@
-"""The training loop of one process: batches in, updates out, looks at dev rows, checkpoints on
-the way."""
+"""The training loop of one process: updates, evaluations on dev rows, and checkpoints."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import signal
 import threading
@@ -34,12 +34,12 @@ from components.train.process.sizing import fixed_positions
 from components.train.process.training_log import Recorder
 
 MAX_DROPPED = 3
-"""Updates in a row that may be dropped because a gradient was not finite."""
+"""Steps in a row whose gradients are not finite, after which the training fails."""
 
 
 @dataclass
 class Track:
-    """What the loop has seen so far: with weights and moments, all a checkpoint needs."""
+    """The state of the loop. With weights and moments it is all that a checkpoint needs."""
 
     step: int = 0
     updates: int = 0
@@ -50,25 +50,25 @@ class Track:
     best_step: int = 0
     tokens: int = 0
     positions: int = 0
-    """Computed by all processes, padding included."""
+    """Token positions that all processes computed, padding included."""
     dropped: int = 0
     dropped_in_a_row: int = 0
     stopped_early: bool = False
 
     def as_json(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """Return the document that a checkpoint stores."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Track:
-        """Back from a checkpoint."""
+        """Return the state that a checkpoint stored."""
         document["dev_losses"] = [(int(step), float(loss)) for step, loss in document["dev_losses"]]
         return cls(**document)
 
 
 @dataclass
 class Loop:
-    """One process's part in a training."""
+    """The training loop of one process."""
 
     job: Job
     context: Context
@@ -88,28 +88,32 @@ class Loop:
     """This process's share of the best weights so far."""
 
     def __post_init__(self) -> None:
-        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        self.rank = dist.get_rank()
+        self.world_size = dist.get_world_size()
         self.last_saved = time.monotonic()
 
     def run(self) -> None:
-        """Train to the end, or until patience is. Raises Transient after SIGTERM, with everything
-        saved."""
-        with _sigterm_noted() as asked_to_stop:
-            begun, before = time.monotonic(), self.track.tokens
-            total = sum(stage.steps for stage, _ in self.stages)
-            for stage, own_step, batch in self._batches():
-                self._one_step(stage, own_step, batch)
-                rate = (self.track.tokens - before) / (time.monotonic() - begun)
-                self._tell(total, rate)
+        """Train to the end, or until the patience of early stopping ends.
+
+        Raises Transient after SIGTERM, with everything saved.
+        """
+        with _sigterm_recorded() as asked_to_stop:
+            begun = time.monotonic()
+            tokens_at_start = self.track.tokens
+            num_steps = sum(stage.steps for stage, _ in self.stages)
+            for stage_number, stage_step, batch in self._batches():
+                self._take_step(stage_number, stage_step, batch)
+                rate = (self.track.tokens - tokens_at_start) / (time.monotonic() - begun)
+                self._report(num_steps, rate)
                 if self._patience_ended():
                     self.track.stopped_early = True
                     break
-                self._save_if_due(asked_to_stop, last=self.track.step == total)
+                self._save_if_due(asked_to_stop, last=self.track.step == num_steps)
             self.checkpoints.finish()
 
     def _batches(self) -> Iterator[tuple[int, int, list[int]]]:
-        """(stage, step within it, row indices) of every step that is still to do."""
-        done = 0
+        """Yield (stage number, step within the stage, row indices) of every remaining step."""
+        previous_steps = 0
         for number, (stage, rows) in enumerate(self.stages):
             lengths = [len(row.ids) for row in rows.rows]
             batches = plan_batches(
@@ -120,15 +124,18 @@ class Loop:
                 group_by_length=self.job.section.group_by_length,
                 seed=self.job.seed + number,
             )
-            skipped = min(max(self.track.step - done, 0), stage.steps)
-            for own_step in range(skipped, stage.steps):
-                yield number, own_step, batches[own_step]
-            done += stage.steps
+            num_done = min(max(self.track.step - previous_steps, 0), stage.steps)
+            for stage_step in range(num_done, stage.steps):
+                yield number, stage_step, batches[stage_step]
+            previous_steps += stage.steps
 
-    def _one_step(self, number: int, own_step: int, batch: list[int]) -> None:
-        (stage, rows), section, track = self.stages[number], self.job.section, self.track
+    def _take_step(self, stage_number: int, stage_step: int, batch: list[int]) -> None:
+        """Update the weights once, evaluate if it is time, and add an entry to the log."""
+        stage, rows = self.stages[stage_number]
+        section = self.job.section
+        track = self.track
         rate = learning_rate_at(
-            own_step,
+            stage_step,
             stage.steps,
             stage.learning_rate,
             warmup_share=section.warmup_share,
@@ -157,16 +164,14 @@ class Loop:
         else:
             track.updates += 1
             track.dropped_in_a_row = 0
-        last = own_step + 1 == stage.steps
-        if self.dev_rows and (
-            track.step % section.evaluate_every == 0 or (last and number + 1 == len(self.stages))
-        ):
-            entry["dev_loss"] = self._look()
+        last_of_stage = stage_step + 1 == stage.steps
+        last_of_all = last_of_stage and stage_number + 1 == len(self.stages)
+        if self.dev_rows and (track.step % section.evaluate_every == 0 or last_of_all):
+            entry["dev_loss"] = self._evaluate()
         track.log.append(entry)
 
     def _update(self, rows: list[EncodedRow]) -> tuple[float, int]:
-        """One optimizer step on a batch; returns its mean loss per token and the positions all
-        processes computed.
+        """Take one optimizer step; return (mean loss per token, positions of all processes).
 
         Every process divides by the tokens of the whole batch, so the gradient is that of the mean
         over all loss-bearing tokens however the batch is split into processes, micro-batches and
@@ -178,23 +183,19 @@ class Loop:
         total = torch.zeros(2, device=self.device)
         for number, piece in enumerate(pieces):
             self.engine.set_gradient_accumulation_boundary(number + 1 == len(pieces))
-            with self._out_of_memory_told(piece):
+            with self._out_of_memory_explained(piece):
                 with self._precision():
                     loss = self.engine(piece.to(self.device))
                 self.engine.backward(loss * scale)
                 self.engine.step()
-            total += torch.stack(
-                [
-                    loss.detach().float(),
-                    torch.tensor(float(piece.num_positions), device=self.device),
-                ]
-            )
+            num_positions = torch.tensor(float(piece.num_positions), device=self.device)
+            total += torch.stack([loss.detach().float(), num_positions])
         if self.world_size > 1:
             dist.all_reduce(total)
         return float(total[0]) / targets, int(total[1])
 
     def _pieces(self, rows: list[EncodedRow]) -> list[Batch]:
-        """This process's micro-batches; equally many in every process, as ZeRO-3 needs."""
+        """Return this process's micro-batches, equally many in every process, as ZeRO-3 needs."""
         lengths = [len(row.ids) for row in rows]
         shares = [
             share_of(range(len(rows)), lengths, rank, self.world_size)
@@ -202,32 +203,31 @@ class Loop:
         ]
         size = self.micro_batch_size
         if not self.packed:
-            own = [rows[index] for index in shares[self.rank]]
+            process_rows = [rows[index] for index in shares[self.rank]]
             # The share of process 0 has the longest rows; where it is cut, all are.
             fixed = fixed_positions(self.num_parameters, gpu=self.device.type == "cuda")
             cuts = cut([lengths[index] for index in shares[0]], size, fixed)
-            return [collate(own[at], self.pad_id) for at in cuts]
+            return [collate(process_rows[span], self.pad_id) for span in cuts]
         capacity = self.job.section.max_length
         groups = [bins([lengths[index] for index in share], capacity) for share in shares]
         # As many tokens a forward pass as `size` rows of the longest kind have.
         sequences = max(1, size * max(lengths) // capacity)
-        most = max(-(-len(group) // sequences) for group in groups)
-        share, own_groups = shares[self.rank], groups[self.rank]
-        own_rows = [[rows[share[index]] for index in group] for group in own_groups]
-        pieces = [
-            own_rows[len(own_rows) * turn // most : len(own_rows) * (turn + 1) // most]
-            for turn in range(most)
-        ]
+        num_pieces = max(-(-len(group) // sequences) for group in groups)
+        share = shares[self.rank]
+        packed_rows = [[rows[share[index]] for index in group] for group in groups[self.rank]]
+        bounds = [len(packed_rows) * number // num_pieces for number in range(num_pieces + 1)]
+        pieces = [packed_rows[start:end] for start, end in itertools.pairwise(bounds)]
         return [
             collate_packed(piece, self.pad_id) if piece else _idle(self.pad_id) for piece in pieces
         ]
 
     def _precision(self) -> Any:
-        """bf16 matrix products where they were chosen, in training and in looks at dev rows alike."""
+        """Return the context of bf16 matrix products, where chosen, for training and evaluation."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast)
 
     @contextmanager
-    def _out_of_memory_told(self, piece: Batch) -> Iterator[None]:
+    def _out_of_memory_explained(self, piece: Batch) -> Iterator[None]:
+        """Turn any allocator's failure into OutOfMemory with the step and the micro-batch."""
         try:
             yield
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -240,55 +240,65 @@ class Loop:
             ) from None
 
     def _explain_drop(self, rows: TrainingSet, batch: list[int], loss: float) -> list[str]:
-        """Note which rows gave a loss that is not finite, and end the training after MAX_DROPPED in
-        a row."""
+        """Note and return the names of the rows whose loss is not finite.
+
+        Raises RatchetError after MAX_DROPPED dropped steps in a row.
+        """
         track = self.track
         track.dropped += 1
         track.dropped_in_a_row += 1
-        bad = self._rows_without_finite_loss([rows.rows[index] for index in batch])
-        names = sorted({rows.names[batch[place]] for place in bad})
-        why = (
+        bad_positions = self._rows_without_finite_loss([rows.rows[index] for index in batch])
+        names = sorted({rows.names[batch[position]] for position in bad_positions})
+        cause = (
             f"rows {', '.join(names[:5])} have no finite loss"
             if names
             else "the gradient overflowed, no single loss did"
         )
         if self.rank == 0:
             self.context.progress.note(
-                f"step {track.step} dropped, weights unchanged: loss {loss}; {why}"
+                f"step {track.step} dropped, weights unchanged: loss {loss}; {cause}"
             )
         if track.dropped_in_a_row >= MAX_DROPPED:
             raise RatchetError(
                 f"{self.job.task}: {MAX_DROPPED} steps in a row up to step {track.step} had "
-                f"gradients that are not finite and were dropped ({why}); look at these rows, "
+                f"gradients that are not finite and were dropped ({cause}); look at these rows, "
                 "lower the learning rate, or set train.precision to fp32"
             )
         return names
 
     def _rows_without_finite_loss(self, rows: list[EncodedRow]) -> list[int]:
-        """Places in the batch; every process looks at its own share, one row at a time
-        (collective)."""
+        """Return positions in the batch of rows without a finite loss (collective).
+
+        Every process tries its own share, one row at a time.
+        """
         bad = torch.zeros(len(rows), device=self.device)
         lengths = [len(row.ids) for row in rows]
         self.engine.module.eval()
         with torch.no_grad(), self._precision():
-            for place in share_of(range(len(rows)), lengths, self.rank, self.world_size):
-                value = self.engine.module(collate([rows[place]], self.pad_id).to(self.device))
-                bad[place] = float(not math.isfinite(float(value)))
+            for position in share_of(range(len(rows)), lengths, self.rank, self.world_size):
+                row_batch = collate([rows[position]], self.pad_id).to(self.device)
+                loss = float(self.engine.module(row_batch))
+                bad[position] = float(not math.isfinite(loss))
         self.engine.module.train()
         if self.world_size > 1:
             dist.all_reduce(bad)
-        return [place for place, value in enumerate(bad.tolist()) if value]
+        return [position for position, is_bad in enumerate(bad.tolist()) if is_bad]
 
-    def _look(self) -> float:
-        """Mean dev loss per token; the weights are kept if it is the lowest (collective)."""
-        value, track = self.dev_loss(), self.track
-        if not track.dev_losses or value < min(loss for _, loss in track.dev_losses):
-            self.best, track.best_step = ds.own_share(self.engine, ds.full_weight), track.step
-        track.dev_losses.append((track.step, value))
-        return value
+    def _evaluate(self) -> float:
+        """Return the mean dev loss per token; keep the weights if it is the lowest (collective)."""
+        dev_loss = self.dev_loss()
+        track = self.track
+        if not track.dev_losses or dev_loss < min(loss for _, loss in track.dev_losses):
+            self.best = ds.own_share(self.engine, ds.full_weight)
+            track.best_step = track.step
+        track.dev_losses.append((track.step, dev_loss))
+        return dev_loss
 
     def dev_loss(self) -> float:
-        """Every process takes its share of length-sorted batches."""
+        """Return the mean dev loss per token (collective).
+
+        Every process takes its share of length-sorted batches.
+        """
         size = max(self.micro_batch_size, 1)
         ordered = sorted(self.dev_rows, key=lambda row: len(row.ids))
         batches = [ordered[start : start + size] for start in range(0, len(ordered), size)]
@@ -296,12 +306,11 @@ class Loop:
         self.engine.module.eval()
         with torch.inference_mode(), self._precision():
             for start in range(0, len(batches), self.world_size):
-                # The last turn may have no batch for all: idle processes compute one that bears no
-                # loss.
-                mine = start + self.rank
+                index = start + self.rank
+                # The last turn may have too few batches: idle processes compute one without loss.
                 batch = (
-                    collate(batches[mine], self.pad_id)
-                    if mine < len(batches)
+                    collate(batches[index], self.pad_id)
+                    if index < len(batches)
                     else _idle(self.pad_id)
                 )
                 total += self.engine.module(batch.to(self.device)).float()
@@ -311,24 +320,27 @@ class Loop:
         return float(total) / sum(row.num_targets for row in self.dev_rows)
 
     def _patience_ended(self) -> bool:
-        losses, patience = (
-            [loss for _, loss in self.track.dev_losses],
-            self.job.section.early_stopping_patience,
-        )
+        losses = [loss for _, loss in self.track.dev_losses]
+        patience = self.job.section.early_stopping_patience
         return len(losses) > patience and min(losses[-patience:]) > min(losses)
 
-    def _tell(self, total: int, rate: float) -> None:
+    def _report(self, num_steps: int, rate: float) -> None:
         if self.rank == 0:
             entry = self.track.log[-1]
             loss = "not finite" if entry["loss"] is None else f"{entry['loss']:.4f}"
-            self.context.progress.update(self.track.step, total, rate, f"loss {loss}")
+            self.context.progress.update(self.track.step, num_steps, rate, f"loss {loss}")
             if self.recorder is not None:
                 self.recorder.step(self.track.step, entry, rate)
 
     def _save_if_due(self, asked_to_stop: Callable[[], bool], *, last: bool) -> None:
-        """Save a checkpoint when it is time and the last one has arrived; on SIGTERM save now, and
-        stop."""
-        stop, due, busy = asked_to_stop(), self._is_due() and not last, self.checkpoints.busy
+        """Save a checkpoint when it is time and the last one is stored.
+
+        After SIGTERM save at once and raise Transient.
+        """
+        stop = asked_to_stop()
+        due = self._is_due() and not last
+        busy = self.checkpoints.busy
+        # Saving is collective, but SIGTERM reaches each process by itself and one reads the clock.
         if self.world_size > 1:
             flags = torch.tensor([stop, due, busy], dtype=torch.float32, device=self.device)
             dist.all_reduce(flags, op=dist.ReduceOp.MAX)
@@ -342,9 +354,9 @@ class Loop:
                 )
             return
         self.checkpoints.finish()
-        tensors = ds.snapshot(
-            self.engine, self.best if self.track.best_step != self.track.step else {}
-        )
+        # Weights that are the best themselves need no second copy.
+        best = self.best if self.track.best_step != self.track.step else {}
+        tensors = ds.snapshot(self.engine, best)
         self.checkpoints.save(self.track.step, tensors, self.track.as_json())
         self.last_saved = time.monotonic()
         if self.recorder is not None:
@@ -364,7 +376,7 @@ class Loop:
 
 
 def _idle(pad_id: int) -> Batch:
-    """A batch without loss, for a process that has nothing to do while others compute."""
+    """Return a batch without loss, for a process without work while others compute."""
     ids = torch.full((1, 2), pad_id, dtype=torch.long)
     return Batch(ids, torch.full_like(ids, IGNORED))
 
@@ -383,14 +395,17 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
 
 
 @contextmanager
-def _sigterm_noted() -> Iterator[Callable[[], bool]]:
-    """Instead of dying from SIGTERM, let the loop see it."""
-    seen = threading.Event()
+def _sigterm_recorded() -> Iterator[Callable[[], bool]]:
+    """Record SIGTERM instead of dying from it; yield whether it came.
+
+    Only the main thread can. In another thread signals stay as they are.
+    """
+    received = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield seen.is_set
+        yield received.is_set
         return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: seen.set())
+    previous_handler = signal.signal(signal.SIGTERM, lambda number, frame: received.set())
     try:
-        yield seen.is_set
+        yield received.is_set
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous_handler)
