@@ -6,7 +6,7 @@ import functools
 import hashlib
 from pathlib import Path
 
-SHARED_FOLDERS = ("contracts", "storage", "runtime", "modeling")
+SHARED_FOLDERS = ("contracts", "storage", "runtime", "modeling", "verifiers")
 """Beside the modules of `components` itself."""
 
 
