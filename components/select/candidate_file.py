@@ -68,6 +68,7 @@ class _Group(BaseModel):
     prompt: Prompt
     majority: str
     vote_share: float
+    is_tied: bool
     num_samples: int
     pass_rate: float | None
     hinted: bool = False
@@ -90,6 +91,7 @@ def _encoded(own: list[Candidate]) -> bytes:
         "prompt": _fields(first.prompt),
         "majority": first.majority,
         "vote_share": first.vote_share,
+        "is_tied": first.is_tied,
         "num_samples": first.num_samples,
         "pass_rate": first.pass_rate,
         "members": members,
@@ -113,6 +115,7 @@ def _decoded(line: bytes) -> list[Candidate]:
             one.answer,
             group.majority,
             group.vote_share,
+            group.is_tied,
             group.num_samples,
             group.pass_rate,
             one.weight,
