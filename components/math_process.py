@@ -11,6 +11,7 @@ in, 1 or 0 out.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import resource
@@ -93,14 +94,19 @@ def main() -> None:
 
     # Latex alone: the library reads plain expressions by Python's own parser, which would run them.
     latex = [LatexExtractionConfig()]
+
+    # Reading takes most of the time, and in a vote each answer is compared with several others.
+    @functools.lru_cache(maxsize=256)
+    def parsed(text: str) -> list[object]:
+        expressions: list[object] = parse(_as_latex(text), latex, parsing_timeout=None)
+        return expressions
+
     print(_READY, end="", flush=True)
     for line in sys.stdin:
         # Of default disposition, so that the kernel ends this process even inside one long
         # multiplication.
         signal.alarm(SECONDS_PER_ANSWER)
-        reference, answer = (
-            parse(_as_latex(text), latex, parsing_timeout=None) for text in json.loads(line)
-        )
+        reference, answer = (parsed(text) for text in json.loads(line))
         same = bool(reference) and bool(answer) and verify(reference, answer, timeout_seconds=None)
         signal.alarm(0)
         print(int(same), flush=True)

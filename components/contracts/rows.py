@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from components.canonical import canonical_json
+from components.canonical import canonical_json, normalised_text
 from components.errors import Corrupt
 
 MAX_LINE_BYTES = 4 * 1024 * 1024
@@ -196,8 +196,9 @@ R = TypeVar("R", bound=BaseModel)
 
 
 def prompt_id(text: str) -> str:
-    """Identity of a prompt: the first 16 hex digits of SHA-256 over its whitespace-normalised text."""
-    return hashlib.sha256(" ".join(text.split()).encode()).hexdigest()[:16]
+    """Return the identity of a prompt: the first 16 hex digits of SHA-256 over its normalised text,
+    so that white space and Unicode forms make no two prompts of one."""
+    return hashlib.sha256(normalised_text(text).encode()).hexdigest()[:16]
 
 
 def write_rows(path: Path, rows: Iterable[BaseModel]) -> int:

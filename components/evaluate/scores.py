@@ -15,7 +15,7 @@ from typing import Any
 
 from components.contracts.rows import Prompt, Result, Sample, TextResult
 from components.statistics import Z_95, pass_at_k, wilson_interval
-from components.verifiers import answer_key
+from components.verifiers import vote_keys
 
 SPLITS = ("validation", "test")
 
@@ -119,7 +119,7 @@ def generation_verification(
     single, majority = [], []
     for prompt in asked:
         rights = [right for _, right in own[prompt.id]]
-        keys = [answer_key(prompt, text) for text, _ in own[prompt.id]]
+        keys = vote_keys(prompt, [text for text, _ in own[prompt.id]])
         votes = Counter(key for key in keys if key)
         single.append(sum(rights) / len(rights))
         majority.append(float(bool(votes) and rights[keys.index(votes.most_common(1)[0][0])]))

@@ -6,8 +6,8 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 
+from components.canonical import normalised_text
 from components.contracts.rows import TrainingRow
-from components.select.scored_samples import normalised
 
 MAX_CLASSES = 50
 """The most frequent answers are classes of their own; all others are one."""
@@ -22,7 +22,7 @@ def attributes(rows: Iterable[TrainingRow]) -> dict[str, Counter[str]]:
     class), slice."""
     counts = {name: Counter[str]() for name in ATTRIBUTES}
     for row in rows:
-        answer = normalised(row.completion)
+        answer = normalised_text(row.completion)
         counts["length"][str(len(row.completion).bit_length())] += 1
         counts["answer"][answer if len(answer) <= MAX_CLASS_CHARACTERS else LONG] += 1
         counts["slice"][f"{row.tags.get('task', '')} {row.tags.get('length', '')}"] += 1

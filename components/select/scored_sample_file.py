@@ -69,6 +69,7 @@ class _Group(BaseModel):
     prompt: Prompt
     majority: str
     vote_share: float
+    is_tied: bool
     num_samples: int
     pass_rate: float | None
     hinted: bool = False
@@ -91,6 +92,7 @@ def _encoded(own: list[ScoredSample]) -> bytes:
         "prompt": _fields(first.prompt),
         "majority": first.majority,
         "vote_share": first.vote_share,
+        "is_tied": first.is_tied,
         "num_samples": first.num_samples,
         "pass_rate": first.pass_rate,
         "members": members,
@@ -116,6 +118,7 @@ def _decoded(line: bytes) -> list[ScoredSample]:
             one.answer,
             group.majority,
             group.vote_share,
+            group.is_tied,
             group.num_samples,
             group.pass_rate,
             one.weight,

@@ -8,9 +8,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from components.canonical import normalised_text
 from components.contracts.rows import Dropped, Prompt, Sample, prompt_id
 from components.errors import Corrupt
-from components.verifiers import answer_key
+from components.verifiers import vote_keys
 
 SampleKey = tuple[str, int]
 """Prompt id and sample index: which sample it is."""
@@ -30,6 +31,8 @@ class ScoredSample:
     """The answer most samples of this prompt gave."""
     vote_share: float
     """Share of all samples of this prompt that gave the majority's answer (2210.11610)."""
+    is_tied: bool
+    """Another answer was given as often: the majority is then the one that was sampled first."""
     num_samples: int
     """Samples drawn for this prompt, unfinished ones too."""
     pass_rate: float | None = None
@@ -66,11 +69,6 @@ Remaining = Callable[[], Iterator[Block]]
 """Begins a pass over all samples that are left when a filter's pass begins."""
 
 
-def normalised(text: str) -> str:
-    """A text with every run of white space made one space: what exact duplicates are compared by."""
-    return " ".join(text.split())
-
-
 def row_key(prompt_text: str, completion: str) -> int:
     """Identity of a row for duplicates, within a round and across rounds: equal keys teach the same
     thing.
@@ -78,10 +76,8 @@ def row_key(prompt_text: str, completion: str) -> int:
     64 bits of a hash: a set of a million of them is 60 MB, and one in 40 million such sets has a
     false match.
     """
-    text = f"{prompt_id(prompt_text)}\0{normalised(completion)}"
-    return int.from_bytes(
-        hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest(), "big"
-    )
+    text = f"{prompt_id(prompt_text)}\0{normalised_text(completion)}"
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 def make_scored_samples(
@@ -89,9 +85,11 @@ def make_scored_samples(
 ) -> list[ScoredSample]:
     """Join samples with their prompts and count votes, ordered by prompt and sample index.
 
-    Unfinished and empty answers do not vote but count as samples: a prompt that is mostly not
-    answered has no majority to speak of. Of equally frequent answers the one that was sampled first
-    wins. Raises Corrupt for a sample without a prompt or one that comes twice.
+    Answers are counted as one where the prompt's verifier holds them for equal. Unfinished and
+    empty answers do not vote but count as samples: a prompt that is mostly not answered has no
+    majority to speak of. Of equally frequent answers the majority is the one that was sampled first,
+    and the candidates say that it is tied. Raises Corrupt for a sample without a prompt or one that
+    comes twice.
     """
     groups: dict[str, dict[int, Sample]] = defaultdict(dict)
     for sample in samples:
@@ -105,7 +103,7 @@ def make_scored_samples(
     scored_samples = []
     for identity in sorted(groups):
         own = [groups[identity][index] for index in sorted(groups[identity])]
-        answers = [answer_key(prompts[identity], sample.text) for sample in own]
+        answers = vote_keys(prompts[identity], [sample.text for sample in own])
         votes = Counter(
             answer
             for answer, sample in zip(answers, own, strict=True)
@@ -113,8 +111,18 @@ def make_scored_samples(
         )
         majority, count = votes.most_common(1)[0] if votes else ("", 0)
         share = count / len(own)
+        is_tied = list(votes.values()).count(count) > 1
         scored_samples += [
-            ScoredSample(prompts[identity], sample, sample.text, answer, majority, share, len(own))
+            ScoredSample(
+                prompt=prompts[identity],
+                sample=sample,
+                text=sample.text,
+                answer=answer,
+                majority=majority,
+                vote_share=share,
+                is_tied=is_tied,
+                num_samples=len(own),
+            )
             for sample, answer in zip(own, answers, strict=True)
         ]
     return scored_samples

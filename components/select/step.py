@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components.canonical import normalised_text
 from components.contracts.rows import TrainingRow, answered, write_rows
 from components.errors import Corrupt, UserError
 from components.runtime.campaign import Campaign, load_campaign
@@ -22,7 +23,7 @@ from components.select.mix import accumulate, weigh
 from components.select.reserved_prompts import audit_ids, evaluation_items
 from components.select.row_files import RowFile, write_line
 from components.select.scored_sample_file import Spool
-from components.select.scored_samples import Block, ScoredSample, by_prompt, normalised, row_key
+from components.select.scored_samples import Block, ScoredSample, by_prompt, row_key
 from components.select.scorers import scorers_of
 from components.select.sorted_samples import gather
 
@@ -286,7 +287,7 @@ class _Seen:
                     continue
                 self.prompts += 1
                 self.samples += len(own)
-                self.distinct += len({normalised(one.text) for one in own})
+                self.distinct += len({normalised_text(one.text) for one in own})
                 self.tokens += sum(one.sample.num_tokens for one in own)
             yield block
 

@@ -14,6 +14,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from components.canonical import normalised_text
+
 SHINGLE_CHARACTERS = 5
 BOILERPLATE_SHARE = 0.2
 """A shingle that at least this share of a task's prompts have in common is its template, not the
@@ -27,9 +29,8 @@ _MULTIPLIER = 0x9E3779B97F4A7C15
 
 
 def shingles_of(text: str) -> frozenset[str]:
-    """The distinct runs of 5 characters of a text whose white space is squeezed; all of it if it is
-    shorter."""
-    text = " ".join(text.split())
+    """The distinct runs of 5 characters of a normalised text; all of it if it is shorter."""
+    text = normalised_text(text)
     begins = range(max(1, len(text) - SHINGLE_CHARACTERS + 1))
     return frozenset([text[begin : begin + SHINGLE_CHARACTERS] for begin in begins])
 

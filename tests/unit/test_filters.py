@@ -58,9 +58,16 @@ def test_the_majority_answer_is_kept_where_enough_samples_agree() -> None:
     assert sorted(kept_texts(everything)) == ["1", "2", "3", "7", "8"]
 
 
-def test_a_tied_vote_goes_to_the_answer_sampled_first() -> None:
+def test_a_tied_vote_teaches_nothing_as_the_order_of_sampling_is_no_reason() -> None:
     section = LABEL_FREE.model_copy(update={"min_vote_share": 0.5})
-    outcome = select(answers(ask("tie", "?"), "b", "a", "a", "b"), section)
+    candidates = answers(ask("tie", "?"), "b", "a", "a", "b")
+    outcome = select(candidates, section)
+    assert kept_texts(outcome) == []
+    assert {row.detail for row in outcome[1]} == {
+        "'a'; another answer has as many votes (0.50)",
+        "'b'; another answer has as many votes (0.50)",
+    }
+    outcome = select(candidates, section.model_copy(update={"tie_goes_to_first": True}))
     assert kept_texts(outcome) == ["b"]
 
 

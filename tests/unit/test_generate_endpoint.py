@@ -72,6 +72,24 @@ def test_answers_come_from_the_endpoint_with_a_seed_each(
     assert "127.0.0.1" not in stored_text(context)
 
 
+def test_half_an_emoji_is_kept_as_a_sign_that_can_be_stored(
+    context: Context, endpoint: OpenAiApi
+) -> None:
+    whole = endpoint.completion
+
+    def cut_off(payload: dict[str, Any]) -> dict[str, Any]:
+        completion = whole(payload)
+        completion["choices"][0]["message"]["content"] = "nice \ud83d"
+        return completion
+
+    endpoint.completion = cut_off  # type: ignore[method-assign]
+    drawn = samples_of(context, ask_endpoint(context, endpoint))
+    assert {sample.text for sample in drawn.values()} == {"nice \ufffd"}
+    asked = len(endpoint.payloads)
+    ask_endpoint(context, endpoint)
+    assert len(endpoint.payloads) == asked
+
+
 def test_an_endpoint_that_counts_no_tokens_is_estimated(
     context: Context, endpoint: OpenAiApi
 ) -> None:

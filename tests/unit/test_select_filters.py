@@ -241,6 +241,19 @@ def test_a_prompt_is_judged_by_its_majority_whichever_sample_came_first() -> Non
         calibrated_share(wrong)
 
 
+def test_tied_audit_prompts_are_no_evidence_for_a_threshold() -> None:
+    audit = audit_samples({0.9: 100})
+    tied: list[ScoredSample] = []
+    for number in range(100):
+        prompt = ask(f"audit tied {number}", "7")
+        texts = ["7"] * 5 + ["8"] * 5
+        samples = [say(prompt, index, text) for index, text in enumerate(texts)]
+        tied += make_scored_samples({prompt.id: prompt}, samples)
+    both = sorted([*audit, *tied], key=lambda one: one.key)
+    assert calibrated_share(both) == 0.9
+    assert calibrated_share(both, ties_count=True) == 0.5
+
+
 def test_a_calibrated_vote_drops_below_its_threshold() -> None:
     audit = audit_samples({0.3: 20, 0.6: 90, 0.9: 100})
     samples = voted(0.5, True, 1000) + voted(0.7, True, 1001)

@@ -90,6 +90,9 @@ class SelectSection(Section):
     min_vote_share: Share = 0.0
     """Self-consistency: keep a prompt's majority answer if at least this share of its samples agree
     (2210.11610)."""
+    tie_goes_to_first: bool = False
+    """Where two answers have equally many votes, the one that was sampled first is the majority.
+    Off, a tie is no majority: the order of sampling says nothing about an answer."""
     calibrate_vote: bool = False
     """Raise that to the smallest share whose majorities are right on the audit split with a lower
     95 % bound of 0.9."""

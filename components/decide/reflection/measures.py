@@ -15,6 +15,7 @@ from components.contracts.rows import Dropped, Prompt, Result, Sample, TrainingR
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, fetch
 from components.statistics import two_proportions_z
+from components.verifiers import vote_keys
 
 MAX_ROWS = 200_000
 """Rows of a file that are looked at."""
@@ -225,17 +226,22 @@ def verifier_measures(
     agreement: dict[bool, list[float]] = {True: [], False: []}
     disputed = accepted = minority = minority_passed = 0
     for identity, own in groups.items():
-        votes = Counter(sample.text.strip() for sample in own)
-        answer, count = votes.most_common(1)[0]
+        keys = vote_keys(prompts[identity], [sample.text for sample in own])
+        answers = {
+            sample.index: key or sample.text.strip() for sample, key in zip(own, keys, strict=True)
+        }
+        answer, count = Counter(answers.values()).most_common(1)[0]
         passed = [sample for sample in own if reasons.get((identity, sample.index)) != "verifier"]
-        agreement[any(sample.text.strip() == answer for sample in passed)].append(count / len(own))
+        agreement[any(answers[sample.index] == answer for sample in passed)].append(
+            count / len(own)
+        )
         minority += len(own) - count
-        minority_passed += sum(sample.text.strip() != answer for sample in passed)
+        minority_passed += sum(answers[sample.index] != answer for sample in passed)
         kept = [
             sample for sample in passed if reasons.get((identity, sample.index), ALIKE[0]) in ALIKE
         ]
         accepted += len(kept)
-        disputed += sum(sample.text.strip() != answer for sample in kept)
+        disputed += sum(answers[sample.index] != answer for sample in kept)
     num_prompts = len(agreement[True]) + len(agreement[False])
     if not num_prompts:
         return {}

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from components.canonical import canonical_json, digest_of
+from components.canonical import canonical_json, digest_of, whole_characters
 from components.contracts.rows import Sample
 from components.errors import Corrupt, Missing, RatchetError, Transient, UserError
 from components.generate.batches import Ask
@@ -151,6 +151,8 @@ class EndpointEngine:
         except (AttributeError, TypeError, IndexError):
             raise self._strange("its answer is no chat completion") from None
         self._answered = True
+        # Half an emoji (`\\ud83d`, cut off in the middle) is no text and could not be stored.
+        text = whole_characters(text)
         # An endpoint that does not count tokens: about four characters each.
         num_tokens = int(used) if isinstance(used, int) else -(-len(text) // 4)
         return Reply(

@@ -17,14 +17,20 @@ WANTED_PRECISION = 0.9
 def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
     """Drops minority answers, and all answers of prompts without a clear majority. Among models
     trained from several seeds (`train.num_peers`) the majority is a cross-seed vote (2502.01612).
+
+    A tie is no majority: which of the answers was sampled first says nothing about them. With
+    `select.tie_goes_to_first` it is one.
     """
+    ties_count = rules.section.tie_goes_to_first
     least = rules.section.min_vote_share
     if rules.section.calibrate_vote:
-        least = max(least, calibrated_share(rules.audit))
+        least = max(least, calibrated_share(rules.audit, ties_count))
     if least == 0.0:
         return None
 
     def refusal(one: ScoredSample) -> str:
+        if one.answer and one.is_tied and not ties_count:
+            return f"{one.answer[:100]!r}; another answer has as many votes ({one.vote_share:.2f})"
         if not one.answer or one.answer != one.majority:
             return f"{one.answer[:100]!r}; the majority ({one.vote_share:.2f}) says {one.majority[:100]!r}"
         return (
@@ -34,10 +40,10 @@ def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
     return lambda block: split(block, refusal, "vote")
 
 
-def calibrated_share(audit: Sequence[ScoredSample]) -> float:
+def calibrated_share(audit: Sequence[ScoredSample], ties_count: bool = False) -> float:
     """The smallest majority share from which on majorities are right with a lower 95 % bound
-    (Clopper–Pearson) of WANTED_PRECISION on the audit samples; each prompt counts once. UserError
-    if there is none."""
+    (Clopper–Pearson) of WANTED_PRECISION on the audit samples; each prompt counts once, and not at
+    all if it is tied, unless `ties_count`. UserError if there is none."""
     shares: list[tuple[float, bool]] = []
     for own in by_prompt(audit):
         voter = next(
@@ -48,7 +54,7 @@ def calibrated_share(audit: Sequence[ScoredSample]) -> float:
             ),
             None,
         )
-        if voter is not None:
+        if voter is not None and (ties_count or not voter.is_tied):
             shares.append((voter.vote_share, verify(voter.prompt, voter.text)))
     best = 0.0
     for least in sorted({share for share, _ in shares}):

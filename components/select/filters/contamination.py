@@ -6,6 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
+from components.canonical import normalised_text
 from components.contracts.rows import Prompt, prompt_id
 from components.select.filter_settings import Rules
 from components.select.scored_samples import Block, Filter, Outcome, Remaining, ScoredSample, split
@@ -96,7 +97,7 @@ class Overlap:
 
 
 def _words(text: str) -> list[str]:
-    return _WORD.findall(text.casefold())
+    return _WORD.findall(normalised_text(text).casefold())
 
 
 def _plain(text: str) -> str:

@@ -1,0 +1,159 @@
+"""Verifiers: checks of one answer against its prompt, by the name in `Prompt.verifier`.
+
+`verify` says right or wrong; `vote_keys` says which answers of a prompt are the same. Neither raises
+on what a model wrote, and neither runs it. They take time in proportion to its length; `math` gives
+up on a comparison after 5 seconds. An answer is right by
+
+- `exact`, if it is the reference, but for white space and Unicode forms (composed or not, with or
+  without zero-width characters);
+- `numeric`, if the number it ends with is the reference's, in whatever notation: `1,450`,
+  `10{,}000`, `\\frac12`, `1.5e3`, `2^{10}`, `50%`, "2 million". An expression that is no plain number
+  (`3\\sqrt{2}`, `14:30`, "3 or 4") is no answer, and no number is read from a piece of it;
+- `choice`, if it names the reference's option by letter, however wrapped (`**B**`, "Option B"), or
+  says its text. "A and B" and "I don't know" name none;
+- `math`, if it ends with an expression that is equal as mathematics;
+- `regex`, if all of it matches the reference, a regular expression;
+- `task/reverse`, `task/copy`, `task/addition`, if it answers the prompt of the built-in task;
+- `reasoning_gym`, if the task's own scorer gives it the full score.
+
+The final answer of `numeric`, `choice` and `math` stands between `<answer>` tags, else on a line that
+begins with `####`, else in the last `\\boxed{}`, else behind "answer is"; think blocks do not count.
+A text without any of these ends with its last number (`numeric`) or is the answer as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from components.contracts.rows import Prompt
+from components.errors import UserError
+from components.verifiers import (
+    builtin_tasks,
+    choice,
+    exact,
+    mathematics,
+    numeric,
+    reasoning_gym,
+    regex,
+)
+from components.verifiers.builtin_tasks import builtin_answer
+from components.verifiers.final_answer import MAX_ANSWER_CHARACTERS
+from components.verifiers.number_tokens import MAX_DIGITS
+from components.verifiers.numeric import final_number
+from components.verifiers.reasoning_gym import scorer_is_safe
+from components.verifiers.references import reference_text
+from components.verifiers.regex import pattern_problem
+
+__all__ = [
+    "MAX_ANSWER_CHARACTERS",
+    "MAX_DIGITS",
+    "answer_key",
+    "builtin_answer",
+    "final_number",
+    "pattern_problem",
+    "reference_answer",
+    "scorer_is_safe",
+    "verify",
+    "vote_keys",
+]
+
+
+@dataclass(frozen=True)
+class Verifier:
+    """What a name in `Prompt.verifier` stands for."""
+
+    accepts: Callable[[Prompt, str], bool]
+    """Whether a text answers the prompt. Never raises on any text."""
+    answer_key: Callable[[str], str] = exact.answer_key
+    """The normalised final answer of a text; empty if it holds none."""
+    group_keys: Callable[[Sequence[str]], list[str]] | None = None
+    """The keys of several texts, equal where the verifier holds the answers for equal; None where
+    that is so of `answer_key`."""
+    stated_answer: Callable[[Prompt], str] = lambda prompt: reference_text(prompt).strip()
+    """The right answer of a prompt in words, without the way to it; empty if there is none."""
+
+
+def _numeric_groups(texts: Sequence[str]) -> list[str]:
+    return numeric.group_keys([numeric.answer_key(text) for text in texts])
+
+
+def _builtin_answer(prompt: Prompt) -> str:
+    return builtin_tasks.builtin_answer(prompt.text) or ""
+
+
+def _puzzle_answer(prompt: Prompt) -> str:
+    entry = prompt.reference.get("entry")
+    answer = entry.get("answer") if isinstance(entry, dict) else None
+    return "" if answer is None else str(answer).strip()
+
+
+_BUILTIN = Verifier(builtin_tasks.accepts, stated_answer=_builtin_answer)
+_VERIFIERS = {
+    "exact": Verifier(exact.accepts),
+    "numeric": Verifier(
+        numeric.accepts, numeric.answer_key, _numeric_groups, numeric.stated_answer
+    ),
+    "math": Verifier(
+        mathematics.accepts,
+        mathematics.answer_key,
+        mathematics.group_keys,
+        mathematics.stated_answer,
+    ),
+    "choice": Verifier(choice.accepts, choice.answer_key, choice.group_keys, choice.stated_answer),
+    # A regular expression is no answer.
+    "regex": Verifier(regex.accepts, stated_answer=lambda prompt: ""),
+    "task/reverse": _BUILTIN,
+    "task/copy": _BUILTIN,
+    "task/addition": _BUILTIN,
+    "reasoning_gym": Verifier(
+        reasoning_gym.accepts, reasoning_gym.answer_key, stated_answer=_puzzle_answer
+    ),
+}
+_UNKNOWN = Verifier(lambda prompt, text: False)
+
+
+def verify(prompt: Prompt, text: str) -> bool:
+    """Return whether `text` answers the prompt.
+
+    Raises:
+        UserError: The prompt names no known verifier. No text makes it raise.
+    """
+    verifier = _VERIFIERS.get(prompt.verifier)
+    if verifier is None:
+        raise UserError(
+            f"prompt {prompt.id}: unknown verifier {prompt.verifier!r} (known: {', '.join(_VERIFIERS)})"
+        )
+    return len(text) <= MAX_ANSWER_CHARACTERS and verifier.accepts(prompt, text)
+
+
+def answer_key(prompt: Prompt, text: str) -> str:
+    """Return the normalised final answer of `text`, empty if it holds none: equal keys are the same
+    answer. To count votes use `vote_keys`."""
+    if len(text) > MAX_ANSWER_CHARACTERS:
+        return ""
+    return _verifier(prompt).answer_key(text)
+
+
+def vote_keys(prompt: Prompt, texts: Sequence[str]) -> list[str]:
+    """Return a key for each of a prompt's answers, equal where `verify` holds two of them for equal.
+
+    A key is the normalised final answer of one of the texts, empty for a text without an answer.
+    The keys do not depend on the order of the texts. Where equality is not transitive (50% equals
+    50 and 0.5), an answer goes to the larger group.
+    """
+    verifier = _verifier(prompt)
+    short = [text if len(text) <= MAX_ANSWER_CHARACTERS else "" for text in texts]
+    if verifier.group_keys is not None:
+        return verifier.group_keys(short)
+    return [verifier.answer_key(text) for text in short]
+
+
+def reference_answer(prompt: Prompt) -> str:
+    """Return the answer that a prompt's verifier holds for right, in words and without the way to
+    it; empty if there is none."""
+    return _verifier(prompt).stated_answer(prompt)
+
+
+def _verifier(prompt: Prompt) -> Verifier:
+    return _VERIFIERS.get(prompt.verifier, _UNKNOWN)

@@ -1,0 +1,235 @@
+"""Verifier `choice`: the option that an answer names is the reference's, by letter or by text.
+
+An option may be wrapped (`**B**`, `\\text{B}`, "Option B", `(B)`). An answer that names two options,
+or that only begins with a letter ("A better one", "I don't know"), names none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+from components.canonical import normalised_text
+from components.contracts.rows import Prompt
+from components.verifiers.final_answer import (
+    MAX_ANSWER_CHARACTERS,
+    after_answer_is,
+    boxed,
+    hash_lines,
+    tagged,
+    without_thoughts,
+)
+from components.verifiers.references import reference_text
+
+_COMMAND_WRAPPER = re.compile(r"\\(?:text|math)[a-z]{0,6}\s?\{([^{}]*)\}|\\f?boxed\s?\{([^{}]*)\}")
+_MARKUP = re.compile(r"\*{1,3}|_{2,3}|`+|\\[()\[\]]|\$|\\[,;:! ]|</?[a-z]{1,6}>")
+_QUOTES = "\"'“”‘’«»{}<> "
+_LABEL = re.compile(
+    r"(?:the\s+)?(?:correct\s+|right\s+|best\s+)?(?:option|choice|answer|letter|alternative)"
+    r"(?:\s+(?:is|was))?\s*[:=]?\s*(?=[(\[]?[A-Za-z]\b)",
+    re.IGNORECASE,
+)
+_FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
+"""The letters and signs of ASCII as Chinese and Japanese texts have them."""
+_LETTER_ONLY = re.compile(r"[(\[]?([A-Za-z])[)\]]?[.,:;!?)]*")
+_LETTER_FIRST = re.compile(
+    r"(?:[(\[]([A-Za-z])[)\]][.:,]?|([A-Za-z])[.:)])(?=\s|$)|([A-Z])(?=\s[-–—]\s)"
+)
+_CAPITAL_FIRST = re.compile(r"([A-Z])(?![\w'’])")
+_WORDLIKE = frozenset("AI")
+"""Letters that are words too: behind them stands nothing, or a reason."""
+_REASON = re.compile(r"\s*(?:[.,:;!?)(\]–—-]|because\b|since\b|as\b|due\b|$)", re.IGNORECASE)
+_BECAUSE = re.compile(r"\s*,?\s*(?:because|since|as)\b", re.IGNORECASE)
+_LETTER = r"(?:[B-HJ-Z](?![\w'’])|[AI](?=\s*(?:[.,;:!?)\]]|$|are\b|is\b|both\b)))"
+_ANOTHER = re.compile(
+    rf"\s*(?:(?i:\band\b|\bor\b|\bvs\b|\bversus\b)|[&/,])\s*(?:(?i:option)\s+)?[(\[]?{_LETTER}"
+)
+_LABELLED = re.compile(r"(?<!\w)[(\[]?([A-Z])[)\]](?!\w)")
+_VERB = re.compile(r"\s(?:is|was|are|can|cannot|could|does|would|isn['’]t|seems|looks)\b")
+"""Behind a letter: the text speaks about this option and does not choose it yet."""
+_COMBINES = re.compile(r"\W*(?:both|all|none|either|neither)\b", re.IGNORECASE)
+"""An option about options: "(D) Both (A) and (B)"."""
+_ENDS = r"(?=\s*(?:[.,;:!?)]|$|because\b|since\b))"
+_MENTIONED = re.compile(
+    r"(?<![Nn]ot )[(\[]([A-Z])[)\]]|(?<![Nn]ot )\b(?:[Oo]ption|[Cc]hoice)\s+([A-Z])(?![\w'’])"
+    rf"|\b(?:choose|chose|pick|picked|select|selected|go\swith)\s+([A-Z]){_ENDS}"
+    r"|(?<!\w)([A-Z])\sis\s(?:the\s)?(?:correct|right|best|answer)\b"
+)
+_NO_ANSWER = re.compile(
+    r"i\s(?:really\s)?(?:don'?t|don’t|do\snot|can'?t|can’t|cannot|am\snot)\b|(?:i'?m\s)?not\ssure\b"
+    r"|no\sidea\b|unsure\b|unknown\Z",
+    re.IGNORECASE,
+)
+_SENTENCE_END = re.compile(r"(?<=[.!?;])\s")
+
+
+def accepts(prompt: Prompt, text: str) -> bool:
+    """Return whether the text names the reference's option by its letter, or says its text."""
+    reference = reference_text(prompt)
+    letter = letter_of(reference)
+    if letter and letter_of(text) == letter:
+        return True
+    option = _option_text(_final_part(reference))
+    return bool(option) and option in _stated_texts(text)
+
+
+def answer_key(text: str) -> str:
+    """Return the letter of the option that a text names, else the text it ends with; empty if that
+    names two options or is no answer ("I don't know")."""
+    letter = letter_of(text)
+    part = _final_part(text)
+    if letter or _names_none(part):
+        return letter
+    return _option_text(part)
+
+
+def group_keys(texts: Sequence[str]) -> list[str]:
+    """Return the key of each answer, with the text of an option replaced by its letter where other
+    answers say both: "Paris" is "B" beside "B) Paris"."""
+    keys = [answer_key(text) for text in texts]
+    letters: dict[str, Counter[str]] = defaultdict(Counter)
+    for text in texts:
+        letter = letter_of(text)
+        option = _option_text(_final_part(text))
+        if letter and option and option != letter.casefold():
+            letters[option][letter] += 1
+    renamed = {option: next(iter(counts)) for option, counts in letters.items() if len(counts) == 1}
+    return [renamed.get(key, key) for key in keys]
+
+
+def stated_answer(prompt: Prompt) -> str:
+    """Return what the reference says in the end."""
+    return _final_part(reference_text(prompt))
+
+
+def letter_of(text: str) -> str:
+    """Return the letter of the option that an answer names (upper case), or an empty string."""
+    said = _said(text)
+    statements = _statements(said)
+    for statement in statements:
+        if letter := _leading_letter(statement, is_stated=True):
+            return letter
+        if _names_none(statement):
+            return ""
+    return "" if statements else _unstated_letter(said)
+
+
+def _unstated_letter(said: str) -> str:
+    """Return the letter that a text names without "the answer is" or a box."""
+    lines = [line for line in map(_unwrapped, said.split("\n")) if line]
+    if not lines:
+        return ""
+    # A letter alone on the first or last line, with an explanation on the others.
+    ends = [_LETTER_ONLY.fullmatch(line) for line in (lines[0], lines[-1])]
+    letters = {end[1].upper() for end in ends if end}
+    if letters:
+        return letters.pop() if len(letters) == 1 else ""
+    labels = {match[0] for line in lines if (match := _LETTER_FIRST.match(line))}
+    is_copy_of_options = len(labels) > 1
+    letter = "" if is_copy_of_options else _leading_letter(lines[0], is_stated=False)
+    return letter or _mentioned_letter(lines[-1])
+
+
+def _said(text: str) -> str:
+    said = without_thoughts(text[-MAX_ANSWER_CHARACTERS:])
+    return tagged(said) or said
+
+
+def _statements(said: str) -> list[str]:
+    """Return what a text states as its answer behind `####`, else in a box, else behind "answer
+    is", the last statement first; without markup."""
+    for line in map(_unwrapped, hash_lines(said)):
+        if line and (_leading_letter(line, is_stated=False) or _unwrapped(said).endswith(line)):
+            return [line]
+    if (content := boxed(said)) is not None:
+        return [_unwrapped(content)]
+    return [_first_line(rest) for rest in after_answer_is(said)]
+
+
+def _first_line(text: str) -> str:
+    """Return the first line with something on it, without markup."""
+    return next(filter(None, map(_unwrapped, text.split("\n"))), "")
+
+
+def _final_part(text: str) -> str:
+    """Return the last statement of the answer, else all that is said, without markup."""
+    said = _said(text)
+    return next(filter(None, _statements(said)), None) or _unwrapped(said)
+
+
+def _unwrapped(text: str) -> str:
+    """Return a text on one line without markup, LaTeX wrappers and "Option" before a letter."""
+    for _ in range(3):
+        text = _COMMAND_WRAPPER.sub(lambda match: match[1] or match[2] or "", text)
+    text = normalised_text(_MARKUP.sub("", text)).translate(_FULL_WIDTH).strip(_QUOTES)
+    label = _LABEL.match(text)
+    named = text[label.end() :].strip(_QUOTES) if label else ""
+    return named if _LETTER_ONLY.fullmatch(named) or _LETTER_FIRST.match(named) else text
+
+
+def _leading_letter(text: str, is_stated: bool) -> str:
+    """Return the letter of the one option that a text begins with, or an empty string.
+
+    Args:
+        text: What is left of an answer without its wrappers.
+        is_stated: The text follows "answer is" or stands in a box: a capital letter needs no sign
+            behind it.
+    """
+    if only := _LETTER_ONLY.fullmatch(text):
+        return only[1].upper()
+    first = _LETTER_FIRST.match(text)
+    if first and not _VERB.match(text, first.end()):
+        letter = (first[1] or first[2] or first[3]).upper()
+        return "" if _names_another(text[first.end() :], letter) else letter
+    capital = None if first else _CAPITAL_FIRST.match(text)
+    if capital is None:
+        return _mentioned_letter(text) if is_stated or first else ""
+    rest = text[capital.end() :]
+    is_alone = is_stated and (capital[1] not in _WORDLIKE or _REASON.match(rest))
+    is_chosen = (is_alone or _BECAUSE.match(rest)) and not _ANOTHER.match(rest)
+    return capital[1] if is_chosen else ""
+
+
+def _names_another(rest: str, letter: str) -> bool:
+    """Return whether the sentence behind an option's letter names another option as well."""
+    if _ANOTHER.match(rest):
+        return True
+    sentence = _SENTENCE_END.split(rest, maxsplit=1)[0]
+    others = {match[1] for match in _LABELLED.finditer(sentence)} - {letter}
+    return bool(others) and not _COMBINES.match(rest)
+
+
+def _names_none(part: str) -> bool:
+    """Return whether a statement names two options, or says that there is no answer."""
+    first = _LETTER_FIRST.match(part) or _CAPITAL_FIRST.match(part)
+    if first and _ANOTHER.match(part, first.end()):
+        return True
+    letters = {_letter_in(match) for match in _MENTIONED.finditer(part)}
+    return len(letters) > 1 or _NO_ANSWER.match(part) is not None
+
+
+def _mentioned_letter(text: str) -> str:
+    """Return the one option that the last sentence with an option names: `(B)` or "option B"."""
+    for sentence in reversed(_SENTENCE_END.split(text)):
+        letters = {_letter_in(match) for match in _MENTIONED.finditer(sentence)}
+        if letters:
+            return letters.pop() if len(letters) == 1 else ""
+    return ""
+
+
+def _letter_in(match: re.Match[str]) -> str:
+    return str(next(filter(None, match.groups())))
+
+
+def _stated_texts(text: str) -> set[str]:
+    """Return the option texts that an answer may state: its final part, or the first sentence of
+    it."""
+    part = _final_part(text)
+    return {_option_text(part), _option_text(_SENTENCE_END.split(part, maxsplit=1)[0])}
+
+
+def _option_text(text: str) -> str:
+    """Return the text of an option without its letter, for comparison."""
+    label = _LETTER_FIRST.match(text)
+    return text[label.end() if label else 0 :].strip(" .,!-–—").casefold()

@@ -1,0 +1,112 @@
+"""Where in a text the final answer stands.
+
+A text states its answer between `<answer>` tags, on a line that begins with `####`, in a `\\boxed{}`
+or behind "answer is". What it says inside a think block is no statement of the answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+MAX_ANSWER_CHARACTERS = 20_000
+"""Longer answers are wrong: no task here has one, and every verifier's time stays bounded."""
+
+_THINK_TAG = re.compile(
+    r"<(/?)(?:think|thinking|thought|reasoning)>|<\|(begin|end)_of_thought\|>", re.IGNORECASE
+)
+_ANSWER_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
+_HASH_LINE = re.compile(r"^[ \t]*####(?!#)[ \t]*(.*)$", re.MULTILINE)
+_BRACE_OR_ESCAPE = re.compile(r"\\.|[{}]", re.DOTALL)
+_BOX = re.compile(r"\\f?boxed\s*(?:(\{)|([^\s{}$\\]+))")
+_ANSWER_IS = re.compile(
+    r"""\banswer\b[*_"'`]{0,4}\s{0,4}
+    (?:\([^()\n]{0,40}\)\s?)?
+    (?:(?:to|for|of)\b[^.:=\n]{0,80}?\s)?
+    (?:(?:is|was|are|equals)\b|(?:would|will|should|must|has\sto)\sbe\b|[:=：]|(?<=\n))
+    [\s*_:：]{0,20}""",
+    re.IGNORECASE | re.VERBOSE,
+)
+
+
+def without_thoughts(text: str) -> str:
+    """Return what a text says outside of its think blocks.
+
+    A block that is never closed lasts to the end. A block that is closed and was never opened began
+    with the text: chat templates open it in the prompt.
+    """
+    said: list[str] = []
+    depth = start = 0
+    for tag in _THINK_TAG.finditer(text):
+        closes = bool(tag[1]) or tag[2] == "end"
+        if not closes:
+            if depth == 0:
+                said.append(text[start : tag.start()])
+            depth += 1
+            continue
+        if depth == 0:
+            said.clear()
+        depth = max(0, depth - 1)
+        start = tag.end()
+    if depth == 0:
+        said.append(text[start:])
+    return " ".join(said) if len(said) > 1 else "".join(said)
+
+
+def tagged(text: str) -> str | None:
+    """Return what stands between the last pair of `<answer>` tags that is not empty, or None."""
+    opened: int | None = None
+    content = None
+    for tag in _ANSWER_TAG.finditer(text):
+        if not tag[1]:
+            opened = tag.end()
+        elif opened is not None:
+            content = text[opened : tag.start()].strip() or content
+            opened = None
+    return content
+
+
+def hash_lines(text: str) -> list[str]:
+    """Return what stands behind `####` at the start of a line, the last such line first.
+
+    The caller says which of them is an answer: `#### Step 2: add` is a heading.
+    """
+    if "####" not in text:
+        return []
+    return [line.strip() for line in reversed(_HASH_LINE.findall(text))]
+
+
+def boxed(text: str) -> str | None:
+    """Return the content of the last `\\boxed{}` that is closed and not empty, or None."""
+    boxes = list(_BOX.finditer(text)) if "boxed" in text else []
+    if not boxes:
+        return None
+    closing = _closing_braces(text)
+    for box in reversed(boxes):
+        content = box[2]
+        if box[1]:
+            end = closing.get(box.start(1))
+            content = "" if end is None else text[box.end(1) : end]
+        if content.strip():
+            return content
+    return None
+
+
+def _closing_braces(text: str) -> dict[int, int]:
+    """Return the place of each opening brace that is closed → the place of its closing brace."""
+    closing: dict[int, int] = {}
+    opened: list[int] = []
+    for match in _BRACE_OR_ESCAPE.finditer(text):
+        if match[0] == "{":
+            opened.append(match.start())
+        elif match[0] == "}" and opened:
+            closing[opened.pop()] = match.start()
+    return closing
+
+
+def after_answer_is(text: str) -> Iterator[str]:
+    """Yield what follows "answer is" or "answer:" up to the next one, the last such phrase first."""
+    end = len(text)
+    for match in reversed(list(_ANSWER_IS.finditer(text))):
+        yield text[match.end() : end]
+        end = match.start()

@@ -1,0 +1,111 @@
+"""Verifier `numeric`: the number that an answer ends with equals the reference's."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from fractions import Fraction
+
+from components.contracts.rows import Prompt
+from components.verifiers.final_answer import (
+    MAX_ANSWER_CHARACTERS,
+    after_answer_is,
+    boxed,
+    hash_lines,
+    tagged,
+    without_thoughts,
+)
+from components.verifiers.number_reader import (
+    last_number,
+    number_after_lead,
+    number_at_start,
+    only_number,
+)
+from components.verifiers.plain_number import Number
+from components.verifiers.references import reference_text
+
+_NUMBERED_HEADING = re.compile(r"\(?\d+[.):]\s+\S*[^\W\d_]")
+
+
+def accepts(prompt: Prompt, text: str) -> bool:
+    """Return whether the text ends with the reference's number."""
+    expected = final_number(reference_text(prompt))
+    given = final_number(text)
+    return expected is not None and given is not None and same_number(expected, given)
+
+
+def answer_key(text: str) -> str:
+    """Return the final number as `3/2` or `50%`; empty if there is none."""
+    return number_key(final_number(text))
+
+
+def number_key(number: Number | None) -> str:
+    """Return a number as `3/2` or `50%`; empty for None."""
+    return "" if number is None else f"{number.value}{'%' * number.is_percent}"
+
+
+def group_keys(keys: Sequence[str]) -> list[str]:
+    """Return the keys with each percentage replaced by the plain number it equals, if one is there.
+
+    `50%` equals 0.5 and 50, which are not equal to each other: it goes to the one that more keys
+    are, and to 0.5 of equally many.
+    """
+    counts = Counter(keys)
+    renamed = {}
+    for key in counts:
+        if not key.endswith("%"):
+            continue
+        written = Fraction(key.removesuffix("%"))
+        share, count = counts[str(written / 100)], counts[str(written)]
+        if share or count:
+            renamed[key] = str(written / 100 if share >= count else written)
+    return [renamed.get(key, key) for key in keys]
+
+
+def stated_answer(prompt: Prompt) -> str:
+    """Return the reference's number as it is written there, without the way to it."""
+    text = reference_text(prompt)
+    number = final_number(text)
+    if number is None:
+        return ""
+    final = " ".join((boxed(text) or next(iter(hash_lines(text)), text)).split())
+    return final if only_number(final) == number and " " not in final else number_key(number)
+
+
+def same_number(first: Number, second: Number) -> bool:
+    """Return whether two numbers are the same answer: 50% is 50 and 0.5, but 0.5% is not 50%."""
+    if first.value == second.value:
+        return True
+    percent, plain = (first, second) if first.is_percent else (second, first)
+    return percent.is_percent and not plain.is_percent and percent.value / 100 == plain.value
+
+
+def final_number(text: str) -> Number | None:
+    """Return the number that an answer ends with, or None.
+
+    It is looked for, outside of think blocks, in the first of these that the text holds:
+
+    1. between the last `<answer>` tags, by the rules below;
+    2. on the last line that begins with `####` and a number: the first number there;
+    3. in the last `\\boxed{}`, which must be one number and its unit;
+    4. behind the last "answer is" or "answer:" with a number in its sentence: the first number;
+    5. else the last number of the last sentence that holds one.
+
+    In an equation it is the right side. Read are signs, thousands, decimals, fractions, mixed
+    numbers, powers, scientific notation, percentages and words such as million. An expression that
+    is no plain number, or a list, is no number, and no part of it is read in its place.
+    """
+    said = without_thoughts(text[-MAX_ANSWER_CHARACTERS:])
+    said = tagged(said) or said
+    for line in hash_lines(said):
+        begins, number = (False, None) if _NUMBERED_HEADING.match(line) else number_at_start(line)
+        if begins:
+            return number
+    if (content := boxed(said)) is not None:
+        return only_number(content)
+    for rest in after_answer_is(said):
+        holds_one, number = number_after_lead(rest)
+        if holds_one:
+            return number
+    return last_number(said)

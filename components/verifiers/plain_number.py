@@ -1,0 +1,219 @@
+"""A formula as one rational number, or none.
+
+`1\\frac12` is 3/2, `3\\sqrt{2}` is no number, and its 2 is not looked at. Sums and products are not
+worked out, with the exception of scientific notation: an answer that repeats the question is no
+answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import NamedTuple
+
+from components.verifiers.number_tokens import Kind, Token
+
+MAX_POWER_BITS = 4000
+MAX_DEPTH = 12
+
+_ORDINALS = frozenset({"st", "nd", "rd", "th"})
+_REST_OF_ARITHMETIC = frozenset({"*", "/", "^", "\\frac", "\\dfrac", "\\tfrac", "\\cfrac"})
+_PAIRS = {("{", "}"), ("\\{", "\\}"), ("(", ")"), ("[", "]")}
+
+
+class Number(NamedTuple):
+    """A rational number as it was written."""
+
+    value: Fraction
+    """Of `50%` this is 50."""
+    is_percent: bool
+
+
+class _UnreadableError(ValueError):
+    """Inside this module: a formula is no plain number."""
+
+
+def number_of(formula: Sequence[Token], next_word: str) -> Number | None:
+    """Return the value of a formula, of an equation that of its right side.
+
+    Args:
+        formula: Tokens without words.
+        next_word: The word behind the formula, empty if none follows: "5 - that is" is 5.
+    """
+    try:
+        return _equation(formula, next_word)
+    except _UnreadableError:
+        return None
+
+
+def _equation(formula: Sequence[Token], next_word: str) -> Number:
+    if any(token.kind is Kind.COMPARISON for token in formula):
+        raise _UnreadableError
+    sides: list[list[Token]] = [[]]
+    for token in formula:
+        if token.kind is Kind.EQUALS:
+            sides.append([])
+        else:
+            sides[-1].append(token)
+    side = sides.pop()
+    if sides and len(side) == 1 and side[0].kind is Kind.SYMBOL:
+        side = sides.pop()  # 5 = x
+    return _Side(_without_dash(side, next_word)).number()
+
+
+def _without_dash(side: list[Token], next_word: str) -> list[Token]:
+    """Return a side without what only leads to the word behind it: "5 - that is", "5/hour", "2nd"."""
+    if not side or side[-1].kind is not Kind.OPERATOR:
+        return side
+    if side[-1].text in "-/" and (next_word or side[-1].spaced):
+        return side[:-1]
+    if side[-1].text == "^" and next_word in _ORDINALS:
+        return side[:-1]
+    return side
+
+
+class _Side:
+    """Reads one side of an equation, token by token; every method raises `_UnreadableError`."""
+
+    def __init__(self, tokens: Sequence[Token]) -> None:
+        self._tokens = tokens
+        self._place = 0
+        self._depth = 0
+
+    def number(self) -> Number:
+        """The whole side as one number."""
+        value = self._scaled()
+        signs = sum(token.kind is Kind.PERCENT for token in self._tokens)
+        self._take(Kind.PERCENT)
+        if self._place < len(self._tokens) or signs > 1:
+            raise _UnreadableError
+        return Number(value, is_percent=signs == 1)
+
+    def _scaled(self) -> Fraction:
+        value = self._signed(self._quotient)
+        while (scale := self._take(Kind.SCALE)) is not None:
+            assert scale.value is not None
+            value *= scale.value
+        return value
+
+    def _quotient(self) -> Fraction:
+        """A power, a mixed number, a scientific number, or one of these over another."""
+        first = self._peek()
+        value = self._power()
+        if first is not None and first.kind is Kind.NUMBER and value == first.value:
+            value = self._mixed(first, value)
+        if self._take_operator("*"):
+            base = self._take(Kind.NUMBER)
+            if base is None or base.text != "10" or not self._take_operator("^"):
+                raise _UnreadableError
+            value *= _power_of(Fraction(10), self._exponent())
+        if not self._take_operator("/"):
+            return value
+        return _over(value, self._signed(self._power))
+
+    def _mixed(self, first: Token, whole: Fraction) -> Fraction:
+        """`1\\frac12` and `1 1/2`, if the second part is a proper fraction."""
+        if not first.text.isdecimal():
+            return whole
+        following = self._peek()
+        if following is None:
+            return whole
+        if following.kind is Kind.FRACTION:
+            part = self._power()
+        elif following.kind is Kind.NUMBER and following.spaced and following.text.isdecimal():
+            numerator = self._power()
+            if not self._take_operator("/"):
+                raise _UnreadableError
+            part = _over(numerator, self._power())
+        else:
+            return whole
+        if not 0 < part < 1:
+            raise _UnreadableError
+        return whole + part
+
+    def _power(self) -> Fraction:
+        base = self._primary()
+        if not self._take_operator("^"):
+            return base
+        return _power_of(base, self._exponent())
+
+    def _exponent(self) -> Fraction:
+        return self._signed(self._primary)
+
+    def _primary(self) -> Fraction:
+        token = self._peek()
+        if token is None:
+            raise _UnreadableError
+        if token.kind is Kind.OPEN:
+            return self._group()
+        self._place += 1
+        if token.kind is Kind.FRACTION:
+            return _over(self._braced(), self._braced())
+        if token.kind is not Kind.NUMBER or token.value is None:
+            raise _UnreadableError
+        if token.comma_decimal and self._depth:
+            raise _UnreadableError
+        return token.value
+
+    def _braced(self) -> Fraction:
+        token = self._peek()
+        if token is None or token.text != "{":
+            raise _UnreadableError
+        return self._group()
+
+    def _group(self) -> Fraction:
+        """What stands in brackets."""
+        opening = self._take(Kind.OPEN)
+        assert opening is not None
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise _UnreadableError
+        value = self._scaled()
+        is_percent = self._take(Kind.PERCENT) is not None
+        closing = self._take(Kind.CLOSE)
+        if closing is None or (opening.text, closing.text) not in _PAIRS:
+            raise _UnreadableError
+        # `(50%)` is a number; of `(50%)/2` it would have to be worked out what is meant.
+        if is_percent and any(token.text in _REST_OF_ARITHMETIC for token in self._tokens):
+            raise _UnreadableError
+        self._depth -= 1
+        return value
+
+    def _signed(self, magnitude: Callable[[], Fraction]) -> Fraction:
+        if self._take_operator("-"):
+            return -magnitude()
+        self._take_operator("+")
+        return magnitude()
+
+    def _peek(self) -> Token | None:
+        return self._tokens[self._place] if self._place < len(self._tokens) else None
+
+    def _take(self, kind: Kind) -> Token | None:
+        token = self._peek()
+        if token is None or token.kind is not kind:
+            return None
+        self._place += 1
+        return token
+
+    def _take_operator(self, sign: str) -> bool:
+        token = self._peek()
+        if token is None or token.kind is not Kind.OPERATOR or token.text != sign:
+            return False
+        self._place += 1
+        return True
+
+
+def _over(numerator: Fraction, denominator: Fraction) -> Fraction:
+    if not denominator:
+        raise _UnreadableError
+    return numerator / denominator
+
+
+def _power_of(base: Fraction, exponent: Fraction) -> Fraction:
+    """Return base^exponent for a whole exponent whose result has a bounded number of digits."""
+    if exponent.denominator != 1 or (not base and exponent <= 0):
+        raise _UnreadableError
+    bits = max(base.numerator.bit_length(), base.denominator.bit_length())
+    if bits * abs(exponent) > MAX_POWER_BITS:
+        raise _UnreadableError
+    return base ** int(exponent)

@@ -1,0 +1,91 @@
+"""Verifier `reasoning_gym`: the task's own scorer, which never runs what a model wrote.
+
+Some scorers evaluate the answer as Python. They are given only answers of characters that cannot
+name or call anything.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import tokenize
+from collections.abc import Callable
+from typing import Any
+
+from components.canonical import normalised_text
+from components.contracts.rows import Prompt
+from components.verifiers.final_answer import tagged, without_thoughts
+
+_HUGE_EXPONENT = re.compile(r"[eE][-+]?[0-9]{4,}")
+_ARITHMETIC = re.compile(r"(?!.*\*\s*\*)[0-9+\-*/(). ]{1,200}")
+_EVALUATED: dict[str, re.Pattern[str] | None] = {
+    "countdown": _ARITHMETIC,
+    "puzzle24": _ARITHMETIC,
+    "string_insertion": re.compile(r"[A-E]*"),
+    "spiral_matrix": re.compile(r"[0-9\s-]*"),
+    "binary_matrix": re.compile(r"[0-9\s-]*"),
+    "n_queens": re.compile(r"[Q_\s]*"),
+    "simple_integration": None,
+    "intermediate_integration": None,
+    "polynomial_multiplication": None,
+    "composite": None,
+}
+"""Scorers that evaluate the answer as Python → what an answer may consist of; None: not to be used.
+"""
+
+_SCORER_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    NameError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    re.error,
+    tokenize.TokenError,
+)
+"""What reasoning-gym scorers raise on text they cannot parse; the answer is then wrong."""
+
+
+def accepts(prompt: Prompt, text: str) -> bool:
+    """Return whether the task's scorer gives the answer its full score."""
+    name, answer = str(prompt.reference["name"]), _answer(text)
+    allowed = _EVALUATED.get(name)
+    if name in _EVALUATED and (allowed is None or not allowed.fullmatch(answer)):
+        return False
+    if _HUGE_EXPONENT.search(answer):
+        return False
+    scorer = _scorer(name, json.dumps(prompt.reference.get("config", {}), sort_keys=True))
+    try:
+        return float(scorer(answer, prompt.reference["entry"])) >= 1.0
+    except _SCORER_ERRORS:
+        return False
+
+
+def answer_key(text: str) -> str:
+    """Return what stands between the last `<answer>` tags, else all of the text, normalised."""
+    return normalised_text(_answer(text))
+
+
+def scorer_is_safe(name: str) -> bool:
+    """Return False for a task whose scorer would evaluate arbitrary text of the model as code."""
+    return _EVALUATED.get(name, _ARITHMETIC) is not None
+
+
+def _answer(text: str) -> str:
+    said = without_thoughts(text)
+    return (tagged(said) or said).strip()
+
+
+@functools.lru_cache(maxsize=64)
+def _scorer(name: str, config: str) -> Callable[[str, dict[str, Any]], float]:
+    import reasoning_gym
+
+    scorer: Callable[[str, dict[str, Any]], float] = reasoning_gym.create_dataset(
+        name, seed=0, size=1, **json.loads(config)
+    ).score_answer
+    return scorer

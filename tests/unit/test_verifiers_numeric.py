@@ -1,0 +1,603 @@
+"""The number that an answer ends with: every notation of one number, no number from a piece."""
+
+from __future__ import annotations
+
+import re
+import time
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.contracts.rows import Prompt, prompt_id
+from components.verifiers import answer_key, final_number, verify
+from components.verifiers.number_reader import last_number, only_number
+
+SIGNS = {
+    "x = - 5": "-5",
+    "x = –5": "-5",
+    "x = −5": "-5",
+    "x=-5": "-5",
+    "x = —5": "-5",
+    "- 5": "-5",
+    "−\u00a05": "-5",
+    "The answer is - 5.": "-5",
+    "The temperature is -5 degrees": "-5",
+    r"\boxed{-\$5}": "-5",
+    r"\boxed{\$-5}": "-5",
+    "-$1,450.00": "-1450",
+    "A loss of - $4": "-4",
+    "it is -€5": "-5",
+    r"\frac{1}{-2}": "-1/2",
+    r"\frac{-1}{2}": "-1/2",
+    r"\frac{-1}{-2}": "1/2",
+    r"-\frac12": "-1/2",
+    r"-\,\frac12": "-1/2",
+    r"-1\frac12": "-3/2",
+    "−½": "-1/2",
+    "1/-2": "-1/2",
+    "-.5": "-1/2",
+    "-5%": "-5",
+    "(-5)": "-5",
+    "-(5)": "-5",
+    "-(-5)": "5",
+    r"\left(-5\right)": "-5",
+    r"-\text{5}": "-5",
+    r"\text{minus }5": "-5",
+    "minus 5": "-5",
+    "The answer is negative 5": "-5",
+    "Answer: – 5": "-5",
+    "The change is 3 − 8 = −5": "-5",
+    "x → -5": "-5",
+    "+5": "5",
+    "10-7=3": "3",
+    "x = 10 - 13 = -3": "-3",
+    "#### -3": "-3",
+    "-2^2": "-4",
+    "(-2)^2": "4",
+}
+THOUSANDS = {
+    r"\boxed{10{,}000}": "10000",
+    r"\boxed{10\,000}": "10000",
+    r"10\ 000": "10000",
+    r"10,\!000": "10000",
+    "10~000": "10000",
+    "10 000": "10000",
+    "10\u202f000": "10000",
+    "10\u00a0000": "10000",
+    "10'000": "10000",
+    "10’000.50": "20001/2",
+    "10_000": "10000",
+    r"1{,}234{,}567": "1234567",
+    "1,234,567.89": "123456789/100",
+    "1.234.567": "1234567",
+    "1.234.567,89": "123456789/100",
+    "1.234,5": "2469/2",
+    "1 234,5": "2469/2",
+    "12,34,567": "1234567",
+    "1.234": "617/500",
+    "1,234": "1234",
+    "3,5": "7/2",
+    "0,125": "1/8",
+    "１２３": "123",
+    "٤٢": "42",
+}
+FRACTIONS = {
+    r"\boxed{\frac12}": "1/2",
+    r"\frac1{2}": "1/2",
+    r"\frac{1}2": "1/2",
+    r"\frac 34": "3/4",
+    r"\dfrac{3}{4}": "3/4",
+    r"\tfrac{3}{4} cups": "3/4",
+    r"\frac{1.5}{1}": "3/2",
+    r"\frac{\frac12}{3}": "1/6",
+    r"\frac{10^3}{2}": "500",
+    "½": "1/2",
+    "⅔": "2/3",
+    "1½": "3/2",
+    "1 ½ cups": "3/2",
+    "1 1/2": "3/2",
+    "1 and 1/2": "3/2",
+    "2 and a half": "5/2",
+    r"1\frac12": "3/2",
+    r"\boxed{1\frac{1}{2}}": "3/2",
+    "1⁄2": "1/2",
+    "22 / 7": "22/7",
+    "(1)/(2)": "1/2",
+    r"\left(\frac12\right)^3": "1/8",
+    "1/2 = 0.5": "1/2",
+    r"0.\overline{3}": "1/3",
+    r"0.1\overline{6}": "1/6",
+}
+POWERS = {
+    r"1.5 \times 10^3": "1500",
+    r"1.5\times10^{3}\text{ m}": "1500",
+    r"1.5 \cdot 10^{-3}": "3/2000",
+    "1.5 × 10³": "1500",
+    "1.5×10⁻³": "3/2000",
+    "1.5x10^3": "1500",
+    "1.5 x 10^3": "1500",
+    "1.5*10^3": "1500",
+    "1.5 * 10 ** 3": "1500",
+    "-1.5 × 10^(3)": "-1500",
+    "1.5e3": "1500",
+    "1.5E+3": "1500",
+    "1e-3": "1/1000",
+    "10^{-3}": "1/1000",
+    r"\boxed{2^{10}}": "1024",
+    "2^10": "1024",
+    "2**10": "1024",
+    "2¹⁰": "1024",
+    "2^{-3}": "1/8",
+    "2^{10} - 1 = 1023": "1023",
+}
+PERCENTAGES_AND_WORDS = {
+    "50%": "50",
+    "50 %": "50",
+    r"\boxed{50\,\%}": "50",
+    "12.5 percent.": "25/2",
+    "50 per cent": "50",
+    "50% of 20 = 10": "10",
+    "(50%)": "50",
+    "-(50%)": "-50",
+    r"\frac{1}{2}\%": "1/2",
+    "1 million": "1000000",
+    "$2.5 million": "2500000",
+    "2 and a half million dollars": "2500000",
+    "3 hundred thousand": "300000",
+    r"\boxed{5 \text{ million}}": "5000000",
+    "1/2 million": "500000",
+    "2 thirds": "2/3",
+}
+UNITS = {
+    "42 km^2": "42",
+    "42 km²": "42",
+    "42 km$^2$": "42",
+    "42 cm2": "42",
+    "42cm2": "42",
+    "1,000 m2": "1000",
+    r"18\ \mathrm{m}^{3}": "18",
+    r"5 \mathrm{~cm}^{2}": "5",
+    r"\boxed{42\text{ km}^2}": "42",
+    r"\boxed{5 \, m^3}": "5",
+    "9.8 m/s^2": "49/5",
+    "5 g cm^{-3}": "5",
+    r"5 \frac{m}{s}": "5",
+    r"5 \frac{\text{km}}{\text{h}}": "5",
+    "5 W/m^2": "5",
+    "5 kg·m/s^2": "5",
+    "5 CO2": "5",
+    "5 H2O molecules": "5",
+    "30°": "30",
+    r"\boxed{30^\circ}": "30",
+    "-20 °C": "-20",
+    "5kg": "5",
+    "5m": "5",
+    "$5/hour": "5",
+    "5 km2.": "5",
+    "the 5th": "5",
+    r"2^{\text{nd}}": "2",
+    "1 m^2 = 10000 cm^2": "10000",
+    "答案是42。": "42",
+    "42个": "42",
+}
+PLACES = {
+    "#### 72": "72",
+    "####72": "72",
+    "#### **72**": "72",
+    "#### $72 (see step 2)": "72",
+    "#### x = 6": "6",
+    "#### 2 * 3 = 6": "6",
+    "72 #### 71": "71",
+    "#### Step 1: add\n2+3=5\n#### Step 2: multiply\n5*4=20\nThe answer is 20.": "20",
+    "#### 1. Add\n2+3=5\n#### 2. Multiply\nSo it is 20 apples.": "20",
+    "#### 20\nI checked it in 3 steps.": "20",
+    "She answers 5 of 12 questions, so 7 are left.": "7",
+    "She answered 7 of 12 questions.": "7",
+    "7 out of 12": "7",
+    "She has 7, not 8.": "7",
+    "It is 7 rather than 8.": "7",
+    "The answer is not 5 but 7": "7",
+    "The answer is that she answers 5 of 12, so 7.": "7",
+    "The answer is 7, because 3 + 4 and not 2": "7",
+    "The answer to question 5 is 20.": "20",
+    "The answer is 20. I hope this answer helps all 3 of you.": "20",
+    "The final answer is: 2 + 3 = 5": "5",
+    "The answer is:\n\n$$\n20\n$$": "20",
+    "**Answer:** 20": "20",
+    "Answer: **20**": "20",
+    "### Final Answer\n20": "20",
+    "<think>maybe the answer is 12, hmm</think>18": "18",
+    "maybe the answer is 12</think>\n18": "18",
+    "18 <think>the answer is 12": "18",
+    "<think>a <think>b</think> 12</think> 18": "18",
+    "<answer>42</answer> since 6 * 7": "42",
+    "<answer>1</answer> no, <ANSWER>\n42\n</ANSWER>": "42",
+    "<answer>5 of 12, so 7</answer>": "7",
+    r"\boxed{3} and then \boxed{x = 7} and 9 more words": "7",
+    r"\boxed{7 \text{ apples}}": "7",
+    r"the answer is 12, so \boxed{7}": "7",
+    r"\boxed{\frac{\frac{1}{2}}{2}}": "1/4",
+    r"\boxed{7} and \boxed{8": "7",
+    r"\boxed 7": "7",
+    "1. Add 2 and 3: 5\n2. So it is 7": "7",
+    "- 5 apples\n- 6 pears": "6",
+    "So the total is 20.\nStep 3: done.": "20",
+    "In 2020, 5 people came.": "5",
+    "seven (7)": "7",
+    "48/2 = <<48/2=24>>24 clips.\n48+24 = <<48+24=72>>72 clips.": "72",
+    "5 apples + 3 pears = 8 fruits": "8",
+    "5 = x": "5",
+    "x ≈ 3.5": "7/2",
+    "It's 5!": "5",
+    "4\u200b2": "42",
+    "\ufeff42": "42",
+    "42 \ud83d": "42",
+}
+NO_NUMBER = [
+    r"\boxed{3\sqrt{2}}",
+    r"3\sqrt2",
+    "2√3",
+    r"\sqrt{16}",
+    "the square root of 16",
+    r"2\pi",
+    "3π",
+    r"\frac{2\pi}{3}",
+    r"\frac{\sqrt{3}}{2}",
+    r"\frac{x}{2}",
+    "x/2",
+    "5x",
+    r"\boxed{5 n}",
+    "5ab",
+    "2x + 1",
+    "x - 5",
+    "x-5",
+    "x^2",
+    "x^{10}",
+    "e^2",
+    "5i",
+    "2+3i",
+    "f(5)",
+    "log(5)",
+    r"\sin(30)",
+    r"\log_2 8",
+    r"\boxed{5!}",
+    "$5!$",
+    "2 + 3",
+    "2 * 3",
+    r"2 \times 3",
+    "3 x 4",
+    "3 by 4",
+    "5 plus 3",
+    "5 times 7",
+    "12 ÷ 4",
+    "5-3",
+    r"3 \cdot 2^{10}",
+    "5 kg + 3 kg",
+    "5 kg - 3 kg",
+    "total - 5",
+    r"\pm 5",
+    "5 ± 1",
+    "3 to 5",
+    "between 3 and 5",
+    "x = 5 and y = 7",
+    "3 or 5",
+    "3, 4, 5",
+    "The answer is 3, 4",
+    "The answer is 5 apples and 7 pears",
+    r"\boxed{3, 4}",
+    r"\boxed{x = 3, y = 4}",
+    "(3, 4)",
+    "(3,4)",
+    r"\{1,2\}",
+    "[3, 5)",
+    "x > 5",
+    r"x \geq 5",
+    "12 = 3x",
+    "2 + 3 = ?",
+    "14:30",
+    "at 12:30:45",
+    "3 : 4",
+    "14h30",
+    "2024-05-01",
+    "1.2.3",
+    "5'6\"",
+    "5 feet 6 inches",
+    "101_2",
+    "0x1F",
+    "3.14159...",
+    "5 squared",
+    "50% of 20",
+    "(50%)/2",
+    r"\frac{1}{50\%}",
+    "50% - 10%",
+    "1,2,3",
+    "1,234,56",
+    "7 2",
+    "1/0",
+    "1/2/3",
+    r"1\frac{3}{2}",
+    "2^{1/2}",
+    "9^{9^{9}}",
+    "10^{1000000}",
+    "1e4000",
+    "0^{-1}",
+    "9" * 500,
+    "half a million",
+    "5k",
+    "COVID-19",
+    "<think>12",
+    r"\boxed{\text{none}} of the 5",
+    "####",
+    "I don't know",
+    "",
+]
+
+
+def question(answer: str) -> Prompt:
+    return Prompt(
+        id=prompt_id("?"), text="?", verifier="numeric", reference={"answer": str(answer)}
+    )
+
+
+def rows(table: dict[str, str]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(("text", "value"), table.items())
+
+
+def read_as(text: str, value: str) -> None:
+    """The text is this number, and no run of digits in it is the answer in its place."""
+    number = final_number(text)
+    assert number is not None, text
+    assert number.value == Fraction(value)
+    assert verify(question(str(Fraction(value))), text)
+    assert not verify(question(str(-Fraction(value) or "1")), text)
+    for digits in set(re.findall("[0-9]+", text)):
+        if abs(Fraction(digits)) not in (abs(number.value), abs(number.value) / 100):
+            assert not verify(question(digits), text), digits
+
+
+@rows(SIGNS)
+def test_the_sign_counts_wherever_it_stands(text: str, value: str) -> None:
+    read_as(text, value)
+
+
+@rows(THOUSANDS)
+def test_separators_of_thousands_are_read_where_they_are_clear(text: str, value: str) -> None:
+    read_as(text, value)
+
+
+@rows(FRACTIONS)
+def test_fractions_and_mixed_numbers_are_one_number(text: str, value: str) -> None:
+    read_as(text, value)
+
+
+@rows(POWERS)
+def test_powers_and_scientific_notation_are_one_number(text: str, value: str) -> None:
+    read_as(text, value)
+
+
+@rows(PERCENTAGES_AND_WORDS)
+def test_percentages_and_number_words_belong_to_their_number(text: str, value: str) -> None:
+    read_as(text, value)
+
+
+@rows(UNITS)
+def test_the_digits_of_a_unit_are_no_number(text: str, value: str) -> None:
+    read_as(text, value)
+
+
+@rows(PLACES)
+def test_the_final_answer_is_looked_for_where_it_is_stated(text: str, value: str) -> None:
+    read_as(text, value)
+
+
+@pytest.mark.parametrize("text", NO_NUMBER)
+def test_what_is_no_plain_number_is_no_answer_and_neither_is_a_piece_of_it(text: str) -> None:
+    assert final_number(text) is None
+    assert answer_key(question("1"), text) == ""
+    for digits in {"0", *re.findall("[0-9]+", text)}:
+        assert not verify(question(digits), text)
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "right"),
+    [
+        ("50%", "0.5", True),
+        ("50%", "50", True),
+        ("0.5", "50%", True),
+        ("0.5%", "50%", False),
+        ("0.5%", "0.005", True),
+        ("50%", "5000%", False),
+    ],
+)
+def test_a_percentage_equals_its_share_and_its_count(
+    reference: str, answer: str, right: bool
+) -> None:
+    assert verify(question(reference), answer) is right
+
+
+def sign_of(value: Fraction) -> str:
+    return "-" if value < 0 else ""
+
+
+def grouped(value: int, separator: str) -> str:
+    return f"{value:,}".replace(",", separator)
+
+
+WHOLE_NOTATIONS = [
+    lambda value: str(value),
+    lambda value: f"{value:,}",
+    lambda value: grouped(value, "{,}"),
+    lambda value: grouped(value, r"\,"),
+    lambda value: grouped(value, " "),
+    lambda value: grouped(value, "\u202f"),
+    lambda value: grouped(value, "'"),
+    lambda value: f"{value}.00",
+    lambda value: f"\\frac{{{2 * value}}}{{2}}",
+    lambda value: rf"{value} \times 10^0",
+    lambda value: f"{value}e0",
+    lambda value: f"{100 * value}" + r"\%",
+    lambda value: f"\\text{{{value}}}",
+    lambda value: f"({value})",
+]
+WRAPPERS = [
+    "{}",
+    "**{}**",
+    "${}$",
+    r"\({}\)",
+    r"so it is \boxed{{{}}}",
+    "#### {}",
+    "<answer>{}</answer>",
+    "The answer is {}.",
+    "The answer is: **{}** dollars, as 3 + 4 = 7",
+    "2 + 2 = 4, so x = {}",
+    "<think>9 or 8</think>\n{}",
+    "{} km^2",
+    r"\boxed{{{} \text{{ cm}}^3}}",
+]
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.integers(-(10**12), 10**12),
+    st.sampled_from(WHOLE_NOTATIONS),
+    st.sampled_from(WRAPPERS),
+    st.sampled_from(["-", "−", "–", "- "]),
+)
+def test_a_whole_number_is_read_from_every_notation(
+    value: int, notation: object, wrapper: str, minus: str
+) -> None:
+    assert callable(notation)
+    text = wrapper.format(notation(value).replace("-", minus, 1))
+    number = final_number(text)
+    assert number is not None, text
+    assert (number.value / 100 if number.is_percent else number.value) == value, text
+    assert answer_key(question("1"), wrapper.format(value)) == str(value)
+
+
+FRACTION_NOTATIONS = [
+    lambda value: f"{value.numerator}/{value.denominator}",
+    lambda value: f"{value.numerator} / {value.denominator}",
+    lambda value: f"\\frac{{{value.numerator}}}{{{value.denominator}}}",
+    lambda value: f"\\dfrac{{{-value.numerator}}}{{-{value.denominator}}}",
+    lambda value: f"{sign_of(value)}\\tfrac{{{abs(value.numerator)}}}{{{value.denominator}}}",
+    lambda value: f"({value.numerator})/({value.denominator})",
+    lambda value: f"\\left(\\frac{{{value.numerator}}}{{{value.denominator}}}\\right)",
+    lambda value: f"\\frac{{{value.numerator}}}{{{value.denominator}}} = {value}",
+]
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.fractions(max_denominator=999),
+    st.sampled_from(FRACTION_NOTATIONS),
+    st.sampled_from(WRAPPERS),
+)
+def test_a_fraction_is_read_from_every_notation(
+    value: Fraction, notation: object, wrapper: str
+) -> None:
+    assert callable(notation)
+    text = wrapper.format(notation(value))
+    number = final_number(text)
+    assert number is not None, text
+    assert number.value == value, text
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.integers(1, 10**6),
+    st.integers(1, 98),
+    st.integers(2, 99),
+    st.sampled_from(["", "-"]),
+    st.sampled_from(WRAPPERS),
+)
+def test_a_mixed_number_is_the_sum_of_its_parts(
+    whole: int, numerator: int, denominator: int, sign: str, wrapper: str
+) -> None:
+    value = (whole + Fraction(numerator, denominator)) * (-1 if sign else 1)
+    for written in (
+        f"{sign}{whole} {numerator}/{denominator}",
+        f"{sign}{whole}\\frac{{{numerator}}}{{{denominator}}}",
+    ):
+        number = final_number(wrapper.format(written))
+        if numerator < denominator:
+            assert number is not None, written
+            assert number.value == value
+        else:
+            assert number is None, written
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(-(10**9), 10**9), st.integers(-30, 30), st.integers(0, 6))
+def test_a_decimal_is_read_from_every_notation(digits: int, exponent: int, places: int) -> None:
+    value = Fraction(digits, 10**places) * Fraction(10) ** exponent
+    mantissa = f"{sign_of(Fraction(digits))}{abs(digits) // 10**places}"
+    if places:
+        mantissa += f".{abs(digits) % 10**places:0{places}}"
+    for text in (
+        f"{mantissa}e{exponent}",
+        f"{mantissa}E{exponent:+}",
+        rf"{mantissa} \times 10^{{{exponent}}}",
+        f"{mantissa}*10^{exponent}",
+        f"{mantissa} x 10^{exponent}",
+        f"{mantissa}×10**{exponent}",
+    ):
+        number = final_number(text)
+        assert number is not None, text
+        assert number.value == value, text
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.text(
+        alphabet=st.one_of(
+            st.sampled_from("0123456789.,-+/*^%$eE#x{}()[]\\=<>!:;_'~|& \n½²−–×·√π"),
+            st.sampled_from(list("boxedfracanswertextthink")),
+            st.characters(),
+        ),
+        max_size=120,
+    )
+)
+def test_no_text_makes_the_reader_raise(text: str) -> None:
+    final_number(text)
+    only_number(text)
+    verify(question(text or "1"), text)
+
+
+PIECES = [
+    *"1({[}^-+*/=%'!:;~_&|½²e\\#x",
+    *(
+        "1,",
+        "1.",
+        "1 234 ",
+        "1^",
+        "1/",
+        "1=",
+        "1e",
+        "1_",
+        "1!",
+        "1:",
+        "- ",
+        "** ",
+        "...",
+        "<<",
+        "<a",
+    ),
+    *(r"\frac{", r"\frac1", r"\text{", r"\left(", r"1\frac12", r"0.\overline{3", r"\boxed{"),
+    *("1 and ", "1 or ", "minus ", "not 1, ", "step 1 ", "5 kg + ", "1 million ", "ab-", "a 5 "),
+    *("answer ", "answer to ", "answer is ", "answer is x ", "<answer>", "<think>", "</think>"),
+    *("####1\n", "1\n", "\n- 1", "\n1. ", "e\u0301", "\u0301\u0316", "\u200d", "\ud83d"),
+]
+
+
+@pytest.mark.parametrize("piece", PIECES)
+def test_the_reader_takes_time_in_proportion_to_the_text(piece: str) -> None:
+    text = piece * (100_000 // len(piece))
+    begun = time.process_time()
+    for adversary in (text, f"{text} 1", f"1 {text}"):
+        final_number(adversary)
+        last_number(adversary)
+        only_number(adversary)
+        verify(question("1"), adversary[:20_000])
+    assert time.process_time() - begun < 15
