@@ -8,6 +8,8 @@ from pathlib import Path
 
 SHARED_FOLDERS = ("contracts", "storage", "runtime", "modeling")
 """Beside the modules of `components` itself."""
+FOLDERS = {"start": "prepare", "mix": "prepare"}
+"""Step of a receipt → folder of its code, where they have different names."""
 
 
 @functools.cache
@@ -15,7 +17,7 @@ def code_digest(step: str) -> str:
     """Digest of the Python sources that a step's result may depend on: its folder, what all steps
     share, and `modeling`."""
     root = Path(__file__).resolve().parents[1]
-    folders = (*SHARED_FOLDERS, "prepare" if step == "start" else step)
+    folders = (*SHARED_FOLDERS, FOLDERS.get(step, step))
     paths = [
         *root.glob("*.py"),
         *(path for name in folders for path in (root / name).rglob("*.py")),

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from components.contracts.recipe import TrainSection
+from components.contracts.summaries.train import TrainingLayout
 from components.errors import UserError
 from components.train.process.deepspeed_engine import Layout
 
@@ -87,13 +88,14 @@ class Estimate:
             f"of {free:.1f} GiB free"
         )
 
-    def as_json(self) -> dict[str, Any]:
+    @property
+    def chosen(self) -> TrainingLayout:
         """What goes into the receipt: the choice, not what this machine had free."""
-        return {
+        return TrainingLayout(
             **asdict(self.layout),
-            "state_bytes": self.state_bytes,
-            "activation_bytes": self.activation_bytes,
-        }
+            state_bytes=self.state_bytes,
+            activation_bytes=self.activation_bytes,
+        )
 
 
 def fixed_positions(num_parameters: int, *, gpu: bool) -> int:
