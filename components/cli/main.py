@@ -110,7 +110,7 @@ def run(
             print_run(console, done.view)
         if done.view.published is not None:
             console.print(
-                Text(f"model  {done.view.store}/{done.view.published.get('prefix', '')}"),
+                Text(f"model  {done.view.store}/{done.view.published.prefix}"),
                 soft_wrap=True,
             )
         if done.report:
@@ -172,6 +172,7 @@ def show(
 ) -> None:
     """Show a receipt, and the state in it if there is one."""
     from components.cli.show import find_receipt, print_receipt
+    from components.contracts.artifacts import STATE
     from components.contracts.state import STATE_STEPS, State
     from components.runtime.receipts import fetch
     from components.storage.keys import split_receipt_uri
@@ -181,7 +182,7 @@ def show(
     receipt = find_receipt(context, target)
     state = None
     if receipt.step in STATE_STEPS:
-        state = State.model_validate_json(fetch(context, receipt, "state.json").read_bytes())
+        state = State.model_validate_json(fetch(context, receipt, STATE).read_bytes())
     if as_json:
         shown = {**receipt.model_dump(mode="json"), "digest": receipt.digest}
         print_json({**shown, "state": state.model_dump(mode="json")} if state else shown)

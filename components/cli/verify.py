@@ -11,11 +11,20 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from components.contracts.artifacts import STATE
 from components.contracts.state import STATE_STEPS, State
+from components.contracts.summaries import PublishSummary
 from components.errors import Corrupt, Missing, UserError
 from components.report.runs import load_run, named_receipts
 from components.runtime.context import Context
-from components.runtime.receipts import ObjectRef, Receipt, fetch, read_receipt, step_key
+from components.runtime.receipts import (
+    ObjectRef,
+    Receipt,
+    fetch,
+    read_receipt,
+    read_summary,
+    step_key,
+)
 from components.storage import keys
 
 
@@ -47,7 +56,7 @@ def receipts_of_state(context: Context, ref: str) -> list[str]:
         receipt = read_receipt(context, ref)
         if receipt.step not in STATE_STEPS:
             return [ref]
-        state = State.model_validate_json(fetch(context, receipt, "state.json").read_bytes())
+        state = State.model_validate_json(fetch(context, receipt, STATE).read_bytes())
     except (Corrupt, ValidationError):
         return [ref]  # `check` will say what is wrong with it
     return list(dict.fromkeys([ref, *named_receipts((), state)]))
@@ -102,10 +111,20 @@ def _address(receipt: Receipt) -> str:
 def _objects(receipt: Receipt) -> Iterator[tuple[str, str, ObjectRef]]:
     """(key, file name, expected) of everything a receipt stands for; a published model is there by
     name as well."""
+    prefix = _published_prefix(receipt)
     for name, ref in sorted(receipt.objects.items()):
         yield keys.object_key(ref.sha256), name, ref
-        if receipt.step == "publish" and isinstance(receipt.summary.get("prefix"), str):
-            yield receipt.summary["prefix"] + name, name, ref
+        if prefix is not None:
+            yield prefix + name, name, ref
+
+
+def _published_prefix(receipt: Receipt) -> str | None:
+    """Folder of the published model; None for other receipts, and for one that was changed so that
+    it names none (its digest is wrong then, which is reported)."""
+    try:
+        return read_summary(receipt, PublishSummary).prefix
+    except Corrupt:
+        return None
 
 
 def _wrong_object(context: Context, key: str, whose: str, ref: ObjectRef) -> Iterator[str]:

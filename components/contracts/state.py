@@ -87,17 +87,17 @@ class Cause(Frozen):
     evidence: str
     """A sentence with the numbers."""
     confidence: float
-    change: str
-    """Setting and bounded change, `temperature 0.7 → 0.9`; empty if the plan stays."""
-    predicted: str = ""
-    """What the next round should show if this is right."""
-    change_name: str = ""
-    """Name of the change, `temperature_up`; empty if the plan stays."""
-    measure: str = ""
-    """The number of the round (a key of `RoundRecord.measures`) that the change should move; empty:
+    change: str | None
+    """Setting and bounded change, `temperature 0.7 → 0.9`; None if the plan stays."""
+    predicted: str | None = None
+    """What the next round should show if this is right; None if nothing is predicted."""
+    change_name: str | None = None
+    """Name of the change, `temperature_up`; None if the plan stays."""
+    measure: str | None = None
+    """The number of the round (a key of `RoundRecord.measures`) that the change should move; None:
     accuracy alone."""
-    direction: Literal["up", "down", ""] = ""
-    """Which way."""
+    direction: Literal["up", "down"] | None = None
+    """Which way; None without a measure."""
 
 
 class RoundRecord(Frozen):
@@ -144,21 +144,27 @@ class State(Frozen):
     run_id: str
     prepared: str
     """Ref (`step/key`) of the prepare receipt: base checkpoint and splits."""
-    start: str = ""
-    """Ref of the start receipt, which holds the recipe; empty in its own state."""
-    round: int = -1
-    """Last finished round; -1 before round 0."""
+    start: str | None = None
+    """Ref of the start receipt, which holds the recipe; None in its own state."""
+    round: int | None = None
+    """Last finished round; None before round 0."""
     go: bool = True
     stop: StopReason | None = None
-    champion: str = ""
-    """Ref of the train receipt whose `model/` is the best so far."""
-    champion_round: int = -1
-    champion_evaluation: str = ""
+    champion: str | None = None
+    """Ref of the train receipt whose `model/` is the best so far; None before round 0, like the next
+    three."""
+    champion_round: int | None = None
+    champion_evaluation: str | None = None
     """Ref of its evaluate receipt."""
-    first_evaluation: str = ""
+    first_evaluation: str | None = None
     """Ref of round 0's evaluate receipt, the base of collapse measures."""
     selections: tuple[str, ...] = ()
     """Refs of the select receipts so far, oldest first: accumulated samples."""
     rounds_without_gain: int = 0
     plan: Plan
     history: tuple[RoundRecord, ...] = ()
+
+    @property
+    def next_round(self) -> int:
+        """Number of the round that begins from this state."""
+        return 0 if self.round is None else self.round + 1

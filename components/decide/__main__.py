@@ -4,9 +4,10 @@ writes nothing."""
 
 import sys
 
-from components.decide.step import inputs_from, run
+from components.decide.step import DecideInputs, goes_on, run
 from components.decide.what_if import main as what_if
-from components.runtime.entrypoints import carry_out, parser, receipt_at
+from components.runtime.context import Context
+from components.runtime.entrypoints import carry_out, mix_of, parser, receipt_at
 
 
 def main() -> None:
@@ -22,13 +23,19 @@ def main() -> None:
         candidate="receipt of train",
         results="receipt of evaluate",
     ).parse_args()
-    uris = (given.mix, given.candidate, given.results)
+
+    def inputs(context: Context) -> DecideInputs:
+        return DecideInputs(
+            state=given.state,
+            mix=mix_of(context, receipt_at(context, given.mix)),
+            train=receipt_at(context, given.candidate),
+            evaluate=receipt_at(context, given.results),
+        )
+
     carry_out(
         given.state,
-        lambda context: run(
-            inputs_from(context, given.state, *(receipt_at(context, uri) for uri in uris)), context
-        ),
-        "go",
+        lambda context: run(inputs(context), context),
+        lambda decided: {"go": goes_on(decided)},
     )
 
 

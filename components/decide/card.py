@@ -54,7 +54,7 @@ def round_card(
 
 def _course(state: State) -> str:
     if state.stop is None:
-        return f"The campaign goes on with round {state.round + 1}. Best model: round {state.champion_round}."
+        return f"The campaign goes on with round {state.next_round}. Best model: round {state.champion_round}."
     return f"The campaign ends ({state.stop}): {STOPS.get(state.stop, '')}. Best model: round {state.champion_round}."
 
 
@@ -149,7 +149,7 @@ def _causes(record: RoundRecord) -> list[str]:
         "|---|---|---|---|---|",
     ]
     for one in record.causes:
-        said, predicted = _text(one.evidence), _text(one.predicted)
+        said, predicted = _text(one.evidence), _text(one.predicted or "")
         lines.append(
             f"| {one.name} | {one.confidence:.2f} | {said} | {one.change or 'none'} | {predicted} |"
         )

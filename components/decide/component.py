@@ -16,17 +16,17 @@ def decide(
     card: Output[Markdown],
 ) -> NamedTuple("State", [("go", bool), ("state", str)]):
     """Promote the candidate only if it is proved better; diagnose, plan the next round, or stop."""
-    from components.decide.step import inputs_from, run
+    from components.decide.step import DecideInputs, goes_on, run
     from components.runtime.entrypoints import read_pointer, run_step, save_text
 
     def step(context):
         receipts = [read_pointer(context, artifact.path) for artifact in (mix, candidate, results)]
-        receipt = run(inputs_from(context, state, *receipts), context)
+        receipt = run(DecideInputs(state, *receipts), context)
         save_text(context, receipt, "card.md", card.path)
         return receipt
 
     uri, receipt = run_step(state, step, scores)
-    return (bool(receipt.summary["go"]), uri)
+    return (goes_on(receipt), uri)
 
 
 @dsl.component(base_image="ratchet/cpu:dev", install_kfp_package=False)

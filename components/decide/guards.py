@@ -6,11 +6,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from components.contracts.recipe import DecideSection
 from components.contracts.rows import TextResult
 from components.contracts.state import RoundRecord
+from components.contracts.summaries import EvaluateSummary, SelectSummary
 from components.statistics import Z_95_ONE_SIDED, bootstrap_lower, two_proportions_z
 
 FEW_TEXTS = 30
@@ -31,8 +31,8 @@ class Alarm:
 
 
 def alarms_of(
-    evaluation: Mapping[str, Any],
-    selection: Mapping[str, Any],
+    evaluation: EvaluateSummary,
+    selection: SelectSummary,
     perplexity_ratio: float | None,
     retention: Sequence[tuple[TextResult, TextResult]],
     section: DecideSection,
@@ -82,23 +82,26 @@ def _retention(pairs: Sequence[tuple[TextResult, TextResult]], margin: float) ->
     return [Alarm("retention", True, text)]
 
 
-def _collapse(evaluation: Mapping[str, Any]) -> list[Alarm]:
+def _collapse(evaluation: EvaluateSummary) -> list[Alarm]:
     """Blocks and warnings of evaluate; its perplexity is compared here, with the recipe's bound."""
+    signs = [
+        *((sign, True) for sign in evaluation.blocks),
+        *((sign, False) for sign in evaluation.warnings),
+    ]
     return [
-        Alarm(entry["measure"], blocks, f"collapse guard: {entry['why']}")
-        for name, blocks in (("blocks", True), ("warnings", False))
-        for entry in evaluation.get(name, ())
-        if entry["measure"] != "perplexity"
+        Alarm(sign.measure, blocks, f"collapse guard: {sign.why}")
+        for sign, blocks in signs
+        if sign.measure != "perplexity"
     ]
 
 
-def _errors_taught(selection: Mapping[str, Any]) -> list[Alarm]:
+def _errors_taught(selection: SelectSummary) -> list[Alarm]:
     """A filter that rejects fewer errors than the model makes teaches errors (2510.16657)."""
-    names = selection.get("teaches_errors", ())
+    names = selection.teaches_errors
     if not names:
         return []
     why = f"by the audit set, what {', '.join(names)} kept is no better than the model itself"
-    text = f"the mix teaches errors: {selection.get('why_blocked') or why}"
+    text = f"the mix teaches errors: {selection.why_blocked or why}"
     return [Alarm("teaches_errors", True, text)]
 
 

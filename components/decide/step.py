@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from components.canonical import canonical_json
+from components.contracts import artifacts
 from components.contracts.recipe import DecideSection, Recipe
 from components.contracts.rows import Result, TextResult, read_rows
 from components.contracts.state import Plan, RoundRecord, State, StopReason, Verdict, base_plan
+from components.contracts.summaries import (
+    DecideSummary,
+    EvaluateSummary,
+    LogEntry,
+    SelectSummary,
+    TrainSummary,
+)
+from components.contracts.summaries.evaluate import ModelScores
 from components.decide.card import round_card
 from components.decide.gate import Comparison, Ruling, Scores, compare, decide
 from components.decide.guards import Alarm, alarms_of, self_agreement
@@ -21,19 +30,27 @@ from components.decide.reflection.data_causes import passed
 from components.decide.reflection.diagnosis import diagnose
 from components.decide.reflection.evidence import Evidence
 from components.decide.reflection.measures import (
-    RoundFiles,
     answer_measures,
     human_loss_measures,
     loss_measures,
+    mix_measures,
+    mix_rows,
     references_of,
-    row_measures,
     validation_prompts,
+    verifier_measures,
 )
 from components.decide.reflection.plan import next_level, next_plan, refuted_changes, review
 from components.errors import Corrupt
 from components.runtime.campaign import Campaign, load_campaign
 from components.runtime.context import Context
-from components.runtime.receipts import Attempt, Receipt, commit_once, fetch, read_receipt
+from components.runtime.receipts import (
+    Attempt,
+    Receipt,
+    commit_once,
+    fetch,
+    read_receipt,
+    read_summary,
+)
 from components.storage import keys
 
 MAX_BLOCKED = 2
@@ -47,19 +64,36 @@ class DecideInputs:
 
     state: str
     """URI of the state the round began from."""
+    mix: Receipt
+    """What was trained on: receipt of select, or the first mix of prepare."""
     train: Receipt
     evaluate: Receipt
-    select: Receipt | None
-    """None in round 0."""
-    generates: tuple[Receipt, ...]
-    """All shards; empty in round 0."""
 
 
-class LogRow(BaseModel):
-    """The part of a line of the training log that reflection reads."""
+@dataclass(frozen=True)
+class Summaries:
+    """What the steps of a round say of it."""
 
-    loss: float | None = None
-    tokens: int = 0
+    mix: SelectSummary
+    train: TrainSummary
+    evaluate: EvaluateSummary
+
+    @classmethod
+    def of(cls, inputs: DecideInputs) -> Summaries:
+        """Read the receipts of a round."""
+        return cls(
+            mix=read_summary(inputs.mix, SelectSummary),
+            train=read_summary(inputs.train, TrainSummary),
+            evaluate=read_summary(inputs.evaluate, EvaluateSummary),
+        )
+
+    @property
+    def finished_share(self) -> float:
+        """Share of the samples that the model itself ended; of the evaluation's answers if the
+        round drew no samples."""
+        if self.mix.finished_share is not None:
+            return self.mix.finished_share
+        return self.evaluate.finished_share
 
 
 @dataclass(frozen=True)
@@ -68,21 +102,35 @@ class Measured:
 
     results: tuple[Result, ...]
     scores: Scores
-    summary: dict[str, Any]
+    headline: ModelScores
     retention: dict[str, TextResult]
     """Rows of the retention split by id."""
 
     @classmethod
-    def of(cls, context: Context, receipt: Receipt, prefix: str = "") -> Measured:
-        """Read an evaluate receipt; with the prefix `champion/`, what it measured of the champion."""
-        rows = read_rows(fetch(context, receipt, f"{prefix}results.jsonl"), Result)
+    def of(cls, context: Context, receipt: Receipt) -> Measured:
+        """Read what an evaluate receipt says of its candidate."""
+        return cls._read(context, receipt, read_summary(receipt, EvaluateSummary))
+
+    @classmethod
+    def of_champion(cls, context: Context, receipt: Receipt) -> Measured:
+        """Read what an evaluate receipt says of the champion beside its candidate. Raises Corrupt if
+        it measured none."""
+        headline = read_summary(receipt, EvaluateSummary).champion
+        if headline is None:
+            raise Corrupt(f"{receipt.ref} measured no champion beside its candidate")
+        return cls._read(context, receipt, headline, f"{artifacts.CHAMPION}/")
+
+    @classmethod
+    def _read(
+        cls, context: Context, receipt: Receipt, headline: ModelScores, prefix: str = ""
+    ) -> Measured:
+        rows = read_rows(fetch(context, receipt, f"{prefix}{artifacts.RESULTS}"), Result)
         results = tuple(row for row in rows if row.split == "validation")
         texts: dict[str, TextResult] = {}
-        if f"{prefix}retention.jsonl" in receipt.objects:
-            own = read_rows(fetch(context, receipt, f"{prefix}retention.jsonl"), TextResult)
+        if f"{prefix}{artifacts.RETENTION}" in receipt.objects:
+            own = read_rows(fetch(context, receipt, f"{prefix}{artifacts.RETENTION}"), TextResult)
             texts = {row.id: row for row in own if row.split == "retention"}
-        summary = receipt.summary["champion"] if prefix else receipt.summary
-        return cls(results, Scores.of(results), summary, texts)
+        return cls(results, Scores.of(results), headline, texts)
 
     def retained(self, champion: Measured) -> list[tuple[TextResult, TextResult]]:
         """(champion, candidate) of every retention row. Raises Corrupt if one lacks its partner."""
@@ -94,16 +142,24 @@ class Measured:
         return [(champion.retention[name], row) for name, row in sorted(self.retention.items())]
 
 
-def inputs_from(
-    context: Context, state: str, mix: Receipt, candidate: Receipt, results: Receipt
-) -> DecideInputs:
-    """The inputs of decide from the three artifacts of a round: what was trained on (the receipt of
-    the start in round 0, else of select, which names its shards), the trained model and its
-    results."""
-    if mix.step == "start":
-        return DecideInputs(state, candidate, results, None, ())
-    shards = tuple(read_receipt(context, ref) for ref in mix.config.get("samples", ()))
-    return DecideInputs(state, candidate, results, mix, shards)
+@dataclass(frozen=True)
+class Compared:
+    """What a candidate is held against once there is a champion."""
+
+    champion: Receipt
+    """Of evaluate: the champion, when it was the candidate."""
+    first: Receipt
+    """Of evaluate: round 0."""
+
+    @property
+    def inputs(self) -> dict[str, Receipt]:
+        """As inputs of a receipt."""
+        return {"champion_evaluation": self.champion, "first_evaluation": self.first}
+
+
+def goes_on(decided: Receipt) -> bool:
+    """Return True if the campaign has another round after this decision."""
+    return read_summary(decided, DecideSummary).go
 
 
 def run(inputs: DecideInputs, context: Context) -> Receipt:
@@ -114,17 +170,9 @@ def run(inputs: DecideInputs, context: Context) -> Receipt:
     validation prompts.
     """
     campaign = load_campaign(context, inputs.state)
-    _check(campaign, inputs)
-    receipts = {
-        **{f"generate-{number}": receipt for number, receipt in enumerate(inputs.generates)},
-        **({"select": inputs.select} if inputs.select is not None else {}),
-        "train": inputs.train,
-        "evaluate": inputs.evaluate,
-    }
-    compared = {}
-    if campaign.next_round > 0:
-        compared["champion_evaluation"] = read_receipt(context, campaign.state.champion_evaluation)
-        compared["first_evaluation"] = read_receipt(context, campaign.state.first_evaluation)
+    round_summaries = Summaries.of(inputs)
+    _check(campaign, inputs, round_summaries)
+    compared = _compared(context, campaign.state)
     return commit_once(
         context,
         campaign.task("decide"),
@@ -133,67 +181,65 @@ def run(inputs: DecideInputs, context: Context) -> Receipt:
         inputs={
             "state": campaign.state_receipt,
             "prepare": campaign.prepared,
-            **receipts,
-            **compared,
+            "select": inputs.mix,
+            "train": inputs.train,
+            "evaluate": inputs.evaluate,
+            **(compared.inputs if compared is not None else {}),
         },
         seed=campaign.recipe.seed,
-        work=lambda folder: _decide(context, campaign, inputs, receipts, compared, folder),
+        work=lambda folder: _decide(context, campaign, inputs, round_summaries, compared, folder),
     )
 
 
-def _check(campaign: Campaign, inputs: DecideInputs) -> None:
+def _check(campaign: Campaign, inputs: DecideInputs, summaries: Summaries) -> None:
     number = campaign.next_round
-    named = [
-        ("train", inputs.train),
-        ("evaluate", inputs.evaluate),
-        *(("generate", one) for one in inputs.generates),
-    ]
-    if inputs.select is not None:
-        named.append(("select", inputs.select))
-    for step, receipt in named:
-        if (receipt.step, receipt.summary.get("round")) != (step, number):
+    for receipt, round_number in (
+        (inputs.mix, summaries.mix.round),
+        (inputs.train, summaries.train.round),
+        (inputs.evaluate, summaries.evaluate.round),
+    ):
+        if round_number != number:
             raise Corrupt(
-                f"{receipt.ref} is of round {receipt.summary.get('round')}; needed: {step} of round {number}"
+                f"{receipt.ref} is of round {round_number}; needed: {receipt.step} of round {number}"
             )
     if inputs.train.digest not in inputs.evaluate.inputs.values():
         raise Corrupt(f"{inputs.evaluate.ref} measured another model than {inputs.train.ref}")
-    if (inputs.select is not None and bool(inputs.generates)) != (number > 0):
-        raise Corrupt(
-            f"round {number}: select and generate receipts belong to every round but round 0"
-        )
+
+
+def _compared(context: Context, state: State) -> Compared | None:
+    """The evaluations to compare with; None before there is a champion."""
+    if state.champion_evaluation is None or state.first_evaluation is None:
+        return None
+    return Compared(
+        champion=read_receipt(context, state.champion_evaluation),
+        first=read_receipt(context, state.first_evaluation),
+    )
 
 
 def _decide(
     context: Context,
     campaign: Campaign,
     inputs: DecideInputs,
-    receipts: dict[str, Receipt],
-    compared: dict[str, Receipt],
+    summaries: Summaries,
+    compared: Compared | None,
     folder: Path,
-) -> dict[str, Any]:
+) -> DecideSummary:
     recipe, before = campaign.recipe, campaign.state
     candidate = Measured.of(context, inputs.evaluate)
-    champion = (
-        champion_of(context, inputs.evaluate, compared["champion_evaluation"]) if compared else None
-    )
+    champion = None
     comparison = None
-    if champion is not None:
+    alarms: tuple[Alarm, ...] = ()
+    log = list(read_rows(fetch(context, inputs.train, artifacts.LOG), LogEntry))
+    if compared is not None:
+        champion = champion_of(context, inputs.evaluate, compared.champion)
         in_a_row = promotions_in_a_row(before.history)
         comparison = compare(champion.results, candidate.results, recipe.decide, in_a_row)
-    first = compared["first_evaluation"].summary if compared else {}
-    log = list(read_rows(fetch(context, inputs.train, "log.jsonl"), LogRow))
-    losses = [row.loss for row in log]
-    measures = _measures(context, campaign, inputs, log, candidate, champion)
-    alarms = (
-        *alarms_against(
-            candidate,
-            champion,
-            first,
-            inputs.select.summary if inputs.select else {},
-            recipe.decide,
-        ),
-        *self_agreement(before.history, measures, before.plan.level),
-    )
+        first = read_summary(compared.first, EvaluateSummary)
+        alarms = alarms_against(
+            candidate, champion, first, summaries.evaluate, summaries.mix, recipe.decide
+        )
+    measures = _measures(context, campaign, inputs, summaries, log, candidate, champion)
+    alarms = (*alarms, *self_agreement(before.history, measures, before.plan.level))
     verdict, ruling = _ruling(comparison, candidate, alarms)
     best = candidate if champion is None or verdict == "promoted" else champion
     evidence = Evidence(
@@ -201,19 +247,17 @@ def _decide(
         round=campaign.next_round,
         verdict=verdict,
         plan=before.plan,
-        train=inputs.train.summary,
-        losses=losses,
-        finished_share=_finished_share(inputs),
+        train=summaries.train,
+        losses=[entry.loss for entry in log],
+        finished_share=summaries.finished_share,
         candidate=candidate.scores,
-        select=inputs.select.summary if inputs.select else None,
+        select=summaries.mix,
         comparison=comparison,
         measures=measures,
     )
     plan, record = _reflect(campaign, evidence, ruling, candidate, best.scores)
-    blocked = any(alarm.blocks for alarm in alarms)
-    told = {"alarms": tuple(alarm.why for alarm in alarms), "blocked": blocked}
-    record = record.model_copy(update={**told, **_account(inputs, receipts)})
-    state = _next_state(campaign, inputs, record, plan)
+    record = record.model_copy(update=_account(inputs, summaries, alarms))
+    state = _next_state(campaign, inputs, summaries, record, plan)
     reached = best.scores.accuracy(recipe.decide.goal.slice)
     stop = stop_reason(recipe.decide, state, reached, lambda: minutes_spent(context, before.run_id))
     state = state.model_copy(update={"go": stop is None, "stop": stop})
@@ -226,21 +270,26 @@ def _decide(
         comparison=comparison,
         alarms=alarms,
     )
-    (folder / "state.json").write_bytes(canonical_json(state.model_dump(mode="json")))
-    (folder / "card.md").write_text(card, encoding="utf-8")
+    (folder / artifacts.STATE).write_bytes(canonical_json(state.model_dump(mode="json")))
+    (folder / artifacts.CARD).write_text(card, encoding="utf-8")
     context.progress.note(f"round {record.round} {verdict}: {ruling.why}")
-    return {
-        "round": record.round,
-        "verdict": verdict,
-        "why": ruling.why,
-        "go": state.go,
-        "stop": stop,
-        "accuracy": record.accuracy,
-        "p_value": record.p_value,
-        "champion": state.champion,
-        "alarms": [alarm.measure for alarm in alarms],
-        "causes": [cause.name for cause in record.causes],
-    }
+    return _summary(record, state, alarms)
+
+
+def _summary(record: RoundRecord, state: State, alarms: Sequence[Alarm]) -> DecideSummary:
+    assert state.champion is not None, "the first candidate becomes champion"
+    return DecideSummary(
+        round=record.round,
+        verdict=record.verdict,
+        why=record.why,
+        go=state.go,
+        stop=state.stop,
+        accuracy=record.accuracy,
+        p_value=record.p_value,
+        champion=state.champion,
+        alarms=tuple(alarm.measure for alarm in alarms),
+        causes=tuple(cause.name for cause in record.causes),
+    )
 
 
 def promotions_in_a_row(history: Sequence[RoundRecord]) -> int:
@@ -253,25 +302,35 @@ def promotions_in_a_row(history: Sequence[RoundRecord]) -> int:
 def champion_of(context: Context, evaluation: Receipt, champion_evaluation: Receipt) -> Measured:
     """What is known of the champion: measured beside the candidate, or (in receipts from before
     that was done) when it was the candidate itself."""
-    if "champion/results.jsonl" in evaluation.objects:
-        return Measured.of(context, evaluation, "champion/")
+    if f"{artifacts.CHAMPION}/{artifacts.RESULTS}" in evaluation.objects:
+        return Measured.of_champion(context, evaluation)
     return Measured.of(context, champion_evaluation)
 
 
 def alarms_against(
     candidate: Measured,
-    champion: Measured | None,
-    first: Mapping[str, Any],
-    selection: Mapping[str, Any],
+    champion: Measured,
+    first: ModelScores,
+    evaluation: EvaluateSummary,
+    selection: SelectSummary,
     section: DecideSection,
 ) -> tuple[Alarm, ...]:
-    """All alarms about a candidate; none about the first model. `first` is the summary of round 0's
-    evaluation."""
-    if champion is None:
-        return ()
-    before, now = first.get("perplexity"), candidate.summary.get("perplexity")
+    """All alarms about a candidate.
+
+    Args:
+        candidate: Its results.
+        champion: The results of the model it would replace.
+        first: Scores of round 0's model.
+        evaluation: Summary of the candidate's evaluation.
+        selection: Summary of the mix that it was trained on.
+        section: The recipe's bounds.
+
+    Raises:
+        Corrupt: If candidate and champion were measured on different retention texts.
+    """
+    before, now = first.perplexity, candidate.headline.perplexity
     ratio = now / before if now is not None and before else None
-    return alarms_of(candidate.summary, selection, ratio, candidate.retained(champion), section)
+    return alarms_of(evaluation, selection, ratio, candidate.retained(champion), section)
 
 
 def _ruling(
@@ -290,45 +349,48 @@ def _measures(
     context: Context,
     campaign: Campaign,
     inputs: DecideInputs,
-    log: Sequence[LogRow],
+    summaries: Summaries,
+    log: Sequence[LogEntry],
     candidate: Measured,
     champion: Measured | None,
 ) -> dict[str, float]:
     """The round in numbers."""
     prompts = validation_prompts(context, campaign.prepared)
-    before = champion.results if champion else None
-    select = inputs.select.summary if inputs.select else {}
+    before = champion.results if champion is not None else None
+    train, mix = summaries.train, summaries.mix
     found = {
-        **loss_measures(
-            inputs.train.summary, [row.loss for row in log], [row.tokens for row in log]
+        **loss_measures(train, [entry.loss for entry in log], [entry.tokens for entry in log]),
+        **human_loss_measures(
+            candidate.headline, champion.headline if champion is not None else None
         ),
-        **human_loss_measures(candidate.summary, champion.summary if champion else {}),
         **answer_measures(candidate.results, before, references_of(prompts.values())),
-        **row_measures(
-            context, RoundFiles(campaign.prepared, inputs.select, inputs.generates), before, prompts
-        ),
+        **mix_measures(mix_rows(context, inputs.mix), prompts.values()),
+        **_sample_measures(mix),
     }
-    rows = select["labelled_rows"] + select["self_rows"] if "labelled_rows" in select else 0
-    if rows:
-        found["epochs"] = inputs.train.summary["steps"] * campaign.recipe.train.batch_size / rows
-    if select.get("audit"):
-        found |= {
-            f"audit_{name}": select["audit"][key]
-            for name, key in (("accuracy", "model_accuracy"), ("prompts", "prompts"))
-        }
-    if select:
-        found |= {
-            "accepted": select["accepted"],
-            "distinct_share": select["distinct_share"],
-            "passed": passed(select),
-        }
-    if "hinted" in select:
-        found |= {
-            "hinted": select["hinted"]["generated"],
-            "hinted_accepted": select["hinted"]["accepted"],
-            "too_hard": select["too_hard"]["waiting"],
-        }
+    if mix.votes is not None and before is not None:
+        found |= verifier_measures(mix.votes, before)
+    num_rows = mix.labelled_rows + mix.self_rows
+    if num_rows:
+        found["epochs"] = train.steps * campaign.recipe.train.batch_size / num_rows
     return {name: round(float(value), 6) for name, value in sorted(found.items())}
+
+
+def _sample_measures(mix: SelectSummary) -> dict[str, float]:
+    """Of the samples of a round, as far as it drew any."""
+    found: dict[str, float] = {}
+    if mix.audit is not None:
+        found["audit_accuracy"] = mix.audit.model_accuracy
+        found["audit_prompts"] = mix.audit.prompts
+    if mix.generated:
+        found["accepted"] = mix.accepted
+        found["passed"] = passed(mix)
+    if mix.distinct_share is not None:
+        found["distinct_share"] = mix.distinct_share
+    if mix.hinted is not None and mix.too_hard is not None:
+        found["hinted"] = mix.hinted.generated
+        found["hinted_accepted"] = mix.hinted.accepted
+        found["too_hard"] = mix.too_hard.waiting
+    return found
 
 
 def _reflect(
@@ -338,15 +400,10 @@ def _reflect(
     recipe, used, number = campaign.written, campaign.state.plan, campaign.next_round
     scores, slice_name = candidate.scores, recipe.decide.goal.slice
     history = campaign.state.history
-    # Round 0 has the settings of the first stage; improvement rounds begin from their own.
-    current = used if number > 0 else _first_of(used, recipe)
-    before = (
-        history[-1].plan
-        if number > 1 and history
-        else _first_of(history[0].plan, recipe)
-        if history
-        else current
-    )
+    current = _improvement_plan(used, evidence.verdict, recipe)
+    before = current
+    if history:
+        before = _improvement_plan(history[-1].plan, history[-1].verdict, recipe)
     reviewed = review(
         history[-1] if history else None,
         before,
@@ -359,7 +416,7 @@ def _reflect(
     plan, causes = next_plan(
         recipe, current, diagnose(evidence), reviewed, before, refuted_changes(history)
     )
-    plan = plan.model_copy(update={"level": next_level(recipe, number, used.level, best)})
+    plan = plan.model_copy(update={"level": next_level(recipe, used.level, best)})
     return plan, RoundRecord(
         round=number,
         verdict=evidence.verdict,
@@ -369,52 +426,55 @@ def _reflect(
         accuracy=scores.accuracy(slice_name),
         interval=scores.interval(slice_name),
         overall=scores.accuracy(),
-        test_accuracy=candidate.summary["test_accuracy"],
+        test_accuracy=candidate.headline.test_accuracy,
         slices=scores.slices,
-        pass_at_k=candidate.summary.get("pass_at_k"),
-        perplexity=candidate.summary.get("perplexity"),
+        pass_at_k=candidate.headline.pass_at_k,
+        perplexity=candidate.headline.perplexity,
         p_value=evidence.comparison.p_value if evidence.comparison else None,
         causes=causes,
         measures=dict(evidence.measures),
     )
 
 
-def _first_of(plan: Plan, recipe: Recipe) -> Plan:
-    """The settings that improvement rounds begin from: the recipe's, and what no stage has of its
-    own from `plan`."""
+def _improvement_plan(plan: Plan, verdict: Verdict, recipe: Recipe) -> Plan:
+    """The settings of a round as an improvement round has them. The first training has those of a
+    stage of its own; later rounds begin from the recipe's, and from what no stage has of its own."""
+    if verdict != "first":
+        return plan
     own = {
         name: getattr(plan, name) for name in ("min_vote_share", "max_new_tokens", "neftune_alpha")
     }
     return base_plan(recipe).model_copy(update=own)
 
 
-def _account(inputs: DecideInputs, receipts: dict[str, Receipt]) -> dict[str, Any]:
-    """The fields of a round's record that come from the receipts of its steps."""
-    select = inputs.select.summary if inputs.select else {}
+def _account(inputs: DecideInputs, summaries: Summaries, alarms: Sequence[Alarm]) -> dict[str, Any]:
+    """The fields of a round's record that come from the receipts of its steps, and its alarms."""
+    mix = summaries.mix
+    shards = {f"generate-{number}": ref for number, ref in enumerate(mix.shards)}
     return {
-        "generated": select.get("generated", 0),
-        "accepted": select.get("accepted", 0),
-        "dropped": dict(select.get("dropped", {})),
-        "tokens_generated": sum(
-            one["tokens"]
-            for shard in inputs.generates
-            for one in (shard.summary, shard.summary.get("hinted"))
-            if one
-        ),
-        "tokens_trained": int(inputs.train.summary["tokens_trained"]),
-        "receipts": {name: receipt.ref for name, receipt in receipts.items()},
+        "generated": mix.generated,
+        "accepted": mix.accepted,
+        "dropped": mix.dropped,
+        "tokens_generated": mix.tokens_sampled,
+        "tokens_trained": summaries.train.tokens_trained,
+        "alarms": tuple(alarm.why for alarm in alarms),
+        "blocked": any(alarm.blocks for alarm in alarms),
+        "receipts": {
+            **shards,
+            "select": inputs.mix.ref,
+            "train": inputs.train.ref,
+            "evaluate": inputs.evaluate.ref,
+        },
     }
 
 
-def _finished_share(inputs: DecideInputs) -> float:
-    summaries = [receipt.summary for receipt in inputs.generates]
-    if not summaries:
-        return float(inputs.evaluate.summary["finished_share"])
-    finished = sum(one["finished_share"] * one["generated"] for one in summaries)
-    return float(finished / max(1, sum(one["generated"] for one in summaries)))
-
-
-def _next_state(campaign: Campaign, inputs: DecideInputs, record: RoundRecord, plan: Plan) -> State:
+def _next_state(
+    campaign: Campaign,
+    inputs: DecideInputs,
+    summaries: Summaries,
+    record: RoundRecord,
+    plan: Plan,
+) -> State:
     before = campaign.state
     changes: dict[str, Any] = {
         "start": campaign.start.ref,
@@ -423,9 +483,9 @@ def _next_state(campaign: Campaign, inputs: DecideInputs, record: RoundRecord, p
         "history": (*before.history, record),
         "rounds_without_gain": before.rounds_without_gain + 1,
     }
-    # Rows of a mix that teaches errors do not accumulate.
-    if inputs.select is not None and not inputs.select.summary.get("teaches_errors"):
-        changes["selections"] = (*before.selections, inputs.select.ref)
+    # Rows of a mix that teaches errors do not accumulate; a mix without samples has none.
+    if summaries.mix.generated and not summaries.mix.teaches_errors:
+        changes["selections"] = (*before.selections, inputs.mix.ref)
     if record.verdict != "rejected":
         changes |= {
             "champion": inputs.train.ref,
@@ -450,7 +510,7 @@ def stop_reason(
         return "budget"
     if section.budget.minutes is not None and minutes() >= section.budget.minutes:
         return "budget"
-    if state.round >= section.max_rounds:
+    if state.next_round > section.max_rounds:
         return "max_rounds"
     if len(state.history) > 1 and all(one.blocked for one in state.history[-MAX_BLOCKED:]):
         return "alarm"

@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from components.contracts.recipe import DecideSection
-from components.contracts.state import RoundRecord, StopReason
+from components.contracts.state import RoundRecord, StopReason, Verdict
+from components.contracts.summaries import EvaluateSummary, SelectSummary
 from components.decide.gate import compare, decide
 from components.decide.step import (
     Measured,
@@ -29,7 +30,7 @@ from components.errors import UserError
 from components.runtime.campaign import Campaign, load_campaign
 from components.runtime.context import Context
 from components.runtime.entrypoints import step_context
-from components.runtime.receipts import read_receipt
+from components.runtime.receipts import read_receipt, read_summary
 
 WIDTH = 78
 OVERRIDES = {
@@ -68,7 +69,7 @@ class Answer:
     changed: dict[str, Any]
     """Settings that differ from the recipe's."""
     rounds: tuple[ReplayedRound, ...]
-    champion_round: int
+    champion_round: int | None
     would_be_champion_round: int
     diverges_after: int | None
     """The first round with another verdict: rounds after it began from a model that would not have
@@ -88,8 +89,9 @@ def what_if(context: Context, state: str, overrides: dict[str, Any]) -> Answer:
     diverges: int | None = None
     replayed: tuple[RoundRecord, ...] = ()
     for record in history:
-        verdict, why, blocked, candidate = "first", record.why, False, first
-        if record.round > 0:
+        verdict: Verdict = "first"
+        why, blocked, candidate = record.why, False, first
+        if record.verdict != "first":
             candidate, verdict, why, blocked = _decide_again(
                 context,
                 record,
@@ -139,18 +141,19 @@ def _decide_again(
     section: DecideSection,
     diverges: int | None,
     promotions: int,
-) -> tuple[Measured, str, str, bool]:
+) -> tuple[Measured, Verdict, str, bool]:
     """(the candidate, verdict, why, whether an alarm blocked it)."""
     evaluation = read_receipt(context, record.receipts["evaluate"])
     candidate = Measured.of(context, evaluation)
-    selection = read_receipt(context, record.receipts["select"]).summary
+    selection = read_summary(read_receipt(context, record.receipts["select"]), SelectSummary)
     champion = best
     if diverges is None:  # as it was: what was measured of the champion beside the candidate
         before = read_receipt(
             context, next(one for one in history if one.round == best_round).receipts["evaluate"]
         )
         champion = champion_of(context, evaluation, before)
-    alarms = alarms_against(candidate, champion, first.summary, selection, section)
+    summary = read_summary(evaluation, EvaluateSummary)
+    alarms = alarms_against(candidate, champion, first.headline, summary, selection, section)
     ruling = decide(compare(champion.results, candidate.results, section, promotions), alarms)
     blocked = any(alarm.blocks for alarm in alarms)
     return candidate, "promoted" if ruling.promote else "rejected", ruling.why, blocked

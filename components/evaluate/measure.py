@@ -10,7 +10,9 @@ from fractions import Fraction
 from typing import Any, Literal
 
 from components.canonical import derived_seed, digest_of
+from components.contracts.artifacts import split_file
 from components.contracts.rows import Prompt, Result, Sample, TextResult, TrainingRow, read_rows
+from components.contracts.summaries.evaluate import VerificationGap
 from components.evaluate.collapse import Measured
 from components.evaluate.harness import folder_of, run_harness
 from components.evaluate.scores import SPLITS, generation_verification
@@ -56,7 +58,7 @@ class Account:
     """What is told of a measurement beside its rows."""
 
     tokens: int
-    generation_verification: dict[str, Any] | None
+    generation_verification: VerificationGap | None
     harness: dict[str, dict[str, float]]
     skipped: dict[str, str]
 
@@ -72,7 +74,7 @@ def conditions(context: Context, campaign: Campaign, settings: dict[str, Any]) -
     import transformers
 
     gpu = torch.cuda.is_available()
-    kept = {f"splits/{split}.jsonl" for split in _SPLITS_READ}
+    kept = {split_file(split) for split in _SPLITS_READ}
     return {
         "prompts": {
             name: ref.sha256 for name, ref in campaign.prepared.objects.items() if name in kept
@@ -98,7 +100,7 @@ def read_questions(context: Context, campaign: Campaign) -> Questions:
     prompts: list[Prompt] = []
     splits: list[Literal["validation", "test"]] = []
     for split in SPLITS:
-        own = list(read_rows(fetch(context, campaign.prepared, f"splits/{split}.jsonl"), Prompt))
+        own = list(read_rows(fetch(context, campaign.prepared, split_file(split)), Prompt))
         prompts += own
         splits += ["validation" if split == "validation" else "test"] * len(own)
     texts, text_split = _texts(context, campaign)
@@ -156,9 +158,7 @@ def _texts(
     """Human text for perplexity: the retention split, else dev rows."""
     limit = campaign.recipe.evaluate.max_perplexity_rows
     for split in ("retention", "dev"):
-        rows = list(
-            read_rows(fetch(context, campaign.prepared, f"splits/{split}.jsonl"), TrainingRow)
-        )
+        rows = list(read_rows(fetch(context, campaign.prepared, split_file(split)), TrainingRow))
         if rows:
             return rows[:limit], "retention" if split == "retention" else "dev"
     return [], "dev"
@@ -171,7 +171,7 @@ def _labels(
     asked = {label for prompt in prompts if (label := label_of(prompt))}
     if not asked:
         return [], {}
-    rows = read_rows(fetch(context, campaign.prepared, "splits/train.jsonl"), TrainingRow)
+    rows = read_rows(fetch(context, campaign.prepared, split_file("train")), TrainingRow)
     labels = sorted(
         asked | {row.tags["label"] for row in rows if row.tags.get("label") == row.completion}
     )

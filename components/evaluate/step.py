@@ -10,8 +10,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from components.contracts.artifacts import CHAMPION, DRAWN, RESULTS, RETENTION
 from components.contracts.rows import Result, Sample, TextResult, read_rows, write_rows
-from components.evaluate.collapse import Measured, alarms, collapse_measures, diversity
+from components.contracts.summaries import EvaluateSummary
+from components.contracts.summaries.evaluate import Measurement, ModelScores
+from components.evaluate.collapse import Measured, alarms, collapse_signs, diversity
 from components.evaluate.harness import digest_of_folder, folder_of
 from components.evaluate.measure import (
     Account,
@@ -21,10 +24,10 @@ from components.evaluate.measure import (
     measurement_key,
     read_questions,
 )
-from components.evaluate.scores import answer_shape, intervals, scores_of, text_scores
+from components.evaluate.scores import intervals, model_scores, scores_of, text_scores
 from components.runtime.campaign import Campaign, load_campaign
 from components.runtime.context import Context
-from components.runtime.receipts import Receipt, commit_once, fetch, read_receipt
+from components.runtime.receipts import Receipt, commit_once, fetch, read_receipt, read_summary
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class EvaluateInputs:
 
 @dataclass(frozen=True)
 class Compared:
-    """What a candidate of round 1 or later is held against."""
+    """What a candidate is held against once there is a champion."""
 
     champion: Receipt
     """Of train."""
@@ -100,15 +103,18 @@ def run(inputs: EvaluateInputs, context: Context) -> Receipt:
 
 def _compared(context: Context, campaign: Campaign) -> Compared | None:
     state = campaign.state
-    if campaign.next_round == 0 or not state.champion:
+    if state.champion is None:
         return None
+    assert state.champion_evaluation is not None, "a champion was evaluated"
+    assert state.first_evaluation is not None, "a champion was evaluated"
     first = next(
-        (record.receipts.get("train", "") for record in state.history if record.round == 0), ""
+        (record.receipts.get("train") for record in state.history if record.verdict == "first"),
+        None,
     )
     return Compared(
         read_receipt(context, state.champion),
         read_receipt(context, state.champion_evaluation),
-        read_receipt(context, first) if first else None,
+        read_receipt(context, first) if first is not None else None,
         read_receipt(context, state.first_evaluation),
     )
 
@@ -120,44 +126,39 @@ def _evaluate(
     compared: Compared | None,
     settings: dict[str, Any],
     folder: Path,
-) -> dict[str, Any]:
+) -> EvaluateSummary:
     under = conditions(context, campaign, settings)
     questions = read_questions(context, campaign)
     now, account = measure(context, campaign, candidate, questions, harness=True)
     _write(folder, now)
-    summary = _summary(campaign, now, account)
-    summary["measurement"] = {
-        "candidate": measurement_key(candidate, under),
-        "champion": None,
-        "champion_reused": None,
-    }
-    summary |= {"champion": None, "collapse": {}, "blocks": [], "warnings": []}
+    summary = _summary(campaign, now, account, measurement_key(candidate, under))
     if compared is None:
         return summary
     asked = (context, campaign, questions, under)
     champion, reused = _measured(*asked, compared.champion, compared.champion_evaluation)
-    (folder / "champion").mkdir()
-    _write(folder / "champion", champion)
+    (folder / CHAMPION).mkdir()
+    _write(folder / CHAMPION, champion)
     first = champion
     if compared.first_evaluation.ref != compared.champion_evaluation.ref:
         first, _ = _measured(*asked, compared.first, compared.first_evaluation)
-    collapse = collapse_measures(first, now, campaign.recipe.evaluate.diversity_rows)
+    collapse = collapse_signs(first, now, campaign.recipe.evaluate.diversity_rows)
     blocks, warnings = alarms(collapse)
     for alarm in (*blocks, *warnings):
-        context.progress.note(
-            f"collapse {'block' if alarm in blocks else 'warning'}: {alarm['why']}"
-        )
-    summary["measurement"] |= {
-        "champion": measurement_key(compared.champion, under),
-        "champion_reused": reused,
-    }
-    return {
-        **summary,
-        "champion": _headline(campaign, champion),
-        "collapse": collapse,
-        "blocks": blocks,
-        "warnings": warnings,
-    }
+        kind = "block" if alarm in blocks else "warning"
+        context.progress.note(f"collapse {kind}: {alarm.why}")
+    return summary.model_copy(
+        update={
+            "measurement": Measurement(
+                candidate=summary.measurement.candidate,
+                champion=measurement_key(compared.champion, under),
+                champion_reused=reused,
+            ),
+            "champion": _headline(campaign, champion),
+            "collapse": collapse,
+            "blocks": tuple(blocks),
+            "warnings": tuple(warnings),
+        }
+    )
 
 
 def _measured(
@@ -170,9 +171,8 @@ def _measured(
 ) -> tuple[Measured, bool]:
     """Results of an earlier model, and whether its own receipt gave them: the same work is not done
     twice. They come from there too if the model is not known (`train` is None)."""
-    if train is None or receipt.summary.get("measurement", {}).get("candidate") == measurement_key(
-        train, under
-    ):
+    measurement = read_summary(receipt, EvaluateSummary).measurement
+    if train is None or measurement.candidate == measurement_key(train, under):
         return _stored(context, receipt), True
     context.progress.note(
         f"{receipt.ref} is of other code, settings or libraries: its model is measured anew"
@@ -187,48 +187,51 @@ def _stored(context: Context, receipt: Receipt) -> Measured:
         )
 
     return Measured(
-        rows("results.jsonl", Result),
-        rows("retention.jsonl", TextResult),
-        rows("samples.jsonl", Sample),
+        rows(RESULTS, Result),
+        rows(RETENTION, TextResult),
+        rows(DRAWN, Sample),
     )
 
 
 def _write(folder: Path, measured: Measured) -> None:
     files: dict[str, Iterable[BaseModel]] = {
-        "results.jsonl": measured.results,
-        "retention.jsonl": measured.texts,
+        RESULTS: measured.results,
+        RETENTION: measured.texts,
     }
     if measured.samples:
-        files["samples.jsonl"] = measured.samples
+        files[DRAWN] = measured.samples
     for name, rows in files.items():
         write_rows(folder / name, rows)
 
 
-def _summary(campaign: Campaign, measured: Measured, account: Account) -> dict[str, Any]:
-    scores = scores_of(measured.results, campaign.recipe.evaluate.pass_k)
+def _summary(
+    campaign: Campaign, measured: Measured, account: Account, measurement: str
+) -> EvaluateSummary:
+    """The candidate's own numbers."""
+    section = campaign.recipe.evaluate
+    scores = scores_of(measured.results, section.pass_k)
     texts = text_scores(measured.texts)
-    return {
-        "round": campaign.next_round,
-        **scores,
-        **answer_shape(measured.results),
-        "tokens": account.tokens,
-        "perplexity": texts["perplexity"] if texts else None,
-        "intervals": intervals(measured.results, scores, texts),
-        "retention": texts,
-        "generation_verification": account.generation_verification,
-        "diversity": diversity(measured, campaign.recipe.evaluate.diversity_rows),
-        "harness": account.harness,
-        "skipped": account.skipped,
-    }
+    return EvaluateSummary(
+        round=campaign.next_round,
+        slices=scores.slices,
+        test_slices=scores.test_slices,
+        pass_k=section.pass_k,
+        pass_at=scores.pass_at,
+        numeric=scores.numeric,
+        classification=scores.classification,
+        tokens=account.tokens,
+        intervals=intervals(measured.results, scores, texts),
+        retention=texts,
+        generation_verification=account.generation_verification,
+        diversity=diversity(measured, section.diversity_rows),
+        harness=account.harness,
+        skipped=account.skipped,
+        measurement=Measurement(candidate=measurement),
+        **dict(model_scores(measured.results, scores, texts)),
+    )
 
 
-def _headline(campaign: Campaign, measured: Measured) -> dict[str, Any]:
+def _headline(campaign: Campaign, measured: Measured) -> ModelScores:
     """The champion's numbers that a person compares."""
     scores = scores_of(measured.results, campaign.recipe.evaluate.pass_k)
-    texts = text_scores(measured.texts)
-    kept = {name: scores[name] for name in ("validation_accuracy", "test_accuracy", "pass_at_k")}
-    return {
-        **kept,
-        "perplexity": texts["perplexity"] if texts else None,
-        **answer_shape(measured.results),
-    }
+    return model_scores(measured.results, scores, text_scores(measured.texts))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 
+from components.contracts import artifacts
 from components.contracts.rows import HardPrompt, Prompt, read_rows
 from components.runtime.campaign import Campaign
 from components.runtime.context import Context
@@ -30,16 +31,17 @@ def hard_prompts(context: Context, campaign: Campaign, selection: Receipt | None
     """The prompts to try with a hint: the first ones of the pool that this campaign's data still
     holds."""
     hints = campaign.recipe.generate.hints
-    if hints is None or selection is None or "too_hard.jsonl" not in selection.objects:
+    if hints is None or selection is None or artifacts.TOO_HARD not in selection.objects:
         return []
     waiting = [
-        row.prompt_id for row in read_rows(fetch(context, selection, "too_hard.jsonl"), HardPrompt)
+        row.prompt_id
+        for row in read_rows(fetch(context, selection, artifacts.TOO_HARD), HardPrompt)
     ]
     wanted = set(waiting)
     known = {
         prompt.id: prompt
         for prompt in read_rows(
-            fetch(context, campaign.prepared, "splits/unlabelled.jsonl"), Prompt
+            fetch(context, campaign.prepared, artifacts.split_file("unlabelled")), Prompt
         )
         if prompt.id in wanted and reference_answer(prompt)
     }

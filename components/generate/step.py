@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from components.canonical import derived_seed
+from components.contracts import artifacts
 from components.contracts.rows import Prompt, Sample, read_rows, write_rows
+from components.contracts.summaries import GenerateSummary
+from components.contracts.summaries.generate import EngineFacts, SampleCounts
 from components.errors import UserError
 from components.generate.batches import Ask, SavedBatches, batches_of
 from components.generate.engines.choice import (
@@ -130,20 +133,20 @@ def run(inputs: GenerateInputs, context: Context) -> Receipt:
     work = _work(inputs, context)
     saved = SavedBatches(context, work.key)
 
-    def in_folder(folder: Path) -> dict[str, Any]:
+    def in_folder(folder: Path) -> GenerateSummary:
         context.progress.note(f"engine {work.engine}: {work.why}")
-        samples, about = _sample(context, work, saved)
-        write_rows(folder / "prompts.jsonl", work.prompts)
+        samples, engine_facts = _sample(context, work, saved)
+        write_rows(folder / artifacts.PROMPTS, work.prompts)
         hinted_indices = work.hinted_indices
         plain = [sample for sample in samples if sample.index not in hinted_indices]
-        write_rows(folder / "samples.jsonl", plain)
-        told = {**_account(work, plain), **about}
+        write_rows(folder / artifacts.SAMPLES, plain)
+        hinted_counts = None
         if work.campaign.recipe.generate.hints is not None:
             helped = [sample for sample in samples if sample.index in hinted_indices]
-            write_rows(folder / "hinted_prompts.jsonl", work.hard)
-            write_rows(folder / "hinted_samples.jsonl", helped)
-            told["hinted"] = _counted(work.hard, helped)
-        return told
+            write_rows(folder / artifacts.HINTED_PROMPTS, work.hard)
+            write_rows(folder / artifacts.HINTED_SAMPLES, helped)
+            hinted_counts = _counted(work.hard, helped)
+        return _summary(work, _counted(work.prompts, plain), engine_facts, hinted_counts)
 
     receipt = commit_once(
         context,
@@ -160,7 +163,7 @@ def run(inputs: GenerateInputs, context: Context) -> Receipt:
 
 def _work(inputs: GenerateInputs, context: Context) -> Work:
     campaign = load_campaign(context, inputs.state)
-    champion = read_receipt(context, campaign.state.champion)
+    champion = read_receipt(context, campaign.champion_ref)
     section = campaign.recipe.generate
     engine, why = choose_engine(context, campaign, champion)
     prompts = round_prompts(context, campaign)
@@ -224,33 +227,37 @@ def _those_in(batches: dict[int, list[Prompt]], prompts: Sequence[Prompt]) -> li
     return [prompt for prompt in prompts if prompt.id in ids]
 
 
-def _account(work: Work, samples: Sequence[Sample]) -> dict[str, Any]:
+def _summary(
+    work: Work, counts: SampleCounts, engine_facts: EngineFacts, hinted: SampleCounts | None
+) -> GenerateSummary:
     campaign, plan = work.campaign, work.campaign.state.plan
-    return {
-        "round": campaign.next_round,
-        "shard": work.shard,
-        "shards": campaign.recipe.generate.shards,
-        **_counted(work.prompts, samples),
-        "temperature": plan.temperature,
-        "level": plan.level,
-        "champion": campaign.state.champion,
-        "engine": work.engine,
-        "engine_reason": work.why,
-        "batches": len(work.batches),
-        "batch_size": campaign.recipe.generate.batch_size,
-    }
+    return GenerateSummary(
+        round=campaign.next_round,
+        shard=work.shard,
+        shards=campaign.recipe.generate.shards,
+        temperature=plan.temperature,
+        level=plan.level,
+        champion=work.champion.ref,
+        engine=work.engine,
+        engine_reason=work.why,
+        batches=len(work.batches),
+        batch_size=campaign.recipe.generate.batch_size,
+        hinted=hinted,
+        **dict(counts),
+        **dict(engine_facts),
+    )
 
 
-def _counted(prompts: Sequence[Prompt], samples: Sequence[Sample]) -> dict[str, Any]:
-    finished = sum(sample.finished for sample in samples)
-    return {
-        "prompts": len(prompts),
-        "generated": len(samples),
-        "tokens": sum(one.num_tokens for one in samples),
-        "finished_share": finished / max(1, len(samples)),
-        "truncated": len(samples) - finished,
-        "distinct_answers": len({(sample.prompt_id, sample.text) for sample in samples}),
-    }
+def _counted(prompts: Sequence[Prompt], samples: Sequence[Sample]) -> SampleCounts:
+    num_finished = sum(sample.finished for sample in samples)
+    return SampleCounts(
+        prompts=len(prompts),
+        generated=len(samples),
+        tokens=sum(sample.num_tokens for sample in samples),
+        finished_share=num_finished / max(1, len(samples)),
+        truncated=len(samples) - num_finished,
+        distinct_answers=len({(sample.prompt_id, sample.text) for sample in samples}),
+    )
 
 
 def round_prompts(context: Context, campaign: Campaign) -> list[Prompt]:
@@ -276,21 +283,19 @@ def round_prompts(context: Context, campaign: Campaign) -> list[Prompt]:
 def _asked(context: Context, campaign: Campaign, split: str) -> list[Prompt]:
     """The prompts of a split that may be asked at the plan's level; none if the data has no such
     split."""
-    name, level = f"splits/{split}.jsonl", str(campaign.state.plan.level)
+    name, level = artifacts.split_file(split), str(campaign.state.plan.level)
     if name not in campaign.prepared.objects:
         return []
     rows = read_rows(fetch(context, campaign.prepared, name), Prompt)
     return [prompt for prompt in rows if prompt.tags.get("length", level) == level]
 
 
-def _sample(
-    context: Context, work: Work, saved: SavedBatches
-) -> tuple[list[Sample], dict[str, Any]]:
+def _sample(context: Context, work: Work, saved: SavedBatches) -> tuple[list[Sample], EngineFacts]:
     """All samples of the shard, in order of prompt and index, and what the engine tells of itself."""
     # An endpoint is one model, however many peers answer on their own.
     peers = 1 if work.engine == "openai" else work.campaign.recipe.train.num_peers
     samples: list[Sample] = []
-    about: dict[str, Any] = {}
+    engine_facts = EngineFacts()
     for peer in range(peers):
         folder = (
             None
@@ -299,13 +304,13 @@ def _sample(
         )
         try:
             engine = open_engine(work.engine, context, work.campaign, folder)
-            about = engine.about
+            engine_facts = engine.about
             samples += _sample_peer(context, work, saved, engine, peer, peers)
         finally:
             if folder is not None:
                 shutil.rmtree(folder, ignore_errors=True)
     order = {prompt.id: place for place, prompt in enumerate([*work.hard, *work.prompts])}
-    return sorted(samples, key=lambda item: (order[item.prompt_id], item.index)), about
+    return sorted(samples, key=lambda item: (order[item.prompt_id], item.index)), engine_facts
 
 
 def _sample_peer(

@@ -4,7 +4,7 @@ when it resumes."""
 from pathlib import Path
 
 from components.contracts.recipe_file import load_recipe
-from components.prepare.step import PrepareInputs, run
+from components.prepare.step import PrepareInputs, is_fresh, run
 from components.runtime.entrypoints import carry_out, parser
 
 
@@ -27,7 +27,11 @@ def main() -> None:
         document = load_recipe(given.recipe, tuple(given.set)).model_dump(mode="json")
         return PrepareInputs(document, {}, given.resume_from, given.job_id)
 
-    carry_out(given.store, lambda context: run(inputs(), context), "fresh")
+    carry_out(
+        given.store,
+        lambda context: run(inputs(), context),
+        lambda start: {"fresh": is_fresh(start)},
+    )
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ def prepare(
     data: Output[Dataset],
 ) -> NamedTuple("Start", [("fresh", bool), ("state", str)]):
     """Resolve the recipe and make base checkpoint, data splits and the first state."""
-    from components.prepare.step import PrepareInputs, run
-    from components.runtime.entrypoints import run_step
+    from components.prepare.step import PrepareInputs, is_fresh, run
+    from components.runtime.entrypoints import mix_of, run_step
 
     parameters = {
         "seed": seed,
@@ -41,5 +41,5 @@ def prepare(
     inputs = PrepareInputs(
         recipe=recipe, overrides=parameters, resume_from=resume_from, job_id=job_id
     )
-    uri, receipt = run_step(store, lambda context: run(inputs, context), data)
-    return (bool(receipt.summary["fresh"]), uri)
+    uri, start = run_step(store, lambda context: run(inputs, context), data, mix_of)
+    return (is_fresh(start), uri)

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.canonical import canonical_json, derived_seed
+from components.contracts import artifacts
 from components.contracts.recipe import DataSource, Recipe
 from components.contracts.recipe_file import parse_recipe, set_key
 from components.contracts.rows import Dropped, Prompt, TrainingRow, read_rows, write_rows
 from components.contracts.state import Plan, State, base_plan
+from components.contracts.summaries import PrepareSummary, SelectSummary, StartSummary
 from components.errors import UserError
 from components.prepare.examples import Example
 from components.prepare.readers import read_source
@@ -32,6 +34,7 @@ from components.runtime.receipts import (
     attempting,
     commit,
     fetch,
+    read_summary,
     ref_of_uri,
 )
 from components.storage import keys
@@ -63,8 +66,9 @@ def run(inputs: PrepareInputs, context: Context) -> Receipt:
     """Prepare a campaign, or the continuation of one.
 
     Returns the `start` receipt. Files: recipe.json, state.json. Summary: counts per split, rejected
-    rows per reason, parameters and digest of the base model, `fresh` (False when resumed). The
-    `prepare` receipt that its state names has base/…, splits/*.jsonl and rejected.jsonl. Raises
+    rows per reason, parameters and digest of the base model, `fresh` (False when resumed), ref of
+    the first mix. The `prepare` receipt that its state names has base/…, splits/*.jsonl and
+    rejected.jsonl; the first mix has the files of a round's mix, with labelled rows alone. Raises
     UserError for a recipe, file, model or state that cannot be used.
     """
     recipe = resolve_recipe(inputs)
@@ -81,11 +85,22 @@ def run(inputs: PrepareInputs, context: Context) -> Receipt:
         prepared = campaign.prepared if campaign else _data_and_base(context, attempt, recipe)
         _check_fit(context, recipe, prepared)
         state = _continued(campaign, recipe) if campaign else _first_state(recipe, prepared)
+        mix = _first_mix(context, attempt, recipe, prepared)
+        about = read_summary(prepared, PrepareSummary)
 
-        def work(folder: Path) -> dict[str, Any]:
-            (folder / "recipe.json").write_bytes(canonical_json(document))
-            (folder / "state.json").write_bytes(canonical_json(state.model_dump(mode="json")))
-            return {**prepared.summary, "fresh": state.round < 0}
+        def work(folder: Path) -> StartSummary:
+            (folder / artifacts.RECIPE).write_bytes(canonical_json(document))
+            (folder / artifacts.STATE).write_bytes(canonical_json(state.model_dump(mode="json")))
+            return StartSummary(
+                counts=about.counts,
+                rejected=about.rejected,
+                parameters=about.parameters,
+                base_digest=about.base_digest,
+                dtype=about.dtype,
+                positions=about.positions,
+                fresh=state.round is None,
+                first_mix=mix.ref,
+            )
 
         return commit(
             context,
@@ -94,11 +109,17 @@ def run(inputs: PrepareInputs, context: Context) -> Receipt:
             config={"recipe": document},
             inputs={
                 "prepare": prepared,
+                "mix": mix,
                 **({"resume": campaign.state_receipt} if campaign else {}),
             },
             seed=recipe.seed,
             work=work,
         )
+
+
+def is_fresh(start: Receipt) -> bool:
+    """Return True if the campaign of a start receipt begins with round 0."""
+    return read_summary(start, StartSummary).fresh
 
 
 def _data_and_base(context: Context, attempt: Attempt, recipe: Recipe) -> Receipt:
@@ -126,6 +147,21 @@ def _data_and_base(context: Context, attempt: Attempt, recipe: Recipe) -> Receip
             seed=recipe.seed,
             work=lambda folder: _prepare(context, recipe, files, folder, downloads),
         )
+
+
+def _first_mix(context: Context, attempt: Attempt, recipe: Recipe, prepared: Receipt) -> Receipt:
+    """The mix of the first training: all labelled rows, no samples."""
+
+    def work(folder: Path) -> SelectSummary:
+        labelled = fetch(context, prepared, artifacts.split_file("train"))
+        shutil.copyfile(labelled, folder / artifacts.MIX)
+        (folder / artifacts.ACCEPTED).touch()
+        (folder / artifacts.DROPPED).touch()
+        num_rows = read_summary(prepared, PrepareSummary).counts["train"]
+        return SelectSummary(round=0, labelled_rows=num_rows)
+
+    inputs = {"prepare": prepared}
+    return commit(context, attempt, "mix", config={}, inputs=inputs, seed=recipe.seed, work=work)
 
 
 def _num_bases(recipe: Recipe) -> int:
@@ -161,12 +197,12 @@ def first_plan(recipe: Recipe) -> Plan:
 
 def _prepare(
     context: Context, recipe: Recipe, files: list[Path], folder: Path, downloads: Path
-) -> dict[str, Any]:
+) -> PrepareSummary:
     splits = make_splits(_examples(recipe, files), recipe.data.fractions, recipe.seed)
     (folder / "splits").mkdir()
     for name in CLAIM_ORDER:
-        write_rows(folder / "splits" / f"{name}.jsonl", getattr(splits, name))
-    write_rows(folder / "rejected.jsonl", splits.rejected)
+        write_rows(folder / artifacts.split_file(name), getattr(splits, name))
+    write_rows(folder / artifacts.REJECTED, splits.rejected)
     _note_rejected(context, splits.rejected_counts)
     # Last, as it is the slow part and wrong data should show at once.
     from components.modeling.base import materialise_base
@@ -179,14 +215,14 @@ def _prepare(
         materialise_base(
             recipe.model, seed, folder / f"base-{peer}", context.environment, downloads
         )
-    return {
-        "counts": splits.counts,
-        "rejected": splits.rejected_counts,
-        "parameters": base["parameters"],
-        "base_digest": base["digest"],
-        "dtype": base["dtype"],
-        "positions": base["positions"],
-    }
+    return PrepareSummary(
+        counts=splits.counts,
+        rejected=splits.rejected_counts,
+        parameters=base["parameters"],
+        base_digest=base["digest"],
+        dtype=base["dtype"],
+        positions=base["positions"],
+    )
 
 
 def _check_fit(context: Context, recipe: Recipe, prepared: Receipt) -> None:
@@ -258,7 +294,7 @@ def _assigned(source: DataSource, path: Path) -> Iterator[tuple[Target, Example]
 def _note_rejected(context: Context, rejected: dict[str, int]) -> None:
     if rejected:
         reasons = ", ".join(f"{reason} {count}" for reason, count in rejected.items())
-        context.progress.note(f"rejected rows, kept in rejected.jsonl: {reasons}")
+        context.progress.note(f"rejected rows, kept in {artifacts.REJECTED}: {reasons}")
 
 
 def _resumed(context: Context, uri: str, recipe: Recipe) -> Campaign:
@@ -303,7 +339,7 @@ def _continued(campaign: Campaign, recipe: Recipe) -> State:
     return campaign.state.model_copy(
         update={
             "run_id": recipe.run_id,
-            "start": "",
+            "start": None,
             "go": True,
             "stop": None,
             "rounds_without_gain": 0,
@@ -315,7 +351,7 @@ def _continued(campaign: Campaign, recipe: Recipe) -> State:
 def _resumed_plan(campaign: Campaign, recipe: Recipe) -> Plan:
     """The plan goes on as reflection left it, but for the settings that the new recipe sets to
     another value."""
-    if campaign.state.round < 0:
+    if campaign.state.round is None:
         return first_plan(recipe)
     before, after = base_plan(campaign.recipe), base_plan(recipe)
     changed = {name: value for name, value in after if value != getattr(before, name)}

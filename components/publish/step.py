@@ -6,15 +6,24 @@ import json
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from components.contracts import artifacts
 from components.contracts.state import RoundRecord
+from components.contracts.summaries import EvaluateSummary, PrepareSummary, PublishSummary
+from components.contracts.summaries.publish import VaultRefusal
+from components.contracts.summaries.summary import Share
 from components.errors import UserError
-from components.publish.files import TRAINED, copy_checkpoint
+from components.publish.files import copy_checkpoint
 from components.publish.vault import open_vault, vault_sha256
 from components.runtime.campaign import Campaign, load_campaign
 from components.runtime.context import Context
-from components.runtime.receipts import Receipt, commit_once, fetch_folder, read_receipt
+from components.runtime.receipts import (
+    Receipt,
+    commit_once,
+    fetch_folder,
+    read_receipt,
+    read_summary,
+)
 from components.storage import keys
 
 
@@ -37,53 +46,55 @@ def run(inputs: PublishInputs, context: Context) -> Receipt:
     campaign has no champion.
     """
     campaign = load_campaign(context, inputs.state)
-    if not campaign.state.champion:
+    state = campaign.state
+    if state.champion is None or state.champion_evaluation is None or state.champion_round is None:
         raise UserError(
             "nothing to publish: the campaign has no champion yet (round 0 did not finish)"
         )
-    champion = read_receipt(context, campaign.state.champion)
-    measured = read_receipt(context, campaign.state.champion_evaluation)
+    champion = read_receipt(context, state.champion)
+    evaluation = read_receipt(context, state.champion_evaluation)
+    scores = read_summary(evaluation, EvaluateSummary)
+    version = f"r{state.champion_round}-{champion.digest[:12]}"
     name = campaign.recipe.publish.name
-    version = f"r{campaign.state.champion_round}-{champion.digest[:12]}"
     prefix = keys.model_prefix(name, version)
+    champion_round = state.champion_round
 
-    def work(folder: Path) -> dict[str, Any]:
+    def work(folder: Path) -> PublishSummary:
         dtype = copy_checkpoint(
             fetch_folder(context, champion, "model"),
             folder,
-            str(campaign.prepared.summary.get("dtype", TRAINED)),
+            read_summary(campaign.prepared, PrepareSummary).dtype,
             campaign.recipe.model.system_prompt,
         )
-        summary = {
-            "name": name,
-            "version": version,
-            "prefix": prefix,
-            "dtype": dtype,
-            "champion": champion.ref,
-            "champion_round": campaign.state.champion_round,
-            "target_met": campaign.state.stop == "target",
-            "validation_accuracy": measured.summary["validation_accuracy"],
-            "test_accuracy": measured.summary["test_accuracy"],
-            "vault": open_vault(context, campaign, champion),
-        }
-        (folder / "metrics.json").write_text(
-            json.dumps(measured.summary, indent=2, sort_keys=True) + "\n"
+        summary = PublishSummary(
+            name=name,
+            version=version,
+            prefix=prefix,
+            dtype=dtype,
+            champion=champion.ref,
+            champion_round=champion_round,
+            target_met=state.stop == "target",
+            validation_accuracy=scores.validation_accuracy,
+            test_accuracy=scores.test_accuracy,
+            vault=open_vault(context, campaign, champion),
         )
-        (folder / "README.md").write_text(model_card(campaign, champion, summary), encoding="utf-8")
+        metrics = json.dumps(scores.model_dump(mode="json"), indent=2, sort_keys=True)
+        (folder / artifacts.METRICS).write_text(f"{metrics}\n", encoding="utf-8")
+        card = model_card(campaign, champion, summary)
+        (folder / artifacts.MODEL_CARD).write_text(card, encoding="utf-8")
         return summary
 
+    task = campaign.task("publish").model_copy(update={"name": "publish", "round": state.round})
     receipt = commit_once(
         context,
-        campaign.task("publish").model_copy(
-            update={"name": "publish", "round": campaign.state.round}
-        ),
+        task,
         "publish",
         config={
             "name": name,
             "vault": vault_sha256(campaign.prepared),
             "system_prompt": campaign.recipe.model.system_prompt,
         },
-        inputs={"state": campaign.state_receipt, "champion": champion, "evaluation": measured},
+        inputs={"state": campaign.state_receipt, "champion": champion, "evaluation": evaluation},
         seed=campaign.recipe.seed,
         work=work,
     )
@@ -93,7 +104,12 @@ def run(inputs: PublishInputs, context: Context) -> Receipt:
     return receipt
 
 
-def model_card(campaign: Campaign, champion: Receipt, summary: dict[str, Any]) -> str:
+def prefix_of(published: Receipt) -> str:
+    """Return the folder of a published model in the store, with a slash at its end."""
+    return read_summary(published, PublishSummary).prefix
+
+
+def model_card(campaign: Campaign, champion: Receipt, summary: PublishSummary) -> str:
     """The model card: what it is, how it was made, how good it is and on what, in Hugging Face's
     form."""
     recipe, state = campaign.recipe, campaign.state
@@ -102,21 +118,22 @@ def model_card(campaign: Campaign, champion: Receipt, summary: dict[str, Any]) -
     goal = f"{recipe.decide.goal.threshold:.3f}" + (
         f" on {recipe.decide.goal.slice}" if recipe.decide.goal.slice else ""
     )
-    met, vault = "met" if summary["target_met"] else "not met", _vault_row(summary["vault"])
+    met = "met" if summary.target_met else "not met"
+    vault = _vault_row(summary.vault)
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation
 tags: [ratchet, self-improvement]
 ---
-# {summary["name"]} {summary["version"]}
+# {summary.name} {summary.version}
 
 Made by campaign `{state.run_id}` from base model `{recipe.model.source}`. This is the model of round
-{state.champion_round}: the last one that was proved better than the one before it. Its weights are {summary["dtype"]}.
+{state.champion_round}: the last one that was proved better than the one before it. Its weights are {summary.dtype}.
 {_system_prompt(recipe.model.system_prompt)}
 | measure | value |
 |---|---|
-| validation accuracy | {summary["validation_accuracy"]:.4f} |
-| test accuracy | {summary["test_accuracy"]:.4f} |
+| validation accuracy | {summary.validation_accuracy:.4f} |
+| test accuracy | {summary.test_accuracy:.4f} |
 {vault}| goal ({goal}) | {best.accuracy:.4f} [{best.interval[0]:.4f}, {best.interval[1]:.4f}], {met} |
 
 ## Rounds
@@ -146,16 +163,18 @@ def _system_prompt(text: str) -> str:
     )
 
 
-def _vault_row(vault: dict[str, Any] | None) -> str:
+def _vault_row(vault: Share | VaultRefusal | None) -> str:
     """A line of the card's table; none if the data has no vault."""
-    if vault is None:
-        return ""
-    if "refused" in vault:
-        return f"| vault accuracy | not measured: {vault['refused']} |\n"
-    bounds = f"[{vault['low']:.4f}, {vault['high']:.4f}]"
-    return (
-        f"| vault accuracy (opened once, n = {vault['n']}) | {vault['accuracy']:.4f} {bounds} |\n"
-    )
+    match vault:
+        case None:
+            return ""
+        case VaultRefusal():
+            return f"| vault accuracy | not measured: {vault.refused} |\n"
+        case Share():
+            bounds = f"[{vault.low:.4f}, {vault.high:.4f}]"
+            return (
+                f"| vault accuracy (opened once, n = {vault.n}) | {vault.accuracy:.4f} {bounds} |\n"
+            )
 
 
 def _row(record: RoundRecord) -> str:

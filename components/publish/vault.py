@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from typing import Any
 
 from components.canonical import canonical_json, digest_of
+from components.contracts.artifacts import split_file
 from components.contracts.rows import Prompt, read_rows
+from components.contracts.summaries.publish import VaultRefusal
+from components.contracts.summaries.summary import Share
 from components.errors import Corrupt
 from components.runtime.campaign import Campaign
 from components.runtime.context import Context
@@ -23,16 +25,15 @@ from components.verifiers import verify
 
 def vault_sha256(prepared: Receipt) -> str:
     """Identity of a campaign's vault; empty if its data has none."""
-    ref = prepared.objects.get("splits/vault.jsonl")
+    ref = prepared.objects.get(split_file("vault"))
     return ref.sha256 if ref is not None and ref.size else ""
 
 
-def open_vault(context: Context, campaign: Campaign, champion: Receipt) -> dict[str, Any] | None:
-    """Greedy accuracy of the champion on the vault: {"n", "accuracy", "low", "high"} (95 %,
-    Wilson).
-
-    {"refused": why} if it was opened for another model before; None without a vault. Raises Corrupt
-    if the record of the opening is none.
+def open_vault(
+    context: Context, campaign: Campaign, champion: Receipt
+) -> Share | VaultRefusal | None:
+    """Return the greedy accuracy of the champion on the vault, a refusal if it was opened for
+    another model before, None without a vault. Raises Corrupt if the record of the opening is none.
     """
     sha256 = vault_sha256(campaign.prepared)
     if not sha256:
@@ -43,17 +44,17 @@ def open_vault(context: Context, campaign: Campaign, champion: Receipt) -> dict[
     opening = {"model": model, "champion": champion.ref, "run_id": campaign.state.run_id}
     earlier = _record(context, keys.vault_key(sha256), opening)
     if earlier["model"] != model:
-        return {
-            "refused": f"it was opened before, for {earlier['champion']} of run {earlier['run_id']}; a model that came "
+        return VaultRefusal(
+            refused=f"it was opened before, for {earlier['champion']} of run {earlier['run_id']}; a model that came "
             "later needs a new vault"
-        }
-    prompts = list(read_rows(fetch(context, campaign.prepared, "splits/vault.jsonl"), Prompt))
+        )
+    prompts = list(read_rows(fetch(context, campaign.prepared, split_file("vault")), Prompt))
     rights = _rights(context, campaign, champion, prompts)
     low, high = wilson_interval(sum(rights), len(rights))
-    return {"n": len(rights), "accuracy": sum(rights) / len(rights), "low": low, "high": high}
+    return Share(n=len(rights), accuracy=sum(rights) / len(rights), low=low, high=high)
 
 
-def _record(context: Context, key: str, opening: dict[str, Any]) -> dict[str, Any]:
+def _record(context: Context, key: str, opening: dict[str, str]) -> dict[str, str]:
     """The first opening, which is this one if there was none."""
     if context.store.put_bytes(key, canonical_json(opening), if_absent=True):
         return opening

@@ -14,7 +14,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec
 
-from components.report.runs import LogLine, RoundView
+from components.contracts.summaries import LogEntry
+from components.report.runs import RoundView
 
 # matplotlib knows no CSS variables: it draws in these colours, and they are replaced in the SVG.
 _INK, _SOFT, _LINE, _ACCENT, _GOOD, _PAPER = (
@@ -182,7 +183,7 @@ def loss_chart(one: RoundView) -> str:
     )
 
 
-def _thinned(lines: Sequence[LogLine]) -> tuple[list[float], list[float]]:
+def _thinned(lines: Sequence[LogEntry]) -> tuple[list[float], list[float]]:
     """At most _MAX_POINTS points, each the mean of a bin: a readable line and a small page."""
     size = max(1, -(-len(lines) // _MAX_POINTS))
     bins = [lines[start : start + size] for start in range(0, len(lines), size)]

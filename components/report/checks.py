@@ -3,24 +3,24 @@ signs of collapse."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from components.contracts.recipe import Recipe
 from components.contracts.state import RoundRecord
+from components.contracts.summaries import EvaluateSummary, SelectSummary
+from components.contracts.summaries.evaluate import Bounds, CollapseSign, PassAtKSign, RatioSign
+from components.contracts.summaries.select import FilterQuality
 from components.report.runs import RoundView
 from components.report.words import percent
 
-SIGNS = {
+SIGNS: dict[CollapseSign, str] = {
     "distinct_2": "word pairs",
     "perplexity": "human perplexity",
     "length": "length",
     "pass_at_k": "pass@k",
 }
 """Measures of collapse, each against round 0."""
-SEVERITIES = {"blocks": "bad", "warnings": "warn"}
-"""List of an evaluate summary → CSS class."""
 
 
 @dataclass(frozen=True)
@@ -38,67 +38,61 @@ class FilterRow:
     """Of the audit samples given to it."""
 
 
-def filter_rows(select: Mapping[str, Any]) -> list[FilterRow]:
-    """Every filter in the order they worked, then all together; empty without a selection."""
-    filters, audit = select.get("filters") or {}, select.get("audit") or {}
-    if not filters:
+def filter_rows(select: SelectSummary | None) -> list[FilterRow]:
+    """Every filter in the order they worked, then all together; empty without samples."""
+    if select is None or not select.filters:
         return []
-    audited = audit.get("filters") or {}
+    audited = select.audit.filters if select.audit is not None else {}
     # A receipt's keys are in alphabetical order; each filter is given what the one before it kept.
-    in_order = sorted(filters.items(), key=lambda item: (-item[1]["given"], -item[1]["kept"]))
+    in_order = sorted(select.filters.items(), key=lambda item: (-item[1].given, -item[1].kept))
     rows = [
-        FilterRow(name, own["given"], own["kept"], *_audited(audited.get(name, {})))
-        for name, own in in_order
+        FilterRow(name, own.given, own.kept, *_audited(audited.get(name))) for name, own in in_order
     ]
-    return [
-        *rows,
-        FilterRow(
-            "all", select["generated"], select["accepted"], *_audited(audit.get("all") or {})
-        ),
-    ]
+    whole = select.audit.all if select.audit is not None else None
+    return [*rows, FilterRow("all", select.generated, select.accepted, *_audited(whole))]
 
 
-def _audited(own: Mapping[str, Any]) -> tuple[str, ...]:
-    if not own:
+def _audited(own: FilterQuality | None) -> tuple[str, ...]:
+    if own is None:
         return ()
     sure = (
         "nothing kept"
-        if own["precision"] is None
-        else f"{percent(own['precision'])} (≥ {100 * own['precision_low']:.1f})"
+        if own.precision is None
+        else f"{percent(own.precision)} (≥ {100 * own.precision_low:.1f})"
     )
-    return sure, percent(own["recall"]), percent(own["yield"])
+    return sure, percent(own.recall), percent(own.kept_share)
 
 
-def audit_line(select: Mapping[str, Any]) -> str:
+def audit_line(select: SelectSummary | None) -> str:
     """What the filters are worth, in a sentence; empty without an audit split."""
-    audit = select.get("audit")
-    if not audit:
+    if select is None or select.audit is None:
         return ""
-    model, whole = percent(audit["model_accuracy"]), audit["all"]
-    begin = f"On {audit['samples']:,} samples of {audit['prompts']:,} audit prompts, {model} of them right, the filters"
-    if whole["precision"] is None:
+    audit = select.audit
+    model, whole = percent(audit.model_accuracy), audit.all
+    begin = f"On {audit.samples:,} samples of {audit.prompts:,} audit prompts, {model} of them right, the filters"
+    if whole.precision is None:
         return f"{begin} keep nothing."
     return (
-        f"{begin} keep {percent(whole['yield'])}, of which {percent(whole['precision'])} are right (at least "
-        f"{percent(whole['precision_low'])} with 95 % confidence), and {percent(whole['recall'])} of the right ones."
+        f"{begin} keep {percent(whole.kept_share)}, of which {percent(whole.precision)} are right (at least "
+        f"{percent(whole.precision_low)} with 95 % confidence), and {percent(whole.recall)} of the right ones."
     )
 
 
-def hints_line(select: Mapping[str, Any]) -> str:
+def hints_line(select: SelectSummary | None) -> str:
     """What became of prompts that were too hard, in a sentence; empty without hints."""
-    if "too_hard" not in select:
+    if select is None or select.too_hard is None or select.hinted is None:
         return ""
-    hard, helped = select["too_hard"], select["hinted"]
+    hard, helped = select.too_hard, select.hinted
     return (
-        f"No sample answered {hard['found']:,} prompts right. With their answer as a hint, {helped['accepted']:,} of "
-        f"{helped['generated']:,} samples were accepted; {hard['waiting']:,} prompts wait for the next round."
+        f"No sample answered {hard.found:,} prompts right. With their answer as a hint, {helped.accepted:,} of "
+        f"{helped.generated:,} samples were accepted; {hard.waiting:,} prompts wait for the next round."
     )
 
 
-def bias_line(select: Mapping[str, Any]) -> str:
+def bias_line(select: SelectSummary | None) -> str:
     """How far accepted rows are from labelled ones, in a sentence; empty where nothing was
     compared."""
-    distances = select.get("bias") or {}
+    distances = select.bias if select is not None else {}
     told = ", ".join(f"{name} {value:.2f}" for name, value in distances.items())
     return (
         f"Accepted rows against labelled ones (0 alike, 1 nothing in common): {told}."
@@ -107,18 +101,17 @@ def bias_line(select: Mapping[str, Any]) -> str:
     )
 
 
-def alarm_lines(record: RoundRecord, select: Mapping[str, Any]) -> list[str]:
+def alarm_lines(record: RoundRecord, select: SelectSummary | None) -> list[str]:
     """Sentences of all alarms that the verdict itself does not tell."""
-    why = str(select.get("why_blocked") or "")
-    told = [
-        *record.alarms,
-        *([why] if why and not any(why in alarm for alarm in record.alarms) else []),
-    ]
+    why = select.why_blocked if select is not None else None
+    told = [*record.alarms]
+    if why is not None and not any(why in alarm for alarm in record.alarms):
+        told.append(why)
     return [alarm for alarm in told if alarm not in record.why]
 
 
 @dataclass(frozen=True)
-class Sign:
+class Cell:
     """A cell of the table of collapse: text, and the class that colours it."""
 
     text: str
@@ -133,7 +126,7 @@ class CollapseTable:
     columns: tuple[str, ...]
     bounds: tuple[str, ...]
     """What blocks, per column; empty where nothing does."""
-    rows: tuple[tuple[int, tuple[Sign, ...]], ...]
+    rows: tuple[tuple[int, tuple[Cell, ...]], ...]
 
 
 def collapse_table(rounds: Sequence[RoundView], recipe: Recipe | None) -> CollapseTable | None:
@@ -141,90 +134,93 @@ def collapse_table(rounds: Sequence[RoundView], recipe: Recipe | None) -> Collap
     how right it is on audit prompts: a loop without labels that agrees with itself more and is
     right less is collapsing (2505.21444). None if no round has any."""
     most = recipe.decide.max_perplexity_ratio if recipe else None
-    names = [
-        name for name in SIGNS if any(name in one.evaluate.get("collapse", {}) for one in rounds)
-    ]
+    measured = _latest_signs(rounds)
     extras = [
         name
         for name in ("agreement", "audit")
         if any(_extra(name, one) is not None for one in rounds)
     ]
-    if not names:
+    if not measured:
         return None
     titles = {"agreement": "samples agree", "audit": "right on audit"}
-    measured = {name: _latest(name, rounds) for name in names}
     return CollapseTable(
         columns=(
-            *(_title(name, measured[name]) for name in names),
+            *(_title(name, sign) for name, sign in measured.items()),
             *(titles[name] for name in extras),
         ),
-        bounds=(*(_bound(name, measured[name], most) for name in names), *("" for _ in extras)),
+        bounds=(
+            *(_bound(name, sign, most) for name, sign in measured.items()),
+            *("" for _ in extras),
+        ),
         rows=tuple(
             (
                 one.record.round,
                 (
-                    *(_sign(name, one, most) for name in names),
-                    *(Sign(percent(_extra(name, one))) for name in extras),
+                    *(_cell(name, one.evaluate, most) for name in measured),
+                    *(Cell(percent(_extra(name, one))) for name in extras),
                 ),
             )
             for one in rounds
-            if one.record.round
+            if one.record.verdict != "first"
         ),
     )
 
 
-def _latest(name: str, rounds: Sequence[RoundView]) -> dict[str, Any]:
-    found = [
-        one.evaluate["collapse"][name] for one in rounds if name in one.evaluate.get("collapse", {})
-    ]
-    return dict(found[-1])
+def _latest_signs(rounds: Sequence[RoundView]) -> dict[CollapseSign, RatioSign | PassAtKSign]:
+    """The newest measurement of every sign that any round has, in the order of the columns."""
+    newest: dict[CollapseSign, RatioSign | PassAtKSign] = {}
+    for one in rounds:
+        if one.evaluate is not None:
+            newest |= one.evaluate.collapse.signs
+    return {name: newest[name] for name in SIGNS if name in newest}
 
 
 def _extra(name: str, one: RoundView) -> float | None:
     if name == "agreement":
         return one.record.measures.get("agreement")
-    audit = one.select.get("audit")
-    return float(audit["model_accuracy"]) if audit else None
+    audit = one.select.audit if one.select is not None else None
+    return audit.model_accuracy if audit is not None else None
 
 
-def _title(name: str, measure: Mapping[str, Any]) -> str:
-    return f"pass@{measure['k']}" if name == "pass_at_k" else SIGNS[name]
+def _title(name: CollapseSign, sign: RatioSign | PassAtKSign) -> str:
+    return f"pass@{sign.k}" if isinstance(sign, PassAtKSign) else SIGNS[name]
 
 
-def _bound(name: str, measure: Mapping[str, Any], most: float | None) -> str:
-    if name == "pass_at_k":
+def _bound(name: CollapseSign, sign: RatioSign | PassAtKSign, most: float | None) -> str:
+    if isinstance(sign, PassAtKSign):
         return "surely lower"
-    block = measure["block"] if name != "perplexity" or most is None else {"above": most}
-    return " or ".join(f"{side} {limit:g}" for side, limit in sorted(block.items(), reverse=True))
-
-
-def _sign(name: str, one: RoundView, most: float | None) -> Sign:
-    measure = one.evaluate.get("collapse", {}).get(name)
-    if measure is None:
-        return Sign("–")
-    text = (
-        f"{100 * measure['difference']:+.1f} points".replace("-", "−")
-        if name == "pass_at_k"
-        else f"{measure['ratio']:.3f} ×"
+    block = sign.block if name != "perplexity" or most is None else Bounds(above=most)
+    return " or ".join(
+        f"{side} {limit:g}"
+        for side, limit in (("below", block.below), ("above", block.above))
+        if limit is not None
     )
-    severity = _severity(name, one, measure, most)
-    return Sign({"bad": f"{text}, blocks", "warn": f"{text}, warns"}.get(severity, text), severity)
 
 
-def _severity(name: str, one: RoundView, measure: Mapping[str, Any], most: float | None) -> str:
-    if (
-        name == "perplexity" and most is not None
-    ):  # the recipe's bound is the one that `decide` compares with
-        return (
-            "bad"
-            if measure["ratio"] > most
-            else "warn"
-            if measure["ratio"] > (1 + most) / 2
-            else ""
-        )
-    listed = [
-        css
-        for key, css in SEVERITIES.items()
-        if name in {own["measure"] for own in one.evaluate.get(key, ())}
-    ]
-    return listed[0] if listed else ""
+def _cell(name: CollapseSign, evaluate: EvaluateSummary | None, most: float | None) -> Cell:
+    sign = evaluate.collapse.signs.get(name) if evaluate is not None else None
+    if evaluate is None or sign is None:
+        return Cell("–")
+    text = (
+        f"{100 * sign.difference:+.1f} points".replace("-", "−")
+        if isinstance(sign, PassAtKSign)
+        else f"{sign.ratio:.3f} ×"
+    )
+    severity = _severity(name, evaluate, sign, most)
+    return Cell({"bad": f"{text}, blocks", "warn": f"{text}, warns"}.get(severity, text), severity)
+
+
+def _severity(
+    name: CollapseSign,
+    evaluate: EvaluateSummary,
+    sign: RatioSign | PassAtKSign,
+    most: float | None,
+) -> str:
+    if name == "perplexity" and most is not None and isinstance(sign, RatioSign):
+        # The recipe's bound is the one that `decide` compares with.
+        if sign.ratio > most:
+            return "bad"
+        return "warn" if sign.ratio > (1 + most) / 2 else ""
+    if any(alarm.measure == name for alarm in evaluate.blocks):
+        return "bad"
+    return "warn" if any(alarm.measure == name for alarm in evaluate.warnings) else ""

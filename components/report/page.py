@@ -166,23 +166,39 @@ def _costs(view: RunView) -> Iterator[dict[str, Any]]:
         }
 
 
-def lineage(view: RunView) -> Iterator[tuple[int, str, Receipt]]:
-    """The champion's ancestry: (depth, role, receipt), the champion first, every receipt once."""
+def lineage(view: RunView) -> Iterator[tuple[int, str, int | None, Receipt]]:
+    """The champion's ancestry: (depth, role, round or None, receipt), the champion first, every
+    receipt once."""
     by_digest = {receipt.digest: receipt for receipt in view.receipts.values()}
-    champion = view.receipts.get(view.state.champion) if view.state else None
+    champion = view.receipts.get(view.state.champion or "") if view.state else None
+    rounds = _rounds_of_receipts(view)
     seen: set[str] = set()
 
-    def walk(receipt: Receipt, role: str, depth: int) -> Iterator[tuple[int, str, Receipt]]:
+    def walk(
+        receipt: Receipt, role: str, depth: int
+    ) -> Iterator[tuple[int, str, int | None, Receipt]]:
         if receipt.ref in seen:
             return
         seen.add(receipt.ref)
-        yield depth, role, receipt
+        yield depth, role, rounds.get(receipt.ref), receipt
         for name, digest in sorted(receipt.inputs.items(), key=lambda item: item[0]):
             if digest in by_digest:
                 yield from walk(by_digest[digest], name, depth + 1)
 
     if champion is not None:
         yield from walk(champion, "champion", 0)
+
+
+def _rounds_of_receipts(view: RunView) -> dict[str, int]:
+    """Ref of a receipt → its round, for all that belong to one."""
+    rounds = {
+        task.last.receipt: task.last.round
+        for task in view.tasks
+        if task.last.step not in ("prepare", "publish")
+    }
+    for record in view.state.history if view.state is not None else ():
+        rounds |= dict.fromkeys(record.receipts.values(), record.round)
+    return rounds
 
 
 def _total(rows: Iterable[dict[str, Any]], name: str) -> float:

@@ -16,19 +16,29 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from components.contracts.artifacts import ACCEPTED, DROPPED, LOG, RECIPE, STATE
 from components.contracts.recipe import Recipe
 from components.contracts.rows import Dropped, TrainingRow, read_rows
 from components.contracts.state import RoundRecord, State
+from components.contracts.summaries import (
+    EvaluateSummary,
+    LogEntry,
+    PublishSummary,
+    SelectSummary,
+    Summary,
+    TrainSummary,
+)
 from components.errors import Corrupt, Missing, OlderReceipt, UserError
 from components.report.costs import Totals, totals_of
 from components.runtime.context import Context
-from components.runtime.receipts import Attempt, Receipt, fetch, read_receipt
+from components.runtime.receipts import Attempt, Receipt, fetch, read_receipt, read_summary
 from components.storage import keys
 
 MAX_ROWS_READ = 20_000
 """Rows of a file that are looked at when a few are to be shown."""
 
 R = TypeVar("R", bound=BaseModel)
+S = TypeVar("S", bound=Summary)
 T = TypeVar("T")
 
 
@@ -64,24 +74,16 @@ class TaskView:
         return "reused" if self.last.reused else "done"
 
 
-class LogLine(BaseModel):
-    """One optimizer step of a training log, as far as a chart needs it."""
-
-    step: int
-    loss: float | None = None
-    dev_loss: float | None = None
-
-
 @dataclass(frozen=True)
 class RoundView:
     """One finished round: its record and, where they could be read, a look into its receipts."""
 
     record: RoundRecord
-    train: dict[str, Any]
-    """Summary of the train receipt."""
-    select: dict[str, Any]
-    evaluate: dict[str, Any]
-    curve: tuple[LogLine, ...] = ()
+    train: TrainSummary | None = None
+    """None if the receipt could not be read, like the next two."""
+    select: SelectSummary | None = None
+    evaluate: EvaluateSummary | None = None
+    curve: tuple[LogEntry, ...] = ()
     kept: tuple[TrainingRow, ...] = ()
     dropped: tuple[Dropped, ...] = ()
 
@@ -99,6 +101,8 @@ class RunView:
     receipts: dict[str, Receipt]
     """`step/key` → receipt, of everything the run names and that could be read."""
     rounds: tuple[RoundView, ...]
+    published: PublishSummary | None
+    """Of the publish receipt that belongs to the newest attempt; None if nothing was published."""
     totals: Totals
     problems: tuple[str, ...]
 
@@ -110,21 +114,6 @@ class RunView:
         )
         return tuple(
             task for task in self.tasks if task.status == "failed" and task.last.started >= begun
-        )
-
-    @property
-    def published(self) -> dict[str, Any] | None:
-        """Summary of the publish receipt that belongs to the newest attempt, None if nothing was
-        published."""
-        receipts = [
-            task.last.receipt
-            for task in self.tasks
-            if task.last.step == "publish" and task.last.receipt
-        ]
-        return (
-            self.receipts[receipts[-1]].summary
-            if receipts and receipts[-1] in self.receipts
-            else None
         )
 
     @property
@@ -141,8 +130,8 @@ class RunView:
     def target_met(self) -> bool:
         """True if the champion reached the goal, by the word of publish or decide, else by its
         accuracy."""
-        if self.published is not None and "target_met" in self.published:
-            return bool(self.published["target_met"])
+        if self.published is not None:
+            return self.published.target_met
         if self.state is not None and self.state.stop == "target":
             return True
         return bool(
@@ -172,7 +161,7 @@ def load_run(context: Context, run_id: str, *, examples: int = 0) -> RunView:
     receipts: dict[str, Receipt] = {}
     for ref in dict.fromkeys(named_receipts(tasks, state)):
         _tolerate(problems, lambda ref=ref: receipts.setdefault(ref, read_receipt(context, ref)))  # type: ignore[misc]
-    start = receipts.get(state.start or state_ref) if state else None
+    start = receipts.get(state.start if state.start is not None else state_ref) if state else None
     recipe = _tolerate(problems, lambda: _recipe(context, start)) if start else None
     rounds = tuple(
         _round(context, record, receipts, examples, problems)
@@ -187,6 +176,7 @@ def load_run(context: Context, run_id: str, *, examples: int = 0) -> RunView:
         tasks=tasks,
         receipts=receipts,
         rounds=rounds,
+        published=_published(tasks, receipts, problems),
         totals=totals_of(attempts),
         problems=tuple(dict.fromkeys(problems)),
     )
@@ -223,21 +213,21 @@ def named_receipts(tasks: tuple[TaskView, ...], state: State | None) -> Iterator
             state.first_evaluation,
             *state.selections,
         )
-        yield from (ref for ref in named if ref)
+        yield from (ref for ref in named if ref is not None)
         for record in state.history:
             yield from record.receipts.values()
 
 
 def summary_of(view: RunView) -> dict[str, Any]:
     """A run in one JSON document: flat scores first, then rounds, tasks and errors."""
-    champion, published, totals = view.champion, view.published or {}, view.totals
+    champion, totals = view.champion, view.totals
     return {
         "run_id": view.run_id,
         "store": view.store,
         "status": view.status,
         "target_met": view.target_met,
         "published": view.published is not None,
-        "model": published.get("prefix", ""),
+        "model": view.published.prefix if view.published is not None else "",
         "stop": (view.state.stop if view.state else None) or "",
         "threshold": view.recipe.decide.goal.threshold if view.recipe else None,
         "first_accuracy": view.state.history[0].accuracy
@@ -336,7 +326,7 @@ def _latest_state(
         same_start = (best[0].start or best[1]) == (state.start or ref)
         if (
             same_start
-            and state.round > best[0].round
+            and state.next_round > best[0].next_round
             and _begins_with(state.history, best[0].history)
         ):
             best = (state, ref)
@@ -348,13 +338,11 @@ def _begins_with(history: tuple[RoundRecord, ...], head: tuple[RoundRecord, ...]
 
 
 def _state(context: Context, ref: str) -> State:
-    return State.model_validate_json(
-        fetch(context, read_receipt(context, ref), "state.json").read_bytes()
-    )
+    return State.model_validate_json(fetch(context, read_receipt(context, ref), STATE).read_bytes())
 
 
 def _recipe(context: Context, start: Receipt) -> Recipe:
-    return Recipe.model_validate_json(fetch(context, start, "recipe.json").read_bytes())
+    return Recipe.model_validate_json(fetch(context, start, RECIPE).read_bytes())
 
 
 def _round(
@@ -367,18 +355,36 @@ def _round(
     train, select, evaluate = (
         receipts.get(record.receipts.get(step, "")) for step in ("train", "select", "evaluate")
     )
-    summaries = [receipt.summary if receipt else {} for receipt in (train, select, evaluate)]
-    view = RoundView(record=record, train=summaries[0], select=summaries[1], evaluate=summaries[2])
+    view = RoundView(
+        record=record,
+        train=_summary(train, TrainSummary, problems),
+        select=_summary(select, SelectSummary, problems),
+        evaluate=_summary(evaluate, EvaluateSummary, problems),
+    )
     if not examples:
         return view
-    kept = _rows(context, select, "accepted.jsonl", TrainingRow, problems)
-    dropped = _rows(context, select, "dropped.jsonl", Dropped, problems)
+    kept = _rows(context, select, ACCEPTED, TrainingRow, problems)
+    dropped = _rows(context, select, DROPPED, Dropped, problems)
     return dataclasses.replace(
         view,
-        curve=tuple(_rows(context, train, "log.jsonl", LogLine, problems)),
+        curve=tuple(_rows(context, train, LOG, LogEntry, problems)),
         kept=tuple(_spread(kept, examples)),
         dropped=tuple(_of_every_reason(dropped, examples)),
     )
+
+
+def _published(
+    tasks: tuple[TaskView, ...], receipts: dict[str, Receipt], problems: list[str]
+) -> PublishSummary | None:
+    refs = [task.last.receipt for task in tasks if task.last.step == "publish"]
+    return _summary(receipts.get(refs[-1]), PublishSummary, problems) if refs else None
+
+
+def _summary(receipt: Receipt | None, kind: type[S], problems: list[str]) -> S | None:
+    """The summary of a receipt; None if there is no receipt, or it is not of this kind."""
+    if receipt is None:
+        return None
+    return _tolerate(problems, lambda: read_summary(receipt, kind))
 
 
 def _rows(

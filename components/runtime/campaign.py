@@ -6,9 +6,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from components.contracts import artifacts
 from components.contracts.recipe import Recipe
 from components.contracts.state import STATE_STEPS, Frozen, State, with_plan
-from components.errors import Corrupt
+from components.errors import Corrupt, UserError
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, Task, fetch, read_receipt, ref_of_uri
 
@@ -29,7 +30,16 @@ class Campaign(Frozen):
     @property
     def next_round(self) -> int:
         """Number of the round that is being carried out."""
-        return self.state.round + 1
+        return self.state.next_round
+
+    @property
+    def champion_ref(self) -> str:
+        """Ref of the champion's train receipt. Raises UserError before there is one."""
+        if self.state.champion is None:
+            raise UserError(
+                f"{self.state_receipt.ref}: this campaign has no champion yet (round 0 did not finish)"
+            )
+        return self.state.champion
 
     def task(self, step: str, suffix: str = "") -> Task:
         """The name this round's task has in attempt records, `train-r2`."""
@@ -56,7 +66,7 @@ def base_name(prepared: Receipt, peer: int) -> str:
     """Folder of the checkpoint a peer begins from: peers of a scratch model have initial weights of
     their own."""
     own = f"base-{peer}"
-    return own if f"{own}/config.json" in prepared.objects else "base"
+    return own if f"{own}/{artifacts.CHECKPOINT_CONFIG}" in prepared.objects else "base"
 
 
 def load_campaign(context: Context, uri: str) -> Campaign:
@@ -67,10 +77,10 @@ def load_campaign(context: Context, uri: str) -> Campaign:
         raise Corrupt(
             f"{uri} is a {receipt.step} receipt; a state is a receipt of {' or '.join(STATE_STEPS)}"
         )
-    state = State.model_validate_json(fetch(context, receipt, "state.json").read_bytes())
-    start = read_receipt(context, state.start) if state.start else receipt
+    state = State.model_validate_json(fetch(context, receipt, artifacts.STATE).read_bytes())
+    start = read_receipt(context, state.start) if state.start is not None else receipt
     prepared = read_receipt(context, state.prepared)
-    written = Recipe.model_validate_json(fetch(context, start, "recipe.json").read_bytes())
+    written = Recipe.model_validate_json(fetch(context, start, artifacts.RECIPE).read_bytes())
     return Campaign(
         state=state,
         state_receipt=receipt,

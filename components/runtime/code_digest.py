@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = {"start": "prepare", "mix": "prepare"}
+"""Step of a receipt → folder of its code, where they have different names."""
 _PACKAGE = "components"
 _MODULE_NAME = re.compile(rf"{_PACKAGE}(\.\w+)+")
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
@@ -24,7 +26,7 @@ def code_digest(step: str) -> str:
     Comments, docstrings and line breaks do not count: whoever edits one does not make days of
     training new work.
     """
-    folder = "prepare" if step == "start" else step
+    folder = FOLDERS.get(step, step)
     state = hashlib.sha256()
     for path in sorted(_reached_from(ROOT / folder / "step.py")):
         state.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + _source(path)[0])

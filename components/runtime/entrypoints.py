@@ -8,14 +8,22 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from components.contracts.summaries import StartSummary
 from components.errors import Corrupt, RatchetError
 from components.runtime.context import Context, make_context
-from components.runtime.receipts import Receipt, fetch, read_receipt, receipt_uri, ref_of_uri
+from components.runtime.receipts import (
+    Receipt,
+    fetch,
+    read_receipt,
+    read_summary,
+    receipt_uri,
+    ref_of_uri,
+)
 from components.storage.keys import split_receipt_uri
 
 
@@ -41,16 +49,36 @@ def step_context(store_or_state: str) -> Iterator[Context]:
 
 
 def run_step(
-    state: str, step: Callable[[Context], Receipt], output: Artifact
+    state: str,
+    step: Callable[[Context], Receipt],
+    output: Artifact,
+    pointed_to: Callable[[Context, Receipt], Receipt] | None = None,
 ) -> tuple[str, Receipt]:
     """Run one step with the surroundings of its state's store and write the pointer to its receipt.
 
-    Returns the receipt and its URI. Ends the process as `step_context` says.
+    Ends the process as `step_context` says.
+
+    Args:
+        state: URI of the state, or of the store.
+        step: Does the work.
+        output: The artifact that becomes the pointer.
+        pointed_to: Gives the receipt that the pointer is about, where that is not the step's own.
+
+    Returns:
+        URI of the step's receipt, and the receipt.
     """
     with step_context(state) as context:
         receipt = step(context)
-        write_pointer(context, receipt, output)
+        about = receipt if pointed_to is None else pointed_to(context, receipt)
+        write_pointer(context, about, output)
     return receipt_uri(context, receipt), receipt
+
+
+def mix_of(context: Context, receipt: Receipt) -> Receipt:
+    """Return the mix that a receipt stands for: the first mix of a start receipt, else itself."""
+    if receipt.step not in StartSummary.written_by:
+        return receipt
+    return read_receipt(context, read_summary(receipt, StartSummary).first_mix)
 
 
 def save_text(context: Context, receipt: Receipt, name: str, path: str) -> None:
@@ -112,9 +140,13 @@ def receipt_at(context: Context, uri: str) -> Receipt:
     return read_receipt(context, ref_of_uri(context, uri))
 
 
-def carry_out(store_or_state: str, step: Callable[[Context], Receipt], *told: str) -> None:
+def carry_out(
+    store_or_state: str,
+    step: Callable[[Context], Receipt],
+    values_of: Callable[[Receipt], Mapping[str, bool | str]] | None = None,
+) -> None:
     """Run a step with the surroundings of its store and print the URI of its receipt, then
-    `name=value`, in JSON, for each name of the summary in `told`. Nothing else reaches standard
+    `name=value`, in JSON, for each of `values_of` the receipt. Nothing else reaches standard
     output: what libraries print there goes to standard error. Ends the process as `step_context`
     says.
     """
@@ -122,8 +154,9 @@ def carry_out(store_or_state: str, step: Callable[[Context], Receipt], *told: st
         with stdout_to_stderr():
             receipt = step(context)
         print(receipt_uri(context, receipt))
-        for name in told:
-            print(f"{name}={json.dumps(receipt.summary[name])}")
+        values = {} if values_of is None else values_of(receipt)
+        for name, value in values.items():
+            print(f"{name}={json.dumps(value)}")
 
 
 @contextmanager

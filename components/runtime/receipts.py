@@ -9,7 +9,6 @@ records beside it.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
 import resource
@@ -18,11 +17,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from components.canonical import canonical_json, digest_of
+from components.contracts.summaries import Summary
 from components.errors import Corrupt, OlderReceipt, RatchetError, Transient, UserError
 from components.runtime.code_digest import code_digest
 from components.runtime.context import Context
@@ -33,8 +33,11 @@ RECEIPT_SCHEMA: Final = 2
 """Version of a receipt's form. Version 1 had other words in its summaries (`human_rows`, the
 verdict `kept`, the split `heldout`), which no step reads any more."""
 
-Work = Callable[[Path], dict[str, Any]]
-"""Writes the step's files into an empty folder and returns the summary."""
+Work = Callable[[Path], BaseModel]
+"""Writes the step's files into an empty folder and returns the summary, which the receipt holds as
+JSON."""
+
+S = TypeVar("S", bound=Summary)
 
 
 def _inside(name: str) -> str:
@@ -68,6 +71,7 @@ class Receipt(BaseModel):
     objects: dict[Annotated[str, AfterValidator(_inside)], ObjectRef]
     """Relative path → bytes."""
     summary: dict[str, Any]
+    """As JSON; `read_summary` gives it back as what the step wrote."""
 
     @property
     def digest(self) -> str:
@@ -232,7 +236,7 @@ def _do(
             digest = context.cache.adopt(path)
             context.store.put_file(keys.object_key(digest), path, digest)
             objects[name] = ObjectRef(sha256=digest, size=path.stat().st_size)
-        receipt = make(objects, json.loads(canonical_json(summary)))
+        receipt = make(objects, summary.model_dump(mode="json"))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     address = keys.receipt_key(receipt.step, receipt.key)
@@ -296,6 +300,21 @@ def read_receipt(context: Context, ref: str) -> Receipt:
     if receipt.ref != ref:
         raise Corrupt(f"{where} holds the receipt of {receipt.ref}")
     return receipt
+
+
+def read_summary(receipt: Receipt, kind: type[S]) -> S:
+    """Return the summary of a receipt as the model that its step wrote. Raises Corrupt if another
+    step wrote it, or if it has other fields."""
+    if receipt.step not in kind.written_by:
+        raise Corrupt(f"{receipt.ref} is not a receipt of {' or '.join(kind.written_by)}")
+    try:
+        return kind.model_validate(receipt.summary)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise Corrupt(
+            f"{receipt.ref}: its summary is not a {kind.__name__} ({field}: {first['msg']})"
+        ) from None
 
 
 def fetch(context: Context, receipt: Receipt, name: str) -> Path:

@@ -4,18 +4,20 @@ full account."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from components.contracts.rows import Dropped
+from components.contracts.summaries.select import FilterAudit, FilterCounts, Votes
 from components.select.filter_audit import Audit
 from components.select.filter_settings import Rules
-from components.select.filters import PASSES, Entry
+from components.select.filters import BEFORE_VERIFIER, PASSES, VERIFIER, Entry
 from components.select.row_files import write_line
 from components.select.scored_sample_file import Spool
 from components.select.scored_samples import Block, Filter, ScoredSample
+from components.select.vote_tally import VoteTally
 
 
 @dataclass
@@ -24,11 +26,12 @@ class Account:
 
     given: int = 0
     kept: int = 0
-    filters: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Name → given, kept, in the order they worked."""
+    filters: dict[str, FilterCounts] = field(default_factory=dict)
+    """In the order they worked."""
     reasons: Counter[str] = field(default_factory=Counter)
     """Reason → rows dropped."""
-    audit: dict[str, Any] | None = None
+    audit: FilterAudit | None = None
+    votes: Votes | None = None
     hinted: Account | None = None
     """The same of samples with a hint, which are counted nowhere else; None without hints."""
 
@@ -38,9 +41,8 @@ class Account:
         assert kept + reasons.total() == given, (
             f"{name} lost samples: {given} in, {kept} + {reasons.total()} out"
         )
-        counts = self.filters.setdefault(name, {"given": 0, "kept": 0})
-        counts["given"] += given
-        counts["kept"] += kept
+        before = self.filters.get(name, FilterCounts(given=0, kept=0))
+        self.filters[name] = FilterCounts(given=before.given + given, kept=before.kept + kept)
         self.reasons.update(reasons)
 
     @property
@@ -75,6 +77,7 @@ def filter_all(spool: Spool, rules: Rules, rejected: BinaryIO) -> tuple[Spool, A
     fall. Every sample is in exactly one of the two. Audit samples (`rules.audit`) pass the
     filters that check quality, apart from the others."""
     account, audit = Account(given=spool.count - spool.num_hinted), Audit(rules.audit)
+    votes = VoteTally(rules.validation)
     if rules.hints is not None:
         account.hinted = Account(given=spool.num_hinted)
     for number, entries in enumerate(PASSES, 1):
@@ -88,13 +91,19 @@ def filter_all(spool: Spool, rules: Rules, rejected: BinaryIO) -> tuple[Spool, A
             continue
         after = Spool(rules.folder / f"pass-{number}")
         for block in remaining():
-            after.write(_filtered(block, filters, account, rejected))
+            outcomes = list(_filtered(block, filters, account, rejected))
+            if number == 1:
+                _count_votes(votes, block, outcomes)
+            _withdraw(votes, block, outcomes)
+            after.write(outcomes[-1][1])
         for entry, one in filters:
             if entry.checks_quality:
                 audit.pass_through(entry.name, one)
         spool.remove()
         spool = after
-    account.kept, account.audit = spool.count - spool.num_hinted, audit.summary()
+    account.kept = spool.count - spool.num_hinted
+    account.audit = audit.summary()
+    account.votes = votes.summary()
     if account.hinted is not None:
         account.hinted.kept = spool.num_hinted
     account.check()
@@ -103,15 +112,35 @@ def filter_all(spool: Spool, rules: Rules, rejected: BinaryIO) -> tuple[Spool, A
 
 def _filtered(
     block: Block, filters: list[tuple[Entry, Filter]], account: Account, rejected: BinaryIO
-) -> Block:
-    """One block through the filters of one pass."""
+) -> Iterator[tuple[Entry, Block]]:
+    """One block through the filters of one pass: each filter with what it leaves."""
     for entry, one in filters:
         kept, dropped = one(block)
         _note(account, entry.name, block, kept, dropped)
         for row in dropped:
             write_line(rejected, row)
+        yield entry, kept
         block = kept
-    return block
+
+
+def _count_votes(votes: VoteTally, block: Block, outcomes: list[tuple[Entry, Block]]) -> None:
+    """Add up the votes of a block that went through the first pass. Without a verifier all samples
+    pass it."""
+    judged = passed = block
+    for entry, kept in outcomes:
+        if entry.name in BEFORE_VERIFIER:
+            judged = passed = kept
+        elif entry.name == VERIFIER:
+            passed = kept
+    votes.judge(judged, passed)
+
+
+def _withdraw(votes: VoteTally, block: Block, outcomes: list[tuple[Entry, Block]]) -> None:
+    """Take back the votes of samples that a filter behind the verifier refuses for what they say."""
+    for entry, kept in outcomes:
+        if entry.checks_quality and entry.name not in (*BEFORE_VERIFIER, VERIFIER):
+            votes.withdraw(block, kept)
+        block = kept
 
 
 def _note(account: Account, name: str, block: Block, kept: Block, dropped: list[Dropped]) -> None:

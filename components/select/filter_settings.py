@@ -26,6 +26,8 @@ class Rules:
     evaluation: Sequence[tuple[Prompt, str]] = ()
     """Prompts of all evaluation splits with their reference answer: none of them may be trained on.
     """
+    validation: Sequence[Prompt] = ()
+    """Prompts of the validation split, which prompts of the pool are likened to."""
     labelled_keys: frozenset[int] = frozenset()
     """`row_key` of the rows that people wrote: a sample that repeats one adds nothing."""
     scorers: Mapping[str, Scorer] = field(default_factory=dict)

@@ -13,14 +13,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from components.contracts.artifacts import DROPPED, HINTED_PREFIX, TOO_HARD
 from components.contracts.rows import HardPrompt, TrainingRow, read_rows, write_rows
+from components.contracts.summaries.select import HintPool
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, fetch
 from components.select.scored_samples import Block, ScoredSample, by_prompt
 from components.select.sorted_samples import gather
 from components.verifiers import reference_answer
 
-POOL = "too_hard.jsonl"
 NOT_RIGHT = ("unfinished", "empty", "verifier")
 """Reasons for a drop that say an answer is not right. One that fell later has passed the verifier.
 """
@@ -31,7 +32,7 @@ def with_hinted(
 ) -> Iterator[Block]:
     """The round's samples, prompt by prompt, hinted ones after the others of theirs. `folder` is
     an empty one."""
-    helped = gather(context, shards, folder, prefix="hinted_")
+    helped = gather(context, shards, folder, prefix=HINTED_PREFIX)
     marked = ([replace(one, hinted=True) for one in own] for own in _groups(helped))
     yield from heapq.merge(_groups(blocks), marked, key=lambda own: own[0].prompt.id)
 
@@ -69,21 +70,20 @@ class Pool:
         round_number: int,
         folder: Path,
         accepted: Iterable[TrainingRow],
-    ) -> dict[str, int]:
+    ) -> HintPool:
         """Write the pool after this round to `folder`, from that of the last selection and what was
         accepted and (in `folder`) dropped: those least often hinted in vain first, among them the
-        newest. Gives back for the summary how many prompts were `found` too hard, how many of the
-        pool were `answered`, and how many are `waiting`."""
-        failed, right = _verdicts(folder / "dropped.jsonl")
+        newest."""
+        failed, right = _verdicts(folder / DROPPED)
         helped = set[str]()
         for row in accepted:
             (helped if row.provenance.get("hinted") else right).add(row.provenance["prompt_id"])
         found = (failed & self.answerable) - right
         answered = right | helped
         before: dict[str, HardPrompt] = {}
-        if last is not None and POOL in last.objects:
+        if last is not None and TOO_HARD in last.objects:
             before = {
-                row.prompt_id: row for row in read_rows(fetch(context, last, POOL), HardPrompt)
+                row.prompt_id: row for row in read_rows(fetch(context, last, TOO_HARD), HardPrompt)
             }
         waiting = [
             HardPrompt(
@@ -95,12 +95,10 @@ class Pool:
             for identity in {*before, *found} - answered
         ]
         waiting.sort(key=lambda row: (row.hints, -row.round, row.prompt_id))
-        write_rows(folder / POOL, waiting)
-        return {
-            "found": len(found),
-            "answered": len(before.keys() & answered),
-            "waiting": len(waiting),
-        }
+        write_rows(folder / TOO_HARD, waiting)
+        return HintPool(
+            found=len(found), answered=len(before.keys() & answered), waiting=len(waiting)
+        )
 
 
 def _verdicts(dropped: Path) -> tuple[set[str], set[str]]:

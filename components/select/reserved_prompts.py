@@ -3,6 +3,7 @@ audit the filters."""
 
 from __future__ import annotations
 
+from components.contracts.artifacts import split_file
 from components.contracts.rows import Prompt, TrainingRow, prompt_id, read_rows
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, fetch
@@ -16,10 +17,10 @@ def evaluation_items(context: Context, prepared: Receipt) -> list[tuple[Prompt, 
     items = [
         (prompt, _reference(prompt))
         for split in _present(prepared, QUESTIONS)
-        for prompt in read_rows(fetch(context, prepared, f"splits/{split}.jsonl"), Prompt)
+        for prompt in read_rows(fetch(context, prepared, split_file(split)), Prompt)
     ]
     for split in _present(prepared, TEXTS):
-        for row in read_rows(fetch(context, prepared, f"splits/{split}.jsonl"), TrainingRow):
+        for row in read_rows(fetch(context, prepared, split_file(split)), TrainingRow):
             text = (
                 row.prompt or row.completion
             )  # raw text asks nothing; it must not be learned by heart either
@@ -27,17 +28,26 @@ def evaluation_items(context: Context, prepared: Receipt) -> list[tuple[Prompt, 
     return items
 
 
+def validation_prompts(context: Context, prepared: Receipt) -> list[Prompt]:
+    """The prompts of the validation split; none if the data has no such split."""
+    return [
+        prompt
+        for split in _present(prepared, ("validation",))
+        for prompt in read_rows(fetch(context, prepared, split_file(split)), Prompt)
+    ]
+
+
 def audit_ids(context: Context, prepared: Receipt) -> frozenset[str]:
     """Ids of the prompts that the filters are audited on; none if the data has no audit split."""
     return frozenset(
         prompt.id
         for split in _present(prepared, ("audit",))
-        for prompt in read_rows(fetch(context, prepared, f"splits/{split}.jsonl"), Prompt)
+        for prompt in read_rows(fetch(context, prepared, split_file(split)), Prompt)
     )
 
 
 def _present(prepared: Receipt, splits: tuple[str, ...]) -> list[str]:
-    return [split for split in splits if f"splits/{split}.jsonl" in prepared.objects]
+    return [split for split in splits if split_file(split) in prepared.objects]
 
 
 def _reference(prompt: Prompt) -> str:

@@ -10,17 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from components.canonical import normalised_text
+from components.contracts.artifacts import ACCEPTED, DROPPED, MIX, split_file
 from components.contracts.rows import TrainingRow, answered, write_rows
+from components.contracts.summaries import GenerateSummary, SelectSummary
+from components.contracts.summaries.select import HintedCounts, HintPool
 from components.errors import Corrupt, UserError
 from components.runtime.campaign import Campaign, load_campaign
 from components.runtime.context import Context
-from components.runtime.receipts import Receipt, commit_once, fetch, read_receipt
+from components.runtime.receipts import Receipt, commit_once, fetch, read_receipt, read_summary
 from components.select import attribute_shift
 from components.select.filter_chain import Account, collect, filter_all
 from components.select.filter_settings import Rules
 from components.select.hint_pool import Pool, with_hinted
 from components.select.mix import accumulate, weigh
-from components.select.reserved_prompts import audit_ids, evaluation_items
+from components.select.reserved_prompts import audit_ids, evaluation_items, validation_prompts
 from components.select.row_files import RowFile, write_line
 from components.select.scored_sample_file import Spool
 from components.select.scored_samples import Block, ScoredSample, by_prompt, row_key
@@ -50,7 +53,7 @@ def run(inputs: SelectInputs, context: Context) -> Receipt:
     earlier = [read_receipt(context, ref) for ref in campaign.state.selections]
     labelled_share = campaign.state.plan.labelled_share
 
-    def work(folder: Path) -> dict[str, Any]:
+    def work(folder: Path) -> SelectSummary:
         begun = context.clock()
         summary = _select(context, campaign, shards, earlier, folder)
         context.charge("compute_seconds", context.clock() - begun)
@@ -94,22 +97,22 @@ def _config(campaign: Campaign) -> dict[str, Any]:
 
 def _in_order(campaign: Campaign, samples: Sequence[Receipt]) -> list[Receipt]:
     """The shards by number, once it is sure that they are all there and belong together."""
-    shards = sorted(samples, key=lambda receipt: int(receipt.summary.get("shard", -1)))
-    for receipt in shards:
-        about = receipt.step, receipt.summary.get("round"), receipt.summary.get("champion")
-        expected = "generate", campaign.next_round, campaign.state.champion
-        if about != expected:
+    shards = [(receipt, read_summary(receipt, GenerateSummary)) for receipt in samples]
+    shards.sort(key=lambda shard: shard[1].shard)
+    expected = campaign.next_round, campaign.state.champion
+    for receipt, summary in shards:
+        if (summary.round, summary.champion) != expected:
             raise Corrupt(
-                f"{receipt.ref} is (step, round, champion) {about}; select of this round needs {expected}"
+                f"{receipt.ref} is of (round, champion) {(summary.round, summary.champion)}; "
+                f"select of this round needs {expected}"
             )
-    numbers = [receipt.summary["shard"] for receipt in shards]
-    counts = {receipt.summary["shards"] for receipt in shards}
-    if len(counts) != 1 or numbers != list(range(counts.pop())):
-        told = sorted({receipt.summary["shards"] for receipt in shards})
+    numbers = [summary.shard for _, summary in shards]
+    counts = sorted({summary.shards for _, summary in shards})
+    if len(counts) != 1 or numbers != list(range(counts[0])):
         raise Corrupt(
-            f"round {campaign.next_round}: got shards {numbers} of {told}; all shards, each once, are needed"
+            f"round {campaign.next_round}: got shards {numbers} of {counts}; all shards, each once, are needed"
         )
-    return shards
+    return [receipt for receipt, _ in shards]
 
 
 def _select(
@@ -118,7 +121,7 @@ def _select(
     shards: list[Receipt],
     earlier: list[Receipt],
     folder: Path,
-) -> dict[str, Any]:
+) -> SelectSummary:
     context.scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="select-", dir=context.scratch) as scratch:
         return _Selection(context, campaign, folder, Path(scratch)).run(shards, earlier)
@@ -136,7 +139,7 @@ class _Selection:
             scratch,
         )
         self._section = campaign.recipe.select
-        self._labelled = RowFile(fetch(context, campaign.prepared, "splits/train.jsonl"))
+        self._labelled = RowFile(fetch(context, campaign.prepared, split_file("train")))
         self._labelled_keys = frozenset(
             row_key(row.prompt, row.completion) for row in self._labelled
         )
@@ -146,8 +149,8 @@ class _Selection:
         self._hints = campaign.recipe.generate.hints
         self._pool = Pool()
 
-    def run(self, shards: list[Receipt], earlier: list[Receipt]) -> dict[str, Any]:
-        """Write the files and give back the summary."""
+    def run(self, shards: list[Receipt], earlier: list[Receipt]) -> SelectSummary:
+        """Write the files and return the summary."""
         blocks = self._about.watch(self._blocks(shards))
         spool, audit = collect(blocks, self._audit_ids, self._scratch / "pass-0")
         with scorers_of(self._context, self._campaign, self._scratch) as scorers:
@@ -156,29 +159,45 @@ class _Selection:
                 folder=self._scratch,
                 seed=self._campaign.recipe.seed,
                 evaluation=self._evaluation,
+                validation=validation_prompts(self._context, self._campaign.prepared),
                 labelled_keys=self._labelled_keys,
                 scorers=scorers,
                 audit=audit,
                 hints=self._hints,
             )
-            with (self._folder / "dropped.jsonl").open("wb") as rejected:
+            with (self._folder / DROPPED).open("wb") as rejected:
                 left, account = filter_all(spool, rules, rejected)
         _enough(self._campaign, account)
         prompts_accepted, prompts_helped = self._write_accepted(left)
-        return {
-            "round": self._campaign.next_round,
-            "generated": account.given,
-            "accepted": account.kept,
-            "acceptance": account.kept / account.given,
-            "dropped": account.by_reason,
-            "filters": account.filters,
-            **self._write_mix(earlier),
-            "prompts_accepted": prompts_accepted,
-            **self._about.summary(len(audit)),
-            "audit": account.audit,
-            **_verdict(self._context, account),
-            **self._write_pool(account, prompts_helped, earlier),
-        }
+        mix = self._write_mix(earlier)
+        pool = self._write_pool(earlier)
+        sampled = _Sampled.of(shards)
+        return SelectSummary(
+            round=self._campaign.next_round,
+            shards=tuple(shard.ref for shard in shards),
+            generated=account.given,
+            accepted=account.kept,
+            acceptance=account.kept / account.given if account.given else None,
+            dropped=account.by_reason,
+            filters=account.filters,
+            prompts=self._about.prompts,
+            prompts_accepted=prompts_accepted,
+            audit_samples=len(audit),
+            distinct_share=self._about.distinct_share,
+            mean_answer_tokens=self._about.mean_answer_tokens,
+            tokens_sampled=sampled.tokens,
+            finished_share=sampled.finished_share,
+            labelled_rows=mix.labelled_rows,
+            self_rows=mix.self_rows,
+            older_left_out=mix.older_left_out,
+            bias=mix.bias,
+            votes=account.votes,
+            audit=account.audit,
+            teaches_errors=account.audit.teaches_errors if account.audit is not None else (),
+            why_blocked=_why_blocked(self._context, account),
+            hinted=self._hinted_counts(account, prompts_helped),
+            too_hard=pool,
+        )
 
     def _blocks(self, shards: list[Receipt]) -> Iterator[Block]:
         """All samples of the round, with a hint and without."""
@@ -189,30 +208,30 @@ class _Selection:
         folder.mkdir()
         return self._pool.watch(with_hinted(blocks, self._context, shards, folder))
 
-    def _write_pool(
-        self, account: Account, prompts_accepted: int, earlier: list[Receipt]
-    ) -> dict[str, Any]:
-        """Write `too_hard.jsonl`; gives back what became of the samples with a hint. Nothing at all
-        without hints."""
-        if account.hinted is None:
-            return {}
-        pool = self._pool.carry_on(
+    def _write_pool(self, earlier: list[Receipt]) -> HintPool | None:
+        """Write `too_hard.jsonl`; nothing at all without hints."""
+        if self._hints is None:
+            return None
+        return self._pool.carry_on(
             self._context,
             earlier[-1] if earlier else None,
             self._campaign.next_round,
             self._folder,
-            RowFile(self._folder / "accepted.jsonl"),
+            RowFile(self._folder / ACCEPTED),
         )
+
+    def _hinted_counts(self, account: Account, prompts_accepted: int) -> HintedCounts | None:
         helped = account.hinted
-        hinted = {
-            "prompts": len(self._pool.tried),
-            "generated": helped.given,
-            "accepted": helped.kept,
-            "dropped": helped.by_reason,
-            "filters": helped.filters,
-            "prompts_accepted": prompts_accepted,
-        }
-        return {"hinted": hinted, "too_hard": pool}
+        if helped is None:
+            return None
+        return HintedCounts(
+            prompts=len(self._pool.tried),
+            generated=helped.given,
+            accepted=helped.kept,
+            dropped=helped.by_reason,
+            filters=helped.filters,
+            prompts_accepted=prompts_accepted,
+        )
 
     def _write_accepted(self, left: Spool) -> tuple[int, int]:
         """Write `accepted.jsonl`, weights relative to their mean; gives back how many prompts have
@@ -223,19 +242,18 @@ class _Selection:
             for own in by_prompt(block):
                 prompts[own[0].hinted] += 1
         mean = total / max(1, left.count)
-        with (self._folder / "accepted.jsonl").open("wb") as file:
+        with (self._folder / ACCEPTED).open("wb") as file:
             for block in left.blocks():
                 for one in block:
                     write_line(file, _row(self._campaign, one, one.weight / mean))
         left.remove()
         return prompts[0], prompts[1]
 
-    def _write_mix(self, earlier: list[Receipt]) -> dict[str, Any]:
-        """Write `mix.jsonl` from labelled rows, earlier rounds and this one; gives back what is in
-        it, and what not."""
-        accepted = RowFile(self._folder / "accepted.jsonl")
+    def _write_mix(self, earlier: list[Receipt]) -> _MixCounts:
+        """Write `mix.jsonl` from labelled rows, earlier rounds and this one."""
+        accepted = RowFile(self._folder / ACCEPTED)
         labelled: Iterable[TrainingRow] = self._labelled
-        files = [fetch(self._context, receipt, "accepted.jsonl") for receipt in reversed(earlier)]
+        files = [fetch(self._context, receipt, ACCEPTED) for receipt in reversed(earlier)]
         left_out = Counter[str]()
         num_older = write_rows(
             self._scratch / "older.jsonl",
@@ -257,16 +275,50 @@ class _Selection:
             labelled_share=self._campaign.state.plan.labelled_share,
             newest_share=self._section.newest_share,
         )
-        rows = write_rows(self._folder / "mix.jsonl", mix)
+        rows = write_rows(self._folder / MIX, mix)
         num_self = num_older + sum(1 for _ in accepted)
-        return {
-            "labelled_rows": rows - num_self,
-            "self_rows": num_self,
-            "older_left_out": dict(sorted(left_out.items())),
-            "bias": attribute_shift.distances(
+        return _MixCounts(
+            labelled_rows=rows - num_self,
+            self_rows=num_self,
+            older_left_out=dict(sorted(left_out.items())),
+            bias=attribute_shift.distances(
                 attribute_shift.attributes(accepted), attribute_shift.attributes(self._labelled)
             ),
-        }
+        )
+
+
+@dataclass(frozen=True)
+class _MixCounts:
+    """What is in a mix, and what not; see `SelectSummary`."""
+
+    labelled_rows: int
+    self_rows: int
+    older_left_out: dict[str, int]
+    bias: dict[str, float]
+
+
+@dataclass(frozen=True)
+class _Sampled:
+    """What generate drew for a round, over all shards."""
+
+    tokens: int
+    """With and without hints."""
+    finished_share: float | None
+    """Without hints; None without samples."""
+
+    @classmethod
+    def of(cls, shards: Iterable[Receipt]) -> _Sampled:
+        """Add up the summaries of all shards."""
+        summaries = [read_summary(shard, GenerateSummary) for shard in shards]
+        num_samples = sum(summary.generated for summary in summaries)
+        num_finished = sum(summary.finished_share * summary.generated for summary in summaries)
+        hinted_tokens = sum(
+            summary.hinted.tokens for summary in summaries if summary.hinted is not None
+        )
+        return cls(
+            tokens=sum(summary.tokens for summary in summaries) + hinted_tokens,
+            finished_share=num_finished / num_samples if num_samples else None,
+        )
 
 
 @dataclass
@@ -291,34 +343,35 @@ class _Seen:
                 self.tokens += sum(one.sample.num_tokens for one in own)
             yield block
 
-    def summary(self, num_audit: int) -> dict[str, Any]:
-        """For the receipt."""
-        return {
-            "prompts": self.prompts,
-            "audit_samples": num_audit,
-            "distinct_share": self.distinct / max(1, self.samples),
-            "mean_answer_tokens": self.tokens / max(1, self.samples),
-        }
+    @property
+    def distinct_share(self) -> float | None:
+        """Share of the samples whose text differs from the prompt's earlier ones."""
+        return self.distinct / self.samples if self.samples else None
+
+    @property
+    def mean_answer_tokens(self) -> float | None:
+        """Tokens a sample."""
+        return self.tokens / self.samples if self.samples else None
 
 
-def _verdict(context: Context, account: Account) -> dict[str, Any]:
-    """`teaches_errors`: names of filters that block the round (2510.16657): what they keep is not
-    proved to be righter than what the model says anyway, so training on it teaches the model its
-    own errors. `decide` rejects such a candidate; `why_blocked` says it with the numbers."""
+def _why_blocked(context: Context, account: Account) -> str | None:
+    """Say with the numbers why `decide` is to reject the candidate of this round; None if it is not.
+
+    What the filters keep is then not proved to be righter than what the model says anyway, so
+    training on it teaches the model its own errors (2510.16657).
+    """
     audit = account.audit
-    if audit is None or not audit["teaches_errors"]:
-        return {"teaches_errors": [], "why_blocked": ""}
-    whole = audit["all"]
-    precision = (
-        "nothing kept" if whole["precision"] is None else f"precision {whole['precision']:.3f}"
-    )
+    if audit is None or not audit.teaches_errors:
+        return None
+    whole = audit.all
+    precision = "nothing kept" if whole.precision is None else f"precision {whole.precision:.3f}"
     why = (
-        f"on {audit['prompts']} audit prompts {', '.join(audit['teaches_errors'])} keep {precision} (lower 95 % bound "
-        f"{whole['precision_low']:.3f}), the model's own accuracy is {audit['model_accuracy']:.3f}: this round teaches "
+        f"on {audit.prompts} audit prompts {', '.join(audit.teaches_errors)} keep {precision} (lower 95 % bound "
+        f"{whole.precision_low:.3f}), the model's own accuracy is {audit.model_accuracy:.3f}: this round teaches "
         "errors. Use stricter filters (select.min_vote_share, a verifier, a judge), or a larger audit split"
     )
     context.progress.note(why)
-    return {"teaches_errors": audit["teaches_errors"], "why_blocked": why}
+    return why
 
 
 def _enough(campaign: Campaign, account: Account) -> None:
@@ -342,7 +395,7 @@ def _enough(campaign: Campaign, account: Account) -> None:
 
 def _row(campaign: Campaign, one: ScoredSample, weight: float) -> TrainingRow:
     """An accepted sample as a row, with all that says why it may teach."""
-    provenance = {
+    provenance: dict[str, Any] = {
         "champion": campaign.state.champion,
         "prompt_id": one.prompt.id,
         "index": one.sample.index,

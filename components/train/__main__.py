@@ -1,6 +1,6 @@
 """Fine-tune a candidate on the mix of a round with DeepSpeed."""
 
-from components.runtime.entrypoints import carry_out, parser, receipt_at
+from components.runtime.entrypoints import carry_out, mix_of, parser, receipt_at
 from components.train.step import TrainInputs, run
 
 
@@ -14,7 +14,9 @@ def main() -> None:
     ).parse_args()
     carry_out(
         given.state,
-        lambda context: run(TrainInputs(given.state, receipt_at(context, given.mix)), context),
+        lambda context: run(
+            TrainInputs(given.state, mix_of(context, receipt_at(context, given.mix))), context
+        ),
     )
 
 

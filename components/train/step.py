@@ -3,7 +3,6 @@ or on many nodes."""
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -12,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from components.canonical import derived_seed
+from components.contracts import artifacts
 from components.contracts.recipe import HOW_TO_TRAIN
+from components.contracts.summaries import TrainSummary
 from components.errors import Transient, UserError
 from components.runtime.campaign import Campaign, base_name, checkpoint_name, load_campaign
 from components.runtime.code_digest import code_digest
@@ -31,7 +32,7 @@ from components.runtime.receipts import (
 )
 from components.storage import keys
 from components.train.launch.local_processes import carry_out
-from components.train.process.job import Job, Stage
+from components.train.process.job import Job, Measured, Stage
 
 COMMIT_SECONDS = 1800.0
 """How long the other processes of a training on many nodes wait for the receipt of process 0."""
@@ -44,8 +45,7 @@ class TrainInputs:
     state: str
     """URI of the state the round begins from."""
     mix: Receipt
-    """Receipt of select; in round 0 the start receipt, which stands for the labelled train
-    split."""
+    """Receipt of the round's mix: of select, or the first mix of prepare."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,8 @@ def peer_key(key: str, peer: int) -> str:
 def _work(inputs: TrainInputs, context: Context) -> Work:
     campaign = load_campaign(context, inputs.state)
     recipe, plan = campaign.recipe, campaign.state.plan
-    from_base = campaign.next_round == 0 or recipe.train.init_from == "base"
-    init = campaign.prepared if from_base else read_receipt(context, campaign.state.champion)
+    from_base = campaign.state.champion is None or recipe.train.init_from == "base"
+    init = campaign.prepared if from_base else read_receipt(context, campaign.champion_ref)
     if (
         plan.lora is not None
         and not from_base
@@ -140,14 +140,14 @@ def _work(inputs: TrainInputs, context: Context) -> Work:
         system_prompt=recipe.model.system_prompt,
         max_new_tokens=recipe.generate.max_new_tokens,
     )
-    mix = campaign.prepared if inputs.mix.step == "start" else inputs.mix
-    return Work(campaign, mix, init, config, stages)
+    return Work(campaign, inputs.mix, init, config, stages)
 
 
 def _stages(campaign: Campaign) -> tuple[Stage, ...]:
     section, plan = campaign.recipe.train, campaign.state.plan
     planned = Stage(name="sft", steps=plan.steps, learning_rate=plan.learning_rate)
-    if campaign.next_round or section.pretrain is None:
+    # Pretraining is for the first model; every later training goes on from one that had it.
+    if campaign.state.champion is not None or section.pretrain is None:
         return (planned,)
     before = Stage(
         name="pretrain", steps=section.pretrain.steps, learning_rate=section.pretrain.learning_rate
@@ -158,7 +158,7 @@ def _stages(campaign: Campaign) -> tuple[Stage, ...]:
 def _commit(work: Work, context: Context, train: Callable[[Context, list[Job]], None]) -> Receipt:
     """Let `train` carry out the jobs (one a peer), and commit what they leave."""
 
-    def in_folder(folder: Path) -> dict[str, Any]:
+    def in_folder(folder: Path) -> TrainSummary:
         with tempfile.TemporaryDirectory(prefix="train-", dir=context.scratch) as scratch:
             jobs = [
                 _job(context, work, peer, Path(scratch))
@@ -178,23 +178,26 @@ def _commit(work: Work, context: Context, train: Callable[[Context, list[Job]], 
     )
 
 
-def _keep(work: Work, context: Context, jobs: list[Job], folder: Path) -> dict[str, Any]:
+def _keep(work: Work, context: Context, jobs: list[Job], folder: Path) -> TrainSummary:
     """Move what the jobs made into the receipt's folder and return the summary of the first."""
     for peer, job in enumerate(jobs):
         (job.output / "model").rename(folder / checkpoint_name(peer))
         if job.lora is not None:
             (job.output / "adapter").rename(folder / adapter_name(peer))
-    (jobs[0].output / "log.jsonl").rename(folder / "log.jsonl")
-    measured = [json.loads((job.output / "measured.json").read_text()) for job in jobs]
-    context.charge("compute_seconds", max(one["costs"]["compute_seconds"] for one in measured))
-    context.charge("startup_seconds", max(one["costs"]["startup_seconds"] for one in measured))
-    tokens = sum(one["summary"]["tokens_trained"] for one in measured)
+    (jobs[0].output / artifacts.LOG).rename(folder / artifacts.LOG)
+    measured = [
+        Measured.model_validate_json((job.output / "measured.json").read_bytes()) for job in jobs
+    ]
+    context.charge("compute_seconds", max(one.costs.compute_seconds for one in measured))
+    context.charge("startup_seconds", max(one.costs.startup_seconds for one in measured))
+    tokens = sum(one.summary.tokens_trained for one in measured)
     context.charge("tokens_trained", tokens)
-    about = {
-        "round": work.campaign.next_round,
-        "init_from": "base" if work.init is work.campaign.prepared else "champion",
-    }
-    return {**about, **measured[0]["summary"], "tokens_trained": tokens}
+    first = measured[0].summary.model_copy(update={"tokens_trained": tokens})
+    return TrainSummary(
+        round=work.campaign.next_round,
+        init_from="base" if work.init is work.campaign.prepared else "champion",
+        **dict(first),
+    )
 
 
 def adapter_name(peer: int) -> str:
@@ -223,10 +226,8 @@ def _job(context: Context, work: Work, peer: int, scratch: Path) -> Job:
         base=fetch_folder(context, campaign.prepared, base)
         if section.kl_beta or section.interpolate
         else None,
-        mix=fetch(
-            context, work.mix, "splits/train.jsonl" if work.mix.step == "prepare" else "mix.jsonl"
-        ),
-        dev=fetch(context, campaign.prepared, "splits/dev.jsonl"),
+        mix=fetch(context, work.mix, artifacts.MIX),
+        dev=fetch(context, campaign.prepared, artifacts.split_file("dev")),
         output=output,
         system_prompt=campaign.recipe.model.system_prompt,
         section=section,

@@ -10,20 +10,30 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from components.canonical import canonical_json
 from components.contracts.rows import Result, read_rows
 from components.contracts.state import State
+from components.contracts.summaries import EvaluateSummary
 from components.evaluate.step import EvaluateInputs
 from components.evaluate.step import run as evaluate
 from components.report.runs import RunView, load_run
 from components.runtime.campaign import Campaign, load_campaign
 from components.runtime.context import Context, make_context
-from components.runtime.receipts import Receipt, Task, commit_once, fetch, read_receipt, receipt_uri
+from components.runtime.entrypoints import mix_of
+from components.runtime.receipts import (
+    Receipt,
+    Task,
+    commit_once,
+    fetch,
+    read_receipt,
+    read_summary,
+    receipt_uri,
+)
 from components.statistics import mcnemar_two_sided
 from components.train.step import TrainInputs
 from components.train.step import run as train
+from tests.unit.crafted import Plain
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -43,10 +53,20 @@ class Finished:
         assert self.view.state is not None, "the run left no state; see its log"
         return self.view.state
 
+    @property
+    def champion_round(self) -> int:
+        """The round whose model is the best."""
+        assert self.state.champion_round is not None, "round 0 is finished"
+        return self.state.champion_round
+
     def evaluation(self, number: int) -> Receipt:
         """The evaluate receipt of a round."""
         record = next(record for record in self.state.history if record.round == number)
         return read_receipt(self.context, record.receipts["evaluate"])
+
+    def scores(self, number: int) -> EvaluateSummary:
+        """What evaluate says of a round's candidate."""
+        return read_summary(self.evaluation(number), EvaluateSummary)
 
 
 def run_campaign(recipe: str, folder: Path, overrides: list[str], rounds: int) -> Finished:
@@ -91,9 +111,9 @@ def control(finished: Finished) -> Receipt:
         update={"plan": plan, "run_id": f"{last.run_id}-control", "history": ()}
     )
 
-    def write_state(folder: Path) -> dict[str, Any]:
+    def write_state(folder: Path) -> Plain:
         (folder / "state.json").write_bytes(canonical_json(state.model_dump(mode="json")))
-        return {"control": True}
+        return Plain({"control": True})
 
     receipt = commit_once(
         context,
@@ -105,9 +125,8 @@ def control(finished: Finished) -> Receipt:
         work=write_state,
     )
     uri = receipt_uri(context, receipt)
-    return evaluate(
-        EvaluateInputs(uri, train(TrainInputs(uri, campaign.prepared), context)), context
-    )
+    labelled = mix_of(context, campaign.start)
+    return evaluate(EvaluateInputs(uri, train(TrainInputs(uri, labelled), context)), context)
 
 
 def _campaign_after_round_zero(finished: Finished) -> Campaign:

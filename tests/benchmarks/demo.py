@@ -7,6 +7,8 @@ import argparse
 import tempfile
 from pathlib import Path
 
+from components.contracts.summaries import EvaluateSummary
+from components.runtime.receipts import read_summary
 from tests.benchmarks.campaigns import Finished, control, run_campaign
 from tests.benchmarks.figures import record
 
@@ -42,7 +44,7 @@ def measure(finished: Finished) -> dict[str, tuple[float, str, str]]:
     goal, state = recipe.decide.goal.slice, finished.state
 
     def exact_match(number: int) -> float:
-        return float(finished.evaluation(number).summary["test_slices"][goal]["accuracy"])
+        return finished.scores(number).test_slices[goal].accuracy
 
     totals = finished.view.totals
     assert totals.share_not_computing is not None
@@ -61,10 +63,10 @@ def measure(finished: Finished) -> dict[str, tuple[float, str, str]]:
     return {
         "demo.seconds": (finished.seconds, "s", "≤ 360"),
         "demo.start_exact_match": (exact_match(0), "share", "< 0.10"),
-        "demo.end_exact_match": (exact_match(state.champion_round), "share", "≥ 0.98"),
+        "demo.end_exact_match": (exact_match(finished.champion_round), "share", "≥ 0.98"),
         "demo.promoted_rounds": (promoted, "rounds", "≥ 3"),
         "demo.control_exact_match": (
-            float(control(finished).summary["test_slices"][goal]["accuracy"]),
+            read_summary(control(finished), EvaluateSummary).test_slices[goal].accuracy,
             "share",
             "same steps, no self data",
         ),

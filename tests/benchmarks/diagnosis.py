@@ -27,6 +27,7 @@ from components.contracts.state import RoundRecord, State
 from components.decide.reflection.plan import CONFIRMED, TAKEN_BACK
 from components.errors import UserError
 from components.runtime.context import Context, make_context
+from components.runtime.entrypoints import mix_of
 from components.runtime.receipts import (
     Receipt,
     fetch,
@@ -376,7 +377,7 @@ def campaign(name: str, seed: int, folder: Path, rounds: int) -> list[RoundRecor
 
 def one_round(context: Context, start: Receipt, state: str, fault: Fault, number: int) -> Receipt:
     """The steps of a round."""
-    from components.decide.step import inputs_from
+    from components.decide.step import DecideInputs
     from components.decide.step import run as decide
     from components.evaluate.step import EvaluateInputs
     from components.evaluate.step import run as evaluate
@@ -385,12 +386,12 @@ def one_round(context: Context, start: Receipt, state: str, fault: Fault, number
     from components.select.step import SelectInputs
     from components.select.step import run as select
 
-    mix = start
+    mix = mix_of(context, start)
     if number:
         mix = select(SelectInputs(state, (generate(GenerateInputs(state, 0), context),)), context)
     candidate = trained(context, state, mix, fault.bug if number >= fault.bug_from_round else None)
     results = evaluate(EvaluateInputs(state, candidate), context)
-    return decide(inputs_from(context, state, mix, candidate, results), context)
+    return decide(DecideInputs(state, mix, candidate, results), context)
 
 
 def trained(context: Context, state: str, mix: Receipt, bug: Callable[[], None] | None) -> Receipt:

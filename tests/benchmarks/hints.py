@@ -146,6 +146,7 @@ def campaign(seed: int, hints: bool, folder: Path) -> dict[str, float]:
         fetch(context, read_receipt(context, after.prepared), "splits/validation.jsonl"), Prompt
     )
     hard = {prompt.id for prompt in prompts if prompt.text[-2] in UNKNOWN}
+    assert after.champion_evaluation is not None
     evaluation = read_receipt(context, after.champion_evaluation)
     rows = [
         row

@@ -41,7 +41,7 @@ def measure(finished: Finished) -> dict[str, tuple[float, str, str]]:
     them."""
     recipe = finished.view.recipe
     assert recipe is not None
-    best = finished.evaluation(finished.state.champion_round).summary["test_slices"]
+    best = finished.scores(finished.champion_round).test_slices
     for entry in finished.state.history[1:]:
         selection = read_receipt(finished.context, entry.receipts["select"])
         rows = list(read_rows(fetch(finished.context, selection, "accepted.jsonl"), TrainingRow))
@@ -53,7 +53,7 @@ def measure(finished: Finished) -> dict[str, tuple[float, str, str]]:
         )
     return {
         "labelfree.end_exact_match": (
-            best[recipe.decide.goal.slice]["accuracy"],
+            best[recipe.decide.goal.slice].accuracy,
             "share",
             "≥ 0.98",
         ),

@@ -40,11 +40,21 @@ from typing import Any, TypeVar
 
 from components.canonical import canonical_json
 from components.contracts.rows import Prompt, Sample, TrainingRow, read_rows, write_rows
+from components.contracts.summaries import GenerateSummary
 from components.runtime.campaign import load_campaign
 from components.runtime.context import Context, make_context
-from components.runtime.receipts import Receipt, commit_once, fetch, fetch_folder, receipt_uri
+from components.runtime.entrypoints import mix_of
+from components.runtime.receipts import (
+    Receipt,
+    commit_once,
+    fetch,
+    fetch_folder,
+    read_summary,
+    receipt_uri,
+)
 from tests.benchmarks.diagnosis import FREQUENCIES, LETTERS, SECRET, import_all, trained
 from tests.benchmarks.figures import record
+from tests.unit.crafted import Plain
 
 NOISE = 0.3
 """Share of the prompts with a wrong answer in place of the model's own."""
@@ -245,7 +255,7 @@ class Trial:
             uri = receipt_uri(self.context, decided)
             state = load_campaign(self.context, uri).state
             run.candidates.append(accuracy)
-            run.published.append(run.candidates[state.champion_round])
+            run.published.append(run.candidates[state.champion_round or 0])
             run.verdicts.append(state.history[-1].verdict)
             run.blocked.append(state.history[-1].blocked)
             print(
@@ -267,7 +277,8 @@ class Trial:
         from components.select.step import SelectInputs
         from components.select.step import run as select
 
-        context, mix, told = self.context, start, ""
+        context, told = self.context, ""
+        mix = mix_of(context, start)
         if number:
             samples = spoiled(
                 context, state, generate(GenerateInputs(state, 0), context), self.noisy
@@ -376,13 +387,13 @@ def spoiled(context: Context, state: str, samples: Receipt, noisy: frozenset[str
             return row
         return row.model_copy(update={"text": f"{coded(word)[0]}{word[-1]}", "finished": True})
 
-    def work(folder: Path) -> dict[str, Any]:
+    def work(folder: Path) -> GenerateSummary:
         write_rows(folder / "prompts.jsonl", prompts)
         write_rows(
             folder / "samples.jsonl",
             map(spoil, read_rows(fetch(context, samples, "samples.jsonl"), Sample)),
         )
-        return samples.summary
+        return read_summary(samples, GenerateSummary)
 
     return commit_once(
         context,
@@ -398,15 +409,15 @@ def spoiled(context: Context, state: str, samples: Receipt, noisy: frozenset[str
 def finished(context: Context, state: str, mix: Receipt, *, gate: bool) -> tuple[Receipt, Receipt]:
     """Train, evaluate and decide: the state after the round, and its candidate. Without a `gate`
     the newest wins."""
-    from components.decide.step import inputs_from
+    from components.decide.step import DecideInputs
     from components.decide.step import run as decide
     from components.evaluate.step import EvaluateInputs
     from components.evaluate.step import run as evaluate
 
     candidate = trained(context, state, mix, None)
     results = evaluate(EvaluateInputs(state, candidate), context)
-    decided = decide(inputs_from(context, state, mix, candidate, results), context)
-    if not gate and mix.step != "start":
+    decided = decide(DecideInputs(state, mix, candidate, results), context)
+    if not gate and load_campaign(context, state).state.champion is not None:
         decided = _newest_wins(context, state, decided, mix, candidate, results)
     return decided, candidate
 
@@ -437,9 +448,9 @@ def _newest_wins(
         }
     )
 
-    def work(folder: Path) -> dict[str, Any]:
+    def work(folder: Path) -> Plain:
         (folder / "state.json").write_bytes(canonical_json(after.model_dump(mode="json")))
-        return {"round": after.round}
+        return Plain({"round": after.round})
 
     return commit_once(
         context,

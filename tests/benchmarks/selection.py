@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from components.contracts.rows import Prompt, Sample, TrainingRow, prompt_id
+from components.contracts.summaries import GenerateSummary, SelectSummary
 from components.runtime.context import Context, make_context
-from components.runtime.receipts import Receipt, Task, commit_once, read_receipt
+from components.runtime.receipts import Receipt, Task, commit_once, read_receipt, read_summary
 from components.select.step import SelectInputs, run
 from tests.benchmarks.figures import record
-from tests.unit.crafted import decided, prepare, recipe_of
+from tests.unit.crafted import decided, generate_summary, prepare, recipe_of
 
 SAMPLES_PER_PROMPT = 8
 SHARDS = 4
@@ -90,8 +91,8 @@ def _selected(folder: Path) -> dict[str, Any]:
         "seconds": seconds,
         "cpu_seconds": time.process_time() - begun_cpu,
         "gib": peak,
-        "accepted": receipt.summary["accepted"],
-        "dropped": receipt.summary["dropped"],
+        "accepted": read_summary(receipt, SelectSummary).accepted,
+        "dropped": read_summary(receipt, SelectSummary).dropped,
     }
 
 
@@ -124,7 +125,7 @@ def _write(folder: Path, rows: int, seed: int) -> None:
 
 
 def _shard(context: Context, numbers: range, shard: int, seed: int) -> Receipt:
-    def work(folder: Path) -> dict[str, Any]:
+    def work(folder: Path) -> GenerateSummary:
         draw = random.Random(f"{seed} {shard}")
         words = _words(seed)
         prompts = [_prompt(draw, words, number) for number in numbers]
@@ -133,7 +134,12 @@ def _shard(context: Context, numbers: range, shard: int, seed: int) -> Receipt:
             folder / "samples.parquet",
             (sample.model_dump() for prompt in prompts for sample in _samples(draw, words, prompt)),
         )
-        return {"round": 1, "shard": shard, "shards": SHARDS, "champion": "train/champion"}
+        return generate_summary(
+            shard=shard,
+            shards=SHARDS,
+            prompts=len(prompts),
+            generated=SAMPLES_PER_PROMPT * len(prompts),
+        )
 
     task = Task(run_id="crafted-run", name=f"generate-r1-s{shard}", round=1)
     config = {"shard": shard, "prompts": len(numbers), "seed": seed}

@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 
 from components.contracts.rows import TrainingRow, read_rows
+from components.contracts.summaries import EvaluateSummary
 from components.modeling.inference.answers import load_for_answers
 from components.modeling.likelihood import CompletionLoss, EncodedRow, mean_loss
-from components.runtime.receipts import Receipt, fetch, fetch_folder, read_receipt
+from components.runtime.receipts import Receipt, fetch, fetch_folder, read_receipt, read_summary
 from tests.benchmarks.campaigns import Finished, compare, control, run_campaign
 from tests.benchmarks.figures import record
 
@@ -42,8 +43,13 @@ def main() -> None:
 
 def measure(finished: Finished) -> dict[str, tuple[float, str, str]]:
     """Name → (value, unit, bound); all accuracies are greedy, on the test split."""
-    context, state = finished.context, finished.state
-    first, best = finished.evaluation(0), finished.evaluation(state.champion_round)
+    context, champion_round = finished.context, finished.champion_round
+    first, best = finished.evaluation(0), finished.evaluation(champion_round)
+    first_scores, best_scores = finished.scores(0), finished.scores(champion_round)
+    assert first_scores.pass_at_k is not None
+    assert best_scores.pass_at_k is not None
+    assert first_scores.perplexity is not None
+    assert best_scores.perplexity is not None
     other = control(finished)
     gain, p_value = compare(context, first, best)
     over_control, _ = compare(context, other, best)
@@ -53,17 +59,17 @@ def measure(finished: Finished) -> dict[str, tuple[float, str, str]]:
         "smollm2.gain_over_control_points": (over_control, "points", "≥ 5"),
         "smollm2.p_value": (p_value, "", "< 0.01"),
         "smollm2.pass_at_8_gain_points": (
-            100 * (best.summary["pass_at_k"] - first.summary["pass_at_k"]),
+            100 * (best_scores.pass_at_k - first_scores.pass_at_k),
             "points",
             "≥ 0",
         ),
         "smollm2.human_ppl_ratio": (
-            best.summary["perplexity"] / first.summary["perplexity"],
+            best_scores.perplexity / first_scores.perplexity,
             "ratio",
             "≤ 1.05",
         ),
         "smollm2.human_ppl_ratio_to_base": (
-            best.summary["perplexity"] / base_perplexity(finished),
+            best_scores.perplexity / base_perplexity(finished),
             "ratio",
             "against the untouched base model",
         ),
@@ -75,27 +81,23 @@ def markdown(finished: Finished, other: Receipt) -> str:
     """The README's table: greedy pass@1 per task on test, pass@8 and perplexity, of every round and
     of the control."""
     names = {
-        f"round {record.round} ({record.verdict})": finished.evaluation(record.round)
+        f"round {record.round} ({record.verdict})": finished.scores(record.round)
         for record in finished.state.history
     }
-    columns = {**names, "control": other}
-    tasks = sorted(key for key in other.summary["test_slices"] if key.startswith("task="))
+    columns = {**names, "control": read_summary(other, EvaluateSummary)}
+    tasks = sorted(key for key in columns["control"].test_slices if key.startswith("task="))
     lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for task in tasks:
-        shares = [f"{one.summary['test_slices'][task]['accuracy']:.3f}" for one in columns.values()]
+        shares = [f"{one.test_slices[task].accuracy:.3f}" for one in columns.values()]
         lines.append(
             f"| {task.removeprefix('task=').rpartition('/')[2]} | " + " | ".join(shares) + " |"
         )
-    for name, key in (
-        ("mean pass@1", "test_accuracy"),
-        ("pass@8", "pass_at_k"),
-        ("perplexity, human text", "perplexity"),
+    for name, values in (
+        ("mean pass@1", [one.test_accuracy for one in columns.values()]),
+        ("pass@8", [one.pass_at_k for one in columns.values()]),
+        ("perplexity, human text", [one.perplexity for one in columns.values()]),
     ):
-        lines.append(
-            f"| {name} | "
-            + " | ".join(f"{one.summary[key]:.3f}" for one in columns.values())
-            + " |"
-        )
+        lines.append(f"| {name} | " + " | ".join(f"{value:.3f}" for value in values) + " |")
     return "\n".join(lines)
 
 

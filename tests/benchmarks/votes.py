@@ -33,9 +33,11 @@ from typing import Any
 import yaml
 
 from components.contracts.rows import Prompt, Sample, TrainingRow, read_rows
+from components.contracts.summaries import SelectSummary
 from components.runtime.campaign import load_campaign
 from components.runtime.context import Context, make_context
-from components.runtime.receipts import Receipt, fetch, receipt_uri
+from components.runtime.entrypoints import mix_of
+from components.runtime.receipts import Receipt, fetch, read_summary, receipt_uri
 from tests.benchmarks.campaigns import REPOSITORY
 from tests.benchmarks.diagnosis import import_all
 from tests.benchmarks.figures import record
@@ -152,7 +154,8 @@ def chosen(seed: int, folder: Path) -> dict[str, float]:
         document(seed, LONGEST, LONGEST + 1, FIRST_STEPS), folder / f"labels-{seed}"
     )
     state = receipt_uri(
-        context, finished(context, receipt_uri(context, start), start, gate=False)[0]
+        context,
+        finished(context, receipt_uri(context, start), mix_of(context, start), gate=False)[0],
     )
     shards = [generate(GenerateInputs(state, shard), context) for shard in range(2)]
     answers = [
@@ -173,7 +176,7 @@ def chosen(seed: int, folder: Path) -> dict[str, float]:
         "after": statistics.fmean(is_right(*one) for one in rows),
         "yield": len(rows) / len({prompt for prompt, _ in answers}),
     }
-    print(f"seed {seed}: {found}, {selection.summary['dropped']}", flush=True)
+    print(f"seed {seed}: {found}, {read_summary(selection, SelectSummary).dropped}", flush=True)
     return found
 
 
@@ -277,7 +280,7 @@ def round_without_gate(context: Context, state: str, start: Receipt, number: int
     from components.select.step import run as select
 
     if not number:
-        return finished(context, state, start, gate=False)[0]
+        return finished(context, state, mix_of(context, start), gate=False)[0]
     mix = select(SelectInputs(state, (generate(GenerateInputs(state, 0), context),)), context)
     return finished(context, state, mix, gate=False)[0]
 

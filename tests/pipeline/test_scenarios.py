@@ -7,7 +7,6 @@ exact list of tasks.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -15,6 +14,8 @@ import subprocess
 import time
 from pathlib import Path
 
+from components.contracts.summaries import TrainSummary
+from components.runtime.receipts import Receipt, read_summary
 from tests.pipeline.campaigns import Place, Run, round_tasks, state_object
 from tests.pipeline.conftest import MakePlace
 from tests.waiting import wait_until
@@ -272,17 +273,18 @@ def test_adapters_go_on_from_round_to_round_beside_one_frozen_base(make_place: M
     )
     run = place.run("--rounds", "1")
     assert run.executed == [*ROUND_0, *round_tasks(1), *END], run.said
-    trained = {int(one["summary"]["round"]): one for one in map(json.loads, train_receipts(place))}
-    assert {
-        name for one in trained.values() for name in one["objects"] if name.startswith("adapter/")
-    } == {
+    receipts = [Receipt.model_validate_json(text) for text in train_receipts(place)]
+    assert {name for one in receipts for name in one.objects if name.startswith("adapter/")} == {
         "adapter/adapter_config.json",
         "adapter/adapter_model.safetensors",
         "adapter/structure.json",
     }
-    assert [trained[number]["summary"]["init_from"] for number in (0, 1)] == ["base", "champion"]
+    trained = sorted(
+        (read_summary(one, TrainSummary) for one in receipts), key=lambda one: one.round
+    )
+    assert [one.init_from for one in trained] == ["base", "champion"]
     # Round 1 begins where round 0 ended, not at the base.
-    assert trained[1]["summary"]["first_loss"] < 0.8 * trained[0]["summary"]["first_loss"]
+    assert trained[1].first_loss < 0.8 * trained[0].first_loss
     assert_published(place, run, champion_round=run.told["champion_round"])
 
 

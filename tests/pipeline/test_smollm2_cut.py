@@ -8,11 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from components.contracts.summaries import EvaluateSummary, TrainSummary
 from components.modeling.encoding import Codec
 from components.modeling.load import load_model, load_tokenizer
 from components.report.runs import load_run
 from components.runtime.context import make_context
-from components.runtime.receipts import fetch_folder, read_receipt
+from components.runtime.receipts import fetch_folder, read_receipt, read_summary
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CUT = {
@@ -63,13 +64,15 @@ def test_a_real_language_model_goes_through_a_whole_round_and_is_published_ready
     assert view.state is not None
     assert len(view.state.history) == 2
     assert view.state.history[0].verdict == "first"
-    trained = read_receipt(context, view.state.history[0].receipts["train"]).summary
-    assert trained["final_loss"] < trained["first_loss"]
+    receipts = [record.receipts for record in view.state.history]
+    trained = read_summary(read_receipt(context, receipts[0]["train"]), TrainSummary)
+    assert trained.final_loss < trained.first_loss
     assert view.state.history[1].accepted > 0
-    measured = read_receipt(context, view.state.history[1].receipts["evaluate"]).summary
-    assert 5 < measured["perplexity"] < 100
-    assert measured["pass_at_k"] is not None
-    assert set(measured["slices"]) == {
+    measured = read_summary(read_receipt(context, receipts[1]["evaluate"]), EvaluateSummary)
+    assert measured.perplexity is not None
+    assert 5 < measured.perplexity < 100
+    assert measured.pass_at_k is not None
+    assert set(measured.slices) == {
         f"task={name}" for name in ("chain_sum", "decimal_chain_sum", "gcd", "family_relationships")
     }
 
@@ -84,6 +87,7 @@ def test_a_real_language_model_goes_through_a_whole_round_and_is_published_ready
         "metrics.json",
     } <= set(files)
     assert not any(name.endswith((".bin", ".gguf", ".pt", ".py")) for name in files)
+    assert view.state.champion is not None
     folder = fetch_folder(context, read_receipt(context, view.state.champion), "model")
     codec = Codec(load_tokenizer(folder), "Answer only.")
     model = load_model(folder)

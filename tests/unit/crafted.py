@@ -7,16 +7,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, RootModel
 
 from components.canonical import canonical_json
 from components.contracts.recipe import Recipe
 from components.contracts.recipe_file import parse_recipe
 from components.contracts.rows import Prompt, Result, Sample, TrainingRow, prompt_id, write_rows
 from components.contracts.state import Plan, State
+from components.contracts.summaries import (
+    EvaluateSummary,
+    GenerateSummary,
+    LogEntry,
+    SelectSummary,
+    StartSummary,
+    TrainSummary,
+)
+from components.contracts.summaries.evaluate import Diversity, Intervals, Measurement
+from components.contracts.summaries.train import TrainingLayout
 from components.runtime.campaign import load_campaign
 from components.runtime.context import Context
-from components.runtime.receipts import Receipt, Task, commit_once, receipt_uri
+from components.runtime.receipts import Receipt, Task, commit_once, read_summary, receipt_uri
 
 PLAN = Plan(
     learning_rate=1e-3,
@@ -27,6 +37,10 @@ PLAN = Plan(
     labelled_share=0.5,
     level=0,
 )
+
+
+class Plain(RootModel[dict[str, Any]]):
+    """A summary that nobody reads."""
 
 
 def recipe_of(*, ladder: bool = False, **sections: Any) -> Recipe:
@@ -47,25 +61,27 @@ def store(
     context: Context,
     step: str,
     files: Mapping[str, Sequence[BaseModel] | bytes],
-    summary: dict[str, Any],
+    summary: BaseModel | dict[str, Any],
     inputs: Mapping[str, Receipt] | None = None,
     config: dict[str, Any] | None = None,
 ) -> Receipt:
     """Commit a receipt of `step` with these files."""
 
-    def work(folder: Path) -> dict[str, Any]:
+    written = Plain(summary) if isinstance(summary, dict) else summary
+
+    def work(folder: Path) -> BaseModel:
         for name, content in files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             if isinstance(content, bytes):
                 (folder / name).write_bytes(content)
             else:
                 write_rows(folder / name, content)
-        return summary
+        return written
 
     # What is in the files is part of the key, as it is for real steps through their inputs.
     contents = {name: repr(content) for name, content in files.items()}
     task = Task(run_id="crafted-run", name=f"{step}-crafted", round=0)
-    made_up = {**(config or {}), "crafted": contents, "summary": summary}
+    made_up = {**(config or {}), "crafted": contents, "summary": written.model_dump(mode="json")}
     return commit_once(
         context, task, step, config=made_up, inputs=dict(inputs or {}), seed=0, work=work
     )
@@ -100,7 +116,28 @@ def prepare(
         "recipe.json": canonical_json(recipe.model_dump(mode="json")),
         "state.json": canonical_json(state.model_dump(mode="json")),
     }
-    return store(context, "start", files, {"fresh": True})
+    mix = first_mix(context, train)
+    return store(context, "start", files, start_summary(first_mix=mix.ref))
+
+
+def start_summary(first_mix: str = "mix/none") -> StartSummary:
+    """Of a fresh campaign."""
+    return StartSummary(
+        counts={},
+        rejected={},
+        parameters=0,
+        base_digest="",
+        dtype="float32",
+        positions=None,
+        fresh=True,
+        first_mix=first_mix,
+    )
+
+
+def first_mix(context: Context, train: Sequence[TrainingRow] = ()) -> Receipt:
+    """The mix that prepare writes: labelled rows, no samples."""
+    files = {"mix.jsonl": train, "accepted.jsonl": [], "dropped.jsonl": []}
+    return store(context, "mix", files, SelectSummary(round=0, labelled_rows=len(train)))
 
 
 def decided(context: Context, start: Receipt, **changes: Any) -> str:
@@ -131,17 +168,11 @@ def generated(
     samples = [
         _sample(one, index, text) for one in prompts for index, text in enumerate(texts[one.text])
     ]
-    about = {
-        "round": 1,
-        "shard": 0,
-        "shards": 1,
+    about: dict[str, Any] = {
         "prompts": len(prompts),
         "generated": len(samples),
-        "finished_share": 1.0,
+        "distinct_answers": len({(one.prompt_id, one.text) for one in samples}),
         "tokens": sum(one.num_tokens for one in samples),
-        "temperature": 0.7,
-        "level": 0,
-        "champion": "train/champion",
     }
     files: dict[str, Sequence[BaseModel]] = {"prompts.jsonl": prompts, "samples.jsonl": samples}
     if hinted is not None:
@@ -152,7 +183,30 @@ def generated(
             for one, own in hinted
             for index, text in enumerate(own, first)
         ]
-    return store(context, "generate", files, {**about, **summary})
+    return store(context, "generate", files, generate_summary(**{**about, **summary}))
+
+
+def generate_summary(**changes: Any) -> GenerateSummary:
+    """Of the only shard of round 1, with `changes`."""
+    about: dict[str, Any] = {
+        "round": 1,
+        "shard": 0,
+        "shards": 1,
+        "prompts": 1,
+        "generated": 1,
+        "finished_share": 1.0,
+        "truncated": 0,
+        "distinct_answers": 1,
+        "tokens": 1,
+        "temperature": 0.7,
+        "level": 0,
+        "champion": "train/champion",
+        "engine": "transformers",
+        "engine_reason": "crafted",
+        "batches": 1,
+        "batch_size": 1,
+    }
+    return GenerateSummary(**{**about, **changes})
 
 
 def _sample(prompt: Prompt, index: int, text: str) -> Sample:
@@ -173,10 +227,27 @@ def trained(
     **summary: Any,
 ) -> Receipt:
     """A train receipt without weights: decide reads its summary and log only."""
-    common = {"learning_rate": 1e-3, "gradient_norm": 1.0, "dev_loss": None, "tokens": 10}
-    log = [{"step": step, "loss": loss, **common} for step, loss in enumerate(losses, 1)]
-    about = {
-        "round": round_number,
+    log = [
+        LogEntry(
+            step=step,
+            stage="sft",
+            loss=loss,
+            learning_rate=1e-3,
+            gradient_norm=1.0,
+            tokens=10,
+            padding_share=0.1,
+        )
+        for step, loss in enumerate(losses, 1)
+    ]
+    return store(
+        context, "train", {"log.jsonl": log}, train_summary(**{"round": round_number, **summary})
+    )
+
+
+def train_summary(**changes: Any) -> TrainSummary:
+    """Of a training that went well, with `changes`."""
+    about: dict[str, Any] = {
+        "round": 1,
         "init_from": "champion",
         "steps": 200,
         "best_step": 200,
@@ -189,9 +260,39 @@ def trained(
         "tokens_trained": 1000,
         "padding_share": 0.1,
         "skipped_steps": 0,
+        "num_processes": 1,
+        "end_of_text_share": None,
+        "interpolation_share": None,
+        "interpolation_losses": None,
+        "layout": TrainingLayout(
+            zero_stage=0,
+            offload=False,
+            micro_batch_size=8,
+            precision="fp32",
+            state_bytes=1,
+            activation_bytes=1,
+        ),
+        "optimizer": "torch",
     }
-    content = b"".join(canonical_json(row) + b"\n" for row in log)
-    return store(context, "train", {"log.jsonl": content}, {**about, **summary})
+    return TrainSummary(**{**about, **changes})
+
+
+def select_summary(**changes: Any) -> SelectSummary:
+    """Of 40 samples of 10 prompts, of which 36 were accepted, with `changes`."""
+    about: dict[str, Any] = {
+        "round": 1,
+        "generated": 40,
+        "accepted": 36,
+        "acceptance": 0.9,
+        "dropped": {"verifier": 4},
+        "prompts": 10,
+        "prompts_accepted": 10,
+        "distinct_share": 0.9,
+        "mean_answer_tokens": 2.0,
+        "finished_share": 1.0,
+        "labelled_rows": 0,
+    }
+    return SelectSummary(**{**about, **changes})
 
 
 def results_of(
@@ -218,23 +319,49 @@ def evaluated(
     context: Context, train: Receipt, results: Sequence[Result], **summary: Any
 ) -> Receipt:
     """An evaluate receipt of a trained candidate."""
-    about = {
-        "round": train.summary["round"],
+    about: dict[str, Any] = {
+        "round": read_summary(train, TrainSummary).round,
         "validation_accuracy": sum(one.correct for one in results) / len(results),
+    }
+    written = evaluate_summary(**{**about, **summary})
+    return store(context, "evaluate", {"results.jsonl": results}, written, {"candidate": train})
+
+
+def evaluate_summary(**changes: Any) -> EvaluateSummary:
+    """Of a model that is right half the time, with `changes`."""
+    about: dict[str, Any] = {
+        "round": 1,
+        "validation_accuracy": 0.5,
         "test_accuracy": 0.5,
         "slices": {},
         "test_slices": {},
         "pass_at_k": None,
         "pass_k": 0,
+        "pass_at": {},
+        "numeric": {},
+        "classification": {},
         "perplexity": 2.0,
         "finished_share": 1.0,
         "mean_answer_tokens": 2.0,
         "distinct_share": 0.5,
         "tokens": 100,
+        "intervals": Intervals(validation_accuracy=(0.4, 0.6), test_accuracy=(0.4, 0.6)),
+        "retention": None,
+        "generation_verification": None,
+        "diversity": Diversity(
+            texts=0,
+            distinct_1=None,
+            distinct_2=None,
+            self_bleu=None,
+            vendi=None,
+            answer_entropy=0.0,
+            sample_entropy=None,
+        ),
+        "harness": {},
+        "skipped": {},
+        "measurement": Measurement(candidate="crafted"),
     }
-    return store(
-        context, "evaluate", {"results.jsonl": results}, {**about, **summary}, {"candidate": train}
-    )
+    return EvaluateSummary(**{**about, **changes})
 
 
 def right_of(count: int, right: int, seed: int = 0) -> list[bool]:

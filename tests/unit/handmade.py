@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +13,43 @@ from components.contracts.recipe import Recipe
 from components.contracts.recipe_file import parse_recipe
 from components.contracts.rows import Dropped, TrainingRow, write_rows
 from components.contracts.state import Cause, Plan, RoundRecord, State
+from components.contracts.summaries import (
+    DecideSummary,
+    EvaluateSummary,
+    GenerateSummary,
+    LogEntry,
+    PrepareSummary,
+    PublishSummary,
+    SelectSummary,
+    StartSummary,
+    TrainSummary,
+)
+from components.contracts.summaries.evaluate import (
+    Bounds,
+    Collapse,
+    CollapseAlarm,
+    PassAtKSign,
+    RatioSign,
+)
+from components.contracts.summaries.select import (
+    FilterAudit,
+    FilterCounts,
+    FilterQuality,
+    HintedCounts,
+    HintPool,
+)
 from components.errors import RatchetError
 from components.runtime.context import Context
-from components.runtime.receipts import Receipt, Task, attempting, commit, commit_once, fetch
+from components.runtime.receipts import (
+    Receipt,
+    Task,
+    Work,
+    attempting,
+    commit,
+    commit_once,
+    fetch,
+)
+from tests.unit.crafted import evaluate_summary, select_summary, start_summary, train_summary
 
 RECIPE: dict[str, Any] = {
     "name": "by-hand",
@@ -36,95 +68,125 @@ PLAN = Plan(
 )
 
 
-def _sampling(number: int, shard: int, folder: Path) -> dict[str, Any]:
-    return {"round": number, "shard": shard}
+def _sampling(number: int, shard: int, folder: Path) -> GenerateSummary:
+    return GenerateSummary(
+        round=number,
+        shard=shard,
+        shards=2,
+        prompts=100,
+        generated=400,
+        tokens=4000,
+        finished_share=1.0,
+        truncated=0,
+        distinct_answers=300,
+        temperature=0.7,
+        level=5,
+        champion="train/champion",
+        engine="transformers",
+        engine_reason="by hand",
+        batches=1,
+        batch_size=400,
+    )
 
 
-def _filters(number: int) -> dict[str, Any]:
+def _selected(number: int) -> SelectSummary:
     """What select tells of its filters; in round 2 they teach errors."""
-    audit = {
-        "prompts": 50,
-        "samples": 200,
-        "model_accuracy": 0.625,
-        "filters": {
-            "verifier": {
-                "given": 200,
-                "kept": 120,
-                "precision": 0.9125,
-                "precision_low": 0.8345,
-                "recall": 0.8875,
-                "yield": 0.6,
-            },
-            "consistency": {
-                "given": 120,
-                "kept": 0,
-                "precision": None,
-                "precision_low": 0.0,
-                "recall": 0.0,
-                "yield": 0.0,
-            },
+    audit = FilterAudit(
+        prompts=50,
+        samples=200,
+        model_accuracy=0.625,
+        filters={
+            "verifier": FilterQuality(
+                given=200,
+                kept=120,
+                prompts_kept=40,
+                precision=0.9125,
+                precision_low=0.8345,
+                recall=0.8875,
+                kept_share=0.6,
+            ),
+            "consistency": FilterQuality(
+                given=120,
+                kept=0,
+                prompts_kept=0,
+                precision=None,
+                precision_low=0.0,
+                recall=0.0,
+                kept_share=0.0,
+            ),
         },
-        "all": {
-            "given": 200,
-            "kept": 110,
-            "precision": 0.9375,
-            "precision_low": 0.8567,
-            "recall": 0.8,
-            "yield": 0.55,
+        all=FilterQuality(
+            given=200,
+            kept=110,
+            prompts_kept=40,
+            precision=0.9375,
+            precision_low=0.8567,
+            recall=0.8,
+            kept_share=0.55,
+        ),
+        teaches_errors=("verifier",) if number == 2 else (),
+    )
+    return select_summary(
+        round=number,
+        generated=800,
+        accepted=400,
+        filters={
+            "contamination": FilterCounts(given=800, kept=790),
+            "verifier": FilterCounts(given=790, kept=450),
+            "consistency": FilterCounts(given=450, kept=400),
         },
-        "teaches_errors": ["verifier"] if number == 2 else [],
-    }
-    return {
-        "filters": {
-            "contamination": {"given": 800, "kept": 790},
-            "verifier": {"given": 790, "kept": 450},
-            "consistency": {"given": 450, "kept": 400},
-        },
-        "audit": audit,
-        "bias": {"length": 0.125, "answer": 0.0, "slice": 1.0},
-        "why_blocked": "this round teaches errors" if number == 2 else "",
-    }
+        audit=audit,
+        bias={"length": 0.125, "answer": 0.0, "slice": 1.0},
+        why_blocked="this round teaches errors" if number == 2 else None,
+        hinted=HintedCounts(
+            prompts=10, generated=40, accepted=11, dropped={}, filters={}, prompts_accepted=5
+        ),
+        too_hard=HintPool(found=9, answered=4, waiting=1005),
+    )
 
 
-def _collapse(number: int) -> dict[str, Any]:
+def _evaluated(number: int, accuracy: float) -> EvaluateSummary:
     """What evaluate tells of collapse: word pairs get fewer from round to round."""
+    scores = evaluate_summary(round=number, validation_accuracy=accuracy)
     if not number:
-        return {"collapse": {}, "blocks": [], "warnings": []}
+        return scores
     ratio = 1.0 - 0.05 * number
-    distinct = {
-        "value": 0.8 * ratio,
-        "first": 0.8,
-        "ratio": ratio,
-        "n": 900,
-        "block": {"below": 0.85},
-        "warn": {"below": 0.925},
-    }
-    change = {
-        "k": 8,
-        "value": 0.6,
-        "first": 0.625,
-        "difference": -0.025,
-        "low": -0.05,
-        "high": 0.0,
-        "warn_high": -0.01,
-        "n": 60,
-        "block": {"high_below": 0.0},
-        "warn": {"warn_high_below": 0.0},
-    }
-    human = {
-        "value": 3.5,
-        "first": 3.0,
-        "ratio": 1.0 + 0.04 * number,
-        "n": 60,
-        "block": {"above": 1.1},
-        "warn": {"above": 1.05},
-    }
-    alarm = {"measure": "distinct_2", "value": ratio, "limit": 0.85, "why": "fewer word pairs"}
-    return {
-        "collapse": {"distinct_2": distinct, "perplexity": human, "pass_at_k": change},
-        "blocks": [alarm] if number == 3 else [],
-        "warnings": [alarm] if number == 2 else [],
-    }
+    alarm = CollapseAlarm(measure="distinct_2", value=ratio, limit=0.85, why="fewer word pairs")
+    collapse = Collapse(
+        distinct_2=RatioSign(
+            value=0.8 * ratio,
+            first=0.8,
+            ratio=ratio,
+            n=900,
+            block=Bounds(below=0.85),
+            warn=Bounds(below=0.925),
+        ),
+        pass_at_k=PassAtKSign(
+            k=8,
+            value=0.6,
+            first=0.625,
+            difference=-0.025,
+            low=-0.05,
+            high=0.0,
+            warn_high=-0.01,
+            n=60,
+        ),
+        perplexity=RatioSign(
+            value=3.5,
+            first=3.0,
+            ratio=1.0 + 0.04 * number,
+            n=60,
+            block=Bounds(above=1.1),
+            warn=Bounds(above=1.05),
+        ),
+    )
+    return scores.model_copy(
+        update={
+            "collapse": collapse,
+            "blocks": (alarm,) if number == 3 else (),
+            "warnings": (alarm,) if number == 2 else (),
+        }
+    )
 
 
 class Campaign:
@@ -145,7 +207,7 @@ class Campaign:
         name: str,
         number: int,
         inputs: dict[str, Receipt],
-        work: Callable[[Path], dict[str, Any]],
+        work: Work,
         *,
         seconds: float = 4.0,
         costs: dict[str, float] | None = None,
@@ -170,14 +232,25 @@ class Campaign:
     def prepare(self) -> Receipt:
         """The first receipt."""
 
-        def data(folder: Path) -> dict[str, Any]:
+        def data(folder: Path) -> PrepareSummary:
             (folder / "rejected.jsonl").touch()
-            return {"counts": {"train": 40}}
+            return PrepareSummary(
+                counts={"train": 40},
+                rejected={},
+                parameters=1000,
+                base_digest="abc",
+                dtype="float32",
+                positions=None,
+            )
 
-        def start(folder: Path) -> dict[str, Any]:
+        def mix(folder: Path) -> SelectSummary:
+            (folder / "mix.jsonl").touch()
+            return SelectSummary(round=0, labelled_rows=40)
+
+        def start(folder: Path) -> StartSummary:
             (folder / "recipe.json").write_text(self.recipe.model_dump_json())
             (folder / "state.json").write_text(self.state.model_dump_json())
-            return {**self.prepared.summary, "fresh": True}
+            return start_summary(first_mix=self.first_mix.ref)
 
         context, task = self._clocked(2.0), Task(run_id=self.run_id, name="prepare", round=0)
         with attempting(context, task, "prepare") as attempt:
@@ -186,6 +259,10 @@ class Campaign:
             )
             self.state = self.state.model_copy(update={"prepared": self.prepared.ref})
             inputs = {"prepare": self.prepared}
+            self.first_mix = commit(
+                context, attempt, "mix", config={}, inputs=inputs, seed=0, work=mix
+            )
+            inputs["mix"] = self.first_mix
             self.last = commit(
                 context, attempt, "start", config={}, inputs=inputs, seed=0, work=start
             )
@@ -217,7 +294,7 @@ class Campaign:
                 lambda folder: self._selection(folder, number, text),
                 seconds=3.0,
             )
-        mix = receipts.get("select", self.prepared)
+        mix = receipts.setdefault("select", self.first_mix)
         receipts["train"] = self.step(
             "train",
             f"train-r{number}",
@@ -232,14 +309,25 @@ class Campaign:
             f"evaluate-r{number}",
             number,
             {**inputs, "candidate": receipts["train"]},
-            lambda folder: {"round": number, "validation_accuracy": accuracy, **_collapse(number)},
+            lambda folder: _evaluated(number, accuracy),
             costs={"compute_seconds": 3.0, "tokens_generated": 2_000.0},
         )
         self._advance(number, accuracy, verdict, stop, receipts, text)
 
-        def decide(folder: Path) -> dict[str, Any]:
+        def decide(folder: Path) -> DecideSummary:
             (folder / "state.json").write_text(self.state.model_dump_json())
-            return {"round": number, "verdict": verdict}
+            return DecideSummary(
+                round=number,
+                verdict=verdict,
+                why="by hand",
+                go=stop is None,
+                stop=stop,
+                accuracy=accuracy,
+                p_value=None,
+                champion=receipts["train"].ref,
+                alarms=(),
+                causes=(),
+            )
 
         named = {
             "state": self._state_receipt(),
@@ -252,15 +340,25 @@ class Campaign:
     def publish(self, *, target_met: bool) -> Receipt:
         """The published model."""
 
-        def work(folder: Path) -> dict[str, Any]:
-            (folder / "model.safetensors").write_bytes(b"weights")
-            return {
-                "prefix": "models/by-hand/v1/",
-                "target_met": target_met,
-                "champion": self.state.champion,
-            }
+        number, champion = self.state.round, self.state.champion
+        assert number is not None
+        assert champion is not None
 
-        number = self.state.round
+        def work(folder: Path) -> PublishSummary:
+            (folder / "model.safetensors").write_bytes(b"weights")
+            return PublishSummary(
+                name="by-hand",
+                version="v1",
+                prefix="models/by-hand/v1/",
+                dtype="float32",
+                champion=champion,
+                champion_round=number,
+                target_met=target_met,
+                validation_accuracy=0.9,
+                test_accuracy=0.9,
+                vault=None,
+            )
+
         receipt = self.step("publish", "publish", number, {"state": self._state_receipt()}, work)
         for name in receipt.objects:
             self.context.store.put_bytes(
@@ -271,7 +369,7 @@ class Campaign:
     def fail(self, step: str, name: str, number: int, error: RatchetError) -> None:
         """An attempt that ends in an error."""
 
-        def work(folder: Path) -> dict[str, Any]:
+        def work(folder: Path) -> PublishSummary:
             raise error
 
         try:
@@ -342,7 +440,7 @@ class Campaign:
             }
         )
 
-    def _selection(self, folder: Path, number: int, text: str) -> dict[str, Any]:
+    def _selection(self, folder: Path, number: int, text: str) -> SelectSummary:
         write_rows(
             folder / "accepted.jsonl",
             (
@@ -369,33 +467,30 @@ class Campaign:
                 for n in range(count)
             ),
         )
-        return {
-            "round": number,
-            "generated": 800,
-            "accepted": 400,
-            **_filters(number),
-            "hinted": {"generated": 40, "accepted": 11},
-            "too_hard": {"found": 9, "answered": 4, "waiting": 1005},
-        }
+        return _selected(number)
 
-    def _training(self, folder: Path, number: int) -> dict[str, Any]:
+    def _training(self, folder: Path, number: int) -> TrainSummary:
         (folder / "model").mkdir()
         (folder / "model" / "model.safetensors").write_bytes(
             f"weights of round {number}".encode() * 50
         )
-        lines = [
-            {
-                "step": step,
-                "loss": 2.5 * math.exp(-step / 60) + 0.1 + 0.03 * math.sin(step * 1.7),
-                "gradient_norm": 1.0,
-                "learning_rate": 1e-3,
-                "tokens": 512,
-                "dev_loss": 2.4 * math.exp(-step / 55) + 0.2 if step % 25 == 0 else None,
-            }
+        log = [
+            LogEntry(
+                step=step,
+                stage="sft",
+                loss=2.5 * math.exp(-step / 60) + 0.1 + 0.03 * math.sin(step * 1.7),
+                gradient_norm=1.0,
+                learning_rate=1e-3,
+                tokens=512,
+                padding_share=0.1,
+                dev_loss=2.4 * math.exp(-step / 55) + 0.2 if step % 25 == 0 else None,
+            )
             for step in range(1, 201)
         ]
-        (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        return {"round": number, "best_step": 175, "stopped_early": number == 2, "final_loss": 0.15}
+        write_rows(folder / "log.jsonl", log)
+        return train_summary(
+            round=number, best_step=175, stopped_early=number == 2, final_loss=0.15
+        )
 
 
 def whole_campaign(context: Context, text: str = "21 = 12") -> Campaign:

@@ -11,10 +11,11 @@ from components.canonical import canonical_json
 from components.contracts.recipe import Recipe
 from components.contracts.rows import Prompt, Result, TrainingRow, prompt_id
 from components.contracts.state import RoundRecord, State
+from components.contracts.summaries import TrainSummary
 from components.evaluate.step import EvaluateInputs, run
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, Task, commit_once, receipt_uri
-from tests.unit.crafted import PLAN, store
+from tests.unit.crafted import PLAN, start_summary, store, train_summary
 from tests.unit.tiny import save_tiny
 
 DIGITS = "0123456789"
@@ -48,13 +49,13 @@ def begun(
         "recipe.json": canonical_json(recipe.model_dump(mode="json")),
         "state.json": canonical_json(state.model_dump(mode="json")),
     }
-    return store(context, "start", files, {"fresh": True})
+    return store(context, "start", files, start_summary())
 
 
 def model(context: Context, seed: int, **settings: Any) -> Receipt:
     """A train receipt with random weights."""
 
-    def work(folder: Path) -> dict[str, Any]:
+    def work(folder: Path) -> TrainSummary:
         save_tiny(
             folder / "model",
             seed=seed,
@@ -63,7 +64,7 @@ def model(context: Context, seed: int, **settings: Any) -> Receipt:
             intermediate_size=32,
             **settings,
         )
-        return {"round": seed}
+        return train_summary(round=seed)
 
     task = Task(run_id="crafted-run", name="train-crafted", round=0)
     return commit_once(

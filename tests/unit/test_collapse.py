@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from components.contracts.rows import TextResult
-from components.evaluate.collapse import Measured, alarms, collapse_measures, diversity
+from components.contracts.summaries.evaluate import CollapseAlarm
+from components.evaluate.collapse import Measured, alarms, collapse_signs, diversity
 from tests.benchmarks.collapse import theory_error
 from tests.unit.measuring import result
 
@@ -49,10 +50,12 @@ def measured(
     return Measured(rows, human, [])
 
 
-def ruled(first: Measured, now: Measured) -> tuple[dict[str, Any], dict[str, Any]]:
+def ruled(
+    first: Measured, now: Measured
+) -> tuple[dict[str, CollapseAlarm], dict[str, CollapseAlarm]]:
     """Block and warning by measure."""
-    blocks, warnings = alarms(collapse_measures(first, now, 256))
-    return {one["measure"]: one for one in blocks}, {one["measure"]: one for one in warnings}
+    blocks, warnings = alarms(collapse_signs(first, now, 256))
+    return {one.measure: one for one in blocks}, {one.measure: one for one in warnings}
 
 
 def test_regression_on_its_own_predictions_errs_as_the_theory_says() -> None:
@@ -69,17 +72,18 @@ def test_answers_from_fewer_words_block_and_somewhat_fewer_warn() -> None:
     blocks, warnings = ruled(measured(), measured(answers(12)))
     assert blocks.keys() == {"distinct_2"}
     assert not warnings
-    assert blocks["distinct_2"]["value"] < blocks["distinct_2"]["limit"] == 0.85
-    assert "different word pairs" in blocks["distinct_2"]["why"]
+    assert blocks["distinct_2"].value < blocks["distinct_2"].limit == 0.85
+    assert "different word pairs" in blocks["distinct_2"].why
     blocks, warnings = ruled(measured(), measured(answers(50)))
     assert (list(blocks), list(warnings)) == ([], ["distinct_2"])
-    assert 0.85 < warnings["distinct_2"]["value"] < warnings["distinct_2"]["limit"] == 0.925
+    assert 0.85 < warnings["distinct_2"].value < warnings["distinct_2"].limit == 0.925
 
 
 def test_longer_answers_of_the_same_kind_are_not_taken_for_less_varied() -> None:
     longer = [" ".join(pair) for pair in zip(answers(30, seed=2), answers(30, seed=3), strict=True)]
-    measures = collapse_measures(measured(answers(30)), measured(longer), 256)
-    assert measures["distinct_2"]["ratio"] == pytest.approx(1.0, abs=0.05)
+    sign = collapse_signs(measured(answers(30)), measured(longer), 256).distinct_2
+    assert sign is not None
+    assert sign.ratio == pytest.approx(1.0, abs=0.05)
 
 
 @pytest.mark.parametrize(
@@ -97,15 +101,15 @@ def test_perplexity_on_human_text_warns_from_five_and_blocks_from_ten_percent(
 def test_perplexity_of_other_texts_is_not_compared() -> None:
     first, now = measured(), measured(loss=9.0)
     fewer = Measured(now.results, now.texts[:-1], [])
-    assert "perplexity" not in collapse_measures(first, fewer, 256)
+    assert collapse_signs(first, fewer, 256).perplexity is None
 
 
 def test_a_sure_fall_of_pass_at_k_blocks_and_an_unsure_one_does_not() -> None:
     first = measured(right=1)
     blocks, _ = ruled(first, measured(right=0))
     assert blocks.keys() == {"pass_at_k"}
-    assert blocks["pass_at_k"]["value"] == pytest.approx(-1.0)
-    assert "pass@16 fell from 1 in round 0 to 0" in blocks["pass_at_k"]["why"]
+    assert blocks["pass_at_k"].value == pytest.approx(-1.0)
+    assert "pass@16 fell from 1 in round 0 to 0" in blocks["pass_at_k"].why
     mostly = Measured([*measured(right=0).results[:1], *first.results[1:]], first.texts, [])
     assert ruled(first, mostly) == ({}, {})
     some = Measured([*measured(right=0).results[:3], *first.results[3:]], first.texts, [])
@@ -136,12 +140,12 @@ def test_answers_to_problems_that_round_0_could_not_solve_may_grow() -> None:
 
 def test_too_little_text_is_not_measured() -> None:
     first = Measured([result(number) for number in range(100)], [], [])
-    assert collapse_measures(first, first, 256).keys() == {"length"}
+    assert collapse_signs(first, first, 256).signs.keys() == {"length"}
 
 
 def test_diversity_looks_at_the_same_prompts_whatever_the_order_of_the_results() -> None:
     rows = measured().results
     straight, turned = (diversity(Measured(one, [], []), 40) for one in (rows, rows[::-1]))
     assert straight == turned
-    assert straight["texts"] == 40
-    assert straight["sample_entropy"] is None
+    assert straight.texts == 40
+    assert straight.sample_entropy is None

@@ -7,7 +7,8 @@ import random
 
 import pytest
 
-from components.contracts.rows import Dropped, Prompt, Result, Sample, TrainingRow
+from components.contracts.rows import Prompt, Result, TrainingRow
+from components.contracts.summaries.select import PromptKind, Votes
 from components.decide.reflection.measures import (
     answer_measures,
     human_loss_measures,
@@ -19,7 +20,7 @@ from components.decide.reflection.measures import (
     spikes,
     verifier_measures,
 )
-from tests.unit.crafted import ask
+from tests.unit.crafted import ask, evaluate_summary, train_summary
 
 
 def row(prompt: str, completion: str, source: str = "labelled", weight: float = 1.0) -> TrainingRow:
@@ -49,15 +50,16 @@ def answer(prompt: Prompt, text: str, *, finished: bool = True) -> Result:
 
 
 def test_a_loss_that_is_not_finite_counts_as_a_skipped_step() -> None:
-    found = loss_measures({"skipped_steps": 1}, [2.0, None, math.inf, 1.5, 1.0, 0.8, 0.7])
+    found = loss_measures(train_summary(skipped_steps=1), [2.0, None, math.inf, 1.5, 1.0, 0.8, 0.7])
     assert found["skipped_steps"] == 3
     assert found["first_loss"] == 2.0
     assert found["last_loss"] == pytest.approx(0.75)
-    assert loss_measures({}, [None]) == {"skipped_steps": 1.0}
+    without_dev = train_summary(best_dev_loss=None, final_dev_loss=None)
+    assert loss_measures(without_dev, [None]) == {"skipped_steps": 1.0}
 
 
 def test_training_far_above_the_dev_loss_is_told() -> None:
-    train = {"best_dev_loss": 0.2, "final_dev_loss": 0.3}
+    train = train_summary(best_dev_loss=0.2, final_dev_loss=0.3)
     found = loss_measures(train, [1.0, 0.9, 0.9, 0.9, 0.9, 0.9])
     assert found["above_dev"] == pytest.approx(0.6)
     assert found["dev_rise"] == pytest.approx(0.1)
@@ -81,15 +83,17 @@ def test_longer_rows_that_are_another_task_are_no_spikes_and_spikes_among_them_a
     at = next(step for step in range(100, 200) if tokens[step] == 300)
     losses[at] = 9.0
     assert spikes(losses, tokens) == [at]
-    assert loss_measures({}, losses, tokens)["loss_spikes"] == 1.0
+    assert loss_measures(train_summary(), losses, tokens)["loss_spikes"] == 1.0
 
 
 def test_the_loss_on_human_text_is_compared_with_the_champions() -> None:
-    assert human_loss_measures({"perplexity": math.e}, {"perplexity": 1.0}) == {
+    candidate, champion = (evaluate_summary(perplexity=value) for value in (math.e, 1.0))
+    assert human_loss_measures(candidate, champion) == {
         "human_loss": pytest.approx(1.0),
         "human_loss_rise": pytest.approx(1.0),
     }
-    assert human_loss_measures({"perplexity": None}, {}) == {}
+    assert human_loss_measures(evaluate_summary(perplexity=None), champion) == {}
+    assert human_loss_measures(candidate, None) == {"human_loss": pytest.approx(1.0)}
 
 
 def test_answers_that_go_on_are_told_from_answers_that_are_cut() -> None:
@@ -139,31 +143,23 @@ def test_the_distance_of_two_distributions() -> None:
 
 
 def test_a_verifier_is_held_against_what_the_champion_gets_right() -> None:
-    prompts = {
-        one.id: one
-        for one in (ask(f"{number}+1=", str(number + 1), task="add") for number in range(60))
-    }
-    samples = [
-        Sample(
-            prompt_id=one.id,
-            index=index,
-            seed=0,
-            text=str(one.reference["answer"]),
-            num_tokens=2,
-            finished=True,
-        )
-        for one in prompts.values()
-        for index in range(4)
-    ]
+    votes = Votes(
+        prompts=60,
+        agreement=1.0,
+        prompts_passed=15,
+        passed_agreement=1.0,
+        refused_agreement=1.0,
+        minority=0,
+        minority_passed=0,
+        accepted=60,
+        disputed=0,
+        kinds=(PromptKind(tags={"task": "add"}, prompts=60),),
+    )
     champion = [answer(ask(f"9{number}", "1", task="add"), "1") for number in range(40)]
     champion += [
         answer(ask("other", "1", task="sort"), "2")
     ]  # another kind of prompt says nothing of these
-    refused = [
-        Dropped(reason="verifier", detail="", row={"prompt_id": one.prompt_id, "index": one.index})
-        for one in samples[: 4 * 45]
-    ]
-    found = verifier_measures(prompts, samples, refused, champion)
+    found = verifier_measures(votes, champion)
     assert (found["majority_passed"], found["majority_expected"]) == (0.25, 1.0)
     assert found["verifier_z"] < -8
     assert (found["agreement"], found["refused_agreement"], found["passed_agreement"]) == (
@@ -172,4 +168,28 @@ def test_a_verifier_is_held_against_what_the_champion_gets_right() -> None:
         1.0,
     )
     assert found["disputed"] == 0.0
-    assert verifier_measures(prompts, [], [], champion) == {}
+    assert "minority_passed" not in found, "no share is taken of a few answers"
+
+
+def test_a_champion_that_was_never_asked_the_like_says_nothing_of_a_verifier() -> None:
+    votes = Votes(
+        prompts=60,
+        agreement=0.5,
+        prompts_passed=0,
+        passed_agreement=None,
+        refused_agreement=0.5,
+        minority=120,
+        minority_passed=30,
+        accepted=30,
+        disputed=30,
+        kinds=(),
+    )
+    found = verifier_measures(votes, [answer(ask("1+1=", "2"), "2")])
+    assert found == {
+        "agreement": 0.5,
+        "majority_passed": 0.0,
+        "disputed": 1.0,
+        "majority_prompts": 60.0,
+        "minority_passed": 0.25,
+        "refused_agreement": 0.5,
+    }

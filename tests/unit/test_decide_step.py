@@ -11,32 +11,35 @@ import pytest
 from components.contracts.recipe import Recipe
 from components.contracts.rows import Prompt, Result, TextResult
 from components.contracts.state import Plan, State, base_plan
-from components.decide.step import DecideInputs, inputs_from, run
+from components.contracts.summaries import DecideSummary
+from components.contracts.summaries.evaluate import CollapseAlarm, ModelScores
+from components.contracts.summaries.select import (
+    FilterAudit,
+    FilterQuality,
+    HintedCounts,
+    HintPool,
+    Votes,
+)
+from components.decide.step import DecideInputs, run
 from components.errors import Corrupt, UserError
 from components.runtime.context import Context
-from components.runtime.receipts import Attempt, Receipt, fetch, receipt_uri
+from components.runtime.receipts import Attempt, Receipt, fetch, read_summary, receipt_uri
 from components.storage import keys
 from tests.unit.crafted import (
     PLAN,
     ask,
+    evaluate_summary,
     evaluated,
-    generated,
+    first_mix,
     prepare,
     recipe_of,
     results_of,
     right_of,
+    select_summary,
     store,
     trained,
 )
 
-SELECTED: dict[str, Any] = {
-    "generated": 40,
-    "accepted": 36,
-    "dropped": {"verifier": 4},
-    "prompts": 10,
-    "prompts_accepted": 10,
-    "distinct_share": 0.9,
-}
 TRAIN_TOKENS, SAMPLE_TOKENS = 1000, 80
 
 
@@ -70,34 +73,23 @@ class Campaign:
         results: Sequence[Result],
         *,
         train: dict[str, Any] | None = None,
-        agreeing: int = 4,
-        audit: dict[str, Any] | None = None,
+        select: dict[str, Any] | None = None,
         **evaluation: Any,
     ) -> DecideInputs:
-        """`agreeing` of a prompt's four samples are right, the others all different."""
+        """Receipts of the next round, with changes of the summaries."""
         number = len(self.receipts)
         candidate = trained(
             self.context, number, **{"final_loss": 0.2 - number / 1000, **(train or {})}
         )
         measured = evaluated(self.context, candidate, results, **evaluation)
-        if number == 0:
-            return DecideInputs(self.uri, candidate, measured, None, ())
-        prompts = [ask(f"{n}+{number}=", str(n + number)) for n in range(10)]
-        right = {prompt.text: str(prompt.reference["answer"]) for prompt in prompts}
-        texts = {
-            text: [answer] * agreeing + [f"{answer}{n}" for n in range(4 - agreeing)]
-            for text, answer in right.items()
-        }
-        samples = generated(self.context, prompts, texts, round=number, tokens=SAMPLE_TOKENS)
-        config = {"samples": [samples.ref]}
-        mix = store(
-            self.context,
-            "select",
-            {"accepted.jsonl": []},
-            {**SELECTED, "round": number, "audit": audit},
-            config=config,
-        )
-        return DecideInputs(self.uri, candidate, measured, mix, (samples,))
+        mix = first_mix(self.context) if number == 0 else self.mix(number, **(select or {}))
+        return DecideInputs(self.uri, mix, candidate, measured)
+
+    def mix(self, number: int, **changes: Any) -> Receipt:
+        """What a round trains on."""
+        counts = {"shards": ("generate/0",), "tokens_sampled": SAMPLE_TOKENS, **changes}
+        files: dict[str, list[Any]] = {"accepted.jsonl": [], "mix.jsonl": []}
+        return store(self.context, "select", files, select_summary(round=number, **counts))
 
     def round(self, results: Sequence[Result], **changes: Any) -> Receipt:
         """Decide the next round; its state is what the one after it begins from."""
@@ -107,9 +99,48 @@ class Campaign:
         return receipt
 
 
+def agreeing(share: float, *, right: float) -> dict[str, Any]:
+    """What select says of samples that agree so far, and are right so often on the audit split."""
+    quality = FilterQuality(
+        given=200,
+        kept=200,
+        prompts_kept=200,
+        precision=1.0,
+        precision_low=1.0,
+        recall=1.0,
+        kept_share=1.0,
+    )
+    votes = Votes(
+        prompts=10,
+        agreement=share,
+        prompts_passed=10,
+        passed_agreement=share,
+        refused_agreement=None,
+        minority=0,
+        minority_passed=0,
+        accepted=40,
+        disputed=0,
+        kinds=(),
+    )
+    audit = FilterAudit(
+        prompts=200,
+        samples=200,
+        model_accuracy=right,
+        filters={},
+        all=quality,
+        teaches_errors=(),
+    )
+    return {"votes": votes, "audit": audit}
+
+
 def simple(right: int, count: int = 100) -> list[Result]:
     """Results where the first `right` prompts are right, so more right is strictly better."""
     return results_of({"": [place < right for place in range(count)]})
+
+
+def told(receipt: Receipt) -> DecideSummary:
+    """What decide says of a round."""
+    return read_summary(receipt, DecideSummary)
 
 
 @pytest.fixture
@@ -120,10 +151,10 @@ def campaign(context: Context) -> Campaign:
 def test_the_first_model_becomes_champion_without_a_gate(campaign: Campaign) -> None:
     receipt = campaign.round(simple(40))
     state = campaign.state
-    assert receipt.summary["verdict"] == "first"
-    assert receipt.summary["go"] is True
-    assert receipt.summary["p_value"] is None
-    assert state.champion == receipt.summary["champion"] == state.history[0].receipts["train"]
+    assert told(receipt).verdict == "first"
+    assert told(receipt).go is True
+    assert told(receipt).p_value is None
+    assert state.champion == told(receipt).champion == state.history[0].receipts["train"]
     assert (
         state.champion_evaluation == state.first_evaluation == state.history[0].receipts["evaluate"]
     )
@@ -137,8 +168,8 @@ def test_a_candidate_proved_better_is_promoted(campaign: Campaign) -> None:
     campaign.round(simple(40))
     receipt = campaign.round(simple(60))
     state, record = campaign.state, campaign.state.history[1]
-    assert receipt.summary["verdict"] == "promoted"
-    assert receipt.summary["why"].startswith(
+    assert told(receipt).verdict == "promoted"
+    assert told(receipt).why.startswith(
         "proved better: 20 prompts only the candidate got right, 0 only the champion"
     )
     assert state.champion == record.receipts["train"]
@@ -162,26 +193,18 @@ def test_a_candidate_proved_better_is_promoted(campaign: Campaign) -> None:
 
 def test_answers_to_hints_are_paid_for_and_say_nothing_of_the_model(context: Context) -> None:
     records, cards = [], []
-    for hinted in (False, True):
+    hinted = HintedCounts(
+        prompts=4, generated=12, accepted=3, dropped={}, filters={}, prompts_accepted=3
+    )
+    with_hints = {
+        "tokens_sampled": SAMPLE_TOKENS + 30,
+        "hinted": hinted,
+        "too_hard": HintPool(found=4, answered=0, waiting=9),
+    }
+    for select in ({}, with_hints):
         campaign = Campaign(context, recipe_of())
         campaign.round(simple(40))
-        inputs = campaign.inputs(simple(60))
-        assert inputs.select is not None
-        if hinted:
-            [shard] = inputs.generates
-            files = {name: fetch(context, shard, name).read_bytes() for name in shard.objects}
-            told = {"tokens": 30, "generated": 12, "finished_share": 0.0}
-            shard = store(context, "generate", files, {**shard.summary, "hinted": told})
-            counts = {"hinted": {"generated": 12, "accepted": 3}, "too_hard": {"waiting": 9}}
-            mix = store(
-                context,
-                "select",
-                {"accepted.jsonl": []},
-                {**inputs.select.summary, **counts},
-                config={"samples": [shard.ref]},
-            )
-            inputs = replace(inputs, select=mix, generates=(shard,))
-        campaign.receipts.append(run(inputs, context))
+        campaign.round(simple(60), select=select)
         records.append(campaign.state.history[1])
         cards.append(campaign.card)
     plain, helped = records
@@ -196,14 +219,11 @@ def test_answers_to_hints_are_paid_for_and_say_nothing_of_the_model(context: Con
 def test_a_loop_that_grows_sure_of_what_is_wrong_is_warned_of_by_the_audit_split(
     context: Context,
 ) -> None:
-    def audit(accuracy: float) -> dict[str, Any]:
-        return {"prompts": 200, "model_accuracy": accuracy}
-
     campaign = Campaign(context, recipe_of(), validation=(ask("1+1=", "2"),))
     campaign.round(simple(40))
-    campaign.round(simple(41), agreeing=2, audit=audit(0.7))
-    campaign.round(simple(42), agreeing=3, audit=audit(0.69))
-    campaign.round(simple(60), agreeing=4, audit=audit(0.5))
+    campaign.round(simple(41), select=agreeing(0.5, right=0.7))
+    campaign.round(simple(42), select=agreeing(0.75, right=0.69))
+    campaign.round(simple(60), select=agreeing(1.0, right=0.5))
     calm, still_calm, warned = campaign.state.history[1:]
     assert calm.alarms == still_calm.alarms == ()
     (alarm,) = warned.alarms
@@ -218,14 +238,14 @@ def test_a_candidate_not_proved_better_is_kept_out_and_its_samples_still_accumul
     campaign.round(simple(40))
     receipt = campaign.round(simple(43))
     state = campaign.state
-    assert receipt.summary["verdict"] == "rejected"
-    assert receipt.summary["why"].startswith("better, but not proved")
+    assert told(receipt).verdict == "rejected"
+    assert told(receipt).why.startswith("better, but not proved")
     assert state.champion_round == 0
     assert state.champion == state.history[0].receipts["train"]
     assert state.rounds_without_gain == 1
     assert len(state.selections) == 1
-    assert receipt.summary["accuracy"] == 0.43
-    assert receipt.summary["champion"] == state.champion
+    assert told(receipt).accuracy == 0.43
+    assert told(receipt).champion == state.champion
 
 
 def test_the_gate_never_looks_at_the_test_split(campaign: Campaign) -> None:
@@ -247,8 +267,8 @@ def test_the_next_candidate_is_compared_with_the_champion_not_with_the_last_one(
     campaign.round(simple(50))
     campaign.round(simple(20))
     receipt = campaign.round(simple(45))
-    assert receipt.summary["verdict"] == "rejected"
-    assert "0 prompts only the candidate got right, 5 only the champion" in receipt.summary["why"]
+    assert told(receipt).verdict == "rejected"
+    assert "0 prompts only the candidate got right, 5 only the champion" in told(receipt).why
 
 
 def test_a_promotion_hands_its_share_of_alpha_to_the_next_round_alone(context: Context) -> None:
@@ -256,13 +276,13 @@ def test_a_promotion_hands_its_share_of_alpha_to_the_next_round_alone(context: C
     rounds = {"goal": {"threshold": 0.99}, "max_rounds": 10, "patience": 9}
     campaign = Campaign(context, recipe_of(decide=rounds))
     campaign.round(simple(40))
-    assert campaign.round(simple(47)).summary["verdict"] == "rejected"
-    assert campaign.round(simple(60)).summary["verdict"] == "promoted"
+    assert told(campaign.round(simple(47))).verdict == "rejected"
+    assert told(campaign.round(simple(60))).verdict == "promoted"
     second = campaign.round(simple(67))
-    assert second.summary["verdict"] == "promoted"
-    assert "p = 0.0078, needed 0.01)" in second.summary["why"]
-    assert campaign.round(simple(60)).summary["verdict"] == "rejected"
-    assert campaign.round(simple(74)).summary["verdict"] == "rejected"
+    assert told(second).verdict == "promoted"
+    assert "p = 0.0078, needed 0.01)" in told(second).why
+    assert told(campaign.round(simple(60))).verdict == "rejected"
+    assert told(campaign.round(simple(74))).verdict == "rejected"
 
 
 def test_patience_ends_the_campaign_and_the_best_stays(context: Context) -> None:
@@ -271,24 +291,24 @@ def test_patience_ends_the_campaign_and_the_best_stays(context: Context) -> None
     )
     campaign.round(simple(40))
     campaign.round(simple(60))
-    assert campaign.round(simple(58)).summary["stop"] is None
+    assert told(campaign.round(simple(58))).stop is None
     receipt = campaign.round(simple(59))
-    assert (receipt.summary["go"], receipt.summary["stop"]) == (False, "patience")
+    assert (told(receipt).go, told(receipt).stop) == (False, "patience")
     assert campaign.state.champion_round == 1
     assert "The campaign ends (patience)" in campaign.card
 
 
 def test_the_goal_ends_the_campaign_even_in_round_zero(campaign: Campaign) -> None:
     receipt = campaign.round(simple(100))
-    assert (receipt.summary["go"], receipt.summary["stop"]) == (False, "target")
+    assert (told(receipt).go, told(receipt).stop) == (False, "target")
 
 
 def test_only_a_champion_reaches_the_goal(context: Context) -> None:
     campaign = Campaign(context, recipe_of(decide={"goal": {"threshold": 0.95}}))
     campaign.round(simple(93))
     receipt = campaign.round(simple(96))  # above the goal, but three wins are no proof
-    assert receipt.summary["verdict"] == "rejected"
-    assert receipt.summary["stop"] is None
+    assert told(receipt).verdict == "rejected"
+    assert told(receipt).stop is None
 
 
 def test_the_goal_may_be_a_slice(context: Context) -> None:
@@ -297,13 +317,13 @@ def test_the_goal_may_be_a_slice(context: Context) -> None:
     receipt = campaign.round(
         results_of({"length=8": right_of(50, 50), "length=9": right_of(50, 20)})
     )
-    assert receipt.summary["accuracy"] == 0.4
+    assert told(receipt).accuracy == 0.4
     assert campaign.state.history[0].overall == 0.7
     assert campaign.state.history[0].slices == {"length=8": 1.0, "length=9": 0.4}
     receipt = campaign.round(
         results_of({"length=8": right_of(50, 50), "length=9": right_of(50, 46)})
     )
-    assert receipt.summary["stop"] == "target"
+    assert told(receipt).stop == "target"
 
 
 def test_a_goal_about_a_slice_that_is_not_there_names_those_that_are(context: Context) -> None:
@@ -317,8 +337,8 @@ def test_a_goal_about_a_slice_that_is_not_there_names_those_that_are(context: Co
 def test_the_last_planned_round_ends_the_campaign(context: Context) -> None:
     campaign = Campaign(context, recipe_of(decide={"goal": {"threshold": 0.99}, "max_rounds": 2}))
     campaign.round(simple(10))
-    assert campaign.round(simple(40)).summary["stop"] is None
-    assert campaign.round(simple(70)).summary["stop"] == "max_rounds"
+    assert told(campaign.round(simple(40))).stop is None
+    assert told(campaign.round(simple(70))).stop == "max_rounds"
 
 
 @pytest.mark.parametrize(
@@ -330,7 +350,7 @@ def test_the_round_that_crosses_the_token_budget_is_the_last(
     campaign = Campaign(
         context, recipe_of(decide={"goal": {"threshold": 0.99}, "budget": {"tokens": tokens}})
     )
-    stops = [campaign.round(simple(40)).summary["stop"], campaign.round(simple(60)).summary["stop"]]
+    stops = [told(campaign.round(simple(40))).stop, told(campaign.round(simple(60))).stop]
     assert stops.index("budget") == stops_at
 
 
@@ -350,34 +370,34 @@ def test_minutes_are_those_of_all_attempts_of_the_run(context: Context) -> None:
         key = keys.attempt_key("crafted-run", "train-r0", f"{number}-1")
         context.store.put_bytes(key, attempt.model_dump_json().encode())
     context.store.put_bytes(keys.attempt_key("crafted-run", "train-r0", "7-1"), b"not a record")
-    assert campaign.round(simple(40)).summary["stop"] is None
+    assert told(campaign.round(simple(40))).stop is None
     late = Attempt(task="evaluate-r1", step="evaluate", round=1, started=0, seconds=250.0)
     context.store.put_bytes(
         keys.attempt_key("crafted-run", "evaluate-r1", "9-1"), late.model_dump_json().encode()
     )
-    assert campaign.round(simple(60)).summary["stop"] == "budget"
+    assert told(campaign.round(simple(60))).stop == "budget"
 
 
 def test_a_better_candidate_that_lost_human_language_is_rejected(campaign: Campaign) -> None:
     campaign.round(simple(40), perplexity=2.0)
     receipt = campaign.round(simple(70), perplexity=2.3)
-    assert receipt.summary["verdict"] == "rejected"
+    assert told(receipt).verdict == "rejected"
     assert (
         "collapse guard: perplexity on human text is 1.150 times that of round 0"
-        in receipt.summary["why"]
+        in told(receipt).why
     )
-    assert campaign.round(simple(71), perplexity=2.1).summary["verdict"] == "promoted"
+    assert told(campaign.round(simple(71), perplexity=2.1)).verdict == "promoted"
 
 
 def test_the_collapse_guard_compares_with_round_zero_so_it_cannot_creep(campaign: Campaign) -> None:
     campaign.round(simple(20), perplexity=2.0)
-    assert campaign.round(simple(40), perplexity=2.15).summary["verdict"] == "promoted"
-    assert campaign.round(simple(60), perplexity=2.25).summary["verdict"] == "rejected"
+    assert told(campaign.round(simple(40), perplexity=2.15)).verdict == "promoted"
+    assert told(campaign.round(simple(60), perplexity=2.25)).verdict == "rejected"
 
 
 def test_without_human_text_to_measure_the_gate_decides_alone(campaign: Campaign) -> None:
     campaign.round(simple(40), perplexity=None)
-    assert campaign.round(simple(60), perplexity=None).summary["verdict"] == "promoted"
+    assert told(campaign.round(simple(60), perplexity=None)).verdict == "promoted"
 
 
 def lengths(*right: int) -> list[Result]:
@@ -510,26 +530,11 @@ def test_receipts_of_another_round_or_another_model_are_refused(campaign: Campai
     other = trained(campaign.context, 1, final_loss=0.1)
     late = trained(campaign.context, 2)
     for bad, message in (
-        (
-            DecideInputs(good.state, other, good.evaluate, good.select, good.generates),
-            "measured another model",
-        ),
-        (
-            DecideInputs(good.state, late, good.evaluate, good.select, good.generates),
-            "is of round 2; needed: train of round 1",
-        ),
-        (
-            DecideInputs(good.state, good.evaluate, good.evaluate, good.select, good.generates),
-            "needed: train",
-        ),
-        (
-            DecideInputs(good.state, good.train, good.evaluate, None, ()),
-            "belong to every round but round 0",
-        ),
-        (
-            DecideInputs(good.state, good.train, good.evaluate, good.select, ()),
-            "belong to every round but round 0",
-        ),
+        (replace(good, train=other), "measured another model"),
+        (replace(good, train=late), "is of round 2; needed: train of round 1"),
+        (replace(good, train=good.evaluate), "is not a receipt of train"),
+        (replace(good, mix=first_mix(campaign.context)), "is of round 0; needed: mix of round 1"),
+        (replace(good, mix=campaign.start), "is not a receipt of select or mix"),
     ):
         with pytest.raises(Corrupt, match=message):
             run(bad, campaign.context)
@@ -541,32 +546,17 @@ def test_missing_results_are_corrupt_not_a_verdict(campaign: Campaign) -> None:
         campaign.round(simple(60)[:-1])
 
 
-def test_the_three_artifacts_of_a_round_name_all_that_decide_needs(campaign: Campaign) -> None:
-    first = campaign.inputs(simple(40))
-    assert (
-        inputs_from(campaign.context, first.state, campaign.start, first.train, first.evaluate)
-        == first
-    )
-    campaign.round(simple(40))
-    second = campaign.inputs(simple(60))
-    assert second.select is not None
-    found = inputs_from(
-        campaign.context, second.state, second.select, second.train, second.evaluate
-    )
-    assert found == second
-
-
 def test_the_same_round_is_decided_once(campaign: Campaign) -> None:
     inputs = campaign.inputs(simple(40))
     assert run(inputs, campaign.context) == run(inputs, campaign.context)
 
 
-BLOCK = {
-    "measure": "distinct_2",
-    "value": 0.7,
-    "limit": 0.85,
-    "why": "distinct-2 is 0.70 of round 0's, at least 0.85",
-}
+BLOCK = CollapseAlarm(
+    measure="distinct_2",
+    value=0.7,
+    limit=0.85,
+    why="distinct-2 is 0.70 of round 0's, at least 0.85",
+)
 
 
 def test_a_block_rejects_what_is_better_and_the_second_in_a_row_ends_the_campaign(
@@ -577,33 +567,32 @@ def test_a_block_rejects_what_is_better_and_the_second_in_a_row_ends_the_campaig
     )
     campaign.round(simple(40))
     receipt = campaign.round(simple(60), blocks=[BLOCK])
-    assert (receipt.summary["verdict"], receipt.summary["stop"]) == ("rejected", None)
-    assert receipt.summary["why"].startswith("collapse guard: distinct-2 is 0.70 of round 0's")
-    assert receipt.summary["alarms"] == ["distinct_2"]
+    assert (told(receipt).verdict, told(receipt).stop) == ("rejected", None)
+    assert told(receipt).why.startswith("collapse guard: distinct-2 is 0.70 of round 0's")
+    assert told(receipt).alarms == ("distinct_2",)
     assert "- **blocks**: collapse guard: distinct-2 is 0.70" in campaign.card
     assert campaign.state.champion_round == 0
     campaign.round(simple(60))
     assert campaign.state.champion_round == 2
     campaign.round(simple(80), blocks=[BLOCK])
-    assert campaign.round(simple(81), blocks=[BLOCK]).summary["stop"] == "alarm"
+    assert told(campaign.round(simple(81), blocks=[BLOCK])).stop == "alarm"
     assert "two rounds in a row were rejected by alarms" in campaign.card
 
 
 def test_a_warning_is_told_and_blocks_nothing(campaign: Campaign) -> None:
     campaign.round(simple(40))
     receipt = campaign.round(simple(60), warnings=[BLOCK])
-    assert receipt.summary["verdict"] == "promoted"
+    assert told(receipt).verdict == "promoted"
     assert "- warning: collapse guard: distinct-2" in campaign.card
 
 
 def test_a_mix_that_teaches_errors_is_rejected_and_does_not_accumulate(
-    campaign: Campaign, monkeypatch: pytest.MonkeyPatch
+    campaign: Campaign,
 ) -> None:
     campaign.round(simple(40))
-    monkeypatch.setitem(SELECTED, "teaches_errors", ["vote"])
-    receipt = campaign.round(simple(60))
-    assert receipt.summary["verdict"] == "rejected"
-    assert "what vote kept is no better than the model itself" in receipt.summary["why"]
+    receipt = campaign.round(simple(60), select={"teaches_errors": ("vote",)})
+    assert told(receipt).verdict == "rejected"
+    assert "what vote kept is no better than the model itself" in told(receipt).why
     assert campaign.state.selections == ()
 
 
@@ -632,7 +621,9 @@ def measured_beside(campaign: Campaign, right: int, tokens_right: int) -> Decide
         "champion/results.jsonl": simple(50),
         **texts,
     }
-    summary = {**inputs.evaluate.summary, "champion": {"perplexity": 2.0}}
+    scores = evaluate_summary(round=1)
+    champion = {name: getattr(scores, name) for name in ModelScores.model_fields}
+    summary = scores.model_copy(update={"champion": ModelScores(**champion)})
     made = store(campaign.context, "evaluate", files, summary, {"candidate": inputs.train})
     return replace(inputs, evaluate=made)
 
@@ -643,12 +634,12 @@ def test_the_champion_is_read_from_beside_the_candidate_with_what_both_retained(
     campaign.round(simple(40))
     promoted = run(measured_beside(campaign, 70, 90), campaign.context)
     assert (
-        "20 prompts only the candidate got right" in promoted.summary["why"]
+        "20 prompts only the candidate got right" in told(promoted).why
     )  # of the 50 measured beside it, not of 40
-    assert promoted.summary["verdict"] == "promoted"
+    assert told(promoted).verdict == "promoted"
     lost = run(measured_beside(campaign, 70, 80), campaign.context)
-    assert lost.summary["verdict"] == "rejected"
+    assert told(lost).verdict == "rejected"
     assert (
         "retention guard: the candidate lost human text: token accuracy -10.00 points on 40 rows"
-        in lost.summary["why"]
+        in told(lost).why
     )

@@ -25,7 +25,7 @@ from components.decide.reflection.plan import (
     review,
 )
 from components.decide.reflection.training_causes import still_falling
-from tests.unit.crafted import PLAN, recipe_of
+from tests.unit.crafted import PLAN, recipe_of, select_summary, train_summary
 
 TRAIN: dict[str, Any] = {
     "steps": 200,
@@ -46,6 +46,19 @@ SELECT: dict[str, Any] = {
     "prompts_accepted": 700,
     "distinct_share": 0.6,
 }
+NO_SAMPLES: dict[str, Any] = {
+    "round": 0,
+    "generated": 0,
+    "accepted": 0,
+    "acceptance": None,
+    "dropped": {},
+    "prompts": 0,
+    "prompts_accepted": 0,
+    "distinct_share": None,
+    "mean_answer_tokens": None,
+    "finished_share": None,
+}
+"""The first mix."""
 SETTLED = [0.9 * 0.9**step + 0.2 for step in range(200)]
 LORA = recipe_of(train={"lora": {"rank": 4, "max_rank": 12, "max_unfrozen_layers": 3}})
 ADAPTED = PLAN.model_copy(update={"lora": base_plan(LORA).lora})
@@ -66,7 +79,10 @@ def evidence(**changes: Any) -> Evidence:
         "select": SELECT,
         "comparison": EQUAL,
     }
-    return Evidence(**{**common, **changes})
+    evidence_parts = {**common, **changes}
+    evidence_parts["train"] = train_summary(**evidence_parts["train"])
+    evidence_parts["select"] = select_summary(**evidence_parts["select"])
+    return Evidence(**evidence_parts)
 
 
 def names(**changes: Any) -> list[str]:
@@ -80,7 +96,7 @@ def the(name: str, **changes: Any) -> Finding:
 def test_a_sound_round_has_no_cause() -> None:
     assert names() == []
     assert names(verdict="promoted") == []
-    assert names(verdict="first", round=0, select=None, comparison=None) == []
+    assert names(verdict="first", round=0, select=NO_SAMPLES, comparison=None) == []
 
 
 def test_rising_dev_loss_is_overfitting() -> None:
@@ -258,9 +274,15 @@ def test_skipped_steps_or_wild_losses_are_optimizer_trouble() -> None:
 def test_answers_that_never_end_are_truncation() -> None:
     assert the("truncation", finished_share=0.7).change == "temperature_down"
     at_first = the(
-        "truncation", finished_share=0.7, round=0, verdict="first", select=None, comparison=None
+        "truncation",
+        finished_share=0.7,
+        round=0,
+        verdict="first",
+        select=NO_SAMPLES,
+        comparison=None,
     )
     assert at_first.change is None
+    assert at_first.predicted is not None
     assert "raise generate.max_new_tokens" in at_first.predicted
 
 
@@ -277,7 +299,7 @@ def test_a_ladder_whose_base_is_not_solved_says_so() -> None:
         "recipe": recipe_of(ladder=True),
         "round": 0,
         "verdict": "first",
-        "select": None,
+        "select": NO_SAMPLES,
     }
     found = the("base_not_mastered", **first, comparison=None, candidate=scores)
     assert found.change == "steps_up"
@@ -475,9 +497,9 @@ def test_a_value_the_recipe_sets_beyond_the_bounds_is_left_alone() -> None:
 def test_a_structure_doubles_its_rank_then_the_layers_trained_in_full_then_stops() -> None:
     plan, seen = ADAPTED, []
     for _ in range(6):
-        lacking = [Finding("too_little_capacity", "seen", 0.7, "structure_up", "")]
+        lacking = [Finding("too_little_capacity", "seen", 0.7, "structure_up", None)]
         following, causes = next_plan(LORA, plan, lacking, None, plan)
-        change = f"lora {plan.lora} → {following.lora}" if following != plan else ""
+        change = f"lora {plan.lora} → {following.lora}" if following != plan else None
         assert [cause.change for cause in causes] == [change]
         plan = following
         seen.append(str(plan.lora))
@@ -505,7 +527,7 @@ def test_growth_that_did_harm_is_taken_back() -> None:
         LORA, grown, [Finding("x", "y", 0.9, "structure_up", "")], found, ADAPTED
     )
     assert plan == ADAPTED
-    assert [cause.change for cause in causes] == ["lora rank 8 → rank 4", ""]
+    assert [cause.change for cause in causes] == ["lora rank 8 → rank 4", None]
 
 
 CHANGES = [
@@ -572,7 +594,7 @@ def test_a_change_that_made_it_worse_is_taken_back_once() -> None:
     assert plan == PLAN
     assert causes[0].change == "learning_rate 0.002 → 0.001"
     assert "went from 0.6000 to 0.5500" in causes[0].evidence
-    assert causes[1].change == ""  # the same setting is not changed again at once
+    assert causes[1].change is None  # the same setting is not changed again at once
     assert review(record(0.6, causes[0]), current, PLAN, "rejected", 0.55, {}) is None
 
 
@@ -616,7 +638,7 @@ def test_a_prediction_that_comes_true_is_confirmed_and_the_change_stays() -> Non
     assert "last_loss went from 0.8 to 0.5, as predicted" in found.evidence
     plan, causes = next_plan(recipe_of(), FEWER, [], found, PLAN)
     assert plan == FEWER
-    assert [(cause.name, cause.change) for cause in causes] == [("change_confirmed", "")]
+    assert [(cause.name, cause.change) for cause in causes] == [("change_confirmed", None)]
 
 
 def test_a_prediction_that_fails_takes_the_change_back_even_if_accuracy_did_not_fall() -> None:
@@ -685,8 +707,8 @@ def test_the_ladder_is_climbed_one_rung_at_a_time_and_has_an_end() -> None:
     def at(accuracy: int) -> Scores:
         return Scores({f"length={length}": (accuracy, 100) for length in range(8, 13)})
 
-    assert next_level(recipe, 0, 8, at(100)) == 9
-    assert next_level(recipe, 1, 9, at(90)) == 10
-    assert next_level(recipe, 1, 9, at(89)) == 9
-    assert next_level(recipe, 5, 12, at(100)) == 12
-    assert next_level(recipe_of(), 3, 0, at(100)) == 0
+    assert next_level(recipe, 8, at(100)) == 9
+    assert next_level(recipe, 9, at(90)) == 10
+    assert next_level(recipe, 9, at(89)) == 9
+    assert next_level(recipe, 12, at(100)) == 12
+    assert next_level(recipe_of(), 0, at(100)) == 0

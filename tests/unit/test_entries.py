@@ -10,8 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from components.contracts.summaries import (
+    DecideSummary,
+    GenerateSummary,
+    SelectSummary,
+    TrainSummary,
+)
 from components.runtime.context import Context
-from components.runtime.receipts import Receipt, read_receipt, ref_of_uri
+from components.runtime.receipts import Receipt, read_receipt, read_summary, ref_of_uri
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = ("prepare", "generate", "select", "train", "evaluate", "decide", "publish", "report")
@@ -77,20 +83,20 @@ def test_a_round_can_be_carried_out_by_hand(context: Context, tmp_path: Path) ->
     assert fresh == "fresh=true"
     assert receipt(state).seed == 3
     [candidate] = done("train", "--state", state, "--mix", state)
-    assert receipt(candidate).inputs["mix"] == receipt(state).inputs["prepare"]
-    assert receipt(candidate).summary["steps"] <= 4
+    assert receipt(candidate).inputs["mix"] == receipt(state).inputs["mix"]
+    assert read_summary(receipt(candidate), TrainSummary).steps <= 4
     [results] = done("evaluate", "--state", state, "--candidate", candidate)
     assert receipt(results).inputs["candidate"] == receipt(candidate).digest
     round_zero = ("--state", state, "--mix", state, "--candidate", candidate, "--results", results)
     decided, go = done("decide", *round_zero)
     assert go == "go=true"
-    assert receipt(decided).summary["verdict"] == "first"
+    assert read_summary(receipt(decided), DecideSummary).verdict == "first"
     shards = [done("generate", "--state", decided, "--shard", str(shard))[0] for shard in (1, 0)]
-    assert [receipt(shard).summary["prompts"] for shard in shards] == [12, 12]
+    assert [read_summary(receipt(shard), GenerateSummary).prompts for shard in shards] == [12, 12]
     [mix] = done("select", "--state", decided, "--samples", *shards)
-    account = receipt(mix).summary
-    assert account["generated"] == 24
-    assert account["accepted"] + sum(account["dropped"].values()) == 24
+    account = read_summary(receipt(mix), SelectSummary)
+    assert account.generated == 24
+    assert account.accepted + sum(account.dropped.values()) == 24
     published, prefix = done("publish", "--state", decided)
     assert receipt(published).step == "publish"
     assert prefix.startswith('prefix="models/ratchet-model/r0-')
@@ -130,7 +136,8 @@ def test_the_same_entry_trains_in_many_processes_under_torchrun(
     assert result.returncode == 0, result.stderr[-3000:]
     first, second = result.stdout.split()
     assert first == second, "both processes name the one receipt"
-    assert read_receipt(context, ref_of_uri(context, first)).summary["num_processes"] == 2
+    trained = read_receipt(context, ref_of_uri(context, first))
+    assert read_summary(trained, TrainSummary).num_processes == 2
     assert done("train", "--state", state, "--mix", state) == [first], (
         "alone it is found, not trained again"
     )

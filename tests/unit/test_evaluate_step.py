@@ -17,25 +17,13 @@ from components.contracts.rows import (
     prompt_id,
     read_rows,
 )
+from components.contracts.summaries import EvaluateSummary
+from components.contracts.summaries.evaluate import Collapse, RatioSign
 from components.runtime.context import Context
-from components.runtime.receipts import Receipt, fetch
+from components.runtime.receipts import Receipt, fetch, read_summary
 from tests.unit.crafted import decided, recipe_of
 from tests.unit.measuring import begun, evaluate, human, model, question, round_zero
 
-KEYS_BEFORE = {
-    "round",
-    "validation_accuracy",
-    "test_accuracy",
-    "slices",
-    "test_slices",
-    "pass_k",
-    "pass_at_k",
-    "perplexity",
-    "tokens",
-    "finished_share",
-    "mean_answer_tokens",
-    "distinct_share",
-}
 SPLITS: dict[str, Any] = {
     "validation": [
         question(number, parity="odd" if number % 2 else "even") for number in range(40)
@@ -47,6 +35,10 @@ SPLITS: dict[str, Any] = {
 
 def recipe(**evaluation: Any) -> Recipe:
     return recipe_of(generate={"max_new_tokens": 4}, evaluate={"batch_size": 16, **evaluation})
+
+
+def summary_of(receipt: Receipt) -> EvaluateSummary:
+    return read_summary(receipt, EvaluateSummary)
 
 
 def rows(context: Context, receipt: Receipt, name: str, kind: Any = Result) -> list[Any]:
@@ -71,18 +63,13 @@ def later(
 def test_round_0_is_measured_alone(context: Context) -> None:
     start = begun(context, recipe(pass_k=3), **SPLITS)
     receipt = evaluate(context, start, model(context, 0))
-    told = receipt.summary
-    assert told.keys() >= KEYS_BEFORE
+    told = summary_of(receipt)
     assert receipt.objects.keys() == {"results.jsonl", "retention.jsonl", "samples.jsonl"}
-    assert (told["champion"], told["collapse"], told["blocks"], told["warnings"]) == (
-        None,
-        {},
-        [],
-        [],
-    )
-    for name, (low, high) in told["intervals"].items():
-        assert low <= told[name] <= high, name
-    assert told["slices"].keys() == {"parity=even", "parity=odd"}
+    assert (told.champion, told.collapse, told.blocks, told.warnings) == (None, Collapse(), (), ())
+    for name, interval in told.intervals:
+        low, high = interval
+        assert low <= getattr(told, name) <= high, name
+    assert told.slices.keys() == {"parity=even", "parity=odd"}
     assert len(rows(context, receipt, "results.jsonl")) == 80
     drawn = rows(context, receipt, "samples.jsonl", Sample)
     assert len(drawn) == 3 * 40
@@ -95,10 +82,13 @@ def test_round_0_is_measured_alone(context: Context) -> None:
         assert row.num_correct == sum(text == answers[prompt] for text in own)
     human_text = rows(context, receipt, "retention.jsonl", TextResult)
     assert [row.id for row in human_text] == [row.id for row in SPLITS["retention"]]
-    assert told["retention"]["perplexity"] == told["perplexity"]
-    assert told["generation_verification"]["n"] == 40
-    assert told["diversity"]["texts"] == 80
-    assert told["diversity"]["sample_entropy"] >= 0
+    assert told.retention is not None
+    assert told.retention.perplexity == told.perplexity
+    assert told.generation_verification is not None
+    assert told.generation_verification.n == 40
+    assert told.diversity.texts == 80
+    assert told.diversity.sample_entropy is not None
+    assert told.diversity.sample_entropy >= 0
 
 
 def test_a_champion_of_the_same_work_is_taken_from_its_receipt(context: Context) -> None:
@@ -106,24 +96,30 @@ def test_a_champion_of_the_same_work_is_taken_from_its_receipt(context: Context)
     before = evaluate(context, start, first)
     context.costs.clear()
     after = evaluate(context, later(context, start, first, before), model(context, 1))
-    assert after.summary["measurement"]["champion_reused"] is True
-    assert after.summary["measurement"]["champion"] == before.summary["measurement"]["candidate"]
-    assert after.summary["measurement"]["candidate"] != before.summary["measurement"]["candidate"]
+    assert summary_of(after).measurement.champion_reused is True
+    assert summary_of(after).measurement.champion == summary_of(before).measurement.candidate
+    assert summary_of(after).measurement.candidate != summary_of(before).measurement.candidate
     for name in ("results.jsonl", "retention.jsonl", "samples.jsonl"):
         assert after.objects[f"champion/{name}"] == before.objects[name]
         assert after.objects[name] != before.objects[name]
-    assert context.costs["tokens_generated"] == after.summary["tokens"], (
+    assert context.costs["tokens_generated"] == summary_of(after).tokens, (
         "only the candidate was asked"
     )
-    for name, value in after.summary["champion"].items():
-        assert value == before.summary[name]
+    champion = summary_of(after).champion
+    assert champion is not None
+    for name, value in champion:
+        assert value == getattr(summary_of(before), name)
     mine, theirs = (
         [row.prompt_id for row in rows(context, after, name)]
         for name in ("results.jsonl", "champion/results.jsonl")
     )
     assert mine == theirs
     assert after.inputs["champion"] == first.digest
-    assert after.summary["collapse"].keys() >= {"perplexity", "length", "pass_at_k"}
+    assert summary_of(after).collapse.signs.keys() >= {
+        "perplexity",
+        "length",
+        "pass_at_k",
+    }
 
 
 def test_a_champion_measured_by_other_settings_is_measured_anew_beside_the_candidate(
@@ -136,15 +132,15 @@ def test_a_champion_measured_by_other_settings_is_measured_anew_beside_the_candi
     start = begun(context, recipe(), **SPLITS)
     context.costs.clear()
     after = evaluate(context, later(context, start, first, old), second)
-    assert after.summary["measurement"]["champion_reused"] is False
-    assert context.costs["tokens_generated"] > after.summary["tokens"], "both were asked"
+    assert summary_of(after).measurement.champion_reused is False
+    assert context.costs["tokens_generated"] > summary_of(after).tokens, "both were asked"
     fresh = evaluate(context, start, first)
     assert (
         after.objects["champion/results.jsonl"]
         == fresh.objects["results.jsonl"]
         != old.objects["results.jsonl"]
     )
-    assert after.summary["measurement"]["champion"] == fresh.summary["measurement"]["candidate"]
+    assert summary_of(after).measurement.champion == summary_of(fresh).measurement.candidate
 
 
 def test_round_0_stays_the_base_of_collapse_when_another_is_champion(context: Context) -> None:
@@ -162,11 +158,13 @@ def test_round_0_stays_the_base_of_collapse_when_another_is_champion(context: Co
         history=(round_zero(first, zero),),
     )
     same_as_zero = evaluate(context, state, first)
-    assert same_as_zero.summary["measurement"]["champion_reused"] is True
+    assert summary_of(same_as_zero).measurement.champion_reused is True
     assert same_as_zero.objects["champion/results.jsonl"] == one.objects["results.jsonl"]
-    for measure in same_as_zero.summary["collapse"].values():
-        assert measure["ratio"] == 1.0
-    assert same_as_zero.summary["blocks"] == same_as_zero.summary["warnings"] == []
+    told = summary_of(same_as_zero)
+    for sign in told.collapse.signs.values():
+        assert isinstance(sign, RatioSign)
+        assert sign.ratio == 1.0
+    assert told.blocks == told.warnings == ()
 
 
 def test_a_model_that_lost_human_text_raises_the_alarm(context: Context) -> None:
@@ -176,10 +174,15 @@ def test_a_model_that_lost_human_text_raises_the_alarm(context: Context) -> None
         evaluate(context, later(context, start, first, zero), model(context, seed))
         for seed in (1, 2)
     ]
-    worst = max(candidates, key=lambda one: float(one.summary["perplexity"]))
-    ratio = worst.summary["perplexity"] / zero.summary["perplexity"]
-    assert worst.summary["collapse"]["perplexity"]["ratio"] == pytest.approx(ratio)
-    alarms = {one["measure"] for one in (*worst.summary["blocks"], *worst.summary["warnings"])}
+    told = [summary_of(candidate) for candidate in candidates]
+    worst = max(told, key=lambda one: one.perplexity or 0.0)
+    first_perplexity = summary_of(zero).perplexity
+    assert worst.perplexity is not None
+    assert first_perplexity is not None
+    ratio = worst.perplexity / first_perplexity
+    assert worst.collapse.perplexity is not None
+    assert worst.collapse.perplexity.ratio == pytest.approx(ratio)
+    alarms = {one.measure for one in (*worst.blocks, *worst.warnings)}
     assert ("perplexity" in alarms) == (ratio > 1.05)
 
 
@@ -206,18 +209,19 @@ def test_labels_are_chosen_by_likelihood(context: Context) -> None:
         train=[taught],
     )
     receipt = evaluate(context, start, model(context, 0))
-    found = receipt.summary["classification"]
-    assert (found["validation"]["n"], found["test"]["n"]) == (10, 20)
+    told = summary_of(receipt)
+    found = told.classification
+    assert (found["validation"].n, found["test"].n) == (10, 20)
     asked = [row for row in rows(context, receipt, "results.jsonl") if row.label]
     assert {row.predicted for row in asked} <= {"11", "2", "305"}
     right = [row.predicted == row.label for row in asked if row.split == "test"]
-    assert found["test"]["accuracy"] == sum(right) / 20
-    assert receipt.summary["test_slices"]["label=11"]["label_accuracy"] == pytest.approx(
+    assert found["test"].accuracy == sum(right) / 20
+    assert told.test_slices["label=11"].label_accuracy == pytest.approx(
         sum(row.predicted == "11" for row in asked if row.label == "11" and row.split == "test")
         / 10
     )
-    assert receipt.summary["retention"] is None
-    assert receipt.summary["perplexity"] is None
+    assert summary_of(receipt).retention is None
+    assert summary_of(receipt).perplexity is None
 
 
 def test_what_is_not_measured_is_said(context: Context) -> None:
@@ -239,10 +243,11 @@ def test_what_is_not_measured_is_said(context: Context) -> None:
         test=[question(99)],
         retention=[human(1), long],
     )
-    told = evaluate(context, start, model(context, 0)).summary
-    assert told["skipped"] == {
+    told = summary_of(evaluate(context, start, model(context, 0)))
+    assert told.skipped == {
         "classification": "70 labels, at most 64",
         "texts": "1 rows whose prompt is as long as train.max_length",
     }
-    assert told["classification"] == {}
-    assert told["retention"]["n"] == 1
+    assert told.classification == {}
+    assert told.retention is not None
+    assert told.retention.n == 1

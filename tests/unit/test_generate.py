@@ -9,11 +9,12 @@ from collections.abc import Callable
 import pytest
 
 from components.contracts.rows import Prompt, read_rows
+from components.contracts.summaries import GenerateSummary
 from components.errors import UserError
 from components.generate.batches import batches_of
 from components.generate.step import GenerateInputs, run
 from components.runtime.context import Context
-from components.runtime.receipts import Receipt, fetch
+from components.runtime.receipts import Receipt, fetch, read_summary
 from components.storage.store import Store
 from tests.unit.crafted import ask
 from tests.unit.generations import PROMPTS, begun, samples_of
@@ -59,18 +60,19 @@ def test_other_architectures_are_sampled_by_the_same_code(
 def test_the_receipt_tells_how_the_shard_went(context: Context) -> None:
     [receipt] = shards(context, 1)
     drawn = list(samples_of(context, receipt).values())
-    about = receipt.summary
-    assert about["generated"] == 72 == 3 * about["prompts"]
-    assert about["truncated"] == sum(not sample.finished for sample in drawn)
-    assert about["finished_share"] == 1 - about["truncated"] / 72
-    assert 0 < about["truncated"] < 72
-    assert about["distinct_answers"] == len({(sample.prompt_id, sample.text) for sample in drawn})
-    assert about["tokens"] == sum(sample.num_tokens for sample in drawn)
-    assert (about["batches"], about["batch_size"]) == (8, 12)
-    assert len(about["stop_tokens"]) == 1
-    assert about["engine"] == "transformers"
-    assert "too small for vllm" in about["engine_reason"]
-    assert context.costs["tokens_generated"] == about["tokens"]
+    about = read_summary(receipt, GenerateSummary)
+    assert about.generated == 72 == 3 * about.prompts
+    assert about.truncated == sum(not sample.finished for sample in drawn)
+    assert about.finished_share == 1 - about.truncated / 72
+    assert 0 < about.truncated < 72
+    assert about.distinct_answers == len({(sample.prompt_id, sample.text) for sample in drawn})
+    assert about.tokens == sum(sample.num_tokens for sample in drawn)
+    assert (about.batches, about.batch_size) == (8, 12)
+    assert about.stop_tokens is not None
+    assert len(about.stop_tokens) == 1
+    assert about.engine == "transformers"
+    assert "too small for vllm" in about.engine_reason
+    assert context.costs["tokens_generated"] == about.tokens
     assert context.costs["sampling_tokens_per_second"] > 0
     assert context.costs["sampling_batch_size"] == 12
     assert not list(context.store.list("progress/"))

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from components.contracts.recipe_file import parse_recipe
+from components.contracts.summaries import GenerateSummary
 from components.errors import RatchetError, Transient, UserError
 from components.generate.step import GenerateInputs, run
 from components.runtime.context import Context
-from components.runtime.receipts import Receipt
+from components.runtime.receipts import Receipt, read_summary
 from tests.doubles.openai_api import KEY, MODEL, Fault, OpenAiApi, refusal
 from tests.unit.generations import PROMPTS, begun, samples_of
 
@@ -66,8 +67,8 @@ def test_answers_come_from_the_endpoint_with_a_seed_each(
         one.text for one in PROMPTS
     }
     assert 2 <= endpoint.most_at_once <= 4
-    assert receipt.summary["engine"] == "openai"
-    assert receipt.summary["model"] == MODEL
+    assert read_summary(receipt, GenerateSummary).engine == "openai"
+    assert read_summary(receipt, GenerateSummary).model == MODEL
     assert KEY not in stored_text(context)
     assert "127.0.0.1" not in stored_text(context)
 

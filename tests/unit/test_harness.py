@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from components.contracts.summaries import EvaluateSummary
 from components.errors import UserError
 from components.evaluate.harness import digest_of_folder, read_tasks
 from components.runtime.context import Context
+from components.runtime.receipts import read_summary
 from tests.unit.crafted import decided, recipe_of
 from tests.unit.measuring import begun, evaluate, model, question
 
@@ -48,7 +50,7 @@ def test_a_local_task_is_run_on_the_candidate_and_its_numbers_are_in_the_receipt
     prompts: dict[str, Any] = {"validation": [question(1)], "test": [question(2)]}
     start, first = begun(context, recipe, **prompts), model(context, 0)
     receipt = evaluate(context, start, first)
-    found = receipt.summary["harness"]["parity"]
+    found = read_summary(receipt, EvaluateSummary).harness["parity"]
     assert 0.0 <= found["acc"] <= 1.0
     assert found["acc"] * len(QUESTIONS) == pytest.approx(round(found["acc"] * len(QUESTIONS)))
     # A receipt that exists is used again; an edited task is new work.
@@ -62,10 +64,8 @@ def test_a_local_task_is_run_on_the_candidate_and_its_numbers_are_in_the_receipt
         champion_evaluation=receipt.ref,
         first_evaluation=receipt.ref,
     )
-    assert (
-        evaluate(context, state, model(context, 1)).summary["measurement"]["champion_reused"]
-        is False
-    )
+    second = read_summary(evaluate(context, state, model(context, 1)), EvaluateSummary)
+    assert second.measurement.champion_reused is False
 
 
 def test_without_the_setting_it_is_not_run(context: Context) -> None:
@@ -75,7 +75,7 @@ def test_without_the_setting_it_is_not_run(context: Context) -> None:
         validation=[question(1)],
         test=[question(2)],
     )
-    assert evaluate(context, start, model(context, 0)).summary["harness"] == {}
+    assert read_summary(evaluate(context, start, model(context, 0)), EvaluateSummary).harness == {}
 
 
 def refusal(folder: Path, *names: str) -> str:

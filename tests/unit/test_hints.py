@@ -26,13 +26,15 @@ from components.contracts.rows import (
     read_rows,
 )
 from components.contracts.state import State
+from components.contracts.summaries import GenerateSummary, SelectSummary
+from components.contracts.summaries.select import HintedCounts, HintPool
 from components.errors import Transient, UserError
 from components.generate.hint_prompts import hinted
 from components.generate.step import GenerateInputs
 from components.generate.step import run as generate
 from components.modeling.load import save_checkpoint
 from components.runtime.context import Context
-from components.runtime.receipts import Receipt, fetch, receipt_uri
+from components.runtime.receipts import Receipt, fetch, read_summary, receipt_uri
 from components.select.filters.hint_leaks import own_words
 from components.select.scored_samples import BLOCK_SAMPLES
 from components.select.step import SelectInputs
@@ -57,6 +59,18 @@ SUMS = [ask(f"{a}+{b}=", str(a + b)) for a in range(5) for b in range(5)]
 Said = list[tuple[Prompt, Sequence[str]]]
 HARD = [one for one in SUMS if int(str(one.reference["answer"])) % 2]
 EASY = [one for one in SUMS if one not in HARD]
+
+
+def told(receipt: Receipt) -> SelectSummary:
+    """What select says of a round."""
+    return read_summary(receipt, SelectSummary)
+
+
+def hinted_counts(receipt: Receipt) -> HintedCounts:
+    """What became of a round's samples with a hint."""
+    counts = told(receipt).hinted
+    assert counts is not None
+    return counts
 
 
 def rows(context: Context, receipt: Receipt, name: str, kind: Any = TrainingRow) -> list[Any]:
@@ -145,9 +159,9 @@ def champion_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]
     says what it adds up and then the hint."""
     folder = tmp_path_factory.mktemp("champion")
     model, codec = tiny_model("llama", max_length=32)
-    told = {one.text: reference_answer(one) for one in SUMS}
-    pairs = [(hinted(one, TEMPLATE).text, one.text + told[one.text]) for one in SUMS]
-    pairs += [(one.text, one.text + (told[one.text] if one in EASY else "9")) for one in SUMS]
+    answers = {one.text: reference_answer(one) for one in SUMS}
+    pairs = [(hinted(one, TEMPLATE).text, one.text + answers[one.text]) for one in SUMS]
+    pairs += [(one.text, one.text + (answers[one.text] if one in EASY else "9")) for one in SUMS]
     encoded = [codec.row_ids(prompt, completion) for prompt, completion in pairs]
     length = max(len(row) for row, _ in encoded)
     ids = torch.tensor([row + [codec.pad_id] * (length - len(row)) for row, _ in encoded])
@@ -179,8 +193,8 @@ def test_prompts_the_model_never_answers_teach_in_the_next_round_without_the_hin
     assert {row.prompt_id for row in rows(context, first, "too_hard.jsonl", HardPrompt)} == set(
         hard
     )
-    assert first.summary["too_hard"] == {"found": 12, "answered": 0, "waiting": 12}
-    assert first.summary["hinted"]["generated"] == 0
+    assert told(first).too_hard == HintPool(found=12, answered=0, waiting=12)
+    assert hinted_counts(first).generated == 0
     helped = [
         row for row in rows(context, second, "accepted.jsonl") if row.provenance.get("hinted")
     ]
@@ -201,11 +215,11 @@ def test_prompts_the_model_never_answers_teach_in_the_next_round_without_the_hin
             one.model_copy(update={"weight": row.weight})
             for one in rows(context, second, "mix.jsonl")
         ]
-    assert second.summary["hinted"]["prompts_accepted"] == 12
-    assert second.summary["too_hard"] == {"found": 12, "answered": 12, "waiting": 0}
+    assert hinted_counts(second).prompts_accepted == 12
+    assert told(second).too_hard == HintPool(found=12, answered=12, waiting=0)
     # Without a hint it is as wrong as before, and that is what the round tells of the model.
-    assert second.summary["prompts_accepted"] == first.summary["prompts_accepted"] == 13
-    assert second.summary["acceptance"] == first.summary["acceptance"]
+    assert told(second).prompts_accepted == told(first).prompts_accepted == 13
+    assert told(second).acceptance == told(first).acceptance
 
 
 def test_hints_change_no_other_sample_and_no_division_changes_any(
@@ -296,7 +310,9 @@ def test_without_hints_a_round_is_addressed_and_written_as_ever(
     assert shard.inputs.keys() == {"prepare", "champion"}
     assert shard.objects.keys() == {"prompts.jsonl", "samples.jsonl"}
     assert receipt.objects.keys() == {"accepted.jsonl", "dropped.jsonl", "mix.jsonl"}
-    assert not {"hinted", "too_hard", "hint"} & {*shard.summary, *receipt.summary, *receipt.config}
+    assert "hint" not in receipt.config
+    assert read_summary(shard, GenerateSummary).hinted is None
+    assert (told(receipt).hinted, told(receipt).too_hard) == (None, None)
     assert not any("hinted" in row.row for row in rows(context, receipt, "dropped.jsonl", Dropped))
 
 
@@ -311,10 +327,10 @@ class Solver(OpenAiApi):
         text = payload["messages"][-1]["content"]
         prompt, _, hint = text.removesuffix(")").partition("(")
         sum_of = next(str(one.reference["answer"]) for one in SUMS if one.text == prompt)
-        told = hint or (sum_of if int(sum_of) % 2 == 0 else "9")
+        answer = hint or (sum_of if int(sum_of) % 2 == 0 else "9")
         done["choices"][0] |= {
             "finish_reason": "stop",
-            "message": {"role": "assistant", "content": prompt + told},
+            "message": {"role": "assistant", "content": prompt + answer},
         }
         return done
 
@@ -360,8 +376,10 @@ def test_an_endpoint_is_shown_hints_too_and_a_shard_goes_on_after_its_last_hinte
     }
     assert not list(context.store.list("progress/"))
     receipt = select(SelectInputs(uri, (shard,)), context)
-    assert receipt.summary["hinted"]["prompts_accepted"] == 12
-    assert (shard.summary["hinted"]["generated"], shard.summary["generated"]) == (12, 25)
+    assert hinted_counts(receipt).prompts_accepted == 12
+    counts = read_summary(shard, GenerateSummary)
+    assert counts.hinted is not None
+    assert (counts.hinted.generated, counts.generated) == (12, 25)
 
 
 # What select makes of it
@@ -404,24 +422,22 @@ def test_hinted_samples_are_counted_apart_and_count_for_nothing_else(context: Co
     receipt = selected(context, texts, HELPED, **common)
     without = selected(context, texts, [], **{**common, "hints": None})
     # The bias is that of the rows, whoever wrote them.
-    apart = {"hinted", "too_hard", "self_rows", "bias"}
-    assert {name: one for name, one in receipt.summary.items() if name not in apart} | {
-        "filters": 0
-    } == {name: one for name, one in without.summary.items() if name not in apart} | {"filters": 0}
-    told = receipt.summary["hinted"]
-    assert told["dropped"] == {"empty": 1, "leaked_hint": 1, "parroted_hint": 3, "verifier": 2}
-    assert (told["prompts"], told["generated"], told["accepted"], told["prompts_accepted"]) == (
+    apart = {"hinted", "too_hard", "self_rows", "bias", "filters", "shards"}
+    assert told(receipt).model_dump(exclude=apart) == told(without).model_dump(exclude=apart)
+    counts = hinted_counts(receipt)
+    assert counts.dropped == {"empty": 1, "leaked_hint": 1, "parroted_hint": 3, "verifier": 2}
+    assert (counts.prompts, counts.generated, counts.accepted, counts.prompts_accepted) == (
         3,
         8,
         1,
         1,
     )
-    assert receipt.summary["self_rows"] == without.summary["self_rows"] + 1
+    assert told(receipt).self_rows == told(without).self_rows + 1
     accepted, dropped = (
         rows(context, receipt, "accepted.jsonl"),
         rows(context, receipt, "dropped.jsonl", Dropped),
     )
-    assert len(accepted) + len(dropped) == receipt.summary["generated"] + 8
+    assert len(accepted) + len(dropped) == told(receipt).generated + 8
     assert sum(bool(row.row.get("hinted")) for row in dropped) == 7
     [row] = [row for row in accepted if row.provenance.get("hinted")]
     assert row.completion == "one and none make 1"
@@ -451,8 +467,8 @@ def test_an_exact_answer_to_a_hint_is_no_parrot_where_nothing_else_is_right(
     receipt = selected(
         context, [(word, ["Rome"]), (plain, ["Lima"])], [(word, ["Paris", "Paris it is"])]
     )
-    assert receipt.summary["hinted"]["dropped"] == {"verifier": 1}
-    assert receipt.summary["hinted"]["accepted"] == 1
+    assert hinted_counts(receipt).dropped == {"verifier": 1}
+    assert hinted_counts(receipt).accepted == 1
 
 
 def test_a_prompt_waits_until_it_is_answered_and_those_hinted_in_vain_wait_behind(
@@ -467,25 +483,23 @@ def test_a_prompt_waits_until_it_is_answered_and_those_hinted_in_vain_wait_behin
     second = selected(context, wrong(four), [(one, ["0+1=1", "9"]), (two, ["8"])], before=[first])
     right = (three, ["9", f"it is {reference_answer(three)}"])
     third = selected(context, [*wrong(one), right], [(four, ["8"])], before=[first, second])
-    told = [
+    pools = [
         [
             (row.prompt_id, row.round, row.hints)
             for row in rows(context, receipt, "too_hard.jsonl", HardPrompt)
         ]
         for receipt in (first, second, third)
     ]
-    assert told[0] == [
+    assert pools[0] == [
         (identity, 1, 0) for identity in sorted(prompt.id for prompt in (one, two, three, five))
     ]
     others = [(identity, 1, 0) for identity in sorted((three.id, five.id))]
-    assert told[1] == [(four.id, 2, 0), *others, (two.id, 1, 1)]
-    assert told[2] == [(one.id, 3, 0), (five.id, 1, 0), (four.id, 2, 1), (two.id, 1, 1)], (
+    assert pools[1] == [(four.id, 2, 0), *others, (two.id, 1, 1)]
+    assert pools[2] == [(one.id, 3, 0), (five.id, 1, 0), (four.id, 2, 1), (two.id, 1, 1)], (
         "asked again, too hard again"
     )
-    assert [receipt.summary["too_hard"] for receipt in (second, third)] == [
-        {"found": 1, "answered": 1, "waiting": 4},
-        {"found": 1, "answered": 1, "waiting": 4},
-    ]
+    for receipt in (second, third):
+        assert told(receipt).too_hard == HintPool(found=1, answered=1, waiting=4)
 
 
 def test_what_has_no_answer_or_is_evaluated_on_gets_no_hint(context: Context) -> None:
@@ -509,15 +523,17 @@ def test_answers_with_and_without_a_hint_are_known_to_be_the_same_in_any_block(
     context: Context,
 ) -> None:
     prompts = [ask(f"what is {n}+1=", str(n + 1)) for n in range(BLOCK_SAMPLES // 2)]
-    told = [(one, reference_answer(one)) for one in prompts]
+    right = [(one, reference_answer(one)) for one in prompts]
     # Three rows that pass, of each prompt: a block is full after one's two without a hint.
-    texts: Said = [(one, [f"it must be {answer}", f"one more is {answer}"]) for one, answer in told]
-    helped: Said = [(one, [f"it must be {answer}"]) for one, answer in told]
+    texts: Said = [
+        (one, [f"it must be {answer}", f"one more is {answer}"]) for one, answer in right
+    ]
+    helped: Said = [(one, [f"it must be {answer}"]) for one, answer in right]
     receipt = selected(context, texts, helped, select={"minhash_threshold": 1.0})
     said = Counter((row.prompt, row.completion) for row in rows(context, receipt, "accepted.jsonl"))
     assert set(said.values()) == {1}
-    assert receipt.summary["hinted"]["dropped"] == {"duplicate": len(prompts)}
-    assert receipt.summary["accepted"] == len(said) == 2 * len(prompts)
+    assert hinted_counts(receipt).dropped == {"duplicate": len(prompts)}
+    assert told(receipt).accepted == len(said) == 2 * len(prompts)
 
 
 # What a person writes

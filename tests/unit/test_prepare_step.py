@@ -13,12 +13,22 @@ import pytest
 from components.contracts.recipe import LoraStructure
 from components.contracts.rows import Dropped, Prompt, TrainingRow, prompt_id, read_rows
 from components.contracts.state import Plan, State
+from components.contracts.summaries import StartSummary
 from components.errors import UserError
 from components.prepare.step import PrepareInputs, run
 from components.runtime.campaign import load_campaign
 from components.runtime.context import Context
-from components.runtime.receipts import Receipt, Task, commit_once, fetch, fetch_folder, receipt_uri
+from components.runtime.receipts import (
+    Receipt,
+    Task,
+    commit_once,
+    fetch,
+    fetch_folder,
+    read_summary,
+    receipt_uri,
+)
 from tests.unit.chat_models import CHAT, chat_tokenizer, save_chat_model
+from tests.unit.crafted import Plain
 
 RECIPE: dict[str, Any] = {
     "name": "tiny",
@@ -72,7 +82,7 @@ def with_file(path: Path, **settings: Any) -> dict[str, Any]:
 
 def test_a_new_campaign_has_recipe_state_base_and_splits(context: Context) -> None:
     receipt = prepare(context)
-    counts = receipt.summary["counts"]
+    counts = read_summary(receipt, StartSummary).counts
     evaluated = {"validation": 12, "test": 12, "vault": 0, "audit": 0, "retention": 0}
     assert counts == {"dev": 7, "train": 39, "unlabelled": 20, **evaluated}
     for name, kind in (
@@ -96,8 +106,8 @@ def test_a_new_campaign_has_recipe_state_base_and_splits(context: Context) -> No
     assert {"model.safetensors", "config.json", "tokenizer.json"} <= {
         path.name for path in base.iterdir()
     }
-    assert receipt.summary["parameters"] > 1000
-    assert receipt.summary["fresh"] is True
+    assert read_summary(receipt, StartSummary).parameters > 1000
+    assert read_summary(receipt, StartSummary).fresh is True
     campaign = load_campaign(context, receipt_uri(context, receipt))
     assert campaign.next_round == 0
     assert campaign.state.plan.level == 4
@@ -141,7 +151,7 @@ def test_parameters_are_set_in_the_recipe_before_it_is_checked(context: Context)
     assert (
         campaign.recipe.seed,
         campaign.recipe.decide.max_rounds,
-        receipt.summary["counts"]["test"],
+        read_summary(receipt, StartSummary).counts["test"],
     ) == (9, 2, 20)
     assert json.loads(context.store.get_bytes("jobs/job-1.json")) == {
         "run_id": campaign.recipe.run_id
@@ -166,7 +176,7 @@ def test_labelled_rows_are_taught_and_rejected_rows_kept_with_their_reason(
     rows = list(read_rows(fetch(context, data, "splits/train.jsonl"), TrainingRow))
     assert any((row.id.startswith(prompt_id("12")), row.completion) == (True, "21") for row in rows)
     assert len({row.id for row in rows}) == len(rows)
-    assert receipt.summary["rejected"] == {"not_json": 1}
+    assert read_summary(receipt, StartSummary).rejected == {"not_json": 1}
     (dropped,) = read_rows(fetch(context, data, "rejected.jsonl"), Dropped)
     assert "rows.jsonl, line 2" in dropped.detail
     assert dropped.row == {"text": "nonsense\n"}
@@ -219,9 +229,9 @@ def decided(context: Context, start: Receipt, **settings: Any) -> Receipt:
         plan=plan,
     )
 
-    def work(folder: Path) -> dict[str, Any]:
+    def work(folder: Path) -> Plain:
         (folder / "state.json").write_text(state.model_dump_json())
-        return {}
+        return Plain({})
 
     return commit_once(
         context,
@@ -241,8 +251,8 @@ def test_a_resumed_campaign_goes_on_where_the_old_one_stopped(context: Context) 
         decide={"goal": {"threshold": 0.99}, "max_rounds": 8}, generate={"temperature": 1.0}
     )
     receipt = prepare(context, more, resume_from=state_uri)
-    assert receipt.summary["fresh"] is False
-    assert receipt.summary["counts"] == old.summary["counts"]
+    assert read_summary(receipt, StartSummary).fresh is False
+    assert read_summary(receipt, StartSummary).counts == read_summary(old, StartSummary).counts
     assert data_of(context, receipt) == data_of(context, old)
     campaign = load_campaign(context, receipt_uri(context, receipt))
     state = campaign.state

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import RootModel
 
 import components
+from components.contracts.summaries import PublishSummary, StartSummary, TrainSummary
 from components.errors import Corrupt, Missing, Transient, UserError
 from components.runtime import code_digest
 from components.runtime.context import Context
@@ -28,6 +30,7 @@ from components.runtime.receipts import (
     fetch_folder,
     find_receipt,
     read_receipt,
+    read_summary,
     receipt_uri,
     ref_of_uri,
 )
@@ -38,6 +41,10 @@ TASK = Task(run_id="run-1", name="train-r1", round=1)
 Make = Callable[[Store], Context]
 
 
+class Numbers(RootModel[dict[str, int | float]]):
+    """A summary."""
+
+
 class Work:
     """A small step that counts how often it was done."""
 
@@ -45,18 +52,18 @@ class Work:
         self.text = text
         self.times = 0
 
-    def __call__(self, folder: Path) -> dict[str, Any]:
+    def __call__(self, folder: Path) -> Numbers:
         self.times += 1
         (folder / "model" / "deep").mkdir(parents=True)
         (folder / "model" / "weights.bin").write_text(self.text)
         (folder / "model" / "deep" / "config.json").write_text("{}")
         (folder / "log.jsonl").write_text("")
-        return {"steps": 3, "final_loss": 0.5}
+        return Numbers({"steps": 3, "final_loss": 0.5})
 
 
 def commit(
     context: Context,
-    work: Callable[[Path], dict[str, Any]],
+    work: Callable[[Path], Numbers],
     *,
     rate: float = 0.1,
     seed: int = 7,
@@ -225,10 +232,10 @@ def test_of_two_that_do_the_same_work_at_once_the_first_receipt_is_everybodys(
     together = threading.Barrier(8)
 
     def do(number: int) -> Receipt:
-        def work(folder: Path) -> dict[str, Any]:
+        def work(folder: Path) -> Numbers:
             together.wait()
             (folder / "answer").write_text(f"of worker {number}")
-            return {"worker": number}
+            return Numbers({"worker": number})
 
         return commit(contexts[number], work)
 
@@ -243,7 +250,7 @@ def test_of_two_that_do_the_same_work_at_once_the_first_receipt_is_everybodys(
 def test_work_that_fails_leaves_no_receipt_and_no_files_and_can_be_done_again(
     context: Context,
 ) -> None:
-    def failing(folder: Path) -> dict[str, Any]:
+    def failing(folder: Path) -> Numbers:
         (folder / "half").write_text("half")
         raise UserError("the learning rate is too high; lower it")
 
@@ -273,9 +280,9 @@ def test_attempts_tell_of_time_memory_and_reuse(store: Store, make_test_context:
 
 
 def test_an_attempt_is_on_record_before_the_work_begins(context: Context) -> None:
-    def looking(folder: Path) -> dict[str, Any]:
+    def looking(folder: Path) -> Numbers:
         seen.extend(attempts_of(context))
-        return {}
+        return Numbers({})
 
     seen: list[Attempt] = []
     commit(context, looking)
@@ -286,7 +293,7 @@ def test_an_attempt_is_on_record_before_the_work_begins(context: Context) -> Non
 def test_a_store_that_breaks_during_the_work_does_not_hide_why_the_work_failed(
     context: Context, tmp_path: Path
 ) -> None:
-    def failing(folder: Path) -> dict[str, Any]:
+    def failing(folder: Path) -> Numbers:
         shutil.rmtree(tmp_path / "store")
         (tmp_path / "store").write_text("a file where the folder was")
         raise Transient("the queue is full")
@@ -306,9 +313,9 @@ def test_a_store_that_cannot_be_used_is_found_before_the_work(
 
 
 def test_a_file_name_that_is_no_key_is_refused(context: Context) -> None:
-    def work(folder: Path) -> dict[str, Any]:
+    def work(folder: Path) -> Numbers:
         (folder / "name with spaces").write_text("")
-        return {}
+        return Numbers({})
 
     with pytest.raises(UserError, match="name with spaces"):
         commit(context, work)
@@ -447,3 +454,30 @@ def test_a_receipt_of_another_store_is_refused_with_both_names(context: Context)
         UserError, match=f"s3://other/runs/steps/train/0123.json.*{context.store.root}"
     ):
         ref_of_uri(context, "s3://other/runs/steps/train/0123.json")
+
+
+def test_a_summary_is_read_as_what_the_step_wrote(context: Context) -> None:
+    written = StartSummary(
+        counts={"train": 3},
+        rejected={},
+        parameters=7,
+        base_digest="abc",
+        dtype="float32",
+        positions=None,
+        fresh=True,
+        first_mix="mix/0",
+    )
+    receipt = commit_once(
+        context, TASK, "start", config={}, inputs={}, seed=0, work=lambda folder: written
+    )
+    assert read_summary(read_receipt(context, receipt.ref), StartSummary) == written
+
+
+def test_a_summary_of_another_step_or_with_other_fields_is_corrupt_and_named(
+    context: Context,
+) -> None:
+    receipt = commit(context, Work())
+    with pytest.raises(Corrupt, match=f"{receipt.ref} is not a receipt of publish"):
+        read_summary(receipt, PublishSummary)
+    with pytest.raises(Corrupt, match=r"its summary is not a TrainSummary \(\w+: "):
+        read_summary(receipt, TrainSummary)

@@ -125,6 +125,7 @@ def test_the_plan_costs_and_lineage_are_on_the_page(context: Context) -> None:
     made = whole_campaign(context)
     page = page_of(context, made)
     assert "temperature 0.7 → 0.8" in page
+    assert made.state.champion is not None
     assert made.state.champion in page
     assert made.prepared.ref in page
     assert re.search(r"generate <span class=\"soft\">×2", page)
@@ -209,7 +210,7 @@ def test_the_recipe_says_which_perplexity_blocks(context: Context) -> None:
 def test_rounds_of_receipts_without_these_measures_are_shown_without_them(context: Context) -> None:
     made = whole_campaign(context)
     view = load_run(context, made.run_id)
-    bare = tuple(dataclasses.replace(one, select={}, evaluate={}) for one in view.rounds)
+    bare = tuple(dataclasses.replace(one, select=None, evaluate=None) for one in view.rounds)
     page = build_page(dataclasses.replace(view, rounds=bare))
     assert "Round 3" in page
     assert "Signs of collapse" not in page

@@ -7,6 +7,7 @@ from components.errors import Corrupt, UserError
 from components.report.runs import latest_run_id, load_run, run_id_of_job, summary_of
 from components.runtime.context import Context
 from components.storage import keys
+from tests.unit.crafted import start_summary
 from tests.unit.handmade import Campaign, whole_campaign
 
 
@@ -79,8 +80,8 @@ def test_a_second_start_that_was_cut_short_still_shows_the_rounds_of_the_first(
 ) -> None:
     made = whole_campaign(context)
     made.now += 50.0
-    made.state = made.state.model_copy(update={"history": (), "prepared": "", "round": -1})
-    made.step("prepare", "prepare", 0, {}, lambda folder: {})
+    made.state = made.state.model_copy(update={"history": (), "prepared": "", "round": None})
+    made.step("prepare", "prepare", 0, {}, lambda folder: start_summary())
     view = load_run(context, made.run_id)
     assert view.state is not None
     assert view.state.round == 3

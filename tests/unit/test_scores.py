@@ -38,17 +38,18 @@ def test_pass_at_k_is_given_for_every_power_of_two_with_its_interval() -> None:
         ),
     ]
     scores = scores_of(rows, 6)
-    assert list(scores["pass_at"]) == ["1", "2", "4", "6"]
-    assert scores["pass_at"]["1"]["value"] == pytest.approx(0.5)
+    assert list(scores.pass_at) == ["1", "2", "4", "6"]
+    assert scores.pass_at["1"].value == pytest.approx(0.5)
     expected = sum(pass_at_k(6, right, 2) for right in range(7)) / 7
-    assert scores["pass_at"]["2"]["value"] == pytest.approx(expected)
-    for point in scores["pass_at"].values():
-        assert 0 <= point["low"] < point["value"] < point["high"] <= 1
-        assert point["n"] == 42
-    assert scores["pass_at_k"] == scores["pass_at"]["6"]["value"]
-    slices = scores["test_slices"]
-    both = (slices["kind=a"]["pass_at_k"] + slices["kind=b"]["pass_at_k"]) / 2
-    assert both == pytest.approx(scores["pass_at_k"])
+    assert scores.pass_at["2"].value == pytest.approx(expected)
+    for point in scores.pass_at.values():
+        assert 0 <= point.low < point.value < point.high <= 1
+        assert point.n == 42
+    assert scores.pass_at_k is not None
+    assert scores.pass_at_k == scores.pass_at["6"]
+    shares = [own.pass_at_k or 0.0 for own in scores.test_slices.values()]
+    assert list(scores.test_slices) == ["kind=a", "kind=b"]
+    assert sum(shares) / 2 == pytest.approx(scores.pass_at_k.value)
 
 
 def test_slices_have_accuracy_with_interval_ends_and_lengths() -> None:
@@ -64,13 +65,15 @@ def test_slices_have_accuracy_with_interval_ends_and_lengths() -> None:
         for number in range(40)
     ]
     scores = scores_of(rows, 0)
-    one = scores["slices"]["length=1"]
-    assert (one["accuracy"], one["n"], one["mean_answer_tokens"]) == (1.0, 20, 20.0)
-    assert one["high"] == 1.0
-    assert 0.8 < one["low"] < 0.9
-    assert scores["pass_at"] == scores["numeric"] == scores["classification"] == {}
-    low, high = intervals(rows, scores, None)["test_accuracy"]
-    assert low < scores["test_accuracy"] == 0.75 < high
+    one = scores.slices["length=1"]
+    assert (one.accuracy, one.n, one.mean_answer_tokens) == (1.0, 20, 20.0)
+    assert one.high == 1.0
+    assert 0.8 < one.low < 0.9
+    assert not scores.pass_at
+    assert not scores.numeric
+    assert not scores.classification
+    low, high = intervals(rows, scores, None).test_accuracy
+    assert low < scores.test_accuracy == 0.75 < high
 
 
 def test_macro_f1_and_its_parts_are_those_of_scikit_learn() -> None:
@@ -81,17 +84,15 @@ def test_macro_f1_and_its_parts_are_those_of_scikit_learn() -> None:
         result(number, label=right, predicted=guess)
         for number, (right, guess) in enumerate(zip(truth, said, strict=True))
     ]
-    found = scores_of([result(999, split="validation"), *rows], 0)["classification"]["test"]
-    assert found["macro_f1"] == pytest.approx(
-        f1_score(truth, said, average="macro", zero_division=0)
-    )
+    found = scores_of([result(999, split="validation"), *rows], 0).classification["test"]
+    assert found.macro_f1 == pytest.approx(f1_score(truth, said, average="macro", zero_division=0))
     parts = precision_recall_fscore_support(truth, said, labels=list("abcd"), zero_division=0)
     for place, label in enumerate("abcd"):
-        mine = found["labels"][label]
-        assert (mine["precision"], mine["recall"], mine["f1"], mine["n"]) == pytest.approx(
+        mine = found.labels[label]
+        assert (mine.precision, mine.recall, mine.f1, mine.n) == pytest.approx(
             tuple(part[place] for part in parts)
         )
-    assert found["low"] < found["accuracy"] < found["high"]
+    assert found.low < found.accuracy < found.high
 
 
 def test_numbers_have_a_squared_error_and_what_is_no_number_is_counted() -> None:
@@ -107,12 +108,15 @@ def test_numbers_have_a_squared_error_and_what_is_no_number_is_counted() -> None
         result(number, numeric=True, error=error)
         for number, error in enumerate((1.0, -3.0, None, 0.0, 2.0))
     ]
-    found = scores_of([result(9, split="validation"), *rows], 0)["numeric"]
+    found = scores_of([result(9, split="validation"), *rows], 0).numeric
     assert found.keys() == {"test"}
-    assert (found["test"]["n"], found["test"]["unparsed"]) == (5, 1)
-    assert found["test"]["mse"] == pytest.approx(3.5)
-    assert found["test"]["mae"] == pytest.approx(1.5)
-    assert found["test"]["low"] < 3.5 < found["test"]["high"]
+    errors = found["test"]
+    assert (errors.n, errors.unparsed) == (5, 1)
+    assert errors.mse == pytest.approx(3.5)
+    assert errors.mae == pytest.approx(1.5)
+    assert errors.low is not None
+    assert errors.high is not None
+    assert errors.low < 3.5 < errors.high
 
 
 def test_the_generation_verification_gap_is_what_agreement_gains_over_one_sample() -> None:
@@ -124,13 +128,13 @@ def test_the_generation_verification_gap_is_what_agreement_gains_over_one_sample
     ]
     found = generation_verification(prompts, samples, verdicts)
     assert found is not None
-    assert found["sample_accuracy"] == pytest.approx((0.75 + 0 + 0.5) / 3)
-    assert found["majority_accuracy"] == pytest.approx(2 / 3), (
+    assert found.sample_accuracy == pytest.approx((0.75 + 0 + 0.5) / 3)
+    assert found.majority_accuracy == pytest.approx(2 / 3), (
         "of equally frequent answers the first drawn counts"
     )
-    assert found["gap"] == pytest.approx(found["majority_accuracy"] - found["sample_accuracy"])
-    assert found["low"] < found["gap"] < found["high"]
-    assert (found["k"], found["n"]) == (4, 3)
+    assert found.gap == pytest.approx(found.majority_accuracy - found.sample_accuracy)
+    assert found.low < found.gap < found.high
+    assert (found.k, found.n) == (4, 3)
     assert generation_verification(prompts, [], []) is None
 
 
@@ -156,10 +160,10 @@ def test_perplexity_weighs_tokens_and_its_interval_holds_the_truth_19_times_of_2
         ]
     )
     assert found is not None
-    assert found["perplexity"] == pytest.approx(math.exp(1.75))
-    assert (found["token_accuracy"], found["accuracy"], found["tokens"]) == (0.25, 0.5, 4)
+    assert found.perplexity == pytest.approx(math.exp(1.75))
+    assert (found.token_accuracy, found.accuracy, found.tokens) == (0.25, 0.5, 4)
     held = [
-        one["low"] < math.exp(2.0) < one["high"]
+        one.low < math.exp(2.0) < one.high
         for one in (text_scores(texts()) for _ in range(400))
         if one
     ]

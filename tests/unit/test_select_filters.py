@@ -260,7 +260,7 @@ def test_a_calibrated_vote_drops_below_its_threshold() -> None:
     kept, dropped, account = account_of(samples, with_settings(calibrate_vote=True), audit=audit)
     assert {one.vote_share for one in kept} == {0.7}
     assert account.audit is not None
-    assert account.audit["filters"]["vote"]["precision"] > 0.94
+    assert (account.audit.filters["vote"].precision or 0.0) > 0.94
     assert len(dropped) + len(kept) == 20
 
 
@@ -271,15 +271,15 @@ def test_the_audit_says_how_good_each_filter_is_and_that_none_of_it_is_trained_o
     told = account.audit
     assert told is not None
     assert {one.prompt.text for one in kept} == {"audit 0.9 5000"}
-    assert (told["prompts"], told["samples"]) == (200, 2000)
-    vote = told["filters"]["vote"]
-    assert (vote["given"], vote["kept"], vote["prompts_kept"]) == (2000, 900, 100)
-    assert vote["precision"] == pytest.approx(0.98)
-    assert vote["recall"] == pytest.approx(98 * 9 / (98 * 9 + 10 * 2))
-    assert vote["yield"] == pytest.approx(0.45)
-    assert 0.93 < vote["precision_low"] < 0.98
-    assert told["model_accuracy"] == pytest.approx((98 * 0.9 + 10 * 0.2) / 200)
-    assert told["teaches_errors"] == []
+    assert (told.prompts, told.samples) == (200, 2000)
+    vote = told.filters["vote"]
+    assert (vote.given, vote.kept, vote.prompts_kept) == (2000, 900, 100)
+    assert vote.precision == pytest.approx(0.98)
+    assert vote.recall == pytest.approx(98 * 9 / (98 * 9 + 10 * 2))
+    assert vote.kept_share == pytest.approx(0.45)
+    assert 0.93 < vote.precision_low < 0.98
+    assert told.model_accuracy == pytest.approx((98 * 0.9 + 10 * 0.2) / 200)
+    assert told.teaches_errors == ()
 
 
 def test_a_filter_that_keeps_the_model_s_errors_is_told_on() -> None:
@@ -289,21 +289,21 @@ def test_a_filter_that_keeps_the_model_s_errors_is_told_on() -> None:
         voted(0.6, True, 5000), with_settings(min_vote_share=0.5), audit=audit
     )
     assert account.audit is not None
-    assert account.audit["all"]["precision"] == pytest.approx(0.1)
-    assert account.audit["teaches_errors"] == ["vote"]
+    assert account.audit.all.precision == pytest.approx(0.1)
+    assert account.audit.teaches_errors == ("vote",)
     assert account_of(voted(0.6, True, 5000), with_settings(min_vote_share=0.5))[2].audit is None
 
 
 def test_a_filter_that_is_better_by_what_may_be_chance_teaches_errors_all_the_same() -> None:
     """Half of the majorities are right, and 3 in 10 samples: ten prompts do not prove that."""
     section = with_settings(min_vote_share=0.5)
-    for prompts, blocked in ((10, ["vote"]), (100, [])):
+    for prompts, blocked in ((10, ("vote",)), (100, ())):
         audit = audit_samples({0.6: prompts // 2}, prompts)
         account = account_of(voted(0.6, True, 5000), section, audit=audit)[2]
         assert account.audit is not None
-        assert account.audit["model_accuracy"] == pytest.approx(0.3)
-        assert account.audit["all"]["precision"] == pytest.approx(0.5)
-        assert account.audit["teaches_errors"] == blocked
+        assert account.audit.model_accuracy == pytest.approx(0.3)
+        assert account.audit.all.precision == pytest.approx(0.5)
+        assert account.audit.teaches_errors == blocked
 
 
 def test_bias_is_nothing_for_like_rows_and_one_for_rows_with_nothing_in_common() -> None:

@@ -13,6 +13,7 @@ import torch
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from components.contracts.recipe import JudgeScorer, SelectSection
+from components.contracts.summaries.select import FilterCounts
 from components.errors import Transient, UserError
 from components.modeling.influence import DAMPING, Influence, perplexities
 from components.modeling.reward import RewardModel
@@ -252,4 +253,4 @@ def test_rows_against_the_validation_gradient_are_dropped() -> None:
         "influence": "bad",
         "unscored": "long",
     }
-    assert account.filters["influence"] == {"given": 4, "kept": 2}
+    assert account.filters["influence"] == FilterCounts(given=4, kept=2)

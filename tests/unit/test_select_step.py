@@ -15,9 +15,11 @@ from components.canonical import canonical_json
 from components.contracts.recipe import Recipe
 from components.contracts.rows import Dropped, Prompt, Sample, TrainingRow, read_rows
 from components.contracts.state import State
+from components.contracts.summaries import GenerateSummary, SelectSummary
+from components.contracts.summaries.select import FilterCounts
 from components.errors import Corrupt, UserError
 from components.runtime.context import Context
-from components.runtime.receipts import Receipt, fetch
+from components.runtime.receipts import Receipt, fetch, read_summary
 from components.select.sorted_samples import gather
 from components.select.step import SelectInputs, run
 from tests.unit.crafted import PLAN, ask, decided, generated, prepare, recipe_of, store
@@ -57,6 +59,10 @@ def shards(
     )
 
 
+def summary_of(receipt: Receipt) -> SelectSummary:
+    return read_summary(receipt, SelectSummary)
+
+
 def rows(context: Context, receipt: Receipt, name: str) -> list[TrainingRow]:
     return list(read_rows(fetch(context, receipt, name), TrainingRow))
 
@@ -70,11 +76,11 @@ def test_accepted_and_dropped_hold_every_sample_once_and_only_text_of_the_model(
         list(read_rows(fetch(context, receipt, "dropped.jsonl"), Dropped)),
     )
     assert Counter(row.reason for row in dropped) == {"verifier": 72, "duplicate": 36}
-    assert receipt.summary["dropped"] == {"verifier": 72, "duplicate": 36}
-    assert receipt.summary["generated"] == 144 == len(accepted) + len(dropped)
-    assert receipt.summary["acceptance"] == 0.25
-    assert receipt.summary["prompts_accepted"] == receipt.summary["prompts"] == 36
-    assert receipt.summary["distinct_share"] == 0.75
+    assert summary_of(receipt).dropped == {"verifier": 72, "duplicate": 36}
+    assert summary_of(receipt).generated == 144 == len(accepted) + len(dropped)
+    assert summary_of(receipt).acceptance == 0.25
+    assert summary_of(receipt).prompts_accepted == summary_of(receipt).prompts == 36
+    assert summary_of(receipt).distinct_share == 0.75
     assert {row.completion for row in accepted if row.prompt == "3+4="} == {"7"}
     assert accepted[0].provenance.keys() == {
         "champion",
@@ -115,8 +121,8 @@ def test_the_mix_has_the_plans_labelled_share_and_accumulates_earlier_rounds(
     assert total == pytest.approx(len(mix)) == 10 + 5 + 36
     assert sum(row.weight for row in mix if row.source == "labelled") / total == pytest.approx(0.5)
     assert sum(row.weight for row in mix if row.round == 2) / total == pytest.approx(0.25)
-    assert receipt.summary["older_left_out"] == {"superseded": 1}
-    assert receipt.summary["self_rows"] == 41
+    assert summary_of(receipt).older_left_out == {"superseded": 1}
+    assert summary_of(receipt).self_rows == 41
 
 
 def test_a_row_of_two_earlier_rounds_counts_as_the_later_ones(context: Context) -> None:
@@ -164,7 +170,7 @@ def test_prompts_of_an_evaluation_split_never_reach_the_mix(context: Context) ->
     receipt = run(
         SelectInputs(campaign(context, validation=tuple(leaked)), shards(context)), context
     )
-    assert receipt.summary["dropped"]["in_evaluation"] == 12
+    assert summary_of(receipt).dropped["in_evaluation"] == 12
     assert not {one.text for one in leaked} & {
         row.prompt for row in rows(context, receipt, "mix.jsonl")
     }
@@ -181,7 +187,10 @@ def test_a_missing_repeated_or_foreign_shard_is_corrupt(context: Context) -> Non
     ):
         with pytest.raises(Corrupt, match=message):
             run(SelectInputs(state, given), context)
-    assert run(SelectInputs(state, (second, first)), context).summary["generated"] == 144
+    assert (
+        read_summary(run(SelectInputs(state, (second, first)), context), SelectSummary).generated
+        == 144
+    )
 
 
 def test_too_few_accepted_rows_fail_the_round_with_the_numbers(context: Context) -> None:
@@ -243,13 +252,23 @@ def test_audit_samples_measure_the_filters_and_are_counted_nowhere_else(context:
     audit = [ask(f"{n}+90=", str(n + 90)) for n in range(60)]
     texts = {one.text: [one.reference["answer"]] * 2 + ["0", "1"] for one in audit}
     receipt, accepted = audited(context, audit, texts, min_vote_share=0.5)
-    told = receipt.summary["audit"]
-    assert told["model_accuracy"] == 0.5
-    assert told["filters"]["vote"]["precision"] == 1.0
-    assert told["filters"]["vote"]["precision_low"] == pytest.approx(0.05 ** (1 / 60))
-    assert (receipt.summary["teaches_errors"], receipt.summary["why_blocked"]) == ([], "")
-    assert (receipt.summary["generated"], receipt.summary["prompts"]) == (144, 36)
-    assert (receipt.summary["accepted"], receipt.summary["audit_samples"]) == (36, 240)
+    told = summary_of(receipt).audit
+    assert told is not None
+    assert told.model_accuracy == 0.5
+    assert told.filters["vote"].precision == 1.0
+    assert told.filters["vote"].precision_low == pytest.approx(0.05 ** (1 / 60))
+    assert (
+        summary_of(receipt).teaches_errors,
+        summary_of(receipt).why_blocked,
+    ) == ((), None)
+    assert (
+        summary_of(receipt).generated,
+        summary_of(receipt).prompts,
+    ) == (144, 36)
+    assert (
+        summary_of(receipt).accepted,
+        summary_of(receipt).audit_samples,
+    ) == (36, 240)
     assert not {one.text for one in audit} & {row.prompt for row in accepted}
 
 
@@ -260,9 +279,11 @@ def test_a_round_whose_filters_teach_errors_is_marked_as_blocked_with_the_number
     audit = [ask(f"{n}+90=", str(n + 90)) for n in range(60)]
     texts = {one.text: [one.reference["answer"], "0", "0", "1"] for one in audit}
     receipt, _ = audited(context, audit, texts, min_vote_share=0.5)
-    assert receipt.summary["teaches_errors"] == ["vote"]
-    assert "60 audit prompts" in receipt.summary["why_blocked"]
-    assert "the model's own accuracy is 0.250" in receipt.summary["why_blocked"]
+    assert summary_of(receipt).teaches_errors == ("vote",)
+    why = summary_of(receipt).why_blocked
+    assert why is not None
+    assert "60 audit prompts" in why
+    assert "the model's own accuracy is 0.250" in why
 
 
 def test_a_calibrated_vote_without_an_audit_split_says_what_is_missing(context: Context) -> None:
@@ -293,7 +314,7 @@ def test_samples_are_joined_the_same_from_parquet_and_in_many_small_files(
             path = tmp_path / f"{name}-{number}.parquet"
             pyarrow.parquet.write_table(pyarrow.Table.from_pylist(table), path)
             files[f"{name}.parquet"] = path.read_bytes()
-        large.append(store(context, "generate", files, shard.summary))
+        large.append(store(context, "generate", files, read_summary(shard, GenerateSummary)))
     wanted = list(gather(context, plain, tmp_path))
     assert len(wanted) == 1, "so few are one block"
     assert list(gather(context, large, tmp_path)) == wanted
@@ -307,7 +328,7 @@ def test_samples_are_joined_the_same_from_parquet_and_in_many_small_files(
         context,
         "generate",
         {"prompts.parquet": b"PAR1 no", "samples.parquet": b""},
-        plain[0].summary,
+        read_summary(plain[0], GenerateSummary),
     )
     with pytest.raises(Corrupt, match="row 0: not a Prompt row"):
         list(gather(context, [broken], tmp_path))
@@ -337,11 +358,9 @@ def test_influence_and_likelihood_ask_the_champion(context: Context, tmp_path: P
     uri = decided(context, start, champion=champion.ref)
     receipt = run(SelectInputs(uri, shards(context, champion=champion.ref)), context)
     accepted = rows(context, receipt, "accepted.jsonl")
-    assert receipt.summary["filters"]["likelihood"] == {"given": 36, "kept": 36}
-    assert receipt.summary["filters"]["influence"] == {
-        "given": 36,
-        "kept": receipt.summary["accepted"],
-    }
+    told = summary_of(receipt)
+    assert told.filters["likelihood"] == FilterCounts(given=36, kept=36)
+    assert told.filters["influence"] == FilterCounts(given=36, kept=told.accepted)
     for row in accepted:
         assert row.provenance["scores"].keys() == {"champion", "base", "ratio", "influence"}
         assert row.provenance["scores"]["influence"] > 0

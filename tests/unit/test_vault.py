@@ -6,13 +6,16 @@ import pytest
 
 from components.contracts.recipe import TaskSource
 from components.contracts.rows import Dropped
+from components.contracts.summaries import EvaluateSummary, PublishSummary
+from components.contracts.summaries.publish import VaultRefusal
+from components.contracts.summaries.summary import Share
 from components.errors import Corrupt
 from components.prepare.tasks import make_examples
 from components.publish.step import PublishInputs, run
 from components.publish.vault import vault_sha256
 from components.runtime.campaign import load_campaign
 from components.runtime.context import Context
-from components.runtime.receipts import Receipt, receipt_uri
+from components.runtime.receipts import Receipt, read_summary, receipt_uri
 from components.statistics import wilson_interval
 from components.storage import keys
 from tests.unit.crafted import decided, recipe_of
@@ -54,11 +57,12 @@ def card(context: Context, receipt: Receipt) -> str:
 def test_the_published_model_is_measured_on_the_vault(context: Context) -> None:
     start = campaign(context)
     receipt = publish(context, start, model(context, 0))
-    found = receipt.summary["vault"]
-    assert found["n"] == len(VAULT)
-    right = round(found["accuracy"] * len(VAULT))
-    assert (found["low"], found["high"]) == wilson_interval(right, len(VAULT))
-    assert f"| vault accuracy (opened once, n = 30) | {found['accuracy']:.4f}" in card(
+    found = read_summary(receipt, PublishSummary).vault
+    assert isinstance(found, Share)
+    assert found.n == len(VAULT)
+    right = round(found.accuracy * len(VAULT))
+    assert (found.low, found.high) == wilson_interval(right, len(VAULT))
+    assert f"| vault accuracy (opened once, n = 30) | {found.accuracy:.4f}" in card(
         context, receipt
     )
     # The same measurement by evaluate, where the vault's prompts are an ordinary split.
@@ -68,25 +72,27 @@ def test_the_published_model_is_measured_on_the_vault(context: Context) -> None:
         validation=SPLITS["validation"],
         test=VAULT,
     )
-    assert evaluate(context, plain, model(context, 0)).summary["test_accuracy"] == found["accuracy"]
+    measured = read_summary(evaluate(context, plain, model(context, 0)), EvaluateSummary)
+    assert measured.test_accuracy == found.accuracy
 
 
 def test_it_is_not_opened_again_for_another_model(context: Context) -> None:
     start, first = campaign(context), model(context, 0)
     before = publish(context, start, first)
     after = publish(context, start, model(context, 1))
-    assert set(after.summary["vault"]) == {"refused"}
-    assert first.ref in after.summary["vault"]["refused"]
+    refusal = read_summary(after, PublishSummary).vault
+    assert isinstance(refusal, VaultRefusal)
+    assert first.ref in refusal.refused
     assert "not measured: it was opened before" in card(context, after)
     # For the same model it may be, in a later state: the number is the same.
     again = publish(context, start, first, rounds_without_gain=3)
     assert again.ref != before.ref
-    assert again.summary["vault"] == before.summary["vault"]
+    assert read_summary(again, PublishSummary).vault == read_summary(before, PublishSummary).vault
 
 
 def test_data_without_a_vault_has_no_line_of_it(context: Context) -> None:
     receipt = publish(context, campaign(context, vault=False), model(context, 0))
-    assert receipt.summary["vault"] is None
+    assert read_summary(receipt, PublishSummary).vault is None
     assert "vault" not in card(context, receipt)
     assert not list(context.store.list("vault/"))
 

@@ -43,7 +43,7 @@ def _rounds(view: RunView) -> list[str]:
         lines += ["", "| round | accuracy | verdict | why |", "|---|---|---|---|"]
         lines += [_row(one) for one in view.state.history]
     if view.published is not None:
-        lines += ["", f"Published: `{view.store}/{_plain(str(view.published.get('prefix', '')))}`"]
+        lines += ["", f"Published: `{view.store}/{_plain(view.published.prefix)}`"]
     return [*lines, "", f"Report: `{view.store}/runs/{view.run_id}/report.html`"]
 
 

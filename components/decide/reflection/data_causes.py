@@ -3,9 +3,7 @@ of the evidence that returns a finding or None; thresholds are named at the top.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from components.contracts.summaries import SelectSummary
 from components.decide.reflection.evidence import Evidence
 from components.decide.reflection.measures import ALIKE, LEFT_OUT
 from components.decide.reflection.plan import Change, Finding
@@ -47,7 +45,7 @@ def truncation(evidence: Evidence) -> Finding | None:
     if share >= FINISHED or runs_on(evidence):
         return None
     short = evidence["cut_short"] > 0.5 * (1 - share)
-    change: Change | None = "temperature_down" if evidence.round > 0 else None
+    change: Change | None = "temperature_down" if evidence.select.generated else None
     begun = (
         f"; {evidence['cut_short']:.3f} of all are the beginning of the right answer"
         if short
@@ -92,19 +90,19 @@ def stop_token_wrong(evidence: Evidence) -> Finding | None:
 def too_few_accepted(evidence: Evidence) -> Finding | None:
     """Hardly any sample was good enough to teach."""
     select, least = evidence.select, evidence.recipe.select.min_accepted
-    if select is None:
+    if not select.generated:
         return None
     share = passed(select)
-    if share >= FEW_PASSED and select["accepted"] >= 2 * least:
+    if share >= FEW_PASSED and select.accepted >= 2 * least:
         return None
     # Greedy samples of one prompt are all the same: more of them would find nothing new.
     change: Change | None = "samples_up" if evidence.plan.temperature > 0 else None
-    reasons = ", ".join(f"{name} {count}" for name, count in select["dropped"].items())
+    reasons = ", ".join(f"{name} {count}" for name, count in select.dropped.items())
     return evidence.found(
         "too_few_accepted",
         0.85,
         change,
-        f"{select['accepted']} of {select['generated']} samples accepted ({share:.3f} passed the quality filters; "
+        f"{select.accepted} of {select.generated} samples accepted ({share:.3f} passed the quality filters; "
         f"select.min_accepted is {least}; dropped: {reasons or 'none'})",
         "more accepted rows; if not, easier prompts, a longer first stage, or answers as hints (generate.hints)",
         measure="accepted",
@@ -117,15 +115,16 @@ def low_diversity(evidence: Evidence) -> Finding | None:
     select, samples = evidence.select, evidence.plan.samples_per_prompt
     if evidence.recipe.train.num_peers > 1:
         return None  # the samples are votes of several models: that they agree is what is asked for
-    if select is None or samples < 2:
+    distinct_share = select.distinct_share
+    if distinct_share is None or samples < 2:
         return None
     # At least so many prompts have a right answer of which the difficulty band or the choice of
     # rows left nothing.
-    left_out = sum(select["dropped"].get(reason, 0) for reason in LEFT_OUT) // samples
-    unanswered = max(0, select["prompts"] - select["prompts_accepted"] - left_out)
-    if 1 - unanswered / max(1, select["prompts"]) >= SOLVED:
+    left_out = sum(select.dropped.get(reason, 0) for reason in LEFT_OUT) // samples
+    unanswered = max(0, select.prompts - select.prompts_accepted - left_out)
+    if 1 - unanswered / max(1, select.prompts) >= SOLVED:
         return None
-    fresh = (select["distinct_share"] - 1 / samples) / (1 - 1 / samples)
+    fresh = (distinct_share - 1 / samples) / (1 - 1 / samples)
     greedy = evidence.plan.temperature == 0.0
     if fresh >= FEW_DISTINCT and not greedy:
         return None
@@ -133,9 +132,9 @@ def low_diversity(evidence: Evidence) -> Finding | None:
         "low_diversity",
         0.9 if greedy or fresh < NEARLY_GREEDY else 0.7,
         "temperature_up",
-        f"{samples} samples per prompt at temperature {evidence.plan.temperature:g}, {select['distinct_share']:.3f} of "
+        f"{samples} samples per prompt at temperature {evidence.plan.temperature:g}, {distinct_share:.3f} of "
         f"them distinct ({1 / samples:.3f} is the least), and {unanswered} of "
-        f"{select['prompts']} prompts without an accepted answer",
+        f"{select.prompts} prompts without an accepted answer",
         "more distinct answers and more prompts with an accepted one",
         measure="distinct_share",
         direction="up",
@@ -219,7 +218,7 @@ def label_noise(evidence: Evidence) -> Finding | None:
     if not above > max(ABOVE_DEV_NATS, (ABOVE_DEV - 1) * dev_loss) or evidence["loss_fall"] <= 0:
         return None
     # Samples that a strict verifier let through are clean: then it is the labelled rows.
-    blames_labelled = evidence.round == 0 or (
+    blames_labelled = not evidence.select.generated or (
         evidence.recipe.select.verifier and not verifier_too_lenient(evidence)
     )
     return evidence.found(
@@ -301,7 +300,7 @@ def _telling(evidence: Evidence, gap: float, standard_errors: float) -> bool:
     return enough and gap > VERIFIER_GAP and standard_errors > VERIFIER_STANDARD_ERRORS
 
 
-def passed(select: Mapping[str, Any]) -> float:
+def passed(select: SelectSummary) -> float:
     """Share of the samples that the quality filters let through, whether or not they repeat others."""
-    repeated = sum(select["dropped"].get(reason, 0) for reason in ALIKE)
-    return float((select["accepted"] + repeated) / max(1, select["generated"]))
+    repeated = sum(select.dropped.get(reason, 0) for reason in ALIKE)
+    return (select.accepted + repeated) / max(1, select.generated)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from components.contracts.recipe import Recipe
 from components.contracts.state import Plan, Verdict
+from components.contracts.summaries import SelectSummary, TrainSummary
 from components.decide.gate import Comparison, Scores
 from components.decide.reflection.plan import Change, Finding
 
@@ -29,15 +30,14 @@ class Evidence:
     verdict: Verdict
     plan: Plan
     """The settings of this round."""
-    train: dict[str, Any]
-    """Summary of the train receipt."""
+    train: TrainSummary
     losses: Sequence[float | None]
     """Training loss step by step; None or not finite where a step was skipped."""
     finished_share: float
-    """Of this round's samples; of the evaluation in round 0."""
+    """Of this round's samples; of the evaluation in a round without samples."""
     candidate: Scores
-    select: dict[str, Any] | None = None
-    """Summary of the select receipt; None in round 0."""
+    select: SelectSummary
+    """Of the mix that was trained on."""
     comparison: Comparison | None = None
     measures: Mapping[str, float] = field(default_factory=dict)
     """The round in numbers (`components.decide.reflection.measures`); a name is absent where it was not
@@ -55,8 +55,8 @@ class Evidence:
         said: str,
         predicted: str,
         *,
-        measure: str = "",
-        direction: Literal["up", "down", ""] = "",
+        measure: str | None = None,
+        direction: Literal["up", "down"] | None = None,
         otherwise: Change | None = None,
     ) -> Finding:
         """A cause. `measure` (and which way it should go) is how the next round is asked whether

@@ -5,25 +5,23 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from statistics import fmean, median
-from typing import Any
 
-from components.contracts.rows import Dropped, Prompt, Result, Sample, TrainingRow, read_rows
+from components.contracts.artifacts import MIX, split_file
+from components.contracts.rows import Prompt, Result, TrainingRow, read_rows
+from components.contracts.summaries import TrainSummary
+from components.contracts.summaries.evaluate import ModelScores
+from components.contracts.summaries.select import Votes
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, fetch
 from components.statistics import two_proportions_z
-from components.verifiers import vote_keys
 
 MAX_ROWS = 200_000
 """Rows of a file that are looked at."""
 AROUND, REACH = 6, 60
 """A loss is held against up to so many before it and after it, no farther away than REACH steps."""
-NOT_VERIFIED = ("in_evaluation", "contamination", "unfinished", "empty", "length")
-"""Reasons for a drop that come before the verifier or say nothing of it."""
-
 FEW_MINORITY = 10
 """Of fewer answers than these no share is taken."""
 LEFT_OUT = ("solved", "diversity")
@@ -32,18 +30,8 @@ ALIKE = ("duplicate", "near_duplicate", "same_path", "cap", *LEFT_OUT)
 """Reasons for a drop that say nothing against an answer: there are enough like it."""
 
 
-@dataclass(frozen=True)
-class RoundFiles:
-    """Where the rows of a round are."""
-
-    prepared: Receipt
-    select: Receipt | None
-    """None in round 0."""
-    generates: tuple[Receipt, ...]
-
-
 def loss_measures(
-    train: Mapping[str, Any], losses: Sequence[float | None], tokens: Sequence[int] = ()
+    train: TrainSummary, losses: Sequence[float | None], tokens: Sequence[int] = ()
 ) -> dict[str, float]:
     """Of the training: `first_loss` (before any update), `last_loss` (mean of a tenth of the
     steps), `peak_loss` (highest mean of as many steps in a row), `loss_fall` (relative, between
@@ -55,8 +43,8 @@ def loss_measures(
         if loss is not None and math.isfinite(loss)
     ]
     finite = [loss for _, loss in known]
-    found = {"skipped_steps": float(train.get("skipped_steps") or 0) + len(losses) - len(finite)}
-    best, final = train.get("best_dev_loss"), train.get("final_dev_loss")
+    found = {"skipped_steps": float(train.skipped_steps + len(losses) - len(finite))}
+    best, final = train.best_dev_loss, train.final_dev_loss
     if best is not None and final is not None:
         found["dev_rise"] = final - best
         found["dev_loss"] = best
@@ -74,14 +62,14 @@ def loss_measures(
     return found
 
 
-def human_loss_measures(
-    candidate: Mapping[str, Any], champion: Mapping[str, Any]
-) -> dict[str, float]:
-    """`human_loss` and `human_loss_rise` against the champion, nats per token on human text, from
-    the summaries of what was measured of both."""
-    losses = [math.log(one["perplexity"]) for one in (candidate, champion) if one.get("perplexity")]
-    found = {"human_loss": losses[0]} if losses else {}
-    return {**found, "human_loss_rise": losses[0] - losses[1]} if len(losses) == 2 else found
+def human_loss_measures(candidate: ModelScores, champion: ModelScores | None) -> dict[str, float]:
+    """`human_loss` and `human_loss_rise` against the champion, nats per token on human text."""
+    if candidate.perplexity is None:
+        return {}
+    found = {"human_loss": math.log(candidate.perplexity)}
+    if champion is not None and champion.perplexity is not None:
+        found["human_loss_rise"] = found["human_loss"] - math.log(champion.perplexity)
+    return found
 
 
 def spikes(losses: Sequence[float], tokens: Sequence[int] = ()) -> list[int]:
@@ -135,32 +123,9 @@ def answer_measures(
     return found
 
 
-def row_measures(
-    context: Context,
-    files: RoundFiles,
-    champion: Sequence[Result] | None,
-    validation: Mapping[str, Prompt],
-) -> dict[str, float]:
-    """Of the rows a round trained on: see `mix_measures` and `verifier_measures`."""
-    if files.select is None:
-        rows = _rows(context, files.prepared, "splits/train.jsonl", TrainingRow)
-        return mix_measures(rows, validation.values())
-    found = mix_measures(
-        _rows(context, files.select, "mix.jsonl", TrainingRow), validation.values()
-    )
-    if champion is None:
-        return found
-    prompts, samples = dict[str, Prompt](), list[Sample]()
-    # Shorter or longer prompts than validation has are of another kind: what is known there says
-    # nothing of them.
-    lengths = [len(one.text) for one in validation.values()]
-    shortest, longest = min(lengths, default=0), max(lengths, default=0)
-    for shard in files.generates:
-        own = _rows(context, shard, "prompts.jsonl", Prompt)
-        prompts.update((one.id, one) for one in own if shortest <= len(one.text) <= longest)
-        samples += _rows(context, shard, "samples.jsonl", Sample)
-    dropped = _rows(context, files.select, "dropped.jsonl", Dropped)
-    return found | verifier_measures(prompts, samples, dropped, champion)
+def mix_rows(context: Context, mix: Receipt) -> Iterator[TrainingRow]:
+    """The first MAX_ROWS rows of a training mix."""
+    return itertools.islice(read_rows(fetch(context, mix, MIX), TrainingRow), MAX_ROWS)
 
 
 def mix_measures(rows: Iterable[TrainingRow], validation: Iterable[Prompt]) -> dict[str, float]:
@@ -199,12 +164,7 @@ def mix_measures(rows: Iterable[TrainingRow], validation: Iterable[Prompt]) -> d
     return found
 
 
-def verifier_measures(
-    prompts: Mapping[str, Prompt],
-    samples: Sequence[Sample],
-    dropped: Iterable[Dropped],
-    champion: Sequence[Result],
-) -> dict[str, float]:
+def verifier_measures(votes: Votes, champion: Sequence[Result]) -> dict[str, float]:
     """What the verifier says of the answers most samples of a prompt agree on, beside what the
     champion is known to get right on validation prompts with the same tags.
 
@@ -215,73 +175,42 @@ def verifier_measures(
     either kind; `disputed`, `minority_passed`: share of accepted answers that are not the most
     frequent one, and share of those that the verifier accepts.
     """
-    reasons = {(row.row.get("prompt_id"), row.row.get("index")): row.reason for row in dropped}
-    groups: dict[str, list[Sample]] = defaultdict(list)
-    for sample in samples:
-        if (
-            sample.prompt_id in prompts
-            and reasons.get((sample.prompt_id, sample.index)) not in NOT_VERIFIED
-        ):
-            groups[sample.prompt_id].append(sample)
-    agreement: dict[bool, list[float]] = {True: [], False: []}
-    disputed = accepted = minority = minority_passed = 0
-    for identity, own in groups.items():
-        keys = vote_keys(prompts[identity], [sample.text for sample in own])
-        answers = {
-            sample.index: key or sample.text.strip() for sample, key in zip(own, keys, strict=True)
-        }
-        answer, count = Counter(answers.values()).most_common(1)[0]
-        passed = [sample for sample in own if reasons.get((identity, sample.index)) != "verifier"]
-        agreement[any(answers[sample.index] == answer for sample in passed)].append(
-            count / len(own)
-        )
-        minority += len(own) - count
-        minority_passed += sum(answers[sample.index] != answer for sample in passed)
-        kept = [
-            sample for sample in passed if reasons.get((identity, sample.index), ALIKE[0]) in ALIKE
-        ]
-        accepted += len(kept)
-        disputed += sum(answers[sample.index] != answer for sample in kept)
-    num_prompts = len(agreement[True]) + len(agreement[False])
-    if not num_prompts:
-        return {}
     found = {
-        "agreement": fmean(agreement[True] + agreement[False]),
-        "majority_passed": len(agreement[True]) / num_prompts,
-        "disputed": disputed / max(1, accepted),
-        "majority_prompts": float(num_prompts),
+        "agreement": votes.agreement,
+        "majority_passed": votes.prompts_passed / votes.prompts,
+        "disputed": votes.disputed / max(1, votes.accepted),
+        "majority_prompts": float(votes.prompts),
     }
-    if minority >= FEW_MINORITY:
-        found["minority_passed"] = minority_passed / minority
-    found |= {
-        f"{name}_agreement": fmean(own)
-        for name, own in (("passed", agreement[True]), ("refused", agreement[False]))
-        if own
-    }
-    expected, number = _expected(
-        [prompts[identity] for identity in groups if identity in prompts], champion
-    )
+    if votes.minority >= FEW_MINORITY:
+        found["minority_passed"] = votes.minority_passed / votes.minority
+    if votes.passed_agreement is not None:
+        found["passed_agreement"] = votes.passed_agreement
+    if votes.refused_agreement is not None:
+        found["refused_agreement"] = votes.refused_agreement
+    expected, number = _expected(votes, champion)
     if number:
         found["majority_expected"] = expected
         found["verifier_z"] = two_proportions_z(
-            found["majority_passed"], num_prompts, expected, number
+            found["majority_passed"], votes.prompts, expected, number
         )
     return found
 
 
-def _expected(prompts: Sequence[Prompt], champion: Sequence[Result]) -> tuple[float, int]:
+def _expected(votes: Votes, champion: Sequence[Result]) -> tuple[float, int]:
     """(accuracy of the champion on validation prompts tagged like these, how many they are)."""
     verdicts: dict[tuple[tuple[str, str], ...], list[bool]] = defaultdict(list)
     for row in champion:
         verdicts[tuple(sorted(row.tags.items()))].append(row.correct)
-    kinds = Counter(tuple(sorted(prompt.tags.items())) for prompt in prompts)
-    known = {kind: count for kind, count in kinds.items() if kind in verdicts}
+    known = {
+        tags: kind.prompts
+        for kind in votes.kinds
+        if (tags := tuple(sorted(kind.tags.items()))) in verdicts
+    }
     if not known:
         return 0.0, 0
     total = sum(known.values())
-    return sum(count * fmean(verdicts[kind]) for kind, count in known.items()) / total, sum(
-        len(verdicts[kind]) for kind in known
-    )
+    accuracy = sum(count * fmean(verdicts[tags]) for tags, count in known.items()) / total
+    return accuracy, sum(len(verdicts[tags]) for tags in known)
 
 
 def loosely(text: str) -> str:
@@ -311,10 +240,5 @@ def references_of(prompts: Iterable[Prompt]) -> dict[str, str]:
 
 def validation_prompts(context: Context, prepared: Receipt) -> dict[str, Prompt]:
     """The validation prompts by id."""
-    return {one.id: one for one in _rows(context, prepared, "splits/validation.jsonl", Prompt)}
-
-
-def _rows(context: Context, receipt: Receipt, name: str, kind: Any) -> Iterator[Any]:
-    """The first MAX_ROWS rows of a file; none if there is no such file."""
-    if name in receipt.objects:
-        yield from itertools.islice(read_rows(fetch(context, receipt, name), kind), MAX_ROWS)
+    rows = read_rows(fetch(context, prepared, split_file("validation")), Prompt)
+    return {prompt.id: prompt for prompt in itertools.islice(rows, MAX_ROWS)}

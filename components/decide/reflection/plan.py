@@ -63,10 +63,10 @@ class Finding:
     evidence: str
     confidence: float
     change: Change | None
-    predicted: str
-    measure: str = ""
-    """The measure that should move if the change helps; empty: accuracy alone is asked."""
-    direction: Literal["up", "down", ""] = ""
+    predicted: str | None
+    measure: str | None = None
+    """The measure that should move if the change helps; None: accuracy alone is asked."""
+    direction: Literal["up", "down"] | None = None
     otherwise: Change | None = None
     """What to change where `change` is at its bound or was taken back before."""
 
@@ -226,7 +226,7 @@ def review(
             f"after {', '.join(changed)} changed, {said}, as predicted; {accuracy}",
             0.9,
             None,
-            "",
+            None,
         )
     swings = any(cause.name == TAKEN_BACK for cause in previous.causes)
     if verdict != "rejected" or swings or (not known and overall >= previous.overall):
@@ -246,7 +246,7 @@ def _moved(
 ) -> tuple[str, bool | None]:
     """What the measure of a cause did, in words, and whether it went where it should; None if that
     is not known."""
-    if not cause.measure or cause.measure not in before or cause.measure not in now:
+    if cause.measure is None or cause.measure not in before or cause.measure not in now:
         return "", None
     old, new = before[cause.measure], now[cause.measure]
     gain = new - old if cause.direction == "up" else old - new
@@ -270,11 +270,12 @@ def ladder_of(recipe: Recipe) -> Ladder | None:
     return next((task.ladder for task in recipe.data.tasks if task.ladder is not None), None)
 
 
-def next_level(recipe: Recipe, round_number: int, level: int, champion: Scores) -> int:
+def next_level(recipe: Recipe, level: int, champion: Scores) -> int:
     """The length the next samples are drawn at: one more once the champion has mastered this one
     (2502.01612).
 
-    It begins at the first length beyond the labelled ones and never leaves the ladder. Going on
+    It begins at the first length beyond the labelled ones, even if these are not mastered, and
+    never leaves the ladder. Going on
     without mastery ends in an avalanche of errors, so a candidate that was not promoted does not
     count.
     """
@@ -282,8 +283,6 @@ def next_level(recipe: Recipe, round_number: int, level: int, champion: Scores) 
     if ladder is None:
         return 0
     first, last = ladder.climb
-    if round_number == 0:
-        return first
     mastered = champion.accuracy(f"length={level}") >= ladder.mastery
     return min(last, max(first, level + mastered))
 
@@ -337,9 +336,9 @@ def _cause(
         name=finding.name,
         evidence=finding.evidence,
         confidence=round(finding.confidence, 3),
-        change=", ".join(changes),
+        change=", ".join(changes) or None,
         predicted=finding.predicted,
-        change_name=used or "",
+        change_name=used,
         measure=finding.measure,
         direction=finding.direction,
     )

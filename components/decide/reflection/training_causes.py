@@ -38,7 +38,7 @@ FEW_SPIKES = 2
 
 def optimizer_trouble(evidence: Evidence) -> Finding | None:
     """Steps whose loss or gradient was not finite, or losses that spike."""
-    skipped = int(evidence.train.get("skipped_steps") or 0)
+    skipped = evidence.train.skipped_steps
     wild = sum(loss is None or not math.isfinite(loss) for loss in evidence.losses)
     spiked = evidence["loss_spikes"] > FEW_SPIKES
     if not skipped and not wild and not spiked:
@@ -49,7 +49,7 @@ def optimizer_trouble(evidence: Evidence) -> Finding | None:
         "optimizer_trouble",
         0.95 if skipped or wild else 0.8,
         "learning_rate_down",
-        f"{skipped} steps skipped and {wild} losses not finite of {evidence.train['steps']} steps{more}",
+        f"{skipped} steps skipped and {wild} losses not finite of {evidence.train.steps} steps{more}",
         "no skipped steps" if measure == "skipped_steps" else "fewer spikes",
         measure=measure,
         direction="down",
@@ -96,7 +96,7 @@ def learning_rate_too_low(evidence: Evidence) -> Finding | None:
         0.85,
         "learning_rate_up",
         f"{evidence['same_answers']:.1%} of the answers are the champion's, and training loss went only from "
-        f"{evidence['first_loss']:.4f} to {evidence['last_loss']:.4f} in {evidence.train['steps']} steps at learning "
+        f"{evidence['first_loss']:.4f} to {evidence['last_loss']:.4f} in {evidence.train.steps} steps at learning "
         f"rate {evidence.plan.learning_rate:g}",
         "a candidate that answers differently, with a lower training loss",
         measure="dev_loss",
@@ -108,7 +108,7 @@ def learning_rate_too_low(evidence: Evidence) -> Finding | None:
 def base_not_mastered(evidence: Evidence) -> Finding | None:
     """The ladder is to be climbed from a base that is not solved."""
     ladder = ladder_of(evidence.recipe)
-    if evidence.round != 0 or ladder is None:
+    if evidence.verdict != "first" or ladder is None:
         return None
     name = f"length={ladder.labelled[1]}"
     accuracy = evidence.candidate.accuracy(name)
@@ -128,15 +128,15 @@ def overfitting(evidence: Evidence) -> Finding | None:
     """Training loss fell while dev loss rose again, or training was stopped early because it
     did."""
     train = evidence.train
-    best, final = train.get("best_dev_loss"), train.get("final_dev_loss")
+    best, final = train.best_dev_loss, train.final_dev_loss
     if (
         best is None
         or final is None
         or final - best <= NOTICEABLE_NATS
-        or train["final_loss"] >= train["first_loss"]
+        or train.final_loss >= train.first_loss
     ):
         return None
-    early = bool(train["stopped_early"]) and train["best_step"] < 0.5 * evidence.plan.steps
+    early = train.stopped_early and train.best_step < 0.5 * evidence.plan.steps
     if final <= DEV_RISE * best and not early:
         return None
     far = early or final > FAR_RISE * best
@@ -144,9 +144,9 @@ def overfitting(evidence: Evidence) -> Finding | None:
         "overfitting",
         0.9 if final > FAR_RISE * best else 0.8,
         "steps_down" if far else "weight_decay_up",
-        f"dev loss rose from {best:.4f} (step {train['best_step']}) to {final:.4f} while training loss fell from "
-        f"{train['first_loss']:.4f} to {train['final_loss']:.4f}"
-        + (f"; stopped at step {train['steps']} of {evidence.plan.steps}" if early else ""),
+        f"dev loss rose from {best:.4f} (step {train.best_step}) to {final:.4f} while training loss fell from "
+        f"{train.first_loss:.4f} to {train.final_loss:.4f}"
+        + (f"; stopped at step {train.steps} of {evidence.plan.steps}" if early else ""),
         "the final dev loss stays near the best",
         measure="dev_rise",
         direction="down",
@@ -157,17 +157,17 @@ def overfitting(evidence: Evidence) -> Finding | None:
 def underfitting(evidence: Evidence) -> Finding | None:
     """Training ended before the loss had settled, or hardly moved it, and brought no gain."""
     train = evidence.train
-    if evidence.verdict == "promoted" or train["stopped_early"]:
+    if evidence.verdict == "promoted" or train.stopped_early:
         return None
     falling = still_falling(evidence.losses)
-    stuck = train["final_loss"] > HIGH_LOSS and train["final_loss"] > STUCK * train["first_loss"]
+    stuck = train.final_loss > HIGH_LOSS and train.final_loss > STUCK * train.first_loss
     rising = evidence["human_loss_rise"] > UNCHANGED_LOSS * evidence["human_loss"]
     if evidence["epochs"] < 1.0 and evidence["last_loss"] > HIGH_LOSS and not rising:
         return evidence.found(
             "underfitting",
             0.75,
             "steps_up",
-            f"{train['steps']} steps saw {evidence['epochs']:.2f} of the mix once, the loss is still "
+            f"{train.steps} steps saw {evidence['epochs']:.2f} of the mix once, the loss is still "
             f"{evidence['last_loss']:.4f}, and on human text it does not rise",
             "a lower final training loss and a gain in accuracy",
             measure="dev_loss",
@@ -177,9 +177,7 @@ def underfitting(evidence: Evidence) -> Finding | None:
     if falling is None and not stuck:
         return None
     if stuck:
-        said = (
-            f"training loss went only from {train['first_loss']:.4f} to {train['final_loss']:.4f}"
-        )
+        said = f"training loss went only from {train.first_loss:.4f} to {train.final_loss:.4f}"
         return evidence.found(
             "underfitting",
             0.6,
@@ -194,8 +192,8 @@ def underfitting(evidence: Evidence) -> Finding | None:
         "underfitting",
         0.7,
         "steps_up",
-        f"training loss was still falling when the {train['steps']} steps ended ({falling:.1%} over the last fifth, "
-        f"final {train['final_loss']:.4f})",
+        f"training loss was still falling when the {train.steps} steps ended ({falling:.1%} over the last fifth, "
+        f"final {train.final_loss:.4f})",
         "a lower final training loss and a gain in accuracy",
         measure="dev_loss",
         direction="down",
@@ -208,9 +206,9 @@ def too_little_capacity(evidence: Evidence) -> Finding | None:
     never seen too, or the round is underfitted anyhow. Only where a frozen base leaves room to
     train more."""
     train, structure = evidence.train, evidence.plan.lora
-    if structure is None or evidence.verdict == "promoted" or train["stopped_early"]:
+    if structure is None or evidence.verdict == "promoted" or train.stopped_early:
         return None
-    loss, dev_loss = train["final_loss"], train.get("final_dev_loss")
+    loss, dev_loss = train.final_loss, train.final_dev_loss
     falling = still_falling(evidence.losses) is not None
     alike = dev_loss is None or dev_loss <= FITS_ALIKE * loss or evidence["loss_fall"] <= 1 - STUCK
     flat = not falling and loss > HIGH_LOSS and alike

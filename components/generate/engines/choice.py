@@ -6,9 +6,11 @@ import importlib.util
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
+from components.contracts import artifacts
 from components.contracts.rows import Sample
+from components.contracts.summaries.generate import EngineFacts
 from components.generate.batches import Ask
 from components.runtime.campaign import Campaign, checkpoint_name
 from components.runtime.context import Context
@@ -24,7 +26,7 @@ class Engine(Protocol):
     """Answers prompts. Equal asks in equal batches get equal answers."""
 
     @property
-    def about(self) -> dict[str, Any]:
+    def about(self) -> EngineFacts:
         """What the receipt tells of it."""
         ...
 
@@ -54,9 +56,9 @@ def choose_engine(
     if not torch.cuda.is_available():
         # SmolLM2-135M on two cores: 777 tokens/s against 545 (tests/benchmarks/generation.py).
         return "transformers", f"{weights}, and without a GPU it is faster than vllm"
-    kind = json.loads(fetch(context, champion, f"{folder}config.json").read_bytes()).get(
-        "model_type", ""
-    )
+    kind = json.loads(
+        fetch(context, champion, f"{folder}{artifacts.CHECKPOINT_CONFIG}").read_bytes()
+    ).get("model_type", "")
     if kind.startswith("ratchet_"):
         return "transformers", f"vllm does not know models of type {kind}"
     if importlib.util.find_spec("vllm") is None:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.canonical import canonical_json, digest_of, whole_characters
 from components.contracts.rows import Sample
+from components.contracts.summaries.generate import EngineFacts
 from components.errors import Corrupt, Missing, RatchetError, Transient, UserError
 from components.generate.batches import Ask
 from components.runtime.campaign import Campaign
@@ -72,9 +73,9 @@ class EndpointEngine:
         self._failure: RatchetError | None = None
 
     @property
-    def about(self) -> dict[str, Any]:
+    def about(self) -> EngineFacts:
         """The model's name there."""
-        return {"model": self._endpoint.model}
+        return EngineFacts(model=self._endpoint.model)
 
     def answer(self, asks: Sequence[Ask], on_answers: Callable[[int], None]) -> list[Sample]:
         """Answers in order. After a failure nothing new is asked; what was answered is kept."""

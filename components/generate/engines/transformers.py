@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.contracts.rows import Sample
+from components.contracts.summaries.generate import EngineFacts
 from components.generate.batches import Ask
 from components.runtime.campaign import Campaign
 from components.runtime.context import Context
@@ -25,7 +26,7 @@ class TransformersEngine:
         self._answerer: Any = None
 
     @property
-    def about(self) -> dict[str, Any]:
+    def about(self) -> EngineFacts:
         """The end tokens, and a digest of the chat template."""
         from components.modeling.encoding import load_codec
 
@@ -72,8 +73,8 @@ def sampling_of(campaign: Campaign) -> Sampling:
     )
 
 
-def about_codec(codec: Any) -> dict[str, Any]:
+def about_codec(codec: Any) -> EngineFacts:
     """What a receipt tells of the way prompts are put and answers end."""
-    template = codec.template.encode()
-    digest = hashlib.sha256(template).hexdigest()[:16] if template else ""
-    return {"stop_tokens": list(codec.end_ids), "chat_template": digest}
+    template = codec.template
+    digest = hashlib.sha256(template.encode()).hexdigest()[:16] if template else None
+    return EngineFacts(stop_tokens=tuple(codec.end_ids), chat_template=digest)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.contracts.rows import Sample
+from components.contracts.summaries.generate import EngineFacts
 from components.errors import UserError
 from components.generate.batches import Ask
 from components.generate.engines.transformers import about_codec
@@ -37,7 +38,7 @@ class VllmEngine:
         self._llm: Any = None
 
     @property
-    def about(self) -> dict[str, Any]:
+    def about(self) -> EngineFacts:
         """The end tokens, and a digest of the chat template."""
         return about_codec(self._codec)
 

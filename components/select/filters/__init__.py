@@ -39,12 +39,13 @@ class Entry:
     """Whether it means to keep right answers: then the audit measures how well it does."""
 
 
+VERIFIER = "verifier"
 PASSES: tuple[tuple[Entry, ...], ...] = (
     (
         Entry("contamination", contamination.filter_of, checks_quality=False),
         Entry("unfinished", completeness.filter_of),
         Entry("empty", completeness.not_empty),
-        Entry("verifier", verifier.filter_of),
+        Entry(VERIFIER, verifier.filter_of),
         Entry("function", verifier.by_function),
         Entry("hint", hint_leaks.filter_of, checks_quality=False),
         Entry("vote", consistency.filter_of),
@@ -67,3 +68,5 @@ PASSES: tuple[tuple[Entry, ...], ...] = (
 )
 """Cheap and certain ones first; what costs a model's forward pass sees only rows that are worth it.
 """
+BEFORE_VERIFIER = ("contamination", "unfinished", "empty")
+"""Filters of the first pass whose drops say nothing of what the verifier thinks of an answer."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from components.canonical import derived_seed
+from components.contracts.artifacts import split_file
 from components.contracts.recipe import RewardScorer
 from components.contracts.rows import TrainingRow, read_rows
 from components.errors import UserError
@@ -48,7 +49,7 @@ def reward_scorer(context: Context, section: RewardScorer, scratch: Path) -> Sco
 def likelihood_scorers(context: Context, campaign: Campaign) -> dict[str, Scorer]:
     """`champion`, `base` and `ratio`: perplexity per token of an answer, and the first over the
     second."""
-    champion = read_receipt(context, campaign.state.champion)
+    champion = read_receipt(context, campaign.champion_ref)
     models = {
         "champion": _perplexity(context, campaign, champion, checkpoint_name(0)),
         "base": _perplexity(context, campaign, campaign.prepared, base_name(campaign.prepared, 0)),
@@ -91,7 +92,7 @@ def influence_scorer(context: Context, campaign: Campaign) -> Scorer:
     one longer than the model takes."""
     section, recipe = campaign.recipe.select.influence, campaign.recipe
     assert section is not None
-    rows = list(read_rows(fetch(context, campaign.prepared, "splits/dev.jsonl"), TrainingRow))
+    rows = list(read_rows(fetch(context, campaign.prepared, split_file("dev")), TrainingRow))
     if not rows:
         raise UserError(
             "select.influence needs labelled rows of the dev split: give a source with split dev, or set "
@@ -104,7 +105,7 @@ def influence_scorer(context: Context, campaign: Campaign) -> Scorer:
     def influence() -> Any:
         from components.modeling.influence import Influence
 
-        champion = read_receipt(context, campaign.state.champion)
+        champion = read_receipt(context, campaign.champion_ref)
         model, codec = _loaded(context, champion, checkpoint_name(0), recipe.model.system_prompt)
         return Influence(model, codec, chosen, recipe.train.max_length, section.batch_size)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from components.contracts.summaries.train import TrainingLayout
 from components.errors import Corrupt, RatchetError, Transient, UserError
 from components.runtime.context import Context
 from components.train.process.job import Job, OutOfMemory
@@ -43,7 +44,7 @@ def carry_out(context: Context, jobs: list[Job]) -> None:
 
 def _with_half_the_micro_batch(job: Job, error: OutOfMemory) -> Job:
     layout = job.output / "layout.json"
-    failed_size = int(json.loads(layout.read_text())["micro_batch_size"])
+    failed_size = TrainingLayout.model_validate_json(layout.read_bytes()).micro_batch_size
     if failed_size == 1:
         raise UserError(
             f"{error}, which cannot be halved: lower train.max_length, set "

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from components.contracts.recipe import LoraStructure, TrainSection
+from components.contracts.summaries.train import TrainingOutcome
 from components.errors import RatchetError
 
 
@@ -22,6 +23,22 @@ class Stage(BaseModel):
     name: Literal["pretrain", "sft"]
     steps: int
     learning_rate: float
+
+
+class Costs(BaseModel):
+    """What one training process measured of itself."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    compute_seconds: float
+    startup_seconds: float
+
+
+class Measured(BaseModel):
+    """The file `measured.json` that a training leaves beside the model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    summary: TrainingOutcome
+    costs: Costs
 
 
 class Job(BaseModel):

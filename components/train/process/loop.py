@@ -9,13 +9,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from components.contracts.summaries import LogEntry
 from components.errors import RatchetError, Transient
 from components.modeling.likelihood import IGNORED, Batch, EncodedRow, collate
 from components.runtime.context import Context
@@ -44,7 +45,7 @@ class Track:
     step: int = 0
     updates: int = 0
     """Steps that changed the weights."""
-    log: list[dict[str, Any]] = field(default_factory=list)
+    log: list[LogEntry] = field(default_factory=list)
     dev_losses: list[tuple[int, float]] = field(default_factory=list)
     """(step, mean loss per token)."""
     best_step: int = 0
@@ -57,12 +58,14 @@ class Track:
 
     def as_json(self) -> dict[str, Any]:
         """Return the document that a checkpoint stores."""
-        return asdict(self)
+        document = {name: value for name, value in vars(self).items() if name != "log"}
+        return {**document, "log": [entry.model_dump(mode="json") for entry in self.log]}
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Track:
         """Return the state that a checkpoint stored."""
         document["dev_losses"] = [(int(step), float(loss)) for step, loss in document["dev_losses"]]
+        document["log"] = [LogEntry.model_validate(entry) for entry in document["log"]]
         return cls(**document)
 
 
@@ -149,26 +152,31 @@ class Loop:
         track.step += 1
         track.tokens += tokens
         track.positions += positions
-        entry: dict[str, Any] = {
-            "step": track.step,
-            "stage": stage.name,
-            "loss": loss if math.isfinite(loss) else None,
-            "learning_rate": rate,
-            "gradient_norm": _finite(ds.gradient_norm(self.engine)),
-            "tokens": tokens,
-            "padding_share": 1 - tokens / positions,
-            "dev_loss": None,
-        }
+        gradient_norm = _finite(ds.gradient_norm(self.engine))
+        dropped: tuple[str, ...] | None = None
         if ds.step_was_dropped(self.engine):
-            entry["dropped"] = self._explain_drop(rows, batch, loss)
+            dropped = tuple(self._explain_drop(rows, batch, loss))
         else:
             track.updates += 1
             track.dropped_in_a_row = 0
         last_of_stage = stage_step + 1 == stage.steps
         last_of_all = last_of_stage and stage_number + 1 == len(self.stages)
+        dev_loss = None
         if self.dev_rows and (track.step % section.evaluate_every == 0 or last_of_all):
-            entry["dev_loss"] = self._evaluate()
-        track.log.append(entry)
+            dev_loss = self._evaluate()
+        track.log.append(
+            LogEntry(
+                step=track.step,
+                stage=stage.name,
+                loss=_finite(loss),
+                learning_rate=rate,
+                gradient_norm=gradient_norm,
+                tokens=tokens,
+                padding_share=1 - tokens / positions,
+                dev_loss=dev_loss,
+                dropped=dropped,
+            )
+        )
 
     def _update(self, rows: list[EncodedRow]) -> tuple[float, int]:
         """Take one optimizer step; return (mean loss per token, positions of all processes).
@@ -327,10 +335,10 @@ class Loop:
     def _report(self, num_steps: int, rate: float) -> None:
         if self.rank == 0:
             entry = self.track.log[-1]
-            loss = "not finite" if entry["loss"] is None else f"{entry['loss']:.4f}"
+            loss = "not finite" if entry.loss is None else f"{entry.loss:.4f}"
             self.context.progress.update(self.track.step, num_steps, rate, f"loss {loss}")
             if self.recorder is not None:
-                self.recorder.step(self.track.step, entry, rate)
+                self.recorder.step(entry, rate)
 
     def _save_if_due(self, asked_to_stop: Callable[[], bool], *, last: bool) -> None:
         """Save a checkpoint when it is time and the last one is stored.

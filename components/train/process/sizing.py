@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from components.contracts.recipe import TrainSection
+from components.contracts.summaries.train import TrainingLayout
 from components.errors import UserError
 from components.train.process.deepspeed_engine import Layout
 
@@ -93,13 +94,14 @@ class Estimate:
             f"for activations a process, of {free:.1f} GiB free"
         )
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the receipt's entry: layout and estimate, without this machine's free memory."""
-        return {
+    @property
+    def chosen(self) -> TrainingLayout:
+        """The receipt's entry: layout and estimate, without this machine's free memory."""
+        return TrainingLayout(
             **asdict(self.layout),
-            "state_bytes": self.state_bytes,
-            "activation_bytes": self.activation_bytes,
-        }
+            state_bytes=self.state_bytes,
+            activation_bytes=self.activation_bytes,
+        )
 
 
 def fixed_positions(num_parameters: int, *, gpu: bool) -> int:

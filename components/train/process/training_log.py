@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from components.contracts.summaries import LogEntry
 from components.errors import RatchetError
 from components.runtime.context import Context
 from components.storage import keys
@@ -29,17 +30,18 @@ class Recorder:
         self.events = SummaryWriter(str(folder), flush_secs=30)
         self.mlflow = _open_mlflow(context, run_id, task)
 
-    def step(self, step: int, entry: Mapping[str, Any], tokens_per_second: float) -> None:
+    def step(self, entry: LogEntry, tokens_per_second: float) -> None:
         """Record an entry of the training log, with speed and memory, which no receipt may hold."""
         numbers = {
-            name: float(value) for name, value in entry.items() if isinstance(value, int | float)
+            name: float(value)
+            for name, value in entry
+            if name != "step" and isinstance(value, int | float)
         }
-        numbers.pop("step", None)
         numbers |= {"tokens_per_second": tokens_per_second, "memory_gib": _memory_bytes() / 2**30}
         for name, value in numbers.items():
-            self.events.add_scalar(f"train/{name}", value, step)
+            self.events.add_scalar(f"train/{name}", value, entry.step)
         if self.mlflow is not None:
-            self.mlflow.log(numbers, step)
+            self.mlflow.log(numbers, entry.step)
 
     def save(self) -> None:
         """Copy the events to the store, below runs/<run>/tensorboard/<task>/."""

@@ -4,6 +4,7 @@ the candidate."""
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -16,7 +17,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from components.contracts.rows import Conversation, TrainingRow, read_rows
+from components.contracts import artifacts
+from components.contracts.rows import Conversation, TrainingRow, read_rows, write_rows
+from components.contracts.summaries.train import TrainingOutcome
 from components.errors import Corrupt, RatchetError
 from components.modeling.encoding import Codec, load_codec
 from components.modeling.likelihood import CompletionLoss, EncodedRow, mean_loss
@@ -25,7 +28,7 @@ from components.runtime.context import Context, make_context
 from components.train.process import deepspeed_engine as ds
 from components.train.process.checkpoints import Checkpoints, Found
 from components.train.process.interpolate import choose_share
-from components.train.process.job import Job, Stage
+from components.train.process.job import Costs, Job, Measured, Stage
 from components.train.process.loop import Loop, Track
 from components.train.process.objective import Objective
 from components.train.process.packing import keeps_rows_apart
@@ -146,7 +149,7 @@ def _train(job: Job, context: Context, device: torch.device, begun: float) -> No
         exported = export(
             job, {name.removeprefix("model."): value for name, value in weights.items()}, material
         )
-        costs = {"compute_seconds": compute_seconds, "startup_seconds": started - begun}
+        costs = Costs(compute_seconds=compute_seconds, startup_seconds=started - begun)
         _write(job, loop.track, estimate, optimizer, exported, material, costs)
     dist.barrier()
     checkpoints.close()
@@ -216,7 +219,7 @@ def _preflight(job: Job, context: Context, material: Material, model: Any, size:
         for stage, rows in material.stages
     )
     if dist.get_rank() == 0:
-        (job.output / "layout.json").write_text(json.dumps(estimate.as_json()))
+        (job.output / "layout.json").write_text(estimate.chosen.model_dump_json())
         announce(context, estimate, loss, share, seconds_per_token, tokens // dist.get_world_size())
     return estimate
 
@@ -285,7 +288,8 @@ class Exported:
 
     share: float | None = None
     """Of the trained model, where it was interpolated with the base."""
-    losses: dict[float, float] | None = None
+    losses: dict[str, float] | None = None
+    """Such a share → dev loss."""
 
 
 def export(job: Job, weights: Mapping[str, Tensor], material: Material) -> Exported:
@@ -327,7 +331,8 @@ def _interpolate(job: Job, clean: Any, material: Material) -> Exported:
     }  # loss_of overwrites the model's
     chosen = choose_share(load_model(job.base).state_dict(), trained, loss_of)
     clean.load_state_dict(chosen.weights)
-    return Exported(chosen.share, chosen.losses)
+    losses = {str(share): value for share, value in chosen.losses.items() if math.isfinite(value)}
+    return Exported(chosen.share, losses)
 
 
 def _export_merged(job: Job, weights: Mapping[str, Tensor], codec: Codec) -> None:
@@ -362,36 +367,35 @@ def _write(
     optimizer: str,
     exported: Exported,
     material: Material,
-    costs: dict[str, float],
+    costs: Costs,
 ) -> None:
-    with (job.output / "log.jsonl").open("w", encoding="utf-8") as file:
-        for entry in track.log:
-            file.write(json.dumps(entry) + "\n")
-    losses = [entry["loss"] for entry in track.log if entry["loss"] is not None]
+    write_rows(job.output / artifacts.LOG, track.log)
+    losses = [entry.loss for entry in track.log if entry.loss is not None]
     tail = losses[-max(1, len(losses) // 10) :]
     dev_losses = [loss for _, loss in track.dev_losses]
-    summary = {
-        "steps": len(track.log),
-        "best_step": track.best_step or len(track.log),
-        "first_loss": losses[0],
-        "final_loss": sum(tail) / len(tail),
-        "first_dev_loss": dev_losses[0] if dev_losses else None,
-        "best_dev_loss": min(dev_losses) if dev_losses else None,
-        "final_dev_loss": dev_losses[-1] if dev_losses else None,
-        "stopped_early": track.stopped_early,
-        "tokens_trained": track.tokens,
-        "skipped_steps": track.dropped,
-        "padding_share": 1 - track.tokens / track.positions,
-        "num_processes": dist.get_world_size(),
-        "end_of_text_share": end_of_text_share(
+    summary = TrainingOutcome(
+        steps=len(track.log),
+        best_step=track.best_step or len(track.log),
+        first_loss=losses[0],
+        final_loss=sum(tail) / len(tail),
+        first_dev_loss=dev_losses[0] if dev_losses else None,
+        best_dev_loss=min(dev_losses) if dev_losses else None,
+        final_dev_loss=dev_losses[-1] if dev_losses else None,
+        stopped_early=track.stopped_early,
+        tokens_trained=track.tokens,
+        skipped_steps=track.dropped,
+        padding_share=1 - track.tokens / track.positions,
+        num_processes=dist.get_world_size(),
+        end_of_text_share=end_of_text_share(
             job.output / "model", job.system_prompt, material.prompts, job.max_new_tokens
         ),
-        "interpolation_share": exported.share,
-        "interpolation_losses": exported.losses,
-        "layout": estimate.as_json(),
-        "optimizer": optimizer,
-    }
-    (job.output / "measured.json").write_text(json.dumps({"summary": summary, "costs": costs}))
+        interpolation_share=exported.share,
+        interpolation_losses=exported.losses,
+        layout=estimate.chosen,
+        optimizer=optimizer,
+    )
+    measured = Measured(summary=summary, costs=costs)
+    (job.output / "measured.json").write_text(measured.model_dump_json(), encoding="utf-8")
 
 
 def main() -> None:

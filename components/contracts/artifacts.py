@@ -1,0 +1,45 @@
+"""Names of the files in receipts, each in one place."""
+
+from __future__ import annotations
+
+from typing import Final
+
+# Of start and decide.
+RECIPE: Final = "recipe.json"
+STATE: Final = "state.json"
+CARD: Final = "card.md"
+
+# Of prepare; the splits are below `splits/`.
+REJECTED: Final = "rejected.jsonl"
+
+# Of generate: with hints also the prompts (as they are without it) and samples with a hint.
+PROMPTS: Final = "prompts.jsonl"
+SAMPLES: Final = "samples.jsonl"
+HINTED_PREFIX: Final = "hinted_"
+HINTED_PROMPTS: Final = "hinted_prompts.jsonl"
+HINTED_SAMPLES: Final = "hinted_samples.jsonl"
+
+# Of select, and of the first mix, which prepare writes.
+ACCEPTED: Final = "accepted.jsonl"
+DROPPED: Final = "dropped.jsonl"
+MIX: Final = "mix.jsonl"
+TOO_HARD: Final = "too_hard.jsonl"
+
+# Of train, beside the checkpoint's folder.
+LOG: Final = "log.jsonl"
+CHECKPOINT_CONFIG: Final = "config.json"
+
+# Of evaluate; below `champion/` the same of the champion.
+RESULTS: Final = "results.jsonl"
+RETENTION: Final = "retention.jsonl"
+DRAWN: Final = "samples.jsonl"
+CHAMPION: Final = "champion"
+
+# Of publish, beside the model's own files.
+METRICS: Final = "metrics.json"
+MODEL_CARD: Final = "README.md"
+
+
+def split_file(split: str) -> str:
+    """The file of a split in a prepare receipt."""
+    return f"splits/{split}.jsonl"

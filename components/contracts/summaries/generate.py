@@ -1,0 +1,59 @@
+"""Summary of one shard of samples."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from components.contracts.summaries.summary import Part, Summary
+
+
+class SampleCounts(Part):
+    """Counts over some samples."""
+
+    prompts: int
+    generated: int
+    """Samples."""
+    tokens: int
+    """Tokens of all samples."""
+    finished_share: float
+    """Share of the samples that the model itself ended, 0 to 1; 0 without samples."""
+    truncated: int
+    """Samples that `max_new_tokens` cut off."""
+    distinct_answers: int
+    """Pairs of prompt and text that differ."""
+
+
+class EngineFacts(Part):
+    """What an engine tells of the way prompts are put and answers end."""
+
+    stop_tokens: tuple[int, ...] | None = None
+    """Ids of the tokens that end an answer; None where an endpoint decides."""
+    chat_template: str | None = None
+    """First 16 hex digits of SHA-256 over the chat template; None without one."""
+    model: str | None = None
+    """The model's name at an endpoint; None for a checkpoint."""
+
+
+class GenerateSummary(Summary, SampleCounts, EngineFacts):
+    """What one shard sampled without hints, and how."""
+
+    written_by: ClassVar[tuple[str, ...]] = ("generate",)
+    round: int
+    shard: int
+    """0 … shards - 1."""
+    shards: int
+    temperature: float
+    level: int
+    """Length of the prompts on a ladder; 0 without one."""
+    champion: str
+    """Ref of the train receipt that was sampled from."""
+    engine: str
+    """`transformers`, `vllm` or `openai`."""
+    engine_reason: str
+    """Why this engine."""
+    batches: int
+    """Batches of this shard, without those of hinted prompts."""
+    batch_size: int
+    """Samples a batch, as the recipe says."""
+    hinted: SampleCounts | None = None
+    """The same of samples with a hint; None if the recipe asks for none."""

@@ -1,0 +1,35 @@
+"""Summaries of what prepare writes: data and base model, and the start of a campaign."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from components.contracts.summaries.summary import Summary
+
+
+class PrepareSummary(Summary):
+    """What the base model and the splits are."""
+
+    written_by: ClassVar[tuple[str, ...]] = ("prepare",)
+    counts: dict[str, int]
+    """Split → rows."""
+    rejected: dict[str, int]
+    """Reason → rows that no split holds."""
+    parameters: int
+    """Of the base model."""
+    base_digest: str
+    """SHA-256 over the weights of the base model."""
+    dtype: str
+    """Type of the weights of the base model as it came, in which a model is published."""
+    positions: int | None
+    """Positions that the base model has; None where any length will do."""
+
+
+class StartSummary(PrepareSummary):
+    """The same, and how this run begins."""
+
+    written_by: ClassVar[tuple[str, ...]] = ("start",)
+    fresh: bool
+    """False if the run goes on from the state of an earlier one, so that round 0 is skipped."""
+    first_mix: str
+    """Ref of the mix that the first training learns from."""

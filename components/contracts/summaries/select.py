@@ -1,0 +1,163 @@
+"""Summary of a training mix: what became of a round's samples, and what is trained on."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from components.contracts.summaries.summary import Part, Summary
+
+
+class FilterCounts(Part):
+    """Samples that one filter saw."""
+
+    given: int
+    kept: int
+
+
+class FilterQuality(Part):
+    """How well filters did on audit samples. Each prompt counts once, by its share of right
+    samples."""
+
+    given: int
+    """Audit samples."""
+    kept: int
+    prompts_kept: int
+    """Prompts with a kept sample."""
+    precision: float | None
+    """Share of right samples among the kept ones; None if nothing is kept."""
+    precision_low: float
+    """Lower one-sided 95 % bound of the precision (Clopper–Pearson)."""
+    recall: float | None
+    """Share of the right samples that is kept; None if no sample is right."""
+    kept_share: float
+    """Share of the given samples that is kept."""
+
+
+class FilterAudit(Part):
+    """The filters of a round, measured on prompts whose answers are known."""
+
+    prompts: int
+    samples: int
+    model_accuracy: float
+    """Share of right samples before any filter, 0 to 1."""
+    filters: dict[str, FilterQuality]
+    """Name → what this filter made of what the one before it kept."""
+    all: FilterQuality
+    """All filters together."""
+    teaches_errors: tuple[str, ...]
+    """Filters that chose, if what they keep is not proved to be righter than the model (2510.16657);
+    else none."""
+
+
+class PromptKind(Part):
+    """Prompts with the same tags."""
+
+    tags: dict[str, str]
+    prompts: int
+
+
+class Votes(Part):
+    """How far the samples of each prompt agree, and what the verifier says of the majority.
+
+    Counted over the prompts of the pool whose text is as long as validation prompts are, and whose
+    samples came as far as the verifier. Two samples agree if their normalised answers are equal,
+    however they are worded.
+    """
+
+    prompts: int
+    agreement: float
+    """Mean share of a prompt's samples that give its most frequent answer, 0 to 1 (2210.11610)."""
+    prompts_passed: int
+    """Prompts whose most frequent answer the verifier accepts."""
+    passed_agreement: float | None
+    """Agreement on these prompts; None without any."""
+    refused_agreement: float | None
+    """Agreement on the other prompts; None without any."""
+    minority: int
+    """Samples that came to the verifier and do not give the most frequent answer."""
+    minority_passed: int
+    """Those of them that the verifier accepts."""
+    accepted: int
+    """Samples that no filter refused for what they say; repetitions of others are among them."""
+    disputed: int
+    """Those of them that do not give the most frequent answer."""
+    kinds: tuple[PromptKind, ...]
+    """The prompts by their tags, as far as validation prompts have the same tags."""
+
+
+class HintedCounts(Part):
+    """What became of the samples with a hint."""
+
+    prompts: int
+    """Prompts that were asked with a hint."""
+    generated: int
+    accepted: int
+    dropped: dict[str, int]
+    """Reason → samples."""
+    filters: dict[str, FilterCounts]
+    prompts_accepted: int
+    """Prompts with an accepted sample."""
+
+
+class HintPool(Part):
+    """The prompts that wait for a hint."""
+
+    found: int
+    """Prompts that were too hard in this round."""
+    answered: int
+    """Prompts that left the pool because a sample was right."""
+    waiting: int
+    """Prompts in the pool after this round."""
+
+
+class SelectSummary(Summary):
+    """What a round trains on. The mix that prepare writes for the first training has no samples."""
+
+    written_by: ClassVar[tuple[str, ...]] = ("select", "mix")
+    round: int
+    shards: tuple[str, ...] = ()
+    """Refs of the generate receipts, in the order of the shards."""
+    generated: int = 0
+    """Samples without a hint, those of audit prompts apart."""
+    accepted: int = 0
+    acceptance: float | None = None
+    """Share of the samples that is accepted; None without samples."""
+    dropped: dict[str, int] = Field(default_factory=dict)
+    """Reason → samples."""
+    filters: dict[str, FilterCounts] = Field(default_factory=dict)
+    """Name → samples that this filter saw."""
+    prompts: int = 0
+    prompts_accepted: int = 0
+    """Prompts with an accepted sample."""
+    audit_samples: int = 0
+    distinct_share: float | None = None
+    """Share of the samples whose text differs from the prompt's earlier ones; None without samples.
+    """
+    mean_answer_tokens: float | None = None
+    """Tokens a sample; None without samples."""
+    tokens_sampled: int = 0
+    """Tokens of everything that generate drew for this round: audit prompts and hints too."""
+    finished_share: float | None = None
+    """Share of the samples without a hint that the model itself ended; None without samples."""
+    labelled_rows: int
+    """Labelled rows of the mix."""
+    self_rows: int = 0
+    """Rows of the mix that the model made, in this round or before."""
+    older_left_out: dict[str, int] = Field(default_factory=dict)
+    """Reason → accepted rows of earlier rounds that are not in the mix."""
+    bias: dict[str, float] = Field(default_factory=dict)
+    """Attribute → Jensen–Shannon distance of accepted and labelled rows, 0 (alike) to 1."""
+    votes: Votes | None = None
+    """None if no prompt could be counted."""
+    audit: FilterAudit | None = None
+    """None without audit samples."""
+    teaches_errors: tuple[str, ...] = ()
+    """Filters by which this round would teach errors: those of the audit (2510.16657)."""
+    why_blocked: str | None = None
+    """The numbers behind it, in a sentence; None if no error is taught."""
+    hinted: HintedCounts | None = None
+    """None if the recipe asks for no hints."""
+    too_hard: HintPool | None = None
+    """None if the recipe asks for no hints."""
