@@ -37,3 +37,8 @@ class Transient(RatchetError):
     Exit 75."""
 
     exit_code = 75
+
+
+def one_line(error: BaseException, max_characters: int = 200) -> str:
+    """Return the message of an error on one line, or the name of its type if it has none."""
+    return " ".join(str(error).split())[:max_characters] or type(error).__name__

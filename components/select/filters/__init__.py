@@ -1,9 +1,8 @@
-"""The filters over samples, in the order they work: each gives back what it keeps and what it
-drops, with a reason.
+"""The filters over samples, in order: each splits a block into passed and dropped samples.
 
-A module has one function, or a few for filters that belong together, `(rules, remaining) -> Filter
-| None`; None: the recipe does not ask for it. Filters that must see all samples before they can
-decide on one begin a pass of their own.
+A module has one function for each of its filters: `(rules, remaining) -> Filter | None`. It returns
+None if the recipe does not ask for the filter. A filter that must see all samples before it can
+decide on one calls `remaining`, and stands in a later pass than the filters it relies on.
 """
 
 from __future__ import annotations
@@ -31,12 +30,13 @@ from components.select.scored_samples import Filter, Remaining
 
 @dataclass(frozen=True)
 class Entry:
-    """One filter of the account."""
+    """A filter and its name in the account."""
 
     name: str
     filter_of: Callable[[Rules, Remaining], Filter | None]
+    """Returns the filter, or None if the recipe does not ask for it."""
     checks_quality: bool = True
-    """Whether it means to keep right answers: then the audit measures how well it does."""
+    """True for a filter that aims at right answers: the audit measures its precision."""
 
 
 PASSES: tuple[tuple[Entry, ...], ...] = (
@@ -65,5 +65,4 @@ PASSES: tuple[tuple[Entry, ...], ...] = (
     ),
     (Entry("diversity", diversity.filter_of, checks_quality=False),),
 )
-"""Cheap and certain ones first; what costs a model's forward pass sees only rows that are worth it.
-"""
+"""Cheap and certain filters come first, so that those which run a model see the fewest rows."""
