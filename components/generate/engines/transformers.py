@@ -17,11 +17,16 @@ if TYPE_CHECKING:
 
 
 class TransformersEngine:
-    """Loads the checkpoint with the first batch; a shard that only reads what it had sampled loads
-    none."""
+    """An engine that loads its checkpoint with the first batch.
+
+    A shard that only reads its saved batches loads none.
+    """
 
     def __init__(self, context: Context, campaign: Campaign, folder: Path) -> None:
-        self._context, self._campaign, self._folder = context, campaign, folder
+        """`folder` holds a checkpoint with its tokenizer."""
+        self._context = context
+        self._campaign = campaign
+        self._folder = folder
         self._answerer: Any = None
 
     @property
@@ -33,20 +38,21 @@ class TransformersEngine:
         return about_codec(Codec(load_tokenizer(self._folder)))
 
     def answer(self, asks: Sequence[Ask], on_answers: Callable[[int], None]) -> list[Sample]:
-        """Samples of one batch; halved, and said in a note, where memory does not suffice."""
-        answerer = self._answerer = self._answerer or self._load()
-        own: dict[str, list[Ask]] = {}
+        """Return one sample per ask. Where memory does not suffice, the batch is halved: a note."""
+        self._answerer = self._answerer or self._load()
+        asks_by_prompt: dict[str, list[Ask]] = {}
         for ask in asks:
-            own.setdefault(ask.prompt.id, []).append(ask)
-        prompts, seeds = (
-            [few[0].prompt for few in own.values()],
-            [[ask.seed for ask in few] for few in own.values()],
-        )
-        found = answerer.answer(prompts, seeds, lambda done, rate: on_answers(done))
-        self._context.costs["sampling_batch_size"] = answerer.batch_size
+            asks_by_prompt.setdefault(ask.prompt.id, []).append(ask)
+        prompts = [prompt_asks[0].prompt for prompt_asks in asks_by_prompt.values()]
+        seeds = [[ask.seed for ask in prompt_asks] for prompt_asks in asks_by_prompt.values()]
+        samples = self._answerer.answer(prompts, seeds, lambda done, rate: on_answers(done))
+        self._context.costs["sampling_batch_size"] = self._answerer.batch_size
+        # The answerer numbers the samples of a prompt from 0; an ask may have a later index.
         return [
-            sample.model_copy(update={"index": own[sample.prompt_id][sample.index].index})
-            for sample in found
+            sample.model_copy(
+                update={"index": asks_by_prompt[sample.prompt_id][sample.index].index}
+            )
+            for sample in samples
         ]
 
     def _load(self) -> Any:
@@ -60,7 +66,7 @@ class TransformersEngine:
 
 
 def sampling_of(campaign: Campaign) -> Sampling:
-    """How this round's tokens are drawn."""
+    """Return the sampling settings of this round."""
     from components.modeling.inference.sampling import Sampling
 
     section = campaign.recipe.generate
@@ -74,7 +80,7 @@ def sampling_of(campaign: Campaign) -> Sampling:
 
 
 def about_codec(codec: Any) -> dict[str, Any]:
-    """What a receipt tells of the way prompts are put and answers end."""
+    """Return the end tokens and a digest of the chat template, empty without one."""
     template = codec.tokenizer.chat_template or ""
     digest = hashlib.sha256(template.encode()).hexdigest()[:16] if template else ""
     return {"stop_tokens": list(codec.end_ids), "chat_template": digest}
