@@ -1,4 +1,4 @@
-"""Ask one model everything that evaluate asks: answers, samples, likelihood of human text, classes."""
+"""Measurements of one model: answers, samples, likelihood of human text, classes."""
 
 from __future__ import annotations
 
@@ -24,25 +24,31 @@ MAX_LABELS = 64
 """With more different labels, choosing by likelihood costs too much and is no classification."""
 _TEXT_BATCH = 32
 _LABEL_BATCH = 64
+_HARNESS_BATCH = 16
 _LARGEST_ERROR = 1e100
+"""An answer that is farther off counts as no number."""
 _SPLITS_READ = ("validation", "test", "retention", "dev", "train")
 
 
 @dataclass(frozen=True)
 class Questions:
-    """What every model is asked: prompts of the two splits, human texts, labels to choose from."""
+    """Everything that a model is measured on, the same for every model of a campaign."""
 
     prompts: list[Prompt]
+    """Prompts of the validation and the test split."""
     splits: list[Literal["validation", "test"]]
-    """Of each prompt."""
+    """Split of each prompt."""
     texts: list[TrainingRow]
+    """Human texts for perplexity."""
     text_split: Literal["retention", "dev"]
+    """Split of the texts."""
     labels: list[str]
+    """Classes to choose from; empty without text-and-label rows."""
     skipped: dict[str, str] = field(default_factory=dict)
-    """What cannot be measured → why."""
+    """Measurement that cannot be made → reason."""
 
     @property
-    def tested(self) -> list[Prompt]:
+    def test_prompts(self) -> list[Prompt]:
         """Prompts of the test split."""
         return [
             prompt
@@ -53,54 +59,68 @@ class Questions:
 
 @dataclass(frozen=True)
 class Account:
-    """What is told of a measurement beside its rows."""
+    """Numbers of a measurement beside its rows."""
 
     tokens: int
+    """Sampled tokens."""
     generation_verification: dict[str, Any] | None
+    """See `generation_verification`."""
     harness: dict[str, dict[str, float]]
+    """lm-eval's task → metric → value."""
     skipped: dict[str, str]
+    """Measurement that was not made, or not on all rows → reason."""
 
 
 def conditions(context: Context, campaign: Campaign, settings: dict[str, Any]) -> dict[str, Any]:
-    """All that a measurement depends on beside the model's weights: prompts, code, settings, seed,
-    libraries, device.
+    """Return everything that a measurement depends on beside the model's weights.
 
-    Two measurements of equal weights under equal conditions are the same work; everything else is
-    measured anew.
+    Two measurements of equal weights under equal conditions are the same work.
+
+    Args:
+        context: Number of threads.
+        campaign: Data and seed of the campaign.
+        settings: The part of the recipe that the results depend on.
     """
     import torch
     import transformers
 
-    gpu = torch.cuda.is_available()
-    kept = {f"splits/{split}.jsonl" for split in _SPLITS_READ}
+    has_gpu = torch.cuda.is_available()
+    split_files = {f"splits/{split}.jsonl" for split in _SPLITS_READ}
+    objects = campaign.prepared.objects
     return {
-        "prompts": {
-            name: ref.sha256 for name, ref in campaign.prepared.objects.items() if name in kept
-        },
+        "prompts": {name: ref.sha256 for name, ref in objects.items() if name in split_files},
         "code": code_digest("evaluate"),
         "settings": settings,
         "seed": campaign.recipe.seed,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "threads": context.threads,
-        "device": torch.cuda.get_device_name() if gpu else torch.backends.cpu.get_cpu_capability(),
+        "device": torch.cuda.get_device_name()
+        if has_gpu
+        else torch.backends.cpu.get_cpu_capability(),
     }
 
 
 def measurement_key(train: Receipt, under: dict[str, Any]) -> str:
-    """The content address of measuring the model of a train receipt under some conditions."""
+    """Return the content address of a measurement.
+
+    Args:
+        train: Receipt of the model.
+        under: `conditions` of the measurement.
+    """
     weights = {name: ref.sha256 for name, ref in train.objects.items() if name.startswith("model/")}
     return digest_of({"model": weights, **under})
 
 
 def read_questions(context: Context, campaign: Campaign) -> Questions:
-    """The held-out data of a campaign."""
+    """Return the questions of a campaign, read from its splits."""
     prompts: list[Prompt] = []
     splits: list[Literal["validation", "test"]] = []
     for split in SPLITS:
-        own = list(read_rows(fetch(context, campaign.prepared, f"splits/{split}.jsonl"), Prompt))
-        prompts += own
-        splits += ["validation" if split == "validation" else "test"] * len(own)
+        path = fetch(context, campaign.prepared, f"splits/{split}.jsonl")
+        split_prompts = list(read_rows(path, Prompt))
+        prompts += split_prompts
+        splits += ["validation" if split == "validation" else "test"] * len(split_prompts)
     texts, text_split = _texts(context, campaign)
     labels, skipped = _labels(context, campaign, prompts)
     return Questions(prompts, splits, texts, text_split, labels, skipped)
@@ -109,8 +129,15 @@ def read_questions(context: Context, campaign: Campaign) -> Questions:
 def measure(
     context: Context, campaign: Campaign, train: Receipt, questions: Questions, *, harness: bool
 ) -> tuple[Measured, Account]:
-    """Everything about the model of a train receipt; with lm-eval's tasks if `harness` and the
-    recipe asks for them."""
+    """Measure the model of a train receipt; return its rows and the other numbers.
+
+    Args:
+        context: Store, clock and number of threads.
+        campaign: Recipe of the campaign.
+        train: Receipt of the model.
+        questions: What the model is measured on.
+        harness: Run lm-eval's tasks too, if the recipe asks for them.
+    """
     import torch
 
     from components.modeling.inference.answers import load_for_answers
@@ -121,60 +148,58 @@ def measure(
     try:
         model, codec = load_for_answers(folder, campaign.recipe.model.system_prompt)
         answers = _greedy(context, campaign, model, codec, questions.prompts)
-        samples = _samples(context, campaign, model, codec, questions.tested)
-        begun = context.clock()
-        verdicts = _verdicts(questions.tested, samples)
+        samples = _samples(context, campaign, model, codec, questions.test_prompts)
+        # Sampling charges its own seconds.
+        begin = context.clock()
+        verdicts = _verdicts(questions.test_prompts, samples)
         classes = _classes(model, codec, questions)
         results = _results(questions, answers, samples, verdicts, classes)
         texts, skipped = _text_results(campaign, model, codec, questions)
-        told = (
-            run_harness(
-                context,
-                section.harness,
-                folder_of(section.harness, context),
-                model,
-                codec.tokenizer,
-                16,
+        metrics: dict[str, dict[str, float]] = {}
+        if harness and section.harness is not None:
+            tasks_folder = folder_of(section.harness, context)
+            metrics = run_harness(
+                context, section.harness, tasks_folder, model, codec.tokenizer, _HARNESS_BATCH
             )
-            if harness and section.harness is not None
-            else {}
-        )
-        context.charge("compute_seconds", context.clock() - begun)
+        context.charge("compute_seconds", context.clock() - begin)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return Measured(results, texts, samples), Account(
-        tokens=sum(item.num_tokens for item in (*answers, *samples)),
-        generation_verification=generation_verification(questions.tested, samples, verdicts),
-        harness=told,
+    account = Account(
+        tokens=sum(sample.num_tokens for sample in (*answers, *samples)),
+        generation_verification=generation_verification(questions.test_prompts, samples, verdicts),
+        harness=metrics,
         skipped={**questions.skipped, **skipped},
     )
+    return Measured(results, texts, samples), account
 
 
 def _texts(
     context: Context, campaign: Campaign
 ) -> tuple[list[TrainingRow], Literal["retention", "dev"]]:
-    """Human text for perplexity: the retention split, else dev rows."""
+    """Return (human texts for perplexity, their split): the retention split, else dev rows."""
     limit = campaign.recipe.evaluate.max_perplexity_rows
-    for split in ("retention", "dev"):
-        rows = list(
-            read_rows(fetch(context, campaign.prepared, f"splits/{split}.jsonl"), TrainingRow)
-        )
+    splits: tuple[Literal["retention", "dev"], ...] = ("retention", "dev")
+    for split in splits:
+        path = fetch(context, campaign.prepared, f"splits/{split}.jsonl")
+        rows = list(read_rows(path, TrainingRow))
         if rows:
-            return rows[:limit], "retention" if split == "retention" else "dev"
+            return rows[:limit], split
     return [], "dev"
 
 
 def _labels(
     context: Context, campaign: Campaign, prompts: Sequence[Prompt]
 ) -> tuple[list[str], dict[str, str]]:
-    """All classes of the data, in order; none unless there are prompts of text-and-label rows."""
-    asked = {label for prompt in prompts if (label := label_of(prompt))}
-    if not asked:
+    """Return (all classes of the data in alphabetical order, reason to skip classification).
+
+    There are none unless the prompts come from text-and-label rows.
+    """
+    prompt_labels = {label_of(prompt) for prompt in prompts} - {""}
+    if not prompt_labels:
         return [], {}
     rows = read_rows(fetch(context, campaign.prepared, "splits/train.jsonl"), TrainingRow)
-    labels = sorted(
-        asked | {row.tags["label"] for row in rows if row.tags.get("label") == row.completion}
-    )
+    train_labels = {row.tags["label"] for row in rows if row.tags.get("label") == row.completion}
+    labels = sorted(prompt_labels | train_labels)
     if len(labels) > MAX_LABELS:
         return [], {"classification": f"{len(labels)} labels, at most {MAX_LABELS}"}
     if len(labels) < 2:
@@ -183,7 +208,7 @@ def _labels(
 
 
 def label_of(prompt: Prompt) -> str:
-    """The right class of a prompt that people brought as text and label; empty for any other."""
+    """Return the right class of a prompt made from a text and its label; empty for any other."""
     label = prompt.tags.get("label", "")
     return label if label and label == prompt.reference.get("answer") else ""
 
@@ -196,31 +221,34 @@ def _greedy(
 
     recipe = campaign.recipe
     greedy = Sampling(0.0, 0, 1.0, recipe.generate.max_new_tokens, recipe.evaluate.batch_size)
-    return sample_all(context, model, codec, prompts, [[0]] * len(prompts), greedy)
+    seeds = [[0]] * len(prompts)
+    return sample_all(context, model, codec, prompts, seeds, greedy)
 
 
 def _samples(
     context: Context, campaign: Campaign, model: Any, codec: Any, prompts: Sequence[Prompt]
 ) -> list[Sample]:
-    """For pass@k. The seeds do not depend on the round: every model is asked with the same dice."""
+    """Return the samples for pass@k: `pass_k` of each prompt."""
     from components.modeling.inference.answers import sample_all
     from components.modeling.inference.sampler import Sampling
 
-    recipe, section = campaign.recipe, campaign.recipe.evaluate
+    recipe = campaign.recipe
+    section = recipe.evaluate
     if not section.pass_k:
         return []
-    drawn = Sampling(
+    sampling = Sampling(
         section.temperature,
         recipe.generate.top_k,
         1.0,
         recipe.generate.max_new_tokens,
         section.batch_size,
     )
+    # The round is not part of the seed: every model samples with the same random numbers.
     seeds = [
         [derived_seed(recipe.seed, "pass", prompt.id, index) for index in range(section.pass_k)]
         for prompt in prompts
     ]
-    return sample_all(context, model, codec, prompts, seeds, drawn)
+    return sample_all(context, model, codec, prompts, seeds, sampling)
 
 
 def _verdicts(prompts: Sequence[Prompt], samples: Sequence[Sample]) -> list[bool]:
@@ -229,16 +257,16 @@ def _verdicts(prompts: Sequence[Prompt], samples: Sequence[Sample]) -> list[bool
 
 
 def _classes(model: Any, codec: Any, questions: Questions) -> dict[str, str]:
-    """Prompt id → the class that the model finds most likely."""
+    """Return prompt id → the class that the model finds most likely."""
     from components.modeling.scoring import likeliest_labels
 
-    asked = [prompt for prompt in questions.prompts if label_of(prompt)]
-    if not questions.labels or not asked:
+    labelled = [prompt for prompt in questions.prompts if label_of(prompt)]
+    if not questions.labels or not labelled:
         return {}
     chosen = likeliest_labels(
-        model, codec, [prompt.text for prompt in asked], questions.labels, _LABEL_BATCH
+        model, codec, [prompt.text for prompt in labelled], questions.labels, _LABEL_BATCH
     )
-    return {prompt.id: label for prompt, label in zip(asked, chosen, strict=True)}
+    return {prompt.id: label for prompt, label in zip(labelled, chosen, strict=True)}
 
 
 def _results(
@@ -248,9 +276,10 @@ def _results(
     verdicts: Sequence[bool],
     classes: dict[str, str],
 ) -> list[Result]:
-    drawn: dict[str, list[bool]] = defaultdict(list)
+    """Return one row per prompt; all lists are in the order of the prompts or of the samples."""
+    verdicts_by_prompt: dict[str, list[bool]] = defaultdict(list)
     for sample, right in zip(samples, verdicts, strict=True):
-        drawn[sample.prompt_id].append(right)
+        verdicts_by_prompt[sample.prompt_id].append(right)
     return [
         Result(
             prompt_id=prompt.id,
@@ -259,8 +288,8 @@ def _results(
             text=answer.text,
             finished=answer.finished,
             num_tokens=answer.num_tokens,
-            num_samples=len(drawn.get(prompt.id, ())),
-            num_correct=sum(drawn.get(prompt.id, ())),
+            num_samples=len(verdicts_by_prompt.get(prompt.id, ())),
+            num_correct=sum(verdicts_by_prompt.get(prompt.id, ())),
             tags=prompt.tags,
             predicted=classes.get(prompt.id, ""),
             label=label_of(prompt),
@@ -272,46 +301,58 @@ def _results(
 
 
 def error_of(prompt: Prompt, text: str) -> float | None:
-    """Answer minus reference of a numeric prompt, 50% being 0.5; None without a number or with an
-    absurd one."""
+    """Return answer minus reference of a numeric prompt; None if the answer holds no number.
+
+    50% counts as 0.5.
+    """
     if prompt.verifier != "numeric":
         return None
-    given, wanted = (_value(one) for one in (text, str(prompt.reference.get("answer", ""))))
-    if given is None or wanted is None or abs(given - wanted) > _LARGEST_ERROR:
+    answer = _value(text)
+    reference = _value(str(prompt.reference.get("answer", "")))
+    if answer is None or reference is None or abs(answer - reference) > _LARGEST_ERROR:
         return None
-    return float(given - wanted)
+    return float(answer - reference)
 
 
 def _value(text: str) -> Fraction | None:
-    found = final_number(text)
-    return None if found is None else found[0] / 100 if found[1] else found[0]
+    number = final_number(text)
+    if number is None:
+        return None
+    value, is_percentage = number
+    return value / 100 if is_percentage else value
 
 
 def _text_results(
     campaign: Campaign, model: Any, codec: Any, questions: Questions
 ) -> tuple[list[TextResult], dict[str, str]]:
-    """Scores of the human texts, cut at the training length; a prompt that fills it leaves nothing
-    to score."""
+    """Return (likelihoods of the human texts, reason for those that are skipped).
+
+    Texts are cut at the training length; a prompt that fills it leaves nothing to score.
+    """
     from components.modeling.likelihood import EncodedRow
     from components.modeling.scoring import score_rows
 
     limit = campaign.recipe.train.max_length
     encoded = [codec.row_ids(row.prompt, row.completion) for row in questions.texts]
-    kept = [place for place, (ids, masked) in enumerate(encoded) if masked < min(len(ids), limit)]
-    rows = [EncodedRow(encoded[place][0][:limit], encoded[place][1]) for place in kept]
-    scores = score_rows(model, rows, codec.pad_id, _TEXT_BATCH)
+    texts: list[TrainingRow] = []
+    encoded_rows: list[EncodedRow] = []
+    for text, (ids, num_masked) in zip(questions.texts, encoded, strict=True):
+        if num_masked < min(len(ids), limit):
+            texts.append(text)
+            encoded_rows.append(EncodedRow(ids[:limit], num_masked))
+    scores = score_rows(model, encoded_rows, codec.pad_id, _TEXT_BATCH)
     results = [
         TextResult(
-            id=questions.texts[place].id,
+            id=text.id,
             split=questions.text_split,
             loss=score.loss / score.num_tokens,
             num_tokens=score.num_tokens,
             num_right=score.num_right,
-            tags=questions.texts[place].tags,
+            tags=text.tags,
         )
-        for place, score in zip(kept, scores, strict=True)
+        for text, score in zip(texts, scores, strict=True)
     ]
-    lost = len(encoded) - len(kept)
-    return results, {
-        "texts": f"{lost} rows whose prompt is as long as train.max_length"
-    } if lost else {}
+    num_skipped = len(encoded) - len(texts)
+    if not num_skipped:
+        return results, {}
+    return results, {"texts": f"{num_skipped} rows whose prompt is as long as train.max_length"}
