@@ -1,5 +1,4 @@
-"""What speaks for and against a round, as rows of tables: filters and their audit, bias, alarms,
-signs of collapse."""
+"""Evidence for and against a round, as rows of tables: filters, audit, bias, alarms, collapse."""
 
 from __future__ import annotations
 
@@ -19,171 +18,171 @@ SIGNS = {
     "pass_at_k": "pass@k",
 }
 """Measures of collapse, each against round 0."""
+_EXTRA_TITLES = {"agreement": "samples agree", "audit": "right on audit"}
+"""Columns beside the measures of collapse."""
 SEVERITIES = {"blocks": "bad", "warnings": "warn"}
 """List of an evaluate summary → CSS class."""
 
 
 @dataclass(frozen=True)
 class FilterRow:
-    """What one filter kept, and how well it did on prompts whose answers are known; dashes where
-    that is unknown."""
+    """Counts of a filter, and its precision on audit prompts; dashes where that is unknown."""
 
     name: str
-    given: int
-    kept: int
+    samples_before: int
+    samples_after: int
     precision: str = "–"
     """With its lower 95 % bound."""
     recall: str = "–"
     kept_share: str = "–"
-    """Of the audit samples given to it."""
+    """Share of the audit samples that passed the filter."""
 
 
 def filter_rows(select: Mapping[str, Any]) -> list[FilterRow]:
-    """Every filter in the order they worked, then all together; empty without a selection."""
-    filters, audit = select.get("filters") or {}, select.get("audit") or {}
+    """Return a row for each filter in the order they worked, then one for all; empty in round 0."""
+    filters = select.get("filters") or {}
+    audit = select.get("audit") or {}
     if not filters:
         return []
-    audited = audit.get("filters") or {}
-    # A receipt's keys are in alphabetical order; each filter is given what the one before it kept.
+    audit_filters = audit.get("filters") or {}
+    # A receipt's keys are in alphabetical order; each filter gets what the one before it passed.
     in_order = sorted(filters.items(), key=lambda item: (-item[1]["given"], -item[1]["kept"]))
     rows = [
-        FilterRow(name, own["given"], own["kept"], *_audited(audited.get(name, {})))
-        for name, own in in_order
+        FilterRow(name, counts["given"], counts["kept"], *_audit_cells(audit_filters.get(name, {})))
+        for name, counts in in_order
     ]
-    return [
-        *rows,
-        FilterRow(
-            "all", select["generated"], select["accepted"], *_audited(audit.get("all") or {})
-        ),
-    ]
+    all_cells = _audit_cells(audit.get("all") or {})
+    return [*rows, FilterRow("all", select["generated"], select["accepted"], *all_cells)]
 
 
-def _audited(own: Mapping[str, Any]) -> tuple[str, ...]:
-    if not own:
+def _audit_cells(audit_counts: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return (precision, recall, kept share) of a filter; empty if it was not audited."""
+    if not audit_counts:
         return ()
-    sure = (
-        "nothing kept"
-        if own["precision"] is None
-        else f"{percent(own['precision'])} (≥ {100 * own['precision_low']:.1f})"
-    )
-    return sure, percent(own["recall"]), percent(own["yield"])
+    precision = "nothing kept"
+    if audit_counts["precision"] is not None:
+        low = 100 * audit_counts["precision_low"]
+        precision = f"{percent(audit_counts['precision'])} (≥ {low:.1f})"
+    return precision, percent(audit_counts["recall"]), percent(audit_counts["yield"])
 
 
 def audit_line(select: Mapping[str, Any]) -> str:
-    """What the filters are worth, in a sentence; empty without an audit split."""
+    """Return a sentence on the precision of all filters together; empty without an audit split."""
     audit = select.get("audit")
     if not audit:
         return ""
-    model, whole = percent(audit["model_accuracy"]), audit["all"]
-    begin = f"On {audit['samples']:,} samples of {audit['prompts']:,} audit prompts, {model} of them right, the filters"
-    if whole["precision"] is None:
-        return f"{begin} keep nothing."
+    overall = audit["all"]
+    subject = (
+        f"On {audit['samples']:,} samples of {audit['prompts']:,} audit prompts, "
+        f"{percent(audit['model_accuracy'])} of them right, the filters"
+    )
+    if overall["precision"] is None:
+        return f"{subject} keep nothing."
     return (
-        f"{begin} keep {percent(whole['yield'])}, of which {percent(whole['precision'])} are right (at least "
-        f"{percent(whole['precision_low'])} with 95 % confidence), and {percent(whole['recall'])} of the right ones."
+        f"{subject} keep {percent(overall['yield'])}, "
+        f"of which {percent(overall['precision'])} are right "
+        f"(at least {percent(overall['precision_low'])} with 95 % confidence), "
+        f"and {percent(overall['recall'])} of the right ones."
     )
 
 
 def hints_line(select: Mapping[str, Any]) -> str:
-    """What became of prompts that were too hard, in a sentence; empty without hints."""
+    """Return a sentence on the prompts that were too hard; empty without hints."""
     if "too_hard" not in select:
         return ""
-    hard, helped = select["too_hard"], select["hinted"]
+    too_hard, hinted = select["too_hard"], select["hinted"]
     return (
-        f"No sample answered {hard['found']:,} prompts right. With their answer as a hint, {helped['accepted']:,} of "
-        f"{helped['generated']:,} samples were accepted; {hard['waiting']:,} prompts wait for the next round."
+        f"No sample answered {too_hard['found']:,} prompts right. With their answer as a hint, "
+        f"{hinted['accepted']:,} of {hinted['generated']:,} samples were accepted; "
+        f"{too_hard['waiting']:,} prompts wait for the next round."
     )
 
 
 def bias_line(select: Mapping[str, Any]) -> str:
-    """How far accepted rows are from labelled ones, in a sentence; empty where nothing was
-    compared."""
+    """Return a sentence on the distance of accepted and labelled rows; empty if not measured."""
     distances = select.get("bias") or {}
-    told = ", ".join(f"{name} {value:.2f}" for name, value in distances.items())
-    return (
-        f"Accepted rows against labelled ones (0 alike, 1 nothing in common): {told}."
-        if told
-        else ""
-    )
+    if not distances:
+        return ""
+    values = ", ".join(f"{name} {value:.2f}" for name, value in distances.items())
+    return f"Accepted rows against labelled ones (0 alike, 1 nothing in common): {values}."
 
 
 def alarm_lines(record: RoundRecord, select: Mapping[str, Any]) -> list[str]:
-    """Sentences of all alarms that the verdict itself does not tell."""
-    why = str(select.get("why_blocked") or "")
-    told = [
-        *record.alarms,
-        *([why] if why and not any(why in alarm for alarm in record.alarms) else []),
-    ]
-    return [alarm for alarm in told if alarm not in record.why]
+    """Return the sentences of all alarms that the verdict's own sentence does not contain."""
+    alarms = list(record.alarms)
+    blocking_reason = str(select.get("why_blocked") or "")
+    # `decide` makes an alarm of the reason, with words around it.
+    if blocking_reason and not any(blocking_reason in alarm for alarm in alarms):
+        alarms.append(blocking_reason)
+    return [alarm for alarm in alarms if alarm not in record.why]
 
 
 @dataclass(frozen=True)
 class Sign:
-    """A cell of the table of collapse: text, and the class that colours it."""
+    """A cell of the table of collapse."""
 
     text: str
     severity: str = ""
-    """`bad` (blocks), `warn`, or nothing."""
+    """CSS class: `bad` (blocks), `warn`, or empty."""
 
 
 @dataclass(frozen=True)
 class CollapseTable:
-    """One row per round, newest last."""
+    """Measures of collapse, one row per round."""
 
     columns: tuple[str, ...]
     bounds: tuple[str, ...]
-    """What blocks, per column; empty where nothing does."""
+    """Blocking bound of each column; empty where nothing blocks."""
     rows: tuple[tuple[int, tuple[Sign, ...]], ...]
+    """(round, cells), the newest round last."""
 
 
 def collapse_table(rounds: Sequence[RoundView], recipe: Recipe | None) -> CollapseTable | None:
-    """Each round's measures against round 0, and beside them how sure the model is of itself and
-    how right it is on audit prompts: a loop without labels that agrees with itself more and is
-    right less is collapsing (2505.21444). None if no round has any."""
-    most = recipe.decide.max_perplexity_ratio if recipe else None
-    names = [
-        name for name in SIGNS if any(name in one.evaluate.get("collapse", {}) for one in rounds)
-    ]
+    """Return each round's measures against round 0; None if no round has any.
+
+    Beside them stand the agreement of samples and the accuracy on audit prompts: a loop without
+    labels that agrees with itself more and is right less is collapsing (2505.21444).
+
+    Args:
+        rounds: Rounds, the newest last.
+        recipe: Holds the bound of the perplexity; None if it could not be read.
+    """
+    max_ratio = recipe.decide.max_perplexity_ratio if recipe else None
+    newest: dict[str, Any] = {}
+    for round_view in rounds:
+        newest |= _measures(round_view)
+    signs = [name for name in SIGNS if name in newest]
     extras = [
         name
-        for name in ("agreement", "audit")
-        if any(_extra(name, one) is not None for one in rounds)
+        for name in _EXTRA_TITLES
+        if any(_extra(name, round_view) is not None for round_view in rounds)
     ]
-    if not names:
+    if not signs:
         return None
-    titles = {"agreement": "samples agree", "audit": "right on audit"}
-    measured = {name: _latest(name, rounds) for name in names}
+    rows = []
+    for round_view in rounds:
+        if round_view.record.round:
+            cells = [_sign(name, round_view, max_ratio) for name in signs]
+            cells += [Sign(percent(_extra(name, round_view))) for name in extras]
+            rows.append((round_view.record.round, tuple(cells)))
+    titles = [_title(name, newest[name]) for name in signs]
+    bounds = [_bound(name, newest[name], max_ratio) for name in signs]
     return CollapseTable(
-        columns=(
-            *(_title(name, measured[name]) for name in names),
-            *(titles[name] for name in extras),
-        ),
-        bounds=(*(_bound(name, measured[name], most) for name in names), *("" for _ in extras)),
-        rows=tuple(
-            (
-                one.record.round,
-                (
-                    *(_sign(name, one, most) for name in names),
-                    *(Sign(percent(_extra(name, one))) for name in extras),
-                ),
-            )
-            for one in rounds
-            if one.record.round
-        ),
+        columns=(*titles, *(_EXTRA_TITLES[name] for name in extras)),
+        bounds=(*bounds, *("" for _ in extras)),
+        rows=tuple(rows),
     )
 
 
-def _latest(name: str, rounds: Sequence[RoundView]) -> dict[str, Any]:
-    found = [
-        one.evaluate["collapse"][name] for one in rounds if name in one.evaluate.get("collapse", {})
-    ]
-    return dict(found[-1])
+def _measures(round_view: RoundView) -> dict[str, Any]:
+    """Return measure → values and bounds of a round; empty in round 0."""
+    return dict(round_view.evaluate.get("collapse", {}))
 
 
-def _extra(name: str, one: RoundView) -> float | None:
+def _extra(name: str, round_view: RoundView) -> float | None:
     if name == "agreement":
-        return one.record.measures.get("agreement")
-    audit = one.select.get("audit")
+        return round_view.record.measures.get("agreement")
+    audit = round_view.select.get("audit")
     return float(audit["model_accuracy"]) if audit else None
 
 
@@ -191,40 +190,38 @@ def _title(name: str, measure: Mapping[str, Any]) -> str:
     return f"pass@{measure['k']}" if name == "pass_at_k" else SIGNS[name]
 
 
-def _bound(name: str, measure: Mapping[str, Any], most: float | None) -> str:
+def _bound(name: str, measure: Mapping[str, Any], max_ratio: float | None) -> str:
+    """Return the bound that blocks, in words; `max_ratio` is the recipe's of the perplexity."""
     if name == "pass_at_k":
         return "surely lower"
-    block = measure["block"] if name != "perplexity" or most is None else {"above": most}
+    block = measure["block"]
+    if name == "perplexity" and max_ratio is not None:
+        block = {"above": max_ratio}
     return " or ".join(f"{side} {limit:g}" for side, limit in sorted(block.items(), reverse=True))
 
 
-def _sign(name: str, one: RoundView, most: float | None) -> Sign:
-    measure = one.evaluate.get("collapse", {}).get(name)
+def _sign(name: str, round_view: RoundView, max_ratio: float | None) -> Sign:
+    measure = _measures(round_view).get(name)
     if measure is None:
         return Sign("–")
-    text = (
-        f"{100 * measure['difference']:+.1f} points".replace("-", "−")
-        if name == "pass_at_k"
-        else f"{measure['ratio']:.3f} ×"
-    )
-    severity = _severity(name, one, measure, most)
-    return Sign({"bad": f"{text}, blocks", "warn": f"{text}, warns"}.get(severity, text), severity)
+    if name == "pass_at_k":
+        text = f"{100 * measure['difference']:+.1f} points".replace("-", "−")
+    else:
+        text = f"{measure['ratio']:.3f} ×"
+    severity = _severity(name, round_view, measure, max_ratio)
+    suffix = {"bad": ", blocks", "warn": ", warns", "": ""}[severity]
+    return Sign(text + suffix, severity)
 
 
-def _severity(name: str, one: RoundView, measure: Mapping[str, Any], most: float | None) -> str:
-    if (
-        name == "perplexity" and most is not None
-    ):  # the recipe's bound is the one that `decide` compares with
-        return (
-            "bad"
-            if measure["ratio"] > most
-            else "warn"
-            if measure["ratio"] > (1 + most) / 2
-            else ""
-        )
-    listed = [
-        css
-        for key, css in SEVERITIES.items()
-        if name in {own["measure"] for own in one.evaluate.get(key, ())}
-    ]
-    return listed[0] if listed else ""
+def _severity(
+    name: str, round_view: RoundView, measure: Mapping[str, Any], max_ratio: float | None
+) -> str:
+    # `decide` compares the perplexity with the recipe's bound, not with that of evaluate.
+    if name == "perplexity" and max_ratio is not None:
+        if measure["ratio"] > max_ratio:
+            return "bad"
+        return "warn" if measure["ratio"] > (1 + max_ratio) / 2 else ""
+    for key, severity in SEVERITIES.items():
+        if any(alarm["measure"] == name for alarm in round_view.evaluate.get(key, ())):
+            return severity
+    return ""
