@@ -4,17 +4,17 @@ writes nothing."""
 
 import sys
 
+from components.decide import what_if
 from components.decide.step import inputs_from, run
-from components.decide.what_if import main as what_if
 from components.runtime.entrypoints import carry_out, parser, receipt_at
 
 
 def main() -> None:
-    """The step from a container, a job or a laptop."""
+    """Run the step from a container, a job or a laptop."""
     if sys.argv[1:2] == ["what-if"]:
-        what_if(sys.argv[2:])
+        what_if.main(sys.argv[2:])
         return
-    given = parser(
+    arguments = parser(
         "decide",
         __doc__,
         state="receipt of prepare or decide that the round began from",
@@ -22,11 +22,12 @@ def main() -> None:
         candidate="receipt of train",
         results="receipt of evaluate",
     ).parse_args()
-    uris = (given.mix, given.candidate, given.results)
+    uris = (arguments.mix, arguments.candidate, arguments.results)
     carry_out(
-        given.state,
+        arguments.state,
         lambda context: run(
-            inputs_from(context, given.state, *(receipt_at(context, uri) for uri in uris)), context
+            inputs_from(context, arguments.state, *(receipt_at(context, uri) for uri in uris)),
+            context,
         ),
         "go",
     )

@@ -1,4 +1,4 @@
-"""What reflection looks at in one finished round, and how a check says what it found."""
+"""The evidence of one finished round, and a constructor of findings for the checks."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ NOTICEABLE_NATS = 0.01
 HIGH_LOSS = 0.3
 """Nats per token: below it there is little left to learn, so a flat curve says nothing."""
 SETTLED = 0.6
-"""Confidence in a cause is multiplied by this when the round was good all the same: do not mend
-what works."""
+"""Factor of the confidence in a cause if the candidate was promoted: do not mend what works."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What reflection looks at: one finished round."""
+    """Everything that the checks of reflection read about one finished round."""
 
     recipe: Recipe
     round: int
@@ -32,40 +31,50 @@ class Evidence:
     train: dict[str, Any]
     """Summary of the train receipt."""
     losses: Sequence[float | None]
-    """Training loss step by step; None or not finite where a step was skipped."""
+    """Training loss of each step; None or not finite where a step was skipped."""
     finished_share: float
-    """Of this round's samples; of the evaluation in round 0."""
+    """Share of this round's samples that ended by themselves; in round 0 of the evaluation's."""
     candidate: Scores
     select: dict[str, Any] | None = None
     """Summary of the select receipt; None in round 0."""
     comparison: Comparison | None = None
+    """The gate's comparison with the champion; None in round 0."""
     measures: Mapping[str, float] = field(default_factory=dict)
-    """The round in numbers (`components.decide.reflection.measures`); a name is absent where it was not
-    measured."""
+    """The round in numbers (`components.decide.reflection.measures`); a name is absent if it was
+    not measured."""
 
     def __getitem__(self, name: str) -> float:
-        """A measure; NaN where it is absent, so that no comparison with it holds."""
+        """Return a measure; NaN if it is absent, so that no comparison with it holds."""
         return self.measures.get(name, float("nan"))
 
-    def found(
+    def finding(
         self,
         name: str,
         confidence: float,
         change: Change | None,
-        said: str,
+        description: str,
         predicted: str,
         *,
         measure: str = "",
         direction: Literal["up", "down", ""] = "",
         otherwise: Change | None = None,
     ) -> Finding:
-        """A cause. `measure` (and which way it should go) is how the next round is asked whether
-        the change helped; `otherwise` is the change to make where `change` is at its bound or has
-        been taken back before."""
+        """Return a finding about this round.
+
+        Args:
+            name: Name of the cause.
+            confidence: From 0 to 1, before it is lowered for a promoted candidate.
+            change: Change of the plan; None if a person has to act.
+            description: The evidence in words, with the numbers.
+            predicted: The effect that the change should have, in words.
+            measure: The measure that should move: the next round is asked whether it has.
+            direction: The way it should move.
+            otherwise: Change to make if `change` is at its bound or was taken back before.
+        """
         settled = SETTLED if self.verdict in ("promoted", "first") else 1.0
         return Finding(
             name=name,
-            evidence=said,
+            evidence=description,
             confidence=confidence * settled,
             change=change,
             predicted=predicted,
