@@ -55,3 +55,8 @@ def explain_missing_package(error: ModuleNotFoundError, *, run_as_script: bool) 
         file=sys.stderr,
     )
     raise SystemExit(UserError.exit_code)
+
+
+def one_line(error: BaseException, max_characters: int = 200) -> str:
+    """Return the message of an error on one line, or the name of its type if it has none."""
+    return " ".join(str(error).split())[:max_characters] or type(error).__name__

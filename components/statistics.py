@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from statistics import NormalDist
 from typing import Any
 
@@ -307,3 +307,24 @@ def _power(num_pairs: int, discordance: float, gain: float, critical: list[int])
             if critical[pairs + 1] > least:
                 tail -= _binomial(pairs + 1, least, win)
     return min(1.0, total)
+
+
+def jensen_shannon(first: Mapping[str, float], second: Mapping[str, float]) -> float:
+    """Return the Jensen–Shannon distance of two weightings: 0 (equal) to 1 (nothing in common).
+
+    It is the square root of the divergence in bits (Endres and Schindelin 2003).
+
+    Args:
+        first: Value → weight or count. The sum is above 0.
+        second: The same.
+    """
+    first_total, second_total = sum(first.values()), sum(second.values())
+    divergence = 0.0
+    # Sorted: the order of adding changes the last digits, and the order of a set of strings differs
+    # from process to process.
+    for value in sorted({*first, *second}):
+        shares = first.get(value, 0.0) / first_total, second.get(value, 0.0) / second_total
+        middle = sum(shares) / 2
+        divergence += sum(share / 2 * math.log2(share / middle) for share in shares if share > 0)
+    # Rounding may carry it just outside of [0, 1].
+    return math.sqrt(min(1.0, max(0.0, divergence)))

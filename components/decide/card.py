@@ -85,7 +85,7 @@ def _gate(comparison: Comparison | None) -> list[str]:
         "Exact one-sided McNemar" if comparison.graded is None else "Paired bootstrap over families"
     )
     power = comparison.power.replace("are enough to show", "would have shown")
-    return ["## Gate", "", f"{test}: {comparison.found}. {power[:1].upper()}{power[1:]}."]
+    return ["## Gate", "", f"{test}: {comparison.in_words}. {power[:1].upper()}{power[1:]}."]
 
 
 def _alarms(alarms: Sequence[Alarm]) -> list[str]:

@@ -5,17 +5,17 @@ from components.runtime.entrypoints import carry_out, parser, receipt_at
 
 
 def main() -> None:
-    """The step from a container, a job or a laptop."""
-    given = parser(
+    """Run the step from a container, a job or a laptop."""
+    arguments = parser(
         "evaluate",
         __doc__,
         state="receipt of prepare or decide that the round begins from",
         candidate="receipt of train",
     ).parse_args()
     carry_out(
-        given.state,
+        arguments.state,
         lambda context: run(
-            EvaluateInputs(given.state, receipt_at(context, given.candidate)), context
+            EvaluateInputs(arguments.state, receipt_at(context, arguments.candidate)), context
         ),
     )
 

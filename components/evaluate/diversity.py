@@ -1,9 +1,7 @@
-"""How varied some texts are: distinct n-grams, self-BLEU, Vendi score, entropy of answers. No model
-is asked.
+"""Diversity of texts without a model: distinct n-grams, self-BLEU, Vendi score, entropy.
 
-Words are the tokens here, but every digit and every other sign is one by itself, so that answers
-that are numbers have n-grams too. All is deterministic: the same texts in the same order give the
-same numbers.
+A token is a word, a digit or another sign, so that answers that are numbers have n-grams too. All
+functions are deterministic: the same texts in the same order give the same numbers.
 """
 
 from __future__ import annotations
@@ -17,36 +15,43 @@ from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 
+# Both compare every text with every other: their cost grows with the square.
 MAX_SELF_BLEU_TEXTS = 48
 MAX_VENDI_TEXTS = 256
-"""Both compare every text with every other: their cost grows with the square."""
 MAX_TOKENS_PER_TEXT = 512
-"""What comes later in a text is not regarded."""
+"""Later tokens of a text are ignored."""
 _BUCKETS = 4096
 _TOKEN = re.compile(r"\d|[^\W\d]+|[^\w\s]")
 
 
 def tokens_of(text: str) -> list[str]:
-    """Words in lower case; digits and signs one by one."""
+    """Return the words of a text in lower case, and digits and signs one by one."""
     return _TOKEN.findall(text.casefold())[:MAX_TOKENS_PER_TEXT]
 
 
 def ngrams(texts: Iterable[str], order: int) -> Counter[tuple[str, ...]]:
-    """How often each n-gram occurs; none reaches over the end of a text."""
+    """Return n-gram → number of occurrences; no n-gram reaches over the end of a text."""
     counts: Counter[tuple[str, ...]] = Counter()
     for text in texts:
         tokens = tokens_of(text)
-        counts.update(zip(*(tokens[place:] for place in range(order)), strict=False))
+        shifted = [tokens[offset:] for offset in range(order)]
+        counts.update(zip(*shifted, strict=False))
     return counts
 
 
 def distinct_share(counts: Counter[tuple[str, ...]], size: int | None = None) -> float | None:
-    """distinct-n (1510.03055): different n-grams over all n-grams; None without any.
+    """Return distinct-n (1510.03055): different n-grams over all n-grams; None without any.
 
     The share falls with the amount of text, so texts of different lengths are compared at an equal
-    `size`: what is then given is the expectation over samples of `size` of the n-grams, drawn
-    without replacement (rarefaction, Hurlbert 1971), in closed form. `size` must not exceed the
-    number of n-grams.
+    `size`: the result is then the expectation over samples of `size` of the n-grams, drawn without
+    replacement (rarefaction, Hurlbert 1971), in closed form.
+
+    Args:
+        counts: n-gram → number of occurrences.
+        size: Number of n-grams to compare at; None for all of them.
+
+    Raises:
+        ValueError: `size` is not between 1 and the number of n-grams.
     """
     total = counts.total()
     if not total:
@@ -56,25 +61,25 @@ def distinct_share(counts: Counter[tuple[str, ...]], size: int | None = None) ->
     if not 1 <= size <= total:
         raise ValueError(f"{size} of {total} n-grams")
     # P(an n-gram that occurs f times is not drawn) = C(total - f, size) / C(total, size).
-    missing = math.lgamma(total + 1) - math.lgamma(total - size + 1)
-    kinds = 0.0
-    for often, number in Counter(counts.values()).items():
-        rest = total - often
-        if rest < size:
-            kinds += number
-        else:
-            kinds += number * -math.expm1(
-                math.lgamma(rest + 1) - math.lgamma(rest - size + 1) - missing
-            )
-    return kinds / size
+    # As factorials: (total - f)! / (total - f - size)! over total! / (total - size)!.
+    log_denominator = math.lgamma(total + 1) - math.lgamma(total - size + 1)
+    expected_distinct = 0.0
+    for frequency, num_kinds in Counter(counts.values()).items():
+        num_others = total - frequency
+        if num_others < size:  # every sample of this size holds such an n-gram
+            expected_distinct += num_kinds
+            continue
+        log_numerator = math.lgamma(num_others + 1) - math.lgamma(num_others - size + 1)
+        # expm1 keeps the digits of 1 - p where p is close to 1.
+        expected_distinct += num_kinds * -math.expm1(log_numerator - log_denominator)
+    return expected_distinct / size
 
 
 def self_bleu(texts: Sequence[str]) -> float | None:
-    """Mean BLEU-4 of each text against all others as references, 0 to 100; high is monotonous
-    (1802.01886).
+    """Return the mean BLEU-4 of each text against all others, 0 (varied) to 100 (all the same).
 
-    Of the first MAX_SELF_BLEU_TEXTS texts; None for fewer than two. Orders longer than a text do
-    not count against it.
+    Only the first MAX_SELF_BLEU_TEXTS texts count; None for fewer than two. Orders longer than a
+    text do not count against it. Source: 1802.01886.
     """
     from sacrebleu.metrics.bleu import BLEU
 
@@ -82,20 +87,19 @@ def self_bleu(texts: Sequence[str]) -> float | None:
     if len(spaced) < 2:
         return None
     bleu = BLEU(tokenize="none", effective_order=True)
-    scores = [
-        bleu.sentence_score(text, spaced[:place] + spaced[place + 1 :]).score
-        for place, text in enumerate(spaced)
-    ]
+    scores = []
+    for index, text in enumerate(spaced):
+        references = spaced[:index] + spaced[index + 1 :]
+        scores.append(bleu.sentence_score(text, references).score)
     return float(np.mean(scores))
 
 
 def vendi_score(texts: Sequence[str]) -> float | None:
-    """Effective number of different texts: the exponential of the entropy of the eigenvalues of K/n
-    (2210.02410).
+    """Return the effective number of different texts (2210.02410); None without texts.
 
-    K holds the cosine similarities of hashed TF-IDF vectors of words and word pairs: 1 for equal
-    texts, n for texts without a word in common. Of the first MAX_VENDI_TEXTS texts; None without
-    texts.
+    It is the exponential of the entropy of the eigenvalues of K/n, with K the cosine similarities
+    of hashed TF-IDF vectors of words and word pairs: 1 for equal texts, n for texts without a word
+    in common. Only the first MAX_VENDI_TEXTS texts count.
     """
     texts = texts[:MAX_VENDI_TEXTS]
     if not texts:
@@ -103,20 +107,22 @@ def vendi_score(texts: Sequence[str]) -> float | None:
     counts = np.zeros((len(texts), _BUCKETS))
     for row, text in enumerate(texts):
         tokens = tokens_of(text)
-        for feature in (*tokens, *map(" ".join, itertools.pairwise(tokens))) or ("",):
+        word_pairs = [" ".join(pair) for pair in itertools.pairwise(tokens)]
+        # A text without tokens has the empty feature: its vector must not be zero.
+        for feature in [*tokens, *word_pairs] or [""]:
             counts[row, zlib.crc32(feature.encode()) % _BUCKETS] += 1.0
     rarity = np.log((1 + len(texts)) / (1 + np.count_nonzero(counts, axis=0))) + 1.0
     vectors = counts * rarity
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    values = np.linalg.eigvalsh(vectors @ vectors.T / len(texts))
-    kept = values[values > 1e-12]
+    eigenvalues = np.linalg.eigvalsh(vectors @ vectors.T / len(texts))
+    positive = eigenvalues[eigenvalues > 1e-12]
     # Rounded: the last digits of eigenvalues differed between a container and a laptop, and
     # receipts should not.
-    return round(float(np.exp(-np.sum(kept * np.log(kept)))), 9)
+    return round(float(np.exp(-np.sum(positive * np.log(positive)))), 9)
 
 
 def entropy(items: Iterable[Hashable]) -> float:
-    """Entropy of how often each item occurs, in nats; 0 for none."""
+    """Return the entropy of the items' frequencies, in nats; 0 without items."""
     counts = Counter(items)
     total = counts.total()
     return sum(number / total * math.log(total / number) for number in counts.values())

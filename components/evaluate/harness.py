@@ -1,8 +1,7 @@
-"""lm-eval tasks from a folder, by its API and offline: the models of a campaign on other people's
-questions.
+"""Published benchmarks: lm-eval tasks from a folder, run by its API and offline.
 
 Task files are read as plain YAML, so nothing in them is imported or run. Their prompts are Jinja
-templates, which lm-eval renders: take task files from where you would take code.
+templates, which lm-eval renders: take task files only from sources that you would take code from.
 """
 
 from __future__ import annotations
@@ -17,60 +16,78 @@ from typing import Any
 import yaml
 
 from components.contracts.recipe import Harness
-from components.errors import UserError
+from components.errors import UserError, one_line
 from components.runtime.context import Context
 from components.storage.sources import local_folder
 
 FORMATS = ("json", "csv", "parquet", "text")
-"""Loaders of data sets that read files and nothing else."""
+"""Loaders of data sets that only read files."""
 
 
 def folder_of(section: Harness, context: Context) -> Path:
-    """The local folder of the task files. Raises UserError if there is none."""
+    """Return the local folder of the task files. Raises UserError if there is none."""
     return local_folder(section.folder, context.environment, context.scratch)
 
 
 def digest_of_folder(folder: Path) -> str:
-    """SHA-256 over names and bytes of all files below it: an edited task is new work."""
-    state = hashlib.sha256()
-    for path in sorted(one for one in folder.rglob("*") if one.is_file()):
-        state.update(path.relative_to(folder).as_posix().encode() + b"\0")
+    """Return the SHA-256 over names and bytes of all files below a folder, in hex."""
+    folder_hash = hashlib.sha256()
+    for path in sorted(entry for entry in folder.rglob("*") if entry.is_file()):
+        folder_hash.update(path.relative_to(folder).as_posix().encode() + b"\0")
         with path.open("rb") as file:
-            state.update(hashlib.file_digest(file, "sha256").digest())
-    return state.hexdigest()
+            folder_hash.update(hashlib.file_digest(file, "sha256").digest())
+    return folder_hash.hexdigest()
 
 
 def read_tasks(folder: Path, names: Iterable[str]) -> list[dict[str, Any]]:
-    """The named tasks as lm-eval's inline configurations, with absolute paths of their data.
+    """Return the named tasks as lm-eval's inline configurations, with absolute paths of their data.
 
-    Raises UserError for a task that is not there or twice there, that is no plain YAML mapping, or
-    whose data is not in files of this folder.
+    Args:
+        folder: Folder of the task files.
+        names: Names of tasks (key `task` of a file).
+
+    Raises:
+        UserError: A task is missing or defined twice, is no plain YAML mapping, or its data is not
+            in files of this folder.
     """
-    found: dict[str, tuple[Path, dict[str, Any]]] = {}
+    documents: dict[str, tuple[Path, dict[str, Any]]] = {}
     for path in sorted([*folder.rglob("*.yaml"), *folder.rglob("*.yml")]):
         document = _document(path)
         name = document.get("task")
         if isinstance(name, str):
-            if name in found:
+            if name in documents:
+                first_path, _ = documents[name]
                 raise UserError(
-                    f"evaluate.harness: {path} and {found[name][0]} are both task {name!r}; rename one"
+                    f"evaluate.harness: {path} and {first_path} are both task {name!r}; rename one"
                 )
-            found[name] = (path, document)
+            documents[name] = (path, document)
     tasks = []
     for name in names:
-        if name not in found:
+        if name not in documents:
             raise UserError(
-                f"evaluate.harness: no task {name!r} in {folder} (there are: {', '.join(found) or 'none'}); correct "
-                "evaluate.harness.tasks"
+                f"evaluate.harness: no task {name!r} in {folder} "
+                f"(there are: {', '.join(documents) or 'none'}); correct evaluate.harness.tasks"
             )
-        tasks.append(_offline(folder, *found[name]))
+        tasks.append(_offline(folder, *documents[name]))
     return tasks
 
 
 def run_harness(
     context: Context, section: Harness, folder: Path, model: Any, tokenizer: Any, batch_size: int
 ) -> dict[str, dict[str, float]]:
-    """Task → metric → number of one loaded model. Deterministic: fixed seeds, no bootstrap."""
+    """Return task → metric → value of a loaded model. Deterministic: fixed seeds, no bootstrap.
+
+    Args:
+        context: Scratch folder.
+        section: Names of the tasks and the limit of questions.
+        folder: Folder of the task files.
+        model: A transformers model.
+        tokenizer: Its tokenizer.
+        batch_size: Questions per forward pass.
+
+    Raises:
+        UserError: A task cannot be used, or lm-eval is not installed.
+    """
     tasks = read_tasks(folder, section.tasks)
     try:
         import lm_eval
@@ -87,7 +104,7 @@ def run_harness(
         wrapped = HFLM(
             pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=str(model.device)
         )
-        done = lm_eval.simple_evaluate(
+        evaluation = lm_eval.simple_evaluate(
             model=wrapped,
             tasks=tasks,
             limit=section.limit,
@@ -95,16 +112,16 @@ def run_harness(
             log_samples=False,
             task_manager=TaskManager(include_defaults=False),
         )
-    return {name: _numbers(done["results"][name]) for name in section.tasks}
+    return {name: _metrics(evaluation["results"][name]) for name in section.tasks}
 
 
 def _document(path: Path) -> dict[str, Any]:
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        why = " ".join(str(error).split())[:200]
         raise UserError(
-            f"evaluate.harness: {path} is not a plain YAML task ({why}); tags that run code are refused"
+            f"evaluate.harness: {path} is not a plain YAML task ({one_line(error)}); "
+            "tags that run code are refused"
         ) from None
     if not isinstance(document, dict):
         raise UserError(f"evaluate.harness: {path} is not a YAML mapping")
@@ -112,11 +129,15 @@ def _document(path: Path) -> dict[str, Any]:
 
 
 def _offline(folder: Path, path: Path, document: dict[str, Any]) -> dict[str, Any]:
-    """The task with its data files made absolute."""
+    """Return the task with absolute paths of its data files.
+
+    Raises UserError if the task needs a network, another file or code.
+    """
     if document.get("dataset_path") not in FORMATS or "include" in document or "class" in document:
         raise UserError(
-            f"evaluate.harness: {path} needs `dataset_path` {', '.join(FORMATS)} and no `include` or `class`: tasks "
-            "run without a network and without code of their own"
+            f"evaluate.harness: {path} needs `dataset_path` {', '.join(FORMATS)} "
+            "and no `include` or `class`: "
+            "tasks run without a network and without code of their own"
         )
     settings = document.get("dataset_kwargs")
     files = settings.get("data_files") if isinstance(settings, dict) else None
@@ -124,19 +145,20 @@ def _offline(folder: Path, path: Path, document: dict[str, Any]) -> dict[str, An
         raise UserError(
             f"evaluate.harness: {path} needs `dataset_kwargs: {{data_files: {{test: FILE}}}}`"
         )
-    absolute = {}
+    data_files = {}
     for split, name in files.items():
-        place = (folder / str(name)).resolve()
-        if not place.is_relative_to(folder.resolve()) or not place.is_file():
+        data_file = (folder / str(name)).resolve()
+        if not data_file.is_relative_to(folder.resolve()) or not data_file.is_file():
             raise UserError(
                 f"evaluate.harness: {path} names {name!r}, which is no file in {folder}"
             )
-        absolute[str(split)] = str(place)
-    return {**document, "dataset_kwargs": {"data_files": absolute}}
+        data_files[str(split)] = str(data_file)
+    return {**document, "dataset_kwargs": {"data_files": data_files}}
 
 
-def _numbers(results: dict[str, Any]) -> dict[str, float]:
-    """lm-eval calls a metric `name,filter`; the filter `none` is the usual one."""
+def _metrics(results: dict[str, Any]) -> dict[str, float]:
+    """Return metric → value of the finite numbers in one task's results."""
+    # lm-eval calls a metric `name,filter`; the filter `none` is the usual one.
     return {
         name.removesuffix(",none"): float(value)
         for name, value in sorted(results.items())

@@ -1,15 +1,16 @@
-"""How a round's prompts are divided, and what a shard that was killed had already sampled.
+"""Batches of a round's prompts, and the batches that an interrupted shard had already sampled.
 
 The round is divided into batches before the batches are divided among the shards. So a sample has
 the same neighbours whatever the number of shards, and comes out the same to the bit even where
-rounding depends on them.
+rounding depends on them. A finished batch, with its prompts and its samples, is stored as
 
-    progress/generate/<step key>/peer-0-batch-00003.json    one batch: what was asked and what was answered
+    progress/generate/<step key>/peer-0-batch-00003.json
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,44 +18,50 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.canonical import canonical_json, digest_of
 from components.contracts.rows import Prompt, Sample
-from components.errors import Corrupt, Missing, Transient
+from components.errors import Corrupt, Missing, Transient, one_line
 from components.runtime.context import Context
 from components.storage import keys
 
 EVEN = 4
-"""The number of batches is a multiple of it, so that few shards get equally many."""
+"""The number of batches is a multiple of this, so that 2 or 4 shards get equally many."""
 MAX_BATCH_BYTES = 256 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Ask:
-    """One sample that is wanted."""
+    """A request for one sample."""
 
     prompt: Prompt
     index: int
-    """Which of the prompt's samples."""
+    """Number of the sample among those of its prompt."""
     seed: int
 
 
 def batches_of(
     prompts: Sequence[Prompt], *, samples_per_prompt: int, batch_size: int, shards: int
 ) -> list[list[Prompt]]:
-    """Divide prompts into batches of nearly equal size and similar lengths, at least one per shard.
+    """Return batches of nearly equal size, each of prompts with similar lengths.
 
-    All samples of a prompt are in one batch, of about `batch_size` samples at most, or of one
-    prompt alone.
+    All samples of a prompt are in one batch. There are as many batches as shards at least, unless
+    there are fewer prompts.
+
+    Args:
+        prompts: Prompts of the round.
+        samples_per_prompt: Samples of each prompt.
+        batch_size: Samples in a batch, about; a batch holds at least one prompt.
+        shards: Number of shards.
     """
     ordered = sorted(prompts, key=lambda prompt: (len(prompt.text), prompt.id))
-    count = -(-len(ordered) * samples_per_prompt // batch_size)
-    count = min(len(ordered), -(-count // EVEN) * EVEN)
-    while count < min(shards, len(ordered)):
-        count = min(2 * count, len(ordered))
-    edges = [len(ordered) * number // count for number in range(count + 1)]
+    num_batches = math.ceil(len(ordered) * samples_per_prompt / batch_size)
+    num_batches = min(len(ordered), math.ceil(num_batches / EVEN) * EVEN)
+    while num_batches < min(shards, len(ordered)):
+        num_batches = min(2 * num_batches, len(ordered))
+    edges = [len(ordered) * number // num_batches for number in range(num_batches + 1)]
     return [ordered[begin:end] for begin, end in itertools.pairwise(edges)]
 
 
 class SavedBatch(BaseModel):
-    """A progress receipt: one batch that is done."""
+    """A progress receipt: one finished batch."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     schema_version: int = 1
@@ -70,47 +77,63 @@ class SavedBatches:
 
     def __init__(self, context: Context, key: str) -> None:
         """`key` is the shard's step key."""
-        self._context, self._key = context, key
+        self._context = context
+        self._key = key
 
     def load(self, name: str, asks: Sequence[Ask]) -> list[Sample] | None:
-        """The samples of a batch; None if there are none, or (said in a note) none that can be
-        trusted."""
-        address = keys.progress_key("generate", self._key, f"{name}.json")
+        """Return the saved samples of a batch; None if there are none, or none that can be trusted.
+
+        A note says so in the latter case.
+
+        Args:
+            name: Name of the batch.
+            asks: The requests that the samples should answer.
+        """
         try:
-            saved = SavedBatch.model_validate_json(
-                self._context.store.get_bytes(address, MAX_BATCH_BYTES)
-            )
+            stored = self._context.store.get_bytes(self._address(name), MAX_BATCH_BYTES)
+            saved = SavedBatch.model_validate_json(stored)
         except Missing:
             return None
         except (ValidationError, Corrupt) as error:
-            self._refuse(name, str(error).splitlines()[0])
+            self._refuse(name, one_line(error))
             return None
-        if saved.asked != _digest_of_asks(asks) or saved.answered != _digest_of_samples(
-            saved.samples
-        ):
+        is_answer = saved.asked == _digest_of_asks(asks)
+        is_whole = saved.answered == _digest_of_samples(saved.samples)
+        if not is_answer or not is_whole:
             self._refuse(name, "it is damaged or answers other prompts")
             return None
         return saved.samples
 
     def save(self, name: str, asks: Sequence[Ask], samples: Sequence[Sample]) -> None:
-        """Keep the samples of a batch. A store that fails for now costs the progress, not the work:
-        said in a note."""
+        """Save the samples of a batch. If the store fails for now, the batch is not saved: a note.
+
+        Args:
+            name: Name of the batch.
+            asks: The requests.
+            samples: The answers to them.
+        """
         saved = SavedBatch(
             asked=_digest_of_asks(asks), answered=_digest_of_samples(samples), samples=list(samples)
         )
-        address = keys.progress_key("generate", self._key, f"{name}.json")
         try:
-            self._context.store.put_bytes(address, canonical_json(saved.model_dump(mode="json")))
+            self._context.store.put_bytes(
+                self._address(name), canonical_json(saved.model_dump(mode="json"))
+            )
         except Transient as error:
+            # The samples are still in memory: the shard goes on, and loses progress only if it is
+            # interrupted as well.
             self._context.progress.note(f"{name} was not saved: {error}")
 
     def remove(self) -> None:
-        """Delete what a finished shard no longer needs."""
+        """Delete all batches of a finished shard."""
         for address in list(self._context.store.list(keys.progress_prefix("generate", self._key))):
             self._context.store.delete(address)
 
-    def _refuse(self, name: str, why: str) -> None:
-        self._context.progress.note(f"saved {name} is not used: {why}; it is sampled again")
+    def _address(self, name: str) -> str:
+        return keys.progress_key("generate", self._key, f"{name}.json")
+
+    def _refuse(self, name: str, reason: str) -> None:
+        self._context.progress.note(f"saved {name} is not used: {reason}; it is sampled again")
 
 
 def _digest_of_asks(asks: Sequence[Ask]) -> str:

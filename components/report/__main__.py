@@ -8,7 +8,7 @@ from components.storage import keys
 
 
 def main() -> None:
-    """The step from a container, a job or a laptop."""
+    """Run the step from a container, a job or a laptop."""
     options = argparse.ArgumentParser(
         prog="python -m components.report", description=__doc__, allow_abbrev=False
     )
@@ -18,10 +18,10 @@ def main() -> None:
     options.add_argument(
         "--run-id", required=True, help="the run; `python pipeline.py status` names the latest"
     )
-    given = options.parse_args()
-    with step_context(given.store) as context:
-        run(ReportInputs(job_id="", run_id=given.run_id), context)
-        print(f"{context.store.root}/{keys.run_key(given.run_id, 'report.html')}")
+    arguments = options.parse_args()
+    with step_context(arguments.store) as context:
+        run(ReportInputs(job_id="", run_id=arguments.run_id), context)
+        print(f"{context.store.root}/{keys.run_key(arguments.run_id, 'report.html')}")
 
 
 if __name__ == "__main__":

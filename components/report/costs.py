@@ -1,4 +1,4 @@
-"""What a run cost, from the attempt records of its tasks."""
+"""Costs of a run, from the attempt records of its tasks."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from components.runtime.receipts import Attempt
 
 @dataclass(frozen=True)
 class Totals:
-    """What the run cost. Seconds are of all attempts, failed ones too."""
+    """Costs of a run. Seconds are of all attempts, failed ones too."""
 
     wall_seconds: float
-    """From the first to the last sign of life, of each time the run was started, added up."""
+    """From the first to the last sign of life of each start of the run, added up."""
     task_seconds: float
+    """Seconds of all tasks; tasks side by side both count."""
     compute_seconds: float
+    """Seconds of sampling, training and measuring; of tasks side by side the longest counts."""
     tokens: float
+    """Tokens generated and trained on."""
     peak_memory_bytes: int
+    """Of the largest task."""
 
     @property
     def share_not_computing(self) -> float | None:
@@ -28,36 +32,40 @@ class Totals:
 
 
 def tokens_of(attempt: Attempt) -> float:
-    """Tokens generated and trained on in one attempt."""
+    """Return the tokens generated and trained on in an attempt."""
     return sum(amount for name, amount in attempt.costs.items() if name.startswith("tokens"))
 
 
 def totals_of(attempts: Sequence[Attempt]) -> Totals:
-    """Add up attempts, given in order of their start."""
-    starts: dict[int, list[Attempt]] = {}
-    number = 0
-    for one in attempts:
-        number += one.step == "prepare"  # every start of a run begins with it
-        starts.setdefault(number, []).append(one)
+    """Return the sums over attempts, which are in order of their start."""
+    attempts_by_start: dict[int, list[Attempt]] = {}
+    start_number = 0
+    for attempt in attempts:
+        start_number += attempt.step == "prepare"  # every start of a run begins with it
+        attempts_by_start.setdefault(start_number, []).append(attempt)
+    wall_seconds = 0.0
+    for start_attempts in attempts_by_start.values():
+        end = max(attempt.started + attempt.seconds for attempt in start_attempts)
+        wall_seconds += end - start_attempts[0].started
     return Totals(
-        wall_seconds=sum(
-            max(one.started + one.seconds for one in some) - some[0].started
-            for some in starts.values()
-        ),
-        task_seconds=sum(one.seconds for one in attempts),
+        wall_seconds=wall_seconds,
+        task_seconds=sum(attempt.seconds for attempt in attempts),
         compute_seconds=_compute_seconds(attempts),
-        tokens=sum(tokens_of(one) for one in attempts),
-        peak_memory_bytes=max((one.peak_memory_bytes for one in attempts), default=0),
+        tokens=sum(tokens_of(attempt) for attempt in attempts),
+        peak_memory_bytes=max((attempt.peak_memory_bytes for attempt in attempts), default=0),
     )
 
 
 def _compute_seconds(attempts: Sequence[Attempt]) -> float:
-    """Compute seconds, where attempts that overlap in time (shards side by side) count as the
-    longest of them."""
-    total, until, longest = 0.0, 0.0, 0.0
-    for one in attempts:
-        if one.started >= until:
-            total, longest = total + longest, 0.0
-        longest = max(longest, one.costs.get("compute_seconds", 0.0))
-        until = max(until, one.started + one.seconds)
-    return total + longest
+    """Return the compute seconds; of attempts that overlap in time, the longest counts."""
+    # Shards run side by side: their sum could exceed the wall time.
+    total = 0.0
+    group_end = 0.0
+    group_longest = 0.0
+    for attempt in attempts:
+        if attempt.started >= group_end:
+            total += group_longest
+            group_longest = 0.0
+        group_longest = max(group_longest, attempt.costs.get("compute_seconds", 0.0))
+        group_end = max(group_end, attempt.started + attempt.seconds)
+    return total + group_longest

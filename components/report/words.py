@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
+from components.contracts.state import RoundRecord
 from components.report.runs import RunView
 
 STOPS = {
@@ -18,38 +20,54 @@ _INVISIBLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\
 
 
 def headline(view: RunView) -> str:
-    """The outcome in one or two sentences."""
-    history, champion = (view.state.history if view.state else ()), view.champion
+    """Return the outcome in one or two sentences."""
+    history = view.state.history if view.state else ()
+    champion = view.champion
     if not history or champion is None:
-        if view.failed:
-            return f"The run failed in {view.failed[-1].name} before any round was finished."
-        return (
-            "No round is finished yet." if view.tasks else "No task of this run has left a record."
-        )
-    start, end = percent(history[0].accuracy), percent(champion.accuracy)
+        return _headline_without_rounds(view)
+    target = "Target met" if view.target_met else "Target not met"
     goal = f" (goal {percent(view.recipe.decide.goal.threshold)})" if view.recipe else ""
-    best = f"the champion is round {champion.round} of {history[-1].round}"
-    later = (
-        "; no later round was proved better than round 0" if history[-1].round else " after round 0"
-    )
-    path = (
-        f"validation accuracy went from {start} to {end}{goal}; {best}"
-        if champion.round
-        else f"validation accuracy {'stayed at' if history[-1].round else 'is'} {end}{goal}{later}"
-    )
-    begin = "Target met" if view.target_met else "Target not met"
-    stop = (
-        f" The run ended because {STOPS[view.state.stop]}."
-        if view.state and view.state.stop
-        else ""
-    )
-    failed = f" {view.failed[-1].name} failed." if view.failed else ""
-    open_end = "" if stop or failed else " The run is not finished."
-    return f"{begin}: {path}.{stop}{failed}{open_end}"
+    ending = ""
+    if view.state and view.state.stop:
+        ending += f" The run ended because {STOPS[view.state.stop]}."
+    if view.failed:
+        ending += f" {view.failed[-1].name} failed."
+    if not ending:
+        ending = " The run is not finished."
+    return f"{target}: {_course(history, champion, goal)}.{ending}"
+
+
+def _headline_without_rounds(view: RunView) -> str:
+    if view.failed:
+        return f"The run failed in {view.failed[-1].name} before any round was finished."
+    return "No round is finished yet." if view.tasks else "No task of this run has left a record."
+
+
+def _course(history: Sequence[RoundRecord], champion: RoundRecord, goal: str) -> str:
+    """Return how validation accuracy went over the rounds.
+
+    Args:
+        history: All rounds, at least one.
+        champion: The champion's round.
+        goal: Remark on the goal, put behind the accuracy.
+    """
+    first, last = history[0], history[-1]
+    accuracy = percent(champion.accuracy)
+    if champion.round:
+        return (
+            f"validation accuracy went from {percent(first.accuracy)} to {accuracy}{goal}; "
+            f"the champion is round {champion.round} of {last.round}"
+        )
+    if last.round:
+        return (
+            f"validation accuracy stayed at {accuracy}{goal}; "
+            "no later round was proved better than round 0"
+        )
+    return f"validation accuracy is {accuracy}{goal} after round 0"
 
 
 def outcome(view: RunView) -> tuple[str, str]:
-    """(css class, words) of the label beside the name."""
+    """Return (CSS class, words) of the label beside the run's name."""
     if view.failed:
         return "bad", "failed"
     if view.target_met:
@@ -60,24 +78,22 @@ def outcome(view: RunView) -> tuple[str, str]:
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """`93.0 %`, and a dash for what was not measured."""
+    """Return a share as `93.0 %`, or a dash for None."""
     return "–" if share is None else f"{100 * share:.{digits}f} %"
 
 
 def seconds_text(seconds: float) -> str:
-    """`4.2 s`, `3 min 10 s`, `2 h 05 min`."""
+    """Return a duration as `4.2 s`, `3 min 10 s` or `2 h 05 min`."""
     if seconds < 100:
         return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return (
-        f"{minutes} min {rest:02d} s"
-        if minutes < 60
-        else f"{minutes // 60} h {minutes % 60:02d} min"
-    )
+    minutes, remaining_seconds = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {remaining_seconds:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def cut(text: object, length: int = 200) -> str:
-    """Text from data, fit to be shown: bounded, and without the control characters that could
-    reorder or hide it."""
-    shown = _INVISIBLE.sub("\ufffd", str(text))
-    return shown if len(shown) <= length else shown[: length - 1] + "…"
+    """Return text from data, fit to be shown: at most `length` characters, all visible."""
+    # Control characters could reorder or hide text of the page or the terminal.
+    visible = _INVISIBLE.sub("\ufffd", str(text))
+    return visible if len(visible) <= length else visible[: length - 1] + "…"

@@ -5,18 +5,20 @@ from components.select.step import SelectInputs, run
 
 
 def main() -> None:
-    """The step from a container, a job or a laptop."""
+    """Run the step from a container, a job or a laptop."""
     options = parser(
         "select", __doc__, state="receipt of prepare or decide that the round begins from"
     )
     options.add_argument(
         "--samples", nargs="+", required=True, metavar="URI", help="receipts of all its shards"
     )
-    given = options.parse_args()
+    arguments = options.parse_args()
     carry_out(
-        given.state,
+        arguments.state,
         lambda context: run(
-            SelectInputs(given.state, tuple(receipt_at(context, uri) for uri in given.samples)),
+            SelectInputs(
+                arguments.state, tuple(receipt_at(context, uri) for uri in arguments.samples)
+            ),
             context,
         ),
     )

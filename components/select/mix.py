@@ -25,25 +25,30 @@ def accumulate(
     labelled_keys: frozenset[int],
     left_out: Counter[str],
 ) -> Iterator[TrainingRow]:
-    """Rows of earlier rounds (given newest first) that stay in the mix; `left_out` counts the
-    others by reason.
+    """Yield the rows of earlier rounds that stay in the mix.
 
-    A row that this round found again counts as this round's (`superseded`): it belongs to what is
-    being learned now, and a prompt must not teach twice as much because it was drawn twice. Rows
-    that the evaluation splits claim (`in_evaluation`, possible after a resume with other data) or
-    people wrote (`duplicate`) are left out too.
+    A row that this round produced again counts as this round's (`superseded`): a prompt must not
+    teach twice as much because it was drawn twice. Rows of an evaluation split (`in_evaluation`,
+    possible after a resume with other data) and labelled rows (`duplicate`) are left out too.
+
+    Args:
+        older: Accepted rows of earlier rounds, the newest round first.
+        newest: Accepted rows of this round.
+        evaluation_ids: Ids of the evaluation prompts.
+        labelled_keys: `row_key` of the labelled rows.
+        left_out: Counts the rows that are left out, by reason; updated.
     """
-    seen = {row_key(row.prompt, row.completion) for row in newest}
+    mixed_keys = {row_key(row.prompt, row.completion) for row in newest}
     for row in older:
         key = row_key(row.prompt, row.completion)
         if prompt_id(row.prompt) in evaluation_ids:
             left_out["in_evaluation"] += 1
         elif key in labelled_keys:
             left_out["duplicate"] += 1
-        elif key in seen:
+        elif key in mixed_keys:
             left_out["superseded"] += 1
         else:
-            seen.add(key)
+            mixed_keys.add(key)
             yield row
 
 
@@ -55,27 +60,35 @@ def weigh(
     labelled_share: float,
     newest_share: float,
 ) -> Iterator[TrainingRow]:
-    """All rows with weights that sum to their number: labelled rows have `labelled_share` of the
-    sum (at least 0.25), the newest `newest_share` of the rest, older samples what remains. The
-    share of an empty group goes to the others. Within a group rows keep the weights they came with,
-    relative to each other. Each group is gone through twice."""
+    """Yield all rows with new weights, which sum to the number of rows.
+
+    The share of an empty group goes to the others. Within a group rows keep the weights they came
+    with, relative to each other. Each group is iterated over twice.
+
+    Args:
+        labelled: Labelled rows.
+        older: Generated rows of earlier rounds.
+        newest: Generated rows of this round.
+        labelled_share: Share of the weights for labelled rows; at least MIN_LABELLED_SHARE.
+        newest_share: Share of the remaining weights for the newest rows; older rows have the rest.
+    """
     labelled_share = max(MIN_LABELLED_SHARE, labelled_share)
     groups = [labelled, older, newest]
-    counts, sums = zip(*(_counted(rows) for rows in groups), strict=True)
-    rest = 1 - labelled_share
-    shares = [labelled_share, rest * (1 - newest_share), rest * newest_share]
-    if not counts[1] or not counts[2]:  # one group of samples takes all of their share
-        shares[1:] = [rest * bool(counts[1]), rest * bool(counts[2])]
+    counts, weight_sums = zip(*(_counted(rows) for rows in groups), strict=True)
+    _, num_older, num_newest = counts
+    generated_share = 1 - labelled_share
+    shares = [labelled_share, generated_share * (1 - newest_share), generated_share * newest_share]
+    if not num_older or not num_newest:  # one group of generated rows takes all of their share
+        shares[1:] = [generated_share * bool(num_older), generated_share * bool(num_newest)]
     present = sum(share for share, count in zip(shares, counts, strict=True) if count)
-    for rows, share, weights in zip(groups, shares, sums, strict=True):
+    for rows, share, weight_sum in zip(groups, shares, weight_sums, strict=True):
         for row in rows:
-            yield row.model_copy(
-                update={"weight": row.weight * share / present * sum(counts) / weights}
-            )
+            weight = row.weight * share / present * sum(counts) / weight_sum
+            yield row.model_copy(update={"weight": weight})
 
 
 def _counted(rows: Iterable[TrainingRow]) -> tuple[int, float]:
-    """(number, sum of the weights)."""
+    """Return (number, sum of the weights)."""
     count, total = 0, 0.0
     for row in rows:
         count += 1

@@ -1,4 +1,4 @@
-"""Training rows in files that are read as often as needed, and lines added to such a file."""
+"""Files of training rows, read as often as needed, and lines added to such a file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from components.contracts.rows import TrainingRow, read_rows
 
 
 class RowFile:
-    """Training rows in a file, to be gone through as often as needed."""
+    """The training rows of one or more files, which can be iterated over again and again."""
 
     def __init__(self, *paths: Path) -> None:
         self._paths = paths

@@ -150,7 +150,7 @@ def split(block: Block, refusal: Callable[[ScoredSample], str], reason: str) -> 
     return kept, dropped
 
 
-def scored(one: ScoredSample, name: str, score: float) -> ScoredSample:
+def with_score(one: ScoredSample, name: str, score: float) -> ScoredSample:
     """The sample with one more score."""
     return replace(one, scores={**one.scores, name: score})
 

@@ -1,7 +1,7 @@
 """The samples of a round, joined with their prompts and in order, whatever the shards.
 
-They are sorted by prompt without being read whole: each goes to one of a few files by the
-beginning of its prompt's id, and one file at a time is sorted in memory.
+They never have to fit into memory: each sample goes to one of a few files by the beginning of its
+prompt's id, and one file at a time is sorted.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from components.select.scored_samples import (
 from components.select.shard_rows import rows_of
 
 BUCKET_BYTES = 8 * 2**20
-"""Bytes of stored samples and prompts that are in memory at once, as Python objects about five
-times as much."""
+"""Bytes of stored samples and prompts that are in memory at once. As Python objects they take about
+five times as much."""
 MAX_BUCKETS = 256
 
 
@@ -37,12 +37,18 @@ def gather(
     bucket_bytes: int = BUCKET_BYTES,
     prefix: str = "",
 ) -> Iterator[Block]:
-    """All samples of a round in blocks, ordered by prompt id and sample index whatever the
-    shards.
+    """Yield all samples of a round in blocks, ordered by prompt id and sample index.
 
-    A shard's rows are in `prompts.jsonl` and `samples.jsonl`, or of large ones in `.parquet` files
-    of the same columns; the files' names begin with `prefix`. Raises Corrupt for a row that does
-    not fit, a sample without a prompt, or one that comes twice.
+    Args:
+        context: Store of the shards.
+        shards: Receipts with `prompts.jsonl` and `samples.jsonl`, or `.parquet` files of the same
+            columns.
+        folder: An empty folder.
+        bucket_bytes: Bytes of rows that may be in memory at once.
+        prefix: Beginning of the files' names.
+
+    Raises:
+        Corrupt: A row does not fit its model, or a sample has no prompt or comes twice.
     """
     files = [
         (kind, _shard_file(context, shard, prefix + name))
@@ -54,11 +60,11 @@ def gather(
     if count == 1:
         yield from _blocks(make_scored_samples(*_joined(files)))
         return
-    _part(files, count, folder)
+    _distribute(files, count, folder)
     for number in range(count):
-        own = [(kind, folder / f"{name}-{number}.jsonl") for name, kind in _KINDS]
-        yield from _blocks(make_scored_samples(*_joined(own)))
-        for _, path in own:
+        bucket = [(kind, folder / f"{name}-{number}.jsonl") for name, kind in _KINDS]
+        yield from _blocks(make_scored_samples(*_joined(bucket)))
+        for _, path in bucket:
             path.unlink()
 
 
@@ -69,12 +75,12 @@ _KINDS: tuple[tuple[str, type[Prompt] | type[Sample]], ...] = (
 
 
 def _shard_file(context: Context, shard: Receipt, name: str) -> Path:
-    return fetch(
-        context, shard, f"{name}.parquet" if f"{name}.parquet" in shard.objects else f"{name}.jsonl"
-    )
+    parquet = f"{name}.parquet"
+    return fetch(context, shard, parquet if parquet in shard.objects else f"{name}.jsonl")
 
 
 def _joined(files: Iterable[tuple[Any, Path]]) -> tuple[dict[str, Prompt], list[Sample]]:
+    """Return (prompt id → prompt, samples) of (row model, file) pairs."""
     prompts: dict[str, Prompt] = {}
     samples: list[Sample] = []
     for kind, path in files:
@@ -85,9 +91,14 @@ def _joined(files: Iterable[tuple[Any, Path]]) -> tuple[dict[str, Prompt], list[
     return prompts, samples
 
 
-def _part(files: Iterable[tuple[Any, Path]], count: int, folder: Path) -> None:
-    """Copy rows to `count` files of prompts and of samples, in the order of prompt ids from file to
-    file."""
+def _distribute(files: Iterable[tuple[Any, Path]], count: int, folder: Path) -> None:
+    """Copy rows to `count` files of prompts and `count` files of samples, by ranges of prompt ids.
+
+    Args:
+        files: (row model, file) pairs.
+        count: Number of ranges.
+        folder: Where the files are written.
+    """
     with ExitStack() as stack:
         outputs = {
             kind: [
@@ -97,17 +108,16 @@ def _part(files: Iterable[tuple[Any, Path]], count: int, folder: Path) -> None:
             for name, kind in _KINDS
         }
         for kind, path in files:
-            key, targets = "id" if kind is Prompt else "prompt_id", outputs[kind]
+            id_field = "id" if kind is Prompt else "prompt_id"
             for row in rows_of(path, kind):
-                targets[_bucket(getattr(row, key), count)].write(
-                    row.model_dump_json().encode() + b"\n"
-                )
+                output = outputs[kind][_bucket(getattr(row, id_field), count)]
+                output.write(row.model_dump_json().encode() + b"\n")
 
 
 def _bucket(identity: str, count: int) -> int:
-    """Which file a prompt goes to. Ids are hex digits of a hash, so files are about equal and in
-    order."""
+    """Return the number of the file for a prompt id, in ascending order of ids."""
     try:
+        # Ids are hex digits of a hash: equal ranges of ids hold about equally many prompts.
         return int(identity[:4], 16) * count >> 16
     except ValueError:
         return 0
@@ -115,8 +125,8 @@ def _bucket(identity: str, count: int) -> int:
 
 def _blocks(samples: list[ScoredSample]) -> Iterator[Block]:
     block: list[ScoredSample] = []
-    for own in by_prompt(samples):
-        block += own
+    for group in by_prompt(samples):
+        block += group
         if len(block) >= BLOCK_SAMPLES:
             yield block
             block = []

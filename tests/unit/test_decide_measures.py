@@ -12,7 +12,6 @@ from components.contracts.summaries.select import PromptKind, Votes
 from components.decide.reflection.measures import (
     answer_measures,
     human_loss_measures,
-    jensen_shannon,
     loosely,
     loss_measures,
     mix_measures,
@@ -135,11 +134,6 @@ def test_rows_that_look_the_same_are_repeated_and_validation_prompts_are_found_i
 def test_texts_are_the_same_to_a_person_but_numbers_and_signs_stay_different() -> None:
     assert loosely(" What is 3 + 4? ") == loosely("what is 3+4")
     assert loosely("3-4") != loosely("3+4")
-
-
-def test_the_distance_of_two_distributions() -> None:
-    assert jensen_shannon({"a": 1.0, "b": 1.0}, {"a": 10.0, "b": 10.0}) == 0.0
-    assert jensen_shannon({"a": 1.0}, {"b": 3.0}) == 1.0
 
 
 def test_a_verifier_is_held_against_what_the_champion_gets_right() -> None:

@@ -18,6 +18,7 @@ from components.statistics import (
     bootstrap_p_value,
     cluster_standard_error,
     detectable_mean_gain,
+    jensen_shannon,
     mcnemar_one_sided,
     mcnemar_two_sided,
     minimal_detectable_gain,
@@ -241,3 +242,8 @@ def test_two_shares_are_compared_in_standard_errors() -> None:
     assert abs(two_proportions_z(0.5, 100, 0.5, 200)) < 0.05
     assert two_proportions_z(0.9, 100, 0.5, 100) > 6
     assert two_proportions_z(1.0, 5, 0.0, 0) == 0.0
+
+
+def test_the_distance_of_two_distributions() -> None:
+    assert jensen_shannon({"a": 1.0, "b": 1.0}, {"a": 10.0, "b": 10.0}) == 0.0
+    assert jensen_shannon({"a": 1.0}, {"b": 3.0}) == 1.0

@@ -1,1 +1,1 @@
-"""What a finished round shows, why, and the plan of the next one."""
+"""Reflection on a finished round: measures, likely causes, and the plan of the next round."""

@@ -1,5 +1,4 @@
-"""Reflection: from a round's numbers to likely causes, each with evidence, confidence and one
-bounded change."""
+"""Diagnosis: from a round's numbers to likely causes, each with one bounded change of the plan."""
 
 from __future__ import annotations
 
@@ -55,7 +54,6 @@ CHECKS: tuple[Callable[[Evidence], Finding | None], ...] = (
 
 
 def diagnose(evidence: Evidence) -> list[Finding]:
-    """All findings, most confident first. None if the candidate was promoted and nothing stands
-    out."""
-    found = [finding for check in CHECKS if (finding := check(evidence)) is not None]
-    return sorted(found, key=lambda one: (-one.confidence, one.name))
+    """Return all findings, the most confident first; empty if nothing stands out."""
+    findings = [finding for check in CHECKS if (finding := check(evidence)) is not None]
+    return sorted(findings, key=lambda finding: (-finding.confidence, finding.name))

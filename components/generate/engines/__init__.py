@@ -1,1 +1,1 @@
-"""What can answer prompts: this project's own loop over transformers, vLLM, or an endpoint."""
+"""Engines that answer prompts: a sampling loop over transformers, vLLM, or an endpoint."""

@@ -1,4 +1,4 @@
-"""The firewall: nothing that an evaluation split asks may be trained on (2005.14165, appendix C)."""
+"""The firewall: nothing of an evaluation split may be trained on (2005.14165, appendix C)."""
 
 from __future__ import annotations
 
@@ -15,34 +15,39 @@ from components.select.text_similarity import band_hashes, jaccard, rows_per_ban
 NUM_WORDS = 13
 """Length of a run of words that two texts do not share by accident."""
 TEMPLATE_ITEMS = 10
-"""A run that so many evaluation items share is their template and proves nothing."""
+"""A run shared by at least this many evaluation items is their template and proves nothing."""
 NEAR = 0.6
 """Jaccard similarity of the shingles of two prompts from which one is a rewording of the other."""
 MIN_WORDS = 8
-"""Shorter prompts are compared exactly alone: of two sums, most characters are the same."""
+"""Shorter prompts are only compared exactly: two sums share most of their characters."""
 
 _WORD = re.compile(r"\w+")
 
 
 def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
-    """Drops answers to evaluation prompts, by the prompt's id and by the id of its text; with
-    `overlap` also samples that share a run of 13 words with an evaluation item (question or
-    reference answer), or whose prompt is nearly one.
-    """
-    ids = rules.evaluation_ids
-    index = Overlap(rules.evaluation) if rules.section.contamination == "overlap" else None
-    verdicts: dict[str, str] = {}
+    """Return a filter that drops answers to evaluation prompts.
 
-    def of_prompt(prompt: Prompt) -> str:
-        if {prompt.id, prompt_id(prompt.text)} & ids:
+    Prompts are compared by id and by the id of their text. With `contamination: overlap` the filter
+    also drops samples that share a run of 13 words with an evaluation item (question or reference
+    answer), and samples whose prompt is a rewording of one.
+    """
+    evaluation_ids = rules.evaluation_ids
+    index = Overlap(rules.evaluation) if rules.section.contamination == "overlap" else None
+    refusal_by_prompt: dict[str, str] = {}
+
+    def refusal_of_prompt(prompt: Prompt) -> str:
+        if {prompt.id, prompt_id(prompt.text)} & evaluation_ids:
             return "its prompt is in an evaluation split"
         return index.of_prompt(prompt.text) if index else ""
 
-    def refusal(one: ScoredSample) -> str:
-        if one.prompt.id not in verdicts:
-            verdicts.clear()  # blocks come prompt by prompt
-            verdicts[one.prompt.id] = of_prompt(one.prompt)
-        return verdicts[one.prompt.id] or (index.of_text(one.text) if index else "")
+    def refusal(scored: ScoredSample) -> str:
+        if scored.prompt.id not in refusal_by_prompt:
+            refusal_by_prompt.clear()  # blocks come prompt by prompt: one entry is enough
+            refusal_by_prompt[scored.prompt.id] = refusal_of_prompt(scored.prompt)
+        reason = refusal_by_prompt[scored.prompt.id]
+        if not reason and index:
+            reason = index.of_text(scored.text)
+        return reason
 
     def apply(block: Block) -> Outcome:
         return split(block, refusal, "in_evaluation")
@@ -51,48 +56,51 @@ def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
 
 
 class Overlap:
-    """Runs of words and sketches of all evaluation items; it grows with them and not with the
-    round."""
+    """Index of all evaluation items. Its size depends on them and not on the round."""
 
     def __init__(self, items: Sequence[tuple[Prompt, str]]) -> None:
+        """Build the index from (prompt, reference answer) pairs."""
         counts = Counter[int]()
         for prompt, answer in items:
             counts.update({*_runs(prompt.text), *_runs(answer)})
         self._runs = frozenset(run for run, count in counts.items() if count < TEMPLATE_ITEMS)
-        long = [
-            (prompt.id, _plain(prompt.text))
+        self._prompts = [
+            (prompt.id, shingles_of(_plain(prompt.text)))
             for prompt, _ in items
             if len(_words(prompt.text)) >= MIN_WORDS
         ]
-        self._prompts = [(identity, shingles_of(text)) for identity, text in long]
-        self._bands: dict[tuple[int, int], list[int]] = defaultdict(list)
-        if long:
-            hashes = band_hashes(
-                [own for _, own in self._prompts], [0] * len(long), rows_per_band(NEAR)
-            ).tolist()
-            for place, row in enumerate(hashes):
-                for key in enumerate(row):
-                    self._bands[key].append(place)
+        self._positions_by_band: dict[tuple[int, int], list[int]] = defaultdict(list)
+        if self._prompts:
+            shingles = [prompt_shingles for _, prompt_shingles in self._prompts]
+            hashes = band_hashes(shingles, [0] * len(shingles), rows_per_band(NEAR))
+            for position, row in enumerate(hashes.tolist()):
+                for band in enumerate(row):
+                    self._positions_by_band[band].append(position)
 
     def of_prompt(self, text: str) -> str:
-        """Why a prompt must not be trained on, empty if it may."""
-        return self.of_text(text) or self._near(text)
+        """Return the reason not to train on a prompt, empty if there is none."""
+        return self.of_text(text) or self._rewording(text)
 
     def of_text(self, text: str) -> str:
-        """Whether a text shares a run of words with an evaluation item."""
+        """Return the reason not to train on a text: a run of words that an evaluation item has."""
         shared = any(run in self._runs for run in _runs(text))
         return f"shares {NUM_WORDS} words in a row with an evaluation item" if shared else ""
 
-    def _near(self, text: str) -> str:
+    def _rewording(self, text: str) -> str:
         if len(_words(text)) < MIN_WORDS or not self._prompts:
             return ""
-        own = shingles_of(_plain(text))
-        hashes = band_hashes([own], [0], rows_per_band(NEAR))[0].tolist()
-        places = {place for key in enumerate(hashes) for place in self._bands.get(key, ())}
-        for place in sorted(places):
-            identity, shingles = self._prompts[place]
-            if (similarity := jaccard(own, shingles)) >= NEAR:
-                return f"Jaccard {similarity:.2f} to evaluation prompt {identity}"
+        shingles = shingles_of(_plain(text))
+        hashes = band_hashes([shingles], [0], rows_per_band(NEAR))[0].tolist()
+        positions = {
+            position
+            for band in enumerate(hashes)
+            for position in self._positions_by_band.get(band, ())
+        }
+        for position in sorted(positions):
+            evaluation_id, evaluation_shingles = self._prompts[position]
+            similarity = jaccard(shingles, evaluation_shingles)
+            if similarity >= NEAR:
+                return f"Jaccard {similarity:.2f} to evaluation prompt {evaluation_id}"
         return ""
 
 
@@ -101,7 +109,7 @@ def _words(text: str) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """Words alone: case, punctuation and white space are the first that a copy loses."""
+    """Return the words alone: a copy most often changes case, punctuation and white space."""
     return " ".join(_words(text))
 
 

@@ -1,4 +1,4 @@
-"""Prompts that are neither solved nor hopeless teach most (2504.03380, 2503.14476)."""
+"""Preference for prompts that are neither solved nor hopeless (2504.03380, 2503.14476)."""
 
 from __future__ import annotations
 
@@ -10,39 +10,40 @@ from components.select.scored_samples import Block, Filter, Outcome, Remaining, 
 
 
 def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
-    """Drops answers to solved prompts but for a replay share of the prompts, and weights the others
-    by p(1-p) of the prompt's pass rate p, relative to the most at p = 1/2. Of a prompt that is
-    never answered right (p = 0) nothing is left by the verifier but answers with a hint, whose
-    weight stays. A replayed prompt counts as if half a sample had been wrong: its weight is not 0.
+    """Return a filter that drops answers to solved prompts and weights the others.
+
+    A replay share of the solved prompts stays. The weight is 4p(1-p), with p the pass rate of the
+    prompt: 1 at p = 1/2. Where p = 0 the verifier has dropped all answers but those with a hint,
+    whose weight stays as it is. A replayed prompt counts as if half a sample had been wrong:
+    otherwise its weight would be 0.
     """
     section = rules.section.difficulty
     if section is None:
         return None
 
-    def refusal(one: ScoredSample) -> str:
-        if one.hinted:
+    def refusal(scored: ScoredSample) -> str:
+        if scored.hinted or _pass_rate(scored) < 1.0:
             return ""
-        place = derived_seed(rules.seed, "replay", one.prompt.id) / 2**63
-        return (
-            f"all {one.num_samples} samples are right"
-            if _rate(one) >= 1.0 and place >= section.replay
-            else ""
-        )
+        # Derived from the prompt: all samples of a prompt are replayed or none of them.
+        draw = derived_seed(rules.seed, "replay", scored.prompt.id) / 2**63
+        return "" if draw < section.replay else f"all {scored.num_samples} samples are right"
 
     def apply(block: Block) -> Outcome:
-        kept, dropped = split(block, refusal, "solved")
-        return [replace(one, weight=one.weight * _weight(one)) for one in kept], dropped
+        passed, dropped = split(block, refusal, "solved")
+        return [
+            replace(scored, weight=scored.weight * _weight(scored)) for scored in passed
+        ], dropped
 
     return apply
 
 
-def _rate(one: ScoredSample) -> float:
-    assert one.pass_rate is not None, "the verifier comes first"
-    return one.pass_rate
+def _pass_rate(scored: ScoredSample) -> float:
+    assert scored.pass_rate is not None, "the verifier comes first"
+    return scored.pass_rate
 
 
-def _weight(one: ScoredSample) -> float:
-    if one.hinted:
+def _weight(scored: ScoredSample) -> float:
+    if scored.hinted:
         return 1.0
-    rate = min(_rate(one), 1 - 0.5 / one.num_samples)
+    rate = min(_pass_rate(scored), 1 - 0.5 / scored.num_samples)
     return 4 * rate * (1 - rate)

@@ -8,30 +8,42 @@ from typing import Any
 from components.canonical import derived_seed
 from components.contracts.recipe import DiversityChoice
 from components.select.filter_settings import Rules
-from components.select.scored_samples import Filter, Remaining, SampleKey, ScoredSample, split
+from components.select.scored_samples import (
+    Block,
+    Filter,
+    Remaining,
+    SampleKey,
+    ScoredSample,
+    split,
+)
 
 NUM_FEATURES = 2**15
 NUM_DIMENSIONS = 64
-"""Vectors are projected to so many (Johnson–Lindenstrauss): 256 bytes a row stay in memory."""
+"""Length of the projected vectors (Johnson–Lindenstrauss): 256 bytes a row stay in memory."""
 
 
 def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
-    """Keeps `diversity.rows` of what remains: from clusters in turn, by k-centre (1708.00489), or
-    by a baseline."""
+    """Return a filter that keeps `diversity.rows` of the remaining rows.
+
+    They are chosen from clusters in turn, by k-centre (1708.00489), or by a baseline.
+    """
     section = rules.section.diversity
     if section is None:
         return None
-    keys, merits = [], []
-    for one in _all(remaining):
-        keys.append(one.key)
-        merits.append((_merit(one), derived_seed(rules.seed, "choice", *one.key)))
-    chosen = (
-        _choice(section, keys, merits, remaining, rules.seed)
-        if len(keys) > section.rows
-        else set(keys)
-    )
+    keys: list[SampleKey] = []
+    merits: list[tuple[float, int]] = []
+    for scored in _all_samples(remaining):
+        keys.append(scored.key)
+        merits.append((_merit(scored), derived_seed(rules.seed, "choice", *scored.key)))
+    chosen = set(keys)
+    if len(keys) > section.rows:
+        chosen = _choice(section, keys, merits, remaining, rules.seed)
     detail = f"{section.rows} rows of {len(keys)} were chosen ({section.method})"
-    return lambda block: split(block, lambda one: "" if one.key in chosen else detail, "diversity")
+
+    def refusal(scored: ScoredSample) -> str:
+        return "" if scored.key in chosen else detail
+
+    return lambda block: split(block, refusal, "diversity")
 
 
 def _choice(
@@ -41,36 +53,47 @@ def _choice(
     remaining: Remaining,
     seed: int,
 ) -> set[SampleKey]:
-    # Best first; a derived number decides between equals, so that neighbours have no advantage.
-    order = sorted(range(len(keys)), key=lambda place: (-merits[place][0], merits[place][1]))
+    """Return the keys of the chosen rows.
+
+    Args:
+        section: Method and number of rows.
+        keys: All rows, in order.
+        merits: (merit, random number) of each row.
+        remaining: Begins another pass over the same rows.
+        seed: Seed of the projection and of the clusters.
+    """
+    # Best first. The random number decides between equals, so that neighbours have no advantage.
+    ranking = sorted(range(len(keys)), key=lambda row: (-merits[row][0], merits[row][1]))
     match section.method:
         case "top-score":
-            places = order[: section.rows]
+            rows = ranking[: section.rows]
         case "random":
-            places = sorted(range(len(keys)), key=lambda place: merits[place][1])[: section.rows]
+            rows = sorted(range(len(keys)), key=lambda row: merits[row][1])[: section.rows]
         case "k-centre":
-            places = _centres(_vectors(remaining, seed), order[0], section.rows)
+            rows = _centres(_vectors(remaining, seed), ranking[0], section.rows)
         case _:
-            places = _balanced(_vectors(remaining, seed), order, section, seed)
-    return {keys[place] for place in places}
+            rows = _balanced(_vectors(remaining, seed), ranking, section, seed)
+    return {keys[row] for row in rows}
 
 
-def _merit(one: ScoredSample) -> float:
-    """What is better among like rows: the judge's or reward model's score, else the share of votes."""
-    return next(
-        (one.scores[name] for name in ("judge", "reward", "influence") if name in one.scores),
-        one.vote_share,
-    )
+def _merit(scored: ScoredSample) -> float:
+    """Return the number that ranks like rows: the first score there is, else the share of votes."""
+    for name in ("judge", "reward", "influence"):
+        if name in scored.scores:
+            return scored.scores[name]
+    return scored.vote_share
 
 
-def _all(remaining: Remaining) -> Iterator[ScoredSample]:
+def _all_samples(remaining: Remaining) -> Iterator[ScoredSample]:
     for block in remaining():
         yield from block
 
 
 def _vectors(remaining: Remaining, seed: int) -> Any:
-    """(rows, NUM_DIMENSIONS) float32 of unit length: words and pairs of words, hashed, weighted by
-    rarity."""
+    """Return (rows, NUM_DIMENSIONS) float32 vectors of unit length.
+
+    They count words and pairs of words, hashed and weighted by rarity.
+    """
     import numpy as np
     from sklearn.feature_extraction.text import HashingVectorizer
     from sklearn.random_projection import SparseRandomProjection
@@ -83,55 +106,60 @@ def _vectors(remaining: Remaining, seed: int) -> Any:
         dtype=np.float32,
         token_pattern=r"\w+",
     )
-    frequency, rows = np.zeros(NUM_FEATURES), 0
+    document_counts = np.zeros(NUM_FEATURES)
+    num_rows = 0
     for block in remaining():
-        counts = hashing.transform([f"{one.prompt.text} {one.text}" for one in block])
-        frequency += np.bincount(counts.indices, minlength=NUM_FEATURES)
-        rows += counts.shape[0]
-    rarity = (np.log((1 + rows) / (1 + frequency)) + 1).astype(np.float32)
+        counts = hashing.transform(_texts(block))
+        document_counts += np.bincount(counts.indices, minlength=NUM_FEATURES)
+        num_rows += counts.shape[0]
+    rarity = (np.log((1 + num_rows) / (1 + document_counts)) + 1).astype(np.float32)
     projection = SparseRandomProjection(
         NUM_DIMENSIONS, random_state=seed % 2**31, dense_output=True
     )
+    # Random projections depend on the number of features alone: any row will do to fit one.
     projection.fit(hashing.transform(["any"]))
     parts = []
     for block in remaining():
-        weighted = (
-            hashing.transform([f"{one.prompt.text} {one.text}" for one in block])
-            .multiply(rarity)
-            .tocsr()
-        )
+        weighted = hashing.transform(_texts(block)).multiply(rarity).tocsr()
         parts.append(projection.transform(weighted).astype(np.float32))
     vectors = np.concatenate(parts)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
+def _texts(block: Block) -> list[str]:
+    return [f"{scored.prompt.text} {scored.text}" for scored in block]
+
+
 def _centres(vectors: Any, first: int, count: int) -> list[int]:
-    """Greedy k-centre: each next row is the one farthest from all chosen so far; within twice the
-    best possible."""
+    """Return the rows of a greedy k-centre choice: each is the farthest from those before it.
+
+    The largest distance to a centre is at most twice the best possible one.
+    """
     import numpy as np
 
     chosen = [first]
     distances = 1 - vectors @ vectors[first]
     while len(chosen) < count:
-        place = int(np.argmax(distances))
-        chosen.append(place)
-        distances = np.minimum(distances, 1 - vectors @ vectors[place])
-        distances[chosen] = -1.0
+        farthest = int(np.argmax(distances))
+        chosen.append(farthest)
+        distances = np.minimum(distances, 1 - vectors @ vectors[farthest])
+        distances[chosen] = -1.0  # equal rows have distance 0 as well, chosen ones must be below
     return chosen
 
 
-def _balanced(vectors: Any, order: list[int], section: DiversityChoice, seed: int) -> list[int]:
-    """The best rows of every cluster in turn, until there are enough."""
+def _balanced(vectors: Any, ranking: list[int], section: DiversityChoice, seed: int) -> list[int]:
+    """Return the best rows of every cluster in turn, until there are enough."""
     from sklearn.cluster import MiniBatchKMeans
 
-    count = min(section.clusters, section.rows)
-    means = MiniBatchKMeans(count, random_state=seed % 2**31, n_init=1, batch_size=2048).fit(
-        vectors
-    )
-    taken: dict[int, int] = {}
-    ranked: list[tuple[int, int, int]] = []
-    for place in order:
-        cluster = int(means.labels_[place])
-        taken[cluster] = taken.get(cluster, -1) + 1
-        ranked.append((taken[cluster], len(ranked), place))
-    return [place for _, _, place in sorted(ranked)[: section.rows]]
+    num_clusters = min(section.clusters, section.rows)
+    clustering = MiniBatchKMeans(
+        num_clusters, random_state=seed % 2**31, n_init=1, batch_size=2048
+    ).fit(vectors)
+    num_ranked: dict[int, int] = {}
+    by_turn: list[tuple[int, int, int]] = []
+    for position, row in enumerate(ranking):
+        cluster = int(clustering.labels_[row])
+        turn = num_ranked.get(cluster, 0)
+        num_ranked[cluster] = turn + 1
+        by_turn.append((turn, position, row))
+    return [row for _, _, row in sorted(by_turn)[: section.rows]]

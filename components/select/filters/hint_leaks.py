@@ -1,5 +1,4 @@
-"""Answers with a hint that say what they were told, and nothing of their own (2203.14465 warns of
-them)."""
+"""Hinted answers that repeat their hint and add nothing of their own (2203.14465 warns of them)."""
 
 from __future__ import annotations
 
@@ -11,68 +10,72 @@ from components.select.scored_samples import Block, Filter, Outcome, Remaining, 
 from components.verifiers import reference_answer
 
 RUN_WORDS = 4
-"""So many words of the hint in a row are no accident; where it has fewer on a side, all of these.
-"""
+"""This many words of the hint in a row are no accident. A shorter piece of it counts whole."""
 REASONED = ("numeric", "math", "choice")
-"""Verifiers that find the answer at the end of a text: the way to it is to stand before."""
+"""Verifiers that read the answer at the end of a text: the reasoning should stand before it."""
 SAYS_NOTHING = frozenset({"the", "answer", "is", "so", "boxed", "final"})
 
 _WORD = re.compile(r"\w+")
-_PLACE = re.compile(r"\{(?:prompt|answer)\}")
+_PLACEHOLDER = re.compile(r"\{(?:prompt|answer)\}")
 
 
 def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
-    """Drops hinted answers that repeat words of the hint (`leaked_hint`: without it they would make
-    no sense), and those that are nothing but the answer where a way to it is asked for
-    (`parroted_hint`)."""
+    """Return a filter of hinted answers; None without hints.
+
+    It drops answers that repeat words of the hint (`leaked_hint`: without the hint they would make
+    no sense), and answers without any reasoning where reasoning is asked for (`parroted_hint`).
+    """
     if rules.hints is None:
         return None
     runs = own_words(rules.hints.template)
 
     def apply(block: Block) -> Outcome:
-        kept, dropped = list[ScoredSample](), list[Dropped]()
-        for one in block:
-            if one.hinted and (run := _leaked(one.text, runs)):
-                dropped.append(drop(one, "leaked_hint", f"repeats {run!r} of its hint"))
-            elif one.hinted and _parroted(one):
-                dropped.append(
-                    drop(one, "parroted_hint", "says the answer and nothing of the way to it")
-                )
+        passed, dropped = list[ScoredSample](), list[Dropped]()
+        for scored in block:
+            leaked_run = _leaked_run(scored.text, runs) if scored.hinted else ""
+            if leaked_run:
+                dropped.append(drop(scored, "leaked_hint", f"repeats {leaked_run!r} of its hint"))
+            elif scored.hinted and _is_parroted(scored):
+                detail = "says the answer and nothing of the way to it"
+                dropped.append(drop(scored, "parroted_hint", detail))
             else:
-                kept.append(one)
-        return kept, dropped
+                passed.append(scored)
+        return passed, dropped
 
     return apply
 
 
 def own_words(template: str) -> list[str]:
-    """What gives a hint away: runs of RUN_WORDS words of a template, in lower case, and shorter
-    pieces whole. Pieces without a word, as templates of a character or two have, are looked for as
-    they are."""
+    """Return the runs of words that give a hint away, in lower case.
+
+    They are the runs of RUN_WORDS words between the placeholders of a template. A piece with fewer
+    words is a run as a whole. A piece without a word, as templates of a character or two have, is
+    returned as it is.
+    """
     runs = list[str]()
-    for piece in _PLACE.split(template):
+    for piece in _PLACEHOLDER.split(template):
         words = _WORD.findall(piece.casefold())
-        length = min(RUN_WORDS, len(words))
-        runs += [
-            " ".join(words[begin : begin + length])
-            for begin in range(len(words) - length + 1)
-            if words
-        ]
-        if not words and piece.strip():
+        if words:
+            length = min(RUN_WORDS, len(words))
+            begins = range(len(words) - length + 1)
+            runs += [" ".join(words[begin : begin + length]) for begin in begins]
+        elif piece.strip():
             runs.append(piece.strip())
     return runs
 
 
-def _leaked(text: str, runs: list[str]) -> str:
-    """The first run that a text holds; empty if none."""
+def _leaked_run(text: str, runs: list[str]) -> str:
+    """Return the first run that a text holds; empty if there is none."""
     words = f" {' '.join(_WORD.findall(text.casefold()))} "
-    return next(
-        (run for run in runs if (f" {run} " in words if _WORD.search(run) else run in text)), ""
-    )
+    for run in runs:
+        if f" {run} " in words if _WORD.search(run) else run in text:
+            return run
+    return ""
 
 
-def _parroted(one: ScoredSample) -> bool:
-    if one.prompt.verifier not in REASONED:
+def _is_parroted(scored: ScoredSample) -> bool:
+    if scored.prompt.verifier not in REASONED:
         return False
-    said = [word for word in _WORD.findall(one.text.casefold()) if word not in SAYS_NOTHING]
-    return len(said) <= len(_WORD.findall(reference_answer(one.prompt)))
+    words = _WORD.findall(scored.text.casefold())
+    num_telling = sum(word not in SAYS_NOTHING for word in words)
+    return num_telling <= len(_WORD.findall(reference_answer(scored.prompt)))

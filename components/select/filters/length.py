@@ -9,38 +9,40 @@ from components.select.scored_samples import Filter, Remaining, ScoredSample, sp
 
 
 def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
-    """Drops answers far from the median length (characters) of their slice, which is that of all
-    that remain."""
+    """Return a filter that drops answers whose length is far from the median of their slice.
+
+    Lengths are in characters; the median is over all samples that remain when the pass begins.
+    """
     lengths: dict[tuple[str, str], Counter[int]] = defaultdict(Counter)
     for block in remaining():
-        for one in block:
-            lengths[one.slice][len(one.text)] += 1
+        for scored in block:
+            lengths[scored.slice][len(scored.text)] += 1
     medians = {name: _median(counts) for name, counts in lengths.items()}
     low, high = rules.section.min_length_ratio, rules.section.max_length_ratio
 
-    def refusal(one: ScoredSample) -> str:
-        median = medians.get(one.slice)
+    def refusal(scored: ScoredSample) -> str:
+        median = medians.get(scored.slice)
         if median is None:  # a slice of audit prompts alone: there is nothing to compare with
             return ""
-        ratio = len(one.text) / max(1, median)
-        return (
-            ""
-            if low <= ratio <= high
-            else f"{len(one.text)} characters, {ratio:.2f} of the median of its slice"
-        )
+        length = len(scored.text)
+        ratio = length / max(1, median)
+        if low <= ratio <= high:
+            return ""
+        return f"{length} characters, {ratio:.2f} of the median of its slice"
 
     return lambda block: split(block, refusal, "length")
 
 
 def _median(counts: Counter[int]) -> float:
-    """The median of a sample given by its counts; between the two middle ones if their number is
-    even."""
-    total, below, lower = counts.total(), 0, 0
+    """Return the median of a sample, given as value → count; of two middle values their mean."""
+    total = counts.total()
+    below = 0
+    lower_middle = 0
     for value in sorted(counts):
-        below += counts[value]
-        if 2 * below == total:
-            lower = value
-            continue
-        if 2 * below > total:
-            return (lower + value) / 2 if 2 * (below - counts[value]) == total else value
-    return lower
+        through_value = below + counts[value]
+        if 2 * through_value == total:  # the middle lies between this value and the next one
+            lower_middle = value
+        elif 2 * through_value > total:
+            return (lower_middle + value) / 2 if 2 * below == total else value
+        below = through_value
+    return lower_middle

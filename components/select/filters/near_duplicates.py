@@ -1,8 +1,7 @@
-"""Near-duplicates of earlier rows, of any prompt: MinHash-LSH proposes pairs, their real similarity
-decides.
+"""Near-duplicates of earlier rows: MinHash-LSH proposes pairs, their exact similarity decides.
 
-Nothing that grows with the round stays in memory but a few bytes a row: texts and band hashes lie
-in files, and one band at a time is sorted. Source: Broder 1997; LSH as in 2107.06499.
+Only a few bytes a row stay in memory: texts and band hashes lie in files, and one band at a time is
+sorted. Source: Broder 1997; LSH as in 2107.06499.
 """
 
 from __future__ import annotations
@@ -40,101 +39,119 @@ TEMPLATE_PROMPTS = 1000
 """Prompts of each task whose texts show its template. Ids are hashes, so the first ones are a fair
 sample."""
 MAX_LEADERS = 64
-"""Of rows that share a band, each is compared with at most so many earlier ones that are not
-duplicates themselves."""
+"""Earlier rows that a row is compared with, at most, among those that share a band with it and are
+not duplicates themselves. It keeps the cost of a large group below the square of its size."""
 
 
 def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
-    """Drops rows whose shingles (without their task's template) have at least `minhash_threshold`
-    in common with an earlier row that has the same numbers."""
+    """Return a filter that drops near-duplicates of an earlier row that has the same numbers.
+
+    A near-duplicate has a Jaccard similarity of at least `minhash_threshold` over shingles, without
+    those of its task's template. None at a threshold of 1.
+    """
     threshold = rules.section.minhash_threshold
     if threshold >= 1.0:
         return None
-    found = _Search(remaining, threshold, rules.folder).duplicates()
+    detail_by_key = _Search(remaining, threshold, rules.folder).duplicates()
 
     def apply(block: Block) -> Outcome:
-        return split(block, lambda one: found.get(one.key, ""), "near_duplicate")
+        return split(block, lambda scored: detail_by_key.get(scored.key, ""), "near_duplicate")
 
     return apply
 
 
 class _Search:
-    """All pairs that share a band, and the verdict on each."""
+    """All pairs of rows that share a band, and the verdict on each."""
 
     def __init__(self, remaining: Remaining, threshold: float, folder: Path) -> None:
-        self._threshold, self._rows = threshold, rows_per_band(threshold)
-        self._bands = NUM_PERMUTATIONS // self._rows
+        self._threshold = threshold
+        self._rows_per_band = rows_per_band(threshold)
+        self._num_bands = NUM_PERMUTATIONS // self._rows_per_band
         self._template = boilerplate(_first_rows(remaining))
         self._folder = folder
-        self._offsets, self._count = self._write(remaining)
+        self._offsets = self._write(remaining)
 
     def duplicates(self) -> dict[SampleKey, str]:
-        """Each near-duplicate, and which earlier row it resembles how much. The first of a group of
-        rows stays."""
+        """Return near-duplicate → the earlier row it resembles, in words.
+
+        The first of a group of similar rows is not in it. Deletes the files.
+        """
         import numpy as np
 
-        dropped = np.zeros(self._count, dtype=bool)
-        found: dict[SampleKey, str] = {}
+        is_duplicate = np.zeros(len(self._offsets) - 1, dtype=bool)
+        detail_by_key: dict[SampleKey, str] = {}
         with self._texts.open("rb") as file:
             self._descriptor = file.fileno()
-            for band in range(self._bands):
-                path = self._folder / f"band-{band}"
+            for band in range(self._num_bands):
+                path = self._band_file(band)
                 hashes = np.fromfile(path, dtype=np.uint64)
                 path.unlink()
-                for group in _groups(hashes):
-                    self._compare(group, dropped, found)
+                for rows in _groups(hashes):
+                    self._compare(rows, is_duplicate, detail_by_key)
         self._texts.unlink()
-        return found
+        return detail_by_key
 
     @property
     def _texts(self) -> Path:
         return self._folder / "texts"
 
-    def _write(self, remaining: Remaining) -> tuple[Any, int]:
-        """Texts in one file, band hashes in one file a band; gives back where each text begins."""
+    def _band_file(self, band: int) -> Path:
+        return self._folder / f"band-{band}"
+
+    def _write(self, remaining: Remaining) -> Any:
+        """Write all texts to one file and the hashes of each band to one file.
+
+        Returns (rows + 1,) int64: where each text begins, and the end of the last one.
+        """
         import numpy as np
 
         lengths = []
         with ExitStack() as stack:
-            texts = stack.enter_context(self._texts.open("wb"))
-            bands = [
-                stack.enter_context((self._folder / f"band-{band}").open("wb"))
-                for band in range(self._bands)
+            text_file = stack.enter_context(self._texts.open("wb"))
+            band_files = [
+                stack.enter_context(self._band_file(band).open("wb"))
+                for band in range(self._num_bands)
             ]
             for block in remaining():
-                shingles = [self._distinctive(one.slice[0], _text(one)) for one in block]
-                hashes = band_hashes(
-                    shingles, [numbers_key(_text(one)) for one in block], self._rows
-                )
-                for band, file in enumerate(bands):
-                    file.write(hashes[:, band].tobytes())
-                lines = [json.dumps([one.slice[0], *one.key, _text(one)]).encode() for one in block]
-                texts.write(b"".join(lines))
+                texts = [_text(scored) for scored in block]
+                tasks = [scored.slice[0] for scored in block]
+                shingles = list(map(self._distinctive, tasks, texts))
+                # Rows with other numbers get another salt: they are never proposed as a pair.
+                hashes = band_hashes(shingles, list(map(numbers_key, texts)), self._rows_per_band)
+                for band, band_file in enumerate(band_files):
+                    band_file.write(hashes[:, band].tobytes())
+                lines = [
+                    json.dumps([task, *scored.key, text]).encode()
+                    for task, scored, text in zip(tasks, block, texts, strict=True)
+                ]
+                text_file.write(b"".join(lines))
                 lengths.append(np.fromiter(map(len, lines), dtype=np.int64, count=len(lines)))
-        offsets = np.concatenate([np.zeros(1, dtype=np.int64), *lengths]).cumsum()
-        return offsets, len(offsets) - 1
+        return np.concatenate([np.zeros(1, dtype=np.int64), *lengths]).cumsum()
 
-    def _compare(self, group: Any, dropped: Any, found: dict[SampleKey, str]) -> None:
-        group = group[~dropped[group]]
-        if len(group) < 2:
+    def _compare(self, rows: Any, is_duplicate: Any, detail_by_key: dict[SampleKey, str]) -> None:
+        """Mark the rows of a group that resemble an earlier one of it."""
+        rows = rows[~is_duplicate[rows]]
+        if len(rows) < 2:
             return
         leaders: list[tuple[SampleKey, frozenset[str]]] = []
-        for place in group:
-            key, own = self._row(int(place))
-            for other, shingles in leaders:
-                similarity = jaccard(own, shingles)
+        for row in rows:
+            key, shingles = self._row(int(row))
+            for leader_key, leader_shingles in leaders:
+                similarity = jaccard(shingles, leader_shingles)
                 if similarity >= self._threshold:
-                    dropped[place] = True
-                    found[key] = (
-                        f"Jaccard {similarity:.2f} to sample {other[1]} of prompt {other[0]}"
+                    prompt, index = leader_key
+                    is_duplicate[row] = True
+                    detail_by_key[key] = (
+                        f"Jaccard {similarity:.2f} to sample {index} of prompt {prompt}"
                     )
                     break
             else:
                 if len(leaders) < MAX_LEADERS:
-                    leaders.append((key, own))
+                    leaders.append((key, shingles))
 
-    def _row(self, place: int) -> tuple[SampleKey, frozenset[str]]:
-        begin, end = int(self._offsets[place]), int(self._offsets[place + 1])
+    def _row(self, row: int) -> tuple[SampleKey, frozenset[str]]:
+        """Return (key, distinctive shingles) of a row, read from the file."""
+        begin, end = int(self._offsets[row]), int(self._offsets[row + 1])
         task, prompt, index, text = json.loads(os.pread(self._descriptor, end - begin, begin))
         return (prompt, index), self._distinctive(task, text)
 
@@ -142,35 +159,38 @@ class _Search:
         return shingles_of(text) - self._template.get(task, frozenset())
 
 
-def _text(one: ScoredSample) -> str:
-    return f"{one.prompt.text}\n{one.text}"
+def _text(scored: ScoredSample) -> str:
+    return f"{scored.prompt.text}\n{scored.text}"
 
 
 def _first_rows(remaining: Remaining) -> Iterator[tuple[str, str]]:
-    """(task, text) of one row of each task's first prompts."""
-    seen: Counter[str] = Counter()
+    """Yield (task, text) of one row of each task's first prompts."""
+    num_prompts: Counter[str] = Counter()
     for block in remaining():
-        for own in by_prompt(block):
-            task = own[0].slice[0]
-            seen[task] += 1
-            if seen[task] <= TEMPLATE_PROMPTS:
-                yield task, _text(own[0])
+        for group in by_prompt(block):
+            task = group[0].slice[0]
+            num_prompts[task] += 1
+            if num_prompts[task] <= TEMPLATE_PROMPTS:
+                yield task, _text(group[0])
 
 
 def _groups(hashes: Any) -> Iterator[Any]:
-    """Places with equal hashes, where there are at least two, each group in order; groups by their
-    first place."""
+    """Yield the rows with equal hashes, where there are at least two.
+
+    Rows are in order within a group; groups are in the order of their first rows.
+
+    Args:
+        hashes: (rows,) uint64 of one band.
+    """
     import numpy as np
 
+    if not len(hashes):
+        return
     order = np.argsort(hashes, kind="stable")
     ordered = hashes[order]
-    begins = (
-        np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
-        if len(hashes)
-        else np.zeros(0, int)
-    )
+    is_begin = np.concatenate([[True], ordered[1:] != ordered[:-1]])
+    begins = np.flatnonzero(is_begin)
     sizes = np.diff(np.concatenate([begins, [len(hashes)]]))
-    several = begins[sizes >= 2], sizes[sizes >= 2]
-    for number in np.argsort(order[several[0]], kind="stable"):
-        begin, size = several[0][number], several[1][number]
-        yield order[begin : begin + size]
+    begins, sizes = begins[sizes >= 2], sizes[sizes >= 2]
+    for number in np.argsort(order[begins], kind="stable"):
+        yield order[begins[number] : begins[number] + sizes[number]]

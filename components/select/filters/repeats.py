@@ -1,9 +1,7 @@
-"""Rows that say the same again: exact repeats, repeated ways of solving, and too many of one
-prompt."""
+"""Rows that repeat others: exact repeats, repeated ways of solving, too many rows of one prompt."""
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections import Counter, defaultdict
 
@@ -19,8 +17,7 @@ from components.select.scored_samples import (
 )
 
 MAX_COMPARED_CHARACTERS = 2000
-"""Of a longer answer only so much enters the edit distance, which costs the product of two lengths.
-"""
+"""Characters of an answer that enter the edit distance: it costs the product of two lengths."""
 
 _ANNOTATION = re.compile(r"<<[^<>]*>>")
 _DECORATION = re.compile(r"[$%,]|\s+(?=[=+\-*/^])|(?<=[=+\-*/^])\s+")
@@ -28,18 +25,21 @@ _EQUATION = re.compile(r"[0-9(][0-9+\-*/^().]*=-?[0-9]+(?:\.[0-9]+)?")
 
 
 def exact(rules: Rules, remaining: Remaining) -> Filter | None:
-    """Drops answers that repeat an earlier sample of the same prompt, or a labelled row."""
+    """Return a filter that drops answers which repeat an earlier sample or a labelled row.
+
+    Earlier samples are those of the same prompt.
+    """
 
     def apply(block: Block) -> Outcome:
-        seen: set[int] = set()
+        earlier_keys: set[int] = set()
 
-        def refusal(one: ScoredSample) -> str:
-            key = row_key(one.prompt.text, one.text)
+        def refusal(scored: ScoredSample) -> str:
+            key = row_key(scored.prompt.text, scored.text)
             if key in rules.labelled_keys:
                 return "repeats a labelled row"
-            if key in seen:
+            if key in earlier_keys:
                 return "repeats an earlier sample of its prompt"
-            seen.add(key)
+            earlier_keys.add(key)
             return ""
 
         return split(block, refusal, "duplicate")
@@ -48,37 +48,49 @@ def exact(rules: Rules, remaining: Remaining) -> Filter | None:
 
 
 def paths(rules: Rules, remaining: Remaining) -> Filter | None:
-    """Drops all but one of a prompt's answers that go through the same equations in the same order:
-    the one that is farthest, by edit distance, from the prompt's other answers (2308.01825).
-    Answers without equations all stay."""
+    """Return a filter that keeps one answer for each way of solving a prompt (2308.01825).
+
+    Answers with the same equations in the same order are one way. The one that stays has the
+    largest edit distance from the prompt's other answers. Answers without equations all stay. None
+    if the recipe does not ask for it.
+    """
     if not rules.section.distinct_paths:
         return None
 
     def apply(block: Block) -> Outcome:
-        of_prompts = itertools.groupby(block, key=lambda one: one.prompt.id)
-        chosen = {one.key for _, own in of_prompts for one in _one_of_each_path(list(own))}
-        return split(
-            block,
-            lambda one: "" if one.key in chosen else "solved by the same equations",
-            "same_path",
-        )
+        # Not by_prompt: hinted and unhinted answers of a prompt compete with each other here.
+        samples_by_prompt: dict[str, list[ScoredSample]] = defaultdict(list)
+        for scored in block:
+            samples_by_prompt[scored.prompt.id].append(scored)
+        chosen = {
+            scored.key
+            for samples in samples_by_prompt.values()
+            for scored in _one_of_each_path(samples)
+        }
+
+        def refusal(scored: ScoredSample) -> str:
+            return "" if scored.key in chosen else "solved by the same equations"
+
+        return split(block, refusal, "same_path")
 
     return apply
 
 
 def few_per_prompt(rules: Rules, remaining: Remaining) -> Filter | None:
-    """Keeps the first answers of each prompt, up to the recipe's cap, so easy prompts do not crowd
-    out others."""
+    """Return a filter that keeps the first `max_per_prompt` answers of each prompt.
+
+    Without it easy prompts, whose answers pass more often, would crowd out hard ones.
+    """
     cap = rules.section.max_per_prompt
 
     def apply(block: Block) -> Outcome:
         counts = Counter[str]()
 
-        def refusal(one: ScoredSample) -> str:
-            counts[one.prompt.id] += 1
-            return (
-                "" if counts[one.prompt.id] <= cap else f"its prompt has {cap} kept answers already"
-            )
+        def refusal(scored: ScoredSample) -> str:
+            counts[scored.prompt.id] += 1
+            if counts[scored.prompt.id] <= cap:
+                return ""
+            return f"its prompt has {cap} kept answers already"
 
         return split(block, refusal, "cap")
 
@@ -86,36 +98,41 @@ def few_per_prompt(rules: Rules, remaining: Remaining) -> Filter | None:
 
 
 def equations(text: str) -> tuple[str, ...]:
-    """The equations of an answer in order, as `48/2=24`: what its reasoning is known by."""
+    """Return the equations of an answer in order, such as `48/2=24`: the path of its reasoning."""
     plain = _DECORATION.sub("", _ANNOTATION.sub("", text.replace("×", "*").replace("÷", "/")))
     return tuple(_EQUATION.findall(plain))
 
 
-def _one_of_each_path(own: list[ScoredSample]) -> list[ScoredSample]:
-    groups: dict[tuple[str, ...], list[ScoredSample]] = defaultdict(list)
-    for one in own:
-        groups[equations(one.text) or (one.text,)].append(one)
+def _one_of_each_path(samples: list[ScoredSample]) -> list[ScoredSample]:
+    """Return the sample of each path that is farthest from the samples of other paths."""
+    samples_by_path: dict[tuple[str, ...], list[ScoredSample]] = defaultdict(list)
+    for scored in samples:
+        samples_by_path[equations(scored.text) or (scored.text,)].append(scored)
     chosen = []
-    for group in groups.values():
-        others = [other.text for other in own if other not in group]
-        distances = [sum(edit_distance(one.text, other) for other in others) for one in group]
+    for group in samples_by_path.values():
+        other_texts = [scored.text for scored in samples if scored not in group]
+        distances = [
+            sum(edit_distance(scored.text, text) for text in other_texts) for scored in group
+        ]
         chosen.append(group[distances.index(max(distances))])
     return chosen
 
 
 def edit_distance(first: str, second: str) -> int:
-    """Least number of characters to insert, delete or replace (Levenshtein 1966), over
-    MAX_COMPARED_CHARACTERS."""
+    """Return the least number of characters to insert, delete or replace (Levenshtein 1966).
+
+    Only the first MAX_COMPARED_CHARACTERS of each text count.
+    """
     import numpy as np
 
     first, second = first[:MAX_COMPARED_CHARACTERS], second[:MAX_COMPARED_CHARACTERS]
     letters = np.array([ord(letter) for letter in second], dtype=np.int64)
-    places = np.arange(len(second) + 1)
-    row = places.copy()
+    positions = np.arange(len(second) + 1)
+    row = positions.copy()
     for number, letter in enumerate(first, 1):
         best = np.empty_like(row)
         best[0] = number
         best[1:] = np.minimum(row[1:] + 1, row[:-1] + (letters != ord(letter)))
-        # Insertions: the least of what is to the left, one more for each place between.
-        row = np.minimum.accumulate(best - places) + places
+        # Insertions: the least value to the left, plus one for each position between.
+        row = np.minimum.accumulate(best - positions) + positions
     return int(row[-1])

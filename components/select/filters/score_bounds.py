@@ -1,84 +1,109 @@
-"""Filters by a score that something else gives: a judge, a reward model, the likelihood under a
-model."""
+"""Bounds on scores from outside: a judge's grade, a reward, the likelihood under a model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from components.contracts.rows import Dropped
 from components.select.filter_settings import Rules
-from components.select.scored_samples import Block, Filter, Outcome, Remaining, drop, scored
+from components.select.scored_samples import (
+    Block,
+    Filter,
+    Outcome,
+    Remaining,
+    ScoredSample,
+    drop,
+    with_score,
+)
 
 Refusal = Callable[[float], str]
+"""Returns the reason to drop an answer with this score, empty to keep it."""
 
 
 def by_judge(rules: Rules, remaining: Remaining) -> Filter | None:
-    """Drops answers that a judge grades below `min_score`; one it gives no grade is
-    `unscored`."""
+    """Return a filter that drops answers graded below `min_score`; None without a judge.
+
+    An answer without a grade is dropped as `unscored`.
+    """
     if rules.section.judge is None:
         return None
     least = rules.section.judge.min_score
-    return _filter(
-        rules, "judge", lambda score: "" if score >= least else f"grade {score:g} < {least}"
-    )
+
+    def refusal(score: float) -> str:
+        return "" if score >= least else f"grade {score:g} < {least}"
+
+    return _filter(rules, "judge", refusal, "judge")
 
 
 def by_reward(rules: Rules, remaining: Remaining) -> Filter | None:
-    """Drops answers whose reward is below `min_score`."""
+    """Return a filter that drops answers with a reward below `min_score`; None without a reward."""
     if rules.section.reward is None:
         return None
     least = rules.section.reward.min_score
-    return _filter(
-        rules, "reward", lambda score: "" if score >= least else f"reward {score:.3f} < {least:g}"
-    )
+
+    def refusal(score: float) -> str:
+        return "" if score >= least else f"reward {score:.3f} < {least:g}"
+
+    return _filter(rules, "reward", refusal, "reward")
 
 
 def by_likelihood(rules: Rules, remaining: Remaining) -> Filter | None:
-    """Drops answers whose perplexity per token, or its ratio between champion and base, is outside
-    the band."""
+    """Return a filter that drops answers whose perplexity per token is outside a band.
+
+    There are bands for the perplexity under the champion, under the base, and for their ratio. None
+    if the recipe does not ask for it.
+    """
     section = rules.section.likelihood
     if section is None:
         return None
     bands = {"champion": section.champion, "base": section.base, "ratio": section.ratio}
-    asked = [(name, band) for name, band in bands.items() if band is not None]
-    filters = [_filter(rules, name, _outside(name, *band), "likelihood") for name, band in asked]
+    filters = [
+        _filter(rules, name, _outside(name, *band), "likelihood")
+        for name, band in bands.items()
+        if band is not None
+    ]
 
     def apply(block: Block) -> Outcome:
-        kept, dropped = list(block), []
-        for one in filters:
-            kept, refused = one(kept)
-            dropped += refused
-        return kept, dropped
+        passed, dropped = list(block), list[Dropped]()
+        for apply_band in filters:
+            passed, dropped_by_band = apply_band(passed)
+            dropped += dropped_by_band
+        return passed, dropped
 
     return apply
 
 
 def _outside(name: str, low: float, high: float) -> Refusal:
     def refusal(score: float) -> str:
-        return (
-            ""
-            if low <= score <= high
-            else f"perplexity ({name}) {score:.3f} outside {low:g} to {high:g}"
-        )
+        if low <= score <= high:
+            return ""
+        return f"perplexity ({name}) {score:.3f} outside {low:g} to {high:g}"
 
     return refusal
 
 
-def _filter(rules: Rules, name: str, refusal: Refusal, reason: str = "") -> Filter:
-    """A filter by the scores of `rules.scorers[name]`; kept and dropped rows carry their score."""
+def _filter(rules: Rules, name: str, refusal: Refusal, reason: str) -> Filter:
+    """Return a filter by the scores of `rules.scorers[name]`; all its rows carry their score.
+
+    Args:
+        rules: Holds the scorers.
+        name: Name of the scorer and of the score.
+        refusal: Verdict on a score.
+        reason: Reason of dropped rows.
+    """
     scorer = rules.scorers[name]
 
     def apply(block: Block) -> Outcome:
-        kept, dropped = [], []
-        for one, score in zip(block, scorer(block), strict=True):
+        passed, dropped = list[ScoredSample](), list[Dropped]()
+        for unscored, score in zip(block, scorer(block), strict=True):
             if score is None:
-                dropped.append(drop(one, "unscored", f"{name} gave no score"))
+                dropped.append(drop(unscored, "unscored", f"{name} gave no score"))
                 continue
-            marked = scored(one, name, score)
-            detail = refusal(score)
-            if detail:
-                dropped.append(drop(marked, reason or name, detail))
+            scored = with_score(unscored, name, score)
+            if detail := refusal(score):
+                dropped.append(drop(scored, reason, detail))
             else:
-                kept.append(marked)
-        return kept, dropped
+                passed.append(scored)
+        return passed, dropped
 
     return apply

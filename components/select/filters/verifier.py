@@ -1,4 +1,4 @@
-"""What the prompt's own verifier says of an answer, and a function of the user's."""
+"""Verdicts of the prompt's own verifier and of a function of the user's."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from components.contracts.rows import Dropped
 from components.errors import UserError
 from components.select.filter_settings import Rules
 from components.select.scored_samples import (
@@ -22,59 +23,63 @@ from components.verifiers import verify
 
 
 def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
-    """Drops what the prompt's verifier refuses, and notes the prompt's pass rate (hinted answers
-    have none); none if the recipe goes without labels. The reference is read through the verifier
-    alone: what is kept is always the model's own text."""
+    """Return a filter that drops answers which the prompt's verifier refuses.
+
+    It notes the prompt's pass rate in the others; hinted answers have none. None if the recipe goes
+    without labels. The reference is read through the verifier alone: the text of a row is always
+    the model's own.
+    """
     if not rules.section.verifier:
         return None
 
     def apply(block: Block) -> Outcome:
-        kept, dropped = [], []
-        for own in by_prompt(block):
-            right, wrong = _verified(own)
-            kept += (
-                right
-                if own[0].hinted
-                else [replace(one, pass_rate=len(right) / one.num_samples) for one in right]
-            )
+        passed, dropped = list[ScoredSample](), list[Dropped]()
+        for group in by_prompt(block):
+            right, wrong = _verified(group)
+            if not group[0].hinted:
+                # Over all samples drawn, also those that an earlier filter dropped.
+                pass_rate = len(right) / group[0].num_samples
+                right = [replace(scored, pass_rate=pass_rate) for scored in right]
+            passed += right
             dropped += wrong
-        return kept, dropped
+        return passed, dropped
 
     return apply
 
 
 def by_function(rules: Rules, remaining: Remaining) -> Filter | None:
-    """Drops what the recipe's `verifier_function` refuses."""
+    """Return a filter that drops answers which the recipe's `verifier_function` refuses.
+
+    None if the recipe names no function. Raises UserError if the function cannot be imported.
+    """
     name = rules.section.verifier_function
     if not name:
         return None
-    function = _named(name)
+    function = _imported(name)
 
-    def refusal(one: ScoredSample) -> str:
-        return (
-            ""
-            if function(one.prompt.text, one.text, dict(one.prompt.reference))
-            else f"{name} refused it"
-        )
+    def refusal(scored: ScoredSample) -> str:
+        accepted = function(scored.prompt.text, scored.text, dict(scored.prompt.reference))
+        return "" if accepted else f"{name} refused it"
 
     return lambda block: split(block, refusal, "function")
 
 
-def _verified(own: list[ScoredSample]) -> Outcome:
-    """The verdict on a prompt's answers; equal ones are checked once."""
+def _verified(group: Block) -> Outcome:
+    """Return the outcome for the answers to one prompt; equal answers are checked once."""
     verdicts: dict[str, bool] = {}
 
-    def refusal(one: ScoredSample) -> str:
-        if one.text not in verdicts:
-            verdicts[one.text] = verify(one.prompt, one.text)
-        return "" if verdicts[one.text] else f"{one.prompt.verifier} refused {one.answer[:200]!r}"
+    def refusal(scored: ScoredSample) -> str:
+        if scored.text not in verdicts:
+            verdicts[scored.text] = verify(scored.prompt, scored.text)
+        if verdicts[scored.text]:
+            return ""
+        return f"{scored.prompt.verifier} refused {scored.answer[:200]!r}"
 
-    return split(own, refusal, "verifier")
+    return split(group, refusal, "verifier")
 
 
-def _named(name: str) -> Callable[[str, str, dict[str, Any]], bool]:
-    """The function behind a dotted name of the recipe. What it raises later is a bug of its own,
-    with its traceback."""
+def _imported(name: str) -> Callable[[str, str, dict[str, Any]], bool]:
+    """Return the function with a dotted name. Errors it raises later keep their traceback."""
     module, _, attribute = name.rpartition(".")
     try:
         function = getattr(importlib.import_module(module), attribute, None)
@@ -86,5 +91,5 @@ def _named(name: str) -> Callable[[str, str, dict[str, Any]], bool]:
         raise UserError(
             f"select.verifier_function {name}: module {module} has no function {attribute!r}"
         )
-    found: Callable[[str, str, dict[str, Any]], bool] = function
-    return found
+    verifier_function: Callable[[str, str, dict[str, Any]], bool] = function
+    return verifier_function

@@ -1,5 +1,4 @@
-"""What gives samples a score from outside of them: a judge, a reward model, the champion, the base,
-dev rows."""
+"""Scores of samples from outside of them: a judge, a reward model, champion, base, dev rows."""
 
 from __future__ import annotations
 
@@ -16,16 +15,17 @@ from components.select.scorers.models import influence_scorer, likelihood_scorer
 
 @contextmanager
 def scorers_of(context: Context, campaign: Campaign, scratch: Path) -> Iterator[dict[str, Scorer]]:
-    """The scorers that the recipe asks for, by name; models are loaded when they are first asked."""
+    """Yield name → scorer, for those that the recipe asks for. Models are loaded at first use."""
     section = campaign.recipe.select
-    found: dict[str, Scorer] = {}
+    scorers: dict[str, Scorer] = {}
     with ExitStack() as stack:
         if section.judge is not None:
-            found["judge"] = stack.enter_context(Judge(section.judge, context.environment)).grades
+            judge = stack.enter_context(Judge(section.judge, context.environment))
+            scorers["judge"] = judge.grades
         if section.reward is not None:
-            found["reward"] = reward_scorer(context, section.reward, scratch)
+            scorers["reward"] = reward_scorer(context, section.reward, scratch)
         if section.likelihood is not None:
-            found |= likelihood_scorers(context, campaign)
+            scorers |= likelihood_scorers(context, campaign)
         if section.influence is not None:
-            found["influence"] = influence_scorer(context, campaign)
-        yield found
+            scorers["influence"] = influence_scorer(context, campaign)
+        yield scorers
