@@ -101,6 +101,7 @@ def prepare(
     train: Sequence[TrainingRow] = (),
     validation: Sequence[Prompt] = (),
     test: Sequence[Prompt] = (),
+    audit: Sequence[Prompt] = (),
     plan: Plan = PLAN,
 ) -> Receipt:
     """A start receipt: the beginning of a campaign."""
@@ -108,6 +109,7 @@ def prepare(
         "splits/train.jsonl": train,
         "splits/validation.jsonl": validation,
         "splits/test.jsonl": test,
+        "splits/audit.jsonl": audit,
     }
     state = State(
         run_id="crafted-run", prepared=store(context, "prepare", splits, {}).ref, plan=plan

@@ -51,11 +51,18 @@ class Campaign:
     recipe: Recipe
     plan: Plan = PLAN
     validation: tuple[Prompt, ...] = ()
+    audit: tuple[Prompt, ...] = ()
     uri: str = ""
     receipts: list[Receipt] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.start = prepare(self.context, self.recipe, plan=self.plan, validation=self.validation)
+        self.start = prepare(
+            self.context,
+            self.recipe,
+            plan=self.plan,
+            validation=self.validation,
+            audit=self.audit,
+        )
         self.uri = receipt_uri(self.context, self.start)
 
     @property

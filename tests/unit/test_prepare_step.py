@@ -13,11 +13,12 @@ import pytest
 from components.contracts.recipe import LoraStructure
 from components.contracts.rows import Dropped, Prompt, TrainingRow, prompt_id, read_rows
 from components.contracts.state import Plan, State
-from components.contracts.summaries import StartSummary
+from components.contracts.summaries import SelectSummary, StartSummary
 from components.errors import UserError
 from components.prepare.step import PrepareInputs, run
 from components.runtime.campaign import load_campaign
 from components.runtime.context import Context
+from components.runtime.entrypoints import mix_of
 from components.runtime.receipts import (
     Receipt,
     Task,
@@ -242,6 +243,31 @@ def decided(context: Context, start: Receipt, **settings: Any) -> Receipt:
         seed=0,
         work=work,
     )
+
+
+def test_the_first_mix_has_the_form_of_every_mix_and_all_labelled_rows(context: Context) -> None:
+    start = prepare(context)
+    prepared = load_campaign(context, receipt_uri(context, start)).prepared
+    mix = mix_of(context, start)
+    labelled = prepared.objects["splits/train.jsonl"]
+    assert mix.objects["mix.jsonl"] == labelled
+    assert {name: ref.size for name, ref in mix.objects.items()} == {
+        "mix.jsonl": labelled.size,
+        "accepted.jsonl": 0,
+        "dropped.jsonl": 0,
+    }
+    summary = read_summary(mix, SelectSummary)
+    assert (summary.round, summary.generated, summary.self_rows) == (0, 0, 0)
+    assert summary.labelled_rows == read_summary(start, StartSummary).counts["train"]
+
+
+def test_what_the_first_training_does_not_depend_on_leaves_its_mix_as_it_is(
+    context: Context,
+) -> None:
+    more_patience = changed(decide={"goal": {"threshold": 0.5}, "patience": 9})
+    first, second = prepare(context), prepare(context, more_patience)
+    assert first.ref != second.ref
+    assert mix_of(context, first) == mix_of(context, second)
 
 
 def test_a_resumed_campaign_goes_on_where_the_old_one_stopped(context: Context) -> None:
