@@ -16,8 +16,8 @@ up on a comparison after 5 seconds. An answer is right by
 - `task/reverse`, `task/copy`, `task/addition`, if it answers the prompt of the built-in task;
 - `reasoning_gym`, if the task's own scorer gives it the full score.
 
-The final answer of `numeric`, `choice` and `math` stands between `<answer>` tags, else on a line that
-begins with `####`, else in the last `\\boxed{}`, else behind "answer is"; think blocks do not count.
+The final answer of `numeric`, `choice` and `math` stands between `<answer>` tags, else behind
+`####`, else in the last `\\boxed{}`, else behind "answer is"; think blocks do not count.
 A text without any of these ends with its last number (`numeric`) or is the answer as a whole.
 """
 

@@ -1,7 +1,7 @@
 """Where in a text the final answer stands.
 
-A text states its answer between `<answer>` tags, on a line that begins with `####`, in a `\\boxed{}`
-or behind "answer is". What it says inside a think block is no statement of the answer.
+A text states its answer between `<answer>` tags, behind `####`, in a `\\boxed{}` or
+behind "answer is". What it says inside a think block is no statement of the answer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _THINK_TAG = re.compile(
     r"<(/?)(?:think|thinking|thought|reasoning)>|<\|(begin|end)_of_thought\|>", re.IGNORECASE
 )
 _ANSWER_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
-_HASH_LINE = re.compile(r"^[ \t]*####(?!#)[ \t]*(.*)$", re.MULTILINE)
+_HASH_MARK = re.compile(r"(?<!\S)####(?!#)[ \t]*([^#\n]*)")
 _BRACE_OR_ESCAPE = re.compile(r"\\.|[{}]", re.DOTALL)
 _BOX = re.compile(r"\\f?boxed\s*(?:(\{)|([^\s{}$\\]+))")
 _ANSWER_IS = re.compile(
@@ -67,13 +67,11 @@ def tagged(text: str) -> str | None:
 
 
 def hash_lines(text: str) -> list[str]:
-    """Return what stands behind `####` at the start of a line, the last such line first.
+    """Return what stands behind each `####` on its line, the last one first.
 
     The caller says which of them is an answer: `#### Step 2: add` is a heading.
     """
-    if "####" not in text:
-        return []
-    return [line.strip() for line in reversed(_HASH_LINE.findall(text))]
+    return [line.strip() for line in reversed(_HASH_MARK.findall(text))]
 
 
 def boxed(text: str) -> str | None:

@@ -87,7 +87,7 @@ def final_number(text: str) -> Number | None:
     It is looked for, outside of think blocks, in the first of these that the text holds:
 
     1. between the last `<answer>` tags, by the rules below;
-    2. on the last line that begins with `####` and a number: the first number there;
+    2. behind the last `####` that a number follows: that number (`#### Step 2:` is a heading);
     3. in the last `\\boxed{}`, which must be one number and its unit;
     4. behind the last "answer is" or "answer:" with a number in its sentence: the first number;
     5. else the last number of the last sentence that holds one.

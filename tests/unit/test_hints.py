@@ -417,7 +417,12 @@ def test_hinted_samples_are_counted_apart_and_count_for_nothing_else(context: Co
     texts = [*TEXTS, *((one, [reference_answer(one), "0", "1"]) for one in audit)]
     common: dict[str, Any] = {
         "audit": audit,
-        "select": {"min_vote_share": 0.3, "difficulty": {"replay": 1.0}},
+        # Each of a prompt's samples says something else: a tie, of which the first is right.
+        "select": {
+            "min_vote_share": 0.3,
+            "tie_goes_to_first": True,
+            "difficulty": {"replay": 1.0},
+        },
     }
     receipt = selected(context, texts, HELPED, **common)
     without = selected(context, texts, [], **{**common, "hints": None})

@@ -190,6 +190,8 @@ PLACES = {
     "#### x = 6": "6",
     "#### 2 * 3 = 6": "6",
     "72 #### 71": "71",
+    "so 6 * 7 = 42 #### 42 of 50": "42",
+    "#### 7 #### 8": "8",
     "#### Step 1: add\n2+3=5\n#### Step 2: multiply\n5*4=20\nThe answer is 20.": "20",
     "#### 1. Add\n2+3=5\n#### 2. Multiply\nSo it is 20 apples.": "20",
     "#### 20\nI checked it in 3 steps.": "20",
