@@ -38,7 +38,7 @@ demo: setup
 
 quick: lint
 	$(RUN) -m pytest tests/unit tests/security tests/manifests -q \
-		-m "not process and not slow and not s3 and not browser and not container and not gpu" $(PYTEST)
+		-m "not process and not s3 and not browser and not container and not gpu" $(PYTEST)
 
 test: setup
 	$(RUN) -m pytest tests --ignore=tests/benchmarks --ignore=tests/gpu --ignore=tests/vllm --ignore=tests/containers $(PYTEST)

@@ -45,6 +45,48 @@ LISTENERS = (
 
 _store_numbers = itertools.count(1)
 
+MARK_OF_FOLDER = {
+    "containers": "container",
+    "gpu": "gpu",
+    "fault": "process",
+    "pipeline": "process",
+}
+PROCESS_FILES = {
+    "test_bad_input",
+    "test_cli",
+    "test_entries",
+    "test_environment",
+    "test_harness",
+    "test_launch",
+    "test_local_processes",
+    "test_lstm",
+    "test_object_store",
+    "test_package",
+    "test_readers",
+    "test_sampler",
+    "test_secrets",
+    "test_submit",
+    "test_submit_from_ci",
+    "test_train",
+    "test_training_options",
+    "test_whole_models",
+}
+"""Files whose tests start processes, or train or sample with a model, for seconds each."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by what they need, as their folder, file or fixtures tell it."""
+    for item in items:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        if folder in MARK_OF_FOLDER:
+            item.add_marker(MARK_OF_FOLDER[folder])
+        if item.path.stem in PROCESS_FILES:
+            item.add_marker("process")
+        if item.path.stem == "test_report_in_browser":
+            item.add_marker("browser")
+        if "start_s3_server" in getattr(item, "fixturenames", ()):
+            item.add_marker("s3")
+
 
 class S3Server:
     """A SeaweedFS server on 127.0.0.1, with its data in one folder: it can be killed and started
@@ -256,7 +298,7 @@ def s3_store(s3_server: S3Server) -> Store:
     return open_store(s3_server.new_uri(), s3_server.environment)
 
 
-@pytest.fixture(params=["file", "s3"])
+@pytest.fixture(params=["file", pytest.param("s3", marks=pytest.mark.s3)])
 def store(request: pytest.FixtureRequest) -> Store:
     """An empty store of each kind."""
     found: Store = request.getfixturevalue(f"{request.param}_store")

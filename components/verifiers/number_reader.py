@@ -16,6 +16,7 @@ from components.verifiers.plain_number import Number, number_of
 
 MAX_CHARACTERS = 2000
 """Of a longer line only the end (or beginning) is read; what lies on the cut is no number."""
+_SPACES = re.compile(r"\s{2,}")
 _CUT = "∞"
 """A sign that makes a number unreadable."""
 
@@ -64,6 +65,7 @@ def last_number(text: str) -> Number | None:
     for line in reversed(_without_markers(text.split("\n"))):
         if not _holds_digit(line):
             continue
+        line = _SPACES.sub(" ", line)
         end = line if len(line) <= MAX_CHARACTERS else _CUT + line[-MAX_CHARACTERS:]
         for phrase in reversed(list(phrases_of(tokens_of(end)))):
             readings = _readings(phrase)
@@ -143,6 +145,7 @@ def _first_line(text: str) -> str:
         if any(character.isalnum() for character in line):
             if not _holds_digit(line):
                 return ""
+            line = _SPACES.sub(" ", line)
             return line if len(line) <= MAX_CHARACTERS else line[:MAX_CHARACTERS] + _CUT
     return ""
 
