@@ -100,7 +100,7 @@ def load(family: str) -> int:
     os.environ["_KFP_RUNTIME"] = "true"
     importlib.import_module("kfp.dsl.executor_main")
     modeling = () if family == "cpu" else ("modeling",)
-    folders = ("contracts", "storage", "runtime", *modeling, *STEPS[family])
+    folders = ("contracts", "storage", "runtime", "verifiers", *modeling, *STEPS[family])
     names = [name for folder in folders for name in _modules(folder)]
     for name in names:
         importlib.import_module(name)

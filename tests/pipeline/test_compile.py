@@ -26,7 +26,7 @@ GOLDEN = ROOT / "tests" / "golden" / "pipeline-tasks.txt"
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 COMPONENTS = sorted((ROOT / "components").rglob("*.py"))
 STEPS = ("decide", "evaluate", "generate", "prepare", "publish", "report", "select", "train")
-SHARED = ("contracts", "storage", "runtime", "modeling")
+SHARED = ("contracts", "storage", "runtime", "verifiers", "modeling")
 MAX_BYTES = 400_000
 MAX_TASKS = 60
 """Of four rounds: a run of 56 tasks is a workflow object near the 2 MiB that a cluster stores."""
@@ -201,7 +201,7 @@ def shared_files() -> list[Path]:
     folder = ROOT / "components"
     inside = (
         path
-        for name in ("contracts", "storage", "runtime")
+        for name in ("contracts", "storage", "runtime", "verifiers")
         for path in folder.joinpath(name).rglob("*.py")
     )
     return sorted([*folder.glob("*.py"), *inside])

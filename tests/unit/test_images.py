@@ -32,7 +32,7 @@ GUARDED = {"kubeflow", "vllm"}
 def sources(step: str) -> set[Path]:
     """Files of a step's folder, of what all steps share, and of `modeling` if it is used."""
     own = set(COMPONENTS.glob("*.py"))
-    for folder in (step, "contracts", "storage", "runtime"):
+    for folder in (step, "contracts", "storage", "runtime", "verifiers"):
         own |= set((COMPONENTS / folder).rglob("*.py"))
     if any("components.modeling" in path.read_text(encoding="utf-8") for path in own):
         own |= set((COMPONENTS / "modeling").rglob("*.py"))
