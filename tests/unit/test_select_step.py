@@ -81,7 +81,7 @@ def test_accepted_and_dropped_hold_every_sample_once_and_only_text_of_the_model(
     assert summary_of(receipt).acceptance == 0.25
     assert summary_of(receipt).prompts_accepted == summary_of(receipt).prompts == 36
     assert summary_of(receipt).distinct_share == 0.75
-    assert {row.completion for row in accepted if row.prompt == "3+4="} == {"7"}
+    assert {row.completion for row in accepted if row.prompt == "3+4="} == {" 7\n"}
     assert accepted[0].provenance.keys() == {
         "champion",
         "prompt_id",
