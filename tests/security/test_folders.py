@@ -23,7 +23,7 @@ def test_a_run_in_a_folder_of_any_name_ends_as_elsewhere(tmp_path: Path) -> None
     place = Place(place.folder, place.document, extra={"TMPDIR": str(temporary)})
     run = place.run("--rounds", "1")
     assert (run.code, run.errors) == (0, []), run.said
-    assert run.executed == ["prepare", *round_tasks(0), "carry-r1", "publish", "report"]
+    assert run.executed == ["prepare", *round_tasks(0), "pass-through-r1", "publish", "report"]
     assert run.told["store"] == place.uri
     assert Path(run.told["report"]).is_file()
     assert list(tmp_path.rglob("x")) == []

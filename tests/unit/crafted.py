@@ -18,6 +18,7 @@ from components.contracts.summaries import (
     EvaluateSummary,
     GenerateSummary,
     LogEntry,
+    PrepareSummary,
     SelectSummary,
     StartSummary,
     TrainSummary,
@@ -111,15 +112,21 @@ def prepare(
         "splits/test.jsonl": test,
         "splits/audit.jsonl": audit,
     }
-    state = State(
-        run_id="crafted-run", prepared=store(context, "prepare", splits, {}).ref, plan=plan
-    )
+    prepared = store(context, "prepare", splits, prepare_summary())
+    state = State(run_id="crafted-run", prepared=prepared.ref, plan=plan)
     files = {
         "recipe.json": canonical_json(recipe.model_dump(mode="json")),
         "state.json": canonical_json(state.model_dump(mode="json")),
     }
     mix = first_mix(context, train)
     return store(context, "start", files, start_summary(first_mix=mix.ref))
+
+
+def prepare_summary() -> PrepareSummary:
+    """The summary of a base and of splits that nobody counted."""
+    return PrepareSummary(
+        counts={}, rejected={}, parameters=0, base_digest="", dtype="float32", positions=None
+    )
 
 
 def start_summary(first_mix: str = "mix/none") -> StartSummary:

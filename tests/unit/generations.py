@@ -11,7 +11,7 @@ from components.contracts.rows import Prompt, Sample, read_rows
 from components.contracts.state import Plan, State
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, fetch, receipt_uri
-from tests.unit.crafted import PLAN, ask, recipe_of, store
+from tests.unit.crafted import PLAN, ask, prepare_summary, recipe_of, store
 from tests.unit.tiny import save_tiny
 
 PROMPTS = [
@@ -43,7 +43,7 @@ def begun(
         f"splits/{split}.jsonl": prompts if split == "unlabelled" else []
         for split in ("unlabelled", "train", "validation")
     }
-    prepared = store(context, "prepare", splits, {})
+    prepared = store(context, "prepare", splits, prepare_summary())
     champion = _champion(context, architecture, peers, model or {})
     state = State(
         run_id="crafted-run",

@@ -15,7 +15,7 @@ from components.contracts.summaries import TrainSummary
 from components.evaluate.step import EvaluateInputs, run
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, Task, commit_once, receipt_uri
-from tests.unit.crafted import PLAN, start_summary, store, train_summary
+from tests.unit.crafted import PLAN, prepare_summary, start_summary, store, train_summary
 from tests.unit.tiny import save_tiny
 
 DIGITS = "0123456789"
@@ -41,9 +41,8 @@ def begun(
 ) -> Receipt:
     """The start of a campaign with these splits; those not given are empty."""
     names = ("train", "dev", "unlabelled", "validation", "test", "vault", "retention")
-    prepared = store(
-        context, "prepare", {f"splits/{name}.jsonl": splits.get(name, ()) for name in names}, {}
-    )
+    files = {f"splits/{name}.jsonl": splits.get(name, ()) for name in names}
+    prepared = store(context, "prepare", files, prepare_summary())
     state = State(run_id="crafted-run", prepared=prepared.ref, plan=PLAN)
     files = {
         "recipe.json": canonical_json(recipe.model_dump(mode="json")),

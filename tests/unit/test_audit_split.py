@@ -16,7 +16,7 @@ from components.prepare.tasks import make_examples
 from components.runtime.campaign import load_campaign
 from components.runtime.context import Context
 from components.runtime.receipts import receipt_uri
-from tests.unit.crafted import PLAN, ask, recipe_of, store
+from tests.unit.crafted import PLAN, ask, prepare_summary, recipe_of, store
 
 
 def test_a_task_gives_audit_prompts_of_their_own_at_every_climbing_length() -> None:
@@ -66,7 +66,7 @@ def test_every_round_asks_the_audit_prompts_of_its_level_after_its_own(context: 
         for n in range(length, length + 3)
     ]
     files: dict[str, list[Prompt]] = {"splits/unlabelled.jsonl": pool, "splits/audit.jsonl": audit}
-    prepared = store(context, "prepare", files, {})
+    prepared = store(context, "prepare", files, prepare_summary())
     state = State(
         run_id="crafted-run",
         prepared=prepared.ref,

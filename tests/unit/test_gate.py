@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,10 +14,12 @@ from hypothesis import strategies as st
 from components.contracts.recipe import DecideSection, Goal
 from components.contracts.rows import Result, TextResult
 from components.contracts.state import RoundRecord
+from components.contracts.summaries import SelectSummary
+from components.contracts.summaries.evaluate import CollapseAlarm
 from components.decide.gate import Comparison, Scores, by_counts, by_gains, compare, decide
 from components.decide.guards import Alarm, alarms_of, self_agreement
 from components.errors import Corrupt, UserError
-from tests.unit.crafted import PLAN, results_of
+from tests.unit.crafted import PLAN, evaluate_summary, results_of
 
 SECTION = DecideSection(goal=Goal(threshold=0.9), max_rounds=5)
 
@@ -35,15 +38,17 @@ def compared(wins: int, losses: int, both: int = 0, neither: int = 0) -> Compari
     return compare(*paired(wins, losses, both, neither), SECTION)
 
 
-def alarms(ratio: float | None, **changes: Any) -> tuple[Alarm, ...]:
+def alarms(
+    ratio: float | None,
+    texts: Sequence[Any] = (),
+    blocks: tuple[CollapseAlarm, ...] = (),
+    warnings: tuple[CollapseAlarm, ...] = (),
+    teaches_errors: tuple[str, ...] = (),
+) -> tuple[Alarm, ...]:
     """Alarms about a candidate with this perplexity on human text against round 0."""
-    return alarms_of(
-        changes.get("evaluation", {}),
-        changes.get("selection", {}),
-        ratio,
-        changes.get("texts", ()),
-        SECTION,
-    )
+    evaluation = evaluate_summary(blocks=blocks, warnings=warnings)
+    selection = SelectSummary(round=1, labelled_rows=0, teaches_errors=teaches_errors)
+    return alarms_of(evaluation, selection, ratio, texts, SECTION)
 
 
 @given(
@@ -255,25 +260,22 @@ def test_retention_must_be_shown_not_to_be_lost() -> None:
 
 
 def test_alarms_of_evaluate_and_select_block_and_warnings_do_not() -> None:
-    entry = {
-        "measure": "distinct_2",
-        "value": 0.8,
-        "limit": 0.85,
-        "why": "distinct-2 is 0.80 of round 0's",
-    }
-    (block,) = alarms(None, evaluation={"blocks": [entry], "warnings": []})
-    (warning,) = alarms(None, evaluation={"blocks": [], "warnings": [entry]})
+    sign = CollapseAlarm(
+        measure="distinct_2", value=0.8, limit=0.85, why="distinct-2 is 0.80 of round 0's"
+    )
+    (block,) = alarms(None, blocks=(sign,))
+    (warning,) = alarms(None, warnings=(sign,))
     assert decide(compared(40, 2), (block,)).why.startswith(
         "collapse guard: distinct-2 is 0.80 of round 0's; 40 prompts"
     )
     assert decide(compared(40, 2), (warning,)).promote
-    (taught,) = alarms(None, selection={"teaches_errors": ["vote"]})
+    (taught,) = alarms(None, teaches_errors=("vote",))
     assert decide(compared(40, 2), (taught,)).why.startswith(
         "the mix teaches errors: by the audit set, what vote kept"
     )
     # Perplexity is compared with the recipe's bound, not with evaluate's.
-    other = {**entry, "measure": "perplexity"}
-    assert alarms(1.04, evaluation={"blocks": [other]}) == ()
+    other = sign.model_copy(update={"measure": "perplexity"})
+    assert alarms(1.04, blocks=(other,)) == ()
     assert [one.blocks for one in alarms(1.06)] == [False]
 
 
