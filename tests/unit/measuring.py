@@ -41,8 +41,8 @@ def begun(
 ) -> Receipt:
     """The start of a campaign with these splits; those not given are empty."""
     names = ("train", "dev", "unlabelled", "validation", "test", "vault", "retention")
-    files = {f"splits/{name}.jsonl": splits.get(name, ()) for name in names}
-    prepared = store(context, "prepare", files, prepare_summary())
+    rows = {f"splits/{name}.jsonl": splits.get(name, ()) for name in names}
+    prepared = store(context, "prepare", rows, prepare_summary())
     state = State(run_id="crafted-run", prepared=prepared.ref, plan=PLAN)
     files = {
         "recipe.json": canonical_json(recipe.model_dump(mode="json")),
