@@ -173,12 +173,14 @@ def imports(node: ast.AST) -> set[str]:
 
 
 def imports_at_start(module: ast.Module) -> set[str]:
-    """What importing the module imports: everything outside functions."""
+    """What importing the module imports: everything outside functions and `if TYPE_CHECKING`."""
     found: set[str] = set()
     todo: list[ast.AST] = list(module.body)
     while todo:
         node = todo.pop()
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             continue
         if isinstance(node, ast.Import | ast.ImportFrom):
             found |= imports(node)
