@@ -189,7 +189,7 @@ def test_images_of_other_code_than_is_here_are_refused(
         )
     shutil.copy(PIPELINE, tmp_path)
     with (tmp_path / "components" / "decide" / "step.py").open("a") as changed:
-        changed.write("# another line\n")
+        changed.write("CHANGED = 1\n")
     place = campaigns.place("refused")
     command = place.command("run", *campaigns.in_containers)
     command[1] = str(tmp_path / "pipeline.py")
