@@ -154,6 +154,11 @@ def sources_behind(module: Path) -> set[Path]:
     return reached
 
 
+def folder_of(path: Path) -> str:
+    """Return the folder of `components` that a source is in; empty for `components` itself."""
+    return next(iter(path.relative_to(COMPONENTS).parent.parts), "")
+
+
 def digest_in(tree: Path, step: str) -> str:
     """Return the digest of a step's code, by a copy of the sources."""
     place = tree / Path(code_digest.__file__).relative_to(COMPONENTS)
@@ -176,7 +181,7 @@ def test_a_change_of_any_module_that_a_step_runs_changes_its_address(
     unchanged = digest_in(tree, step)
     assert digest_in(tree, step) == unchanged
     behind = sources_behind(COMPONENTS / step / "step.py")
-    of_folders = {path.relative_to(COMPONENTS).parts[0]: path for path in sorted(behind)}
+    of_folders = {folder_of(path): path for path in sorted(behind)}
     assert len(of_folders) > 1
     other = next(name for name in STEPS if name not in of_folders)
     for path in (*of_folders.values(), COMPONENTS / other / "step.py"):
