@@ -22,7 +22,17 @@ from components.storage.keys import split_receipt_uri
 
 PIPELINE = Path(__file__).resolve().parents[2] / "pipeline.py"
 SPLITS = {"train": 300, "dev": 10, "unlabelled": 300, "validation": 100, "test": 30}
-PAYLOAD_STEPS = ("prepare", "start", "generate", "select", "train", "evaluate", "decide", "publish")
+PAYLOAD_STEPS = (
+    "prepare",
+    "start",
+    "mix",
+    "generate",
+    "select",
+    "train",
+    "evaluate",
+    "decide",
+    "publish",
+)
 
 
 def write_data(folder: Path) -> None:
