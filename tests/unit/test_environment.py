@@ -77,8 +77,12 @@ class Newcomer:
         return self.checkout / ".venv"
 
     def environment(self, variables: dict[str, str]) -> dict[str, str]:
-        """Return the variables of this machine, with pip's own replaced."""
-        kept = {key: value for key, value in os.environ.items() if not key.startswith("PIP_")}
+        """Return the variables of this machine without proxies, with pip's own replaced."""
+        kept = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith("PIP_") and not key.lower().endswith("_proxy")
+        }
         kept |= {"PIP_CONFIG_FILE": os.devnull, "PIP_RETRIES": "1", "PIP_NO_CACHE_DIR": "1"}
         return {**kept, "PIP_INDEX_URL": self.index, **variables}
 
