@@ -18,7 +18,7 @@ from components.contracts.recipe import Ladder, TaskSource
 from components.contracts.rows import Dropped, Split, prompt_id
 from components.errors import UserError
 from components.prepare.examples import Example
-from components.verifiers import MAX_DIGITS, builtin_answer, scorer_is_safe, verify
+from components.verifiers import BUILTIN_TASKS, MAX_DIGITS, scorer_is_safe, verify
 
 Assigned = tuple[Split, Example]
 
@@ -61,7 +61,7 @@ def _ladder_examples(source: TaskSource, ladder: Ladder, seed: int) -> Iterator[
         ("unlabelled", dict.fromkeys(climb, source.unlabelled)),
     ]
     for length in range(labelled.start, climb.stop):
-        space = _space(source.task, length)
+        space = BUILTIN_TASKS[source.task].count(length)
         puzzles = _distinct(space, derived_seed("task", seed, source.task, length))
         for split, counts in wanted:
             count = counts.get(length, 0)
@@ -81,16 +81,6 @@ def _spread(total: int, lengths: range) -> dict[int, int]:
     return {length: share + (place >= len(lengths) - rest) for place, length in enumerate(lengths)}
 
 
-def _space(task: str, length: int) -> int:
-    """How many different problems of this length there are."""
-    return (10**length - _lowest(length)) ** 2 if task == "addition" else int(10**length)
-
-
-def _lowest(length: int) -> int:
-    """The smallest number written with so many digits."""
-    return int(10 ** (length - 1)) if length > 1 else 0
-
-
 def _distinct(space: int, seed: int) -> Iterator[int]:
     """Different numbers below `space` in random order, until all have been."""
     draw = random.Random(seed)
@@ -105,23 +95,16 @@ def _distinct(space: int, seed: int) -> Iterator[int]:
             yield number
 
 
-def _builtin_example(task: str, length: int, number: int) -> Example:
-    match task:
-        case "reverse":
-            prompt = f"{number:0{length}d}="
-        case "copy":
-            prompt = f"({number:0{length}d})="
-        case _:
-            lowest = _lowest(length)
-            first, second = divmod(number, 10**length - lowest)
-            prompt = f"{lowest + first}+{lowest + second}="
+def _builtin_example(name: str, length: int, number: int) -> Example:
+    task = BUILTIN_TASKS[name]
+    prompt = task.prompt(length, number)
     return Example(
         prompt=prompt,
-        completion=builtin_answer(prompt),
-        verifier=f"task/{task}",
+        completion=task.answer(prompt),
+        verifier=f"task/{name}",
         reference={},
-        tags={"task": task, "length": str(length)},
-        provenance={"task": task},
+        tags={"task": name, "length": str(length)},
+        provenance={"task": name},
     )
 
 

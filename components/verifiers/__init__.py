@@ -29,7 +29,6 @@ from dataclasses import dataclass
 from components.contracts.rows import Prompt
 from components.errors import UserError
 from components.verifiers import (
-    builtin_tasks,
     choice,
     exact,
     mathematics,
@@ -37,7 +36,7 @@ from components.verifiers import (
     reasoning_gym,
     regex,
 )
-from components.verifiers.builtin_tasks import builtin_answer
+from components.verifiers.builtin_tasks import BUILTIN_TASKS
 from components.verifiers.final_answer import MAX_ANSWER_CHARACTERS
 from components.verifiers.number_tokens import MAX_DIGITS
 from components.verifiers.numeric import final_number
@@ -46,10 +45,10 @@ from components.verifiers.references import reference_text
 from components.verifiers.regex import pattern_problem
 
 __all__ = [
+    "BUILTIN_TASKS",
     "MAX_ANSWER_CHARACTERS",
     "MAX_DIGITS",
     "answer_key",
-    "builtin_answer",
     "final_number",
     "pattern_problem",
     "reference_answer",
@@ -78,17 +77,12 @@ def _numeric_groups(texts: Sequence[str]) -> list[str]:
     return numeric.group_keys([numeric.answer_key(text) for text in texts])
 
 
-def _builtin_answer(prompt: Prompt) -> str:
-    return builtin_tasks.builtin_answer(prompt.text) or ""
-
-
 def _puzzle_answer(prompt: Prompt) -> str:
     entry = prompt.reference.get("entry")
     answer = entry.get("answer") if isinstance(entry, dict) else None
     return "" if answer is None else str(answer).strip()
 
 
-_BUILTIN = Verifier(builtin_tasks.accepts, stated_answer=_builtin_answer)
 _VERIFIERS = {
     "exact": Verifier(exact.accepts),
     "numeric": Verifier(
@@ -103,9 +97,10 @@ _VERIFIERS = {
     "choice": Verifier(choice.accepts, choice.answer_key, choice.group_keys, choice.stated_answer),
     # A regular expression is no answer.
     "regex": Verifier(regex.accepts, stated_answer=lambda prompt: ""),
-    "task/reverse": _BUILTIN,
-    "task/copy": _BUILTIN,
-    "task/addition": _BUILTIN,
+    **{
+        f"task/{name}": Verifier(task.accepts, stated_answer=task.stated_answer)
+        for name, task in BUILTIN_TASKS.items()
+    },
     "reasoning_gym": Verifier(
         reasoning_gym.accepts, reasoning_gym.answer_key, stated_answer=_puzzle_answer
     ),

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from components.contracts.recipe import TaskSource
+from components.contracts.recipe import BUILTIN_TASK_NAMES, TaskSource
 from components.contracts.rows import Dropped
 from components.errors import UserError
 from components.prepare.examples import Example
 from components.prepare.tasks import make_examples
-from components.verifiers import verify
+from components.verifiers import BUILTIN_TASKS, verify
 
 ALPHABET = set("0123456789+*-=() ")
 
@@ -62,6 +62,10 @@ def test_addition_writes_the_sum_of_two_equally_long_numbers_backwards() -> None
     first, second = example.prompt.removesuffix("=").split("+")
     assert len(first) == len(second) == 8
     assert example.completion == str(int(first) + int(second))[::-1]
+
+
+def test_a_recipe_can_name_every_built_in_task() -> None:
+    assert set(BUILTIN_TASK_NAMES) == set(BUILTIN_TASKS)
 
 
 def test_different_tasks_ask_in_different_forms() -> None:

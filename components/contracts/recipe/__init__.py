@@ -4,7 +4,13 @@ Each section is one frozen model; an unknown key is an error that names the near
 resolved recipe is stored with the run, and its digest names the run.
 """
 
-from components.contracts.recipe.data import DataSource, Fractions, Ladder, TaskSource
+from components.contracts.recipe.data import (
+    BUILTIN_TASK_NAMES,
+    DataSource,
+    Fractions,
+    Ladder,
+    TaskSource,
+)
 from components.contracts.recipe.decide import DecideSection, Goal
 from components.contracts.recipe.evaluate import Harness
 from components.contracts.recipe.generate import Hints
@@ -21,6 +27,7 @@ from components.contracts.recipe.select import (
 from components.contracts.recipe.train import HOW_TO_TRAIN, LoraSection, LoraStructure, TrainSection
 
 __all__ = [
+    "BUILTIN_TASK_NAMES",
     "HOW_TO_TRAIN",
     "DataSource",
     "DecideSection",

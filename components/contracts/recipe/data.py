@@ -8,6 +8,9 @@ from pydantic import Field, field_validator, model_validator
 
 from components.contracts.recipe.section import Positive, Section, Share
 
+BUILTIN_TASK_NAMES = ("reverse", "copy", "addition")
+"""Tasks of `components.verifiers.builtin_tasks`, which a recipe names."""
+
 
 class DataSource(Section):
     """A JSONL, Parquet or text file of rows: labelled ones, questions without answers, or raw
@@ -85,15 +88,14 @@ class TaskSource(Section):
 
     @model_validator(mode="after")
     def _known(self) -> TaskSource:
-        builtin = ("reverse", "copy", "addition")
-        if self.task in builtin:
+        if self.task in BUILTIN_TASK_NAMES:
             if self.ladder is None:
                 raise ValueError(
                     f"task {self.task} needs a `ladder` section (the lengths to label and to climb)"
                 )
         elif not self.task.startswith("reasoning_gym/"):
             raise ValueError(
-                f"unknown task {self.task!r}: use one of {', '.join(builtin)} or reasoning_gym/<name>"
+                f"unknown task {self.task!r}: use one of {', '.join(BUILTIN_TASK_NAMES)} or reasoning_gym/<name>"
             )
         elif self.ladder is not None:
             raise ValueError(
