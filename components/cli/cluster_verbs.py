@@ -364,6 +364,6 @@ def _commit(given: str) -> str:
 
 
 def _pipelines(endpoint: str, namespace: str, token_file: Path | None) -> Any:
-    from components.cli.cluster.kfp_api import Patience, Pipelines, access_from
+    from components.cli.cluster.kfp_api import ApiPatience, Pipelines, access_from
 
-    return Pipelines(access_from(os.environ, endpoint, namespace, token_file), Patience())
+    return Pipelines(access_from(os.environ, endpoint, namespace, token_file), ApiPatience())

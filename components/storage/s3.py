@@ -13,10 +13,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from components.errors import Corrupt, Missing, RatchetError, Transient, UserError
+from components.retry import pauses
 from components.storage import keys
 from components.storage.folder import changed_file, local_errors, new_file
 from components.storage.s3_errors import one_line, s3_errors, shown_endpoint, status_of
@@ -171,7 +173,7 @@ class S3Store:
 
     def _put_if_absent(self, key: str, data: bytes) -> bool:
         """Write an object, or return False if one is there."""
-        for pause_seconds in (0.1, 0.2, 0.4, 0.8):
+        for pause_seconds in islice(pauses(0.1, 0.8), MAX_TRIES):
             with self._errors(key):
                 try:
                     self._put(key, data, IfNoneMatch="*")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from components.runtime.progress import Progress
-from components.train.launch.cluster_api import Cluster, Patience
+from components.train.launch.cluster_api import Cluster, LaunchPatience
 from components.train.launch.launcher import follow_train_job
 from components.train.launch.trainjob import TrainJobSpec, job_name, manifest
 from tests.doubles.kubernetes_api import KubernetesApi, stored
@@ -30,7 +30,7 @@ SPEC = TrainJobSpec(
     queue="gpus",
 )
 NAME = job_name(SPEC)
-HASTE = Patience(
+HASTE = LaunchPatience(
     poll_seconds=0.01,
     look_seconds=0.0,
     connect_seconds=2.0,

@@ -25,7 +25,7 @@ from components.cli.doctor.machine_checks import machine_checks, profile_checks
 from components.cli.doctor.store_checks import store_checks
 from components.cli.package.profiles import Profile, load_profile
 from components.errors import UserError
-from components.train.launch.cluster_api import Patience
+from components.train.launch.cluster_api import LaunchPatience
 from tests.conftest import BUCKET, READER_KEY, READER_SECRET, S3Server
 from tests.doubles.kfp_api import KfpApi
 from tests.doubles.kubernetes_api import KubernetesApi, failing
@@ -187,7 +187,7 @@ def quota(gpus: str) -> dict[str, Any]:
 def server(api: KubernetesApi, tmp_path: Path) -> ApiServer:
     file = api.kubeconfig(tmp_path / "kubeconfig")
     return ApiServer.from_environment(
-        {"KUBECONFIG": str(file)}, Patience(connect_seconds=2, answer_seconds=5)
+        {"KUBECONFIG": str(file)}, LaunchPatience(connect_seconds=2, answer_seconds=5)
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from components.cli.cluster.kfp_api import Access, Patience, Pipelines
+from components.cli.cluster.kfp_api import Access, ApiPatience, Pipelines
 from components.cli.cluster.schedule import checked_cron, schedule, unschedule
 from components.cli.cluster.submit import Submission, plan_submission
 from components.cli.package.lint import Package
@@ -22,7 +22,7 @@ CRON = "0 0 3 * * 1"
 @pytest.fixture
 def pipelines(kfp: KfpApi) -> Pipelines:
     clock = Clock()
-    return Pipelines(Access(kfp.endpoint, "ml"), Patience(clock=clock, sleep=clock.sleep))
+    return Pipelines(Access(kfp.endpoint, "ml"), ApiPatience(clock=clock, sleep=clock.sleep))
 
 
 def wanted(package: Package, **parameters: Any) -> Submission:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from components.cli.cluster.kfp_api import Access, Patience, Pipelines, Unreachable, access_from
+from components.cli.cluster.kfp_api import Access, ApiPatience, Pipelines, Unreachable, access_from
 from components.cli.cluster.submit import (
     Started,
     Submission,
@@ -50,8 +50,8 @@ def pipelines(kfp: KfpApi, clock: Clock) -> Pipelines:
     return Pipelines(Access(kfp.endpoint, "ml"), patience(clock))
 
 
-def patience(clock: Clock, **more: Any) -> Patience:
-    return Patience(clock=clock, sleep=clock.sleep, answer_seconds=1.0, **more)
+def patience(clock: Clock, **more: Any) -> ApiPatience:
+    return ApiPatience(clock=clock, sleep=clock.sleep, answer_seconds=1.0, **more)
 
 
 def wanted(package: Package, **more: Any) -> Submission:
@@ -154,7 +154,7 @@ def test_a_slow_answer_to_a_creation_makes_no_second_run(
     kfp: KfpApi, package: Package, clock: Clock
 ) -> None:
     kfp.faults_of["POST", "/runs"] = [slow(0.6)]
-    hasty = Patience(clock=clock, sleep=lambda seconds: time.sleep(0.7), answer_seconds=0.3)
+    hasty = ApiPatience(clock=clock, sleep=lambda seconds: time.sleep(0.7), answer_seconds=0.3)
     started = start(Pipelines(Access(kfp.endpoint, "ml"), hasty), wanted(package))
     assert [one["run_id"] for one in kfp.all("runs")] == [started.run_id]
 
@@ -183,7 +183,7 @@ def test_two_who_begin_at_once_end_with_the_same_run(kfp: KfpApi, package: Packa
             return made
 
     def begin() -> None:
-        found.append(start(Together(Access(kfp.endpoint, "ml"), Patience()), wanted(package)))
+        found.append(start(Together(Access(kfp.endpoint, "ml"), ApiPatience()), wanted(package)))
 
     threads = [threading.Thread(target=begin) for _ in range(2)]
     for thread in threads:
@@ -289,7 +289,7 @@ def test_a_token_is_read_anew_when_it_is_refused(
         if len(pauses) == 2:
             file.write_text("new\n")
 
-    pipelines.patience = Patience(clock=clock, sleep=sleep)
+    pipelines.patience = ApiPatience(clock=clock, sleep=sleep)
     kfp.states = ["SUCCEEDED"]
     assert watch(pipelines, started)[:2] == ("SUCCEEDED", 0)
     assert len(pauses) == 2

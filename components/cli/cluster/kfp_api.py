@@ -2,7 +2,7 @@
 passes, plain about the rest.
 
 A call that fails for now (429, 5xx, a reset or silent connection) is made again with growing pauses
-until `Patience.give_up_seconds` are over, then it is `Unreachable`. A call that creates something
+until `give_up_seconds` are over, then it is `Unreachable`. A call that creates something
 is not repeated blindly: its caller looks first whether the lost one had its effect.
 """
 
@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import json
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from components.errors import RatchetError, UserError
+from components.retry import Backoff, Patience
 
 Json = dict[str, Any]
 PASSING = (408, 425, 429, 500, 502, 503, 504)
@@ -45,20 +45,14 @@ class Gone(Exception):
     """There is no such object (404)."""
 
 
-@dataclass(frozen=True)
-class Patience:
-    """How long is waited, and by which clock."""
+@dataclass(frozen=True, kw_only=True)
+class ApiPatience(Patience):
+    """Waiting times of a person at a terminal; `submit --wait` lets its poll fail for longer."""
 
-    connect_seconds: float = 10.0
     answer_seconds: float = 60.0
-    first_pause_seconds: float = 1.0
-    longest_pause_seconds: float = 30.0
     give_up_seconds: float = 60.0
-    """How long calls may keep failing; `submit --wait` gives the poll more."""
     refused_seconds: float = 20.0
     """How long a token from a file may be refused: it may be about to be renewed."""
-    clock: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], None] = time.sleep
 
 
 @dataclass(frozen=True)
@@ -114,7 +108,7 @@ def access_from(
 class Pipelines:
     """The objects of one API server that a submission is made of. Answers are the server's JSON."""
 
-    def __init__(self, access: Access, patience: Patience) -> None:
+    def __init__(self, access: Access, patience: ApiPatience) -> None:
         import kfp_server_api as api
 
         configuration = api.Configuration(host=access.endpoint)
@@ -237,8 +231,7 @@ class Pipelines:
     def _made(self, what: str, find: Callable[[], Json | None], create: Callable[[], Json]) -> Json:
         """The object, found or created; of two who create at once, the second finds the first
         one's."""
-        patience = self.patience
-        begun, pause = patience.clock(), patience.first_pause_seconds
+        backoff = Backoff(self.patience)
         while True:
             found = find()
             if found is not None:
@@ -246,12 +239,10 @@ class Pipelines:
             try:
                 return create()
             except (Taken, Lost) as error:
-                if patience.clock() - begun > patience.give_up_seconds:
+                if not backoff.wait():
                     raise Unreachable(
                         f"{self.access.endpoint}: {what} could not be made: {error}"
                     ) from None
-            patience.sleep(pause)
-            pause = min(2 * pause, patience.longest_pause_seconds)
 
     def _upload(self, pipeline: str, version: str, package: str) -> Json:
         with tempfile.TemporaryDirectory(prefix="ratchet-submit-") as folder:
@@ -314,8 +305,9 @@ class Pipelines:
     ) -> Json:
         """The answer's JSON, after as many tries as the patience allows."""
         patience = self.patience
-        begun = refused_since = patience.clock()
-        for pause in _pauses(patience):
+        backoff = Backoff(patience)
+        refused_since = patience.clock()
+        while True:
             answer = self._try(what, method, arguments, options)
             if isinstance(answer, dict):
                 return answer
@@ -330,13 +322,11 @@ class Pipelines:
                 raise Lost(f"{what}: {said}")
             else:
                 refused_since = now
-            if now + pause - begun > patience.give_up_seconds:
+            if not backoff.wait():
                 raise Unreachable(
                     f"{self.access.endpoint} could not {what} for {patience.give_up_seconds:.0f} s: {said}; check the "
                     "address, the network and that Kubeflow Pipelines runs"
                 )
-            patience.sleep(pause)
-        raise AssertionError("pauses do not end")
 
     def _cure(self) -> str:
         if self.access.token_file is not None:
@@ -402,13 +392,6 @@ class Pipelines:
                     f"no trusted TLS connection to {endpoint}: {words}; set KF_PIPELINES_SSL_CA_CERTS to its CA"
                 )
         return UserError(f"{endpoint} refuses to {what}{where}: {words}")
-
-
-def _pauses(patience: Patience) -> Iterator[float]:
-    pause = patience.first_pause_seconds
-    while True:
-        yield pause
-        pause = min(2 * pause, patience.longest_pause_seconds)
 
 
 def _words(error: Any) -> str:

@@ -9,6 +9,7 @@ from typing import Literal
 from components.cli.cluster.kfp_api import Json, Lost, Pipelines, Unreachable
 from components.cli.cluster.submit import Submission
 from components.errors import UserError
+from components.retry import Backoff
 
 _FIELD = r"(\*|\?|[0-9A-Za-z,*/-]+)"
 _SPECIAL = re.compile(r"@(hourly|daily|weekly|monthly|yearly|every \d+[smh])")
@@ -78,18 +79,15 @@ def unschedule(pipelines: Pipelines, wanted_experiment: str, name: str) -> Outco
 
 
 def _create(pipelines: Pipelines, experiment: str, name: str, body: Json) -> str:
-    patience = pipelines.patience
-    begun, pause = patience.clock(), patience.first_pause_seconds
+    backoff = Backoff(pipelines.patience)
     while True:
         try:
             return str(pipelines.create_schedule(body)["recurring_run_id"])
         except Lost as error:
-            if patience.clock() - begun > patience.give_up_seconds:
+            if not backoff.wait():
                 raise Unreachable(
                     f"{pipelines.access.endpoint}: schedule {name} could not be made: {error}"
                 ) from None
-        patience.sleep(pause)
-        pause = min(2 * pause, patience.longest_pause_seconds)
         made = [one for one in pipelines.schedules(experiment, name) if _alike(one, body)]
         if made:
             return str(made[0]["recurring_run_id"])

@@ -22,6 +22,7 @@ from components.cli.package.lint import Package
 from components.cli.package.profiles import REPOSITORY
 from components.cli.package.secret_values import looks_secret
 from components.errors import UserError
+from components.retry import Backoff, pauses
 from components.storage import keys
 
 EXIT_CODES = {"SUCCEEDED": 0, "SKIPPED": 0, "FAILED": 1, "CANCELED": 3}
@@ -201,18 +202,15 @@ def _create(
     pipelines: Pipelines, experiment: str, name: str, body: Json, known: set[str]
 ) -> tuple[Json, bool]:
     """The run, and whether it is surely ours."""
-    patience = pipelines.patience
-    begun, pause = patience.clock(), patience.first_pause_seconds
+    backoff = Backoff(pipelines.patience)
     while True:
         try:
             return pipelines.create_run(body), True
         except Lost as error:
-            if patience.clock() - begun > patience.give_up_seconds:
+            if not backoff.wait():
                 raise Unreachable(
                     f"{pipelines.access.endpoint}: run {name} could not be begun: {error}"
                 ) from None
-        patience.sleep(pause)
-        pause = min(2 * pause, patience.longest_pause_seconds)
         there = [one for one in pipelines.runs(experiment, name) if one["run_id"] not in known]
         if there:
             return there[0], False
@@ -253,7 +251,9 @@ def follow(
         patience, give_up_seconds=max(POLL_GIVE_UP_SECONDS, patience.give_up_seconds)
     )
     deadline = None if timeout_seconds is None else patience.clock() + timeout_seconds
-    pause, state = FIRST_POLL_SECONDS, ""
+    state = ""
+    # Polls are waited for as failing calls are: a run of days needs no look every two seconds.
+    poll_pauses = pauses(FIRST_POLL_SECONDS, LONGEST_POLL_SECONDS, factor=1.5)
     while True:
         try:
             run = pipelines.run(started.run_id)
@@ -266,10 +266,10 @@ def follow(
         started = dataclasses.replace(started, state=state, run=run)
         if state in EXIT_CODES:
             return started, EXIT_CODES[state]
+        pause = next(poll_pauses)
         if deadline is not None and patience.clock() + pause > deadline:
             return started, TIME_IS_UP
         patience.sleep(pause)
-        pause = min(1.5 * pause, LONGEST_POLL_SECONDS)
 
 
 def failures(run: Json) -> list[str]:

@@ -14,7 +14,7 @@ from components.cli.doctor.findings import Finding, failure, guarded
 from components.cli.doctor.machine_checks import machine_checks, profile_checks
 from components.cli.package.profiles import Profile
 from components.errors import RatchetError
-from components.train.launch.cluster_api import Patience
+from components.train.launch.cluster_api import LaunchPatience
 
 
 def all_checks(
@@ -78,7 +78,9 @@ def _of_cluster(
             "set KUBECONFIG, or run doctor in a pod",
         )
         return
-    api = ApiServer.from_environment(environment, Patience(connect_seconds=5, answer_seconds=15))
+    api = ApiServer.from_environment(
+        environment, LaunchPatience(connect_seconds=5, answer_seconds=15)
+    )
     yield from cluster_checks(api, namespace, profile, account, as_account=not inside)
 
 
@@ -96,7 +98,7 @@ def _of_pipelines(
         )
     access = kfp_api.access_from(environment, endpoint, namespace, token_file)
     api = kfp_api.Pipelines(
-        access, kfp_api.Patience(connect_seconds=5, answer_seconds=15, give_up_seconds=5)
+        access, kfp_api.ApiPatience(connect_seconds=5, answer_seconds=15, give_up_seconds=5)
     )
     said = api.health()
     api.find_experiment("ratchet")  # whether the token may look

@@ -14,7 +14,7 @@ from typing import Any
 from components.cli.doctor.findings import Finding
 from components.cli.package.profiles import Profile
 from components.errors import Transient, UserError
-from components.train.launch.cluster_api import GROUP, PASSING, PLURAL, Cluster, Patience
+from components.train.launch.cluster_api import GROUP, PASSING, PLURAL, Cluster, LaunchPatience
 from components.train.launch.cluster_api import VERSION as TRAINER_VERSION
 from components.train.launch.trainjob import RUNTIME
 
@@ -47,7 +47,7 @@ class ApiServer(Cluster):
 
     @classmethod
     def from_environment(
-        cls, environment: Mapping[str, str], patience: Patience | None = None
+        cls, environment: Mapping[str, str], patience: LaunchPatience | None = None
     ) -> ApiServer:
         """The cluster this pod runs in, else the one of KUBECONFIG. Raises UserError if there is
         neither."""

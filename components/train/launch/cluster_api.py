@@ -1,7 +1,7 @@
 """The few calls of the Kubernetes API server that the launcher needs.
 
 A call that fails for now (429, 5xx, 410, a reset or silent connection, an answer that is no JSON)
-is made again with growing pauses until `Patience.give_up_seconds` are over, then it is Transient.
+is made again with growing pauses until `give_up_seconds` are over, then it is Transient.
 A failure that a person has to mend is a UserError at once: no permission, no Kubeflow Trainer, an
 object the server does not accept.
 
@@ -11,12 +11,12 @@ With this module only `components.cli` may import `kubernetes`, and both do so o
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from components.errors import RatchetError, Transient, UserError
+from components.retry import Backoff, Patience
 
 Json = dict[str, Any]
 GROUP = "trainer.kubeflow.org"
@@ -30,26 +30,19 @@ ask anew."""
 LONGEST_MESSAGE = 400
 
 
-@dataclass(frozen=True)
-class Patience:
-    """Waiting times of the launcher, and its clock."""
+@dataclass(frozen=True, kw_only=True)
+class LaunchPatience(Patience):
+    """Waiting times of the launcher.
+
+    A job goes on while its launcher cannot reach the API server, so calls may fail for long.
+    """
 
     poll_seconds: float = 5.0
     """Between two looks at the job."""
     look_seconds: float = 30.0
     """Between two looks at its pods and events, for the progress notes."""
-    connect_seconds: float = 10.0
-    answer_seconds: float = 30.0
-    """Longest silence of the server within an answer."""
-    first_pause_seconds: float = 1.0
-    longest_pause_seconds: float = 30.0
-    give_up_seconds: float = 600.0
-    """Longest time that a call may keep failing before the step fails as Transient. The job goes
-    on meanwhile."""
     removal_seconds: float = 600.0
     """Longest time that the removal of a finished job and of its pods may take."""
-    clock: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], None] = time.sleep
 
 
 @dataclass(frozen=True)
@@ -78,7 +71,7 @@ class Cluster:
     Answers are the server's JSON.
     """
 
-    def __init__(self, configuration: Any, patience: Patience) -> None:
+    def __init__(self, configuration: Any, patience: LaunchPatience) -> None:
         """`configuration` is a kubernetes.client.Configuration.
 
         `from_environment` makes the usual one.
@@ -95,7 +88,7 @@ class Cluster:
 
     @classmethod
     def from_environment(
-        cls, environment: Mapping[str, str], patience: Patience | None = None
+        cls, environment: Mapping[str, str], patience: LaunchPatience | None = None
     ) -> Cluster:
         """Return the cluster this pod runs in, else the one of KUBECONFIG.
 
@@ -118,7 +111,7 @@ class Cluster:
                 f"({_shown(str(error))}); run in a pod with a service account token, set "
                 "KUBECONFIG, or set train.num_nodes to 1"
             ) from error
-        return cls(configuration, patience or Patience())
+        return cls(configuration, patience or LaunchPatience())
 
     def create_job(self, namespace: str, job: Json) -> Json | None:
         """Create a TrainJob and return it, or None if there is one of that name.
@@ -231,21 +224,14 @@ class Cluster:
         **options: Any,
     ) -> bytes:
         """Return the body of the answer, after as many tries as the patience allows."""
-        patience = self.patience
-        deadline = patience.clock() + patience.give_up_seconds
-        pause = patience.first_pause_seconds
+        backoff = Backoff(self.patience)
         while True:
             outcome, asked_seconds = self._try(request, method, arguments, is_json, options)
             if isinstance(outcome, bytes):
                 return outcome
-            wait = max(pause, asked_seconds)
-            if wait > deadline - patience.clock():
-                raise Transient(
-                    f"{self.server} could not {request} for {patience.give_up_seconds:.0f} s: "
-                    f"{outcome}"
-                )
-            patience.sleep(wait)
-            pause = min(2 * pause, patience.longest_pause_seconds)
+            if not backoff.wait(asked_seconds):
+                seconds = self.patience.give_up_seconds
+                raise Transient(f"{self.server} could not {request} for {seconds:.0f} s: {outcome}")
 
     def _try(
         self,
