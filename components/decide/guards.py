@@ -61,9 +61,9 @@ def _perplexity(ratio: float | None, most: float) -> list[Alarm]:
     return [Alarm("perplexity", ratio > most, text)]
 
 
-def _retention(pairs: Sequence[tuple[TextResult, TextResult]], margin: float) -> list[Alarm]:
+def _retention(pairs: Sequence[tuple[TextResult, TextResult]], margin: float | None) -> list[Alarm]:
     """Non-inferiority: the lower 95 % bound of what was gained must be above minus the margin."""
-    if not pairs:
+    if margin is None or not pairs:
         return []
     gains = [new.token_accuracy - old.token_accuracy for old, new in pairs]
     mean, lower = math.fsum(gains) / len(gains), bootstrap_lower(gains, range(len(gains)))

@@ -320,7 +320,7 @@ def recipe_of(folder: Path, seed: int, fault: Fault) -> dict[str, Any]:
             "max_rounds": 4,
             "patience": 4,
             "max_perplexity_ratio": 100.0,
-            "retention_margin": 1.0,
+            "retention_margin": None,
         },
     }
     for section, keys in fault.recipe.items():

@@ -124,7 +124,7 @@ def recipe_of(folder: Path, seed: int, hints: bool) -> dict[str, Any]:
             "max_rounds": ROUNDS,
             "patience": ROUNDS,
             "max_perplexity_ratio": 100.0,
-            "retention_margin": 1.0,
+            "retention_margin": None,
         },
     }
 

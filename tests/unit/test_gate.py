@@ -44,11 +44,12 @@ def alarms(
     blocks: tuple[CollapseAlarm, ...] = (),
     warnings: tuple[CollapseAlarm, ...] = (),
     teaches_errors: tuple[str, ...] = (),
+    section: DecideSection = SECTION,
 ) -> tuple[Alarm, ...]:
     """Alarms about a candidate with this perplexity on human text against round 0."""
     evaluation = evaluate_summary(blocks=blocks, warnings=warnings)
     selection = SelectSummary(round=1, labelled_rows=0, teaches_errors=teaches_errors)
-    return alarms_of(evaluation, selection, ratio, texts, SECTION)
+    return alarms_of(evaluation, selection, ratio, texts, section)
 
 
 @given(
@@ -257,6 +258,14 @@ def test_retention_must_be_shown_not_to_be_lost() -> None:
     (unsure,) = retained([50] * 4, [40, 60, 45, 56])
     assert "may have lost human text" in unsure.why
     assert "4 rows say little" in unsure.why
+
+
+def test_a_retention_margin_of_null_switches_that_guard_off() -> None:
+    pairs = list(zip(texts([50] * 40), texts([0] * 40), strict=True))
+    assert alarms(None, texts=pairs)
+    assert not alarms(
+        None, texts=pairs, section=SECTION.model_copy(update={"retention_margin": None})
+    )
 
 
 def test_alarms_of_evaluate_and_select_block_and_warnings_do_not() -> None:

@@ -23,6 +23,7 @@ SHARES = (
     "train.dropout",
     "decide.goal.threshold",
     "decide.alpha",
+    "decide.retention_margin",
 )
 
 
@@ -36,3 +37,16 @@ def test_a_share_written_as_a_percentage_is_refused_by_name(key: str) -> None:
         set_key(changes, key, wrong)
         with pytest.raises(UserError, match=rf"{key}: .*\(got {wrong}\)"):
             recipe_of(**changes)
+
+
+@pytest.mark.parametrize("percentage", [1, 0.5])
+def test_a_retention_margin_in_per_cent_is_refused_with_its_unit(percentage: float) -> None:
+    with pytest.raises(
+        UserError, match=r"decide\.retention_margin.*share of tokens.*not a percent"
+    ):
+        recipe_of(decide={"goal": {"threshold": 0.99}, "retention_margin": percentage})
+
+
+def test_a_retention_margin_of_null_is_no_bound() -> None:
+    recipe = recipe_of(decide={"goal": {"threshold": 0.99}, "retention_margin": None})
+    assert recipe.decide.retention_margin is None

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from components.contracts.recipe.section import Positive, Section, Share
+
+MAX_RETENTION_MARGIN = 0.2
+"""Share of tokens. Who wants to allow a greater loss switches the guard off in so many words."""
 
 
 class Goal(Section):
@@ -45,7 +48,19 @@ class DecideSection(Section):
     topic), so that their results are not independent; empty: every prompt stands alone."""
     max_perplexity_ratio: Annotated[float, Field(ge=1.0)] = 1.10
     """Perplexity on human text against round 0 above which a candidate is rejected."""
-    retention_margin: Annotated[float, Field(ge=0.0)] = 0.01
-    """What a candidate may lose on the retention split: its token accuracy minus the champion's
-    must be above minus this with 95 % confidence."""
+    retention_margin: float | None = 0.01
+    """Share of tokens, 0 to 0.2, that a candidate may lose on the retention split: its token
+    accuracy minus the champion's must be above minus this with 95 % confidence. 0.01 is one
+    percentage point; null: no bound."""
     budget: Budget = Budget()
+
+    @field_validator("retention_margin")
+    @classmethod
+    def _margin_is_a_share(cls, margin: float | None) -> float | None:
+        # 1, written for 1 %, would allow the loss of everything: the guard would never speak.
+        if margin is not None and not 0.0 <= margin <= MAX_RETENTION_MARGIN:
+            raise ValueError(
+                f"must be a share of tokens from 0 to {MAX_RETENTION_MARGIN}, not a percentage: "
+                "0.01 allows the loss of one percentage point of token accuracy, null any loss"
+            )
+        return margin
