@@ -57,6 +57,18 @@ def explain_missing_package(error: ModuleNotFoundError, *, run_as_script: bool) 
     raise SystemExit(UserError.exit_code)
 
 
-def one_line(error: BaseException, max_characters: int = 200) -> str:
-    """Return the message of an error on one line, or the name of its type if it has none."""
-    return " ".join(str(error).split())[:max_characters] or type(error).__name__
+def one_line(text: object, max_characters: int | None = 200) -> str:
+    """Return the message of an error, or a server's text, on one line.
+
+    An error without a message is named by its type.
+
+    Args:
+        text: The error or the text.
+        max_characters: What is longer is cut off; None keeps all.
+    """
+    line = " ".join(str(text).split())
+    # Escape sequences in a server's text could clear or recolour the terminal.
+    visible = "".join(letter for letter in line if letter.isprintable())[:max_characters]
+    if not visible and isinstance(text, BaseException):
+        return type(text).__name__
+    return visible

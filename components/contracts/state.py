@@ -18,6 +18,14 @@ from components.contracts.recipe import LoraStructure, Recipe
 STATE_STEPS = ("start", "decide")
 """Kinds of receipts that hold a state."""
 StopReason = Literal["target", "patience", "max_rounds", "budget", "alarm"]
+STOP_SENTENCES: dict[StopReason, str] = {
+    "target": "the goal was reached",
+    "patience": "too many rounds in a row brought no proved gain",
+    "max_rounds": "all planned rounds are done",
+    "budget": "the budget was spent",
+    "alarm": "two rounds in a row were rejected by alarms",
+}
+"""Reason for the end of a campaign → the same in words, for cards, reports and the terminal."""
 Verdict = Literal["first", "promoted", "rejected"]
 """first: round 0, the first champion; promoted: the candidate was proved better; rejected: the
 champion stays."""

@@ -6,18 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from components.contracts.recipe import Goal
-from components.contracts.state import Plan, RoundRecord, State
+from components.contracts.state import STOP_SENTENCES, Plan, RoundRecord, State
 from components.decide.gate import Comparison, Scores
 from components.decide.guards import Alarm
 from components.decide.reflection.plan import CHANGEABLE_SETTINGS, setting_text
-
-STOPS = {
-    "target": "the goal is reached",
-    "budget": "the budget is spent",
-    "max_rounds": "the last planned round is done",
-    "patience": "too many rounds in a row without a proved gain",
-    "alarm": "two rounds in a row were rejected by alarms",
-}
 
 
 def round_card(
@@ -55,7 +47,7 @@ def round_card(
 def _course(state: State) -> str:
     if state.stop is None:
         return f"The campaign goes on with round {state.next_round}. Best model: round {state.champion_round}."
-    return f"The campaign ends ({state.stop}): {STOPS.get(state.stop, '')}. Best model: round {state.champion_round}."
+    return f"The campaign ends ({state.stop}): {STOP_SENTENCES[state.stop]}. Best model: round {state.champion_round}."
 
 
 def _scores(

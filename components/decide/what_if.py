@@ -26,7 +26,7 @@ from components.decide.step import (
     promotions_in_a_row,
     stop_reason,
 )
-from components.errors import UserError
+from components.errors import UserError, one_line
 from components.runtime.campaign import Campaign, load_campaign
 from components.runtime.context import Context
 from components.runtime.entrypoints import step_context
@@ -128,7 +128,7 @@ def _section(section: DecideSection, overrides: dict[str, Any]) -> DecideSection
             {**document, **given, "goal": {**document["goal"], **goal}}
         )
     except ValueError as error:
-        raise UserError(f"what-if: {' '.join(str(error).split())[:300]}") from None
+        raise UserError(f"what-if: {one_line(error, 300)}") from None
 
 
 def _decide_again(

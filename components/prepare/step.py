@@ -186,7 +186,7 @@ def resolve_recipe(inputs: PrepareInputs) -> Recipe:
 
 def first_plan(recipe: Recipe) -> Plan:
     """The plan of round 0; `decide` makes the plans of later rounds."""
-    ladder = next((task.ladder for task in recipe.data.tasks if task.ladder is not None), None)
+    ladder = recipe.data.ladder
     stage = recipe.train.first
     if stage.steps == 0 and recipe.train.pretrain is not None:
         stage = recipe.train.pretrain

@@ -5,16 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from components.contracts.state import RoundRecord
+from components.contracts.state import STOP_SENTENCES, RoundRecord
 from components.report.runs import RunView
-
-STOPS = {
-    "target": "the goal was reached",
-    "patience": "no round was proved better any more",
-    "max_rounds": "all rounds were used",
-    "budget": "the budget was spent",
-    "alarm": "two rounds in a row were rejected by alarms",
-}
 
 _INVISIBLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
@@ -29,7 +21,7 @@ def headline(view: RunView) -> str:
     goal = f" (goal {percent(view.recipe.decide.goal.threshold)})" if view.recipe else ""
     ending = ""
     if view.state and view.state.stop:
-        ending += f" The run ended because {STOPS[view.state.stop]}."
+        ending += f" The run ended because {STOP_SENTENCES[view.state.stop]}."
     if view.failed:
         ending += f" {view.failed[-1].name} failed."
     if not ending:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable
 
 from components.canonical import normalised_text
 from components.contracts.rows import TrainingRow
+from components.statistics import jensen_shannon
 
 MAX_CLASSES = 50
 """The most frequent answers are classes of their own; all others are one."""
@@ -46,18 +46,6 @@ def distances(
             pair = [_folded(counts, shared) for counts in pair]
         found[name] = jensen_shannon(*pair)
     return found
-
-
-def jensen_shannon(first: Counter[str], second: Counter[str]) -> float:
-    """Square root of the Jensen–Shannon divergence in bits (Endres and Schindelin 2003), from 0 to
-    1."""
-    totals = first.total(), second.total()
-    divergence = 0.0
-    for value in sorted({*first, *second}):
-        shares = first[value] / totals[0], second[value] / totals[1]
-        middle = sum(shares) / 2
-        divergence += sum(share / 2 * math.log2(share / middle) for share in shares if share)
-    return math.sqrt(min(1.0, max(0.0, divergence)))
 
 
 def _frequent(counts: Counter[str], number: int) -> Counter[str]:

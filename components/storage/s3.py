@@ -17,11 +17,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from components.errors import Corrupt, Missing, RatchetError, Transient, UserError
+from components.errors import Corrupt, Missing, RatchetError, Transient, UserError, one_line
 from components.retry import pauses
 from components.storage import keys
 from components.storage.folder import changed_file, local_errors, new_file
-from components.storage.s3_errors import one_line, s3_errors, shown_endpoint, status_of
+from components.storage.s3_errors import s3_errors, shown_endpoint, status_of
 
 PART_BYTES = 16 * 1024 * 1024
 """Larger files go in parts of this size, MAX_TRANSFERS at a time; S3 wants at least 5 MiB a part.
@@ -311,9 +311,7 @@ def _make_client(
             "s3", endpoint_url=endpoint, region_name=region or "us-east-1", config=config
         )
     except ValueError as error:
-        raise UserError(
-            f"S3 endpoint {shown_endpoint(endpoint)}: {one_line(str(error))}"
-        ) from error
+        raise UserError(f"S3 endpoint {shown_endpoint(endpoint)}: {one_line(error)}") from error
 
 
 def _endpoint(environment: Mapping[str, str]) -> str | None:

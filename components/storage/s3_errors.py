@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from components.errors import Corrupt, Missing, RatchetError, Transient, UserError
+from components.errors import Corrupt, Missing, RatchetError, Transient, UserError, one_line
 
 _DAMAGED_IN_TRANSIT = ("BadDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch")
 _OTHER_REGION = (
@@ -72,7 +72,7 @@ def s3_errors(*, object_uri: str, bucket: str, server: str, reached_before: bool
             "AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or run under a role"
         ) from error
     except aws.BotoCoreError as error:
-        raise UserError(f"{object_uri}: {server} cannot be used: {one_line(str(error))}") from error
+        raise UserError(f"{object_uri}: {server} cannot be used: {one_line(error)}") from error
 
 
 def shown_endpoint(endpoint: str | None) -> str:
@@ -86,12 +86,6 @@ def shown_endpoint(endpoint: str | None) -> str:
 def status_of(error: Any) -> int:
     """Return the HTTP status of a ClientError."""
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-
-
-def one_line(text: str) -> str:
-    """Return a server's text, safe for one line of a terminal."""
-    words = " ".join(text.split())
-    return "".join(letter for letter in words if letter.isprintable())[:200]
 
 
 def _refused(error: Any, object_uri: str, bucket: str, server: str) -> RatchetError:

@@ -132,6 +132,11 @@ class DataSection(Section):
             raise ValueError("give at least one entry in `sources` or `tasks`")
         return self
 
+    @property
+    def ladder(self) -> Ladder | None:
+        """Difficulty ladder of the campaign: that of the first task that has one, or None."""
+        return next((task.ladder for task in self.tasks if task.ladder is not None), None)
+
 
 def _whole(value: Any) -> Any:
     if isinstance(value, dict):

@@ -16,7 +16,7 @@ from components.contracts.summaries.evaluate import ModelScores
 from components.contracts.summaries.select import Votes
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, fetch
-from components.statistics import two_proportions_z
+from components.statistics import jensen_shannon, two_proportions_z
 
 MAX_ROWS = 200_000
 """Rows of a file that are looked at."""
@@ -217,20 +217,6 @@ def loosely(text: str) -> str:
     """A text without case, white space and punctuation at its ends: what looks the same to a
     person."""
     return "".join(text.split()).casefold().strip(".,;:!?'\"")
-
-
-def jensen_shannon(first: Mapping[str, float], second: Mapping[str, float]) -> float:
-    """Jensen-Shannon distance of two weightings: the root of the divergence in bits, 0 (equal) to 1
-    (disjoint)."""
-    totals = sum(first.values()), sum(second.values())
-    divergence = 0.0
-    for name in {*first, *second}:
-        shares = [
-            one.get(name, 0.0) / total for one, total in zip((first, second), totals, strict=True)
-        ]
-        middle = sum(shares) / 2
-        divergence += sum(share / 2 * math.log2(share / middle) for share in shares if share > 0)
-    return math.sqrt(max(0.0, divergence))
 
 
 def references_of(prompts: Iterable[Prompt]) -> dict[str, str]:

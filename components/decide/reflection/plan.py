@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from components.contracts.recipe import Ladder, LoraSection, LoraStructure, Recipe
+from components.contracts.recipe import LoraSection, LoraStructure, Recipe
 from components.contracts.state import Cause, Plan, RoundRecord, Verdict, base_plan
 from components.decide.gate import Scores
 
@@ -265,11 +265,6 @@ def refuted_changes(history: Sequence[RoundRecord]) -> frozenset[str]:
     )
 
 
-def ladder_of(recipe: Recipe) -> Ladder | None:
-    """The difficulty ladder of the campaign: that of the first task that has one."""
-    return next((task.ladder for task in recipe.data.tasks if task.ladder is not None), None)
-
-
 def next_level(recipe: Recipe, level: int, champion: Scores) -> int:
     """The length the next samples are drawn at: one more once the champion has mastered this one
     (2502.01612).
@@ -279,7 +274,7 @@ def next_level(recipe: Recipe, level: int, champion: Scores) -> int:
     without mastery ends in an avalanche of errors, so a candidate that was not promoted does not
     count.
     """
-    ladder = ladder_of(recipe)
+    ladder = recipe.data.ladder
     if ladder is None:
         return 0
     first, last = ladder.climb

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from components.decide.reflection.evidence import HIGH_LOSS, NOTICEABLE_NATS, Evidence
-from components.decide.reflection.plan import Finding, ladder_of
+from components.decide.reflection.plan import Finding
 from components.statistics import mcnemar_two_sided
 
 DEV_RISE, FAR_RISE = 1.05, 1.2
@@ -107,7 +107,7 @@ def learning_rate_too_low(evidence: Evidence) -> Finding | None:
 
 def base_not_mastered(evidence: Evidence) -> Finding | None:
     """The ladder is to be climbed from a base that is not solved."""
-    ladder = ladder_of(evidence.recipe)
+    ladder = evidence.recipe.data.ladder
     if evidence.verdict != "first" or ladder is None:
         return None
     name = f"length={ladder.labelled[1]}"

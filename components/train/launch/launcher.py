@@ -21,10 +21,10 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-from components.errors import RatchetError, Transient, UserError
+from components.errors import RatchetError, Transient, UserError, one_line
 from components.runtime.progress import Progress
 from components.train.launch.cluster_api import Cluster, Json
-from components.train.launch.pods import failure_of, one_line, waiting_for
+from components.train.launch.pods import failure_of, waiting_for
 from components.train.launch.trainjob import (
     STEP_KEY,
     TrainJobSpec,
@@ -219,7 +219,7 @@ class _Follower:
         """Note the text, the first time only."""
         if text not in self.noted:
             self.noted.add(text)
-            self.progress.note(one_line(text))
+            self.progress.note(one_line(text, None))
 
 
 def _step_key_of(job: Json) -> str | None:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from components.errors import Corrupt, RatchetError, Transient, UserError
+from components.errors import Corrupt, RatchetError, Transient, UserError, one_line
 from components.train.launch.cluster_api import Cluster, Json
 from components.train.launch.trainjob import CONTAINER, REPLICATED_JOB, TrainJobSpec, pod_selector
 
@@ -83,12 +83,6 @@ def secret_values(environment: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(value for name, value in environment.items() if _SECRET_NAME.search(name))
 
 
-def one_line(text: str) -> str:
-    """Return a server's text, safe for one line of a terminal."""
-    line = " ".join(text.split())
-    return "".join(letter for letter in line if letter.isprintable())
-
-
 def waiting_for(cluster: Cluster, spec: TrainJobSpec, name: str) -> list[str]:
     """Return notes about what the nodes of an unfinished job wait for, none when all run."""
     try:
@@ -117,7 +111,7 @@ def failure_of(
     cluster: Cluster, spec: TrainJobSpec, name: str, reason: str, secrets: Sequence[str]
 ) -> RatchetError:
     """Return the exception for a failed job: its first failed rank, status and end of log."""
-    summary = f"{spec.task}: TrainJob {spec.namespace}/{name} failed ({one_line(reason)})"
+    summary = f"{spec.task}: TrainJob {spec.namespace}/{name} failed ({one_line(reason, None)})"
     if reason.startswith("TrainingRuntimeNotSupported"):
         return UserError(
             f"{summary}; is there a TrainingRuntime {spec.runtime} in namespace {spec.namespace}?"
