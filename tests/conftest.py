@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from components.cli.package.lint import Package
+from components.cli.package.package_file import Package
 from components.runtime.context import Context
 from components.runtime.progress import Progress
 from components.storage.cache import Cache

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from components.cli.builder import Builder, builder_of
 from components.cli.options import AsJson, Override, RecipeFile, Rounds, print_json, say
+from components.cli.package.profiles import Step
 from components.errors import UserError
 
 Target = Annotated[
@@ -293,9 +294,7 @@ def doctor(
     service_account: Account = "ratchet-run",
     token_file: TokenFile = None,
     here: Annotated[
-        Literal[
-            "", "prepare", "generate", "select", "train", "evaluate", "decide", "publish", "report"
-        ],
+        Literal["", Step],
         typer.Option(
             help="Look at this pod or container too, as this step would.", show_default=False
         ),
@@ -331,7 +330,8 @@ def _package(
 ) -> tuple[Any, str]:
     """The package of a recipe, or the one that the file is; and what a run of it is called."""
     from components.cli.package.compile import compile_recipe
-    from components.cli.package.lint import findings, read_package
+    from components.cli.package.lint import findings
+    from components.cli.package.package_file import read_package
     from components.cli.package.profiles import load_profile
     from components.contracts.recipe_file import load_recipe
 

@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from components.cli.package.compile import compile_recipe
-from components.cli.package.lint import RULES, Package, findings, read_package
+from components.cli.package.lint import RULES, findings
+from components.cli.package.package_file import Package, read_package
 from components.cli.package.profiles import load_profile
 from components.cli.package.secret_values import looks_secret
 from components.contracts.recipe_file import load_recipe

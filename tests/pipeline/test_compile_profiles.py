@@ -15,14 +15,10 @@ import yaml
 
 from components.cli.local.campaign_process import executed_tasks
 from components.cli.package.compile import Compiled, compile_recipe, write_package
-from components.cli.package.lint import MAX_BYTES, Package, findings
-from components.cli.package.profiles import (
-    IMAGES_FILE,
-    STEPS,
-    check_fit,
-    load_profile,
-    profile_names,
-)
+from components.cli.package.lint import MAX_BYTES, findings
+from components.cli.package.package_file import Package
+from components.cli.package.profiles import STEPS, check_fit, load_profile, profile_names
+from components.cli.source_tree import IMAGES_FILE
 from components.contracts.recipe import Recipe
 from components.contracts.recipe_file import load_recipe
 from components.errors import UserError

@@ -10,7 +10,7 @@ import pytest
 from components.cli.cluster.kfp_api import Access, ApiPatience, Pipelines
 from components.cli.cluster.schedule import checked_cron, schedule, unschedule
 from components.cli.cluster.submit import Submission, plan_submission
-from components.cli.package.lint import Package
+from components.cli.package.package_file import Package
 from components.errors import UserError
 from tests.doubles.kfp_api import Clock, KfpApi
 from tests.doubles.kubernetes_api import failing, lost, reset

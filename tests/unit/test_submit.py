@@ -26,7 +26,7 @@ from components.cli.cluster.submit import (
     start,
 )
 from components.cli.cluster.summary import summary_page
-from components.cli.package.lint import Package
+from components.cli.package.package_file import Package
 from components.errors import UserError
 from components.runtime.context import Context
 from components.storage import keys

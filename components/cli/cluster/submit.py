@@ -18,9 +18,9 @@ import yaml
 
 from components.canonical import digest_of
 from components.cli.cluster.kfp_api import Gone, Json, Lost, Pipelines, Unreachable
-from components.cli.package.lint import Package
-from components.cli.package.profiles import REPOSITORY
+from components.cli.package.package_file import Package
 from components.cli.package.secret_values import looks_secret
+from components.cli.source_tree import SOURCE_TREE
 from components.errors import UserError
 from components.retry import Backoff, pauses
 from components.storage import keys
@@ -107,7 +107,7 @@ def current_commit(environment: Mapping[str, str]) -> str:
 
 
 def _git(environment: Mapping[str, str], *arguments: str) -> str:
-    command = ["git", "-C", str(REPOSITORY), *arguments]
+    command = ["git", "-C", str(SOURCE_TREE), *arguments]
     return subprocess.run(
         command, capture_output=True, text=True, check=True, env=environment
     ).stdout.strip()

@@ -1,5 +1,7 @@
-"""The `compile` verb: a recipe and a profile become the package that a cluster runs, checked by
-`lint` before it is written."""
+"""The `compile` verb: a recipe and a profile become the package that a cluster runs.
+
+The package is checked by `lint` before it is written.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +12,23 @@ from pathlib import Path
 from typing import Literal
 
 from components.cli.builder import Builder
-from components.cli.package.lint import Package, findings
+from components.cli.package.lint import findings
+from components.cli.package.package_file import Package
 from components.cli.package.profiles import Profile, check_fit
 from components.contracts.recipe import Recipe
 from components.errors import UserError
 
 Format = Literal["kfp", "kubernetes"]
 
-# KFP's header repeats the recipe in the order of a protobuf map, which is another one in every
-# process; the same default stands sorted in the body.
+# KFP's header repeats the recipe in the order of a protobuf map, which differs from process to
+# process; with it, the same recipe had another digest, and so another version, each time. The same
+# default stands sorted in the body.
 _RECIPE_COMMENT = re.compile(r"^(#    recipe: dict) \[Default: .*\]$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """What a compilation made."""
+    """A checked package and its version."""
 
     package: Package
     version: str
@@ -33,27 +37,42 @@ class Compiled:
     """Images that are named by a tag, which may become another image."""
 
 
+@dataclass(frozen=True)
+class _KubernetesObjects:
+    """Names in the metadata of the objects Pipeline and PipelineVersion."""
+
+    version: str
+    namespace: str
+
+
 def compile_recipe(build: Builder, recipe: Recipe, rounds: int, profile: Profile) -> Compiled:
-    """The package of what `build` makes of a recipe for a profile. Raises UserError if they do not fit or the package
-    breaks a rule."""
+    """Return the checked package of a recipe for a profile.
+
+    Args:
+        build: Makes the pipeline.
+        recipe: The default of the pipeline's parameter `recipe`.
+        rounds: Improvement rounds that are unrolled.
+        profile: Images, resources and nodes of the steps.
+
+    Raises:
+        UserError: Recipe and profile do not fit, or the package breaks a rule of `lint`.
+    """
     check_fit(recipe, profile)
     with tempfile.TemporaryDirectory(prefix="ratchet-compile-") as folder:
         file = Path(folder) / "pipeline.yaml"
-        _compile(build, recipe, rounds, profile, file, "kfp", "", "")
+        _compile(build, recipe, rounds, profile, file)
         package = Package(file.read_text(encoding="utf-8"))
-    broken = findings(package)
-    if broken:
+    faults = findings(package)
+    if faults:
         raise UserError(
-            f"the compiled pipeline would not run as it should: {'; '.join(broken[:5])}"
+            f"the compiled pipeline would not run as it should: {'; '.join(faults[:5])}"
         )
     return Compiled(package, package.digest[:12], unpinned_images(package))
 
 
 def unpinned_images(package: Package) -> tuple[str, ...]:
-    """Images that a package names by a tag: what a node finds there may change."""
-    images = {
-        str(one["container"]["image"]) for one in package.executors.values() if "container" in one
-    }
+    """Return the images that a package names by a tag: another image may be found there later."""
+    images = {str(container["image"]) for _, container in package.containers()}
     return tuple(sorted(image for image in images if "@sha256:" not in image))
 
 
@@ -66,25 +85,31 @@ def write_package(
     form: Format,
     namespace: str = "",
 ) -> Compiled:
-    """Compile into a file: for KFP's API and UI (`kfp`), or as the objects Pipeline and
-    PipelineVersion for a repository that a cluster follows (`kubernetes`). The version's name has
-    its digest, for versions never change."""
-    made = compile_recipe(build, recipe, rounds, profile)
+    """Compile into a file, and return the package.
+
+    Args:
+        build: Makes the pipeline.
+        recipe: The default of the pipeline's parameter `recipe`.
+        rounds: Improvement rounds that are unrolled.
+        profile: Images, resources and nodes of the steps.
+        output: The file; its folder is made.
+        form: `kfp` for KFP's API and UI, `kubernetes` for the objects Pipeline and PipelineVersion
+            in a repository that a cluster follows.
+        namespace: Of these objects; empty: none is named.
+
+    Raises:
+        UserError: Recipe and profile do not fit, or the package breaks a rule of `lint`.
+    """
+    compiled = compile_recipe(build, recipe, rounds, profile)
     output.parent.mkdir(parents=True, exist_ok=True)
     if form == "kfp":
-        output.write_text(made.package.text, encoding="utf-8")
+        output.write_text(compiled.package.text, encoding="utf-8")
     else:
-        _compile(
-            build,
-            recipe,
-            rounds,
-            profile,
-            output,
-            form,
-            f"{made.package.name}-{made.version}",
-            namespace,
-        )
-    return made
+        # A PipelineVersion cannot be changed once it is there, so its name has the digest.
+        version_name = f"{compiled.package.name}-{compiled.version}"
+        objects = _KubernetesObjects(version_name, namespace)
+        _compile(build, recipe, rounds, profile, output, objects)
+    return compiled
 
 
 def _compile(
@@ -93,21 +118,23 @@ def _compile(
     rounds: int,
     profile: Profile,
     output: Path,
-    form: Format,
-    version: str,
-    namespace: str,
+    objects: _KubernetesObjects | None = None,
 ) -> None:
     from kfp import compiler
     from kfp.compiler.compiler_utils import KubernetesManifestOptions
 
-    options = KubernetesManifestOptions(
-        pipeline_version_name=version, namespace=namespace or None, include_pipeline_manifest=True
-    )
+    options = None
+    if objects is not None:
+        options = KubernetesManifestOptions(
+            pipeline_version_name=objects.version,
+            namespace=objects.namespace or None,
+            include_pipeline_manifest=True,
+        )
     compiler.Compiler().compile(
         build(recipe, rounds, profile),
         str(output),
-        kubernetes_manifest_format=form == "kubernetes",
-        kubernetes_manifest_options=options if form == "kubernetes" else None,
+        kubernetes_manifest_format=objects is not None,
+        kubernetes_manifest_options=options,
     )
     text = output.read_text(encoding="utf-8")
     output.write_text(_RECIPE_COMMENT.sub(r"\1", text), encoding="utf-8")

@@ -1,8 +1,4 @@
-"""The parameters of the compiled pipeline, in words.
-
-The form of Kubeflow's UI shows names, types and defaults, and no description of a parameter (KFP
-2.17); the pipeline's own description is shown, so the table stands there.
-"""
+"""The parameters of the compiled pipeline, in words."""
 
 from __future__ import annotations
 
@@ -22,6 +18,8 @@ PARAMETERS = {
 }
 """Parameter → meaning, with the recipe's key where it is one."""
 
+# The form of KFP 2.17's UI shows names, types and defaults, and no description of a parameter. The
+# pipeline's own description is shown, so the table stands there.
 DESCRIPTION = (
     "Makes a language model better, in rounds proved better. Fields of a run: "
     + "; ".join(f"{name} = {meaning}" for name, meaning in PARAMETERS.items())

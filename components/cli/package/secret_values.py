@@ -1,15 +1,14 @@
-"""Values that must not travel where everybody reads them: parameters of a run are shown in the UI
-and kept for ever."""
+"""Recognition of secrets: parameters of a run are shown in the UI and kept for ever."""
 
 from __future__ import annotations
 
 import json
 import re
-from typing import Any
 
 _NAMES = re.compile(
     r"(^|[._-])(pass(word|wd|phrase)?|secrets?|token|api_?key|access_?key|private_?key|credentials)$"
 )
+# `store_secret_name` holds the name of a Secret, which may be seen.
 _NAMES_OF_NAMES = re.compile(r"(secret|config_map|credentials?)_?names?$")
 _SHAPES = re.compile(
     r"""\b(AKIA|ASIA)[A-Z0-9]{16}\b            # AWS access key
@@ -24,16 +23,16 @@ _SHAPES = re.compile(
 )
 
 
-def looks_secret(name: str, value: Any) -> bool:
-    """Whether a value, or anything in it, has the shape of a key, or stands under a name such as
-    `hf_token`.
+def looks_secret(name: str, value: object) -> bool:
+    """Return whether a value is shaped like a key, or stands under a name such as `hf_token`.
 
-    Names of secrets (`store_secret_name`), numbers and empty values are none.
+    Mappings, lists and JSON text are searched. Names of secrets (`store_secret_name`), numbers and
+    empty values are no secrets.
     """
     if isinstance(value, dict):
-        return any(looks_secret(str(key), one) for key, one in value.items())
+        return any(looks_secret(str(key), inner) for key, inner in value.items())
     if isinstance(value, list | tuple):
-        return any(looks_secret(name, one) for one in value)
+        return any(looks_secret(name, inner) for inner in value)
     if not isinstance(value, str) or not value:
         return False
     if value[0] in "{[":
@@ -41,5 +40,8 @@ def looks_secret(name: str, value: Any) -> bool:
             return looks_secret(name, json.loads(value))
         except ValueError:
             pass  # text that begins with a bracket
-    named = _NAMES.search(name.lower()) is not None and _NAMES_OF_NAMES.search(name.lower()) is None
-    return named or _SHAPES.search(value) is not None
+    return _is_secret_name(name.lower()) or _SHAPES.search(value) is not None
+
+
+def _is_secret_name(name: str) -> bool:
+    return _NAMES.search(name) is not None and _NAMES_OF_NAMES.search(name) is None

@@ -1,0 +1,98 @@
+"""Settings of a pipeline task for Kubernetes, as a compile profile has them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from components.cli.package.profiles import Nodes, Profile, Resources
+
+if TYPE_CHECKING:
+    from kfp.dsl.pipeline_task import PipelineTask
+
+FIRST_PAUSE_SECONDS = 30
+
+# KFP calls it the longest pause. Argo takes it for the whole window from the first try's start: a
+# pod that is lost later than this is tried again only by the controller's own defaults.
+RETRY_WINDOW_SECONDS = 900
+
+
+def place(task: PipelineTask, step: str, profile: Profile) -> None:
+    """Give a task of the pipeline the image and all settings that the profile has for its step."""
+    from kfp import kubernetes
+
+    resources = profile.resources(step)
+    task.set_container_image(profile.images[step])
+    _set_resources(task, resources, profile)
+    # The time limit of one pod: each retry gets it anew.
+    kubernetes.set_timeout(task, int(resources.hours * 3600))
+    _mount_scratch(task, resources)
+    # Optional: a key that the ConfigMap or Secret does not have leaves its variable out. Without
+    # it, the pod would wait for ever.
+    config_keys = {key: key for key in profile.config_keys}
+    kubernetes.use_config_map_as_env(task, profile.config_map, config_keys, optional=True)
+    for secret, keys in profile.secrets.items():
+        kubernetes.use_secret_as_env(task, secret, {key: key for key in keys}, optional=True)
+    if profile.pull_secrets:
+        kubernetes.set_image_pull_secrets(task, list(profile.pull_secrets))
+    kubernetes.add_pod_label(task, "app.kubernetes.io/part-of", "ratchet")
+    kubernetes.add_pod_label(task, "app.kubernetes.io/component", step)
+    for key, value in profile.labels.items():
+        kubernetes.add_pod_label(task, key, value)
+    if step == "train" and profile.nodes:
+        _describe_nodes(task, profile.nodes, profile.images["train"])
+
+
+def _set_resources(task: PipelineTask, resources: Resources, profile: Profile) -> None:
+    from kfp import kubernetes
+
+    # No limit of CPU: under one, training was throttled in 66 % of the scheduler's periods.
+    task.set_cpu_request(resources.cpu)
+    task.set_memory_request(resources.memory)
+    task.set_memory_limit(resources.memory)
+    if resources.retries:
+        # The stock controller of KFP 2.17 tries again only after OnError, a lost pod: a step that
+        # exits with a failure of its own is not run again, whatever its status.
+        task.set_retry(
+            resources.retries,
+            backoff_duration=f"{FIRST_PAUSE_SECONDS}s",
+            backoff_factor=2.0,
+            backoff_max_duration=f"{RETRY_WINDOW_SECONDS}s",
+        )
+    if resources.gpus:
+        # The number as text: KFP makes no limit of a pipeline's integer, and nothing of a type
+        # without a number.
+        task.set_accelerator_type(profile.gpu)
+        task.set_accelerator_limit(str(resources.gpus))
+        for toleration in profile.tolerations:
+            kubernetes.add_toleration(
+                task,
+                toleration.key,
+                toleration.operator,
+                toleration.value or None,
+                toleration.effect or None,
+            )
+        for key, value in profile.node_selector.items():
+            kubernetes.add_node_selector(task, key, value)
+
+
+def _mount_scratch(task: PipelineTask, resources: Resources) -> None:
+    from kfp import kubernetes
+
+    kubernetes.empty_dir_mount(task, "tmp", "/tmp", size_limit=resources.scratch)
+    # Without a mount, container engines give /dev/shm 64 MiB.
+    kubernetes.empty_dir_mount(
+        task,
+        "shared-memory",
+        "/dev/shm",
+        medium="Memory",
+        size_limit=resources.shared_memory,
+    )
+
+
+def _describe_nodes(task: PipelineTask, nodes: Nodes, image: str) -> None:
+    """Set the variables that components/train/launch reads."""
+    resources = ",".join(f"{name}={quantity}" for name, quantity in nodes.resources.items())
+    task.set_env_variable("RATCHET_IMAGE", image)
+    task.set_env_variable("RATCHET_TRAINING_RESOURCES", resources)
+    if nodes.queue:
+        task.set_env_variable("RATCHET_TRAINING_QUEUE", nodes.queue)
