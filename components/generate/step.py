@@ -11,6 +11,7 @@ from typing import Any
 
 from components.canonical import derived_seed
 from components.contracts import artifacts
+from components.contracts.recipe import EngineName
 from components.contracts.rows import Prompt, Sample, read_rows, write_rows
 from components.contracts.summaries import GenerateSummary
 from components.contracts.summaries.generate import EngineFacts, SampleCounts
@@ -18,7 +19,6 @@ from components.errors import UserError
 from components.generate.batches import Ask, SavedBatches, batches_of
 from components.generate.engines.choice import (
     Engine,
-    EngineName,
     batch_rows,
     choose_engine,
     open_engine,

@@ -13,7 +13,7 @@ from components.contracts.recipe.data import (
 )
 from components.contracts.recipe.decide import DecideSection, Goal
 from components.contracts.recipe.evaluate import Harness
-from components.contracts.recipe.generate import Hints
+from components.contracts.recipe.generate import EngineName, Hints
 from components.contracts.recipe.model import ModelSection, Scratch
 from components.contracts.recipe.recipe import Recipe
 from components.contracts.recipe.section import Section
@@ -32,6 +32,7 @@ __all__ = [
     "DataSource",
     "DecideSection",
     "DiversityChoice",
+    "EngineName",
     "Fractions",
     "Goal",
     "Harness",

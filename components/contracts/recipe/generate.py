@@ -8,6 +8,9 @@ from pydantic import Field, field_validator, model_validator
 
 from components.contracts.recipe.section import Positive, Section
 
+EngineName = Literal["transformers", "vllm", "openai"]
+"""What can sample; `components.generate.engines` has a module for each."""
+
 
 class Endpoint(Section):
     """Someone else's model, at an endpoint that speaks OpenAI's API, to answer instead of the
@@ -54,7 +57,7 @@ class Hints(Section):
 class GenerateSection(Section):
     """Sampling from the champion."""
 
-    engine: Literal["auto", "transformers", "vllm", "openai"] = "auto"
+    engine: Literal["auto", EngineName] = "auto"
     """What samples; auto: vllm for larger models where it is installed, else transformers."""
     endpoint: Endpoint | None = None
     """For `engine: openai`. top_k is not part of that API and is not sent."""

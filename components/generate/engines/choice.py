@@ -6,17 +6,16 @@ import importlib.util
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 from components.contracts import artifacts
+from components.contracts.recipe import EngineName
 from components.contracts.rows import Sample
 from components.contracts.summaries.generate import EngineFacts
 from components.generate.batches import Ask
 from components.runtime.campaign import Campaign, checkpoint_name
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, fetch
-
-EngineName = Literal["transformers", "vllm", "openai"]
 
 VLLM_FROM_BYTES = 256 * 2**20
 """Size of the weights from which `auto` takes vLLM: below, its start costs more than it saves."""
