@@ -72,3 +72,10 @@ def one_line(text: object, max_characters: int | None = 200) -> str:
     if not visible and isinstance(text, BaseException):
         return type(text).__name__
     return visible
+
+
+def first_line(error: BaseException, max_characters: int = 200) -> str:
+    """Return the first line of an error's message, or the name of its type if it has none."""
+    # Libraries such as pyarrow and huggingface_hub append advice that fills a terminal.
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:max_characters]

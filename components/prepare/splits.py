@@ -2,7 +2,7 @@
 
 Each prompt belongs to one split: the one it was given, or for `auto` the one its hash falls into.
 Where sources disagree, evaluation wins: a training row whose prompt is measured on is dropped and
-counted, never kept.
+counted, never trained on.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Literal
 
 from components.canonical import derived_seed
@@ -32,18 +33,25 @@ CLAIM_ORDER: tuple[Split, ...] = (
     "unlabelled",
 )
 """A prompt that sources put into several splits stays in the first of these."""
-_ASKED: tuple[Split, ...] = ("vault", "test", "validation", "audit", "unlabelled")
-_DROP_REASON = {
-    "vault": "in_evaluation",
-    "test": "in_evaluation",
-    "validation": "in_evaluation",
-    "audit": "in_evaluation",
+_PROMPT_SPLITS: tuple[Split, ...] = ("vault", "test", "validation", "audit", "unlabelled")
+"""Splits of prompts that a model is asked; the others hold rows with their answers."""
+_EVALUATION_SPLITS: tuple[Split, ...] = ("vault", "test", "validation", "audit")
+_REMEDIES = {
+    "train": (
+        "give a source with answers split: train, or raise data.fractions.train or a task's "
+        "`labelled`"
+    ),
+    "unlabelled": "give a source split: unlabelled, or training rows with prompts",
+    "validation": "give a source split: validation, raise data.fractions.validation, or add rows",
+    "test": "give a source split: test, raise data.fractions.test, or add rows",
 }
+"""Split that may not be empty → advice."""
+_MAX_REJECTED_CHARACTERS = 500
 
 
 @dataclass
 class Splits:
-    """What `prepare` writes, one field per file."""
+    """The rows that `prepare` writes, one field per file."""
 
     train: list[TrainingRow] = field(default_factory=list)
     dev: list[TrainingRow] = field(default_factory=list)
@@ -75,127 +83,136 @@ def make_splits(
     if there is nothing to train on, to sample from or to measure on.
     """
     splits = Splits()
-    assigned: dict[Split, list[Example]] = {name: [] for name in CLAIM_ORDER}
+    meant_for: dict[Split, list[Example]] = {name: [] for name in CLAIM_ORDER}
     for item in examples:
         if isinstance(item, Dropped):
             splits.rejected.append(item)
             continue
         target, example = item
         split = _auto_split(example, fractions, seed) if target == "auto" else target
-        if refusal := _unfit(split, example):
-            splits.rejected.append(_drop("unverifiable", refusal, example))
+        if problem := _problem_in(split, example):
+            splits.rejected.append(_drop("unverifiable", problem, example))
         else:
-            assigned[split].append(example)
-    kept = _claim(assigned, splits.rejected)
-    for name in ("train", "dev", "retention"):
-        setattr(splits, name, [example.as_training_row() for example in kept[name]])
-    for name in _ASKED:
-        setattr(splits, name, [example.as_prompt() for example in kept[name]])
+            meant_for[split].append(example)
+    members = _claim(meant_for, splits.rejected)
+    for name in CLAIM_ORDER:
+        if name in _PROMPT_SPLITS:
+            setattr(splits, name, [example.as_prompt() for example in members[name]])
+        else:
+            setattr(splits, name, [example.as_training_row() for example in members[name]])
     if not splits.unlabelled:
-        splits.unlabelled = _questions(kept["train"])
-    _check(splits, {name: {example.identity for example in rows} for name, rows in kept.items()})
+        splits.unlabelled = _questions(members["train"])
+    _assert_disjoint(members)
+    _require_rows(splits)
     return splits
 
 
 def _auto_split(example: Example, fractions: Fractions, seed: int) -> Split:
-    """The split that the hash of prompt and seed falls into; raw text is never asked, so it is for
-    training."""
-    place = derived_seed("split", seed, example.identity) / 2**63
-    if place < fractions.dev:
+    """Return the split that the hash of prompt and seed falls into."""
+    # derived_seed has 63 bits, so this is uniform in [0, 1). A hash and no counter: a row added to
+    # a file moves no other row to another split.
+    position = derived_seed("split", seed, example.identity) / 2**63
+    if position < fractions.dev:
         return "dev"
     if not example.prompt:
+        # Raw text asks nothing that could be measured.
         return "train"
-    if place < fractions.dev + fractions.validation:
+    if position < fractions.dev + fractions.validation:
         return "validation"
-    if place < fractions.dev + fractions.validation + fractions.test:
+    if position < fractions.dev + fractions.validation + fractions.test:
         return "test"
     return "train"
 
 
-def _unfit(split: Split, example: Example) -> str:
-    """Why an example cannot be in a split, empty if it can: answers to a question are checked by
-    its verifier, so the verifier must accept the reference answer itself."""
-    if split not in _ASKED or example.completion is None:
+def _problem_in(split: Split, example: Example) -> str:
+    """Return the reason why an example cannot be in a split, or "" if it can.
+
+    Answers to a prompt are checked by its verifier, so that must accept the reference answer.
+    """
+    if split not in _PROMPT_SPLITS or example.completion is None:
         return ""
     if not example.prompt:
         return "raw text asks nothing; give it split train, dev or retention"
     if example.verifier == "regex":
+        # The completion is a pattern here, and no pattern matches itself for sure.
         problem = pattern_problem(example.completion)
         return f"pattern: {problem}" if problem else ""
-    return (
-        ""
-        if verify(example.as_prompt(), example.completion)
-        else f"verifier {example.verifier} refuses the reference answer"
-    )
+    if verify(example.as_prompt(), example.completion):
+        return ""
+    return f"verifier {example.verifier} refuses the reference answer"
 
 
 def _claim(
-    assigned: dict[Split, list[Example]], rejected: list[Dropped]
+    meant_for: dict[Split, list[Example]], rejected: list[Dropped]
 ) -> dict[Split, list[Example]]:
-    owner: dict[str, Split] = {}
+    """Return split → its examples: each prompt in one split, each row once.
+
+    The other examples are appended to `rejected`.
+    """
+    owners: dict[str, Split] = {}
     for name in CLAIM_ORDER:
-        for example in assigned[name]:
-            owner.setdefault(example.identity, name)
-    kept: dict[Split, list[Example]] = {}
+        for example in meant_for[name]:
+            owners.setdefault(example.identity, name)
+    members: dict[Split, list[Example]] = {}
     for name in CLAIM_ORDER:
-        seen: set[tuple[str, str | None]] = set()
-        kept[name] = []
-        for example in assigned[name]:
-            first = owner[example.identity]
+        present: set[tuple[str, str | None]] = set()
+        members[name] = []
+        for example in meant_for[name]:
+            owner = owners[example.identity]
             # A question may be taught with several answers; it is asked once.
-            key = (example.identity, None if name in _ASKED else example.completion)
-            if first != name:
-                rejected.append(
-                    _drop(
-                        _DROP_REASON.get(first, f"in_{first}"),
-                        f"its prompt is in {first}, this row was for {name}",
-                        example,
-                    )
-                )
-            elif key in seen:
+            answer = None if name in _PROMPT_SPLITS else example.completion
+            key = (example.identity, answer)
+            if owner != name:
+                reason = "in_evaluation" if owner in _EVALUATION_SPLITS else f"in_{owner}"
+                detail = f"its prompt is in {owner}, this row was for {name}"
+                rejected.append(_drop(reason, detail, example))
+            elif key in present:
                 rejected.append(_drop("duplicate", f"twice in {name}", example))
             else:
-                seen.add(key)
-                kept[name].append(example)
-    return kept
+                present.add(key)
+                members[name].append(example)
+    return members
 
 
 def _questions(train: list[Example]) -> list[Prompt]:
-    """The train split's prompts, each once; raw text and rows that their verifier cannot check ask
-    nothing."""
-    prompts = {
+    """Return the prompts of the train split that can be asked, each once.
+
+    Raw text and rows that their verifier cannot check ask nothing.
+    """
+    # Of rows with one prompt the first serves, as for all splits; prompts stay in the order of
+    # their last rows.
+    by_identity = {
         example.identity: example
         for example in reversed(train)
-        if example.prompt and not _unfit("unlabelled", example)
+        if example.prompt and not _problem_in("unlabelled", example)
     }
-    return [example.as_prompt() for example in reversed(prompts.values())]
+    return [example.as_prompt() for example in reversed(by_identity.values())]
 
 
-def _check(splits: Splits, members: dict[Split, set[str]]) -> None:
-    for place, name in enumerate(CLAIM_ORDER):
-        for other in CLAIM_ORDER[place + 1 :]:
-            shared = members[name] & members[other]
-            assert not shared, (
-                f"splits {name} and {other} share {len(shared)} prompts, first {min(shared)}"
-            )
-    remedies = {
-        "train": "give a source with answers split: train, or raise data.fractions.train or a task's `labelled`",
-        "unlabelled": "give a source split: unlabelled, or training rows with prompts",
-        "validation": "give a source split: validation, raise data.fractions.validation, or add rows",
-        "test": "give a source split: test, raise data.fractions.test, or add rows",
+def _assert_disjoint(members: dict[Split, list[Example]]) -> None:
+    identities = {
+        name: {example.identity for example in examples} for name, examples in members.items()
     }
-    for split, remedy in remedies.items():
-        if not getattr(splits, split):
-            reasons = ", ".join(
-                f"{reason} {count}" for reason, count in splits.rejected_counts.items()
-            )
-            raise UserError(
-                f"data: split {split} is empty; {remedy}"
-                + (f" (rejected rows: {reasons})" if reasons else "")
-            )
+    for first, second in combinations(CLAIM_ORDER, 2):
+        shared = identities[first] & identities[second]
+        assert not shared, f"splits {first} and {second} share {len(shared)} prompts: {min(shared)}"
+
+
+def _require_rows(splits: Splits) -> None:
+    """Raise UserError if a split is empty that a campaign needs."""
+    for split, remedy in _REMEDIES.items():
+        if getattr(splits, split):
+            continue
+        reasons = [f"{reason} {count}" for reason, count in splits.rejected_counts.items()]
+        rejected = f" (rejected rows: {', '.join(reasons)})" if reasons else ""
+        raise UserError(f"data: split {split} is empty; {remedy}{rejected}")
 
 
 def _drop(reason: str, detail: str, example: Example) -> Dropped:
-    place = ", ".join(str(value) for value in example.provenance.values())
-    row = {"prompt": example.prompt[:500], "completion": (example.completion or "")[:500]}
-    return Dropped(reason=reason, detail=f"{place}: {detail}", row=row)
+    origin = ", ".join(str(value) for value in example.provenance.values())
+    completion = example.completion or ""
+    row = {
+        "prompt": example.prompt[:_MAX_REJECTED_CHARACTERS],
+        "completion": completion[:_MAX_REJECTED_CHARACTERS],
+    }
+    return Dropped(reason=reason, detail=f"{origin}: {detail}", row=row)

@@ -11,7 +11,8 @@ import difflib
 import json
 import random
 from collections.abc import Iterator
-from typing import Any
+from itertools import islice
+from typing import Any, Protocol
 
 from components.canonical import derived_seed
 from components.contracts.recipe import Ladder, TaskSource
@@ -21,16 +22,17 @@ from components.prepare.examples import Example
 from components.verifiers import BUILTIN_TASKS, MAX_DIGITS, scorer_is_safe, verify
 
 Assigned = tuple[Split, Example]
+JsonObject = dict[str, Any]
 
 _LISTED_SPACE = 100_000
 """Up to so many puzzles of one length are listed and shuffled; of more, distinct ones are drawn."""
 _DRAWS_PER_PUZZLE = 4
-"""How many draws a reasoning-gym task may take for each distinct puzzle asked for."""
+"""Draws that a reasoning-gym task may take for each distinct puzzle that is wanted."""
+_HELD_OUT: tuple[Split, ...] = ("vault", "test", "validation", "dev")
 
 
 def make_examples(source: TaskSource, seed: int) -> Iterator[Assigned | Dropped]:
-    """All puzzles of one task source, each with the split it is meant for; Dropped: a puzzle that
-    could not be used.
+    """Yield the puzzles of one task source, each with its split, or Dropped for an unusable one.
 
     On a ladder no answer longer than `labelled[1]` is handed to train or dev; unlabelled
     prompts come for each climbing length, validation and test spread over `labelled[1]..climb[1]`.
@@ -40,58 +42,67 @@ def make_examples(source: TaskSource, seed: int) -> Iterator[Assigned | Dropped]
     if source.task.startswith("reasoning_gym/"):
         yield from _gym_examples(source, seed)
     elif source.ladder is not None:
-        if source.ladder.climb[1] > MAX_DIGITS:
+        longest = source.ladder.climb[1]
+        if longest > MAX_DIGITS:
             raise UserError(
-                f"task {source.task}: ladder.climb ends at {source.ladder.climb[1]}; the longest is {MAX_DIGITS}"
+                f"task {source.task}: ladder.climb ends at {longest}; the longest is {MAX_DIGITS}"
             )
         yield from _ladder_examples(source, source.ladder, seed)
 
 
 def _ladder_examples(source: TaskSource, ladder: Ladder, seed: int) -> Iterator[Assigned]:
-    labelled = range(ladder.labelled[0], ladder.labelled[1] + 1)
-    climb = range(ladder.climb[0], ladder.climb[1] + 1)
-    evaluated = range(ladder.labelled[1], ladder.climb[1] + 1)
-    wanted: list[tuple[Split, dict[int, int]]] = [
-        ("vault", _spread(source.vault, evaluated)),
-        ("test", _spread(source.test, evaluated)),
-        ("validation", _spread(source.validation, evaluated)),
-        ("dev", _spread(source.dev, labelled)),
-        ("train", _spread(source.labelled, labelled)),
-        ("audit", dict.fromkeys(climb, source.audit)),
-        ("unlabelled", dict.fromkeys(climb, source.unlabelled)),
-    ]
-    for length in range(labelled.start, climb.stop):
+    shortest = ladder.labelled[0]
+    longest = ladder.climb[1]
+    counts = _ladder_counts(source, ladder)
+    for length in range(shortest, longest + 1):
         space = BUILTIN_TASKS[source.task].count(length)
-        puzzles = _distinct(space, derived_seed("task", seed, source.task, length))
-        for split, counts in wanted:
-            count = counts.get(length, 0)
-            if split in ("vault", "test", "validation", "dev"):
+        numbers = _distinct(space, derived_seed("task", seed, source.task, length))
+        for split, counts_by_length in counts.items():
+            count = counts_by_length.get(length, 0)
+            if split in _HELD_OUT:
                 # Short lengths have few problems (ten strings of one digit): most are for training.
                 count = min(count, max(1, space // 10))
-            for _ in range(count):
-                number = next(puzzles, None)
-                if number is None:
-                    break
+            for number in islice(numbers, count):
                 yield split, _builtin_example(source.task, length, number)
 
 
+def _ladder_counts(source: TaskSource, ladder: Ladder) -> dict[Split, dict[int, int]]:
+    """Return split → length → puzzles, in the order in which splits take their puzzles."""
+    labelled = range(ladder.labelled[0], ladder.labelled[1] + 1)
+    climb = range(ladder.climb[0], ladder.climb[1] + 1)
+    # Measured from the longest labelled length on: a goal is about lengths that nobody labelled.
+    evaluated = range(ladder.labelled[1], ladder.climb[1] + 1)
+    return {
+        "vault": _spread(source.vault, evaluated),
+        "test": _spread(source.test, evaluated),
+        "validation": _spread(source.validation, evaluated),
+        "dev": _spread(source.dev, labelled),
+        "train": _spread(source.labelled, labelled),
+        "audit": dict.fromkeys(climb, source.audit),
+        "unlabelled": dict.fromkeys(climb, source.unlabelled),
+    }
+
+
 def _spread(total: int, lengths: range) -> dict[int, int]:
-    """`total` over the lengths as evenly as possible; longer ones get the remainder."""
-    share, rest = divmod(total, len(lengths))
-    return {length: share + (place >= len(lengths) - rest) for place, length in enumerate(lengths)}
+    """Return length → share of `total`, as even as possible; longer ones get the remainder."""
+    share, remainder = divmod(total, len(lengths))
+    shares = dict.fromkeys(lengths, share)
+    for length in lengths[len(lengths) - remainder :]:
+        shares[length] += 1
+    return shares
 
 
 def _distinct(space: int, seed: int) -> Iterator[int]:
-    """Different numbers below `space` in random order, until all have been."""
-    draw = random.Random(seed)
+    """Yield every number below `space` once, in random order."""
+    generator = random.Random(seed)
     if space <= _LISTED_SPACE:
-        yield from draw.sample(range(space), space)
+        yield from generator.sample(range(space), space)
         return
-    seen: set[int] = set()
-    while len(seen) < space:
-        number = draw.randrange(space)
-        if number not in seen:
-            seen.add(number)
+    drawn: set[int] = set()
+    while len(drawn) < space:
+        number = generator.randrange(space)
+        if number not in drawn:
+            drawn.add(number)
             yield number
 
 
@@ -109,16 +120,16 @@ def _builtin_example(name: str, length: int, number: int) -> Example:
 
 
 def _gym_examples(source: TaskSource, seed: int) -> Iterator[Assigned | Dropped]:
-    splits: list[tuple[Split, int]] = [
-        ("vault", source.vault),
-        ("test", source.test),
-        ("validation", source.validation),
-        ("dev", source.dev),
-        ("train", source.labelled),
-        ("audit", source.audit),
-        ("unlabelled", source.unlabelled),
-    ]
-    total = sum(count for _, count in splits)
+    counts: dict[Split, int] = {
+        "vault": source.vault,
+        "test": source.test,
+        "validation": source.validation,
+        "dev": source.dev,
+        "train": source.labelled,
+        "audit": source.audit,
+        "unlabelled": source.unlabelled,
+    }
+    total = sum(counts.values())
     puzzles: list[Example] = []
     for item in _gym_puzzles(source, total, seed):
         if isinstance(item, Dropped):
@@ -129,60 +140,54 @@ def _gym_examples(source: TaskSource, seed: int) -> Iterator[Assigned | Dropped]
         raise UserError(
             f"task {source.task}: its scorer accepts none of its own answers; choose another task"
         )
-    # With fewer distinct puzzles than asked for, every split gets its share of what there is.
-    begin = asked = 0
-    for split, count in splits:
-        asked += count
-        end = asked * len(puzzles) // total
+    # With fewer distinct puzzles than wanted, every split gets its share of what there is.
+    begin = 0
+    num_wanted = 0
+    for split, count in counts.items():
+        num_wanted += count
+        end = num_wanted * len(puzzles) // total
         for puzzle in puzzles[begin:end]:
             yield split, puzzle
         begin = end
 
 
-def _gym_puzzles(source: TaskSource, wanted: int, seed: int) -> Iterator[Example | Dropped]:
-    """Up to `wanted` distinct puzzles whose own answer the scorer accepts, and the refused ones
-    with the reason."""
+def _gym_puzzles(source: TaskSource, num_wanted: int, seed: int) -> Iterator[Example | Dropped]:
+    """Yield up to `num_wanted` distinct puzzles, and the unusable ones with the reason."""
     name = source.task.removeprefix("reasoning_gym/")
-    draws = wanted * _DRAWS_PER_PUZZLE
-    dataset = _gym_dataset(
-        name, source.config, derived_seed("task", seed, source.task) % 2**31, draws
-    )
-    seen: set[str] = set()
-    for index in range(draws):
-        if len(seen) >= wanted:
+    num_draws = num_wanted * _DRAWS_PER_PUZZLE
+    # Some tasks hand the seed to numpy.random.seed, which takes 32 bits.
+    task_seed = derived_seed("task", seed, source.task) % 2**31
+    dataset = _gym_dataset(name, source.config, task_seed, num_draws)
+    accepted_ids: set[str] = set()
+    for index in range(num_draws):
+        if len(accepted_ids) >= num_wanted:
             return
+        location = f"{source.task}, puzzle {index}"
+        # A puzzle is made when it is asked for; some settings make only a few of them impossible.
         try:
             entry = dataset[index]
         except (IndexError, ValueError, RuntimeError, AssertionError) as error:
-            yield Dropped(
-                reason="not_made", detail=f"{source.task}, puzzle {index}: {error}", row={}
-            )
+            yield Dropped(reason="not_made", detail=f"{location}: {error}", row={})
             continue
         example = _gym_example(name, source.config, entry)
-        refusal = (
-            "duplicate" if example is not None and example.identity in seen else _refusal(example)
-        )
-        if example is None or refusal:
-            question = str(entry["question"])[:500]
-            yield Dropped(
-                reason=refusal, detail=f"{source.task}, puzzle {index}", row={"text": question}
-            )
+        if example is None:
+            reason = "not_json"
+        elif example.identity in accepted_ids:
+            reason = "duplicate"
+        elif not verify(example.as_prompt(), example.completion or ""):
+            # The answer read back from JSON: a scorer may want the tuple that JSON made a list.
+            reason = "unverifiable"
+        else:
+            accepted_ids.add(example.identity)
+            yield example
             continue
-        seen.add(example.identity)
-        yield example
+        yield Dropped(reason=reason, detail=location, row={"text": str(entry["question"])[:500]})
 
 
-def _refusal(example: Example | None) -> str:
-    """Why a puzzle cannot be used: it is not JSON, or its scorer refuses its own answer read back
-    from it."""
-    if example is None:
-        return "not_json"
-    return "" if verify(example.as_prompt(), example.completion or "") else "unverifiable"
-
-
-def _gym_example(name: str, config: dict[str, Any], entry: dict[str, Any]) -> Example | None:
+def _gym_example(name: str, config: JsonObject, entry: JsonObject) -> Example | None:
+    """Return a puzzle as an example, or None if it cannot be written as JSON."""
     try:
-        stored = json.loads(json.dumps(entry, allow_nan=False))
+        stored_entry = json.loads(json.dumps(entry, allow_nan=False))
     except (TypeError, ValueError):
         return None
     question = str(entry["question"])
@@ -190,36 +195,43 @@ def _gym_example(name: str, config: dict[str, Any], entry: dict[str, Any]) -> Ex
         prompt=question,
         completion=str(entry["answer"]),
         verifier="reasoning_gym",
-        reference={"name": name, "config": config, "entry": stored},
+        reference={"name": name, "config": config, "entry": stored_entry},
         tags={"task": name},
         provenance={"task": f"reasoning_gym/{name}", "puzzle": prompt_id(question)},
     )
 
 
-def _gym_dataset(name: str, config: dict[str, Any], seed: int, size: int) -> Any:
+class _Puzzles(Protocol):
+    """A dataset of reasoning-gym, as far as it is used here."""
+
+    def __getitem__(self, index: int) -> JsonObject:
+        """Return a puzzle: `question`, `answer`, and what its scorer needs."""
+        ...
+
+
+def _gym_dataset(name: str, config: JsonObject, seed: int, size: int) -> _Puzzles:
+    """Return a dataset of reasoning-gym. Raise UserError if the name or its settings are wrong."""
     import reasoning_gym
     from reasoning_gym.factory import DATASETS
 
+    task = f"task reasoning_gym/{name}"
     if name not in DATASETS:
-        near = difflib.get_close_matches(name, DATASETS, n=1, cutoff=0.0)
-        raise UserError(
-            f"task reasoning_gym/{name}: no such task"
-            + (f"; did you mean {near[0]}?" if near else "")
-        )
+        nearest = difflib.get_close_matches(name, DATASETS, n=1, cutoff=0.0)
+        suggestion = f"; did you mean {nearest[0]}?" if nearest else ""
+        raise UserError(f"{task}: no such task{suggestion}")
     if not scorer_is_safe(name):
+        raise UserError(f"{task}: its scorer runs the model's answer as code; choose another task")
+    reserved = {"seed", "size"}
+    if refused := reserved & config.keys():
         raise UserError(
-            f"task reasoning_gym/{name}: its scorer runs the model's answer as code; choose another task"
-        )
-    if own := {"seed", "size"} & config.keys():
-        raise UserError(
-            f"task reasoning_gym/{name}: config may not set {', '.join(sorted(own))}; the recipe's seed and counts do"
+            f"{task}: config may not set {', '.join(sorted(refused))}; the recipe's seed and "
+            "counts do"
         )
     try:
-        return reasoning_gym.create_dataset(name, seed=seed, size=size, **config)
+        dataset: _Puzzles = reasoning_gym.create_dataset(name, seed=seed, size=size, **config)
     except (AssertionError, TypeError, ValueError, KeyError, AttributeError) as error:
-        settings = ", ".join(
-            sorted(DATASETS[name][1].__dataclass_fields__.keys() - {"seed", "size"})
-        )
+        settings = DATASETS[name][1].__dataclass_fields__.keys() - reserved
         raise UserError(
-            f"task reasoning_gym/{name}: config refused ({error}); its settings: {settings}"
+            f"{task}: config refused ({error}); its settings: {', '.join(sorted(settings))}"
         ) from None
+    return dataset

@@ -1,0 +1,257 @@
+"""The shapes that a row of somebody's file may have, and the Example that each one becomes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from components.contracts.recipe import DataSource
+from components.contracts.rows import MAX_LINE_BYTES, Conversation, spoken
+from components.errors import first_line
+from components.prepare.examples import Example
+
+MAX_LABEL_CHARACTERS = 64
+"""Longer labels are answers, not classes, and do not become slices."""
+MAX_MESSAGES = 1000
+
+JsonObject = dict[str, Any]
+Row = Mapping[Any, object]
+"""A row before any of its fields is checked."""
+
+
+class RejectedRow(ValueError):
+    """A row cannot be used. The message is the detail, `reason` a short fixed word."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class _Content:
+    """The parts of an Example that depend on the shape of its row."""
+
+    prompt: str
+    completion: str | None
+    conversation: Conversation | None = None
+    label: str | None = None
+
+
+def example_of(row: object, source: DataSource, location: str) -> Example:
+    """Return the example that a row holds.
+
+    Args:
+        row: a parsed JSON value, or a row of a Parquet file.
+        source: names the fields, the verifier and the split.
+        location: where the row is in its file, for its provenance.
+
+    Raises:
+        RejectedRow: the row has no known shape, or a field that cannot be used.
+    """
+    if not isinstance(row, dict):
+        raise RejectedRow("not_an_object", f"a {type(row).__name__}, not an object")
+    content = _content_of(row, source)
+    if content.completion is None and source.split != "unlabelled":
+        raise RejectedRow(
+            "no_completion",
+            f"no {source.completion_field!r}; only split unlabelled takes prompts without answers",
+        )
+    return Example(
+        prompt=content.prompt,
+        completion=content.completion,
+        conversation=content.conversation,
+        verifier=source.verifier,
+        reference={} if content.completion is None else {"answer": content.completion},
+        tags={} if content.label is None else {"label": content.label},
+        provenance={"uri": source.uri, "place": location},
+    )
+
+
+def shapes_of(source: DataSource) -> str:
+    """Return the shapes of rows that are understood, for messages."""
+    pair = f"{{{source.prompt_field}, {source.completion_field}}}"
+    return f"{pair}, {{messages}}, {{text}} or {{text, label}}"
+
+
+def parse_json(line: bytes) -> object:
+    """Return a JSON value, or raise RejectedRow. NaN and Infinity are no JSON."""
+    try:
+        value: object = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        raise RejectedRow("invalid_utf8", f"byte {error.start} is not UTF-8") from None
+    except RejectedRow:
+        raise
+    except (ValueError, RecursionError) as error:
+        # RecursionError: a line of thousands of open brackets.
+        raise RejectedRow("not_json", first_line(error)) from None
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise RejectedRow("not_a_number", f"{name} is not JSON")
+
+
+def _content_of(row: Row, source: DataSource) -> _Content:
+    if source.prompt_field in row:
+        has_answer = row.get(source.completion_field) is not None
+        completion = _text(row, source.completion_field) if has_answer else None
+        return _Content(_text(row, source.prompt_field), completion)
+    if "messages" in row:
+        return _content_of_messages(row)
+    if "text" in row and row.get("label") is not None:
+        text = _text(row, "text")
+        label = _text(row, "label")
+        is_class = len(label) <= MAX_LABEL_CHARACTERS
+        return _Content(text, label, label=label if is_class else None)
+    if "text" in row:
+        return _Content("", _text(row, "text"))
+    names = sorted(str(name)[:40] for name in row)
+    listed = ", ".join(names[:10]) or "none"
+    raise RejectedRow("unknown_shape", f"fields found: {listed}; expected {shapes_of(source)}")
+
+
+def _content_of_messages(row: Row) -> _Content:
+    """Return the turns before the last one of the assistant as the prompt, that one as completion.
+
+    Later turns are left out, unless nobody has answered yet. The turns themselves are kept where
+    they are more than a question and an answer.
+    """
+    messages = row["messages"]
+    if not isinstance(messages, list) or not 0 < len(messages) <= MAX_MESSAGES:
+        raise RejectedRow("wrong_type", f"messages is not a list of 1 to {MAX_MESSAGES} turns")
+    turns = [_turn_of(message) for message in messages]
+    answers = [index for index, turn in enumerate(turns) if turn["role"] == "assistant"]
+    if answers:
+        turns = turns[: answers[-1] + 1]
+    asked = turns[:-1] if answers else turns
+    completion = spoken(turns[-1]) if answers else None
+    if not any(turn["role"] == "user" for turn in asked):
+        raise RejectedRow("empty", "no user turn before the answer")
+    tools = _tools_of(row.get("tools"))
+    prompt = Conversation(messages=tuple(asked)).as_text()
+    is_plain = all(turn.keys() <= {"role", "content"} for turn in turns)
+    if len(asked) == 1 and is_plain and not tools:
+        return _Content(prompt, completion)
+    return _Content(prompt, completion, Conversation(messages=tuple(turns), tools=tools))
+
+
+def _turn_of(message: object) -> JsonObject:
+    """Return a turn with its content as text. Its other fields stay: templates may read them."""
+    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+        raise RejectedRow("wrong_type", "a message is not {role, content}")
+    turn: JsonObject = _json_object(message)
+    if isinstance(turn.get("content"), list):
+        turn["content"] = "".join(_text_of_part(part) for part in turn["content"])
+    calls = turn.get("tool_calls")
+    if isinstance(calls, list) and calls:
+        turn["tool_calls"] = [_tool_call(call) for call in calls]
+        if not turn.get("content"):
+            return {**turn, "content": ""}
+    else:
+        # An empty list says nothing, and some templates take it for a call.
+        turn.pop("tool_calls", None)
+    # A tool may return nothing; an empty turn of anybody else is a mistake.
+    if turn["role"] == "tool" and turn.get("content") == "":
+        return turn
+    return {**turn, "content": _text(turn, "content")}
+
+
+def _text_of_part(part: object) -> str:
+    """Return the text of one part of a content. Pictures and sounds are no text."""
+    if not isinstance(part, dict):
+        kind = type(part).__name__
+    else:
+        kind = str(part.get("type", "text"))
+        if kind == "text":
+            return _text(part, "text")
+    raise RejectedRow("wrong_type", f"a part of a content is {kind[:40]}, not text")
+
+
+def _tool_call(call: object) -> object:
+    """Return a call of a tool with its arguments as an object, where they can be read as one."""
+    # Templates expect an object, APIs write its JSON text. Where that cannot be read, the model is
+    # shown what was written.
+    if not isinstance(call, dict):
+        return call
+    function = call.get("function")
+    if not isinstance(function, dict):
+        return call
+    arguments_text = function.get("arguments")
+    if not isinstance(arguments_text, str):
+        return call
+    try:
+        arguments = json.loads(arguments_text)
+    except (ValueError, RecursionError):
+        return call
+    if not isinstance(arguments, dict):
+        return call
+    return {**call, "function": {**function, "arguments": _json_object(arguments)}}
+
+
+def _tools_of(tools: object) -> tuple[JsonObject, ...]:
+    """Return the schemas of functions, from a list or from the JSON text of one."""
+    if isinstance(tools, str):
+        try:
+            tools = json.loads(tools)
+        except (ValueError, RecursionError) as error:
+            raise RejectedRow("not_json", f"tools: {first_line(error)}") from None
+    if not tools:
+        return ()
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise RejectedRow("wrong_type", "tools is not a list of objects")
+    return tuple(_json_object(tool) for tool in tools)
+
+
+def _json_object(value: Row) -> JsonObject:
+    """Return an object without None, as JSON would give it back. Raise RejectedRow if it cannot."""
+    try:
+        text = json.dumps(_without_none(value), allow_nan=False, ensure_ascii=False)
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise RejectedRow("invalid_utf8", "half of a surrogate pair") from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RejectedRow("wrong_type", first_line(error)) from None
+    # An escaped backslash before u0000 is six characters of text, no NUL.
+    if "\\u0000" in text.replace("\\\\", ""):
+        raise RejectedRow("nul_character", "a NUL character")
+    if size > MAX_LINE_BYTES:
+        raise RejectedRow("too_long", f"longer than {MAX_LINE_BYTES} bytes")
+    result: JsonObject = json.loads(text)
+    return result
+
+
+def _without_none(value: object) -> object:
+    # Parquet gives every object of a column the fields of all: a message of a user has
+    # `tool_calls: None` where another one in the file calls a tool.
+    if isinstance(value, dict):
+        return {name: _without_none(item) for name, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_without_none(item) for item in value]
+    return value
+
+
+def _text(row: Row, name: str) -> str:
+    """Return a field as clean text. Answers and labels are often written as numbers."""
+    value = row.get(name)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RejectedRow("not_a_number", f"{name!r} is {value}")
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise RejectedRow("wrong_type", f"{name!r} is {type(value).__name__}, not text")
+    try:
+        text = str(value)
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise RejectedRow("invalid_utf8", f"{name!r} holds half of a surrogate pair") from None
+    except ValueError:
+        # Python refuses to write an int of more than 4,300 digits.
+        raise RejectedRow("wrong_type", f"{name!r} is a number of thousands of digits") from None
+    if not text.strip():
+        raise RejectedRow("empty", f"{name!r} is empty")
+    if "\0" in text:
+        raise RejectedRow("nul_character", f"{name!r} holds a NUL character")
+    if size > MAX_LINE_BYTES:
+        raise RejectedRow("too_long", f"{name!r} is longer than {MAX_LINE_BYTES} bytes")
+    return text
