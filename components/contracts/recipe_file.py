@@ -18,6 +18,7 @@ RENAMED_KEYS = {
     "data.fractions.heldout": "data.fractions.dev",
     "data.tasks.heldout": "data.tasks.dev",
     "select.human_share": "select.labelled_share",
+    "select.influence.validation_rows": "select.influence.dev_rows",
 }
 """Key of an older version → what it is called now; without the numbers of list items."""
 RENAMED_VALUES = {("data.sources.split", "heldout"): "dev"}

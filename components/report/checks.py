@@ -44,9 +44,10 @@ def filter_rows(select: SelectSummary | None) -> list[FilterRow]:
         return []
     audited = select.audit.filters if select.audit is not None else {}
     # A receipt's keys are in alphabetical order; each filter is given what the one before it kept.
-    in_order = sorted(select.filters.items(), key=lambda item: (-item[1].given, -item[1].kept))
+    in_order = sorted(select.filters.items(), key=lambda item: (-item[1].given, -item[1].accepted))
     rows = [
-        FilterRow(name, own.given, own.kept, *_audited(audited.get(name))) for name, own in in_order
+        FilterRow(name, own.given, own.accepted, *_audited(audited.get(name)))
+        for name, own in in_order
     ]
     whole = select.audit.all if select.audit is not None else None
     return [*rows, FilterRow("all", select.generated, select.accepted, *_audited(whole))]
@@ -60,7 +61,7 @@ def _audited(own: FilterQuality | None) -> tuple[str, ...]:
         if own.precision is None
         else f"{percent(own.precision)} (≥ {100 * own.precision_low:.1f})"
     )
-    return sure, percent(own.recall), percent(own.kept_share)
+    return sure, percent(own.recall), percent(own.accepted_share)
 
 
 def audit_line(select: SelectSummary | None) -> str:
@@ -73,7 +74,7 @@ def audit_line(select: SelectSummary | None) -> str:
     if whole.precision is None:
         return f"{begin} keep nothing."
     return (
-        f"{begin} keep {percent(whole.kept_share)}, of which {percent(whole.precision)} are right (at least "
+        f"{begin} keep {percent(whole.accepted_share)}, of which {percent(whole.precision)} are right (at least "
         f"{percent(whole.precision_low)} with 95 % confidence), and {percent(whole.recall)} of the right ones."
     )
 

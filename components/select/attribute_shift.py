@@ -1,4 +1,4 @@
-"""How far the accepted samples have moved away from what people wrote, attribute by attribute."""
+"""Distance between the accepted samples and the labelled rows, attribute by attribute."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from components.contracts.rows import TrainingRow
 from components.statistics import jensen_shannon
 
 MAX_CLASSES = 50
-"""The most frequent answers are classes of their own; all others are one."""
+"""The most frequent answers are classes of their own; all others are one class."""
 MAX_CLASS_CHARACTERS = 32
 LONG = "a longer text"
 OTHER = "another answer"
@@ -18,41 +18,54 @@ ATTRIBUTES = ("length", "answer", "slice")
 
 
 def attributes(rows: Iterable[TrainingRow]) -> dict[str, Counter[str]]:
-    """Attribute → value → rows: length (its power of two, in characters), answer (if it is short: a
-    class), slice."""
+    """Return attribute → value → number of rows.
+
+    The attributes are length (number of bits of the length in characters), answer (the text itself
+    if it is as short as a class name, else LONG) and slice (tags `task` and `length`).
+    """
     counts = {name: Counter[str]() for name in ATTRIBUTES}
     for row in rows:
         answer = normalised_text(row.completion)
         counts["length"][str(len(row.completion).bit_length())] += 1
         counts["answer"][answer if len(answer) <= MAX_CLASS_CHARACTERS else LONG] += 1
         counts["slice"][f"{row.tags.get('task', '')} {row.tags.get('length', '')}"] += 1
+        # Free-form answers may all differ: rare ones are forgotten, so that memory stays bounded.
         if len(counts["answer"]) > 100 * MAX_CLASSES:
-            counts["answer"] = _frequent(counts["answer"], 10 * MAX_CLASSES)
+            counts["answer"] = _most_frequent(counts["answer"], 10 * MAX_CLASSES)
     return counts
 
 
 def distances(
     accepted: dict[str, Counter[str]], labelled: dict[str, Counter[str]]
 ) -> dict[str, float]:
-    """Attribute → Jensen–Shannon distance of accepted and labelled rows: 0, alike, to 1, nothing in
-    common. Empty if there are no rows to compare with."""
+    """Return attribute → Jensen–Shannon distance of accepted and labelled rows.
+
+    0 means alike, 1 nothing in common. Empty if either side has no rows.
+
+    Args:
+        accepted: `attributes` of the accepted samples.
+        labelled: `attributes` of the labelled rows.
+    """
     if not any(labelled.values()) or not any(accepted.values()):
         return {}
-    shared = {LONG, *_frequent(accepted["answer"] + labelled["answer"], MAX_CLASSES)}
-    found = {}
+    classes = {LONG, *_most_frequent(accepted["answer"] + labelled["answer"], MAX_CLASSES)}
+    by_attribute = {}
     for name in ATTRIBUTES:
         pair = [accepted[name], labelled[name]]
         if name == "answer":
-            pair = [_folded(counts, shared) for counts in pair]
-        found[name] = jensen_shannon(*pair)
-    return found
+            pair = [_folded(counts, classes) for counts in pair]
+        by_attribute[name] = jensen_shannon(*pair)
+    return by_attribute
 
 
-def _frequent(counts: Counter[str], number: int) -> Counter[str]:
-    return Counter(dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:number]))
+def _most_frequent(counts: Counter[str], number: int) -> Counter[str]:
+    # Counter.most_common orders ties by insertion, which depends on the order of the rows.
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return Counter(dict(ranked[:number]))
 
 
 def _folded(counts: Counter[str], classes: set[str]) -> Counter[str]:
+    """Return the counts with all values outside `classes` counted as OTHER."""
     folded = Counter[str]()
     for value, count in counts.items():
         folded[value if value in classes else OTHER] += count

@@ -1,8 +1,7 @@
-"""How good the filters are, on samples of prompts whose answers are known and that are never
-trained on.
+"""Precision and recall of the filters, measured on samples of prompts whose answers are known.
 
-Samples of one prompt stand and fall together, so every prompt counts once, by its share of right
-samples. Bounds are lower one-sided 95 % ones (Clopper–Pearson).
+These prompts are never trained on. Samples of one prompt stand and fall together, so every prompt
+counts once, by its share of right samples. Bounds are lower one-sided 95 % ones (Clopper–Pearson).
 """
 
 from __future__ import annotations
@@ -19,66 +18,77 @@ class Audit:
     """The account of the audit samples, filter by filter."""
 
     def __init__(self, samples: Sequence[ScoredSample]) -> None:
-        self.left: list[ScoredSample] = list(samples)
-        """What the filters so far have kept."""
-        self._right = {one.key: verify(one.prompt, one.text) for one in samples}
-        self._given = list(samples)
+        self._samples = list(samples)
+        self._remaining: list[ScoredSample] = list(samples)
+        self._is_right = {scored.key: verify(scored.prompt, scored.text) for scored in samples}
         self._filters: dict[str, FilterQuality] = {}
 
-    def pass_through(self, name: str, one: Filter) -> None:
-        """Apply a filter to what is left and note how well it did."""
-        if not self.left:
+    def pass_through(self, name: str, apply: Filter) -> None:
+        """Apply a filter to the samples that earlier filters passed, and note its precision."""
+        if not self._remaining:
             return
-        kept, dropped = one(self.left)
-        assert len(kept) + len(dropped) == len(self.left), f"{name} lost audit samples"
-        self._filters[name] = self._measure(self.left, kept)
-        self.left = kept
+        passed, dropped = apply(self._remaining)
+        assert len(passed) + len(dropped) == len(self._remaining), f"{name} lost audit samples"
+        self._filters[name] = self._measure(self._remaining, passed)
+        self._remaining = passed
 
     def summary(self) -> FilterAudit | None:
-        """Return how good the filters are; None if there are no audit samples.
+        """Return the quality of the filters, or None without audit samples.
 
-        Filters teach errors if what they keep holds errors and is not proved to be righter than the
-        model (2510.16657). Of a model without errors nothing could be proved, so what holds none is
-        let through.
+        Filters teach errors if what they pass holds errors and is not proved better than the
+        model's own accuracy (2510.16657).
         """
-        if not self._given:
+        if not self._samples:
             return None
-        whole, accuracy = self._measure(self._given, self.left), _mean(self._shares(self._given))
-        unproved = whole.precision != 1.0 and whole.precision_low <= accuracy
+        overall = self._measure(self._samples, self._remaining)
+        accuracy = _mean(self._right_shares(self._samples))
+        # Nothing could be proved of a model without errors: no bound is above an accuracy of 1.
+        holds_errors = overall.precision != 1.0
+        teaches_errors = holds_errors and overall.precision_low <= accuracy
         return FilterAudit(
-            prompts=len({one.prompt.id for one in self._given}),
-            samples=len(self._given),
+            prompts=len({scored.prompt.id for scored in self._samples}),
+            samples=len(self._samples),
             model_accuracy=accuracy,
             filters=self._filters,
-            all=whole,
-            teaches_errors=self._that_chose() if unproved else (),
+            all=overall,
+            teaches_errors=self._filters_that_chose() if teaches_errors else (),
         )
 
-    def _that_chose(self) -> tuple[str, ...]:
-        """Filters that dropped something; all, if none did."""
-        chose = [name for name, counts in self._filters.items() if counts.kept < counts.given]
-        return tuple(chose or self._filters)
+    def _filters_that_chose(self) -> tuple[str, ...]:
+        """Return the names of filters that dropped something; all names, if none did."""
+        choosers = [
+            name for name, counts in self._filters.items() if counts.accepted < counts.given
+        ]
+        return tuple(choosers or self._filters)
 
-    def _measure(self, given: Block, kept: Block) -> FilterQuality:
-        """Counts, and shares by prompt."""
-        shares = self._shares(kept)
-        right_given, right_kept = (
-            sum(self._right[one.key] for one in block) for block in (given, kept)
+    def _measure(self, given: Block, passed: Block) -> FilterQuality:
+        """Return counts of samples, and shares by prompt."""
+        shares = self._right_shares(passed)
+        num_right_given = self._num_right(given)
+        # A prompt counts as proved right only as a whole: the sum of shares is rounded down, with
+        # an allowance for the rounding of thirds and sevenths.
+        num_right_prompts = int(sum(shares) + 1e-9)
+        upper_error = (
+            binomial_upper(len(shares) - num_right_prompts, len(shares)) if shares else 1.0
         )
-        sure = int(sum(shares) + 1e-9)
-        upper_errors = binomial_upper(len(shares) - sure, len(shares)) if shares else 1.0
         return FilterQuality(
             given=len(given),
-            kept=len(kept),
-            prompts_kept=len(shares),
+            accepted=len(passed),
+            prompts_accepted=len(shares),
             precision=_mean(shares) if shares else None,
-            precision_low=1.0 - upper_errors,
-            recall=right_kept / right_given if right_given else None,
-            kept_share=len(kept) / max(1, len(given)),
+            precision_low=1.0 - upper_error,
+            recall=self._num_right(passed) / num_right_given if num_right_given else None,
+            accepted_share=len(passed) / max(1, len(given)),
         )
 
-    def _shares(self, block: Block) -> list[float]:
-        return [_mean([self._right[one.key] for one in own]) for own in by_prompt(block)]
+    def _num_right(self, block: Block) -> int:
+        return sum(self._is_right[scored.key] for scored in block)
+
+    def _right_shares(self, block: Block) -> list[float]:
+        """Return the share of right samples of each prompt."""
+        return [
+            _mean([self._is_right[scored.key] for scored in group]) for group in by_prompt(block)
+        ]
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -1,5 +1,7 @@
-"""Let the filters work over all samples of a round, pass by pass, in bounded memory and with a
-full account."""
+"""The filters at work on all samples of a round, pass by pass, in bounded memory.
+
+Every dropped sample is written with its reason, and every filter is counted.
+"""
 
 from __future__ import annotations
 
@@ -12,142 +14,183 @@ from typing import BinaryIO
 from components.contracts.rows import Dropped
 from components.contracts.summaries.select import FilterAudit, FilterCounts, Votes
 from components.select.filter_audit import Audit
-from components.select.filter_settings import Rules
+from components.select.filter_settings import FilterSettings
 from components.select.filters import BEFORE_VERIFIER, PASSES, VERIFIER, Entry
 from components.select.row_files import write_line
-from components.select.scored_sample_file import Spool
-from components.select.scored_samples import Block, Filter, ScoredSample
+from components.select.scored_sample_file import ScoredSampleFile
+from components.select.scored_samples import Block, Filter, Remaining, ScoredSample
 from components.select.vote_tally import VoteTally
 
 
 @dataclass
 class Account:
-    """What went in, what came out, and where the rest stayed."""
+    """Counts of the samples that went in, came out and were dropped."""
 
     given: int = 0
-    kept: int = 0
+    """Samples before the first filter."""
+    accepted: int = 0
+    """Samples after the last filter."""
     filters: dict[str, FilterCounts] = field(default_factory=dict)
-    """In the order they worked."""
+    """Name → counts, in the order of the filters."""
     reasons: Counter[str] = field(default_factory=Counter)
-    """Reason → rows dropped."""
+    """Reason → dropped samples."""
     audit: FilterAudit | None = None
+    """None without audit samples."""
     votes: Votes | None = None
+    """None if no prompt could be counted."""
     hinted: Account | None = None
-    """The same of samples with a hint, which are counted nowhere else; None without hints."""
+    """The same for samples with a hint, which are counted nowhere else; None without hints."""
 
-    def note(self, name: str, given: int, kept: int, dropped: Iterable[Dropped]) -> None:
-        """Add a filter's verdict on a block; asserts that no sample was lost."""
+    def note(self, name: str, given: int, accepted: int, dropped: Iterable[Dropped]) -> None:
+        """Add the outcome of a filter on a block; assert that no sample was lost.
+
+        Args:
+            name: The filter.
+            given: Samples before the filter.
+            accepted: Samples after it.
+            dropped: The others.
+        """
         reasons = Counter(row.reason for row in dropped)
-        assert kept + reasons.total() == given, (
-            f"{name} lost samples: {given} in, {kept} + {reasons.total()} out"
+        assert accepted + reasons.total() == given, (
+            f"{name} lost samples: {given} in, {accepted} + {reasons.total()} out"
         )
-        before = self.filters.get(name, FilterCounts(given=0, kept=0))
-        self.filters[name] = FilterCounts(given=before.given + given, kept=before.kept + kept)
+        earlier = self.filters.get(name, FilterCounts(given=0, accepted=0))
+        self.filters[name] = FilterCounts(
+            given=earlier.given + given, accepted=earlier.accepted + accepted
+        )
         self.reasons.update(reasons)
 
     @property
     def by_reason(self) -> dict[str, int]:
-        """Reason → rows dropped, in alphabetical order."""
+        """Reason → dropped samples, in alphabetical order."""
         return dict(sorted(self.reasons.items()))
 
     def check(self) -> None:
-        """Conservation over all filters."""
-        assert self.kept + self.reasons.total() == self.given, "samples were lost between filters"
+        """Assert that no sample was lost between filters."""
+        num_dropped = self.reasons.total()
+        assert self.accepted + num_dropped == self.given, "samples were lost between filters"
         if self.hinted is not None:
             self.hinted.check()
 
 
 def collect(
     blocks: Iterable[Block], audit_ids: frozenset[str], path: Path
-) -> tuple[Spool, list[ScoredSample]]:
-    """All samples in a spool but those of audit prompts, which are few and are given back as
-    they are."""
-    spool, audit = Spool(path), list[ScoredSample]()
+) -> tuple[ScoredSampleFile, list[ScoredSample]]:
+    """Return (file of the samples that may be trained on, samples of audit prompts).
+
+    Args:
+        blocks: All samples of the round.
+        audit_ids: Ids of the audit prompts.
+        path: Where the file is written.
+    """
+    file = ScoredSampleFile(path)
+    # Audit prompts are few, so their samples are held in memory.
+    audit_samples: list[ScoredSample] = []
     for block in blocks:
-        teaching, apart = list[ScoredSample](), list[ScoredSample]()
-        for one in block:
-            (apart if one.prompt.id in audit_ids else teaching).append(one)
-        spool.write(teaching)
-        audit += apart
-    return spool, audit
+        file.write([scored for scored in block if scored.prompt.id not in audit_ids])
+        audit_samples += [scored for scored in block if scored.prompt.id in audit_ids]
+    return file, audit_samples
 
 
-def filter_all(spool: Spool, rules: Rules, rejected: BinaryIO) -> tuple[Spool, Account]:
-    """Let every filter work on what the one before it kept; dropped rows go to `rejected` as they
-    fall. Every sample is in exactly one of the two. Audit samples (`rules.audit`) pass the
-    filters that check quality, apart from the others."""
-    account, audit = Account(given=spool.count - spool.num_hinted), Audit(rules.audit)
-    votes = VoteTally(rules.validation)
-    if rules.hints is not None:
-        account.hinted = Account(given=spool.num_hinted)
-    for number, entries in enumerate(PASSES, 1):
-        remaining = spool.blocks
-        filters = [
-            (entry, one)
-            for entry in entries
-            if (one := entry.filter_of(rules, remaining)) is not None
-        ]
+def filter_all(
+    samples: ScoredSampleFile, settings: FilterSettings, rejected: BinaryIO
+) -> tuple[ScoredSampleFile, Account]:
+    """Return (file of the samples that passed all filters, account); `samples` is removed.
+
+    Each filter works on the samples that the filter before it passed. Every sample is either in the
+    returned file or in `rejected`. Audit samples pass the filters that check quality, apart from
+    the others.
+
+    Args:
+        samples: All samples but those of audit prompts.
+        settings: Settings, scorers and the audit samples.
+        rejected: File that dropped rows are appended to, as JSON Lines.
+    """
+    account = Account(given=samples.count - samples.num_hinted)
+    if settings.hints is not None:
+        account.hinted = Account(given=samples.num_hinted)
+    audit = Audit(settings.audit)
+    votes = VoteTally(settings.validation)
+    for pass_number, entries in enumerate(PASSES, 1):
+        filters = _filters_of_pass(entries, settings, samples.blocks)
         if not filters:
             continue
-        after = Spool(rules.folder / f"pass-{number}")
-        for block in remaining():
-            outcomes = list(_filtered(block, filters, account, rejected))
-            if number == 1:
+        passed = ScoredSampleFile(settings.folder / f"pass-{pass_number}")
+        for block in samples.blocks():
+            outcomes = list(_outcomes(block, filters, account, rejected))
+            # Only the first pass sees whole prompts as they were sampled, and has the verifier.
+            if pass_number == 1:
                 _count_votes(votes, block, outcomes)
-            _withdraw(votes, block, outcomes)
-            after.write(outcomes[-1][1])
-        for entry, one in filters:
+            _withdraw_votes(votes, block, outcomes)
+            _, passed_block = outcomes[-1]
+            passed.write(passed_block)
+        for entry, apply in filters:
             if entry.checks_quality:
-                audit.pass_through(entry.name, one)
-        spool.remove()
-        spool = after
-    account.kept = spool.count - spool.num_hinted
+                audit.pass_through(entry.name, apply)
+        samples.remove()
+        samples = passed
+    account.accepted = samples.count - samples.num_hinted
+    if account.hinted is not None:
+        account.hinted.accepted = samples.num_hinted
     account.audit = audit.summary()
     account.votes = votes.summary()
-    if account.hinted is not None:
-        account.hinted.kept = spool.num_hinted
     account.check()
-    return spool, account
+    return samples, account
 
 
-def _filtered(
+def _filters_of_pass(
+    entries: Iterable[Entry], settings: FilterSettings, remaining: Remaining
+) -> list[tuple[Entry, Filter]]:
+    """Return the filters of a pass that the recipe asks for."""
+    filters: list[tuple[Entry, Filter]] = []
+    for entry in entries:
+        apply = entry.filter_of(settings, remaining)
+        if apply is not None:
+            filters.append((entry, apply))
+    return filters
+
+
+def _outcomes(
     block: Block, filters: list[tuple[Entry, Filter]], account: Account, rejected: BinaryIO
 ) -> Iterator[tuple[Entry, Block]]:
-    """One block through the filters of one pass: each filter with what it leaves."""
-    for entry, one in filters:
-        kept, dropped = one(block)
-        _note(account, entry.name, block, kept, dropped)
+    """Yield each filter of a pass with the samples of the block that it lets through."""
+    for entry, apply in filters:
+        passed, dropped = apply(block)
+        _note(account, entry.name, block, passed, dropped)
         for row in dropped:
             write_line(rejected, row)
-        yield entry, kept
-        block = kept
+        yield entry, passed
+        block = passed
 
 
 def _count_votes(votes: VoteTally, block: Block, outcomes: list[tuple[Entry, Block]]) -> None:
-    """Add up the votes of a block that went through the first pass. Without a verifier all samples
-    pass it."""
-    judged = passed = block
-    for entry, kept in outcomes:
+    """Count the votes of a block that went through the first pass."""
+    checked = block
+    accepted = block  # Without a verifier in the recipe every sample counts as accepted.
+    for entry, passed in outcomes:
         if entry.name in BEFORE_VERIFIER:
-            judged = passed = kept
+            checked = passed
+            accepted = passed
         elif entry.name == VERIFIER:
-            passed = kept
-    votes.judge(judged, passed)
+            accepted = passed
+    votes.add(checked, accepted)
 
 
-def _withdraw(votes: VoteTally, block: Block, outcomes: list[tuple[Entry, Block]]) -> None:
-    """Take back the votes of samples that a filter behind the verifier refuses for what they say."""
-    for entry, kept in outcomes:
+def _withdraw_votes(votes: VoteTally, block: Block, outcomes: list[tuple[Entry, Block]]) -> None:
+    """Take back the votes of samples that a later quality filter than the verifier drops."""
+    for entry, passed in outcomes:
         if entry.checks_quality and entry.name not in (*BEFORE_VERIFIER, VERIFIER):
-            votes.withdraw(block, kept)
-        block = kept
+            votes.withdraw(block, passed)
+        block = passed
 
 
-def _note(account: Account, name: str, block: Block, kept: Block, dropped: list[Dropped]) -> None:
-    """A verdict on a block, in the account of samples with a hint as far as it is about them."""
+def _note(account: Account, name: str, block: Block, passed: Block, dropped: list[Dropped]) -> None:
+    """Count the outcome of a filter, samples with a hint in the account of their own."""
     if account.hinted is None:
-        account.note(name, len(block), len(kept), dropped)
+        account.note(name, len(block), len(passed), dropped)
         return
-    for one, hinted in ((account, False), (account.hinted, True)):
-        given, left = (sum(each.hinted == hinted for each in some) for some in (block, kept))
-        one.note(name, given, left, [row for row in dropped if ("hinted" in row.row) == hinted])
+    for part, hinted in ((account, False), (account.hinted, True)):
+        num_given = sum(scored.hinted == hinted for scored in block)
+        num_passed = sum(scored.hinted == hinted for scored in passed)
+        part_dropped = [row for row in dropped if ("hinted" in row.row) == hinted]
+        part.note(name, num_given, num_passed, part_dropped)

@@ -1,5 +1,4 @@
-"""What filters decide by: the recipe's section, and what the step has read or can ask for on their
-behalf."""
+"""Settings and inputs of the filters: the recipe's section, and what the step has read for them."""
 
 from __future__ import annotations
 
@@ -12,31 +11,30 @@ from components.contracts.rows import Prompt
 from components.select.scored_samples import Block, ScoredSample
 
 Scorer = Callable[[Block], list[float | None]]
-"""Scores of a block, in order; None: the scorer gave none (`unscored`)."""
+"""Returns the scores of a block, in order; None where there is no score (`unscored`)."""
 
 
 @dataclass(frozen=True)
-class Rules:
-    """What filters decide by."""
+class FilterSettings:
+    """Everything that filters may read beside the samples."""
 
     section: SelectSection
     folder: Path
-    """An empty folder for what does not fit into memory."""
+    """An empty folder for data that does not fit into memory."""
     seed: int = 0
     evaluation: Sequence[tuple[Prompt, str]] = ()
-    """Prompts of all evaluation splits with their reference answer: none of them may be trained on.
-    """
+    """(prompt, reference answer) of all evaluation splits: none of them may be trained on."""
     validation: Sequence[Prompt] = ()
-    """Prompts of the validation split, which prompts of the pool are likened to."""
+    """Prompts of the validation split. Votes are counted on prompts of the same kind alone."""
     labelled_keys: frozenset[int] = frozenset()
-    """`row_key` of the rows that people wrote: a sample that repeats one adds nothing."""
+    """`row_key` of the labelled rows: a sample that repeats one adds nothing."""
     scorers: Mapping[str, Scorer] = field(default_factory=dict)
-    """`judge`, `reward`, `champion`, `base` (perplexities), `influence`: those the recipe asks for.
-    """
+    """Those that the recipe asks for, of `judge`, `reward`, `influence` and the perplexities
+    `champion`, `base` and `ratio`."""
     audit: Sequence[ScoredSample] = ()
     """Samples of prompts whose answer is known and that are never trained on."""
     hints: Hints | None = None
-    """What the model was told with a hint; None: nothing."""
+    """Settings of the hints that some samples were drawn with; None without hints."""
 
     @property
     def evaluation_ids(self) -> frozenset[str]:

@@ -1,7 +1,7 @@
-"""Prompts that no sample answers right: a pool that is carried from round to round, and their
-samples with a hint.
+"""The pool of prompts that no sample answers right, and their samples with a hint.
 
-Each selection writes the whole pool as it stands after its round, so the next round reads one file.
+The pool is carried from round to round: each selection writes all of it as it stands after its
+round, so the next round reads one file.
 """
 
 from __future__ import annotations
@@ -23,18 +23,27 @@ from components.select.sorted_samples import gather
 from components.verifiers import reference_answer
 
 NOT_RIGHT = ("unfinished", "empty", "verifier")
-"""Reasons for a drop that say an answer is not right. One that fell later has passed the verifier.
-"""
+"""Reasons for a drop that say an answer is not right. An answer that was dropped for another reason
+has passed the verifier."""
 
 
 def with_hinted(
     blocks: Iterator[Block], context: Context, shards: Iterable[Receipt], folder: Path
 ) -> Iterator[Block]:
-    """The round's samples, prompt by prompt, hinted ones after the others of theirs. `folder` is
-    an empty one."""
-    helped = gather(context, shards, folder, prefix=HINTED_PREFIX)
-    marked = ([replace(one, hinted=True) for one in own] for own in _groups(helped))
-    yield from heapq.merge(_groups(blocks), marked, key=lambda own: own[0].prompt.id)
+    """Yield the samples of a round, prompt by prompt, hinted ones after the others of a prompt.
+
+    Args:
+        blocks: The samples without a hint.
+        context: Store of the shards.
+        shards: Receipts of generate.
+        folder: An empty folder.
+    """
+    hinted_groups = (
+        [replace(scored, hinted=True) for scored in group]
+        for group in _groups(gather(context, shards, folder, prefix=HINTED_PREFIX))
+    )
+    # heapq.merge is stable: of equal prompt ids the group of the first argument comes first.
+    yield from heapq.merge(_groups(blocks), hinted_groups, key=lambda group: group[0].prompt.id)
 
 
 def _groups(blocks: Iterator[Block]) -> Iterator[list[ScoredSample]]:
@@ -44,20 +53,22 @@ def _groups(blocks: Iterator[Block]) -> Iterator[list[ScoredSample]]:
 
 @dataclass
 class Pool:
-    """Which prompts of a round were too hard: of none of their samples without a hint did the
-    verifier accept any. They wait for a hint until a sample, with it or without it, is right."""
+    """Prompts of a round that were too hard: the verifier accepted no sample without a hint.
+
+    They wait for a hint until a sample, with a hint or without, is right.
+    """
 
     answerable: set[str] = field(default_factory=set)
-    """Ids of the prompts asked without a hint whose verifier holds an answer."""
+    """Ids of the prompts that were sampled without a hint and have a reference answer."""
     tried: set[str] = field(default_factory=set)
-    """Ids of the prompts asked with a hint."""
+    """Ids of the prompts that were sampled with a hint."""
 
     def watch(self, blocks: Iterator[Block]) -> Iterator[Block]:
-        """The same blocks."""
+        """Yield the blocks unchanged; note their prompts."""
         for block in blocks:
-            for own in by_prompt(block):
-                prompt = own[0].prompt
-                if own[0].hinted:
+            for group in by_prompt(block):
+                prompt = group[0].prompt
+                if group[0].hinted:
                     self.tried.add(prompt.id)
                 elif reference_answer(prompt):
                     self.answerable.add(prompt.id)
@@ -71,44 +82,54 @@ class Pool:
         folder: Path,
         accepted: Iterable[TrainingRow],
     ) -> HintPool:
-        """Write the pool after this round to `folder`, from that of the last selection and what was
-        accepted and (in `folder`) dropped: those least often hinted in vain first, among them the
-        newest."""
-        failed, right = _verdicts(folder / DROPPED)
-        helped = set[str]()
+        """Write the pool as it stands after this round; return its counts for the summary.
+
+        Prompts that were hinted in vain least often come first, among them the newest.
+
+        Args:
+            context: Store of `last`.
+            last: Selection of the round before, with the pool so far; None in the first round.
+            round_number: This round.
+            folder: Holds `dropped.jsonl` of this round; the pool is written there.
+            accepted: Accepted rows of this round.
+        """
+        failed, solved = _failed_and_solved(folder / DROPPED)
+        solved_with_hint = set[str]()
         for row in accepted:
-            (helped if row.provenance.get("hinted") else right).add(row.provenance["prompt_id"])
-        found = (failed & self.answerable) - right
-        answered = right | helped
-        before: dict[str, HardPrompt] = {}
+            hinted = row.provenance.get("hinted")
+            (solved_with_hint if hinted else solved).add(row.provenance["prompt_id"])
+        too_hard = (failed & self.answerable) - solved
+        answered = solved | solved_with_hint
+        earlier: dict[str, HardPrompt] = {}
         if last is not None and TOO_HARD in last.objects:
-            before = {
-                row.prompt_id: row for row in read_rows(fetch(context, last, TOO_HARD), HardPrompt)
-            }
-        waiting = [
-            HardPrompt(
-                prompt_id=identity,
-                round=round_number if identity in found else before[identity].round,
-                hints=(before[identity].hints if identity in before else 0)
-                + (identity in self.tried),
+            rows = read_rows(fetch(context, last, TOO_HARD), HardPrompt)
+            earlier = {row.prompt_id: row for row in rows}
+        waiting = []
+        for identity in {*earlier, *too_hard} - answered:
+            num_hints = earlier[identity].hints if identity in earlier else 0
+            waiting.append(
+                HardPrompt(
+                    prompt_id=identity,
+                    round=round_number if identity in too_hard else earlier[identity].round,
+                    hints=num_hints + (identity in self.tried),
+                )
             )
-            for identity in {*before, *found} - answered
-        ]
         waiting.sort(key=lambda row: (row.hints, -row.round, row.prompt_id))
         write_rows(folder / TOO_HARD, waiting)
         return HintPool(
-            found=len(found), answered=len(before.keys() & answered), waiting=len(waiting)
+            found=len(too_hard), answered=len(earlier.keys() & answered), waiting=len(waiting)
         )
 
 
-def _verdicts(dropped: Path) -> tuple[set[str], set[str]]:
-    """Ids of prompts with a wrong sample, and of those with one that was right or that may not be
-    trained on at all; of samples without a hint, as far as they were dropped (those of the audit
-    never are)."""
-    failed, right = set[str](), set[str]()
+def _failed_and_solved(dropped: Path) -> tuple[set[str], set[str]]:
+    """Return (failed, solved) prompt ids read from `dropped.jsonl`; hinted samples are skipped.
+
+    Failed: a sample was not right. Solved: a sample was right, or may not be trained on at all.
+    """
+    failed, solved = set[str](), set[str]()
     with dropped.open("rb") as file:
         for line in file:
             row: dict[str, Any] = json.loads(line)
             if not row["row"].get("hinted"):
-                (failed if row["reason"] in NOT_RIGHT else right).add(row["row"]["prompt_id"])
-    return failed, right
+                (failed if row["reason"] in NOT_RIGHT else solved).add(row["row"]["prompt_id"])
+    return failed, solved

@@ -1,5 +1,4 @@
-"""What a round is measured on, as far as select must know it: to keep it out of training, and to
-audit the filters."""
+"""Prompts and texts that a round is measured on: select keeps them out of training."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ TEXTS = ("retention", "dev")
 
 
 def evaluation_items(context: Context, prepared: Receipt) -> list[tuple[Prompt, str]]:
-    """The prompts of every evaluation split there is, with their reference answer as text."""
+    """Return (prompt, reference answer) of every item of the evaluation splits there are."""
     items = [
         (prompt, _reference(prompt))
         for split in _present(prepared, QUESTIONS)
@@ -21,15 +20,14 @@ def evaluation_items(context: Context, prepared: Receipt) -> list[tuple[Prompt, 
     ]
     for split in _present(prepared, TEXTS):
         for row in read_rows(fetch(context, prepared, split_file(split)), TrainingRow):
-            text = (
-                row.prompt or row.completion
-            )  # raw text asks nothing; it must not be learned by heart either
+            # Raw text has no prompt, but must not be learned by heart either.
+            text = row.prompt or row.completion
             items.append((Prompt(id=prompt_id(text), text=text, verifier="exact"), row.completion))
     return items
 
 
 def validation_prompts(context: Context, prepared: Receipt) -> list[Prompt]:
-    """The prompts of the validation split; none if the data has no such split."""
+    """Return the prompts of the validation split; empty if the data has no such split."""
     return [
         prompt
         for split in _present(prepared, ("validation",))
@@ -38,7 +36,7 @@ def validation_prompts(context: Context, prepared: Receipt) -> list[Prompt]:
 
 
 def audit_ids(context: Context, prepared: Receipt) -> frozenset[str]:
-    """Ids of the prompts that the filters are audited on; none if the data has no audit split."""
+    """Return the ids of the audit split's prompts; empty if the data has no audit split."""
     return frozenset(
         prompt.id
         for split in _present(prepared, ("audit",))

@@ -1,5 +1,4 @@
-"""Scored samples on disk between passes, one JSON line per prompt: a round never has to fit into
-memory."""
+"""Scored samples on disk between passes: a round never has to fit into memory."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ from components.contracts.rows import Prompt, Sample
 from components.select.scored_samples import BLOCK_SAMPLES, Block, ScoredSample, by_prompt
 
 
-class Spool:
+class ScoredSampleFile:
     """Blocks of samples in a file: written once, in order, then read as often as needed."""
 
     def __init__(self, path: Path) -> None:
@@ -23,29 +22,31 @@ class Spool:
         self.count = 0
         """Samples written."""
         self.num_hinted = 0
-        """How many of them had a hint."""
+        """Samples written that had a hint."""
 
     def write(self, block: Block) -> None:
-        """Append a block."""
-        assert self._file is not None, "a spool that is being read takes no more"
-        for own in by_prompt(block):
-            self._file.write(_encoded(own))
-            self.num_hinted += len(own) if own[0].hinted else 0
+        """Append a block. Not allowed once `blocks` was called."""
+        assert self._file is not None, "a file that is being read takes no more samples"
+        for group in by_prompt(block):
+            self._file.write(_encoded(group))
+            if group[0].hinted:
+                self.num_hinted += len(group)
         self.count += len(block)
 
     def blocks(self) -> Iterator[Block]:
-        """All samples, again in blocks; ends the writing."""
+        """Yield all samples, in blocks; end the writing."""
         if self._file is not None:
             self._file.close()
             self._file = None
         block: list[ScoredSample] = []
         with self._path.open("rb", buffering=2**20) as file:
             for line in file:
-                own = _decoded(line)
-                if len(block) >= BLOCK_SAMPLES and own[0].prompt.id != block[-1].prompt.id:
+                group = _decoded(line)
+                # The samples of a prompt with and without a hint are two lines, but one block.
+                if len(block) >= BLOCK_SAMPLES and group[0].prompt.id != block[-1].prompt.id:
                     yield block
                     block = []
-                block += own
+                block += group
         if block:
             yield block
 
@@ -57,6 +58,8 @@ class Spool:
 
 
 class _Member(BaseModel):
+    """The fields of a scored sample that its group does not share."""
+
     sample: Sample
     answer: str
     weight: float
@@ -64,7 +67,7 @@ class _Member(BaseModel):
 
 
 class _Group(BaseModel):
-    """A line of a spool: one prompt and its samples."""
+    """A line of the file: a prompt and its samples, all with a hint or all without."""
 
     prompt: Prompt
     majority: str
@@ -76,19 +79,20 @@ class _Group(BaseModel):
     members: list[_Member]
 
 
-def _encoded(own: list[ScoredSample]) -> bytes:
-    first = own[0]
-    # Written by hand: to build the models first would take longer than all the rest.
+def _encoded(group: list[ScoredSample]) -> bytes:
+    """Return the line of a `_Group`."""
+    first = group[0]
+    # Dicts, not the models: building those would take longer than all the rest.
     members = [
         {
-            "sample": _fields(one.sample),
-            "answer": one.answer,
-            "weight": one.weight,
-            "scores": dict(one.scores),
+            "sample": _fields(scored.sample),
+            "answer": scored.answer,
+            "weight": scored.weight,
+            "scores": dict(scored.scores),
         }
-        for one in own
+        for scored in group
     ]
-    group = {
+    fields = {
         "prompt": _fields(first.prompt),
         "majority": first.majority,
         "vote_share": first.vote_share,
@@ -98,11 +102,12 @@ def _encoded(own: list[ScoredSample]) -> bytes:
         "members": members,
         **({"hinted": True} if first.hinted else {}),
     }
-    return json.dumps(group).encode() + b"\n"
+    return json.dumps(fields).encode() + b"\n"
 
 
 def _fields(row: BaseModel) -> dict[str, Any]:
-    """The fields of a row as plain JSON."""
+    """Return the fields of a row as plain JSON values."""
+    # A conversation is a model itself; the values of all other fields are plain already.
     if getattr(row, "conversation", None) is not None:
         return row.model_dump(mode="json")
     return row.__dict__
@@ -112,18 +117,18 @@ def _decoded(line: bytes) -> list[ScoredSample]:
     group = _Group.model_validate_json(line)
     return [
         ScoredSample(
-            group.prompt,
-            one.sample,
-            one.sample.text,
-            one.answer,
-            group.majority,
-            group.vote_share,
-            group.is_tied,
-            group.num_samples,
-            group.pass_rate,
-            one.weight,
-            one.scores,
-            group.hinted,
+            prompt=group.prompt,
+            sample=member.sample,
+            text=member.sample.text,
+            answer=member.answer,
+            majority=group.majority,
+            vote_share=group.vote_share,
+            is_tied=group.is_tied,
+            num_samples=group.num_samples,
+            pass_rate=group.pass_rate,
+            weight=member.weight,
+            scores=member.scores,
+            hinted=group.hinted,
         )
-        for one in group.members
+        for member in group.members
     ]

@@ -1,5 +1,4 @@
-"""Samples with their prompt, their scores and the vote of the prompt's other samples, and the
-signature of a filter."""
+"""Samples with their prompt, scores and votes, and the signature of a filter over them."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ from components.errors import Corrupt
 from components.verifiers import vote_keys
 
 SampleKey = tuple[str, int]
-"""Prompt id and sample index: which sample it is."""
+"""(prompt id, sample index): identity of a sample within a round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +23,7 @@ class ScoredSample:
     prompt: Prompt
     sample: Sample
     text: str
-    """The model's answer without surrounding white space: what would be trained on."""
+    """The model's answer as it would be trained on, with its white space."""
     answer: str
     """Normalised final answer; empty if the text holds none."""
     majority: str
@@ -36,18 +35,18 @@ class ScoredSample:
     num_samples: int
     """Samples drawn for this prompt, unfinished ones too."""
     pass_rate: float | None = None
-    """Share of them that the verifier accepted; None before it was asked."""
+    """Share of them that the verifier accepted; None before the verifier ran."""
     weight: float = 1.0
-    """How often it is to be drawn, relative to the other accepted rows of its round."""
+    """Relative frequency in training, among the accepted rows of its round."""
     scores: Mapping[str, float] = field(default_factory=dict)
-    """What scorers said: `judge`, `reward`, `influence`, …"""
+    """Scorer → score: `judge`, `reward`, `influence`, …"""
     hinted: bool = False
-    """The model was given the answer as a hint. Such samples of a prompt are a group of their own:
-    they vote among themselves and count for no pass rate."""
+    """True if the model saw the answer as a hint. Such samples of a prompt are a group of their
+    own: they vote among themselves and have no pass rate."""
 
     @property
     def key(self) -> SampleKey:
-        """Which sample it is."""
+        """Identity of the sample within its round."""
         return self.prompt.id, self.sample.index
 
     @property
@@ -57,111 +56,124 @@ class ScoredSample:
 
 
 Block = Sequence[ScoredSample]
-"""Scored samples in order of prompt id and sample index (which is higher with a hint); all of one
-prompt that are still there are in one block."""
+"""Scored samples, ordered by prompt id and sample index. Samples with a hint have the higher
+indices. All remaining samples of a prompt are in one block."""
 BLOCK_SAMPLES = 2048
-"""A block is closed at the first prompt after so many samples."""
+"""A block ends at the first prompt after this many samples."""
 Outcome = tuple[list[ScoredSample], list[Dropped]]
+"""(samples that passed a filter, dropped samples with the reason); no sample is lost."""
 Filter = Callable[[Block], Outcome]
-"""What every filter is: a block in, what it keeps and what it drops with the reason out, no
-sample lost."""
 Remaining = Callable[[], Iterator[Block]]
-"""Begins a pass over all samples that are left when a filter's pass begins."""
+"""Begins an iteration over all samples that remain when a filter's pass begins."""
 
 
 def row_key(prompt_text: str, completion: str) -> int:
-    """Identity of a row for duplicates, within a round and across rounds: equal keys teach the same
-    thing.
-
-    64 bits of a hash: a set of a million of them is 60 MB, and one in 40 million such sets has a
-    false match.
-    """
+    """Return a 64-bit key that is equal for duplicate rows, within a round and across rounds."""
     text = f"{prompt_id(prompt_text)}\0{normalised_text(completion)}"
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+    # 64 bits: a set of a million keys takes 60 MB, and one in 40 million such sets has a false
+    # match.
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
 
 
 def make_scored_samples(
     prompts: Mapping[str, Prompt], samples: Iterable[Sample]
 ) -> list[ScoredSample]:
-    """Join samples with their prompts and count votes, ordered by prompt and sample index.
+    """Join samples with their prompts and count votes; return them by prompt id and sample index.
 
-    Answers are counted as one where the prompt's verifier holds them for equal. Unfinished and
-    empty answers do not vote but count as samples: a prompt that is mostly not answered has no
-    majority to speak of. Of equally frequent answers the majority is the one that was sampled first,
-    and the candidates say that it is tied. Raises Corrupt for a sample without a prompt or one that
-    comes twice.
+    Answers count as equal where the prompt's verifier says so. Unfinished and empty answers do not
+    vote but count as samples: a prompt that is mostly not answered has no majority to speak of. Of
+    equally frequent answers the majority is the one that was sampled first, and the samples say
+    that it is tied.
+
+    Args:
+        prompts: Prompt id → prompt.
+        samples: Their samples, in any order.
+
+    Raises:
+        Corrupt: A sample has no prompt, or comes twice.
     """
     groups: dict[str, dict[int, Sample]] = defaultdict(dict)
     for sample in samples:
         if sample.prompt_id not in prompts:
             raise Corrupt(
-                f"sample {sample.index} answers prompt {sample.prompt_id}, which is not in prompts.jsonl"
+                f"sample {sample.index} answers prompt {sample.prompt_id}, "
+                "which is not in prompts.jsonl"
             )
         if sample.index in groups[sample.prompt_id]:
             raise Corrupt(f"sample {sample.index} of prompt {sample.prompt_id} comes twice")
         groups[sample.prompt_id][sample.index] = sample
     scored_samples = []
     for identity in sorted(groups):
-        own = [groups[identity][index] for index in sorted(groups[identity])]
-        answers = vote_keys(prompts[identity], [sample.text for sample in own])
+        prompt = prompts[identity]
+        group = [groups[identity][index] for index in sorted(groups[identity])]
+        answers = vote_keys(prompt, [sample.text for sample in group])
         votes = Counter(
             answer
-            for answer, sample in zip(answers, own, strict=True)
+            for answer, sample in zip(answers, group, strict=True)
             if answer and sample.finished
         )
-        majority, count = votes.most_common(1)[0] if votes else ("", 0)
-        share = count / len(own)
-        is_tied = list(votes.values()).count(count) > 1
+        majority, num_votes = votes.most_common(1)[0] if votes else ("", 0)
+        is_tied = list(votes.values()).count(num_votes) > 1
         scored_samples += [
             ScoredSample(
-                prompt=prompts[identity],
+                prompt=prompt,
                 sample=sample,
                 text=sample.text,
                 answer=answer,
                 majority=majority,
-                vote_share=share,
+                vote_share=num_votes / len(group),
                 is_tied=is_tied,
-                num_samples=len(own),
+                num_samples=len(group),
             )
-            for sample, answer in zip(own, answers, strict=True)
+            for sample, answer in zip(group, answers, strict=True)
         ]
     return scored_samples
 
 
-def drop(one: ScoredSample, reason: str, detail: str) -> Dropped:
-    """A rejected sample, as it is kept beside the accepted; without the reference answer."""
-    row = {"prompt": one.prompt.text, "tags": one.prompt.tags, **one.sample.model_dump(mode="json")}
-    if one.hinted:
+def drop(scored: ScoredSample, reason: str, detail: str) -> Dropped:
+    """Return the row of `dropped.jsonl` for a sample; the reference answer is not in it."""
+    row = {
+        "prompt": scored.prompt.text,
+        "tags": scored.prompt.tags,
+        **scored.sample.model_dump(mode="json"),
+    }
+    if scored.hinted:
         row["hinted"] = True
-    if one.scores:
-        row["scores"] = dict(one.scores)
+    if scored.scores:
+        row["scores"] = dict(scored.scores)
     return Dropped(reason=reason, detail=detail, row=row)
 
 
 def split(block: Block, refusal: Callable[[ScoredSample], str], reason: str) -> Outcome:
-    """Part samples by what `refusal` says of each: empty keeps it, anything else is the detail
-    of the drop."""
-    kept, dropped = list[ScoredSample](), list[Dropped]()
-    for one in block:
-        if detail := refusal(one):
-            dropped.append(drop(one, reason, detail))
+    """Return the outcome of a filter on a block.
+
+    Args:
+        block: The samples.
+        refusal: Returns the detail of the drop, empty to let the sample pass.
+        reason: Reason of every drop.
+    """
+    passed, dropped = list[ScoredSample](), list[Dropped]()
+    for scored in block:
+        if detail := refusal(scored):
+            dropped.append(drop(scored, reason, detail))
         else:
-            kept.append(one)
-    return kept, dropped
+            passed.append(scored)
+    return passed, dropped
 
 
-def with_score(one: ScoredSample, name: str, score: float) -> ScoredSample:
-    """The sample with one more score."""
-    return replace(one, scores={**one.scores, name: score})
+def with_score(scored: ScoredSample, name: str, score: float) -> ScoredSample:
+    """Return the sample with one more score."""
+    return replace(scored, scores={**scored.scores, name: score})
 
 
 def by_prompt(block: Block) -> Iterator[list[ScoredSample]]:
-    """The samples of a block, prompt by prompt; those with a hint apart, after the others."""
-    own: list[ScoredSample] = []
-    for one in block:
-        if own and (own[0].prompt.id != one.prompt.id or own[0].hinted != one.hinted):
-            yield own
-            own = []
-        own.append(one)
-    if own:
-        yield own
+    """Yield the samples of a block, prompt by prompt; those with a hint apart, after the others."""
+    group: list[ScoredSample] = []
+    for scored in block:
+        if group and (group[0].prompt.id != scored.prompt.id or group[0].hinted != scored.hinted):
+            yield group
+            group = []
+        group.append(scored)
+    if group:
+        yield group

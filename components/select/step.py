@@ -20,12 +20,12 @@ from components.runtime.context import Context
 from components.runtime.receipts import Receipt, commit_once, fetch, read_receipt, read_summary
 from components.select import attribute_shift
 from components.select.filter_chain import Account, collect, filter_all
-from components.select.filter_settings import Rules
+from components.select.filter_settings import FilterSettings
 from components.select.hint_pool import Pool, with_hinted
 from components.select.mix import accumulate, weigh
 from components.select.reserved_prompts import audit_ids, evaluation_items, validation_prompts
 from components.select.row_files import RowFile, write_line
-from components.select.scored_sample_file import Spool
+from components.select.scored_sample_file import ScoredSampleFile
 from components.select.scored_samples import Block, ScoredSample, by_prompt, row_key
 from components.select.scorers import scorers_of
 from components.select.sorted_samples import gather
@@ -152,9 +152,9 @@ class _Selection:
     def run(self, shards: list[Receipt], earlier: list[Receipt]) -> SelectSummary:
         """Write the files and return the summary."""
         blocks = self._about.watch(self._blocks(shards))
-        spool, audit = collect(blocks, self._audit_ids, self._scratch / "pass-0")
+        samples, audit = collect(blocks, self._audit_ids, self._scratch / "pass-0")
         with scorers_of(self._context, self._campaign, self._scratch) as scorers:
-            rules = Rules(
+            settings = FilterSettings(
                 section=self._section,
                 folder=self._scratch,
                 seed=self._campaign.recipe.seed,
@@ -166,7 +166,7 @@ class _Selection:
                 hints=self._hints,
             )
             with (self._folder / DROPPED).open("wb") as rejected:
-                left, account = filter_all(spool, rules, rejected)
+                left, account = filter_all(samples, settings, rejected)
         _enough(self._campaign, account)
         prompts_accepted, prompts_helped = self._write_accepted(left)
         mix = self._write_mix(earlier)
@@ -176,8 +176,8 @@ class _Selection:
             round=self._campaign.next_round,
             shards=tuple(shard.ref for shard in shards),
             generated=account.given,
-            accepted=account.kept,
-            acceptance=account.kept / account.given if account.given else None,
+            accepted=account.accepted,
+            acceptance=account.accepted / account.given if account.given else None,
             dropped=account.by_reason,
             filters=account.filters,
             prompts=self._about.prompts,
@@ -227,13 +227,13 @@ class _Selection:
         return HintedCounts(
             prompts=len(self._pool.tried),
             generated=helped.given,
-            accepted=helped.kept,
+            accepted=helped.accepted,
             dropped=helped.by_reason,
             filters=helped.filters,
             prompts_accepted=prompts_accepted,
         )
 
-    def _write_accepted(self, left: Spool) -> tuple[int, int]:
+    def _write_accepted(self, left: ScoredSampleFile) -> tuple[int, int]:
         """Write `accepted.jsonl`, weights relative to their mean; gives back how many prompts have
         a row in it from a sample without a hint, and how many from one with it."""
         total, prompts = 0.0, [0, 0]
@@ -377,9 +377,9 @@ def _why_blocked(context: Context, account: Account) -> str | None:
 def _enough(campaign: Campaign, account: Account) -> None:
     least, helped = (
         campaign.recipe.select.min_accepted,
-        account.hinted.kept if account.hinted is not None else 0,
+        account.hinted.accepted if account.hinted is not None else 0,
     )
-    if account.kept + helped >= least:
+    if account.accepted + helped >= least:
         return
     reasons = (
         ", ".join(f"{reason} {count}" for reason, count in account.by_reason.items())
@@ -387,7 +387,7 @@ def _enough(campaign: Campaign, account: Account) -> None:
     )
     more = f", and {helped} with a hint" if account.hinted is not None else ""
     raise UserError(
-        f"round {campaign.next_round}: {account.kept} of {account.given} samples accepted{more}, select.min_accepted "
+        f"round {campaign.next_round}: {account.accepted} of {account.given} samples accepted{more}, select.min_accepted "
         f"is {least} (dropped: {reasons}). The model answers too few of these prompts: lower generate.temperature, use "
         "easier prompts, train the first stage longer, or raise generate.samples_per_prompt or .prompts_per_round"
     )

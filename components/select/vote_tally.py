@@ -1,4 +1,4 @@
-"""How far the samples of a prompt agree, held against what the verifier says of them.
+"""Agreement between the samples of a prompt, compared with the verdicts of the verifier.
 
 Votes are counted where samples are joined with their prompts (`scored_samples`), by answer: how an
 answer is worded makes no difference. Here they are only added up.
@@ -10,25 +10,27 @@ from collections.abc import Iterable
 
 from components.contracts.rows import Prompt
 from components.contracts.summaries.select import PromptKind, Votes
-from components.select.scored_samples import Block, ScoredSample, by_prompt
+from components.select.scored_samples import Block, SampleKey, ScoredSample, by_prompt
 
 Kind = tuple[tuple[str, str], ...]
 """The tags of a prompt, in order."""
 
 
 class VoteTally:
-    """Adds up the votes of a round as its blocks pass the filters. Samples with a hint do not count.
+    """Adds up the votes of a round as its blocks pass the filters.
 
-    Shorter or longer prompts than validation has are of another kind: what is known of the
-    validation prompts says nothing of them, so they do not count either.
+    Samples with a hint do not count. Prompts that are shorter or longer than all validation prompts
+    do not count either: they are of another kind, and what is known of the validation prompts says
+    nothing of them.
     """
 
     def __init__(self, validation: Iterable[Prompt]) -> None:
         prompts = list(validation)
         lengths = [len(prompt.text) for prompt in prompts]
-        self._shortest, self._longest = min(lengths, default=0), max(lengths, default=0)
+        self._min_length = min(lengths, default=0)
+        self._max_length = max(lengths, default=0)
         # Kinds that validation has not are never asked for; there may be as many as prompts.
-        self._kinds: dict[Kind, int] = {_kind(prompt): 0 for prompt in prompts}
+        self._prompts_by_kind: dict[Kind, int] = {_kind(prompt): 0 for prompt in prompts}
         self._passed_shares = _Mean()
         self._refused_shares = _Mean()
         self._minority = 0
@@ -36,42 +38,61 @@ class VoteTally:
         self._accepted = 0
         self._disputed = 0
 
-    def judge(self, judged: Block, passed: Block) -> None:
-        """Count a block that came to the verifier, and what the verifier left of it."""
-        passed_keys = {sample.key for sample in passed}
-        for own in by_prompt(judged):
-            if not self._counts(own[0]):
-                continue
-            accepted = [sample for sample in own if sample.key in passed_keys]
-            is_right = any(_is_majority(sample) for sample in accepted)
-            (self._passed_shares if is_right else self._refused_shares).add(own[0].vote_share)
-            kind = _kind(own[0].prompt)
-            if kind in self._kinds:
-                self._kinds[kind] += 1
-            self._minority += sum(not _is_majority(sample) for sample in own)
-            disputed = sum(not _is_majority(sample) for sample in accepted)
-            self._minority_passed += disputed
-            self._accepted += len(accepted)
-            self._disputed += disputed
+    def add(self, checked: Block, accepted: Block) -> None:
+        """Count a block.
 
-    def withdraw(self, given: Block, kept: Block) -> None:
-        """Take back what a later filter refuses for what it says."""
-        if len(given) == len(kept):
+        Args:
+            checked: The samples that came to the verifier.
+            accepted: Those of them that the verifier accepts.
+        """
+        accepted_keys = {scored.key for scored in accepted}
+        for group in by_prompt(checked):
+            if self._counts(group[0]):
+                self._add_prompt(group, accepted_keys)
+
+    def _add_prompt(self, group: list[ScoredSample], accepted_keys: set[SampleKey]) -> None:
+        accepted = [scored for scored in group if scored.key in accepted_keys]
+        is_majority_accepted = any(_is_majority(scored) for scored in accepted)
+        shares = self._passed_shares if is_majority_accepted else self._refused_shares
+        shares.add(group[0].vote_share)
+        kind = _kind(group[0].prompt)
+        if kind in self._prompts_by_kind:
+            self._prompts_by_kind[kind] += 1
+        num_disputed = sum(not _is_majority(scored) for scored in accepted)
+        self._minority += sum(not _is_majority(scored) for scored in group)
+        self._minority_passed += num_disputed
+        self._accepted += len(accepted)
+        self._disputed += num_disputed
+
+    def withdraw(self, given: Block, passed: Block) -> None:
+        """Take back the samples that a later filter drops for what they say.
+
+        Args:
+            given: The samples before that filter.
+            passed: The samples after it.
+        """
+        if len(given) == len(passed):
             return
-        kept_keys = {sample.key for sample in kept}
-        for sample in given:
-            if sample.key not in kept_keys and self._counts(sample):
+        passed_keys = {scored.key for scored in passed}
+        for scored in given:
+            if scored.key not in passed_keys and self._counts(scored):
                 self._accepted -= 1
-                self._disputed -= not _is_majority(sample)
+                self._disputed -= not _is_majority(scored)
 
     def summary(self) -> Votes | None:
         """Return the counts; None if no prompt was counted."""
         num_prompts = self._passed_shares.count + self._refused_shares.count
         if not num_prompts:
             return None
+        total_share = self._passed_shares.total + self._refused_shares.total
+        kinds = [
+            PromptKind(tags=dict(kind), prompts=count)
+            for kind, count in sorted(self._prompts_by_kind.items())
+            if count
+        ]
         return Votes(
             prompts=num_prompts,
-            agreement=(self._passed_shares.total + self._refused_shares.total) / num_prompts,
+            agreement=total_share / num_prompts,
             prompts_passed=self._passed_shares.count,
             passed_agreement=self._passed_shares.value,
             refused_agreement=self._refused_shares.value,
@@ -79,19 +100,16 @@ class VoteTally:
             minority_passed=self._minority_passed,
             accepted=self._accepted,
             disputed=self._disputed,
-            kinds=tuple(
-                PromptKind(tags=dict(kind), prompts=count)
-                for kind, count in sorted(self._kinds.items())
-                if count
-            ),
+            kinds=tuple(kinds),
         )
 
-    def _counts(self, sample: ScoredSample) -> bool:
-        return not sample.hinted and self._shortest <= len(sample.prompt.text) <= self._longest
+    def _counts(self, scored: ScoredSample) -> bool:
+        length = len(scored.prompt.text)
+        return not scored.hinted and self._min_length <= length <= self._max_length
 
 
 class _Mean:
-    """A mean that is added up."""
+    """Running mean of numbers that are added one by one."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -110,5 +128,6 @@ def _kind(prompt: Prompt) -> Kind:
     return tuple(sorted(prompt.tags.items()))
 
 
-def _is_majority(sample: ScoredSample) -> bool:
-    return bool(sample.answer) and sample.answer == sample.majority
+def _is_majority(scored: ScoredSample) -> bool:
+    # Without an answer in any sample the majority is empty too, and nobody has voted.
+    return bool(scored.answer) and scored.answer == scored.majority

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from components.contracts.recipe import SelectSection
 from components.contracts.rows import Prompt, Sample, prompt_id
-from components.select.filter_settings import Rules
+from components.select.filter_settings import FilterSettings
 from components.select.filters import contamination
 from components.select.scored_samples import make_scored_samples
 from tests.benchmarks.figures import record
@@ -143,8 +143,10 @@ def _refused(texts: list[str], test: list[tuple[str, str]]) -> set[str]:
         for asked, answer in test
     ]
     with tempfile.TemporaryDirectory() as folder:
-        rules = Rules(SelectSection(contamination="overlap"), Path(folder), evaluation=evaluation)
-        apply = contamination.filter_of(rules, lambda: iter(()))
+        settings = FilterSettings(
+            SelectSection(contamination="overlap"), Path(folder), evaluation=evaluation
+        )
+        apply = contamination.filter_of(settings, lambda: iter(()))
         assert apply is not None
         _, dropped = apply(make_scored_samples(prompts, samples))
     return {row.row["prompt_id"] for row in dropped}

@@ -30,7 +30,7 @@ from tests.benchmarks.figures import record
 Pair = tuple[str, str]
 
 DIGITS = (3, 5)
-NUM_LABELLED, NUM_DEV, NUM_SAMPLES, NUM_TEST = 2000, InfluenceChoice().validation_rows, 4000, 1000
+NUM_LABELLED, NUM_DEV, NUM_SAMPLES, NUM_TEST = 2000, InfluenceChoice().dev_rows, 4000, 1000
 SEEDS = 7
 FIRST_STEPS, FIRST_RATE = 200, 2e-3
 ROUND_STEPS, ROUND_RATE = 200, 1e-3

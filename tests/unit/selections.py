@@ -11,8 +11,8 @@ from typing import Any
 from components.contracts.recipe import SelectSection
 from components.contracts.rows import Dropped, Prompt, Sample, prompt_id, read_rows
 from components.select.filter_chain import Account, filter_all
-from components.select.filter_settings import Rules
-from components.select.scored_sample_file import Spool
+from components.select.filter_settings import FilterSettings
+from components.select.scored_sample_file import ScoredSampleFile
 from components.select.scored_samples import Outcome, ScoredSample, make_scored_samples
 
 
@@ -43,15 +43,17 @@ def answers(prompt: Prompt, *texts: str) -> list[ScoredSample]:
 
 
 def account_of(
-    samples: Sequence[ScoredSample], section: SelectSection, **rules: Any
+    samples: Sequence[ScoredSample], section: SelectSection, **settings: Any
 ) -> tuple[list[ScoredSample], list[Dropped], Account]:
     """What all filters keep and drop, with the account."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        spool = Spool(folder / "pass-0")
-        spool.write(samples)
+        samples_file = ScoredSampleFile(folder / "pass-0")
+        samples_file.write(samples)
         with (folder / "dropped.jsonl").open("wb") as rejected:
-            left, account = filter_all(spool, Rules(section, folder, **rules), rejected)
+            left, account = filter_all(
+                samples_file, FilterSettings(section, folder, **settings), rejected
+            )
         kept = [one for block in left.blocks() for one in block]
         dropped = list(read_rows(folder / "dropped.jsonl", Dropped))
         left.remove()
@@ -61,9 +63,9 @@ def account_of(
     return kept, dropped, account
 
 
-def select(samples: Sequence[ScoredSample], section: SelectSection, **rules: Any) -> Outcome:
+def select(samples: Sequence[ScoredSample], section: SelectSection, **settings: Any) -> Outcome:
     """What all filters keep and drop."""
-    kept, dropped, _ = account_of(samples, section, **rules)
+    kept, dropped, _ = account_of(samples, section, **settings)
     return kept, dropped
 
 

@@ -110,12 +110,12 @@ def agreeing(share: float, *, right: float) -> dict[str, Any]:
     """What select says of samples that agree so far, and are right so often on the audit split."""
     quality = FilterQuality(
         given=200,
-        kept=200,
-        prompts_kept=200,
+        accepted=200,
+        prompts_accepted=200,
         precision=1.0,
         precision_low=1.0,
         recall=1.0,
-        kept_share=1.0,
+        accepted_share=1.0,
     )
     votes = Votes(
         prompts=10,

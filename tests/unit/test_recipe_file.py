@@ -62,6 +62,10 @@ def test_an_old_name_in_a_file_is_an_error_with_the_new_one(
         ("data.fractions.heldout=0.2", "data.fractions.heldout is called data.fractions.dev now"),
         ("data.tasks.0.heldout=8", "data.tasks.0.heldout is called data.tasks.0.dev now"),
         ("select.human_share=0.4", "select.human_share is called select.labelled_share now"),
+        (
+            "select.influence.validation_rows=64",
+            "select.influence.validation_rows is called select.influence.dev_rows now",
+        ),
         ("data.sources.0.split=heldout", "data.sources.0.split: heldout is called dev now"),
     ],
 )
@@ -80,6 +84,7 @@ def test_every_new_name_is_a_key_of_the_recipe() -> None:
         "data.fractions.dev": 0.1,
         "data.tasks.0.dev": 8,
         "select.labelled_share": 0.4,
+        "select.influence.dev_rows": 64,
     }
     assert set(RENAMED_KEYS.values()) == {key.replace(".0", "") for key in new}
     assert set(RENAMED_VALUES.values()) == {"dev"}

@@ -273,10 +273,10 @@ def test_the_audit_says_how_good_each_filter_is_and_that_none_of_it_is_trained_o
     assert {one.prompt.text for one in kept} == {"audit 0.9 5000"}
     assert (told.prompts, told.samples) == (200, 2000)
     vote = told.filters["vote"]
-    assert (vote.given, vote.kept, vote.prompts_kept) == (2000, 900, 100)
+    assert (vote.given, vote.accepted, vote.prompts_accepted) == (2000, 900, 100)
     assert vote.precision == pytest.approx(0.98)
     assert vote.recall == pytest.approx(98 * 9 / (98 * 9 + 10 * 2))
-    assert vote.kept_share == pytest.approx(0.45)
+    assert vote.accepted_share == pytest.approx(0.45)
     assert 0.93 < vote.precision_low < 0.98
     assert told.model_accuracy == pytest.approx((98 * 0.9 + 10 * 0.2) / 200)
     assert told.teaches_errors == ()

@@ -253,4 +253,4 @@ def test_rows_against_the_validation_gradient_are_dropped() -> None:
         "influence": "bad",
         "unscored": "long",
     }
-    assert account.filters["influence"] == FilterCounts(given=4, kept=2)
+    assert account.filters["influence"] == FilterCounts(given=4, accepted=2)

@@ -359,8 +359,8 @@ def test_influence_and_likelihood_ask_the_champion(context: Context, tmp_path: P
     receipt = run(SelectInputs(uri, shards(context, champion=champion.ref)), context)
     accepted = rows(context, receipt, "accepted.jsonl")
     told = summary_of(receipt)
-    assert told.filters["likelihood"] == FilterCounts(given=36, kept=36)
-    assert told.filters["influence"] == FilterCounts(given=36, kept=told.accepted)
+    assert told.filters["likelihood"] == FilterCounts(given=36, accepted=36)
+    assert told.filters["influence"] == FilterCounts(given=36, accepted=told.accepted)
     for row in accepted:
         assert row.provenance["scores"].keys() == {"champion", "base", "ratio", "influence"}
         assert row.provenance["scores"]["influence"] > 0

@@ -67,7 +67,7 @@ class DiversityChoice(Section):
 class InfluenceChoice(Section):
     """Keep rows whose gradient lowers the loss on the dev split (1803.09050)."""
 
-    validation_rows: Positive = 1024
+    dev_rows: Positive = 1024
     """Rows of the dev split at most (never those the gate decides on): the more, the surer."""
     batch_size: Positive = 32
 

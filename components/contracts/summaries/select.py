@@ -13,7 +13,7 @@ class FilterCounts(Part):
     """Samples that one filter saw."""
 
     given: int
-    kept: int
+    accepted: int
 
 
 class FilterQuality(Part):
@@ -22,17 +22,17 @@ class FilterQuality(Part):
 
     given: int
     """Audit samples."""
-    kept: int
-    prompts_kept: int
-    """Prompts with a kept sample."""
+    accepted: int
+    prompts_accepted: int
+    """Prompts with an accepted sample."""
     precision: float | None
-    """Share of right samples among the kept ones; None if nothing is kept."""
+    """Share of right samples among the accepted ones; None if nothing is accepted."""
     precision_low: float
     """Lower one-sided 95 % bound of the precision (Clopper–Pearson)."""
     recall: float | None
-    """Share of the right samples that is kept; None if no sample is right."""
-    kept_share: float
-    """Share of the given samples that is kept."""
+    """Share of the right samples that is accepted; None if no sample is right."""
+    accepted_share: float
+    """Share of the given samples that is accepted."""
 
 
 class FilterAudit(Part):
@@ -43,12 +43,12 @@ class FilterAudit(Part):
     model_accuracy: float
     """Share of right samples before any filter, 0 to 1."""
     filters: dict[str, FilterQuality]
-    """Name → what this filter made of what the one before it kept."""
+    """Name → this filter, on the samples that earlier filters accepted."""
     all: FilterQuality
     """All filters together."""
     teaches_errors: tuple[str, ...]
-    """Filters that chose, if what they keep is not proved to be righter than the model (2510.16657);
-    else none."""
+    """Filters that dropped something, if what is accepted is not proved to be right more often than
+    the model (2510.16657); else none."""
 
 
 class PromptKind(Part):

@@ -1,9 +1,8 @@
-"""The filters over samples, in the order they work: each gives back what it keeps and what it
-drops, with a reason.
+"""The filters over samples, in order: each splits a block into passed and dropped samples.
 
-A module has one function, or a few for filters that belong together, `(rules, remaining) -> Filter
-| None`; None: the recipe does not ask for it. Filters that must see all samples before they can
-decide on one begin a pass of their own.
+A module has one function for each of its filters: `(settings, remaining) -> Filter | None`. It returns
+None if the recipe does not ask for the filter. A filter that must see all samples before it can
+decide on one calls `remaining`, and stands in a later pass than the filters it relies on.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from components.select.filter_settings import Rules
+from components.select.filter_settings import FilterSettings
 from components.select.filters import (
     completeness,
     consistency,
@@ -31,12 +30,13 @@ from components.select.scored_samples import Filter, Remaining
 
 @dataclass(frozen=True)
 class Entry:
-    """One filter of the account."""
+    """A filter and its name in the account."""
 
     name: str
-    filter_of: Callable[[Rules, Remaining], Filter | None]
+    filter_of: Callable[[FilterSettings, Remaining], Filter | None]
+    """Returns the filter, or None if the recipe does not ask for it."""
     checks_quality: bool = True
-    """Whether it means to keep right answers: then the audit measures how well it does."""
+    """True for a filter that aims at right answers: the audit measures its precision."""
 
 
 VERIFIER = "verifier"
@@ -66,7 +66,6 @@ PASSES: tuple[tuple[Entry, ...], ...] = (
     ),
     (Entry("diversity", diversity.filter_of, checks_quality=False),),
 )
-"""Cheap and certain ones first; what costs a model's forward pass sees only rows that are worth it.
-"""
+"""Cheap and certain filters come first, so that those which run a model see the fewest rows."""
 BEFORE_VERIFIER = ("contamination", "unfinished", "empty")
-"""Filters of the first pass whose drops say nothing of what the verifier thinks of an answer."""
+"""Filters of the first pass that drop samples before the verifier has seen them."""

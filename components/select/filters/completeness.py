@@ -1,26 +1,26 @@
-"""Answers that were cut off, or say nothing."""
+"""Answers that were cut off, and answers without text."""
 
 from __future__ import annotations
 
-from components.select.filter_settings import Rules
+from components.select.filter_settings import FilterSettings
 from components.select.scored_samples import Block, Filter, Outcome, Remaining, ScoredSample, split
 
 
-def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
-    """Drops answers that were cut off, unless the recipe lets them through."""
-    if not rules.section.require_finished:
+def filter_of(settings: FilterSettings, remaining: Remaining) -> Filter | None:
+    """Return a filter that drops answers which were cut off; None if the recipe allows them."""
+    if not settings.section.require_finished:
         return None
 
-    def refusal(one: ScoredSample) -> str:
-        return "" if one.sample.finished else f"cut off after {one.sample.num_tokens} tokens"
+    def refusal(scored: ScoredSample) -> str:
+        return "" if scored.sample.finished else f"cut off after {scored.sample.num_tokens} tokens"
 
     return lambda block: split(block, refusal, "unfinished")
 
 
-def not_empty(rules: Rules, remaining: Remaining) -> Filter | None:
-    """Drops answers without any text."""
+def not_empty(settings: FilterSettings, remaining: Remaining) -> Filter | None:
+    """Return a filter that drops answers without any text."""
 
     def apply(block: Block) -> Outcome:
-        return split(block, lambda one: "" if one.text.strip() else "no text", "empty")
+        return split(block, lambda scored: "" if scored.text.strip() else "no text", "empty")
 
     return apply

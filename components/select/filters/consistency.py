@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from components.errors import UserError
-from components.select.filter_settings import Rules
+from components.select.filter_settings import FilterSettings
 from components.select.scored_samples import Filter, Remaining, ScoredSample, by_prompt, split
 from components.statistics import binomial_upper
 from components.verifiers import verify
@@ -14,17 +14,17 @@ WANTED_PRECISION = 0.9
 """What the lower 95 % bound of the precision must be at a calibrated threshold (2502.01612)."""
 
 
-def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
+def filter_of(settings: FilterSettings, remaining: Remaining) -> Filter | None:
     """Drops minority answers, and all answers of prompts without a clear majority. Among models
     trained from several seeds (`train.num_peers`) the majority is a cross-seed vote (2502.01612).
 
     A tie is no majority: which of the answers was sampled first says nothing about them. With
     `select.tie_goes_to_first` it is one.
     """
-    ties_count = rules.section.tie_goes_to_first
-    least = rules.section.min_vote_share
-    if rules.section.calibrate_vote:
-        least = max(least, calibrated_share(rules.audit, ties_count))
+    ties_count = settings.section.tie_goes_to_first
+    least = settings.section.min_vote_share
+    if settings.section.calibrate_vote:
+        least = max(least, calibrated_share(settings.audit, ties_count))
     if least == 0.0:
         return None
 

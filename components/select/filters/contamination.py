@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from components.canonical import normalised_text
 from components.contracts.rows import Prompt, prompt_id
-from components.select.filter_settings import Rules
+from components.select.filter_settings import FilterSettings
 from components.select.scored_samples import Block, Filter, Outcome, Remaining, ScoredSample, split
 from components.select.text_similarity import band_hashes, jaccard, rows_per_band, shingles_of
 
@@ -24,15 +24,15 @@ MIN_WORDS = 8
 _WORD = re.compile(r"\w+")
 
 
-def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
+def filter_of(settings: FilterSettings, remaining: Remaining) -> Filter | None:
     """Return a filter that drops answers to evaluation prompts.
 
     Prompts are compared by id and by the id of their text. With `contamination: overlap` the filter
     also drops samples that share a run of 13 words with an evaluation item (question or reference
     answer), and samples whose prompt is a rewording of one.
     """
-    evaluation_ids = rules.evaluation_ids
-    index = Overlap(rules.evaluation) if rules.section.contamination == "overlap" else None
+    evaluation_ids = settings.evaluation_ids
+    index = Overlap(settings.evaluation) if settings.section.contamination == "overlap" else None
     refusal_by_prompt: dict[str, str] = {}
 
     def refusal_of_prompt(prompt: Prompt) -> str:

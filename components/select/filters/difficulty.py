@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from components.canonical import derived_seed
-from components.select.filter_settings import Rules
+from components.select.filter_settings import FilterSettings
 from components.select.scored_samples import Block, Filter, Outcome, Remaining, ScoredSample, split
 
 
-def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
+def filter_of(settings: FilterSettings, remaining: Remaining) -> Filter | None:
     """Return a filter that drops answers to solved prompts and weights the others.
 
     A replay share of the solved prompts stays. The weight is 4p(1-p), with p the pass rate of the
@@ -17,7 +17,7 @@ def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
     whose weight stays as it is. A replayed prompt counts as if half a sample had been wrong:
     otherwise its weight would be 0.
     """
-    section = rules.section.difficulty
+    section = settings.section.difficulty
     if section is None:
         return None
 
@@ -25,7 +25,7 @@ def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
         if scored.hinted or _pass_rate(scored) < 1.0:
             return ""
         # Derived from the prompt: all samples of a prompt are replayed or none of them.
-        draw = derived_seed(rules.seed, "replay", scored.prompt.id) / 2**63
+        draw = derived_seed(settings.seed, "replay", scored.prompt.id) / 2**63
         return "" if draw < section.replay else f"all {scored.num_samples} samples are right"
 
     def apply(block: Block) -> Outcome:

@@ -7,7 +7,7 @@ from typing import Any
 
 from components.canonical import derived_seed
 from components.contracts.recipe import DiversityChoice
-from components.select.filter_settings import Rules
+from components.select.filter_settings import FilterSettings
 from components.select.scored_samples import (
     Block,
     Filter,
@@ -22,22 +22,22 @@ NUM_DIMENSIONS = 64
 """Length of the projected vectors (Johnson–Lindenstrauss): 256 bytes a row stay in memory."""
 
 
-def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
+def filter_of(settings: FilterSettings, remaining: Remaining) -> Filter | None:
     """Return a filter that keeps `diversity.rows` of the remaining rows.
 
     They are chosen from clusters in turn, by k-centre (1708.00489), or by a baseline.
     """
-    section = rules.section.diversity
+    section = settings.section.diversity
     if section is None:
         return None
     keys: list[SampleKey] = []
     merits: list[tuple[float, int]] = []
     for scored in _all_samples(remaining):
         keys.append(scored.key)
-        merits.append((_merit(scored), derived_seed(rules.seed, "choice", *scored.key)))
+        merits.append((_merit(scored), derived_seed(settings.seed, "choice", *scored.key)))
     chosen = set(keys)
     if len(keys) > section.rows:
-        chosen = _choice(section, keys, merits, remaining, rules.seed)
+        chosen = _choice(section, keys, merits, remaining, settings.seed)
     detail = f"{section.rows} rows of {len(keys)} were chosen ({section.method})"
 
     def refusal(scored: ScoredSample) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from components.contracts.rows import Dropped
-from components.select.filter_settings import Rules
+from components.select.filter_settings import FilterSettings
 from components.select.scored_samples import Block, Filter, Outcome, Remaining, ScoredSample, drop
 from components.verifiers import reference_answer
 
@@ -19,15 +19,15 @@ _WORD = re.compile(r"\w+")
 _PLACEHOLDER = re.compile(r"\{(?:prompt|answer)\}")
 
 
-def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
+def filter_of(settings: FilterSettings, remaining: Remaining) -> Filter | None:
     """Return a filter of hinted answers; None without hints.
 
     It drops answers that repeat words of the hint (`leaked_hint`: without the hint they would make
     no sense), and answers without any reasoning where reasoning is asked for (`parroted_hint`).
     """
-    if rules.hints is None:
+    if settings.hints is None:
         return None
-    runs = own_words(rules.hints.template)
+    runs = own_words(settings.hints.template)
 
     def apply(block: Block) -> Outcome:
         passed, dropped = list[ScoredSample](), list[Dropped]()

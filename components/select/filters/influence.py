@@ -6,7 +6,7 @@ This is bilevel selection, min_w L_val(θ*(w)), one training step at a time.
 from __future__ import annotations
 
 from components.contracts.rows import Dropped
-from components.select.filter_settings import Rules
+from components.select.filter_settings import FilterSettings
 from components.select.scored_samples import (
     Block,
     Filter,
@@ -18,15 +18,15 @@ from components.select.scored_samples import (
 )
 
 
-def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
+def filter_of(settings: FilterSettings, remaining: Remaining) -> Filter | None:
     """Return a filter that drops rows which would raise the loss on labelled rows of the dev split.
 
     Those are the rows with ⟨∇L_val, ∇l_i⟩ ≤ 0 (1803.09050, 2402.04333). None if the recipe does not
     ask for it.
     """
-    if rules.section.influence is None:
+    if settings.section.influence is None:
         return None
-    scorer = rules.scorers["influence"]
+    scorer = settings.scorers["influence"]
 
     def apply(block: Block) -> Outcome:
         passed, dropped = list[ScoredSample](), list[Dropped]()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 
-from components.select.filter_settings import Rules
+from components.select.filter_settings import FilterSettings
 from components.select.scored_samples import Filter, Remaining, ScoredSample, split
 
 
-def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
+def filter_of(settings: FilterSettings, remaining: Remaining) -> Filter | None:
     """Return a filter that drops answers whose length is far from the median of their slice.
 
     Lengths are in characters; the median is over all samples that remain when the pass begins.
@@ -18,7 +18,7 @@ def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
         for scored in block:
             lengths[scored.slice][len(scored.text)] += 1
     medians = {name: _median(counts) for name, counts in lengths.items()}
-    low, high = rules.section.min_length_ratio, rules.section.max_length_ratio
+    low, high = settings.section.min_length_ratio, settings.section.max_length_ratio
 
     def refusal(scored: ScoredSample) -> str:
         median = medians.get(scored.slice)

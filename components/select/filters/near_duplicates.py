@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from components.select.filter_settings import Rules
+from components.select.filter_settings import FilterSettings
 from components.select.scored_samples import (
     Block,
     Filter,
@@ -43,16 +43,16 @@ MAX_LEADERS = 64
 not duplicates themselves. It keeps the cost of a large group below the square of its size."""
 
 
-def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
+def filter_of(settings: FilterSettings, remaining: Remaining) -> Filter | None:
     """Return a filter that drops near-duplicates of an earlier row that has the same numbers.
 
     A near-duplicate has a Jaccard similarity of at least `minhash_threshold` over shingles, without
     those of its task's template. None at a threshold of 1.
     """
-    threshold = rules.section.minhash_threshold
+    threshold = settings.section.minhash_threshold
     if threshold >= 1.0:
         return None
-    detail_by_key = _Search(remaining, threshold, rules.folder).duplicates()
+    detail_by_key = _Search(remaining, threshold, settings.folder).duplicates()
 
     def apply(block: Block) -> Outcome:
         return split(block, lambda scored: detail_by_key.get(scored.key, ""), "near_duplicate")

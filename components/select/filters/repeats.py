@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 
-from components.select.filter_settings import Rules
+from components.select.filter_settings import FilterSettings
 from components.select.scored_samples import (
     Block,
     Filter,
@@ -24,7 +24,7 @@ _DECORATION = re.compile(r"[$%,]|\s+(?=[=+\-*/^])|(?<=[=+\-*/^])\s+")
 _EQUATION = re.compile(r"[0-9(][0-9+\-*/^().]*=-?[0-9]+(?:\.[0-9]+)?")
 
 
-def exact(rules: Rules, remaining: Remaining) -> Filter | None:
+def exact(settings: FilterSettings, remaining: Remaining) -> Filter | None:
     """Return a filter that drops answers which repeat an earlier sample or a labelled row.
 
     Earlier samples are those of the same prompt.
@@ -35,7 +35,7 @@ def exact(rules: Rules, remaining: Remaining) -> Filter | None:
 
         def refusal(scored: ScoredSample) -> str:
             key = row_key(scored.prompt.text, scored.text)
-            if key in rules.labelled_keys:
+            if key in settings.labelled_keys:
                 return "repeats a labelled row"
             if key in earlier_keys:
                 return "repeats an earlier sample of its prompt"
@@ -47,14 +47,14 @@ def exact(rules: Rules, remaining: Remaining) -> Filter | None:
     return apply
 
 
-def paths(rules: Rules, remaining: Remaining) -> Filter | None:
+def paths(settings: FilterSettings, remaining: Remaining) -> Filter | None:
     """Return a filter that keeps one answer for each way of solving a prompt (2308.01825).
 
     Answers with the same equations in the same order are one way. The one that stays has the
     largest edit distance from the prompt's other answers. Answers without equations all stay. None
     if the recipe does not ask for it.
     """
-    if not rules.section.distinct_paths:
+    if not settings.section.distinct_paths:
         return None
 
     def apply(block: Block) -> Outcome:
@@ -76,12 +76,12 @@ def paths(rules: Rules, remaining: Remaining) -> Filter | None:
     return apply
 
 
-def few_per_prompt(rules: Rules, remaining: Remaining) -> Filter | None:
+def few_per_prompt(settings: FilterSettings, remaining: Remaining) -> Filter | None:
     """Return a filter that keeps the first `max_per_prompt` answers of each prompt.
 
     Without it easy prompts, whose answers pass more often, would crowd out hard ones.
     """
-    cap = rules.section.max_per_prompt
+    cap = settings.section.max_per_prompt
 
     def apply(block: Block) -> Outcome:
         counts = Counter[str]()

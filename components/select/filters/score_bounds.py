@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from components.contracts.rows import Dropped
-from components.select.filter_settings import Rules
+from components.select.filter_settings import FilterSettings
 from components.select.scored_samples import (
     Block,
     Filter,
@@ -20,45 +20,45 @@ Refusal = Callable[[float], str]
 """Returns the reason to drop an answer with this score, empty to keep it."""
 
 
-def by_judge(rules: Rules, remaining: Remaining) -> Filter | None:
+def by_judge(settings: FilterSettings, remaining: Remaining) -> Filter | None:
     """Return a filter that drops answers graded below `min_score`; None without a judge.
 
     An answer without a grade is dropped as `unscored`.
     """
-    if rules.section.judge is None:
+    if settings.section.judge is None:
         return None
-    least = rules.section.judge.min_score
+    least = settings.section.judge.min_score
 
     def refusal(score: float) -> str:
         return "" if score >= least else f"grade {score:g} < {least}"
 
-    return _filter(rules, "judge", refusal, "judge")
+    return _filter(settings, "judge", refusal, "judge")
 
 
-def by_reward(rules: Rules, remaining: Remaining) -> Filter | None:
+def by_reward(settings: FilterSettings, remaining: Remaining) -> Filter | None:
     """Return a filter that drops answers with a reward below `min_score`; None without a reward."""
-    if rules.section.reward is None:
+    if settings.section.reward is None:
         return None
-    least = rules.section.reward.min_score
+    least = settings.section.reward.min_score
 
     def refusal(score: float) -> str:
         return "" if score >= least else f"reward {score:.3f} < {least:g}"
 
-    return _filter(rules, "reward", refusal, "reward")
+    return _filter(settings, "reward", refusal, "reward")
 
 
-def by_likelihood(rules: Rules, remaining: Remaining) -> Filter | None:
+def by_likelihood(settings: FilterSettings, remaining: Remaining) -> Filter | None:
     """Return a filter that drops answers whose perplexity per token is outside a band.
 
     There are bands for the perplexity under the champion, under the base, and for their ratio. None
     if the recipe does not ask for it.
     """
-    section = rules.section.likelihood
+    section = settings.section.likelihood
     if section is None:
         return None
     bands = {"champion": section.champion, "base": section.base, "ratio": section.ratio}
     filters = [
-        _filter(rules, name, _outside(name, *band), "likelihood")
+        _filter(settings, name, _outside(name, *band), "likelihood")
         for name, band in bands.items()
         if band is not None
     ]
@@ -82,16 +82,16 @@ def _outside(name: str, low: float, high: float) -> Refusal:
     return refusal
 
 
-def _filter(rules: Rules, name: str, refusal: Refusal, reason: str) -> Filter:
-    """Return a filter by the scores of `rules.scorers[name]`; all its rows carry their score.
+def _filter(settings: FilterSettings, name: str, refusal: Refusal, reason: str) -> Filter:
+    """Return a filter by the scores of `settings.scorers[name]`; all its rows carry their score.
 
     Args:
-        rules: Holds the scorers.
+        settings: Holds the scorers.
         name: Name of the scorer and of the score.
         refusal: Verdict on a score.
         reason: Reason of dropped rows.
     """
-    scorer = rules.scorers[name]
+    scorer = settings.scorers[name]
 
     def apply(block: Block) -> Outcome:
         passed, dropped = list[ScoredSample](), list[Dropped]()

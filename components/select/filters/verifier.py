@@ -9,7 +9,7 @@ from typing import Any
 
 from components.contracts.rows import Dropped
 from components.errors import UserError
-from components.select.filter_settings import Rules
+from components.select.filter_settings import FilterSettings
 from components.select.scored_samples import (
     Block,
     Filter,
@@ -22,14 +22,14 @@ from components.select.scored_samples import (
 from components.verifiers import verify
 
 
-def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
+def filter_of(settings: FilterSettings, remaining: Remaining) -> Filter | None:
     """Return a filter that drops answers which the prompt's verifier refuses.
 
     It notes the prompt's pass rate in the others; hinted answers have none. None if the recipe goes
     without labels. The reference is read through the verifier alone: the text of a row is always
     the model's own.
     """
-    if not rules.section.verifier:
+    if not settings.section.verifier:
         return None
 
     def apply(block: Block) -> Outcome:
@@ -47,12 +47,12 @@ def filter_of(rules: Rules, remaining: Remaining) -> Filter | None:
     return apply
 
 
-def by_function(rules: Rules, remaining: Remaining) -> Filter | None:
+def by_function(settings: FilterSettings, remaining: Remaining) -> Filter | None:
     """Return a filter that drops answers which the recipe's `verifier_function` refuses.
 
     None if the recipe names no function. Raises UserError if the function cannot be imported.
     """
-    name = rules.section.verifier_function
+    name = settings.section.verifier_function
     if not name:
         return None
     function = _imported(name)

@@ -1,5 +1,4 @@
-"""Scores by models on this machine: rewards, perplexities under champion and base, influence on
-dev rows."""
+"""Scores by models on this machine: reward, perplexity under champion and base, influence."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from typing import Any
 from components.canonical import derived_seed
 from components.contracts.artifacts import split_file
 from components.contracts.recipe import RewardScorer
-from components.contracts.rows import TrainingRow, read_rows
+from components.contracts.rows import Conversation, TrainingRow, read_rows
 from components.errors import UserError
 from components.runtime.campaign import Campaign, base_name, checkpoint_name
 from components.runtime.context import Context
@@ -22,10 +21,20 @@ from components.select.scored_samples import Block, SampleKey
 from components.storage.sources import local_folder
 
 BATCH_ROWS = 32
+"""Rows per forward pass of the perplexities."""
 
 
 def reward_scorer(context: Context, section: RewardScorer, scratch: Path) -> Scorer:
-    """Scores by a sequence classifier with one output."""
+    """Return a scorer by a sequence classifier with one output.
+
+    Args:
+        context: Environment and number of threads.
+        section: The model's place and the batch size.
+        scratch: A folder for the model.
+
+    Raises:
+        UserError: The source is neither a folder nor in S3.
+    """
     if not section.source.startswith(("file://", "s3://")):
         raise UserError(
             f"select.reward.source {section.source!r}: use file://folder or s3://bucket/prefix"
@@ -38,17 +47,15 @@ def reward_scorer(context: Context, section: RewardScorer, scratch: Path) -> Sco
         return RewardModel(local_folder(section.source, context.environment, scratch))
 
     def scores(block: Block) -> list[float | None]:
-        found: list[float | None] = model().scores(
-            [(one.prompt.text, one.text) for one in block], section.batch_size
-        )
-        return found
+        pairs = [(scored.prompt.text, scored.text) for scored in block]
+        rewards: list[float | None] = model().scores(pairs, section.batch_size)
+        return rewards
 
     return _with_threads(context, scores)
 
 
 def likelihood_scorers(context: Context, campaign: Campaign) -> dict[str, Scorer]:
-    """`champion`, `base` and `ratio`: perplexity per token of an answer, and the first over the
-    second."""
+    """Return scorers `champion` and `base`, perplexities per token, and `ratio` of the two."""
     champion = read_receipt(context, campaign.champion_ref)
     models = {
         "champion": _perplexity(context, campaign, champion, checkpoint_name(0)),
@@ -57,49 +64,67 @@ def likelihood_scorers(context: Context, campaign: Campaign) -> dict[str, Scorer
 
     def ratio(block: Block) -> list[float | None]:
         pairs = zip(models["champion"](block), models["base"](block), strict=True)
-        return [above / below if above is not None and below else None for above, below in pairs]
+        return [
+            of_champion / of_base if of_champion is not None and of_base else None
+            for of_champion, of_base in pairs
+        ]
 
     return {**models, "ratio": ratio}
 
 
 def _perplexity(context: Context, campaign: Campaign, receipt: Receipt, name: str) -> Scorer:
-    """Perplexities under a checkpoint; None for a row longer than `train.max_length`."""
+    """Return a scorer of perplexities under a checkpoint.
+
+    The score of a row longer than `train.max_length` is None.
+
+    Args:
+        context: Store and number of threads.
+        campaign: Recipe of the campaign.
+        receipt: Receipt with the checkpoint.
+        name: Folder of the checkpoint in it.
+    """
     recipe = campaign.recipe
 
     @functools.cache
     def loaded() -> Any:
         return _loaded(context, receipt, name, recipe.model.system_prompt)
 
-    last: dict[SampleKey, float | None] = {}
-    """Of the last block: `ratio` asks again for what is left of it."""
+    last_block: dict[SampleKey, float | None] = {}
 
     def scores(block: Block) -> list[float | None]:
-        if any(one.key not in last for one in block):
+        # `ratio` needs the same scores again, for those rows of the block that remain.
+        if any(scored.key not in last_block for scored in block):
             from components.modeling.influence import perplexities
 
             model, codec = loaded()
-            pairs = [(one.prompt.asked, one.text) for one in block]
-            found = perplexities(model, codec, pairs, recipe.train.max_length, BATCH_ROWS)
-            last.clear()
-            last.update(zip((one.key for one in block), found, strict=True))
-        return [last[one.key] for one in block]
+            values = perplexities(model, codec, _pairs(block), recipe.train.max_length, BATCH_ROWS)
+            last_block.clear()
+            last_block.update(zip((scored.key for scored in block), values, strict=True))
+        return [last_block[scored.key] for scored in block]
 
     return _with_threads(context, scores)
 
 
 def influence_scorer(context: Context, campaign: Campaign) -> Scorer:
-    """How well a row's gradient agrees with that of the labelled rows of the dev split; None for
-    one longer than the model takes."""
-    section, recipe = campaign.recipe.select.influence, campaign.recipe
+    """Return a scorer by the product of a row's gradient and that of labelled dev rows.
+
+    The score of a row longer than `train.max_length` is None.
+
+    Raises:
+        UserError: The dev split is empty.
+    """
+    recipe = campaign.recipe
+    section = recipe.select.influence
     assert section is not None
     rows = list(read_rows(fetch(context, campaign.prepared, split_file("dev")), TrainingRow))
     if not rows:
         raise UserError(
-            "select.influence needs labelled rows of the dev split: give a source with split dev, or set "
-            "data.fractions.dev"
+            "select.influence needs labelled rows of the dev split: "
+            "give a source with split dev, or set data.fractions.dev"
         )
+    # A fixed shuffle: the first rows of the file may all come from one source.
     rows.sort(key=lambda row: derived_seed(recipe.seed, "influence", row.id))
-    chosen = [(row.asked, row.completion) for row in rows[: section.validation_rows]]
+    chosen = [(row.asked, row.completion) for row in rows[: section.dev_rows]]
 
     @functools.cache
     def influence() -> Any:
@@ -110,16 +135,19 @@ def influence_scorer(context: Context, campaign: Campaign) -> Scorer:
         return Influence(model, codec, chosen, recipe.train.max_length, section.batch_size)
 
     def scores(block: Block) -> list[float | None]:
-        found: list[float | None] = influence().scores(
-            [(one.prompt.asked, one.text) for one in block]
-        )
-        return found
+        values: list[float | None] = influence().scores(_pairs(block))
+        return values
 
     return _with_threads(context, scores)
 
 
+def _pairs(block: Block) -> list[tuple[str | Conversation, str]]:
+    """Return (what was asked, answer) of each sample."""
+    return [(scored.prompt.asked, scored.text) for scored in block]
+
+
 def _loaded(context: Context, receipt: Receipt, name: str, system_prompt: str) -> Any:
-    """(model, codec) of a checkpoint of a receipt."""
+    """Return (model, codec) of a checkpoint of a receipt."""
     from components.modeling.inference.answers import load_for_answers
 
     folder = fetch_folder(context, receipt, name)
@@ -130,7 +158,7 @@ def _loaded(context: Context, receipt: Receipt, name: str, system_prompt: str) -
 
 
 def _with_threads(context: Context, score: Callable[[Block], list[float | None]]) -> Scorer:
-    """The same, with as many threads as there are cores."""
+    """Return the scorer, which then uses as many threads as the context allows."""
 
     def scores(block: Block) -> list[float | None]:
         import torch
