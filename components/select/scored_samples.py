@@ -50,6 +50,12 @@ class ScoredSample:
         return self.prompt.id, self.sample.index
 
     @property
+    def is_majority(self) -> bool:
+        """Whether it gives the majority's answer."""
+        # Where no sample of the prompt holds an answer, the majority is empty as well.
+        return bool(self.answer) and self.answer == self.majority
+
+    @property
     def slice(self) -> tuple[str, str]:
         """Task and length, where the prompt is tagged with them."""
         return self.prompt.tags.get("task", ""), self.prompt.tags.get("length", "")

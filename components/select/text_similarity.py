@@ -61,8 +61,10 @@ def boilerplate(texts: Iterable[tuple[str, str]]) -> dict[str, frozenset[str]]:
         counts_by_task[task].update(shingles_of(text))
     templates = {}
     for task, counts in counts_by_task.items():
-        least = max(BOILERPLATE_PROMPTS, BOILERPLATE_SHARE * num_prompts[task])
-        templates[task] = frozenset(shingle for shingle, count in counts.items() if count >= least)
+        min_count = max(BOILERPLATE_PROMPTS, BOILERPLATE_SHARE * num_prompts[task])
+        templates[task] = frozenset(
+            shingle for shingle, count in counts.items() if count >= min_count
+        )
     return templates
 
 

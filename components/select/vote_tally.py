@@ -52,14 +52,14 @@ class VoteTally:
 
     def _add_prompt(self, group: list[ScoredSample], accepted_keys: set[SampleKey]) -> None:
         accepted = [scored for scored in group if scored.key in accepted_keys]
-        is_majority_accepted = any(_is_majority(scored) for scored in accepted)
+        is_majority_accepted = any(scored.is_majority for scored in accepted)
         shares = self._passed_shares if is_majority_accepted else self._refused_shares
         shares.add(group[0].vote_share)
         kind = _kind(group[0].prompt)
         if kind in self._prompts_by_kind:
             self._prompts_by_kind[kind] += 1
-        num_disputed = sum(not _is_majority(scored) for scored in accepted)
-        self._minority += sum(not _is_majority(scored) for scored in group)
+        num_disputed = sum(not scored.is_majority for scored in accepted)
+        self._minority += sum(not scored.is_majority for scored in group)
         self._minority_passed += num_disputed
         self._accepted += len(accepted)
         self._disputed += num_disputed
@@ -77,7 +77,7 @@ class VoteTally:
         for scored in given:
             if scored.key not in passed_keys and self._counts(scored):
                 self._accepted -= 1
-                self._disputed -= not _is_majority(scored)
+                self._disputed -= not scored.is_majority
 
     def summary(self) -> Votes | None:
         """Return the counts; None if no prompt was counted."""
@@ -126,8 +126,3 @@ class _Mean:
 
 def _kind(prompt: Prompt) -> Kind:
     return tuple(sorted(prompt.tags.items()))
-
-
-def _is_majority(scored: ScoredSample) -> bool:
-    # Without an answer in any sample the majority is empty too, and nobody has voted.
-    return bool(scored.answer) and scored.answer == scored.majority

@@ -10,62 +10,76 @@ from components.select.scored_samples import Filter, Remaining, ScoredSample, by
 from components.statistics import binomial_upper
 from components.verifiers import verify
 
-WANTED_PRECISION = 0.9
-"""What the lower 95 % bound of the precision must be at a calibrated threshold (2502.01612)."""
+MIN_PRECISION = 0.9
+"""Least lower 95 % bound of the precision at a calibrated threshold (2502.01612)."""
 
 
 def filter_of(settings: FilterSettings, remaining: Remaining) -> Filter | None:
-    """Drops minority answers, and all answers of prompts without a clear majority. Among models
-    trained from several seeds (`train.num_peers`) the majority is a cross-seed vote (2502.01612).
+    """Return a filter that drops minority answers, and all answers without a clear majority.
 
-    A tie is no majority: which of the answers was sampled first says nothing about them. With
-    `select.tie_goes_to_first` it is one.
+    Among models trained from several seeds (`train.num_peers`) the majority is a cross-seed vote
+    (2502.01612). A tie is no majority, unless the recipe says `select.tie_goes_to_first`. None if
+    the recipe asks for no share of votes.
     """
     ties_count = settings.section.tie_goes_to_first
-    least = settings.section.min_vote_share
+    min_share = settings.section.min_vote_share
     if settings.section.calibrate_vote:
-        least = max(least, calibrated_share(settings.audit, ties_count))
-    if least == 0.0:
+        min_share = max(min_share, calibrated_share(settings.audit, ties_count))
+    if min_share == 0.0:
         return None
 
-    def refusal(one: ScoredSample) -> str:
-        if one.answer and one.is_tied and not ties_count:
-            return f"{one.answer[:100]!r}; another answer has as many votes ({one.vote_share:.2f})"
-        if not one.answer or one.answer != one.majority:
-            return f"{one.answer[:100]!r}; the majority ({one.vote_share:.2f}) says {one.majority[:100]!r}"
-        return (
-            "" if one.vote_share >= least else f"majority share {one.vote_share:.2f} < {least:.2f}"
-        )
+    def refusal(scored: ScoredSample) -> str:
+        answer = f"{scored.answer[:100]!r}"
+        share = f"{scored.vote_share:.2f}"
+        # Of tied answers the majority is the one that was sampled first, which says nothing of it.
+        if scored.answer and scored.is_tied and not ties_count:
+            return f"{answer}; another answer has as many votes ({share})"
+        if not scored.is_majority:
+            return f"{answer}; the majority ({share}) says {scored.majority[:100]!r}"
+        return "" if scored.vote_share >= min_share else f"majority share {share} < {min_share:.2f}"
 
     return lambda block: split(block, refusal, "vote")
 
 
 def calibrated_share(audit: Sequence[ScoredSample], ties_count: bool = False) -> float:
-    """The smallest majority share from which on majorities are right with a lower 95 % bound
-    (Clopper–Pearson) of WANTED_PRECISION on the audit samples; each prompt counts once, and not at
-    all if it is tied, unless `ties_count`. UserError if there is none."""
-    shares: list[tuple[float, bool]] = []
-    for own in by_prompt(audit):
-        voter = next(
-            (
-                one
-                for one in own
-                if one.answer and one.answer == one.majority and one.sample.finished
-            ),
-            None,
-        )
-        if voter is not None and (ties_count or not voter.is_tied):
-            shares.append((voter.vote_share, verify(voter.prompt, voter.text)))
+    """Return the smallest share of votes from which on majorities are right often enough.
+
+    Often enough: the lower one-sided 95 % bound of their precision (Clopper–Pearson) is at least
+    MIN_PRECISION.
+
+    Args:
+        audit: Samples of prompts whose answer is known. Each prompt counts once.
+        ties_count: Whether prompts with a tie count too.
+
+    Raises:
+        UserError: No share is good enough.
+    """
+    verdicts = _majority_verdicts(audit, ties_count)
     best = 0.0
-    for least in sorted({share for share, _ in shares}):
-        verdicts = [right for share, right in shares if share >= least]
-        low = 1.0 - binomial_upper(len(verdicts) - sum(verdicts), len(verdicts))
-        if low >= WANTED_PRECISION:
-            return least
-        best = max(best, low)
+    for min_share in sorted({share for share, _ in verdicts}):
+        is_right = [right for share, right in verdicts if share >= min_share]
+        num_wrong = len(is_right) - sum(is_right)
+        lower_bound = 1.0 - binomial_upper(num_wrong, len(is_right))
+        if lower_bound >= MIN_PRECISION:
+            return min_share
+        best = max(best, lower_bound)
     raise UserError(
-        f"select.calibrate_vote: no share of votes is right often enough: of {len(shares)} audit "
-        f"prompts with a majority the best lower bound of the precision is {best:.3f}, needed is {WANTED_PRECISION}; "
-        "give a larger audit split (data.sources[].split: audit, or data.tasks[].audit), more samples per prompt, or set "
+        "select.calibrate_vote: no share of votes is right often enough: of "
+        f"{len(verdicts)} audit prompts with a majority the best lower bound of the precision is "
+        f"{best:.3f}, needed is {MIN_PRECISION}; give a larger audit split "
+        "(data.sources[].split: audit, or data.tasks[].audit), more samples per prompt, or set "
         "select.min_vote_share by hand"
     )
+
+
+def _majority_verdicts(audit: Sequence[ScoredSample], ties_count: bool) -> list[tuple[float, bool]]:
+    """Return (share of votes, verdict of the verifier) of the majority of each prompt."""
+    verdicts: list[tuple[float, bool]] = []
+    for group in by_prompt(audit):
+        # All samples that voted for it agree, so the verifier is asked about the first of them.
+        voter = next(
+            (scored for scored in group if scored.sample.finished and scored.is_majority), None
+        )
+        if voter is not None and (ties_count or not voter.is_tied):
+            verdicts.append((voter.vote_share, verify(voter.prompt, voter.text)))
+    return verdicts

@@ -27,10 +27,10 @@ def by_judge(settings: FilterSettings, remaining: Remaining) -> Filter | None:
     """
     if settings.section.judge is None:
         return None
-    least = settings.section.judge.min_score
+    min_score = settings.section.judge.min_score
 
     def refusal(score: float) -> str:
-        return "" if score >= least else f"grade {score:g} < {least}"
+        return "" if score >= min_score else f"grade {score:g} < {min_score}"
 
     return _filter(settings, "judge", refusal, "judge")
 
@@ -39,10 +39,10 @@ def by_reward(settings: FilterSettings, remaining: Remaining) -> Filter | None:
     """Return a filter that drops answers with a reward below `min_score`; None without a reward."""
     if settings.section.reward is None:
         return None
-    least = settings.section.reward.min_score
+    min_score = settings.section.reward.min_score
 
     def refusal(score: float) -> str:
-        return "" if score >= least else f"reward {score:.3f} < {least:g}"
+        return "" if score >= min_score else f"reward {score:.3f} < {min_score:g}"
 
     return _filter(settings, "reward", refusal, "reward")
 
