@@ -253,7 +253,10 @@ class S3Store:
         import boto3
 
         names = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
-        with self._explained(self.root, reached_before=False):
+        # In a pod the first seconds may have no network yet: policies are programmed after it starts.
+        # The settings come from the cluster and were right for other pods; the step is tried again.
+        in_pod = "KUBERNETES_SERVICE_HOST" in self._environment
+        with self._explained(self.root, reached_before=in_pod):
             session = boto3.session.Session(
                 **{name: self._environment.get(name.upper()) or None for name in names}
             )

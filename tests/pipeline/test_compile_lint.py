@@ -247,6 +247,10 @@ MUTANTS: dict[str, tuple[str, Callable[[Broken], Any]]] = {
         "patience",
         lambda one: one.task("train-r1")["retryPolicy"].update(backoffDuration="0s"),
     ),
+    "tries that Argo cuts short": (
+        "patience",
+        lambda one: one.task("train-r1")["retryPolicy"].update(backoffMaxDuration="900s"),
+    ),
     "a retried sub-pipeline": (
         "patience",
         lambda one: one.task("round-1").update(retryPolicy={"maxRetryCount": 1}),

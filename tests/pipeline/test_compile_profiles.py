@@ -197,8 +197,27 @@ images: {train: "registry.example/train:9"}
         "maxRetryCount": 1,
         "backoffDuration": "30s",
         "backoffFactor": 2.0,
-        "backoffMaxDuration": "900s",
+        "backoffMaxDuration": f"{2 * (2 * 3600 + 3600) + 30}s",
     }
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_step_is_supervised_within_its_hours(profile: str) -> None:
+    loaded = load_profile(profile, TEST_IMAGES)
+    num_nodes = 2 if loaded.nodes else 1
+    settings = (
+        f"train.num_nodes={num_nodes}",
+        f"train.num_processes={max(1, loaded.train_gpus)}",
+    )
+    demo = load_recipe(ROOT / "recipes" / "demo.yaml", settings)
+    package = compile_recipe(build, demo, 1, loaded).package
+    for name in ("prepare", "generate-r1", "select-r1", "train-r1", "evaluate-r1", "decide-r1"):
+        step = name.partition("-")[0]
+        hours = f"{loaded.resources(step).hours:g}"
+        command = container(package, name)["command"]
+        supervisor = ["python3", "-m", "components.runtime.supervisor", "--hours", hours, "--"]
+        assert command[:6] == supervisor
+        assert command[6:8] == ["sh", "-ec"]
 
 
 @pytest.mark.parametrize("profile", PROFILES)

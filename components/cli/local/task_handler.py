@@ -19,6 +19,7 @@ from typing import Any
 
 from components.cli.local.task_server import ServerEnded, TaskRequest, TaskServer
 from components.errors import RatchetError
+from components.runtime.supervisor import unsupervised
 
 EXECUTOR_MODULE = "kfp.dsl.executor_main"
 ERROR_LINE = re.compile(r"^\s*error(?: \((\w+)\))?: (.+)$", re.MULTILINE)
@@ -110,7 +111,8 @@ def _signal_name(number: int) -> str:
 
 def _parts(full_command: Sequence[str]) -> tuple[str, tuple[str, ...]]:
     """Return (source, arguments of the executor) of `sh -ec LINE SOURCE ARGUMENTS…`."""
-    head, rest = list(full_command[:3]), list(full_command[3:])
+    command = unsupervised(full_command)
+    head, rest = command[:3], command[3:]
     if head[:2] != ["sh", "-ec"] or EXECUTOR_MODULE not in head[-1] or not rest:
         raise RuntimeError(
             "only lightweight Python components without packages to install can be run as processes"

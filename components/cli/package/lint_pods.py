@@ -67,9 +67,24 @@ def retries(package: Package) -> Iterator[str]:
             yield f"{name} is not tried again when its node is lost"
         elif float(str(policy.get("backoffDuration", "0s")).rstrip("s")) <= 0:
             yield f"{name} is tried again without a pause"
+        else:
+            yield from _cut_short(package, name, task, policy)
     for name in package.executors:
         if int(nested(package.settings, name).get("activeDeadlineSeconds", 0)) <= 0:
             yield f"{name} may run for ever"
+
+
+def _cut_short(package: Package, name: str, task: Json, policy: Json) -> Iterator[str]:
+    # Argo counts the window from the start of the first try, the work of all tries included.
+    label = package.component(task)["executorLabel"]
+    deadline = int(nested(package.settings, label).get("activeDeadlineSeconds", 0))
+    window = float(str(policy.get("backoffMaxDuration", "0s")).rstrip("s"))
+    num_tries = int(policy.get("maxRetryCount", 0)) + 1
+    if window < num_tries * deadline:
+        yield (
+            f"{name}: Argo ends its {num_tries} tries of {deadline} s after {window:.0f} s "
+            "together, in the middle of a healthy one"
+        )
 
 
 def pods(package: Package) -> Iterator[str]:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from components.cli.package.profiles import Nodes, Profile, Resources
+from components.runtime.supervisor import supervised
 
 if TYPE_CHECKING:
     from kfp.dsl.pipeline_task import PipelineTask
 
 FIRST_PAUSE_SECONDS = 30
+PAUSE_FACTOR = 2.0
 
-# KFP calls it the longest pause. Argo takes it for the whole window from the first try's start: a
-# pod that is lost later than this is tried again only by the controller's own defaults.
-RETRY_WINDOW_SECONDS = 900
+# Each try's share of the retry window for a pod that waits to be scheduled.
+WAIT_FOR_NODE_SECONDS = 3600
 
 
 def place(task: PipelineTask, step: str, profile: Profile) -> None:
@@ -23,6 +24,12 @@ def place(task: PipelineTask, step: str, profile: Profile) -> None:
     resources = profile.resources(step)
     task.set_container_image(profile.images[step])
     _set_resources(task, resources, profile)
+    # KFP starts its own executor in a container, not the image's entry point: the supervisor can
+    # only stand in the command.
+    container = task.container_spec
+    if container is None:
+        raise TypeError(f"{step} is no container component")
+    container.command = supervised(container.command, resources.hours)
     # The time limit of one pod: each retry gets it anew.
     kubernetes.set_timeout(task, int(resources.hours * 3600))
     _mount_scratch(task, resources)
@@ -42,6 +49,15 @@ def place(task: PipelineTask, step: str, profile: Profile) -> None:
         _describe_nodes(task, profile.nodes, profile.images["train"])
 
 
+def retry_window_seconds(resources: Resources) -> int:
+    """Return the seconds, from the first try's start, in which Argo may begin and finish all tries."""
+    # KFP calls this the longest pause. Argo takes it for the whole window and ends a running pod
+    # when it is over: with 900 s, a healthy second try was killed 15 minutes after the first began.
+    num_tries = resources.retries + 1
+    pauses = sum(FIRST_PAUSE_SECONDS * PAUSE_FACTOR**number for number in range(resources.retries))
+    return int(num_tries * (3600 * resources.hours + WAIT_FOR_NODE_SECONDS) + pauses)
+
+
 def _set_resources(task: PipelineTask, resources: Resources, profile: Profile) -> None:
     from kfp import kubernetes
 
@@ -50,13 +66,13 @@ def _set_resources(task: PipelineTask, resources: Resources, profile: Profile) -
     task.set_memory_request(resources.memory)
     task.set_memory_limit(resources.memory)
     if resources.retries:
-        # The stock controller of KFP 2.17 tries again only after OnError, a lost pod: a step that
-        # exits with a failure of its own is not run again, whatever its status.
+        # The stock controller of KFP 2.17 tries again only after OnError, a lost pod: for failures
+        # of the step itself there is the supervisor in its container.
         task.set_retry(
             resources.retries,
             backoff_duration=f"{FIRST_PAUSE_SECONDS}s",
-            backoff_factor=2.0,
-            backoff_max_duration=f"{RETRY_WINDOW_SECONDS}s",
+            backoff_factor=PAUSE_FACTOR,
+            backoff_max_duration=f"{retry_window_seconds(resources)}s",
         )
     if resources.gpus:
         # The number as text: KFP makes no limit of a pipeline's integer, and nothing of a type

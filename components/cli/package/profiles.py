@@ -45,7 +45,8 @@ class Resources(Section):
     shared_memory: Quantity = "64Mi"
     """Size of /dev/shm."""
     hours: Annotated[float, Field(gt=0)] = 2
-    """The pod is ended after them; with its retries a step may take that many times as long."""
+    """The pod is ended after them; with its retries a step may take that many times as long.
+    Within them, a step that fails for a passing reason is tried again in its container."""
     retries: Annotated[int, Field(ge=0, le=10)] = 3
     """Tries after a lost pod, with pauses that double from 30 s. Finished work is found again, a
     training goes on."""
