@@ -1,5 +1,7 @@
-"""Resolve a recipe and make base checkpoint, data splits and the first state. Prints `fresh=false`
-when it resumes."""
+"""Resolve a recipe and make base checkpoint, data splits and the first state.
+
+Prints `fresh=false` when it resumes.
+"""
 
 from pathlib import Path
 
@@ -9,7 +11,7 @@ from components.runtime.entrypoints import carry_out, parser
 
 
 def main() -> None:
-    """The step from a container, a job or a laptop."""
+    """Run the step from a container, a job or a laptop."""
     options = parser("prepare", __doc__, store="file:///folder or s3://bucket/prefix")
     options.add_argument(
         "--recipe", type=Path, required=True, metavar="FILE", help="recipe, a YAML file"
@@ -21,14 +23,14 @@ def main() -> None:
         "--resume-from", default="", metavar="URI", help="receipt of decide to go on from"
     )
     options.add_argument("--job-id", default="", help="the pipeline job this run belongs to")
-    given = options.parse_args()
+    arguments = options.parse_args()
 
     def inputs() -> PrepareInputs:
-        document = load_recipe(given.recipe, tuple(given.set)).model_dump(mode="json")
-        return PrepareInputs(document, {}, given.resume_from, given.job_id)
+        document = load_recipe(arguments.recipe, tuple(arguments.set)).model_dump(mode="json")
+        return PrepareInputs(document, {}, arguments.resume_from, arguments.job_id)
 
     carry_out(
-        given.store,
+        arguments.store,
         lambda context: run(inputs(), context),
         lambda start: {"fresh": is_fresh(start)},
     )

@@ -1,5 +1,4 @@
-"""What readers and tasks hand to the splits: a question, perhaps its answer, and what checks
-answers to it."""
+"""The form in which readers and tasks hand over a question, its answer and its verifier."""
 
 from __future__ import annotations
 
@@ -28,33 +27,34 @@ class Example:
 
     @property
     def identity(self) -> str:
-        """What splits are disjoint by: the prompt's id; of raw text, the text's."""
+        """Id that splits are disjoint by: the prompt's; of raw text, the text's."""
         return prompt_id(self.prompt or self.completion or "")
 
     @property
-    def _asked(self) -> Conversation | None:
+    def _turns_before_answer(self) -> Conversation | None:
         if self.conversation is None or self.completion is None:
             return self.conversation
         return self.conversation.before_answer
 
     def as_prompt(self) -> Prompt:
-        """The question with what its verifier needs, without the answer in sight of the model."""
+        """Return the question with what its verifier needs, out of the model's sight."""
         return Prompt(
             id=self.identity,
             text=self.prompt,
-            conversation=self._asked,
+            conversation=self._turns_before_answer,
             verifier=self.verifier,
             reference=self.reference,
             tags=self.tags,
         )
 
     def as_training_row(self) -> TrainingRow:
-        """The question with its right answer, as a labelled row."""
+        """Return the question with its right answer, as a labelled row."""
         if self.completion is None:
             raise ValueError(f"example {self.identity} has no completion")
-        answer = hashlib.sha256(self.completion.encode()).hexdigest()[:8]
+        # One question may be taught with several answers, so its id alone names no row.
+        answer_digest = hashlib.sha256(self.completion.encode()).hexdigest()[:8]
         return TrainingRow(
-            id=f"{self.identity}-{answer}",
+            id=f"{self.identity}-{answer_digest}",
             prompt=self.prompt,
             completion=self.completion,
             conversation=self.conversation,

@@ -1,0 +1,104 @@
+"""The first state of a campaign, and that of a run which continues an earlier one."""
+
+from __future__ import annotations
+
+from pydantic import JsonValue
+
+from components.contracts.recipe import Recipe
+from components.contracts.state import Plan, State, base_plan
+from components.errors import UserError
+from components.runtime.campaign import Campaign, load_campaign
+from components.runtime.context import Context
+from components.runtime.receipts import Receipt, ref_of_uri
+from components.storage import keys
+
+MUST_MATCH_ON_RESUME = ("model", "data", "seed")
+"""Parts of the recipe that base checkpoint and splits are made from."""
+
+
+def resumed_campaign(context: Context, uri: str, recipe: Recipe) -> Campaign:
+    """Return the campaign that a run continues.
+
+    Args:
+        context: surroundings of the step.
+        uri: receipt of `decide`, or of the start, of the earlier run.
+        recipe: recipe of this run.
+
+    Raises:
+        UserError: there is no such receipt, or it was made from another model, data or seed.
+    """
+    ref = ref_of_uri(context, uri)
+    step, key = ref.split("/", 1)
+    if context.store.size(keys.receipt_key(step, key)) is None:
+        raise UserError(
+            f"resume_from {uri}: no such receipt; copy the state URI that the earlier run's last "
+            "decide task shows"
+        )
+    campaign = load_campaign(context, uri)
+    earlier = campaign.recipe.model_dump(mode="json")
+    current = recipe.model_dump(mode="json")
+    for section in MUST_MATCH_ON_RESUME:
+        if earlier[section] != current[section]:
+            difference = _difference(earlier[section], current[section])
+            raise UserError(
+                f"resume_from {uri}: the recipe's `{section}` differs from that run's "
+                f"({difference}), and its base model and splits come from it; restore it, or "
+                "start a new run without resume_from"
+            )
+    return campaign
+
+
+def first_state(recipe: Recipe, prepared: Receipt) -> State:
+    """Return the state that round 0 begins with."""
+    return State(run_id=recipe.run_id, prepared=prepared.ref, plan=first_plan(recipe))
+
+
+def first_plan(recipe: Recipe) -> Plan:
+    """Return the plan of round 0; `decide` makes the plans of later rounds."""
+    ladder = recipe.data.ladder
+    stage = recipe.train.first
+    if stage.steps == 0 and recipe.train.pretrain is not None:
+        stage = recipe.train.pretrain
+    changes = {
+        "learning_rate": stage.learning_rate,
+        "steps": stage.steps,
+        "level": ladder.labelled[1] if ladder is not None else 0,
+    }
+    return base_plan(recipe).model_copy(update=changes)
+
+
+def continued_state(campaign: Campaign, recipe: Recipe) -> State:
+    """Return the last state of a campaign, ready to go on under this recipe."""
+    changes = {
+        "run_id": recipe.run_id,
+        "start": None,
+        "go": True,
+        "stop": None,
+        "rounds_without_gain": 0,
+        "plan": _continued_plan(campaign, recipe),
+    }
+    return campaign.state.model_copy(update=changes)
+
+
+def _continued_plan(campaign: Campaign, recipe: Recipe) -> Plan:
+    """Return the plan as reflection left it, but for settings that the new recipe changes."""
+    if campaign.state.round is None:
+        return first_plan(recipe)
+    earlier = base_plan(campaign.recipe)
+    changes = {name: value for name, value in base_plan(recipe) if value != getattr(earlier, name)}
+    return campaign.state.plan.model_copy(update=changes)
+
+
+def _difference(earlier: JsonValue, current: JsonValue, key: str = "") -> str:
+    """Return the first place where two JSON values differ, in words; `key` is where they are."""
+    if isinstance(earlier, dict) and isinstance(current, dict):
+        for name in sorted(earlier.keys() | current.keys()):
+            if earlier.get(name) != current.get(name):
+                inner_key = f"{key}.{name}".lstrip(".")
+                return _difference(earlier.get(name), current.get(name), inner_key)
+    if isinstance(earlier, list) and isinstance(current, list) and len(earlier) == len(current):
+        for index, (old_item, new_item) in enumerate(zip(earlier, current, strict=True)):
+            if old_item != new_item:
+                return _difference(old_item, new_item, f"{key}.{index}".lstrip("."))
+    prefix = f"{key} " if key else ""
+    return f"{prefix}was {earlier!r:.80}, is {current!r:.80}"

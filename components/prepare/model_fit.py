@@ -1,0 +1,91 @@
+"""A look at the data through the base model's template and positions, before any work is done."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from components.contracts import artifacts
+from components.contracts.recipe import Recipe
+from components.contracts.rows import Prompt, TrainingRow, read_rows
+from components.contracts.summaries import PrepareSummary
+from components.errors import UserError
+from components.runtime.context import Context
+from components.runtime.receipts import Receipt, fetch, read_summary
+
+if TYPE_CHECKING:
+    from components.modeling.encoding import Codec
+
+
+def check_fit(context: Context, recipe: Recipe, prepared: Receipt) -> None:
+    """Raise UserError if the base model's template or positions do not suit data or recipe.
+
+    No weight is read.
+    """
+    positions = read_summary(prepared, PrepareSummary).positions
+    is_plain_scratch = recipe.model.source == "scratch" and not recipe.model.system_prompt
+    if is_plain_scratch and positions is None:
+        return
+    codec = _codec_of_base(context, recipe, prepared)
+    _check_conversations(context, recipe, prepared, codec)
+    longest = _longest_prompt(context, prepared, codec, count_all=positions is not None)
+    num_new = recipe.generate.max_new_tokens
+    if positions is not None and longest + num_new > positions:
+        raise UserError(
+            f"generate.max_new_tokens: the longest prompt has {longest} tokens, and with {num_new} "
+            f"more it does not fit into the {positions} positions of model {recipe.model.source}: "
+            "lower it, or leave long prompts out"
+        )
+
+
+def _codec_of_base(context: Context, recipe: Recipe, prepared: Receipt) -> Codec:
+    from components.modeling.encoding import load_codec
+
+    context.scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="codec-", dir=context.scratch) as folder:
+        for name in prepared.objects:
+            # The weights are gigabytes in the store, and a tokenizer needs none of them.
+            if name.startswith("base/") and not name.endswith(".safetensors"):
+                target = Path(folder) / name.removeprefix("base/")
+                shutil.copyfile(fetch(context, prepared, name), target)
+        return load_codec(Path(folder), recipe.model.system_prompt)
+
+
+def _check_conversations(context: Context, recipe: Recipe, prepared: Receipt, codec: Codec) -> None:
+    # Plain rows are one turn of the user and one of the assistant, which every template takes.
+    for split in ("train", "dev", "retention"):
+        path = fetch(context, prepared, artifacts.split_file(split))
+        for row in read_rows(path, TrainingRow):
+            if row.conversation is None:
+                continue
+            with _naming(f"{row.provenance.get('uri')}, {row.provenance.get('place')}"):
+                codec.encode(row, recipe.train.turns)
+
+
+def _longest_prompt(context: Context, prepared: Receipt, codec: Codec, *, count_all: bool) -> int:
+    """Return the number of tokens of the longest prompt that is encoded.
+
+    Conversations always are, to see that the template takes them; other prompts with `count_all`.
+    """
+    longest = 0
+    for split in ("unlabelled", "validation", "test", "vault", "audit"):
+        path = fetch(context, prepared, artifacts.split_file(split))
+        for prompt in read_rows(path, Prompt):
+            if prompt.conversation is None and not count_all:
+                continue
+            with _naming(f"prompt {prompt.id} of split {split}"):
+                longest = max(longest, len(codec.prompt_ids(prompt.asked)))
+    return longest
+
+
+@contextmanager
+def _naming(row: str) -> Iterator[None]:
+    """Name the row that a model's template does not suit."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"data: {row}: {error}") from None
