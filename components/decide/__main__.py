@@ -4,18 +4,18 @@ writes nothing."""
 
 import sys
 
+from components.decide import what_if
 from components.decide.step import DecideInputs, goes_on, run
-from components.decide.what_if import main as what_if
 from components.runtime.context import Context
 from components.runtime.entrypoints import carry_out, mix_of, parser, receipt_at
 
 
 def main() -> None:
-    """The step from a container, a job or a laptop."""
+    """Run the step from a container, a job or a laptop."""
     if sys.argv[1:2] == ["what-if"]:
-        what_if(sys.argv[2:])
+        what_if.main(sys.argv[2:])
         return
-    given = parser(
+    arguments = parser(
         "decide",
         __doc__,
         state="receipt of prepare or decide that the round began from",
@@ -26,14 +26,14 @@ def main() -> None:
 
     def inputs(context: Context) -> DecideInputs:
         return DecideInputs(
-            state=given.state,
-            mix=mix_of(context, receipt_at(context, given.mix)),
-            train=receipt_at(context, given.candidate),
-            evaluate=receipt_at(context, given.results),
+            state=arguments.state,
+            mix=mix_of(context, receipt_at(context, arguments.mix)),
+            train=receipt_at(context, arguments.candidate),
+            evaluate=receipt_at(context, arguments.results),
         )
 
     carry_out(
-        given.state,
+        arguments.state,
         lambda context: run(inputs(context), context),
         lambda decided: {"go": goes_on(decided)},
     )

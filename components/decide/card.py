@@ -1,5 +1,4 @@
-"""The card of a round: verdict, numbers, causes and the next plan, as Markdown that a person can
-read."""
+"""The card of a round as Markdown: verdict, numbers, causes and the next plan."""
 
 from __future__ import annotations
 
@@ -22,16 +21,20 @@ def round_card(
     comparison: Comparison | None,
     alarms: Sequence[Alarm] = (),
 ) -> str:
-    """Markdown of one round. `champion` is the model the candidate was compared with, None in round
-    0; `state` is the state after the round, whose plan is the next round's."""
+    """Return the Markdown of one round.
+
+    Args:
+        record: The round.
+        state: State after the round; its plan is that of the next round.
+        goal: The recipe's goal.
+        candidate: Validation scores of the candidate.
+        champion: Validation scores of the model it was compared with; None in round 0.
+        comparison: The gate's comparison; None in round 0.
+        alarms: All alarms about the candidate.
+    """
+    title = f"# Round {record.round}: {record.verdict}"
     parts = [
-        [
-            f"# Round {record.round}: {record.verdict}",
-            "",
-            f"**{_text(record.why)}**",
-            "",
-            _course(state),
-        ],
+        [title, "", f"**{_text(record.why)}**", "", _course(state)],
         _scores(record, goal, candidate, champion),
         _gate(comparison),
         _alarms(alarms),
@@ -45,15 +48,15 @@ def round_card(
 
 
 def _course(state: State) -> str:
+    best = f"Best model: round {state.champion_round}."
     if state.stop is None:
-        return f"The campaign goes on with round {state.next_round}. Best model: round {state.champion_round}."
-    return f"The campaign ends ({state.stop}): {STOP_SENTENCES[state.stop]}. Best model: round {state.champion_round}."
+        return f"The campaign goes on with round {state.next_round}. {best}"
+    return f"The campaign ends ({state.stop}): {STOP_SENTENCES[state.stop]}. {best}"
 
 
 def _scores(
     record: RoundRecord, goal: Goal, candidate: Scores, champion: Scores | None
 ) -> list[str]:
-    where = goal.slice or "all"
     rows = [("validation, all prompts", "")]
     if goal.slice:
         rows.append((f"validation, {goal.slice}", goal.slice))
@@ -67,7 +70,7 @@ def _scores(
         lines.append(f"| pass@k (test) | {record.pass_at_k:.4f} | |")
     if record.perplexity is not None:
         lines.append(f"| perplexity on human text | {record.perplexity:.4f} | |")
-    return [*lines, "", f"Goal: {goal.threshold:.4f} over {_text(where)}."]
+    return [*lines, "", f"Goal: {goal.threshold:.4f} over {_text(goal.slice or 'all')}."]
 
 
 def _gate(comparison: Comparison | None) -> list[str]:
@@ -77,20 +80,22 @@ def _gate(comparison: Comparison | None) -> list[str]:
         "Exact one-sided McNemar" if comparison.graded is None else "Paired bootstrap over families"
     )
     power = comparison.power.replace("are enough to show", "would have shown")
-    return ["## Gate", "", f"{test}: {comparison.in_words}. {power[:1].upper()}{power[1:]}."]
+    # Not `capitalize`, which would make the rest of the sentence lower case.
+    sentence = power[:1].upper() + power[1:]
+    return ["## Gate", "", f"{test}: {comparison.in_words}. {sentence}."]
 
 
 def _alarms(alarms: Sequence[Alarm]) -> list[str]:
     if not alarms:
         return []
-    return [
-        "## Alarms",
-        "",
-        *(f"- {'**blocks**' if one.blocks else 'warning'}: {_text(one.why)}" for one in alarms),
-    ]
+    lines = ["## Alarms", ""]
+    for alarm in alarms:
+        lines.append(f"- {'**blocks**' if alarm.blocks else 'warning'}: {_text(alarm.reason)}")
+    return lines
 
 
 def _slices(candidate: Scores, champion: Scores | None) -> list[str]:
+    # The empty name stands for all prompts, which are in the table of scores.
     names = [name for name in candidate.counts if name]
     if not names:
         return []
@@ -101,14 +106,12 @@ def _slices(candidate: Scores, champion: Scores | None) -> list[str]:
         "|---|---|---|---|",
     ]
     for name in sorted(names, key=_natural):
-        before = (
-            f"{champion.accuracy(name):.4f}"
-            if champion is not None and name in champion.counts
-            else ""
-        )
-        lines.append(
-            f"| {_text(name)} | {candidate.counts[name][1]} | {_share(candidate, name)} | {before} |"
-        )
+        num_prompts = candidate.counts[name][1]
+        champion_accuracy = ""
+        if champion is not None and name in champion.counts:
+            champion_accuracy = f"{champion.accuracy(name):.4f}"
+        cells = [_text(name), f"{num_prompts}", _share(candidate, name), champion_accuracy]
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
@@ -116,17 +119,17 @@ def _samples(record: RoundRecord) -> list[str]:
     if not record.generated:
         return []
     level = f" at level {record.level}" if record.level else ""
-    lines = ["## Samples", "", f"{record.accepted} of {record.generated} samples{level} accepted."]
+    summary = f"{record.accepted} of {record.generated} samples{level} accepted."
+    lines = ["## Samples", "", summary]
     if record.dropped:
         lines += ["", "| dropped because | samples |", "|---|---|"]
         lines += [f"| {_text(reason)} | {count} |" for reason, count in _by_count(record.dropped)]
     if "too_hard" in record.measures:
-        helped, generated, waiting = (
-            record.measures[name] for name in ("hinted_accepted", "hinted", "too_hard")
-        )
+        measures = record.measures
         lines += [
             "",
-            f"With a hint, {helped:g} of {generated:g} more were accepted; {waiting:g} prompts wait for one.",
+            f"With a hint, {measures['hinted_accepted']:g} of {measures['hinted']:g} more "
+            f"were accepted; {measures['too_hard']:g} prompts wait for one.",
         ]
     return lines
 
@@ -140,21 +143,31 @@ def _causes(record: RoundRecord) -> list[str]:
         "| cause | confidence | evidence | change | should show |",
         "|---|---|---|---|---|",
     ]
-    for one in record.causes:
-        said, predicted = _text(one.evidence), _text(one.predicted or "")
-        lines.append(
-            f"| {one.name} | {one.confidence:.2f} | {said} | {one.change or 'none'} | {predicted} |"
-        )
+    for cause in record.causes:
+        cells = [
+            cause.name,
+            f"{cause.confidence:.2f}",
+            _text(cause.evidence),
+            cause.change or "none",
+            _text(cause.predicted or ""),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
 def _plan(used: Plan, following: Plan) -> list[str]:
     lines = ["## Plan", "", "| setting | this round | next round |", "|---|---|---|"]
     for name in (*CHANGEABLE_SETTINGS, "level"):
-        values = getattr(used, name), getattr(following, name)
-        now, then = (setting_text(name, value) for value in values)
-        if values != (None, None):
-            lines.append(f"| {name} | {now} | {f'**{then}**' if then != now else then} |")
+        value = getattr(used, name)
+        next_value = getattr(following, name)
+        # A setting that the recipe alone says has no line.
+        if value is None and next_value is None:
+            continue
+        text = setting_text(name, value)
+        next_text = setting_text(name, next_value)
+        if next_text != text:
+            next_text = f"**{next_text}**"
+        lines.append(f"| {name} | {text} | {next_text} |")
     return lines
 
 
@@ -165,10 +178,12 @@ def _history(history: Iterable[RoundRecord]) -> list[str]:
         "| round | verdict | goal | all | accepted | level |",
         "|---|---|---|---|---|---|",
     ]
-    return lines + [
-        f"| {one.round} | {one.verdict} | {one.accuracy:.4f} | {one.overall:.4f} | {one.accepted} | {one.level or ''} |"
-        for one in history
-    ]
+    for record in history:
+        lines.append(
+            f"| {record.round} | {record.verdict} | {record.accuracy:.4f} "
+            f"| {record.overall:.4f} | {record.accepted} | {record.level or ''} |"
+        )
+    return lines
 
 
 def _share(scores: Scores | None, name: str) -> str:
@@ -183,13 +198,17 @@ def _by_count(dropped: dict[str, int]) -> list[tuple[str, int]]:
 
 
 def _natural(name: str) -> tuple[str, float, str]:
-    """Slices by tag, numbers by size: length=9 before length=10."""
+    """Return a sorting key by tag, then by the size of numbers: length=9 before length=10."""
     tag, _, value = name.partition("=")
-    return tag, float(value) if value.isascii() and value.isdigit() else 0.0, value
+    # `isdigit` alone holds for digits such as ², which `float` does not read.
+    is_number = value.isascii() and value.isdigit()
+    return tag, float(value) if is_number else 0.0, value
 
 
 def _text(text: str) -> str:
-    """Text that cannot break a table or bring markup of its own."""
+    """Return text of data, which cannot break a table or add markup."""
+    # Slice names, filters' reasons and file names are data of strangers, and the card is shown as
+    # Markdown.
     for character in "\\|<>[]`*":
         text = text.replace(character, f"\\{character}")
     return " ".join(text.split())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from components.contracts.recipe import DecideSection
 from components.contracts.rows import Result
+from components.contracts.state import RoundRecord
 from components.decide.guards import Alarm
 from components.errors import Corrupt, UserError
 from components.statistics import (
@@ -50,10 +52,9 @@ class Scores:
             UserError: No prompt belongs to the slice.
         """
         if name not in self.counts:
-            slices = [slice_name for slice_name in self.counts if slice_name]
-            known = ", ".join(slices) or "none: the prompts carry no tags"
+            slice_names = ", ".join(self.slices) or "none: the prompts carry no tags"
             raise UserError(
-                f"no evaluation prompt belongs to slice {name!r} (there are: {known}); "
+                f"no evaluation prompt belongs to slice {name!r} (there are: {slice_names}); "
                 "mend decide.goal.slice, or raise the task's `validation` "
                 "so that every length has prompts"
             )
@@ -155,7 +156,7 @@ class Ruling:
     """The gate's verdict on a candidate."""
 
     promote: bool
-    why: str
+    reason: str
     """One sentence with the numbers."""
 
 
@@ -192,6 +193,7 @@ def compare(
     pairs = [(champion_rows[prompt], candidate_rows[prompt]) for prompt in sorted(champion_rows)]
     level = alpha_of_round(section.alpha, section.max_rounds, promotions)
     if section.score == "right" and not section.family:
+        # Pairs that agree, right or wrong, carry no information about the difference.
         wins = sum(new.correct and not old.correct for old, new in pairs)
         losses = sum(old.correct and not new.correct for old, new in pairs)
         return by_counts(len(pairs), wins, losses, level)
@@ -243,10 +245,21 @@ def decide(comparison: Comparison, alarms: Sequence[Alarm] = ()) -> Ruling:
         return Ruling(False, f"not better: {numbers}")
     if comparison.p_value > comparison.level:
         return Ruling(False, f"better, but not proved: {numbers}; {comparison.power}")
-    blocking_reasons = [alarm.why for alarm in alarms if alarm.blocks]
+    # An alarm is named only where it decides: without a proved gain the candidate is rejected
+    # anyway.
+    blocking_reasons = [alarm.reason for alarm in alarms if alarm.blocks]
     if blocking_reasons:
         return Ruling(False, f"{'; '.join(blocking_reasons)}; {numbers}")
     return Ruling(True, f"proved better: {numbers}")
+
+
+def promotions_in_a_row(history: Sequence[RoundRecord]) -> int:
+    """Return how many rounds in a row promoted, up to the last round of the history."""
+    # Each of them left its share of alpha unspent, for the next round to use (`alpha_of_round`).
+    last_promotions = itertools.takewhile(
+        lambda record: record.verdict == "promoted", reversed(history)
+    )
+    return len(list(last_promotions))
 
 
 def _error_gains(pairs: Sequence[tuple[Result, Result]]) -> list[float]:
@@ -254,13 +267,14 @@ def _error_gains(pairs: Sequence[tuple[Result, Result]]) -> list[float]:
 
     An answer that is no number counts as the largest error that either model made on any prompt.
     """
-    known = [abs(row.error) for pair in pairs for row in pair if row.error is not None]
-    if not known:
+    # Counted as no error, silence would be the way to win.
+    errors = [abs(row.error) for pair in pairs for row in pair if row.error is not None]
+    if not errors:
         raise UserError(
             "decide.score is `error`, and no validation prompt has a numeric verifier: "
             "use score `right`"
         )
-    largest_error = max(known)
+    largest_error = max(errors)
 
     def absolute_error(row: Result) -> float:
         return largest_error if row.error is None else abs(row.error)
@@ -270,13 +284,15 @@ def _error_gains(pairs: Sequence[tuple[Result, Result]]) -> list[float]:
 
 def _families(pairs: Sequence[tuple[Result, Result]], tag: str) -> list[str]:
     """Return the family of each prompt: the value of the tag, or the prompt itself without one."""
+    # Both results of a pair have the prompt's tags.
+    rows = [champion_row for champion_row, _ in pairs]
     if not tag:
-        return [old.prompt_id for old, _ in pairs]
-    num_untagged = sum(tag not in old.tags for old, _ in pairs)
+        return [row.prompt_id for row in rows]
+    num_untagged = sum(tag not in row.tags for row in rows)
     if num_untagged:
-        known = ", ".join(sorted({name for old, _ in pairs for name in old.tags})) or "none"
+        tag_names = {name for row in rows for name in row.tags}
         raise UserError(
             f"decide.family: {num_untagged} of {len(pairs)} validation prompts have no tag {tag!r} "
-            f"(tags there are: {known})"
+            f"(tags there are: {', '.join(sorted(tag_names)) or 'none'})"
         )
-    return [old.tags[tag] for old, _ in pairs]
+    return [row.tags[tag] for row in rows]

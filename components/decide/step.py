@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from pydantic import ValidationError
 
 from components.canonical import canonical_json
 from components.contracts import artifacts
-from components.contracts.recipe import DecideSection, Recipe
-from components.contracts.rows import Result, TextResult, read_rows
-from components.contracts.state import Plan, RoundRecord, State, StopReason, Verdict, base_plan
+from components.contracts.recipe import Recipe
+from components.contracts.rows import read_rows
+from components.contracts.state import Cause, Plan, RoundRecord, State, Verdict, base_plan
 from components.contracts.summaries import (
     DecideSummary,
     EvaluateSummary,
@@ -22,57 +18,40 @@ from components.contracts.summaries import (
     SelectSummary,
     TrainSummary,
 )
-from components.contracts.summaries.evaluate import ModelScores
 from components.decide.card import round_card
-from components.decide.gate import Comparison, Ruling, Scores, compare, decide
-from components.decide.guards import Alarm, alarms_of, self_agreement
-from components.decide.reflection.data_causes import passed
+from components.decide.gate import Comparison, Ruling, compare, decide, promotions_in_a_row
+from components.decide.guards import Alarm, self_agreement
+from components.decide.measured import Measured, alarms_against, champion_of
 from components.decide.reflection.diagnosis import diagnose
 from components.decide.reflection.evidence import Evidence
-from components.decide.reflection.measures import (
-    answer_measures,
-    human_loss_measures,
-    loss_measures,
-    mix_measures,
-    mix_rows,
-    references_of,
-    validation_prompts,
-    verifier_measures,
-)
 from components.decide.reflection.plan import next_level, next_plan, refuted_changes, review
+from components.decide.reflection.round_measures import round_measures
+from components.decide.stopping import minutes_spent, stop_reason
 from components.errors import Corrupt
 from components.runtime.campaign import Campaign, load_campaign
 from components.runtime.context import Context
-from components.runtime.receipts import (
-    Attempt,
-    Receipt,
-    commit_once,
-    fetch,
-    read_receipt,
-    read_summary,
-)
-from components.storage import keys
+from components.runtime.receipts import Receipt, commit_once, fetch, read_receipt, read_summary
 
-MAX_BLOCKED = 2
-"""Rounds in a row that alarms rejected, after which the campaign ends: the first may be mended, the
-second was not."""
+# No stage has these of its own, so a change after round 0 is a change for all rounds.
+SHARED_BY_STAGES = ("min_vote_share", "max_new_tokens", "neftune_alpha")
+"""Settings of the first training's plan that improvement rounds take over."""
 
 
 @dataclass(frozen=True)
 class DecideInputs:
-    """What a round left behind."""
+    """Receipts of a finished round, and the state that it began from."""
 
     state: str
     """URI of the state the round began from."""
     mix: Receipt
-    """What was trained on: receipt of select, or the first mix of prepare."""
+    """Receipt of the mix that was trained on: of select, or prepare's first mix."""
     train: Receipt
     evaluate: Receipt
 
 
 @dataclass(frozen=True)
 class Summaries:
-    """What the steps of a round say of it."""
+    """The summaries of a round's receipts."""
 
     mix: SelectSummary
     train: TrainSummary
@@ -97,64 +76,46 @@ class Summaries:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Validation results and scores of one model."""
+class EarlierEvaluations:
+    """Receipts of evaluate that a candidate is compared with once there is a champion."""
 
-    results: tuple[Result, ...]
-    scores: Scores
-    headline: ModelScores
-    retention: dict[str, TextResult]
-    """Rows of the retention split by id."""
-
-    @classmethod
-    def of(cls, context: Context, receipt: Receipt) -> Measured:
-        """Read what an evaluate receipt says of its candidate."""
-        return cls._read(context, receipt, read_summary(receipt, EvaluateSummary))
-
-    @classmethod
-    def of_champion(cls, context: Context, receipt: Receipt) -> Measured:
-        """Read what an evaluate receipt says of the champion beside its candidate. Raises Corrupt if
-        it measured none."""
-        headline = read_summary(receipt, EvaluateSummary).champion
-        if headline is None:
-            raise Corrupt(f"{receipt.ref} measured no champion beside its candidate")
-        return cls._read(context, receipt, headline, f"{artifacts.CHAMPION}/")
-
-    @classmethod
-    def _read(
-        cls, context: Context, receipt: Receipt, headline: ModelScores, prefix: str = ""
-    ) -> Measured:
-        rows = read_rows(fetch(context, receipt, f"{prefix}{artifacts.RESULTS}"), Result)
-        results = tuple(row for row in rows if row.split == "validation")
-        texts: dict[str, TextResult] = {}
-        if f"{prefix}{artifacts.RETENTION}" in receipt.objects:
-            own = read_rows(fetch(context, receipt, f"{prefix}{artifacts.RETENTION}"), TextResult)
-            texts = {row.id: row for row in own if row.split == "retention"}
-        return cls(results, Scores.of(results), headline, texts)
-
-    def retained(self, champion: Measured) -> list[tuple[TextResult, TextResult]]:
-        """(champion, candidate) of every retention row. Raises Corrupt if one lacks its partner."""
-        if champion.retention.keys() != self.retention.keys():
-            counts = f"{len(champion.retention)} and {len(self.retention)} rows"
-            raise Corrupt(
-                f"champion and candidate were measured on different retention texts ({counts})"
-            )
-        return [(champion.retention[name], row) for name, row in sorted(self.retention.items())]
+    champion: Receipt
+    """The champion's own, when it was the candidate."""
+    first: Receipt
+    """That of round 0, the base of collapse measures."""
 
 
 @dataclass(frozen=True)
-class Compared:
-    """What a candidate is held against once there is a champion."""
+class FinishedRound:
+    """A round that is to be decided, and where it belongs."""
 
-    champion: Receipt
-    """Of evaluate: the champion, when it was the candidate."""
-    first: Receipt
-    """Of evaluate: round 0."""
+    context: Context
+    campaign: Campaign
+    inputs: DecideInputs
+    summaries: Summaries
+    earlier: EarlierEvaluations | None
+    """None before there is a champion."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The verdict on a candidate, and what it rests on."""
+
+    verdict: Verdict
+    ruling: Ruling
+    candidate: Measured
+    champion: Measured | None
+    """None before there is one, like the comparison."""
+    comparison: Comparison | None
+    alarms: tuple[Alarm, ...]
+    measures: dict[str, float]
 
     @property
-    def inputs(self) -> dict[str, Receipt]:
-        """As inputs of a receipt."""
-        return {"champion_evaluation": self.champion, "first_evaluation": self.first}
+    def best(self) -> Measured:
+        """The champion after this round."""
+        if self.champion is None or self.verdict == "promoted":
+            return self.candidate
+        return self.champion
 
 
 def goes_on(decided: Receipt) -> bool:
@@ -163,117 +124,273 @@ def goes_on(decided: Receipt) -> bool:
 
 
 def run(inputs: DecideInputs, context: Context) -> Receipt:
-    """Write `state.json`, what the next round begins from, and `card.md`.
+    """Write `state.json`, from which the next round begins, and `card.md`.
 
-    Raises Corrupt if the receipts belong to other rounds or to each other not at all, or if
-    champion and candidate were measured on different prompts; UserError if the goal's slice has no
-    validation prompts.
+    Args:
+        inputs: State and receipts of the round.
+        context: Store, progress and name of the task.
+
+    Raises:
+        Corrupt: The receipts are of different rounds, or champion and candidate were measured on
+            different prompts.
+        UserError: The goal's slice has no validation prompts.
     """
     campaign = load_campaign(context, inputs.state)
-    round_summaries = Summaries.of(inputs)
-    _check(campaign, inputs, round_summaries)
-    compared = _compared(context, campaign.state)
+    summaries = Summaries.of(inputs)
+    _check_rounds(campaign, inputs, summaries)
+    earlier = _earlier_evaluations(context, campaign.state)
+    receipts = {
+        "state": campaign.state_receipt,
+        "prepare": campaign.prepared,
+        "select": inputs.mix,
+        "train": inputs.train,
+        "evaluate": inputs.evaluate,
+    }
+    if earlier is not None:
+        receipts["champion_evaluation"] = earlier.champion
+        receipts["first_evaluation"] = earlier.first
+    finished = FinishedRound(context, campaign, inputs, summaries, earlier)
     return commit_once(
         context,
         campaign.task("decide"),
         "decide",
         config=campaign.config(section=campaign.recipe.decide, round=campaign.next_round),
-        inputs={
-            "state": campaign.state_receipt,
-            "prepare": campaign.prepared,
-            "select": inputs.mix,
-            "train": inputs.train,
-            "evaluate": inputs.evaluate,
-            **(compared.inputs if compared is not None else {}),
-        },
+        inputs=receipts,
         seed=campaign.recipe.seed,
-        work=lambda folder: _decide(context, campaign, inputs, round_summaries, compared, folder),
+        work=lambda folder: _decide(finished, folder),
     )
 
 
-def _check(campaign: Campaign, inputs: DecideInputs, summaries: Summaries) -> None:
-    number = campaign.next_round
-    for receipt, round_number in (
+def _check_rounds(campaign: Campaign, inputs: DecideInputs, summaries: Summaries) -> None:
+    """Raise Corrupt unless all receipts are of this round, and the evaluation of its model."""
+    expected = campaign.next_round
+    rounds = (
         (inputs.mix, summaries.mix.round),
         (inputs.train, summaries.train.round),
         (inputs.evaluate, summaries.evaluate.round),
-    ):
-        if round_number != number:
+    )
+    for receipt, round_number in rounds:
+        if round_number != expected:
             raise Corrupt(
-                f"{receipt.ref} is of round {round_number}; needed: {receipt.step} of round {number}"
+                f"{receipt.ref} is of round {round_number}; "
+                f"needed: {receipt.step} of round {expected}"
             )
     if inputs.train.digest not in inputs.evaluate.inputs.values():
         raise Corrupt(f"{inputs.evaluate.ref} measured another model than {inputs.train.ref}")
 
 
-def _compared(context: Context, state: State) -> Compared | None:
-    """The evaluations to compare with; None before there is a champion."""
+def _earlier_evaluations(context: Context, state: State) -> EarlierEvaluations | None:
     if state.champion_evaluation is None or state.first_evaluation is None:
         return None
-    return Compared(
+    return EarlierEvaluations(
         champion=read_receipt(context, state.champion_evaluation),
         first=read_receipt(context, state.first_evaluation),
     )
 
 
-def _decide(
-    context: Context,
-    campaign: Campaign,
-    inputs: DecideInputs,
-    summaries: Summaries,
-    compared: Compared | None,
-    folder: Path,
-) -> DecideSummary:
-    recipe, before = campaign.recipe, campaign.state
-    candidate = Measured.of(context, inputs.evaluate)
-    champion = None
-    comparison = None
-    alarms: tuple[Alarm, ...] = ()
-    log = list(read_rows(fetch(context, inputs.train, artifacts.LOG), LogEntry))
-    if compared is not None:
-        champion = champion_of(context, inputs.evaluate, compared.champion)
-        in_a_row = promotions_in_a_row(before.history)
-        comparison = compare(champion.results, candidate.results, recipe.decide, in_a_row)
-        first = read_summary(compared.first, EvaluateSummary)
-        alarms = alarms_against(
-            candidate, champion, first, summaries.evaluate, summaries.mix, recipe.decide
-        )
-    measures = _measures(context, campaign, inputs, summaries, log, candidate, champion)
-    alarms = (*alarms, *self_agreement(before.history, measures, before.plan.level))
-    verdict, ruling = _ruling(comparison, candidate, alarms)
-    best = candidate if champion is None or verdict == "promoted" else champion
-    evidence = Evidence(
-        recipe=recipe,
-        round=campaign.next_round,
-        verdict=verdict,
-        plan=before.plan,
-        train=summaries.train,
-        losses=[entry.loss for entry in log],
-        finished_share=summaries.finished_share,
-        candidate=candidate.scores,
-        select=summaries.mix,
-        comparison=comparison,
-        measures=measures,
-    )
-    plan, record = _reflect(campaign, evidence, ruling, candidate, best.scores)
-    record = record.model_copy(update=_account(inputs, summaries, alarms))
-    state = _next_state(campaign, inputs, summaries, record, plan)
-    reached = best.scores.accuracy(recipe.decide.goal.slice)
-    stop = stop_reason(recipe.decide, state, reached, lambda: minutes_spent(context, before.run_id))
-    state = state.model_copy(update={"go": stop is None, "stop": stop})
+def _decide(finished: FinishedRound, folder: Path) -> DecideSummary:
+    """Decide the round and write its files into the folder."""
+    context = finished.context
+    goal = finished.campaign.recipe.decide.goal
+    log = list(read_rows(fetch(context, finished.inputs.train, artifacts.LOG), LogEntry))
+    outcome = _outcome(finished, log)
+    losses = [entry.loss for entry in log]
+    plan, causes = _reflect(finished, outcome, losses)
+    record = _record(finished, outcome, causes)
+    state = _next_state(finished, outcome, record, plan)
     card = round_card(
         record,
         state,
-        recipe.decide.goal,
-        candidate=candidate.scores,
-        champion=champion.scores if champion else None,
-        comparison=comparison,
-        alarms=alarms,
+        goal,
+        candidate=outcome.candidate.scores,
+        champion=outcome.champion.scores if outcome.champion else None,
+        comparison=outcome.comparison,
+        alarms=outcome.alarms,
     )
     (folder / artifacts.STATE).write_bytes(canonical_json(state.model_dump(mode="json")))
     (folder / artifacts.CARD).write_text(card, encoding="utf-8")
-    context.progress.note(f"round {record.round} {verdict}: {ruling.why}")
-    return _summary(record, state, alarms)
+    context.progress.note(f"round {record.round} {outcome.verdict}: {outcome.ruling.reason}")
+    return _summary(record, state, outcome.alarms)
+
+
+def _outcome(finished: FinishedRound, log: Sequence[LogEntry]) -> Outcome:
+    """Measure the round and ask the gate."""
+    context = finished.context
+    campaign = finished.campaign
+    summaries = finished.summaries
+    section = campaign.recipe.decide
+    history = campaign.state.history
+    candidate = Measured.of(context, finished.inputs.evaluate)
+    champion = None
+    comparison = None
+    alarms: tuple[Alarm, ...] = ()
+    if finished.earlier is not None:
+        champion = champion_of(context, finished.inputs.evaluate, finished.earlier.champion)
+        promotions = promotions_in_a_row(history)
+        comparison = compare(champion.results, candidate.results, section, promotions)
+        first = read_summary(finished.earlier.first, EvaluateSummary)
+        alarms = alarms_against(
+            candidate, champion, first, summaries.evaluate, summaries.mix, section
+        )
+    measures = round_measures(
+        context, campaign, finished.inputs.mix, summaries.train, log, candidate, champion
+    )
+    alarms += self_agreement(history, measures, campaign.state.plan.level)
+    verdict, ruling = _ruling(comparison, candidate, alarms)
+    return Outcome(verdict, ruling, candidate, champion, comparison, alarms, measures)
+
+
+def _ruling(
+    comparison: Comparison | None, candidate: Measured, alarms: tuple[Alarm, ...]
+) -> tuple[Verdict, Ruling]:
+    if comparison is None:
+        right, total = candidate.scores.counts[""]
+        reason = f"the first champion: {right} of {total} validation prompts right"
+        return "first", Ruling(True, reason)
+    ruling = decide(comparison, alarms)
+    return ("promoted" if ruling.promote else "rejected"), ruling
+
+
+def _reflect(
+    finished: FinishedRound, outcome: Outcome, losses: Sequence[float | None]
+) -> tuple[Plan, tuple[Cause, ...]]:
+    """Return (plan of the next round, causes of this round's result).
+
+    Args:
+        finished: The round.
+        outcome: Its verdict and measures.
+        losses: Training loss of each step, in nats per token.
+    """
+    campaign = finished.campaign
+    used_plan = campaign.state.plan
+    history = campaign.state.history
+    scores = outcome.candidate.scores
+    evidence = Evidence(
+        recipe=campaign.recipe,
+        round=campaign.next_round,
+        verdict=outcome.verdict,
+        plan=used_plan,
+        train=finished.summaries.train,
+        losses=losses,
+        finished_share=finished.summaries.finished_share,
+        candidate=scores,
+        select=finished.summaries.mix,
+        comparison=outcome.comparison,
+        measures=outcome.measures,
+    )
+    # Bounds of changes are relative to what the person wrote, not to what plans have made of it.
+    recipe = campaign.written
+    current = _improvement_plan(used_plan, outcome.verdict, recipe)
+    previous_record = history[-1] if history else None
+    previous_plan = current
+    if previous_record is not None:
+        previous_plan = _improvement_plan(previous_record.plan, previous_record.verdict, recipe)
+    reviewed = review(
+        previous_record,
+        previous_plan,
+        current,
+        outcome.verdict,
+        scores.accuracy(),
+        outcome.measures,
+        scores.interval(),
+    )
+    refuted = refuted_changes(history)
+    findings = diagnose(evidence)
+    plan, causes = next_plan(recipe, current, findings, reviewed, previous_plan, refuted)
+    level = next_level(recipe, used_plan.level, outcome.best.scores)
+    return plan.model_copy(update={"level": level}), causes
+
+
+def _improvement_plan(plan: Plan, verdict: Verdict, recipe: Recipe) -> Plan:
+    """Return a round's settings as they would be in an improvement round."""
+    if verdict != "first":
+        return plan
+    # The first training has the settings of a stage of its own; later rounds begin from the
+    # recipe's.
+    retained = {name: getattr(plan, name) for name in SHARED_BY_STAGES}
+    return base_plan(recipe).model_copy(update=retained)
+
+
+def _record(finished: FinishedRound, outcome: Outcome, causes: tuple[Cause, ...]) -> RoundRecord:
+    """Return the round's line in the history."""
+    campaign = finished.campaign
+    inputs = finished.inputs
+    mix = finished.summaries.mix
+    goal_slice = campaign.recipe.decide.goal.slice
+    scores = outcome.candidate.scores
+    headline = outcome.candidate.headline
+    receipts = {f"generate-{shard}": ref for shard, ref in enumerate(mix.shards)}
+    receipts |= {
+        "select": inputs.mix.ref,
+        "train": inputs.train.ref,
+        "evaluate": inputs.evaluate.ref,
+    }
+    return RoundRecord(
+        round=campaign.next_round,
+        verdict=outcome.verdict,
+        why=outcome.ruling.reason,
+        level=campaign.state.plan.level,
+        plan=campaign.state.plan,
+        accuracy=scores.accuracy(goal_slice),
+        interval=scores.interval(goal_slice),
+        overall=scores.accuracy(),
+        test_accuracy=headline.test_accuracy,
+        slices=scores.slices,
+        pass_at_k=headline.pass_at_k,
+        perplexity=headline.perplexity,
+        p_value=outcome.comparison.p_value if outcome.comparison else None,
+        generated=mix.generated,
+        accepted=mix.accepted,
+        dropped=mix.dropped,
+        tokens_generated=mix.tokens_sampled,
+        tokens_trained=finished.summaries.train.tokens_trained,
+        causes=causes,
+        alarms=tuple(alarm.reason for alarm in outcome.alarms),
+        blocked=any(alarm.blocks for alarm in outcome.alarms),
+        measures=outcome.measures,
+        receipts=receipts,
+    )
+
+
+def _next_state(
+    finished: FinishedRound, outcome: Outcome, record: RoundRecord, plan: Plan
+) -> State:
+    """Return the state after the round.
+
+    Args:
+        finished: The round.
+        outcome: Its verdict.
+        record: Its line in the history.
+        plan: Plan of the next round.
+    """
+    campaign = finished.campaign
+    inputs = finished.inputs
+    mix = finished.summaries.mix
+    before_round = campaign.state
+    changes: dict[str, object] = {
+        "start": campaign.start.ref,
+        "round": record.round,
+        "plan": plan,
+        "history": (*before_round.history, record),
+        "rounds_without_gain": before_round.rounds_without_gain + 1,
+    }
+    # Rows of a mix that teaches errors do not accumulate; a mix without samples has none.
+    if mix.generated and not mix.teaches_errors:
+        changes["selections"] = (*before_round.selections, inputs.mix.ref)
+    if record.verdict != "rejected":
+        changes["champion"] = inputs.train.ref
+        changes["champion_round"] = record.round
+        changes["champion_evaluation"] = inputs.evaluate.ref
+        changes["rounds_without_gain"] = 0
+    if record.verdict == "first":
+        changes["first_evaluation"] = inputs.evaluate.ref
+    state = before_round.model_copy(update=changes)
+    section = campaign.recipe.decide
+    reached = outcome.best.scores.accuracy(section.goal.slice)
+    stop = stop_reason(
+        section, state, reached, lambda: minutes_spent(finished.context, state.run_id)
+    )
+    return state.model_copy(update={"go": stop is None, "stop": stop})
 
 
 def _summary(record: RoundRecord, state: State, alarms: Sequence[Alarm]) -> DecideSummary:
@@ -290,249 +407,3 @@ def _summary(record: RoundRecord, state: State, alarms: Sequence[Alarm]) -> Deci
         alarms=tuple(alarm.measure for alarm in alarms),
         causes=tuple(cause.name for cause in record.causes),
     )
-
-
-def promotions_in_a_row(history: Sequence[RoundRecord]) -> int:
-    """How many of the last rounds promoted, without one between them that did not."""
-    return len(
-        list(itertools.takewhile(lambda record: record.verdict == "promoted", reversed(history)))
-    )
-
-
-def champion_of(context: Context, evaluation: Receipt, champion_evaluation: Receipt) -> Measured:
-    """What is known of the champion: measured beside the candidate, or (in receipts from before
-    that was done) when it was the candidate itself."""
-    if f"{artifacts.CHAMPION}/{artifacts.RESULTS}" in evaluation.objects:
-        return Measured.of_champion(context, evaluation)
-    return Measured.of(context, champion_evaluation)
-
-
-def alarms_against(
-    candidate: Measured,
-    champion: Measured,
-    first: ModelScores,
-    evaluation: EvaluateSummary,
-    selection: SelectSummary,
-    section: DecideSection,
-) -> tuple[Alarm, ...]:
-    """All alarms about a candidate.
-
-    Args:
-        candidate: Its results.
-        champion: The results of the model it would replace.
-        first: Scores of round 0's model.
-        evaluation: Summary of the candidate's evaluation.
-        selection: Summary of the mix that it was trained on.
-        section: The recipe's bounds.
-
-    Raises:
-        Corrupt: If candidate and champion were measured on different retention texts.
-    """
-    before, now = first.perplexity, candidate.headline.perplexity
-    ratio = now / before if now is not None and before else None
-    return alarms_of(evaluation, selection, ratio, candidate.retained(champion), section)
-
-
-def _ruling(
-    comparison: Comparison | None, candidate: Measured, alarms: tuple[Alarm, ...]
-) -> tuple[Verdict, Ruling]:
-    if comparison is None:
-        right, number = candidate.scores.counts[""]
-        return "first", Ruling(
-            True, f"the first champion: {right} of {number} validation prompts right"
-        )
-    ruling = decide(comparison, alarms)
-    return ("promoted" if ruling.promote else "rejected"), ruling
-
-
-def _measures(
-    context: Context,
-    campaign: Campaign,
-    inputs: DecideInputs,
-    summaries: Summaries,
-    log: Sequence[LogEntry],
-    candidate: Measured,
-    champion: Measured | None,
-) -> dict[str, float]:
-    """The round in numbers."""
-    prompts = validation_prompts(context, campaign.prepared)
-    before = champion.results if champion is not None else None
-    train, mix = summaries.train, summaries.mix
-    found = {
-        **loss_measures(train, [entry.loss for entry in log], [entry.tokens for entry in log]),
-        **human_loss_measures(
-            candidate.headline, champion.headline if champion is not None else None
-        ),
-        **answer_measures(candidate.results, before, references_of(prompts.values())),
-        **mix_measures(mix_rows(context, inputs.mix), prompts.values()),
-        **_sample_measures(mix),
-    }
-    if mix.votes is not None and before is not None:
-        found |= verifier_measures(mix.votes, before)
-    num_rows = mix.labelled_rows + mix.self_rows
-    if num_rows:
-        found["epochs"] = train.steps * campaign.recipe.train.batch_size / num_rows
-    return {name: round(float(value), 6) for name, value in sorted(found.items())}
-
-
-def _sample_measures(mix: SelectSummary) -> dict[str, float]:
-    """Of the samples of a round, as far as it drew any."""
-    found: dict[str, float] = {}
-    if mix.audit is not None:
-        found["audit_accuracy"] = mix.audit.model_accuracy
-        found["audit_prompts"] = mix.audit.prompts
-    if mix.generated:
-        found["accepted"] = mix.accepted
-        found["passed"] = passed(mix)
-    if mix.distinct_share is not None:
-        found["distinct_share"] = mix.distinct_share
-    if mix.hinted is not None and mix.too_hard is not None:
-        found["hinted"] = mix.hinted.generated
-        found["hinted_accepted"] = mix.hinted.accepted
-        found["too_hard"] = mix.too_hard.waiting
-    return found
-
-
-def _reflect(
-    campaign: Campaign, evidence: Evidence, ruling: Ruling, candidate: Measured, best: Scores
-) -> tuple[Plan, RoundRecord]:
-    """The plan of the next round and this round's record, without what the receipts account for."""
-    recipe, used, number = campaign.written, campaign.state.plan, campaign.next_round
-    scores, slice_name = candidate.scores, recipe.decide.goal.slice
-    history = campaign.state.history
-    current = _improvement_plan(used, evidence.verdict, recipe)
-    before = current
-    if history:
-        before = _improvement_plan(history[-1].plan, history[-1].verdict, recipe)
-    reviewed = review(
-        history[-1] if history else None,
-        before,
-        current,
-        evidence.verdict,
-        scores.accuracy(),
-        evidence.measures,
-        scores.interval(),
-    )
-    plan, causes = next_plan(
-        recipe, current, diagnose(evidence), reviewed, before, refuted_changes(history)
-    )
-    plan = plan.model_copy(update={"level": next_level(recipe, used.level, best)})
-    return plan, RoundRecord(
-        round=number,
-        verdict=evidence.verdict,
-        why=ruling.why,
-        level=used.level,
-        plan=used,
-        accuracy=scores.accuracy(slice_name),
-        interval=scores.interval(slice_name),
-        overall=scores.accuracy(),
-        test_accuracy=candidate.headline.test_accuracy,
-        slices=scores.slices,
-        pass_at_k=candidate.headline.pass_at_k,
-        perplexity=candidate.headline.perplexity,
-        p_value=evidence.comparison.p_value if evidence.comparison else None,
-        causes=causes,
-        measures=dict(evidence.measures),
-    )
-
-
-def _improvement_plan(plan: Plan, verdict: Verdict, recipe: Recipe) -> Plan:
-    """The settings of a round as an improvement round has them. The first training has those of a
-    stage of its own; later rounds begin from the recipe's, and from what no stage has of its own."""
-    if verdict != "first":
-        return plan
-    own = {
-        name: getattr(plan, name) for name in ("min_vote_share", "max_new_tokens", "neftune_alpha")
-    }
-    return base_plan(recipe).model_copy(update=own)
-
-
-def _account(inputs: DecideInputs, summaries: Summaries, alarms: Sequence[Alarm]) -> dict[str, Any]:
-    """The fields of a round's record that come from the receipts of its steps, and its alarms."""
-    mix = summaries.mix
-    shards = {f"generate-{number}": ref for number, ref in enumerate(mix.shards)}
-    return {
-        "generated": mix.generated,
-        "accepted": mix.accepted,
-        "dropped": mix.dropped,
-        "tokens_generated": mix.tokens_sampled,
-        "tokens_trained": summaries.train.tokens_trained,
-        "alarms": tuple(alarm.why for alarm in alarms),
-        "blocked": any(alarm.blocks for alarm in alarms),
-        "receipts": {
-            **shards,
-            "select": inputs.mix.ref,
-            "train": inputs.train.ref,
-            "evaluate": inputs.evaluate.ref,
-        },
-    }
-
-
-def _next_state(
-    campaign: Campaign,
-    inputs: DecideInputs,
-    summaries: Summaries,
-    record: RoundRecord,
-    plan: Plan,
-) -> State:
-    before = campaign.state
-    changes: dict[str, Any] = {
-        "start": campaign.start.ref,
-        "round": record.round,
-        "plan": plan,
-        "history": (*before.history, record),
-        "rounds_without_gain": before.rounds_without_gain + 1,
-    }
-    # Rows of a mix that teaches errors do not accumulate; a mix without samples has none.
-    if summaries.mix.generated and not summaries.mix.teaches_errors:
-        changes["selections"] = (*before.selections, inputs.mix.ref)
-    if record.verdict != "rejected":
-        changes |= {
-            "champion": inputs.train.ref,
-            "champion_round": record.round,
-            "champion_evaluation": inputs.evaluate.ref,
-            "rounds_without_gain": 0,
-        }
-    if record.verdict == "first":
-        changes["first_evaluation"] = inputs.evaluate.ref
-    return before.model_copy(update=changes)
-
-
-def stop_reason(
-    section: DecideSection, state: State, reached: float, minutes: Callable[[], float]
-) -> StopReason | None:
-    """Why the campaign ends after this round, None if it goes on. The first that applies, in this
-    order."""
-    if reached >= section.goal.threshold:
-        return "target"
-    tokens = sum(one.tokens_generated + one.tokens_trained for one in state.history)
-    if section.budget.tokens is not None and tokens >= section.budget.tokens:
-        return "budget"
-    if section.budget.minutes is not None and minutes() >= section.budget.minutes:
-        return "budget"
-    if state.next_round > section.max_rounds:
-        return "max_rounds"
-    if len(state.history) > 1 and all(one.blocked for one in state.history[-MAX_BLOCKED:]):
-        return "alarm"
-    if state.rounds_without_gain >= section.patience:
-        return "patience"
-    return None
-
-
-def minutes_spent(context: Context, run_id: str) -> float:
-    """Minutes of all attempts of a run, failed ones too. Attempts are records for people: one that
-    cannot be read is noted and costs nothing."""
-    seconds = [
-        attempt.seconds
-        for key in context.store.list(keys.attempts_prefix(run_id))
-        if (attempt := _attempt(context, key)) is not None
-    ]
-    return sum(seconds) / 60.0
-
-
-def _attempt(context: Context, key: str) -> Attempt | None:
-    try:
-        return Attempt.model_validate_json(context.store.get_bytes(key))
-    except (ValidationError, Corrupt):
-        context.progress.note(f"{key} is not an attempt record; its time is not counted")
-        return None

@@ -1,9 +1,8 @@
-"""What decide would have said of a campaign's finished rounds under other settings. Reads receipts,
-writes nothing.
+"""Verdicts on a campaign's finished rounds under other settings. Reads receipts, writes nothing.
 
-A round is decided against the model that would have been champion by then, with the results that
-are stored. What was not carried out cannot be known: if a verdict changes, later rounds would have
-begun from another model; that is said.
+A round is decided against the model that would have been champion by then, with the stored results.
+If a verdict changes, later rounds would have begun from another model: their results stand in for
+results that nobody has, and the answer says so.
 """
 
 from __future__ import annotations
@@ -11,28 +10,25 @@ from __future__ import annotations
 import argparse
 import json
 import textwrap
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from components.contracts.recipe import DecideSection
 from components.contracts.state import RoundRecord, StopReason, Verdict
 from components.contracts.summaries import EvaluateSummary, SelectSummary
-from components.decide.gate import compare, decide
-from components.decide.step import (
-    Measured,
-    alarms_against,
-    champion_of,
-    minutes_spent,
-    promotions_in_a_row,
-    stop_reason,
-)
+from components.decide.gate import Ruling, compare, decide, promotions_in_a_row
+from components.decide.measured import Measured, alarms_against, champion_of
+from components.decide.stopping import minutes_spent, stop_reason
 from components.errors import UserError, one_line
 from components.runtime.campaign import Campaign, load_campaign
 from components.runtime.context import Context
 from components.runtime.entrypoints import step_context
-from components.runtime.receipts import read_receipt, read_summary
+from components.runtime.receipts import Receipt, read_receipt, read_summary
 
+Setting = float | str
 WIDTH = 78
+"""Columns of the text."""
+OWN_SETTINGS = "the recipe's own settings"
 OVERRIDES = {
     "threshold": (float, "decide.goal.threshold: validation accuracy to reach"),
     "slice": (str, "decide.goal.slice, for example length=12; empty: all prompts"),
@@ -43,7 +39,7 @@ OVERRIDES = {
     "retention_margin": (float, "decide.retention_margin: token accuracy that may be lost"),
     "family": (str, "decide.family: tag of families of prompts; empty: none"),
 }
-"""Option → (type, what it is)."""
+"""Option → (type, help text)."""
 
 
 @dataclass(frozen=True)
@@ -52,171 +48,203 @@ class ReplayedRound:
 
     round: int
     verdict: str
-    """What decide said."""
+    """Verdict of the campaign."""
     would_be: str
-    """What it would have said."""
+    """Verdict under the other settings."""
     why: str
+    """Reason of the latter, in a sentence."""
     accuracy: float
-    """Of the candidate, over the goal's slice."""
+    """Validation accuracy of the candidate, over the goal's slice."""
     stop: StopReason | None
-    """Why the campaign would have ended after this round."""
+    """Reason for which the campaign would have ended after this round, or None."""
 
 
 @dataclass(frozen=True)
 class Answer:
     """A campaign under other settings."""
 
-    changed: dict[str, Any]
+    changed: dict[str, Setting]
     """Settings that differ from the recipe's."""
     rounds: tuple[ReplayedRound, ...]
     champion_round: int | None
+    """Champion of the campaign."""
     would_be_champion_round: int
+    """Champion under the other settings."""
     diverges_after: int | None
-    """The first round with another verdict: rounds after it began from a model that would not have
-    been champion."""
+    """The first round with another verdict, or None. Later rounds began from another model than
+    they would have."""
 
 
-def what_if(context: Context, state: str, overrides: dict[str, Any]) -> Answer:
-    """Decide the finished rounds of a campaign again. Raises UserError for a setting that cannot
-    be, or a state without finished rounds."""
+def what_if(context: Context, state: str, overrides: Mapping[str, Setting | None]) -> Answer:
+    """Decide the finished rounds of a campaign again.
+
+    Args:
+        context: Store of the campaign.
+        state: Receipt of its last decide.
+        overrides: Option of OVERRIDES → value; None leaves the recipe's value.
+
+    Raises:
+        UserError: A setting is not valid, or no round is finished.
+    """
     campaign = load_campaign(context, state)
     history = campaign.state.history
     if not history:
         raise UserError(f"{state}: no round is finished, so there is nothing to decide again")
-    section = _section(campaign.written.decide, overrides)
-    first = Measured.of(context, read_receipt(context, history[0].receipts["evaluate"]))
-    best, best_round, waited, rounds = first, 0, 0, list[ReplayedRound]()
-    diverges: int | None = None
-    replayed: tuple[RoundRecord, ...] = ()
-    for record in history:
-        verdict: Verdict = "first"
-        why, blocked, candidate = record.why, False, first
-        if record.verdict != "first":
-            candidate, verdict, why, blocked = _decide_again(
-                context,
-                record,
-                best,
-                best_round,
-                history,
-                first,
-                section,
-                diverges,
-                promotions_in_a_row(replayed),
-            )
-            waited = 0 if verdict == "promoted" else waited + 1
-            best, best_round = (
-                (candidate, record.round) if verdict == "promoted" else (best, best_round)
-            )
-        if verdict != record.verdict and diverges is None:
-            diverges = record.round
-        replayed = (*replayed, record.model_copy(update={"verdict": verdict, "blocked": blocked}))
-        stop = _stop(context, campaign, section, best, replayed, waited)
-        accuracy = candidate.scores.accuracy(section.goal.slice)
-        rounds.append(ReplayedRound(record.round, record.verdict, verdict, why, accuracy, stop))
-        if stop is not None:
-            break
     changed = {name: value for name, value in overrides.items() if value is not None}
-    return Answer(changed, tuple(rounds), campaign.state.champion_round, best_round, diverges)
+    replay = _Replay(context, campaign, _section(campaign.written.decide, changed))
+    for record in history:
+        if replay.decide_again(record) is not None:
+            break
+    return Answer(
+        changed=changed,
+        rounds=tuple(replay.rounds),
+        champion_round=campaign.state.champion_round,
+        would_be_champion_round=replay.champion_round,
+        diverges_after=replay.diverges_after,
+    )
 
 
-def _section(section: DecideSection, overrides: dict[str, Any]) -> DecideSection:
-    given = {name: value for name, value in overrides.items() if value is not None}
-    goal = {name: given.pop(name) for name in ("threshold", "slice") if name in given}
+def _section(section: DecideSection, changed: Mapping[str, Setting]) -> DecideSection:
+    """Return the recipe's section with the changed settings."""
     document = section.model_dump(mode="json")
+    for name, value in changed.items():
+        target = document["goal"] if name in ("threshold", "slice") else document
+        target[name] = value
     try:
-        return DecideSection.model_validate(
-            {**document, **given, "goal": {**document["goal"], **goal}}
-        )
+        return DecideSection.model_validate(document)
     except ValueError as error:
         raise UserError(f"what-if: {one_line(error, 300)}") from None
 
 
-def _decide_again(
-    context: Context,
-    record: RoundRecord,
-    best: Measured,
-    best_round: int,
-    history: tuple[RoundRecord, ...],
-    first: Measured,
-    section: DecideSection,
-    diverges: int | None,
-    promotions: int,
-) -> tuple[Measured, Verdict, str, bool]:
-    """(the candidate, verdict, why, whether an alarm blocked it)."""
-    evaluation = read_receipt(context, record.receipts["evaluate"])
-    candidate = Measured.of(context, evaluation)
-    selection = read_summary(read_receipt(context, record.receipts["select"]), SelectSummary)
-    champion = best
-    if diverges is None:  # as it was: what was measured of the champion beside the candidate
-        before = read_receipt(
-            context, next(one for one in history if one.round == best_round).receipts["evaluate"]
+class _Replay:
+    """The rounds of a campaign, decided one after the other under other settings."""
+
+    def __init__(self, context: Context, campaign: Campaign, section: DecideSection) -> None:
+        self._context = context
+        self._campaign = campaign
+        self._section = section
+        self._history = campaign.state.history
+        self._first = Measured.of(context, self._evaluation_of_round(self._history[0].round))
+        self._champion = self._first
+        self._replayed: tuple[RoundRecord, ...] = ()
+        self._rounds_without_gain = 0
+        self.champion_round = 0
+        """Champion so far."""
+        self.diverges_after: int | None = None
+        """The first round with another verdict."""
+        self.rounds: list[ReplayedRound] = []
+
+    def decide_again(self, record: RoundRecord) -> StopReason | None:
+        """Decide the next round; return the reason for which the campaign would end after it."""
+        verdict: Verdict = "first"
+        reason = record.why
+        blocked = False
+        candidate = self._first
+        # The first champion is compared with nothing, under any settings.
+        if record.verdict != "first":
+            candidate = Measured.of(self._context, self._evaluation_of_round(record.round))
+            ruling, blocked = self._ruling(record, candidate)
+            verdict = "promoted" if ruling.promote else "rejected"
+            reason = ruling.reason
+            self._rounds_without_gain += 1
+            if ruling.promote:
+                self._rounds_without_gain = 0
+                self._champion = candidate
+                self.champion_round = record.round
+        if verdict != record.verdict and self.diverges_after is None:
+            self.diverges_after = record.round
+        replayed = record.model_copy(update={"verdict": verdict, "blocked": blocked})
+        self._replayed = (*self._replayed, replayed)
+        stop = self._stop()
+        accuracy = candidate.scores.accuracy(self._section.goal.slice)
+        self.rounds.append(
+            ReplayedRound(record.round, record.verdict, verdict, reason, accuracy, stop)
         )
-        champion = champion_of(context, evaluation, before)
-    summary = read_summary(evaluation, EvaluateSummary)
-    alarms = alarms_against(candidate, champion, first.headline, summary, selection, section)
-    ruling = decide(compare(champion.results, candidate.results, section, promotions), alarms)
-    blocked = any(alarm.blocks for alarm in alarms)
-    return candidate, "promoted" if ruling.promote else "rejected", ruling.why, blocked
+        return stop
 
+    def _evaluation_of_round(self, number: int) -> Receipt:
+        record = next(record for record in self._history if record.round == number)
+        return read_receipt(self._context, record.receipts["evaluate"])
 
-def _stop(
-    context: Context,
-    campaign: Campaign,
-    section: DecideSection,
-    best: Measured,
-    history: tuple[RoundRecord, ...],
-    waited: int,
-) -> StopReason | None:
-    state = campaign.state.model_copy(
-        update={"round": history[-1].round, "history": history, "rounds_without_gain": waited}
-    )
-    reached = best.scores.accuracy(section.goal.slice)
-    return stop_reason(section, state, reached, lambda: minutes_spent(context, state.run_id))
+    def _ruling(self, record: RoundRecord, candidate: Measured) -> tuple[Ruling, bool]:
+        """Return (the gate's verdict on a candidate, True if an alarm blocks it)."""
+        champion = self._champion
+        if self.diverges_after is None:
+            # The champion is still that of the campaign: its results beside the candidate's count,
+            # which are of the same engine and batches.
+            champion = champion_of(
+                self._context,
+                self._evaluation_of_round(record.round),
+                self._evaluation_of_round(self.champion_round),
+            )
+        evaluation = read_summary(self._evaluation_of_round(record.round), EvaluateSummary)
+        mix = read_receipt(self._context, record.receipts["select"])
+        selection = read_summary(mix, SelectSummary)
+        alarms = alarms_against(
+            candidate, champion, self._first.headline, evaluation, selection, self._section
+        )
+        promotions = promotions_in_a_row(self._replayed)
+        comparison = compare(champion.results, candidate.results, self._section, promotions)
+        return decide(comparison, alarms), any(alarm.blocks for alarm in alarms)
+
+    def _stop(self) -> StopReason | None:
+        state = self._campaign.state.model_copy(
+            update={
+                "round": self._replayed[-1].round,
+                "history": self._replayed,
+                "rounds_without_gain": self._rounds_without_gain,
+            }
+        )
+        reached = self._champion.scores.accuracy(self._section.goal.slice)
+        return stop_reason(
+            self._section, state, reached, lambda: minutes_spent(self._context, state.run_id)
+        )
 
 
 def in_words(answer: Answer) -> str:
-    """For a terminal of 80 columns or fewer."""
-    settings = (
-        ", ".join(f"{name} {value}" for name, value in answer.changed.items())
-        or "the recipe's own settings"
-    )
-    lines = textwrap.wrap(f"With {settings}:", WIDTH)
-    for one in answer.rounds:
-        verdict = one.verdict if one.verdict == one.would_be else f"{one.verdict} -> {one.would_be}"
-        lines.append(f"round {one.round}  {100 * one.accuracy:.1f} %  {verdict}")
-        lines += textwrap.wrap(one.why, WIDTH, initial_indent="  ", subsequent_indent="  ")
-        if one.stop is not None:
-            lines.append(f"  the campaign ends here: {one.stop}")
+    """Return the answer as text for a terminal of 80 columns."""
+    settings = ", ".join(f"{name} {value}" for name, value in answer.changed.items())
+    lines = textwrap.wrap(f"With {settings or OWN_SETTINGS}:", WIDTH)
+    for replayed in answer.rounds:
+        verdict = replayed.verdict
+        if replayed.would_be != verdict:
+            verdict += f" -> {replayed.would_be}"
+        lines.append(f"round {replayed.round}  {100 * replayed.accuracy:.1f} %  {verdict}")
+        lines += textwrap.wrap(replayed.why, WIDTH, initial_indent="  ", subsequent_indent="  ")
+        if replayed.stop is not None:
+            lines.append(f"  the campaign ends here: {replayed.stop}")
     lines.append(
-        f"champion: round {answer.champion_round} as it was, round {answer.would_be_champion_round} with this"
+        f"champion: round {answer.champion_round} as it was, "
+        f"round {answer.would_be_champion_round} with this"
     )
-    later = [
-        one
-        for one in answer.rounds
-        if answer.diverges_after is not None and one.round > answer.diverges_after
+    later_rounds = [
+        replayed.round
+        for replayed in answer.rounds
+        if answer.diverges_after is not None and replayed.round > answer.diverges_after
     ]
-    if later:
-        told = (
-            f"From round {later[0].round} on the rounds that were carried out began from another model than they would "
-            "have: their results stand in for results that nobody has."
+    if later_rounds:
+        remark = (
+            f"From round {later_rounds[0]} on the rounds that were carried out began from "
+            "another model than they would have: "
+            "their results stand in for results that nobody has."
         )
-        lines += textwrap.wrap(told, WIDTH)
+        lines += textwrap.wrap(remark, WIDTH)
     return "\n".join(lines)
 
 
 def main(arguments: list[str]) -> None:
-    """`python -m components.decide what-if --state URI …`."""
+    """Run `python -m components.decide what-if --state URI …`."""
     parser = argparse.ArgumentParser(
         prog="python -m components.decide what-if", description=__doc__, allow_abbrev=False
     )
     parser.add_argument(
         "--state", required=True, metavar="URI", help="receipt of the last decide of a campaign"
     )
-    for name, (kind, text) in OVERRIDES.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=text)
+    for name, (value_type, text) in OVERRIDES.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=value_type, help=text)
     parser.add_argument("--json", action="store_true", help="one JSON document")
-    given = vars(parser.parse_args(arguments))
-    state, as_json = given.pop("state"), given.pop("json")
-    with step_context(state) as context:
-        answer = what_if(context, state, given)
-    print(json.dumps(asdict(answer)) if as_json else in_words(answer))
+    options = parser.parse_args(arguments)
+    overrides = {name: getattr(options, name) for name in OVERRIDES}
+    with step_context(options.state) as context:
+        answer = what_if(context, options.state, overrides)
+    print(json.dumps(asdict(answer)) if options.json else in_words(answer))

@@ -64,7 +64,7 @@ def test_a_candidate_that_is_not_better_is_never_promoted(
     ruling = decide(compared(wins, losses, both, 1), alarms(ratio))
     if wins <= losses:
         assert not ruling.promote
-        assert ruling.why.startswith("not better")
+        assert ruling.reason.startswith("not better")
     if ruling.promote:
         assert compared(wins, losses).p_value <= 0.01
         assert ratio is None or ratio <= 1.10
@@ -76,9 +76,9 @@ def test_seven_clear_wins_are_proof_and_six_are_not_at_five_rounds() -> None:
     assert not rejected.promote
     assert (
         "6 prompts only the candidate got right, 0 only the champion, of 56 (+10.7 points; p = 0.016"
-        in rejected.why
+        in rejected.reason
     )
-    assert "four times out of five" in rejected.why
+    assert "four times out of five" in rejected.reason
 
 
 def test_a_p_value_at_its_level_is_proof_and_one_above_it_is_none() -> None:
@@ -91,7 +91,7 @@ def test_a_candidate_that_unlearns_human_text_is_rejected_with_the_numbers() -> 
     assert decide(compared(40, 2), alarms(1.10)).promote
     rejected = decide(compared(40, 2), alarms(1.101))
     assert not rejected.promote
-    assert rejected.why.startswith(
+    assert rejected.reason.startswith(
         "collapse guard: perplexity on human text is 1.101 times that of round 0"
     )
 
@@ -195,7 +195,7 @@ def test_one_family_that_is_won_as_a_whole_is_one_piece_of_evidence() -> None:
     assert decide(spread).promote
     assert (
         "12 prompts only the candidate got right, 0 only the champion, of 400 in 20 families"
-        in decide(spread).why
+        in decide(spread).reason
     )
 
 
@@ -204,7 +204,7 @@ def test_too_few_families_can_prove_nothing_and_the_gate_says_so() -> None:
     assert few.detectable is None
     rejected = decide(few)
     assert not rejected.promote
-    assert "these prompts are too few to show any gain" in rejected.why
+    assert "these prompts are too few to show any gain" in rejected.reason
 
 
 def test_a_tag_that_prompts_lack_is_told_with_those_they_have() -> None:
@@ -225,8 +225,8 @@ def test_numeric_answers_can_be_compared_by_how_far_off_they_are() -> None:
     champion, nearer = numeric([-4.0, 3.0] * 20), numeric([-2.0, 1.5] * 20)
     ruling = decide(compare(champion, nearer, by_error))
     assert ruling.promote
-    assert "40 prompts with a smaller error than the champion's" in ruling.why
-    assert "mean absolute error -1.75" in ruling.why
+    assert "40 prompts with a smaller error than the champion's" in ruling.reason
+    assert "mean absolute error -1.75" in ruling.reason
     assert not decide(compare(nearer, champion, by_error)).promote
     silent = numeric([None] * 40)  # no number counts as the largest error there is
     assert not decide(compare(champion, silent, by_error)).promote
@@ -252,12 +252,12 @@ def test_retention_must_be_shown_not_to_be_lost() -> None:
     assert lost.blocks
     assert (
         "token accuracy -2.00 points on 40 rows, lower 95 % bound -2.00, above -1.00 is needed"
-        in lost.why
+        in lost.reason
     )
     assert not decide(compared(40, 2), (lost,)).promote
     (unsure,) = retained([50] * 4, [40, 60, 45, 56])
-    assert "may have lost human text" in unsure.why
-    assert "4 rows say little" in unsure.why
+    assert "may have lost human text" in unsure.reason
+    assert "4 rows say little" in unsure.reason
 
 
 def test_a_retention_margin_of_null_switches_that_guard_off() -> None:
@@ -274,12 +274,12 @@ def test_alarms_of_evaluate_and_select_block_and_warnings_do_not() -> None:
     )
     (block,) = alarms(None, blocks=(sign,))
     (warning,) = alarms(None, warnings=(sign,))
-    assert decide(compared(40, 2), (block,)).why.startswith(
+    assert decide(compared(40, 2), (block,)).reason.startswith(
         "collapse guard: distinct-2 is 0.80 of round 0's; 40 prompts"
     )
     assert decide(compared(40, 2), (warning,)).promote
     (taught,) = alarms(None, teaches_errors=("vote",))
-    assert decide(compared(40, 2), (taught,)).why.startswith(
+    assert decide(compared(40, 2), (taught,)).reason.startswith(
         "the mix teaches errors: by the audit set, what vote kept"
     )
     # Perplexity is compared with the recipe's bound, not with evaluate's.
@@ -296,8 +296,8 @@ def test_a_loop_that_agrees_more_and_is_right_less_is_warned_of() -> None:
     before = (recorded(1, 5, told(0.6, 0.7)), recorded(2, 5, told(0.7, 0.66)))
     (warning,) = self_agreement(before, told(0.8, 0.55), 5)
     assert not warning.blocks
-    assert "0.550 of the samples are right on the audit split, in round 1 0.700" in warning.why
-    assert "agree with each other more (0.800, 0.600)" in warning.why
+    assert "0.550 of the samples are right on the audit split, in round 1 0.700" in warning.reason
+    assert "agree with each other more (0.800, 0.600)" in warning.reason
 
 
 def test_agreement_alone_or_a_fall_that_may_be_chance_is_no_alarm() -> None:

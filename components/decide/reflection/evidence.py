@@ -1,4 +1,4 @@
-"""What reflection looks at in one finished round, and how a check says what it found."""
+"""The evidence of one finished round, and a constructor of findings for the checks."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ from components.contracts.summaries import SelectSummary, TrainSummary
 from components.decide.gate import Comparison, Scores
 from components.decide.reflection.plan import Change, Finding
 
+# On a solved task a loss of 0.0004 may well double: ratios of losses alone say nothing.
 NOTICEABLE_NATS = 0.01
-"""A smaller change of a loss says nothing: on a solved task a loss of 0.0004 may well double."""
+"""A smaller change of a loss, in nats per token, is no evidence."""
+# Below it there is little left to learn, so a flat curve is no sign of a bad training.
 HIGH_LOSS = 0.3
-"""Nats per token: below it there is little left to learn, so a flat curve says nothing."""
+"""Loss in nats per token above which something is left to learn."""
+# Do not mend what works: a promoted candidate's causes fall below the confidence of a change
+# (`plan.MIN_CONFIDENCE`) unless they are very sure.
 SETTLED = 0.6
-"""Confidence in a cause is multiplied by this when the round was good all the same: do not mend
-what works."""
+"""Factor of the confidence in a cause if the candidate was promoted."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What reflection looks at: one finished round."""
+    """Everything that the checks of reflection read about one finished round."""
 
     recipe: Recipe
     round: int
@@ -32,40 +35,51 @@ class Evidence:
     """The settings of this round."""
     train: TrainSummary
     losses: Sequence[float | None]
-    """Training loss step by step; None or not finite where a step was skipped."""
+    """Training loss of each step; None or not finite where a step was skipped."""
     finished_share: float
-    """Of this round's samples; of the evaluation in a round without samples."""
+    """Share of this round's samples that the model ended itself; of the evaluation's answers if the
+    round drew no samples."""
     candidate: Scores
     select: SelectSummary
-    """Of the mix that was trained on."""
+    """Summary of the mix that was trained on."""
     comparison: Comparison | None = None
+    """The gate's comparison with the champion; None before there is a champion."""
     measures: Mapping[str, float] = field(default_factory=dict)
-    """The round in numbers (`components.decide.reflection.measures`); a name is absent where it was not
-    measured."""
+    """The round in numbers (`components.decide.reflection.measures`); a name is absent if it was
+    not measured."""
 
     def __getitem__(self, name: str) -> float:
-        """A measure; NaN where it is absent, so that no comparison with it holds."""
+        """Return a measure; NaN if it is absent, so that no comparison with it holds."""
         return self.measures.get(name, float("nan"))
 
-    def found(
+    def finding(
         self,
         name: str,
         confidence: float,
         change: Change | None,
-        said: str,
+        description: str,
         predicted: str,
         *,
         measure: str | None = None,
         direction: Literal["up", "down"] | None = None,
         otherwise: Change | None = None,
     ) -> Finding:
-        """A cause. `measure` (and which way it should go) is how the next round is asked whether
-        the change helped; `otherwise` is the change to make where `change` is at its bound or has
-        been taken back before."""
+        """Return a finding about this round.
+
+        Args:
+            name: Name of the cause.
+            confidence: From 0 to 1, before it is lowered for a promoted candidate.
+            change: Change of the plan; None if a person has to act.
+            description: The evidence in words, with the numbers.
+            predicted: The effect that the change should have, in words.
+            measure: The measure that should move: the next round is asked whether it has.
+            direction: The way it should move.
+            otherwise: Change to make if `change` is at its bound or was taken back before.
+        """
         settled = SETTLED if self.verdict in ("promoted", "first") else 1.0
         return Finding(
             name=name,
-            evidence=said,
+            evidence=description,
             confidence=confidence * settled,
             change=change,
             predicted=predicted,

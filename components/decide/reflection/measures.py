@@ -1,5 +1,8 @@
-"""What reflection looks at: one round in numbers, from its receipts. Each has a name and is absent
-where it was not measured; the names are what a predicted effect is stated in."""
+"""Measures of one round, from its receipts: the numbers that reflection reads.
+
+Each has a name and is absent if it was not measured. Predicted effects of a change name one of
+them.
+"""
 
 from __future__ import annotations
 
@@ -19,212 +22,304 @@ from components.runtime.receipts import Receipt, fetch
 from components.statistics import jensen_shannon, two_proportions_z
 
 MAX_ROWS = 200_000
-"""Rows of a file that are looked at."""
-AROUND, REACH = 6, 60
-"""A loss is held against up to so many before it and after it, no farther away than REACH steps."""
+"""Rows of a file that are read."""
+NEIGHBOURS = 6
+"""Losses before a step, and after it, that its loss is compared with, at most."""
+REACH = 60
+"""Steps that such a neighbour may be away, at most."""
+FEW_NEIGHBOURS = 4
+"""With fewer of them no step is called a spike."""
+SAME_LENGTH = 1.2
+"""Ratio of token counts up to which two batches have about the same length."""
 FEW_MINORITY = 10
-"""Of fewer answers than these no share is taken."""
+"""With fewer minority answers no share of them is taken."""
 LEFT_OUT = ("solved", "diversity")
 """Reasons for a drop that may leave nothing of a prompt that was answered right."""
 ALIKE = ("duplicate", "near_duplicate", "same_path", "cap", *LEFT_OUT)
-"""Reasons for a drop that say nothing against an answer: there are enough like it."""
+"""Reasons for a drop that say nothing against an answer: there are enough answers like it."""
+
+Tags = tuple[tuple[str, str], ...]
 
 
 def loss_measures(
     train: TrainSummary, losses: Sequence[float | None], tokens: Sequence[int] = ()
 ) -> dict[str, float]:
-    """Of the training: `first_loss` (before any update), `last_loss` (mean of a tenth of the
-    steps), `peak_loss` (highest mean of as many steps in a row), `loss_fall` (relative, between
-    means), `loss_spikes`, `skipped_steps`, `dev_rise` (final over best), and `above_dev`
-    (last training loss over final dev loss). `losses` and `tokens` are those of each step."""
-    known = [
-        (place, loss)
-        for place, loss in enumerate(losses)
-        if loss is not None and math.isfinite(loss)
-    ]
-    finite = [loss for _, loss in known]
-    found = {"skipped_steps": float(train.skipped_steps + len(losses) - len(finite))}
-    best, final = train.best_dev_loss, train.final_dev_loss
-    if best is not None and final is not None:
-        found["dev_rise"] = final - best
-        found["dev_loss"] = best
+    """Return the measures of the training.
+
+    Args:
+        train: Summary of the train receipt.
+        losses: Training loss of each step, in nats per token.
+        tokens: Tokens of each step; empty if not known.
+
+    Returns:
+        `first_loss` (before any update), `last_loss` (mean of the last tenth of the steps),
+        `peak_loss` (highest mean of as many steps in a row), `loss_fall` (relative, from the first
+        to the last mean), `loss_spikes`, `skipped_steps`, `dev_loss` (best), `dev_rise` (final
+        minus best), `above_dev` (last training loss minus final dev loss).
+    """
+    finite_losses = {
+        step: loss for step, loss in enumerate(losses) if loss is not None and math.isfinite(loss)
+    }
+    finite = list(finite_losses.values())
+    # A step whose loss is not finite changes no weights, like one that the optimizer skipped.
+    num_not_finite = len(losses) - len(finite)
+    measures = {"skipped_steps": float(train.skipped_steps + num_not_finite)}
+    best_dev_loss = train.best_dev_loss
+    final_dev_loss = train.final_dev_loss
+    if best_dev_loss is not None and final_dev_loss is not None:
+        measures["dev_rise"] = final_dev_loss - best_dev_loss
+        measures["dev_loss"] = best_dev_loss
     if not finite:
-        return found
-    width = max(len(finite) // 10, min(3, -(-len(finite) // 3)))
-    windows = [fmean(finite[start : start + width]) for start in range(len(finite) - width + 1)]
-    found |= {"first_loss": finite[0], "last_loss": windows[-1], "peak_loss": max(windows)}
-    found["loss_fall"] = (windows[0] - windows[-1]) / max(windows[0], 1e-9)
-    found["loss_spikes"] = float(
-        len(spikes(finite, [tokens[place] for place, _ in known] if tokens else ()))
-    )
-    if final is not None:
-        found["above_dev"] = windows[-1] - final
-    return found
+        return measures
+    means = _moving_means(finite)
+    first_mean = means[0]
+    last_mean = means[-1]
+    finite_tokens = [tokens[step] for step in finite_losses] if tokens else []
+    measures["first_loss"] = finite[0]
+    measures["last_loss"] = last_mean
+    measures["peak_loss"] = max(means)
+    measures["loss_fall"] = (first_mean - last_mean) / max(first_mean, 1e-9)
+    measures["loss_spikes"] = float(len(spikes(finite, finite_tokens)))
+    if final_dev_loss is not None:
+        measures["above_dev"] = last_mean - final_dev_loss
+    return measures
+
+
+def _moving_means(losses: Sequence[float]) -> list[float]:
+    """Return the means of all windows of a tenth of the losses."""
+    # Of a short training a window has three losses, or a third of them: one batch alone is noise.
+    third = math.ceil(len(losses) / 3)
+    width = max(len(losses) // 10, min(3, third))
+    begins = range(len(losses) - width + 1)
+    return [fmean(losses[begin : begin + width]) for begin in begins]
 
 
 def human_loss_measures(candidate: ModelScores, champion: ModelScores | None) -> dict[str, float]:
-    """`human_loss` and `human_loss_rise` against the champion, nats per token on human text."""
+    """Return the loss on human text and its rise against the champion, in nats per token.
+
+    Args:
+        candidate: Scores of the candidate.
+        champion: Scores of the champion; None before there is one.
+
+    Returns:
+        `human_loss` and `human_loss_rise`, as far as both models were measured.
+    """
     if candidate.perplexity is None:
         return {}
-    found = {"human_loss": math.log(candidate.perplexity)}
+    loss = math.log(candidate.perplexity)
+    measures = {"human_loss": loss}
     if champion is not None and champion.perplexity is not None:
-        found["human_loss_rise"] = found["human_loss"] - math.log(champion.perplexity)
-    return found
+        measures["human_loss_rise"] = loss - math.log(champion.perplexity)
+    return measures
 
 
 def spikes(losses: Sequence[float], tokens: Sequence[int] = ()) -> list[int]:
-    """Steps whose loss stands far above those around it: three times their median and half a nat
-    more. With the tokens of each step, only batches of about the same length are compared: rows of
-    another length may be another task."""
+    """Return the steps whose loss stands far above its neighbours.
 
-    def like(place: int, others: range) -> Iterator[float]:
-        alike = (one for one in others if not tokens or _alike(tokens[place], tokens[one]))
-        return (losses[one] for one in itertools.islice(alike, AROUND))
+    Far above is more than three times their median, and more than half a nat above it.
 
-    found = []
-    for place, loss in enumerate(losses):
-        before, after = (
-            range(place - 1, max(-1, place - 1 - REACH), -1),
-            range(place + 1, len(losses))[:REACH],
+    Args:
+        losses: Loss of each step.
+        tokens: Tokens of each step. If given, only batches of about the same length are compared.
+    """
+    spiking = []
+    for step, loss in enumerate(losses):
+        neighbours = _neighbours(step, losses, tokens)
+        if len(neighbours) < FEW_NEIGHBOURS:
+            continue
+        usual = median(neighbours)
+        if loss > max(3 * usual, usual + 0.5):
+            spiking.append(step)
+    return spiking
+
+
+def _neighbours(step: int, losses: Sequence[float], tokens: Sequence[int]) -> list[float]:
+    """Return the losses nearest to a step, of both sides, whose batches are comparable."""
+    earlier_steps = range(step - 1, max(-1, step - 1 - REACH), -1)
+    later_steps = range(step + 1, min(len(losses), step + 1 + REACH))
+    neighbours: list[float] = []
+    for side in (earlier_steps, later_steps):
+        # Rows of another length may be another task, whose loss is higher without being wrong.
+        comparable = (
+            other for other in side if not tokens or _same_length(tokens[step], tokens[other])
         )
-        around = [*like(place, before), *like(place, after)]
-        if len(around) >= 4 and loss > max(3 * median(around), median(around) + 0.5):
-            found.append(place)
-    return found
+        neighbours += [losses[other] for other in itertools.islice(comparable, NEIGHBOURS)]
+    return neighbours
 
 
-def _alike(first: int, second: int) -> bool:
-    return max(first, second) <= 1.2 * min(first, second)
+def _same_length(first: int, second: int) -> bool:
+    return max(first, second) <= SAME_LENGTH * min(first, second)
 
 
 def answer_measures(
     candidate: Sequence[Result], champion: Sequence[Result] | None, references: Mapping[str, str]
 ) -> dict[str, float]:
-    """Of the validation answers: `accuracy`, `finished_share`, `same_answers` (share that the
-    champion gives too), `runs_on` and `cut_short` (share of all answers that did not end and hold
-    the right answer and more, or its beginning alone)."""
-    found = {
-        name: fmean(getattr(row, kind) for row in candidate)
-        for name, kind in (("accuracy", "correct"), ("finished_share", "finished"))
+    """Return the measures of the validation answers.
+
+    Args:
+        candidate: Validation results of the candidate.
+        champion: Validation results of the champion; None before there is one.
+        references: Prompt id → right answer.
+
+    Returns:
+        `accuracy`, `finished_share`, `same_answers` (share that the champion gives too), `runs_on`
+        and `cut_short` (share of all answers that did not end and hold the right answer and more,
+        or its beginning alone).
+    """
+    num_run_on = 0
+    num_cut_short = 0
+    for row in candidate:
+        text = row.text.strip()
+        reference = references.get(row.prompt_id, "").strip()
+        if reference and not row.finished:
+            num_run_on += text.startswith(reference) and text != reference
+            num_cut_short += reference.startswith(text)
+    measures = {
+        "accuracy": fmean(row.correct for row in candidate),
+        "finished_share": fmean(row.finished for row in candidate),
+        "runs_on": num_run_on / len(candidate),
+        "cut_short": num_cut_short / len(candidate),
     }
-    unfinished = [
-        (row.text.strip(), references.get(row.prompt_id, "").strip())
-        for row in candidate
-        if not row.finished
-    ]
-    told = [(text, right) for text, right in unfinished if right]
-    found["runs_on"] = sum(text.startswith(right) and text != right for text, right in told) / len(
-        candidate
-    )
-    found["cut_short"] = sum(right.startswith(text) for text, right in told) / len(candidate)
     if champion is not None:
-        before = {row.prompt_id: row.text for row in champion}
-        found["same_answers"] = fmean(before.get(row.prompt_id) == row.text for row in candidate)
-    return found
+        champion_answers = {row.prompt_id: row.text for row in champion}
+        measures["same_answers"] = fmean(
+            champion_answers.get(row.prompt_id) == row.text for row in candidate
+        )
+    return measures
 
 
 def mix_rows(context: Context, mix: Receipt) -> Iterator[TrainingRow]:
-    """The first MAX_ROWS rows of a training mix."""
+    """Yield the first MAX_ROWS rows of a training mix."""
     return itertools.islice(read_rows(fetch(context, mix, MIX), TrainingRow), MAX_ROWS)
 
 
 def mix_measures(rows: Iterable[TrainingRow], validation: Iterable[Prompt]) -> dict[str, float]:
-    """Of the training mix: `labelled_weight` (share of what is drawn), `repeated` (share that
-    repeats an earlier row but for spaces, case and punctuation at the ends), `repeated_labelled`
-    (the part of it that is labelled), `contaminated` (share of the validation prompts that are
-    trained on, alike), and `answer_shift` (Jensen-Shannon distance, 0 to 1, between the last
-    characters of labelled and self-made answers)."""
-    seen, texts = set[tuple[str, str]](), set[str]()
-    weight, repeated = defaultdict[str, float](float), defaultdict[str, float](float)
-    endings: dict[str, dict[str, float]] = {
-        "labelled": defaultdict(float),
-        "self": defaultdict(float),
-    }
+    """Return the measures of the training mix; empty without rows.
+
+    Args:
+        rows: The mix. Texts are compared `loosely`.
+        validation: Validation prompts.
+
+    Returns:
+        `labelled_weight` (share of the draws), `repeated` (share of the draws that repeat an
+        earlier row), `repeated_labelled` (the part of it that is labelled), `contaminated` (share
+        of the validation prompts that are trained on), `answer_shift` (Jensen–Shannon distance of
+        the last characters of labelled and generated answers, 0 to 1).
+    """
+    earlier_rows: set[tuple[str, str]] = set()
+    trained_prompts: set[str] = set()
+    weight: defaultdict[str, float] = defaultdict(float)
+    repeated: defaultdict[str, float] = defaultdict(float)
+    endings: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
     for row in rows:
-        key = (loosely(row.prompt), loosely(row.completion))
+        prompt = loosely(row.prompt)
+        completion = loosely(row.completion)
         weight[row.source] += row.weight
-        if key in seen:
+        if (prompt, completion) in earlier_rows:
             repeated[row.source] += row.weight
-        seen.add(key)
+        earlier_rows.add((prompt, completion))
+        # Raw text has no prompt, so nothing that a validation prompt could be compared with.
         if row.prompt:
-            texts.add(key[0])
-            endings[row.source][key[1][-1:]] += row.weight
+            trained_prompts.add(prompt)
+            endings[row.source][completion[-1:]] += row.weight
     total = sum(weight.values())
     if not total:
         return {}
-    prompts = [loosely(prompt.text) for prompt in validation]
-    found = {
+    validation_texts = [loosely(prompt.text) for prompt in validation]
+    num_contaminated = sum(text in trained_prompts for text in validation_texts)
+    measures = {
         "labelled_weight": weight["labelled"] / total,
         "repeated": sum(repeated.values()) / total,
         "repeated_labelled": repeated["labelled"] / total,
-        "contaminated": sum(text in texts for text in prompts) / max(1, len(prompts)),
+        "contaminated": num_contaminated / max(1, len(validation_texts)),
     }
     if endings["labelled"] and endings["self"]:
-        found["answer_shift"] = jensen_shannon(endings["labelled"], endings["self"])
-    return found
+        measures["answer_shift"] = jensen_shannon(endings["labelled"], endings["self"])
+    return measures
 
 
 def verifier_measures(votes: Votes, champion: Sequence[Result]) -> dict[str, float]:
-    """What the verifier says of the answers most samples of a prompt agree on, beside what the
-    champion is known to get right on validation prompts with the same tags.
+    """Return the verifier's verdicts on majority answers, beside the champion's accuracy.
 
-    `agreement`: mean share of a prompt's samples that give its most frequent answer;
-    `majority_passed`: share of the `majority_prompts` whose most frequent answer the verifier
-    accepts; `majority_expected`: the champion's accuracy; `verifier_z`: how many standard errors
-    the former is above the latter; `refused_agreement`, `passed_agreement`: agreement on prompts of
-    either kind; `disputed`, `minority_passed`: share of accepted answers that are not the most
-    frequent one, and share of those that the verifier accepts.
+    The majority answer of a prompt is the one that most of its samples give. The accuracy is that
+    on validation prompts with the same tags.
+
+    Args:
+        votes: Votes of the round's samples, counted by select.
+        champion: Validation results of the champion.
+
+    Returns:
+        `agreement`: mean share of a prompt's samples that give its majority answer;
+        `majority_prompts`: number of prompts; `majority_passed`: share of them whose majority
+        answer the verifier accepts; `majority_expected`: the champion's accuracy; `verifier_z`:
+        standard errors that the former is above the latter; `passed_agreement`,
+        `refused_agreement`: agreement on prompts whose majority answer was accepted, or not;
+        `disputed`: share of the accepted samples that are minority answers; `minority_passed`:
+        share of the minority answers that the verifier accepts.
     """
-    found = {
+    measures = {
         "agreement": votes.agreement,
         "majority_passed": votes.prompts_passed / votes.prompts,
         "disputed": votes.disputed / max(1, votes.accepted),
         "majority_prompts": float(votes.prompts),
     }
     if votes.minority >= FEW_MINORITY:
-        found["minority_passed"] = votes.minority_passed / votes.minority
+        measures["minority_passed"] = votes.minority_passed / votes.minority
     if votes.passed_agreement is not None:
-        found["passed_agreement"] = votes.passed_agreement
+        measures["passed_agreement"] = votes.passed_agreement
     if votes.refused_agreement is not None:
-        found["refused_agreement"] = votes.refused_agreement
-    expected, number = _expected(votes, champion)
-    if number:
-        found["majority_expected"] = expected
-        found["verifier_z"] = two_proportions_z(
-            found["majority_passed"], votes.prompts, expected, number
+        measures["refused_agreement"] = votes.refused_agreement
+    expected, num_validation = _expected(votes, champion)
+    if num_validation:
+        measures["majority_expected"] = expected
+        measures["verifier_z"] = two_proportions_z(
+            measures["majority_passed"], votes.prompts, expected, num_validation
         )
-    return found
+    return measures
 
 
 def _expected(votes: Votes, champion: Sequence[Result]) -> tuple[float, int]:
-    """(accuracy of the champion on validation prompts tagged like these, how many they are)."""
-    verdicts: dict[tuple[tuple[str, str], ...], list[bool]] = defaultdict(list)
+    """Return (accuracy of the champion on validation prompts tagged like these, their number)."""
+    verdicts: defaultdict[Tags, list[bool]] = defaultdict(list)
     for row in champion:
-        verdicts[tuple(sorted(row.tags.items()))].append(row.correct)
-    known = {
-        tags: kind.prompts
-        for kind in votes.kinds
-        if (tags := tuple(sorted(kind.tags.items()))) in verdicts
-    }
-    if not known:
+        verdicts[_sorted_tags(row.tags)].append(row.correct)
+    weighted_sum = 0.0
+    num_prompts = 0
+    num_validation = 0
+    for kind in votes.kinds:
+        kind_verdicts = verdicts.get(_sorted_tags(kind.tags))
+        if kind_verdicts is not None:
+            # Weighted by the sampled prompts, so that both have the same mixture of kinds.
+            weighted_sum += kind.prompts * fmean(kind_verdicts)
+            num_prompts += kind.prompts
+            num_validation += len(kind_verdicts)
+    if not num_prompts:
         return 0.0, 0
-    total = sum(known.values())
-    accuracy = sum(count * fmean(verdicts[tags]) for tags, count in known.items()) / total
-    return accuracy, sum(len(verdicts[tags]) for tags in known)
+    return weighted_sum / num_prompts, num_validation
+
+
+def _sorted_tags(tags: Mapping[str, str]) -> Tags:
+    return tuple(sorted(tags.items()))
 
 
 def loosely(text: str) -> str:
-    """A text without case, white space and punctuation at its ends: what looks the same to a
-    person."""
+    """Return a text without case, white space, and punctuation at its ends.
+
+    Texts that look the same to a person are then equal.
+    """
     return "".join(text.split()).casefold().strip(".,;:!?'\"")
 
 
 def references_of(prompts: Iterable[Prompt]) -> dict[str, str]:
-    """Prompt id → right answer, where the verifier has one."""
-    return {one.id: str(one.reference["answer"]) for one in prompts if "answer" in one.reference}
+    """Return prompt id → right answer, for prompts whose verifier has one."""
+    return {
+        prompt.id: str(prompt.reference["answer"])
+        for prompt in prompts
+        if "answer" in prompt.reference
+    }
 
 
 def validation_prompts(context: Context, prepared: Receipt) -> dict[str, Prompt]:
-    """The validation prompts by id."""
+    """Return the validation prompts by id."""
     rows = read_rows(fetch(context, prepared, split_file("validation")), Prompt)
     return {prompt.id: prompt for prompt in itertools.islice(rows, MAX_ROWS)}

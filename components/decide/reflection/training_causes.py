@@ -1,5 +1,8 @@
-"""Causes that lie in how the candidate was trained. Each check is a small function of the evidence
-that returns a finding or None; thresholds are named at the top."""
+"""Causes in the training of the candidate.
+
+Each check is a function of the evidence that returns a finding or None. Thresholds are named at the
+top.
+"""
 
 from __future__ import annotations
 
@@ -11,67 +14,80 @@ from components.decide.reflection.evidence import HIGH_LOSS, NOTICEABLE_NATS, Ev
 from components.decide.reflection.plan import Finding
 from components.statistics import mcnemar_two_sided
 
-DEV_RISE, FAR_RISE = 1.05, 1.2
-"""Final over best dev loss from which training went on too long, and much too long."""
+DEV_RISE = 1.05
+"""Final over best dev loss above which training went on too long."""
+FAR_RISE = 1.2
+"""The same, for much too long."""
 STILL_FALLING = 0.05
-"""Relative fall of the training loss from the fourth to the last fifth of the steps that says it
-was cut short."""
+"""Relative fall of the training loss from the fourth to the last fifth of the steps, above which
+training ended too early."""
 STILL_FALLING_OF_FEW = 0.15
 """The same where a fifth is a single step, whose loss is noisy."""
 STUCK = 0.9
 """Last over first training loss above which hardly anything was learned."""
 FITS_ALIKE = 1.1
-"""Dev loss over training loss up to which a model has not begun to memorise: it could learn more."""
-CLIMBED_NATS, CLIMBED = 0.2, 1.1
-"""Training whose loss ends so far above where it began, and that takes human text with it, is
-thrown about."""
-EXPLODED_NATS, EXPLODED = 1.5, 4.0
-"""So far above where it began, it has lost on the way what the champion knew, even if it found it
-again."""
-UNCHANGED_ANSWERS, MOSTLY_UNCHANGED, UNCHANGED_LOSS = 0.97, 0.6, 0.06
-"""Share of validation answers equal to the champion's from which training has not moved the model;
-a smaller one is enough where the loss on human text has changed by less than a small part of
-itself."""
+"""Dev loss over training loss up to which a model has not begun to memorise."""
+CLIMBED_NATS = 0.2
+CLIMBED = 1.1
+"""A training loss climbs if it rises by this many nats, and by this factor, above its beginning."""
+EXPLODED_NATS = 1.5
+EXPLODED = 4.0
+"""A loss that rises by this much, and by this factor, has lost what the champion knew on the way,
+even if it falls again."""
+UNCHANGED_ANSWERS = 0.97
+"""Share of validation answers equal to the champion's from which training has moved nothing."""
+MOSTLY_UNCHANGED = 0.6
+"""The same, where the loss on human text has not changed either."""
+UNCHANGED_LOSS = 0.06
+"""Relative change of the loss on human text up to which it has not changed."""
 FEW_SPIKES = 2
-"""Up to so many losses that stand out may be odd batches."""
+"""Spikes of the loss that may be odd batches."""
 
 
 def optimizer_trouble(evidence: Evidence) -> Finding | None:
-    """Steps whose loss or gradient was not finite, or losses that spike."""
-    skipped = evidence.train.skipped_steps
-    wild = sum(loss is None or not math.isfinite(loss) for loss in evidence.losses)
+    """Report steps whose loss or gradient was not finite, and losses that spike."""
+    num_skipped = evidence.train.skipped_steps
+    num_not_finite = sum(loss is None or not math.isfinite(loss) for loss in evidence.losses)
     spiked = evidence["loss_spikes"] > FEW_SPIKES
-    if not skipped and not wild and not spiked:
+    if not num_skipped and not num_not_finite and not spiked:
         return None
-    measure = "skipped_steps" if skipped or wild else "loss_spikes"
-    more = f", {evidence['loss_spikes']:.0f} losses far above those around them" if spiked else ""
-    return evidence.found(
+    description = (
+        f"{num_skipped} steps skipped and {num_not_finite} losses not finite "
+        f"of {evidence.train.steps} steps"
+    )
+    if spiked:
+        description += f", {evidence['loss_spikes']:.0f} losses far above those around them"
+    has_lost_steps = num_skipped > 0 or num_not_finite > 0
+    return evidence.finding(
         "optimizer_trouble",
-        0.95 if skipped or wild else 0.8,
+        0.95 if has_lost_steps else 0.8,
         "learning_rate_down",
-        f"{skipped} steps skipped and {wild} losses not finite of {evidence.train.steps} steps{more}",
-        "no skipped steps" if measure == "skipped_steps" else "fewer spikes",
-        measure=measure,
+        description,
+        "no skipped steps" if has_lost_steps else "fewer spikes",
+        measure="skipped_steps" if has_lost_steps else "loss_spikes",
         direction="down",
     )
 
 
 def learning_rate_too_high(evidence: Evidence) -> Finding | None:
-    """Training makes its own loss worse: it ends, or climbs on the way, well above where it began."""
+    """Report a training loss that ends, or climbs on the way, well above its beginning."""
     first, last, peak = evidence["first_loss"], evidence["last_loss"], evidence["peak_loss"]
+    # A loss also rises on rows that are hard to learn; but then human text does not suffer.
+    human_loss_rise = evidence["human_loss_rise"]
     ends_higher = last > first + CLIMBED_NATS and last > CLIMBED * first
+    ends_higher = ends_higher and human_loss_rise > CLIMBED_NATS
     climbs = peak > first + 3 * CLIMBED_NATS and peak > 2 * CLIMBED * first
+    climbs = climbs and human_loss_rise > 0.0
     explodes = peak > first + EXPLODED_NATS and peak > EXPLODED * first
-    # Human text tells being thrown about from rows that are hard to learn.
-    ends_higher = ends_higher and evidence["human_loss_rise"] > CLIMBED_NATS
-    if not ends_higher and not explodes and not (climbs and evidence["human_loss_rise"] > 0.0):
+    if not ends_higher and not explodes and not climbs:
         return None
-    return evidence.found(
+    return evidence.finding(
         "learning_rate_too_high",
         0.9 if ends_higher or explodes else 0.8,
         "learning_rate_down",
-        f"training loss began at {first:.4f}, climbed to {peak:.4f} and ended at {last:.4f}, and the loss on human "
-        f"text changed by {evidence['human_loss_rise']:+.4f}, at learning rate {evidence.plan.learning_rate:g}",
+        f"training loss began at {first:.4f}, climbed to {peak:.4f} and ended at {last:.4f}, "
+        f"and the loss on human text changed by {human_loss_rise:+.4f}, "
+        f"at learning rate {evidence.plan.learning_rate:g}",
         "a lower final training loss",
         measure="last_loss",
         direction="down",
@@ -79,25 +95,28 @@ def learning_rate_too_high(evidence: Evidence) -> Finding | None:
 
 
 def learning_rate_too_low(evidence: Evidence) -> Finding | None:
-    """Training moves nothing: there is much to learn, the loss is where it was and so are the
-    answers."""
+    """Report a training that moves neither the loss nor the answers, with much left to learn."""
     same = evidence["same_answers"]
-    little = (
+    # Greedy answers of a model that has hardly moved still flip on prompts where it was undecided.
+    # Adapters that take in nothing are `too_little_capacity`.
+    human_loss_unchanged = (
         abs(evidence["human_loss_rise"]) <= UNCHANGED_LOSS * evidence["human_loss"]
-        and evidence.plan.lora is None
     )
-    unmoved = same >= UNCHANGED_ANSWERS or (same >= MOSTLY_UNCHANGED and little)
+    mostly_unmoved = (
+        same >= MOSTLY_UNCHANGED and human_loss_unchanged and evidence.plan.lora is None
+    )
+    unmoved = same >= UNCHANGED_ANSWERS or mostly_unmoved
     if not unmoved or not evidence["loss_fall"] <= 1 - STUCK or evidence.verdict == "promoted":
         return None
     if evidence["last_loss"] <= HIGH_LOSS or evidence["epochs"] < 1.0:
         return None
-    return evidence.found(
+    return evidence.finding(
         "learning_rate_too_low",
         0.85,
         "learning_rate_up",
-        f"{evidence['same_answers']:.1%} of the answers are the champion's, and training loss went only from "
-        f"{evidence['first_loss']:.4f} to {evidence['last_loss']:.4f} in {evidence.train.steps} steps at learning "
-        f"rate {evidence.plan.learning_rate:g}",
+        f"{same:.1%} of the answers are the champion's, and training loss went only "
+        f"from {evidence['first_loss']:.4f} to {evidence['last_loss']:.4f} "
+        f"in {evidence.train.steps} steps at learning rate {evidence.plan.learning_rate:g}",
         "a candidate that answers differently, with a lower training loss",
         measure="dev_loss",
         direction="down",
@@ -106,7 +125,7 @@ def learning_rate_too_low(evidence: Evidence) -> Finding | None:
 
 
 def base_not_mastered(evidence: Evidence) -> Finding | None:
-    """The ladder is to be climbed from a base that is not solved."""
+    """Report a ladder whose labelled lengths are not mastered in round 0."""
     ladder = evidence.recipe.data.ladder
     if evidence.verdict != "first" or ladder is None:
         return None
@@ -114,39 +133,41 @@ def base_not_mastered(evidence: Evidence) -> Finding | None:
     accuracy = evidence.candidate.accuracy(name)
     if accuracy >= ladder.mastery:
         return None
-    return evidence.found(
+    return evidence.finding(
         "base_not_mastered",
         0.9,
         "steps_up",
-        f"the longest labelled problems ({name}) are at {accuracy:.4f}, mastery is {ladder.mastery:.2f}: the base is "
-        "not solved, and what it teaches itself will hold its errors; raise train.first.steps or data.tasks.labelled",
+        f"the longest labelled problems ({name}) are at {accuracy:.4f}, "
+        f"mastery is {ladder.mastery:.2f}: "
+        "the base is not solved, and what it teaches itself will hold its errors; "
+        "raise train.first.steps or data.tasks.labelled",
         f"{name} at {ladder.mastery:.2f} or above",
     )
 
 
 def overfitting(evidence: Evidence) -> Finding | None:
-    """Training loss fell while dev loss rose again, or training was stopped early because it
-    did."""
+    """Report a dev loss that rose again while training loss fell, or stopped the training early."""
     train = evidence.train
     best, final = train.best_dev_loss, train.final_dev_loss
-    if (
-        best is None
-        or final is None
-        or final - best <= NOTICEABLE_NATS
-        or train.final_loss >= train.first_loss
-    ):
+    if best is None or final is None or final - best <= NOTICEABLE_NATS:
+        return None
+    if train.final_loss >= train.first_loss:
         return None
     early = train.stopped_early and train.best_step < 0.5 * evidence.plan.steps
     if final <= DEV_RISE * best and not early:
         return None
+    description = (
+        f"dev loss rose from {best:.4f} (step {train.best_step}) to {final:.4f} "
+        f"while training loss fell from {train.first_loss:.4f} to {train.final_loss:.4f}"
+    )
+    if early:
+        description += f"; stopped at step {train.steps} of {evidence.plan.steps}"
     far = early or final > FAR_RISE * best
-    return evidence.found(
+    return evidence.finding(
         "overfitting",
         0.9 if final > FAR_RISE * best else 0.8,
         "steps_down" if far else "weight_decay_up",
-        f"dev loss rose from {best:.4f} (step {train.best_step}) to {final:.4f} while training loss fell from "
-        f"{train.first_loss:.4f} to {train.final_loss:.4f}"
-        + (f"; stopped at step {train.steps} of {evidence.plan.steps}" if early else ""),
+        description,
         "the final dev loss stays near the best",
         measure="dev_rise",
         direction="down",
@@ -155,20 +176,22 @@ def overfitting(evidence: Evidence) -> Finding | None:
 
 
 def underfitting(evidence: Evidence) -> Finding | None:
-    """Training ended before the loss had settled, or hardly moved it, and brought no gain."""
+    """Report a training that ended before the loss settled, or hardly moved it, without a gain."""
     train = evidence.train
     if evidence.verdict == "promoted" or train.stopped_early:
         return None
     falling = still_falling(evidence.losses)
     stuck = train.final_loss > HIGH_LOSS and train.final_loss > STUCK * train.first_loss
     rising = evidence["human_loss_rise"] > UNCHANGED_LOSS * evidence["human_loss"]
+    # Rows that were never drawn could not be learned, whatever the curve looks like. But where
+    # human text suffers, more steps of the same would do more harm.
     if evidence["epochs"] < 1.0 and evidence["last_loss"] > HIGH_LOSS and not rising:
-        return evidence.found(
+        return evidence.finding(
             "underfitting",
             0.75,
             "steps_up",
-            f"{train.steps} steps saw {evidence['epochs']:.2f} of the mix once, the loss is still "
-            f"{evidence['last_loss']:.4f}, and on human text it does not rise",
+            f"{train.steps} steps saw {evidence['epochs']:.2f} of the mix once, "
+            f"the loss is still {evidence['last_loss']:.4f}, and on human text it does not rise",
             "a lower final training loss and a gain in accuracy",
             measure="dev_loss",
             direction="down",
@@ -177,23 +200,22 @@ def underfitting(evidence: Evidence) -> Finding | None:
     if falling is None and not stuck:
         return None
     if stuck:
-        said = f"training loss went only from {train.first_loss:.4f} to {train.final_loss:.4f}"
-        return evidence.found(
+        return evidence.finding(
             "underfitting",
             0.6,
             "learning_rate_up",
-            said,
+            f"training loss went only from {train.first_loss:.4f} to {train.final_loss:.4f}",
             "a clearly lower training loss",
             measure="dev_loss",
             direction="down",
             otherwise="steps_up",
         )
-    return evidence.found(
+    return evidence.finding(
         "underfitting",
         0.7,
         "steps_up",
-        f"training loss was still falling when the {train.steps} steps ended ({falling:.1%} over the last fifth, "
-        f"final {train.final_loss:.4f})",
+        f"training loss was still falling when the {train.steps} steps ended "
+        f"({falling:.1%} over the last fifth, final {train.final_loss:.4f})",
         "a lower final training loss and a gain in accuracy",
         measure="dev_loss",
         direction="down",
@@ -202,10 +224,13 @@ def underfitting(evidence: Evidence) -> Finding | None:
 
 
 def too_little_capacity(evidence: Evidence) -> Finding | None:
-    """Adapters that cannot take in what they are shown: the training loss is high and flat, on rows
-    never seen too, or the round is underfitted anyhow. Only where a frozen base leaves room to
-    train more."""
-    train, structure = evidence.train, evidence.plan.lora
+    """Report adapters that are too small for the rows.
+
+    The training loss is high and flat, and no lower than on dev rows; or the round is underfitted.
+    Without adapters there is nothing more to train, so nothing is reported.
+    """
+    train = evidence.train
+    structure = evidence.plan.lora
     if structure is None or evidence.verdict == "promoted" or train.stopped_early:
         return None
     loss, dev_loss = train.final_loss, train.final_dev_loss
@@ -215,14 +240,18 @@ def too_little_capacity(evidence: Evidence) -> Finding | None:
     if not flat and underfitting(evidence) is None:
         return None
     course = "was still falling" if falling else "had flattened"
-    beside = f", dev loss is {dev_loss:.4f}" if dev_loss is not None else ""
-    # A loss that still falls may only want more steps, which `underfitting` asks for with more
+    description = (
+        f"with {structure} beside the frozen base the training loss {course} at {loss:.4f}"
+    )
+    if dev_loss is not None:
+        description += f", dev loss is {dev_loss:.4f}"
+    # A loss that still falls may only need more steps, which `underfitting` asks for with more
     # confidence.
-    return evidence.found(
+    return evidence.finding(
         "too_little_capacity",
         0.6 if falling else 0.7,
         "structure_up",
-        f"with {structure} beside the frozen base the training loss {course} at {loss:.4f}{beside}",
+        description,
         "a lower final training loss; if the structure is at its bounds, raise train.lora.max_rank",
         measure="dev_loss",
         direction="down",
@@ -230,35 +259,39 @@ def too_little_capacity(evidence: Evidence) -> Finding | None:
 
 
 def forgetting(evidence: Evidence) -> Finding | None:
-    """The candidate is significantly worse: what it learned from itself pushed out what it knew."""
+    """Report a candidate that is significantly worse: new rows pushed out the old knowledge."""
     comparison = evidence.comparison
     if comparison is None or comparison.wins >= comparison.losses:
         return None
     p_value = mcnemar_two_sided(comparison.wins, comparison.losses)
     if p_value > 0.05:
         return None
-    lost = comparison.losses / comparison.pairs
-    return evidence.found(
+    lost_share = comparison.losses / comparison.pairs
+    return evidence.finding(
         "forgetting",
         0.65,
-        "learning_rate_down" if lost > 0.1 else "labelled_share_up",
-        f"{comparison.losses} of {comparison.pairs} prompts lost, {comparison.wins} won (two-sided p = {p_value:.2g})",
+        "learning_rate_down" if lost_share > 0.1 else "labelled_share_up",
+        f"{comparison.losses} of {comparison.pairs} prompts lost, {comparison.wins} won "
+        f"(two-sided p = {p_value:.2g})",
         "fewer lost prompts",
         measure="accuracy",
         direction="up",
-        otherwise="labelled_share_up" if lost > 0.1 else "learning_rate_down",
+        otherwise="labelled_share_up" if lost_share > 0.1 else "learning_rate_down",
     )
 
 
 def still_falling(losses: Sequence[float | None]) -> float | None:
-    """Relative fall of the mean loss from the fourth to the last fifth of the steps, None if it had
-    settled (or if there are fewer than five steps, of which nothing can be said)."""
+    """Return the relative fall of the mean loss from the fourth to the last fifth of the steps.
+
+    None if the loss had settled, or with fewer than five steps.
+    """
     finite = [loss for loss in losses if loss is not None and math.isfinite(loss)]
     fifth = len(finite) // 5
     if fifth < 1:
         return None
-    earlier, last = fmean(finite[-2 * fifth : -fifth]), fmean(finite[-fifth:])
-    least = STILL_FALLING if fifth > 1 else STILL_FALLING_OF_FEW
-    if earlier - last <= NOTICEABLE_NATS or earlier - last <= least * earlier:
+    fourth_mean, last_mean = fmean(finite[-2 * fifth : -fifth]), fmean(finite[-fifth:])
+    fall = fourth_mean - last_mean
+    least_share = STILL_FALLING if fifth > 1 else STILL_FALLING_OF_FEW
+    if fall <= NOTICEABLE_NATS or fall <= least_share * fourth_mean:
         return None
-    return (earlier - last) / earlier
+    return fall / fourth_mean

@@ -1,0 +1,84 @@
+"""All measures of a round: of its training, answers, mix and samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from components.contracts.summaries import LogEntry, SelectSummary, TrainSummary
+from components.decide.measured import Measured
+from components.decide.reflection.data_causes import passed
+from components.decide.reflection.measures import (
+    answer_measures,
+    human_loss_measures,
+    loss_measures,
+    mix_measures,
+    mix_rows,
+    references_of,
+    validation_prompts,
+    verifier_measures,
+)
+from components.runtime.campaign import Campaign
+from components.runtime.context import Context
+from components.runtime.receipts import Receipt, read_summary
+
+
+def round_measures(
+    context: Context,
+    campaign: Campaign,
+    mix: Receipt,
+    train: TrainSummary,
+    log: Sequence[LogEntry],
+    candidate: Measured,
+    champion: Measured | None,
+) -> dict[str, float]:
+    """Return the round in numbers: name of a measure → value.
+
+    Args:
+        context: Store of the receipts.
+        campaign: The campaign, with the recipe and the splits.
+        mix: Receipt of the mix that was trained on.
+        train: Summary of the training.
+        log: Log entry of each step.
+        candidate: Results of the candidate.
+        champion: Results of the champion; None before there is one.
+    """
+    selection = read_summary(mix, SelectSummary)
+    prompts = list(validation_prompts(context, campaign.prepared).values())
+    champion_results = None
+    champion_headline = None
+    if champion is not None:
+        champion_results = champion.results
+        champion_headline = champion.headline
+    losses = [entry.loss for entry in log]
+    tokens = [entry.tokens for entry in log]
+    measures = loss_measures(train, losses, tokens)
+    measures |= human_loss_measures(candidate.headline, champion_headline)
+    measures |= answer_measures(candidate.results, champion_results, references_of(prompts))
+    measures |= mix_measures(mix_rows(context, mix), prompts)
+    measures |= _sample_measures(selection)
+    if selection.votes is not None and champion_results is not None:
+        measures |= verifier_measures(selection.votes, champion_results)
+    num_rows = selection.labelled_rows + selection.self_rows
+    if num_rows:
+        num_draws = train.steps * campaign.recipe.train.batch_size
+        measures["epochs"] = num_draws / num_rows
+    # More digits would only make cards and states hard to read.
+    return {name: round(float(value), 6) for name, value in sorted(measures.items())}
+
+
+def _sample_measures(selection: SelectSummary) -> dict[str, float]:
+    """Return the measures of a round's samples, as far as it drew any."""
+    measures: dict[str, float] = {}
+    if selection.audit is not None:
+        measures["audit_accuracy"] = selection.audit.model_accuracy
+        measures["audit_prompts"] = selection.audit.prompts
+    if selection.generated:
+        measures["accepted"] = selection.accepted
+        measures["passed"] = passed(selection)
+    if selection.distinct_share is not None:
+        measures["distinct_share"] = selection.distinct_share
+    if selection.hinted is not None and selection.too_hard is not None:
+        measures["hinted"] = selection.hinted.generated
+        measures["hinted_accepted"] = selection.hinted.accepted
+        measures["too_hard"] = selection.too_hard.waiting
+    return measures
