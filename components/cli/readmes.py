@@ -89,9 +89,18 @@ def _fields(inputs: ast.ClassDef) -> str:
 
 
 def _split_raises(docstring: str) -> tuple[str, str]:
-    """A docstring's contract and its sentence about errors, which comes last."""
-    found = re.search(r"\bRaises\s", docstring)
-    end = found.start() if found else len(docstring)
+    """Return (contract, errors) of a docstring, whose errors come last.
+
+    Errors are a section `Raises:`, which becomes a list, or a sentence that begins with Raises.
+    """
+    contract, section, entries = docstring.partition("\nRaises:\n")
+    if section:
+        # An entry begins at the section's indentation; its further lines are indented deeper.
+        items = [" ".join(entry.split()) for entry in re.split(r"\n    (?=\S)", f"\n{entries}")]
+        named = [item.partition(": ") for item in items if item]
+        return contract.strip(), "\n".join(f"- `{name}`: {text}" for name, _, text in named)
+    sentence = re.search(r"\bRaises\s", docstring)
+    end = sentence.start() if sentence else len(docstring)
     return docstring[:end].strip(), " ".join(docstring[end:].split())
 
 

@@ -126,10 +126,6 @@ def goes_on(decided: Receipt) -> bool:
 def run(inputs: DecideInputs, context: Context) -> Receipt:
     """Write `state.json`, from which the next round begins, and `card.md`.
 
-    Args:
-        inputs: State and receipts of the round.
-        context: Store, progress and name of the task.
-
     Raises:
         Corrupt: The receipts are of different rounds, or champion and candidate were measured on
             different prompts.
