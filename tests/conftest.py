@@ -4,6 +4,7 @@ of a step."""
 from __future__ import annotations
 
 import ctypes
+import gc
 import itertools
 import json
 import os
@@ -51,41 +52,26 @@ MARK_OF_FOLDER = {
     "fault": "process",
     "pipeline": "process",
 }
-PROCESS_FILES = {
-    "test_bad_input",
-    "test_cli",
-    "test_entries",
-    "test_folders",
-    "test_environment",
-    "test_harness",
-    "test_launch",
-    "test_local_processes",
-    "test_lstm",
-    "test_object_store",
-    "test_package",
-    "test_readers",
-    "test_receipts",
-    "test_sampler",
-    "test_secrets",
-    "test_submit",
-    "test_submit_from_ci",
-    "test_train",
-    "test_training_options",
-    "test_whole_models",
-}
-"""Files whose tests start processes, or train or sample with a model, for seconds each."""
+
+
+def pytest_collection() -> None:
+    """Do not collect garbage while two thousand tests and torch are imported: none of it is any."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage again, and leave out what was imported. A full collection looks at more than
+    half a million objects otherwise, which was a tenth of what the quick tests took."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by what they need, as their folder, file or fixtures tell it."""
+    """Mark tests by what they need, where their folder or fixtures tell it."""
     for item in items:
         folder = item.path.relative_to(Path(__file__).parent).parts[0]
         if folder in MARK_OF_FOLDER:
             item.add_marker(MARK_OF_FOLDER[folder])
-        if item.path.stem in PROCESS_FILES:
-            item.add_marker("process")
-        if item.path.stem == "test_report_in_browser":
-            item.add_marker("browser")
         if "start_s3_server" in getattr(item, "fixturenames", ()):
             item.add_marker("s3")
 
@@ -307,25 +293,25 @@ def store(request: pytest.FixtureRequest) -> Store:
     return found
 
 
+def context_in(folder: Path, store: Store) -> Context:
+    """The surroundings of a step over a store, with an empty cache and scratch space in a folder."""
+    return Context(
+        store=store,
+        cache=Cache(folder / "objects"),
+        scratch=folder / "scratch",
+        clock=time.time,
+        started=time.time(),
+        environment={},
+        progress=Progress(),
+    )
+
+
 @pytest.fixture
 def make_test_context(tmp_path: Path) -> Callable[[Store], Context]:
     """A function that gives the surroundings of a step over a store, with a new empty cache each
     time."""
     numbers = itertools.count()
-
-    def make(store: Store) -> Context:
-        local = tmp_path / f"local-{next(numbers)}"
-        return Context(
-            store=store,
-            cache=Cache(local / "objects"),
-            scratch=local / "scratch",
-            clock=time.time,
-            started=time.time(),
-            environment={},
-            progress=Progress(),
-        )
-
-    return make
+    return lambda store: context_in(tmp_path / f"local-{next(numbers)}", store)
 
 
 @pytest.fixture
@@ -359,11 +345,10 @@ def kfp() -> Iterator[KfpApi]:
 @pytest.fixture(scope="session")
 def package() -> Package:
     """The demo, compiled for a cluster without GPUs."""
-    from components.cli.package.compile import compile_recipe
     from components.cli.package.profiles import load_profile
     from components.contracts.recipe_file import load_recipe
-    from pipeline import build
+    from tests.pipeline.compiling import compile_aside
 
     root = Path(__file__).resolve().parents[1]
     profile = load_profile("cpu", root / "tests" / "pipeline" / "images.toml")
-    return compile_recipe(build, load_recipe(root / "recipes" / "demo.yaml"), 0, profile).package
+    return compile_aside(load_recipe(root / "recipes" / "demo.yaml"), 0, profile).package

@@ -18,6 +18,8 @@ from tests.manifests.pod_security import pod_specs
 from tests.manifests.rendering import composed, of_kind
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.process
+
 KEYS = {"AWS_ACCESS_KEY_ID": "ratchet", "AWS_SECRET_ACCESS_KEY": "a-secret-of-this-test"}
 
 

@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 import yaml
 
-from components.cli.package.compile import compile_recipe
 from components.cli.package.lint import RULES, findings
 from components.cli.package.package_file import Package, read_package
 from components.cli.package.profiles import load_profile
 from components.cli.package.secret_values import looks_secret
 from components.contracts.recipe_file import load_recipe
 from components.errors import UserError
-from pipeline import build
+from tests.pipeline.compiling import compile_aside
 
 ROOT = Path(__file__).resolve().parents[2]
 Json = dict[str, Any]
@@ -28,7 +27,7 @@ DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 @functools.cache
 def good() -> Package:
     profile = load_profile("gpu-1", ROOT / "tests" / "pipeline" / "images.toml")
-    return compile_recipe(build, load_recipe(ROOT / "recipes" / "demo.yaml"), 1, profile).package
+    return compile_aside(load_recipe(ROOT / "recipes" / "demo.yaml"), 1, profile).package
 
 
 class Broken:

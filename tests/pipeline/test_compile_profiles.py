@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from components.cli.local.campaign_process import executed_tasks
-from components.cli.package.compile import Compiled, compile_recipe, write_package
+from components.cli.package.compile import Compiled, write_package
 from components.cli.package.lint import MAX_BYTES, findings
 from components.cli.package.package_file import Package
 from components.cli.package.profiles import STEPS, check_fit, load_profile, profile_names
@@ -26,6 +26,7 @@ from pipeline import build
 from tests.manifests.kfp_pods import step_pods
 from tests.manifests.pod_security import violations
 from tests.pipeline.campaigns import Place, call, recipe, round_tasks, write_data
+from tests.pipeline.compiling import compile_aside
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden"
@@ -48,7 +49,7 @@ def recipe_for(profile: str) -> Recipe:
 
 @functools.cache
 def compiled(profile: str, rounds: int = 4) -> Compiled:
-    return compile_recipe(build, recipe_for(profile), rounds, load_profile(profile, TEST_IMAGES))
+    return compile_aside(recipe_for(profile), rounds, load_profile(profile, TEST_IMAGES))
 
 
 def container(package: Package, task: str) -> dict[str, Any]:
@@ -166,12 +167,10 @@ images: {train: "registry.example/train:9"}
 """)
     mine = load_recipe(ROOT / "recipes" / "demo.yaml", ("train.num_processes=2",))
     with pytest.raises(UserError, match=r"patience: .*is not tried again"):
-        compile_recipe(build, mine, 1, load_profile(str(tmp_path / "mine.yaml"), TEST_IMAGES))
+        compile_aside(mine, 1, load_profile(str(tmp_path / "mine.yaml"), TEST_IMAGES))
     text = (tmp_path / "mine.yaml").read_text().replace("retries: 0", "retries: 1")
     (tmp_path / "mine.yaml").write_text(text)
-    package = compile_recipe(
-        build, mine, 1, load_profile(str(tmp_path / "mine.yaml"), TEST_IMAGES)
-    ).package
+    package = compile_aside(mine, 1, load_profile(str(tmp_path / "mine.yaml"), TEST_IMAGES)).package
     train, given = container(package, "train-r1"), settings(package, "train-r1")
     assert train["image"] == "registry.example/train:9"
     assert train["resources"]["resourceCpuRequest"] == "500m"
@@ -313,7 +312,7 @@ def test_images_are_taken_by_digest_and_for_gpus_where_there_are_such(tmp_path: 
     assert load_profile("cpu", file).images["decide"] == f"registry.example/cpu@sha256:{'a' * 64}"
     profile = load_profile("gpu-1", file)
     assert profile.images["train"] == f"registry.example/model@sha256:{'a' * 64}"
-    made = compile_recipe(build, recipe_for("gpu-1"), 1, profile)
+    made = compile_aside(recipe_for("gpu-1"), 1, profile)
     assert made.unpinned == ()
     assert (
         container(made.package, "pass-through-r1")["image"]
@@ -355,8 +354,8 @@ def test_gitops_gets_the_same_pipeline_as_objects_with_names_of_their_own(tmp_pa
     assert version["spec"]["pipelineName"] == "ratchet-demo"
     assert version["spec"]["pipelineSpec"] == made.package.spec
     assert version["spec"]["platformSpec"] == made.package.platform
-    assert compile_recipe(build, demo, 0, profile).version != made.version
-    assert compile_recipe(build, demo, 1, profile).version == made.version
+    assert compile_aside(demo, 0, profile).version != made.version
+    assert compile_aside(demo, 1, profile).version == made.version
 
 
 LOCALLY = """

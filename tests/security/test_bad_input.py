@@ -23,6 +23,8 @@ from components.storage.store import open_store
 from tests.conftest import SECRET_KEY, S3Server, free_ports
 from tests.pipeline.campaigns import call
 
+pytestmark = pytest.mark.process
+
 PIPELINE = Path(__file__).resolve().parents[2] / "pipeline.py"
 MARKER = "ratchet-remote-code-ran"
 RECORDS = ("attempts", "runs", "jobs", "probe")
@@ -57,7 +59,8 @@ def run(
     if recipe is not None:
         (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
     command = [sys.executable, str(PIPELINE), "run", "recipe.yaml", "--rounds", "1"]
-    environment = {**kept, "NO_COLOR": "1", "TERM": "dumb", **extra}
+    # Nothing here gets as far as a task that needs torch, so nothing imports it in advance.
+    environment = {**kept, "NO_COLOR": "1", "TERM": "dumb", "RATCHET_WARM": "0", **extra}
     return call(
         [*command, "--store", store or (folder / "store").as_uri()], folder, environment, 120.0
     )

@@ -12,6 +12,8 @@ import pytest
 from tests.pipeline.campaigns import Place, round_tasks
 from tests.security.test_local_processes import tiny_place
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).resolve().parents[2]
 HOSTILE_NAME = "a b$(touch x)'\"é"
 

@@ -21,6 +21,8 @@ import pytest
 from tests.pipeline.campaigns import Place, recipe, write_data
 from tests.pipeline.test_scenarios import descendants
 
+pytestmark = pytest.mark.process
+
 BEGUN_SECONDS = 120.0
 ENDED_SECONDS = 30.0
 

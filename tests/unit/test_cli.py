@@ -20,6 +20,8 @@ from components.storage import keys
 from tests.unit.handmade import HOSTILE, Campaign, whole_campaign
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden"
 VERBS = (

@@ -19,6 +19,8 @@ from components.contracts.summaries import (
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, read_receipt, read_summary, ref_of_uri
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = ("prepare", "generate", "select", "train", "evaluate", "decide", "publish", "report")
 RECIPE = """

@@ -21,6 +21,8 @@ import pytest
 
 from tests.benchmarks import from_nothing
 
+pytestmark = pytest.mark.process
+
 SCRIPT = Path(__file__).resolve().parents[2] / "docker" / "environment.py"
 NVIDIA = 'nvidia-thing==1.0; platform_system == "Linux"'
 

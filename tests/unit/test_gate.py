@@ -117,7 +117,7 @@ def test_scores_name_the_slices_there_are() -> None:
 
 def test_campaigns_of_equal_models_promote_falsely_at_most_alpha_of_the_time() -> None:
     campaigns, rounds, prompts = 2000, SECTION.max_rounds, 100
-    draw = random.Random(11)
+    draw, level = random.Random(11), compared(1, 0).level
 
     def measure() -> int:
         """Verdicts of one model as the bits of a number: every model is right on each prompt with
@@ -131,7 +131,7 @@ def test_campaigns_of_equal_models_promote_falsely_at_most_alpha_of_the_time() -
         for _ in range(rounds):
             candidate = measure()
             wins, losses = (candidate & ~champion).bit_count(), (champion & ~candidate).bit_count()
-            if decide(compared(wins, losses, prompts - wins - losses)).promote:
+            if decide(by_counts(prompts, wins, losses, level)).promote:
                 champion, promoted = candidate, True
         fooled += promoted
     # Three standard errors of a share of alpha; the exact test spends less than alpha, so this is
@@ -152,7 +152,7 @@ def test_a_real_gain_of_the_reported_size_is_shown_four_times_out_of_five() -> N
     shown = 0
     for _ in range(1500):
         kinds = draw.choices(("win", "loss", "same"), (win, 0.3 - win, 0.7), k=200)
-        counts = compared(kinds.count("win"), kinds.count("loss"), kinds.count("same"))
+        counts = by_counts(200, kinds.count("win"), kinds.count("loss"), seen.level)
         shown += decide(counts).promote
     assert shown / 1500 == pytest.approx(0.8, abs=0.04)
 

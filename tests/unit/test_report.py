@@ -17,11 +17,21 @@ from components.report.runs import load_run
 from components.report.step import ReportInputs, run
 from components.runtime.context import Context
 from components.storage import keys
+from components.storage.store import open_store
+from tests.conftest import context_in
 from tests.unit.handmade import HOSTILE, RECIPE, Campaign, whole_campaign
 
 
 def page_of(context: Context, made: Campaign) -> str:
     return build_page(load_run(context, made.run_id, examples=12))
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of a whole campaign, for the tests that only read it."""
+    folder = tmp_path_factory.mktemp("campaign")
+    context = context_in(folder, open_store((folder / "store").as_uri(), {}))
+    return page_of(context, whole_campaign(context))
 
 
 class Elements(HTMLParser):
@@ -64,14 +74,14 @@ def round_of(page: str, number: int) -> str:
     return page.split(f"<h3>Round {number}</h3>")[1].split("</section>")[0]
 
 
-def test_the_page_says_in_a_sentence_whether_the_target_was_met(context: Context) -> None:
-    page = page_of(context, whole_campaign(context)).replace("\u00a0", " ")
+def test_the_page_says_in_a_sentence_whether_the_target_was_met(page: str) -> None:
+    page = page.replace("\u00a0", " ")
     assert "Target met: validation accuracy went from 41.0 % to 93.0 % (goal 90.0 %)" in page
     assert "the champion is round 3 of 3" in page
 
 
-def test_the_page_needs_no_script_and_nothing_from_the_network(context: Context) -> None:
-    elements = Elements(page_of(context, whole_campaign(context)))
+def test_the_page_needs_no_script_and_nothing_from_the_network(page: str) -> None:
+    elements = Elements(page)
     assert not elements.names & {"script", "link", "iframe", "img", "object", "embed"}
     assert all(target.startswith("#") for target in elements.fetched)
     assert "svg" in elements.names
@@ -90,13 +100,12 @@ def test_the_same_run_gives_the_same_bytes(context: Context) -> None:
     assert page_of(context, made) == page_of(context, made)
 
 
-def test_ids_are_unique_so_that_charts_do_not_borrow_from_each_other(context: Context) -> None:
-    ids = Elements(page_of(context, whole_campaign(context))).ids
+def test_ids_are_unique_so_that_charts_do_not_borrow_from_each_other(page: str) -> None:
+    ids = Elements(page).ids
     assert len(ids) == len(set(ids))
 
 
-def test_charts_speak_to_screen_readers(context: Context) -> None:
-    page = page_of(context, whole_campaign(context))
+def test_charts_speak_to_screen_readers(page: str) -> None:
     labels = re.findall(r'<svg[^>]*role="img" aria-label="([^"]+)"', page)
     assert len(labels) == page.count("<svg")
     assert (
@@ -114,8 +123,7 @@ def test_many_rounds_of_long_texts_stay_below_the_limit_of_kubeflow(context: Con
     assert len(page_of(context, made).encode()) < 1_000_000
 
 
-def test_samples_are_bounded_and_show_every_reason(context: Context) -> None:
-    page = page_of(context, whole_campaign(context))
+def test_samples_are_bounded_and_show_every_reason(page: str) -> None:
     assert "12 of 438 kept samples" in page
     assert "12 of 362 dropped samples" in page
     assert "unfinished: expected 0" in page
@@ -131,8 +139,8 @@ def test_the_plan_costs_and_lineage_are_on_the_page(context: Context) -> None:
     assert re.search(r"generate <span class=\"soft\">×2", page)
 
 
-def test_filters_are_shown_with_what_the_audit_says_of_each(context: Context) -> None:
-    tables = tables_of(page_of(context, whole_campaign(context)))
+def test_filters_are_shown_with_what_the_audit_says_of_each(page: str) -> None:
+    tables = tables_of(page)
     newest = next(table for table in tables if table[0][0] == "filter")
     assert newest[0] == ["filter", "given", "kept", "precision", "recall", "share kept"]
     assert newest[1] == ["contamination", "800", "790", "–", "–", "–"]
@@ -141,8 +149,7 @@ def test_filters_are_shown_with_what_the_audit_says_of_each(context: Context) ->
     assert newest[4] == ["all", "800", "400", "93.8 % (≥ 85.7)", "80.0 %", "55.0 %"]
 
 
-def test_the_audit_and_the_bias_are_told_in_a_sentence(context: Context) -> None:
-    page = page_of(context, whole_campaign(context))
+def test_the_audit_and_the_bias_are_told_in_a_sentence(page: str) -> None:
     assert (
         "On 200 samples of 50 audit prompts, 62.5 % of them right, the filters keep 55.0 %" in page
     )
@@ -153,8 +160,7 @@ def test_the_audit_and_the_bias_are_told_in_a_sentence(context: Context) -> None
     assert "(0 alike, 1 nothing in common): answer 0.00, length 0.12, slice 1.00." in page
 
 
-def test_what_hints_did_for_prompts_that_were_too_hard_is_told(context: Context) -> None:
-    page = page_of(context, whole_campaign(context))
+def test_what_hints_did_for_prompts_that_were_too_hard_is_told(page: str) -> None:
     assert (
         "No sample answered 9 prompts right. With their answer as a hint, 11 of 40 samples were accepted"
         in page
@@ -162,8 +168,7 @@ def test_what_hints_did_for_prompts_that_were_too_hard_is_told(context: Context)
     assert "1,005 prompts wait for the next round." in page
 
 
-def test_a_round_that_an_alarm_rejected_says_so_with_every_alarm(context: Context) -> None:
-    page = page_of(context, whole_campaign(context))
+def test_a_round_that_an_alarm_rejected_says_so_with_every_alarm(page: str) -> None:
     first, second, third = (round_of(page, number) for number in (1, 2, 3))
     assert "rejected by an alarm" in second
     assert "distinct-2 is 0.9 times" in second
@@ -182,8 +187,8 @@ def test_an_alarm_that_is_the_verdict_is_told_once(context: Context) -> None:
     assert page.count("this round teaches errors") == 1
 
 
-def test_signs_of_collapse_are_shown_against_round_0_with_what_blocks(context: Context) -> None:
-    tables = tables_of(page_of(context, whole_campaign(context)))
+def test_signs_of_collapse_are_shown_against_round_0_with_what_blocks(page: str) -> None:
+    tables = tables_of(page)
     table = next(table for table in tables if "word pairs" in table[0])
     assert table == [
         ["round", "word pairs", "human perplexity", "pass@8", "samples agree", "right on audit"],

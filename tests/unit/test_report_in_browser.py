@@ -17,6 +17,8 @@ from components.report.runs import load_run
 from components.runtime.context import Context
 from tests.unit.handmade import whole_campaign
 
+pytestmark = pytest.mark.browser
+
 PHONE_WIDTH = 390
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None

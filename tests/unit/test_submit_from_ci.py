@@ -24,6 +24,8 @@ from tests.conftest import S3Server
 from tests.doubles.kfp_api import KfpApi
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOW = ROOT / ".github" / "workflows" / "retrain.yaml"
 SCRIPT = ROOT / "manifests" / "ci" / "retrain.sh"

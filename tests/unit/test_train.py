@@ -23,6 +23,8 @@ from tests.unit.chat_models import save_chat_model
 from tests.unit.tiny import tiny_model
 from tests.unit.trainings import carry_out, make_job, reversal, train
 
+pytestmark = pytest.mark.process
+
 
 def test_every_zero_stage_and_process_count_follows_one_loss_curve(tmp_path: Path) -> None:
     reference = train(tmp_path / "plain", zero=0)

@@ -20,6 +20,8 @@ from components.train.process.job import Stage
 from tests.unit.tiny import save_tiny, tiny_model
 from tests.unit.trainings import reversal, train
 
+pytestmark = pytest.mark.process
+
 TEXTS = ["(+)-*" * 10, "+-+-+-+-+-+-", "(*)", "(+) (-) (*) (+)"]
 """Of characters that no row to reverse has."""
 

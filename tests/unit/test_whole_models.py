@@ -22,6 +22,8 @@ from components.modeling.reward import RewardModel
 from tests.unit.chat_models import chat_tokenizer, llama, save_chat_model
 from tests.unit.tiny import save_tiny
 
+pytestmark = pytest.mark.process
+
 Weights = dict[str, Tensor]
 
 
