@@ -44,7 +44,12 @@ LISTENERS = (
     "volume.port.grpc",
 )
 
+NOT_QUICK = {"process", "s3", "browser", "container", "gpu"}
+"""Marks of tests that `make quick` leaves out."""
+
 _store_numbers = itertools.count(1)
+_started_pythons: list[str] = []
+"""Command lines of the Python processes that the running test has started."""
 
 MARK_OF_FOLDER = {
     "containers": "container",
@@ -74,6 +79,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(MARK_OF_FOLDER[folder])
         if "start_s3_server" in getattr(item, "fixturenames", ()):
             item.add_marker("s3")
+
+
+def _note_python(event: str, arguments: tuple[Any, ...]) -> None:
+    """Audit hook: a process that is started with a Python of ours."""
+    if event == "subprocess.Popen" and "python" in Path(os.fsdecode(arguments[0])).name:
+        _started_pythons.append(str(arguments[1]))
+
+
+sys.addaudithook(_note_python)
+
+
+@pytest.fixture(autouse=True)
+def _processes_are_marked(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that starts a Python and has none of the marks that `make quick` leaves out."""
+    yield
+    started = [*_started_pythons]
+    _started_pythons.clear()
+    marks = {mark.name for mark in request.node.iter_markers()}
+    if not marks & NOT_QUICK:
+        assert not started, "this test needs the mark `process`"
 
 
 class S3Server:

@@ -168,6 +168,7 @@ def test_many_threads_get_one_file(store: Store, cache: Cache, payload: Path) ->
     assert files_in(cache) == list(places)
 
 
+@pytest.mark.process
 def test_many_processes_share_one_cache(file_store: Store, cache: Cache, tmp_path: Path) -> None:
     digests = []
     for number in range(5):

@@ -73,6 +73,7 @@ def test_settings_that_cannot_be_are_refused(campaign: Campaign) -> None:
         asked(campaign, alpha=2.0)
 
 
+@pytest.mark.process
 def test_the_command_prints_json_and_writes_nothing(campaign: Campaign) -> None:
     root = Path(campaign.context.store.root.removeprefix("file://"))
     if not root.is_dir():

@@ -596,6 +596,7 @@ def test_shared_memory_that_does_not_fit_into_a_steps_memory_is_found(tmp_path: 
     assert (one.status, "more memory" in one.cure) == ("failed", True)
 
 
+@pytest.mark.process
 def test_the_verb_tells_all_and_ends_with_1_where_something_failed(
     s3_server: S3Server, tmp_path: Path
 ) -> None:

@@ -42,6 +42,7 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
+@pytest.mark.process
 def test_a_local_task_is_run_on_the_candidate_and_its_numbers_are_in_the_receipt(
     context: Context, folder: Path
 ) -> None:

@@ -94,6 +94,7 @@ def entries(lock: str) -> set[str]:
     return set(re.findall(r"^[\w.-]+={2,3}(?:.*\\\n)*.*\n", text, re.MULTILINE))
 
 
+@pytest.mark.process
 def test_the_locks_of_the_images_are_cut_from_the_lock_that_the_tests_run_with() -> None:
     done = subprocess.run(
         [sys.executable, str(DOCKER / "locks.py"), "--check"], capture_output=True, text=True
@@ -103,6 +104,7 @@ def test_the_locks_of_the_images_are_cut_from_the_lock_that_the_tests_run_with()
         assert entries(family) <= entries("dev"), family
 
 
+@pytest.mark.process
 def test_a_lock_of_other_requirements_is_told(tmp_path: Path) -> None:
     shutil.copytree(DOCKER, tmp_path / "docker", ignore=shutil.ignore_patterns("*.whl"))
     with (tmp_path / "docker" / "requirements" / "train.in").open("a") as file:
@@ -128,6 +130,7 @@ def test_every_lock_installs_from_the_public_index_and_takes_a_cpu_wheel_of_torc
     assert not any("+cpu" in entry for entry in entries("dev") | entries("generate-cuda"))
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("registry", "expected"),
     [
@@ -181,6 +184,7 @@ def chosen_base(folder: Path, here: str, *, release: bool) -> subprocess.Complet
     )
 
 
+@pytest.mark.process
 def test_images_are_built_from_the_pinned_base_or_a_stand_in_that_is_told_and_never_published(
     tmp_path: Path,
 ) -> None:
@@ -199,6 +203,7 @@ def test_images_are_built_from_the_pinned_base_or_a_stand_in_that_is_told_and_ne
     )
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("command", "status"),
     [("exit 7", 7), ("kill -KILL $$", 137), ("kill -TERM $$", 143)],
@@ -208,6 +213,7 @@ def test_the_first_process_ends_as_its_command_does(command: str, status: int) -
     assert subprocess.run([*ENTRY, "sh", "-c", command]).returncode == status
 
 
+@pytest.mark.process
 def test_a_command_that_is_not_there_is_told() -> None:
     done = subprocess.run([*ENTRY, "no-such-command"], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (
@@ -216,6 +222,7 @@ def test_a_command_that_is_not_there_is_told() -> None:
     )
 
 
+@pytest.mark.process
 def test_sigterm_reaches_a_step_behind_a_shell_and_is_waited_for(tmp_path: Path) -> None:
     step = tmp_path / "step.py"
     step.write_text(

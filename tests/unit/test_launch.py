@@ -250,6 +250,7 @@ def test_outside_the_main_thread_a_job_is_followed_without_signals(
     assert "is complete" in launcher.notes()
 
 
+@pytest.mark.process
 def test_the_launcher_loads_no_kubernetes_library_before_it_is_used() -> None:
     libraries = ("kubernetes", "kubeflow_trainer_api", "torch")
     loaded = f"import sys, components.train.launch.launcher; print([name for name in {libraries} if name in sys.modules])"

@@ -176,6 +176,7 @@ def test_dropout_is_for_training_alone_and_between_layers_too() -> None:
     assert torch.equal(model.eval()(ids).logits, model(ids).logits)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("zero", [1, 3])
 def test_the_train_step_lowers_its_loss(zero: int, tmp_path: Path) -> None:
     done = train(tmp_path / "run", steps=40, architecture="lstm", zero=zero)

@@ -134,6 +134,7 @@ def test_a_wrong_cron_is_refused_with_an_example(given: str) -> None:
         checked_cron(given)
 
 
+@pytest.mark.process
 def test_the_verb_has_a_schedule_and_removes_it(
     kfp: KfpApi, package: Package, tmp_path: Path
 ) -> None:

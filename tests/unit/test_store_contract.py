@@ -104,6 +104,7 @@ def test_one_of_sixteen_writers_wins_and_its_bytes_stay(store: Store) -> None:
     assert store.get_bytes(KEY) == b"writer %d" % won[0] * 100
 
 
+@pytest.mark.process
 def test_one_of_sixteen_processes_wins_in_a_folder(file_store: Store, tmp_path: Path) -> None:
     program = (
         "import sys, time, pathlib\n"

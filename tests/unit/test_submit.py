@@ -426,6 +426,7 @@ def cli(kfp: KfpApi, *arguments: str, **variables: str) -> subprocess.CompletedP
     )
 
 
+@pytest.mark.process
 def test_the_verb_submits_a_package_waits_and_appends_the_verdict(
     kfp: KfpApi, package: Package, tmp_path: Path
 ) -> None:

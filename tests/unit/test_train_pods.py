@@ -156,6 +156,7 @@ def test_the_failing_rank_is_found_and_its_status_kept(
     assert NAME in api.jobs
 
 
+@pytest.mark.process
 def test_the_account_of_the_installed_torchrun_is_understood(
     api: KubernetesApi, launcher: Launcher, tmp_path: Path
 ) -> None:
