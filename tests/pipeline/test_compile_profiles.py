@@ -209,7 +209,7 @@ def test_every_step_is_supervised_within_its_hours(profile: str) -> None:
         f"train.num_processes={max(1, loaded.train_gpus)}",
     )
     demo = load_recipe(ROOT / "recipes" / "demo.yaml", settings)
-    package = compile_recipe(build, demo, 1, loaded).package
+    package = compile_aside(demo, 1, loaded).package
     for name in ("prepare", "generate-r1", "select-r1", "train-r1", "evaluate-r1", "decide-r1"):
         step = name.partition("-")[0]
         hours = f"{loaded.resources(step).hours:g}"
