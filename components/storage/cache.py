@@ -7,8 +7,10 @@ import hashlib
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from components.errors import Corrupt, UserError
@@ -19,19 +21,32 @@ from components.storage.store import Store
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP}
 
 
+@dataclass(frozen=True)
+class _Identity:
+    """What an edit of a file changes. The time of a change of its metadata is none of it: a hard
+    link, which the cache makes for every reader, changes that."""
+
+    inode: int
+    size: int
+    mtime_ns: int
+
+
 class Cache:
     """Read-only files named by their SHA-256, in `folder/ab/abcdef…`.
 
     Safe for concurrent processes.
 
-    A file is verified and synced to disk before it gets its name, so a name with the right size is
-    trusted. The folder must belong to this user (or root): in a shared temporary folder another
-    user could plant files.
+    A file is verified and synced to disk before it gets its name, and hashed again at its first use
+    in each process: an editor, a broken disk or a restored backup changes bytes and keeps the size.
+    Later uses compare inode, size and time of change. A file that is not what its name says is
+    fetched again. The folder must belong to this user (or root): in a shared temporary folder
+    another user could plant files.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._checked = False
+        self._folder_is_safe = False
+        self._verified: dict[Path, _Identity] = {}
 
     def get(self, store: Store, key: str, sha256: str, size: int) -> Path:
         """Return the path of a verified local copy, downloaded if needed.
@@ -40,11 +55,11 @@ class Cache:
         """
         cached = self._path_of(sha256)
         self._require_safe_folder()
-        if _has_size(cached, size):
+        if self._is_intact(cached, sha256, size):
             return cached
         with self._temporary(cached, size) as temporary:
             download(store, key, sha256, size, temporary)
-            temporary.replace(cached)
+            self._name(temporary, cached)
         return cached
 
     def adopt(self, path: Path) -> str:
@@ -56,14 +71,39 @@ class Cache:
         with local_errors(path):
             sha256 = _seal(path)
         cached = self._path_of(sha256)
-        if _has_size(cached, size):
+        if self._is_intact(cached, sha256, size):
             return sha256
         with self._temporary(cached, size) as temporary:
             link_or_copy(path, temporary)
             if not temporary.samefile(path) and _seal(temporary) != sha256:
                 raise Corrupt(f"{path} was changed while it was copied; do the step again")
-            temporary.replace(cached)
+            self._name(temporary, cached)
         return sha256
+
+    def _is_intact(self, cached: Path, sha256: str, size: int) -> bool:
+        """Return whether the file of this name is there and holds what its name says."""
+        identity = _identity_of(cached)
+        if identity is None or identity.size != size:
+            return False
+        if self._verified.get(cached) == identity:
+            return True
+        with local_errors(cached), cached.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != sha256:
+            print(
+                f"cache: {cached} was changed (its SHA-256 is {digest}); it is fetched again",
+                file=sys.stderr,
+            )
+            return False
+        self._verified[cached] = identity
+        return True
+
+    def _name(self, verified_file: Path, cached: Path) -> None:
+        """Give a file that was just hashed its name in the cache."""
+        identity = _identity_of(verified_file)
+        verified_file.replace(cached)
+        if identity is not None:
+            self._verified[cached] = identity
 
     def _path_of(self, sha256: str) -> Path:
         return self.folder / Path(keys.object_key(sha256)).relative_to("objects")
@@ -82,7 +122,7 @@ class Cache:
 
     def _require_safe_folder(self) -> None:
         """Make the folder, or raise UserError if it belongs to another user."""
-        if self._checked:
+        if self._folder_is_safe:
             return
         with local_errors(self.folder):
             self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -94,7 +134,7 @@ class Cache:
                     f"cache {folder} belongs to user {owner}; set RATCHET_CACHE to a folder of "
                     "your own"
                 )
-        self._checked = True
+        self._folder_is_safe = True
 
 
 def download(store: Store, key: str, sha256: str, size: int, path: Path) -> None:
@@ -126,11 +166,12 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _has_size(cached: Path, size: int) -> bool:
+def _identity_of(path: Path) -> _Identity | None:
     try:
-        return cached.stat().st_size == size
+        status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
-        return False
+        return None
+    return _Identity(status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def _seal(path: Path) -> str:

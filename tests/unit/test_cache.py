@@ -79,6 +79,57 @@ def test_a_cached_file_that_was_cut_off_is_fetched_again(
     assert files_in(cache) == [place]
 
 
+def edit(path: Path, text: bytes) -> None:
+    """Change the first bytes of a file in place, as a person or another program would."""
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.write(text)
+
+
+@pytest.mark.parametrize("keeps_its_time", [False, True])
+def test_a_file_edited_since_the_last_process_is_fetched_again(
+    file_store: Store,
+    cache: Cache,
+    payload: Path,
+    keeps_its_time: bool,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file_store.put_file(KEY, payload, DIGEST)
+    place = cache.get(file_store, KEY, DIGEST, len(DATA))
+    status = place.stat()
+    edit(place, b"WEIGHTS")
+    if keeps_its_time:
+        os.utime(place, ns=(status.st_atime_ns, status.st_mtime_ns))
+    of_another_process = Cache(cache.folder)
+    assert of_another_process.get(file_store, KEY, DIGEST, len(DATA)).read_bytes() == DATA
+    assert f"{place} was changed" in capsys.readouterr().err
+
+
+def test_a_file_edited_after_its_first_use_is_fetched_again(
+    file_store: Store, cache: Cache, payload: Path
+) -> None:
+    file_store.put_file(KEY, payload, DIGEST)
+    place = cache.get(file_store, KEY, DIGEST, len(DATA))
+    os.utime(place, ns=(0, 0))
+    assert cache.get(file_store, KEY, DIGEST, len(DATA)).read_bytes() == DATA
+    edit(place, b"WEIGHTS")
+    assert cache.get(file_store, KEY, DIGEST, len(DATA)).read_bytes() == DATA
+
+
+def test_an_edited_file_is_no_file_to_adopt(
+    file_store: Store, cache: Cache, payload: Path, tmp_path: Path
+) -> None:
+    cache.adopt(payload)
+    file_store.put_file(KEY, payload, DIGEST)
+    edit(cache.get(file_store, KEY, DIGEST, len(DATA)), b"WEIGHTS")
+    again = tmp_path / "again"
+    again.write_bytes(DATA)
+    of_another_process = Cache(cache.folder)
+    of_another_process.adopt(again)
+    shutil.rmtree(tmp_path / "store")
+    assert of_another_process.get(file_store, KEY, DIGEST, len(DATA)).read_bytes() == DATA
+
+
 def test_bytes_of_another_digest_are_refused_and_not_kept(store: Store, cache: Cache) -> None:
     garbled = DATA[:-1] + b"S"
     store.put_bytes(KEY, garbled)
