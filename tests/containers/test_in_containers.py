@@ -11,6 +11,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from components.cli.local.docker_runner import Containers, settings
+from components.runtime.supervisor import supervised
 from tests.containers.conftest import Campaigns, containers_of, log_of
 from tests.containers.island import BUCKET, FAMILIES, KEY, OTHER_BUCKET, SECRET, Island
 from tests.pipeline.campaigns import round_tasks
@@ -48,6 +49,15 @@ def test_an_image_is_small_and_checks_itself_with_nothing_but_a_temporary_folder
         engine, island, image.id, "/opt/venv/bin/python", "/opt/ratchet/selfcheck.py", family
     )
     assert "all checks passed" in said
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_step_that_fails_for_now_is_tried_again_in_its_container(
+    engine: Any, island: Island, family: str
+) -> None:
+    fails_once = "test -e /tmp/tried || { touch /tmp/tried; exit 75; }; echo done"
+    supervisor = supervised(["sh", "-ec", fails_once], hours=1)
+    assert inside(engine, island, f"ratchet/{family}:dev", *supervisor) == "done\n"
 
 
 def test_images_share_the_layers_that_they_have_in_common(engine: Any) -> None:
