@@ -10,10 +10,11 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from pydantic import JsonValue
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from components.contracts.recipe import ModelSection
@@ -44,19 +45,40 @@ CHECKPOINT_FILES = (
     "merges.txt",
     "chat_template.jinja",
 )
-"""What a clean checkpoint may hold, besides its weights."""
+"""Files of a clean checkpoint, besides its weights."""
 LEGACY_TEMPLATE = "chat_template.json"
+"""File in which processors keep a chat template. Tokenizers do not look for it."""
+
+
+class BaseFacts(TypedDict):
+    """Facts of a base model."""
+
+    parameters: int
+    digest: str
+    """SHA-256 over the digests of the weight files."""
+    model_type: str
+    dtype: str
+    """Type that most weights are stored in."""
+    positions: int | None
+    """Positions that the model has an embedding for; None: not limited."""
 
 
 def materialise_base(
     section: ModelSection, seed: int, folder: Path, environment: Mapping[str, str], scratch: Path
-) -> dict[str, Any]:
-    """Write the base model as a clean Hugging Face folder and return what is known of it.
+) -> BaseFacts:
+    """Write the base model as a clean Hugging Face folder and return its facts.
 
-    Returns `parameters`, `digest`, `model_type`, `dtype` (that most weights are stored in) and
-    `positions` (None: not limited). Raises UserError for a model that cannot be found, that has
-    pickled weights only, that needs its own code, whose architecture this transformers release does
-    not know as a causal LM, whose weights or vocabulary are not whole, or that is quantised.
+    Args:
+        section: `model` of the recipe.
+        seed: of the weights of a model from scratch.
+        folder: gets the checkpoint.
+        environment: holds credentials of remote sources.
+        scratch: gets what is fetched.
+
+    Raises:
+        UserError: the model cannot be found, has pickled weights only, needs its own code, has an
+            architecture that this transformers release does not know as a causal LM, is not whole
+            in weights or vocabulary, or is quantised.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if section.source == "scratch":
@@ -72,22 +94,24 @@ def materialise_base(
     dtype = stored_dtype(weights, section.source)
     model = check_filled(folder, config, section.source)
     _settle_template(folder, section.source)
-    check_vocabulary(
-        load_tokenizer(folder), model.get_input_embeddings().num_embeddings, section.source
+    num_rows = model.get_input_embeddings().num_embeddings
+    check_vocabulary(load_tokenizer(folder), num_rows, section.source)
+    return BaseFacts(
+        parameters=count_parameters(weights),
+        digest=hashlib.sha256(b"".join(_sha256(path) for path in weights)).hexdigest(),
+        model_type=config.model_type,
+        dtype=dtype,
+        positions=learned_positions(model),
     )
-    digest = hashlib.sha256(b"".join(_sha256(path) for path in weights)).hexdigest()
-    return {
-        "parameters": count_parameters(weights),
-        "digest": digest,
-        "model_type": config.model_type,
-        "dtype": dtype,
-        "positions": learned_positions(model),
-    }
 
 
-def load_config(folder: Path, name: str) -> Any:
-    """The config of a checkpoint, after checking that classes of transformers or of this package
-    can run it."""
+def load_config(folder: Path, name: str) -> PretrainedConfig:
+    """Return the config of a checkpoint that stock classes can run.
+
+    Raises UserError for a missing or broken config.json, and for a model that transformers does not
+    know as a causal LM, that asks for remote code, that is quantised, or that names weight files of
+    its own.
+    """
     try:
         document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -95,21 +119,24 @@ def load_config(folder: Path, name: str) -> Any:
     kind = document.get("model_type") if isinstance(document, dict) else None
     if str(kind) not in (LSTM, *MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
         raise UserError(
-            f"model {name}: model_type {kind!r} is not a causal language model that transformers knows"
+            f"model {name}: model_type {kind!r} is not a causal language model that transformers "
+            "knows"
         )
     if "auto_map" in document:
         raise UserError(
-            f"model {name}: config.json asks for remote code (auto_map); use a model of stock classes"
+            f"model {name}: config.json asks for remote code (auto_map); use a model of stock "
+            "classes"
         )
     if method := _quantisation(document):
         raise UserError(
-            f"model {name}: it is quantised ({method}), which cannot be trained: give the model that it was quantised "
-            "from"
+            f"model {name}: it is quantised ({method}), which cannot be trained: give the model "
+            "that it was quantised from"
         )
+    # The key sends transformers to another file than the one that was checked.
     if document.get("transformers_weights"):
         raise UserError(
-            f"model {name}: config.json names a weight file of its own (transformers_weights): call the file "
-            "model.safetensors and remove the key"
+            f"model {name}: config.json names a weight file of its own (transformers_weights): "
+            "call the file model.safetensors and remove the key"
         )
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -119,11 +146,14 @@ def load_config(folder: Path, name: str) -> Any:
         ) from None
 
 
-def _quantisation(document: Mapping[str, Any]) -> str:
-    """How config.json says that weights are quantised; empty if they are not."""
+def _quantisation(document: Mapping[str, object]) -> str:
+    """Return the method by which config.json says that weights are quantised; empty if none."""
+    # Models that read pictures too keep it in the section of their language model.
     for section in (document, document.get("text_config")):
+        if not isinstance(section, Mapping):
+            continue
         for key in ("quantization_config", "compression_config"):
-            settings = section.get(key) if isinstance(section, Mapping) else None
+            settings = section.get(key)
             if settings:
                 method = settings.get("quant_method") if isinstance(settings, Mapping) else None
                 return str(method or key)
@@ -131,11 +161,7 @@ def _quantisation(document: Mapping[str, Any]) -> str:
 
 
 def _convert_gguf(path: Path, folder: Path) -> None:
-    """Dequantise a GGUF file into a clean checkpoint.
-
-    transformers refuses to save a model it loaded from GGUF, so its tensors move into a fresh model
-    of the same config.
-    """
+    """Dequantise a GGUF file into a clean checkpoint."""
     try:
         with quiet():
             loaded = AutoModelForCausalLM.from_pretrained(
@@ -146,6 +172,8 @@ def _convert_gguf(path: Path, folder: Path) -> None:
         raise UserError(
             f"model {path.name}: transformers cannot read this GGUF file ({error})"
         ) from None
+    # transformers refuses to save a model that it loaded from GGUF, so the tensors move into a
+    # fresh model of the same config.
     document = loaded.config.to_dict()
     for name in ("quantization_config", "_name_or_path", "dtype", "torch_dtype"):
         document.pop(name, None)
@@ -159,6 +187,7 @@ def _convert_gguf(path: Path, folder: Path) -> None:
 
 
 def _copy_clean(source: Path, name: str, folder: Path) -> None:
+    """Copy the weights and CHECKPOINT_FILES of a model, and nothing else that lies beside them."""
     weights = weight_files(source, name)
     load_config(source, name)
     for path in weights:
@@ -184,15 +213,14 @@ def _copy_clean(source: Path, name: str, folder: Path) -> None:
 
 
 def _settle_template(folder: Path, name: str) -> None:
-    """Let the checkpoint's files say what is trained and sampled by: a template whose clock stands
-    still, and in generation_config.json the token that the template ends a turn with.
+    """Write into the checkpoint what it is trained and sampled by.
 
-    Raises UserError for a template that cannot be used.
+    That is a template whose clock stands still, and in generation_config.json the token that the
+    template ends a turn with. Raises UserError for a template that cannot be used.
     """
     tokenizer = load_tokenizer(folder)
     legacy = folder / LEGACY_TEMPLATE
     if legacy.is_file():
-        # Processors keep the template there; tokenizers do not look for it.
         if not tokenizer.chat_template:
             tokenizer.chat_template = _legacy_template(legacy, name)
         legacy.unlink()
@@ -203,8 +231,10 @@ def _settle_template(folder: Path, name: str) -> None:
     if codec.template:
         (folder / "chat_template.jinja").write_text(codec.template, encoding="utf-8")
         _edit(folder / "tokenizer_config.json", chat_template=None)
+    # Engines stop by generation_config.json alone. Many chat models name the end of a text there
+    # and not the end of a turn.
     if set(codec.end_ids) - set(codec.generation_ends):
-        ends = sorted(codec.end_ids)
+        ends: list[JsonValue] = [*sorted(codec.end_ids)]
         _edit(folder / "generation_config.json", eos_token_id=ends if len(ends) > 1 else ends[0])
 
 
@@ -216,14 +246,15 @@ def _legacy_template(path: Path, name: str) -> str:
     return str(template)
 
 
-def _edit(path: Path, **values: Any) -> None:
+def _edit(path: Path, **values: JsonValue) -> None:
     """Set keys of a JSON file; None takes a key out. A file that is not there begins empty."""
     document = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    document.update(values)
-    kept = {
-        name: value for name, value in document.items() if value is not None or name not in values
-    }
-    path.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+    for name, value in values.items():
+        if value is None:
+            document.pop(name, None)
+        else:
+            document[name] = value
+    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
 def _sha256(path: Path) -> bytes:

@@ -1,5 +1,7 @@
-"""A model's own chat template: rendered with a clock that stands still, and with the text of people
-told apart from what the template writes."""
+"""A model's own chat template, rendered with a clock that stands still.
+
+The text of people stays apart from the control tokens that the template writes.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,6 @@ import datetime
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -15,20 +16,22 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from components.errors import UserError
 
-Message = Mapping[str, Any]
+Message = Mapping[str, object]
 """One turn: `role`, `content` and whatever else the template reads."""
+Tool = Mapping[str, object]
+"""JSON schema of a function that the assistant may call."""
 
 TEMPLATE_DATE = datetime.datetime(2025, 1, 1, 12, 0, tzinfo=datetime.UTC)
 """The moment that every template sees: equal prompts have equal tokens, today and in a year."""
 PROBE = "qzq"
-"""Stands for an answer where only what is around it is looked at."""
+"""A text that no template has, to find where a template writes an answer."""
 
 _CLOCK = "strftime_now"
 _MACRO = "{%- macro strftime_now(format) -%}"
 _DIRECTIVES = "aAbBcdHIjmMpSUwWxXyYZzGuVDFeTRhk"
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 MARKS = ("\U000f1000", "\U000f1001")
-"""Stand before and after a control token that a message spells. For private use: no text has them."""
+"""Stand before and after a control token that a message spells. Of Unicode's private use area."""
 _FAILURES = (
     TemplateError,
     TypeError,
@@ -39,11 +42,10 @@ _FAILURES = (
     ArithmeticError,
     RecursionError,
 )
-"""What a template that does not fit its messages raises."""
-
+"""Errors of a template that does not fit its messages."""
 
 NOTHING = re.compile("(?!)")
-"""Finds nothing."""
+"""A pattern without a match."""
 
 
 class Refused(UserError):
@@ -57,50 +59,56 @@ class Rendered:
     text: str
     """With MARKS around every control token that a message spells."""
     generated: tuple[tuple[int, int], ...] = ()
-    """Where the template says that the assistant speaks ({% generation %})."""
+    """Stretches [start, end) that the assistant speaks, where the template says so ({% generation
+    %})."""
 
 
 def template_source(tokenizer: PreTrainedTokenizerBase, *, tools: bool = False) -> str:
-    """Return the template that conversations are rendered by, its clock stopped; empty if the model
-    has none.
+    """Return the template that conversations are rendered by, its clock stopped; empty for none.
 
-    Raises UserError if it has several and none of them is the default.
+    Of several it is the one for tools, with `tools`, or the default. Raises UserError if the model
+    has several and none of them is the default.
     """
     template = tokenizer.chat_template
     if isinstance(template, dict):
-        chosen = template.get("tool_use") if tools else None
-        template = chosen or template.get("default")
+        by_name = template
+        template = (by_name.get("tool_use") if tools else None) or by_name.get("default")
         if template is None:
             raise UserError(
-                f"the model has chat templates by name ({', '.join(sorted(tokenizer.chat_template))}) and none called "
-                "default: save the tokenizer with the one to use as its chat_template"
+                f"the model has chat templates by name ({', '.join(sorted(by_name))}) and none "
+                "called default: save the tokenizer with the one to use as its chat_template"
             )
     return stopped(template or "")
 
 
 def stopped(template: str) -> str:
-    """Return the template with a clock that stands at TEMPLATE_DATE; one that reads no clock as it
-    is."""
+    """Return the template with a clock that stands at TEMPLATE_DATE.
+
+    One that reads no clock is returned as it is.
+    """
     if _CLOCK not in template or _MACRO in template:
         return template
-    steps = "".join(
-        f" | replace('%{flag}{letter}', '{_moment(letter, bare=bool(flag))}')"
-        for letter in _DIRECTIVES
-        for flag in ("-", "")
-    )
+    replacements = ""
+    for letter in _DIRECTIVES:
+        for flag in ("-", ""):
+            moment = _moment(letter, bare=bool(flag))
+            replacements += f" | replace('%{flag}{letter}', '{moment}')"
     # A macro of the template comes before the function that transformers offers under this name.
-    return f"{_MACRO}{{{{- format{steps} -}}}}{{%- endmacro -%}}{template}"
+    return f"{_MACRO}{{{{- format{replacements} -}}}}{{%- endmacro -%}}{template}"
 
 
 def _moment(letter: str, *, bare: bool) -> str:
+    """Return TEMPLATE_DATE by a directive of strftime; `bare`: without leading zeros (`%-d`)."""
     value = TEMPLATE_DATE.strftime(f"%{letter}")
-    return value.lstrip("0 ") or "0" if bare else value
+    if not bare:
+        return value
+    return value.lstrip("0 ") or "0"
 
 
 def render(
     tokenizer: PreTrainedTokenizerBase,
     messages: Sequence[Message],
-    tools: Sequence[Mapping[str, Any]] = (),
+    tools: Sequence[Tool] = (),
     *,
     control: re.Pattern[str] = NOTHING,
     assistant_control: re.Pattern[str] = NOTHING,
@@ -109,6 +117,9 @@ def render(
     """Render a conversation, in transformers' sandbox.
 
     Args:
+        tokenizer: of the model, with its chat template and its special tokens.
+        messages: the turns.
+        tools: functions that the assistant may call.
         control: tokens that are marked where a message spells them.
         assistant_control: the same, for messages of the assistant.
         open_answer: let the assistant's next turn begin (`add_generation_prompt`).
@@ -121,48 +132,57 @@ def render(
         _marked(_plain(message), assistant_control if message["role"] == "assistant" else control)
         for message in messages
     ]
-    watched = bool(_GENERATION.search(source))
+    marks_generation = bool(_GENERATION.search(source))
     try:
         texts, spans = render_jinja_template(
             conversations=[conversation],
             tools=[_marked(_plain(tool), control) for tool in tools] or None,
             chat_template=source,
-            return_assistant_tokens_mask=watched,
+            return_assistant_tokens_mask=marks_generation,
             add_generation_prompt=open_answer,
             **tokenizer.special_tokens_map,
         )
     except _FAILURES as error:
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise Refused(f"the model's chat template refuses it ({said[:200]})") from None
-    return Rendered(texts[0], tuple((start, end) for start, end in spans[0]) if watched else ())
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise Refused(f"the model's chat template refuses it ({lines[0][:200]})") from None
+    if not marks_generation:
+        return Rendered(texts[0])
+    return Rendered(texts[0], tuple((start, end) for start, end in spans[0]))
 
 
 def one_of(tokens: Iterable[str]) -> re.Pattern[str]:
-    """A pattern that finds any of `tokens`, of those that begin alike the longest."""
+    """Return a pattern that finds any of `tokens`, the longest of those that begin alike."""
     longest_first = sorted({token for token in tokens if token}, key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+    if not longest_first:
+        return NOTHING
+    return re.compile("|".join(map(re.escape, longest_first)))
 
 
-def _plain(value: Any) -> Any:
-    """Without None, which Parquet and APIs write for what is not there and templates would write as
-    a word."""
+def _plain(value: object) -> object:
+    """Return a message as JSON types, without keys whose value is None."""
+    # Parquet and APIs write None for a key that is not there; templates would write the word.
     if isinstance(value, Mapping):
-        return {name: _plain(one) for name, one in value.items() if one is not None}
-    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
+        return {name: _plain(item) for name, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
 
 
 def marked(text: str, control: re.Pattern[str]) -> str:
     """Put MARKS around the control tokens that a text spells. Marks that it brings are dropped."""
     for mark in MARKS:
         text = text.replace(mark, "")
-    return control.sub(lambda found: f"{MARKS[0]}{found[0]}{MARKS[1]}", text)
+    return control.sub(lambda match: f"{MARKS[0]}{match[0]}{MARKS[1]}", text)
 
 
-def _marked(value: Any, control: re.Pattern[str]) -> Any:
+def _marked(value: object, control: re.Pattern[str]) -> object:
+    """Mark every text of a message except its role."""
     if isinstance(value, str):
         return marked(value, control)
     if isinstance(value, dict):
         return {
-            name: one if name == "role" else _marked(one, control) for name, one in value.items()
+            name: item if name == "role" else _marked(item, control) for name, item in value.items()
         }
-    return [_marked(one, control) for one in value] if isinstance(value, list) else value
+    if isinstance(value, list):
+        return [_marked(item, control) for item in value]
+    return value

@@ -1,14 +1,14 @@
-"""What a row would teach: how likely a model finds it, and whether its gradient agrees with that of
-other rows."""
+"""Worth of a row for training: its perplexity, and the agreement of its gradient with that of other
+rows."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from components.contracts.rows import Conversation
 from components.modeling.encoding import Codec
@@ -23,39 +23,44 @@ from components.modeling.likelihood import (
 from components.modeling.scoring import score_rows
 
 Pair = tuple[str | Conversation, str]
-"""What is asked, and the answer."""
+"""A prompt, and its answer."""
+MAX_LOG_PERPLEXITY = 50.0
+"""Nats per token beyond which a perplexity is not told apart: exp() of more would overflow."""
+DAMPING = 3.0
+"""λ as a multiple of A's mean eigenvalue: large, since a few thousand tokens say little about its
+small ones."""
 
 
 def encoded(
     codec: Codec, pairs: Sequence[Pair], max_length: int, *, sampled: bool = False
 ) -> list[EncodedRow | None]:
-    """Rows as token ids; None for one that is longer than `max_length` tokens. `sampled`: the model
-    wrote the answers."""
+    """Return rows as token ids; None for one that is longer than `max_length` tokens.
+
+    `sampled` says that the model wrote the answers.
+    """
     ids_of = codec.sampled_ids if sampled else codec.row_ids
     rows = [EncodedRow(*ids_of(*pair)) for pair in pairs]
     return [row if len(row.ids) <= max_length else None for row in rows]
 
 
 def perplexities(
-    model: Any, codec: Codec, pairs: Sequence[Pair], max_length: int, batch_size: int
+    model: PreTrainedModel, codec: Codec, pairs: Sequence[Pair], max_length: int, batch_size: int
 ) -> list[float | None]:
-    """Perplexity per token of each completion of a model; None for a row that is too long."""
+    """Return the perplexity per token of each sampled completion; None for a row that is too long.
+
+    Computed in batches of `batch_size` rows.
+    """
     rows = encoded(codec, pairs, max_length, sampled=True)
-    scores = iter(
-        score_rows(model, [row for row in rows if row is not None], codec.pad_id, batch_size)
-    )
-    found: list[float | None] = []
+    fitting = [row for row in rows if row is not None]
+    scores = iter(score_rows(model, fitting, codec.pad_id, batch_size))
+    values: list[float | None] = []
     for row in rows:
-        score = next(scores) if row is not None else None
-        found.append(
-            math.exp(min(50.0, score.loss / score.num_tokens)) if score is not None else None
-        )
-    return found
-
-
-DAMPING = 3.0
-"""λ as a multiple of A's mean eigenvalue: large, since a few thousand tokens say little about its
-small ones."""
+        if row is None:
+            values.append(None)
+            continue
+        score = next(scores)
+        values.append(math.exp(min(MAX_LOG_PERPLEXITY, score.loss / score.num_tokens)))
+    return values
 
 
 class Influence:
@@ -74,91 +79,104 @@ class Influence:
     """
 
     def __init__(
-        self, model: Any, codec: Codec, validation: Sequence[Pair], max_length: int, batch_size: int
+        self,
+        model: PreTrainedModel,
+        codec: Codec,
+        validation: Sequence[Pair],
+        max_length: int,
+        batch_size: int,
     ) -> None:
-        self._model, self._codec, self._max_length, self._batch_size = (
-            model,
-            codec,
-            max_length,
-            batch_size,
-        )
-        self._body, self._head = split_head(model)
-        if isinstance(self._head, torch.nn.Identity):
-            # Logit scaling or the like: logits stand for hidden states, and the bias-like gradient
-            # p - y remains.
-            self._head = None
+        self._model = model
+        self._codec = codec
+        self._max_length = max_length
+        self._batch_size = batch_size
+        body, head = split_head(model)
+        self._body = body
+        # With logit scaling or the like, logits stand for hidden states, and the bias-like gradient
+        # p - y remains.
+        self._head = None if isinstance(head, nn.Identity) else head
         self._chunk_tokens = max(1, CHUNK_LOGITS // model.config.vocab_size)
-        self._direction = self._step(
-            [row for row in encoded(codec, validation, max_length) if row is not None]
-        )
+        validation_rows = encoded(codec, validation, max_length)
+        self._direction = self._step([row for row in validation_rows if row is not None])
 
     @torch.inference_mode()
     def scores(self, pairs: Sequence[Pair]) -> list[float | None]:
-        """How much a step on each sampled row lowers the validation loss, in arbitrary units: both losses
-        are means over their tokens. None for a row that is too long."""
+        """Return by how much a step on each sampled row lowers the validation loss.
+
+        In arbitrary units: both losses are means over their tokens. None for a row that is too
+        long.
+        """
         rows = encoded(self._codec, pairs, self._max_length, sampled=True)
-        places = [place for place, row in enumerate(rows) if row is not None]
-        places.sort(key=lambda place: len(rows[place].ids))  # type: ignore[union-attr]
-        found: list[float | None] = [None] * len(rows)
-        for start in range(0, len(places), self._batch_size):
-            group = places[start : start + self._batch_size]
-            states, targets, counts = self._states(
-                [row for place in group if (row := rows[place]) is not None]
-            )
-            products = torch.cat(
-                [
-                    (
-                        (states_part @ self._direction.T) * self._errors(states_part, targets_part)
-                    ).sum(dim=-1)
-                    for states_part, targets_part in self._parts(states, targets)
-                ]
-            )
-            for place, own in zip(group, products.split(counts), strict=True):
-                found[place] = float(own.mean())
-        return found
+        fitting = [(index, row) for index, row in enumerate(rows) if row is not None]
+        fitting.sort(key=lambda pair: len(pair[1].ids))
+        influences: list[float | None] = [None] * len(rows)
+        for start in range(0, len(fitting), self._batch_size):
+            group = fitting[start : start + self._batch_size]
+            states, targets, counts = self._states([row for _, row in group])
+            products = [
+                self._products(chunk_states, chunk_targets)
+                for chunk_states, chunk_targets in self._chunks(states, targets)
+            ]
+            row_products = torch.cat(products).split(counts)
+            for (index, _), token_products in zip(group, row_products, strict=True):
+                influences[index] = float(token_products.mean())
+        return influences
+
+    def _products(self, states: Tensor, targets: Tensor) -> Tensor:
+        """Return (p - y)·(G h) of each token."""
+        return ((states @ self._direction.T) * self._errors(states, targets)).sum(dim=-1)
 
     @torch.inference_mode()
     def _step(self, rows: list[EncodedRow]) -> Tensor:
-        """(vocabulary, hidden): the gradient of the mean validation loss by the output layer,
-        preconditioned."""
-        gradient = moment = torch.zeros((), device=self._model.device)
+        """Return the preconditioned gradient of the mean validation loss by the output layer.
+
+        (vocabulary, hidden).
+        """
+        gradient = torch.zeros((), device=self._model.device)
+        moment = torch.zeros((), device=self._model.device)
         for start in range(0, len(rows), self._batch_size):
             states, targets, _ = self._states(rows[start : start + self._batch_size])
-            for states_part, targets_part in self._parts(states, targets):
-                gradient = gradient + self._errors(states_part, targets_part).T @ states_part
-                moment = moment + states_part.T @ states_part
+            for chunk_states, chunk_targets in self._chunks(states, targets):
+                errors = self._errors(chunk_states, chunk_targets)
+                gradient = gradient + errors.T @ chunk_states
+                moment = moment + chunk_states.T @ chunk_states
         assert moment.ndim, "there are validation rows"
         return preconditioned(gradient, moment)
 
     def _states(self, rows: list[EncodedRow]) -> tuple[Tensor, Tensor, list[int]]:
-        """(tokens, hidden) float32 states before the head, the tokens they predict, and how many
-        each row has."""
+        """Return (states, targets, counts) of the tokens that bear loss.
+
+        States before the head are float32 (tokens, hidden), targets (tokens,) token ids, counts the
+        tokens of each row.
+        """
         batch = collate(rows, self._codec.pad_id).to(self._model.device)
         targets = batch.labels[:, 1:]
         chosen = targets != IGNORED
         states = states_of(self._body, batch)[:, :-1][chosen].float()
         return states, targets[chosen], chosen.sum(dim=1).tolist()
 
-    def _parts(self, states: Tensor, targets: Tensor) -> list[tuple[Tensor, Tensor]]:
-        return list(
-            zip(states.split(self._chunk_tokens), targets.split(self._chunk_tokens), strict=True)
-        )
+    def _chunks(self, states: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield states and targets of as many tokens as have CHUNK_LOGITS logits."""
+        size = self._chunk_tokens
+        return zip(states.split(size), targets.split(size), strict=True)
 
     def _errors(self, states: Tensor, targets: Tensor) -> Tensor:
-        """(tokens, vocabulary): p - y."""
-        logits = (
-            self._head(states.to(self._head.weight.dtype)).float()
-            if self._head is not None
-            else states
-        )
-        errors = logits.softmax(dim=-1)
+        """Return p - y of each token, (tokens, vocabulary)."""
+        logits = states
+        if self._head is not None:
+            logits = self._head(states.to(self._head.weight.dtype)).float()
+        errors: Tensor = logits.softmax(dim=-1)
         errors[torch.arange(len(targets), device=targets.device), targets] -= 1.0
         return errors
 
 
 def preconditioned(gradient: Tensor, moment: Tensor) -> Tensor:
-    """(vocabulary, hidden) G (A + λI)⁻¹ of sums over the same tokens: G of the gradient, A of h hᵀ."""
-    damped = moment + DAMPING * moment.trace() / len(moment) * torch.eye(
-        len(moment), device=moment.device
-    )
+    """Return G (A + λI)⁻¹, (vocabulary, hidden).
+
+    `gradient` is G and `moment` A, both sums over the same tokens; λ is DAMPING times A's mean
+    eigenvalue.
+    """
+    mean_eigenvalue = moment.trace() / len(moment)
+    identity = torch.eye(len(moment), device=moment.device)
+    damped = moment + DAMPING * mean_eigenvalue * identity
     return torch.linalg.solve(damped, gradient, left=False)

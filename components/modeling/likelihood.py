@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from torch.autograd.function import FunctionCtx, once_differentiable
+from transformers import PreTrainedModel
 
 IGNORED = -100
+"""Label of a position that bears no loss, as torch's cross-entropy has it."""
 CHUNK_LOGITS = 2**26
-"""Logits that are in memory at once, unless told otherwise (256 MB in float32): see CompletionLoss.
-"""
+"""Logits that are in memory at once, unless the caller says otherwise (256 MB in float32): see
+CompletionLoss."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,12 @@ class EncodedRow:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one forward pass sees; all tensors are (batch, length)."""
+    """The input of one forward pass; all tensors are (batch, length)."""
 
     input_ids: Tensor
     labels: Tensor
-    """The input ids where a token bears loss, IGNORED elsewhere; predicted from the positions
-    before."""
+    """The input ids where a token bears loss, IGNORED elsewhere. A label is predicted from the
+    positions before it."""
     position_ids: Tensor | None = None
     """Restarts at 0 with every row of a packed sequence; None: one row a sequence."""
     weights: Tensor | None = None
@@ -53,15 +54,16 @@ class Batch:
         """Positions computed, padding included."""
         return int(self.input_ids.numel())
 
-    def to(self, device: Any) -> Batch:
-        """The same on `device`."""
-        tensors = (self.input_ids, self.labels, self.position_ids, self.weights)
-        return Batch(*(None if tensor is None else tensor.to(device) for tensor in tensors))
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on `device`."""
+        positions = None if self.position_ids is None else self.position_ids.to(device)
+        weights = None if self.weights is None else self.weights.to(device)
+        return Batch(self.input_ids.to(device), self.labels.to(device), positions, weights)
 
 
 def collate(rows: Sequence[EncodedRow], pad_id: int) -> Batch:
-    """One row a sequence, padded on the right. Behind a causal mask the padding needs no attention
-    mask: nothing that bears loss can see it."""
+    """Return a batch of one row a sequence, padded on the right."""
+    # Behind a causal mask the padding needs no attention mask: nothing that bears loss can see it.
     shape = (len(rows), max(len(row.ids) for row in rows))
     inputs = torch.full(shape, pad_id, dtype=torch.long)
     labels = torch.full(shape, IGNORED, dtype=torch.long)
@@ -77,6 +79,10 @@ def collate(rows: Sequence[EncodedRow], pad_id: int) -> Batch:
     return Batch(inputs, labels, weights=weights)
 
 
+TokenLoss = Callable[[Tensor, slice], Tensor]
+"""(float32 logits of some labelled tokens, their slice among all) → their losses, unweighted."""
+
+
 class CompletionLoss(nn.Module):
     """Weighted sum of the cross-entropy over labelled tokens, in nats.
 
@@ -86,75 +92,85 @@ class CompletionLoss(nn.Module):
 
     More than `chunk_tokens` labelled tokens go through the head in chunks, so that the (tokens,
     vocabulary) float32 logits are never whole in memory; None takes as many tokens as have
-    CHUNK_LOGITS logits. On a CPU that is for memory alone, and worth it once the tokens beyond one
-    chunk exceed about a third of the hidden size (one more gradient of the head's weight is held).
-    Head and loss of 2,048 tokens, 576 dimensions, vocabulary 49,152, forward and backward on one
-    core (CPU seconds and peak MB above the weights, fp32 | bf16 autocast): whole 4.3 s 1,170 | 1.95
-    s 1,227; chunks of 1,024 4.5 s 720 | 1.97 s 775; of 512 4.5 s 438 | 2.2 s 489. Of 4,096 tokens
-    in fp32: whole 9.2 s 2,326; chunks of 512 9.1 s 463. Computing the logits again in backward took
-    1.7 times as long (1,024 tokens, fp32).
+    CHUNK_LOGITS logits.
     """
 
-    def __init__(self, model: Any, *, chunk_tokens: int | None = None) -> None:
+    # On a CPU chunks are for memory alone, and worth it once the tokens beyond one chunk exceed
+    # about a third of the hidden size (one more gradient of the head's weight is held). Measured:
+    # head and loss of 2,048 tokens, 576 dimensions, vocabulary 49,152, forward and backward on one
+    # core, CPU seconds and peak MB above the weights:
+    #                       fp32            bf16 autocast
+    #     whole             4.3 s  1,170    1.95 s  1,227
+    #     chunks of 1,024   4.5 s    720    1.97 s    775
+    #     chunks of   512   4.5 s    438    2.2  s    489
+    # Of 4,096 tokens in fp32: whole 9.2 s 2,326; chunks of 512 9.1 s 463. Computing the logits
+    # again in backward took 1.7 times as long (1,024 tokens, fp32).
+
+    def __init__(self, model: PreTrainedModel, *, chunk_tokens: int | None = None) -> None:
         super().__init__()
         self.model = model
         self.chunk_tokens = chunk_tokens or max(1, CHUNK_LOGITS // model.config.vocab_size)
-        self._parts = split_head(
-            model
-        )  # a tuple: the parts are modules of `model` and must not be registered twice
+        # In a tuple, which nn.Module does not look into: the parts are modules of `model` and must
+        # not be registered twice.
+        self._parts = split_head(model)
 
     def forward(self, batch: Batch) -> Tensor:
-        """A scalar."""
+        """Return the loss of a batch, a scalar."""
         targets = batch.labels[:, 1:]
         chosen = targets != IGNORED
         weights = None if batch.weights is None else batch.weights[:, 1:][chosen]
         states = self._states(batch)[:, :-1][chosen]
         loss_of = self._token_loss(batch, chosen, targets[chosen])
 
-        def total(logits: Tensor, at: slice) -> Tensor:
-            losses = loss_of(logits.float(), at)
-            return (
-                losses if weights is None else losses * weights[at]
-            ).sum()  # a dot product would run in bf16
+        def total(logits: Tensor, span: slice) -> Tensor:
+            losses = loss_of(logits.float(), span)
+            if weights is not None:
+                # A product and a sum: under autocast a dot product would run in bf16.
+                losses = losses * weights[span]
+            return losses.sum()
 
-        return _sum_by_chunks(self._parts[1], states, total, self.chunk_tokens)
+        _, head = self._parts
+        return _sum_by_chunks(head, states, total, self.chunk_tokens)
 
     def _states(self, batch: Batch) -> Tensor:
-        return states_of(self._parts[0], batch)
+        body, _ = self._parts
+        return states_of(body, batch)
 
     def _token_loss(self, batch: Batch, chosen: Tensor, targets: Tensor) -> TokenLoss:
-        """`batch.labels[:, 1:][chosen]` are the `targets`."""
-        return lambda logits, at: F.cross_entropy(logits, targets[at], reduction="none")
+        """Return the loss of each labelled token; `batch.labels[:, 1:][chosen]` are `targets`."""
+        return lambda logits, span: F.cross_entropy(logits, targets[span], reduction="none")
 
 
-TokenLoss = Callable[[Tensor, slice], Tensor]
-"""(float32 logits of some labelled tokens, which of them these are) → their losses, unweighted."""
-
-
-def states_of(body: Any, batch: Batch) -> Tensor:
-    """What `body` makes of every position: (batch, length, …). With a cache, packed rows would see
-    each other."""
+def states_of(body: nn.Module, batch: Batch) -> Tensor:
+    """Return the output of `body` at every position, (batch, length, …)."""
     positions = {} if batch.position_ids is None else {"position_ids": batch.position_ids}
+    # With a cache, the rows of a packed sequence would see each other.
     states: Tensor = body(input_ids=batch.input_ids, use_cache=False, **positions)[0]
     return states
 
 
-def split_head(model: Any) -> tuple[Any, Any]:
-    """(body, head) with `model(x).logits == head(body(x)[0])`. The body is the model itself and the
-    head the identity where the model is not put together like that: this is tried, not assumed."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT's wrapper
-    body, head = inner.base_model, inner.get_output_embeddings()
+def split_head(model: PreTrainedModel) -> tuple[nn.Module, nn.Module]:
+    """Return (body, head) with `model(x).logits == head(body(x)[0])`.
+
+    Where the model is not put together like that, the body is the model itself and the head the
+    identity. The equation is tried on three tokens, not assumed.
+    """
+    # PEFT's wrapper keeps the model inside.
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    body = inner.base_model
+    head = inner.get_output_embeddings()
     if body is inner or head is None:
         return inner, nn.Identity()
     ids = torch.tensor([[1, 2, 3]], device=inner.device) % inner.config.vocab_size
     training = inner.training
     inner.eval()
     with torch.inference_mode():
-        whole = inner(input_ids=ids, use_cache=False).logits
-        split = head(body(input_ids=ids, use_cache=False)[0])
+        model_logits = inner(input_ids=ids, use_cache=False).logits
+        head_logits = head(body(input_ids=ids, use_cache=False)[0])
     inner.train(training)
-    same = torch.allclose(whole.float(), split.float(), rtol=1e-4, atol=1e-4)
-    return (body, head) if same else (inner, nn.Identity())
+    if torch.allclose(model_logits.float(), head_logits.float(), rtol=1e-4, atol=1e-4):
+        return body, head
+    return inner, nn.Identity()
 
 
 def mean_loss(
@@ -162,10 +178,12 @@ def mean_loss(
     rows: Sequence[EncodedRow],
     pad_id: int,
     batch_size: int,
-    on_batch: Callable[[int], None] = lambda n: None,
+    on_batch: Callable[[int], None] = lambda num_rows: None,
 ) -> float:
-    """Weighted mean cross-entropy per labelled token in nats over all rows, in length-sorted
-    batches; NaN for none."""
+    """Return the weighted mean of `loss` per labelled token over all rows, in nats; NaN for none.
+
+    Rows are computed in length-sorted batches; `on_batch` gets the number of rows of each.
+    """
     device = next(loss.parameters()).device
     ordered = sorted(rows, key=lambda row: len(row.ids))
     total = 0.0
@@ -178,26 +196,22 @@ def mean_loss(
     return total / tokens if tokens else math.nan
 
 
-def _sum_by_chunks(
-    head: Any, states: Tensor, total: Callable[[Tensor, slice], Tensor], chunk_tokens: int
-) -> Tensor:
-    """`total(head(states), all of them)`, computed at most `chunk_tokens` states at a time."""
+def _sum_by_chunks(head: nn.Module, states: Tensor, total: TokenLoss, chunk_tokens: int) -> Tensor:
+    """Return the sum of `total(head(states), …)`, at most `chunk_tokens` states at a time."""
     count = len(states)
-    size = (
-        -(-count // -(-count // chunk_tokens)) if count else 1
-    )  # chunks of one size: no small last one
-    chunks = [slice(start, min(start + size, count)) for start in range(0, count, size)]
+    if count == 0:
+        return total(head(states), slice(0, 0))
+    num_chunks = -(-count // chunk_tokens)
+    # Chunks of one size: no small last one.
+    size = -(-count // num_chunks)
+    spans = [slice(start, min(start + size, count)) for start in range(0, count, size)]
+    trained = torch.is_grad_enabled() and states.requires_grad
     # An adapter on the head has weights of its own, which _Chunked would not see: its graph is kept
     # whole.
-    if (
-        len(chunks) > 1
-        and torch.is_grad_enabled()
-        and states.requires_grad
-        and type(head) is nn.Linear
-    ):
-        loss: Tensor = _Chunked.apply(total, chunks, states, head.weight, head.bias)
+    if len(spans) > 1 and trained and type(head) is nn.Linear:
+        loss: Tensor = _Chunked.apply(total, spans, states, head.weight, head.bias)
         return loss
-    return torch.stack([total(head(states[at]), at) for at in chunks or [slice(0, 0)]]).sum()
+    return torch.stack([total(head(states[span]), span) for span in spans]).sum()
 
 
 class _Chunked(torch.autograd.Function):
@@ -208,23 +222,36 @@ class _Chunked(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, total: Any, chunks: list[slice], *inputs: Tensor | None) -> Tensor:
-        """`inputs` are states, weight and bias."""
-        leaves: list[Any] = [
-            one if one is None else one.detach().requires_grad_(one.requires_grad) for one in inputs
-        ]
-        states, weight, bias = leaves
+    def forward(
+        ctx: FunctionCtx,
+        total: TokenLoss,
+        spans: list[slice],
+        states: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+    ) -> Tensor:
+        """Return the sum over all spans; keep the gradients of states, weight and bias."""
+        states = _leaf(states)
+        weight = _leaf(weight)
+        bias = None if bias is None else _leaf(bias)
         losses = []
-        for at in chunks:
+        for span in spans:
             with torch.enable_grad():
-                loss = total(F.linear(states[at], weight, bias), at)
+                loss = total(F.linear(states[span], weight, bias), span)
                 loss.backward()
             losses.append(loss.detach())
-        ctx.save_for_backward(*(None if leaf is None else leaf.grad for leaf in leaves))
+        ctx.save_for_backward(states.grad, weight.grad, None if bias is None else bias.grad)
         return torch.stack(losses).sum()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
-        """In place: the weight's gradient is as large as the weight."""
-        return None, None, *(None if one is None else one.mul_(outer) for one in ctx.saved_tensors)
+    def backward(ctx: FunctionCtx, outer: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the kept gradients, scaled by that of the sum."""
+        # In place: the weight's gradient is as large as the weight.
+        gradients = (None if grad is None else grad.mul_(outer) for grad in ctx.saved_tensors)
+        return None, None, *gradients
+
+
+def _leaf(value: Tensor) -> Tensor:
+    """Return the tensor cut off from the graph, to gather a gradient of its own."""
+    return value.detach().requires_grad_(value.requires_grad)

@@ -7,8 +7,6 @@ code is involved.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from transformers import (
@@ -39,8 +37,8 @@ class LstmConfig(PreTrainedConfig):
     hidden_size: int = 256
     num_hidden_layers: int = 2
     dropout: float = 0.0
-    """On what enters and leaves each LSTM layer, never from one time step to the next (1409.2329).
-    """
+    """Between LSTM layers, before the first and after the last; never from one time step to the
+    next (1409.2329)."""
     initializer_range: float = 0.02
     """Standard deviation of embedding and head."""
     use_cache: bool = True
@@ -51,11 +49,12 @@ class LstmConfig(PreTrainedConfig):
 
 
 class LstmState(DynamicLayer):
-    """The one layer of this model's `Cache`: what all LSTM layers hand on to the next token.
+    """The one layer of this model's `Cache`: the state of all LSTM layers after the last token.
 
-    `keys` is the hidden and `values` the cell state, both (batch, num_layers, hidden_size): with
-    the batch first the library's ways to repeat, select and reorder rows apply as they are.
+    `keys` is the hidden and `values` the cell state, both (batch, num_layers, hidden_size).
     """
+
+    # With the batch first, transformers' own methods repeat, select and reorder the rows.
 
     is_croppable = False
 
@@ -67,44 +66,50 @@ class LstmState(DynamicLayer):
         self, key_states: Tensor, value_states: Tensor, num_tokens: int = 1
     ) -> tuple[Tensor, Tensor]:
         """Replace the state by the one `num_tokens` later."""
-        self.keys, self.values, self.is_initialized = key_states, value_states, True
-        self.dtype, self.device = key_states.dtype, key_states.device
+        self.keys = key_states
+        self.values = value_states
+        self.is_initialized = True
+        self.dtype = key_states.dtype
+        self.device = key_states.device
         self.cumulative_length += num_tokens
         return key_states, value_states
 
     def get_seq_length(self) -> int:
-        """Tokens seen, padding included."""
+        """Return the tokens seen, padding included."""
         return int(self.cumulative_length)
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Refused: a recurrent state cannot unsee a token."""
+        """Refuse: a recurrent state cannot unsee a token."""
         raise NotImplementedError("the state of an LSTM cannot be cropped")
 
 
 class LstmPreTrainedModel(PreTrainedModel):
-    """What both classes below share."""
+    """Base of the two classes below."""
 
     config_class = LstmConfig
     base_model_prefix = "model"
     _is_stateful = True
-    _supports_sdpa = True  # there is no attention: whichever implementation is asked for will do
+    # There is no attention: whichever implementation is asked for will do.
+    _supports_sdpa = True
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Forget gates begin open (Jozefowicz et al., ICML 2015): the state lasts until training
-        says otherwise."""
+        """Initialise a module; the forget gates of an LSTM begin open."""
         super()._init_weights(module)
-        if isinstance(module, nn.LSTM):
-            for name, bias in module.named_parameters():
-                if name.startswith("bias_ih"):
-                    values = torch.zeros_like(bias)
-                    values[module.hidden_size : 2 * module.hidden_size] = 1.0
-                    init.copy_(bias, values)
+        if not isinstance(module, nn.LSTM):
+            return
+        for name, bias in module.named_parameters():
+            if name.startswith("bias_ih"):
+                # A bias of 1 lets the state last until training says otherwise (Jozefowicz et al.,
+                # ICML 2015). torch lays out the gates as input, forget, cell, output.
+                values = torch.zeros_like(bias)
+                values[module.hidden_size : 2 * module.hidden_size] = 1.0
+                init.copy_(bias, values)
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
-        """Have `generate` leave the cache to `forward`: the default one would hold keys and values
-        per token."""
+        """Return False, so that `generate` leaves the cache to `forward`."""
+        # The default cache would hold keys and values per token.
         return False
 
 
@@ -113,7 +118,8 @@ class LstmModel(LstmPreTrainedModel):
 
     def __init__(self, config: LstmConfig) -> None:
         super().__init__(config)
-        layers, size = config.num_hidden_layers, config.hidden_size
+        layers = config.num_hidden_layers
+        size = config.hidden_size
         self.embed_tokens = nn.Embedding(config.vocab_size, size)
         self.dropout = nn.Dropout(config.dropout)
         self.lstm = nn.LSTM(
@@ -129,13 +135,18 @@ class LstmModel(LstmPreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> BaseModelOutputWithPast:
-        """Hidden states (batch, length, hidden_size) of `input_ids` (batch, length), and the state
-        behind them.
+        """Return hidden states (batch, length, hidden_size) and the state behind them.
 
-        `attention_mask` is (batch, length so far); masked positions leave a row's state as it was,
-        and their hidden states are zero. Position ids, which other models take, are ignored.
+        Args:
+            input_ids: (batch, length).
+            attention_mask: (batch, length so far). Masked positions leave a row's state as it was,
+                and their hidden states are zero.
+            past_key_values: the state before the first of `input_ids`; None: a fresh one.
+            inputs_embeds: (batch, length, hidden_size), instead of `input_ids`.
+            use_cache: return the state; None: as the config says.
+            kwargs: ignored, such as position ids, which other models take.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
@@ -153,9 +164,10 @@ class LstmModel(LstmPreTrainedModel):
                 memory.values.transpose(0, 1).contiguous(),
             )
         mask = create_recurrent_attention_mask(self.config, inputs, attention_mask, past_key_values)
-        outputs, (hidden, cell) = (
-            self.lstm(inputs, state) if mask is None else _masked(self.lstm, inputs, state, mask)
-        )
+        if mask is None:
+            outputs, (hidden, cell) = self.lstm(inputs, state)
+        else:
+            outputs, (hidden, cell) = _masked(self.lstm, inputs, state, mask)
         if use_cache:
             memory.update(hidden.transpose(0, 1), cell.transpose(0, 1), num_tokens=inputs.shape[1])
         return BaseModelOutputWithPast(
@@ -173,27 +185,30 @@ def _masked(
         zeros = inputs.new_zeros(lstm.num_layers, batch, lstm.hidden_size)
         state = (zeros, zeros)
     counts = mask.long().sum(dim=1)
+    # The real tokens of a row first, in their order.
     order = mask.long().argsort(dim=1, descending=True, stable=True)[..., None].expand(-1, -1, size)
     # A packed row has at least one token; a row of padding only takes its old state back below.
-    packed = nn.utils.rnn.pack_padded_sequence(
+    packed_inputs = nn.utils.rnn.pack_padded_sequence(
         inputs.gather(1, order), counts.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False
     )
-    packed, fresh = lstm(packed, state)
-    outputs, _ = nn.utils.rnn.pad_packed_sequence(packed, batch_first=True, total_length=length)
-    outputs = torch.zeros_like(outputs).scatter(1, order, outputs) * mask[..., None].to(
-        outputs.dtype
+    packed_outputs, (new_hidden, new_cell) = lstm(packed_inputs, state)
+    ordered_outputs, _ = nn.utils.rnn.pad_packed_sequence(
+        packed_outputs, batch_first=True, total_length=length
     )
-    some = (counts > 0)[:, None]
-    hidden, cell = (
-        torch.where(some, new, old.to(new.dtype)) for new, old in zip(fresh, state, strict=True)
-    )
+    outputs = torch.zeros_like(ordered_outputs).scatter(1, order, ordered_outputs)
+    outputs = outputs * mask[..., None].to(outputs.dtype)
+    has_tokens = (counts > 0)[:, None]
+    old_hidden, old_cell = state
+    hidden = torch.where(has_tokens, new_hidden, old_hidden.to(new_hidden.dtype))
+    cell = torch.where(has_tokens, new_cell, old_cell.to(new_cell.dtype))
     return outputs, (hidden, cell)
 
 
 class LstmForCausalLM(LstmPreTrainedModel, GenerationMixin):
     """`LstmModel` with a linear head."""
 
-    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012 — transformers' own form
+    # transformers reads a plain dict here.
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
 
     def __init__(self, config: LstmConfig) -> None:
         super().__init__(config)
@@ -211,10 +226,12 @@ class LstmForCausalLM(LstmPreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> CausalLMOutputWithPast:
-        """Logits of the last `logits_to_keep` positions (0: of all); the mean loss if `labels` are
-        given."""
+        """Return the logits of the last `logits_to_keep` positions (0: of all).
+
+        With `labels` also their mean loss. The other arguments are those of `LstmModel`.
+        """
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,

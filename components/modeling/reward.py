@@ -35,42 +35,54 @@ class RewardModel:
             raise UserError(
                 f"reward model {folder}: cannot be loaded ({str(error).splitlines()[0]})"
             ) from None
+        # transformers gives a checkpoint without a classifier one of random numbers.
         check_report(report, f"reward model {folder}")
         self._model = model.to(device).eval()
-        if self._model.config.num_labels != 1:
+        num_outputs = self._model.config.num_labels
+        if num_outputs != 1:
             raise UserError(
-                f"reward model {folder}: {self._model.config.num_labels} outputs; a reward model has one (num_labels)"
+                f"reward model {folder}: {num_outputs} outputs; a reward model has one (num_labels)"
             )
+        # A classifier reads its score at the last token that is no padding.
         if self._tokenizer.pad_token_id is None:
             raise UserError(
-                f"reward model {folder}: its tokenizer has no pad_token, so rows of a batch cannot be told"
+                f"reward model {folder}: its tokenizer has no pad_token, so rows of a batch cannot "
+                "be told"
             )
         self._model.config.pad_token_id = self._tokenizer.pad_token_id
-        self._limit = int(getattr(self._model.config, "max_position_embeddings", 0) or 10**9)
+        self._max_length = getattr(self._model.config, "max_position_embeddings", None)
 
     @torch.inference_mode()
     def scores(self, pairs: Sequence[tuple[str, str]], batch_size: int) -> list[float | None]:
-        """The reward of each (prompt, answer), in order; None for one that is longer than the model
-        takes."""
-        rows = [self._ids(*pair) for pair in pairs]
-        places = sorted(
-            (len(row), place) for place, row in enumerate(rows) if len(row) <= self._limit
-        )
-        found: list[float | None] = [None] * len(rows)
-        for start in range(0, len(places), batch_size):
-            group = [place for _, place in places[start : start + batch_size]]
-            batch = self._tokenizer.pad(
-                {"input_ids": [rows[place] for place in group]}, return_tensors="pt"
+        """Return the reward of each (prompt, answer), in order.
+
+        None for one that is longer than the model takes. Computed in length-sorted batches of
+        `batch_size`.
+        """
+        rows = [self._ids(prompt, answer) for prompt, answer in pairs]
+        fitting = [
+            index
+            for index, row in enumerate(rows)
+            if not self._max_length or len(row) <= self._max_length
+        ]
+        fitting.sort(key=lambda index: len(rows[index]))
+        scores: list[float | None] = [None] * len(rows)
+        for start in range(0, len(fitting), batch_size):
+            indices = fitting[start : start + batch_size]
+            padded = self._tokenizer.pad(
+                {"input_ids": [rows[index] for index in indices]}, return_tensors="pt"
             )
-            rewards = self._model(**batch.to(self._model.device)).logits[:, 0].float().tolist()
-            for place, reward in zip(group, rewards, strict=True):
-                found[place] = reward
-        return found
+            logits = self._model(**padded.to(self._model.device)).logits
+            rewards = logits[:, 0].float().tolist()
+            for index, reward in zip(indices, rewards, strict=True):
+                scores[index] = reward
+        return scores
 
     def _ids(self, prompt: str, answer: str) -> list[int]:
-        """A conversation where the tokenizer has a chat template, else the two texts as a pair."""
+        """Return a conversation where the tokenizer has a chat template, else a pair of texts."""
         if self._tokenizer.chat_template:
             turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
             text = self._tokenizer.apply_chat_template(turns, tokenize=False)
+            # The template has written the special tokens already.
             return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
         return list(self._tokenizer(prompt, answer)["input_ids"])

@@ -1,20 +1,21 @@
-"""How likely a model finds given texts: perplexity row by row, and classes by the likelihood of
-their labels."""
+"""Likelihood of given texts: perplexity of rows, and classes by the likelihood of their labels."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from components.contracts.rows import Conversation
 from components.modeling.encoding import Codec
 from components.modeling.likelihood import (
     CHUNK_LOGITS,
     IGNORED,
+    Batch,
     EncodedRow,
     collate,
     split_head,
@@ -24,7 +25,7 @@ from components.modeling.likelihood import (
 
 @dataclass(frozen=True)
 class RowScore:
-    """How well one row was predicted, over the tokens that bear loss."""
+    """Scores of one row, over the tokens that bear loss."""
 
     loss: float
     """Sum of the cross-entropies in nats."""
@@ -36,60 +37,77 @@ class RowScore:
 
 @torch.inference_mode()
 def score_rows(
-    model: Any,
+    model: PreTrainedModel,
     rows: Sequence[EncodedRow],
     pad_id: int,
     batch_size: int,
-    on_batch: Callable[[int], None] = lambda n: None,
+    on_batch: Callable[[int], None] = lambda num_rows: None,
     *,
     chunk_tokens: int | None = None,
 ) -> list[RowScore]:
-    """Teacher-forced scores of every row, in their order; row weights are not regarded.
+    """Return teacher-forced scores of every row, in their order; row weights are ignored.
 
-    Batches are sorted by length. The head runs on tokens that bear loss alone, on `chunk_tokens` of
-    them at once (None: as many as have CHUNK_LOGITS logits). `on_batch` gets the number of rows of
-    each finished batch.
+    Args:
+        model: in eval mode.
+        rows: the rows; they are computed in length-sorted batches.
+        pad_id: filler of shorter rows.
+        batch_size: rows of a batch.
+        on_batch: called with the number of rows of each finished batch.
+        chunk_tokens: tokens that go through the head at once; None: as many as have CHUNK_LOGITS
+            logits.
     """
     body, head = split_head(model)
     chunk = chunk_tokens or max(1, CHUNK_LOGITS // model.config.vocab_size)
     scores: dict[int, RowScore] = {}
-    order = sorted(range(len(rows)), key=lambda place: len(rows[place].ids))
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index].ids))
     for start in range(0, len(order), batch_size):
-        group = order[start : start + batch_size]
-        batch = collate([rows[place] for place in group], pad_id).to(model.device)
-        targets = batch.labels[:, 1:]
-        chosen = targets != IGNORED
-        states, wanted = states_of(body, batch)[:, :-1][chosen], targets[chosen]
-        losses, right = [], []
-        for piece, truth in zip(states.split(chunk), wanted.split(chunk), strict=True):
-            logits = head(piece).float()
-            losses.append(F.cross_entropy(logits, truth, reduction="none").double())
-            right.append(logits.argmax(dim=-1) == truth)
-        counts = chosen.sum(dim=1).tolist()
-        pieces = zip(torch.cat(losses).split(counts), torch.cat(right).split(counts), strict=True)
-        for place, count, (loss, hits) in zip(group, counts, pieces, strict=True):
-            scores[place] = RowScore(float(loss.sum()), count, int(hits.sum()))
-        on_batch(len(group))
-    return [scores[place] for place in range(len(rows))]
+        indices = order[start : start + batch_size]
+        batch = collate([rows[index] for index in indices], pad_id).to(model.device)
+        batch_scores = _batch_scores(body, head, batch, chunk)
+        scores.update(zip(indices, batch_scores, strict=True))
+        on_batch(len(indices))
+    return [scores[index] for index in range(len(rows))]
+
+
+def _batch_scores(body: nn.Module, head: nn.Module, batch: Batch, chunk: int) -> list[RowScore]:
+    targets = batch.labels[:, 1:]
+    chosen = targets != IGNORED
+    # The head runs on the tokens that bear loss alone.
+    states = states_of(body, batch)[:, :-1][chosen]
+    losses: list[Tensor] = []
+    hits: list[Tensor] = []
+    for chunk_states, truth in zip(states.split(chunk), targets[chosen].split(chunk), strict=True):
+        logits = head(chunk_states).float()
+        losses.append(F.cross_entropy(logits, truth, reduction="none").double())
+        hits.append(logits.argmax(dim=-1) == truth)
+    counts = chosen.sum(dim=1).tolist()
+    row_losses = torch.cat(losses).split(counts)
+    row_hits = torch.cat(hits).split(counts)
+    return [
+        RowScore(float(loss.sum()), count, int(hit.sum()))
+        for loss, count, hit in zip(row_losses, counts, row_hits, strict=True)
+    ]
 
 
 def likeliest_labels(
-    model: Any,
+    model: PreTrainedModel,
     codec: Codec,
     prompts: Sequence[str | Conversation],
     labels: Sequence[str],
     batch_size: int,
 ) -> list[str]:
-    """For each prompt the label that the model finds most likely as its answer.
+    """Return for each prompt the label that the model finds most likely as its answer.
 
-    Labels are compared by their log-likelihood per token, the end token included, so that a long
-    label is not at a disadvantage and a label that begins another is told apart from it. Ties go to
-    the first of `labels`.
+    Labels are compared by their log-likelihood per token, the end token included. Ties go to the
+    first of `labels`.
     """
+    # Per token, so that a long label is not at a disadvantage; with the end token, so that a label
+    # that begins another is told apart from it.
     rows = [EncodedRow(*codec.row_ids(prompt, label)) for prompt in prompts for label in labels]
     scores = score_rows(model, rows, codec.pad_id, batch_size)
     chosen = []
     for start in range(0, len(rows), len(labels)):
-        means = [score.loss / score.num_tokens for score in scores[start : start + len(labels)]]
+        prompt_scores = scores[start : start + len(labels)]
+        means = [score.loss / score.num_tokens for score in prompt_scores]
         chosen.append(labels[means.index(min(means))])
     return chosen

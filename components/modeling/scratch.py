@@ -1,4 +1,4 @@
-"""Models made from nothing: stock transformers classes or an LSTM, a character or byte tokenizer."""
+"""Models from nothing: stock transformers classes or an LSTM, a character or byte tokenizer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from components.errors import UserError
 from components.modeling.lstm import LstmConfig, LstmForCausalLM
 
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>"}
-
+"""Special tokens, by their role."""
 
 # The usual 0.02 is made for wide models: 64 dimensions learn faster and generalise further from
 # about 1/√64.
@@ -18,14 +18,14 @@ _INITIALIZER_RANGE = 0.08
 
 
 def make_scratch(section: Scratch) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """A freshly initialised model and its tokenizer. Weights depend on torch's global seed.
+    """Return a freshly initialised model and its tokenizer.
 
-    `llama-nope` is SmolLM3 with rotary embedding off in every layer: a llama-like decoder whose
-    only sense of order is the causal mask, which generalises to longer inputs (2305.19466).
+    Weights depend on torch's global seed. Raises UserError if the heads do not divide hidden_size.
     """
     if section.architecture != "lstm" and section.hidden_size % section.num_heads:
         raise UserError(
-            f"model.scratch: hidden_size {section.hidden_size} must be a multiple of num_heads {section.num_heads}"
+            f"model.scratch: hidden_size {section.hidden_size} must be a multiple of num_heads "
+            f"{section.num_heads}"
         )
     tokenizer = _tokenizer(section)
     model = _model(section, tokenizer)
@@ -41,10 +41,10 @@ def _tokenizer(section: Scratch) -> PreTrainedTokenizerFast:
         tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
         tokenizer.decoder = decoders.Fuse()
     else:
+        # BPE without merges: each byte is a token, so every text can be written.
         symbols = [*SPECIAL.values(), *sorted(pre_tokenizers.ByteLevel.alphabet())]
-        tokenizer = Tokenizer(
-            models.BPE({symbol: index for index, symbol in enumerate(symbols)}, [])
-        )
+        vocabulary = {symbol: index for index, symbol in enumerate(symbols)}
+        tokenizer = Tokenizer(models.BPE(vocabulary, []))
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         tokenizer.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(
@@ -99,6 +99,7 @@ def _model(section: Scratch, tokenizer: PreTrainedTokenizerFast) -> PreTrainedMo
             n_head=section.num_heads,
             n_inner=section.intermediate_size,
             n_positions=section.max_length,
+            # GPT-2's config has 0.1 for these; train.dropout alone sets dropout here.
             resid_pdrop=0.0,
             embd_pdrop=0.0,
             attn_pdrop=0.0,
@@ -108,4 +109,6 @@ def _model(section: Scratch, tokenizer: PreTrainedTokenizerFast) -> PreTrainedMo
         return GPT2LMHeadModel(config)
     if section.architecture == "llama":
         return LlamaForCausalLM(LlamaConfig(**llama))
+    # `llama-nope`: SmolLM3 with rotary embedding off in every layer is a llama-like decoder whose
+    # only sense of order is the causal mask, which generalises to longer inputs (2305.19466).
     return SmolLM3ForCausalLM(SmolLM3Config(no_rope_layers=[0] * section.num_layers, **llama))

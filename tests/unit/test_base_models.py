@@ -10,12 +10,12 @@ import torch
 
 from components.contracts.recipe import ModelSection, Scratch
 from components.errors import UserError
-from components.modeling.base import materialise_base
+from components.modeling.base import BaseFacts, materialise_base
 from components.modeling.load import load_model, load_tokenizer
 from tests.unit.tiny import save_tiny, tiny_model
 
 
-def materialise(source: str, folder: Path) -> dict[str, object]:
+def materialise(source: str, folder: Path) -> BaseFacts:
     return materialise_base(ModelSection(source=source), 0, folder, {}, folder.parent / "scratch")
 
 

@@ -16,7 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForSeque
 
 from components.contracts.recipe import ModelSection
 from components.errors import UserError
-from components.modeling.base import materialise_base
+from components.modeling.base import BaseFacts, materialise_base
 from components.modeling.load import count_parameters, load_model, save_checkpoint
 from components.modeling.reward import RewardModel
 from tests.unit.chat_models import chat_tokenizer, llama, save_chat_model
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.process
 Weights = dict[str, Tensor]
 
 
-def materialise(source: Path, folder: Path) -> dict[str, Any]:
+def materialise(source: Path, folder: Path) -> BaseFacts:
     section = ModelSection(source=f"file://{source}")
     return materialise_base(section, 0, folder, {}, folder.parent / "scratch")
 

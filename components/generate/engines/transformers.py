@@ -42,7 +42,9 @@ class TransformersEngine:
             [few[0].prompt for few in own.values()],
             [[ask.seed for ask in few] for few in own.values()],
         )
-        found = answerer.answer(prompts, seeds, lambda done, rate: on_answers(done))
+        found = answerer.answer(
+            prompts, seeds, lambda num_answers, num_tokens: on_answers(num_answers)
+        )
         self._context.costs["sampling_batch_size"] = answerer.batch_size
         return [
             sample.model_copy(update={"index": own[sample.prompt_id][sample.index].index})

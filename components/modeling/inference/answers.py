@@ -1,23 +1,23 @@
-"""Let a checkpoint answer prompts: the one way that generate and evaluate share."""
+"""Answers of a checkpoint to prompts, drawn in one way by generate and evaluate."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+
+from transformers import PreTrainedModel
 
 from components.contracts.rows import Prompt, Sample
 from components.modeling.encoding import Codec, load_codec
 from components.modeling.inference.attention import use_shared_heads
-from components.modeling.inference.sampler import Request, Sampler
+from components.modeling.inference.sampler import OnBatch, Request, Sampler
 from components.modeling.inference.sampling import Sampling
 from components.modeling.load import inference_dtype, load_model
 from components.runtime.context import Context
 
 
-def load_for_answers(folder: Path, system_prompt: str) -> tuple[Any, Codec]:
-    """A checkpoint ready to sample from, in the precision that is fastest for its size, with its
-    codec."""
+def load_for_answers(folder: Path, system_prompt: str) -> tuple[PreTrainedModel, Codec]:
+    """Return (model, codec) of a checkpoint, in the precision that is fastest for its size."""
     model = load_model(folder, inference_dtype(folder))
     use_shared_heads(model)
     return model, load_codec(folder, system_prompt)
@@ -28,12 +28,12 @@ class Answerer:
 
     def __init__(
         self,
-        model: Any,
+        model: PreTrainedModel,
         codec: Codec,
         sampling: Sampling,
         note: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """`note` is told when memory did not suffice for a batch."""
+        """`note` is called with a line of text when memory did not suffice for a batch."""
         self._sampler = Sampler(model, sampling, codec.end_ids, codec.pad_id, note)
         self._codec = codec
 
@@ -46,12 +46,18 @@ class Answerer:
         self,
         prompts: Sequence[Prompt],
         seeds: Sequence[Sequence[int]],
-        on_batch: Callable[[int, float], None] = lambda done, rate: None,
+        on_batch: OnBatch = lambda num_answers, num_tokens: None,
     ) -> list[Sample]:
-        """One answer per seed, in order of prompt and seed; `index` counts the seeds of a prompt."""
+        """Return one answer per seed, in order of prompt and seed.
+
+        Args:
+            prompts: the prompts, in any order of length.
+            seeds: for each prompt the seeds of its answers; `Sample.index` counts them.
+            on_batch: called after each batch with (answers, tokens) drawn so far.
+        """
         requests = [
-            Request(tuple(self._codec.prompt_ids(prompt.asked)), tuple(own))
-            for prompt, own in zip(prompts, seeds, strict=True)
+            Request(tuple(self._codec.prompt_ids(prompt.asked)), tuple(prompt_seeds))
+            for prompt, prompt_seeds in zip(prompts, seeds, strict=True)
         ]
         answers = sorted(
             self._sampler.draw(requests, on_batch),
@@ -72,23 +78,26 @@ class Answerer:
 
 def sample_all(
     context: Context,
-    model: Any,
+    model: PreTrainedModel,
     codec: Codec,
     prompts: Sequence[Prompt],
     seeds: Sequence[Sequence[int]],
     sampling: Sampling,
 ) -> list[Sample]:
-    """Answers of a loaded model; charges `compute_seconds` and `tokens_generated` and reports
-    progress."""
+    """Return the answers of a loaded model, as `Answerer.answer` does.
+
+    Charges `compute_seconds` and `tokens_generated`, and reports progress.
+    """
     begun = context.clock()
-    total = sum(len(own) for own in seeds)
+    total = sum(len(prompt_seeds) for prompt_seeds in seeds)
 
-    def on_batch(done: int, rate: float) -> None:
-        context.progress.update(done, total, rate, "answers")
+    def report(num_answers: int, num_tokens: int) -> None:
+        # A clock may stand still between two readings, or be set back.
+        seconds = max(context.clock() - begun, 1e-9)
+        context.progress.update(num_answers, total, num_tokens / seconds, "answers")
 
-    samples = Answerer(model, codec, sampling, context.progress.note).answer(
-        prompts, seeds, on_batch
-    )
+    answerer = Answerer(model, codec, sampling, context.progress.note)
+    samples = answerer.answer(prompts, seeds, report)
     context.charge("compute_seconds", context.clock() - begun)
-    context.charge("tokens_generated", sum(item.num_tokens for item in samples))
+    context.charge("tokens_generated", sum(sample.num_tokens for sample in samples))
     return samples

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
@@ -13,84 +11,99 @@ ROOM_TOKENS = 64
 
 
 def make_room(cache: Cache, rows: Tensor | None, num_tokens: int, *, masked: bool) -> None:
-    """Let `cache` hold row `rows[i]` of its rows as row i (None: as they are), with room for
-    `num_tokens` to come.
+    """Repeat the rows of a cache and give it room for tokens to come, in place.
 
-    `masked` says that the model's attention is always given a mask: then it is shown the empty room
-    as well, for products of tensors that lie in one piece are twice as fast. Layers of other kinds
-    (sliding windows, recurrent states) are repeated and go on as they were made.
+    Layers of other kinds than keys and values (sliding windows, recurrent states) are repeated and
+    go on as they were made.
+
+    Args:
+        cache: what the prefill left.
+        rows: for each row of the result the row to take; None: the rows as they are.
+        num_tokens: tokens that will be added at most.
+        masked: the model's attention is always given a mask, so it may see the empty room as well.
     """
-    for place, layer in enumerate(cache.layers):
+    for index, layer in enumerate(cache.layers):
         if type(layer) is DynamicLayer:
-            cache.layers[place] = RoomyLayer(layer, rows, num_tokens, masked=masked)
+            cache.layers[index] = RoomyLayer(layer, rows, num_tokens, masked=masked)
         elif rows is not None:
             layer.batch_select_indices(rows)
 
 
 class RoomyLayer(DynamicLayer):
-    """Keys and values (batch, heads, length, size) at the front of larger tensors: a new token is
-    written behind them.
+    """Keys and values (batch, heads, length, size) at the front of larger tensors.
 
-    A plain dynamic layer copies all it holds for every token.
+    A new token is written behind them. A plain dynamic layer copies all it holds for every token.
     """
 
     def __init__(
         self, layer: DynamicLayer, rows: Tensor | None, num_tokens: int, *, masked: bool
     ) -> None:
         super().__init__()
-        self.dtype, self.device, self.is_initialized = layer.dtype, layer.device, True
+        self.dtype = layer.dtype
+        self.device = layer.device
+        self.is_initialized = True
         self._masked = masked
         self._length = layer.get_seq_length()
-        self._most = self._length + num_tokens
-        self._take(layer.keys, layer.values, rows)
+        self._final_length = self._length + num_tokens
+        self._copy_from(layer.keys, layer.values, rows)
 
     def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Add the tokens and return all, where there is a mask with the empty room behind them."""
+        """Add tokens and return all keys and values; where there is a mask, with the empty room."""
         end = self._length + key_states.shape[-2]
         if end > self.keys.shape[-2]:
-            self._take(self.keys[:, :, : self._length], self.values[:, :, : self._length], None)
+            self._copy_from(*self._filled(), None)
         self.keys[:, :, self._length : end] = key_states
         self.values[:, :, self._length : end] = value_states
         self._length = end
+        # Products of tensors that lie in one piece are twice as fast, so a mask hides the room
+        # where there is one.
         shown = self.keys.shape[-2] if self._masked else end
         return self.keys[:, :, :shown], self.values[:, :, :shown]
 
     def get_seq_length(self) -> int:
-        """Tokens seen, padding included."""
+        """Return the tokens seen, padding included."""
         return int(self._length)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Length of the keys that `update` will return, and where they begin."""
+        """Return (length, start) of the keys that `update` will return."""
         end = self._length + query_length
         if not self._masked:
             return end, 0
         room = int(self.keys.shape[-2])
-        return room if end <= room else self._with_room(), 0
+        if end > room:
+            room = self._next_room()
+        return room, 0
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep these rows."""
-        self._take(self.keys[:, :, : self._length], self.values[:, :, : self._length], indices)
+        """Take these rows and drop the others."""
+        self._copy_from(*self._filled(), indices)
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Refused: nothing here takes tokens back."""
+        """Refuse: nothing here takes tokens back."""
         raise NotImplementedError("a roomy cache cannot be cropped")
 
-    def _take(self, keys: Tensor, values: Tensor, rows: Tensor | None) -> None:
-        self.keys, self.values = (
-            _copied(states, rows, self._with_room()) for states in (keys, values)
-        )
+    def _filled(self) -> tuple[Tensor, Tensor]:
+        return self.keys[:, :, : self._length], self.values[:, :, : self._length]
 
-    def _with_room(self) -> int:
-        """Length of the tensors that are made next: no longer than what is known to come."""
-        return int(max(self._length + 1, min(self._length + ROOM_TOKENS, self._most)))
+    def _copy_from(self, keys: Tensor, values: Tensor, rows: Tensor | None) -> None:
+        room = self._next_room()
+        self.keys = _with_room(keys, rows, room)
+        self.values = _with_room(values, rows, room)
+
+    def _next_room(self) -> int:
+        """Return the length of the tensors that are made next, in tokens."""
+        room = min(self._length + ROOM_TOKENS, self._final_length)
+        return int(max(self._length + 1, room))
 
 
-def _copied(states: Tensor, rows: Tensor | None, room: int) -> Tensor:
-    taken = states if rows is None else states[rows]
-    batch, heads, length, size = taken.shape
+def _with_room(states: Tensor, rows: Tensor | None, room: int) -> Tensor:
+    """Return a copy of the chosen rows, `room` tokens long."""
+    chosen = states if rows is None else states[rows]
+    batch, heads, length, size = chosen.shape
     copy = states.new_empty((batch, heads, room, size))
-    copy[:, :, :length] = taken
-    copy[:, :, length:] = 0  # what a mask hides must still be numbers
+    copy[:, :, :length] = chosen
+    # A mask hides the room, but 0 · NaN is NaN: it must hold numbers.
+    copy[:, :, length:] = 0
     return copy

