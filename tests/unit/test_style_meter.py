@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from tests.style_meter import measure, product_files
+from tests.style_meter import PAGE, measure, product_files
 
 SQUEEZED = '''"""What this is."""
 # A comment of its own.
@@ -50,3 +51,12 @@ def test_all_that_is_shipped_is_measured() -> None:
     names = {path.name for path in product_files()}
     assert {"pipeline.py", "step.py", "component.py", "build.py"} <= names
     assert not any("tests" in path.parts for path in product_files())
+
+
+def test_the_page_for_developers_shows_every_measure() -> None:
+    """Not their values, which each commit changes a little: `make golden` writes them."""
+    _, _, rest = PAGE.read_text(encoding="utf-8").partition("<!-- style -->\n")
+    shown, mark, _ = rest.partition("<!-- /style -->")
+    assert mark
+    names = re.findall(r"^\| (.+) \| [0-9.e+]+ \|$", shown, re.MULTILINE)
+    assert names == list(measure([Path(__file__)]).rates())
