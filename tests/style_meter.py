@@ -1,7 +1,8 @@
 """Measures of style of the product code, as a Markdown table: `python -m tests.style_meter [PATH …]`.
 
-With `--page` the table goes into docs/development.md, as `make golden` has it. Each figure stands for a rule of how code is written here. Other projects can be measured with the
-same rules by naming their folders.
+With `--page` the table goes into docs/development.md; `make golden` does that. Each figure stands
+for a rule of how code is written here. Other projects can be measured with the same rules by naming
+their folders.
 """
 
 from __future__ import annotations
