@@ -1,5 +1,4 @@
-"""The one byte form of a JSON value, digests over it, seeds made from what they depend on, and the
-one form of a text that looks the same."""
+"""Canonical forms: the bytes of a JSON value, digests and seeds over them, texts that look alike."""
 
 from __future__ import annotations
 
@@ -8,6 +7,9 @@ import json
 import re
 import unicodedata
 from typing import Any
+
+JsonObject = dict[str, Any]
+"""A JSON object whose fields are known elsewhere."""
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 # Soft hyphen, zero-width space and non-joiner, direction marks, word joiner and the invisible
@@ -23,21 +25,26 @@ _AFTER_30_MARKS = re.compile(r"(?<=[^\w\s]{30})(?=[^\w\s])")
 
 
 def derived_seed(*parts: object) -> int:
-    """A 63-bit seed that depends on every part and on nothing else (not on order of work or shard
-    count)."""
-    text = "\x1f".join(str(piece) for piece in parts)
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+    """Return a 63-bit seed that depends on every part, and on nothing else."""
+    # Not a counter: a sample has the same seed whichever shard draws it, and in whatever order.
+    text = "\x1f".join(str(part) for part in parts)
+    digest = hashlib.sha256(text.encode()).digest()
+    # 63 bits, because PyTorch and NumPy take signed 64-bit seeds.
+    return int.from_bytes(digest[:8], "big") >> 1
 
 
-def canonical_json(value: Any) -> bytes:
-    """The one byte form of a JSON value: sorted keys, no spaces, no NaN. Digests are taken over it."""
+def canonical_json(value: object) -> bytes:
+    """Return the one byte form of a JSON value: sorted keys, no spaces, no NaN.
+
+    Raises ValueError for NaN and infinity, which JSON does not have.
+    """
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     ).encode()
 
 
-def digest_of(value: Any) -> str:
-    """SHA-256 (hex) of a JSON value's canonical form."""
+def digest_of(value: object) -> str:
+    """Return the SHA-256 (hex) of a JSON value's canonical form."""
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 

@@ -18,6 +18,8 @@ class RatchetError(Exception):
 class UserError(RatchetError):
     """The input is wrong (recipe, data, model, credentials): the user can mend it. Exit 2."""
 
+    # As argparse ends after wrong usage.
+
     exit_code = 2
 
 
@@ -36,8 +38,12 @@ class Missing(Corrupt):
 
 
 class Transient(RatchetError):
-    """The surroundings failed for now (network, a full queue): the same call may succeed later.
-    Exit 75."""
+    """The surroundings failed for now (network, a full queue). Exit 75.
+
+    The same call may succeed later.
+    """
+
+    # EX_TEMPFAIL of BSD's sysexits.h.
 
     exit_code = 75
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from components.canonical import JsonObject
 from components.contracts.recipe import DataSource
 from components.contracts.rows import MAX_LINE_BYTES, Conversation, spoken
 from components.errors import first_line
@@ -17,7 +18,6 @@ MAX_LABEL_CHARACTERS = 64
 """Longer labels are answers, not classes, and do not become slices."""
 MAX_MESSAGES = 1000
 
-JsonObject = dict[str, Any]
 Row = Mapping[Any, object]
 """A row before any of its fields is checked."""
 

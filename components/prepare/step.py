@@ -9,9 +9,8 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from components.canonical import canonical_json, derived_seed
+from components.canonical import JsonObject, canonical_json, derived_seed
 from components.contracts import artifacts
 from components.contracts.recipe import DataSource, Recipe
 from components.contracts.recipe_file import parse_recipe, set_key
@@ -37,8 +36,6 @@ from components.runtime.receipts import (
 )
 from components.storage import keys
 from components.storage.sources import local_folder, local_path
-
-JsonObject = dict[str, Any]
 
 
 @dataclass(frozen=True)

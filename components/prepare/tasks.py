@@ -12,9 +12,9 @@ import json
 import random
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any, Protocol
+from typing import Protocol
 
-from components.canonical import derived_seed
+from components.canonical import JsonObject, derived_seed
 from components.contracts.recipe import Ladder, TaskSource
 from components.contracts.rows import Dropped, Split, prompt_id
 from components.errors import UserError
@@ -22,7 +22,6 @@ from components.prepare.examples import Example
 from components.verifiers import BUILTIN_TASKS, MAX_DIGITS, scorer_is_safe, verify
 
 Assigned = tuple[Split, Example]
-JsonObject = dict[str, Any]
 
 _LISTED_SPACE = 100_000
 """Up to so many puzzles of one length are listed and shuffled; of more, distinct ones are drawn."""

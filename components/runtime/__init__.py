@@ -1,2 +1,4 @@
-"""What is around a step: context, receipts, progress, entry points. Imports no kfp, torch,
-transformers or deepspeed."""
+"""The surroundings of a step: context, receipts, progress, entry points.
+
+Imports no kfp, torch, transformers or deepspeed.
+"""

@@ -8,6 +8,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = {"start": "prepare", "mix": "prepare"}
@@ -23,14 +24,15 @@ def code_digest(step: str) -> str:
 
     It covers the step's module and every module of ours that it imports, at the top or within a
     function, directly or not, and modules that it starts as processes, by their name in a string.
-    Comments, docstrings and line breaks do not count: whoever edits one does not make days of
-    training new work.
+    Comments, docstrings and line breaks do not count.
     """
+    # So that whoever edits a comment does not make days of training new work.
     folder = FOLDERS.get(step, step)
-    state = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in sorted(_reached_from(ROOT / folder / "step.py")):
-        state.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + _source(path)[0])
-    return state.hexdigest()[:16]
+        name = path.relative_to(ROOT).as_posix()
+        digest.update(name.encode() + b"\0" + _source(path).digest)
+    return digest.hexdigest()[:16]
 
 
 def _reached_from(module: Path) -> set[Path]:
@@ -40,29 +42,35 @@ def _reached_from(module: Path) -> set[Path]:
         path = waiting.pop()
         if path not in reached:
             reached.add(path)
-            waiting.extend(_source(path)[1])
+            waiting.extend(_source(path).loaded)
     return reached
 
 
+class _Source(NamedTuple):
+    digest: bytes
+    """SHA-256 over the statements of the file."""
+    loaded: frozenset[Path]
+    """Files of ours that it imports, or starts as processes."""
+
+
 @functools.cache
-def _source(path: Path) -> tuple[bytes, frozenset[Path]]:
-    """Return a digest of what a file does, and the files of ours that it loads."""
+def _source(path: Path) -> _Source:
     tree = ast.parse(path.read_bytes())
-    loaded = frozenset(file for name in _loaded_names(tree) for file in _files_of(name))
+    loaded: set[Path] = set()
+    for name in _loaded_names(tree):
+        loaded.update(_files_of(name))
     for node in ast.walk(tree):
         if isinstance(node, _DOCUMENTED):
             _remove_docstrings(node)
-    state = hashlib.sha256()
+    digest = hashlib.sha256()
     for word in _words(tree):
-        state.update(word.encode() + b"\0")
-    return state.digest(), loaded
+        digest.update(word.encode() + b"\0")
+    return _Source(digest.digest(), frozenset(loaded))
 
 
 def _words(value: object) -> Iterator[str]:
-    """Yield a syntax tree in words that are the same for every Python that we support.
-
-    `ast.dump` is not: newer Pythons add fields, which are empty for code that older ones parse.
-    """
+    """Yield a syntax tree in words that are the same for every Python that we support."""
+    # ast.dump is not: newer Pythons add fields, which are empty for code that older ones parse.
     if isinstance(value, ast.AST):
         yield type(value).__name__
         for name, field in ast.iter_fields(value):
@@ -85,6 +93,7 @@ def _loaded_names(tree: ast.Module) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
+            # The name may be a module of the package, or something in the module.
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Constant) and _MODULE_NAME.fullmatch(str(node.value)):
             yield str(node.value)
@@ -94,6 +103,7 @@ def _files_of(name: str) -> Iterator[Path]:
     """Yield the file of a module and those of the packages around it; none if it is not ours."""
     first, *parts = name.split(".")
     if first != _PACKAGE:
+        # Other packages are pinned by the lock files of the images.
         return
     for length in range(1, len(parts) + 1):
         path = ROOT.joinpath(*parts[:length])

@@ -1,8 +1,9 @@
-"""What a step gets from outside, as an argument: store, cache, clock, environment, progress."""
+"""The surroundings of a step, as one argument: store, cache, clock, environment, progress."""
 
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -21,16 +22,16 @@ class Context:
     store: Store
     cache: Cache
     scratch: Path
-    """Where temporary folders go; on the cache's file system, so that hard links work."""
+    """Folder of temporary folders; on the cache's file system, so that hard links work."""
     clock: Callable[[], float]
     """Seconds since the epoch."""
     started: float
-    """When this step's process began, in seconds since the epoch."""
+    """Begin of this step's process, in seconds since the epoch."""
     environment: Mapping[str, str]
     progress: Progress
     costs: dict[str, float] = field(default_factory=dict)
-    """What the step measures of itself (seconds, tokens); goes to the attempt record, never into a
-    receipt."""
+    """Name of a measure of the step (seconds, tokens) → amount. Goes to the attempt record, never
+    into a receipt."""
 
     def charge(self, name: str, amount: float) -> None:
         """Add to a cost."""
@@ -39,23 +40,24 @@ class Context:
     @property
     def threads(self) -> int:
         """Cores this step may keep busy."""
+        # Not os.cpu_count: that has all cores of the node, whichever this container may use.
         return len(os.sched_getaffinity(0))
 
     @property
     def shard_threads(self) -> int:
-        """Cores for a step whose shards run side by side, RATCHET_SIDE_BY_SIDE of them on this
-        machine."""
-        return max(
-            1, self.threads // max(1, int(self.environment.get("RATCHET_SIDE_BY_SIDE", "1")))
-        )
+        """Cores for one of RATCHET_SIDE_BY_SIDE shards on this machine."""
+        # Local runs start all shards at once; with all cores for each they would slow each other.
+        num_shards = int(self.environment.get("RATCHET_SIDE_BY_SIDE", "1"))
+        return max(1, self.threads // max(1, num_shards))
 
 
 def make_context(store_uri: str, environment: Mapping[str, str]) -> Context:
-    """Surroundings of a real process. The cache is RATCHET_CACHE, else a folder of this user in the
-    temporary one."""
-    cache = Path(
-        environment.get("RATCHET_CACHE", f"{tempfile.gettempdir()}/ratchet-cache-{os.getuid()}")
-    )
+    """Return the surroundings of a real process.
+
+    The cache is RATCHET_CACHE, else a folder of this user in the temporary one.
+    """
+    default_cache = f"{tempfile.gettempdir()}/ratchet-cache-{os.getuid()}"
+    cache = Path(environment.get("RATCHET_CACHE", default_cache))
     return Context(
         store=open_store(store_uri, environment),
         cache=Cache(cache / "objects"),
@@ -68,12 +70,17 @@ def make_context(store_uri: str, environment: Mapping[str, str]) -> Context:
 
 
 def _process_start() -> float:
-    """When this process began, from the kernel (so imports count); now, where there is no /proc."""
+    """Return the begin of this process in seconds since the epoch; now, where there is no /proc."""
+    # From the kernel, so that the seconds of importing torch count as time of the step.
     try:
-        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-        boot = next(
-            line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime")
-        )
-    except (OSError, StopIteration):
+        own_status = Path("/proc/self/stat").read_text()
+        machine_status = Path("/proc/stat").read_text()
+    except OSError:
         return time.time()
-    return int(boot.split()[1]) + ticks / os.sysconf("SC_CLK_TCK")
+    boot = re.search(r"^btime (\d+)$", machine_status, re.MULTILINE)
+    if boot is None:
+        return time.time()
+    # The second field is the program's name, which may hold spaces: count from its bracket.
+    _, _, fields = own_status.rpartition(")")
+    ticks_since_boot = int(fields.split()[19])
+    return int(boot[1]) + ticks_since_boot / os.sysconf("SC_CLK_TCK")

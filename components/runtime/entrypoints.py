@@ -1,5 +1,6 @@
-"""What is around every step, however it is started: surroundings, pointer artifacts, the command
-line of `python -m components.<step>`, exit status.
+"""The shell of every step: surroundings, pointer artifacts, command line, exit status.
+
+It is the same whether KFP starts the step or `python -m components.<step>`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from components.contracts.summaries import StartSummary
 from components.errors import Corrupt, RatchetError
@@ -31,14 +32,17 @@ class Artifact(Protocol):
     """The part of a KFP artifact that is used here."""
 
     path: str
-    metadata: dict[str, Any]
+    metadata: dict[str, object]
 
 
 @contextmanager
 def step_context(store_or_state: str) -> Iterator[Context]:
-    """The surroundings of a step, from the URI of its store or of a receipt in it. An expected
-    failure inside ends the process with one line and the failure's exit status; anything else keeps
-    its traceback."""
+    """Yield the surroundings of a step, from the URI of its store or of a receipt in it.
+
+    An expected failure inside ends the process with one line and the failure's exit status;
+    anything else keeps its traceback.
+    """
+    # On a cluster KFP's launcher turns every failing status into 1; the line tells them apart.
     try:
         is_receipt = "/steps/" in store_or_state and store_or_state.endswith(".json")
         root = split_receipt_uri(store_or_state)[0] if is_receipt else store_or_state
@@ -60,17 +64,17 @@ def run_step(
 
     Args:
         state: URI of the state, or of the store.
-        step: Does the work.
-        output: The artifact that becomes the pointer.
-        pointed_to: Gives the receipt that the pointer is about, where that is not the step's own.
+        step: does the work.
+        output: the artifact that becomes the pointer.
+        pointed_to: gives the receipt that the pointer is about, where that is not the step's own.
 
     Returns:
         URI of the step's receipt, and the receipt.
     """
     with step_context(state) as context:
         receipt = step(context)
-        about = receipt if pointed_to is None else pointed_to(context, receipt)
-        write_pointer(context, about, output)
+        target = receipt if pointed_to is None else pointed_to(context, receipt)
+        write_pointer(context, target, output)
     return receipt_uri(context, receipt), receipt
 
 
@@ -88,8 +92,9 @@ def save_text(context: Context, receipt: Receipt, name: str, path: str) -> None:
 
 
 def write_pointer(context: Context, receipt: Receipt, output: Artifact) -> None:
-    """Make a KFP artifact a pointer (about 1 kB): the receipt's URI and digest and the numbers of
-    its summary."""
+    """Make a KFP artifact a pointer: the receipt's URI and digest, and scalars of its summary."""
+    # A kilobyte of JSON and no payload: KFP downloads input artifacts whole before the code starts,
+    # and does not check the bytes that it stored.
     scores = {
         name: value
         for name, value in receipt.summary.items()
@@ -103,17 +108,21 @@ def write_pointer(context: Context, receipt: Receipt, output: Artifact) -> None:
     }
     Path(output.path).parent.mkdir(parents=True, exist_ok=True)
     Path(output.path).write_text(json.dumps(pointer, sort_keys=True), encoding="utf-8")
+    # The same in the metadata: lineage and "Compare runs" show that, not the file.
     output.metadata.update(pointer)
 
 
 def read_pointer(context: Context, path: str) -> Receipt:
-    """The receipt behind a pointer artifact, with its digest checked."""
+    """Return the receipt behind a pointer artifact, with its digest checked."""
+    # KFP does not fail where a task left no output file, so the reader has to see that.
     try:
         pointer = json.loads(Path(path).read_text(encoding="utf-8"))
-        uri, digest = pointer["uri"], pointer["digest"]
+        uri = pointer["uri"]
+        digest = pointer["digest"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Corrupt(
-            f"artifact {path} is not a pointer to a receipt ({error!r}); re-run the task that made it"
+            f"artifact {path} is not a pointer to a receipt ({error!r}); re-run the task that made "
+            "it"
         ) from None
     receipt = read_receipt(context, ref_of_uri(context, uri))
     if receipt.digest != digest:
@@ -122,21 +131,34 @@ def read_pointer(context: Context, path: str) -> Receipt:
 
 
 def parser(step: str, description: str | None, **required: str) -> argparse.ArgumentParser:
-    """A parser of the step's command line, with one required option per keyword (name → help)."""
-    made = argparse.ArgumentParser(
+    """Return a parser of the step's command line.
+
+    Args:
+        step: name of the step's folder.
+        description: text above the options.
+        required: name of a required option, which takes a URI → its help text.
+    """
+    step_parser = argparse.ArgumentParser(
         prog=f"python -m components.{step}",
         description=description,
-        epilog="Prints the URI of the receipt. Exit status: 2 wrong input, 3 damaged data, 75 try again.",
+        epilog=(
+            "Prints the URI of the receipt. Exit status: 2 wrong input, 3 damaged data, 75 try "
+            "again."
+        ),
+        # An abbreviation would mean another option once one with the same beginning is added.
         allow_abbrev=False,
     )
-    for name, text in required.items():
-        made.add_argument(f"--{name.replace('_', '-')}", required=True, metavar="URI", help=text)
-    return made
+    for name, help_text in required.items():
+        option = f"--{name.replace('_', '-')}"
+        step_parser.add_argument(option, required=True, metavar="URI", help=help_text)
+    return step_parser
 
 
 def receipt_at(context: Context, uri: str) -> Receipt:
-    """The receipt behind a URI. Raises UserError if it is of another store, Missing or Corrupt if
-    it is no receipt."""
+    """Return the receipt behind a URI.
+
+    Raises UserError if it is of another store, Missing or Corrupt if it is no receipt.
+    """
     return read_receipt(context, ref_of_uri(context, uri))
 
 
@@ -145,8 +167,9 @@ def carry_out(
     step: Callable[[Context], Receipt],
     values_of: Callable[[Receipt], Mapping[str, bool | str]] | None = None,
 ) -> None:
-    """Run a step with the surroundings of its store and print the URI of its receipt, then
-    `name=value`, in JSON, for each of `values_of` the receipt. Nothing else reaches standard
+    """Run a step with the surroundings of its store and print the URI of its receipt.
+
+    Then `name=value`, in JSON, for each of `values_of` the receipt. Nothing else reaches standard
     output: what libraries print there goes to standard error. Ends the process as `step_context`
     says.
     """
@@ -162,12 +185,13 @@ def carry_out(
 @contextmanager
 def stdout_to_stderr() -> Iterator[None]:
     """Send standard output, that of child processes too, to standard error."""
+    # The descriptor, not sys.stdout: compilers and torchrun's workers write past Python.
     sys.stdout.flush()
-    kept = os.dup(1)
+    stdout_copy = os.dup(1)
     os.dup2(2, 1)
     try:
         yield
     finally:
         sys.stdout.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
+        os.dup2(stdout_copy, 1)
+        os.close(stdout_copy)

@@ -12,37 +12,40 @@ from pathlib import Path
 
 @dataclass
 class Progress:
-    """Writes at most one line a second to standard error, and to RATCHET_PROGRESS (a file) for the
-    `run` verb.
+    """Writes at most one line a second to standard error, and to a file for the `run` verb.
 
     Each line of the file is one JSON object: {"task", "percent", "tokens_per_second", "text",
-    "time"}.
+    "time"}; `percent` is -1 in a note.
     """
 
     file: Path | None = None
+    """The file that RATCHET_PROGRESS names."""
     task: str = ""
-    _last: float = 0.0
+    _written_at: float = 0.0
+    """Time of the last update, by the monotonic clock."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Progress:
-        """Progress that reports to the file named by RATCHET_PROGRESS, if it is set."""
-        name = environment.get("RATCHET_PROGRESS", "")
-        return cls(file=Path(name) if name else None)
+        """Return a progress that reports to the file named by RATCHET_PROGRESS, if it is set."""
+        path = environment.get("RATCHET_PROGRESS", "")
+        return cls(file=Path(path) if path else None)
 
     def begin(self, task: str) -> None:
         """Name the task that the following lines belong to."""
         self.task = task
         self._emit(0.0, 0.0, "started")
 
-    def update(self, done: int, total: int, tokens_per_second: float = 0.0, text: str = "") -> None:
-        """Say how far the work is. Cheap to call often."""
-        now = time.monotonic()
-        if now - self._last >= 1.0 or done >= total:
-            self._last = now
-            self._emit(100.0 * done / max(total, 1), tokens_per_second, text)
+    def update(
+        self, num_done: int, total: int, tokens_per_second: float = 0.0, text: str = ""
+    ) -> None:
+        """Report that `num_done` of `total` units are done. Cheap to call often."""
+        seconds = time.monotonic()
+        if seconds - self._written_at >= 1.0 or num_done >= total:
+            self._written_at = seconds
+            self._emit(100.0 * num_done / max(total, 1), tokens_per_second, text)
 
     def note(self, text: str) -> None:
-        """Say something once, beside the percentages."""
+        """Report a sentence, beside the percentages."""
         self._emit(-1.0, 0.0, text)
 
     def _emit(self, percent: float, tokens_per_second: float, text: str) -> None:
@@ -53,10 +56,14 @@ class Progress:
             "text": text,
             "time": time.time(),
         }
-        shown = [self.task, f"{percent:.0f} %" if percent >= 0 else "", text]
-        if tokens_per_second:
-            shown.append(f"{tokens_per_second:,.0f} tokens/s")
-        print(" · ".join(piece for piece in shown if piece), file=sys.stderr, flush=True)
+        pieces = [
+            self.task,
+            f"{percent:.0f} %" if percent >= 0 else "",
+            text,
+            f"{tokens_per_second:,.0f} tokens/s" if tokens_per_second else "",
+        ]
+        print(" · ".join(piece for piece in pieces if piece), file=sys.stderr, flush=True)
         if self.file is not None:
+            # Opened for each line: several processes of a step append to one file.
             with self.file.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(line) + "\n")

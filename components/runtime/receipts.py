@@ -17,11 +17,11 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Final, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from components.canonical import canonical_json, digest_of
+from components.canonical import JsonObject, canonical_json, digest_of
 from components.contracts.summaries import Summary
 from components.errors import Corrupt, OlderReceipt, RatchetError, Transient, UserError
 from components.runtime.code_digest import code_digest
@@ -41,7 +41,7 @@ S = TypeVar("S", bound=Summary)
 
 
 def _inside(name: str) -> str:
-    """A file name that stays inside the folder it is fetched to."""
+    """Return a file name if it stays inside the folder that it is fetched to."""
     try:
         return keys.relative_path(name)
     except UserError as error:
@@ -49,7 +49,7 @@ def _inside(name: str) -> str:
 
 
 class ObjectRef(BaseModel):
-    """Where the bytes of one file of a receipt are: `objects/<sha256>`."""
+    """The bytes of one file of a receipt: they are at `objects/<sha256>`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -67,10 +67,10 @@ class Receipt(BaseModel):
     seed: int
     inputs: dict[str, str]
     """Name of an input → digest of its receipt."""
-    config: dict[str, Any]
+    config: JsonObject
     objects: dict[Annotated[str, AfterValidator(_inside)], ObjectRef]
     """Relative path → bytes."""
-    summary: dict[str, Any]
+    summary: JsonObject
     """As JSON; `read_summary` gives it back as what the step wrote."""
 
     @property
@@ -80,21 +80,22 @@ class Receipt(BaseModel):
 
     @property
     def ref(self) -> str:
-        """How other receipts and states name it: `step/key`, without the store, so that copies stay
-        valid."""
+        """Return `step/key`, the name by which other receipts and states refer to this one."""
+        # Without the store, so that a copied store stays valid.
         return f"{self.step}/{self.key}"
 
     def to_bytes(self) -> bytes:
-        """The stored form: canonical JSON."""
+        """Return the stored form: canonical JSON."""
         return canonical_json(self.model_dump(mode="json"))
 
 
 class Task(BaseModel):
-    """What an attempt record is filed under: the run and the task's name in the graph (`train-r1`)."""
+    """A task of a run: attempt records are filed under its run and its name in the graph."""
 
     model_config = ConfigDict(frozen=True)
     run_id: str
     name: str
+    """With the round, `train-r1`."""
     round: int
     """Global number of the round, 0 for what comes before round 1."""
 
@@ -121,7 +122,7 @@ class Attempt(BaseModel):
     peak_memory_bytes: int = 0
     """Largest resident set of the step's process or of one of its children."""
     costs: dict[str, float] = {}
-    """What the step measured of itself: `compute_seconds`, `tokens`, …"""
+    """Name of a measure of the step (`compute_seconds`, `tokens`) → amount."""
 
 
 def commit_once(
@@ -129,17 +130,28 @@ def commit_once(
     task: Task,
     step: str,
     *,
-    config: dict[str, Any],
+    config: JsonObject,
     inputs: dict[str, Receipt],
     seed: int,
     work: Work,
 ) -> Receipt:
     """Return the receipt of this work, doing it only if it is not done yet.
 
-    `work` writes files into an empty folder; they are stored under their content address, then the
-    receipt is written if absent. If another process was first, its receipt wins. Raises what `work`
-    raises, after recording it as an attempt; Corrupt if the store holds something else under this
-    key.
+    The files that `work` writes are stored under their content address, then the receipt is written
+    if absent. If another process was first, its receipt wins.
+
+    Args:
+        context: surroundings of the step.
+        task: task that the attempt is recorded for.
+        step: name of the step, whose code the key depends on.
+        config: part of the recipe that the result depends on, as JSON.
+        inputs: name of an input → its receipt.
+        seed: seed that the result depends on.
+        work: does the work, in an empty folder.
+
+    Raises:
+        Corrupt: the store holds something else under this key.
+        Exception: whatever `work` raises, after recording it as an attempt.
     """
     with attempting(context, task, step) as attempt:
         return commit(context, attempt, step, config=config, inputs=inputs, seed=seed, work=work)
@@ -150,24 +162,24 @@ def commit(
     attempt: Attempt,
     step: str,
     *,
-    config: dict[str, Any],
+    config: JsonObject,
     inputs: dict[str, Receipt],
     seed: int,
     work: Work,
 ) -> Receipt:
-    """`commit_once` inside an attempt that is under way; an attempt may commit several receipts,
-    the last counts."""
+    """Do the same as `commit_once` inside an attempt that is under way.
+
+    An attempt may commit several receipts; its record names the last one.
+    """
     code = code_digest(step)
     digests = digests_of(inputs)
     key = step_key(step, code, config, digests, seed)
     receipt = find_receipt(context, step, key)
     attempt.reused = receipt is not None
     if receipt is None:
-        receipt = _do(
-            context,
-            attempt,
-            work,
-            lambda objects, summary: Receipt(
+
+        def make_receipt(objects: dict[str, ObjectRef], summary: JsonObject) -> Receipt:
+            return Receipt(
                 step=step,
                 key=key,
                 code=code,
@@ -176,8 +188,9 @@ def commit(
                 config=config,
                 objects=objects,
                 summary=summary,
-            ),
-        )
+            )
+
+        receipt = _do(context, attempt, work, make_receipt)
     attempt.receipt = receipt.ref
     return receipt
 
@@ -207,11 +220,11 @@ def attempting(context: Context, task: Task, step: str) -> Iterator[Attempt]:
             context.progress.note("reused")
     finally:
         attempt.seconds = round(context.clock() - attempt.started, 3)
-        usage = max(
-            resource.getrusage(who).ru_maxrss
-            for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-        )
-        attempt.peak_memory_bytes = usage * 1024
+        own_usage = resource.getrusage(resource.RUSAGE_SELF)
+        children_usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        # Linux counts in KiB. Of the children it tells the largest one, not their sum.
+        peak_kib = max(own_usage.ru_maxrss, children_usage.ru_maxrss)
+        attempt.peak_memory_bytes = peak_kib * 1024
         attempt.costs = dict(context.costs)
         # A missing attempt record costs a line of the report; failing here would hide the result or
         # its failure.
@@ -222,23 +235,25 @@ def _do(
     context: Context,
     attempt: Attempt,
     work: Work,
-    make: Callable[[dict[str, ObjectRef], dict[str, Any]], Receipt],
+    make_receipt: Callable[[dict[str, ObjectRef], JsonObject], Receipt],
 ) -> Receipt:
     context.scratch.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{attempt.step}-", dir=context.scratch))
     try:
-        begun = context.clock()
+        begin_seconds = context.clock()
         summary = work(folder)
-        attempt.work_seconds += round(context.clock() - begun, 3)
-        objects = {}
-        for path in sorted(item for item in folder.rglob("*") if item.is_file()):
+        attempt.work_seconds += round(context.clock() - begin_seconds, 3)
+        objects: dict[str, ObjectRef] = {}
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        for path in sorted(files):
             name = keys.relative_path(path.relative_to(folder).as_posix())
             digest = context.cache.adopt(path)
             context.store.put_file(keys.object_key(digest), path, digest)
             objects[name] = ObjectRef(sha256=digest, size=path.stat().st_size)
-        receipt = make(objects, summary.model_dump(mode="json"))
+        receipt = make_receipt(objects, summary.model_dump(mode="json"))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    # Last: whoever sees the receipt finds all of its objects, even if this process was killed.
     address = keys.receipt_key(receipt.step, receipt.key)
     if context.store.put_bytes(address, receipt.to_bytes(), if_absent=True):
         return receipt
@@ -246,30 +261,38 @@ def _do(
 
 
 def find_receipt(context: Context, step: str, key: str) -> Receipt | None:
-    """The receipt of finished work, None if it is not done yet. Corrupt if one of its objects is
-    gone or has another size: done work that lost its results needs a person to look."""
+    """Return the receipt of finished work, or None if it is not done yet.
+
+    Raises Corrupt if one of its objects is gone or has another size.
+    """
     address = keys.receipt_key(step, key)
     if context.store.size(address) is None:
         return None
     receipt = read_receipt(context, f"{step}/{key}")
+    # Finished work that lost its results is not done again silently: a person has to look, since
+    # other receipts may rest on it.
     for name, ref in receipt.objects.items():
-        size = context.store.size(keys.object_key(ref.sha256))
+        object_key = keys.object_key(ref.sha256)
+        size = context.store.size(object_key)
         if size != ref.size:
-            found = "is gone" if size is None else f"has {size} bytes instead of {ref.size}"
+            damage = "is gone" if size is None else f"has {size} bytes instead of {ref.size}"
             raise Corrupt(
-                f"{context.store.root}/{keys.object_key(ref.sha256)} ({name} of {address}) {found}; restore it, or "
+                f"{context.store.root}/{object_key} ({name} of {address}) {damage}; restore it, or "
                 "delete the receipt to have the step done again"
             )
     return receipt
 
 
 def receipt_uri(context: Context, receipt: Receipt) -> str:
-    """The URI by which a person or another task names this receipt."""
+    """Return the URI by which a person or another task names this receipt."""
     return f"{context.store.root}/{keys.receipt_key(receipt.step, receipt.key)}"
 
 
 def ref_of_uri(context: Context, uri: str) -> str:
-    """The `step/key` reference behind a receipt's URI. Raises UserError if it is in another store."""
+    """Return the `step/key` reference behind a receipt's URI.
+
+    Raises UserError if it is in another store.
+    """
     root, step, key = keys.split_receipt_uri(uri)
     if root != context.store.root:
         raise UserError(f"{uri} is not in this run's store {context.store.root}")
@@ -277,48 +300,59 @@ def ref_of_uri(context: Context, uri: str) -> str:
 
 
 def read_receipt(context: Context, ref: str) -> Receipt:
-    """Load a receipt by its `step/key` reference; checked to be one, and the right one. Raises
-    Missing, Corrupt, or OlderReceipt."""
+    """Load a receipt by its `step/key` reference, checked to be one, and the right one.
+
+    Raises Missing, Corrupt, or OlderReceipt.
+    """
     step, _, key = ref.partition("/")
     address = keys.receipt_key(step, key)
-    where = f"{context.store.root}/{address}"
+    uri = f"{context.store.root}/{address}"
     try:
         receipt = Receipt.model_validate_json(context.store.get_bytes(address))
     except ValidationError as error:
-        for item in error.errors():
-            version = item["input"]
-            is_version = item["loc"] == ("schema_version",) and isinstance(version, int)
-            if is_version and version < RECEIPT_SCHEMA:
-                raise OlderReceipt(
-                    f"{where} was written by an older Ratchet (receipt version {version}); use a new "
-                    "store, or the version that wrote it"
-                ) from None
-        first = error.errors()[0]
-        raise Corrupt(
-            f"{where}: not a receipt ({'.'.join(map(str, first['loc']))}: {first['msg']})"
-        ) from None
+        raise _receipt_error(uri, error) from None
     if receipt.ref != ref:
-        raise Corrupt(f"{where} holds the receipt of {receipt.ref}")
+        raise Corrupt(f"{uri} holds the receipt of {receipt.ref}")
     return receipt
 
 
+def _receipt_error(uri: str, error: ValidationError) -> RatchetError:
+    """Return the exception for a document that is no receipt of this version."""
+    for problem in error.errors():
+        version = problem["input"]
+        is_version = problem["loc"] == ("schema_version",) and isinstance(version, int)
+        if is_version and version < RECEIPT_SCHEMA:
+            return OlderReceipt(
+                f"{uri} was written by an older Ratchet (receipt version {version}); use a new "
+                "store, or the version that wrote it"
+            )
+    return Corrupt(f"{uri}: not a receipt ({_first_problem(error)})")
+
+
+def _first_problem(error: ValidationError) -> str:
+    """Return the first field that is wrong, and the reason."""
+    problem = error.errors()[0]
+    field = ".".join(str(part) for part in problem["loc"])
+    return f"{field}: {problem['msg']}"
+
+
 def read_summary(receipt: Receipt, kind: type[S]) -> S:
-    """Return the summary of a receipt as the model that its step wrote. Raises Corrupt if another
-    step wrote it, or if it has other fields."""
+    """Return the summary of a receipt as the model that its step wrote.
+
+    Raises Corrupt if another step wrote it, or if it has other fields.
+    """
     if receipt.step not in kind.written_by:
         raise Corrupt(f"{receipt.ref} is not a receipt of {' or '.join(kind.written_by)}")
     try:
         return kind.model_validate(receipt.summary)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
         raise Corrupt(
-            f"{receipt.ref}: its summary is not a {kind.__name__} ({field}: {first['msg']})"
+            f"{receipt.ref}: its summary is not a {kind.__name__} ({_first_problem(error)})"
         ) from None
 
 
 def fetch(context: Context, receipt: Receipt, name: str) -> Path:
-    """A local, verified, read-only copy of one file of a receipt."""
+    """Return the path of a local, verified, read-only copy of one file of a receipt."""
     if name not in receipt.objects:
         raise Corrupt(f"receipt {receipt.step}/{receipt.key} lists no file {name!r}")
     ref = receipt.objects[name]
@@ -326,23 +360,22 @@ def fetch(context: Context, receipt: Receipt, name: str) -> Path:
 
 
 def fetch_folder(context: Context, receipt: Receipt, folder: str) -> Path:
-    """A new local folder of verified hard links to all files of a receipt below `folder/`; it is
-    the caller's."""
+    """Return a new local folder with the verified files of a receipt below `folder/`.
+
+    The folder is the caller's to delete; its files are read-only.
+    """
     prefix = f"{folder}/"
-    refs = {
-        name.removeprefix(prefix): ref
-        for name, ref in receipt.objects.items()
-        if name.startswith(prefix)
-    }
-    if not refs:
+    names = [name for name in receipt.objects if name.startswith(prefix)]
+    if not names:
         raise Corrupt(f"receipt {receipt.step}/{receipt.key} lists no files below {prefix}")
     context.scratch.mkdir(parents=True, exist_ok=True)
     target = Path(tempfile.mkdtemp(prefix=f"{receipt.step}-{folder}-", dir=context.scratch))
     try:
-        for name in refs:
-            place = target / name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            link_or_copy(fetch(context, receipt, prefix + name), place)
+        for name in names:
+            path = target / name.removeprefix(prefix)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Hard links into the cache: a checkpoint of gigabytes takes no second place on disk.
+            link_or_copy(fetch(context, receipt, name), path)
     except BaseException:
         shutil.rmtree(target, ignore_errors=True)
         raise
@@ -350,26 +383,31 @@ def fetch_folder(context: Context, receipt: Receipt, folder: str) -> Path:
 
 
 def digests_of(inputs: dict[str, Receipt]) -> dict[str, str]:
-    """Name of an input → digest of its receipt, in order."""
+    """Return name of an input → digest of its receipt, in order of the names."""
     return {name: receipt.digest for name, receipt in sorted(inputs.items())}
 
 
-def step_key(
-    step: str, code: str, config: dict[str, Any], inputs: dict[str, str], seed: int
-) -> str:
-    """The address of a piece of work, from all it depends on; `inputs` are digests of receipts."""
-    return digest_of(
-        {"step": step, "code": code, "config": config, "inputs": inputs, "seed": seed}
-    )[:32]
+def step_key(step: str, code: str, config: JsonObject, inputs: dict[str, str], seed: int) -> str:
+    """Return the address of a piece of work (32 hexadecimal digits), from all it depends on.
+
+    Args:
+        step: name of the step.
+        code: digest of the code that the step can execute.
+        config: part of the recipe that the result depends on, as JSON.
+        inputs: name of an input → digest of its receipt.
+        seed: seed that the result depends on.
+    """
+    dependencies = {"step": step, "code": code, "config": config, "inputs": inputs, "seed": seed}
+    return digest_of(dependencies)[:32]
 
 
 def _record(
     context: Context, task: Task, attempt: Attempt, *, tolerated: type[RatchetError]
 ) -> None:
+    # Unique without a look at the store: two pods may try one task at the same time.
     name = f"{int(attempt.started * 1000)}-{os.getpid()}"
+    address = keys.attempt_key(task.run_id, task.name, name)
     try:
-        context.store.put_bytes(
-            keys.attempt_key(task.run_id, task.name, name), attempt.model_dump_json().encode()
-        )
+        context.store.put_bytes(address, attempt.model_dump_json().encode())
     except tolerated as error:
         context.progress.note(f"attempt record of {task.name} could not be written: {error}")

@@ -18,6 +18,7 @@ from components.storage import keys
 from components.storage.folder import local_errors
 from components.storage.store import Store
 
+# Another file system, one without hard links, or a file that has as many as it may have.
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP}
 
 
@@ -37,10 +38,8 @@ class Cache:
     Safe for concurrent processes.
 
     A file is verified and synced to disk before it gets its name, and hashed again at its first use
-    in each process: an editor, a broken disk or a restored backup changes bytes and keeps the size.
-    Later uses compare inode, size and time of change. A file that is not what its name says is
-    fetched again. The folder must belong to this user (or root): in a shared temporary folder
-    another user could plant files.
+    in each process; later uses compare inode, size and time of change. A file that is not what its
+    name says is fetched again. The folder must belong to this user or to root.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -75,13 +74,15 @@ class Cache:
             return sha256
         with self._temporary(cached, size) as temporary:
             link_or_copy(path, temporary)
+            # A link is the file that was hashed above; a copy was read a second time.
             if not temporary.samefile(path) and _seal(temporary) != sha256:
                 raise Corrupt(f"{path} was changed while it was copied; do the step again")
             self._name(temporary, cached)
         return sha256
 
     def _is_intact(self, cached: Path, sha256: str, size: int) -> bool:
-        """Return whether the file of this name is there and holds what its name says."""
+        """Return True if the file of this name is there and holds what its name says."""
+        # An editor, a broken disk or a restored backup changes bytes and keeps the size.
         identity = _identity_of(cached)
         if identity is None or identity.size != size:
             return False
@@ -127,6 +128,8 @@ class Cache:
         with local_errors(self.folder):
             self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.folder.mkdir(mode=0o700, exist_ok=True)
+        # By default the cache is in the temporary folder that all users share: another one could
+        # have made it first, and planted files.
         for folder in (self.folder.parent, self.folder):
             owner = folder.stat().st_uid
             if owner not in (0, os.getuid()):
@@ -143,6 +146,7 @@ def download(store: Store, key: str, sha256: str, size: int, path: Path) -> None
     Raises Missing, Corrupt (naming `key`), UserError or Transient.
     """
     store.get_file(key, path)
+    # The size first: it tells a broken transfer from bytes that rotted.
     received_bytes = path.stat().st_size
     if received_bytes != size:
         raise Corrupt(

@@ -25,7 +25,9 @@ from components.storage import keys
 
 BLOCK_BYTES = 1024 * 1024
 
+# EFBIG and EDQUOT are quotas of a file and of a user: to a person they are a full disk.
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# A network file system gives most of these while its server restarts.
 _PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EBUSY, errno.EAGAIN}
 _UNUSABLE = {
     errno.EACCES,
@@ -68,7 +70,9 @@ class FileStore:
         if path.is_symlink():
             return False
         with local_errors(object_path), path.open("rb") as file:
-            os.fchmod(file.fileno(), stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o444)
+            # Objects are read-only, as copied ones are; nobody gets a right that the file lacks.
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            os.fchmod(file.fileno(), mode & 0o444)
             try:
                 return self._publish(file, path, key)
             except OSError as error:
@@ -101,6 +105,7 @@ class FileStore:
         Raises Missing if there is none, Corrupt if it is larger than `max_bytes`.
         """
         with self._reading(key) as source:
+            # One byte more shows that there is more, whatever the size was a moment ago.
             data = source.read(max_bytes + 1)
         if len(data) > max_bytes:
             raise Corrupt(
@@ -128,21 +133,19 @@ class FileStore:
     def list(self, prefix: str) -> Iterator[str]:
         """Yield the keys below the folder `prefix` (empty, or ending in `/`), in order."""
         base = self._folder / keys.folder_prefix(prefix)
-        found_keys = []
+        listed: list[str] = []
         with local_errors(base):
             for folder, subfolders, files in os.walk(base, onerror=_unless_absent):
                 # Assigned in place, so that os.walk does not enter hidden folders (.incoming).
                 subfolders[:] = [name for name in subfolders if not name.startswith(".")]
                 parent = Path(folder).relative_to(self._folder)
                 visible = [name for name in files if not name.startswith(".")]
-                found_keys += [(parent / name).as_posix() for name in visible]
-        return iter(sorted(found_keys))
+                listed += [(parent / name).as_posix() for name in visible]
+        return iter(sorted(listed))
 
     def delete(self, key: str) -> None:
-        """Remove an object, if it is there.
-
-        Its folder stays: another writer may be about to use it.
-        """
+        """Remove an object, if it is there."""
+        # Its folder stays: another writer may be about to use it.
         object_path = self._path(key)
         with local_errors(object_path):
             object_path.unlink(missing_ok=True)
@@ -186,6 +189,7 @@ class FileStore:
     ) -> bool:
         """Give finished bytes their final name, or return False if `if_absent` and it is taken."""
         object_path = self._path(key)
+        # Synced before it gets its name: after a loss of power the name would lead to no bytes.
         file.flush()
         os.fsync(file.fileno())
         changed_folders = _make_folders(object_path.parent)
@@ -243,6 +247,7 @@ def _explained(error: OSError, path: Path, needed_bytes: int) -> RatchetError | 
     """Return the exception for `error`, or None for one that is no matter of the file system."""
     reason = os.strerror(error.errno) if error.errno else str(error)
     if error.errno in _NO_ROOM:
+        # The folder of `path` may be what could not be made, so ask the first one that is there.
         existing = next(folder for folder in path.parents if folder.exists())
         free = shutil.disk_usage(existing).free
         return UserError(

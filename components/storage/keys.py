@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from components.errors import UserError
 
+# File systems allow 255 bytes a name; the rest is for endings such as `.json`.
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,199}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_URI_HELP = "use file:///absolute/folder or s3://bucket/prefix"
 
 MAX_KEY_LENGTH = 700
 """Longest key in characters. S3 allows 1,024 bytes; the rest is for the prefix of the store."""
@@ -47,7 +49,8 @@ def foreign_path(text: str) -> str:
     For keys that others chose: spaces and other letters are fine. Keys that this project writes
     pass `relative_path`.
     """
-    if any(piece in ("", ".", "..") for piece in text.split("/")) or not text.isprintable():
+    has_empty_or_dots = any(piece in ("", ".", "..") for piece in text.split("/"))
+    if has_empty_or_dots or not text.isprintable():
         raise UserError(
             f"{text!r} cannot be an object key: it has an empty part, '.', '..' or control "
             "characters"
@@ -58,9 +61,9 @@ def foreign_path(text: str) -> str:
 def folder_prefix(text: str) -> str:
     """Return `text` if it is empty (the root) or a folder ending in `/`, else raise UserError.
 
-    Listings take folders only: a real server was seen to lose keys when it pages through half a
-    name.
+    Listings take folders only.
     """
+    # A real server was seen to lose keys when it pages through half a name.
     if text and not text.endswith("/"):
         raise UserError(f"{text!r} is not a folder of the store: end it with '/'")
     return f"{foreign_path(text[:-1])}/" if text else ""
@@ -70,6 +73,7 @@ def object_key(sha256: str) -> str:
     """Return the content address of bytes with this digest: `objects/ab/abcdef…`."""
     if not _SHA256.fullmatch(sha256):
         raise UserError(f"{sha256!r} is not a SHA-256 digest in lower-case hex")
+    # In 256 folders, so that none of a local store holds all objects of a long campaign.
     return f"objects/{sha256[:2]}/{sha256}"
 
 
@@ -139,7 +143,8 @@ def probe_key() -> str:
 
 
 def model_prefix(name: str, version: str) -> str:
-    """Return the folder of a published model, with its slash: KServe lists by prefix."""
+    """Return the folder of a published model, with its slash."""
+    # KServe's downloader lists by prefix: without the slash, version 1 would bring 10 along.
     return f"models/{part(name)}/{part(version)}/"
 
 
@@ -154,28 +159,37 @@ def split_receipt_uri(uri: str) -> tuple[str, str, str]:
 
 def canonical_root(uri: str) -> str:
     """Return the one spelling of a store's URI. Raise UserError if it is not one."""
-    help_text = "use file:///absolute/folder or s3://bucket/prefix"
     try:
         parts = urlsplit(uri)
     except ValueError:
-        raise UserError(f"store {uri!r}: not a URI; {help_text}") from None
+        raise UserError(f"store {uri!r}: not a URI; {_URI_HELP}") from None
     if "@" in parts.netloc:
+        # Checked first, and without the URI in the message: it would show the password.
         raise UserError(
-            f"the store's URI holds a name or password; {help_text}, and AWS_ACCESS_KEY_ID for "
+            f"the store's URI holds a name or password; {_URI_HELP}, and AWS_ACCESS_KEY_ID for "
             "credentials"
         )
     if parts.query or parts.fragment:
-        raise UserError(f"store {uri!r}: '?' and '#' have no place in it; {help_text}")
-    if parts.scheme == "file":
-        folder = Path(os.path.normpath(unquote(parts.path)))
-        if parts.netloc or not folder.is_absolute() or folder == folder.parent:
-            raise UserError(f"store {uri!r}: {help_text} (three slashes, and not the root folder)")
-        return folder.as_uri().replace("file:////", "file:///")
-    if parts.scheme == "s3":
-        prefix = parts.path.removeprefix("/").rstrip("/")
-        if not _BUCKET.fullmatch(parts.netloc):
-            raise UserError(
-                f"store {uri!r}: {parts.netloc!r} is no bucket name (3 to 63 of a-z 0-9 . -)"
-            )
-        return f"s3://{parts.netloc}/{foreign_path(prefix)}" if prefix else f"s3://{parts.netloc}"
-    raise UserError(f"store {uri!r}: {help_text}")
+        raise UserError(f"store {uri!r}: '?' and '#' have no place in it; {_URI_HELP}")
+    match parts.scheme:
+        case "file":
+            return _folder_root(uri, parts)
+        case "s3":
+            return _bucket_root(uri, parts)
+    raise UserError(f"store {uri!r}: {_URI_HELP}")
+
+
+def _folder_root(uri: str, parts: SplitResult) -> str:
+    folder = Path(os.path.normpath(unquote(parts.path)))
+    if parts.netloc or not folder.is_absolute() or folder == folder.parent:
+        raise UserError(f"store {uri!r}: {_URI_HELP} (three slashes, and not the root folder)")
+    # POSIX gives a path of two leading slashes a meaning of its own, so normpath leaves them.
+    return folder.as_uri().replace("file:////", "file:///")
+
+
+def _bucket_root(uri: str, parts: SplitResult) -> str:
+    bucket = parts.netloc
+    if not _BUCKET.fullmatch(bucket):
+        raise UserError(f"store {uri!r}: {bucket!r} is no bucket name (3 to 63 of a-z 0-9 . -)")
+    prefix = parts.path.removeprefix("/").rstrip("/")
+    return f"s3://{bucket}/{foreign_path(prefix)}" if prefix else f"s3://{bucket}"

@@ -33,7 +33,12 @@ MAX_TRIES = 4
 READ_TRIES = 2
 """Tries of reading an answer that broke off, each with the request's own MAX_TRIES."""
 
+CONFLICT = 409
+PRECONDITION_FAILED = 412
+
 T = TypeVar("T")
+Client = Any
+"""A boto3 S3 client or session; boto3 makes its methods at run time and has no types."""
 
 
 class S3Store:
@@ -61,30 +66,32 @@ class S3Store:
         self._base = f"{prefix}/" if prefix else ""
         self._environment = environment
         self._part_bytes = part_bytes
-        self._send_checksum = (
-            _switch(environment, "RATCHET_S3_REQUEST_CHECKSUM") == "when_supported"
-        )
+        request_checksum = _switch(environment, "RATCHET_S3_REQUEST_CHECKSUM")
+        self._send_checksum = request_checksum == "when_supported"
+        # Looked at now, so that a wrong value shows before the work and not at the first read.
         _switch(environment, "RATCHET_S3_RESPONSE_CHECKSUM")
         self._lock = threading.Lock()
-        self._connected: Any = None
+        self._connected: Client = None
 
     def put_file(self, key: str, path: Path, sha256: str, *, give: bool = False) -> None:
         """Upload a file, in parallel parts if it is large, every part with its SHA-256."""
         size = path.stat().st_size
         keys.relative_path(key)
-        if key.endswith(sha256) and self.size(key) == size:
-            pass
-        elif size > self._part_bytes:
+        is_stored = key.endswith(sha256) and self.size(key) == size
+        if not is_stored and size > self._part_bytes:
             self._put_parts(key, path, size, sha256)
-        else:
-            data = path.read_bytes()
-            digest = hashlib.sha256(data).hexdigest()
-            if digest != sha256:
-                raise changed_file(path, sha256, digest)
-            with self._errors(key):
-                self._put(key, data)
+        elif not is_stored:
+            self._put_whole(key, path, sha256)
         if give:
             path.unlink()
+
+    def _put_whole(self, key: str, path: Path, sha256: str) -> None:
+        data = path.read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        if digest != sha256:
+            raise changed_file(path, sha256, digest)
+        with self._errors(key):
+            self._put(key, data)
 
     def put_bytes(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
         """Store a small document; write-once as the class says.
@@ -97,11 +104,11 @@ class S3Store:
             with self._errors(key):
                 self._put(key, data)
             return True
-        return (
-            self.size(key) is None
-            and self._put_if_absent(key, data)
-            and self.get_bytes(key) == data
-        )
+        # Safety may not rest on the condition alone: of 16 writers at once rclone and s3rver let
+        # all 16 win. So it also looks first, and reads back.
+        if self.size(key) is not None:
+            return False
+        return self._put_if_absent(key, data) and self.get_bytes(key) == data
 
     def get_bytes(self, key: str, max_bytes: int = 16 * 1024 * 1024) -> bytes:
         """Return the whole object, with the server's checksum verified where it sends one."""
@@ -120,8 +127,7 @@ class S3Store:
                 data = self._read(key, length, f"bytes={start}-{start + length - 1}")
                 _write_at(file, data, start)
 
-            num_parts = -(-size // self._part_bytes)
-            _in_parallel(receive, num_parts)
+            _in_parallel(receive, _ceil_division(size, self._part_bytes))
 
     def size(self, key: str) -> int | None:
         """Return the size in bytes, or None if there is no such object."""
@@ -138,15 +144,16 @@ class S3Store:
     def list(self, prefix: str) -> Iterator[str]:
         """Yield the keys below the folder `prefix` (empty, or ending in `/`), in order."""
         base = self._base + keys.folder_prefix(prefix)
-        found_keys = []
+        listed: list[str] = []
         with self._errors(prefix):
             paginator = self._client().get_paginator("list_objects_v2")
             for page in paginator.paginate(Bucket=self._bucket, Prefix=base):
                 objects = page.get("Contents", ())
-                found_keys += [item["Key"].removeprefix(self._base) for item in objects]
-        # Not every server lists in order. A name that ends in a slash is a console's marker of an
-        # empty folder.
-        return iter(sorted(key for key in found_keys if not key.endswith("/")))
+                listed += [item["Key"].removeprefix(self._base) for item in objects]
+        # A name that ends in a slash is a console's marker of an empty folder.
+        objects_only = [key for key in listed if not key.endswith("/")]
+        # Not every server lists in order.
+        return iter(sorted(objects_only))
 
     def delete(self, key: str) -> None:
         """Remove an object, if it is there."""
@@ -168,8 +175,10 @@ class S3Store:
         self._client().put_object(**target, Body=data, **self._checksum(data), **condition)
 
     def _checksum(self, data: bytes) -> dict[str, str]:
+        if not self._send_checksum:
+            return {}
         digest = hashlib.sha256(data).digest()
-        return {"ChecksumSHA256": base64.b64encode(digest).decode()} if self._send_checksum else {}
+        return {"ChecksumSHA256": base64.b64encode(digest).decode()}
 
     def _put_if_absent(self, key: str, data: bytes) -> bool:
         """Write an object, or return False if one is there."""
@@ -179,11 +188,12 @@ class S3Store:
                     self._put(key, data, IfNoneMatch="*")
                     return True
                 except self._client().exceptions.ClientError as error:
-                    if status_of(error) == 412:
+                    status = status_of(error)
+                    if status == PRECONDITION_FAILED:
                         return False
-                    if status_of(error) != 409:
+                    if status != CONFLICT:
                         raise
-            # 409: another writer is at it. AWS asks to try again, since that one may yet fail.
+            # Another writer is at it. AWS asks to try again, since that one may yet fail.
             time.sleep(pause_seconds)
         raise Transient(f"{self.root}/{key}: several writers at once; try again")
 
@@ -210,62 +220,74 @@ class S3Store:
                         client.abort_multipart_upload(**target)
                     raise
 
-    def _send_parts(self, client: Any, target: dict[str, str], file: BinaryIO, size: int) -> None:
-        part_bytes = max(self._part_bytes, -(-size // MAX_PARTS))
+    def _send_parts(
+        self, client: Client, target: dict[str, str], file: BinaryIO, size: int
+    ) -> None:
+        part_bytes = max(self._part_bytes, _ceil_division(size, MAX_PARTS))
 
-        def send(index: int) -> dict[str, Any]:
+        def send(index: int) -> dict[str, object]:
+            # pread, because threads share the file's position.
             data = os.pread(file.fileno(), part_bytes, index * part_bytes)
             checksum = self._checksum(data)
             answer = client.upload_part(**target, PartNumber=index + 1, Body=data, **checksum)
             return {"PartNumber": index + 1, "ETag": answer["ETag"], **checksum}
 
-        parts = _in_parallel(send, -(-size // part_bytes))
+        parts = _in_parallel(send, _ceil_division(size, part_bytes))
         client.complete_multipart_upload(**target, MultipartUpload={"Parts": parts})
 
-    def _read(
-        self, key: str, max_bytes: int, byte_range: str = "", tries: int = READ_TRIES
-    ) -> bytes:
-        try:
-            with self._errors(key):
-                ranged = {"Range": byte_range} if byte_range else {}
-                answer = self._client().get_object(
-                    Bucket=self._bucket, Key=self._name(key), **ranged
-                )
-                size = answer["ContentLength"]
-                if size > max_bytes:
-                    raise Corrupt(
-                        f"{self.root}/{key} has {size:,} bytes, expected were {max_bytes:,} at most"
-                    )
-                return bytes(answer["Body"].read())
-        except Transient:
-            if tries == 1:
-                raise
-        return self._read(key, max_bytes, byte_range, tries - 1)
+    def _read(self, key: str, max_bytes: int, byte_range: str = "") -> bytes:
+        # botocore retries requests, but not the reading of an answer's body.
+        for _ in range(READ_TRIES - 1):
+            with suppress(Transient):
+                return self._read_once(key, max_bytes, byte_range)
+        return self._read_once(key, max_bytes, byte_range)
 
-    def _client(self) -> Any:
+    def _read_once(self, key: str, max_bytes: int, byte_range: str) -> bytes:
+        request = {"Bucket": self._bucket, "Key": self._name(key)}
+        if byte_range:
+            request["Range"] = byte_range
+        with self._errors(key):
+            answer = self._client().get_object(**request)
+            size = answer["ContentLength"]
+            if size > max_bytes:
+                raise Corrupt(
+                    f"{self.root}/{key} has {size:,} bytes, expected were {max_bytes:,} at most"
+                )
+            return bytes(answer["Body"].read())
+
+    def _client(self) -> Client:
         with self._lock:
             if self._connected is None:
                 self._connected = self._connect()
             return self._connected
 
-    def _connect(self) -> Any:
+    def _connect(self) -> Client:
         """Look the bucket up and return a client. A wrong setting shows within seconds."""
         import boto3
 
         names = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
-        # In a pod the first seconds may have no network yet: policies are programmed after it starts.
-        # The settings come from the cluster and were right for other pods; the step is tried again.
+        credentials = {name: self._environment.get(name.upper()) or None for name in names}
+        # In a pod the first seconds may have no network yet: policies are programmed after it
+        # starts (4 of 14 pods on a real cluster), and a store that restarts is away for 16 s. The
+        # settings come from the cluster and were right for other pods; the step is tried again.
         in_pod = "KUBERNETES_SERVICE_HOST" in self._environment
         with self._explained(self.root, reached_before=in_pod):
-            session = boto3.session.Session(
-                **{name: self._environment.get(name.upper()) or None for name in names}
-            )
+            session = boto3.session.Session(**credentials)
+            # A person who mistyped the address should not wait for minutes of tries.
             impatient_client = _make_client(
-                session, self._environment, tries=2, connect_seconds=3, read_seconds=5
+                session,
+                self._environment,
+                tries=2,
+                connect_seconds=3,
+                read_seconds=5,
             )
             impatient_client.list_objects_v2(Bucket=self._bucket, Prefix=self._base, MaxKeys=1)
             return _make_client(
-                session, self._environment, tries=MAX_TRIES, connect_seconds=5, read_seconds=60
+                session,
+                self._environment,
+                tries=MAX_TRIES,
+                connect_seconds=5,
+                read_seconds=60,
             )
 
     def _errors(self, key: str) -> AbstractContextManager[None]:
@@ -279,14 +301,19 @@ class S3Store:
         )
 
 
+def _ceil_division(dividend: int, divisor: int) -> int:
+    """Return the quotient, rounded up."""
+    return -(-dividend // divisor)
+
+
 def _make_client(
-    session: Any,
+    session: Client,
     environment: Mapping[str, str],
     *,
     tries: int,
     connect_seconds: int,
     read_seconds: int,
-) -> Any:
+) -> Client:
     from botocore.config import Config
 
     endpoint = _endpoint(environment)
@@ -304,6 +331,7 @@ def _make_client(
         request_checksum_calculation=request_checksum,
         response_checksum_validation=_switch(environment, "RATCHET_S3_RESPONSE_CHECKSUM"),
         s3={
+            # Servers of one's own rarely have a DNS name for each bucket.
             "addressing_style": "path" if endpoint else "auto",
             # Without checksum headers the signature has to cover the bytes, over https too.
             "payload_signing_enabled": request_checksum == "when_required",
@@ -311,7 +339,11 @@ def _make_client(
     )
     try:
         return session.client(
-            "s3", endpoint_url=endpoint, region_name=region or "us-east-1", config=config
+            "s3",
+            endpoint_url=endpoint,
+            # boto3 signs with a region even where the server has none.
+            region_name=region or "us-east-1",
+            config=config,
         )
     except ValueError as error:
         raise UserError(f"S3 endpoint {shown_endpoint(endpoint)}: {one_line(error)}") from error
@@ -329,6 +361,7 @@ def _switch(environment: Mapping[str, str], name: str) -> str:
 
 
 def _write_at(file: BinaryIO, data: bytes, offset: int) -> None:
+    # pwrite may write less than it is given, and threads share the file's position.
     view = memoryview(data)
     while view:
         written = os.pwrite(file.fileno(), view, offset)

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
 from components.errors import Corrupt, Missing, RatchetError, Transient, UserError, one_line
+
+if TYPE_CHECKING:
+    from botocore.exceptions import ClientError
 
 _DAMAGED_IN_TRANSIT = ("BadDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch")
 _OTHER_REGION = (
     "PermanentRedirect",
     "AuthorizationHeaderMalformed",
     "IllegalLocationConstraintException",
+    # botocore takes the status for the code where a redirect has no body.
     "301",
     "307",
 )
@@ -72,6 +76,7 @@ def s3_errors(*, object_uri: str, bucket: str, server: str, reached_before: bool
             "AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or run under a role"
         ) from error
     except aws.BotoCoreError as error:
+        # The base of all of these but ClientError, so this clause stays last.
         raise UserError(f"{object_uri}: {server} cannot be used: {one_line(error)}") from error
 
 
@@ -79,16 +84,17 @@ def shown_endpoint(endpoint: str | None) -> str:
     """Return the endpoint for messages, without a user name or password that its URL may hold."""
     if endpoint is None:
         return "of AWS"
-    scheme, marker, rest = endpoint.partition("://")
-    return scheme + marker + rest.rpartition("@")[2]
+    scheme, separator, address = endpoint.partition("://")
+    _, _, host = address.rpartition("@")
+    return f"{scheme}{separator}{host}"
 
 
-def status_of(error: Any) -> int:
+def status_of(error: ClientError) -> int:
     """Return the HTTP status of a ClientError."""
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
-def _refused(error: Any, object_uri: str, bucket: str, server: str) -> RatchetError:
+def _refused(error: ClientError, object_uri: str, bucket: str, server: str) -> RatchetError:
     """Return the project's exception for an error answer of the server."""
     status = status_of(error)
     answer = error.response.get("Error", {})
@@ -99,6 +105,7 @@ def _refused(error: Any, object_uri: str, bucket: str, server: str) -> RatchetEr
             f"{object_uri}: there is no bucket {bucket} on {server}; make it, or correct the "
             "store's URI"
         )
+    # A HEAD has no body, so its code is the bare status.
     if status == 404:
         return Missing(f"{object_uri} does not exist")
     if code in _OTHER_REGION:

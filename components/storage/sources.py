@@ -14,12 +14,12 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-from components.errors import Missing, UserError
+from components.errors import Missing, UserError, first_line
 from components.storage.store import open_store
 
 FOLDER_SUFFIXES = (".safetensors", ".json", ".txt", ".model", ".jinja", ".gguf")
-"""Endings of the files fetched from a remote model folder: weights that cannot run code,
-configuration, tokenizer. No pickles."""
+"""Endings of the files fetched from a remote model folder: weights, configuration, tokenizer."""
+# No .bin, .pt or .py: pickles and modules run their author's code when they are loaded.
 
 _HF = re.compile(r"(datasets/)?([\w.-]+/[\w.-]+)@([\w.-]+)((?:/[^/]+)*)")
 
@@ -30,16 +30,16 @@ def local_path(uri: str, environment: Mapping[str, str], scratch: Path) -> Path:
     Raises UserError naming the URI and what to do; Transient if the store cannot be reached for
     now.
     """
-    scheme, rest = _split(uri)
+    scheme, address = _split(uri)
     match scheme:
         case "file":
-            return _existing(uri, Path(rest), folder=False)
+            return _existing(uri, Path(address), folder=False)
         case "package":
-            return _existing(uri, _in_package(uri, rest), folder=False)
+            return _existing(uri, _in_package(uri, address), folder=False)
         case "s3":
             return _s3_file(uri, environment, scratch)
         case _:
-            return _hf_file(uri, rest, environment)
+            return _hf_file(uri, address, environment)
 
 
 def local_folder(uri: str, environment: Mapping[str, str], scratch: Path) -> Path:
@@ -50,26 +50,28 @@ def local_folder(uri: str, environment: Mapping[str, str], scratch: Path) -> Pat
     Raises UserError naming the URI and what to do; Transient if the store cannot be reached for
     now.
     """
-    scheme, rest = _split(uri)
+    scheme, address = _split(uri)
     match scheme:
         case "file":
-            return _existing(uri, Path(rest), folder=True)
+            return _existing(uri, Path(address), folder=True)
         case "package":
-            return _existing(uri, _in_package(uri, rest), folder=True)
+            return _existing(uri, _in_package(uri, address), folder=True)
         case "s3":
             return _s3_folder(uri, environment, scratch)
         case _:
-            return _hf_folder(uri, rest, environment)
+            return _hf_folder(uri, address, environment)
 
 
 def _split(uri: str) -> tuple[str, str]:
-    scheme, marker, rest = uri.partition("://")
-    if not marker or scheme not in ("file", "package", "s3", "hf") or not rest or "\0" in rest:
+    scheme, separator, address = uri.partition("://")
+    is_known = separator and scheme in ("file", "package", "s3", "hf")
+    # A NUL character would end in a ValueError of the operating system's calls.
+    if not is_known or not address or "\0" in address:
         raise UserError(
             f"{uri!r}: use file://path, package://module/path, s3://bucket/key or "
             "hf://[datasets/]org/name@revision/path"
         )
-    return scheme, unquote(rest) if scheme == "file" else rest
+    return scheme, unquote(address) if scheme == "file" else address
 
 
 def _existing(uri: str, path: Path, *, folder: bool) -> Path:
@@ -81,30 +83,28 @@ def _existing(uri: str, path: Path, *, folder: bool) -> Path:
         raise UserError(f"{uri}: cannot be read ({error.strerror})") from None
     if has_expected_kind:
         return path
+    if exists and folder:
+        raise UserError(f"{uri} is a file; name the folder")
     if exists:
-        raise UserError(
-            f"{uri} is a {'file; name the folder' if folder else 'folder; name one file in it'}"
-        )
+        raise UserError(f"{uri} is a folder; name one file in it")
     # A relative file:// path depends on the working directory, so show what it resolved to.
     resolved = f" (looked at {path.absolute()})" if uri.startswith("file:") else ""
     raise UserError(f"{uri}: no such {expected_kind}{resolved}; correct the path")
 
 
-def _in_package(uri: str, rest: str) -> Path:
+def _in_package(uri: str, address: str) -> Path:
     """Return the path inside an installed package, found without importing it."""
-    module, _, inner = rest.partition("/")
-    if (
-        not module.isidentifier()
-        or not inner
-        or ".." in PurePosixPath(inner).parts
-        or inner.startswith("/")
-    ):
+    module, _, inner = address.partition("/")
+    leaves_package = inner.startswith("/") or ".." in PurePosixPath(inner).parts
+    if not module.isidentifier() or not inner or leaves_package:
         raise UserError(
             f"{uri}: use package://module/path, a path inside one installed top-level package"
         )
+    # Not imported: a recipe must not run the code of whatever package it names.
     try:
         spec = importlib.util.find_spec(module)
     except ValueError:
+        # `__main__` and half-loaded modules have no spec.
         spec = None
     folders = list(spec.submodule_search_locations or ()) if spec else []
     if not folders:
@@ -134,8 +134,9 @@ def _s3_folder(uri: str, environment: Mapping[str, str], scratch: Path) -> Path:
     target = _new_folder(scratch)
     has_files = False
     for key in store.list(""):
-        parts = PurePosixPath(key).parts
-        if not key.endswith(FOLDER_SUFFIXES) or ".." in parts or key.startswith("/"):
+        # Others wrote these keys: none may lead out of the folder.
+        leaves_folder = key.startswith("/") or ".." in PurePosixPath(key).parts
+        if leaves_folder or not key.endswith(FOLDER_SUFFIXES):
             continue
         (target / key).parent.mkdir(parents=True, exist_ok=True)
         store.get_file(key, target / key)
@@ -153,9 +154,9 @@ def _new_folder(scratch: Path) -> Path:
     return Path(tempfile.mkdtemp(prefix="uri-", dir=scratch))
 
 
-def _hf_parts(uri: str, rest: str) -> tuple[str, str, str, str]:
+def _hf_parts(uri: str, address: str) -> tuple[str, str, str, str]:
     """Return (repository type, name, revision, path inside), or raise UserError."""
-    match = _HF.fullmatch(rest)
+    match = _HF.fullmatch(address)
     if not match or ".." in match[4].split("/"):
         raise UserError(
             f"{uri}: use hf://[datasets/]org/name@revision[/path]; a run without a revision "
@@ -165,54 +166,50 @@ def _hf_parts(uri: str, rest: str) -> tuple[str, str, str, str]:
     return kind, match[2], match[3], match[4].removeprefix("/")
 
 
-def _hf_file(uri: str, rest: str, environment: Mapping[str, str]) -> Path:
-    kind, name, revision, file = _hf_parts(uri, rest)
+def _hf_file(uri: str, address: str, environment: Mapping[str, str]) -> Path:
+    kind, name, revision, file = _hf_parts(uri, address)
     if not file:
         raise UserError(f"{uri}: name one file of the repository, …@{revision}/path")
     import huggingface_hub
 
     try:
-        return Path(
-            huggingface_hub.hf_hub_download(
-                name,
-                file,
-                repo_type=kind,
-                revision=revision,
-                token=environment.get("HF_TOKEN"),
-                endpoint=environment.get("HF_ENDPOINT"),
-                cache_dir=environment.get("HF_HUB_CACHE"),
-            )
+        path = huggingface_hub.hf_hub_download(
+            name,
+            file,
+            repo_type=kind,
+            revision=revision,
+            token=environment.get("HF_TOKEN"),
+            endpoint=environment.get("HF_ENDPOINT"),
+            cache_dir=environment.get("HF_HUB_CACHE"),
         )
     except (OSError, ValueError, huggingface_hub.errors.EntryNotFoundError) as error:
         raise _hub_error(uri, error) from None
+    return Path(path)
 
 
-def _hf_folder(uri: str, rest: str, environment: Mapping[str, str]) -> Path:
-    kind, name, revision, inner = _hf_parts(uri, rest)
+def _hf_folder(uri: str, address: str, environment: Mapping[str, str]) -> Path:
+    kind, name, revision, inner = _hf_parts(uri, address)
     import huggingface_hub
 
-    patterns = [f"{inner}/*{suffix}" if inner else f"*{suffix}" for suffix in FOLDER_SUFFIXES]
+    folder_pattern = f"{inner}/*" if inner else "*"
     try:
-        folder = Path(
-            huggingface_hub.snapshot_download(
-                name,
-                repo_type=kind,
-                revision=revision,
-                allow_patterns=patterns,
-                token=environment.get("HF_TOKEN"),
-                endpoint=environment.get("HF_ENDPOINT"),
-                cache_dir=environment.get("HF_HUB_CACHE"),
-            )
+        folder = huggingface_hub.snapshot_download(
+            name,
+            repo_type=kind,
+            revision=revision,
+            allow_patterns=[f"{folder_pattern}{suffix}" for suffix in FOLDER_SUFFIXES],
+            token=environment.get("HF_TOKEN"),
+            endpoint=environment.get("HF_ENDPOINT"),
+            cache_dir=environment.get("HF_HUB_CACHE"),
         )
     except (OSError, ValueError, huggingface_hub.errors.EntryNotFoundError) as error:
         raise _hub_error(uri, error) from None
-    return _existing(uri, folder / inner, folder=True)
+    return _existing(uri, Path(folder) / inner, folder=True)
 
 
 def _hub_error(uri: str, error: BaseException) -> UserError:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    first_line = lines[0][:200]
     return UserError(
-        f"{uri}: cannot be fetched from the hub ({type(error).__name__}: {first_line}); check the "
-        "name and revision, set HF_TOKEN for a private one, or download it and use file://"
+        f"{uri}: cannot be fetched from the hub ({type(error).__name__}: {first_line(error)}); "
+        "check the name and revision, set HF_TOKEN for a private one, or download it and use "
+        "file://"
     )

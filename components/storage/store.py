@@ -102,6 +102,8 @@ def probe(store: Store) -> None:
     Leaves one small object, always the same. Raises Transient where trying again may help.
     """
     key = keys.probe_key()
+    # Real servers fail here: rclone and s3rver have no conditional writes, Ceph radosgw 16 ignores
+    # checksums.
     content = b'{"purpose":"shows that this store can be used"}'
     store.put_bytes(key, content)
     try:
