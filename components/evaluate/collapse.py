@@ -1,15 +1,14 @@
-"""Signs of collapse: what a model's answers and its grasp of human text have lost against round 0.
+"""Signs of collapse: losses of a model against round 0, in its answers and on human text.
 
-A sign is found before accuracy falls (2305.17493, 2404.01413). Each measure has a bound that blocks
-a round and, half as far from round 0, one that warns; they are data of the receipt, and `decide`
+They show before accuracy falls (2305.17493, 2404.01413). Each measure has a bound that blocks a
+round and, half as far from round 0, one that warns. The bounds are data of the receipt; `decide`
 rules on them.
 """
 
 from __future__ import annotations
 
-import math
 import statistics as stats
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from components.contracts.rows import Result, Sample, TextResult
@@ -23,96 +22,123 @@ from components.contracts.summaries.evaluate import (
     RatioSign,
 )
 from components.evaluate.diversity import distinct_share, entropy, ngrams, self_bleu, vendi_score
-from components.evaluate.scores import mean_and_half
+from components.evaluate.scores import mean_and_half, perplexity_of
 from components.statistics import Z_95, pass_at_k
 from components.verifiers import MAX_ANSWER_CHARACTERS
 
-LEAST_DISTINCT_2, MOST_PERPLEXITY, LENGTH_CHANGE = 0.85, 1.10, 0.30
+LEAST_DISTINCT_2 = 0.85
+"""Least ratio of distinct-2 to round 0; below, it blocks."""
+MOST_PERPLEXITY = 1.10
+"""Highest ratio of the perplexity to round 0; above, it blocks."""
+LENGTH_CHANGE = 0.30
+"""Largest relative change of the answer length, either way."""
 PASS_K = 16
 """pass@k is compared at this k, or at the largest that was drawn if it is smaller."""
 MIN_NGRAMS = 500
 """With fewer n-grams their distinct share says nothing."""
 MIN_PROMPTS = 30
-MEASURED: dict[CollapseSign, str] = {
+"""With fewer prompts pass@k is not compared, and the answer length not on solved prompts alone."""
+SUBJECTS: dict[CollapseSign, str] = {
     "distinct_2": "the share of different word pairs in answers",
     "perplexity": "perplexity on human text",
     "length": "the length of answers in tokens",
 }
-"""Ratio → what it is of, in words."""
+"""Ratio → its measure in words."""
+# A fall that is this sure on one side (90 %) warns; one at Z_95 (97.5 %) blocks.
 Z_80 = 1.2815515655446004
-"""Two-sided 80 % point of the standard normal distribution: a fall so sure (one-sided 90 %) warns.
-"""
+"""Two-sided 80 % point of the standard normal distribution."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one model did on the prompts and texts of a campaign."""
+    """Rows of one model on the prompts and texts of a campaign."""
 
     results: list[Result]
     texts: list[TextResult]
-    """Of the retention, else the dev split."""
+    """Of the retention split, else the dev split."""
     samples: list[Sample]
     """Drawn for pass@k."""
 
 
 def diversity(measured: Measured, max_rows: int) -> Diversity:
-    """How varied the greedy answers are, over `max_rows` prompts chosen by id: the same for every
-    model."""
+    """Return measures of how varied the greedy answers and the samples are.
+
+    Args:
+        measured: Rows of the model.
+        max_rows: Number of prompts; chosen by id, so they are the same for every model.
+    """
     answers = chosen_answers(measured.results, max_rows)
-    drawn: dict[str, list[str]] = {}
+    samples_by_prompt: dict[str, list[str]] = {}
     for sample in measured.samples:
-        drawn.setdefault(sample.prompt_id, []).append(" ".join(sample.text.split()))
+        samples_by_prompt.setdefault(sample.prompt_id, []).append(_spaced(sample.text))
+    sample_entropies = [entropy(texts) for texts in samples_by_prompt.values()]
     return Diversity(
         texts=len(answers),
         distinct_1=distinct_share(ngrams(answers, 1)),
         distinct_2=distinct_share(ngrams(answers, 2)),
         self_bleu=self_bleu(answers),
         vendi=vendi_score(answers),
-        answer_entropy=entropy(" ".join(text.split()) for text in answers),
-        sample_entropy=stats.fmean(map(entropy, drawn.values())) if drawn else None,
+        answer_entropy=entropy(_spaced(text) for text in answers),
+        sample_entropy=stats.fmean(sample_entropies) if sample_entropies else None,
     )
 
 
+def _spaced(text: str) -> str:
+    """Return a text with one space between words: another layout is no other answer."""
+    return " ".join(text.split())
+
+
 def chosen_answers(results: Sequence[Result], max_rows: int) -> list[str]:
-    """The greedy answers to `max_rows` prompts. Ids are digests, so their order is a fair draw."""
+    """Return the greedy answers to `max_rows` prompts."""
+    # Ids are digests, so their order is a fair draw.
     rows = sorted(results, key=lambda row: (row.prompt_id, row.split))[:max_rows]
     return [row.text[:MAX_ANSWER_CHARACTERS] for row in rows]
 
 
-def collapse_signs(first: Measured, now: Measured, max_rows: int) -> Collapse:
-    """Each sign with its value now and in round 0, how they differ, and the bounds."""
+def collapse_signs(first: Measured, current: Measured, max_rows: int) -> Collapse:
+    """Return each sign with its value now and in round 0, how they differ, and the bounds.
+
+    A sign that cannot be measured (too little text, no human text, no samples) is None.
+
+    Args:
+        first: Rows of round 0's model.
+        current: Rows of the candidate.
+        max_rows: Number of prompts for distinct-2.
+    """
+    first_answers = chosen_answers(first.results, max_rows)
+    current_answers = chosen_answers(current.results, max_rows)
     return Collapse(
-        distinct_2=_distinct(
-            chosen_answers(first.results, max_rows), chosen_answers(now.results, max_rows)
-        ),
-        perplexity=_perplexity(first.texts, now.texts),
-        pass_at_k=_pass_at_k(first.results, now.results),
-        length=_length(first.results, now.results),
+        distinct_2=_distinct(first_answers, current_answers),
+        perplexity=_perplexity(first.texts, current.texts),
+        pass_at_k=_pass_at_k(first.results, current.results),
+        length=_length(first.results, current.results),
     )
 
 
 def alarms(collapse: Collapse) -> tuple[list[CollapseAlarm], list[CollapseAlarm]]:
-    """Return blocks and warnings; what blocks does not warn as well."""
+    """Return (blocks, warnings); a sign that blocks does not warn as well."""
     blocks: list[CollapseAlarm] = []
     warnings: list[CollapseAlarm] = []
     for name, sign in collapse.signs.items():
-        block, warning = _limits_crossed(sign)
-        if block is not None:
-            blocks.append(_alarm(name, sign, block))
-        elif warning is not None:
-            warnings.append(_alarm(name, sign, warning))
+        block_limit, warning_limit = _crossed_limits(sign)
+        if block_limit is not None:
+            blocks.append(_alarm(name, sign, block_limit))
+        elif warning_limit is not None:
+            warnings.append(_alarm(name, sign, warning_limit))
     return blocks, warnings
 
 
-def _limits_crossed(sign: RatioSign | PassAtKSign) -> tuple[float | None, float | None]:
-    """The limits of block and warning that a sign is beyond."""
+def _crossed_limits(sign: RatioSign | PassAtKSign) -> tuple[float | None, float | None]:
+    """Return the limits of (block, warning) that a sign is beyond; None for one it is not."""
     if isinstance(sign, RatioSign):
-        return _crossed(sign.ratio, sign.block), _crossed(sign.ratio, sign.warn)
-    # The upper end of an interval of the change: below 0 it is sure to be a fall.
-    return (0.0 if sign.high < 0 else None), (0.0 if sign.warn_high < 0 else None)
+        return _crossed_bound(sign.ratio, sign.block), _crossed_bound(sign.ratio, sign.warn)
+    # Upper ends of intervals of the change of pass@k: below 0 it is sure to be a fall.
+    block_limit = 0.0 if sign.high < 0 else None
+    warning_limit = 0.0 if sign.warn_high < 0 else None
+    return block_limit, warning_limit
 
 
-def _crossed(ratio: float, bounds: Bounds) -> float | None:
+def _crossed_bound(ratio: float, bounds: Bounds) -> float | None:
     if bounds.below is not None and ratio < bounds.below:
         return bounds.below
     if bounds.above is not None and ratio > bounds.above:
@@ -121,105 +147,114 @@ def _crossed(ratio: float, bounds: Bounds) -> float | None:
 
 
 def _alarm(name: CollapseSign, sign: RatioSign | PassAtKSign, limit: float) -> CollapseAlarm:
-    now, first = f"{sign.value:.4g}", f"{sign.first:.4g}"
+    current = f"{sign.value:.4g}"
+    first = f"{sign.first:.4g}"
     if isinstance(sign, PassAtKSign):
-        why = (
-            f"pass@{sign.k} fell from {first} in round 0 to {now} on {sign.n} prompts "
+        reason = (
+            f"pass@{sign.k} fell from {first} in round 0 to {current} on {sign.n} prompts "
             f"(95 % interval of the change {sign.low:+.3f} to {sign.high:+.3f})"
         )
-        return CollapseAlarm(measure=name, value=sign.difference, limit=limit, why=why)
-    why = (
-        f"{MEASURED[name]} is {now}, in round 0 {first}: {sign.ratio:.3f} times, the limit is "
-        f"{limit:.3f}"
+        return CollapseAlarm(measure=name, value=sign.difference, limit=limit, why=reason)
+    reason = (
+        f"{SUBJECTS[name]} is {current}, in round 0 {first}: "
+        f"{sign.ratio:.3f} times, the limit is {limit:.3f}"
     )
-    return CollapseAlarm(measure=name, value=sign.ratio, limit=limit, why=why)
+    return CollapseAlarm(measure=name, value=sign.ratio, limit=limit, why=reason)
 
 
-def _distinct(first: Sequence[str], now: Sequence[str]) -> RatioSign | None:
-    """Of distinct-2 at an equal number of word pairs: longer answers are not less varied for being
-    longer."""
-    before, after = ngrams(first, 2), ngrams(now, 2)
-    size = min(before.total(), after.total())
+def _distinct(first: Sequence[str], current: Sequence[str]) -> RatioSign | None:
+    """Compare distinct-2 at an equal number of word pairs."""
+    first_pairs = ngrams(first, 2)
+    current_pairs = ngrams(current, 2)
+    # Longer answers repeat more pairs without being less varied.
+    size = min(first_pairs.total(), current_pairs.total())
     if size < MIN_NGRAMS:
         return None
-    old, new = distinct_share(before, size), distinct_share(after, size)
-    assert old is not None
-    assert new is not None
+    first_share = distinct_share(first_pairs, size)
+    current_share = distinct_share(current_pairs, size)
+    assert first_share is not None
+    assert current_share is not None
     return RatioSign(
-        value=new,
-        first=old,
-        ratio=new / old,
+        value=current_share,
+        first=first_share,
+        ratio=current_share / first_share,
         n=size,
         block=Bounds(below=LEAST_DISTINCT_2),
         warn=Bounds(below=(1 + LEAST_DISTINCT_2) / 2),
     )
 
 
-def _perplexity(first: Sequence[TextResult], now: Sequence[TextResult]) -> RatioSign | None:
-    """Of perplexity per token on the same human texts."""
-    old, new = {row.id: row for row in first}, {row.id: row for row in now}
-    if not old or old.keys() != new.keys():
+def _perplexity(first: Sequence[TextResult], current: Sequence[TextResult]) -> RatioSign | None:
+    """Compare the perplexity per token on the same human texts."""
+    first_rows = {row.id: row for row in first}
+    current_rows = {row.id: row for row in current}
+    # Perplexities of different texts say nothing about the models.
+    if not first_rows or first_rows.keys() != current_rows.keys():
         return None
-    before, after = (
-        sum(row.loss * row.num_tokens for row in rows.values())
-        / sum(row.num_tokens for row in rows.values())
-        for rows in (old, new)
-    )
-    ratio = math.exp(min(after - before, 50.0))
+    first_loss = _mean_loss(first_rows.values())
+    current_loss = _mean_loss(current_rows.values())
     return RatioSign(
-        value=math.exp(min(after, 50.0)),
-        first=math.exp(min(before, 50.0)),
-        ratio=ratio,
-        n=len(new),
+        value=perplexity_of(current_loss),
+        first=perplexity_of(first_loss),
+        ratio=perplexity_of(current_loss - first_loss),
+        n=len(current_rows),
         block=Bounds(above=MOST_PERPLEXITY),
         warn=Bounds(above=(1 + MOST_PERPLEXITY) / 2),
     )
 
 
-def _pass_at_k(first: Sequence[Result], now: Sequence[Result]) -> PassAtKSign | None:
-    """Difference of pass@k over the same prompts: what no sample finds any more, filtering cannot
-    bring back."""
-    old = {row.prompt_id: row for row in first if row.num_samples}
-    pairs = [(old[row.prompt_id], row) for row in now if row.num_samples and row.prompt_id in old]
-    if len(pairs) < MIN_PROMPTS:
+def _mean_loss(rows: Collection[TextResult]) -> float:
+    """Return the mean loss per token, in nats."""
+    total_loss = sum(row.loss * row.num_tokens for row in rows)
+    return total_loss / sum(row.num_tokens for row in rows)
+
+
+def _pass_at_k(first: Sequence[Result], current: Sequence[Result]) -> PassAtKSign | None:
+    """Compare pass@k over the same prompts."""
+    # An answer that no sample finds any more cannot be brought back by filtering: pass@k at a large
+    # k falls before accuracy does.
+    first_by_prompt = {row.prompt_id: row for row in first if row.num_samples}
+    current_rows = [row for row in current if row.num_samples and row.prompt_id in first_by_prompt]
+    first_rows = [first_by_prompt[row.prompt_id] for row in current_rows]
+    if len(current_rows) < MIN_PROMPTS:
         return None
-    k = min(PASS_K, *(min(before.num_samples, after.num_samples) for before, after in pairs))
-    scores = [
-        tuple(pass_at_k(row.num_samples, row.num_correct, k) for row in (before, after))
-        for before, after in pairs
-    ]
-    change, half = mean_and_half([after - before for before, after in scores])
-    warn_half = half * Z_80 / Z_95
+    k = min(PASS_K, *(row.num_samples for row in (*first_rows, *current_rows)))
+    first_scores = [pass_at_k(row.num_samples, row.num_correct, k) for row in first_rows]
+    current_scores = [pass_at_k(row.num_samples, row.num_correct, k) for row in current_rows]
+    changes = [new - old for old, new in zip(first_scores, current_scores, strict=True)]
+    change, half_width = mean_and_half(changes)
+    warn_half_width = half_width * Z_80 / Z_95
     return PassAtKSign(
         k=k,
-        value=stats.fmean(after for _, after in scores),
-        first=stats.fmean(before for before, _ in scores),
+        value=stats.fmean(current_scores),
+        first=stats.fmean(first_scores),
         difference=change,
-        low=change - half,
-        high=change + half,
-        warn_high=change + warn_half,
-        n=len(pairs),
+        low=change - half_width,
+        high=change + half_width,
+        warn_high=change + warn_half_width,
+        n=len(changes),
     )
 
 
-def _length(first: Sequence[Result], now: Sequence[Result]) -> RatioSign | None:
-    """Of the mean answer length on the prompts that round 0 answered right.
+def _length(first: Sequence[Result], current: Sequence[Result]) -> RatioSign | None:
+    """Compare the mean answer length on the prompts that round 0 answered right.
 
-    There a change is drift; on the others, learning may well change it (a ladder's longer problems
-    have longer answers). With fewer than MIN_PROMPTS such prompts, on all.
+    With fewer than MIN_PROMPTS such prompts all prompts count.
     """
-    new = {row.prompt_id: row.num_tokens for row in now}
-    paired = [row for row in first if row.prompt_id in new]
-    known = [row for row in paired if row.correct]
-    rows = known if len(known) >= MIN_PROMPTS else paired
-    before = sum(row.num_tokens for row in rows)
-    if not before:
+    current_lengths = {row.prompt_id: row.num_tokens for row in current}
+    paired = [row for row in first if row.prompt_id in current_lengths]
+    # On solved prompts a change of length is drift. On the others learning may well change it: a
+    # ladder's longer problems have longer answers.
+    solved = [row for row in paired if row.correct]
+    rows = solved if len(solved) >= MIN_PROMPTS else paired
+    first_total = sum(row.num_tokens for row in rows)
+    if not first_total:
         return None
-    after = sum(new[row.prompt_id] for row in rows)
+    current_total = sum(current_lengths[row.prompt_id] for row in rows)
     return RatioSign(
-        value=after / len(rows),
-        first=before / len(rows),
-        ratio=after / before,
+        value=current_total / len(rows),
+        first=first_total / len(rows),
+        ratio=current_total / first_total,
         n=len(rows),
         block=Bounds(below=1 - LENGTH_CHANGE, above=1 + LENGTH_CHANGE),
         warn=Bounds(below=1 - LENGTH_CHANGE / 2, above=1 + LENGTH_CHANGE / 2),

@@ -66,7 +66,8 @@ def distinct_share(counts: Counter[tuple[str, ...]], size: int | None = None) ->
     expected_distinct = 0.0
     for frequency, num_kinds in Counter(counts.values()).items():
         num_others = total - frequency
-        if num_others < size:  # every sample of this size holds such an n-gram
+        # Then every sample of this size holds such an n-gram.
+        if num_others < size:
             expected_distinct += num_kinds
             continue
         log_numerator = math.lgamma(num_others + 1) - math.lgamma(num_others - size + 1)
@@ -111,14 +112,19 @@ def vendi_score(texts: Sequence[str]) -> float | None:
         # A text without tokens has the empty feature: its vector must not be zero.
         for feature in [*tokens, *word_pairs] or [""]:
             counts[row, zlib.crc32(feature.encode()) % _BUCKETS] += 1.0
-    rarity = np.log((1 + len(texts)) / (1 + np.count_nonzero(counts, axis=0))) + 1.0
+    num_texts = len(texts)
+    num_with_feature = np.count_nonzero(counts, axis=0)
+    rarity = np.log((1 + num_texts) / (1 + num_with_feature)) + 1.0
     vectors = counts * rarity
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    eigenvalues = np.linalg.eigvalsh(vectors @ vectors.T / len(texts))
+    similarities = vectors @ vectors.T
+    eigenvalues = np.linalg.eigvalsh(similarities / num_texts)
+    # Rounding makes tiny negative ones, which have no logarithm.
     positive = eigenvalues[eigenvalues > 1e-12]
+    eigenvalue_entropy = -np.sum(positive * np.log(positive))
     # Rounded: the last digits of eigenvalues differed between a container and a laptop, and
     # receipts should not.
-    return round(float(np.exp(-np.sum(positive * np.log(positive)))), 9)
+    return round(float(np.exp(eigenvalue_entropy)), 9)
 
 
 def entropy(items: Iterable[Hashable]) -> float:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import math
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -20,6 +20,13 @@ from components.errors import UserError, one_line
 from components.runtime.context import Context
 from components.storage.sources import local_folder
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+TaskDocument = dict[str, Any]
+"""A task file of lm-eval: key → value, as YAML has it."""
+
+# Any other name would be a data set of the hub, or a script that loading it runs.
 FORMATS = ("json", "csv", "parquet", "text")
 """Loaders of data sets that only read files."""
 
@@ -32,14 +39,17 @@ def folder_of(section: Harness, context: Context) -> Path:
 def digest_of_folder(folder: Path) -> str:
     """Return the SHA-256 over names and bytes of all files below a folder, in hex."""
     folder_hash = hashlib.sha256()
-    for path in sorted(entry for entry in folder.rglob("*") if entry.is_file()):
-        folder_hash.update(path.relative_to(folder).as_posix().encode() + b"\0")
+    files = [entry for entry in folder.rglob("*") if entry.is_file()]
+    for path in sorted(files):
+        name = path.relative_to(folder).as_posix()
+        # The zero byte ends the name: without it a name and a content could trade characters.
+        folder_hash.update(name.encode() + b"\0")
         with path.open("rb") as file:
             folder_hash.update(hashlib.file_digest(file, "sha256").digest())
     return folder_hash.hexdigest()
 
 
-def read_tasks(folder: Path, names: Iterable[str]) -> list[dict[str, Any]]:
+def read_tasks(folder: Path, names: Iterable[str]) -> list[TaskDocument]:
     """Return the named tasks as lm-eval's inline configurations, with absolute paths of their data.
 
     Args:
@@ -50,7 +60,7 @@ def read_tasks(folder: Path, names: Iterable[str]) -> list[dict[str, Any]]:
         UserError: A task is missing or defined twice, is no plain YAML mapping, or its data is not
             in files of this folder.
     """
-    documents: dict[str, tuple[Path, dict[str, Any]]] = {}
+    documents: dict[str, tuple[Path, TaskDocument]] = {}
     for path in sorted([*folder.rglob("*.yaml"), *folder.rglob("*.yml")]):
         document = _document(path)
         name = document.get("task")
@@ -68,12 +78,18 @@ def read_tasks(folder: Path, names: Iterable[str]) -> list[dict[str, Any]]:
                 f"evaluate.harness: no task {name!r} in {folder} "
                 f"(there are: {', '.join(documents) or 'none'}); correct evaluate.harness.tasks"
             )
-        tasks.append(_offline(folder, *documents[name]))
+        path, document = documents[name]
+        tasks.append(_offline(folder, path, document))
     return tasks
 
 
 def run_harness(
-    context: Context, section: Harness, folder: Path, model: Any, tokenizer: Any, batch_size: int
+    context: Context,
+    section: Harness,
+    folder: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    batch_size: int,
 ) -> dict[str, dict[str, float]]:
     """Return task → metric → value of a loaded model. Deterministic: fixed seeds, no bootstrap.
 
@@ -99,6 +115,7 @@ def run_harness(
         ) from None
     context.scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="harness-", dir=context.scratch) as cache:
+        # The user's own cache may hold other data under the same name.
         for task in tasks:
             task["dataset_kwargs"]["cache_dir"] = cache
         wrapped = HFLM(
@@ -108,6 +125,7 @@ def run_harness(
             model=wrapped,
             tasks=tasks,
             limit=section.limit,
+            # Its standard errors are drawn at random, and nothing reads them.
             bootstrap_iters=0,
             log_samples=False,
             task_manager=TaskManager(include_defaults=False),
@@ -115,8 +133,9 @@ def run_harness(
     return {name: _metrics(evaluation["results"][name]) for name in section.tasks}
 
 
-def _document(path: Path) -> dict[str, Any]:
+def _document(path: Path) -> TaskDocument:
     try:
+        # Safe: lm-eval's own loader would run functions that a file names.
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(
@@ -128,7 +147,7 @@ def _document(path: Path) -> dict[str, Any]:
     return document
 
 
-def _offline(folder: Path, path: Path, document: dict[str, Any]) -> dict[str, Any]:
+def _offline(folder: Path, path: Path, document: TaskDocument) -> TaskDocument:
     """Return the task with absolute paths of its data files.
 
     Raises UserError if the task needs a network, another file or code.
@@ -145,8 +164,9 @@ def _offline(folder: Path, path: Path, document: dict[str, Any]) -> dict[str, An
         raise UserError(
             f"evaluate.harness: {path} needs `dataset_kwargs: {{data_files: {{test: FILE}}}}`"
         )
-    data_files = {}
+    data_files: dict[str, str] = {}
     for split, name in files.items():
+        # Resolved, so that neither `..` nor a link leads out of the folder.
         data_file = (folder / str(name)).resolve()
         if not data_file.is_relative_to(folder.resolve()) or not data_file.is_file():
             raise UserError(
@@ -156,11 +176,14 @@ def _offline(folder: Path, path: Path, document: dict[str, Any]) -> dict[str, An
     return {**document, "dataset_kwargs": {"data_files": data_files}}
 
 
-def _metrics(results: dict[str, Any]) -> dict[str, float]:
+def _metrics(results: Mapping[str, object]) -> dict[str, float]:
     """Return metric → value of the finite numbers in one task's results."""
-    # lm-eval calls a metric `name,filter`; the filter `none` is the usual one.
-    return {
-        name.removesuffix(",none"): float(value)
-        for name, value in sorted(results.items())
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    }
+    metrics = {}
+    for name, value in sorted(results.items()):
+        # bool is a kind of int, and no metric.
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if math.isfinite(value):
+            # lm-eval calls a metric `name,filter`; the filter `none` is the usual one.
+            metrics[name.removesuffix(",none")] = float(value)
+    return metrics

@@ -1,5 +1,4 @@
-"""Numbers of the results of one model: accuracy, pass@k, classification, errors of numbers, by
-slice, with intervals.
+"""Scores of one model: accuracy, pass@k, classification, numeric errors, by slice, with intervals.
 
 Pure functions over rows. Intervals hold 95 %: Wilson's for shares, normal ones for means over
 prompts.
@@ -12,7 +11,7 @@ import statistics as stats
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from components.contracts.rows import Prompt, Result, Sample, TextResult
 from components.contracts.summaries.evaluate import (
@@ -31,14 +30,18 @@ from components.contracts.summaries.summary import Share
 from components.statistics import Z_95, pass_at_k, wilson_interval
 from components.verifiers import vote_keys
 
-SPLITS = ("validation", "test")
+AnswerSplit = Literal["validation", "test"]
+ANSWER_SPLITS: tuple[AnswerSplit, ...] = ("validation", "test")
+"""Splits whose prompts every model answers."""
+# The exponential of a diverged model's loss would overflow, and JSON has no infinity.
+MAX_LOSS = 50.0
+"""Nats per token up to which a loss becomes a perplexity."""
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class AnswerScores:
-    """What the summary says of one model's answers, beside the headline numbers; see
-    `EvaluateSummary`."""
+    """Scores of one model's answers, as fields of `EvaluateSummary`."""
 
     validation_accuracy: float
     test_accuracy: float
@@ -51,149 +54,215 @@ class AnswerScores:
 
 
 def scores_of(results: Sequence[Result], pass_k: int) -> AnswerScores:
-    """Score one model's answers. `validation` and `test` both need rows."""
-    by_split = {split: [row for row in results if row.split == split] for split in SPLITS}
-    drawn = [row for row in by_split["test"] if row.num_samples]
-    curve = {str(k): pass_curve_point(drawn, k) for k in _orders(pass_k)} if drawn else {}
+    """Return the summary's scores of one model.
+
+    Args:
+        results: One row per prompt; both splits need rows.
+        pass_k: Samples per test prompt; 0 without pass@k.
+    """
+    validation = [row for row in results if row.split == "validation"]
+    test = [row for row in results if row.split == "test"]
+    rows_by_split: dict[AnswerSplit, list[Result]] = {"validation": validation, "test": test}
+    sampled = [row for row in test if row.num_samples]
+    curve: dict[str, Estimate] = {}
+    if sampled:
+        curve = {str(k): pass_curve_point(sampled, k) for k in _orders(pass_k)}
     return AnswerScores(
-        validation_accuracy=accuracy(by_split["validation"]),
-        test_accuracy=accuracy(by_split["test"]),
-        slices=_slices(by_split["validation"], 0),
-        test_slices=_slices(by_split["test"], pass_k),
+        validation_accuracy=accuracy(validation),
+        test_accuracy=accuracy(test),
+        # Only test prompts are sampled several times.
+        slices=_slices(validation, 0),
+        test_slices=_slices(test, pass_k),
         pass_at=curve,
         pass_at_k=curve.get(str(pass_k)),
-        numeric=_by_split(by_split, _numeric),
-        classification=_by_split(by_split, _classification),
+        numeric=_by_split(rows_by_split, _numeric),
+        classification=_by_split(rows_by_split, _classification),
     )
 
 
 def model_scores(
     results: Sequence[Result], scores: AnswerScores, texts: TextScores | None
 ) -> ModelScores:
-    """The numbers of one model that a person compares."""
+    """Return the numbers of one model that a person compares.
+
+    Args:
+        results: One row per prompt.
+        scores: `scores_of` the results.
+        texts: Scores of human text; None without any.
+    """
+    shape = answer_shape(results)
     return ModelScores(
         validation_accuracy=scores.validation_accuracy,
         test_accuracy=scores.test_accuracy,
         pass_at_k=scores.pass_at_k.value if scores.pass_at_k is not None else None,
         perplexity=texts.perplexity if texts is not None else None,
-        **dict(answer_shape(results)),
+        finished_share=shape.finished_share,
+        mean_answer_tokens=shape.mean_answer_tokens,
+        distinct_share=shape.distinct_share,
     )
 
 
 def answer_shape(results: Sequence[Result]) -> AnswerShape:
-    """How the greedy answers look: ended by the model itself, length, how many differ."""
+    """Return the share of greedy answers that the model ended, their mean length, their variety."""
+    distinct_texts = {row.text for row in results}
     return AnswerShape(
         finished_share=sum(row.finished for row in results) / len(results),
         mean_answer_tokens=stats.fmean(row.num_tokens for row in results),
-        distinct_share=len({row.text for row in results}) / len(results),
+        distinct_share=len(distinct_texts) / len(results),
     )
 
 
 def accuracy(rows: Sequence[Result]) -> float:
-    """Share of right greedy answers."""
+    """Return the share of right greedy answers."""
     return sum(row.correct for row in rows) / len(rows)
 
 
-def share(rights: Sequence[bool]) -> Share:
-    """An accuracy with its interval."""
-    low, high = wilson_interval(sum(rights), len(rights))
-    return Share(n=len(rights), accuracy=sum(rights) / len(rights), low=low, high=high)
+def share(verdicts: Sequence[bool]) -> Share:
+    """Return an accuracy with its interval."""
+    total = len(verdicts)
+    num_right = sum(verdicts)
+    low, high = wilson_interval(num_right, total)
+    return Share(n=total, accuracy=num_right / total, low=low, high=high)
 
 
-def pass_curve_point(drawn: Sequence[Result], k: int) -> Estimate:
-    """pass@k over prompts with samples, unbiased (2107.03374), with the interval of the mean over
-    prompts."""
-    values = [pass_at_k(row.num_samples, row.num_correct, k) for row in drawn]
-    value, half = mean_and_half(values)
-    return Estimate(
-        value=value, low=max(0.0, value - half), high=min(1.0, value + half), n=len(values)
-    )
+def pass_curve_point(sampled: Sequence[Result], k: int) -> Estimate:
+    """Return unbiased pass@k (2107.03374) with the interval of its mean over prompts.
+
+    Args:
+        sampled: Prompts with samples, at least k of each.
+        k: Number of tries.
+    """
+    values = [pass_at_k(row.num_samples, row.num_correct, k) for row in sampled]
+    value, half_width = mean_and_half(values)
+    # The normal interval may reach beyond what a probability can be.
+    low = max(0.0, value - half_width)
+    high = min(1.0, value + half_width)
+    return Estimate(value=value, low=low, high=high, n=len(values))
 
 
-def mean_and_half(values: Sequence[float], z: float = Z_95) -> tuple[float, float]:
-    """The mean and half the width of its interval."""
-    half = z * stats.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.inf
-    return stats.fmean(values), half
+def mean_and_half(values: Sequence[float]) -> tuple[float, float]:
+    """Return (mean, half the width of its 95 % interval); infinite for a single value."""
+    mean = stats.fmean(values)
+    if len(values) < 2:
+        return mean, math.inf
+    standard_error = stats.stdev(values) / math.sqrt(len(values))
+    return mean, Z_95 * standard_error
 
 
 def text_scores(rows: Sequence[TextResult]) -> TextScores | None:
-    """Perplexity per token over texts, with the interval of a ratio estimate clustered by text;
-    None without texts."""
+    """Return perplexity and token accuracy over human texts; None without texts."""
     if not rows:
         return None
     tokens = sum(row.num_tokens for row in rows)
     loss = sum(row.loss * row.num_tokens for row in rows) / tokens
+    # Tokens of one text are not independent: the interval is that of a ratio estimate, clustered by
+    # text.
     spread = sum(((row.loss - loss) * row.num_tokens) ** 2 for row in rows)
-    half = Z_95 * math.sqrt(spread * len(rows) / max(1, len(rows) - 1)) / tokens
+    variance = spread * len(rows) / max(1, len(rows) - 1)
+    half_width = Z_95 * math.sqrt(variance) / tokens
     return TextScores(
         split=rows[0].split,
         n=len(rows),
         tokens=tokens,
         loss=loss,
-        perplexity=math.exp(min(loss, 50.0)),
-        low=math.exp(min(loss - half, 50.0)),
-        high=math.exp(min(loss + half, 50.0)),
+        perplexity=perplexity_of(loss),
+        low=perplexity_of(loss - half_width),
+        high=perplexity_of(loss + half_width),
         token_accuracy=sum(row.num_right for row in rows) / tokens,
         accuracy=sum(row.correct for row in rows) / len(rows),
     )
 
 
+def perplexity_of(loss: float) -> float:
+    """Return the perplexity of a loss in nats per token, which is cut at MAX_LOSS."""
+    return math.exp(min(loss, MAX_LOSS))
+
+
 def generation_verification(
     prompts: Sequence[Prompt], samples: Sequence[Sample], verdicts: Sequence[bool]
 ) -> VerificationGap | None:
-    """Generation–verification gap (2412.02674) with the model's own majority as the verifier.
+    """Return the generation–verification gap (2412.02674), with the majority as the verifier.
 
-    How much more often the most frequent of a prompt's k answers is right than one of them is; what
-    filtering by agreement can teach. Of equally frequent answers the first drawn counts; a prompt
-    whose samples hold no answer is wrong. `verdicts` belong to `samples`. None without two samples
-    a prompt.
+    The gap is the accuracy of the most frequent answer minus that of a single sample: what
+    filtering by agreement can teach. None if no prompt has two samples.
+
+    Args:
+        prompts: Test prompts.
+        samples: Their samples.
+        verdicts: Of each sample, True if it is right.
     """
-    own: dict[str, list[tuple[str, bool]]] = defaultdict(list)
+    texts: dict[str, list[str]] = defaultdict(list)
+    rights: dict[str, list[bool]] = defaultdict(list)
     for sample, right in zip(samples, verdicts, strict=True):
-        own[sample.prompt_id].append((sample.text, right))
-    asked = [prompt for prompt in prompts if len(own[prompt.id]) > 1]
-    if not asked:
+        texts[sample.prompt_id].append(sample.text)
+        rights[sample.prompt_id].append(right)
+    compared = [prompt for prompt in prompts if len(texts[prompt.id]) > 1]
+    if not compared:
         return None
-    single, majority = [], []
-    for prompt in asked:
-        rights = [right for _, right in own[prompt.id]]
-        keys = vote_keys(prompt, [text for text, _ in own[prompt.id]])
-        votes = Counter(key for key in keys if key)
-        single.append(sum(rights) / len(rights))
-        majority.append(float(bool(votes) and rights[keys.index(votes.most_common(1)[0][0])]))
-    gap, half = mean_and_half([most - one for most, one in zip(majority, single, strict=True)])
-    finite = half if math.isfinite(half) else 2.0
+    sample_accuracies = [stats.fmean(rights[prompt.id]) for prompt in compared]
+    majority_accuracies = [
+        float(_majority_is_right(prompt, texts[prompt.id], rights[prompt.id]))
+        for prompt in compared
+    ]
+    gaps = [
+        of_majority - of_sample
+        for of_majority, of_sample in zip(majority_accuracies, sample_accuracies, strict=True)
+    ]
+    gap, half_width = mean_and_half(gaps)
+    # A gap lies between -1 and 1: with one prompt the interval holds all of it, and stays finite.
+    finite_half_width = half_width if math.isfinite(half_width) else 2.0
     return VerificationGap(
-        k=max(len(own[prompt.id]) for prompt in asked),
-        n=len(asked),
-        sample_accuracy=stats.fmean(single),
-        majority_accuracy=stats.fmean(majority),
+        k=max(len(texts[prompt.id]) for prompt in compared),
+        n=len(compared),
+        sample_accuracy=stats.fmean(sample_accuracies),
+        majority_accuracy=stats.fmean(majority_accuracies),
         gap=gap,
-        low=gap - finite,
-        high=gap + finite,
+        low=gap - finite_half_width,
+        high=gap + finite_half_width,
     )
+
+
+def _majority_is_right(prompt: Prompt, texts: Sequence[str], rights: Sequence[bool]) -> bool:
+    """Return True if the most frequent answer of a prompt's samples is right."""
+    keys = vote_keys(prompt, texts)
+    votes = Counter(key for key in keys if key)
+    # No sample holds an answer, so there is none to be right.
+    if not votes:
+        return False
+    # Of equally frequent answers the first drawn counts.
+    majority, _ = votes.most_common(1)[0]
+    return rights[keys.index(majority)]
 
 
 def intervals(
     results: Sequence[Result], scores: AnswerScores, texts: TextScores | None
 ) -> Intervals:
-    """95 % intervals of the summary's headline numbers, where they are measured."""
-    by_split = {
-        split: share([row.correct for row in results if row.split == split]) for split in SPLITS
-    }
-    drawn = scores.pass_at_k
+    """Return the 95 % intervals of the summary's headline numbers that are measured.
+
+    Args:
+        results: One row per prompt.
+        scores: `scores_of` the results.
+        texts: Scores of human text; None without any.
+    """
+    validation = share([row.correct for row in results if row.split == "validation"])
+    test = share([row.correct for row in results if row.split == "test"])
+    sampled = scores.pass_at_k
     return Intervals(
-        validation_accuracy=(by_split["validation"].low, by_split["validation"].high),
-        test_accuracy=(by_split["test"].low, by_split["test"].high),
-        pass_at_k=(drawn.low, drawn.high) if drawn is not None else None,
+        validation_accuracy=(validation.low, validation.high),
+        test_accuracy=(test.low, test.high),
+        pass_at_k=(sampled.low, sampled.high) if sampled is not None else None,
         perplexity=(texts.low, texts.high) if texts is not None else None,
     )
 
 
 def _orders(pass_k: int) -> list[int]:
-    """1, 2, 4, … and pass_k itself."""
-    powers = [2**place for place in range(pass_k.bit_length()) if 2**place < pass_k]
-    return [*powers, pass_k] if pass_k else []
+    """Return the powers of two below `pass_k`, and `pass_k` itself; none for 0."""
+    orders = []
+    order = 1
+    while order < pass_k:
+        orders.append(order)
+        order *= 2
+    return [*orders, pass_k] if pass_k else []
 
 
 def _slices(rows: Sequence[Result], pass_k: int) -> dict[str, SliceScores]:
@@ -201,76 +270,93 @@ def _slices(rows: Sequence[Result], pass_k: int) -> dict[str, SliceScores]:
     for row in rows:
         for tag, value in row.tags.items():
             slices[f"{tag}={value}"].append(row)
-    return {name: _slice(own, pass_k) for name, own in sorted(slices.items())}
+    return {name: _slice(slice_rows, pass_k) for name, slice_rows in sorted(slices.items())}
 
 
 def _slice(rows: Sequence[Result], pass_k: int) -> SliceScores:
     shape = answer_shape(rows)
-    drawn = [row for row in rows if row.num_samples]
-    numeric, classes = _numeric(rows), _classification(rows)
+    accuracy_share = share([row.correct for row in rows])
+    numeric = _numeric(rows)
+    classes = _classification(rows)
+    sampled = [row for row in rows if row.num_samples]
+    pass_value = None
+    if pass_k and sampled:
+        pass_value = pass_curve_point(sampled, pass_k).value
     return SliceScores(
-        **dict(share([row.correct for row in rows])),
+        **dict(accuracy_share),
         finished_share=shape.finished_share,
         mean_answer_tokens=shape.mean_answer_tokens,
-        pass_at_k=pass_curve_point(drawn, pass_k).value if pass_k and drawn else None,
+        pass_at_k=pass_value,
         mse=numeric.mse if numeric is not None else None,
         label_accuracy=classes.accuracy if classes is not None else None,
     )
 
 
 def _by_split(
-    by_split: Mapping[str, Sequence[Result]],
+    rows_by_split: Mapping[AnswerSplit, Sequence[Result]],
     measure: Callable[[Sequence[Result]], T | None],
 ) -> dict[str, T]:
-    return {
-        split: found for split, rows in by_split.items() if (found := measure(rows)) is not None
-    }
+    """Return split → measure of its rows, without splits that have none."""
+    measured = {split: measure(rows) for split, rows in rows_by_split.items()}
+    return {split: scores for split, scores in measured.items() if scores is not None}
 
 
 def _numeric(rows: Sequence[Result]) -> NumericErrors | None:
-    """Mean squared and absolute error of numbers; answers without a number are counted, not
-    guessed."""
-    asked = [row for row in rows if row.numeric]
-    errors = [row.error for row in asked if row.error is not None]
-    if not asked:
+    """Return the mean squared and absolute error of numeric answers; None without numeric prompts.
+
+    `low` and `high` are bounds of the mean squared error.
+    """
+    numeric_rows = [row for row in rows if row.numeric]
+    if not numeric_rows:
         return None
-    num_unparsed = len(asked) - len(errors)
+    errors = [row.error for row in numeric_rows if row.error is not None]
+    total = len(numeric_rows)
+    # Answers without a number are counted, not guessed: any guess would decide the mean.
+    num_unparsed = total - len(errors)
     if not errors:
         return NumericErrors(
-            n=len(asked), unparsed=num_unparsed, mse=None, mae=None, low=None, high=None
+            n=total, unparsed=num_unparsed, mse=None, mae=None, low=None, high=None
         )
-    mse, half = mean_and_half([error * error for error in errors])
+    mse, half_width = mean_and_half([error * error for error in errors])
+    has_interval = math.isfinite(half_width)
     return NumericErrors(
-        n=len(asked),
+        n=total,
         unparsed=num_unparsed,
         mse=mse,
         mae=stats.fmean(map(abs, errors)),
-        low=max(0.0, mse - half) if math.isfinite(half) else None,
-        high=mse + half if math.isfinite(half) else None,
+        low=max(0.0, mse - half_width) if has_interval else None,
+        high=mse + half_width if has_interval else None,
     )
 
 
 def _classification(rows: Sequence[Result]) -> Classification | None:
-    """Accuracy and macro-F1 of classes chosen by label likelihood: the mean of F1 over the classes
-    that occur among the right or the chosen ones."""
-    asked = [row for row in rows if row.predicted]
-    if not asked:
+    """Return accuracy and macro-F1 of the labels chosen by likelihood; None without labels.
+
+    Macro-F1 is the mean of F1 over the labels that occur among the right or the chosen ones.
+    """
+    labelled = [row for row in rows if row.predicted]
+    if not labelled:
         return None
-    labels = {}
-    for name in sorted({row.label for row in asked} | {row.predicted for row in asked}):
-        hits = sum(row.label == name == row.predicted for row in asked)
-        truly, said = (
-            sum(row.label == name for row in asked),
-            sum(row.predicted == name for row in asked),
-        )
-        labels[name] = LabelScores(
-            n=truly,
-            precision=hits / said if said else 0.0,
-            recall=hits / truly if truly else 0.0,
-            f1=2 * hits / (truly + said),
-        )
+    actual = Counter(row.label for row in labelled)
+    predicted = Counter(row.predicted for row in labelled)
+    hits = Counter(row.label for row in labelled if row.label == row.predicted)
+    labels = {
+        name: _label_scores(hits[name], actual[name], predicted[name])
+        for name in sorted(actual.keys() | predicted.keys())
+    }
+    accuracy_share = share([row.label == row.predicted for row in labelled])
     return Classification(
-        **dict(share([row.label == row.predicted for row in asked])),
+        **dict(accuracy_share),
         macro_f1=stats.fmean(scores.f1 for scores in labels.values()),
         labels=labels,
+    )
+
+
+def _label_scores(num_hits: int, num_actual: int, num_predicted: int) -> LabelScores:
+    return LabelScores(
+        n=num_actual,
+        precision=num_hits / num_predicted if num_predicted else 0.0,
+        recall=num_hits / num_actual if num_actual else 0.0,
+        # A label is either right or chosen at least once, so this never divides by zero.
+        f1=2 * num_hits / (num_actual + num_predicted),
     )

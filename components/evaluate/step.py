@@ -3,12 +3,12 @@ diversity, per slice."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, JsonValue
 
 from components.contracts.artifacts import CHAMPION, DRAWN, RESULTS, RETENTION
 from components.contracts.rows import Result, Sample, TextResult, read_rows, write_rows
@@ -16,23 +16,19 @@ from components.contracts.summaries import EvaluateSummary
 from components.contracts.summaries.evaluate import Measurement, ModelScores
 from components.evaluate.collapse import Measured, alarms, collapse_signs, diversity
 from components.evaluate.harness import digest_of_folder, folder_of
-from components.evaluate.measure import (
-    Account,
-    Questions,
-    conditions,
-    measure,
-    measurement_key,
-    read_questions,
-)
+from components.evaluate.measure import Account, conditions, measure, measurement_key
+from components.evaluate.questions import Questions, read_questions
 from components.evaluate.scores import intervals, model_scores, scores_of, text_scores
 from components.runtime.campaign import Campaign, load_campaign
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, commit_once, fetch, read_receipt, read_summary
 
+Row = TypeVar("Row", bound=BaseModel)
+
 
 @dataclass(frozen=True)
 class EvaluateInputs:
-    """What is measured."""
+    """The candidate, and the state that its round began from."""
 
     state: str
     """URI of the state the round began from."""
@@ -41,24 +37,28 @@ class EvaluateInputs:
 
 
 @dataclass(frozen=True)
-class Compared:
-    """What a candidate is held against once there is a champion."""
+class EarlierModels:
+    """Receipts of the models that a candidate is compared with once there is a champion."""
 
     champion: Receipt
-    """Of train."""
+    """Receipt of its training."""
     champion_evaluation: Receipt
     first: Receipt | None
-    """Of train: round 0's model; None if the history does not reach back to it."""
+    """Receipt of the training of round 0's model; None if the history does not reach back to it."""
     first_evaluation: Receipt
 
-    @property
-    def inputs(self) -> dict[str, Receipt]:
-        """As inputs of a receipt."""
-        return {
-            "champion": self.champion,
-            "champion_evaluation": self.champion_evaluation,
-            "first_evaluation": self.first_evaluation,
-        }
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation: the models, and the conditions under which all of them are measured."""
+
+    context: Context
+    campaign: Campaign
+    candidate: Receipt
+    earlier: EarlierModels | None
+    """None before there is a champion."""
+    settings: dict[str, JsonValue]
+    """The part of the recipe that results depend on."""
 
 
 def run(inputs: EvaluateInputs, context: Context) -> Receipt:
@@ -68,91 +68,98 @@ def run(inputs: EvaluateInputs, context: Context) -> Receipt:
 
     Champion and candidate are measured by one process: same prompts, engine, batch size and seeds.
     The champion's own receipt is used in its place if it is provably of the same work: equal
-    weights, prompts, code, settings, seed, libraries and device. Raises UserError if lm-eval's
-    tasks cannot be used.
+    weights, prompts, code, settings, seed, libraries and device.
+
+    Raises:
+        UserError: lm-eval's tasks cannot be used.
     """
     campaign = load_campaign(context, inputs.state)
     recipe = campaign.recipe
-    compared = _compared(context, campaign)
+    harness = recipe.evaluate.harness
     settings = campaign.config(
         section=recipe.evaluate,
         max_new_tokens=recipe.generate.max_new_tokens,
         top_k=recipe.generate.top_k,
         system_prompt=recipe.model.system_prompt,
         max_length=recipe.train.max_length,
-        harness=digest_of_folder(folder_of(recipe.evaluate.harness, context))
-        if recipe.evaluate.harness
-        else None,
+        # The recipe names a folder; results depend on what is in it.
+        harness=digest_of_folder(folder_of(harness, context)) if harness else None,
     )
+    earlier = _earlier_models(context, campaign)
+    receipts = {"prepare": campaign.prepared, "candidate": inputs.candidate}
+    if earlier is not None:
+        receipts["champion"] = earlier.champion
+        receipts["champion_evaluation"] = earlier.champion_evaluation
+        receipts["first_evaluation"] = earlier.first_evaluation
+    evaluation = Evaluation(context, campaign, inputs.candidate, earlier, settings)
     return commit_once(
         context,
         campaign.task("evaluate"),
         "evaluate",
         config={**settings, "round": campaign.next_round},
-        inputs={
-            "prepare": campaign.prepared,
-            "candidate": inputs.candidate,
-            **(compared.inputs if compared else {}),
-        },
+        inputs=receipts,
         seed=recipe.seed,
-        work=lambda folder: _evaluate(
-            context, campaign, inputs.candidate, compared, settings, folder
-        ),
+        work=lambda folder: _evaluate(evaluation, folder),
     )
 
 
-def _compared(context: Context, campaign: Campaign) -> Compared | None:
+def _earlier_models(context: Context, campaign: Campaign) -> EarlierModels | None:
     state = campaign.state
     if state.champion is None:
         return None
     assert state.champion_evaluation is not None, "a champion was evaluated"
     assert state.first_evaluation is not None, "a champion was evaluated"
-    first = next(
-        (record.receipts.get("train") for record in state.history if record.verdict == "first"),
-        None,
-    )
-    return Compared(
-        read_receipt(context, state.champion),
-        read_receipt(context, state.champion_evaluation),
-        read_receipt(context, first) if first is not None else None,
-        read_receipt(context, state.first_evaluation),
+    first_trainings = [
+        record.receipts["train"]
+        for record in state.history
+        if record.verdict == "first" and "train" in record.receipts
+    ]
+    first = read_receipt(context, first_trainings[0]) if first_trainings else None
+    return EarlierModels(
+        champion=read_receipt(context, state.champion),
+        champion_evaluation=read_receipt(context, state.champion_evaluation),
+        first=first,
+        first_evaluation=read_receipt(context, state.first_evaluation),
     )
 
 
-def _evaluate(
-    context: Context,
-    campaign: Campaign,
-    candidate: Receipt,
-    compared: Compared | None,
-    settings: dict[str, Any],
-    folder: Path,
-) -> EvaluateSummary:
-    under = conditions(context, campaign, settings)
+def _evaluate(evaluation: Evaluation, folder: Path) -> EvaluateSummary:
+    """Measure the candidate and what it is compared with, and write the rows into the folder."""
+    context = evaluation.context
+    campaign = evaluation.campaign
+    earlier = evaluation.earlier
+    under = conditions(context, campaign, evaluation.settings)
     questions = read_questions(context, campaign)
-    now, account = measure(context, campaign, candidate, questions, harness=True)
-    _write(folder, now)
-    summary = _summary(campaign, now, account, measurement_key(candidate, under))
-    if compared is None:
+    candidate, account = measure(context, campaign, evaluation.candidate, questions, harness=True)
+    _write(folder, candidate)
+    measurement = Measurement(candidate=measurement_key(evaluation.candidate, under))
+    summary = _summary(campaign, candidate, account, measurement)
+    if earlier is None:
         return summary
-    asked = (context, campaign, questions, under)
-    champion, reused = _measured(*asked, compared.champion, compared.champion_evaluation)
+    champion, reused = _measured_earlier(
+        evaluation, questions, under, earlier.champion, earlier.champion_evaluation
+    )
     (folder / CHAMPION).mkdir()
     _write(folder / CHAMPION, champion)
     first = champion
-    if compared.first_evaluation.ref != compared.champion_evaluation.ref:
-        first, _ = _measured(*asked, compared.first, compared.first_evaluation)
-    collapse = collapse_signs(first, now, campaign.recipe.evaluate.diversity_rows)
+    if earlier.first_evaluation.ref != earlier.champion_evaluation.ref:
+        first, _ = _measured_earlier(
+            evaluation, questions, under, earlier.first, earlier.first_evaluation
+        )
+    collapse = collapse_signs(first, candidate, campaign.recipe.evaluate.diversity_rows)
     blocks, warnings = alarms(collapse)
-    for alarm in (*blocks, *warnings):
-        kind = "block" if alarm in blocks else "warning"
-        context.progress.note(f"collapse {kind}: {alarm.why}")
+    for alarm in blocks:
+        context.progress.note(f"collapse block: {alarm.why}")
+    for alarm in warnings:
+        context.progress.note(f"collapse warning: {alarm.why}")
+    champion_measurement = Measurement(
+        candidate=measurement.candidate,
+        champion=measurement_key(earlier.champion, under),
+        champion_reused=reused,
+    )
     return summary.model_copy(
         update={
-            "measurement": Measurement(
-                candidate=summary.measurement.candidate,
-                champion=measurement_key(compared.champion, under),
-                champion_reused=reused,
-            ),
+            "measurement": champion_measurement,
             "champion": _headline(campaign, champion),
             "collapse": collapse,
             "blocks": tuple(blocks),
@@ -161,40 +168,52 @@ def _evaluate(
     )
 
 
-def _measured(
-    context: Context,
-    campaign: Campaign,
+def _measured_earlier(
+    evaluation: Evaluation,
     questions: Questions,
-    under: dict[str, Any],
+    under: dict[str, JsonValue],
     train: Receipt | None,
     receipt: Receipt,
 ) -> tuple[Measured, bool]:
-    """Results of an earlier model, and whether its own receipt gave them: the same work is not done
-    twice. They come from there too if the model is not known (`train` is None)."""
+    """Return (rows of an earlier model, True if its own receipt gave them).
+
+    Args:
+        evaluation: The evaluation that needs them.
+        questions: Prompts, texts and classes.
+        under: Conditions of this evaluation.
+        train: Receipt of the model; None if it is not known, so that it cannot be measured anew.
+        receipt: The model's own evaluation, when it was the candidate.
+    """
+    context = evaluation.context
     measurement = read_summary(receipt, EvaluateSummary).measurement
+    # Equal keys are the same work, which is not done twice.
     if train is None or measurement.candidate == measurement_key(train, under):
         return _stored(context, receipt), True
     context.progress.note(
         f"{receipt.ref} is of other code, settings or libraries: its model is measured anew"
     )
-    return measure(context, campaign, train, questions, harness=False)[0], False
+    # lm-eval's tasks decide nothing, so only the candidate is asked.
+    measured, _ = measure(context, evaluation.campaign, train, questions, harness=False)
+    return measured, False
 
 
 def _stored(context: Context, receipt: Receipt) -> Measured:
-    def rows(name: str, kind: type[Any]) -> list[Any]:
-        return (
-            list(read_rows(fetch(context, receipt, name), kind)) if name in receipt.objects else []
-        )
-
     return Measured(
-        rows(RESULTS, Result),
-        rows(RETENTION, TextResult),
-        rows(DRAWN, Sample),
+        results=_rows(context, receipt, RESULTS, Result),
+        texts=_rows(context, receipt, RETENTION, TextResult),
+        samples=_rows(context, receipt, DRAWN, Sample),
     )
 
 
+def _rows(context: Context, receipt: Receipt, name: str, row_type: type[Row]) -> list[Row]:
+    """Return the rows of a receipt's file; none if it has no such file."""
+    if name not in receipt.objects:
+        return []
+    return list(read_rows(fetch(context, receipt, name), row_type))
+
+
 def _write(folder: Path, measured: Measured) -> None:
-    files: dict[str, Iterable[BaseModel]] = {
+    files: dict[str, Sequence[BaseModel]] = {
         RESULTS: measured.results,
         RETENTION: measured.texts,
     }
@@ -205,12 +224,13 @@ def _write(folder: Path, measured: Measured) -> None:
 
 
 def _summary(
-    campaign: Campaign, measured: Measured, account: Account, measurement: str
+    campaign: Campaign, measured: Measured, account: Account, measurement: Measurement
 ) -> EvaluateSummary:
-    """The candidate's own numbers."""
+    """Return the candidate's own numbers."""
     section = campaign.recipe.evaluate
     scores = scores_of(measured.results, section.pass_k)
     texts = text_scores(measured.texts)
+    headline = model_scores(measured.results, scores, texts)
     return EvaluateSummary(
         round=campaign.next_round,
         slices=scores.slices,
@@ -226,12 +246,12 @@ def _summary(
         diversity=diversity(measured, section.diversity_rows),
         harness=account.harness,
         skipped=account.skipped,
-        measurement=Measurement(candidate=measurement),
-        **dict(model_scores(measured.results, scores, texts)),
+        measurement=measurement,
+        **dict(headline),
     )
 
 
 def _headline(campaign: Campaign, measured: Measured) -> ModelScores:
-    """The champion's numbers that a person compares."""
+    """Return the champion's numbers that a person compares."""
     scores = scores_of(measured.results, campaign.recipe.evaluate.pass_k)
     return model_scores(measured.results, scores, text_scores(measured.texts))

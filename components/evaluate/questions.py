@@ -1,0 +1,103 @@
+"""The questions that every model of a campaign is measured on: prompts, human texts, classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from components.contracts.artifacts import split_file
+from components.contracts.rows import Prompt, TrainingRow, read_rows
+from components.evaluate.scores import ANSWER_SPLITS, AnswerSplit
+from components.runtime.campaign import Campaign
+from components.runtime.context import Context
+from components.runtime.receipts import fetch
+
+TextSplit = Literal["retention", "dev"]
+# Rows held back for retention come first: dev rows also decide when a training stops.
+TEXT_SPLITS: tuple[TextSplit, ...] = ("retention", "dev")
+SPLITS_READ = (*ANSWER_SPLITS, *TEXT_SPLITS, "train")
+"""Splits that a measurement depends on; `train` for the names of the classes."""
+MAX_LABELS = 64
+"""With more different labels, choosing by likelihood costs too much and is no classification."""
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Everything that a model is measured on, the same for every model of a campaign."""
+
+    prompts: list[Prompt]
+    """Prompts of the validation and the test split."""
+    splits: list[AnswerSplit]
+    """Split of each prompt."""
+    texts: list[TrainingRow]
+    """Human texts for perplexity."""
+    text_split: TextSplit
+    """Split of the texts."""
+    labels: list[str]
+    """Classes to choose from; empty without text-and-label rows."""
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Measurement that cannot be made → reason."""
+
+    @property
+    def test_prompts(self) -> list[Prompt]:
+        """Prompts of the test split."""
+        return [
+            prompt
+            for prompt, split in zip(self.prompts, self.splits, strict=True)
+            if split == "test"
+        ]
+
+
+def read_questions(context: Context, campaign: Campaign) -> Questions:
+    """Return the questions of a campaign, read from its splits."""
+    prompts: list[Prompt] = []
+    splits: list[AnswerSplit] = []
+    for split in ANSWER_SPLITS:
+        path = fetch(context, campaign.prepared, split_file(split))
+        split_prompts = list(read_rows(path, Prompt))
+        prompts += split_prompts
+        splits += [split] * len(split_prompts)
+    texts, text_split = _texts(context, campaign)
+    labels, skipped = _labels(context, campaign, prompts)
+    return Questions(prompts, splits, texts, text_split, labels, skipped)
+
+
+def _texts(context: Context, campaign: Campaign) -> tuple[list[TrainingRow], TextSplit]:
+    """Return (human texts for perplexity, their split): the first split that has any."""
+    limit = campaign.recipe.evaluate.max_perplexity_rows
+    for split in TEXT_SPLITS:
+        path = fetch(context, campaign.prepared, split_file(split))
+        rows = list(read_rows(path, TrainingRow))
+        if rows:
+            return rows[:limit], split
+    return [], "dev"
+
+
+def _labels(
+    context: Context, campaign: Campaign, prompts: Sequence[Prompt]
+) -> tuple[list[str], dict[str, str]]:
+    """Return (all classes of the data in alphabetical order, reason to skip classification).
+
+    There are none unless the prompts come from text-and-label rows.
+    """
+    prompt_labels = {label_of(prompt) for prompt in prompts} - {""}
+    if not prompt_labels:
+        return [], {}
+    # A rare class may have no validation or test row, and can still be chosen wrongly.
+    path = fetch(context, campaign.prepared, split_file("train"))
+    rows = read_rows(path, TrainingRow)
+    train_labels = {row.tags["label"] for row in rows if row.tags.get("label") == row.completion}
+    labels = sorted(prompt_labels | train_labels)
+    if len(labels) > MAX_LABELS:
+        return [], {"classification": f"{len(labels)} labels, at most {MAX_LABELS}"}
+    if len(labels) < 2:
+        return [], {"classification": f"one label alone ({labels[0]})"}
+    return labels, {}
+
+
+def label_of(prompt: Prompt) -> str:
+    """Return the right class of a prompt made from a text and its label; empty for any other."""
+    label = prompt.tags.get("label", "")
+    # Any source may have a tag of this name: only where it is the answer is it a class.
+    return label if label and label == prompt.reference.get("answer") else ""
