@@ -77,7 +77,7 @@ def run(
     from components.cli.local.run import Stopped, run_recipe
     from components.cli.show import print_run
     from components.contracts.recipe_file import load_recipe
-    from components.report.runs import summary_of
+    from components.report.summary import summary_of
 
     resolved = load_recipe(recipe, tuple(override or ()))
     containers = Containers(memory, network) if runner == "docker" else None
@@ -150,7 +150,8 @@ add_cluster_verbs(app)
 def status(run_id: RunId = "latest", store: StoreUri = "", as_json: AsJson = False) -> None:
     """Show how far a run is: its rounds, tasks and errors."""
     from components.cli.show import print_run
-    from components.report.runs import load_run, summary_of
+    from components.report.runs import load_run
+    from components.report.summary import summary_of
 
     context = open_context(store)
     view = load_run(context, known_run(context, run_id))

@@ -12,7 +12,8 @@ from rich.text import Text
 
 from components.contracts.state import RoundRecord, State
 from components.errors import UserError
-from components.report.runs import RunView, round_seconds
+from components.report.summary import round_seconds
+from components.report.views import RunView
 from components.report.words import cut, headline, outcome, percent, seconds_text
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, read_receipt, ref_of_uri

@@ -10,22 +10,27 @@ from __future__ import annotations
 import functools
 import html
 import io
+import math
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, ParamSpec
+from typing import TYPE_CHECKING, ParamSpec
 
+from components.contracts.state import RoundRecord
 from components.contracts.summaries import LogEntry
-from components.report.runs import RoundView
+from components.report.views import RoundView
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # matplotlib knows no CSS variables: it draws in these colours, and they are replaced in the SVG.
-_INK, _SOFT, _LINE, _ACCENT, _GOOD, _PAPER = (
-    "#010101",
-    "#020202",
-    "#030303",
-    "#040404",
-    "#050505",
-    "#060606",
-)
+_INK = "#010101"
+_SOFT = "#020202"
+_LINE = "#030303"
+_ACCENT = "#040404"
+_GOOD = "#050505"
+_PAPER = "#060606"
 _REASONS = ("#110101", "#110202", "#110303", "#110404", "#110505", "#110606")
 _VARIABLES = {
     _INK: "--ink",
@@ -38,57 +43,58 @@ _VARIABLES = {
 }
 _STYLE = {
     "font.size": 8.5,
+    # A dollar sign in a filter's reason would begin a formula, and a bad formula is an error.
     "text.parse_math": False,
     "axes.unicode_minus": False,
+    # Letters stay text, which can be searched and read aloud; outlines would be larger too.
     "svg.fonttype": "none",
 }
 _MAX_POINTS = 160
+"""Points of a loss curve: more make the page larger and the line no clearer."""
 
 P = ParamSpec("P")
 
 
 def _styled(draw: Callable[P, str]) -> Callable[P, str]:
-    """Draw with this module's settings, whatever a matplotlibrc says; they are read whenever a text
-    is made."""
+    """Return the drawing function, with this module's settings whatever a matplotlibrc says."""
 
     @functools.wraps(draw)
-    def drawn(*args: P.args, **kwargs: P.kwargs) -> str:
+    def draw_styled(*args: P.args, **kwargs: P.kwargs) -> str:
         from matplotlib import rc_context, rcParamsDefault
 
         # The back end stays as it is: choosing one is for programs, not for modules.
-        with rc_context(
-            {**{key: value for key, value in rcParamsDefault.items() if key != "backend"}, **_STYLE}
-        ):
+        defaults = {key: value for key, value in rcParamsDefault.items() if key != "backend"}
+        # Around the whole function: matplotlib reads the settings whenever it makes a text.
+        with rc_context({**defaults, **_STYLE}):
             return draw(*args, **kwargs)
 
-    return drawn
+    return draw_styled
 
 
 @_styled
 def score_chart(rounds: Sequence[RoundView], threshold: float | None) -> str:
-    """Accuracy per round with 95 % intervals, the champion's path and the goal."""
+    """Return the accuracy per round with 95 % intervals, the champion's path and the goal.
+
+    Args:
+        rounds: Rounds, at least one.
+        threshold: The goal; None if it is not known.
+    """
     figure, axes = _figure(4.0, 2.5)
-    numbers = [one.record.round for one in rounds]
-    scores = [100 * one.record.accuracy for one in rounds]
-    champion: list[float] = []
-    for one, score in zip(rounds, scores, strict=True):
-        champion.append(champion[-1] if champion and one.record.verdict == "rejected" else score)
+    records = [round_view.record for round_view in rounds]
+    numbers = [record.round for record in records]
+    scores = [100 * record.accuracy for record in records]
     axes.step(
-        numbers, champion, where="post", color=_ACCENT, linewidth=1.2, alpha=0.5, label="champion"
+        numbers,
+        _champion_scores(records),
+        where="post",
+        color=_ACCENT,
+        linewidth=1.2,
+        alpha=0.5,
+        label="champion",
     )
-    for one, number, score in zip(rounds, numbers, scores, strict=True):
-        low, high = (100 * bound for bound in one.record.interval)
-        axes.plot([number, number], [low, high], color=_SOFT, linewidth=1.4, solid_capstyle="round")
-        filled = one.record.verdict != "rejected"
-        axes.plot(
-            number,
-            score,
-            "o",
-            markersize=6,
-            markeredgewidth=1.4,
-            markeredgecolor=_ACCENT,
-            markerfacecolor=_ACCENT if filled else _PAPER,
-        )
+    for record in records:
+        _score_point(axes, record)
+    # Empty series, for the legend.
     axes.plot([], [], "o", color=_ACCENT, label="promoted")
     axes.plot([], [], "o", markerfacecolor=_PAPER, markeredgecolor=_ACCENT, label="rejected")
     if threshold is not None:
@@ -98,43 +104,74 @@ def score_chart(rounds: Sequence[RoundView], threshold: float | None) -> str:
     axes.set_ylabel("validation accuracy, %")
     axes.set_xlabel("round")
     _whole_rounds(axes, numbers)
+    # Room for the markers at 0 and 100 %, and no empty space beyond.
     bottom, top = axes.get_ylim()
     axes.set_ylim(max(-3.0, bottom), min(103.0, top))
     _legend(figure)
-    spoken = ", ".join(
+    values = ", ".join(
         f"round {number} {score:.1f} %" for number, score in zip(numbers, scores, strict=True)
     )
-    return _svg(figure, "score", f"Validation accuracy per round: {spoken}")
+    return _svg(figure, "score", f"Validation accuracy per round: {values}")
+
+
+def _champion_scores(records: Sequence[RoundRecord]) -> list[float]:
+    """Return the accuracy of the champion after each round, in per cent."""
+    scores: list[float] = []
+    for record in records:
+        # The first round shown may be a rejected one: earlier champions are not on the chart.
+        stays = bool(scores) and record.verdict == "rejected"
+        scores.append(scores[-1] if stays else 100 * record.accuracy)
+    return scores
+
+
+def _score_point(axes: Axes, record: RoundRecord) -> None:
+    """Draw the candidate of a round with its interval; hollow if it was rejected."""
+    low, high = record.interval
+    axes.plot(
+        [record.round, record.round],
+        [100 * low, 100 * high],
+        color=_SOFT,
+        linewidth=1.4,
+        solid_capstyle="round",
+    )
+    axes.plot(
+        record.round,
+        100 * record.accuracy,
+        "o",
+        markersize=6,
+        markeredgewidth=1.4,
+        markeredgecolor=_ACCENT,
+        markerfacecolor=_PAPER if record.verdict == "rejected" else _ACCENT,
+    )
 
 
 @_styled
 def drop_chart(rounds: Sequence[RoundView]) -> str:
-    """What became of each round's samples: accepted, or dropped for which reason. Empty without
-    self-made samples."""
-    made = [one.record for one in rounds if one.record.generated]
-    if not made:
+    """Return each round's samples, accepted and dropped by reason; empty without samples."""
+    records = [round_view.record for round_view in rounds if round_view.record.generated]
+    if not records:
         return ""
-    counts: dict[str, int] = {}
-    for record in made:
-        for reason, count in record.dropped.items():
-            counts[reason] = counts.get(reason, 0) + count
+    counts = Counter[str]()
+    for record in records:
+        counts.update(record.dropped)
     reasons = sorted(counts, key=lambda reason: (-counts[reason], reason))
-    named = reasons if len(reasons) <= len(_REASONS) else reasons[: len(_REASONS) - 1]
-    figure, axes = _figure(4.0, 0.9 + 0.34 * len(made) + 0.16 * ((len(named) + 3) // 3))
-    left = [0.0] * len(made)
-    places = [-index for index in range(len(made))]
-    layers = [("accepted", _ACCENT, [record.accepted for record in made])]
+    # With more reasons than colours, the last colour is for all rare ones together.
+    num_named = len(reasons) if len(reasons) <= len(_REASONS) else len(_REASONS) - 1
+    named = reasons[:num_named]
+    rare = reasons[num_named:]
+    layers = [("accepted", _ACCENT, [record.accepted for record in records])]
     for reason, colour in zip(named, _REASONS, strict=False):
-        layers.append((reason[:28], colour, [record.dropped.get(reason, 0) for record in made]))
-    if len(named) < len(reasons):
-        rest = [
-            sum(record.dropped.get(reason, 0) for reason in reasons[len(named) :])
-            for record in made
-        ]
-        layers.append(("other", _REASONS[-1], rest))
+        layers.append((reason[:28], colour, [record.dropped.get(reason, 0) for record in records]))
+    if rare:
+        num_rare = [sum(record.dropped.get(reason, 0) for reason in rare) for record in records]
+        layers.append(("other", _REASONS[-1], num_rare))
+    legend_lines = (len(named) + 3) // 3
+    figure, axes = _figure(4.0, 0.9 + 0.34 * len(records) + 0.16 * legend_lines)
+    heights = [-index for index in range(len(records))]
+    left = [0.0] * len(records)
     for label, colour, widths in layers:
         axes.barh(
-            places,
+            heights,
             widths,
             left=left,
             height=0.62,
@@ -144,28 +181,34 @@ def drop_chart(rounds: Sequence[RoundView]) -> str:
             linewidth=0.6,
         )
         left = [start + width for start, width in zip(left, widths, strict=True)]
-    axes.set_yticks(places, [f"round {record.round}" for record in made])
+    axes.set_yticks(heights, [f"round {record.round}" for record in records])
     axes.set_xlabel("samples")
     _legend(figure, columns=3)
-    spoken = ", ".join(
-        f"round {one.round} accepted {one.accepted} of {one.generated}" for one in made
+    values = ", ".join(
+        f"round {record.round} accepted {record.accepted} of {record.generated}"
+        for record in records
     )
-    return _svg(figure, "drops", f"Acceptance: {spoken}")
+    return _svg(figure, "drops", f"Acceptance: {values}")
 
 
 @_styled
-def loss_chart(one: RoundView) -> str:
-    """Training and dev loss of one round; empty where there is no log."""
-    lines = [line for line in one.curve if line.loss is not None]
+def loss_chart(round_view: RoundView) -> str:
+    """Return training and dev loss of one round; empty without a log."""
+    lines = [line for line in round_view.curve if line.loss is not None]
     if not lines:
         return ""
     figure, axes = _figure(2.9, 1.9)
     steps, losses = _thinned(lines)
     axes.plot(steps, losses, color=_SOFT, linewidth=1.1, label="training")
-    looks = [(line.step, line.dev_loss) for line in one.curve if line.dev_loss is not None]
-    if looks:
+    dev_points = [
+        (line.step, line.dev_loss) for line in round_view.curve if line.dev_loss is not None
+    ]
+    if dev_points:
+        dev_steps = [step for step, _ in dev_points]
+        dev_losses = [loss for _, loss in dev_points]
         axes.plot(
-            *zip(*looks, strict=True),
+            dev_steps,
+            dev_losses,
             "-o",
             color=_ACCENT,
             linewidth=1.3,
@@ -175,26 +218,27 @@ def loss_chart(one: RoundView) -> str:
     axes.set_xlabel("step")
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     _legend(figure)
-    spoken = f"Loss of round {one.record.round}: training {losses[0]:.3f} to {losses[-1]:.3f}"
-    return _svg(
-        figure,
-        f"loss{one.record.round}",
-        spoken + (f", dev at last {looks[-1][1]:.3f}" if looks else ""),
-    )
+    number = round_view.record.round
+    title = f"Loss of round {number}: training {losses[0]:.3f} to {losses[-1]:.3f}"
+    if dev_points:
+        _, last_dev_loss = dev_points[-1]
+        title += f", dev at last {last_dev_loss:.3f}"
+    return _svg(figure, f"loss{number}", title)
 
 
 def _thinned(lines: Sequence[LogEntry]) -> tuple[list[float], list[float]]:
-    """At most _MAX_POINTS points, each the mean of a bin: a readable line and a small page."""
-    size = max(1, -(-len(lines) // _MAX_POINTS))
-    bins = [lines[start : start + size] for start in range(0, len(lines), size)]
-    steps = [sum(line.step for line in some) / len(some) for some in bins]
-    return steps, [sum(line.loss or 0.0 for line in some) / len(some) for some in bins]
+    """Return (steps, losses) of at most _MAX_POINTS points, each the mean over a bin of lines."""
+    size = max(1, math.ceil(len(lines) / _MAX_POINTS))
+    bins = [lines[begin : begin + size] for begin in range(0, len(lines), size)]
+    steps = [sum(line.step for line in bin_lines) / len(bin_lines) for bin_lines in bins]
+    losses = [sum(line.loss or 0.0 for line in bin_lines) / len(bin_lines) for bin_lines in bins]
+    return steps, losses
 
 
-def _figure(width_inches: float, height_inches: float) -> tuple[Any, Any]:
+def _figure(width_inches: float, height_inches: float) -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
 
-    # A Figure of its own: pyplot would keep state between reports and look for a display.
+    # Not by pyplot, which would keep state between reports and look for a display.
     figure = Figure(figsize=(width_inches, height_inches), layout="constrained")
     axes = figure.add_subplot()
     figure.patch.set_visible(False)
@@ -208,13 +252,13 @@ def _figure(width_inches: float, height_inches: float) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _whole_rounds(axes: Any, numbers: Sequence[int]) -> None:
-    every = max(1, len(numbers) // 12)
-    axes.set_xticks(list(numbers[::every]))
+def _whole_rounds(axes: Axes, numbers: Sequence[int]) -> None:
+    stride = max(1, len(numbers) // 12)
+    axes.set_xticks(list(numbers[::stride]))
     axes.set_xlim(min(numbers) - 0.4, max(numbers) + 0.4)
 
 
-def _legend(figure: Any, columns: int = 4) -> None:
+def _legend(figure: Figure, columns: int = 4) -> None:
     figure.legend(
         loc="outside upper left",
         ncols=columns,
@@ -227,12 +271,18 @@ def _legend(figure: Any, columns: int = 4) -> None:
     )
 
 
-def _svg(figure: Any, name: str, spoken: str) -> str:
-    """The drawing as an element of the page: titled for screen readers, ids of its own, no dates,
-    no metadata."""
+def _svg(figure: Figure, name: str, title: str) -> str:
+    """Return the drawing as an element of the page.
+
+    Args:
+        figure: The drawing.
+        name: Prefix of all ids, unique on the page.
+        title: Text for screen readers.
+    """
     from matplotlib import rc_context
 
     buffer = io.StringIO()
+    # Without the salt and with a date, the same run would give other bytes every time.
     with rc_context({"svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
@@ -240,21 +290,14 @@ def _svg(figure: Any, name: str, spoken: str) -> str:
     text = re.sub(
         r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.DOTALL
     )
+    # Ids are unique in one drawing only, but all drawings stand on one page.
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'(url\(|href=")#', rf"\g<1>#{name}-", text)
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, f"var({variable})")
+    # Without width and height the drawing takes the size that the page gives it.
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-    label = html.escape(spoken)
-    return re.sub(
-        r"(<svg[^>]*)>",
-        rf'\1 role="img" aria-label="{_literal(label)}"><title>{_literal(label)}</title>',
-        text,
-        count=1,
-    )
-
-
-def _literal(text: str) -> str:
-    """Text that stands for itself in a replacement of `re.sub`."""
-    return text.replace("\\", "\\\\")
+    label = html.escape(title)
+    start_tag, _, content = text.partition(">")
+    return f'{start_tag} role="img" aria-label="{label}"><title>{label}</title>{content}'

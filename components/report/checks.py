@@ -1,227 +1,250 @@
-"""What speaks for and against a round, as rows of tables: filters and their audit, bias, alarms,
-signs of collapse."""
+"""Evidence for and against a round, as rows of tables: filters, audit, bias, alarms, collapse."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from components.contracts.recipe import Recipe
 from components.contracts.state import RoundRecord
 from components.contracts.summaries import EvaluateSummary, SelectSummary
 from components.contracts.summaries.evaluate import Bounds, CollapseSign, PassAtKSign, RatioSign
 from components.contracts.summaries.select import FilterQuality
-from components.report.runs import RoundView
+from components.report.views import RoundView
 from components.report.words import percent
 
+Sign = RatioSign | PassAtKSign
+Severity = Literal["bad", "warn", ""]
+"""CSS class of a sign that blocks, of one that warns, and of any other."""
 SIGNS: dict[CollapseSign, str] = {
     "distinct_2": "word pairs",
     "perplexity": "human perplexity",
     "length": "length",
     "pass_at_k": "pass@k",
 }
-"""Measures of collapse, each against round 0."""
+"""Measures of collapse, each against round 0, in the order of the columns."""
+EXTRA_TITLES = {"agreement": "samples agree", "audit": "right on audit"}
+"""Columns beside the measures of collapse."""
+SUFFIXES: dict[Severity, str] = {"bad": ", blocks", "warn": ", warns", "": ""}
 
 
 @dataclass(frozen=True)
 class FilterRow:
-    """What one filter kept, and how well it did on prompts whose answers are known; dashes where
-    that is unknown."""
+    """Counts of a filter, and its precision on audit prompts; dashes where that is unknown."""
 
     name: str
-    given: int
-    kept: int
+    num_samples: int
+    """Samples that came to the filter."""
+    num_accepted: int
+    """Samples that it let through."""
     precision: str = "–"
     """With its lower 95 % bound."""
     recall: str = "–"
-    kept_share: str = "–"
-    """Of the audit samples given to it."""
+    accepted_share: str = "–"
+    """Share of the audit samples that passed the filter."""
 
 
 def filter_rows(select: SelectSummary | None) -> list[FilterRow]:
-    """Every filter in the order they worked, then all together; empty without samples."""
+    """Return a row for each filter in the order they worked, then one for all together.
+
+    Empty without samples.
+    """
     if select is None or not select.filters:
         return []
     audited = select.audit.filters if select.audit is not None else {}
-    # A receipt's keys are in alphabetical order; each filter is given what the one before it kept.
+    # A receipt's keys are in alphabetical order; each filter gets what the one before it passed.
     in_order = sorted(select.filters.items(), key=lambda item: (-item[1].given, -item[1].accepted))
     rows = [
-        FilterRow(name, own.given, own.accepted, *_audited(audited.get(name)))
-        for name, own in in_order
+        _filter_row(name, counts.given, counts.accepted, audited.get(name))
+        for name, counts in in_order
     ]
-    whole = select.audit.all if select.audit is not None else None
-    return [*rows, FilterRow("all", select.generated, select.accepted, *_audited(whole))]
+    all_quality = select.audit.all if select.audit is not None else None
+    rows.append(_filter_row("all", select.generated, select.accepted, all_quality))
+    return rows
 
 
-def _audited(own: FilterQuality | None) -> tuple[str, ...]:
-    if own is None:
-        return ()
-    sure = (
-        "nothing kept"
-        if own.precision is None
-        else f"{percent(own.precision)} (≥ {100 * own.precision_low:.1f})"
+def _filter_row(
+    name: str, num_samples: int, num_accepted: int, quality: FilterQuality | None
+) -> FilterRow:
+    """Return the row of a filter; `quality` is None if it was not audited."""
+    if quality is None:
+        return FilterRow(name, num_samples, num_accepted)
+    precision = "nothing kept"
+    if quality.precision is not None:
+        precision = f"{percent(quality.precision)} (≥ {100 * quality.precision_low:.1f})"
+    return FilterRow(
+        name=name,
+        num_samples=num_samples,
+        num_accepted=num_accepted,
+        precision=precision,
+        recall=percent(quality.recall),
+        accepted_share=percent(quality.accepted_share),
     )
-    return sure, percent(own.recall), percent(own.accepted_share)
 
 
 def audit_line(select: SelectSummary | None) -> str:
-    """What the filters are worth, in a sentence; empty without an audit split."""
+    """Return a sentence on the precision of all filters together; empty without an audit split."""
     if select is None or select.audit is None:
         return ""
     audit = select.audit
-    model, whole = percent(audit.model_accuracy), audit.all
-    begin = f"On {audit.samples:,} samples of {audit.prompts:,} audit prompts, {model} of them right, the filters"
-    if whole.precision is None:
-        return f"{begin} keep nothing."
+    overall = audit.all
+    subject = (
+        f"On {audit.samples:,} samples of {audit.prompts:,} audit prompts, "
+        f"{percent(audit.model_accuracy)} of them right, the filters"
+    )
+    # Without an accepted sample there is no share of right ones.
+    if overall.precision is None:
+        return f"{subject} keep nothing."
     return (
-        f"{begin} keep {percent(whole.accepted_share)}, of which {percent(whole.precision)} are right (at least "
-        f"{percent(whole.precision_low)} with 95 % confidence), and {percent(whole.recall)} of the right ones."
+        f"{subject} keep {percent(overall.accepted_share)}, "
+        f"of which {percent(overall.precision)} are right "
+        f"(at least {percent(overall.precision_low)} with 95 % confidence), "
+        f"and {percent(overall.recall)} of the right ones."
     )
 
 
 def hints_line(select: SelectSummary | None) -> str:
-    """What became of prompts that were too hard, in a sentence; empty without hints."""
+    """Return a sentence on the prompts that were too hard; empty without hints."""
     if select is None or select.too_hard is None or select.hinted is None:
         return ""
-    hard, helped = select.too_hard, select.hinted
+    too_hard = select.too_hard
+    hinted = select.hinted
     return (
-        f"No sample answered {hard.found:,} prompts right. With their answer as a hint, {helped.accepted:,} of "
-        f"{helped.generated:,} samples were accepted; {hard.waiting:,} prompts wait for the next round."
+        f"No sample answered {too_hard.found:,} prompts right. With their answer as a hint, "
+        f"{hinted.accepted:,} of {hinted.generated:,} samples were accepted; "
+        f"{too_hard.waiting:,} prompts wait for the next round."
     )
 
 
 def bias_line(select: SelectSummary | None) -> str:
-    """How far accepted rows are from labelled ones, in a sentence; empty where nothing was
-    compared."""
-    distances = select.bias if select is not None else {}
-    told = ", ".join(f"{name} {value:.2f}" for name, value in distances.items())
-    return (
-        f"Accepted rows against labelled ones (0 alike, 1 nothing in common): {told}."
-        if told
-        else ""
-    )
+    """Return a sentence on the distance of accepted and labelled rows; empty if not measured."""
+    if select is None or not select.bias:
+        return ""
+    values = ", ".join(f"{name} {distance:.2f}" for name, distance in select.bias.items())
+    return f"Accepted rows against labelled ones (0 alike, 1 nothing in common): {values}."
 
 
 def alarm_lines(record: RoundRecord, select: SelectSummary | None) -> list[str]:
-    """Sentences of all alarms that the verdict itself does not tell."""
-    why = select.why_blocked if select is not None else None
-    told = [*record.alarms]
-    if why is not None and not any(why in alarm for alarm in record.alarms):
-        told.append(why)
-    return [alarm for alarm in told if alarm not in record.why]
+    """Return the sentences of all alarms that the verdict's own sentence does not contain."""
+    alarms = list(record.alarms)
+    blocking_reason = select.why_blocked if select is not None else None
+    # `decide` makes an alarm of the reason, with words around it.
+    if blocking_reason is not None and not any(blocking_reason in alarm for alarm in alarms):
+        alarms.append(blocking_reason)
+    return [alarm for alarm in alarms if alarm not in record.why]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of the table of collapse: text, and the class that colours it."""
+    """A cell of the table of collapse."""
 
     text: str
-    severity: str = ""
-    """`bad` (blocks), `warn`, or nothing."""
+    severity: Severity = ""
 
 
 @dataclass(frozen=True)
 class CollapseTable:
-    """One row per round, newest last."""
+    """Measures of collapse, one row per round."""
 
     columns: tuple[str, ...]
     bounds: tuple[str, ...]
-    """What blocks, per column; empty where nothing does."""
+    """Blocking bound of each column; empty where nothing blocks."""
     rows: tuple[tuple[int, tuple[Cell, ...]], ...]
+    """(round, cells), the newest round last."""
 
 
 def collapse_table(rounds: Sequence[RoundView], recipe: Recipe | None) -> CollapseTable | None:
-    """Each round's measures against round 0, and beside them how sure the model is of itself and
-    how right it is on audit prompts: a loop without labels that agrees with itself more and is
-    right less is collapsing (2505.21444). None if no round has any."""
-    most = recipe.decide.max_perplexity_ratio if recipe else None
-    measured = _latest_signs(rounds)
-    extras = [
-        name
-        for name in ("agreement", "audit")
-        if any(_extra(name, one) is not None for one in rounds)
-    ]
-    if not measured:
+    """Return each round's measures against round 0; None if no round has any.
+
+    Args:
+        rounds: Rounds, the newest last.
+        recipe: Holds the bound of the perplexity; None if it could not be read.
+    """
+    max_ratio = recipe.decide.max_perplexity_ratio if recipe else None
+    signs = _latest_signs(rounds)
+    if not signs:
         return None
-    titles = {"agreement": "samples agree", "audit": "right on audit"}
-    return CollapseTable(
-        columns=(
-            *(_title(name, sign) for name, sign in measured.items()),
-            *(titles[name] for name in extras),
-        ),
-        bounds=(
-            *(_bound(name, sign, most) for name, sign in measured.items()),
-            *("" for _ in extras),
-        ),
-        rows=tuple(
-            (
-                one.record.round,
-                (
-                    *(_cell(name, one.evaluate, most) for name in measured),
-                    *(Cell(percent(_extra(name, one))) for name in extras),
-                ),
-            )
-            for one in rounds
-            if one.record.verdict != "first"
-        ),
-    )
+    # Beside the signs stand the agreement of samples and the accuracy on audit prompts: a loop
+    # without labels that agrees with itself more and is right less is collapsing (2505.21444).
+    extras = [name for name in EXTRA_TITLES if _is_measured(name, rounds)]
+    titles = [_title(name, sign) for name, sign in signs.items()]
+    titles += [EXTRA_TITLES[name] for name in extras]
+    bounds = [_bound(name, sign, max_ratio) for name, sign in signs.items()]
+    bounds += [""] * len(extras)
+    rows = []
+    for round_view in rounds:
+        # The first champion is what the others are compared with.
+        if round_view.record.verdict == "first":
+            continue
+        cells = [_cell(name, round_view.evaluate, max_ratio) for name in signs]
+        cells += [Cell(percent(_extra(name, round_view))) for name in extras]
+        rows.append((round_view.record.round, tuple(cells)))
+    return CollapseTable(tuple(titles), tuple(bounds), tuple(rows))
 
 
-def _latest_signs(rounds: Sequence[RoundView]) -> dict[CollapseSign, RatioSign | PassAtKSign]:
-    """The newest measurement of every sign that any round has, in the order of the columns."""
-    newest: dict[CollapseSign, RatioSign | PassAtKSign] = {}
-    for one in rounds:
-        if one.evaluate is not None:
-            newest |= one.evaluate.collapse.signs
+def _latest_signs(rounds: Sequence[RoundView]) -> dict[CollapseSign, Sign]:
+    """Return the newest measurement of every sign that any round has, in the order of columns."""
+    newest: dict[CollapseSign, Sign] = {}
+    for round_view in rounds:
+        if round_view.evaluate is not None:
+            newest |= round_view.evaluate.collapse.signs
     return {name: newest[name] for name in SIGNS if name in newest}
 
 
-def _extra(name: str, one: RoundView) -> float | None:
+def _is_measured(name: str, rounds: Sequence[RoundView]) -> bool:
+    return any(_extra(name, round_view) is not None for round_view in rounds)
+
+
+def _extra(name: str, round_view: RoundView) -> float | None:
     if name == "agreement":
-        return one.record.measures.get("agreement")
-    audit = one.select.audit if one.select is not None else None
-    return audit.model_accuracy if audit is not None else None
+        return round_view.record.measures.get("agreement")
+    if round_view.select is None or round_view.select.audit is None:
+        return None
+    return round_view.select.audit.model_accuracy
 
 
-def _title(name: CollapseSign, sign: RatioSign | PassAtKSign) -> str:
+def _title(name: CollapseSign, sign: Sign) -> str:
     return f"pass@{sign.k}" if isinstance(sign, PassAtKSign) else SIGNS[name]
 
 
-def _bound(name: CollapseSign, sign: RatioSign | PassAtKSign, most: float | None) -> str:
+def _bound(name: CollapseSign, sign: Sign, max_ratio: float | None) -> str:
+    """Return the bound that blocks, in words; `max_ratio` is the recipe's of the perplexity."""
     if isinstance(sign, PassAtKSign):
         return "surely lower"
-    block = sign.block if name != "perplexity" or most is None else Bounds(above=most)
-    return " or ".join(
-        f"{side} {limit:g}"
-        for side, limit in (("below", block.below), ("above", block.above))
-        if limit is not None
-    )
+    block = sign.block
+    if name == "perplexity" and max_ratio is not None:
+        block = Bounds(above=max_ratio)
+    sides = []
+    if block.below is not None:
+        sides.append(f"below {block.below:g}")
+    if block.above is not None:
+        sides.append(f"above {block.above:g}")
+    return " or ".join(sides)
 
 
-def _cell(name: CollapseSign, evaluate: EvaluateSummary | None, most: float | None) -> Cell:
-    sign = evaluate.collapse.signs.get(name) if evaluate is not None else None
-    if evaluate is None or sign is None:
+def _cell(name: CollapseSign, evaluate: EvaluateSummary | None, max_ratio: float | None) -> Cell:
+    if evaluate is None:
         return Cell("–")
-    text = (
-        f"{100 * sign.difference:+.1f} points".replace("-", "−")
-        if isinstance(sign, PassAtKSign)
-        else f"{sign.ratio:.3f} ×"
-    )
-    severity = _severity(name, evaluate, sign, most)
-    return Cell({"bad": f"{text}, blocks", "warn": f"{text}, warns"}.get(severity, text), severity)
+    sign = evaluate.collapse.signs.get(name)
+    if sign is None:
+        return Cell("–")
+    if isinstance(sign, PassAtKSign):
+        text = f"{100 * sign.difference:+.1f} points".replace("-", "−")
+    else:
+        text = f"{sign.ratio:.3f} ×"
+    severity = _severity(name, evaluate, sign, max_ratio)
+    return Cell(text + SUFFIXES[severity], severity)
 
 
 def _severity(
-    name: CollapseSign,
-    evaluate: EvaluateSummary,
-    sign: RatioSign | PassAtKSign,
-    most: float | None,
-) -> str:
-    if name == "perplexity" and most is not None and isinstance(sign, RatioSign):
-        # The recipe's bound is the one that `decide` compares with.
-        if sign.ratio > most:
+    name: CollapseSign, evaluate: EvaluateSummary, sign: Sign, max_ratio: float | None
+) -> Severity:
+    # `decide` compares the perplexity with the recipe's bound, not with that of evaluate.
+    if name == "perplexity" and max_ratio is not None and isinstance(sign, RatioSign):
+        if sign.ratio > max_ratio:
             return "bad"
-        return "warn" if sign.ratio > (1 + most) / 2 else ""
+        return "warn" if sign.ratio > (1 + max_ratio) / 2 else ""
     if any(alarm.measure == name for alarm in evaluate.blocks):
         return "bad"
     return "warn" if any(alarm.measure == name for alarm in evaluate.warnings) else ""

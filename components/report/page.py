@@ -1,19 +1,23 @@
-"""The report of a run: one self-contained HTML page, without scripts and without anything from the
-network."""
+"""The report of a run: one HTML page, without scripts and without anything from the network."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pydantic import JsonValue
 
 from components.contracts.rows import Dropped
-from components.contracts.state import Plan
+from components.contracts.state import Plan, RoundRecord
+from components.contracts.summaries import TrainSummary
 from components.report.charts import drop_chart, loss_chart, score_chart
 from components.report.checks import (
+    FilterRow,
     alarm_lines,
     audit_line,
     bias_line,
@@ -22,7 +26,8 @@ from components.report.checks import (
     hints_line,
 )
 from components.report.costs import tokens_of
-from components.report.runs import RoundView, RunView, TaskView
+from components.report.summary import OUTSIDE_ROUNDS
+from components.report.views import RoundView, RunView, TaskView
 from components.report.words import cut, headline, outcome, percent, seconds_text
 from components.runtime.receipts import Receipt
 
@@ -30,16 +35,75 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 EXAMPLES_PER_ROUND = 12
+# A longer page would pass the 1 MB that Kubeflow shows.
 MAX_ROUNDS_SHOWN = 60
-"""Rounds beyond this are left to the summary: a longer page would pass the 1 MB that Kubeflow
-shows."""
+"""Rounds on the page; earlier ones are left to the summary."""
 MAX_SLICES = 40
+_BEFORE_ROUNDS = -1
+_AFTER_ROUNDS = 10**6
+"""Sorting keys of prepare and publish in the cost table."""
+
+Example = tuple[str, str, str]
+"""(prompt, answer, scores or reason) of a sample."""
+PlanChange = tuple[str, object, object]
+"""(setting, old value, new value)."""
+
+
+@dataclass(frozen=True)
+class RoundSection:
+    """The section of one round, as the template shows it."""
+
+    record: RoundRecord
+    train: TrainSummary | None
+    alarms: list[str]
+    audit: str
+    hints: str
+    bias: str
+    filters: list[FilterRow]
+    changes: list[PlanChange]
+    accepted: list[Example]
+    dropped: list[Example]
+
+
+@dataclass(frozen=True)
+class CostLine:
+    """A line of the cost table: a step of a round, its shards together."""
+
+    round: int | None
+    """None for steps outside of rounds."""
+    step: str
+    tasks: int
+    """Tasks side by side, whose seconds and tokens are added up."""
+    seconds: float
+    work_seconds: float
+    compute_seconds: float
+    tokens: float
+    peak_mebibytes: float
+    status: str
+    """Statuses other than done."""
+
+
+@dataclass(frozen=True)
+class LineageEntry:
+    """A receipt that the champion was made from."""
+
+    depth: int
+    """0 for the champion itself."""
+    role: str
+    """Name of the input."""
+    round: int | None
+    receipt: Receipt
 
 
 def build_page(view: RunView, note: str = "") -> str:
-    """The report of a run as HTML, under 1 MB. All text from models and data is escaped. `note` is
-    a line for what the caller knows beside the run, such as the pipeline's own status."""
+    """Return the report of a run as HTML, under 1 MB. All text from models and data is escaped.
+
+    Args:
+        view: The run.
+        note: A line about the run from the caller, such as the pipeline's own status.
+    """
     shown = view.rounds[-MAX_ROUNDS_SHOWN:]
+    threshold = view.recipe.decide.goal.threshold if view.recipe else None
     template = _templates().get_template("template.html")
     return template.render(
         view=view,
@@ -47,23 +111,21 @@ def build_page(view: RunView, note: str = "") -> str:
         headline=headline(view),
         outcome=outcome(view),
         figures=list(_figures(view)),
-        score=score_chart(shown, view.recipe.decide.goal.threshold if view.recipe else None)
-        if shown
-        else "",
+        score=score_chart(shown, threshold) if shown else "",
         drops=drop_chart(shown),
-        losses=[(one, loss_chart(one)) for one in shown if one.curve],
+        losses=[(round_view, loss_chart(round_view)) for round_view in shown if round_view.curve],
         slices=_slices(shown),
         collapse=collapse_table(shown, view.recipe),
         hidden_rounds=len(view.rounds) - len(shown),
-        rounds=[_round(view, one) for one in reversed(shown)],
-        costs=list(_costs(view)),
+        rounds=[_section(view, round_view) for round_view in reversed(shown)],
+        costs=_costs(view),
         lineage=list(lineage(view)),
     )
 
 
 def _figures(view: RunView) -> Iterator[tuple[str, str]]:
-    """The key figures under the headline: (what, how much)."""
-    champion, totals = view.champion, view.totals
+    """Yield (name, value) of the key figures under the headline."""
+    champion = view.champion
     if champion is not None:
         low, high = champion.interval
         yield "champion", f"round {champion.round}"
@@ -71,6 +133,7 @@ def _figures(view: RunView) -> Iterator[tuple[str, str]]:
         yield "95 % interval", f"{100 * low:.1f} – {100 * high:.1f} %"
         yield "test", percent(champion.test_accuracy)
     if view.tasks:
+        totals = view.totals
         yield "wall time", seconds_text(totals.wall_seconds)
         yield "not computing", percent(totals.share_not_computing, 0)
         yield "tokens", f"{totals.tokens:,.0f}"
@@ -78,131 +141,148 @@ def _figures(view: RunView) -> Iterator[tuple[str, str]]:
 
 
 def _slices(rounds: Sequence[RoundView]) -> list[tuple[str, list[float | None]]]:
-    """Rows of the heat map: slice, accuracy per round; numbers in names sort as numbers."""
-    names = {name for one in rounds for name in one.record.slices}
-
-    def order(name: str) -> list[tuple[int, int, str]]:
-        return [
-            (0, int(piece), "") if piece.isdecimal() else (1, 0, piece)
-            for piece in re.split(r"(\d{1,9})", name)
-        ]
-
-    chosen = sorted(names, key=order)[:MAX_SLICES]
-    return [(name, [one.record.slices.get(name) for one in rounds]) for name in chosen]
+    """Return (slice, accuracy per round), the rows of the heat map."""
+    names = {name for round_view in rounds for name in round_view.record.slices}
+    rows = []
+    for name in sorted(names, key=_slice_order)[:MAX_SLICES]:
+        accuracies = [round_view.record.slices.get(name) for round_view in rounds]
+        rows.append((name, accuracies))
+    return rows
 
 
-def _round(view: RunView, one: RoundView) -> dict[str, Any]:
+def _slice_order(name: str) -> list[tuple[int, int, str]]:
+    """Return a sorting key that has length=9 before length=10."""
+    # At most nine digits: the name is data, and Python reads no number of over 4,300 digits.
+    pieces = re.split(r"(\d{1,9})", name)
+    return [(0, int(piece), "") if piece.isdecimal() else (1, 0, piece) for piece in pieces]
+
+
+def _section(view: RunView, round_view: RoundView) -> RoundSection:
+    record = round_view.record
+    select = round_view.select
+    accepted = [
+        (row.prompt, row.completion, _scores_text(row.provenance)) for row in round_view.accepted
+    ]
+    return RoundSection(
+        record=record,
+        train=round_view.train,
+        alarms=alarm_lines(record, select),
+        audit=audit_line(select),
+        hints=hints_line(select),
+        bias=bias_line(select),
+        filters=filter_rows(select),
+        changes=_changes_after(view, record),
+        accepted=accepted,
+        dropped=[_dropped(row) for row in round_view.dropped],
+    )
+
+
+def _changes_after(view: RunView, record: RoundRecord) -> list[PlanChange]:
+    """Return the settings that the round after this one uses otherwise."""
     state = view.state
     assert state is not None, "rounds come from a state"
-    later = next(
-        (record.plan for record in state.history if record.round == one.record.round + 1),
-        state.plan,
-    )
-    return {
-        "record": one.record,
-        "train": one.train,
-        "alarms": alarm_lines(one.record, one.select),
-        "audit": audit_line(one.select),
-        "hints": hints_line(one.select),
-        "bias": bias_line(one.select),
-        "filters": filter_rows(one.select),
-        "changes": []
-        if state.stop and one.record is state.history[-1]
-        else list(plan_changes(one.record.plan, later)),
-        "kept": [(row.prompt, row.completion, _why_kept(row.provenance)) for row in one.kept],
-        "dropped": [_dropped(row) for row in one.dropped],
-    }
-
-
-def plan_changes(before: Plan, after: Plan) -> Iterator[tuple[str, Any, Any]]:
-    """(setting, old, new) of every setting that differs."""
+    # The last plan of a campaign that has ended is never carried out.
+    if state.stop and record is state.history[-1]:
+        return []
+    plans = {other.round: other.plan for other in state.history}
+    following_plan = plans.get(record.round + 1, state.plan)
+    changes: list[PlanChange] = []
     for name in Plan.model_fields:
-        old, new = getattr(before, name), getattr(after, name)
+        old = getattr(record.plan, name)
+        new = getattr(following_plan, name)
         if old != new:
-            yield name, old, new
+            changes.append((name, old, new))
+    return changes
 
 
-def _why_kept(provenance: dict[str, Any]) -> str:
+def _scores_text(provenance: dict[str, JsonValue]) -> str:
+    # Other entries say where a row comes from, not how good it is.
     scores = {name: value for name, value in provenance.items() if isinstance(value, float)}
     return ", ".join(f"{name} {value:.4g}" for name, value in sorted(scores.items()))
 
 
-def _dropped(row: Dropped) -> tuple[str, str, str]:
-    """(prompt, answer, reason); a row of unknown form is shown as it is."""
-    prompt = str(row.row.get("prompt", row.row.get("prompt_id", "")))
+def _dropped(row: Dropped) -> Example:
+    """Return a dropped sample; a row of unknown form is shown as JSON."""
+    # Filters drop samples and training rows, which call the answer differently.
+    prompt = row.row.get("prompt", row.row.get("prompt_id", ""))
     answer = row.row.get("completion", row.row.get("text"))
-    text = (
-        json.dumps(row.row, ensure_ascii=False, sort_keys=True) if answer is None else str(answer)
-    )
-    return prompt, text, f"{row.reason}: {row.detail}" if row.detail else row.reason
+    if answer is None:
+        answer = json.dumps(row.row, ensure_ascii=False, sort_keys=True)
+    reason = f"{row.reason}: {row.detail}" if row.detail else row.reason
+    return str(prompt), str(answer), reason
 
 
-def _costs(view: RunView) -> Iterator[dict[str, Any]]:
-    """Lines of the cost table: one per round and step, shards together."""
-    groups: dict[tuple[int, str], list[TaskView]] = {}
+def _costs(view: RunView) -> list[CostLine]:
+    """Return the lines of the cost table in the order of the rounds and of time."""
+    outside_rounds = {"prepare": _BEFORE_ROUNDS, "publish": _AFTER_ROUNDS}
+    tasks_by_line: dict[tuple[int, str], list[TaskView]] = {}
     for task in view.tasks:
-        order = (
-            -1
-            if task.last.step == "prepare"
-            else 10**6
-            if task.last.step == "publish"
-            else task.last.round
-        )
-        groups.setdefault((order, task.last.step), []).append(task)
-    for (order, step), tasks in sorted(
-        groups.items(), key=lambda item: (item[0][0], item[1][0].attempts[0].started)
-    ):
-        worked = [task.worked for task in tasks]
-        yield {
-            "round": "" if order in (-1, 10**6) else order,
-            "step": step,
-            "tasks": len(tasks),
-            "seconds": sum(one.seconds for one in worked),
-            "work_seconds": sum(one.work_seconds for one in worked),
-            "compute_seconds": sum(one.costs.get("compute_seconds", 0.0) for one in worked),
-            "tokens": sum(tokens_of(one) for one in worked),
-            "peak_mebibytes": max(one.peak_memory_bytes for one in worked) / 2**20,
-            "status": ", ".join(sorted({task.status for task in tasks} - {"done"})),
-        }
+        order = outside_rounds.get(task.last.step, task.last.round)
+        tasks_by_line.setdefault((order, task.last.step), []).append(task)
+
+    def line_order(line: tuple[int, str]) -> tuple[int, float]:
+        round_order, _ = line
+        first_task = tasks_by_line[line][0]
+        return round_order, first_task.attempts[0].started
+
+    return [_cost_line(line, tasks_by_line[line]) for line in sorted(tasks_by_line, key=line_order)]
 
 
-def lineage(view: RunView) -> Iterator[tuple[int, str, int | None, Receipt]]:
-    """The champion's ancestry: (depth, role, round or None, receipt), the champion first, every
-    receipt once."""
-    by_digest = {receipt.digest: receipt for receipt in view.receipts.values()}
-    champion = view.receipts.get(view.state.champion or "") if view.state else None
+def _cost_line(line: tuple[int, str], tasks: Sequence[TaskView]) -> CostLine:
+    order, step = line
+    attempts = [task.worked for task in tasks]
+    compute_seconds = [attempt.costs.get("compute_seconds", 0.0) for attempt in attempts]
+    statuses = {task.status for task in tasks} - {"done"}
+    return CostLine(
+        round=None if step in OUTSIDE_ROUNDS else order,
+        step=step,
+        tasks=len(tasks),
+        seconds=sum(attempt.seconds for attempt in attempts),
+        work_seconds=sum(attempt.work_seconds for attempt in attempts),
+        compute_seconds=sum(compute_seconds),
+        tokens=sum(tokens_of(attempt) for attempt in attempts),
+        peak_mebibytes=max(attempt.peak_memory_bytes for attempt in attempts) / 2**20,
+        status=", ".join(sorted(statuses)),
+    )
+
+
+def lineage(view: RunView) -> Iterator[LineageEntry]:
+    """Yield the champion's ancestry: the champion first, every receipt once."""
+    receipts_by_digest = {receipt.digest: receipt for receipt in view.receipts.values()}
     rounds = _rounds_of_receipts(view)
-    seen: set[str] = set()
+    listed: set[str] = set()
 
-    def walk(
-        receipt: Receipt, role: str, depth: int
-    ) -> Iterator[tuple[int, str, int | None, Receipt]]:
-        if receipt.ref in seen:
+    def walk(receipt: Receipt, role: str, depth: int) -> Iterator[LineageEntry]:
+        # Many steps share inputs, such as the splits.
+        if receipt.ref in listed:
             return
-        seen.add(receipt.ref)
-        yield depth, role, rounds.get(receipt.ref), receipt
-        for name, digest in sorted(receipt.inputs.items(), key=lambda item: item[0]):
-            if digest in by_digest:
-                yield from walk(by_digest[digest], name, depth + 1)
+        listed.add(receipt.ref)
+        yield LineageEntry(depth, role, rounds.get(receipt.ref), receipt)
+        for name, digest in sorted(receipt.inputs.items()):
+            if digest in receipts_by_digest:
+                yield from walk(receipts_by_digest[digest], name, depth + 1)
 
+    champion_ref = view.state.champion if view.state else None
+    champion = view.receipts.get(champion_ref or "")
     if champion is not None:
         yield from walk(champion, "champion", 0)
 
 
 def _rounds_of_receipts(view: RunView) -> dict[str, int]:
-    """Ref of a receipt → its round, for all that belong to one."""
+    """Return ref of a receipt → its round, for all that belong to one."""
     rounds = {
         task.last.receipt: task.last.round
         for task in view.tasks
-        if task.last.step not in ("prepare", "publish")
+        if task.last.step not in OUTSIDE_ROUNDS
     }
-    for record in view.state.history if view.state is not None else ():
-        rounds |= dict.fromkeys(record.receipts.values(), record.round)
+    if view.state is not None:
+        for record in view.state.history:
+            rounds |= dict.fromkeys(record.receipts.values(), record.round)
     return rounds
 
 
-def _total(rows: Iterable[dict[str, Any]], name: str) -> float:
-    return float(sum(row[name] for row in rows))
+def _total(lines: Iterable[CostLine], name: str) -> float:
+    return float(sum(getattr(line, name) for line in lines))
 
 
 @cache
@@ -211,6 +291,7 @@ def _templates() -> Environment:
 
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
+        # Answers of models and rows of files are strangers' text: none of it may become markup.
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from components.contracts.state import STOP_SENTENCES, RoundRecord
-from components.report.runs import RunView
+from components.report.views import RunView
 
 _INVISIBLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 

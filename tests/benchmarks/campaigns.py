@@ -17,7 +17,8 @@ from components.contracts.state import State
 from components.contracts.summaries import EvaluateSummary
 from components.evaluate.step import EvaluateInputs
 from components.evaluate.step import run as evaluate
-from components.report.runs import RunView, load_run
+from components.report.runs import load_run
+from components.report.views import RunView
 from components.runtime.campaign import Campaign, load_campaign
 from components.runtime.context import Context, make_context
 from components.runtime.entrypoints import mix_of

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from components.canonical import canonical_json
 from components.errors import Corrupt, UserError
-from components.report.runs import latest_run_id, load_run, run_id_of_job, summary_of
+from components.report.runs import latest_run_id, load_run, run_id_of_job
+from components.report.summary import summary_of
 from components.runtime.context import Context
 from components.storage import keys
 from tests.unit.crafted import start_summary
@@ -24,7 +25,7 @@ def test_a_finished_run_shows_its_rounds_champion_and_verdict(context: Context) 
     ]
     assert view.champion is not None
     assert view.champion.round == 3
-    assert len(view.rounds[1].kept) == 5
+    assert len(view.rounds[1].accepted) == 5
     assert {row.reason for row in view.rounds[1].dropped} == {"verifier", "duplicate", "unfinished"}
     assert len(view.rounds[1].curve) == 200
     assert view.problems == ()

@@ -7,7 +7,8 @@ from typing import Any
 
 from components.cli.cluster.submit import Started, Submission, failures
 from components.errors import RatchetError
-from components.report.runs import RunView, load_run, run_id_of_job
+from components.report.runs import load_run, run_id_of_job
+from components.report.views import RunView
 from components.report.words import headline, percent
 from components.runtime.context import make_context
 from components.storage import keys

@@ -24,7 +24,8 @@ from components.cli.local.docker_runner import Containers, check_engine
 from components.cli.local.follow import Follower
 from components.contracts.recipe import Recipe
 from components.errors import Corrupt, Missing, OlderReceipt, RatchetError, Transient, UserError
-from components.report.runs import RunView, TaskView, load_run
+from components.report.runs import load_run
+from components.report.views import RunView, TaskView
 from components.runtime.context import Context, make_context
 from components.storage import keys
 from components.storage.store import open_store, probe

@@ -1,0 +1,98 @@
+"""A run as one JSON document, for programs and for `--json`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from components.report.views import RunView, TaskView
+from components.storage import keys
+
+RunSummary = dict[str, Any]
+"""Flat scores first, then rounds, tasks and errors."""
+# Hosts and other details of an attempt are for people, and in its own record.
+TASK_FIELDS = {"round", "seconds", "work_seconds", "peak_memory_bytes", "costs", "receipt"}
+"""Fields of a task's attempt that the document has."""
+OUTSIDE_ROUNDS = ("prepare", "publish")
+"""Steps that belong to no round, although their attempts have a round number."""
+
+
+def summary_of(view: RunView) -> RunSummary:
+    """Return a run in one JSON document."""
+    return {
+        **_scores(view),
+        **_costs(view),
+        "rounds": _rounds(view),
+        "tasks": [_task(task) for task in view.tasks],
+        "errors": [
+            {"task": task.name, "kind": task.last.error_kind, "error": task.last.error}
+            for task in view.failed
+        ],
+        "problems": list(view.problems),
+    }
+
+
+def _scores(view: RunView) -> RunSummary:
+    champion = view.champion
+    state = view.state
+    state_uri = ""
+    if view.state_ref:
+        step, key = view.state_ref.split("/", 1)
+        state_uri = f"{view.store}/{keys.receipt_key(step, key)}"
+    return {
+        "run_id": view.run_id,
+        "store": view.store,
+        "status": view.status,
+        "target_met": view.target_met,
+        "published": view.published is not None,
+        "model": view.published.prefix if view.published is not None else "",
+        "stop": (state.stop if state else None) or "",
+        "threshold": view.recipe.decide.goal.threshold if view.recipe else None,
+        "first_accuracy": state.history[0].accuracy if state and state.history else None,
+        "champion_accuracy": champion.accuracy if champion else None,
+        "champion_test_accuracy": champion.test_accuracy if champion else None,
+        "champion_round": champion.round if champion else None,
+        "state": state_uri,
+    }
+
+
+def _costs(view: RunView) -> RunSummary:
+    totals = view.totals
+    share_not_computing = totals.share_not_computing
+    if share_not_computing is not None:
+        share_not_computing = round(share_not_computing, 4)
+    return {
+        "wall_seconds": round(totals.wall_seconds, 3),
+        "task_seconds": round(totals.task_seconds, 3),
+        "compute_seconds": round(totals.compute_seconds, 3),
+        "share_not_computing": share_not_computing,
+        "tokens": totals.tokens,
+        "peak_memory_bytes": totals.peak_memory_bytes,
+    }
+
+
+def _rounds(view: RunView) -> list[RunSummary]:
+    rounds = []
+    for round_view in view.rounds:
+        record = round_view.record
+        seconds = round_seconds(view, record.round)
+        rounds.append({"seconds": seconds, **record.model_dump(mode="json")})
+    return rounds
+
+
+def _task(task: TaskView) -> RunSummary:
+    return {
+        "task": task.name,
+        "status": task.status,
+        "tries": len(task.attempts),
+        **task.worked.model_dump(include=TASK_FIELDS),
+    }
+
+
+def round_seconds(view: RunView, round_number: int) -> float:
+    """Return the task seconds of one round's work; tasks side by side both count."""
+    seconds = sum(
+        task.worked.seconds
+        for task in view.tasks
+        if task.last.round == round_number and task.last.step not in OUTSIDE_ROUNDS
+    )
+    return round(seconds, 3)

@@ -1,0 +1,132 @@
+"""A run as a person looks at it: its tasks, rounds and receipts, as far as they could be read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from components.contracts.recipe import Recipe
+from components.contracts.rows import Dropped, TrainingRow
+from components.contracts.state import RoundRecord, State
+from components.contracts.summaries import (
+    EvaluateSummary,
+    LogEntry,
+    PublishSummary,
+    SelectSummary,
+    TrainSummary,
+)
+from components.report.costs import Totals
+from components.runtime.receipts import Attempt, Receipt
+
+
+@dataclass(frozen=True)
+class TaskView:
+    """One task of the graph with all its attempts, oldest first."""
+
+    name: str
+    attempts: tuple[Attempt, ...]
+
+    @property
+    def last(self) -> Attempt:
+        """The newest attempt."""
+        return self.attempts[-1]
+
+    @property
+    def worked(self) -> Attempt:
+        """The attempt that did the work of the newest one: its times are the real ones."""
+        # An attempt that finds its work done takes a second, whatever the work took.
+        working_attempts = [
+            attempt
+            for attempt in self.attempts
+            if attempt.receipt and attempt.receipt == self.last.receipt and not attempt.reused
+        ]
+        return working_attempts[-1] if working_attempts else self.last
+
+    @property
+    def status(self) -> str:
+        """`done`, `reused`, `failed` or `unfinished` (running, or stopped without a word)."""
+        if self.last.error:
+            return "failed"
+        if not self.last.receipt:
+            return "unfinished"
+        return "reused" if self.last.reused else "done"
+
+
+@dataclass(frozen=True)
+class RoundView:
+    """One finished round: its record and, as far as they could be read, parts of its receipts."""
+
+    record: RoundRecord
+    train: TrainSummary | None = None
+    """None if the receipt could not be read, like the next two."""
+    select: SelectSummary | None = None
+    evaluate: EvaluateSummary | None = None
+    curve: tuple[LogEntry, ...] = ()
+    """The training's log; empty if it was not asked for, like the next two."""
+    accepted: tuple[TrainingRow, ...] = ()
+    """Examples of accepted samples."""
+    dropped: tuple[Dropped, ...] = ()
+    """Examples of dropped samples."""
+
+
+@dataclass(frozen=True)
+class RunView:
+    """A run as far as it is known."""
+
+    run_id: str
+    store: str
+    recipe: Recipe | None
+    state: State | None
+    state_ref: str
+    """Ref of the receipt that holds the state; empty without one."""
+    tasks: tuple[TaskView, ...]
+    receipts: dict[str, Receipt]
+    """`step/key` → receipt, of everything that the run names and that could be read."""
+    rounds: tuple[RoundView, ...]
+    published: PublishSummary | None
+    """Of the newest attempt's publish receipt; None if nothing was published."""
+    totals: Totals
+    problems: tuple[str, ...]
+    """A line for everything that is missing or damaged."""
+
+    @property
+    def failed(self) -> tuple[TaskView, ...]:
+        """Tasks that failed since the run was last started."""
+        # Every start begins with prepare. Failures before it were tried again.
+        starts = [task.last.started for task in self.tasks if task.last.step == "prepare"]
+        last_start = max(starts, default=0.0)
+        return tuple(
+            task
+            for task in self.tasks
+            if task.status == "failed" and task.last.started >= last_start
+        )
+
+    @property
+    def champion(self) -> RoundRecord | None:
+        """The record of the round that made the champion."""
+        if self.state is None:
+            return None
+        for record in self.state.history:
+            if record.round == self.state.champion_round:
+                return record
+        return None
+
+    @property
+    def target_met(self) -> bool:
+        """True if the champion reached the goal, by the word of publish or decide, else by its
+        accuracy."""
+        if self.published is not None:
+            return self.published.target_met
+        if self.state is not None and self.state.stop == "target":
+            return True
+        if self.champion is None or self.recipe is None:
+            return False
+        return self.champion.accuracy >= self.recipe.decide.goal.threshold
+
+    @property
+    def status(self) -> str:
+        """`published`, `failed`, `unfinished` (running or stopped), or `unknown` (no trace)."""
+        if self.failed:
+            return "failed"
+        if self.published is not None:
+            return "published"
+        return "unfinished" if self.tasks else "unknown"
