@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from components.cli.main import app
 from components.contracts.recipe import Recipe
+from components.contracts.recipe_file import RENAMED_KEYS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
@@ -144,12 +145,14 @@ def test_every_module_exists(page: Path) -> None:
 @every_page
 def test_every_key_of_a_recipe_is_one(page: Path) -> None:
     figures = (ROOT / "tests" / "benchmarks" / "figures.json").read_text(encoding="utf-8")
-    groups = tuple(json.loads(figures))
+    names_of_figures = set(json.loads(figures))
     for span in spans_of(page):
         section, _, rest = span.partition(".")
         if section not in Recipe.model_fields or not re.fullmatch(r"[\w.\[\]]+", rest):
             continue
-        if span in groups or re.search(r"\.(py|jsonl?|md)$", span):
+        if page.name == "CHANGELOG.md" and span in RENAMED_KEYS:
+            continue
+        if span in names_of_figures or re.search(r"\.(py|jsonl?|md)$", span):
             continue
         assert is_key(Recipe, span.replace("[]", "").split(".")), span
 
