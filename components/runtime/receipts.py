@@ -85,8 +85,19 @@ class Receipt(BaseModel):
         return f"{self.step}/{self.key}"
 
     def to_bytes(self) -> bytes:
-        """Return the stored form: canonical JSON."""
-        return canonical_json(self.model_dump(mode="json"))
+        """Return the stored form: canonical JSON with a checksum of all other fields."""
+        document = self.model_dump(mode="json")
+        return canonical_json({**document, "checksum": digest_of(document)})
+
+
+class _StoredReceipt(Receipt):
+    """The stored form of a receipt.
+
+    The step key covers what went into the work. The checksum covers what came out of it too: a
+    flipped bit in a verdict is still valid JSON.
+    """
+
+    checksum: str
 
 
 class Task(BaseModel):
@@ -300,19 +311,32 @@ def ref_of_uri(context: Context, uri: str) -> str:
 
 
 def read_receipt(context: Context, ref: str) -> Receipt:
-    """Load a receipt by its `step/key` reference, checked to be one, and the right one.
+    """Return the receipt of a `step/key` reference: the right one, and as it was written.
 
-    Raises Missing, Corrupt, or OlderReceipt.
+    Raises:
+        Missing: There is none.
+        Corrupt: The object is no receipt, another one, or was changed since it was written.
+        OlderReceipt: An older Ratchet wrote it.
     """
     step, _, key = ref.partition("/")
     address = keys.receipt_key(step, key)
     uri = f"{context.store.root}/{address}"
+    data = context.store.get_bytes(address)
     try:
-        receipt = Receipt.model_validate_json(context.store.get_bytes(address))
+        stored = _StoredReceipt.model_validate_json(data)
     except ValidationError as error:
         raise _receipt_error(uri, error) from None
-    if receipt.ref != ref:
-        raise Corrupt(f"{uri} holds the receipt of {receipt.ref}")
+    if stored.ref != ref:
+        raise Corrupt(f"{uri} holds the receipt of {stored.ref}")
+    receipt = Receipt.model_validate(stored.model_dump(exclude={"checksum"}))
+    if receipt.to_bytes() != data:
+        raise Corrupt(
+            f"{uri} was changed after it was written (its checksum does not fit); restore it, or "
+            "delete it to have the step done again"
+        )
+    work_key = step_key(step, receipt.code, receipt.config, receipt.inputs, receipt.seed)
+    if work_key != key:
+        raise Corrupt(f"{uri}: its contents belong to key {work_key}; it was changed")
     return receipt
 
 

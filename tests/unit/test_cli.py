@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from components.canonical import canonical_json, digest_of
 from components.cli.local.campaign_process import executed_tasks
 from components.cli.local.follow import Tail
 from components.errors import Transient
@@ -306,14 +307,31 @@ def test_verify_sees_that_an_input_was_changed_after_others_were_built_on_it(
 ) -> None:
     whole_campaign(context)
     folder = Path(context.store.root.removeprefix("file://"))
-    receipt = next(folder.glob("steps/evaluate/*.json"))
-    receipt.chmod(0o600)
-    receipt.write_text(
-        receipt.read_text().replace('"validation_accuracy":0.', '"validation_accuracy":1.')
-    )
+    path = next(folder.glob("steps/evaluate/*.json"))
+    document = json.loads(path.read_text())
+    del document["checksum"]
+    document["summary"]["validation_accuracy"] = 0.99
+    path.chmod(0o600)
+    path.write_bytes(canonical_json({**document, "checksum": digest_of(document)}))
     done = cli(tmp_path, "verify", "--store", context.store.root)
     assert done.returncode == 3
     assert "no receipt of the run has the digest of its input results" in done.stderr
+
+
+def test_verify_names_a_receipt_with_a_changed_result_and_nothing_innocent(
+    tmp_path: Path, context: Context
+) -> None:
+    whole_campaign(context)
+    folder = Path(context.store.root.removeprefix("file://"))
+    path = next(folder.glob("steps/evaluate/*.json"))
+    path.chmod(0o600)
+    path.write_text(
+        path.read_text().replace('"validation_accuracy":0.', '"validation_accuracy":1.')
+    )
+    done = cli(tmp_path, "verify", "--json", "--store", context.store.root)
+    assert done.returncode == 3
+    [damaged] = json.loads(done.stdout)["damaged"]
+    assert f"steps/evaluate/{path.name} was changed" in damaged
 
 
 def test_report_writes_the_page(tmp_path: Path, context: Context) -> None:

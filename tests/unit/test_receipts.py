@@ -6,7 +6,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib.util
-import json
+import random
 import shutil
 import threading
 from collections import Counter
@@ -19,8 +19,9 @@ import pytest
 from pydantic import RootModel
 
 import components
+from components.canonical import canonical_json, digest_of
 from components.contracts.summaries import PublishSummary, StartSummary, TrainSummary
-from components.errors import Corrupt, Missing, Transient, UserError
+from components.errors import Corrupt, Missing, OlderReceipt, Transient, UserError
 from components.runtime import code_digest
 from components.runtime.context import Context
 from components.runtime.receipts import (
@@ -82,12 +83,11 @@ def attempts_of(context: Context) -> list[Attempt]:
 
 
 def rewrite(context: Context, receipt: Receipt, change: Callable[[dict[str, Any]], object]) -> None:
-    """Put a changed document in the receipt's place."""
-    document = json.loads(receipt.to_bytes())
+    """Put a changed document, with a checksum that fits, in the receipt's place."""
+    document = receipt.model_dump(mode="json")
     change(document)
-    context.store.put_bytes(
-        keys.receipt_key(receipt.step, receipt.key), json.dumps(document).encode()
-    )
+    document["checksum"] = digest_of(document)
+    context.store.put_bytes(keys.receipt_key(receipt.step, receipt.key), canonical_json(document))
 
 
 def test_the_files_and_summary_of_a_step_can_be_read_elsewhere(
@@ -444,6 +444,37 @@ def test_a_document_that_is_no_receipt_is_corrupt_and_says_why(
         read_receipt(context, receipt.ref)
     assert f"{context.store.root}/steps/train/{receipt.key}.json" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_no_flipped_bit_of_a_receipt_goes_unnoticed(context: Context) -> None:
+    receipt = commit(context, Work())
+    address = keys.receipt_key(receipt.step, receipt.key)
+    data = receipt.to_bytes()
+    draw = random.Random(0)
+    for position in range(len(data)):
+        flipped = bytearray(data)
+        flipped[position] ^= 1 << draw.randrange(8)
+        context.store.put_bytes(address, bytes(flipped))
+        with pytest.raises((Corrupt, OlderReceipt), match=receipt.key):
+            read_receipt(context, receipt.ref)
+
+
+def test_a_changed_result_is_named_with_what_to_do(context: Context) -> None:
+    receipt = commit(context, Work())
+    address = keys.receipt_key(receipt.step, receipt.key)
+    better = receipt.to_bytes().replace(b'"final_loss":0.5', b'"final_loss":0.1')
+    context.store.put_bytes(address, better)
+    with pytest.raises(Corrupt, match=rf"{address} was changed .* restore it, or delete it"):
+        read_receipt(context, receipt.ref)
+
+
+def test_an_input_swapped_for_another_is_noticed_although_the_checksum_fits(
+    context: Context,
+) -> None:
+    receipt = commit(context, Work())
+    rewrite(context, receipt, lambda document: document["inputs"].update(data="0" * 64))
+    with pytest.raises(Corrupt, match="belong to key"):
+        read_receipt(context, receipt.ref)
 
 
 def test_a_receipt_of_an_older_version_is_named_as_such(context: Context) -> None:
