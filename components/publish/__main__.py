@@ -5,11 +5,11 @@ from components.runtime.entrypoints import carry_out, parser
 
 
 def main() -> None:
-    """The step from a container, a job or a laptop."""
-    given = parser("publish", __doc__, state="the last receipt of decide").parse_args()
+    """Run the step from a container, a job or a laptop."""
+    arguments = parser("publish", __doc__, state="the last receipt of decide").parse_args()
     carry_out(
-        given.state,
-        lambda context: run(PublishInputs(given.state), context),
+        arguments.state,
+        lambda context: run(PublishInputs(arguments.state), context),
         lambda published: {"prefix": prefix_of(published)},
     )
 

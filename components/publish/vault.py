@@ -1,4 +1,4 @@
-"""The vault: prompts that no round has seen, asked once, of the model that is published.
+"""The vault: prompts that no round has used, put once, to the model that is published.
 
 A number stays honest as long as nothing was chosen by it. So the store records which model a vault
 was opened for, and before it is read; a second opening is refused unless it is for that very model.
@@ -24,7 +24,7 @@ from components.verifiers import verify
 
 
 def vault_sha256(prepared: Receipt) -> str:
-    """Identity of a campaign's vault; empty if its data has none."""
+    """Return the SHA-256 of a campaign's vault; empty if its data has none."""
     ref = prepared.objects.get(split_file("vault"))
     return ref.sha256 if ref is not None and ref.size else ""
 
@@ -32,50 +32,72 @@ def vault_sha256(prepared: Receipt) -> str:
 def open_vault(
     context: Context, campaign: Campaign, champion: Receipt
 ) -> Share | VaultRefusal | None:
-    """Return the greedy accuracy of the champion on the vault, a refusal if it was opened for
-    another model before, None without a vault. Raises Corrupt if the record of the opening is none.
+    """Return the greedy accuracy of the champion on the vault; None without a vault.
+
+    It is a refusal if the vault was opened for another model before.
+
+    Args:
+        context: Store and number of threads.
+        campaign: Data and recipe.
+        champion: Receipt of the model's training.
+
+    Raises:
+        Corrupt: The record of the opening is none.
     """
     sha256 = vault_sha256(campaign.prepared)
     if not sha256:
         return None
-    model = digest_of(
-        {name: ref.sha256 for name, ref in champion.objects.items() if name.startswith("model/")}
-    )
+    # By weights, not by receipt: the same model of another run is no second choice.
+    weights = {
+        name: ref.sha256 for name, ref in champion.objects.items() if name.startswith("model/")
+    }
+    model = digest_of(weights)
     opening = {"model": model, "champion": champion.ref, "run_id": campaign.state.run_id}
-    earlier = _record(context, keys.vault_key(sha256), opening)
-    if earlier["model"] != model:
+    # Recorded before the vault is read: a publish that is killed in between has opened it.
+    first_opening = _first_opening(context, keys.vault_key(sha256), opening)
+    if first_opening["model"] != model:
         return VaultRefusal(
-            refused=f"it was opened before, for {earlier['champion']} of run {earlier['run_id']}; a model that came "
-            "later needs a new vault"
+            refused=f"it was opened before, for {first_opening['champion']} "
+            f"of run {first_opening['run_id']}; a model that came later needs a new vault"
         )
     prompts = list(read_rows(fetch(context, campaign.prepared, split_file("vault")), Prompt))
-    rights = _rights(context, campaign, champion, prompts)
-    low, high = wilson_interval(sum(rights), len(rights))
-    return Share(n=len(rights), accuracy=sum(rights) / len(rights), low=low, high=high)
+    verdicts = _verdicts(context, campaign, champion, prompts)
+    num_prompts = len(verdicts)
+    num_right = sum(verdicts)
+    low, high = wilson_interval(num_right, num_prompts)
+    return Share(n=num_prompts, accuracy=num_right / num_prompts, low=low, high=high)
 
 
-def _record(context: Context, key: str, opening: dict[str, str]) -> dict[str, str]:
-    """The first opening, which is this one if there was none."""
+def _first_opening(context: Context, key: str, opening: dict[str, str]) -> dict[str, str]:
+    """Return the record of the first opening, which is this one if there was none."""
+    # Of two publishes at the same time, one writes and the other reads.
     if context.store.put_bytes(key, canonical_json(opening), if_absent=True):
         return opening
     try:
-        earlier = json.loads(context.store.get_bytes(key))
-        return {name: str(earlier[name]) for name in opening}
+        first_opening = json.loads(context.store.get_bytes(key))
+        return {name: str(first_opening[name]) for name in opening}
     except (ValueError, KeyError, TypeError):
         raise Corrupt(f"{context.store.root}/{key} is not the record of an opened vault") from None
 
 
-def _rights(
+def _verdicts(
     context: Context, campaign: Campaign, champion: Receipt, prompts: list[Prompt]
 ) -> list[bool]:
+    """Return, for each prompt, True if the model's greedy answer is right."""
     import torch
 
     from components.modeling.inference.answers import load_for_answers, sample_all
-    from components.modeling.inference.sampler import Sampling
+    from components.modeling.inference.sampling import Sampling
 
     torch.set_num_threads(context.threads)
     recipe = campaign.recipe
-    greedy = Sampling(0.0, 0, 1.0, recipe.generate.max_new_tokens, recipe.evaluate.batch_size)
+    greedy = Sampling(
+        temperature=0.0,
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=recipe.generate.max_new_tokens,
+        batch_size=recipe.evaluate.batch_size,
+    )
     folder = fetch_folder(context, champion, "model")
     try:
         model, codec = load_for_answers(folder, recipe.model.system_prompt)
