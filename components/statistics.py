@@ -12,7 +12,11 @@ import functools
 import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from statistics import NormalDist
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 Z_95 = 1.959963984540054
 """Two-sided 95 % point of the standard normal distribution."""
@@ -27,8 +31,8 @@ def mcnemar_one_sided(wins: int, losses: int) -> float:
     Source: McNemar (1947), in its exact conditional form.
 
     Args:
-        wins: pairs that only the candidate got right.
-        losses: pairs that only the champion got right.
+        wins: Pairs that only the candidate got right.
+        losses: Pairs that only the champion got right.
     """
     _check_counts(wins, losses)
     total = wins + losses
@@ -54,20 +58,26 @@ BOOTSTRAP_CHUNK = 2**24
 def bootstrap_p_value(gains: Sequence[float], clusters: Sequence[Hashable], level: float) -> float:
     """Return the one-sided p-value that the mean of paired `gains` is above 0.
 
-    A gain is candidate minus champion on one prompt. Never 0, 1.0 if nothing differs, and
-    deterministic.
+    Never 0, 1.0 if nothing differs, and deterministic.
 
     Wild cluster bootstrap with the null imposed (Cameron, Gelbach and Miller 2008): in each of at
-    least 10,000 resamples all gains of a cluster keep or change their sign together. Prompts of one
-    family (`clusters`) are not independent, and this counts each family once; for right and wrong
-    with a family per prompt it is the exact McNemar test, up to the error of resampling. More
-    resamples are drawn where `level` is so small that 10,000 could not reach it.
+    least 10,000 resamples all gains of a cluster keep or change their sign together. For right and
+    wrong with a family per prompt it is the exact McNemar test, up to the error of resampling.
+
+    Args:
+        gains: Candidate minus champion of each prompt.
+        clusters: Family of each prompt. Prompts of one family are not independent: each family
+            counts once.
+        level: Highest p-value that will be taken for a proof.
     """
     import numpy as np
 
+    # A family without a difference is the same whatever its sign.
     totals = np.asarray([total for total in _cluster_totals(gains, clusters) if total])
     if not len(totals):
         return 1.0
+    # Where the level is small, 10,000 resamples could not reach it: the least p-value is about one
+    # over their number.
     resamples = max(BOOTSTRAPS, math.ceil(20 / level))
     generator = np.random.Generator(np.random.PCG64(0))
     # A hair less than the sum, so that ties count whatever the order of adding.
@@ -75,7 +85,9 @@ def bootstrap_p_value(gains: Sequence[float], clusters: Sequence[Hashable], leve
     num_at_least_observed = 0
     for size in _chunks(resamples, len(totals)):
         signs = generator.integers(0, 2, (size, len(totals)), dtype=np.int8) * 2.0 - 1.0
-        num_at_least_observed += int((signs @ totals >= observed).sum())
+        resampled = signs @ totals
+        num_at_least_observed += int((resampled >= observed).sum())
+    # The sample itself is one of the outcomes, so p is never 0.
     return (1 + num_at_least_observed) / (1 + resamples)
 
 
@@ -85,7 +97,15 @@ def bootstrap_lower(
     """Return the lower confidence bound of the mean of paired `gains`, one-sided, 95 % by default.
 
     It is the quantile of the means of 10,000 resamples of whole clusters (Davison and Hinkley
-    1997, 5.3). Raises ValueError without gains.
+    1997, 5.3).
+
+    Args:
+        gains: Candidate minus champion of each prompt.
+        clusters: Family of each prompt.
+        tail: Probability that the mean is below the bound.
+
+    Raises:
+        ValueError: There are no gains.
     """
     import numpy as np
 
@@ -94,17 +114,25 @@ def bootstrap_lower(
     sizes = np.asarray(_cluster_totals([1.0] * len(gains), clusters))
     totals = np.asarray(_cluster_totals(gains, clusters))
     generator = np.random.Generator(np.random.PCG64(0))
-    means = list[Any]()
+    means: list[npt.NDArray[np.float64]] = []
     for size in _chunks(BOOTSTRAPS, len(totals)):
         picked = generator.integers(0, len(totals), (size, len(totals)))
-        means.append(totals[picked].sum(axis=1) / sizes[picked].sum(axis=1))
-    return float(np.quantile(np.concatenate(means), tail, method="lower"))
+        sums = totals[picked].sum(axis=1)
+        counts = sizes[picked].sum(axis=1)
+        means.append(sums / counts)
+    # "lower": a mean that a resample had, not one between two of them.
+    quantile = np.quantile(np.concatenate(means), tail, method="lower")
+    return float(quantile)
 
 
 def cluster_standard_error(gains: Sequence[float], clusters: Sequence[Hashable]) -> float | None:
     """Return the standard error of the mean of paired gains, from the spread between clusters.
 
     None for fewer than two clusters.
+
+    Args:
+        gains: Candidate minus champion of each prompt.
+        clusters: Family of each prompt.
     """
     totals = _cluster_totals(gains, clusters)
     sizes = _cluster_totals([1.0] * len(gains), clusters)
@@ -112,8 +140,10 @@ def cluster_standard_error(gains: Sequence[float], clusters: Sequence[Hashable])
     if count < 2:
         return None
     mean = sum(totals) / len(gains)
+    # Clusters differ in size, so the mean is a ratio, and a cluster's residual is against its size.
     squares = sum((total - size * mean) ** 2 for total, size in zip(totals, sizes, strict=True))
-    return math.sqrt(count / (count - 1) * squares) / len(gains)
+    variance = count / (count - 1) * squares
+    return math.sqrt(variance) / len(gains)
 
 
 def detectable_mean_gain(
@@ -121,9 +151,15 @@ def detectable_mean_gain(
 ) -> float | None:
     """Return the smallest true mean gain that a bootstrap at `alpha` shows with the given power.
 
-    By normal approximation. None if so few clusters could show none: of n clusters the p-value is
-    at least 2^-n.
+    By normal approximation. None if so few clusters could show none.
+
+    Args:
+        standard_error: Standard error of the mean gain; None if it is not known.
+        num_clusters: Number of families.
+        alpha: Highest p-value that proves a gain.
+        power: Chance with which the gain is shown.
     """
+    # Of n clusters the p-value is at least 2^-n: all of them must keep their sign.
     if standard_error is None or 0.5**num_clusters > alpha:
         return None
     normal = NormalDist()
@@ -133,11 +169,18 @@ def detectable_mean_gain(
 def two_proportions_z(first: float, num_first: int, second: float, num_second: int) -> float:
     """Return the number of standard errors by which the share `first` is above `second`.
 
-    0 where either has no trials. Half a success and half a failure are added to each, so that
-    shares of 0 and 1 have a spread too (Agresti and Caffo 2000).
+    0 where either has no trials.
+
+    Args:
+        first: A share, 0 to 1.
+        num_first: Trials of which it is the share.
+        second: Another share.
+        num_second: Its trials.
     """
     if not num_first or not num_second:
         return 0.0
+    # Half a success and half a failure are added to each, so that shares of 0 and 1 have a spread
+    # too (Agresti and Caffo 2000).
     share_first = (first * num_first + 0.5) / (num_first + 1)
     share_second = (second * num_second + 0.5) / (num_second + 1)
     variance_first = share_first * (1 - share_first) / (num_first + 1)
@@ -167,7 +210,8 @@ def _cluster_totals(values: Sequence[float], clusters: Sequence[Hashable]) -> li
 def _chunks(count: int, width: int) -> Iterator[int]:
     """Yield numbers of rows that sum to `count`; a chunk holds at most BOOTSTRAP_CHUNK numbers."""
     largest = max(1, BOOTSTRAP_CHUNK // width)
-    yield from (min(largest, count - start) for start in range(0, count, largest))
+    for start in range(0, count, largest):
+        yield min(largest, count - start)
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
@@ -181,36 +225,49 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
         return 0.0, 1.0
     share = successes / trials
     square = Z_95 * Z_95
-    centre = (share + square / (2 * trials)) / (1 + square / trials)
-    spread = math.sqrt(share * (1 - share) / trials + square / (4 * trials * trials))
-    half = Z_95 / (1 + square / trials) * spread
+    shrinkage = 1 + square / trials
+    centre = (share + square / (2 * trials)) / shrinkage
+    variance = share * (1 - share) / trials
+    spread = math.sqrt(variance + square / (4 * trials * trials))
+    half_width = Z_95 / shrinkage * spread
     # At the ends the bound is 0 or 1 exactly; rounding must not leave it a hair inside or outside.
-    low = 0.0 if successes == 0 else max(0.0, centre - half)
-    high = 1.0 if successes == trials else min(1.0, centre + half)
+    low = 0.0 if successes == 0 else max(0.0, centre - half_width)
+    high = 1.0 if successes == trials else min(1.0, centre + half_width)
     return low, high
 
 
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
     """Return the unbiased estimate of the chance that at least one of k samples is right.
 
-    1 - C(n-c, k) / C(n, k) (2107.03374).
+    It is 1 - C(n-c, k) / C(n, k) (2107.03374).
+
+    Args:
+        num_samples: Samples n of a prompt.
+        num_correct: Right samples c.
+        k: Number of tries, at most n.
     """
     if not (0 <= num_correct <= num_samples and 1 <= k <= num_samples):
         raise ValueError(f"pass@{k} from {num_correct} right of {num_samples} samples")
-    return 1.0 - math.comb(num_samples - num_correct, k) / math.comb(num_samples, k)
+    # In exact integers: the binomials of 200 samples are beyond a float's digits.
+    all_wrong = math.comb(num_samples - num_correct, k)
+    return 1.0 - all_wrong / math.comb(num_samples, k)
 
 
 def alpha_of_round(alpha: float, rounds: int, promotions: int = 0) -> float:
     """Return the share of the campaign's alpha that one round may spend on a false promotion.
 
-    Its own alpha / rounds, and what the `promotions` rounds in a row just before it handed on
-    (online fallback, 1910.04900).
+    It is the round's own alpha / rounds, and what earlier promotions handed on (online fallback,
+    1910.04900).
 
-    A round that promoted rightly has wasted nothing, so its share goes to the next. Until the first
-    false promotion every share is spent by at most one round that had nothing to show, so their
-    sum, and the chance of a false promotion in the campaign, is at most alpha. Holm's step-down
-    would need all p-values at once.
+    Args:
+        alpha: Chance of a false promotion in the whole campaign.
+        rounds: Rounds of the campaign, at most.
+        promotions: Rounds in a row just before this one that promoted.
     """
+    # A round that promoted rightly has wasted nothing, so its share goes to the next. Until the
+    # first false promotion every share is spent by at most one round that had nothing to show, so
+    # their sum, and the chance of a false promotion in the campaign, is at most alpha. Holm's
+    # step-down would need all p-values at once.
     if rounds < 1 or promotions < 0:
         raise ValueError(f"{rounds} rounds, {promotions} promotions")
     return alpha * (1 + promotions) / rounds
@@ -222,19 +279,25 @@ def minimal_detectable_gain(
 ) -> float | None:
     """Return the smallest true gain in accuracy that the exact one-sided McNemar gate shows.
 
-    It shows that gain with a chance of at least `power`.
+    None if these pairs could not show even a gain of 1: they are too few for this alpha. Exact, by
+    no normal approximation: the power is summed over the number of discordant pairs,
+    Binomial(num_pairs, discordance).
 
-    `discordance` is the share of pairs on which the two models differ, or the gain if that is
-    larger. None if these pairs could not show even a gain of 1 (too few of them for this
-    alpha). Exact (no normal approximation): the power is summed over the number of discordant
-    pairs, Binomial(num_pairs, discordance).
+    Args:
+        num_pairs: Prompts.
+        discordance: Share of the pairs on which the two models differ, or the gain if that is
+            larger.
+        alpha: Highest p-value that proves a gain.
+        power: Chance with which the gain is shown, at least.
     """
     if not 0.0 <= discordance <= 1.0:
         raise ValueError(f"discordance {discordance}")
     critical = _critical_wins(num_pairs, alpha)
     if _power(num_pairs, discordance, 1.0, critical) < power:
         return None
-    low, high = 0.0, 1.0
+    # The power grows with the gain, so halving finds it; 0.001 points are close enough.
+    low = 0.0
+    high = 1.0
     while high - low > 1e-5:
         middle = (low + high) / 2
         if _power(num_pairs, discordance, middle, critical) >= power:
@@ -249,42 +312,45 @@ def _check_counts(wins: int, losses: int) -> None:
         raise ValueError(f"{wins} wins, {losses} losses")
 
 
-def _tail_count(total: int, least: int) -> int:
-    """Return the number of the 2^total outcomes that have at least `least` wins."""
-    term = math.comb(total, least) if least <= total else 0
+def _tail_count(total: int, min_wins: int) -> int:
+    """Return the number of the 2^total outcomes that have at least `min_wins` wins."""
+    term = math.comb(total, min_wins) if min_wins <= total else 0
     count = term
-    for wins in range(least, total):
+    for wins in range(min_wins, total):
         term = term * (total - wins) // (wins + 1)
         count += term
     return count
 
 
 def _binomial(trials: int, successes: int, share: float) -> float:
+    """Return the chance of so many successes."""
+    # Where one outcome is certain, the logarithm below does not exist.
     if share in (0.0, 1.0):
         return float(successes == round(share * trials))
-    log_ways = (
-        math.lgamma(trials + 1) - math.lgamma(successes + 1) - math.lgamma(trials - successes + 1)
-    )
+    # By logarithms: of thousands of trials the factors themselves overflow.
+    failures = trials - successes
+    log_ways = math.lgamma(trials + 1) - math.lgamma(successes + 1) - math.lgamma(failures + 1)
     log_successes = successes * math.log(share)
-    log_failures = (trials - successes) * math.log1p(-share)
+    log_failures = failures * math.log1p(-share)
     return math.exp(log_ways + log_successes + log_failures)
 
 
 def _critical_wins(num_pairs: int, alpha: float) -> list[int]:
     """Return for m = 0…num_pairs discordant pairs the fewest wins whose one-sided p is <= alpha.
 
-    m + 1 where even m wins are not enough. With one more pair the tail at the same count grows by
-    half of P(count - 1), so each m follows from the last.
+    m + 1 where even m wins are not enough.
     """
+    # With one more pair the tail at the same count grows by half of P(count - 1), so each m follows
+    # from the last.
     critical = [1]
     tail = 0.0
     for pairs in range(num_pairs):
-        least = critical[-1]
-        tail += 0.5 * _binomial(pairs, least - 1, 0.5)
+        min_wins = critical[-1]
+        tail += 0.5 * _binomial(pairs, min_wins - 1, 0.5)
         if tail > alpha:
-            tail -= _binomial(pairs + 1, least, 0.5)
-            least += 1
-        critical.append(least)
+            tail -= _binomial(pairs + 1, min_wins, 0.5)
+            min_wins += 1
+        critical.append(min_wins)
     return critical
 
 
@@ -293,19 +359,23 @@ def _power(num_pairs: int, discordance: float, gain: float, critical: list[int])
     differing = max(discordance, gain)
     if differing == 0.0:
         return 0.0
+    # Chance that the candidate wins a pair on which the two differ.
     win = (1.0 + gain / differing) / 2
-    spread = 8.0 * math.sqrt(num_pairs * differing * (1 - differing)) + 8.0
-    first = max(0, math.floor(num_pairs * differing - spread))
-    last = min(num_pairs, math.ceil(num_pairs * differing + spread))
+    # Numbers of discordant pairs beyond eight standard deviations add next to nothing.
+    expected = num_pairs * differing
+    spread = 8.0 * math.sqrt(expected * (1 - differing)) + 8.0
+    first = max(0, math.floor(expected - spread))
+    last = min(num_pairs, math.ceil(expected + spread))
+    # Chance of enough wins among so many discordant pairs; each follows from the last.
     tail = sum(_binomial(first, wins, win) for wins in range(critical[first], first + 1))
     total = 0.0
     for pairs in range(first, last + 1):
         total += _binomial(num_pairs, pairs, differing) * tail
         if pairs < last:
-            least = critical[pairs]
-            tail += win * _binomial(pairs, least - 1, win)
-            if critical[pairs + 1] > least:
-                tail -= _binomial(pairs + 1, least, win)
+            min_wins = critical[pairs]
+            tail += win * _binomial(pairs, min_wins - 1, win)
+            if critical[pairs + 1] > min_wins:
+                tail -= _binomial(pairs + 1, min_wins, win)
     return min(1.0, total)
 
 
@@ -318,13 +388,16 @@ def jensen_shannon(first: Mapping[str, float], second: Mapping[str, float]) -> f
         first: Value → weight or count. The sum is above 0.
         second: The same.
     """
-    first_total, second_total = sum(first.values()), sum(second.values())
+    first_total = sum(first.values())
+    second_total = sum(second.values())
     divergence = 0.0
     # Sorted: the order of adding changes the last digits, and the order of a set of strings differs
     # from process to process.
     for value in sorted({*first, *second}):
-        shares = first.get(value, 0.0) / first_total, second.get(value, 0.0) / second_total
-        middle = sum(shares) / 2
-        divergence += sum(share / 2 * math.log2(share / middle) for share in shares if share > 0)
+        first_share = first.get(value, 0.0) / first_total
+        second_share = second.get(value, 0.0) / second_total
+        middle = (first_share + second_share) / 2
+        shares = [share for share in (first_share, second_share) if share > 0]
+        divergence += sum(share / 2 * math.log2(share / middle) for share in shares)
     # Rounding may carry it just outside of [0, 1].
     return math.sqrt(min(1.0, max(0.0, divergence)))
