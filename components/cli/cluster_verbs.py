@@ -293,30 +293,27 @@ def doctor(
     profile: ProfileName = "cpu",
     service_account: Account = "ratchet-run",
     token_file: TokenFile = None,
-    here: Annotated[
+    local_step: Annotated[
         Literal["", Step],
         typer.Option(
-            help="Look at this pod or container too, as this step would.", show_default=False
+            "--here",
+            help="Look at this pod or container too, as this step would.",
+            show_default=False,
         ),
     ] = "",
     as_json: AsJson = False,
 ) -> None:
     """Try out all that a run needs of store, cluster, registry and API, and say what to do. Exit
     status 1: a check failed."""
-    from components.cli.doctor.all_checks import all_checks
+    from components.cli.doctor.all_checks import Surroundings, all_checks
     from components.cli.doctor.findings import as_document, exit_code, print_findings
     from components.cli.package.profiles import load_profile
 
+    surroundings = Surroundings(
+        store, endpoint, namespace, service_account, token_file, environment=os.environ
+    )
     findings = all_checks(
-        load_profile(profile),
-        store=store,
-        endpoint=endpoint,
-        namespace=namespace,
-        account=service_account,
-        token_file=token_file,
-        here=here,
-        environment=os.environ,
-        clock=time.time,
+        load_profile(profile), surroundings, local_step=local_step, clock=time.time
     )
     if as_json:
         print_json(as_document(findings))
@@ -352,7 +349,7 @@ def _package(
 
 
 def _parameters(package: Any, given: Any, store: str) -> dict[str, Any]:
-    from components.cli.cluster.submit import checked_parameters
+    from components.cli.cluster.run_parameters import checked_parameters
 
     return checked_parameters(package, tuple(given or ()), store)
 
@@ -364,6 +361,7 @@ def _commit(given: str) -> str:
 
 
 def _pipelines(endpoint: str, namespace: str, token_file: Path | None) -> Any:
-    from components.cli.cluster.kfp_api import ApiPatience, Pipelines, access_from
+    from components.cli.cluster.kfp_api import Pipelines
+    from components.cli.cluster.kfp_calls import ApiPatience, access_from
 
     return Pipelines(access_from(os.environ, endpoint, namespace, token_file), ApiPatience())

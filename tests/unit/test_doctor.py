@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 
-from components.cli.doctor.all_checks import all_checks
-from components.cli.doctor.cluster_checks import RUN_RIGHTS, TRAIN_RIGHTS, ApiServer, cluster_checks
+from components.cli.doctor.all_checks import Surroundings, all_checks
+from components.cli.doctor.api_server import ApiServer
+from components.cli.doctor.cluster_checks import RUN_RIGHTS, TRAIN_RIGHTS, cluster_checks
 from components.cli.doctor.findings import Finding, as_document
 from components.cli.doctor.image_checks import image_checks
 from components.cli.doctor.machine_checks import machine_checks, profile_checks
@@ -402,17 +403,15 @@ def test_a_namespace_that_lets_any_pod_in_is_a_warning(api: KubernetesApi, tmp_p
 
 def everything(tmp_path: Path, **environment: str) -> dict[str, Finding]:
     profile = load_profile("cpu", TEST_IMAGES)
-    found = all_checks(
-        profile,
+    surroundings = Surroundings(
         store="",
         endpoint="",
         namespace=NAMESPACE,
         account="ratchet-run",
         token_file=None,
-        here="",
         environment={"HOME": str(tmp_path), **environment},
-        clock=time.time,
     )
+    found = all_checks(profile, surroundings, local_step="", clock=time.time)
     return by_check(found)
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from components.cli.cluster.kfp_api import Access, ApiPatience, Pipelines
+from components.cli.cluster.kfp_api import Pipelines
+from components.cli.cluster.kfp_calls import Access, ApiPatience
 from components.cli.cluster.schedule import checked_cron, schedule, unschedule
 from components.cli.cluster.submit import Submission, plan_submission
 from components.cli.package.package_file import Package

@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from components.cli.cluster.kfp_api import Access, ApiPatience, Pipelines, Unreachable, access_from
+from components.cli.cluster.kfp_api import Pipelines
+from components.cli.cluster.kfp_calls import Access, ApiPatience, Unreachable, access_from
+from components.cli.cluster.run_parameters import checked_parameters
 from components.cli.cluster.submit import (
     Started,
     Submission,
-    checked_parameters,
     current_commit,
     failures,
     follow,

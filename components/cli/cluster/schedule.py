@@ -1,13 +1,14 @@
-"""The `schedule` verb: a recurring run by its name, which says itself what it does: said twice,
-nothing changes."""
+"""The `schedule` verb: create, update or delete the recurring run of a name."""
 
 from __future__ import annotations
 
 import re
 from typing import Literal
 
-from components.cli.cluster.kfp_api import Json, Lost, Pipelines, Unreachable
+from components.cli.cluster.kfp_api import Pipelines
+from components.cli.cluster.kfp_calls import Lost, Unreachable
 from components.cli.cluster.submit import Submission
+from components.cli.json_documents import Json, nested
 from components.errors import UserError
 from components.retry import Backoff
 
@@ -17,8 +18,10 @@ Outcome = Literal["created", "replaced", "unchanged", "removed", "absent"]
 
 
 def checked_cron(text: str) -> str:
-    """Six fields, the first one seconds, as Kubeflow's scheduler reads them; the usual five get a 0
-    in front. Raises UserError."""
+    """Return a cron expression of six fields, the first one seconds. Raises UserError.
+
+    Kubeflow's scheduler reads six; the usual five get a 0 in front.
+    """
     words = text.split()
     if _SPECIAL.fullmatch(text.strip()):
         return text.strip()
@@ -26,60 +29,78 @@ def checked_cron(text: str) -> str:
         words = ["0", *words]
     if len(words) != 6 or not all(re.fullmatch(_FIELD, word) for word in words):
         raise UserError(
-            f"--cron {text!r}: five fields (minute hour day month weekday), or six with seconds in front; for example "
-            "'0 3 * * 1' for Mondays at 3 UTC"
+            f"--cron {text!r}: five fields (minute hour day month weekday), or six with seconds in "
+            "front; for example '0 3 * * 1' for Mondays at 3 UTC"
         )
     return " ".join(words)
 
 
-def schedule(pipelines: Pipelines, wanted: Submission, name: str, cron: str) -> tuple[Outcome, str]:
-    """Have exactly one recurring run of this name, with this package, cron and parameters; returns
-    what was done and its id.
+def schedule(
+    pipelines: Pipelines, submission: Submission, name: str, cron: str
+) -> tuple[Outcome, str]:
+    """Create or update the recurring run of this name. Idempotent.
 
-    At most one of its runs is under way at a time, and none is made up for while it was off.
-    Recurring runs cannot be changed: one that differs is made anew before the old ones are deleted.
-    Their finished runs stay.
+    Finished runs of an earlier schedule stay.
+
+    Args:
+        pipelines: The API server.
+        submission: Package, parameters and account of each run.
+        name: Exactly one recurring run of this name is left.
+        cron: Six fields, as `checked_cron` returns them.
+
+    Returns:
+        What was done, and the id of the recurring run.
+
+    Raises:
+        UserError: The server refuses.
+        Unreachable: The server does not answer.
     """
-    experiment = pipelines.experiment(wanted.experiment)
-    pipeline_id, version_id = pipelines.version(
-        wanted.package.name, wanted.version, wanted.package.text
-    )
+    experiment = pipelines.experiment(submission.experiment)
+    package = submission.package
+    pipeline_id, version_id = pipelines.version(package.name, submission.version, package.text)
     body: Json = {
         "display_name": name,
-        "description": wanted.description,
+        "description": submission.description,
         "experiment_id": experiment,
         "pipeline_version_reference": {
             "pipeline_id": pipeline_id,
             "pipeline_version_id": version_id,
         },
-        "runtime_config": {"parameters": wanted.parameters},
-        "service_account": wanted.service_account,
+        "runtime_config": {"parameters": submission.parameters},
+        "service_account": submission.service_account,
         "trigger": {"cron_schedule": {"cron": cron}},
+        # One campaign at a time on one store; runs missed while the schedule was off are not
+        # made up for.
         "max_concurrency": "1",
         "no_catchup": True,
         "mode": "ENABLE",
     }
-    there = pipelines.schedules(experiment, name)
-    same = [one for one in there if _alike(one, body)]
-    kept = same[0]["recurring_run_id"] if same else _create(pipelines, experiment, name, body)
-    others = [one["recurring_run_id"] for one in there if one["recurring_run_id"] != kept]
-    for other in others:
-        pipelines.delete_schedule(other)
-    if same and not others:
-        return "unchanged", kept
-    return ("replaced" if there else "created"), kept
+    existing = pipelines.schedules(experiment, name)
+    equal = [recurring_run for recurring_run in existing if _is_equal(recurring_run, body)]
+    # KFP cannot change a recurring run. The new one is made before the old ones are deleted, so
+    # that a failure in between leaves one schedule too many, not none.
+    current_id = equal[0]["recurring_run_id"] if equal else _create(pipelines, experiment, body)
+    existing_ids = [recurring_run["recurring_run_id"] for recurring_run in existing]
+    superseded = [recurring_id for recurring_id in existing_ids if recurring_id != current_id]
+    for recurring_id in superseded:
+        pipelines.delete_schedule(recurring_id)
+    if equal and not superseded:
+        return "unchanged", current_id
+    return ("replaced" if existing else "created"), current_id
 
 
-def unschedule(pipelines: Pipelines, wanted_experiment: str, name: str) -> Outcome:
-    """Delete the recurring runs of this name."""
-    there = pipelines.schedules(pipelines.experiment(wanted_experiment), name)
-    for one in there:
-        pipelines.delete_schedule(one["recurring_run_id"])
-    return "removed" if there else "absent"
+def unschedule(pipelines: Pipelines, experiment_name: str, name: str) -> Outcome:
+    """Delete the recurring runs of this name. Idempotent."""
+    existing = pipelines.schedules(pipelines.experiment(experiment_name), name)
+    for recurring_run in existing:
+        pipelines.delete_schedule(recurring_run["recurring_run_id"])
+    return "removed" if existing else "absent"
 
 
-def _create(pipelines: Pipelines, experiment: str, name: str, body: Json) -> str:
+def _create(pipelines: Pipelines, experiment: str, body: Json) -> str:
+    """Create a recurring run; after an answer that got lost, look for it before trying again."""
     backoff = Backoff(pipelines.patience)
+    name = body["display_name"]
     while True:
         try:
             return str(pipelines.create_schedule(body)["recurring_run_id"])
@@ -88,24 +109,25 @@ def _create(pipelines: Pipelines, experiment: str, name: str, body: Json) -> str
                 raise Unreachable(
                     f"{pipelines.access.endpoint}: schedule {name} could not be made: {error}"
                 ) from None
-        made = [one for one in pipelines.schedules(experiment, name) if _alike(one, body)]
-        if made:
-            return str(made[0]["recurring_run_id"])
+        for recurring_run in pipelines.schedules(experiment, name):
+            if _is_equal(recurring_run, body):
+                return str(recurring_run["recurring_run_id"])
 
 
-def _alike(there: Json, wanted: Json) -> bool:
-    """Whether a recurring run is the one that is wanted, as far as the server tells."""
+def _is_equal(recurring_run: Json, body: Json) -> bool:
+    """Return whether a recurring run on the server is the one that `body` would create."""
+    return _settings(recurring_run) == _settings(body)
 
-    def facts(one: Json) -> tuple[object, ...]:
-        enabled = one.get("mode") == "ENABLE" or one.get("status") == "ENABLED"
-        return (
-            one.get("pipeline_version_reference"),
-            (one.get("runtime_config") or {}).get("parameters"),
-            ((one.get("trigger") or {}).get("cron_schedule") or {}).get("cron"),
-            one.get("service_account"),
-            str(one.get("max_concurrency")),
-            one.get("no_catchup"),
-            enabled,
-        )
 
-    return facts(there) == facts(wanted)
+def _settings(recurring_run: Json) -> tuple[object, ...]:
+    # A body says `mode`, the server's answer `status`; it sends numbers of 64 bits as text.
+    is_enabled = recurring_run.get("mode") == "ENABLE" or recurring_run.get("status") == "ENABLED"
+    return (
+        recurring_run.get("pipeline_version_reference"),
+        nested(recurring_run, "runtime_config").get("parameters"),
+        nested(recurring_run, "trigger", "cron_schedule").get("cron"),
+        recurring_run.get("service_account"),
+        str(recurring_run.get("max_concurrency")),
+        recurring_run.get("no_catchup"),
+        is_enabled,
+    )

@@ -8,44 +8,35 @@ is in the summary.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
-
-import yaml
 
 from components.canonical import digest_of
-from components.cli.cluster.kfp_api import Gone, Json, Lost, Pipelines, Unreachable
+from components.cli.cluster.kfp_api import Pipelines
+from components.cli.cluster.kfp_calls import Gone, Lost, Unreachable
+from components.cli.json_documents import Json, nested
 from components.cli.package.package_file import Package
-from components.cli.package.secret_values import looks_secret
 from components.cli.source_tree import SOURCE_TREE
 from components.errors import UserError
 from components.retry import Backoff, pauses
-from components.storage import keys
 
 EXIT_CODES = {"SUCCEEDED": 0, "SKIPPED": 0, "FAILED": 1, "CANCELED": 3}
+"""State of a run that has ended → exit status."""
 TIME_IS_UP = 2
-LIVE = ("PENDING", "RUNNING", "PAUSED", "RUNTIME_STATE_UNSPECIFIED", "SUCCEEDED")
-"""States of a run that another submission of the same joins rather than the newest of the others.
-"""
-FIRST_POLL_SECONDS, LONGEST_POLL_SECONDS = 2.0, 30.0
+JOINED_STATES = ("PENDING", "RUNNING", "PAUSED", "RUNTIME_STATE_UNSPECIFIED", "SUCCEEDED")
+"""A run in one of these states is joined in preference to newer ones that failed."""
+FIRST_POLL_SECONDS = 2.0
+LONGEST_POLL_SECONDS = 30.0
+
+# So long the API may be away while a run is waited for: an upgrade of it takes minutes.
 POLL_GIVE_UP_SECONDS = 1800.0
-"""For so long the API may be away while a run is waited for: an upgrade of it takes minutes."""
-_KINDS: dict[str, tuple[tuple[type, ...], str]] = {
-    "STRING": ((str,), "text"),
-    "NUMBER_INTEGER": ((int,), "a whole number"),
-    "NUMBER_DOUBLE": ((int, float), "a number"),
-    "BOOLEAN": ((bool,), "true or false"),
-    "STRUCT": ((dict,), "a mapping"),
-    "LIST": ((list,), "a list"),
-}
+_ERROR_CHARACTERS = 300
 
 
 @dataclass(frozen=True)
 class Submission:
-    """What is to run."""
+    """A run as it is to be created."""
 
     package: Package
     version: str
@@ -77,131 +68,116 @@ def plan_submission(
     commit: str,
     name: str = "",
     default_name: str = "",
-    **more: Any,
+    experiment: str = "ratchet",
+    service_account: str = "ratchet-run",
 ) -> Submission:
-    """Name a submission after its commit, package and parameters; with a `name` of the user's,
-    after that and the commit alone."""
-    short, digest = commit[:12] or "no-commit", package.digest[:12]
-    changed = "-changed" if commit.endswith("-changed") else ""
+    """Name a run and its pipeline's version.
+
+    Args:
+        package: The pipeline.
+        parameters: The run's parameters.
+        commit: Full hash, perhaps with `-changed` behind it; empty: unknown.
+        name: The user's name of the run, which the commit completes.
+        default_name: Without `name`, the run is called by this, commit, package and parameters;
+            empty: the pipeline's name.
+        experiment: Kubeflow's folder of runs.
+        service_account: Account of the pods.
+    """
+    package_digest = package.digest[:12]
+    short_commit = commit[:12] or "no-commit"
+    if commit.endswith("-changed"):
+        short_commit += "-changed"
     if name:
-        shown = f"{name} {short}{changed}"
+        run_name = f"{name} {short_commit}"
     else:
-        shown = (
-            f"{default_name or package.name} {short}{changed}-{digest_of([digest, parameters])[:8]}"
-        )
-    text = f"commit {commit or 'unknown'}, package {digest}"
+        content_digest = digest_of([package_digest, parameters])[:8]
+        run_name = f"{default_name or package.name} {short_commit}-{content_digest}"
     return Submission(
-        package, f"{short}{changed}-{digest}", shown, parameters, description=text, **more
+        package,
+        version=f"{short_commit}-{package_digest}",
+        name=run_name,
+        parameters=parameters,
+        experiment=experiment,
+        service_account=service_account,
+        description=f"commit {commit or 'unknown'}, package {package_digest}",
     )
 
 
 def current_commit(environment: Mapping[str, str]) -> str:
-    """The commit of this checkout, `-changed` behind it where files were edited since; else what CI
-    says; else empty."""
+    """Return the commit of this source tree, with `-changed` behind it where files were edited.
+
+    Outside a repository it is the one that CI names in the environment; else empty.
+    """
     try:
         commit = _git(environment, "rev-parse", "HEAD")
-        edited = _git(environment, "status", "--porcelain", "--untracked-files=no")
+        edited_files = _git(environment, "status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.CalledProcessError):
         return environment.get("GITHUB_SHA") or environment.get("CI_COMMIT_SHA") or ""
-    return f"{commit}-changed" if edited else commit
+    return f"{commit}-changed" if edited_files else commit
 
 
 def _git(environment: Mapping[str, str], *arguments: str) -> str:
     command = ["git", "-C", str(SOURCE_TREE), *arguments]
-    return subprocess.run(
-        command, capture_output=True, text=True, check=True, env=environment
-    ).stdout.strip()
-
-
-def checked_parameters(package: Package, given: Sequence[str], store: str) -> Json:
-    """`name=value` words as the run's parameters. Raises UserError for an unknown name, a wrong
-    type, what is missing, a store that pods cannot reach, and any value that looks like a secret.
-    """
-    known, found = package.parameters, {}
-    for word in given:
-        name, equals, text = word.partition("=")
-        if not equals:
-            raise UserError(f"--param {name}: write name=value")
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-            raise UserError(
-                f"--param {name}: the pipeline has no such parameter; did you mean {near[0]!r}?"
-            )
-        found[name] = _parsed(name, text, str(known[name].get("parameterType", "STRING")))
-    if store and "store" in known:
-        found["store"] = store
-    missing = [
-        name for name, one in known.items() if name not in found and not one.get("isOptional")
-    ]
-    if missing:
-        raise UserError(
-            f"parameter {missing[0]} has no value; pass --{'store' if 'store' in missing else 'param'} …"
-        )
-    for name, value in found.items():
-        if looks_secret(name, value):
-            raise UserError(
-                f"parameter {name} looks like a secret: everybody who may see the run would see it, for ever. Put it "
-                "into a Secret of the namespace and name that in the profile (`secrets`)"
-            )
-    if "store" in found and not keys.canonical_root(str(found["store"])).startswith("s3://"):
-        raise UserError(f"store {found['store']}: pods share no disk; use s3://bucket/prefix")
-    return found
-
-
-def _parsed(name: str, text: str, kind: str) -> Any:
-    types, shown = _KINDS.get(kind, ((object,), "a value"))
-    try:
-        value = text if kind == "STRING" else yaml.safe_load(text)
-    except yaml.YAMLError:
-        value = None
-    if not isinstance(value, types) or (isinstance(value, bool) and kind != "BOOLEAN"):
-        raise UserError(
-            f"--param {name}: {shown} is wanted"
-        )  # without the value: it may be a secret
-    return value
+    result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    return result.stdout.strip()
 
 
 def start(
-    pipelines: Pipelines, wanted: Submission, *, again: bool = False, ui: str = ""
+    pipelines: Pipelines, submission: Submission, *, again: bool = False, ui: str = ""
 ) -> Started:
-    """Begin the run, or join the one of that name. With `again` a new one is begun, whatever is
-    there.
+    """Begin the run, or join the one of that name.
 
-    Looks before it creates, after a creation whose answer got lost, and once more afterwards: of
-    two who begin at once the later one's run is deleted, and both join the first.
+    Args:
+        pipelines: The API server.
+        submission: The run.
+        again: Begin a new run even where there is one of that name.
+        ui: Address of Kubeflow's UI for the run's link; empty: that of the API.
+
+    Raises:
+        UserError: The server refuses, or the run of that name has other parameters.
+        Unreachable: The server does not answer.
     """
-    experiment = pipelines.experiment(wanted.experiment)
-    before = pipelines.runs(experiment, wanted.name)
-    if before and not again:
-        return _joined(pipelines, wanted, before, ui)
-    pipeline_id, version_id = pipelines.version(
-        wanted.package.name, wanted.version, wanted.package.text
-    )
-    body = {
-        "display_name": wanted.name,
-        "description": wanted.description,
+    # The API has no idempotency key. So look before creating, after a creation whose answer got
+    # lost, and once more at the end.
+    experiment = pipelines.experiment(submission.experiment)
+    existing = pipelines.runs(experiment, submission.name)
+    if existing and not again:
+        return _join(pipelines, submission, existing, ui)
+    body = _run_body(pipelines, submission, experiment)
+    existing_ids = {run["run_id"] for run in existing}
+    run, is_ours = _create(pipelines, experiment, submission.name, body, existing_ids)
+    if is_ours and not again:
+        # Of two who begin at once, the later one's run is deleted, and both join the first.
+        runs = pipelines.runs(experiment, submission.name)
+        first = next((rival for rival in runs if rival["run_id"] not in existing_ids), run)
+        if first["run_id"] != run["run_id"]:
+            pipelines.delete_run(run["run_id"])
+            run = first
+            is_ours = False
+    return _started(pipelines, run, ui, attached=not is_ours)
+
+
+def _run_body(pipelines: Pipelines, submission: Submission, experiment: str) -> Json:
+    """Return the request that creates the run; the pipeline's version is uploaded if missing."""
+    package = submission.package
+    pipeline_id, version_id = pipelines.version(package.name, submission.version, package.text)
+    return {
+        "display_name": submission.name,
+        "description": submission.description,
         "experiment_id": experiment,
         "pipeline_version_reference": {
             "pipeline_id": pipeline_id,
             "pipeline_version_id": version_id,
         },
-        "runtime_config": {"parameters": wanted.parameters},
-        "service_account": wanted.service_account,
+        "runtime_config": {"parameters": submission.parameters},
+        "service_account": submission.service_account,
     }
-    known = {one["run_id"] for one in before}
-    made, mine = _create(pipelines, experiment, wanted.name, body, known)
-    # Since we looked, others may have begun the same.
-    rivals = [one for one in pipelines.runs(experiment, wanted.name) if one["run_id"] not in known]
-    if mine and not again and rivals and rivals[0]["run_id"] != made["run_id"]:
-        pipelines.delete_run(made["run_id"])
-        made, mine = rivals[0], False
-    return _started(pipelines, made, ui, attached=not mine)
 
 
 def _create(
-    pipelines: Pipelines, experiment: str, name: str, body: Json, known: set[str]
+    pipelines: Pipelines, experiment: str, name: str, body: Json, existing_ids: set[str]
 ) -> tuple[Json, bool]:
-    """The run, and whether it is surely ours."""
+    """Return the new run, and whether it is surely ours."""
     backoff = Backoff(pipelines.patience)
     while True:
         try:
@@ -211,27 +187,39 @@ def _create(
                 raise Unreachable(
                     f"{pipelines.access.endpoint}: run {name} could not be begun: {error}"
                 ) from None
-        there = [one for one in pipelines.runs(experiment, name) if one["run_id"] not in known]
-        if there:
-            return there[0], False
+        for run in pipelines.runs(experiment, name):
+            if run["run_id"] not in existing_ids:
+                return run, False
 
 
-def _joined(pipelines: Pipelines, wanted: Submission, runs: list[Json], ui: str) -> Started:
-    """The run of this name that lives or succeeded, else the newest."""
-    run = max(enumerate(runs), key=lambda pair: (pair[1].get("state") in LIVE, pair[0]))[1]
-    running = (run.get("runtime_config") or {}).get("parameters") or {}
-    names = sorted({*running, *wanted.parameters})
-    differ = [name for name in names if running.get(name) != wanted.parameters.get(name)]
-    if differ:
-        raise UserError(
-            f"run {wanted.name!r} ({run['run_id']}) is there with another {differ[0]}; give this one another --name"
-        )
+def _join(pipelines: Pipelines, submission: Submission, runs: list[Json], ui: str) -> Started:
+    """Join the newest run of this name that lives or succeeded, else the newest of all."""
+    usable = [run for run in runs if run.get("state") in JOINED_STATES]
+    run = (usable or runs)[-1]
+    parameters = nested(run, "runtime_config", "parameters")
+    for name in sorted({*parameters, *submission.parameters}):
+        if parameters.get(name) != submission.parameters.get(name):
+            raise UserError(
+                f"run {submission.name!r} ({run['run_id']}) is there with another {name}; give "
+                "this one another --name"
+            )
     return _started(pipelines, run, ui, attached=True)
 
 
 def _started(pipelines: Pipelines, run: Json, ui: str, *, attached: bool) -> Started:
-    url = f"{(ui or pipelines.access.endpoint).rstrip('/')}/#/runs/details/{run['run_id']}"
-    return Started(run["run_id"], url, str(run.get("state") or "PENDING"), attached, run)
+    base = (ui or pipelines.access.endpoint).rstrip("/")
+    return Started(
+        run["run_id"],
+        url=f"{base}/#/runs/details/{run['run_id']}",
+        state=_state(run),
+        attached=attached,
+        run=run,
+    )
+
+
+def _state(run: Json) -> str:
+    # A run that was just created has no state yet.
+    return str(run.get("state") or "PENDING")
 
 
 def follow(
@@ -240,60 +228,74 @@ def follow(
     timeout_seconds: float | None,
     on_state: Callable[[str], None],
 ) -> tuple[Started, int]:
-    """Wait until the run has ended; returns it and the exit status. `on_state` hears of each
-    change.
+    """Wait until the run has ended; return it and the exit status.
 
-    The API may be away for half an hour, renew tokens and answer with errors meanwhile. Raises
-    Unreachable after that, UserError if the run is deleted.
+    Args:
+        pipelines: The API server. It may be away for half an hour meanwhile.
+        started: The run.
+        timeout_seconds: Wait no longer; None: without end.
+        on_state: Is called with each new state.
+
+    Raises:
+        UserError: The run was deleted.
+        Unreachable: The server was away for too long.
     """
+    # Not the client's own wait_for_run_completion: it never returns for a cancelled run, and dies
+    # on the first 5xx.
     patience = pipelines.patience
     pipelines.patience = dataclasses.replace(
         patience, give_up_seconds=max(POLL_GIVE_UP_SECONDS, patience.give_up_seconds)
     )
     deadline = None if timeout_seconds is None else patience.clock() + timeout_seconds
     state = ""
-    # Polls are waited for as failing calls are: a run of days needs no look every two seconds.
+    # A run of days needs no look every two seconds.
     poll_pauses = pauses(FIRST_POLL_SECONDS, LONGEST_POLL_SECONDS, factor=1.5)
     while True:
         try:
             run = pipelines.run(started.run_id)
         except Gone:
             raise UserError(f"run {started.run_id} was deleted while it was waited for") from None
-        now = str(run.get("state") or "PENDING")
-        if now != state:
-            state = now
+        if _state(run) != state:
+            state = _state(run)
             on_state(state)
         started = dataclasses.replace(started, state=state, run=run)
         if state in EXIT_CODES:
             return started, EXIT_CODES[state]
-        pause = next(poll_pauses)
-        if deadline is not None and patience.clock() + pause > deadline:
+        pause_seconds = next(poll_pauses)
+        if deadline is not None and patience.clock() + pause_seconds > deadline:
             return started, TIME_IS_UP
-        patience.sleep(pause)
+        patience.sleep(pause_seconds)
 
 
 def failures(run: Json) -> list[str]:
-    """What failed of a run, one line each, as its tasks say."""
-    tasks = (run.get("run_details") or {}).get("task_details") or []
+    """Return a line for each failed task; without one, the run's own error, if it has one."""
     lines = []
-    for task in tasks:
+    for task in nested(run, "run_details").get("task_details") or []:
         if task.get("state") == "FAILED":
-            said = " ".join(str((task.get("error") or {}).get("message") or "failed").split())
-            lines.append(f"{task.get('display_name') or task.get('task_id')}: {said[:300]}")
-    whole = " ".join(str((run.get("error") or {}).get("message") or "").split())[:300]
-    return lines or ([whole] if whole else [])
+            name = task.get("display_name") or task.get("task_id")
+            lines.append(f"{name}: {_error_message(task) or 'failed'}")
+    # A run can fail before any of its tasks exists.
+    run_error = _error_message(run)
+    if not lines and run_error:
+        return [run_error]
+    return lines
 
 
-def as_document(started: Started, wanted: Submission) -> Json:
-    """What `--json` prints of a submission."""
+def _error_message(document: Json) -> str:
+    message = str(nested(document, "error").get("message") or "")
+    return " ".join(message.split())[:_ERROR_CHARACTERS]
+
+
+def as_document(started: Started, submission: Submission) -> Json:
+    """Return what `--json` prints of a submission."""
     return {
         "run_id": started.run_id,
-        "name": wanted.name,
+        "name": submission.name,
         "state": started.state,
         "url": started.url,
         "attached": started.attached,
-        "pipeline": wanted.package.name,
-        "version": wanted.version,
-        "parameters": wanted.parameters,
+        "pipeline": submission.package.name,
+        "version": submission.version,
+        "parameters": submission.parameters,
         "failures": failures(started.run),
     }

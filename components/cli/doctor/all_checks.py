@@ -8,6 +8,7 @@ small object of the store, always the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from components.cli.doctor.findings import Finding, failure, guarded
@@ -16,92 +17,108 @@ from components.cli.package.profiles import Profile
 from components.errors import RatchetError
 from components.train.launch.cluster_api import LaunchPatience
 
+# A person waits for the answer: much shorter than the patience of a run.
+CONNECT_SECONDS = 5
+ANSWER_SECONDS = 15
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """The store, cluster and API that are looked at; an empty one is skipped."""
+
+    store: str
+    endpoint: str
+    namespace: str
+    account: str
+    """Service account of the runs."""
+    token_file: Path | None
+    environment: Mapping[str, str]
+
 
 def all_checks(
-    profile: Profile,
-    *,
-    store: str,
-    endpoint: str,
-    namespace: str,
-    account: str,
-    token_file: Path | None,
-    here: str,
-    environment: Mapping[str, str],
-    clock: Callable[[], float],
+    profile: Profile, surroundings: Surroundings, *, local_step: str, clock: Callable[[], float]
 ) -> list[Finding]:
-    """Every check there is something for; what is not looked at is a finding too."""
+    """Return the findings of all checks; what is not looked at is a finding too.
+
+    Args:
+        profile: Images and resources of the steps.
+        surroundings: Store, cluster and API.
+        local_step: A step's name: look at this pod or container too, as that step would; empty: not.
+        clock: Seconds since the epoch, to compare with the store's.
+    """
     from components.cli.doctor.image_checks import image_checks
     from components.cli.doctor.store_checks import store_checks
 
-    found = list(profile_checks(profile))
-    found += image_checks(profile.images, environment)
+    store = surroundings.store
+    environment = surroundings.environment
+    findings = list(profile_checks(profile))
+    findings += image_checks(profile.images, environment)
     if store:
-        found += _collected("store", lambda: store_checks(store, environment, clock))
+        findings += _collect("store", lambda: store_checks(store, environment, clock))
     else:
-        found.append(
-            Finding("store", "skipped", "none is given", "pass --store s3://bucket/prefix")
-        )
-    found += _collected(
-        "kubernetes", lambda: _of_cluster(profile, namespace or "ratchet", account, environment)
-    )
-    found.append(
-        guarded("pipelines", lambda: _of_pipelines(endpoint, namespace, token_file, environment))
-    )
-    if here:
-        found += machine_checks(profile, here)
-    return found
+        cure = "pass --store s3://bucket/prefix"
+        findings.append(Finding("store", "skipped", "none is given", cure))
+    findings += _collect("kubernetes", lambda: _check_cluster(profile, surroundings))
+    findings.append(guarded("pipelines", lambda: _check_pipelines(surroundings)))
+    if local_step:
+        findings += machine_checks(profile, local_step)
+    return findings
 
 
-def _collected(check: str, look: Callable[[], Iterable[Finding]]) -> list[Finding]:
-    """All findings of a series of checks; a failure that ends it is the last one."""
-    found: list[Finding] = []
+def _collect(check: str, look: Callable[[], Iterable[Finding]]) -> list[Finding]:
+    """Return all findings of a series of checks; a failure that ends it is the last one."""
+    findings: list[Finding] = []
     try:
-        for one in look():
-            found.append(one)
+        # One by one: those before the failure are kept.
+        for finding in look():
+            findings.append(finding)
     except RatchetError as error:
-        found.append(failure(check, error))
-    return found
+        findings.append(failure(check, error))
+    return findings
 
 
-def _of_cluster(
-    profile: Profile, namespace: str, account: str, environment: Mapping[str, str]
-) -> Iterator[Finding]:
-    from components.cli.doctor.cluster_checks import ApiServer, cluster_checks
+def _check_cluster(profile: Profile, surroundings: Surroundings) -> Iterator[Finding]:
+    from components.cli.doctor.api_server import ApiServer
+    from components.cli.doctor.cluster_checks import cluster_checks
 
-    inside = bool(environment.get("KUBERNETES_SERVICE_HOST"))
-    file = Path(environment.get("KUBECONFIG") or f"{environment.get('HOME', '')}/.kube/config")
-    if not inside and not environment.get("KUBECONFIG") and not file.exists():
-        yield Finding(
-            "kubernetes",
-            "skipped",
-            "no cluster is configured",
-            "set KUBECONFIG, or run doctor in a pod",
-        )
+    environment = surroundings.environment
+    # Kubernetes sets this variable in every pod.
+    inside_pod = bool(environment.get("KUBERNETES_SERVICE_HOST"))
+    default_file = Path(environment.get("HOME", ""), ".kube", "config")
+    is_configured = bool(environment.get("KUBECONFIG")) or default_file.exists()
+    if not inside_pod and not is_configured:
+        cure = "set KUBECONFIG, or run doctor in a pod"
+        yield Finding("kubernetes", "skipped", "no cluster is configured", cure)
         return
-    api = ApiServer.from_environment(
-        environment, LaunchPatience(connect_seconds=5, answer_seconds=15)
+    patience = LaunchPatience(connect_seconds=CONNECT_SECONDS, answer_seconds=ANSWER_SECONDS)
+    api = ApiServer.from_environment(environment, patience)
+    # In a pod we are the account already, and may not impersonate it.
+    yield from cluster_checks(
+        api,
+        surroundings.namespace or "ratchet",
+        profile,
+        surroundings.account,
+        as_account=not inside_pod,
     )
-    yield from cluster_checks(api, namespace, profile, account, as_account=not inside)
 
 
-def _of_pipelines(
-    endpoint: str, namespace: str, token_file: Path | None, environment: Mapping[str, str]
-) -> Finding:
-    from components.cli.cluster import kfp_api
+def _check_pipelines(surroundings: Surroundings) -> Finding:
+    from components.cli.cluster.kfp_api import Pipelines
+    from components.cli.cluster.kfp_calls import ApiPatience, access_from
 
-    if not (endpoint or environment.get("KF_PIPELINES_ENDPOINT")):
-        return Finding(
-            "pipelines",
-            "skipped",
-            "no API is given",
-            "pass --endpoint https://… or set KF_PIPELINES_ENDPOINT",
-        )
-    access = kfp_api.access_from(environment, endpoint, namespace, token_file)
-    api = kfp_api.Pipelines(
-        access, kfp_api.ApiPatience(connect_seconds=5, answer_seconds=15, give_up_seconds=5)
+    environment = surroundings.environment
+    if not (surroundings.endpoint or environment.get("KF_PIPELINES_ENDPOINT")):
+        cure = "pass --endpoint https://… or set KF_PIPELINES_ENDPOINT"
+        return Finding("pipelines", "skipped", "no API is given", cure)
+    access = access_from(
+        environment, surroundings.endpoint, surroundings.namespace, surroundings.token_file
     )
-    said = api.health()
-    api.find_experiment("ratchet")  # whether the token may look
-    return Finding(
-        "pipelines", "ok", f"Kubeflow Pipelines {said.get('tag_name') or ''} at {access.endpoint}"
+    patience = ApiPatience(
+        connect_seconds=CONNECT_SECONDS, answer_seconds=ANSWER_SECONDS, give_up_seconds=5
     )
+    api = Pipelines(access, patience)
+    health = api.health()
+    # The health of a server may be read without a token; this call shows whether ours is accepted.
+    api.find_experiment("ratchet")
+    version = health.get("tag_name") or ""
+    return Finding("pipelines", "ok", f"Kubeflow Pipelines {version} at {access.endpoint}")

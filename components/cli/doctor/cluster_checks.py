@@ -1,33 +1,32 @@
-"""What `doctor` looks at on a Kubernetes cluster: rights, kinds of objects and their versions,
-names, GPUs.
+"""Checks of a Kubernetes cluster: version, namespace, kinds of objects, their names, rights.
 
-Nothing is changed, and the values of Secrets are not read: of them only metadata is asked for.
+Nothing is changed, and the values of Secrets are not read: only their metadata is asked for.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
+from components.cli.doctor.api_server import ApiServer
 from components.cli.doctor.findings import Finding
+from components.cli.doctor.gpu_checks import gpu_checks
+from components.cli.json_documents import Json, nested
 from components.cli.package.profiles import Profile
-from components.errors import Transient, UserError
-from components.train.launch.cluster_api import GROUP, PASSING, PLURAL, Cluster, LaunchPatience
+from components.errors import UserError
+from components.train.launch.cluster_api import GROUP, PLURAL
 from components.train.launch.cluster_api import VERSION as TRAINER_VERSION
 from components.train.launch.trainjob import RUNTIME
 
-Json = dict[str, Any]
-OLDEST = (1, 30)
-"""Of Kubernetes, as manifests/README.md says."""
+OLDEST_KUBERNETES = (1, 30)
+"""As manifests/README.md says."""
 RUN_RIGHTS = (
     ("create", "argoproj.io", "workflowtaskresults", ""),
     ("patch", "argoproj.io", "workflowtaskresults", ""),
     ("get", "", "configmaps", "kfp-launcher"),
     ("get", "", "secrets", "mlpipeline-minio-artifact"),
 )
-"""What Argo's executor and KFP's launcher do in every pod of a run: verb, API group, resource,
+"""Rights of Argo's executor and KFP's launcher, in every pod of a run: verb, API group, resource,
 name."""
 TRAIN_RIGHTS = (
     *((verb, GROUP, PLURAL, "") for verb in ("create", "get", "delete")),
@@ -35,336 +34,192 @@ TRAIN_RIGHTS = (
     ("list", "", "events", ""),
     ("get", "", "pods/log", ""),
 )
-"""What `train` does with train.num_nodes > 1."""
+"""Rights of `train` with train.num_nodes > 1."""
 APPLY = "kubectl apply -k manifests/overlays/…"
-
-
-class ApiServer(Cluster):
-    """The API server, asked plainly."""
-
-    account = ""
-    """`system:serviceaccount:<namespace>:<name>` to ask as; empty: as who we are."""
-
-    @classmethod
-    def from_environment(
-        cls, environment: Mapping[str, str], patience: LaunchPatience | None = None
-    ) -> ApiServer:
-        """The cluster this pod runs in, else the one of KUBECONFIG. Raises UserError if there is
-        neither."""
-        try:
-            made = super().from_environment(environment, patience)
-        except UserError as error:
-            why = str(error.__cause__ or error)
-            raise UserError(
-                f"no cluster can be spoken to ({why}); correct KUBECONFIG, or unset it"
-            ) from None
-        assert isinstance(made, cls)
-        return made
-
-    def ask(
-        self, path: str, body: Json | None = None, *, accept: str = "application/json"
-    ) -> tuple[int, Json]:
-        """(HTTP status, document) of a GET, or of a POST of `body`. Raises Transient, UserError (no
-        TLS, 401)."""
-        from kubernetes.client.exceptions import ApiException
-        from urllib3.exceptions import HTTPError
-
-        headers = {
-            "Accept": accept,
-            **({"Content-Type": "application/json"} if body is not None else {}),
-        }
-        if self.account and body is not None:
-            headers["Impersonate-User"] = self.account
-        limits = (self.patience.connect_seconds, self.patience.answer_seconds)
-        try:
-            response = self._core.api_client.call_api(
-                path,
-                "GET" if body is None else "POST",
-                header_params=headers,
-                body=body,
-                auth_settings=["BearerToken"],
-                _request_timeout=limits,
-                _preload_content=False,
-                _return_http_data_only=True,
-            )
-            return 200, _document(response.data)
-        except ApiException as error:
-            if error.status == 401:
-                raise UserError(
-                    f"{self.server} refuses these credentials (401); renew those of KUBECONFIG"
-                ) from None
-            if error.status == 0:
-                raise UserError(
-                    f"no trusted TLS connection to {self.server}; check its certificate authority"
-                ) from None
-            if error.status in PASSING:
-                raise Transient(
-                    f"{self.server} cannot answer now ({error.status}); try again"
-                ) from None
-            return int(error.status), _document(error.body)
-        except (HTTPError, OSError) as error:
-            raise UserError(
-                f"{self.server} cannot be reached ({type(error).__name__}); check KUBECONFIG, the network and proxies"
-            ) from None
-
-
-def _document(body: Any) -> Json:
-    try:
-        found = json.loads(body or b"{}")
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+_METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
 
 def cluster_checks(
     api: ApiServer, namespace: str, profile: Profile, account: str, *, as_account: bool
 ) -> Iterator[Finding]:
-    """Everything that a run with this profile needs of the cluster. Rights are asked for as
-    `account`, which takes the permission to impersonate it, or as who we are. Raises as
-    `ApiServer.ask`."""
+    """Yield findings about everything that a run with this profile needs of the cluster.
+
+    Args:
+        api: The API server.
+        namespace: Namespace of the runs.
+        profile: Says which objects and GPUs a run names.
+        account: Service account of the runs.
+        as_account: Ask for its rights by impersonation, for which the user needs the permission;
+            else for the rights of who we are.
+
+    Raises:
+        UserError: The server cannot be asked.
+        Transient: It cannot answer now.
+    """
     api.account = f"system:serviceaccount:{namespace}:{account}" if as_account else ""
-    yield _version(api)
-    yield from _namespace(api, namespace)
-    yield from _kinds(api, namespace, profile)
-    yield from _names(api, namespace, profile, account)
-    yield from _rights(api, namespace, profile, account)
+    yield _check_version(api)
+    yield from _check_namespace(api, namespace)
+    yield from _check_kinds(api, namespace, profile)
+    yield from _check_objects(api, namespace, profile, account)
+    yield from _check_rights(api, namespace, profile, account)
     if profile.gpu:
-        yield from _gpus(api, namespace, profile)
+        yield from gpu_checks(api, namespace, profile)
 
 
-def _version(api: ApiServer) -> Finding:
-    status, found = api.ask("/version")
-    words = re.match(r"v?(\d+)\.(\d+)", str(found.get("gitVersion", "")))
-    if status != 200 or words is None:
+def _check_version(api: ApiServer) -> Finding:
+    status, document = api.ask("/version")
+    version = str(document.get("gitVersion", ""))
+    match = re.match(r"v?(\d+)\.(\d+)", version)
+    if status != 200 or match is None:
         raise UserError(
-            f"{api.server} does not say its version; is it a Kubernetes API server? Check KUBECONFIG"
+            f"{api.server} does not say its version; is it a Kubernetes API server? Check "
+            "KUBECONFIG"
         )
-    if (int(words[1]), int(words[2])) < OLDEST:
-        cure = f"upgrade to {'.'.join(map(str, OLDEST))} or newer"
-        return Finding("kubernetes", "failed", f"{found['gitVersion']} at {api.server}", cure)
-    return Finding("kubernetes", "ok", f"{found['gitVersion']} at {api.server}")
+    if (int(match[1]), int(match[2])) < OLDEST_KUBERNETES:
+        cure = f"upgrade to {'.'.join(map(str, OLDEST_KUBERNETES))} or newer"
+        return Finding("kubernetes", "failed", f"{version} at {api.server}", cure)
+    return Finding("kubernetes", "ok", f"{version} at {api.server}")
 
 
-def _namespace(api: ApiServer, namespace: str) -> Iterator[Finding]:
-    status, found = api.ask(f"/api/v1/namespaces/{namespace}")
+def _check_namespace(api: ApiServer, namespace: str) -> Iterator[Finding]:
+    status, document = api.ask(f"/api/v1/namespaces/{namespace}")
     if status == 404:
         yield Finding("namespace", "failed", f"there is no namespace {namespace}", APPLY)
         return
     if status != 200:
         yield Finding("namespace", "skipped", f"{namespace}: no permission to get it ({status})")
         return
-    labels = found.get("metadata", {}).get("labels") or {}
-    enforced = labels.get("pod-security.kubernetes.io/enforce")
-    if enforced != "restricted":
-        cure = f"kubectl label namespace {namespace} pod-security.kubernetes.io/enforce=restricted"
-        yield Finding(
-            "namespace", "warning", f"{namespace} does not enforce Pod Security restricted", cure
-        )
-    else:
+    labels = nested(document, "metadata", "labels")
+    if labels.get("pod-security.kubernetes.io/enforce") == "restricted":
         yield Finding("namespace", "ok", f"{namespace} enforces Pod Security restricted")
+        return
+    yield Finding(
+        "namespace",
+        "warning",
+        f"{namespace} does not enforce Pod Security restricted",
+        f"kubectl label namespace {namespace} pod-security.kubernetes.io/enforce=restricted",
+    )
 
 
-def _kinds(api: ApiServer, namespace: str, profile: Profile) -> Iterator[Finding]:
-    """Custom resources, by the API's own discovery, which everybody may read."""
-    wanted = [("argoproj.io/v1alpha1", "workflows", "install Kubeflow Pipelines 2.17")]
+def _check_kinds(api: ApiServer, namespace: str, profile: Profile) -> Iterator[Finding]:
+    """Yield findings about custom resources, by the API's own discovery.
+
+    Everybody may read that, unlike the CustomResourceDefinitions.
+    """
+    trainer_api = f"{GROUP}/{TRAINER_VERSION}"
+    needed = [("argoproj.io/v1alpha1", "workflows", "install Kubeflow Pipelines 2.17")]
+    queue = ""
     if profile.nodes:
-        trainer = f"{GROUP}/{TRAINER_VERSION}"
-        wanted += [
-            (trainer, PLURAL, "install Kubeflow Trainer 2.3"),
-            (trainer, "trainingruntimes", APPLY),
-        ]
-        if profile.nodes.queue:
-            wanted.append(
-                (
-                    "kueue.x-k8s.io/v1beta2",
-                    "localqueues",
-                    "install Kueue 0.15, or empty nodes.queue",
-                )
-            )
-    for version, resource, cure in wanted:
-        status, found = api.ask(f"/apis/{version}")
-        served = [one.get("name") for one in found.get("resources") or ()]
-        if status == 200 and resource in served:
-            yield Finding(f"kind {resource}", "ok", f"{version} is served")
-        else:
-            others = _other_versions(api, version.partition("/")[0])
-            text = f"the cluster serves no {resource} of {version}{others}"
-            yield Finding(f"kind {resource}", "failed", text, cure)
+        queue = profile.nodes.queue
+        needed.append((trainer_api, PLURAL, "install Kubeflow Trainer 2.3"))
+        needed.append((trainer_api, "trainingruntimes", APPLY))
+    if queue:
+        cure = "install Kueue 0.15, or empty nodes.queue"
+        needed.append(("kueue.x-k8s.io/v1beta2", "localqueues", cure))
+    for api_version, resource, cure in needed:
+        status, document = api.ask(f"/apis/{api_version}")
+        served = [kind.get("name") for kind in document.get("resources") or ()]
+        if status != 200 or resource not in served:
+            other_versions = _other_versions(api, api_version.partition("/")[0])
+            problem = f"the cluster serves no {resource} of {api_version}{other_versions}"
+            yield Finding(f"kind {resource}", "failed", problem, cure)
             return
+        yield Finding(f"kind {resource}", "ok", f"{api_version} is served")
     if profile.nodes:
-        yield _there(
-            api,
-            f"/apis/{GROUP}/{TRAINER_VERSION}/namespaces/{namespace}/trainingruntimes/{RUNTIME}",
-            APPLY,
-        )
-        if profile.nodes.queue:
-            path = f"/apis/kueue.x-k8s.io/v1beta2/namespaces/{namespace}/localqueues/{profile.nodes.queue}"
-            yield _there(
-                api,
-                path,
-                f"{APPLY} with the component kueue, or another nodes.queue in the profile",
-            )
+        path = f"/apis/{trainer_api}/namespaces/{namespace}/trainingruntimes/{RUNTIME}"
+        status, _ = api.ask(path)
+        yield _presence(f"trainingruntime {RUNTIME}", status, namespace, APPLY)
+    if queue:
+        path = f"/apis/kueue.x-k8s.io/v1beta2/namespaces/{namespace}/localqueues/{queue}"
+        status, _ = api.ask(path)
+        cure = f"{APPLY} with the component kueue, or another nodes.queue in the profile"
+        yield _presence(f"localqueue {queue}", status, namespace, cure)
 
 
 def _other_versions(api: ApiServer, group: str) -> str:
-    status, found = api.ask(f"/apis/{group}")
-    versions = (
-        [str(one.get("version")) for one in found.get("versions") or ()] if status == 200 else []
-    )
+    status, document = api.ask(f"/apis/{group}")
+    if status != 200:
+        return ""
+    versions = [str(version.get("version")) for version in document.get("versions") or ()]
     return f", but {', '.join(versions)}" if versions else ""
 
 
-def _names(api: ApiServer, namespace: str, profile: Profile, account: str) -> Iterator[Finding]:
-    """Objects that the pods name."""
-    where = f"/api/v1/namespaces/{namespace}"
-    status, found = api.ask(f"{where}/serviceaccounts/{account}")
-    yield _finding(f"serviceaccount {account}", status, namespace, APPLY)
-    role = (found.get("metadata", {}).get("annotations") or {}).get(
-        "eks.amazonaws.com/role-arn", ""
-    )
+def _check_objects(
+    api: ApiServer, namespace: str, profile: Profile, account: str
+) -> Iterator[Finding]:
+    """Yield findings about the objects that the pods name."""
+    base = f"/api/v1/namespaces/{namespace}"
+    status, account_object = api.ask(f"{base}/serviceaccounts/{account}")
+    yield _presence(f"serviceaccount {account}", status, namespace, APPLY)
+    annotations = nested(account_object, "metadata", "annotations")
+    role = annotations.get("eks.amazonaws.com/role-arn", "")
     for secret in profile.secrets:
-        status, _ = _metadata(api, f"{where}/secrets/{secret}")
+        status, _ = api.ask(f"{base}/secrets/{secret}", accept=_METADATA_ONLY)
+        # A role of the cloud takes the place of keys in a Secret.
         if status == 404 and role:
             yield Finding(f"secret {secret}", "ok", f"is not there; pods have the role {role}")
             continue
-        cure = f"kubectl -n {namespace} create secret generic {secret} --from-literal=… (manifests/README.md), or a role"
-        yield _finding(f"secret {secret}", status, namespace, cure)
-    for secret in profile.pull_secrets:
-        status, _ = _metadata(api, f"{where}/secrets/{secret}")
-        yield _finding(
-            f"secret {secret}",
-            status,
-            namespace,
-            f"kubectl -n {namespace} create secret docker-registry {secret} …",
+        cure = (
+            f"kubectl -n {namespace} create secret generic {secret} --from-literal=… "
+            "(manifests/README.md), or a role"
         )
-    status, found = api.ask(f"{where}/configmaps/{profile.config_map}")
-    yield _finding(f"configmap {profile.config_map}", status, namespace, APPLY)
-    if status == 200 and "AWS_REGION" not in (found.get("data") or {}):
-        cure = "add it (manifests/base/store.yaml)"
-        yield Finding(f"configmap {profile.config_map}", "warning", "has no AWS_REGION", cure)
+        yield _presence(f"secret {secret}", status, namespace, cure)
+    for secret in profile.pull_secrets:
+        status, _ = api.ask(f"{base}/secrets/{secret}", accept=_METADATA_ONLY)
+        cure = f"kubectl -n {namespace} create secret docker-registry {secret} …"
+        yield _presence(f"secret {secret}", status, namespace, cure)
+    check = f"configmap {profile.config_map}"
+    status, config_map = api.ask(f"{base}/configmaps/{profile.config_map}")
+    yield _presence(check, status, namespace, APPLY)
+    if status == 200 and "AWS_REGION" not in nested(config_map, "data"):
+        yield Finding(check, "warning", "has no AWS_REGION", "add it (manifests/base/store.yaml)")
 
 
-def _metadata(api: ApiServer, path: str) -> tuple[int, Json]:
-    return api.ask(path, accept="application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1")
+def _presence(check: str, status: int, namespace: str, cure: str) -> Finding:
+    """Return the finding for the status of a GET of one object."""
+    match status:
+        case 200:
+            return Finding(check, "ok", f"is in namespace {namespace}")
+        case 404:
+            return Finding(check, "failed", f"is not in namespace {namespace}", cure)
+    return Finding(check, "skipped", f"no permission to look ({status})")
 
 
-def _there(api: ApiServer, path: str, cure: str) -> Finding:
-    kind, name = path.rstrip("/").split("/")[-2:]
-    status, _ = api.ask(path)
-    return _finding(
-        f"{kind.removesuffix('s')} {name}",
-        status,
-        path.split("/namespaces/")[1].split("/")[0],
-        cure,
-    )
-
-
-def _finding(what: str, status: int, namespace: str, cure: str) -> Finding:
-    if status == 200:
-        return Finding(what, "ok", f"is in namespace {namespace}")
-    if status == 404:
-        return Finding(what, "failed", f"is not in namespace {namespace}", cure)
-    return Finding(what, "skipped", f"no permission to look ({status})")
-
-
-def _rights(api: ApiServer, namespace: str, profile: Profile, account: str) -> Iterator[Finding]:
-    """By SelfSubjectAccessReview, as the account of the runs where we may speak as it."""
-    wanted = [*RUN_RIGHTS, *(TRAIN_RIGHTS if profile.nodes else ())]
+def _check_rights(
+    api: ApiServer, namespace: str, profile: Profile, account: str
+) -> Iterator[Finding]:
+    needed = [*RUN_RIGHTS, *(TRAIN_RIGHTS if profile.nodes else ())]
     missing = []
-    for verb, group, resource, name in wanted:
-        kind, _, part = resource.partition("/")
-        attributes = {
-            "namespace": namespace,
-            "verb": verb,
-            "group": group,
-            "resource": kind,
-            "subresource": part,
-        }
-        review = {
-            "apiVersion": "authorization.k8s.io/v1",
-            "kind": "SelfSubjectAccessReview",
-            "spec": {"resourceAttributes": {**attributes, "name": name}},
-        }
-        status, found = api.ask("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review)
+    for verb, group, resource, name in needed:
+        review = _access_review(namespace, verb, group, resource, name)
+        status, document = api.ask("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review)
+        # Everybody may ask for his own rights: refused is the impersonation.
         if status == 403 and api.account:
-            yield Finding(
-                "rights",
-                "skipped",
-                f"no permission to ask as {account}",
-                f"run doctor in a pod of account {account}",
-            )
+            cure = f"run doctor in a pod of account {account}"
+            yield Finding("rights", "skipped", f"no permission to ask as {account}", cure)
             return
-        if not (found.get("status") or {}).get("allowed"):
-            missing.append(
-                f"{verb} {resource}{f'.{group}' if group else ''}{f' {name}' if name else ''}"
-            )
+        if not nested(document, "status").get("allowed"):
+            qualified_resource = f"{resource}.{group}" if group else resource
+            missing.append(f"{verb} {qualified_resource} {name}".rstrip())
     if missing:
         cure = f"{APPLY} (manifests/base/accounts.yaml), or bind {account} to a Role that allows it"
         yield Finding("rights", "failed", f"{account} may not: {', '.join(missing)}", cure)
     else:
-        yield Finding("rights", "ok", f"{account} may do all {len(wanted)} things that its pods do")
+        yield Finding("rights", "ok", f"{account} may do all {len(needed)} things that its pods do")
 
 
-def _gpus(api: ApiServer, namespace: str, profile: Profile) -> Iterator[Finding]:
-    """Nodes with enough GPUs, and room for them in the namespace's quota."""
-    steps = {step: profile.resources(step).gpus for step in ("generate", "train", "evaluate")}
-    wanted = max(*steps.values(), profile.train_gpus)
-    status, found = api.ask("/api/v1/nodes")
-    if status != 200:
-        yield Finding("GPUs of the nodes", "skipped", f"no permission to list nodes ({status})")
-    else:
-        counts = [
-            _gpus_of(node, profile.gpu) for node in found.get("items") or () if _fits(node, profile)
-        ]
-        enough = sum(count >= wanted for count in counts)
-        if enough:
-            yield Finding(
-                "GPUs of the nodes", "ok", f"{enough} nodes have {wanted} or more of {profile.gpu}"
-            )
-        else:
-            most = max(counts, default=0)
-            cure = "take a smaller profile, add such a node, or check labels and taints (node_selector, tolerations)"
-            yield Finding(
-                "GPUs of the nodes",
-                "failed",
-                f"no node has {wanted} of {profile.gpu}, at most {most}",
-                cure,
-            )
-    status, found = api.ask(f"/api/v1/namespaces/{namespace}/resourcequotas")
-    key = f"requests.{profile.gpu}"
-    for quota in found.get("items") or () if status == 200 else ():
-        hard = (quota.get("spec", {}).get("hard") or {}).get(key)
-        if hard is not None and int(hard) < wanted:
-            cure = f"raise {key} (manifests/components/nvidia-gpu)"
-            text = (
-                f"{quota['metadata']['name']} allows {hard} of {profile.gpu}, a step takes {wanted}"
-            )
-            yield Finding("GPUs of the quota", "failed", text, cure)
-
-
-def _gpus_of(node: Json, resource: str) -> int:
-    return int((node.get("status", {}).get("allocatable") or {}).get(resource, 0))
-
-
-def _fits(node: Json, profile: Profile) -> bool:
-    """Whether the node has the labels that are asked for, and no taint that the profile does not
-    put up with."""
-    labels = node.get("metadata", {}).get("labels") or {}
-    spec = node.get("spec") or {}
-    taints = [
-        one for one in spec.get("taints") or () if one.get("effect") in ("NoSchedule", "NoExecute")
-    ]
-    return (
-        not spec.get("unschedulable")
-        and profile.node_selector.items() <= labels.items()
-        and all(_tolerated(taint, profile) for taint in taints)
-    )
-
-
-def _tolerated(taint: Mapping[str, Any], profile: Profile) -> bool:
-    return any(
-        one.key in ("", taint["key"])
-        and one.effect in ("", taint["effect"])
-        and (one.operator == "Exists" or one.value == taint.get("value", ""))
-        for one in profile.tolerations
-    )
+def _access_review(namespace: str, verb: str, group: str, resource: str, name: str) -> Json:
+    kind, _, subresource = resource.partition("/")
+    attributes = {
+        "namespace": namespace,
+        "verb": verb,
+        "group": group,
+        "resource": kind,
+        "subresource": subresource,
+        "name": name,
+    }
+    return {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectAccessReview",
+        "spec": {"resourceAttributes": attributes},
+    }

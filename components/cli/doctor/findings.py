@@ -1,14 +1,15 @@
-"""What a check of `doctor` found, and how it is shown."""
+"""Findings of `doctor`: the outcome of each check, and the table of all of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from rich.console import Console
 from rich.text import Text
 
+from components.cli.json_documents import Json
 from components.errors import RatchetError
 
 Status = Literal["ok", "warning", "failed", "skipped"]
@@ -17,18 +18,18 @@ _STYLES = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "dim"
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found."""
+    """The outcome of one check."""
 
     check: str
     status: Status
     found: str
+    """The observation, in words."""
     cure: str = ""
-    """What to do; empty where nothing need be done."""
+    """An instruction; empty where nothing need be done."""
 
 
 def guarded(check: str, look: Callable[[], Finding]) -> Finding:
-    """A check whose expected failure is its finding. Messages end in what to do, behind a
-    semicolon."""
+    """Return the finding of `look`; an expected failure becomes a failed finding."""
     try:
         return look()
     except RatchetError as error:
@@ -36,39 +37,43 @@ def guarded(check: str, look: Callable[[], Finding]) -> Finding:
 
 
 def failure(check: str, error: RatchetError) -> Finding:
-    """The finding that an expected failure is."""
-    found, _, cure = str(error).rpartition("; ")
-    return Finding(check, "failed", found or cure, cure if found else "")
+    """Return the finding for an expected failure."""
+    # Messages of our errors end in what to do, behind a semicolon.
+    problem, semicolon, cure = str(error).rpartition("; ")
+    if not semicolon:
+        return Finding(check, "failed", str(error))
+    return Finding(check, "failed", problem, cure)
 
 
 def exit_code(findings: list[Finding]) -> int:
-    """1 if a check failed."""
-    return int(any(one.status == "failed" for one in findings))
+    """Return 1 if a check failed, else 0."""
+    return int(any(finding.status == "failed" for finding in findings))
 
 
-def as_document(findings: list[Finding]) -> dict[str, Any]:
-    """What `--json` prints."""
-    counts = {status: sum(one.status == status for one in findings) for status in _STYLES}
-    return {"checks": [asdict(one) for one in findings], "exit_code": exit_code(findings), **counts}
+def as_document(findings: list[Finding]) -> Json:
+    """Return what `--json` prints."""
+    document: Json = {
+        "checks": [asdict(finding) for finding in findings],
+        "exit_code": exit_code(findings),
+    }
+    for status in _STYLES:
+        document[status] = sum(finding.status == status for finding in findings)
+    return document
 
 
 def print_findings(console: Console, findings: list[Finding]) -> None:
-    """One line a check, and what to do below it."""
-    width = max((len(one.check) for one in findings), default=0)
-    for one in findings:
-        line = Text(f"{one.status:<8}", style=_STYLES[one.status])
-        line.append(f" {one.check:<{width}}  ", style="bold")
-        line.append(one.found, style="default")
+    """Print a line for each check, with the cure below it."""
+    width = max((len(finding.check) for finding in findings), default=0)
+    for finding in findings:
+        line = Text(f"{finding.status:<8}", style=_STYLES[finding.status])
+        line.append(f" {finding.check:<{width}}  ", style="bold")
+        line.append(finding.found, style="default")
         console.print(line, soft_wrap=True)
-        if one.cure:
-            console.print(
-                Text(f"{'':<9}{'':<{width}}  → {one.cure}", style="default"), soft_wrap=True
-            )
-    failed = sum(one.status == "failed" for one in findings)
-    console.print(
-        Text(
-            f"{failed} of {len(findings)} checks failed"
-            if failed
-            else f"{len(findings)} checks, none failed"
-        )
-    )
+        if finding.cure:
+            cure = Text(f"{'':<9}{'':<{width}}  → {finding.cure}", style="default")
+            console.print(cure, soft_wrap=True)
+    num_failed = sum(finding.status == "failed" for finding in findings)
+    if num_failed:
+        console.print(Text(f"{num_failed} of {len(findings)} checks failed"))
+    else:
+        console.print(Text(f"{len(findings)} checks, none failed"))

@@ -1,4 +1,4 @@
-"""What `doctor` looks at in a profile and on this very machine: memory, GPUs, scratch."""
+"""Checks of a profile, and of this very pod or container: shared memory, GPUs, scratch."""
 
 from __future__ import annotations
 
@@ -15,62 +15,71 @@ _UNITS = {"Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 def machine_checks(
     profile: Profile, step: str, devices: Path = Path("/dev"), scratch: Path = Path("/tmp")
 ) -> Iterator[Finding]:
-    """Of this very pod or container, as a step of the profile would find it."""
-    given = profile.resources(step)
-    yield _shared_memory(devices / "shm", _bytes(given.shared_memory), step)
-    cards = sorted(one.name for one in devices.glob("nvidia[0-9]*"))
-    if profile.gpu == "amd.com/gpu":
-        cards = sorted(one.name for one in (devices / "dri").glob("renderD*"))
-    enough = len(cards) >= given.gpus
-    yield Finding(
-        "GPUs here",
-        "ok" if enough else "failed",
-        f"{len(cards)} of {given.gpus} that {step} gets",
-        ""
-        if enough
-        else f"ask for {profile.gpu} in the pod's limits, and check the vendor's device plugin",
-    )
-    try:
-        trial = scratch / "ratchet-doctor"
-        trial.write_bytes(b"")
-        trial.unlink()
-        yield Finding("scratch here", "ok", f"{scratch} can be written")
-    except OSError as error:
-        yield Finding(
-            "scratch here",
-            "failed",
-            f"{scratch} cannot be written ({error.strerror})",
-            f"mount an emptyDir at {scratch}",
-        )
+    """Yield findings about this pod or container, as a step of the profile would find it.
+
+    Args:
+        profile: Says what the step gets.
+        step: Name of the step.
+        devices: Folder of device files.
+        scratch: Folder that a step may write to.
+    """
+    resources = profile.resources(step)
+    yield _check_shared_memory(devices / "shm", _bytes(resources.shared_memory), step)
+    yield _check_gpus(devices, profile.gpu, resources.gpus, step)
+    yield _check_scratch(scratch)
 
 
-def _shared_memory(folder: Path, wanted_bytes: int, step: str) -> Finding:
+def _check_shared_memory(folder: Path, needed_bytes: int, step: str) -> Finding:
+    check = "shared memory here"
     try:
         status = os.statvfs(folder)
     except OSError:
-        return Finding(
-            "shared memory here",
-            "failed",
-            f"there is no {folder}",
-            f"mount an emptyDir in memory at {folder}",
-        )
-    size = status.f_blocks * status.f_frsize
-    if size < wanted_bytes:
-        found = f"{folder} has {size // 2**20:,} MiB, {step} gets {wanted_bytes // 2**20:,}"
-        cure = f"mount an emptyDir with `medium: Memory` at {folder} (shared_memory of a profile)"
-        return Finding("shared memory here", "failed", found, cure)
-    return Finding("shared memory here", "ok", f"{folder} has {size // 2**20:,} MiB")
+        cure = f"mount an emptyDir in memory at {folder}"
+        return Finding(check, "failed", f"there is no {folder}", cure)
+    size_bytes = status.f_blocks * status.f_frsize
+    observation = f"{folder} has {size_bytes // 2**20:,} MiB"
+    if size_bytes >= needed_bytes:
+        return Finding(check, "ok", observation)
+    return Finding(
+        check,
+        "failed",
+        f"{observation}, {step} gets {needed_bytes // 2**20:,}",
+        f"mount an emptyDir with `medium: Memory` at {folder} (shared_memory of a profile)",
+    )
+
+
+def _check_gpus(devices: Path, resource: str, needed: int, step: str) -> Finding:
+    # NVIDIA's driver makes a file for each card, the kernel's own drivers one for each render node.
+    pattern = "dri/renderD*" if resource == "amd.com/gpu" else "nvidia[0-9]*"
+    cards = list(devices.glob(pattern))
+    observation = f"{len(cards)} of {needed} that {step} gets"
+    if len(cards) >= needed:
+        return Finding("GPUs here", "ok", observation)
+    cure = f"ask for {resource} in the pod's limits, and check the vendor's device plugin"
+    return Finding("GPUs here", "failed", observation, cure)
+
+
+def _check_scratch(folder: Path) -> Finding:
+    trial_file = folder / "ratchet-doctor"
+    try:
+        trial_file.write_bytes(b"")
+        trial_file.unlink()
+    except OSError as error:
+        problem = f"{folder} cannot be written ({error.strerror})"
+        return Finding("scratch here", "failed", problem, f"mount an emptyDir at {folder}")
+    return Finding("scratch here", "ok", f"{folder} can be written")
 
 
 def profile_checks(profile: Profile) -> Iterator[Finding]:
-    """Whether what a step gets can hold together."""
+    """Yield the finding whether each step's memory holds its shared memory."""
     for step in ("generate", "train", "evaluate"):
-        given = profile.resources(step)
-        if _bytes(given.shared_memory) >= _bytes(given.memory):
+        resources = profile.resources(step)
+        # What lies in /dev/shm counts as the pod's memory: a full one would have the step killed.
+        if _bytes(resources.shared_memory) >= _bytes(resources.memory):
             yield Finding(
                 "shared memory",
                 "failed",
-                f"{step}: /dev/shm may take {given.shared_memory} of {given.memory}",
+                f"{step}: /dev/shm may take {resources.shared_memory} of {resources.memory}",
                 "shared memory counts against the limit of memory: give the step more memory",
             )
             return
@@ -78,4 +87,7 @@ def profile_checks(profile: Profile) -> Iterator[Finding]:
 
 
 def _bytes(quantity: str) -> int:
-    return int(quantity[:-2]) * _UNITS[quantity[-2:]]
+    """Return the bytes of a quantity of Kubernetes, as a profile may say it: 64Mi."""
+    number = quantity[:-2]
+    unit = quantity[-2:]
+    return int(number) * _UNITS[unit]
