@@ -1,1 +1,1 @@
-"""The command line, and the runs it carries out on this machine. `python pipeline.py --help`."""
+"""The command line, and the runs it carries out on this machine."""

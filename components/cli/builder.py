@@ -14,16 +14,21 @@ if TYPE_CHECKING:
 
 
 class Builder(Protocol):
-    """What makes the pipeline of a recipe."""
+    """A function that makes the pipeline of a recipe."""
 
     def __call__(
         self, recipe: Recipe, rounds: int = 4, profile: Profile | None = None
     ) -> base_component.BaseComponent:
-        """The pipeline with `rounds` improvement rounds, placed on nodes as the profile says."""
+        """Return the pipeline with `rounds` improvement rounds, placed as the profile says."""
         ...
 
 
 def builder_of(command: typer.Context) -> Builder:
-    """The builder that `main` was given."""
+    """Return the builder that `main` was given."""
     builder: Builder = command.obj
     return builder
+
+
+def program_of(command: typer.Context) -> str:
+    """Return the name of the program as the user typed it: `ratchet` or `python pipeline.py`."""
+    return command.find_root().info_name or ""

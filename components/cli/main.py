@@ -1,4 +1,4 @@
-"""The command line: `python pipeline.py VERB`.
+"""The command line: its entry, and the verbs that need no cluster.
 
 Exit status: 0 done; 1 ran, but the target was not met or nothing was published; 2 wrong usage,
 recipe or input; 3 damaged data; 75 a passing fault, try again.
@@ -11,17 +11,25 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
-from components.cli.builder import Builder, builder_of
+from components.cli.builder import Builder, builder_of, program_of
 from components.cli.cluster_verbs import add_verbs as add_cluster_verbs
-from components.cli.options import AsJson, Override, RecipeFile, StoreUri, fail, print_json, say
+from components.cli.messages import print_error, print_json, print_result
+from components.cli.options import AsJson, Override, RecipeFile, StoreUri
 from components.errors import Corrupt, RatchetError, UserError
+
+if TYPE_CHECKING:
+    from components.cli.local.run import Outcome
+    from components.cli.verify import Findings
+    from components.runtime.context import Context
+
+# Verbs import what they need when they run: `--help` must not wait for torch or kfp.
 
 
 class Verbs(TyperGroup):
@@ -32,7 +40,7 @@ class Verbs(TyperGroup):
         try:
             return super().invoke(ctx)
         except RatchetError as error:
-            fail(str(error))
+            print_error(str(error))
             raise typer.Exit(error.exit_code) from None
 
 
@@ -42,83 +50,97 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Ratchet makes a language model better in rounds, and promotes a model only when it is proved better.",
+    help=(
+        "Ratchet makes a language model better in rounds, and promotes a model only when it is "
+        "proved better."
+    ),
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 LocalRounds = Annotated[int, typer.Option(min=0, max=16, help="Rounds unrolled into the pipeline.")]
 Runner = Annotated[
     Literal["process", "docker"],
-    typer.Option(help="Each task as a process of this Python, or in a container."),
+    typer.Option(help="Run each task as a process of this Python, or in a container."),
 ]
 RunId = Annotated[
-    str, typer.Argument(metavar="[RUN_ID]", help="A run; by default the one begun last.")
+    str, typer.Argument(metavar="[RUN_ID]", help="Run; by default the one begun last.")
 ]
 
 
 @app.command()
 def run(
+    command: typer.Context,
     recipe: RecipeFile,
     store: StoreUri = "",
     override: Override = None,
     rounds: LocalRounds = 4,
     resume_from: Annotated[
-        str, typer.Option(metavar="URI", help="State (decide receipt) to go on from.")
+        str,
+        typer.Option(metavar="URI", help="Continue from this state, the URI of a decide receipt."),
     ] = "",
     runner: Runner = "process",
-    memory: Annotated[str, typer.Option(metavar="SIZE", help="Limit of one container.")] = "8g",
+    memory: Annotated[
+        str, typer.Option(metavar="SIZE", help="Memory limit of one container.")
+    ] = "8g",
     network: Annotated[
         str, typer.Option(metavar="NAME", help="Docker network of the containers.")
     ] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Carry out a campaign on this machine. Started again, it continues where it was."""
+    """Run a campaign on this machine. Started again, it continues where it stopped."""
     from components.cli.local.docker_runner import Containers
-    from components.cli.local.run import Stopped, run_recipe
-    from components.cli.show import print_run
+    from components.cli.local.local_campaign import LocalCampaign
+    from components.cli.local.run import Stopped, run_campaign
+    from components.cli.shipped_recipes import find_recipe
     from components.contracts.recipe_file import load_recipe
-    from components.report.summary import summary_of
 
-    resolved = load_recipe(recipe, tuple(override or ()))
-    containers = Containers(memory, network) if runner == "docker" else None
+    campaign = LocalCampaign(
+        recipe=load_recipe(find_recipe(recipe), tuple(override or ())),
+        store=store or default_store(),
+        rounds=rounds,
+        resume_from=resume_from,
+        containers=Containers(memory, network) if runner == "docker" else None,
+    )
     try:
-        done = run_recipe(
-            resolved,
-            store or default_store(),
-            rounds,
-            resume_from,
-            os.environ,
-            Console(stderr=True),
-            containers,
-        )
+        outcome = run_campaign(campaign, os.environ, Console(stderr=True))
     except Stopped as stop:
-        again = shlex.join(["python", "pipeline.py", *sys.argv[1:]])
-        fail(f"stopped; finished steps are kept. Continue with: {again}")
+        same_command = f"{program_of(command)} {shlex.join(sys.argv[1:])}"
+        print_error(f"stopped; finished steps are kept. Continue with: {same_command}")
         raise typer.Exit(stop.status) from None
     if as_json:
-        extra = {
-            "exit_code": done.exit_code,
-            "error": done.error,
-            "log": str(done.log),
-            "report": done.report,
-        }
-        print_json({**summary_of(done.view), **extra, "executed": list(done.executed)})
+        print_json(_outcome_document(outcome))
     else:
-        console = Console()
-        console.print()
-        if done.view.tasks:
-            print_run(console, done.view)
-        if done.view.published is not None:
-            console.print(
-                Text(f"model  {done.view.store}/{done.view.published.prefix}"),
-                soft_wrap=True,
-            )
-        if done.report:
-            console.print(Text(f"report {done.report}"), soft_wrap=True)
-        console.print(Text(f"log    {done.log}"), soft_wrap=True)
-    if done.error:
-        fail(f"{done.error} (log: {done.log})")
-    raise typer.Exit(done.exit_code)
+        _print_outcome(Console(), outcome)
+    if outcome.error:
+        print_error(f"{outcome.error} (log: {outcome.log})")
+    raise typer.Exit(outcome.exit_code)
+
+
+def _outcome_document(outcome: Outcome) -> dict[str, object]:
+    from components.report.summary import summary_of
+
+    return {
+        **summary_of(outcome.view),
+        "exit_code": outcome.exit_code,
+        "error": outcome.error,
+        "log": str(outcome.log),
+        "report": outcome.report,
+        "executed": list(outcome.executed),
+    }
+
+
+def _print_outcome(console: Console, outcome: Outcome) -> None:
+    from components.cli.show import print_run
+
+    view = outcome.view
+    console.print()
+    if view.tasks:
+        print_run(console, view)
+    if view.published is not None:
+        console.print(Text(f"model  {view.store}/{view.published.prefix}"), soft_wrap=True)
+    if outcome.report:
+        console.print(Text(f"report {outcome.report}"), soft_wrap=True)
+    console.print(Text(f"log    {outcome.log}"), soft_wrap=True)
 
 
 @app.command(name="carry-out", hidden=True)
@@ -133,14 +155,20 @@ def campaign_process(
     parent: Annotated[int, typer.Option()],
     containers: Annotated[str, typer.Option()] = "",
 ) -> None:
-    """The process that `run` starts and follows."""
+    """Run the campaign; the process that `run` starts and follows."""
     from components.cli.local.campaign_process import carry_out
     from components.cli.local.docker_runner import Containers
+    from components.cli.local.local_campaign import LocalCampaign
+    from components.contracts.recipe import Recipe
 
-    how = Containers(**json.loads(containers)) if containers else None
-    build = builder_of(command)
-    status = carry_out(build, recipe, store, rounds, resume_from, folder, tasks_file, how, parent)
-    raise typer.Exit(status)
+    campaign = LocalCampaign(
+        recipe=Recipe.model_validate_json(recipe.read_bytes()),
+        store=store,
+        rounds=rounds,
+        resume_from=resume_from,
+        containers=Containers(**json.loads(containers)) if containers else None,
+    )
+    raise typer.Exit(carry_out(builder_of(command), campaign, folder, tasks_file, parent))
 
 
 add_cluster_verbs(app)
@@ -154,7 +182,7 @@ def status(run_id: RunId = "latest", store: StoreUri = "", as_json: AsJson = Fal
     from components.report.summary import summary_of
 
     context = open_context(store)
-    view = load_run(context, known_run(context, run_id))
+    view = load_run(context, existing_run(context, run_id))
     if not view.tasks:
         raise UserError(f"{context.store.root} knows no run {run_id!r}")
     if as_json:
@@ -178,76 +206,81 @@ def show(
     from components.runtime.receipts import fetch
     from components.storage.keys import split_receipt_uri
 
+    # A URI names its store.
     root = split_receipt_uri(target)[0] if "://" in target else store
     context = open_context(root)
     receipt = find_receipt(context, target)
     state = None
     if receipt.step in STATE_STEPS:
         state = State.model_validate_json(fetch(context, receipt, STATE).read_bytes())
-    if as_json:
-        shown = {**receipt.model_dump(mode="json"), "digest": receipt.digest}
-        print_json({**shown, "state": state.model_dump(mode="json")} if state else shown)
-    else:
+    if not as_json:
         print_receipt(Console(), receipt, state)
+        return
+    document = {**receipt.model_dump(mode="json"), "digest": receipt.digest}
+    if state is not None:
+        document["state"] = state.model_dump(mode="json")
+    print_json(document)
 
 
 @app.command()
 def verify(
     target: Annotated[
-        str, typer.Argument(metavar="[RUN_ID|REF]", help="A run, or a receipt as step/key.")
+        str, typer.Argument(metavar="[RUN_ID|REF]", help="Run, or receipt as step/key.")
     ] = "latest",
     store: StoreUri = "",
     as_json: AsJson = False,
 ) -> None:
-    """Read all that a run rests on and compare sizes and SHA-256. Exit status 3 names what is
-    damaged."""
-    from components.cli.verify import check, receipts_of_run, receipts_of_state
+    """Read every object of a run and compare its size and SHA-256 with the receipts.
 
-    context = open_context(store)
-    one = "/" in target
-    refs = (
-        receipts_of_state(context, target)
-        if one
-        else receipts_of_run(context, known_run(context, target))
-    )
-    found = check(context, refs, whole_run=not one)
-    text = f"{found.receipts} receipts, {found.objects} objects, {found.bytes:,} bytes: "
-    say(
-        vars(found),
+    Exit status 3 names what is damaged.
+    """
+    findings = _verify(open_context(store), target)
+    verdict = "all as they should be"
+    if findings.damaged:
+        verdict = f"{len(findings.damaged)} damaged"
+    print_result(
+        vars(findings),
         as_json,
-        text + (f"{len(found.damaged)} damaged" if found.damaged else "all as they should be"),
+        f"{findings.receipts} receipts, {findings.objects} objects, {findings.bytes:,} bytes: "
+        f"{verdict}",
     )
-    for line in found.damaged:
-        fail(line)
-    if found.damaged:
+    for line in findings.damaged:
+        print_error(line)
+    if findings.damaged:
         raise typer.Exit(Corrupt.exit_code)
+
+
+def _verify(context: Context, target: str) -> Findings:
+    from components.cli.verify import check_run, check_state
+
+    # No run's id has a slash.
+    if "/" in target:
+        return check_state(context, target)
+    return check_run(context, existing_run(context, target))
 
 
 @app.command()
 def report(
     output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="FILE", help="Where the page goes.")
+        Path, typer.Option("-o", "--output", metavar="FILE", help="Write the page to FILE.")
     ],
     run_id: RunId = "latest",
     store: StoreUri = "",
     as_json: AsJson = False,
 ) -> None:
-    """Write the report of a run: one HTML file that needs nothing else."""
+    """Write the report of a run as one HTML file that needs nothing else."""
     from components.report.page import EXAMPLES_PER_ROUND, build_page
     from components.report.runs import load_run
 
     context = open_context(store)
-    view = load_run(context, known_run(context, run_id), examples=EXAMPLES_PER_ROUND)
+    view = load_run(context, existing_run(context, run_id), examples=EXAMPLES_PER_ROUND)
     if not view.tasks:
         raise UserError(f"{context.store.root} knows no run {run_id!r}")
     page = build_page(view).encode()
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_bytes(page)
-    say(
-        {"output": str(output), "bytes": len(page), "run_id": view.run_id},
-        as_json,
-        f"{output}: {len(page):,} bytes",
-    )
+    document = {"output": str(output), "bytes": len(page), "run_id": view.run_id}
+    print_result(document, as_json, f"{output}: {len(page):,} bytes")
 
 
 @app.command()
@@ -259,32 +292,39 @@ def schema() -> None:
 
 
 def default_store() -> str:
-    """The store of this folder."""
+    """Return the URI of the store in the working folder."""
     return (Path.cwd() / ".ratchet" / "store").as_uri()
 
 
-def open_context(store: str) -> Any:
-    """The surroundings of a verb that reads a store."""
-    from components.cli.local.run import surroundings
+def open_context(store: str) -> Context:
+    """Return the context of a verb that reads a store; an empty URI is the default store."""
+    from components.cli.local.run import with_cache_beside_store
     from components.runtime.context import make_context
     from components.storage import keys
 
     root = keys.canonical_root(store or default_store())
-    return make_context(root, surroundings(root, os.environ))
+    return make_context(root, with_cache_beside_store(root, os.environ))
 
 
-def known_run(context: Any, run_id: str) -> str:
-    """The run's id itself, or that of the run begun last. UserError in an empty store."""
+def existing_run(context: Context, run_id: str) -> str:
+    """Return the run's id, for "latest" that of the run begun last. UserError in an empty store."""
     from components.report.runs import latest_run_id
 
-    found = latest_run_id(context) if run_id == "latest" else run_id
-    if found is None:
+    if run_id != "latest":
+        return run_id
+    latest = latest_run_id(context)
+    if latest is None:
         raise UserError(
             f"{context.store.root} holds no run yet; `run RECIPE` makes one, or pass --store"
         )
-    return found
+    return latest
 
 
-def main(build: Builder) -> None:
-    """Entry of `python pipeline.py`, which hands its builder over."""
-    app(prog_name="python pipeline.py", obj=build)
+def main(build: Builder, program: str = "python pipeline.py") -> None:
+    """Run the verb that `sys.argv` names, and end the process with its exit status.
+
+    Args:
+        build: Makes the pipeline; nothing here imports `pipeline`.
+        program: The command that the user typed, for help and messages.
+    """
+    app(prog_name=program, obj=build)

@@ -1,18 +1,22 @@
-"""What the verbs share: options, and how they speak."""
+"""Options that verbs share, each with its help text."""
 
 from __future__ import annotations
 
-import json
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any, Optional, get_type_hints
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
 # typer reads these annotations at run time and does not know `str | None` in a string on every
 # Python we support.
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe, a YAML file.")]
+RecipeOrPackage = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="Recipe, or a package that `compile` made.")
+]
 Override = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option(
@@ -30,28 +34,117 @@ StoreUri = Annotated[
     ),
 ]
 Rounds = Annotated[
-    int, typer.Option(min=0, max=4, help="Rounds unrolled; more by another run with resume_from.")
+    int,
+    typer.Option(
+        min=0, max=4, help="Rounds unrolled; for more, start another run with resume_from."
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
+ProfileName = Annotated[
+    str,
+    typer.Option(
+        "--profile",
+        metavar="NAME",
+        help="cpu, gpu-1, gpu-8, multi-node, or a YAML file of your own.",
+    ),
+]
+Namespace = Annotated[
+    str,
+    typer.Option(
+        envvar="RATCHET_NAMESPACE",
+        metavar="NAME",
+        show_default=False,
+        help="Namespace of the runs.",
+    ),
+]
+ClusterStore = Annotated[
+    str,
+    typer.Option(
+        "--store",
+        envvar="RATCHET_STORE",
+        metavar="URI",
+        show_default=False,
+        help="s3://bucket/prefix",
+    ),
+]
+Endpoint = Annotated[
+    str,
+    typer.Option(
+        envvar="KF_PIPELINES_ENDPOINT",
+        metavar="URL",
+        show_default=False,
+        help="The API of Kubeflow Pipelines.",
+    ),
+]
+TokenFile = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        envvar="KF_PIPELINES_SA_TOKEN_PATH",
+        metavar="FILE",
+        show_default=False,
+        help="Bearer token, read anew for every call. Without one: KF_PIPELINES_TOKEN.",
+    ),
+]
+Parameters = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(
+        "--param", metavar="NAME=VALUE", help="A parameter of the pipeline. May be repeated."
+    ),
+]
+Experiment = Annotated[str, typer.Option(metavar="NAME", help="Kubeflow's folder of runs.")]
+Account = Annotated[str, typer.Option(metavar="NAME", help="Service account of the pods.")]
+Commit = Annotated[
+    str,
+    typer.Option(
+        metavar="SHA", show_default=False, help="Commit of the code; by default this checkout's."
+    ),
+]
 
-def say(document: dict[str, Any], as_json: bool, text: str) -> None:
-    """The result of a verb, for programs or for people."""
-    if as_json:
-        print_json(document)
-    else:
-        Console().print(Text(text), soft_wrap=True)
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterOptions:
+    """Options of every verb that creates something on a cluster."""
+
+    recipe: RecipeOrPackage
+    store: ClusterStore = ""
+    endpoint: Endpoint = ""
+    namespace: Namespace = ""
+    override: Override = None
+    rounds: Rounds = 4
+    profile: ProfileName = "cpu"
+    param: Parameters = None
+    commit: Commit = ""
+    experiment: Experiment = "ratchet"
+    service_account: Account = "ratchet-run"
+    token_file: TokenFile = None
+    as_json: AsJson = False
 
 
-def print_json(document: dict[str, Any]) -> None:
-    """One JSON document on standard output."""
-    print(json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False))
+def with_cluster_options(verb: Callable[..., None]) -> Callable[..., None]:
+    """Return a verb whose command line has the fields of ClusterOptions in place of `options`.
 
+    Args:
+        verb: A function with a parameter `options: ClusterOptions`.
+    """
+    # typer reads a verb's options from its signature alone.
+    shared_hints = get_type_hints(ClusterOptions, include_extras=True)
+    shared = [
+        parameter.replace(annotation=shared_hints[name])
+        for name, parameter in inspect.signature(ClusterOptions).parameters.items()
+    ]
+    own_hints = get_type_hints(verb, include_extras=True)
+    own = [
+        parameter.replace(annotation=own_hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, parameter in inspect.signature(verb).parameters.items()
+        if name != "options"
+    ]
 
-def fail(text: str) -> None:
-    """One red line on standard error."""
-    from components.report.words import cut
+    @functools.wraps(verb)
+    def command(**values: Any) -> None:
+        shared_values = {field.name: values.pop(field.name) for field in fields(ClusterOptions)}
+        verb(options=ClusterOptions(**shared_values), **values)
 
-    Console(stderr=True).print(
-        Text.assemble(("error: ", "bold red"), (cut(text, 2000), "red")), soft_wrap=True
-    )
+    command.__signature__ = inspect.Signature([*shared, *own])  # type: ignore[attr-defined]
+    command.__annotations__ = {}
+    return command

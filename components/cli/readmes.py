@@ -1,13 +1,14 @@
-"""READMEs of the folders below `components/`, from docstrings: `python -m components.cli.readmes`
-writes them.
+"""READMEs of the folders below `components/`, made from docstrings.
 
-Sources are parsed, never imported, so this needs no torch.
+`python -m components.cli.readmes` writes them. Sources are parsed, never imported, so this needs no
+torch.
 """
 
 from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 COMPONENTS = Path(__file__).resolve().parents[1]
@@ -18,74 +19,95 @@ fault (`Transient`), 1 for a bug, with its traceback. Every try leaves an attemp
 
 
 def folders() -> list[Path]:
-    """Every folder that gets a README."""
+    """Return every folder that gets a README."""
     return sorted(path.parent for path in COMPONENTS.glob("*/__init__.py"))
 
 
 def readme(folder: Path) -> str:
-    """The text of one folder's README: a step's contract, and what is in which file."""
+    """Return the text of one folder's README: a step's contract, and a line for each file."""
+    # The folder's own files first, then those of its subfolders.
     paths = sorted(folder.rglob("*.py"), key=lambda path: (len(path.parts), path))
-    modules = {
-        path.relative_to(folder).as_posix(): ast.parse(path.read_text(encoding="utf-8"))
-        for path in paths
-    }
-    pieces = [f"# {folder.name}", _MARK]
-    pieces += (
-        _step(folder.name, modules) if "step.py" in modules else _plain(modules["__init__.py"])
-    )
-    rows = [
-        f"| `{name}` | {_first_line(module)} |"
-        for name, module in modules.items()
-        if ast.get_docstring(module)
+    modules = {path.relative_to(folder).as_posix(): _parse(path) for path in paths}
+    rows = ["| file | what is in it |", "|---|---|"]
+    for name, module in modules.items():
+        if ast.get_docstring(module):
+            rows.append(f"| `{name}` | {_first_paragraph(module)} |")
+    paragraphs = [
+        f"# {folder.name}",
+        _MARK,
+        *_contract(folder.name, modules),
+        "## Files",
+        "\n".join(rows),
     ]
-    pieces += ["## Files", "\n".join(["| file | what is in it |", "|---|---|", *rows])]
-    return "\n\n".join(pieces) + "\n"
+    return "\n\n".join(filter(None, paragraphs)) + "\n"
 
 
-def _plain(module: ast.Module) -> list[str]:
-    text = ast.get_docstring(module)
-    return [text] if text else []
+def _contract(name: str, modules: Mapping[str, ast.Module]) -> list[str]:
+    if "step.py" in modules:
+        return _describe_step(name, modules)
+    return [_docstring(modules["__init__.py"])]
 
 
-def _step(name: str, modules: dict[str, ast.Module]) -> list[str]:
+def _parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _docstring(node: ast.Module | ast.FunctionDef) -> str:
+    return ast.get_docstring(node) or ""
+
+
+def _describe_step(name: str, modules: Mapping[str, ast.Module]) -> list[str]:
+    """Return the paragraphs about a step: its inputs, outputs and failures."""
     step = modules["step.py"]
-    inputs = next(
-        node
-        for node in step.body
-        if isinstance(node, ast.ClassDef) and node.name.lower() == f"{name}inputs"
-    )
-    run = next(
-        node for node in step.body if isinstance(node, ast.FunctionDef) and node.name == "run"
-    )
-    told, failures = _split_raises(ast.get_docstring(run) or "")
+    contract, failures = _split_raises(_docstring(_run_function(step)))
     return [
-        ast.get_docstring(step) or "",
+        _docstring(step),
         "## Inputs",
-        _fields(inputs),
+        _fields(_inputs_class(step, name)),
         "## Outputs",
-        told,
+        contract,
         "## Failure modes",
-        "\n\n".join(filter(None, (failures, _FAILURES))),
+        failures,
+        _FAILURES,
         "## By hand",
         f"`python -m components.{name} --help`: the same step from a container, a job or a laptop. "
-        f"{_first_line(modules['__main__.py'])}",
+        f"{_first_paragraph(modules['__main__.py'])}",
     ]
+
+
+def _run_function(step: ast.Module) -> ast.FunctionDef:
+    for node in step.body:
+        if isinstance(node, ast.FunctionDef) and node.name == "run":
+            return node
+    raise LookupError("the step has no function `run`")
+
+
+def _inputs_class(step: ast.Module, name: str) -> ast.ClassDef:
+    for node in step.body:
+        if isinstance(node, ast.ClassDef) and node.name.lower() == f"{name}inputs":
+            return node
+    raise LookupError(f"{name} has no class {name.capitalize()}Inputs")
 
 
 def _fields(inputs: ast.ClassDef) -> str:
-    """The fields of a dataclass with the docstrings below them, as a list."""
+    """Return the fields of a dataclass with the docstrings below them, as a list."""
     lines = []
-    following = [*inputs.body[1:], None]
-    for node, after in zip(inputs.body, following, strict=True):
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            said = (
-                after.value.value
-                if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-                else ""
-            )
-            text = f"- `{node.target.id}` ({ast.unparse(node.annotation).replace(' | ', ' or ')})"
-            lines.append(f"{text}: {' '.join(str(said).split())}" if said else text)
+    following_nodes = [*inputs.body[1:], None]
+    for node, following_node in zip(inputs.body, following_nodes, strict=True):
+        if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
+            continue
+        type_text = ast.unparse(node.annotation).replace(" | ", " or ")
+        line = f"- `{node.target.id}` ({type_text})"
+        meaning = _string_statement(following_node)
+        lines.append(f"{line}: {meaning}" if meaning else line)
     return "\n".join(lines)
+
+
+def _string_statement(node: ast.stmt | None) -> str:
+    """Return the text of a string that stands alone, on one line; empty for any other statement."""
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+        return " ".join(str(node.value.value).split())
+    return ""
 
 
 def _split_raises(docstring: str) -> tuple[str, str]:
@@ -95,17 +117,28 @@ def _split_raises(docstring: str) -> tuple[str, str]:
     """
     contract, section, entries = docstring.partition("\nRaises:\n")
     if section:
-        # An entry begins at the section's indentation; its further lines are indented deeper.
-        items = [" ".join(entry.split()) for entry in re.split(r"\n    (?=\S)", f"\n{entries}")]
-        named = [item.partition(": ") for item in items if item]
-        return contract.strip(), "\n".join(f"- `{name}`: {text}" for name, _, text in named)
-    sentence = re.search(r"\bRaises\s", docstring)
-    end = sentence.start() if sentence else len(docstring)
-    return docstring[:end].strip(), " ".join(docstring[end:].split())
+        return contract.strip(), _list_of_errors(entries)
+    match = re.search(r"\bRaises\s", docstring)
+    if match is None:
+        return docstring.strip(), ""
+    sentence = " ".join(docstring[match.start() :].split())
+    return docstring[: match.start()].strip(), sentence
 
 
-def _first_line(module: ast.Module) -> str:
-    return (ast.get_docstring(module) or "").split("\n\n")[0].replace("\n", " ").replace("|", "\\|")
+def _list_of_errors(section: str) -> str:
+    lines = []
+    # An entry begins at the section's indentation; its further lines are indented deeper.
+    for entry in re.split(r"\n    (?=\S)", f"\n{section}"):
+        name, _, meaning = " ".join(entry.split()).partition(": ")
+        if name:
+            lines.append(f"- `{name}`: {meaning}")
+    return "\n".join(lines)
+
+
+def _first_paragraph(module: ast.Module) -> str:
+    """Return the first paragraph of a docstring as a cell of a table."""
+    paragraph, _, _ = _docstring(module).partition("\n\n")
+    return paragraph.replace("\n", " ").replace("|", "\\|")
 
 
 def main() -> None:

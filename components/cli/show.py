@@ -1,10 +1,10 @@
-"""What the verbs print: runs, receipts and states, on wide and on narrow terminals."""
+"""Runs, receipts and states as the verbs print them, on wide and on narrow terminals."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -13,19 +13,26 @@ from rich.text import Text
 from components.contracts.state import RoundRecord, State
 from components.errors import UserError
 from components.report.summary import round_seconds
-from components.report.views import RunView
+from components.report.views import RunView, TaskView
 from components.report.words import cut, headline, outcome, percent, seconds_text
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, read_receipt, ref_of_uri
 
+# Below this a table of rounds would break words; each round becomes a few lines instead.
 NARROW_COLUMNS = 100
-"""Below this a table of rounds would break words; each round becomes a few lines instead."""
 
 _STYLES = {"good": "green", "bad": "red", "warn": "yellow", "soft": "dim"}
+_TASK_STYLES = {"done": "green", "failed": "red", "reused": "dim", "unfinished": "yellow"}
 
 
 def print_run(console: Console, view: RunView, *, tasks: bool = False) -> None:
-    """Headline, rounds and totals of a run; with `tasks` every task and what it died of too."""
+    """Print headline, rounds and totals of a run.
+
+    Args:
+        console: Where to print.
+        view: The run.
+        tasks: Print every task too, with its error.
+    """
     style, label = outcome(view)
     console.print(Text.assemble((view.run_id, "bold"), "  ", (label, _STYLES[style])))
     console.print(Text(headline(view)))
@@ -36,37 +43,41 @@ def print_run(console: Console, view: RunView, *, tasks: bool = False) -> None:
     if tasks:
         console.print()
         _print_tasks(console, view)
-        for task in view.failed:
-            console.print(Text(f"{task.name}: {cut(task.last.error, 500)}", style="red"))
     for problem in view.problems:
         console.print(Text(f"not readable: {cut(problem, 300)}", style="yellow"))
     if view.tasks:
         console.print()
-        idle = view.totals.share_not_computing
-        told = f", {percent(idle, 0)} of it not computing" if idle is not None else ""
-        console.print(
-            Text(f"wall time {seconds_text(view.totals.wall_seconds)}{told}", style="dim")
-        )
+        console.print(Text(_wall_time(view), style="dim"))
+
+
+def _wall_time(view: RunView) -> str:
+    text = f"wall time {seconds_text(view.totals.wall_seconds)}"
+    idle_share = view.totals.share_not_computing
+    if idle_share is None:
+        return text
+    return f"{text}, {percent(idle_share, 0)} of it not computing"
 
 
 def print_rounds(
-    console: Console, history: tuple[RoundRecord, ...], seconds: dict[int, float]
+    console: Console, history: tuple[RoundRecord, ...], seconds: Mapping[int, float]
 ) -> None:
-    """The rounds of a campaign, oldest first."""
+    """Print the rounds of a campaign, oldest first.
+
+    Args:
+        console: Where to print; a narrow one gets lines instead of a table.
+        history: The rounds.
+        seconds: Round → time it took.
+    """
     if console.width < NARROW_COLUMNS:
         for record in history:
-            console.print(Text.assemble((f"round {record.round}  ", "bold"), _verdict(record)))
-            console.print(Text(f"  {_accuracy(record)}"))
-            console.print(Text(f"  {_accepted(record)} accepted, {_seconds(seconds, record)}"))
-            console.print(Text(f"  {cut(record.why, 300)}", style="dim"))
+            _print_round_lines(console, record, seconds)
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for name in ("round", "accuracy [95 %]", "accepted", "verdict", "seconds"):
-        table.add_column(
-            name,
-            no_wrap=True,
-            justify="right" if name in ("round", "accepted", "seconds") else "left",
-        )
+    table.add_column("round", no_wrap=True, justify="right")
+    table.add_column("accuracy [95 %]", no_wrap=True)
+    table.add_column("accepted", no_wrap=True, justify="right")
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("seconds", no_wrap=True, justify="right")
     table.add_column("why", ratio=1)
     for record in history:
         table.add_row(
@@ -80,20 +91,31 @@ def print_rounds(
     console.print(table)
 
 
+def _print_round_lines(console: Console, record: RoundRecord, seconds: Mapping[int, float]) -> None:
+    console.print(Text.assemble((f"round {record.round}  ", "bold"), _verdict(record)))
+    console.print(Text(f"  {_accuracy(record)}"))
+    console.print(Text(f"  {_accepted(record)} accepted, {_seconds(seconds, record)}"))
+    console.print(Text(f"  {cut(record.why, 300)}", style="dim"))
+
+
 def _print_tasks(console: Console, view: RunView) -> None:
+    is_wide = console.width >= NARROW_COLUMNS
     for task in view.tasks:
-        style = {"done": "green", "failed": "red", "reused": "dim", "unfinished": "yellow"}[
-            task.status
-        ]
-        line = Text.assemble((f"{cut(task.name, 40):<15} ", ""), (f"{task.status:<11}", style))
-        line.append(f"{task.worked.seconds:8.1f} s", style="dim")
-        if console.width >= NARROW_COLUMNS:
-            line.append(f"  {task.worked.peak_memory_bytes / 2**20:6,.0f} MiB", style="dim")
-            line.append(
-                f"  {task.last.receipt}"
-                + (f"  try {len(task.attempts)}" if len(task.attempts) > 1 else "")
-            )
-        console.print(line, no_wrap=True, overflow="ellipsis")
+        console.print(_task_line(task, is_wide=is_wide), no_wrap=True, overflow="ellipsis")
+    for task in view.failed:
+        console.print(Text(f"{task.name}: {cut(task.last.error, 500)}", style="red"))
+
+
+def _task_line(task: TaskView, *, is_wide: bool) -> Text:
+    style = _TASK_STYLES[task.status]
+    line = Text.assemble((f"{cut(task.name, 40):<15} ", ""), (f"{task.status:<11}", style))
+    line.append(f"{task.worked.seconds:8.1f} s", style="dim")
+    if is_wide:
+        line.append(f"  {task.worked.peak_memory_bytes / 2**20:6,.0f} MiB", style="dim")
+        line.append(f"  {task.last.receipt}")
+        if len(task.attempts) > 1:
+            line.append(f"  try {len(task.attempts)}")
+    return line
 
 
 def _accuracy(record: RoundRecord) -> str:
@@ -109,14 +131,22 @@ def _verdict(record: RoundRecord) -> Text:
     return Text(record.verdict, style="yellow" if record.verdict == "rejected" else "green")
 
 
-def _seconds(seconds: dict[int, float], record: RoundRecord) -> str:
+def _seconds(seconds: Mapping[int, float], record: RoundRecord) -> str:
     spent = seconds.get(record.round, 0.0)
     return seconds_text(spent) if spent else "–"
 
 
 def find_receipt(context: Context, target: str) -> Receipt:
-    """The receipt behind a `step/key` reference, a receipt's URI or the path of a KFP pointer
-    artifact."""
+    """Return a receipt.
+
+    Args:
+        context: Has the store.
+        target: `step/key`, a receipt's URI, or the path of a KFP pointer artifact.
+
+    Raises:
+        UserError: It is none of these.
+        Corrupt: There is no such receipt, or it is damaged.
+    """
     path = Path(target)
     if "://" not in target and path.is_file():
         try:
@@ -134,38 +164,33 @@ def find_receipt(context: Context, target: str) -> Receipt:
 
 
 def print_receipt(console: Console, receipt: Receipt, state: State | None) -> None:
-    """A receipt for people; a state's rounds below it."""
+    """Print a receipt for people; a state's rounds below it."""
     console.print(Text.assemble((receipt.step, "bold"), f"/{receipt.key}"))
     _print_pairs(console, {"digest": receipt.digest, "code": receipt.code, "seed": receipt.seed})
-    for title, values in (
-        ("inputs", receipt.inputs),
-        ("summary", receipt.summary),
-        ("config", receipt.config),
-    ):
-        if values:
-            console.print(Text(f"\n{title}", style="dim"))
-            _print_pairs(console, values)
-    if receipt.objects:
-        console.print(Text("\nobjects", style="dim"))
-        _print_pairs(
-            console,
-            {name: f"{ref.size:,} bytes  {ref.sha256}" for name, ref in receipt.objects.items()},
-        )
+    _print_section(console, "inputs", receipt.inputs)
+    _print_section(console, "summary", receipt.summary)
+    _print_section(console, "config", receipt.config)
+    objects = {name: f"{ref.size:,} bytes  {ref.sha256}" for name, ref in receipt.objects.items()}
+    _print_section(console, "objects", objects)
     if state is not None:
-        console.print(Text("\nstate", style="dim"))
-        shown = state.model_dump(mode="json", exclude={"history", "schema_version"})
-        _print_pairs(console, shown)
+        # The history is printed as rounds below.
+        fields = state.model_dump(mode="json", exclude={"history", "schema_version"})
+        _print_section(console, "state", fields)
         if state.history:
             console.print()
             print_rounds(console, state.history, {})
 
 
-def _print_pairs(console: Console, values: dict[str, Any]) -> None:
+def _print_section(console: Console, title: str, values: Mapping[str, object]) -> None:
+    if values:
+        console.print(Text(f"\n{title}", style="dim"))
+        _print_pairs(console, values)
+
+
+def _print_pairs(console: Console, values: Mapping[str, object]) -> None:
     width = min(24, max(len(name) for name in values))
     for name, value in values.items():
-        shown = (
-            value
-            if isinstance(value, str)
-            else json.dumps(value, ensure_ascii=False, sort_keys=True)
-        )
-        console.print(Text(f"{cut(name, 60):<{width}}  {cut(shown, 400)}"), soft_wrap=False)
+        text = value
+        if not isinstance(value, str):
+            text = json.dumps(value, ensure_ascii=False, sort_keys=True)
+        console.print(Text(f"{cut(name, 60):<{width}}  {cut(str(text), 400)}"), soft_wrap=False)

@@ -23,10 +23,10 @@ def main() -> None:
     prepare_imports(source)
     prepare_children(source)
 
-    from components.cli.main import app
+    from components.cli.main import main as run_command_line
     from pipeline import build
 
-    app(prog_name="ratchet", obj=build)
+    run_command_line(build, program="ratchet")
 
 
 def source_folder() -> Path:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from components.cli.local import task_server as module
+from components.cli.local.task_monitor import REQUEST_SECONDS
 from components.cli.local.task_server import ServerEnded, TaskRequest, TaskServer, task_server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -116,7 +116,7 @@ def test_what_a_task_is_to_do_is_not_in_the_arguments_of_a_process(
     server: TaskServer, tmp_path: Path
 ) -> None:
     _, lines = run(server, tmp_path, "work")
-    assert "components.cli.local.task_server" in said(lines, "seen")
+    assert "components.cli.local.task_monitor" in said(lines, "seen")
     assert "executor_input" not in said(lines, "seen")
 
 
@@ -136,7 +136,7 @@ def test_a_connection_that_says_nothing_delays_no_task(
     with server.connect(writing) as silent:
         began = time.monotonic()
         assert run(server, tmp_path, "work")[0] == 0
-        assert time.monotonic() - began < module.REQUEST_SECONDS / 2
+        assert time.monotonic() - began < REQUEST_SECONDS / 2
         silent.sendall(b'{"half a request')
         with ThreadPoolExecutor(2) as pool:
             both = [pool.submit(run, server, tmp_path, what) for what in ("work", "exit")]
@@ -148,7 +148,8 @@ def test_a_connection_that_says_nothing_delays_no_task(
 def test_a_connection_that_says_nothing_for_too_long_is_closed(tmp_path: Path) -> None:
     program = (
         "import os, time\n"
-        "from components.cli.local import task_server as module\n"
+        "from components.cli.local import task_monitor as module\n"
+        "from components.cli.local.task_server import TaskServer\n"
         "module.REQUEST_SECONDS = 0.2\n"
         "import socket, threading\n"
         "near, far = socket.socketpair()\n"
@@ -157,7 +158,7 @@ def test_a_connection_that_says_nothing_for_too_long_is_closed(tmp_path: Path) -
         "    module.serve(far, warm=False)\n"
         "    os._exit(0)\n"
         "far.close()\n"
-        "silent = module.TaskServer(near).connect(os.open(os.devnull, os.O_WRONLY))\n"
+        "silent = TaskServer(near).connect(os.open(os.devnull, os.O_WRONLY))\n"
         "silent.settimeout(30)\n"
         "print(silent.recv(1))\n"
     )

@@ -159,6 +159,32 @@ def test_a_step_that_refuses_its_data_ends_the_run_with_status_2_and_names_the_l
     assert "prepare" in page
 
 
+def test_a_shipped_recipe_is_used_where_the_folder_has_none_of_its_name(tmp_path: Path) -> None:
+    done = cli(tmp_path, "run", "recipes/demo.yaml", "--set", "decide.goal.threshold=3")
+    shipped = ROOT / "recipes" / "demo.yaml"
+    note = f"there is no recipes/demo.yaml here; using the one that comes with Ratchet: {shipped}"
+    assert done.stderr.splitlines()[0] == note
+    assert f"{shipped}: decide.goal.threshold" in done.stderr
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_the_users_own_recipe_comes_before_a_shipped_one(tmp_path: Path) -> None:
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "demo.yaml").write_text("name: [")
+    done = cli(tmp_path, "run", "recipes/demo.yaml")
+    assert (done.returncode, "comes with Ratchet" in done.stderr) == (2, False)
+    assert "recipe recipes/demo.yaml: not YAML" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "name", ["demo.yaml", "recipes/no-such.yaml", "recipes/../tests/golden/ir-cpu.yaml", "recipes"]
+)
+def test_no_other_file_is_taken_for_a_shipped_recipe(tmp_path: Path, name: str) -> None:
+    done = cli(tmp_path, "run", name)
+    assert (done.returncode, "comes with Ratchet" in done.stderr) == (2, False)
+    assert f"recipe {name}: no such file" in done.stderr
+
+
 def test_ctrl_c_ends_every_process_and_says_how_to_go_on(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(TINY)
     run = subprocess.Popen(

@@ -164,6 +164,18 @@ def test_a_recipe_is_compiled_from_any_folder(command: Path, kubeflow_project: P
     assert "ratchet-demo" in (kubeflow_project / "package.yaml").read_text(encoding="utf-8")
 
 
+def test_a_recipe_of_the_package_is_used_where_the_folder_has_none(
+    command: Path, kubeflow_project: Path
+) -> None:
+    done = call(
+        kubeflow_project, command, "run", "recipes/demo.yaml", "--set", "decide.goal.threshold=3"
+    )
+    shipped = Path(PACKAGE, "source", "recipes", "demo.yaml")
+    assert f"using the one that comes with Ratchet: {command.parents[1]}" in done.stderr
+    assert f"{shipped}: decide.goal.threshold" in done.stderr
+    assert done.returncode == 2
+
+
 def test_tasks_of_a_run_import_the_package_and_not_the_users_files(
     command: Path, kubeflow_project: Path
 ) -> None:

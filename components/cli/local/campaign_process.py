@@ -1,5 +1,7 @@
-"""Carries out one campaign by kfp.local. A process of its own: `kfp.local.init` is global and
-cannot be undone."""
+"""The process that carries out one campaign by kfp.local.
+
+A process of its own, because `kfp.local.init` is global and cannot be undone.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +22,11 @@ from typing import TextIO
 
 from components.cli.builder import Builder
 from components.cli.local.docker_runner import Containers, stop_containers, use_containers
+from components.cli.local.local_campaign import LocalCampaign
 from components.cli.local.task_handler import serve_tasks
 from components.cli.local.task_server import task_server, warm_is_possible
-from components.contracts.recipe import Recipe
 
+# kfp.local tells of its tasks by log records alone, with names in colour.
 _EXECUTING = re.compile(r"Executing task (?:\x1b\[\d+m)?'([^']+)'")
 _FINISHED = re.compile(
     r"Task (?:\x1b\[\d+m)?'([^']+)'(?:\x1b\[0m)? finished with status (?:\x1b\[\d+m)?(\w+)"
@@ -32,25 +35,30 @@ _COLOUR = re.compile(r"\x1b\[\d+m")
 
 
 def executed_tasks(log_text: str) -> list[str]:
-    """Names of the tasks that kfp.local carried out, in order, shards repeated. Tests assert on
-    this list: a guard that is wrongly false skips its round and the run still succeeds."""
+    """Return the names of the tasks that kfp.local carried out, in order, shards repeated.
+
+    Tests assert on this list: a guard that is wrongly false skips its round and the run still
+    succeeds.
+    """
     return _EXECUTING.findall(log_text)
 
 
 class TaskLog(logging.Filter):
-    """Sees every log record of kfp.local once: kfp swaps handlers between its threads, which loses
-    or doubles lines.
+    """Writes the log records of kfp.local to a log, and those about tasks to a file of events.
 
-    Writes {"task", "event": "started" | SUCCESS | FAILURE, "time"} per event to a file, and the
-    record itself, without colours, to `log`; handlers get nothing.
+    An event is {"task", "event": "started" | SUCCESS | FAILURE, "time": seconds since the epoch}.
     """
+
+    # A filter, not a handler: kfp swaps handlers between its threads, which loses or doubles lines.
+    # A filter of the logger sees every record once.
 
     def __init__(self, events: TextIO, log: TextIO) -> None:
         super().__init__()
-        self._events, self._log = events, log
+        self._events = events
+        self._log = log
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Take the record; always False."""
+        """Take the record; always False, so that handlers get nothing."""
         message = _COLOUR.sub("", record.getMessage())
         stamp = time.strftime("%H:%M:%S", time.localtime(record.created))
         self._log.write(f"{stamp} {record.levelname} {message}\n")
@@ -61,23 +69,41 @@ class TaskLog(logging.Filter):
             self._emit(name, status, record.created)
         return False
 
-    def _emit(self, task: str, event: str, when: float) -> None:
-        self._events.write(json.dumps({"task": task, "event": event, "time": when}) + "\n")
+    def _emit(self, task: str, event: str, seconds: float) -> None:
+        self._events.write(json.dumps({"task": task, "event": event, "time": seconds}) + "\n")
         self._events.flush()
 
 
-def run_locally(
-    build: Builder,
-    recipe: Recipe,
-    store: str,
-    rounds: int,
-    resume_from: str,
-    folder: Path,
-    events: TextIO,
-    containers: Containers | None = None,
-) -> None:
-    """Build the pipeline and run it, one subprocess or container a task. Raises RuntimeError, as
-    kfp does, if a task failed."""
+def carry_out(
+    build: Builder, campaign: LocalCampaign, folder: Path, tasks_file: Path, parent: int
+) -> int:
+    """Return exit status 0 if every task succeeded, 1 if one failed.
+
+    Name and reason of a failed task are in the attempt records.
+
+    Args:
+        build: Makes the pipeline.
+        campaign: The campaign.
+        folder: kfp.local keeps its pointer artifacts here.
+        tasks_file: Gets a JSON line for each task that started or ended.
+        parent: Id of the process that started this one and its group; without it both end.
+    """
+    _end_with_parent(parent)
+    if campaign.containers is not None:
+        _stop_containers_at_the_end(campaign.recipe.run_id)
+    with tasks_file.open("a", encoding="utf-8") as events:
+        try:
+            with _task_processes(campaign.containers):
+                _run_pipeline(build, campaign, folder, events)
+        except RuntimeError as error:
+            # kfp.local's only way to say that a task failed.
+            print(_COLOUR.sub("", str(error)), flush=True)
+            return 1
+    return 0
+
+
+def _run_pipeline(build: Builder, campaign: LocalCampaign, folder: Path, events: TextIO) -> None:
+    """Build the pipeline and run it. Raises RuntimeError, as kfp does, if a task failed."""
     from kfp import local
 
     logger = logging.getLogger()
@@ -85,12 +111,15 @@ def run_locally(
     logger.addFilter(TaskLog(events, sys.stdout))
     # kfp warns that our images are not named python.
     warnings.filterwarnings("ignore", category=RuntimeWarning, module="kfp")
-    if containers is None:
+    if campaign.containers is None:
+        # A virtual environment for each task would install kfp anew each time.
         runner = local.SubprocessRunner(use_venv=False)
     else:
-        runner = use_containers(recipe.run_id, containers, os.environ, folder)
+        run_id = campaign.recipe.run_id
+        runner = use_containers(run_id, campaign.containers, os.environ, folder)
     local.init(runner, pipeline_root=str(folder), raise_on_error=True)
-    build(recipe, rounds)(store=store, resume_from=resume_from)
+    pipeline = build(campaign.recipe, campaign.rounds)
+    pipeline(store=campaign.store, resume_from=campaign.resume_from)
 
 
 @contextmanager
@@ -105,9 +134,12 @@ def _task_processes(containers: Containers | None) -> Iterator[None]:
 
 
 def _end_with_parent(parent: int) -> None:
-    """If the command that started this process group is killed, end the group: nobody would follow
-    or stop it. The parent is named because it may be gone before this process can look."""
+    """End this process group once the command that started it is gone.
 
+    If it is killed, nobody follows or stops the group.
+    """
+
+    # The parent is named because it may be gone before this process can look.
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
@@ -117,44 +149,11 @@ def _end_with_parent(parent: int) -> None:
 
 
 def _stop_containers_at_the_end(run_id: str) -> None:
-    """On SIGTERM: containers are no children of this process and would go on."""
+    """Stop the run's containers on SIGTERM: they are no children of this process."""
 
     def stop(number: int, _: FrameType | None) -> None:
         stop_containers(run_id)
+        # kfp's threads would keep an ordinary exit waiting for their tasks.
         os._exit(128 + number)
 
     signal.signal(signal.SIGTERM, stop)
-
-
-def carry_out(
-    build: Builder,
-    recipe_file: Path,
-    store: str,
-    rounds: int,
-    resume_from: str,
-    folder: Path,
-    tasks_file: Path,
-    containers: Containers | None,
-    parent: int,
-) -> int:
-    """Exit status 0 if every task succeeded, 1 if one failed; which and why is in the attempt
-    records.
-
-    `recipe_file` is the resolved recipe as JSON, `folder` where kfp.local keeps its pointer
-    artifacts; `tasks_file` gets one JSON line per started or ended task. Tasks run in containers if
-    `containers` says how. `parent` is the process that started this one and its group, and without
-    which both end.
-    """
-    _end_with_parent(parent)
-    recipe = Recipe.model_validate_json(recipe_file.read_bytes())
-    if containers is not None:
-        _stop_containers_at_the_end(recipe.run_id)
-    with tasks_file.open("a", encoding="utf-8") as events:
-        try:
-            with _task_processes(containers):
-                run_locally(build, recipe, store, rounds, resume_from, folder, events, containers)
-        except RuntimeError as error:
-            # kfp.local's only way to say that a task failed.
-            print(_COLOUR.sub("", str(error)), flush=True)
-            return 1
-    return 0

@@ -2,7 +2,7 @@
 
 Read-only root, no capabilities, no new privileges, never root, limits on memory and processes, and
 of this machine nothing but the run's folder of pointer artifacts. What a step may know of the
-environment is listed in PASSED_ON.
+environment is listed in PASSED_VARIABLES.
 """
 
 from __future__ import annotations
@@ -17,22 +17,36 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from components.canonical import digest_of
+from components.cli.json_documents import Json
+from components.cli.package.profiles import STEPS
+from components.cli.source_tree import IMAGES_FILE
 from components.errors import UserError
 from components.runtime.code_digest import code_digest
 
-IMAGES_FILE = Path(__file__).resolve().parents[3] / "docker" / "images.toml"
-RUN_LABEL, CODE_LABEL = "ratchet.run", "ratchet.code"
+if TYPE_CHECKING:
+    from docker.models.containers import Container
+    from kfp.local import DockerRunner
+
+    from docker import DockerClient
+
+RUN_LABEL = "ratchet.run"
+CODE_LABEL = "ratchet.code"
+
+# The user of the steps where the command itself runs as root. Else they are the user who calls, who
+# can then read and delete what they write.
 UID = 10001
-"""Of the steps where the command itself runs as root; else they are the user who calls, who can
-then read and delete what they write."""
 MAX_PROCESSES = 512
+
+# Time for a step to save its work; below the patience that the `run` verb has with all of it.
 STOP_SECONDS = 8
-"""For a step to save its work; below the patience that the `run` verb has with all of it."""
-PASSED_ON = (
+
+# Status of a process that SIGKILL ended, 128 + 9.
+KILLED_STATUS = 137
+PASSED_VARIABLES = (
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
@@ -56,7 +70,7 @@ PASSED_ON = (
 
 @dataclass(frozen=True)
 class Containers:
-    """What the `run` verb was told about them."""
+    """Options of the `run` verb for its containers."""
 
     memory: str = "8g"
     """Limit of one container; what it writes to /tmp counts."""
@@ -66,22 +80,16 @@ class Containers:
 
 
 def check_engine(store: str, containers: Containers, environment: Mapping[str, str]) -> None:
-    """Raise UserError, before anything runs, if there is no engine or no such network, an image is
-    missing or was built from other code, or the store cannot be reached from inside a container."""
+    """Raise UserError, before anything runs, if containers could not do the work.
+
+    There must be an engine, the network, and images of this very code; and a store that can be
+    reached from inside a container.
+    """
     from requests.exceptions import RequestException
 
     import docker
 
-    if not store.startswith("s3://"):
-        raise UserError(
-            f"--runner docker: the store {store} is a folder, which containers do not see; use s3://…"
-        )
-    if not environment.get("AWS_ACCESS_KEY_ID"):
-        raise UserError(
-            "--runner docker: containers see no profile files; set AWS_ACCESS_KEY_ID and its secret"
-        )
-    if not re.fullmatch(r"[1-9][0-9]*[kmg]", containers.memory):
-        raise UserError(f"--memory {containers.memory}: a whole number and k, m or g, as in 8g")
+    _check_options(store, containers, environment)
     try:
         client = docker.from_env()
         client.ping()
@@ -94,8 +102,30 @@ def check_engine(store: str, containers: Containers, environment: Mapping[str, s
         raise UserError(
             f"--network {containers.network}: the engine knows {', '.join(sorted(networks))}"
         )
+    _check_images(client)
+    client.close()
+
+
+def _check_options(store: str, containers: Containers, environment: Mapping[str, str]) -> None:
+    if not store.startswith("s3://"):
+        raise UserError(
+            f"--runner docker: the store {store} is a folder, which containers do not see; use "
+            "s3://…"
+        )
+    if not environment.get("AWS_ACCESS_KEY_ID"):
+        raise UserError(
+            "--runner docker: containers see no profile files; set AWS_ACCESS_KEY_ID and its secret"
+        )
+    if not re.fullmatch(r"[1-9][0-9]*[kmg]", containers.memory):
+        raise UserError(f"--memory {containers.memory}: a whole number and k, m or g, as in 8g")
+
+
+def _check_images(client: DockerClient) -> None:
+    import docker
+
     code = code_label()
-    for family in tomllib.loads(IMAGES_FILE.read_text(encoding="utf-8"))["families"]:
+    families = tomllib.loads(IMAGES_FILE.read_text(encoding="utf-8"))["families"]
+    for family in families:
         name = f"ratchet/{family}:dev"
         try:
             labels = client.images.get(name).labels
@@ -103,25 +133,23 @@ def check_engine(store: str, containers: Containers, environment: Mapping[str, s
             raise UserError(
                 f"--runner docker: there is no image {name}; `make images` builds it"
             ) from None
+        # Steps of other code would write receipts under other keys than this tree looks for.
         if labels.get(CODE_LABEL) != code:
             raise UserError(
-                f"--runner docker: image {name} was built from other code than is here; `make images`"
+                f"--runner docker: image {name} was built from other code than is here; "
+                "`make images`"
             )
-    client.close()
 
 
 def code_label() -> str:
-    """Digest of all steps' code: what an image must have been built from for its receipts to be
-    those of this tree."""
-    steps = sorted(
-        path.parent.name for path in Path(__file__).resolve().parents[2].glob("*/step.py")
-    )
-    return digest_of({step: code_digest(step) for step in steps})
+    """Return the digest of all steps' code, which an image carries as its label."""
+    return digest_of({step: code_digest(step) for step in STEPS})
 
 
-def settings(run_id: str, containers: Containers, environment: Mapping[str, str]) -> dict[str, Any]:
-    """Arguments of `docker run`, as kfp's DockerRunner takes them."""
+def settings(run_id: str, containers: Containers, environment: Mapping[str, str]) -> Json:
+    """Return the arguments of `docker run`, as kfp's DockerRunner takes them."""
     user = f"{UID}:{UID}" if os.getuid() == 0 else f"{os.getuid()}:{os.getgid()}"
+    variables = {name: environment[name] for name in PASSED_VARIABLES if environment.get(name)}
     return {
         "read_only": True,
         "tmpfs": {"/tmp": f"size={containers.memory},mode=1777"},
@@ -130,32 +158,43 @@ def settings(run_id: str, containers: Containers, environment: Mapping[str, str]
         "security_opt": ["no-new-privileges"],
         "pids_limit": MAX_PROCESSES,
         "mem_limit": containers.memory,
+        # Equal to the memory: no swap, which would hide a step that is too large.
         "memswap_limit": containers.memory,
         "network_mode": containers.network or _network_of_store(environment),
         "labels": {RUN_LABEL: run_id},
-        "environment": {name: environment[name] for name in PASSED_ON if environment.get(name)},
+        "environment": variables,
     }
 
 
 def _network_of_store(environment: Mapping[str, str]) -> str:
     endpoint = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL") or ""
     host = urlsplit(endpoint).hostname or ""
+    # On a bridge, 127.0.0.1 would be the container itself.
+    return "host" if _is_loopback(host) else "bridge"
+
+
+def _is_loopback(host: str) -> bool:
     try:
-        here = ipaddress.ip_address(host).is_loopback
+        return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        here = host == "localhost"
-    return "host" if here else "bridge"
+        return host == "localhost"
 
 
 def use_containers(
     run_id: str, containers: Containers, environment: Mapping[str, str], folder: Path
-) -> Any:
-    """The runner to give to `kfp.local.init`; `folder`, where tasks write their pointers, becomes
-    the steps' own."""
+) -> DockerRunner:
+    """Return the runner to give to `kfp.local.init`.
+
+    Args:
+        run_id: Label of the containers; those that a killed run left behind are stopped.
+        containers: Options of the `run` verb.
+        environment: Gives the variables of the containers.
+        folder: Tasks write their pointer artifacts here; it is handed over to the steps' user.
+    """
     from kfp import local
     from kfp.local import docker_task_handler
 
-    stop_containers(run_id)  # of a run that was killed
+    stop_containers(run_id)
     folder.mkdir(parents=True, exist_ok=True)
     if os.getuid() == 0:
         os.chown(folder, UID, UID)
@@ -166,10 +205,12 @@ def use_containers(
 
 
 def run_container(
-    client: Any, image: str, command: list[str], volumes: dict[str, Any], **arguments: Any
+    client: DockerClient, image: str, command: list[str], volumes: Json, **arguments: Any
 ) -> int:
-    """Carry out one task: exit status of its container, whose output goes to standard output. A
-    container that was killed is told from one that failed by a line that says why."""
+    """Carry out one task, and return the exit status of its container.
+
+    Its output goes to standard output. A container that was killed gets a line with the reason.
+    """
     import docker
 
     container = client.containers.create(image, command, volumes=volumes, **arguments)
@@ -182,12 +223,15 @@ def run_container(
         container.reload()
         state = container.attrs["State"]
     except docker.errors.NotFound:
-        status, state = 137, {}
+        # Somebody removed it: its status is lost with it.
+        status = KILLED_STATUS
+        state = {}
     finally:
         with suppress(docker.errors.NotFound):
             container.remove(force=True)
+    # The engine sets the flag also where only a child was killed, which a step may survive.
     if status and state.get("OOMKilled"):
-        _say(
+        _report_error(
             command,
             "UserError",
             f"its container went over its memory of {arguments['mem_limit']} and was killed; "
@@ -195,8 +239,8 @@ def run_container(
             "evaluate.batch_size",
         )
         return UserError.exit_code
-    if status == 137:
-        _say(
+    if status == KILLED_STATUS:
+        _report_error(
             command,
             "Transient",
             "its container was killed from outside; the same command again goes on",
@@ -204,12 +248,11 @@ def run_container(
     return status
 
 
-def _say(command: list[str], kind: str, text: str) -> None:
-    step = (
-        command[command.index("--function_to_execute") + 1]
-        if "--function_to_execute" in command
-        else "a task"
-    )
+def _report_error(command: list[str], kind: str, text: str) -> None:
+    """Print a line in the form that steps give their own errors."""
+    step = "a task"
+    if "--function_to_execute" in command:
+        step = command[command.index("--function_to_execute") + 1]
     print(f"error ({kind}): {step}: {text}", flush=True)
 
 
@@ -218,13 +261,15 @@ def stop_containers(run_id: str) -> None:
     import docker
 
     client = docker.from_env()
-    found = client.containers.list(filters={"label": f"{RUN_LABEL}={run_id}"})
+    running = client.containers.list(filters={"label": f"{RUN_LABEL}={run_id}"})
 
-    def stop(container: Any) -> None:
+    def stop(container: Container) -> None:
+        # It may end by itself, or be removed, in the meantime.
         with suppress(docker.errors.APIError):
             container.stop(timeout=STOP_SECONDS)
             container.remove(force=True)
 
-    with ThreadPoolExecutor(max(1, len(found))) as pool:
-        list(pool.map(stop, found))
+    # All at once: one after the other would take STOP_SECONDS each.
+    with ThreadPoolExecutor(max(1, len(running))) as pool:
+        list(pool.map(stop, running))
     client.close()

@@ -1,5 +1,4 @@
-"""Follows a running campaign: one line per finished task, and on a terminal a moving line per
-running one."""
+"""Progress of a running campaign: a line for each finished task, moving lines for running ones."""
 
 from __future__ import annotations
 
@@ -7,16 +6,26 @@ import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import TracebackType
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from components.cli.json_documents import Json
 from components.report.words import cut, seconds_text
 
+# Steps that only hand something on: not worth a line unless they fail.
 QUIET_TASKS = ("pass-through", "report")
-"""Steps that only hand something on: not worth a line unless they fail."""
+
+
+@dataclass(frozen=True)
+class ShardProgress:
+    """Last word of one shard, or of a task without shards."""
+
+    percent: float = 0.0
+    tokens_per_second: float = 0.0
+    text: str = ""
 
 
 @dataclass
@@ -25,45 +34,58 @@ class Running:
 
     name: str
     since: float
+    """Seconds since the epoch."""
     shards: int = 1
     reused: bool = False
-    parts: dict[str, tuple[float, float, str]] = field(default_factory=dict)
-    """Name in the progress file (`generate-r1-s0`) → percent, tokens per second, text."""
+    shard_progress: dict[str, ShardProgress] = field(default_factory=dict)
+    """Name in the progress file (`generate-r1-s0`) → its progress."""
 
     @property
     def percent(self) -> float:
         """Mean over the shards; those that have not spoken yet are at 0."""
-        return sum(part[0] for part in self.parts.values()) / max(self.shards, len(self.parts), 1)
+        num_shards = max(self.shards, len(self.shard_progress), 1)
+        return sum(progress.percent for progress in self.shard_progress.values()) / num_shards
 
     @property
     def tokens_per_second(self) -> float:
         """Sum over the shards."""
-        return sum(part[1] for part in self.parts.values())
+        return sum(progress.tokens_per_second for progress in self.shard_progress.values())
+
+    @property
+    def text(self) -> str:
+        """Words of the first shard that says something."""
+        for progress in self.shard_progress.values():
+            if progress.text not in ("", "started"):
+                return progress.text
+        return ""
 
 
 class Tail:
-    """Reads the lines that a JSON Lines file has grown by; a half-written or foreign line is left
-    out."""
+    """Reads the lines that a JSON Lines file has grown by."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._offset = path, 0
+        self._path = path
+        self._offset = 0
 
-    def read(self) -> list[dict[str, Any]]:
-        """New whole lines since the last call."""
+    def read(self) -> list[Json]:
+        """Return the new whole lines about tasks since the last call."""
         if not self._path.exists():
             return []
         with self._path.open("rb") as file:
             file.seek(self._offset)
             data = file.read()
-        whole = data[: data.rfind(b"\n") + 1]
-        self._offset += len(whole)
+        # A line that is still being written is read by the next call.
+        whole_lines = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole_lines)
         rows = []
-        for line in whole.splitlines():
+        for line in whole_lines.splitlines():
             try:
-                rows.append(json.loads(line))
+                row = json.loads(line)
             except ValueError:
                 continue  # two tasks wrote at once
-        return [row for row in rows if isinstance(row, dict) and "task" in row]
+            if isinstance(row, dict) and "task" in row:
+                rows.append(row)
+        return rows
 
 
 class Follower:
@@ -71,93 +93,107 @@ class Follower:
 
     def __init__(self, console: Console, tasks_file: Path, progress_file: Path) -> None:
         self._console = console
-        self._tasks, self._progress = Tail(tasks_file), Tail(progress_file)
+        self._tasks = Tail(tasks_file)
+        self._progress = Tail(progress_file)
         self._running: dict[str, Running] = {}
-        self._live = (
-            Live(console=console, refresh_per_second=4, transient=True)
-            if console.is_terminal
-            else None
-        )
+        self._live: Live | None = None
+        if console.is_terminal:
+            self._live = Live(console=console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> Follower:
         if self._live is not None:
             self._live.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         if self._live is not None:
             self._live.update(Text(""))
             self._live.stop()
 
     def poll(self) -> None:
         """Show what is new. Cheap; call it a few times a second."""
-        events, news = self._tasks.read(), self._progress.read()
+        events = self._tasks.read()
+        progress_rows = self._progress.read()
         for event in events:
+            name = str(event["task"])
             if event.get("event") == "started":
-                self._start(str(event["task"]), float(event["time"]))
+                self._start(name, float(event["time"]))
                 continue
-            news = [line for line in news if not self._advance(line)]
-            self._finish(str(event["task"]), str(event["event"]), float(event["time"]))
-        for line in news:
-            self._advance(line)
+            # Before the task is taken off the list: its last words may say that it was reused.
+            progress_rows = [row for row in progress_rows if not self._advance(row)]
+            self._finish(name, str(event["event"]), float(event["time"]))
+        for row in progress_rows:
+            self._advance(row)
         if self._live is not None:
-            self._live.update(self._picture())
+            self._live.update(self._render())
 
-    def _start(self, name: str, when: float) -> None:
+    def _start(self, name: str, started: float) -> None:
         if name in self._running:
             self._running[name].shards += 1
             return
-        self._running[name] = Running(name, when)
+        self._running[name] = Running(name, started)
         if self._live is None and not name.startswith(QUIET_TASKS):
             self._console.print(Text(f"{name} …"))
 
-    def _advance(self, line: dict[str, Any]) -> bool:
-        """Take a line of progress; False if its task is not under way."""
-        task = str(line["task"])
-        running = next(
-            (one for one in self._running.values() if f"{task}-".startswith(f"{one.name}-")), None
-        )
-        if running is None:
+    def _advance(self, row: Json) -> bool:
+        """Take a row of progress; return False if its task is not under way."""
+        shard = str(row["task"])
+        task = self._task_of(shard)
+        if task is None:
             return False
-        percent, text = float(line.get("percent", 0.0)), str(line.get("text", ""))
-        running.reused = running.reused or text == "reused"
+        text = str(row.get("text", ""))
+        percent = float(row.get("percent", 0.0))
+        task.reused = task.reused or text == "reused"
         if percent < 0:  # a note: the percentage stays
-            percent = running.parts.get(task, (0.0, 0.0, ""))[0]
-        running.parts[task] = (percent, float(line.get("tokens_per_second", 0.0)), text)
+            percent = task.shard_progress.get(shard, ShardProgress()).percent
+        tokens_per_second = float(row.get("tokens_per_second", 0.0))
+        task.shard_progress[shard] = ShardProgress(percent, tokens_per_second, text)
         return True
 
-    def _finish(self, name: str, status: str, when: float) -> None:
-        running = self._running.get(name)
-        if running is None:
+    def _task_of(self, shard: str) -> Running | None:
+        for task in self._running.values():
+            # With the hyphen, generate-r1 is not taken for generate-r10.
+            if f"{shard}-".startswith(f"{task.name}-"):
+                return task
+        return None
+
+    def _finish(self, name: str, status: str, ended: float) -> None:
+        task = self._running.get(name)
+        if task is None:
             return
-        running.shards -= 1
-        if running.shards > 0 and status == "SUCCESS":
+        succeeded = status == "SUCCESS"
+        task.shards -= 1
+        if task.shards > 0 and succeeded:
             return
         del self._running[name]
-        if name.startswith(QUIET_TASKS) and status == "SUCCESS":
+        if name.startswith(QUIET_TASKS) and succeeded:
             return
-        line = Text(
-            "✓ " if status == "SUCCESS" else "✗ ", style="green" if status == "SUCCESS" else "red"
-        )
+        line = Text("✓ ", style="green") if succeeded else Text("✗ ", style="red")
         line.append(f"{name:<13}", style="default")
-        line.append(f" {seconds_text(when - running.since):>8}", style="dim")
-        if status != "SUCCESS":
+        line.append(f" {seconds_text(ended - task.since):>8}", style="dim")
+        if not succeeded:
             line.append("  failed", style="red")
-        elif running.reused:
+        elif task.reused:
             line.append("  reused", style="dim")
         self._console.print(line)
 
-    def _picture(self) -> RenderableType:
-        now, lines = time.time(), []
-        for one in self._running.values():
+    def _render(self) -> RenderableType:
+        """Return a line for each running task."""
+        now_seconds = time.time()
+        lines = []
+        for task in self._running.values():
+            seconds = seconds_text(now_seconds - task.since)
             line = Text("· ", style="cyan", no_wrap=True, overflow="ellipsis")
-            line.append(f"{one.name:<13}", style="default")
-            line.append(f" {seconds_text(now - one.since):>8}  {one.percent:3.0f} %", style="dim")
-            if one.tokens_per_second:
-                line.append(f"  {one.tokens_per_second:,.0f} tokens/s", style="dim")
-            said = next(
-                (part[2] for part in one.parts.values() if part[2] not in ("", "started")), ""
-            )
-            line.append(f"  {cut(said, 60)}" if said else "", style="dim")
+            line.append(f"{task.name:<13}", style="default")
+            line.append(f" {seconds:>8}  {task.percent:3.0f} %", style="dim")
+            if task.tokens_per_second:
+                line.append(f"  {task.tokens_per_second:,.0f} tokens/s", style="dim")
+            if task.text:
+                line.append(f"  {cut(task.text, 60)}", style="dim")
             lines.append(line)
         return Group(*lines)

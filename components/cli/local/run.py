@@ -1,11 +1,13 @@
-"""The `run` verb: a whole campaign on this machine, in a child process that can be stopped and
-started again."""
+"""The `run` verb: a whole campaign on this machine.
+
+It is carried out in a child process that can be stopped and started again.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -15,14 +17,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
 from urllib.parse import unquote
 
 from rich.console import Console
 
-from components.cli.local.docker_runner import Containers, check_engine
-from components.cli.local.follow import Follower
-from components.contracts.recipe import Recipe
+from components.cli.local.docker_runner import check_engine
+from components.cli.local.follow import Follower, Tail
+from components.cli.local.local_campaign import LocalCampaign
+from components.cli.local.task_handler import ERROR_LINE
+from components.cli.source_tree import PIPELINE_FILE, SOURCE_TREE
 from components.errors import Corrupt, Missing, OlderReceipt, RatchetError, Transient, UserError
 from components.report.runs import load_run
 from components.report.views import RunView, TaskView
@@ -30,18 +33,20 @@ from components.runtime.context import Context, make_context
 from components.storage import keys
 from components.storage.store import open_store, probe
 
-REPOSITORY = Path(__file__).resolve().parents[3]
+# Longer than what a task, and the server of all of them, are given to end.
 STOP_PATIENCE_SECONDS = 10.0
+
+# kfp.local carries out two shards at a time.
+LOCAL_PARALLELISM = 2
 
 _EXIT_CODES = {
     kind.__name__: kind.exit_code for kind in (UserError, OlderReceipt, Corrupt, Missing, Transient)
 }
-_SHELL_ERROR = re.compile(r"^\s*error(?: \((\w+)\))?: (.+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run on this machine ended."""
+    """The end of a run on this machine."""
 
     view: RunView
     exit_code: int
@@ -54,6 +59,35 @@ class Outcome:
     """Tasks in the order they were started, shards repeated."""
 
 
+@dataclass(frozen=True)
+class WorkFolder:
+    """Files of one try of a run."""
+
+    path: Path
+    progress: Path
+    """Steps write their progress here, a JSON line each."""
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe, as JSON."""
+        return self.path / "recipe.json"
+
+    @property
+    def pointers(self) -> Path:
+        """Folder of kfp.local's pointer artifacts."""
+        return self.path / "kfp"
+
+    @property
+    def tasks(self) -> Path:
+        """A JSON line for each task that started or ended."""
+        return self.path / "tasks.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """All output of the child process."""
+        return self.path / "log.txt"
+
+
 class Stopped(BaseException):
     """Ctrl-C or SIGTERM; `status` is the conventional exit status."""
 
@@ -62,118 +96,128 @@ class Stopped(BaseException):
         self.status = 128 + signal_number
 
 
-def run_recipe(
-    recipe: Recipe,
-    store_uri: str,
-    rounds: int,
-    resume_from: str,
-    environment: Mapping[str, str],
-    console: Console,
-    containers: Containers | None = None,
+def run_campaign(
+    campaign: LocalCampaign, environment: Mapping[str, str], console: Console
 ) -> Outcome:
-    """Carry a campaign out and follow it on `console`; each task is a container if `containers`
-    says how.
+    """Carry a campaign out and follow it on `console`.
 
-    Finished steps are found in the store and re-used. Raises UserError or Transient before anything
-    runs if the store cannot be used, Stopped after the child was stopped by a signal.
+    Finished steps are found in the store and re-used.
+
+    Raises:
+        UserError: The store, engine or state cannot be used; nothing has run.
+        Transient: The store does not answer; nothing has run.
+        Stopped: The child was stopped by a signal.
     """
-    root = keys.canonical_root(store_uri)
-    if containers is not None:
+    root = keys.canonical_root(campaign.store)
+    campaign = dataclasses.replace(campaign, store=root)
+    _check_surroundings(campaign, environment)
+    folder = _make_work_folder(campaign)
+    folder.recipe.write_text(campaign.recipe.model_dump_json(), encoding="utf-8")
+    began = time.time()
+    status = _follow(
+        _child_command(campaign, folder),
+        _child_environment(campaign, environment, folder.progress),
+        folder,
+        console,
+    )
+    context = make_context(root, with_cache_beside_store(root, environment))
+    view = load_run(context, campaign.recipe.run_id)
+    return _outcome(context, view, status, folder, began)
+
+
+def _check_surroundings(campaign: LocalCampaign, environment: Mapping[str, str]) -> None:
+    if campaign.containers is not None:
+        # Docker's syntax for mounts separates the folders by colons.
         if ":" in os.getcwd():
             raise UserError(
-                f"--runner docker: Docker cannot mount {os.getcwd()}, whose name holds a colon; run elsewhere"
+                f"--runner docker: Docker cannot mount {os.getcwd()}, whose name holds a colon; "
+                "run elsewhere"
             )
-        check_engine(root, containers, environment)
-    probe(open_store(root, environment))
-    if resume_from and keys.split_receipt_uri(resume_from)[0] != root:
+        check_engine(campaign.store, campaign.containers, environment)
+    probe(open_store(campaign.store, environment))
+    resume_from = campaign.resume_from
+    if resume_from and keys.split_receipt_uri(resume_from)[0] != campaign.store:
         raise UserError(
-            f"--resume-from {resume_from} is not in the store {root}; pass --store with the store it is in"
+            f"--resume-from {resume_from} is not in the store {campaign.store}; pass --store with "
+            "the store it is in"
         )
-    folder = _work_folder(recipe.run_id)
-    (folder / "recipe.json").write_text(recipe.model_dump_json(), encoding="utf-8")
+
+
+def _make_work_folder(campaign: LocalCampaign) -> WorkFolder:
+    stamp = time.strftime("%Y%m%dT%H%M%S")
+    name = f"{campaign.recipe.run_id}-{stamp}-{os.getpid()}"
+    path = Path.cwd() / ".ratchet" / "logs" / name
+    try:
+        path.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(
+            f"{path}: no log can be written ({error.strerror}); run in a folder of your own"
+        ) from None
     # The folder of pointer artifacts is all of this machine that a container sees.
-    progress = folder / ("kfp" if containers else "") / "progress.jsonl"
-    child_environment = surroundings(root, environment) | {
-        # `python -m` puts the working folder first on the path, and a project may have a components/
-        # of its own.
-        "PYTHONSAFEPATH": "1",
-        "PYTHONPATH": os.pathsep.join(
-            filter(None, [str(REPOSITORY), environment.get("PYTHONPATH", "")])
-        ),
-        "PYTHONUNBUFFERED": "1",
-        "RATCHET_PROGRESS": str(progress),
-        "RATCHET_SIDE_BY_SIDE": str(min(2, recipe.generate.shards)),  # kfp.local runs two at a time
-        "OMP_WAIT_POLICY": environment.get(
-            "OMP_WAIT_POLICY", "PASSIVE"
-        ),  # spinning threads starve the other shard
-    }
+    progress_folder = path if campaign.containers is None else path / "kfp"
+    return WorkFolder(path, progress_folder / "progress.jsonl")
+
+
+def _child_command(campaign: LocalCampaign, folder: WorkFolder) -> list[str]:
     command = [
         sys.executable,
-        str(REPOSITORY / "pipeline.py"),
+        str(PIPELINE_FILE),
         "carry-out",
-        "--recipe",
-        str(folder / "recipe.json"),
-        "--store",
-        root,
-        "--rounds",
-        str(rounds),
-        "--resume-from",
-        resume_from,
-        "--folder",
-        str(folder / "kfp"),
-        "--tasks-file",
-        str(folder / "tasks.jsonl"),
-        "--parent",
-        str(os.getpid()),
+        f"--recipe={folder.recipe}",
+        f"--store={campaign.store}",
+        f"--rounds={campaign.rounds}",
+        f"--resume-from={campaign.resume_from}",
+        f"--folder={folder.pointers}",
+        f"--tasks-file={folder.tasks}",
+        f"--parent={os.getpid()}",
     ]
-    if containers is not None:
-        command += ["--containers", json.dumps(asdict(containers))]
-    began = time.time()
-    status = _follow(command, child_environment, folder, progress, console)
-    context = make_context(root, surroundings(root, environment))
-    return _outcome(context, load_run(context, recipe.run_id), status, folder, began)
+    if campaign.containers is not None:
+        command.append(f"--containers={json.dumps(asdict(campaign.containers))}")
+    return command
 
 
-def surroundings(root: str, environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment, with a cache beside a `file://` store: on one file system files are linked,
-    not copied."""
+def _child_environment(
+    campaign: LocalCampaign, environment: Mapping[str, str], progress: Path
+) -> dict[str, str]:
+    import_path = [str(SOURCE_TREE), environment.get("PYTHONPATH", "")]
+    return {
+        # Spinning threads of OpenMP starve the other shard.
+        "OMP_WAIT_POLICY": "PASSIVE",
+        **with_cache_beside_store(campaign.store, environment),
+        # `python -m` puts the working folder first on the path, and a project may have a
+        # components/ of its own.
+        "PYTHONSAFEPATH": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, import_path)),
+        "PYTHONUNBUFFERED": "1",
+        "RATCHET_PROGRESS": str(progress),
+        "RATCHET_SIDE_BY_SIDE": str(min(LOCAL_PARALLELISM, campaign.recipe.generate.shards)),
+    }
+
+
+def with_cache_beside_store(root: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment, with a cache beside a `file://` store unless it names one."""
+    # On one file system files are linked, not copied.
     if root.startswith("file://") and not environment.get("RATCHET_CACHE"):
         return {**environment, "RATCHET_CACHE": f"{unquote(root.removeprefix('file://'))}-cache"}
     return dict(environment)
 
 
-def _work_folder(run_id: str) -> Path:
-    folder = (
-        Path.cwd()
-        / ".ratchet"
-        / "logs"
-        / f"{run_id}-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}"
-    )
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(
-            f"{folder}: no log can be written ({error.strerror}); run in a folder of your own"
-        ) from None
-    return folder
-
-
 def _follow(
-    command: list[str], environment: dict[str, str], folder: Path, progress: Path, console: Console
+    command: list[str], environment: dict[str, str], folder: WorkFolder, console: Console
 ) -> int:
-    """Run the child in a process group of its own and show its progress; no process of it is left
-    behind."""
-    with (folder / "log.txt").open("wb") as log, _signals_as_exceptions():
+    """Run the child, show its progress, and return its exit status."""
+    with folder.log.open("wb") as log, _signals_as_exceptions():
         child = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             env=environment,
+            # A process group of its own: Ctrl-C comes to us alone, and all of it can be ended.
             start_new_session=True,
         )
         try:
-            with Follower(console, folder / "tasks.jsonl", progress) as follower:
+            with Follower(console, folder.tasks, folder.progress) as follower:
                 while child.poll() is None:
                     follower.poll()
                     time.sleep(0.2)
@@ -184,14 +228,14 @@ def _follow(
 
 
 def _end_group(child: subprocess.Popen[bytes]) -> None:
-    """Ask the child and all it started to end, and insist after a while."""
+    """Ask the child and all it started to end, and kill them after a while."""
     with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGTERM)
     deadline = time.monotonic() + STOP_PATIENCE_SECONDS
     while time.monotonic() < deadline:
         child.poll()
         try:
-            os.killpg(child.pid, 0)
+            os.killpg(child.pid, 0)  # signal 0 only asks whether there is anybody
         except ProcessLookupError:
             return
         time.sleep(0.05)
@@ -205,44 +249,42 @@ def _signals_as_exceptions() -> Iterator[None]:
     def stop(number: int, _: FrameType | None) -> None:
         raise Stopped(number)
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    earlier_handlers = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in earlier_handlers.items():
             signal.signal(number, handler)
 
 
-def _outcome(context: Context, view: RunView, status: int, folder: Path, began: float) -> Outcome:
-    from components.cli.local.follow import Tail
-
-    failed = [
-        task for task in view.failed if task.last.started >= began - 2.0
-    ]  # process starts are known to a second
-    log = folder / "log.txt"
-    error, code = (
-        _failure(failed, log) if status else ("", 0 if view.target_met and view.published else 1)
-    )
-    key = keys.run_key(view.run_id, "report.html")
-    report = f"{view.store}/{key}" if context.store.size(key) is not None else ""
-    executed = [
-        str(row["task"])
-        for row in Tail(folder / "tasks.jsonl").read()
-        if row.get("event") == "started"
-    ]
-    return Outcome(view, code, error, log, unquote(report.removeprefix("file://")), tuple(executed))
+def _outcome(
+    context: Context, view: RunView, status: int, folder: WorkFolder, began: float
+) -> Outcome:
+    # The store also has failures of earlier tries. Process starts are known to a second.
+    failed_now = [task for task in view.failed if task.last.started >= began - 2.0]
+    error = ""
+    exit_code = 0 if view.target_met and view.published else 1
+    if status:
+        error, exit_code = _failure(failed_now, folder.log)
+    report = ""
+    report_key = keys.run_key(view.run_id, "report.html")
+    if context.store.size(report_key) is not None:
+        report = unquote(f"{view.store}/{report_key}".removeprefix("file://"))
+    events = Tail(folder.tasks).read()
+    executed = [str(event["task"]) for event in events if event.get("event") == "started"]
+    return Outcome(view, exit_code, error, folder.log, report, tuple(executed))
 
 
 def _failure(failed: list[TaskView], log: Path) -> tuple[str, int]:
-    """(one line, exit code) from the failed attempt, or from the log where a step failed before it
-    could record one."""
+    """Return (one line, exit code) of the first failure."""
     if failed:
-        first = failed[0]
-        return f"{first.name}: {first.last.error}", _EXIT_CODES.get(
-            first.last.error_kind, RatchetError.exit_code
-        )
-    said: list[Any] = _SHELL_ERROR.findall(log.read_text(encoding="utf-8", errors="replace"))
-    if said:
-        kind, message = said[0]
-        return message, _EXIT_CODES.get(kind, RatchetError.exit_code)
-    return "a task failed without saying why", RatchetError.exit_code
+        attempt = failed[0].last
+        exit_code = _EXIT_CODES.get(attempt.error_kind, RatchetError.exit_code)
+        return f"{failed[0].name}: {attempt.error}", exit_code
+    # A step can fail before it is able to record an attempt: then only the log has the reason.
+    match = ERROR_LINE.search(log.read_text(encoding="utf-8", errors="replace"))
+    if match is None:
+        return "a task failed without saying why", RatchetError.exit_code
+    kind, message = match.groups(default="")
+    return message, _EXIT_CODES.get(kind, RatchetError.exit_code)
