@@ -14,6 +14,12 @@ from components.runtime.progress import Progress
 from components.storage.cache import Cache
 from components.storage.store import Store, open_store
 
+CGROUP_FILES = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+"""(limit, usage) of a container's memory, in cgroup version 2 and 1."""
+
 
 @dataclass(frozen=True)
 class Context:
@@ -42,6 +48,22 @@ class Context:
         """Cores this step may keep busy."""
         # Not os.cpu_count: that has all cores of the node, whichever this container may use.
         return len(os.sched_getaffinity(0))
+
+    @property
+    def free_memory_bytes(self) -> int:
+        """Free memory of this process's container, or else of the machine."""
+        meminfo = Path("/proc/meminfo").read_text(encoding="utf-8")
+        available = next(line for line in meminfo.splitlines() if line.startswith("MemAvailable"))
+        free = int(available.split()[1]) * 1024
+        # /proc shows the node's memory in a pod too; the kernel ends a process at the pod's limit.
+        for limit_file, usage_file in CGROUP_FILES:
+            if not Path(limit_file).exists():
+                continue
+            limit = Path(limit_file).read_text(encoding="utf-8").strip()
+            if limit != "max":
+                usage = int(Path(usage_file).read_text(encoding="utf-8"))
+                free = min(free, int(limit) - usage)
+        return free
 
     @property
     def shard_threads(self) -> int:
