@@ -1,5 +1,5 @@
-"""Fine-tune a candidate on this round's mix with DeepSpeed ZeRO: in this process, in several here,
-or on many nodes."""
+"""Fine-tune a candidate on this round's mix with DeepSpeed ZeRO, in this process, in several here, or
+on many nodes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import JsonValue
 
 from components.canonical import derived_seed
 from components.contracts import artifacts
@@ -34,13 +35,16 @@ from components.storage import keys
 from components.train.launch.local_processes import carry_out
 from components.train.process.job import Job, Measured, Stage
 
+# Process 0 still gathers and exports the model, answers a few dev prompts and uploads it all.
 COMMIT_SECONDS = 1800.0
-"""How long the other processes of a training on many nodes wait for the receipt of process 0."""
+"""Longest time that the other processes wait for the receipt of process 0."""
+POLL_SECONDS = 0.5
+"""Between two looks for that receipt."""
 
 
 @dataclass(frozen=True)
 class TrainInputs:
-    """What is trained on."""
+    """Inputs of the step."""
 
     state: str
     """URI of the state the round begins from."""
@@ -50,12 +54,12 @@ class TrainInputs:
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be trained, and its address."""
+    """A training to be done, and its address."""
 
     campaign: Campaign
     mix: Receipt
     init: Receipt
-    config: dict[str, Any]
+    config: dict[str, JsonValue]
     stages: tuple[Stage, ...]
 
     @property
@@ -99,33 +103,31 @@ def run(inputs: TrainInputs, context: Context) -> Receipt:
 def _remove_progress(work: Work, context: Context) -> None:
     """Delete the checkpoints of a training that is finished."""
     for peer in range(work.campaign.recipe.train.num_peers):
-        for address in list(
-            context.store.list(keys.progress_prefix("train", peer_key(work.key, peer)))
-        ):
+        prefix = keys.progress_prefix("train", peer_key(work.key, peer))
+        # A list first: a store is not listed and changed at once.
+        for address in list(context.store.list(prefix)):
             context.store.delete(address)
 
 
 def peer_key(key: str, peer: int) -> str:
-    """Under which a peer keeps its checkpoints."""
+    """Return the key under which a peer keeps its checkpoints."""
     return key if peer == 0 else f"{key}-{peer}"
 
 
 def _work(inputs: TrainInputs, context: Context) -> Work:
     campaign = load_campaign(context, inputs.state)
-    recipe, plan = campaign.recipe, campaign.state.plan
-    from_base = campaign.state.champion is None or recipe.train.init_from == "base"
+    recipe = campaign.recipe
+    plan = campaign.state.plan
+    section = recipe.train
+    from_base = campaign.state.champion is None or section.init_from == "base"
     init = campaign.prepared if from_base else read_receipt(context, campaign.champion_ref)
-    if (
-        plan.lora is not None
-        and not from_base
-        and not any(name.startswith("adapter/") for name in init.objects)
-    ):
+    has_adapter = any(name.startswith("adapter/") for name in init.objects)
+    if plan.lora is not None and not from_base and not has_adapter:
         raise UserError(
-            "train.lora: the champion was trained in full, so there is no adapter to go on from; unset train.lora, or "
-            "begin a new campaign with the champion as model.source"
+            "train.lora: the champion was trained in full, so there is no adapter to go on from; "
+            "unset train.lora, or begin a new campaign with the champion as model.source"
         )
     stages = _stages(campaign)
-    section = recipe.train
     config = campaign.config(
         # Lengths, learning rates, weight decay and the adapter's structure are in the plan.
         section=section.model_dump(
@@ -144,19 +146,20 @@ def _work(inputs: TrainInputs, context: Context) -> Work:
 
 
 def _stages(campaign: Campaign) -> tuple[Stage, ...]:
-    section, plan = campaign.recipe.train, campaign.state.plan
+    section = campaign.recipe.train
+    plan = campaign.state.plan
     planned = Stage(name="sft", steps=plan.steps, learning_rate=plan.learning_rate)
     # Pretraining is for the first model; every later training goes on from one that had it.
     if campaign.state.champion is not None or section.pretrain is None:
         return (planned,)
-    before = Stage(
+    pretrain = Stage(
         name="pretrain", steps=section.pretrain.steps, learning_rate=section.pretrain.learning_rate
     )
-    return (before, planned) if section.first.steps else (before,)
+    return (pretrain, planned) if section.first.steps else (pretrain,)
 
 
 def _commit(work: Work, context: Context, train: Callable[[Context, list[Job]], None]) -> Receipt:
-    """Let `train` carry out the jobs (one a peer), and commit what they leave."""
+    """Let `train` carry out the jobs (one a peer), and commit the files they leave."""
 
     def in_folder(folder: Path) -> TrainSummary:
         with tempfile.TemporaryDirectory(prefix="train-", dir=context.scratch) as scratch:
@@ -165,7 +168,7 @@ def _commit(work: Work, context: Context, train: Callable[[Context, list[Job]], 
                 for peer in range(work.campaign.recipe.train.num_peers)
             ]
             train(context, jobs)
-            return _keep(work, context, jobs, folder)
+            return _collect(work, context, jobs, folder)
 
     return commit_once(
         context,
@@ -178,7 +181,7 @@ def _commit(work: Work, context: Context, train: Callable[[Context, list[Job]], 
     )
 
 
-def _keep(work: Work, context: Context, jobs: list[Job], folder: Path) -> TrainSummary:
+def _collect(work: Work, context: Context, jobs: list[Job], folder: Path) -> TrainSummary:
     """Move what the jobs made into the receipt's folder and return the summary of the first."""
     for peer, job in enumerate(jobs):
         (job.output / "model").rename(folder / checkpoint_name(peer))
@@ -188,44 +191,51 @@ def _keep(work: Work, context: Context, jobs: list[Job], folder: Path) -> TrainS
     measured = [
         Measured.model_validate_json((job.output / "measured.json").read_bytes()) for job in jobs
     ]
-    context.charge("compute_seconds", max(one.costs.compute_seconds for one in measured))
-    context.charge("startup_seconds", max(one.costs.startup_seconds for one in measured))
-    tokens = sum(one.summary.tokens_trained for one in measured)
+    # Peers train side by side: the slowest is what the step took.
+    compute_seconds = max(peer_measured.costs.compute_seconds for peer_measured in measured)
+    startup_seconds = max(peer_measured.costs.startup_seconds for peer_measured in measured)
+    tokens = sum(peer_measured.summary.tokens_trained for peer_measured in measured)
+    context.charge("compute_seconds", compute_seconds)
+    context.charge("startup_seconds", startup_seconds)
     context.charge("tokens_trained", tokens)
-    first = measured[0].summary.model_copy(update={"tokens_trained": tokens})
+    outcome = measured[0].summary.model_copy(update={"tokens_trained": tokens})
     return TrainSummary(
         round=work.campaign.next_round,
         init_from="base" if work.init is work.campaign.prepared else "champion",
-        **dict(first),
+        **dict(outcome),
     )
 
 
 def adapter_name(peer: int) -> str:
-    """Folder of a peer's adapter in a train receipt."""
+    """Return the folder of a peer's adapter in a train receipt."""
     return "adapter" if peer == 0 else f"adapter-{peer}"
 
 
 def _job(context: Context, work: Work, peer: int, scratch: Path) -> Job:
-    campaign, section = work.campaign, work.campaign.recipe.train
+    campaign = work.campaign
+    section = campaign.recipe.train
     output = scratch / checkpoint_name(peer)
     output.mkdir()
-    side_by_side = min(section.num_peers, context.threads) * section.num_processes
+    num_processes = min(section.num_peers, context.threads) * section.num_processes
     lora = campaign.state.plan.lora
-    base = base_name(campaign.prepared, peer)
     from_base = work.init is campaign.prepared
-    init = fetch_folder(context, campaign.prepared, base) if from_base or lora is not None else None
+    needs_base = bool(section.kl_beta or section.interpolate)
+    base = None
+    if from_base or needs_base or lora is not None:
+        base = fetch_folder(context, campaign.prepared, base_name(campaign.prepared, peer))
+    # With LoRA every round begins from the frozen base; the champion gives its adapter alone.
+    init = base if from_base or lora is not None else None
+    adapter = None
+    if lora is not None and not from_base:
+        adapter = fetch_folder(context, work.init, adapter_name(peer))
     return Job(
         task=campaign.task("train").name,
         run_id=campaign.state.run_id,
         key=peer_key(work.key, peer),
         store=context.store.root,
         init=init or fetch_folder(context, work.init, checkpoint_name(peer)),
-        adapter=None
-        if lora is None or from_base
-        else fetch_folder(context, work.init, adapter_name(peer)),
-        base=fetch_folder(context, campaign.prepared, base)
-        if section.kl_beta or section.interpolate
-        else None,
+        adapter=adapter,
+        base=base if needs_base else None,
         mix=fetch(context, work.mix, artifacts.MIX),
         dev=fetch(context, campaign.prepared, artifacts.split_file("dev")),
         output=output,
@@ -236,32 +246,37 @@ def _job(context: Context, work: Work, peer: int, scratch: Path) -> Job:
         lora=lora,
         max_new_tokens=campaign.recipe.generate.max_new_tokens,
         seed=derived_seed(campaign.recipe.seed, "train", campaign.next_round, peer) % 2**31,
-        threads=max(1, context.threads // side_by_side),
+        threads=max(1, context.threads // num_processes),
     )
 
 
 def _as_one_of_many(work: Work, context: Context) -> Receipt:
-    """This process is one rank of a training that torchrun started on one node or many; process 0
-    commits."""
-    found = find_receipt(context, "train", work.key)
-    if found is not None:
-        return found
+    """Train as one rank of the processes that torchrun started, on one node or many.
+
+    Process 0 commits; the others wait for its receipt.
+    """
+    existing_receipt = find_receipt(context, "train", work.key)
+    if existing_receipt is not None:
+        return existing_receipt
     from components.train.process.worker import train
 
     rank = int(context.environment["RANK"])
     if rank == 0:
-        return _commit(work, context, lambda own, jobs: train(jobs[0], own))
+        return _commit(work, context, lambda step_context, jobs: train(jobs[0], step_context))
     context.scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="train-", dir=context.scratch) as scratch:
         train(_job(context, work, 0, Path(scratch)), context)
-    deadline = time.monotonic() + COMMIT_SECONDS
-    while (found := find_receipt(context, "train", work.key)) is None:
-        if time.monotonic() > deadline:
+    deadline = context.clock() + COMMIT_SECONDS
+    while True:
+        receipt = find_receipt(context, "train", work.key)
+        if receipt is not None:
+            return receipt
+        if context.clock() > deadline:
             raise Transient(
-                f"process {rank}: process 0 committed no receipt within {COMMIT_SECONDS:.0f} seconds"
+                f"process {rank}: process 0 committed no receipt within {COMMIT_SECONDS:.0f} "
+                "seconds"
             )
-        time.sleep(0.5)
-    return found
+        time.sleep(POLL_SECONDS)
 
 
 def _on_many_nodes(work: Work, inputs: TrainInputs, context: Context) -> Receipt:
@@ -275,7 +290,8 @@ def _on_many_nodes(work: Work, inputs: TrainInputs, context: Context) -> Receipt
         raise UserError(
             "train.num_nodes > 1 needs a store that all nodes reach: use s3://bucket/prefix"
         )
-    task, section = work.campaign.task("train"), work.campaign.recipe.train
+    task = work.campaign.task("train")
+    section = work.campaign.recipe.train
     with attempting(context, task, "train") as attempt:
         receipt = find_receipt(context, "train", work.key)
         attempt.reused = receipt is not None
@@ -300,7 +316,8 @@ def _on_many_nodes(work: Work, inputs: TrainInputs, context: Context) -> Receipt
             receipt = find_receipt(context, "train", work.key)
         if receipt is None:
             raise Transient(
-                f"{task.name}: the TrainJob is complete and its receipt is not in the store; start it again"
+                f"{task.name}: the TrainJob is complete and its receipt is not in the store; start "
+                "it again"
             )
         attempt.receipt = receipt.ref
     return receipt

@@ -303,6 +303,7 @@ def commit_and_resume(folder: Path, base: Path) -> tuple[float, float, int]:
     three turns."""
     from components.train.process import deepspeed_engine as ds
     from components.train.process.checkpoints import Checkpoints
+    from components.train.process.engine_state import MOMENTS
 
     folder.mkdir()
     ds.join_processes()
@@ -310,7 +311,7 @@ def commit_and_resume(folder: Path, base: Path) -> tuple[float, float, int]:
     weights = load_model(base).state_dict()
     tensors = [
         (f"{kind}/{name}", value.clone())
-        for kind in ("weight", *ds.MOMENTS)
+        for kind in ("weight", *MOMENTS)
         for name, value in weights.items()
     ]
     size = sum(value.numel() * value.element_size() for _, value in tensors)

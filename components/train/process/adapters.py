@@ -19,7 +19,6 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -27,6 +26,7 @@ from peft.tuners.lora import LoraLayer
 from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from components.contracts.recipe import LoraStructure
@@ -49,15 +49,23 @@ class Parts(BaseModel):
     """Parameters that are trained in full."""
 
 
-def attach(model: Any, structure: LoraStructure, saved: Path | None = None) -> Any:
-    """Freeze a base model in place and put adapters beside it: fresh ones, or `saved` ones, grown.
+def attach(
+    model: PreTrainedModel, structure: LoraStructure, saved: Path | None = None
+) -> PreTrainedModel:
+    """Freeze a base model in place and put adapters beside it.
 
-    The model still computes what the base did, or the base with the saved adapter (which must have
-    been made beside this base). Parameters to train have `requires_grad`. New rows of A come from
-    torch's global generator.
+    The model still computes what the base did, or the base with the saved adapter. Parameters to
+    train have `requires_grad`. New rows of A come from torch's global generator.
 
-    Raises UserError for a structure that names modules the model lacks, adapts a tied head, or
-    lacks something that the saved adapter has.
+    Args:
+        model: the base.
+        structure: of the adapter.
+        saved: folder of an adapter of this base to go on from, which is grown to the structure;
+            None: a fresh one.
+
+    Raises:
+        UserError: the structure names modules that the model lacks, adapts a tied head, or lacks
+            something that the saved adapter has.
     """
     parts = resolve(model, structure)
     saved_parts, tensors = _read(saved) if saved is not None else (None, {})
@@ -76,7 +84,7 @@ def attach(model: Any, structure: LoraStructure, saved: Path | None = None) -> A
     return model.train(model.training)
 
 
-def resolve(model: Any, structure: LoraStructure) -> Parts:
+def resolve(model: PreTrainedModel, structure: LoraStructure) -> Parts:
     """Return the modules of a plain model that a structure names.
 
     Raises UserError that lists the existing modules.
@@ -87,34 +95,10 @@ def resolve(model: Any, structure: LoraStructure) -> Parts:
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear | Conv1D)
     }
-    shared = _shared(model)
-    tied = {name for name, module in linear.items() if id(module.weight) in shared}
     if structure.targets == "all-linear":
-        output = model.get_output_embeddings()
-        head = next((name for name, module in linear.items() if module is output), "")
-        free = [name for name in linear if name not in tied]
-        chosen = set(free) if set(free) <= {head} else set(free) - {head}
-        if not chosen:
-            raise UserError(
-                "train.lora.targets all-linear: none but what is tied to the embedding "
-                f"({_kinds(linear)})"
-            )
+        chosen = _all_linear(model, linear)
     else:
-        chosen = set()
-        for target in structure.targets:
-            names = _named(target, linear)
-            if not names:
-                raise UserError(
-                    f"train.lora.targets: the model has no linear module {target!r} "
-                    f"({_kinds(linear)})"
-                )
-            chosen |= set(names)
-        if chosen & tied:
-            raise UserError(
-                f"train.lora.targets: {min(chosen & tied)} shares its weights with the embedding, "
-                "which an adapter beside it would change in the merged model; leave it out, or "
-                "name the embedding in unfrozen_modules"
-            )
+        chosen = _targets(model, linear, structure.targets)
     adapted = {
         name: isinstance(module, Conv1D)
         for name, module in linear.items()
@@ -123,26 +107,66 @@ def resolve(model: Any, structure: LoraStructure) -> Parts:
     return Parts(structure=structure, adapted=adapted, unfrozen=unfrozen)
 
 
-def save_adapter(model: Any, structure: LoraStructure, folder: Path) -> None:
+def _all_linear(model: PreTrainedModel, linear: Mapping[str, nn.Module]) -> set[str]:
+    """Return all linear modules but the head, and but those that share weights."""
+    shared = _shared(model)
+    free = {name for name, module in linear.items() if id(module.weight) not in shared}
+    output = model.get_output_embeddings()
+    head = {name for name, module in linear.items() if module is output}
+    # An LSTM model has no linear module but its head.
+    chosen = free - head or free
+    if not chosen:
+        raise UserError(
+            "train.lora.targets all-linear: none but what is tied to the embedding "
+            f"({_kinds(linear)})"
+        )
+    return chosen
+
+
+def _targets(
+    model: PreTrainedModel, linear: Mapping[str, nn.Module], targets: Iterable[str]
+) -> set[str]:
+    """Return the linear modules that a recipe names. Raises UserError."""
+    chosen: set[str] = set()
+    for target in targets:
+        names = _named(target, linear)
+        if not names:
+            raise UserError(
+                f"train.lora.targets: the model has no linear module {target!r} ({_kinds(linear)})"
+            )
+        chosen |= set(names)
+    shared = _shared(model)
+    tied = [name for name in chosen if id(linear[name].weight) in shared]
+    if tied:
+        raise UserError(
+            f"train.lora.targets: {min(tied)} shares its weights with the embedding, which an "
+            "adapter beside it would change in the merged model; leave it out, or name the "
+            "embedding in unfrozen_modules"
+        )
+    return chosen
+
+
+def save_adapter(model: PreTrainedModel, structure: LoraStructure, folder: Path) -> None:
     """Write the adapter of a model that `attach` made with this structure.
 
     The model must hold whole parameters, not ZeRO's partitions.
     """
     adapted = {name: bool(layer.fan_in_fan_out) for name, layer in _lora_layers(model).items()}
-    trained = [
-        name
-        for name, weight in model.named_parameters()
-        if weight.requires_grad and ".lora_" not in name
-    ]
-    parts = Parts(structure=structure, adapted=adapted, unfrozen=tuple(trained))
-    parameters = {
-        name.replace(f".{ADAPTER}.", ".") if ".lora_" in name else name: weight
-        for name, weight in model.named_parameters()
-    }
+    unfrozen: list[str] = []
+    parameters: dict[str, Tensor] = {}
+    for name, weight in model.named_parameters():
+        if ".lora_" in name:
+            # PEFT leaves the adapter's name out of its files.
+            parameters[name.replace(f".{ADAPTER}.", ".")] = weight
+            continue
+        parameters[name] = weight
+        if weight.requires_grad:
+            unfrozen.append(name)
+    parts = Parts(structure=structure, adapted=adapted, unfrozen=tuple(unfrozen))
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        PREFIX + name: parameters[name].detach().cpu().contiguous() for name in _names(parts)
-    }
+    tensors = {}
+    for name in _names(parts):
+        tensors[PREFIX + name] = parameters[name].detach().cpu().contiguous()
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     (folder / "structure.json").write_text(parts.model_dump_json(indent=1), encoding="utf-8")
     config = _peft_config(parts).to_dict()
@@ -152,7 +176,7 @@ def save_adapter(model: Any, structure: LoraStructure, folder: Path) -> None:
     (folder / "adapter_config.json").write_text(text, encoding="utf-8")
 
 
-def plain_state(model: Any) -> dict[str, Tensor]:
+def plain_state(model: PreTrainedModel) -> dict[str, Tensor]:
     """Return every tensor of a checkpoint of the model; a shared one under its first name only."""
     names: dict[int, str] = {}
     state: dict[str, Tensor] = model.state_dict(keep_vars=True)
@@ -161,7 +185,7 @@ def plain_state(model: Any) -> dict[str, Tensor]:
     return {name: state[name].detach() for name in names.values()}
 
 
-def merged_state(model: Any) -> dict[str, Tensor]:
+def merged_state(model: PreTrainedModel) -> dict[str, Tensor]:
     """Return W + s·B·A for every adapted weight and all other tensors unchanged.
 
     Under the names of the plain base (see `plain_state`), in float32, on the CPU. A tensor that was
@@ -170,15 +194,17 @@ def merged_state(model: Any) -> dict[str, Tensor]:
     layers = _lora_layers(model)
     merged: dict[str, Tensor] = {}
     for name, tensor in plain_state(model).items():
-        owner, _, leaf = name.rpartition(".base_layer.")
+        # PEFT keeps an adapted module as `<module>.base_layer`, beside `<module>.lora_A` and B.
         if name.partition(".lora_")[0] in layers:
             continue
+        owner, _, leaf = name.rpartition(".base_layer.")
         value = tensor.float().cpu()
         if owner in layers and leaf == "weight":
             layer = layers[owner]
             a = layer.lora_A[ADAPTER].weight.detach().float().cpu()
             b = layer.lora_B[ADAPTER].weight.detach().float().cpu()
-            value = value + layer.scaling[ADAPTER] * _oriented(b @ a, bool(layer.fan_in_fan_out))
+            product = _oriented(b @ a, bool(layer.fan_in_fan_out))
+            value = value + layer.scaling[ADAPTER] * product
         merged[f"{owner}.{leaf}" if owner else name] = value
     return merged
 
@@ -186,12 +212,13 @@ def merged_state(model: Any) -> dict[str, Tensor]:
 def verify_merge(base: Mapping[str, Tensor], adapter: Path, merged: Mapping[str, Tensor]) -> None:
     """Raise RatchetError naming a tensor of a merged model that base and adapter do not explain.
 
-    Checked in float64 and without the trained model. `base` and `merged` have the names of
-    `plain_state`. A tensor that the adapter does not touch must equal the base's bit by bit; one
-    that was trained in full, the adapter's. An adapted weight must lie within
-    (rank + 4)·ε·(|W| + s·|B|·|A|) of W + s·B·A, element by element, with ε of its type: the most
-    that rounding may cost.
+    Args:
+        base: tensors under the names of `plain_state`.
+        adapter: folder of the adapter.
+        merged: tensors under the names of `plain_state`.
     """
+    # Checked without the trained model. A tensor that the adapter does not touch must equal the
+    # base's bit by bit; one that was trained in full, the adapter's.
     parts, tensors = _read(adapter)
     if missing := base.keys() - merged.keys():
         raise RatchetError(f"merged model: {min(missing)} is missing from the merged model")
@@ -202,13 +229,9 @@ def verify_merge(base: Mapping[str, Tensor], adapter: Path, merged: Mapping[str,
         if name in parts.unfrozen:
             is_right = _same_bits(value, tensors[PREFIX + name])
         elif leaf == "weight" and module in parts.adapted:
-            is_right = _is_merged(
-                value,
-                base[name],
-                *_factors(tensors, module),
-                parts.structure,
-                parts.adapted[module],
-            )
+            a, b = _factors(tensors, module)
+            transposed = parts.adapted[module]
+            is_right = _is_merged(value, base[name], a, b, parts.structure, transposed)
         else:
             is_right = _same_bits(value, base[name])
         if not is_right:
@@ -217,7 +240,7 @@ def verify_merge(base: Mapping[str, Tensor], adapter: Path, merged: Mapping[str,
             )
 
 
-def _unfrozen(model: Any, structure: LoraStructure) -> tuple[str, ...]:
+def _unfrozen(model: PreTrainedModel, structure: LoraStructure) -> tuple[str, ...]:
     """Return the parameters that are trained in full, in the model's order."""
     modules = {
         name: module
@@ -225,8 +248,11 @@ def _unfrozen(model: Any, structure: LoraStructure) -> tuple[str, ...]:
         if name and any(True for _ in module.parameters())
     }
     shared = _shared(model)
-    layers = _layers_of(model)[-structure.unfrozen_layers :] if structure.unfrozen_layers else []
-    chosen = {id(model.get_parameter(name)) for layer in layers for name in layer}
+    # By identity: a tied parameter has several names.
+    chosen: set[int] = set()
+    if structure.unfrozen_layers:
+        for layer in _layers_of(model)[-structure.unfrozen_layers :]:
+            chosen |= {id(model.get_parameter(name)) for name in layer}
     for module_name in structure.unfrozen_modules:
         if module_name == "norms":
             names = [name for name, module in modules.items() if _is_norm(module)]
@@ -237,17 +263,14 @@ def _unfrozen(model: Any, structure: LoraStructure) -> tuple[str, ...]:
                 f"train.lora.unfrozen_modules: the model has no module {module_name!r} "
                 f"({_kinds(modules)})"
             )
-        chosen |= {id(weight) for name in names for weight in modules[name].parameters()}
-        tied = [
-            name
-            for name in names
-            if isinstance(modules[name], nn.Linear) and id(modules[name].weight) in shared
-        ]
-        if tied:
-            raise UserError(
-                f"train.lora.unfrozen_modules: {tied[0]} shares its weights with the embedding; "
-                "name the embedding instead, and both are trained as one"
-            )
+        for name in names:
+            module = modules[name]
+            if isinstance(module, nn.Linear) and id(module.weight) in shared:
+                raise UserError(
+                    f"train.lora.unfrozen_modules: {name} shares its weights with the embedding; "
+                    "name the embedding instead, and both are trained as one"
+                )
+            chosen |= {id(weight) for weight in module.parameters()}
     return tuple(name for name, weight in model.named_parameters() if id(weight) in chosen)
 
 
@@ -255,7 +278,7 @@ def _is_norm(module: nn.Module) -> bool:
     return type(module).__name__.endswith("Norm")
 
 
-def _layers_of(model: Any) -> list[list[str]]:
+def _layers_of(model: PreTrainedModel) -> list[list[str]]:
     """Return the parameter names of each layer, first to last.
 
     The layers are the first list of as many modules as the config has layers, or the first
@@ -291,13 +314,14 @@ def _kinds(modules: Iterable[str]) -> str:
     return "there are " + (", ".join(kinds) or "none")
 
 
-def _shared(model: Any) -> set[int]:
+def _shared(model: PreTrainedModel) -> set[int]:
     """Return the identities of the parameters that two modules hold."""
     count = Counter(id(weight) for _, weight in model.named_parameters(remove_duplicate=False))
     return {identity for identity, times in count.items() if times > 1}
 
 
-def _peft_config(parts: Parts) -> Any:
+def _peft_config(parts: Parts) -> LoraConfig:
+    # PEFT computes the scale as alpha / rank.
     alpha = parts.structure.scale * parts.structure.rank
     return LoraConfig(
         r=parts.structure.rank,
@@ -310,7 +334,7 @@ def _peft_config(parts: Parts) -> Any:
     )
 
 
-def _lora_layers(model: Any) -> dict[str, Any]:
+def _lora_layers(model: PreTrainedModel) -> dict[str, LoraLayer]:
     return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
 
 
@@ -360,7 +384,9 @@ def _must_cover(parts: Parts, saved_parts: Parts) -> None:
 
 
 @torch.no_grad()
-def _restore(model: Any, parts: Parts, saved_parts: Parts, tensors: Mapping[str, Tensor]) -> None:
+def _restore(
+    model: PreTrainedModel, parts: Parts, saved_parts: Parts, tensors: Mapping[str, Tensor]
+) -> None:
     """Load a saved adapter into a model whose structure may be larger."""
     rank = saved_parts.structure.rank
     scale = saved_parts.structure.scale
@@ -369,10 +395,13 @@ def _restore(model: Any, parts: Parts, saved_parts: Parts, tensors: Mapping[str,
         if module in parts.adapted:
             layer = model.get_submodule(module)
             layer.lora_A[ADAPTER].weight[:rank].copy_(a)
+            # The new columns of B stay zero, so the grown adapter computes what the saved one did.
             layer.lora_B[ADAPTER].weight[:, :rank].copy_(b * (scale / parts.structure.scale))
         else:
+            # Trained in full from now on: it begins at the merged weight.
             weight = model.get_parameter(f"{module}.weight")
-            weight.copy_(weight.double() + scale * _oriented(b @ a, transposed).to(weight.device))
+            product = _oriented(b @ a, transposed).to(weight.device)
+            weight.copy_(weight.double() + scale * product)
     for name in saved_parts.unfrozen:
         model.get_parameter(name).copy_(tensors[PREFIX + name])
 
@@ -390,10 +419,13 @@ def _bytes_of(tensor: Tensor) -> Tensor:
 def _is_merged(
     value: Tensor, weight: Tensor, a: Tensor, b: Tensor, structure: LoraStructure, transposed: bool
 ) -> bool:
+    """Return True if `value` is W + s·B·A, up to what rounding may cost."""
     if value.shape != weight.shape:
         return False
     weight = weight.cpu().double()
     expected = weight + structure.scale * _oriented(b @ a, transposed)
+    # (rank + 4)·ε·(|W| + s·|B|·|A|), element by element, with ε of the merged model's type: a bound
+    # of the error of `rank` products, their sum, and the addition to W.
     size = weight.abs() + structure.scale * _oriented(b.abs() @ a.abs(), transposed)
     bound = (structure.rank + 4) * torch.finfo(value.dtype).eps * size
     return bool(((value.cpu().double() - expected).abs() <= bound).all())

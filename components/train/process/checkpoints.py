@@ -23,11 +23,10 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -38,8 +37,9 @@ from components.runtime.context import Context
 from components.runtime.receipts import ObjectRef
 from components.storage import keys
 from components.storage.cache import download
-from components.train.process.sizing import free_host_bytes, processes_of_node
+from components.train.process.sizing import processes_of_node
 
+# Two, so that a damaged one still leaves one to go on from.
 KEEP = 2
 """Committed checkpoints that stay. One more is there while the next is on its way."""
 PART_BYTES = 1 << 28
@@ -48,6 +48,11 @@ MEMORY_SHARE = 0.5
 """Share of the free memory that copies of tensors may take while they wait to be written."""
 COMMIT_SECONDS = 600.0
 """Longest time that process 0 waits for the files of the others."""
+POLL_SECONDS = 0.2
+"""Between two looks for such a file."""
+
+Refs = dict[str, ObjectRef]
+"""File name → digest and size."""
 
 
 class ProgressReceipt(BaseModel):
@@ -59,8 +64,7 @@ class ProgressReceipt(BaseModel):
     """Optimizer steps done."""
     world_size: int
     zero_stage: int
-    objects: dict[str, ObjectRef]
-    """File name → digest and size."""
+    objects: Refs
 
 
 @dataclass(frozen=True)
@@ -71,10 +75,10 @@ class Found:
     folder: Path
 
     @property
-    def track(self) -> dict[str, Any]:
+    def track(self) -> dict[str, JsonValue]:
         """Return the loop's `Track` as JSON."""
-        text = (self.folder / "track.json").read_text(encoding="utf-8")
-        return dict(json.loads(text))
+        document: dict[str, JsonValue] = json.loads((self.folder / "track.json").read_bytes())
+        return document
 
     def tensors(self) -> dict[str, Callable[[], Tensor]]:
         """Return name → reader of every stored tensor."""
@@ -99,7 +103,7 @@ class Checkpoints:
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()
         self.nonce = share_text(secrets.token_hex(4))
-        self.folder = _local_folder(context.scratch, key)
+        self.folder = _local_folder(context, key)
         self._refused: set[str] = set()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._upload: Future[None] | None = None
@@ -111,9 +115,12 @@ class Checkpoints:
 
         Raises the failure of its upload, except Transient: that is noted.
         """
-        if self._upload is None or not self._upload.done():
-            return self._upload is not None
-        upload, self._upload = self._upload, None
+        upload = self._upload
+        if upload is None:
+            return False
+        if not upload.done():
+            return True
+        self._upload = None
         try:
             upload.result()
         except Transient as error:
@@ -122,22 +129,29 @@ class Checkpoints:
             )
         return False
 
-    def save(self, step: int, tensors: Iterable[tuple[str, Tensor]], track: dict[str, Any]) -> None:
+    def save(
+        self, step: int, tensors: Iterable[tuple[str, Tensor]], track: dict[str, JsonValue]
+    ) -> None:
         """Take this process's share into memory, then write and store it in the background.
 
-        `tensors` is consumed even if it yields nothing here, because gathering them is collective.
-        They must not change afterwards. Tensors beyond MEMORY_SHARE of the free memory wait until
-        earlier ones are stored. Only process 0's `track` is stored. A full disk is a UserError of
-        the next read of `busy`.
+        A full disk is a UserError of the next read of `busy`.
+
+        Args:
+            step: optimizer steps done.
+            tensors: this process's share; they must not change afterwards. All of it is consumed
+                even if it yields nothing here, because gathering them is collective.
+            track: the loop's `Track` as JSON; only that of process 0 is stored.
         """
         name = f"step-{step:08d}-{self.nonce}"
         (self.folder / name).mkdir(parents=True, exist_ok=True)
-        buffer_bytes = int(MEMORY_SHARE * free_host_bytes() / processes_of_node())
+        num_processes = processes_of_node(self.context.environment)
+        buffer_bytes = int(MEMORY_SHARE * self.context.free_memory_bytes / num_processes)
         num_parts = max(1, buffer_bytes // PART_BYTES)
-        stored: list[Future[dict[str, Any]]] = []
+        stored: list[Future[Refs]] = []
         for number, part in enumerate(_parts(tensors)):
             file = f"rank-{self.rank}-{number}.safetensors"
             stored.append(self._pool.submit(self._store_part, name, file, part))
+            # This name would keep the part's tensors in memory after they are stored.
             del part
             wait(stored[:-num_parts])
         self._upload = self._pool.submit(self._commit, step, name, stored, json.dumps(track))
@@ -152,9 +166,13 @@ class Checkpoints:
 
         A damaged or incomplete one is named in a note, and the one before it is used.
         """
-        names = json.loads(share_text(json.dumps(self._names() if self.rank == 0 else [])))
+        # Process 0 lists: the listings of two processes may differ.
+        own_names = self._names() if self.rank == 0 else []
+        names: list[str] = json.loads(share_text(json.dumps(own_names)))
         for name in names:
-            checkpoint, trouble = self._fetch(name) if _first_of_node() else (None, "")
+            checkpoint, trouble = None, ""
+            if self._is_first_of_node:
+                checkpoint, trouble = self._fetch(name)
             num_troubled = torch.tensor([1 if trouble else 0], device=_device())
             dist.all_reduce(num_troubled)
             if not int(num_troubled):
@@ -171,8 +189,12 @@ class Checkpoints:
     def forget_fetched(self) -> None:
         """Delete the fetched files once they are loaded (collective)."""
         dist.barrier()
-        if _first_of_node():
+        if self._is_first_of_node:
             shutil.rmtree(self.folder / "resume", ignore_errors=True)
+
+    @property
+    def _is_first_of_node(self) -> bool:
+        return int(self.context.environment.get("LOCAL_RANK", "0")) == 0
 
     def close(self) -> None:
         """End the background thread and delete the local folder."""
@@ -182,12 +204,12 @@ class Checkpoints:
     def _names(self) -> list[str]:
         """Return the names of the checkpoints with a receipt, newest first."""
         prefix = keys.progress_prefix("train", self.key)
-        addresses = (key.removeprefix(prefix) for key in self.context.store.list(prefix))
-        return sorted(
-            key.removesuffix(".json")
-            for key in addresses
-            if "/" not in key and key.endswith(".json")
-        )[::-1]
+        names = []
+        for key in self.context.store.list(prefix):
+            file = key.removeprefix(prefix)
+            if "/" not in file and file.endswith(".json"):
+                names.append(file.removesuffix(".json"))
+        return sorted(names, reverse=True)
 
     def _address(self, *names: str) -> str:
         return keys.progress_key("train", self.key, *names)
@@ -223,7 +245,7 @@ class Checkpoints:
             return None, str(error)
         return checkpoint, ""
 
-    def _store_part(self, name: str, file: str, part: dict[str, Tensor]) -> dict[str, Any]:
+    def _store_part(self, name: str, file: str, part: dict[str, Tensor]) -> Refs:
         """Store tensors as one file; return its name → digest and size."""
         path = self.folder / name / file
         try:
@@ -235,29 +257,28 @@ class Checkpoints:
         part.clear()
         return self._store_file(name, path)
 
-    def _store_file(self, name: str, path: Path) -> dict[str, Any]:
+    def _store_file(self, name: str, path: Path) -> Refs:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         size = path.stat().st_size
         self.context.store.put_file(self._address(name, path.name), path, digest, give=True)
-        return {path.name: {"sha256": digest, "size": size}}
+        return {path.name: ObjectRef(sha256=digest, size=size)}
 
-    def _commit(
-        self, step: int, name: str, stored: list[Future[dict[str, Any]]], track: str
-    ) -> None:
+    def _commit(self, step: int, name: str, stored: list[Future[Refs]], track: str) -> None:
         """Record this process's files once they are stored; process 0 then writes the receipt.
 
         It deletes old checkpoints afterwards.
         """
-        refs: dict[str, Any] = {}
+        refs: Refs = {}
         for upload in stored:
             refs |= upload.result()
         if self.rank == 0:
             path = self.folder / name / "track.json"
             path.write_text(track, encoding="utf-8")
             refs |= self._store_file(name, path)
+        document = {file: ref.model_dump(mode="json") for file, ref in refs.items()}
         self.context.store.put_bytes(
-            self._address(name, f"rank-{self.rank}.json"), canonical_json(refs)
+            self._address(name, f"rank-{self.rank}.json"), canonical_json(document)
         )
         if self.rank == 0:
             objects = self._of_all_processes(name)
@@ -273,21 +294,15 @@ class Checkpoints:
 
         Raises Transient if a process takes longer than COMMIT_SECONDS, Corrupt for a wrong size.
         """
-        objects: dict[str, ObjectRef] = {}
-        deadline = time.monotonic() + COMMIT_SECONDS
+        objects: Refs = {}
+        deadline = self.context.clock() + COMMIT_SECONDS
         for rank in range(self.world_size):
-            while True:
-                try:
-                    address = self._address(name, f"rank-{rank}.json")
-                    process_refs = json.loads(self.context.store.get_bytes(address))
-                    break
-                except Missing:
-                    if time.monotonic() > deadline:
-                        raise Transient(
-                            f"process {rank} did not store its share of {name}"
-                        ) from None
-                    time.sleep(0.2)
-            objects |= {file: ObjectRef.model_validate(ref) for file, ref in process_refs.items()}
+            address = self._address(name, f"rank-{rank}.json")
+            content = self._wait_for(address, deadline)
+            if content is None:
+                raise Transient(f"process {rank} did not store its share of {name}")
+            for file, ref in json.loads(content).items():
+                objects[file] = ObjectRef.model_validate(ref)
         for file, ref in objects.items():
             size = self.context.store.size(self._address(name, file))
             if size != ref.size:
@@ -297,33 +312,55 @@ class Checkpoints:
                 )
         return objects
 
-    def _evict(self) -> None:
-        """Delete all but the newest usable checkpoints.
+    def _wait_for(self, address: str, deadline: float) -> bytes | None:
+        """Return an object as soon as it is in the store; None if it is not there in time."""
+        while True:
+            try:
+                return self.context.store.get_bytes(address)
+            except Missing:
+                if self.context.clock() > deadline:
+                    return None
+                time.sleep(POLL_SECONDS)
 
-        Receipts go first, so that none names a deleted file.
-        """
-        kept = [name for name in self._names() if name not in self._refused][:KEEP]
+    def _evict(self) -> None:
+        """Delete all but the newest usable checkpoints."""
+        usable = [name for name in self._names() if name not in self._refused]
+        newest = usable[:KEEP]
         prefix = keys.progress_prefix("train", self.key)
+        # Receipts go first, so that none names a deleted file.
         addresses = sorted(
             self.context.store.list(prefix), key=lambda key: "/" in key.removeprefix(prefix)
         )
         for key in addresses:
             name = key.removeprefix(prefix).split("/")[0].removesuffix(".json")
-            if name not in kept and (name < kept[0] or name in self._refused):
+            # A newer name belongs to a checkpoint that is on its way.
+            is_old = name not in newest and name < newest[0]
+            if is_old or name in self._refused:
                 self.context.store.delete(key)
 
 
-def _local_folder(scratch: Path, key: str) -> Path:
+def _local_folder(context: Context, key: str) -> Path:
     """Return the folder that this training's processes on this node share.
 
     Folders that killed processes of the same work left behind are deleted.
     """
-    owner = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else os.getpid()
-    for folder in scratch.glob(f"checkpoints-{key}-*"):
-        owner_pid = folder.name.rpartition("-")[2]
-        if not Path("/proc", owner_pid).exists():
+    # The processes of a node have torchrun as their parent.
+    owner = os.getppid() if "TORCHELASTIC_RUN_ID" in context.environment else os.getpid()
+    for folder in context.scratch.glob(f"checkpoints-{key}-*"):
+        if not _is_running(int(folder.name.rpartition("-")[2])):
             shutil.rmtree(folder, ignore_errors=True)
-    return scratch / f"checkpoints-{key}-{owner}"
+    return context.scratch / f"checkpoints-{key}-{owner}"
+
+
+def _is_running(process_id: int) -> bool:
+    try:
+        # Signal 0 is not sent: the call only looks for the process.
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def require_room(folder: Path, needed_bytes: int, contents: str) -> None:
@@ -351,13 +388,10 @@ def share_text(text: str) -> str:
 
 def _device() -> torch.device:
     """Return the device of tensors for collectives."""
+    # NCCL takes tensors on the GPU alone, gloo those on the CPU.
     if dist.get_backend() == "nccl":
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")
-
-
-def _first_of_node() -> bool:
-    return int(os.environ.get("LOCAL_RANK", "0")) == 0
 
 
 def _parts(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]:

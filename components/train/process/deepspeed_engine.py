@@ -7,17 +7,17 @@ import math
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
+from pydantic import JsonValue
 from torch import Tensor, nn
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
-"""AdamW's state of each weight (1711.05101)."""
+from components.modeling.likelihood import Batch
+
 OPERATOR = "deepspeed.ops.adam.cpu_adam_op"
 """DeepSpeed's AdamW for CPU memory, where it was compiled beforehand (docker/cpu_adam.sh)."""
 SINGLE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
@@ -37,6 +37,38 @@ class Layout:
     precision: str
     """`fp32`, `autocast` (fp32 weights, bf16 matrix products) or `bf16` (16-bit weights, fp32
     master weights)."""
+
+
+class Engine(Protocol):
+    """The parts of `deepspeed.DeepSpeedEngine` that a training uses."""
+
+    module: nn.Module
+    """The module that was wrapped. Under ZeRO stage 3 its weights are partitions."""
+    optimizer: torch.optim.Optimizer
+    """ZeRO's wrapper of the optimizer; at ZeRO stage 0 the optimizer itself."""
+    basic_optimizer: torch.optim.Optimizer
+    """The optimizer that `start_engine` made."""
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Return the loss of a micro-batch."""
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of a loss, divided by `gradient_accumulation_steps()`."""
+
+    def step(self) -> None:
+        """Update the weights, if this micro-batch is the last one of a step."""
+
+    def set_gradient_accumulation_boundary(self, is_boundary: bool) -> None:
+        """Say whether the next micro-batch is the last one of a step."""
+
+    def gradient_accumulation_steps(self) -> int:
+        """Return the number that each loss is divided by."""
+
+    def zero_optimization_stage(self) -> int:
+        """Return the ZeRO stage, 0 … 3."""
+
+    def get_global_grad_norm(self) -> float | None:
+        """Return the norm of the last gradient at ZeRO stages 1 to 3."""
 
 
 class GuardedAdamW(torch.optim.AdamW):
@@ -63,32 +95,27 @@ class GuardedAdamW(torch.optim.AdamW):
             super().step(closure)
 
 
-def import_deepspeed() -> Any:
-    """Import DeepSpeed without mlflow.
-
-    DeepSpeed's autotuner, which nothing here uses, imports mlflow where it is installed. That takes
-    a second of every start.
-    """
+def import_deepspeed() -> ModuleType:
+    """Import DeepSpeed without mlflow."""
+    # DeepSpeed's autotuner, which nothing here uses, imports mlflow where it is installed. That
+    # takes a second of every start.
     hidden = "mlflow" not in sys.modules
     if hidden:
         sys.modules["mlflow"] = None  # type: ignore[assignment]
     try:
-        import deepspeed
+        return importlib.import_module("deepspeed")
     finally:
         if hidden:
             del sys.modules["mlflow"]
-    return deepspeed
 
 
 def join_processes() -> torch.device:
-    """Join the process group of torchrun, or make one of this process alone; return the device.
-
-    On CPU nothing is compiled: collectives are gloo's, so a machine without a C++ toolchain trains
-    too (DeepSpeed would build its shared-memory collectives at first use).
-    """
+    """Join the process group of torchrun, or make one of this process alone; return the device."""
+    # DeepSpeed and torch.distributed read the process's own environment, so it is set there.
     on_cpu = not torch.cuda.is_available()
     if on_cpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
+    # Without these variables DeepSpeed looks for mpi4py.
     if "RANK" not in os.environ:
         os.environ.update(SINGLE_PROCESS, MASTER_PORT=str(_free_port()))
     deepspeed = import_deepspeed()
@@ -98,6 +125,8 @@ def join_processes() -> torch.device:
     if on_cpu:
         from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
 
+        # DeepSpeed would compile collectives over shared memory at first use: 85 to 100 seconds,
+        # and the end of the run where there is no C++ toolchain. gloo's do without.
         ShareMemCommBuilder.is_compatible = lambda self, verbose=False: False
     else:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -125,10 +154,18 @@ def start_engine(
     weight_decay: float,
     beta2: float,
     max_gradient_norm: float,
-) -> Any:
-    """Wrap `module` in a DeepSpeed engine.
+) -> Engine:
+    """Wrap `module` in a DeepSpeed engine with AdamW.
 
-    `num_rows` are the rows of an optimizer step, over all processes.
+    Args:
+        module: returns the loss of a `Batch`. Built before: under `zero.Init` transformers' models
+            get wrong weights.
+        layout: the spread over processes and memory.
+        num_rows: rows of an optimizer step, over all processes.
+        learning_rate: of the first step.
+        weight_decay: of matrices; norms and biases are not decayed.
+        beta2: of AdamW.
+        max_gradient_norm: gradients are clipped to it.
     """
     import deepspeed
 
@@ -137,6 +174,7 @@ def start_engine(
     if adam is not None:
         optimizer = adam(groups, lr=learning_rate, betas=(0.9, beta2), adamw_mode=True)
     else:
+        # torch's own AdamW: DeepSpeed's FusedAdam takes 85 to 100 seconds to compile, once.
         kind = GuardedAdamW if layout.zero_stage == 0 else torch.optim.AdamW
         optimizer = kind(groups, lr=learning_rate, betas=(0.9, beta2), fused=not layout.offload)
     if layout.zero_stage == 0:
@@ -144,39 +182,41 @@ def start_engine(
         # DeepSpeed would clip a second time, and look at every gradient again.
         max_gradient_norm = 0.0
     config = _config(layout, num_rows, max_gradient_norm)
+    engine: Engine
     engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
     return engine
 
 
-def cpu_adam() -> Any | None:
+def cpu_adam() -> type[torch.optim.Optimizer] | None:
     """Return DeepSpeed's AdamW for state in CPU memory (2101.06840), or None where it cannot run.
 
     It runs if its operator was compiled into this installation and this processor supports it.
-    Without it torch's AdamW does the same work, slower. Nothing is compiled here: by itself
-    DeepSpeed would compile, because it takes a compiled operator only on the kind of accelerator
-    that it was installed on.
+    Without it torch's AdamW does the same work, slower.
     """
     if importlib.util.find_spec(OPERATOR) is None or not torch.cpu._is_avx2_supported():
         return None
     from deepspeed.ops.adam import DeepSpeedCPUAdam
     from deepspeed.ops.op_builder.builder import OpBuilder
 
+    # By itself DeepSpeed would compile, for about 100 seconds: it takes a compiled operator only on
+    # the kind of accelerator that it was installed on.
     OpBuilder._loaded_ops["cpu_adam"] = importlib.import_module(OPERATOR)
-    return DeepSpeedCPUAdam
+    adam: type[torch.optim.Optimizer] = DeepSpeedCPUAdam
+    return adam
 
 
-def optimizer_name(engine: Any) -> str:
+def optimizer_name(engine: Engine) -> str:
     """Return the library whose AdamW is used: `torch`, or `deepspeed` for state in CPU memory."""
     return "torch" if isinstance(engine.basic_optimizer, torch.optim.AdamW) else "deepspeed"
 
 
-def step_was_dropped(engine: Any) -> bool:
+def step_was_dropped(engine: Engine) -> bool:
     """Return True if the last gradient was not finite on any process, so nothing was changed."""
     optimizer = engine.optimizer
     return bool(getattr(optimizer, "overflow", False) or getattr(optimizer, "skipped", False))
 
 
-def gradient_norm(engine: Any) -> float:
+def gradient_norm(engine: Engine) -> float:
     """Return the norm of the last step's gradient, over all processes, before clipping."""
     if engine.zero_optimization_stage() == 0:
         return float(engine.optimizer.norm)
@@ -184,203 +224,37 @@ def gradient_norm(engine: Any) -> float:
     return math.nan if norm is None else float(norm)
 
 
-def trained_parameters(engine: Any) -> list[tuple[str, nn.Parameter]]:
-    """Return the (name, weight) pairs that are trained, in the same order on every process."""
-    return [
-        (name, weight) for name, weight in engine.module.named_parameters() if weight.requires_grad
-    ]
-
-
-def full_weight(engine: Any, weight: nn.Parameter) -> Tensor:
-    """Return a float32 CPU copy of one whole weight (collective).
-
-    It comes from the master weights where there are any.
-    """
-    from deepspeed.utils import safe_get_full_fp32_param
-
-    zero_stage = engine.zero_optimization_stage()
-    whole = safe_get_full_fp32_param(weight) if zero_stage and weight.requires_grad else None
-    if whole is None and zero_stage == 3:
-        from deepspeed import zero
-
-        with zero.GatheredParameters([weight]):
-            return _copy(weight)
-    value: Tensor = weight.detach() if whole is None else whole
-    return _copy(value).reshape(_shape(weight))
-
-
-def full_moment(engine: Any, weight: nn.Parameter, name: str) -> Tensor:
-    """Return a float32 CPU copy of one whole moment (collective). The first step makes moments."""
-    from deepspeed.utils import safe_get_full_optimizer_state
-
-    if engine.zero_optimization_stage() == 0:
-        return _copy(engine.optimizer.state[weight][name])
-    _link_states(engine.optimizer)
-    return _copy(safe_get_full_optimizer_state(weight, name)).reshape(_shape(weight))
-
-
-def _copy(value: Tensor) -> Tensor:
-    return value.detach().to("cpu", torch.float32, copy=True)
-
-
-def own_share(engine: Any, read_tensor: Callable[[Any, nn.Parameter], Tensor]) -> dict[str, Tensor]:
-    """Return name → whole tensor of this process's share (collective).
-
-    Of n processes each has every n-th trained parameter.
-    """
-    rank = dist.get_rank()
-    world_size = dist.get_world_size()
-    share = {}
-    for index, (name, weight) in enumerate(trained_parameters(engine)):
-        value = read_tensor(engine, weight)
-        if index % world_size == rank:
-            share[name] = value
-    return share
-
-
-def gather_shares(engine: Any, share: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """Return all processes' shares together in process 0 (collective), nothing in the others."""
-    whole = {}
-    for index, (name, weight) in enumerate(trained_parameters(engine)):
-        value = (
-            share[name].to(device) if name in share else torch.empty(_shape(weight), device=device)
-        )
-        if dist.get_world_size() > 1:
-            dist.broadcast(value, index % dist.get_world_size())
-        if dist.get_rank() == 0:
-            whole[name] = value.cpu()
-    return whole
-
-
-def snapshot(engine: Any, best: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Yield this process's share of a checkpoint, one tensor after the other.
-
-    Weights, moments, the best weights so far, and the state of the random numbers. Collective:
-    every process must consume all of it.
-    """
-    rank = dist.get_rank()
-    world_size = dist.get_world_size()
-    for index, (name, weight) in enumerate(trained_parameters(engine)):
-        values = [("weight", full_weight(engine, weight))]
-        values += [(moment, full_moment(engine, weight, moment)) for moment in MOMENTS]
-        if index % world_size == rank:
-            yield from ((f"{kind}/{name}", value) for kind, value in values)
-    yield from ((f"best/{name}", value) for name, value in best.items())
-    yield f"random/cpu/{rank}", torch.get_rng_state()
-    if torch.cuda.is_available():
-        yield f"random/cuda/{rank}", torch.cuda.get_rng_state()
-
-
-def restore(
-    engine: Any,
-    num_updates: int,
-    tensors: Iterator[tuple[nn.Parameter, Tensor, tuple[Tensor, ...]]],
-) -> None:
-    """Put weights and moments back.
-
-    `tensors` holds (parameter, its float32 weight, its MOMENTS), whole, for all trained parameters.
-    The module must have been built with the same weights before the engine; here they reach
-    DeepSpeed's master weights.
-    """
-    _make_states(engine, num_updates)
-    zero_stage = engine.zero_optimization_stage()
-    for weight, value, moments in tensors:
-        if zero_stage == 0:
-            state = engine.optimizer.state[weight]
-            for name, moment in zip(MOMENTS, moments, strict=True):
-                state[name].copy_(moment)
-        elif zero_stage == 3:
-            _restore_partition(weight, value, moments)
-        else:
-            weight.set_full_hp_param(value)
-            for name, moment in zip(MOMENTS, moments, strict=True):
-                weight.set_full_hp_param(moment, name)
-
-
-def _restore_partition(weight: Any, value: Tensor, moments: tuple[Tensor, ...]) -> None:
-    from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
-
-    size = weight.ds_tensor.ds_numel
-    start = size * dist.get_rank()
-
-    def partition_of(whole: Tensor) -> Tensor:
-        flat = whole.flatten()
-        # DeepSpeed pads a parameter to a multiple of the number of processes.
-        padding = size * dist.get_world_size() - flat.numel()
-        return F.pad(flat, (0, padding)).narrow(0, start, size)
-
-    safe_set_local_fp32_param(weight, partition_of(value))
-    for name, moment in zip(MOMENTS, moments, strict=True):
-        safe_set_local_optimizer_state(weight, partition_of(moment), name)
-
-
-def _make_states(engine: Any, num_updates: int) -> None:
-    """Make the state that AdamW has after `num_updates` steps, with moments of zero.
-
-    AdamW itself makes its state at the first step.
-    """
-    zero = engine.optimizer
-    inner = zero if engine.zero_optimization_stage() == 0 else zero.optimizer
-    flat = getattr(zero, "fp32_partitioned_groups_flat", None)
-    weights = flat
-    if weights is None:
-        weights = [weight for group in inner.param_groups for weight in group["params"]]
-    for weight in weights:
-        # DeepSpeed's AdamW counts steps in a Python number, torch's in a tensor.
-        step: Any = num_updates
-        if isinstance(inner, torch.optim.AdamW):
-            device = weight.device if inner.defaults["fused"] else "cpu"
-            step = torch.tensor(float(num_updates), device=device)
-        moments = {name: torch.zeros_like(weight) for name in MOMENTS}
-        inner.state[weight] = {"step": step, **moments}
-    _link_states(zero)
-
-
-def _link_states(zero: Any) -> None:
-    """Let ZeRO stages 1 and 2 find the moments of every weight.
-
-    DeepSpeed links them only once, after the step of the first parameter group, when the other
-    groups have none yet.
-    """
-    if hasattr(zero, "_hp_optimizer_states_linked"):
-        zero._hp_optimizer_states_linked = False
-        zero._lazy_init_hp_params_optimizer_state()
-
-
-def _shape(weight: Any) -> torch.Size:
-    return weight.ds_shape if hasattr(weight, "ds_shape") else weight.shape
-
-
-def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, list[nn.Parameter] | float]]:
     """Return the parameter groups that are not empty. Norms and biases are not decayed."""
     trained = [weight for weight in module.parameters() if weight.requires_grad]
     matrices = [weight for weight in trained if weight.ndim >= 2]
     norms_and_biases = [weight for weight in trained if weight.ndim < 2]
-    groups = [
+    groups: list[dict[str, list[nn.Parameter] | float]] = [
         {"params": matrices, "weight_decay": weight_decay},
         {"params": norms_and_biases, "weight_decay": 0.0},
     ]
+    # Adapters have no norms and no biases.
     return [group for group in groups if group["params"]]
 
 
-def _config(layout: Layout, num_rows: int, max_gradient_norm: float) -> dict[str, Any]:
+def _config(layout: Layout, num_rows: int, max_gradient_norm: float) -> dict[str, JsonValue]:
     process_rows = num_rows // dist.get_world_size()
     micro = min(layout.micro_batch_size, process_rows)
-    zero: dict[str, Any] = {"stage": layout.zero_stage}
+    zero: dict[str, JsonValue] = {"stage": layout.zero_stage}
     if layout.offload:
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+        memory: JsonValue = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+        zero["offload_optimizer"] = memory
         if layout.zero_stage == 3:
-            zero["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+            zero["offload_param"] = memory
+    bf16 = layout.precision == "bf16"
     return {
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": -(-process_rows // micro),
         "gradient_clipping": max_gradient_norm,
         # An update from a gradient that is not finite is dropped, in bf16 too.
-        "bf16": {
-            "enabled": layout.precision == "bf16",
-            "check_grad_overflow": layout.precision == "bf16",
-        },
+        "bf16": {"enabled": bf16, "check_grad_overflow": bf16},
         "zero_optimization": zero,
+        # torch's AdamW, also where DeepSpeed would insist on its own.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 2**31,

@@ -28,14 +28,17 @@ def interpolate(
 
     Raises ValueError where names or shapes differ.
     """
-    base_shapes = {name: tuple(tensor.shape) for name, tensor in base.items()}
-    tuned_shapes = {name: tuple(tensor.shape) for name, tensor in tuned.items()}
     # Compared as (name, shape) pairs: a name on one side only differs as well.
-    differing = sorted({name for name, _ in base_shapes.items() ^ tuned_shapes.items()})
+    base_shapes = {(name, tuple(tensor.shape)) for name, tensor in base.items()}
+    tuned_shapes = {(name, tuple(tensor.shape)) for name, tensor in tuned.items()}
+    differing = sorted({name for name, _ in base_shapes ^ tuned_shapes})
     if differing:
         names = ", ".join(differing[:3])
         raise ValueError(f"base and tuned weights differ in name or shape: {names}")
-    return {name: (1 - share) * base[name].float() + share * tuned[name].float() for name in tuned}
+    weights = {}
+    for name, tensor in tuned.items():
+        weights[name] = (1 - share) * base[name].float() + share * tensor.float()
+    return weights
 
 
 def choose_share(
@@ -49,9 +52,10 @@ def choose_share(
     `loss_of` gives nats per token of the dev rows. Of equal losses the largest share wins, since it
     changes the tuned model least; so it does if no loss is finite.
     """
-    losses = {
-        share: loss_of(interpolate(base, tuned, share)) for share in sorted(shares, reverse=True)
-    }
+    losses: dict[float, float] = {}
+    # The largest first: of equal losses `min` takes the first.
+    for share in sorted(shares, reverse=True):
+        losses[share] = loss_of(interpolate(base, tuned, share))
     finite = {share: loss for share, loss in losses.items() if math.isfinite(loss)}
     share = min(finite, key=finite.__getitem__, default=max(shares))
     return Interpolation(share, losses, interpolate(base, tuned, share))

@@ -23,14 +23,17 @@ class Stage(BaseModel):
     name: Literal["pretrain", "sft"]
     steps: int
     learning_rate: float
+    """Its peak, after the warm-up."""
 
 
 class Costs(BaseModel):
-    """What one training process measured of itself."""
+    """Durations that one training process measured."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     compute_seconds: float
+    """From the first step to the last, evaluations included."""
     startup_seconds: float
+    """From the start of the training to the first step."""
 
 
 class Measured(BaseModel):
@@ -57,7 +60,9 @@ class Job(BaseModel):
     base: Path | None = None
     """Folder of the campaign's base model, where the loss or the export needs it."""
     mix: Path
+    """Training rows."""
     dev: Path
+    """Dev rows, for early stopping; the file may be empty."""
     output: Path
     """Folder that gets `model/`, `adapter/`, `log.jsonl` and `measured.json`."""
     system_prompt: str
@@ -66,5 +71,7 @@ class Job(BaseModel):
     weight_decay: float
     lora: LoraStructure | None = None
     max_new_tokens: int
+    """Longest answer when the share of ended answers is measured."""
     seed: int
     threads: int
+    """Cores of each process."""

@@ -6,14 +6,13 @@ import itertools
 import math
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 import torch.distributed as dist
+from pydantic import JsonValue, TypeAdapter
 from torch import Tensor
 
 from components.contracts.summaries import LogEntry
@@ -22,6 +21,7 @@ from components.modeling.likelihood import IGNORED, Batch, EncodedRow, collate
 from components.modeling.memory import is_out_of_memory
 from components.runtime.context import Context
 from components.train.process import deepspeed_engine as ds
+from components.train.process import engine_state
 from components.train.process.checkpoints import Checkpoints
 from components.train.process.job import Job, OutOfMemory, Stage
 from components.train.process.packing import bins, collate_packed
@@ -35,13 +35,14 @@ from components.train.process.row_batches import (
 from components.train.process.sizing import fixed_positions
 from components.train.process.training_log import Recorder
 
+# One broken row among many is passed over; three steps in a row are a broken training.
 MAX_DROPPED = 3
 """Steps in a row whose gradients are not finite, after which the training fails."""
 
 
 @dataclass
 class Track:
-    """The state of the loop. With weights and moments it is all that a checkpoint needs."""
+    """State of the loop. With weights and moments it is all that a checkpoint needs."""
 
     step: int = 0
     updates: int = 0
@@ -57,17 +58,16 @@ class Track:
     dropped_in_a_row: int = 0
     stopped_early: bool = False
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, JsonValue]:
         """Return the document that a checkpoint stores."""
-        document = {name: value for name, value in vars(self).items() if name != "log"}
-        return {**document, "log": [entry.model_dump(mode="json") for entry in self.log]}
+        document = dict(vars(self))
+        document["log"] = [entry.model_dump(mode="json") for entry in self.log]
+        return document
 
     @classmethod
-    def from_json(cls, document: dict[str, Any]) -> Track:
+    def from_json(cls, document: dict[str, JsonValue]) -> Track:
         """Return the state that a checkpoint stored."""
-        document["dev_losses"] = [(int(step), float(loss)) for step, loss in document["dev_losses"]]
-        document["log"] = [LogEntry.model_validate(entry) for entry in document["log"]]
-        return cls(**document)
+        return TypeAdapter(cls).validate_python(document)
 
 
 @dataclass
@@ -76,7 +76,7 @@ class Loop:
 
     job: Job
     context: Context
-    engine: Any
+    engine: ds.Engine
     device: torch.device
     stages: Sequence[tuple[Stage, TrainingSet]]
     dev_rows: Sequence[EncodedRow]
@@ -94,7 +94,7 @@ class Loop:
     def __post_init__(self) -> None:
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()
-        self.last_saved = time.monotonic()
+        self.last_saved = self.context.clock()
 
     def run(self) -> None:
         """Train to the end, or until the patience of early stopping ends.
@@ -102,13 +102,14 @@ class Loop:
         Raises Transient after SIGTERM, with everything saved.
         """
         with _sigterm_recorded() as asked_to_stop:
-            begun = time.monotonic()
+            begun = self.context.clock()
             tokens_at_start = self.track.tokens
             num_steps = sum(stage.steps for stage, _ in self.stages)
             for stage_number, stage_step, batch in self._batches():
                 self._take_step(stage_number, stage_step, batch)
-                rate = (self.track.tokens - tokens_at_start) / (time.monotonic() - begun)
-                self._report(num_steps, rate)
+                # A clock may stand still between two readings, or be set back.
+                seconds = max(self.context.clock() - begun, 1e-9)
+                self._report(num_steps, (self.track.tokens - tokens_at_start) / seconds)
                 if self._patience_ended():
                     self.track.stopped_early = True
                     break
@@ -180,14 +181,13 @@ class Loop:
         )
 
     def _update(self, rows: list[EncodedRow]) -> tuple[float, int]:
-        """Take one optimizer step; return (mean loss per token, positions of all processes).
-
-        Every process divides by the tokens of the whole batch, so the gradient is that of the mean
-        over all loss-bearing tokens however the batch is split into processes, micro-batches and
-        packed sequences.
-        """
+        """Take one optimizer step; return (mean loss per token, positions of all processes)."""
         pieces = self._pieces(rows)
         targets = sum(row.num_targets for row in rows)
+        # DeepSpeed divides by processes and accumulation steps; here every process divides by the
+        # tokens of the whole batch instead. So the gradient is that of the mean over all
+        # loss-bearing tokens, however the batch is split into processes, micro-batches and packed
+        # sequences.
         scale = self.world_size * self.engine.gradient_accumulation_steps() / targets
         total = torch.zeros(2, device=self.device)
         for number, piece in enumerate(pieces):
@@ -210,27 +210,35 @@ class Loop:
             share_of(range(len(rows)), lengths, rank, self.world_size)
             for rank in range(self.world_size)
         ]
-        size = self.micro_batch_size
-        if not self.packed:
-            process_rows = [rows[index] for index in shares[self.rank]]
-            # The share of process 0 has the longest rows; where it is cut, all are.
-            fixed = fixed_positions(self.num_parameters, gpu=self.device.type == "cuda")
-            cuts = cut([lengths[index] for index in shares[0]], size, fixed)
-            return [collate(process_rows[span], self.pad_id) for span in cuts]
+        if self.packed:
+            return self._packed_pieces(rows, lengths, shares)
+        process_rows = [rows[index] for index in shares[self.rank]]
+        # The share of process 0 has the longest rows; where it is cut, all are.
+        longest_rows = [lengths[index] for index in shares[0]]
+        fixed = fixed_positions(self.num_parameters, gpu=self.device.type == "cuda")
+        cuts = cut(longest_rows, self.micro_batch_size, fixed)
+        return [collate(process_rows[span], self.pad_id) for span in cuts]
+
+    def _packed_pieces(
+        self, rows: list[EncodedRow], lengths: list[int], shares: list[list[int]]
+    ) -> list[Batch]:
+        """Return this process's micro-batches of packed sequences."""
         capacity = self.job.section.max_length
         groups = [bins([lengths[index] for index in share], capacity) for share in shares]
-        # As many tokens a forward pass as `size` rows of the longest kind have.
-        sequences = max(1, size * max(lengths) // capacity)
+        # As many tokens a forward pass as `micro_batch_size` rows of the longest kind have.
+        sequences = max(1, self.micro_batch_size * max(lengths) // capacity)
         num_pieces = max(-(-len(group) // sequences) for group in groups)
         share = shares[self.rank]
         packed_rows = [[rows[share[index]] for index in group] for group in groups[self.rank]]
         bounds = [len(packed_rows) * number // num_pieces for number in range(num_pieces + 1)]
-        pieces = [packed_rows[start:end] for start, end in itertools.pairwise(bounds)]
-        return [
-            collate_packed(piece, self.pad_id) if piece else _idle(self.pad_id) for piece in pieces
-        ]
+        batches = []
+        for start, end in itertools.pairwise(bounds):
+            piece = packed_rows[start:end]
+            # A process with fewer sequences than another computes one without loss.
+            batches.append(collate_packed(piece, self.pad_id) if piece else _idle(self.pad_id))
+        return batches
 
-    def _precision(self) -> Any:
+    def _precision(self) -> torch.autocast:
         """Return the context of bf16 matrix products, where chosen, for training and evaluation."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast)
 
@@ -258,11 +266,9 @@ class Loop:
         track.dropped_in_a_row += 1
         bad_positions = self._rows_without_finite_loss([rows.rows[index] for index in batch])
         names = sorted({rows.names[batch[position]] for position in bad_positions})
-        cause = (
-            f"rows {', '.join(names[:5])} have no finite loss"
-            if names
-            else "the gradient overflowed, no single loss did"
-        )
+        cause = "the gradient overflowed, no single loss did"
+        if names:
+            cause = f"rows {', '.join(names[:5])} have no finite loss"
         if self.rank == 0:
             self.context.progress.note(
                 f"step {track.step} dropped, weights unchanged: loss {loss}; {cause}"
@@ -298,7 +304,7 @@ class Loop:
         dev_loss = self.dev_loss()
         track = self.track
         if not track.dev_losses or dev_loss < min(loss for _, loss in track.dev_losses):
-            self.best = ds.own_share(self.engine, ds.full_weight)
+            self.best = engine_state.own_share(self.engine, engine_state.full_weight)
             track.best_step = track.step
         track.dev_losses.append((track.step, dev_loss))
         return dev_loss
@@ -316,12 +322,11 @@ class Loop:
         with torch.inference_mode(), self._precision():
             for start in range(0, len(batches), self.world_size):
                 index = start + self.rank
-                # The last turn may have too few batches: idle processes compute one without loss.
-                batch = (
-                    collate(batches[index], self.pad_id)
-                    if index < len(batches)
-                    else _idle(self.pad_id)
-                )
+                # The last turn may have too few batches: idle processes compute one without loss,
+                # for under ZeRO-3 a forward pass gathers weights from all processes.
+                batch = _idle(self.pad_id)
+                if index < len(batches):
+                    batch = collate(batches[index], self.pad_id)
                 total += self.engine.module(batch.to(self.device)).float()
         self.engine.module.train()
         if self.world_size > 1:
@@ -329,17 +334,20 @@ class Loop:
         return float(total) / sum(row.num_targets for row in self.dev_rows)
 
     def _patience_ended(self) -> bool:
+        """Return True if the last evaluations, as many as the patience, were all no improvement."""
         losses = [loss for _, loss in self.track.dev_losses]
         patience = self.job.section.early_stopping_patience
         return len(losses) > patience and min(losses[-patience:]) > min(losses)
 
     def _report(self, num_steps: int, rate: float) -> None:
-        if self.rank == 0:
-            entry = self.track.log[-1]
-            loss = "not finite" if entry.loss is None else f"{entry.loss:.4f}"
-            self.context.progress.update(self.track.step, num_steps, rate, f"loss {loss}")
-            if self.recorder is not None:
-                self.recorder.step(entry, rate)
+        """Report the last step, in process 0; `rate` is in tokens a second."""
+        if self.rank != 0:
+            return
+        entry = self.track.log[-1]
+        loss = "not finite" if entry.loss is None else f"{entry.loss:.4f}"
+        self.context.progress.update(self.track.step, num_steps, rate, f"loss {loss}")
+        if self.recorder is not None:
+            self.recorder.step(entry, rate)
 
     def _save_if_due(self, asked_to_stop: Callable[[], bool], *, last: bool) -> None:
         """Save a checkpoint when it is time and the last one is stored.
@@ -354,8 +362,9 @@ class Loop:
             flags = torch.tensor([stop, due, busy], dtype=torch.float32, device=self.device)
             dist.all_reduce(flags, op=dist.ReduceOp.MAX)
             stop, due, busy = (bool(flag) for flag in flags.tolist())
-        if not stop and (busy or not due):
+        if not stop and (not due or busy):
             return
+        # AdamW has no moments to save before its first update.
         if not self.track.updates:
             if stop:
                 raise Transient(
@@ -365,9 +374,9 @@ class Loop:
         self.checkpoints.finish()
         # Weights that are the best themselves need no second copy.
         best = self.best if self.track.best_step != self.track.step else {}
-        tensors = ds.snapshot(self.engine, best)
+        tensors = engine_state.snapshot(self.engine, best)
         self.checkpoints.save(self.track.step, tensors, self.track.as_json())
-        self.last_saved = time.monotonic()
+        self.last_saved = self.context.clock()
         if self.recorder is not None:
             self.recorder.save()
         if stop:
@@ -378,10 +387,9 @@ class Loop:
             )
 
     def _is_due(self) -> bool:
-        return (
-            self.rank == 0
-            and time.monotonic() - self.last_saved >= 60 * self.job.section.checkpoint_minutes
-        )
+        # Process 0 alone looks at its clock: processes that disagreed would wait for each other.
+        seconds = self.context.clock() - self.last_saved
+        return self.rank == 0 and seconds >= 60 * self.job.section.checkpoint_minutes
 
 
 def _idle(pad_id: int) -> Batch:

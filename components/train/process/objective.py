@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from components.modeling.likelihood import (
     IGNORED,
@@ -33,20 +32,21 @@ class Objective(CompletionLoss):
 
     def __init__(
         self,
-        model: Any,
+        model: PreTrainedModel,
         *,
         neftune_alpha: float = 0.0,
         kl_beta: float = 0.0,
-        reference: Any = None,
+        reference: PreTrainedModel | None = None,
         chunk_tokens: int | None = None,
     ) -> None:
         super().__init__(model, chunk_tokens=chunk_tokens)
-        if kl_beta and reference is None:
-            raise ValueError("kl_beta needs the reference model")
         self.neftune_alpha = neftune_alpha
         self.kl_beta = kl_beta
-        self._reference: tuple[Any, Any] = (None, None)
+        # In a tuple, which nn.Module does not look into: the reference is no submodule.
+        self._reference: tuple[nn.Module, nn.Module] | None = None
         if kl_beta:
+            if reference is None:
+                raise ValueError("kl_beta needs the reference model")
             self._reference = split_head(reference.eval().requires_grad_(False))
 
     def _states(self, batch: Batch) -> Tensor:
@@ -64,7 +64,7 @@ class Objective(CompletionLoss):
 
     def _token_loss(self, batch: Batch, chosen: Tensor, targets: Tensor) -> TokenLoss:
         cross_entropy = super()._token_loss(batch, chosen, targets)
-        if not (self.training and self.kl_beta):
+        if not self.training or self._reference is None:
             return cross_entropy
         body, head = self._reference
         with torch.no_grad():
@@ -75,10 +75,8 @@ class Objective(CompletionLoss):
                 reference_log = F.log_softmax(head(states[span]).float(), -1)
             model_log = F.log_softmax(logits, -1)
             # F.kl_div(a, b) is KL(b ‖ a).
-            divergence = F.kl_div(reference_log, model_log, reduction="none", log_target=True).sum(
-                -1
-            )
-            return cross_entropy(logits, span) + self.kl_beta * divergence
+            terms = F.kl_div(reference_log, model_log, reduction="none", log_target=True)
+            return cross_entropy(logits, span) + self.kl_beta * terms.sum(-1)
 
         return loss_of
 
@@ -86,9 +84,9 @@ class Objective(CompletionLoss):
 def with_noise(embeddings: Tensor, lengths: Tensor, alpha: float) -> Tensor:
     """Return (batch, length, dimensions) embeddings with NEFTune noise (2310.05914).
 
-    It is uniform in ±alpha/√(length·dimensions) and comes from torch's global generator, whose
-    state a training checkpoint holds.
+    It is uniform in ±alpha/√(length·dimensions). `lengths` are those of `row_lengths`.
     """
+    # From torch's global generator, whose state a training checkpoint holds.
     noise = 2 * torch.rand_like(embeddings, dtype=torch.float32) - 1
     scale = alpha / (lengths * embeddings.shape[-1]).float().sqrt()
     return embeddings + (noise * scale.unsqueeze(-1)).to(embeddings.dtype)

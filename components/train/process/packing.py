@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from components.modeling.likelihood import (
     IGNORED,
@@ -20,9 +20,9 @@ from components.modeling.likelihood import (
 def bins(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     """Return the indices of `lengths` in groups of at most `capacity` tokens.
 
-    First-fit decreasing: at most 11/9 of the fewest possible groups and one more. Raises ValueError
-    for a length beyond the capacity.
+    Raises ValueError for a length beyond the capacity.
     """
+    # First-fit decreasing: at most 11/9 of the fewest possible groups and one more.
     if lengths and max(lengths) > capacity:
         raise ValueError(f"a row of {max(lengths)} tokens does not fit into {capacity}")
     groups: list[list[int]] = []
@@ -42,8 +42,7 @@ def collate_packed(groups: Sequence[Sequence[EncodedRow]], pad_id: int) -> Batch
     """Return a batch with one group per sequence, padded on the right as if by one more row.
 
     Positions restart at 0 with each row, which is how transformers' masks tell the rows of a
-    sequence apart: attention stays inside a row, for `eager` and `sdpa` alike. The first token of a
-    row is never a target, because the token before it is of another row. A model that ignores
+    sequence apart: attention stays inside a row, for `eager` and `sdpa` alike. A model that ignores
     positions (see `keeps_rows_apart`) must not get such a batch.
     """
     group_lengths = [sum(len(row.ids) for row in group) for group in groups]
@@ -57,6 +56,7 @@ def collate_packed(groups: Sequence[Sequence[EncodedRow]], pad_id: int) -> Batch
         for row in group:
             end = start + len(row.ids)
             inputs[index, start:end] = torch.tensor(row.ids)
+            # The first token of a row is never a target: the token before it is of another row.
             first_target = start + max(row.num_masked, 1)
             labels[index, first_target:end] = inputs[index, first_target:end]
             for gap_start, gap_end in row.gaps:
@@ -69,22 +69,23 @@ def collate_packed(groups: Sequence[Sequence[EncodedRow]], pad_id: int) -> Batch
     return Batch(inputs, labels, positions, weights if weighted else None)
 
 
-def keeps_rows_apart(model: Any) -> bool:
+def keeps_rows_apart(model: PreTrainedModel) -> bool:
     """Return True if `model` gives two packed rows the outputs that each has alone.
 
     Recurrent models and those whose positions or masks ignore `position_ids` do not; they train
     unpacked. For float32 weights: in bf16 the outputs differ by more than the tolerance here.
     """
+    vocabulary = model.config.vocab_size
     rows = [
-        EncodedRow([token % model.config.vocab_size for token in ids], 1)
-        for ids in ([1, 2, 3], [4, 5])
+        EncodedRow([token % vocabulary for token in tokens], 1) for tokens in ([1, 2, 3], [4, 5])
     ]
     body, _ = split_head(model)
     training = model.training
     model.eval()
     try:
         with torch.inference_mode():
-            alone = [states_of(body, collate([row], 0).to(model.device))[0] for row in rows]
+            batches = [collate([row], 0).to(model.device) for row in rows]
+            alone = [states_of(body, batch)[0] for batch in batches]
             packed = states_of(body, collate_packed([rows], 0).to(model.device))[0]
     except TypeError:
         # The forward of this model takes no position_ids.

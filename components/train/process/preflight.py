@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from components.contracts.rows import Conversation
 from components.errors import UserError
@@ -25,7 +24,7 @@ BYTES_PER_PARAMETER = 16
 """Bytes of a checkpoint: weight, two moments, best weight so far, in float32."""
 
 
-def check_rows(stage: str, rows: TrainingSet, codec: Codec, model: Any) -> None:
+def check_rows(stage: str, rows: TrainingSet, codec: Codec, model: PreTrainedModel) -> None:
     """Raise UserError if training on these rows could not teach what it should."""
     longest = max(len(row.ids) for row in rows.rows)
     context_length = getattr(model.config, "max_position_embeddings", None)
@@ -73,16 +72,18 @@ def check_masks(stage: str, rows: TrainingSet) -> float:
     return share
 
 
-def first_loss(model: Any, rows: TrainingSet, codec: Codec) -> tuple[float, float]:
+def first_loss(
+    model: PreTrainedModel, rows: TrainingSet, codec: Codec, clock: Callable[[], float]
+) -> tuple[float, float]:
     """Return (mean loss per token, seconds per position) before training.
 
-    Measured on a few rows of all lengths. Raises UserError if the loss is not finite: then weights
-    or data are broken already.
+    Measured on CHECKED_ROWS rows of all lengths, by `clock`, which gives seconds. Raises UserError
+    if the loss is not finite: then weights or data are broken already.
     """
     ordered = sorted(range(len(rows.rows)), key=lambda index: len(rows.rows[index].ids))
     stride = max(1, len(ordered) // CHECKED_ROWS)
     checked_rows = [rows.rows[index] for index in ordered[::stride][:CHECKED_ROWS]]
-    begun = time.monotonic()
+    begun = clock()
     batch = collate(checked_rows, codec.pad_id).to(model.device)
     with torch.inference_mode():
         total = float(CompletionLoss(model)(batch))
@@ -93,7 +94,7 @@ def first_loss(model: Any, rows: TrainingSet, codec: Codec) -> tuple[float, floa
             f"{CHECKED_ROWS} of all lengths, are broken (infinite weights? an empty vocabulary "
             "entry?)"
         )
-    return loss, (time.monotonic() - begun) / batch.num_positions
+    return loss, (clock() - begun) / batch.num_positions
 
 
 def check_disk(context: Context, model: Model) -> None:

@@ -1,5 +1,5 @@
-"""Which rows each optimizer step sees: drawn by weight, grouped by length, the same for any number
-of processes."""
+"""Rows of each optimizer step: drawn by weight, grouped by length, the same for any number of
+processes."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ GROUP = 16
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Rows as a stage of training sees them."""
+    """Encoded rows of one stage of training. The lists are parallel."""
 
     rows: list[EncodedRow]
     shares: list[float]
-    """How often each row is drawn, relative to the others."""
+    """Frequency with which each row is drawn, relative to the others."""
     names: list[str]
-    """Where each row is from, for messages: its id."""
+    """Id of the training row that each row is from. A long text makes several rows."""
 
 
 def training_set(
@@ -40,42 +40,61 @@ def training_set(
     weighting: str,
     turns: Turns = "all",
 ) -> TrainingSet:
-    """The rows of one stage: `pretrain` takes raw text alone; `sft` takes rows with a prompt, and
-    raw text only `with_text`. Raw text is cut into windows of `max_length` tokens.
+    """Return the rows of one stage.
 
-    A row's weight is how often it is drawn (`sampling`) or counts in the loss (`loss`, relative to
-    the mean weight). Of a conversation `turns` of the assistant bear loss. Raises UserError if there
-    is nothing to learn from, or if a row with a prompt is longer than `max_length`.
+    Args:
+        rows: all rows of the mix.
+        codec: of the model.
+        stage: `pretrain` takes raw text alone; `sft` takes rows with a prompt.
+        with_text: the sft stage takes raw text too.
+        max_length: longest row in tokens. Raw text is cut into windows of this size.
+        weighting: a row's weight is how often it is drawn (`sampling`), or how much it counts in
+            the loss (`loss`, relative to the mean weight).
+        turns: of a conversation, the assistant's turns that bear loss.
+
+    Raises:
+        UserError: there is nothing to learn from, or a row with a prompt is longer than
+            `max_length`.
     """
-    chosen = [
-        row for row in rows if (stage == "sft" if row.prompt else stage == "pretrain" or with_text)
-    ]
+    chosen = [row for row in rows if _is_of_stage(row, stage, with_text=with_text)]
     if not chosen:
         needed = "raw text (rows without a prompt)" if stage == "pretrain" else "rows with a prompt"
         raise UserError(
-            f"train: the {stage} stage learns from {needed}, and none of the {len(rows)} rows is that"
+            f"train: the {stage} stage learns from {needed}, and none of the {len(rows)} rows is "
+            "that"
         )
-    encoded, shares, names = list[EncodedRow](), list[float](), list[str]()
-    mean = sum(row.weight for row in chosen) / len(chosen)
+    encoded: list[EncodedRow] = []
+    shares: list[float] = []
+    names: list[str] = []
+    mean_weight = sum(row.weight for row in chosen) / len(chosen)
     for row in chosen:
-        weight = row.weight / mean if weighting == "loss" else 1.0
-        for one in _encoded(row, codec, max_length, turns):
-            encoded.append(EncodedRow(one.ids, one.num_masked, weight, one.gaps))
-            shares.append(row.weight if weighting == "sampling" else 1.0)
+        loss_weight = row.weight / mean_weight if weighting == "loss" else 1.0
+        share = row.weight if weighting == "sampling" else 1.0
+        for piece in _encoded(row, codec, max_length, turns):
+            encoded.append(EncodedRow(piece.ids, piece.num_masked, loss_weight, piece.gaps))
+            shares.append(share)
             names.append(row.id)
     _must_fit(encoded, max_length, stage)
     return TrainingSet(encoded, shares, names)
 
 
+def _is_of_stage(row: TrainingRow, stage: str, *, with_text: bool) -> bool:
+    if row.prompt:
+        return stage == "sft"
+    return stage == "pretrain" or with_text
+
+
 def dev_set(
     rows: Sequence[TrainingRow], codec: Codec, max_length: int, turns: Turns = "all"
 ) -> list[EncodedRow]:
-    """Return the dev rows, prompts masked; raw text in windows. Raises UserError for a row with a prompt
-    that is too long."""
+    """Return the dev rows, prompts masked; raw text in windows.
+
+    Raises UserError for a row with a prompt that is longer than `max_length` tokens.
+    """
     encoded = [
-        EncodedRow(one.ids, one.num_masked, gaps=one.gaps)
+        EncodedRow(piece.ids, piece.num_masked, gaps=piece.gaps)
         for row in rows
-        for one in _encoded(row, codec, max_length, turns)
+        for piece in _encoded(row, codec, max_length, turns)
     ]
     _must_fit(encoded, max_length, "dev")
     return encoded
@@ -89,33 +108,34 @@ def _encoded(row: TrainingRow, codec: Codec, max_length: int, turns: Turns) -> l
 
 
 def _windows(ids: list[int], num_masked: int, size: int) -> list[Encoded]:
-    """Text cut into windows; each begins with the last token of the one before, so every token is
-    predicted once."""
-    cuts = [Encoded(ids[:size], num_masked)]
+    """Return text cut into windows of `size` tokens."""
+    windows = [Encoded(ids[:size], num_masked)]
+    # A window begins with the last token of the one before, so every token is predicted once.
     for start in range(size - 1, len(ids) - 1, size - 1):
-        cuts.append(Encoded(ids[start : start + size], 1))
-    return cuts
+        windows.append(Encoded(ids[start : start + size], 1))
+    return windows
 
 
-def _must_fit(rows: Sequence[EncodedRow], max_length: int, what: str) -> None:
+def _must_fit(rows: Sequence[EncodedRow], max_length: int, subject: str) -> None:
     longest = max((len(row.ids) for row in rows), default=0)
     if longest > max_length:
         count = sum(len(row.ids) > max_length for row in rows)
         raise UserError(
-            f"{what}: {count} of {len(rows)} rows are longer than train.max_length {max_length} "
+            f"{subject}: {count} of {len(rows)} rows are longer than train.max_length {max_length} "
             f"(longest {longest} tokens): raise it or remove them"
         )
 
 
 def draw(weights: Sequence[float], count: int, seed: int) -> npt.NDArray[np.int64]:
-    """`count` row indices in random order, row i about count·w_i/Σw times: systematic resampling,
-    so every row is drawn its expected number of times to within one, and equal weights give whole
-    epochs."""
+    """Return `count` row indices in random order, row i about count·w_i/Σw times."""
     shares = np.asarray(weights, dtype=np.float64)
     generator = np.random.Generator(np.random.PCG64(seed))
+    # Systematic resampling: every row is drawn its expected number of times to within one, and
+    # equal weights give whole epochs.
     order = generator.permutation(len(shares))
     edges = np.cumsum(shares[order]) / shares.sum() * count
     ticks = np.arange(count) + generator.random()
+    # Rounding may leave the last edge a little short of the last tick.
     picked = np.minimum(np.searchsorted(edges, ticks, side="right"), len(shares) - 1)
     return generator.permutation(order[picked])
 
@@ -129,39 +149,54 @@ def plan_batches(
     group_by_length: bool,
     seed: int,
 ) -> list[list[int]]:
-    """`steps` lists of `batch_size` row indices.
+    """Return `steps` lists of `batch_size` row indices.
 
-    With `group_by_length` rows of similar length share a batch (sorted within GROUP batches at a
-    time, the batches then shuffled), so padding is small while every part of training still sees
-    all lengths.
+    Args:
+        weights: of the rows; see `draw`.
+        lengths: of the rows, in tokens.
+        steps: optimizer steps.
+        batch_size: rows of a step, over all processes.
+        group_by_length: rows of similar length share a batch, so that padding is small.
+        seed: of the draw and of the order.
     """
     drawn = draw(weights, steps * batch_size, seed)
     generator = np.random.Generator(np.random.PCG64(seed + 1))
     batches: list[list[int]] = []
+    # Sorted within GROUP batches at a time, and the batches then shuffled: every part of training
+    # still sees all lengths.
     for start in range(0, len(drawn), GROUP * batch_size):
-        chunk = drawn[start : start + GROUP * batch_size]
+        group = drawn[start : start + GROUP * batch_size]
         if group_by_length:
-            chunk = chunk[np.argsort([lengths[index] for index in chunk], kind="stable")]
-        own = [chunk[at : at + batch_size].tolist() for at in range(0, len(chunk), batch_size)]
-        batches += [own[index] for index in generator.permutation(len(own))]
+            group = group[np.argsort([lengths[index] for index in group], kind="stable")]
+        starts = range(0, len(group), batch_size)
+        group_batches = [group[first : first + batch_size].tolist() for first in starts]
+        batches += [group_batches[index] for index in generator.permutation(len(group_batches))]
     return batches
 
 
 def share_of(batch: Sequence[int], lengths: Sequence[int], rank: int, world_size: int) -> list[int]:
-    """The rows of a batch one process works on: every world_size-th by length, so all have about
-    the same work."""
+    """Return the rows of a batch that one process works on, longest first.
+
+    They are every world_size-th by length, so all processes have about the same work.
+    """
     ordered = sorted(batch, key=lambda index: (-lengths[index], index))
     return ordered[rank::world_size]
 
 
 def cut(lengths: Sequence[int], most_rows: int, fixed_positions: int) -> list[slice]:
-    """Micro-batches of rows that lie sorted by length: neighbours, at most `most_rows` each, so
-    that the fewest positions are computed, padding included, where a micro-batch of its own costs
-    as much as `fixed_positions`.
+    """Cut rows that lie sorted by length into micro-batches of neighbours, at the least cost.
 
-    `lengths` are those of the rows in tokens, longest first.
+    The cost of a micro-batch is its positions, padding included, and `fixed_positions`.
+
+    Args:
+        lengths: of the rows in tokens, longest first.
+        most_rows: rows of a micro-batch.
+        fixed_positions: fixed cost of a forward and backward pass, in positions.
     """
-    costs, starts = [0], [0]
+    # Dynamic programming: costs[end] is the least cost of the first `end` rows, and starts[end] the
+    # start of the last micro-batch among them.
+    costs = [0]
+    starts = [0]
     for end in range(1, len(lengths) + 1):
         cost, start = min(
             (costs[start] + (end - start) * lengths[start] + fixed_positions, start)
@@ -169,7 +204,8 @@ def cut(lengths: Sequence[int], most_rows: int, fixed_positions: int) -> list[sl
         )
         costs.append(cost)
         starts.append(start)
-    slices, end = list[slice](), len(lengths)
+    slices: list[slice] = []
+    end = len(lengths)
     while end:
         slices.append(slice(starts[end], end))
         end = starts[end]
@@ -179,12 +215,16 @@ def cut(lengths: Sequence[int], most_rows: int, fixed_positions: int) -> list[sl
 def learning_rate_at(
     step: int, steps: int, peak: float, *, warmup_share: float, schedule: str, min_ratio: float
 ) -> float:
-    """Linear warm-up to `peak`, then constant or a cosine down to min_ratio·peak at the last step
-    (1608.03983)."""
+    """Return the learning rate of a step, from 0.
+
+    A linear warm-up to `peak`, then `constant`, or a cosine down to min_ratio·peak at the last step
+    (1608.03983).
+    """
     warmup = max(1, round(warmup_share * steps))
     if step < warmup:
         return peak * (step + 1) / warmup
     if schedule == "constant":
         return peak
-    progress = (step - warmup) / max(1, steps - warmup - 1)
-    return peak * (min_ratio + (1 - min_ratio) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
+    progress = min((step - warmup) / max(1, steps - warmup - 1), 1.0)
+    cosine = 0.5 * (1 + math.cos(math.pi * progress))
+    return peak * (min_ratio + (1 - min_ratio) * cosine)

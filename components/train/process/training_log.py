@@ -9,7 +9,7 @@ import os
 import resource
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
@@ -19,6 +19,12 @@ from components.errors import RatchetError
 from components.runtime.context import Context
 from components.storage import keys
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+FLUSH_SECONDS = 30
+"""Longest time that an event stays in memory."""
+
 
 class Recorder:
     """Per-step numbers of one training, in process 0. Call `close` also after a failure."""
@@ -27,7 +33,7 @@ class Recorder:
         self.context = context
         self.folder = folder
         self.key_parts = run_id, "tensorboard", task
-        self.events = SummaryWriter(str(folder), flush_secs=30)
+        self.events = SummaryWriter(str(folder), flush_secs=FLUSH_SECONDS)
         self.mlflow = _open_mlflow(context, run_id, task)
 
     def step(self, entry: LogEntry, tokens_per_second: float) -> None:
@@ -68,7 +74,7 @@ class _MlflowRun:
         import mlflow
 
         self.context = context
-        self.client: Any = mlflow.MlflowClient()
+        self.client: MlflowClient | None = mlflow.MlflowClient()
         name = context.environment.get("MLFLOW_EXPERIMENT_NAME", "ratchet")
         experiment = self.client.get_experiment_by_name(name)
         experiment_id = (
@@ -84,14 +90,14 @@ class _MlflowRun:
     def log(self, numbers: Mapping[str, float], step: int) -> None:
         from mlflow.entities import Metric
 
-        now = int(self.context.clock() * 1000)
-        metrics = [Metric(name, value, now, step) for name, value in numbers.items()]
+        milliseconds = int(self.context.clock() * 1000)
+        metrics = [Metric(name, value, milliseconds, step) for name, value in numbers.items()]
         self._call(lambda client: client.log_batch(self.mlflow_run_id, metrics=metrics))
 
     def close(self) -> None:
         self._call(lambda client: client.set_terminated(self.mlflow_run_id))
 
-    def _call(self, request: Callable[[Any], object]) -> None:
+    def _call(self, request: Callable[[MlflowClient], object]) -> None:
         if self.client is None:
             return
         try:
@@ -106,7 +112,8 @@ class _MlflowRun:
 def _open_mlflow(context: Context, run_id: str, task: str) -> _MlflowRun | None:
     if not context.environment.get("MLFLOW_TRACKING_URI"):
         return None
-    # MLflow's own patience (7 tries, 2 minutes each) would hold up a training.
+    # MLflow's own patience (7 tries, 2 minutes each) would hold up a training. It reads the
+    # process's own environment.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     try:
@@ -137,4 +144,5 @@ def _first_line(error: Exception) -> str:
 def _memory_bytes() -> int:
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
+    # Linux counts in KiB.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

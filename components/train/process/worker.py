@@ -1,33 +1,32 @@
-"""One process of a training, alone or one of many: read rows, check, train with DeepSpeed, export
-the candidate."""
+"""One process of a training, alone or one of many: prepare, resume or start, train, export."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from components.contracts import artifacts
 from components.contracts.rows import Conversation, TrainingRow, read_rows, write_rows
 from components.contracts.summaries.train import TrainingOutcome
 from components.errors import Corrupt, RatchetError
 from components.modeling.encoding import Codec, load_codec
-from components.modeling.likelihood import CompletionLoss, EncodedRow, mean_loss
-from components.modeling.load import load_model, save_checkpoint
+from components.modeling.likelihood import EncodedRow
+from components.modeling.load import load_model
 from components.runtime.context import Context, make_context
 from components.train.process import deepspeed_engine as ds
+from components.train.process import engine_state
 from components.train.process.checkpoints import Checkpoints, Found
-from components.train.process.interpolate import choose_share
+from components.train.process.export import Exported, export
 from components.train.process.job import Costs, Job, Measured, Stage
 from components.train.process.loop import Loop, Track
 from components.train.process.objective import Objective
@@ -52,12 +51,12 @@ DROPOUTS = (
     "embd_pdrop",
     "attn_pdrop",
 )
-"""What architectures call it."""
+"""Names of dropout in the configs of the architectures."""
 
 
 @dataclass(frozen=True)
 class Material:
-    """What a training learns from."""
+    """The rows of a training, encoded."""
 
     codec: Codec
     stages: list[tuple[Stage, TrainingSet]]
@@ -66,98 +65,141 @@ class Material:
     """Prompts of the dev rows."""
 
 
+@dataclass(frozen=True)
+class Run:
+    """A training whose rows, model and layout have passed the checks."""
+
+    job: Job
+    context: Context
+    device: torch.device
+    material: Material
+    objective: Objective
+    estimate: Estimate
+    num_parameters: int
+    packed: bool
+    """Several rows share a sequence."""
+
+
 def train(job: Job, context: Context) -> None:
-    """Train one candidate and write `model/`, `adapter/` (LoRA), `log.jsonl` and `measured.json`
-    into job.output, in process 0. Goes on from the newest usable checkpoint of the same work.
+    """Train one candidate, from the newest usable checkpoint of the same work.
+
+    Process 0 writes `model/`, `adapter/` (LoRA), `log.jsonl` and `measured.json` into job.output.
     Raises UserError for rows or a model that cannot be trained, OutOfMemory, Transient after
-    SIGTERM."""
-    begun = time.monotonic()
+    SIGTERM.
+    """
+    begun = context.clock()
     torch.set_num_threads(job.threads)
     device = ds.join_processes()
     try:
-        _train(job, context, device, begun)
+        run = prepare_run(job, context, device)
+        loop = resume_or_start(run)
+        started = context.clock()
+        with closing(loop.recorder) if loop.recorder is not None else nullcontext():
+            loop.run()
+        finished = context.clock()
+        costs = Costs(compute_seconds=finished - started, startup_seconds=started - begun)
+        _export(run, loop, costs)
+        dist.barrier()
+        loop.checkpoints.close()
     finally:
         # Where others wait for this process, its end is what tells them.
         if dist.get_world_size() == 1:
             ds.leave_processes()
 
 
-def _train(job: Job, context: Context, device: torch.device, begun: float) -> None:
+def prepare_run(job: Job, context: Context, device: torch.device) -> Run:
+    """Load rows and model, check them, and choose the layout. Raises UserError."""
+    # Every process begins with the same new weights of an adapter.
     torch.manual_seed(job.seed)
     material = _material(job, context)
     model = build_model(job)
     size = model_size(model)
     estimate = _preflight(job, context, material, model, size)
     packed = job.section.packing and keeps_rows_apart(model)
-    if job.section.packing and not packed and dist.get_rank() == 0:
-        context.progress.note(
-            f"train.packing is not used: {type(model).__name__} would let packed rows see each other"
+    if job.section.packing and not packed:
+        _note(
+            context,
+            f"train.packing is not used: {type(model).__name__} would let packed rows see each "
+            "other",
         )
-    checkpoints = Checkpoints(context, job.key, zero_stage=estimate.layout.zero_stage)
-    objective = _objective(job, model)
-    found = checkpoints.newest()
-    if found is not None:
-        _load_weights(objective, found)
+    return Run(
+        job=job,
+        context=context,
+        device=device,
+        material=material,
+        objective=_objective(job, model),
+        estimate=estimate,
+        num_parameters=size.num_parameters,
+        packed=packed,
+    )
+
+
+def resume_or_start(run: Run) -> Loop:
+    """Return the loop, at the newest usable checkpoint of this work or before its first step."""
+    job = run.job
+    layout = run.estimate.layout
+    checkpoints = Checkpoints(run.context, job.key, zero_stage=layout.zero_stage)
+    checkpoint = checkpoints.newest()
+    # The engine copies the weights as it starts: those of a checkpoint must be there before.
+    if checkpoint is not None:
+        _load_weights(run.objective, checkpoint)
     engine = ds.start_engine(
-        objective,
-        estimate.layout,
+        run.objective,
+        layout,
         num_rows=job.section.batch_size,
         learning_rate=job.stages[0].learning_rate,
         weight_decay=job.weight_decay,
         beta2=job.section.beta2,
         max_gradient_norm=job.section.max_gradient_norm,
     )
-    optimizer = ds.optimizer_name(engine)
-    if estimate.layout.offload and dist.get_rank() == 0:
-        slower = (
-            ", which is slower: DeepSpeed's is not compiled here" if optimizer == "torch" else ""
-        )
-        context.progress.note(
-            f"offload: weights and moments are updated by the AdamW of {optimizer}{slower}"
-        )
+    if layout.offload:
+        _announce_optimizer(run.context, ds.optimizer_name(engine))
+    # From here on processes draw dropout and noise of their own.
     torch.manual_seed(job.seed + dist.get_rank())
-    events = job.output / "tensorboard"
-    recorder = Recorder(context, job.run_id, job.task, events) if dist.get_rank() == 0 else None
+    recorder = None
+    if dist.get_rank() == 0:
+        recorder = Recorder(run.context, job.run_id, job.task, job.output / "tensorboard")
     loop = Loop(
         job=job,
-        context=context,
+        context=run.context,
         engine=engine,
-        device=device,
-        stages=material.stages,
-        dev_rows=material.dev_rows,
-        pad_id=material.codec.pad_id,
-        packed=packed,
-        autocast=estimate.layout.precision == "autocast",
-        micro_batch_size=estimate.layout.micro_batch_size,
-        num_parameters=size.num_parameters,
+        device=run.device,
+        stages=run.material.stages,
+        dev_rows=run.material.dev_rows,
+        pad_id=run.material.codec.pad_id,
+        packed=run.packed,
+        autocast=layout.precision == "autocast",
+        micro_batch_size=layout.micro_batch_size,
+        num_parameters=run.num_parameters,
         checkpoints=checkpoints,
         recorder=recorder,
         track=Track(),
     )
-    if found is not None:
-        _resume(loop, found)
+    if checkpoint is not None:
+        _resume(loop, checkpoint)
     checkpoints.forget_fetched()
-    started = time.monotonic()
-    try:
-        loop.run()
-    finally:
-        if recorder is not None:
-            recorder.close()
-    compute_seconds = time.monotonic() - started
-    weights = ds.gather_shares(engine, loop.best or ds.own_share(engine, ds.full_weight), device)
+    return loop
+
+
+def _export(run: Run, loop: Loop, costs: Costs) -> None:
+    """Gather the best weights, and have process 0 export and measure them (collective)."""
+    share = loop.best or engine_state.own_share(loop.engine, engine_state.full_weight)
+    weights = engine_state.gather_shares(loop.engine, share, run.device)
     if dist.get_rank() == 0:
-        exported = export(
-            job, {name.removeprefix("model."): value for name, value in weights.items()}, material
-        )
-        costs = Costs(compute_seconds=compute_seconds, startup_seconds=started - begun)
-        _write(job, loop.track, estimate, optimizer, exported, material, costs)
-    dist.barrier()
-    checkpoints.close()
+        # The engine's module is the objective, which holds the model as `model`.
+        plain = {name.removeprefix("model."): value for name, value in weights.items()}
+        exported = export(run.job, plain, run.material.codec, run.material.dev_rows)
+        outcome = _outcome(run, loop.track, ds.optimizer_name(loop.engine), exported)
+        write_rows(run.job.output / artifacts.LOG, loop.track.log)
+        measured = Measured(summary=outcome, costs=costs)
+        (run.job.output / "measured.json").write_text(measured.model_dump_json(), encoding="utf-8")
 
 
-def build_model(job: Job) -> Any:
-    """The model to train, in train mode: dropout, adapters and activation checkpointing as the job
-    says."""
+def build_model(job: Job) -> PreTrainedModel:
+    """Return the model to train, in train mode.
+
+    Dropout, adapters and activation checkpointing are as the job says.
+    """
     dropout = job.section.dropout
     model = load_model(job.init, settings=dict.fromkeys(DROPOUTS, dropout) if dropout else None)
     if job.lora is not None:
@@ -167,8 +209,10 @@ def build_model(job: Job) -> Any:
     if job.section.activation_checkpointing:
         if not model.supports_gradient_checkpointing:
             raise RatchetError(
-                f"{type(model).__name__} cannot compute activations again: unset activation_checkpointing"
+                f"{type(model).__name__} cannot compute activations again: unset "
+                "activation_checkpointing"
             )
+        # The reentrant form needs an input with a gradient: under a frozen embedding nothing has.
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model.train()
 
@@ -176,55 +220,57 @@ def build_model(job: Job) -> Any:
 def _material(job: Job, context: Context) -> Material:
     codec = load_codec(job.init, job.system_prompt)
     rows = list(read_rows(job.mix, TrainingRow))
-    with_text = job.section.pretrain is None
     section = job.section
-    stages = [
-        (
-            stage,
-            training_set(
-                rows,
-                codec,
-                stage.name,
-                with_text=with_text,
-                max_length=section.max_length,
-                weighting=section.weighting,
-                turns=section.turns,
-            ),
+    stages = []
+    for stage in job.stages:
+        stage_rows = training_set(
+            rows,
+            codec,
+            stage.name,
+            with_text=section.pretrain is None,
+            max_length=section.max_length,
+            weighting=section.weighting,
+            turns=section.turns,
         )
-        for stage in job.stages
-    ]
+        stages.append((stage, stage_rows))
     dev_split = list(read_rows(job.dev, TrainingRow)) if job.dev.stat().st_size else []
     dev_rows = dev_set(dev_split, codec, section.max_length, section.turns)
-    left_out = len(rows) - len({name for _, own in stages for name in own.names})
-    if left_out > 0 and dist.get_rank() == 0:
-        context.progress.note(f"{left_out} of {len(rows)} rows belong to no stage of this training")
+    used = {name for _, stage_rows in stages for name in stage_rows.names}
+    num_unused = len(rows) - len(used)
+    if num_unused > 0:
+        _note(context, f"{num_unused} of {len(rows)} rows belong to no stage of this training")
     return Material(codec, stages, dev_rows, [row.asked for row in dev_split if row.prompt])
 
 
-def _preflight(job: Job, context: Context, material: Material, model: Any, size: Model) -> Estimate:
-    """Everything that can be known to be wrong before the first step. Raises UserError."""
-    for stage, rows in material.stages:
-        check_rows(stage.name, rows, material.codec, model)
-    last, last_rows = material.stages[-1]
-    share = check_masks(last.name, last_rows)
+def _preflight(
+    job: Job, context: Context, material: Material, model: PreTrainedModel, size: Model
+) -> Estimate:
+    """Check everything that can be known before the first step, and return the layout.
+
+    Raises UserError.
+    """
+    for stage, stage_rows in material.stages:
+        check_rows(stage.name, stage_rows, material.codec, model)
+    last_stage, last_rows = material.stages[-1]
+    masked_share = check_masks(last_stage.name, last_rows)
     check_disk(context, size)
-    longest = max(len(row.ids) for _, rows in material.stages for row in rows.rows)
-    estimate = choose(job.section, size, this_machine(job.section.num_nodes), longest)
-    loss, seconds_per_token = first_loss(model, material.stages[0][1], material.codec)
-    tokens = sum(
-        stage.steps
-        * job.section.batch_size
-        * sum(len(row.ids) for row in rows.rows)
-        // len(rows.rows)
-        for stage, rows in material.stages
-    )
+    longest = max(len(row.ids) for _, stage_rows in material.stages for row in stage_rows.rows)
+    estimate = choose(job.section, size, this_machine(job.section.num_nodes, context), longest)
+    _, first_rows = material.stages[0]
+    loss, seconds_per_token = first_loss(model, first_rows, material.codec, context.clock)
+    num_tokens = 0
+    for stage, stage_rows in material.stages:
+        total_tokens = sum(len(row.ids) for row in stage_rows.rows)
+        num_rows = stage.steps * job.section.batch_size
+        num_tokens += num_rows * total_tokens // len(stage_rows.rows)
     if dist.get_rank() == 0:
         (job.output / "layout.json").write_text(estimate.chosen.model_dump_json())
-        announce(context, estimate, loss, share, seconds_per_token, tokens // dist.get_world_size())
+        process_tokens = num_tokens // dist.get_world_size()
+        announce(context, estimate, loss, masked_share, seconds_per_token, process_tokens)
     return estimate
 
 
-def _objective(job: Job, model: Any) -> Objective:
+def _objective(job: Job, model: PreTrainedModel) -> Objective:
     section = job.section
     reference = None
     if section.kl_beta:
@@ -235,149 +281,69 @@ def _objective(job: Job, model: Any) -> Objective:
     )
 
 
-def _load_weights(objective: Objective, found: Found) -> None:
-    tensors = found.tensors()
+def _load_weights(objective: Objective, checkpoint: Found) -> None:
+    tensors = checkpoint.tensors()
     for name, weight in objective.named_parameters():
-        if weight.requires_grad:
-            if f"weight/{name}" not in tensors:
-                raise Corrupt(f"the checkpoint of step {found.receipt.step} has no weight {name}")
-            weight.data.copy_(tensors[f"weight/{name}"]())
+        if not weight.requires_grad:
+            continue
+        if f"weight/{name}" not in tensors:
+            raise Corrupt(f"the checkpoint of step {checkpoint.receipt.step} has no weight {name}")
+        weight.data.copy_(tensors[f"weight/{name}"]())
 
 
-def _resume(loop: Loop, found: Found) -> None:
-    """Put back all that a checkpoint holds. Another number of processes continues with fresh random
-    numbers."""
-    tensors, rank = found.tensors(), dist.get_rank()
-    loop.track = Track.from_json(found.track)
-    parameters = ds.trained_parameters(loop.engine)
-    ds.restore(
-        loop.engine,
-        loop.track.updates,
-        (
-            (
-                weight,
-                tensors[f"weight/{name}"](),
-                tuple(tensors[f"{kind}/{name}"]() for kind in ds.MOMENTS),
-            )
-            for name, weight in parameters
-        ),
-    )
+def _resume(loop: Loop, checkpoint: Found) -> None:
+    """Put back all that a checkpoint holds.
+
+    Another number of processes continues with fresh random numbers.
+    """
+    tensors = checkpoint.tensors()
+    rank = dist.get_rank()
+    loop.track = Track.from_json(checkpoint.track)
+    parameters = engine_state.trained_parameters(loop.engine)
+
+    def stored_states() -> Iterator[tuple[nn.Parameter, Tensor, tuple[Tensor, ...]]]:
+        for name, weight in parameters:
+            moments = tuple(tensors[f"{moment}/{name}"]() for moment in engine_state.MOMENTS)
+            yield weight, tensors[f"weight/{name}"](), moments
+
+    engine_state.restore(loop.engine, loop.track.updates, stored_states())
     if loop.track.best_step:
+        # Weights that are the best themselves were saved once only.
         kind = "weight" if loop.track.best_step == loop.track.step else "best"
-        own = (
-            name for index, (name, _) in enumerate(parameters) if index % loop.world_size == rank
-        )
-        loop.best = {name: tensors[f"{kind}/{name}"]() for name in own}
-    before = found.receipt.world_size
-    if before == loop.world_size:
+        own_names = [name for name, _ in parameters][rank :: loop.world_size]
+        loop.best = {name: tensors[f"{kind}/{name}"]() for name in own_names}
+    change = ""
+    previous_size = checkpoint.receipt.world_size
+    if previous_size == loop.world_size:
         torch.set_rng_state(tensors[f"random/cpu/{rank}"]())
         if torch.cuda.is_available():
             torch.cuda.set_rng_state(tensors[f"random/cuda/{rank}"]())
-    if rank == 0:
-        other = (
-            ""
-            if before == loop.world_size
-            else f", with {loop.world_size} processes instead of {before}"
-        )
-        loop.context.progress.note(f"going on from the checkpoint of step {loop.track.step}{other}")
+    else:
+        change = f", with {loop.world_size} processes instead of {previous_size}"
+    _note(loop.context, f"going on from the checkpoint of step {loop.track.step}{change}")
 
 
-@dataclass(frozen=True)
-class Exported:
-    """What is told of the exported model beside its files."""
-
-    share: float | None = None
-    """Of the trained model, where it was interpolated with the base."""
-    losses: dict[str, float] | None = None
-    """Such a share → dev loss."""
+def _announce_optimizer(context: Context, optimizer: str) -> None:
+    slower = ", which is slower: DeepSpeed's is not compiled here" if optimizer == "torch" else ""
+    _note(context, f"offload: weights and moments are updated by the AdamW of {optimizer}{slower}")
 
 
-def export(job: Job, weights: Mapping[str, Tensor], material: Material) -> Exported:
-    """Write the clean checkpoint `model/` of the trained weights, and `adapter/`; every tensor is
-    accounted for."""
-    if job.lora is not None:
-        _export_merged(job, weights, material.codec)
-        return Exported()
-    # A fresh copy takes the weights: under ZeRO-3 the trained module holds only its partition.
-    clean = load_model(job.init)
-    _fill(clean, weights)
-    exported = Exported()
-    if job.section.interpolate and material.dev_rows:
-        exported = _interpolate(job, clean, material)
-    save_checkpoint(clean, material.codec.tokenizer, job.output / "model")
-    return exported
+def _note(context: Context, text: str) -> None:
+    """Note a text once, in process 0."""
+    if dist.get_rank() == 0:
+        context.progress.note(text)
 
 
-def _fill(model: Any, weights: Mapping[str, Tensor]) -> None:
-    missing, unexpected = model.load_state_dict(dict(weights), strict=False)
-    tied = {name for name in missing if name in (model.all_tied_weights_keys or {})}
-    buffers = {name for name, _ in model.named_buffers()}
-    if unexpected or set(missing) - tied - buffers:
-        raise RatchetError(
-            f"export: weights do not fit the model (missing {missing[:3]}, unknown {unexpected[:3]})"
-        )
-
-
-def _interpolate(job: Job, clean: Any, material: Material) -> Exported:
-    assert job.base is not None, "the step gives the base where it is needed"
-    loss = CompletionLoss(clean)
-
-    def loss_of(weights: Mapping[str, Tensor]) -> float:
-        clean.load_state_dict(dict(weights))
-        return mean_loss(loss, material.dev_rows, material.codec.pad_id, 32)
-
-    trained = {
-        name: value.clone() for name, value in clean.state_dict().items()
-    }  # loss_of overwrites the model's
-    chosen = choose_share(load_model(job.base).state_dict(), trained, loss_of)
-    clean.load_state_dict(chosen.weights)
-    losses = {str(share): value for share, value in chosen.losses.items() if math.isfinite(value)}
-    return Exported(chosen.share, losses)
-
-
-def _export_merged(job: Job, weights: Mapping[str, Tensor], codec: Codec) -> None:
-    from components.train.process.adapters import (
-        attach,
-        merged_state,
-        plain_state,
-        save_adapter,
-        verify_merge,
-    )
-
-    assert job.lora is not None
-    adapted = attach(load_model(job.init), job.lora)
-    _, unexpected = adapted.load_state_dict(dict(weights), strict=False)
-    if unexpected:
-        raise RatchetError(f"export: the adapted model has no {unexpected[:3]}")
-    save_adapter(adapted, job.lora, job.output / "adapter")
-    clean = load_model(job.init)
-    _fill(clean, merged_state(adapted))
-    save_checkpoint(clean, codec.tokenizer, job.output / "model")
-    verify_merge(
-        plain_state(load_model(job.init)),
-        job.output / "adapter",
-        plain_state(load_model(job.output / "model")),
-    )
-
-
-def _write(
-    job: Job,
-    track: Track,
-    estimate: Estimate,
-    optimizer: str,
-    exported: Exported,
-    material: Material,
-    costs: Costs,
-) -> None:
-    write_rows(job.output / artifacts.LOG, track.log)
+def _outcome(run: Run, track: Track, optimizer: str, exported: Exported) -> TrainingOutcome:
+    job = run.job
     losses = [entry.loss for entry in track.log if entry.loss is not None]
-    tail = losses[-max(1, len(losses) // 10) :]
+    last_losses = losses[-max(1, len(losses) // 10) :]
     dev_losses = [loss for _, loss in track.dev_losses]
-    summary = TrainingOutcome(
+    return TrainingOutcome(
         steps=len(track.log),
         best_step=track.best_step or len(track.log),
         first_loss=losses[0],
-        final_loss=sum(tail) / len(tail),
+        final_loss=sum(last_losses) / len(last_losses),
         first_dev_loss=dev_losses[0] if dev_losses else None,
         best_dev_loss=min(dev_losses) if dev_losses else None,
         final_dev_loss=dev_losses[-1] if dev_losses else None,
@@ -387,19 +353,17 @@ def _write(
         padding_share=1 - track.tokens / track.positions,
         num_processes=dist.get_world_size(),
         end_of_text_share=end_of_text_share(
-            job.output / "model", job.system_prompt, material.prompts, job.max_new_tokens
+            job.output / "model", job.system_prompt, run.material.prompts, job.max_new_tokens
         ),
         interpolation_share=exported.share,
         interpolation_losses=exported.losses,
-        layout=estimate.chosen,
+        layout=run.estimate.chosen,
         optimizer=optimizer,
     )
-    measured = Measured(summary=summary, costs=costs)
-    (job.output / "measured.json").write_text(measured.model_dump_json(), encoding="utf-8")
 
 
 def main() -> None:
-    """Entry of one process that the step started: the job's file is its argument."""
+    """Run one process that the step started: the job's file is its argument."""
     job = Job.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
     try:
         context = make_context(job.store, os.environ)
@@ -408,8 +372,8 @@ def main() -> None:
     except RatchetError as error:
         # torchrun reports only that a process failed; the step reads this file and raises the error
         # itself.
-        said = {"kind": type(error).__name__, "message": str(error)}
-        (job.output / "failure.json").write_text(json.dumps(said))
+        failure = {"kind": type(error).__name__, "message": str(error)}
+        (job.output / "failure.json").write_text(json.dumps(failure))
         raise SystemExit(error.exit_code) from None
     # All is written; taking the interpreter down while threads of gloo end has aborted finished
     # processes.
