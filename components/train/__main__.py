@@ -5,17 +5,18 @@ from components.train.step import TrainInputs, run
 
 
 def main() -> None:
-    """The step from a container, a job or a laptop."""
-    given = parser(
+    """Run the step from a container, a job or a laptop."""
+    arguments = parser(
         "train",
         __doc__,
         state="receipt of prepare or decide that the round begins from",
         mix="receipt of select; in round 0 that of prepare",
     ).parse_args()
     carry_out(
-        given.state,
+        arguments.state,
         lambda context: run(
-            TrainInputs(given.state, mix_of(context, receipt_at(context, given.mix))), context
+            TrainInputs(arguments.state, mix_of(context, receipt_at(context, arguments.mix))),
+            context,
         ),
     )
 

@@ -1,5 +1,4 @@
-"""Fine-tune a candidate on this round's mix with DeepSpeed ZeRO, in this process, in several here, or
-on many nodes."""
+"""Fine-tune a candidate on this round's mix with DeepSpeed ZeRO, on this node or on many."""
 
 from __future__ import annotations
 

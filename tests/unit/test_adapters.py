@@ -17,14 +17,8 @@ from components.contracts.recipe import LoraSection, LoraStructure
 from components.errors import Corrupt, RatchetError, UserError
 from components.modeling.load import load_model, save_checkpoint
 from components.modeling.lstm import LstmConfig, LstmForCausalLM
-from components.train.process.adapters import (
-    attach,
-    merged_state,
-    plain_state,
-    resolve,
-    save_adapter,
-    verify_merge,
-)
+from components.train.process.adapter_merge import merged_state, plain_state, verify_merge
+from components.train.process.adapters import attach, resolve, save_adapter
 from tests.unit.tiny import save_tiny, tiny_model
 
 IDS = torch.tensor([[3, 9, 4, 11, 5, 7], [8, 2, 6, 6, 1, 10]])

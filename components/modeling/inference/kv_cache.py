@@ -59,8 +59,8 @@ class RoomyLayer(DynamicLayer):
         self._length = end
         # Products of tensors that lie in one piece are twice as fast, so a mask hides the room
         # where there is one.
-        shown = self.keys.shape[-2] if self._masked else end
-        return self.keys[:, :, :shown], self.values[:, :, :shown]
+        length = self.keys.shape[-2] if self._masked else end
+        return self.keys[:, :, :length], self.values[:, :, :length]
 
     def get_seq_length(self) -> int:
         """Return the tokens seen, padding included."""

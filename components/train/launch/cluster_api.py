@@ -13,12 +13,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from components.errors import RatchetError, Transient, UserError
 from components.retry import Backoff, Patience
 
+if TYPE_CHECKING:
+    from kubernetes.client import Configuration
+    from kubernetes.client.exceptions import ApiException
+
 Json = dict[str, Any]
+"""An object of the API server, as it sends it."""
 GROUP = "trainer.kubeflow.org"
 VERSION = "v1alpha1"
 PLURAL = "trainjobs"
@@ -28,6 +33,19 @@ PASSING = (408, 410, 425, 429, 500, 502, 503, 504)
 """Statuses after which the same request may succeed. 410: the server forgot the version asked for;
 ask anew."""
 LONGEST_MESSAGE = 400
+"""Characters of a server's text that a message shows."""
+
+
+class Response(Protocol):
+    """The parts of an HTTP response that are read here."""
+
+    @property
+    def data(self) -> bytes:
+        """Body of the answer."""
+
+
+Method = Callable[..., Response]
+"""A method of the Kubernetes client, called for the response as it came."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +89,8 @@ class Cluster:
     Answers are the server's JSON.
     """
 
-    def __init__(self, configuration: Any, patience: LaunchPatience) -> None:
-        """`configuration` is a kubernetes.client.Configuration.
-
-        `from_environment` makes the usual one.
-        """
+    def __init__(self, configuration: Configuration, patience: LaunchPatience) -> None:
+        """`from_environment` makes the usual configuration."""
         from kubernetes import client
 
         # `_answer` retries: it knows what may be repeated, and for how long.
@@ -114,10 +129,7 @@ class Cluster:
         return cls(configuration, patience or LaunchPatience())
 
     def create_job(self, namespace: str, job: Json) -> Json | None:
-        """Create a TrainJob and return it, or None if there is one of that name.
-
-        A field that the server's version of the Trainer does not know is refused, not dropped.
-        """
+        """Create a TrainJob and return it, or None if there is one of that name."""
         try:
             return self._call(
                 Request("create", PLURAL, namespace, GROUP),
@@ -127,6 +139,8 @@ class Cluster:
                 namespace,
                 PLURAL,
                 job,
+                # A field that the server's version of the Trainer does not know is refused: by
+                # default the server would drop it.
                 field_validation="Strict",
             )
         except Refused as refused:
@@ -199,9 +213,7 @@ class Cluster:
             return []
         return text.decode("utf-8", errors="replace").splitlines()
 
-    def _list(
-        self, resource: str, method: Callable[..., Any], namespace: str, **options: Any
-    ) -> list[Json]:
+    def _list(self, resource: str, method: Method, namespace: str, **options: object) -> list[Json]:
         try:
             listing = self._call(Request("list", resource, namespace), method, namespace, **options)
         except Refused:
@@ -209,7 +221,7 @@ class Cluster:
         return list(listing.get("items") or ())
 
     def _call(
-        self, request: Request, method: Callable[..., Any], *arguments: Any, **options: Any
+        self, request: Request, method: Method, *arguments: object, **options: object
     ) -> Json:
         body = self._answer(request, method, *arguments, is_json=True, **options)
         document: Json = json.loads(body)
@@ -218,10 +230,10 @@ class Cluster:
     def _answer(
         self,
         request: Request,
-        method: Callable[..., Any],
-        *arguments: Any,
+        method: Method,
+        *arguments: object,
         is_json: bool = False,
-        **options: Any,
+        **options: object,
     ) -> bytes:
         """Return the body of the answer, after as many tries as the patience allows."""
         backoff = Backoff(self.patience)
@@ -236,10 +248,10 @@ class Cluster:
     def _try(
         self,
         request: Request,
-        method: Callable[..., Any],
-        arguments: tuple[Any, ...],
+        method: Method,
+        arguments: tuple[object, ...],
         is_json: bool,
-        options: Json,
+        options: Mapping[str, object],
     ) -> tuple[bytes | str, float]:
         """Return (body, 0), or (fault that may pass, seconds the server asks to wait)."""
         from kubernetes.client.exceptions import ApiException
@@ -268,7 +280,7 @@ class Cluster:
             return "an answer that is no JSON object", 0.0
         return body, 0.0
 
-    def _refusal(self, request: Request, error: Any) -> RatchetError | Refused:
+    def _refusal(self, request: Request, error: ApiException) -> RatchetError | Refused:
         """Return the exception for an answer that a retry would not change."""
         text = (error.body or b"").decode("utf-8", errors="replace")
         answer = json.loads(text) if _is_object(error.body or b"") else {}
@@ -276,6 +288,7 @@ class Cluster:
         match error.status:
             case 404 if answer.get("reason") == "NotFound":
                 return Refused(NOT_FOUND)
+            # Without that reason it is the resource's kind that the server does not know.
             case 404:
                 return UserError(
                     f"{self.server} does not know {PLURAL}.{GROUP}/{VERSION}: Kubeflow Trainer v2 "
@@ -283,10 +296,12 @@ class Cluster:
                 )
             case 409:
                 return Refused(CONFLICT)
+            # A quota is free again when other jobs end, so it may pass.
             case 403 if "exceeded quota" in message:
                 return Transient(
                     f"the quota of namespace {request.namespace} is used up: {message}"
                 )
+            # An admission webhook answers 403 too, in these words: no Role would help.
             case 401 | 403 if "denied the request" not in message:
                 return UserError(
                     f"no permission to {request} ({message}); give the service account a Role "
@@ -311,11 +326,9 @@ def _is_object(body: bytes) -> bool:
         return False
 
 
-def _retry_after_seconds(headers: Any) -> float:
-    """Return the seconds of Retry-After, 0 without one.
-
-    API servers send whole seconds, never a date.
-    """
+def _retry_after_seconds(headers: Mapping[str, str] | None) -> float:
+    """Return the seconds of Retry-After, 0 without one."""
+    # API servers send whole seconds, never a date.
     text = str((headers or {}).get("Retry-After", ""))
     return float(text) if text.isdigit() else 0.0
 

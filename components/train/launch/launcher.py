@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any
 
 from components.errors import RatchetError, Transient, UserError, one_line
 from components.runtime.progress import Progress
@@ -95,6 +94,7 @@ class _Follower:
     def _obtain(self) -> Json:
         """Create the job of this step, or attach to it; return it."""
         for _ in range(CREATIONS):
+            # Until the answer is there, SIGTERM must look for a job that may have been created.
             self.creation_pending = True
             created = self.cluster.create_job(self.spec.namespace, manifest(self.spec))
             self.creation_pending = False
@@ -107,22 +107,23 @@ class _Follower:
             state, reason = _state(existing_job)
             if existing_job["metadata"].get("deletionTimestamp"):
                 self._wait_until_gone(existing_job, "is being deleted")
-            elif state == "Failed" or (state == "Complete" and not self.has_receipt()):
-                obstacle = (
-                    f"had failed ({reason})"
-                    if state == "Failed"
-                    else "is complete, but its receipt is not in the store"
-                )
-                self.cluster.delete_job(
-                    self.spec.namespace, self.name, existing_job["metadata"]["uid"], "Foreground"
-                )
-                self._wait_until_gone(existing_job, f"{obstacle}; it is deleted and created anew")
+            elif state == "Failed":
+                self._remove(existing_job, f"had failed ({reason})")
+            elif state == "Complete" and not self.has_receipt():
+                self._remove(existing_job, "is complete, but its receipt is not in the store")
             else:
                 return self._adopt(existing_job, "found and attached to")
         raise Transient(
             f"{self.spec.task}: {self._shown_name} vanished {CREATIONS} times as it was created; "
             "try again"
         )
+
+    def _remove(self, job: Json, obstacle: str) -> None:
+        """Delete a job that is in the way, and wait until it is gone."""
+        # Foreground: the job goes after its pods, which would meet those of the new one.
+        uid = job["metadata"]["uid"]
+        self.cluster.delete_job(self.spec.namespace, self.name, uid, "Foreground")
+        self._wait_until_gone(job, f"{obstacle}; it is deleted and created anew")
 
     def _adopt(self, job: Json, event: str) -> Json:
         self.uid = job["metadata"]["uid"]
@@ -204,6 +205,7 @@ class _Follower:
                     self.uid = job["metadata"]["uid"]
             if not self.uid:
                 return
+            # Background: SIGTERM leaves little time, and the API server goes on by itself.
             self.cluster.delete_job(self.spec.namespace, self.name, self.uid, "Background")
             self._note(f"cancelled: {self._shown_name} is deleted, its nodes are free again")
         except RatchetError as error:
@@ -233,7 +235,7 @@ def _state(job: Json) -> tuple[str, str]:
 
     Both are empty while it goes on.
     """
-    conditions: list[Mapping[str, Any]] = (job.get("status") or {}).get("conditions") or []
+    conditions: list[Mapping[str, str]] = (job.get("status") or {}).get("conditions") or []
     true_conditions = {
         str(condition.get("type")): condition
         for condition in conditions

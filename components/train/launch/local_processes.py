@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import FrameType
 
 from components.contracts.summaries.train import TrainingLayout
 from components.errors import Corrupt, RatchetError, Transient, UserError
@@ -27,18 +27,18 @@ def carry_out(context: Context, jobs: list[Job]) -> None:
     short again.
     """
     try:
-        _train(context, jobs, here=True)
+        _train(context, jobs, own_process=True)
     except OutOfMemory as error:
         halved = [_with_half_the_micro_batch(job, error) for job in jobs]
         size = halved[0].section.micro_batch_size
         context.progress.note(f"{error}; trying again with micro-batches of {size} rows")
         try:
             # A process can start DeepSpeed only once, so this try gets processes of its own.
-            _train(context, halved, here=False)
-        except OutOfMemory as again:
+            _train(context, halved, own_process=False)
+        except OutOfMemory as second_error:
             raise UserError(
-                f"{again}, after one halving: lower train.micro_batch_size or train.max_length, "
-                "set train.activation_checkpointing, use train.lora, or give the step more memory"
+                f"{second_error}, after one halving: lower train.micro_batch_size or "
+                "train.max_length, set train.activation_checkpointing, use train.lora, or give the step more memory"
             ) from None
 
 
@@ -54,10 +54,13 @@ def _with_half_the_micro_batch(job: Job, error: OutOfMemory) -> Job:
     return job.model_copy(update={"section": section})
 
 
-def _train(context: Context, jobs: list[Job], *, here: bool) -> None:
-    # A GPU's memory comes back for sure only when a process ends.
-    here = here and not Path("/dev/nvidiactl").exists()
-    if here and len(jobs) == 1 and jobs[0].section.num_processes == 1:
+def _train(context: Context, jobs: list[Job], *, own_process: bool) -> None:
+    """Carry out the jobs; `own_process`: a single one may run in this process."""
+    # A GPU's memory comes back for sure only when a process ends. Its device file is looked for:
+    # this process must not start CUDA.
+    has_gpu = Path("/dev/nvidiactl").exists()
+    is_single = len(jobs) == 1 and jobs[0].section.num_processes == 1
+    if own_process and is_single and not has_gpu:
         from components.train.process.worker import train
 
         train(jobs[0], context)
@@ -80,7 +83,7 @@ class Children:
             yield
             return
 
-        def pass_on(number: int, frame: Any) -> None:
+        def pass_on(number: int, frame: FrameType | None) -> None:
             for child in list(self.running):
                 child.send_signal(number)
 
@@ -104,21 +107,13 @@ def _launch(context: Context, job: Job, children: Children) -> None:
     """Run one training process, or `num_processes` of them by torchrun."""
     spec = job.output / "job.json"
     spec.write_text(job.model_dump_json(), encoding="utf-8")
-    processes = job.section.num_processes
-    torchrun = [
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nnodes=1",
-        f"--nproc_per_node={processes}",
-    ]
-    command = [
-        sys.executable,
-        *(torchrun if processes > 1 else []),
-        "-m",
-        "components.train.process.worker",
-        str(spec),
-    ]
+    num_processes = job.section.num_processes
+    command = [sys.executable]
+    if num_processes > 1:
+        # torchrun; --standalone picks a free port, so trainings side by side do not meet.
+        command += ["-m", "torch.distributed.run", "--standalone"]
+        command += ["--nnodes=1", f"--nproc_per_node={num_processes}"]
+    command += ["-m", "components.train.process.worker", str(spec)]
     # One thread pool a process: without this the pools of two ranks spin against each other, ten
     # times slower.
     environment = {

@@ -28,7 +28,9 @@ KINDS: Mapping[int, type[RatchetError]] = {
     kind.exit_code: kind for kind in (UserError, Corrupt, Transient)
 }
 RESTART = "jobset.sigs.k8s.io/restart-attempt"
+"""Label of the restart of the job that a pod belongs to, by JobSet."""
 DISRUPTED = ("Evicted", "NodeLost", "NodeShutdown", "Preempting", "Shutdown", "Terminated")
+"""Reasons of a failed pod that the cluster took away."""
 
 _TORCHRUN = re.compile(r"torch/distributed/elastic/multiprocessing/\S+\] ")
 _ROOT_CAUSE = re.compile(r"Root Cause .*?rank\s*: (\d+).*?exitcode\s*: (-?\d+)", re.DOTALL)
@@ -41,8 +43,8 @@ _HIDDEN = (
     (re.compile(r"(?i)(x-amz-(?:signature|credential|security-token)=)[^&\s]+"), r"\1***"),
     (
         re.compile(
-            r"(?i)([\w.-]*(?:secret|passw(?:or)?d|api_?key|access_?key|session_?token|auth_?token|hf_token)[\w.-]*"
-            r"[\"']?\s*[=:]\s*[\"']?)[^\s\"',;]+"
+            r"(?i)([\w.-]*(?:secret|passw(?:or)?d|api_?key|access_?key|session_?token|auth_?token"
+            r"|hf_token)[\w.-]*[\"']?\s*[=:]\s*[\"']?)[^\s\"',;]+"
         ),
         r"\1***",
     ),
@@ -129,30 +131,25 @@ def failure_of(
         return Transient(
             f"{summary}: node {culprit.node} (pod {culprit.pod}) was taken away ({culprit.reason})"
         )
-    shown = [_hide(line, secrets) for line in account.lines[-SHOWN_LINES:]]
-    own_words = next((line for line in reversed(shown) if line.startswith("error (")), "")
-    failed_part = (
-        f"rank {account.rank} on node {culprit.node}"
-        if account.rank is not None
-        else f"node {culprit.node}"
-    )
+    last_lines = [_hide(line, secrets) for line in account.lines[-SHOWN_LINES:]]
+    failed_part = f"node {culprit.node}"
+    if account.rank is not None:
+        failed_part = f"rank {account.rank} on {failed_part}"
     hint = _hint(account.status, culprit.reason)
     text = f"{summary}: {failed_part} (pod {culprit.pod}) ended with status {account.status}{hint}"
-    tail = "\n".join(f"  {line}" for line in shown) or "  (its log is empty or gone)"
+    # The step's own entry point ends with such a line.
+    own_errors = [line for line in last_lines if line.startswith("error (")]
+    if own_errors:
+        text += f": {own_errors[-1]}"
+    tail = "\n".join(f"  {line}" for line in last_lines) or "  (its log is empty or gone)"
     kind = KINDS.get(account.status, RatchetError)
-    return kind(
-        f"{text}{': ' + own_words if own_words else ''}\nthe last lines of its log:\n{tail}"
-    )
+    return kind(f"{text}\nthe last lines of its log:\n{tail}")
 
 
 def _first_to_fail(
     cluster: Cluster, spec: TrainJobSpec, failed_pods: Sequence[FailedPod]
 ) -> tuple[FailedPod, Account]:
-    """Return the pod to blame, with its account.
-
-    Peers of a failed rank fail within the second, and clocks differ. A rank that ended with one of
-    our own statuses knew why it failed, so it goes before those that only lost a peer.
-    """
+    """Return the pod to blame, with its account."""
     for failed in failed_pods:
         if failed.disrupted:
             return failed, Account(None, failed.status, [])
@@ -160,14 +157,17 @@ def _first_to_fail(
     for failed in failed_pods:
         lines = cluster.log_tail(spec.namespace, failed.pod, CONTAINER, READ_LINES)
         suspects.append((failed, _account(failed, lines)))
-    return next((suspect for suspect in suspects if suspect[1].status in KINDS), suspects[0])
+    # Peers of a failed rank fail within the second, and clocks differ. A rank that ended with one
+    # of our own statuses knew why it failed, so it goes before those that only lost a peer.
+    for failed, account in suspects:
+        if account.status in KINDS:
+            return failed, account
+    return suspects[0]
 
 
 def _account(failed: FailedPod, lines: list[str]) -> Account:
-    """Read the failed rank and its status from torchrun's account in the log.
-
-    torchrun itself ends with 1, whatever status the rank ended with.
-    """
+    """Read the failed rank and its status from torchrun's account in the log."""
+    # torchrun itself ends with 1, whatever status the rank ended with.
     cause = _ROOT_CAUSE.search("\n".join(lines))
     if cause is None:
         return Account(None, failed.status, lines)
@@ -244,8 +244,8 @@ def _waits_for(pod: Json) -> str:
         if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
             return f"{condition.get('reason', '')}: {condition.get('message', '')}"
     waiting = (_container(pod).get("state") or {}).get("waiting") or {}
-    known = filter(None, (waiting.get("reason"), waiting.get("message")))
-    return ": ".join(known) or "its containers are being made"
+    words = filter(None, (waiting.get("reason"), waiting.get("message")))
+    return ": ".join(words) or "its containers are being made"
 
 
 def _why_no_pod(cluster: Cluster, spec: TrainJobSpec, name: str) -> str:

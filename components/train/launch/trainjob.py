@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from components.canonical import digest_of
 from components.errors import UserError
@@ -107,11 +106,9 @@ def spec_from(
 
 
 def job_name(spec: TrainJobSpec) -> str:
-    """Return the job's name, the same for the same work in the same store.
-
-    32 characters that begin with a letter: the Trainer makes host names of it
-    (`<name>-node-0-<index>`), which may have 63.
-    """
+    """Return the job's name, the same for the same work in the same store."""
+    # 32 characters that begin with a letter: the Trainer makes host names of it
+    # (`<name>-node-0-<index>`), which may have 63.
     store_root, _, _ = split_receipt_uri(spec.state_uri)
     return "ratchet-" + digest_of([store_root, spec.step_key])[:24]
 
@@ -124,16 +121,13 @@ def pod_selector(name: str) -> str:
 
 
 def manifest(spec: TrainJobSpec) -> Json:
-    """Return the TrainJob as JSON, through the typed models, which check each field's type.
-
-    The models silently drop a field they do not know. That would be our mistake, so it is an
-    AssertionError here.
-    """
+    """Return the TrainJob as JSON, through the typed models, which check each field's type."""
     from kubeflow_trainer_api.models.trainer_v1alpha1_train_job import TrainerV1alpha1TrainJob
 
     document = _untyped_manifest(spec)
     typed = TrainerV1alpha1TrainJob.from_dict(document)
     checked: Json = typed.to_dict() if typed else {}
+    # The models silently drop a field that they do not know: a mistake of this file.
     assert checked == document, (
         f"the models of Kubeflow Trainer drop a field: {document} became {checked}"
     )
@@ -168,8 +162,8 @@ def _untyped_manifest(spec: TrainJobSpec) -> Json:
     }
 
 
-def _trainer(spec: TrainJobSpec) -> dict[str, Any]:
-    trainer: dict[str, Any] = {
+def _trainer(spec: TrainJobSpec) -> Json:
+    trainer: Json = {
         "image": spec.image,
         "command": ["torchrun"],
         "args": ["-m", "components.train", "--state", spec.state_uri, "--mix", spec.mix_uri],

@@ -30,7 +30,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from components.contracts.recipe import LoraStructure
-from components.errors import Corrupt, RatchetError, UserError
+from components.errors import Corrupt, UserError
 
 ADAPTER = "default"
 """PEFT's name of the one adapter."""
@@ -68,7 +68,7 @@ def attach(
             something that the saved adapter has.
     """
     parts = resolve(model, structure)
-    saved_parts, tensors = _read(saved) if saved is not None else (None, {})
+    saved_parts, tensors = read_adapter(saved) if saved is not None else (None, {})
     if saved_parts is not None:
         _must_cover(parts, saved_parts)
     model.requires_grad_(False)
@@ -151,7 +151,7 @@ def save_adapter(model: PreTrainedModel, structure: LoraStructure, folder: Path)
 
     The model must hold whole parameters, not ZeRO's partitions.
     """
-    adapted = {name: bool(layer.fan_in_fan_out) for name, layer in _lora_layers(model).items()}
+    adapted = {name: bool(layer.fan_in_fan_out) for name, layer in lora_layers(model).items()}
     unfrozen: list[str] = []
     parameters: dict[str, Tensor] = {}
     for name, weight in model.named_parameters():
@@ -174,70 +174,6 @@ def save_adapter(model: PreTrainedModel, structure: LoraStructure, folder: Path)
     # PEFT's config holds sets, which have no order of their own.
     text = json.dumps(config, indent=1, sort_keys=True, default=sorted)
     (folder / "adapter_config.json").write_text(text, encoding="utf-8")
-
-
-def plain_state(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Return every tensor of a checkpoint of the model; a shared one under its first name only."""
-    names: dict[int, str] = {}
-    state: dict[str, Tensor] = model.state_dict(keep_vars=True)
-    for name, tensor in state.items():
-        names.setdefault(id(tensor), name)
-    return {name: state[name].detach() for name in names.values()}
-
-
-def merged_state(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Return W + s·B·A for every adapted weight and all other tensors unchanged.
-
-    Under the names of the plain base (see `plain_state`), in float32, on the CPU. A tensor that was
-    not adapted may be the model's own memory.
-    """
-    layers = _lora_layers(model)
-    merged: dict[str, Tensor] = {}
-    for name, tensor in plain_state(model).items():
-        # PEFT keeps an adapted module as `<module>.base_layer`, beside `<module>.lora_A` and B.
-        if name.partition(".lora_")[0] in layers:
-            continue
-        owner, _, leaf = name.rpartition(".base_layer.")
-        value = tensor.float().cpu()
-        if owner in layers and leaf == "weight":
-            layer = layers[owner]
-            a = layer.lora_A[ADAPTER].weight.detach().float().cpu()
-            b = layer.lora_B[ADAPTER].weight.detach().float().cpu()
-            product = _oriented(b @ a, bool(layer.fan_in_fan_out))
-            value = value + layer.scaling[ADAPTER] * product
-        merged[f"{owner}.{leaf}" if owner else name] = value
-    return merged
-
-
-def verify_merge(base: Mapping[str, Tensor], adapter: Path, merged: Mapping[str, Tensor]) -> None:
-    """Raise RatchetError naming a tensor of a merged model that base and adapter do not explain.
-
-    Args:
-        base: tensors under the names of `plain_state`.
-        adapter: folder of the adapter.
-        merged: tensors under the names of `plain_state`.
-    """
-    # Checked without the trained model. A tensor that the adapter does not touch must equal the
-    # base's bit by bit; one that was trained in full, the adapter's.
-    parts, tensors = _read(adapter)
-    if missing := base.keys() - merged.keys():
-        raise RatchetError(f"merged model: {min(missing)} is missing from the merged model")
-    if unknown := merged.keys() - base.keys():
-        raise RatchetError(f"merged model: {min(unknown)} is unknown to the base")
-    for name, value in merged.items():
-        module, _, leaf = name.rpartition(".")
-        if name in parts.unfrozen:
-            is_right = _same_bits(value, tensors[PREFIX + name])
-        elif leaf == "weight" and module in parts.adapted:
-            a, b = _factors(tensors, module)
-            transposed = parts.adapted[module]
-            is_right = _is_merged(value, base[name], a, b, parts.structure, transposed)
-        else:
-            is_right = _same_bits(value, base[name])
-        if not is_right:
-            raise RatchetError(
-                f"merged model: {name} is not what base and adapter say; nothing was exported"
-            )
 
 
 def _unfrozen(model: PreTrainedModel, structure: LoraStructure) -> tuple[str, ...]:
@@ -334,8 +270,13 @@ def _peft_config(parts: Parts) -> LoraConfig:
     )
 
 
-def _lora_layers(model: PreTrainedModel) -> dict[str, LoraLayer]:
-    return {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+def lora_layers(model: PreTrainedModel) -> dict[str, LoraLayer]:
+    """Return name → module of every adapted module."""
+    layers = {}
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLayer):
+            layers[name] = module
+    return layers
 
 
 def _names(parts: Parts) -> list[str]:
@@ -344,7 +285,11 @@ def _names(parts: Parts) -> list[str]:
     return [*factors, *parts.unfrozen]
 
 
-def _read(folder: Path) -> tuple[Parts, dict[str, Tensor]]:
+def read_adapter(folder: Path) -> tuple[Parts, dict[str, Tensor]]:
+    """Return the parts of a saved adapter, and its tensors under PEFT's names.
+
+    Raises Corrupt if the two disagree.
+    """
     parts = Parts.model_validate_json((folder / "structure.json").read_bytes())
     tensors = load_file(folder / "adapter_model.safetensors")
     differing = tensors.keys() ^ {PREFIX + name for name in _names(parts)}
@@ -356,12 +301,15 @@ def _read(folder: Path) -> tuple[Parts, dict[str, Tensor]]:
     return parts, tensors
 
 
-def _factors(tensors: Mapping[str, Tensor], module: str) -> tuple[Tensor, Tensor]:
-    a, b = (tensors[f"{PREFIX}{module}.lora_{factor}.weight"].double() for factor in "AB")
-    return a, b
+def factors(tensors: Mapping[str, Tensor], module: str) -> tuple[Tensor, Tensor]:
+    """Return (A, B) of an adapted module, in float64."""
+    a = tensors[f"{PREFIX}{module}.lora_A.weight"]
+    b = tensors[f"{PREFIX}{module}.lora_B.weight"]
+    return a.double(), b.double()
 
 
-def _oriented(weight: Tensor, transposed: bool) -> Tensor:
+def oriented(weight: Tensor, transposed: bool) -> Tensor:
+    """Return an (out, in) weight as its module stores it."""
     return weight.T if transposed else weight
 
 
@@ -391,7 +339,7 @@ def _restore(
     rank = saved_parts.structure.rank
     scale = saved_parts.structure.scale
     for module, transposed in saved_parts.adapted.items():
-        a, b = _factors(tensors, module)
+        a, b = factors(tensors, module)
         if module in parts.adapted:
             layer = model.get_submodule(module)
             layer.lora_A[ADAPTER].weight[:rank].copy_(a)
@@ -400,32 +348,7 @@ def _restore(
         else:
             # Trained in full from now on: it begins at the merged weight.
             weight = model.get_parameter(f"{module}.weight")
-            product = _oriented(b @ a, transposed).to(weight.device)
+            product = oriented(b @ a, transposed).to(weight.device)
             weight.copy_(weight.double() + scale * product)
     for name in saved_parts.unfrozen:
         model.get_parameter(name).copy_(tensors[PREFIX + name])
-
-
-def _same_bits(value: Tensor, expected: Tensor) -> bool:
-    if value.shape != expected.shape:
-        return False
-    return bool(torch.equal(_bytes_of(value), _bytes_of(expected.to(value.dtype))))
-
-
-def _bytes_of(tensor: Tensor) -> Tensor:
-    return tensor.cpu().contiguous().reshape(-1).view(torch.uint8)
-
-
-def _is_merged(
-    value: Tensor, weight: Tensor, a: Tensor, b: Tensor, structure: LoraStructure, transposed: bool
-) -> bool:
-    """Return True if `value` is W + s·B·A, up to what rounding may cost."""
-    if value.shape != weight.shape:
-        return False
-    weight = weight.cpu().double()
-    expected = weight + structure.scale * _oriented(b @ a, transposed)
-    # (rank + 4)·ε·(|W| + s·|B|·|A|), element by element, with ε of the merged model's type: a bound
-    # of the error of `rank` products, their sum, and the addition to W.
-    size = weight.abs() + structure.scale * _oriented(b.abs() @ a.abs(), transposed)
-    bound = (structure.rank + 4) * torch.finfo(value.dtype).eps * size
-    return bool(((value.cpu().double() - expected).abs() <= bound).all())

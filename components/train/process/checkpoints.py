@@ -363,17 +363,6 @@ def _is_running(process_id: int) -> bool:
     return True
 
 
-def require_room(folder: Path, needed_bytes: int, contents: str) -> None:
-    """Raise UserError if the disk of `folder` has less than `needed_bytes` free."""
-    folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
-    if free < needed_bytes:
-        raise UserError(
-            f"{folder}: {contents} need {needed_bytes / 2**30:.1f} GiB, {free / 2**30:.1f} GiB "
-            "are free: set RATCHET_CACHE to a folder on a larger disk"
-        )
-
-
 def share_text(text: str) -> str:
     """Return the text of process 0 in every process (collective)."""
     content = text.encode()

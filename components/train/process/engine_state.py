@@ -82,7 +82,7 @@ def gather_shares(
     engine: Engine, share: dict[str, Tensor], device: torch.device
 ) -> dict[str, Tensor]:
     """Return all processes' shares together in process 0 (collective), nothing in the others."""
-    whole = {}
+    tensors = {}
     world_size = dist.get_world_size()
     for index, (name, weight) in enumerate(trained_parameters(engine)):
         stored = share.get(name)
@@ -90,8 +90,8 @@ def gather_shares(
         if world_size > 1:
             dist.broadcast(value, index % world_size)
         if dist.get_rank() == 0:
-            whole[name] = value.cpu()
-    return whole
+            tensors[name] = value.cpu()
+    return tensors
 
 
 def snapshot(engine: Engine, best: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
@@ -151,8 +151,8 @@ def _restore_partition(weight: nn.Parameter, value: Tensor, moments: tuple[Tenso
     size = weight.ds_tensor.ds_numel
     start = size * dist.get_rank()
 
-    def partition_of(whole: Tensor) -> Tensor:
-        flat = whole.flatten()
+    def partition_of(tensor: Tensor) -> Tensor:
+        flat = tensor.flatten()
         # DeepSpeed pads a parameter to a multiple of the number of processes.
         padding = size * dist.get_world_size() - flat.numel()
         return F.pad(flat, (0, padding)).narrow(0, start, size)

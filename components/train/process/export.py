@@ -1,5 +1,4 @@
-"""The exported model of a training: a clean checkpoint of the trained weights, or of their mean with
-the base, or of base and adapter as one."""
+"""The exported model of a training: a clean checkpoint, interpolated or merged."""
 
 from __future__ import annotations
 
@@ -83,13 +82,8 @@ def _interpolate(
 
 
 def _export_merged(job: Job, weights: Mapping[str, Tensor], codec: Codec) -> None:
-    from components.train.process.adapters import (
-        attach,
-        merged_state,
-        plain_state,
-        save_adapter,
-        verify_merge,
-    )
+    from components.train.process.adapter_merge import merged_state, plain_state, verify_merge
+    from components.train.process.adapters import attach, save_adapter
 
     assert job.lora is not None
     adapted = attach(load_model(job.init), job.lora)

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
-from pydantic import JsonValue, TypeAdapter
 from torch import Tensor
 
 from components.contracts.summaries import LogEntry
@@ -33,41 +32,12 @@ from components.train.process.row_batches import (
     share_of,
 )
 from components.train.process.sizing import fixed_positions
+from components.train.process.track import Track
 from components.train.process.training_log import Recorder
 
 # One broken row among many is passed over; three steps in a row are a broken training.
 MAX_DROPPED = 3
 """Steps in a row whose gradients are not finite, after which the training fails."""
-
-
-@dataclass
-class Track:
-    """State of the loop. With weights and moments it is all that a checkpoint needs."""
-
-    step: int = 0
-    updates: int = 0
-    """Steps that changed the weights."""
-    log: list[LogEntry] = field(default_factory=list)
-    dev_losses: list[tuple[int, float]] = field(default_factory=list)
-    """(step, mean loss per token)."""
-    best_step: int = 0
-    tokens: int = 0
-    positions: int = 0
-    """Token positions that all processes computed, padding included."""
-    dropped: int = 0
-    dropped_in_a_row: int = 0
-    stopped_early: bool = False
-
-    def as_json(self) -> dict[str, JsonValue]:
-        """Return the document that a checkpoint stores."""
-        document = dict(vars(self))
-        document["log"] = [entry.model_dump(mode="json") for entry in self.log]
-        return document
-
-    @classmethod
-    def from_json(cls, document: dict[str, JsonValue]) -> Track:
-        """Return the state that a checkpoint stored."""
-        return TypeAdapter(cls).validate_python(document)
 
 
 @dataclass
@@ -387,7 +357,6 @@ class Loop:
             )
 
     def _is_due(self) -> bool:
-        # Process 0 alone looks at its clock: processes that disagreed would wait for each other.
         seconds = self.context.clock() - self.last_saved
         return self.rank == 0 and seconds >= 60 * self.job.section.checkpoint_minutes
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,7 +15,6 @@ from components.errors import UserError
 from components.modeling.encoding import Codec
 from components.modeling.likelihood import CompletionLoss, EncodedRow, collate
 from components.runtime.context import Context
-from components.train.process.checkpoints import require_room
 from components.train.process.row_batches import TrainingSet
 from components.train.process.sizing import Estimate, Model
 
@@ -98,16 +98,18 @@ def first_loss(
 
 
 def check_disk(context: Context, model: Model) -> None:
-    """Raise UserError unless the disk has room for the files of a training.
-
-    They are a checkpoint on its way, one fetched, and the exported model.
-    """
+    """Raise UserError unless the disk has room for the files of a training."""
+    # A checkpoint on its way, one that is fetched, and the exported model with its copy.
     checkpoint_bytes = model.num_trained * BYTES_PER_PARAMETER
-    require_room(
-        context.scratch,
-        2 * checkpoint_bytes + 8 * model.num_parameters,
-        "checkpoints and the exported model",
-    )
+    needed_bytes = 2 * checkpoint_bytes + 8 * model.num_parameters
+    context.scratch.mkdir(parents=True, exist_ok=True)
+    free_bytes = shutil.disk_usage(context.scratch).free
+    if free_bytes < needed_bytes:
+        raise UserError(
+            f"{context.scratch}: checkpoints and the exported model need "
+            f"{needed_bytes / 2**30:.1f} GiB, {free_bytes / 2**30:.1f} GiB are free: set "
+            "RATCHET_CACHE to a folder on a larger disk"
+        )
 
 
 def announce(

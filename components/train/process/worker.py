@@ -28,7 +28,7 @@ from components.train.process import engine_state
 from components.train.process.checkpoints import Checkpoints, Found
 from components.train.process.export import Exported, export
 from components.train.process.job import Costs, Job, Measured, Stage
-from components.train.process.loop import Loop, Track
+from components.train.process.loop import Loop
 from components.train.process.objective import Objective
 from components.train.process.packing import keeps_rows_apart
 from components.train.process.preflight import (
@@ -41,6 +41,7 @@ from components.train.process.preflight import (
 )
 from components.train.process.row_batches import TrainingSet, dev_set, training_set
 from components.train.process.sizing import Estimate, Model, choose, model_size, this_machine
+from components.train.process.track import Track
 from components.train.process.training_log import Recorder
 
 DROPOUTS = (

@@ -1,0 +1,39 @@
+"""State of the training loop, as a checkpoint stores it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pydantic import JsonValue, TypeAdapter
+
+from components.contracts.summaries import LogEntry
+
+
+@dataclass
+class Track:
+    """State of the loop. With weights and moments it is all that a checkpoint needs."""
+
+    step: int = 0
+    updates: int = 0
+    """Steps that changed the weights."""
+    log: list[LogEntry] = field(default_factory=list)
+    dev_losses: list[tuple[int, float]] = field(default_factory=list)
+    """(step, mean loss per token)."""
+    best_step: int = 0
+    tokens: int = 0
+    positions: int = 0
+    """Token positions that all processes computed, padding included."""
+    dropped: int = 0
+    dropped_in_a_row: int = 0
+    stopped_early: bool = False
+
+    def as_json(self) -> dict[str, JsonValue]:
+        """Return the document that a checkpoint stores."""
+        document = dict(vars(self))
+        document["log"] = [entry.model_dump(mode="json") for entry in self.log]
+        return document
+
+    @classmethod
+    def from_json(cls, document: dict[str, JsonValue]) -> Track:
+        """Return the state that a checkpoint stored."""
+        return TypeAdapter(cls).validate_python(document)
