@@ -172,8 +172,9 @@ def _convert_gguf(path: Path, folder: Path) -> None:
         raise UserError(
             f"model {path.name}: transformers cannot read this GGUF file ({error})"
         ) from None
-    # transformers refuses to save a model that it loaded from GGUF, so the tensors move into a
-    # fresh model of the same config.
+    # Done once, for a GGUF file takes seconds to load each time (SmolLM2-135M: 11 to 13; the clean
+    # checkpoint: 0.3). transformers refuses to save a model that it loaded from GGUF, so the
+    # tensors move into a fresh model of the same config.
     document = loaded.config.to_dict()
     for name in ("quantization_config", "_name_or_path", "dtype", "torch_dtype"):
         document.pop(name, None)
@@ -189,6 +190,7 @@ def _convert_gguf(path: Path, folder: Path) -> None:
 def _copy_clean(source: Path, name: str, folder: Path) -> None:
     """Copy the weights and CHECKPOINT_FILES of a model, and nothing else that lies beside them."""
     weights = weight_files(source, name)
+    # Before gigabytes are copied.
     load_config(source, name)
     for path in weights:
         shutil.copyfile(path, folder / path.name)

@@ -88,6 +88,8 @@ def stopped(template: str) -> str:
     """
     if _CLOCK not in template or _MACRO in template:
         return template
+    # transformers gives templates `strftime_now(format)`, which reads the clock: equal prompts
+    # would have other tokens tomorrow. The macro answers each directive by a constant.
     replacements = ""
     for letter in _DIRECTIVES:
         for flag in ("-", ""):
@@ -128,6 +130,8 @@ def render(
         Refused: the template does not parse, or raises over these messages.
     """
     source = template_source(tokenizer, tools=bool(tools))
+    # Marked before the template sees it: in what it writes, a token that a message spells looks
+    # like one of its own.
     conversation = [
         _marked(_plain(message), assistant_control if message["role"] == "assistant" else control)
         for message in messages
@@ -136,6 +140,7 @@ def render(
     try:
         texts, spans = render_jinja_template(
             conversations=[conversation],
+            # Templates ask whether there are tools, not how many: none is None, not [].
             tools=[_marked(_plain(tool), control) for tool in tools] or None,
             chat_template=source,
             return_assistant_tokens_mask=marks_generation,
@@ -152,6 +157,7 @@ def render(
 
 def one_of(tokens: Iterable[str]) -> re.Pattern[str]:
     """Return a pattern that finds any of `tokens`, the longest of those that begin alike."""
+    # A regular expression takes the first alternative that fits.
     longest_first = sorted({token for token in tokens if token}, key=len, reverse=True)
     if not longest_first:
         return NOTHING

@@ -88,6 +88,7 @@ class Codec:
         They are the one that the template writes, the tokenizer's, and those of
         generation_config.json.
         """
+        # Many chat models end texts with one token and turns with another: the template's is first.
         ends = [self._template_end, self.tokenizer.eos_token_id, *self.generation_ends]
         return tuple(dict.fromkeys(int(end) for end in ends if end is not None))
 
@@ -144,6 +145,8 @@ class Codec:
         """
         conversation = row.conversation if self.template else None
         prompt = row.prompt if conversation is None else conversation.before_answer
+        # What the model wrote is what it is trained on: a template may write it otherwise (strip
+        # it, move a thought).
         if row.source == "self" and row.prompt:
             return [Encoded(*self.sampled_ids(prompt, row.completion))]
         if conversation is None:
@@ -169,9 +172,12 @@ class Codec:
         spans = [(len(opened), len(opened) + len(answer)) for opened, answer in parts]
         texts = [opened + answer for opened, answer in parts]
         full_text = texts[-1]
+        # Some templates write earlier turns otherwise than they were generated: then each answer is
+        # trained on as it was, in a row of its own.
         if not all(full_text.startswith(text) for text in texts):
             return [self._spans(text, [span]) for text, span in zip(texts, spans, strict=True)]
         rendered = self._render(messages, tools)
+        # A template may mark less than a turn as generated, its header for one.
         if rendered.generated and rendered.text.startswith(full_text):
             spans = self._narrowed(spans, rendered.generated, full_text)
         return [self._spans(full_text, spans)]
@@ -272,6 +278,7 @@ class Codec:
     @functools.cached_property
     def _header(self) -> str:
         """The beginning of an assistant's turn, if `add_generation_prompt` does not write it."""
+        # Templates that take no notice of `add_generation_prompt` write the same text with it.
         question = [_QUESTION]
         opened = render(self.tokenizer, question, open_answer=True).text
         before_answer, _ = self._around_answer
@@ -361,6 +368,7 @@ class Codec:
                 "model.system_prompt has no effect: the model has no chat template; unset it, or "
                 "put it into the prompts"
             )
+        # Some templates raise at a system turn, others pass it over without a word.
         probe = {"role": "system", "content": _SYSTEM_PROBE}
         try:
             self._render(self._with_system([_QUESTION]), ())
@@ -378,6 +386,7 @@ class Codec:
     @property
     def _start(self) -> list[int]:
         bos = self.tokenizer.bos_token_id
+        # A template writes <bos> itself.
         return [] if bos is None or self.template else [int(bos)]
 
     @functools.cached_property
@@ -404,6 +413,7 @@ def load_codec(folder: Path, system_prompt: str = "") -> Codec:
 
 def generation_ends(folder: Path) -> tuple[int, ...]:
     """Return the tokens that end an answer by generation_config.json, or else by config.json."""
+    # The order in which transformers looks for it.
     for name in ("generation_config.json", "config.json"):
         path = folder / name
         if path.is_file():

@@ -38,6 +38,7 @@ def encoded(
 
     `sampled` says that the model wrote the answers.
     """
+    # A template may write an answer otherwise than the model did; see Codec.sampled_ids.
     ids_of = codec.sampled_ids if sampled else codec.row_ids
     rows = [EncodedRow(*ids_of(*pair)) for pair in pairs]
     return [row if len(row.ids) <= max_length else None for row in rows]
@@ -108,6 +109,7 @@ class Influence:
         """
         rows = encoded(self._codec, pairs, self._max_length, sampled=True)
         fitting = [(index, row) for index, row in enumerate(rows) if row is not None]
+        # By length, so that little of a batch is padding.
         fitting.sort(key=lambda pair: len(pair[1].ids))
         influences: list[float | None] = [None] * len(rows)
         for start in range(0, len(fitting), self._batch_size):
@@ -165,6 +167,7 @@ class Influence:
         logits = states
         if self._head is not None:
             logits = self._head(states.to(self._head.weight.dtype)).float()
+        # p - y, in place: logits of a chunk are the largest tensor here.
         errors: Tensor = logits.softmax(dim=-1)
         errors[torch.arange(len(targets), device=targets.device), targets] -= 1.0
         return errors
@@ -176,6 +179,7 @@ def preconditioned(gradient: Tensor, moment: Tensor) -> Tensor:
     `gradient` is G and `moment` A, both sums over the same tokens; λ is DAMPING times A's mean
     eigenvalue.
     """
+    # The trace is the sum of the eigenvalues.
     mean_eigenvalue = moment.trace() / len(moment)
     identity = torch.eye(len(moment), device=moment.device)
     damped = moment + DAMPING * mean_eigenvalue * identity

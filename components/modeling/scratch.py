@@ -65,6 +65,7 @@ def _model(section: Scratch, tokenizer: PreTrainedTokenizerFast) -> PreTrainedMo
         SmolLM3ForCausalLM,
     )
 
+    # Reverse addition was learnt with a <bos> in front of every text, and not without.
     tokens = {
         "vocab_size": len(tokenizer),
         "pad_token_id": tokenizer.pad_token_id,

@@ -163,6 +163,7 @@ def check_filled(folder: Path, config: PretrainedConfig, name: str) -> PreTraine
                 device_map="meta",
                 dtype="auto",
                 output_loading_info=True,
+                # Mismatches come into the report, which names them all, instead of an error.
                 ignore_mismatched_sizes=True,
                 trust_remote_code=False,
                 use_safetensors=True,

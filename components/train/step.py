@@ -245,6 +245,8 @@ def _job(context: Context, work: Work, peer: int, scratch: Path) -> Job:
         lora=lora,
         max_new_tokens=campaign.recipe.generate.max_new_tokens,
         seed=derived_seed(campaign.recipe.seed, "train", campaign.next_round, peer) % 2**31,
+        # Threads beyond the free cores have made a training 30 times slower. Below a million
+        # parameters even a second core adds nothing.
         threads=max(1, context.threads // num_processes),
     )
 
@@ -285,12 +287,14 @@ def _on_many_nodes(work: Work, inputs: TrainInputs, context: Context) -> Receipt
     from components.train.launch.pods import secret_values
     from components.train.launch.trainjob import spec_from
 
+    # Nodes share no folder: checkpoints, rows and the receipt go through the store.
     if context.store.root.startswith("file://"):
         raise UserError(
             "train.num_nodes > 1 needs a store that all nodes reach: use s3://bucket/prefix"
         )
     task = work.campaign.task("train")
     section = work.campaign.recipe.train
+    # The pods of the TrainJob run this step too, and commit the receipt that is read here.
     with attempting(context, task, "train") as attempt:
         receipt = find_receipt(context, "train", work.key)
         attempt.reused = receipt is not None

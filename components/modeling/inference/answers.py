@@ -59,6 +59,7 @@ class Answerer:
             Request(tuple(self._codec.prompt_ids(prompt.asked)), tuple(prompt_seeds))
             for prompt, prompt_seeds in zip(prompts, seeds, strict=True)
         ]
+        # The sampler yields them in order of prompt length.
         answers = sorted(
             self._sampler.draw(requests, on_batch),
             key=lambda answer: (answer.request, answer.index),

@@ -86,6 +86,9 @@ def sample(
     return Sampler(model, sampling, end_ids, pad_id).draw(requests, on_batch)
 
 
+# SmolLM2-135M on two CPU cores: one prompt at a time in float32 gives 23 tokens a second, such
+# batches in bfloat16 878. torch.compile and static caches were tried too: at most 10 % faster, after
+# 84 seconds of compiling.
 class Sampler:
     """Draws from one model, in batches that fit into memory."""
 
@@ -118,6 +121,7 @@ class Sampler:
         position for an answer.
         """
         self._check_positions(requests)
+        # Neighbours in a batch are of about one length, so little of it is padding.
         order = sorted(range(len(requests)), key=lambda index: (len(requests[index].ids), index))
         rows = [
             (request, index) for request in order for index in range(len(requests[request].seeds))
@@ -204,6 +208,7 @@ class Sampler:
                 active.select(selected)
                 chosen = chosen[selected]
             logits = self._next_logits(active, chosen, num_steps - step - 1)
+        # One copy to the host for all rows: each copy waits for the device.
         rows_of_tokens = tokens.tolist()
         num_tokens = lengths.tolist()
         ended = finished.tolist()
@@ -214,6 +219,7 @@ class Sampler:
 
     def _dice(self, requests: Sequence[Request], group: list[tuple[int, int]]) -> Tensor:
         """Return (rows, steps) uniform numbers, each row from its own seed."""
+        # Fixed before the first token: neither a row's neighbours nor its batch change its draw.
         greedy = self._sampling.temperature == 0
         seeds = [0 if greedy else requests[request].seeds[index] for request, index in group]
         return uniforms(seeds, self._sampling.max_new_tokens).to(self._model.device)

@@ -93,6 +93,7 @@ class _Follower:
 
     def _obtain(self) -> Json:
         """Create the job of this step, or attach to it; return it."""
+        # A job may vanish between the refusal ("there is one of that name") and the look at it.
         for _ in range(CREATIONS):
             # Until the answer is there, SIGTERM must look for a job that may have been created.
             self.creation_pending = True
@@ -162,6 +163,7 @@ class _Follower:
         looked_at = patience.clock()
         while True:
             state, reason = _state(job)
+            # Nothing to release any more: SIGTERM from here on leaves the job as a record.
             if state in ("Complete", "Failed"):
                 self.uid = ""
             if state == "Complete":
@@ -254,6 +256,7 @@ def _sigterm_raises() -> Iterator[None]:
     Only the main thread may do this. In another thread signals stay as they are, and SIGTERM leaves
     the job for the next try to attach to.
     """
+    # Python lets only the main thread set a handler.
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -183,6 +183,7 @@ def _hint(status: int, reason: str) -> str:
 
 
 def _hide(line: str, secrets: Sequence[str]) -> str:
+    # First the values that are known, then whatever looks like one.
     for value in secrets:
         if len(value) >= SHORTEST_SECRET:
             line = line.replace(value, "***")
@@ -194,6 +195,7 @@ def _hide(line: str, secrets: Sequence[str]) -> str:
 
 def _latest(pods: list[Json]) -> list[Json]:
     """Return the pods of the latest restart; those of earlier ones may still be going."""
+    # JobSet begins every node again after a failure, and old pods take a while to go.
     latest_restart = max(map(_restart, pods), default=0)
     return [pod for pod in pods if _restart(pod) == latest_restart]
 

@@ -166,6 +166,7 @@ def _trainer(spec: TrainJobSpec) -> Json:
     trainer: Json = {
         "image": spec.image,
         "command": ["torchrun"],
+        # The Trainer's torch policy sets nodes, processes and addresses as PET_* variables.
         "args": ["-m", "components.train", "--state", spec.state_uri, "--mix", spec.mix_uri],
         "numNodes": spec.num_nodes,
         "numProcPerNode": spec.num_processes_per_node,
@@ -174,6 +175,8 @@ def _trainer(spec: TrainJobSpec) -> Json:
         trainer["env"] = [
             {
                 "name": name,
+                # By reference: a value would be in the TrainJob, for all to read. Optional, for a
+                # missing key must not keep pods from starting.
                 "valueFrom": {"secretKeyRef": {"name": spec.secret, "key": name, "optional": True}},
             }
             for name in spec.environment

@@ -73,7 +73,7 @@ def attach(
         _must_cover(parts, saved_parts)
     model.requires_grad_(False)
     if parts.adapted:
-        # PEFT warns of Linear and Conv1D in one model.
+        # PEFT warns of Linear and Conv1D in one model: `fan_in_fan_out` is one setting for both.
         with warnings.catch_warnings(action="ignore", category=UserWarning):
             model = inject_adapter_in_model(_peft_config(parts), model, ADAPTER)
     for name in parts.unfrozen:

@@ -90,6 +90,8 @@ class Found:
         return readers
 
 
+# DeepSpeed's own checkpoints refuse another number of processes. Its universal ones go from one
+# number to another after a conversion, and not between ZeRO stages 1 or 2 and 3.
 class Checkpoints:
     """Saves and finds the checkpoints of one training.
 
@@ -102,9 +104,11 @@ class Checkpoints:
         self.zero_stage = zero_stage
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()
+        # A second pod of the same work must not write into this one's files.
         self.nonce = share_text(secrets.token_hex(4))
         self.folder = _local_folder(context, key)
         self._refused: set[str] = set()
+        # One thread: parts are stored in order, and the commit comes after them.
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._upload: Future[None] | None = None
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -173,6 +177,7 @@ class Checkpoints:
             checkpoint, trouble = None, ""
             if self._is_first_of_node:
                 checkpoint, trouble = self._fetch(name)
+            # All or none: a checkpoint that one node cannot read is none for the others either.
             num_troubled = torch.tensor([1 if trouble else 0], device=_device())
             dist.all_reduce(num_troubled)
             if not int(num_troubled):

@@ -39,6 +39,8 @@ def check_rows(stage: str, rows: TrainingSet, codec: Codec, model: PreTrainedMod
             f"{stage}: {len(empty)} of {len(rows.rows)} rows have no token that bears loss, first "
             f"{empty[0]}"
         )
+    # A model that never sees the end inside the loss answers without end. Raw text (one masked
+    # token) may be cut into windows, which end anywhere.
     unended = [
         name
         for name, row in zip(rows.names, rows.rows, strict=True)
@@ -139,6 +141,7 @@ def end_of_text_share(
     """
     if not prompts:
         return None
+    # Read back from its files: this is the model that generate and evaluate will load.
     from components.modeling.inference.answers import load_for_answers
     from components.modeling.inference.sampler import Request, Sampling, sample
 

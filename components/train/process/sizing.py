@@ -286,11 +286,9 @@ def _state_bytes(
 def _activation_bytes(
     section: TrainSection, model: Model, micro: int, longest: int, precision: str
 ) -> int:
-    """Return the bytes of the activations and of the logits of one chunk.
-
-    A layer takes 34·s·b·h + 5·a·s²·b bytes in 16 bits (2205.05198), 2·s·b·h where activations are
-    computed again, and twice that in 32 bits.
-    """
+    """Return the bytes of the activations and of the logits of one chunk."""
+    # A layer takes 34·s·b·h + 5·a·s²·b bytes in 16 bits (2205.05198), 2·s·b·h where activations are
+    # computed again, and twice that in 32 bits.
     tokens = micro * longest
     layer = 34 * tokens * model.hidden_size + 5 * model.num_heads * longest * tokens
     layers = layer * model.num_layers

@@ -184,6 +184,7 @@ def resume_or_start(run: Run) -> Loop:
 
 def _export(run: Run, loop: Loop, costs: Costs) -> None:
     """Gather the best weights, and have process 0 export and measure them (collective)."""
+    # DeepSpeed's own zero_to_fp32 and save_16bit_model write pickled files.
     share = loop.best or engine_state.own_share(loop.engine, engine_state.full_weight)
     weights = engine_state.gather_shares(loop.engine, share, run.device)
     if dist.get_rank() == 0:
