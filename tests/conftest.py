@@ -90,6 +90,12 @@ def _note_python(event: str, arguments: tuple[Any, ...]) -> None:
 sys.addaudithook(_note_python)
 
 
+@pytest.fixture
+def started_pythons() -> list[str]:
+    """Command lines of the Python processes that the test has started; it grows."""
+    return _started_pythons
+
+
 @pytest.fixture(autouse=True)
 def _processes_are_marked(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that starts a Python and has none of the marks that `make quick` leaves out."""

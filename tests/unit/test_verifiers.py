@@ -220,6 +220,7 @@ def test_an_answer_is_never_run_as_code(name: str, tmp_path: Path) -> None:
     assert not scorer_is_safe("polynomial_multiplication")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("reference", "answer"),
     [
@@ -235,6 +236,7 @@ def test_mathematics_is_compared_by_what_it_means(reference: str, answer: str) -
     assert verify(question("math", reference), answer)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("reference", "answer"),
     [

@@ -6,17 +6,27 @@ import json
 import multiprocessing
 import os
 import random
-import subprocess
 import sys
+import time
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
 from components.contracts.recipe import LoraStructure, TrainSection
 from components.contracts.rows import TrainingRow, write_rows
 from components.train.process.job import Job, Stage
+from tests.conftest import free_ports
 from tests.unit.tiny import save_tiny
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONFAULTHANDLER": "1"}
+PATIENCE_SECONDS = 300.0
+# DeepSpeed imports its Muon optimizer as it starts an engine, whatever the optimizer is, and with it
+# torch's compiler: three of the four CPU seconds of a tiny training.
+PRELOADED = [
+    "components.train.process.worker",
+    "deepspeed",
+    "deepspeed.runtime.zero.muon.muon_optimizer",
+]
 
 
 def reversal(count: int, seed: int) -> list[TrainingRow]:
@@ -104,34 +114,64 @@ def environment_of(job: Job, **more: str) -> dict[str, str]:
 
 def carry_out(job: Job, **environment: str) -> dict[str, Any]:
     """Train in real processes and return what came of it: status, failure, losses, summary, output
-    folder."""
-    if job.section.num_processes == 1:
-        return _carry_out_alone(job, environment)
-    done = subprocess.run(
-        command_of(job),
-        env=environment_of(job, **environment),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    return outcome(job, done.returncode, done.stderr)
+    folder.
 
-
-def _carry_out_alone(job: Job, environment: dict[str, str]) -> dict[str, Any]:
-    """In a process of its own, forked from one that has imported torch and DeepSpeed already:
-    seconds saved."""
-    command = command_of(job)
-    said = job.output.parent / "said.txt"
+    The processes are forked from one that has imported torch and DeepSpeed, which takes a process
+    eight seconds of CPU time; tests of torchrun itself start it with `command_of`.
+    """
+    num_processes = job.section.num_processes
+    arguments = command_of(job)[-2:]
+    stderr_path = job.output.parent / "said.txt"
+    stderr_path.touch()
+    port = str(free_ports(1)[0])
     forkserver = multiprocessing.get_context("forkserver")
-    forkserver.set_forkserver_preload(["components.train.process.worker", "deepspeed"])
-    process = forkserver.Process(
-        target=_main, args=(command[2:], environment_of(job, **environment), str(said))
-    )
-    process.start()
-    process.join(300)
-    assert process.exitcode is not None, f"still running: {said.read_text()[-3000:]}"
-    return outcome(job, process.exitcode, said.read_text())
+    forkserver.set_forkserver_preload(PRELOADED)
+    processes = []
+    for rank in range(num_processes):
+        ranked = _torchrun_environment(rank, num_processes, port) if num_processes > 1 else {}
+        variables = environment_of(job, **environment, **ranked)
+        process = forkserver.Process(target=_main, args=(arguments, variables, str(stderr_path)))
+        process.start()
+        processes.append(process)
+    status = _status_of_all(processes)
+    said = stderr_path.read_text()
+    assert status is not None, f"still running: {said[-3000:]}"
+    return outcome(job, status, said)
+
+
+def _torchrun_environment(rank: int, num_processes: int, port: str) -> dict[str, str]:
+    """Return what torchrun tells a process of its place among those of one node."""
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(num_processes),
+        "LOCAL_WORLD_SIZE": str(num_processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "TORCHELASTIC_RUN_ID": "tests",
+    }
+
+
+def _status_of_all(processes: list[Any]) -> int | None:
+    """Return the exit status of the first process that failed, 0 if none did, None if one runs on.
+
+    As torchrun does, end the others once one failed: they wait for it in a collective.
+    """
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    status: int | None = 0
+    running = {process.sentinel: process for process in processes}
+    while running and status == 0:
+        ended = connection.wait(list(running), max(0.0, deadline - time.monotonic()))
+        if not ended:
+            status = None
+        for sentinel in ended:
+            process = running.pop(sentinel)
+            process.join()
+            status = status or process.exitcode
+    for process in running.values():
+        process.kill()
+        process.join()
+    return status
 
 
 def _main(arguments: list[str], environment: dict[str, str], said: str) -> None:
