@@ -253,6 +253,7 @@ def test_other_mathematics_is_refused(reference: str, answer: str) -> None:
     assert not verify(question("math", reference), answer)
 
 
+@pytest.mark.process
 def test_an_expression_that_takes_for_ever_is_wrong_and_the_next_is_checked_all_the_same(
     tmp_path: Path,
 ) -> None:

@@ -60,6 +60,7 @@ def samples_of(prompt: Prompt, texts: list[str]) -> list[Sample]:
     ]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("verifier", "texts"), SAME)
 def test_equal_answers_are_one_vote_key(verifier: str, texts: list[str]) -> None:
     prompt = question(verifier)
