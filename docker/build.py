@@ -1,4 +1,4 @@
-"""Builds, checks and, with --registry, publishes the images; `make images` calls it.
+"""Build, check and, with --registry, publish the images; `make images` calls it.
 
     python docker/build.py [--registry HOST/PATH] [--loaded] [--variant -cuda|-vllm] [FAMILY …]
 
@@ -20,7 +20,7 @@ import sys
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn, TypedDict
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -31,7 +31,9 @@ WHEELS = ROOT / "docker" / "wheels"
 REQUIREMENTS = ROOT / "docker" / "requirements"
 DOCKER = shlex.split(os.environ.get("DOCKER") or "docker")
 SECTIONS = {"": "", "-cuda": ".gpu", "-vllm": ".vllm"}
-"""Variant → what its section of images.toml has behind the family's name."""
+"""Variant → ending of its section of images.toml, behind the family's name."""
+# No less than a cluster takes away: Pod Security "restricted", and the policy for a read-only root
+# of overlays/prod.
 CONFINED = (
     "--read-only",
     "--tmpfs=/tmp",
@@ -44,24 +46,42 @@ CONFINED = (
 )
 
 
+class Package(TypedDict, total=False):
+    """A package in a bill of materials."""
+
+    type: str
+    name: str
+    version: str
+    purl: str
+    licenses: list[dict[str, str]]
+
+
+class Bill(TypedDict):
+    """A bill of materials in CycloneDX 1.5, as far as it is filled here."""
+
+    bomFormat: str
+    specVersion: str
+    version: int
+    metadata: dict[str, dict[str, str]]
+    components: list[Package]
+
+
 def docker(*arguments: str) -> str:
-    """Return the standard output of the docker client; ends the program with what it said last if
-    it fails."""
-    done = subprocess.run(
+    """Return the standard output of the docker client, or end the program if it fails."""
+    result = subprocess.run(
         [*DOCKER, *arguments],
         cwd=ROOT,
         text=True,
         capture_output=True,
         env={**os.environ, "DOCKER_BUILDKIT": "1"},
     )
-    if done.returncode:
-        fail(arguments, done.returncode, done.stdout + done.stderr)
-    return done.stdout
+    if result.returncode:
+        fail(arguments, result.returncode, result.stdout + result.stderr)
+    return result.stdout
 
 
 def docker_build(*arguments: str) -> None:
-    """Run `docker build` and print a line for each step that begins; ends the program as `docker`
-    does."""
+    """Run `docker build` and print a line for each step that begins, or end the program."""
     output: list[str] = []
     begun: set[str] = set()
     with subprocess.Popen(
@@ -77,6 +97,7 @@ def docker_build(*arguments: str) -> None:
         for line in process.stderr:
             output.append(line)
             step = re.match(r"#\d+ \[(\S+ +\d+/\d+)\] (\S+ .*)", line)
+            # BuildKit repeats the line of a step whenever it has something new to tell of it.
             if step and step[1] not in begun:
                 begun.add(step[1])
                 print(f"  [{' '.join(step[1].split())}] {shortened(step[2])}", flush=True)
@@ -97,32 +118,33 @@ def fail(arguments: Sequence[str], status: int, output: str) -> NoReturn:
 
 
 def fetch_cpu_wheel() -> bool:
-    """Put torch's CPU wheel into docker/wheels if pip finds one, and return whether it did.
+    """Put torch's CPU wheel into docker/wheels. Return False if pip finds none.
 
     pip looks where its settings say (PIP_FIND_LINKS, PIP_EXTRA_INDEX_URL); the public index has no
     such wheel. Ends the program if pip fails for another reason.
     """
-    entry = re.search(
-        r"^torch==(\S+) \\\n(?:\s+--hash.*\n)+",
-        (REQUIREMENTS / "torch.lock").read_text(encoding="utf-8"),
-        re.MULTILINE,
-    )
+    lock = (REQUIREMENTS / "torch.lock").read_text(encoding="utf-8")
+    entry = re.search(r"^torch==(\S+) \\\n(?:\s+--hash.*\n)+", lock, re.MULTILINE)
     assert entry, "torch.lock pins torch"
-    wanted = WHEELS / "torch.txt"
-    wanted.write_text(entry[0].replace(f"torch=={entry[1]}", f"torch=={entry[1]}+cpu"))
+    version = entry[1]
+    # Asked for by its full version, so that pip finds the CPU wheel or nothing: the lock's version
+    # is that of the index's wheel too.
+    requirement = WHEELS / "torch.txt"
+    requirement.write_text(entry[0].replace(f"torch=={version}", f"torch=={version}+cpu"))
     command = [
         *(sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-input"),
         *("--require-hashes", "--no-deps", "--only-binary=:all:"),
-        *(f"--dest={WHEELS}", f"--requirement={wanted}"),
+        *(f"--dest={WHEELS}", f"--requirement={requirement}"),
     ]
-    done = subprocess.run(command, text=True, capture_output=True)
-    if done.returncode == 0:
-        print(f"torch: the CPU wheel {entry[1]}+cpu")
+    result = subprocess.run(command, text=True, capture_output=True)
+    if result.returncode == 0:
+        print(f"torch: the CPU wheel {version}+cpu")
         return True
-    if "No matching distribution" not in done.stderr:
-        sys.exit(f"error: pip could not look for torch's CPU wheel: {done.stderr.strip()[-500:]}")
+    if "No matching distribution" not in result.stderr:
+        reason = result.stderr.strip()[-500:]
+        sys.exit(f"error: pip could not look for torch's CPU wheel: {reason}")
     print(
-        f"torch: {entry[1]} of the public index, with NVIDIA's libraries: pip finds no CPU wheel"
+        f"torch: {version} of the public index, with NVIDIA's libraries: pip finds no CPU wheel"
         " (PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS names where one is; the images are 2.5 GB smaller"
         " then)"
     )
@@ -131,10 +153,14 @@ def fetch_cpu_wheel() -> bool:
 
 def build(family: str, image: str, base: str, variant: str) -> None:
     """Build one image from the working tree, under its name."""
-    target, locks = (f"{family}-vllm", "") if variant == "-vllm" else (family, variant)
-    revision = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, text=True, capture_output=True
-    ).stdout.strip()
+    # vLLM for CPUs is a target of its own, on the family's usual locks; a variant for GPUs is the
+    # same target on other locks.
+    is_cpu_vllm = variant == "-vllm"
+    target = f"{family}-vllm" if is_cpu_vllm else family
+    locks = "" if is_cpu_vllm else variant
+    command = ["git", "rev-parse", "HEAD"]
+    git = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
+    revision = git.stdout.strip() or "unknown"
     docker_build(
         *shlex.split(os.environ.get("BUILD_SECRETS", "")),
         "--file=docker/Dockerfile",
@@ -142,7 +168,7 @@ def build(family: str, image: str, base: str, variant: str) -> None:
         f"--tag={image}",
         f"--build-arg=BASE_IMAGE={base}",
         f"--build-arg=VARIANT={locks}",
-        f"--build-arg=REVISION={revision or 'unknown'}",
+        f"--build-arg=REVISION={revision}",
         f"--build-arg=CODE={code_label()}",
         ".",
     )
@@ -154,40 +180,17 @@ def check(image: str) -> int:
     return int(docker("image", "inspect", "--format={{.Size}}", image)) // 1_000_000
 
 
-def torch_build(bill: dict[str, Any]) -> str:
-    """Return what torch an image holds, by its bill of materials: a section of `largest_mb` in
-    images.toml."""
-    versions = [one["version"] for one in bill["components"] if one["name"] == "torch"]
+def torch_build(bill: Bill) -> str:
+    """Return the section of `largest_mb` in images.toml for the torch that an image holds."""
+    packages = bill["components"]
+    versions = [package["version"] for package in packages if package["name"] == "torch"]
     if not versions:
         return "without-torch"
     return "cpu-wheel" if versions[0].endswith("+cpu") else "index-wheel"
 
 
-def bill_of_materials(image: str) -> dict[str, Any]:
-    """CycloneDX 1.5: the Python and Debian packages of an image, as they say themselves."""
-    script = (
-        "import importlib.metadata, json\n"
-        "found = importlib.metadata.distributions()\n"
-        "print(json.dumps([[one.name, one.version, one.metadata.get('License-Expression') or ''] for one in found]))"
-    )
-    inside = ["run", "--rm", *CONFINED, image]
-    python = json.loads(docker(*inside, "/opt/venv/bin/python", "-c", script))
-    debian = docker(
-        *inside, "dpkg-query", "--show", "--showformat=${Package} ${Version} ${Architecture}\\n"
-    )
-    components = [
-        {
-            "type": "library",
-            "name": name,
-            "version": version,
-            "purl": f"pkg:pypi/{name.lower()}@{version}",
-        }
-        | ({"licenses": [{"expression": licence}]} if licence else {})
-        for name, version, licence in sorted(map(tuple, python))
-    ]
-    for name, version, architecture in sorted(line.split() for line in debian.splitlines()):
-        purl = f"pkg:deb/debian/{name}@{version.replace(':', '%3A')}?arch={architecture}"
-        components.append({"type": "library", "name": name, "version": version, "purl": purl})
+def bill_of_materials(image: str) -> Bill:
+    """Return the Python and Debian packages of an image, as they name themselves."""
     identity = docker("image", "inspect", "--format={{.Id}}", image).strip()
     subject = {"type": "container", "name": image, "version": identity}
     return {
@@ -195,32 +198,68 @@ def bill_of_materials(image: str) -> dict[str, Any]:
         "specVersion": "1.5",
         "version": 1,
         "metadata": {"component": subject},
-        "components": components,
+        "components": [*python_packages(image), *debian_packages(image)],
     }
 
 
+def python_packages(image: str) -> list[Package]:
+    """Return the Python packages of an image, with their licences where they name one."""
+    script = (
+        "import importlib.metadata, json\n"
+        "print(json.dumps([[d.name, d.version, d.metadata.get('License-Expression') or '']"
+        " for d in importlib.metadata.distributions()]))"
+    )
+    output = docker("run", "--rm", *CONFINED, image, "/opt/venv/bin/python", "-c", script)
+    packages: list[Package] = []
+    for name, version, licence in sorted(json.loads(output)):
+        purl = f"pkg:pypi/{name.lower()}@{version}"
+        package: Package = {"type": "library", "name": name, "version": version, "purl": purl}
+        if licence:
+            package["licenses"] = [{"expression": licence}]
+        packages.append(package)
+    return packages
+
+
+def debian_packages(image: str) -> list[Package]:
+    """Return the Debian packages of an image."""
+    line_format = "${Package} ${Version} ${Architecture}\\n"
+    query = ["dpkg-query", "--show", f"--showformat={line_format}"]
+    output = docker("run", "--rm", *CONFINED, image, *query)
+    packages: list[Package] = []
+    for line in sorted(output.splitlines()):
+        name, version, architecture = line.split()
+        # An epoch ("1:9.2") ends in a colon, which separates other parts of such a URL.
+        escaped_version = version.replace(":", "%3A")
+        purl = f"pkg:deb/debian/{name}@{escaped_version}?arch={architecture}"
+        packages.append({"type": "library", "name": name, "version": version, "purl": purl})
+    return packages
+
+
 def repository(registry: str) -> str:
-    """Return where images are pushed: the folder that the user named, or `ratchet` of a registry that
-    was named alone."""
+    """Return the folder that images are pushed to: by default `ratchet` of the registry."""
     registry = registry.rstrip("/")
     return registry if "/" in registry else f"{registry}/ratchet"
 
 
 def publish(image: str) -> str:
-    """Push an image; returns the digest that the registry gave it."""
+    """Push an image and return the digest that the registry gave it."""
     docker("push", "--quiet", image)
-    digests = json.loads(docker("image", "inspect", "--format={{json .RepoDigests}}", image))
-    name = image.rpartition(":")[0]
-    found = [one.partition("@")[2] for one in digests if one.startswith(f"{name}@")]
-    if not found:
-        sys.exit(f"error: the registry told no digest of {image}")
-    return str(found[0])
+    references = json.loads(docker("image", "inspect", "--format={{json .RepoDigests}}", image))
+    name, _, _ = image.rpartition(":")
+    # An image that was pushed to several registries has a digest of each.
+    for reference in references:
+        repository_name, _, digest = str(reference).partition("@")
+        if repository_name == name:
+            return digest
+    sys.exit(f"error: the registry told no digest of {image}")
 
 
 def base_image(release: bool) -> str:
-    """What to build from: BASE_IMAGE, or the base that images.toml pins by its digest. Where that
-    cannot be pulled, images that are not published are built from a stand-in on this machine, and
-    that is said."""
+    """Return the image to build from: BASE_IMAGE, or the base that images.toml pins by its digest.
+
+    Where that cannot be pulled, images that are not published are built from a stand-in on this
+    machine, with a warning.
+    """
     if chosen := os.environ.get("BASE_IMAGE", ""):
         return chosen
     base = tomllib.loads(IMAGES.read_text())["base"]
@@ -229,7 +268,8 @@ def base_image(release: bool) -> str:
         return pinned
     if release:
         sys.exit(
-            f"error: {pinned} cannot be pulled, and what is published is built from it; or set BASE_IMAGE"
+            f"error: {pinned} cannot be pulled, and what is published is built from it; or set "
+            "BASE_IMAGE"
         )
     for name in (f"{base['image']}:{base['tag']}", base["stand_in"]):
         if has(name):
@@ -239,30 +279,34 @@ def base_image(release: bool) -> str:
             )
             return str(name)
     sys.exit(
-        f"error: {pinned} cannot be pulled, and this machine has no {base['stand_in']} either; set BASE_IMAGE"
+        f"error: {pinned} cannot be pulled, and this machine has no {base['stand_in']} either; set "
+        "BASE_IMAGE"
     )
 
 
 def has(image: str, *, pull: bool = False) -> bool:
-    """Whether the engine has an image, or gets it."""
-    command = ["pull", "--quiet"] if pull else ["image", "inspect"]
-    return subprocess.run([*DOCKER, *command, image], capture_output=True).returncode == 0
+    """Return True if the engine has an image or, with `pull`, gets it."""
+    verb = ["pull", "--quiet"] if pull else ["image", "inspect"]
+    result = subprocess.run([*DOCKER, *verb, image], capture_output=True)
+    return result.returncode == 0
 
 
 def record(section: str, **values: str) -> None:
-    """Change values of one section of images.toml, and nothing else of it; a section that is not
-    there is added."""
-    head, marker, rest = IMAGES.read_text().partition(f"[{section}]\n")
-    if not marker:
-        head, marker, rest = f"{head}\n", f"[{section}]\n", 'image = ""\ntag = ""\ndigest = ""\n'
-    body, gap, others = rest.partition("\n[")
+    """Change values of one section of images.toml, which is added if it is not there."""
+    # By hand, because a TOML writer would lose the comments of the file.
+    title = f"[{section}]\n"
+    text = IMAGES.read_text()
+    if title not in text:
+        text = f'{text}\n{title}image = ""\ntag = ""\ndigest = ""\n'
+    head, _, tail = text.partition(title)
+    body, gap, other_sections = tail.partition("\n[")
     for key, value in values.items():
         body = re.sub(rf'^{key} = ".*"$', f'{key} = "{value}"', body, flags=re.MULTILINE)
-    IMAGES.write_text(head + marker + body + gap + others)
+    IMAGES.write_text(head + title + body + gap + other_sections)
 
 
-def main() -> None:
-    """The command line."""
+def options_of(command_line: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the options, with `families` filled in. Ends the program after wrong usage."""
     parser = argparse.ArgumentParser(prog="python docker/build.py", description=__doc__)
     parser.add_argument("families", nargs="*", help="cpu, generate, train; by default all")
     parser.add_argument(
@@ -277,38 +321,49 @@ def main() -> None:
         choices=list(SECTIONS),
         help="-cuda: for NVIDIA GPUs; -vllm: the image generate with vLLM for CPUs",
     )
-    given = parser.parse_args()
-    known = tomllib.loads(IMAGES.read_text())
-    families = given.families or (
-        ["generate"] if given.variant == "-vllm" else list(known["families"])
-    )
-    if given.variant == "-vllm" and families != ["generate"]:
-        parser.error("--variant -vllm is of the family generate alone")
-    base = "" if given.loaded else base_image(release=bool(given.registry))
-    if not (given.variant == "-cuda" or given.loaded):
+    options = parser.parse_args(command_line)
+    if options.variant == "-vllm":
+        options.families = options.families or ["generate"]
+        if options.families != ["generate"]:
+            parser.error("--variant -vllm is of the family generate alone")
+    return options
+
+
+def deliver(family: str, options: argparse.Namespace, base: str) -> None:
+    """Build one image, check it, write its bill of materials, and publish it where asked to."""
+    images = tomllib.loads(IMAGES.read_text())
+    variant = options.variant
+    tag = images["families"][family]["tag"] + variant
+    image = f"ratchet/{family}:{tag}"
+    if not options.loaded:
+        build(family, image, base, variant)
+    size_mb = check(image)
+    bill = bill_of_materials(image)
+    bill_file = ROOT / ".ratchet" / "images" / f"{family}{variant}.cdx.json"
+    bill_file.parent.mkdir(parents=True, exist_ok=True)
+    bill_file.write_text(json.dumps(bill, indent=1), encoding="utf-8")
+    torch = torch_build(bill)
+    print(f"{image}: {size_mb} MB, {len(bill['components'])} packages, torch: {torch}")
+    largest_mb = images["largest_mb"][torch].get(family)
+    # Only the usual variant has a limit: a torch for GPUs alone is several times as large.
+    if not variant and size_mb > largest_mb:
+        sys.exit(f"error: {image} has {size_mb} MB, at most {largest_mb} are agreed on ({torch})")
+    if options.registry:
+        name = f"{repository(options.registry)}/{family}"
+        docker("tag", image, f"{name}:{tag}")
+        section = f"families.{family}{SECTIONS[variant]}"
+        record(section, image=name, tag=tag, digest=publish(f"{name}:{tag}"))
+
+
+def main() -> None:
+    """Run the command line."""
+    options = options_of()
+    images = tomllib.loads(IMAGES.read_text())
+    base = "" if options.loaded else base_image(release=bool(options.registry))
+    if not (options.variant == "-cuda" or options.loaded):
         fetch_cpu_wheel()
-    output = ROOT / ".ratchet" / "images"
-    output.mkdir(parents=True, exist_ok=True)
-    for family in families:
-        tag = known["families"][family]["tag"] + given.variant
-        image = f"ratchet/{family}:{tag}"
-        if not given.loaded:
-            build(family, image, base, given.variant)
-        size = check(image)
-        bill = bill_of_materials(image)
-        (output / f"{family}{given.variant}.cdx.json").write_text(
-            json.dumps(bill, indent=1), encoding="utf-8"
-        )
-        torch = torch_build(bill)
-        print(f"{image}: {size} MB, {len(bill['components'])} packages, torch: {torch}")
-        largest = known["largest_mb"][torch].get(family)
-        if not given.variant and size > largest:
-            sys.exit(f"error: {image} has {size} MB, at most {largest} are agreed on ({torch})")
-        if given.registry:
-            name = f"{repository(given.registry)}/{family}"
-            docker("tag", image, f"{name}:{tag}")
-            section = f"families.{family}{SECTIONS[given.variant]}"
-            record(section, image=name, tag=tag, digest=publish(f"{name}:{tag}"))
+    for family in options.families or images["families"]:
+        deliver(family, options, base)
 
 
 if __name__ == "__main__":

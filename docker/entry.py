@@ -1,8 +1,6 @@
-"""The first process of a container: runs the command in a process group of its own and hands
-signals on to all of it.
+"""The first process of a container: run a command in its own group, and pass signals on to it.
 
-A shell that is the first process would ignore SIGTERM, and the step below it would never hear that
-it should save its work. Standard library only: `python -I -S entry.py COMMAND…`.
+Standard library only: `python -I -S entry.py COMMAND…`.
 """
 
 import contextlib
@@ -13,9 +11,13 @@ import sys
 
 
 def main() -> int:
-    """Exit status of the command; 128 + signal if a signal ended it, 127 if there is no such
-    command."""
-    asked: list[int] = []
+    """Return the exit status of the command.
+
+    128 + signal if a signal ended it, 127 if there is no such command.
+    """
+    signals: list[int] = []
+    # A shell that is the first process would ignore SIGTERM, since the kernel gives process 1 no
+    # default action, and the step below it would never hear that it should save its work.
     try:
         child = subprocess.Popen(sys.argv[1:], start_new_session=True)
     except OSError as error:
@@ -23,7 +25,8 @@ def main() -> int:
         return 127
 
     def pass_on(number: int, frame: object) -> None:
-        asked.append(number)
+        signals.append(number)
+        # The group, because launchers of workers do not all pass a signal on.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, number)
 
@@ -32,13 +35,14 @@ def main() -> int:
     status = 0
     while True:
         try:
-            pid, ended = os.wait()  # of any process: orphans come to the first one
+            # Any process: orphans come to the first one, and would stay as zombies.
+            pid, wait_status = os.wait()
         except ChildProcessError:
             return status
         if pid == child.pid:
-            status = os.waitstatus_to_exitcode(ended)
-            status = 128 - status if status < 0 else status
-            if not asked:
+            exit_code = os.waitstatus_to_exitcode(wait_status)
+            status = 128 - exit_code if exit_code < 0 else exit_code
+            if not signals:
                 return status
             # A shell ends at once; what it started may still be saving its work.
 

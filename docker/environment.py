@@ -2,10 +2,10 @@
 
     python3.11 docker/environment.py [FOLDER]
 
-Standard library only, because nothing is installed yet. The set-up has three stages, each one call
+Standard library only, because nothing is installed yet. The set-up has three parts, each one call
 of pip on one or two lock files of docker/requirements:
 
-1. pip itself, what builds packages, and torch (bootstrap.lock). Where pip finds torch's CPU wheel
+1. pip itself, build tools, and torch (bootstrap.lock). Where pip finds torch's CPU wheel
    (PIP_FIND_LINKS, PIP_EXTRA_INDEX_URL), it takes that one: its version `2.13.0+cpu` sorts above
    the index's `2.13.0`, and the lock has the hashes of both.
 2. NVIDIA's libraries (nvidia.lock), only where the torch that was installed asks for them.
@@ -67,8 +67,8 @@ FAILURES = (
         " index, or a folder of PIP_FIND_LINKS, serves another file",
     ),
     (
-        r"No matching distribution found for (?P<what>\S+)",
-        "{what} was not found; the lock needs exactly this version for this platform and Python",
+        r"No matching distribution found for (?P<package>\S+)",
+        "{package} was not found; the lock needs exactly this version for this platform and Python",
     ),
     (
         r"Python\.h: No such file|command '.*(gcc|cc|g\+\+)' failed|unable to execute '.*cc'",
@@ -101,18 +101,30 @@ def main() -> int:
 
 def check_python(version: tuple[int, ...], path: str) -> None:
     """Raise SetupError for a Python that the locks do not cover."""
-    if version not in PYTHONS:
-        known = ", ".join(".".join(map(str, one)) for one in PYTHONS)
-        raise SetupError(
-            f"Python {known} is needed, {path} is {'.'.join(map(str, version))}. Install one (Debian"
-            " 12: apt-get install python3.11 python3.11-venv python3.11-dev; Ubuntu 24.04:"
-            " python3.12 python3.12-venv python3.12-dev; macOS: brew install python@3.12), then"
-            " make PYTHON=/path/to/python3.11"
-        )
+    if version in PYTHONS:
+        return
+    supported = ", ".join(f"{major}.{minor}" for major, minor in PYTHONS)
+    actual = ".".join(str(number) for number in version)
+    raise SetupError(
+        f"Python {supported} is needed, {path} is {actual}. Install one (Debian"
+        " 12: apt-get install python3.11 python3.11-venv python3.11-dev; Ubuntu 24.04:"
+        " python3.12 python3.12-venv python3.12-dev; macOS: brew install python@3.12), then"
+        " make PYTHON=/path/to/python3.11"
+    )
 
 
 def check_tools(folder: Path) -> None:
-    """Raise SetupError before anything is downloaded if a later stage is bound to fail."""
+    """Raise SetupError before anything is downloaded if a later part is bound to fail."""
+    check_venv_module()
+    check_compiler()
+    temporary = Path(os.environ.get("TMPDIR") or "/tmp")
+    check_room(folder, "environment", folder.parent)
+    check_room(folder, "temporary files", temporary)
+
+
+def check_venv_module() -> None:
+    """Raise SetupError if this Python cannot make an environment."""
+    # Debian ships venv and ensurepip as packages of their own.
     try:
         import ensurepip  # noqa: F401
         import venv  # noqa: F401
@@ -120,40 +132,56 @@ def check_tools(folder: Path) -> None:
         raise SetupError(
             "this Python has no venv module; install it (Debian: apt-get install python3-venv)"
         ) from None
-    compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
-    headers = Path(sysconfig.get_path("include")) / "Python.h"
+
+
+def check_compiler() -> None:
+    """Raise SetupError without a C compiler or Python's headers."""
     # One package (pycosat, of reasoning-gym) comes as C source alone.
-    if not (shutil.which(compiler) or shutil.which("cc")) or not headers.exists():
+    compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
+    has_compiler = shutil.which(compiler) or shutil.which("cc")
+    headers = Path(sysconfig.get_path("include")) / "Python.h"
+    if not has_compiler or not headers.exists():
         raise SetupError(
             f"a C compiler ({compiler}) and Python's headers ({headers}) are needed; install them"
             " (Debian: apt-get install gcc libc6-dev python3-dev)"
         )
-    temporary = Path(os.environ.get("TMPDIR") or "/tmp")
-    for name, path in (("environment", folder.parent), ("temporary files", temporary)):
-        if not path.is_dir():
-            raise SetupError(f"the folder of {name}, {path}, does not exist")
-        free = shutil.disk_usage(path).free / 1e9
-        if free < ROOM_GB[name] and not (folder / "install.log").exists():
-            raise SetupError(
-                f"{path} has {free:.1f} GB free, the {name} may need {ROOM_GB[name]} GB; free space,"
-                " or use another folder (TMPDIR for temporary files)"
-            )
+
+
+def check_room(folder: Path, purpose: str, path: Path) -> None:
+    """Raise SetupError if there is too little free space for a new environment.
+
+    Args:
+        folder: the environment.
+        purpose: key of ROOM_GB.
+        path: the folder whose file system is looked at.
+    """
+    if not path.is_dir():
+        raise SetupError(f"the folder of {purpose}, {path}, does not exist")
+    free = shutil.disk_usage(path).free / 1e9
+    # A set-up that was begun before holds some of what it needs, nobody knows how much.
+    was_begun = (folder / "install.log").exists()
+    if free < ROOM_GB[purpose] and not was_begun:
+        raise SetupError(
+            f"{path} has {free:.1f} GB free, the {purpose} may need {ROOM_GB[purpose]} GB; free"
+            " space, or use another folder (TMPDIR for temporary files)"
+        )
 
 
 def set_up(folder: Path) -> None:
     """Create or complete the environment in `folder`. Raises SetupError."""
     check_tools(folder)
-    began = time.monotonic()
+    begin_seconds = time.monotonic()
     if folder.exists() and not works(folder):
         print(f"{folder} is of another Python, or broken: it is made anew", flush=True)
         shutil.rmtree(folder)
     if not folder.exists():
-        made = run([sys.executable, "-m", "venv", str(folder)], capture_output=True, text=True)
-        if made.returncode:
+        venv = run([sys.executable, "-m", "venv", str(folder)])
+        if venv.returncode:
             shutil.rmtree(folder, ignore_errors=True)
-            raise SetupError(f"the environment could not be made: {last_lines(made.stdout, 1)}")
-    for old in folder.glob("installed-*"):
-        old.unlink()
+            raise SetupError(f"the environment could not be made: {last_lines(venv.stdout, 1)}")
+    # Removed before the first change: an interrupted set-up must not pass for a finished one.
+    for old_stamp in folder.glob("installed-*"):
+        old_stamp.unlink()
     print(f"installing into {folder} (once; the log is {folder}/install.log)", flush=True)
     pip = Pip(folder)
     pip.remove_incomplete()
@@ -166,50 +194,58 @@ def set_up(folder: Path) -> None:
         print(f"  torch {torch} needs no NVIDIA libraries")
     pip.install("everything else", "dev.lock", "models.lock")
     stamp(folder).touch()
-    size = sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_symlink()) / 1e9
-    print(f"set up in {time.monotonic() - began:.0f} s: {size:.1f} GB, torch {torch}", flush=True)
+    files = [path for path in folder.rglob("*") if not path.is_symlink()]
+    size_gb = sum(path.lstat().st_size for path in files) / 1e9
+    seconds = time.monotonic() - begin_seconds
+    print(f"set up in {seconds:.0f} s: {size_gb:.1f} GB, torch {torch}", flush=True)
 
 
-def run(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
-    """`subprocess.run` with the variables that a build needs."""
-    return subprocess.run(command, env=environment(), **options)  # type: ignore[call-overload,no-any-return]
+def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a command with the variables that a build needs, and return its status and output."""
+    return subprocess.run(command, env=environment(), capture_output=True, text=True)
 
 
 def environment() -> dict[str, str]:
-    """Variables of pip: the user's own, and none of DeepSpeed's operators is compiled."""
+    """Return the variables of pip: the user's own, and those of the build."""
+    # DeepSpeed compiles its operators on first use; here there may be no nvcc.
     return {**os.environ, "DS_BUILD_OPS": "0", "PYTHONWARNINGS": "ignore"}
 
 
 def works(folder: Path) -> bool:
-    """Return whether the folder holds an environment of this Python that starts."""
+    """Return True if the folder holds an environment of this Python that starts."""
     program = "import sys, pip; print(*sys.version_info[:2])"
+    command = [str(folder / "bin" / "python"), "-c", program]
     try:
-        done = run([str(folder / "bin" / "python"), "-c", program], capture_output=True, text=True)
+        result = run(command)
     except OSError:
         return False
-    return done.stdout.split() == [str(part) for part in sys.version_info[:2]]
+    return result.stdout.split() == [str(number) for number in sys.version_info[:2]]
 
 
 def stamp(folder: Path) -> Path:
-    """Return the file that says that these very locks are installed."""
-    digest = hashlib.sha256(b"".join((REQUIREMENTS / name).read_bytes() for name in LOCKS))
+    """Return the path of the file whose presence shows that these very locks are installed."""
+    digest = hashlib.sha256()
+    for name in LOCKS:
+        digest.update((REQUIREMENTS / name).read_bytes())
     return folder / f"installed-{digest.hexdigest()[:16]}"
 
 
 def torch_build(folder: Path) -> tuple[str, bool]:
-    """Return the version of the installed torch, and whether it asks for NVIDIA's libraries."""
+    """Return (version of the installed torch, True if it asks for NVIDIA's libraries)."""
+    # By its metadata, not by its version: torch's wheels for macOS ask for none either.
     program = (
         "import importlib.metadata as m, re\n"
         "from pip._vendor.packaging.requirements import Requirement\n"
         "needed = [Requirement(text) for text in m.requires('torch') or ()]\n"
         "print(m.version('torch'), any(\n"
-        "    re.match('nvidia-|cuda-|triton', one.name)\n"
-        "    and (one.marker is None or one.marker.evaluate({'extra': ''})) for one in needed))"
+        "    re.match('nvidia-|cuda-|triton', item.name)\n"
+        "    and (item.marker is None or item.marker.evaluate({'extra': ''})) for item in needed))"
     )
-    done = run([str(folder / "bin" / "python"), "-c", program], capture_output=True, text=True)
-    if done.returncode:
-        raise SetupError(f"torch was not installed: {last_lines(done.stderr, 1)}")
-    version, needs_nvidia = done.stdout.split()
+    command = [str(folder / "bin" / "python"), "-c", program]
+    result = run(command)
+    if result.returncode:
+        raise SetupError(f"torch was not installed: {last_lines(result.stderr, 1)}")
+    version, needs_nvidia = result.stdout.split()
     return version, needs_nvidia == "True"
 
 
@@ -222,17 +258,17 @@ class Pip:
         self.command.append("--disable-pip-version-check")
 
     def install(self, title: str, *locks: str) -> None:
-        """Install exactly what the locks name. Raises SetupError.
-
-        `--no-deps`: the locks are complete, and nothing may pull in another torch.
-        `--no-build-isolation`: DeepSpeed is built from source and looks for torch meanwhile.
-        """
-        command = [*self.command, "install", "--require-hashes", "--no-deps"]
+        """Install exactly what the locks name. Raises SetupError."""
+        command = [*self.command, "install", "--require-hashes"]
+        # The locks are complete, and nothing may pull in another torch.
+        command.append("--no-deps")
+        # DeepSpeed is built from source and looks for torch meanwhile.
         command.append("--no-build-isolation")
+        num_packages = 0
         for name in locks:
             command += ["-r", str(REQUIREMENTS / name)]
-        total = sum(len(pins(REQUIREMENTS / name)) for name in locks)
-        progress = Progress(title, total)
+            num_packages += len(pins(REQUIREMENTS / name))
+        progress = Progress(title, num_packages)
         output: list[str] = []
         with (
             (self.folder / "install.log").open("a", encoding="utf-8") as log,
@@ -256,37 +292,38 @@ class Pip:
             raise SetupError(self.explain("".join(output)))
 
     def explain(self, output: str) -> str:
-        """Return one line for a failed call: what was looked for, where, and what helps."""
+        """Return one line for a failed call: the cause, the indexes that were asked, the cure."""
         for pattern, meaning in FAILURES:
             match = re.search(pattern, output)
             if match:
-                what = match.groupdict().get("what") or "a package"
-                text = meaning.replace("{what}", what)
-                return f"{text} (looked {self.places()}; details: {self.folder}/install.log)"
+                package = match.groupdict().get("package") or "a package"
+                text = meaning.replace("{package}", package)
+                return f"{text} (looked {self.indexes()}; details: {self.folder}/install.log)"
         return f"pip failed: {last_lines(output, 3)} (details: {self.folder}/install.log)"
 
-    def places(self) -> str:
-        """Return where pip looks for packages, without user names and passwords."""
-        listed = run([*self.command, "config", "list"], capture_output=True, text=True).stdout
-        settings = re.findall(r"^.*\.(index-url|extra-index-url|find-links)=(.*)$", listed, re.M)
-        shown = [f"{name} {value.strip()}" for name, value in settings]
-        text = "; ".join(["on the public package index", *shown])
-        if any(name == "index-url" for name, _ in settings):
-            text = "; ".join(shown)
-        return re.sub(r"://[^/@\s]+@", "://***@", text)
+    def indexes(self) -> str:
+        """Return the indexes and folders that pip searches, without user names and passwords."""
+        config = run([*self.command, "config", "list"]).stdout
+        settings = re.findall(r"^.*\.(index-url|extra-index-url|find-links)=(.*)$", config, re.M)
+        searched = [f"{name} {value.strip()}" for name, value in settings]
+        # index-url replaces the public index; the other settings come on top of it.
+        if not any(name == "index-url" for name, _ in settings):
+            searched.insert(0, "on the public package index")
+        return re.sub(r"://[^/@\s]+@", "://***@", "; ".join(searched))
 
     def remove_incomplete(self) -> None:
         """Remove packages of an interrupted set-up that lack files, so that pip installs them."""
         program = (
             "import importlib.metadata as m, shutil\n"
-            "for one in m.distributions():\n"
-            "    if one.files is None or not all(f.locate().exists() for f in one.files):\n"
-            "        print(one._path)\n"
-            "        shutil.rmtree(one._path)"
+            "for dist in m.distributions():\n"
+            "    if dist.files is None or not all(f.locate().exists() for f in dist.files):\n"
+            "        print(dist._path)\n"
+            "        shutil.rmtree(dist._path)"
         )
+        # pip takes a package whose .dist-info is there for installed, whatever files it lacks.
         python = str(self.folder / "bin" / "python")
-        done = run([python, "-c", program], capture_output=True, text=True)
-        for path in done.stdout.split("\n"):
+        result = run([python, "-c", program])
+        for path in result.stdout.split("\n"):
             if path:
                 print(f"  {Path(path).name} is incomplete and is installed anew", flush=True)
 
@@ -294,25 +331,28 @@ class Pip:
 class Progress:
     """One moving line on a terminal; elsewhere one line for each large download and phase."""
 
-    def __init__(self, title: str, total: int) -> None:
-        self.title, self.total = title, total
-        self.seen = 0
+    def __init__(self, title: str, num_packages: int) -> None:
+        self.num_packages = num_packages
+        self.num_handled = 0
         self.downloaded_mb = 0.0
-        self.terminal = sys.stdout.isatty()
-        self.began = time.monotonic()
-        self.print(f"  {title}: {total} packages")
+        self.is_terminal = sys.stdout.isatty()
+        self.begin_seconds = time.monotonic()
+        self.print(f"  {title}: {num_packages} packages")
 
     def show(self, line: str) -> None:
         """Take one line of pip's output."""
         line = line.strip()
-        if re.match(r"(Collecting|Requirement already satisfied:|Ignoring) \S+", line):
-            self.seen += 1
-            self.move(line.split()[1 if line.startswith(("Coll", "Ign")) else 3])
-        elif match := re.match(r"Downloading (\S+?)-\S+ \(([\d.]+) (kB|MB|GB)\)", line):
-            size = float(match[2]) * {"kB": 0.001, "MB": 1, "GB": 1000}[match[3]]
-            self.downloaded_mb += size
-            if size >= REPORTED_MB:
-                self.print(f"    downloading {match[1]}, {size:.0f} MB")
+        package = re.match(r"(?:Collecting|Requirement already satisfied:|Ignoring) (\S+)", line)
+        download = re.match(r"Downloading (\S+?)-\S+ \(([\d.]+) (kB|MB|GB)\)", line)
+        if package:
+            self.num_handled += 1
+            self.move(package[1])
+        elif download:
+            name, number, unit = download.groups()
+            size_mb = float(number) * {"kB": 0.001, "MB": 1, "GB": 1000}[unit]
+            self.downloaded_mb += size_mb
+            if size_mb >= REPORTED_MB:
+                self.print(f"    downloading {name}, {size_mb:.0f} MB")
         elif line.startswith("Building wheel for ") and line.endswith("started"):
             self.move(line.removesuffix(": started"))
         elif line.startswith("Installing collected packages"):
@@ -320,21 +360,22 @@ class Progress:
 
     def move(self, text: str) -> None:
         """Rewrite the moving line."""
-        if self.terminal:
+        if self.is_terminal:
             width = shutil.get_terminal_size().columns - 1
-            line = f"    {min(self.seen, self.total)}/{self.total}"
-            line += f"  {self.downloaded_mb:.0f} MB  {text}"
+            # pip may name a package twice, once to collect it and once as satisfied.
+            num_handled = min(self.num_handled, self.num_packages)
+            line = f"    {num_handled}/{self.num_packages}  {self.downloaded_mb:.0f} MB  {text}"
             print(f"\r{line[:width]:<{width}}", end="", flush=True)
 
     def print(self, text: str) -> None:
         """Print a line that stays."""
-        if self.terminal:
+        if self.is_terminal:
             print("\r\033[K", end="")
         print(text, flush=True)
 
     def end(self) -> None:
-        """Say how long this stage took."""
-        seconds = time.monotonic() - self.began
+        """Print how long this part took."""
+        seconds = time.monotonic() - self.begin_seconds
         self.print(f"    {self.downloaded_mb:.0f} MB downloaded, {seconds:.0f} s")
 
 
@@ -345,7 +386,8 @@ def pins(lock: Path) -> list[str]:
 
 def last_lines(text: str, count: int) -> str:
     """Return the last lines of a text, joined to one."""
-    return " | ".join(line.strip() for line in text.strip().splitlines()[-count:])
+    lines = text.strip().splitlines()[-count:]
+    return " | ".join(line.strip() for line in lines)
 
 
 if __name__ == "__main__":

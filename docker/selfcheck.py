@@ -1,5 +1,4 @@
-"""What every image proves as the last step of its build, and again whenever it is started without a
-command:
+"""The self-check of an image: it runs when an image is built or started without a command.
 
 docker run --rm --read-only --tmpfs /tmp --network none --cap-drop ALL ratchet/train:dev
 """
@@ -15,7 +14,10 @@ import re
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 HERE = Path(__file__).resolve().parent
 STEPS = {
@@ -37,25 +39,22 @@ CACHES = (
 )
 
 
-def problems(family: str) -> list[str]:
-    """One line for each thing that is not as it should be."""
-    found = [f"runs as root (uid {os.getuid()})"] if os.getuid() == 0 else []
-    found += [
-        f"{name} is in the image: {path}"
-        for name in UNWANTED
-        if (path := shutil.which(name, path=FOLDERS))
-    ]
-    found += [
-        f"{name} is not below /tmp"
-        for name in CACHES
-        if not f"{os.environ.get(name)}/".startswith("/tmp/")
-    ]
-    found += [
-        f"{folder} is writable"
-        for folder in ("/", "/opt/venv", str(HERE))
-        if os.access(folder, os.W_OK)
-    ]
-    return found + packages()
+def problems() -> list[str]:
+    """Return one line for each rule of images that this one breaks."""
+    lines: list[str] = []
+    if os.getuid() == 0:
+        lines.append(f"runs as root (uid {os.getuid()})")
+    for name in UNWANTED:
+        if path := shutil.which(name, path=FOLDERS):
+            lines.append(f"{name} is in the image: {path}")
+    # The root file system is read-only on a cluster: a cache outside /tmp fails at first use.
+    for name in CACHES:
+        if not f"{os.environ.get(name)}/".startswith("/tmp/"):
+            lines.append(f"{name} is not below /tmp")
+    for folder in ("/", "/opt/venv", str(HERE)):
+        if os.access(folder, os.W_OK):
+            lines.append(f"{folder} is writable")
+    return lines + packages()
 
 
 def packages() -> list[str]:
@@ -64,80 +63,110 @@ def packages() -> list[str]:
     Which build of torch an image holds is the choice of who built it: the CPU wheel says `+cpu`
     behind its version, the index's wheel brings NVIDIA's libraries, which nvidia.lock pins.
     """
-    locked = pins(HERE / "requirements.lock")
-    nvidia = pins(HERE / "nvidia.lock")
-    installed = {}
-    for one in importlib.metadata.distributions(
-        path=[path for path in sys.path if "/venv/" in path]
-    ):
-        installed[re.sub(r"[-_.]+", "-", one.name).lower()] = one.version.removesuffix("+cpu")
-    expected = {**{name: nvidia[name] for name in nvidia.keys() & installed.keys()}, **locked}
-    return [
-        f"{name} is {installed.get(name, 'missing')}, locked is {expected.get(name, 'none')}"
-        for name in sorted(expected.keys() | installed.keys())
-        if installed.get(name) != expected.get(name)
-    ]
+    installed: dict[str, str] = {}
+    folders = [path for path in sys.path if "/venv/" in path]
+    for distribution in importlib.metadata.distributions(path=folders):
+        version = distribution.version.removesuffix("+cpu")
+        installed[canonical(distribution.name)] = version
+    expected = {
+        name: version for name, version in pins(HERE / "nvidia.lock").items() if name in installed
+    }
+    expected.update(pins(HERE / "requirements.lock"))
+    lines: list[str] = []
+    for name in sorted(expected.keys() | installed.keys()):
+        if installed.get(name) != expected.get(name):
+            actual = installed.get(name, "missing")
+            lines.append(f"{name} is {actual}, locked is {expected.get(name, 'none')}")
+    return lines
 
 
 def pins(lock: Path) -> dict[str, str]:
     """Return package → version of a lock file, for this platform."""
     from packaging.markers import Marker
 
-    found = re.findall(
+    entries = re.findall(
         r"^([\w.-]+)={2,3}([^=\s\\;]+)(?: ; ([^\\\n]+?))? *\\?$",
         lock.read_text(encoding="utf-8"),
         re.MULTILINE,
     )
-    return {
-        re.sub(r"[-_.]+", "-", name).lower(): version
-        for name, version, marker in found
-        if not marker or Marker(marker).evaluate()
-    }
+    versions: dict[str, str] = {}
+    for name, version, marker in entries:
+        if not marker or Marker(marker).evaluate():
+            versions[canonical(name)] = version
+    return versions
+
+
+def canonical(name: str) -> str:
+    """Return a package's name as indexes spell it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def load(family: str) -> int:
-    """Import every module of the family's steps, and KFP's executor; returns how many."""
+    """Import every module of the family's steps, and KFP's executor. Return how many."""
+    # As KFP's command of a task sets it. Without it kfp imports its compiler, which needs packages
+    # that images do not have.
     os.environ["_KFP_RUNTIME"] = "true"
     importlib.import_module("kfp.dsl.executor_main")
     modeling = () if family == "cpu" else ("modeling",)
     folders = ("contracts", "storage", "runtime", "verifiers", *modeling, *STEPS[family])
-    names = [name for folder in folders for name in _modules(folder)]
-    for name in names:
-        importlib.import_module(name)
-    return len(names)
+    num_modules = 0
+    for folder in folders:
+        for name in _modules(folder):
+            importlib.import_module(name)
+            num_modules += 1
+    return num_modules
 
 
 def _modules(folder: str) -> list[str]:
     package = importlib.import_module(f"components.{folder}")
-    found = [one.name for one in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
+    modules = pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
     # The shells of the steps are for the compiler: a container is told its function by the
     # executor.
-    return [name for name in found if name.rpartition(".")[2] not in ("__main__", "component")]
+    left_out = ("__main__", "component")
+    return [module.name for module in modules if module.name.rpartition(".")[2] not in left_out]
 
 
 def work(family: str) -> None:
-    """A little of what the family is for."""
-    if family == "cpu":
-        from matplotlib.figure import Figure
+    """Do a little of what the family is for."""
+    match family:
+        case "cpu":
+            draw()
+        case "generate":
+            sample()
+        case _:
+            train()
 
-        Figure().savefig("/tmp/selfcheck.svg")
-        return
+
+def draw() -> None:
+    """Draw an empty figure."""
+    from matplotlib.figure import Figure
+
+    Figure().savefig("/tmp/selfcheck.svg")
+
+
+def sample() -> None:
+    """Run a tiny model, and vLLM where the image has it."""
     import torch
 
-    if family == "generate":
-        from components.contracts.recipe import Scratch
-        from components.modeling.scratch import make_scratch
+    from components.contracts.recipe import Scratch
+    from components.modeling.scratch import make_scratch
 
-        model, tokenizer = make_scratch(
-            Scratch(hidden_size=64, num_layers=1, num_heads=2, intermediate_size=32)
-        )
-        assert model(torch.tensor([[1, 2]])).logits.isfinite().all()
-        if importlib.util.find_spec("vllm"):
-            if torch.version.cuda is None or torch.cuda.is_available():
-                sample_with_vllm(model, tokenizer)
-            else:
-                print("vllm: not tried, there is no GPU here")
+    settings = Scratch(hidden_size=64, num_layers=1, num_heads=2, intermediate_size=32)
+    model, tokenizer = make_scratch(settings)
+    assert model(torch.tensor([[1, 2]])).logits.isfinite().all()
+    if not importlib.util.find_spec("vllm"):
         return
+    # vLLM for CUDA does not start without a GPU, and images are built on machines without one.
+    if torch.version.cuda is None or torch.cuda.is_available():
+        sample_with_vllm(model, tokenizer)
+    else:
+        print("vllm: not tried, there is no GPU here")
+
+
+def train() -> None:
+    """Take one step of the optimizer that was compiled with the image."""
+    import torch
+
     from components.train.process.deepspeed_engine import (
         Layout,
         join_processes,
@@ -145,25 +174,27 @@ def work(family: str) -> None:
         start_engine,
     )
 
-    # Offload takes the optimizer that was compiled with the image.
     device = join_processes()
+    # With offload, because only that takes the compiled optimizer.
+    layout = Layout(2, True, 2, "fp32")
     engine = start_engine(
         torch.nn.Linear(4, 4),
-        Layout(2, True, 2, "fp32"),
+        layout,
         num_rows=2,
         learning_rate=0.1,
         weight_decay=0.0,
         beta2=0.99,
         max_gradient_norm=1.0,
     )
-    before = engine.module.weight.detach().clone()
-    engine.backward(engine(torch.ones(2, 4, device=device)).square().mean())
+    weight_at_start = engine.module.weight.detach().clone()
+    loss = engine(torch.ones(2, 4, device=device)).square().mean()
+    engine.backward(loss)
     engine.step()
-    assert not torch.equal(before, engine.module.weight)
+    assert not torch.equal(weight_at_start, engine.module.weight)
     assert optimizer_name(engine) == "deepspeed"
 
 
-def sample_with_vllm(model: Any, tokenizer: Any) -> None:
+def sample_with_vllm(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Let the engine `vllm` answer, once greedily in 4 tokens."""
     from components.contracts.rows import Prompt
     from components.generate.batches import Ask
@@ -171,25 +202,29 @@ def sample_with_vllm(model: Any, tokenizer: Any) -> None:
     from components.modeling.inference.sampling import Sampling
     from components.modeling.load import save_checkpoint
 
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
+    # In GiB; little, because the container of the check has 4.
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     folder = Path("/tmp/selfcheck")
     save_checkpoint(model, tokenizer, folder)
     asks = [Ask(Prompt(id="one", text="12=", verifier="exact"), 0, 7)]
-    (sample,) = VllmEngine(folder, "", Sampling(0.0, 0, 1.0, 4, 1)).answer(asks, lambda done: None)
-    assert 1 <= sample.num_tokens <= 4
+    engine = VllmEngine(folder, "", Sampling(0.0, 0, 1.0, 4, 1))
+    (answer,) = engine.answer(asks, lambda num_done: None)
+    assert 1 <= answer.num_tokens <= 4
 
 
 def main() -> int:
-    """Exit status 1 if anything is wrong."""
+    """Return the exit status: 1 if anything is wrong."""
     family = sys.argv[1]
-    found = problems(family)
-    for line in found:
+    broken_rules = problems()
+    for line in broken_rules:
         print(f"error: {line}", file=sys.stderr)
-    if not found:
-        count = load(family)
-        work(family)
-        print(f"{family}: {count} modules load, {len(sys.modules)} in memory, all checks passed")
-    return 1 if found else 0
+    if broken_rules:
+        return 1
+    num_modules = load(family)
+    work(family)
+    loaded = len(sys.modules)
+    print(f"{family}: {num_modules} modules load, {loaded} in memory, all checks passed")
+    return 0
 
 
 if __name__ == "__main__":

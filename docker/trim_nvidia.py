@@ -1,11 +1,11 @@
 #!/opt/venv/bin/python
-"""Takes out of a layer what torch brings for GPUs and does not need to be imported on a CPU.
+"""Take out of a layer the GPU libraries that torch does not need to be imported on a CPU.
 
     trim_nvidia FOLDER
 
-FOLDER is where the packages were installed below. The public index's torch is linked against
-NVIDIA's libraries: those that `import torch` maps into memory stay (2.1 GB of 2.7 GB, torch 2.13.0),
-the others go, and so does Triton, a compiler for GPUs.
+The packages were installed below FOLDER. The public index's torch is linked against NVIDIA's
+libraries: those that `import torch` maps into memory stay (2.1 GB of 2.7 GB, torch 2.13.0), the
+others go, and so does Triton, a compiler for GPUs.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ def main() -> None:
     environment = {**os.environ, "PYTHONPATH": str(packages)}
     command = [sys.executable, "-c", PROGRAM]
     maps = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-    mapped = {
-        line.split()[-1]
-        for line in maps.stdout.splitlines()
-        if line.endswith(".so") or ".so." in line
-    }
-    freed = 0
+    mapped: set[str] = set()
+    for line in maps.stdout.splitlines():
+        # The path is the last field; versioned libraries end in .so.12.
+        if line.endswith(".so") or ".so." in line:
+            mapped.add(line.split()[-1])
+    freed_bytes = 0
     for path in sorted((packages / "nvidia").rglob("*")):
         if path.is_file() and str(path.resolve()) not in mapped:
-            freed += path.stat().st_size
+            freed_bytes += path.stat().st_size
             path.unlink()
-    print(f"{freed // 1_000_000} MB of NVIDIA's files taken out")
+    print(f"{freed_bytes // 1_000_000} MB of NVIDIA's files taken out")
 
 
 if __name__ == "__main__":

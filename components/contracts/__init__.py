@@ -1,1 +1,1 @@
-"""What steps say to each other: recipe, rows, state, summaries, names of files."""
+"""The contracts between steps: recipe, rows, state, summaries, names of files."""

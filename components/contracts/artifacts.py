@@ -41,5 +41,5 @@ MODEL_CARD: Final = "README.md"
 
 
 def split_file(split: str) -> str:
-    """The file of a split in a prepare receipt."""
+    """Return the name of a split's file in a prepare receipt."""
     return f"splits/{split}.jsonl"

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.contracts.parquet import UnreadableParquet, parquet_rows
 from components.contracts.recipe import DataSource
 from components.contracts.rows import MAX_LINE_BYTES, Dropped
 from components.errors import UserError
+from components.modeling.parquet import UnreadableParquet, parquet_rows
 from components.prepare.examples import Example
 from components.prepare.row_shapes import RejectedRow, example_of, parse_json, shapes_of
 

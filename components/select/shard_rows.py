@@ -8,9 +8,7 @@ from pathlib import Path
 
 from components.contracts.rows import R, read_rows
 from components.errors import Corrupt, one_line
-
-BATCH_ROWS = 8192
-"""Rows of a Parquet shard that are in memory at once."""
+from components.modeling.parquet import UnreadableParquet, parquet_rows
 
 
 def rows_of(path: Path, kind: type[R]) -> Iterator[R]:
@@ -25,26 +23,22 @@ def rows_of(path: Path, kind: type[R]) -> Iterator[R]:
     """
     with path.open("rb") as file:
         is_parquet = file.read(4) == b"PAR1"
-    return _parquet_rows(path, kind) if is_parquet else read_rows(path, kind)
+    return _rows_of_parquet(path, kind) if is_parquet else read_rows(path, kind)
 
 
-def _parquet_rows(path: Path, kind: type[R]) -> Iterator[R]:
-    import pyarrow
-    import pyarrow.parquet
-    from pydantic import ValidationError
-
+def _rows_of_parquet(path: Path, kind: type[R]) -> Iterator[R]:
     number = 0
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=BATCH_ROWS):
-                for row in batch.to_pylist():
-                    number += 1
-                    # Their keys differ from row to row, so these columns hold JSON text.
-                    for name in ("reference", "tags", "conversation"):
-                        if isinstance(row.get(name), str):
-                            row[name] = json.loads(row[name])
-                    yield kind.model_validate(row)
-    except (pyarrow.ArrowException, OSError, ValidationError, ValueError) as error:
+        for row in parquet_rows(path):
+            number += 1
+            if row is None:
+                raise ValueError("a string that is not UTF-8")
+            # Their keys differ from row to row, so these columns hold JSON text.
+            for name in ("reference", "tags", "conversation"):
+                if isinstance(row.get(name), str):
+                    row[name] = json.loads(row[name])
+            yield kind.model_validate(row)
+    except (UnreadableParquet, ValueError) as error:
         raise Corrupt(
             f"{path}, row {number}: not a {kind.__name__} row ({one_line(error)})"
         ) from None

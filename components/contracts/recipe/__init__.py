@@ -1,4 +1,4 @@
-"""What the user writes: one YAML file, checked before anything runs.
+"""The recipe that the user writes: one YAML file, checked before anything runs.
 
 Each section is one frozen model; an unknown key is an error that names the nearest key. The
 resolved recipe is stored with the run, and its digest names the run.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from components.canonical import JsonObject
 from components.contracts.recipe.section import Positive, Section, Share
 
 BUILTIN_TASK_NAMES = ("reverse", "copy", "addition")
@@ -13,8 +14,7 @@ BUILTIN_TASK_NAMES = ("reverse", "copy", "addition")
 
 
 class DataSource(Section):
-    """A JSONL, Parquet or text file of rows: labelled ones, questions without answers, or raw
-    text."""
+    """A JSONL, Parquet or text file of labelled rows, questions without answers, or raw text."""
 
     uri: str
     """file://, s3://, hf://datasets/org/name@revision/file, or package://module/file."""
@@ -36,7 +36,7 @@ class DataSource(Section):
     prompt_field: str = "prompt"
     completion_field: str = "completion"
     verifier: Literal["exact", "numeric", "math", "choice", "regex"] = "exact"
-    """How answers to these rows' prompts are checked against their completion."""
+    """Check of answers to these rows' prompts against their completion."""
 
 
 class Ladder(Section):
@@ -53,7 +53,8 @@ class Ladder(Section):
     def _ordered(self) -> Ladder:
         if not self.labelled[0] <= self.labelled[1] < self.climb[0] <= self.climb[1]:
             raise ValueError(
-                "labelled and climb must be [shortest, longest] and climb must begin beyond labelled"
+                "labelled and climb must be [shortest, longest] and climb must begin beyond "
+                "labelled"
             )
         return self
 
@@ -63,9 +64,8 @@ class TaskSource(Section):
 
     task: str
     """`reverse`, `copy`, `addition`, or `reasoning_gym/<name>`."""
-    config: dict[str, Any] = Field(default_factory=dict)
-    """Settings of the reasoning-gym data set. Whole numbers are ints here: pipeline parameters turn
-    4 into 4.0."""
+    config: JsonObject = Field(default_factory=dict)
+    """Settings of the reasoning-gym data set. Whole numbers are ints here."""
     labelled: Annotated[int, Field(ge=0)] = 200
     """Rows whose answer may be trained on."""
     dev: Annotated[int, Field(ge=0)] = 64
@@ -83,21 +83,24 @@ class TaskSource(Section):
 
     @field_validator("config", mode="after")
     @classmethod
-    def _whole_numbers(cls, config: dict[str, Any]) -> dict[str, Any]:
+    def _whole_numbers(cls, config: JsonObject) -> JsonObject:
+        # KFP keeps parameters in a protobuf whose numbers are all floats: 4 comes as 4.0, which
+        # reasoning-gym refuses, and which would give the same recipe another digest.
         return {name: _whole(value) for name, value in config.items()}
 
     @model_validator(mode="after")
     def _known(self) -> TaskSource:
-        if self.task in BUILTIN_TASK_NAMES:
-            if self.ladder is None:
-                raise ValueError(
-                    f"task {self.task} needs a `ladder` section (the lengths to label and to climb)"
-                )
-        elif not self.task.startswith("reasoning_gym/"):
+        is_builtin = self.task in BUILTIN_TASK_NAMES
+        if is_builtin and self.ladder is None:
             raise ValueError(
-                f"unknown task {self.task!r}: use one of {', '.join(BUILTIN_TASK_NAMES)} or reasoning_gym/<name>"
+                f"task {self.task} needs a `ladder` section (the lengths to label and to climb)"
             )
-        elif self.ladder is not None:
+        if not is_builtin and not self.task.startswith("reasoning_gym/"):
+            names = ", ".join(BUILTIN_TASK_NAMES)
+            raise ValueError(
+                f"unknown task {self.task!r}: use one of {names} or reasoning_gym/<name>"
+            )
+        if not is_builtin and self.ladder is not None:
             raise ValueError(
                 "`ladder` is for built-in tasks; set a reasoning-gym task's difficulty in `config`"
             )
@@ -105,7 +108,7 @@ class TaskSource(Section):
 
 
 class Fractions(Section):
-    """How rows of `split: auto` sources are divided."""
+    """Shares of the splits that rows of `split: auto` sources are divided into."""
 
     train: Share = 0.7
     dev: Share = 0.1
@@ -114,6 +117,7 @@ class Fractions(Section):
 
     @model_validator(mode="after")
     def _sum(self) -> Fractions:
+        # With room for rounding: 0.7 + 0.1 + 0.1 + 0.1 is not 1 in binary.
         if abs(self.train + self.dev + self.validation + self.test - 1.0) > 1e-6:
             raise ValueError("train + dev + validation + test must be 1")
         return self
@@ -135,12 +139,16 @@ class DataSection(Section):
     @property
     def ladder(self) -> Ladder | None:
         """Difficulty ladder of the campaign: that of the first task that has one, or None."""
-        return next((task.ladder for task in self.tasks if task.ladder is not None), None)
+        ladders = (task.ladder for task in self.tasks)
+        return next((ladder for ladder in ladders if ladder is not None), None)
 
 
-def _whole(value: Any) -> Any:
+def _whole(value: object) -> object:
+    """Return a JSON value with an int for every float that is a whole number."""
     if isinstance(value, dict):
         return {name: _whole(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [_whole(item) for item in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value

@@ -13,7 +13,7 @@ MAX_RETENTION_MARGIN = 0.2
 
 
 class Goal(Section):
-    """When the campaign has reached its end."""
+    """The accuracy at which the campaign has reached its end."""
 
     threshold: Share
     """Validation accuracy to reach."""
@@ -22,7 +22,7 @@ class Goal(Section):
 
 
 class Budget(Section):
-    """What a campaign may cost; the round that crosses it is the last."""
+    """Limits of the cost of a campaign; the round that crosses one is the last."""
 
     minutes: Annotated[float, Field(gt=0)] | None = None
     """Sum of the seconds of all finished tasks."""
@@ -31,7 +31,7 @@ class Budget(Section):
 
 
 class DecideSection(Section):
-    """When a candidate is promoted and when the campaign stops."""
+    """Rules by which a candidate is promoted and the campaign stops."""
 
     goal: Goal
     max_rounds: Positive = 4
@@ -41,7 +41,7 @@ class DecideSection(Section):
     """False promotions allowed per campaign. Each round may spend alpha / max_rounds, and what the
     promotions just before it left unspent (1910.04900)."""
     score: Literal["right", "error"] = "right"
-    """What champion and candidate are compared by, prompt by prompt: right or wrong, or the
+    """Score by which champion and candidate are compared, prompt by prompt: right or wrong, or the
     absolute error of numeric answers."""
     family: str = ""
     """Tag whose values are families of validation prompts that resemble each other (a template, a

@@ -1,4 +1,4 @@
-"""The recipe's section `evaluate`: how a model is measured."""
+"""The recipe's section `evaluate`: the measures of a model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Harness(Section):
 
 
 class EvaluateSection(Section):
-    """How a model is measured; greedy accuracy always, pass@k on demand."""
+    """The measures of a model: greedy accuracy always, pass@k on demand."""
 
     pass_k: Annotated[int, Field(ge=0)] = 0
     """k of pass@k on the test split (2107.03374); 0: not measured."""

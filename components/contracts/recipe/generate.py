@@ -9,35 +9,38 @@ from pydantic import Field, field_validator, model_validator
 from components.contracts.recipe.section import Positive, Section
 
 EngineName = Literal["transformers", "vllm", "openai"]
-"""What can sample; `components.generate.engines` has a module for each."""
+"""Engines that can sample; `components.generate.engines` has a module for each."""
 
 
 class Endpoint(Section):
-    """Someone else's model, at an endpoint that speaks OpenAI's API, to answer instead of the
-    champion. Where it is and its key come from the environment: OPENAI_BASE_URL and
-    OPENAI_API_KEY."""
+    """Someone else's model, at an endpoint that speaks OpenAI's API, to answer instead of the champion.
+
+    Its URL and key come from the environment: OPENAI_BASE_URL and OPENAI_API_KEY.
+    """
 
     model: str
     """The model's name there."""
     concurrency: Positive = 8
     """Requests under way at once."""
     timeout_seconds: Annotated[float, Field(gt=0.0)] = 120.0
-    """How long one request may take."""
+    """Longest time of one request."""
     max_retries: Annotated[int, Field(ge=0)] = 6
     """After a refusal that may pass (429, 5xx, no connection), with growing pauses, or those the
     server asks for."""
 
 
 class Hints(Section):
-    """A second try, with the answer as a hint, at prompts that no sample answered right
-    (rationalization, STaR, 2203.14465). The model then writes the way to a known answer; what it
-    writes must pass the verifier and every other filter, and is trained on as an answer to the
+    """A second try, with the answer as a hint, at prompts that no sample answered right.
+
+    This is the rationalization of STaR (2203.14465): the model writes the way to a known answer. An
+    answer must pass the verifier and every other filter, and is trained on as an answer to the
     prompt without the hint. Hinted answers are counted apart, and count for no vote, pass rate or
     audit. It teaches reasoning only where answers hold some: where an answer is a single word, its
-    hint is its label."""
+    hint is its label.
+    """
 
     template: str = "{prompt}\n(Hint for a derivation: it comes to {answer}.)"
-    """What the model sees, with `{prompt}` and `{answer}` in it. An answer that repeats the
+    """Text that the model sees, with `{prompt}` and `{answer}` in it. An answer that repeats the
     template's own words is dropped, so choose words that no answer needs."""
     prompts_per_round: Positive = 200
     """At most so many, besides the round's other prompts: those least often hinted in vain, then
@@ -48,6 +51,7 @@ class Hints(Section):
     @field_validator("template", mode="after")
     @classmethod
     def _holds_both(cls, template: str) -> str:
+        # Not str.format: a template may hold other braces, as LaTeX does.
         for name in ("{prompt}", "{answer}"):
             if template.count(name) != 1:
                 raise ValueError(f"must hold {name} once: what the model sees is made of it")
@@ -58,7 +62,7 @@ class GenerateSection(Section):
     """Sampling from the champion."""
 
     engine: Literal["auto", EngineName] = "auto"
-    """What samples; auto: vllm for larger models where it is installed, else transformers."""
+    """Engine that samples; auto: vllm for larger models where it is installed, else transformers."""
     endpoint: Endpoint | None = None
     """For `engine: openai`. top_k is not part of that API and is not sent."""
     prompts_per_round: Positive = 1000
@@ -80,10 +84,12 @@ class GenerateSection(Section):
     def _shards(self) -> GenerateSection:
         if self.shards > self.prompts_per_round:
             raise ValueError(
-                f"shards ({self.shards}) > prompts_per_round ({self.prompts_per_round}): lower shards"
+                f"shards ({self.shards}) > prompts_per_round ({self.prompts_per_round}): lower "
+                "shards"
             )
         if (self.engine == "openai") != (self.endpoint is not None):
             raise ValueError(
-                "engine: openai and an `endpoint` with its `model` belong together: give both or neither"
+                "engine: openai and an `endpoint` with its `model` belong together: give both or "
+                "neither"
             )
         return self

@@ -1,4 +1,4 @@
-"""The recipe's section `model`: what every comparison starts from."""
+"""The recipe's section `model`: the base model that every comparison starts from."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ class Scratch(Section):
     max_length: Positive = 256
     """Longest sequence in tokens."""
     tokenizer: Literal["character", "byte"] = "character"
+    # The characters of the built-in tasks.
     alphabet: str = "0123456789+*-=() "
     """Characters the `character` tokenizer knows; anything else becomes <unk>."""
 

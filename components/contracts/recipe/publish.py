@@ -1,4 +1,4 @@
-"""The recipe's section `publish`: where the best model goes."""
+"""The recipe's section `publish`: the name of the published model."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from components.contracts.recipe.section import Name, Section
 
 
 class PublishSection(Section):
-    """Where the best model goes."""
+    """The name that the best model is published under."""
 
     name: Name = "ratchet-model"

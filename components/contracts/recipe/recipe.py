@@ -1,4 +1,4 @@
-"""A whole recipe: all sections, and what must hold between them."""
+"""A whole recipe: all sections, and the rules between them."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ class Recipe(Section):
     """A whole campaign."""
 
     name: Name
+    # 31 bits: it comes through KFP as a JSON number, and some libraries take no more.
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     model: ModelSection = ModelSection()
     data: DataSection
@@ -34,10 +35,12 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _peers(self) -> Recipe:
-        if self.generate.samples_per_prompt < self.train.num_peers:
+        num_samples = self.generate.samples_per_prompt
+        num_peers = self.train.num_peers
+        if num_samples < num_peers:
             raise ValueError(
-                f"generate.samples_per_prompt ({self.generate.samples_per_prompt}) must be at least train.num_peers "
-                f"({self.train.num_peers}): every peer answers every prompt"
+                f"generate.samples_per_prompt ({num_samples}) must be at least train.num_peers "
+                f"({num_peers}): every peer answers every prompt"
             )
         return self
 
@@ -45,7 +48,8 @@ class Recipe(Section):
     def _hints(self) -> Recipe:
         if self.generate.hints is not None and not self.select.verifier:
             raise ValueError(
-                "generate.hints needs `select.verifier: true`: prompts are too hard where it accepts no answer"
+                "generate.hints needs `select.verifier: true`: prompts are too hard where it "
+                "accepts no answer"
             )
         return self
 

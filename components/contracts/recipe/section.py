@@ -1,4 +1,4 @@
-"""What every section of a recipe is made of: its base class and the types of its fields."""
+"""Base class of the recipe's sections, and types of their fields."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
+# Names become parts of object keys and of Kubernetes names, which allow no more than this.
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 
 
 class Section(BaseModel):
-    """Base of every section: immutable, no unknown keys, field docstrings become the schema's
-    descriptions."""
+    """Base of every section: immutable, no unknown keys.
 
+    The docstrings of fields become the descriptions of the recipe's JSON schema.
+    """
+
+    # A mistyped key that was ignored would show after days of training, if at all.
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)

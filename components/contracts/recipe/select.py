@@ -1,4 +1,4 @@
-"""The recipe's section `select`: which samples may teach, and how they are mixed."""
+"""The recipe's section `select`: filters of samples, and the mix that is trained on."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from components.contracts.recipe.section import Positive, Section, Share
 
 
 class JudgeScorer(Section):
-    """A language model that grades answers, at an endpoint that speaks OpenAI's API. Where it is
-    and its key come from the environment: RATCHET_JUDGE_URL and RATCHET_JUDGE_KEY."""
+    """A language model that grades answers, at an endpoint that speaks OpenAI's API.
+
+    Its URL and key come from the environment: RATCHET_JUDGE_URL and RATCHET_JUDGE_KEY.
+    """
 
     model: str
     rubric: str = (
         "10: correct, complete and clear. 5: partly right. 0: wrong, empty, or off the question."
     )
-    """What the grades mean; the judge answers with one whole number from 0 to 10 and nothing
-    else."""
+    """Meaning of the grades; the judge answers with one whole number from 0 to 10, nothing else."""
     min_score: Annotated[int, Field(ge=0, le=10)] = 8
     concurrency: Positive = 8
     """Requests under way at once."""
@@ -46,8 +47,10 @@ class LikelihoodBand(Section):
 
 
 class DifficultyBand(Section):
-    """Prompts the model sometimes gets right, weighted by p(1-p) of its pass rate p (2504.03380,
-    2503.14476)."""
+    """Prompts that the model sometimes gets right, weighted by p(1-p) of its pass rate p.
+
+    Sources: 2504.03380, 2503.14476.
+    """
 
     replay: Share = 0.05
     """Share of the solved prompts (p = 1) that stay, so that they are not forgotten."""
@@ -60,7 +63,7 @@ class DiversityChoice(Section):
     """clusters: from each in turn; k-centre: the row farthest from all chosen (1708.00489);
     top-score: the highest score, else vote share; random: the baseline."""
     rows: Positive
-    """How many accepted rows stay."""
+    """Accepted rows that stay."""
     clusters: Positive = 64
 
 
@@ -73,13 +76,12 @@ class InfluenceChoice(Section):
 
 
 class SelectSection(Section):
-    """Which samples may teach, and how they are mixed with labelled rows. Everything that is none
-    or 0 is off."""
+    """Filters of samples, and their mix with labelled rows. All that is none or 0 is off."""
 
     contamination: Literal["exact", "overlap"] = "exact"
-    """How a sample is compared with the evaluation splits: equal prompts alone, or also shared runs
-    of 13 words and near-equal prompts. `overlap` is right for text that people wrote, not for
-    puzzles made from one template."""
+    """Comparison of samples with the evaluation splits: equal prompts alone, or also shared runs of
+    13 words and near-equal prompts. `overlap` is right for text that people wrote, not for puzzles
+    made from one template."""
     verifier: bool = True
     """Keep only what the prompt's verifier accepts. False: label-free, by agreement alone."""
     verifier_function: Annotated[str, Field(pattern=r"^([A-Za-z_]\w*(\.[A-Za-z_]\w*)+)?$")] = ""
@@ -112,10 +114,11 @@ class SelectSection(Section):
     """At most this many kept answers per prompt (2312.06585)."""
     influence: InfluenceChoice | None = None
     diversity: DiversityChoice | None = None
+    # Trained on its own rows alone, a model collapses in a few rounds; labelled rows prevent it.
     labelled_share: Annotated[float, Field(ge=0.25, le=1.0)] = 0.5
     """Share of drawn rows that are labelled; never below 0.25 (2502.18049)."""
     newest_share: Share = 0.5
-    """Of the self-made share, how much comes from the newest round (2502.01612)."""
+    """Share of the self-made rows that comes from the newest round (2502.01612)."""
     min_accepted: Positive = 16
     """Fewer accepted new rows than this fail the round."""
     unsafe_replace: bool = False

@@ -1,4 +1,4 @@
-"""The recipe's section `train`: fine-tuning, and how it is carried out."""
+"""The recipe's section `train`: fine-tuning, and the processes that carry it out."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ class Stage(Section):
 
 
 class LoraStructure(Section):
-    """What is trained while the rest of the base stays frozen: low-rank adapters B·A beside linear
-    modules (2106.09685) and, if asked for, some modules in full. Part of the plan: reflection may
-    make it larger."""
+    """The trained part of a model whose base stays frozen.
+
+    Low-rank adapters B·A beside linear modules (2106.09685) and, if asked for, some modules in
+    full. Part of the plan: reflection may make it larger.
+    """
 
     rank: Positive = 8
     """Rows of A, columns of B."""
@@ -45,8 +47,7 @@ class LoraStructure(Section):
 
 
 class LoraSection(LoraStructure):
-    """Parameter-efficient fine-tuning: the first structure, and how far reflection may make it
-    larger."""
+    """Parameter-efficient fine-tuning: the first structure, and bounds of how it may grow."""
 
     max_rank: Positive = 64
     max_unfrozen_layers: Annotated[int, Field(ge=0)] = 2
@@ -57,15 +58,16 @@ class LoraSection(LoraStructure):
             raise ValueError(f"rank ({self.rank}) > max_rank ({self.max_rank}): raise max_rank")
         if self.unfrozen_layers > self.max_unfrozen_layers:
             raise ValueError(
-                f"unfrozen_layers ({self.unfrozen_layers}) > max_unfrozen_layers ({self.max_unfrozen_layers}): raise "
-                "max_unfrozen_layers"
+                f"unfrozen_layers ({self.unfrozen_layers}) > max_unfrozen_layers "
+                f"({self.max_unfrozen_layers}): raise max_unfrozen_layers"
             )
         return self
 
     @property
     def structure(self) -> LoraStructure:
         """The structure of the first round."""
-        return LoraStructure(**{name: getattr(self, name) for name in LoraStructure.model_fields})
+        fields = LoraStructure.model_fields
+        return LoraStructure(**{name: getattr(self, name) for name in fields})
 
 
 class TrainSection(Section):
@@ -99,7 +101,7 @@ class TrainSection(Section):
     warmup_share: Share = 0.05
     schedule: Literal["constant", "cosine"] = "cosine"
     min_learning_rate_ratio: Share = 0.1
-    """Where the cosine ends, as a share of the learning rate."""
+    """End of the cosine, as a share of the learning rate."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
     beta2: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.98
     max_gradient_norm: Annotated[float, Field(gt=0.0)] = 1.0
@@ -113,7 +115,7 @@ class TrainSection(Section):
     """Keep (1-a)·base + a·trained with the a of 0.25, 0.5, 0.75, 1 that has the lowest dev loss
     (2109.01903)."""
     weighting: Literal["sampling", "loss"] = "sampling"
-    """What a row's weight means: how often it is drawn, or how much its tokens count in the
+    """Meaning of a row's weight: how often it is drawn, or how much its tokens count in the
     loss."""
     group_by_length: bool = True
     """Batches of rows of similar length: little padding."""
@@ -145,29 +147,39 @@ class TrainSection(Section):
     """Minutes between checkpoints, from which a killed training goes on; 0: after every step."""
 
     @model_validator(mode="after")
-    def _fits_together(self) -> TrainSection:
-        processes = self.num_processes * self.num_nodes
-        if self.batch_size % processes:
+    def _processes_fit(self) -> TrainSection:
+        num_processes = self.num_processes * self.num_nodes
+        if self.batch_size % num_processes:
             raise ValueError(
-                f"batch_size ({self.batch_size}) must be a multiple of the number of processes ({processes})"
+                f"batch_size ({self.batch_size}) must be a multiple of the number of processes "
+                f"({num_processes})"
             )
+        if self.num_nodes > 1 and self.num_peers > 1:
+            raise ValueError(
+                "num_peers > 1 needs num_nodes 1: peers are trained side by side on one node"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _zero_fits(self) -> TrainSection:
         if self.precision == "bf16" and self.zero == 0:
             raise ValueError(
-                "precision bf16 needs zero >= 1: ZeRO stage 0 keeps no fp32 master weights and drifts"
+                "precision bf16 needs zero >= 1: ZeRO stage 0 keeps no fp32 master weights and "
+                "drifts"
             )
         if self.offload is True and self.zero == 0:
             raise ValueError(
                 "offload needs zero >= 1: ZeRO stage 0 keeps the optimizer's state with the weights"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _stages_train(self) -> TrainSection:
         if self.rounds.steps == 0 or (self.pretrain is not None and self.pretrain.steps == 0):
             raise ValueError("only `first` may have 0 steps")
         if self.first.steps == 0 and self.pretrain is None:
             raise ValueError(
                 "first.steps is 0 and there is no `pretrain`: round 0 has to train something"
-            )
-        if self.num_nodes > 1 and self.num_peers > 1:
-            raise ValueError(
-                "num_peers > 1 needs num_nodes 1: peers are trained side by side on one node"
             )
         return self
 

@@ -1,4 +1,4 @@
-"""The summary of each step's receipt: one frozen model a step, which the step writes and others read.
+"""The summaries of receipts: one frozen model a step, which the step writes and others read.
 
 `components.runtime.receipts.read_summary` reads them.
 """

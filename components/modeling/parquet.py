@@ -1,12 +1,19 @@
-"""Rows of Parquet files, in bounded memory."""
+"""Rows of Parquet files, in bounded memory.
+
+In this folder, because only the images that have torch have pyarrow.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+from components.canonical import JsonObject
 from components.errors import first_line
+
+if TYPE_CHECKING:
+    import pyarrow
 
 BATCH_ROWS = 1024
 """Rows that are in memory at once. Large rows take 4 MiB each, so a batch may take 4 GiB."""
@@ -21,7 +28,7 @@ class UnreadableParquet(Exception):
         self.row = row
 
 
-def parquet_rows(path: Path) -> Iterator[dict[str, Any] | None]:
+def parquet_rows(path: Path) -> Iterator[JsonObject | None]:
     """Yield each row as column → value, or None for a row with a string that is not UTF-8.
 
     Raises UnreadableParquet where the file cannot be read on.
@@ -41,10 +48,10 @@ def parquet_rows(path: Path) -> Iterator[dict[str, Any] | None]:
         raise UnreadableParquet(num_read, first_line(error)) from error
 
 
-def _rows_of_batch(batch: Any) -> Iterator[dict[str, Any] | None]:
+def _rows_of_batch(batch: pyarrow.RecordBatch) -> Iterator[JsonObject | None]:
     """Yield the rows of a `pyarrow.RecordBatch`."""
     try:
-        rows: list[dict[str, Any]] = batch.to_pylist()
+        rows: list[JsonObject] = batch.to_pylist()
     except UnicodeDecodeError:
         # pyarrow decodes a batch whole or not at all, so one bad string would cost 1,024 rows.
         yield from (_row_or_none(batch, index) for index in range(batch.num_rows))
@@ -52,9 +59,9 @@ def _rows_of_batch(batch: Any) -> Iterator[dict[str, Any] | None]:
         yield from rows
 
 
-def _row_or_none(batch: Any, index: int) -> dict[str, Any] | None:
+def _row_or_none(batch: pyarrow.RecordBatch, index: int) -> JsonObject | None:
     try:
-        rows: list[dict[str, Any]] = batch.slice(index, 1).to_pylist()
+        rows: list[JsonObject] = batch.slice(index, 1).to_pylist()
     except UnicodeDecodeError:
         return None
     return rows[0]
