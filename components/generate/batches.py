@@ -24,7 +24,8 @@ from components.storage import keys
 
 EVEN = 4
 """The number of batches is a multiple of this, so that 2 or 4 shards get equally many."""
-MAX_BATCH_BYTES = 256 * 1024 * 1024
+MAX_BATCH_BYTES = 256 * 2**20
+"""A larger object is no batch of ours: it is not read into memory."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,13 @@ def batches_of(
         batch_size: Samples in a batch, about; a batch holds at least one prompt.
         shards: Number of shards.
     """
+    # Neighbours of similar length waste the fewest positions on padding.
     ordered = sorted(prompts, key=lambda prompt: (len(prompt.text), prompt.id))
     num_batches = math.ceil(len(ordered) * samples_per_prompt / batch_size)
     num_batches = min(len(ordered), math.ceil(num_batches / EVEN) * EVEN)
     while num_batches < min(shards, len(ordered)):
         num_batches = min(2 * num_batches, len(ordered))
+    # Whole-number edges: batches differ by one prompt at most.
     edges = [len(ordered) * number // num_batches for number in range(num_batches + 1)]
     return [ordered[begin:end] for begin, end in itertools.pairwise(edges)]
 
@@ -65,9 +68,9 @@ class SavedBatch(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     schema_version: int = 1
-    asked: str
+    asks_digest: str
     """Digest of prompts, indices and seeds."""
-    answered: str
+    samples_digest: str
     """Digest of `samples`."""
     samples: list[Sample]
 
@@ -97,8 +100,10 @@ class SavedBatches:
         except (ValidationError, Corrupt) as error:
             self._refuse(name, one_line(error))
             return None
-        is_answer = saved.asked == _digest_of_asks(asks)
-        is_whole = saved.answered == _digest_of_samples(saved.samples)
+        # Both digests: a store may hand out another object, or one that was cut off and is still
+        # readable.
+        is_answer = saved.asks_digest == _digest_of_asks(asks)
+        is_whole = saved.samples_digest == _digest_of_samples(saved.samples)
         if not is_answer or not is_whole:
             self._refuse(name, "it is damaged or answers other prompts")
             return None
@@ -113,7 +118,9 @@ class SavedBatches:
             samples: The answers to them.
         """
         saved = SavedBatch(
-            asked=_digest_of_asks(asks), answered=_digest_of_samples(samples), samples=list(samples)
+            asks_digest=_digest_of_asks(asks),
+            samples_digest=_digest_of_samples(samples),
+            samples=list(samples),
         )
         try:
             self._context.store.put_bytes(
@@ -126,6 +133,7 @@ class SavedBatches:
 
     def remove(self) -> None:
         """Delete all batches of a finished shard."""
+        # A list: the store does not change while it is being listed.
         for address in list(self._context.store.list(keys.progress_prefix("generate", self._key))):
             self._context.store.delete(address)
 

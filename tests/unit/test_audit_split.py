@@ -9,7 +9,7 @@ from components.canonical import canonical_json
 from components.contracts.recipe import Fractions, Ladder, TaskSource
 from components.contracts.rows import Dropped, Prompt
 from components.contracts.state import State
-from components.generate.step import round_prompts
+from components.generate.round_prompts import round_prompts
 from components.prepare.examples import Example
 from components.prepare.splits import make_splits
 from components.prepare.tasks import make_examples

@@ -1,4 +1,4 @@
-"""What samples: the champion by transformers or vLLM, or a model behind an endpoint."""
+"""Choice of the engine: the champion by transformers or vLLM, or a model behind an endpoint."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from components.runtime.context import Context
 from components.runtime.receipts import Receipt, fetch
 
 VLLM_FROM_BYTES = 256 * 2**20
-"""Size of the weights from which `auto` takes vLLM: below, its start costs more than it saves."""
+"""Size of the weights from which `auto` takes vLLM. Below, its start costs more than it saves."""
+VLLM_BATCH_FACTOR = 8
+"""Batches of vLLM are this many times `batch_size`. It keeps `batch_size` samples under way and
+begins one when one ends: a larger batch lets it do so for longer."""
 
 
 class Engine(Protocol):
@@ -26,21 +29,32 @@ class Engine(Protocol):
 
     @property
     def about(self) -> EngineFacts:
-        """What the receipt tells of it."""
+        """Facts about the engine for the receipt."""
         ...
 
     def answer(self, asks: Sequence[Ask], on_answers: Callable[[int], None]) -> list[Sample]:
-        """One sample per ask, in order; `on_answers` hears how many of them are there."""
+        """Return one sample per ask, in order.
+
+        Args:
+            asks: The requests.
+            on_answers: Called with the number of samples that are finished so far.
+        """
         ...
 
 
 def choose_engine(
     context: Context, campaign: Campaign, champion: Receipt
 ) -> tuple[EngineName, str]:
-    """Which engine the recipe's `engine` means here, and why."""
-    asked = campaign.recipe.generate.engine
-    if asked != "auto":
-        return asked, "the recipe names it"
+    """Return (engine that the recipe's `engine` means on this machine, reason).
+
+    Args:
+        context: Store of the champion.
+        campaign: Recipe of the campaign.
+        champion: Receipt with the champion's checkpoints.
+    """
+    setting = campaign.recipe.generate.engine
+    if setting != "auto":
+        return setting, "the recipe names it"
     folder = f"{checkpoint_name(0)}/"
     size = sum(
         ref.size
@@ -50,32 +64,40 @@ def choose_engine(
     weights = f"{size / 2**20:,.0f} MiB of weights"
     if size < VLLM_FROM_BYTES:
         return "transformers", f"{weights}: too small for vllm to be faster"
+    # Late: with a small model, or an engine that the recipe names, torch is not needed here.
     import torch
 
     if not torch.cuda.is_available():
         # SmolLM2-135M on two cores: 777 tokens/s against 545 (tests/benchmarks/generation.py).
         return "transformers", f"{weights}, and without a GPU it is faster than vllm"
-    kind = json.loads(
-        fetch(context, champion, f"{folder}{artifacts.CHECKPOINT_CONFIG}").read_bytes()
-    ).get("model_type", "")
-    if kind.startswith("ratchet_"):
-        return "transformers", f"vllm does not know models of type {kind}"
+    config_path = fetch(context, champion, f"{folder}{artifacts.CHECKPOINT_CONFIG}")
+    model_type = json.loads(config_path.read_bytes()).get("model_type", "")
+    # Architectures of this project (`components.modeling`) are not in vLLM's registry.
+    if model_type.startswith("ratchet_"):
+        return "transformers", f"vllm does not know models of type {model_type}"
+    # Found, not imported: the import alone takes seconds.
     if importlib.util.find_spec("vllm") is None:
         return "transformers", f"{weights}, and vllm is not installed"
     return "vllm", f"{weights}, and vllm is installed"
 
 
 def batch_rows(name: EngineName, campaign: Campaign) -> int:
-    """Samples that are asked for together. vLLM keeps `batch_size` of them under way, and begins
-    one when one ends."""
-    return campaign.recipe.generate.batch_size * (8 if name == "vllm" else 1)
+    """Return the number of samples that one call of the engine asks for."""
+    factor = VLLM_BATCH_FACTOR if name == "vllm" else 1
+    return campaign.recipe.generate.batch_size * factor
 
 
 def open_engine(
     name: EngineName, context: Context, campaign: Campaign, folder: Path | None
 ) -> Engine:
-    """The engine for a checkpoint in `folder`, or for the recipe's endpoint. Models are loaded when
-    first needed."""
+    """Return the engine. Models are loaded at first use.
+
+    Args:
+        name: The engine.
+        context: Environment, store and progress.
+        campaign: Recipe and plan of the campaign.
+        folder: The checkpoint; None for an endpoint.
+    """
     match name:
         case "transformers":
             from components.generate.engines.transformers import TransformersEngine

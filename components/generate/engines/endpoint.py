@@ -1,12 +1,12 @@
-"""Engine `openai`: a model behind any endpoint that speaks OpenAI's chat completions, and nothing
-paid twice.
+"""Engine `openai`: a model behind an endpoint for chat completions; no answer is paid twice.
 
-Every answer is kept in the store under the digest of its request (`replay/…`), before anything is
-made of it: a shard that is started again, or another campaign that asks the same, reads it there.
+Every answer is stored under the digest of its request (`replay/…`) before it is used: a shard that
+is started again, or another campaign with the same request, reads it there.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -25,29 +25,33 @@ from components.runtime.context import Context
 from components.storage import keys
 
 MAX_SEED = 2**31
-"""Endpoints differ in the seeds they take; all take these."""
-MAX_SAID = 200
-"""Characters of a server's words in a message."""
+"""Endpoints differ in the seeds they accept; all accept seeds below this."""
+MAX_ERROR_CHARACTERS = 200
+"""Characters of a server's error in a message."""
 
 
 class Reply(BaseModel):
-    """A kept answer, with the request it answers."""
+    """A stored answer, with the request it answers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     schema_version: int = 1
     payload: dict[str, Any]
     index: int
-    """Which of the samples wanted from this payload."""
+    """Number of the sample among those of its prompt. Equal payloads with other numbers get answers
+    of their own."""
     text: str
     num_tokens: int
     finished: bool
 
 
 class EndpointEngine:
-    """Asks `concurrency` requests at a time; the `openai` package retries what may pass."""
+    """An engine that sends `concurrency` requests at a time.
+
+    The `openai` package retries errors that may pass.
+    """
 
     def __init__(self, context: Context, campaign: Campaign) -> None:
-        """Raises UserError without the package or a key."""
+        """Raise UserError without the package or a key."""
         try:
             import openai
         except ImportError:
@@ -56,12 +60,15 @@ class EndpointEngine:
             ) from None
         endpoint = campaign.recipe.generate.endpoint
         assert endpoint is not None
-        self._context, self._campaign, self._endpoint = context, campaign, endpoint
+        self._context = context
+        self._campaign = campaign
+        self._endpoint = endpoint
         self._key = context.environment.get("OPENAI_API_KEY", "")
         if not self._key:
             raise UserError(
-                "generate.engine is openai and OPENAI_API_KEY is not set: set it (to any word, if the endpoint wants "
-                "none), and OPENAI_BASE_URL unless the endpoint is OpenAI's own"
+                "generate.engine is openai and OPENAI_API_KEY is not set: "
+                "set it (to any word, if the endpoint wants none), "
+                "and OPENAI_BASE_URL unless the endpoint is OpenAI's own"
             )
         self._client = openai.OpenAI(
             api_key=self._key,
@@ -74,19 +81,25 @@ class EndpointEngine:
 
     @property
     def about(self) -> EngineFacts:
-        """The model's name there."""
+        """The model's name at the endpoint."""
         return EngineFacts(model=self._endpoint.model)
 
     def answer(self, asks: Sequence[Ask], on_answers: Callable[[int], None]) -> list[Sample]:
-        """Answers in order. After a failure nothing new is asked; what was answered is kept."""
+        """Return one sample per ask, in order. After a failure no new request is sent.
+
+        Raises:
+            UserError: The endpoint refuses the key, the model or the request.
+            Transient: The endpoint fails for now, after all retries.
+        """
         with ThreadPoolExecutor(self._endpoint.concurrency, thread_name_prefix="endpoint") as pool:
-            futures = [pool.submit(self._one, ask) for ask in asks]
-            for done, future in enumerate(as_completed(futures), 1):
+            futures = [pool.submit(self._sample_unless_failed, ask) for ask in asks]
+            for num_done, future in enumerate(as_completed(futures), 1):
                 future.result()
-                on_answers(done)
+                on_answers(num_done)
         return [future.result() for future in futures]
 
-    def _one(self, ask: Ask) -> Sample:
+    def _sample_unless_failed(self, ask: Ask) -> Sample:
+        # Requests that are queued when another one fails must not be sent, and paid, in vain.
         if self._failure is not None:
             raise self._failure
         try:
@@ -98,9 +111,9 @@ class EndpointEngine:
     def _sample(self, ask: Ask) -> Sample:
         payload = self._payload(ask)
         address = keys.replay_key(digest_of({"payload": payload, "index": ask.index}))
-        reply = self._kept(address, payload, ask.index)
+        reply = self._stored_reply(address, payload, ask.index)
         if reply is None:
-            reply = self._asked(payload, ask.index)
+            reply = self._request(payload, ask.index)
             self._context.store.put_bytes(address, canonical_json(reply.model_dump(mode="json")))
         return Sample(
             prompt_id=ask.prompt.id,
@@ -112,25 +125,25 @@ class EndpointEngine:
         )
 
     def _payload(self, ask: Ask) -> dict[str, Any]:
-        section, plan = self._campaign.recipe.generate, self._campaign.state.plan
+        section = self._campaign.recipe.generate
         system = self._campaign.recipe.model.system_prompt
         messages: list[dict[str, Any]] = [{"role": "user", "content": ask.prompt.text}]
         if ask.prompt.conversation is not None:
             messages = list(ask.prompt.conversation.messages)
+        # A conversation that brings its own system turn keeps it.
         if system and messages[0]["role"] != "system":
             messages.insert(0, {"role": "system", "content": system})
         return {
             "model": self._endpoint.model,
             "messages": messages,
-            "temperature": plan.temperature,
+            "temperature": self._campaign.state.plan.temperature,
             "top_p": section.top_p,
             "max_tokens": section.max_new_tokens,
             "seed": ask.seed % MAX_SEED,
         }
 
-    def _kept(self, address: str, payload: dict[str, Any], index: int) -> Reply | None:
-        """The answer that was given before; None if there is none, or (said in a note) none that
-        fits."""
+    def _stored_reply(self, address: str, payload: dict[str, Any], index: int) -> Reply | None:
+        """Return the stored answer; None if there is none, or none that fits (noted)."""
         try:
             reply = Reply.model_validate_json(self._context.store.get_bytes(address))
         except Missing:
@@ -142,80 +155,86 @@ class EndpointEngine:
             return None
         return reply
 
-    def _asked(self, payload: dict[str, Any], index: int) -> Reply:
+    def _request(self, payload: dict[str, Any], index: int) -> Reply:
+        """Return the endpoint's answer."""
         with self._failures():
             completion = self._client.chat.completions.create(**payload)
         try:
             choice = completion.choices[0]
-            text, finished = (choice.message.content or "").strip(), choice.finish_reason == "stop"
-            used = completion.usage.completion_tokens if completion.usage is not None else None
+            text = (choice.message.content or "").strip()
+            finished = choice.finish_reason == "stop"
+            usage = completion.usage
+            counted_tokens = usage.completion_tokens if usage is not None else None
         except (AttributeError, TypeError, IndexError):
-            raise self._strange("its answer is no chat completion") from None
+            raise self._malformed("its answer is no chat completion") from None
         self._answered = True
-        # Half an emoji (`\\ud83d`, cut off in the middle) is no text and could not be stored.
+        # Half an emoji (`\ud83d`, cut off in the middle) is no text and could not be stored.
         text = whole_characters(text)
-        # An endpoint that does not count tokens: about four characters each.
-        num_tokens = int(used) if isinstance(used, int) else -(-len(text) // 4)
+        # Without a count by the endpoint, a token is taken to be about four characters.
+        num_tokens = counted_tokens if isinstance(counted_tokens, int) else math.ceil(len(text) / 4)
         return Reply(
             payload=payload, index=index, text=text, num_tokens=num_tokens, finished=finished
         )
 
     @contextmanager
     def _failures(self) -> Iterator[None]:
-        """Turn what the package raises, after its retries, into UserError or Transient: one line,
-        no secret."""
+        """Turn errors of the package, after its retries, into UserError or Transient.
+
+        The message is one line, without the key.
+        """
         import openai
 
-        where = f"generate.endpoint {self._shown()}"
+        endpoint = f"generate.endpoint {self._address_shown()}"
         try:
             yield
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
             raise UserError(
-                f"{where} refuses the key ({self._said(error)}): set OPENAI_API_KEY"
+                f"{endpoint} refuses the key ({self._words(error)}): set OPENAI_API_KEY"
             ) from None
         except openai.NotFoundError as error:
             raise UserError(
-                f"{where} knows no model {self._endpoint.model!r}, or the address is wrong ({self._said(error)}): "
-                "check generate.endpoint.model and OPENAI_BASE_URL"
+                f"{endpoint} knows no model {self._endpoint.model!r}, or the address is wrong "
+                f"({self._words(error)}): check generate.endpoint.model and OPENAI_BASE_URL"
             ) from None
         except openai.APITimeoutError:
             raise Transient(
-                f"{where} did not answer within {self._endpoint.timeout_seconds:g} s, "
+                f"{endpoint} did not answer within {self._endpoint.timeout_seconds:g} s, "
                 f"{self._endpoint.max_retries + 1} times"
             ) from None
         except openai.APIConnectionError as error:
             raise Transient(
-                f"{where} cannot be reached ({self._said(error.__cause__ or error)})"
+                f"{endpoint} cannot be reached ({self._words(error.__cause__ or error)})"
             ) from None
         except (openai.RateLimitError, openai.InternalServerError, openai.ConflictError) as error:
+            # Sent as 429 as well, but no pause mends it.
             if error.code == "insufficient_quota":
                 raise UserError(
-                    f"{where}: the account has no quota left ({self._said(error)})"
+                    f"{endpoint}: the account has no quota left ({self._words(error)})"
                 ) from None
-            raise Transient(f"{where} is busy or failing ({self._said(error)})") from None
+            raise Transient(f"{endpoint} is busy or failing ({self._words(error)})") from None
         except openai.APIStatusError as error:
+            # Request timeout and "too early": the package has no class for them.
             if error.status_code in (408, 425):
-                raise Transient(f"{where} is busy or failing ({self._said(error)})") from None
-            raise UserError(f"{where} refuses the request ({self._said(error)})") from None
+                raise Transient(f"{endpoint} is busy or failing ({self._words(error)})") from None
+            raise UserError(f"{endpoint} refuses the request ({self._words(error)})") from None
+        # ValueError: a body that is announced as JSON and is none.
         except (openai.APIError, ValueError) as error:
-            raise self._strange(self._said(error)) from None
+            raise self._malformed(self._words(error)) from None
 
-    def _strange(self, why: str) -> UserError | Transient:
-        """An answer in no known form: from the wrong address, or, once others were right, garbled
-        on its way."""
-        text = f"generate.endpoint {self._shown()}: {why}"
-        return (
-            Transient(text)
-            if self._answered
-            else UserError(f"{text}; is OPENAI_BASE_URL right (…/v1)?")
-        )
+    def _malformed(self, reason: str) -> UserError | Transient:
+        """Return the error for an answer that is no chat completion."""
+        text = f"generate.endpoint {self._address_shown()}: {reason}"
+        # Once another answer was right, the address is right: this one was garbled on its way.
+        if self._answered:
+            return Transient(text)
+        return UserError(f"{text}; is OPENAI_BASE_URL right (…/v1)?")
 
-    def _shown(self) -> str:
-        """The endpoint for messages, without a name, password or query that its URL may hold."""
+    def _address_shown(self) -> str:
+        """Return the endpoint's URL without a user name, password or query that it may hold."""
         parts = urlsplit(str(self._client.base_url))
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
 
-    def _said(self, error: BaseException) -> str:
-        """The server's words on one line, without the key."""
+    def _words(self, error: BaseException) -> str:
+        """Return the server's words on one line, without the key."""
         words = " ".join(str(error).split()).replace(self._key, "***")
-        return "".join(letter for letter in words if letter.isprintable())[:MAX_SAID]
+        return "".join(letter for letter in words if letter.isprintable())[:MAX_ERROR_CHARACTERS]

