@@ -60,10 +60,10 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Verifier:
-    """What a name in `Prompt.verifier` stands for."""
+    """Functions behind a name in `Prompt.verifier`."""
 
     accepts: Callable[[Prompt, str], bool]
-    """Whether a text answers the prompt. Never raises on any text."""
+    """(prompt, text) → True if the text answers the prompt. Never raises on any text."""
     answer_key: Callable[[str], str] = exact.answer_key
     """The normalised final answer of a text; empty if it holds none."""
     group_keys: Callable[[Sequence[str]], list[str]] | None = None

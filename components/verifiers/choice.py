@@ -7,24 +7,24 @@ or that only begins with a letter ("A better one", "I don't know"), names none.
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 
 from components.canonical import normalised_text
 from components.contracts.rows import Prompt
 from components.verifiers.final_answer import (
-    MAX_ANSWER_CHARACTERS,
     after_answer_is,
+    answer_part,
     boxed,
     hash_lines,
-    tagged,
-    without_thoughts,
 )
 from components.verifiers.references import reference_text
 
+# `\\text{B}`, `\\mathrm{B}`, `\\boxed{B}`.
 _COMMAND_WRAPPER = re.compile(r"\\(?:text|math)[a-z]{0,6}\s?\{([^{}]*)\}|\\f?boxed\s?\{([^{}]*)\}")
 _MARKUP = re.compile(r"\*{1,3}|_{2,3}|`+|\\[()\[\]]|\$|\\[,;:! ]|</?[a-z]{1,6}>")
 _QUOTES = "\"'“”‘’«»{}<> "
+# "The correct option is (B)": what leads to a letter.
 _LABEL = re.compile(
     r"(?:the\s+)?(?:correct\s+|right\s+|best\s+)?(?:option|choice|answer|letter|alternative)"
     r"(?:\s+(?:is|was))?\s*[:=]?\s*(?=[(\[]?[A-Za-z]\b)",
@@ -32,7 +32,9 @@ _LABEL = re.compile(
 )
 _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
 """The letters and signs of ASCII as Chinese and Japanese texts have them."""
+# `B`, `(B)`, `B.`: nothing but the letter.
 _LETTER_ONLY = re.compile(r"[(\[]?([A-Za-z])[)\]]?[.,:;!?)]*")
+# `(B) Paris`, `B. Paris`, `B - Paris`: the letter in front of its text. A dash needs a capital.
 _LETTER_FIRST = re.compile(
     r"(?:[(\[]([A-Za-z])[)\]][.:,]?|([A-Za-z])[.:)])(?=\s|$)|([A-Z])(?=\s[-–—]\s)"
 )
@@ -41,7 +43,9 @@ _WORDLIKE = frozenset("AI")
 """Letters that are words too: behind them stands nothing, or a reason."""
 _REASON = re.compile(r"\s*(?:[.,:;!?)(\]–—-]|because\b|since\b|as\b|due\b|$)", re.IGNORECASE)
 _BECAUSE = re.compile(r"\s*,?\s*(?:because|since|as)\b", re.IGNORECASE)
+# A and I are words as well: they are letters only before a sign or a verb.
 _LETTER = r"(?:[B-HJ-Z](?![\w'’])|[AI](?=\s*(?:[.,;:!?)\]]|$|are\b|is\b|both\b)))"
+# "and C", "or (C)", "/ C": a second option right behind the first.
 _ANOTHER = re.compile(
     rf"\s*(?:(?i:\band\b|\bor\b|\bvs\b|\bversus\b)|[&/,])\s*(?:(?i:option)\s+)?[(\[]?{_LETTER}"
 )
@@ -51,6 +55,7 @@ _VERB = re.compile(r"\s(?:is|was|are|can|cannot|could|does|would|isn['’]t|seem
 _COMBINES = re.compile(r"\W*(?:both|all|none|either|neither)\b", re.IGNORECASE)
 """An option about options: "(D) Both (A) and (B)"."""
 _ENDS = r"(?=\s*(?:[.,;:!?)]|$|because\b|since\b))"
+# A letter in running text counts only where it can be nothing but an option.
 _MENTIONED = re.compile(
     r"(?<![Nn]ot )[(\[]([A-Z])[)\]]|(?<![Nn]ot )\b(?:[Oo]ption|[Cc]hoice)\s+([A-Z])(?![\w'’])"
     rf"|\b(?:choose|chose|pick|picked|select|selected|go\swith)\s+([A-Z]){_ENDS}"
@@ -75,8 +80,10 @@ def accepts(prompt: Prompt, text: str) -> bool:
 
 
 def answer_key(text: str) -> str:
-    """Return the letter of the option that a text names, else the text it ends with; empty if that
-    names two options or is no answer ("I don't know")."""
+    """Return the letter of the option that a text names, else the text it ends with.
+
+    Empty if that names two options or is no answer ("I don't know").
+    """
     letter = letter_of(text)
     part = _final_part(text)
     if letter or _names_none(part):
@@ -85,17 +92,23 @@ def answer_key(text: str) -> str:
 
 
 def group_keys(texts: Sequence[str]) -> list[str]:
-    """Return the key of each answer, with the text of an option replaced by its letter where other
-    answers say both: "Paris" is "B" beside "B) Paris"."""
+    """Return the key of each answer; the key of an option's text is its letter, if that is known.
+
+    Other answers tell it: "Paris" is "B" beside "B) Paris".
+    """
     keys = [answer_key(text) for text in texts]
-    letters: dict[str, Counter[str]] = defaultdict(Counter)
+    letters_by_option: dict[str, set[str]] = defaultdict(set)
     for text in texts:
         letter = letter_of(text)
         option = _option_text(_final_part(text))
         if letter and option and option != letter.casefold():
-            letters[option][letter] += 1
-    renamed = {option: next(iter(counts)) for option, counts in letters.items() if len(counts) == 1}
-    return [renamed.get(key, key) for key in keys]
+            letters_by_option[option].add(letter)
+    letter_by_option: dict[str, str] = {}
+    for option, letters in letters_by_option.items():
+        # Answers that give one text two letters contradict each other: the text stays a text.
+        if len(letters) == 1:
+            letter_by_option[option] = letters.pop()
+    return [letter_by_option.get(key, key) for key in keys]
 
 
 def stated_answer(prompt: Prompt) -> str:
@@ -105,46 +118,45 @@ def stated_answer(prompt: Prompt) -> str:
 
 def letter_of(text: str) -> str:
     """Return the letter of the option that an answer names (upper case), or an empty string."""
-    said = _said(text)
-    statements = _statements(said)
+    answer = answer_part(text)
+    statements = _statements(answer)
     for statement in statements:
         if letter := _leading_letter(statement, is_stated=True):
             return letter
         if _names_none(statement):
             return ""
-    return "" if statements else _unstated_letter(said)
+    return "" if statements else _unstated_letter(answer)
 
 
-def _unstated_letter(said: str) -> str:
-    """Return the letter that a text names without "the answer is" or a box."""
-    lines = [line for line in map(_unwrapped, said.split("\n")) if line]
+def _unstated_letter(answer: str) -> str:
+    """Return the letter that an answer names without "the answer is" or a box."""
+    lines = [line for line in map(_unwrapped, answer.split("\n")) if line]
     if not lines:
         return ""
     # A letter alone on the first or last line, with an explanation on the others.
-    ends = [_LETTER_ONLY.fullmatch(line) for line in (lines[0], lines[-1])]
-    letters = {end[1].upper() for end in ends if end}
+    lone_letters = [_LETTER_ONLY.fullmatch(line) for line in (lines[0], lines[-1])]
+    letters = {match[1].upper() for match in lone_letters if match}
     if letters:
         return letters.pop() if len(letters) == 1 else ""
     labels = {match[0] for line in lines if (match := _LETTER_FIRST.match(line))}
+    # A text that repeats all options begins with the first one and has not chosen it.
     is_copy_of_options = len(labels) > 1
     letter = "" if is_copy_of_options else _leading_letter(lines[0], is_stated=False)
     return letter or _mentioned_letter(lines[-1])
 
 
-def _said(text: str) -> str:
-    said = without_thoughts(text[-MAX_ANSWER_CHARACTERS:])
-    return tagged(said) or said
+def _statements(answer: str) -> list[str]:
+    """Return the statements of an answer, without markup, the last one first.
 
-
-def _statements(said: str) -> list[str]:
-    """Return what a text states as its answer behind `####`, else in a box, else behind "answer
-    is", the last statement first; without markup."""
-    for line in map(_unwrapped, hash_lines(said)):
-        if line and (_leading_letter(line, is_stated=False) or _unwrapped(said).endswith(line)):
+    They stand behind `####`, else in a box, else behind "answer is".
+    """
+    for line in map(_unwrapped, hash_lines(answer)):
+        # Any other line behind `####` is a heading.
+        if line and (_leading_letter(line, is_stated=False) or _unwrapped(answer).endswith(line)):
             return [line]
-    if (content := boxed(said)) is not None:
+    if (content := boxed(answer)) is not None:
         return [_unwrapped(content)]
-    return [_first_line(rest) for rest in after_answer_is(said)]
+    return [_first_line(statement) for statement in after_answer_is(answer)]
 
 
 def _first_line(text: str) -> str:
@@ -153,19 +165,25 @@ def _first_line(text: str) -> str:
 
 
 def _final_part(text: str) -> str:
-    """Return the last statement of the answer, else all that is said, without markup."""
-    said = _said(text)
-    return next(filter(None, _statements(said)), None) or _unwrapped(said)
+    """Return the last statement of an answer, else all of the answer, without markup."""
+    answer = answer_part(text)
+    statements = [statement for statement in _statements(answer) if statement]
+    return statements[0] if statements else _unwrapped(answer)
 
 
 def _unwrapped(text: str) -> str:
     """Return a text on one line without markup, LaTeX wrappers and "Option" before a letter."""
+    # Wrappers are nested: `\\boxed{\\textbf{(\\text{B})}}` is three deep.
     for _ in range(3):
         text = _COMMAND_WRAPPER.sub(lambda match: match[1] or match[2] or "", text)
     text = normalised_text(_MARKUP.sub("", text)).translate(_FULL_WIDTH).strip(_QUOTES)
     label = _LABEL.match(text)
-    named = text[label.end() :].strip(_QUOTES) if label else ""
-    return named if _LETTER_ONLY.fullmatch(named) or _LETTER_FIRST.match(named) else text
+    if label is None:
+        return text
+    option = text[label.end() :].strip(_QUOTES)
+    # "Answer A question" begins like "Answer A": the label goes only before a letter with a sign.
+    is_letter = _LETTER_ONLY.fullmatch(option) or _LETTER_FIRST.match(option)
+    return option if is_letter else text
 
 
 def _leading_letter(text: str, is_stated: bool) -> str:
@@ -185,19 +203,22 @@ def _leading_letter(text: str, is_stated: bool) -> str:
     capital = None if first else _CAPITAL_FIRST.match(text)
     if capital is None:
         return _mentioned_letter(text) if is_stated or first else ""
-    rest = text[capital.end() :]
-    is_alone = is_stated and (capital[1] not in _WORDLIKE or _REASON.match(rest))
-    is_chosen = (is_alone or _BECAUSE.match(rest)) and not _ANOTHER.match(rest)
+    following = text[capital.end() :]
+    if _ANOTHER.match(following):
+        return ""
+    # "A dog" and "I think" begin with a word; "A, because" and "A." begin with an option.
+    is_letter = capital[1] not in _WORDLIKE or _REASON.match(following)
+    is_chosen = (is_stated and is_letter) or _BECAUSE.match(following)
     return capital[1] if is_chosen else ""
 
 
-def _names_another(rest: str, letter: str) -> bool:
+def _names_another(following: str, letter: str) -> bool:
     """Return whether the sentence behind an option's letter names another option as well."""
-    if _ANOTHER.match(rest):
+    if _ANOTHER.match(following):
         return True
-    sentence = _SENTENCE_END.split(rest, maxsplit=1)[0]
-    others = {match[1] for match in _LABELLED.finditer(sentence)} - {letter}
-    return bool(others) and not _COMBINES.match(rest)
+    sentence = _SENTENCE_END.split(following, maxsplit=1)[0]
+    labels = {match[1] for match in _LABELLED.finditer(sentence)}
+    return bool(labels - {letter}) and not _COMBINES.match(following)
 
 
 def _names_none(part: str) -> bool:
@@ -223,8 +244,7 @@ def _letter_in(match: re.Match[str]) -> str:
 
 
 def _stated_texts(text: str) -> set[str]:
-    """Return the option texts that an answer may state: its final part, or the first sentence of
-    it."""
+    """Return the option texts that an answer may state: its final part, or that one's beginning."""
     part = _final_part(text)
     return {_option_text(part), _option_text(_SENTENCE_END.split(part, maxsplit=1)[0])}
 

@@ -1,7 +1,7 @@
-"""Where in a text the final answer stands.
+"""Search for the final answer of a text.
 
-A text states its answer between `<answer>` tags, behind `####`, in a `\\boxed{}` or
-behind "answer is". What it says inside a think block is no statement of the answer.
+A text states its answer between `<answer>` tags, behind `####`, in a `\\boxed{}` or behind "answer
+is". Nothing inside a think block is a statement of the answer.
 """
 
 from __future__ import annotations
@@ -16,9 +16,12 @@ _THINK_TAG = re.compile(
     r"<(/?)(?:think|thinking|thought|reasoning)>|<\|(begin|end)_of_thought\|>", re.IGNORECASE
 )
 _ANSWER_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
+# Exactly four, as GSM8K ends its answers. Three or five are headings of Markdown.
 _HASH_MARK = re.compile(r"(?<!\S)####(?!#)[ \t]*([^#\n]*)")
 _BRACE_OR_ESCAPE = re.compile(r"\\.|[{}]", re.DOTALL)
+# `\\boxed 5` without braces is read as well: models write it.
 _BOX = re.compile(r"\\f?boxed\s*(?:(\{)|([^\s{}$\\]+))")
+# All repeats are bounded: the pattern is tried at every "answer" of a long text.
 _ANSWER_IS = re.compile(
     r"""\banswer\b[*_"'`]{0,4}\s{0,4}
     (?:\([^()\n]{0,40}\)\s?)?
@@ -29,40 +32,52 @@ _ANSWER_IS = re.compile(
 )
 
 
+def answer_part(text: str) -> str:
+    """Return the part of a text that may state the answer.
+
+    It is what stands between the last `<answer>` tags, else everything outside of think blocks.
+    """
+    # The end of a text: the answer comes last, and the time stays bounded.
+    visible = without_thoughts(text[-MAX_ANSWER_CHARACTERS:])
+    return tagged(visible) or visible
+
+
 def without_thoughts(text: str) -> str:
     """Return what a text says outside of its think blocks.
 
     A block that is never closed lasts to the end. A block that is closed and was never opened began
     with the text: chat templates open it in the prompt.
     """
-    said: list[str] = []
-    depth = start = 0
+    parts: list[str] = []
+    depth = 0
+    start = 0
     for tag in _THINK_TAG.finditer(text):
         closes = bool(tag[1]) or tag[2] == "end"
         if not closes:
             if depth == 0:
-                said.append(text[start : tag.start()])
+                parts.append(text[start : tag.start()])
             depth += 1
             continue
         if depth == 0:
-            said.clear()
+            parts.clear()
         depth = max(0, depth - 1)
         start = tag.end()
     if depth == 0:
-        said.append(text[start:])
-    return " ".join(said) if len(said) > 1 else "".join(said)
+        parts.append(text[start:])
+    return " ".join(parts)
 
 
 def tagged(text: str) -> str | None:
     """Return what stands between the last pair of `<answer>` tags that is not empty, or None."""
-    opened: int | None = None
+    start: int | None = None
     content = None
     for tag in _ANSWER_TAG.finditer(text):
         if not tag[1]:
-            opened = tag.end()
-        elif opened is not None:
-            content = text[opened : tag.start()].strip() or content
-            opened = None
+            start = tag.end()
+        elif start is not None:
+            # Empty tags are often a template that was repeated: an earlier pair is the answer.
+            content = text[start : tag.start()].strip() or content
+            start = None
     return content
 
 
@@ -76,6 +91,7 @@ def hash_lines(text: str) -> list[str]:
 
 def boxed(text: str) -> str | None:
     """Return the content of the last `\\boxed{}` that is closed and not empty, or None."""
+    # Most texts have no box, and a plain search is faster than the pattern.
     boxes = list(_BOX.finditer(text)) if "boxed" in text else []
     if not boxes:
         return None
@@ -91,14 +107,14 @@ def boxed(text: str) -> str | None:
 
 
 def _closing_braces(text: str) -> dict[int, int]:
-    """Return the place of each opening brace that is closed → the place of its closing brace."""
+    """Return position of an opening brace → position of its closing brace, for all closed ones."""
     closing: dict[int, int] = {}
-    opened: list[int] = []
+    unclosed: list[int] = []
     for match in _BRACE_OR_ESCAPE.finditer(text):
         if match[0] == "{":
-            opened.append(match.start())
-        elif match[0] == "}" and opened:
-            closing[opened.pop()] = match.start()
+            unclosed.append(match.start())
+        elif match[0] == "}" and unclosed:
+            closing[unclosed.pop()] = match.start()
     return closing
 
 

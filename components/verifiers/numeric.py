@@ -9,12 +9,10 @@ from fractions import Fraction
 
 from components.contracts.rows import Prompt
 from components.verifiers.final_answer import (
-    MAX_ANSWER_CHARACTERS,
     after_answer_is,
+    answer_part,
     boxed,
     hash_lines,
-    tagged,
-    without_thoughts,
 )
 from components.verifiers.number_reader import (
     last_number,
@@ -25,14 +23,15 @@ from components.verifiers.number_reader import (
 from components.verifiers.plain_number import Number
 from components.verifiers.references import reference_text
 
+# `#### 2. Add both sides`: the number counts a step.
 _NUMBERED_HEADING = re.compile(r"\(?\d+[.):]\s+\S*[^\W\d_]")
 
 
 def accepts(prompt: Prompt, text: str) -> bool:
     """Return whether the text ends with the reference's number."""
     expected = final_number(reference_text(prompt))
-    given = final_number(text)
-    return expected is not None and given is not None and same_number(expected, given)
+    number = final_number(text)
+    return expected is not None and number is not None and same_number(expected, number)
 
 
 def answer_key(text: str) -> str:
@@ -42,7 +41,9 @@ def answer_key(text: str) -> str:
 
 def number_key(number: Number | None) -> str:
     """Return a number as `3/2` or `50%`; empty for None."""
-    return "" if number is None else f"{number.value}{'%' * number.is_percent}"
+    if number is None:
+        return ""
+    return f"{number.value}%" if number.is_percent else str(number.value)
 
 
 def group_keys(keys: Sequence[str]) -> list[str]:
@@ -56,10 +57,12 @@ def group_keys(keys: Sequence[str]) -> list[str]:
     for key in counts:
         if not key.endswith("%"):
             continue
-        written = Fraction(key.removesuffix("%"))
-        share, count = counts[str(written / 100)], counts[str(written)]
-        if share or count:
-            renamed[key] = str(written / 100 if share >= count else written)
+        as_written = Fraction(key.removesuffix("%"))
+        as_share = as_written / 100
+        num_written = counts[str(as_written)]
+        num_shares = counts[str(as_share)]
+        if num_shares or num_written:
+            renamed[key] = str(as_share if num_shares >= num_written else as_written)
     return [renamed.get(key, key) for key in keys]
 
 
@@ -69,8 +72,11 @@ def stated_answer(prompt: Prompt) -> str:
     number = final_number(text)
     if number is None:
         return ""
-    final = " ".join((boxed(text) or next(iter(hash_lines(text)), text)).split())
-    return final if only_number(final) == number and " " not in final else number_key(number)
+    # GSM8K's references are a solution and `#### 72`; only the 72 is the answer.
+    lines = hash_lines(text)
+    final = " ".join((boxed(text) or (lines[0] if lines else text)).split())
+    is_number_alone = only_number(final) == number and " " not in final
+    return final if is_number_alone else number_key(number)
 
 
 def same_number(first: Number, second: Number) -> bool:
@@ -96,16 +102,18 @@ def final_number(text: str) -> Number | None:
     numbers, powers, scientific notation, percentages and words such as million. An expression that
     is no plain number, or a list, is no number, and no part of it is read in its place.
     """
-    said = without_thoughts(text[-MAX_ANSWER_CHARACTERS:])
-    said = tagged(said) or said
-    for line in hash_lines(said):
-        begins, number = (False, None) if _NUMBERED_HEADING.match(line) else number_at_start(line)
+    answer = answer_part(text)
+    for line in hash_lines(answer):
+        if _NUMBERED_HEADING.match(line):
+            continue
+        begins, number = number_at_start(line)
         if begins:
             return number
-    if (content := boxed(said)) is not None:
+    if (content := boxed(answer)) is not None:
         return only_number(content)
-    for rest in after_answer_is(said):
-        holds_one, number = number_after_lead(rest)
-        if holds_one:
+    for statement in after_answer_is(answer):
+        holds_number, number = number_after_lead(statement)
+        # An unreadable number is the answer all the same: no other number takes its place.
+        if holds_number:
             return number
-    return last_number(said)
+    return last_number(answer)

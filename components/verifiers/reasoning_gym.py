@@ -15,9 +15,11 @@ from typing import Any
 
 from components.canonical import normalised_text
 from components.contracts.rows import Prompt
-from components.verifiers.final_answer import tagged, without_thoughts
+from components.verifiers.final_answer import answer_part
 
+# `1e999999999` is a short answer whose evaluation would fill the memory.
 _HUGE_EXPONENT = re.compile(r"[eE][-+]?[0-9]{4,}")
+# Without `**`: a power of powers takes for ever.
 _ARITHMETIC = re.compile(r"(?!.*\*\s*\*)[0-9+\-*/(). ]{1,200}")
 _EVALUATED: dict[str, re.Pattern[str] | None] = {
     "countdown": _ARITHMETIC,
@@ -48,12 +50,17 @@ _SCORER_ERRORS = (
     re.error,
     tokenize.TokenError,
 )
-"""What reasoning-gym scorers raise on text they cannot parse; the answer is then wrong."""
+"""Errors that reasoning-gym's scorers raise on text they cannot parse; the answer is then wrong."""
+
+
+Scorer = Callable[[str, dict[str, Any]], float]
+"""(answer, entry of the task's data set) → score from 0 to 1."""
 
 
 def accepts(prompt: Prompt, text: str) -> bool:
     """Return whether the task's scorer gives the answer its full score."""
-    name, answer = str(prompt.reference["name"]), _answer(text)
+    name = str(prompt.reference["name"])
+    answer = answer_part(text).strip()
     allowed = _EVALUATED.get(name)
     if name in _EVALUATED and (allowed is None or not allowed.fullmatch(answer)):
         return False
@@ -61,6 +68,7 @@ def accepts(prompt: Prompt, text: str) -> bool:
         return False
     scorer = _scorer(name, json.dumps(prompt.reference.get("config", {}), sort_keys=True))
     try:
+        # A scorer gives part of the score for the format alone; only the full one is right.
         return float(scorer(answer, prompt.reference["entry"])) >= 1.0
     except _SCORER_ERRORS:
         return False
@@ -68,7 +76,7 @@ def accepts(prompt: Prompt, text: str) -> bool:
 
 def answer_key(text: str) -> str:
     """Return what stands between the last `<answer>` tags, else all of the text, normalised."""
-    return normalised_text(_answer(text))
+    return normalised_text(answer_part(text))
 
 
 def scorer_is_safe(name: str) -> bool:
@@ -76,16 +84,11 @@ def scorer_is_safe(name: str) -> bool:
     return _EVALUATED.get(name, _ARITHMETIC) is not None
 
 
-def _answer(text: str) -> str:
-    said = without_thoughts(text)
-    return (tagged(said) or said).strip()
-
-
+# A data set is built only to get at its scorer, and a round has few tasks.
 @functools.lru_cache(maxsize=64)
-def _scorer(name: str, config: str) -> Callable[[str, dict[str, Any]], float]:
+def _scorer(name: str, config: str) -> Scorer:
     import reasoning_gym
 
-    scorer: Callable[[str, dict[str, Any]], float] = reasoning_gym.create_dataset(
-        name, seed=0, size=1, **json.loads(config)
-    ).score_answer
+    dataset = reasoning_gym.create_dataset(name, seed=0, size=1, **json.loads(config))
+    scorer: Scorer = dataset.score_answer
     return scorer

@@ -10,12 +10,14 @@ from components.verifiers.references import reference_text
 MAX_REGEX_CHARACTERS = 512
 """Longest pattern and longest answer: bounds backtracking."""
 
+# `(a+)+` tries exponentially many ways to match; a file of prompts is not trusted not to.
 _NESTED_REPEAT = re.compile(r"[*+}][^()]*\)\s*[*+{]")
 
 
 def accepts(prompt: Prompt, text: str) -> bool:
     """Return whether the whole text, without white space around it, matches the reference."""
-    pattern, answer = reference_text(prompt), text.strip()
+    pattern = reference_text(prompt)
+    answer = text.strip()
     if not pattern or len(answer) > MAX_REGEX_CHARACTERS or pattern_problem(pattern):
         return False
     return re.fullmatch(pattern, answer) is not None
