@@ -1,12 +1,11 @@
-"""Equality of mathematical expressions, decided by math-verify in a process of its own that can be
-killed.
+"""Equality of mathematical expressions, decided by math-verify in a process that can be killed.
 
 Simplifying what a model wrote may take for ever or fill the memory (`9^{9^{9}}`). So it happens
 where an alarm ends the whole process, with a limit on its memory; the answer is then wrong, and the
 next one gets a new process.
 
-`python -m components.math_process` is that process: one JSON pair [reference, answer] a line
-in, 1 or 0 out.
+`python -m components.math_process` is that process: one JSON pair [reference, answer] a line in, 1
+or 0 out.
 """
 
 from __future__ import annotations
@@ -25,12 +24,13 @@ from typing import IO
 SECONDS_PER_ANSWER = 5
 MEMORY_BYTES = 2 * 2**30
 MAX_EXPRESSION_CHARACTERS = 2000
+"""Longer expressions are not equal to anything."""
 _READY = "ready\n"
 _ROOT = Path(__file__).resolve().parents[1]
 
 
 class MathProcess:
-    """The process, started when it is first asked, and again after it was killed."""
+    """The process that compares; it starts at the first question, and again after it was killed."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -38,10 +38,15 @@ class MathProcess:
         self._owner = 0
 
     def equal(self, reference: str, answer: str) -> bool:
-        """Whether two expressions (LaTeX, or plain as `1/2`) are the same. False if that cannot be
-        told in time."""
+        """Return whether two expressions are the same; False if that cannot be told in time.
+
+        Args:
+            reference: LaTeX, or plain as `1/2`.
+            answer: The same.
+        """
         if max(len(reference), len(answer)) > MAX_EXPRESSION_CHARACTERS:
             return False
+        # Threads share the process: a question and its reply must not be parted.
         with self._lock:
             source, sink = self._pipes()
             try:
@@ -50,13 +55,16 @@ class MathProcess:
                 reply = source.readline()
             except BrokenPipeError:
                 reply = ""
+            # No reply: the alarm has ended the process, or its memory did not suffice.
             if not reply:
                 self._end()
             return reply == "1\n"
 
     def _pipes(self) -> tuple[IO[str], IO[str]]:
-        """(its output, its input). A forked process must not share the one of its parent."""
+        """Return (output, input) of the process."""
+        # A forked process must not share the one of its parent: replies would be mixed up.
         if self._process is None or self._owner != os.getpid():
+            # No secrets of the step's environment: the process reads what a model wrote.
             environment = {
                 name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ
             }
@@ -73,7 +81,8 @@ class MathProcess:
             assert self._process.stdout is not None
             if self._process.stdout.readline() != _READY:
                 raise RuntimeError(
-                    "the process that compares expressions does not start: is math-verify installed?"
+                    "the process that compares expressions does not start: "
+                    "is math-verify installed?"
                 )
         assert self._process.stdout is not None
         assert self._process.stdin is not None
@@ -103,17 +112,19 @@ def main() -> None:
 
     print(_READY, end="", flush=True)
     for line in sys.stdin:
-        # Of default disposition, so that the kernel ends this process even inside one long
-        # multiplication.
+        # Without a handler, so that the kernel ends this process even inside one long
+        # multiplication: Python runs handlers between two instructions only.
         signal.alarm(SECONDS_PER_ANSWER)
-        reference, answer = (parsed(text) for text in json.loads(line))
-        same = bool(reference) and bool(answer) and verify(reference, answer, timeout_seconds=None)
+        reference, answer = [parsed(text) for text in json.loads(line)]
+        # An expression that cannot be read is equal to nothing.
+        is_equal = bool(reference and answer) and verify(reference, answer, timeout_seconds=None)
         signal.alarm(0)
-        print(int(same), flush=True)
+        print(int(is_equal), flush=True)
 
 
 def _as_latex(text: str) -> str:
-    return text if any(mark in text for mark in ("$", "\\boxed", "\\(", "\\[")) else f"${text}$"
+    is_marked = any(mark in text for mark in ("$", "\\boxed", "\\(", "\\["))
+    return text if is_marked else f"${text}$"
 
 
 if __name__ == "__main__":

@@ -83,10 +83,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _note_python(event: str, arguments: tuple[Any, ...]) -> None:
     """Audit hook: a process that is started with a Python of ours."""
-    if event == "subprocess.Popen" and "python" in Path(os.fsdecode(arguments[0])).name:
-        # The process of the verifier `math` is started once for all tests that compare expressions.
-        if "components.math_process" not in arguments[1]:
-            _started_pythons.append(str(arguments[1]))
+    if event != "subprocess.Popen" or "python" not in Path(os.fsdecode(arguments[0])).name:
+        return
+    # The process of the verifier `math` is started once for all tests that compare expressions.
+    if "components.math_process" not in arguments[1]:
+        _started_pythons.append(str(arguments[1]))
 
 
 sys.addaudithook(_note_python)

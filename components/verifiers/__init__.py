@@ -1,14 +1,14 @@
 """Verifiers: checks of one answer against its prompt, by the name in `Prompt.verifier`.
 
-`verify` says right or wrong; `vote_keys` says which answers of a prompt are the same. Neither raises
-on what a model wrote, and neither runs it. They take time in proportion to its length; `math` gives
-up on a comparison after 5 seconds. An answer is right by
+`verify` says right or wrong; `vote_keys` says which answers of a prompt are the same. Neither
+raises on what a model wrote, and neither runs it. They take time in proportion to its length;
+`math` gives up on a comparison after 5 seconds. An answer is right by
 
 - `exact`, if it is the reference, but for white space and Unicode forms (composed or not, with or
   without zero-width characters);
 - `numeric`, if the number it ends with is the reference's, in whatever notation: `1,450`,
-  `10{,}000`, `\\frac12`, `1.5e3`, `2^{10}`, `50%`, "2 million". An expression that is no plain number
-  (`3\\sqrt{2}`, `14:30`, "3 or 4") is no answer, and no number is read from a piece of it;
+  `10{,}000`, `\\frac12`, `1.5e3`, `2^{10}`, `50%`, "2 million". An expression that is no plain
+  number (`3\\sqrt{2}`, `14:30`, "3 or 4") is no answer, and no number is read from a piece of it;
 - `choice`, if it names the reference's option by letter, however wrapped (`**B**`, "Option B"), or
   says its text. "A and B" and "I don't know" name none;
 - `math`, if it ends with an expression that is equal as mathematics;
@@ -67,8 +67,8 @@ class Verifier:
     answer_key: Callable[[str], str] = exact.answer_key
     """The normalised final answer of a text; empty if it holds none."""
     group_keys: Callable[[Sequence[str]], list[str]] | None = None
-    """The keys of several texts, equal where the verifier holds the answers for equal; None where
-    that is so of `answer_key`."""
+    """Keys of several texts, equal where the verifier holds the answers for equal; None where the
+    results of `answer_key` are so already."""
     stated_answer: Callable[[Prompt], str] = lambda prompt: reference_text(prompt).strip()
     """The right answer of a prompt in words, without the way to it; empty if there is none."""
 
@@ -116,22 +116,26 @@ def verify(prompt: Prompt, text: str) -> bool:
     """
     verifier = _VERIFIERS.get(prompt.verifier)
     if verifier is None:
+        known = ", ".join(_VERIFIERS)
         raise UserError(
-            f"prompt {prompt.id}: unknown verifier {prompt.verifier!r} (known: {', '.join(_VERIFIERS)})"
+            f"prompt {prompt.id}: unknown verifier {prompt.verifier!r} (known: {known})"
         )
+    # Longer texts are wrong unread, so that the time of every verifier stays bounded.
     return len(text) <= MAX_ANSWER_CHARACTERS and verifier.accepts(prompt, text)
 
 
 def answer_key(prompt: Prompt, text: str) -> str:
-    """Return the normalised final answer of `text`, empty if it holds none: equal keys are the same
-    answer. To count votes use `vote_keys`."""
+    """Return the normalised final answer of `text`, empty if it holds none.
+
+    Equal keys are the same answer; to count votes use `vote_keys`.
+    """
     if len(text) > MAX_ANSWER_CHARACTERS:
         return ""
     return _verifier(prompt).answer_key(text)
 
 
 def vote_keys(prompt: Prompt, texts: Sequence[str]) -> list[str]:
-    """Return a key for each of a prompt's answers, equal where `verify` holds two of them for equal.
+    """Return a key for each answer, equal where `verify` holds two answers for equal.
 
     A key is the normalised final answer of one of the texts, empty for a text without an answer.
     The keys do not depend on the order of the texts. Where equality is not transitive (50% equals
@@ -145,8 +149,7 @@ def vote_keys(prompt: Prompt, texts: Sequence[str]) -> list[str]:
 
 
 def reference_answer(prompt: Prompt) -> str:
-    """Return the answer that a prompt's verifier holds for right, in words and without the way to
-    it; empty if there is none."""
+    """Return the right answer of a prompt, without the way to it; empty if there is none."""
     return _verifier(prompt).stated_answer(prompt)
 
 

@@ -53,7 +53,10 @@ def _addition_prompt(length: int, number: int) -> str:
 
 def _addition_answer(prompt: str) -> str | None:
     match = re.fullmatch(r"([0-9]{1,400})\+([0-9]{1,400})=", prompt)
-    return str(int(match[1]) + int(match[2]))[::-1] if match else None
+    if match is None:
+        return None
+    digits = str(int(match[1]) + int(match[2]))
+    return digits[::-1]
 
 
 def _smallest_number(length: int) -> int:

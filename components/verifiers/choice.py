@@ -1,7 +1,7 @@
 """Verifier `choice`: the option that an answer names is the reference's, by letter or by text.
 
-An option may be wrapped (`**B**`, `\\text{B}`, "Option B", `(B)`). An answer that names two options,
-or that only begins with a letter ("A better one", "I don't know"), names none.
+An option may be wrapped (`**B**`, `\\text{B}`, "Option B", `(B)`). An answer that names two
+options, or that only begins with a letter ("A better one", "I don't know"), names none.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from components.verifiers.final_answer import (
 )
 from components.verifiers.references import reference_text
 
-# `\\text{B}`, `\\mathrm{B}`, `\\boxed{B}`.
+# `\text{B}`, `\mathrm{B}`, `\boxed{B}`.
 _COMMAND_WRAPPER = re.compile(r"\\(?:text|math)[a-z]{0,6}\s?\{([^{}]*)\}|\\f?boxed\s?\{([^{}]*)\}")
 _MARKUP = re.compile(r"\*{1,3}|_{2,3}|`+|\\[()\[\]]|\$|\\[,;:! ]|</?[a-z]{1,6}>")
 _QUOTES = "\"'“”‘’«»{}<> "
@@ -173,7 +173,7 @@ def _final_part(text: str) -> str:
 
 def _unwrapped(text: str) -> str:
     """Return a text on one line without markup, LaTeX wrappers and "Option" before a letter."""
-    # Wrappers are nested: `\\boxed{\\textbf{(\\text{B})}}` is three deep.
+    # Wrappers are nested: `\boxed{\textbf{(\text{B})}}` is three deep.
     for _ in range(3):
         text = _COMMAND_WRAPPER.sub(lambda match: match[1] or match[2] or "", text)
     text = normalised_text(_MARKUP.sub("", text)).translate(_FULL_WIDTH).strip(_QUOTES)

@@ -19,7 +19,7 @@ _ANSWER_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
 # Exactly four, as GSM8K ends its answers. Three or five are headings of Markdown.
 _HASH_MARK = re.compile(r"(?<!\S)####(?!#)[ \t]*([^#\n]*)")
 _BRACE_OR_ESCAPE = re.compile(r"\\.|[{}]", re.DOTALL)
-# `\\boxed 5` without braces is read as well: models write it.
+# `\boxed 5` without braces is read as well: models write it.
 _BOX = re.compile(r"\\f?boxed\s*(?:(\{)|([^\s{}$\\]+))")
 # All repeats are bounded: the pattern is tried at every "answer" of a long text.
 _ANSWER_IS = re.compile(
@@ -107,7 +107,7 @@ def boxed(text: str) -> str | None:
 
 
 def _closing_braces(text: str) -> dict[int, int]:
-    """Return position of an opening brace → position of its closing brace, for all closed ones."""
+    """Return position of an opening brace → position of its closing brace."""
     closing: dict[int, int] = {}
     unclosed: list[int] = []
     for match in _BRACE_OR_ESCAPE.finditer(text):
@@ -119,7 +119,7 @@ def _closing_braces(text: str) -> dict[int, int]:
 
 
 def after_answer_is(text: str) -> Iterator[str]:
-    """Yield what follows "answer is" or "answer:" up to the next one, the last such phrase first."""
+    """Yield the text behind each "answer is" or "answer:" up to the next, from last to first."""
     end = len(text)
     for match in reversed(list(_ANSWER_IS.finditer(text))):
         yield text[match.end() : end]

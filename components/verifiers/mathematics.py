@@ -16,12 +16,10 @@ from components.canonical import normalised_text
 from components.contracts.rows import Prompt
 from components.math_process import MathProcess
 from components.verifiers.final_answer import (
-    MAX_ANSWER_CHARACTERS,
     after_answer_is,
+    answer_part,
     boxed,
     hash_lines,
-    tagged,
-    without_thoughts,
 )
 from components.verifiers.number_reader import only_number
 from components.verifiers.numeric import final_number, number_key, same_number
@@ -33,8 +31,8 @@ ROUNDING = Fraction(1, 10**6)
 """Numbers that differ by more are not equal, however math-verify reads them; it rounds decimals to
 six places."""
 MAX_COMPARED = 32
-"""Of one prompt's answers, so many different expressions are compared with each other; rarer ones
-are equal only if they are written alike. Comparing two takes about 10 ms, sometimes 5 s."""
+"""Different expressions among a prompt's answers that are compared with each other. Rarer ones are
+equal only if they are written alike: comparing two takes about 10 ms, sometimes 5 s."""
 
 _MATH = MathProcess()
 
@@ -42,13 +40,16 @@ _FORMULA = re.compile(
     r"\$\$([^$]+)\$\$|\$([^$\n]+)\$|\\\(((?:[^\\]|\\[^()])+)\\\)"
     r"|\\\[((?:[^\\]|\\[^\[\]])+)\\\]"
 )
+# "$3$ and $4$": a list, of which the first formula is not the answer.
 _ANOTHER_FORMULA = re.compile(r"\s*(?:,|\band\b|\bor\b)\s*(?:and|or)?\s*(?:\$|\\[(\[])")
 _SIGN = re.compile(r"[\d$\\=+^]")
+# Four letters and no backslash: functions are shorter, or commands.
 _PROSE_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{4,}")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s")
 _LAYOUT = re.compile(r"\\(?:left|right|displaystyle|[,;:! ])(?![A-Za-z])")
 _SPACE = re.compile(r"(?<!\w)\s+|\s+(?!\w)")
 _LETTER = re.compile(r"[A-Za-z]")
+# `x`, `\theta`, `x_{12}`, `f(x)`: what may stand to the left of "= 5".
 _VARIABLE = re.compile(r"[\s$(]*\\?[A-Za-z]{1,8}(?:_\{?\w{1,8}\}?)?(?:\([^()]{1,20}\))?\s*")
 
 
@@ -69,19 +70,25 @@ def group_keys(texts: Sequence[str]) -> list[str]:
 
     The order of the answers makes no difference.
     """
-    own_keys = [answer_key(text) for text in texts]
-    expressions = {key: expression(text) for key, text in sorted(zip(own_keys, texts, strict=True))}
-    keys = group_numbers(own_keys)
+    text_keys = [answer_key(text) for text in texts]
+    # Sorted: where texts share a key, the same one stands for it in any order of the answers.
+    pairs = sorted(zip(text_keys, texts, strict=True))
+    expressions = {key: expression(text) for key, text in pairs}
+    keys = group_numbers(text_keys)
     counts = Counter(key for key in keys if key)
+    by_count = sorted(counts, key=lambda key: (-counts[key], key))
     representatives: list[str] = []
-    renamed: dict[str, str] = {}
-    for key, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
-        if len(representatives) < MAX_COMPARED:
-            equal = _equal_one(key, representatives, expressions)
-            renamed[key] = equal or key
-            if equal is None:
-                representatives.append(key)
-    return [renamed.get(key, key) for key in keys]
+    representative_by_key: dict[str, str] = {}
+    # The most frequent first: a rare answer joins a large group, not the other way round.
+    for key in by_count:
+        if len(representatives) == MAX_COMPARED:
+            break
+        representative = _equal_one(key, representatives, expressions)
+        if representative is None:
+            representative = key
+            representatives.append(key)
+        representative_by_key[key] = representative
+    return [representative_by_key.get(key, key) for key in keys]
 
 
 def stated_answer(prompt: Prompt) -> str:
@@ -90,19 +97,19 @@ def stated_answer(prompt: Prompt) -> str:
 
 
 def expression(text: str) -> str:
-    """Return what an answer ends with.
+    """Return the expression that an answer ends with.
 
-    This is what stands between `<answer>` tags, behind `####`, in the last box or behind "answer
-    is"; else all of it. A single formula (`$…$`) in the sentence stands for the sentence.
+    It stands between `<answer>` tags, behind `####`, in the last box or behind "answer is"; else it
+    is the whole answer. A single formula (`$…$`) in a sentence stands for the sentence.
     """
-    said = without_thoughts(text[-MAX_ANSWER_CHARACTERS:])
-    said = tagged(said) or said
-    for line in hash_lines(said):
-        if line and (said.rstrip().endswith(line) or not _PROSE_WORD.search(line)):
+    answer = answer_part(text)
+    for line in hash_lines(answer):
+        # Words behind `####` are a heading, unless the text ends with them.
+        if line and (answer.rstrip().endswith(line) or not _PROSE_WORD.search(line)):
             return _formula_of(line)
-    if (content := boxed(said)) is not None:
+    if (content := boxed(answer)) is not None:
         return normalised_text(content)
-    for statement in after_answer_is(said):
+    for statement in after_answer_is(answer):
         first = _FORMULA.match(statement)
         if first and not _ANOTHER_FORMULA.match(statement, first.end()):
             return _content_of(first)
@@ -110,7 +117,7 @@ def expression(text: str) -> str:
         # "I hope that this answer is clear" states nothing.
         if sentence and (_SIGN.search(sentence) or not _PROSE_WORD.search(sentence)):
             return _formula_of(sentence)
-    return _formula_of(said)
+    return _formula_of(answer)
 
 
 def _formula_of(text: str) -> str:
@@ -119,8 +126,10 @@ def _formula_of(text: str) -> str:
         formulas = list(_FORMULA.finditer(sentence))
         if not formulas:
             continue
-        rest = _FORMULA.sub("", sentence)
-        if len(formulas) == 1 and not any(character.isnumeric() for character in rest):
+        # With a number beside it, the formula is not all that the sentence says.
+        words = _FORMULA.sub("", sentence)
+        holds_number = any(character.isnumeric() for character in words)
+        if len(formulas) == 1 and not holds_number:
             return _content_of(formulas[0])
         break
     return normalised_text(text).rstrip(".")
@@ -132,26 +141,31 @@ def _content_of(formula: re.Match[str]) -> str:
 
 def _equal_one(key: str, representatives: Sequence[str], expressions: dict[str, str]) -> str | None:
     """Return the first representative that an expression equals, or None."""
-    own = expressions[key]
-    if not representatives or not _can_be_compared(own):
+    answer = expressions[key]
+    if not representatives or not _can_be_compared(answer):
         return None
-    return next((other for other in representatives if _equal(expressions[other], own)), None)
+    for representative in representatives:
+        if _equal(expressions[representative], answer):
+            return representative
+    return None
 
 
 def _can_be_compared(text: str) -> bool:
-    """Return whether an expression equals itself: one that takes too long to read is asked about
-    once, not once for every other answer."""
+    """Return whether an expression equals itself."""
+    # One that takes too long to read costs 5 s once, and not once for every representative.
     return _number_of(text) is not None or _MATH.equal(text, text)
 
 
 def _equal(reference: str, answer: str) -> bool:
-    expected, given = _number_of(reference), _number_of(answer)
-    if expected is not None and given is not None:
-        if same_number(expected, given):
+    expected = _number_of(reference)
+    number = _number_of(answer)
+    # Most answers are numbers, which need no process.
+    if expected is not None and number is not None:
+        if same_number(expected, number):
             return True
-        if abs(expected.value - given.value) > ROUNDING:
+        if abs(expected.value - number.value) > ROUNDING:
             return False
-    return _MATH.equal(_latex(reference, expected), _latex(answer, given))
+    return _MATH.equal(_latex(reference, expected), _latex(answer, number))
 
 
 def _number_of(text: str) -> Number | None:
@@ -159,8 +173,8 @@ def _number_of(text: str) -> Number | None:
 
     `x = 5` is a number; `x^2 + y^2 = 25` is an equation and none, as it is not `x + y = 25`.
     """
-    left, equals, _ = text.rpartition("=")
-    if equals and _LETTER.search(left) and not _VARIABLE.fullmatch(left):
+    left_side, equals, _ = text.rpartition("=")
+    if equals and _LETTER.search(left_side) and not _VARIABLE.fullmatch(left_side):
         return final_number(text) if _PROSE_WORD.search(text) else None
     number = only_number(text)
     if number is None and _PROSE_WORD.search(text):
@@ -169,13 +183,12 @@ def _number_of(text: str) -> Number | None:
 
 
 def _latex(text: str, number: Number | None) -> str:
-    """Return an expression as math-verify reads it rightly: it takes `1 1/2` for 1.
-
-    A decimal stays one, as math-verify compares decimals by six places and fractions exactly.
-    """
+    """Return an expression in the spelling that math-verify reads rightly."""
     if number is None:
         return text
+    # Numbers are written anew: math-verify takes `1 1/2` for 1.
     value = number.value / 100 if number.is_percent else number.value
+    # A decimal stays one: math-verify compares decimals by six places and fractions exactly.
     if "." in text:
         return format(Decimal(value.numerator) / Decimal(value.denominator), "f")
     return f"\\frac{{{value.numerator}}}{{{value.denominator}}}"

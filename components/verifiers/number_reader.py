@@ -1,7 +1,7 @@
-"""Numbers in text: which of them is the answer.
+"""The number in a text that is its answer.
 
 A run of digits, operators and brackets is read as one number or not at all (`plain_number`). Words
-around it say whether it is the answer: "7 of 12" is 7, "3 or 4" is no number, "not 8" is passed over.
+around it say whether it is the answer: "7 of 12" is 7, "3 or 4" is no number, "not 8" is skipped.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from components.verifiers.number_vocabulary import COMPOUND_UNITS, LEADING_WORDS
 from components.verifiers.plain_number import Number, number_of
 
 MAX_CHARACTERS = 2000
-"""Of a longer line only the end (or beginning) is read; what lies on the cut is no number."""
+"""A longer line is cut to its end (or beginning); a number that is cut through is unreadable."""
 _SPACES = re.compile(r"\s{2,}")
 _CUT = "∞"
 """A sign that makes a number unreadable."""
@@ -34,11 +34,17 @@ _FORMULA_KINDS = frozenset(
         Kind.SCALE,
     }
 )
+_SHARE_WORDS = (["of"], ["out", "of"])
+"""Words between two numbers of which the first is the answer: "7 of 12"."""
+_CHOICE_WORDS = (["and"], ["or"], ["by"], [",", "and"], [",", "or"])
+"""Words between two numbers that are both meant: "5 or 7" is no number."""
+_RULING_OUT = (["instead", "of"], ["rather", "than"])
+"""Words before a number that is not the answer."""
 _MARKERS = (
     re.compile(r"\s{0,40}[-–*•+]\s+(?=\S)"),
     re.compile(r"\s{0,40}(?:\*\*)?\(?\d{1,2}[.)]\s+(?=\S)"),
 )
-"""Of the items of lists: bullets, and numbers."""
+"""Bullets and numbers of list items."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +55,9 @@ class _Reading:
     """None if the run is no plain number."""
     start: int
     end: int
-    """Places in the phrase; `end` is behind its last token."""
+    """Positions in the phrase; `end` is behind its last token."""
     in_list: bool = False
-    """Together with the reading before it this is a list: `3, 4`, or `5 apples and 7 pears`."""
+    """It continues a list that the reading before it began: `3, 4`, or "5 apples and 7 pears"."""
 
 
 def last_number(text: str) -> Number | None:
@@ -61,27 +67,32 @@ def last_number(text: str) -> Number | None:
     no plain number. Numbers of steps ("step 2") and numbers that are ruled out ("not 8") are passed
     over.
     """
-    label: Number | None = None
+    step_number: Number | None = None
+    for phrase in _phrases_from_end(text):
+        for reading in reversed(_readings(phrase)):
+            words = _words_before(phrase, reading)
+            if _is_ruled_out(words):
+                continue
+            # "Step 2" is an answer only where the text holds no other number.
+            if words[-1:] == ["step"]:
+                step_number = step_number or reading.number
+                continue
+            # "3, 4" at the end of a phrase are two answers.
+            ends_with_list = reading.in_list and reading.end == len(phrase)
+            return None if ends_with_list else reading.number
+    return step_number
+
+
+def _phrases_from_end(text: str) -> Iterator[list[Token]]:
+    """Yield the phrases of the lines that hold a digit, the last one first."""
     for line in reversed(_without_markers(text.split("\n"))):
         if not _holds_digit(line):
             continue
         line = _SPACES.sub(" ", line)
-        end = line if len(line) <= MAX_CHARACTERS else _CUT + line[-MAX_CHARACTERS:]
-        for phrase in reversed(list(phrases_of(tokens_of(end)))):
-            readings = _readings(phrase)
-            for place in reversed(range(len(readings))):
-                reading = readings[place]
-                words_before = [
-                    token.text for token in phrase[max(0, reading.start - 2) : reading.start]
-                ]
-                if _is_ruled_out(words_before):
-                    continue
-                if words_before[-1:] == ["step"]:
-                    label = label or reading.number
-                    continue
-                ends_phrase = reading.end == len(phrase)
-                return None if reading.in_list and ends_phrase else reading.number
-    return label
+        # Tokens of a line are all made at once: a text without line breaks would take long.
+        if len(line) > MAX_CHARACTERS:
+            line = _CUT + line[-MAX_CHARACTERS:]
+        yield from reversed(list(phrases_of(tokens_of(line))))
 
 
 def only_number(text: str) -> Number | None:
@@ -99,9 +110,12 @@ def number_at_start(text: str) -> tuple[bool, Number | None]:
     `2 * 3 = 6` begins with one whose value is 6, `72 clips` is 72, `3, 4` begins with one that has
     no value.
     """
-    phrase = next(phrases_of(tokens_of(_first_line(text))), [])
+    phrase = _first_phrase(text)
     readings = _readings(phrase)
-    if not readings or any(token.kind is Kind.WORD for token in phrase[: readings[0].start]):
+    if not readings:
+        return False, None
+    lead = phrase[: readings[0].start]
+    if any(token.kind is Kind.WORD for token in lead):
         return False, None
     return True, _unless_listed(readings)
 
@@ -109,34 +123,36 @@ def number_at_start(text: str) -> tuple[bool, Number | None]:
 def number_after_lead(text: str) -> tuple[bool, Number | None]:
     """Return whether the first phrase of a text holds a number or formula, and which.
 
-    It is the first one, if no more than a few words such as "about" lead to it, else the last one of
-    the phrase.
+    It is the first one, if only words such as "about" lead to it, else the last one of the phrase.
     """
-    phrase = next(phrases_of(tokens_of(_first_line(text))), [])
+    phrase = _first_phrase(text)
     readings = _readings(phrase)
     if not readings:
         return False, None
-    leads = [token.text for token in phrase[: readings[0].start] if token.kind is Kind.WORD]
-    if all(word in LEADING_WORDS for word in leads):
+    lead = phrase[: readings[0].start]
+    if all(token.text in LEADING_WORDS for token in lead if token.kind is Kind.WORD):
         return True, _unless_listed(readings)
-    allowed = [
-        reading
-        for reading in readings
-        if not _is_ruled_out(
-            [token.text for token in phrase[max(0, reading.start - 2) : reading.start]]
-        )
-    ]
-    return True, allowed[-1].number if allowed else None
+    for reading in reversed(readings):
+        if not _is_ruled_out(_words_before(phrase, reading)):
+            return True, reading.number
+    return True, None
 
 
 def _without_markers(lines: list[str]) -> list[str]:
     """Return lines without the bullets or numbers of a list of two items or more."""
     for marker in _MARKERS:
-        marked = [marker.match(line) for line in lines]
-        if sum(match is not None for match in marked) > 1:
-            pairs = zip(lines, marked, strict=True)
-            lines = [line[match.end() :] if match else line for line, match in pairs]
+        num_items = sum(marker.match(line) is not None for line in lines)
+        # A single line such as "- 5" or "3. 5" may be a negative number or a sentence.
+        if num_items > 1:
+            lines = [
+                marker.sub("", line, count=1) if marker.match(line) else line for line in lines
+            ]
     return lines
+
+
+def _first_phrase(text: str) -> list[Token]:
+    """Return the first phrase of the first line with a letter or digit; empty without a digit."""
+    return next(phrases_of(tokens_of(_first_line(text))), [])
 
 
 def _first_line(text: str) -> str:
@@ -159,11 +175,15 @@ def _unless_listed(readings: Sequence[_Reading]) -> Number | None:
     return None if is_list else readings[0].number
 
 
-def _is_ruled_out(words_before: Sequence[str]) -> bool:
-    return words_before[-1:] == ["not"] or list(words_before) in (
-        ["instead", "of"],
-        ["rather", "than"],
-    )
+def _words_before(phrase: Sequence[Token], reading: _Reading) -> list[str]:
+    """Return the texts of the two tokens before a reading."""
+    begin = max(0, reading.start - 2)
+    return [token.text for token in phrase[begin : reading.start]]
+
+
+def _is_ruled_out(words: list[str]) -> bool:
+    """Return whether the two words before a number say that it is not the answer."""
+    return words[-1:] == ["not"] or words in _RULING_OUT
 
 
 def _readings(phrase: Sequence[Token]) -> list[_Reading]:
@@ -188,45 +208,46 @@ def _runs(phrase: Sequence[Token]) -> Iterator[tuple[int, int]]:
     """Yield (start, end) of each run of formula tokens that holds a number."""
     start = 0
     depth = 0
-    for place, token in enumerate([*phrase, None]):
-        if token is not None and _belongs(phrase, start, place, depth):
+    # None behind the last token ends the last run.
+    for position, token in enumerate([*phrase, None]):
+        if token is not None and _belongs(phrase, start, position, depth):
             depth += (token.kind is Kind.OPEN) - (token.kind is Kind.CLOSE)
             continue
-        run = phrase[start:place]
-        if any(part.kind in (Kind.NUMBER, Kind.FRACTION) for part in run):
-            yield _trimmed(phrase, start, place)
+        run = phrase[start:position]
+        if any(part.begins_number for part in run):
+            yield _trimmed(phrase, start, position)
         depth = 0
-        start = place
-        if token is not None and not _belongs(phrase, place, place, 0):
-            start = place + 1
+        start = position
+        if token is not None and not _belongs(phrase, position, position, 0):
+            start = position + 1
         elif token is not None and token.kind is Kind.OPEN:
             depth = 1
 
 
-def _belongs(phrase: Sequence[Token], start: int, place: int, depth: int) -> bool:
+def _belongs(phrase: Sequence[Token], start: int, position: int, depth: int) -> bool:
     """Return whether a token goes on with the run that began at `start`."""
-    token = phrase[place]
-    if token.kind is Kind.CLOSE:
-        return depth > 0
-    if token.kind is Kind.COMMA:
+    token = phrase[position]
+    # A comma inside brackets is part of a pair, and a bracket closes only what was opened.
+    if token.kind in (Kind.CLOSE, Kind.COMMA):
         return depth > 0
     if token.kind not in _FORMULA_KINDS:
         return False
-    if place == start:
+    if position == start:
         return True
-    previous = phrase[place - 1]
+    previous = phrase[position - 1]
     # "plan B 5 apples": a letter and a number with a space between them are no product.
-    is_apart = token.spaced and previous.kind is Kind.SYMBOL and previous.text.isalpha()
-    return not (is_apart and token.kind in (Kind.NUMBER, Kind.FRACTION) and len(previous.text) == 1)
+    is_letter = len(previous.text) == 1 and previous.text.isalpha()
+    follows_letter = is_letter and previous.kind is Kind.SYMBOL
+    return not (follows_letter and token.spaced and token.begins_number)
 
 
 def _trimmed(phrase: Sequence[Token], start: int, end: int) -> tuple[int, int]:
     """Return the run without brackets that are closed outside of it: "(3 apples)"."""
     unclosed: list[int] = []
-    for place in range(start, end):
-        if phrase[place].kind is Kind.OPEN:
-            unclosed.append(place)
-        elif phrase[place].kind is Kind.CLOSE:
+    for position in range(start, end):
+        if phrase[position].kind is Kind.OPEN:
+            unclosed.append(position)
+        elif phrase[position].kind is Kind.CLOSE:
             unclosed.pop()
     while unclosed and unclosed[0] == start:
         unclosed.pop(0)
@@ -238,12 +259,12 @@ def _trimmed(phrase: Sequence[Token], start: int, end: int) -> tuple[int, int]:
 
 
 def _continues(phrase: Sequence[Token], start: int) -> bool:
-    """Return whether a run goes on with the phrase before it: it begins with an operator and
-    follows a word."""
-    token = phrase[start]
+    """Return whether a run goes on behind a word: it begins with an operator."""
     if start == 0 or phrase[start - 1].kind is not Kind.WORD:
         return False
-    return token.kind in (Kind.EQUALS, Kind.COMPARISON) or _is_stray_operator(phrase, start)
+    if phrase[start].kind in (Kind.EQUALS, Kind.COMPARISON):
+        return True
+    return _is_stray_operator(phrase, start)
 
 
 def _is_stray_operator(phrase: Sequence[Token], start: int) -> bool:
@@ -255,8 +276,12 @@ def _is_stray_operator(phrase: Sequence[Token], start: int) -> bool:
         return token.text not in "±√"
     if start == 0 or phrase[start - 1].kind is not Kind.WORD:
         return False
-    is_glued = start + 1 < len(phrase) and not phrase[start + 1].spaced
-    return not (token.spaced and is_glued) and phrase[start - 1].text not in WORDS_BEFORE_SIGN
+    # "loses -5" has a sign; "5 apples - 3 pears" has a dash or a minus.
+    following = phrase[start + 1 : start + 2]
+    is_glued = bool(following) and not following[0].spaced
+    if token.spaced and is_glued:
+        return False
+    return phrase[start - 1].text not in WORDS_BEFORE_SIGN
 
 
 def _joined(
@@ -267,33 +292,44 @@ def _joined(
     "7 of 12" is 7; "5 or 7", "3 to 5" and "5 feet 6 inches" are no number.
     """
     words = [token.text for token in between]
-    is_sum = words in (["of"], ["and"]) and phrase[second.start].kind is Kind.NUMBER
-    if is_sum and any(token.kind is Kind.EQUALS for token in phrase[second.start : second.end]):
-        return replace(second, start=first.start)  # 50% of 20 = 10
-    if words in (["of"], ["out", "of"]):
+    unreadable = replace(first, number=None, end=second.end)
+    run = phrase[second.start : second.end]
+    # "50% of 20 = 10" is 10.
+    is_equation = any(token.kind is Kind.EQUALS for token in run)
+    is_operand = run[0].kind is Kind.NUMBER and words in (["of"], ["and"])
+    if is_equation and is_operand:
+        return replace(second, start=first.start)
+    if words in _SHARE_WORDS:
+        # "50% of 20" is a product that nobody has worked out.
         is_share = first.number is not None and first.number.is_percent
-        return replace(first, number=None if is_share else first.number, end=second.end)
-    if words and words[0] in COMPOUND_UNITS and words[1:] in ([], ["and"]):
-        return replace(first, number=None, end=second.end)
-    is_range = words == ["to"] and (first.start == 0 or phrase[first.start - 1].text != "from")
-    if is_range or words in (["and"], ["or"], ["by"], [",", "and"], [",", "or"]):
-        return replace(first, number=None, end=second.end)
-    return None
+        return unreadable if is_share else replace(first, end=second.end)
+    has_compound_unit = words[:1] and words[0] in COMPOUND_UNITS
+    if has_compound_unit and words[1:] in ([], ["and"]):
+        return unreadable
+    if words in _CHOICE_WORDS:
+        return unreadable
+    # "3 to 5" is a range. "from 3 to 5" tells of a change, whose end is a number.
+    is_change = first.start > 0 and phrase[first.start - 1].text == "from"
+    return unreadable if words == ["to"] and not is_change else None
 
 
 def _is_list(between: Sequence[Token]) -> bool:
+    """Return whether the tokens between two numbers make them a list: "3, 4", "3 apples and 4"."""
     if not between:
         return True
     if len(between) == 1:
         return between[0].kind is Kind.COMMA
-    return len(between) <= 3 and between[-1].text in ("and", "or", ",")
+    if len(between) > 3:
+        return False
+    return between[-1].text in ("and", "or", ",")
 
 
 def _read_run(phrase: Sequence[Token], start: int, end: int) -> _Reading:
     if _is_stray_operator(phrase, start):
         return _Reading(None, start, end)
-    place = end
-    while place < len(phrase) and phrase[place].kind is Kind.OPEN:
-        place += 1
-    next_word = phrase[place].text if place < len(phrase) else ""
+    # "5 (hours)": the word that follows may stand in brackets.
+    position = end
+    while position < len(phrase) and phrase[position].kind is Kind.OPEN:
+        position += 1
+    next_word = phrase[position].text if position < len(phrase) else ""
     return _Reading(number_of(phrase[start:end], next_word), start, end)

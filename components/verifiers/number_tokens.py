@@ -28,11 +28,13 @@ from components.verifiers.number_vocabulary import (
 )
 
 MAX_DIGITS = 400
+"""Longest literal with a value. Python's own conversion is quadratic in the number of digits."""
 MAX_EXPONENT = 999
+"""Largest exponent with a value: `1e999999999` would fill the memory."""
 
 
 class Kind(enum.Enum):
-    """What a token is to a number."""
+    """Kinds of tokens, by the part they play in a number."""
 
     NUMBER = enum.auto()
     SYMBOL = enum.auto()
@@ -63,13 +65,19 @@ class Token:
     spaced: bool
     """White space stands before it."""
     value: Fraction | None = None
-    """Of a NUMBER or SCALE. A NUMBER without one cannot be read: `1.2.3`, or too many digits."""
+    """Value of a NUMBER or SCALE. A NUMBER without one is unreadable: `1.2.3`, or too long."""
     comma_decimal: bool = False
     """A NUMBER such as `3,5`, which inside brackets is a pair."""
+
+    @property
+    def begins_number(self) -> bool:
+        """True for a literal, and for a fraction whose parts follow."""
+        return self.kind in (Kind.NUMBER, Kind.FRACTION)
 
 
 _THOUSANDS = r"[1-9]\d{0,2}(?: \d{3})+(?:[.,]\d+)?(?![.,'_]?\d)"
 _DIGITS = r"\d+(?:[.,'_]\d+)*|(?<![\w.])\.\d+"
+# The order matters: the first alternative that matches wins.
 _TOKEN = re.compile(
     "|".join(
         (
@@ -133,8 +141,8 @@ def tokens_of(text: str, formula: bool = False) -> list[Token]:
             is a factorial.
     """
     tokens: list[Token] = []
-    # Of each brace that is open: does it only hold the argument of \text?
-    braces: list[bool] = []
+    # For each open brace: whether it only holds the argument of `\text`, and is no token itself.
+    is_text_brace: list[bool] = []
     text_depth = 0
     plain = plain_spelling(text)
     spaced = False
@@ -145,12 +153,12 @@ def tokens_of(text: str, formula: bool = False) -> list[Token]:
             spaced = True
             continue
         if group == "open" and match[0] == "{":
-            braces.append(text_follows)
+            is_text_brace.append(text_follows)
             if text_follows:
                 text_follows = False
                 text_depth += 1
                 continue
-        elif group == "close" and match[0] == "}" and braces and braces.pop():
+        elif group == "close" and match[0] == "}" and is_text_brace and is_text_brace.pop():
             text_depth -= 1
             continue
         text_follows = group == "command" and match[0][1:] in TEXT_COMMANDS
@@ -169,8 +177,10 @@ def literal_value(literal: str) -> Fraction | None:
     count of digits is a decimal comma.
     """
     mantissa, _, exponent = literal.lower().partition("e")
-    if len(literal) > MAX_DIGITS or abs(int(exponent or 0)) > MAX_EXPONENT:
+    power = int(exponent or 0)
+    if len(literal) > MAX_DIGITS or abs(power) > MAX_EXPONENT:
         return None
+    # `1,234` is English, `1,23` can only be a decimal comma, and `1.234` is a decimal point.
     if _ENGLISH.fullmatch(mantissa) or _INDIAN.fullmatch(mantissa):
         digits = mantissa.replace(",", "")
     elif _EUROPEAN.fullmatch(mantissa):
@@ -181,7 +191,7 @@ def literal_value(literal: str) -> Fraction | None:
         digits = mantissa.replace(",", ".")
     else:
         return None
-    return Fraction(digits) * Fraction(10) ** int(exponent or 0)
+    return Fraction(digits) * Fraction(10) ** power
 
 
 def _token(
@@ -190,6 +200,7 @@ def _token(
     """Return the token that a match stands for, None if it stands for nothing."""
     text = match[0]
     previous = tokens[-1] if tokens else None
+    following = match.string[match.end() : match.end() + 1]
     match group:
         case "number":
             return _number(text, spaced)
@@ -202,17 +213,17 @@ def _token(
         case "command":
             return _command(text[1:], spaced)
         case "ellipsis":
-            # 0.333… is cut off; behind a whole number the dots end a sentence.
+            # `0.333…` is cut off; behind a whole number the dots end a sentence.
             is_cut_off = previous is not None and "." in previous.text and not spaced
             return Token(Kind.SYMBOL if is_cut_off else Kind.BREAK, text, spaced)
         case "exclamation":
-            is_factorial = formula or match.string[match.end() : match.end() + 1].strip("*_\"' \n")
-            return Token(Kind.SYMBOL if is_factorial else Kind.BREAK, text, spaced)
+            # "It is 5!" ends a sentence, and 5! goes on.
+            ends_sentence = not formula and not following.strip("*_\"' \n")
+            return Token(Kind.BREAK if ends_sentence else Kind.SYMBOL, text, spaced)
         case "colon":
             return _colon(match, spaced)
         case "dash":
-            is_glued = spaced and match.string[match.end() : match.end() + 1].isdigit()
-            return _dash(previous, spaced, is_glued)
+            return _dash(previous, spaced, is_glued=spaced and following.isdigit())
         case "other" | "skip":
             return None
         case _:
@@ -248,19 +259,21 @@ def _number(literal: str, spaced: bool) -> Token:
 
 
 def _repeating(head: str, period: str) -> Fraction | None:
+    """Return the value of a repeating decimal: 1/6 for head `0.1` and period `6`."""
     if len(head) + len(period) > MAX_DIGITS:
         return None
-    decimals = len(head.partition(".")[2])
-    return Fraction(head.rstrip(".")) + Fraction(
-        int(period), 10**decimals * (10 ** len(period) - 1)
-    )
+    _, _, decimals = head.partition(".")
+    nines = 10 ** len(period) - 1
+    tail = Fraction(int(period), nines * 10 ** len(decimals))
+    return Fraction(head.rstrip(".")) + tail
 
 
 def _name(
     match: re.Match[str], previous: Token | None, spaced: bool, formula: bool
 ) -> Token | None:
-    """Tell units and words from variables and functions."""
-    letters, script = match["letters"], match["script"]
+    """Return the token of a name: a unit or a word, or else a variable or function."""
+    letters = match["letters"]
+    script = match["script"]
     word = letters.lower()
     follows_number = previous is not None and previous.kind in _NUMERIC_ENDS
     if follows_number and not script:
@@ -273,15 +286,18 @@ def _name(
     is_call = following.startswith("(")
     if is_call or word in SYMBOL_WORDS or set(letters) <= set("xyz"):
         return Token(Kind.SYMBOL, letters, spaced)
+    # `14h30` is a time. `5m2` and `5m3` are areas and volumes.
     if follows_number and not spaced and script.isdecimal() and script not in ("2", "3"):
-        return Token(Kind.SYMBOL, letters, spaced)  # 14h30
+        return Token(Kind.SYMBOL, letters, spaced)
+    # `H2O` is a substance, `x2` a variable.
     if len(letters) == 1 and letters.isupper() and script[-1:].isalpha():
-        return Token(Kind.WORD, word, spaced)  # H2O
+        return Token(Kind.WORD, word, spaced)
     if len(letters) == 1:
         is_word = _is_unit_letter(letters, previous, formula and not spaced) or (
             not script and not formula and _is_article(letters, following, spaced, previous)
         )
         return Token(Kind.WORD if is_word else Kind.SYMBOL, word, spaced)
+    # `5ab` is a product, `5km` is none.
     is_glued = follows_number and (formula or not spaced)
     is_product = is_glued and len(letters) == 2 and letters not in UNITS
     return Token(Kind.SYMBOL if is_product else Kind.WORD, word, spaced)
@@ -294,7 +310,7 @@ def _is_unit_letter(letter: str, previous: Token | None, is_factor: bool) -> boo
 
 
 def _is_article(letter: str, following: str, spaced: bool, previous: Token | None) -> bool:
-    """A single a or I is a word where words or nothing follow, and a variable before an operator."""
+    """Return whether a single a or I is a word: words or nothing follow, and no operator."""
     if letter not in "aAI" or not (spaced or previous is None):
         return False
     return re.match(r"\s+[\w$\"']|\s*[.,;!?]?\s*\Z", following) is not None
@@ -315,19 +331,21 @@ def _command(name: str, spaced: bool) -> Token | None:
 
 
 def _colon(match: re.Match[str], spaced: bool) -> Token:
-    """`14:30` and `3 : 4` are times and ratios; behind a word or before a space it announces."""
+    """Return the token of a colon: an operator in `14:30` and `3 : 4`, else a break."""
     start, end = match.span()
-    before, after = match.string[max(0, start - 2) : start], match.string[end : end + 1]
-    is_glued = before[-1:].isdigit() and after.isdigit()
-    is_ratio = is_glued or (spaced and before[:1].isdigit() and after == " ")
+    preceding = match.string[max(0, start - 2) : start]
+    following = match.string[end : end + 1]
+    is_glued = preceding[-1:].isdigit() and following.isdigit()
+    is_ratio = is_glued or (spaced and preceding[:1].isdigit() and following == " ")
     return Token(Kind.OPERATOR if is_ratio else Kind.BREAK, ":", spaced)
 
 
 def _dash(previous: Token | None, spaced: bool, is_glued: bool) -> Token:
-    """A long dash is a minus where nothing but a sign can stand, else it parts sentences."""
+    """Return the token of a long dash: a minus where only a sign can stand, else a break."""
     begins = previous is None or previous.kind in (Kind.EQUALS, Kind.OPEN, Kind.BREAK)
-    is_sign = begins or is_glued
-    return Token(Kind.OPERATOR, "-", spaced) if is_sign else Token(Kind.BREAK, "—", spaced)
+    if begins or is_glued:
+        return Token(Kind.OPERATOR, "-", spaced)
+    return Token(Kind.BREAK, "—", spaced)
 
 
 def phrases_of(tokens: list[Token]) -> Iterator[list[Token]]:

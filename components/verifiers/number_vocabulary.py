@@ -38,8 +38,8 @@ SYMBOL_WORDS = _words(
 UNIT_LETTERS = frozenset("mgshlLJWVNKCFA")
 """Single letters that are units behind a number, in running text; others are variables."""
 UNITS = _words(
-    "km cm mm nm um dm kg mg ug lb lbs oz ft in yd mi ml mL cl cL dl dL kL hr hrs ms ns us Hz eV kW "
-    "MW GW GB MB KB kB TB kJ MJ kN Pa dB st nd rd th am pm AM PM pt qt cc mol min sec"
+    "km cm mm nm um dm kg mg ug lb lbs oz ft in yd mi ml mL cl cL dl dL kL hr hrs ms ns us Hz eV "
+    "kW MW GW GB MB KB kB TB kJ MJ kN Pa dB st nd rd th am pm AM PM pt qt cc mol min sec"
 )
 """Known by heart because `5ab` without a space is a product of variables unless it is a unit."""
 COMPOUND_UNITS = _words(
@@ -48,13 +48,13 @@ COMPOUND_UNITS = _words(
 )
 """Units that another number may follow: "5 feet 6 inches" is neither 5 nor 6."""
 WORDS_BEFORE_SIGN = _words(
-    "is are was were be equal equals to get gets got give gives gave yield yields make makes obtain "
-    "than as of at by from with in approximately about and or"
+    "is are was were be equal equals to get gets got give gives gave yield yields make makes "
+    "obtain than as of at by from with in approximately about and or"
 )
 """Words that a spaced minus may follow; behind other words it may be a dash."""
 LEADING_WORDS = _words(
-    "the a an about approximately approx roughly exactly precisely around nearly almost equal equals "
-    "to is are be therefore thus hence then so simply just only number value total sum of final "
+    "the a an about approximately approx roughly exactly precisely around nearly almost equal "
+    "equals to is are be therefore thus hence then so simply just only number value total sum of final "
     "result it its x equation"
 )
 """Words that may stand between "answer is" and the number."""
@@ -166,6 +166,7 @@ _REWRITTEN: tuple[tuple[re.Pattern[str], str], ...] = (
 def plain_spelling(text: str) -> str:
     """Return the text with one spelling of each sign, so that the patterns stay readable."""
     if not text.isascii():
+        # NFC leaves `²` and `½` as they are, so they can still be told from `2` and `1/2`.
         text = composed_text(text).translate(_CHARACTERS)
         text = re.sub("[⁰¹²³⁴-⁹⁺⁻]+", lambda run: f"^{{{run[0].translate(_SUPERSCRIPTS)}}}", text)
         text = re.sub("[₀-₉]+", lambda run: f"_{{{run[0].translate(_SUBSCRIPTS)}}}", text)

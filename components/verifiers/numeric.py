@@ -74,7 +74,8 @@ def stated_answer(prompt: Prompt) -> str:
         return ""
     # GSM8K's references are a solution and `#### 72`; only the 72 is the answer.
     lines = hash_lines(text)
-    final = " ".join((boxed(text) or (lines[0] if lines else text)).split())
+    final = boxed(text) or (lines[0] if lines else text)
+    final = " ".join(final.split())
     is_number_alone = only_number(final) == number and " " not in final
     return final if is_number_alone else number_key(number)
 

@@ -14,7 +14,9 @@ from typing import NamedTuple
 from components.verifiers.number_tokens import Kind, Token
 
 MAX_POWER_BITS = 4000
+"""Size of the largest power that is worked out: `9^{9^{9}}` would fill the memory."""
 MAX_DEPTH = 12
+"""Brackets inside each other; reading them is recursive."""
 
 _ORDINALS = frozenset({"st", "nd", "rd", "th"})
 _REST_OF_ARITHMETIC = frozenset({"*", "/", "^", "\\frac", "\\dfrac", "\\tfrac", "\\cfrac"})
@@ -25,12 +27,12 @@ class Number(NamedTuple):
     """A rational number as it was written."""
 
     value: Fraction
-    """Of `50%` this is 50."""
+    """50 for `50%`."""
     is_percent: bool
 
 
 class _UnreadableError(ValueError):
-    """Inside this module: a formula is no plain number."""
+    """A formula is no plain number. Never leaves this module."""
 
 
 def number_of(formula: Sequence[Token], next_word: str) -> Number | None:
@@ -47,6 +49,7 @@ def number_of(formula: Sequence[Token], next_word: str) -> Number | None:
 
 
 def _equation(formula: Sequence[Token], next_word: str) -> Number:
+    # `x < 5` says nothing of which number x is.
     if any(token.kind is Kind.COMPARISON for token in formula):
         raise _UnreadableError
     sides: list[list[Token]] = [[]]
@@ -56,20 +59,21 @@ def _equation(formula: Sequence[Token], next_word: str) -> Number:
         else:
             sides[-1].append(token)
     side = sides.pop()
+    # `5 = x`: the variable stands on the right.
     if sides and len(side) == 1 and side[0].kind is Kind.SYMBOL:
-        side = sides.pop()  # 5 = x
+        side = sides.pop()
     return _Side(_without_dash(side, next_word)).number()
 
 
 def _without_dash(side: list[Token], next_word: str) -> list[Token]:
-    """Return a side without what only leads to the word behind it: "5 - that is", "5/hour", "2nd"."""
+    """Return a side without an operator that leads to the next word: "5 - that is", "5/hour"."""
     if not side or side[-1].kind is not Kind.OPERATOR:
         return side
-    if side[-1].text in "-/" and (next_word or side[-1].spaced):
-        return side[:-1]
-    if side[-1].text == "^" and next_word in _ORDINALS:
-        return side[:-1]
-    return side
+    last = side[-1]
+    is_dash = last.text in "-/" and (next_word or last.spaced)
+    # LaTeX writes "2nd" as `2^{\text{nd}}`.
+    is_ordinal = last.text == "^" and next_word in _ORDINALS
+    return side[:-1] if is_dash or is_ordinal else side
 
 
 class _Side:
@@ -77,17 +81,18 @@ class _Side:
 
     def __init__(self, tokens: Sequence[Token]) -> None:
         self._tokens = tokens
-        self._place = 0
+        self._position = 0
         self._depth = 0
 
     def number(self) -> Number:
-        """The whole side as one number."""
+        """Return the number that the whole side is."""
         value = self._scaled()
-        signs = sum(token.kind is Kind.PERCENT for token in self._tokens)
+        num_signs = sum(token.kind is Kind.PERCENT for token in self._tokens)
         self._take(Kind.PERCENT)
-        if self._place < len(self._tokens) or signs > 1:
+        # Whatever is left over is no part of a number: none is read from the rest.
+        if self._position < len(self._tokens) or num_signs > 1:
             raise _UnreadableError
-        return Number(value, is_percent=signs == 1)
+        return Number(value, is_percent=num_signs == 1)
 
     def _scaled(self) -> Fraction:
         value = self._signed(self._quotient)
@@ -97,11 +102,13 @@ class _Side:
         return value
 
     def _quotient(self) -> Fraction:
-        """A power, a mixed number, a scientific number, or one of these over another."""
+        """Return a power, a mixed number, a scientific number, or one of these over another."""
         first = self._peek()
         value = self._power()
+        # Only behind a bare number: `2^3 1/2` is no mixed number.
         if first is not None and first.kind is Kind.NUMBER and value == first.value:
             value = self._mixed(first, value)
+        # Of products only `1.5 * 10^3` is one number.
         if self._take_operator("*"):
             base = self._take(Kind.NUMBER)
             if base is None or base.text != "10" or not self._take_operator("^"):
@@ -111,13 +118,16 @@ class _Side:
             return value
         return _over(value, self._signed(self._power))
 
-    def _mixed(self, first: Token, whole: Fraction) -> Fraction:
-        """`1\\frac12` and `1 1/2`, if the second part is a proper fraction."""
+    def _mixed(self, first: Token, integer: Fraction) -> Fraction:
+        """Return the mixed number that begins with an integer, else the integer.
+
+        `1\\frac12` and `1 1/2` are mixed numbers, if the second part is a proper fraction.
+        """
         if not first.text.isdecimal():
-            return whole
+            return integer
         following = self._peek()
         if following is None:
-            return whole
+            return integer
         if following.kind is Kind.FRACTION:
             part = self._power()
         elif following.kind is Kind.NUMBER and following.spaced and following.text.isdecimal():
@@ -126,10 +136,11 @@ class _Side:
                 raise _UnreadableError
             part = _over(numerator, self._power())
         else:
-            return whole
+            return integer
+        # `2 3/2` may be a list or a slip; it is not 7/2.
         if not 0 < part < 1:
             raise _UnreadableError
-        return whole + part
+        return integer + part
 
     def _power(self) -> Fraction:
         base = self._primary()
@@ -146,11 +157,12 @@ class _Side:
             raise _UnreadableError
         if token.kind is Kind.OPEN:
             return self._group()
-        self._place += 1
+        self._position += 1
         if token.kind is Kind.FRACTION:
             return _over(self._braced(), self._braced())
         if token.kind is not Kind.NUMBER or token.value is None:
             raise _UnreadableError
+        # `(3,5)` is a pair.
         if token.comma_decimal and self._depth:
             raise _UnreadableError
         return token.value
@@ -162,7 +174,7 @@ class _Side:
         return self._group()
 
     def _group(self) -> Fraction:
-        """What stands in brackets."""
+        """Return the value of what stands in brackets."""
         opening = self._take(Kind.OPEN)
         assert opening is not None
         self._depth += 1
@@ -186,20 +198,20 @@ class _Side:
         return magnitude()
 
     def _peek(self) -> Token | None:
-        return self._tokens[self._place] if self._place < len(self._tokens) else None
+        return self._tokens[self._position] if self._position < len(self._tokens) else None
 
     def _take(self, kind: Kind) -> Token | None:
         token = self._peek()
         if token is None or token.kind is not kind:
             return None
-        self._place += 1
+        self._position += 1
         return token
 
     def _take_operator(self, sign: str) -> bool:
         token = self._peek()
         if token is None or token.kind is not Kind.OPERATOR or token.text != sign:
             return False
-        self._place += 1
+        self._position += 1
         return True
 
 

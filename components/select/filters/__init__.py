@@ -1,8 +1,8 @@
 """The filters over samples, in order: each splits a block into passed and dropped samples.
 
-A module has one function for each of its filters: `(settings, remaining) -> Filter | None`. It returns
-None if the recipe does not ask for the filter. A filter that must see all samples before it can
-decide on one calls `remaining`, and stands in a later pass than the filters it relies on.
+A module has one function for each of its filters: `(settings, remaining) -> Filter | None`. It
+returns None if the recipe does not ask for the filter. A filter that must see all samples before it
+can decide on one calls `remaining`, and stands in a later pass than the filters it relies on.
 """
 
 from __future__ import annotations
