@@ -342,6 +342,7 @@ def _check_enough(campaign: Campaign, account: Account) -> None:
     raise UserError(
         f"round {campaign.next_round}: {account.accepted} of {account.given} samples accepted"
         f"{with_hint}, select.min_accepted is {min_accepted} (dropped: {reasons}). "
-        "The model answers too few of these prompts: lower generate.temperature, use easier prompts, train the first "
-        "stage longer, or raise generate.samples_per_prompt or .prompts_per_round"
+        "The model answers too few of these prompts: lower generate.temperature, use easier "
+        "prompts, train the first stage longer, or raise generate.samples_per_prompt or "
+        ".prompts_per_round"
     )
