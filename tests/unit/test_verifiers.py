@@ -152,10 +152,30 @@ def test_regex_must_match_the_whole_answer() -> None:
     assert not verify(prompt, "yes 12 " + "x" * 10_000)
 
 
-def test_a_pattern_that_can_take_for_ever_is_named_and_never_run() -> None:
-    assert "repeat" in pattern_problem("(a+)+b")
-    assert "regular expression" in pattern_problem("(a")
-    assert not verify(question("regex", "(a+)+b"), "a" * 400)
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        *("(a+)+b", "(a|a)+b", "(a|aa)+b", "(a*)*b", "([a-z]+)*1", "(.*)*=1", ".*.*.*.*=1"),
+        *("(a?){40}a{40}b", "(\\w+\\s?)*:", "((a+)?)+b", "^(a|b|ab)*c$", "(x+x+)+y", "(?i)(A|a)*b"),
+    ],
+)
+def test_no_pattern_of_a_row_holds_up_a_campaign(pattern: str) -> None:
+    prompt = question("regex", pattern)
+    for answer in ("a" * 15_000, "x" * 15_000, "ab" * 7_500, "a " * 7_500):
+        assert not verify(prompt, answer)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["(a", "[", "a{2}{3}", "(?=a)b", r"(a)\1", "(.{1000}){1000}", "\ud800", "*", "(" * 2000],
+)
+def test_a_pattern_that_cannot_be_run_is_named_and_matches_nothing(pattern: str) -> None:
+    assert "not a regular expression" in pattern_problem(pattern)
+    assert not verify(question("regex", pattern), "a")
+
+
+def test_a_lone_surrogate_in_an_answer_matches_no_letter() -> None:
+    assert not verify(question("regex", "[a-z]"), "\ud800")
 
 
 @pytest.mark.parametrize(
