@@ -138,9 +138,8 @@ def train_evaluate_decide(number: int, state: Any, mix: Any, task: Tasks) -> Any
 
 def either(done: Any, skipped: Any) -> State:
     """Return the outputs of whichever branch was carried out."""
-    return State(
-        go=dsl.OneOf(done["go"], skipped["go"]), state=dsl.OneOf(done["state"], skipped["state"])
-    )
+    outputs = {name: dsl.OneOf(done[name], skipped[name]) for name in State._fields}
+    return State(**outputs)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import yaml
 from kfp import compiler
 
 from components.cli.package.parameters import PARAMETERS
+from components.cli.package.profiles import STEPS
 from components.contracts.recipe_file import load_recipe
 from pipeline import build
 
@@ -25,7 +26,6 @@ ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "pipeline-tasks.txt"
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 COMPONENTS = sorted((ROOT / "components").rglob("*.py"))
-STEPS = ("decide", "evaluate", "generate", "prepare", "publish", "report", "select", "train")
 SHARED = ("contracts", "storage", "runtime", "verifiers", "modeling")
 MAX_BYTES = 400_000
 MAX_TASKS = 60

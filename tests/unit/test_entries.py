@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from components.cli.package.profiles import STEPS
 from components.contracts.summaries import (
     DecideSummary,
     GenerateSummary,
@@ -22,7 +23,6 @@ from components.runtime.receipts import Receipt, read_receipt, read_summary, ref
 pytestmark = pytest.mark.process
 
 ROOT = Path(__file__).resolve().parents[2]
-STEPS = ("prepare", "generate", "select", "train", "evaluate", "decide", "publish", "report")
 RECIPE = """
 name: by-hand
 model:

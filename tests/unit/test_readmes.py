@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components.cli.package.profiles import STEPS
 from components.cli.readmes import folders, readme
 from components.contracts.recipe_file import parse_recipe
 
@@ -23,7 +24,7 @@ def test_the_readme_of_every_folder_is_fresh(folder: Path) -> None:
 
 def test_every_step_says_what_goes_in_what_comes_out_and_how_it_fails() -> None:
     steps = [folder for folder in folders() if (folder / "step.py").exists()]
-    assert len(steps) == 8
+    assert {folder.name for folder in steps} == set(STEPS)
     for folder in steps:
         text = readme(folder)
         for title in ("Inputs", "Outputs", "Failure modes", "By hand", "Files"):
