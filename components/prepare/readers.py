@@ -14,7 +14,6 @@ from pathlib import Path
 from components.contracts.recipe import DataSource
 from components.contracts.rows import MAX_LINE_BYTES, Dropped
 from components.errors import UserError
-from components.modeling.parquet import UnreadableParquet, parquet_rows
 from components.prepare.examples import Example
 from components.prepare.row_shapes import RejectedRow, example_of, parse_json, shapes_of
 
@@ -217,6 +216,9 @@ def _lines(path: Path) -> Iterator[_Line]:
 
 
 def _parquet_rows(path: Path, source: DataSource) -> Iterator[_RawRow]:
+    # `modeling` is for packages that not every image has: nothing of it is loaded with a step.
+    from components.modeling.parquet import UnreadableParquet, parquet_rows
+
     try:
         for number, row in enumerate(parquet_rows(path), 1):
             if row is None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from components.contracts.rows import R, read_rows
 from components.errors import Corrupt, one_line
-from components.modeling.parquet import UnreadableParquet, parquet_rows
 
 
 def rows_of(path: Path, kind: type[R]) -> Iterator[R]:
@@ -27,6 +26,9 @@ def rows_of(path: Path, kind: type[R]) -> Iterator[R]:
 
 
 def _rows_of_parquet(path: Path, kind: type[R]) -> Iterator[R]:
+    # `modeling` is for packages that not every image has: nothing of it is loaded with a step.
+    from components.modeling.parquet import UnreadableParquet, parquet_rows
+
     number = 0
     try:
         for row in parquet_rows(path):
