@@ -1,15 +1,17 @@
-"""Recipes as people write them: YAML, overrides, and errors that name the key and the nearest one."""
+"""Recipes as people write them: YAML, overrides, errors that name the key and the nearest one."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import yaml
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
+from components.canonical import JsonObject
 from components.contracts.recipe import Recipe, Section
 from components.errors import UserError
 
@@ -20,14 +22,19 @@ RENAMED_KEYS = {
     "select.human_share": "select.labelled_share",
     "select.influence.validation_rows": "select.influence.dev_rows",
 }
-"""Key of an older version → what it is called now; without the numbers of list items."""
+"""Key of an older version → key of this one; without the numbers of list items."""
 RENAMED_VALUES = {("data.sources.split", "heldout"): "dev"}
-"""(key, value of an older version) → what the value is called now."""
+"""(key, value of an older version) → value of this one."""
+
+Location = tuple[int | str, ...]
+"""Keys and list indices that lead to a value."""
 
 
 def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
-    """Read a YAML recipe and apply `section.key=value` overrides. Raises UserError with the file
-    and the key."""
+    """Read a YAML recipe and apply `section.key=value` overrides.
+
+    Raises UserError with the file and the key.
+    """
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -43,20 +50,26 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
     return parse_recipe(document, str(path))
 
 
-def parse_recipe(document: dict[str, Any], origin: str = "recipe") -> Recipe:
-    """Validate a recipe given as a mapping. Raises UserError naming the key and, for a typo, the
-    nearest key."""
+def parse_recipe(document: JsonObject, origin: str = "recipe") -> Recipe:
+    """Validate a recipe given as a mapping; `origin` begins each message.
+
+    Raises UserError naming the key and, for a typo, the nearest key.
+    """
     try:
         return Recipe.model_validate(document)
     except ValidationError as error:
-        raise UserError("; ".join(f"{origin}: {text}" for text in _explain(error))) from None
+        messages = [f"{origin}: {_message(problem)}" for problem in error.errors()]
+        raise UserError("; ".join(messages)) from None
 
 
-def set_key(document: dict[str, Any], path: str, value: Any) -> None:
+def set_key(document: JsonObject, key: str, value: object) -> None:
     """Set `section.key` (list items by number, `data.sources.0.limit`) of an unchecked recipe.
-    Raises UserError."""
+
+    Raises UserError if there is no such section.
+    """
+    *parents, leaf = key.split(".")
+    # A document that nobody checked yet: any of these may be a list, a mapping or neither.
     target: Any = document
-    *parents, leaf = path.split(".")
     try:
         for name in parents:
             target = target[int(name)] if isinstance(target, list) else target.setdefault(name, {})
@@ -66,52 +79,67 @@ def set_key(document: dict[str, Any], path: str, value: Any) -> None:
             target[leaf] = value
     except (AttributeError, TypeError, ValueError, IndexError):
         raise UserError(
-            f"recipe key {path}: no such section; write section.key (list items by number)"
+            f"recipe key {key}: no such section; write section.key (list items by number)"
         ) from None
 
 
-def _apply(document: dict[str, Any], override: str) -> None:
-    path, equals, text = override.partition("=")
+def _apply(document: JsonObject, override: str) -> None:
+    key, equals, text = override.partition("=")
     if not equals:
         raise UserError(f"--set {override}: write section.key=value")
+    # The value is YAML, as in the file: 4 is a number, [1, 8] a list, null nothing.
     try:
-        set_key(document, path, yaml.safe_load(text))
+        set_key(document, key, yaml.safe_load(text))
     except yaml.YAMLError:
         raise UserError(f"--set {override}: the value is not YAML") from None
 
 
-def _explain(error: ValidationError) -> Iterator[str]:
-    for item in error.errors():
-        where = ".".join(str(piece) for piece in item["loc"])
-        key = ".".join(piece for piece in item["loc"] if isinstance(piece, str))
-        if key in RENAMED_KEYS:
-            section, _, _ = where.rpartition(".")
-            _, _, name = RENAMED_KEYS[key].rpartition(".")
-            yield f"{where} is called {section}.{name} now"
-        elif item["type"] == "literal_error" and (key, item["input"]) in RENAMED_VALUES:
-            yield f"{where}: {item['input']} is called {RENAMED_VALUES[key, item['input']]} now"
-        elif item["type"] == "extra_forbidden":
-            known = _fields_at(item["loc"][:-1])
-            near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1, cutoff=0.0)
-            yield f"unknown key {where!r}" + (f": did you mean {near[0]!r}?" if near else "")
-        elif item["type"] == "missing":
-            yield f"{where} is missing"
-        else:
-            yield f"{where or 'recipe'}: {item['msg'].removeprefix('Value error, ')} (got {item['input']!r:.80})"
+def _message(problem: ErrorDetails) -> str:
+    """Return the words for one problem that pydantic found."""
+    location = problem["loc"]
+    path = ".".join(str(part) for part in location)
+    key = ".".join(part for part in location if isinstance(part, str))
+    if key in RENAMED_KEYS:
+        section, _, _ = path.rpartition(".")
+        _, _, name = RENAMED_KEYS[key].rpartition(".")
+        return f"{path} is called {section}.{name} now"
+    match problem["type"]:
+        case "literal_error" if (key, str(problem["input"])) in RENAMED_VALUES:
+            # As text, because a list in the place of a word has no hash.
+            old_value = str(problem["input"])
+            return f"{path}: {old_value} is called {RENAMED_VALUES[key, old_value]} now"
+        case "extra_forbidden":
+            return f"unknown key {path!r}{_suggestion(location)}"
+        case "missing":
+            return f"{path} is missing"
+    reason = problem["msg"].removeprefix("Value error, ")
+    return f"{path or 'recipe'}: {reason} (got {problem['input']!r:.80})"
 
 
-def _fields_at(location: tuple[int | str, ...]) -> list[str]:
-    model: Any = Recipe
+def _suggestion(location: Location) -> str:
+    """Return the nearest key beside an unknown one, in words."""
+    *parents, unknown = location
+    # With cutoff 0: a bad guess shows at least one key that is there.
+    nearest = difflib.get_close_matches(str(unknown), _keys_of(parents), n=1, cutoff=0.0)
+    return f": did you mean {nearest[0]!r}?" if nearest else ""
+
+
+def _keys_of(location: Sequence[int | str]) -> list[str]:
+    """Return the keys of the section at a location; none for a mapping without fixed keys."""
+    model: type[Section] = Recipe
     for name in location:
         if isinstance(name, int):
             continue
-        annotation = model.model_fields[name].annotation
-        sections = [kind for kind in (annotation, *get_args(annotation)) if _is_section(kind)]
-        if not sections:
+        section = _section_of(model.model_fields[name].annotation)
+        if section is None:
             return []
-        model = sections[0]
+        model = section
     return list(model.model_fields)
 
 
-def _is_section(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Section)
+def _section_of(annotation: object) -> type[Section] | None:
+    """Return the section that a field holds, be it optional or many of them; None for a value."""
+    for kind in (annotation, *get_args(annotation)):
+        if isinstance(kind, type) and issubclass(kind, Section):
+            return kind
+    return None

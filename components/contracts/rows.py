@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from components.canonical import canonical_json, normalised_text
+from components.canonical import JsonObject, canonical_json, normalised_text
 from components.errors import Corrupt
 
+# A book fits. Without a bound one line of a damaged file could take all memory.
 MAX_LINE_BYTES = 4 * 1024 * 1024
 
 Split = Literal["train", "dev", "unlabelled", "validation", "test", "vault", "audit", "retention"]
@@ -23,30 +24,36 @@ Split = Literal["train", "dev", "unlabelled", "validation", "test", "vault", "au
 class Row(BaseModel):
     """Base of every row: immutable, no unknown fields."""
 
+    # A field that the reader does not know comes from another version: better an error than a row
+    # that means something else.
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Conversation(Row):
-    """What several turns say, as the model's own chat template takes them."""
+    """Several turns, as the model's own chat template takes them."""
 
-    messages: tuple[dict[str, Any], ...] = Field(min_length=1)
-    """Each with `role`, `content` and what else templates read, such as `tool_calls`."""
-    tools: tuple[dict[str, Any], ...] = ()
+    messages: tuple[JsonObject, ...] = Field(min_length=1)
+    """Each with `role`, `content` and other fields that templates read, such as `tool_calls`."""
+    tools: tuple[JsonObject, ...] = ()
     """JSON schemas of the functions that the assistant may call."""
 
     @property
     def before_answer(self) -> Conversation:
-        """Without the last turn."""
+        """The conversation without its last turn."""
         return self.model_copy(update={"messages": self.messages[:-1]})
 
     def as_text(self) -> str:
-        """The turns as text, for models without a chat template and for people."""
-        turns = [f"{one['role'].capitalize()}: {spoken(one)}" for one in self.messages]
-        return "\n\n".join(turns) if len(turns) > 1 else spoken(self.messages[0])
+        """Return the turns as text, for models without a chat template and for people."""
+        if len(self.messages) == 1:
+            return spoken(self.messages[0])
+        turns: list[str] = []
+        for message in self.messages:
+            turns.append(f"{message['role'].capitalize()}: {spoken(message)}")
+        return "\n\n".join(turns)
 
 
-def spoken(message: dict[str, Any]) -> str:
-    """The text of a turn: its content, or the calls of one that only calls tools."""
+def spoken(message: JsonObject) -> str:
+    """Return the text of a turn: its content, or the calls of one that only calls tools."""
     content = message.get("content")
     if content:
         return str(content)
@@ -60,21 +67,21 @@ class Prompt(Row):
     id: str
     """`prompt_id(text)`: equal texts have equal ids, so splits can be compared by id."""
     text: str
-    """What the user says to the model, before any chat template."""
+    """Message of the user, before any chat template."""
     conversation: Conversation | None = None
     """The turns that `text` tells, if it is more than one of the user's; the answer comes next."""
     verifier: str
-    """What checks an answer: the name of an entry of `components.verifiers`."""
-    reference: dict[str, Any] = Field(default_factory=dict)
-    """What that verifier needs (a reference answer, a puzzle's metadata). Never shown to the model,
+    """Name of the entry of `components.verifiers` that checks an answer."""
+    reference: JsonObject = Field(default_factory=dict)
+    """Data of that verifier (a reference answer, a puzzle's metadata). Never shown to the model,
     but for the answer where the recipe asks for `generate.hints`."""
     tags: dict[str, str] = Field(default_factory=dict)
     """Slices this prompt belongs to: {"task": "gcd"}, {"length": "9"}."""
 
     @property
     def asked(self) -> str | Conversation:
-        """What a chat template is given."""
-        return self.conversation or self.text
+        """The input of a chat template."""
+        return self.text if self.conversation is None else self.conversation
 
 
 class Sample(Row):
@@ -82,7 +89,7 @@ class Sample(Row):
 
     prompt_id: str
     index: int
-    """Which of the k samples of this prompt, from 0."""
+    """Number among the k samples of this prompt, from 0."""
     seed: int
     """The seed of this sample alone: the same (model, prompt, seed) gives the same answer."""
     text: str
@@ -102,27 +109,31 @@ class HardPrompt(Row):
 
 
 class TrainingRow(Row):
-    """One row of a training mix. The loss falls on the completion alone; raw text has an empty
-    prompt."""
+    """One row of a training mix.
+
+    The loss falls on the completion alone; raw text has an empty prompt.
+    """
 
     id: str
     prompt: str
     completion: str
     conversation: Conversation | None = None
-    """All turns, if they are more than one of the user's and the answer; `completion` is the last."""
+    """All turns, if they are more than a question and its answer; `completion` is the last."""
     source: Literal["labelled", "self"]
     round: int
     """The round whose samples it came from; 0 for labelled rows."""
     weight: float = 1.0
-    """How often it is drawn, relative to the other rows of the mix."""
+    """Frequency with which it is drawn, relative to the other rows of the mix."""
     tags: dict[str, str] = Field(default_factory=dict)
-    provenance: dict[str, Any] = Field(default_factory=dict)
+    provenance: JsonObject = Field(default_factory=dict)
     """Model digest, prompt id, sample index, scores: why this row may teach."""
 
     @property
     def asked(self) -> str | Conversation:
-        """What a chat template is given before the answer."""
-        return self.conversation.before_answer if self.conversation else self.prompt
+        """The input of a chat template, before the answer."""
+        if self.conversation is not None:
+            return self.conversation.before_answer
+        return self.prompt
 
 
 class Dropped(Row):
@@ -131,11 +142,11 @@ class Dropped(Row):
     reason: str
     """The filter or reader rule, a short fixed word such as `verifier` or `duplicate`."""
     detail: str
-    row: dict[str, Any]
+    row: JsonObject
 
 
 class Result(Row):
-    """How a model did on one evaluation prompt."""
+    """Result of a model on one evaluation prompt."""
 
     prompt_id: str
     split: Literal["validation", "test"]
@@ -147,7 +158,7 @@ class Result(Row):
     num_samples: int = 0
     """Extra samples drawn for pass@k."""
     num_correct: int = 0
-    """How many of those samples were right."""
+    """Right ones of those samples."""
     label: str = ""
     """The right class of a row that people brought as text and label; empty for other rows."""
     predicted: str = ""
@@ -161,8 +172,7 @@ class Result(Row):
 
 
 class TextResult(Row):
-    """How well a model predicts one text that people wrote: its completion, token by token, after
-    the true ones."""
+    """Likelihood of one text that people wrote: of each token of its completion after the true ones."""
 
     id: str
     split: Literal["retention", "dev"]
@@ -185,7 +195,7 @@ class TextResult(Row):
 
 
 def answered(prompt: Prompt, text: str) -> Conversation | None:
-    """The conversation of a prompt with an answer as its last turn; None if it has none."""
+    """Return the conversation of a prompt with an answer as its last turn; None if it has none."""
     if prompt.conversation is None:
         return None
     turns = (*prompt.conversation.messages, {"role": "assistant", "content": text})
@@ -196,8 +206,9 @@ R = TypeVar("R", bound=BaseModel)
 
 
 def prompt_id(text: str) -> str:
-    """Return the identity of a prompt: the first 16 hex digits of SHA-256 over its normalised text,
-    so that white space and Unicode forms make no two prompts of one."""
+    """Return the identity of a prompt: 16 hex digits of SHA-256 over its normalised text."""
+    # Normalised, so that white space and Unicode forms make no two prompts of one: the copy could
+    # be trained on while the original is measured on.
     return hashlib.sha256(normalised_text(text).encode()).hexdigest()[:16]
 
 
@@ -206,6 +217,7 @@ def write_rows(path: Path, rows: Iterable[BaseModel]) -> int:
     count = 0
     with path.open("wb") as file:
         for row in rows:
+            # Canonical: equal rows give equal bytes, and files are stored by their digest.
             file.write(canonical_json(row.model_dump(mode="json")) + b"\n")
             count += 1
     return count
@@ -222,7 +234,8 @@ def read_rows(path: Path, kind: type[R]) -> Iterator[R]:
             try:
                 yield kind.model_validate_json(line)
             except ValidationError as error:
-                first = error.errors()[0]
+                problem = error.errors()[0]
                 raise Corrupt(
-                    f"{path}, line {number}: not a {kind.__name__} row ({first['loc']}: {first['msg']})"
+                    f"{path}, line {number}: not a {kind.__name__} row ({problem['loc']}: "
+                    f"{problem['msg']})"
                 ) from None

@@ -1,19 +1,19 @@
-"""What one round hands to the next, and the plan a round is carried out by.
+"""The state that one round hands to the next, and the plan that a round is carried out by.
 
 A state is the file `state.json` of a `start` or `decide` receipt; its URI is the one string that
 passes from round to round (and that `resume_from` takes). `prepare` commits two receipts:
 `prepare`, made from model, data and seed alone, and `start`, the whole recipe and the first state.
-What a step depends on of the recipe is in its own config, so a changed recipe repeats only what it
-touches.
+Each step has the parts of the recipe that it depends on in its own config, so a changed recipe
+repeats only the steps that it touches.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from components.contracts.recipe import LoraStructure, Recipe
+from components.contracts.recipe import LoraStructure, Recipe, Section
 
 STATE_STEPS = ("start", "decide")
 """Kinds of receipts that hold a state."""
@@ -38,8 +38,7 @@ class Frozen(BaseModel):
 
 
 class Plan(Frozen):
-    """The settings of one round that reflection may change. Everything else stays as the recipe
-    says."""
+    """The settings of one round that reflection may change; all others stay as the recipe says."""
 
     learning_rate: float
     steps: int
@@ -50,7 +49,7 @@ class Plan(Frozen):
     level: int
     """Length the next samples are drawn at (ladders); 0 without a ladder."""
     lora: LoraStructure | None = None
-    """What is trained beside the frozen base; None: everything is trained."""
+    """Trained parts beside the frozen base; None: everything is trained."""
     # Settings that are as the recipe says until reflection changes them.
     min_vote_share: float | None = None
     max_new_tokens: int | None = None
@@ -58,23 +57,23 @@ class Plan(Frozen):
 
 
 def with_plan(recipe: Recipe, plan: Plan) -> Recipe:
-    """The recipe with those settings of the plan in it that no step reads from the plan itself."""
-    planned: dict[str, tuple[str, Any]] = {
-        "select": ("min_vote_share", plan.min_vote_share),
-        "generate": ("max_new_tokens", plan.max_new_tokens),
-        "train": ("neftune_alpha", plan.neftune_alpha),
-    }
-    sections = {
-        section: getattr(recipe, section).model_copy(update={field: value})
-        for section, (field, value) in planned.items()
-        if value is not None
-    }
-    return recipe.model_copy(update=sections)
+    """Return the recipe with those settings of the plan that no step reads from the plan itself."""
+    changes: dict[str, Section] = {}
+    if plan.min_vote_share is not None:
+        update = {"min_vote_share": plan.min_vote_share}
+        changes["select"] = recipe.select.model_copy(update=update)
+    if plan.max_new_tokens is not None:
+        update = {"max_new_tokens": plan.max_new_tokens}
+        changes["generate"] = recipe.generate.model_copy(update=update)
+    if plan.neftune_alpha is not None:
+        update = {"neftune_alpha": plan.neftune_alpha}
+        changes["train"] = recipe.train.model_copy(update=update)
+    return recipe.model_copy(update=changes)
 
 
 def base_plan(recipe: Recipe) -> Plan:
-    """The settings of a self-improvement round as the recipe has them; the level is still to be
-    set."""
+    """Return the settings of a self-improvement round as the recipe has them, with level 0."""
+    lora = recipe.train.lora
     return Plan(
         learning_rate=recipe.train.rounds.learning_rate,
         steps=recipe.train.rounds.steps,
@@ -83,12 +82,12 @@ def base_plan(recipe: Recipe) -> Plan:
         samples_per_prompt=recipe.generate.samples_per_prompt,
         labelled_share=recipe.select.labelled_share,
         level=0,
-        lora=recipe.train.lora.structure if recipe.train.lora is not None else None,
+        lora=None if lora is None else lora.structure,
     )
 
 
 class Cause(Frozen):
-    """One thing that reflection found, and what it changes."""
+    """A cause that reflection found for the results of a round, and the change that it leads to."""
 
     name: str
     """Fixed word: overfitting, underfitting, too_few_accepted, low_diversity, …"""
@@ -98,14 +97,14 @@ class Cause(Frozen):
     change: str | None
     """Setting and bounded change, `temperature 0.7 → 0.9`; None if the plan stays."""
     predicted: str | None = None
-    """What the next round should show if this is right; None if nothing is predicted."""
+    """Expectation of the next round if this is right; None if nothing is predicted."""
     change_name: str | None = None
     """Name of the change, `temperature_up`; None if the plan stays."""
     measure: str | None = None
     """The number of the round (a key of `RoundRecord.measures`) that the change should move; None:
     accuracy alone."""
     direction: Literal["up", "down"] | None = None
-    """Which way; None without a measure."""
+    """Direction in which it should move; None without a measure."""
 
 
 class RoundRecord(Frozen):
@@ -140,16 +139,17 @@ class RoundRecord(Frozen):
     blocked: bool = False
     """An alarm rejected the candidate, better or not."""
     measures: dict[str, float] = Field(default_factory=dict)
-    """What reflection looked at, and what the next round's is compared with."""
+    """Name of a measure that reflection looked at → value. The next round is compared with it."""
     receipts: dict[str, str] = Field(default_factory=dict)
     """`generate-0`, `select`, `train`, `evaluate` → receipt, as `step/key`."""
 
 
 class State(Frozen):
-    """Where a campaign stands."""
+    """The standing of a campaign after a round."""
 
     schema_version: int = 1
     run_id: str
+    # Receipts are named by ref, without the store, so that a copied campaign stays valid.
     prepared: str
     """Ref (`step/key`) of the prepare receipt: base checkpoint and splits."""
     start: str | None = None
@@ -159,8 +159,8 @@ class State(Frozen):
     go: bool = True
     stop: StopReason | None = None
     champion: str | None = None
-    """Ref of the train receipt whose `model/` is the best so far; None before round 0, like the next
-    three."""
+    """Ref of the train receipt whose `model/` is the best so far; None before round 0, like the
+    next three."""
     champion_round: int | None = None
     champion_evaluation: str | None = None
     """Ref of its evaluate receipt."""

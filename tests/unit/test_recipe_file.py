@@ -55,6 +55,12 @@ def test_an_old_name_in_a_file_is_an_error_with_the_new_one(
     assert str(caught.value).startswith(f"{path}: {said}")
 
 
+def test_a_list_in_the_place_of_a_word_is_an_error_and_no_traceback() -> None:
+    sources = [{"uri": "file:///d.jsonl", "split": ["heldout"]}]
+    with pytest.raises(UserError, match=r"data\.sources\.0\.split: Input should be 'auto'"):
+        parse_recipe(recipe_with({"data.sources": sources}))
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [

@@ -46,6 +46,8 @@ class Ladder(Section):
     """Shortest and longest problem with a label."""
     climb: tuple[Positive, Positive] = (9, 12)
     """First and last length the model teaches itself."""
+    # Without mastery the loop ends in an avalanche even with perfect filtering: of models that went
+    # one length further each round the accuracy fell 0.82, 0.66, 0.55, 0.38, … 0.04.
     mastery: Share = 0.97
     """Validation accuracy at the newest length before going one further."""
 
@@ -76,6 +78,7 @@ class TaskSource(Section):
     test: Positive = 200
     vault: Annotated[int, Field(ge=0)] = 0
     """Prompts that no round sees: `publish` measures the published model on them, once."""
+    # Filters are judged by lower bounds of 95 %, which few prompts keep wide.
     audit: Annotated[int, Field(ge=0)] = 0
     """Prompts whose answers tell how good the filters of `select` are (per climbing length on a
     ladder); each round answers them too and trains on none of it. 200 and more tell something."""

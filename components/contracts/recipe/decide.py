@@ -37,6 +37,7 @@ class DecideSection(Section):
     max_rounds: Positive = 4
     patience: Positive = 2
     """Stop after this many rounds in a row without a promotion."""
+    # A campaign of ten rounds at 5 % each would promote an equal model in four of ten campaigns.
     alpha: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
     """False promotions allowed per campaign. Each round may spend alpha / max_rounds, and what the
     promotions just before it left unspent (1910.04900)."""
@@ -46,6 +47,7 @@ class DecideSection(Section):
     family: str = ""
     """Tag whose values are families of validation prompts that resemble each other (a template, a
     topic), so that their results are not independent; empty: every prompt stands alone."""
+    # A model that trains on its own answers forgets how people write before its accuracy falls.
     max_perplexity_ratio: Annotated[float, Field(ge=1.0)] = 1.10
     """Perplexity on human text against round 0 above which a candidate is rejected."""
     retention_margin: float | None = 0.01

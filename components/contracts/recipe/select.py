@@ -70,6 +70,7 @@ class DiversityChoice(Section):
 class InfluenceChoice(Section):
     """Keep rows whose gradient lowers the loss on the dev split (1803.09050)."""
 
+    # The split that decides must not choose the rows that are trained on.
     dev_rows: Positive = 1024
     """Rows of the dev split at most (never those the gate decides on): the more, the surer."""
     batch_size: Positive = 32
@@ -78,6 +79,7 @@ class InfluenceChoice(Section):
 class SelectSection(Section):
     """Filters of samples, and their mix with labelled rows. All that is none or 0 is off."""
 
+    # Every puzzle of a template shares 13 words with every other: "overlap" would drop them all.
     contamination: Literal["exact", "overlap"] = "exact"
     """Comparison of samples with the evaluation splits: equal prompts alone, or also shared runs of
     13 words and near-equal prompts. `overlap` is right for text that people wrote, not for puzzles
@@ -93,11 +95,12 @@ class SelectSection(Section):
     """Self-consistency: keep a prompt's majority answer if at least this share of its samples agree
     (2210.11610)."""
     tie_goes_to_first: bool = False
-    """Where two answers have equally many votes, the one that was sampled first is the majority.
+    """Of two answers with equally many votes, the one that was sampled first is the majority.
     Off, a tie is no majority: the order of sampling says nothing about an answer."""
     calibrate_vote: bool = False
     """Raise that to the smallest share whose majorities are right on the audit split with a lower
     95 % bound of 0.9."""
+    # Wrong answers tend to be short (2502.01612).
     min_length_ratio: Annotated[float, Field(ge=0.0)] = 0.0
     """Drop answers shorter than this multiple of the median answer length of their slice."""
     max_length_ratio: Annotated[float, Field(gt=0.0)] = 4.0
@@ -114,11 +117,14 @@ class SelectSection(Section):
     """At most this many kept answers per prompt (2312.06585)."""
     influence: InfluenceChoice | None = None
     diversity: DiversityChoice | None = None
-    # Trained on its own rows alone, a model collapses in a few rounds; labelled rows prevent it.
+    # To replace labelled rows leads to collapse (2305.17493), to accumulate bounds the error
+    # (2404.01413). No source gives the floor of 0.25; it is ours.
     labelled_share: Annotated[float, Field(ge=0.25, le=1.0)] = 0.5
     """Share of drawn rows that are labelled; never below 0.25 (2502.18049)."""
+    # The value of 2502.01612.
     newest_share: Share = 0.5
     """Share of the self-made rows that comes from the newest round (2502.01612)."""
+    # Never a green run on an empty mix: decide looks for the cause of the drops instead.
     min_accepted: Positive = 16
     """Fewer accepted new rows than this fail the round."""
     unsafe_replace: bool = False

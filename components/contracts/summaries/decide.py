@@ -23,10 +23,10 @@ class DecideSummary(Summary):
     accuracy: float
     """Validation accuracy of the candidate over the goal's slice, 0 to 1."""
     p_value: float | None
-    """Of the gate's test; None if there was no champion to compare with."""
+    """p of the gate's test; None if there was no champion to compare with."""
     champion: str
     """Ref of the train receipt of the best model after this round."""
     alarms: tuple[str, ...]
     """Measures that spoke against the candidate."""
     causes: tuple[str, ...]
-    """Names of what reflection found."""
+    """Names of the causes that reflection found."""

@@ -1,4 +1,4 @@
-"""Summary of an evaluation: the candidate's numbers, the champion's beside them, signs of collapse."""
+"""Summary of an evaluation: numbers of candidate and champion, signs of collapse."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field
 from components.contracts.summaries.summary import Part, Share, Summary
 
 CollapseSign = Literal["distinct_2", "perplexity", "pass_at_k", "length"]
-"""What is compared with round 0."""
+"""Measures that are compared with round 0."""
 Interval = tuple[float, float]
 """Lower and upper end of a 95 % interval."""
 
@@ -73,7 +73,7 @@ class Classification(Share):
 
 
 class TextScores(Part):
-    """How well a model predicts text that people wrote."""
+    """Likelihood of text that people wrote, under one model."""
 
     split: Literal["retention", "dev"]
     n: int
@@ -83,6 +83,7 @@ class TextScores(Part):
     """Nats per token."""
     perplexity: float
     """Per token."""
+    # Tokens of one text are not independent of each other.
     low: float
     """Ends of the 95 % interval of the perplexity, clustered by text."""
     high: float
@@ -108,9 +109,10 @@ class VerificationGap(Part):
 
 
 class Diversity(Part):
-    """How varied the greedy answers are."""
+    """Variety of the greedy answers."""
 
     texts: int
+    # 1 for answers that share no word; long and repetitive answers come near 0.
     distinct_1: float | None
     """Different words over all words (1510.03055); None without any."""
     distinct_2: float | None
@@ -139,14 +141,17 @@ class RatioSign(Part):
     ratio: float
     n: int
     """Word pairs, texts or prompts it is measured on."""
+    # Half of a blocking change warns.
     block: Bounds
     """Outside of it the candidate is blocked."""
     warn: Bounds
 
 
 class PassAtKSign(Part):
-    """The change of pass@k since round 0. It blocks if it is surely (97.5 %) a fall, and warns if
-    that is likely (90 %)."""
+    """The change of pass@k since round 0.
+
+    It blocks if it is surely (97.5 %) a fall, and warns if that is likely (90 %).
+    """
 
     k: int
     value: float
@@ -164,20 +169,23 @@ class PassAtKSign(Part):
 
 
 class Collapse(Part):
-    """Signs of collapse against round 0; None for what was not measured (too little text, no text of
-    people, no samples) and for all before there is a champion."""
+    """Signs of collapse against round 0.
+
+    None for a sign that was not measured (too little text, no text of people, no samples), and for
+    all before there is a champion.
+    """
 
     distinct_2: RatioSign | None = None
     """Different word pairs in the greedy answers."""
     perplexity: RatioSign | None = None
-    """Of text that people wrote."""
+    """Perplexity of text that people wrote."""
     pass_at_k: PassAtKSign | None = None
     length: RatioSign | None = None
     """Tokens of the greedy answers."""
 
     @property
     def signs(self) -> dict[CollapseSign, RatioSign | PassAtKSign]:
-        """Those that were measured, by name."""
+        """The signs that were measured, by name."""
         all_signs: dict[CollapseSign, RatioSign | PassAtKSign | None] = {
             "distinct_2": self.distinct_2,
             "perplexity": self.perplexity,
@@ -201,6 +209,8 @@ class CollapseAlarm(Part):
 class Measurement(Part):
     """Content addresses of the two measurements: equal ones are the same work."""
 
+    # The champion was a candidate once: where prompts, code and settings are the same, its results
+    # are taken from that measurement.
     candidate: str
     champion: str | None = None
     """None before there is a champion."""
@@ -209,7 +219,7 @@ class Measurement(Part):
 
 
 class AnswerShape(Part):
-    """How the greedy answers look."""
+    """Form of the greedy answers."""
 
     finished_share: float
     """Share that the model itself ended, 0 to 1."""
@@ -239,7 +249,7 @@ class Intervals(Part):
 
 
 class EvaluateSummary(Summary, ModelScores):
-    """The candidate's scores, and how it compares with the champion and with round 0."""
+    """The candidate's scores, and comparisons with the champion and with round 0."""
 
     written_by: ClassVar[tuple[str, ...]] = ("evaluate",)
     round: int
@@ -266,7 +276,7 @@ class EvaluateSummary(Summary, ModelScores):
     harness: dict[str, dict[str, float]]
     """Task of lm-eval → metric → value."""
     skipped: dict[str, str]
-    """What could not be measured → why."""
+    """Measure that could not be taken → reason."""
     measurement: Measurement
     champion: ModelScores | None = None
     """Measured on the same prompts; None before there is a champion."""

@@ -24,7 +24,7 @@ class SampleCounts(Part):
 
 
 class EngineFacts(Part):
-    """What an engine tells of the way prompts are put and answers end."""
+    """Facts that an engine tells about prompts and the ends of answers."""
 
     stop_tokens: tuple[int, ...] | None = None
     """Ids of the tokens that end an answer; None where an endpoint decides."""
@@ -35,7 +35,7 @@ class EngineFacts(Part):
 
 
 class GenerateSummary(Summary, SampleCounts, EngineFacts):
-    """What one shard sampled without hints, and how."""
+    """The samples of one shard without hints, and the engine and settings that drew them."""
 
     written_by: ClassVar[tuple[str, ...]] = ("generate",)
     round: int
@@ -50,7 +50,7 @@ class GenerateSummary(Summary, SampleCounts, EngineFacts):
     engine: str
     """`transformers`, `vllm` or `openai`."""
     engine_reason: str
-    """Why this engine."""
+    """Reason for this engine."""
     batches: int
     """Batches of this shard, without those of hinted prompts."""
     batch_size: int

@@ -1,4 +1,4 @@
-"""Summaries of what prepare writes: data and base model, and the start of a campaign."""
+"""Summaries of prepare's receipts: data and base model, and the start of a campaign."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from components.contracts.summaries.summary import Summary
 
 
 class PrepareSummary(Summary):
-    """What the base model and the splits are."""
+    """Facts about the base model and the splits."""
 
     written_by: ClassVar[tuple[str, ...]] = ("prepare",)
     counts: dict[str, int]
@@ -16,7 +16,7 @@ class PrepareSummary(Summary):
     rejected: dict[str, int]
     """Reason → rows that no split holds."""
     parameters: int
-    """Of the base model."""
+    """Parameters of the base model."""
     base_digest: str
     """SHA-256 over the weights of the base model."""
     dtype: str
@@ -26,7 +26,7 @@ class PrepareSummary(Summary):
 
 
 class StartSummary(PrepareSummary):
-    """The same, and how this run begins."""
+    """The same, and the beginning of this run."""
 
     written_by: ClassVar[tuple[str, ...]] = ("start",)
     fresh: bool

@@ -11,7 +11,7 @@ class VaultRefusal(Part):
     """The vault was not opened."""
 
     refused: str
-    """Why, in a sentence."""
+    """Reason, in a sentence."""
 
 
 class PublishSummary(Summary):

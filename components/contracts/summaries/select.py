@@ -1,4 +1,4 @@
-"""Summary of a training mix: what became of a round's samples, and what is trained on."""
+"""Summary of a training mix: the fate of a round's samples, and the rows that are trained on."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ class FilterCounts(Part):
 
 
 class FilterQuality(Part):
-    """How well filters did on audit samples. Each prompt counts once, by its share of right
-    samples."""
+    """Precision and recall of filters on audit samples.
+
+    Each prompt counts once, by its share of right samples.
+    """
 
     given: int
     """Audit samples."""
@@ -59,7 +61,7 @@ class PromptKind(Part):
 
 
 class Votes(Part):
-    """How far the samples of each prompt agree, and what the verifier says of the majority.
+    """Agreement of each prompt's samples, and the verifier's verdict on the majority.
 
     Counted over the prompts of the pool whose text is as long as validation prompts are, and whose
     samples came as far as the verifier. Two samples agree if their normalised answers are equal,
@@ -88,7 +90,7 @@ class Votes(Part):
 
 
 class HintedCounts(Part):
-    """What became of the samples with a hint."""
+    """The fate of the samples with a hint."""
 
     prompts: int
     """Prompts that were asked with a hint."""
@@ -113,7 +115,10 @@ class HintPool(Part):
 
 
 class SelectSummary(Summary):
-    """What a round trains on. The mix that prepare writes for the first training has no samples."""
+    """The rows that a round trains on.
+
+    The mix that prepare writes for the first training has no samples.
+    """
 
     written_by: ClassVar[tuple[str, ...]] = ("select", "mix")
     round: int

@@ -14,8 +14,9 @@ class Part(BaseModel):
 
 
 class Summary(Part):
-    """The numbers of one receipt that other steps and people read. Deterministic: no times, no
-    hosts."""
+    """The numbers of one receipt that other steps and people read."""
+
+    # No times and no hosts: the same work must give the same receipt, byte for byte.
 
     written_by: ClassVar[tuple[str, ...]]
     """Steps whose receipts have a summary of this kind."""

@@ -13,6 +13,7 @@ class LogEntry(Part):
     step: int
     """From 1."""
     stage: Literal["pretrain", "sft"]
+    # A loss that is not finite never reaches the weights: the step is skipped, and says so here.
     loss: float | None
     """Mean loss per token of the batch before the update, in nats; None if it is not finite."""
     learning_rate: float
@@ -23,13 +24,13 @@ class LogEntry(Part):
     padding_share: float
     """Share of the computed positions that hold no token, 0 to 1."""
     dev_loss: float | None = None
-    """Mean loss per token on the dev rows after the update, in nats; None if it was not measured."""
+    """Mean loss per token on the dev rows after the update, in nats; None if not measured."""
     dropped: tuple[str, ...] | None = None
     """Ids of rows without a finite loss, of a step that changed no weight; None for other steps."""
 
 
 class TrainingLayout(Part):
-    """How the training was put into memory."""
+    """Layout of the training in memory."""
 
     zero_stage: int
     """ZeRO stage, 0 to 3."""
@@ -46,7 +47,7 @@ class TrainingLayout(Part):
 
 
 class TrainingOutcome(Part):
-    """What one training came to, as its process 0 measures it."""
+    """Results of one training, as its process 0 measures them."""
 
     steps: int
     """Optimizer steps that were done."""
@@ -63,26 +64,25 @@ class TrainingOutcome(Part):
     stopped_early: bool
     """The dev loss did not improve for `train.early_stopping_patience` measurements."""
     tokens_trained: int
-    """Of all peers, prompts included."""
+    """Tokens of all peers, prompts included."""
     skipped_steps: int
     """Steps that changed no weight because a gradient was not finite."""
     padding_share: float
     """Share of the computed positions that hold no token, 0 to 1."""
     num_processes: int
     end_of_text_share: float | None
-    """Share of greedy answers to a few dev prompts that the model itself ends; None without prompts.
-    """
+    """Share of greedy answers to a few dev prompts that the model itself ends; None without any."""
     interpolation_share: float | None
     """Share of the trained model in the export; None if it was not interpolated with the base."""
     interpolation_losses: dict[str, float] | None
     """Share of the trained model → dev loss; None if it was not interpolated."""
     layout: TrainingLayout
     optimizer: str
-    """Whose AdamW it was: `torch` or `deepspeed`."""
+    """Origin of the AdamW: `torch` or `deepspeed`."""
 
 
 class TrainSummary(Summary, TrainingOutcome):
-    """What the training of a round came to; of several peers, that of the first."""
+    """Results of the training of a round; of several peers, those of the first."""
 
     written_by: ClassVar[tuple[str, ...]] = ("train",)
     round: int
