@@ -72,6 +72,7 @@ def compile_(
     from components.contracts.recipe_file import load_recipe
 
     resolved = load_recipe(find_recipe(recipe), tuple(override or ()))
+    # KFP's compiler refuses any other ending.
     if output.suffix not in (".yaml", ".yml"):
         raise UserError(f"-o {output}: the file must end in .yaml")
     compiled = write_package(
@@ -150,6 +151,7 @@ def submit(
         # A run that goes on is a success of `submit`; one that ended badly before is none.
         status = EXIT_CODES.get(started.state, 0)
     _print_end(started, status)
+    # Appended: the page of a CI job also has what its other steps wrote.
     if summary is not None:
         with summary.open("a", encoding="utf-8") as file:
             file.write(summary_page(submission, started, os.environ))
@@ -199,6 +201,7 @@ def schedule(
     """Create or update the recurring run of this name. Idempotent."""
     from components.cli.cluster import schedule as schedules
 
+    # Also to remove: by default a schedule has the name of the pipeline.
     package, _ = _load_package(command, options)
     schedule_name = name or package.name
     if remove == bool(cron):

@@ -102,6 +102,7 @@ def run(
         containers=Containers(memory, network) if runner == "docker" else None,
     )
     try:
+        # Progress goes to standard error, so that a JSON document has standard output for itself.
         outcome = run_campaign(campaign, os.environ, Console(stderr=True))
     except Stopped as stop:
         same_command = f"{program_of(command)} {shlex.join(sys.argv[1:])}"
@@ -111,6 +112,7 @@ def run(
         print_json(_outcome_document(outcome))
     else:
         _print_outcome(Console(), outcome)
+    # After the summary: the last line of a terminal is the one that is read.
     if outcome.error:
         print_error(f"{outcome.error} (log: {outcome.log})")
     raise typer.Exit(outcome.exit_code)

@@ -133,9 +133,9 @@ def with_cluster_options(verb: Callable[..., None]) -> Callable[..., None]:
         parameter.replace(annotation=shared_hints[name])
         for name, parameter in inspect.signature(ClusterOptions).parameters.items()
     ]
-    own_hints = get_type_hints(verb, include_extras=True)
-    own = [
-        parameter.replace(annotation=own_hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
+    verb_hints = get_type_hints(verb, include_extras=True)
+    verb_parameters = [
+        parameter.replace(annotation=verb_hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
         for name, parameter in inspect.signature(verb).parameters.items()
         if name != "options"
     ]
@@ -145,6 +145,6 @@ def with_cluster_options(verb: Callable[..., None]) -> Callable[..., None]:
         shared_values = {field.name: values.pop(field.name) for field in fields(ClusterOptions)}
         verb(options=ClusterOptions(**shared_values), **values)
 
-    command.__signature__ = inspect.Signature([*shared, *own])  # type: ignore[attr-defined]
+    command.__signature__ = inspect.Signature([*shared, *verb_parameters])  # type: ignore[attr-defined]
     command.__annotations__ = {}
     return command

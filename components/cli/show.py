@@ -18,6 +18,9 @@ from components.report.words import cut, headline, outcome, percent, seconds_tex
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, read_receipt, ref_of_uri
 
+# Everything is printed as rich's Text: in a plain string, a model's words in brackets would be
+# taken for markup. And everything that others wrote is cut: a reason may be pages long.
+
 # Below this a table of rounds would break words; each round becomes a few lines instead.
 NARROW_COLUMNS = 100
 

@@ -97,6 +97,7 @@ class Pipelines(ApiCalls):
         """Return the runs of this name, archived ones left out, oldest first."""
         method = self._runs.run_service_list_runs
         runs = self.list_named(method, "runs", name, experiment_id=experiment)
+        # The UI hides archived runs: whoever archived one of this name wants a new one.
         not_archived = [run for run in runs if run.get("storage_state") != "ARCHIVED"]
         return sorted(not_archived, key=lambda run: _age_key(run, "run_id"))
 
@@ -142,6 +143,7 @@ class Pipelines(ApiCalls):
 
     def _namespace(self) -> dict[str, str]:
         """Return the field of a namespace; nothing where Kubeflow Pipelines has one user."""
+        # A single-user backend throws the namespace away and starts pods in its own.
         return {"namespace": self.access.namespace} if self.access.namespace else {}
 
 

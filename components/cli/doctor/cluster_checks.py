@@ -20,14 +20,14 @@ from components.train.launch.trainjob import RUNTIME
 
 OLDEST_KUBERNETES = (1, 30)
 """As manifests/README.md says."""
+# Verb, API group, resource, name.
 RUN_RIGHTS = (
     ("create", "argoproj.io", "workflowtaskresults", ""),
     ("patch", "argoproj.io", "workflowtaskresults", ""),
     ("get", "", "configmaps", "kfp-launcher"),
     ("get", "", "secrets", "mlpipeline-minio-artifact"),
 )
-"""Rights of Argo's executor and KFP's launcher, in every pod of a run: verb, API group, resource,
-name."""
+"""Rights of Argo's executor and KFP's launcher, in every pod of a run."""
 TRAIN_RIGHTS = (
     *((verb, GROUP, PLURAL, "") for verb in ("create", "get", "delete")),
     ("list", "", "pods", ""),
@@ -89,6 +89,7 @@ def _check_namespace(api: ApiServer, namespace: str) -> Iterator[Finding]:
     if status != 200:
         yield Finding("namespace", "skipped", f"{namespace}: no permission to get it ({status})")
         return
+    # All pods of a run pass `restricted`. Where it is not enforced, others need not.
     labels = nested(document, "metadata", "labels")
     if labels.get("pod-security.kubernetes.io/enforce") == "restricted":
         yield Finding("namespace", "ok", f"{namespace} enforces Pod Security restricted")
@@ -107,6 +108,7 @@ def _check_kinds(api: ApiServer, namespace: str, profile: Profile) -> Iterator[F
     Everybody may read that, unlike the CustomResourceDefinitions.
     """
     trainer_api = f"{GROUP}/{TRAINER_VERSION}"
+    # Kubeflow Pipelines carries a run out as a Workflow of Argo.
     needed = [("argoproj.io/v1alpha1", "workflows", "install Kubeflow Pipelines 2.17")]
     queue = ""
     if profile.nodes:
@@ -149,6 +151,8 @@ def _check_objects(
 ) -> Iterator[Finding]:
     """Yield findings about the objects that the pods name."""
     base = f"/api/v1/namespaces/{namespace}"
+    # Where the account is missing, a run fails after 45 s with `root-driver: failed` and no reason:
+    # that stands in the messages of the Workflow alone.
     status, account_object = api.ask(f"{base}/serviceaccounts/{account}")
     yield _presence(f"serviceaccount {account}", status, namespace, APPLY)
     annotations = nested(account_object, "metadata", "annotations")

@@ -27,6 +27,7 @@ _STORE_SECRET: dict[str, tuple[str, ...]] = {
     "ratchet-store-credentials": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 }
 
+# Kubernetes knows more units (M, Ki, 1e3); these are what `doctor` compares.
 Quantity = Annotated[str, Field(pattern=r"^[1-9][0-9]*(Mi|Gi|Ti)$")]
 Cores = Annotated[str, Field(pattern=r"^([1-9][0-9]*|[1-9][0-9]*m|[0-9]+\.[0-9]+)$")]
 
