@@ -32,9 +32,8 @@ def round_card(
         comparison: The gate's comparison; None in round 0.
         alarms: All alarms about the candidate.
     """
-    title = f"# Round {record.round}: {record.verdict}"
     parts = [
-        [title, "", f"**{_text(record.why)}**", "", _course(state)],
+        _head(record, state),
         _scores(record, goal, candidate, champion),
         _gate(comparison),
         _alarms(alarms),
@@ -44,33 +43,44 @@ def round_card(
         _plan(record.plan, state.plan),
         _history(state.history),
     ]
-    return "\n\n".join("\n".join(lines) for lines in parts if lines) + "\n"
+    paragraphs = ["\n".join(lines) for lines in parts if lines]
+    return "\n\n".join(paragraphs) + "\n"
+
+
+def _head(record: RoundRecord, state: State) -> list[str]:
+    reason = f"**{_text(record.why)}**"
+    return [f"# Round {record.round}: {record.verdict}", "", reason, "", _course(state)]
 
 
 def _course(state: State) -> str:
     best = f"Best model: round {state.champion_round}."
     if state.stop is None:
         return f"The campaign goes on with round {state.next_round}. {best}"
-    return f"The campaign ends ({state.stop}): {STOP_SENTENCES[state.stop]}. {best}"
+    sentence = STOP_SENTENCES[state.stop]
+    return f"The campaign ends ({state.stop}): {sentence}. {best}"
 
 
 def _scores(
     record: RoundRecord, goal: Goal, candidate: Scores, champion: Scores | None
 ) -> list[str]:
-    rows = [("validation, all prompts", "")]
+    slices = {"validation, all prompts": ""}
     if goal.slice:
-        rows.append((f"validation, {goal.slice}", goal.slice))
-    lines = ["## Scores", "", "| measure | candidate [95 %] | champion [95 %] |", "|---|---|---|"]
-    lines += [
-        f"| {_text(title)} | {_share(candidate, name)} | {_share(champion, name)} |"
-        for title, name in rows
-    ]
-    lines.append(f"| test, all prompts | {record.test_accuracy:.4f} | |")
-    if record.pass_at_k is not None:
-        lines.append(f"| pass@k (test) | {record.pass_at_k:.4f} | |")
-    if record.perplexity is not None:
-        lines.append(f"| perplexity on human text | {record.perplexity:.4f} | |")
-    return [*lines, "", f"Goal: {goal.threshold:.4f} over {_text(goal.slice or 'all')}."]
+        slices[f"validation, {goal.slice}"] = goal.slice
+    lines = ["## Scores", "", *_table_head("measure", "candidate [95 %]", "champion [95 %]")]
+    for title, name in slices.items():
+        lines.append(_row(_text(title), _share(candidate, name), _share(champion, name)))
+    # These are measured, and decide nothing: a split that is looked at often stops being a test.
+    reported = {
+        "test, all prompts": record.test_accuracy,
+        "pass@k (test)": record.pass_at_k,
+        "perplexity on human text": record.perplexity,
+    }
+    for title, value in reported.items():
+        if value is not None:
+            lines.append(_row(title, f"{value:.4f}", ""))
+    goal_slice = _text(goal.slice or "all")
+    lines += ["", f"Goal: {goal.threshold:.4f} over {goal_slice}."]
+    return lines
 
 
 def _gate(comparison: Comparison | None) -> list[str]:
@@ -90,7 +100,8 @@ def _alarms(alarms: Sequence[Alarm]) -> list[str]:
         return []
     lines = ["## Alarms", ""]
     for alarm in alarms:
-        lines.append(f"- {'**blocks**' if alarm.blocks else 'warning'}: {_text(alarm.reason)}")
+        kind = "**blocks**" if alarm.blocks else "warning"
+        lines.append(f"- {kind}: {_text(alarm.reason)}")
     return lines
 
 
@@ -99,19 +110,15 @@ def _slices(candidate: Scores, champion: Scores | None) -> list[str]:
     names = [name for name in candidate.counts if name]
     if not names:
         return []
-    lines = [
-        "## Slices (validation)",
-        "",
-        "| slice | prompts | candidate [95 %] | champion |",
-        "|---|---|---|---|",
-    ]
+    head = _table_head("slice", "prompts", "candidate [95 %]", "champion")
+    lines = ["## Slices (validation)", "", *head]
     for name in sorted(names, key=_natural):
-        num_prompts = candidate.counts[name][1]
+        _, num_prompts = candidate.counts[name]
         champion_accuracy = ""
         if champion is not None and name in champion.counts:
             champion_accuracy = f"{champion.accuracy(name):.4f}"
-        cells = [_text(name), f"{num_prompts}", _share(candidate, name), champion_accuracy]
-        lines.append(f"| {' | '.join(cells)} |")
+        candidate_share = _share(candidate, name)
+        lines.append(_row(_text(name), str(num_prompts), candidate_share, champion_accuracy))
     return lines
 
 
@@ -122,41 +129,37 @@ def _samples(record: RoundRecord) -> list[str]:
     summary = f"{record.accepted} of {record.generated} samples{level} accepted."
     lines = ["## Samples", "", summary]
     if record.dropped:
-        lines += ["", "| dropped because | samples |", "|---|---|"]
-        lines += [f"| {_text(reason)} | {count} |" for reason, count in _by_count(record.dropped)]
-    if "too_hard" in record.measures:
-        measures = record.measures
-        lines += [
-            "",
-            f"With a hint, {measures['hinted_accepted']:g} of {measures['hinted']:g} more "
-            f"were accepted; {measures['too_hard']:g} prompts wait for one.",
-        ]
+        lines += ["", *_table_head("dropped because", "samples")]
+        for reason, count in _by_count(record.dropped):
+            lines.append(_row(_text(reason), str(count)))
+    measures = record.measures
+    # Without hints in the recipe no prompt waits for one.
+    if "too_hard" in measures:
+        hinted = f"{measures['hinted_accepted']:g} of {measures['hinted']:g}"
+        waiting = f"{measures['too_hard']:g} prompts wait for one"
+        lines += ["", f"With a hint, {hinted} more were accepted; {waiting}."]
     return lines
 
 
 def _causes(record: RoundRecord) -> list[str]:
     if not record.causes:
         return ["## Causes", "", "Nothing stands out."]
-    lines = [
-        "## Causes",
-        "",
-        "| cause | confidence | evidence | change | should show |",
-        "|---|---|---|---|---|",
-    ]
+    head = _table_head("cause", "confidence", "evidence", "change", "should show")
+    lines = ["## Causes", "", *head]
     for cause in record.causes:
-        cells = [
+        line = _row(
             cause.name,
             f"{cause.confidence:.2f}",
             _text(cause.evidence),
             cause.change or "none",
             _text(cause.predicted or ""),
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
+        )
+        lines.append(line)
     return lines
 
 
 def _plan(used: Plan, following: Plan) -> list[str]:
-    lines = ["## Plan", "", "| setting | this round | next round |", "|---|---|---|"]
+    lines = ["## Plan", "", *_table_head("setting", "this round", "next round")]
     for name in (*CHANGEABLE_SETTINGS, "level"):
         value = getattr(used, name)
         next_value = getattr(following, name)
@@ -167,33 +170,46 @@ def _plan(used: Plan, following: Plan) -> list[str]:
         next_text = setting_text(name, next_value)
         if next_text != text:
             next_text = f"**{next_text}**"
-        lines.append(f"| {name} | {text} | {next_text} |")
+        lines.append(_row(name, text, next_text))
     return lines
 
 
 def _history(history: Iterable[RoundRecord]) -> list[str]:
-    lines = [
-        "## So far",
-        "",
-        "| round | verdict | goal | all | accepted | level |",
-        "|---|---|---|---|---|---|",
-    ]
+    head = _table_head("round", "verdict", "goal", "all", "accepted", "level")
+    lines = ["## So far", "", *head]
     for record in history:
-        lines.append(
-            f"| {record.round} | {record.verdict} | {record.accuracy:.4f} "
-            f"| {record.overall:.4f} | {record.accepted} | {record.level or ''} |"
+        line = _row(
+            str(record.round),
+            record.verdict,
+            f"{record.accuracy:.4f}",
+            f"{record.overall:.4f}",
+            str(record.accepted),
+            # 0 stands for no ladder.
+            str(record.level or ""),
         )
+        lines.append(line)
     return lines
 
 
+def _table_head(*titles: str) -> list[str]:
+    return [_row(*titles), "|" + "---|" * len(titles)]
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
 def _share(scores: Scores | None, name: str) -> str:
+    """Return an accuracy with its interval; empty if it was not measured."""
     if scores is None or name not in scores.counts:
         return ""
+    accuracy = scores.accuracy(name)
     low, high = scores.interval(name)
-    return f"{scores.accuracy(name):.4f} [{low:.4f}, {high:.4f}]"
+    return f"{accuracy:.4f} [{low:.4f}, {high:.4f}]"
 
 
 def _by_count(dropped: dict[str, int]) -> list[tuple[str, int]]:
+    """Return (reason, count), the most frequent first; reasons of equal count by name."""
     return sorted(dropped.items(), key=lambda item: (-item[1], item[0]))
 
 
@@ -207,7 +223,7 @@ def _natural(name: str) -> tuple[str, float, str]:
 
 def _text(text: str) -> str:
     """Return text of data, which cannot break a table or add markup."""
-    # Slice names, filters' reasons and file names are data of strangers, and the card is shown as
+    # Slice names, filters' reasons and file names come from data, and the card is shown as
     # Markdown.
     for character in "\\|<>[]`*":
         text = text.replace(character, f"\\{character}")

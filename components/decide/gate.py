@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -33,12 +33,14 @@ class Scores:
     @classmethod
     def of(cls, results: Iterable[Result]) -> Scores:
         """Return the counts of one split's results."""
-        counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+        right: Counter[str] = Counter()
+        total: Counter[str] = Counter()
         for row in results:
-            for name in ("", *(f"{tag}={value}" for tag, value in row.tags.items())):
-                counts[name][0] += row.correct
-                counts[name][1] += 1
-        return cls({name: (right, total) for name, (right, total) in sorted(counts.items())})
+            slices = [f"{tag}={value}" for tag, value in row.tags.items()]
+            for name in ("", *slices):
+                right[name] += row.correct
+                total[name] += 1
+        return cls({name: (right[name], total[name]) for name in sorted(total)})
 
     @property
     def slices(self) -> dict[str, float]:
@@ -101,6 +103,7 @@ class Comparison:
     @property
     def detectable(self) -> float | None:
         """True gain that this many pairs show four times out of five; None if they show no gain."""
+        # Families are resampled, so their number and spread decide; each prompt alone is counted.
         if self.graded is not None:
             return detectable_mean_gain(
                 self.graded.standard_error, self.graded.families, self.level
@@ -125,16 +128,17 @@ class Comparison:
             )
             gain = f"{100 * self.gain:+.1f} points"
         else:
+            # A gain is less error, so its sign is turned.
             counts = (
                 f"{self.wins} prompts with a smaller error than the champion's, "
                 f"{self.losses} with a larger one"
             )
             gain = f"mean absolute error {-self.gain:+.4g}"
-        families = f" in {self.graded.families} families" if self.graded is not None else ""
-        return (
-            f"{counts}, of {self.pairs}{families} "
-            f"({gain}; p = {self.p_value:.2g}, needed {self.level:.3g})"
-        )
+        families = ""
+        if self.graded is not None:
+            families = f" in {self.graded.families} families"
+        test = f"p = {self.p_value:.2g}, needed {self.level:.3g}"
+        return f"{counts}, of {self.pairs}{families} ({gain}; {test})"
 
     @property
     def power(self) -> str:
@@ -142,6 +146,7 @@ class Comparison:
         if self.detectable is None:
             return "these prompts are too few to show any gain four times out of five"
         gain = f"{self.detectable:.4g} less error"
+        # A gain in points is a share of prompts; an error has the unit of the answers.
         if self._counts_points:
             gain = f"{100 * self.detectable:.1f} points"
         return f"these prompts are enough to show a gain of {gain} four times out of five"
@@ -183,6 +188,7 @@ def compare(
     """
     champion_rows = {row.prompt_id: row for row in champion}
     candidate_rows = {row.prompt_id: row for row in candidate}
+    # A test of pairs is void if some were left out, by whatever fault.
     if champion_rows.keys() != candidate_rows.keys() or not champion_rows:
         unpaired = sorted(champion_rows.keys() ^ candidate_rows.keys())
         raise Corrupt(
@@ -190,17 +196,20 @@ def compare(
             f"({len(champion_rows)} and {len(candidate_rows)} validation results, "
             f"{len(unpaired)} without a partner, for example {unpaired[:1]})"
         )
-    pairs = [(champion_rows[prompt], candidate_rows[prompt]) for prompt in sorted(champion_rows)]
+    # In an order of their own: resampling by a fixed seed depends on it.
+    prompt_ids = sorted(champion_rows)
+    pairs = [(champion_rows[prompt_id], candidate_rows[prompt_id]) for prompt_id in prompt_ids]
     level = alpha_of_round(section.alpha, section.max_rounds, promotions)
     if section.score == "right" and not section.family:
         # Pairs that agree, right or wrong, carry no information about the difference.
         wins = sum(new.correct and not old.correct for old, new in pairs)
         losses = sum(old.correct and not new.correct for old, new in pairs)
         return by_counts(len(pairs), wins, losses, level)
+    families = _families(pairs, section.family)
     if section.score == "error":
-        return by_gains(_error_gains(pairs), _families(pairs, section.family), level, "error")
+        return by_gains(_error_gains(pairs), families, level, "error")
     gains = [float(new.correct) - float(old.correct) for old, new in pairs]
-    return by_gains(gains, _families(pairs, section.family), level, "points")
+    return by_gains(gains, families, level, "points")
 
 
 def by_counts(pairs: int, wins: int, losses: int, level: float) -> Comparison:
@@ -249,7 +258,8 @@ def decide(comparison: Comparison, alarms: Sequence[Alarm] = ()) -> Ruling:
     # anyway.
     blocking_reasons = [alarm.reason for alarm in alarms if alarm.blocks]
     if blocking_reasons:
-        return Ruling(False, f"{'; '.join(blocking_reasons)}; {numbers}")
+        reason = "; ".join([*blocking_reasons, numbers])
+        return Ruling(False, reason)
     return Ruling(True, f"proved better: {numbers}")
 
 

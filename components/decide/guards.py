@@ -57,7 +57,8 @@ def alarms_of(
 
 def _perplexity(ratio: float | None, max_ratio: float) -> list[Alarm]:
     # Like all measures of collapse it warns half way to the bound that blocks.
-    if ratio is None or ratio <= 1 + (max_ratio - 1) / 2:
+    warning_ratio = 1 + (max_ratio - 1) / 2
+    if ratio is None or ratio <= warning_ratio:
         return []
     reason = (
         f"collapse guard: perplexity on human text is {ratio:.3f} times that of round 0, "
@@ -82,6 +83,7 @@ def _retention(pairs: Sequence[tuple[TextResult, TextResult]], margin: float | N
     lower = bootstrap_lower(gains, range(len(gains)))
     if lower > -margin:
         return []
+    # A small sample can fail the test although nothing was lost on average.
     lost = "lost" if mean < 0 else "may have lost"
     reason = (
         f"retention guard: the candidate {lost} human text: "
@@ -136,6 +138,7 @@ def self_agreement(
     earlier = [record for record in same_level if needed <= record.measures.keys()]
     if not earlier or not needed <= measures.keys():
         return ()
+    # Against the round that was right most often: a slow decline has no single step.
     best = max(earlier, key=lambda record: record.measures["audit_accuracy"])
     accuracy = measures["audit_accuracy"]
     best_accuracy = best.measures["audit_accuracy"]

@@ -49,6 +49,7 @@ class Measured:
         cls, context: Context, receipt: Receipt, headline: ModelScores, prefix: str = ""
     ) -> Measured:
         rows = read_rows(fetch(context, receipt, f"{prefix}{artifacts.RESULTS}"), Result)
+        # The gate must not see the test split: what decides is no test any more.
         results = tuple(row for row in rows if row.split == "validation")
         retention: dict[str, TextResult] = {}
         # A recipe without human text writes no such file.
@@ -64,6 +65,7 @@ class Measured:
         Raises:
             Corrupt: A row of one model has no partner of the other.
         """
+        # The test of non-inferiority is of pairs: a row that one model lacks would be left out of it.
         if champion.retention.keys() != self.retention.keys():
             counts = f"{len(champion.retention)} and {len(self.retention)} rows"
             raise Corrupt(

@@ -26,6 +26,7 @@ from components.runtime.entrypoints import step_context
 from components.runtime.receipts import Receipt, read_receipt, read_summary
 
 Setting = float | str
+# Terminals of 80 columns are common; two are left for an indentation.
 WIDTH = 78
 """Columns of the text."""
 OWN_SETTINGS = "the recipe's own settings"
@@ -93,7 +94,9 @@ def what_if(context: Context, state: str, overrides: Mapping[str, Setting | None
     changed = {name: value for name, value in overrides.items() if value is not None}
     replay = _Replay(context, campaign, _section(campaign.written.decide, changed))
     for record in history:
-        if replay.decide_again(record) is not None:
+        stop = replay.decide_again(record)
+        # Rounds after an earlier end would not have been carried out.
+        if stop is not None:
             break
     return Answer(
         changed=changed,
@@ -106,6 +109,7 @@ def what_if(context: Context, state: str, overrides: Mapping[str, Setting | None
 
 def _section(section: DecideSection, changed: Mapping[str, Setting]) -> DecideSection:
     """Return the recipe's section with the changed settings."""
+    # By the recipe's own model, so that a setting is refused for the same reasons.
     document = section.model_dump(mode="json")
     for name, value in changed.items():
         target = document["goal"] if name in ("threshold", "slice") else document
@@ -153,6 +157,7 @@ class _Replay:
                 self.champion_round = record.round
         if verdict != record.verdict and self.diverges_after is None:
             self.diverges_after = record.round
+        # The stopping rule reads the history: it must see the verdicts of this replay.
         replayed = record.model_copy(update={"verdict": verdict, "blocked": blocked})
         self._replayed = (*self._replayed, replayed)
         stop = self._stop()
@@ -163,12 +168,13 @@ class _Replay:
         return stop
 
     def _evaluation_of_round(self, number: int) -> Receipt:
-        record = next(record for record in self._history if record.round == number)
-        return read_receipt(self._context, record.receipts["evaluate"])
+        records = {record.round: record for record in self._history}
+        return read_receipt(self._context, records[number].receipts["evaluate"])
 
     def _ruling(self, record: RoundRecord, candidate: Measured) -> tuple[Ruling, bool]:
         """Return (the gate's verdict on a candidate, True if an alarm blocks it)."""
         champion = self._champion
+        # Once the verdicts differ, the champion may be a model that was none in the campaign.
         if self.diverges_after is None:
             # The champion is still that of the campaign: its results beside the candidate's count,
             # which are of the same engine and batches.
@@ -183,9 +189,11 @@ class _Replay:
         alarms = alarms_against(
             candidate, champion, self._first.headline, evaluation, selection, self._section
         )
+        # By the replayed verdicts: they decide what alpha earlier rounds would have left.
         promotions = promotions_in_a_row(self._replayed)
         comparison = compare(champion.results, candidate.results, self._section, promotions)
-        return decide(comparison, alarms), any(alarm.blocks for alarm in alarms)
+        blocked = any(alarm.blocks for alarm in alarms)
+        return decide(comparison, alarms), blocked
 
     def _stop(self) -> StopReason | None:
         state = self._campaign.state.model_copy(
@@ -203,13 +211,15 @@ class _Replay:
 
 def in_words(answer: Answer) -> str:
     """Return the answer as text for a terminal of 80 columns."""
-    settings = ", ".join(f"{name} {value}" for name, value in answer.changed.items())
-    lines = textwrap.wrap(f"With {settings or OWN_SETTINGS}:", WIDTH)
+    changes = [f"{name} {value}" for name, value in answer.changed.items()]
+    settings = ", ".join(changes) or OWN_SETTINGS
+    lines = textwrap.wrap(f"With {settings}:", WIDTH)
     for replayed in answer.rounds:
         verdict = replayed.verdict
         if replayed.would_be != verdict:
             verdict += f" -> {replayed.would_be}"
-        lines.append(f"round {replayed.round}  {100 * replayed.accuracy:.1f} %  {verdict}")
+        percentage = f"{100 * replayed.accuracy:.1f} %"
+        lines.append(f"round {replayed.round}  {percentage}  {verdict}")
         lines += textwrap.wrap(replayed.why, WIDTH, initial_indent="  ", subsequent_indent="  ")
         if replayed.stop is not None:
             lines.append(f"  the campaign ends here: {replayed.stop}")

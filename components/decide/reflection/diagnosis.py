@@ -30,7 +30,10 @@ from components.decide.reflection.training_causes import (
     underfitting,
 )
 
-CHECKS: tuple[Callable[[Evidence], Finding | None], ...] = (
+Check = Callable[[Evidence], Finding | None]
+# A tuple and no registry: a check that is not in this list is not made. Their order has no meaning,
+# because findings are sorted by confidence.
+CHECKS: tuple[Check, ...] = (
     optimizer_trouble,
     learning_rate_too_high,
     learning_rate_too_low,
@@ -55,5 +58,10 @@ CHECKS: tuple[Callable[[Evidence], Finding | None], ...] = (
 
 def diagnose(evidence: Evidence) -> list[Finding]:
     """Return all findings, the most confident first; empty if nothing stands out."""
-    findings = [finding for check in CHECKS if (finding := check(evidence)) is not None]
+    findings = []
+    for check in CHECKS:
+        finding = check(evidence)
+        if finding is not None:
+            findings.append(finding)
+    # By name too, so that equal confidences give the same plan every time.
     return sorted(findings, key=lambda finding: (-finding.confidence, finding.name))

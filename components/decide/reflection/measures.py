@@ -39,6 +39,7 @@ ALIKE = ("duplicate", "near_duplicate", "same_path", "cap", *LEFT_OUT)
 """Reasons for a drop that say nothing against an answer: there are enough answers like it."""
 
 Tags = tuple[tuple[str, str], ...]
+Weights = defaultdict[str, float]
 
 
 def loss_measures(
@@ -57,10 +58,13 @@ def loss_measures(
         to the last mean), `loss_spikes`, `skipped_steps`, `dev_loss` (best), `dev_rise` (final
         minus best), `above_dev` (last training loss minus final dev loss).
     """
-    finite_losses = {
-        step: loss for step, loss in enumerate(losses) if loss is not None and math.isfinite(loss)
-    }
-    finite = list(finite_losses.values())
+    finite: list[float] = []
+    finite_tokens: list[int] = []
+    for step, loss in enumerate(losses):
+        if loss is not None and math.isfinite(loss):
+            finite.append(loss)
+            if tokens:
+                finite_tokens.append(tokens[step])
     # A step whose loss is not finite changes no weights, like one that the optimizer skipped.
     num_not_finite = len(losses) - len(finite)
     measures = {"skipped_steps": float(train.skipped_steps + num_not_finite)}
@@ -74,7 +78,6 @@ def loss_measures(
     means = _moving_means(finite)
     first_mean = means[0]
     last_mean = means[-1]
-    finite_tokens = [tokens[step] for step in finite_losses] if tokens else []
     measures["first_loss"] = finite[0]
     measures["last_loss"] = last_mean
     measures["peak_loss"] = max(means)
@@ -128,27 +131,34 @@ def spikes(losses: Sequence[float], tokens: Sequence[int] = ()) -> list[int]:
         if len(neighbours) < FEW_NEIGHBOURS:
             continue
         usual = median(neighbours)
-        if loss > max(3 * usual, usual + 0.5):
+        # Both: three times a loss of 0.01 is noise, and half a nat is little at the beginning.
+        threshold = max(3 * usual, usual + 0.5)
+        if loss > threshold:
             spiking.append(step)
     return spiking
 
 
 def _neighbours(step: int, losses: Sequence[float], tokens: Sequence[int]) -> list[float]:
     """Return the losses nearest to a step, of both sides, whose batches are comparable."""
-    earlier_steps = range(step - 1, max(-1, step - 1 - REACH), -1)
-    later_steps = range(step + 1, min(len(losses), step + 1 + REACH))
+    first = max(0, step - REACH)
+    last = min(len(losses) - 1, step + REACH)
+    # Outwards from the step, on either side.
+    earlier_steps = range(step - 1, first - 1, -1)
+    later_steps = range(step + 1, last + 1)
     neighbours: list[float] = []
     for side in (earlier_steps, later_steps):
-        # Rows of another length may be another task, whose loss is higher without being wrong.
-        comparable = (
-            other for other in side if not tokens or _same_length(tokens[step], tokens[other])
-        )
+        comparable = (other for other in side if _is_comparable(step, other, tokens))
         neighbours += [losses[other] for other in itertools.islice(comparable, NEIGHBOURS)]
     return neighbours
 
 
-def _same_length(first: int, second: int) -> bool:
-    return max(first, second) <= SAME_LENGTH * min(first, second)
+def _is_comparable(step: int, other: int, tokens: Sequence[int]) -> bool:
+    """Return True if the batches of two steps have about the same length, or it is not known."""
+    if not tokens:
+        return True
+    # Rows of another length may be another task, whose loss is higher without being wrong.
+    shorter, longer = sorted((tokens[step], tokens[other]))
+    return longer <= SAME_LENGTH * shorter
 
 
 def answer_measures(
@@ -166,31 +176,37 @@ def answer_measures(
         and `cut_short` (share of all answers that did not end and hold the right answer and more,
         or its beginning alone).
     """
+    num_right = 0
+    num_finished = 0
     num_run_on = 0
     num_cut_short = 0
     for row in candidate:
+        num_right += row.correct
+        num_finished += row.finished
         text = row.text.strip()
         reference = references.get(row.prompt_id, "").strip()
+        # Only of an answer that did not end is it asked what it was about to say.
         if reference and not row.finished:
             num_run_on += text.startswith(reference) and text != reference
             num_cut_short += reference.startswith(text)
+    total = len(candidate)
     measures = {
-        "accuracy": fmean(row.correct for row in candidate),
-        "finished_share": fmean(row.finished for row in candidate),
-        "runs_on": num_run_on / len(candidate),
-        "cut_short": num_cut_short / len(candidate),
+        "accuracy": num_right / total,
+        "finished_share": num_finished / total,
+        "runs_on": num_run_on / total,
+        "cut_short": num_cut_short / total,
     }
     if champion is not None:
         champion_answers = {row.prompt_id: row.text for row in champion}
-        measures["same_answers"] = fmean(
-            champion_answers.get(row.prompt_id) == row.text for row in candidate
-        )
+        same = [champion_answers.get(row.prompt_id) == row.text for row in candidate]
+        measures["same_answers"] = fmean(same)
     return measures
 
 
 def mix_rows(context: Context, mix: Receipt) -> Iterator[TrainingRow]:
     """Yield the first MAX_ROWS rows of a training mix."""
-    return itertools.islice(read_rows(fetch(context, mix, MIX), TrainingRow), MAX_ROWS)
+    path = fetch(context, mix, MIX)
+    return itertools.islice(read_rows(path, TrainingRow), MAX_ROWS)
 
 
 def mix_measures(rows: Iterable[TrainingRow], validation: Iterable[Prompt]) -> dict[str, float]:
@@ -208,26 +224,30 @@ def mix_measures(rows: Iterable[TrainingRow], validation: Iterable[Prompt]) -> d
     """
     earlier_rows: set[tuple[str, str]] = set()
     trained_prompts: set[str] = set()
-    weight: defaultdict[str, float] = defaultdict(float)
-    repeated: defaultdict[str, float] = defaultdict(float)
-    endings: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
+    weight: Weights = defaultdict(float)
+    repeated: Weights = defaultdict(float)
+    # The last character tells kinds of answers apart (digit, letter, full stop) at no cost.
+    endings: dict[str, Weights] = {"labelled": defaultdict(float), "self": defaultdict(float)}
     for row in rows:
         prompt = loosely(row.prompt)
         completion = loosely(row.completion)
         weight[row.source] += row.weight
-        if (prompt, completion) in earlier_rows:
+        pair = (prompt, completion)
+        if pair in earlier_rows:
             repeated[row.source] += row.weight
-        earlier_rows.add((prompt, completion))
+        earlier_rows.add(pair)
         # Raw text has no prompt, so nothing that a validation prompt could be compared with.
         if row.prompt:
             trained_prompts.add(prompt)
-            endings[row.source][completion[-1:]] += row.weight
+            last_character = completion[-1:]
+            endings[row.source][last_character] += row.weight
     total = sum(weight.values())
     if not total:
         return {}
     validation_texts = [loosely(prompt.text) for prompt in validation]
     num_contaminated = sum(text in trained_prompts for text in validation_texts)
     measures = {
+        # By weight, not by row: the weight is the chance that a batch draws the row.
         "labelled_weight": weight["labelled"] / total,
         "repeated": sum(repeated.values()) / total,
         "repeated_labelled": repeated["labelled"] / total,
@@ -263,6 +283,7 @@ def verifier_measures(votes: Votes, champion: Sequence[Result]) -> dict[str, flo
         "disputed": votes.disputed / max(1, votes.accepted),
         "majority_prompts": float(votes.prompts),
     }
+    # A share of two or three answers would be any number.
     if votes.minority >= FEW_MINORITY:
         measures["minority_passed"] = votes.minority_passed / votes.minority
     if votes.passed_agreement is not None:
@@ -270,6 +291,7 @@ def verifier_measures(votes: Votes, champion: Sequence[Result]) -> dict[str, flo
     if votes.refused_agreement is not None:
         measures["refused_agreement"] = votes.refused_agreement
     expected, num_validation = _expected(votes, champion)
+    # Without validation prompts of these kinds there is nothing to hold the verifier against.
     if num_validation:
         measures["majority_expected"] = expected
         measures["verifier_z"] = two_proportions_z(
@@ -307,7 +329,8 @@ def loosely(text: str) -> str:
 
     Texts that look the same to a person are then equal.
     """
-    return "".join(text.split()).casefold().strip(".,;:!?'\"")
+    without_spaces = "".join(text.split())
+    return without_spaces.casefold().strip(".,;:!?'\"")
 
 
 def references_of(prompts: Iterable[Prompt]) -> dict[str, str]:
@@ -321,5 +344,6 @@ def references_of(prompts: Iterable[Prompt]) -> dict[str, str]:
 
 def validation_prompts(context: Context, prepared: Receipt) -> dict[str, Prompt]:
     """Return the validation prompts by id."""
-    rows = read_rows(fetch(context, prepared, split_file("validation")), Prompt)
+    path = fetch(context, prepared, split_file("validation"))
+    rows = read_rows(path, Prompt)
     return {prompt.id: prompt for prompt in itertools.islice(rows, MAX_ROWS)}

@@ -103,7 +103,8 @@ def next_plan(
     if reviewed is not None:
         restored: dict[str, SettingValue] = {}
         if reviewed.name == TAKEN_BACK:
-            restored = {name: getattr(previous, name) for name in _differing(previous, current)}
+            for name in _differing(previous, current):
+                restored[name] = getattr(previous, name)
         causes.append(_cause(reviewed, current, restored, None))
         plan = current.model_copy(update=restored)
         touched = set(restored)
@@ -159,10 +160,12 @@ def changed_setting(plan: Plan, recipe: Recipe, change: Change) -> tuple[str, Se
             learning_rate = _up(plan.learning_rate, 2 * plan.learning_rate, highest_rate)
             return "learning_rate", learning_rate
         case "steps_down":
+            fewer_steps = round(0.67 * plan.steps)
             fewest_steps = max(1, base.steps // 4)
-            return "steps", int(_down(plan.steps, round(0.67 * plan.steps), fewest_steps))
+            return "steps", int(_down(plan.steps, fewer_steps, fewest_steps))
         case "steps_up":
-            return "steps", int(_up(plan.steps, round(1.5 * plan.steps), 4 * base.steps))
+            more_steps = round(1.5 * plan.steps)
+            return "steps", int(_up(plan.steps, more_steps, 4 * base.steps))
         case "temperature_down":
             # Greedy sampling in the recipe is on purpose: only a lack of diversity moves it, and
             # that asks for a higher temperature.
@@ -255,7 +258,8 @@ def review(
         if (prediction := _prediction(cause, previous.measures, measures)) is not None
     ]
     rejected = verdict == "rejected"
-    fell_beyond_interval = previous.overall > interval[1] > 0.0
+    _, highest_accuracy = interval
+    fell_beyond_interval = previous.overall > highest_accuracy > 0.0
     confirmed = False
     if not predictions:
         taken_back = rejected and overall < previous.overall
@@ -270,7 +274,8 @@ def review(
     if confirmed:
         evidence = f"{subject}, {course}, as predicted; {accuracy}"
         return Finding(CONFIRMED, evidence, 0.9, None, None)
-    if not taken_back or any(cause.name == TAKEN_BACK for cause in previous.causes):
+    just_taken_back = any(cause.name == TAKEN_BACK for cause in previous.causes)
+    if not taken_back or just_taken_back:
         return None
     reason = f"{course}; {accuracy}" if predictions else accuracy
     evidence = f"{subject}, {reason} and the candidate was not promoted"
@@ -292,17 +297,21 @@ def _prediction(
     """Return the course of a cause's measure from round to round; None if it is not known."""
     if cause.measure is None or cause.measure not in previous or cause.measure not in current:
         return None
-    old, new = previous[cause.measure], current[cause.measure]
-    gain = new - old if cause.direction == "up" else old - new
+    old = previous[cause.measure]
+    new = current[cause.measure]
+    gain = new - old
+    if cause.direction != "up":
+        gain = -gain
     least_share = LOSS_MOVED if cause.measure == "dev_loss" else MOVED
-    return _Prediction(
-        text=f"{cause.measure} went from {old:.4g} to {new:.4g}",
-        came_true=gain > least_share * max(abs(old), 1e-6),
-    )
+    # A measure that was 0 has no share of itself to move by.
+    least_gain = least_share * max(abs(old), 1e-6)
+    text = f"{cause.measure} went from {old:.4g} to {new:.4g}"
+    return _Prediction(text, came_true=gain > least_gain)
 
 
 def refuted_changes(history: Sequence[RoundRecord]) -> frozenset[str]:
     """Return the changes that were tried and taken back in this campaign."""
+    # A round reviews the changes of the one before it.
     refuted: set[str] = set()
     for tried, reviewed in itertools.pairwise(history):
         if any(cause.name == TAKEN_BACK for cause in reviewed.causes):
@@ -358,10 +367,13 @@ def _grown(structure: LoraStructure | None, bounds: LoraSection | None) -> LoraS
     """Return a structure with twice the rank; at the highest rank, twice the unfrozen layers."""
     if structure is None or bounds is None:
         return structure
+    # First the rank, which costs least memory.
     if structure.rank < bounds.max_rank:
-        return structure.model_copy(update={"rank": min(2 * structure.rank, bounds.max_rank)})
+        rank = min(2 * structure.rank, bounds.max_rank)
+        return structure.model_copy(update={"rank": rank})
     layers = structure.unfrozen_layers
-    more_layers = _up(layers, max(1, 2 * layers), bounds.max_unfrozen_layers)
+    twice_as_many = max(1, 2 * layers)
+    more_layers = _up(layers, twice_as_many, bounds.max_unfrozen_layers)
     return structure.model_copy(update={"unfrozen_layers": int(more_layers)})
 
 
@@ -386,7 +398,8 @@ def _cause(
     changes = []
     for setting, value in changed.items():
         old = setting_text(setting, getattr(plan, setting))
-        changes.append(f"{setting} {old} → {setting_text(setting, value)}")
+        new = setting_text(setting, value)
+        changes.append(f"{setting} {old} → {new}")
     return Cause(
         name=finding.name,
         evidence=finding.evidence,

@@ -59,6 +59,7 @@ def round_measures(
     if selection.votes is not None and champion_results is not None:
         measures |= verifier_measures(selection.votes, champion_results)
     num_rows = selection.labelled_rows + selection.self_rows
+    # How often a row is drawn on average; draws are by weight, so some rows come more often.
     if num_rows:
         num_draws = train.steps * campaign.recipe.train.batch_size
         measures["epochs"] = num_draws / num_rows
@@ -72,6 +73,7 @@ def _sample_measures(selection: SelectSummary) -> dict[str, float]:
     if selection.audit is not None:
         measures["audit_accuracy"] = selection.audit.model_accuracy
         measures["audit_prompts"] = selection.audit.prompts
+    # Without samples a share of 0 would look like a round in which all were refused.
     if selection.generated:
         measures["accepted"] = selection.accepted
         measures["passed"] = passed(selection)

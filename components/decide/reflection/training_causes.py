@@ -71,7 +71,9 @@ def optimizer_trouble(evidence: Evidence) -> Finding | None:
 
 def learning_rate_too_high(evidence: Evidence) -> Finding | None:
     """Report a training loss that ends, or climbs on the way, well above its beginning."""
-    first, last, peak = evidence["first_loss"], evidence["last_loss"], evidence["peak_loss"]
+    first = evidence["first_loss"]
+    last = evidence["last_loss"]
+    peak = evidence["peak_loss"]
     # A loss also rises on rows that are hard to learn; but then human text does not suffer.
     human_loss_rise = evidence["human_loss_rise"]
     ends_higher = last > first + CLIMBED_NATS and last > CLIMBED * first
@@ -106,8 +108,10 @@ def learning_rate_too_low(evidence: Evidence) -> Finding | None:
         same >= MOSTLY_UNCHANGED and human_loss_unchanged and evidence.plan.lora is None
     )
     unmoved = same >= UNCHANGED_ANSWERS or mostly_unmoved
-    if not unmoved or not evidence["loss_fall"] <= 1 - STUCK or evidence.verdict == "promoted":
+    stuck = evidence["loss_fall"] <= 1 - STUCK
+    if not unmoved or not stuck or evidence.verdict == "promoted":
         return None
+    # With little left to learn nothing needs to move, and rows not seen once could move nothing.
     if evidence["last_loss"] <= HIGH_LOSS or evidence["epochs"] < 1.0:
         return None
     return evidence.finding(
@@ -148,11 +152,14 @@ def base_not_mastered(evidence: Evidence) -> Finding | None:
 def overfitting(evidence: Evidence) -> Finding | None:
     """Report a dev loss that rose again while training loss fell, or stopped the training early."""
     train = evidence.train
-    best, final = train.best_dev_loss, train.final_dev_loss
+    best = train.best_dev_loss
+    final = train.final_dev_loss
     if best is None or final is None or final - best <= NOTICEABLE_NATS:
         return None
+    # Where training loss rises too, the learning rate is to blame, not memory.
     if train.final_loss >= train.first_loss:
         return None
+    # Stopping early is what early stopping is for; well before half of the steps it is a sign.
     early = train.stopped_early and train.best_step < 0.5 * evidence.plan.steps
     if final <= DEV_RISE * best and not early:
         return None
@@ -233,9 +240,12 @@ def too_little_capacity(evidence: Evidence) -> Finding | None:
     structure = evidence.plan.lora
     if structure is None or evidence.verdict == "promoted" or train.stopped_early:
         return None
-    loss, dev_loss = train.final_loss, train.final_dev_loss
+    loss = train.final_loss
+    dev_loss = train.final_dev_loss
     falling = still_falling(evidence.losses) is not None
-    alike = dev_loss is None or dev_loss <= FITS_ALIKE * loss or evidence["loss_fall"] <= 1 - STUCK
+    # A model that fits rows it has seen much better than others has room to memorise them.
+    stuck = evidence["loss_fall"] <= 1 - STUCK
+    alike = dev_loss is None or dev_loss <= FITS_ALIKE * loss or stuck
     flat = not falling and loss > HIGH_LOSS and alike
     if not flat and underfitting(evidence) is None:
         return None
@@ -266,6 +276,7 @@ def forgetting(evidence: Evidence) -> Finding | None:
     p_value = mcnemar_two_sided(comparison.wins, comparison.losses)
     if p_value > 0.05:
         return None
+    # Many lost prompts say that training went too far, a few that old rows came too seldom.
     lost_share = comparison.losses / comparison.pairs
     return evidence.finding(
         "forgetting",
@@ -289,7 +300,8 @@ def still_falling(losses: Sequence[float | None]) -> float | None:
     fifth = len(finite) // 5
     if fifth < 1:
         return None
-    fourth_mean, last_mean = fmean(finite[-2 * fifth : -fifth]), fmean(finite[-fifth:])
+    fourth_mean = fmean(finite[-2 * fifth : -fifth])
+    last_mean = fmean(finite[-fifth:])
     fall = fourth_mean - last_mean
     least_share = STILL_FALLING if fifth > 1 else STILL_FALLING_OF_FEW
     if fall <= NOTICEABLE_NATS or fall <= least_share * fourth_mean:

@@ -1,0 +1,86 @@
+"""A finished round that is to be decided, and the outcome of the decision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from components.contracts.state import Verdict
+from components.contracts.summaries import EvaluateSummary, SelectSummary, TrainSummary
+from components.decide.gate import Comparison, Ruling
+from components.decide.guards import Alarm
+from components.decide.measured import Measured
+from components.runtime.campaign import Campaign
+from components.runtime.context import Context
+from components.runtime.receipts import Receipt, read_summary
+
+
+@dataclass(frozen=True)
+class Summaries:
+    """The summaries of a round's receipts."""
+
+    mix: SelectSummary
+    train: TrainSummary
+    evaluate: EvaluateSummary
+
+    @classmethod
+    def of(cls, mix: Receipt, train: Receipt, evaluate: Receipt) -> Summaries:
+        """Read the receipts of a round."""
+        return cls(
+            mix=read_summary(mix, SelectSummary),
+            train=read_summary(train, TrainSummary),
+            evaluate=read_summary(evaluate, EvaluateSummary),
+        )
+
+    @property
+    def finished_share(self) -> float:
+        """Share of the samples that the model itself ended; of the evaluation's answers if the
+        round drew no samples."""
+        if self.mix.finished_share is not None:
+            return self.mix.finished_share
+        return self.evaluate.finished_share
+
+
+@dataclass(frozen=True)
+class EarlierEvaluations:
+    """Receipts of evaluate that a candidate is compared with once there is a champion."""
+
+    champion: Receipt
+    """The champion's own, when it was the candidate."""
+    first: Receipt
+    """That of round 0, the base of collapse measures."""
+
+
+@dataclass(frozen=True)
+class FinishedRound:
+    """A round that is to be decided, and where it belongs."""
+
+    context: Context
+    campaign: Campaign
+    mix: Receipt
+    """Receipt of the mix that was trained on."""
+    train: Receipt
+    evaluate: Receipt
+    summaries: Summaries
+    earlier: EarlierEvaluations | None
+    """None before there is a champion."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The verdict on a candidate, and what it rests on."""
+
+    verdict: Verdict
+    ruling: Ruling
+    candidate: Measured
+    champion: Measured | None
+    """None before there is one, like the comparison."""
+    comparison: Comparison | None
+    alarms: tuple[Alarm, ...]
+    measures: dict[str, float]
+
+    @property
+    def best(self) -> Measured:
+        """The champion after this round."""
+        if self.champion is None or self.verdict == "promoted":
+            return self.candidate
+        return self.champion

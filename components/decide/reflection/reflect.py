@@ -1,0 +1,77 @@
+"""Reflection on a round: from its numbers to causes, and to the plan of the next round."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from components.contracts.recipe import Recipe
+from components.contracts.state import Cause, Plan, Verdict, base_plan
+from components.decide.finished_round import FinishedRound, Outcome
+from components.decide.reflection.diagnosis import diagnose
+from components.decide.reflection.evidence import Evidence
+from components.decide.reflection.plan import next_level, next_plan, refuted_changes, review
+
+# No stage has these of its own, so a change after round 0 is a change for all rounds.
+SHARED_BY_STAGES = ("min_vote_share", "max_new_tokens", "neftune_alpha")
+"""Settings of the first training's plan that improvement rounds take over."""
+
+
+def reflect(
+    finished: FinishedRound, outcome: Outcome, losses: Sequence[float | None]
+) -> tuple[Plan, tuple[Cause, ...]]:
+    """Return (plan of the next round, causes of this round's result).
+
+    Args:
+        finished: The round.
+        outcome: Its verdict and measures.
+        losses: Training loss of each step, in nats per token.
+    """
+    campaign = finished.campaign
+    used_plan = campaign.state.plan
+    history = campaign.state.history
+    scores = outcome.candidate.scores
+    evidence = Evidence(
+        recipe=campaign.recipe,
+        round=campaign.next_round,
+        verdict=outcome.verdict,
+        plan=used_plan,
+        train=finished.summaries.train,
+        losses=losses,
+        finished_share=finished.summaries.finished_share,
+        candidate=scores,
+        select=finished.summaries.mix,
+        comparison=outcome.comparison,
+        measures=outcome.measures,
+    )
+    # Bounds of changes are relative to what the person wrote, not to what plans have made of it.
+    recipe = campaign.written
+    current = _improvement_plan(used_plan, outcome.verdict, recipe)
+    previous_record = history[-1] if history else None
+    previous_plan = current
+    if previous_record is not None:
+        previous_plan = _improvement_plan(previous_record.plan, previous_record.verdict, recipe)
+    reviewed = review(
+        previous_record,
+        previous_plan,
+        current,
+        outcome.verdict,
+        scores.accuracy(),
+        outcome.measures,
+        scores.interval(),
+    )
+    refuted = refuted_changes(history)
+    findings = diagnose(evidence)
+    plan, causes = next_plan(recipe, current, findings, reviewed, previous_plan, refuted)
+    # By the scores of the champion: it draws the samples of the next round.
+    level = next_level(recipe, used_plan.level, outcome.best.scores)
+    return plan.model_copy(update={"level": level}), causes
+
+
+def _improvement_plan(plan: Plan, verdict: Verdict, recipe: Recipe) -> Plan:
+    """Return a round's settings as they would be in an improvement round."""
+    if verdict != "first":
+        return plan
+    # The first training has the settings of a stage of its own; later rounds begin from the
+    # recipe's.
+    retained = {name: getattr(plan, name) for name in SHARED_BY_STAGES}
+    return base_plan(recipe).model_copy(update=retained)
