@@ -55,7 +55,7 @@ class Measured:
 
     results: list[Result]
     texts: list[TextResult]
-    """Of the retention split, else the dev split."""
+    """Texts of the retention split, else of the dev split."""
     samples: list[Sample]
     """Drawn for pass@k."""
 

@@ -61,8 +61,8 @@ def distinct_share(counts: Counter[tuple[str, ...]], size: int | None = None) ->
     if not 1 <= size <= total:
         raise ValueError(f"{size} of {total} n-grams")
     # P(an n-gram that occurs f times is not drawn) = C(total - f, size) / C(total, size).
-    # As factorials: (total - f)! / (total - f - size)! over total! / (total - size)!.
-    log_denominator = math.lgamma(total + 1) - math.lgamma(total - size + 1)
+    # Both have the factor size!, which is left out.
+    log_denominator = _log_arrangements(total, size)
     expected_distinct = 0.0
     for frequency, num_kinds in Counter(counts.values()).items():
         num_others = total - frequency
@@ -70,10 +70,16 @@ def distinct_share(counts: Counter[tuple[str, ...]], size: int | None = None) ->
         if num_others < size:
             expected_distinct += num_kinds
             continue
-        log_numerator = math.lgamma(num_others + 1) - math.lgamma(num_others - size + 1)
+        log_not_drawn = _log_arrangements(num_others, size) - log_denominator
         # expm1 keeps the digits of 1 - p where p is close to 1.
-        expected_distinct += num_kinds * -math.expm1(log_numerator - log_denominator)
+        drawn = -math.expm1(log_not_drawn)
+        expected_distinct += num_kinds * drawn
     return expected_distinct / size
+
+
+def _log_arrangements(total: int, size: int) -> float:
+    """Return the logarithm of total! / (total - size)!."""
+    return math.lgamma(total + 1) - math.lgamma(total - size + 1)
 
 
 def self_bleu(texts: Sequence[str]) -> float | None:
@@ -111,7 +117,9 @@ def vendi_score(texts: Sequence[str]) -> float | None:
         word_pairs = [" ".join(pair) for pair in itertools.pairwise(tokens)]
         # A text without tokens has the empty feature: its vector must not be zero.
         for feature in [*tokens, *word_pairs] or [""]:
-            counts[row, zlib.crc32(feature.encode()) % _BUCKETS] += 1.0
+            # Not `hash`, which differs from process to process.
+            bucket = zlib.crc32(feature.encode()) % _BUCKETS
+            counts[row, bucket] += 1.0
     num_texts = len(texts)
     num_with_feature = np.count_nonzero(counts, axis=0)
     rarity = np.log((1 + num_texts) / (1 + num_with_feature)) + 1.0

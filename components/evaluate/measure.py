@@ -115,7 +115,8 @@ class _LoadedModel:
             return {}
         asked = [prompt.asked for prompt in labelled]
         chosen = likeliest_labels(self.model, self.codec, asked, questions.labels, _LABEL_BATCH)
-        return {prompt.id: label for prompt, label in zip(labelled, chosen, strict=True)}
+        ids = [prompt.id for prompt in labelled]
+        return dict(zip(ids, chosen, strict=True))
 
     def text_results(self, questions: Questions) -> tuple[list[TextResult], dict[str, str]]:
         """Return (likelihoods of the human texts, reason for those that are skipped)."""
@@ -191,6 +192,7 @@ def measurement_key(train: Receipt, under: dict[str, JsonValue]) -> str:
         train: Receipt of the model.
         under: `conditions` of the measurement.
     """
+    # The weights and not the receipt: a training that was repeated may give the same model.
     weights = {name: ref.sha256 for name, ref in train.objects.items() if name.startswith("model/")}
     return digest_of({"model": weights, **under})
 
@@ -211,6 +213,7 @@ def measure(
 
     from components.modeling.inference.answers import load_for_answers
 
+    # The number of threads changes the order of sums, and with it the last digits.
     torch.set_num_threads(context.threads)
     section = campaign.recipe.evaluate
     folder = fetch_folder(context, train, "model")

@@ -42,11 +42,8 @@ class Questions:
     @property
     def test_prompts(self) -> list[Prompt]:
         """Prompts of the test split."""
-        return [
-            prompt
-            for prompt, split in zip(self.prompts, self.splits, strict=True)
-            if split == "test"
-        ]
+        pairs = zip(self.prompts, self.splits, strict=True)
+        return [prompt for prompt, split in pairs if split == "test"]
 
 
 def read_questions(context: Context, campaign: Campaign) -> Questions:
@@ -86,9 +83,12 @@ def _labels(
         return [], {}
     # A rare class may have no validation or test row, and can still be chosen wrongly.
     path = fetch(context, campaign.prepared, split_file("train"))
-    rows = read_rows(path, TrainingRow)
-    train_labels = {row.tags["label"] for row in rows if row.tags.get("label") == row.completion}
-    labels = sorted(prompt_labels | train_labels)
+    labels_found = set(prompt_labels)
+    for row in read_rows(path, TrainingRow):
+        label = row.tags.get("label")
+        if label is not None and label == row.completion:
+            labels_found.add(label)
+    labels = sorted(labels_found)
     if len(labels) > MAX_LABELS:
         return [], {"classification": f"{len(labels)} labels, at most {MAX_LABELS}"}
     if len(labels) < 2:

@@ -157,7 +157,8 @@ def text_scores(rows: Sequence[TextResult]) -> TextScores | None:
     loss = sum(row.loss * row.num_tokens for row in rows) / tokens
     # Tokens of one text are not independent: the interval is that of a ratio estimate, clustered by
     # text.
-    spread = sum(((row.loss - loss) * row.num_tokens) ** 2 for row in rows)
+    residuals = [(row.loss - loss) * row.num_tokens for row in rows]
+    spread = sum(residual**2 for residual in residuals)
     variance = spread * len(rows) / max(1, len(rows) - 1)
     half_width = Z_95 * math.sqrt(variance) / tokens
     return TextScores(
@@ -196,24 +197,29 @@ def generation_verification(
     for sample, right in zip(samples, verdicts, strict=True):
         texts[sample.prompt_id].append(sample.text)
         rights[sample.prompt_id].append(right)
-    compared = [prompt for prompt in prompts if len(texts[prompt.id]) > 1]
-    if not compared:
+    sample_accuracies: list[float] = []
+    majority_accuracies: list[float] = []
+    gaps: list[float] = []
+    most_samples = 0
+    for prompt in prompts:
+        num_samples = len(texts[prompt.id])
+        # Of a single sample the majority is the sample itself.
+        if num_samples < 2:
+            continue
+        sample_accuracy = stats.fmean(rights[prompt.id])
+        majority_right = _majority_is_right(prompt, texts[prompt.id], rights[prompt.id])
+        sample_accuracies.append(sample_accuracy)
+        majority_accuracies.append(float(majority_right))
+        gaps.append(majority_right - sample_accuracy)
+        most_samples = max(most_samples, num_samples)
+    if not gaps:
         return None
-    sample_accuracies = [stats.fmean(rights[prompt.id]) for prompt in compared]
-    majority_accuracies = [
-        float(_majority_is_right(prompt, texts[prompt.id], rights[prompt.id]))
-        for prompt in compared
-    ]
-    gaps = [
-        of_majority - of_sample
-        for of_majority, of_sample in zip(majority_accuracies, sample_accuracies, strict=True)
-    ]
     gap, half_width = mean_and_half(gaps)
     # A gap lies between -1 and 1: with one prompt the interval holds all of it, and stays finite.
     finite_half_width = half_width if math.isfinite(half_width) else 2.0
     return VerificationGap(
-        k=max(len(texts[prompt.id]) for prompt in compared),
-        n=len(compared),
+        k=most_samples,
+        n=len(gaps),
         sample_accuracy=stats.fmean(sample_accuracies),
         majority_accuracy=stats.fmean(majority_accuracies),
         gap=gap,
@@ -244,8 +250,13 @@ def intervals(
         scores: `scores_of` the results.
         texts: Scores of human text; None without any.
     """
-    validation = share([row.correct for row in results if row.split == "validation"])
-    test = share([row.correct for row in results if row.split == "test"])
+    validation_rights: list[bool] = []
+    test_rights: list[bool] = []
+    for row in results:
+        rights = validation_rights if row.split == "validation" else test_rights
+        rights.append(row.correct)
+    validation = share(validation_rights)
+    test = share(test_rights)
     sampled = scores.pass_at_k
     return Intervals(
         validation_accuracy=(validation.low, validation.high),
@@ -274,6 +285,7 @@ def _slices(rows: Sequence[Result], pass_k: int) -> dict[str, SliceScores]:
 
 
 def _slice(rows: Sequence[Result], pass_k: int) -> SliceScores:
+    # Measures that a slice has no rows for are None: the report shows a dash.
     shape = answer_shape(rows)
     accuracy_share = share([row.correct for row in rows])
     numeric = _numeric(rows)
@@ -340,10 +352,8 @@ def _classification(rows: Sequence[Result]) -> Classification | None:
     actual = Counter(row.label for row in labelled)
     predicted = Counter(row.predicted for row in labelled)
     hits = Counter(row.label for row in labelled if row.label == row.predicted)
-    labels = {
-        name: _label_scores(hits[name], actual[name], predicted[name])
-        for name in sorted(actual.keys() | predicted.keys())
-    }
+    names = sorted({*actual, *predicted})
+    labels = {name: _label_scores(hits[name], actual[name], predicted[name]) for name in names}
     accuracy_share = share([row.label == row.predicted for row in labelled])
     return Classification(
         **dict(accuracy_share),

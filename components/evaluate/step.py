@@ -96,6 +96,7 @@ def run(inputs: EvaluateInputs, context: Context) -> Receipt:
         context,
         campaign.task("evaluate"),
         "evaluate",
+        # Not among the settings of a measurement: equal weights are measured once, in any round.
         config={**settings, "round": campaign.next_round},
         inputs=receipts,
         seed=recipe.seed,
@@ -109,6 +110,7 @@ def _earlier_models(context: Context, campaign: Campaign) -> EarlierModels | Non
         return None
     assert state.champion_evaluation is not None, "a champion was evaluated"
     assert state.first_evaluation is not None, "a champion was evaluated"
+    # A campaign that was resumed from another's state may have a history without its round 0.
     first_trainings = [
         record.receipts["train"]
         for record in state.history
@@ -139,8 +141,10 @@ def _evaluate(evaluation: Evaluation, folder: Path) -> EvaluateSummary:
     champion, reused = _measured_earlier(
         evaluation, questions, under, earlier.champion, earlier.champion_evaluation
     )
+    # Beside the candidate's, so that decide compares rows of one measurement.
     (folder / CHAMPION).mkdir()
     _write(folder / CHAMPION, champion)
+    # Collapse is measured against round 0, which may be the champion still.
     first = champion
     if earlier.first_evaluation.ref != earlier.champion_evaluation.ref:
         first, _ = _measured_earlier(
@@ -217,6 +221,7 @@ def _write(folder: Path, measured: Measured) -> None:
         RESULTS: measured.results,
         RETENTION: measured.texts,
     }
+    # Without pass@k there are none, and the receipt names no such file.
     if measured.samples:
         files[DRAWN] = measured.samples
     for name, rows in files.items():
@@ -227,6 +232,7 @@ def _summary(
     campaign: Campaign, measured: Measured, account: Account, measurement: Measurement
 ) -> EvaluateSummary:
     """Return the candidate's own numbers."""
+    # What decide and the report read; the rows themselves stay in the files.
     section = campaign.recipe.evaluate
     scores = scores_of(measured.results, section.pass_k)
     texts = text_scores(measured.texts)
