@@ -82,7 +82,6 @@ def score_chart(rounds: Sequence[RoundView], threshold: float | None) -> str:
     figure, axes = _figure(4.0, 2.5)
     records = [round_view.record for round_view in rounds]
     numbers = [record.round for record in records]
-    scores = [100 * record.accuracy for record in records]
     axes.step(
         numbers,
         _champion_scores(records),
@@ -108,10 +107,8 @@ def score_chart(rounds: Sequence[RoundView], threshold: float | None) -> str:
     bottom, top = axes.get_ylim()
     axes.set_ylim(max(-3.0, bottom), min(103.0, top))
     _legend(figure)
-    values = ", ".join(
-        f"round {number} {score:.1f} %" for number, score in zip(numbers, scores, strict=True)
-    )
-    return _svg(figure, "score", f"Validation accuracy per round: {values}")
+    values = [f"round {record.round} {100 * record.accuracy:.1f} %" for record in records]
+    return _svg(figure, "score", f"Validation accuracy per round: {', '.join(values)}")
 
 
 def _champion_scores(records: Sequence[RoundRecord]) -> list[float]:
@@ -156,39 +153,45 @@ def drop_chart(rounds: Sequence[RoundView]) -> str:
         counts.update(record.dropped)
     reasons = sorted(counts, key=lambda reason: (-counts[reason], reason))
     # With more reasons than colours, the last colour is for all rare ones together.
-    num_named = len(reasons) if len(reasons) <= len(_REASONS) else len(_REASONS) - 1
+    num_named = len(reasons)
+    if num_named > len(_REASONS):
+        num_named = len(_REASONS) - 1
     named = reasons[:num_named]
     rare = reasons[num_named:]
     layers = [("accepted", _ACCENT, [record.accepted for record in records])]
     for reason, colour in zip(named, _REASONS, strict=False):
-        layers.append((reason[:28], colour, [record.dropped.get(reason, 0) for record in records]))
+        # Cut: the legend has three columns, and reasons are data.
+        label = reason[:28]
+        layers.append((label, colour, [record.dropped.get(reason, 0) for record in records]))
     if rare:
         num_rare = [sum(record.dropped.get(reason, 0) for reason in rare) for record in records]
         layers.append(("other", _REASONS[-1], num_rare))
     legend_lines = (len(named) + 3) // 3
-    figure, axes = _figure(4.0, 0.9 + 0.34 * len(records) + 0.16 * legend_lines)
+    # Inches: the axis, a bar a round, a line of the legend.
+    height = 0.9 + 0.34 * len(records) + 0.16 * legend_lines
+    figure, axes = _figure(4.0, height)
     heights = [-index for index in range(len(records))]
-    left = [0.0] * len(records)
+    bar_starts = [0.0] * len(records)
     for label, colour, widths in layers:
         axes.barh(
             heights,
             widths,
-            left=left,
+            left=bar_starts,
             height=0.62,
             color=colour,
             label=label,
             edgecolor=_PAPER,
             linewidth=0.6,
         )
-        left = [start + width for start, width in zip(left, widths, strict=True)]
+        bar_starts = [start + width for start, width in zip(bar_starts, widths, strict=True)]
     axes.set_yticks(heights, [f"round {record.round}" for record in records])
     axes.set_xlabel("samples")
     _legend(figure, columns=3)
-    values = ", ".join(
+    values = [
         f"round {record.round} accepted {record.accepted} of {record.generated}"
         for record in records
-    )
-    return _svg(figure, "drops", f"Acceptance: {values}")
+    ]
+    return _svg(figure, "drops", f"Acceptance: {', '.join(values)}")
 
 
 @_styled
@@ -216,10 +219,13 @@ def loss_chart(round_view: RoundView) -> str:
             label="dev",
         )
     axes.set_xlabel("step")
-    axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    # From 0, so that a curve that falls by a tenth does not look like one that falls to nothing.
+    bottom, _ = axes.get_ylim()
+    axes.set_ylim(bottom=min(0.0, bottom))
     _legend(figure)
     number = round_view.record.round
-    title = f"Loss of round {number}: training {losses[0]:.3f} to {losses[-1]:.3f}"
+    course = f"{losses[0]:.3f} to {losses[-1]:.3f}"
+    title = f"Loss of round {number}: training {course}"
     if dev_points:
         _, last_dev_loss = dev_points[-1]
         title += f", dev at last {last_dev_loss:.3f}"
@@ -229,9 +235,12 @@ def loss_chart(round_view: RoundView) -> str:
 def _thinned(lines: Sequence[LogEntry]) -> tuple[list[float], list[float]]:
     """Return (steps, losses) of at most _MAX_POINTS points, each the mean over a bin of lines."""
     size = max(1, math.ceil(len(lines) / _MAX_POINTS))
-    bins = [lines[begin : begin + size] for begin in range(0, len(lines), size)]
-    steps = [sum(line.step for line in bin_lines) / len(bin_lines) for bin_lines in bins]
-    losses = [sum(line.loss or 0.0 for line in bin_lines) / len(bin_lines) for bin_lines in bins]
+    steps: list[float] = []
+    losses: list[float] = []
+    for begin in range(0, len(lines), size):
+        bin_lines = lines[begin : begin + size]
+        steps.append(sum(line.step for line in bin_lines) / len(bin_lines))
+        losses.append(sum(line.loss or 0.0 for line in bin_lines) / len(bin_lines))
     return steps, losses
 
 

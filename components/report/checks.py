@@ -10,7 +10,7 @@ from components.contracts.recipe import Recipe
 from components.contracts.state import RoundRecord
 from components.contracts.summaries import EvaluateSummary, SelectSummary
 from components.contracts.summaries.evaluate import Bounds, CollapseSign, PassAtKSign, RatioSign
-from components.contracts.summaries.select import FilterQuality
+from components.contracts.summaries.select import FilterCounts, FilterQuality
 from components.report.views import RoundView
 from components.report.words import percent
 
@@ -54,14 +54,18 @@ def filter_rows(select: SelectSummary | None) -> list[FilterRow]:
         return []
     audited = select.audit.filters if select.audit is not None else {}
     # A receipt's keys are in alphabetical order; each filter gets what the one before it passed.
-    in_order = sorted(select.filters.items(), key=lambda item: (-item[1].given, -item[1].accepted))
-    rows = [
-        _filter_row(name, counts.given, counts.accepted, audited.get(name))
-        for name, counts in in_order
-    ]
+    rows = []
+    for name in sorted(select.filters, key=lambda name: _work_order(select.filters[name])):
+        counts = select.filters[name]
+        rows.append(_filter_row(name, counts.given, counts.accepted, audited.get(name)))
     all_quality = select.audit.all if select.audit is not None else None
     rows.append(_filter_row("all", select.generated, select.accepted, all_quality))
     return rows
+
+
+def _work_order(counts: FilterCounts) -> tuple[int, int]:
+    """Return a sorting key that has the filter with the most samples first."""
+    return -counts.given, -counts.accepted
 
 
 def _filter_row(
@@ -72,7 +76,8 @@ def _filter_row(
         return FilterRow(name, num_samples, num_accepted)
     precision = "nothing kept"
     if quality.precision is not None:
-        precision = f"{percent(quality.precision)} (≥ {100 * quality.precision_low:.1f})"
+        lower_bound = f"{100 * quality.precision_low:.1f}"
+        precision = f"{percent(quality.precision)} (≥ {lower_bound})"
     return FilterRow(
         name=name,
         num_samples=num_samples,
@@ -121,17 +126,20 @@ def bias_line(select: SelectSummary | None) -> str:
     """Return a sentence on the distance of accepted and labelled rows; empty if not measured."""
     if select is None or not select.bias:
         return ""
-    values = ", ".join(f"{name} {distance:.2f}" for name, distance in select.bias.items())
-    return f"Accepted rows against labelled ones (0 alike, 1 nothing in common): {values}."
+    values = [f"{name} {distance:.2f}" for name, distance in select.bias.items()]
+    scale = "0 alike, 1 nothing in common"
+    return f"Accepted rows against labelled ones ({scale}): {', '.join(values)}."
 
 
 def alarm_lines(record: RoundRecord, select: SelectSummary | None) -> list[str]:
     """Return the sentences of all alarms that the verdict's own sentence does not contain."""
     alarms = list(record.alarms)
     blocking_reason = select.why_blocked if select is not None else None
-    # `decide` makes an alarm of the reason, with words around it.
-    if blocking_reason is not None and not any(blocking_reason in alarm for alarm in alarms):
-        alarms.append(blocking_reason)
+    if blocking_reason is not None:
+        # `decide` makes an alarm of the reason, with words around it.
+        is_told = any(blocking_reason in alarm for alarm in alarms)
+        if not is_told:
+            alarms.append(blocking_reason)
     return [alarm for alarm in alarms if alarm not in record.why]
 
 
@@ -143,6 +151,10 @@ class Cell:
     severity: Severity = ""
 
 
+CollapseRow = tuple[int, tuple[Cell, ...]]
+"""(round, cells)."""
+
+
 @dataclass(frozen=True)
 class CollapseTable:
     """Measures of collapse, one row per round."""
@@ -150,8 +162,8 @@ class CollapseTable:
     columns: tuple[str, ...]
     bounds: tuple[str, ...]
     """Blocking bound of each column; empty where nothing blocks."""
-    rows: tuple[tuple[int, tuple[Cell, ...]], ...]
-    """(round, cells), the newest round last."""
+    rows: tuple[CollapseRow, ...]
+    """The newest round last."""
 
 
 def collapse_table(rounds: Sequence[RoundView], recipe: Recipe | None) -> CollapseTable | None:
@@ -168,23 +180,30 @@ def collapse_table(rounds: Sequence[RoundView], recipe: Recipe | None) -> Collap
     # Beside the signs stand the agreement of samples and the accuracy on audit prompts: a loop
     # without labels that agrees with itself more and is right less is collapsing (2505.21444).
     extras = [name for name in EXTRA_TITLES if _is_measured(name, rounds)]
-    titles = [_title(name, sign) for name, sign in signs.items()]
-    titles += [EXTRA_TITLES[name] for name in extras]
-    bounds = [_bound(name, sign, max_ratio) for name, sign in signs.items()]
-    bounds += [""] * len(extras)
-    rows = []
+    titles: list[str] = []
+    bounds: list[str] = []
+    for name, sign in signs.items():
+        titles.append(_title(name, sign))
+        bounds.append(_bound(name, sign, max_ratio))
+    for extra in extras:
+        titles.append(EXTRA_TITLES[extra])
+        bounds.append("")
+    rows: list[CollapseRow] = []
     for round_view in rounds:
         # The first champion is what the others are compared with.
         if round_view.record.verdict == "first":
             continue
         cells = [_cell(name, round_view.evaluate, max_ratio) for name in signs]
-        cells += [Cell(percent(_extra(name, round_view))) for name in extras]
+        for extra in extras:
+            share = _extra(extra, round_view)
+            cells.append(Cell(percent(share)))
         rows.append((round_view.record.round, tuple(cells)))
     return CollapseTable(tuple(titles), tuple(bounds), tuple(rows))
 
 
 def _latest_signs(rounds: Sequence[RoundView]) -> dict[CollapseSign, Sign]:
     """Return the newest measurement of every sign that any round has, in the order of columns."""
+    # Bounds and the k of pass@k may differ from round to round; those of the newest are shown.
     newest: dict[CollapseSign, Sign] = {}
     for round_view in rounds:
         if round_view.evaluate is not None:
@@ -230,6 +249,7 @@ def _cell(name: CollapseSign, evaluate: EvaluateSummary | None, max_ratio: float
     if sign is None:
         return Cell("–")
     if isinstance(sign, PassAtKSign):
+        # The minus sign is as wide as the plus, so that columns line up.
         text = f"{100 * sign.difference:+.1f} points".replace("-", "−")
     else:
         text = f"{sign.ratio:.3f} ×"
@@ -242,9 +262,12 @@ def _severity(
 ) -> Severity:
     # `decide` compares the perplexity with the recipe's bound, not with that of evaluate.
     if name == "perplexity" and max_ratio is not None and isinstance(sign, RatioSign):
+        warning_ratio = (1 + max_ratio) / 2
         if sign.ratio > max_ratio:
             return "bad"
-        return "warn" if sign.ratio > (1 + max_ratio) / 2 else ""
-    if any(alarm.measure == name for alarm in evaluate.blocks):
+        return "warn" if sign.ratio > warning_ratio else ""
+    blocking = {alarm.measure for alarm in evaluate.blocks}
+    warning = {alarm.measure for alarm in evaluate.warnings}
+    if name in blocking:
         return "bad"
-    return "warn" if any(alarm.measure == name for alarm in evaluate.warnings) else ""
+    return "warn" if name in warning else ""

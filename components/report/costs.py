@@ -21,7 +21,7 @@ class Totals:
     tokens: float
     """Tokens generated and trained on."""
     peak_memory_bytes: int
-    """Of the largest task."""
+    """Memory of the largest task, at its peak."""
 
     @property
     def share_not_computing(self) -> float | None:
@@ -33,7 +33,8 @@ class Totals:
 
 def tokens_of(attempt: Attempt) -> float:
     """Return the tokens generated and trained on in an attempt."""
-    return sum(amount for name, amount in attempt.costs.items() if name.startswith("tokens"))
+    tokens = [amount for name, amount in attempt.costs.items() if name.startswith("tokens")]
+    return sum(tokens)
 
 
 def totals_of(attempts: Sequence[Attempt]) -> Totals:
@@ -41,7 +42,8 @@ def totals_of(attempts: Sequence[Attempt]) -> Totals:
     attempts_by_start: dict[int, list[Attempt]] = {}
     start_number = 0
     for attempt in attempts:
-        start_number += attempt.step == "prepare"  # every start of a run begins with it
+        # Every start of a run begins with it.
+        start_number += attempt.step == "prepare"
         attempts_by_start.setdefault(start_number, []).append(attempt)
     wall_seconds = 0.0
     for start_attempts in attempts_by_start.values():

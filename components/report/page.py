@@ -39,9 +39,11 @@ EXAMPLES_PER_ROUND = 12
 MAX_ROUNDS_SHOWN = 60
 """Rounds on the page; earlier ones are left to the summary."""
 MAX_SLICES = 40
+"""Rows of the heat map."""
 _BEFORE_ROUNDS = -1
+"""Sorting key of prepare in the cost table."""
 _AFTER_ROUNDS = 10**6
-"""Sorting keys of prepare and publish in the cost table."""
+"""Sorting key of publish."""
 
 Example = tuple[str, str, str]
 """(prompt, answer, scores or reason) of a sample."""
@@ -102,8 +104,11 @@ def build_page(view: RunView, note: str = "") -> str:
         view: The run.
         note: A line about the run from the caller, such as the pipeline's own status.
     """
-    shown = view.rounds[-MAX_ROUNDS_SHOWN:]
+    recent_rounds = view.rounds[-MAX_ROUNDS_SHOWN:]
     threshold = view.recipe.decide.goal.threshold if view.recipe else None
+    losses = [
+        (round_view, loss_chart(round_view)) for round_view in recent_rounds if round_view.curve
+    ]
     template = _templates().get_template("template.html")
     return template.render(
         view=view,
@@ -111,13 +116,13 @@ def build_page(view: RunView, note: str = "") -> str:
         headline=headline(view),
         outcome=outcome(view),
         figures=list(_figures(view)),
-        score=score_chart(shown, threshold) if shown else "",
-        drops=drop_chart(shown),
-        losses=[(round_view, loss_chart(round_view)) for round_view in shown if round_view.curve],
-        slices=_slices(shown),
-        collapse=collapse_table(shown, view.recipe),
-        hidden_rounds=len(view.rounds) - len(shown),
-        rounds=[_section(view, round_view) for round_view in reversed(shown)],
+        score=score_chart(recent_rounds, threshold) if recent_rounds else "",
+        drops=drop_chart(recent_rounds),
+        losses=losses,
+        slices=_slices(recent_rounds),
+        collapse=collapse_table(recent_rounds, view.recipe),
+        hidden_rounds=len(view.rounds) - len(recent_rounds),
+        rounds=[_section(view, round_view) for round_view in reversed(recent_rounds)],
         costs=_costs(view),
         lineage=list(lineage(view)),
     )
@@ -127,17 +132,18 @@ def _figures(view: RunView) -> Iterator[tuple[str, str]]:
     """Yield (name, value) of the key figures under the headline."""
     champion = view.champion
     if champion is not None:
-        low, high = champion.interval
+        low, high = (100 * bound for bound in champion.interval)
         yield "champion", f"round {champion.round}"
         yield "validation", percent(champion.accuracy)
-        yield "95 % interval", f"{100 * low:.1f} – {100 * high:.1f} %"
+        yield "95 % interval", f"{low:.1f} – {high:.1f} %"
         yield "test", percent(champion.test_accuracy)
     if view.tasks:
         totals = view.totals
         yield "wall time", seconds_text(totals.wall_seconds)
         yield "not computing", percent(totals.share_not_computing, 0)
         yield "tokens", f"{totals.tokens:,.0f}"
-        yield "peak memory", f"{totals.peak_memory_bytes / 2**20:,.0f} MiB"
+        peak_mebibytes = totals.peak_memory_bytes / 2**20
+        yield "peak memory", f"{peak_mebibytes:,.0f} MiB"
 
 
 def _slices(rounds: Sequence[RoundView]) -> list[tuple[str, list[float | None]]]:
@@ -153,8 +159,13 @@ def _slices(rounds: Sequence[RoundView]) -> list[tuple[str, list[float | None]]]
 def _slice_order(name: str) -> list[tuple[int, int, str]]:
     """Return a sorting key that has length=9 before length=10."""
     # At most nine digits: the name is data, and Python reads no number of over 4,300 digits.
-    pieces = re.split(r"(\d{1,9})", name)
-    return [(0, int(piece), "") if piece.isdecimal() else (1, 0, piece) for piece in pieces]
+    order = []
+    for piece in re.split(r"(\d{1,9})", name):
+        if piece.isdecimal():
+            order.append((0, int(piece), ""))
+        else:
+            order.append((1, 0, piece))
+    return order
 
 
 def _section(view: RunView, round_view: RoundView) -> RoundSection:
@@ -196,9 +207,12 @@ def _changes_after(view: RunView, record: RoundRecord) -> list[PlanChange]:
 
 
 def _scores_text(provenance: dict[str, JsonValue]) -> str:
-    # Other entries say where a row comes from, not how good it is.
-    scores = {name: value for name, value in provenance.items() if isinstance(value, float)}
-    return ", ".join(f"{name} {value:.4g}" for name, value in sorted(scores.items()))
+    # Entries of other types say where a row comes from, not how good it is.
+    scores = []
+    for name, value in sorted(provenance.items()):
+        if isinstance(value, float):
+            scores.append(f"{name} {value:.4g}")
+    return ", ".join(scores)
 
 
 def _dropped(row: Dropped) -> Example:
@@ -214,6 +228,7 @@ def _dropped(row: Dropped) -> Example:
 
 def _costs(view: RunView) -> list[CostLine]:
     """Return the lines of the cost table in the order of the rounds and of time."""
+    # Attempts of these have the number of the round that the state was in.
     outside_rounds = {"prepare": _BEFORE_ROUNDS, "publish": _AFTER_ROUNDS}
     tasks_by_line: dict[tuple[int, str], list[TaskView]] = {}
     for task in view.tasks:
@@ -225,7 +240,8 @@ def _costs(view: RunView) -> list[CostLine]:
         first_task = tasks_by_line[line][0]
         return round_order, first_task.attempts[0].started
 
-    return [_cost_line(line, tasks_by_line[line]) for line in sorted(tasks_by_line, key=line_order)]
+    in_order = sorted(tasks_by_line, key=line_order)
+    return [_cost_line(line, tasks_by_line[line]) for line in in_order]
 
 
 def _cost_line(line: tuple[int, str], tasks: Sequence[TaskView]) -> CostLine:

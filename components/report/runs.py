@@ -91,6 +91,7 @@ def load_run(context: Context, run_id: str, *, examples: int = 0) -> RunView:
 
 def run_id_of_job(context: Context, job_id: str) -> str | None:
     """Return the run that a pipeline job carried out; None if the job did not get to naming it."""
+    # A file of another form is as good as none: the report is written all the same.
     try:
         document = json.loads(context.store.get_bytes(keys.job_key(job_id)))
         return str(document["run_id"])
@@ -140,16 +141,19 @@ def _tasks(context: Context, run_id: str, problems: list[str]) -> tuple[TaskView
     attempts: list[Attempt] = []
     for key in context.store.list(keys.attempts_prefix(run_id)):
         try:
-            attempts.append(Attempt.model_validate_json(context.store.get_bytes(key)))
+            attempt = Attempt.model_validate_json(context.store.get_bytes(key))
         except (ValidationError, Corrupt) as error:
-            problems.append(f"{key}: not an attempt record ({type(error).__name__})")
+            kind = type(error).__name__
+            problems.append(f"{key}: not an attempt record ({kind})")
+        else:
+            attempts.append(attempt)
     attempts_by_task: dict[str, list[Attempt]] = {}
     for attempt in sorted(attempts, key=lambda attempt: attempt.started):
         attempts_by_task.setdefault(attempt.task, []).append(attempt)
-    views = [
+    # Attempts are in order of time, and so are the first ones of each task.
+    return tuple(
         TaskView(name, tuple(task_attempts)) for name, task_attempts in attempts_by_task.items()
-    ]
-    return tuple(sorted(views, key=lambda task: task.attempts[0].started))
+    )
 
 
 def _latest_state(
@@ -192,11 +196,13 @@ def _continues(state: State, ref: str, earlier: State, earlier_ref: str) -> bool
 
 
 def _state(context: Context, ref: str) -> State:
-    return State.model_validate_json(fetch(context, read_receipt(context, ref), STATE).read_bytes())
+    path = fetch(context, read_receipt(context, ref), STATE)
+    return State.model_validate_json(path.read_bytes())
 
 
 def _recipe(context: Context, start: Receipt) -> Recipe:
-    return Recipe.model_validate_json(fetch(context, start, RECIPE).read_bytes())
+    path = fetch(context, start, RECIPE)
+    return Recipe.model_validate_json(path.read_bytes())
 
 
 def _round(
@@ -216,6 +222,7 @@ def _round(
         select=_summary(select, SelectSummary, problems),
         evaluate=_summary(evaluate, EvaluateSummary, problems),
     )
+    # The command line shows summaries alone, and need not load gigabytes of rows for them.
     if not examples:
         return view
     curve = _rows(context, train, LOG, LogEntry, problems)
@@ -261,9 +268,11 @@ def _rows(
 
 def _spread(rows: list[R], count: int) -> list[R]:
     """Return at most `count` rows, evenly over the list."""
-    if len(rows) <= count:
+    total = len(rows)
+    if total <= count:
         return rows
-    return [rows[index * len(rows) // count] for index in range(count)]
+    # Not the first ones: files are in the order of prompts, and neighbours resemble each other.
+    return [rows[index * total // count] for index in range(count)]
 
 
 def _of_every_reason(rows: list[Dropped], count: int) -> list[Dropped]:

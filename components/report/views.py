@@ -83,7 +83,7 @@ class RunView:
     """`step/key` → receipt, of everything that the run names and that could be read."""
     rounds: tuple[RoundView, ...]
     published: PublishSummary | None
-    """Of the newest attempt's publish receipt; None if nothing was published."""
+    """Summary of the newest publish receipt; None if nothing was published."""
     totals: Totals
     problems: tuple[str, ...]
     """A line for everything that is missing or damaged."""
@@ -114,6 +114,7 @@ class RunView:
     def target_met(self) -> bool:
         """True if the champion reached the goal, by the word of publish or decide, else by its
         accuracy."""
+        # A state that was read may be older than the model that was published.
         if self.published is not None:
             return self.published.target_met
         if self.state is not None and self.state.stop == "target":
@@ -125,6 +126,7 @@ class RunView:
     @property
     def status(self) -> str:
         """`published`, `failed`, `unfinished` (running or stopped), or `unknown` (no trace)."""
+        # A failure counts more: the model may be that of an earlier start.
         if self.failed:
             return "failed"
         if self.published is not None:

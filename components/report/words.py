@@ -18,15 +18,21 @@ def headline(view: RunView) -> str:
     if not history or champion is None:
         return _headline_without_rounds(view)
     target = "Target met" if view.target_met else "Target not met"
-    goal = f" (goal {percent(view.recipe.decide.goal.threshold)})" if view.recipe else ""
+    goal = ""
+    # The recipe may be unreadable although the history is not.
+    if view.recipe:
+        threshold = view.recipe.decide.goal.threshold
+        goal = f" (goal {percent(threshold)})"
     ending = ""
     if view.state and view.state.stop:
         ending += f" The run ended because {STOP_SENTENCES[view.state.stop]}."
     if view.failed:
-        ending += f" {view.failed[-1].name} failed."
+        last_failed = view.failed[-1]
+        ending += f" {last_failed.name} failed."
     if not ending:
         ending = " The run is not finished."
-    return f"{target}: {_course(history, champion, goal)}.{ending}"
+    course = _course(history, champion, goal)
+    return f"{target}: {course}.{ending}"
 
 
 def _headline_without_rounds(view: RunView) -> str:
@@ -43,11 +49,12 @@ def _course(history: Sequence[RoundRecord], champion: RoundRecord, goal: str) ->
         champion: The champion's round.
         goal: Remark on the goal, put behind the accuracy.
     """
-    first, last = history[0], history[-1]
+    last = history[-1]
     accuracy = percent(champion.accuracy)
+    first_accuracy = percent(history[0].accuracy)
     if champion.round:
         return (
-            f"validation accuracy went from {percent(first.accuracy)} to {accuracy}{goal}; "
+            f"validation accuracy went from {first_accuracy} to {accuracy}{goal}; "
             f"the champion is round {champion.round} of {last.round}"
         )
     if last.round:
@@ -64,18 +71,23 @@ def outcome(view: RunView) -> tuple[str, str]:
         return "bad", "failed"
     if view.target_met:
         return "good", "target met"
-    if view.status == "published" or (view.state is not None and view.state.stop):
+    # A model may be published although the goal was not reached: the best one there is.
+    has_ended = view.state is not None and view.state.stop is not None
+    if view.status == "published" or has_ended:
         return "warn", "target not met"
     return "soft", "not finished" if view.tasks else "unknown"
 
 
 def percent(share: float | None, digits: int = 1) -> str:
     """Return a share as `93.0 %`, or a dash for None."""
-    return "–" if share is None else f"{100 * share:.{digits}f} %"
+    if share is None:
+        return "–"
+    return f"{100 * share:.{digits}f} %"
 
 
 def seconds_text(seconds: float) -> str:
     """Return a duration as `4.2 s`, `3 min 10 s` or `2 h 05 min`."""
+    # Below 100 a fraction is worth reading.
     if seconds < 100:
         return f"{seconds:.1f} s"
     minutes, remaining_seconds = divmod(round(seconds), 60)
@@ -88,4 +100,6 @@ def cut(text: object, length: int = 200) -> str:
     """Return text from data, fit to be shown: at most `length` characters, all visible."""
     # Control characters could reorder or hide text of the page or the terminal.
     visible = _INVISIBLE.sub("\ufffd", str(text))
-    return visible if len(visible) <= length else visible[: length - 1] + "…"
+    if len(visible) <= length:
+        return visible
+    return visible[: length - 1] + "…"
