@@ -1,4 +1,4 @@
-"""Filter the samples of a round and mix what is kept with the labelled rows."""
+"""Filter the samples of a round and mix the accepted ones with the labelled rows."""
 
 from components.runtime.entrypoints import carry_out, parser, receipt_at
 from components.select.step import SelectInputs, run

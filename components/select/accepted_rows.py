@@ -34,6 +34,7 @@ def write_accepted(campaign: Campaign, samples: ScoredSampleFile, path: Path) ->
     Returns:
         The number of prompts in the file.
     """
+    # Two readings of the file: the mean weight is known only after the first one.
     total_weight = 0.0
     prompts = AcceptedPrompts()
     for block in samples.blocks():
@@ -62,6 +63,7 @@ def _training_row(campaign: Campaign, scored: ScoredSample, weight: float) -> Tr
         "vote_share": scored.vote_share,
         "verdict": scored.prompt.verifier if campaign.recipe.select.verifier else "unverified",
     }
+    # Absent where they say nothing, so that rows of plain rounds stay short.
     if scored.scores:
         provenance["scores"] = dict(scored.scores)
     if scored.pass_rate is not None:

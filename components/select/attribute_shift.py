@@ -12,6 +12,7 @@ from components.statistics import jensen_shannon
 MAX_CLASSES = 50
 """The most frequent answers are classes of their own; all others are one class."""
 MAX_CLASS_CHARACTERS = 32
+"""Longer answers are texts and no names of classes."""
 LONG = "a longer text"
 OTHER = "another answer"
 ATTRIBUTES = ("length", "answer", "slice")
@@ -25,10 +26,16 @@ def attributes(rows: Iterable[TrainingRow]) -> dict[str, Counter[str]]:
     """
     counts = {name: Counter[str]() for name in ATTRIBUTES}
     for row in rows:
+        # Lengths by powers of two: single lengths would be too rare to be compared.
+        length = str(len(row.completion).bit_length())
         answer = normalised_text(row.completion)
-        counts["length"][str(len(row.completion).bit_length())] += 1
-        counts["answer"][answer if len(answer) <= MAX_CLASS_CHARACTERS else LONG] += 1
-        counts["slice"][f"{row.tags.get('task', '')} {row.tags.get('length', '')}"] += 1
+        if len(answer) > MAX_CLASS_CHARACTERS:
+            answer = LONG
+        task = row.tags.get("task", "")
+        tagged_length = row.tags.get("length", "")
+        counts["length"][length] += 1
+        counts["answer"][answer] += 1
+        counts["slice"][f"{task} {tagged_length}"] += 1
         # Free-form answers may all differ: rare ones are forgotten, so that memory stays bounded.
         if len(counts["answer"]) > 100 * MAX_CLASSES:
             counts["answer"] = _most_frequent(counts["answer"], 10 * MAX_CLASSES)
@@ -48,6 +55,7 @@ def distances(
     """
     if not any(labelled.values()) or not any(accepted.values()):
         return {}
+    # One set of classes for both sides: with sets of their own, equal rows would seem to differ.
     classes = {LONG, *_most_frequent(accepted["answer"] + labelled["answer"], MAX_CLASSES)}
     by_attribute = {}
     for name in ATTRIBUTES:
@@ -60,8 +68,8 @@ def distances(
 
 def _most_frequent(counts: Counter[str], number: int) -> Counter[str]:
     # Counter.most_common orders ties by insertion, which depends on the order of the rows.
-    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return Counter(dict(ranked[:number]))
+    ranked = sorted(counts, key=lambda value: (-counts[value], value))
+    return Counter({value: counts[value] for value in ranked[:number]})
 
 
 def _folded(counts: Counter[str], classes: set[str]) -> Counter[str]:

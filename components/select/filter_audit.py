@@ -28,7 +28,9 @@ class Audit:
         if not self._remaining:
             return
         passed, dropped = apply(self._remaining)
-        assert len(passed) + len(dropped) == len(self._remaining), f"{name} lost audit samples"
+        num_samples = len(passed) + len(dropped)
+        assert num_samples == len(self._remaining), f"{name} lost audit samples"
+        # On what earlier filters passed: a filter is not praised for what others have dropped.
         self._filters[name] = self._measure(self._remaining, passed)
         self._remaining = passed
 
@@ -65,16 +67,16 @@ class Audit:
         """Return counts of samples, and shares by prompt."""
         shares = self._right_shares(passed)
         num_right_given = self._num_right(given)
+        num_prompts = len(shares)
         # A prompt counts as proved right only as a whole: the sum of shares is rounded down, with
         # an allowance for the rounding of thirds and sevenths.
         num_right_prompts = int(sum(shares) + 1e-9)
-        upper_error = (
-            binomial_upper(len(shares) - num_right_prompts, len(shares)) if shares else 1.0
-        )
+        num_wrong_prompts = num_prompts - num_right_prompts
+        upper_error = binomial_upper(num_wrong_prompts, num_prompts) if shares else 1.0
         return FilterQuality(
             given=len(given),
             accepted=len(passed),
-            prompts_accepted=len(shares),
+            prompts_accepted=num_prompts,
             precision=_mean(shares) if shares else None,
             precision_low=1.0 - upper_error,
             recall=self._num_right(passed) / num_right_given if num_right_given else None,
@@ -86,9 +88,7 @@ class Audit:
 
     def _right_shares(self, block: Block) -> list[float]:
         """Return the share of right samples of each prompt."""
-        return [
-            _mean([self._is_right[scored.key] for scored in group]) for group in by_prompt(block)
-        ]
+        return [self._num_right(group) / len(group) for group in by_prompt(block)]
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -122,11 +122,14 @@ def filter_all(
             if pass_number == 1:
                 _count_votes(votes, block, outcomes)
             _withdraw_votes(votes, block, outcomes)
+            # Each filter's outcome is the input of the next one: the last one is what is left.
             _, passed_block = outcomes[-1]
             passed.write(passed_block)
+        # Filters against repetition say nothing about right and wrong: no audit sample passes them.
         for entry, apply in filters:
             if entry.checks_quality:
                 audit.pass_through(entry.name, apply)
+        # The files of two passes are on disk at any time, not those of all.
         samples.remove()
         samples = passed
     account.accepted = samples.count - samples.num_hinted
@@ -157,6 +160,7 @@ def _outcomes(
     for entry, apply in filters:
         passed, dropped = apply(block)
         _note(account, entry.name, block, passed, dropped)
+        # As they fall: no pass holds its dropped rows in memory.
         for row in dropped:
             write_line(rejected, row)
         yield entry, passed

@@ -11,7 +11,6 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from components.contracts.artifacts import DROPPED, HINTED_PREFIX, TOO_HARD
 from components.contracts.rows import HardPrompt, TrainingRow, read_rows, write_rows
@@ -96,8 +95,9 @@ class Pool:
         failed, solved = _failed_and_solved(folder / DROPPED)
         solved_with_hint = set[str]()
         for row in accepted:
-            hinted = row.provenance.get("hinted")
-            (solved_with_hint if hinted else solved).add(row.provenance["prompt_id"])
+            ids = solved_with_hint if row.provenance.get("hinted") else solved
+            ids.add(row.provenance["prompt_id"])
+        # Without a reference answer there is nothing to hint at.
         too_hard = (failed & self.answerable) - solved
         answered = solved | solved_with_hint
         earlier: dict[str, HardPrompt] = {}
@@ -126,10 +126,15 @@ def _failed_and_solved(dropped: Path) -> tuple[set[str], set[str]]:
 
     Failed: a sample was not right. Solved: a sample was right, or may not be trained on at all.
     """
-    failed, solved = set[str](), set[str]()
+    failed: set[str] = set()
+    solved: set[str] = set()
     with dropped.open("rb") as file:
         for line in file:
-            row: dict[str, Any] = json.loads(line)
-            if not row["row"].get("hinted"):
-                (failed if row["reason"] in NOT_RIGHT else solved).add(row["row"]["prompt_id"])
+            # Not by the row's model: of many rows only three fields are needed.
+            row = json.loads(line)
+            sample = row["row"]
+            if sample.get("hinted"):
+                continue
+            ids = failed if row["reason"] in NOT_RIGHT else solved
+            ids.add(sample["prompt_id"])
     return failed, solved

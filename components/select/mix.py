@@ -38,6 +38,7 @@ def accumulate(
         labelled_keys: `row_key` of the labelled rows.
         left_out: Counts the rows that are left out, by reason; updated.
     """
+    # Keys, not rows: the rows of all rounds would not fit into memory.
     mixed_keys = {row_key(row.prompt, row.completion) for row in newest}
     for row in older:
         key = row_key(row.prompt, row.completion)
@@ -74,22 +75,30 @@ def weigh(
     """
     labelled_share = max(MIN_LABELLED_SHARE, labelled_share)
     groups = [labelled, older, newest]
-    counts, weight_sums = zip(*(_counted(rows) for rows in groups), strict=True)
+    counted = [_counted(rows) for rows in groups]
+    counts = [count for count, _ in counted]
     _, num_older, num_newest = counts
     generated_share = 1 - labelled_share
     shares = [labelled_share, generated_share * (1 - newest_share), generated_share * newest_share]
-    if not num_older or not num_newest:  # one group of generated rows takes all of their share
-        shares[1:] = [generated_share * bool(num_older), generated_share * bool(num_newest)]
+    # One group of generated rows takes all of their share.
+    if not num_older:
+        shares = [labelled_share, 0.0, generated_share]
+    if not num_newest:
+        shares = [labelled_share, generated_share, 0.0]
+    # Labelled rows may be missing too: the shares of the groups that are there make up the whole.
     present = sum(share for share, count in zip(shares, counts, strict=True) if count)
-    for rows, share, weight_sum in zip(groups, shares, weight_sums, strict=True):
+    num_rows = sum(counts)
+    # The weights of a group sum to its share of the number of rows, whatever its own size is.
+    for rows, share, (_, weight_sum) in zip(groups, shares, counted, strict=True):
         for row in rows:
-            weight = row.weight * share / present * sum(counts) / weight_sum
+            weight = row.weight * share / present * num_rows / weight_sum
             yield row.model_copy(update={"weight": weight})
 
 
 def _counted(rows: Iterable[TrainingRow]) -> tuple[int, float]:
     """Return (number, sum of the weights)."""
-    count, total = 0, 0.0
+    count = 0
+    total = 0.0
     for row in rows:
         count += 1
         total += row.weight

@@ -22,7 +22,8 @@ def evaluation_items(context: Context, prepared: Receipt) -> list[tuple[Prompt, 
         for row in read_rows(fetch(context, prepared, split_file(split)), TrainingRow):
             # Raw text has no prompt, but must not be learned by heart either.
             text = row.prompt or row.completion
-            items.append((Prompt(id=prompt_id(text), text=text, verifier="exact"), row.completion))
+            prompt = Prompt(id=prompt_id(text), text=text, verifier="exact")
+            items.append((prompt, row.completion))
     return items
 
 
@@ -49,6 +50,8 @@ def _present(prepared: Receipt, splits: tuple[str, ...]) -> list[str]:
 
 
 def _reference(prompt: Prompt) -> str:
-    entry = prompt.reference.get("entry")
-    answer = entry.get("answer") if isinstance(entry, dict) else prompt.reference.get("answer")
-    return str(answer or "")
+    reference = prompt.reference
+    # Puzzles of reasoning-gym bring an entry of its data set, with the answer inside.
+    entry = reference.get("entry")
+    holder = entry if isinstance(entry, dict) else reference
+    return str(holder.get("answer") or "")

@@ -25,4 +25,5 @@ class RowFile:
 
 def write_line(file: BinaryIO, row: BaseModel) -> None:
     """Append one row as the canonical JSON line that `read_rows` reads."""
+    # Canonical: equal rows are equal bytes, so that equal work gives equal digests.
     file.write(canonical_json(row.model_dump(mode="json")) + b"\n")

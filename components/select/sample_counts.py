@@ -56,6 +56,7 @@ class SeenCounts:
             for group in by_prompt(block):
                 if group[0].prompt.id in self.audit_ids or group[0].hinted:
                     continue
+                # Answers that differ in white space alone are one text to a reader.
                 texts = {normalised_text(scored.text) for scored in group}
                 self.prompts += 1
                 self.samples += len(group)

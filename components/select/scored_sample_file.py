@@ -39,11 +39,13 @@ class ScoredSampleFile:
             self._file.close()
             self._file = None
         block: list[ScoredSample] = []
+        # Blocks are made anew: after a pass that drops much they would be small.
         with self._path.open("rb", buffering=2**20) as file:
             for line in file:
                 group = _decoded(line)
                 # The samples of a prompt with and without a hint are two lines, but one block.
-                if len(block) >= BLOCK_SAMPLES and group[0].prompt.id != block[-1].prompt.id:
+                identity = group[0].prompt.id
+                if len(block) >= BLOCK_SAMPLES and identity != block[-1].prompt.id:
                     yield block
                     block = []
                 block += group

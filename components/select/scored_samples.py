@@ -58,7 +58,8 @@ class ScoredSample:
     @property
     def slice(self) -> tuple[str, str]:
         """Task and length, where the prompt is tagged with them."""
-        return self.prompt.tags.get("task", ""), self.prompt.tags.get("length", "")
+        tags = self.prompt.tags
+        return tags.get("task", ""), tags.get("length", "")
 
 
 Block = Sequence[ScoredSample]
@@ -112,13 +113,15 @@ def make_scored_samples(
     scored_samples = []
     for identity in sorted(groups):
         prompt = prompts[identity]
-        group = [groups[identity][index] for index in sorted(groups[identity])]
+        sample_by_index = groups[identity]
+        group = [sample_by_index[index] for index in sorted(sample_by_index)]
         answers = vote_keys(prompt, [sample.text for sample in group])
         votes = Counter(
             answer
             for answer, sample in zip(answers, group, strict=True)
             if answer and sample.finished
         )
+        # `most_common` orders ties by insertion, so by sample index.
         majority, num_votes = votes.most_common(1)[0] if votes else ("", 0)
         is_tied = list(votes.values()).count(num_votes) > 1
         scored_samples += [
@@ -159,7 +162,8 @@ def split(block: Block, refusal: Callable[[ScoredSample], str], reason: str) -> 
         refusal: Returns the detail of the drop, empty to let the sample pass.
         reason: Reason of every drop.
     """
-    passed, dropped = list[ScoredSample](), list[Dropped]()
+    passed: list[ScoredSample] = []
+    dropped: list[Dropped] = []
     for scored in block:
         if detail := refusal(scored):
             dropped.append(drop(scored, reason, detail))
@@ -177,9 +181,13 @@ def by_prompt(block: Block) -> Iterator[list[ScoredSample]]:
     """Yield the samples of a block, prompt by prompt; those with a hint apart, after the others."""
     group: list[ScoredSample] = []
     for scored in block:
-        if group and (group[0].prompt.id != scored.prompt.id or group[0].hinted != scored.hinted):
+        if group and _group_key(group[0]) != _group_key(scored):
             yield group
             group = []
         group.append(scored)
     if group:
         yield group
+
+
+def _group_key(scored: ScoredSample) -> tuple[str, bool]:
+    return scored.prompt.id, scored.hinted

@@ -21,6 +21,7 @@ def rows_of(path: Path, kind: type[R]) -> Iterator[R]:
         Corrupt: A row does not fit the model, or the file cannot be read.
     """
     with path.open("rb") as file:
+        # A cached object lies under its digest: its name does not tell the format.
         is_parquet = file.read(4) == b"PAR1"
     return _rows_of_parquet(path, kind) if is_parquet else read_rows(path, kind)
 

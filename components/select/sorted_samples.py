@@ -28,6 +28,7 @@ BUCKET_BYTES = 8 * 2**20
 """Bytes of stored samples and prompts that are in memory at once. As Python objects they take about
 five times as much."""
 MAX_BUCKETS = 256
+"""Every bucket has two files open at once; the usual limit is 1,024 open files."""
 
 
 def gather(
@@ -56,19 +57,24 @@ def gather(
         for name, kind in _KINDS
     ]
     size = sum(path.stat().st_size for _, path in files)
-    count = min(MAX_BUCKETS, max(1, math.ceil(size / bucket_bytes)))
+    num_buckets = max(1, math.ceil(size / bucket_bytes))
+    count = min(MAX_BUCKETS, num_buckets)
+    # Most rounds fit into memory: they are sorted without a copy on disk.
     if count == 1:
         yield from _blocks(make_scored_samples(*_joined(files)))
         return
     _distribute(files, count, folder)
     for number in range(count):
-        bucket = [(kind, folder / f"{name}-{number}.jsonl") for name, kind in _KINDS]
+        # Buckets are ranges of ids: one after the other they are in order.
+        bucket = [(kind, _bucket_file(folder, name, number)) for name, kind in _KINDS]
         yield from _blocks(make_scored_samples(*_joined(bucket)))
         for _, path in bucket:
             path.unlink()
 
 
-_KINDS: tuple[tuple[str, type[Prompt] | type[Sample]], ...] = (
+Kind = type[Prompt] | type[Sample]
+"""Model of the rows of a file."""
+_KINDS: tuple[tuple[str, Kind], ...] = (
     ("prompts", Prompt),
     ("samples", Sample),
 )
@@ -102,7 +108,7 @@ def _distribute(files: Iterable[tuple[Any, Path]], count: int, folder: Path) -> 
     with ExitStack() as stack:
         outputs = {
             kind: [
-                stack.enter_context((folder / f"{name}-{number}.jsonl").open("wb"))
+                stack.enter_context(_bucket_file(folder, name, number).open("wb"))
                 for number in range(count)
             ]
             for name, kind in _KINDS
@@ -112,6 +118,10 @@ def _distribute(files: Iterable[tuple[Any, Path]], count: int, folder: Path) -> 
             for row in rows_of(path, kind):
                 output = outputs[kind][_bucket(getattr(row, id_field), count)]
                 output.write(row.model_dump_json().encode() + b"\n")
+
+
+def _bucket_file(folder: Path, name: str, number: int) -> Path:
+    return folder / f"{name}-{number}.jsonl"
 
 
 def _bucket(identity: str, count: int) -> int:

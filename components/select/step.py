@@ -119,7 +119,8 @@ def _in_order(campaign: Campaign, samples: Sequence[Receipt]) -> list[Receipt]:
             )
     numbers = [summary.shard for _, summary in shards]
     counts = sorted({summary.shards for _, summary in shards})
-    if len(counts) != 1 or numbers != list(range(counts[0])):
+    is_whole = len(counts) == 1 and numbers == list(range(counts[0]))
+    if not is_whole:
         raise Corrupt(
             f"round {campaign.next_round}: got shards {numbers} of {counts}; "
             "all shards, each once, are needed"
@@ -151,7 +152,9 @@ class _Selection:
         self._folder = folder
         self._scratch = scratch
         self._section = campaign.recipe.select
-        self._labelled = RowFile(fetch(context, campaign.prepared, split_file("train")))
+        train_split = fetch(context, campaign.prepared, split_file("train"))
+        self._labelled = RowFile(train_split)
+        # Keys of 64 bits: a million labelled rows take 60 MB.
         self._labelled_keys = frozenset(
             row_key(row.prompt, row.completion) for row in self._labelled
         )
@@ -168,9 +171,11 @@ class _Selection:
             shards: Receipts of generate, by shard.
             earlier: Selections of earlier rounds, the oldest first.
         """
+        # Counted as they pass by: the samples are read once.
         blocks = self._seen.watch(self._blocks(shards))
         samples, audit = collect(blocks, self._audit_ids, self._scratch / "pass-0")
         passed, account = self._filter(samples, audit)
+        # A round with too few rows ends here, and nothing is trained on it.
         _check_enough(self._campaign, account)
         prompts = write_accepted(self._campaign, passed, self._folder / ACCEPTED)
         mix = self._write_mix(earlier)

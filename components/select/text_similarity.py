@@ -33,19 +33,22 @@ def shingles_of(text: str) -> frozenset[str]:
     The text is normalised first: runs of white space count as one space.
     """
     text = normalised_text(text)
-    begins = range(max(1, len(text) - SHINGLE_CHARACTERS + 1))
-    return frozenset([text[begin : begin + SHINGLE_CHARACTERS] for begin in begins])
+    num_shingles = max(1, len(text) - SHINGLE_CHARACTERS + 1)
+    shingles = [text[begin : begin + SHINGLE_CHARACTERS] for begin in range(num_shingles)]
+    return frozenset(shingles)
 
 
 def numbers_key(text: str) -> int:
     """Return 32 bits that are equal for texts with the same numbers in the same order."""
-    return zlib.crc32("\0".join(_NUMBER.findall(text)).encode())
+    numbers = "\0".join(_NUMBER.findall(text))
+    return zlib.crc32(numbers.encode())
 
 
 def jaccard(first: frozenset[str], second: frozenset[str]) -> float:
     """Return the size of the intersection over that of the union; 0 for two empty sets."""
-    shared = len(first & second)
-    return shared / max(1, len(first) + len(second) - shared)
+    num_shared = len(first & second)
+    num_together = len(first) + len(second) - num_shared
+    return num_shared / max(1, num_together)
 
 
 def boilerplate(texts: Iterable[tuple[str, str]]) -> dict[str, frozenset[str]]:
@@ -97,14 +100,19 @@ def band_hashes(shingles: Sequence[frozenset[str]], salts: Sequence[int], rows: 
         [list(text_shingles) for text_shingles in shingles], NUM_PERMUTATIONS, _SEED
     )
     bands = NUM_PERMUTATIONS // rows
-    digests = np.array(matrix.to_rows(), dtype=np.uint64).reshape(len(shingles), NUM_PERMUTATIONS)
-    in_bands = digests[:, : bands * rows].reshape(len(shingles), bands, rows)
-    hashes = np.zeros((len(shingles), bands), dtype=np.uint64)
+    num_texts = len(shingles)
+    digests = np.array(matrix.to_rows(), dtype=np.uint64).reshape(num_texts, NUM_PERMUTATIONS)
+    in_bands = digests[:, : bands * rows].reshape(num_texts, bands, rows)
+    hashes = np.zeros((num_texts, bands), dtype=np.uint64)
+    # Multiplying and shifting mixes the bits: any 64-bit hash of the rows of a band would do.
     for row in range(rows):
-        hashes = (hashes ^ in_bands[:, :, row]) * np.uint64(_MULTIPLIER)
+        hashes ^= in_bands[:, :, row]
+        hashes *= np.uint64(_MULTIPLIER)
         hashes ^= hashes >> np.uint64(29)
-    hashes ^= np.asarray(salts, dtype=np.uint64)[:, None] * np.uint64(_MULTIPLIER)
+    salt_hashes = np.asarray(salts, dtype=np.uint64) * np.uint64(_MULTIPLIER)
+    hashes ^= salt_hashes[:, None]
     empty = np.array([not text_shingles for text_shingles in shingles])
     # Texts without shingles cannot be compared: each gets a number that no other of them has.
-    hashes[empty] = np.arange(int(empty.sum()), dtype=np.uint64)[:, None]
+    numbers = np.arange(int(empty.sum()), dtype=np.uint64)
+    hashes[empty] = numbers[:, None]
     return hashes

@@ -41,6 +41,8 @@ class Entry:
 
 VERIFIER = "verifier"
 PASSES: tuple[tuple[Entry, ...], ...] = (
+    # Filters that look at one prompt at a time. Contamination is the first, so that no later filter
+    # learns anything from samples of evaluation prompts.
     (
         Entry("contamination", contamination.filter_of, checks_quality=False),
         Entry("unfinished", completeness.filter_of),
@@ -50,12 +52,15 @@ PASSES: tuple[tuple[Entry, ...], ...] = (
         Entry("hint", hint_leaks.filter_of, checks_quality=False),
         Entry("vote", consistency.filter_of),
     ),
+    # Length needs the median over all answers that are right.
     (
         Entry("length", length.filter_of),
         Entry("difficulty", difficulty.filter_of, checks_quality=False),
         Entry("duplicate", repeats.exact, checks_quality=False),
         Entry("same_path", repeats.paths, checks_quality=False),
     ),
+    # Near-duplicates are searched among all rows that are left, before the cap counts them and
+    # before a model is asked about them.
     (
         Entry("near_duplicate", near_duplicates.filter_of, checks_quality=False),
         Entry("cap", repeats.few_per_prompt, checks_quality=False),
@@ -64,6 +69,7 @@ PASSES: tuple[tuple[Entry, ...], ...] = (
         Entry("likelihood", score_bounds.by_likelihood),
         Entry("influence", influence.filter_of),
     ),
+    # A choice among everything that may be trained on.
     (Entry("diversity", diversity.filter_of, checks_quality=False),),
 )
 """Cheap and certain filters come first, so that those which run a model see the fewest rows."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from components.select.filter_settings import FilterSettings
-from components.select.scored_samples import Block, Filter, Outcome, Remaining, ScoredSample, split
+from components.select.scored_samples import Filter, Remaining, ScoredSample, split
 
 
 def filter_of(settings: FilterSettings, remaining: Remaining) -> Filter | None:
@@ -20,7 +20,8 @@ def filter_of(settings: FilterSettings, remaining: Remaining) -> Filter | None:
 def not_empty(settings: FilterSettings, remaining: Remaining) -> Filter | None:
     """Return a filter that drops answers without any text."""
 
-    def apply(block: Block) -> Outcome:
-        return split(block, lambda scored: "" if scored.text.strip() else "no text", "empty")
+    def refusal(scored: ScoredSample) -> str:
+        # An answer keeps its white space, but white space alone is none.
+        return "" if scored.text.strip() else "no text"
 
-    return apply
+    return lambda block: split(block, refusal, "empty")

@@ -32,17 +32,22 @@ def filter_of(settings: FilterSettings, remaining: Remaining) -> Filter | None:
     answer), and samples whose prompt is a rewording of one.
     """
     evaluation_ids = settings.evaluation_ids
-    index = Overlap(settings.evaluation) if settings.section.contamination == "overlap" else None
+    # The index costs a pass over all items; puzzles made from one template look contaminated in it.
+    index: Overlap | None = None
+    if settings.section.contamination == "overlap":
+        index = Overlap(settings.evaluation)
     refusal_by_prompt: dict[str, str] = {}
 
     def refusal_of_prompt(prompt: Prompt) -> str:
+        # Ids in files of samples may be of any kind; that of the text is computed here.
         if {prompt.id, prompt_id(prompt.text)} & evaluation_ids:
             return "its prompt is in an evaluation split"
         return index.of_prompt(prompt.text) if index else ""
 
     def refusal(scored: ScoredSample) -> str:
         if scored.prompt.id not in refusal_by_prompt:
-            refusal_by_prompt.clear()  # blocks come prompt by prompt: one entry is enough
+            # Blocks come prompt by prompt, so one entry is enough.
+            refusal_by_prompt.clear()
             refusal_by_prompt[scored.prompt.id] = refusal_of_prompt(scored.prompt)
         reason = refusal_by_prompt[scored.prompt.id]
         if not reason and index:
@@ -60,10 +65,12 @@ class Overlap:
 
     def __init__(self, items: Sequence[tuple[Prompt, str]]) -> None:
         """Build the index from (prompt, reference answer) pairs."""
-        counts = Counter[int]()
+        num_items = Counter[int]()
         for prompt, answer in items:
-            counts.update({*_runs(prompt.text), *_runs(answer)})
-        self._runs = frozenset(run for run, count in counts.items() if count < TEMPLATE_ITEMS)
+            # A set: an item that repeats a run counts once.
+            num_items.update({*_runs(prompt.text), *_runs(answer)})
+        own_runs = [run for run, count in num_items.items() if count < TEMPLATE_ITEMS]
+        self._runs = frozenset(own_runs)
         self._prompts = [
             (prompt.id, shingles_of(_plain(prompt.text)))
             for prompt, _ in items
@@ -72,6 +79,7 @@ class Overlap:
         self._positions_by_band: dict[tuple[int, int], list[int]] = defaultdict(list)
         if self._prompts:
             shingles = [prompt_shingles for _, prompt_shingles in self._prompts]
+            # One salt for all: a copy with other numbers is contaminated as well.
             hashes = band_hashes(shingles, [0] * len(shingles), rows_per_band(NEAR))
             for position, row in enumerate(hashes.tolist()):
                 for band in enumerate(row):
@@ -90,12 +98,11 @@ class Overlap:
         if len(_words(text)) < MIN_WORDS or not self._prompts:
             return ""
         shingles = shingles_of(_plain(text))
-        hashes = band_hashes([shingles], [0], rows_per_band(NEAR))[0].tolist()
-        positions = {
-            position
-            for band in enumerate(hashes)
-            for position in self._positions_by_band.get(band, ())
-        }
+        hashes = band_hashes([shingles], [0], rows_per_band(NEAR))
+        positions: set[int] = set()
+        for band in enumerate(hashes[0].tolist()):
+            positions.update(self._positions_by_band.get(band, ()))
+        # Bands only propose pairs; the exact similarity decides.
         for position in sorted(positions):
             evaluation_id, evaluation_shingles = self._prompts[position]
             similarity = jaccard(shingles, evaluation_shingles)
@@ -115,6 +122,7 @@ def _plain(text: str) -> str:
 
 def _runs(text: str) -> Iterator[int]:
     words = _words(text)
-    return (
-        hash(tuple(words[begin : begin + NUM_WORDS])) for begin in range(len(words) - NUM_WORDS + 1)
-    )
+    for begin in range(len(words) - NUM_WORDS + 1):
+        run = words[begin : begin + NUM_WORDS]
+        # A hash of Python's differs between processes; the index never leaves this one.
+        yield hash(tuple(run))

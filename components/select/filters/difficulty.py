@@ -30,9 +30,8 @@ def filter_of(settings: FilterSettings, remaining: Remaining) -> Filter | None:
 
     def apply(block: Block) -> Outcome:
         passed, dropped = split(block, refusal, "solved")
-        return [
-            replace(scored, weight=scored.weight * _weight(scored)) for scored in passed
-        ], dropped
+        weighted = [replace(scored, weight=scored.weight * _weight(scored)) for scored in passed]
+        return weighted, dropped
 
     return apply
 

@@ -34,7 +34,8 @@ def filter_of(settings: FilterSettings, remaining: Remaining) -> Filter | None:
     merits: list[tuple[float, int]] = []
     for scored in _all_samples(remaining):
         keys.append(scored.key)
-        merits.append((_merit(scored), derived_seed(settings.seed, "choice", *scored.key)))
+        random_number = derived_seed(settings.seed, "choice", *scored.key)
+        merits.append((_merit(scored), random_number))
     chosen = set(keys)
     if len(keys) > section.rows:
         chosen = _choice(section, keys, merits, remaining, settings.seed)
@@ -62,13 +63,23 @@ def _choice(
         remaining: Begins another pass over the same rows.
         seed: Seed of the projection and of the clusters.
     """
-    # Best first. The random number decides between equals, so that neighbours have no advantage.
-    ranking = sorted(range(len(keys)), key=lambda row: (-merits[row][0], merits[row][1]))
+
+    def best_first(row: int) -> tuple[float, int]:
+        merit, random_number = merits[row]
+        # The random number decides between equals, so that neighbours have no advantage.
+        return -merit, random_number
+
+    def random_order(row: int) -> int:
+        _, random_number = merits[row]
+        return random_number
+
+    all_rows = range(len(keys))
+    ranking = sorted(all_rows, key=best_first)
     match section.method:
         case "top-score":
             rows = ranking[: section.rows]
         case "random":
-            rows = sorted(range(len(keys)), key=lambda row: merits[row][1])[: section.rows]
+            rows = sorted(all_rows, key=random_order)[: section.rows]
         case "k-centre":
             rows = _centres(_vectors(remaining, seed), ranking[0], section.rows)
         case _:
@@ -106,13 +117,16 @@ def _vectors(remaining: Remaining, seed: int) -> Any:
         dtype=np.float32,
         token_pattern=r"\w+",
     )
+    # Two passes: the rarity of a word is known only once all rows were seen.
     document_counts = np.zeros(NUM_FEATURES)
     num_rows = 0
     for block in remaining():
         counts = hashing.transform(_texts(block))
         document_counts += np.bincount(counts.indices, minlength=NUM_FEATURES)
         num_rows += counts.shape[0]
-    rarity = (np.log((1 + num_rows) / (1 + document_counts)) + 1).astype(np.float32)
+    # Smoothed inverse document frequency: no word has an infinite weight, and none has 0.
+    rarity = np.log((1 + num_rows) / (1 + document_counts)) + 1
+    rarity = rarity.astype(np.float32)
     projection = SparseRandomProjection(
         NUM_DIMENSIONS, random_state=seed % 2**31, dense_output=True
     )
@@ -123,7 +137,9 @@ def _vectors(remaining: Remaining, seed: int) -> Any:
         weighted = hashing.transform(_texts(block)).multiply(rarity).tocsr()
         parts.append(projection.transform(weighted).astype(np.float32))
     vectors = np.concatenate(parts)
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    # A text without any word has length 0.
+    return vectors / np.maximum(lengths, 1e-12)
 
 
 def _texts(block: Block) -> list[str]:
@@ -143,7 +159,8 @@ def _centres(vectors: Any, first: int, count: int) -> list[int]:
         farthest = int(np.argmax(distances))
         chosen.append(farthest)
         distances = np.minimum(distances, 1 - vectors @ vectors[farthest])
-        distances[chosen] = -1.0  # equal rows have distance 0 as well, chosen ones must be below
+        # Equal rows have distance 0 as well; chosen ones must be below.
+        distances[chosen] = -1.0
     return chosen
 
 
@@ -151,6 +168,7 @@ def _balanced(vectors: Any, ranking: list[int], section: DiversityChoice, seed: 
     """Return the best rows of every cluster in turn, until there are enough."""
     from sklearn.cluster import MiniBatchKMeans
 
+    # More clusters than rows to choose would leave some without a turn.
     num_clusters = min(section.clusters, section.rows)
     clustering = MiniBatchKMeans(
         num_clusters, random_state=seed % 2**31, n_init=1, batch_size=2048

@@ -30,7 +30,8 @@ def filter_of(settings: FilterSettings, remaining: Remaining) -> Filter | None:
     runs = own_words(settings.hints.template)
 
     def apply(block: Block) -> Outcome:
-        passed, dropped = list[ScoredSample](), list[Dropped]()
+        passed: list[ScoredSample] = []
+        dropped: list[Dropped] = []
         for scored in block:
             leaked_run = _leaked_run(scored.text, runs) if scored.hinted else ""
             if leaked_run:
@@ -57,8 +58,9 @@ def own_words(template: str) -> list[str]:
         words = _WORD.findall(piece.casefold())
         if words:
             length = min(RUN_WORDS, len(words))
-            begins = range(len(words) - length + 1)
-            runs += [" ".join(words[begin : begin + length]) for begin in begins]
+            for begin in range(len(words) - length + 1):
+                run = words[begin : begin + length]
+                runs.append(" ".join(run))
         elif piece.strip():
             runs.append(piece.strip())
     return runs
@@ -66,14 +68,18 @@ def own_words(template: str) -> list[str]:
 
 def _leaked_run(text: str, runs: list[str]) -> str:
     """Return the first run that a text holds; empty if there is none."""
+    # Spaces on both sides: "he sum" is no run of "the sum".
     words = f" {' '.join(_WORD.findall(text.casefold()))} "
     for run in runs:
-        if f" {run} " in words if _WORD.search(run) else run in text:
+        holds_words = _WORD.search(run) is not None
+        is_leaked = f" {run} " in words if holds_words else run in text
+        if is_leaked:
             return run
     return ""
 
 
 def _is_parroted(scored: ScoredSample) -> bool:
+    # Elsewhere, as with `exact`, nothing but the answer is right.
     if scored.prompt.verifier not in REASONED:
         return False
     words = _WORD.findall(scored.text.casefold())

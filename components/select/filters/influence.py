@@ -29,7 +29,8 @@ def filter_of(settings: FilterSettings, remaining: Remaining) -> Filter | None:
     scorer = settings.scorers["influence"]
 
     def apply(block: Block) -> Outcome:
-        passed, dropped = list[ScoredSample](), list[Dropped]()
+        passed: list[ScoredSample] = []
+        dropped: list[Dropped] = []
         for unscored, score in zip(block, scorer(block), strict=True):
             if score is None:
                 dropped.append(drop(unscored, "unscored", "it is too long for the model"))

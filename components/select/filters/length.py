@@ -13,16 +13,20 @@ def filter_of(settings: FilterSettings, remaining: Remaining) -> Filter | None:
 
     Lengths are in characters; the median is over all samples that remain when the pass begins.
     """
-    lengths: dict[tuple[str, str], Counter[int]] = defaultdict(Counter)
+    # By slice: answers to longer problems are longer, and that is no fault. Counts of lengths take
+    # little memory, however many samples there are.
+    lengths_by_slice: dict[tuple[str, str], Counter[int]] = defaultdict(Counter)
     for block in remaining():
         for scored in block:
-            lengths[scored.slice][len(scored.text)] += 1
-    medians = {name: _median(counts) for name, counts in lengths.items()}
-    low, high = settings.section.min_length_ratio, settings.section.max_length_ratio
+            lengths_by_slice[scored.slice][len(scored.text)] += 1
+    medians = {name: _median(lengths) for name, lengths in lengths_by_slice.items()}
+    low = settings.section.min_length_ratio
+    high = settings.section.max_length_ratio
 
     def refusal(scored: ScoredSample) -> str:
         median = medians.get(scored.slice)
-        if median is None:  # a slice of audit prompts alone: there is nothing to compare with
+        # A slice of audit prompts alone: there is nothing to compare with.
+        if median is None:
             return ""
         length = len(scored.text)
         ratio = length / max(1, median)
@@ -40,9 +44,11 @@ def _median(counts: Counter[int]) -> float:
     lower_middle = 0
     for value in sorted(counts):
         through_value = below + counts[value]
-        if 2 * through_value == total:  # the middle lies between this value and the next one
+        if 2 * through_value == total:
+            # The middle lies between this value and the next one.
             lower_middle = value
         elif 2 * through_value > total:
-            return (lower_middle + value) / 2 if 2 * below == total else value
+            is_pair = 2 * below == total
+            return (lower_middle + value) / 2 if is_pair else value
         below = through_value
     return lower_middle

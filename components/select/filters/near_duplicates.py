@@ -117,7 +117,8 @@ class _Search:
                 tasks = [scored.slice[0] for scored in block]
                 shingles = list(map(self._distinctive, tasks, texts))
                 # Rows with other numbers get another salt: they are never proposed as a pair.
-                hashes = band_hashes(shingles, list(map(numbers_key, texts)), self._rows_per_band)
+                salts = [numbers_key(text) for text in texts]
+                hashes = band_hashes(shingles, salts, self._rows_per_band)
                 for band, band_file in enumerate(band_files):
                     band_file.write(hashes[:, band].tobytes())
                 lines = [
@@ -125,11 +126,14 @@ class _Search:
                     for task, scored, text in zip(tasks, block, texts, strict=True)
                 ]
                 text_file.write(b"".join(lines))
-                lengths.append(np.fromiter(map(len, lines), dtype=np.int64, count=len(lines)))
-        return np.concatenate([np.zeros(1, dtype=np.int64), *lengths]).cumsum()
+                line_lengths = [len(line) for line in lines]
+                lengths.append(np.array(line_lengths, dtype=np.int64))
+        first_offset = np.zeros(1, dtype=np.int64)
+        return np.concatenate([first_offset, *lengths]).cumsum()
 
     def _compare(self, rows: Any, is_duplicate: Any, detail_by_key: dict[SampleKey, str]) -> None:
         """Mark the rows of a group that resemble an earlier one of it."""
+        # What is a duplicate by another band already leads no rows of its own.
         rows = rows[~is_duplicate[rows]]
         if len(rows) < 2:
             return
@@ -151,8 +155,11 @@ class _Search:
 
     def _row(self, row: int) -> tuple[SampleKey, frozenset[str]]:
         """Return (key, distinctive shingles) of a row, read from the file."""
-        begin, end = int(self._offsets[row]), int(self._offsets[row + 1])
-        task, prompt, index, text = json.loads(os.pread(self._descriptor, end - begin, begin))
+        begin = int(self._offsets[row])
+        end = int(self._offsets[row + 1])
+        # Shingles are made anew: those of all rows would not fit into memory.
+        line = os.pread(self._descriptor, end - begin, begin)
+        task, prompt, index, text = json.loads(line)
         return (prompt, index), self._distinctive(task, text)
 
     def _distinctive(self, task: str, text: str) -> frozenset[str]:
@@ -188,9 +195,13 @@ def _groups(hashes: Any) -> Iterator[Any]:
         return
     order = np.argsort(hashes, kind="stable")
     ordered = hashes[order]
-    is_begin = np.concatenate([[True], ordered[1:] != ordered[:-1]])
-    begins = np.flatnonzero(is_begin)
+    differs = ordered[1:] != ordered[:-1]
+    begins = np.flatnonzero(np.concatenate([[True], differs]))
     sizes = np.diff(np.concatenate([begins, [len(hashes)]]))
-    begins, sizes = begins[sizes >= 2], sizes[sizes >= 2]
+    is_group = sizes >= 2
+    begins = begins[is_group]
+    sizes = sizes[is_group]
+    # By first rows: which row of several similar ones stays must not depend on hashes.
     for number in np.argsort(order[begins], kind="stable"):
-        yield order[begins[number] : begins[number] + sizes[number]]
+        begin = begins[number]
+        yield order[begin : begin + sizes[number]]

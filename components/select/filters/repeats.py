@@ -99,7 +99,10 @@ def few_per_prompt(settings: FilterSettings, remaining: Remaining) -> Filter | N
 
 def equations(text: str) -> tuple[str, ...]:
     """Return the equations of an answer in order, such as `48/2=24`: the path of its reasoning."""
-    plain = _DECORATION.sub("", _ANNOTATION.sub("", text.replace("×", "*").replace("÷", "/")))
+    plain = text.replace("×", "*").replace("÷", "/")
+    # GSM8K's annotations (`<<48/2=24>>`) say every equation a second time.
+    plain = _ANNOTATION.sub("", plain)
+    plain = _DECORATION.sub("", plain)
     return tuple(_EQUATION.findall(plain))
 
 
@@ -107,15 +110,21 @@ def _one_of_each_path(samples: list[ScoredSample]) -> list[ScoredSample]:
     """Return the sample of each path that is farthest from the samples of other paths."""
     samples_by_path: dict[tuple[str, ...], list[ScoredSample]] = defaultdict(list)
     for scored in samples:
-        samples_by_path[equations(scored.text) or (scored.text,)].append(scored)
+        # Without equations the text itself is the path: such answers are never alike.
+        path = equations(scored.text) or (scored.text,)
+        samples_by_path[path].append(scored)
     chosen = []
     for group in samples_by_path.values():
         other_texts = [scored.text for scored in samples if scored not in group]
-        distances = [
-            sum(edit_distance(scored.text, text) for text in other_texts) for scored in group
-        ]
-        chosen.append(group[distances.index(max(distances))])
+        # Farthest from the others: what stays should teach different words as well (2308.01825).
+        distances = [_total_distance(scored.text, other_texts) for scored in group]
+        farthest = distances.index(max(distances))
+        chosen.append(group[farthest])
     return chosen
+
+
+def _total_distance(text: str, other_texts: list[str]) -> int:
+    return sum(edit_distance(text, other_text) for other_text in other_texts)
 
 
 def edit_distance(first: str, second: str) -> int:
@@ -125,14 +134,17 @@ def edit_distance(first: str, second: str) -> int:
     """
     import numpy as np
 
-    first, second = first[:MAX_COMPARED_CHARACTERS], second[:MAX_COMPARED_CHARACTERS]
+    first = first[:MAX_COMPARED_CHARACTERS]
+    second = second[:MAX_COMPARED_CHARACTERS]
     letters = np.array([ord(letter) for letter in second], dtype=np.int64)
     positions = np.arange(len(second) + 1)
     row = positions.copy()
     for number, letter in enumerate(first, 1):
         best = np.empty_like(row)
         best[0] = number
-        best[1:] = np.minimum(row[1:] + 1, row[:-1] + (letters != ord(letter)))
+        deletions = row[1:] + 1
+        replacements = row[:-1] + (letters != ord(letter))
+        best[1:] = np.minimum(deletions, replacements)
         # Insertions: the least value to the left, plus one for each position between.
         row = np.minimum.accumulate(best - positions) + positions
     return int(row[-1])

@@ -64,7 +64,9 @@ def by_likelihood(settings: FilterSettings, remaining: Remaining) -> Filter | No
     ]
 
     def apply(block: Block) -> Outcome:
-        passed, dropped = list(block), list[Dropped]()
+        passed = list(block)
+        dropped: list[Dropped] = []
+        # One band after the other: only what is left costs the forward pass of the next model.
         for apply_band in filters:
             passed, dropped_by_band = apply_band(passed)
             dropped += dropped_by_band
@@ -94,8 +96,10 @@ def _filter(settings: FilterSettings, name: str, refusal: Refusal, reason: str) 
     scorer = settings.scorers[name]
 
     def apply(block: Block) -> Outcome:
-        passed, dropped = list[ScoredSample](), list[Dropped]()
+        passed: list[ScoredSample] = []
+        dropped: list[Dropped] = []
         for unscored, score in zip(block, scorer(block), strict=True):
+            # Never passed unscored: a judge that fails would let everything through.
             if score is None:
                 dropped.append(drop(unscored, "unscored", f"{name} gave no score"))
                 continue

@@ -21,6 +21,9 @@ from components.select.scored_samples import (
 )
 from components.verifiers import verify
 
+VerifierFunction = Callable[[str, str, dict[str, Any]], bool]
+"""(prompt, answer, reference) → whether the answer is right; a function of the user's."""
+
 
 def filter_of(settings: FilterSettings, remaining: Remaining) -> Filter | None:
     """Return a filter that drops answers which the prompt's verifier refuses.
@@ -33,7 +36,8 @@ def filter_of(settings: FilterSettings, remaining: Remaining) -> Filter | None:
         return None
 
     def apply(block: Block) -> Outcome:
-        passed, dropped = list[ScoredSample](), list[Dropped]()
+        passed: list[ScoredSample] = []
+        dropped: list[Dropped] = []
         for group in by_prompt(block):
             right, wrong = _verified(group)
             if not group[0].hinted:
@@ -58,7 +62,9 @@ def by_function(settings: FilterSettings, remaining: Remaining) -> Filter | None
     function = _imported(name)
 
     def refusal(scored: ScoredSample) -> str:
-        accepted = function(scored.prompt.text, scored.text, dict(scored.prompt.reference))
+        # A copy: the function is not ours, and the prompt is used again.
+        reference = dict(scored.prompt.reference)
+        accepted = function(scored.prompt.text, scored.text, reference)
         return "" if accepted else f"{name} refused it"
 
     return lambda block: split(block, refusal, "function")
@@ -66,6 +72,7 @@ def by_function(settings: FilterSettings, remaining: Remaining) -> Filter | None
 
 def _verified(group: Block) -> Outcome:
     """Return the outcome for the answers to one prompt; equal answers are checked once."""
+    # Small models repeat themselves, and `math` may take seconds for one answer.
     verdicts: dict[str, bool] = {}
 
     def refusal(scored: ScoredSample) -> str:
@@ -78,9 +85,10 @@ def _verified(group: Block) -> Outcome:
     return split(group, refusal, "verifier")
 
 
-def _imported(name: str) -> Callable[[str, str, dict[str, Any]], bool]:
+def _imported(name: str) -> VerifierFunction:
     """Return the function with a dotted name. Errors it raises later keep their traceback."""
     module, _, attribute = name.rpartition(".")
+    # ImportError alone: what else a module raises as it is loaded is a bug of the user's code.
     try:
         function = getattr(importlib.import_module(module), attribute, None)
     except ImportError as error:
@@ -91,5 +99,5 @@ def _imported(name: str) -> Callable[[str, str, dict[str, Any]], bool]:
         raise UserError(
             f"select.verifier_function {name}: module {module} has no function {attribute!r}"
         )
-    verifier_function: Callable[[str, str, dict[str, Any]], bool] = function
+    verifier_function: VerifierFunction = function
     return verifier_function

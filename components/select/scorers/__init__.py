@@ -1,4 +1,4 @@
-"""Scores of samples from outside of them: a judge, a reward model, champion, base, dev rows."""
+"""Scores of samples by others than the verifier: judge, reward, champion, base, dev rows."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ KEY = "RATCHET_JUDGE_KEY"
 TIMEOUT_SECONDS = 120.0
 MAX_RETRIES = 5
 MAX_TOKENS = 8
-"""Of a reply: enough for a number from 0 to 10."""
+"""Tokens of a reply: enough for a number from 0 to 10."""
 
 _GRADE = re.compile(r"\s*(10|[0-9])\s*")
 _INSTRUCTION = (
@@ -74,6 +74,7 @@ class Judge:
             UserError: The endpoint refuses the request.
             Transient: The endpoint cannot be reached.
         """
+        # Small models repeat themselves, and every grade is paid for.
         distinct = {(scored.prompt.id, scored.text): scored for scored in block}
         grades = self._pool.map(self._grade, distinct.values())
         grade_by_answer = dict(zip(distinct, grades, strict=True))
@@ -90,6 +91,7 @@ class Judge:
         try:
             reply = self._client.chat.completions.create(
                 model=self._section.model,
+                # Greedy: a grade should not depend on luck.
                 temperature=0.0,
                 max_tokens=MAX_TOKENS,
                 messages=[

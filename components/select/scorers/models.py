@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +61,7 @@ def likelihood_scorers(context: Context, campaign: Campaign) -> dict[str, Scorer
         "base": _perplexity(context, campaign, campaign.prepared, base_name(campaign.prepared, 0)),
     }
 
+    # Far below 1 the champion finds likely what the base does not: it has drifted away.
     def ratio(block: Block) -> list[float | None]:
         pairs = zip(models["champion"](block), models["base"](block), strict=True)
         return [
@@ -85,6 +85,7 @@ def _perplexity(context: Context, campaign: Campaign, receipt: Receipt, name: st
     """
     recipe = campaign.recipe
 
+    # Loaded with the first block: filters before this one may have dropped everything.
     @functools.cache
     def loaded() -> Any:
         return _loaded(context, receipt, name, recipe.model.system_prompt)
@@ -116,7 +117,8 @@ def influence_scorer(context: Context, campaign: Campaign) -> Scorer:
     recipe = campaign.recipe
     section = recipe.select.influence
     assert section is not None
-    rows = list(read_rows(fetch(context, campaign.prepared, split_file("dev")), TrainingRow))
+    path = fetch(context, campaign.prepared, split_file("dev"))
+    rows = list(read_rows(path, TrainingRow))
     if not rows:
         raise UserError(
             "select.influence needs labelled rows of the dev split: "
@@ -154,15 +156,17 @@ def _loaded(context: Context, receipt: Receipt, name: str, system_prompt: str) -
     try:
         return load_for_answers(folder, system_prompt)
     finally:
+        # The weights are in memory now; the copy only takes up the disk.
         shutil.rmtree(folder)
 
 
-def _with_threads(context: Context, score: Callable[[Block], list[float | None]]) -> Scorer:
+def _with_threads(context: Context, score: Scorer) -> Scorer:
     """Return the scorer, which then uses as many threads as the context allows."""
 
     def scores(block: Block) -> list[float | None]:
         import torch
 
+        # At every call: several models take turns in this process, and loading one may change it.
         torch.set_num_threads(context.threads)
         return score(block)
 
