@@ -20,11 +20,11 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 from components.errors import Transient, UserError
+from components.retry import pauses
 
 MODULE = "components.runtime.supervisor"
 FIRST_PAUSE_SECONDS = 10.0
@@ -32,8 +32,8 @@ LONGEST_PAUSE_SECONDS = 300.0
 SHORT_TRY_SECONDS = 60.0
 """A try that ends sooner did no work: it found no store, no network or no queue."""
 PATIENCE_SECONDS = 1800.0
-"""How long short tries follow each other. A store that is upgraded or moved is away for minutes;
-an address that is wrong never answers, and a person waits for the message."""
+"""Longest time in which short tries follow each other. A store that is upgraded or moved is away
+for minutes; an address that is wrong never answers, and a person waits for the message."""
 MAX_DEATHS = 3
 """Tries again after deaths by signal in a row: one that comes back each time is a fault of the
 step, and a training that needs more memory than there is dies each time."""
@@ -57,54 +57,54 @@ def unsupervised(command: Sequence[str]) -> list[str]:
     return list(command[command.index("--") + 1 :])
 
 
-@dataclass
-class Patience:
-    """Decides after each failed try whether, and after which pause, there is another one.
+class RetryRule:
+    """Decides after each failed try whether, and after which pause, there is another one."""
 
-    Args:
-        deadline: Monotonic time after which no try begins.
-        first_pause: Seconds before the second try; they double up to LONGEST_PAUSE_SECONDS.
-    """
+    def __init__(self, deadline: float, first_pause: float = FIRST_PAUSE_SECONDS) -> None:
+        """Begin with the first try.
 
-    deadline: float
-    first_pause: float = FIRST_PAUSE_SECONDS
-    _failures: int = 0
-    _deaths: int = 0
-    _impatient_at: float | None = None
+        Args:
+            deadline: Monotonic time after which no try begins.
+            first_pause: Seconds before the second try; they double up to LONGEST_PAUSE_SECONDS.
+        """
+        self._deadline = deadline
+        self._first_pause = first_pause
+        self._pauses = pauses(first_pause, LONGEST_PAUSE_SECONDS)
+        self._num_deaths = 0
+        self._give_up_at: float | None = None
 
-    def pause_after(self, status: int, seconds: float, now: float) -> float | None:
+    def pause_after(self, status: int, seconds: float, end: float) -> float | None:
         """Return the seconds to wait before the next try, or None if this status is final.
 
         Args:
             status: Exit status as a shell says it, 128 + the signal's number for a death.
             seconds: Duration of the try that ended with it.
-            now: Monotonic time of its end.
+            end: Monotonic time of its end.
         """
         died = status - _SHELL_SIGNAL_BASE in _DEATHS
         if status != Transient.exit_code and not died:
             return None
         if seconds >= SHORT_TRY_SECONDS:
             # The step worked for a while: this is a new fault, not the last one again.
-            self._failures = 0
-            self._impatient_at = None
-        if self._impatient_at is None:
-            self._impatient_at = now + PATIENCE_SECONDS
-        self._deaths = self._deaths + 1 if died else 0
-        if self._deaths > MAX_DEATHS:
+            self._pauses = pauses(self._first_pause, LONGEST_PAUSE_SECONDS)
+            self._give_up_at = None
+        if self._give_up_at is None:
+            self._give_up_at = end + PATIENCE_SECONDS
+        self._num_deaths = self._num_deaths + 1 if died else 0
+        if self._num_deaths > MAX_DEATHS:
             return None
-        pause = min(self.first_pause * 2.0**self._failures, LONGEST_PAUSE_SECONDS)
-        if now + pause > min(self.deadline, self._impatient_at):
+        pause = next(self._pauses)
+        if end + pause > min(self._deadline, self._give_up_at):
             return None
-        self._failures += 1
         return pause
 
 
 class Supervisor:
     """Runs one command until it succeeds, fails for good, or the container is told to end."""
 
-    def __init__(self, command: list[str], patience: Patience) -> None:
+    def __init__(self, command: list[str], rule: RetryRule) -> None:
         self._command = command
-        self._patience = patience
+        self._rule = rule
         self._process: subprocess.Popen[bytes] | None = None
         self._end_signal = 0
 
@@ -116,13 +116,14 @@ class Supervisor:
         num_tries = 0
         while True:
             num_tries += 1
-            began = time.monotonic()
+            begin = time.monotonic()
             status = self._try_once()
-            now = time.monotonic()
+            end = time.monotonic()
             if status == 0 or self._end_signal:
                 return status
-            pause = self._patience.pause_after(status, now - began, now)
-            ending = f"try {num_tries} ended with {_described(status)} after {now - began:.0f} s"
+            seconds = end - begin
+            pause = self._rule.pause_after(status, seconds, end)
+            ending = f"try {num_tries} ended with {_described(status)} after {seconds:.0f} s"
             if pause is None:
                 if num_tries > 1:
                     _say(f"{ending}; there is no further one")
@@ -153,7 +154,8 @@ class Supervisor:
             os.killpg(self._process.pid, number)
 
     def _wait(self, seconds: float) -> None:
-        """Sleep in slices: a signal that arrives just before a long sleep would be noticed late."""
+        """Sleep until the time is over or a signal arrives."""
+        # In slices: a signal that arrives just before a long sleep would be noticed late.
         end = time.monotonic() + seconds
         while not self._end_signal and time.monotonic() < end:
             time.sleep(_PAUSE_SLICE_SECONDS)
@@ -180,10 +182,8 @@ def _shell_status(return_code: int) -> int:
 
 
 def _kill_orphans(group: int) -> None:
-    """End all that a finished try left running, and wait for it.
-
-    A worker that outlives its step keeps device memory and ports that the next try needs.
-    """
+    """End all that a finished try left running, and wait for it."""
+    # A worker that outlives its step keeps device memory and ports that the next try needs.
     with suppress(ProcessLookupError):  # nothing is left of the group
         os.killpg(group, signal.SIGKILL)
     # Workers may be in groups of their own. Killing one can hand its children to this process.
@@ -222,9 +222,9 @@ def main() -> None:
     parser.add_argument("command", nargs="+", help="after --")
     arguments = parser.parse_args()
     deadline = time.monotonic() + 3600 * arguments.hours
-    patience = Patience(deadline, arguments.first_pause)
+    rule = RetryRule(deadline, arguments.first_pause)
     try:
-        status = Supervisor(arguments.command, patience).run()
+        status = Supervisor(arguments.command, rule).run()
     except FileNotFoundError as error:
         print(f"error (UserError): {error.filename} does not exist", file=sys.stderr)
         status = UserError.exit_code

@@ -24,9 +24,10 @@ _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP}
 
 @dataclass(frozen=True)
 class _Identity:
-    """What an edit of a file changes. The time of a change of its metadata is none of it: a hard
-    link, which the cache makes for every reader, changes that."""
+    """The properties of a file that an edit changes."""
 
+    # Not the time of a change of its metadata: a hard link, which the cache makes for every reader,
+    # changes that.
     inode: int
     size: int
     mtime_ns: int

@@ -14,7 +14,7 @@ from components.runtime.supervisor import (
     LONGEST_PAUSE_SECONDS,
     MAX_DEATHS,
     PATIENCE_SECONDS,
-    Patience,
+    RetryRule,
 )
 from tests.waiting import wait_until
 
@@ -133,7 +133,7 @@ def test_it_ends_at_once_when_it_is_told_to_end_in_a_pause(tmp_path: Path) -> No
 
 
 def test_pauses_grow_and_short_failures_end_after_half_an_hour() -> None:
-    patience, now, pauses = Patience(deadline=1e9), 0.0, []
+    patience, now, pauses = RetryRule(deadline=1e9), 0.0, []
     while (pause := patience.pause_after(75, 2.0, now)) is not None:
         pauses.append(pause)
         now += pause + 2.0
@@ -142,7 +142,7 @@ def test_pauses_grow_and_short_failures_end_after_half_an_hour() -> None:
 
 
 def test_a_store_that_is_away_for_five_minutes_costs_about_five_minutes() -> None:
-    patience, now = Patience(deadline=1e9), 0.0
+    patience, now = RetryRule(deadline=1e9), 0.0
     while now < 300:
         pause = patience.pause_after(75, 2.0, now)
         assert pause is not None
@@ -151,13 +151,13 @@ def test_a_store_that_is_away_for_five_minutes_costs_about_five_minutes() -> Non
 
 
 def test_a_try_that_worked_for_a_while_makes_the_pauses_short_again() -> None:
-    patience, now = Patience(deadline=1e9), 0.0
+    patience, now = RetryRule(deadline=1e9), 0.0
     for _ in range(100):
         now += 3600
         assert patience.pause_after(75, 3600, now) == 10
 
 
 def test_deaths_in_a_row_are_few_however_long_the_tries_were() -> None:
-    patience = Patience(deadline=1e9)
+    patience = RetryRule(deadline=1e9)
     pauses = [patience.pause_after(137, 3600, 3600.0 * number) for number in range(MAX_DEATHS + 1)]
     assert pauses == [10, 10, 10, None]
