@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -31,7 +32,7 @@ from components.errors import UserError
 
 if TYPE_CHECKING:
     from components.cli.cluster.kfp_api import Pipelines
-    from components.cli.cluster.submit import Started, Submission
+    from components.cli.cluster.submit import Started, Submission, Waiting
     from components.cli.package.package_file import Package
 
 # The status by which a shell knows a command that Ctrl-C ended: 128 + SIGINT.
@@ -111,6 +112,15 @@ def submit(
     timeout_hours: Annotated[
         float, typer.Option(min=0, help="Wait no longer; 0: without end.")
     ] = 0,
+    restarts: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="With --wait, begin a run again up to N times if it failed for reasons that may "
+            "pass: evicted, out of memory, node or network lost.",
+        ),
+    ] = 3,
     again: Annotated[
         bool, typer.Option("--again", help="Begin another run where there is one of this name.")
     ] = False,
@@ -131,7 +141,7 @@ def submit(
     Exit status with --wait: 0 succeeded, 1 failed, 2 time is up or wrong usage, 3 cancelled, 4 the
     API did not answer.
     """
-    from components.cli.cluster.submit import EXIT_CODES, as_document, start
+    from components.cli.cluster.submit import EXIT_CODES, Waiting, as_document, start
     from components.cli.cluster.summary import summary_page
     from components.cli.package.compile import unpinned_images
 
@@ -146,7 +156,15 @@ def submit(
     print_note(f"{verb} run {submission.name}: {started.state}\n{started.url}")
     status = 0
     if wait:
-        started, status = _wait(pipelines, started, timeout_hours)
+        waiting = Waiting(
+            timeout_seconds=timeout_hours * 3600 or None,
+            restarts=restarts,
+            on_state=print_note,
+            on_restart=partial(_print_restart, restarts),
+            environment=os.environ,
+            ui=ui,
+        )
+        started, status = _wait(pipelines, submission, started, waiting)
     elif started.attached:
         # A run that goes on is a success of `submit`; one that ended badly before is none.
         status = EXIT_CODES.get(started.state, 0)
@@ -160,23 +178,33 @@ def submit(
     raise typer.Exit(status)
 
 
-def _wait(pipelines: Pipelines, started: Started, timeout_hours: float) -> tuple[Started, int]:
-    from components.cli.cluster.submit import follow
+def _wait(
+    pipelines: Pipelines, submission: Submission, started: Started, waiting: Waiting
+) -> tuple[Started, int]:
+    from components.cli.cluster.submit import follow_and_restart
 
-    timeout_seconds = timeout_hours * 3600 or None
     try:
-        return follow(pipelines, started, timeout_seconds, print_note)
+        return follow_and_restart(pipelines, submission, started, waiting)
     except KeyboardInterrupt:
         print_note(f"no longer waiting; the run goes on: {started.url}")
         raise typer.Exit(INTERRUPTED) from None
 
 
+def _print_restart(restarts: int, failed: Started, number: int) -> None:
+    for failure in failed.failures:
+        print_note(str(failure), style="red")
+    print_note(
+        f"{failed.run_id} failed for a reason that may pass: restart {number} of {restarts}, which "
+        "re-uses what is finished"
+    )
+
+
 def _print_end(started: Started, status: int) -> None:
     """Print what there is to say of a run beyond its state."""
-    from components.cli.cluster.submit import EXIT_CODES, TIME_IS_UP, failures
+    from components.cli.cluster.submit import EXIT_CODES, TIME_IS_UP, failure_lines
 
     if status == EXIT_CODES["FAILED"]:
-        for line in failures(started.run):
+        for line in failure_lines(started):
             print_note(line, style="red")
     if started.attached and status in (EXIT_CODES["FAILED"], EXIT_CODES["CANCELED"]):
         print_note(

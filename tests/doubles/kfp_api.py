@@ -53,7 +53,9 @@ class KfpApi:
         self.states: list[str] = []
         """One becomes the state of a run at each look at it; the last one stays."""
         self.error: str = ""
-        """What a task of a failed run says."""
+        """Message of the failed pod in the Workflow of a failed run; the API v2beta1 has none."""
+        self.errors: list[str] = []
+        """One is the message of each failed run, before `error` is."""
         self.tokens: set[str] = set()
         """Bearer tokens that are accepted; empty: all, and none."""
         self.forbidden = False
@@ -109,6 +111,8 @@ class KfpApi:
                 return problem(401, 16, "Request header error: there is no user identity header.")
             if self.forbidden:
                 return problem(403, 7, "User 'ci' is not authorized with reason: no role binding")
+            if match := re.fullmatch(r"/apis/v1beta1/runs/([^/]+)", unquote(parts.path)):
+                return self._workflow(match[1])
             path = unquote(parts.path).removeprefix("/apis/v2beta1/")
             if path == parts.path:
                 return 404, b"404 page not found\n"
@@ -141,14 +145,26 @@ class KfpApi:
     def _go_on(self, run: Json) -> None:
         run["state"] = self.states.pop(0) if len(self.states) > 1 else self.states[0]
         if run["state"] == "FAILED" and self.error:
-            failed = {
-                "display_name": "train-r1",
-                "state": "FAILED",
-                "error": {"code": 1, "message": self.error},
-            }
+            # As Kubeflow Pipelines 2.17 answers: names and states of Argo's nodes, never a message.
+            names = {"prepare": "SUCCEEDED", "executor": "FAILED", "train-r1": "FAILED"}
             run["run_details"] = {
-                "task_details": [{"display_name": "prepare", "state": "SUCCEEDED"}, failed]
+                "task_details": [
+                    {"display_name": name, "state": state} for name, state in names.items()
+                ]
             }
+
+    def _workflow(self, run_id: str) -> Answer:
+        """A run in the API v1beta1, with the Workflow that the persistence agent last reported."""
+        run = self.objects["runs"].get(run_id)
+        if run is None:
+            return problem(404, 5, f"run {run_id} not found")
+        nodes: dict[str, Json] = {}
+        if run["state"] == "FAILED" and self.error:
+            message = self.errors.pop(0) if self.errors else self.error
+            nodes = failed_workflow("train-r1", message)
+        workflow = {"kind": "Workflow", "status": {"phase": "Failed", "nodes": nodes}}
+        runtime = {"workflow_manifest": json.dumps(workflow)}
+        return 200, {"run": {"id": run_id}, "pipeline_runtime": runtime}
 
     def _create(self, kind: str, body: Json) -> Answer:
         name = body["display_name"]
@@ -231,9 +247,32 @@ class KfpApi:
         return Handler
 
 
+def failed_workflow(step: str, message: str, phase: str = "Failed") -> dict[str, Json]:
+    """Argo's nodes of a pipeline whose step failed, named and nested as KFP's compiler makes them."""
+
+    def node(name: str, kind: str, phase: str, **more: str) -> Json:
+        return {"displayName": name, "name": name, "type": kind, "phase": phase, **more}
+
+    return {
+        "wf-1": node("root", "DAG", "Failed"),
+        "wf-2": node("prepare", "DAG", "Succeeded", boundaryID="wf-1"),
+        "wf-3": node("prepare-driver", "Pod", "Succeeded", boundaryID="wf-1"),
+        "wf-4": node("executor", "Pod", "Succeeded", boundaryID="wf-2"),
+        "wf-5": node(step, "DAG", "Failed", boundaryID="wf-1"),
+        "wf-6": node(f"{step}-driver", "Pod", "Succeeded", boundaryID="wf-1"),
+        "wf-7": node("executor", "Retry", phase, boundaryID="wf-5", message="No more retries left"),
+        "wf-8": node("executor(0)", "Pod", phase, boundaryID="wf-5", message=message),
+    }
+
+
 def problem(status: int, code: int, message: str) -> Answer:
     """The server's error document."""
     return status, {"error": message, "code": code, "message": message, "details": []}
+
+
+def missing_page(handler: Any, carry_out: Any) -> None:
+    """A path that the server does not know."""
+    handler.answer(404, b"404 page not found\n")
 
 
 def page(handler: Any, carry_out: Any) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from components.cli.cluster.kfp_calls import Access, ApiCalls, ApiPatience, Gone, Method
-from components.cli.json_documents import Json
+from components.cli.json_documents import Json, nested
 
 
 class Pipelines(ApiCalls):
@@ -109,6 +111,24 @@ class Pipelines(ApiCalls):
     def run(self, run_id: str) -> Json:
         """Return a run. Raises Gone."""
         return self.call(f"get run {run_id}", self._runs.run_service_get_run, run_id)
+
+    def workflow(self, run_id: str) -> Json:
+        """Return the Argo Workflow of a run, with the messages of its nodes. Raises Gone."""
+        answer = self.call(f"get the workflow of run {run_id}", self._get_run_v1beta1, run_id)
+        document = json.loads(nested(answer, "pipeline_runtime").get("workflow_manifest") or "{}")
+        return document if isinstance(document, dict) else {}
+
+    def _get_run_v1beta1(self, run_id: str, **options: Any) -> Any:
+        # The generated client is of v2beta1, whose runs have no Workflow; the server has both.
+        return self.client.call_api(
+            "/apis/v1beta1/runs/{run_id}",
+            "GET",
+            {"run_id": run_id},
+            header_params={"Accept": "application/json"},
+            auth_settings=["Bearer"],
+            _return_http_data_only=True,
+            **options,
+        )
 
     def delete_run(self, run_id: str) -> None:
         """Delete a run; one that is gone is no failure."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from components.canonical import digest_of
 from components.cli.cluster.kfp_api import Pipelines
 from components.cli.cluster.kfp_calls import Gone, Lost, Unreachable
+from components.cli.cluster.run_failures import StepFailure, explained_by_store, failed_steps
 from components.cli.json_documents import Json, nested
 from components.cli.package.package_file import Package
 from components.cli.source_tree import SOURCE_TREE
@@ -59,6 +60,30 @@ class Started:
     attached: bool
     """It was there already."""
     run: Json = field(repr=False)
+    failures: tuple[StepFailure, ...] = ()
+    """Steps that failed, of a run that has ended as FAILED."""
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether the run failed for reasons alone that may be gone when it is begun again."""
+        return bool(self.failures) and all(failure.may_pass for failure in self.failures)
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """How the end of a run is waited for."""
+
+    timeout_seconds: float | None
+    """In all, with its restarts; None: without end."""
+    restarts: int
+    """How often a run that failed for reasons that may pass is begun again."""
+    on_state: Callable[[str], None]
+    """Is called with each new state."""
+    on_restart: Callable[[Started, int], None]
+    """Is called with a failed run and the restart's number before it is begun again."""
+    environment: Mapping[str, str]
+    """May hold keys of the store, where the steps' own words are."""
+    ui: str = ""
 
 
 def plan_submission(
@@ -260,25 +285,70 @@ def follow(
             on_state(state)
         started = dataclasses.replace(started, state=state, run=run)
         if state in EXIT_CODES:
-            return started, EXIT_CODES[state]
+            return with_failures(pipelines, started), EXIT_CODES[state]
         pause_seconds = next(poll_pauses)
         if deadline is not None and patience.clock() + pause_seconds > deadline:
             return started, TIME_IS_UP
         patience.sleep(pause_seconds)
 
 
-def failures(run: Json) -> list[str]:
-    """Return a line for each failed task; without one, the run's own error, if it has one."""
-    lines = []
-    for task in nested(run, "run_details").get("task_details") or []:
-        if task.get("state") == "FAILED":
-            name = task.get("display_name") or task.get("task_id")
-            lines.append(f"{name}: {_error_message(task) or 'failed'}")
-    # A run can fail before any of its tasks exists.
-    run_error = _error_message(run)
-    if not lines and run_error:
+def follow_and_restart(
+    pipelines: Pipelines,
+    submission: Submission,
+    started: Started,
+    waiting: Waiting,
+) -> tuple[Started, int]:
+    """Wait until the run has ended, and begin it again where it failed for reasons that may pass.
+
+    Nothing inside the cluster does: the stock controller tries only deleted pods again, and an
+    eviction or a lost node ends the run. The new run finds the finished steps in the store.
+
+    Returns:
+        The last run, and the exit status as `follow` has it.
+
+    Raises:
+        UserError: The run was deleted.
+        Unreachable: The server was away for too long.
+    """
+    clock = pipelines.patience.clock
+    deadline = None if waiting.timeout_seconds is None else clock() + waiting.timeout_seconds
+    num_restarts = 0
+    while True:
+        seconds_left = None if deadline is None else max(0.0, deadline - clock())
+        started, status = follow(pipelines, started, seconds_left, waiting.on_state)
+        failures = explained_by_store(
+            started.failures,
+            str(submission.parameters.get("store", "")),
+            started.run_id,
+            waiting.environment,
+        )
+        started = dataclasses.replace(started, failures=failures)
+        if not started.may_pass or num_restarts == waiting.restarts:
+            return started, status
+        num_restarts += 1
+        waiting.on_restart(started, num_restarts)
+        started = start(pipelines, submission, again=True, ui=waiting.ui)
+
+
+def with_failures(pipelines: Pipelines, started: Started) -> Started:
+    """Return a run that failed together with its failed steps; any other as it is."""
+    if started.state != "FAILED":
+        return started
+    try:
+        workflow = pipelines.workflow(started.run_id)
+    except (Gone, UserError):
+        # A server without the API v1beta1, or a role without its right: the state alone is known.
+        return started
+    return dataclasses.replace(started, failures=failed_steps(workflow))
+
+
+def failure_lines(started: Started) -> list[str]:
+    """Return a line for each failed step; without one, the run's own error, if it has one."""
+    # A run can fail before any of its pods exists.
+    run_error = _error_message(started.run)
+    if not started.failures and run_error:
         return [run_error]
-    return lines
+    return [str(failure) for failure in started.failures]
 
 
 def _error_message(document: Json) -> str:
@@ -297,5 +367,5 @@ def as_document(started: Started, submission: Submission) -> Json:
         "pipeline": submission.package.name,
         "version": submission.version,
         "parameters": submission.parameters,
-        "failures": failures(started.run),
+        "failures": failure_lines(started),
     }

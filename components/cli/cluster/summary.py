@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from components.cli.cluster.submit import Started, Submission, failures
+from components.cli.cluster.submit import Started, Submission, failure_lines
 from components.contracts.state import RoundRecord
 from components.errors import RatchetError
 from components.report.runs import load_run, run_id_of_job
@@ -26,7 +26,7 @@ def summary_page(submission: Submission, started: Started, environment: Mapping[
         "",
         f"Kubeflow run [{started.run_id}]({started.url}): {started.state}",
     ]
-    lines += [f"- {_escape(line)}" for line in failures(started.run)]
+    lines += [f"- {_escape(line)}" for line in failure_lines(started)]
     store = str(submission.parameters.get("store", ""))
     try:
         lines += _verdict(store, started.run_id, environment)

@@ -1,0 +1,122 @@
+"""Failed steps of a run on a cluster: which, with what words, and whether the cause may pass.
+
+The API v2beta1 names the tasks of a run and their states, never a reason (Kubeflow Pipelines 2.17
+converts Argo's nodes without their messages). The messages stand in the Workflow, which only the
+API v1beta1 returns.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from components.cli.json_documents import Json, nested
+from components.errors import RatchetError, Transient
+from components.report.runs import load_run, run_id_of_job
+from components.runtime.context import make_context
+
+_MESSAGE_CHARACTERS = 300
+_ENDED_BADLY = ("Failed", "Error")
+# KFP runs the container of a step as the node `executor` below a node of the step's name.
+_EXECUTOR = re.compile(r"executor(\(\d+\))?")
+_TRY_NUMBER = re.compile(r"\(\d+\)$")
+# Words of kubelet, the node's shutdown, the scheduler's preemption and Argo.
+_MAY_PASS = re.compile(
+    r"OOMKilled|Evicted|node was low on resource|pod deleted|node (is )?shut ?down|node lost"
+    r"|Preempt|exit code (75|137|143)\b",
+    re.IGNORECASE,
+)
+# An emptyDir over its size evicts the pod again each time.
+_COMES_BACK = re.compile(r"exceeds the (total )?limit", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class StepFailure:
+    """A step that failed and was not tried again with success."""
+
+    step: str
+    """Name of the task in the pipeline: `train-r1`, or `train-r1-driver` for KFP's own pod."""
+    message: str
+    """Words of Kubernetes or, where the store can be read, of the step itself."""
+    may_pass: bool
+    """The same run may succeed if it is begun again."""
+
+    def __str__(self) -> str:
+        return f"{self.step}: {self.message or 'failed'}"
+
+
+def failed_steps(workflow: Json) -> tuple[StepFailure, ...]:
+    """Return the failed steps of an Argo Workflow, in order of their names.
+
+    Args:
+        workflow: The Workflow with its status; large ones have their nodes compressed.
+    """
+    nodes = _nodes(workflow)
+    pods_by_step: dict[str, list[Json]] = {}
+    for node in nodes.values():
+        if node.get("type") == "Pod":
+            pods_by_step.setdefault(_step_of(node, nodes), []).append(node)
+    failures = []
+    for step, pods in sorted(pods_by_step.items()):
+        if any(pod.get("phase") == "Succeeded" for pod in pods):
+            continue
+        bad_pods = [pod for pod in pods if pod.get("phase") in _ENDED_BADLY]
+        if bad_pods:
+            last_pod = max(bad_pods, key=lambda pod: str(pod.get("finishedAt") or ""))
+            message = " ".join(str(last_pod.get("message") or "").split())
+            may_pass = bool(_MAY_PASS.search(message)) and not _COMES_BACK.search(message)
+            failures.append(StepFailure(step, message[:_MESSAGE_CHARACTERS], may_pass))
+    return tuple(failures)
+
+
+def explained_by_store(
+    failures: Sequence[StepFailure], store: str, job_id: str, environment: Mapping[str, str]
+) -> tuple[StepFailure, ...]:
+    """Return the failures in the steps' own words, where the store can be read from here.
+
+    To Kubernetes every failure of a step is "exit code 1": KFP's launcher ends with it. The step's
+    attempt record tells a fault that may pass from a wrong input.
+    """
+    try:
+        context = make_context(store, environment)
+        run_id = run_id_of_job(context, job_id)
+        tasks = [] if run_id is None else load_run(context, run_id).tasks
+    except RatchetError:
+        # CI often has no keys of the store. What Kubernetes says is there.
+        return tuple(failures)
+    explained = []
+    for failure in failures:
+        for task in tasks:
+            # The shards of one step are tasks of their own: generate-r1-s0.
+            is_this_step = re.fullmatch(re.escape(failure.step) + r"(-s\d+)?", task.name)
+            attempt = task.last
+            if is_this_step and attempt.error:
+                failure = replace(
+                    failure,
+                    message=" ".join(attempt.error.split())[:_MESSAGE_CHARACTERS],
+                    may_pass=failure.may_pass or attempt.error_kind == Transient.__name__,
+                )
+        explained.append(failure)
+    return tuple(explained)
+
+
+def _nodes(workflow: Json) -> dict[str, Json]:
+    status = nested(workflow, "status")
+    compressed = status.get("compressedNodes")
+    if compressed:
+        # Argo's form for workflows that do not fit into one object of Kubernetes.
+        nodes: dict[str, Json] = json.loads(gzip.decompress(base64.b64decode(compressed)))
+        return nodes
+    return dict(status.get("nodes") or {})
+
+
+def _step_of(pod: Json, nodes: dict[str, Json]) -> str:
+    name = str(pod.get("displayName") or pod.get("name") or "")
+    if _EXECUTOR.fullmatch(name):
+        boundary = nodes.get(str(pod.get("boundaryID")), {})
+        name = str(boundary.get("displayName") or name)
+    return _TRY_NUMBER.sub("", name)
