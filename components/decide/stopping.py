@@ -9,8 +9,8 @@ from pydantic import ValidationError
 from components.contracts.recipe import DecideSection
 from components.contracts.state import State, StopReason
 from components.errors import Corrupt
+from components.runtime.attempts import Attempt
 from components.runtime.context import Context
-from components.runtime.receipts import Attempt
 from components.storage import keys
 
 # The plan after the first may mend its cause; after the second it has not.

@@ -24,16 +24,9 @@ from components.prepare.model_fit import check_fit
 from components.prepare.readers import read_source
 from components.prepare.splits import CLAIM_ORDER, Target, make_splits
 from components.prepare.tasks import make_examples
+from components.runtime.attempts import Attempt, Task, attempting
 from components.runtime.context import Context
-from components.runtime.receipts import (
-    Attempt,
-    Receipt,
-    Task,
-    attempting,
-    commit,
-    fetch,
-    read_summary,
-)
+from components.runtime.receipts import Receipt, commit, fetch, read_summary
 from components.storage import keys
 from components.storage.sources import local_folder, local_path
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from components.runtime.receipts import Attempt
+from components.runtime.attempts import Attempt
 
 
 @dataclass(frozen=True)

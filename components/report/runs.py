@@ -30,8 +30,9 @@ from components.contracts.summaries import (
 from components.errors import Corrupt, Missing, OlderReceipt, UserError, one_line
 from components.report.costs import totals_of
 from components.report.views import RoundView, RunView, TaskView
+from components.runtime.attempts import Attempt
 from components.runtime.context import Context
-from components.runtime.receipts import Attempt, Receipt, fetch, read_receipt, read_summary
+from components.runtime.receipts import Receipt, fetch, read_receipt, read_summary
 from components.storage import keys
 
 MAX_ROWS_READ = 20_000

@@ -15,7 +15,8 @@ from components.contracts.summaries import (
     TrainSummary,
 )
 from components.report.costs import Totals
-from components.runtime.receipts import Attempt, Receipt
+from components.runtime.attempts import Attempt
+from components.runtime.receipts import Receipt
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from components.contracts import artifacts
 from components.contracts.recipe import Recipe
 from components.contracts.state import STATE_STEPS, Frozen, State, with_plan
 from components.errors import Corrupt, UserError
+from components.runtime.attempts import Task
 from components.runtime.context import Context
-from components.runtime.receipts import Receipt, Task, fetch, read_receipt, ref_of_uri
+from components.runtime.receipts import Receipt, fetch, read_receipt, ref_of_uri
 
 ConfigPart = BaseModel | JsonValue
 

@@ -9,13 +9,9 @@ records beside it.
 from __future__ import annotations
 
 import hashlib
-import os
-import platform
-import resource
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar
 
@@ -23,7 +19,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from components.canonical import JsonObject, canonical_json, digest_of
 from components.contracts.summaries import Summary
-from components.errors import Corrupt, OlderReceipt, RatchetError, Transient, UserError
+from components.errors import Corrupt, OlderReceipt, RatchetError, UserError
+from components.runtime.attempts import Attempt, Task, attempting
 from components.runtime.code_digest import code_digest
 from components.runtime.context import Context
 from components.storage import keys
@@ -100,42 +97,6 @@ class _StoredReceipt(Receipt):
     checksum: str
 
 
-class Task(BaseModel):
-    """A task of a run: attempt records are filed under its run and its name in the graph."""
-
-    model_config = ConfigDict(frozen=True)
-    run_id: str
-    name: str
-    """With the round, `train-r1`."""
-    round: int
-    """Global number of the round, 0 for what comes before round 1."""
-
-
-class Attempt(BaseModel):
-    """One try of one task: for people, reports and budgets, never a source of truth."""
-
-    model_config = ConfigDict(extra="forbid")
-    task: str
-    step: str
-    round: int
-    started: float
-    """Seconds since the epoch."""
-    seconds: float = 0.0
-    """Wall time from the start of the step's process where it is known, else of the step."""
-    work_seconds: float = 0.0
-    """The part spent in the step's own work, without process start, imports and storage."""
-    reused: bool = False
-    receipt: str = ""
-    """`step/key` of the receipt; empty while running or after a failure."""
-    error: str = ""
-    error_kind: str = ""
-    host: str = ""
-    peak_memory_bytes: int = 0
-    """Largest resident set of the step's process or of one of its children."""
-    costs: dict[str, float] = {}
-    """Name of a measure of the step (`compute_seconds`, `tokens`) → amount."""
-
-
 def commit_once(
     context: Context,
     task: Task,
@@ -204,42 +165,6 @@ def commit(
         receipt = _do(context, attempt, work, make_receipt)
     attempt.receipt = receipt.ref
     return receipt
-
-
-@contextmanager
-def attempting(context: Context, task: Task, step: str) -> Iterator[Attempt]:
-    """Record one try of a task, when it begins and when it ends, with the error that ended it."""
-    attempt = Attempt(
-        task=task.name,
-        step=step,
-        round=task.round,
-        started=context.started,
-        host=platform.node() or "unknown",
-    )
-    context.progress.begin(task.name)
-    # A store that cannot be used is found here, before the work; one that fails for now may be back
-    # after it.
-    _record(context, task, attempt, tolerated=Transient)
-    try:
-        yield attempt
-    except BaseException as error:
-        attempt.error = str(error) or type(error).__name__
-        attempt.error_kind = type(error).__name__
-        raise
-    else:
-        if attempt.reused:
-            context.progress.note("reused")
-    finally:
-        attempt.seconds = round(context.clock() - attempt.started, 3)
-        own_usage = resource.getrusage(resource.RUSAGE_SELF)
-        children_usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-        # Linux counts in KiB. Of the children it tells the largest one, not their sum.
-        peak_kib = max(own_usage.ru_maxrss, children_usage.ru_maxrss)
-        attempt.peak_memory_bytes = peak_kib * 1024
-        attempt.costs = dict(context.costs)
-        # A missing attempt record costs a line of the report; failing here would hide the result or
-        # its failure.
-        _record(context, task, attempt, tolerated=RatchetError)
 
 
 def _do(
@@ -423,15 +348,3 @@ def step_key(step: str, code: str, config: JsonObject, inputs: dict[str, str], s
     """
     dependencies = {"step": step, "code": code, "config": config, "inputs": inputs, "seed": seed}
     return digest_of(dependencies)[:32]
-
-
-def _record(
-    context: Context, task: Task, attempt: Attempt, *, tolerated: type[RatchetError]
-) -> None:
-    # Unique without a look at the store: two pods may try one task at the same time.
-    name = f"{int(attempt.started * 1000)}-{os.getpid()}"
-    address = keys.attempt_key(task.run_id, task.name, name)
-    try:
-        context.store.put_bytes(address, attempt.model_dump_json().encode())
-    except tolerated as error:
-        context.progress.note(f"attempt record of {task.name} could not be written: {error}")

@@ -15,12 +15,12 @@ from components.contracts import artifacts
 from components.contracts.recipe import HOW_TO_TRAIN
 from components.contracts.summaries import TrainSummary
 from components.errors import Transient, UserError
+from components.runtime.attempts import attempting
 from components.runtime.campaign import Campaign, base_name, checkpoint_name, load_campaign
 from components.runtime.code_digest import code_digest
 from components.runtime.context import Context
 from components.runtime.receipts import (
     Receipt,
-    attempting,
     commit_once,
     digests_of,
     fetch,

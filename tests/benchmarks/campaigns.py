@@ -19,12 +19,12 @@ from components.evaluate.step import EvaluateInputs
 from components.evaluate.step import run as evaluate
 from components.report.runs import load_run
 from components.report.views import RunView
+from components.runtime.attempts import Task
 from components.runtime.campaign import Campaign, load_campaign
 from components.runtime.context import Context, make_context
 from components.runtime.entrypoints import mix_of
 from components.runtime.receipts import (
     Receipt,
-    Task,
     commit_once,
     fetch,
     read_receipt,

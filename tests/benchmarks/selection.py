@@ -21,8 +21,9 @@ from typing import Any
 
 from components.contracts.rows import Prompt, Sample, TrainingRow, prompt_id
 from components.contracts.summaries import GenerateSummary, SelectSummary
+from components.runtime.attempts import Task
 from components.runtime.context import Context, make_context
-from components.runtime.receipts import Receipt, Task, commit_once, read_receipt, read_summary
+from components.runtime.receipts import Receipt, commit_once, read_receipt, read_summary
 from components.select.step import SelectInputs, run
 from tests.benchmarks.figures import record
 from tests.unit.crafted import decided, generate_summary, prepare, recipe_of

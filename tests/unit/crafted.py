@@ -25,9 +25,10 @@ from components.contracts.summaries import (
 )
 from components.contracts.summaries.evaluate import Diversity, Intervals, Measurement
 from components.contracts.summaries.train import TrainingLayout
+from components.runtime.attempts import Task
 from components.runtime.campaign import load_campaign
 from components.runtime.context import Context
-from components.runtime.receipts import Receipt, Task, commit_once, read_summary, receipt_uri
+from components.runtime.receipts import Receipt, commit_once, read_summary, receipt_uri
 
 PLAN = Plan(
     learning_rate=1e-3,

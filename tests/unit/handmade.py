@@ -39,16 +39,9 @@ from components.contracts.summaries.select import (
     HintPool,
 )
 from components.errors import RatchetError
+from components.runtime.attempts import Task, attempting
 from components.runtime.context import Context
-from components.runtime.receipts import (
-    Receipt,
-    Task,
-    Work,
-    attempting,
-    commit,
-    commit_once,
-    fetch,
-)
+from components.runtime.receipts import Receipt, Work, commit, commit_once, fetch
 from tests.unit.crafted import evaluate_summary, select_summary, start_summary, train_summary
 
 RECIPE: dict[str, Any] = {

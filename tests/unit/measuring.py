@@ -13,8 +13,9 @@ from components.contracts.rows import Prompt, Result, TrainingRow, prompt_id
 from components.contracts.state import RoundRecord, State
 from components.contracts.summaries import TrainSummary
 from components.evaluate.step import EvaluateInputs, run
+from components.runtime.attempts import Task
 from components.runtime.context import Context
-from components.runtime.receipts import Receipt, Task, commit_once, receipt_uri
+from components.runtime.receipts import Receipt, commit_once, receipt_uri
 from tests.unit.crafted import PLAN, prepare_summary, start_summary, store, train_summary
 from tests.unit.tiny import save_tiny
 

@@ -22,8 +22,9 @@ from components.contracts.summaries.select import (
 )
 from components.decide.step import DecideInputs, run
 from components.errors import Corrupt, UserError
+from components.runtime.attempts import Attempt
 from components.runtime.context import Context
-from components.runtime.receipts import Attempt, Receipt, fetch, read_summary, receipt_uri
+from components.runtime.receipts import Receipt, fetch, read_summary, receipt_uri
 from components.storage import keys
 from tests.unit.crafted import (
     PLAN,

@@ -16,12 +16,12 @@ from components.contracts.state import Plan, State
 from components.contracts.summaries import SelectSummary, StartSummary
 from components.errors import UserError
 from components.prepare.step import PrepareInputs, run
+from components.runtime.attempts import Task
 from components.runtime.campaign import load_campaign
 from components.runtime.context import Context
 from components.runtime.entrypoints import mix_of
 from components.runtime.receipts import (
     Receipt,
-    Task,
     commit_once,
     fetch,
     fetch_folder,

@@ -23,11 +23,10 @@ from components.canonical import canonical_json, digest_of
 from components.contracts.summaries import PublishSummary, StartSummary, TrainSummary
 from components.errors import Corrupt, Missing, OlderReceipt, Transient, UserError
 from components.runtime import code_digest
+from components.runtime.attempts import Attempt, Task
 from components.runtime.context import Context
 from components.runtime.receipts import (
-    Attempt,
     Receipt,
-    Task,
     commit_once,
     fetch,
     fetch_folder,

@@ -1,0 +1,103 @@
+"""Records of attempts: each try of a task, with its times, costs, host and error.
+
+They are for people, reports and budgets, never a source of truth: a receipt holds none of this,
+because the same work must give the same receipt.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pydantic import BaseModel, ConfigDict
+
+from components.errors import RatchetError, Transient
+from components.runtime.context import Context
+from components.storage import keys
+
+
+class Task(BaseModel):
+    """A task of a run: attempt records are filed under its run and its name in the graph."""
+
+    model_config = ConfigDict(frozen=True)
+    run_id: str
+    name: str
+    """With the round, `train-r1`."""
+    round: int
+    """Global number of the round, 0 for what comes before round 1."""
+
+
+class Attempt(BaseModel):
+    """One try of one task: for people, reports and budgets, never a source of truth."""
+
+    model_config = ConfigDict(extra="forbid")
+    task: str
+    step: str
+    round: int
+    started: float
+    """Seconds since the epoch."""
+    seconds: float = 0.0
+    """Wall time from the start of the step's process where it is known, else of the step."""
+    work_seconds: float = 0.0
+    """The part spent in the step's own work, without process start, imports and storage."""
+    reused: bool = False
+    receipt: str = ""
+    """`step/key` of the receipt; empty while running or after a failure."""
+    error: str = ""
+    error_kind: str = ""
+    host: str = ""
+    peak_memory_bytes: int = 0
+    """Largest resident set of the step's process or of one of its children."""
+    costs: dict[str, float] = {}
+    """Name of a measure of the step (`compute_seconds`, `tokens`) → amount."""
+
+
+@contextmanager
+def attempting(context: Context, task: Task, step: str) -> Iterator[Attempt]:
+    """Record one try of a task, when it begins and when it ends, with the error that ended it."""
+    attempt = Attempt(
+        task=task.name,
+        step=step,
+        round=task.round,
+        started=context.started,
+        host=platform.node() or "unknown",
+    )
+    context.progress.begin(task.name)
+    # A store that cannot be used is found here, before the work; one that fails for now may be back
+    # after it.
+    _record(context, task, attempt, tolerated=Transient)
+    try:
+        yield attempt
+    except BaseException as error:
+        attempt.error = str(error) or type(error).__name__
+        attempt.error_kind = type(error).__name__
+        raise
+    else:
+        if attempt.reused:
+            context.progress.note("reused")
+    finally:
+        attempt.seconds = round(context.clock() - attempt.started, 3)
+        own_usage = resource.getrusage(resource.RUSAGE_SELF)
+        children_usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        # Linux counts in KiB. Of the children it tells the largest one, not their sum.
+        peak_kib = max(own_usage.ru_maxrss, children_usage.ru_maxrss)
+        attempt.peak_memory_bytes = peak_kib * 1024
+        attempt.costs = dict(context.costs)
+        # A missing attempt record costs a line of the report; failing here would hide the result or
+        # its failure.
+        _record(context, task, attempt, tolerated=RatchetError)
+
+
+def _record(
+    context: Context, task: Task, attempt: Attempt, *, tolerated: type[RatchetError]
+) -> None:
+    # Unique without a look at the store: two pods may try one task at the same time.
+    name = f"{int(attempt.started * 1000)}-{os.getpid()}"
+    address = keys.attempt_key(task.run_id, task.name, name)
+    try:
+        context.store.put_bytes(address, attempt.model_dump_json().encode())
+    except tolerated as error:
+        context.progress.note(f"attempt record of {task.name} could not be written: {error}")
