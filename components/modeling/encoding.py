@@ -108,7 +108,8 @@ class Codec:
         """Return everything the model sees before its answer."""
         if not self.template:
             return self._start + self._text_ids(_as_text(prompt))
-        return self._encoder.ids(self._opened(self._turns(prompt), _tools(prompt)))
+        opened = self._opened(self._turns(prompt), _tools(prompt))
+        return self._encoder.ids(opened)
 
     def completion_ids(self, completion: str) -> list[int]:
         """Return an answer as the model itself would write it, with the token that ends it."""
@@ -125,7 +126,8 @@ class Codec:
         if not self.template:
             return self.sampled_ids(prompt, completion)
         reply = {"role": "assistant", "content": completion}
-        opened, answer = self._answered(self._turns(prompt), reply, _tools(prompt))
+        turns = self._turns(prompt)
+        opened, answer = self._answered(turns, reply, _tools(prompt))
         prompt_ids = self._encoder.ids(opened)
         return prompt_ids + self._encoder.ids(answer, continued=True), len(prompt_ids)
 
@@ -168,9 +170,13 @@ class Codec:
         ]
         if turns == "last":
             answers = answers[-1:]
-        parts = [self._answered(messages[:index], messages[index], tools) for index in answers]
-        spans = [(len(opened), len(opened) + len(answer)) for opened, answer in parts]
-        texts = [opened + answer for opened, answer in parts]
+        texts: list[str] = []
+        spans: list[Span] = []
+        for index in answers:
+            opened, answer = self._answered(messages[:index], messages[index], tools)
+            text = opened + answer
+            texts.append(text)
+            spans.append((len(opened), len(text)))
         full_text = texts[-1]
         # Some templates write earlier turns otherwise than they were generated: then each answer is
         # trained on as it was, in a row of its own.
@@ -189,14 +195,14 @@ class Codec:
         """
         narrowed: list[Span] = []
         for start, end in spans:
-            inside = [
-                (max(start, first), min(end, last))
-                for first, last in generated
-                if first < end and last > start
-            ]
+            inside: list[Span] = []
+            for first, last in generated:
+                if first < end and last > start:
+                    inside.append((max(start, first), min(end, last)))
             if inside:
                 last_start, last_end = inside[-1]
-                behind = text[last_end:end].removesuffix(self._end_token_of(text[:end]))
+                end_token = self._end_token_of(text[:end])
+                behind = text[last_end:end].removesuffix(end_token)
                 if not behind.strip():
                     inside[-1] = (last_start, end)
             narrowed += inside
@@ -209,12 +215,14 @@ class Codec:
         masked: list[Span] = []
         previous_end = 0
         for start, end in spans:
-            masked_ids = self._encoder.ids(text[previous_end:start], continued=previous_end > 0)
-            masked.append((len(ids), len(ids) + len(masked_ids)))
-            ids += masked_ids + self._encoder.ids(text[start:end], continued=True)
+            first_masked = len(ids)
+            ids += self._encoder.ids(text[previous_end:start], continued=previous_end > 0)
+            masked.append((first_masked, len(ids)))
+            ids += self._encoder.ids(text[start:end], continued=True)
             previous_end = end
         (_, num_masked), *gaps = masked
-        return Encoded(ids, num_masked, tuple((start, end) for start, end in gaps if start < end))
+        gaps = [(start, end) for start, end in gaps if start < end]
+        return Encoded(ids, num_masked, tuple(gaps))
 
     def _answered(
         self, messages: Sequence[Message], reply: Message, tools: Sequence[Tool]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from components.contracts.rows import Conversation
+from components.modeling.batches import length_sorted_batches
 from components.modeling.encoding import Codec
 from components.modeling.likelihood import (
     CHUNK_LOGITS,
@@ -40,8 +41,12 @@ def encoded(
     """
     # A template may write an answer otherwise than the model did; see Codec.sampled_ids.
     ids_of = codec.sampled_ids if sampled else codec.row_ids
-    rows = [EncodedRow(*ids_of(*pair)) for pair in pairs]
-    return [row if len(row.ids) <= max_length else None for row in rows]
+    rows: list[EncodedRow | None] = []
+    for prompt, answer in pairs:
+        ids, num_masked = ids_of(prompt, answer)
+        fits = len(ids) <= max_length
+        rows.append(EncodedRow(ids, num_masked) if fits else None)
+    return rows
 
 
 def perplexities(
@@ -60,7 +65,8 @@ def perplexities(
             values.append(None)
             continue
         score = next(scores)
-        values.append(math.exp(min(MAX_LOG_PERPLEXITY, score.loss / score.num_tokens)))
+        mean_loss = score.loss / score.num_tokens
+        values.append(math.exp(min(MAX_LOG_PERPLEXITY, mean_loss)))
     return values
 
 
@@ -109,11 +115,10 @@ class Influence:
         """
         rows = encoded(self._codec, pairs, self._max_length, sampled=True)
         fitting = [(index, row) for index, row in enumerate(rows) if row is not None]
-        # By length, so that little of a batch is padding.
-        fitting.sort(key=lambda pair: len(pair[1].ids))
+        lengths = [len(row.ids) for _, row in fitting]
         influences: list[float | None] = [None] * len(rows)
-        for start in range(0, len(fitting), self._batch_size):
-            group = fitting[start : start + self._batch_size]
+        for positions in length_sorted_batches(lengths, self._batch_size):
+            group = [fitting[position] for position in positions]
             states, targets, counts = self._states([row for _, row in group])
             products = [
                 self._products(chunk_states, chunk_targets)
@@ -126,7 +131,9 @@ class Influence:
 
     def _products(self, states: Tensor, targets: Tensor) -> Tensor:
         """Return (p - y)·(G h) of each token."""
-        return ((states @ self._direction.T) * self._errors(states, targets)).sum(dim=-1)
+        errors = self._errors(states, targets)
+        directions = states @ self._direction.T
+        return (directions * errors).sum(dim=-1)
 
     @torch.inference_mode()
     def _step(self, rows: list[EncodedRow]) -> Tensor:
@@ -154,8 +161,10 @@ class Influence:
         batch = collate(rows, self._codec.pad_id).to(self._model.device)
         targets = batch.labels[:, 1:]
         chosen = targets != IGNORED
-        states = states_of(self._body, batch)[:, :-1][chosen].float()
-        return states, targets[chosen], chosen.sum(dim=1).tolist()
+        # The state before a token predicts it.
+        states = states_of(self._body, batch)[:, :-1]
+        counts: list[int] = chosen.sum(dim=1).tolist()
+        return states[chosen].float(), targets[chosen], counts
 
     def _chunks(self, states: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield states and targets of as many tokens as have CHUNK_LOGITS logits."""
@@ -169,7 +178,8 @@ class Influence:
             logits = self._head(states.to(self._head.weight.dtype)).float()
         # p - y, in place: logits of a chunk are the largest tensor here.
         errors: Tensor = logits.softmax(dim=-1)
-        errors[torch.arange(len(targets), device=targets.device), targets] -= 1.0
+        tokens = torch.arange(len(targets), device=targets.device)
+        errors[tokens, targets] -= 1.0
         return errors
 
 

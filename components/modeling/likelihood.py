@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 from transformers import PreTrainedModel
 
+from components.modeling.batches import length_sorted_batches
+
 IGNORED = -100
 """Label of a position that bears no loss, as torch's cross-entropy has it."""
 CHUNK_LOGITS = 2**26
@@ -33,7 +35,8 @@ class EncodedRow:
     @property
     def num_targets(self) -> int:
         """Tokens that bear loss."""
-        return len(self.ids) - self.num_masked - sum(end - start for start, end in self.gaps)
+        num_in_gaps = sum(end - start for start, end in self.gaps)
+        return len(self.ids) - self.num_masked - num_in_gaps
 
 
 @dataclass(frozen=True)
@@ -56,9 +59,16 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on `device`."""
-        positions = None if self.position_ids is None else self.position_ids.to(device)
-        weights = None if self.weights is None else self.weights.to(device)
-        return Batch(self.input_ids.to(device), self.labels.to(device), positions, weights)
+
+        def moved(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device)
+
+        return Batch(
+            input_ids=self.input_ids.to(device),
+            labels=self.labels.to(device),
+            position_ids=moved(self.position_ids),
+            weights=moved(self.weights),
+        )
 
 
 def collate(rows: Sequence[EncodedRow], pad_id: int) -> Batch:
@@ -68,14 +78,15 @@ def collate(rows: Sequence[EncodedRow], pad_id: int) -> Batch:
     inputs = torch.full(shape, pad_id, dtype=torch.long)
     labels = torch.full(shape, IGNORED, dtype=torch.long)
     for index, row in enumerate(rows):
-        ids = torch.tensor(row.ids, dtype=torch.long)
-        inputs[index, : len(row.ids)] = ids
-        labels[index, row.num_masked : len(row.ids)] = ids[row.num_masked :]
+        length = len(row.ids)
+        inputs[index, :length] = torch.tensor(row.ids, dtype=torch.long)
+        labels[index, row.num_masked : length] = inputs[index, row.num_masked : length]
         for start, end in row.gaps:
             labels[index, start:end] = IGNORED
     weights = None
     if any(row.weight != 1.0 for row in rows):
-        weights = torch.tensor([[row.weight] for row in rows]).expand(shape).contiguous()
+        row_weights = torch.tensor([row.weight for row in rows])
+        weights = row_weights.unsqueeze(1).expand(shape).contiguous()
     return Batch(inputs, labels, weights=weights)
 
 
@@ -116,11 +127,14 @@ class CompletionLoss(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the loss of a batch, a scalar."""
+        # The state at a position predicts the token after it.
         targets = batch.labels[:, 1:]
         chosen = targets != IGNORED
-        weights = None if batch.weights is None else batch.weights[:, 1:][chosen]
         states = self._states(batch)[:, :-1][chosen]
         loss_of = self._token_loss(batch, chosen, targets[chosen])
+        weights = None
+        if batch.weights is not None:
+            weights = batch.weights[:, 1:][chosen]
 
         def total(logits: Tensor, span: slice) -> Tensor:
             losses = loss_of(logits.float(), span)
@@ -185,13 +199,13 @@ def mean_loss(
     Rows are computed in length-sorted batches; `on_batch` gets the number of rows of each.
     """
     device = next(loss.parameters()).device
-    ordered = sorted(rows, key=lambda row: len(row.ids))
+    lengths = [len(row.ids) for row in rows]
     total = 0.0
     with torch.inference_mode():
-        for start in range(0, len(ordered), batch_size):
-            batch = ordered[start : start + batch_size]
-            total += float(loss(collate(batch, pad_id).to(device)))
-            on_batch(len(batch))
+        for indices in length_sorted_batches(lengths, batch_size):
+            batch = collate([rows[index] for index in indices], pad_id)
+            total += float(loss(batch.to(device)))
+            on_batch(len(indices))
     tokens = sum(row.num_targets * row.weight for row in rows)
     return total / tokens if tokens else math.nan
 
@@ -204,14 +218,16 @@ def _sum_by_chunks(head: nn.Module, states: Tensor, total: TokenLoss, chunk_toke
     num_chunks = -(-count // chunk_tokens)
     # Chunks of one size: no small last one.
     size = -(-count // num_chunks)
-    spans = [slice(start, min(start + size, count)) for start in range(0, count, size)]
+    # A slice may end behind the last state.
+    spans = [slice(start, start + size) for start in range(0, count, size)]
     trained = torch.is_grad_enabled() and states.requires_grad
     # An adapter on the head has weights of its own, which _Chunked would not see: its graph is kept
     # whole.
     if len(spans) > 1 and trained and type(head) is nn.Linear:
         loss: Tensor = _Chunked.apply(total, spans, states, head.weight, head.bias)
         return loss
-    return torch.stack([total(head(states[span]), span) for span in spans]).sum()
+    losses = [total(head(states[span]), span) for span in spans]
+    return torch.stack(losses).sum()
 
 
 class _Chunked(torch.autograd.Function):
@@ -247,8 +263,10 @@ class _Chunked(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: FunctionCtx, outer: Tensor) -> tuple[Tensor | None, ...]:
         """Return the kept gradients, scaled by that of the sum."""
-        # In place: the weight's gradient is as large as the weight.
-        gradients = (None if grad is None else grad.mul_(outer) for grad in ctx.saved_tensors)
+        gradients: list[Tensor | None] = []
+        for gradient in ctx.saved_tensors:
+            # In place: the weight's gradient is as large as the weight.
+            gradients.append(None if gradient is None else gradient.mul_(outer))
         return None, None, *gradients
 
 

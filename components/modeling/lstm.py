@@ -169,7 +169,9 @@ class LstmModel(LstmPreTrainedModel):
         else:
             outputs, (hidden, cell) = _masked(self.lstm, inputs, state, mask)
         if use_cache:
-            memory.update(hidden.transpose(0, 1), cell.transpose(0, 1), num_tokens=inputs.shape[1])
+            hidden = hidden.transpose(0, 1)
+            cell = cell.transpose(0, 1)
+            memory.update(hidden, cell, num_tokens=inputs.shape[1])
         return BaseModelOutputWithPast(
             last_hidden_state=self.dropout(outputs),
             past_key_values=past_key_values if use_cache else None,
@@ -186,7 +188,8 @@ def _masked(
         state = (zeros, zeros)
     counts = mask.long().sum(dim=1)
     # The real tokens of a row first, in their order.
-    order = mask.long().argsort(dim=1, descending=True, stable=True)[..., None].expand(-1, -1, size)
+    positions = mask.long().argsort(dim=1, descending=True, stable=True)
+    order = positions.unsqueeze(-1).expand(-1, -1, size)
     # A packed row has at least one token; a row of padding only takes its old state back below.
     packed_inputs = nn.utils.rnn.pack_padded_sequence(
         inputs.gather(1, order), counts.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False

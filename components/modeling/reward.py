@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from components.errors import UserError
+from components.modeling.batches import length_sorted_batches
 from components.modeling.load import inference_dtype, quiet
 from components.modeling.weights import check_report
 
@@ -60,15 +61,12 @@ class RewardModel:
         `batch_size`.
         """
         rows = [self._ids(prompt, answer) for prompt, answer in pairs]
-        fitting = [
-            index
-            for index, row in enumerate(rows)
-            if not self._max_length or len(row) <= self._max_length
-        ]
-        fitting.sort(key=lambda index: len(rows[index]))
+        max_length = self._max_length or max((len(row) for row in rows), default=0)
+        fitting = [index for index, row in enumerate(rows) if len(row) <= max_length]
+        lengths = [len(rows[index]) for index in fitting]
         scores: list[float | None] = [None] * len(rows)
-        for start in range(0, len(fitting), batch_size):
-            indices = fitting[start : start + batch_size]
+        for positions in length_sorted_batches(lengths, batch_size):
+            indices = [fitting[position] for position in positions]
             padded = self._tokenizer.pad(
                 {"input_ids": [rows[index] for index in indices]}, return_tensors="pt"
             )

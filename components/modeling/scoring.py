@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from components.contracts.rows import Conversation
+from components.modeling.batches import length_sorted_batches
 from components.modeling.encoding import Codec
 from components.modeling.likelihood import (
     CHUNK_LOGITS,
@@ -59,10 +60,10 @@ def score_rows(
     body, head = split_head(model)
     chunk = chunk_tokens or max(1, CHUNK_LOGITS // model.config.vocab_size)
     scores: dict[int, RowScore] = {}
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index].ids))
-    for start in range(0, len(order), batch_size):
-        indices = order[start : start + batch_size]
-        batch = collate([rows[index] for index in indices], pad_id).to(model.device)
+    lengths = [len(row.ids) for row in rows]
+    for indices in length_sorted_batches(lengths, batch_size):
+        batch_rows = [rows[index] for index in indices]
+        batch = collate(batch_rows, pad_id).to(model.device)
         batch_scores = _batch_scores(body, head, batch, chunk)
         scores.update(zip(indices, batch_scores, strict=True))
         on_batch(len(indices))
@@ -103,7 +104,11 @@ def likeliest_labels(
     """
     # Per token, so that a long label is not at a disadvantage; with the end token, so that a label
     # that begins another is told apart from it.
-    rows = [EncodedRow(*codec.row_ids(prompt, label)) for prompt in prompts for label in labels]
+    rows: list[EncodedRow] = []
+    for prompt in prompts:
+        for label in labels:
+            ids, num_masked = codec.row_ids(prompt, label)
+            rows.append(EncodedRow(ids, num_masked))
     scores = score_rows(model, rows, codec.pad_id, batch_size)
     chosen = []
     for start in range(0, len(rows), len(labels)):

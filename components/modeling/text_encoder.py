@@ -9,7 +9,8 @@ from transformers import PreTrainedTokenizerBase
 
 from components.modeling.chat_template import MARKS
 
-MARKED = re.compile(f"{MARKS[0]}([^{MARKS[0]}{MARKS[1]}]*){MARKS[1]}")
+_OPENING, _CLOSING = MARKS
+MARKED = re.compile(f"{_OPENING}([^{_OPENING}{_CLOSING}]*){_CLOSING}")
 """A marked control token: group 1 is its spelling."""
 _MARK = re.compile("|".join(MARKS))
 
@@ -63,7 +64,10 @@ class TextEncoder:
         # Encoded behind a line end: some tokenizers put a blank before a text that begins.
         ids = self.plain(f"\n{text}")
         size = len(self._line_end)
-        return ids[size:] if ids[:size] == self._line_end else self.plain(text)
+        if ids[:size] == self._line_end:
+            return ids[size:]
+        # The tokenizer made one token of the line end and what follows.
+        return self.plain(text)
 
     def _spelled(self, token: str) -> list[int]:
         """Return token ids of a text that spells a control token, without that token."""

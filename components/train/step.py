@@ -88,6 +88,7 @@ def run(inputs: TrainInputs, context: Context) -> Receipt:
     into memory; Transient after SIGTERM.
     """
     work = _work(inputs, context)
+    # torchrun sets RANK: on the nodes of a TrainJob, or by hand.
     if "RANK" in context.environment:
         receipt = _as_one_of_many(work, context)
     elif work.campaign.recipe.train.num_nodes > 1:

@@ -44,10 +44,12 @@ def attend(
     scale = size**-0.5 if scaling is None else scaling
     scores = torch.matmul(grouped_query, key.transpose(2, 3)) * scale
     if attention_mask is not None:
-        scores = scores.view(batch, key_heads, -1, length, num_keys) + attention_mask[:, :, None]
+        scores = scores.view(batch, key_heads, -1, length, num_keys)
+        scores = scores + attention_mask[:, :, None]
     weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
     output = torch.matmul(weights.view(batch, key_heads, -1, num_keys), value)
-    return output.view(batch, heads, length, size).transpose(1, 2).contiguous(), None
+    output = output.view(batch, heads, length, size)
+    return output.transpose(1, 2).contiguous(), None
 
 
 def use_shared_heads(model: PreTrainedModel) -> None:

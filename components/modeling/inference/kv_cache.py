@@ -85,7 +85,9 @@ class RoomyLayer(DynamicLayer):
         raise NotImplementedError("a roomy cache cannot be cropped")
 
     def _filled(self) -> tuple[Tensor, Tensor]:
-        return self.keys[:, :, : self._length], self.values[:, :, : self._length]
+        keys = self.keys[:, :, : self._length]
+        values = self.values[:, :, : self._length]
+        return keys, values
 
     def _copy_from(self, keys: Tensor, values: Tensor, rows: Tensor | None) -> None:
         room = self._next_room()

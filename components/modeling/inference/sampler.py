@@ -122,10 +122,11 @@ class Sampler:
         """
         self._check_positions(requests)
         # Neighbours in a batch are of about one length, so little of it is padding.
-        order = sorted(range(len(requests)), key=lambda index: (len(requests[index].ids), index))
-        rows = [
-            (request, index) for request in order for index in range(len(requests[request].seeds))
-        ]
+        order = sorted(range(len(requests)), key=lambda request: len(requests[request].ids))
+        rows: list[tuple[int, int]] = []
+        for request in order:
+            num_seeds = len(requests[request].seeds)
+            rows += [(request, index) for index in range(num_seeds)]
         num_answers = 0
         num_tokens = 0
         while num_answers < len(rows):
@@ -195,7 +196,8 @@ class Sampler:
             rows = active.indices
             chosen = choose(logits, dice[rows, step], self._sampling)
             tokens[rows, step] = chosen
-            ends_now = torch.isin(chosen, ends) & ~finished[rows] & (step < limits[rows])
+            is_end = torch.isin(chosen, ends)
+            ends_now = is_end & ~finished[rows] & (step < limits[rows])
             lengths[rows[ends_now]] = step
             finished[rows[ends_now]] = True
             unfinished = ~finished[rows] & (step + 1 < limits[rows])
@@ -285,7 +287,8 @@ class Sampler:
         make_room(output.past_key_values, repeat, num_steps, masked=always_masked)
         full_mask = None
         if padded:
-            full_mask = torch.cat([mask, mask.new_ones(len(group), num_steps)], dim=1)
+            answer_mask = mask.new_ones(len(group), num_steps)
+            full_mask = torch.cat([mask, answer_mask], dim=1)
         active = _ActiveRows(
             indices=torch.arange(len(group), device=device),
             cache=output.past_key_values,

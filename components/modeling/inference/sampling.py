@@ -34,8 +34,10 @@ def uniforms(seeds: Sequence[int], count: int) -> Tensor:
     steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     # Arrays of uint64 wrap around silently, as the algorithm wants it; numpy's scalars warn.
     state = np.array(seeds, dtype=np.uint64)[:, None] + steps
-    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    state ^= state >> np.uint64(30)
+    state *= np.uint64(0xBF58476D1CE4E5B9)
+    state ^= state >> np.uint64(27)
+    state *= np.uint64(0x94D049BB133111EB)
     state ^= state >> np.uint64(31)
     # 53 bits are the mantissa of a float64.
     mantissa = (state >> np.uint64(11)).astype(np.float64)
@@ -84,9 +86,10 @@ def top(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
     num_blocked = num_blocks * BLOCK_TOKENS
     blocks = logits[:, :num_blocked].unflatten(1, (num_blocks, BLOCK_TOKENS))
     block_ids = blocks.amax(dim=-1).topk(count, dim=-1, sorted=False).indices
-    block_values = blocks.gather(1, block_ids[..., None].expand(-1, -1, BLOCK_TOKENS))
+    searched_blocks = block_ids.unsqueeze(-1)
+    block_values = blocks.gather(1, searched_blocks.expand(-1, -1, BLOCK_TOKENS))
     offsets = torch.arange(BLOCK_TOKENS, device=logits.device)
-    block_token_ids = block_ids[..., None] * BLOCK_TOKENS + offsets
+    block_token_ids = searched_blocks * BLOCK_TOKENS + offsets
     # The tokens behind the last whole block are always searched.
     tail_values = logits[:, num_blocked:]
     tail_ids = torch.arange(num_blocked, vocabulary, device=logits.device).expand(batch, -1)
@@ -105,5 +108,5 @@ def _inverted(scores: Tensor, uniform: Tensor, temperature: float) -> Tensor:
     probabilities = (scores / temperature).softmax(dim=-1).double()
     cumulative = probabilities.cumsum(dim=-1)
     threshold = uniform[:, None] * cumulative[:, -1:]
-    indices = torch.searchsorted(cumulative, threshold, right=True)
-    return indices.clamp(max=scores.shape[-1] - 1)[:, 0]
+    indices = torch.searchsorted(cumulative, threshold, right=True)[:, 0]
+    return indices.clamp(max=scores.shape[-1] - 1)

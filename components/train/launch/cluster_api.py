@@ -139,8 +139,8 @@ class Cluster:
                 namespace,
                 PLURAL,
                 job,
-                # A field that the server's version of the Trainer does not know is refused: by
-                # default the server would drop it.
+                # A field that the server's version of the Trainer does not know is refused (2.1 has
+                # no spec.runtimePatches): by default the server would drop it.
                 field_validation="Strict",
             )
         except Refused as refused:
@@ -317,6 +317,11 @@ class Cluster:
             f"{self.server} refuses to {request}: {message}; check the runtime, the installed "
             "Kubeflow Trainer (2.3 is needed) and its admission rules"
         )
+
+
+def reason_and_message(condition: Json) -> str:
+    """Return the account of a condition or an event, as one text."""
+    return f"{condition.get('reason', '')}: {condition.get('message', '')}"
 
 
 def _is_object(body: bytes) -> bool:

@@ -22,7 +22,7 @@ from types import FrameType
 
 from components.errors import RatchetError, Transient, UserError, one_line
 from components.runtime.progress import Progress
-from components.train.launch.cluster_api import Cluster, Json
+from components.train.launch.cluster_api import Cluster, Json, reason_and_message
 from components.train.launch.pods import failure_of, waiting_for
 from components.train.launch.trainjob import (
     STEP_KEY,
@@ -80,6 +80,8 @@ class _Follower:
 
     def run(self) -> None:
         self.name = job_name(self.spec)
+        # Two launchers of the same work, such as a retry beside a pod that is not dead, attach to
+        # one job and get one receipt.
         with _sigterm_raises():
             try:
                 self._watch(self._obtain())
@@ -171,6 +173,8 @@ class _Follower:
                 return
             if state == "Failed":
                 raise failure_of(self.cluster, self.spec, self.name, reason, self.secrets)
+            # A job that waits in a queue may wait for long. Without one, nodes that started wait 15
+            # minutes for the others; then torchrun gives up, which costs one of the job's restarts.
             if state == "Suspended":
                 self._note(f"{self._shown_name} is suspended, by a queue or by hand: {reason}")
             if patience.clock() - looked_at >= patience.look_seconds:
@@ -237,15 +241,15 @@ def _state(job: Json) -> tuple[str, str]:
 
     Both are empty while it goes on.
     """
-    conditions: list[Mapping[str, str]] = (job.get("status") or {}).get("conditions") or []
-    true_conditions = {
-        str(condition.get("type")): condition
-        for condition in conditions
-        if condition.get("status") == "True"
-    }
+    # A new job has no status yet.
+    status = job.get("status") or {}
+    true_conditions = {}
+    for condition in status.get("conditions") or []:
+        if condition.get("status") == "True":
+            true_conditions[condition.get("type")] = condition
     for state in ("Complete", "Failed", "Suspended"):
-        if condition := true_conditions.get(state):
-            return state, f"{condition.get('reason', '')}: {condition.get('message', '')}"
+        if state in true_conditions:
+            return state, reason_and_message(true_conditions[state])
     return "", ""
 
 

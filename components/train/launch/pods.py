@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from components.errors import Corrupt, RatchetError, Transient, UserError, one_line
-from components.train.launch.cluster_api import Cluster, Json
+from components.train.launch.cluster_api import Cluster, Json, reason_and_message
 from components.train.launch.trainjob import CONTAINER, REPLICATED_JOB, TrainJobSpec, pod_selector
 
 SHOWN_LINES = 40
@@ -87,6 +87,8 @@ def secret_values(environment: Mapping[str, str]) -> tuple[str, ...]:
 
 def waiting_for(cluster: Cluster, spec: TrainJobSpec, name: str) -> list[str]:
     """Return notes about what the nodes of an unfinished job wait for, none when all run."""
+    # Events are read only while there is no pod at all: a second node that a quota refuses is not
+    # told of here.
     try:
         pods = _latest(cluster.pods(spec.namespace, pod_selector(name)))
         if not pods:
@@ -100,12 +102,11 @@ def waiting_for(cluster: Cluster, spec: TrainJobSpec, name: str) -> list[str]:
     notes = []
     if restarts:
         notes.append(f"restart {restarts}: every node began again from the last checkpoint")
-    running = sum(pod["status"].get("phase") == "Running" for pod in pods)
+    phases = Counter(pod["status"].get("phase") for pod in pods)
     pending = [pod for pod in pods if pod["status"].get("phase") == "Pending"]
-    notes += [
-        f"{running} of {spec.num_nodes} nodes run, {count} wait: {reason}"
-        for reason, count in Counter(map(_waits_for, pending)).items()
-    ]
+    reasons = Counter(map(_waits_for, pending))
+    for reason, count in reasons.items():
+        notes.append(f"{phases['Running']} of {spec.num_nodes} nodes run, {count} wait: {reason}")
     return notes
 
 
@@ -173,7 +174,8 @@ def _account(failed: FailedPod, lines: list[str]) -> Account:
         return Account(None, failed.status, lines)
     torchrun_lines = (index for index, line in enumerate(lines) if _TORCHRUN.search(line))
     first_torchrun_line = next(torchrun_lines, len(lines))
-    return Account(int(cause[1]), int(cause[2]), lines[:first_torchrun_line] or lines)
+    rank_lines = lines[:first_torchrun_line] or lines
+    return Account(rank=int(cause[1]), status=int(cause[2]), lines=rank_lines)
 
 
 def _hint(status: int, reason: str) -> str:
@@ -201,7 +203,8 @@ def _latest(pods: list[Json]) -> list[Json]:
 
 
 def _restart(pod: Json) -> int:
-    return int((pod["metadata"].get("labels") or {}).get(RESTART, 0))
+    labels = pod["metadata"].get("labels") or {}
+    return int(labels.get(RESTART, 0))
 
 
 def _container(pod: Json) -> Json:
@@ -211,41 +214,53 @@ def _container(pod: Json) -> Json:
 
 
 def _terminated(pod: Json) -> Json:
-    terminated: Json = (_container(pod).get("state") or {}).get("terminated") or {}
+    state = _container(pod).get("state") or {}
+    terminated: Json = state.get("terminated") or {}
     return terminated
 
 
 def _has_failed(pod: Json) -> bool:
-    return bool(pod["status"].get("phase") == "Failed" or _terminated(pod).get("exitCode"))
+    if pod["status"].get("phase") == "Failed":
+        return True
+    # A pod whose container failed may be running on for its other containers.
+    return bool(_terminated(pod).get("exitCode"))
 
 
 def _failed_pod(pod: Json) -> FailedPod:
     status = pod["status"]
     terminated = _terminated(pod)
-    disruptions = [
-        condition
-        for condition in status.get("conditions") or []
-        if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True"
-    ]
-    disruption_reason = disruptions[0].get("reason") if disruptions else ""
-    reason = str(status.get("reason") or disruption_reason or terminated.get("reason") or "")
+    disruption = _disruption(pod)
+    disruption_reason = disruption.get("reason") if disruption else ""
     metadata = pod["metadata"]
-    marks = {**(metadata.get("annotations") or {}), **(metadata.get("labels") or {})}
+    # Kubernetes writes the index as an annotation, newer releases also as a label.
+    marks: dict[str, str] = {}
+    marks.update(metadata.get("annotations") or {})
+    marks.update(metadata.get("labels") or {})
     return FailedPod(
         pod=metadata["name"],
         node=int(marks.get("batch.kubernetes.io/job-completion-index", 0)),
         finished=str(terminated.get("finishedAt") or ""),
         status=int(terminated.get("exitCode", 0)),
-        reason=reason,
-        disrupted=bool(disruptions) or status.get("reason") in DISRUPTED,
+        reason=str(status.get("reason") or disruption_reason or terminated.get("reason") or ""),
+        disrupted=disruption is not None or status.get("reason") in DISRUPTED,
     )
+
+
+def _disruption(pod: Json) -> Json | None:
+    """Return the condition that says that the cluster takes the pod away, or None."""
+    conditions: list[Json] = pod["status"].get("conditions") or []
+    for condition in conditions:
+        if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
+            return condition
+    return None
 
 
 def _waits_for(pod: Json) -> str:
     for condition in pod["status"].get("conditions") or []:
         if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
-            return f"{condition.get('reason', '')}: {condition.get('message', '')}"
-    waiting = (_container(pod).get("state") or {}).get("waiting") or {}
+            return reason_and_message(condition)
+    state = _container(pod).get("state") or {}
+    waiting = state.get("waiting") or {}
     words = filter(None, (waiting.get("reason"), waiting.get("message")))
     return ": ".join(words) or "its containers are being made"
 
@@ -253,11 +268,12 @@ def _waits_for(pod: Json) -> str:
 def _why_no_pod(cluster: Cluster, spec: TrainJobSpec, name: str) -> str:
     """Return the last warning about the TrainJob, or about the Job that makes its pods."""
     pod_job = f"{name}-{REPLICATED_JOB}-0"
-    events = cluster.warnings(spec.namespace, name) + cluster.warnings(spec.namespace, pod_job)
+    events = cluster.warnings(spec.namespace, name)
+    events += cluster.warnings(spec.namespace, pod_job)
     if not events:
         return "the job waits for the Kubeflow Trainer controller or for its queue"
     last = max(events, key=_event_time)
-    return f"{last.get('reason', '')}: {last.get('message', '')}"
+    return reason_and_message(last)
 
 
 def _event_time(event: Json) -> str:

@@ -109,6 +109,7 @@ def job_name(spec: TrainJobSpec) -> str:
     """Return the job's name, the same for the same work in the same store."""
     # 32 characters that begin with a letter: the Trainer makes host names of it
     # (`<name>-node-0-<index>`), which may have 63.
+    # The store is part of it: two stores may hold the same work, each needs its own receipt.
     store_root, _, _ = split_receipt_uri(spec.state_uri)
     return "ratchet-" + digest_of([store_root, spec.step_key])[:24]
 
@@ -137,6 +138,7 @@ def manifest(spec: TrainJobSpec) -> Json:
 def _untyped_manifest(spec: TrainJobSpec) -> Json:
     labels = {"app.kubernetes.io/part-of": "ratchet", "ratchet.dev/task": spec.task}
     annotations = {STEP_KEY: spec.step_key, "ratchet.dev/run-id": spec.run_id}
+    # On the pods too, where people look for the task that a pod belongs to.
     marks = {"labels": labels, "annotations": annotations}
     pods = {"name": REPLICATED_JOB, "template": {"spec": {"template": {"metadata": marks}}}}
     queue = {"kueue.x-k8s.io/queue-name": spec.queue} if spec.queue else {}

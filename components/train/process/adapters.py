@@ -71,6 +71,8 @@ def attach(
     saved_parts, tensors = read_adapter(saved) if saved is not None else (None, {})
     if saved_parts is not None:
         _must_cover(parts, saved_parts)
+    # Adapters save memory. On a CPU a small model (SmolLM2-135M) trains slower with them than in
+    # full.
     model.requires_grad_(False)
     if parts.adapted:
         # PEFT warns of Linear and Conv1D in one model: `fan_in_fan_out` is one setting for both.
@@ -110,9 +112,14 @@ def resolve(model: PreTrainedModel, structure: LoraStructure) -> Parts:
 def _all_linear(model: PreTrainedModel, linear: Mapping[str, nn.Module]) -> set[str]:
     """Return all linear modules but the head, and but those that share weights."""
     shared = _shared(model)
-    free = {name for name, module in linear.items() if id(module.weight) not in shared}
     output = model.get_output_embeddings()
-    head = {name for name, module in linear.items() if module is output}
+    free: set[str] = set()
+    head: set[str] = set()
+    for name, module in linear.items():
+        if id(module.weight) not in shared:
+            free.add(name)
+        if module is output:
+            head.add(name)
     # An LSTM model has no linear module but its head.
     chosen = free - head or free
     if not chosen:
@@ -170,7 +177,8 @@ def save_adapter(model: PreTrainedModel, structure: LoraStructure, folder: Path)
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     (folder / "structure.json").write_text(parts.model_dump_json(indent=1), encoding="utf-8")
     config = _peft_config(parts).to_dict()
-    config["modules_to_save"] = sorted({name.rpartition(".")[0] for name in parts.unfrozen}) or None
+    unfrozen_modules = {name.rpartition(".")[0] for name in parts.unfrozen}
+    config["modules_to_save"] = sorted(unfrozen_modules) or None
     # PEFT's config holds sets, which have no order of their own.
     text = json.dumps(config, indent=1, sort_keys=True, default=sorted)
     (folder / "adapter_config.json").write_text(text, encoding="utf-8")
@@ -241,10 +249,13 @@ def _layers_of(model: PreTrainedModel) -> list[list[str]]:
 
 
 def _named(module_name: str, modules: Iterable[str]) -> list[str]:
-    return [name for name in modules if name == module_name or name.endswith(f".{module_name}")]
+    """Return the modules of this name, or whose path ends with it."""
+    suffix = f".{module_name}"
+    return [name for name in modules if name == module_name or name.endswith(suffix)]
 
 
 def _kinds(modules: Iterable[str]) -> str:
+    """Return the last names of modules, for a message; without the numbers of lists."""
     ends = {name.rpartition(".")[2] for name in modules}
     kinds = sorted(end for end in ends if not end.isdigit())
     return "there are " + (", ".join(kinds) or "none")
@@ -252,7 +263,9 @@ def _kinds(modules: Iterable[str]) -> str:
 
 def _shared(model: PreTrainedModel) -> set[int]:
     """Return the identities of the parameters that two modules hold."""
-    count = Counter(id(weight) for _, weight in model.named_parameters(remove_duplicate=False))
+    count = Counter[int]()
+    for _, weight in model.named_parameters(remove_duplicate=False):
+        count[id(weight)] += 1
     return {identity for identity, times in count.items() if times > 1}
 
 
@@ -344,7 +357,8 @@ def _restore(
             layer = model.get_submodule(module)
             layer.lora_A[ADAPTER].weight[:rank].copy_(a)
             # The new columns of B stay zero, so the grown adapter computes what the saved one did.
-            layer.lora_B[ADAPTER].weight[:, :rank].copy_(b * (scale / parts.structure.scale))
+            rescaled = b * (scale / parts.structure.scale)
+            layer.lora_B[ADAPTER].weight[:, :rank].copy_(rescaled)
         else:
             # Trained in full from now on: it begins at the merged weight.
             weight = model.get_parameter(f"{module}.weight")

@@ -118,6 +118,7 @@ def join_processes() -> torch.device:
     # Without these variables DeepSpeed looks for mpi4py.
     if "RANK" not in os.environ:
         os.environ.update(SINGLE_PROCESS, MASTER_PORT=str(_free_port()))
+    local_rank = int(os.environ["LOCAL_RANK"])
     deepspeed = import_deepspeed()
     from deepspeed.utils import logger
 
@@ -129,9 +130,11 @@ def join_processes() -> torch.device:
         # and the end of the run where there is no C++ toolchain. gloo's do without.
         ShareMemCommBuilder.is_compatible = lambda self, verbose=False: False
     else:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(local_rank)
     deepspeed.init_distributed(dist_backend="gloo" if on_cpu else "nccl", auto_mpi_discovery=False)
-    return torch.device("cpu") if on_cpu else torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    if on_cpu:
+        return torch.device("cpu")
+    return torch.device("cuda", local_rank)
 
 
 def leave_processes() -> None:

@@ -85,8 +85,11 @@ def gather_shares(
     tensors = {}
     world_size = dist.get_world_size()
     for index, (name, weight) in enumerate(trained_parameters(engine)):
-        stored = share.get(name)
-        value = torch.empty(_shape(weight), device=device) if stored is None else stored.to(device)
+        # The others need a tensor that the broadcast can fill.
+        value = share.get(name)
+        if value is None:
+            value = torch.empty(_shape(weight))
+        value = value.to(device)
         if world_size > 1:
             dist.broadcast(value, index % world_size)
         if dist.get_rank() == 0:

@@ -37,7 +37,9 @@ def interpolate(
         raise ValueError(f"base and tuned weights differ in name or shape: {names}")
     weights = {}
     for name, tensor in tuned.items():
-        weights[name] = (1 - share) * base[name].float() + share * tensor.float()
+        # In float32: in 16 bits the sum would lose the small differences that training made.
+        base_part = (1 - share) * base[name].float()
+        weights[name] = base_part + share * tensor.float()
     return weights
 
 

@@ -44,6 +44,7 @@ class Measured(BaseModel):
     costs: Costs
 
 
+# A file, because torchrun starts the processes: they share no memory with the step.
 class Job(BaseModel):
     """Everything one training process needs, as a file."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import signal
 import threading
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from components.contracts.summaries import LogEntry
 from components.errors import RatchetError, Transient
+from components.modeling.batches import length_sorted_batches
 from components.modeling.likelihood import IGNORED, Batch, EncodedRow, collate
 from components.modeling.memory import is_out_of_memory
 from components.runtime.context import Context
@@ -99,6 +99,7 @@ class Loop:
                 group_by_length=self.job.section.group_by_length,
                 seed=self.job.seed + number,
             )
+            # The plan is made anew from its seed, so a resumed training sees the same batches.
             num_done = min(max(self.track.step - previous_steps, 0), stage.steps)
             for stage_step in range(num_done, stage.steps):
                 yield number, stage_step, batches[stage_step]
@@ -117,6 +118,7 @@ class Loop:
             schedule=section.schedule,
             min_ratio=section.min_learning_rate_ratio,
         )
+        # Set here, not by a scheduler: a scheduler's state would be one more thing to resume.
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
         loss, positions = self._update([rows.rows[index] for index in batch])
@@ -124,6 +126,7 @@ class Loop:
         track.step += 1
         track.tokens += tokens
         track.positions += positions
+        # JSON has no NaN and no infinity: they are None in the log.
         gradient_norm = _finite(ds.gradient_norm(self.engine))
         dropped: tuple[str, ...] | None = None
         if ds.step_was_dropped(self.engine):
@@ -199,13 +202,18 @@ class Loop:
         sequences = max(1, self.micro_batch_size * max(lengths) // capacity)
         num_pieces = max(-(-len(group) // sequences) for group in groups)
         share = shares[self.rank]
-        packed_rows = [[rows[share[index]] for index in group] for group in groups[self.rank]]
-        bounds = [len(packed_rows) * number // num_pieces for number in range(num_pieces + 1)]
+        packed_rows = []
+        for group in groups[self.rank]:
+            packed_rows.append([rows[share[index]] for index in group])
         batches = []
-        for start, end in itertools.pairwise(bounds):
-            piece = packed_rows[start:end]
-            # A process with fewer sequences than another computes one without loss.
-            batches.append(collate_packed(piece, self.pad_id) if piece else _idle(self.pad_id))
+        for number in range(num_pieces):
+            start = len(packed_rows) * number // num_pieces
+            end = len(packed_rows) * (number + 1) // num_pieces
+            if start < end:
+                batches.append(collate_packed(packed_rows[start:end], self.pad_id))
+            else:
+                # A process with fewer sequences than another computes one without loss.
+                batches.append(_idle(self.pad_id))
         return batches
 
     def _precision(self) -> torch.autocast:
@@ -284,9 +292,8 @@ class Loop:
 
         Every process takes its share of length-sorted batches.
         """
-        size = max(self.micro_batch_size, 1)
-        ordered = sorted(self.dev_rows, key=lambda row: len(row.ids))
-        batches = [ordered[start : start + size] for start in range(0, len(ordered), size)]
+        lengths = [len(row.ids) for row in self.dev_rows]
+        batches = list(length_sorted_batches(lengths, max(self.micro_batch_size, 1)))
         total = torch.zeros((), device=self.device)
         self.engine.module.eval()
         with torch.inference_mode(), self._precision():
@@ -296,7 +303,8 @@ class Loop:
                 # for under ZeRO-3 a forward pass gathers weights from all processes.
                 batch = _idle(self.pad_id)
                 if index < len(batches):
-                    batch = collate(batches[index], self.pad_id)
+                    batch_rows = [self.dev_rows[row] for row in batches[index]]
+                    batch = collate(batch_rows, self.pad_id)
                 total += self.engine.module(batch.to(self.device)).float()
         self.engine.module.train()
         if self.world_size > 1:
@@ -307,7 +315,9 @@ class Loop:
         """Return True if the last evaluations, as many as the patience, were all no improvement."""
         losses = [loss for _, loss in self.track.dev_losses]
         patience = self.job.section.early_stopping_patience
-        return len(losses) > patience and min(losses[-patience:]) > min(losses)
+        if len(losses) <= patience:
+            return False
+        return min(losses[-patience:]) > min(losses)
 
     def _report(self, num_steps: int, rate: float) -> None:
         """Report the last step, in process 0; `rate` is in tokens a second."""
@@ -324,6 +334,7 @@ class Loop:
 
         After SIGTERM save at once and raise Transient.
         """
+        # torchrun kills its processes 30 seconds after SIGTERM.
         stop = asked_to_stop()
         due = self._is_due() and not last
         busy = self.checkpoints.busy

@@ -53,6 +53,7 @@ class Objective(CompletionLoss):
         if not (self.training and self.neftune_alpha):
             return super()._states(batch)
         lengths = row_lengths(batch)
+        # By a hook, so that it works for any model and whatever it does with its embeddings.
         embedding = self.model.get_input_embeddings()
         noise_hook = embedding.register_forward_hook(
             lambda module, args, output: with_noise(output, lengths, self.neftune_alpha)
@@ -67,6 +68,7 @@ class Objective(CompletionLoss):
         if not self.training or self._reference is None:
             return cross_entropy
         body, head = self._reference
+        # The reference is in eval mode and sees no noise: only the model is to move.
         with torch.no_grad():
             states = states_of(body, batch)[:, :-1][chosen]
 
@@ -98,6 +100,7 @@ def row_lengths(batch: Batch) -> Tensor:
     A row ends with its last token that bears loss, so padding is no part of it. 1 for a row without
     loss.
     """
+    # Positions restart at 0 with each row of a packed sequence.
     positions = batch.position_ids
     if positions is None:
         positions = torch.arange(batch.labels.shape[1], device=batch.labels.device).expand_as(

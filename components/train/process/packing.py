@@ -27,14 +27,16 @@ def bins(lengths: Sequence[int], capacity: int) -> list[list[int]]:
         raise ValueError(f"a row of {max(lengths)} tokens does not fit into {capacity}")
     groups: list[list[int]] = []
     free_tokens: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        fitting = (group for group, free in enumerate(free_tokens) if free >= lengths[index])
+    longest_first = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    for index in longest_first:
+        length = lengths[index]
+        fitting = (group for group, free in enumerate(free_tokens) if free >= length)
         group = next(fitting, len(groups))
         if group == len(groups):
             groups.append([])
             free_tokens.append(capacity)
         groups[group].append(index)
-        free_tokens[group] -= lengths[index]
+        free_tokens[group] -= length
     return groups
 
 
@@ -64,6 +66,7 @@ def collate_packed(groups: Sequence[Sequence[EncodedRow]], pad_id: int) -> Batch
             positions[index, start:end] = torch.arange(len(row.ids))
             weights[index, start:end] = row.weight
             start = end
+        # The padding, as if it were one more row.
         positions[index, start:] = torch.arange(shape[1] - start)
     weighted = any(row.weight != 1.0 for group in groups for row in group)
     return Batch(inputs, labels, positions, weights if weighted else None)
@@ -86,11 +89,13 @@ def keeps_rows_apart(model: PreTrainedModel) -> bool:
         with torch.inference_mode():
             batches = [collate([row], 0).to(model.device) for row in rows]
             alone = [states_of(body, batch)[0] for batch in batches]
-            packed = states_of(body, collate_packed([rows], 0).to(model.device))[0]
+            packed_batch = collate_packed([rows], 0).to(model.device)
+            packed = states_of(body, packed_batch)[0]
     except TypeError:
         # The forward of this model takes no position_ids.
         return False
     finally:
         model.train(training)
     expected = torch.cat(alone).float()
-    return bool((packed.float() - expected).norm() <= 1e-3 * expected.norm())
+    difference = packed.float() - expected
+    return bool(difference.norm() <= 1e-3 * expected.norm())

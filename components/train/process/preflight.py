@@ -27,13 +27,15 @@ BYTES_PER_PARAMETER = 16
 def check_rows(stage: str, rows: TrainingSet, codec: Codec, model: PreTrainedModel) -> None:
     """Raise UserError if training on these rows could not teach what it should."""
     longest = max(len(row.ids) for row in rows.rows)
+    # Beyond it a model has no positions, or has never seen them in its own training.
     context_length = getattr(model.config, "max_position_embeddings", None)
     if context_length is not None and longest > context_length:
         raise UserError(
             f"{stage}: the longest row has {longest} tokens, the model sees {context_length}: "
             "lower train.max_length"
         )
-    empty = [name for name, row in zip(rows.names, rows.rows, strict=True) if not row.num_targets]
+    named_rows = list(zip(rows.names, rows.rows, strict=True))
+    empty = [name for name, row in named_rows if row.num_targets == 0]
     if empty:
         raise UserError(
             f"{stage}: {len(empty)} of {len(rows.rows)} rows have no token that bears loss, first "
@@ -42,9 +44,7 @@ def check_rows(stage: str, rows: TrainingSet, codec: Codec, model: PreTrainedMod
     # A model that never sees the end inside the loss answers without end. Raw text (one masked
     # token) may be cut into windows, which end anywhere.
     unended = [
-        name
-        for name, row in zip(rows.names, rows.rows, strict=True)
-        if row.num_masked > 1 and row.ids[-1] not in codec.end_ids
+        name for name, row in named_rows if row.num_masked > 1 and row.ids[-1] not in codec.end_ids
     ]
     if unended:
         raise UserError(
@@ -82,9 +82,9 @@ def first_loss(
     Measured on CHECKED_ROWS rows of all lengths, by `clock`, which gives seconds. Raises UserError
     if the loss is not finite: then weights or data are broken already.
     """
-    ordered = sorted(range(len(rows.rows)), key=lambda index: len(rows.rows[index].ids))
+    ordered = sorted(rows.rows, key=lambda row: len(row.ids))
     stride = max(1, len(ordered) // CHECKED_ROWS)
-    checked_rows = [rows.rows[index] for index in ordered[::stride][:CHECKED_ROWS]]
+    checked_rows = ordered[::stride][:CHECKED_ROWS]
     begun = clock()
     batch = collate(checked_rows, codec.pad_id).to(model.device)
     with torch.inference_mode():
@@ -146,7 +146,15 @@ def end_of_text_share(
     from components.modeling.inference.sampler import Request, Sampling, sample
 
     model, codec = load_for_answers(folder, system_prompt)
-    requests = [Request(tuple(codec.prompt_ids(prompt)), (0,)) for prompt in prompts[:CHECKED_ROWS]]
-    greedy = Sampling(0.0, 0, 1.0, max_new_tokens, CHECKED_ROWS)
+    requests = []
+    for prompt in prompts[:CHECKED_ROWS]:
+        requests.append(Request(ids=tuple(codec.prompt_ids(prompt)), seeds=(0,)))
+    greedy = Sampling(
+        temperature=0.0,
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=max_new_tokens,
+        batch_size=CHECKED_ROWS,
+    )
     answers = list(sample(model, requests, greedy, codec.end_ids, codec.pad_id))
     return sum(answer.finished for answer in answers) / len(answers)

@@ -136,7 +136,8 @@ def draw(weights: Sequence[float], count: int, seed: int) -> npt.NDArray[np.int6
     edges = np.cumsum(shares[order]) / shares.sum() * count
     ticks = np.arange(count) + generator.random()
     # Rounding may leave the last edge a little short of the last tick.
-    picked = np.minimum(np.searchsorted(edges, ticks, side="right"), len(shares) - 1)
+    picked = np.searchsorted(edges, ticks, side="right")
+    picked = np.minimum(picked, len(shares) - 1)
     return generator.permutation(order[picked])
 
 
@@ -167,10 +168,13 @@ def plan_batches(
     for start in range(0, len(drawn), GROUP * batch_size):
         group = drawn[start : start + GROUP * batch_size]
         if group_by_length:
-            group = group[np.argsort([lengths[index] for index in group], kind="stable")]
-        starts = range(0, len(group), batch_size)
-        group_batches = [group[first : first + batch_size].tolist() for first in starts]
-        batches += [group_batches[index] for index in generator.permutation(len(group_batches))]
+            group_lengths = [lengths[index] for index in group]
+            group = group[np.argsort(group_lengths, kind="stable")]
+        group_batches = []
+        for first in range(0, len(group), batch_size):
+            group_batches.append(group[first : first + batch_size].tolist())
+        for index in generator.permutation(len(group_batches)):
+            batches.append(group_batches[index])
     return batches
 
 
@@ -225,6 +229,7 @@ def learning_rate_at(
         return peak * (step + 1) / warmup
     if schedule == "constant":
         return peak
-    progress = min((step - warmup) / max(1, steps - warmup - 1), 1.0)
+    steps_after_warmup = max(1, steps - warmup - 1)
+    progress = min((step - warmup) / steps_after_warmup, 1.0)
     cosine = 0.5 * (1 + math.cos(math.pi * progress))
     return peak * (min_ratio + (1 - min_ratio) * cosine)

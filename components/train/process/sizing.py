@@ -134,6 +134,8 @@ def model_size(model: PreTrainedModel) -> Model:
 
 def this_machine(num_nodes: int, context: Context) -> Machine:
     """Return the node that this process runs on, as torchrun laid it out."""
+    # Each process looks at its own memory: nodes of unlike memory may choose unlike layouts, which
+    # wait for each other for ever. Where they differ, the recipe must fix the layout.
     num_processes = processes_of_node(context.environment)
     if torch.cuda.is_available():
         free, _ = torch.cuda.mem_get_info()
@@ -224,6 +226,7 @@ def _micro_batches(section: TrainSection, machine: Machine) -> list[int]:
     process_rows = section.batch_size // (machine.num_nodes * machine.processes_per_node)
     if section.micro_batch_size != "auto":
         return [min(section.micro_batch_size, process_rows)]
+    # Powers of two: a size between them gains little, and each is one more estimate.
     largest = process_rows if machine.gpu else min(process_rows, CPU_ROWS)
     powers = {2**power for power in range(largest.bit_length())}
     return sorted({largest, *powers}, reverse=True)

@@ -44,6 +44,8 @@ class Recorder:
             if name != "step" and isinstance(value, int | float)
         }
         numbers |= {"tokens_per_second": tokens_per_second, "memory_gib": _memory_bytes() / 2**30}
+        # A receipt is the same for the same work on any machine: speed and memory are shown here
+        # alone.
         for name, value in numbers.items():
             self.events.add_scalar(f"train/{name}", value, entry.step)
         if self.mlflow is not None:
@@ -74,6 +76,7 @@ class _MlflowRun:
         import mlflow
 
         self.context = context
+        # None after the first failure.
         self.client: MlflowClient | None = mlflow.MlflowClient()
         name = context.environment.get("MLFLOW_EXPERIMENT_NAME", "ratchet")
         experiment = self.client.get_experiment_by_name(name)
