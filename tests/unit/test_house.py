@@ -18,6 +18,22 @@ STEPS = sorted(path.parent for path in COMPONENTS.glob("*/step.py"))
 SHARED = [COMPONENTS / name for name in ("contracts", "storage", "runtime", "verifiers")]
 LOCKS = ROOT / "docker" / "requirements"
 LONGEST_SHELL = 25
+SURROUNDINGS = ("cli", "runtime", "retry.py")
+"""Parts of `components` that make a context, and hand on its clock."""
+AMBIENT = re.compile(
+    r"time\.(?:time|monotonic|perf_counter)\b"
+    r"|os\.(?:environ|getenv|cpu_count|sched_getaffinity)\b"
+    r"|[\"']/proc"
+)
+OWN_ENVIRONMENT = {
+    "generate/engines/vllm.py",
+    "math_process.py",
+    "modeling/load.py",
+    "train/process/deepspeed_engine.py",
+    "train/process/training_log.py",
+    "train/process/worker.py",
+}
+"""Files that begin a process, or set variables for a library that reads the process's own."""
 
 
 def imported(body: list[ast.stmt]) -> Iterator[str]:
@@ -59,6 +75,17 @@ def test_heavy_libraries_are_loaded_only_where_work_is_done_with_them(folder: Pa
         names = loaded_by(path)
         assert not {name.split(".")[0] for name in names} & HEAVY, path
         assert not any(name.startswith("components.modeling") for name in names), path
+
+
+def test_nothing_below_a_step_reads_clock_environment_cores_or_proc_by_itself() -> None:
+    for path in sorted(COMPONENTS.rglob("*.py")):
+        name = path.relative_to(COMPONENTS).as_posix()
+        if name.split("/")[0] in SURROUNDINGS:
+            continue
+        ambient = set(AMBIENT.findall(path.read_text(encoding="utf-8")))
+        if name in OWN_ENVIRONMENT:
+            ambient -= {"os.environ"}
+        assert ambient == set(), name
 
 
 def test_no_two_modules_import_each_other_in_a_circle() -> None:
