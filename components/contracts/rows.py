@@ -172,7 +172,7 @@ class Result(Row):
 
 
 class TextResult(Row):
-    """Likelihood of one text that people wrote: of each token of its completion after the true ones."""
+    """Likelihood of a text that people wrote: each token of its completion after the true ones."""
 
     id: str
     split: Literal["retention", "dev"]

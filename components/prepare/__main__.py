@@ -25,6 +25,7 @@ def main() -> None:
     options.add_argument("--job-id", default="", help="the pipeline job this run belongs to")
     arguments = options.parse_args()
 
+    # A function, so that a wrong recipe fails inside the step and ends with one line too.
     def inputs() -> PrepareInputs:
         document = load_recipe(arguments.recipe, tuple(arguments.set)).model_dump(mode="json")
         return PrepareInputs(document, {}, arguments.resume_from, arguments.job_id)

@@ -28,6 +28,7 @@ def resumed_campaign(context: Context, uri: str, recipe: Recipe) -> Campaign:
         UserError: there is no such receipt, or it was made from another model, data or seed.
     """
     ref = ref_of_uri(context, uri)
+    # Missing would be damage (exit 3); here a person copied a wrong URI.
     step, key = ref.split("/", 1)
     if context.store.size(keys.receipt_key(step, key)) is None:
         raise UserError(
@@ -57,6 +58,7 @@ def first_plan(recipe: Recipe) -> Plan:
     """Return the plan of round 0; `decide` makes the plans of later rounds."""
     ladder = recipe.data.ladder
     stage = recipe.train.first
+    # Round 0 may be pre-training alone.
     if stage.steps == 0 and recipe.train.pretrain is not None:
         stage = recipe.train.pretrain
     changes = {
@@ -69,6 +71,7 @@ def first_plan(recipe: Recipe) -> Plan:
 
 def continued_state(campaign: Campaign, recipe: Recipe) -> State:
     """Return the last state of a campaign, ready to go on under this recipe."""
+    # The earlier run ended for some reason; this one counts its rounds without gain anew.
     changes = {
         "run_id": recipe.run_id,
         "start": None,
@@ -84,6 +87,8 @@ def _continued_plan(campaign: Campaign, recipe: Recipe) -> Plan:
     """Return the plan as reflection left it, but for settings that the new recipe changes."""
     if campaign.state.round is None:
         return first_plan(recipe)
+    # Compared with the earlier recipe, not with the plan: what reflection changed stays changed
+    # unless the person changed the same setting.
     earlier = base_plan(campaign.recipe)
     changes = {name: value for name, value in base_plan(recipe) if value != getattr(earlier, name)}
     return campaign.state.plan.model_copy(update=changes)

@@ -27,6 +27,7 @@ def check_fit(context: Context, recipe: Recipe, prepared: Receipt) -> None:
     No weight is read.
     """
     positions = read_summary(prepared, PrepareSummary).positions
+    # The models that Ratchet makes have no chat template that could refuse a row.
     is_plain_scratch = recipe.model.source == "scratch" and not recipe.model.system_prompt
     if is_plain_scratch and positions is None:
         return
@@ -72,6 +73,7 @@ def _longest_prompt(context: Context, prepared: Receipt, codec: Codec, *, count_
     Conversations always are, to see that the template takes them; other prompts with `count_all`.
     """
     longest = 0
+    # Counted only where there is a limit, since every prompt has to be encoded for it.
     for split in ("unlabelled", "validation", "test", "vault", "audit"):
         path = fetch(context, prepared, artifacts.split_file(split))
         for prompt in read_rows(path, Prompt):

@@ -62,6 +62,7 @@ def read_source(path: Path, source: DataSource) -> Iterator[Example | Dropped]:
             first_details.setdefault(item.reason, detail)
             continue
         num_usable += 1
+        # Not before the row is handed out, and without a look at the rest of a large file.
         if num_usable == source.limit:
             return
     if num_usable:
@@ -123,6 +124,7 @@ def _format(path: Path, source: DataSource) -> str:
 
 def _format_of_bytes(head: bytes, source: DataSource) -> str:
     """Return the format that the first 4,096 bytes of a file show, or raise UserError."""
+    # Spreadsheets and editors on Windows begin a file with a byte order mark.
     start = head.removeprefix(_BYTE_ORDER_MARK).lstrip()
     if head.startswith(b"PAR1"):
         return "parquet"
@@ -171,6 +173,7 @@ def _paragraphs(path: Path) -> Iterator[_RawRow]:
     size = 0
     for line in _lines(path):
         if line.is_too_long:
+            # It is no part of the paragraph around it, which goes on.
             yield line.as_row()
             continue
         is_blank = not line.text.strip()
@@ -235,5 +238,6 @@ def _parquet_rows(path: Path, source: DataSource) -> Iterator[_RawRow]:
 
 def _excerpt(content: object) -> str:
     """Return the beginning of a row, in characters that UTF-8 can encode."""
+    # Half of a surrogate pair, which JSON can hold, would fail when the row is written.
     text = content.decode(errors="replace") if isinstance(content, bytes) else repr(content)
     return text.encode(errors="replace").decode()[:MAX_REJECTED_CHARACTERS]

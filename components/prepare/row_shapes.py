@@ -108,6 +108,7 @@ def _content_of(row: Row, source: DataSource) -> _Content:
         return _Content(text, label, label=label if is_class else None)
     if "text" in row:
         return _Content("", _text(row, "text"))
+    # Cut, because a damaged file may have names of any length.
     names = sorted(str(name)[:40] for name in row)
     listed = ", ".join(names[:10]) or "none"
     raise RejectedRow("unknown_shape", f"fields found: {listed}; expected {shapes_of(source)}")

@@ -22,6 +22,7 @@ from components.verifiers import pattern_problem, verify
 
 Target = Split | Literal["auto"]
 
+# Splits that decide or release come first: a prompt that was trained on measures nothing.
 CLAIM_ORDER: tuple[Split, ...] = (
     "vault",
     "test",
@@ -100,6 +101,7 @@ def make_splits(
             setattr(splits, name, [example.as_prompt() for example in members[name]])
         else:
             setattr(splits, name, [example.as_training_row() for example in members[name]])
+    # Without prompts of their own, models answer the questions that they were trained on.
     if not splits.unlabelled:
         splits.unlabelled = _questions(members["train"])
     _assert_disjoint(members)
@@ -200,6 +202,7 @@ def _assert_disjoint(members: dict[Split, list[Example]]) -> None:
 
 def _require_rows(splits: Splits) -> None:
     """Raise UserError if a split is empty that a campaign needs."""
+    # With the counts of rejected rows: most often they are the reason.
     for split, remedy in _REMEDIES.items():
         if getattr(splits, split):
             continue

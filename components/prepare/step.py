@@ -77,7 +77,8 @@ def run(inputs: PrepareInputs, context: Context) -> Receipt:
 
 
 def _publish_run(context: Context, recipe: Recipe, job_id: str) -> None:
-    """Store the resolved recipe under the run's id, and which run a pipeline job carries out."""
+    """Store the resolved recipe under the run's id, and the id under that of the pipeline job."""
+    # For people and the report, before the work: a run that fails later is listed all the same.
     if job_id:
         run_id = canonical_json({"run_id": recipe.run_id})
         context.store.put_bytes(keys.job_key(job_id), run_id)

@@ -93,6 +93,8 @@ def _spread(total: int, lengths: range) -> dict[int, int]:
 
 def _distinct(space: int, seed: int) -> Iterator[int]:
     """Yield every number below `space` once, in random order."""
+    # A list of the whole space would take gigabytes from 9 digits on. In a space that large few
+    # draws come twice.
     generator = random.Random(seed)
     if space <= _LISTED_SPACE:
         yield from generator.sample(range(space), space)
@@ -185,6 +187,7 @@ def _gym_puzzles(source: TaskSource, num_wanted: int, seed: int) -> Iterator[Exa
 
 def _gym_example(name: str, config: JsonObject, entry: JsonObject) -> Example | None:
     """Return a puzzle as an example, or None if it cannot be written as JSON."""
+    # Through JSON, because that is the form in which the scorer will read it back.
     try:
         stored_entry = json.loads(json.dumps(entry, allow_nan=False))
     except (TypeError, ValueError):

@@ -72,6 +72,7 @@ def attempting(context: Context, task: Task, step: str) -> Iterator[Attempt]:
     try:
         yield attempt
     except BaseException as error:
+        # Interrupts too: a person who stopped a run finds it in the report.
         attempt.error = str(error) or type(error).__name__
         attempt.error_kind = type(error).__name__
         raise
@@ -94,7 +95,8 @@ def attempting(context: Context, task: Task, step: str) -> Iterator[Attempt]:
 def _record(
     context: Context, task: Task, attempt: Attempt, *, tolerated: type[RatchetError]
 ) -> None:
-    # Unique without a look at the store: two pods may try one task at the same time.
+    # Unique without a look at the store: two pods may try one task at the same time. The record at
+    # the end replaces the one at the begin, so one without an end is of a try that was killed.
     name = f"{int(attempt.started * 1000)}-{os.getpid()}"
     address = keys.attempt_key(task.run_id, task.name, name)
     try:

@@ -85,6 +85,7 @@ def load_campaign(context: Context, uri: str) -> Campaign:
     # A start receipt cannot name itself: its digest would have to be in its own state.
     start = read_receipt(context, state.start) if state.start is not None else receipt
     prepared = read_receipt(context, state.prepared)
+    # From the start receipt, not from the caller: every round of a run has the same recipe.
     written = Recipe.model_validate_json(fetch(context, start, artifacts.RECIPE).read_bytes())
     return Campaign(
         state=state,

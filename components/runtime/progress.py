@@ -46,6 +46,7 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Report a sentence, beside the percentages."""
+        # A negative share marks a note for readers of the file.
         self._emit(-1.0, 0.0, text)
 
     def _emit(self, percent: float, tokens_per_second: float, text: str) -> None:
@@ -62,6 +63,7 @@ class Progress:
             text,
             f"{tokens_per_second:,.0f} tokens/s" if tokens_per_second else "",
         ]
+        # Standard error: the URI of the receipt is alone on standard output, for scripts.
         print(" · ".join(piece for piece in pieces if piece), file=sys.stderr, flush=True)
         if self.file is not None:
             # Opened for each line: several processes of a step append to one file.

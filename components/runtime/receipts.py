@@ -56,6 +56,7 @@ class ObjectRef(BaseModel):
 class Receipt(BaseModel):
     """The account of one finished piece of work."""
 
+    # No times, hosts or costs: of two pods that do the same work, both write the same bytes.
     model_config = ConfigDict(frozen=True, extra="forbid")
     schema_version: Literal[2] = RECEIPT_SCHEMA
     step: str
@@ -173,6 +174,7 @@ def _do(
     work: Work,
     make_receipt: Callable[[dict[str, ObjectRef], JsonObject], Receipt],
 ) -> Receipt:
+    # Scratch is on the cache's file system, so finished files join the cache by a hard link.
     context.scratch.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{attempt.step}-", dir=context.scratch))
     try:
@@ -193,6 +195,7 @@ def _do(
     address = keys.receipt_key(receipt.step, receipt.key)
     if context.store.put_bytes(address, receipt.to_bytes(), if_absent=True):
         return receipt
+    # Somebody was first, or the answer to our own write was lost.
     return read_receipt(context, receipt.ref)
 
 
@@ -230,6 +233,7 @@ def ref_of_uri(context: Context, uri: str) -> str:
     Raises UserError if it is in another store.
     """
     root, step, key = keys.split_receipt_uri(uri)
+    # A receipt of another store names objects that this one may not have.
     if root != context.store.root:
         raise UserError(f"{uri} is not in this run's store {context.store.root}")
     return f"{step}/{key}"
@@ -268,6 +272,7 @@ def read_receipt(context: Context, ref: str) -> Receipt:
 def _receipt_error(uri: str, error: ValidationError) -> RatchetError:
     """Return the exception for a document that is no receipt of this version."""
     for problem in error.errors():
+        # Any other field of an older receipt may be wrong too, so look for the version first.
         version = problem["input"]
         is_version = problem["loc"] == ("schema_version",) and isinstance(version, int)
         if is_version and version < RECEIPT_SCHEMA:

@@ -58,6 +58,7 @@ class FileStore:
         Raises Corrupt if the digest of a copied file is not `sha256`.
         """
         size = path.stat().st_size
+        # A key that ends in the digest is the address of these very bytes.
         is_stored = key.endswith(sha256) and self.size(key) == size
         if not is_stored and not (give and self._move(key, path)):
             self._copy(key, path, sha256, size)

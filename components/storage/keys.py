@@ -25,6 +25,7 @@ MAX_KEY_LENGTH = 700
 
 def part(text: str) -> str:
     """Return `text` if it is safe as one path component, else raise UserError."""
+    # Not even inside a name, where some tools take '..' for a step up.
     if not _PART.fullmatch(text) or ".." in text:
         raise UserError(
             f"{text!r} cannot be part of an object key: use letters, digits and . _ = + - (at "
@@ -151,6 +152,7 @@ def model_prefix(name: str, version: str) -> str:
 def split_receipt_uri(uri: str) -> tuple[str, str, str]:
     """Split the URI of a receipt into (canonical store root, step, key), or raise UserError."""
     root, marker, tail = uri.rpartition("/steps/")
+    # The last "/steps/" counts: the store's own prefix may hold one.
     step, _, file = tail.partition("/")
     if not marker or not root or not file.endswith(".json"):
         raise UserError(f"{uri!r} is not the URI of a receipt (<store>/steps/<step>/<key>.json)")

@@ -113,6 +113,7 @@ def _refused(error: ClientError, object_uri: str, bucket: str, server: str) -> R
             f"{object_uri}: bucket {bucket} on {server} is in another region ({explanation}); set "
             "AWS_REGION"
         )
+    # Signatures hold the time, and servers allow 15 minutes of difference.
     if code == "RequestTimeTooSkewed":
         return UserError(f"{object_uri}: {server} refuses the time of this machine; set its clock")
     if status in (401, 403) or code in _EXPIRED:
@@ -121,6 +122,7 @@ def _refused(error: ClientError, object_uri: str, bucket: str, server: str) -> R
             f"({explanation}); check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and that they "
             "may list, read and write below the prefix"
         )
+    # The server compared checksums: nothing was stored, and the next try sends the bytes again.
     if code in _DAMAGED_IN_TRANSIT:
         return Transient(
             f"{object_uri}: {server} got other bytes than were sent ({explanation}) and stored "

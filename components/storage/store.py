@@ -92,6 +92,7 @@ def open_store(uri: str, environment: Mapping[str, str]) -> Store:
     RATCHET_S3_RESPONSE_CHECKSUM (`when_supported`, the default, or `when_required`). Without
     credentials there, boto3's default chain finds them (profile, web identity, instance role).
     """
+    # Nothing is contacted here, so that a wrong recipe is told before a store that is away.
     root = keys.canonical_root(uri)
     return FileStore(root) if root.startswith("file://") else S3Store(root, environment)
 
@@ -116,6 +117,7 @@ def probe(store: Store) -> None:
         raise UserError(
             f"{store.root}: an object just written reads back differently; use another store"
         )
+    # Receipts rest on this: of two pods that do the same work, one writes and the other reads.
     if not store.enforces_write_once(key):
         raise UserError(
             f"{store.root}: this server lets a second writer overwrite (it ignores "

@@ -95,8 +95,8 @@ class TrainSection(Section):
     """Independently seeded models trained side by side, each going on from its own predecessor.
     Sample i of a prompt comes from peer i mod num_peers, so agreement is a cross-seed vote
     (2502.01612). Peer 0 is the model."""
-    # Master weights are fp32 in every mode: weights of bf16 hardly learn (at a learning rate of 1e-5 the loss
-    # of SmolLM2 fell by 0.03 in 8 steps, against 0.57 with fp32 weights).
+    # Master weights are fp32 in every mode: weights of bf16 hardly learn. At a learning rate of 1e-5
+    # the loss of SmolLM2 fell by 0.03 in 8 steps, against 0.57 with fp32 weights.
     precision: Literal["auto", "fp32", "bf16", "autocast"] = "auto"
     """bf16: DeepSpeed's own, with fp32 master weights; autocast: fp32 weights, bf16 matrix
     products; auto: bf16 on a GPU that has it, autocast on a CPU that has it for models of 20
