@@ -8,7 +8,7 @@ from components.contracts.recipe import Goal
 from components.contracts.state import STOP_SENTENCES, Plan, RoundRecord, State
 from components.decide.gate import Comparison, Scores
 from components.decide.guards import Alarm
-from components.decide.reflection.plan import CHANGEABLE_SETTINGS, setting_text
+from components.decide.reflection.changes import CHANGEABLE_SETTINGS, setting_text
 
 
 def round_card(

@@ -33,6 +33,7 @@ class Scores:
     @classmethod
     def of(cls, results: Iterable[Result]) -> Scores:
         """Return the counts of one split's results."""
+        # A prompt has a tag for its task and one for its length, and belongs to both slices.
         right: Counter[str] = Counter()
         total: Counter[str] = Counter()
         for row in results:
@@ -104,13 +105,11 @@ class Comparison:
     def detectable(self) -> float | None:
         """True gain that this many pairs show four times out of five; None if they show no gain."""
         # Families are resampled, so their number and spread decide; each prompt alone is counted.
-        if self.graded is not None:
-            return detectable_mean_gain(
-                self.graded.standard_error, self.graded.families, self.level
-            )
-        return minimal_detectable_gain(
-            self.pairs, (self.wins + self.losses) / self.pairs, self.level
-        )
+        graded = self.graded
+        if graded is not None:
+            return detectable_mean_gain(graded.standard_error, graded.families, self.level)
+        discordance = (self.wins + self.losses) / self.pairs
+        return minimal_detectable_gain(self.pairs, discordance, self.level)
 
     @property
     def gain(self) -> float:
@@ -214,7 +213,8 @@ def compare(
 
 def by_counts(pairs: int, wins: int, losses: int, level: float) -> Comparison:
     """Compare by the exact McNemar test; see `Comparison` for the arguments."""
-    return Comparison(pairs, wins, losses, mcnemar_one_sided(wins, losses), level)
+    p_value = mcnemar_one_sided(wins, losses)
+    return Comparison(pairs, wins, losses, p_value, level)
 
 
 def by_gains(

@@ -65,7 +65,7 @@ class Measured:
         Raises:
             Corrupt: A row of one model has no partner of the other.
         """
-        # The test of non-inferiority is of pairs: a row that one model lacks would be left out of it.
+        # The test of non-inferiority is of pairs: a row that one model lacks would not be in it.
         if champion.retention.keys() != self.retention.keys():
             counts = f"{len(champion.retention)} and {len(self.retention)} rows"
             raise Corrupt(

@@ -238,18 +238,18 @@ def _next_state(
     """
     campaign = finished.campaign
     mix = finished.summaries.mix
-    before_round = campaign.state
+    previous_state = campaign.state
     changes: dict[str, object] = {
         "start": campaign.start.ref,
         "round": record.round,
         "plan": plan,
-        "history": (*before_round.history, record),
-        "rounds_without_gain": before_round.rounds_without_gain + 1,
+        "history": (*previous_state.history, record),
+        "rounds_without_gain": previous_state.rounds_without_gain + 1,
     }
     # Samples accumulate even if the candidate is rejected: they were verified, the training was not
     # good enough. Rows of a mix that teaches errors do not; a mix without samples has none.
     if mix.generated and not mix.teaches_errors:
-        changes["selections"] = (*before_round.selections, finished.mix.ref)
+        changes["selections"] = (*previous_state.selections, finished.mix.ref)
     if record.verdict != "rejected":
         changes["champion"] = finished.train.ref
         changes["champion_round"] = record.round
@@ -257,7 +257,7 @@ def _next_state(
         changes["rounds_without_gain"] = 0
     if record.verdict == "first":
         changes["first_evaluation"] = finished.evaluate.ref
-    state = before_round.model_copy(update=changes)
+    state = previous_state.model_copy(update=changes)
     section = campaign.recipe.decide
     # Only a champion reaches the goal: a rejected candidate may have been lucky.
     reached = outcome.best.scores.accuracy(section.goal.slice)

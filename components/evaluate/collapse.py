@@ -26,6 +26,8 @@ from components.evaluate.scores import mean_and_half, perplexity_of
 from components.statistics import Z_95, pass_at_k
 from components.verifiers import MAX_ANSWER_CHARACTERS
 
+Sign = RatioSign | PassAtKSign
+Limit = float | None
 LEAST_DISTINCT_2 = 0.85
 """Least ratio of distinct-2 to round 0; below, it blocks."""
 MOST_PERPLEXITY = 1.10
@@ -34,6 +36,7 @@ LENGTH_CHANGE = 0.30
 """Largest relative change of the answer length, either way."""
 PASS_K = 16
 """pass@k is compared at this k, or at the largest that was drawn if it is smaller."""
+# The expectation at few n-grams is near 1 for any text.
 MIN_NGRAMS = 500
 """With fewer n-grams their distinct share says nothing."""
 MIN_PROMPTS = 30
@@ -128,17 +131,18 @@ def alarms(collapse: Collapse) -> tuple[list[CollapseAlarm], list[CollapseAlarm]
     return blocks, warnings
 
 
-def _crossed_limits(sign: RatioSign | PassAtKSign) -> tuple[float | None, float | None]:
+def _crossed_limits(sign: Sign) -> tuple[Limit, Limit]:
     """Return the limits of (block, warning) that a sign is beyond; None for one it is not."""
     if isinstance(sign, RatioSign):
-        return _crossed_bound(sign.ratio, sign.block), _crossed_bound(sign.ratio, sign.warn)
+        block_limit = _crossed_bound(sign.ratio, sign.block)
+        return block_limit, _crossed_bound(sign.ratio, sign.warn)
     # Upper ends of intervals of the change of pass@k: below 0 it is sure to be a fall.
     block_limit = 0.0 if sign.high < 0 else None
     warning_limit = 0.0 if sign.warn_high < 0 else None
     return block_limit, warning_limit
 
 
-def _crossed_bound(ratio: float, bounds: Bounds) -> float | None:
+def _crossed_bound(ratio: float, bounds: Bounds) -> Limit:
     if bounds.below is not None and ratio < bounds.below:
         return bounds.below
     if bounds.above is not None and ratio > bounds.above:
@@ -146,13 +150,14 @@ def _crossed_bound(ratio: float, bounds: Bounds) -> float | None:
     return None
 
 
-def _alarm(name: CollapseSign, sign: RatioSign | PassAtKSign, limit: float) -> CollapseAlarm:
+def _alarm(name: CollapseSign, sign: Sign, limit: float) -> CollapseAlarm:
     current = f"{sign.value:.4g}"
     first = f"{sign.first:.4g}"
     if isinstance(sign, PassAtKSign):
+        interval = f"{sign.low:+.3f} to {sign.high:+.3f}"
         reason = (
             f"pass@{sign.k} fell from {first} in round 0 to {current} on {sign.n} prompts "
-            f"(95 % interval of the change {sign.low:+.3f} to {sign.high:+.3f})"
+            f"(95 % interval of the change {interval})"
         )
         return CollapseAlarm(measure=name, value=sign.difference, limit=limit, why=reason)
     reason = (

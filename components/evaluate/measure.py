@@ -113,8 +113,10 @@ class _LoadedModel:
         labelled = [prompt for prompt in questions.prompts if label_of(prompt)]
         if not questions.labels or not labelled:
             return {}
-        asked = [prompt.asked for prompt in labelled]
-        chosen = likeliest_labels(self.model, self.codec, asked, questions.labels, _LABEL_BATCH)
+        conversations = [prompt.asked for prompt in labelled]
+        chosen = likeliest_labels(
+            self.model, self.codec, conversations, questions.labels, _LABEL_BATCH
+        )
         ids = [prompt.id for prompt in labelled]
         return dict(zip(ids, chosen, strict=True))
 

@@ -121,6 +121,7 @@ def share(verdicts: Sequence[bool]) -> Share:
     """Return an accuracy with its interval."""
     total = len(verdicts)
     num_right = sum(verdicts)
+    # Wilson's interval, because it holds for shares near 0 and 1 too.
     low, high = wilson_interval(num_right, total)
     return Share(n=total, accuracy=num_right / total, low=low, high=high)
 
@@ -132,6 +133,7 @@ def pass_curve_point(sampled: Sequence[Result], k: int) -> Estimate:
         sampled: Prompts with samples, at least k of each.
         k: Number of tries.
     """
+    # Prompts are the sample, not tries: tries of one prompt are right or wrong together.
     values = [pass_at_k(row.num_samples, row.num_correct, k) for row in sampled]
     value, half_width = mean_and_half(values)
     # The normal interval may reach beyond what a probability can be.

@@ -47,7 +47,8 @@ Its weights are {summary.dtype}.
 ## Data
 
 Labelled rows and verified answers of the model itself, accumulated over the rounds; no answer
-entered training that the filters had not accepted. Training receipt `{champion.ref}`, digest `{champion.digest}`.
+entered training that the filters had not accepted.
+Training receipt `{champion.ref}`, digest `{champion.digest}`.
 
 ## Limits
 

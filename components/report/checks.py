@@ -111,6 +111,7 @@ def audit_line(select: SelectSummary | None) -> str:
 
 def hints_line(select: SelectSummary | None) -> str:
     """Return a sentence on the prompts that were too hard; empty without hints."""
+    # Both are there or neither: a recipe without hints has no pool of hard prompts.
     if select is None or select.too_hard is None or select.hinted is None:
         return ""
     too_hard = select.too_hard
@@ -140,6 +141,7 @@ def alarm_lines(record: RoundRecord, select: SelectSummary | None) -> list[str]:
         is_told = any(blocking_reason in alarm for alarm in alarms)
         if not is_told:
             alarms.append(blocking_reason)
+    # An alarm that rejected the candidate is part of that sentence.
     return [alarm for alarm in alarms if alarm not in record.why]
 
 

@@ -130,6 +130,7 @@ def build_page(view: RunView, note: str = "") -> str:
 
 def _figures(view: RunView) -> Iterator[tuple[str, str]]:
     """Yield (name, value) of the key figures under the headline."""
+    # Test accuracy stands beside validation, which the gate has used and which flatters.
     champion = view.champion
     if champion is not None:
         low, high = (100 * bound for bound in champion.interval)
@@ -195,7 +196,7 @@ def _changes_after(view: RunView, record: RoundRecord) -> list[PlanChange]:
     # The last plan of a campaign that has ended is never carried out.
     if state.stop and record is state.history[-1]:
         return []
-    plans = {other.round: other.plan for other in state.history}
+    plans = {finished.round: finished.plan for finished in state.history}
     following_plan = plans.get(record.round + 1, state.plan)
     changes: list[PlanChange] = []
     for name in Plan.model_fields:
@@ -246,6 +247,7 @@ def _costs(view: RunView) -> list[CostLine]:
 
 def _cost_line(line: tuple[int, str], tasks: Sequence[TaskView]) -> CostLine:
     order, step = line
+    # A re-used task took a second; what it re-used is what the run has cost.
     attempts = [task.worked for task in tasks]
     compute_seconds = [attempt.costs.get("compute_seconds", 0.0) for attempt in attempts]
     statuses = {task.status for task in tasks} - {"done"}
@@ -274,6 +276,7 @@ def lineage(view: RunView) -> Iterator[LineageEntry]:
             return
         listed.add(receipt.ref)
         yield LineageEntry(depth, role, rounds.get(receipt.ref), receipt)
+        # A receipt names its inputs by digest; one that could not be read is left out.
         for name, digest in sorted(receipt.inputs.items()):
             if digest in receipts_by_digest:
                 yield from walk(receipts_by_digest[digest], name, depth + 1)
@@ -309,6 +312,7 @@ def _templates() -> Environment:
         loader=FileSystemLoader(Path(__file__).parent),
         # Answers of models and rows of files are strangers' text: none of it may become markup.
         autoescape=True,
+        # A field that was renamed in Python alone must be an error, not an empty cell.
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -48,6 +48,7 @@ def run(inputs: ReportInputs, context: Context) -> tuple[str, RunSummary]:
     view = load_run(context, run_id, examples=EXAMPLES_PER_ROUND)
     if not view.tasks:
         note += " No task got far enough to leave a record; the log of prepare says why."
+    # The next start of the run writes both again: they are views, and nothing rests on them.
     html = build_page(view, note.strip())
     summary = summary_of(view)
     context.store.put_bytes(keys.run_key(run_id, "report.html"), html.encode())

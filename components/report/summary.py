@@ -32,6 +32,7 @@ def summary_of(view: RunView) -> RunSummary:
 
 
 def _scores(view: RunView) -> RunSummary:
+    # Every key is always there: a program that reads it need not ask how far the run came.
     champion = view.champion
     state = view.state
     state_uri = ""
@@ -56,6 +57,7 @@ def _scores(view: RunView) -> RunSummary:
 
 
 def _costs(view: RunView) -> RunSummary:
+    # Rounded to milliseconds: more digits would be noise of the clock.
     totals = view.totals
     share_not_computing = totals.share_not_computing
     if share_not_computing is not None:
@@ -80,6 +82,7 @@ def _rounds(view: RunView) -> list[RunSummary]:
 
 
 def _task(task: TaskView) -> RunSummary:
+    # Of the attempt that did the work; `tries` says that there were others.
     return {
         "task": task.name,
         "status": task.status,

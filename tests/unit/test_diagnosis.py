@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from components.contracts.recipe import LoraStructure, Recipe
 from components.contracts.state import Cause, Plan, RoundRecord, base_plan, with_plan
 from components.decide.gate import Comparison, Scores
+from components.decide.reflection.changes import changed_setting
 from components.decide.reflection.diagnosis import diagnose
 from components.decide.reflection.evidence import Evidence
 from components.decide.reflection.plan import (
     MAX_CHANGES,
     Finding,
-    changed_setting,
     next_level,
     next_plan,
     refuted_changes,

@@ -7,9 +7,10 @@ top.
 from __future__ import annotations
 
 from components.contracts.summaries import SelectSummary
+from components.decide.reflection.changes import Change
 from components.decide.reflection.evidence import Evidence
 from components.decide.reflection.measures import ALIKE, LEFT_OUT
-from components.decide.reflection.plan import Change, Finding
+from components.decide.reflection.plan import Finding
 from components.statistics import mcnemar_two_sided
 
 FEW_PASSED = 0.1
@@ -60,6 +61,7 @@ SHIFTED = 0.25
 
 def truncation(evidence: Evidence) -> Finding | None:
     """Report answers that are cut off: the limit is too low, or hot sampling rambles."""
+    # Samples are drawn at a temperature, validation answers greedily: either may be cut off.
     share = min(evidence.finished_share, evidence.measures.get("finished_share", 1.0))
     if share >= FINISHED or runs_on(evidence):
         return None
@@ -112,11 +114,11 @@ def stop_token_wrong(evidence: Evidence) -> Finding | None:
 def too_few_accepted(evidence: Evidence) -> Finding | None:
     """Report a round in which hardly any sample was accepted."""
     select = evidence.select
-    least = evidence.recipe.select.min_accepted
+    min_accepted = evidence.recipe.select.min_accepted
     if not select.generated:
         return None
     share = passed(select)
-    if share >= FEW_PASSED and select.accepted >= 2 * least:
+    if share >= FEW_PASSED and select.accepted >= 2 * min_accepted:
         return None
     # Greedy samples of one prompt are all the same: more of them would add nothing new.
     change: Change | None = "samples_up" if evidence.plan.temperature > 0 else None
@@ -126,7 +128,7 @@ def too_few_accepted(evidence: Evidence) -> Finding | None:
         0.85,
         change,
         f"{select.accepted} of {select.generated} samples accepted "
-        f"({share:.3f} passed the quality filters; select.min_accepted is {least}; "
+        f"({share:.3f} passed the quality filters; select.min_accepted is {min_accepted}; "
         f"dropped: {reasons or 'none'})",
         "more accepted rows; "
         "if not, easier prompts, a longer first stage, or answers as hints (generate.hints)",

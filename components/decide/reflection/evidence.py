@@ -10,7 +10,8 @@ from components.contracts.recipe import Recipe
 from components.contracts.state import Plan, Verdict
 from components.contracts.summaries import SelectSummary, TrainSummary
 from components.decide.gate import Comparison, Scores
-from components.decide.reflection.plan import Change, Finding
+from components.decide.reflection.changes import Change
+from components.decide.reflection.plan import Finding
 
 # On a solved task a loss of 0.0004 may well double: ratios of losses alone say nothing.
 NOTICEABLE_NATS = 0.01

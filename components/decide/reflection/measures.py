@@ -21,10 +21,12 @@ from components.runtime.context import Context
 from components.runtime.receipts import Receipt, fetch
 from components.statistics import jensen_shannon, two_proportions_z
 
+# Shares settle long before: reading on would only take time and memory.
 MAX_ROWS = 200_000
 """Rows of a file that are read."""
 NEIGHBOURS = 6
 """Losses before a step, and after it, that its loss is compared with, at most."""
+# A loss falls in the course of a training: far away it says nothing about this step.
 REACH = 60
 """Steps that such a neighbour may be away, at most."""
 FEW_NEIGHBOURS = 4
@@ -38,13 +40,15 @@ LEFT_OUT = ("solved", "diversity")
 ALIKE = ("duplicate", "near_duplicate", "same_path", "cap", *LEFT_OUT)
 """Reasons for a drop that say nothing against an answer: there are enough answers like it."""
 
+Measures = dict[str, float]
+"""Name → value; a name is absent if it was not measured."""
 Tags = tuple[tuple[str, str], ...]
 Weights = defaultdict[str, float]
 
 
 def loss_measures(
     train: TrainSummary, losses: Sequence[float | None], tokens: Sequence[int] = ()
-) -> dict[str, float]:
+) -> Measures:
     """Return the measures of the training.
 
     Args:
@@ -97,7 +101,7 @@ def _moving_means(losses: Sequence[float]) -> list[float]:
     return [fmean(losses[begin : begin + width]) for begin in begins]
 
 
-def human_loss_measures(candidate: ModelScores, champion: ModelScores | None) -> dict[str, float]:
+def human_loss_measures(candidate: ModelScores, champion: ModelScores | None) -> Measures:
     """Return the loss on human text and its rise against the champion, in nats per token.
 
     Args:
@@ -147,23 +151,23 @@ def _neighbours(step: int, losses: Sequence[float], tokens: Sequence[int]) -> li
     later_steps = range(step + 1, last + 1)
     neighbours: list[float] = []
     for side in (earlier_steps, later_steps):
-        comparable = (other for other in side if _is_comparable(step, other, tokens))
-        neighbours += [losses[other] for other in itertools.islice(comparable, NEIGHBOURS)]
+        comparable = (neighbour for neighbour in side if _is_comparable(step, neighbour, tokens))
+        neighbours += [losses[neighbour] for neighbour in itertools.islice(comparable, NEIGHBOURS)]
     return neighbours
 
 
-def _is_comparable(step: int, other: int, tokens: Sequence[int]) -> bool:
+def _is_comparable(step: int, neighbour: int, tokens: Sequence[int]) -> bool:
     """Return True if the batches of two steps have about the same length, or it is not known."""
     if not tokens:
         return True
     # Rows of another length may be another task, whose loss is higher without being wrong.
-    shorter, longer = sorted((tokens[step], tokens[other]))
+    shorter, longer = sorted((tokens[step], tokens[neighbour]))
     return longer <= SAME_LENGTH * shorter
 
 
 def answer_measures(
     candidate: Sequence[Result], champion: Sequence[Result] | None, references: Mapping[str, str]
-) -> dict[str, float]:
+) -> Measures:
     """Return the measures of the validation answers.
 
     Args:
@@ -209,7 +213,7 @@ def mix_rows(context: Context, mix: Receipt) -> Iterator[TrainingRow]:
     return itertools.islice(read_rows(path, TrainingRow), MAX_ROWS)
 
 
-def mix_measures(rows: Iterable[TrainingRow], validation: Iterable[Prompt]) -> dict[str, float]:
+def mix_measures(rows: Iterable[TrainingRow], validation: Iterable[Prompt]) -> Measures:
     """Return the measures of the training mix; empty without rows.
 
     Args:
@@ -258,7 +262,7 @@ def mix_measures(rows: Iterable[TrainingRow], validation: Iterable[Prompt]) -> d
     return measures
 
 
-def verifier_measures(votes: Votes, champion: Sequence[Result]) -> dict[str, float]:
+def verifier_measures(votes: Votes, champion: Sequence[Result]) -> Measures:
     """Return the verifier's verdicts on majority answers, beside the champion's accuracy.
 
     The majority answer of a prompt is the one that most of its samples give. The accuracy is that

@@ -1,5 +1,4 @@
-"""The plan of the next round: bounded changes of a few settings, a review of the last changes, and
-the level of the difficulty ladder."""
+"""The plan of the next round: a few changes, a review of the last ones, and the ladder's level."""
 
 from __future__ import annotations
 
@@ -8,31 +7,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from components.contracts.recipe import LoraSection, LoraStructure, Recipe
-from components.contracts.state import Cause, Plan, RoundRecord, Verdict, base_plan
+from components.contracts.recipe import Recipe
+from components.contracts.state import Cause, Plan, RoundRecord, Verdict
 from components.decide.gate import Scores
-
-Change = Literal[
-    "learning_rate_down",
-    "learning_rate_up",
-    "steps_up",
-    "steps_down",
-    "temperature_up",
-    "temperature_down",
-    "weight_decay_up",
-    "labelled_share_up",
-    "labelled_share_down",
-    "samples_up",
-    "structure_up",
-    "vote_share_up",
-    "answer_tokens_up",
-    "noise_up",
-]
-"""Changes that reflection may ask for. Each is one bounded step of one setting."""
+from components.decide.reflection.changes import (
+    CHANGEABLE_SETTINGS,
+    Change,
+    SettingValue,
+    changed_setting,
+    setting_text,
+)
 
 # With more, nobody could say which one helped.
 MAX_CHANGES = 2
 """Settings changed per round, at most."""
+# A change that helps nothing costs a round, and another one to take it back.
 MIN_CONFIDENCE = 0.5
 """Causes below this are reported and change nothing."""
 TAKEN_BACK = "change_taken_back"
@@ -42,20 +31,6 @@ MOVED = 0.05
 # The dev loss is taken over the same rows every time, so it has less noise than the others.
 LOSS_MOVED = 0.01
 """The same for the dev loss."""
-
-CHANGEABLE_SETTINGS = (
-    "learning_rate",
-    "steps",
-    "weight_decay",
-    "temperature",
-    "samples_per_prompt",
-    "labelled_share",
-    "lora",
-    "min_vote_share",
-    "max_new_tokens",
-    "neftune_alpha",
-)
-SettingValue = float | LoraStructure | None
 
 
 @dataclass(frozen=True)
@@ -140,81 +115,6 @@ def _differing(first: Plan, second: Plan) -> list[str]:
     return [name for name in CHANGEABLE_SETTINGS if getattr(first, name) != getattr(second, name)]
 
 
-def changed_setting(plan: Plan, recipe: Recipe, change: Change) -> tuple[str, SettingValue]:
-    """Return (setting, new value) of a change; the old value if the setting is at its bound.
-
-    Bounds are relative to the recipe as the person wrote it: learning rate 0.1 to 4 times, steps a
-    quarter to 4 times, weight decay up to 16 times (0.1 where the recipe has less), answers up to 4
-    times as long (and no longer than train.max_length); temperature 0.1 to 1.5, labelled share 0.25
-    to 0.9, samples up to 64, vote share up to 0.9, noise on embeddings up to 10. The bounds of the
-    trained structure are in the recipe; it gets smaller only where its growth is taken back.
-    """
-    base = base_plan(recipe)
-    match change:
-        case "learning_rate_down":
-            lowest_rate = 0.1 * base.learning_rate
-            learning_rate = _down(plan.learning_rate, 0.5 * plan.learning_rate, lowest_rate)
-            return "learning_rate", learning_rate
-        case "learning_rate_up":
-            highest_rate = min(1.0, 4 * base.learning_rate)
-            learning_rate = _up(plan.learning_rate, 2 * plan.learning_rate, highest_rate)
-            return "learning_rate", learning_rate
-        case "steps_down":
-            fewer_steps = round(0.67 * plan.steps)
-            fewest_steps = max(1, base.steps // 4)
-            return "steps", int(_down(plan.steps, fewer_steps, fewest_steps))
-        case "steps_up":
-            more_steps = round(1.5 * plan.steps)
-            return "steps", int(_up(plan.steps, more_steps, 4 * base.steps))
-        case "temperature_down":
-            # Greedy sampling in the recipe is on purpose: only a lack of diversity moves it, and
-            # that asks for a higher temperature.
-            coldest = plan.temperature if base.temperature == 0.0 else 0.1
-            colder = round(plan.temperature - 0.2, 6)
-            return "temperature", _down(plan.temperature, colder, coldest)
-        case "temperature_up":
-            # Rounded: sums of 0.2 would show as 0.8999999999999999 in cards and step keys.
-            hotter = round(plan.temperature + 0.2, 6)
-            return "temperature", _up(plan.temperature, hotter, 1.5)
-        case "weight_decay_up":
-            # A recipe without weight decay has nothing to double: begin at 0.01.
-            decay = max(0.01, 2 * plan.weight_decay)
-            highest_decay = max(0.1, 16 * base.weight_decay)
-            return "weight_decay", _up(plan.weight_decay, decay, highest_decay)
-        case "labelled_share_up":
-            larger_share = round(plan.labelled_share + 0.1, 6)
-            return "labelled_share", _up(plan.labelled_share, larger_share, 0.9)
-        case "labelled_share_down":
-            # Replacing labelled rows leads to collapse (2305.17493). The floor is our own: no
-            # source gives one.
-            smaller_share = round(plan.labelled_share - 0.1, 6)
-            return "labelled_share", _down(plan.labelled_share, smaller_share, 0.25)
-        case "vote_share_up":
-            vote_share = plan.min_vote_share
-            if vote_share is None:
-                vote_share = recipe.select.min_vote_share
-            stricter = max(0.5, round(vote_share + 0.2, 6))
-            return "min_vote_share", _raised(plan.min_vote_share, vote_share, stricter, 0.9)
-        case "answer_tokens_up":
-            in_recipe = recipe.generate.max_new_tokens
-            limit = plan.max_new_tokens or in_recipe
-            highest = min(4 * in_recipe, recipe.train.max_length)
-            longer = _raised(plan.max_new_tokens, limit, 2 * limit, highest)
-            return "max_new_tokens", None if longer is None else int(longer)
-        case "noise_up":
-            alpha = plan.neftune_alpha
-            if alpha is None:
-                alpha = recipe.train.neftune_alpha
-            # 5 is the least that the authors of NEFTune tried (2310.05914).
-            noisier = max(5.0, 2 * alpha)
-            return "neftune_alpha", _raised(plan.neftune_alpha, alpha, noisier, 10.0)
-        case "samples_up":
-            samples = _up(plan.samples_per_prompt, 2 * plan.samples_per_prompt, 64)
-            return "samples_per_prompt", int(samples)
-        case "structure_up":
-            return "lora", _grown(plan.lora, recipe.train.lora)
-
-
 def review(
     previous: RoundRecord | None,
     previous_plan: Plan,
@@ -251,6 +151,7 @@ def review(
     changed = _differing(previous_plan, current)
     if previous is None or not changed:
         return None
+    # Only of a cause that changed the plan was an effect predicted.
     causes = [cause for cause in previous.causes if cause.change]
     predictions = [
         prediction
@@ -338,50 +239,6 @@ def next_level(recipe: Recipe, level: int, champion: Scores) -> int:
     # do not count.
     mastered = champion.accuracy(f"length={level}") >= ladder.mastery
     return min(last, max(first, level + mastered))
-
-
-def _up(value: float, target: float, highest: float) -> float:
-    """Return `target`, but not beyond `highest`; a value already beyond it stays."""
-    return max(value, min(target, highest))
-
-
-def _down(value: float, target: float, lowest: float) -> float:
-    """Return `target`, but not below `lowest`; a value already below it stays."""
-    return min(value, max(target, lowest))
-
-
-def _raised(planned: float | None, value: float, target: float, highest: float) -> float | None:
-    """Return `_up` of a setting that the plan need not hold.
-
-    Args:
-        planned: Value in the plan; None if it is the recipe's.
-        value: Value in effect.
-        target: Value to go to.
-        highest: Bound.
-    """
-    raised = _up(value, target, highest)
-    return planned if raised == value else raised
-
-
-def _grown(structure: LoraStructure | None, bounds: LoraSection | None) -> LoraStructure | None:
-    """Return a structure with twice the rank; at the highest rank, twice the unfrozen layers."""
-    if structure is None or bounds is None:
-        return structure
-    # First the rank, which costs least memory.
-    if structure.rank < bounds.max_rank:
-        rank = min(2 * structure.rank, bounds.max_rank)
-        return structure.model_copy(update={"rank": rank})
-    layers = structure.unfrozen_layers
-    twice_as_many = max(1, 2 * layers)
-    more_layers = _up(layers, twice_as_many, bounds.max_unfrozen_layers)
-    return structure.model_copy(update={"unfrozen_layers": int(more_layers)})
-
-
-def setting_text(name: str, value: SettingValue) -> str:
-    """Return a setting's value as a person would write it."""
-    if value is None:
-        return "none" if name == "lora" else "as in the recipe"
-    return str(value) if isinstance(value, LoraStructure) else f"{value:g}"
 
 
 def _cause(

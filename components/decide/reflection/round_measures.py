@@ -8,6 +8,7 @@ from components.contracts.summaries import LogEntry, SelectSummary, TrainSummary
 from components.decide.measured import Measured
 from components.decide.reflection.data_causes import passed
 from components.decide.reflection.measures import (
+    Measures,
     answer_measures,
     human_loss_measures,
     loss_measures,
@@ -30,7 +31,7 @@ def round_measures(
     log: Sequence[LogEntry],
     candidate: Measured,
     champion: Measured | None,
-) -> dict[str, float]:
+) -> Measures:
     """Return the round in numbers: name of a measure → value.
 
     Args:
@@ -67,9 +68,9 @@ def round_measures(
     return {name: round(float(value), 6) for name, value in sorted(measures.items())}
 
 
-def _sample_measures(selection: SelectSummary) -> dict[str, float]:
+def _sample_measures(selection: SelectSummary) -> Measures:
     """Return the measures of a round's samples, as far as it drew any."""
-    measures: dict[str, float] = {}
+    measures: Measures = {}
     if selection.audit is not None:
         measures["audit_accuracy"] = selection.audit.model_accuracy
         measures["audit_prompts"] = selection.audit.prompts
