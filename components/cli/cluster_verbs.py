@@ -334,6 +334,9 @@ def _plan(
 def _pipelines(options: ClusterOptions) -> Pipelines:
     from components.cli.cluster.kfp_api import Pipelines
     from components.cli.cluster.kfp_calls import ApiPatience, access_from
+    from components.cli.cluster.tenancy import check_tenancy
 
     access = access_from(os.environ, options.endpoint, options.namespace, options.token_file)
-    return Pipelines(access, ApiPatience())
+    pipelines = Pipelines(access, ApiPatience())
+    check_tenancy(pipelines.health(), options.namespace)
+    return pipelines

@@ -56,6 +56,7 @@ class KfpApi:
         """Message of the failed pod in the Workflow of a failed run; the API v2beta1 has none."""
         self.errors: list[str] = []
         """One is the message of each failed run, before `error` is."""
+        self.health: Json = {"multi_user": True, "tag_name": "2.17.0"}
         self.tokens: set[str] = set()
         """Bearer tokens that are accepted; empty: all, and none."""
         self.forbidden = False
@@ -122,7 +123,7 @@ class KfpApi:
         self, method: str, path: str, query: dict[str, str], body: bytes, headers: Any
     ) -> Answer:
         if path == "healthz":
-            return 200, {"multi_user": True, "commit_sha": "x", "tag_name": "2.17.0"}
+            return 200, {"commit_sha": "x", **self.health}
         if path == "pipelines/upload_version":
             return self._upload(query, body, str(headers["Content-Type"]))
         if match := re.fullmatch(r"pipelines/([^/]+)/versions", path):

@@ -438,6 +438,19 @@ def test_what_is_not_configured_is_skipped_and_says_how(tmp_path: Path) -> None:
     assert all(one.cure for one in found.values() if one.status != "ok")
 
 
+def test_an_old_version_of_pipelines_and_one_without_namespaces_are_named(
+    tmp_path: Path,
+) -> None:
+    kfp = KfpApi()
+    kfp.health = {"multi_user": True, "tag_name": "2.15.0"}
+    found = everything(tmp_path, KF_PIPELINES_ENDPOINT=kfp.endpoint)["pipelines"]
+    assert (found.status, "2.15.0 is older than 2.17" in found.found) == ("failed", True)
+    kfp.health = {"multi_user": False, "tag_name": "2.17.0"}
+    found = everything(tmp_path, KF_PIPELINES_ENDPOINT=kfp.endpoint)["pipelines"]
+    assert (found.status, "has one user" in found.found) == ("failed", True)
+    kfp.close()
+
+
 def test_the_api_of_pipelines_is_tried_with_its_token(tmp_path: Path) -> None:
     kfp = KfpApi()
     kfp.tokens = {"good"}

@@ -32,6 +32,7 @@ from components.cli.cluster.submit import (
     start,
 )
 from components.cli.cluster.summary import summary_page
+from components.cli.cluster.tenancy import check_tenancy, version_problem
 from components.cli.package.package_file import Package
 from components.errors import Transient, UserError
 from components.runtime.context import Context
@@ -568,6 +569,57 @@ def test_the_verb_submits_a_package_waits_and_appends_the_verdict(
     assert "The verdict could not be read from the store" in text
     assert "<b>" not in text.replace("\\<b\\>", "")
     assert TOKEN not in done.stdout + done.stderr + text
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("multi_user", "options", "words"),
+    [
+        (False, ["--namespace", "ml"], "would ignore --namespace ml"),
+        (True, [], "say which by --namespace"),
+    ],
+)
+def test_a_namespace_that_the_server_would_not_use_is_refused_before_a_run_exists(
+    kfp: KfpApi,
+    package: Package,
+    tmp_path: Path,
+    multi_user: bool,
+    options: list[str],
+    words: str,
+) -> None:
+    file = tmp_path / "pipeline.yaml"
+    file.write_text(package.text)
+    kfp.health = {"multi_user": multi_user, "tag_name": "2.17.0"}
+    done = cli(kfp, "submit", str(file), "--store", STORE, "--commit", COMMIT, *options)
+    assert done.returncode == 2
+    assert words in " ".join(done.stderr.split())
+    assert kfp.all("runs") == []
+
+
+@pytest.mark.parametrize(
+    ("health", "namespace"),
+    [
+        ({"multi_user": True}, "ml"),
+        ({"multi_user": False}, ""),
+        ({}, ""),
+        ({}, "ml"),
+    ],
+)
+def test_a_namespace_that_is_used_as_it_was_meant_is_no_error(
+    health: dict[str, Any], namespace: str
+) -> None:
+    check_tenancy(health, namespace)
+
+
+@pytest.mark.parametrize(
+    ("tag_name", "works"),
+    [
+        *(("2.17.0", True), ("2.18.1-rc.1", True), ("3.0.0", True), ("unknown", True)),
+        *(("2.16.9", False), ("2.5.0", False), ("1.8.22", False)),
+    ],
+)
+def test_a_version_that_cannot_run_the_pipeline_is_known(tag_name: str, works: bool) -> None:
+    assert (version_problem({"tag_name": tag_name}) == "") is works
 
 
 def test_the_summary_shows_the_verdict_of_every_round(context: Context, package: Package) -> None:

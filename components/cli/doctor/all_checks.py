@@ -105,6 +105,7 @@ def _check_cluster(profile: Profile, surroundings: Surroundings) -> Iterator[Fin
 def _check_pipelines(surroundings: Surroundings) -> Finding:
     from components.cli.cluster.kfp_api import Pipelines
     from components.cli.cluster.kfp_calls import ApiPatience, access_from
+    from components.cli.cluster.tenancy import check_tenancy, version_problem
 
     environment = surroundings.environment
     if not (surroundings.endpoint or environment.get("KF_PIPELINES_ENDPOINT")):
@@ -120,5 +121,10 @@ def _check_pipelines(surroundings: Surroundings) -> Finding:
     health = api.health()
     # The health of a server may be read without a token; this call shows whether ours is accepted.
     api.find_experiment("ratchet")
+    problem = version_problem(health)
+    if problem:
+        cure = "upgrade it: before 2.17 pods are refused under Pod Security restricted"
+        return Finding("pipelines", "failed", f"{problem} at {access.endpoint}", cure)
+    check_tenancy(health, surroundings.namespace)
     version = health.get("tag_name") or ""
     return Finding("pipelines", "ok", f"Kubeflow Pipelines {version} at {access.endpoint}")
