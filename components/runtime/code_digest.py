@@ -35,6 +35,11 @@ def code_digest(step: str) -> str:
     return digest.hexdigest()[:16]
 
 
+def source_digest(path: Path) -> str:
+    """Return a digest of what a Python file does (16 hexadecimal digits); imports are not followed."""
+    return _digest_without_docstrings(ast.parse(path.read_bytes())).hex()[:16]
+
+
 def _reached_from(module: Path) -> set[Path]:
     reached: set[Path] = set()
     waiting = [module]
@@ -59,13 +64,17 @@ def _source(path: Path) -> _Source:
     loaded: set[Path] = set()
     for name in _loaded_names(tree):
         loaded.update(_files_of(name))
+    return _Source(_digest_without_docstrings(tree), frozenset(loaded))
+
+
+def _digest_without_docstrings(tree: ast.Module) -> bytes:
     for node in ast.walk(tree):
         if isinstance(node, _DOCUMENTED):
             _remove_docstrings(node)
     digest = hashlib.sha256()
     for word in _words(tree):
         digest.update(word.encode() + b"\0")
-    return _Source(digest.digest(), frozenset(loaded))
+    return digest.digest()
 
 
 def _words(value: object) -> Iterator[str]:

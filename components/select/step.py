@@ -22,6 +22,7 @@ from components.select import attribute_shift
 from components.select.accepted_rows import write_accepted
 from components.select.filter_chain import Account, collect, filter_all
 from components.select.filter_settings import FilterSettings
+from components.select.filters.verifier import function_digest
 from components.select.hint_pool import Pool, with_hinted
 from components.select.mix import accumulate, weigh
 from components.select.reserved_prompts import audit_ids, evaluation_items, validation_prompts
@@ -98,6 +99,9 @@ def _config(campaign: Campaign) -> dict[str, JsonValue]:
         config["max_length"] = campaign.recipe.train.max_length
     if campaign.recipe.generate.hints is not None:
         config["hint"] = campaign.recipe.generate.hints.template
+    if section.verifier_function:
+        # Its name alone would let the work of an earlier version of the function be used again.
+        config["verifier_function_code"] = function_digest(section.verifier_function)
     return config
 
 

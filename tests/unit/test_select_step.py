@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -206,6 +207,27 @@ def test_the_same_work_is_not_done_twice(context: Context) -> None:
     inputs = SelectInputs(campaign(context), shards(context))
     assert run(inputs, context) == run(inputs, context)
     assert run(inputs, context).config["samples"] == [receipt.ref for receipt in inputs.samples]
+
+
+def test_a_changed_function_of_the_users_is_new_work(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    module = tmp_path / "own_checks.py"
+    recipe = recipe_of(select={"verifier_function": "own_checks.accepts", "min_accepted": 1})
+    inputs = SelectInputs(campaign(context, recipe=recipe), shards(context))
+
+    def selected_with(body: str) -> Receipt:
+        """As a new process would, with the module as it is now."""
+        module.write_text(f"def accepts(prompt, text, reference):\n    {body}\n")
+        monkeypatch.delitem(sys.modules, "own_checks", raising=False)
+        return run(inputs, context)
+
+    first = selected_with("return True")
+    assert selected_with("return True  # every answer") == first
+    changed = selected_with("return prompt.startswith('1')")
+    assert changed.key != first.key
+    assert summary_of(changed).dropped["function"] > 0
 
 
 def started(
