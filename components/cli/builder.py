@@ -1,4 +1,4 @@
-"""The pipeline's builder, which `pipeline.py` hands to the command line: nothing here imports it."""
+"""The pipeline's builder, which `pipeline.py` hands to the command line; nothing imports it."""
 
 from __future__ import annotations
 

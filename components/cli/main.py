@@ -57,6 +57,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+# More than on a cluster: here no Workflow object limits the number of tasks.
 LocalRounds = Annotated[int, typer.Option(min=0, max=16, help="Rounds unrolled into the pipeline.")]
 Runner = Annotated[
     Literal["process", "docker"],
@@ -105,7 +106,8 @@ def run(
         # Progress goes to standard error, so that a JSON document has standard output for itself.
         outcome = run_campaign(campaign, os.environ, Console(stderr=True))
     except Stopped as stop:
-        same_command = f"{program_of(command)} {shlex.join(sys.argv[1:])}"
+        arguments = shlex.join(sys.argv[1:])
+        same_command = f"{program_of(command)} {arguments}"
         print_error(f"stopped; finished steps are kept. Continue with: {same_command}")
         raise typer.Exit(stop.status) from None
     if as_json:
@@ -158,6 +160,7 @@ def campaign_process(
     containers: Annotated[str, typer.Option()] = "",
 ) -> None:
     """Run the campaign; the process that `run` starts and follows."""
+    # Hidden: its options are those that `run` has checked.
     from components.cli.local.campaign_process import carry_out
     from components.cli.local.docker_runner import Containers
     from components.cli.local.local_campaign import LocalCampaign
@@ -295,6 +298,7 @@ def schema() -> None:
 
 def default_store() -> str:
     """Return the URI of the store in the working folder."""
+    # Not in the home folder: projects do not share runs, and one can be deleted with its folder.
     return (Path.cwd() / ".ratchet" / "store").as_uri()
 
 

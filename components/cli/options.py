@@ -58,6 +58,7 @@ Namespace = Annotated[
         help="Namespace of the runs.",
     ),
 ]
+# No default: pods share no disk, so the store in the working folder is none for them.
 ClusterStore = Annotated[
     str,
     typer.Option(
@@ -77,6 +78,7 @@ Endpoint = Annotated[
         help="The API of Kubeflow Pipelines.",
     ),
 ]
+# No option holds a token itself: every user of a machine sees the command lines on it.
 TokenFile = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(
@@ -145,6 +147,8 @@ def with_cluster_options(verb: Callable[..., None]) -> Callable[..., None]:
         shared_values = {field.name: values.pop(field.name) for field in fields(ClusterOptions)}
         verb(options=ClusterOptions(**shared_values), **values)
 
-    command.__signature__ = inspect.Signature([*shared, *verb_parameters])  # type: ignore[attr-defined]
+    # typer asks for the hints too, and finds them in the signature.
     command.__annotations__ = {}
+    signature = inspect.Signature([*shared, *verb_parameters])
+    command.__signature__ = signature  # type: ignore[attr-defined]
     return command

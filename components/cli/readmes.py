@@ -14,8 +14,11 @@ from pathlib import Path
 COMPONENTS = Path(__file__).resolve().parents[1]
 
 _MARK = "<!-- Made from docstrings by `make golden`; change those. -->"
-_FAILURES = """Exit status: 2 for what the user can mend (`UserError`), 3 for damaged data (`Corrupt`), 75 for a passing
-fault (`Transient`), 1 for a bug, with its traceback. Every try leaves an attempt record with its error."""
+_FAILURES = (
+    "Exit status: 2 for what the user can mend (`UserError`), 3 for damaged data (`Corrupt`), 75 "
+    "for a passing\nfault (`Transient`), 1 for a bug, with its traceback. Every try leaves an "
+    "attempt record with its error."
+)
 
 
 def folders() -> list[Path]:
@@ -27,11 +30,15 @@ def readme(folder: Path) -> str:
     """Return the text of one folder's README: a step's contract, and a line for each file."""
     # The folder's own files first, then those of its subfolders.
     paths = sorted(folder.rglob("*.py"), key=lambda path: (len(path.parts), path))
-    modules = {path.relative_to(folder).as_posix(): _parse(path) for path in paths}
+    modules = {}
+    for path in paths:
+        name = path.relative_to(folder).as_posix()
+        modules[name] = _parse(path)
     rows = ["| file | what is in it |", "|---|---|"]
     for name, module in modules.items():
         if ast.get_docstring(module):
-            rows.append(f"| `{name}` | {_first_paragraph(module)} |")
+            summary = _first_paragraph(module)
+            rows.append(f"| `{name}` | {summary} |")
     paragraphs = [
         f"# {folder.name}",
         _MARK,
@@ -83,8 +90,9 @@ def _run_function(step: ast.Module) -> ast.FunctionDef:
 
 
 def _inputs_class(step: ast.Module, name: str) -> ast.ClassDef:
+    class_name = f"{name}inputs"
     for node in step.body:
-        if isinstance(node, ast.ClassDef) and node.name.lower() == f"{name}inputs":
+        if isinstance(node, ast.ClassDef) and node.name.lower() == class_name:
             return node
     raise LookupError(f"{name} has no class {name.capitalize()}Inputs")
 
@@ -129,7 +137,8 @@ def _list_of_errors(section: str) -> str:
     lines = []
     # An entry begins at the section's indentation; its further lines are indented deeper.
     for entry in re.split(r"\n    (?=\S)", f"\n{section}"):
-        name, _, meaning = " ".join(entry.split()).partition(": ")
+        line = " ".join(entry.split())
+        name, _, meaning = line.partition(": ")
         if name:
             lines.append(f"- `{name}`: {meaning}")
     return "\n".join(lines)

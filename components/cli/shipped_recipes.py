@@ -13,7 +13,8 @@ def find_recipe(path: Path) -> Path:
 
     `recipes/NAME.yaml` is looked for in the working folder first. A note says which one is taken.
     """
-    if path.exists() or path.parts[:1] != (RECIPES_FOLDER.name,):
+    is_in_recipes = path.parts[:1] == (RECIPES_FOLDER.name,)
+    if path.exists() or not is_in_recipes:
         return path
     shipped = SOURCE_TREE / path
     # A name such as recipes/../pipeline.py leads out of the folder.

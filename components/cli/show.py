@@ -38,7 +38,7 @@ def print_run(console: Console, view: RunView, *, tasks: bool = False) -> None:
     """
     style, label = outcome(view)
     console.print(Text.assemble((view.run_id, "bold"), "  ", (label, _STYLES[style])))
-    console.print(Text(headline(view)))
+    _print(console, headline(view))
     if view.state is not None and view.state.history:
         console.print()
         seconds = {record.round: round_seconds(view, record.round) for record in view.state.history}
@@ -47,10 +47,10 @@ def print_run(console: Console, view: RunView, *, tasks: bool = False) -> None:
         console.print()
         _print_tasks(console, view)
     for problem in view.problems:
-        console.print(Text(f"not readable: {cut(problem, 300)}", style="yellow"))
+        _print(console, f"not readable: {cut(problem, 300)}", "yellow")
     if view.tasks:
         console.print()
-        console.print(Text(_wall_time(view), style="dim"))
+        _print(console, _wall_time(view), "dim")
 
 
 def _wall_time(view: RunView) -> str:
@@ -95,10 +95,17 @@ def print_rounds(
 
 
 def _print_round_lines(console: Console, record: RoundRecord, seconds: Mapping[int, float]) -> None:
-    console.print(Text.assemble((f"round {record.round}  ", "bold"), _verdict(record)))
-    console.print(Text(f"  {_accuracy(record)}"))
-    console.print(Text(f"  {_accepted(record)} accepted, {_seconds(seconds, record)}"))
-    console.print(Text(f"  {cut(record.why, 300)}", style="dim"))
+    title = Text(f"round {record.round}  ", style="bold")
+    console.print(title + _verdict(record))
+    accepted = _accepted(record)
+    duration = _seconds(seconds, record)
+    _print(console, f"  {_accuracy(record)}")
+    _print(console, f"  {accepted} accepted, {duration}")
+    _print(console, f"  {cut(record.why, 300)}", "dim")
+
+
+def _print(console: Console, text: str, style: str = "") -> None:
+    console.print(Text(text, style=style))
 
 
 def _print_tasks(console: Console, view: RunView) -> None:
@@ -106,15 +113,18 @@ def _print_tasks(console: Console, view: RunView) -> None:
     for task in view.tasks:
         console.print(_task_line(task, is_wide=is_wide), no_wrap=True, overflow="ellipsis")
     for task in view.failed:
-        console.print(Text(f"{task.name}: {cut(task.last.error, 500)}", style="red"))
+        reason = cut(task.last.error, 500)
+        _print(console, f"{task.name}: {reason}", "red")
 
 
 def _task_line(task: TaskView, *, is_wide: bool) -> Text:
-    style = _TASK_STYLES[task.status]
-    line = Text.assemble((f"{cut(task.name, 40):<15} ", ""), (f"{task.status:<11}", style))
+    name = cut(task.name, 40)
+    line = Text(f"{name:<15} ")
+    line.append(f"{task.status:<11}", style=_TASK_STYLES[task.status])
     line.append(f"{task.worked.seconds:8.1f} s", style="dim")
     if is_wide:
-        line.append(f"  {task.worked.peak_memory_bytes / 2**20:6,.0f} MiB", style="dim")
+        peak_mib = task.worked.peak_memory_bytes / 2**20
+        line.append(f"  {peak_mib:6,.0f} MiB", style="dim")
         line.append(f"  {task.last.receipt}")
         if len(task.attempts) > 1:
             line.append(f"  try {len(task.attempts)}")
@@ -123,7 +133,8 @@ def _task_line(task: TaskView, *, is_wide: bool) -> Text:
 
 def _accuracy(record: RoundRecord) -> str:
     low, high = record.interval
-    return f"{percent(record.accuracy)} [{100 * low:.1f}–{100 * high:.1f}]"
+    accuracy = percent(record.accuracy)
+    return f"{accuracy} [{100 * low:.1f}–{100 * high:.1f}]"
 
 
 def _accepted(record: RoundRecord) -> str:
@@ -173,7 +184,9 @@ def print_receipt(console: Console, receipt: Receipt, state: State | None) -> No
     _print_section(console, "inputs", receipt.inputs)
     _print_section(console, "summary", receipt.summary)
     _print_section(console, "config", receipt.config)
-    objects = {name: f"{ref.size:,} bytes  {ref.sha256}" for name, ref in receipt.objects.items()}
+    objects = {}
+    for name, ref in receipt.objects.items():
+        objects[name] = f"{ref.size:,} bytes  {ref.sha256}"
     _print_section(console, "objects", objects)
     if state is not None:
         # The history is printed as rounds below.
@@ -186,14 +199,18 @@ def print_receipt(console: Console, receipt: Receipt, state: State | None) -> No
 
 def _print_section(console: Console, title: str, values: Mapping[str, object]) -> None:
     if values:
-        console.print(Text(f"\n{title}", style="dim"))
+        _print(console, f"\n{title}", "dim")
         _print_pairs(console, values)
 
 
 def _print_pairs(console: Console, values: Mapping[str, object]) -> None:
     width = min(24, max(len(name) for name in values))
     for name, value in values.items():
-        text = value
-        if not isinstance(value, str):
-            text = json.dumps(value, ensure_ascii=False, sort_keys=True)
-        console.print(Text(f"{cut(name, 60):<{width}}  {cut(str(text), 400)}"), soft_wrap=False)
+        text = value if isinstance(value, str) else _json_text(value)
+        short_name = cut(name, 60)
+        short_text = cut(text, 400)
+        _print(console, f"{short_name:<{width}}  {short_text}")
+
+
+def _json_text(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True)

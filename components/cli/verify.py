@@ -63,7 +63,8 @@ def check_state(context: Context, ref: str) -> Findings:
         UserError: The store cannot be used.
         Transient: The store does not answer.
     """
-    receipts, findings = _read_receipts(context, [ref, *_receipts_of_state(context, ref)])
+    refs = [ref, *_receipts_of_state(context, ref)]
+    receipts, findings = _read_receipts(context, refs)
     _check_objects(context, receipts, findings)
     return findings
 

@@ -56,6 +56,7 @@ class Pipelines(ApiCalls):
             version: Name of the version.
             package: YAML text of the version, for where it is missing.
         """
+        # The name has a digest of the package: a version that is there has this content.
         pipeline_id = self._pipeline(pipeline)
         list_versions = self._pipelines.pipeline_service_list_pipeline_versions
 
@@ -168,5 +169,8 @@ class Pipelines(ApiCalls):
 
 
 def _age_key(row: Json, id_key: str) -> tuple[str, str]:
-    """Return the key that sorts by age; times are whole seconds, so the id decides between equals."""
-    return str(row.get("created_at", "")), str(row[id_key])
+    """Return the key that sorts objects by age."""
+    # Times are whole seconds. The id decides between equals, so that two who began a run at once
+    # take the same one for the first.
+    created_at = str(row.get("created_at", ""))
+    return created_at, str(row[id_key])

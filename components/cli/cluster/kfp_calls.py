@@ -179,7 +179,8 @@ class ApiCalls:
                 **scope,
             )
             # The server filters; compared again, because an older one may not.
-            objects += [row for row in page.get(key) or () if row.get("display_name") == name]
+            rows = page.get(key) or ()
+            objects += [row for row in rows if row.get("display_name") == name]
             page_token = str(page.get("next_page_token") or "")
             if not page_token:
                 return objects
@@ -284,8 +285,10 @@ class ApiCalls:
             status = int(error.status or NO_ANSWER)
             # A certificate that is not trusted does not become trusted by waiting.
             is_untrusted = "CERTIFICATE" in str(error.reason).upper()
-            if status in (*PASSING, UNAUTHORIZED) or (status == NO_ANSWER and not is_untrusted):
-                return Failure(status, f"{status or 'TLS'} {_message(error)}")
+            is_broken = status == NO_ANSWER and not is_untrusted
+            if is_broken or status in (*PASSING, UNAUTHORIZED):
+                kind = status or "TLS"
+                return Failure(status, f"{kind} {_message(error)}")
             raise self._refusal(action, status, _message(error)) from None
         except (HTTPError, OSError) as error:
             reason = one_line(str(error), MAX_MESSAGE_CHARACTERS)
@@ -337,7 +340,9 @@ def _parse_json(text: str | bytes) -> Any:
 def _message(error: Any) -> str:
     """Return the server's own words about an error, fit for one line of a terminal."""
     body = error.body or b""
-    text = body.decode("utf-8", errors="replace") if isinstance(body, bytes) else str(body)
+    text = str(body)
+    if isinstance(body, bytes):
+        text = body.decode("utf-8", errors="replace")
     document = _parse_json(text)
     message = None
     if isinstance(document, dict):

@@ -27,7 +27,8 @@ def checked_cron(text: str) -> str:
         return text.strip()
     if len(words) == 5:
         words = ["0", *words]
-    if len(words) != 6 or not all(re.fullmatch(_FIELD, word) for word in words):
+    are_fields = all(re.fullmatch(_FIELD, word) for word in words)
+    if len(words) != 6 or not are_fields:
         raise UserError(
             f"--cron {text!r}: five fields (minute hour day month weekday), or six with seconds in "
             "front; for example '0 3 * * 1' for Mondays at 3 UTC"

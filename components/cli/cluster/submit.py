@@ -174,7 +174,8 @@ def start(
     if is_ours and not again:
         # Of two who begin at once, the later one's run is deleted, and both join the first.
         runs = pipelines.runs(experiment, submission.name)
-        first = next((rival for rival in runs if rival["run_id"] not in existing_ids), run)
+        new_runs = [new_run for new_run in runs if new_run["run_id"] not in existing_ids]
+        first = new_runs[0] if new_runs else run
         if first["run_id"] != run["run_id"]:
             pipelines.delete_run(run["run_id"])
             run = first

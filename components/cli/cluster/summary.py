@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from components.cli.cluster.submit import Started, Submission, failure_lines
 from components.contracts.state import RoundRecord
-from components.errors import RatchetError
+from components.errors import RatchetError, one_line
 from components.report.runs import load_run, run_id_of_job
 from components.report.views import RunView
 from components.report.words import headline, percent
@@ -14,6 +15,7 @@ from components.runtime.context import make_context
 from components.storage import keys
 
 _MAX_CHARACTERS = 300
+_MARKDOWN = re.compile(r"[\\|`*_\[\]<>]")
 
 
 def summary_page(submission: Submission, started: Started, environment: Mapping[str, str]) -> str:
@@ -51,19 +53,23 @@ def _rounds(view: RunView) -> list[str]:
         lines += ["", "| round | accuracy | verdict | why |", "|---|---|---|---|"]
         lines += [_row(record) for record in view.state.history]
     if view.published is not None:
-        lines += ["", f"Published: `{view.store}/{_escape(view.published.prefix)}`"]
+        prefix = _escape(view.published.prefix)
+        lines += ["", f"Published: `{view.store}/{prefix}`"]
     return [*lines, "", f"Report: `{view.store}/runs/{view.run_id}/report.html`"]
 
 
 def _row(record: RoundRecord) -> str:
-    low, high = record.interval
-    accuracy = f"{percent(record.accuracy)} ({percent(low)} to {percent(high)})"
-    reason = _escape(record.why)
-    return f"| {record.round} | {accuracy} | {record.verdict} | {reason} |"
+    low, high = (percent(bound) for bound in record.interval)
+    cells = [
+        str(record.round),
+        f"{percent(record.accuracy)} ({low} to {high})",
+        record.verdict,
+        _escape(record.why),
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def _escape(text: str) -> str:
-    """Return words of a model or a server that cannot end a table or begin Markdown of their own."""
-    visible = "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
-    short = visible[:_MAX_CHARACTERS]
-    return "".join(f"\\{letter}" if letter in "\\|`*_[]<>" else letter for letter in short)
+    """Return a text by others that cannot end a table or begin Markdown of its own."""
+    line = one_line(text, _MAX_CHARACTERS)
+    return _MARKDOWN.sub(r"\\\g<0>", line)

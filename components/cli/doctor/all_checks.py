@@ -43,7 +43,7 @@ def all_checks(
     Args:
         profile: Images and resources of the steps.
         surroundings: Store, cluster and API.
-        local_step: A step's name: look at this pod or container too, as that step would; empty: not.
+        local_step: Look at this pod or container too, as this step would; empty: not.
         clock: Seconds since the epoch, to compare with the store's.
     """
     from components.cli.doctor.image_checks import image_checks

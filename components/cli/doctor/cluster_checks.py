@@ -75,7 +75,8 @@ def _check_version(api: ApiServer) -> Finding:
             f"{api.server} does not say its version; is it a Kubernetes API server? Check "
             "KUBECONFIG"
         )
-    if (int(match[1]), int(match[2])) < OLDEST_KUBERNETES:
+    major_and_minor = (int(match[1]), int(match[2]))
+    if major_and_minor < OLDEST_KUBERNETES:
         cure = f"upgrade to {'.'.join(map(str, OLDEST_KUBERNETES))} or newer"
         return Finding("kubernetes", "failed", f"{version} at {api.server}", cure)
     return Finding("kubernetes", "ok", f"{version} at {api.server}")
@@ -120,7 +121,8 @@ def _check_kinds(api: ApiServer, namespace: str, profile: Profile) -> Iterator[F
         needed.append(("kueue.x-k8s.io/v1beta2", "localqueues", cure))
     for api_version, resource, cure in needed:
         status, document = api.ask(f"/apis/{api_version}")
-        served = [kind.get("name") for kind in document.get("resources") or ()]
+        kinds = document.get("resources") or ()
+        served = [kind.get("name") for kind in kinds]
         if status != 200 or resource not in served:
             other_versions = _other_versions(api, api_version.partition("/")[0])
             problem = f"the cluster serves no {resource} of {api_version}{other_versions}"
@@ -142,7 +144,8 @@ def _other_versions(api: ApiServer, group: str) -> str:
     status, document = api.ask(f"/apis/{group}")
     if status != 200:
         return ""
-    versions = [str(version.get("version")) for version in document.get("versions") or ()]
+    rows = document.get("versions") or ()
+    versions = [str(row.get("version")) for row in rows]
     return f", but {', '.join(versions)}" if versions else ""
 
 
@@ -204,12 +207,15 @@ def _check_rights(
             return
         if not nested(document, "status").get("allowed"):
             qualified_resource = f"{resource}.{group}" if group else resource
-            missing.append(f"{verb} {qualified_resource} {name}".rstrip())
+            right = f"{verb} {qualified_resource} {name}"
+            missing.append(right.rstrip())
     if missing:
         cure = f"{APPLY} (manifests/base/accounts.yaml), or bind {account} to a Role that allows it"
-        yield Finding("rights", "failed", f"{account} may not: {', '.join(missing)}", cure)
+        problem = f"{account} may not: {', '.join(missing)}"
+        yield Finding("rights", "failed", problem, cure)
     else:
-        yield Finding("rights", "ok", f"{account} may do all {len(needed)} things that its pods do")
+        observation = f"{account} may do all {len(needed)} things that its pods do"
+        yield Finding("rights", "ok", observation)
 
 
 def _access_review(namespace: str, verb: str, group: str, resource: str, name: str) -> Json:

@@ -47,6 +47,7 @@ def failure(check: str, error: RatchetError) -> Finding:
 
 def exit_code(findings: list[Finding]) -> int:
     """Return 1 if a check failed, else 0."""
+    # A warning, or a check that could not be made, must not stop a deployment.
     return int(any(finding.status == "failed" for finding in findings))
 
 
@@ -65,15 +66,17 @@ def print_findings(console: Console, findings: list[Finding]) -> None:
     """Print a line for each check, with the cure below it."""
     width = max((len(finding.check) for finding in findings), default=0)
     for finding in findings:
-        line = Text(f"{finding.status:<8}", style=_STYLES[finding.status])
+        status_style = _STYLES[finding.status]
+        line = Text(f"{finding.status:<8}", style=status_style)
         line.append(f" {finding.check:<{width}}  ", style="bold")
         line.append(finding.found, style="default")
         console.print(line, soft_wrap=True)
         if finding.cure:
-            cure = Text(f"{'':<9}{'':<{width}}  → {finding.cure}", style="default")
+            indent = " " * (9 + width)
+            cure = Text(f"{indent}  → {finding.cure}", style="default")
             console.print(cure, soft_wrap=True)
     num_failed = sum(finding.status == "failed" for finding in findings)
+    total = f"{len(findings)} checks, none failed"
     if num_failed:
-        console.print(Text(f"{num_failed} of {len(findings)} checks failed"))
-    else:
-        console.print(Text(f"{len(findings)} checks, none failed"))
+        total = f"{num_failed} of {len(findings)} checks failed"
+    console.print(Text(total))

@@ -25,10 +25,13 @@ def _check_nodes(api: ApiServer, profile: Profile, needed: int) -> Finding:
     status, document = api.ask("/api/v1/nodes")
     if status != 200:
         return Finding(check, "skipped", f"no permission to list nodes ({status})")
+    # A step's GPUs must be on one node. Those that other pods hold now are counted: they may be
+    # free by then.
     counts = []
     for node in document.get("items") or ():
         if _admits(node, profile):
-            counts.append(int(nested(node, "status", "allocatable").get(profile.gpu) or 0))
+            allocatable = nested(node, "status", "allocatable")
+            counts.append(int(allocatable.get(profile.gpu) or 0))
     num_large_enough = sum(count >= needed for count in counts)
     if num_large_enough:
         observation = f"{num_large_enough} nodes have {needed} or more of {profile.gpu}"
@@ -51,16 +54,17 @@ def _check_quotas(api: ApiServer, namespace: str, gpu: str, needed: int) -> Iter
     for quota in document.get("items") or ():
         allowed = nested(quota, "spec", "hard").get(key)
         if allowed is not None and int(allowed) < needed:
+            quota_name = quota["metadata"]["name"]
             yield Finding(
                 "GPUs of the quota",
                 "failed",
-                f"{quota['metadata']['name']} allows {allowed} of {gpu}, a step takes {needed}",
+                f"{quota_name} allows {allowed} of {gpu}, a step takes {needed}",
                 f"raise {key} (manifests/components/nvidia-gpu)",
             )
 
 
 def _admits(node: Json, profile: Profile) -> bool:
-    """Return whether pods of this profile can be scheduled on a node, as far as labels and taints go."""
+    """Return whether a node's labels and taints let pods of this profile onto it."""
     labels = nested(node, "metadata", "labels")
     if nested(node, "spec").get("unschedulable"):
         return False

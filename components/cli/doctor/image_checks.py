@@ -40,8 +40,9 @@ def image_checks(images: Mapping[str, str], environment: Mapping[str, str]) -> I
     """
     for image in sorted(set(images.values())):
         if "@" in image:
+            name, _, _ = image.partition("@")
             look = partial(_look_up, image, environment)
-            yield guarded(f"image {image.partition('@')[0]}", look)
+            yield guarded(f"image {name}", look)
             continue
         # Not asked for: a node would take whatever has the tag by then.
         steps = ", ".join(step for step, step_image in images.items() if step_image == image)
@@ -146,12 +147,14 @@ def _authorization(challenge: str, login: str) -> dict[str, str]:
 
 def _saved_login(host: str, environment: Mapping[str, str]) -> str:
     """Return the login that `docker login` saved for a registry, base64 of user:password, or ""."""
-    folder = environment.get("DOCKER_CONFIG") or f"{environment.get('HOME', '')}/.docker"
+    home = environment.get("HOME", "")
+    folder = environment.get("DOCKER_CONFIG") or f"{home}/.docker"
     # Docker Hub's logins stand under an address of its own.
     key = "https://index.docker.io/v1/" if host == DOCKER_HUB else host
     try:
         text = Path(folder, "config.json").read_text(encoding="utf-8")
-        login = str(json.loads(text)["auths"][key]["auth"])
+        logins = json.loads(text)["auths"]
+        login = str(logins[key]["auth"])
         base64.b64decode(login, validate=True)
     except (OSError, ValueError, KeyError, TypeError):
         return ""

@@ -9,7 +9,8 @@ from pathlib import Path
 from components.cli.doctor.findings import Finding
 from components.cli.package.profiles import Profile
 
-_UNITS = {"Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+_MIB = 2**20
+_UNITS = {"Mi": _MIB, "Gi": 2**30, "Ti": 2**40}
 
 
 def machine_checks(
@@ -37,13 +38,13 @@ def _check_shared_memory(folder: Path, needed_bytes: int, step: str) -> Finding:
         cure = f"mount an emptyDir in memory at {folder}"
         return Finding(check, "failed", f"there is no {folder}", cure)
     size_bytes = status.f_blocks * status.f_frsize
-    observation = f"{folder} has {size_bytes // 2**20:,} MiB"
+    observation = f"{folder} has {size_bytes // _MIB:,} MiB"
     if size_bytes >= needed_bytes:
         return Finding(check, "ok", observation)
     return Finding(
         check,
         "failed",
-        f"{observation}, {step} gets {needed_bytes // 2**20:,}",
+        f"{observation}, {step} gets {needed_bytes // _MIB:,}",
         f"mount an emptyDir with `medium: Memory` at {folder} (shared_memory of a profile)",
     )
 

@@ -126,6 +126,7 @@ def _endpoint(environment: Mapping[str, str]) -> str:
 def _check_connection(endpoint: str) -> Finding:
     parts = urlsplit(endpoint)
     try:
+        # A bare connection first: it fails in seconds, where the S3 client would go on trying.
         port = parts.port or (443 if parts.scheme == "https" else 80)
         with socket.create_connection((parts.hostname or "", port), timeout=5):
             pass
@@ -134,7 +135,8 @@ def _check_connection(endpoint: str) -> Finding:
             f"{parts.scheme}://{parts.hostname} cannot be reached ({error}); check "
             "AWS_ENDPOINT_URL_S3, the network policies and that the server runs"
         ) from None
-    return Finding("store endpoint", "ok", f"{parts.scheme}://{parts.hostname}:{port} answers")
+    address = f"{parts.scheme}://{parts.hostname}:{port}"
+    return Finding("store endpoint", "ok", f"{address} answers")
 
 
 def _check_reading(store: Inspected) -> Finding:
@@ -155,7 +157,7 @@ def _check_writing(store: Inspected) -> Finding:
 
 
 def _check_write_once(store: Inspected, trial: str) -> Finding:
-    """Let writers race for one object, each with bytes of its own: one may win, and its bytes stay."""
+    """Let writers race for one object: exactly one may win, and its bytes must stay."""
     check = "store write-once"
     name = f"{trial}-once"
     # Servers that look before they write honour If-None-Match for one writer after the other, and
@@ -217,8 +219,9 @@ def _check_multipart(store: Inspected, trial: str) -> Finding:
         upload = Path(folder) / "upload"
         download = Path(folder) / "download"
         upload.write_bytes(data)
-        store.put_file(_key(f"{trial}-parts"), upload, hashlib.sha256(data).hexdigest())
-        store.get_file(_key(f"{trial}-parts"), download)
+        key = _key(f"{trial}-parts")
+        store.put_file(key, upload, hashlib.sha256(data).hexdigest())
+        store.get_file(key, download)
         if download.read_bytes() != data:
             raise UserError(
                 f"{store.root}: an upload of two parts reads back differently; {USE_ANOTHER}"
@@ -227,7 +230,8 @@ def _check_multipart(store: Inspected, trial: str) -> Finding:
 
 
 def _check_clock(store: Inspected, clock: Callable[[], float]) -> Finding:
-    _, answer = store.ask("head_object", keys.probe_key().rpartition("/")[2])
+    _, _, probe_name = keys.probe_key().rpartition("/")
+    _, answer = store.ask("head_object", probe_name)
     stamp = answer["ResponseMetadata"]["HTTPHeaders"].get("date", "")
     try:
         server_time = email.utils.parsedate_to_datetime(stamp).timestamp()

@@ -70,7 +70,8 @@ class TaskLog(logging.Filter):
         return False
 
     def _emit(self, task: str, event: str, seconds: float) -> None:
-        self._events.write(json.dumps({"task": task, "event": event, "time": seconds}) + "\n")
+        line = json.dumps({"task": task, "event": event, "time": seconds})
+        self._events.write(f"{line}\n")
         self._events.flush()
 
 

@@ -148,12 +148,14 @@ def code_label() -> str:
 
 def settings(run_id: str, containers: Containers, environment: Mapping[str, str]) -> Json:
     """Return the arguments of `docker run`, as kfp's DockerRunner takes them."""
-    user = f"{UID}:{UID}" if os.getuid() == 0 else f"{os.getuid()}:{os.getgid()}"
+    is_root = os.getuid() == 0
+    user_id = UID if is_root else os.getuid()
+    group_id = UID if is_root else os.getgid()
     variables = {name: environment[name] for name in PASSED_VARIABLES if environment.get(name)}
     return {
         "read_only": True,
         "tmpfs": {"/tmp": f"size={containers.memory},mode=1777"},
-        "user": user,
+        "user": f"{user_id}:{group_id}",
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges"],
         "pids_limit": MAX_PROCESSES,
@@ -261,7 +263,8 @@ def stop_containers(run_id: str) -> None:
     import docker
 
     client = docker.from_env()
-    running = client.containers.list(filters={"label": f"{RUN_LABEL}={run_id}"})
+    label = f"{RUN_LABEL}={run_id}"
+    running = client.containers.list(filters={"label": label})
 
     def stop(container: Container) -> None:
         # It may end by itself, or be removed, in the meantime.

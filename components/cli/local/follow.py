@@ -137,6 +137,7 @@ class Follower:
             self._running[name].shards += 1
             return
         self._running[name] = Running(name, started)
+        # In a log, where no line moves, this one says that the task is under way.
         if self._live is None and not name.startswith(QUIET_TASKS):
             self._console.print(Text(f"{name} …"))
 
@@ -174,8 +175,9 @@ class Follower:
         if name.startswith(QUIET_TASKS) and succeeded:
             return
         line = Text("✓ ", style="green") if succeeded else Text("✗ ", style="red")
+        seconds = seconds_text(ended - task.since)
         line.append(f"{name:<13}", style="default")
-        line.append(f" {seconds_text(ended - task.since):>8}", style="dim")
+        line.append(f" {seconds:>8}", style="dim")
         if not succeeded:
             line.append("  failed", style="red")
         elif task.reused:

@@ -172,7 +172,8 @@ def _child_command(campaign: LocalCampaign, folder: WorkFolder) -> list[str]:
         f"--parent={os.getpid()}",
     ]
     if campaign.containers is not None:
-        command.append(f"--containers={json.dumps(asdict(campaign.containers))}")
+        containers = json.dumps(asdict(campaign.containers))
+        command.append(f"--containers={containers}")
     return command
 
 

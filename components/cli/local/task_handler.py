@@ -57,7 +57,7 @@ class ServedTask:
         self._environment = dict(env_vars or {})
 
     def run(self) -> Status:
-        """Carry the task out and return kfp's status. A failure always leaves a line with its reason."""
+        """Carry the task out and return kfp's status. A failure leaves a line with its reason."""
         from kfp.local import status
 
         request = TaskRequest(

@@ -146,7 +146,8 @@ def _watch(task_pid: int, connection: socket.socket, wakeup: int) -> int:
             _signal_group(task_pid, signal.SIGKILL)
             remaining_seconds = None
         ready, _, _ = select.select(sources, [], [], remaining_seconds)
-        must_end = wakeup in ready and signal.SIGTERM in os.read(wakeup, BLOCK_BYTES)
+        signals = os.read(wakeup, BLOCK_BYTES) if wakeup in ready else b""
+        must_end = signal.SIGTERM in signals
         # The campaign says nothing after its request: a readable connection is a closed one.
         if connection in ready:
             sources.remove(connection)
@@ -208,7 +209,8 @@ def carry_out(task: _Task) -> None:
         "TMPDIR": str(task.scratch),
     }
     if not task.warm:
-        os.execve(sys.executable, [*SERVER_COMMAND, "task", str(task.scratch)], environment)
+        command = [*SERVER_COMMAND, "task", str(task.scratch)]
+        os.execve(sys.executable, command, environment)
     os.environ.clear()
     os.environ.update(environment)
     tempfile.tempdir = None  # chosen before the fork, from the server's TMPDIR

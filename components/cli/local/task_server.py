@@ -2,7 +2,8 @@
 
 kfp.local starts one Python process a task, and importing torch and transformers costs more than
 most tasks of a small campaign compute. So one process imports them once and forks a copy of itself
-for each task. Where a GPU is present the copy executes a fresh Python: CUDA does not survive a fork.
+for each task. Where a GPU is present the copy executes a fresh Python, as CUDA does not survive a
+fork.
 
 Nothing here has an address that somebody else could connect to. The server inherits one end of a
 socket pair. Each task has a second pair, whose far end travels over the first, and is served by a
@@ -83,7 +84,8 @@ class TaskServer:
         read_end, write_end = os.pipe()
         try:
             with self.connect(write_end) as connection:
-                connection.sendall(json.dumps(asdict(request)).encode() + b"\n")
+                document = json.dumps(asdict(request))
+                connection.sendall(f"{document}\n".encode())
                 answer = _forward_output(read_end, connection, on_line)
         except OSError as error:
             raise ServerEnded(_ENDED) from error
@@ -157,7 +159,8 @@ def _forward_output(
     answer = b""
     while True:
         task_ended = connection not in sources
-        ready, _, _ = select.select(sources, [], [], OUTPUT_SECONDS if task_ended else None)
+        timeout_seconds = OUTPUT_SECONDS if task_ended else None
+        ready, _, _ = select.select(sources, [], [], timeout_seconds)
         # Output first: the answer must not overtake the task's last lines.
         if output in ready:
             block = os.read(output, BLOCK_BYTES)

@@ -51,6 +51,7 @@ def _reference(file: Path, entry: Json, key: str, gpu: bool) -> str:
     digest = str(entry.get("digest", ""))
     if not image or not (tag or digest):
         raise UserError(f"{file}: {key} needs `image` and a `tag` or a `digest`")
+    # A digest is known once a registry has the image; on this machine alone it has a tag.
     if not digest:
         return f"{image}:{tag}"
     if not _DIGEST.fullmatch(digest):

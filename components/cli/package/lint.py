@@ -28,7 +28,10 @@ MAX_PARAMETER_BYTES = 100_000
 
 def findings(package: Package) -> list[str]:
     """Return every fault as `rule: fault, task`; empty for a sound package."""
-    return [f"{rule}: {fault}" for rule, check in RULES.items() for fault in check(package)]
+    faults = []
+    for rule, check in RULES.items():
+        faults += [f"{rule}: {fault}" for fault in check(package)]
+    return faults
 
 
 def _size(package: Package) -> Iterator[str]:
@@ -64,7 +67,8 @@ def _parameters(package: Package) -> Iterator[str]:
     for name, definition in package.parameters.items():
         if definition.get("isOptional") and "defaultValue" not in definition:
             yield f"{name} is optional without a default; kfp.local fails on it"
-        size = len(json.dumps(definition.get("defaultValue", "")).encode())
+        default = json.dumps(definition.get("defaultValue", ""))
+        size = len(default.encode())
         if size > MAX_PARAMETER_BYTES:
             yield f"{name}: default of {size:,} bytes, {MAX_PARAMETER_BYTES:,} are allowed"
 

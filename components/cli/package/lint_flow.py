@@ -54,7 +54,9 @@ def _condition(task: Json) -> str | None:
 
 
 def _negated(condition: str) -> str:
-    return condition[2:-1] if condition.startswith("!(") else f"!({condition})"
+    if condition.startswith("!("):
+        return condition[2:-1]
+    return f"!({condition})"
 
 
 def _parameter_sources(task: Json) -> Json:
@@ -72,7 +74,8 @@ def merges(package: Package) -> Iterator[str]:
     for component_name, component in package.components.items():
         outputs = nested(component, "dag", "outputs")
         for output_name, output in nested(outputs, "artifacts").items():
-            if len(output.get("artifactSelectors", ())) > 1 or "valueFromOneof" in output:
+            num_sources = len(output.get("artifactSelectors", ()))
+            if num_sources > 1 or "valueFromOneof" in output:
                 yield f"{component_name}.{output_name} merges artifacts; kfp.local cannot"
         for output_name, output in nested(outputs, "parameters").items():
             selectors = nested(output, "valueFromOneof").get("parameterSelectors")
@@ -117,9 +120,10 @@ def _has_reader(package: Package, component_name: str, key: str) -> bool:
     """Return whether a task that is no guard, or an output, takes this output of a component."""
     for _, dag in package.levels():
         tasks = dag["tasks"]
-        producers = {
-            name for name, task in tasks.items() if task["componentRef"]["name"] == component_name
-        }
+        producers = set()
+        for name, task in tasks.items():
+            if task["componentRef"]["name"] == component_name:
+                producers.add(name)
         for output in nested(dag, "outputs", "parameters").values():
             source = nested(output, "valueFromParameter")
             if source.get("producerSubtask") in producers and source["outputParameterKey"] == key:
@@ -171,4 +175,5 @@ def placeholders(package: Package) -> Iterator[str]:
     for name, container in package.containers():
         for variable in container.get("env", ()):
             if "{{$" in str(variable.get("value", "")):
-                yield f"{name}: variable {variable['name']} holds a placeholder, which stays as it is"
+                variable_name = variable["name"]
+                yield f"{name}: variable {variable_name} holds a placeholder, which stays as it is"

@@ -14,7 +14,8 @@ _NEEDED_RESOURCES = {"resourceCpuRequest", "resourceMemoryRequest", "resourceMem
 def shells(package: Package) -> Iterator[str]:
     """Yield executors that are no thin Python component over one certain image."""
     for name, container in package.containers():
-        words = [*container.get("command", ()), *container.get("args", ())]
+        words = list(container.get("command", ()))
+        words += container.get("args", ())
         command = " ".join(map(str, words))
         # Packages installed at the start are fetched by every pod, and may differ from run to run.
         if "pip install" in command:
@@ -53,7 +54,8 @@ def resources(package: Package) -> Iterator[str]:
 
 
 def _is_countable(gpu: Json) -> bool:
-    return bool(gpu.get("resourceType")) and str(gpu.get("resourceCount", "")).isdigit()
+    count = str(gpu.get("resourceCount", ""))
+    return bool(gpu.get("resourceType")) and count.isdigit()
 
 
 def retries(package: Package) -> Iterator[str]:
@@ -65,20 +67,20 @@ def retries(package: Package) -> Iterator[str]:
                 yield f"{name}: kfp.local ignores retries of a sub-pipeline"
         elif policy is None:
             yield f"{name} is not tried again when its node is lost"
-        elif float(str(policy.get("backoffDuration", "0s")).rstrip("s")) <= 0:
+        elif _seconds(policy.get("backoffDuration")) <= 0:
             yield f"{name} is tried again without a pause"
         else:
             yield from _cut_short(package, name, task, policy)
     for name in package.executors:
-        if int(nested(package.settings, name).get("activeDeadlineSeconds", 0)) <= 0:
+        if _deadline_seconds(package, name) <= 0:
             yield f"{name} may run for ever"
 
 
 def _cut_short(package: Package, name: str, task: Json, policy: Json) -> Iterator[str]:
     # Argo counts the window from the start of the first try, the work of all tries included.
     label = package.component(task)["executorLabel"]
-    deadline = int(nested(package.settings, label).get("activeDeadlineSeconds", 0))
-    window = float(str(policy.get("backoffMaxDuration", "0s")).rstrip("s"))
+    deadline = _deadline_seconds(package, label)
+    window = _seconds(policy.get("backoffMaxDuration"))
     num_tries = int(policy.get("maxRetryCount", 0)) + 1
     if window < num_tries * deadline:
         yield (
@@ -87,13 +89,25 @@ def _cut_short(package: Package, name: str, task: Json, policy: Json) -> Iterato
         )
 
 
+def _seconds(duration: str | None) -> float:
+    """Return the seconds of a duration such as `30s`; 0 without one."""
+    return float((duration or "0").rstrip("s"))
+
+
+def _deadline_seconds(package: Package, executor: str) -> int:
+    """Return the time limit of an executor's pod; 0 without one."""
+    settings = nested(package.settings, executor)
+    return int(settings.get("activeDeadlineSeconds", 0))
+
+
 def pods(package: Package) -> Iterator[str]:
     """Yield executors whose pod has the wrong user, volumes or labels."""
     for name in package.executors:
         settings = nested(package.settings, name)
         # Pod Security `restricted` admits no pod that runs as root.
         user = nested(settings, "securityContext")
-        if user.get("runAsNonRoot") is not True or int(user.get("runAsUser", 0)) == 0:
+        user_id = int(user.get("runAsUser", 0))
+        if user.get("runAsNonRoot") is not True or user_id == 0:
             yield f"{name} may run as root"
         mounts = {mount["mountPath"]: mount for mount in settings.get("emptyDirMounts", ())}
         # The admission policy of overlays/prod makes the root of every step read-only.

@@ -25,7 +25,8 @@ class Package:
         self.text = text
         self.spec: Json = documents[0]
         # KFP puts what is for Kubernetes alone into a second YAML document.
-        self.platform: Json = (documents[1] if len(documents) > 1 else None) or {}
+        platform = documents[1] if len(documents) > 1 else None
+        self.platform: Json = platform or {}
         self.components: Json = nested(self.spec, "components")
         self.executors: Json = nested(self.spec, "deploymentSpec", "executors")
         kubernetes = nested(self.platform, "platforms", "kubernetes")
@@ -34,6 +35,7 @@ class Package:
     @property
     def digest(self) -> str:
         """SHA-256 (hex) of what the package says; comments and the order of keys do not count."""
+        # KFP writes maps in an order that differs from process to process: the text is no measure.
         return digest_of([self.spec, self.platform])
 
     @property

@@ -50,11 +50,13 @@ def place(task: PipelineTask, step: str, profile: Profile) -> None:
 
 
 def retry_window_seconds(resources: Resources) -> int:
-    """Return the seconds, from the first try's start, in which Argo may begin and finish all tries."""
+    """Return the seconds, from the first try's start, that Argo leaves to all tries."""
     # KFP calls this the longest pause. Argo takes it for the whole window and ends a running pod
     # when it is over: with 900 s, a healthy second try was killed 15 minutes after the first began.
     num_tries = resources.retries + 1
-    pauses = sum(FIRST_PAUSE_SECONDS * PAUSE_FACTOR**number for number in range(resources.retries))
+    pauses = 0.0
+    for number in range(resources.retries):
+        pauses += FIRST_PAUSE_SECONDS * PAUSE_FACTOR**number
     return int(num_tries * (3600 * resources.hours + WAIT_FOR_NODE_SECONDS) + pauses)
 
 
@@ -63,6 +65,8 @@ def _set_resources(task: PipelineTask, resources: Resources, profile: Profile) -
 
     # No limit of CPU: under one, training was throttled in 66 % of the scheduler's periods.
     task.set_cpu_request(resources.cpu)
+    # Limit and request are equal: when a node runs short of memory, pods that use more than they
+    # asked for are evicted first.
     task.set_memory_request(resources.memory)
     task.set_memory_limit(resources.memory)
     if resources.retries:
@@ -107,7 +111,8 @@ def _mount_scratch(task: PipelineTask, resources: Resources) -> None:
 
 def _describe_nodes(task: PipelineTask, nodes: Nodes, image: str) -> None:
     """Set the variables that components/train/launch reads."""
-    resources = ",".join(f"{name}={quantity}" for name, quantity in nodes.resources.items())
+    quantities = [f"{name}={quantity}" for name, quantity in nodes.resources.items()]
+    resources = ",".join(quantities)
     task.set_env_variable("RATCHET_IMAGE", image)
     task.set_env_variable("RATCHET_TRAINING_RESOURCES", resources)
     if nodes.queue:

@@ -134,7 +134,10 @@ def load_profile(name: str, images_file: Path = IMAGES_FILE) -> Profile:
         # The steps' resources are checked only here: `steps` holds the fields that differ.
         steps_with_gpus = [step for step in STEPS if profile.resources(step).gpus]
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+        faults = []
+        for fault in error.errors():
+            key = ".".join(map(str, fault["loc"]))
+            faults.append(f"{key}: {fault['msg']}")
         raise UserError(f"profile {path}: {'; '.join(faults)}") from None
     if steps_with_gpus and not profile.gpu:
         raise UserError(

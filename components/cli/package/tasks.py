@@ -1,4 +1,4 @@
-"""Parts of the pipeline: tasks as the profile places them, and the outputs of a round's branches."""
+"""Parts of the pipeline: tasks as the profile places them, and outputs of a round's branches."""
 
 # Without `from __future__ import annotations`: KFP takes the types of State as data.
 
@@ -15,7 +15,6 @@ from components.cli.package.profiles import Profile
 
 # The numbered user of our images. Pod Security `restricted` wants one that is not root.
 USER_ID = 10001
-
 
 Outputs = dict[str, PipelineChannel]
 """Outputs of a task that is not carried out yet: name → channel to later tasks."""
