@@ -1,1 +1,1 @@
-"""What is asked of Kubeflow Pipelines on a cluster."""
+"""Runs and schedules on a cluster with Kubeflow Pipelines."""

@@ -65,18 +65,18 @@ class Started:
 
     @property
     def may_pass(self) -> bool:
-        """Whether the run failed for reasons alone that may be gone when it is begun again."""
+        """True if the run failed only for reasons that may be gone when it is begun again."""
         return bool(self.failures) and all(failure.may_pass for failure in self.failures)
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """How the end of a run is waited for."""
+    """Options of the wait for the end of a run."""
 
     timeout_seconds: float | None
     """In all, with its restarts; None: without end."""
     restarts: int
-    """How often a run that failed for reasons that may pass is begun again."""
+    """Limit of new beginnings of a run that failed for reasons that may pass."""
     on_state: Callable[[str], None]
     """Is called with each new state."""
     on_restart: Callable[[Started, int], None]
