@@ -61,14 +61,17 @@ def hinted(prompt: Prompt, template: str) -> Prompt:
         template: Text with `{prompt}` and `{answer}`.
     """
     if prompt.conversation is None:
-        return prompt.model_copy(update={"text": _with_hint(prompt, prompt.text, template)})
+        text = _with_hint(prompt, prompt.text, template)
+        return prompt.model_copy(update={"text": text})
     turns = list(prompt.conversation.messages)
+    user_turns = [number for number, turn in enumerate(turns) if turn["role"] == "user"]
     # Results of tool calls may come after the last user turn.
-    last = max(number for number, turn in enumerate(turns) if turn["role"] == "user")
-    content = _with_hint(prompt, str(turns[last]["content"]), template)
-    turns[last] = {**turns[last], "content": content}
+    last = user_turns[-1]
+    question = str(turns[last]["content"])
+    turns[last] = {**turns[last], "content": _with_hint(prompt, question, template)}
     conversation = prompt.conversation.model_copy(update={"messages": tuple(turns)})
-    return prompt.model_copy(update={"text": conversation.as_text(), "conversation": conversation})
+    text = conversation.as_text()
+    return prompt.model_copy(update={"text": text, "conversation": conversation})
 
 
 def _with_hint(prompt: Prompt, text: str, template: str) -> str:

@@ -18,7 +18,11 @@ OTHER = "another answer"
 ATTRIBUTES = ("length", "answer", "slice")
 
 
-def attributes(rows: Iterable[TrainingRow]) -> dict[str, Counter[str]]:
+AttributeCounts = dict[str, Counter[str]]
+"""Attribute → value → number of rows."""
+
+
+def attributes(rows: Iterable[TrainingRow]) -> AttributeCounts:
     """Return attribute → value → number of rows.
 
     The attributes are length (number of bits of the length in characters), answer (the text itself
@@ -42,9 +46,7 @@ def attributes(rows: Iterable[TrainingRow]) -> dict[str, Counter[str]]:
     return counts
 
 
-def distances(
-    accepted: dict[str, Counter[str]], labelled: dict[str, Counter[str]]
-) -> dict[str, float]:
+def distances(accepted: AttributeCounts, labelled: AttributeCounts) -> dict[str, float]:
     """Return attribute → Jensen–Shannon distance of accepted and labelled rows.
 
     0 means alike, 1 nothing in common. Empty if either side has no rows.
@@ -56,13 +58,16 @@ def distances(
     if not any(labelled.values()) or not any(accepted.values()):
         return {}
     # One set of classes for both sides: with sets of their own, equal rows would seem to differ.
-    classes = {LONG, *_most_frequent(accepted["answer"] + labelled["answer"], MAX_CLASSES)}
+    answers = accepted["answer"] + labelled["answer"]
+    classes = {LONG, *_most_frequent(answers, MAX_CLASSES)}
     by_attribute = {}
     for name in ATTRIBUTES:
-        pair = [accepted[name], labelled[name]]
+        accepted_counts = accepted[name]
+        labelled_counts = labelled[name]
         if name == "answer":
-            pair = [_folded(counts, classes) for counts in pair]
-        by_attribute[name] = jensen_shannon(*pair)
+            accepted_counts = _folded(accepted_counts, classes)
+            labelled_counts = _folded(labelled_counts, classes)
+        by_attribute[name] = jensen_shannon(accepted_counts, labelled_counts)
     return by_attribute
 
 
@@ -76,5 +81,6 @@ def _folded(counts: Counter[str], classes: set[str]) -> Counter[str]:
     """Return the counts with all values outside `classes` counted as OTHER."""
     folded = Counter[str]()
     for value, count in counts.items():
-        folded[value if value in classes else OTHER] += count
+        name = value if value in classes else OTHER
+        folded[name] += count
     return folded

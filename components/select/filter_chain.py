@@ -87,8 +87,11 @@ def collect(
     # Audit prompts are few, so their samples are held in memory.
     audit_samples: list[ScoredSample] = []
     for block in blocks:
-        file.write([scored for scored in block if scored.prompt.id not in audit_ids])
-        audit_samples += [scored for scored in block if scored.prompt.id in audit_ids]
+        teaching: list[ScoredSample] = []
+        for scored in block:
+            part = audit_samples if scored.prompt.id in audit_ids else teaching
+            part.append(scored)
+        file.write(teaching)
     return file, audit_samples
 
 

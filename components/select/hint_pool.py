@@ -104,6 +104,7 @@ class Pool:
         if last is not None and TOO_HARD in last.objects:
             rows = read_rows(fetch(context, last, TOO_HARD), HardPrompt)
             earlier = {row.prompt_id: row for row in rows}
+        # Prompts that were solved in this round, with a hint or without, leave the pool.
         waiting = []
         for identity in {*earlier, *too_hard} - answered:
             num_hints = earlier[identity].hints if identity in earlier else 0

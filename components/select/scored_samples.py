@@ -51,7 +51,7 @@ class ScoredSample:
 
     @property
     def is_majority(self) -> bool:
-        """Whether it gives the majority's answer."""
+        """True if it gives the majority's answer."""
         # Where no sample of the prompt holds an answer, the majority is empty as well.
         return bool(self.answer) and self.answer == self.majority
 

@@ -51,6 +51,7 @@ class VoteTally:
                 self._add_prompt(group, accepted_keys)
 
     def _add_prompt(self, group: list[ScoredSample], accepted_keys: set[SampleKey]) -> None:
+        # Counted here, where samples that repeat each other are still all there.
         accepted = [scored for scored in group if scored.key in accepted_keys]
         is_majority_accepted = any(scored.is_majority for scored in accepted)
         shares = self._passed_shares if is_majority_accepted else self._refused_shares
@@ -71,6 +72,7 @@ class VoteTally:
             given: The samples before that filter.
             passed: The samples after it.
         """
+        # Most filters drop nothing of most blocks.
         if len(given) == len(passed):
             return
         passed_keys = {scored.key for scored in passed}

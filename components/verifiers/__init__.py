@@ -116,9 +116,9 @@ def verify(prompt: Prompt, text: str) -> bool:
     """
     verifier = _VERIFIERS.get(prompt.verifier)
     if verifier is None:
-        known = ", ".join(_VERIFIERS)
+        names = ", ".join(_VERIFIERS)
         raise UserError(
-            f"prompt {prompt.id}: unknown verifier {prompt.verifier!r} (known: {known})"
+            f"prompt {prompt.id}: unknown verifier {prompt.verifier!r} (known: {names})"
         )
     # Longer texts are wrong unread, so that the time of every verifier stays bounded.
     return len(text) <= MAX_ANSWER_CHARACTERS and verifier.accepts(prompt, text)

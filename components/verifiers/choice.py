@@ -134,11 +134,16 @@ def _unstated_letter(answer: str) -> str:
     if not lines:
         return ""
     # A letter alone on the first or last line, with an explanation on the others.
-    lone_letters = [_LETTER_ONLY.fullmatch(line) for line in (lines[0], lines[-1])]
-    letters = {match[1].upper() for match in lone_letters if match}
+    letters: set[str] = set()
+    for line in (lines[0], lines[-1]):
+        if match := _LETTER_ONLY.fullmatch(line):
+            letters.add(match[1].upper())
     if letters:
         return letters.pop() if len(letters) == 1 else ""
-    labels = {match[0] for line in lines if (match := _LETTER_FIRST.match(line))}
+    labels: set[str] = set()
+    for line in lines:
+        if match := _LETTER_FIRST.match(line):
+            labels.add(match[0])
     # A text that repeats all options begins with the first one and has not chosen it.
     is_copy_of_options = len(labels) > 1
     letter = "" if is_copy_of_options else _leading_letter(lines[0], is_stated=False)
@@ -152,7 +157,10 @@ def _statements(answer: str) -> list[str]:
     """
     for line in map(_unwrapped, hash_lines(answer)):
         # Any other line behind `####` is a heading.
-        if line and (_leading_letter(line, is_stated=False) or _unwrapped(answer).endswith(line)):
+        if not line:
+            continue
+        is_last = _unwrapped(answer).endswith(line)
+        if is_last or _leading_letter(line, is_stated=False):
             return [line]
     if (content := boxed(answer)) is not None:
         return [_unwrapped(content)]
@@ -161,7 +169,10 @@ def _statements(answer: str) -> list[str]:
 
 def _first_line(text: str) -> str:
     """Return the first line with something on it, without markup."""
-    return next(filter(None, map(_unwrapped, text.split("\n"))), "")
+    for line in text.split("\n"):
+        if plain := _unwrapped(line):
+            return plain
+    return ""
 
 
 def _final_part(text: str) -> str:
@@ -176,7 +187,9 @@ def _unwrapped(text: str) -> str:
     # Wrappers are nested: `\boxed{\textbf{(\text{B})}}` is three deep.
     for _ in range(3):
         text = _COMMAND_WRAPPER.sub(lambda match: match[1] or match[2] or "", text)
-    text = normalised_text(_MARKUP.sub("", text)).translate(_FULL_WIDTH).strip(_QUOTES)
+    text = _MARKUP.sub("", text)
+    text = normalised_text(text).translate(_FULL_WIDTH)
+    text = text.strip(_QUOTES)
     label = _LABEL.match(text)
     if label is None:
         return text
@@ -198,8 +211,9 @@ def _leading_letter(text: str, is_stated: bool) -> str:
         return only[1].upper()
     first = _LETTER_FIRST.match(text)
     if first and not _VERB.match(text, first.end()):
-        letter = (first[1] or first[2] or first[3]).upper()
-        return "" if _names_another(text[first.end() :], letter) else letter
+        letter = _letter_in(first).upper()
+        following = text[first.end() :]
+        return "" if _names_another(following, letter) else letter
     capital = None if first else _CAPITAL_FIRST.match(text)
     if capital is None:
         return _mentioned_letter(text) if is_stated or first else ""
@@ -246,10 +260,12 @@ def _letter_in(match: re.Match[str]) -> str:
 def _stated_texts(text: str) -> set[str]:
     """Return the option texts that an answer may state: its final part, or that one's beginning."""
     part = _final_part(text)
-    return {_option_text(part), _option_text(_SENTENCE_END.split(part, maxsplit=1)[0])}
+    first_sentence = _SENTENCE_END.split(part, maxsplit=1)[0]
+    return {_option_text(part), _option_text(first_sentence)}
 
 
 def _option_text(text: str) -> str:
     """Return the text of an option without its letter, for comparison."""
-    label = _LETTER_FIRST.match(text)
-    return text[label.end() if label else 0 :].strip(" .,!-–—").casefold()
+    if label := _LETTER_FIRST.match(text):
+        text = text[label.end() :]
+    return text.strip(" .,!-–—").casefold()

@@ -9,7 +9,10 @@ from components.verifiers.references import reference_text
 
 def accepts(prompt: Prompt, text: str) -> bool:
     """Return whether the text is the reference."""
-    return bool(prompt.reference) and answer_key(text) == answer_key(reference_text(prompt))
+    # Without a reference an empty answer would be right.
+    if not prompt.reference:
+        return False
+    return answer_key(text) == answer_key(reference_text(prompt))
 
 
 def answer_key(text: str) -> str:

@@ -136,7 +136,8 @@ def _formula_of(text: str) -> str:
 
 
 def _content_of(formula: re.Match[str]) -> str:
-    return normalised_text(next(filter(None, formula.groups()))).rstrip(".,")
+    content = next(filter(None, formula.groups()))
+    return normalised_text(content).rstrip(".,")
 
 
 def _equal_one(key: str, representatives: Sequence[str], expressions: dict[str, str]) -> str | None:
@@ -190,7 +191,8 @@ def _latex(text: str, number: Number | None) -> str:
     value = number.value / 100 if number.is_percent else number.value
     # A decimal stays one: math-verify compares decimals by six places and fractions exactly.
     if "." in text:
-        return format(Decimal(value.numerator) / Decimal(value.denominator), "f")
+        decimal = Decimal(value.numerator) / Decimal(value.denominator)
+        return format(decimal, "f")
     return f"\\frac{{{value.numerator}}}{{{value.denominator}}}"
 
 

@@ -92,7 +92,8 @@ def _phrases_from_end(text: str) -> Iterator[list[Token]]:
         # Tokens of a line are all made at once: a text without line breaks would take long.
         if len(line) > MAX_CHARACTERS:
             line = _CUT + line[-MAX_CHARACTERS:]
-        yield from reversed(list(phrases_of(tokens_of(line))))
+        phrases = list(phrases_of(tokens_of(line)))
+        yield from reversed(phrases)
 
 
 def only_number(text: str) -> Number | None:
@@ -100,7 +101,9 @@ def only_number(text: str) -> Number | None:
     if len(text) > MAX_CHARACTERS:
         return None
     tokens = tokens_of(text.replace("\n", " "), formula=True)
-    readings = [reading for phrase in phrases_of(tokens) for reading in _readings(phrase)]
+    readings: list[_Reading] = []
+    for phrase in phrases_of(tokens):
+        readings += _readings(phrase)
     return readings[0].number if len(readings) == 1 else None
 
 
@@ -130,7 +133,8 @@ def number_after_lead(text: str) -> tuple[bool, Number | None]:
     if not readings:
         return False, None
     lead = phrase[: readings[0].start]
-    if all(token.text in LEADING_WORDS for token in lead if token.kind is Kind.WORD):
+    words = [token.text for token in lead if token.kind is Kind.WORD]
+    if LEADING_WORDS.issuperset(words):
         return True, _unless_listed(readings)
     for reading in reversed(readings):
         if not _is_ruled_out(_words_before(phrase, reading)):
@@ -158,11 +162,14 @@ def _first_phrase(text: str) -> list[Token]:
 def _first_line(text: str) -> str:
     """Return the first line that holds a letter or digit; empty if it has no digit."""
     for line in text.split("\n"):
-        if any(character.isalnum() for character in line):
-            if not _holds_digit(line):
-                return ""
-            line = _SPACES.sub(" ", line)
-            return line if len(line) <= MAX_CHARACTERS else line[:MAX_CHARACTERS] + _CUT
+        if not any(character.isalnum() for character in line):
+            continue
+        if not _holds_digit(line):
+            return ""
+        line = _SPACES.sub(" ", line)
+        if len(line) > MAX_CHARACTERS:
+            line = line[:MAX_CHARACTERS] + _CUT
+        return line
     return ""
 
 
@@ -191,16 +198,20 @@ def _readings(phrase: Sequence[Token]) -> list[_Reading]:
     readings: list[_Reading] = []
     for start, end in _runs(phrase):
         reading = _read_run(phrase, start, end)
-        between = phrase[readings[-1].end : start] if readings else []
-        if readings and _continues(phrase, start):
+        if not readings:
+            readings.append(reading)
+            continue
+        previous = readings[-1]
+        between = phrase[previous.end : start]
+        if _continues(phrase, start):
             # `5 kg + 3 kg` is no number, `5 apples + 3 pears = 8` is 8.
             is_equation = phrase[start].kind is Kind.EQUALS
             number = reading.number if is_equation else None
-            readings[-1] = replace(readings[-1], number=number, end=end)
-        elif readings and (joined := _joined(phrase, readings[-1], reading, between)):
+            readings[-1] = replace(previous, number=number, end=end)
+        elif joined := _joined(phrase, previous, reading, between):
             readings[-1] = joined
         else:
-            readings.append(replace(reading, in_list=bool(readings) and _is_list(between)))
+            readings.append(replace(reading, in_list=_is_list(between)))
     return readings
 
 
@@ -218,9 +229,11 @@ def _runs(phrase: Sequence[Token]) -> Iterator[tuple[int, int]]:
             yield _trimmed(phrase, start, position)
         depth = 0
         start = position
-        if token is not None and not _belongs(phrase, position, position, 0):
+        if token is None:
+            break
+        if not _belongs(phrase, position, position, 0):
             start = position + 1
-        elif token is not None and token.kind is Kind.OPEN:
+        elif token.kind is Kind.OPEN:
             depth = 1
 
 
@@ -260,11 +273,15 @@ def _trimmed(phrase: Sequence[Token], start: int, end: int) -> tuple[int, int]:
 
 def _continues(phrase: Sequence[Token], start: int) -> bool:
     """Return whether a run goes on behind a word: it begins with an operator."""
-    if start == 0 or phrase[start - 1].kind is not Kind.WORD:
+    if not _follows_word(phrase, start):
         return False
     if phrase[start].kind in (Kind.EQUALS, Kind.COMPARISON):
         return True
     return _is_stray_operator(phrase, start)
+
+
+def _follows_word(phrase: Sequence[Token], start: int) -> bool:
+    return start > 0 and phrase[start - 1].kind is Kind.WORD
 
 
 def _is_stray_operator(phrase: Sequence[Token], start: int) -> bool:
@@ -274,7 +291,7 @@ def _is_stray_operator(phrase: Sequence[Token], start: int) -> bool:
         return False
     if token.text not in "+-":
         return token.text not in "±√"
-    if start == 0 or phrase[start - 1].kind is not Kind.WORD:
+    if not _follows_word(phrase, start):
         return False
     # "loses -5" has a sign; "5 apples - 3 pears" has a dash or a minus.
     following = phrase[start + 1 : start + 2]
@@ -332,4 +349,5 @@ def _read_run(phrase: Sequence[Token], start: int, end: int) -> _Reading:
     while position < len(phrase) and phrase[position].kind is Kind.OPEN:
         position += 1
     next_word = phrase[position].text if position < len(phrase) else ""
-    return _Reading(number_of(phrase[start:end], next_word), start, end)
+    number = number_of(phrase[start:end], next_word)
+    return _Reading(number, start, end)

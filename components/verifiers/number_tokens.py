@@ -205,7 +205,8 @@ def _token(
         case "number":
             return _number(text, spaced)
         case "repeating":
-            return Token(Kind.NUMBER, text, spaced, _repeating(match["head"], match["period"]))
+            value = _repeating(match["head"], match["period"])
+            return Token(Kind.NUMBER, text, spaced, value)
         case "compound" | "word":
             return Token(Kind.WORD, text.lower(), spaced)
         case "name":
@@ -287,12 +288,14 @@ def _name(
     if is_call or word in SYMBOL_WORDS or set(letters) <= set("xyz"):
         return Token(Kind.SYMBOL, letters, spaced)
     # `14h30` is a time. `5m2` and `5m3` are areas and volumes.
-    if follows_number and not spaced and script.isdecimal() and script not in ("2", "3"):
+    is_power = script in ("2", "3")
+    if follows_number and not spaced and script.isdecimal() and not is_power:
         return Token(Kind.SYMBOL, letters, spaced)
     # `H2O` is a substance, `x2` a variable.
-    if len(letters) == 1 and letters.isupper() and script[-1:].isalpha():
+    is_single = len(letters) == 1
+    if is_single and letters.isupper() and script[-1:].isalpha():
         return Token(Kind.WORD, word, spaced)
-    if len(letters) == 1:
+    if is_single:
         is_word = _is_unit_letter(letters, previous, formula and not spaced) or (
             not script and not formula and _is_article(letters, following, spaced, previous)
         )

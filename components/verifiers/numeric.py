@@ -84,8 +84,10 @@ def same_number(first: Number, second: Number) -> bool:
     """Return whether two numbers are the same answer: 50% is 50 and 0.5, but 0.5% is not 50%."""
     if first.value == second.value:
         return True
+    if first.is_percent == second.is_percent:
+        return False
     percent, plain = (first, second) if first.is_percent else (second, first)
-    return percent.is_percent and not plain.is_percent and percent.value / 100 == plain.value
+    return percent.value / 100 == plain.value
 
 
 def final_number(text: str) -> Number | None:

@@ -198,7 +198,9 @@ class _Side:
         return magnitude()
 
     def _peek(self) -> Token | None:
-        return self._tokens[self._position] if self._position < len(self._tokens) else None
+        if self._position == len(self._tokens):
+            return None
+        return self._tokens[self._position]
 
     def _take(self, kind: Kind) -> Token | None:
         token = self._peek()
@@ -209,10 +211,10 @@ class _Side:
 
     def _take_operator(self, sign: str) -> bool:
         token = self._peek()
-        if token is None or token.kind is not Kind.OPERATOR or token.text != sign:
-            return False
-        self._position += 1
-        return True
+        is_sign = token is not None and token.kind is Kind.OPERATOR and token.text == sign
+        if is_sign:
+            self._position += 1
+        return is_sign
 
 
 def _over(numerator: Fraction, denominator: Fraction) -> Fraction:

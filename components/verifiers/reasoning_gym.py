@@ -62,11 +62,14 @@ def accepts(prompt: Prompt, text: str) -> bool:
     name = str(prompt.reference["name"])
     answer = answer_part(text).strip()
     allowed = _EVALUATED.get(name)
-    if name in _EVALUATED and (allowed is None or not allowed.fullmatch(answer)):
-        return False
+    if name in _EVALUATED:
+        is_allowed = allowed is not None and allowed.fullmatch(answer)
+        if not is_allowed:
+            return False
     if _HUGE_EXPONENT.search(answer):
         return False
-    scorer = _scorer(name, json.dumps(prompt.reference.get("config", {}), sort_keys=True))
+    config = json.dumps(prompt.reference.get("config", {}), sort_keys=True)
+    scorer = _scorer(name, config)
     try:
         # A scorer gives part of the score for the format alone; only the full one is right.
         return float(scorer(answer, prompt.reference["entry"])) >= 1.0

@@ -77,9 +77,11 @@ def _majority_verdicts(audit: Sequence[ScoredSample], ties_count: bool) -> list[
     verdicts: list[tuple[float, bool]] = []
     for group in by_prompt(audit):
         # All samples that voted for it agree, so the verifier is asked about the first of them.
-        voter = next(
-            (scored for scored in group if scored.sample.finished and scored.is_majority), None
-        )
-        if voter is not None and (ties_count or not voter.is_tied):
-            verdicts.append((voter.vote_share, verify(voter.prompt, voter.text)))
+        voters = [scored for scored in group if scored.sample.finished and scored.is_majority]
+        if not voters:
+            continue
+        voter = voters[0]
+        if ties_count or not voter.is_tied:
+            is_right = verify(voter.prompt, voter.text)
+            verdicts.append((voter.vote_share, is_right))
     return verdicts

@@ -194,6 +194,7 @@ def _groups(hashes: Any) -> Iterator[Any]:
     if not len(hashes):
         return
     order = np.argsort(hashes, kind="stable")
+    # Sorted by hash: equal ones are neighbours, and begin where the hash changes.
     ordered = hashes[order]
     differs = ordered[1:] != ordered[:-1]
     begins = np.flatnonzero(np.concatenate([[True], differs]))

@@ -98,9 +98,11 @@ def _perplexity(context: Context, campaign: Campaign, receipt: Receipt, name: st
             from components.modeling.influence import perplexities
 
             model, codec = loaded()
-            values = perplexities(model, codec, _pairs(block), recipe.train.max_length, BATCH_ROWS)
+            max_length = recipe.train.max_length
+            values = perplexities(model, codec, _pairs(block), max_length, BATCH_ROWS)
             last_block.clear()
-            last_block.update(zip((scored.key for scored in block), values, strict=True))
+            for scored, value in zip(block, values, strict=True):
+                last_block[scored.key] = value
         return [last_block[scored.key] for scored in block]
 
     return _with_threads(context, scores)
