@@ -48,6 +48,7 @@ class ShardPlan:
     def inputs(self) -> dict[str, Receipt]:
         """Receipts the result depends on."""
         inputs = {"prepare": self.campaign.prepared, "champion": self.champion}
+        # Without hints the selection changes nothing, so it must not change the key either.
         if self.selection is not None:
             inputs["select"] = self.selection
         return inputs

@@ -94,6 +94,7 @@ def _write(
         batches=len(plan.batches),
         batch_size=campaign.recipe.generate.batch_size,
         hinted=hinted_counts,
+        # Samples with a hint count in `hinted` alone: they say nothing of what the model can do.
         **dict(_counts(plan.prompts, plain)),
         **dict(engine_facts),
     )

@@ -65,6 +65,7 @@ class Audit:
 
     def _measure(self, given: Block, passed: Block) -> FilterQuality:
         """Return counts of samples, and shares by prompt."""
+        # By prompt: ten right samples of one prompt prove little more than one.
         shares = self._right_shares(passed)
         num_right_given = self._num_right(given)
         num_prompts = len(shares)

@@ -8,7 +8,9 @@ from components.runtime.context import Context
 from components.runtime.receipts import Receipt, fetch
 
 QUESTIONS = ("vault", "test", "validation", "audit")
+"""Splits of prompts."""
 TEXTS = ("retention", "dev")
+"""Splits of rows: nobody is asked them, but losses on them decide as well."""
 
 
 def evaluation_items(context: Context, prepared: Receipt) -> list[tuple[Prompt, str]]:

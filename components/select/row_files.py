@@ -18,6 +18,7 @@ class RowFile:
     def __init__(self, *paths: Path) -> None:
         self._paths = paths
 
+    # Not a list: the rows of all rounds need not fit into memory.
     def __iter__(self) -> Iterator[TrainingRow]:
         for path in self._paths:
             yield from read_rows(path, TrainingRow)

@@ -29,6 +29,7 @@ class DrawnCounts:
         for shard in shards:
             summary = read_summary(shard, GenerateSummary)
             num_samples += summary.generated
+            # Shards differ in size: their shares count by their samples.
             num_finished += summary.finished_share * summary.generated
             tokens += summary.tokens
             if summary.hinted is not None:

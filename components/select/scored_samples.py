@@ -111,6 +111,7 @@ def make_scored_samples(
             raise Corrupt(f"sample {sample.index} of prompt {sample.prompt_id} comes twice")
         groups[sample.prompt_id][sample.index] = sample
     scored_samples = []
+    # Sorted: what follows depends neither on the number of shards nor on their order.
     for identity in sorted(groups):
         prompt = prompts[identity]
         sample_by_index = groups[identity]

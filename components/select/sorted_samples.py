@@ -130,6 +130,7 @@ def _bucket(identity: str, count: int) -> int:
         # Ids are hex digits of a hash: equal ranges of ids hold about equally many prompts.
         return int(identity[:4], 16) * count >> 16
     except ValueError:
+        # Ids of another kind, as in files made by hand: there are few of them.
         return 0
 
 

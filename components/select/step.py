@@ -287,6 +287,7 @@ class _Selection:
             labelled = []
             older = []
             num_older = 0
+        # Only weights are set here: every row is in the mix, however small its share is.
         mix = weigh(
             labelled,
             older,

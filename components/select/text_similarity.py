@@ -22,6 +22,7 @@ question."""
 BOILERPLATE_PROMPTS = 10
 """A shingle of fewer prompts is no template: two or three that agree may well be duplicates."""
 NUM_PERMUTATIONS = 128
+# Fixed, not the campaign's: the same rows resemble each other in every campaign.
 _SEED = 20_240_101
 _NUMBER = re.compile(r"[0-9]+")
 _MULTIPLIER = 0x9E3779B97F4A7C15

@@ -142,6 +142,7 @@ def vote_keys(prompt: Prompt, texts: Sequence[str]) -> list[str]:
     50 and 0.5), an answer goes to the larger group.
     """
     verifier = _verifier(prompt)
+    # Too long texts are wrong, so they vote for nothing.
     short = [text if len(text) <= MAX_ANSWER_CHARACTERS else "" for text in texts]
     if verifier.group_keys is not None:
         return verifier.group_keys(short)

@@ -52,6 +52,7 @@ def _addition_prompt(length: int, number: int) -> str:
 
 
 def _addition_answer(prompt: str) -> str | None:
+    # At most 400 digits: Python refuses to convert more than 4,300.
     match = re.fullmatch(r"([0-9]{1,400})\+([0-9]{1,400})=", prompt)
     if match is None:
         return None

@@ -280,10 +280,12 @@ def _name(
     if follows_number and not script:
         if word in PERCENT_WORDS:
             return Token(Kind.PERCENT, word, spaced)
+        # "2 millions", "3 tenths": the plural scales as well.
         scale = SCALES.get(word) or SCALES.get(word.removesuffix("s"))
         if scale is not None:
             return Token(Kind.SCALE, word, spaced, scale)
     following = match.string[match.end() : match.end() + 40]
+    # `f(2)` is a value of f, and not 2.
     is_call = following.startswith("(")
     if is_call or word in SYMBOL_WORDS or set(letters) <= set("xyz"):
         return Token(Kind.SYMBOL, letters, spaced)

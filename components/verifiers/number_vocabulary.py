@@ -144,13 +144,17 @@ _REWRITTEN: tuple[tuple[re.Pattern[str], str], ...] = (
         r"\1\2}",
     ),
     (re.compile(r"(?<=[A-Za-z])\$\^(\{-?\d{1,2}\}|\d)\$"), r"^\1"),
+    # `USD5` would be read as one name.
     (re.compile(r"\b(USD|EUR|GBP|INR|Rs|US|CAD|AUD)(?=\d)"), r"\1 "),
+    # A degree is a unit: 90° is 90.
     (re.compile(r"\^\s?(?:\\circ\b|\{\s?\\circ\s?\})|\\degree\b"), " degrees "),
+    # Mixed numbers in words: "2 and a half", "2 and 1/2".
     (re.compile(r"(?<=\d)\s+and\s+(?:a|one)\s+half\b", re.IGNORECASE), r"\\frac{1}{2}"),
     (re.compile(r"(?<=\d)\s+and\s+(?:a|one)\s+third\b", re.IGNORECASE), r"\\frac{1}{3}"),
     (re.compile(r"(?<=\d)\s+and\s+(?:a|one)\s+quarter\b", re.IGNORECASE), r"\\frac{1}{4}"),
     (re.compile(r"(?<=\d)\s+and\s+three\s+quarters\b", re.IGNORECASE), r"\\frac{3}{4}"),
     (re.compile(r"(?<=\d)\s+and\s+(?=\d+/\d)", re.IGNORECASE), " "),
+    # Signs in words, before numbers alone: "negative" is an adjective too.
     (
         re.compile(r"(?<!\\)\b(?:minus|negative)(\s+\}?|\s?\}\s?)(?=[\d.$€£\\])", re.IGNORECASE),
         r"\1 -",

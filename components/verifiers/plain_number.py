@@ -95,6 +95,7 @@ class _Side:
         return Number(value, is_percent=num_signs == 1)
 
     def _scaled(self) -> Fraction:
+        # The scale comes last: "1/2 million" is half of a million.
         value = self._signed(self._quotient)
         while (scale := self._take(Kind.SCALE)) is not None:
             assert scale.value is not None

@@ -31,6 +31,7 @@ _EVALUATED: dict[str, re.Pattern[str] | None] = {
     "simple_integration": None,
     "intermediate_integration": None,
     "polynomial_multiplication": None,
+    # Made of other tasks, whose names are known only when it is asked.
     "composite": None,
 }
 """Scorers that evaluate the answer as Python → what an answer may consist of; None: not to be used.

@@ -76,6 +76,7 @@ class EndpointEngine:
             timeout=endpoint.timeout_seconds,
             max_retries=endpoint.max_retries,
         )
+        # True once an answer was understood: then the address is right, see `_malformed`.
         self._answered = False
         self._failure: RatchetError | None = None
 

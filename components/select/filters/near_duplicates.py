@@ -50,6 +50,7 @@ def filter_of(settings: FilterSettings, remaining: Remaining) -> Filter | None:
     those of its task's template. None at a threshold of 1.
     """
     threshold = settings.section.minhash_threshold
+    # Equal rows were dropped before, as duplicates.
     if threshold >= 1.0:
         return None
     detail_by_key = _Search(remaining, threshold, settings.folder).duplicates()

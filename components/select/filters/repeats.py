@@ -84,6 +84,7 @@ def few_per_prompt(settings: FilterSettings, remaining: Remaining) -> Filter | N
     cap = settings.section.max_per_prompt
 
     def apply(block: Block) -> Outcome:
+        # A block holds all samples of its prompts: no count goes on into the next one.
         counts = Counter[str]()
 
         def refusal(scored: ScoredSample) -> str:

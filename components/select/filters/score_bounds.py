@@ -103,6 +103,7 @@ def _filter(settings: FilterSettings, name: str, refusal: Refusal, reason: str) 
             if score is None:
                 dropped.append(drop(unscored, "unscored", f"{name} gave no score"))
                 continue
+            # Dropped rows carry the score too: it shows how far they were from the bound.
             scored = with_score(unscored, name, score)
             if detail := refusal(score):
                 dropped.append(drop(scored, reason, detail))

@@ -62,6 +62,7 @@ def by_function(settings: FilterSettings, remaining: Remaining) -> Filter | None
     name = settings.section.verifier_function
     if not name:
         return None
+    # Imported before the first sample is read: a wrong name ends the round at once.
     function = _imported(name)
 
     def refusal(scored: ScoredSample) -> str:

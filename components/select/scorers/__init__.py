@@ -20,6 +20,7 @@ def scorers_of(context: Context, campaign: Campaign, scratch: Path) -> Iterator[
     scorers: dict[str, Scorer] = {}
     with ExitStack() as stack:
         if section.judge is not None:
+            # Entered, so that its connections are closed even if a filter fails.
             judge = stack.enter_context(Judge(section.judge, context.environment))
             scorers["judge"] = judge.grades
         if section.reward is not None:

@@ -126,6 +126,7 @@ def influence_scorer(context: Context, campaign: Campaign) -> Scorer:
             "select.influence needs labelled rows of the dev split: "
             "give a source with split dev, or set data.fractions.dev"
         )
+    # Of the dev split: rows that the gate decides on must not choose what is trained on.
     # A fixed shuffle: the first rows of the file may all come from one source.
     rows.sort(key=lambda row: derived_seed(recipe.seed, "influence", row.id))
     chosen = [(row.asked, row.completion) for row in rows[: section.dev_rows]]
