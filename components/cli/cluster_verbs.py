@@ -307,6 +307,7 @@ def _load_package(command: typer.Context, options: ClusterOptions) -> tuple[Pack
         raise UserError(
             f"{path} is compiled: --set is for recipes; use --param, or submit the recipe"
         )
+    # The package may be of another version of Ratchet, or edited by hand.
     package = read_package(path)
     faults = findings(package)
     if faults:

@@ -99,6 +99,7 @@ def _inputs_class(step: ast.Module, name: str) -> ast.ClassDef:
 
 def _fields(inputs: ast.ClassDef) -> str:
     """Return the fields of a dataclass with the docstrings below them, as a list."""
+    # Python keeps no docstring of a field: it is the string that stands alone below it.
     lines = []
     following_nodes = [*inputs.body[1:], None]
     for node, following_node in zip(inputs.body, following_nodes, strict=True):

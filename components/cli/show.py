@@ -161,6 +161,7 @@ def find_receipt(context: Context, target: str) -> Receipt:
         UserError: It is none of these.
         Corrupt: There is no such receipt, or it is damaged.
     """
+    # KFP keeps an artifact as a file; ours hold a pointer to the receipt.
     path = Path(target)
     if "://" not in target and path.is_file():
         try:

@@ -44,12 +44,15 @@ def checked_parameters(package: Package, assignments: Sequence[str], store: str)
         if not equals_sign:
             raise UserError(f"--param {name}: write name=value")
         if name not in definitions:
+            # Without a cutoff: some name is always the nearest.
             nearest = difflib.get_close_matches(name, definitions, n=1, cutoff=0.0)[0]
             raise UserError(
                 f"--param {name}: the pipeline has no such parameter; did you mean {nearest!r}?"
             )
         type_name = str(definitions[name].get("parameterType", "STRING"))
         parameters[name] = _parse(name, text, type_name)
+    # The store often comes from RATCHET_STORE, for all verbs: a package without this parameter is
+    # no mistake of the user's.
     if store and "store" in definitions:
         parameters["store"] = store
     _check_complete(definitions, parameters)

@@ -115,6 +115,7 @@ def plan_submission(
     if name:
         run_name = f"{name} {short_commit}"
     else:
+        # Two recipes of one commit are two runs; a name of the user's asks for a single one.
         content_digest = digest_of([package_digest, parameters])[:8]
         run_name = f"{default_name or package.name} {short_commit}-{content_digest}"
     return Submission(
@@ -135,6 +136,7 @@ def current_commit(environment: Mapping[str, str]) -> str:
     """
     try:
         commit = _git(environment, "rev-parse", "HEAD")
+        # Untracked files are rarely code: runs, editors and tests leave some.
         edited_files = _git(environment, "status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.CalledProcessError):
         return environment.get("GITHUB_SHA") or environment.get("CI_COMMIT_SHA") or ""

@@ -49,6 +49,7 @@ def _verdict(store: str, job_id: str, environment: Mapping[str, str]) -> list[st
 
 def _rounds(view: RunView) -> list[str]:
     lines = ["", f"**{_escape(headline(view))}**"]
+    # There is no state before `prepare` has ended, and no history before the first `decide`.
     if view.state is not None and view.state.history:
         lines += ["", "| round | accuracy | verdict | why |", "|---|---|---|---|"]
         lines += [_row(record) for record in view.state.history]

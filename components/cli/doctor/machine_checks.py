@@ -37,6 +37,7 @@ def _check_shared_memory(folder: Path, needed_bytes: int, step: str) -> Finding:
     except OSError:
         cure = f"mount an emptyDir in memory at {folder}"
         return Finding(check, "failed", f"there is no {folder}", cure)
+    # The size, not the free space: what this process sees in use ends before the step begins.
     size_bytes = status.f_blocks * status.f_frsize
     observation = f"{folder} has {size_bytes // _MIB:,} MiB"
     if size_bytes >= needed_bytes:

@@ -93,6 +93,7 @@ class Follower:
 
     def __init__(self, console: Console, tasks_file: Path, progress_file: Path) -> None:
         self._console = console
+        # kfp.local tells of tasks, but not how far they are; that the steps themselves write.
         self._tasks = Tail(tasks_file)
         self._progress = Tail(progress_file)
         self._running: dict[str, Running] = {}

@@ -105,6 +105,7 @@ def write_package(
     if form == "kfp":
         output.write_text(compiled.package.text, encoding="utf-8")
     else:
+        # KFP makes these objects from the pipeline alone, not from a compiled package.
         # A PipelineVersion cannot be changed once it is there, so its name has the digest.
         version_name = f"{compiled.package.name}-{compiled.version}"
         objects = _KubernetesObjects(version_name, namespace)

@@ -126,6 +126,7 @@ def load_profile(name: str, images_file: Path = IMAGES_FILE) -> Profile:
     Raises:
         UserError: There is no such profile, or it is wrong.
     """
+    # Names of ours have no ending; a path always has one, so neither can hide the other.
     is_path = name.endswith((".yaml", ".yml"))
     path = Path(name) if is_path else PROFILES_FOLDER / f"{name}.yaml"
     document = _read_document(name, path)

@@ -10,6 +10,7 @@ _NAMES = re.compile(
 )
 # `store_secret_name` holds the name of a Secret, which may be seen.
 _NAMES_OF_NAMES = re.compile(r"(secret|config_map|credentials?)_?names?$")
+# Issuers give their keys these shapes so that scanners find them.
 _SHAPES = re.compile(
     r"""\b(AKIA|ASIA)[A-Z0-9]{16}\b            # AWS access key
     | \bhf_[A-Za-z0-9]{20,}                    # Hugging Face
@@ -35,6 +36,7 @@ def looks_secret(name: str, value: object) -> bool:
         return any(looks_secret(name, inner) for inner in value)
     if not isinstance(value, str) or not value:
         return False
+    # The recipe and other structures may come as JSON text.
     if value[0] in "{[":
         try:
             return looks_secret(name, json.loads(value))
