@@ -3,6 +3,7 @@ keys of the recipe."""
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import types
@@ -38,6 +39,13 @@ FOLDERS = (
     "tests",
 )
 MADE_LATER = ("docker/wheels/",)
+SAID_BY_KUBERNETES = {
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "OOMKilled",
+    "Pending",
+    "violates PodSecurity",
+}
 PLACEHOLDERS = re.compile(r"[<>…{}]|\bNAME\b|\bname\b")
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"`([^`]+)`")
@@ -186,3 +194,27 @@ def test_the_readme_lists_every_verb() -> None:
     listed = re.findall(r"^\| `([a-z-]+)", table, re.MULTILINE)
     visible = {name for name, command in verbs.items() if not command.hidden}
     assert set(listed) == visible
+
+
+def test_the_symptoms_of_the_readme_are_in_messages_of_ours() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    tables = readme.split("| symptom | cause and cure |\n")[1:]
+    symptoms = [row.split("|")[1] for table in tables for row in table.split("\n\n")[0].split("\n")]
+    quoted = [span for symptom in symptoms for span in _SPAN.findall(symptom)]
+    assert len(quoted) > 10
+    said = "\n".join(texts_of_code())
+    for quotation in quoted:
+        if quotation in SAID_BY_KUBERNETES or quotation.split()[0] in commands_by_verb():
+            continue
+        # An ellipsis or a capital letter stands for what differs from time to time.
+        for part in re.split(r"…|\b[A-Z]\b", quotation):
+            assert part.strip(" ?") in said, quotation
+
+
+def texts_of_code() -> Iterator[str]:
+    """Yield all strings of the product's code; of an f-string the parts that do not change."""
+    for folder in ("components", "docker"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    yield node.value
