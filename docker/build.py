@@ -113,8 +113,10 @@ def shortened(command: str) -> str:
 
 def fail(arguments: Sequence[str], status: int, output: str) -> NoReturn:
     """End the program with the last lines that the docker client printed."""
-    print("\n".join(output.splitlines()[-60:]), file=sys.stderr)
-    sys.exit(f"error: {shlex.join([*DOCKER, *arguments[:2]])} … ended with status {status}")
+    last_lines = output.splitlines()[-60:]
+    print("\n".join(last_lines), file=sys.stderr)
+    command = shlex.join([*DOCKER, *arguments[:2]])
+    sys.exit(f"error: {command} … ended with status {status}")
 
 
 def fetch_cpu_wheel() -> bool:
@@ -331,28 +333,39 @@ def options_of(command_line: Sequence[str] | None = None) -> argparse.Namespace:
 
 def deliver(family: str, options: argparse.Namespace, base: str) -> None:
     """Build one image, check it, write its bill of materials, and publish it where asked to."""
-    images = tomllib.loads(IMAGES.read_text())
-    variant = options.variant
-    tag = images["families"][family]["tag"] + variant
+    families = tomllib.loads(IMAGES.read_text())["families"]
+    tag = families[family]["tag"] + options.variant
     image = f"ratchet/{family}:{tag}"
     if not options.loaded:
-        build(family, image, base, variant)
+        build(family, image, base, options.variant)
     size_mb = check(image)
     bill = bill_of_materials(image)
-    bill_file = ROOT / ".ratchet" / "images" / f"{family}{variant}.cdx.json"
-    bill_file.parent.mkdir(parents=True, exist_ok=True)
-    bill_file.write_text(json.dumps(bill, indent=1), encoding="utf-8")
+    write_bill(f"{family}{options.variant}", bill)
     torch = torch_build(bill)
     print(f"{image}: {size_mb} MB, {len(bill['components'])} packages, torch: {torch}")
-    largest_mb = images["largest_mb"][torch].get(family)
     # Only the usual variant has a limit: a torch for GPUs alone is several times as large.
-    if not variant and size_mb > largest_mb:
-        sys.exit(f"error: {image} has {size_mb} MB, at most {largest_mb} are agreed on ({torch})")
+    if not options.variant:
+        require_size(family, image, size_mb, torch)
     if options.registry:
         name = f"{repository(options.registry)}/{family}"
         docker("tag", image, f"{name}:{tag}")
-        section = f"families.{family}{SECTIONS[variant]}"
+        section = f"families.{family}{SECTIONS[options.variant]}"
         record(section, image=name, tag=tag, digest=publish(f"{name}:{tag}"))
+
+
+def write_bill(name: str, bill: Bill) -> None:
+    """Write a bill of materials beside those of the other images."""
+    folder = ROOT / ".ratchet" / "images"
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(bill, indent=1)
+    (folder / f"{name}.cdx.json").write_text(text, encoding="utf-8")
+
+
+def require_size(family: str, image: str, size_mb: int, torch: str) -> None:
+    """End the program if an image is larger than images.toml allows for its build of torch."""
+    largest_mb = tomllib.loads(IMAGES.read_text())["largest_mb"][torch].get(family)
+    if size_mb > largest_mb:
+        sys.exit(f"error: {image} has {size_mb} MB, at most {largest_mb} are agreed on ({torch})")
 
 
 def main() -> None:

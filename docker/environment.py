@@ -171,18 +171,34 @@ def set_up(folder: Path) -> None:
     """Create or complete the environment in `folder`. Raises SetupError."""
     check_tools(folder)
     begin_seconds = time.monotonic()
-    if folder.exists() and not works(folder):
-        print(f"{folder} is of another Python, or broken: it is made anew", flush=True)
-        shutil.rmtree(folder)
-    if not folder.exists():
-        venv = run([sys.executable, "-m", "venv", str(folder)])
-        if venv.returncode:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise SetupError(f"the environment could not be made: {last_lines(venv.stdout, 1)}")
+    create(folder)
     # Removed before the first change: an interrupted set-up must not pass for a finished one.
     for old_stamp in folder.glob("installed-*"):
         old_stamp.unlink()
     print(f"installing into {folder} (once; the log is {folder}/install.log)", flush=True)
+    torch = install_all(folder)
+    stamp(folder).touch()
+    files = [path for path in folder.rglob("*") if not path.is_symlink()]
+    size_gb = sum(path.lstat().st_size for path in files) / 1e9
+    seconds = time.monotonic() - begin_seconds
+    print(f"set up in {seconds:.0f} s: {size_gb:.1f} GB, torch {torch}", flush=True)
+
+
+def create(folder: Path) -> None:
+    """Make an empty environment unless there is one that works. Raises SetupError."""
+    if folder.exists() and not works(folder):
+        print(f"{folder} is of another Python, or broken: it is made anew", flush=True)
+        shutil.rmtree(folder)
+    if folder.exists():
+        return
+    result = run([sys.executable, "-m", "venv", str(folder)])
+    if result.returncode:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise SetupError(f"the environment could not be made: {last_lines(result.stdout, 1)}")
+
+
+def install_all(folder: Path) -> str:
+    """Install all packages and return the version of torch. Raises SetupError."""
     pip = Pip(folder)
     pip.remove_incomplete()
     pip.install("pip, build tools and torch", "bootstrap.lock")
@@ -193,11 +209,7 @@ def set_up(folder: Path) -> None:
     else:
         print(f"  torch {torch} needs no NVIDIA libraries")
     pip.install("everything else", "dev.lock", "models.lock")
-    stamp(folder).touch()
-    files = [path for path in folder.rglob("*") if not path.is_symlink()]
-    size_gb = sum(path.lstat().st_size for path in files) / 1e9
-    seconds = time.monotonic() - begin_seconds
-    print(f"set up in {seconds:.0f} s: {size_gb:.1f} GB, torch {torch}", flush=True)
+    return torch
 
 
 def run(command: list[str]) -> subprocess.CompletedProcess[str]:

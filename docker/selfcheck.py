@@ -63,21 +63,28 @@ def packages() -> list[str]:
     Which build of torch an image holds is the choice of who built it: the CPU wheel says `+cpu`
     behind its version, the index's wheel brings NVIDIA's libraries, which nvidia.lock pins.
     """
-    installed: dict[str, str] = {}
-    folders = [path for path in sys.path if "/venv/" in path]
-    for distribution in importlib.metadata.distributions(path=folders):
-        version = distribution.version.removesuffix("+cpu")
-        installed[canonical(distribution.name)] = version
-    expected = {
-        name: version for name, version in pins(HERE / "nvidia.lock").items() if name in installed
-    }
+    installed = installed_versions()
+    nvidia = pins(HERE / "nvidia.lock")
+    expected = {name: version for name, version in nvidia.items() if name in installed}
     expected.update(pins(HERE / "requirements.lock"))
     lines: list[str] = []
     for name in sorted(expected.keys() | installed.keys()):
-        if installed.get(name) != expected.get(name):
-            actual = installed.get(name, "missing")
-            lines.append(f"{name} is {actual}, locked is {expected.get(name, 'none')}")
+        version = installed.get(name, "missing")
+        locked_version = expected.get(name, "none")
+        if version != locked_version:
+            lines.append(f"{name} is {version}, locked is {locked_version}")
     return lines
+
+
+def installed_versions() -> dict[str, str]:
+    """Return package → version of the image's environment, without torch's `+cpu`."""
+    # The image's own Python has pip and setuptools of the base besides.
+    folders = [path for path in sys.path if "/venv/" in path]
+    versions: dict[str, str] = {}
+    for distribution in importlib.metadata.distributions(path=folders):
+        name = canonical(distribution.name)
+        versions[name] = distribution.version.removesuffix("+cpu")
+    return versions
 
 
 def pins(lock: Path) -> dict[str, str]:

@@ -24,20 +24,26 @@ def main() -> None:
     packages = Path(sys.argv[1]) / "opt/venv/lib/python3.11/site-packages"
     for path in packages.glob("triton*"):
         shutil.rmtree(path)
-    environment = {**os.environ, "PYTHONPATH": str(packages)}
-    command = [sys.executable, "-c", PROGRAM]
-    maps = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-    mapped: set[str] = set()
-    for line in maps.stdout.splitlines():
-        # The path is the last field; versioned libraries end in .so.12.
-        if line.endswith(".so") or ".so." in line:
-            mapped.add(line.split()[-1])
+    needed = mapped_libraries(packages)
     freed_bytes = 0
     for path in sorted((packages / "nvidia").rglob("*")):
-        if path.is_file() and str(path.resolve()) not in mapped:
+        if path.is_file() and str(path.resolve()) not in needed:
             freed_bytes += path.stat().st_size
             path.unlink()
     print(f"{freed_bytes // 1_000_000} MB of NVIDIA's files taken out")
+
+
+def mapped_libraries(packages: Path) -> set[str]:
+    """Return the paths of the libraries that `import torch` maps into memory."""
+    environment = {**os.environ, "PYTHONPATH": str(packages)}
+    command = [sys.executable, "-c", PROGRAM]
+    maps = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    paths: set[str] = set()
+    for line in maps.stdout.splitlines():
+        # The path is the last field; versioned libraries end in .so.12.
+        if line.endswith(".so") or ".so." in line:
+            paths.add(line.split()[-1])
+    return paths
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from pydantic import JsonValue
 
 from components.contracts.recipe import Recipe
@@ -96,14 +98,21 @@ def _continued_plan(campaign: Campaign, recipe: Recipe) -> Plan:
 
 def _difference(earlier: JsonValue, current: JsonValue, key: str = "") -> str:
     """Return the first place where two JSON values differ, in words; `key` is where they are."""
-    if isinstance(earlier, dict) and isinstance(current, dict):
-        for name in sorted(earlier.keys() | current.keys()):
-            if earlier.get(name) != current.get(name):
-                inner_key = f"{key}.{name}".lstrip(".")
-                return _difference(earlier.get(name), current.get(name), inner_key)
-    if isinstance(earlier, list) and isinstance(current, list) and len(earlier) == len(current):
-        for index, (old_item, new_item) in enumerate(zip(earlier, current, strict=True)):
-            if old_item != new_item:
-                return _difference(old_item, new_item, f"{key}.{index}".lstrip("."))
+    for name, old_value, new_value in _paired_items(earlier, current):
+        if old_value != new_value:
+            inner_key = f"{key}.{name}" if key else name
+            return _difference(old_value, new_value, inner_key)
     prefix = f"{key} " if key else ""
     return f"{prefix}was {earlier!r:.80}, is {current!r:.80}"
+
+
+def _paired_items(
+    earlier: JsonValue, current: JsonValue
+) -> Iterator[tuple[str, JsonValue, JsonValue]]:
+    """Yield (name, item, item) of two objects or of two lists of one length; else nothing."""
+    if isinstance(earlier, dict) and isinstance(current, dict):
+        for name in sorted(earlier.keys() | current.keys()):
+            yield name, earlier.get(name), current.get(name)
+    if isinstance(earlier, list) and isinstance(current, list) and len(earlier) == len(current):
+        for index, old_item in enumerate(earlier):
+            yield str(index), old_item, current[index]

@@ -117,26 +117,32 @@ def _content_of(row: Row, source: DataSource) -> _Content:
 def _content_of_messages(row: Row) -> _Content:
     """Return the turns before the last one of the assistant as the prompt, that one as completion.
 
-    Later turns are left out, unless nobody has answered yet. The turns themselves are kept where
-    they are more than a question and an answer.
+    The turns themselves are kept where they are more than a question and an answer.
     """
-    messages = row["messages"]
-    if not isinstance(messages, list) or not 0 < len(messages) <= MAX_MESSAGES:
-        raise RejectedRow("wrong_type", f"messages is not a list of 1 to {MAX_MESSAGES} turns")
-    turns = [_turn_of(message) for message in messages]
-    answers = [index for index, turn in enumerate(turns) if turn["role"] == "assistant"]
-    if answers:
-        turns = turns[: answers[-1] + 1]
-    asked = turns[:-1] if answers else turns
-    completion = spoken(turns[-1]) if answers else None
+    turns = _turns_to_last_answer(row["messages"])
+    has_answer = turns[-1]["role"] == "assistant"
+    asked = turns[:-1] if has_answer else turns
     if not any(turn["role"] == "user" for turn in asked):
         raise RejectedRow("empty", "no user turn before the answer")
-    tools = _tools_of(row.get("tools"))
     prompt = Conversation(messages=tuple(asked)).as_text()
+    completion = spoken(turns[-1]) if has_answer else None
+    tools = _tools_of(row.get("tools"))
     is_plain = all(turn.keys() <= {"role", "content"} for turn in turns)
     if len(asked) == 1 and is_plain and not tools:
         return _Content(prompt, completion)
     return _Content(prompt, completion, Conversation(messages=tuple(turns), tools=tools))
+
+
+def _turns_to_last_answer(messages: object) -> list[JsonObject]:
+    """Return the turns up to the last one of the assistant; all, if nobody has answered yet."""
+    if not isinstance(messages, list) or not 0 < len(messages) <= MAX_MESSAGES:
+        raise RejectedRow("wrong_type", f"messages is not a list of 1 to {MAX_MESSAGES} turns")
+    turns = [_turn_of(message) for message in messages]
+    for end in range(len(turns), 0, -1):
+        if turns[end - 1]["role"] == "assistant":
+            # Later turns have no answer that could be learnt.
+            return turns[:end]
+    return turns
 
 
 def _turn_of(message: object) -> JsonObject:
@@ -239,20 +245,22 @@ def _text(row: Row, name: str) -> str:
     value = row.get(name)
     if isinstance(value, float) and not math.isfinite(value):
         raise RejectedRow("not_a_number", f"{name!r} is {value}")
+    # A bool is an int to Python, and no answer.
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise RejectedRow("wrong_type", f"{name!r} is {type(value).__name__}, not text")
     try:
         text = str(value)
-        size = len(text.encode())
-    except UnicodeEncodeError:
-        raise RejectedRow("invalid_utf8", f"{name!r} holds half of a surrogate pair") from None
     except ValueError:
         # Python refuses to write an int of more than 4,300 digits.
         raise RejectedRow("wrong_type", f"{name!r} is a number of thousands of digits") from None
+    try:
+        num_bytes = len(text.encode())
+    except UnicodeEncodeError:
+        raise RejectedRow("invalid_utf8", f"{name!r} holds half of a surrogate pair") from None
     if not text.strip():
         raise RejectedRow("empty", f"{name!r} is empty")
     if "\0" in text:
         raise RejectedRow("nul_character", f"{name!r} holds a NUL character")
-    if size > MAX_LINE_BYTES:
+    if num_bytes > MAX_LINE_BYTES:
         raise RejectedRow("too_long", f"{name!r} is longer than {MAX_LINE_BYTES} bytes")
     return text

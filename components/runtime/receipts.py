@@ -181,13 +181,7 @@ def _do(
         begin_seconds = context.clock()
         summary = work(folder)
         attempt.work_seconds += round(context.clock() - begin_seconds, 3)
-        objects: dict[str, ObjectRef] = {}
-        files = [path for path in folder.rglob("*") if path.is_file()]
-        for path in sorted(files):
-            name = keys.relative_path(path.relative_to(folder).as_posix())
-            digest = context.cache.adopt(path)
-            context.store.put_file(keys.object_key(digest), path, digest)
-            objects[name] = ObjectRef(sha256=digest, size=path.stat().st_size)
+        objects = _store_files(context, folder)
         receipt = make_receipt(objects, summary.model_dump(mode="json"))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -197,6 +191,18 @@ def _do(
         return receipt
     # Somebody was first, or the answer to our own write was lost.
     return read_receipt(context, receipt.ref)
+
+
+def _store_files(context: Context, folder: Path) -> dict[str, ObjectRef]:
+    """Store all files below a folder under their content address. Return name → object."""
+    objects: dict[str, ObjectRef] = {}
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    for path in sorted(files):
+        name = keys.relative_path(path.relative_to(folder).as_posix())
+        sha256 = context.cache.adopt(path)
+        context.store.put_file(keys.object_key(sha256), path, sha256)
+        objects[name] = ObjectRef(sha256=sha256, size=path.stat().st_size)
+    return objects
 
 
 def find_receipt(context: Context, step: str, key: str) -> Receipt | None:
