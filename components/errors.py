@@ -5,14 +5,46 @@ Anything that is not a RatchetError is a bug and keeps its traceback.
 
 from __future__ import annotations
 
+import re
 import sys
+import traceback
+from types import TracebackType
 from typing import NoReturn
+
+_PASSWORDS = re.compile(
+    r"""(?<=://)(?:
+        [^\s/@"'<>]+                                # user, or user:password
+        | [^\s/:@"'<>]+:(?!\d+(?:/|$))[^\s@"'<>]+    # a secret key of S3 may hold a slash
+    )(?=@)""",
+    re.VERBOSE,
+)
+
+
+def without_passwords(text: str) -> str:
+    """Return the text with `***` for the user and password of each address in it.
+
+    Proxies, endpoints and mirrors come as addresses with credentials (HTTPS_PROXY, HF_ENDPOINT,
+    OPENAI_BASE_URL), and libraries put whole addresses into their messages.
+    """
+    return _PASSWORDS.sub("***", text)
+
+
+def print_bug(
+    kind: type[BaseException], error: BaseException, frames: TracebackType | None
+) -> None:
+    """Print a traceback without the passwords of addresses; for `sys.excepthook`."""
+    text = "".join(traceback.format_exception(kind, error, frames))
+    print(without_passwords(text), end="", file=sys.stderr, flush=True)
 
 
 class RatchetError(Exception):
     """Base of expected failures. The message is one line: what happened, where, what to do."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        # Here, because messages go to logs, attempt records, reports and the UI.
+        super().__init__(without_passwords(message))
 
 
 class UserError(RatchetError):
@@ -72,7 +104,7 @@ def one_line(text: object, max_characters: int | None = 200) -> str:
         text: The error or the text.
         max_characters: What is longer is cut off; None keeps all.
     """
-    line = " ".join(str(text).split())
+    line = " ".join(without_passwords(str(text)).split())
     # Escape sequences in a server's text could clear or recolour the terminal.
     visible = "".join(letter for letter in line if letter.isprintable())[:max_characters]
     if not visible and isinstance(text, BaseException):

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 from pydantic import BaseModel, ConfigDict
 
-from components.errors import RatchetError, Transient
+from components.errors import RatchetError, Transient, without_passwords
 from components.runtime.context import Context
 from components.storage import keys
 
@@ -73,7 +73,7 @@ def attempting(context: Context, task: Task, step: str) -> Iterator[Attempt]:
         yield attempt
     except BaseException as error:
         # Interrupts too: a person who stopped a run finds it in the report.
-        attempt.error = str(error) or type(error).__name__
+        attempt.error = without_passwords(str(error)) or type(error).__name__
         attempt.error_kind = type(error).__name__
         raise
     else:

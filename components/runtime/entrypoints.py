@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from components.contracts.summaries import StartSummary
-from components.errors import Corrupt, RatchetError
+from components.errors import Corrupt, RatchetError, print_bug
 from components.runtime.context import Context, make_context
 from components.runtime.receipts import (
     Receipt,
@@ -42,6 +42,7 @@ def step_context(store_or_state: str) -> Iterator[Context]:
     An expected failure inside ends the process with one line and the failure's exit status;
     anything else keeps its traceback.
     """
+    sys.excepthook = print_bug
     # On a cluster KFP's launcher turns every failing status into 1; the line tells them apart.
     try:
         is_receipt = "/steps/" in store_or_state and store_or_state.endswith(".json")

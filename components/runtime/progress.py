@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from components.errors import without_passwords
+
 
 @dataclass
 class Progress:
@@ -50,6 +52,7 @@ class Progress:
         self._emit(-1.0, 0.0, text)
 
     def _emit(self, percent: float, tokens_per_second: float, text: str) -> None:
+        text = without_passwords(text)
         line = {
             "task": self.task,
             "percent": round(percent, 1),

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from components.errors import UserError
+from components.errors import UserError, without_passwords
 
 # File systems allow 255 bytes a name; the rest is for endings such as `.json`.
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,199}")
@@ -165,7 +165,7 @@ def canonical_root(uri: str) -> str:
         parts = urlsplit(uri)
     except ValueError:
         raise UserError(f"store {uri!r}: not a URI; {_URI_HELP}") from None
-    if "@" in parts.netloc:
+    if without_passwords(uri) != uri:
         # Checked first, and without the URI in the message: it would show the password.
         raise UserError(
             f"the store's URI holds a name or password; {_URI_HELP}, and AWS_ACCESS_KEY_ID for "

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from components.canonical import digest_of
 from components.contracts.recipe.data import DataSection
@@ -16,6 +17,7 @@ from components.contracts.recipe.publish import PublishSection
 from components.contracts.recipe.section import Name, Section
 from components.contracts.recipe.select import SelectSection
 from components.contracts.recipe.train import TrainSection
+from components.errors import without_passwords
 
 
 class Recipe(Section):
@@ -32,6 +34,17 @@ class Recipe(Section):
     evaluate: EvaluateSection = EvaluateSection()
     decide: DecideSection
     publish: PublishSection = PublishSection()
+
+    @model_validator(mode="after")
+    def _addresses(self) -> Recipe:
+        # A recipe is stored with its run, shown in the UI and sent by CI.
+        for path, text in _texts(self.model_dump(mode="json")):
+            if without_passwords(text) != text:
+                raise ValueError(
+                    f"{path}: an address with a user or password in it; a recipe is no place for "
+                    "secrets: give them by variables (AWS_ACCESS_KEY_ID, HF_TOKEN, OPENAI_API_KEY)"
+                )
+        return self
 
     @model_validator(mode="after")
     def _peers(self) -> Recipe:
@@ -62,3 +75,16 @@ class Recipe(Section):
     def run_id(self) -> str:
         """Name of the run: the same recipe is the same run, so it continues where it was."""
         return f"{self.name}-{self.digest[:10]}"
+
+
+def _texts(value: JsonValue, path: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the dotted path and the text of every string in a JSON value."""
+    match value:
+        case str():
+            yield path, value
+        case dict():
+            for key, inner in value.items():
+                yield from _texts(inner, f"{path}.{key}".lstrip("."))
+        case list():
+            for index, inner in enumerate(value):
+                yield from _texts(inner, f"{path}.{index}")
