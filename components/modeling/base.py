@@ -237,7 +237,8 @@ def _settle_template(folder: Path, name: str) -> None:
     # and not the end of a turn.
     if set(codec.end_ids) - set(codec.generation_ends):
         ends: list[JsonValue] = [*sorted(codec.end_ids)]
-        _edit(folder / "generation_config.json", eos_token_id=ends if len(ends) > 1 else ends[0])
+        end_ids = ends if len(ends) > 1 else ends[0]
+        _edit(folder / "generation_config.json", eos_token_id=end_ids)
 
 
 def _legacy_template(path: Path, name: str) -> str:
@@ -250,7 +251,9 @@ def _legacy_template(path: Path, name: str) -> str:
 
 def _edit(path: Path, **values: JsonValue) -> None:
     """Set keys of a JSON file; None takes a key out. A file that is not there begins empty."""
-    document = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    document: dict[str, JsonValue] = {}
+    if path.is_file():
+        document = json.loads(path.read_text(encoding="utf-8"))
     for name, value in values.items():
         if value is None:
             document.pop(name, None)

@@ -72,7 +72,9 @@ def template_source(tokenizer: PreTrainedTokenizerBase, *, tools: bool = False) 
     template = tokenizer.chat_template
     if isinstance(template, dict):
         by_name = template
-        template = (by_name.get("tool_use") if tools else None) or by_name.get("default")
+        template = by_name.get("default")
+        if tools and by_name.get("tool_use"):
+            template = by_name["tool_use"]
         if template is None:
             raise UserError(
                 f"the model has chat templates by name ({', '.join(sorted(by_name))}) and none "
@@ -152,7 +154,8 @@ def render(
         raise Refused(f"the model's chat template refuses it ({lines[0][:200]})") from None
     if not marks_generation:
         return Rendered(texts[0])
-    return Rendered(texts[0], tuple((start, end) for start, end in spans[0]))
+    generated = tuple((start, end) for start, end in spans[0])
+    return Rendered(texts[0], generated)
 
 
 def one_of(tokens: Iterable[str]) -> re.Pattern[str]:
@@ -176,9 +179,9 @@ def _plain(value: object) -> object:
 
 def marked(text: str, control: re.Pattern[str]) -> str:
     """Put MARKS around the control tokens that a text spells. Marks that it brings are dropped."""
-    for mark in MARKS:
-        text = text.replace(mark, "")
-    return control.sub(lambda match: f"{MARKS[0]}{match[0]}{MARKS[1]}", text)
+    opening, closing = MARKS
+    text = text.replace(opening, "").replace(closing, "")
+    return control.sub(lambda match: f"{opening}{match[0]}{closing}", text)
 
 
 def _marked(value: object, control: re.Pattern[str]) -> object:

@@ -90,7 +90,9 @@ class Codec:
         """
         # Many chat models end texts with one token and turns with another: the template's is first.
         ends = [self._template_end, self.tokenizer.eos_token_id, *self.generation_ends]
-        return tuple(dict.fromkeys(int(end) for end in ends if end is not None))
+        ids = [int(end) for end in ends if end is not None]
+        # Without repeats, in order.
+        return tuple(dict.fromkeys(ids))
 
     @property
     def pad_id(self) -> int:
@@ -122,7 +124,8 @@ class Codec:
         """
         if not prompt:
             # The first token of a text is predicted from nothing where there is no <bos>.
-            return [*self._start, *self._text_ids(completion), self.end_ids[0]], 1
+            text_ids = self._text_ids(completion)
+            return [*self._start, *text_ids, self.end_ids[0]], 1
         if not self.template:
             return self.sampled_ids(prompt, completion)
         reply = {"role": "assistant", "content": completion}
@@ -181,7 +184,8 @@ class Codec:
         # Some templates write earlier turns otherwise than they were generated: then each answer is
         # trained on as it was, in a row of its own.
         if not all(full_text.startswith(text) for text in texts):
-            return [self._spans(text, [span]) for text, span in zip(texts, spans, strict=True)]
+            pairs = zip(texts, spans, strict=True)
+            return [self._spans(text, [span]) for text, span in pairs]
         rendered = self._render(messages, tools)
         # A template may mark less than a turn as generated, its header for one.
         if rendered.generated and rendered.text.startswith(full_text):
@@ -255,10 +259,13 @@ class Codec:
         closing = f"</{tag}>"
         content = str(reply.get("content") or "")
         if closing in content:
-            thought = content.strip().removeprefix(f"<{tag}>").removeprefix("\n")
-            return marked(thought, self._assistant_control) + self._end_token_of(written)
-        reasoning = str(reply.get("reasoning_content") or reply.get("thinking") or "").strip()
-        return f"{marked(reasoning, self._assistant_control)}\n{closing}\n\n{written}"
+            thought = content.strip().removeprefix(f"<{tag}>")
+            thought = marked(thought.removeprefix("\n"), self._assistant_control)
+            return thought + self._end_token_of(written)
+        # Two names that templates and data sets have for it.
+        reasoning = reply.get("reasoning_content") or reply.get("thinking") or ""
+        thought = marked(str(reasoning).strip(), self._assistant_control)
+        return f"{thought}\n{closing}\n\n{written}"
 
     def _ended(self, text: str) -> str:
         """Return a turn up to the first token that ends it; with one, if the template has none."""
@@ -330,21 +337,27 @@ class Codec:
         Others it may write: a model that says <think> or <tool_call> means the token.
         """
         added = self.tokenizer.added_tokens_decoder
-        tokens = {token.content for token in added.values() if token.special}
+        tokens = set(self._end_tokens)
+        for token in added.values():
+            if token.special:
+                tokens.add(token.content)
         if self.template:
             question = render(self.tokenizer, [_QUESTION]).text
-            question_ids = self._encoder.plain(question)
-            tokens |= {added[token_id].content for token_id in question_ids if token_id in added}
-        tokens |= set(self._end_tokens)
+            for token_id in self._encoder.plain(question):
+                if token_id in added:
+                    tokens.add(added[token_id].content)
         return one_of(token for token in tokens if not token.isspace())
 
     @functools.cached_property
     def _control(self) -> re.Pattern[str]:
         """Tokens that no text of others becomes: also all that the template writes."""
-        added = [token.content for token in self.tokenizer.added_tokens_decoder.values()]
-        written = {token for token in added if token in self.template and not token.isspace()}
-        forbidden = {token for token in added if self._assistant_control.fullmatch(token)}
-        return one_of(forbidden | written | set(self._end_tokens))
+        tokens = set(self._end_tokens)
+        for added in self.tokenizer.added_tokens_decoder.values():
+            token = added.content
+            is_written = token in self.template and not token.isspace()
+            if is_written or self._assistant_control.fullmatch(token):
+                tokens.add(token)
+        return one_of(tokens)
 
     def _render(
         self, messages: Sequence[Message], tools: Sequence[Tool], *, open_answer: bool = False

@@ -144,7 +144,8 @@ class Influence:
         gradient = torch.zeros((), device=self._model.device)
         moment = torch.zeros((), device=self._model.device)
         for start in range(0, len(rows), self._batch_size):
-            states, targets, _ = self._states(rows[start : start + self._batch_size])
+            batch_rows = rows[start : start + self._batch_size]
+            states, targets, _ = self._states(batch_rows)
             for chunk_states, chunk_targets in self._chunks(states, targets):
                 errors = self._errors(chunk_states, chunk_targets)
                 gradient = gradient + errors.T @ chunk_states
@@ -175,7 +176,8 @@ class Influence:
         """Return p - y of each token, (tokens, vocabulary)."""
         logits = states
         if self._head is not None:
-            logits = self._head(states.to(self._head.weight.dtype)).float()
+            head_states = states.to(self._head.weight.dtype)
+            logits = self._head(head_states).float()
         # p - y, in place: logits of a chunk are the largest tensor here.
         errors: Tensor = logits.softmax(dim=-1)
         tokens = torch.arange(len(targets), device=targets.device)

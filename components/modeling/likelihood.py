@@ -74,13 +74,15 @@ class Batch:
 def collate(rows: Sequence[EncodedRow], pad_id: int) -> Batch:
     """Return a batch of one row a sequence, padded on the right."""
     # Behind a causal mask the padding needs no attention mask: nothing that bears loss can see it.
-    shape = (len(rows), max(len(row.ids) for row in rows))
+    longest = max(len(row.ids) for row in rows)
+    shape = (len(rows), longest)
     inputs = torch.full(shape, pad_id, dtype=torch.long)
     labels = torch.full(shape, IGNORED, dtype=torch.long)
     for index, row in enumerate(rows):
         length = len(row.ids)
-        inputs[index, :length] = torch.tensor(row.ids, dtype=torch.long)
-        labels[index, row.num_masked : length] = inputs[index, row.num_masked : length]
+        ids = torch.tensor(row.ids, dtype=torch.long)
+        inputs[index, :length] = ids
+        labels[index, row.num_masked : length] = ids[row.num_masked :]
         for start, end in row.gaps:
             labels[index, start:end] = IGNORED
     weights = None
@@ -175,7 +177,9 @@ def split_head(model: PreTrainedModel) -> tuple[nn.Module, nn.Module]:
     head = inner.get_output_embeddings()
     if body is inner or head is None:
         return inner, nn.Identity()
-    ids = torch.tensor([[1, 2, 3]], device=inner.device) % inner.config.vocab_size
+    # A vocabulary may have less than four tokens.
+    ids = torch.tensor([[1, 2, 3]], device=inner.device)
+    ids = ids % inner.config.vocab_size
     training = inner.training
     inner.eval()
     with torch.inference_mode():
@@ -256,7 +260,8 @@ class _Chunked(torch.autograd.Function):
                 loss = total(F.linear(states[span], weight, bias), span)
                 loss.backward()
             losses.append(loss.detach())
-        ctx.save_for_backward(states.grad, weight.grad, None if bias is None else bias.grad)
+        bias_gradient = None if bias is None else bias.grad
+        ctx.save_for_backward(states.grad, weight.grad, bias_gradient)
         return torch.stack(losses).sum()
 
     @staticmethod

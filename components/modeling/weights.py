@@ -32,6 +32,9 @@ _MAX_NAMED = 3
 """Tensors that a message names; it counts the rest."""
 
 
+Shape = tuple[int, ...]
+
+
 class LoadingReport(TypedDict):
     """Account of transformers' `from_pretrained(output_loading_info=True)`."""
 
@@ -39,7 +42,7 @@ class LoadingReport(TypedDict):
     """Tensors of the model that the checkpoint lacks: filled with random numbers."""
     unexpected_keys: Iterable[str]
     """Tensors of the checkpoint that the model has no place for: left out."""
-    mismatched_keys: Iterable[tuple[str, tuple[int, ...], tuple[int, ...]]]
+    mismatched_keys: Iterable[tuple[str, Shape, Shape]]
     """(tensor, shape in the checkpoint, shape in the model): filled with random numbers."""
 
 
@@ -214,16 +217,18 @@ def _problem(report: LoadingReport) -> str:
             f"the checkpoint has {_listed(extra)}, for which config.json has no place: mend "
             "config.json, or remove them"
         )
-    if report["mismatched_keys"]:
-        tensor, stored, expected = min(report["mismatched_keys"], key=lambda keys: str(keys[0]))
+    mismatched = sorted(report["mismatched_keys"], key=lambda shapes: str(shapes[0]))
+    if mismatched:
+        tensor, stored, expected = mismatched[0]
         return f"{tensor} is {tuple(stored)} in the checkpoint and {tuple(expected)} by config.json"
     return ""
 
 
 def _prefix(missing: list[str], extra: list[str]) -> str:
     """Return the prefix with which every missing name is among the extra ones; empty for none."""
-    prefixed = next((name for name in extra if name.endswith(missing[0])), "")
-    prefix = prefixed.removesuffix(missing[0])
+    first = missing[0]
+    prefixed = next((name for name in extra if name.endswith(first)), "")
+    prefix = prefixed.removesuffix(first)
     if all(prefix + name in extra for name in missing):
         return prefix
     return ""

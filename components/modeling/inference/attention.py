@@ -47,7 +47,8 @@ def attend(
         scores = scores.view(batch, key_heads, -1, length, num_keys)
         scores = scores + attention_mask[:, :, None]
     weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
-    output = torch.matmul(weights.view(batch, key_heads, -1, num_keys), value)
+    weights = weights.view(batch, key_heads, -1, num_keys)
+    output = torch.matmul(weights, value)
     output = output.view(batch, heads, length, size)
     return output.transpose(1, 2).contiguous(), None
 

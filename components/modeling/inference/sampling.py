@@ -31,9 +31,11 @@ def uniforms(seeds: Sequence[int], count: int) -> Tensor:
     Row i depends on seed i alone, and a larger count does not change the first numbers (Steele, Lea
     and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014).
     """
-    steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     # Arrays of uint64 wrap around silently, as the algorithm wants it; numpy's scalars warn.
-    state = np.array(seeds, dtype=np.uint64)[:, None] + steps
+    steps = np.arange(1, count + 1, dtype=np.uint64)
+    steps *= np.uint64(0x9E3779B97F4A7C15)
+    first_states = np.array(seeds, dtype=np.uint64)
+    state = first_states[:, None] + steps
     state ^= state >> np.uint64(30)
     state *= np.uint64(0xBF58476D1CE4E5B9)
     state ^= state >> np.uint64(27)
@@ -69,7 +71,8 @@ def choose(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
     # In the order of token ids, not of probability: tokens that are all but equally likely then do
     # not change places when rounding does.
     ids, order = ids.sort(dim=-1)
-    picked = _inverted(values.gather(1, order), uniform, sampling.temperature)
+    values = values.gather(1, order)
+    picked = _inverted(values, uniform, sampling.temperature)
     return ids.gather(1, picked[:, None])[:, 0]
 
 
@@ -84,15 +87,18 @@ def top(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
         values, ids = logits.topk(count, dim=-1)
         return values, ids
     num_blocked = num_blocks * BLOCK_TOKENS
-    blocks = logits[:, :num_blocked].unflatten(1, (num_blocks, BLOCK_TOKENS))
-    block_ids = blocks.amax(dim=-1).topk(count, dim=-1, sorted=False).indices
+    blocked_logits = logits[:, :num_blocked]
+    blocks = blocked_logits.unflatten(1, (num_blocks, BLOCK_TOKENS))
+    maxima = blocks.amax(dim=-1)
+    block_ids = maxima.topk(count, dim=-1, sorted=False).indices
     searched_blocks = block_ids.unsqueeze(-1)
     block_values = blocks.gather(1, searched_blocks.expand(-1, -1, BLOCK_TOKENS))
     offsets = torch.arange(BLOCK_TOKENS, device=logits.device)
     block_token_ids = searched_blocks * BLOCK_TOKENS + offsets
     # The tokens behind the last whole block are always searched.
     tail_values = logits[:, num_blocked:]
-    tail_ids = torch.arange(num_blocked, vocabulary, device=logits.device).expand(batch, -1)
+    tail_ids = torch.arange(num_blocked, vocabulary, device=logits.device)
+    tail_ids = tail_ids.expand(batch, -1)
     searched_values = torch.cat([block_values.flatten(1), tail_values], 1)
     searched_ids = torch.cat([block_token_ids.flatten(1), tail_ids], 1)
     values, positions = searched_values.topk(count, dim=-1)

@@ -38,7 +38,8 @@ def carry_out(context: Context, jobs: list[Job]) -> None:
         except OutOfMemory as second_error:
             raise UserError(
                 f"{second_error}, after one halving: lower train.micro_batch_size or "
-                "train.max_length, set train.activation_checkpointing, use train.lora, or give the step more memory"
+                "train.max_length, set train.activation_checkpointing, use train.lora, or give the "
+                "step more memory"
             ) from None
 
 
