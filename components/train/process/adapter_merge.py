@@ -91,7 +91,9 @@ def verify_merge(base: Mapping[str, Tensor], adapter: Path, merged: Mapping[str,
 def _same_bits(value: Tensor, expected: Tensor) -> bool:
     if value.shape != expected.shape:
         return False
-    return bool(torch.equal(_bytes_of(value), _bytes_of(expected.to(value.dtype))))
+    # As bytes: NaN is no equal of itself, and -0 is one of 0.
+    same_type = expected.to(value.dtype)
+    return bool(torch.equal(_bytes_of(value), _bytes_of(same_type)))
 
 
 def _bytes_of(tensor: Tensor) -> Tensor:
@@ -108,6 +110,8 @@ def _is_merged(
     expected = weight + structure.scale * oriented(b @ a, transposed)
     # (rank + 4)·ε·(|W| + s·|B|·|A|), element by element, with ε of the merged model's type: a bound
     # of the error of `rank` products, their sum, and the addition to W.
-    size = weight.abs() + structure.scale * oriented(b.abs() @ a.abs(), transposed)
+    product_size = oriented(b.abs() @ a.abs(), transposed)
+    size = weight.abs() + structure.scale * product_size
     bound = (structure.rank + 4) * torch.finfo(value.dtype).eps * size
-    return bool(((value.cpu().double() - expected).abs() <= bound).all())
+    error = (value.cpu().double() - expected).abs()
+    return bool((error <= bound).all())

@@ -158,7 +158,9 @@ def save_adapter(model: PreTrainedModel, structure: LoraStructure, folder: Path)
 
     The model must hold whole parameters, not ZeRO's partitions.
     """
-    adapted = {name: bool(layer.fan_in_fan_out) for name, layer in lora_layers(model).items()}
+    adapted = {}
+    for name, layer in lora_layers(model).items():
+        adapted[name] = bool(layer.fan_in_fan_out)
     unfrozen: list[str] = []
     parameters: dict[str, Tensor] = {}
     for name, weight in model.named_parameters():
@@ -215,7 +217,8 @@ def _unfrozen(model: PreTrainedModel, structure: LoraStructure) -> tuple[str, ..
                     "name the embedding instead, and both are trained as one"
                 )
             chosen |= {id(weight) for weight in module.parameters()}
-    return tuple(name for name, weight in model.named_parameters() if id(weight) in chosen)
+    names = [name for name, weight in model.named_parameters() if id(weight) in chosen]
+    return tuple(names)
 
 
 def _is_norm(module: nn.Module) -> bool:

@@ -68,7 +68,7 @@ class ProgressReceipt(BaseModel):
 
 
 @dataclass(frozen=True)
-class Found:
+class FetchedCheckpoint:
     """A checkpoint on this node's disk, verified."""
 
     receipt: ProgressReceipt
@@ -77,7 +77,8 @@ class Found:
     @property
     def track(self) -> dict[str, JsonValue]:
         """Return the loop's `Track` as JSON."""
-        document: dict[str, JsonValue] = json.loads((self.folder / "track.json").read_bytes())
+        text = (self.folder / "track.json").read_text(encoding="utf-8")
+        document: dict[str, JsonValue] = json.loads(text)
         return document
 
     def tensors(self) -> dict[str, Callable[[], Tensor]]:
@@ -165,7 +166,7 @@ class Checkpoints:
         while self.busy:
             time.sleep(0.05)
 
-    def newest(self) -> Found | None:
+    def newest(self) -> FetchedCheckpoint | None:
         """Return the newest intact checkpoint, fetched to this node, or None (collective).
 
         A damaged or incomplete one is named in a note, and the one before it is used.
@@ -181,7 +182,7 @@ class Checkpoints:
             num_troubled = torch.tensor([1 if trouble else 0], device=_device())
             dist.all_reduce(num_troubled)
             if not int(num_troubled):
-                return checkpoint or Found(self._receipt(name), self.folder / "resume")
+                return checkpoint or FetchedCheckpoint(self._receipt(name), self.folder / "resume")
             self._refused.add(name)
             if trouble:
                 self.context.progress.note(
@@ -228,7 +229,7 @@ class Checkpoints:
                 f"{address} is not a progress receipt ({error.errors()[0]['msg']})"
             ) from None
 
-    def _fetch(self, name: str) -> tuple[Found | None, str]:
+    def _fetch(self, name: str) -> tuple[FetchedCheckpoint | None, str]:
         """Fetch a checkpoint to this node's disk; return (checkpoint, "") or (None, fault)."""
         folder = self.folder / "resume"
         shutil.rmtree(folder, ignore_errors=True)
@@ -243,7 +244,7 @@ class Checkpoints:
                     ref.size,
                     folder / file,
                 )
-            checkpoint = Found(receipt, folder)
+            checkpoint = FetchedCheckpoint(receipt, folder)
             # Reading the headers finds a file that is no safetensors.
             checkpoint.tensors()
         except (Corrupt, SafetensorError) as error:
@@ -337,7 +338,8 @@ class Checkpoints:
             self.context.store.list(prefix), key=lambda key: "/" in key.removeprefix(prefix)
         )
         for key in addresses:
-            name = key.removeprefix(prefix).split("/")[0].removesuffix(".json")
+            path = key.removeprefix(prefix)
+            name = path.split("/")[0].removesuffix(".json")
             # A newer name belongs to a checkpoint that is on its way.
             is_old = name not in newest and name < newest[0]
             if is_old or name in self._refused:

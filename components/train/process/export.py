@@ -77,7 +77,10 @@ def _interpolate(
     chosen = choose_share(load_model(job.base).state_dict(), trained, loss_of)
     clean.load_state_dict(chosen.weights)
     # JSON has no number for a loss that is not finite.
-    losses = {str(share): value for share, value in chosen.losses.items() if math.isfinite(value)}
+    losses: dict[str, float] = {}
+    for share, value in chosen.losses.items():
+        if math.isfinite(value):
+            losses[str(share)] = value
     return Exported(chosen.share, losses)
 
 

@@ -89,10 +89,10 @@ class Loop:
     def _batches(self) -> Iterator[tuple[int, int, list[int]]]:
         """Yield (stage number, step within the stage, row indices) of every remaining step."""
         previous_steps = 0
-        for number, (stage, rows) in enumerate(self.stages):
-            lengths = [len(row.ids) for row in rows.rows]
+        for number, (stage, stage_rows) in enumerate(self.stages):
+            lengths = [len(row.ids) for row in stage_rows.rows]
             batches = plan_batches(
-                rows.shares,
+                stage_rows.shares,
                 lengths,
                 stage.steps,
                 self.job.section.batch_size,
@@ -100,14 +100,14 @@ class Loop:
                 seed=self.job.seed + number,
             )
             # The plan is made anew from its seed, so a resumed training sees the same batches.
-            num_done = min(max(self.track.step - previous_steps, 0), stage.steps)
+            num_done = max(self.track.step - previous_steps, 0)
             for stage_step in range(num_done, stage.steps):
                 yield number, stage_step, batches[stage_step]
             previous_steps += stage.steps
 
     def _take_step(self, stage_number: int, stage_step: int, batch: list[int]) -> None:
         """Update the weights once, evaluate if it is time, and add an entry to the log."""
-        stage, rows = self.stages[stage_number]
+        stage, stage_rows = self.stages[stage_number]
         section = self.job.section
         track = self.track
         rate = learning_rate_at(
@@ -121,8 +121,9 @@ class Loop:
         # Set here, not by a scheduler: a scheduler's state would be one more thing to resume.
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
-        loss, positions = self._update([rows.rows[index] for index in batch])
-        tokens = sum(len(rows.rows[index].ids) for index in batch)
+        batch_rows = [stage_rows.rows[index] for index in batch]
+        loss, positions = self._update(batch_rows)
+        tokens = sum(len(row.ids) for row in batch_rows)
         track.step += 1
         track.tokens += tokens
         track.positions += positions
@@ -130,7 +131,8 @@ class Loop:
         gradient_norm = _finite(ds.gradient_norm(self.engine))
         dropped: tuple[str, ...] | None = None
         if ds.step_was_dropped(self.engine):
-            dropped = tuple(self._explain_drop(rows, batch, loss))
+            names = [stage_rows.names[index] for index in batch]
+            dropped = tuple(self._explain_drop(batch_rows, names, loss))
         else:
             track.updates += 1
             track.dropped_in_a_row = 0
@@ -197,7 +199,11 @@ class Loop:
     ) -> list[Batch]:
         """Return this process's micro-batches of packed sequences."""
         capacity = self.job.section.max_length
-        groups = [bins([lengths[index] for index in share], capacity) for share in shares]
+        # Of every process, not of this one alone: all must run the same number of passes.
+        groups = []
+        for share in shares:
+            share_lengths = [lengths[index] for index in share]
+            groups.append(bins(share_lengths, capacity))
         # As many tokens a forward pass as `micro_batch_size` rows of the longest kind have.
         sequences = max(1, self.micro_batch_size * max(lengths) // capacity)
         num_pieces = max(-(-len(group) // sequences) for group in groups)
@@ -234,19 +240,20 @@ class Loop:
                 f"of {self.micro_batch_size} rows ({shape} positions)"
             ) from None
 
-    def _explain_drop(self, rows: TrainingSet, batch: list[int], loss: float) -> list[str]:
+    def _explain_drop(self, rows: list[EncodedRow], names: list[str], loss: float) -> list[str]:
         """Note and return the names of the rows whose loss is not finite.
 
-        Raises RatchetError after MAX_DROPPED dropped steps in a row.
+        `names` are those of all rows of the batch. Raises RatchetError after MAX_DROPPED dropped
+        steps in a row.
         """
         track = self.track
         track.dropped += 1
         track.dropped_in_a_row += 1
-        bad_positions = self._rows_without_finite_loss([rows.rows[index] for index in batch])
-        names = sorted({rows.names[batch[position]] for position in bad_positions})
+        bad_positions = self._rows_without_finite_loss(rows)
+        bad_names = sorted({names[position] for position in bad_positions})
         cause = "the gradient overflowed, no single loss did"
-        if names:
-            cause = f"rows {', '.join(names[:5])} have no finite loss"
+        if bad_names:
+            cause = f"rows {', '.join(bad_names[:5])} have no finite loss"
         if self.rank == 0:
             self.context.progress.note(
                 f"step {track.step} dropped, weights unchanged: loss {loss}; {cause}"
@@ -257,7 +264,7 @@ class Loop:
                 f"gradients that are not finite and were dropped ({cause}); look at these rows, "
                 "lower the learning rate, or set train.precision to fp32"
             )
-        return names
+        return bad_names
 
     def _rows_without_finite_loss(self, rows: list[EncodedRow]) -> list[int]:
         """Return positions in the batch of rows without a finite loss (collective).
@@ -269,8 +276,8 @@ class Loop:
         self.engine.module.eval()
         with torch.no_grad(), self._precision():
             for position in share_of(range(len(rows)), lengths, self.rank, self.world_size):
-                row_batch = collate([rows[position]], self.pad_id).to(self.device)
-                loss = float(self.engine.module(row_batch))
+                row_batch = collate([rows[position]], self.pad_id)
+                loss = float(self.engine.module(row_batch.to(self.device)))
                 bad[position] = float(not math.isfinite(loss))
         self.engine.module.train()
         if self.world_size > 1:
@@ -325,7 +332,8 @@ class Loop:
             return
         entry = self.track.log[-1]
         loss = "not finite" if entry.loss is None else f"{entry.loss:.4f}"
-        self.context.progress.update(self.track.step, num_steps, rate, f"loss {loss}")
+        message = f"loss {loss}"
+        self.context.progress.update(self.track.step, num_steps, rate, message)
         if self.recorder is not None:
             self.recorder.step(entry, rate)
 

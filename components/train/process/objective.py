@@ -74,7 +74,8 @@ class Objective(CompletionLoss):
 
         def loss_of(logits: Tensor, span: slice) -> Tensor:
             with torch.no_grad():
-                reference_log = F.log_softmax(head(states[span]).float(), -1)
+                reference_logits = head(states[span]).float()
+                reference_log = F.log_softmax(reference_logits, -1)
             model_log = F.log_softmax(logits, -1)
             # F.kl_div(a, b) is KL(b ‖ a).
             terms = F.kl_div(reference_log, model_log, reduction="none", log_target=True)
@@ -108,4 +109,6 @@ def row_lengths(batch: Batch) -> Tensor:
         )
     row = (positions == 0).cumsum(1) - 1
     last = torch.where(batch.labels != IGNORED, positions, 0)
-    return torch.zeros_like(last).scatter_reduce(1, row, last, "amax").gather(1, row) + 1
+    # The largest position of each row, written back to all positions of the row.
+    longest = torch.zeros_like(last).scatter_reduce(1, row, last, "amax")
+    return longest.gather(1, row) + 1

@@ -85,7 +85,9 @@ class Estimate:
         states = self.state_bytes / 2**30
         activations = self.activation_bytes / 2**30
         free = self.device_bytes / 2**30
-        layout = f"ZeRO {self.layout.zero_stage}" + (" with offload" if self.layout.offload else "")
+        layout = f"ZeRO {self.layout.zero_stage}"
+        if self.layout.offload:
+            layout += " with offload"
         return (
             f"{layout}, micro-batch {self.layout.micro_batch_size}, {self.layout.precision}: "
             f"about {states:.2f} GiB for weights, gradients and moments and {activations:.2f} GiB "
@@ -293,7 +295,9 @@ def _activation_bytes(
     # A layer takes 34·s·b·h + 5·a·s²·b bytes in 16 bits (2205.05198), 2·s·b·h where activations are
     # computed again, and twice that in 32 bits.
     tokens = micro * longest
-    layer = 34 * tokens * model.hidden_size + 5 * model.num_heads * longest * tokens
+    linear_bytes = 34 * tokens * model.hidden_size
+    attention_bytes = 5 * model.num_heads * longest * tokens
+    layer = linear_bytes + attention_bytes
     layers = layer * model.num_layers
     if section.activation_checkpointing:
         layers = 2 * tokens * model.hidden_size * model.num_layers + layer

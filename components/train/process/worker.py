@@ -25,7 +25,7 @@ from components.modeling.load import load_model
 from components.runtime.context import Context, make_context
 from components.train.process import deepspeed_engine as ds
 from components.train.process import engine_state
-from components.train.process.checkpoints import Checkpoints, Found
+from components.train.process.checkpoints import Checkpoints, FetchedCheckpoint
 from components.train.process.export import Exported, export
 from components.train.process.job import Costs, Job, Measured, Stage
 from components.train.process.loop import Loop
@@ -159,7 +159,8 @@ def resume_or_start(run: Run) -> Loop:
     torch.manual_seed(job.seed + dist.get_rank())
     recorder = None
     if dist.get_rank() == 0:
-        recorder = Recorder(run.context, job.run_id, job.task, job.output / "tensorboard")
+        events = job.output / "tensorboard"
+        recorder = Recorder(run.context, job.run_id, job.task, events)
     loop = Loop(
         job=job,
         context=run.context,
@@ -202,8 +203,10 @@ def build_model(job: Job) -> PreTrainedModel:
 
     Dropout, adapters and activation checkpointing are as the job says.
     """
-    dropout = job.section.dropout
-    model = load_model(job.init, settings=dict.fromkeys(DROPOUTS, dropout) if dropout else None)
+    settings: dict[str, float] = {}
+    if job.section.dropout:
+        settings = dict.fromkeys(DROPOUTS, job.section.dropout)
+    model = load_model(job.init, settings=settings)
     if job.lora is not None:
         from components.train.process.adapters import attach
 
@@ -235,7 +238,9 @@ def _material(job: Job, context: Context) -> Material:
             turns=section.turns,
         )
         stages.append((stage, stage_rows))
-    dev_split = list(read_rows(job.dev, TrainingRow)) if job.dev.stat().st_size else []
+    dev_split: list[TrainingRow] = []
+    if job.dev.stat().st_size:
+        dev_split = list(read_rows(job.dev, TrainingRow))
     dev_rows = dev_set(dev_split, codec, section.max_length, section.turns)
     used = {name for _, stage_rows in stages for name in stage_rows.names}
     num_unused = len(rows) - len(used)
@@ -256,8 +261,11 @@ def _preflight(
     last_stage, last_rows = material.stages[-1]
     masked_share = check_masks(last_stage.name, last_rows)
     check_disk(context, size)
-    longest = max(len(row.ids) for _, stage_rows in material.stages for row in stage_rows.rows)
-    estimate = choose(job.section, size, this_machine(job.section.num_nodes, context), longest)
+    longest = 0
+    for _, stage_rows in material.stages:
+        longest = max(longest, *(len(row.ids) for row in stage_rows.rows))
+    machine = this_machine(job.section.num_nodes, context)
+    estimate = choose(job.section, size, machine, longest)
     _, first_rows = material.stages[0]
     loss, seconds_per_token = first_loss(model, first_rows, material.codec, context.clock)
     num_tokens = 0
@@ -283,7 +291,7 @@ def _objective(job: Job, model: PreTrainedModel) -> Objective:
     )
 
 
-def _load_weights(objective: Objective, checkpoint: Found) -> None:
+def _load_weights(objective: Objective, checkpoint: FetchedCheckpoint) -> None:
     tensors = checkpoint.tensors()
     for name, weight in objective.named_parameters():
         if not weight.requires_grad:
@@ -293,7 +301,7 @@ def _load_weights(objective: Objective, checkpoint: Found) -> None:
         weight.data.copy_(tensors[f"weight/{name}"]())
 
 
-def _resume(loop: Loop, checkpoint: Found) -> None:
+def _resume(loop: Loop, checkpoint: FetchedCheckpoint) -> None:
     """Put back all that a checkpoint holds.
 
     Another number of processes continues with fresh random numbers.
@@ -305,8 +313,8 @@ def _resume(loop: Loop, checkpoint: Found) -> None:
 
     def stored_states() -> Iterator[tuple[nn.Parameter, Tensor, tuple[Tensor, ...]]]:
         for name, weight in parameters:
-            moments = tuple(tensors[f"{moment}/{name}"]() for moment in engine_state.MOMENTS)
-            yield weight, tensors[f"weight/{name}"](), moments
+            moments = [tensors[f"{moment}/{name}"]() for moment in engine_state.MOMENTS]
+            yield weight, tensors[f"weight/{name}"](), tuple(moments)
 
     engine_state.restore(loop.engine, loop.track.updates, stored_states())
     if loop.track.best_step:
@@ -339,7 +347,8 @@ def _note(context: Context, text: str) -> None:
 def _outcome(run: Run, track: Track, optimizer: str, exported: Exported) -> TrainingOutcome:
     job = run.job
     losses = [entry.loss for entry in track.log if entry.loss is not None]
-    last_losses = losses[-max(1, len(losses) // 10) :]
+    num_last = max(1, len(losses) // 10)
+    last_losses = losses[-num_last:]
     dev_losses = [loss for _, loss in track.dev_losses]
     return TrainingOutcome(
         steps=len(track.log),
@@ -366,7 +375,8 @@ def _outcome(run: Run, track: Track, optimizer: str, exported: Exported) -> Trai
 
 def main() -> None:
     """Run one process that the step started: the job's file is its argument."""
-    job = Job.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    job_file = Path(sys.argv[1])
+    job = Job.model_validate_json(job_file.read_text(encoding="utf-8"))
     try:
         context = make_context(job.store, os.environ)
         context.progress.task = job.task
