@@ -83,9 +83,12 @@ def run(inputs: TrainInputs, context: Context) -> Receipt:
 
     Starts from the base checkpoint in round 0 or where the recipe says so, else from the champion;
     the optimizer is fresh each round. A training that was killed goes on from its last checkpoint
-    in the store. Under torchrun every process calls this; process 0 commits. Raises UserError for
-    rows longer than the context, a mix without loss-bearing tokens or a model that does not fit
-    into memory; Transient after SIGTERM.
+    in the store. Under torchrun every process calls this; process 0 commits.
+
+    Raises:
+        UserError: a row is longer than the context, no token of the mix bears loss, or the model
+            does not fit into memory.
+        Transient: SIGTERM came. A checkpoint is saved, from which the same call goes on.
     """
     work = _work(inputs, context)
     # torchrun sets RANK: on the nodes of a TrainJob, or by hand.
