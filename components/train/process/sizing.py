@@ -160,11 +160,11 @@ def choose(section: TrainSection, model: Model, machine: Machine, longest: int) 
     is. Raises UserError with the numbers if none fits.
     """
     precision = _precision(section, model, machine)
-    estimates = [
-        _estimate(section, model, machine, longest, precision, zero_stage, offload, micro)
-        for zero_stage, offload in _ladder(section, machine, precision)
-        for micro in _micro_batches(section, machine)
-    ]
+    estimates: list[Estimate] = []
+    for zero_stage, offload in _ladder(section, machine, precision):
+        for micro_batch_size in _micro_batches(section, machine):
+            layout = Layout(zero_stage, offload, micro_batch_size, precision)
+            estimates.append(_estimate(section, model, machine, longest, layout))
 
     def cost(estimate: Estimate) -> tuple[bool, bool]:
         idles = machine.gpu and estimate.layout.micro_batch_size * longest < BUSY_TOKENS
@@ -239,69 +239,65 @@ def _estimate(
     model: Model,
     machine: Machine,
     longest: int,
-    precision: str,
-    zero_stage: int,
-    offload: bool,
-    micro: int,
+    layout: Layout,
 ) -> Estimate:
-    states = _state_bytes(model, machine, precision, zero_stage, offload)
-    activations = _activation_bytes(section, model, micro, longest, precision)
     return Estimate(
-        Layout(zero_stage, offload, micro, precision), states, activations, machine.device_bytes
+        layout=layout,
+        state_bytes=_state_bytes(model, machine, layout),
+        activation_bytes=_activation_bytes(section, model, longest, layout),
+        device_bytes=machine.device_bytes,
     )
 
 
-def _state_bytes(
-    model: Model, machine: Machine, precision: str, zero_stage: int, offload: bool
-) -> int:
+def _state_bytes(model: Model, machine: Machine, layout: Layout) -> int:
+    """Return the bytes of weights, gradients and moments in one process."""
     frozen = model.num_parameters - model.num_trained
     world = machine.num_nodes * machine.processes_per_node
-    if precision != "bf16" or zero_stage < 2:
+    is_bf16 = layout.precision == "bf16"
+    if not is_bf16 or layout.zero_stage < 2:
         # fp32 weight, gradient and two moments; in bf16 2 + 2 (+ 4 while they are reduced) and 12
         # for the master copy.
-        is_bf16 = precision == "bf16"
         trained_bytes = (20 if is_bf16 else 16) * model.num_trained
         frozen_bytes = (2 if is_bf16 else 4) * frozen
         # Bytes a parameter that each ZeRO stage divides among the processes.
         divided_by_stage = {0: 0, 1: 12 if is_bf16 else 8, 2: 12, 3: 16}
-        divided = model.num_trained * divided_by_stage[zero_stage]
-        device_share = 0 if offload else divided / world
+        divided = model.num_trained * divided_by_stage[layout.zero_stage]
+        device_share = 0 if layout.offload else divided / world
         return int(trained_bytes - divided + device_share) + frozen_bytes
+    # DeepSpeed's own estimators are made for 16 bits and these two ZeRO stages.
     from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs
     from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs
 
     common = {
         "num_gpus_per_node": machine.processes_per_node,
         "num_nodes": machine.num_nodes,
-        "cpu_offload": offload,
+        "cpu_offload": layout.offload,
     }
-    if zero_stage == 2:
+    if layout.zero_stage == 2:
         _, device = estimate_zero2_model_states_mem_needs(model.num_trained, **common)
         return int(device) + 2 * frozen
     _, device, _ = estimate_zero3_model_states_mem_needs(
         model.num_trained,
         model.largest_layer,
-        cpu_offload_params=offload,
+        cpu_offload_params=layout.offload,
         zero_init=False,
         **common,
     )
     return int(device) + 2 * frozen // world
 
 
-def _activation_bytes(
-    section: TrainSection, model: Model, micro: int, longest: int, precision: str
-) -> int:
+def _activation_bytes(section: TrainSection, model: Model, longest: int, layout: Layout) -> int:
     """Return the bytes of the activations and of the logits of one chunk."""
     # A layer takes 34·s·b·h + 5·a·s²·b bytes in 16 bits (2205.05198), 2·s·b·h where activations are
     # computed again, and twice that in 32 bits.
-    tokens = micro * longest
+    tokens = layout.micro_batch_size * longest
     linear_bytes = 34 * tokens * model.hidden_size
     attention_bytes = 5 * model.num_heads * longest * tokens
     layer = linear_bytes + attention_bytes
     layers = layer * model.num_layers
     if section.activation_checkpointing:
         layers = 2 * tokens * model.hidden_size * model.num_layers + layer
-    width = 2 if precision == "fp32" else 1
+    width = 2 if layout.precision == "fp32" else 1
     # Logits, their softmax and its gradient in float32, of the tokens of one chunk.
     logits = min(tokens * model.vocab_size, CHUNK_LOGITS) * 12
     return layers * width + logits
