@@ -14,7 +14,7 @@ from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from components.errors import UserError
+from components.errors import UserError, first_line
 
 Message = Mapping[str, object]
 """One turn: `role`, `content` and whatever else the template reads."""
@@ -150,8 +150,8 @@ def render(
             **tokenizer.special_tokens_map,
         )
     except _FAILURES as error:
-        lines = str(error).splitlines() or [type(error).__name__]
-        raise Refused(f"the model's chat template refuses it ({lines[0][:200]})") from None
+        reason = first_line(error)
+        raise Refused(f"the model's chat template refuses it ({reason})") from None
     if not marks_generation:
         return Rendered(texts[0])
     generated = tuple((start, end) for start, end in spans[0])

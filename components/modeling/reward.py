@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from components.errors import UserError
+from components.errors import UserError, first_line
 from components.modeling.batches import length_sorted_batches
 from components.modeling.load import inference_dtype, quiet
 from components.modeling.weights import check_report
@@ -33,9 +33,8 @@ class RewardModel:
                     local_files_only=True,
                 )
         except (OSError, ValueError, KeyError) as error:
-            raise UserError(
-                f"reward model {folder}: cannot be loaded ({str(error).splitlines()[0]})"
-            ) from None
+            reason = first_line(error)
+            raise UserError(f"reward model {folder}: cannot be loaded ({reason})") from None
         # transformers gives a checkpoint without a classifier one of random numbers.
         check_report(report, f"reward model {folder}")
         self._model = model.to(device).eval()

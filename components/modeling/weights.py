@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from components.errors import UserError
+from components.errors import UserError, first_line
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -181,8 +181,8 @@ def check_filled(folder: Path, config: PretrainedConfig, name: str) -> PreTraine
         RuntimeError,
         ImportError,
     ) as error:
-        lines = str(error).splitlines() or [type(error).__name__]
-        raise UserError(f"model {name}: transformers cannot load it ({lines[0][:300]})") from None
+        reason = first_line(error, 300)
+        raise UserError(f"model {name}: transformers cannot load it ({reason})") from None
     if problem := _problem(report):
         raise UserError(f"model {name}: {problem}")
     return model

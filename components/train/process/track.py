@@ -36,4 +36,5 @@ class Track:
     @classmethod
     def from_json(cls, document: dict[str, JsonValue]) -> Track:
         """Return the state that a checkpoint stored."""
+        # Checks types, and makes tuples and log entries of JSON's lists and objects again.
         return TypeAdapter(cls).validate_python(document)

@@ -15,7 +15,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from components.contracts.summaries import LogEntry
-from components.errors import RatchetError
+from components.errors import RatchetError, first_line
 from components.runtime.context import Context
 from components.storage import keys
 
@@ -108,7 +108,7 @@ class _MlflowRun:
         except _mlflow_errors() as error:
             self.client = None
             self.context.progress.note(
-                f"MLflow does not answer ({_first_line(error)}); nothing more is sent there"
+                f"MLflow does not answer ({first_line(error)}); nothing more is sent there"
             )
 
 
@@ -127,7 +127,7 @@ def _open_mlflow(context: Context, run_id: str, task: str) -> _MlflowRun | None:
         )
     except _mlflow_errors() as error:
         context.progress.note(
-            f"MLflow does not answer ({_first_line(error)}); nothing is sent there"
+            f"MLflow does not answer ({first_line(error)}); nothing is sent there"
         )
     return None
 
@@ -137,11 +137,6 @@ def _mlflow_errors() -> tuple[type[Exception], ...]:
     from mlflow.exceptions import MlflowException
 
     return MlflowException, requests.RequestException, OSError
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines() or [type(error).__name__]
-    return lines[0][:200]
 
 
 def _memory_bytes() -> int:
