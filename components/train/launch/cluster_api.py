@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from components.errors import RatchetError, Transient, UserError
+from components.errors import RatchetError, Transient, UserError, one_line
 from components.retry import Backoff, Patience
 
 if TYPE_CHECKING:
@@ -339,7 +339,5 @@ def _retry_after_seconds(headers: Mapping[str, str] | None) -> float:
 
 
 def _shown(text: str) -> str:
-    """Return a server's text, safe for one line of a terminal."""
-    line = " ".join(text.split())
-    printable = "".join(letter for letter in line if letter.isprintable())
-    return printable[:LONGEST_MESSAGE]
+    """Return a server's text, safe for one line of a terminal, and not too long for a message."""
+    return one_line(text, LONGEST_MESSAGE)
