@@ -12,6 +12,7 @@ from components.runtime.entrypoints import carry_out, mix_of, parser, receipt_at
 
 def main() -> None:
     """Run the step from a container, a job or a laptop."""
+    # Asked first: the options of the step are required, and what-if has others.
     if sys.argv[1:2] == ["what-if"]:
         what_if.main(sys.argv[2:])
         return

@@ -77,9 +77,10 @@ def _scores(
     }
     for title, value in reported.items():
         if value is not None:
-            lines.append(_row(title, f"{value:.4f}", ""))
+            lines.append(_row(title, _decimals(value), ""))
     goal_slice = _text(goal.slice or "all")
-    lines += ["", f"Goal: {goal.threshold:.4f} over {goal_slice}."]
+    threshold = _decimals(goal.threshold)
+    lines += ["", f"Goal: {threshold} over {goal_slice}."]
     return lines
 
 
@@ -116,7 +117,7 @@ def _slices(candidate: Scores, champion: Scores | None) -> list[str]:
         _, num_prompts = candidate.counts[name]
         champion_accuracy = ""
         if champion is not None and name in champion.counts:
-            champion_accuracy = f"{champion.accuracy(name):.4f}"
+            champion_accuracy = _decimals(champion.accuracy(name))
         candidate_share = _share(candidate, name)
         lines.append(_row(_text(name), str(num_prompts), candidate_share, champion_accuracy))
     return lines
@@ -181,8 +182,8 @@ def _history(history: Iterable[RoundRecord]) -> list[str]:
         line = _row(
             str(record.round),
             record.verdict,
-            f"{record.accuracy:.4f}",
-            f"{record.overall:.4f}",
+            _decimals(record.accuracy),
+            _decimals(record.overall),
             str(record.accepted),
             # 0 stands for no ladder.
             str(record.level or ""),
@@ -203,9 +204,13 @@ def _share(scores: Scores | None, name: str) -> str:
     """Return an accuracy with its interval; empty if it was not measured."""
     if scores is None or name not in scores.counts:
         return ""
-    accuracy = scores.accuracy(name)
-    low, high = scores.interval(name)
-    return f"{accuracy:.4f} [{low:.4f}, {high:.4f}]"
+    accuracy = _decimals(scores.accuracy(name))
+    low, high = map(_decimals, scores.interval(name))
+    return f"{accuracy} [{low}, {high}]"
+
+
+def _decimals(value: float) -> str:
+    return f"{value:.4f}"
 
 
 def _by_count(dropped: dict[str, int]) -> list[tuple[str, int]]:

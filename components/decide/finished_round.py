@@ -35,6 +35,7 @@ class Summaries:
     def finished_share(self) -> float:
         """Share of the samples that the model itself ended; of the evaluation's answers if the
         round drew no samples."""
+        # A round without samples, such as the first, has nothing but the evaluation's answers.
         if self.mix.finished_share is not None:
             return self.mix.finished_share
         return self.evaluate.finished_share
@@ -81,6 +82,7 @@ class Outcome:
     @property
     def best(self) -> Measured:
         """The champion after this round."""
+        # Whatever the first candidate is worth, there is no other model to go on with.
         if self.champion is None or self.verdict == "promoted":
             return self.candidate
         return self.champion

@@ -22,6 +22,9 @@ from components.statistics import (
     wilson_interval,
 )
 
+Pairs = Sequence[tuple[Result, Result]]
+"""(champion, candidate) of each prompt."""
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -201,8 +204,11 @@ def compare(
     level = alpha_of_round(section.alpha, section.max_rounds, promotions)
     if section.score == "right" and not section.family:
         # Pairs that agree, right or wrong, carry no information about the difference.
-        wins = sum(new.correct and not old.correct for old, new in pairs)
-        losses = sum(old.correct and not new.correct for old, new in pairs)
+        wins = 0
+        losses = 0
+        for old, new in pairs:
+            wins += new.correct and not old.correct
+            losses += old.correct and not new.correct
         return by_counts(len(pairs), wins, losses, level)
     families = _families(pairs, section.family)
     if section.score == "error":
@@ -272,7 +278,7 @@ def promotions_in_a_row(history: Sequence[RoundRecord]) -> int:
     return len(list(last_promotions))
 
 
-def _error_gains(pairs: Sequence[tuple[Result, Result]]) -> list[float]:
+def _error_gains(pairs: Pairs) -> list[float]:
     """Return the champion's absolute error minus the candidate's, of each prompt.
 
     An answer that is no number counts as the largest error that either model made on any prompt.
@@ -292,7 +298,7 @@ def _error_gains(pairs: Sequence[tuple[Result, Result]]) -> list[float]:
     return [absolute_error(old) - absolute_error(new) for old, new in pairs]
 
 
-def _families(pairs: Sequence[tuple[Result, Result]], tag: str) -> list[str]:
+def _families(pairs: Pairs, tag: str) -> list[str]:
     """Return the family of each prompt: the value of the tag, or the prompt itself without one."""
     # Both results of a pair have the prompt's tags.
     rows = [champion_row for champion_row, _ in pairs]

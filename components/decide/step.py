@@ -192,6 +192,7 @@ def _record(finished: FinishedRound, outcome: Outcome, causes: tuple[Cause, ...]
     goal_slice = campaign.recipe.decide.goal.slice
     scores = outcome.candidate.scores
     headline = outcome.candidate.headline
+    # Refs, not receipts: every later state carries this record, and should stay small.
     receipts = {f"generate-{shard}": ref for shard, ref in enumerate(mix.shards)}
     receipts |= {
         "select": finished.mix.ref,

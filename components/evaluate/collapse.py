@@ -22,7 +22,7 @@ from components.contracts.summaries.evaluate import (
     RatioSign,
 )
 from components.evaluate.diversity import distinct_share, entropy, ngrams, self_bleu, vendi_score
-from components.evaluate.scores import mean_and_half, perplexity_of
+from components.evaluate.scores import Results, mean_and_half, perplexity_of
 from components.statistics import Z_95, pass_at_k
 from components.verifiers import MAX_ANSWER_CHARACTERS
 
@@ -91,7 +91,7 @@ def _spaced(text: str) -> str:
     return " ".join(text.split())
 
 
-def chosen_answers(results: Sequence[Result], max_rows: int) -> list[str]:
+def chosen_answers(results: Results, max_rows: int) -> list[str]:
     """Return the greedy answers to `max_rows` prompts."""
     # Ids are digests, so their order is a fair draw.
     rows = sorted(results, key=lambda row: (row.prompt_id, row.split))[:max_rows]
@@ -210,22 +210,28 @@ def _perplexity(first: Sequence[TextResult], current: Sequence[TextResult]) -> R
 
 def _mean_loss(rows: Collection[TextResult]) -> float:
     """Return the mean loss per token, in nats."""
+    num_tokens = sum(row.num_tokens for row in rows)
     total_loss = sum(row.loss * row.num_tokens for row in rows)
-    return total_loss / sum(row.num_tokens for row in rows)
+    return total_loss / num_tokens
 
 
-def _pass_at_k(first: Sequence[Result], current: Sequence[Result]) -> PassAtKSign | None:
+def _pass_at_k(first: Results, current: Results) -> PassAtKSign | None:
     """Compare pass@k over the same prompts."""
     # An answer that no sample finds any more cannot be brought back by filtering: pass@k at a large
     # k falls before accuracy does.
     first_by_prompt = {row.prompt_id: row for row in first if row.num_samples}
-    current_rows = [row for row in current if row.num_samples and row.prompt_id in first_by_prompt]
-    first_rows = [first_by_prompt[row.prompt_id] for row in current_rows]
+    first_rows: list[Result] = []
+    current_rows: list[Result] = []
+    for row in current:
+        if row.num_samples and row.prompt_id in first_by_prompt:
+            first_rows.append(first_by_prompt[row.prompt_id])
+            current_rows.append(row)
     if len(current_rows) < MIN_PROMPTS:
         return None
-    k = min(PASS_K, *(row.num_samples for row in (*first_rows, *current_rows)))
-    first_scores = [pass_at_k(row.num_samples, row.num_correct, k) for row in first_rows]
-    current_scores = [pass_at_k(row.num_samples, row.num_correct, k) for row in current_rows]
+    fewest_samples = min(row.num_samples for row in (*first_rows, *current_rows))
+    k = min(PASS_K, fewest_samples)
+    first_scores = [_pass_score(row, k) for row in first_rows]
+    current_scores = [_pass_score(row, k) for row in current_rows]
     changes = [new - old for old, new in zip(first_scores, current_scores, strict=True)]
     change, half_width = mean_and_half(changes)
     warn_half_width = half_width * Z_80 / Z_95
@@ -241,7 +247,11 @@ def _pass_at_k(first: Sequence[Result], current: Sequence[Result]) -> PassAtKSig
     )
 
 
-def _length(first: Sequence[Result], current: Sequence[Result]) -> RatioSign | None:
+def _pass_score(row: Result, k: int) -> float:
+    return pass_at_k(row.num_samples, row.num_correct, k)
+
+
+def _length(first: Results, current: Results) -> RatioSign | None:
     """Compare the mean answer length on the prompts that round 0 answered right.
 
     With fewer than MIN_PROMPTS such prompts all prompts count.
@@ -261,6 +271,10 @@ def _length(first: Sequence[Result], current: Sequence[Result]) -> RatioSign | N
         first=first_total / len(rows),
         ratio=current_total / first_total,
         n=len(rows),
-        block=Bounds(below=1 - LENGTH_CHANGE, above=1 + LENGTH_CHANGE),
-        warn=Bounds(below=1 - LENGTH_CHANGE / 2, above=1 + LENGTH_CHANGE / 2),
+        block=_around_one(LENGTH_CHANGE),
+        warn=_around_one(LENGTH_CHANGE / 2),
     )
+
+
+def _around_one(change: float) -> Bounds:
+    return Bounds(below=1 - change, above=1 + change)

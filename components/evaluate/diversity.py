@@ -21,6 +21,8 @@ MAX_VENDI_TEXTS = 256
 MAX_TOKENS_PER_TEXT = 512
 """Later tokens of a text are ignored."""
 _BUCKETS = 4096
+NGrams = Counter[tuple[str, ...]]
+"""n-gram → number of occurrences."""
 _TOKEN = re.compile(r"\d|[^\W\d]+|[^\w\s]")
 
 
@@ -29,9 +31,9 @@ def tokens_of(text: str) -> list[str]:
     return _TOKEN.findall(text.casefold())[:MAX_TOKENS_PER_TEXT]
 
 
-def ngrams(texts: Iterable[str], order: int) -> Counter[tuple[str, ...]]:
+def ngrams(texts: Iterable[str], order: int) -> NGrams:
     """Return n-gram → number of occurrences; no n-gram reaches over the end of a text."""
-    counts: Counter[tuple[str, ...]] = Counter()
+    counts = NGrams()
     for text in texts:
         tokens = tokens_of(text)
         shifted = [tokens[offset:] for offset in range(order)]
@@ -39,7 +41,7 @@ def ngrams(texts: Iterable[str], order: int) -> Counter[tuple[str, ...]]:
     return counts
 
 
-def distinct_share(counts: Counter[tuple[str, ...]], size: int | None = None) -> float | None:
+def distinct_share(counts: NGrams, size: int | None = None) -> float | None:
     """Return distinct-n (1510.03055): different n-grams over all n-grams; None without any.
 
     The share falls with the amount of text, so texts of different lengths are compared at an equal
@@ -62,7 +64,7 @@ def distinct_share(counts: Counter[tuple[str, ...]], size: int | None = None) ->
         raise ValueError(f"{size} of {total} n-grams")
     # P(an n-gram that occurs f times is not drawn) = C(total - f, size) / C(total, size).
     # Both have the factor size!, which is left out.
-    log_denominator = _log_arrangements(total, size)
+    log_all = _log_arrangements(total, size)
     expected_distinct = 0.0
     for frequency, num_kinds in Counter(counts.values()).items():
         num_others = total - frequency
@@ -70,7 +72,7 @@ def distinct_share(counts: Counter[tuple[str, ...]], size: int | None = None) ->
         if num_others < size:
             expected_distinct += num_kinds
             continue
-        log_not_drawn = _log_arrangements(num_others, size) - log_denominator
+        log_not_drawn = _log_arrangements(num_others, size) - log_all
         # expm1 keeps the digits of 1 - p where p is close to 1.
         drawn = -math.expm1(log_not_drawn)
         expected_distinct += num_kinds * drawn
@@ -79,7 +81,8 @@ def distinct_share(counts: Counter[tuple[str, ...]], size: int | None = None) ->
 
 def _log_arrangements(total: int, size: int) -> float:
     """Return the logarithm of total! / (total - size)!."""
-    return math.lgamma(total + 1) - math.lgamma(total - size + 1)
+    num_left = total - size
+    return math.lgamma(total + 1) - math.lgamma(num_left + 1)
 
 
 def self_bleu(texts: Sequence[str]) -> float | None:

@@ -276,6 +276,7 @@ def _results(
         verdicts_by_prompt[sample.prompt_id].append(right)
     results = []
     for prompt, split, answer in zip(questions.prompts, questions.splits, answers, strict=True):
+        # Validation prompts were not sampled.
         prompt_verdicts = verdicts_by_prompt.get(prompt.id, [])
         result = Result(
             prompt_id=prompt.id,
@@ -303,6 +304,7 @@ def error_of(prompt: Prompt, text: str) -> float | None:
     """
     if prompt.verifier != "numeric":
         return None
+    # Exact fractions: the error of a right answer is 0 and not the last digit of a float.
     answer = _value(text)
     reference = _value(str(prompt.reference.get("answer", "")))
     if answer is None or reference is None or abs(answer - reference) > _LARGEST_ERROR:

@@ -36,6 +36,7 @@ ANSWER_SPLITS: tuple[AnswerSplit, ...] = ("validation", "test")
 # The exponential of a diverged model's loss would overflow, and JSON has no infinity.
 MAX_LOSS = 50.0
 """Nats per token up to which a loss becomes a perplexity."""
+Results = Sequence[Result]
 T = TypeVar("T")
 
 
@@ -53,7 +54,7 @@ class AnswerScores:
     classification: dict[str, Classification]
 
 
-def scores_of(results: Sequence[Result], pass_k: int) -> AnswerScores:
+def scores_of(results: Results, pass_k: int) -> AnswerScores:
     """Return the summary's scores of one model.
 
     Args:
@@ -80,9 +81,7 @@ def scores_of(results: Sequence[Result], pass_k: int) -> AnswerScores:
     )
 
 
-def model_scores(
-    results: Sequence[Result], scores: AnswerScores, texts: TextScores | None
-) -> ModelScores:
+def model_scores(results: Results, scores: AnswerScores, texts: TextScores | None) -> ModelScores:
     """Return the numbers of one model that a person compares.
 
     Args:
@@ -90,6 +89,7 @@ def model_scores(
         scores: `scores_of` the results.
         texts: Scores of human text; None without any.
     """
+    # Field by field: a score that this function forgot would be an error, not a missing column.
     shape = answer_shape(results)
     return ModelScores(
         validation_accuracy=scores.validation_accuracy,
@@ -102,17 +102,19 @@ def model_scores(
     )
 
 
-def answer_shape(results: Sequence[Result]) -> AnswerShape:
+def answer_shape(results: Results) -> AnswerShape:
     """Return the share of greedy answers that the model ended, their mean length, their variety."""
+    total = len(results)
+    num_finished = sum(row.finished for row in results)
     distinct_texts = {row.text for row in results}
     return AnswerShape(
-        finished_share=sum(row.finished for row in results) / len(results),
+        finished_share=num_finished / total,
         mean_answer_tokens=stats.fmean(row.num_tokens for row in results),
-        distinct_share=len(distinct_texts) / len(results),
+        distinct_share=len(distinct_texts) / total,
     )
 
 
-def accuracy(rows: Sequence[Result]) -> float:
+def accuracy(rows: Results) -> float:
     """Return the share of right greedy answers."""
     return sum(row.correct for row in rows) / len(rows)
 
@@ -126,7 +128,7 @@ def share(verdicts: Sequence[bool]) -> Share:
     return Share(n=total, accuracy=num_right / total, low=low, high=high)
 
 
-def pass_curve_point(sampled: Sequence[Result], k: int) -> Estimate:
+def pass_curve_point(sampled: Results, k: int) -> Estimate:
     """Return unbiased pass@k (2107.03374) with the interval of its mean over prompts.
 
     Args:
@@ -156,12 +158,14 @@ def text_scores(rows: Sequence[TextResult]) -> TextScores | None:
     if not rows:
         return None
     tokens = sum(row.num_tokens for row in rows)
-    loss = sum(row.loss * row.num_tokens for row in rows) / tokens
+    total_loss = sum(row.loss * row.num_tokens for row in rows)
+    loss = total_loss / tokens
     # Tokens of one text are not independent: the interval is that of a ratio estimate, clustered by
     # text.
     residuals = [(row.loss - loss) * row.num_tokens for row in rows]
     spread = sum(residual**2 for residual in residuals)
-    variance = spread * len(rows) / max(1, len(rows) - 1)
+    total = len(rows)
+    variance = spread * total / max(1, total - 1)
     half_width = Z_95 * math.sqrt(variance) / tokens
     return TextScores(
         split=rows[0].split,
@@ -208,8 +212,9 @@ def generation_verification(
         # Of a single sample the majority is the sample itself.
         if num_samples < 2:
             continue
-        sample_accuracy = stats.fmean(rights[prompt.id])
-        majority_right = _majority_is_right(prompt, texts[prompt.id], rights[prompt.id])
+        prompt_rights = rights[prompt.id]
+        sample_accuracy = stats.fmean(prompt_rights)
+        majority_right = _majority_is_right(prompt, texts[prompt.id], prompt_rights)
         sample_accuracies.append(sample_accuracy)
         majority_accuracies.append(float(majority_right))
         gaps.append(majority_right - sample_accuracy)
@@ -234,7 +239,7 @@ def _majority_is_right(prompt: Prompt, texts: Sequence[str], rights: Sequence[bo
     """Return True if the most frequent answer of a prompt's samples is right."""
     keys = vote_keys(prompt, texts)
     votes = Counter(key for key in keys if key)
-    # No sample holds an answer, so there is none to be right.
+    # No sample holds an answer, so there is none to be right: the prompt counts as wrong.
     if not votes:
         return False
     # Of equally frequent answers the first drawn counts.
@@ -242,9 +247,7 @@ def _majority_is_right(prompt: Prompt, texts: Sequence[str], rights: Sequence[bo
     return rights[keys.index(majority)]
 
 
-def intervals(
-    results: Sequence[Result], scores: AnswerScores, texts: TextScores | None
-) -> Intervals:
+def intervals(results: Results, scores: AnswerScores, texts: TextScores | None) -> Intervals:
     """Return the 95 % intervals of the summary's headline numbers that are measured.
 
     Args:
@@ -278,7 +281,7 @@ def _orders(pass_k: int) -> list[int]:
     return [*orders, pass_k] if pass_k else []
 
 
-def _slices(rows: Sequence[Result], pass_k: int) -> dict[str, SliceScores]:
+def _slices(rows: Results, pass_k: int) -> dict[str, SliceScores]:
     slices: dict[str, list[Result]] = defaultdict(list)
     for row in rows:
         for tag, value in row.tags.items():
@@ -286,7 +289,7 @@ def _slices(rows: Sequence[Result], pass_k: int) -> dict[str, SliceScores]:
     return {name: _slice(slice_rows, pass_k) for name, slice_rows in sorted(slices.items())}
 
 
-def _slice(rows: Sequence[Result], pass_k: int) -> SliceScores:
+def _slice(rows: Results, pass_k: int) -> SliceScores:
     # Measures that a slice has no rows for are None: the report shows a dash.
     shape = answer_shape(rows)
     accuracy_share = share([row.correct for row in rows])
@@ -307,15 +310,15 @@ def _slice(rows: Sequence[Result], pass_k: int) -> SliceScores:
 
 
 def _by_split(
-    rows_by_split: Mapping[AnswerSplit, Sequence[Result]],
-    measure: Callable[[Sequence[Result]], T | None],
+    rows_by_split: Mapping[AnswerSplit, Results],
+    measure: Callable[[Results], T | None],
 ) -> dict[str, T]:
     """Return split → measure of its rows, without splits that have none."""
     measured = {split: measure(rows) for split, rows in rows_by_split.items()}
     return {split: scores for split, scores in measured.items() if scores is not None}
 
 
-def _numeric(rows: Sequence[Result]) -> NumericErrors | None:
+def _numeric(rows: Results) -> NumericErrors | None:
     """Return the mean squared and absolute error of numeric answers; None without numeric prompts.
 
     `low` and `high` are bounds of the mean squared error.
@@ -331,7 +334,8 @@ def _numeric(rows: Sequence[Result]) -> NumericErrors | None:
         return NumericErrors(
             n=total, unparsed=num_unparsed, mse=None, mae=None, low=None, high=None
         )
-    mse, half_width = mean_and_half([error * error for error in errors])
+    squares = [error * error for error in errors]
+    mse, half_width = mean_and_half(squares)
     has_interval = math.isfinite(half_width)
     return NumericErrors(
         n=total,
@@ -343,7 +347,7 @@ def _numeric(rows: Sequence[Result]) -> NumericErrors | None:
     )
 
 
-def _classification(rows: Sequence[Result]) -> Classification | None:
+def _classification(rows: Results) -> Classification | None:
     """Return accuracy and macro-F1 of the labels chosen by likelihood; None without labels.
 
     Macro-F1 is the mean of F1 over the labels that occur among the right or the chosen ones.
@@ -351,12 +355,19 @@ def _classification(rows: Sequence[Result]) -> Classification | None:
     labelled = [row for row in rows if row.predicted]
     if not labelled:
         return None
-    actual = Counter(row.label for row in labelled)
-    predicted = Counter(row.predicted for row in labelled)
-    hits = Counter(row.label for row in labelled if row.label == row.predicted)
+    actual = Counter[str]()
+    predicted = Counter[str]()
+    hits = Counter[str]()
+    verdicts: list[bool] = []
+    for row in labelled:
+        is_hit = row.label == row.predicted
+        actual[row.label] += 1
+        predicted[row.predicted] += 1
+        hits[row.label] += is_hit
+        verdicts.append(is_hit)
     names = sorted({*actual, *predicted})
     labels = {name: _label_scores(hits[name], actual[name], predicted[name]) for name in names}
-    accuracy_share = share([row.label == row.predicted for row in labelled])
+    accuracy_share = share(verdicts)
     return Classification(
         **dict(accuracy_share),
         macro_f1=stats.fmean(scores.f1 for scores in labels.values()),

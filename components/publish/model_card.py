@@ -23,6 +23,7 @@ def model_card(campaign: Campaign, champion: Receipt, summary: PublishSummary) -
     """
     recipe = campaign.recipe
     state = campaign.state
+    # The block between the dashes is what model hubs read.
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation
@@ -74,6 +75,7 @@ def _scores(campaign: Campaign, summary: PublishSummary) -> str:
     best = next(record for record in state.history if record.round == state.champion_round)
     low, high = best.interval
     outcome = "met" if summary.target_met else "not met"
+    # Validation accuracy is flattered by the choice of the best round; the vault's is not.
     rows = [
         f"| validation accuracy | {summary.validation_accuracy:.4f} |",
         f"| test accuracy | {summary.test_accuracy:.4f} |",

@@ -132,6 +132,7 @@ def _publish(
         test_accuracy=scores.test_accuracy,
         vault=open_vault(context, campaign, champion),
     )
+    # Sorted and indented, so that two versions can be compared line by line.
     metrics = json.dumps(scores.model_dump(mode="json"), indent=2, sort_keys=True)
     (folder / artifacts.METRICS).write_text(f"{metrics}\n", encoding="utf-8")
     card = model_card(campaign, champion, summary)

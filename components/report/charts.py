@@ -14,11 +14,12 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING, ParamSpec
 
 from components.contracts.state import RoundRecord
 from components.contracts.summaries import LogEntry
-from components.report.views import RoundView
+from components.report.views import Rounds, RoundView
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,7 +73,7 @@ def _styled(draw: Callable[P, str]) -> Callable[P, str]:
 
 
 @_styled
-def score_chart(rounds: Sequence[RoundView], threshold: float | None) -> str:
+def score_chart(rounds: Rounds, threshold: float | None) -> str:
     """Return the accuracy per round with 95 % intervals, the champion's path and the goal.
 
     Args:
@@ -105,7 +106,9 @@ def score_chart(rounds: Sequence[RoundView], threshold: float | None) -> str:
     _whole_rounds(axes, numbers)
     # Room for the markers at 0 and 100 %, and no empty space beyond.
     bottom, top = axes.get_ylim()
-    axes.set_ylim(max(-3.0, bottom), min(103.0, top))
+    bottom = max(-3.0, bottom)
+    top = min(103.0, top)
+    axes.set_ylim(bottom, top)
     _legend(figure)
     values = [f"round {record.round} {100 * record.accuracy:.1f} %" for record in records]
     return _svg(figure, "score", f"Validation accuracy per round: {', '.join(values)}")
@@ -116,8 +119,10 @@ def _champion_scores(records: Sequence[RoundRecord]) -> list[float]:
     scores: list[float] = []
     for record in records:
         # The first round shown may be a rejected one: earlier champions are not on the chart.
-        stays = bool(scores) and record.verdict == "rejected"
-        scores.append(scores[-1] if stays else 100 * record.accuracy)
+        if scores and record.verdict == "rejected":
+            scores.append(scores[-1])
+        else:
+            scores.append(100 * record.accuracy)
     return scores
 
 
@@ -143,7 +148,7 @@ def _score_point(axes: Axes, record: RoundRecord) -> None:
 
 
 @_styled
-def drop_chart(rounds: Sequence[RoundView]) -> str:
+def drop_chart(rounds: Rounds) -> str:
     """Return each round's samples, accepted and dropped by reason; empty without samples."""
     records = [round_view.record for round_view in rounds if round_view.record.generated]
     if not records:
@@ -164,8 +169,10 @@ def drop_chart(rounds: Sequence[RoundView]) -> str:
         label = reason[:28]
         layers.append((label, colour, [record.dropped.get(reason, 0) for record in records]))
     if rare:
-        num_rare = [sum(record.dropped.get(reason, 0) for reason in rare) for record in records]
-        layers.append(("other", _REASONS[-1], num_rare))
+        rare_counts = []
+        for record in records:
+            rare_counts.append(sum(record.dropped.get(reason, 0) for reason in rare))
+        layers.append(("other", _REASONS[-1], rare_counts))
     legend_lines = (len(named) + 3) // 3
     # Inches: the axis, a bar a round, a line of the legend.
     height = 0.9 + 0.34 * len(records) + 0.16 * legend_lines
@@ -239,8 +246,8 @@ def _thinned(lines: Sequence[LogEntry]) -> tuple[list[float], list[float]]:
     losses: list[float] = []
     for begin in range(0, len(lines), size):
         bin_lines = lines[begin : begin + size]
-        steps.append(sum(line.step for line in bin_lines) / len(bin_lines))
-        losses.append(sum(line.loss or 0.0 for line in bin_lines) / len(bin_lines))
+        steps.append(fmean(line.step for line in bin_lines))
+        losses.append(fmean(line.loss or 0.0 for line in bin_lines))
     return steps, losses
 
 
@@ -264,7 +271,10 @@ def _figure(width_inches: float, height_inches: float) -> tuple[Figure, Axes]:
 def _whole_rounds(axes: Axes, numbers: Sequence[int]) -> None:
     stride = max(1, len(numbers) // 12)
     axes.set_xticks(list(numbers[::stride]))
-    axes.set_xlim(min(numbers) - 0.4, max(numbers) + 0.4)
+    # Room for the marker of the first and of the last round.
+    first = min(numbers)
+    last = max(numbers)
+    axes.set_xlim(first - 0.4, last + 0.4)
 
 
 def _legend(figure: Figure, columns: int = 4) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +10,7 @@ from components.contracts.state import RoundRecord
 from components.contracts.summaries import EvaluateSummary, SelectSummary
 from components.contracts.summaries.evaluate import Bounds, CollapseSign, PassAtKSign, RatioSign
 from components.contracts.summaries.select import FilterCounts, FilterQuality
-from components.report.views import RoundView
+from components.report.views import Rounds, RoundView
 from components.report.words import percent
 
 Sign = RatioSign | PassAtKSign
@@ -55,16 +54,18 @@ def filter_rows(select: SelectSummary | None) -> list[FilterRow]:
     audited = select.audit.filters if select.audit is not None else {}
     # A receipt's keys are in alphabetical order; each filter gets what the one before it passed.
     rows = []
-    for name in sorted(select.filters, key=lambda name: _work_order(select.filters[name])):
-        counts = select.filters[name]
-        rows.append(_filter_row(name, counts.given, counts.accepted, audited.get(name)))
+    in_order = sorted(select.filters.items(), key=_work_order)
+    for name, counts in in_order:
+        quality = audited.get(name)
+        rows.append(_filter_row(name, counts.given, counts.accepted, quality))
     all_quality = select.audit.all if select.audit is not None else None
     rows.append(_filter_row("all", select.generated, select.accepted, all_quality))
     return rows
 
 
-def _work_order(counts: FilterCounts) -> tuple[int, int]:
+def _work_order(item: tuple[str, FilterCounts]) -> tuple[int, int]:
     """Return a sorting key that has the filter with the most samples first."""
+    _, counts = item
     return -counts.given, -counts.accepted
 
 
@@ -168,7 +169,7 @@ class CollapseTable:
     """The newest round last."""
 
 
-def collapse_table(rounds: Sequence[RoundView], recipe: Recipe | None) -> CollapseTable | None:
+def collapse_table(rounds: Rounds, recipe: Recipe | None) -> CollapseTable | None:
     """Return each round's measures against round 0; None if no round has any.
 
     Args:
@@ -203,7 +204,7 @@ def collapse_table(rounds: Sequence[RoundView], recipe: Recipe | None) -> Collap
     return CollapseTable(tuple(titles), tuple(bounds), tuple(rows))
 
 
-def _latest_signs(rounds: Sequence[RoundView]) -> dict[CollapseSign, Sign]:
+def _latest_signs(rounds: Rounds) -> dict[CollapseSign, Sign]:
     """Return the newest measurement of every sign that any round has, in the order of columns."""
     # Bounds and the k of pass@k may differ from round to round; those of the newest are shown.
     newest: dict[CollapseSign, Sign] = {}
@@ -213,7 +214,7 @@ def _latest_signs(rounds: Sequence[RoundView]) -> dict[CollapseSign, Sign]:
     return {name: newest[name] for name in SIGNS if name in newest}
 
 
-def _is_measured(name: str, rounds: Sequence[RoundView]) -> bool:
+def _is_measured(name: str, rounds: Rounds) -> bool:
     return any(_extra(name, round_view) is not None for round_view in rounds)
 
 

@@ -27,7 +27,7 @@ from components.report.checks import (
 )
 from components.report.costs import tokens_of
 from components.report.summary import OUTSIDE_ROUNDS
-from components.report.views import RoundView, RunView, TaskView
+from components.report.views import Rounds, RoundView, RunView, TaskView
 from components.report.words import cut, headline, outcome, percent, seconds_text
 from components.runtime.receipts import Receipt
 
@@ -49,6 +49,8 @@ Example = tuple[str, str, str]
 """(prompt, answer, scores or reason) of a sample."""
 PlanChange = tuple[str, object, object]
 """(setting, old value, new value)."""
+CostKey = tuple[int, str]
+"""(sorting key of the round, step)."""
 
 
 @dataclass(frozen=True)
@@ -147,9 +149,10 @@ def _figures(view: RunView) -> Iterator[tuple[str, str]]:
         yield "peak memory", f"{peak_mebibytes:,.0f} MiB"
 
 
-def _slices(rounds: Sequence[RoundView]) -> list[tuple[str, list[float | None]]]:
+def _slices(rounds: Rounds) -> list[tuple[str, list[float | None]]]:
     """Return (slice, accuracy per round), the rows of the heat map."""
     names = {name for round_view in rounds for name in round_view.record.slices}
+    # A slice that a round did not measure has an empty cell in its column.
     rows = []
     for name in sorted(names, key=_slice_order)[:MAX_SLICES]:
         accuracies = [round_view.record.slices.get(name) for round_view in rounds]
@@ -172,9 +175,10 @@ def _slice_order(name: str) -> list[tuple[int, int, str]]:
 def _section(view: RunView, round_view: RoundView) -> RoundSection:
     record = round_view.record
     select = round_view.select
-    accepted = [
-        (row.prompt, row.completion, _scores_text(row.provenance)) for row in round_view.accepted
-    ]
+    accepted: list[Example] = []
+    for row in round_view.accepted:
+        scores = _scores_text(row.provenance)
+        accepted.append((row.prompt, row.completion, scores))
     return RoundSection(
         record=record,
         train=round_view.train,
@@ -219,10 +223,11 @@ def _scores_text(provenance: dict[str, JsonValue]) -> str:
 def _dropped(row: Dropped) -> Example:
     """Return a dropped sample; a row of unknown form is shown as JSON."""
     # Filters drop samples and training rows, which call the answer differently.
-    prompt = row.row.get("prompt", row.row.get("prompt_id", ""))
-    answer = row.row.get("completion", row.row.get("text"))
+    fields = row.row
+    prompt = fields.get("prompt", fields.get("prompt_id", ""))
+    answer = fields.get("completion", fields.get("text"))
     if answer is None:
-        answer = json.dumps(row.row, ensure_ascii=False, sort_keys=True)
+        answer = json.dumps(fields, ensure_ascii=False, sort_keys=True)
     reason = f"{row.reason}: {row.detail}" if row.detail else row.reason
     return str(prompt), str(answer), reason
 
@@ -231,12 +236,12 @@ def _costs(view: RunView) -> list[CostLine]:
     """Return the lines of the cost table in the order of the rounds and of time."""
     # Attempts of these have the number of the round that the state was in.
     outside_rounds = {"prepare": _BEFORE_ROUNDS, "publish": _AFTER_ROUNDS}
-    tasks_by_line: dict[tuple[int, str], list[TaskView]] = {}
+    tasks_by_line: dict[CostKey, list[TaskView]] = {}
     for task in view.tasks:
         order = outside_rounds.get(task.last.step, task.last.round)
         tasks_by_line.setdefault((order, task.last.step), []).append(task)
 
-    def line_order(line: tuple[int, str]) -> tuple[int, float]:
+    def line_order(line: CostKey) -> tuple[int, float]:
         round_order, _ = line
         first_task = tasks_by_line[line][0]
         return round_order, first_task.attempts[0].started
@@ -245,11 +250,12 @@ def _costs(view: RunView) -> list[CostLine]:
     return [_cost_line(line, tasks_by_line[line]) for line in in_order]
 
 
-def _cost_line(line: tuple[int, str], tasks: Sequence[TaskView]) -> CostLine:
+def _cost_line(line: CostKey, tasks: Sequence[TaskView]) -> CostLine:
     order, step = line
     # A re-used task took a second; what it re-used is what the run has cost.
     attempts = [task.worked for task in tasks]
     compute_seconds = [attempt.costs.get("compute_seconds", 0.0) for attempt in attempts]
+    peak_bytes = max(attempt.peak_memory_bytes for attempt in attempts)
     statuses = {task.status for task in tasks} - {"done"}
     return CostLine(
         round=None if step in OUTSIDE_ROUNDS else order,
@@ -259,7 +265,7 @@ def _cost_line(line: tuple[int, str], tasks: Sequence[TaskView]) -> CostLine:
         work_seconds=sum(attempt.work_seconds for attempt in attempts),
         compute_seconds=sum(compute_seconds),
         tokens=sum(tokens_of(attempt) for attempt in attempts),
-        peak_mebibytes=max(attempt.peak_memory_bytes for attempt in attempts) / 2**20,
+        peak_mebibytes=peak_bytes / 2**20,
         status=", ".join(sorted(statuses)),
     )
 

@@ -29,7 +29,7 @@ from components.contracts.summaries import (
 )
 from components.errors import Corrupt, Missing, OlderReceipt, UserError, one_line
 from components.report.costs import totals_of
-from components.report.views import RoundView, RunView, TaskView
+from components.report.views import RoundView, RunView, Tasks, TaskView
 from components.runtime.attempts import Attempt
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, fetch, read_receipt, read_summary
@@ -38,6 +38,10 @@ from components.storage import keys
 MAX_ROWS_READ = 20_000
 """Rows of a file that are read when a few are to be shown."""
 
+Problems = list[str]
+"""A line for everything that is missing or damaged."""
+Receipts = dict[str, Receipt]
+"""Ref → receipt."""
 R = TypeVar("R", bound=BaseModel)
 S = TypeVar("S", bound=Summary)
 T = TypeVar("T")
@@ -56,10 +60,10 @@ def load_run(context: Context, run_id: str, *, examples: int = 0) -> RunView:
         Transient: The store cannot be reached for now.
         UserError: The store cannot be used, or was written by an older version.
     """
-    problems: list[str] = []
+    problems: Problems = []
     tasks = _tasks(context, run_id, problems)
     state, state_ref = _latest_state(context, tasks, problems)
-    receipts: dict[str, Receipt] = {}
+    receipts: Receipts = {}
     for ref in dict.fromkeys(named_receipts(tasks, state)):
         receipt = _tolerate(problems, partial(read_receipt, context, ref))
         if receipt is not None:
@@ -117,7 +121,7 @@ def latest_run_id(context: Context) -> str | None:
     return newest_run_id or None
 
 
-def named_receipts(tasks: tuple[TaskView, ...], state: State | None) -> Iterator[str]:
+def named_receipts(tasks: Tasks, state: State | None) -> Iterator[str]:
     """Yield the refs of all receipts that a run's tasks and state name; some come twice."""
     for task in tasks:
         if task.last.receipt:
@@ -137,7 +141,7 @@ def named_receipts(tasks: tuple[TaskView, ...], state: State | None) -> Iterator
         yield from record.receipts.values()
 
 
-def _tasks(context: Context, run_id: str, problems: list[str]) -> tuple[TaskView, ...]:
+def _tasks(context: Context, run_id: str, problems: Problems) -> Tasks:
     """Return the tasks of a run in the order in which they first began."""
     attempts: list[Attempt] = []
     for key in context.store.list(keys.attempts_prefix(run_id)):
@@ -157,9 +161,7 @@ def _tasks(context: Context, run_id: str, problems: list[str]) -> tuple[TaskView
     )
 
 
-def _latest_state(
-    context: Context, tasks: tuple[TaskView, ...], problems: list[str]
-) -> tuple[State | None, str]:
+def _latest_state(context: Context, tasks: Tasks, problems: Problems) -> tuple[State | None, str]:
     """Return (the newest state or None, its ref)."""
     attempts = [
         attempt
@@ -209,9 +211,9 @@ def _recipe(context: Context, start: Receipt) -> Recipe:
 def _round(
     context: Context,
     record: RoundRecord,
-    receipts: dict[str, Receipt],
+    receipts: Receipts,
     examples: int,
-    problems: list[str],
+    problems: Problems,
 ) -> RoundView:
     """Return the view of a finished round; see `load_run` for the arguments."""
     train = receipts.get(record.receipts.get("train", ""))
@@ -237,16 +239,14 @@ def _round(
     )
 
 
-def _published(
-    tasks: tuple[TaskView, ...], receipts: dict[str, Receipt], problems: list[str]
-) -> PublishSummary | None:
+def _published(tasks: Tasks, receipts: Receipts, problems: Problems) -> PublishSummary | None:
     refs = [task.last.receipt for task in tasks if task.last.step == "publish"]
     if not refs:
         return None
     return _summary(receipts.get(refs[-1]), PublishSummary, problems)
 
 
-def _summary(receipt: Receipt | None, kind: type[S], problems: list[str]) -> S | None:
+def _summary(receipt: Receipt | None, kind: type[S], problems: Problems) -> S | None:
     """Return the summary of a receipt; None without one, or if it is not of this kind."""
     if receipt is None:
         return None
@@ -254,7 +254,7 @@ def _summary(receipt: Receipt | None, kind: type[S], problems: list[str]) -> S |
 
 
 def _rows(
-    context: Context, receipt: Receipt | None, name: str, kind: type[R], problems: list[str]
+    context: Context, receipt: Receipt | None, name: str, kind: type[R], problems: Problems
 ) -> list[R]:
     """Return the first MAX_ROWS_READ rows of a file; none if there is no such file."""
     if receipt is None or name not in receipt.objects:
@@ -287,7 +287,7 @@ def _of_every_reason(rows: list[Dropped], count: int) -> list[Dropped]:
     return sorted(in_turn[:count], key=lambda row: row.reason)
 
 
-def _tolerate(problems: list[str], read: Callable[[], T]) -> T | None:
+def _tolerate(problems: Problems, read: Callable[[], T]) -> T | None:
     """Return the result of `read`, or None with a new problem if its data is missing or damaged.
 
     Raises:

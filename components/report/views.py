@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from components.contracts.recipe import Recipe
@@ -69,6 +70,11 @@ class RoundView:
     """Examples of dropped samples."""
 
 
+Tasks = tuple[TaskView, ...]
+Rounds = Sequence[RoundView]
+"""Rounds, the newest last."""
+
+
 @dataclass(frozen=True)
 class RunView:
     """A run as far as it is known."""
@@ -79,7 +85,7 @@ class RunView:
     state: State | None
     state_ref: str
     """Ref of the receipt that holds the state; empty without one."""
-    tasks: tuple[TaskView, ...]
+    tasks: Tasks
     receipts: dict[str, Receipt]
     """`step/key` → receipt, of everything that the run names and that could be read."""
     rounds: tuple[RoundView, ...]
@@ -90,7 +96,7 @@ class RunView:
     """A line for everything that is missing or damaged."""
 
     @property
-    def failed(self) -> tuple[TaskView, ...]:
+    def failed(self) -> Tasks:
         """Tasks that failed since the run was last started."""
         # Every start begins with prepare. Failures before it were tried again.
         starts = [task.last.started for task in self.tasks if task.last.step == "prepare"]

@@ -230,6 +230,7 @@ def verifier_too_lenient(evidence: Evidence) -> Finding | None:
     # minority answers.
     if evidence["minority_passed"] < LENIENT:
         return None
+    # Of a single sample there are no votes that a stricter share could count.
     several = evidence.plan.samples_per_prompt > 1
     return evidence.finding(
         "verifier_too_lenient",
@@ -317,7 +318,9 @@ def labelled_share_too_low(evidence: Evidence) -> Finding | None:
     shifted = evidence["answer_shift"] > SHIFTED
     if comparison is None or not evidence["labelled_weight"] < FEW_LABELLED or not shifted:
         return None
-    wins, losses = comparison.wins, comparison.losses
+    # Few and unlike labelled rows do no harm by themselves: only a loss makes them a cause.
+    wins = comparison.wins
+    losses = comparison.losses
     if wins >= losses or mcnemar_two_sided(wins, losses) > 0.05:
         return None
     return evidence.finding(

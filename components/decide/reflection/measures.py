@@ -85,8 +85,10 @@ def loss_measures(
     measures["first_loss"] = finite[0]
     measures["last_loss"] = last_mean
     measures["peak_loss"] = max(means)
+    # A loss of 0 cannot fall, and must not divide.
     measures["loss_fall"] = (first_mean - last_mean) / max(first_mean, 1e-9)
-    measures["loss_spikes"] = float(len(spikes(finite, finite_tokens)))
+    spiking_steps = spikes(finite, finite_tokens)
+    measures["loss_spikes"] = float(len(spiking_steps))
     if final_dev_loss is not None:
         measures["above_dev"] = last_mean - final_dev_loss
     return measures
@@ -95,10 +97,14 @@ def loss_measures(
 def _moving_means(losses: Sequence[float]) -> list[float]:
     """Return the means of all windows of a tenth of the losses."""
     # Of a short training a window has three losses, or a third of them: one batch alone is noise.
-    third = math.ceil(len(losses) / 3)
-    width = max(len(losses) // 10, min(3, third))
-    begins = range(len(losses) - width + 1)
-    return [fmean(losses[begin : begin + width]) for begin in begins]
+    total = len(losses)
+    third = math.ceil(total / 3)
+    width = max(total // 10, min(3, third))
+    means = []
+    for begin in range(total - width + 1):
+        window = losses[begin : begin + width]
+        means.append(fmean(window))
+    return means
 
 
 def human_loss_measures(candidate: ModelScores, champion: ModelScores | None) -> Measures:
@@ -339,6 +345,7 @@ def loosely(text: str) -> str:
 
 def references_of(prompts: Iterable[Prompt]) -> dict[str, str]:
     """Return prompt id → right answer, for prompts whose verifier has one."""
+    # A pattern or a checker of the user's has no single right answer to compare with.
     return {
         prompt.id: str(prompt.reference["answer"])
         for prompt in prompts

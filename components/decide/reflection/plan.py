@@ -112,7 +112,11 @@ def _first_possible(
 
 def _differing(first: Plan, second: Plan) -> list[str]:
     """Return the changeable settings that differ between two plans."""
-    return [name for name in CHANGEABLE_SETTINGS if getattr(first, name) != getattr(second, name)]
+    names = []
+    for name in CHANGEABLE_SETTINGS:
+        if getattr(first, name) != getattr(second, name):
+            names.append(name)
+    return names
 
 
 def review(
@@ -196,10 +200,12 @@ def _prediction(
     cause: Cause, previous: Mapping[str, float], current: Mapping[str, float]
 ) -> _Prediction | None:
     """Return the course of a cause's measure from round to round; None if it is not known."""
-    if cause.measure is None or cause.measure not in previous or cause.measure not in current:
+    if cause.measure is None:
         return None
-    old = previous[cause.measure]
-    new = current[cause.measure]
+    old = previous.get(cause.measure)
+    new = current.get(cause.measure)
+    if old is None or new is None:
+        return None
     gain = new - old
     if cause.direction != "up":
         gain = -gain
