@@ -90,6 +90,7 @@ class Sample(Row):
     prompt_id: str
     index: int
     """Number among the k samples of this prompt, from 0."""
+    # Derived from the prompt and the index, so neither shards nor a resumed run change an answer.
     seed: int
     """The seed of this sample alone: the same (model, prompt, seed) gives the same answer."""
     text: str
@@ -122,6 +123,7 @@ class TrainingRow(Row):
     source: Literal["labelled", "self"]
     round: int
     """The round whose samples it came from; 0 for labelled rows."""
+    # Filters that rank rows set it; the mix scales it, so that each group of rows has its share.
     weight: float = 1.0
     """Frequency with which it is drawn, relative to the other rows of the mix."""
     tags: dict[str, str] = Field(default_factory=dict)
@@ -139,6 +141,7 @@ class TrainingRow(Row):
 class Dropped(Row):
     """A row that a reader or filter refused, kept beside the accepted."""
 
+    # Stored, not only counted: a person has to see what a filter takes away.
     reason: str
     """The filter or reader rule, a short fixed word such as `verifier` or `duplicate`."""
     detail: str
@@ -152,6 +155,7 @@ class Result(Row):
     split: Literal["validation", "test"]
     correct: bool
     """Verdict on the greedy answer."""
+    # The answers are kept, so that other measures need no second sampling.
     text: str
     finished: bool
     num_tokens: int

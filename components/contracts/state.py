@@ -164,8 +164,10 @@ class State(Frozen):
     champion_round: int | None = None
     champion_evaluation: str | None = None
     """Ref of its evaluate receipt."""
+    # Against the last round each step of a slow collapse would look harmless.
     first_evaluation: str | None = None
     """Ref of round 0's evaluate receipt, the base of collapse measures."""
+    # All rounds teach: to replace samples leads to collapse (2305.17493).
     selections: tuple[str, ...] = ()
     """Refs of the select receipts so far, oldest first: accumulated samples."""
     rounds_without_gain: int = 0

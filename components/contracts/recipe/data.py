@@ -31,6 +31,7 @@ class DataSource(Section):
     ] = "auto"
     """The split all its rows go to; `auto` divides them by `data.fractions`, by hash of the
     prompt."""
+    # Usable ones, so that a file with many bad rows gives as many.
     limit: Positive | None = None
     """Read at most this many usable rows."""
     prompt_field: str = "prompt"
@@ -76,6 +77,7 @@ class TaskSource(Section):
     """Prompts without answers for self-training (per length on a ladder)."""
     validation: Positive = 200
     test: Positive = 200
+    # Opened once a model: a set that is looked at again and again decides nothing any more.
     vault: Annotated[int, Field(ge=0)] = 0
     """Prompts that no round sees: `publish` measures the published model on them, once."""
     # Filters are judged by lower bounds of 95 %, which few prompts keep wide.

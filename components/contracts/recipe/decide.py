@@ -24,8 +24,9 @@ class Goal(Section):
 class Budget(Section):
     """Limits of the cost of a campaign; the round that crosses one is the last."""
 
+    # Counted from attempt records, so tries that failed cost too.
     minutes: Annotated[float, Field(gt=0)] | None = None
-    """Sum of the seconds of all finished tasks."""
+    """Sum of the time of all tasks."""
     tokens: Positive | None = None
     """Tokens generated and trained on, all rounds."""
 
@@ -34,6 +35,8 @@ class DecideSection(Section):
     """Rules by which a candidate is promoted and the campaign stops."""
 
     goal: Goal
+    # Rounds are unrolled when the pipeline is compiled. A run of 56 tasks was 1.95 MiB of Workflow
+    # and could not be retried; longer campaigns begin a new run with `resume_from`.
     max_rounds: Positive = 4
     patience: Positive = 2
     """Stop after this many rounds in a row without a promotion."""
@@ -50,6 +53,7 @@ class DecideSection(Section):
     # A model that trains on its own answers forgets how people write before its accuracy falls.
     max_perplexity_ratio: Annotated[float, Field(ge=1.0)] = 1.10
     """Perplexity on human text against round 0 above which a candidate is rejected."""
+    # Non-inferiority, not equality: with few texts equality could never be proved.
     retention_margin: float | None = 0.01
     """Share of tokens, 0 to 0.2, that a candidate may lose on the retention split: its token
     accuracy minus the champion's must be above minus this with 95 % confidence. 0.01 is one

@@ -69,6 +69,7 @@ class GenerateSection(Section):
     """For `engine: openai`. top_k is not part of that API and is not sent."""
     prompts_per_round: Positive = 1000
     samples_per_prompt: Positive = 4
+    # kfp.local runs two tasks side by side at most.
     shards: Positive = 2
     """Tasks that sample side by side; the samples do not depend on it."""
     # Greedy answers to one prompt are all the same, and no vote can be counted.
@@ -78,6 +79,7 @@ class GenerateSection(Section):
     top_k: Annotated[int, Field(ge=0)] = 50
     """0: the whole vocabulary."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    # What is cut off is dropped by default, and counted.
     max_new_tokens: Positive = 64
     batch_size: Positive = 128
     """Rows sampled together."""

@@ -32,5 +32,6 @@ class ModelSection(Section):
     """`scratch`, or a URI: file://dir, s3://bucket/prefix, hf://org/name@revision, a .gguf file by
     file:// or package://module/file.gguf (a file inside an installed Python package)."""
     scratch: Scratch = Scratch()
+    # Some templates put in one of their own where none is given.
     system_prompt: str = ""
     """System message of the chat template; empty: none is sent where the template allows it."""

@@ -113,6 +113,7 @@ class TrainSection(Section):
     """In training, wherever the architecture has dropout."""
     neftune_alpha: Annotated[float, Field(ge=0.0)] = 0.0
     """Noise on input embeddings (2310.05914); 5 is usual, 0 is none."""
+    # To the fixed base, not to the last champion: small steps would add up.
     kl_beta: Annotated[float, Field(ge=0.0)] = 0.0
     """Weight of the divergence from the base model in the loss; 0.01 to 0.1 are usual."""
     interpolate: bool = False
@@ -134,6 +135,7 @@ class TrainSection(Section):
 
     # How it is carried out: the loss curve does not depend on it, and neither does the address of
     # the result.
+    # Nodes wait 15 minutes for each other; a queue (Kueue) starts all of them or none.
     num_nodes: Positive = 1
     """More than one: a Kubeflow TrainJob."""
     # On CPUs more threads do not help a small model: below 1 M parameters a second thread adds
@@ -142,6 +144,7 @@ class TrainSection(Section):
     """Processes per node (one per device on GPUs)."""
     zero: Literal["auto", 0, 1, 2, 3] = "auto"
     """DeepSpeed ZeRO stage (1910.02054); auto: the least that fits into memory."""
+    # Its optimizer is compiled at first use, 100 s, where an image does not bring it.
     offload: bool | Literal["auto"] = "auto"
     """Optimizer state (at ZeRO stage 3 parameters too) in CPU memory (2101.06840); auto: if nothing
     else fits."""
@@ -150,6 +153,7 @@ class TrainSection(Section):
     activation_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, a quarter to a third more
     time."""
+    # A pod that is told to end saves one besides; this is for those that are killed.
     checkpoint_minutes: Annotated[float, Field(ge=0.0)] = 5.0
     """Minutes between checkpoints, from which a killed training goes on; 0: after every step."""
 

@@ -102,6 +102,7 @@ class VerificationGap(Part):
     """Prompts."""
     sample_accuracy: float
     majority_accuracy: float
+    # Without a gap, a model that filters its own answers has nothing to learn from them.
     gap: float
     """The majority's accuracy minus that of one sample."""
     low: float
@@ -267,6 +268,7 @@ class EvaluateSummary(Summary, ModelScores):
     """Split → scores, for splits with labels."""
     tokens: int
     """Tokens that the candidate sampled."""
+    # A difference of two models means nothing without them.
     intervals: Intervals
     retention: TextScores | None
     """Scores of text that people wrote; None without any."""
@@ -275,6 +277,7 @@ class EvaluateSummary(Summary, ModelScores):
     diversity: Diversity
     harness: dict[str, dict[str, float]]
     """Task of lm-eval → metric → value."""
+    # Nothing is left out silently.
     skipped: dict[str, str]
     """Measure that could not be taken → reason."""
     measurement: Measurement

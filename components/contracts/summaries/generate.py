@@ -15,6 +15,7 @@ class SampleCounts(Part):
     """Samples."""
     tokens: int
     """Tokens of all samples."""
+    # A wrong stop token or template shows here first: answers run on until they are cut off.
     finished_share: float
     """Share of the samples that the model itself ended, 0 to 1; 0 without samples."""
     truncated: int
@@ -26,6 +27,7 @@ class SampleCounts(Part):
 class EngineFacts(Part):
     """Facts that an engine tells about prompts and the ends of answers."""
 
+    # Recorded, because a wrong one spoils every sample without any error.
     stop_tokens: tuple[int, ...] | None = None
     """Ids of the tokens that end an answer; None where an endpoint decides."""
     chat_template: str | None = None
@@ -55,5 +57,6 @@ class GenerateSummary(Summary, SampleCounts, EngineFacts):
     """Batches of this shard, without those of hinted prompts."""
     batch_size: int
     """Samples a batch, as the recipe says."""
+    # Apart from the others: with the answer in sight, samples say nothing about the model.
     hinted: SampleCounts | None = None
     """The same of samples with a hint; None if the recipe asks for none."""

@@ -19,8 +19,10 @@ class PrepareSummary(Summary):
     """Parameters of the base model."""
     base_digest: str
     """SHA-256 over the weights of the base model."""
+    # Training keeps fp32 weights; a model is published in the type that it came in.
     dtype: str
     """Type of the weights of the base model as it came, in which a model is published."""
+    # Learned positions end; rotary ones, or none at all, do not.
     positions: int | None
     """Positions that the base model has; None where any length will do."""
 

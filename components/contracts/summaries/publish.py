@@ -30,6 +30,8 @@ class PublishSummary(Summary):
     target_met: bool
     """The campaign ended because the goal was reached."""
     validation_accuracy: float
+    # Reported, and never decided by: it was measured on prompts that chose nothing.
     test_accuracy: float
+    # A score on a set that chose the model overstates (2610.09239); this one chose nothing.
     vault: Share | VaultRefusal | None
     """Greedy accuracy on the vault; None if the data has none."""

@@ -29,6 +29,7 @@ class FilterQuality(Part):
     """Prompts with an accepted sample."""
     precision: float | None
     """Share of right samples among the accepted ones; None if nothing is accepted."""
+    # Filters are judged by this bound: three right answers of three prove little.
     precision_low: float
     """Lower one-sided 95 % bound of the precision (Clopper–Pearson)."""
     recall: float | None
@@ -152,8 +153,10 @@ class SelectSummary(Summary):
     """Rows of the mix that the model made, in this round or before."""
     older_left_out: dict[str, int] = Field(default_factory=dict)
     """Reason → accepted rows of earlier rounds that are not in the mix."""
+    # Filters prefer some kinds of answers to others, and each round would add to it.
     bias: dict[str, float] = Field(default_factory=dict)
     """Attribute → Jensen–Shannon distance of accepted and labelled rows, 0 (alike) to 1."""
+    # Counted once, where the samples are; later steps read it here.
     votes: Votes | None = None
     """None if no prompt could be counted."""
     audit: FilterAudit | None = None

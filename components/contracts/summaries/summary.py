@@ -29,5 +29,6 @@ class Share(Part):
     """Answers."""
     accuracy: float
     """Share of right ones, 0 to 1."""
+    # Wilson, because the usual interval has no width where all answers are right, or none.
     low: float
     high: float

@@ -21,10 +21,12 @@ class LogEntry(Part):
     """Before clipping; None if it is not finite."""
     tokens: int
     """Tokens of the batch, prompts included."""
+    # Computed and thrown away: what grouping by length and packing save.
     padding_share: float
     """Share of the computed positions that hold no token, 0 to 1."""
     dev_loss: float | None = None
     """Mean loss per token on the dev rows after the update, in nats; None if not measured."""
+    # Nothing is skipped silently.
     dropped: tuple[str, ...] | None = None
     """Ids of rows without a finite loss, of a step that changed no weight; None for other steps."""
 
@@ -51,6 +53,7 @@ class TrainingOutcome(Part):
 
     steps: int
     """Optimizer steps that were done."""
+    # With early stopping that is not the last one.
     best_step: int
     """The step whose weights are exported."""
     first_loss: float
