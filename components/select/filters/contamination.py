@@ -21,6 +21,9 @@ NEAR = 0.6
 MIN_WORDS = 8
 """Shorter prompts are only compared exactly: two sums share most of their characters."""
 
+Band = tuple[int, int]
+"""(number of a band, hash of its rows)."""
+
 _WORD = re.compile(r"\w+")
 
 
@@ -65,25 +68,17 @@ class Overlap:
 
     def __init__(self, items: Sequence[tuple[Prompt, str]]) -> None:
         """Build the index from (prompt, reference answer) pairs."""
-        num_items = Counter[int]()
-        for prompt, answer in items:
-            # A set: an item that repeats a run counts once.
-            num_items.update({*_runs(prompt.text), *_runs(answer)})
-        own_runs = [run for run, count in num_items.items() if count < TEMPLATE_ITEMS]
-        self._runs = frozenset(own_runs)
-        self._prompts = [
-            (prompt.id, shingles_of(_plain(prompt.text)))
-            for prompt, _ in items
-            if len(_words(prompt.text)) >= MIN_WORDS
-        ]
-        self._positions_by_band: dict[tuple[int, int], list[int]] = defaultdict(list)
-        if self._prompts:
-            shingles = [prompt_shingles for _, prompt_shingles in self._prompts]
-            # One salt for all: a copy with other numbers is contaminated as well.
-            hashes = band_hashes(shingles, [0] * len(shingles), rows_per_band(NEAR))
-            for position, row in enumerate(hashes.tolist()):
-                for band in enumerate(row):
-                    self._positions_by_band[band].append(position)
+        self._runs = _telling_runs(items)
+        self._prompt_ids: list[str] = []
+        self._shingles: list[frozenset[str]] = []
+        for prompt, _ in items:
+            if len(_words(prompt.text)) >= MIN_WORDS:
+                self._prompt_ids.append(prompt.id)
+                self._shingles.append(shingles_of(_plain(prompt.text)))
+        self._positions_by_band: dict[Band, list[int]] = defaultdict(list)
+        for position, bands in enumerate(_bands(self._shingles)):
+            for band in bands:
+                self._positions_by_band[band].append(position)
 
     def of_prompt(self, text: str) -> str:
         """Return the reason not to train on a prompt, empty if there is none."""
@@ -91,24 +86,45 @@ class Overlap:
 
     def of_text(self, text: str) -> str:
         """Return the reason not to train on a text: a run of words that an evaluation item has."""
-        shared = any(run in self._runs for run in _runs(text))
-        return f"shares {NUM_WORDS} words in a row with an evaluation item" if shared else ""
+        for run in _runs(text):
+            if run in self._runs:
+                return f"shares {NUM_WORDS} words in a row with an evaluation item"
+        return ""
 
     def _rewording(self, text: str) -> str:
-        if len(_words(text)) < MIN_WORDS or not self._prompts:
+        """Return which evaluation prompt a text is a rewording of; empty if it is none."""
+        if len(_words(text)) < MIN_WORDS or not self._shingles:
             return ""
         shingles = shingles_of(_plain(text))
-        hashes = band_hashes([shingles], [0], rows_per_band(NEAR))
         positions: set[int] = set()
-        for band in enumerate(hashes[0].tolist()):
+        for band in _bands([shingles])[0]:
             positions.update(self._positions_by_band.get(band, ()))
         # Bands only propose pairs; the exact similarity decides.
         for position in sorted(positions):
-            evaluation_id, evaluation_shingles = self._prompts[position]
-            similarity = jaccard(shingles, evaluation_shingles)
+            similarity = jaccard(shingles, self._shingles[position])
             if similarity >= NEAR:
-                return f"Jaccard {similarity:.2f} to evaluation prompt {evaluation_id}"
+                return f"Jaccard {similarity:.2f} to evaluation prompt {self._prompt_ids[position]}"
         return ""
+
+
+def _telling_runs(items: Sequence[tuple[Prompt, str]]) -> frozenset[int]:
+    """Return the runs of words of all items, without those of a template."""
+    num_items = Counter[int]()
+    for prompt, answer in items:
+        # A set: an item that repeats a run counts once.
+        num_items.update({*_runs(prompt.text), *_runs(answer)})
+    runs = [run for run, count in num_items.items() if count < TEMPLATE_ITEMS]
+    return frozenset(runs)
+
+
+def _bands(shingles: Sequence[frozenset[str]]) -> list[list[Band]]:
+    """Return the bands of each text: texts that resemble each other share one."""
+    if not shingles:
+        return []
+    # One salt for all: a copy with other numbers is contaminated as well.
+    salts = [0] * len(shingles)
+    hashes = band_hashes(shingles, salts, rows_per_band(NEAR))
+    return [list(enumerate(row)) for row in hashes.tolist()]
 
 
 def _words(text: str) -> list[str]:
