@@ -22,6 +22,7 @@ from components.cli.package.parameters import DESCRIPTION
 from components.cli.package.profiles import Profile
 from components.cli.package.tasks import Outputs, State, Tasks, merge_branches
 from components.contracts.recipe import Recipe
+from components.contracts.recipe.parameters import parameter_values
 from components.decide.component import decide, pass_through
 from components.evaluate.component import evaluate
 from components.generate.component import generate
@@ -44,6 +45,8 @@ def build(recipe: Recipe, rounds: int = 4, profile: Profile | None = None) -> Ba
         improvement_round(number, recipe.generate.shards, task) for number in range(1, rounds + 1)
     ]
     document = recipe.model_dump(mode="json", exclude_none=True)  # a KFP parameter holds no None
+    # The form sends every field: `prepare` tells by these which ones a person changed.
+    defaults = parameter_values(recipe)
 
     # The parameters are the fields that a person sees in Kubeflow's UI; DESCRIPTION explains them.
     @dsl.pipeline(name=f"ratchet-{recipe.name}", description=DESCRIPTION)
@@ -81,6 +84,7 @@ def build(recipe: Recipe, rounds: int = 4, profile: Profile | None = None) -> Ba
                 temperature=temperature,
                 learning_rate=learning_rate,
                 labelled_share=labelled_share,
+                defaults=defaults,
             ).outputs
             round_task = first_round(
                 fresh=prepared["fresh"], state=prepared["state"], data=prepared["data"]

@@ -21,6 +21,7 @@ def prepare(
     temperature: float,
     learning_rate: float,
     labelled_share: float,
+    defaults: dict,
     data: Output[Dataset],
 ) -> NamedTuple("Start", [("fresh", bool), ("state", str)]):
     """Resolve the recipe and make base checkpoint, data splits and the first state."""
@@ -39,7 +40,11 @@ def prepare(
         "select.labelled_share": labelled_share,
     }
     inputs = PrepareInputs(
-        recipe=recipe, overrides=parameters, resume_from=resume_from, job_id=job_id
+        recipe=recipe,
+        overrides=parameters,
+        defaults=defaults,
+        resume_from=resume_from,
+        job_id=job_id,
     )
     uri, start = run_step(store, lambda context: run(inputs, context), data, mix_of)
     return (is_fresh(start), uri)

@@ -7,12 +7,13 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from components.canonical import JsonObject, canonical_json, derived_seed
 from components.contracts import artifacts
 from components.contracts.recipe import DataSource, Recipe
+from components.contracts.recipe.parameters import parameter_values
 from components.contracts.recipe_file import parse_recipe, set_key
 from components.contracts.rows import Dropped, write_rows
 from components.contracts.state import State
@@ -44,6 +45,9 @@ class PrepareInputs:
     campaign."""
     job_id: str
     """The pipeline job that carries this run out; empty outside a cluster."""
+    defaults: JsonObject = field(default_factory=dict)
+    """Dotted key → value that the pipeline was compiled with; empty: each override counts. What
+    still has this value was not changed by a person."""
 
 
 def run(inputs: PrepareInputs, context: Context) -> Receipt:
@@ -177,9 +181,23 @@ def _num_bases(recipe: Recipe) -> int:
 
 
 def resolve_recipe(inputs: PrepareInputs) -> Recipe:
-    """Return the recipe with the overrides in it, checked. Raises UserError naming the key."""
+    """Return the recipe with the overrides in it, checked.
+
+    Raises UserError naming the key; also where recipe and override were changed to two values.
+    """
     document = copy.deepcopy(inputs.recipe)
+    in_recipe = parameter_values(parse_recipe(document)) if inputs.defaults else {}
     for key, value in inputs.overrides.items():
+        if key in inputs.defaults:
+            # The form sends all fields. The old default of one must not overrule an edited recipe.
+            default = inputs.defaults[key]
+            if value == default:
+                continue
+            if in_recipe[key] not in (default, value):
+                raise UserError(
+                    f"{key} is {in_recipe[key]} in the recipe and {value} in its own field of the "
+                    f"run, and both were changed (from {default}); change one of them"
+                )
         set_key(document, key, value)
     recipe = parse_recipe(document)
     for source in recipe.data.sources:

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from components.contracts.recipe import LoraStructure
+from components.contracts.recipe.parameters import PARAMETER_KEYS, parameter_values
+from components.contracts.recipe_file import parse_recipe, set_key
 from components.contracts.rows import Dropped, Prompt, TrainingRow, prompt_id, read_rows
 from components.contracts.state import Plan, State
 from components.contracts.summaries import SelectSummary, StartSummary
 from components.errors import UserError
-from components.prepare.step import PrepareInputs, run
+from components.prepare.step import PrepareInputs, resolve_recipe, run
 from components.runtime.attempts import Task
 from components.runtime.campaign import load_campaign
 from components.runtime.context import Context
@@ -165,6 +167,59 @@ def test_parameters_are_set_in_the_recipe_before_it_is_checked(context: Context)
         prepare(context, overrides={"decide.max_round": 2})
     with pytest.raises(UserError, match="no such section"):
         prepare(context, overrides={"data.tasks.7.test": 2})
+
+
+COMPILED = parse_recipe(RECIPE)
+"""The recipe that a pipeline was compiled with; its form has these values in its fields."""
+FIELDS = parameter_values(COMPILED)
+
+
+@pytest.mark.parametrize(
+    ("in_recipe", "in_field", "result"),
+    [
+        (None, None, COMPILED.decide.goal.threshold),
+        (0.7, None, 0.7),
+        (None, 0.6, 0.6),
+        (0.6, 0.6, 0.6),
+    ],
+)
+def test_what_was_changed_in_the_form_wins_be_it_in_the_recipe_or_in_its_own_field(
+    in_recipe: float | None, in_field: float | None, result: float
+) -> None:
+    recipe = COMPILED.model_dump(mode="json")
+    fields = dict(FIELDS)
+    if in_recipe is not None:
+        set_key(recipe, "decide.goal.threshold", in_recipe)
+    if in_field is not None:
+        fields["decide.goal.threshold"] = in_field
+    inputs = PrepareInputs(recipe, fields, resume_from="", job_id="", defaults=FIELDS)
+    resolved = resolve_recipe(inputs)
+    assert resolved.decide.goal.threshold == result
+    assert resolved.decide.patience == COMPILED.decide.patience
+
+
+@pytest.mark.parametrize("key", PARAMETER_KEYS.values())
+def test_a_setting_changed_in_two_places_to_two_values_is_refused(key: str) -> None:
+    recipe = COMPILED.model_dump(mode="json")
+    default = FIELDS[key]
+    assert isinstance(default, int | float)
+    # Both are values that the recipe allows.
+    first, second = (default / 2, default / 4) if isinstance(default, float) else (8, 9)
+    if default == 0:
+        first, second = 1, 2
+    set_key(recipe, key, first)
+    inputs = PrepareInputs(
+        recipe, {**FIELDS, key: second}, resume_from="", job_id="", defaults=FIELDS
+    )
+    with pytest.raises(UserError, match=rf"{key} is {first} in the recipe and {second} in its own"):
+        resolve_recipe(inputs)
+
+
+def test_a_recipe_pasted_into_the_form_without_a_key_has_the_default_of_the_recipe() -> None:
+    recipe = {**RECIPE, "decide": {"goal": {"threshold": 0.5}}}
+    compiled = {**FIELDS, "decide.patience": 9}
+    resolved = resolve_recipe(PrepareInputs(recipe, compiled, "", "", defaults=compiled))
+    assert resolved.decide.patience == parse_recipe(recipe).decide.patience
 
 
 def test_labelled_rows_are_taught_and_rejected_rows_kept_with_their_reason(

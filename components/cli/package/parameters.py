@@ -4,7 +4,7 @@ from __future__ import annotations
 
 PARAMETERS = {
     "store": "where results go, s3://bucket/prefix, where finished work is not done again",
-    "recipe": "the whole recipe, in whose place the other fields count",
+    "recipe": "the whole recipe; change a setting here or in its own field, not to two values",
     "resume_from": "URI of a state to go on from, empty to begin with the base model",
     "seed": "seed of data, training and sampling",
     "threshold": "validation accuracy, 0 to 1, that ends the campaign (decide.goal.threshold)",
