@@ -32,7 +32,8 @@ from components.errors import UserError
 
 if TYPE_CHECKING:
     from components.cli.cluster.kfp_api import Pipelines
-    from components.cli.cluster.submit import Started, Submission, Waiting
+    from components.cli.cluster.submit import Started, Submission
+    from components.cli.cluster.wait import Waiting
     from components.cli.package.package_file import Package
 
 # The status by which a shell knows a command that Ctrl-C ended: 128 + SIGINT.
@@ -141,8 +142,9 @@ def submit(
     Exit status with --wait: 0 succeeded, 1 failed, 2 time is up or wrong usage, 3 cancelled, 4 the
     API did not answer.
     """
-    from components.cli.cluster.submit import EXIT_CODES, Waiting, as_document, start
+    from components.cli.cluster.submit import as_document, start
     from components.cli.cluster.summary import summary_page
+    from components.cli.cluster.wait import EXIT_CODES, Waiting
     from components.cli.package.compile import unpinned_images
 
     package, default_name = _load_package(command, options)
@@ -181,7 +183,7 @@ def submit(
 def _wait(
     pipelines: Pipelines, submission: Submission, started: Started, waiting: Waiting
 ) -> tuple[Started, int]:
-    from components.cli.cluster.submit import follow_and_restart
+    from components.cli.cluster.wait import follow_and_restart
 
     try:
         return follow_and_restart(pipelines, submission, started, waiting)
@@ -201,7 +203,8 @@ def _print_restart(restarts: int, failed: Started, number: int) -> None:
 
 def _print_end(started: Started, status: int) -> None:
     """Print what there is to say of a run beyond its state."""
-    from components.cli.cluster.submit import EXIT_CODES, TIME_IS_UP, failure_lines
+    from components.cli.cluster.submit import failure_lines
+    from components.cli.cluster.wait import EXIT_CODES, TIME_IS_UP
 
     if status == EXIT_CODES["FAILED"]:
         for line in failure_lines(started):

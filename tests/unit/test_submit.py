@@ -23,16 +23,14 @@ from components.cli.cluster.run_parameters import checked_parameters
 from components.cli.cluster.submit import (
     Started,
     Submission,
-    Waiting,
     current_commit,
     failure_lines,
-    follow,
-    follow_and_restart,
     plan_submission,
     start,
 )
 from components.cli.cluster.summary import summary_page
 from components.cli.cluster.tenancy import check_tenancy, version_problem
+from components.cli.cluster.wait import Waiting, follow, follow_and_restart
 from components.cli.package.package_file import Package
 from components.errors import Transient, UserError
 from components.runtime.context import Context
