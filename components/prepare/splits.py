@@ -21,6 +21,8 @@ from components.prepare.examples import Example
 from components.verifiers import pattern_problem, verify
 
 Target = Split | Literal["auto"]
+Assigned = tuple[Target, Example]
+ExamplesOfSplits = dict[Split, list[Example]]
 
 # Splits that decide or release come first: a prompt that was trained on measures nothing.
 CLAIM_ORDER: tuple[Split, ...] = (
@@ -75,16 +77,14 @@ class Splits:
         return dict(sorted(Counter(row.reason for row in self.rejected).items()))
 
 
-def make_splits(
-    examples: Iterable[tuple[Target, Example] | Dropped], fractions: Fractions, seed: int
-) -> Splits:
+def make_splits(examples: Iterable[Assigned | Dropped], fractions: Fractions, seed: int) -> Splits:
     """Assign every example to one split and drop, with a reason, what may not be in it.
 
     If no source gives unlabelled prompts, the questions of the train split serve. Raises UserError
     if there is nothing to train on, to sample from or to measure on.
     """
     splits = Splits()
-    meant_for: dict[Split, list[Example]] = {name: [] for name in CLAIM_ORDER}
+    meant_for: ExamplesOfSplits = {name: [] for name in CLAIM_ORDER}
     for item in examples:
         if isinstance(item, Dropped):
             splits.rejected.append(item)
@@ -144,9 +144,7 @@ def _problem_in(split: Split, example: Example) -> str:
     return f"verifier {example.verifier} refuses the reference answer"
 
 
-def _claim(
-    meant_for: dict[Split, list[Example]], rejected: list[Dropped]
-) -> dict[Split, list[Example]]:
+def _claim(meant_for: ExamplesOfSplits, rejected: list[Dropped]) -> ExamplesOfSplits:
     """Return split → its examples: each prompt in one split, each row once.
 
     The other examples are appended to `rejected`.
@@ -155,7 +153,7 @@ def _claim(
     for name in CLAIM_ORDER:
         for example in meant_for[name]:
             owners.setdefault(example.identity, name)
-    members: dict[Split, list[Example]] = {}
+    members: ExamplesOfSplits = {}
     for name in CLAIM_ORDER:
         present: set[tuple[str, str | None]] = set()
         members[name] = []
@@ -191,10 +189,10 @@ def _questions(train: list[Example]) -> list[Prompt]:
     return [example.as_prompt() for example in reversed(by_identity.values())]
 
 
-def _assert_disjoint(members: dict[Split, list[Example]]) -> None:
-    identities = {
-        name: {example.identity for example in examples} for name, examples in members.items()
-    }
+def _assert_disjoint(members: ExamplesOfSplits) -> None:
+    identities: dict[Split, set[str]] = {}
+    for name, examples in members.items():
+        identities[name] = {example.identity for example in examples}
     for first, second in combinations(CLAIM_ORDER, 2):
         shared = identities[first] & identities[second]
         assert not shared, f"splits {first} and {second} share {len(shared)} prompts: {min(shared)}"

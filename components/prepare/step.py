@@ -19,11 +19,10 @@ from components.contracts.rows import Dropped, write_rows
 from components.contracts.state import State
 from components.contracts.summaries import PrepareSummary, SelectSummary, StartSummary
 from components.errors import UserError
-from components.prepare.examples import Example
 from components.prepare.first_state import continued_state, first_state, resumed_campaign
 from components.prepare.model_fit import check_fit
 from components.prepare.readers import read_source
-from components.prepare.splits import CLAIM_ORDER, Target, make_splits
+from components.prepare.splits import CLAIM_ORDER, Assigned, make_splits
 from components.prepare.tasks import make_examples
 from components.runtime.attempts import Attempt, Task, attempting
 from components.runtime.context import Context
@@ -56,8 +55,10 @@ def run(inputs: PrepareInputs, context: Context) -> Receipt:
     Returns the `start` receipt. Files: recipe.json, state.json. Summary: counts per split, rejected
     rows per reason, parameters and digest of the base model, `fresh` (False when resumed), ref of
     the first mix. The `prepare` receipt that its state names has base/…, splits/*.jsonl and
-    rejected.jsonl; the first mix has the files of a round's mix, with labelled rows alone. Raises
-    UserError for a recipe, file, model or state that cannot be used.
+    rejected.jsonl; the first mix has the files of a round's mix, with labelled rows alone.
+
+    Raises:
+        UserError: A recipe, file, model or state cannot be used.
     """
     recipe = resolve_recipe(inputs)
     campaign = None
@@ -240,14 +241,14 @@ def _prepare(
     )
 
 
-def _examples(recipe: Recipe, files: list[Path]) -> Iterator[tuple[Target, Example] | Dropped]:
+def _examples(recipe: Recipe, files: list[Path]) -> Iterator[Assigned | Dropped]:
     for source, path in zip(recipe.data.sources, files, strict=True):
         yield from _assigned(source, path)
     for index, task in enumerate(recipe.data.tasks):
         yield from make_examples(task, derived_seed("source", recipe.seed, index))
 
 
-def _assigned(source: DataSource, path: Path) -> Iterator[tuple[Target, Example] | Dropped]:
+def _assigned(source: DataSource, path: Path) -> Iterator[Assigned | Dropped]:
     for item in read_source(path, source):
         if isinstance(item, Dropped):
             yield item

@@ -53,7 +53,7 @@ def _ladder_examples(source: TaskSource, ladder: Ladder, seed: int) -> Iterator[
     shortest = ladder.labelled[0]
     longest = ladder.climb[1]
     counts = _ladder_counts(source, ladder)
-    for length in range(shortest, longest + 1):
+    for length in _lengths(shortest, longest):
         space = BUILTIN_TASKS[source.task].count(length)
         numbers = _distinct(space, derived_seed("task", seed, source.task, length))
         for split, counts_by_length in counts.items():
@@ -67,10 +67,10 @@ def _ladder_examples(source: TaskSource, ladder: Ladder, seed: int) -> Iterator[
 
 def _ladder_counts(source: TaskSource, ladder: Ladder) -> dict[Split, dict[int, int]]:
     """Return split → length → puzzles, in the order in which splits take their puzzles."""
-    labelled = range(ladder.labelled[0], ladder.labelled[1] + 1)
-    climb = range(ladder.climb[0], ladder.climb[1] + 1)
+    labelled = _lengths(*ladder.labelled)
+    climb = _lengths(*ladder.climb)
     # Measured from the longest labelled length on: a goal is about lengths that nobody labelled.
-    evaluated = range(ladder.labelled[1], ladder.climb[1] + 1)
+    evaluated = _lengths(ladder.labelled[1], ladder.climb[1])
     return {
         "vault": _spread(source.vault, evaluated),
         "test": _spread(source.test, evaluated),
@@ -80,6 +80,11 @@ def _ladder_counts(source: TaskSource, ladder: Ladder) -> dict[Split, dict[int, 
         "audit": dict.fromkeys(climb, source.audit),
         "unlabelled": dict.fromkeys(climb, source.unlabelled),
     }
+
+
+def _lengths(shortest: int, longest: int) -> range:
+    """Return the lengths from the shortest to the longest, both included."""
+    return range(shortest, longest + 1)
 
 
 def _spread(total: int, lengths: range) -> dict[int, int]:

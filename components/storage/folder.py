@@ -138,10 +138,10 @@ class FileStore:
         with local_errors(base):
             for folder, subfolders, files in os.walk(base, onerror=_unless_absent):
                 # Assigned in place, so that os.walk does not enter hidden folders (.incoming).
-                subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+                subfolders[:] = _visible(subfolders)
                 parent = Path(folder).relative_to(self._folder)
-                visible = [name for name in files if not name.startswith(".")]
-                listed += [(parent / name).as_posix() for name in visible]
+                for name in _visible(files):
+                    listed.append((parent / name).as_posix())
         return iter(sorted(listed))
 
     def delete(self, key: str) -> None:
@@ -270,6 +270,10 @@ def _unless_absent(error: OSError) -> None:
     """Raise an error of os.walk, except for an absent folder: nothing to list is no failure."""
     if error.errno not in (errno.ENOENT, errno.ENOTDIR):
         raise error
+
+
+def _visible(names: list[str]) -> list[str]:
+    return [name for name in names if not name.startswith(".")]
 
 
 def _make_folders(folder: Path) -> tuple[Path, ...]:
