@@ -23,12 +23,12 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent / "requirements"
 WITH_TORCH = ("torch", "generate", "train")
 FAMILIES = ("build", "common", "cpu", *WITH_TORCH)
-VARIANTS = ("", "-cuda", "-vllm")
 NVIDIA = re.compile(r"nvidia-|cuda-|triton$")
 """Names of the libraries for GPUs that torch's wheels for Linux ask for."""
 WITHOUT_DEPENDENCIES = """
@@ -36,8 +36,8 @@ WITHOUT_DEPENDENCIES = """
 name = "kfp"
 requires-dist = []
 """
-"""In images KFP is alone: its executor needs no other package, and those it asks for would be 100 MB
-and a second protobuf."""
+"""In images KFP is alone: its executor needs no other package, and those it asks for would be
+100 MB and a second protobuf."""
 VLLM = {"-cuda": "vllm-cuda", "-vllm": "vllm"}
 """Variant of the image generate → the lock file that vLLM comes from. What the image has without it
 stays as it is: vLLM 0.32 asks for transformers below 5.20 and, by mistral-common, for NumPy below
@@ -64,68 +64,69 @@ def main() -> int:
     resolve_development()
     for name in sorted(VLLM.values()):
         # The image's platform alone: vLLM has wheels for no other.
-        found = compiled([f"{name}.in"], [name], "--python-platform=x86_64-manylinux_2_28")
-        write(name, f"What {name}.in asks for, for images.", list(found.values()))
-    for name in FAMILIES:
-        for variant in VARIANTS:
-            if exists(name, variant):
-                write(f"{name}{variant}", *family_lock(name, variant))
+        packages = compiled([f"{name}.in"], [name], "--python-platform=x86_64-manylinux_2_28")
+        write(name, f"What {name}.in asks for, for images.", list(packages.values()))
+    for name, variant in image_locks():
+        purpose, lines = family_lock(name, variant)
+        write(f"{name}{variant}", purpose, lines)
     return 0
 
 
 def check() -> int:
-    """Say which locks are not of today's requirements; return 1 if there are any."""
+    """Print the locks that are not of today's requirements; return 1 if there are any."""
     names = ["bootstrap", "nvidia", "dev", *VLLM.values()]
-    names += [
-        f"{name}{variant}" for name in FAMILIES for variant in VARIANTS if exists(name, variant)
-    ]
-    stale = [name for name in names if f"Requirements {digest()}" not in text_of(name)]
+    names += [f"{name}{variant}" for name, variant in image_locks()]
+    marker = f"Requirements {digest()}"
+    stale = [name for name in names if marker not in text_of(name)]
     for name in stale:
         print(f"{FOLDER / name}.lock is stale: make lock", file=sys.stderr)
     return 1 if stale else 0
 
 
-def exists(family: str, variant: str) -> bool:
-    """Return whether an image family has a variant."""
-    return (
-        variant == ""
-        or (variant == "-cuda" and family in WITH_TORCH)
-        or (variant == "-vllm" and family == "generate")
-    )
+def image_locks() -> Iterator[tuple[str, str]]:
+    """Yield (family, variant) of each lock of an image, in the order in which they are written."""
+    for family in FAMILIES:
+        yield family, ""
+        if family in WITH_TORCH:
+            yield family, "-cuda"
+        if family == "generate":
+            yield family, "-vllm"
 
 
 def resolve_development() -> None:
-    """Resolve what is developed with, and write the three locks that an environment is made of."""
-    everything = compiled(
-        ["dev.in", "bootstrap.in", "nvidia.in"], ["bootstrap", "nvidia", "dev"], "--universal"
-    )
+    """Resolve the packages of development, and write the three locks of an environment."""
+    preferred = ["bootstrap", "nvidia", "dev"]
+    everything = compiled(["dev.in", "bootstrap.in", "nvidia.in"], preferred, "--universal")
     everything["torch"] = with_cpu_wheels(everything["torch"])
+    # A second resolution, of torch alone: what it needs goes into the first lock, since packages
+    # that are built from source look for it.
+    with_torch = compiled(["bootstrap.in", "nvidia.in"], preferred, "--universal").keys()
     nvidia = {name for name in everything if NVIDIA.match(name)}
-    first = compiled(
-        ["bootstrap.in", "nvidia.in"], ["bootstrap", "nvidia", "dev"], "--universal"
-    ).keys()
-    for name, names, what in (
-        ("bootstrap", first - nvidia, "pip, build tools, torch and what it needs."),
-        ("nvidia", nvidia, "What torch needs where it is no CPU wheel."),
-        ("dev", everything.keys() - nvidia, "All that is developed and tested with."),
-    ):
-        write(name, what, [everything[package] for package in sorted(names)])
+    contents = {
+        "bootstrap": (with_torch - nvidia, "pip, build tools, torch and what it needs."),
+        "nvidia": (nvidia, "What torch needs where it is no CPU wheel."),
+        "dev": (everything.keys() - nvidia, "All that is developed and tested with."),
+    }
+    for name, (packages, purpose) in contents.items():
+        write(name, purpose, [everything[package] for package in sorted(packages)])
 
 
 def compiled(
     sources: list[str], preferred: list[str], *options: str, settings: str = ""
 ) -> dict[str, str]:
-    """Return package → its lines, as uv resolves the sources; what is locked now is preferred."""
+    """Return package → its lines, as uv resolves the sources.
+
+    Args:
+        sources: files of requirements.
+        preferred: names of the locks whose versions are kept where they fit.
+        options: more options of `uv pip compile`.
+        settings: more lines of uv.toml.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        output, config = Path(folder) / "output.lock", Path(folder) / "uv.toml"
+        output = Path(folder) / "output.lock"
+        config = Path(folder) / "uv.toml"
         config.write_text((FOLDER / "uv.toml").read_text(encoding="utf-8") + settings)
-        # Versions alone: uv would keep the hashes that stand there, of another index too.
-        locked = [
-            entry.partition(" \\\n")[0] + "\n"
-            for name in preferred
-            for entry in pinned(name).values()
-        ]
-        output.write_text("".join(dict.fromkeys(locked)), encoding="utf-8")
+        output.write_text(preferred_versions(preferred), encoding="utf-8")
         command = [
             *(sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--generate-hashes"),
             *("--python-version=3.11", "--no-emit-index-url", "--no-emit-find-links"),
@@ -136,10 +137,26 @@ def compiled(
         return entries(output.read_text(encoding="utf-8"))
 
 
+def preferred_versions(names: list[str]) -> str:
+    """Return the pins of some locks in the form of a lock that uv takes for an earlier output."""
+    lines: list[str] = []
+    for name in names:
+        for entry in pinned(name).values():
+            # Versions alone: uv would keep the hashes that stand there, of another index too.
+            pin, _, _ = entry.partition(" \\\n")
+            lines.append(f"{pin}\n")
+    unique_lines = dict.fromkeys(lines)
+    return "".join(unique_lines)
+
+
 def entries(text: str) -> dict[str, str]:
     """Return package → its lines: pin, marker and hashes."""
-    found = re.findall(r"^[A-Za-z0-9_.-]+={2,3}(?:.*\\\n)*.*\n", text, re.MULTILINE)
-    return {canonical(entry.partition("==")[0]): entry for entry in found}
+    pattern = r"^[A-Za-z0-9_.-]+={2,3}(?:.*\\\n)*.*\n"
+    by_package: dict[str, str] = {}
+    for entry in re.findall(pattern, text, re.MULTILINE):
+        name, _, _ = entry.partition("==")
+        by_package[canonical(name)] = entry
+    return by_package
 
 
 def pinned(name: str) -> dict[str, str]:
@@ -156,10 +173,11 @@ def text_of(name: str) -> str:
 def digest() -> str:
     """Return a digest of everything that the locks are made from, but for the index."""
     sources = sorted([*FOLDER.glob("*.in"), *FOLDER.glob("*.txt"), FOLDER / "uv.toml"])
-    code = hashlib.sha256(Path(__file__).read_bytes())
+    # This file too, and whole: an edit of a comment here makes all locks stale.
+    sha256 = hashlib.sha256(Path(__file__).read_bytes())
     for path in sources:
-        code.update(path.read_bytes())
-    return code.hexdigest()[:16]
+        sha256.update(path.read_bytes())
+    return sha256.hexdigest()[:16]
 
 
 def with_cpu_wheels(entry: str) -> str:
@@ -169,39 +187,42 @@ def with_cpu_wheels(entry: str) -> str:
     hashes = [line.split()[0] for line in lines if f"-{version}+cpu-" in line]
     if not hashes:
         sys.exit(f"error: torch-cpu-wheels.txt has no wheel of torch {version}")
-    head, _, rest = entry.partition("    --hash")
-    return head + "".join(f"    --hash=sha256:{one} \\\n" for one in hashes) + f"    --hash{rest}"
+    pin, separator, public_hashes = entry.partition("    --hash")
+    cpu_hashes = [f"    --hash=sha256:{sha256} \\\n" for sha256 in hashes]
+    return "".join([pin, *cpu_hashes, separator, public_hashes])
 
 
-def write(name: str, what: str, lines: list[str]) -> None:
+def write(name: str, purpose: str, lines: list[str]) -> None:
     """Write NAME.lock."""
     path = FOLDER / f"{name}.lock"
-    header = f"# Written by `make lock`; do not edit. {what}\n# Requirements {digest()}\n"
+    header = f"# Written by `make lock`; do not edit. {purpose}\n# Requirements {digest()}\n"
     path.write_text(header + "".join(lines), encoding="utf-8")
     print(path)
 
 
 def family_lock(name: str, variant: str = "") -> tuple[str, list[str]]:
-    """Return what a lock of an image is, and its lines: those of dev.lock, for what the image needs."""
-    pins, nvidia = pinned("dev"), pinned("nvidia")
-    found = compiled(
-        [f"{name}.in"], ["dev", "nvidia"], "--universal", settings=WITHOUT_DEPENDENCIES
-    )
-    packages = found.keys() - nvidia.keys()
-    what = f"What {name}.in names and what that depends on, as in dev.lock."
+    """Return the purpose of an image's lock, and its lines: those of dev.lock that it needs."""
+    pins = pinned("dev")
+    nvidia = pinned("nvidia")
+    preferred = ["dev", "nvidia"]
+    needed = compiled([f"{name}.in"], preferred, "--universal", settings=WITHOUT_DEPENDENCIES)
+    packages = needed.keys() - nvidia.keys()
+    purpose = f"What {name}.in names and what that depends on, as in dev.lock."
     if variant == "-cuda":
         # Three equals signs, or a CPU wheel would do; its hashes go for the same reason.
         exact = pins["torch"].replace("torch==", "torch===")
         packages |= nvidia.keys()
         pins = {**nvidia, **pins, "torch": without_cpu_wheels(exact)}
     if name == "generate" and variant:
-        vllm, present = pinned(VLLM[variant]), set(packages)
+        vllm = pinned(VLLM[variant])
+        # Where both pin a package, the image's own version stays.
+        own_pins = {package: pins[package] for package in packages}
+        pins = {**vllm, **own_pins}
         packages |= vllm.keys() - LEFT_OUT[variant] - nvidia.keys()
-        pins = {**vllm, **{package: pins[package] for package in present}}
-        what += f" vLLM and what it needs beside that: {VLLM[variant]}.lock."
+        purpose += f" vLLM and what it needs beside that: {VLLM[variant]}.lock."
     if unknown := sorted(packages - pins.keys()):
         sys.exit(f"error: {name}.in needs {', '.join(unknown)}, which dev.in does not bring")
-    return what, [pins[package] for package in sorted(packages)]
+    return purpose, [pins[package] for package in sorted(packages)]
 
 
 def without_cpu_wheels(entry: str) -> str:
