@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from components.contracts.rows import Prompt, Sample
 from components.runtime.context import Context
@@ -85,7 +84,7 @@ def _shard_file(context: Context, shard: Receipt, name: str) -> Path:
     return fetch(context, shard, parquet if parquet in shard.objects else f"{name}.jsonl")
 
 
-def _joined(files: Iterable[tuple[Any, Path]]) -> tuple[dict[str, Prompt], list[Sample]]:
+def _joined(files: Iterable[tuple[Kind, Path]]) -> tuple[dict[str, Prompt], list[Sample]]:
     """Return (prompt id → prompt, samples) of (row model, file) pairs."""
     prompts: dict[str, Prompt] = {}
     samples: list[Sample] = []
@@ -97,7 +96,7 @@ def _joined(files: Iterable[tuple[Any, Path]]) -> tuple[dict[str, Prompt], list[
     return prompts, samples
 
 
-def _distribute(files: Iterable[tuple[Any, Path]], count: int, folder: Path) -> None:
+def _distribute(files: Iterable[tuple[Kind, Path]], count: int, folder: Path) -> None:
     """Copy rows to `count` files of prompts and `count` files of samples, by ranges of prompt ids.
 
     Args:

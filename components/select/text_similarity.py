@@ -11,9 +11,13 @@ import re
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from components.canonical import normalised_text
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 SHINGLE_CHARACTERS = 5
 BOILERPLATE_SHARE = 0.2
@@ -84,7 +88,9 @@ def rows_per_band(threshold: float) -> int:
     return 2
 
 
-def band_hashes(shingles: Sequence[frozenset[str]], salts: Sequence[int], rows: int) -> Any:
+def band_hashes(
+    shingles: Sequence[frozenset[str]], salts: Sequence[int], rows: int
+) -> npt.NDArray[np.uint64]:
     """Return (texts, 128 // rows) uint64: similar texts with the same salt agree in some column.
 
     Texts with different salts agree by accident alone. MinHash (Broder 1997) with LSH bands.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 from components.canonical import derived_seed
 from components.contracts.recipe import DiversityChoice
@@ -16,6 +16,10 @@ from components.select.scored_samples import (
     ScoredSample,
     split,
 )
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 NUM_FEATURES = 2**15
 NUM_DIMENSIONS = 64
@@ -100,7 +104,7 @@ def _all_samples(remaining: Remaining) -> Iterator[ScoredSample]:
         yield from block
 
 
-def _vectors(remaining: Remaining, seed: int) -> Any:
+def _vectors(remaining: Remaining, seed: int) -> npt.NDArray[np.float32]:
     """Return (rows, NUM_DIMENSIONS) float32 vectors of unit length.
 
     They count words and pairs of words, hashed and weighted by rarity.
@@ -136,17 +140,18 @@ def _vectors(remaining: Remaining, seed: int) -> Any:
     for block in remaining():
         weighted = hashing.transform(_texts(block)).multiply(rarity).tocsr()
         parts.append(projection.transform(weighted).astype(np.float32))
-    vectors = np.concatenate(parts)
+    vectors: npt.NDArray[np.float32] = np.concatenate(parts)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     # A text without any word has length 0.
-    return vectors / np.maximum(lengths, 1e-12)
+    vectors /= np.maximum(lengths, 1e-12)
+    return vectors
 
 
 def _texts(block: Block) -> list[str]:
     return [f"{scored.prompt.text} {scored.text}" for scored in block]
 
 
-def _centres(vectors: Any, first: int, count: int) -> list[int]:
+def _centres(vectors: npt.NDArray[np.float32], first: int, count: int) -> list[int]:
     """Return the rows of a greedy k-centre choice: each is the farthest from those before it.
 
     The largest distance to a centre is at most twice the best possible one.
@@ -164,7 +169,9 @@ def _centres(vectors: Any, first: int, count: int) -> list[int]:
     return chosen
 
 
-def _balanced(vectors: Any, ranking: list[int], section: DiversityChoice, seed: int) -> list[int]:
+def _balanced(
+    vectors: npt.NDArray[np.float32], ranking: list[int], section: DiversityChoice, seed: int
+) -> list[int]:
     """Return the best rows of every cluster in turn, until there are enough."""
     from sklearn.cluster import MiniBatchKMeans
 

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from components.select.filter_settings import FilterSettings
 from components.select.scored_samples import (
@@ -34,6 +34,10 @@ from components.select.text_similarity import (
     rows_per_band,
     shingles_of,
 )
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 TEMPLATE_PROMPTS = 1000
 """Prompts of each task whose texts show its template. Ids are hashes, so the first ones are a fair
@@ -99,7 +103,7 @@ class _Search:
     def _band_file(self, band: int) -> Path:
         return self._folder / f"band-{band}"
 
-    def _write(self, remaining: Remaining) -> Any:
+    def _write(self, remaining: Remaining) -> npt.NDArray[np.int64]:
         """Write all texts to one file and the hashes of each band to one file.
 
         Returns (rows + 1,) int64: where each text begins, and the end of the last one.
@@ -132,7 +136,12 @@ class _Search:
         first_offset = np.zeros(1, dtype=np.int64)
         return np.concatenate([first_offset, *lengths]).cumsum()
 
-    def _compare(self, rows: Any, is_duplicate: Any, detail_by_key: dict[SampleKey, str]) -> None:
+    def _compare(
+        self,
+        rows: npt.NDArray[np.int64],
+        is_duplicate: npt.NDArray[np.bool_],
+        detail_by_key: dict[SampleKey, str],
+    ) -> None:
         """Mark the rows of a group that resemble an earlier one of it."""
         # What is a duplicate by another band already leads no rows of its own.
         rows = rows[~is_duplicate[rows]]
@@ -182,7 +191,7 @@ def _first_rows(remaining: Remaining) -> Iterator[tuple[str, str]]:
                 yield task, _text(group[0])
 
 
-def _groups(hashes: Any) -> Iterator[Any]:
+def _groups(hashes: npt.NDArray[np.uint64]) -> Iterator[npt.NDArray[np.int64]]:
     """Yield the rows with equal hashes, where there are at least two.
 
     Rows are in order within a group; groups are in the order of their first rows.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.canonical import derived_seed
 from components.contracts.artifacts import split_file
@@ -18,6 +18,11 @@ from components.runtime.receipts import Receipt, fetch, fetch_folder, read_recei
 from components.select.filter_settings import Scorer
 from components.select.scored_samples import Block, SampleKey
 from components.storage.sources import local_folder
+
+if TYPE_CHECKING:
+    from components.modeling.encoding import Codec
+    from components.modeling.influence import Influence
+    from components.modeling.reward import RewardModel
 
 BATCH_ROWS = 32
 """Rows per forward pass of the perplexities."""
@@ -40,7 +45,7 @@ def reward_scorer(context: Context, section: RewardScorer, scratch: Path) -> Sco
         )
 
     @functools.cache
-    def model() -> Any:
+    def model() -> RewardModel:
         from components.modeling.reward import RewardModel
 
         return RewardModel(local_folder(section.source, context.environment, scratch))
@@ -87,7 +92,7 @@ def _perplexity(context: Context, campaign: Campaign, receipt: Receipt, name: st
 
     # Loaded with the first block: filters before this one may have dropped everything.
     @functools.cache
-    def loaded() -> Any:
+    def loaded() -> tuple[Any, Codec]:
         return _loaded(context, receipt, name, recipe.model.system_prompt)
 
     last_block: dict[SampleKey, float | None] = {}
@@ -132,7 +137,7 @@ def influence_scorer(context: Context, campaign: Campaign) -> Scorer:
     chosen = [(row.asked, row.completion) for row in rows[: section.dev_rows]]
 
     @functools.cache
-    def influence() -> Any:
+    def influence() -> Influence:
         from components.modeling.influence import Influence
 
         champion = read_receipt(context, campaign.champion_ref)
@@ -151,7 +156,7 @@ def _pairs(block: Block) -> list[tuple[str | Conversation, str]]:
     return [(scored.prompt.asked, scored.text) for scored in block]
 
 
-def _loaded(context: Context, receipt: Receipt, name: str, system_prompt: str) -> Any:
+def _loaded(context: Context, receipt: Receipt, name: str, system_prompt: str) -> tuple[Any, Codec]:
     """Return (model, codec) of a checkpoint of a receipt."""
     from components.modeling.inference.answers import load_for_answers
 
