@@ -18,7 +18,7 @@ from components.contracts.summaries.evaluate import VerificationGap
 from components.evaluate.collapse import Measured
 from components.evaluate.harness import folder_of, run_harness
 from components.evaluate.questions import SPLITS_READ, Questions, label_of
-from components.evaluate.scores import generation_verification
+from components.evaluate.verification_gap import generation_verification
 from components.runtime.campaign import Campaign
 from components.runtime.code_digest import code_digest
 from components.runtime.context import Context

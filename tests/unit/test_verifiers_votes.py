@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from components.contracts.recipe import SelectSection
 from components.contracts.rows import Prompt, Sample, prompt_id
-from components.evaluate.scores import generation_verification
+from components.evaluate.verification_gap import generation_verification
 from components.select.scored_samples import make_scored_samples
 from components.verifiers import verify, vote_keys
 from tests.unit.selections import kept_texts, reasons, select
