@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import NoReturn, TypedDict
 
 ROOT = Path(__file__).resolve().parents[1]
+# A script that is started by its path finds nothing but its own folder.
 sys.path.insert(0, str(ROOT))
 from components.cli.local.docker_runner import code_label  # noqa: E402
 
@@ -107,6 +108,7 @@ def docker_build(*arguments: str) -> None:
 
 def shortened(command: str) -> str:
     """Return an instruction of the Dockerfile without its mounts, at most 90 characters long."""
+    # Mounts of caches and secrets are half of a line, and tell nothing of what is done.
     text = " ".join(re.sub(r"--mount=\S+", "", command).split())
     return text if len(text) <= 90 else f"{text[:89]}…"
 
@@ -239,6 +241,7 @@ def debian_packages(image: str) -> list[Package]:
 
 def repository(registry: str) -> str:
     """Return the folder that images are pushed to: by default `ratchet` of the registry."""
+    # A registry alone (localhost:5000) takes any name; others want the folder of a project.
     registry = registry.rstrip("/")
     return registry if "/" in registry else f"{registry}/ratchet"
 
@@ -268,6 +271,7 @@ def base_image(release: bool) -> str:
     pinned = f"{base['image']}@{base['digest']}"
     if has(pinned) or has(pinned, pull=True):
         return pinned
+    # What is published has the pinned base, so that anybody can build the same again.
     if release:
         sys.exit(
             f"error: {pinned} cannot be pulled, and what is published is built from it; or set "

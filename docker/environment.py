@@ -226,6 +226,7 @@ def environment() -> dict[str, str]:
 def works(folder: Path) -> bool:
     """Return True if the folder holds an environment of this Python that starts."""
     program = "import sys, pip; print(*sys.version_info[:2])"
+    # The links of an environment lead nowhere once its Python was removed or its folder moved.
     command = [str(folder / "bin" / "python"), "-c", program]
     try:
         result = run(command)
@@ -282,6 +283,7 @@ class Pip:
             num_packages += len(pins(REQUIREMENTS / name))
         progress = Progress(title, num_packages)
         output: list[str] = []
+        # Appended: what an interrupted set-up printed stays in the log.
         with (
             (self.folder / "install.log").open("a", encoding="utf-8") as log,
             subprocess.Popen(
@@ -382,6 +384,7 @@ class Progress:
     def print(self, text: str) -> None:
         """Print a line that stays."""
         if self.is_terminal:
+            # Clear the moving line first.
             print("\r\033[K", end="")
         print(text, flush=True)
 

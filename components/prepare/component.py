@@ -6,6 +6,7 @@ from kfp import dsl
 from kfp.dsl import Dataset, Output
 
 
+# The image has KFP's executor; installing it in each pod would need a package index.
 @dsl.component(base_image="ratchet/train:dev", install_kfp_package=False)
 def prepare(
     store: str,

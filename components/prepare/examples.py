@@ -25,6 +25,7 @@ class Example:
     tags: dict[str, str] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
 
+    # By its prompt and not by row: two answers to one question must not come into two splits.
     @property
     def identity(self) -> str:
         """Id that splits are disjoint by: the prompt's; of raw text, the text's."""

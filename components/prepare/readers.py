@@ -222,6 +222,7 @@ def _parquet_rows(path: Path, source: DataSource) -> Iterator[_RawRow]:
     # `modeling` is for packages that not every image has: nothing of it is loaded with a step.
     from components.modeling.parquet import UnreadableParquet, parquet_rows
 
+    # A damaged block in the middle ends the file: nobody knows how many rows it held.
     try:
         for number, row in enumerate(parquet_rows(path), 1):
             if row is None:

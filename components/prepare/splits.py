@@ -210,6 +210,7 @@ def _require_rows(splits: Splits) -> None:
 
 
 def _drop(reason: str, detail: str, example: Example) -> Dropped:
+    # An excerpt, with its file and line: the whole row is in the source.
     origin = ", ".join(str(value) for value in example.provenance.values())
     completion = example.completion or ""
     row = {

@@ -271,6 +271,7 @@ def _model_digest(recipe: Recipe, context: Context) -> str:
         return ""
     if source.endswith(".gguf"):
         return _sha256(local_path(source, context.environment, context.scratch))
+    # With the names: the same bytes under another name are another model.
     folder = local_folder(source, context.environment, context.scratch)
     files = [path for path in sorted(folder.iterdir()) if path.is_file()]
     lines = [f"{path.name} {_sha256(path)}" for path in files]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
+# prepare commits three kinds of receipts.
 FOLDERS = {"start": "prepare", "mix": "prepare"}
 """Step of a receipt → folder of its code, where they have different names."""
 _PACKAGE = "components"
@@ -29,6 +30,7 @@ def code_digest(step: str) -> str:
     # So that whoever edits a comment does not make days of training new work.
     folder = FOLDERS.get(step, step)
     digest = hashlib.sha256()
+    # With the paths: two modules with their contents exchanged are another program.
     for path in sorted(_reached_from(ROOT / folder / "step.py")):
         name = path.relative_to(ROOT).as_posix()
         digest.update(name.encode() + b"\0" + _source(path).digest)
