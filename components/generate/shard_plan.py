@@ -104,6 +104,8 @@ class ShardPlan:
 
     def asks_of_peer(self, peer: int, num_peers: int) -> dict[int, list[Ask]]:
         """Return number of a batch → its requests to one peer, without those that have none."""
+        # Each peer answers its share of the indices of every prompt: agreement is then a vote across
+        # models that were trained from several seeds.
         asks_by_batch: dict[int, list[Ask]] = {}
         for batches, indices in (
             (self.batches, self.indices),

@@ -20,6 +20,7 @@ class Audit:
     def __init__(self, samples: Sequence[ScoredSample]) -> None:
         self._samples = list(samples)
         self._remaining: list[ScoredSample] = list(samples)
+        # Verified once: all filters are measured against the same verdicts.
         self._is_right = {scored.key: verify(scored.prompt, scored.text) for scored in samples}
         self._filters: dict[str, FilterQuality] = {}
 

@@ -199,5 +199,6 @@ def _note(account: Account, name: str, block: Block, passed: Block, dropped: lis
     for part, hinted in ((account, False), (account.hinted, True)):
         num_given = sum(scored.hinted == hinted for scored in block)
         num_passed = sum(scored.hinted == hinted for scored in passed)
+        # Dropped rows have the key only where the sample had a hint.
         part_dropped = [row for row in dropped if ("hinted" in row.row) == hinted]
         part.note(name, num_given, num_passed, part_dropped)

@@ -18,6 +18,7 @@ class ScoredSampleFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        # A large buffer: lines are small, and a large round has a million of them.
         self._file: BinaryIO | None = path.open("wb", buffering=2**20)
         self.count = 0
         """Samples written."""

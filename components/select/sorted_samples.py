@@ -112,6 +112,7 @@ def _distribute(files: Iterable[tuple[Kind, Path]], count: int, folder: Path) ->
             ]
             for name, kind in _KINDS
         }
+        # By ranges alone: each file is sorted when it is read.
         for kind, path in files:
             id_field = "id" if kind is Prompt else "prompt_id"
             for row in rows_of(path, kind):

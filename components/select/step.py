@@ -123,6 +123,7 @@ def _in_order(campaign: Campaign, samples: Sequence[Receipt]) -> list[Receipt]:
             )
     numbers = [summary.shard for _, summary in shards]
     counts = sorted({summary.shards for _, summary in shards})
+    # A missing shard would only be a smaller round, which nobody would notice.
     is_whole = len(counts) == 1 and numbers == list(range(counts[0]))
     if not is_whole:
         raise Corrupt(
@@ -139,6 +140,7 @@ def _select(
     earlier: list[Receipt],
     folder: Path,
 ) -> SelectSummary:
+    # A folder of its own: a try that fails leaves no files behind for the next one.
     context.scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="select-", dir=context.scratch) as scratch:
         return _Selection(context, campaign, folder, Path(scratch)).run(shards, earlier)

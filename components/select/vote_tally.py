@@ -84,6 +84,7 @@ class VoteTally:
     def summary(self) -> Votes | None:
         """Return the counts; None if no prompt was counted."""
         num_prompts = self._passed_shares.count + self._refused_shares.count
+        # Shares of nothing would be read as 0.
         if not num_prompts:
             return None
         total_share = self._passed_shares.total + self._refused_shares.total

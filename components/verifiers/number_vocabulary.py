@@ -54,8 +54,8 @@ WORDS_BEFORE_SIGN = _words(
 """Words that a spaced minus may follow; behind other words it may be a dash."""
 LEADING_WORDS = _words(
     "the a an about approximately approx roughly exactly precisely around nearly almost equal "
-    "equals to is are be therefore thus hence then so simply just only number value total sum of final "
-    "result it its x equation"
+    "equals to is are be therefore thus hence then so simply just only number value total sum of "
+    "final result it its x equation"
 )
 """Words that may stand between "answer is" and the number."""
 LAYOUT_COMMANDS = _words(

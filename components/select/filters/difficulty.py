@@ -45,4 +45,5 @@ def _weight(scored: ScoredSample) -> float:
     if scored.hinted:
         return 1.0
     rate = min(_pass_rate(scored), 1 - 0.5 / scored.num_samples)
+    # The variance of right and wrong, scaled to 1: largest where the model is undecided.
     return 4 * rate * (1 - rate)
