@@ -44,6 +44,12 @@ LISTENERS = (
     "volume.port.grpc",
 )
 
+MARK_OF_FOLDER = {
+    "containers": "container",
+    "gpu": "gpu",
+    "fault": "process",
+    "pipeline": "process",
+}
 NOT_QUICK = {"process", "s3", "browser", "container", "gpu"}
 """Marks of tests that `make quick` leaves out."""
 
@@ -51,22 +57,16 @@ _store_numbers = itertools.count(1)
 _started_pythons: list[str] = []
 """Command lines of the Python processes that the running test has started."""
 
-MARK_OF_FOLDER = {
-    "containers": "container",
-    "gpu": "gpu",
-    "fault": "process",
-    "pipeline": "process",
-}
-
 
 def pytest_collection() -> None:
-    """Do not collect garbage while two thousand tests and torch are imported: none of it is any."""
+    """Stop garbage collections: what is imported while tests are collected is in use."""
     gc.disable()
 
 
 def pytest_collection_finish() -> None:
-    """Collect garbage again, and leave out what was imported. A full collection looks at more than
-    half a million objects otherwise, which was a tenth of what the quick tests took."""
+    """Allow garbage collections again, of what the tests make."""
+    # A full collection looks at half a million imported objects otherwise, which was a tenth of the
+    # CPU time of `make quick`.
     gc.freeze()
     gc.enable()
 
@@ -82,11 +82,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _note_python(event: str, arguments: tuple[Any, ...]) -> None:
-    """Audit hook: a process that is started with a Python of ours."""
-    if event != "subprocess.Popen" or "python" not in Path(os.fsdecode(arguments[0])).name:
-        return
-    # The process of the verifier `math` is started once for all tests that compare expressions.
-    if "components.math_process" not in arguments[1]:
+    """Audit hook: note the command line of a Python process that is started."""
+    if event == "subprocess.Popen" and "python" in Path(os.fsdecode(arguments[0])).name:
         _started_pythons.append(str(arguments[1]))
 
 
@@ -95,7 +92,7 @@ sys.addaudithook(_note_python)
 
 @pytest.fixture
 def started_pythons() -> list[str]:
-    """Command lines of the Python processes that the test has started; it grows."""
+    """Return the list of command lines of the Python processes that the test starts; it grows."""
     return _started_pythons
 
 
@@ -103,7 +100,8 @@ def started_pythons() -> list[str]:
 def _processes_are_marked(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that starts a Python and has none of the marks that `make quick` leaves out."""
     yield
-    started = [*_started_pythons]
+    # The process of the verifier `math` is started once for all tests that compare expressions.
+    started = [command for command in _started_pythons if "components.math_process" not in command]
     _started_pythons.clear()
     marks = {mark.name for mark in request.node.iter_markers()}
     if not marks & NOT_QUICK:
@@ -328,7 +326,12 @@ def store(request: pytest.FixtureRequest) -> Store:
 
 
 def context_in(folder: Path, store: Store) -> Context:
-    """The surroundings of a step over a store, with an empty cache and scratch space in a folder."""
+    """Return the surroundings of a step over a store, with an empty cache and scratch space.
+
+    Args:
+        folder: Holds the cache and the scratch space.
+        store: What the step reads and writes.
+    """
     return Context(
         store=store,
         cache=Cache(folder / "objects"),
@@ -345,7 +348,11 @@ def make_test_context(tmp_path: Path) -> Callable[[Store], Context]:
     """A function that gives the surroundings of a step over a store, with a new empty cache each
     time."""
     numbers = itertools.count()
-    return lambda store: context_in(tmp_path / f"local-{next(numbers)}", store)
+
+    def make(store: Store) -> Context:
+        return context_in(tmp_path / f"local-{next(numbers)}", store)
+
+    return make
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pipeline import build
 
 
 def compile_aside(recipe: Recipe, rounds: int, profile: Profile) -> Compiled:
-    """`compile_recipe` of the pipeline, in a thread of its own.
+    """Compile the pipeline with `compile_recipe`, in a thread of its own.
 
     kfp looks through the whole call stack for every task. Under pytest the stack is so deep that a
     compilation of 4 rounds took 10 s there, and takes 1 s here.

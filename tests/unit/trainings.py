@@ -95,7 +95,7 @@ def make_job(
 
 
 def command_of(job: Job) -> list[str]:
-    """How the step starts its processes."""
+    """Return the command by which the step starts its processes."""
     spec = job.output / "job.json"
     spec.write_text(job.model_dump_json())
     processes = job.section.num_processes
@@ -108,54 +108,59 @@ def command_of(job: Job) -> list[str]:
 
 
 def environment_of(job: Job, **more: str) -> dict[str, str]:
-    """Its own cache, so that trainings side by side share nothing but the store."""
+    """Return the variables of a training, with a cache of its own.
+
+    Trainings side by side share nothing but the store.
+    """
     return {**os.environ, **ENVIRONMENT, "RATCHET_CACHE": str(job.output.parent / "cache"), **more}
 
 
 def carry_out(job: Job, **environment: str) -> dict[str, Any]:
-    """Train in real processes and return what came of it: status, failure, losses, summary, output
-    folder.
+    """Train in real processes and return what they left.
 
-    The processes are forked from one that has imported torch and DeepSpeed, which takes a process
-    eight seconds of CPU time; tests of torchrun itself start it with `command_of`.
+    The processes are forked from one that has imported torch and DeepSpeed, which takes eight
+    seconds of CPU time each. Tests of torchrun itself start it with `command_of`.
+
+    Returns:
+        Status, failure, losses, summary and output folder: see `outcome`.
     """
-    num_processes = job.section.num_processes
     arguments = command_of(job)[-2:]
     stderr_path = job.output.parent / "said.txt"
     stderr_path.touch()
-    port = str(free_ports(1)[0])
     forkserver = multiprocessing.get_context("forkserver")
     forkserver.set_forkserver_preload(PRELOADED)
     processes = []
-    for rank in range(num_processes):
-        ranked = _torchrun_environment(rank, num_processes, port) if num_processes > 1 else {}
-        variables = environment_of(job, **environment, **ranked)
+    for rank_variables in _environments_of_ranks(job.section.num_processes):
+        variables = environment_of(job, **environment, **rank_variables)
         process = forkserver.Process(target=_main, args=(arguments, variables, str(stderr_path)))
         process.start()
         processes.append(process)
     status = _status_of_all(processes)
-    said = stderr_path.read_text()
-    assert status is not None, f"still running: {said[-3000:]}"
-    return outcome(job, status, said)
+    stderr_text = stderr_path.read_text()
+    assert status is not None, f"still running: {stderr_text[-3000:]}"
+    return outcome(job, status, stderr_text)
 
 
-def _torchrun_environment(rank: int, num_processes: int, port: str) -> dict[str, str]:
-    """Return what torchrun tells a process of its place among those of one node."""
-    return {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
+def _environments_of_ranks(num_processes: int) -> list[dict[str, str]]:
+    """Return what torchrun tells each process of a node; nothing where there is one process."""
+    if num_processes == 1:
+        return [{}]
+    shared = {
         "WORLD_SIZE": str(num_processes),
         "LOCAL_WORLD_SIZE": str(num_processes),
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
+        "MASTER_PORT": str(free_ports(1)[0]),
+        # Processes of one run share a folder of checkpoints.
         "TORCHELASTIC_RUN_ID": "tests",
     }
+    ranks = map(str, range(num_processes))
+    return [{**shared, "RANK": rank, "LOCAL_RANK": rank} for rank in ranks]
 
 
 def _status_of_all(processes: list[Any]) -> int | None:
     """Return the exit status of the first process that failed, 0 if none did, None if one runs on.
 
-    As torchrun does, end the others once one failed: they wait for it in a collective.
+    The others are ended once one failed, as torchrun does: they wait for it in a collective.
     """
     deadline = time.monotonic() + PATIENCE_SECONDS
     status: int | None = 0
