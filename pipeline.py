@@ -68,7 +68,7 @@ def build(recipe: Recipe, rounds: int = 4, profile: Profile | None = None) -> Ba
         # An exit task runs also after a failed step: a failed run has a report too.
         report_task = task(report, "report", store=store, job_id=job_id)
         with dsl.ExitHandler(report_task, name="campaign"):
-            prepared = task(
+            start = task(
                 prepare,
                 "prepare",
                 store=store,
@@ -86,9 +86,7 @@ def build(recipe: Recipe, rounds: int = 4, profile: Profile | None = None) -> Ba
                 labelled_share=labelled_share,
                 defaults=defaults,
             ).outputs
-            round_task = first_round(
-                fresh=prepared["fresh"], state=prepared["state"], data=prepared["data"]
-            )
+            round_task = first_round(fresh=start["fresh"], state=start["state"], data=start["data"])
             round_task.set_display_name("Round 0").set_caching_options(False)
             for number, later_round in enumerate(later_rounds, 1):
                 earlier = round_task.outputs
@@ -138,10 +136,8 @@ def train_evaluate_decide(number: int, state: str, mix: PipelineChannel, task: T
     """Add the second half of every round, and return decide's outputs `go` and `state`."""
     candidate = task(train, f"train-r{number}", state=state, mix=mix).outputs["candidate"]
     evaluation = task(evaluate, f"evaluate-r{number}", state=state, candidate=candidate)
-    results = evaluation.outputs["results"]
-    inputs = {"mix": mix, "candidate": candidate, "results": results}
-    decision = task(decide, f"decide-r{number}", state=state, **inputs)
-    outputs: Outputs = decision.outputs
+    inputs = {"mix": mix, "candidate": candidate, "results": evaluation.outputs["results"]}
+    outputs: Outputs = task(decide, f"decide-r{number}", state=state, **inputs).outputs
     return outputs
 
 
