@@ -368,6 +368,8 @@ def write_bill(name: str, bill: Bill) -> None:
 def require_size(family: str, image: str, size_mb: int, torch: str) -> None:
     """End the program if an image is larger than images.toml allows for its build of torch."""
     largest_mb = tomllib.loads(IMAGES.read_text())["largest_mb"][torch].get(family)
+    if largest_mb is None:
+        sys.exit(f"error: {image} holds torch ({torch}), which images.toml has no size for")
     if size_mb > largest_mb:
         sys.exit(f"error: {image} has {size_mb} MB, at most {largest_mb} are agreed on ({torch})")
 
