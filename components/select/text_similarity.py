@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+Shingles = frozenset[str]
+"""The distinct runs of SHINGLE_CHARACTERS characters of a text."""
 SHINGLE_CHARACTERS = 5
 BOILERPLATE_SHARE = 0.2
 """A shingle that at least this share of a task's prompts have in common is its template, not the
@@ -32,7 +34,7 @@ _NUMBER = re.compile(r"[0-9]+")
 _MULTIPLIER = 0x9E3779B97F4A7C15
 
 
-def shingles_of(text: str) -> frozenset[str]:
+def shingles_of(text: str) -> Shingles:
     """Return the distinct runs of 5 characters of a text; the whole text if it is shorter.
 
     The text is normalised first: runs of white space count as one space.
@@ -49,14 +51,14 @@ def numbers_key(text: str) -> int:
     return zlib.crc32(numbers.encode())
 
 
-def jaccard(first: frozenset[str], second: frozenset[str]) -> float:
+def jaccard(first: Shingles, second: Shingles) -> float:
     """Return the size of the intersection over that of the union; 0 for two empty sets."""
     num_shared = len(first & second)
     num_together = len(first) + len(second) - num_shared
     return num_shared / max(1, num_together)
 
 
-def boilerplate(texts: Iterable[tuple[str, str]]) -> dict[str, frozenset[str]]:
+def boilerplate(texts: Iterable[tuple[str, str]]) -> dict[str, Shingles]:
     """Return task → shingles of its template.
 
     Args:
@@ -89,7 +91,7 @@ def rows_per_band(threshold: float) -> int:
 
 
 def band_hashes(
-    shingles: Sequence[frozenset[str]], salts: Sequence[int], rows: int
+    shingles: Sequence[Shingles], salts: Sequence[int], rows: int
 ) -> npt.NDArray[np.uint64]:
     """Return (texts, 128 // rows) uint64: similar texts with the same salt agree in some column.
 

@@ -10,7 +10,13 @@ from components.canonical import normalised_text
 from components.contracts.rows import Prompt, prompt_id
 from components.select.filter_settings import FilterSettings
 from components.select.scored_samples import Block, Filter, Outcome, Remaining, ScoredSample, split
-from components.select.text_similarity import band_hashes, jaccard, rows_per_band, shingles_of
+from components.select.text_similarity import (
+    Shingles,
+    band_hashes,
+    jaccard,
+    rows_per_band,
+    shingles_of,
+)
 
 NUM_WORDS = 13
 """Length of a run of words that two texts do not share by accident."""
@@ -21,6 +27,8 @@ NEAR = 0.6
 MIN_WORDS = 8
 """Shorter prompts are only compared exactly: two sums share most of their characters."""
 
+Item = tuple[Prompt, str]
+"""(prompt, reference answer) of an evaluation split."""
 Band = tuple[int, int]
 """(number of a band, hash of its rows)."""
 
@@ -66,11 +74,11 @@ def filter_of(settings: FilterSettings, remaining: Remaining) -> Filter | None:
 class Overlap:
     """Index of all evaluation items. Its size depends on them and not on the round."""
 
-    def __init__(self, items: Sequence[tuple[Prompt, str]]) -> None:
+    def __init__(self, items: Sequence[Item]) -> None:
         """Build the index from (prompt, reference answer) pairs."""
         self._runs = _telling_runs(items)
         self._prompt_ids: list[str] = []
-        self._shingles: list[frozenset[str]] = []
+        self._shingles: list[Shingles] = []
         for prompt, _ in items:
             if len(_words(prompt.text)) >= MIN_WORDS:
                 self._prompt_ids.append(prompt.id)
@@ -107,7 +115,7 @@ class Overlap:
         return ""
 
 
-def _telling_runs(items: Sequence[tuple[Prompt, str]]) -> frozenset[int]:
+def _telling_runs(items: Sequence[Item]) -> frozenset[int]:
     """Return the runs of words of all items, without those of a template."""
     num_items = Counter[int]()
     for prompt, answer in items:
@@ -117,7 +125,7 @@ def _telling_runs(items: Sequence[tuple[Prompt, str]]) -> frozenset[int]:
     return frozenset(runs)
 
 
-def _bands(shingles: Sequence[frozenset[str]]) -> list[list[Band]]:
+def _bands(shingles: Sequence[Shingles]) -> list[list[Band]]:
     """Return the bands of each text: texts that resemble each other share one."""
     if not shingles:
         return []

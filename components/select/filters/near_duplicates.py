@@ -27,6 +27,7 @@ from components.select.scored_samples import (
 )
 from components.select.text_similarity import (
     NUM_PERMUTATIONS,
+    Shingles,
     band_hashes,
     boilerplate,
     jaccard,
@@ -63,6 +64,10 @@ def filter_of(settings: FilterSettings, remaining: Remaining) -> Filter | None:
         return split(block, lambda scored: detail_by_key.get(scored.key, ""), "near_duplicate")
 
     return apply
+
+
+_Leader = tuple[SampleKey, Shingles]
+"""A row that later rows of its group are compared with."""
 
 
 class _Search:
@@ -147,23 +152,24 @@ class _Search:
         rows = rows[~is_duplicate[rows]]
         if len(rows) < 2:
             return
-        leaders: list[tuple[SampleKey, frozenset[str]]] = []
+        leaders: list[_Leader] = []
         for row in rows:
             key, shingles = self._row(int(row))
-            for leader_key, leader_shingles in leaders:
-                similarity = jaccard(shingles, leader_shingles)
-                if similarity >= self._threshold:
-                    prompt, index = leader_key
-                    is_duplicate[row] = True
-                    detail_by_key[key] = (
-                        f"Jaccard {similarity:.2f} to sample {index} of prompt {prompt}"
-                    )
-                    break
-            else:
-                if len(leaders) < MAX_LEADERS:
-                    leaders.append((key, shingles))
+            if detail := self._resemblance(shingles, leaders):
+                is_duplicate[row] = True
+                detail_by_key[key] = detail
+            elif len(leaders) < MAX_LEADERS:
+                leaders.append((key, shingles))
 
-    def _row(self, row: int) -> tuple[SampleKey, frozenset[str]]:
+    def _resemblance(self, shingles: Shingles, leaders: list[_Leader]) -> str:
+        """Say which leader a row is too similar to; return an empty string if it is to none."""
+        for (prompt, index), leader_shingles in leaders:
+            similarity = jaccard(shingles, leader_shingles)
+            if similarity >= self._threshold:
+                return f"Jaccard {similarity:.2f} to sample {index} of prompt {prompt}"
+        return ""
+
+    def _row(self, row: int) -> _Leader:
         """Return (key, distinctive shingles) of a row, read from the file."""
         begin = int(self._offsets[row])
         end = int(self._offsets[row + 1])
@@ -172,7 +178,7 @@ class _Search:
         task, prompt, index, text = json.loads(line)
         return (prompt, index), self._distinctive(task, text)
 
-    def _distinctive(self, task: str, text: str) -> frozenset[str]:
+    def _distinctive(self, task: str, text: str) -> Shingles:
         return shingles_of(text) - self._template.get(task, frozenset())
 
 
