@@ -19,15 +19,14 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
-from safetensors import SafetensorError, safe_open
+from pydantic import JsonValue, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -37,58 +36,24 @@ from components.runtime.context import Context
 from components.runtime.receipts import ObjectRef
 from components.storage import keys
 from components.storage.cache import download
+from components.train.process.checkpoint_files import (
+    PART_BYTES,
+    FetchedCheckpoint,
+    ProgressReceipt,
+    Refs,
+    parts_of,
+)
 from components.train.process.sizing import processes_of_node
 
 # Two, so that a damaged one still leaves one to go on from.
 KEEP = 2
 """Committed checkpoints that stay. One more is there while the next is on its way."""
-PART_BYTES = 1 << 28
-"""A share is written in files of about this size; each leaves memory as soon as it is stored."""
 MEMORY_SHARE = 0.5
 """Share of the free memory that copies of tensors may take while they wait to be written."""
 COMMIT_SECONDS = 600.0
 """Longest time that process 0 waits for the files of the others."""
 POLL_SECONDS = 0.2
 """Between two looks for such a file."""
-
-Refs = dict[str, ObjectRef]
-"""File name → digest and size."""
-
-
-class ProgressReceipt(BaseModel):
-    """The receipt of one checkpoint."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    schema_version: int = 1
-    step: int
-    """Optimizer steps done."""
-    world_size: int
-    zero_stage: int
-    objects: Refs
-
-
-@dataclass(frozen=True)
-class FetchedCheckpoint:
-    """A checkpoint on this node's disk, verified."""
-
-    receipt: ProgressReceipt
-    folder: Path
-
-    @property
-    def track(self) -> dict[str, JsonValue]:
-        """Return the loop's `Track` as JSON."""
-        text = (self.folder / "track.json").read_text(encoding="utf-8")
-        document: dict[str, JsonValue] = json.loads(text)
-        return document
-
-    def tensors(self) -> dict[str, Callable[[], Tensor]]:
-        """Return name → reader of every stored tensor."""
-        readers: dict[str, Callable[[], Tensor]] = {}
-        for path in sorted(self.folder.glob("rank-*.safetensors")):
-            with safe_open(path, framework="pt") as file:
-                names = file.keys()
-            readers |= {name: _reader(path, name) for name in names}
-        return readers
 
 
 # DeepSpeed's own checkpoints refuse another number of processes. Its universal ones go from one
@@ -153,7 +118,7 @@ class Checkpoints:
         buffer_bytes = int(MEMORY_SHARE * self.context.free_memory_bytes / num_processes)
         num_parts = max(1, buffer_bytes // PART_BYTES)
         stored: list[Future[Refs]] = []
-        for number, part in enumerate(_parts(tensors)):
+        for number, part in enumerate(parts_of(tensors)):
             file = f"rank-{self.rank}-{number}.safetensors"
             stored.append(self._pool.submit(self._store_part, name, file, part))
             # This name would keep the part's tensors in memory after they are stored.
@@ -388,26 +353,3 @@ def _device() -> torch.device:
     if dist.get_backend() == "nccl":
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")
-
-
-def _parts(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
-    """Yield the tensors in parts of about PART_BYTES, at least one part."""
-    part: dict[str, Tensor] = {}
-    size = 0
-    for name, tensor in tensors:
-        part[name] = tensor.contiguous()
-        size += tensor.numel() * tensor.element_size()
-        if size >= PART_BYTES:
-            yield part
-            part = {}
-            size = 0
-    yield part
-
-
-def _reader(path: Path, name: str) -> Callable[[], Tensor]:
-    def read() -> Tensor:
-        with safe_open(path, framework="pt") as file:
-            value: Tensor = file.get_tensor(name)
-            return value
-
-    return read

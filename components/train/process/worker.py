@@ -16,19 +16,19 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from components.contracts import artifacts
-from components.contracts.rows import Conversation, TrainingRow, read_rows, write_rows
+from components.contracts.rows import write_rows
 from components.contracts.summaries.train import TrainingOutcome
 from components.errors import Corrupt, RatchetError
-from components.modeling.encoding import Codec, load_codec
-from components.modeling.likelihood import EncodedRow
 from components.modeling.load import load_model
 from components.runtime.context import Context, make_context
 from components.train.process import deepspeed_engine as ds
 from components.train.process import engine_state
-from components.train.process.checkpoints import Checkpoints, FetchedCheckpoint
+from components.train.process.checkpoint_files import FetchedCheckpoint
+from components.train.process.checkpoints import Checkpoints
 from components.train.process.export import Exported, export
-from components.train.process.job import Costs, Job, Measured, Stage
+from components.train.process.job import Costs, Job, Measured
 from components.train.process.loop import Loop
+from components.train.process.material import Material, load_material
 from components.train.process.objective import Objective
 from components.train.process.packing import keeps_rows_apart
 from components.train.process.preflight import (
@@ -39,7 +39,6 @@ from components.train.process.preflight import (
     end_of_text_share,
     first_loss,
 )
-from components.train.process.row_batches import TrainingSet, dev_set, training_set
 from components.train.process.sizing import Estimate, Model, choose, model_size, this_machine
 from components.train.process.track import Track
 from components.train.process.training_log import Recorder
@@ -53,17 +52,6 @@ DROPOUTS = (
     "attn_pdrop",
 )
 """Names of dropout in the configs of the architectures."""
-
-
-@dataclass(frozen=True)
-class Material:
-    """The rows of a training, encoded."""
-
-    codec: Codec
-    stages: list[tuple[Stage, TrainingSet]]
-    dev_rows: list[EncodedRow]
-    prompts: list[str | Conversation]
-    """Prompts of the dev rows."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +100,12 @@ def prepare_run(job: Job, context: Context, device: torch.device) -> Run:
     """Load rows and model, check them, and choose the layout. Raises UserError."""
     # Every process begins with the same new weights of an adapter.
     torch.manual_seed(job.seed)
-    material = _material(job, context)
+    material = load_material(job)
+    if material.num_unused > 0:
+        _note(
+            context,
+            f"{material.num_unused} of {material.num_rows} rows belong to no stage of this training",
+        )
     model = build_model(job)
     size = model_size(model)
     estimate = _preflight(job, context, material, model, size)
@@ -220,33 +213,6 @@ def build_model(job: Job) -> PreTrainedModel:
         # The reentrant form needs an input with a gradient: under a frozen embedding nothing has.
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model.train()
-
-
-def _material(job: Job, context: Context) -> Material:
-    codec = load_codec(job.init, job.system_prompt)
-    rows = list(read_rows(job.mix, TrainingRow))
-    section = job.section
-    stages = []
-    for stage in job.stages:
-        stage_rows = training_set(
-            rows,
-            codec,
-            stage.name,
-            with_text=section.pretrain is None,
-            max_length=section.max_length,
-            weighting=section.weighting,
-            turns=section.turns,
-        )
-        stages.append((stage, stage_rows))
-    dev_split: list[TrainingRow] = []
-    if job.dev.stat().st_size:
-        dev_split = list(read_rows(job.dev, TrainingRow))
-    dev_rows = dev_set(dev_split, codec, section.max_length, section.turns)
-    used = {name for _, stage_rows in stages for name in stage_rows.names}
-    num_unused = len(rows) - len(used)
-    if num_unused > 0:
-        _note(context, f"{num_unused} of {len(rows)} rows belong to no stage of this training")
-    return Material(codec, stages, dev_rows, [row.asked for row in dev_split if row.prompt])
 
 
 def _preflight(

@@ -1,0 +1,58 @@
+"""Rows of a training: read, and encoded for each of its stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from components.contracts.rows import Conversation, TrainingRow, read_rows
+from components.modeling.encoding import Codec, load_codec
+from components.modeling.likelihood import EncodedRow
+from components.train.process.job import Job, Stage
+from components.train.process.row_batches import TrainingSet, dev_set, training_set
+
+
+@dataclass(frozen=True)
+class Material:
+    """The rows of a training, encoded."""
+
+    codec: Codec
+    stages: list[tuple[Stage, TrainingSet]]
+    dev_rows: list[EncodedRow]
+    prompts: list[str | Conversation]
+    """Prompts of the dev rows."""
+    num_rows: int
+    """Rows of the mix."""
+    num_unused: int
+    """Rows of the mix that belong to no stage."""
+
+
+def load_material(job: Job) -> Material:
+    """Return the rows of a job, encoded for its model. Raises UserError for rows that do not fit."""
+    codec = load_codec(job.init, job.system_prompt)
+    rows = list(read_rows(job.mix, TrainingRow))
+    section = job.section
+    stages = []
+    for stage in job.stages:
+        stage_rows = training_set(
+            rows,
+            codec,
+            stage.name,
+            with_text=section.pretrain is None,
+            max_length=section.max_length,
+            weighting=section.weighting,
+            turns=section.turns,
+        )
+        stages.append((stage, stage_rows))
+    dev_split: list[TrainingRow] = []
+    if job.dev.stat().st_size:
+        dev_split = list(read_rows(job.dev, TrainingRow))
+    dev_rows = dev_set(dev_split, codec, section.max_length, section.turns)
+    used = {name for _, stage_rows in stages for name in stage_rows.names}
+    return Material(
+        codec=codec,
+        stages=stages,
+        dev_rows=dev_rows,
+        prompts=[row.asked for row in dev_split if row.prompt],
+        num_rows=len(rows),
+        num_unused=len(rows) - len(used),
+    )
