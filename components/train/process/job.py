@@ -70,6 +70,7 @@ class Job(BaseModel):
     section: TrainSection
     stages: tuple[Stage, ...]
     weight_decay: float
+    """Of matrices."""
     lora: LoraStructure | None = None
     max_new_tokens: int
     """Longest answer when the share of ended answers is measured."""

@@ -50,13 +50,19 @@ class Loop:
     device: torch.device
     stages: Sequence[tuple[Stage, TrainingSet]]
     dev_rows: Sequence[EncodedRow]
+    """Rows of the evaluations; without any there is no early stopping."""
     pad_id: int
     packed: bool
+    """Several rows share a sequence."""
     autocast: bool
+    """Matrix products are in bf16, weights in fp32."""
     micro_batch_size: int
+    """Rows of a forward pass, at most."""
     num_parameters: int
+    """Size of the model, by which the cost of a forward pass is estimated."""
     checkpoints: Checkpoints
     recorder: Recorder | None
+    """In process 0 alone."""
     track: Track
     best: dict[str, Tensor] = field(default_factory=dict)
     """This process's share of the best weights so far."""
@@ -174,9 +180,11 @@ class Loop:
                 self.engine.step()
             num_positions = torch.tensor(float(piece.num_positions), device=self.device)
             total += torch.stack([loss.detach().float(), num_positions])
+        # Reduced and read once a step: each read waits for the device.
         if self.world_size > 1:
             dist.all_reduce(total)
-        return float(total[0]) / targets, int(total[1])
+        total_loss, total_positions = total.tolist()
+        return total_loss / targets, int(total_positions)
 
     def _pieces(self, rows: list[EncodedRow]) -> list[Batch]:
         """Return this process's micro-batches, equally many in every process, as ZeRO-3 needs."""

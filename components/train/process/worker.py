@@ -64,6 +64,7 @@ class Run:
     material: Material
     objective: Objective
     estimate: Estimate
+    """The layout, and the memory that it is expected to need."""
     num_parameters: int
     packed: bool
     """Several rows share a sequence."""
