@@ -21,8 +21,7 @@ except ModuleNotFoundError as error:
 from components.cli.package.parameters import DESCRIPTION
 from components.cli.package.profiles import Profile
 from components.cli.package.tasks import Outputs, State, Tasks, merge_branches
-from components.contracts.recipe import Recipe
-from components.contracts.recipe.parameters import parameter_values
+from components.contracts.recipe import Recipe, parameter_values
 from components.decide.component import decide, pass_through
 from components.evaluate.component import evaluate
 from components.generate.component import generate

@@ -15,6 +15,7 @@ from components.contracts.recipe.decide import DecideSection, Goal
 from components.contracts.recipe.evaluate import Harness
 from components.contracts.recipe.generate import EngineName, Hints
 from components.contracts.recipe.model import ModelSection, Scratch
+from components.contracts.recipe.parameters import parameter_values
 from components.contracts.recipe.recipe import Recipe
 from components.contracts.recipe.section import Section
 from components.contracts.recipe.select import (
@@ -50,4 +51,5 @@ __all__ = [
     "SelectSection",
     "TaskSource",
     "TrainSection",
+    "parameter_values",
 ]
