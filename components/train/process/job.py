@@ -70,7 +70,7 @@ class Job(BaseModel):
     section: TrainSection
     stages: tuple[Stage, ...]
     weight_decay: float
-    """Of matrices."""
+    """AdamW's, for matrices; norms and biases are not decayed."""
     lora: LoraStructure | None = None
     max_new_tokens: int
     """Longest answer when the share of ended answers is measured."""

@@ -27,7 +27,10 @@ class Material:
 
 
 def load_material(job: Job) -> Material:
-    """Return the rows of a job, encoded for its model. Raises UserError for rows that do not fit."""
+    """Return the rows of a job, encoded for its model.
+
+    Raises UserError for a stage without rows, and for a row that is too long.
+    """
     codec = load_codec(job.init, job.system_prompt)
     rows = list(read_rows(job.mix, TrainingRow))
     section = job.section
@@ -43,6 +46,7 @@ def load_material(job: Job) -> Material:
             turns=section.turns,
         )
         stages.append((stage, stage_rows))
+    # A recipe without a dev split has an empty file for it.
     dev_split: list[TrainingRow] = []
     if job.dev.stat().st_size:
         dev_split = list(read_rows(job.dev, TrainingRow))

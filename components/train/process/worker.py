@@ -105,7 +105,8 @@ def prepare_run(job: Job, context: Context, device: torch.device) -> Run:
     if material.num_unused > 0:
         _note(
             context,
-            f"{material.num_unused} of {material.num_rows} rows belong to no stage of this training",
+            f"{material.num_unused} of {material.num_rows} rows belong to no stage of this "
+            "training",
         )
     model = build_model(job)
     size = model_size(model)
