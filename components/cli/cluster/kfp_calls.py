@@ -11,11 +11,15 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.cli.json_documents import Json
 from components.errors import RatchetError, UserError, one_line
 from components.retry import Backoff, Patience
+
+if TYPE_CHECKING:
+    from kfp_server_api import Configuration
+    from kfp_server_api.exceptions import ApiException
 
 TOO_MANY_REQUESTS = 429
 UNAUTHORIZED = 401
@@ -149,7 +153,7 @@ class ApiCalls:
             configuration.refresh_api_key_hook = self._renew_token
         self.client = api.ApiClient(configuration)
 
-    def _renew_token(self, configuration: Any) -> None:
+    def _renew_token(self, configuration: Configuration) -> None:
         configuration.api_key["authorization"] = self.access.bearer()
 
     def list_named(
@@ -205,7 +209,7 @@ class ApiCalls:
                         f"{self.access.endpoint}: {description} could not be made: {error}"
                     ) from None
 
-    def create(self, action: str, method: Method, *arguments: Any, **options: Any) -> Json:
+    def create(self, action: str, method: Method, *arguments: object, **options: object) -> Json:
         """Call a method that creates something. Raises Lost if its effect is not known, Taken."""
         return self.call(action, method, *arguments, creates=True, **options)
 
@@ -213,9 +217,9 @@ class ApiCalls:
         self,
         action: str,
         method: Method,
-        *arguments: Any,
+        *arguments: object,
         creates: bool = False,
-        **options: Any,
+        **options: object,
     ) -> Json:
         """Return the JSON of an answer, after as many tries as the patience allows.
 
@@ -267,7 +271,7 @@ class ApiCalls:
         return "set KF_PIPELINES_TOKEN, or pass --token-file with a file that is renewed"
 
     def _try(
-        self, action: str, method: Method, arguments: tuple[Any, ...], options: Json
+        self, action: str, method: Method, arguments: tuple[object, ...], options: Json
     ) -> Json | Failure:
         """Return the answer of one call, or a failure that may pass. Raises as `call` does."""
         from kfp_server_api.exceptions import ApiException
@@ -329,7 +333,7 @@ class ApiCalls:
         return UserError(f"{endpoint} refuses to {action}{scope}: {message}")
 
 
-def _parse_json(text: str | bytes) -> Any:
+def _parse_json(text: str | bytes) -> object:
     """Return the value of a JSON text; None for any other text."""
     try:
         return json.loads(text)
@@ -337,7 +341,7 @@ def _parse_json(text: str | bytes) -> Any:
         return None
 
 
-def _message(error: Any) -> str:
+def _message(error: ApiException) -> str:
     """Return the server's own words about an error, fit for one line of a terminal."""
     body = error.body or b""
     text = str(body)
