@@ -158,11 +158,11 @@ def test_rounding_that_swaps_two_likely_tokens_changes_no_draw(top_k: int, top_p
 @pytest.mark.parametrize("architecture", ["llama", "llama-nope", "gpt2", "lstm"])
 def test_rows_that_end_early_leave_the_batch_and_change_no_other(architecture: str) -> None:
     model, codec = tiny_model(architecture, seed=1)
-    together = answers(model, codec, seeds=6, temperature=1.5, max_new_tokens=40)
+    together = answers(model, codec, seeds=12, temperature=1.5, max_new_tokens=40)
     lengths = sorted(len(answer.ids) for answer in together.values())
     assert lengths[0] < 5
     assert lengths[-1] > 20
-    alone = answers(model, codec, seeds=6, temperature=1.5, max_new_tokens=40, batch_size=1)
+    alone = answers(model, codec, seeds=12, temperature=1.5, max_new_tokens=40, batch_size=1)
     assert {key: value.ids for key, value in together.items()} == {
         key: value.ids for key, value in alone.items()
     }
