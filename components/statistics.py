@@ -43,6 +43,25 @@ def mcnemar_one_sided(wins: int, losses: int) -> float:
     return ((1 << total) - _tail_count(total, losses + 1)) / (1 << total)
 
 
+@functools.lru_cache(maxsize=65536)
+def mcnemar_size(discordant: int, level: float) -> float:
+    """Return the chance that equal models pass the one-sided test at this level.
+
+    It is the largest attainable p-value that is at most the level, given the number of pairs on
+    which the models differ; 0 if even a win of all of them is no proof.
+    """
+    # The p-value falls as wins grow: halving finds the fewest wins that pass.
+    low = 0
+    high = discordant + 1
+    while low < high:
+        wins = (low + high) // 2
+        if mcnemar_one_sided(wins, discordant - wins) <= level:
+            high = wins
+        else:
+            low = wins + 1
+    return mcnemar_one_sided(low, discordant - low) if low <= discordant else 0.0
+
+
 def mcnemar_two_sided(wins: int, losses: int) -> float:
     """Return the exact p-value that candidate and champion differ: twice the smaller tail."""
     smaller_tail = min(mcnemar_one_sided(wins, losses), mcnemar_one_sided(losses, wins))

@@ -144,6 +144,17 @@ class RoundRecord(Frozen):
     """`generate-0`, `select`, `train`, `evaluate` → receipt, as `step/key`."""
 
 
+class AlphaAccount(Frozen):
+    """The campaign's chance of a false promotion, and what its rounds have spent of it."""
+
+    alpha: float
+    """The least `decide.alpha` of all runs of the campaign."""
+    planned_rounds: int
+    """`decide.max_rounds` of the run that began the campaign."""
+    spent: float = 0.0
+    """Sum over the rounds that promoted nothing."""
+
+
 class State(Frozen):
     """The standing of a campaign after a round."""
 
@@ -171,6 +182,8 @@ class State(Frozen):
     selections: tuple[str, ...] = ()
     """Refs of the select receipts so far, oldest first: accumulated samples."""
     rounds_without_gain: int = 0
+    alpha_account: AlphaAccount | None = None
+    """None before round 0 is decided."""
     plan: Plan
     history: tuple[RoundRecord, ...] = ()
 

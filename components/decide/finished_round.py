@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from components.contracts.state import Verdict
+from components.contracts.state import AlphaAccount, Verdict
 from components.contracts.summaries import EvaluateSummary, SelectSummary, TrainSummary
 from components.decide.gate import Comparison, Ruling
 from components.decide.guards import Alarm
@@ -78,6 +78,8 @@ class Outcome:
     comparison: Comparison | None
     alarms: tuple[Alarm, ...]
     measures: dict[str, float]
+    alpha_account: AlphaAccount
+    """The account after the round."""
 
     @property
     def best(self) -> Measured:

@@ -13,11 +13,11 @@ from components.contracts.state import RoundRecord
 from components.decide.guards import Alarm
 from components.errors import Corrupt, UserError
 from components.statistics import (
-    alpha_of_round,
     bootstrap_p_value,
     cluster_standard_error,
     detectable_mean_gain,
     mcnemar_one_sided,
+    mcnemar_size,
     minimal_detectable_gain,
     wilson_interval,
 )
@@ -100,7 +100,7 @@ class Comparison:
     """One-sided probability of such a gain if both were equal: exact McNemar; for `graded` the
     clustered bootstrap."""
     level: float
-    """Highest p-value that proves a gain in this round (`alpha_of_round`)."""
+    """Highest p-value that proves a gain in this round (`alpha_account.level_of_round`)."""
     graded: Graded | None = None
     """None for right or wrong, each prompt alone."""
 
@@ -113,6 +113,13 @@ class Comparison:
             return detectable_mean_gain(graded.standard_error, graded.families, self.level)
         discordance = (self.wins + self.losses) / self.pairs
         return minimal_detectable_gain(self.pairs, discordance, self.level)
+
+    @property
+    def size(self) -> float:
+        """Chance that equal models pass this test; at most the level."""
+        if self.graded is not None:
+            return self.level
+        return mcnemar_size(self.wins + self.losses, self.level)
 
     @property
     def gain(self) -> float:
@@ -171,7 +178,7 @@ def compare(
     champion: Iterable[Result],
     candidate: Iterable[Result],
     section: DecideSection,
-    promotions: int = 0,
+    level: float,
 ) -> Comparison:
     """Pair the validation results of two models by prompt and test the difference.
 
@@ -181,8 +188,8 @@ def compare(
     Args:
         champion: Validation results of the champion.
         candidate: Validation results of the candidate.
-        section: Score, families and alpha.
-        promotions: Rounds in a row just before this one that promoted.
+        section: Score and families.
+        level: Highest p-value that proves a gain in this round.
 
     Raises:
         Corrupt: A prompt has a result of one model only.
@@ -201,7 +208,6 @@ def compare(
     # In an order of their own: resampling by a fixed seed depends on it.
     prompt_ids = sorted(champion_rows)
     pairs = [(champion_rows[prompt_id], candidate_rows[prompt_id]) for prompt_id in prompt_ids]
-    level = alpha_of_round(section.alpha, section.max_rounds, promotions)
     if section.score == "right" and not section.family:
         # Pairs that agree, right or wrong, carry no information about the difference.
         wins = 0
@@ -252,12 +258,18 @@ def by_gains(
 def decide(comparison: Comparison, alarms: Sequence[Alarm] = ()) -> Ruling:
     """Return whether to promote: the candidate is significantly better and no alarm blocks it.
 
-    The levels of the rounds (`alpha_of_round`) bound the probability that a campaign promotes a
+    The levels of the rounds (alpha_account.py) bound the probability that a campaign promotes a
     model that is not better by alpha.
     """
     numbers = comparison.in_words
     if comparison.gain <= 0:
         return Ruling(False, f"not better: {numbers}")
+    if comparison.level <= 0:
+        reason = (
+            "earlier rounds have spent the campaign's alpha: a new campaign, on new validation "
+            "prompts, can prove a gain"
+        )
+        return Ruling(False, f"better, but not proved: {numbers}; {reason}")
     if comparison.p_value > comparison.level:
         return Ruling(False, f"better, but not proved: {numbers}; {comparison.power}")
     # An alarm is named only where it decides: without a proved gain the candidate is rejected
@@ -271,7 +283,7 @@ def decide(comparison: Comparison, alarms: Sequence[Alarm] = ()) -> Ruling:
 
 def promotions_in_a_row(history: Sequence[RoundRecord]) -> int:
     """Return how many rounds in a row promoted, up to the last round of the history."""
-    # Each of them left its share of alpha unspent, for the next round to use (`alpha_of_round`).
+    # Each of them left its share of alpha unspent, for the next round to use.
     last_promotions = itertools.takewhile(
         lambda record: record.verdict == "promoted", reversed(history)
     )

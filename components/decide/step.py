@@ -11,6 +11,7 @@ from components.contracts import artifacts
 from components.contracts.rows import read_rows
 from components.contracts.state import Cause, Plan, RoundRecord, State, Verdict
 from components.contracts.summaries import DecideSummary, EvaluateSummary, LogEntry
+from components.decide import alpha_account
 from components.decide.card import round_card
 from components.decide.finished_round import (
     EarlierEvaluations,
@@ -152,12 +153,15 @@ def _outcome(finished: FinishedRound, log: Sequence[LogEntry]) -> Outcome:
     candidate = Measured.of(context, finished.evaluate)
     champion = None
     comparison = None
+    account = alpha_account.opened(campaign.state.alpha_account, section)
     alarms: tuple[Alarm, ...] = ()
     if finished.earlier is not None:
         # The champion, not the last candidate: what was rejected is no model to be better than.
         champion = champion_of(context, finished.evaluate, finished.earlier.champion)
-        promotions = promotions_in_a_row(history)
-        comparison = compare(champion.results, candidate.results, section, promotions)
+        level = alpha_account.level_of_round(
+            account, campaign.next_round, section.max_rounds, promotions_in_a_row(history)
+        )
+        comparison = compare(champion.results, candidate.results, section, level)
         # Collapse is measured against round 0: against the champion it could creep, a little every
         # round.
         first = read_summary(finished.earlier.first, EvaluateSummary)
@@ -170,7 +174,18 @@ def _outcome(finished: FinishedRound, log: Sequence[LogEntry]) -> Outcome:
     # A warning about the model that sampled, which is the champion and not this candidate.
     alarms += self_agreement(history, measures, campaign.state.plan.level)
     verdict, ruling = _ruling(comparison, candidate, alarms)
-    return Outcome(verdict, ruling, candidate, champion, comparison, alarms, measures)
+    if comparison is not None:
+        account = alpha_account.charged(account, comparison, promoted=ruling.promote)
+    return Outcome(
+        verdict=verdict,
+        ruling=ruling,
+        candidate=candidate,
+        champion=champion,
+        comparison=comparison,
+        alarms=alarms,
+        measures=measures,
+        alpha_account=account,
+    )
 
 
 def _ruling(
@@ -244,6 +259,7 @@ def _next_state(
         "start": campaign.start.ref,
         "round": record.round,
         "plan": plan,
+        "alpha_account": outcome.alpha_account,
         "history": (*previous_state.history, record),
         "rounds_without_gain": previous_state.rounds_without_gain + 1,
     }

@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from components.contracts.recipe import DecideSection
-from components.contracts.state import RoundRecord, StopReason, Verdict
+from components.contracts.state import AlphaAccount, RoundRecord, StopReason, Verdict
 from components.contracts.summaries import EvaluateSummary, SelectSummary
+from components.decide import alpha_account
 from components.decide.gate import Ruling, compare, decide, promotions_in_a_row
 from components.decide.measured import Measured, alarms_against, champion_of
 from components.decide.stopping import minutes_spent, stop_reason
@@ -131,6 +132,7 @@ class _Replay:
         self._first = Measured.of(context, self._evaluation_of_round(self._history[0].round))
         self._champion = self._first
         self._replayed: tuple[RoundRecord, ...] = ()
+        self._alpha_account = _account_at_the_start(campaign, section)
         self._rounds_without_gain = 0
         self.champion_round = 0
         """Champion so far."""
@@ -190,10 +192,19 @@ class _Replay:
             candidate, champion, self._first.headline, evaluation, selection, self._section
         )
         # By the replayed verdicts: they decide what alpha earlier rounds would have left.
-        promotions = promotions_in_a_row(self._replayed)
-        comparison = compare(champion.results, candidate.results, self._section, promotions)
+        level = alpha_account.level_of_round(
+            self._alpha_account,
+            record.round,
+            self._section.max_rounds,
+            promotions_in_a_row(self._replayed),
+        )
+        comparison = compare(champion.results, candidate.results, self._section, level)
         blocked = any(alarm.blocks for alarm in alarms)
-        return decide(comparison, alarms), blocked
+        ruling = decide(comparison, alarms)
+        self._alpha_account = alpha_account.charged(
+            self._alpha_account, comparison, promoted=ruling.promote
+        )
+        return ruling, blocked
 
     def _stop(self) -> StopReason | None:
         state = self._campaign.state.model_copy(
@@ -207,6 +218,20 @@ class _Replay:
         return stop_reason(
             self._section, state, reached, lambda: minutes_spent(self._context, state.run_id)
         )
+
+
+def _account_at_the_start(campaign: Campaign, section: DecideSection) -> AlphaAccount:
+    account = alpha_account.opened(None, section)
+    actual = campaign.state.alpha_account
+    own = campaign.written.decide
+    changes: dict[str, float] = {}
+    # The last recipe of a campaign that was continued may plan more rounds, or a larger alpha, than
+    # its account began with.
+    if actual is not None and section.max_rounds == own.max_rounds:
+        changes["planned_rounds"] = actual.planned_rounds
+    if actual is not None and section.alpha == own.alpha:
+        changes["alpha"] = actual.alpha
+    return account.model_copy(update=changes)
 
 
 def in_words(answer: Answer) -> str:

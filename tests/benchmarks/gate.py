@@ -1,4 +1,4 @@
-"""Figures of the gate: `python -m tests.benchmarks.gate [--seed N]`. About a minute; no model is
+"""Figures of the gate: `python -m tests.benchmarks.gate [--seed N]`. Some minutes; no model is
 trained.
 
 Campaigns of 10 rounds on 1,025 validation prompts are simulated, and every round is decided by the
@@ -10,7 +10,7 @@ candidate is the next champion, with the results it was promoted for.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import product
 
@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from components.contracts.recipe import DecideSection, Goal
+from components.decide.alpha_account import charged, level_of_round, opened
 from components.decide.gate import by_counts, by_gains, decide
 from components.statistics import alpha_of_round, binomial_upper
 from tests.benchmarks.figures import record
@@ -32,6 +33,20 @@ loses 2."""
 STEPS = (0, 1, 3)
 """True gains before there is nothing more to gain: a promotion raises the next round's level."""
 FAMILIES, FAMILY_CAMPAIGNS = 41, 2000
+CONTINUED_CAMPAIGNS = 10_000
+
+
+def _run(max_rounds: int, alpha: float = 0.05) -> DecideSection:
+    return DecideSection(goal=Goal(threshold=1.0), max_rounds=max_rounds, alpha=alpha)
+
+
+CONTINUED = {
+    "4 rounds": [_run(4)],
+    "4 rounds, then 4 more three times": [_run(rounds) for rounds in (4, 8, 12, 16)],
+    "1 round, then 1 more fifteen times": [_run(rounds) for rounds in range(1, 17)],
+    "4 rounds, then 4 more with alpha 0.2 and 0.5": [_run(4), _run(8, 0.2), _run(12, 0.5)],
+}
+"""Campaigns that people carry out in several runs, with the settings of each."""
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -119,6 +134,50 @@ def family_campaigns(dice: np.random.Generator, *, told: bool) -> int:
     return fooled
 
 
+def continued(dice: np.random.Generator, runs: Sequence[DecideSection], discordance: float) -> int:
+    """Of CONTINUED_CAMPAIGNS campaigns of equal models, each one run after the other, how many
+    promote; every run continues the one before it by `resume_from`."""
+    fooled = 0
+    for _ in range(CONTINUED_CAMPAIGNS):
+        account = None
+        num_rounds = 0
+        promoted = False
+        for run in runs:
+            account = opened(account, run)
+            while num_rounds < run.max_rounds and not promoted:
+                num_rounds += 1
+                level = level_of_round(account, num_rounds, run.max_rounds, promotions=0)
+                differing = int(dice.binomial(PROMPTS, discordance))
+                wins = int(dice.binomial(differing, 0.5))
+                comparison = by_counts(PROMPTS, wins, differing - wins, level)
+                # As `decide` has it, without its words, which take far longer than the test.
+                promoted = comparison.gain > 0 and comparison.p_value <= level
+                account = charged(account, comparison, promoted=promoted)
+        fooled += promoted
+    return fooled
+
+
+def continued_figures(dice: np.random.Generator) -> dict[str, tuple[float, str, str]]:
+    """Name → (value, bound, note), of campaigns that are continued."""
+    worst = 0
+    shares = []
+    for name, runs in CONTINUED.items():
+        for discordance in (0.02, 0.07):
+            fooled = continued(dice, runs, discordance)
+            worst = max(worst, fooled)
+            shares.append(f"{name}, discordance {discordance}: {fooled / CONTINUED_CAMPAIGNS:.4f}")
+            print(shares[-1])
+    return {
+        "gate.resumed_false_promotion": (
+            worst / CONTINUED_CAMPAIGNS,
+            "≤ 0.05",
+            f"equal models, {PROMPTS} prompts, {CONTINUED_CAMPAIGNS} campaigns of each kind, the worst "
+            f"of: {'; '.join(shares)}; 95 % upper bound "
+            f"{binomial_upper(worst, CONTINUED_CAMPAIGNS):.4f}",
+        )
+    }
+
+
 def main() -> None:
     """Simulate, print and record."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -163,9 +222,11 @@ def measure(dice: np.random.Generator) -> dict[str, tuple[float, str, str]]:
             f"+3 points, discordance {discordance}: shown by the first round {powers[discordance]:.4f}, after two "
             f"promotions {later[discordance]:.4f}; by a campaign {ever[discordance]:.4f}"
         )
+    resumed = continued_figures(dice)
     told, ignored = (family_campaigns(dice, told=told) for told in (True, False))
     where = f"{PROMPTS} prompts, {ROUNDS} rounds, alpha {SECTION.alpha}"
     return {
+        **resumed,
         "gate.false_promotion": (
             false / CAMPAIGNS,
             "≤ 0.05",

@@ -19,9 +19,11 @@ from components.contracts.summaries.evaluate import CollapseAlarm
 from components.decide.gate import Comparison, Scores, by_counts, by_gains, compare, decide
 from components.decide.guards import Alarm, alarms_of, self_agreement
 from components.errors import Corrupt, UserError
+from components.statistics import alpha_of_round
 from tests.unit.crafted import PLAN, evaluate_summary, results_of
 
 SECTION = DecideSection(goal=Goal(threshold=0.9), max_rounds=5)
+LEVEL = alpha_of_round(SECTION.alpha, SECTION.max_rounds)
 
 
 def paired(
@@ -35,7 +37,7 @@ def paired(
 
 @functools.cache
 def compared(wins: int, losses: int, both: int = 0, neither: int = 0) -> Comparison:
-    return compare(*paired(wins, losses, both, neither), SECTION)
+    return compare(*paired(wins, losses, both, neither), SECTION, LEVEL)
 
 
 def alarms(
@@ -99,9 +101,9 @@ def test_a_candidate_that_unlearns_human_text_is_rejected_with_the_numbers() -> 
 def test_models_measured_on_different_prompts_cannot_be_compared() -> None:
     champion, candidate = paired(5, 5)
     with pytest.raises(Corrupt, match="1 without a partner"):
-        compare(champion, candidate[:-1], SECTION)
+        compare(champion, candidate[:-1], SECTION, LEVEL)
     with pytest.raises(Corrupt, match="0 and 0"):
-        compare([], [], SECTION)
+        compare([], [], SECTION, LEVEL)
 
 
 def test_scores_name_the_slices_there_are() -> None:
@@ -185,11 +187,11 @@ def test_without_families_the_bootstrap_says_what_mcnemar_says() -> None:
 
 def test_one_family_that_is_won_as_a_whole_is_one_piece_of_evidence() -> None:
     others = {f"f{number:02d}": 0 for number in range(20)}
-    together = compare(*family_results({**others, "f00": 12}, others), FAMILY)
+    together = compare(*family_results({**others, "f00": 12}, others), FAMILY, LEVEL)
     spread = compare(
-        *family_results({**others, **dict.fromkeys(list(others)[:12], 1)}, others), FAMILY
+        *family_results({**others, **dict.fromkeys(list(others)[:12], 1)}, others), FAMILY, LEVEL
     )
-    assert compare(*family_results({**others, "f00": 12}, others), SECTION).p_value < 0.001
+    assert compare(*family_results({**others, "f00": 12}, others), SECTION, LEVEL).p_value < 0.001
     assert together.p_value == pytest.approx(0.5, abs=0.02)
     assert not decide(together).promote
     assert decide(spread).promote
@@ -200,7 +202,9 @@ def test_one_family_that_is_won_as_a_whole_is_one_piece_of_evidence() -> None:
 
 
 def test_too_few_families_can_prove_nothing_and_the_gate_says_so() -> None:
-    few = compare(*family_results(dict.fromkeys("abcd", 10), dict.fromkeys("abcd", 0)), FAMILY)
+    few = compare(
+        *family_results(dict.fromkeys("abcd", 10), dict.fromkeys("abcd", 0)), FAMILY, LEVEL
+    )
     assert few.detectable is None
     rejected = decide(few)
     assert not rejected.promote
@@ -208,8 +212,9 @@ def test_too_few_families_can_prove_nothing_and_the_gate_says_so() -> None:
 
 
 def test_a_tag_that_prompts_lack_is_told_with_those_they_have() -> None:
+    by_topic = SECTION.model_copy(update={"family": "topic"})
     with pytest.raises(UserError, match=r"have no tag 'topic' \(tags there are: family\)"):
-        compare(*family_results({"a": 1}, {"b": 1}), SECTION.model_copy(update={"family": "topic"}))
+        compare(*family_results({"a": 1}, {"b": 1}), by_topic, LEVEL)
 
 
 def numeric(errors: list[float | None]) -> list[Result]:
@@ -223,15 +228,15 @@ def numeric(errors: list[float | None]) -> list[Result]:
 def test_numeric_answers_can_be_compared_by_how_far_off_they_are() -> None:
     by_error = SECTION.model_copy(update={"score": "error"})
     champion, nearer = numeric([-4.0, 3.0] * 20), numeric([-2.0, 1.5] * 20)
-    ruling = decide(compare(champion, nearer, by_error))
+    ruling = decide(compare(champion, nearer, by_error, LEVEL))
     assert ruling.promote
     assert "40 prompts with a smaller error than the champion's" in ruling.reason
     assert "mean absolute error -1.75" in ruling.reason
-    assert not decide(compare(nearer, champion, by_error)).promote
+    assert not decide(compare(nearer, champion, by_error, LEVEL)).promote
     silent = numeric([None] * 40)  # no number counts as the largest error there is
-    assert not decide(compare(champion, silent, by_error)).promote
+    assert not decide(compare(champion, silent, by_error, LEVEL)).promote
     with pytest.raises(UserError, match="no validation prompt has a numeric verifier"):
-        compare(*paired(3, 1), by_error)
+        compare(*paired(3, 1), by_error, LEVEL)
 
 
 def texts(right: list[int], number: int = 100) -> list[TextResult]:

@@ -42,8 +42,9 @@ class DecideSection(Section):
     """Stop after this many rounds in a row without a promotion."""
     # A campaign of ten rounds at 5 % each would promote an equal model in four of ten campaigns.
     alpha: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
-    """False promotions allowed per campaign. Each round may spend alpha / max_rounds, and what the
-    promotions just before it left unspent (1910.04900)."""
+    """False promotions allowed per campaign, however often it is continued. Each planned round may
+    spend alpha / max_rounds, and what the promotions just before it left unspent (1910.04900);
+    rounds that are added later share half of what is left. The least alpha of all runs counts."""
     score: Literal["right", "error"] = "right"
     """Score by which champion and candidate are compared, prompt by prompt: right or wrong, or the
     absolute error of numeric answers."""

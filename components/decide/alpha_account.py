@@ -1,0 +1,59 @@
+"""The account of a campaign's alpha: what a round may spend on a false promotion.
+
+The account goes with the state, so a campaign that is continued by `resume_from` does not get its
+alpha anew, however often and with whatever settings it goes on.
+
+A round that promotes costs nothing: if it was right, no alpha was spent, and if it was wrong, the
+campaign has its false promotion already (online fallback, 1910.04900). Any other round costs the
+size that its test really had: exact tests of counts reach less than their level, and the rest stays
+in the account (super-uniformity reward, 2110.01255). The sum of all that was spent is at most
+alpha, and by the union bound so is the chance that the campaign ever promotes falsely.
+"""
+
+from __future__ import annotations
+
+from components.contracts.recipe import DecideSection
+from components.contracts.state import AlphaAccount
+from components.decide.gate import Comparison
+from components.statistics import alpha_of_round
+
+
+def opened(account: AlphaAccount | None, section: DecideSection) -> AlphaAccount:
+    """Return the account under the section of this run; a new one where there is none.
+
+    Args:
+        account: That of the state that the round began from.
+        section: Of the recipe of this run, which may differ from that of earlier runs.
+    """
+    if account is None:
+        return AlphaAccount(alpha=section.alpha, planned_rounds=section.max_rounds)
+    # A larger alpha later would be a level chosen after the results were seen.
+    return account.model_copy(update={"alpha": min(account.alpha, section.alpha)})
+
+
+def level_of_round(
+    account: AlphaAccount, round_number: int, max_rounds: int, promotions: int
+) -> float:
+    """Return the highest p-value that proves a gain in this round.
+
+    Args:
+        account: The account before the round.
+        round_number: Global number of the round, from 1.
+        max_rounds: Last round that is planned now; more than at the beginning, if the campaign
+            was continued.
+        promotions: Rounds in a row just before this one that promoted.
+    """
+    left = max(0.0, account.alpha - account.spent)
+    if round_number <= account.planned_rounds:
+        return min(left, alpha_of_round(account.alpha, account.planned_rounds, promotions))
+    # Half of what is left for the rounds that were added, half for those that may be added later:
+    # there is always something left. What a promotion did not spend is in `left` already.
+    num_rounds_left = max(1, max_rounds - round_number + 1)
+    return left / 2 / num_rounds_left
+
+
+def charged(account: AlphaAccount, comparison: Comparison, *, promoted: bool) -> AlphaAccount:
+    """Return the account after a round."""
+    if promoted:
+        return account
+    return account.model_copy(update={"spent": account.spent + comparison.size})
