@@ -25,6 +25,7 @@ from components.errors import Corrupt, UserError
 from components.runtime.attempts import Attempt
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, fetch, read_summary, receipt_uri
+from components.statistics import mcnemar_size
 from components.storage import keys
 from tests.unit.crafted import (
     PLAN,
@@ -291,6 +292,20 @@ def test_a_promotion_hands_its_share_of_alpha_to_the_next_round_alone(context: C
     assert "p = 0.0078, needed 0.01)" in told(second).why
     assert told(campaign.round(simple(60))).verdict == "rejected"
     assert told(campaign.round(simple(74))).verdict == "rejected"
+
+
+def test_the_state_carries_what_the_rounds_have_spent_of_alpha(context: Context) -> None:
+    rounds = {"goal": {"threshold": 0.99}, "max_rounds": 4, "patience": 9}
+    campaign = Campaign(context, recipe_of(decide=rounds))
+    campaign.round(simple(40))
+    account = campaign.state.alpha_account
+    assert account is not None
+    assert (account.alpha, account.planned_rounds, account.spent) == (0.05, 4, 0.0)
+    campaign.round(simple(46))  # six wins, no loss: p = 1/64 is no proof at 0.0125
+    spent = mcnemar_size(6, 0.0125)
+    assert campaign.state.alpha_account == account.model_copy(update={"spent": spent})
+    campaign.round(simple(60))
+    assert campaign.state.alpha_account == account.model_copy(update={"spent": spent})
 
 
 def test_patience_ends_the_campaign_and_the_best_stays(context: Context) -> None:
