@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from components.contracts import artifacts
@@ -15,6 +17,9 @@ from components.errors import Corrupt
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, fetch, read_summary
 
+Texts = Mapping[str, TextResult]
+"""`split/id` of a human text → its likelihood under one model."""
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -24,8 +29,13 @@ class Measured:
     """Results on validation prompts alone."""
     scores: Scores
     headline: ModelScores
-    retention: dict[str, TextResult]
-    """Rows of the retention split by id."""
+    texts: Texts
+    """Likelihood of the human texts."""
+
+    @property
+    def retention(self) -> Texts:
+        """The texts of the retention split."""
+        return retention_texts(self.texts)
 
     @classmethod
     def of(cls, context: Context, receipt: Receipt) -> Measured:
@@ -51,27 +61,27 @@ class Measured:
         rows = read_rows(fetch(context, receipt, f"{prefix}{artifacts.RESULTS}"), Result)
         # The gate must not see the test split: what decides is no test any more.
         results = tuple(row for row in rows if row.split == "validation")
-        retention: dict[str, TextResult] = {}
-        # A recipe without human text writes no such file.
-        if f"{prefix}{artifacts.RETENTION}" in receipt.objects:
-            file = fetch(context, receipt, f"{prefix}{artifacts.RETENTION}")
-            texts = read_rows(file, TextResult)
-            retention = {row.id: row for row in texts if row.split == "retention"}
-        return cls(results, Scores.of(results), headline, retention)
+        texts = _read_texts(context, receipt, prefix)
+        return cls(results, Scores.of(results), headline, texts)
 
-    def retained(self, champion: Measured) -> list[tuple[TextResult, TextResult]]:
-        """Return (champion, candidate) of every retention row.
 
-        Raises:
-            Corrupt: A row of one model has no partner of the other.
-        """
-        # The test of non-inferiority is of pairs: a row that one model lacks would not be in it.
-        if champion.retention.keys() != self.retention.keys():
-            counts = f"{len(champion.retention)} and {len(self.retention)} rows"
-            raise Corrupt(
-                f"champion and candidate were measured on different retention texts ({counts})"
-            )
-        return [(champion.retention[name], row) for name, row in sorted(self.retention.items())]
+def retention_texts(texts: Texts) -> Texts:
+    """Return the texts of the retention split alone."""
+    return {name: text for name, text in texts.items() if text.split == "retention"}
+
+
+def texts_of(context: Context, receipt: Receipt) -> Texts:
+    """Return the likelihood of human texts under the candidate of an evaluate receipt."""
+    return _read_texts(context, receipt)
+
+
+def _read_texts(context: Context, receipt: Receipt, prefix: str = "") -> Texts:
+    name = f"{prefix}{artifacts.RETENTION}"
+    # A recipe without human text writes no such file.
+    if name not in receipt.objects:
+        return {}
+    rows = read_rows(fetch(context, receipt, name), TextResult)
+    return {f"{row.split}/{row.id}": row for row in rows}
 
 
 def champion_of(context: Context, evaluation: Receipt, champion_evaluation: Receipt) -> Measured:
@@ -91,27 +101,71 @@ def champion_of(context: Context, evaluation: Receipt, champion_evaluation: Rece
 def alarms_against(
     candidate: Measured,
     champion: Measured,
-    first: ModelScores,
+    first: Measured,
     evaluation: EvaluateSummary,
     selection: SelectSummary,
     section: DecideSection,
+    earlier_champions: Sequence[Texts] = (),
 ) -> tuple[Alarm, ...]:
     """Return all alarms about a candidate.
 
     Args:
         candidate: Its results.
         champion: The results of the model it would replace.
-        first: Scores of round 0's model.
+        first: The results of round 0's model.
         evaluation: Summary of the candidate's evaluation.
         selection: Summary of the mix that it was trained on.
         section: The recipe's bounds.
+        earlier_champions: The human texts of champions before this one.
 
     Raises:
         Corrupt: Candidate and champion were measured on different retention texts.
     """
+    # The test of non-inferiority is of pairs: a row that one model lacks would not be in it.
+    if champion.retention.keys() != candidate.retention.keys():
+        counts = f"{len(champion.retention)} and {len(candidate.retention)} rows"
+        raise Corrupt(
+            f"champion and candidate were measured on different retention texts ({counts})"
+        )
+    # Against the best of all champions: ten promotions that each lose what the margin allows would
+    # lose ten times as much.
+    champions = [champion.texts, *earlier_champions]
+    best = max(champions, key=lambda texts: _gain(retention_texts(texts), candidate.retention))
+    pairs = common_texts(retention_texts(best), candidate.retention)
     # Against round 0 and not the champion: small losses would add up from round to round.
-    perplexity_ratio = None
-    if candidate.headline.perplexity is not None and first.perplexity:
-        perplexity_ratio = candidate.headline.perplexity / first.perplexity
-    retention = candidate.retained(champion)
-    return alarms_of(evaluation, selection, perplexity_ratio, retention, section)
+    ratio = perplexity_ratio(first, candidate)
+    return alarms_of(evaluation, selection, ratio, pairs, section)
+
+
+def perplexity_ratio(first: Measured, candidate: Measured) -> float | None:
+    """Return the candidate's perplexity over that of round 0's model, of the same texts.
+
+    None if either was not measured, or none of their texts is the same.
+    """
+    if not first.texts or not candidate.texts:
+        # Older receipts have the perplexity alone.
+        if candidate.headline.perplexity is None or not first.headline.perplexity:
+            return None
+        return candidate.headline.perplexity / first.headline.perplexity
+    # A run that continues the campaign may measure more texts, or fewer: other texts have another
+    # perplexity, whatever the model.
+    pairs = common_texts(first.texts, candidate.texts)
+    num_tokens = sum(new.num_tokens for _, new in pairs)
+    if num_tokens == 0:
+        return None
+    loss_gain = math.fsum((new.loss - old.loss) * new.num_tokens for old, new in pairs)
+    return math.exp(loss_gain / num_tokens)
+
+
+def common_texts(old: Texts, new: Texts) -> list[tuple[TextResult, TextResult]]:
+    """Return the results of the texts that both models were measured on, by name."""
+    return [(old[name], new[name]) for name in sorted(old.keys() & new.keys())]
+
+
+def _gain(old: Texts, new: Texts) -> float:
+    """Return how much better the old model is at the texts, as a mean of token accuracies."""
+    pairs = common_texts(old, new)
+    if not pairs:
+        return -math.inf
+    gains = [before.token_accuracy - after.token_accuracy for before, after in pairs]
+    return math.fsum(gains) / len(gains)

@@ -10,7 +10,7 @@ from components.canonical import canonical_json
 from components.contracts import artifacts
 from components.contracts.rows import read_rows
 from components.contracts.state import Cause, Plan, RoundRecord, State, Verdict
-from components.contracts.summaries import DecideSummary, EvaluateSummary, LogEntry
+from components.contracts.summaries import DecideSummary, LogEntry
 from components.decide import alpha_account
 from components.decide.card import round_card
 from components.decide.finished_round import (
@@ -21,7 +21,7 @@ from components.decide.finished_round import (
 )
 from components.decide.gate import Comparison, Ruling, compare, decide, promotions_in_a_row
 from components.decide.guards import Alarm, self_agreement
-from components.decide.measured import Measured, alarms_against, champion_of
+from components.decide.measured import Measured, Texts, alarms_against, champion_of, texts_of
 from components.decide.reflection.reflect import reflect
 from components.decide.reflection.round_measures import round_measures
 from components.decide.stopping import minutes_spent, stop_reason
@@ -164,9 +164,15 @@ def _outcome(finished: FinishedRound, log: Sequence[LogEntry]) -> Outcome:
         comparison = compare(champion.results, candidate.results, section, level)
         # Collapse is measured against round 0: against the champion it could creep, a little every
         # round.
-        first = read_summary(finished.earlier.first, EvaluateSummary)
+        first = Measured.of(context, finished.earlier.first)
         alarms = alarms_against(
-            candidate, champion, first, summaries.evaluate, summaries.mix, section
+            candidate,
+            champion,
+            first,
+            summaries.evaluate,
+            summaries.mix,
+            section,
+            _texts_of_champions(context, history),
         )
     measures = round_measures(
         context, campaign, finished.mix, summaries.train, log, candidate, champion
@@ -186,6 +192,14 @@ def _outcome(finished: FinishedRound, log: Sequence[LogEntry]) -> Outcome:
         measures=measures,
         alpha_account=account,
     )
+
+
+def _texts_of_champions(context: Context, history: Sequence[RoundRecord]) -> list[Texts]:
+    """Return the human texts as each champion of the campaign so far was measured on them."""
+    evaluations = [
+        record.receipts["evaluate"] for record in history if record.verdict != "rejected"
+    ]
+    return [texts_of(context, read_receipt(context, ref)) for ref in evaluations]
 
 
 def _ruling(

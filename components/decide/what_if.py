@@ -131,6 +131,7 @@ class _Replay:
         self._history = campaign.state.history
         self._first = Measured.of(context, self._evaluation_of_round(self._history[0].round))
         self._champion = self._first
+        self._champion_texts = [self._first.texts]
         self._replayed: tuple[RoundRecord, ...] = ()
         self._alpha_account = _account_at_the_start(campaign, section)
         self._rounds_without_gain = 0
@@ -156,6 +157,7 @@ class _Replay:
             if ruling.promote:
                 self._rounds_without_gain = 0
                 self._champion = candidate
+                self._champion_texts.append(candidate.texts)
                 self.champion_round = record.round
         if verdict != record.verdict and self.diverges_after is None:
             self.diverges_after = record.round
@@ -189,7 +191,13 @@ class _Replay:
         mix = read_receipt(self._context, record.receipts["select"])
         selection = read_summary(mix, SelectSummary)
         alarms = alarms_against(
-            candidate, champion, self._first.headline, evaluation, selection, self._section
+            candidate,
+            champion,
+            self._first,
+            evaluation,
+            selection,
+            self._section,
+            self._champion_texts,
         )
         # By the replayed verdicts: they decide what alpha earlier rounds would have left.
         level = alpha_account.level_of_round(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -666,3 +667,73 @@ def test_the_champion_is_read_from_beside_the_candidate_with_what_both_retained(
         "retention guard: the candidate lost human text: token accuracy -10.00 points on 40 rows"
         in told(lost).why
     )
+
+
+def human_texts(right: int, loss: float, count: int = 40) -> list[TextResult]:
+    """Human texts of 1,000 tokens, so many of which are right."""
+    return [
+        TextResult(id=f"{number}", split="retention", loss=loss, num_tokens=1000, num_right=right)
+        for number in range(count)
+    ]
+
+
+def round_with_texts(
+    campaign: Campaign,
+    right: int,
+    texts: Sequence[TextResult],
+    champion_texts: Sequence[TextResult],
+    champion_right: int,
+) -> Receipt:
+    """Decide a round whose candidate and champion were measured on human texts."""
+    number = len(campaign.receipts)
+    inputs = campaign.inputs(simple(right))
+    files: dict[str, Sequence[Any] | bytes] = {
+        "results.jsonl": simple(right),
+        "retention.jsonl": texts,
+    }
+    scores = evaluate_summary(round=number, perplexity=math.exp(texts[0].loss))
+    if number:
+        files["champion/results.jsonl"] = simple(champion_right)
+        files["champion/retention.jsonl"] = champion_texts
+        champion = {name: getattr(scores, name) for name in ModelScores.model_fields}
+        scores = scores.model_copy(update={"champion": ModelScores(**champion)})
+    made = store(campaign.context, "evaluate", files, scores, {"candidate": inputs.train})
+    receipt = run(replace(inputs, evaluate=made), campaign.context)
+    campaign.receipts.append(receipt)
+    campaign.uri = receipt_uri(campaign.context, receipt)
+    return receipt
+
+
+def test_human_text_cannot_be_lost_a_little_with_every_promotion(context: Context) -> None:
+    decide = {"goal": {"threshold": 0.99}, "max_rounds": 5, "patience": 9, "retention_margin": 0.01}
+    campaign = Campaign(context, recipe_of(decide=decide))
+    verdicts = []
+    previous = human_texts(900, 0.5)
+    champion_right = 20
+    # Each candidate solves 20 prompts more and loses 0.6 points of the texts: with a margin of one
+    # point that is allowed once.
+    for number in range(3):
+        texts = human_texts(900 - 6 * number, 0.5)
+        right = 20 + 20 * number
+        receipt = round_with_texts(campaign, right, texts, previous, champion_right)
+        verdicts.append(told(receipt).verdict)
+        if told(receipt).verdict != "rejected":
+            previous = texts
+            champion_right = right
+    assert verdicts == ["first", "promoted", "rejected"]
+    assert "token accuracy -1.20 points on 40 rows" in told(receipt).why
+
+
+def test_the_same_model_measured_on_more_texts_is_no_collapse(context: Context) -> None:
+    decide = {"goal": {"threshold": 0.99}, "max_rounds": 5, "patience": 9}
+    campaign = Campaign(context, recipe_of(decide=decide))
+    easy = human_texts(900, 0.5, count=20)
+    # A run that goes on measures 20 texts more, which are harder for any model.
+    hard = [text.model_copy(update={"id": f"{text.id}-more", "loss": 2.0}) for text in easy]
+    round_with_texts(campaign, 20, easy, easy, 20)
+    receipt = round_with_texts(campaign, 60, [*easy, *hard], [*easy, *hard], 20)
+    assert told(receipt).verdict == "promoted"
+    worse = [text.model_copy(update={"loss": 0.7}) for text in easy]
+    receipt = round_with_texts(campaign, 90, [*worse, *hard], [*easy, *hard], 60)
+    assert told(receipt).verdict == "rejected"
+    assert "perplexity on human text is 1.221 times that of round 0" in told(receipt).why
