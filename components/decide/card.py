@@ -72,7 +72,7 @@ def _scores(
     # These are measured, and decide nothing: a split that is looked at often stops being a test.
     reported = {
         "test, all prompts": record.test_accuracy,
-        "pass@k (test)": record.pass_at_k,
+        "pass@k": record.pass_at_k,
         "perplexity on human text": record.perplexity,
     }
     for title, value in reported.items():

@@ -108,13 +108,16 @@ def collapse_signs(first: Measured, current: Measured, max_rows: int) -> Collaps
         current: Rows of the candidate.
         max_rows: Number of prompts for distinct-2.
     """
-    first_answers = chosen_answers(first.results, max_rows)
-    current_answers = chosen_answers(current.results, max_rows)
+    # Signs block candidates: they see no test row, or the test split would decide.
+    first_results = [row for row in first.results if row.split == "validation"]
+    current_results = [row for row in current.results if row.split == "validation"]
+    first_answers = chosen_answers(first_results, max_rows)
+    current_answers = chosen_answers(current_results, max_rows)
     return Collapse(
         distinct_2=_distinct(first_answers, current_answers),
         perplexity=_perplexity(first.texts, current.texts),
-        pass_at_k=_pass_at_k(first.results, current.results),
-        length=_length(first.results, current.results),
+        pass_at_k=_pass_at_k(first_results, current_results),
+        length=_length(first_results, current_results),
     )
 
 

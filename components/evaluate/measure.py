@@ -223,10 +223,10 @@ def measure(
         model, codec = load_for_answers(folder, campaign.recipe.model.system_prompt)
         loaded = _LoadedModel(context, campaign, model, codec)
         answers = loaded.greedy_answers(questions.prompts)
-        samples = loaded.samples(questions.test_prompts)
+        samples = loaded.samples(questions.sampled_prompts)
         # Sampling charges its own seconds.
         begin = context.clock()
-        verdicts = _verdicts(questions.test_prompts, samples)
+        verdicts = _verdicts(questions.sampled_prompts, samples)
         classes = loaded.likeliest_classes(questions)
         results = _results(questions, answers, samples, verdicts, classes)
         texts, skipped = loaded.text_results(questions)
@@ -242,7 +242,9 @@ def measure(
         shutil.rmtree(folder, ignore_errors=True)
     account = Account(
         tokens=sum(sample.num_tokens for sample in (*answers, *samples)),
-        generation_verification=generation_verification(questions.test_prompts, samples, verdicts),
+        generation_verification=generation_verification(
+            questions.sampled_prompts, samples, verdicts
+        ),
         harness=metrics,
         skipped={**questions.skipped, **skipped},
     )
@@ -276,7 +278,7 @@ def _results(
         verdicts_by_prompt[sample.prompt_id].append(right)
     results = []
     for prompt, split, answer in zip(questions.prompts, questions.splits, answers, strict=True):
-        # Validation prompts were not sampled.
+        # Test prompts are not sampled.
         prompt_verdicts = verdicts_by_prompt.get(prompt.id, [])
         result = Result(
             prompt_id=prompt.id,

@@ -40,10 +40,11 @@ class Questions:
     """Measurement that cannot be made → reason."""
 
     @property
-    def test_prompts(self) -> list[Prompt]:
-        """Prompts of the test split."""
+    def sampled_prompts(self) -> list[Prompt]:
+        """Prompts of the validation split, which several samples are drawn for."""
+        # A fall of pass@k blocks a candidate, and what decides is no test any more.
         pairs = zip(self.prompts, self.splits, strict=True)
-        return [prompt for prompt, split in pairs if split == "test"]
+        return [prompt for prompt, split in pairs if split == "validation"]
 
 
 def read_questions(context: Context, campaign: Campaign) -> Questions:

@@ -57,21 +57,21 @@ def scores_of(results: Results, pass_k: int) -> AnswerScores:
 
     Args:
         results: One row per prompt; both splits need rows.
-        pass_k: Samples per test prompt; 0 without pass@k.
+        pass_k: Samples per validation prompt; 0 without pass@k.
     """
     validation = [row for row in results if row.split == "validation"]
     test = [row for row in results if row.split == "test"]
     rows_by_split: dict[AnswerSplit, list[Result]] = {"validation": validation, "test": test}
-    sampled = [row for row in test if row.num_samples]
+    sampled = [row for row in validation if row.num_samples]
     curve: dict[str, Estimate] = {}
     if sampled:
         curve = {str(k): pass_curve_point(sampled, k) for k in _orders(pass_k)}
     return AnswerScores(
         validation_accuracy=accuracy(validation),
         test_accuracy=accuracy(test),
-        # Only test prompts are sampled several times.
-        slices=_slices(validation, 0),
-        test_slices=_slices(test, pass_k),
+        # Only validation prompts are sampled several times.
+        slices=_slices(validation, pass_k),
+        test_slices=_slices(test, 0),
         pass_at=curve,
         pass_at_k=curve.get(str(pass_k)),
         numeric=_by_split(rows_by_split, _numeric),
@@ -88,7 +88,8 @@ def model_scores(results: Results, scores: AnswerScores, texts: TextScores | Non
         texts: Scores of human text; None without any.
     """
     # Field by field: a score that this function forgot would be an error, not a missing column.
-    shape = answer_shape(results)
+    # Reflection acts on these: they see no test row.
+    shape = answer_shape([row for row in results if row.split == "validation"])
     return ModelScores(
         validation_accuracy=scores.validation_accuracy,
         test_accuracy=scores.test_accuracy,

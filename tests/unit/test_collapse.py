@@ -104,6 +104,19 @@ def test_perplexity_of_other_texts_is_not_compared() -> None:
     assert collapse_signs(first, fewer, 256).perplexity is None
 
 
+def test_nothing_that_happens_to_test_prompts_speaks_against_a_candidate() -> None:
+    """Guards that read the test split would let it decide."""
+    validation = measured().results
+    sound, mute, repeating = (
+        measured(split="test", right=16).results,
+        measured(split="test", right=0, length=1).results,
+        measured(["same same"] * 400, split="test", right=0).results,
+    )
+    first = Measured([*validation, *sound], [], [])
+    for collapsed in (mute, repeating):
+        assert ruled(first, Measured([*validation, *collapsed], [], [])) == ({}, {})
+
+
 def test_a_sure_fall_of_pass_at_k_blocks_and_an_unsure_one_does_not() -> None:
     first = measured(right=1)
     blocks, _ = ruled(first, measured(right=0))

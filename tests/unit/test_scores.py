@@ -32,9 +32,15 @@ def sampled(number: int, texts: str) -> list[Sample]:
 
 def test_pass_at_k_is_given_for_every_power_of_two_with_its_interval() -> None:
     rows = [
-        result(0, split="validation"),
+        result(100, split="test"),
         *(
-            result(number, num_samples=6, num_correct=number % 7, tags={"kind": "ab"[number % 2]})
+            result(
+                number,
+                split="validation",
+                num_samples=6,
+                num_correct=number % 7,
+                tags={"kind": "ab"[number % 2]},
+            )
             for number in range(42)
         ),
     ]
@@ -48,8 +54,8 @@ def test_pass_at_k_is_given_for_every_power_of_two_with_its_interval() -> None:
         assert point.n == 42
     assert scores.pass_at_k is not None
     assert scores.pass_at_k == scores.pass_at["6"]
-    shares = [own.pass_at_k or 0.0 for own in scores.test_slices.values()]
-    assert list(scores.test_slices) == ["kind=a", "kind=b"]
+    shares = [own.pass_at_k or 0.0 for own in scores.slices.values()]
+    assert list(scores.slices) == ["kind=a", "kind=b"]
     assert sum(shares) / 2 == pytest.approx(scores.pass_at_k.value)
 
 
@@ -82,7 +88,7 @@ def test_macro_f1_and_its_parts_are_those_of_scikit_learn() -> None:
     truth = [draw.choice("abc") for _ in range(200)]
     said = [one if draw.random() < 0.6 else draw.choice("abcd") for one in truth]
     rows = [
-        result(number, label=right, predicted=guess)
+        result(number, split="test", label=right, predicted=guess)
         for number, (right, guess) in enumerate(zip(truth, said, strict=True))
     ]
     found = scores_of([result(999, split="validation"), *rows], 0).classification["test"]
@@ -106,7 +112,7 @@ def test_numbers_have_a_squared_error_and_what_is_no_number_is_counted() -> None
     assert error_of(asked("40"), "9" * 300) is None
     assert error_of(question(10), "42") is None
     rows = [
-        result(number, numeric=True, error=error)
+        result(number, split="test", numeric=True, error=error)
         for number, error in enumerate((1.0, -3.0, None, 0.0, 2.0))
     ]
     found = scores_of([result(9, split="validation"), *rows], 0).numeric

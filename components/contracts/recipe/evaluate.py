@@ -27,7 +27,7 @@ class EvaluateSection(Section):
     """The measures of a model: greedy accuracy always, pass@k on demand."""
 
     pass_k: Annotated[int, Field(ge=0)] = 0
-    """k of pass@k on the test split (2107.03374); 0: not measured."""
+    """k of pass@k on the validation split (2107.03374); 0: not measured."""
     # For the samples of pass@k; accuracy is that of greedy answers.
     temperature: Annotated[float, Field(gt=0.0, le=5.0)] = 0.7
     batch_size: Positive = 256

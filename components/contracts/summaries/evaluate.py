@@ -235,7 +235,7 @@ class ModelScores(AnswerShape):
     validation_accuracy: float
     test_accuracy: float
     pass_at_k: float | None
-    """Over test prompts (2107.03374); None if the recipe draws no samples."""
+    """Over validation prompts (2107.03374); None if the recipe draws no samples."""
     perplexity: float | None
     """Per token of text that people wrote; None without such text."""
 
