@@ -78,6 +78,8 @@ def test_the_page_says_in_a_sentence_whether_the_target_was_met(page: str) -> No
     page = page.replace("\u00a0", " ")
     assert "Target met: validation accuracy went from 41.0 % to 93.0 % (goal 90.0 %)" in page
     assert "the champion is round 3 of 3" in page
+    result = "On the test split, which decided nothing, accuracy is 50.0 % (95 % interval 40.0 % to 60.0 %)"
+    assert f"{result}: the goal is not proved there" in page
 
 
 def test_the_page_needs_no_script_and_nothing_from_the_network(page: str) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from components.canonical import canonical_json
 from components.errors import Corrupt, UserError
 from components.report.runs import latest_run_id, load_run, run_id_of_job
 from components.report.summary import summary_of
+from components.report.words import headline
 from components.runtime.context import Context
 from components.storage import keys
 from tests.unit.crafted import start_summary
@@ -29,6 +32,17 @@ def test_a_finished_run_shows_its_rounds_champion_and_verdict(context: Context) 
     assert {row.reason for row in view.rounds[1].dropped} == {"verifier", "duplicate", "unfinished"}
     assert len(view.rounds[1].curve) == 200
     assert view.problems == ()
+
+
+def test_a_goal_is_proved_only_by_the_test_split(context: Context) -> None:
+    """The champion was chosen by validation; the campaign's test interval is 40 to 60 %."""
+    view = load_run(context, whole_campaign(context).run_id)
+    assert view.recipe is not None
+    for threshold, words in ((0.4, "the goal is proved there"), (0.5, "the goal is not proved")):
+        goal = view.recipe.decide.goal.model_copy(update={"threshold": threshold})
+        decide = view.recipe.decide.model_copy(update={"goal": goal})
+        recipe = view.recipe.model_copy(update={"decide": decide})
+        assert words in headline(replace(view, recipe=recipe))
 
 
 def test_wall_time_and_idle_share_count_shards_side_by_side_once(context: Context) -> None:
