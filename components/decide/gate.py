@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,11 @@ from components.statistics import (
 
 Pairs = Sequence[tuple[Result, Result]]
 """(champion, candidate) of each prompt."""
+
+
+CLIPPED_AT = 0.95
+"""Share of the wrong numbers whose errors count in full; larger errors count like the largest of
+these (winsorizing)."""
 
 
 @dataclass(frozen=True)
@@ -293,19 +299,23 @@ def promotions_in_a_row(history: Sequence[RoundRecord]) -> int:
 def _error_gains(pairs: Pairs) -> list[float]:
     """Return the champion's absolute error minus the candidate's, of each prompt.
 
-    An answer that is no number counts as the largest error that either model made on any prompt.
+    Errors are clipped at the percentile CLIPPED_AT of all errors of both models, right answers left
+    out. An answer that is no number counts as an error of that size.
     """
-    # Counted as no error, silence would be the way to win.
-    errors = [abs(row.error) for pair in pairs for row in pair if row.error is not None]
-    if not errors:
+    sizes = sorted(
+        abs(row.error) for pair in pairs for row in pair if row.error is not None and row.error != 0
+    )
+    if not sizes and all(row.error is None for pair in pairs for row in pair):
         raise UserError(
             "decide.score is `error`, and no validation prompt has a numeric verifier: "
             "use score `right`"
         )
-    largest_error = max(errors)
+    # A single answer of 1e99 would decide the mean of a thousand, whichever model it is of.
+    # Counted as no error, silence would be the way to win.
+    largest_error = sizes[math.ceil(CLIPPED_AT * len(sizes)) - 1] if sizes else 0.0
 
     def absolute_error(row: Result) -> float:
-        return largest_error if row.error is None else abs(row.error)
+        return largest_error if row.error is None else min(abs(row.error), largest_error)
 
     return [absolute_error(old) - absolute_error(new) for old, new in pairs]
 

@@ -217,7 +217,7 @@ def test_a_tag_that_prompts_lack_is_told_with_those_they_have() -> None:
         compare(*family_results({"a": 1}, {"b": 1}), by_topic, LEVEL)
 
 
-def numeric(errors: list[float | None]) -> list[Result]:
+def numeric(errors: Sequence[float | None]) -> list[Result]:
     right = [error == 0 for error in errors]
     return [
         row.model_copy(update={"numeric": True, "error": error})
@@ -237,6 +237,29 @@ def test_numeric_answers_can_be_compared_by_how_far_off_they_are() -> None:
     assert not decide(compare(champion, silent, by_error, LEVEL)).promote
     with pytest.raises(UserError, match="no validation prompt has a numeric verifier"):
         compare(*paired(3, 1), by_error, LEVEL)
+
+
+@pytest.mark.parametrize("far_off", [1e99, -1e12, 1e6])
+@pytest.mark.parametrize("prompts", [101, 1001])
+def test_one_answer_that_is_far_off_does_not_decide(far_off: float, prompts: int) -> None:
+    by_error = SECTION.model_copy(update={"score": "error"})
+    champion = numeric([4.0] * prompts)
+    better = numeric([2.0] * (prompts - 1) + [far_off])
+    ruling = decide(compare(champion, better, by_error, LEVEL))
+    assert ruling.promote
+    assert "mean absolute error -1." in ruling.reason
+    # Nor does it in the champion's answers make a worse candidate look better.
+    worse = numeric([5.0] * prompts)
+    champion = numeric([4.0] * (prompts - 1) + [far_off])
+    assert not decide(compare(champion, worse, by_error, LEVEL)).promote
+
+
+def test_models_that_are_nearly_always_right_can_be_compared_by_error() -> None:
+    by_error = SECTION.model_copy(update={"score": "error"})
+    champion = numeric([0.0] * 900 + [8.0] * 30)
+    better = numeric([0.0] * 900 + [1.0] * 30)
+    assert decide(compare(champion, better, by_error, LEVEL)).promote
+    assert not decide(compare(champion, champion, by_error, LEVEL)).promote
 
 
 def texts(right: list[int], number: int = 100) -> list[TextResult]:

@@ -47,7 +47,7 @@ class DecideSection(Section):
     rounds that are added later share half of what is left. The least alpha of all runs counts."""
     score: Literal["right", "error"] = "right"
     """Score by which champion and candidate are compared, prompt by prompt: right or wrong, or the
-    absolute error of numeric answers."""
+    absolute error of numeric answers (the largest 5 % of the errors count as one size)."""
     family: str = ""
     """Tag whose values are families of validation prompts that resemble each other (a template, a
     topic), so that their results are not independent; empty: every prompt stands alone."""
