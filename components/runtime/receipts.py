@@ -87,6 +87,15 @@ class Receipt(BaseModel):
         document = self.model_dump(mode="json")
         return canonical_json({**document, "checksum": digest_of(document)})
 
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Receipt:
+        """Return the receipt of a stored form; raise ValidationError if it is none.
+
+        `read_receipt` also looks whether it was changed.
+        """
+        stored = _StoredReceipt.model_validate_json(data)
+        return Receipt.model_validate(stored.model_dump(exclude={"checksum"}))
+
 
 class _StoredReceipt(Receipt):
     """The stored form of a receipt.
@@ -258,12 +267,11 @@ def read_receipt(context: Context, ref: str) -> Receipt:
     uri = f"{context.store.root}/{address}"
     data = context.store.get_bytes(address)
     try:
-        stored = _StoredReceipt.model_validate_json(data)
+        receipt = Receipt.from_bytes(data)
     except ValidationError as error:
         raise _receipt_error(uri, error) from None
-    if stored.ref != ref:
-        raise Corrupt(f"{uri} holds the receipt of {stored.ref}")
-    receipt = Receipt.model_validate(stored.model_dump(exclude={"checksum"}))
+    if receipt.ref != ref:
+        raise Corrupt(f"{uri} holds the receipt of {receipt.ref}")
     if receipt.to_bytes() != data:
         raise Corrupt(
             f"{uri} was changed after it was written (its checksum does not fit); restore it, or "
