@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -96,13 +95,12 @@ def _process_start() -> float:
     # From the kernel, so that the seconds of importing torch count as time of the step.
     try:
         own_status = Path("/proc/self/stat").read_text()
-        machine_status = Path("/proc/stat").read_text()
     except OSError:
         return time.time()
-    boot = re.search(r"^btime (\d+)$", machine_status, re.MULTILINE)
-    if boot is None:
-        return time.time()
+    # `btime` of /proc/stat has whole seconds: tasks that ran one after the other seemed to overlap,
+    # and the report counted the computing of only the longest of them.
+    boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
     # The second field is the program's name, which may hold spaces: count from its bracket.
     _, _, fields = own_status.rpartition(")")
     ticks_since_boot = int(fields.split()[19])
-    return int(boot[1]) + ticks_since_boot / os.sysconf("SC_CLK_TCK")
+    return boot + ticks_since_boot / os.sysconf("SC_CLK_TCK")
