@@ -1,5 +1,5 @@
 """The demo in containers, and the images' sizes: `python -m tests.benchmarks.containers [--seed
-N]`. Ten minutes.
+N]`. Ten minutes; with `--sizes`, the sizes alone, seconds.
 
 Needs a Docker engine and the images (`make images`). The demo runs by `run --runner docker`, each
 task in a container without rights, against a real S3 server on a network that leads nowhere else;
@@ -50,13 +50,8 @@ def demo(island: Island, folder: Path, name: str, seed: int, *arguments: str) ->
     return seconds
 
 
-def main() -> None:
-    """Measure and record."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--dry", action="store_true", help="print only, record nothing")
-    given = parser.parse_args()
-    engine = docker.from_env()
+def image_sizes(engine: docker.DockerClient) -> dict[str, tuple[float, str, str]]:
+    """Return figure → size in MB, unit and bound, one a family of images, named by torch's build."""
     figures = {}
     for family in FAMILIES:
         image = engine.images.get(f"ratchet/{family}:dev")
@@ -64,25 +59,47 @@ def main() -> None:
         limit = tomllib.loads(IMAGES.read_text())["largest_mb"][torch][family]
         name = f"image.{family}_{'cpu_wheel_' if torch == 'cpu-wheel' else ''}mb"
         figures[name] = image.attrs["Size"] / 1e6, "MB", f"≤ {limit}"
+    return figures
+
+
+def demo_seconds(engine: docker.DockerClient, seed: int) -> tuple[float, float]:
+    """Return the seconds of the demo in containers, and of the same demo as processes.
+
+    Raises:
+        SystemExit: The receipts of the two differ.
+    """
     with tempfile.TemporaryDirectory() as folder, open_island(engine, Path(folder)) as island:
         confined = ("--runner", "docker", "--network", island.network, "--memory", "4g")
-        seconds = demo(island, Path(folder), "containers", given.seed, *confined)
-        figures["containers.demo_seconds"] = seconds, "s", "≤ 900"
-        outside = demo(island, Path(folder), "processes", given.seed)
+        inside = demo(island, Path(folder), "containers", seed, *confined)
+        outside = demo(island, Path(folder), "processes", seed)
         if island.receipts("containers") != island.receipts("processes"):
             raise SystemExit(
                 "error: the demo in containers has other receipts than the one outside"
             )
+    return inside, outside
+
+
+def main() -> None:
+    """Measure and record."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--sizes", action="store_true", help="sizes alone, no demo")
+    parser.add_argument("--dry", action="store_true", help="print only, record nothing")
+    options = parser.parse_args()
+    engine = docker.from_env()
+    figures = image_sizes(engine)
+    command = f"python -m tests.benchmarks.containers --seed {options.seed}"
+    note = ""
+    if options.sizes:
+        command += " --sizes"
+    else:
+        inside, outside = demo_seconds(engine, options.seed)
+        figures["containers.demo_seconds"] = inside, "s", "≤ 900"
+        note = f"{outside:.0f} s as processes of this machine, equal receipts"
     for name, (value, unit, bound) in figures.items():
         print(f"{name} = {value:.4g} {unit} (bound {bound})")
-        if not given.dry:
-            command = f"python -m tests.benchmarks.containers --seed {given.seed}"
-            note = (
-                f"{outside:.0f} s as processes of this machine, equal receipts"
-                if unit == "s"
-                else ""
-            )
-            record(name, value, unit, bound, command, given.seed, note)
+        if not options.dry:
+            record(name, value, unit, bound, command, options.seed, note if unit == "s" else "")
 
 
 if __name__ == "__main__":
