@@ -198,12 +198,12 @@ def two_proportions_z(first: float, num_first: int, second: float, num_second: i
     """
     if not num_first or not num_second:
         return 0.0
-    # Half a success and half a failure are added to each, so that shares of 0 and 1 have a spread
-    # too (Agresti and Caffo 2000).
-    share_first = (first * num_first + 0.5) / (num_first + 1)
-    share_second = (second * num_second + 0.5) / (num_second + 1)
-    variance_first = share_first * (1 - share_first) / (num_first + 1)
-    variance_second = share_second * (1 - share_second) / (num_second + 1)
+    # One success and one failure are added to each, so that shares of 0 and 1 have a spread too
+    # (Agresti and Caffo 2000).
+    share_first = (first * num_first + 1) / (num_first + 2)
+    share_second = (second * num_second + 1) / (num_second + 2)
+    variance_first = share_first * (1 - share_first) / (num_first + 2)
+    variance_second = share_second * (1 - share_second) / (num_second + 2)
     return (share_first - share_second) / math.sqrt(variance_first + variance_second)
 
 

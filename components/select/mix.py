@@ -14,7 +14,7 @@ from components.contracts.rows import TrainingRow, prompt_id
 from components.select.scored_samples import row_key
 
 MIN_LABELLED_SHARE = 0.25
-"""Floor of the labelled share (2502.18049), below what any plan may ask for."""
+"""Floor of the labelled share, below what any plan may ask for. It is a choice of ours."""
 
 
 def accumulate(

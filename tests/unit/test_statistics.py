@@ -242,6 +242,8 @@ def test_two_shares_are_compared_in_standard_errors() -> None:
     assert abs(two_proportions_z(0.5, 100, 0.5, 200)) < 0.05
     assert two_proportions_z(0.9, 100, 0.5, 100) > 6
     assert two_proportions_z(1.0, 5, 0.0, 0) == 0.0
+    # Agresti and Caffo (2000): 6 of 7 and 1 of 7.
+    assert two_proportions_z(1.0, 5, 0.0, 5) == pytest.approx((5 / 7) / math.sqrt(12 / 343))
 
 
 def test_the_distance_of_two_distributions() -> None:

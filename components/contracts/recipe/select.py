@@ -118,9 +118,9 @@ class SelectSection(Section):
     influence: InfluenceChoice | None = None
     diversity: DiversityChoice | None = None
     # To replace labelled rows leads to collapse (2305.17493), to accumulate bounds the error
-    # (2404.01413). No source gives the floor of 0.25; it is ours.
+    # (2404.01413), and a fixed weight of real data keeps it small (2502.18049).
     labelled_share: Annotated[float, Field(ge=0.25, le=1.0)] = 0.5
-    """Share of drawn rows that are labelled; never below 0.25 (2502.18049)."""
+    """Share of drawn rows that are labelled; never below 0.25, a choice of ours."""
     # The value of 2502.01612.
     newest_share: Share = 0.5
     """Share of the self-made rows that comes from the newest round (2502.01612)."""
