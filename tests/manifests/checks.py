@@ -33,6 +33,8 @@ BEFORE_PODS = {
     "ServiceAccount",
     "NetworkPolicy",
 }
+OF_PIPELINES = {"kubeflow-pipelines-edit"}
+"""Roles of the whole cluster that Kubeflow Pipelines brings."""
 LIMITED = {
     "pods",
     "requests.cpu",
@@ -106,7 +108,7 @@ def order_findings(objects: tuple[Json, ...]) -> Iterator[str]:
 
 def _references(one: Json) -> Iterator[tuple[str, str]]:
     """What an object cannot do without, but for Secrets, which the user makes."""
-    if one["kind"] == "RoleBinding":
+    if one["kind"] == "RoleBinding" and one["roleRef"]["name"] not in OF_PIPELINES:
         yield one["roleRef"]["kind"], one["roleRef"]["name"]
     if one["kind"] == "LocalQueue":
         yield "ClusterQueue", one["spec"]["clusterQueue"]

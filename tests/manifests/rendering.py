@@ -19,6 +19,7 @@ Json = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[2]
 MANIFESTS = ROOT / "manifests"
 OVERLAYS = ("local", "dev", "prod")
+"""Those with a namespace of their own; `single-user` shares the one of Kubeflow Pipelines."""
 COMPONENTS = (
     "object-store",
     "outside-store",
@@ -29,6 +30,7 @@ COMPONENTS = (
     "prometheus",
     "kserve",
     "model-registry",
+    "profile",
     "irsa",
     "static-credentials",
     "read-only-root",

@@ -12,6 +12,8 @@ from tests.manifests.rendering import ROOT, Json, named, of_kind
 Use = tuple[str, str, str, str]
 """API group, resource, verb, and the name of the one object where it is but one."""
 RUN = "ratchet-run"
+RUN_IN_UI = "default-editor"
+"""Account of runs that are created in the UI; the component `profile` makes it."""
 KFP_USES: set[Use] = {
     ("argoproj.io", "workflowtaskresults", "create", ""),
     ("argoproj.io", "workflowtaskresults", "patch", ""),
@@ -44,7 +46,9 @@ def launcher_uses(
 def rights_findings(objects: tuple[Json, ...]) -> Iterator[str]:
     """Rights that are not used, uses without a right, tokens where nothing uses them, rights beyond
     the namespace."""
-    used = {RUN: KFP_USES | launcher_uses()}
+    uses = KFP_USES | launcher_uses()
+    accounts = {one["metadata"]["name"] for one in of_kind(objects, "ServiceAccount")}
+    used = {account: uses for account in (RUN, RUN_IN_UI) if account in accounts}
     granted: dict[str, set[Use]] = {}
     for account, use in _grants(objects):
         granted.setdefault(account, set()).add(use)

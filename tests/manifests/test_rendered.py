@@ -16,6 +16,7 @@ from tests.manifests.rendering import (
     MANIFESTS,
     OVERLAYS,
     composed,
+    named,
     of_kind,
     overlay,
     render_text,
@@ -80,6 +81,27 @@ def test_what_a_component_changes_is_there() -> None:
         for one in queue["spec"]["resourceGroups"][0]["flavors"][0]["resources"]
     }
     assert (quotas["nvidia.com/gpu"], quotas["amd.com/gpu"]) == ("8", "0")
+
+
+def test_beside_a_single_user_pipelines_nothing_touches_its_own_pods() -> None:
+    """Limits, a policy that selects its pods, or rules of Pod Security would stop them."""
+    objects = overlay("single-user")
+    kinds = {one["kind"] for one in objects}
+    assert not kinds & {"Namespace", "ResourceQuota", "LimitRange", "TrainingRuntime"}
+    for one in objects:
+        if one["kind"] != "PriorityClass":
+            assert one["metadata"]["namespace"] == "kubeflow"
+        if one["kind"] == "NetworkPolicy":
+            selected = one["spec"]["podSelector"]["matchLabels"]
+            assert selected == {"app.kubernetes.io/name": "ratchet-store"}
+    names = {named(one) for one in objects}
+    assert "ServiceAccount/default" not in names
+    assert {
+        "ServiceAccount/ratchet-run",
+        "RoleBinding/ratchet-kfp",
+        "ConfigMap/ratchet-store",
+        "StatefulSet/ratchet-store",
+    } <= names
 
 
 def test_another_namespace_is_one_line() -> None:

@@ -23,6 +23,7 @@ from components.contracts.recipe import Recipe
 from components.contracts.recipe_file import load_recipe
 from components.errors import UserError
 from pipeline import build
+from tests.manifests.checks import amount
 from tests.manifests.kfp_pods import step_pods
 from tests.manifests.pod_security import violations
 from tests.pipeline.campaigns import Place, call, recipe, round_tasks, write_data
@@ -30,7 +31,7 @@ from tests.pipeline.compiling import compile_aside
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden"
-PROFILES = ("cpu", "gpu-1", "gpu-8", "multi-node")
+PROFILES = ("cpu", "gpu-1", "gpu-8", "multi-node", "small")
 TRAINING = {
     "gpu-8": ("train.num_processes=8",),
     "multi-node": ("train.num_processes=8", "train.num_nodes=2"),
@@ -232,7 +233,7 @@ def test_no_step_takes_more_than_the_manifests_give_the_namespace(profile: str) 
     wanted = load_profile(profile, TEST_IMAGES)
     for step in STEPS:
         given = wanted.resources(step)
-        assert int(given.cpu) <= int(hard["requests.cpu"]), step
+        assert amount(given.cpu) <= amount(hard["requests.cpu"]), step
         assert int(given.memory.removesuffix("Gi")) <= int(
             hard["requests.memory"].removesuffix("Gi")
         ), step

@@ -406,8 +406,11 @@ def test_a_token_that_stays_refused_is_said_without_showing_it(
     (tmp_path / "token").write_text(TOKEN)
     by_file = Access(kfp.endpoint, "ml", token_file=tmp_path / "token")
     for access, cure in (
-        (by_file, "put a valid one into"),
-        (Access(kfp.endpoint, "ml", TOKEN), "KF_PIPELINES_TOKEN"),
+        (by_file, "put a valid one into .*--audience pipelines.kubeflow.org"),
+        (
+            Access(kfp.endpoint, "ml", TOKEN),
+            "KF_PIPELINES_TOKEN.*kubectl -n ml create token ratchet-ci --audience",
+        ),
     ):
         with pytest.raises(UserError, match=f"refuses the token .*{cure}") as caught:
             start(Pipelines(access, patience(clock)), wanted(package))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 TOO_MANY_REQUESTS = 429
 UNAUTHORIZED = 401
+TOKEN_AUDIENCE = "pipelines.kubeflow.org"
 NO_ANSWER = 0
 """In place of an HTTP status: the connection broke, was refused, or stayed silent."""
 PASSING = (408, 425, TOO_MANY_REQUESTS, 500, 502, 503, 504)
@@ -266,9 +267,16 @@ class ApiCalls:
                 )
 
     def _token_cure(self) -> str:
+        namespace = self.access.namespace or "ratchet"
+        # The server takes tokens for its own audience alone: one that pods have by default is
+        # answered with 401. The account is that of manifests/components/profile.
+        make = f"`kubectl -n {namespace} create token ratchet-ci --audience {TOKEN_AUDIENCE}`"
         if self.access.token_file is not None:
-            return f"put a valid one into {self.access.token_file}"
-        return "set KF_PIPELINES_TOKEN, or pass --token-file with a file that is renewed"
+            return f"put a valid one into {self.access.token_file}: {make}"
+        return (
+            "set KF_PIPELINES_TOKEN, or pass --token-file with a file that is renewed: "
+            f"{make} makes one"
+        )
 
     def _try(
         self, action: str, method: Method, arguments: tuple[object, ...], options: Json
@@ -323,7 +331,8 @@ class ApiCalls:
             case 403:
                 return UserError(
                     f"no permission to {action}{scope}: {message}; ask for the role kubeflow-edit "
-                    "there, or correct --namespace"
+                    "there (manifests/components/profile binds ratchet-ci to it), or correct "
+                    "--namespace"
                 )
             case 0:
                 return UserError(

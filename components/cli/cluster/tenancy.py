@@ -33,8 +33,8 @@ def check_tenancy(health: Json, namespace: str) -> None:
         # account is not, and the run ends as `root-driver: failed`.
         raise UserError(
             f"this Kubeflow Pipelines has one user: it would ignore --namespace {namespace} and "
-            "run the pods in its own namespace (most often kubeflow); apply the manifests to that "
-            "one, and leave --namespace out"
+            "run the pods in its own namespace (most often kubeflow); apply "
+            "manifests/overlays/single-user, and leave --namespace out"
         )
 
 
