@@ -12,7 +12,8 @@ from types import TracebackType
 from typing import NoReturn
 
 _PASSWORDS = re.compile(
-    r"""(?<=://)(?:
+    # hf://gpt2@main is a model of the hub without an organisation, and its revision.
+    r"""(?<=://)(?<!hf://)(?:
         [^\s/@"'<>]+                                # user, or user:password
         | [^\s/:@"'<>]+:(?!\d+(?:/|$))[^\s@"'<>]+    # a secret key of S3 may hold a slash
     )(?=@)""",

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Optional, get_type_hints
 
 import typer
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
+
+
+def store_uri(value: str) -> str:
+    """Return the URI of a store that may be given as a path; `~` is the home folder."""
+    # `s3:/bucket` is a typo, and no folder of that name.
+    if not value or _SCHEME.match(value):
+        return value
+    return Path(value).expanduser().absolute().as_uri()
+
 
 # typer reads these annotations at run time and does not know `str | None` in a string on every
 # Python we support.
@@ -30,7 +42,8 @@ StoreUri = Annotated[
         envvar="RATCHET_STORE",
         metavar="URI",
         show_default=False,
-        help="file:///folder or s3://bucket/prefix; by default .ratchet/store here.",
+        callback=store_uri,
+        help="A folder or s3://bucket/prefix; by default .ratchet/store here.",
     ),
 ]
 Rounds = Annotated[

@@ -1,11 +1,11 @@
-"""Rows of Parquet files, in bounded memory.
+"""Rows of Parquet and Arrow files, in bounded memory.
 
 In this folder, because only the images that have torch have pyarrow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ BATCH_ROWS = 1024
 
 
 class UnreadableParquet(Exception):
-    """The file is damaged, or is no Parquet. The message is one line."""
+    """The file is damaged, or is no Parquet or Arrow. The message is one line."""
 
     def __init__(self, row: int, message: str) -> None:
         """`row` counts the rows that were read before, so it is 0 if the file cannot be opened."""
@@ -46,6 +46,40 @@ def parquet_rows(path: Path) -> Iterator[JsonObject | None]:
                     yield row
     except (pyarrow.ArrowException, OSError) as error:
         raise UnreadableParquet(num_read, first_line(error)) from error
+
+
+def arrow_rows(paths: Sequence[Path]) -> Iterator[JsonObject | None]:
+    """Yield the rows of Arrow files, one after the other; see `parquet_rows`.
+
+    Streams, as `datasets` writes them, and files of the format with a footer are read.
+    """
+    import pyarrow
+
+    num_read = 0
+    try:
+        for path in paths:
+            with pyarrow.memory_map(str(path)) as file:
+                for batch in _arrow_batches(file):
+                    # Writers choose the size of a batch; ours bounds the Python objects of it.
+                    for start in range(0, batch.num_rows, BATCH_ROWS):
+                        for row in _rows_of_batch(batch.slice(start, BATCH_ROWS)):
+                            num_read += 1
+                            yield row
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UnreadableParquet(num_read, first_line(error)) from error
+
+
+def _arrow_batches(file: pyarrow.NativeFile) -> Iterator[pyarrow.RecordBatch]:
+    import pyarrow
+
+    is_stream = file.read(6) != b"ARROW1"
+    file.seek(0)
+    if is_stream:
+        yield from pyarrow.ipc.open_stream(file)
+        return
+    reader = pyarrow.ipc.open_file(file)
+    for number in range(reader.num_record_batches):
+        yield reader.get_batch(number)
 
 
 def _rows_of_batch(batch: pyarrow.RecordBatch) -> Iterator[JsonObject | None]:

@@ -1,53 +1,48 @@
-"""Bounded, tolerant readers for the files that people bring: JSON Lines, Parquet, plain text.
+"""Bounded, tolerant readers for the files that people bring.
 
-A bad row is handed out as Dropped with its reason and place, never raised: what comes in is
+JSON Lines, JSON arrays, CSV, TSV, Parquet, plain text, and folders that the library `datasets`
+saved. A bad row is handed out as Dropped with its reason and place, never raised: what comes in is
 accepted or rejected, and counted. Only a file that cannot be used at all is an error.
 """
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from components.canonical import JsonObject
 from components.contracts.recipe import DataSource
 from components.contracts.rows import MAX_LINE_BYTES, Dropped
-from components.errors import UserError
+from components.errors import UserError, first_line
 from components.prepare.examples import Example
+from components.prepare.file_formats import Format, format_of
+from components.prepare.json_arrays import array_rows
+from components.prepare.raw_rows import (
+    MAX_REJECTED_CHARACTERS,
+    Line,
+    RawRow,
+    UnreadableFile,
+    lines_of,
+)
 from components.prepare.row_shapes import RejectedRow, example_of, parse_json, shapes_of
+from components.prepare.saved_folders import arrow_files
+from components.prepare.tables import table_rows
 
-MAX_REJECTED_CHARACTERS = 500
-"""Length of the excerpt of a rejected row that is stored beside the accepted ones."""
-
-_FORMATS = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".txt": "txt",
+_ROWS_ARE: dict[Format, str] = {
+    "jsonl": "rows are one JSON object a line, ",
+    "csv": "the first line names the columns, ",
+    "tsv": "the first line names the columns, ",
 }
-"""Ending of a file → its format."""
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-
-
-@dataclass(frozen=True)
-class _RawRow:
-    """A row as its file holds it."""
-
-    location: str
-    """`line 7` or `row 7`."""
-    content: object
-    """Bytes of a line of JSON, or a value that is parsed already."""
-    problem: RejectedRow | None = None
-    """Set if the file's format alone makes the row unusable."""
+"""Format → the beginning of a sentence about its rows."""
 
 
 def read_source(path: Path, source: DataSource) -> Iterator[Example | Dropped]:
     """Read a file row by row: each row is either an Example or a Dropped with the reason.
 
-    Shapes of a row: {prompt, completion} under the source's field names; {messages: [{role,
-    content}, …]}; {text}, raw text; {text, label}. A prompt without an answer is usable in split
+    `row_shapes` knows the shapes of a row. A prompt without an answer is usable in split
     `unlabelled` alone. Stops after `source.limit` usable rows. Raises UserError if the file is
     missing, of unknown format, or holds nothing usable.
     """
@@ -73,10 +68,12 @@ def read_source(path: Path, source: DataSource) -> Iterator[Example | Dropped]:
             f"all {reasons.total()} rows were rejected, most often: {reason}, first at "
             f"{first_details[reason]}"
         )
-    raise UserError(
-        f"{source.uri}: no usable row ({explanation}); rows are one JSON object a line, "
-        f"{shapes_of(source)}"
-    )
+    rows_are = _ROWS_ARE.get(_format(path, source), "rows are ")
+    raise UserError(f"{source.uri}: no usable row ({explanation}); {rows_are}{shapes_of(source)}")
+
+
+def _format(path: Path, source: DataSource) -> Format:
+    return "arrow" if path.is_dir() else format_of(path, source)
 
 
 def _rows(path: Path, source: DataSource) -> Iterator[Example | Dropped]:
@@ -95,83 +92,55 @@ def _rows(path: Path, source: DataSource) -> Iterator[Example | Dropped]:
             )
 
 
-def _raw_rows(path: Path, source: DataSource) -> Iterator[_RawRow]:
+def _raw_rows(path: Path, source: DataSource) -> Iterator[RawRow]:
+    num_read = 0
+    try:
+        for row in _rows_of_format(path, source):
+            yield row
+            num_read += 1
+    except UnreadableFile as error:
+        raise UserError(f"{source.uri}: {error}; write the file anew") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(
+            f"{source.uri}: not readable as gzip after row {num_read} ({first_line(error)}); "
+            "compress the file anew"
+        ) from None
+
+
+def _rows_of_format(path: Path, source: DataSource) -> Iterator[RawRow]:
+    if path.is_dir():
+        return _arrow_rows(arrow_files(path, source.uri), source)
     match _format(path, source):
         case "jsonl":
             return _json_lines(path)
+        case "json":
+            return array_rows(path)
+        case "csv":
+            return table_rows(path, tabs=False)
+        case "tsv":
+            return table_rows(path, tabs=True)
         case "parquet":
             return _parquet_rows(path, source)
-        case _:
+        case "arrow":
+            return _arrow_rows([path], source)
+        case "text":
             return _paragraphs(path)
 
 
-def _format(path: Path, source: DataSource) -> str:
-    try:
-        with path.open("rb") as file:
-            head = file.read(4096)
-    except FileNotFoundError:
-        raise UserError(f"{source.uri}: no such file") from None
-    except IsADirectoryError:
-        raise UserError(f"{source.uri} is a folder; name one file in it") from None
-    except OSError as error:
-        raise UserError(f"{source.uri}: cannot be read ({error})") from None
-    # The URI's ending comes first: a file from a hub or bucket may lie under a name without one.
-    for suffix in (Path(source.uri).suffix, path.suffix):
-        if suffix.lower() in _FORMATS:
-            return _FORMATS[suffix.lower()]
-    return _format_of_bytes(head, source)
-
-
-def _format_of_bytes(head: bytes, source: DataSource) -> str:
-    """Return the format that the first 4,096 bytes of a file show, or raise UserError."""
-    # Spreadsheets and editors on Windows begin a file with a byte order mark.
-    start = head.removeprefix(_BYTE_ORDER_MARK).lstrip()
-    if head.startswith(b"PAR1"):
-        return "parquet"
-    if start.startswith(b"{"):
-        return "jsonl"
-    if start.startswith(b"["):
-        raise UserError(
-            f"{source.uri} is one JSON array; write one object a line "
-            "(jq -c '.[]' FILE > FILE.jsonl)"
-        )
-    # A cut at 4096 bytes may split a character, so a decoding error near the end proves nothing.
-    if head and b"\0" not in head and "�" not in head[:-4].decode(errors="replace"):
-        return "txt"
-    raise UserError(f"{source.uri}: unknown format; use .jsonl, .parquet or .txt, uncompressed")
-
-
-@dataclass(frozen=True)
-class _Line:
-    """A line of a file. Of one that is too long only the beginning is held."""
-
-    number: int
-    """From 1."""
-    text: bytes
-    is_too_long: bool
-
-    def as_row(self) -> _RawRow:
-        """Return the line as a row of its own."""
-        problem = None
-        if self.is_too_long:
-            problem = RejectedRow("too_long", f"longer than {MAX_LINE_BYTES} bytes")
-        return _RawRow(f"line {self.number}", self.text, problem)
-
-
-def _json_lines(path: Path) -> Iterator[_RawRow]:
-    for line in _lines(path):
+def _json_lines(path: Path) -> Iterator[RawRow]:
+    for line in lines_of(path):
         if line.text.strip():
             yield line.as_row()
         else:
             problem = RejectedRow("empty", "a blank line")
-            yield _RawRow(f"line {line.number}", b"", problem)
+            yield RawRow(f"line {line.number}", b"", problem)
 
 
-def _paragraphs(path: Path) -> Iterator[_RawRow]:
+def _paragraphs(path: Path) -> Iterator[RawRow]:
     """Yield blocks of lines between blank lines, as {"text": block}."""
-    block: list[_Line] = []
+    block: list[Line] = []
     size = 0
-    for line in _lines(path):
+    for line in lines_of(path):
         if line.is_too_long:
             # It is no part of the paragraph around it, which goes on.
             yield line.as_row()
@@ -190,50 +159,46 @@ def _paragraphs(path: Path) -> Iterator[_RawRow]:
         yield _paragraph(block)
 
 
-def _paragraph(block: list[_Line]) -> _RawRow:
+def _paragraph(block: list[Line]) -> RawRow:
     location = f"line {block[0].number}"
     content = b"".join(line.text for line in block)
     try:
-        return _RawRow(location, {"text": content.decode("utf-8").strip()})
+        return RawRow(location, {"text": content.decode("utf-8").strip()})
     except UnicodeDecodeError as error:
         detail = f"byte {error.start} of the paragraph is not UTF-8"
-        return _RawRow(location, content, RejectedRow("invalid_utf8", detail))
+        return RawRow(location, content, RejectedRow("invalid_utf8", detail))
 
 
-def _lines(path: Path) -> Iterator[_Line]:
-    """Yield the lines of a file in bounded memory."""
-    with path.open("rb") as file:
-        number = 0
-        while line := file.readline(MAX_LINE_BYTES + 1):
-            number += 1
-            if number == 1:
-                line = line.removeprefix(_BYTE_ORDER_MARK)
-            if len(line) <= MAX_LINE_BYTES:
-                yield _Line(number, line, is_too_long=False)
-                continue
-            # A file may be one line of gigabytes: skip its rest piece by piece.
-            piece = line
-            while piece and not piece.endswith(b"\n"):
-                piece = file.readline(MAX_LINE_BYTES)
-            yield _Line(number, line[:MAX_REJECTED_CHARACTERS], is_too_long=True)
-
-
-def _parquet_rows(path: Path, source: DataSource) -> Iterator[_RawRow]:
+def _parquet_rows(path: Path, source: DataSource) -> Iterator[RawRow]:
     # `modeling` is for packages that not every image has: nothing of it is loaded with a step.
-    from components.modeling.parquet import UnreadableParquet, parquet_rows
+    from components.modeling.parquet import parquet_rows
+
+    return _columnar_rows(parquet_rows(path), "Parquet", source)
+
+
+def _arrow_rows(paths: list[Path], source: DataSource) -> Iterator[RawRow]:
+    from components.modeling.parquet import arrow_rows
+
+    return _columnar_rows(arrow_rows(paths), "Arrow", source)
+
+
+def _columnar_rows(
+    rows: Iterator[JsonObject | None], format_name: str, source: DataSource
+) -> Iterator[RawRow]:
+    from components.modeling.parquet import UnreadableParquet
 
     # A damaged block in the middle ends the file: nobody knows how many rows it held.
     try:
-        for number, row in enumerate(parquet_rows(path), 1):
+        for number, row in enumerate(rows, 1):
             if row is None:
                 problem = RejectedRow("invalid_utf8", "a string of this row is not UTF-8")
-                yield _RawRow(f"row {number}", b"", problem)
+                yield RawRow(f"row {number}", b"", problem)
             else:
-                yield _RawRow(f"row {number}", row)
+                yield RawRow(f"row {number}", row)
     except UnreadableParquet as error:
         position = f"after row {error.row}" if error.row else "from the start"
         raise UserError(
-            f"{source.uri}: not readable as Parquet {position} ({error}); write the file anew"
+            f"{source.uri}: not readable as {format_name} {position} ({error}); write the file anew"
         ) from None
 
 

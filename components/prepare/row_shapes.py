@@ -13,6 +13,7 @@ from components.contracts.recipe import DataSource
 from components.contracts.rows import MAX_LINE_BYTES, Conversation, spoken
 from components.errors import first_line
 from components.prepare.examples import Example
+from components.prepare.known_shapes import MEANINGFUL, SPEAKERS, TURNS, Pair, names_of, pair_of
 
 MAX_LABEL_CHARACTERS = 64
 """Longer labels are answers, not classes, and do not become slices."""
@@ -57,7 +58,8 @@ def example_of(row: object, source: DataSource, location: str) -> Example:
     if content.completion is None and source.split != "unlabelled":
         raise RejectedRow(
             "no_completion",
-            f"no {source.completion_field!r}; only split unlabelled takes prompts without answers",
+            f"no {source.completion_field!r} ({_fields_found(row)}); only split unlabelled takes "
+            "prompts without answers",
         )
     return Example(
         prompt=content.prompt,
@@ -73,7 +75,11 @@ def example_of(row: object, source: DataSource, location: str) -> Example:
 def shapes_of(source: DataSource) -> str:
     """Return the shapes of rows that are understood, for messages."""
     pair = f"{{{source.prompt_field}, {source.completion_field}}}"
-    return f"{pair}, {{messages}}, {{text}} or {{text, label}}"
+    return (
+        f"{pair}, {{question, answer}}, {{instruction, input, output}}, {{messages}}, "
+        "{conversations}, {text} or {text, label}; other names: set prompt_field and "
+        "completion_field"
+    )
 
 
 def parse_json(line: bytes) -> object:
@@ -95,42 +101,103 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _content_of(row: Row, source: DataSource) -> _Content:
-    if source.prompt_field in row:
-        has_answer = row.get(source.completion_field) is not None
-        completion = _text(row, source.completion_field) if has_answer else None
-        return _Content(_text(row, source.prompt_field), completion)
-    if "messages" in row:
-        return _content_of_messages(row)
-    if "text" in row and row.get("label") is not None:
-        text = _text(row, "text")
-        label = _text(row, "label")
+    names = names_of(row)
+    _refuse_what_would_be_lost(row, names, source)
+    pair = pair_of(names, source)
+    turns = next((names[name] for name in TURNS if name in names), "")
+    # A conversation is more than a question that stands beside it.
+    if turns and (pair is None or not pair.completion or row.get(pair.completion) is None):
+        return _content_of_messages(row[turns], row.get("tools"), row.get("system"))
+    if pair is not None:
+        return _content_of_pair(row, pair, names)
+    if "text" in names and row.get(names.get("label", "")) is not None:
+        text = _text(row, names["text"])
+        label = _text(row, names["label"])
         is_class = len(label) <= MAX_LABEL_CHARACTERS
         return _Content(text, label, label=label if is_class else None)
-    if "text" in row:
-        return _Content("", _text(row, "text"))
+    if "text" in names:
+        return _Content("", _text(row, names["text"]))
+    raise RejectedRow("unknown_shape", f"{_fields_found(row)}; expected {shapes_of(source)}")
+
+
+def _fields_found(row: Row) -> str:
     # Cut, because a damaged file may have names of any length.
     names = sorted(str(name)[:40] for name in row)
     listed = ", ".join(names[:10]) or "none"
-    raise RejectedRow("unknown_shape", f"fields found: {listed}; expected {shapes_of(source)}")
+    return f"fields found: {listed}"
 
 
-def _content_of_messages(row: Row) -> _Content:
+def _refuse_what_would_be_lost(row: Row, names: dict[str, str], source: DataSource) -> None:
+    """Raise RejectedRow for fields without which the row would say something else."""
+    is_preference = {"chosen", "rejected"} <= names.keys()
+    if is_preference and source.completion_field != names["chosen"]:
+        raise RejectedRow(
+            "preference_pair",
+            "a preference pair; set `completion_field: chosen` to train on the preferred answers "
+            "(the rejected ones are not used)",
+        )
+    for name, remedy in MEANINGFUL.items():
+        # A field that the recipe names is no surprise, and an empty one loses nothing.
+        if name in names and row[names[name]] and name != source.completion_field:
+            raise RejectedRow("unknown_shape", f"it has {name!r}; {remedy}")
+    # Rows of KTO: the answer is one that should not be given.
+    if row.get(names.get("label", "")) is False:
+        raise RejectedRow("unwanted_answer", "its label is false: the answer is not wanted")
+
+
+def _content_of_pair(row: Row, pair: Pair, names: dict[str, str]) -> _Content:
+    prompt = row[pair.prompt]
+    answer = row.get(pair.completion) if pair.completion else None
+    system = row.get(names.get("system", "")) or None
+    if isinstance(answer, list) and _asks(answer):
+        # Preference pairs often repeat the whole conversation in `chosen`.
+        return _content_of_messages(answer, row.get("tools"), system)
+    if isinstance(prompt, list) or isinstance(answer, list) or system is not None:
+        turns = _as_turns(prompt, "user") + _as_turns(answer, "assistant")
+        if system is None and pair.prompt not in TURNS and not _are_turns(turns):
+            raise RejectedRow("wrong_type", f"{pair.prompt!r} is a list, not text or turns")
+        return _content_of_messages(turns, row.get("tools"), system)
+    completion = None if answer is None else _text(row, pair.completion)
+    text = _text(row, pair.prompt)
+    if pair.context and str(row.get(pair.context) or "").strip():
+        text = f"{text}\n\n{_text(row, pair.context)}"
+    return _Content(text, completion)
+
+
+def _asks(turns: list[object]) -> bool:
+    return any(isinstance(turn, dict) and turn.get("role") == "user" for turn in turns)
+
+
+def _are_turns(values: list[object]) -> bool:
+    return all(isinstance(value, dict) for value in values)
+
+
+def _as_turns(value: object, role: str) -> list[object]:
+    """Return turns from a list of them, or from the text of one."""
+    if isinstance(value, list):
+        return value
+    return [] if value is None else [{"role": role, "content": value}]
+
+
+def _content_of_messages(messages: object, tools: object, system: object = None) -> _Content:
     """Return the turns before the last one of the assistant as the prompt, that one as completion.
 
     The turns themselves are kept where they are more than a question and an answer.
     """
-    turns = _turns_to_last_answer(row["messages"])
+    if system and isinstance(messages, list):
+        messages = [{"role": "system", "content": system}, *messages]
+    turns = _turns_to_last_answer(messages)
     has_answer = turns[-1]["role"] == "assistant"
     asked = turns[:-1] if has_answer else turns
     if not any(turn["role"] == "user" for turn in asked):
         raise RejectedRow("empty", "no user turn before the answer")
     prompt = Conversation(messages=tuple(asked)).as_text()
     completion = spoken(turns[-1]) if has_answer else None
-    tools = _tools_of(row.get("tools"))
+    schemas = _tools_of(tools)
     is_plain = all(turn.keys() <= {"role", "content"} for turn in turns)
-    if len(asked) == 1 and is_plain and not tools:
+    if len(asked) == 1 and is_plain and not schemas:
         return _Content(prompt, completion)
-    return _Content(prompt, completion, Conversation(messages=tuple(turns), tools=tools))
+    return _Content(prompt, completion, Conversation(messages=tuple(turns), tools=schemas))
 
 
 def _turns_to_last_answer(messages: object) -> list[JsonObject]:
@@ -147,6 +214,8 @@ def _turns_to_last_answer(messages: object) -> list[JsonObject]:
 
 def _turn_of(message: object) -> JsonObject:
     """Return a turn with its content as text. Its other fields stay: templates may read them."""
+    if isinstance(message, dict) and "role" not in message and "from" in message:
+        message = _turn_of_speaker(message)
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
         raise RejectedRow("wrong_type", "a message is not {role, content}")
     turn: JsonObject = _json_object(message)
@@ -164,6 +233,15 @@ def _turn_of(message: object) -> JsonObject:
     if turn["role"] == "tool" and turn.get("content") == "":
         return turn
     return {**turn, "content": _text(turn, "content")}
+
+
+def _turn_of_speaker(message: Row) -> JsonObject:
+    """Return a turn that the form of ShareGPT writes as {from, value}."""
+    speaker = str(message["from"])
+    if speaker.lower() not in SPEAKERS:
+        known = ", ".join(SPEAKERS)
+        raise RejectedRow("wrong_type", f"a turn from {speaker[:40]!r}; known are {known}")
+    return {"role": SPEAKERS[speaker.lower()], "content": message.get("value")}
 
 
 def _text_of_part(part: object) -> str:
@@ -245,6 +323,9 @@ def _text(row: Row, name: str) -> str:
     value = row.get(name)
     if isinstance(value, float) and not math.isfinite(value):
         raise RejectedRow("not_a_number", f"{name!r} is {value}")
+    # Empty cells of tables and null of JSON.
+    if value is None:
+        raise RejectedRow("empty", f"{name!r} is empty")
     # A bool is an int to Python, and no answer.
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise RejectedRow("wrong_type", f"{name!r} is {type(value).__name__}, not text")

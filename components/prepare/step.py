@@ -28,7 +28,7 @@ from components.runtime.attempts import Attempt, Task, attempting
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, commit, fetch, read_summary
 from components.storage import keys
-from components.storage.sources import local_folder, local_path
+from components.storage.sources import local_folder, local_path, split_source
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,8 @@ def _data_and_base(context: Context, attempt: Attempt, recipe: Recipe) -> Receip
     with tempfile.TemporaryDirectory(prefix="sources-", dir=context.scratch) as downloads_name:
         downloads = Path(downloads_name)
         files = [
-            local_path(source.uri, context.environment, downloads) for source in recipe.data.sources
+            local_path(source.uri, context.environment, downloads, or_folder=True)
+            for source in recipe.data.sources
         ]
         config = {
             # The system prompt is read when rows are encoded; the checkpoint does not hold it.
@@ -145,7 +146,7 @@ def _data_and_base(context: Context, attempt: Attempt, recipe: Recipe) -> Receip
             "data": recipe.data.model_dump(mode="json"),
             "bases": _num_bases(recipe),
             # The recipe names files; their bytes decide. An edited file is new work.
-            "sources": [_sha256(path) for path in files],
+            "sources": [_digest_of(path) for path in files],
             "model_digest": _model_digest(recipe, context),
         }
         return commit(
@@ -267,14 +268,20 @@ def _model_digest(recipe: Recipe, context: Context) -> str:
     source = recipe.model.source
     # Local files can be edited under one name. Other URIs are taken at their word: one of a hub
     # holds a revision.
-    if not source.startswith(("file://", "package://")):
+    if source == "scratch" or split_source(source, context.environment)[0] in ("s3", "hf"):
         return ""
     if source.endswith(".gguf"):
         return _sha256(local_path(source, context.environment, context.scratch))
     # With the names: the same bytes under another name are another model.
-    folder = local_folder(source, context.environment, context.scratch)
-    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
-    lines = [f"{path.name} {_sha256(path)}" for path in files]
+    return _digest_of(local_folder(source, context.environment, context.scratch))
+
+
+def _digest_of(path: Path) -> str:
+    """Return the SHA-256 of a file, or of the names and digests of a folder's files."""
+    if not path.is_dir():
+        return _sha256(path)
+    files = [file for file in sorted(path.iterdir()) if file.is_file()]
+    lines = [f"{file.name} {_sha256(file)}" for file in files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 

@@ -1,6 +1,6 @@
 """Local copies of the data files and model folders that recipes name by URI.
 
-`file://path`, `package://module/path` (a file inside an installed Python package),
+A plain path (`~` is the home folder), `file://path`, `package://module/path` (a file inside an installed Python package),
 `s3://bucket/key`, `hf://org/name@revision/path` and `hf://datasets/org/name@revision/path`. Pickled
 weights are never fetched.
 """
@@ -21,21 +21,30 @@ FOLDER_SUFFIXES = (".safetensors", ".json", ".txt", ".model", ".jinja", ".gguf")
 """Endings of the files fetched from a remote model folder: weights, configuration, tokenizer."""
 # No .bin, .pt or .py: pickles and modules run their author's code when they are loaded.
 
-_HF = re.compile(r"(datasets/)?([\w.-]+/[\w.-]+)@([\w.-]+)((?:/[^/]+)*)")
+# Models of old have no organisation; revisions of pull requests have slashes: refs/pr/1.
+_HF = re.compile(
+    r"(datasets/)?((?:[\w.-]+/)?[\w.-]+)@(refs/(?:pr|heads|convert)/[\w.-]+|[\w.-]+)((?:/[^/]+)*)"
+)
+_HUB_NAME = re.compile(r"[\w.-]+(?:/[\w.-]+)?(?:@[\w.-]+)?")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
+"""Beginning of a URI, also of one whose second slash was forgotten."""
 
 
-def local_path(uri: str, environment: Mapping[str, str], scratch: Path) -> Path:
+def local_path(
+    uri: str, environment: Mapping[str, str], scratch: Path, *, or_folder: bool = False
+) -> Path:
     """Return a local path of the file that `uri` names, downloaded below `scratch` if remote.
+
+    With `or_folder` it may be a folder of this machine too.
 
     Raises UserError naming the URI and what to do; Transient if the store cannot be reached for
     now.
     """
-    scheme, address = _split(uri)
+    scheme, address = split_source(uri, environment)
     match scheme:
-        case "file":
-            return _existing(uri, Path(address), folder=False)
-        case "package":
-            return _existing(uri, _in_package(uri, address), folder=False)
+        case "file" | "package":
+            path = Path(address) if scheme == "file" else _in_package(uri, address)
+            return path if or_folder and path.is_dir() else _existing(uri, path, folder=False)
         case "s3":
             return _s3_file(uri, environment, scratch)
         case _:
@@ -50,7 +59,7 @@ def local_folder(uri: str, environment: Mapping[str, str], scratch: Path) -> Pat
     Raises UserError naming the URI and what to do; Transient if the store cannot be reached for
     now.
     """
-    scheme, address = _split(uri)
+    scheme, address = split_source(uri, environment)
     match scheme:
         case "file":
             return _existing(uri, Path(address), folder=True)
@@ -62,16 +71,31 @@ def local_folder(uri: str, environment: Mapping[str, str], scratch: Path) -> Pat
             return _hf_folder(uri, address, environment)
 
 
-def _split(uri: str) -> tuple[str, str]:
+def split_source(uri: str, environment: Mapping[str, str]) -> tuple[str, str]:
+    """Return (scheme, address) of a URI; a plain path has the scheme `file`.
+
+    Raises UserError for what is neither. Nothing is looked up.
+    """
     scheme, separator, address = uri.partition("://")
-    is_known = separator and scheme in ("file", "package", "s3", "hf")
+    if not separator and uri and not _SCHEME.match(uri):
+        scheme, address = "file", uri
+    is_known = scheme in ("file", "package", "s3", "hf")
     # A NUL character would end in a ValueError of the operating system's calls.
     if not is_known or not address or "\0" in address:
         raise UserError(
-            f"{uri!r}: use file://path, package://module/path, s3://bucket/key or "
+            f"{uri!r}: use a path, file://path, package://module/path, s3://bucket/key or "
             "hf://[datasets/]org/name@revision/path"
         )
-    return scheme, unquote(address) if scheme == "file" else address
+    if scheme != "file":
+        if scheme == "hf":
+            _hf_parts(uri, address)
+        return scheme, address
+    if separator:
+        address = unquote(address)
+    home = environment.get("HOME", "")
+    if home and (address == "~" or address.startswith("~/")):
+        address = home + address[1:]
+    return scheme, address
 
 
 def _existing(uri: str, path: Path, *, folder: bool) -> Path:
@@ -87,9 +111,13 @@ def _existing(uri: str, path: Path, *, folder: bool) -> Path:
         raise UserError(f"{uri} is a file; name the folder")
     if exists:
         raise UserError(f"{uri} is a folder; name one file in it")
-    # A relative file:// path depends on the working directory, so show what it resolved to.
-    resolved = f" (looked at {path.absolute()})" if uri.startswith("file:") else ""
-    raise UserError(f"{uri}: no such {expected_kind}{resolved}; correct the path")
+    # A relative path depends on the working directory, so show what it resolved to.
+    is_package = uri.startswith("package:")
+    resolved = "" if is_package else f" (looked at {path.absolute()})"
+    hub = ""
+    if folder and _HUB_NAME.fullmatch(uri):
+        hub = f"; if you mean a model of the hub, write hf://{uri.partition('@')[0]}@REVISION"
+    raise UserError(f"{uri}: no such {expected_kind}{resolved}; correct the path{hub}")
 
 
 def _in_package(uri: str, address: str) -> Path:

@@ -172,7 +172,7 @@ def test_the_format_of_a_file_without_a_known_suffix_is_told_by_its_content(tmp_
             b"x\ny\n[]\n",
             "all 3 rows were rejected, most often: not_json, first at line 1: Expecting",
         ),
-        ("array.json", b'[{"prompt": 1}]', "one JSON array"),
+        ("array.json", b'[{"prompt": 1}]', "all 1 rows were rejected, most often: no_completion"),
         ("zip.bin", b"PK\x03\x04\0\0", "unknown format"),
         ("broken.parquet", b"PAR1 nonsense", "not readable as Parquet"),
     ],

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from components.errors import UserError
-from components.storage.sources import local_folder, local_path
+from components.storage.sources import local_folder, local_path, split_source
 
 if TYPE_CHECKING:
     from tests.conftest import S3Server
@@ -18,6 +18,38 @@ def test_a_file_uri_is_the_file_itself(tmp_path: Path) -> None:
     assert local_path(f"file://{path}", {}, tmp_path) == path
     assert local_path(f"file://{tmp_path}/my%20rows.jsonl", {}, tmp_path) == path
     assert local_folder(f"file://{tmp_path}", {}, tmp_path) == tmp_path
+
+
+def test_paths_are_paths_and_the_tilde_is_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "50% of my#rows?.jsonl"
+    path.write_text("x")
+    home = {"HOME": str(tmp_path)}
+    monkeypatch.chdir(tmp_path)
+    for uri in (path.name, f"./{path.name}", str(path), f"~/{path.name}"):
+        assert local_path(uri, home, tmp_path).read_text() == "x"
+    assert local_folder("~", home, tmp_path) == tmp_path
+    assert local_folder(f"{tmp_path}/", home, tmp_path) == tmp_path
+
+
+def test_a_model_of_the_hub_by_its_bare_name_gets_the_uri_that_was_meant(tmp_path: Path) -> None:
+    for name in ("gpt2", "HuggingFaceTB/SmolLM2-135M-Instruct@main"):
+        with pytest.raises(UserError, match=rf"hf://{name.split('@')[0]}@REVISION"):
+            local_folder(name, {}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("uri", "revision"), [("hf://gpt2@main", "main"), ("hf://org/name@refs/pr/1", "refs/pr/1")]
+)
+def test_old_names_and_revisions_of_pull_requests_are_known(
+    uri: str, revision: str, tmp_path: Path
+) -> None:
+    nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_CACHE": str(tmp_path)}
+    # Far enough to be looked for, under the whole revision.
+    with pytest.raises(UserError, match="cannot be fetched"):
+        local_folder(uri, nowhere, tmp_path)
+    assert split_source(uri, {})[1].endswith(f"@{revision}")
 
 
 def test_a_package_uri_is_a_file_of_an_installed_package_which_is_not_imported(
@@ -35,9 +67,11 @@ def test_a_package_uri_is_a_file_of_an_installed_package_which_is_not_imported(
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("rows.jsonl", "use file://path"),
-        ("https://example.org/rows.jsonl", "use file://path"),
-        ("file://", "use file://path"),
+        ("rows.jsonl", "no such file .looked at /.*/rows.jsonl"),
+        ("~/rows.jsonl", "no such file .looked at /home/me/rows.jsonl"),
+        ("https://example.org/rows.jsonl", "use a path, file://path"),
+        ("s3:/bucket/rows.jsonl", "use a path, file://path"),
+        ("file://", "use a path, file://path"),
         ("file:///nowhere/rows.jsonl", "no such file"),
         ("file:///tmp", "is a folder; name one file"),
         ("package://no_such_package/rows.jsonl", "no Python package 'no_such_package'"),
@@ -54,7 +88,7 @@ def test_a_uri_that_cannot_be_used_is_an_error_that_names_it(
     uri: str, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        local_path(uri, {}, tmp_path)
+        local_path(uri, {"HOME": "/home/me"}, tmp_path)
     assert uri in str(caught.value)
 
 

@@ -14,10 +14,16 @@ BUILTIN_TASK_NAMES = ("reverse", "copy", "addition")
 
 
 class DataSource(Section):
-    """A JSONL, Parquet or text file of labelled rows, questions without answers, or raw text."""
+    """A file of labelled rows, questions without answers, or raw text.
+
+    JSON Lines, a JSON array, CSV, TSV, Parquet, Arrow or plain text, also compressed by gzip; or a
+    folder that `Dataset.save_to_disk` wrote.
+    """
 
     uri: str
-    """file://, s3://, hf://datasets/org/name@revision/file, or package://module/file."""
+    """A path, file://, s3://, hf://datasets/org/name@revision/file, or package://module/file."""
+    format: Literal["auto", "jsonl", "json", "csv", "tsv", "parquet", "arrow", "text"] = "auto"
+    """`auto` tells it by the file's ending, or else by its first bytes."""
     split: Literal[
         "auto",
         "train",
@@ -35,7 +41,10 @@ class DataSource(Section):
     limit: Positive | None = None
     """Read at most this many usable rows."""
     prompt_field: str = "prompt"
+    """Column or key of the question. The usual pairs (question and answer, instruction, input and
+    output, …) are found without it."""
     completion_field: str = "completion"
+    """Column or key of the answer; `chosen` for preference pairs."""
     verifier: Literal["exact", "numeric", "math", "choice", "regex"] = "exact"
     """Check of answers to these rows' prompts against their completion."""
 

@@ -29,8 +29,8 @@ class ModelSection(Section):
     """The base model every comparison starts from."""
 
     source: str = "scratch"
-    """`scratch`, or a URI: file://dir, s3://bucket/prefix, hf://org/name@revision, a .gguf file by
-    file:// or package://module/file.gguf (a file inside an installed Python package)."""
+    """`scratch`, a folder, s3://bucket/prefix, hf://org/name@revision, or a .gguf file: its path or
+    package://module/file.gguf (a file inside an installed Python package)."""
     scratch: Scratch = Scratch()
     # Some templates put in one of their own where none is given.
     system_prompt: str = ""

@@ -29,8 +29,7 @@ class RewardScorer(Section):
     """A reward model: a sequence classifier with one output."""
 
     source: str
-    """file://dir or s3://bucket/prefix of a checkpoint with safetensors weights and its
-    tokenizer."""
+    """A folder or s3://bucket/prefix of a checkpoint with safetensors weights and its tokenizer."""
     min_score: float = 0.0
     batch_size: Positive = 32
 

@@ -17,7 +17,7 @@ from components.runtime.context import Context
 from components.runtime.receipts import Receipt, fetch, fetch_folder, read_receipt
 from components.select.filter_settings import Scorer
 from components.select.scored_samples import Block, SampleKey
-from components.storage.sources import local_folder
+from components.storage.sources import local_folder, split_source
 
 if TYPE_CHECKING:
     from components.modeling.encoding import Codec
@@ -39,9 +39,9 @@ def reward_scorer(context: Context, section: RewardScorer, scratch: Path) -> Sco
     Raises:
         UserError: The source is neither a folder nor in S3.
     """
-    if not section.source.startswith(("file://", "s3://")):
+    if split_source(section.source, context.environment)[0] not in ("file", "s3"):
         raise UserError(
-            f"select.reward.source {section.source!r}: use file://folder or s3://bucket/prefix"
+            f"select.reward.source {section.source!r}: use a folder or s3://bucket/prefix"
         )
 
     @functools.cache
