@@ -59,3 +59,16 @@ class Backoff:
             return False
         self._patience.sleep(pause_seconds)
         return True
+
+
+class Deadline:
+    """A point in time, so many seconds after this object was made."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._end = clock() + seconds
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until then, 0 from then on."""
+        return max(0.0, self._end - self._clock())

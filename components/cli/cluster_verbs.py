@@ -65,15 +65,22 @@ def compile_(
         ),
     ] = "kfp",
     namespace: Namespace = "",
+    store: ClusterStore = "",
     as_json: AsJson = False,
 ) -> None:
-    """Compile the pipeline for a Kubeflow cluster, with the recipe as its default."""
+    """Compile the pipeline for a Kubeflow cluster, with the recipe as its default.
+
+    Verifiers of your own are uploaded to the store.
+    """
+    from components.cli.checker_code import send_checker_code
     from components.cli.package.compile import write_package
     from components.cli.package.profiles import load_profile
     from components.cli.shipped_recipes import find_recipe
     from components.contracts.recipe_file import load_recipe
 
-    resolved = load_recipe(find_recipe(recipe), tuple(override or ()))
+    path = find_recipe(recipe)
+    resolved = load_recipe(path, tuple(override or ()))
+    resolved = send_checker_code(resolved, path, store, os.environ)
     # KFP's compiler refuses any other ending.
     if output.suffix not in (".yaml", ".yml"):
         raise UserError(f"-o {output}: the file must end in .yaml")
@@ -291,6 +298,7 @@ def doctor(
 
 def _load_package(command: typer.Context, options: ClusterOptions) -> tuple[Package, str]:
     """Return the package of a recipe, or the one that the file is; and the name of its runs."""
+    from components.cli.checker_code import send_checker_code
     from components.cli.package.compile import compile_recipe
     from components.cli.package.lint import findings
     from components.cli.package.package_file import read_package
@@ -303,6 +311,7 @@ def _load_package(command: typer.Context, options: ClusterOptions) -> tuple[Pack
     # Both are YAML; only a compiled pipeline has this key.
     if "pipelineInfo:" not in text:
         recipe = load_recipe(path, tuple(options.override or ()))
+        recipe = send_checker_code(recipe, path, options.store, os.environ)
         profile = load_profile(options.profile)
         compiled = compile_recipe(builder_of(command), recipe, options.rounds, profile)
         return compiled.package, recipe.run_id

@@ -89,15 +89,18 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run a campaign on this machine. Started again, it continues where it stopped."""
+    from components.cli.checker_code import send_checker_code
     from components.cli.local.docker_runner import Containers
     from components.cli.local.local_campaign import LocalCampaign
     from components.cli.local.run import Stopped, run_campaign
     from components.cli.shipped_recipes import find_recipe
     from components.contracts.recipe_file import load_recipe
 
+    path = find_recipe(recipe)
+    store = store or default_store()
     campaign = LocalCampaign(
-        recipe=load_recipe(find_recipe(recipe), tuple(override or ())),
-        store=store or default_store(),
+        recipe=send_checker_code(load_recipe(path, tuple(override or ())), path, store, os.environ),
+        store=store,
         rounds=rounds,
         resume_from=resume_from,
         containers=Containers(memory, network) if runner == "docker" else None,

@@ -11,6 +11,7 @@ CARD: Final = "card.md"
 
 # Of prepare; the splits are below `splits/`.
 REJECTED: Final = "rejected.jsonl"
+CHECKER: Final = "checker.zip"
 
 # Of generate: with hints also the prompts (as they are without it) and samples with a hint.
 PROMPTS: Final = "prompts.jsonl"

@@ -61,6 +61,19 @@ def spoken(message: JsonObject) -> str:
     return canonical_json(calls).decode() if calls else ""
 
 
+class Check(Row):
+    """Settings by which a verifier checks the answers to a prompt."""
+
+    threshold: float = 0.5
+    """An answer with at least this score is right; most verifiers give 0 or 1."""
+    seconds: int = 10
+    """Time for one answer, where code is run for it."""
+    memory_mb: int = 2048
+    """Memory of the process that runs the code."""
+    code: str = ""
+    """SHA-256 of the bundle that holds the user's own verifier."""
+
+
 class Prompt(Row):
     """A question the model is to answer."""
 
@@ -71,7 +84,10 @@ class Prompt(Row):
     conversation: Conversation | None = None
     """The turns that `text` tells, if it is more than one of the user's; the answer comes next."""
     verifier: str
-    """Name of the entry of `components.verifiers` that checks an answer."""
+    """Name of the entry of `components.verifiers` that checks an answer, or of a function of the
+    user's (`module:function`)."""
+    check: Check = Check()
+    """Settings of that verifier."""
     reference: JsonObject = Field(default_factory=dict)
     """Data of that verifier (a reference answer, a puzzle's metadata). Never shown to the model,
     but for the answer where the recipe asks for `generate.hints`."""

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
-from components.contracts.rows import Conversation, Prompt, TrainingRow, prompt_id
+from components.contracts.rows import Check, Conversation, Prompt, TrainingRow, prompt_id
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class Example:
     answer."""
     verifier: str
     reference: dict[str, Any]
+    check: Check = field(default=Check(), kw_only=True)
+    """Settings of the verifier."""
     tags: dict[str, str] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
 
@@ -44,6 +46,7 @@ class Example:
             text=self.prompt,
             conversation=self._turns_before_answer,
             verifier=self.verifier,
+            check=self.check,
             reference=self.reference,
             tags=self.tags,
         )

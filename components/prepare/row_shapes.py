@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from components.canonical import JsonObject
 from components.contracts.recipe import DataSource
-from components.contracts.rows import MAX_LINE_BYTES, Conversation, spoken
+from components.contracts.rows import MAX_LINE_BYTES, Check, Conversation, spoken
 from components.errors import first_line
 from components.prepare.examples import Example
 from components.prepare.known_shapes import MEANINGFUL, SPEAKERS, TURNS, Pair, names_of, pair_of
@@ -66,10 +66,35 @@ def example_of(row: object, source: DataSource, location: str) -> Example:
         completion=content.completion,
         conversation=content.conversation,
         verifier=source.verifier,
-        reference={} if content.completion is None else {"answer": content.completion},
+        reference=_reference(row, source, content.completion),
+        check=check_of(source),
         tags={} if content.label is None else {"label": content.label},
         provenance={"uri": source.uri, "place": location},
     )
+
+
+def check_of(source: DataSource, code: str = "") -> Check:
+    """Return the settings of a source's verifier.
+
+    Args:
+        source: has them.
+        code: digest of the bundle with the user's own verifiers.
+    """
+    return Check(
+        threshold=source.threshold,
+        seconds=source.check_seconds,
+        memory_mb=source.check_memory_mb,
+        code=code,
+    )
+
+
+def _reference(row: Row, source: DataSource, completion: str | None) -> JsonObject:
+    """Return what the verifier knows: the completion as `answer`, and other fields of the row."""
+    missing = [name for name in source.reference_fields if row.get(name) is None]
+    if missing:
+        raise RejectedRow("no_reference", f"no {missing[0]!r}, of data.sources reference_fields")
+    reference = _json_object({name: row[name] for name in source.reference_fields})
+    return reference if completion is None else {**reference, "answer": completion}
 
 
 def shapes_of(source: DataSource) -> str:

@@ -7,7 +7,7 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from components.canonical import JsonObject, canonical_json, derived_seed
@@ -18,7 +18,10 @@ from components.contracts.recipe_file import parse_recipe, set_key
 from components.contracts.rows import Dropped, write_rows
 from components.contracts.state import State
 from components.contracts.summaries import PrepareSummary, SelectSummary, StartSummary
+from components.contracts.verifier_names import own_name
 from components.errors import UserError
+from components.prepare.checker_trial import fetch_bundle, try_checker
+from components.prepare.examples import Example
 from components.prepare.first_state import continued_state, first_state, resumed_campaign
 from components.prepare.model_fit import check_fit
 from components.prepare.readers import read_source
@@ -215,6 +218,10 @@ def resolve_recipe(inputs: PrepareInputs) -> Recipe:
 def _prepare(
     context: Context, recipe: Recipe, files: list[Path], folder: Path, downloads: Path
 ) -> PrepareSummary:
+    if recipe.data.own_verifiers:
+        fetch_bundle(context, recipe.data.checker_code, folder / artifacts.CHECKER)
+        for source, path in zip(recipe.data.sources, files, strict=True):
+            try_checker(source, _assigned(source, path, recipe.data.checker_code))
     splits = make_splits(_examples(recipe, files), recipe.data.fractions, recipe.seed)
     (folder / "splits").mkdir()
     for name in CLAIM_ORDER:
@@ -244,17 +251,23 @@ def _prepare(
 
 def _examples(recipe: Recipe, files: list[Path]) -> Iterator[Assigned | Dropped]:
     for source, path in zip(recipe.data.sources, files, strict=True):
-        yield from _assigned(source, path)
+        yield from _assigned(source, path, recipe.data.checker_code)
     for index, task in enumerate(recipe.data.tasks):
         yield from make_examples(task, derived_seed("source", recipe.seed, index))
 
 
-def _assigned(source: DataSource, path: Path) -> Iterator[Assigned | Dropped]:
+def _assigned(source: DataSource, path: Path, code: str) -> Iterator[Assigned | Dropped]:
     for item in read_source(path, source):
         if isinstance(item, Dropped):
             yield item
         else:
-            yield source.split, item
+            yield source.split, _with_code(item, source, code)
+
+
+def _with_code(example: Example, source: DataSource, code: str) -> Example:
+    if own_name(source.verifier) is None:
+        return example
+    return replace(example, check=example.check.model_copy(update={"code": code}))
 
 
 def _note_rejected(context: Context, rejected: dict[str, int]) -> None:

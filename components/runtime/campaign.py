@@ -11,6 +11,7 @@ from components.errors import Corrupt, UserError
 from components.runtime.attempts import Task
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, fetch, read_receipt, ref_of_uri
+from components.sandbox.code_bundles import register
 
 ConfigPart = BaseModel | JsonValue
 
@@ -85,6 +86,10 @@ def load_campaign(context: Context, uri: str) -> Campaign:
     # A start receipt cannot name itself: its digest would have to be in its own state.
     start = read_receipt(context, state.start) if state.start is not None else receipt
     prepared = read_receipt(context, state.prepared)
+    if artifacts.CHECKER in prepared.objects:
+        # The rows name the code of their verifier by this digest.
+        digest = prepared.objects[artifacts.CHECKER].sha256
+        register(digest, fetch(context, prepared, artifacts.CHECKER))
     # From the start receipt, not from the caller: every round of a run has the same recipe.
     written = Recipe.model_validate_json(fetch(context, start, artifacts.RECIPE).read_bytes())
     return Campaign(

@@ -110,9 +110,13 @@ def _encoded(group: list[ScoredSample]) -> bytes:
 
 def _fields(row: BaseModel) -> dict[str, Any]:
     """Return the fields of a row as plain JSON values."""
-    # A conversation is a model itself; the values of all other fields are plain already.
+    # A conversation is a model itself; the values of all other fields are plain already, and those
+    # of `check`.
     if getattr(row, "conversation", None) is not None:
         return row.model_dump(mode="json")
+    check = getattr(row, "check", None)
+    if check is not None:
+        return {**row.__dict__, "check": check.__dict__}
     return row.__dict__
 
 

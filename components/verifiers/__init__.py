@@ -14,7 +14,9 @@ raises on what a model wrote, and neither runs it. They take time in proportion 
 - `math`, if it ends with an expression that is equal as mathematics;
 - `regex`, if all of it matches the reference, a regular expression;
 - `task/reverse`, `task/copy`, `task/addition`, if it answers the prompt of the built-in task;
-- `reasoning_gym`, if the task's own scorer gives it the full score.
+- `reasoning_gym`, if the task's own scorer gives it the full score;
+- `my_checker.py:check` or `module:function`, if this function of the user's gives it a score of at
+  least the source's `threshold` (`own_checker`).
 
 The final answer of `numeric`, `choice` and `math` stands between `<answer>` tags, else behind
 `####`, else in the last `\\boxed{}`, else behind "answer is"; think blocks do not count.
@@ -27,12 +29,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from components.contracts.rows import Prompt
+from components.contracts.verifier_names import own_name
 from components.errors import UserError
+from components.sandbox.verdict import Verdict
 from components.verifiers import (
     choice,
     exact,
     mathematics,
     numeric,
+    own_checker,
     reasoning_gym,
     regex,
 )
@@ -48,11 +53,13 @@ __all__ = [
     "BUILTIN_TASKS",
     "MAX_ANSWER_CHARACTERS",
     "MAX_DIGITS",
+    "Verdict",
     "answer_key",
     "final_number",
     "pattern_problem",
     "reference_answer",
     "scorer_is_safe",
+    "verdict_of",
     "verify",
     "vote_keys",
 ]
@@ -62,8 +69,9 @@ __all__ = [
 class Verifier:
     """Functions behind a name in `Prompt.verifier`."""
 
-    accepts: Callable[[Prompt, str], bool]
-    """(prompt, text) → True if the text answers the prompt. Never raises on any text."""
+    accepts: Callable[[Prompt, str], bool | Verdict]
+    """(prompt, text) → True, or a score with a reason, if the text answers the prompt. Never raises
+    on any text."""
     answer_key: Callable[[str], str] = exact.answer_key
     """The normalised final answer of a text; empty if it holds none."""
     group_keys: Callable[[Sequence[str]], list[str]] | None = None
@@ -105,23 +113,37 @@ _VERIFIERS = {
         reasoning_gym.accepts, reasoning_gym.answer_key, stated_answer=_puzzle_answer
     ),
 }
+_OWN = Verifier(own_checker.verdict)
 _UNKNOWN = Verifier(lambda prompt, text: False)
 
 
 def verify(prompt: Prompt, text: str) -> bool:
-    """Return whether `text` answers the prompt.
+    """Return whether `text` answers the prompt: its score reaches the prompt's threshold.
 
     Raises:
-        UserError: The prompt names no known verifier. No text makes it raise.
+        UserError: The prompt names no known verifier, or one that cannot work here. No text makes
+            it raise.
     """
-    verifier = _VERIFIERS.get(prompt.verifier)
-    if verifier is None:
+    return verdict_of(prompt, text).score >= prompt.check.threshold
+
+
+def verdict_of(prompt: Prompt, text: str) -> Verdict:
+    """Return the score of `text`, from 0 to 1, and the verifier's reason if it gives one.
+
+    Raises:
+        UserError: As `verify` does.
+    """
+    verifier = _verifier(prompt)
+    if verifier is _UNKNOWN:
         names = ", ".join(_VERIFIERS)
         raise UserError(
             f"prompt {prompt.id}: unknown verifier {prompt.verifier!r} (known: {names})"
         )
     # Longer texts are wrong unread, so that the time of every verifier stays bounded.
-    return len(text) <= MAX_ANSWER_CHARACTERS and verifier.accepts(prompt, text)
+    if len(text) > MAX_ANSWER_CHARACTERS:
+        return Verdict(0.0, f"longer than {MAX_ANSWER_CHARACTERS} characters")
+    result = verifier.accepts(prompt, text)
+    return result if isinstance(result, Verdict) else Verdict(float(result))
 
 
 def answer_key(prompt: Prompt, text: str) -> str:
@@ -155,4 +177,6 @@ def reference_answer(prompt: Prompt) -> str:
 
 
 def _verifier(prompt: Prompt) -> Verifier:
+    if own_name(prompt.verifier) is not None:
+        return _OWN
     return _VERIFIERS.get(prompt.verifier, _UNKNOWN)

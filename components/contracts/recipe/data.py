@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from components.canonical import JsonObject
 from components.contracts.recipe.section import Positive, Section, Share
+from components.contracts.verifier_names import checked_name, own_name
 
 BUILTIN_TASK_NAMES = ("reverse", "copy", "addition")
 """Tasks of `components.verifiers.builtin_tasks`, which a recipe names."""
@@ -45,8 +46,23 @@ class DataSource(Section):
     output, …) are found without it."""
     completion_field: str = "completion"
     """Column or key of the answer; `chosen` for preference pairs."""
-    verifier: Literal["exact", "numeric", "math", "choice", "regex"] = "exact"
-    """Check of answers to these rows' prompts against their completion."""
+    verifier: str = "exact"
+    """Check of answers to these rows' prompts against their completion: `exact`, `numeric`, `math`,
+    `choice`, `regex`, or a function of your own, `my_checker.py:check` (a file beside the recipe)
+    or `module:function`."""
+    reference_fields: tuple[str, ...] = ()
+    """Other fields of a row that the verifier gets beside the completion."""
+    threshold: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Score from which on an answer is right, for a verifier that grades."""
+    check_seconds: Annotated[int, Field(ge=1, le=600)] = 10
+    """Time that your own verifier has for one answer."""
+    check_memory_mb: Annotated[int, Field(ge=64)] = 2048
+    """Memory of its process."""
+
+    @field_validator("verifier", mode="after")
+    @classmethod
+    def _known_verifier(cls, verifier: str) -> str:
+        return checked_name(verifier)
 
 
 class Ladder(Section):
@@ -143,12 +159,20 @@ class DataSection(Section):
     sources: tuple[DataSource, ...] = ()
     tasks: tuple[TaskSource, ...] = ()
     fractions: Fractions = Fractions()
+    checker_code: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    """SHA-256 of the code of your own verifiers in the store. `run` and `submit` set it."""
 
     @model_validator(mode="after")
     def _something(self) -> DataSection:
         if not self.sources and not self.tasks:
             raise ValueError("give at least one entry in `sources` or `tasks`")
         return self
+
+    @property
+    def own_verifiers(self) -> tuple[str, ...]:
+        """Verifiers of the sources that are functions of the user's, each once."""
+        names = {source.verifier for source in self.sources}
+        return tuple(sorted(name for name in names if own_name(name) is not None))
 
     @property
     def ladder(self) -> Ladder | None:

@@ -22,7 +22,7 @@ from components.select.scored_samples import (
     by_prompt,
     split,
 )
-from components.verifiers import verify
+from components.verifiers import Verdict, verdict_of
 
 VerifierFunction = Callable[[str, str, dict[str, Any]], bool]
 """(prompt, answer, reference) → whether the answer is right; a function of the user's."""
@@ -92,14 +92,16 @@ def function_digest(name: str) -> str:
 def _verified(group: Block) -> Outcome:
     """Return the outcome for the answers to one prompt; equal answers are checked once."""
     # Small models repeat themselves, and `math` may take seconds for one answer.
-    verdicts: dict[str, bool] = {}
+    verdicts: dict[str, Verdict] = {}
 
     def refusal(scored: ScoredSample) -> str:
         if scored.text not in verdicts:
-            verdicts[scored.text] = verify(scored.prompt, scored.text)
-        if verdicts[scored.text]:
+            verdicts[scored.text] = verdict_of(scored.prompt, scored.text)
+        verdict = verdicts[scored.text]
+        if verdict.score >= scored.prompt.check.threshold:
             return ""
-        return f"{scored.prompt.verifier} refused {scored.answer[:200]!r}"
+        because = f": {verdict.reason}" if verdict.reason else ""
+        return f"{scored.prompt.verifier} refused {scored.answer[:200]!r}{because}"
 
     return split(group, refusal, "verifier")
 

@@ -1,0 +1,109 @@
+"""The process that asks a checker of the user's: a line of JSON in, a line of JSON out.
+
+`python -I checker_worker.py FOLDER MODULE FUNCTION SECONDS MEMORY_MB`. The first line out is "ready"
+or an error; then each line in is {prompt, answer, reference}.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
+
+sys.path.append(str(Path(__file__).resolve().parents[2]))
+
+from components.sandbox.confine import Unconfined, confine, limit
+
+MAX_REASON_CHARACTERS = 500
+Reply = dict[str, object]
+
+
+def main() -> None:
+    """Answer until the input ends."""
+    folder, module, function, seconds, memory_mb = sys.argv[1:]
+    channel = _private_output()
+    sys.path.insert(0, folder)
+    sys.dont_write_bytecode = True
+    try:
+        limit(cpu_seconds=None, memory_bytes=int(memory_mb) * 2**20)
+        confine(read_files=True)
+    except (OSError, Unconfined) as error:
+        _reply(channel, {"unconfined": str(error)})
+        return
+    signal.alarm(int(seconds))
+    try:
+        checker = getattr(importlib.import_module(module), function, None)
+    except BaseException as error:  # noqa: BLE001 — the user's module may raise anything.
+        _reply(channel, {"error": problem_of(error, folder)})
+        return
+    signal.alarm(0)
+    if not callable(checker):
+        _reply(channel, {"error": f"module {module} has no function {function!r}"})
+        return
+    _reply(channel, {"ready": True})
+    for line in sys.stdin:
+        # Without a handler: the kernel ends the process also inside one long call, and where the
+        # step that asks is gone.
+        signal.alarm(int(seconds))
+        _reply(channel, _checked(checker, json.loads(line), folder))
+        signal.alarm(0)
+
+
+def _checked(checker: Callable[..., object], request: dict[str, object], folder: str) -> Reply:
+    try:
+        result = checker(request["prompt"], request["answer"], request["reference"])
+        return _verdict(result)
+    except BaseException as error:  # noqa: BLE001 — SystemExit too is no end of a round.
+        return {"error": problem_of(error, folder)}
+
+
+def _verdict(result: object) -> Reply:
+    """Return score and reason of what a checker returned."""
+    # Numbers of NumPy are no floats, and say what they are.
+    if hasattr(result, "item") and not hasattr(result, "score"):
+        result = result.item()
+    score = getattr(result, "score", result)
+    reason = str(getattr(result, "reason", "") or "")
+    if not isinstance(score, bool | int | float):
+        kind = type(result).__name__
+        return {"error": f"it returned {kind}, not a bool, a number from 0 to 1 or a Verdict"}
+    if not 0 <= score <= 1:
+        return {"error": f"it returned the score {score}; scores are from 0 to 1"}
+    return {"score": float(score), "reason": reason[:MAX_REASON_CHARACTERS]}
+
+
+def problem_of(error: BaseException, folder: str) -> str:
+    """Return an exception in one line, with the line of the user's code that it passed."""
+    location = ""
+    for frame in traceback.extract_tb(error.__traceback__):
+        if frame.filename.startswith(folder):
+            location = f"{os.path.relpath(frame.filename, folder)} line {frame.lineno}: "
+    if isinstance(error, SyntaxError) and not location:
+        location = f"{os.path.basename(error.filename or '')} line {error.lineno}: "
+    words = " ".join(str(error).split())[:MAX_REASON_CHARACTERS]
+    return f"{location}{type(error).__name__}: {words}"
+
+
+def _private_output() -> TextIO:
+    """Return the channel, and let everything that the checker prints go nowhere."""
+    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    return channel
+
+
+def _reply(channel: TextIO, reply: Reply) -> None:
+    channel.write(json.dumps(reply) + "\n")
+    channel.flush()
+
+
+if __name__ == "__main__":
+    main()
