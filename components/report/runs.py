@@ -110,7 +110,10 @@ def latest_run_id(context: Context) -> str | None:
     newest_run_id = ""
     all_attempts = keys.attempts_prefix("x").replace("x/", "")
     for key in context.store.list(all_attempts):
-        _, run_id, _, name = key.split("/", 3)
+        if key.count("/") != 3:
+            # Somebody else's file: `verify` names it.
+            continue
+        _, run_id, _, name = key.split("/")
         # Names begin with the start time, so no record has to be read.
         started, _, _ = name.partition("-")
         start = int(started) if started.isdigit() else 0

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from components.errors import RatchetError, Transient, without_passwords
 from components.runtime.context import Context
 from components.storage import keys
+from components.storage.folder import full_disk_errors
 
 
 class Task(BaseModel):
@@ -70,7 +71,8 @@ def attempting(context: Context, task: Task, step: str) -> Iterator[Attempt]:
     # after it.
     _record(context, task, attempt, tolerated=Transient)
     try:
-        yield attempt
+        with full_disk_errors(context.scratch):
+            yield attempt
     except BaseException as error:
         # Interrupts too: a person who stopped a run finds it in the report.
         attempt.error = without_passwords(str(error)) or type(error).__name__

@@ -25,6 +25,7 @@ from components.runtime.receipts import (
     receipt_uri,
     ref_of_uri,
 )
+from components.storage.folder import full_disk_errors
 from components.storage.keys import split_receipt_uri
 
 
@@ -47,7 +48,8 @@ def step_context(store_or_state: str) -> Iterator[Context]:
     try:
         is_receipt = "/steps/" in store_or_state and store_or_state.endswith(".json")
         root = split_receipt_uri(store_or_state)[0] if is_receipt else store_or_state
-        yield make_context(root, os.environ)
+        with full_disk_errors(Path.cwd()):
+            yield make_context(root, os.environ)
     except RatchetError as error:
         print(f"error ({type(error).__name__}): {error}", file=sys.stderr, flush=True)
         raise SystemExit(error.exit_code) from None

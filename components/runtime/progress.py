@@ -68,7 +68,13 @@ class Progress:
         ]
         # Standard error: the URI of the receipt is alone on standard output, for scripts.
         print(" · ".join(piece for piece in pieces if piece), file=sys.stderr, flush=True)
-        if self.file is not None:
+        if self.file is None:
+            return
+        try:
             # Opened for each line: several processes of a step append to one file.
             with self.file.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(line) + "\n")
+        except OSError as error:
+            # A training of hours does not end because nobody can follow it.
+            print(f"no further progress is shown: {self.file}: {error}", file=sys.stderr)
+            self.file = None

@@ -244,17 +244,54 @@ def local_errors(path: Path, needed_bytes: int = 0) -> Iterator[None]:
         raise explained from error
 
 
+@contextmanager
+def full_disk_errors(folder: Path) -> Iterator[None]:
+    """Turn the OSError of a full disk into UserError, and leave all others alone.
+
+    For whole steps: any other OSError of theirs may be a bug and keeps its traceback.
+
+    Args:
+        folder: Named where the error itself names no file.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        path = Path(os.fsdecode(error.filename)) if error.filename else folder / "file"
+        raise UserError(_no_room(error, path, 1)) from error
+
+
+def _no_room(error: OSError, path: Path, needed_bytes: int) -> str:
+    reason = os.strerror(error.errno or errno.ENOSPC)
+    return (
+        f"{path}: no room for {needed_bytes:,} bytes ({reason}; {free_room(path)}): free some "
+        "space there or use another folder"
+    )
+
+
+def free_room(path: Path) -> str:
+    """Return words for the room on the file system that a path is on, or would be on."""
+    # The folder of `path` may be what could not be made, so ask the first one that is there.
+    existing = next(folder for folder in path.absolute().parents if folder.exists())
+    status = os.statvfs(existing)
+    free_bytes = status.f_bavail * status.f_frsize
+    # A file system without a table of files (btrfs) tells of 0 in all.
+    has_no_inodes = status.f_files > 0 and status.f_favail == 0
+    return f"{free_bytes:,} bytes free" + (", no inode free" if has_no_inodes else "")
+
+
+def has_no_room(path: Path) -> bool:
+    """Return True if not even an empty file can be made beside a path, for want of room."""
+    status = os.statvfs(path.parent)
+    return status.f_bavail == 0 or (status.f_files > 0 and status.f_favail == 0)
+
+
 def _explained(error: OSError, path: Path, needed_bytes: int) -> RatchetError | None:
     """Return the exception for `error`, or None for one that is no matter of the file system."""
     reason = os.strerror(error.errno) if error.errno else str(error)
     if error.errno in _NO_ROOM:
-        # The folder of `path` may be what could not be made, so ask the first one that is there.
-        existing = next(folder for folder in path.parents if folder.exists())
-        free = shutil.disk_usage(existing).free
-        return UserError(
-            f"{path}: no room for {needed_bytes:,} bytes ({reason}; {free:,} bytes free): free "
-            "some space there or use another folder"
-        )
+        return UserError(_no_room(error, path, needed_bytes))
     if error.errno in _PASSING:
         return Transient(f"{path}: {reason}")
     if error.errno in _UNUSABLE:

@@ -136,6 +136,17 @@ def test_the_latest_run_is_the_one_begun_last(context: Context) -> None:
     assert latest_run_id(context) == second.run_id
 
 
+def test_a_stray_file_among_the_attempts_hides_nothing(context: Context) -> None:
+    made = Campaign(context)
+    made.prepare()
+    for key in ("attempts/notes.txt", f"attempts/{made.run_id}/notes.txt", "attempts/a/b/c/d.json"):
+        context.store.put_bytes(key, b"mine")
+    assert latest_run_id(context) == made.run_id
+    view = load_run(context, made.run_id)
+    assert view.status == "unfinished"
+    assert [line for line in view.problems if "notes.txt" in line] != []
+
+
 def test_a_job_names_its_run_and_an_unknown_job_names_none(context: Context) -> None:
     context.store.put_bytes(keys.job_key("job-1"), canonical_json({"run_id": "by-hand-1"}))
     context.store.put_bytes(keys.job_key("job-2"), b"garbage")

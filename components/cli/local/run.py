@@ -24,13 +24,22 @@ from rich.console import Console
 from components.cli.local.docker_runner import check_engine
 from components.cli.local.follow import Follower, Tail
 from components.cli.local.local_campaign import LocalCampaign
-from components.cli.local.task_handler import ERROR_LINE
+from components.cli.local.task_handler import ERROR_LINE, signal_name
 from components.cli.source_tree import PIPELINE_FILE, SOURCE_TREE
-from components.errors import Corrupt, Missing, OlderReceipt, RatchetError, Transient, UserError
+from components.errors import (
+    Corrupt,
+    Missing,
+    OlderReceipt,
+    RatchetError,
+    Transient,
+    UserError,
+    one_line,
+)
 from components.report.runs import load_run
 from components.report.views import RunView, TaskView
 from components.runtime.context import Context, make_context
 from components.storage import keys
+from components.storage.folder import free_room, has_no_room
 from components.storage.store import open_store, probe
 
 # Longer than what a task, and the server of all of them, are given to end.
@@ -112,7 +121,6 @@ def run_campaign(
     campaign = dataclasses.replace(campaign, store=root)
     _check_surroundings(campaign, environment)
     folder = _make_work_folder(campaign)
-    folder.recipe.write_text(campaign.recipe.model_dump_json(), encoding="utf-8")
     began = time.time()
     status = _follow(
         _child_command(campaign, folder),
@@ -147,15 +155,19 @@ def _make_work_folder(campaign: LocalCampaign) -> WorkFolder:
     stamp = time.strftime("%Y%m%dT%H%M%S")
     name = f"{campaign.recipe.run_id}-{stamp}-{os.getpid()}"
     path = Path.cwd() / ".ratchet" / "logs" / name
-    try:
-        path.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(
-            f"{path}: no log can be written ({error.strerror}); run in a folder of your own"
-        ) from None
     # The folder of pointer artifacts is all of this machine that a container sees.
     progress_folder = path if campaign.containers is None else path / "kfp"
-    return WorkFolder(path, progress_folder / "progress.jsonl")
+    folder = WorkFolder(path, progress_folder / "progress.jsonl")
+    try:
+        path.mkdir(parents=True)
+        folder.recipe.write_text(campaign.recipe.model_dump_json(), encoding="utf-8")
+        folder.log.touch()
+    except OSError as error:
+        raise UserError(
+            f"{path}: no log can be written ({error.strerror}); run in a folder of your own, with "
+            "room"
+        ) from None
+    return folder
 
 
 def _child_command(campaign: LocalCampaign, folder: WorkFolder) -> list[str]:
@@ -267,7 +279,7 @@ def _outcome(
     error = ""
     exit_code = 0 if view.target_met and view.published else 1
     if status:
-        error, exit_code = _failure(failed_now, folder.log)
+        error, exit_code = _failure(failed_now, folder.log, status)
     report = ""
     report_key = keys.run_key(view.run_id, "report.html")
     if context.store.size(report_key) is not None:
@@ -277,15 +289,38 @@ def _outcome(
     return Outcome(view, exit_code, error, folder.log, report, tuple(executed))
 
 
-def _failure(failed: list[TaskView], log: Path) -> tuple[str, int]:
-    """Return (one line, exit code) of the first failure."""
+def _failure(failed: list[TaskView], log: Path, status: int) -> tuple[str, int]:
+    """Return (one line, exit code) of the first failure.
+
+    Args:
+        failed: Tasks whose last attempt failed.
+        log: Output of the child process.
+        status: Its exit status.
+    """
+    reason = ""
+    kind = ""
     if failed:
-        attempt = failed[0].last
-        exit_code = _EXIT_CODES.get(attempt.error_kind, RatchetError.exit_code)
-        return f"{failed[0].name}: {attempt.error}", exit_code
-    # A step can fail before it is able to record an attempt: then only the log has the reason.
-    match = ERROR_LINE.search(log.read_text(encoding="utf-8", errors="replace"))
-    if match is None:
-        return "a task failed without saying why", RatchetError.exit_code
-    kind, message = match.groups(default="")
-    return message, _EXIT_CODES.get(kind, RatchetError.exit_code)
+        kind = failed[0].last.error_kind
+        reason = f"{failed[0].name}: {failed[0].last.error}"
+    else:
+        # A step can fail before it is able to record an attempt: then only the log has the reason.
+        log_text = log.read_text(encoding="utf-8", errors="replace")
+        match = ERROR_LINE.search(log_text)
+        if match is not None:
+            kind, reason = match.groups(default="")
+    # The last words of a process are lost, or are about a file of its own, where the disk with the
+    # log and KFP's pointers is full.
+    if kind not in _EXIT_CODES and has_no_room(log):
+        return (
+            f"{log.parent}: no room for logs ({free_room(log)}): free some space there, or run in "
+            "another folder",
+            UserError.exit_code,
+        )
+    if not reason:
+        last_line = next((line for line in reversed(log_text.splitlines()) if line.strip()), "")
+        ending = signal_name(-status) if status < 0 else f"status {status}"
+        reason = (
+            f"the process that carries out the campaign ended with {ending}; its "
+            f"last line: {one_line(last_line) or '(none)'}"
+        )
+    return reason, _EXIT_CODES.get(kind, RatchetError.exit_code)

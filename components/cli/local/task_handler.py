@@ -101,12 +101,13 @@ class _Output:
     def describe_end(self, exit_status: int) -> str:
         """Return words for an end that no line explains."""
         if exit_status > 128:
-            return f"was ended by {_signal_name(exit_status - 128)}"
+            return f"was ended by {signal_name(exit_status - 128)}"
         last_line = self._last_line or "(none)"
         return f"ended with status {exit_status}; its last line: {last_line}"
 
 
-def _signal_name(number: int) -> str:
+def signal_name(number: int) -> str:
+    """Return the name of a signal, with the most likely reason of SIGKILL."""
     try:
         name = signal.Signals(number).name
     except ValueError:

@@ -319,7 +319,8 @@ def _local_folder(context: Context, key: str) -> Path:
     # The processes of a node have torchrun as their parent.
     owner = os.getppid() if "TORCHELASTIC_RUN_ID" in context.environment else os.getpid()
     for folder in context.scratch.glob(f"checkpoints-{key}-*"):
-        if not _is_running(int(folder.name.rpartition("-")[2])):
+        process_id = folder.name.rpartition("-")[2]
+        if process_id.isdecimal() and not _is_running(int(process_id)):
             shutil.rmtree(folder, ignore_errors=True)
     return context.scratch / f"checkpoints-{key}-{owner}"
 
