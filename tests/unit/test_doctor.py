@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -36,6 +37,15 @@ from tests.manifests.rights import KFP_USES, launcher_uses
 ROOT = Path(__file__).resolve().parents[2]
 TEST_IMAGES = ROOT / "tests" / "pipeline" / "images.toml"
 NAMESPACE = "ml"
+STOCK_DEFAULTS = """spec:
+  ttlStrategy:
+    secondsAfterCompletion: 3600
+  templateDefaults:
+    retryStrategy:
+      limit: '2'
+      retryPolicy: OnError
+"""
+"""`workflowDefaults` as Kubeflow Pipelines 2.17 installs them."""
 
 
 def by_check(findings: list[Finding]) -> dict[str, Finding]:
@@ -153,6 +163,10 @@ def sound(api: KubernetesApi, profile: Profile) -> None:
         },
         f"{where}/configmaps/ratchet-store": {"metadata": {}, "data": {"AWS_REGION": "us-east-1"}},
         f"{where}/resourcequotas": {"items": [quota("16")]},
+        f"{where}/limitranges": {"items": []},
+        "/api/v1/namespaces/kubeflow/configmaps/workflow-controller-configmap": {
+            "data": {"workflowDefaults": STOCK_DEFAULTS}
+        },
         "/apis/argoproj.io": {"versions": [{"version": "v1alpha1"}]},
         "/apis/argoproj.io/v1alpha1": {
             "resources": [{"name": "workflows"}, {"name": "workflowtaskresults"}]
@@ -166,7 +180,11 @@ def sound(api: KubernetesApi, profile: Profile) -> None:
         },
         "/apis/kueue.x-k8s.io": {"versions": [{"version": "v1beta2"}]},
         "/apis/kueue.x-k8s.io/v1beta2": {"resources": [{"name": "localqueues"}]},
-        f"/apis/kueue.x-k8s.io/v1beta2/namespaces/{NAMESPACE}/localqueues/ratchet": {"spec": {}},
+        f"/apis/kueue.x-k8s.io/v1beta2/namespaces/{NAMESPACE}/localqueues/ratchet": {
+            "spec": {"clusterQueue": "ratchet"}
+        },
+        "/apis/kueue.x-k8s.io/v1beta2/clusterqueues/ratchet": cluster_queue(gpus="16"),
+        "/openapi/v3/apis/trainer.kubeflow.org/v1alpha1": trainer_schema("runtimePatches"),
         "/api/v1/nodes": {"items": [node(gpus=8), node(gpus=0)]},
     }
     assert profile.config_map == "ratchet-store"
@@ -177,8 +195,27 @@ def node(gpus: int, **spec: Any) -> dict[str, Any]:
     return {
         "metadata": {"name": "n", "labels": {"zone": "a"}},
         "spec": {"taints": taints, **spec},
-        "status": {"allocatable": {"cpu": "64", "nvidia.com/gpu": str(gpus)}},
+        "status": {"allocatable": {"cpu": "64", "memory": "263856Mi", "nvidia.com/gpu": str(gpus)}},
     }
+
+
+def small_node() -> dict[str, Any]:
+    """A node of minikube."""
+    allocatable = {"cpu": "3920m", "memory": "8025640Ki"}
+    return {"metadata": {"name": "minikube"}, "spec": {}, "status": {"allocatable": allocatable}}
+
+
+def cluster_queue(gpus: str) -> dict[str, Any]:
+    quotas = {"cpu": "96", "memory": "512Gi", "nvidia.com/gpu": gpus}
+    resources = [{"name": name, "nominalQuota": value} for name, value in quotas.items()]
+    return {"spec": {"resourceGroups": [{"flavors": [{"name": "f", "resources": resources}]}]}}
+
+
+def trainer_schema(*fields: str) -> dict[str, Any]:
+    """The part of the server's OpenAPI document that names the fields of a TrainJob."""
+    names: dict[str, Any] = {name: {} for name in fields}
+    schema = {"properties": {"spec": {"properties": names}}}
+    return {"components": {"schemas": {"org.kubeflow.trainer.v1alpha1.TrainJob": schema}}}
 
 
 def quota(gpus: str) -> dict[str, Any]:
@@ -226,6 +263,13 @@ def _remove(path: str) -> Any:
     return change
 
 
+def _without(path: str) -> Any:
+    def change(api: KubernetesApi) -> None:
+        del api.objects[path]
+
+    return change
+
+
 def _put(path: str, document: dict[str, Any]) -> Any:
     def change(api: KubernetesApi) -> None:
         [key] = [key for key in api.objects if key.endswith(path)]
@@ -259,7 +303,7 @@ DEFECTS: dict[str, tuple[Any, str, str, str]] = {
         "install Kubeflow Pipelines",
     ),
     "no Trainer": (
-        _remove("trainer.kubeflow.org/v1alpha1"),
+        _without("/apis/trainer.kubeflow.org/v1alpha1"),
         "kind trainjobs",
         "serves no trainjobs",
         "Trainer 2.3",
@@ -308,7 +352,7 @@ DEFECTS: dict[str, tuple[Any, str, str, str]] = {
         "accounts.yaml",
     ),
     "too few GPUs": (
-        _put("/nodes", {"items": [node(gpus=4), node(gpus=4)]}),
+        _put("/nodes", {"items": [node(gpus=4), node(gpus=4), node(gpus=0)]}),
         "GPUs of the nodes",
         "no node has 8 of nvidia.com/gpu, at most 4",
         "smaller profile",
@@ -318,7 +362,8 @@ DEFECTS: dict[str, tuple[Any, str, str, str]] = {
             "/nodes",
             {
                 "items": [
-                    node(gpus=8, taints=[{"key": "team", "value": "x", "effect": "NoExecute"}])
+                    node(gpus=8, taints=[{"key": "team", "value": "x", "effect": "NoExecute"}]),
+                    node(gpus=0),
                 ]
             },
         ),
@@ -327,16 +372,53 @@ DEFECTS: dict[str, tuple[Any, str, str, str]] = {
         "tolerations",
     ),
     "a cordoned node": (
-        _put("/nodes", {"items": [node(gpus=8, unschedulable=True)]}),
+        _put("/nodes", {"items": [node(gpus=8, unschedulable=True), node(gpus=0)]}),
         "GPUs of the nodes",
         "at most 0",
         "taints",
     ),
+    "a Trainer without a field that we set": (
+        _put("/openapi/v3/apis/trainer.kubeflow.org/v1alpha1", trainer_schema("podSpecOverrides")),
+        "trainer",
+        "no field spec.runtimePatches",
+        "Trainer 2.3",
+    ),
+    "a queue for one node": (
+        _put("/clusterqueues/ratchet", cluster_queue(gpus="8")),
+        "room in queue ratchet",
+        "has 8 of nvidia.com/gpu, less than the 16 of nvidia.com/gpu of 2 nodes of train",
+        "nominalQuota",
+    ),
+    "a quota for one node": (
+        _put(
+            "/resourcequotas",
+            {"items": [{"metadata": {"name": "q"}, "spec": {"hard": {"requests.cpu": "64"}}}]},
+        ),
+        "quota",
+        "requests.cpu is 64, less than the 65 cores of 2 nodes of train and their step",
+        "raise it",
+    ),
+    "a limit below a step": (
+        _put(
+            "/limitranges",
+            {
+                "items": [
+                    {
+                        "metadata": {"name": "l"},
+                        "spec": {"limits": [{"type": "Container", "max": {"memory": "48Gi"}}]},
+                    }
+                ]
+            },
+        ),
+        "limits",
+        "max.memory is 48Gi, generate asks for 64Gi",
+        "raise it",
+    ),
     "no GPUs in the quota": (
         _put("/resourcequotas", {"items": [quota("0")]}),
-        "GPUs of the quota",
-        "allows 0 of nvidia.com/gpu",
-        "raise",
+        "quota",
+        "requests.nvidia.com/gpu is 0, less than the 16 of nvidia.com/gpu of 2 nodes of train",
+        "nvidia-gpu",
     ),
 }
 
@@ -391,7 +473,12 @@ def test_what_may_not_be_looked_at_is_said_and_is_no_failure(
     findings = cluster(api, tmp_path, "gpu-1")
     assert bad(findings) == []
     skipped = [one.check for one in findings if one.status == "skipped"]
-    assert skipped == ["secret ratchet-store-credentials", "rights", "GPUs of the nodes"]
+    assert skipped == [
+        "secret ratchet-store-credentials",
+        "rights",
+        "room on the nodes",
+        "GPUs of the nodes",
+    ]
     assert "in a pod of account ratchet-run" in by_check(findings)["rights"].cure
 
 
@@ -401,12 +488,58 @@ def test_a_namespace_that_lets_any_pod_in_is_a_warning(api: KubernetesApi, tmp_p
     assert by_check(cluster(api, tmp_path, "cpu"))["namespace"].status == "warning"
 
 
-def everything(tmp_path: Path, **environment: str) -> dict[str, Finding]:
+def test_a_step_that_no_node_can_hold_is_named_with_what_the_nodes_have(
+    api: KubernetesApi, tmp_path: Path
+) -> None:
+    sound(api, load_profile("cpu", TEST_IMAGES))
+    api.objects["/api/v1/nodes"] = {"items": [small_node()]}
+    found = by_check(cluster(api, tmp_path, "cpu"))["room on the nodes"]
+    assert found.status == "failed"
+    assert "prepare: 1 cores and 8 GiB" in found.found
+    assert "at most 3.92 cores and 7.654 GiB" in found.found
+    assert "--profile small" in found.cure
+    fits = by_check(cluster(api, tmp_path, "small"))["room on the nodes"]
+    assert (fits.status, "train: 1 cores, 4 GiB" in fits.found) == ("ok", True)
+    # An autoscaler may bring nodes of another size: a deployment must not stop at that.
+    api.objects["/apis/karpenter.sh"] = {"versions": []}
+    assert by_check(cluster(api, tmp_path, "cpu"))["room on the nodes"].status == "warning"
+
+
+@pytest.mark.parametrize(
+    ("defaults", "said"),
+    [
+        (STOCK_DEFAULTS, "OnError: deleted pods alone"),
+        ("", "OnFailure: pods that failed"),
+        ("spec: {templateDefaults: {retryStrategy: {retryPolicy: Always}}}", "Always: every pod"),
+    ],
+)
+def test_what_the_cluster_tries_again_is_said_with_the_patch(
+    api: KubernetesApi, tmp_path: Path, defaults: str, said: str
+) -> None:
+    sound(api, load_profile("cpu", TEST_IMAGES))
+    _put("/workflow-controller-configmap", {"data": {"workflowDefaults": defaults}})(api)
+    found = by_check(cluster(api, tmp_path, "cpu"))["retries of lost pods"]
+    assert found.status == "ok"
+    assert said in found.found
+    if "Always" in said:
+        assert found.cure == ""
+        return
+    words = shlex.split(found.cure.partition("): ")[2])
+    assert words[:4] == ["kubectl", "-n", "kubeflow", "patch"]
+    patched = json.loads(json.loads(words[-1])["data"]["workflowDefaults"])
+    assert patched["spec"]["templateDefaults"]["retryStrategy"]["retryPolicy"] == "Always"
+    if defaults:
+        assert patched["spec"]["ttlStrategy"] == {"secondsAfterCompletion": 3600}
+
+
+def everything(
+    tmp_path: Path, namespace: str = NAMESPACE, **environment: str
+) -> dict[str, Finding]:
     profile = load_profile("cpu", TEST_IMAGES)
     surroundings = Surroundings(
         store="",
         endpoint="",
-        namespace=NAMESPACE,
+        namespace=namespace,
         account="ratchet-run",
         token_file=None,
         environment={"HOME": str(tmp_path), **environment},
@@ -449,6 +582,23 @@ def test_an_old_version_of_pipelines_and_one_without_namespaces_are_named(
     found = everything(tmp_path, KF_PIPELINES_ENDPOINT=kfp.endpoint)["pipelines"]
     assert (found.status, "has one user" in found.found) == ("failed", True)
     kfp.close()
+
+
+def test_runs_of_a_single_user_pipelines_are_looked_at_in_its_own_namespace(
+    api: KubernetesApi, tmp_path: Path
+) -> None:
+    kfp = KfpApi()
+    kfp.health = {"multi_user": False, "tag_name": "2.17.0"}
+    sound(api, load_profile("cpu", TEST_IMAGES))
+    api.objects["/api/v1/namespaces/kubeflow"] = {"metadata": {"name": "kubeflow"}}
+    environment = {"KF_PIPELINES_ENDPOINT": kfp.endpoint}
+    environment["KUBECONFIG"] = str(api.kubeconfig(tmp_path / "kubeconfig"))
+    found = everything(tmp_path, "", **environment)
+    kfp.close()
+    assert found["namespace"].found == "kubeflow is that of Kubeflow Pipelines itself"
+    account = found["serviceaccount ratchet-run"]
+    assert (account.status, account.found) == ("failed", "is not in namespace kubeflow")
+    assert found["pipelines"].status == "ok"
 
 
 def test_the_api_of_pipelines_is_tried_with_its_token(tmp_path: Path) -> None:

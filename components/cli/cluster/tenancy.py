@@ -7,6 +7,8 @@ import re
 from components.cli.json_documents import Json
 from components.errors import UserError
 
+PIPELINES_NAMESPACE = "kubeflow"
+"""Where Kubeflow Pipelines is installed; one for a single user runs all pods there."""
 OLDEST_PIPELINES = (2, 17)
 """Before it, pods of runs are refused under Pod Security restricted, and `dsl.OneOf` fails."""
 

@@ -10,12 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from components.cli.doctor.findings import Finding, failure, guarded
 from components.cli.doctor.machine_checks import machine_checks, profile_checks
 from components.cli.package.profiles import Profile
 from components.errors import RatchetError
 from components.train.launch.cluster_api import LaunchPatience
+
+if TYPE_CHECKING:
+    from components.cli.cluster.kfp_api import Pipelines
 
 # A person waits for the answer: much shorter than the patience of a run.
 CONNECT_SECONDS = 5
@@ -95,29 +99,51 @@ def _check_cluster(profile: Profile, surroundings: Surroundings) -> Iterator[Fin
     # In a pod we are the account already, and may not impersonate it.
     yield from cluster_checks(
         api,
-        surroundings.namespace or "ratchet",
+        surroundings.namespace or _namespace_of_runs(surroundings),
         profile,
         surroundings.account,
         as_account=not inside_pod,
     )
 
 
-def _check_pipelines(surroundings: Surroundings) -> Finding:
+def _namespace_of_runs(surroundings: Surroundings) -> str:
+    """Return the namespace of runs that name none."""
+    from components.cli.cluster.tenancy import PIPELINES_NAMESPACE
+
+    try:
+        api = _pipelines(surroundings)
+        if api is not None and api.health().get("multi_user") is False:
+            return PIPELINES_NAMESPACE
+    except RatchetError:
+        pass  # The check of the pipelines says why.
+    return "ratchet"
+
+
+def _pipelines(surroundings: Surroundings) -> Pipelines | None:
+    """Return the API of Kubeflow Pipelines; None where no address is given."""
     from components.cli.cluster.kfp_api import Pipelines
     from components.cli.cluster.kfp_calls import ApiPatience, access_from
-    from components.cli.cluster.tenancy import check_tenancy, version_problem
 
     environment = surroundings.environment
     if not (surroundings.endpoint or environment.get("KF_PIPELINES_ENDPOINT")):
-        cure = "pass --endpoint https://… or set KF_PIPELINES_ENDPOINT"
-        return Finding("pipelines", "skipped", "no API is given", cure)
+        return None
     access = access_from(
         environment, surroundings.endpoint, surroundings.namespace, surroundings.token_file
     )
     patience = ApiPatience(
         connect_seconds=CONNECT_SECONDS, answer_seconds=ANSWER_SECONDS, give_up_seconds=5
     )
-    api = Pipelines(access, patience)
+    return Pipelines(access, patience)
+
+
+def _check_pipelines(surroundings: Surroundings) -> Finding:
+    from components.cli.cluster.tenancy import check_tenancy, version_problem
+
+    api = _pipelines(surroundings)
+    if api is None:
+        cure = "pass --endpoint https://… or set KF_PIPELINES_ENDPOINT"
+        return Finding("pipelines", "skipped", "no API is given", cure)
+    access = api.access
     health = api.health()
     # The health of a server may be read without a token; this call shows whether ours is accepted.
     api.find_experiment("ratchet")

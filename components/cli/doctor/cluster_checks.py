@@ -8,9 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from components.cli.cluster.tenancy import PIPELINES_NAMESPACE
 from components.cli.doctor.api_server import ApiServer
 from components.cli.doctor.findings import Finding
-from components.cli.doctor.gpu_checks import gpu_checks
+from components.cli.doctor.gpu_checks import gpu_check
+from components.cli.doctor.retry_check import retry_check
+from components.cli.doctor.room_checks import room_checks
 from components.cli.json_documents import Json, nested
 from components.cli.package.profiles import Profile
 from components.errors import UserError
@@ -35,6 +38,8 @@ TRAIN_RIGHTS = (
     ("get", "", "pods/log", ""),
 )
 """Rights of `train` with train.num_nodes > 1."""
+_KUEUE = "kueue.x-k8s.io/v1beta2"
+_TRAINER_FIELD = "runtimePatches"
 APPLY = "kubectl apply -k manifests/overlays/…"
 _METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
@@ -62,8 +67,10 @@ def cluster_checks(
     yield from _check_kinds(api, namespace, profile)
     yield from _check_objects(api, namespace, profile, account)
     yield from _check_rights(api, namespace, profile, account)
+    yield from room_checks(api, namespace, profile)
+    yield retry_check(api, PIPELINES_NAMESPACE)
     if profile.gpu:
-        yield from gpu_checks(api, namespace, profile)
+        yield gpu_check(api, profile)
 
 
 def _check_version(api: ApiServer) -> Finding:
@@ -89,6 +96,10 @@ def _check_namespace(api: ApiServer, namespace: str) -> Iterator[Finding]:
         return
     if status != 200:
         yield Finding("namespace", "skipped", f"{namespace}: no permission to get it ({status})")
+        return
+    if namespace == PIPELINES_NAMESPACE:
+        # Its own pods need not pass `restricted`.
+        yield Finding("namespace", "ok", f"{namespace} is that of Kubeflow Pipelines itself")
         return
     # All pods of a run pass `restricted`. Where it is not enforced, others need not.
     labels = nested(document, "metadata", "labels")
@@ -118,8 +129,11 @@ def _check_kinds(api: ApiServer, namespace: str, profile: Profile) -> Iterator[F
         needed.append((trainer_api, "trainingruntimes", APPLY))
     if queue:
         cure = "install Kueue 0.15, or empty nodes.queue"
-        needed.append(("kueue.x-k8s.io/v1beta2", "localqueues", cure))
+        needed.append((_KUEUE, "localqueues", cure))
+    missing = set()
     for api_version, resource, cure in needed:
+        if api_version in missing:
+            continue
         status, document = api.ask(f"/apis/{api_version}")
         kinds = document.get("resources") or ()
         served = [kind.get("name") for kind in kinds]
@@ -127,17 +141,36 @@ def _check_kinds(api: ApiServer, namespace: str, profile: Profile) -> Iterator[F
             other_versions = _other_versions(api, api_version.partition("/")[0])
             problem = f"the cluster serves no {resource} of {api_version}{other_versions}"
             yield Finding(f"kind {resource}", "failed", problem, cure)
-            return
+            missing.add(api_version)
+            continue
         yield Finding(f"kind {resource}", "ok", f"{api_version} is served")
-    if profile.nodes:
+    if profile.nodes and trainer_api not in missing:
+        yield from _check_trainer(api, trainer_api)
         path = f"/apis/{trainer_api}/namespaces/{namespace}/trainingruntimes/{RUNTIME}"
         status, _ = api.ask(path)
         yield _presence(f"trainingruntime {RUNTIME}", status, namespace, APPLY)
-    if queue:
-        path = f"/apis/kueue.x-k8s.io/v1beta2/namespaces/{namespace}/localqueues/{queue}"
+    if queue and _KUEUE not in missing:
+        path = f"/apis/{_KUEUE}/namespaces/{namespace}/localqueues/{queue}"
         status, _ = api.ask(path)
         cure = f"{APPLY} with the component kueue, or another nodes.queue in the profile"
         yield _presence(f"localqueue {queue}", status, namespace, cure)
+
+
+def _check_trainer(api: ApiServer, trainer_api: str) -> Iterator[Finding]:
+    """Yield a failure if the TrainJobs of this Trainer do not have the field that we set.
+
+    Trainer 2.1 serves the same version of the API without it, and refuses our TrainJobs as they are
+    created.
+    """
+    status, document = api.ask(f"/openapi/v3/apis/{trainer_api}")
+    schemas = nested(document, "components", "schemas")
+    for name, schema in schemas.items():
+        if status != 200 or not name.endswith(".TrainJob"):
+            continue
+        fields = nested(schema, "properties", "spec", "properties")
+        if _TRAINER_FIELD not in fields:
+            problem = f"its TrainJobs have no field spec.{_TRAINER_FIELD}: it is older than 2.3"
+            yield Finding("trainer", "failed", problem, "install Kubeflow Trainer 2.3")
 
 
 def _other_versions(api: ApiServer, group: str) -> str:

@@ -1,0 +1,75 @@
+"""Check of what Kubeflow Pipelines tries again after a step's pod died.
+
+The supervisor in a step's container tries again what happens inside it. A pod that is lost as a
+whole (evicted, out of memory where the kernel kills the whole container) is a matter of Argo, whose
+stock policy, OnError, tries again deleted pods alone.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+
+import yaml
+
+from components.cli.doctor.api_server import ApiServer
+from components.cli.doctor.findings import Finding
+from components.cli.json_documents import Json, nested
+
+CONFIG_MAP = "workflow-controller-configmap"
+_TRIED_AGAIN = {
+    "Always": "every pod that failed or was deleted",
+    "OnFailure": "pods that failed, evicted ones too, but not deleted ones",
+    "OnError": "deleted pods alone: one that is evicted or killed from outside ends the run",
+    "OnTransientError": "pods whose error Argo takes for passing",
+}
+
+
+def retry_check(api: ApiServer, namespace: str) -> Finding:
+    """Return what the workflow controller tries again, with the patch that makes it all.
+
+    Args:
+        api: The API server.
+        namespace: Namespace of Kubeflow Pipelines.
+    """
+    check = "retries of lost pods"
+    status, document = api.ask(f"/api/v1/namespaces/{namespace}/configmaps/{CONFIG_MAP}")
+    if status != 200:
+        reason = "is not there" if status == 404 else f"no permission to get it ({status})"
+        return Finding(check, "skipped", f"{CONFIG_MAP} in namespace {namespace}: {reason}")
+    defaults = _workflow_defaults(document)
+    # Argo's own default, where neither the template nor the controller names a policy.
+    policy = "OnFailure"
+    strategy = nested(defaults, "spec", "templateDefaults", "retryStrategy")
+    policy = str(strategy.get("retryPolicy") or policy)
+    observation = f"{policy}: {_TRIED_AGAIN.get(policy, 'unknown to us')}"
+    if policy == "Always":
+        return Finding(check, "ok", observation)
+    return Finding(
+        check,
+        "ok",
+        observation,
+        "`submit --wait` begins such a run again; or have Argo try every failed pod again (those "
+        f"with wrong input too): {_patch(namespace, defaults)}",
+    )
+
+
+def _workflow_defaults(config_map: Json) -> Json:
+    """Return the defaults of all workflows; empty where there are none that can be read."""
+    try:
+        defaults = yaml.safe_load(nested(config_map, "data").get("workflowDefaults") or "{}")
+    except yaml.YAMLError:
+        return {}
+    return defaults if isinstance(defaults, dict) else {}
+
+
+def _patch(namespace: str, defaults: Json) -> str:
+    """Return the command that sets the policy and keeps all other defaults."""
+    changed = json.loads(json.dumps(defaults, default=str))
+    spec = changed.setdefault("spec", {})
+    strategy = spec.setdefault("templateDefaults", {}).setdefault("retryStrategy", {"limit": "2"})
+    strategy["retryPolicy"] = "Always"
+    patch = json.dumps({"data": {"workflowDefaults": json.dumps(changed)}})
+    return (
+        f"kubectl -n {namespace} patch configmap {CONFIG_MAP} --type merge -p {shlex.quote(patch)}"
+    )

@@ -1,0 +1,243 @@
+"""Checks of the room for the steps: nodes, quotas, limits and a queue that can hold them.
+
+A pod that asks for more than any of them has stays Pending, or is refused, and nothing says so
+before the step's turn comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from components.cli.doctor.api_server import ApiServer
+from components.cli.doctor.findings import Finding, Status
+from components.cli.doctor.nodes import admits
+from components.cli.doctor.quantities import amount, in_words
+from components.cli.json_documents import Json, nested
+from components.cli.package.profiles import STEPS, Profile
+
+FEWEST_NODES = 2
+"""Of a training on many nodes."""
+_AUTOSCALERS = (
+    "/api/v1/namespaces/kube-system/configmaps/cluster-autoscaler-status",
+    "/apis/karpenter.sh",
+)
+
+
+@dataclass(frozen=True)
+class Demand:
+    """Pods that must be there at one time, and what they ask for together."""
+
+    pods: str
+    """Their name, in words."""
+    requests: dict[str, float]
+    """Resource → number: cores, bytes, GPUs."""
+
+
+def room_checks(api: ApiServer, namespace: str, profile: Profile) -> Iterator[Finding]:
+    """Yield findings about the room for each step of the profile, alone.
+
+    Args:
+        api: The API server.
+        namespace: Namespace of the runs.
+        profile: Says what the steps ask for.
+    """
+    yield _check_nodes(api, profile)
+    yield from _check_quotas(api, namespace, profile)
+    yield from _check_limits(api, namespace, profile)
+    if profile.nodes and profile.nodes.queue:
+        yield _check_queue(api, namespace, profile)
+
+
+def _of_step(profile: Profile, step: str) -> Demand:
+    resources = profile.resources(step)
+    requests = {"cpu": amount(resources.cpu), "memory": amount(resources.memory)}
+    if resources.gpus:
+        requests[profile.gpu] = float(resources.gpus)
+    return Demand(step, requests)
+
+
+def _of_training_nodes(profile: Profile) -> Demand | None:
+    """Return what the fewest nodes of a training on many ask for; None for one on one node."""
+    if profile.nodes is None:
+        return None
+    together = {
+        resource: FEWEST_NODES * amount(quantity)
+        for resource, quantity in profile.nodes.resources.items()
+    }
+    return Demand(f"{FEWEST_NODES} nodes of train", together)
+
+
+def _check_nodes(api: ApiServer, profile: Profile) -> Finding:
+    """Return whether each step, and each node of a training, fits on some node of the cluster."""
+    check = "room on the nodes"
+    status, document = api.ask("/api/v1/nodes")
+    if status != 200:
+        return Finding(check, "skipped", f"no permission to list nodes ({status})")
+    nodes = document.get("items") or []
+    demands = [_of_step(profile, step) for step in STEPS]
+    if profile.nodes:
+        of_one = {name: amount(quantity) for name, quantity in profile.nodes.resources.items()}
+        demands.append(Demand("a node of train", of_one))
+    for demand in demands:
+        shortage = _shortage(nodes, demand, profile)
+        if shortage:
+            return _too_large(api, check, shortage)
+    largest = max(demands, key=lambda demand: demand.requests["memory"])
+    asked = ", ".join(in_words(name, number) for name, number in largest.requests.items())
+    return Finding(check, "ok", f"each step fits on a node; the largest is {largest.pods}: {asked}")
+
+
+def _shortage(nodes: list[Json], demand: Demand, profile: Profile) -> str:
+    """Return why no node can take a pod; empty if one can, or if all that lacks are GPUs."""
+    # GPUs are the matter of gpu_check, which says how many the nodes have.
+    has_gpu = profile.gpu in demand.requests
+    selector = profile.node_selector if has_gpu else {}
+    tolerations = profile.tolerations if has_gpu else ()
+    open_nodes = []
+    for node in nodes:
+        free = _allocatable(node)
+        has_the_gpus = not has_gpu or free.get(profile.gpu, 0.0) >= demand.requests[profile.gpu]
+        if admits(node, selector, tolerations) and has_the_gpus:
+            open_nodes.append(free)
+    if has_gpu and not open_nodes:
+        return ""
+    wanted = {name: demand.requests[name] for name in ("cpu", "memory") if name in demand.requests}
+    for free in open_nodes:
+        if all(free.get(name, 0.0) >= number for name, number in wanted.items()):
+            return ""
+    asked = " and ".join(in_words(name, number) for name, number in wanted.items())
+    most = [
+        in_words(name, max((free.get(name, 0.0) for free in open_nodes), default=0.0))
+        for name in wanted
+    ]
+    return f"{demand.pods}: {asked}; the nodes it may use have at most {' and '.join(most)}"
+
+
+def _allocatable(node: Json) -> dict[str, float]:
+    quantities = nested(node, "status", "allocatable")
+    return {name: amount(quantity) for name, quantity in quantities.items()}
+
+
+def _too_large(api: ApiServer, check: str, shortage: str) -> Finding:
+    status: Status = "failed"
+    # Nodes that are not there yet: their sizes are not known here.
+    if any(api.ask(path)[0] == 200 for path in _AUTOSCALERS):
+        status = "warning"
+        shortage += " (an autoscaler may add larger ones)"
+    cure = "take a smaller profile (--profile small), or add such a node; the pod waits for ever"
+    return Finding(check, status, shortage, cure)
+
+
+def _check_quotas(api: ApiServer, namespace: str, profile: Profile) -> Iterator[Finding]:
+    """Yield quotas that one step, or the nodes of a training beside their step, is too large for."""
+    status, document = api.ask(f"/api/v1/namespaces/{namespace}/resourcequotas")
+    if status != 200:
+        yield Finding("quota", "skipped", f"no permission to list quotas ({status})")
+        return
+    demands = [_of_step(profile, step) for step in STEPS]
+    training = _of_training_nodes(profile)
+    if training is not None:
+        demands.append(_and_its_step(training, profile))
+    for quota in document.get("items") or ():
+        spec = nested(quota, "spec")
+        # A scope (a priority class, best effort) may leave our pods out.
+        if spec.get("scopes") or spec.get("scopeSelector"):
+            continue
+        for problem in _over_quota(nested(spec, "hard"), demands):
+            name = quota["metadata"]["name"]
+            cure = (
+                f"raise it in your overlay (kubectl -n {namespace} describe quota {name}); for GPUs "
+                "there are the components nvidia-gpu and amd-gpu"
+            )
+            yield Finding("quota", "failed", f"quota {name}: {problem}", cure)
+
+
+def _and_its_step(training: Demand, profile: Profile) -> Demand:
+    """Return a training's demand with that of the step that waits for it."""
+    requests = dict(training.requests)
+    for name, number in _of_step(profile, "train").requests.items():
+        requests[name] = requests.get(name, 0.0) + number
+    return Demand(f"{training.pods} and their step", requests)
+
+
+def _over_quota(hard: Json, demands: list[Demand]) -> Iterator[str]:
+    for key, quantity in sorted(hard.items()):
+        # Of memory, requests and limits are equal; of cores there is no limit.
+        resource = key.removeprefix("requests.")
+        if key == "limits.memory":
+            resource = "memory"
+        allowed = amount(quantity)
+        over = [demand for demand in demands if demand.requests.get(resource, 0.0) > allowed]
+        if over:
+            worst = max(over, key=lambda demand: demand.requests[resource])
+            asked = in_words(resource, worst.requests[resource])
+            yield f"{key} is {quantity}, less than the {asked} of {worst.pods}"
+
+
+def _check_limits(api: ApiServer, namespace: str, profile: Profile) -> Iterator[Finding]:
+    """Yield LimitRanges that refuse a step's container."""
+    status, document = api.ask(f"/api/v1/namespaces/{namespace}/limitranges")
+    if status != 200:
+        return
+    for limit_range in document.get("items") or ():
+        name = limit_range["metadata"]["name"]
+        for limit in nested(limit_range, "spec").get("limits") or ():
+            if limit.get("type") not in ("Container", "Pod"):
+                continue
+            for problem in _over_limit(limit.get("max") or {}, profile):
+                cure = f"raise it (kubectl -n {namespace} edit limitrange {name})"
+                yield Finding("limits", "failed", f"limit range {name}: {problem}", cure)
+
+
+def _over_limit(maximum: Json, profile: Profile) -> Iterator[str]:
+    if "cpu" in maximum:
+        # The server refuses a container without a limit of what has a maximum, and our steps have
+        # none of cores.
+        yield "max.cpu is set, and steps have no CPU limit, so their pods are refused"
+    if "memory" in maximum:
+        for step in STEPS:
+            asked = profile.resources(step).memory
+            if amount(asked) > amount(maximum["memory"]):
+                yield f"max.memory is {maximum['memory']}, {step} asks for {asked}"
+                return
+
+
+def _check_queue(api: ApiServer, namespace: str, profile: Profile) -> Finding:
+    """Return whether the queue of the profile's trainings can ever admit one."""
+    assert profile.nodes is not None
+    check = f"room in queue {profile.nodes.queue}"
+    queues = "/apis/kueue.x-k8s.io/v1beta2"
+    path = f"{queues}/namespaces/{namespace}/localqueues/{profile.nodes.queue}"
+    _, local_queue = api.ask(path)
+    name = str(nested(local_queue, "spec").get("clusterQueue") or "")
+    status, cluster_queue = api.ask(f"{queues}/clusterqueues/{name}")
+    if not name or status != 200:
+        return Finding(check, "skipped", f"no permission to get its ClusterQueue ({status})")
+    spec = nested(cluster_queue, "spec")
+    training = _of_training_nodes(profile)
+    assert training is not None
+    if spec.get("cohortName"):
+        return Finding(check, "ok", f"ClusterQueue {name} may borrow from its cohort")
+    for resource, asked in training.requests.items():
+        allowed = _nominal(spec, resource)
+        if asked > allowed:
+            return Finding(
+                check,
+                "failed",
+                f"ClusterQueue {name} has {in_words(resource, allowed)}, less than the "
+                f"{in_words(resource, asked)} of {training.pods}",
+                "raise nominalQuota in your overlay, and the quota of the namespace with it",
+            )
+    return Finding(check, "ok", f"ClusterQueue {name} can hold {training.pods}")
+
+
+def _nominal(spec: Json, resource: str) -> float:
+    """Return the quota of a resource over all flavors of a ClusterQueue."""
+    total = 0.0
+    for group in spec.get("resourceGroups") or ():
+        for flavor in group.get("flavors") or ():
+            for entry in flavor.get("resources") or ():
+                if entry.get("name") == resource:
+                    total += amount(entry.get("nominalQuota", "0"))
+    return total
