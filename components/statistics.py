@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -74,42 +73,6 @@ BOOTSTRAP_CHUNK = 2**24
 """Random numbers held in memory at a time."""
 
 
-def bootstrap_p_value(gains: Sequence[float], clusters: Sequence[Hashable], level: float) -> float:
-    """Return the one-sided p-value that the mean of paired `gains` is above 0.
-
-    Never 0, 1.0 if nothing differs, and deterministic.
-
-    Wild cluster bootstrap with the null imposed (Cameron, Gelbach and Miller 2008): in each of at
-    least 10,000 resamples all gains of a cluster keep or change their sign together. For right and
-    wrong with a family per prompt it is the exact McNemar test, up to the error of resampling.
-
-    Args:
-        gains: Candidate minus champion of each prompt.
-        clusters: Family of each prompt. Prompts of one family are not independent: each family
-            counts once.
-        level: Highest p-value that will be taken for a proof.
-    """
-    import numpy as np
-
-    # A family without a difference is the same whatever its sign.
-    totals = np.asarray([total for total in _cluster_totals(gains, clusters) if total])
-    if not len(totals):
-        return 1.0
-    # Where the level is small, 10,000 resamples could not reach it: the least p-value is about one
-    # over their number.
-    resamples = max(BOOTSTRAPS, math.ceil(20 / level))
-    generator = np.random.Generator(np.random.PCG64(0))
-    # A hair less than the sum, so that ties count whatever the order of adding.
-    observed = float(totals.sum()) * (1 - 1e-12)
-    num_at_least_observed = 0
-    for size in _chunks(resamples, len(totals)):
-        signs = generator.integers(0, 2, (size, len(totals)), dtype=np.int8) * 2.0 - 1.0
-        resampled = signs @ totals
-        num_at_least_observed += int((resampled >= observed).sum())
-    # The sample itself is one of the outcomes, so p is never 0.
-    return (1 + num_at_least_observed) / (1 + resamples)
-
-
 def bootstrap_lower(
     gains: Sequence[float], clusters: Sequence[Hashable], tail: float = 0.05
 ) -> float:
@@ -130,11 +93,11 @@ def bootstrap_lower(
 
     if not len(gains):
         raise ValueError("no pairs")
-    sizes = np.asarray(_cluster_totals([1.0] * len(gains), clusters))
-    totals = np.asarray(_cluster_totals(gains, clusters))
+    sizes = np.asarray(cluster_totals([1.0] * len(gains), clusters))
+    totals = np.asarray(cluster_totals(gains, clusters))
     generator = np.random.Generator(np.random.PCG64(0))
     means: list[npt.NDArray[np.float64]] = []
-    for size in _chunks(BOOTSTRAPS, len(totals)):
+    for size in row_chunks(BOOTSTRAPS, len(totals)):
         picked = generator.integers(0, len(totals), (size, len(totals)))
         sums = totals[picked].sum(axis=1)
         counts = sizes[picked].sum(axis=1)
@@ -153,8 +116,8 @@ def cluster_standard_error(gains: Sequence[float], clusters: Sequence[Hashable])
         gains: Candidate minus champion of each prompt.
         clusters: Family of each prompt.
     """
-    totals = _cluster_totals(gains, clusters)
-    sizes = _cluster_totals([1.0] * len(gains), clusters)
+    totals = cluster_totals(gains, clusters)
+    sizes = cluster_totals([1.0] * len(gains), clusters)
     count = len(totals)
     if count < 2:
         return None
@@ -163,26 +126,6 @@ def cluster_standard_error(gains: Sequence[float], clusters: Sequence[Hashable])
     squares = sum((total - size * mean) ** 2 for total, size in zip(totals, sizes, strict=True))
     variance = count / (count - 1) * squares
     return math.sqrt(variance) / len(gains)
-
-
-def detectable_mean_gain(
-    standard_error: float | None, num_clusters: int, alpha: float, power: float = 0.8
-) -> float | None:
-    """Return the smallest true mean gain that a bootstrap at `alpha` shows with the given power.
-
-    By normal approximation. None if so few clusters could show none.
-
-    Args:
-        standard_error: Standard error of the mean gain; None if it is not known.
-        num_clusters: Number of families.
-        alpha: Highest p-value that proves a gain.
-        power: Chance with which the gain is shown.
-    """
-    # Of n clusters the p-value is at least 2^-n: all of them must keep their sign.
-    if standard_error is None or 0.5**num_clusters > alpha:
-        return None
-    normal = NormalDist()
-    return (normal.inv_cdf(1 - alpha) + normal.inv_cdf(power)) * standard_error
 
 
 def two_proportions_z(first: float, num_first: int, second: float, num_second: int) -> float:
@@ -219,14 +162,15 @@ def binomial_upper(successes: int, trials: int, tail: float = 0.05) -> float:
     return float(beta.ppf(1 - tail, successes + 1, trials - successes))
 
 
-def _cluster_totals(values: Sequence[float], clusters: Sequence[Hashable]) -> list[float]:
+def cluster_totals(values: Sequence[float], clusters: Sequence[Hashable]) -> list[float]:
+    """Return the sum of the values of each cluster, in the order of their first values."""
     totals: dict[Hashable, float] = {}
     for value, cluster in zip(values, clusters, strict=True):
         totals[cluster] = totals.get(cluster, 0.0) + value
     return list(totals.values())
 
 
-def _chunks(count: int, width: int) -> Iterator[int]:
+def row_chunks(count: int, width: int) -> Iterator[int]:
     """Yield numbers of rows that sum to `count`; a chunk holds at most BOOTSTRAP_CHUNK numbers."""
     largest = max(1, BOOTSTRAP_CHUNK // width)
     for start in range(0, count, largest):

@@ -87,9 +87,9 @@ def _scores(
 def _gate(comparison: Comparison | None) -> list[str]:
     if comparison is None:
         return []
-    test = (
-        "Exact one-sided McNemar" if comparison.graded is None else "Paired bootstrap over families"
-    )
+    test = "Exact one-sided McNemar"
+    if comparison.graded is not None:
+        test = "Gaffke's one-sided test over families"
     power = comparison.power.replace("are enough to show", "would have shown")
     # Not `capitalize`, which would make the rest of the sentence lower case.
     sentence = power[:1].upper() + power[1:]

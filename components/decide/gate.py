@@ -8,15 +8,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from components.bounded_mean import bounded_mean_test
 from components.contracts.recipe import DecideSection
 from components.contracts.rows import Result
 from components.contracts.state import RoundRecord
 from components.decide.guards import Alarm
 from components.errors import Corrupt, UserError
 from components.statistics import (
-    bootstrap_p_value,
-    cluster_standard_error,
-    detectable_mean_gain,
     mcnemar_one_sided,
     mcnemar_size,
     minimal_detectable_gain,
@@ -28,8 +26,8 @@ Pairs = Sequence[tuple[Result, Result]]
 
 
 CLIPPED_AT = 0.95
-"""Share of the wrong numbers whose errors count in full; larger errors count like the largest of
-these (winsorizing)."""
+"""Share of the champion's wrong numbers whose errors count in full; larger errors, of either model,
+count like the largest of these (winsorizing)."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +82,8 @@ class Graded:
 
     gain: float
     """Mean over prompts, candidate minus champion; above 0 is better."""
-    standard_error: float | None
-    """Standard error of the gain, from the spread between families; None with a single family."""
+    detectable: float | None
+    """True gain that these families show four times out of five; None if they are too few."""
     families: int
     """Number of families."""
     unit: str
@@ -103,8 +101,8 @@ class Comparison:
     losses: int
     """Prompts that only the champion got right (or where its error is smaller)."""
     p_value: float
-    """One-sided probability of such a gain if both were equal: exact McNemar; for `graded` the
-    clustered bootstrap."""
+    """One-sided probability of such a gain if the candidate were no better: exact McNemar; for
+    `graded` Gaffke's test of a bounded mean."""
     level: float
     """Highest p-value that proves a gain in this round (`alpha_account.level_of_round`)."""
     graded: Graded | None = None
@@ -113,10 +111,8 @@ class Comparison:
     @property
     def detectable(self) -> float | None:
         """True gain that this many pairs show four times out of five; None if they show no gain."""
-        # Families are resampled, so their number and spread decide; each prompt alone is counted.
-        graded = self.graded
-        if graded is not None:
-            return detectable_mean_gain(graded.standard_error, graded.families, self.level)
+        if self.graded is not None:
+            return self.graded.detectable
         discordance = (self.wins + self.losses) / self.pairs
         return minimal_detectable_gain(self.pairs, discordance, self.level)
 
@@ -189,7 +185,7 @@ def compare(
     """Pair the validation results of two models by prompt and test the difference.
 
     Right or wrong, each prompt alone: exact McNemar. With `section.family` or `section.score`
-    "error": bootstrap over families.
+    "error": Gaffke's test over families, which holds for skewed gains too.
 
     Args:
         champion: Validation results of the champion.
@@ -214,7 +210,8 @@ def compare(
     # In an order of their own: resampling by a fixed seed depends on it.
     prompt_ids = sorted(champion_rows)
     pairs = [(champion_rows[prompt_id], candidate_rows[prompt_id]) for prompt_id in prompt_ids]
-    if section.score == "right" and not section.family:
+    families = _families(pairs, section.family)
+    if section.score == "right" and len(set(families)) == len(pairs):
         # Pairs that agree, right or wrong, carry no information about the difference.
         wins = 0
         losses = 0
@@ -222,9 +219,9 @@ def compare(
             wins += new.correct and not old.correct
             losses += old.correct and not new.correct
         return by_counts(len(pairs), wins, losses, level)
-    families = _families(pairs, section.family)
     if section.score == "error":
-        return by_gains(_error_gains(pairs), families, level, "error")
+        gains, largest_error = _error_gains(pairs)
+        return by_gains(gains, families, level, "error", largest_error)
     gains = [float(new.correct) - float(old.correct) for old, new in pairs]
     return by_gains(gains, families, level, "points")
 
@@ -236,25 +233,31 @@ def by_counts(pairs: int, wins: int, losses: int, level: float) -> Comparison:
 
 
 def by_gains(
-    gains: Sequence[float], families: Sequence[str], level: float, unit: str
+    gains: Sequence[float],
+    families: Sequence[str],
+    level: float,
+    unit: str,
+    largest_loss: float = 1.0,
 ) -> Comparison:
-    """Compare by the clustered paired bootstrap.
+    """Compare by Gaffke's test of a bounded mean, each family as a whole.
 
     Args:
         gains: Candidate minus champion of each prompt; above 0 is better.
         families: Family of each prompt.
         level: Highest p-value that proves a gain.
         unit: `points` or `error`.
+        largest_loss: What a prompt can lose at most.
     """
+    test = bounded_mean_test(gains, families, largest_loss, level)
     return Comparison(
         pairs=len(gains),
         wins=sum(gain > 0 for gain in gains),
         losses=sum(gain < 0 for gain in gains),
-        p_value=bootstrap_p_value(gains, families, level),
+        p_value=test.p_value,
         level=level,
         graded=Graded(
             gain=sum(gains) / len(gains),
-            standard_error=cluster_standard_error(gains, families),
+            detectable=test.detectable,
             families=len(set(families)),
             unit=unit,
         ),
@@ -296,28 +299,34 @@ def promotions_in_a_row(history: Sequence[RoundRecord]) -> int:
     return len(list(last_promotions))
 
 
-def _error_gains(pairs: Pairs) -> list[float]:
-    """Return the champion's absolute error minus the candidate's, of each prompt.
+def _error_gains(pairs: Pairs) -> tuple[list[float], float]:
+    """Return the champion's absolute error minus the candidate's, of each prompt, and the largest
+    error that counts.
 
-    Errors are clipped at the percentile CLIPPED_AT of all errors of both models, right answers left
+    Errors are clipped at the percentile CLIPPED_AT of the champion's errors, right answers left
     out. An answer that is no number counts as an error of that size.
     """
-    sizes = sorted(
-        abs(row.error) for pair in pairs for row in pair if row.error is not None and row.error != 0
-    )
-    if not sizes and all(row.error is None for pair in pairs for row in pair):
+    if all(row.error is None for pair in pairs for row in pair):
         raise UserError(
             "decide.score is `error`, and no validation prompt has a numeric verifier: "
             "use score `right`"
         )
     # A single answer of 1e99 would decide the mean of a thousand, whichever model it is of.
-    # Counted as no error, silence would be the way to win.
-    largest_error = sizes[math.ceil(CLIPPED_AT * len(sizes)) - 1] if sizes else 0.0
+    # By the champion's errors alone: a bound that the candidate moves would follow its luck.
+    sizes = _wrong_sizes(old for old, _ in pairs) or _wrong_sizes(new for _, new in pairs)
+    largest_error = sizes[max(0, math.floor(CLIPPED_AT * len(sizes)) - 1)] if sizes else 1.0
 
     def absolute_error(row: Result) -> float:
+        # Counted as no error, silence would be the way to win.
         return largest_error if row.error is None else min(abs(row.error), largest_error)
 
-    return [absolute_error(old) - absolute_error(new) for old, new in pairs]
+    gains = [absolute_error(old) - absolute_error(new) for old, new in pairs]
+    return gains, largest_error
+
+
+def _wrong_sizes(results: Iterable[Result]) -> list[float]:
+    """Return the sizes of the errors that are not 0, smallest first."""
+    return sorted(abs(row.error) for row in results if row.error)
 
 
 def _families(pairs: Pairs, tag: str) -> list[str]:

@@ -47,10 +47,11 @@ class DecideSection(Section):
     rounds that are added later share half of what is left. The least alpha of all runs counts."""
     score: Literal["right", "error"] = "right"
     """Score by which champion and candidate are compared, prompt by prompt: right or wrong, or the
-    absolute error of numeric answers (the largest 5 % of the errors count as one size)."""
+    absolute error of numeric answers (the champion's largest 5 % count as one size)."""
     family: str = ""
     """Tag whose values are families of validation prompts that resemble each other (a template, a
-    topic), so that their results are not independent; empty: every prompt stands alone."""
+    topic), so that their results are not independent; empty: every prompt stands alone. Many small
+    families prove more than few large ones: unseen ones may lose all."""
     # A model that trains on its own answers forgets how people write before its accuracy falls.
     max_perplexity_ratio: Annotated[float, Field(ge=1.0)] = 1.10
     """Perplexity on human text against round 0 above which a candidate is rejected."""
