@@ -478,6 +478,43 @@ def test_a_wrong_parameter_is_refused_before_anything_is_sent(
     assert not any(value in str(caught.value) for value in ("hf_abc", "key:secret", "abc"))
 
 
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        (
+            "{data: {sources: [{uri: s3://b/k}, {uri: file:///data/qa.jsonl}]}}",
+            "data.sources.1.uri: file:///data/qa.jsonl: this machine has it.*--set data.sources.1",
+        ),
+        ("{data: {sources: [{uri: data/qa.jsonl}]}}", "data.sources.0.uri: data/qa.jsonl"),
+        ("{data: {sources: [{uri: ~/qa.jsonl}]}}", "data.sources.0.uri: ~/qa.jsonl"),
+        ("{model: {source: ./checkpoint}}", "model.source: ./checkpoint"),
+        ("{model: {source: file:///m%20x}}", "model.source: file:///m%20x"),
+        ("{select: {reward: {source: /reward}}}", "select.reward.source: /reward"),
+        ("{evaluate: {harness: {folder: tasks}}}", "evaluate.harness.folder: tasks"),
+        ("{model: {source: 's3:/b/k'}}", "use a path, file://path"),
+    ],
+)
+def test_inputs_on_this_machine_are_refused_by_name(
+    package: Package, recipe: str, said: str
+) -> None:
+    with pytest.raises(UserError, match=said):
+        checked_parameters(package, (f"recipe={recipe}",), STORE)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "{model: {source: scratch}}",
+        "{model: {source: hf://org/name@main}, data: {sources: [{uri: s3://bucket/key}]}}",
+        "{model: {source: package://module/model.gguf}}",
+        # What is no recipe at all is a matter of `prepare`.
+        "{data: [1], model: 3}",
+    ],
+)
+def test_inputs_that_pods_reach_are_let_through(package: Package, recipe: str) -> None:
+    assert checked_parameters(package, (f"recipe={recipe}",), STORE)["store"] == STORE
+
+
 def test_parameters_get_the_types_of_the_pipeline(package: Package) -> None:
     given = ("seed=3", "threshold=0.5", "temperature=1", "resume_from=007", "recipe={name: a}")
     assert checked_parameters(package, given, STORE) == {

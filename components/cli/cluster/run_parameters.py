@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import yaml
 from pydantic import JsonValue
 
+from components.cli.cluster.local_inputs import refuse_local_inputs
 from components.cli.json_documents import Json
 from components.cli.package.package_file import Package
 from components.cli.package.secret_values import looks_secret
@@ -35,7 +36,7 @@ def checked_parameters(package: Package, assignments: Sequence[str], store: str)
 
     Raises:
         UserError: A name is unknown, a type wrong, a value missing or looks like a secret, or pods
-            cannot reach the store.
+            cannot reach the store, or data or model lie on this machine.
     """
     definitions = package.parameters
     parameters: Json = {}
@@ -65,6 +66,8 @@ def checked_parameters(package: Package, assignments: Sequence[str], store: str)
             )
     if "store" in parameters:
         _check_store(str(parameters["store"]))
+    default_recipe = definitions.get("recipe", {}).get("defaultValue")
+    refuse_local_inputs(parameters.get("recipe") or default_recipe or {})
     return parameters
 
 

@@ -1,0 +1,52 @@
+"""Inputs of a recipe that only this machine has: pods would look for them in vain."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from components.cli.json_documents import Json
+from components.errors import UserError
+from components.storage.sources import split_source
+
+_FROM_NOTHING = "scratch"
+# Sections of a recipe whose one field names a folder or file.
+_INPUTS = (("model", "source"), ("select", "reward", "source"), ("evaluate", "harness", "folder"))
+
+
+def refuse_local_inputs(recipe: Json) -> None:
+    """Raise UserError if data or a model of a run on a cluster lies on this machine.
+
+    Args:
+        recipe: The recipe as the pipeline's parameter has it.
+    """
+    local = [f"{key}: {uri}" for key, uri in _named_inputs(recipe) if _is_local(uri)]
+    if local:
+        key = local[0].partition(":")[0]
+        raise UserError(
+            f"{'; '.join(local)}: this machine has it, and pods do not; copy it to a bucket that "
+            f"they reach and say --set {key}=s3://bucket/…"
+        )
+
+
+def _named_inputs(recipe: Json) -> Iterator[tuple[str, str]]:
+    """Yield (key, URI) of everything that a recipe reads."""
+    sources = _value(recipe, "data", "sources")
+    for index, source in enumerate(sources if isinstance(sources, list) else ()):
+        yield f"data.sources.{index}.uri", str(_value(source, "uri") or "")
+    for path in _INPUTS:
+        yield ".".join(path), str(_value(recipe, *path) or "")
+
+
+def _value(document: object, *keys: str) -> object:
+    """Return the value under a path of keys; None where the recipe has another form."""
+    # `--param recipe={…}` is checked by `prepare`, not here.
+    for key in keys:
+        document = document.get(key) if isinstance(document, dict) else None
+    return document
+
+
+def _is_local(uri: str) -> bool:
+    if uri in ("", _FROM_NOTHING):
+        return False
+    # Without the environment: a `~` is here whatever it stands for.
+    return split_source(uri, {})[0] == "file"
