@@ -14,7 +14,7 @@ from components.contracts.state import RoundRecord, State
 from components.errors import UserError
 from components.report.summary import round_seconds
 from components.report.views import RunView, TaskView
-from components.report.words import cut, headline, outcome, percent, seconds_text
+from components.report.words import cut, data_sentences, headline, outcome, percent, seconds_text
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, read_receipt, ref_of_uri
 
@@ -43,6 +43,11 @@ def print_run(console: Console, view: RunView, *, tasks: bool = False) -> None:
         console.print()
         seconds = {record.round: round_seconds(view, record.round) for record in view.state.history}
         print_rounds(console, view.state.history, seconds)
+    sentences = data_sentences(view)
+    if sentences:
+        console.print()
+    for sentence in sentences:
+        _print(console, cut(sentence, 400), "dim")
     if tasks:
         console.print()
         _print_tasks(console, view)

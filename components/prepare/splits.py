@@ -1,6 +1,6 @@
 """Splits that share no prompt.
 
-Each prompt belongs to one split: the one it was given, or for `auto` the one its hash falls into.
+Each prompt belongs to one split: the one it was given, or for `auto` the one that `division` finds.
 Where sources disagree, evaluation wins: a training row whose prompt is measured on is dropped and
 counted, never trained on.
 """
@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Literal
 
-from components.canonical import derived_seed
 from components.contracts.recipe import Fractions
 from components.contracts.rows import Dropped, Prompt, Split, TrainingRow
 from components.errors import UserError
+from components.prepare.division import divide
 from components.prepare.examples import Example
 from components.verifiers import pattern_problem, verify
 
@@ -44,7 +44,10 @@ _REMEDIES = {
         "give a source with answers split: train, or raise data.fractions.train or a task's "
         "`labelled`"
     ),
-    "unlabelled": "give a source split: unlabelled, or training rows with prompts",
+    "unlabelled": (
+        "give a source split: unlabelled, raise data.fractions.unlabelled, or give training rows "
+        "with prompts"
+    ),
     "validation": "give a source split: validation, raise data.fractions.validation, or add rows",
     "test": "give a source split: test, raise data.fractions.test, or add rows",
 }
@@ -80,21 +83,29 @@ class Splits:
 def make_splits(examples: Iterable[Assigned | Dropped], fractions: Fractions, seed: int) -> Splits:
     """Assign every example to one split and drop, with a reason, what may not be in it.
 
-    If no source gives unlabelled prompts, the questions of the train split serve. Raises UserError
-    if there is nothing to train on, to sample from or to measure on.
+    If there are no unlabelled prompts, the questions of the train split serve. Raises UserError if
+    there is nothing to train on, to sample from or to measure on.
     """
     splits = Splits()
     meant_for: ExamplesOfSplits = {name: [] for name in CLAIM_ORDER}
+    undivided: list[Example] = []
     for item in examples:
         if isinstance(item, Dropped):
             splits.rejected.append(item)
             continue
         target, example = item
-        split = _auto_split(example, fractions, seed) if target == "auto" else target
-        if problem := _problem_in(split, example):
-            splits.rejected.append(_drop("unverifiable", problem, example))
+        if target == "auto":
+            undivided.append(example)
         else:
-            meant_for[split].append(example)
+            _assign(example, target, meant_for, splits.rejected)
+    # Last: what other sources give decides how a labelled file is divided.
+    present = frozenset(name for name, members in meant_for.items() if members)
+    division = divide(undivided, fractions, seed, present)
+    for example, split in zip(undivided, division, strict=True):
+        # Answers to a prompt are checked by its verifier; training needs none that accepts the row.
+        if split == "unlabelled" and _problem_in(split, example):
+            split = "train"
+        _assign(example, split, meant_for, splits.rejected)
     members = _claim(meant_for, splits.rejected)
     for name in CLAIM_ORDER:
         if name in _PROMPT_SPLITS:
@@ -109,21 +120,13 @@ def make_splits(examples: Iterable[Assigned | Dropped], fractions: Fractions, se
     return splits
 
 
-def _auto_split(example: Example, fractions: Fractions, seed: int) -> Split:
-    """Return the split that the hash of prompt and seed falls into."""
-    # derived_seed has 63 bits, so this is uniform in [0, 1). A hash and no counter: a row added to
-    # a file moves no other row to another split.
-    position = derived_seed("split", seed, example.identity) / 2**63
-    if position < fractions.dev:
-        return "dev"
-    if not example.prompt:
-        # Raw text asks nothing that could be measured.
-        return "train"
-    if position < fractions.dev + fractions.validation:
-        return "validation"
-    if position < fractions.dev + fractions.validation + fractions.test:
-        return "test"
-    return "train"
+def _assign(
+    example: Example, split: Split, meant_for: ExamplesOfSplits, rejected: list[Dropped]
+) -> None:
+    if problem := _problem_in(split, example):
+        rejected.append(_drop("unverifiable", problem, example))
+    else:
+        meant_for[split].append(example)
 
 
 def _problem_in(split: Split, example: Example) -> str:

@@ -15,7 +15,7 @@ from components.contracts import artifacts
 from components.contracts.recipe import DataSource, Recipe
 from components.contracts.recipe.parameters import parameter_values
 from components.contracts.recipe_file import parse_recipe, set_key
-from components.contracts.rows import Dropped, write_rows
+from components.contracts.rows import Dropped, Prompt, read_rows, write_rows
 from components.contracts.state import State
 from components.contracts.summaries import PrepareSummary, SelectSummary, StartSummary
 from components.contracts.verifier_names import own_name
@@ -24,6 +24,7 @@ from components.prepare.checker_trial import fetch_bundle, try_checker
 from components.prepare.examples import Example
 from components.prepare.first_state import continued_state, first_state, resumed_campaign
 from components.prepare.model_fit import check_fit
+from components.prepare.outlook import Outlook, outlook_of
 from components.prepare.readers import read_source
 from components.prepare.splits import CLAIM_ORDER, Assigned, make_splits
 from components.prepare.tasks import make_examples
@@ -56,12 +57,13 @@ def run(inputs: PrepareInputs, context: Context) -> Receipt:
     """Prepare a campaign, or the continuation of one.
 
     Returns the `start` receipt. Files: recipe.json, state.json. Summary: counts per split, rejected
-    rows per reason, parameters and digest of the base model, `fresh` (False when resumed), ref of
-    the first mix. The `prepare` receipt that its state names has base/…, splits/*.jsonl and
-    rejected.jsonl; the first mix has the files of a round's mix, with labelled rows alone.
+    rows per reason, parameters and digest of the base model, the smallest gain that the validation
+    prompts can prove, `fresh` (False when resumed), ref of the first mix. The `prepare` receipt
+    that its state names has base/…, splits/*.jsonl and rejected.jsonl; the first mix has the files
+    of a round's mix, with labelled rows alone.
 
     Raises:
-        UserError: A recipe, file, model or state cannot be used.
+        UserError: A recipe, file, model or state cannot be used, or no round could promote.
     """
     recipe = resolve_recipe(inputs)
     campaign = None
@@ -77,11 +79,26 @@ def run(inputs: PrepareInputs, context: Context) -> Receipt:
             prepared = campaign.prepared
             state = continued_state(campaign, recipe)
         check_fit(context, recipe, prepared)
+        outlook = _outlook(context, recipe, prepared, state)
         mix = _first_mix(context, attempt, recipe, prepared)
         receipts = {"prepare": prepared, "mix": mix}
         if campaign is not None:
             receipts["resume"] = campaign.state_receipt
-        return _commit_start(context, attempt, recipe, state, receipts)
+        return _commit_start(context, attempt, recipe, state, outlook, receipts)
+
+
+def _outlook(context: Context, recipe: Recipe, prepared: Receipt, state: State) -> Outlook | None:
+    """Return what the data can prove, told as a note; None for a campaign that goes on."""
+    counts = read_summary(prepared, PrepareSummary).counts
+    rows = [f"{name} {counts[name]}" for name in reversed(CLAIM_ORDER) if counts[name]]
+    context.progress.note(f"rows: {', '.join(rows)}")
+    # A campaign that goes on has an account of alpha, and data that it promoted by.
+    if state.round is not None:
+        return None
+    path = fetch(context, prepared, artifacts.split_file("validation"))
+    outlook = outlook_of(recipe, list(read_rows(path, Prompt)), counts["unlabelled"])
+    context.progress.note(outlook.in_words)
+    return outlook
 
 
 def _publish_run(context: Context, recipe: Recipe, job_id: str) -> None:
@@ -95,7 +112,12 @@ def _publish_run(context: Context, recipe: Recipe, job_id: str) -> None:
 
 
 def _commit_start(
-    context: Context, attempt: Attempt, recipe: Recipe, state: State, receipts: dict[str, Receipt]
+    context: Context,
+    attempt: Attempt,
+    recipe: Recipe,
+    state: State,
+    outlook: Outlook | None,
+    receipts: dict[str, Receipt],
 ) -> Receipt:
     document = recipe.model_dump(mode="json")
     prepared = read_summary(receipts["prepare"], PrepareSummary)
@@ -111,6 +133,7 @@ def _commit_start(
             base_digest=prepared.base_digest,
             dtype=prepared.dtype,
             positions=prepared.positions,
+            smallest_gain=outlook.smallest_gain if outlook is not None else None,
             fresh=state.round is None,
             first_mix=first_mix,
         )
@@ -228,6 +251,7 @@ def _prepare(
         write_rows(folder / artifacts.split_file(name), getattr(splits, name))
     write_rows(folder / artifacts.REJECTED, splits.rejected)
     _note_rejected(context, splits.rejected_counts)
+    outlook_of(recipe, splits.validation, len(splits.unlabelled))
     # Last, as it is the slow part and wrong data should show at once.
     from components.modeling.base import materialise_base
 

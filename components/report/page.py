@@ -28,7 +28,7 @@ from components.report.checks import (
 from components.report.costs import tokens_of
 from components.report.summary import OUTSIDE_ROUNDS
 from components.report.views import Rounds, RoundView, RunView, TaskView
-from components.report.words import cut, headline, outcome, percent, seconds_text
+from components.report.words import cut, data_sentences, headline, outcome, percent, seconds_text
 from components.runtime.receipts import Receipt
 
 if TYPE_CHECKING:
@@ -125,6 +125,7 @@ def build_page(view: RunView, note: str = "") -> str:
         collapse=collapse_table(recent_rounds, view.recipe),
         hidden_rounds=len(view.rounds) - len(recent_rounds),
         rounds=[_section(view, round_view) for round_view in reversed(recent_rounds)],
+        data=data_sentences(view),
         costs=_costs(view),
         lineage=list(lineage(view)),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from components.report.views import RunView, TaskView
+from components.report.words import start_of
 from components.storage import keys
 
 RunSummary = dict[str, Any]
@@ -21,6 +22,7 @@ def summary_of(view: RunView) -> RunSummary:
     return {
         **_scores(view),
         **_costs(view),
+        **_data(view),
         "rounds": _rounds(view),
         "tasks": [_task(task) for task in view.tasks],
         "errors": [
@@ -53,6 +55,15 @@ def _scores(view: RunView) -> RunSummary:
         "champion_test_accuracy": champion.test_accuracy if champion else None,
         "champion_round": champion.round if champion else None,
         "state": state_uri,
+    }
+
+
+def _data(view: RunView) -> RunSummary:
+    start = start_of(view)
+    return {
+        "rows": dict(start.counts) if start is not None else {},
+        "rejected_rows": dict(start.rejected) if start is not None else {},
+        "smallest_gain": start.smallest_gain if start is not None else None,
     }
 
 

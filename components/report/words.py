@@ -6,7 +6,10 @@ import re
 from collections.abc import Sequence
 
 from components.contracts.state import STOP_SENTENCES, RoundRecord
+from components.contracts.summaries import StartSummary
+from components.errors import Corrupt, OlderReceipt
 from components.report.views import RunView
+from components.runtime.receipts import read_summary
 
 _INVISIBLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
@@ -92,6 +95,37 @@ def _course(history: Sequence[RoundRecord], champion: RoundRecord, goal: str) ->
             "no later round was proved better than round 0"
         )
     return f"validation accuracy is {accuracy}{goal} after round 0"
+
+
+def data_sentences(view: RunView) -> list[str]:
+    """Return rows per split, rejected rows by reason, and the gain that the data can prove."""
+    start = start_of(view)
+    if start is None:
+        return []
+    rows = [f"{name} {count:,}" for name, count in start.counts.items() if count]
+    sentences = [f"rows: {', '.join(rows)}"]
+    if start.rejected:
+        rejected = [f"{reason} {count:,}" for reason, count in start.rejected.items()]
+        sentences.append(f"rejected rows: {', '.join(rejected)}")
+    if start.smallest_gain is not None:
+        points = 100 * start.smallest_gain
+        sentences.append(f"smallest gain that validation can prove: {points:.1f} points")
+    return sentences
+
+
+def start_of(view: RunView) -> StartSummary | None:
+    """Return the summary of what prepare made of the data; None as long as there is none."""
+    if view.state is None:
+        return None
+    # The start's own state names no start: its receipt is the one that holds it.
+    receipt = view.receipts.get(view.state.start or view.state_ref)
+    if receipt is None:
+        return None
+    try:
+        return read_summary(receipt, StartSummary)
+    except (Corrupt, OlderReceipt):
+        # It is among the problems of the view already.
+        return None
 
 
 def outcome(view: RunView) -> tuple[str, str]:

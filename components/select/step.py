@@ -25,6 +25,7 @@ from components.select.filter_settings import FilterSettings
 from components.select.filters.verifier import function_digest
 from components.select.hint_pool import Pool, with_hinted
 from components.select.mix import accumulate, weigh
+from components.select.remedies import remedy_for
 from components.select.reserved_prompts import audit_ids, evaluation_items, validation_prompts
 from components.select.row_files import RowFile
 from components.select.sample_counts import DrawnCounts, SeenCounts
@@ -353,8 +354,6 @@ def _check_enough(campaign: Campaign, account: Account) -> None:
     with_hint = f", and {num_hinted} with a hint" if account.hinted is not None else ""
     raise UserError(
         f"round {campaign.next_round}: {account.accepted} of {account.given} samples accepted"
-        f"{with_hint}, select.min_accepted is {min_accepted} (dropped: {reasons}). "
-        "The model answers too few of these prompts: lower generate.temperature, use easier "
-        "prompts, train the first stage longer, or raise generate.samples_per_prompt or "
-        ".prompts_per_round"
+        f"{with_hint}, select.min_accepted is {min_accepted} (dropped: {reasons}); "
+        f"{remedy_for(account.by_reason)}"
     )

@@ -121,7 +121,7 @@ def test_a_run_goes_on_from_a_state_with_global_round_numbers(whole: tuple[Place
 
 
 def test_a_failing_step_stops_the_run_but_not_its_report(make_place: MakePlace) -> None:
-    place = make_place({"select.min_accepted": 1000})
+    place = make_place({"select.min_accepted": 100})
     run = place.run("--rounds", "1")
     stopped = [*ROUND_0, "generate-r1", "generate-r1", "select-r1", "report"]
     assert run.executed == stopped, run.said
@@ -133,10 +133,10 @@ def test_a_failing_step_stops_the_run_but_not_its_report(make_place: MakePlace) 
     )
     assert len(run.errors) == 1
     assert run.errors[0].startswith("error: select-r1: round 1: ")
-    assert "of 100 samples accepted, select.min_accepted is 1000" in run.errors[0]
+    assert "of 100 samples accepted, select.min_accepted is 100" in run.errors[0]
     assert "Traceback" not in run.said
     assert [one["task"] for one in run.told["errors"]] == ["select-r1"]
-    assert "select.min_accepted is 1000" in Path(run.told["report"]).read_text()
+    assert "select.min_accepted is 100" in Path(run.told["report"]).read_text()
     assert not (place.store / "models").exists()
 
     # The same again fails the same way, without repeating what is done.

@@ -198,7 +198,7 @@ def test_too_few_accepted_rows_fail_the_round_with_the_numbers(context: Context)
     state = campaign(context, recipe=recipe_of(select={"min_accepted": 37}))
     with pytest.raises(
         UserError,
-        match=r"36 of 144 samples accepted, .*min_accepted is 37 .*verifier 72.*temperature",
+        match=r"36 of 144 samples accepted, .*min_accepted is 37 .*verifier 72.*`verifier`: .*easier",
     ):
         run(SelectInputs(state, shards(context)), context)
 

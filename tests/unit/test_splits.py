@@ -41,7 +41,7 @@ def test_auto_divides_by_the_fractions_and_by_prompt_whatever_the_order() -> Non
     items = rows("auto", *(f"question {number}" for number in range(1000)))
     splits = split_up(*items)
     counts = splits.counts
-    assert 650 < counts["train"] < 750
+    assert 650 < counts["train"] + counts["unlabelled"] < 750
     for name in ("dev", "validation", "test"):
         assert 65 < counts[name] < 135
     again = split_up(*reversed(items))
@@ -60,9 +60,8 @@ def test_answers_of_one_prompt_stay_together_in_auto() -> None:
         ids(splits, "test") | ids(splits, "validation") | ids(splits, "dev")
     )
     assert splits.counts["train"] % 3 == 0
-    assert splits.rejected_counts == {
-        "duplicate": 2 * (splits.counts["test"] + splits.counts["validation"])
-    }
+    asked = ("test", "validation", "unlabelled")
+    assert splits.rejected_counts == {"duplicate": 2 * sum(splits.counts[name] for name in asked)}
 
 
 def test_a_training_row_that_is_measured_on_is_dropped_and_counted() -> None:
@@ -212,3 +211,50 @@ def test_splits_are_disjoint_and_every_row_is_kept_or_counted(
     )
     kept = sum(splits.counts.values()) - splits.counts["unlabelled"] + given_unlabelled
     assert kept + len(splits.rejected) == len(items)
+
+
+def test_one_labelled_file_gives_every_split_prompts_the_unlabelled_one_too() -> None:
+    items = rows("auto", *(f"question {number}" for number in range(1000)))
+    splits = split_up(*items)
+    counts = splits.counts
+    assert abs(counts["unlabelled"] - counts["train"]) < 100
+    # Their answers are not trained on, and the verifier has them.
+    assert not ids(splits, "train") & ids(splits, "unlabelled")
+    assert all(prompt.reference == {"answer": "4"} for prompt in splits.unlabelled)
+    # Prompts of their own, from another source, leave the labelled rows whole.
+    with_own = split_up(*items, *rows("unlabelled", "mine"))
+    assert with_own.counts["unlabelled"] == 1
+    assert with_own.counts["train"] == counts["train"] + counts["unlabelled"]
+    # Nobody's evaluation rows move.
+    for name in ("dev", "validation", "test"):
+        assert ids(with_own, name) == ids(splits, name)
+
+
+@pytest.mark.parametrize("number", range(5, 16))
+def test_few_rows_are_divided_so_that_each_split_has_a_prompt(number: int) -> None:
+    for seed in range(5):
+        counts = split_up(*rows("auto", *(f"q{n}" for n in range(number))), seed=seed).counts
+        names = ("train", "dev", "validation", "test", "unlabelled")
+        assert min(counts[name] for name in names) >= 1
+        assert sum(counts.values()) == number
+
+
+def test_the_share_of_unlabelled_prompts_can_be_chosen_and_switched_off() -> None:
+    items = rows("auto", *(f"question {number}" for number in range(1000)))
+    most = Fractions(train=0.2, unlabelled=0.5, dev=0.1, validation=0.1, test=0.1)
+    assert 450 < make_splits(items, most, 0).counts["unlabelled"] < 550
+    again = make_splits(items, Fractions(unlabelled=0.0), 0)
+    assert ids(again, "unlabelled") == ids(again, "train")
+    with pytest.raises(ValueError, match="train \\+ unlabelled \\+ dev"):
+        Fractions(unlabelled=0.5)
+
+
+def test_a_row_that_its_verifier_refuses_is_taught_and_not_asked() -> None:
+    items: list[tuple[Target, Example]] = [
+        ("auto", row(f"q{number}", "no number", "numeric" if number % 2 else "exact"))
+        for number in range(200)
+    ]
+    splits = split_up(*items)
+    assert all(prompt.verifier == "exact" for prompt in splits.unlabelled)
+    assert set(splits.rejected_counts) == {"unverifiable"}
+    assert splits.counts["train"] > 2 * splits.counts["unlabelled"]

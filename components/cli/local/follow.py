@@ -152,6 +152,9 @@ class Follower:
         percent = float(row.get("percent", 0.0))
         task.reused = task.reused or text == "reused"
         if percent < 0:  # a note: the percentage stays
+            if task.name == "prepare" and text != "reused":
+                # What becomes of the data is to be read before hours are spent on it.
+                self._console.print(Text(f"  {cut(text, 400)}", style="dim"))
             percent = task.shard_progress.get(shard, ShardProgress()).percent
         tokens_per_second = float(row.get("tokens_per_second", 0.0))
         task.shard_progress[shard] = ShardProgress(percent, tokens_per_second, text)

@@ -37,7 +37,7 @@ class DataSource(Section):
         "retention",
     ] = "auto"
     """The split all its rows go to; `auto` divides them by `data.fractions`, by hash of the
-    prompt."""
+    prompt: one labelled file is enough."""
     # Usable ones, so that a file with many bad rows gives as many.
     limit: Positive | None = None
     """Read at most this many usable rows."""
@@ -141,15 +141,25 @@ class Fractions(Section):
     """Shares of the splits that rows of `split: auto` sources are divided into."""
 
     train: Share = 0.7
+    # A model that is asked what it was trained on repeats short answers, and every one of them is a
+    # duplicate of its labelled row.
+    unlabelled: Share | None = None
+    """Rows whose answers only the verifier sees: the model teaches itself on their prompts. null:
+    half of train's share, unless a source or task gives unlabelled prompts; 0: the questions of the
+    train split are asked again."""
     dev: Share = 0.1
     validation: Share = 0.1
     test: Share = 0.1
 
     @model_validator(mode="after")
     def _sum(self) -> Fractions:
+        shares = [self.train, self.unlabelled or 0.0, self.dev, self.validation, self.test]
         # With room for rounding: 0.7 + 0.1 + 0.1 + 0.1 is not 1 in binary.
-        if abs(self.train + self.dev + self.validation + self.test - 1.0) > 1e-6:
-            raise ValueError("train + dev + validation + test must be 1")
+        if abs(sum(shares) - 1.0) > 1e-6:
+            names = "train + dev + validation + test"
+            if self.unlabelled is not None:
+                names = "train + unlabelled + dev + validation + test"
+            raise ValueError(f"{names} must be 1")
         return self
 
 

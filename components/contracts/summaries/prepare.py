@@ -31,6 +31,9 @@ class StartSummary(PrepareSummary):
     """The same, and the beginning of this run."""
 
     written_by: ClassVar[tuple[str, ...]] = ("start",)
+    smallest_gain: float | None = None
+    """Smallest gain that the validation prompts can prove in one round, as a share of them; None if
+    the run goes on from an earlier one."""
     fresh: bool
     """False if the run goes on from the state of an earlier one, so that round 0 is skipped."""
     first_mix: str

@@ -1,0 +1,107 @@
+"""The most that a campaign can reach with its data, told before anything is spent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from components.contracts.recipe import Recipe
+from components.contracts.rows import Prompt
+from components.errors import UserError
+from components.statistics import alpha_of_round
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """The gains that the validation prompts can prove."""
+
+    units: int
+    """Validation prompts that count each for itself: families where the recipe names them."""
+    wins_needed: int
+    """Units that only the candidate may get right, and none the champion, to be proved better in
+    the first round."""
+
+    @property
+    def smallest_gain(self) -> float:
+        """Smallest gain that can be proved in one round, as a share of the prompts."""
+        return self.wins_needed / self.units
+
+    @property
+    def in_words(self) -> str:
+        """The gain as a person reads it."""
+        return (
+            f"the smallest gain that {self.units} validation prompts can prove is "
+            f"{100 * self.smallest_gain:.1f} points: {self.wins_needed} that only the candidate "
+            "gets right, none the other way"
+        )
+
+
+def outlook_of(recipe: Recipe, validation: Sequence[Prompt], num_unlabelled: int) -> Outlook:
+    """Return what the data can prove.
+
+    Args:
+        recipe: The recipe.
+        validation: Prompts of the gate.
+        num_unlabelled: Prompts that the model teaches itself on.
+
+    Raises:
+        UserError: No round of this recipe can promote a candidate, whatever it learns.
+    """
+    _check_goal(recipe, validation)
+    _check_accepted(recipe, num_unlabelled)
+    units = _num_units(recipe, validation)
+    level = alpha_of_round(recipe.decide.alpha, recipe.decide.max_rounds)
+    # All wins and no loss have p = 2 to the power of minus the wins, in the exact McNemar test and
+    # in the sign flips of families alike.
+    wins_needed = math.ceil(-math.log2(level))
+    if units < wins_needed:
+        kind = f"families (tag {recipe.decide.family})" if recipe.decide.family else "prompts"
+        raise UserError(
+            f"this recipe can never promote: validation has {units} {kind}, and even if only the "
+            f"candidate were right on all of them, p = {2.0**-units:.2g}, above the {level:.2g} "
+            f"that proves a gain; at least {wins_needed} are needed: add rows, raise "
+            "data.fractions.validation (or a task's `validation`), or lower decide.max_rounds"
+        )
+    return Outlook(units, wins_needed)
+
+
+def _num_units(recipe: Recipe, validation: Sequence[Prompt]) -> int:
+    family = recipe.decide.family
+    if not family:
+        return len(validation)
+    untagged = sum(family not in prompt.tags for prompt in validation)
+    if untagged:
+        tags = sorted({tag for prompt in validation for tag in prompt.tags})
+        raise UserError(
+            f"decide.family: {untagged} of {len(validation)} validation prompts have no tag "
+            f"{family!r} (tags there are: {', '.join(tags) or 'none'})"
+        )
+    return len({prompt.tags[family] for prompt in validation})
+
+
+def _check_goal(recipe: Recipe, validation: Sequence[Prompt]) -> None:
+    goal = recipe.decide.goal.slice
+    slices = {f"{tag}={value}" for prompt in validation for tag, value in prompt.tags.items()}
+    if goal and goal not in slices:
+        listed = ", ".join(sorted(slices)[:10]) or "none: the prompts carry no tags"
+        raise UserError(
+            f"decide.goal.slice {goal!r}: no validation prompt belongs to it (there are: {listed})"
+        )
+
+
+def _check_accepted(recipe: Recipe, num_unlabelled: int) -> None:
+    """Raise UserError if a round cannot accept as many samples as it has to."""
+    select = recipe.select
+    per_prompt = min(recipe.generate.samples_per_prompt, select.max_per_prompt)
+    num_prompts = min(recipe.generate.prompts_per_round, num_unlabelled)
+    most = num_prompts * per_prompt
+    if select.diversity is not None:
+        most = min(most, select.diversity.rows)
+    if most < select.min_accepted:
+        raise UserError(
+            f"this recipe can never promote: a round accepts at most {most} samples "
+            f"({num_prompts} unlabelled prompts, {per_prompt} samples each), and "
+            f"select.min_accepted is {select.min_accepted}: add prompts, raise "
+            "generate.samples_per_prompt, or lower select.min_accepted"
+        )
