@@ -28,7 +28,7 @@ from components.cli.options import (
     with_cluster_options,
 )
 from components.cli.package.profiles import Step
-from components.errors import UserError
+from components.errors import RatchetError, UserError
 
 if TYPE_CHECKING:
     from components.cli.cluster.kfp_api import Pipelines
@@ -163,6 +163,9 @@ def submit(
     started = start(pipelines, submission, again=again, ui=ui)
     verb = "joined" if started.attached else "began"
     print_note(f"{verb} run {submission.name}: {started.state}\n{started.url}")
+    if started.attached and started.state == "SUCCEEDED" and not name:
+        and_data = " and data" if submission.inputs_digest else ""
+        print_note(f"nothing changed: this run had the same code, recipe, parameters{and_data}")
     status = 0
     if wait:
         waiting = Waiting(
@@ -330,15 +333,27 @@ def _load_package(command: typer.Context, options: ClusterOptions) -> tuple[Pack
 def _plan(
     package: Package, options: ClusterOptions, name: str = "", default_name: str = ""
 ) -> Submission:
-    from components.cli.cluster.run_parameters import checked_parameters
+    from components.cli.cluster.inputs import digest_of_inputs
+    from components.cli.cluster.run_parameters import checked_parameters, recipe_of_run
     from components.cli.cluster.submit import current_commit, plan_submission
 
+    parameters = checked_parameters(package, tuple(options.param or ()), options.store)
+    inputs_digest = ""
+    try:
+        inputs_digest = digest_of_inputs(recipe_of_run(package, parameters), os.environ)
+    except RatchetError as error:
+        # Pods may well read what this machine cannot.
+        print_note(
+            f"whether the data has changed cannot be seen from here ({error}): a run of the same "
+            "recipe and commit is joined; --again begins another"
+        )
     return plan_submission(
         package,
-        checked_parameters(package, tuple(options.param or ()), options.store),
+        parameters,
         commit=options.commit or current_commit(os.environ),
         name=name,
         default_name=default_name,
+        inputs_digest=inputs_digest,
         experiment=options.experiment,
         service_account=options.service_account,
     )

@@ -131,6 +131,13 @@ class FileStore:
                 return None
         return status.st_size if stat.S_ISREG(status.st_mode) else None
 
+    def version(self, key: str) -> str | None:
+        """Return the SHA-256 of the object's bytes, or None if there is no object."""
+        if self.size(key) is None:
+            return None
+        with local_errors(self._path(key)), self._path(key).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
     def list(self, prefix: str) -> Iterator[str]:
         """Yield the keys below the folder `prefix` (empty, or ending in `/`), in order."""
         base = self._folder / keys.folder_prefix(prefix)

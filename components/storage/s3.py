@@ -131,11 +131,22 @@ class S3Store:
 
     def size(self, key: str) -> int | None:
         """Return the size in bytes, or None if there is no such object."""
+        head = self._head(key)
+        return None if head is None else int(head["ContentLength"])
+
+    def version(self, key: str) -> str | None:
+        """Return the object's ETag, or None if there is no object."""
+        head = self._head(key)
+        return None if head is None else str(head["ETag"])
+
+    def _head(self, key: str) -> Mapping[str, Any] | None:
         with self._errors(key):
             client = self._client()
             try:
-                answer = client.head_object(Bucket=self._bucket, Key=self._name(key))
-                return int(answer["ContentLength"])
+                head: Mapping[str, Any] = client.head_object(
+                    Bucket=self._bucket, Key=self._name(key)
+                )
+                return head
             except client.exceptions.ClientError as error:
                 if status_of(error) == 404:
                     return None

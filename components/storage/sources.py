@@ -71,6 +71,29 @@ def local_folder(uri: str, environment: Mapping[str, str], scratch: Path) -> Pat
             return _hf_folder(uri, address, environment)
 
 
+def source_version(uri: str, environment: Mapping[str, str]) -> str:
+    """Return a word that changes with what `uri` holds; empty where the URI itself says that.
+
+    Only objects and folders of a bucket can change behind their URI: the others are files of this
+    machine, of an installed package, or of a revision.
+
+    Raises UserError if there is nothing; Transient if the store cannot be reached for now.
+    """
+    scheme, _ = split_source(uri, environment)
+    if scheme != "s3":
+        return ""
+    parent, _, name = uri.rpartition("/")
+    if name and parent != "s3:/":
+        version = open_store(parent, environment).version(name)
+        if version is not None:
+            return version
+    folder = open_store(uri.rstrip("/"), environment)
+    versions = [f"{key} {folder.version(key)}" for key in folder.list("")]
+    if not versions:
+        raise UserError(f"{uri}: no such object; correct the key, or upload it")
+    return "\n".join(versions)
+
+
 def split_source(uri: str, environment: Mapping[str, str]) -> tuple[str, str]:
     """Return (scheme, address) of a URI; a plain path has the scheme `file`.
 

@@ -64,6 +64,10 @@ class Store(Protocol):
         """Return the size in bytes, or None if there is no such object."""
         ...
 
+    def version(self, key: str) -> str | None:
+        """Return a word that changes with the object's content, or None if there is no object."""
+        ...
+
     def list(self, prefix: str) -> Iterator[str]:
         """Yield the keys below the folder `prefix` (empty, or ending in `/`), in order.
 

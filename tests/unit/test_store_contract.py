@@ -52,6 +52,17 @@ def test_a_document_can_be_replaced(store: Store) -> None:
     assert store.get_bytes(KEY) == b"done"
 
 
+def test_another_content_is_another_version(store: Store) -> None:
+    store.put_bytes(KEY, b"first")
+    first = store.version(KEY)
+    assert store.version(KEY) == first
+    store.put_bytes(KEY, b"other")
+    assert store.version(KEY) != first
+    store.put_bytes(KEY, b"first")
+    assert store.version(KEY) == first
+    assert store.version("not/there") is None
+
+
 @pytest.mark.parametrize("data", [b"", b"weights", b"w" * 1_000_003])
 def test_a_file_comes_back_as_it_was_stored(store: Store, tmp_path: Path, data: bytes) -> None:
     store.put_file(object_of(data), written(tmp_path, data), sha256(data))

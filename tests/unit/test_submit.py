@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from components.cli.cluster.inputs import digest_of_inputs
 from components.cli.cluster.kfp_api import Pipelines
 from components.cli.cluster.kfp_calls import Access, ApiPatience, Unreachable, access_from
 from components.cli.cluster.run_failures import failed_steps
@@ -35,6 +36,7 @@ from components.cli.package.package_file import Package
 from components.errors import Transient, UserError
 from components.runtime.context import Context
 from components.storage import keys
+from tests.conftest import BUCKET, S3Server
 from tests.doubles.kfp_api import Clock, KfpApi, failed_workflow, missing_page, page
 from tests.doubles.kubernetes_api import cut_off, failing, lost, reset, slow
 from tests.unit.handmade import HOSTILE, Campaign, whole_campaign
@@ -113,6 +115,41 @@ def test_another_commit_other_parameters_or_another_package_is_another_run(
     }
     assert len(names) == 4
     assert wanted(package).name == wanted(package).name
+
+
+def test_other_data_behind_the_same_address_is_another_run_and_the_same_data_is_not(
+    package: Package, s3_server: S3Server
+) -> None:
+    client = s3_server.client()
+    recipe = {
+        "model": {"source": f"s3://{BUCKET}/inputs/model"},
+        "data": {"sources": [{"uri": f"s3://{BUCKET}/inputs/qa.jsonl"}]},
+    }
+
+    def name() -> str:
+        digest = digest_of_inputs(recipe, s3_server.environment)
+        return wanted(package, inputs_digest=digest).name
+
+    def put(key: str, body: bytes) -> None:
+        client.put_object(Bucket=BUCKET, Key=f"inputs/{key}", Body=body)
+
+    with pytest.raises(UserError, match=r"no such object"):
+        name()
+    put("qa.jsonl", b"{}\n")
+    put("model/config.json", b"{}")
+    first = name()
+    put("qa.jsonl", b"{}\n")
+    assert name() == first
+    put("qa.jsonl", b'{"prompt": "1"}\n')
+    assert name() != first
+    put("qa.jsonl", b"{}\n")
+    put("model/config.json", b"{ }")
+    assert name() != first
+    put("model/config.json", b"{}")
+    assert name() == first
+    # What cannot change behind its address leaves the name as it was without it.
+    procedural: dict[str, Any] = {"model": {"source": "scratch"}, "data": {"tasks": [{}]}}
+    assert digest_of_inputs(procedural, {}) == ""
 
 
 def test_a_name_of_ones_own_with_other_parameters_is_refused(

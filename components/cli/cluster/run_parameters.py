@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import yaml
 from pydantic import JsonValue
 
-from components.cli.cluster.local_inputs import refuse_local_inputs
+from components.cli.cluster.inputs import refuse_local_inputs
 from components.cli.json_documents import Json
 from components.cli.package.package_file import Package
 from components.cli.package.secret_values import looks_secret
@@ -66,9 +66,14 @@ def checked_parameters(package: Package, assignments: Sequence[str], store: str)
             )
     if "store" in parameters:
         _check_store(str(parameters["store"]))
-    default_recipe = definitions.get("recipe", {}).get("defaultValue")
-    refuse_local_inputs(parameters.get("recipe") or default_recipe or {})
+    refuse_local_inputs(recipe_of_run(package, parameters))
     return parameters
+
+
+def recipe_of_run(package: Package, parameters: Json) -> Json:
+    """Return the recipe that a run has: its parameter, else the one that was compiled in."""
+    default: Json = package.parameters.get("recipe", {}).get("defaultValue") or {}
+    return parameters.get("recipe") or default
 
 
 def _check_complete(definitions: Json, parameters: Json) -> None:

@@ -34,6 +34,8 @@ class Submission:
     experiment: str = "ratchet"
     service_account: str = "ratchet-run"
     description: str = ""
+    inputs_digest: str = ""
+    """Of the data and models that the run reads; empty: they cannot change, or are unknown."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ def plan_submission(
     commit: str,
     name: str = "",
     default_name: str = "",
+    inputs_digest: str = "",
     experiment: str = "ratchet",
     service_account: str = "ratchet-run",
 ) -> Submission:
@@ -72,8 +75,10 @@ def plan_submission(
         parameters: The run's parameters.
         commit: Full hash, perhaps with `-changed` behind it; empty: unknown.
         name: The user's name of the run, which the commit completes.
-        default_name: Without `name`, the run is called by this, commit, package and parameters;
-            empty: the pipeline's name.
+        default_name: Without `name`, the run is called by this, commit, package, parameters and
+            data; empty: the pipeline's name.
+        inputs_digest: Of the data and models that the run reads (`digest_of_inputs`); empty: they
+            cannot change, or are unknown.
         experiment: Kubeflow's folder of runs.
         service_account: Account of the pods.
     """
@@ -85,7 +90,11 @@ def plan_submission(
         run_name = f"{name} {short_commit}"
     else:
         # Two recipes of one commit are two runs; a name of the user's asks for a single one.
-        content_digest = digest_of([package_digest, parameters])[:8]
+        content: list[str | Json] = [package_digest, parameters]
+        if inputs_digest:
+            # Other data of the same recipe is another run, and the same data is not.
+            content.append(inputs_digest)
+        content_digest = digest_of(content)[:8]
         run_name = f"{default_name or package.name} {short_commit}-{content_digest}"
     return Submission(
         package,
@@ -95,6 +104,7 @@ def plan_submission(
         experiment=experiment,
         service_account=service_account,
         description=f"commit {commit or 'unknown'}, package {package_digest}",
+        inputs_digest=inputs_digest,
     )
 
 

@@ -1,12 +1,13 @@
-"""Inputs of a recipe that only this machine has: pods would look for them in vain."""
+"""Inputs of a recipe: those that only this machine has, and the state of those in a bucket."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+from components.canonical import digest_of
 from components.cli.json_documents import Json
 from components.errors import UserError
-from components.storage.sources import split_source
+from components.storage.sources import source_version, split_source
 
 _FROM_NOTHING = "scratch"
 # Sections of a recipe whose one field names a folder or file.
@@ -26,6 +27,22 @@ def refuse_local_inputs(recipe: Json) -> None:
             f"{'; '.join(local)}: this machine has it, and pods do not; copy it to a bucket that "
             f"they reach and say --set {key}=s3://bucket/…"
         )
+
+
+def digest_of_inputs(recipe: Json, environment: Mapping[str, str]) -> str:
+    """Return a digest of what the recipe's inputs hold now; empty if none of them can change.
+
+    Raises:
+        UserError: An input is not there, or may not be read.
+        Transient: The store cannot be reached for now.
+    """
+    versions = {}
+    for key, uri in _named_inputs(recipe):
+        if uri not in ("", _FROM_NOTHING):
+            version = source_version(uri, environment)
+            if version:
+                versions[key] = version
+    return digest_of(versions) if versions else ""
 
 
 def _named_inputs(recipe: Json) -> Iterator[tuple[str, str]]:
