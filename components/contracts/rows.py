@@ -113,6 +113,9 @@ class Sample(Row):
     num_tokens: int
     finished: bool
     """True if the model itself ended the answer; False if `max_new_tokens` cut it off."""
+    no_answer: str = ""
+    """Reason why an endpoint gave no answer (it refused the prompt, or only thought about it), with
+    the endpoint's words. The text is empty then. Empty for an answer."""
 
 
 class HardPrompt(Row):

@@ -101,13 +101,16 @@ def _write(
 
 
 def _counts(prompts: Sequence[Prompt], samples: Sequence[Sample]) -> SampleCounts:
-    num_finished = sum(sample.finished for sample in samples)
+    # A prompt that an endpoint refuses says nothing about how answers end.
+    answered = [sample for sample in samples if not sample.no_answer]
+    num_finished = sum(sample.finished for sample in answered)
     return SampleCounts(
         prompts=len(prompts),
         generated=len(samples),
         tokens=sum(sample.num_tokens for sample in samples),
-        finished_share=num_finished / max(1, len(samples)),
-        truncated=len(samples) - num_finished,
+        finished_share=num_finished / max(1, len(answered)),
+        truncated=len(answered) - num_finished,
+        no_answer=len(samples) - len(answered),
         distinct_answers=len({(sample.prompt_id, sample.text) for sample in samples}),
     )
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from components.contracts.recipe import Hints, SelectSection
 from components.contracts.rows import Prompt
-from components.select.scored_samples import Block, ScoredSample
+from components.select.scored_samples import Block, NoScore, ScoredSample
 
-Scorer = Callable[[Block], list[float | None]]
-"""Returns the scores of a block, in order; None where there is no score (`unscored`)."""
+Scorer = Callable[[Block], Sequence[float | NoScore | None]]
+"""Returns the scores of a block, in order; NoScore or None where there is none (`unscored`)."""
 
 
 @dataclass(frozen=True)

@@ -18,24 +18,25 @@ class DrawnCounts:
     tokens: int
     """With and without hints."""
     finished_share: float | None
-    """Share of the samples without a hint that the model itself ended; None without samples."""
+    """Share of the answers without a hint that the model itself ended; None without answers."""
 
     @classmethod
     def of(cls, shards: Iterable[Receipt]) -> DrawnCounts:
         """Add up the summaries of all shards."""
-        num_samples = 0
+        num_answers = 0
         num_finished = 0.0
         tokens = 0
         for shard in shards:
             summary = read_summary(shard, GenerateSummary)
-            num_samples += summary.generated
-            # Shards differ in size: their shares count by their samples.
-            num_finished += summary.finished_share * summary.generated
+            num_answers_of_shard = summary.generated - summary.no_answer
+            num_answers += num_answers_of_shard
+            # Shards differ in size: their shares count by their answers.
+            num_finished += summary.finished_share * num_answers_of_shard
             tokens += summary.tokens
             if summary.hinted is not None:
                 tokens += summary.hinted.tokens
         return cls(
-            tokens=tokens, finished_share=num_finished / num_samples if num_samples else None
+            tokens=tokens, finished_share=num_finished / num_answers if num_answers else None
         )
 
 

@@ -141,6 +141,13 @@ def make_scored_samples(
     return scored_samples
 
 
+@dataclass(frozen=True)
+class NoScore:
+    """A scorer has no score for a sample, and says why."""
+
+    reason: str
+
+
 def drop(scored: ScoredSample, reason: str, detail: str) -> Dropped:
     """Return the row of `dropped.jsonl` for a sample; the reference answer is not in it."""
     row = {

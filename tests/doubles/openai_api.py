@@ -7,6 +7,7 @@ import hashlib
 import json
 import threading
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -31,6 +32,8 @@ class OpenAiApi:
         self.faults: list[Fault] = []
         """What happens to the next requests."""
         self.always: Fault | None = None
+        self.fault_of: Callable[[dict[str, Any]], Fault | None] = lambda payload: None
+        """What happens to a request with this body."""
         self.answers_left: int | None = None
         """How many more requests it answers before it is busy; None: all."""
         self.counts_tokens = True
@@ -87,7 +90,9 @@ class OpenAiApi:
                 self.answers_left -= 1
                 if self.answers_left < 0:
                     return refusal(429, "rate_limit_exceeded", "slow down")
-            return self.faults.pop(0) if self.faults else self.always
+            if self.faults:
+                return self.faults.pop(0)
+            return self.fault_of(payload) or self.always
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         server = self
@@ -144,7 +149,7 @@ class OpenAiApi:
                     "Content-Type", "text/html" if isinstance(body, bytes) else "application/json"
                 )
                 self.send_header("Content-Length", str(promised or len(content)))
-                if status in (429, 500, 503):
+                if status in (429, 500, 503) or b'"error"' in content:
                     self.send_header("retry-after-ms", "5")
                 self.end_headers()
                 self.wfile.write(content)

@@ -164,6 +164,138 @@ def test_what_the_user_must_mend_ends_at_once(
     assert len(endpoint.payloads) <= 3
 
 
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (refusal(400, "content_filter", "filtered due to the prompt"), "refused (content policy)"),
+        (refusal(400, "context_length_exceeded", "at most 4096"), "refused (context length)"),
+        (
+            refusal(400, "invalid_value", "messages[0] holds a zero byte"),
+            "refused: Error code: 400",
+        ),
+        (refusal(500, "oops", "context size exceeded"), "refused (context length)"),
+        ((422, {"detail": "Input is too long for requested model."}), "refused (context length)"),
+        ((200, {"error": {"code": 403, "message": "flagged"}}), "refused (content policy)"),
+    ],
+    ids=str,
+)
+def test_one_refused_prompt_is_set_aside_with_the_endpoints_words(
+    context: Context, endpoint: OpenAiApi, fault: Fault, said: str
+) -> None:
+    refused = PROMPTS[1].text
+
+    def refuses_one(payload: dict[str, Any]) -> Fault | None:
+        return fault if payload["messages"][-1]["content"] == refused else None
+
+    endpoint.fault_of = refuses_one
+    receipt = ask_endpoint(context, endpoint, prompts=PROMPTS[:3], asked={"max_retries": 6})
+    drawn = samples_of(context, receipt)
+    assert len(drawn) == 9
+    set_aside = [one for one in drawn.values() if one.no_answer]
+    assert {one.prompt_id for one in set_aside} == {PROMPTS[1].id}
+    assert len(set_aside) == 3
+    for sample in set_aside:
+        assert (sample.text, sample.finished, sample.num_tokens) == ("", False, 0)
+        assert sample.no_answer.startswith(said)
+    summary = read_summary(receipt, GenerateSummary)
+    assert (summary.generated, summary.no_answer) == (9, 3)
+    others = [one for one in drawn.values() if not one.no_answer]
+    assert summary.truncated == sum(not one.finished for one in others)
+    assert summary.finished_share == sum(one.finished for one in others) / 6
+    assert len(endpoint.payloads) == 9, "a refusal is not asked for again"
+    assert len(list(context.store.list("replay/"))) == 6, "a refusal is not kept for ever"
+
+
+def test_which_parameters_are_sent_is_a_matter_of_the_recipe(
+    context: Context, endpoint: OpenAiApi
+) -> None:
+    endpoint.completion = completion_of("5")  # type: ignore[method-assign]
+    asked = {
+        "max_tokens_parameter": "max_completion_tokens",
+        "parameters": {"temperature": None, "seed": None, "reasoning_effort": "low", "top_p": 0.5},
+    }
+    drawn = samples_of(context, ask_endpoint(context, endpoint, prompts=PROMPTS[:2], asked=asked))
+    assert {one.text for one in drawn.values()} == {"5"}
+    for payload in endpoint.payloads:
+        names = {"model", "messages", "max_completion_tokens", "reasoning_effort", "top_p"}
+        assert set(payload) == names
+        assert payload["max_completion_tokens"] == 12
+        assert payload["top_p"] == 0.5
+    for name in ("messages", "model", "stream", "n"):
+        with pytest.raises(UserError, match=f"{name} is no parameter to choose"):
+            ask_endpoint(context, endpoint, asked={"parameters": {name: 1}})
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (
+            refusal(
+                400,
+                "unsupported_parameter",
+                "Unsupported parameter: 'max_tokens' is not "
+                "supported with this model. Use 'max_completion_tokens' instead.",
+            ),
+            "set generate.endpoint.max_tokens_parameter to max_completion_tokens",
+        ),
+        (
+            refusal(400, "unsupported_value", "'temperature' does not support 0.7 with this model"),
+            "set generate.endpoint.parameters.temperature to null",
+        ),
+        (
+            (422, {"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "no"}]}),
+            "seed: no); set generate.endpoint.parameters.seed to null",
+        ),
+        (
+            (
+                422,
+                {
+                    "object": "error",
+                    "message": {
+                        "detail": [{"loc": ["body", "top_p"], "msg": "Input should be less than 1"}]
+                    },
+                },
+            ),
+            "top_p: Input should be less than 1); set generate.endpoint.parameters.top_p to null",
+        ),
+    ],
+    ids=str,
+)
+def test_a_refused_parameter_is_told_with_the_key_that_helps(
+    context: Context, endpoint: OpenAiApi, fault: Fault, said: str
+) -> None:
+    endpoint.always = fault
+    with pytest.raises(UserError) as error:
+        ask_endpoint(context, endpoint, prompts=PROMPTS[:3], asked={"concurrency": 8})
+    assert said in str(error.value)
+    assert len(endpoint.payloads) == 1, "a request that is wrong is told after one"
+    told(error.value)
+
+
+def completion_of(content: Any, finish: Any = "stop", **message: Any) -> Any:
+    """A function that answers each request alike, in the form of a chat completion."""
+
+    def completion(payload: dict[str, Any]) -> dict[str, Any]:
+        turn = {"role": "assistant", "content": content, **message}
+        choice = {"index": 0, "finish_reason": finish, "message": turn}
+        return {"id": "x", "model": payload["model"], "choices": [choice]}
+
+    return completion
+
+
+def test_an_answer_that_is_all_thought_is_no_finished_empty_answer(
+    context: Context, endpoint: OpenAiApi
+) -> None:
+    endpoint.completion = completion_of(None, reasoning_content="2+3 is 5")  # type: ignore[method-assign]
+    receipt = ask_endpoint(context, endpoint, prompts=PROMPTS[:2])
+    for sample in samples_of(context, receipt).values():
+        assert not sample.finished
+        assert "thoughts in `reasoning_content`" in sample.no_answer
+    assert read_summary(receipt, GenerateSummary).no_answer == 6
+    # It was paid for, so it is kept like any answer.
+    assert len(list(context.store.list("replay/"))) == 6
+
+
 def test_a_wrong_model_or_key_is_named(context: Context, endpoint: OpenAiApi) -> None:
     with pytest.raises(UserError, match="knows no model 'teacher-2'"):
         ask_endpoint(context, endpoint, model="teacher-2")

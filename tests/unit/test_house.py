@@ -15,7 +15,9 @@ ROOT = Path(__file__).resolve().parents[2]
 COMPONENTS = ROOT / "components"
 HEAVY = {"torch", "transformers", "deepspeed", "vllm", "scipy", "gguf"}
 STEPS = sorted(path.parent for path in COMPONENTS.glob("*/step.py"))
-SHARED = [COMPONENTS / name for name in ("contracts", "storage", "runtime", "verifiers")]
+SHARED = [
+    COMPONENTS / name for name in ("contracts", "storage", "runtime", "verifiers", "chat_api")
+]
 LOCKS = ROOT / "docker" / "requirements"
 LONGEST_SHELL = 25
 SURROUNDINGS = ("cli", "runtime", "retry.py")

@@ -6,28 +6,20 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from components.contracts.recipe.endpoint import ChatEndpoint
 from components.contracts.recipe.section import Positive, Section
 
 EngineName = Literal["transformers", "vllm", "openai"]
 """Engines that can sample; `components.generate.engines` has a module for each."""
 
 
-class Endpoint(Section):
+class Endpoint(ChatEndpoint):
     """Someone else's model, which answers instead of the champion.
 
     It is at an endpoint that speaks OpenAI's API. Its URL and key come from the environment:
-    OPENAI_BASE_URL and OPENAI_API_KEY.
+    OPENAI_BASE_URL and OPENAI_API_KEY. A prompt that it refuses (content policy, context length) is
+    set aside with its words.
     """
-
-    model: str
-    """The model's name there."""
-    concurrency: Positive = 8
-    """Requests under way at once."""
-    timeout_seconds: Annotated[float, Field(gt=0.0)] = 120.0
-    """Longest time of one request."""
-    max_retries: Annotated[int, Field(ge=0)] = 6
-    """After a refusal that may pass (429, 5xx, no connection), with growing pauses, or those the
-    server asks for."""
 
 
 class Hints(Section):

@@ -6,23 +6,24 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from components.contracts.recipe.endpoint import ChatEndpoint
 from components.contracts.recipe.section import Positive, Section, Share
 
 
-class JudgeScorer(Section):
+class JudgeScorer(ChatEndpoint):
     """A language model that grades answers, at an endpoint that speaks OpenAI's API.
 
     Its URL and key come from the environment: RATCHET_JUDGE_URL and RATCHET_JUDGE_KEY.
     """
 
-    model: str
     rubric: str = (
         "10: correct, complete and clear. 5: partly right. 0: wrong, empty, or off the question."
     )
     """Meaning of the grades; the judge answers with one whole number from 0 to 10, nothing else."""
     min_score: Annotated[int, Field(ge=0, le=10)] = 8
-    concurrency: Positive = 8
-    """Requests under way at once."""
+    # A judge that does as it is told ends after one number, whatever the limit.
+    max_tokens: Positive = 1024
+    """Longest reply: room for the thoughts of a reasoning model."""
 
 
 class RewardScorer(Section):

@@ -17,9 +17,11 @@ class SampleCounts(Part):
     """Tokens of all samples."""
     # A wrong stop token or template shows here first: answers run on until they are cut off.
     finished_share: float
-    """Share of the samples that the model itself ended, 0 to 1; 0 without samples."""
+    """Share of the answers that the model itself ended, 0 to 1; 0 without answers."""
     truncated: int
     """Samples that `max_new_tokens` cut off."""
+    no_answer: int = 0
+    """Samples without an answer: the endpoint refused the prompt, or only thought about it."""
     distinct_answers: int
     """Pairs of prompt and text that differ."""
 

@@ -6,19 +6,19 @@ is started again, or another campaign with the same request, reads it there.
 
 from __future__ import annotations
 
+import importlib.util
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from components.canonical import canonical_json, digest_of, whole_characters
+from components.canonical import canonical_json, digest_of
+from components.chat_api.client import Access, ChatClient, Refusal
 from components.contracts.rows import Sample
 from components.contracts.summaries.generate import EngineFacts
-from components.errors import Corrupt, Missing, RatchetError, Transient, UserError
+from components.errors import Corrupt, Missing, RatchetError, UserError
 from components.generate.batches import Ask
 from components.runtime.campaign import Campaign
 from components.runtime.context import Context
@@ -26,8 +26,6 @@ from components.storage import keys
 
 MAX_SEED = 2**31
 """Endpoints differ in the seeds they accept; all accept seeds below this."""
-MAX_ERROR_CHARACTERS = 200
-"""Characters of a server's error in a message."""
 
 
 class Reply(BaseModel):
@@ -42,42 +40,37 @@ class Reply(BaseModel):
     text: str
     num_tokens: int
     finished: bool
+    no_answer: str = ""
+    """As in `Sample`."""
 
 
 class EndpointEngine:
-    """An engine that sends `concurrency` requests at a time.
-
-    The `openai` package retries errors that may pass.
-    """
+    """An engine that sends `concurrency` requests at a time."""
 
     def __init__(self, context: Context, campaign: Campaign) -> None:
         """Raise UserError without the package or a key."""
-        try:
-            import openai
-        except ImportError:
-            raise UserError(
-                "generate.engine is openai: install the Python package `openai`"
-            ) from None
+        if importlib.util.find_spec("openai") is None:
+            raise UserError("generate.engine is openai: install the Python package `openai`")
         endpoint = campaign.recipe.generate.endpoint
         assert endpoint is not None
         self._context = context
         self._campaign = campaign
         self._endpoint = endpoint
-        self._key = context.environment.get("OPENAI_API_KEY", "")
-        if not self._key:
+        key = context.environment.get("OPENAI_API_KEY", "")
+        if not key:
             raise UserError(
                 "generate.engine is openai and OPENAI_API_KEY is not set: "
                 "set it (to any word, if the endpoint wants none), "
                 "and OPENAI_BASE_URL unless the endpoint is OpenAI's own"
             )
-        self._client = openai.OpenAI(
-            api_key=self._key,
-            base_url=context.environment.get("OPENAI_BASE_URL") or "https://api.openai.com/v1",
-            timeout=endpoint.timeout_seconds,
-            max_retries=endpoint.max_retries,
+        access = Access(
+            section="generate.endpoint",
+            url=context.environment.get("OPENAI_BASE_URL") or "https://api.openai.com/v1",
+            url_variable="OPENAI_BASE_URL",
+            key=key,
+            key_variable="OPENAI_API_KEY",
         )
-        # True once an answer was understood: then the address is right, see `_malformed`.
-        self._answered = False
+        self._client = ChatClient(endpoint, access)
         self._failure: RatchetError | None = None
 
     @property
@@ -93,11 +86,17 @@ class EndpointEngine:
             Transient: The endpoint fails for now, after all retries.
         """
         with ThreadPoolExecutor(self._endpoint.concurrency, thread_name_prefix="endpoint") as pool:
-            futures = [pool.submit(self._sample_unless_failed, ask) for ask in asks]
-            for num_done, future in enumerate(as_completed(futures), 1):
+            # First one sample of each prompt: the client judges by its first answers whether a
+            # refusal is about one prompt or about all requests.
+            ordered = sorted(asks, key=lambda ask: ask.index)
+            future_by_ask = {
+                (ask.prompt.id, ask.index): pool.submit(self._sample_unless_failed, ask)
+                for ask in ordered
+            }
+            for num_done, future in enumerate(as_completed(future_by_ask.values()), 1):
                 future.result()
                 on_answers(num_done)
-        return [future.result() for future in futures]
+        return [future_by_ask[ask.prompt.id, ask.index].result() for ask in asks]
 
     def _sample_unless_failed(self, ask: Ask) -> Sample:
         # Requests that are queued when another one fails must not be sent, and paid, in vain.
@@ -114,7 +113,11 @@ class EndpointEngine:
         address = keys.replay_key(digest_of({"payload": payload, "index": ask.index}))
         reply = self._stored_reply(address, payload, ask.index)
         if reply is None:
-            reply = self._request(payload, ask.index)
+            answer = self._replied(payload, ask.index)
+            if isinstance(answer, Refusal):
+                # Not stored: nothing was paid, and another time the endpoint may answer.
+                return _unanswered(ask, answer.reason)
+            reply = answer
             self._context.store.put_bytes(address, canonical_json(reply.model_dump(mode="json")))
         return Sample(
             prompt_id=ask.prompt.id,
@@ -123,6 +126,7 @@ class EndpointEngine:
             text=reply.text,
             num_tokens=reply.num_tokens,
             finished=reply.finished,
+            no_answer=reply.no_answer,
         )
 
     def _payload(self, ask: Ask) -> dict[str, Any]:
@@ -134,14 +138,13 @@ class EndpointEngine:
         # A conversation that brings its own system turn keeps it.
         if system and messages[0]["role"] != "system":
             messages.insert(0, {"role": "system", "content": system})
-        return {
-            "model": self._endpoint.model,
-            "messages": messages,
-            "temperature": self._campaign.state.plan.temperature,
-            "top_p": section.top_p,
-            "max_tokens": section.max_new_tokens,
-            "seed": ask.seed % MAX_SEED,
-        }
+        return self._endpoint.request(
+            messages,
+            max_tokens=section.max_new_tokens,
+            temperature=self._campaign.state.plan.temperature,
+            top_p=section.top_p,
+            seed=ask.seed % MAX_SEED,
+        )
 
     def _stored_reply(self, address: str, payload: dict[str, Any], index: int) -> Reply | None:
         """Return the stored answer; None if there is none, or none that fits (noted)."""
@@ -156,86 +159,33 @@ class EndpointEngine:
             return None
         return reply
 
-    def _request(self, payload: dict[str, Any], index: int) -> Reply:
-        """Return the endpoint's answer."""
-        with self._failures():
-            completion = self._client.chat.completions.create(**payload)
-        try:
-            choice = completion.choices[0]
-            text = (choice.message.content or "").strip()
-            finished = choice.finish_reason == "stop"
-            usage = completion.usage
-            counted_tokens = usage.completion_tokens if usage is not None else None
-        except (AttributeError, TypeError, IndexError):
-            raise self._malformed("its answer is no chat completion") from None
-        self._answered = True
-        # Half an emoji (`\ud83d`, cut off in the middle) is no text and could not be stored.
-        text = whole_characters(text)
-        # Without a count by the endpoint, a token is taken to be about four characters.
-        num_tokens = counted_tokens if isinstance(counted_tokens, int) else math.ceil(len(text) / 4)
+    def _replied(self, payload: dict[str, Any], index: int) -> Reply | Refusal:
+        """Return the endpoint's answer, or its refusal of the prompt."""
+        answer = self._client.ask(payload)
+        if isinstance(answer, Refusal):
+            return answer
+        text = answer.text.strip()
+        num_tokens = answer.num_tokens
+        if num_tokens is None:
+            # A token is taken to be about four characters.
+            num_tokens = math.ceil(len(text) / 4)
         return Reply(
-            payload=payload, index=index, text=text, num_tokens=num_tokens, finished=finished
+            payload=payload,
+            index=index,
+            text=text,
+            num_tokens=num_tokens,
+            finished=not answer.cut_off and not answer.no_answer,
+            no_answer=answer.no_answer,
         )
 
-    @contextmanager
-    def _failures(self) -> Iterator[None]:
-        """Turn errors of the package, after its retries, into UserError or Transient.
 
-        The message is one line, without the key.
-        """
-        import openai
-
-        endpoint = f"generate.endpoint {self._address_shown()}"
-        try:
-            yield
-        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-            raise UserError(
-                f"{endpoint} refuses the key ({self._words(error)}): set OPENAI_API_KEY"
-            ) from None
-        except openai.NotFoundError as error:
-            raise UserError(
-                f"{endpoint} knows no model {self._endpoint.model!r}, or the address is wrong "
-                f"({self._words(error)}): check generate.endpoint.model and OPENAI_BASE_URL"
-            ) from None
-        except openai.APITimeoutError:
-            raise Transient(
-                f"{endpoint} did not answer within {self._endpoint.timeout_seconds:g} s, "
-                f"{self._endpoint.max_retries + 1} times"
-            ) from None
-        except openai.APIConnectionError as error:
-            raise Transient(
-                f"{endpoint} cannot be reached ({self._words(error.__cause__ or error)})"
-            ) from None
-        except (openai.RateLimitError, openai.InternalServerError, openai.ConflictError) as error:
-            # Sent as 429 as well, but no pause mends it.
-            if error.code == "insufficient_quota":
-                raise UserError(
-                    f"{endpoint}: the account has no quota left ({self._words(error)})"
-                ) from None
-            raise Transient(f"{endpoint} is busy or failing ({self._words(error)})") from None
-        except openai.APIStatusError as error:
-            # Request timeout and "too early": the package has no class for them.
-            if error.status_code in (408, 425):
-                raise Transient(f"{endpoint} is busy or failing ({self._words(error)})") from None
-            raise UserError(f"{endpoint} refuses the request ({self._words(error)})") from None
-        # ValueError: a body that is announced as JSON and is none.
-        except (openai.APIError, ValueError) as error:
-            raise self._malformed(self._words(error)) from None
-
-    def _malformed(self, reason: str) -> UserError | Transient:
-        """Return the error for an answer that is no chat completion."""
-        text = f"generate.endpoint {self._address_shown()}: {reason}"
-        # Once another answer was right, the address is right: this one was garbled on its way.
-        if self._answered:
-            return Transient(text)
-        return UserError(f"{text}; is OPENAI_BASE_URL right (…/v1)?")
-
-    def _address_shown(self) -> str:
-        """Return the endpoint's URL without a user name, password or query that it may hold."""
-        parts = urlsplit(str(self._client.base_url))
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
-
-    def _words(self, error: BaseException) -> str:
-        """Return the server's words on one line, without the key."""
-        words = " ".join(str(error).split()).replace(self._key, "***")
-        return "".join(letter for letter in words if letter.isprintable())[:MAX_ERROR_CHARACTERS]
+def _unanswered(ask: Ask, reason: str) -> Sample:
+    return Sample(
+        prompt_id=ask.prompt.id,
+        index=ask.index,
+        seed=ask.seed,
+        text="",
+        num_tokens=0,
+        finished=False,
+        no_answer=reason,
+    )

@@ -45,6 +45,7 @@ PASSES: tuple[tuple[Entry, ...], ...] = (
     # learns anything from samples of evaluation prompts.
     (
         Entry("contamination", contamination.filter_of, checks_quality=False),
+        Entry("no_answer", completeness.answered, checks_quality=False),
         Entry("unfinished", completeness.filter_of),
         Entry("empty", completeness.not_empty),
         Entry(VERIFIER, verifier.filter_of),
@@ -73,5 +74,5 @@ PASSES: tuple[tuple[Entry, ...], ...] = (
     (Entry("diversity", diversity.filter_of, checks_quality=False),),
 )
 """Cheap and certain filters come first, so that those which run a model see the fewest rows."""
-BEFORE_VERIFIER = ("contamination", "unfinished", "empty")
+BEFORE_VERIFIER = ("contamination", "no_answer", "unfinished", "empty")
 """Filters of the first pass that drop samples before the verifier has seen them."""

@@ -1,9 +1,14 @@
-"""Answers that were cut off, and answers without text."""
+"""Samples without an answer, answers that were cut off, and answers without text."""
 
 from __future__ import annotations
 
 from components.select.filter_settings import FilterSettings
 from components.select.scored_samples import Filter, Remaining, ScoredSample, split
+
+
+def answered(settings: FilterSettings, remaining: Remaining) -> Filter | None:
+    """Return a filter that drops what an endpoint refused to answer, with its words."""
+    return lambda block: split(block, lambda scored: scored.sample.no_answer, "no_answer")
 
 
 def filter_of(settings: FilterSettings, remaining: Remaining) -> Filter | None:

@@ -10,6 +10,7 @@ from components.select.filter_settings import FilterSettings
 from components.select.scored_samples import (
     Block,
     Filter,
+    NoScore,
     Outcome,
     Remaining,
     ScoredSample,
@@ -32,8 +33,9 @@ def filter_of(settings: FilterSettings, remaining: Remaining) -> Filter | None:
         passed: list[ScoredSample] = []
         dropped: list[Dropped] = []
         for unscored, score in zip(block, scorer(block), strict=True):
-            if score is None:
-                dropped.append(drop(unscored, "unscored", "it is too long for the model"))
+            if score is None or isinstance(score, NoScore):
+                detail = "it is too long for the model" if score is None else score.reason
+                dropped.append(drop(unscored, "unscored", detail))
                 continue
             scored = with_score(unscored, "influence", score)
             if score > 0:

@@ -9,6 +9,7 @@ from components.select.filter_settings import FilterSettings
 from components.select.scored_samples import (
     Block,
     Filter,
+    NoScore,
     Outcome,
     Remaining,
     ScoredSample,
@@ -100,8 +101,9 @@ def _filter(settings: FilterSettings, name: str, refusal: Refusal, reason: str) 
         dropped: list[Dropped] = []
         for unscored, score in zip(block, scorer(block), strict=True):
             # Never passed unscored: a judge that fails would let everything through.
-            if score is None:
-                dropped.append(drop(unscored, "unscored", f"{name} gave no score"))
+            if score is None or isinstance(score, NoScore):
+                detail = f"{name} gave no score" if score is None else score.reason
+                dropped.append(drop(unscored, "unscored", detail))
                 continue
             # Dropped rows carry the score too: it shows how far they were from the bound.
             scored = with_score(unscored, name, score)

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Any
 
+from components.chat_api.client import Access, ChatClient, Refusal
 from components.contracts.recipe import JudgeScorer
-from components.errors import Transient, UserError, one_line
-from components.select.scored_samples import Block, ScoredSample
+from components.errors import UserError, one_line
+from components.select.scored_samples import Block, NoScore, ScoredSample
 
 URL = "RATCHET_JUDGE_URL"
 """Environment variable with the endpoint."""
 KEY = "RATCHET_JUDGE_KEY"
 """Environment variable with the endpoint's key."""
-TIMEOUT_SECONDS = 120.0
-MAX_RETRIES = 5
-MAX_TOKENS = 8
-"""Tokens of a reply: enough for a number from 0 to 10."""
 
-_GRADE = re.compile(r"\s*(10|[0-9])\s*")
+_MARK_UP = r"[\s*_`\"'#\[\](){}<>$]*"
+_GRADE = re.compile(
+    rf"{_MARK_UP}"
+    rf"(?:(?:final |overall )?(?:grade|score|rating){_MARK_UP}(?:is|[:=]){_MARK_UP})?"
+    rf"(10|[0-9])(?:\.0+)?{_MARK_UP}"
+    rf"(?:(?:/|out of){_MARK_UP}10|points?)?{_MARK_UP}[.!]?{_MARK_UP}",
+    re.IGNORECASE,
+)
+"""A grade in the forms that models give it: 8, **8**, 8/10, Grade: 8, {"grade": 8}, 8 out of 10."""
+_TAG = re.compile(r"\\boxed|</?(?:grade|score|rating|answer)>", re.IGNORECASE)
 _INSTRUCTION = (
     "You grade an answer to a question. The grades mean:\n{rubric}\n\n"
     "The user's message is a JSON object with the fields `question` and `answer`. "
@@ -36,21 +42,21 @@ class Judge:
 
     def __init__(self, section: JudgeScorer, environment: Mapping[str, str]) -> None:
         """Raise UserError if the environment names no endpoint."""
-        import openai
-
         url = environment.get(URL)
         if not url:
             raise UserError(
                 f"select.judge needs the endpoint in {URL} (https://host/v1), and its key in {KEY}"
             )
-        self._section = section
         # A local endpoint may need no key, but the client refuses an empty one.
-        self._client: Any = openai.OpenAI(
-            base_url=url,
-            api_key=environment.get(KEY) or "none",
-            timeout=TIMEOUT_SECONDS,
-            max_retries=MAX_RETRIES,
+        access = Access(
+            section="select.judge",
+            url=url,
+            url_variable=URL,
+            key=environment.get(KEY) or "none",
+            key_variable=KEY,
         )
+        self._section = section
+        self._client = ChatClient(section, access)
         self._pool = ThreadPoolExecutor(section.concurrency)
 
     def __enter__(self) -> Judge:
@@ -65,14 +71,14 @@ class Judge:
         self._pool.shutdown(cancel_futures=True)
         self._client.close()
 
-    def grades(self, block: Block) -> list[float | None]:
-        """Return a grade from 0 to 10 for each answer; None where the reply is no whole number.
+    def grades(self, block: Block) -> list[float | NoScore]:
+        """Return a grade from 0 to 10 for each answer, or the reason why there is none.
 
         Equal answers to one prompt are graded once.
 
         Raises:
-            UserError: The endpoint refuses the request.
-            Transient: The endpoint cannot be reached.
+            UserError: The endpoint refuses the key, the model or the parameters.
+            Transient: The endpoint cannot be reached, or fails for now.
         """
         # Small models repeat themselves, and every grade is paid for.
         distinct = {(scored.prompt.id, scored.text): scored for scored in block}
@@ -80,43 +86,40 @@ class Judge:
         grade_by_answer = dict(zip(distinct, grades, strict=True))
         return [grade_by_answer[scored.prompt.id, scored.text] for scored in block]
 
-    def _grade(self, scored: ScoredSample) -> float | None:
-        import openai
-
+    def _grade(self, scored: ScoredSample) -> float | NoScore:
         # JSON quotes the answer, so that it cannot end the question and give an instruction.
         question = json.dumps(
             {"question": scored.prompt.text, "answer": scored.text}, ensure_ascii=False
         )
-        system = _INSTRUCTION.format(rubric=self._section.rubric)
-        try:
-            reply = self._client.chat.completions.create(
-                model=self._section.model,
-                # Greedy: a grade should not depend on luck.
-                temperature=0.0,
-                max_tokens=MAX_TOKENS,
-                messages=[
-                    {"role": "system", "content": system},
-                    {"role": "user", "content": question},
-                ],
+        messages = [
+            {"role": "system", "content": _INSTRUCTION.format(rubric=self._section.rubric)},
+            {"role": "user", "content": question},
+        ]
+        # Greedy: a grade should not depend on luck.
+        payload = self._section.request(
+            messages, max_tokens=self._section.max_tokens, temperature=0.0
+        )
+        reply = self._client.ask(payload)
+        if isinstance(reply, Refusal):
+            return NoScore(f"the judge {reply.reason}")
+        grade = parsed_grade(reply.text)
+        if grade is not None:
+            return grade
+        if reply.cut_off:
+            return NoScore(
+                f"the judge's reply was cut off after {self._section.max_tokens} tokens: raise "
+                "select.judge.max_tokens"
             )
-        except (
-            openai.APIConnectionError,
-            openai.RateLimitError,
-            openai.InternalServerError,
-        ) as error:
-            raise Transient(
-                f"the judge at {URL} could not be asked ({one_line(error)}); try again later"
-            ) from None
-        except openai.APIStatusError as error:
-            raise UserError(
-                f"the judge at {URL} refused model {self._section.model!r}: "
-                f"{error.status_code} {one_line(error)}; check select.judge.model and {KEY}"
-            ) from None
-        return parsed_grade(reply.choices[0].message.content if reply.choices else None)
+        if reply.no_answer:
+            return NoScore(f"the judge: {reply.no_answer}")
+        return NoScore(f"the judge's reply is no grade: {one_line(reply.text, 80)!r}")
 
 
-def parsed_grade(reply: str | None) -> float | None:
-    """Return the grade if the whole reply is one, else None."""
+def parsed_grade(reply: str) -> float | None:
+    """Return the grade if the whole reply is one, but for thoughts before it; else None."""
+    # Templates that open the thoughts themselves leave the closing tag alone.
+    said = re.split(r"</think(?:ing)?>", reply)[-1]
+    plain = unicodedata.normalize("NFKC", _TAG.sub("", said))
     # The whole reply: a grade that the judge quotes from an answer must not count.
-    match = _GRADE.fullmatch(reply or "")
+    match = _GRADE.fullmatch(plain)
     return float(match[1]) if match else None

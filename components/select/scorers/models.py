@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,6 @@ from components.errors import UserError
 from components.runtime.campaign import Campaign, base_name, checkpoint_name
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, fetch, fetch_folder, read_receipt
-from components.select.filter_settings import Scorer
 from components.select.scored_samples import Block, SampleKey
 from components.storage.sources import local_folder, split_source
 
@@ -27,8 +27,11 @@ if TYPE_CHECKING:
 BATCH_ROWS = 32
 """Rows per forward pass of the perplexities."""
 
+ModelScorer = Callable[[Block], list[float | None]]
+"""A scorer that runs a model here; None where a sample is too long for it."""
 
-def reward_scorer(context: Context, section: RewardScorer, scratch: Path) -> Scorer:
+
+def reward_scorer(context: Context, section: RewardScorer, scratch: Path) -> ModelScorer:
     """Return a scorer by a sequence classifier with one output.
 
     Args:
@@ -58,7 +61,7 @@ def reward_scorer(context: Context, section: RewardScorer, scratch: Path) -> Sco
     return _with_threads(context, scores)
 
 
-def likelihood_scorers(context: Context, campaign: Campaign) -> dict[str, Scorer]:
+def likelihood_scorers(context: Context, campaign: Campaign) -> dict[str, ModelScorer]:
     """Return scorers `champion` and `base`, perplexities per token, and `ratio` of the two."""
     champion = read_receipt(context, campaign.champion_ref)
     models = {
@@ -77,7 +80,7 @@ def likelihood_scorers(context: Context, campaign: Campaign) -> dict[str, Scorer
     return {**models, "ratio": ratio}
 
 
-def _perplexity(context: Context, campaign: Campaign, receipt: Receipt, name: str) -> Scorer:
+def _perplexity(context: Context, campaign: Campaign, receipt: Receipt, name: str) -> ModelScorer:
     """Return a scorer of perplexities under a checkpoint.
 
     The score of a row longer than `train.max_length` is None.
@@ -113,7 +116,7 @@ def _perplexity(context: Context, campaign: Campaign, receipt: Receipt, name: st
     return _with_threads(context, scores)
 
 
-def influence_scorer(context: Context, campaign: Campaign) -> Scorer:
+def influence_scorer(context: Context, campaign: Campaign) -> ModelScorer:
     """Return a scorer by the product of a row's gradient and that of labelled dev rows.
 
     The score of a row longer than `train.max_length` is None.
@@ -168,7 +171,7 @@ def _loaded(context: Context, receipt: Receipt, name: str, system_prompt: str) -
         shutil.rmtree(folder)
 
 
-def _with_threads(context: Context, score: Scorer) -> Scorer:
+def _with_threads(context: Context, score: ModelScorer) -> ModelScorer:
     """Return the scorer, which then uses as many threads as the context allows."""
 
     def scores(block: Block) -> list[float | None]:

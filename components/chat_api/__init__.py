@@ -1,0 +1,1 @@
+"""A client of models behind endpoints that speak OpenAI's chat completions, as many servers do."""
