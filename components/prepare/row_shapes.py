@@ -93,7 +93,13 @@ def _reference(row: Row, source: DataSource, completion: str | None) -> JsonObje
     missing = [name for name in source.reference_fields if row.get(name) is None]
     if missing:
         raise RejectedRow("no_reference", f"no {missing[0]!r}, of data.sources reference_fields")
-    reference = _json_object({name: row[name] for name in source.reference_fields})
+    fields = {name: row[name] for name in source.reference_fields}
+    if source.verifier == "code":
+        if row.get(source.tests_field) is None:
+            raise RejectedRow("no_tests", f"no {source.tests_field!r}; data.sources tests_field")
+        fields["tests"] = row[source.tests_field]
+        fields["entry_point"] = row.get("entry_point")
+    reference = _json_object(fields)
     return reference if completion is None else {**reference, "answer": completion}
 
 

@@ -18,7 +18,7 @@ from components.contracts.rows import Dropped, Prompt, Split, TrainingRow
 from components.errors import UserError
 from components.prepare.division import divide
 from components.prepare.examples import Example
-from components.verifiers import pattern_problem, verify
+from components.verifiers import pattern_problem, verdict_of
 
 Target = Split | Literal["auto"]
 Assigned = tuple[Target, Example]
@@ -142,9 +142,11 @@ def _problem_in(split: Split, example: Example) -> str:
         # The completion is a pattern here, and no pattern matches itself for sure.
         problem = pattern_problem(example.completion)
         return f"pattern: {problem}" if problem else ""
-    if verify(example.as_prompt(), example.completion):
+    verdict = verdict_of(example.as_prompt(), example.completion)
+    if verdict.score >= example.check.threshold:
         return ""
-    return f"verifier {example.verifier} refuses the reference answer"
+    because = f" ({verdict.reason})" if verdict.reason else ""
+    return f"verifier {example.verifier} refuses the reference answer{because}"
 
 
 def _claim(meant_for: ExamplesOfSplits, rejected: list[Dropped]) -> ExamplesOfSplits:

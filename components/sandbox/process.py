@@ -28,17 +28,19 @@ class LineProcess:
     Its standard input and output are the channel. Use it as a context manager, or call `end`.
     """
 
-    def __init__(self, program: str, arguments: Sequence[str], *, packages: bool) -> None:
+    def __init__(self, module: str, arguments: Sequence[str], *, packages: bool) -> None:
         """Start it.
 
         Args:
-            program: File of this folder.
+            module: Full name of a module of this package. A name and no path: the code digest of a
+                step follows such names.
             arguments: Its arguments.
             packages: Let it import what is installed; without, the standard library alone.
         """
+        file = _HERE / f"{module.rpartition('.')[2]}.py"
         options = ["-I", "-X", "utf8"] if packages else ["-I", "-S", "-X", "utf8"]
         self._process = subprocess.Popen(
-            [sys.executable, *options, str(_HERE / program), *arguments],
+            [sys.executable, *options, str(file), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -1,8 +1,8 @@
 """Verifiers: checks of one answer against its prompt, by the name in `Prompt.verifier`.
 
 `verify` says right or wrong; `vote_keys` says which answers of a prompt are the same. Neither
-raises on what a model wrote, and neither runs it. They take time in proportion to its length;
-`math` gives up on a comparison after 5 seconds. An answer is right by
+raises on what a model wrote, and neither runs it in this process. They take time in proportion to
+its length; `math` gives up on a comparison after 5 seconds. An answer is right by
 
 - `exact`, if it is the reference, but for white space and Unicode forms (composed or not, with or
   without zero-width characters);
@@ -13,6 +13,7 @@ raises on what a model wrote, and neither runs it. They take time in proportion 
   says its text. "A and B" and "I don't know" name none;
 - `math`, if it ends with an expression that is equal as mathematics;
 - `regex`, if all of it matches the reference, a regular expression;
+- `code`, if the Python program in it passes the row's tests, in a confined process;
 - `task/reverse`, `task/copy`, `task/addition`, if it answers the prompt of the built-in task;
 - `reasoning_gym`, if the task's own scorer gives it the full score;
 - `my_checker.py:check` or `module:function`, if this function of the user's gives it a score of at
@@ -34,6 +35,7 @@ from components.errors import UserError
 from components.sandbox.verdict import Verdict
 from components.verifiers import (
     choice,
+    code,
     exact,
     mathematics,
     numeric,
@@ -103,6 +105,7 @@ _VERIFIERS = {
         mathematics.stated_answer,
     ),
     "choice": Verifier(choice.accepts, choice.answer_key, choice.group_keys, choice.stated_answer),
+    "code": Verifier(code.verdict, code.answer_key),
     # A regular expression is no answer.
     "regex": Verifier(regex.accepts, stated_answer=lambda prompt: ""),
     **{

@@ -22,6 +22,7 @@ from components.sandbox.code_bundles import folder_of
 from components.sandbox.process import LineProcess, Silent
 from components.sandbox.verdict import Verdict
 
+_WORKER = "components.sandbox.checker_worker"
 START_SECONDS = 60
 """Time to import the checker, with all that it imports."""
 
@@ -100,7 +101,7 @@ class _Checker:
         folder = folder_of(self._check.code)
         arguments = (str(folder), self._name.module, self._name.function)
         limits = (str(self._check.seconds), str(self._check.memory_mb))
-        process = LineProcess("checker_worker.py", (*arguments, *limits), packages=True)
+        process = LineProcess(_WORKER, (*arguments, *limits), packages=True)
         try:
             reply = json.loads(process.receive(Deadline(START_SECONDS)))
         except Silent as error:

@@ -30,6 +30,7 @@ BENCHMARKS = (
     "mutants",
     "manifests",
     "containers",
+    "sandbox",
     "from_nothing",
 )
 

@@ -255,14 +255,16 @@ def test_the_example_of_the_page_works(
     context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "checkers.md").read_text()
-    blocks = dict(re.findall(r"^```(python|yaml)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL))
-    (tmp_path / "my_checker.py").write_text(blocks["python"])
+    blocks = re.findall(r"^```(?:python|yaml)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    checker, recipe_text, recipe_of_code = blocks
+    parse_recipe({**RECIPE, **yaml.safe_load(recipe_of_code)})
+    (tmp_path / "my_checker.py").write_text(checker)
     (row,) = re.findall(r"`(\{\"prompt\".*?\})`", page, re.DOTALL)
     flag = json.loads(" ".join(row.split()))
     rows = [json.dumps({**flag, "prompt": f"{n}. {flag['prompt']}"}) for n in range(40)]
     (tmp_path / "colours.jsonl").write_text("\n".join(rows))
     monkeypatch.chdir(tmp_path)
-    recipe = parse_recipe({**RECIPE, **yaml.safe_load(blocks["yaml"])})
+    recipe = parse_recipe({**RECIPE, **yaml.safe_load(recipe_text)})
     sent = send_checker_code(recipe, tmp_path / "recipe.yaml", context.store.root, {})
     start = prepare(context, sent.model_dump(mode="json"))
     campaign = load_campaign(context, receipt_uri(context, start))

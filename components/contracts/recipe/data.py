@@ -48,14 +48,16 @@ class DataSource(Section):
     """Column or key of the answer; `chosen` for preference pairs."""
     verifier: str = "exact"
     """Check of answers to these rows' prompts against their completion: `exact`, `numeric`, `math`,
-    `choice`, `regex`, or a function of your own, `my_checker.py:check` (a file beside the recipe)
-    or `module:function`."""
+    `choice`, `regex`, `code` (a program that must pass the row's tests), or a function of your own,
+    `my_checker.py:check` (a file beside the recipe) or `module:function`."""
+    tests_field: str = "tests"
+    """Field of a row with its tests, for verifier `code`."""
     reference_fields: tuple[str, ...] = ()
     """Other fields of a row that the verifier gets beside the completion."""
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Score from which on an answer is right, for a verifier that grades."""
     check_seconds: Annotated[int, Field(ge=1, le=600)] = 10
-    """Time that your own verifier has for one answer."""
+    """Time for one answer, for `code` and for your own verifier."""
     check_memory_mb: Annotated[int, Field(ge=64)] = 2048
     """Memory of its process."""
 
