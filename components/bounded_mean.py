@@ -52,7 +52,7 @@ def bounded_mean_test(
     """Test whether the mean of paired gains is above 0. Deterministic.
 
     Args:
-        gains: Candidate minus champion of each prompt, from -largest_loss to largest_loss.
+        gains: Candidate minus champion of each prompt, none below -largest_loss.
         clusters: Family of each prompt. Prompts of one family are not independent: each family
             counts once, by the sum of its gains.
         largest_loss: What a prompt can lose at most, whether or not one did.

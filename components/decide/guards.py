@@ -108,13 +108,17 @@ def _collapse(evaluation: EvaluateSummary) -> list[Alarm]:
 
 
 def _errors_taught(selection: SelectSummary) -> list[Alarm]:
-    """Return an alarm if the filters' rows are no better than the model's answers (2510.16657)."""
+    """Return an alarm if the filters' rows are shown to be hardly better than the model's answers
+    (2510.16657), and a warning if that is not known."""
     names = ", ".join(selection.teaches_errors)
     if not names:
-        return []
+        # What is trained on is no better for sure, but the gate will prove the candidate or not.
+        if selection.why_unproved is None:
+            return []
+        return [Alarm("teaches_errors", False, f"not proved: {selection.why_unproved}")]
     reason = selection.why_blocked
     if not reason:
-        reason = f"by the audit set, what {names} kept is no better than the model itself"
+        reason = f"by the audit set, what {names} kept is hardly better than the model itself"
     return [Alarm("teaches_errors", True, f"the mix teaches errors: {reason}")]
 
 

@@ -2,16 +2,28 @@
 
 These prompts are never trained on. Samples of one prompt stand and fall together, so every prompt
 counts once, by its share of right samples. Bounds are lower one-sided 95 % ones (Clopper–Pearson).
+
+Whether filters help is a comparison of the model's wrong samples with the accepted wrong ones, on
+the same prompts. A bound of the precision against the model's accuracy would refuse good filters:
+of a model that is right on 97 %, 200 prompts never bring the bound of a 99 % filter above 97 % for
+sure.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from components.bounded_mean import bounded_mean_test
 from components.contracts.summaries.select import FilterAudit, FilterQuality
 from components.select.scored_samples import Block, Filter, ScoredSample, by_prompt
 from components.statistics import binomial_upper
 from components.verifiers import verify
+
+LEVEL = 0.05
+"""Highest p-value that shows that filters help, or that they do not."""
+USEFUL = 0.25
+"""Part of the model's error rate that useful filters remove at least. It is a choice of ours: that
+filters remove nothing at all could never be shown, with whatever number of prompts."""
 
 
 class Audit:
@@ -38,24 +50,72 @@ class Audit:
     def summary(self) -> FilterAudit | None:
         """Return the quality of the filters, or None without audit samples.
 
-        Filters teach errors if what they pass holds errors and is not proved better than the
-        model's own accuracy (2510.16657).
+        Filters teach errors if it is shown that they do not help (2510.16657).
         """
         if not self._samples:
             return None
         overall = self._measure(self._samples, self._remaining)
-        accuracy = _mean(self._right_shares(self._samples))
-        # Nothing could be proved of a model without errors: no bound is above an accuracy of 1.
+        # Nothing could be proved of a model without errors.
         holds_errors = overall.precision != 1.0
-        teaches_errors = holds_errors and overall.precision_low <= accuracy
+        helps = not holds_errors or self._shown_to_help()
+        teaches_errors = not helps and self._shown_to_be_useless()
+        names = self._filters_that_chose()
         return FilterAudit(
             prompts=len({scored.prompt.id for scored in self._samples}),
             samples=len(self._samples),
-            model_accuracy=accuracy,
+            model_accuracy=_mean(self._right_shares(self._samples)),
             filters=self._filters,
             all=overall,
-            teaches_errors=self._filters_that_chose() if teaches_errors else (),
+            teaches_errors=names if teaches_errors else (),
+            unproved=names if not helps and not teaches_errors else (),
         )
+
+    def _shown_to_help(self) -> bool:
+        """Return True if accepted samples are shown to be wrong less often than all samples."""
+        if not self._remaining:
+            return False
+        all_wrong, accepted_wrong = self._wrong_shares()
+        gains = [before - after for before, after in zip(all_wrong, accepted_wrong, strict=True)]
+        # A prompt loses most if its only accepted sample is its only wrong one.
+        most_samples = max(len(group) for group in by_prompt(self._samples))
+        largest_loss = self._prompts_per_accepted() - 1 / most_samples
+        return _is_above_zero(gains, largest_loss)
+
+    def _shown_to_be_useless(self) -> bool:
+        """Return True if accepted samples are shown to have more than 1 - USEFUL of the model's
+        error rate."""
+        if not self._remaining:
+            return False
+        most_wrong = 1 - USEFUL
+        excess = [
+            after - most_wrong * before for before, after in zip(*self._wrong_shares(), strict=True)
+        ]
+        return _is_above_zero(excess, most_wrong)
+
+    def _wrong_shares(self) -> tuple[list[float], list[float]]:
+        """Return, for each prompt, the share of its samples that is wrong, and that of its accepted
+        samples.
+
+        The means over all prompts are the error rates of the model and of what is accepted: prompts
+        without an accepted sample have 0, and the others count the more.
+        """
+        weight = self._prompts_per_accepted()
+        accepted = {group[0].prompt.id: group for group in by_prompt(self._remaining)}
+        all_wrong = []
+        accepted_wrong = []
+        for group in by_prompt(self._samples):
+            all_wrong.append(self._wrong_share(group))
+            kept = accepted.get(group[0].prompt.id)
+            accepted_wrong.append(weight * self._wrong_share(kept) if kept else 0.0)
+        return all_wrong, accepted_wrong
+
+    def _prompts_per_accepted(self) -> float:
+        """Return the number of prompts over that of prompts with an accepted sample."""
+        num_prompts = sum(1 for _ in by_prompt(self._samples))
+        return num_prompts / sum(1 for _ in by_prompt(self._remaining))
+
+    def _wrong_share(self, group: Block) -> float:
+        return 1 - self._num_right(group) / len(group)
 
     def _filters_that_chose(self) -> tuple[str, ...]:
         """Return the names of filters that dropped something; all names, if none did."""
@@ -91,6 +151,12 @@ class Audit:
     def _right_shares(self, block: Block) -> list[float]:
         """Return the share of right samples of each prompt."""
         return [self._num_right(group) / len(group) for group in by_prompt(block)]
+
+
+def _is_above_zero(values: Sequence[float], largest_loss: float) -> bool:
+    """Return True if the mean of one value a prompt is shown to be above 0."""
+    test = bounded_mean_test(values, range(len(values)), largest_loss, LEVEL)
+    return test.p_value <= LEVEL
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -46,11 +46,14 @@ def alarms(
     blocks: tuple[CollapseAlarm, ...] = (),
     warnings: tuple[CollapseAlarm, ...] = (),
     teaches_errors: tuple[str, ...] = (),
+    why_unproved: str | None = None,
     section: DecideSection = SECTION,
 ) -> tuple[Alarm, ...]:
     """Alarms about a candidate with this perplexity on human text against round 0."""
     evaluation = evaluate_summary(blocks=blocks, warnings=warnings)
-    selection = SelectSummary(round=1, labelled_rows=0, teaches_errors=teaches_errors)
+    selection = SelectSummary(
+        round=1, labelled_rows=0, teaches_errors=teaches_errors, why_unproved=why_unproved
+    )
     return alarms_of(evaluation, selection, ratio, texts, section)
 
 
@@ -321,6 +324,10 @@ def test_alarms_of_evaluate_and_select_block_and_warnings_do_not() -> None:
         "collapse guard: distinct-2 is 0.80 of round 0's; 40 prompts"
     )
     assert decide(compared(40, 2), (warning,)).promote
+    (unproved,) = alarms(None, why_unproved="60 prompts show nothing")
+    assert not unproved.blocks
+    assert unproved.reason == "not proved: 60 prompts show nothing"
+    assert decide(compared(40, 2), (unproved,)).promote
     (taught,) = alarms(None, teaches_errors=("vote",))
     assert decide(compared(40, 2), (taught,)).reason.startswith(
         "the mix teaches errors: by the audit set, what vote kept"

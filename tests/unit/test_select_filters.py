@@ -9,12 +9,13 @@ import random
 import pytest
 
 from components.contracts.recipe import SelectSection
-from components.contracts.rows import Prompt, TrainingRow, prompt_id
+from components.contracts.rows import Dropped, Prompt, TrainingRow, prompt_id
 from components.errors import UserError
 from components.select.attribute_shift import attributes, distances
+from components.select.filter_audit import Audit
 from components.select.filters.consistency import calibrated_share
 from components.select.filters.repeats import edit_distance, equations
-from components.select.scored_samples import ScoredSample, make_scored_samples
+from components.select.scored_samples import Block, Outcome, ScoredSample, make_scored_samples
 from tests.unit.crafted import right_of
 from tests.unit.selections import account_of, answers, ask, kept_texts, reasons, say, select
 from tests.unit.test_filters import sentence
@@ -294,16 +295,64 @@ def test_a_filter_that_keeps_the_model_s_errors_is_told_on() -> None:
     assert account_of(voted(0.6, True, 5000), with_settings(min_vote_share=0.5))[2].audit is None
 
 
-def test_a_filter_that_is_better_by_what_may_be_chance_teaches_errors_all_the_same() -> None:
-    """Half of the majorities are right, and 3 in 10 samples: ten prompts do not prove that."""
+def test_a_filter_that_is_better_by_what_may_be_chance_is_not_proved_to_help() -> None:
+    """Half of the majorities are right, and 3 in 10 samples: few prompts do not prove that."""
     section = with_settings(min_vote_share=0.5)
-    for prompts, blocked in ((10, ("vote",)), (100, ())):
+    for prompts, unproved in ((6, ("vote",)), (100, ())):
         audit = audit_samples({0.6: prompts // 2}, prompts)
         account = account_of(voted(0.6, True, 5000), section, audit=audit)[2]
         assert account.audit is not None
         assert account.audit.model_accuracy == pytest.approx(0.3)
         assert account.audit.all.precision == pytest.approx(0.5)
-        assert account.audit.teaches_errors == blocked
+        assert account.audit.teaches_errors == ()
+        assert account.audit.unproved == unproved
+
+
+@pytest.mark.parametrize(
+    ("right", "right_kept", "wrong", "wrong_kept", "verdict"),
+    [
+        (194, 184, 6, 2, "helps"),  # 97 % right, 99 % of the kept: strong models have few errors
+        (194, 184, 6, 0, "helps"),
+        (194, 184, 6, 5, "unproved"),
+        (194, 184, 6, 6, "unproved"),  # six errors do not show that the next is not dropped
+        (194, 194, 6, 6, "unproved"),
+        (180, 180, 20, 20, "teaches errors"),
+        (120, 114, 80, 76, "teaches errors"),
+        (120, 72, 80, 48, "teaches errors"),
+        (120, 114, 80, 12, "helps"),
+        (120, 60, 80, 70, "teaches errors"),
+        (200, 100, 0, 0, "helps"),
+        (0, 0, 50, 50, "teaches errors"),
+        (100, 0, 100, 0, "unproved"),
+        (3, 2, 3, 2, "unproved"),
+    ],
+)
+def test_filters_block_a_round_only_if_it_is_shown_that_they_do_not_help(
+    right: int, right_kept: int, wrong: int, wrong_kept: int, verdict: str
+) -> None:
+    prompts = [ask(f"known {number:03d}", "7") for number in range(right + wrong)]
+    kept_prompts = {
+        prompt.id for prompt in [*prompts[:right_kept], *prompts[right : right + wrong_kept]]
+    }
+    samples = [
+        scored
+        for number, prompt in enumerate(prompts)
+        for scored in answers(prompt, "7" if number < right else "8")
+    ]
+
+    def keep(block: Block) -> Outcome:
+        return [scored for scored in block if scored.prompt.id in kept_prompts], [
+            Dropped(reason="x", detail="", row={})
+            for scored in block
+            if scored.prompt.id not in kept_prompts
+        ]
+
+    audit = Audit(sorted(samples, key=lambda scored: scored.key))
+    audit.pass_through("mine", keep)
+    found = audit.summary()
+    assert found is not None
+    assert found.teaches_errors == (("mine",) if verdict == "teaches errors" else ())
+    assert found.unproved == (("mine",) if verdict == "unproved" else ())
 
 
 def test_bias_is_nothing_for_like_rows_and_one_for_rows_with_nothing_in_common() -> None:

@@ -50,8 +50,10 @@ class FilterAudit(Part):
     all: FilterQuality
     """All filters together."""
     teaches_errors: tuple[str, ...]
-    """Filters that dropped something, if what is accepted is not proved to be right more often than
-    the model (2510.16657); else none."""
+    """Filters that dropped something, if it is shown that what is accepted is hardly right more
+    often than the model (2510.16657); else none."""
+    unproved: tuple[str, ...] = ()
+    """The same filters, if these prompts show neither that they help nor that they do not."""
 
 
 class PromptKind(Part):
@@ -165,6 +167,8 @@ class SelectSummary(Summary):
     """Filters by which this round would teach errors: those of the audit (2510.16657)."""
     why_blocked: str | None = None
     """The numbers behind it, in a sentence; None if no error is taught."""
+    why_unproved: str | None = None
+    """A sentence with the numbers, if the audit shows neither; else None."""
     hinted: HintedCounts | None = None
     """None if the recipe asks for no hints."""
     too_hard: HintPool | None = None
