@@ -139,6 +139,8 @@ class TrainingRow(Row):
     completion: str
     conversation: Conversation | None = None
     """All turns, if they are more than a question and its answer; `completion` is the last."""
+    worse: str | None = None
+    """A wrong answer of the model to the same prompt, for `train.method` dpo and rpo."""
     source: Literal["labelled", "self"]
     round: int
     """The round whose samples it came from; 0 for labelled rows."""

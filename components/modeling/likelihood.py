@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -31,12 +31,49 @@ class EncodedRow:
     """Weight of its tokens in the loss."""
     gaps: tuple[tuple[int, int], ...] = ()
     """Stretches [start, end) behind the masked front that bear none either: the turns of others."""
+    worse: EncodedRow | None = None
+    """The same prompt with a worse answer, for preference training."""
+    reference_margin: float = 0.0
+    """log π(row) - log π(worse row) of the model that the training starts from, in nats."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens, those of the worse row included."""
+        return len(self.ids) + (len(self.worse.ids) if self.worse is not None else 0)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longer one of the row and the worse row."""
+        return max(len(self.ids), len(self.worse.ids) if self.worse is not None else 0)
 
     @property
     def num_targets(self) -> int:
         """Tokens that bear loss."""
         num_in_gaps = sum(end - start for start, end in self.gaps)
         return len(self.ids) - self.num_masked - num_in_gaps
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Sequences of a batch as rows and pairs of preference training."""
+
+    better: Tensor
+    """(pairs,) sequences of the better answers."""
+    worse: Tensor
+    """(pairs,) sequences of the worse answers to the same prompts."""
+    reference_margins: Tensor
+    """(pairs,) log π(better) - log π(worse) of the reference model, in nats."""
+    row_weights: Tensor
+    """(sequences,) weight of each row in the loss; 0 for the worse answers, which are no rows."""
+
+    def to(self, device: torch.device) -> Pairs:
+        """Return the pairs on `device`."""
+        return Pairs(
+            better=self.better.to(device),
+            worse=self.worse.to(device),
+            reference_margins=self.reference_margins.to(device),
+            row_weights=self.row_weights.to(device),
+        )
 
 
 @dataclass(frozen=True)
@@ -51,6 +88,8 @@ class Batch:
     """Restarts at 0 with every row of a packed sequence; None: one row a sequence."""
     weights: Tensor | None = None
     """Weight of each label in the loss; None: all 1."""
+    pairs: Pairs | None = None
+    """What preference training compares; None for any other batch."""
 
     @property
     def num_positions(self) -> int:
@@ -68,6 +107,7 @@ class Batch:
             labels=self.labels.to(device),
             position_ids=moved(self.position_ids),
             weights=moved(self.weights),
+            pairs=None if self.pairs is None else self.pairs.to(device),
         )
 
 
@@ -90,6 +130,29 @@ def collate(rows: Sequence[EncodedRow], pad_id: int) -> Batch:
         row_weights = torch.tensor([row.weight for row in rows])
         weights = row_weights.unsqueeze(1).expand(shape).contiguous()
     return Batch(inputs, labels, weights=weights)
+
+
+def collate_pairs(rows: Sequence[EncodedRow], pad_id: int) -> Batch:
+    """Return a batch of one row a sequence, then the worse answers of those that have one."""
+    better: list[int] = []
+    worse_rows: list[EncodedRow] = []
+    margins: list[float] = []
+    for index, row in enumerate(rows):
+        if row.worse is not None:
+            better.append(index)
+            worse_rows.append(row.worse)
+            margins.append(row.reference_margin)
+    # Their weights are of rows, not of tokens.
+    plain_rows = [replace(row, weight=1.0) for row in (*rows, *worse_rows)]
+    batch = collate(plain_rows, pad_id)
+    row_weights = [row.weight for row in rows] + [0.0] * len(worse_rows)
+    pairs = Pairs(
+        better=torch.tensor(better, dtype=torch.long),
+        worse=torch.arange(len(rows), len(plain_rows)),
+        reference_margins=torch.tensor(margins, dtype=torch.float32),
+        row_weights=torch.tensor(row_weights, dtype=torch.float32),
+    )
+    return replace(batch, pairs=pairs)
 
 
 TokenLoss = Callable[[Tensor, slice], Tensor]
@@ -146,7 +209,7 @@ class CompletionLoss(nn.Module):
             return losses.sum()
 
         _, head = self._parts
-        return _sum_by_chunks(head, states, total, self.chunk_tokens)
+        return sum_by_chunks(head, states, total, self.chunk_tokens)
 
     def _states(self, batch: Batch) -> Tensor:
         body, _ = self._parts
@@ -214,7 +277,7 @@ def mean_loss(
     return total / tokens if tokens else math.nan
 
 
-def _sum_by_chunks(head: nn.Module, states: Tensor, total: TokenLoss, chunk_tokens: int) -> Tensor:
+def sum_by_chunks(head: nn.Module, states: Tensor, total: TokenLoss, chunk_tokens: int) -> Tensor:
     """Return the sum of `total(head(states), …)`, at most `chunk_tokens` states at a time."""
     count = len(states)
     if count == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,27 +13,36 @@ from components.runtime.campaign import Campaign
 from components.select.row_files import write_line
 from components.select.scored_sample_file import ScoredSampleFile
 from components.select.scored_samples import ScoredSample, by_prompt
+from components.select.worse_answers import worse_answer
 
 
 @dataclass
 class AcceptedPrompts:
-    """Prompts with an accepted sample."""
+    """Prompts with an accepted sample, and samples that got a wrong one beside them."""
 
     without_hint: int = 0
     with_hint: int = 0
     """A prompt that was solved in both ways counts in both."""
+    pairs: int = 0
+    """Accepted samples with a wrong one of the same prompt."""
 
 
-def write_accepted(campaign: Campaign, samples: ScoredSampleFile, path: Path) -> AcceptedPrompts:
+def write_accepted(
+    campaign: Campaign,
+    samples: ScoredSampleFile,
+    path: Path,
+    worse: Mapping[str, list[str]] | None = None,
+) -> AcceptedPrompts:
     """Write the samples as training rows, their weights relative to the mean weight.
 
     Args:
         campaign: Round and champion, for the provenance.
         samples: The samples that passed all filters; removed.
         path: Where the rows are written.
+        worse: Prompt id → wrong answers, which the rows are paired with; None for no pairs.
 
     Returns:
-        The number of prompts in the file.
+        The numbers of prompts and pairs in the file.
     """
     # Two readings of the file: the mean weight is known only after the first one.
     total_weight = 0.0
@@ -47,13 +57,19 @@ def write_accepted(campaign: Campaign, samples: ScoredSampleFile, path: Path) ->
     mean_weight = total_weight / max(1, samples.count)
     with path.open("wb") as file:
         for block in samples.blocks():
-            for scored in block:
-                write_line(file, _training_row(campaign, scored, scored.weight / mean_weight))
+            for group in by_prompt(block):
+                for number, scored in enumerate(group):
+                    answer = worse_answer(worse or {}, scored.prompt.id, number)
+                    prompts.pairs += answer is not None
+                    row = _training_row(campaign, scored, scored.weight / mean_weight, answer)
+                    write_line(file, row)
     samples.remove()
     return prompts
 
 
-def _training_row(campaign: Campaign, scored: ScoredSample, weight: float) -> TrainingRow:
+def _training_row(
+    campaign: Campaign, scored: ScoredSample, weight: float, worse: str | None
+) -> TrainingRow:
     """Return the row of an accepted sample; its provenance says why it may teach."""
     provenance: dict[str, JsonValue] = {
         "champion": campaign.state.champion,
@@ -75,6 +91,7 @@ def _training_row(campaign: Campaign, scored: ScoredSample, weight: float) -> Tr
         id=f"{scored.prompt.id}-r{campaign.next_round}-{scored.sample.index}",
         prompt=scored.prompt.text,
         completion=scored.text,
+        worse=worse,
         conversation=answered(scored.prompt, scored.text),
         source="self",
         round=campaign.next_round,

@@ -34,6 +34,7 @@ from components.select.scored_sample_file import ScoredSampleFile
 from components.select.scored_samples import Block, ScoredSample, row_key
 from components.select.scorers import scorers_of
 from components.select.sorted_samples import gather
+from components.select.worse_answers import worse_answers
 
 
 @dataclass(frozen=True)
@@ -101,10 +102,16 @@ def _config(campaign: Campaign) -> dict[str, JsonValue]:
         config["max_length"] = campaign.recipe.train.max_length
     if campaign.recipe.generate.hints is not None:
         config["hint"] = campaign.recipe.generate.hints.template
+    if _learns_from_pairs(campaign):
+        config["pairs"] = True
     if section.verifier_function:
         # Its name alone would let the work of an earlier version of the function be used again.
         config["verifier_function_code"] = function_digest(section.verifier_function)
     return config
+
+
+def _learns_from_pairs(campaign: Campaign) -> bool:
+    return campaign.recipe.train.method != "sft"
 
 
 def _in_order(campaign: Campaign, samples: Sequence[Receipt]) -> list[Receipt]:
@@ -185,7 +192,10 @@ class _Selection:
         passed, account = self._filter(samples, audit)
         # A round with too few rows ends here, and nothing is trained on it.
         _check_enough(self._campaign, account)
-        prompts = write_accepted(self._campaign, passed, self._folder / ACCEPTED)
+        worse = (
+            worse_answers(self._folder / DROPPED) if _learns_from_pairs(self._campaign) else None
+        )
+        prompts = write_accepted(self._campaign, passed, self._folder / ACCEPTED, worse)
         mix = self._write_mix(earlier)
         pool = self._write_pool(earlier)
         drawn = DrawnCounts.of(shards)
@@ -199,6 +209,7 @@ class _Selection:
             filters=account.filters,
             prompts=self._seen.prompts,
             prompts_accepted=prompts.without_hint,
+            pairs=prompts.pairs if worse is not None else None,
             audit_samples=len(audit),
             distinct_share=self._seen.distinct_share,
             mean_answer_tokens=self._seen.mean_answer_tokens,

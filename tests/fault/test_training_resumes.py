@@ -15,7 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.unit.trainings import carry_out, command_of, environment_of, make_job, train
+from tests.unit.trainings import (
+    carry_out,
+    command_of,
+    environment_of,
+    make_job,
+    paired,
+    reversal,
+    train,
+)
 
 KEY = "k" * 32
 STEPS = 30
@@ -78,21 +86,22 @@ def again(folder: Path, name: str, **settings: Any) -> dict[str, Any]:
     return carry_out(make_job(folder / name, steps=STEPS, **settings))
 
 
+HARD: dict[str, Any] = {
+    "zero": 1,
+    "dropout": 0.1,
+    "neftune_alpha": 5.0,
+    "architecture": "gpt2",
+    "rows": paired(reversal(150, 0)) + reversal(50, 2),
+    "method": "rpo",
+}
+"""With random numbers in every step, and pairs that the first model measured: both have to come
+back too."""
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The training without interruption."""
-    return train(
-        tmp_path_factory.mktemp("whole") / "run",
-        steps=STEPS,
-        zero=1,
-        dropout=0.1,
-        neftune_alpha=5.0,
-        architecture="gpt2",
-    )
-
-
-HARD: dict[str, Any] = {"zero": 1, "dropout": 0.1, "neftune_alpha": 5.0, "architecture": "gpt2"}
-"""With random numbers in every step, so that their state has to come back too."""
+    return train(tmp_path_factory.mktemp("whole") / "run", steps=STEPS, **HARD)
 
 
 def test_a_killed_training_ends_with_the_same_bits(whole: dict[str, Any], tmp_path: Path) -> None:

@@ -96,6 +96,22 @@ def test_accepted_and_dropped_hold_every_sample_once_and_only_text_of_the_model(
     assert accepted[0].round == 1
 
 
+def test_learning_from_pairs_puts_a_wrong_answer_beside_each_accepted_one(context: Context) -> None:
+    recipe = recipe_of(train={"method": "dpo"})
+    receipt = run(SelectInputs(campaign(context, recipe=recipe), shards(context)), context)
+    accepted = rows(context, receipt, "accepted.jsonl")
+    # The first of two wrong answers, and in the mix as well; labelled rows have none.
+    assert {row.worse for row in accepted if row.prompt == "3+4="} == {"8"}
+    assert summary_of(receipt).pairs == len(accepted) == 36
+    mix = rows(context, receipt, "mix.jsonl")
+    assert {row.source for row in mix if row.worse is not None} == {"self"}
+    assert sum(row.worse is not None for row in mix) == 36
+    # Without pairs it is other work, and no row has one.
+    plain = run(SelectInputs(campaign(context), shards(context)), context)
+    assert plain.key != receipt.key
+    assert all(row.worse is None for row in rows(context, plain, "accepted.jsonl"))
+
+
 def test_the_result_does_not_depend_on_the_number_or_order_of_shards(context: Context) -> None:
     state = campaign(context)
     one, three = shards(context, 1), shards(context, 3)

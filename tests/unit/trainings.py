@@ -43,6 +43,15 @@ def reversal(count: int, seed: int) -> list[TrainingRow]:
     ]
 
 
+def paired(rows: list[TrainingRow]) -> list[TrainingRow]:
+    """Rows of the model's own, right answers beside the digits in their old order."""
+    return [
+        row.model_copy(update={"source": "self", "worse": row.prompt[:-1]})
+        for row in rows
+        if row.prompt[:-1] != row.completion
+    ]
+
+
 def make_job(
     folder: Path,
     *,

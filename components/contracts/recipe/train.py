@@ -70,6 +70,15 @@ class LoraSection(LoraStructure):
         return LoraStructure(**{name: getattr(self, name) for name in fields})
 
 
+class Preference(Section):
+    """Learning from pairs: an accepted sample beside a wrong one of the same prompt."""
+
+    beta: Annotated[float, Field(gt=0.0)] = 0.1
+    """Strength of the pull towards the model that the training starts from (2305.18290)."""
+    nll_weight: Annotated[float, Field(gt=0.0)] = 1.0
+    """`rpo`: weight of the accepted sample's own loss per token (2404.19733)."""
+
+
 class TrainSection(Section):
     """Fine-tuning by DeepSpeed."""
 
@@ -79,6 +88,13 @@ class TrainSection(Section):
     """The supervised stage on labelled rows (round 0); of 0 steps: `pretrain` alone."""
     rounds: Stage = Stage(steps=200)
     """Each self-improvement round."""
+    method: Literal["sft", "dpo", "rpo"] = "sft"
+    """Objective of the rounds. `sft`: likelihood of labelled rows and accepted samples. `dpo`: for
+    prompts with accepted and wrong samples, the accepted one is to become likelier than the wrong
+    one, against the model that the training starts from (2305.18290). `rpo`: `dpo` and the
+    likelihood of the accepted sample (2404.19733). Rows without a wrong sample are learnt as by
+    `sft`; with pairs, every row of a batch counts the same, whatever its length."""
+    preference: Preference = Preference()
     # From the base suits unions of reasoning answers; ladders of difficulty need the champion.
     init_from: Literal["base", "champion"] = "champion"
     """Start each round from the base model (2312.06585) or go on from the champion (2502.01612)."""
@@ -168,6 +184,19 @@ class TrainSection(Section):
         if self.num_nodes > 1 and self.num_peers > 1:
             raise ValueError(
                 "num_peers > 1 needs num_nodes 1: peers are trained side by side on one node"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _method_fits(self) -> TrainSection:
+        if self.method == "sft":
+            return self
+        if self.packing:
+            raise ValueError(f"method {self.method} learns from pairs of rows: unset packing")
+        if self.kl_beta:
+            raise ValueError(
+                f"method {self.method} holds the model near its start by itself: unset kl_beta, "
+                "use preference.beta"
             )
         return self
 

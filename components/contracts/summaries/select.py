@@ -139,6 +139,8 @@ class SelectSummary(Summary):
     prompts: int = 0
     prompts_accepted: int = 0
     """Prompts with an accepted sample."""
+    pairs: int | None = None
+    """Accepted samples with a wrong one beside them; None where training learns from no pairs."""
     audit_samples: int = 0
     distinct_share: float | None = None
     """Share of the samples whose text differs from the prompt's earlier ones; None without samples.

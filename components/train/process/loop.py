@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.distributed as dist
@@ -16,14 +16,16 @@ from torch import Tensor
 from components.contracts.summaries import LogEntry
 from components.errors import RatchetError, Transient
 from components.modeling.batches import length_sorted_batches
-from components.modeling.likelihood import IGNORED, Batch, EncodedRow, collate
+from components.modeling.likelihood import Batch, EncodedRow, collate, collate_pairs
 from components.modeling.memory import is_out_of_memory
 from components.runtime.context import Context
 from components.train.process import deepspeed_engine as ds
 from components.train.process import engine_state
 from components.train.process.checkpoints import Checkpoints
 from components.train.process.job import Job, OutOfMemory, Stage
+from components.train.process.objective import PreferenceObjective
 from components.train.process.packing import bins, collate_packed
+from components.train.process.preference import idle_batch, reference_margins
 from components.train.process.row_batches import (
     TrainingSet,
     cut,
@@ -70,6 +72,7 @@ class Loop:
     def __post_init__(self) -> None:
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()
+        self.paired = isinstance(self.engine.module, PreferenceObjective)
         self.last_saved = self.context.clock()
 
     def run(self) -> None:
@@ -95,21 +98,51 @@ class Loop:
     def _batches(self) -> Iterator[tuple[int, int, list[int]]]:
         """Yield (stage number, step within the stage, row indices) of every remaining step."""
         previous_steps = 0
-        for number, (stage, stage_rows) in enumerate(self.stages):
-            lengths = [len(row.ids) for row in stage_rows.rows]
-            batches = plan_batches(
-                stage_rows.shares,
-                lengths,
-                stage.steps,
-                self.job.section.batch_size,
-                group_by_length=self.job.section.group_by_length,
-                seed=self.job.seed + number,
-            )
+        for number, (stage, _) in enumerate(self.stages):
+            batches = self._plan(number)
             # The plan is made anew from its seed, so a resumed training sees the same batches.
             num_done = max(self.track.step - previous_steps, 0)
             for stage_step in range(num_done, stage.steps):
                 yield number, stage_step, batches[stage_step]
             previous_steps += stage.steps
+
+    def _plan(self, number: int) -> list[list[int]]:
+        """Return the row indices of every step of a stage."""
+        stage, stage_rows = self.stages[number]
+        return plan_batches(
+            stage_rows.shares,
+            [row.longest for row in stage_rows.rows],
+            stage.steps,
+            self.job.section.batch_size,
+            group_by_length=self.job.section.group_by_length,
+            seed=self.job.seed + number,
+        )
+
+    def measure_pairs(self) -> None:
+        """Give every pair that is drawn the margin of the model before the first step (collective).
+
+        A training that goes on takes them from its checkpoint: its own model has moved on.
+        """
+        if not self.paired:
+            return
+        drawn: list[tuple[TrainingSet, int]] = []
+        for number, (_, stage_rows) in enumerate(self.stages):
+            for index in sorted({index for batch in self._plan(number) for index in batch}):
+                if stage_rows.rows[index].worse is not None:
+                    drawn.append((stage_rows, index))
+        if len(self.track.reference_margins) != len(drawn):
+            rows = [stage_rows.rows[index] for stage_rows, index in drawn]
+            with self._precision():
+                self.track.reference_margins = reference_margins(
+                    self.engine.module, rows, self.pad_id, self._rows_of_a_pass, self.device
+                )
+        for (stage_rows, index), margin in zip(drawn, self.track.reference_margins, strict=True):
+            stage_rows.rows[index] = replace(stage_rows.rows[index], reference_margin=margin)
+
+    @property
+    def _rows_of_a_pass(self) -> int:
+        """Rows of a forward pass, at most; a pair is two sequences."""
+        return max(1, self.micro_batch_size // 2) if self.paired else self.micro_batch_size
 
     def _take_step(self, stage_number: int, stage_step: int, batch: list[int]) -> None:
         """Update the weights once, evaluate if it is time, and add an entry to the log."""
@@ -129,7 +162,7 @@ class Loop:
             group["lr"] = rate
         batch_rows = [stage_rows.rows[index] for index in batch]
         loss, positions = self._update(batch_rows)
-        tokens = sum(len(row.ids) for row in batch_rows)
+        tokens = sum(row.num_tokens for row in batch_rows)
         track.step += 1
         track.tokens += tokens
         track.positions += positions
@@ -162,9 +195,12 @@ class Loop:
         )
 
     def _update(self, rows: list[EncodedRow]) -> tuple[float, int]:
-        """Take one optimizer step; return (mean loss per token, positions of all processes)."""
+        """Take one optimizer step; return (mean loss, positions of all processes).
+
+        The mean is over tokens; of rows, where the training learns from pairs.
+        """
         pieces = self._pieces(rows)
-        targets = sum(row.num_targets for row in rows)
+        targets = len(rows) if self.paired else sum(row.num_targets for row in rows)
         # DeepSpeed divides by processes and accumulation steps; here every process divides by the
         # tokens of the whole batch instead. So the gradient is that of the mean over all
         # loss-bearing tokens, however the batch is split into processes, micro-batches and packed
@@ -188,7 +224,7 @@ class Loop:
 
     def _pieces(self, rows: list[EncodedRow]) -> list[Batch]:
         """Return this process's micro-batches, equally many in every process, as ZeRO-3 needs."""
-        lengths = [len(row.ids) for row in rows]
+        lengths = [row.longest for row in rows]
         shares = [
             share_of(range(len(rows)), lengths, rank, self.world_size)
             for rank in range(self.world_size)
@@ -199,8 +235,9 @@ class Loop:
         # The share of process 0 has the longest rows; where it is cut, all are.
         longest_rows = [lengths[index] for index in shares[0]]
         fixed = fixed_positions(self.num_parameters, gpu=self.device.type == "cuda")
-        cuts = cut(longest_rows, self.micro_batch_size, fixed)
-        return [collate(process_rows[span], self.pad_id) for span in cuts]
+        cuts = cut(longest_rows, self._rows_of_a_pass, fixed)
+        collated = collate_pairs if self.paired else collate
+        return [collated(process_rows[span], self.pad_id) for span in cuts]
 
     def _packed_pieces(
         self, rows: list[EncodedRow], lengths: list[int], shares: list[list[int]]
@@ -227,7 +264,7 @@ class Loop:
                 batches.append(collate_packed(packed_rows[start:end], self.pad_id))
             else:
                 # A process with fewer sequences than another computes one without loss.
-                batches.append(_idle(self.pad_id))
+                batches.append(idle_batch(self.pad_id))
         return batches
 
     def _precision(self) -> torch.autocast:
@@ -316,7 +353,7 @@ class Loop:
                 index = start + self.rank
                 # The last turn may have too few batches: idle processes compute one without loss,
                 # for under ZeRO-3 a forward pass gathers weights from all processes.
-                batch = _idle(self.pad_id)
+                batch = idle_batch(self.pad_id)
                 if index < len(batches):
                     batch_rows = [self.dev_rows[row] for row in batches[index]]
                     batch = collate(batch_rows, self.pad_id)
@@ -386,12 +423,6 @@ class Loop:
     def _is_due(self) -> bool:
         seconds = self.context.clock() - self.last_saved
         return self.rank == 0 and seconds >= 60 * self.job.section.checkpoint_minutes
-
-
-def _idle(pad_id: int) -> Batch:
-    """Return a batch without loss, for a process without work while others compute."""
-    ids = torch.full((1, 2), pad_id, dtype=torch.long)
-    return Batch(ids, torch.full_like(ids, IGNORED))
 
 
 def _finite(value: float) -> float | None:

@@ -25,6 +25,12 @@ class Material:
     num_unused: int
     """Rows of the mix that belong to no stage."""
 
+    @property
+    def num_pairs(self) -> int:
+        """Rows of all stages that have a worse answer beside them."""
+        rows = [row for _, stage_rows in self.stages for row in stage_rows.rows]
+        return sum(row.worse is not None for row in rows)
+
 
 def load_material(job: Job) -> Material:
     """Return the rows of a job, encoded for its model.
@@ -44,6 +50,7 @@ def load_material(job: Job) -> Material:
             max_length=section.max_length,
             weighting=section.weighting,
             turns=section.turns,
+            with_pairs=section.method != "sft",
         )
         stages.append((stage, stage_rows))
     # A recipe without a dev split has an empty file for it.

@@ -26,7 +26,7 @@ BYTES_PER_PARAMETER = 16
 
 def check_rows(stage: str, rows: TrainingSet, codec: Codec, model: PreTrainedModel) -> None:
     """Raise UserError if training on these rows could not teach what it should."""
-    longest = max(len(row.ids) for row in rows.rows)
+    longest = max(row.longest for row in rows.rows)
     # Beyond it a model has no positions, or has never seen them in its own training.
     context_length = getattr(model.config, "max_position_embeddings", None)
     if context_length is not None and longest > context_length:

@@ -14,6 +14,7 @@ from components.contracts.rows import TrainingRow
 from components.errors import UserError
 from components.modeling.encoding import Codec, Encoded, Turns
 from components.modeling.likelihood import EncodedRow
+from components.train.process.preference import with_worse
 
 GROUP = 16
 """Batches that are sorted by length together."""
@@ -39,6 +40,7 @@ def training_set(
     max_length: int,
     weighting: str,
     turns: Turns = "all",
+    with_pairs: bool = False,
 ) -> TrainingSet:
     """Return the rows of one stage.
 
@@ -51,6 +53,7 @@ def training_set(
         weighting: a row's weight is how often it is drawn (`sampling`), or how much it counts in
             the loss (`loss`, relative to the mean weight).
         turns: of a conversation, the assistant's turns that bear loss.
+        with_pairs: rows keep the worse answer that they have.
 
     Raises:
         UserError: there is nothing to learn from, or a row with a prompt is longer than
@@ -71,7 +74,8 @@ def training_set(
         loss_weight = row.weight / mean_weight if weighting == "loss" else 1.0
         share = row.weight if weighting == "sampling" else 1.0
         for piece in _encoded(row, codec, max_length, turns):
-            encoded.append(EncodedRow(piece.ids, piece.num_masked, loss_weight, piece.gaps))
+            piece_row = EncodedRow(piece.ids, piece.num_masked, loss_weight, piece.gaps)
+            encoded.append(with_worse(piece_row, row, codec) if with_pairs else piece_row)
             shares.append(share)
             names.append(row.id)
     _must_fit(encoded, max_length, stage)
@@ -117,9 +121,9 @@ def _windows(ids: list[int], num_masked: int, size: int) -> list[Encoded]:
 
 
 def _must_fit(rows: Sequence[EncodedRow], max_length: int, subject: str) -> None:
-    longest = max((len(row.ids) for row in rows), default=0)
+    longest = max((row.longest for row in rows), default=0)
     if longest > max_length:
-        count = sum(len(row.ids) > max_length for row in rows)
+        count = sum(row.longest > max_length for row in rows)
         raise UserError(
             f"{subject}: {count} of {len(rows)} rows are longer than train.max_length {max_length} "
             f"(longest {longest} tokens): raise it or remove them"

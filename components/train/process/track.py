@@ -23,6 +23,8 @@ class Track:
     tokens: int = 0
     positions: int = 0
     """Token positions that all processes computed, padding included."""
+    reference_margins: list[float] = field(default_factory=list)
+    """Of each pair that is drawn, by the model before the first step; empty without pairs."""
     dropped: int = 0
     dropped_in_a_row: int = 0
     stopped_early: bool = False

@@ -29,7 +29,7 @@ from components.train.process.export import Exported, export
 from components.train.process.job import Costs, Job, Measured
 from components.train.process.loop import Loop
 from components.train.process.material import Material, load_material
-from components.train.process.objective import Objective
+from components.train.process.objective import Objective, PreferenceObjective
 from components.train.process.packing import keeps_rows_apart
 from components.train.process.preflight import (
     announce,
@@ -123,7 +123,7 @@ def prepare_run(job: Job, context: Context, device: torch.device) -> Run:
         context=context,
         device=device,
         material=material,
-        objective=_objective(job, model),
+        objective=_objective(job, model, with_pairs=material.num_pairs > 0),
         estimate=estimate,
         num_parameters=size.num_parameters,
         packed=packed,
@@ -174,6 +174,7 @@ def resume_or_start(run: Run) -> Loop:
     )
     if checkpoint is not None:
         _resume(loop, checkpoint)
+    loop.measure_pairs()
     checkpoints.forget_fetched()
     return loop
 
@@ -231,7 +232,7 @@ def _preflight(
     check_disk(context, size)
     longest = 0
     for _, stage_rows in material.stages:
-        longest = max(longest, *(len(row.ids) for row in stage_rows.rows))
+        longest = max(longest, *(row.longest for row in stage_rows.rows))
     machine = this_machine(job.section.num_nodes, context)
     estimate = choose(job.section, size, machine, longest)
     _, first_rows = material.stages[0]
@@ -248,8 +249,15 @@ def _preflight(
     return estimate
 
 
-def _objective(job: Job, model: PreTrainedModel) -> Objective:
+def _objective(job: Job, model: PreTrainedModel, *, with_pairs: bool) -> Objective:
     section = job.section
+    if with_pairs:
+        return PreferenceObjective(
+            model,
+            beta=section.preference.beta,
+            nll_weight=section.preference.nll_weight if section.method == "rpo" else 0.0,
+            neftune_alpha=section.neftune_alpha,
+        )
     reference = None
     if section.kl_beta:
         assert job.base is not None, "the step gives the base where it is needed"
