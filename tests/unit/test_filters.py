@@ -293,3 +293,8 @@ def test_every_sample_is_kept_or_dropped_once_whatever_its_order(
     assert sorted(out) == sorted((sample.prompt_id, sample.index) for sample in samples)
     shuffle.shuffle(samples)
     assert select(make_scored_samples(prompts, samples), section) == (kept, dropped)
+
+
+def test_the_last_characters_of_a_text_are_in_a_shingle() -> None:
+    assert shingles_of("abcdefg") == {"abcde", "bcdef", "cdefg"}
+    assert shingles_of("abc") == {"abc"}

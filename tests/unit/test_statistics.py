@@ -18,6 +18,7 @@ from components.statistics import (
     cluster_standard_error,
     jensen_shannon,
     mcnemar_one_sided,
+    mcnemar_size,
     mcnemar_two_sided,
     minimal_detectable_gain,
     pass_at_k,
@@ -221,3 +222,16 @@ def test_two_shares_are_compared_in_standard_errors() -> None:
 def test_the_distance_of_two_distributions() -> None:
     assert jensen_shannon({"a": 1.0, "b": 1.0}, {"a": 10.0, "b": 10.0}) == 0.0
     assert jensen_shannon({"a": 1.0}, {"b": 3.0}) == 1.0
+
+
+def test_a_level_that_no_number_of_wins_reaches_is_never_passed() -> None:
+    # Three wins of three have p = 1/8; five of five 1/32, which is the only p below 5 %.
+    assert mcnemar_size(3, 0.05) == 0.0
+    assert mcnemar_size(5, 0.05) == 1 / 32
+    assert mcnemar_size(5, 0.2) == 6 / 32
+
+
+def test_the_jensen_shannon_distance_of_two_coins_is_that_of_the_formula() -> None:
+    # Middle (3/4, 1/4): 1/2 log2(4/3) + 1/4 log2(2/3) + 1/4 log2(2) bits.
+    bits = 0.5 * math.log2(4 / 3) + 0.25 * math.log2(2 / 3) + 0.25
+    assert jensen_shannon({"heads": 7}, {"heads": 2, "tails": 2}) == pytest.approx(math.sqrt(bits))

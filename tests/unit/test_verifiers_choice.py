@@ -229,3 +229,10 @@ def test_the_verifier_takes_time_in_proportion_to_the_text(piece: str) -> None:
     verify(question("B"), text)
     answer_key(question("B"), text)
     assert time.process_time() - begun < 10
+
+
+def test_what_stands_behind_the_last_mark_is_the_statement_whatever_it_says() -> None:
+    unclear = "The answer is A.\n#### so it is that"
+    assert not verify(question("A"), unclear)
+    assert verify(question("A"), "#### Step 2\nThe answer is A.")
+    assert verify(question("B"), "The answer is A.\n#### B\nas I said")

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from components.contracts.rows import Prompt, prompt_id
 from components.verifiers import answer_key, final_number, verify
-from components.verifiers.number_reader import last_number, only_number
+from components.verifiers.number_reader import MAX_CHARACTERS, last_number, only_number
+from components.verifiers.numeric import group_keys
 
 SIGNS = {
     "x = - 5": "-5",
@@ -603,3 +604,18 @@ def test_the_reader_takes_time_in_proportion_to_the_text(piece: str) -> None:
         only_number(adversary)
         verify(question("1"), adversary[:20_000])
     assert time.process_time() - begun < 15
+
+
+def test_a_percentage_joins_the_share_that_it_is() -> None:
+    assert group_keys(["50%", "1/2", "1/2"]) == ["1/2", "1/2", "1/2"]
+    assert group_keys(["50%", "50", "50", "1/2"]) == ["50", "50", "50", "1/2"]
+    assert group_keys(["50%", "5000"]) == ["50%", "5000"]
+
+
+def test_a_line_of_any_length_is_read_up_to_a_limit() -> None:
+    assert only_number("3" + " apples" * MAX_CHARACTERS) is None
+    assert final_number("#### 3" + " apples" * MAX_CHARACTERS) == (3, False)
+
+
+def test_a_box_needs_no_braces_around_one_character() -> None:
+    assert final_number(r"So it is \boxed 5") == (5, False)
