@@ -13,7 +13,8 @@ from pydantic_core import ErrorDetails
 
 from components.canonical import JsonObject
 from components.contracts.recipe import Recipe, Section
-from components.errors import UserError
+from components.contracts.strict_yaml import load_yaml
+from components.errors import UserError, one_line
 
 RENAMED_KEYS = {
     "data.human": "data.sources",
@@ -36,7 +37,7 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
     Raises UserError with the file and the key.
     """
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = load_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"recipe {path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -89,9 +90,10 @@ def _apply(document: JsonObject, override: str) -> None:
         raise UserError(f"--set {override}: write section.key=value")
     # The value is YAML, as in the file: 4 is a number, [1, 8] a list, null nothing.
     try:
-        set_key(document, key, yaml.safe_load(text))
-    except yaml.YAMLError:
-        raise UserError(f"--set {override}: the value is not YAML") from None
+        set_key(document, key, load_yaml(text))
+    except yaml.YAMLError as error:
+        reason = one_line(getattr(error, "problem", None) or error)
+        raise UserError(f"--set {override}: the value is not YAML ({reason})") from None
 
 
 def _message(problem: ErrorDetails) -> str:
@@ -112,6 +114,11 @@ def _message(problem: ErrorDetails) -> str:
             return f"unknown key {path!r}{_suggestion(location)}"
         case "missing":
             return f"{path} is missing"
+        case "finite_number":
+            return (
+                f"{path}: {problem['input']} is no number that a recipe can hold; to switch a limit "
+                "off, give a large number such as 1e9"
+            )
     reason = problem["msg"].removeprefix("Value error, ")
     return f"{path or 'recipe'}: {reason} (got {problem['input']!r:.80})"
 

@@ -1,8 +1,8 @@
 """Shingles, sketches and bands: search for similar texts without comparing all with all.
 
 Prompts made from a template share most of their text although they ask different things. So
-shingles that many prompts of a task have in common do not count, and rows whose numbers differ are
-never duplicates.
+shingles that many prompts of a task have in common do not count, and rows whose numbers or right
+answers differ are never duplicates.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from components.canonical import normalised_text
+from components.canonical import canonical_json, normalised_text
+from components.contracts.rows import Prompt
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +28,8 @@ BOILERPLATE_SHARE = 0.2
 question."""
 BOILERPLATE_PROMPTS = 10
 """A shingle of fewer prompts is no template: two or three that agree may well be duplicates."""
+MAX_ANSWER_CHARACTERS = 64
+"""Longest reference that tells two questions apart by itself."""
 NUM_PERMUTATIONS = 128
 # Fixed, not the campaign's: the same rows resemble each other in every campaign.
 _SEED = 20_240_101
@@ -49,6 +52,23 @@ def numbers_key(text: str) -> int:
     """Return 32 bits that are equal for texts with the same numbers in the same order."""
     numbers = "\0".join(_NUMBER.findall(text))
     return zlib.crc32(numbers.encode())
+
+
+def answer_key(prompt: Prompt) -> int:
+    """Return 32 bits that are equal for prompts with the same right answer, or with none at hand.
+
+    A question and its negation are alike but for a word: their right answers tell them apart.
+    """
+    if not prompt.reference:
+        return 0
+    answer = prompt.reference.get("answer")
+    # A verifier without an answer (a pattern, tests of a program) has other data to differ in.
+    text = answer if isinstance(answer, str) else canonical_json(prompt.reference).decode()
+    text = normalised_text(text).casefold()
+    # A long answer is text like the question: how alike the rows are says how alike it is.
+    if len(text) > MAX_ANSWER_CHARACTERS:
+        return 0
+    return zlib.crc32(text.encode())
 
 
 def jaccard(first: Shingles, second: Shingles) -> float:

@@ -220,6 +220,66 @@ def test_two_problems_that_differ_in_their_numbers_alone_are_no_near_duplicates(
     assert len(select(same, LABEL_FREE.model_copy(update={"minhash_threshold": 0.8}))[0]) == 1
 
 
+MINIMAL_PAIRS = [
+    (
+        "Is it {}true that every natural number above one has a prime factor?",
+        "",
+        "not ",
+        "yes",
+        "no",
+    ),
+    (
+        "Take the {} of the words in alphabetical order: pear, apple, quince, medlar, fig.",
+        "first",
+        "final",
+        "apple",
+        "quince",
+    ),
+    (
+        "Does the moon {} the light of the sun at night? Say yes or no.",
+        "reflect",
+        "make",
+        "yes",
+        "no",
+    ),
+    ("If all cats are pets, are {} pets cats? Answer in one word.", "some", "all", "yes", "no"),
+    ("In the sentence 'Ann gave Tom a book', who {} the book?", "gave", "got", "Ann", "Tom"),
+    ("Which option is {}: A copper, B wood, C glass, D paper?", "a metal", "a fuel", "A", "B"),
+    (
+        "Which is the {} of these planets: Mars, Venus, Earth, Saturn?",
+        "largest",
+        "reddest",
+        "S",
+        "M",
+    ),
+    ("Name the {} month of the year in the northern half of the world.", "last", "1st", "D", "J"),
+    (
+        "\u8fd9\u53e5\u8bdd\u662f{}\u5bf9\u7684\u5417\uff1f\u6240\u6709\u7684\u732b\u90fd\u662f\u52a8\u7269\u3002",
+        "",
+        "\u4e0d",
+        "\u662f",
+        "\u5426",
+    ),
+    ("Translate to French, {}: the child sees the house.", "singular", "plural!!", "la", "les"),
+]
+
+
+def test_a_question_and_its_negation_both_stay() -> None:
+    section = SelectSection(minhash_threshold=0.6, max_length_ratio=100.0)
+    for template, first, second, first_answer, second_answer in MINIMAL_PAIRS:
+        pair = [
+            *answers(ask(template.format(first), first_answer), first_answer),
+            *answers(ask(template.format(second), second_answer), second_answer),
+        ]
+        assert len(select(pair, section)[0]) == 2, template
+        # With one right answer they may be two wordings of one question.
+        same = [
+            *answers(ask(template.format(first) * 3, "so"), "so"),
+            *answers(ask(template.format(first) * 3 + " Go.", "so"), "so"),
+        ]
+        assert reasons(select(same, section)) == {"near_duplicate": 1}, template
+
+
 def test_short_digit_answers_are_not_merged() -> None:
     draw = random.Random(2)
     numbers = draw.sample(range(10**8, 10**9), 400)

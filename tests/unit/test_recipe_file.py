@@ -95,3 +95,57 @@ def test_every_new_name_is_a_key_of_the_recipe() -> None:
     assert set(RENAMED_KEYS.values()) == {key.replace(".0", "") for key in new}
     assert set(RENAMED_VALUES.values()) == {"dev"}
     parse_recipe(recipe_with(new))
+
+
+BASE = """name: x
+data: {sources: [{uri: 'file:///d.jsonl'}]}
+decide: {goal: {threshold: 0.5}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("train: {max_gradient_norm: .inf}", r"train\.max_gradient_norm: inf .*such as 1e9"),
+        ("train: {weight_decay: .nan}", r"train\.weight_decay: nan is no number"),
+        ("select: {max_length_ratio: 1e999}", r"select\.max_length_ratio: .*is no number"),
+        ("select: {likelihood: {base: [1, .inf]}}", r"select\.likelihood\.base\.1: inf is no"),
+        ("generate: {temperature: -.inf}", r"generate\.temperature: -inf is no number"),
+        ("seed: 1\nseed: 2", "key 'seed' is written twice.*line 5"),
+        ("train: {batch_size: 8, first: {}, batch_size: 8}", "key 'batch_size' is written twice"),
+        ("data: {}", "key 'data' is written twice.*line 4"),
+        ("'seed': 1\nseed: 1", "key 'seed' is written twice"),
+        ("seed: 010", "010 would be read as 8: write the number in decimal"),
+        ("seed: 1:30", "1:30 would be read as 90"),
+        ("select: {likelihood: {champion: [5, 1]}}", r"the lower end comes first: \[1, 5\]"),
+        ("select: {likelihood: {ratio: [1.5, 0.5]}}", r"select\.likelihood\.ratio: .*\[0.5, 1.5\]"),
+        ("select: {min_length_ratio: 5}", r"min_length_ratio \(5\) > max_length_ratio \(4\)"),
+        ("generate: {endpoint: {model: m, parameters: {x: .inf}}, engine: openai}", "inf is no"),
+    ],
+    ids=str,
+)
+def test_what_yaml_reads_as_something_else_is_an_error_with_its_key(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"{BASE}{text}\n")
+    with pytest.raises(UserError, match=said):
+        load_recipe(path)
+
+
+def test_an_override_is_read_as_strictly_as_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(BASE)
+    for override in ("train.first={steps: 1, steps: 2}", "seed=010", "train.weight_decay=.inf"):
+        with pytest.raises(UserError, match=r"written twice|read as 8|is no number"):
+            load_recipe(path, (override,))
+    assert load_recipe(path, ("train.max_gradient_norm=1e9",)).train.max_gradient_norm == 1e9
+
+
+def test_merged_and_repeated_parts_of_a_recipe_are_no_keys_written_twice(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    parts = "train:\n  first: &short {steps: 5, learning_rate: 0.1}\n"
+    path.write_text(f"{BASE}{parts}  rounds: {{<<: *short, steps: 7}}\n  pretrain: *short\n")
+    train = load_recipe(path).train
+    assert (train.first.steps, train.rounds.steps, train.rounds.learning_rate) == (5, 7, 0.1)
+    assert train.pretrain == train.first

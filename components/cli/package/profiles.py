@@ -16,6 +16,7 @@ from pydantic import Field, JsonValue, ValidationError
 from components.cli.package.images import image_of_each_step
 from components.cli.source_tree import IMAGES_FILE, PROFILES_FOLDER
 from components.contracts.recipe import Recipe, Section
+from components.contracts.strict_yaml import load_yaml
 from components.errors import UserError
 
 Step = Literal["prepare", "generate", "select", "train", "evaluate", "decide", "publish", "report"]
@@ -151,7 +152,7 @@ def load_profile(name: str, images_file: Path = IMAGES_FILE) -> Profile:
 
 def _read_document(name: str, path: Path) -> dict[str, object]:
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = load_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(
             f"--profile {name}: use {', '.join(profile_names())}, or the path of a .yaml file"

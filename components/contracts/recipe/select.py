@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from components.contracts.recipe.endpoint import ChatEndpoint
-from components.contracts.recipe.section import Positive, Section, Share
+from components.contracts.recipe.section import Band, Positive, Section, Share
 
 
 class JudgeScorer(ChatEndpoint):
@@ -38,11 +38,11 @@ class RewardScorer(Section):
 class LikelihoodBand(Section):
     """Perplexity per token within which an answer teaches: [lowest, highest], or none."""
 
-    champion: tuple[float, float] | None = None
+    champion: Band | None = None
     """Under the model that wrote it."""
-    base: tuple[float, float] | None = None
+    base: Band | None = None
     """Under the model the campaign began from."""
-    ratio: tuple[float, float] | None = None
+    ratio: Band | None = None
     """Champion over base: far below 1, the champion has drifted from it."""
 
 
@@ -136,5 +136,10 @@ class SelectSection(Section):
         if self.difficulty is not None and not self.verifier:
             raise ValueError(
                 "difficulty needs `verifier: true`: the pass rate is what the verifier accepts"
+            )
+        if self.min_length_ratio > self.max_length_ratio:
+            raise ValueError(
+                f"min_length_ratio ({self.min_length_ratio:g}) > max_length_ratio "
+                f"({self.max_length_ratio:g}) would drop every answer"
             )
         return self

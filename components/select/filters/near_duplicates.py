@@ -28,6 +28,7 @@ from components.select.scored_samples import (
 from components.select.text_similarity import (
     NUM_PERMUTATIONS,
     Shingles,
+    answer_key,
     band_hashes,
     boilerplate,
     jaccard,
@@ -49,7 +50,9 @@ not duplicates themselves. It keeps the cost of a large group below the square o
 
 
 def filter_of(settings: FilterSettings, remaining: Remaining) -> Filter | None:
-    """Return a filter that drops near-duplicates of an earlier row that has the same numbers.
+    """Return a filter that drops near-duplicates of an earlier row.
+
+    Both have the same numbers and the same right answer.
 
     A near-duplicate has a Jaccard similarity of at least `minhash_threshold` over shingles, without
     those of its task's template. None at a threshold of 1.
@@ -126,8 +129,12 @@ class _Search:
                 texts = [_text(scored) for scored in block]
                 tasks = [scored.slice[0] for scored in block]
                 shingles = list(map(self._distinctive, tasks, texts))
-                # Rows with other numbers get another salt: they are never proposed as a pair.
-                salts = [numbers_key(text) for text in texts]
+                # Rows with other numbers, or another right answer, get another salt: they are never
+                # proposed as a pair.
+                salts = [
+                    numbers_key(text) << 32 | answer_key(scored.prompt)
+                    for text, scored in zip(texts, block, strict=True)
+                ]
                 hashes = band_hashes(shingles, salts, self._rows_per_band)
                 for band, band_file in enumerate(band_files):
                     band_file.write(hashes[:, band].tobytes())
