@@ -70,6 +70,10 @@ class Check(Row):
     """Time for one answer, where code is run for it."""
     memory_mb: int = 2048
     """Memory of the process that runs the code."""
+    tolerance: float = 0.0
+    """A number this near to the reference is right."""
+    relative_tolerance: float = 0.0
+    """The same, as a share of the reference; the larger of the two counts."""
     code: str = ""
     """SHA-256 of the bundle that holds the user's own verifier."""
 

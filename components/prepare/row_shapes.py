@@ -84,6 +84,8 @@ def check_of(source: DataSource, code: str = "") -> Check:
         threshold=source.threshold,
         seconds=source.check_seconds,
         memory_mb=source.check_memory_mb,
+        tolerance=source.tolerance,
+        relative_tolerance=source.relative_tolerance,
         code=code,
     )
 
@@ -99,6 +101,10 @@ def _reference(row: Row, source: DataSource, completion: str | None) -> JsonObje
             raise RejectedRow("no_tests", f"no {source.tests_field!r}; data.sources tests_field")
         fields["tests"] = row[source.tests_field]
         fields["entry_point"] = row.get("entry_point")
+    if source.verifier == "sql":
+        if row.get(source.tables_field) is None:
+            raise RejectedRow("no_tables", f"no {source.tables_field!r}; data.sources tables_field")
+        fields["tables"] = row[source.tables_field]
     reference = _json_object(fields)
     return reference if completion is None else {**reference, "answer": completion}
 

@@ -6,13 +6,15 @@ its length; `math` gives up on a comparison after 5 seconds. An answer is right 
 
 - `exact`, if it is the reference, but for white space and Unicode forms (composed or not, with or
   without zero-width characters);
-- `numeric`, if the number it ends with is the reference's, in whatever notation: `1,450`,
+- `numeric`, if the number it ends with is the reference's, or within the source's tolerance, in
+  whatever notation: `1,450`,
   `10{,}000`, `\\frac12`, `1.5e3`, `2^{10}`, `50%`, "2 million". An expression that is no plain
   number (`3\\sqrt{2}`, `14:30`, "3 or 4") is no answer, and no number is read from a piece of it;
 - `choice`, if it names the reference's option by letter, however wrapped (`**B**`, "Option B"), or
   says its text. "A and B" and "I don't know" name none;
 - `math`, if it ends with an expression that is equal as mathematics;
 - `regex`, if all of it matches the reference, a regular expression;
+- `sql`, if the query in it gives the rows that the reference gives, in SQLite;
 - `code`, if the Python program in it passes the row's tests, in a confined process;
 - `task/reverse`, `task/copy`, `task/addition`, if it answers the prompt of the built-in task;
 - `reasoning_gym`, if the task's own scorer gives it the full score;
@@ -42,6 +44,7 @@ from components.verifiers import (
     own_checker,
     reasoning_gym,
     regex,
+    sql,
 )
 from components.verifiers.builtin_tasks import BUILTIN_TASKS
 from components.verifiers.final_answer import MAX_ANSWER_CHARACTERS
@@ -106,6 +109,7 @@ _VERIFIERS = {
     ),
     "choice": Verifier(choice.accepts, choice.answer_key, choice.group_keys, choice.stated_answer),
     "code": Verifier(code.verdict, code.answer_key),
+    "sql": Verifier(sql.verdict, sql.answer_key),
     # A regular expression is no answer.
     "regex": Verifier(regex.accepts, stated_answer=lambda prompt: ""),
     **{

@@ -42,7 +42,7 @@ def verdict(prompt: Prompt, text: str) -> Verdict:
     Raises:
         UserError: Programs cannot be confined here.
     """
-    _require_confinement()
+    require_confinement("code")
     cases, tests = _tests_of(prompt)
     if not cases and not tests:
         return Verdict(0.0, "the row has no tests")
@@ -57,7 +57,7 @@ def verdict(prompt: Prompt, text: str) -> Verdict:
             reason = _reason_of_tests(program, tests, prompt, deadline)
     except Silent as error:
         reason = str(error)
-    return Verdict(0.0, _printable(reason)) if reason else Verdict(1.0)
+    return Verdict(0.0, printable(reason)) if reason else Verdict(1.0)
 
 
 def answer_key(text: str) -> str:
@@ -178,7 +178,7 @@ def _reason_of_tests(program: str, tests: str, prompt: Prompt, deadline: Deadlin
     return str(message.get("reason") or message.get("unconfined"))
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Return a text without what could steer a terminal: the program may have chosen it."""
     words = " ".join(text.split())
     return "".join(character if character.isprintable() else "?" for character in words)
@@ -198,9 +198,17 @@ def _process(module: str, check: Check) -> LineProcess:
     return LineProcess(module, limits, packages=False)
 
 
+def require_confinement(verifier: str) -> None:
+    """Raise UserError, naming the verifier, if this machine cannot confine a program."""
+    if reason := _missing():
+        raise UserError(
+            f"verifier {verifier} runs what a model wrote, and refuses to without {reason}"
+        )
+
+
 @functools.cache
-def _require_confinement() -> None:
-    """Raise UserError if this machine cannot confine a program."""
+def _missing() -> str:
+    """Return what this machine lacks, "" if programs can be confined."""
     reason = seccomp.missing()
     if not reason:
         # Seen once in each process: the workers look again, and run nothing if they are free.
@@ -213,7 +221,4 @@ def _require_confinement() -> None:
                 reply = {"unconfined": str(error)}
         if "confined" not in reply:
             reason = f"seccomp filters, which this kernel or container refuses ({reply})"
-    if reason:
-        raise UserError(
-            f"verifier code runs programs that a model wrote, and refuses to without {reason}"
-        )
+    return reason

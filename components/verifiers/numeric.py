@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
 
-from components.contracts.rows import Prompt
+from components.contracts.rows import Check, Prompt
 from components.verifiers.final_answer import (
     after_answer_is,
     answer_part,
@@ -28,10 +28,29 @@ _NUMBERED_HEADING = re.compile(r"\(?\d+[.):]\s+\S*[^\W\d_]")
 
 
 def accepts(prompt: Prompt, text: str) -> bool:
-    """Return whether the text ends with the reference's number."""
+    """Return whether the text ends with the reference's number, or one within its tolerance."""
     expected = final_number(reference_text(prompt))
     number = final_number(text)
-    return expected is not None and number is not None and same_number(expected, number)
+    if expected is None or number is None:
+        return False
+    return same_number(expected, number) or _is_near(expected, number, prompt.check)
+
+
+def _is_near(expected: Number, number: Number, check: Check) -> bool:
+    """Return whether a number is within the tolerance of a check."""
+    # As they are written: 0.1 is no binary fraction.
+    absolute = Fraction(str(check.tolerance))
+    relative = Fraction(str(check.relative_tolerance))
+    if not absolute and not relative:
+        return False
+    # A percentage may stand against a share, and against a plain number.
+    divisors = [1] if expected.is_percent == number.is_percent else [1, 100]
+    for divisor in divisors:
+        wanted = expected.value / (divisor if expected.is_percent else 1)
+        given = number.value / (divisor if number.is_percent else 1)
+        if abs(given - wanted) <= max(absolute, relative * abs(wanted)):
+            return True
+    return False
 
 
 def answer_key(text: str) -> str:

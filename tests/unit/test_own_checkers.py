@@ -29,15 +29,20 @@ from tests.unit.test_prepare_step import RECIPE, prepare
 
 pytestmark = pytest.mark.process
 
+NUM_ROWS = 200
+GOAL = {"goal": {"threshold": 0.9}}
+
 
 def recipe_with(folder: Path, verifier: str = "my_checker.py:check", **source: Any) -> Recipe:
-    """A recipe beside a file of 40 rows that are checked by the user's function."""
+    """A recipe beside a file of rows that are checked by the user's function."""
     rows = folder / "rows.jsonl"
     if not rows.exists():
-        lines = [json.dumps({"prompt": f"ask {n}", "completion": f"yes {n}"}) for n in range(40)]
+        lines = [
+            json.dumps({"prompt": f"ask {n}", "completion": f"yes {n}"}) for n in range(NUM_ROWS)
+        ]
         rows.write_text("\n".join(lines))
     section = {"uri": f"file://{rows}", "verifier": verifier, **source}
-    return parse_recipe({**RECIPE, "data": {"sources": [section]}})
+    return parse_recipe({**RECIPE, "decide": GOAL, "data": {"sources": [section]}})
 
 
 def prompt_of(folder: Path, source: str, **check: Any) -> Prompt:
@@ -235,7 +240,9 @@ def test_prepare_tries_the_checker_on_rows_and_names_the_line(
     # Other fields of a row reach the checker by name.
     with pytest.raises(UserError, match="no_reference, first at line 1: no 'level'"):
         prepared(reference_fields=["level"])
-    lines = [json.dumps({"prompt": f"ask {n}", "completion": "yes", "level": 3}) for n in range(40)]
+    lines = [
+        json.dumps({"prompt": f"ask {n}", "completion": "yes", "level": 3}) for n in range(NUM_ROWS)
+    ]
     (tmp_path / "rows.jsonl").write_text("\n".join(lines))
     prepared(reference_fields=["level"])
 
@@ -257,14 +264,14 @@ def test_the_example_of_the_page_works(
     page = (Path(__file__).resolve().parents[2] / "docs" / "checkers.md").read_text()
     blocks = re.findall(r"^```(?:python|yaml)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     checker, recipe_text, recipe_of_code = blocks
-    parse_recipe({**RECIPE, **yaml.safe_load(recipe_of_code)})
+    parse_recipe({**RECIPE, "decide": GOAL, **yaml.safe_load(recipe_of_code)})
     (tmp_path / "my_checker.py").write_text(checker)
     (row,) = re.findall(r"`(\{\"prompt\".*?\})`", page, re.DOTALL)
     flag = json.loads(" ".join(row.split()))
-    rows = [json.dumps({**flag, "prompt": f"{n}. {flag['prompt']}"}) for n in range(40)]
+    rows = [json.dumps({**flag, "prompt": f"{n}. {flag['prompt']}"}) for n in range(NUM_ROWS)]
     (tmp_path / "colours.jsonl").write_text("\n".join(rows))
     monkeypatch.chdir(tmp_path)
-    recipe = parse_recipe({**RECIPE, **yaml.safe_load(recipe_text)})
+    recipe = parse_recipe({**RECIPE, "decide": GOAL, **yaml.safe_load(recipe_text)})
     sent = send_checker_code(recipe, tmp_path / "recipe.yaml", context.store.root, {})
     start = prepare(context, sent.model_dump(mode="json"))
     campaign = load_campaign(context, receipt_uri(context, start))

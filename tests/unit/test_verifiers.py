@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.contracts.rows import Prompt, prompt_id
+from components.contracts.rows import Check, Prompt, prompt_id
 from components.errors import UserError
 from components.verifiers import answer_key, pattern_problem, scorer_is_safe, verify
 
@@ -314,3 +314,24 @@ def test_no_text_makes_a_verifier_raise(verifier: str, reference: str, text: str
 def test_no_number_like_text_makes_the_numeric_verifier_raise(text: str) -> None:
     verify(question("numeric", text or "1"), text)
     answer_key(question("numeric", "1"), text)
+
+
+@pytest.mark.parametrize(
+    ("reference", "tolerance", "relative", "near", "far"),
+    [
+        ("3.14", 0.01, 0.0, ["3.15", "3.13", "it is 3.141"], ["3.151", "3.1"]),
+        ("1000", 0.0, 0.01, ["1010", "990", "1,005"], ["1011", "-1000"]),
+        ("-2", 0.5, 0.1, ["-2.5", "-1.5"], ["-2.6", "2"]),
+        ("50%", 0.01, 0.0, ["0.51", "50.01", "50%"], ["0.52", "50.02"]),
+        ("0.5", 0.01, 0.0, ["51%", "0.49"], ["52%"]),
+        ("0", 0.0, 0.1, ["0"], ["0.001"]),
+    ],
+)
+def test_a_number_within_the_tolerance_is_right(
+    reference: str, tolerance: float, relative: float, near: list[str], far: list[str]
+) -> None:
+    check = Check(tolerance=tolerance, relative_tolerance=relative)
+    prompt = question("numeric", reference).model_copy(update={"check": check})
+    assert [verify(prompt, text) for text in near] == [True] * len(near)
+    assert [verify(prompt, text) for text in far] == [False] * len(far)
+    assert not verify(prompt, "no number")

@@ -48,16 +48,23 @@ class DataSource(Section):
     """Column or key of the answer; `chosen` for preference pairs."""
     verifier: str = "exact"
     """Check of answers to these rows' prompts against their completion: `exact`, `numeric`, `math`,
-    `choice`, `regex`, `code` (a program that must pass the row's tests), or a function of your own,
-    `my_checker.py:check` (a file beside the recipe) or `module:function`."""
+    `choice`, `regex`, `code` (a program that must pass the row's tests), `sql` (a query that must
+    give what the completion gives), or a function of your own, `my_checker.py:check` (a file beside
+    the recipe) or `module:function`."""
+    tolerance: Annotated[float, Field(ge=0)] = 0.0
+    """For `numeric`: a number this near to the completion is right."""
+    relative_tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The same as a share of the completion: 0.01 is 1 %. The larger of the two counts."""
     tests_field: str = "tests"
     """Field of a row with its tests, for verifier `code`."""
+    tables_field: str = "tables"
+    """Field of a row with the SQL that makes its tables, for verifier `sql`."""
     reference_fields: tuple[str, ...] = ()
     """Other fields of a row that the verifier gets beside the completion."""
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Score from which on an answer is right, for a verifier that grades."""
     check_seconds: Annotated[int, Field(ge=1, le=600)] = 10
-    """Time for one answer, for `code` and for your own verifier."""
+    """Time for one answer, for `code`, `sql` and your own verifier."""
     check_memory_mb: Annotated[int, Field(ge=64)] = 2048
     """Memory of its process."""
 
@@ -65,6 +72,12 @@ class DataSource(Section):
     @classmethod
     def _known_verifier(cls, verifier: str) -> str:
         return checked_name(verifier)
+
+    @model_validator(mode="after")
+    def _tolerance_is_of_numbers(self) -> DataSource:
+        if (self.tolerance or self.relative_tolerance) and self.verifier != "numeric":
+            raise ValueError("tolerance and relative_tolerance are for `verifier: numeric`")
+        return self
 
 
 class Ladder(Section):
