@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from components.canonical import JsonObject, canonical_json, digest_of
 from components.contracts.summaries import Summary
-from components.errors import Corrupt, OlderReceipt, RatchetError, UserError
+from components.errors import Corrupt, Missing, OlderReceipt, RatchetError, UserError
 from components.runtime.attempts import Attempt, Task, attempting
 from components.runtime.code_digest import code_digest
 from components.runtime.context import Context
@@ -262,6 +262,16 @@ def read_receipt(context: Context, ref: str) -> Receipt:
         Corrupt: The object is no receipt, another one, or was changed since it was written.
         OlderReceipt: An older Ratchet wrote it.
     """
+    try:
+        return _read_receipt_once(context, ref)
+    except Missing:
+        raise
+    except Corrupt:
+        # Bytes that were changed on their way are not what the store holds.
+        return _read_receipt_once(context, ref)
+
+
+def _read_receipt_once(context: Context, ref: str) -> Receipt:
     step, _, key = ref.partition("/")
     address = keys.receipt_key(step, key)
     uri = f"{context.store.root}/{address}"

@@ -8,12 +8,13 @@ import os
 import secrets
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.errors import Corrupt, UserError
+from components.errors import Corrupt, Missing, UserError
 from components.storage import keys
 from components.storage.folder import local_errors
 from components.storage.store import Store
@@ -144,8 +145,24 @@ class Cache:
 def download(store: Store, key: str, sha256: str, size: int, path: Path) -> None:
     """Fetch an object to the new file `path` and verify it.
 
-    Raises Missing, Corrupt (naming `key`), UserError or Transient.
+    Bytes that are not the right ones are fetched once more: they may have been changed on their
+    way. Raises Missing, Corrupt (naming `key`), UserError or Transient.
     """
+    began = time.monotonic()
+    try:
+        _download_once(store, key, sha256, size, path)
+    except Missing:
+        raise
+    except Corrupt:
+        path.unlink(missing_ok=True)
+        try:
+            _download_once(store, key, sha256, size, path)
+        except Corrupt as error:
+            seconds = time.monotonic() - began
+            raise type(error)(f"{error} [download: 2 attempts in {seconds:.1f} s]") from None
+
+
+def _download_once(store: Store, key: str, sha256: str, size: int, path: Path) -> None:
     store.get_file(key, path)
     # The size first: it tells a broken transfer from bytes that rotted.
     received_bytes = path.stat().st_size

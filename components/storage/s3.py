@@ -12,33 +12,41 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from components.errors import Corrupt, Missing, RatchetError, Transient, UserError, one_line
+from components.errors import Corrupt, Missing, RatchetError, Transient
 from components.retry import pauses
 from components.storage import keys
 from components.storage.folder import changed_file, local_errors, new_file
+from components.storage.s3_calls import S3Call, S3Patience, bounded
+from components.storage.s3_client import (
+    MAX_TRANSFERS,
+    Client,
+    endpoint_of,
+    make_client,
+    switch,
+)
 from components.storage.s3_errors import s3_errors, shown_endpoint, status_of
 
 PART_BYTES = 16 * 1024 * 1024
 """Larger files go in parts of this size, MAX_TRANSFERS at a time; S3 wants at least 5 MiB a part.
 """
 MAX_PARTS = 10_000
-MAX_TRANSFERS = 4
-MAX_TRIES = 4
-"""Tries of one request, with growing pauses (botocore's standard retry mode)."""
-READ_TRIES = 2
-"""Tries of reading an answer that broke off, each with the request's own MAX_TRIES."""
+CONFLICT_TRIES = 4
+CALL_TRIES = 2
+"""Tries of a call whose answer broke off or looks missing or damaged. Each has the tries of its
+requests besides."""
 
 CONFLICT = 409
 PRECONDITION_FAILED = 412
 
 T = TypeVar("T")
-Client = Any
-"""A boto3 S3 client or session; boto3 makes its methods at run time and has no types."""
+Head = Mapping[str, Any]
+"""Answer to a HEAD request."""
 
 
 class S3Store:
@@ -53,23 +61,39 @@ class S3Store:
     first wins; only writers within the same few milliseconds may both believe it, which is harmless
     for equal bytes (receipts are deterministic).
 
+    Every call of the server ends: with a result, or within `patience` with an error that names the
+    operation, the object, the attempts and the time they took.
+
     An upload that is killed leaves parts that cost space: give the bucket a rule
     AbortIncompleteMultipartUpload.
     """
 
     def __init__(
-        self, root: str, environment: Mapping[str, str], *, part_bytes: int = PART_BYTES
+        self,
+        root: str,
+        environment: Mapping[str, str],
+        *,
+        part_bytes: int = PART_BYTES,
+        patience: S3Patience | None = None,
     ) -> None:
-        """`root` is a canonical `s3://bucket/prefix` URI; `environment` as for `open_store`."""
+        """Use the store at `root`, a canonical `s3://bucket/prefix` URI.
+
+        Args:
+            root: URI of the store.
+            environment: as for `open_store`.
+            part_bytes: larger files go in parts of this size.
+            patience: how long and how often the server is asked; None: as by default.
+        """
         self.root = root
+        self._patience = patience or S3Patience()
         self._bucket, _, prefix = root.removeprefix("s3://").partition("/")
         self._base = f"{prefix}/" if prefix else ""
         self._environment = environment
         self._part_bytes = part_bytes
-        request_checksum = _switch(environment, "RATCHET_S3_REQUEST_CHECKSUM")
+        request_checksum = switch(environment, "RATCHET_S3_REQUEST_CHECKSUM")
         self._send_checksum = request_checksum == "when_supported"
         # Looked at now, so that a wrong value shows before the work and not at the first read.
-        _switch(environment, "RATCHET_S3_RESPONSE_CHECKSUM")
+        switch(environment, "RATCHET_S3_RESPONSE_CHECKSUM")
         self._lock = threading.Lock()
         self._connected: Client = None
 
@@ -90,8 +114,7 @@ class S3Store:
         digest = hashlib.sha256(data).hexdigest()
         if digest != sha256:
             raise changed_file(path, sha256, digest)
-        with self._errors(key):
-            self._put(key, data)
+        self._call("PutObject", key, lambda client: self._put(client, key, data))
 
     def put_bytes(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
         """Store a small document; write-once as the class says.
@@ -101,8 +124,7 @@ class S3Store:
         """
         keys.relative_path(key)
         if not if_absent:
-            with self._errors(key):
-                self._put(key, data)
+            self._call("PutObject", key, lambda client: self._put(client, key, data))
             return True
         # Safety may not rest on the condition alone: of 16 writers at once rclone and s3rver let
         # all 16 win. So it also looks first, and reads back.
@@ -116,9 +138,7 @@ class S3Store:
 
     def get_file(self, key: str, path: Path) -> None:
         """Download to the new file `path`, in parallel ranges if it is large."""
-        size = self.size(key)
-        if size is None:
-            raise Missing(f"{self.root}/{key} does not exist")
+        size = self._size_of_existing(key)
         with local_errors(path, size), new_file(path) as file:
 
             def receive(index: int) -> None:
@@ -131,45 +151,65 @@ class S3Store:
 
     def size(self, key: str) -> int | None:
         """Return the size in bytes, or None if there is no such object."""
-        head = self._head(key)
+        head = self._head_or_none(key)
         return None if head is None else int(head["ContentLength"])
 
     def version(self, key: str) -> str | None:
         """Return the object's ETag, or None if there is no object."""
-        head = self._head(key)
+        head = self._head_or_none(key)
         return None if head is None else str(head["ETag"])
 
-    def _head(self, key: str) -> Mapping[str, Any] | None:
-        with self._errors(key):
-            client = self._client()
-            try:
-                head: Mapping[str, Any] = client.head_object(
-                    Bucket=self._bucket, Key=self._name(key)
-                )
-                return head
-            except client.exceptions.ClientError as error:
-                if status_of(error) == 404:
-                    return None
-                raise
+    def _head_or_none(self, key: str) -> Head | None:
+        def head_twice(client: Client) -> Head | None:
+            # One wrong 404 would have work done again, or finished work called damaged.
+            return self._head(client, key) or self._head(client, key)
+
+        return self._call("HeadObject", key, head_twice)
+
+    def _size_of_existing(self, key: str) -> int:
+        def size(client: Client) -> int:
+            head = self._head(client, key)
+            if head is None:
+                raise Missing(f"{self.root}/{key} does not exist")
+            return int(head["ContentLength"])
+
+        return self._call("HeadObject", key, size)
+
+    def _head(self, client: Client, key: str) -> Head | None:
+        try:
+            head: Head = client.head_object(Bucket=self._bucket, Key=self._name(key))
+        except client.exceptions.ClientError as error:
+            if status_of(error) == 404:
+                return None
+            raise
+        return head
 
     def list(self, prefix: str) -> Iterator[str]:
         """Yield the keys below the folder `prefix` (empty, or ending in `/`), in order."""
         base = self._base + keys.folder_prefix(prefix)
         listed: list[str] = []
-        with self._errors(prefix):
-            paginator = self._client().get_paginator("list_objects_v2")
-            for page in paginator.paginate(Bucket=self._bucket, Prefix=base):
-                objects = page.get("Contents", ())
-                listed += [item["Key"].removeprefix(self._base) for item in objects]
+        page: dict[str, str] = {}
+        while True:
+            # A call for each page: a listing of a million keys may take longer than one call.
+            answer = self._list_page(prefix, {"Bucket": self._bucket, "Prefix": base, **page})
+            objects = answer.get("Contents", ())
+            listed += [item["Key"].removeprefix(self._base) for item in objects]
+            if not answer.get("IsTruncated"):
+                break
+            page = {"ContinuationToken": answer["NextContinuationToken"]}
         # A name that ends in a slash is a console's marker of an empty folder.
         objects_only = [key for key in listed if not key.endswith("/")]
         # Not every server lists in order.
         return iter(sorted(objects_only))
 
+    def _list_page(self, prefix: str, request: dict[str, str]) -> dict[str, Any]:
+        """Return the answer to one request of a listing."""
+        return self._call("ListObjectsV2", prefix, lambda client: client.list_objects_v2(**request))
+
     def delete(self, key: str) -> None:
         """Remove an object, if it is there."""
-        with self._errors(key):
-            self._client().delete_object(Bucket=self._bucket, Key=self._name(key))
+        target = {"Bucket": self._bucket, "Key": self._name(key)}
+        self._call("DeleteObject", key, lambda client: client.delete_object(**target))
 
     def enforces_write_once(self, key: str) -> bool:
         """Return True if the server answers a second conditional write of `key` with 412.
@@ -181,9 +221,9 @@ class S3Store:
     def _name(self, key: str) -> str:
         return self._base + keys.foreign_path(key)
 
-    def _put(self, key: str, data: bytes, **condition: str) -> None:
+    def _put(self, client: Client, key: str, data: bytes, **condition: str) -> None:
         target = {"Bucket": self._bucket, "Key": self._name(key)}
-        self._client().put_object(**target, Body=data, **self._checksum(data), **condition)
+        client.put_object(**target, Body=data, **self._checksum(data), **condition)
 
     def _checksum(self, data: bytes) -> dict[str, str]:
         if not self._send_checksum:
@@ -193,78 +233,94 @@ class S3Store:
 
     def _put_if_absent(self, key: str, data: bytes) -> bool:
         """Write an object, or return False if one is there."""
-        for pause_seconds in islice(pauses(0.1, 0.8), MAX_TRIES):
-            with self._errors(key):
-                try:
-                    self._put(key, data, IfNoneMatch="*")
-                    return True
-                except self._client().exceptions.ClientError as error:
-                    status = status_of(error)
-                    if status == PRECONDITION_FAILED:
-                        return False
-                    if status != CONFLICT:
-                        raise
-            # Another writer is at it. AWS asks to try again, since that one may yet fail.
+
+        def put(client: Client) -> bool | None:
+            """Return None if another writer is at it."""
+            try:
+                self._put(client, key, data, IfNoneMatch="*")
+            except client.exceptions.ClientError as error:
+                status = status_of(error)
+                if status not in (PRECONDITION_FAILED, CONFLICT):
+                    raise
+                return False if status == PRECONDITION_FAILED else None
+            return True
+
+        for pause_seconds in islice(pauses(0.1, 0.8), CONFLICT_TRIES):
+            was_put = self._call("PutObject", key, put)
+            if was_put is not None:
+                return was_put
+            # AWS asks to try again, since the other writer may yet fail.
             time.sleep(pause_seconds)
-        raise Transient(f"{self.root}/{key}: several writers at once; try again")
+        raise Transient(
+            f"{self.root}/{key}: several writers at once; try again "
+            f"[PutObject: {CONFLICT_TRIES} attempts]"
+        )
 
     def _put_parts(self, key: str, path: Path, size: int, sha256: str) -> None:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             if digest != sha256:
                 raise changed_file(path, sha256, digest)
-            client = self._client()
             target = {"Bucket": self._bucket, "Key": self._name(key)}
-            with self._errors(key):
-                algorithm = {"ChecksumAlgorithm": "SHA256"} if self._send_checksum else {}
-                upload = client.create_multipart_upload(**target, **algorithm)
-                target["UploadId"] = upload["UploadId"]
-                try:
-                    self._send_parts(client, target, file, size)
-                except client.exceptions.NoSuchUpload:
-                    # The answer to the last request may have been lost and the request repeated.
-                    if self.size(key) != size:
-                        raise
-                except BaseException:
-                    # The failure in hand matters more than one of tidying up.
-                    with suppress(RatchetError), self._errors(key):
-                        client.abort_multipart_upload(**target)
-                    raise
+            algorithm = {"ChecksumAlgorithm": "SHA256"} if self._send_checksum else {}
+            upload = self._call(
+                "CreateMultipartUpload",
+                key,
+                lambda client: client.create_multipart_upload(**target, **algorithm),
+            )
+            target["UploadId"] = upload["UploadId"]
+            try:
+                self._send_parts(key, target, file, size)
+            except BaseException:
+                # The failure in hand matters more than one of tidying up.
+                with suppress(RatchetError):
+                    self._call(
+                        "AbortMultipartUpload",
+                        key,
+                        lambda client: client.abort_multipart_upload(**target),
+                    )
+                raise
 
-    def _send_parts(
-        self, client: Client, target: dict[str, str], file: BinaryIO, size: int
-    ) -> None:
+    def _send_parts(self, key: str, target: dict[str, str], file: BinaryIO, size: int) -> None:
         part_bytes = max(self._part_bytes, _ceil_division(size, MAX_PARTS))
 
         def send(index: int) -> dict[str, object]:
             # pread, because threads share the file's position.
             data = os.pread(file.fileno(), part_bytes, index * part_bytes)
+            number = index + 1
             checksum = self._checksum(data)
-            answer = client.upload_part(**target, PartNumber=index + 1, Body=data, **checksum)
-            return {"PartNumber": index + 1, "ETag": answer["ETag"], **checksum}
+            part = {**target, "PartNumber": number, "Body": data, **checksum}
+            answer = self._call("UploadPart", key, lambda client: client.upload_part(**part))
+            return {"PartNumber": number, "ETag": answer["ETag"], **checksum}
 
         parts = _in_parallel(send, _ceil_division(size, part_bytes))
-        client.complete_multipart_upload(**target, MultipartUpload={"Parts": parts})
+
+        def complete(client: Client) -> None:
+            try:
+                client.complete_multipart_upload(**target, MultipartUpload={"Parts": parts})
+            except client.exceptions.NoSuchUpload:
+                # The answer to this request may have been lost and the request repeated.
+                head = self._head(client, key)
+                if head is None or head["ContentLength"] != size:
+                    raise
+
+        self._call("CompleteMultipartUpload", key, complete)
 
     def _read(self, key: str, max_bytes: int, byte_range: str = "") -> bytes:
-        # botocore retries requests, but not the reading of an answer's body.
-        for _ in range(READ_TRIES - 1):
-            with suppress(Transient):
-                return self._read_once(key, max_bytes, byte_range)
-        return self._read_once(key, max_bytes, byte_range)
-
-    def _read_once(self, key: str, max_bytes: int, byte_range: str) -> bytes:
         request = {"Bucket": self._bucket, "Key": self._name(key)}
         if byte_range:
             request["Range"] = byte_range
-        with self._errors(key):
-            answer = self._client().get_object(**request)
+
+        def get(client: Client) -> bytes:
+            answer = client.get_object(**request)
             size = answer["ContentLength"]
             if size > max_bytes:
                 raise Corrupt(
                     f"{self.root}/{key} has {size:,} bytes, expected were {max_bytes:,} at most"
                 )
             return bytes(answer["Body"].read())
+
+        return self._call("GetObject", key, get)
 
     def _client(self) -> Client:
         with self._lock:
@@ -282,93 +338,52 @@ class S3Store:
         # starts (4 of 14 pods on a real cluster), and a store that restarts is away for 16 s. The
         # settings come from the cluster and were right for other pods; the step is tried again.
         in_pod = "KUBERNETES_SERVICE_HOST" in self._environment
-        with self._explained(self.root, reached_before=in_pod):
-            session = boto3.session.Session(**credentials)
-            # A person who mistyped the address should not wait for minutes of tries.
-            impatient_client = _make_client(
-                session,
-                self._environment,
-                tries=2,
-                connect_seconds=3,
-                read_seconds=5,
-            )
-            impatient_client.list_objects_v2(Bucket=self._bucket, Prefix=self._base, MaxKeys=1)
-            return _make_client(
-                session,
-                self._environment,
-                tries=MAX_TRIES,
-                connect_seconds=5,
-                read_seconds=60,
-            )
-
-    def _errors(self, key: str) -> AbstractContextManager[None]:
-        self._client()
-        return self._explained(f"{self.root}/{key}".rstrip("/"), reached_before=True)
-
-    def _explained(self, object_uri: str, *, reached_before: bool) -> AbstractContextManager[None]:
-        server = f"S3 endpoint {shown_endpoint(_endpoint(self._environment))}"
-        return s3_errors(
-            object_uri=object_uri, bucket=self._bucket, server=server, reached_before=reached_before
+        session = boto3.session.Session(**credentials)
+        # A person who mistyped the address should not wait for minutes of tries.
+        impatient = replace(self._patience, tries=2, connect_seconds=3.0, answer_seconds=5.0)
+        look = {"Bucket": self._bucket, "Prefix": self._base, "MaxKeys": 1}
+        self._explained(
+            S3Call("ListObjectsV2"),
+            self.root,
+            lambda: make_client(session, self._environment, impatient).list_objects_v2(**look),
+            reached_before=in_pod,
         )
+        return make_client(session, self._environment, self._patience)
+
+    def _call(self, operation: str, key: str, request: Callable[[Client], T]) -> T:
+        """Return the answer of the server about one key (of a listing: a folder)."""
+        client = self._client()
+        call = S3Call(operation)
+        object_uri = f"{self.root}/{key}".rstrip("/")
+
+        def ask() -> T:
+            return self._explained(call, object_uri, lambda: request(client), reached_before=True)
+
+        # botocore retries requests, but not the reading of an answer's body. And an object is called
+        # missing or damaged only if it looks so twice: one wrong answer may be a proxy's.
+        for _ in range(CALL_TRIES - 1):
+            with suppress(Transient, Corrupt):
+                return ask()
+            time.sleep(self._patience.second_look_seconds)
+        return ask()
+
+    def _explained(
+        self, call: S3Call, object_uri: str, work: Callable[[], T], *, reached_before: bool
+    ) -> T:
+        server = f"S3 endpoint {shown_endpoint(endpoint_of(self._environment))}"
+        with s3_errors(
+            call=call,
+            object_uri=object_uri,
+            bucket=self._bucket,
+            server=server,
+            reached_before=reached_before,
+        ):
+            return bounded(call, work, self._patience.call_seconds)
 
 
 def _ceil_division(dividend: int, divisor: int) -> int:
     """Return the quotient, rounded up."""
     return -(-dividend // divisor)
-
-
-def _make_client(
-    session: Client,
-    environment: Mapping[str, str],
-    *,
-    tries: int,
-    connect_seconds: int,
-    read_seconds: int,
-) -> Client:
-    from botocore.config import Config
-
-    endpoint = _endpoint(environment)
-    region = (
-        environment.get("AWS_REGION")
-        or environment.get("AWS_DEFAULT_REGION")
-        or session.region_name
-    )
-    request_checksum = _switch(environment, "RATCHET_S3_REQUEST_CHECKSUM")
-    config = Config(
-        connect_timeout=connect_seconds,
-        read_timeout=read_seconds,
-        max_pool_connections=2 * MAX_TRANSFERS,
-        retries={"mode": "standard", "total_max_attempts": tries},
-        request_checksum_calculation=request_checksum,
-        response_checksum_validation=_switch(environment, "RATCHET_S3_RESPONSE_CHECKSUM"),
-        s3={
-            # Servers of one's own rarely have a DNS name for each bucket.
-            "addressing_style": "path" if endpoint else "auto",
-            # Without checksum headers the signature has to cover the bytes, over https too.
-            "payload_signing_enabled": request_checksum == "when_required",
-        },
-    )
-    try:
-        return session.client(
-            "s3",
-            endpoint_url=endpoint,
-            # boto3 signs with a region even where the server has none.
-            region_name=region or "us-east-1",
-            config=config,
-        )
-    except ValueError as error:
-        raise UserError(f"S3 endpoint {shown_endpoint(endpoint)}: {one_line(error)}") from error
-
-
-def _endpoint(environment: Mapping[str, str]) -> str | None:
-    return environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL") or None
-
-
-def _switch(environment: Mapping[str, str], name: str) -> str:
-    value = environment.get(name) or "when_supported"
-    if value not in ("when_supported", "when_required"):
-        raise UserError(f"{name}={value}: use when_supported or when_required")
-    return value
 
 
 def _write_at(file: BinaryIO, data: bytes, offset: int) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from components.errors import Corrupt, Missing, RatchetError, Transient, UserError, one_line
+from components.storage.s3_calls import CallTimeout, S3Call
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
@@ -35,17 +36,31 @@ _EXPIRED = ("ExpiredToken", "InvalidToken", "TokenRefreshRequired")
 
 
 @contextmanager
-def s3_errors(*, object_uri: str, bucket: str, server: str, reached_before: bool) -> Iterator[None]:
-    """Turn boto3's exceptions into one line that names object, bucket and endpoint, never a secret.
+def s3_errors(
+    *, call: S3Call, object_uri: str, bucket: str, server: str, reached_before: bool
+) -> Iterator[None]:
+    """Turn boto3's exceptions into one line, which never shows a secret.
 
-    An endpoint that cannot be reached is a UserError at first contact, and Transient later.
+    It names object, bucket and endpoint, the operation, its attempts and the time they took. An
+    endpoint that cannot be reached is a UserError at first contact, and Transient later.
     """
+    try:
+        with _translated(object_uri, bucket, server, reached_before):
+            yield
+    except RatchetError as error:
+        raise type(error)(f"{error} [{call}]") from error.__cause__
+
+
+@contextmanager
+def _translated(object_uri: str, bucket: str, server: str, reached_before: bool) -> Iterator[None]:
     from botocore import exceptions as aws
 
     try:
         yield
     except aws.ClientError as error:
         raise _refused(error, object_uri, bucket, server) from error
+    except CallTimeout as error:
+        raise Transient(f"{object_uri}: {server} did not finish its answer in time") from error
     except aws.FlexibleChecksumError as error:
         raise Corrupt(
             f"{object_uri}: the bytes do not fit the checksum kept by {server}; restore it"

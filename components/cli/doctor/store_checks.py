@@ -24,6 +24,7 @@ from components.cli.json_documents import Json
 from components.errors import Missing, UserError
 from components.storage import keys
 from components.storage.s3 import S3Store
+from components.storage.s3_client import Client
 from components.storage.s3_errors import status_of
 from components.storage.store import open_store, probe
 
@@ -53,15 +54,16 @@ class Inspected(S3Store):
 
         A refusal is an answer; what keeps the server from answering is an error as in `S3Store`.
         """
-        with self._errors(name):
-            client = self._client()
+        target = {"Bucket": self._bucket, "Key": self._name(_key(name))}
+
+        def request(client: Client) -> tuple[int, Json]:
             try:
-                answer = getattr(client, operation)(
-                    Bucket=self._bucket, Key=self._name(_key(name)), **arguments
-                )
+                answer = getattr(client, operation)(**target, **arguments)
             except client.exceptions.ClientError as error:
                 return status_of(error), error.response
             return int(answer["ResponseMetadata"]["HTTPStatusCode"]), answer
+
+        return self._call(operation, name, request)
 
 
 def _key(name: str) -> str:
