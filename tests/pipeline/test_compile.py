@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "pipeline-tasks.txt"
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 COMPONENTS = sorted((ROOT / "components").rglob("*.py"))
-SHARED = ("contracts", "storage", "runtime", "verifiers", "modeling")
+SHARED = ("contracts", "storage", "runtime", "verifiers", "modeling", "chat_api", "sandbox")
 MAX_BYTES = 400_000
 MAX_TASKS = 60
 """Of four rounds: a run of 56 tasks is a workflow object near the 2 MiB that a cluster stores."""
