@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from components.storage.store import open_store
 from tests.unit.trainings import (
     carry_out,
     command_of,
@@ -115,6 +116,31 @@ def test_a_killed_training_ends_with_the_same_bits(whole: dict[str, Any], tmp_pa
         whole["folder"] / "model.safetensors"
     ).read_bytes()
     assert done["best_step"] == whole["best_step"]
+
+
+def test_a_twin_that_is_done_first_and_deletes_all_checkpoints_ends_no_training(
+    whole: dict[str, Any], tmp_path: Path
+) -> None:
+    """As the step does at its end, while another process still trains the same."""
+    job = make_job(tmp_path / "second", steps=STEPS, checkpoint_minutes=0, **HARD)
+    store = open_store(job.store, {})
+    store.put_bytes(f"progress/train/{KEY}/notes.txt", b"a stray file")
+    log = tmp_path / "log.txt"
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            command_of(job), env=environment_of(job), stdout=stream, stderr=stream
+        )
+    num_deleted = 0
+    while process.poll() is None:
+        for address in list(store.list(f"progress/train/{KEY}/")):
+            store.delete(address)
+            num_deleted += 1
+        time.sleep(0.05)
+    said = log.read_text(errors="replace")
+    assert process.returncode == 0, said[-3000:]
+    assert num_deleted > 10
+    log_lines = (job.output / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["loss"] for line in log_lines] == whole["losses"]
 
 
 def test_sigterm_shortens_the_way_to_the_same_place(whole: dict[str, Any], tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import time
@@ -54,6 +55,7 @@ COMMIT_SECONDS = 600.0
 """Longest time that process 0 waits for the files of the others."""
 POLL_SECONDS = 0.2
 """Between two looks for such a file."""
+_NAME = re.compile(r"step-\d{8}-")
 
 
 # DeepSpeed's own checkpoints refuse another number of processes. Its universal ones go from one
@@ -74,6 +76,8 @@ class Checkpoints:
         self.nonce = share_text(secrets.token_hex(4))
         self.folder = _local_folder(context, key)
         self._refused: set[str] = set()
+        self._there_before: set[str] = set()
+        """Names of checkpoints, whole or not, that this training found when it began."""
         # One thread: parts are stored in order, and the commit comes after them.
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._upload: Future[None] | None = None
@@ -137,7 +141,10 @@ class Checkpoints:
         A damaged or incomplete one is named in a note, and the one before it is used.
         """
         # Process 0 lists: the listings of two processes may differ.
-        own_names = self._names() if self.rank == 0 else []
+        own_names = []
+        if self.rank == 0:
+            own_names = self._names()
+            self._there_before |= {self._name_of(address) for address in self._addresses()}
         names: list[str] = json.loads(share_text(json.dumps(own_names)))
         for name in names:
             checkpoint, trouble = None, ""
@@ -174,13 +181,17 @@ class Checkpoints:
 
     def _names(self) -> list[str]:
         """Return the names of the checkpoints with a receipt, newest first."""
-        prefix = keys.progress_prefix("train", self.key)
-        names = []
-        for key in self.context.store.list(prefix):
-            file = key.removeprefix(prefix)
-            if "/" not in file and file.endswith(".json"):
-                names.append(file.removesuffix(".json"))
+        names = [self._name_of(address) for address in self._addresses() if _is_receipt(address)]
         return sorted(names, reverse=True)
+
+    def _addresses(self) -> list[str]:
+        """Return the addresses of all files of this training's checkpoints."""
+        prefix = keys.progress_prefix("train", self.key)
+        return [key for key in self.context.store.list(prefix) if _NAME.match(key, len(prefix))]
+
+    def _name_of(self, address: str) -> str:
+        path = address.removeprefix(keys.progress_prefix("train", self.key))
+        return path.split("/")[0].removesuffix(".json")
 
     def _address(self, *names: str) -> str:
         return keys.progress_key("train", self.key, *names)
@@ -263,19 +274,29 @@ class Checkpoints:
     def _of_all_processes(self, name: str) -> dict[str, ObjectRef]:
         """Return the files of every process, after a look at each one's size in the store.
 
-        Raises Transient if a process takes longer than COMMIT_SECONDS, Corrupt for a wrong size.
+        Raises Transient if a process takes longer than COMMIT_SECONDS, or if another training of
+        the same work has deleted the files; Corrupt for a wrong size.
         """
         objects: Refs = {}
         deadline = self.context.clock() + COMMIT_SECONDS
         for rank in range(self.world_size):
             address = self._address(name, f"rank-{rank}.json")
-            content = self._wait_for(address, deadline)
+            # The share of this process was stored a moment ago.
+            content = self._wait_for(address, deadline if rank != self.rank else 0.0)
             if content is None:
-                raise Transient(f"process {rank} did not store its share of {name}")
+                raise Transient(
+                    f"process {rank} did not store its share of {name}, or another training of the "
+                    "same work is done and has deleted it"
+                )
             for file, ref in json.loads(content).items():
                 objects[file] = ObjectRef.model_validate(ref)
         for file, ref in objects.items():
             size = self.context.store.size(self._address(name, file))
+            if size is None:
+                raise Transient(
+                    f"{self._address(name, file)} is gone: another training of the same work is "
+                    "done and has deleted it"
+                )
             if size != ref.size:
                 raise Corrupt(
                     f"{self._address(name, file)} has {size} bytes instead of {ref.size} after "
@@ -295,20 +316,25 @@ class Checkpoints:
 
     def _evict(self) -> None:
         """Delete all but the newest usable checkpoints."""
-        usable = [name for name in self._names() if name not in self._refused]
-        newest = usable[:KEEP]
-        prefix = keys.progress_prefix("train", self.key)
+        committed = self._names()
+        newest = [name for name in committed if name not in self._refused][:KEEP]
+        if not newest:
+            return
+        # What another training of the same work has on its way is not whole yet, and not old.
+        deletable = {*committed, *self._there_before}
         # Receipts go first, so that none names a deleted file.
-        addresses = sorted(
-            self.context.store.list(prefix), key=lambda key: "/" in key.removeprefix(prefix)
-        )
-        for key in addresses:
-            path = key.removeprefix(prefix)
-            name = path.split("/")[0].removesuffix(".json")
+        for address in sorted(self._addresses(), key=lambda address: not _is_receipt(address)):
+            name = self._name_of(address)
+            is_own = name.endswith(self.nonce)
             # A newer name belongs to a checkpoint that is on its way.
-            is_old = name not in newest and name < newest[0]
+            is_old = name not in newest and name < newest[0] and (is_own or name in deletable)
             if is_old or name in self._refused:
-                self.context.store.delete(key)
+                self.context.store.delete(address)
+
+
+def _is_receipt(address: str) -> bool:
+    """Return True for the receipt of a checkpoint, False for one of its files."""
+    return address.endswith(".json") and _NAME.match(address.rpartition("/")[2]) is not None
 
 
 def _local_folder(context: Context, key: str) -> Path:
