@@ -20,8 +20,10 @@ from typer.core import TyperGroup
 
 from components.cli.builder import Builder, builder_of, program_of
 from components.cli.cluster_verbs import add_verbs as add_cluster_verbs
+from components.cli.first_steps.verbs import add_verbs as add_first_verbs
 from components.cli.messages import print_error, print_json, print_result
 from components.cli.options import AsJson, Override, RecipeFile, StoreUri
+from components.cli.stores import default_store, existing_run, open_context
 from components.errors import Corrupt, RatchetError, UserError
 
 if TYPE_CHECKING:
@@ -68,6 +70,9 @@ RunId = Annotated[
 ]
 
 
+add_first_verbs(app)
+
+
 @app.command()
 def run(
     command: typer.Context,
@@ -93,13 +98,16 @@ def run(
     from components.cli.local.docker_runner import Containers
     from components.cli.local.local_campaign import LocalCampaign
     from components.cli.local.run import Stopped, run_campaign
+    from components.cli.local.static_checks import check_recipe
     from components.cli.shipped_recipes import find_recipe
     from components.contracts.recipe_file import load_recipe
 
     path = find_recipe(recipe)
     store = store or default_store()
+    resolved = load_recipe(path, tuple(override or ()))
+    check_recipe(resolved, path, os.environ)
     campaign = LocalCampaign(
-        recipe=send_checker_code(load_recipe(path, tuple(override or ())), path, store, os.environ),
+        recipe=send_checker_code(resolved, path, store, os.environ),
         store=store,
         rounds=rounds,
         resume_from=resume_from,
@@ -297,36 +305,6 @@ def schema() -> None:
     from components.contracts.recipe import Recipe
 
     print_json(Recipe.model_json_schema())
-
-
-def default_store() -> str:
-    """Return the URI of the store in the working folder."""
-    # Not in the home folder: projects do not share runs, and one can be deleted with its folder.
-    return (Path.cwd() / ".ratchet" / "store").as_uri()
-
-
-def open_context(store: str) -> Context:
-    """Return the context of a verb that reads a store; an empty URI is the default store."""
-    from components.cli.local.run import with_cache_beside_store
-    from components.runtime.context import make_context
-    from components.storage import keys
-
-    root = keys.canonical_root(store or default_store())
-    return make_context(root, with_cache_beside_store(root, os.environ))
-
-
-def existing_run(context: Context, run_id: str) -> str:
-    """Return the run's id, for "latest" that of the run begun last. UserError in an empty store."""
-    from components.report.runs import latest_run_id
-
-    if run_id != "latest":
-        return run_id
-    latest = latest_run_id(context)
-    if latest is None:
-        raise UserError(
-            f"{context.store.root} holds no run yet; `run RECIPE` makes one, or pass --store"
-        )
-    return latest
 
 
 def main(build: Builder, program: str = "python pipeline.py") -> None:

@@ -23,12 +23,12 @@ from components.modeling.encoding import Codec, generation_ends
 from components.modeling.load import count_parameters, load_tokenizer, quiet, save_checkpoint
 from components.modeling.lstm import MODEL_TYPE as LSTM
 from components.modeling.scratch import make_scratch
+from components.modeling.weight_files import weight_files
 from components.modeling.weights import (
     check_filled,
     check_vocabulary,
     learned_positions,
     stored_dtype,
-    weight_files,
 )
 from components.storage.sources import local_folder, local_path
 

@@ -26,6 +26,7 @@ BENCHMARKS = (
     "diagnosis",
     "hints",
     "compile",
+    "first_error",
     "house",
     "mutants",
     "manifests",

@@ -161,8 +161,8 @@ def test_an_unusable_data_file_is_refused_before_training(
     if write is not None:
         write(tmp_path / "data.jsonl")
     done = run(tmp_path, tiny(**labelled_source((tmp_path / "data.jsonl").as_uri())))
-    assert_refused(done, "prepare", *said)
-    assert list(left_behind(tmp_path)) == []
+    assert_refused(done, *said)
+    assert not (tmp_path / "store").exists()
 
 
 def test_an_unknown_reasoning_gym_task_is_refused_before_training(tmp_path: Path) -> None:
@@ -224,8 +224,8 @@ def test_a_model_that_brings_code_or_no_weights_is_refused(
         model.mkdir()
         write(model)
     done = run(tmp_path, tiny(model={"source": model.as_uri()}))
-    assert_refused(done, "prepare", *said)
-    assert list(left_behind(tmp_path)) == []
+    assert_refused(done, *said)
+    assert not (tmp_path / "store").exists()
     assert not (tmp_path / MARKER).exists()
 
 

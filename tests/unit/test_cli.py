@@ -26,6 +26,9 @@ pytestmark = pytest.mark.process
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden"
 VERBS = (
+    "init",
+    "samples",
+    "try",
     "run",
     "compile",
     "submit",

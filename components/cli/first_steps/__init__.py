@@ -1,0 +1,1 @@
+"""The verbs of the first quarter of an hour: `init`, `samples`, `try`."""

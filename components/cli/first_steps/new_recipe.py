@@ -1,0 +1,229 @@
+"""A first recipe for somebody's own file, with a comment on every key that is likely to change."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+from components.contracts.recipe import DataSource, Fractions, Recipe
+from components.contracts.recipe_file import parse_recipe
+from components.contracts.rows import Dropped
+from components.errors import UserError
+from components.prepare.examples import Example
+from components.prepare.outlook import outlook_of
+from components.prepare.readers import read_source
+from components.prepare.splits import Splits, make_splits
+from components.storage.sources import local_path, split_source
+
+VOTES = "votes"
+"""`--check` for answers that count as right where a prompt's samples agree."""
+MAX_ROWS_LOOKED_AT = 20_000
+SHORT_ANSWER_CHARACTERS = 40
+"""Rows with answers up to this length resemble each other: no near-duplicates are dropped."""
+BATCH_ROWS = 16
+PASSES_OVER_ROWS = 3
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """The four answers that make a recipe."""
+
+    data: str
+    """Path or URI of labelled rows."""
+    model: str
+    """Folder or URI of a model, or `scratch`."""
+    check: str
+    """Verifier of the rows, or `votes`."""
+    name: str
+
+
+@dataclass(frozen=True)
+class NewRecipe:
+    """A recipe that was checked, and what is known of its data."""
+
+    text: str
+    counts: Mapping[str, int]
+    """Rows per split; empty for a file that is not on this machine."""
+    rejected: Mapping[str, int]
+    outlook: str
+    """The gain that can be proved, in words; empty like the counts."""
+
+
+def new_recipe(wishes: Wishes, environment: Mapping[str, str]) -> NewRecipe:
+    """Return a recipe for a file of labelled rows.
+
+    The file is read, so that its columns, number of rows and lengths are known.
+
+    Raises:
+        UserError: The file or the model cannot be used, or the rows are too few to prove anything.
+    """
+    check = "exact" if wishes.check == VOTES else wishes.check
+    source = source_of(wishes.data, check)
+    examples, dropped = _rows(source, environment)
+    # The check of one's own code is tried by `prepare`, where that code is at hand.
+    is_own = ":" in check
+    splits = None
+    if examples and not is_own:
+        assigned = [("auto", example) for example in examples]
+        splits = make_splits([*assigned, *dropped], Fractions(), seed=0)  # type: ignore[list-item]
+    text = _text(wishes, check, examples, len(splits.unlabelled) if splits else 1000)
+    recipe = parse_recipe(yaml.safe_load(text), "the new recipe")
+    outlook = _outlook(recipe, splits)
+    return NewRecipe(
+        text=text,
+        counts={name: count for name, count in splits.counts.items() if count} if splits else {},
+        rejected=splits.rejected_counts if splits else {},
+        outlook=outlook,
+    )
+
+
+def source_of(uri: str, check: str) -> DataSource:
+    """Return a source that is checked by a verifier that a person named.
+
+    Raises:
+        UserError: There is no such verifier.
+    """
+    try:
+        return DataSource(uri=uri, verifier=check)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise UserError(f"check {check!r}: {reason}") from None
+
+
+def name_of(data: str) -> str:
+    """Return a name for the recipe of a file: its own, in letters that a run may have."""
+    stem = Path(data).name.split(".")[0].lower()
+    return re.sub(r"[^a-z0-9]+", "-", stem).strip("-")[:40] or "my-model"
+
+
+def _rows(
+    source: DataSource, environment: Mapping[str, str]
+) -> tuple[list[Example], list[Dropped]]:
+    scheme, _ = split_source(source.uri, environment)
+    if scheme in ("s3", "hf"):
+        return [], []
+    path = local_path(source.uri, environment, Path(), or_folder=True)
+    examples: list[Example] = []
+    dropped: list[Dropped] = []
+    for item in read_source(path, source):
+        if isinstance(item, Dropped):
+            dropped.append(item)
+        else:
+            examples.append(item)
+        if len(examples) == MAX_ROWS_LOOKED_AT:
+            break
+    if not any(example.prompt for example in examples):
+        raise UserError(
+            f"{source.uri}: no row asks a question; a recipe needs questions with answers to "
+            "measure a model by"
+        )
+    return examples, dropped
+
+
+def _outlook(recipe: Recipe, splits: Splits | None) -> str:
+    if splits is None:
+        return ""
+    return outlook_of(recipe, splits.validation, len(splits.unlabelled)).in_words
+
+
+def _text(wishes: Wishes, check: str, examples: list[Example], num_unlabelled: int) -> str:
+    lengths = sorted(len(example.completion or "") for example in examples) or [200]
+    longest_usual = lengths[int(0.99 * (len(lengths) - 1))]
+    is_short = longest_usual <= SHORT_ANSWER_CHARACTERS
+    from_scratch = wishes.model == "scratch"
+    # A byte is a token of a new model; a token of a language model has about four characters.
+    max_new_tokens = min(1024, 16 + (2 * longest_usual if from_scratch else longest_usual))
+    longest_row = max((len(e.prompt) + len(e.completion or "") for e in examples), default=1000)
+    max_length = min(2048, max(128, 64 + (longest_row if from_scratch else longest_row // 2)))
+    steps = min(1000, max(60, PASSES_OVER_ROWS * len(examples) // (2 * BATCH_ROWS)))
+    rate = 0.002 if from_scratch else 0.00002
+    values = {
+        "name": wishes.name,
+        "model": _model(wishes.model, max_length),
+        "data": yaml.safe_dump(wishes.data, default_flow_style=True).split("\n")[0],
+        "check": check,
+        "prompts": max(1, min(1000, num_unlabelled)),
+        "max_new_tokens": max_new_tokens,
+        "select": _select(wishes.check, is_short=is_short),
+        "first_steps": steps * (10 if from_scratch else 1),
+        "steps": steps,
+        "rate": f"{rate:.5f}",
+        "max_length": max_length,
+    }
+    return _TEMPLATE.format(**values)
+
+
+def _model(source: str, max_length: int) -> str:
+    if source != "scratch":
+        return f"  source: {source}\n"
+    return (
+        "  source: scratch          # made from nothing; small, for tasks of your own\n"
+        "  scratch:\n"
+        "    architecture: llama\n"
+        "    hidden_size: 128\n"
+        "    num_layers: 4\n"
+        "    intermediate_size: 512\n"
+        "    tokenizer: byte        # can write every text\n"
+        f"    max_length: {2 * max_length}\n"
+    )
+
+
+def _select(check: str, *, is_short: bool) -> str:
+    lines = []
+    if check == VOTES:
+        lines += [
+            "  verifier: false          # answers are not looked up: agreement decides",
+            "  min_vote_share: 0.6      # of a prompt's samples have to give the same answer",
+        ]
+    else:
+        lines.append("  verifier: true           # accept what the check above accepts")
+    if is_short:
+        lines += [
+            "  # Short answers to questions of one form resemble each other; 1 drops equal rows alone.",
+            "  minhash_threshold: 1.0",
+        ]
+    lines.append("  min_accepted: 8          # fewer new rows than this teach nothing")
+    return "\n".join(lines)
+
+
+_TEMPLATE = """\
+# Written by `ratchet init`. `ratchet schema` lists every key with its meaning.
+name: {name}
+seed: 0
+
+model:
+{model}
+data:
+  sources:
+    # One file is enough: it is divided by a hash of each prompt, so no prompt is in two splits.
+    # Other column names: prompt_field and completion_field.
+    - uri: {data}
+      verifier: {check}
+  # fractions: {{train: 0.7, dev: 0.1, validation: 0.1, test: 0.1}}   # half of train is asked
+
+generate:
+  prompts_per_round: {prompts}
+  samples_per_prompt: 4
+  temperature: 0.8
+  max_new_tokens: {max_new_tokens}
+
+select:
+{select}
+
+train:
+  first: {{steps: {first_steps}, learning_rate: {rate}}}   # round 0: labelled rows alone
+  rounds: {{steps: {steps}, learning_rate: {rate}}}
+  batch_size: 16
+  micro_batch_size: 16
+  max_length: {max_length}           # of a row, in tokens
+  zero: 0                   # one process
+
+decide:
+  goal: {{threshold: 0.9}}    # validation accuracy at which the campaign ends
+  max_rounds: 3             # fewer rounds prove smaller gains
+"""

@@ -1,0 +1,207 @@
+"""Answers of a model, or of several side by side, to questions of one's own."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.text import Text
+
+from components.canonical import JsonObject
+from components.cli.first_steps.new_recipe import source_of
+from components.contracts.recipe import ModelSection
+from components.contracts.rows import Conversation, Dropped, Prompt, prompt_id
+from components.errors import UserError
+from components.prepare.readers import read_source
+from components.report.runs import latest_run_id, load_run
+from components.report.words import cut
+from components.runtime.campaign import base_name, checkpoint_name
+from components.runtime.context import Context
+from components.runtime.receipts import fetch_folder, read_receipt
+from components.storage.sources import local_path
+
+if TYPE_CHECKING:
+    from components.modeling.inference.answers import Answerer
+
+BATCH_SIZE = 32
+SHOWN_CHARACTERS = 2000
+BASE = "base"
+CHAMPION = "champion"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How answers are drawn."""
+
+    temperature: float
+    max_new_tokens: int
+    system_prompt: str
+
+
+class Models:
+    """Models by name, loaded one after the other and kept."""
+
+    def __init__(self, context: Context, target: str, settings: Settings, *, compare: bool) -> None:
+        """Find what `target` names.
+
+        Raises:
+            UserError: It is neither a run with a champion nor a model.
+        """
+        self._context = context
+        self._settings = settings
+        self._stack = ExitStack()
+        self._answerers: dict[str, Answerer] = {}
+        self.folders = self._find(target, compare=compare)
+
+    def __enter__(self) -> Models:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _find(self, target: str, *, compare: bool) -> dict[str, Path]:
+        """Return name → checkpoint folder."""
+        run_id = latest_run_id(self._context) if target == "latest" else target
+        view = load_run(self._context, run_id) if run_id and "/" not in run_id else None
+        if view is None or not view.tasks:
+            if compare:
+                raise UserError(f"--compare needs a run, and {target!r} is none of this store")
+            return {target: self._model_folder(target)}
+        if view.state is None or view.state.champion is None:
+            raise UserError(f"run {view.run_id} has no champion yet: round 0 is not finished")
+        champion = read_receipt(self._context, view.state.champion)
+        folders = {CHAMPION: fetch_folder(self._context, champion, checkpoint_name(0))}
+        if compare:
+            prepared = read_receipt(self._context, view.state.prepared)
+            base = fetch_folder(self._context, prepared, base_name(prepared, 0))
+            return {BASE: base, **folders}
+        return folders
+
+    def _model_folder(self, source: str) -> Path:
+        from components.modeling.base import materialise_base
+
+        folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="try-")))
+        materialise_base(
+            ModelSection(source=source), 0, folder / "model", self._context.environment, folder
+        )
+        return folder / "model"
+
+    def answers(self, name: str, prompts: Sequence[Prompt]) -> list[str]:
+        """Return the answer of one model to each prompt."""
+        samples = self._answerer(name).answer(prompts, [[0]] * len(prompts))
+        return [sample.text for sample in samples]
+
+    def _answerer(self, name: str) -> Answerer:
+        if name not in self._answerers:
+            from components.modeling.inference.answers import Answerer, load_for_answers
+            from components.modeling.inference.sampling import Sampling
+
+            model, codec = load_for_answers(self.folders[name], self._settings.system_prompt)
+            sampling = Sampling(
+                temperature=self._settings.temperature,
+                top_k=0,
+                top_p=1.0,
+                max_new_tokens=self._settings.max_new_tokens,
+                batch_size=BATCH_SIZE,
+            )
+            self._answerers[name] = Answerer(model, codec, sampling)
+        return self._answerers[name]
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One prompt and what each model said."""
+
+    prompt: Prompt
+    said: dict[str, str]
+    right: dict[str, bool]
+    """Model → the verifier's verdict; empty without a reference answer."""
+
+
+def prompts_of(uri: str, verifier: str, environment: Mapping[str, str], limit: int) -> list[Prompt]:
+    """Return the prompts of a file, labelled or not.
+
+    Raises:
+        UserError: The file cannot be read, or asks nothing.
+    """
+    changes = {"split": "unlabelled", "limit": limit}
+    source = source_of(uri, verifier).model_copy(update=changes)
+    path = local_path(uri, environment, Path(), or_folder=True)
+    examples = [item for item in read_source(path, source) if not isinstance(item, Dropped)]
+    prompts = [example.as_prompt() for example in examples if example.prompt]
+    if not prompts:
+        raise UserError(f"{uri}: it asks nothing; rows need a prompt")
+    return prompts
+
+
+def try_prompts(models: Models, prompts: Sequence[Prompt]) -> list[Tried]:
+    """Return the answers of all models to all prompts."""
+    from components.verifiers import verify
+
+    said = {name: models.answers(name, prompts) for name in models.folders}
+    tried: list[Tried] = []
+    for index, prompt in enumerate(prompts):
+        answers = {name: texts[index] for name, texts in said.items()}
+        right: dict[str, bool] = {}
+        if prompt.reference:
+            right = {name: verify(prompt, text) for name, text in answers.items()}
+        tried.append(Tried(prompt, answers, right))
+    return tried
+
+
+def print_tried(console: Console, tried: Sequence[Tried]) -> None:
+    """Print prompts, answers and, where references are known, how many are right."""
+    names = list(tried[0].said)
+    width = max(len("expected"), *(len(cut(name, 20)) for name in names))
+    for item in tried:
+        console.print()
+        console.print(Text(cut(item.prompt.text, SHOWN_CHARACTERS), style="bold"))
+        for name, text in item.said.items():
+            style = {True: "green", False: "yellow"}.get(item.right.get(name, None), "")  # type: ignore[arg-type]
+            label = (f"  {cut(name, 20):<{width}}  ", "dim")
+            console.print(Text.assemble(label, (cut(text, SHOWN_CHARACTERS), style)))
+        if item.right:
+            expected = str(item.prompt.reference.get("answer", ""))
+            console.print(Text(f"  {'expected':<{width}}  {cut(expected)}", style="dim"))
+    counted = [item for item in tried if item.right]
+    if counted:
+        console.print()
+        for name in names:
+            num_right = sum(item.right[name] for item in counted)
+            console.print(Text(f"{cut(name, 20)}: {num_right} of {len(counted)} right"))
+
+
+def as_document(tried: Sequence[Tried]) -> dict[str, object]:
+    """Return the answers for programs."""
+    answers = [
+        {
+            "prompt": item.prompt.text,
+            "expected": item.prompt.reference.get("answer"),
+            "said": item.said,
+            "right": item.right,
+        }
+        for item in tried
+    ]
+    return {"answers": answers}
+
+
+def chat(models: Models, lines: Iterator[str], console: Console) -> None:
+    """Answer one line after the other; a model sees the turns before, if its template has turns."""
+    turns: dict[str, list[JsonObject]] = {name: [] for name in models.folders}
+    for line in lines:
+        if not line.strip():
+            continue
+        for name in models.folders:
+            messages: list[JsonObject] = [*turns[name], {"role": "user", "content": line}]
+            conversation = Conversation(messages=tuple(messages)) if len(messages) > 1 else None
+            prompt = Prompt(
+                id=prompt_id(line), text=line, conversation=conversation, verifier="exact"
+            )
+            (text,) = models.answers(name, [prompt])
+            console.print(Text.assemble((f"{cut(name, 20)}: ", "dim"), cut(text, SHOWN_CHARACTERS)))
+            turns[name] = [*messages, {"role": "assistant", "content": text}]

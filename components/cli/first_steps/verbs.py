@@ -1,0 +1,202 @@
+"""The verbs `init`, `samples` and `try`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+from rich.console import Console
+
+from components.cli.messages import print_json, print_note
+from components.cli.options import AsJson, StoreUri
+from components.errors import UserError
+
+
+def add_verbs(app: typer.Typer) -> None:
+    """Make them verbs of the command line."""
+    app.command()(init)
+    app.command()(samples)
+    app.command(name="try")(try_)
+
+
+def init(
+    output: Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe to write.")] = Path(
+        "recipe.yaml"
+    ),
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE", show_default=False, help="Labelled rows: CSV, JSONL, Parquet, …"
+        ),
+    ] = "",
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="MODEL",
+            show_default=False,
+            help="A folder, hf://org/name@revision, a .gguf file, or scratch.",
+        ),
+    ] = "",
+    check: Annotated[
+        str,
+        typer.Option(
+            metavar="CHECK",
+            show_default=False,
+            help="exact, numeric, math, choice, votes, or file.py:function of your own.",
+        ),
+    ] = "",
+    name: Annotated[
+        str, typer.Option(metavar="NAME", show_default=False, help="By default after the file.")
+    ] = "",
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a recipe.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a first recipe for your own file. Asks for what is not given."""
+    from components.cli.first_steps.new_recipe import Wishes, name_of, new_recipe
+
+    if output.exists() and not force:
+        raise UserError(f"{output} exists; give another name, or --force")
+    data = data or _asked("--data", "File with questions and answers")
+    model = model or _asked("--model", "Model (folder, hf://org/name@revision, or scratch)")
+    check = check or _asked("--check", "Check (exact, numeric, math, choice, votes, file.py:name)")
+    made = new_recipe(Wishes(data, model, check, name or name_of(data)), os.environ)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(made.text, encoding="utf-8")
+    if as_json:
+        print_json(
+            {
+                "recipe": str(output),
+                "rows": dict(made.counts),
+                "rejected_rows": dict(made.rejected),
+                "outlook": made.outlook,
+            }
+        )
+        return
+    console = Console()
+    for title, counts in (("rows", made.counts), ("rejected rows", made.rejected)):
+        if counts:
+            listed = ", ".join(f"{key} {count:,}" for key, count in counts.items())
+            console.print(f"{title}: {listed}", markup=False, highlight=False)
+    if made.outlook:
+        console.print(made.outlook, markup=False, highlight=False)
+    console.print(f"{output}: next `run {output}`", markup=False, highlight=False)
+
+
+def _asked(option: str, question: str) -> str:
+    if not sys.stdin.isatty():
+        raise UserError(f"{option} is missing, and there is no terminal to ask on")
+    answer: str = typer.prompt(question, err=True)
+    return answer.strip()
+
+
+def samples(
+    run_id: Annotated[
+        str, typer.Argument(metavar="[RUN_ID]", help="Run; by default the one begun last.")
+    ] = "latest",
+    round_number: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            "--round", metavar="N", min=1, show_default=False, help="By default the last one."
+        ),
+    ] = None,
+    accepted: Annotated[bool, typer.Option("--accepted", help="Accepted samples.")] = False,
+    dropped: Annotated[bool, typer.Option("--dropped", help="Dropped samples.")] = False,
+    reason: Annotated[
+        str,
+        typer.Option(metavar="REASON", show_default=False, help="Dropped for this: verifier, …"),
+    ] = "",
+    limit: Annotated[int, typer.Option(metavar="N", min=1, help="Samples to show.")] = 20,
+    store: StoreUri = "",
+    as_json: AsJson = False,
+) -> None:
+    """Show what the model said in a round, what was expected, and why it was dropped."""
+    from components.cli.first_steps.samples import as_document, print_samples, samples_of
+    from components.cli.stores import existing_run, open_context
+    from components.report.runs import load_run
+
+    if accepted and (dropped or reason):
+        raise UserError("--accepted and --dropped exclude each other; without both, all are shown")
+    fates = "accepted" if accepted else reason or ("dropped" if dropped else "")
+    context = open_context(store)
+    view = load_run(context, existing_run(context, run_id))
+    if not view.tasks:
+        raise UserError(f"{context.store.root} knows no run {run_id!r}")
+    shown = samples_of(context, view, round_number, fates, limit)
+    if as_json:
+        print_json(as_document(shown))
+    else:
+        print_samples(Console(), shown)
+
+
+def try_(
+    target: Annotated[
+        str,
+        typer.Argument(metavar="MODEL_OR_RUN", help="Run, folder, hf://…@revision or .gguf file."),
+    ] = "latest",
+    prompts: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE", show_default=False, help="Answer these prompts; else lines are read."
+        ),
+    ] = "",
+    verifier: Annotated[
+        str, typer.Option(metavar="CHECK", help="Check of answers to labelled prompts.")
+    ] = "exact",
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Of a run: base and champion side by side.")
+    ] = False,
+    temperature: Annotated[
+        float, typer.Option(min=0.0, max=5.0, help="0: the likeliest answer.")
+    ] = 0.0,
+    max_new_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="Of an answer.")] = 256,
+    system_prompt: Annotated[
+        str, typer.Option(metavar="TEXT", show_default=False, help="System message.")
+    ] = "",
+    limit: Annotated[int, typer.Option(metavar="N", min=1, help="Prompts of the file.")] = 20,
+    store: StoreUri = "",
+    as_json: AsJson = False,
+) -> None:
+    """Chat with a model or a run's champion, or answer a file of prompts."""
+    from components.cli.first_steps.try_model import (
+        Models,
+        Settings,
+        as_document,
+        chat,
+        print_tried,
+        prompts_of,
+        try_prompts,
+    )
+    from components.cli.stores import open_context
+
+    context = open_context(store)
+    # Before a model is loaded, which takes seconds.
+    asked = prompts_of(prompts, verifier, os.environ, limit) if prompts else []
+    if as_json and not asked:
+        raise UserError("--json needs --prompts")
+    settings = Settings(temperature, max_new_tokens, system_prompt)
+    with Models(context, target, settings, compare=compare) as models:
+        if not asked:
+            chat(models, _lines(), Console())
+            return
+        tried = try_prompts(models, asked)
+    if as_json:
+        print_json(as_document(tried))
+    else:
+        print_tried(Console(), tried)
+
+
+def _lines() -> Iterator[str]:
+    """Yield the lines that a person types, or those of standard input."""
+    if not sys.stdin.isatty():
+        yield from (line.rstrip("\n") for line in sys.stdin)
+        return
+    print_note("one question a line; Ctrl-D ends", "dim")
+    while True:
+        try:
+            yield input("> ")
+        except EOFError:
+            return

@@ -1,0 +1,112 @@
+"""Mistakes that show without a model: found by `run` before a task, and before a run is named.
+
+A first task takes seconds to start, and the failed run would stay in the store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+from components.cli.checker_code import bundle_of
+from components.contracts.recipe import DataSource, Recipe
+from components.contracts.rows import Dropped
+from components.contracts.verifier_names import own_name
+from components.errors import UserError
+from components.modeling.weight_files import weight_files
+from components.prepare.checker_trial import NUM_TRIALS, try_checker
+from components.prepare.examples import Example
+from components.prepare.readers import read_source
+from components.sandbox.code_bundles import register
+from components.storage.sources import local_folder, local_path, split_source
+
+LOCAL = ("file", "package")
+"""Schemes of what is on this machine; only the spelling of other URIs is checked."""
+
+
+def check_recipe(recipe: Recipe, recipe_path: Path, environment: Mapping[str, str]) -> None:
+    """Look at all that a recipe names on this machine.
+
+    Args:
+        recipe: As it was read.
+        recipe_path: Its file, beside which code of the user's is looked for.
+        environment: Home folder.
+
+    Raises:
+        UserError: A path or URI is wrong, a file holds no usable row, a folder holds no model, or a
+            function of the user's cannot be imported or raises on the first rows.
+    """
+    _check_model(recipe.model.source, environment)
+    if recipe.select.reward is not None:
+        _check_folder("select.reward.source", recipe.select.reward.source, environment)
+    if recipe.evaluate.harness is not None:
+        _check_folder("evaluate.harness.folder", recipe.evaluate.harness.folder, environment)
+    with tempfile.TemporaryDirectory(prefix="ratchet-check-") as folder:
+        code = ""
+        if recipe.data.own_verifiers:
+            bundle = Path(folder) / "bundle.zip"
+            bundle.write_bytes(bundle_of(recipe, recipe_path))
+            code = hashlib.sha256(bundle.read_bytes()).hexdigest()
+            register(code, bundle)
+        for source in recipe.data.sources:
+            _check_source(source, code, environment)
+
+
+def _check_source(source: DataSource, code: str, environment: Mapping[str, str]) -> None:
+    scheme, _ = split_source(source.uri, environment)
+    if scheme not in LOCAL:
+        return
+    path = local_path(source.uri, environment, Path(), or_folder=True)
+    # One row is enough to see that the file can be read; a file without any is read to its end.
+    examples = list(islice(_examples(path, source, code), NUM_TRIALS))
+    if own_name(source.verifier) is not None:
+        try_checker(source, iter([("auto", example) for example in examples]))
+
+
+def _examples(path: Path, source: DataSource, code: str) -> Iterator[Example]:
+    for item in read_source(path, source):
+        if isinstance(item, Dropped):
+            continue
+        yield replace(item, check=item.check.model_copy(update={"code": code}))
+
+
+def _check_model(source: str, environment: Mapping[str, str]) -> None:
+    if source == "scratch":
+        return
+    scheme, _ = split_source(source, environment)
+    if scheme not in LOCAL:
+        return
+    if source.endswith(".gguf"):
+        local_path(source, environment, Path())
+        return
+    folder = local_folder(source, environment, Path())
+    _check_config(folder, source)
+    weight_files(folder, source)
+
+
+def _check_config(folder: Path, source: str) -> None:
+    try:
+        document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"model {source}: config.json is missing or not JSON ({error}); name the folder of a "
+            "model"
+        ) from None
+    if isinstance(document, dict) and "auto_map" in document:
+        raise UserError(
+            f"model {source}: config.json asks for remote code (auto_map); use a model of stock "
+            "classes"
+        )
+
+
+def _check_folder(key: str, uri: str, environment: Mapping[str, str]) -> None:
+    try:
+        if split_source(uri, environment)[0] in LOCAL:
+            local_folder(uri, environment, Path())
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None

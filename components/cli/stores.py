@@ -1,0 +1,42 @@
+"""The store that a verb works on, and the run in it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from components.errors import UserError
+
+if TYPE_CHECKING:
+    from components.runtime.context import Context
+
+
+def default_store() -> str:
+    """Return the URI of the store in the working folder."""
+    # Not in the home folder: projects do not share runs, and one can be deleted with its folder.
+    return (Path.cwd() / ".ratchet" / "store").as_uri()
+
+
+def open_context(store: str) -> Context:
+    """Return the context of a verb that reads a store; an empty URI is the default store."""
+    from components.cli.local.run import with_cache_beside_store
+    from components.runtime.context import make_context
+    from components.storage import keys
+
+    root = keys.canonical_root(store or default_store())
+    return make_context(root, with_cache_beside_store(root, os.environ))
+
+
+def existing_run(context: Context, run_id: str) -> str:
+    """Return the run's id, for "latest" that of the run begun last. UserError in an empty store."""
+    from components.report.runs import latest_run_id
+
+    if run_id != "latest":
+        return run_id
+    latest = latest_run_id(context)
+    if latest is None:
+        raise UserError(
+            f"{context.store.root} holds no run yet; `run RECIPE` makes one, or pass --store"
+        )
+    return latest

@@ -1,0 +1,92 @@
+"""Mistakes in what a recipe names cost seconds, and leave no run behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.cli.local.static_checks import check_recipe
+from components.contracts.recipe import Recipe
+from components.errors import UserError
+from tests.unit.tiny import save_tiny
+
+pytestmark = pytest.mark.process
+
+
+def recipe(folder: Path, verifier: str = "exact", **sections: Any) -> Recipe:
+    data = folder / "qa.csv"
+    data.write_text("question,answer\n2+2,4\n3+3,6\n")
+    document = {
+        "name": "r",
+        "data": {"sources": [{"uri": str(data), "verifier": verifier}]},
+        "decide": {"goal": {"threshold": 0.9}},
+        **sections,
+    }
+    return Recipe.model_validate(document)
+
+
+def check(folder: Path, **settings: Any) -> None:
+    check_recipe(recipe(folder, **settings), folder / "recipe.yaml", {"HOME": str(folder)})
+
+
+def test_a_recipe_without_mistakes_passes(tmp_path: Path) -> None:
+    save_tiny(tmp_path / "model")
+    (tmp_path / "own.py").write_text("def right(prompt, answer, reference):\n    return True\n")
+    check(tmp_path, model={"source": "~/model"}, verifier="own.py:right")
+    check(tmp_path)
+    # Nothing is fetched: whether a hub or a bucket has it, prepare finds out.
+    check(tmp_path, model={"source": "hf://org/name@main"})
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("./nowhere", "no such folder"),
+        ("org/name", r"hf://org/name@REVISION"),
+        ("hf://org/name", "without a revision"),
+        ("S3://bucket/x", "use a path"),
+        ("./empty", "config.json is missing"),
+        ("./weightless", "no weights"),
+        ("./model.gguf", "no such file"),
+    ],
+)
+def test_a_model_that_is_not_there_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("empty", "weightless"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "weightless" / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    with pytest.raises(UserError, match=words):
+        check(tmp_path, model={"source": source})
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (None, "there is no file"),
+        ("def wrong(prompt, answer, reference): return True", "no function 'right'"),
+        ("def right(prompt answer): pass", "line 1"),
+        ("import no_such_package\ndef right(*arguments): return True", "no_such_package"),
+        ("def right(prompt, answer, reference):\n    return 1 / 0", "ZeroDivisionError"),
+        ("def right(prompt, answer, reference): return 'yes'", "own.py:right"),
+    ],
+)
+def test_code_of_the_users_is_imported_and_tried(
+    tmp_path: Path, code: str | None, words: str
+) -> None:
+    if code is not None:
+        (tmp_path / "own.py").write_text(code + "\n")
+    with pytest.raises(UserError, match=words):
+        check(tmp_path, verifier="own.py:right")
+
+
+def test_other_folders_that_are_missing_are_named_by_their_keys(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"select.reward.source: .*no such folder"):
+        check(tmp_path, select={"reward": {"source": "~/reward"}})
+    harness = {"harness": {"folder": "~/tasks", "tasks": ["one"]}}
+    with pytest.raises(UserError, match=r"evaluate.harness.folder: .*no such folder"):
+        check(tmp_path, evaluate=harness)
