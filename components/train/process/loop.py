@@ -16,24 +16,21 @@ from torch import Tensor
 from components.contracts.summaries import LogEntry
 from components.errors import RatchetError, Transient
 from components.modeling.batches import length_sorted_batches
-from components.modeling.likelihood import Batch, EncodedRow, collate, collate_pairs
+from components.modeling.likelihood import Batch, EncodedRow, collate
 from components.modeling.memory import is_out_of_memory
 from components.runtime.context import Context
 from components.train.process import deepspeed_engine as ds
 from components.train.process import engine_state
 from components.train.process.checkpoints import Checkpoints
 from components.train.process.job import Job, OutOfMemory, Stage
-from components.train.process.objective import PreferenceObjective
-from components.train.process.packing import bins, collate_packed
+from components.train.process.micro_batches import MicroBatches
 from components.train.process.preference import idle_batch, reference_margins
 from components.train.process.row_batches import (
     TrainingSet,
-    cut,
     learning_rate_at,
     plan_batches,
     share_of,
 )
-from components.train.process.sizing import fixed_positions
 from components.train.process.track import Track
 from components.train.process.training_log import Recorder
 
@@ -53,15 +50,9 @@ class Loop:
     stages: Sequence[tuple[Stage, TrainingSet]]
     dev_rows: Sequence[EncodedRow]
     """Rows of the evaluations; without any there is no early stopping."""
-    pad_id: int
-    packed: bool
-    """Several rows share a sequence."""
+    micro_batches: MicroBatches
     autocast: bool
     """Matrix products are in bf16, weights in fp32."""
-    micro_batch_size: int
-    """Rows of a forward pass, at most."""
-    num_parameters: int
-    """Size of the model, by which the cost of a forward pass is estimated."""
     checkpoints: Checkpoints
     recorder: Recorder | None
     """In process 0 alone."""
@@ -72,7 +63,6 @@ class Loop:
     def __post_init__(self) -> None:
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()
-        self.paired = isinstance(self.engine.module, PreferenceObjective)
         self.last_saved = self.context.clock()
 
     def run(self) -> None:
@@ -123,7 +113,7 @@ class Loop:
 
         A training that goes on takes them from its checkpoint: its own model has moved on.
         """
-        if not self.paired:
+        if not self.micro_batches.paired:
             return
         drawn: list[tuple[TrainingSet, int]] = []
         for number, (_, stage_rows) in enumerate(self.stages):
@@ -134,15 +124,14 @@ class Loop:
             rows = [stage_rows.rows[index] for stage_rows, index in drawn]
             with self._precision():
                 self.track.reference_margins = reference_margins(
-                    self.engine.module, rows, self.pad_id, self._rows_of_a_pass, self.device
+                    self.engine.module,
+                    rows,
+                    self.micro_batches.pad_id,
+                    self.micro_batches.rows_of_a_pass,
+                    self.device,
                 )
         for (stage_rows, index), margin in zip(drawn, self.track.reference_margins, strict=True):
             stage_rows.rows[index] = replace(stage_rows.rows[index], reference_margin=margin)
-
-    @property
-    def _rows_of_a_pass(self) -> int:
-        """Rows of a forward pass, at most; a pair is two sequences."""
-        return max(1, self.micro_batch_size // 2) if self.paired else self.micro_batch_size
 
     def _take_step(self, stage_number: int, stage_step: int, batch: list[int]) -> None:
         """Update the weights once, evaluate if it is time, and add an entry to the log."""
@@ -199,8 +188,8 @@ class Loop:
 
         The mean is over tokens; of rows, where the training learns from pairs.
         """
-        pieces = self._pieces(rows)
-        targets = len(rows) if self.paired else sum(row.num_targets for row in rows)
+        pieces = self.micro_batches.of(rows, self.rank, self.world_size)
+        targets = len(rows) if self.micro_batches.paired else sum(row.num_targets for row in rows)
         # DeepSpeed divides by processes and accumulation steps; here every process divides by the
         # tokens of the whole batch instead. So the gradient is that of the mean over all
         # loss-bearing tokens, however the batch is split into processes, micro-batches and packed
@@ -222,51 +211,6 @@ class Loop:
         total_loss, total_positions = total.tolist()
         return total_loss / targets, int(total_positions)
 
-    def _pieces(self, rows: list[EncodedRow]) -> list[Batch]:
-        """Return this process's micro-batches, equally many in every process, as ZeRO-3 needs."""
-        lengths = [row.longest for row in rows]
-        shares = [
-            share_of(range(len(rows)), lengths, rank, self.world_size)
-            for rank in range(self.world_size)
-        ]
-        if self.packed:
-            return self._packed_pieces(rows, lengths, shares)
-        process_rows = [rows[index] for index in shares[self.rank]]
-        # The share of process 0 has the longest rows; where it is cut, all are.
-        longest_rows = [lengths[index] for index in shares[0]]
-        fixed = fixed_positions(self.num_parameters, gpu=self.device.type == "cuda")
-        cuts = cut(longest_rows, self._rows_of_a_pass, fixed)
-        collated = collate_pairs if self.paired else collate
-        return [collated(process_rows[span], self.pad_id) for span in cuts]
-
-    def _packed_pieces(
-        self, rows: list[EncodedRow], lengths: list[int], shares: list[list[int]]
-    ) -> list[Batch]:
-        """Return this process's micro-batches of packed sequences."""
-        capacity = self.job.section.max_length
-        # Of every process, not of this one alone: all must run the same number of passes.
-        groups = []
-        for share in shares:
-            share_lengths = [lengths[index] for index in share]
-            groups.append(bins(share_lengths, capacity))
-        # As many tokens a forward pass as `micro_batch_size` rows of the longest kind have.
-        sequences = max(1, self.micro_batch_size * max(lengths) // capacity)
-        num_pieces = max(-(-len(group) // sequences) for group in groups)
-        share = shares[self.rank]
-        packed_rows = []
-        for group in groups[self.rank]:
-            packed_rows.append([rows[share[index]] for index in group])
-        batches = []
-        for number in range(num_pieces):
-            start = len(packed_rows) * number // num_pieces
-            end = len(packed_rows) * (number + 1) // num_pieces
-            if start < end:
-                batches.append(collate_packed(packed_rows[start:end], self.pad_id))
-            else:
-                # A process with fewer sequences than another computes one without loss.
-                batches.append(idle_batch(self.pad_id))
-        return batches
-
     def _precision(self) -> torch.autocast:
         """Return the context of bf16 matrix products, where chosen, for training and evaluation."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast)
@@ -282,7 +226,7 @@ class Loop:
             shape = " × ".join(str(size) for size in piece.input_ids.shape)
             raise OutOfMemory(
                 f"{self.job.task}: out of memory at step {self.track.step + 1} with a micro-batch "
-                f"of {self.micro_batch_size} rows ({shape} positions)"
+                f"of {self.micro_batches.micro_batch_size} rows ({shape} positions)"
             ) from None
 
     def _explain_drop(self, rows: list[EncodedRow], names: list[str], loss: float) -> list[str]:
@@ -321,7 +265,7 @@ class Loop:
         self.engine.module.eval()
         with torch.no_grad(), self._precision():
             for position in share_of(range(len(rows)), lengths, self.rank, self.world_size):
-                row_batch = collate([rows[position]], self.pad_id)
+                row_batch = collate([rows[position]], self.micro_batches.pad_id)
                 loss = float(self.engine.module(row_batch.to(self.device)))
                 bad[position] = float(not math.isfinite(loss))
         self.engine.module.train()
@@ -345,7 +289,7 @@ class Loop:
         Every process takes its share of length-sorted batches.
         """
         lengths = [len(row.ids) for row in self.dev_rows]
-        batches = list(length_sorted_batches(lengths, max(self.micro_batch_size, 1)))
+        batches = list(length_sorted_batches(lengths, max(self.micro_batches.micro_batch_size, 1)))
         total = torch.zeros((), device=self.device)
         self.engine.module.eval()
         with torch.inference_mode(), self._precision():
@@ -353,10 +297,10 @@ class Loop:
                 index = start + self.rank
                 # The last turn may have too few batches: idle processes compute one without loss,
                 # for under ZeRO-3 a forward pass gathers weights from all processes.
-                batch = idle_batch(self.pad_id)
+                batch = idle_batch(self.micro_batches.pad_id)
                 if index < len(batches):
                     batch_rows = [self.dev_rows[row] for row in batches[index]]
-                    batch = collate(batch_rows, self.pad_id)
+                    batch = collate(batch_rows, self.micro_batches.pad_id)
                 total += self.engine.module(batch.to(self.device)).float()
         self.engine.module.train()
         if self.world_size > 1:

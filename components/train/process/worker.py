@@ -29,6 +29,7 @@ from components.train.process.export import Exported, export
 from components.train.process.job import Costs, Job, Measured
 from components.train.process.loop import Loop
 from components.train.process.material import Material, load_material
+from components.train.process.micro_batches import MicroBatches
 from components.train.process.objective import Objective, PreferenceObjective
 from components.train.process.packing import keeps_rows_apart
 from components.train.process.preflight import (
@@ -39,7 +40,14 @@ from components.train.process.preflight import (
     end_of_text_share,
     first_loss,
 )
-from components.train.process.sizing import Estimate, Model, choose, model_size, this_machine
+from components.train.process.sizing import (
+    Estimate,
+    Model,
+    choose,
+    fixed_positions,
+    model_size,
+    this_machine,
+)
 from components.train.process.track import Track
 from components.train.process.training_log import Recorder
 
@@ -163,11 +171,15 @@ def resume_or_start(run: Run) -> Loop:
         device=run.device,
         stages=run.material.stages,
         dev_rows=run.material.dev_rows,
-        pad_id=run.material.codec.pad_id,
-        packed=run.packed,
+        micro_batches=MicroBatches(
+            pad_id=run.material.codec.pad_id,
+            micro_batch_size=layout.micro_batch_size,
+            max_length=job.section.max_length,
+            fixed_positions=fixed_positions(run.num_parameters, gpu=run.device.type == "cuda"),
+            packed=run.packed,
+            paired=isinstance(run.objective, PreferenceObjective),
+        ),
         autocast=layout.precision == "autocast",
-        micro_batch_size=layout.micro_batch_size,
-        num_parameters=run.num_parameters,
         checkpoints=checkpoints,
         recorder=recorder,
         track=Track(),

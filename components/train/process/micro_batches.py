@@ -1,0 +1,85 @@
+"""Micro-batches: the rows of an optimizer step as forward passes of each process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from components.modeling.likelihood import Batch, EncodedRow, collate, collate_pairs
+from components.train.process.packing import bins, collate_packed
+from components.train.process.preference import idle_batch
+from components.train.process.row_batches import cut, share_of
+
+
+@dataclass(frozen=True)
+class MicroBatches:
+    """How rows become forward passes, the same in every process of a training."""
+
+    pad_id: int
+    """Filler of shorter rows."""
+    micro_batch_size: int
+    """Sequences of a forward pass, at most."""
+    max_length: int
+    """Tokens of a packed sequence, at most."""
+    fixed_positions: int
+    """Fixed cost of a forward and backward pass, in token positions."""
+    packed: bool
+    """Several rows share a sequence."""
+    paired: bool
+    """Rows may have a worse answer beside them, which is a sequence of its own."""
+
+    @property
+    def rows_of_a_pass(self) -> int:
+        """Rows of a forward pass, at most."""
+        return max(1, self.micro_batch_size // 2) if self.paired else self.micro_batch_size
+
+    def of(self, rows: Sequence[EncodedRow], rank: int, world_size: int) -> list[Batch]:
+        """Return the batches of one process, equally many in every process, as ZeRO-3 needs.
+
+        Args:
+            rows: all rows of an optimizer step.
+            rank: of the process.
+            world_size: number of processes.
+        """
+        lengths = [row.longest for row in rows]
+        shares = [
+            share_of(range(len(rows)), lengths, other, world_size) for other in range(world_size)
+        ]
+        if self.packed:
+            return self._packed(rows, lengths, shares, rank)
+        process_rows = [rows[index] for index in shares[rank]]
+        # The share of process 0 has the longest rows; where it is cut, all are.
+        longest_rows = [lengths[index] for index in shares[0]]
+        cuts = cut(longest_rows, self.rows_of_a_pass, self.fixed_positions)
+        collated = collate_pairs if self.paired else collate
+        return [collated(process_rows[span], self.pad_id) for span in cuts]
+
+    def _packed(
+        self,
+        rows: Sequence[EncodedRow],
+        lengths: Sequence[int],
+        shares: Sequence[Sequence[int]],
+        rank: int,
+    ) -> list[Batch]:
+        """Return the batches of packed sequences of one process."""
+        # Of every process, not of this one alone: all must run the same number of passes.
+        groups = []
+        for share in shares:
+            share_lengths = [lengths[index] for index in share]
+            groups.append(bins(share_lengths, self.max_length))
+        # As many tokens a forward pass as `micro_batch_size` rows of the longest kind have.
+        sequences = max(1, self.micro_batch_size * max(lengths) // self.max_length)
+        num_batches = max(-(-len(group) // sequences) for group in groups)
+        packed_rows = []
+        for group in groups[rank]:
+            packed_rows.append([rows[shares[rank][index]] for index in group])
+        batches = []
+        for number in range(num_batches):
+            start = len(packed_rows) * number // num_batches
+            end = len(packed_rows) * (number + 1) // num_batches
+            if start < end:
+                batches.append(collate_packed(packed_rows[start:end], self.pad_id))
+            else:
+                # A process with fewer sequences than another computes one without loss.
+                batches.append(idle_batch(self.pad_id))
+        return batches
