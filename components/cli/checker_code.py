@@ -48,11 +48,11 @@ def send_checker_code(
         UserError: A file, module or function is not there, or the store cannot be written to.
         Transient: The store does not answer.
     """
-    if not recipe.data.own_verifiers:
+    if not recipe.data.own_code:
         return recipe
     if not store:
         raise UserError(
-            f"verifier {recipe.data.own_verifiers[0]} is code of yours, which goes to the store: "
+            f"verifier {recipe.data.own_code[0]} is code of yours, which goes to the store: "
             "pass --store"
         )
     bundle = bundle_of(recipe, recipe_path)
@@ -70,7 +70,7 @@ def bundle_of(recipe: Recipe, recipe_path: Path) -> bytes:
     """
     folder = recipe_path.resolve().parent
     files: Files = {}
-    for verifier in recipe.data.own_verifiers:
+    for verifier in recipe.data.own_code:
         name = own_name(verifier)
         assert name is not None, verifier
         for path_in_bundle, file in _files_of(name, folder).items():
@@ -84,7 +84,7 @@ def bundle_of(recipe: Recipe, recipe_path: Path) -> bytes:
         for path_in_bundle, file in sorted(files.items()):
             bundle.writestr(zipfile.ZipInfo(path_in_bundle, _ZIP_TIME), file.read_bytes())
     if buffer.tell() > MAX_BYTES:
-        names = ", ".join(recipe.data.own_verifiers)
+        names = ", ".join(recipe.data.own_code)
         raise UserError(
             f"verifiers {names}: their code has {buffer.tell():,} bytes, at most {MAX_BYTES:,}; "
             "put it into a package of its own, without data"

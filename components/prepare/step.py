@@ -241,7 +241,7 @@ def resolve_recipe(inputs: PrepareInputs) -> Recipe:
 def _prepare(
     context: Context, recipe: Recipe, files: list[Path], folder: Path, downloads: Path
 ) -> PrepareSummary:
-    if recipe.data.own_verifiers:
+    if recipe.data.own_code:
         fetch_bundle(context, recipe.data.checker_code, folder / artifacts.CHECKER)
         for source, path in zip(recipe.data.sources, files, strict=True):
             try_checker(source, _assigned(source, path, recipe.data.checker_code))
@@ -277,7 +277,8 @@ def _examples(recipe: Recipe, files: list[Path]) -> Iterator[Assigned | Dropped]
     for source, path in zip(recipe.data.sources, files, strict=True):
         yield from _assigned(source, path, recipe.data.checker_code)
     for index, task in enumerate(recipe.data.tasks):
-        yield from make_examples(task, derived_seed("source", recipe.seed, index))
+        seed = derived_seed("source", recipe.seed, index)
+        yield from make_examples(task, seed, recipe.data.checker_code)
 
 
 def _assigned(source: DataSource, path: Path, code: str) -> Iterator[Assigned | Dropped]:

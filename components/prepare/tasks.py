@@ -16,9 +16,11 @@ from typing import Protocol
 
 from components.canonical import JsonObject, derived_seed
 from components.contracts.recipe import Ladder, TaskSource
-from components.contracts.rows import Dropped, Split, prompt_id
+from components.contracts.rows import Check, Dropped, Split, prompt_id
+from components.contracts.verifier_names import own_name
 from components.errors import UserError
 from components.prepare.examples import Example
+from components.prepare.own_tasks import own_examples
 from components.verifiers import BUILTIN_TASKS, MAX_DIGITS, scorer_is_safe, verify
 
 Assigned = tuple[Split, Example]
@@ -30,16 +32,27 @@ _DRAWS_PER_PUZZLE = 4
 _HELD_OUT: tuple[Split, ...] = ("vault", "test", "validation", "dev")
 
 
-def make_examples(source: TaskSource, seed: int) -> Iterator[Assigned | Dropped]:
+def make_examples(source: TaskSource, seed: int, code: str = "") -> Iterator[Assigned | Dropped]:
     """Yield the puzzles of one task source, each with its split, or Dropped for an unusable one.
 
     On a ladder no answer longer than `labelled[1]` is handed to train or dev; unlabelled
     prompts come for each climbing length, validation and test spread over `labelled[1]..climb[1]`.
-    A length with few problems gives fewer. Raises UserError for an unknown task or settings that
-    the task refuses.
+    A length with few problems gives fewer.
+
+    Args:
+        source: names the task and the numbers of puzzles.
+        seed: seed of the puzzles.
+        code: digest of the bundle with a task of the user's.
+
+    Raises:
+        UserError: the task is unknown, refuses its settings, or makes no puzzle.
     """
     if source.task.startswith("reasoning_gym/"):
         yield from _gym_examples(source, seed)
+    elif source.ladder is not None and own_name(source.task) is not None:
+        yield from own_examples(
+            source.task, _ladder_counts(source, source.ladder), seed, Check(code=code)
+        )
     elif source.ladder is not None:
         longest = source.ladder.climb[1]
         if longest > MAX_DIGITS:

@@ -1,7 +1,8 @@
 """The process that asks a checker of the user's: a line of JSON in, a line of JSON out.
 
 `python -I checker_worker.py FOLDER MODULE FUNCTION SECONDS MEMORY_MB`. The first line out is "ready"
-or an error; then each line in is {prompt, answer, reference}.
+or an error; then each line in is {prompt, answer, reference}. FUNCTION may be the class of a task,
+which is then asked for its verdicts; {difficulty, seed} asks it for a puzzle.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import random
 import signal
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
@@ -22,6 +24,8 @@ from components.sandbox.confine import Unconfined, confine, limit
 
 MAX_REASON_CHARACTERS = 500
 Reply = dict[str, object]
+Function = Callable[..., Any]
+"""Code of the user's."""
 
 
 def main() -> None:
@@ -38,24 +42,68 @@ def main() -> None:
         return
     signal.alarm(int(seconds))
     try:
-        checker = getattr(importlib.import_module(module), function, None)
+        check, make = _loaded(module, function)
     except BaseException as error:  # noqa: BLE001 — the user's module may raise anything.
         _reply(channel, {"error": problem_of(error, folder)})
         return
     signal.alarm(0)
-    if not callable(checker):
-        _reply(channel, {"error": f"module {module} has no function {function!r}"})
-        return
     _reply(channel, {"ready": True})
     for line in sys.stdin:
         # Without a handler: the kernel ends the process also inside one long call, and where the
         # step that asks is gone.
         signal.alarm(int(seconds))
-        _reply(channel, _checked(checker, json.loads(line), folder))
+        request = json.loads(line)
+        if "seed" in request:
+            _reply(channel, _made(make, request, folder))
+        else:
+            _reply(channel, _checked(check, request, folder))
         signal.alarm(0)
 
 
-def _checked(checker: Callable[..., object], request: dict[str, object], folder: str) -> Reply:
+def _loaded(module: str, function: str) -> tuple[Function, Function]:
+    """Return (checker, maker of puzzles) of a function, or of the class of a task."""
+    loaded = getattr(importlib.import_module(module), function, None)
+    if isinstance(loaded, type):
+        task = loaded()
+        return getattr(task, "verify", _no_verify), getattr(task, "make", _no_make)
+    if not callable(loaded):
+        raise AttributeError(f"module {module} has no function {function!r}")
+    return loaded, _no_make
+
+
+def _no_verify(*_: object) -> None:
+    raise TypeError("the class has no method verify(prompt, answer, reference)")
+
+
+def _no_make(*_: object) -> None:
+    raise TypeError("it is no class with a method make(difficulty, rng)")
+
+
+def _made(make: Function, request: dict[str, int], folder: str) -> Reply:
+    """Return a puzzle of a task: its text, its right answer, and what `verify` needs beside."""
+    try:
+        puzzle = make(request["difficulty"], random.Random(request["seed"]))
+        if isinstance(puzzle, tuple) and not hasattr(puzzle, "text"):
+            text, answer = puzzle
+            reference: object = {}
+        else:
+            text = puzzle.text
+            answer = puzzle.answer
+            reference = getattr(puzzle, "reference", {})
+        # As the verifier will read it.
+        reference = json.loads(json.dumps(reference, allow_nan=False))
+    except BaseException as error:  # noqa: BLE001
+        return {"error": problem_of(error, folder)}
+    if not isinstance(text, str) or not isinstance(answer, str) or not isinstance(reference, dict):
+        return {
+            "error": "make returns (text, answer), or an object with `text` and `answer`: texts"
+        }
+    if not text.strip() or not answer.strip():
+        return {"error": "make returned an empty text or answer"}
+    return {"text": text, "answer": answer, "reference": reference}
+
+
+def _checked(checker: Function, request: dict[str, object], folder: str) -> Reply:
     try:
         result = checker(request["prompt"], request["answer"], request["reference"])
         return _verdict(result)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from components.canonical import composed_text
+from components.canonical import JsonObject, composed_text
 from components.contracts.rows import Prompt
 
 
@@ -21,10 +22,22 @@ class BuiltinTask:
     answer: Callable[[str], str | None]
     """Prompt → right answer; None if it is no prompt of this task."""
 
+    def make(self, difficulty: int, rng: random.Random) -> tuple[str, str]:
+        """Return (prompt, right answer) of a problem of this length.
+
+        With `verify` it is the interface of a task of the user's.
+        """
+        text = self.prompt(difficulty, rng.randrange(self.count(difficulty)))
+        return text, self.answer(text) or ""
+
+    def verify(self, prompt: str, answer: str, reference: JsonObject) -> bool:
+        """Return whether the answer is the one that the prompt asks for."""
+        expected = self.answer(prompt)
+        return expected is not None and composed_text(answer).strip() == expected
+
     def accepts(self, prompt: Prompt, text: str) -> bool:
         """Return whether the text is the answer that the prompt asks for."""
-        expected = self.answer(prompt.text)
-        return expected is not None and composed_text(text).strip() == expected
+        return self.verify(prompt.text, text, prompt.reference)
 
     def stated_answer(self, prompt: Prompt) -> str:
         """Return the right answer, empty if the prompt is none of this task."""

@@ -3,6 +3,8 @@
 The function takes (prompt, answer, reference) and returns a bool, a score from 0 to 1 or a Verdict.
 It is asked in a confined process: no network, no other process, no file written, bounded time and
 memory. An exception, or a call that takes too long, is a verdict of 0 with the reason.
+
+The class of a procedural task is a checker too, by its method `verify`; `make` makes its puzzles.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import os
 import threading
 from typing import NamedTuple
 
+from components.canonical import JsonObject
 from components.contracts.rows import Check, Prompt
 from components.contracts.verifier_names import OwnName, own_name
 from components.errors import UserError
@@ -48,6 +51,26 @@ def tried(prompt: Prompt, text: str) -> Verdict:
     return _checker(_Asked(prompt.verifier, prompt.check)).verdict(prompt, text)
 
 
+def puzzle(task: str, check: Check, difficulty: int, seed: int) -> Puzzle:
+    """Return the puzzle that a task of the user's makes of a seed.
+
+    Raises:
+        CheckerFailed: It raises, or makes none.
+        UserError: As `verdict` does.
+    """
+    reply = _checker(_Asked(task, check)).ask({"difficulty": difficulty, "seed": seed})
+    return Puzzle(reply["text"], reply["answer"], reply["reference"])
+
+
+class Puzzle(NamedTuple):
+    """A question that a program made."""
+
+    text: str
+    answer: str
+    reference: JsonObject
+    """What the verifier needs beside the answer."""
+
+
 class _Asked(NamedTuple):
     verifier: str
     check: Check
@@ -71,22 +94,27 @@ class _Checker:
         self._lock = threading.Lock()
 
     def verdict(self, prompt: Prompt, text: str) -> Verdict:
-        """Ask it; see `tried`."""
+        """Ask it about an answer; see `tried`."""
         request = {"prompt": prompt.text, "answer": text, "reference": prompt.reference}
+        reply = self.ask(request)
+        return Verdict(reply["score"], reply["reason"])
+
+    def ask(self, request: JsonObject) -> JsonObject:
+        """Return the reply to a request. Raise CheckerFailed where there is none."""
         # Threads share the process: a question and its reply must not be parted.
         with self._lock:
             process = self._running()
             deadline = Deadline(self._check.seconds)
             try:
                 process.send(json.dumps(request).encode(), deadline)
-                reply = json.loads(process.receive(deadline))
+                reply: JsonObject = json.loads(process.receive(deadline))
             except Silent as error:
                 process.end()
                 self._process = None
                 raise CheckerFailed(f"{self._name}: {error}") from None
         if "error" in reply:
             raise CheckerFailed(f"{self._name}: {reply['error']}")
-        return Verdict(reply["score"], reply["reason"])
+        return reply
 
     def _running(self) -> LineProcess:
         # A forked process must not share the one of its parent: replies would be mixed up.

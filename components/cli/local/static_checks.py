@@ -48,7 +48,7 @@ def check_recipe(recipe: Recipe, recipe_path: Path, environment: Mapping[str, st
         _check_folder("evaluate.harness.folder", recipe.evaluate.harness.folder, environment)
     with tempfile.TemporaryDirectory(prefix="ratchet-check-") as folder:
         code = ""
-        if recipe.data.own_verifiers:
+        if recipe.data.own_code:
             bundle = Path(folder) / "bundle.zip"
             bundle.write_bytes(bundle_of(recipe, recipe_path))
             code = hashlib.sha256(bundle.read_bytes()).hexdigest()

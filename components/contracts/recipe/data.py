@@ -106,7 +106,8 @@ class TaskSource(Section):
     """A procedural task: questions made by a program, answers checked by its own function."""
 
     task: str
-    """`reverse`, `copy`, `addition`, or `reasoning_gym/<name>`."""
+    """`reverse`, `copy`, `addition`, `reasoning_gym/<name>`, or a class of your own,
+    `my_task.py:Sorting` (a file beside the recipe) or `module:Class`."""
     config: JsonObject = Field(default_factory=dict)
     """Settings of the reasoning-gym data set. Whole numbers are ints here."""
     labelled: Annotated[int, Field(ge=0)] = 200
@@ -135,19 +136,21 @@ class TaskSource(Section):
 
     @model_validator(mode="after")
     def _known(self) -> TaskSource:
-        is_builtin = self.task in BUILTIN_TASK_NAMES
-        if is_builtin and self.ladder is None:
+        has_lengths = self.task in BUILTIN_TASK_NAMES or own_name(self.task) is not None
+        if has_lengths and self.ladder is None:
             raise ValueError(
                 f"task {self.task} needs a `ladder` section (the lengths to label and to climb)"
             )
-        if not is_builtin and not self.task.startswith("reasoning_gym/"):
+        if not has_lengths and not self.task.startswith("reasoning_gym/"):
             names = ", ".join(BUILTIN_TASK_NAMES)
             raise ValueError(
-                f"unknown task {self.task!r}: use one of {names} or reasoning_gym/<name>"
+                f"unknown task {self.task!r}: use one of {names}, reasoning_gym/<name>, or a class "
+                "of your own as my_task.py:Sorting or module:Class"
             )
-        if not is_builtin and self.ladder is not None:
+        if not has_lengths and self.ladder is not None:
             raise ValueError(
-                "`ladder` is for built-in tasks; set a reasoning-gym task's difficulty in `config`"
+                "`ladder` is for built-in tasks and classes of your own; set a reasoning-gym task's "
+                "difficulty in `config`"
             )
         return self
 
@@ -194,9 +197,9 @@ class DataSection(Section):
         return self
 
     @property
-    def own_verifiers(self) -> tuple[str, ...]:
-        """Verifiers of the sources that are functions of the user's, each once."""
-        names = {source.verifier for source in self.sources}
+    def own_code(self) -> tuple[str, ...]:
+        """Verifiers and tasks that are functions and classes of the user's, each once."""
+        names = {source.verifier for source in self.sources} | {task.task for task in self.tasks}
         return tuple(sorted(name for name in names if own_name(name) is not None))
 
     @property
