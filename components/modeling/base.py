@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
@@ -64,7 +64,12 @@ class BaseFacts(TypedDict):
 
 
 def materialise_base(
-    section: ModelSection, seed: int, folder: Path, environment: Mapping[str, str], scratch: Path
+    section: ModelSection,
+    seed: int,
+    folder: Path,
+    environment: Mapping[str, str],
+    scratch: Path,
+    texts: Sequence[str] = (),
 ) -> BaseFacts:
     """Write the base model as a clean Hugging Face folder and return its facts.
 
@@ -74,6 +79,7 @@ def materialise_base(
         folder: gets the checkpoint.
         environment: holds credentials of remote sources.
         scratch: gets what is fetched.
+        texts: what a tokenizer of a model from scratch is trained on.
 
     Raises:
         UserError: the model cannot be found, has pickled weights only, needs its own code, has an
@@ -83,7 +89,7 @@ def materialise_base(
     folder.mkdir(parents=True, exist_ok=True)
     if section.source == "scratch":
         torch.manual_seed(seed)
-        model, tokenizer = make_scratch(section.scratch)
+        model, tokenizer = make_scratch(section.scratch, texts)
         save_checkpoint(model, tokenizer, folder)
     elif section.source.endswith(".gguf"):
         _convert_gguf(local_path(section.source, environment, scratch), folder)

@@ -1,8 +1,11 @@
-"""Models from nothing: stock transformers classes or an LSTM, a character or byte tokenizer."""
+"""Models from nothing: stock transformers classes or an LSTM, and a tokenizer for their text."""
 
 from __future__ import annotations
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from collections import Counter
+from collections.abc import Iterable
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from components.contracts.recipe import Scratch
@@ -17,42 +20,109 @@ SPECIAL = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>", "un
 _INITIALIZER_RANGE = 0.08
 
 
-def make_scratch(section: Scratch) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+def make_scratch(
+    section: Scratch, texts: Iterable[str] = ()
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Return a freshly initialised model and its tokenizer.
 
-    Weights depend on torch's global seed. Raises UserError if the heads do not divide hidden_size.
+    Weights depend on torch's global seed.
+
+    Args:
+        section: Shape and tokenizer; `tokenizer: null` is `character` here.
+        texts: What the tokenizers `bpe` and `word` are trained on.
+
+    Raises:
+        UserError: The heads do not divide hidden_size, or there is no text for such a tokenizer.
     """
     if section.architecture != "lstm" and section.hidden_size % section.num_heads:
         raise UserError(
             f"model.scratch: hidden_size {section.hidden_size} must be a multiple of num_heads "
             f"{section.num_heads}"
         )
-    tokenizer = _tokenizer(section)
+    tokenizer = _tokenizer(section, texts)
     model = _model(section, tokenizer)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     return model, tokenizer
 
 
-def _tokenizer(section: Scratch) -> PreTrainedTokenizerFast:
-    if section.tokenizer == "character":
-        symbols = [*SPECIAL.values(), *dict.fromkeys(section.alphabet)]
-        vocabulary = {symbol: index for index, symbol in enumerate(symbols)}
-        tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-        tokenizer.decoder = decoders.Fuse()
-    else:
-        # BPE without merges: each byte is a token, so every text can be written.
-        symbols = [*SPECIAL.values(), *sorted(pre_tokenizers.ByteLevel.alphabet())]
-        vocabulary = {symbol: index for index, symbol in enumerate(symbols)}
-        tokenizer = Tokenizer(models.BPE(vocabulary, []))
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        tokenizer.decoder = decoders.ByteLevel()
+def _tokenizer(section: Scratch, texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    match section.tokenizer:
+        case "character" | None:
+            tokenizer = _of_characters(section.alphabet)
+        case "byte":
+            tokenizer = _of_bytes({}, use_words=False)
+        case "word":
+            tokenizer = _of_words(texts, section.vocabulary)
+        case "bpe":
+            tokenizer = _byte_pairs(texts, section.vocabulary)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         clean_up_tokenization_spaces=False,
         model_max_length=section.max_length,
         **SPECIAL,
     )
+
+
+def _of_characters(alphabet: str) -> Tokenizer:
+    symbols = [*SPECIAL.values(), *dict.fromkeys(alphabet)]
+    vocabulary = {symbol: index for index, symbol in enumerate(symbols)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return tokenizer
+
+
+def _of_bytes(words: Iterable[str], *, use_words: bool) -> Tokenizer:
+    """Return a tokenizer of bytes, and of whole words where there are any."""
+    # BPE without merges: each byte is a token, so every text can be written. A word of the
+    # vocabulary is found before it would be merged.
+    symbols = [*SPECIAL.values(), *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    symbols = [*dict.fromkeys([*symbols, *words])]
+    vocabulary = {symbol: index for index, symbol in enumerate(symbols)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], ignore_merges=use_words))
+    return _with_byte_level(tokenizer, use_regex=use_words)
+
+
+def _of_words(texts: Iterable[str], size: int) -> Tokenizer:
+    """Return a tokenizer of the most frequent words; other words are written in bytes."""
+    splitter = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    counts = Counter[str]()
+    for text in texts:
+        counts.update(word for word, _ in splitter.pre_tokenize_str(text))
+    _require_text(counts.total(), "word")
+    num_others = len(SPECIAL) + len(pre_tokenizers.ByteLevel.alphabet())
+    # Of equally frequent words the order of the alphabet decides: texts come in any order.
+    by_frequency = sorted(counts, key=lambda word: (-counts[word], word))
+    words = [word for word in by_frequency if len(word) > 1][: size - num_others]
+    return _of_bytes(words, use_words=True)
+
+
+def _byte_pairs(texts: Iterable[str], size: int) -> Tokenizer:
+    tokenizer = _with_byte_level(Tokenizer(models.BPE()), use_regex=True)
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=[*SPECIAL.values()],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    lines = [*texts]
+    _require_text(len(lines), "bpe")
+    tokenizer.train_from_iterator(lines, trainer)
+    return tokenizer
+
+
+def _with_byte_level(tokenizer: Tokenizer, *, use_regex: bool) -> Tokenizer:
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=use_regex)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _require_text(amount: int, name: str) -> None:
+    if not amount:
+        raise UserError(
+            f"model.scratch.tokenizer {name}: there is no text to train it on; give a source with "
+            "split auto or train, or take `byte`"
+        )
 
 
 def _model(section: Scratch, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:

@@ -26,6 +26,7 @@ from components.prepare.first_state import continued_state, first_state, resumed
 from components.prepare.model_fit import check_fit
 from components.prepare.outlook import Outlook, outlook_of
 from components.prepare.readers import read_source
+from components.prepare.scratch_text import scratch_model, training_texts
 from components.prepare.splits import CLAIM_ORDER, Assigned, make_splits
 from components.prepare.tasks import make_examples
 from components.runtime.attempts import Attempt, Task, attempting
@@ -252,16 +253,18 @@ def _prepare(
     write_rows(folder / artifacts.REJECTED, splits.rejected)
     _note_rejected(context, splits.rejected_counts)
     outlook_of(recipe, splits.validation, len(splits.unlabelled))
+    model = scratch_model(recipe.model, splits)
+    texts = training_texts(splits) if model.source == "scratch" else []
     # Last, as it is the slow part and wrong data should show at once.
     from components.modeling.base import materialise_base
 
     base = materialise_base(
-        recipe.model, recipe.seed, folder / "base", context.environment, downloads
+        model, recipe.seed, folder / "base", context.environment, downloads, texts
     )
     for peer in range(1, _num_bases(recipe)):
         seed = derived_seed(recipe.seed, "base", peer) % 2**31
         materialise_base(
-            recipe.model, seed, folder / f"base-{peer}", context.environment, downloads
+            model, seed, folder / f"base-{peer}", context.environment, downloads, texts
         )
     return PrepareSummary(
         counts=splits.counts,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from components.contracts.recipe.section import Positive, Section
 
@@ -19,10 +21,15 @@ class Scratch(Section):
     intermediate_size: Positive = 256
     max_length: Positive = 256
     """Longest sequence in tokens."""
-    tokenizer: Literal["character", "byte"] = "character"
+    tokenizer: Literal["byte", "bpe", "word", "character"] | None = None
+    """`byte` writes every text; `bpe` and `word` are trained on the labelled rows and write the rest
+    in bytes; `character` knows its alphabet alone. null: `character` where the rows have no
+    other characters, else `byte`."""
+    vocabulary: Annotated[int, Field(ge=300)] = 4096
+    """Tokens of `bpe` and `word` at most, 260 of them for bytes and special tokens."""
     # The characters of the built-in tasks.
     alphabet: str = "0123456789+*-=() "
-    """Characters the `character` tokenizer knows; anything else becomes <unk>."""
+    """Characters the `character` tokenizer knows; rows with others are an error."""
 
 
 class ModelSection(Section):
