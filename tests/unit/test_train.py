@@ -14,10 +14,20 @@ import pytest
 import torch
 
 from components.contracts.rows import Conversation, TrainingRow
+from components.errors import UserError
 from components.modeling.encoding import load_codec
 from components.modeling.likelihood import CompletionLoss, EncodedRow, collate, mean_loss
 from components.modeling.load import load_model
-from components.train.process.row_batches import cut, draw, learning_rate_at, plan_batches, share_of
+from components.train.process.row_batches import (
+    TooLongRule,
+    TrainingSet,
+    cut,
+    draw,
+    learning_rate_at,
+    plan_batches,
+    share_of,
+    training_set,
+)
 from components.train.process.sizing import fixed_positions
 from tests.unit.chat_models import save_chat_model
 from tests.unit.tiny import tiny_model
@@ -76,10 +86,75 @@ def test_training_stops_early_once_the_dev_loss_rises(tmp_path: Path) -> None:
 
 
 def test_a_row_longer_than_the_context_is_refused_with_numbers(tmp_path: Path) -> None:
-    done = train(tmp_path / "run", max_length=8)
+    done = train(tmp_path / "run", max_length=8, too_long="error")
     assert done["status"] == 2
     assert done["failure"]["kind"] == "UserError"
     assert "longer than train.max_length 8" in done["failure"]["message"]
+
+
+def test_a_row_that_is_too_long_is_left_out_or_cut_and_counted(tmp_path: Path) -> None:
+    """One long row of the model's own does not end the round: nobody could remove it."""
+    long = TrainingRow(id="own", prompt="1" * 30 + "=", completion="1" * 30, source="self", round=1)
+    for rule, fate in (("drop", "left out"), ("cut", "cut")):
+        done = train(
+            tmp_path / rule,
+            key=rule[0] * 32,
+            steps=2,
+            rows=[*reversal(20, 0), long],
+            dev=[*reversal(4, 1), long],
+            max_length=40,
+            too_long=rule,
+        )
+        assert (done["rows_too_long"], done["dev_rows_too_long"]) == (1, 1)
+        said = f"{fate}, since longer than train.max_length 40: 1 (longest 63 tokens): own"
+        assert f"stage sft: {said}" in done["said"]
+        assert f"the dev split: {said}" in done["said"]
+
+
+def test_a_row_is_cut_at_its_end_and_left_out_if_nothing_to_learn_is_left() -> None:
+    _, codec = tiny_model()
+    rows = [
+        TrainingRow(
+            id=str(number), prompt="1" * number + "=", completion="23456", source="self", round=1
+        )
+        for number in (1, 5, 7, 9, 10, 20)
+    ]
+
+    def fitted(rule: TooLongRule, pairs: bool = False) -> TrainingSet:
+        taken = [row.model_copy(update={"worse": "6" * 6}) for row in rows] if pairs else rows
+        return training_set(
+            taken,
+            codec,
+            "sft",
+            with_text=True,
+            max_length=10,
+            weighting="sampling",
+            with_pairs=pairs,
+            too_long=rule,
+        )
+
+    whole = {row.id: codec.row_ids(row.prompt, row.completion) for row in rows}
+    long_names = [name for name, (ids, _) in whole.items() if len(ids) > 10]
+    assert 0 < len(long_names) < len(rows)
+    dropped = fitted("drop")
+    assert dropped.names == [name for name in whole if name not in long_names]
+    assert dropped.too_long.names == long_names
+    assert dropped.too_long.longest == max(len(ids) for ids, _ in whole.values())
+    shortened = fitted("cut")
+    assert shortened.names == [name for name, (_, masked) in whole.items() if masked < 10]
+    for row, name in zip(shortened.rows, shortened.names, strict=True):
+        assert (row.ids, row.num_masked) == (whole[name][0][:10], whole[name][1])
+    assert len(shortened.shares) == len(shortened.names)
+    assert shortened.too_long.names == long_names
+    for row in fitted("cut", pairs=True).rows:
+        assert row.worse is not None
+        assert row.longest <= 10
+        assert min(row.num_targets, row.worse.num_targets) > 0
+    with pytest.raises(UserError, match=r"longer than train.max_length 10 \(longest"):
+        fitted("error")
+    rows = rows[-1:]
+    with pytest.raises(UserError, match=r"1 of 1 rows are longer than train\.max_length 10"):
+        fitted("drop")
 
 
 @pytest.mark.parametrize("architecture", ["llama", "llama-nope", "gpt2", "lstm"])

@@ -101,7 +101,11 @@ class TrainSection(Section):
     batch_size: Positive = 32
     """Rows per optimizer step, over all processes."""
     max_length: Positive = 512
-    """Longer rows with a prompt are rejected, never cut; raw text is split."""
+    """Longest row in tokens; raw text is split into pieces of this size."""
+    # One long row among the model's own samples, which nobody can remove, must not end a round.
+    too_long: Literal["drop", "cut", "error"] = "drop"
+    """Rows with a prompt that are longer: left out; cut at the end, if some of the answer is left; or
+    an error. Those that are left out or cut are counted."""
     turns: Literal["all", "last"] = "all"
     """Which of the assistant's turns of a conversation bear loss."""
     lora: LoraSection | None = None

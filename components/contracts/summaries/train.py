@@ -69,6 +69,11 @@ class TrainingOutcome(Part):
     """The dev loss did not improve for `train.early_stopping_patience` measurements."""
     tokens_trained: int
     """Tokens of all peers, prompts included."""
+    rows_too_long: int = 0
+    """Rows of the mix that were longer than `train.max_length`: left out, or cut (`train.too_long`).
+    """
+    dev_rows_too_long: int = 0
+    """The same of the dev split."""
     skipped_steps: int
     """Steps that changed no weight because a gradient was not finite."""
     padding_share: float

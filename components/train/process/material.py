@@ -8,7 +8,7 @@ from components.contracts.rows import Conversation, TrainingRow, read_rows
 from components.modeling.encoding import Codec, load_codec
 from components.modeling.likelihood import EncodedRow
 from components.train.process.job import Job, Stage
-from components.train.process.row_batches import TrainingSet, dev_set, training_set
+from components.train.process.row_batches import TooLong, TrainingSet, dev_set, training_set
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,9 @@ class Material:
     """Rows of the mix."""
     num_unused: int
     """Rows of the mix that belong to no stage."""
+    num_too_long: int
+    """Rows of the mix that are longer than `train.max_length`, and were left out or cut."""
+    dev_too_long: TooLong
 
     @property
     def num_pairs(self) -> int:
@@ -35,7 +38,8 @@ class Material:
 def load_material(job: Job) -> Material:
     """Return the rows of a job, encoded for its model.
 
-    Raises UserError for a stage without rows, and for a row that is too long.
+    Raises UserError for a stage without rows, and for a row that is too long where the recipe says
+    so.
     """
     codec = load_codec(job.init, job.system_prompt)
     rows = list(read_rows(job.mix, TrainingRow))
@@ -51,19 +55,25 @@ def load_material(job: Job) -> Material:
             weighting=section.weighting,
             turns=section.turns,
             with_pairs=section.method != "sft",
+            too_long=section.too_long,
         )
         stages.append((stage, stage_rows))
     # A recipe without a dev split has an empty file for it.
     dev_split: list[TrainingRow] = []
     if job.dev.stat().st_size:
         dev_split = list(read_rows(job.dev, TrainingRow))
-    dev_rows = dev_set(dev_split, codec, section.max_length, section.turns)
+    dev_rows, dev_too_long = dev_set(
+        dev_split, codec, section.max_length, section.turns, section.too_long
+    )
     used = {name for _, stage_rows in stages for name in stage_rows.names}
+    long_names = {name for _, stage_rows in stages for name in stage_rows.too_long.names}
     return Material(
         codec=codec,
         stages=stages,
         dev_rows=dev_rows,
         prompts=[row.asked for row in dev_split if row.prompt],
         num_rows=len(rows),
-        num_unused=len(rows) - len(used),
+        num_unused=len(rows) - len(used | long_names),
+        num_too_long=len(long_names),
+        dev_too_long=dev_too_long,
     )

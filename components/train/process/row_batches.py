@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,20 @@ GROUP = 16
 """Batches that are sorted by length together."""
 
 
+TooLongRule = Literal["drop", "cut", "error"]
+"""`train.too_long` of the recipe."""
+
+
+@dataclass(frozen=True)
+class TooLong:
+    """The rows that were longer than allowed, and were left out or cut."""
+
+    names: list[str]
+    """Their ids."""
+    longest: int
+    """Tokens of the longest of them; 0 without any."""
+
+
 @dataclass(frozen=True)
 class TrainingSet:
     """Encoded rows of one stage of training. The lists are parallel."""
@@ -29,6 +44,7 @@ class TrainingSet:
     """Frequency with which each row is drawn, relative to the others."""
     names: list[str]
     """Id of the training row that each row is from. A long text makes several rows."""
+    too_long: TooLong = field(default_factory=lambda: TooLong([], 0))
 
 
 def training_set(
@@ -41,6 +57,7 @@ def training_set(
     weighting: str,
     turns: Turns = "all",
     with_pairs: bool = False,
+    too_long: TooLongRule = "drop",
 ) -> TrainingSet:
     """Return the rows of one stage.
 
@@ -54,10 +71,10 @@ def training_set(
             the loss (`loss`, relative to the mean weight).
         turns: of a conversation, the assistant's turns that bear loss.
         with_pairs: rows keep the worse answer that they have.
+        too_long: what becomes of a row with a prompt that is longer than `max_length`.
 
     Raises:
-        UserError: there is nothing to learn from, or a row with a prompt is longer than
-            `max_length`.
+        UserError: there is nothing to learn from, or a row is too long and may not be.
     """
     chosen = [row for row in rows if _is_of_stage(row, stage, with_text=with_text)]
     if not chosen:
@@ -78,8 +95,16 @@ def training_set(
             encoded.append(with_worse(piece_row, row, codec) if with_pairs else piece_row)
             shares.append(share)
             names.append(row.id)
-    _must_fit(encoded, max_length, stage)
-    return TrainingSet(encoded, shares, names)
+    fitted, long_rows = _fitted(encoded, names, max_length, too_long, stage)
+    if not any(fitted):
+        raise _too_long_error(encoded, max_length, stage)
+    kept = [index for index, row in enumerate(fitted) if row is not None]
+    return TrainingSet(
+        rows=[row for row in fitted if row is not None],
+        shares=[shares[index] for index in kept],
+        names=[names[index] for index in kept],
+        too_long=long_rows,
+    )
 
 
 def _is_of_stage(row: TrainingRow, stage: str, *, with_text: bool) -> bool:
@@ -89,19 +114,24 @@ def _is_of_stage(row: TrainingRow, stage: str, *, with_text: bool) -> bool:
 
 
 def dev_set(
-    rows: Sequence[TrainingRow], codec: Codec, max_length: int, turns: Turns = "all"
-) -> list[EncodedRow]:
-    """Return the dev rows, prompts masked; raw text in windows.
+    rows: Sequence[TrainingRow],
+    codec: Codec,
+    max_length: int,
+    turns: Turns = "all",
+    too_long: TooLongRule = "drop",
+) -> tuple[list[EncodedRow], TooLong]:
+    """Return (dev rows, prompts masked, raw text in windows; those that were too long).
 
-    Raises UserError for a row with a prompt that is longer than `max_length` tokens.
+    Raises UserError for a row that is longer than `max_length` tokens where the rule says so.
     """
-    encoded = [
-        EncodedRow(piece.ids, piece.num_masked, gaps=piece.gaps)
-        for row in rows
-        for piece in _encoded(row, codec, max_length, turns)
-    ]
-    _must_fit(encoded, max_length, "dev")
-    return encoded
+    encoded: list[EncodedRow] = []
+    names: list[str] = []
+    for row in rows:
+        for piece in _encoded(row, codec, max_length, turns):
+            encoded.append(EncodedRow(piece.ids, piece.num_masked, gaps=piece.gaps))
+            names.append(row.id)
+    fitted, long_rows = _fitted(encoded, names, max_length, too_long, "dev")
+    return [row for row in fitted if row is not None], long_rows
 
 
 def _encoded(row: TrainingRow, codec: Codec, max_length: int, turns: Turns) -> list[Encoded]:
@@ -120,14 +150,55 @@ def _windows(ids: list[int], num_masked: int, size: int) -> list[Encoded]:
     return windows
 
 
-def _must_fit(rows: Sequence[EncodedRow], max_length: int, subject: str) -> None:
-    longest = max((row.longest for row in rows), default=0)
-    if longest > max_length:
-        count = sum(row.longest > max_length for row in rows)
-        raise UserError(
-            f"{subject}: {count} of {len(rows)} rows are longer than train.max_length {max_length} "
-            f"(longest {longest} tokens): raise it or remove them"
-        )
+def _fitted(
+    rows: Sequence[EncodedRow],
+    names: Sequence[str],
+    max_length: int,
+    rule: TooLongRule,
+    subject: str,
+) -> tuple[list[EncodedRow | None], TooLong]:
+    """Return (rows that fit, None for one that is left out; those that were too long).
+
+    Args:
+        rows: encoded rows.
+        names: id of each row.
+        max_length: longest row in tokens.
+        rule: what becomes of longer ones.
+        subject: the stage or split, for the error.
+    """
+    fitted: list[EncodedRow | None] = []
+    long_names: list[str] = []
+    longest = 0
+    for row, name in zip(rows, names, strict=True):
+        if row.longest <= max_length:
+            fitted.append(row)
+            continue
+        long_names.append(name)
+        longest = max(longest, row.longest)
+        fitted.append(_cut_at(row, max_length) if rule == "cut" else None)
+    if long_names and rule == "error":
+        raise _too_long_error(rows, max_length, subject)
+    # A long conversation may be several pieces of one row.
+    return fitted, TooLong(list(dict.fromkeys(long_names)), longest)
+
+
+def _cut_at(row: EncodedRow, max_length: int) -> EncodedRow | None:
+    """Return the beginning of a row; None if it holds nothing to learn."""
+    gaps = tuple((start, min(end, max_length)) for start, end in row.gaps if start < max_length)
+    worse = None if row.worse is None else _cut_at(row.worse, max_length)
+    short = replace(row, ids=row.ids[:max_length], gaps=gaps, worse=worse)
+    # A pair of which one half is gone is no pair.
+    is_half = row.worse is not None and worse is None
+    return None if short.num_targets <= 0 or is_half else short
+
+
+def _too_long_error(rows: Sequence[EncodedRow], max_length: int, subject: str) -> UserError:
+    count = sum(row.longest > max_length for row in rows)
+    longest = max(row.longest for row in rows)
+    return UserError(
+        f"{subject}: {count} of {len(rows)} rows are longer than train.max_length {max_length} "
+        f"(longest {longest} tokens): raise it or remove them"
+    )
 
 
 def draw(weights: Sequence[float], count: int, seed: int) -> npt.NDArray[np.int64]:

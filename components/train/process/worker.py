@@ -51,6 +51,8 @@ from components.train.process.sizing import (
 from components.train.process.track import Track
 from components.train.process.training_log import Recorder
 
+NUM_NAMES_SHOWN = 3
+"""Ids of rows that a note names."""
 DROPOUTS = (
     "attention_dropout",
     "hidden_dropout",
@@ -116,6 +118,7 @@ def prepare_run(job: Job, context: Context, device: torch.device) -> Run:
             f"{material.num_unused} of {material.num_rows} rows belong to no stage of this "
             "training",
         )
+    _note_long_rows(job, context, material)
     model = build_model(job)
     size = model_size(model)
     estimate = _preflight(job, context, material, model, size)
@@ -136,6 +139,23 @@ def prepare_run(job: Job, context: Context, device: torch.device) -> Run:
         num_parameters=size.num_parameters,
         packed=packed,
     )
+
+
+def _note_long_rows(job: Job, context: Context, material: Material) -> None:
+    """Say which rows are longer than the recipe allows, and what became of them."""
+    subjects = {f"stage {stage.name}": rows.too_long for stage, rows in material.stages}
+    subjects["the dev split"] = material.dev_too_long
+    fate = "cut" if job.section.too_long == "cut" else "left out"
+    for subject, too_long in subjects.items():
+        if not too_long.names:
+            continue
+        shown = ", ".join(too_long.names[:NUM_NAMES_SHOWN])
+        more = ", …" if len(too_long.names) > NUM_NAMES_SHOWN else ""
+        _note(
+            context,
+            f"{subject}: {fate}, since longer than train.max_length {job.section.max_length}: "
+            f"{len(too_long.names)} (longest {too_long.longest} tokens): {shown}{more}",
+        )
 
 
 def resume_or_start(run: Run) -> Loop:
@@ -348,6 +368,8 @@ def _outcome(run: Run, track: Track, optimizer: str, exported: Exported) -> Trai
         final_dev_loss=dev_losses[-1] if dev_losses else None,
         stopped_early=track.stopped_early,
         tokens_trained=track.tokens,
+        rows_too_long=run.material.num_too_long,
+        dev_rows_too_long=len(run.material.dev_too_long.names),
         skipped_steps=track.dropped,
         padding_share=1 - track.tokens / track.positions,
         num_processes=dist.get_world_size(),
