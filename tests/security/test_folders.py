@@ -121,7 +121,20 @@ def test_a_verifier_of_the_users_own_is_found_in_the_folder_of_the_run(tmp_path:
         "open('imported', 'w')\ndef right(prompt, answer, reference):\n    return True\n"
     )
     place.document["select"]["verifier_function"] = "my_verifier.right"
+    # A checker beside the recipe too: its code goes through the store, and every step asks it.
+    (place.folder / "my_checker.py").write_text(
+        "def check(prompt, answer, reference):\n"
+        "    return 1.0 if answer.strip() == reference['answer'] else 0.1\n"
+    )
+    for source in place.document["data"]["sources"]:
+        source["verifier"] = "my_checker.py:check"
     place.document["decide"]["goal"]["threshold"] = 1.0
     run = place.run("--rounds", "1")
     assert "select-r1" in run.executed, run.said
     assert (place.folder / "imported").exists(), run.said
+    bundles = [path for path in (place.folder / "store").rglob("*") if _is_zip(path)]
+    assert len(bundles) == 1, "the bundle that `run` sent is the checker.zip of prepare"
+
+
+def _is_zip(path: Path) -> bool:
+    return path.is_file() and path.read_bytes().startswith(b"PK")
