@@ -39,6 +39,18 @@ class Example:
             return self.conversation
         return self.conversation.before_answer
 
+    @property
+    def stated_answer(self) -> str:
+        """The right answer in words; empty if there is none."""
+        if self.completion is not None:
+            return self.completion
+        return str(self.reference.get("answer") or "")
+
+    def as_question(self) -> Prompt:
+        """Return what is asked, or the text of a row that asks nothing, without a verifier."""
+        text = self.prompt or self.completion or ""
+        return Prompt(id=self.identity, text=text, verifier="exact")
+
     def as_prompt(self) -> Prompt:
         """Return the question with what its verifier needs, out of the model's sight."""
         return Prompt(

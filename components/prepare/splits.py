@@ -2,7 +2,8 @@
 
 Each prompt belongs to one split: the one it was given, or for `auto` the one that `division` finds.
 Where sources disagree, evaluation wins: a training row whose prompt is measured on is dropped and
-counted, never trained on.
+counted, never trained on. So is one that holds an evaluation prompt in another form: in
+lower case, with a label before it, or inside a text (`components/contamination.py`).
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Literal
 
+from components.contamination import Overlap
 from components.contracts.recipe import Fractions
-from components.contracts.rows import Dropped, Prompt, Split, TrainingRow
+from components.contracts.rows import Dropped, Prompt, Split, TrainingRow, spoken
 from components.errors import UserError
 from components.prepare.division import divide
 from components.prepare.examples import Example
@@ -39,6 +41,8 @@ CLAIM_ORDER: tuple[Split, ...] = (
 _PROMPT_SPLITS: tuple[Split, ...] = ("vault", "test", "validation", "audit", "unlabelled")
 """Splits of prompts that a model is asked; the others hold rows with their answers."""
 _EVALUATION_SPLITS: tuple[Split, ...] = ("vault", "test", "validation", "audit")
+_MEASURED_SPLITS: tuple[Split, ...] = (*_EVALUATION_SPLITS, "retention", "dev")
+_TAUGHT_SPLITS: tuple[Split, ...] = ("train", "unlabelled")
 _REMEDIES = {
     "train": (
         "give a source with answers split: train, or raise data.fractions.train or a task's "
@@ -80,11 +84,24 @@ class Splits:
         return dict(sorted(Counter(row.reason for row in self.rejected).items()))
 
 
-def make_splits(examples: Iterable[Assigned | Dropped], fractions: Fractions, seed: int) -> Splits:
+def make_splits(
+    examples: Iterable[Assigned | Dropped],
+    fractions: Fractions,
+    seed: int,
+    contamination: Literal["exact", "overlap"] = "exact",
+) -> Splits:
     """Assign every example to one split and drop, with a reason, what may not be in it.
 
-    If there are no unlabelled prompts, the questions of the train split serve. Raises UserError if
-    there is nothing to train on, to sample from or to measure on.
+    If there are no unlabelled prompts, the questions of the train split serve.
+
+    Args:
+        examples: Examples with their splits, and rows that were dropped already.
+        fractions: Shares of the splits, for examples without one.
+        seed: Another seed divides otherwise.
+        contamination: What makes training material contaminated, see `select.contamination`.
+
+    Raises:
+        UserError: There is nothing to train on, to sample from or to measure on.
     """
     splits = Splits()
     meant_for: ExamplesOfSplits = {name: [] for name in CLAIM_ORDER}
@@ -107,6 +124,7 @@ def make_splits(examples: Iterable[Assigned | Dropped], fractions: Fractions, se
             split = "train"
         _assign(example, split, meant_for, splits.rejected)
     members = _claim(meant_for, splits.rejected)
+    _decontaminate(members, contamination == "overlap", splits.rejected)
     for name in CLAIM_ORDER:
         if name in _PROMPT_SPLITS:
             setattr(splits, name, [example.as_prompt() for example in members[name]])
@@ -177,6 +195,38 @@ def _claim(meant_for: ExamplesOfSplits, rejected: list[Dropped]) -> ExamplesOfSp
                 present.add(key)
                 members[name].append(example)
     return members
+
+
+def _decontaminate(members: ExamplesOfSplits, parts: bool, rejected: list[Dropped]) -> None:
+    """Remove what may be trained on and holds an evaluation item; append it to `rejected`."""
+    items = [
+        (example.as_question(), example.stated_answer)
+        for name in _MEASURED_SPLITS
+        for example in members[name]
+    ]
+    index = Overlap(items, parts=parts)
+    for name in _TAUGHT_SPLITS:
+        clean = []
+        for example in members[name]:
+            reason = _contamination_of(example, index)
+            if reason:
+                rejected.append(_drop("contaminated", reason, example))
+            else:
+                clean.append(example)
+        members[name] = clean
+
+
+def _contamination_of(example: Example, index: Overlap) -> str:
+    """Return the reason not to train on an example, empty if there is none."""
+    reason = index.of_prompt(example.prompt) if example.prompt else ""
+    if not reason and example.completion is not None:
+        reason = index.of_text(example.completion, is_answer=bool(example.prompt))
+    # The text of a conversation is all of its turns; one of them may be an evaluation prompt.
+    turns = example.conversation.messages if example.conversation is not None else ()
+    for message in turns:
+        if not reason and message["role"] == "user":
+            reason = index.of_prompt(spoken(message))
+    return reason
 
 
 def _questions(train: list[Example]) -> list[Prompt]:

@@ -171,6 +171,7 @@ def _data_and_base(context: Context, attempt: Attempt, recipe: Recipe) -> Receip
             # The system prompt is read when rows are encoded; the checkpoint does not hold it.
             "model": recipe.model.model_dump(mode="json", exclude={"system_prompt"}),
             "data": recipe.data.model_dump(mode="json"),
+            "contamination": recipe.select.contamination,
             "bases": _num_bases(recipe),
             # The recipe names files; their bytes decide. An edited file is new work.
             "sources": [_digest_of(path) for path in files],
@@ -246,7 +247,12 @@ def _prepare(
         fetch_bundle(context, recipe.data.checker_code, folder / artifacts.CHECKER)
         for source, path in zip(recipe.data.sources, files, strict=True):
             try_checker(source, _assigned(source, path, recipe.data.checker_code))
-    splits = make_splits(_examples(recipe, files), recipe.data.fractions, recipe.seed)
+    splits = make_splits(
+        _examples(recipe, files),
+        recipe.data.fractions,
+        recipe.seed,
+        recipe.select.contamination,
+    )
     (folder / "splits").mkdir()
     for name in CLAIM_ORDER:
         write_rows(folder / artifacts.split_file(name), getattr(splits, name))

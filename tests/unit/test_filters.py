@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from components.contracts.recipe import SelectSection
 from components.errors import Corrupt
 from components.select.scored_samples import ScoredSample, make_scored_samples, row_key
-from components.select.text_similarity import NUM_PERMUTATIONS, jaccard, rows_per_band, shingles_of
+from components.text_similarity import NUM_PERMUTATIONS, jaccard, rows_per_band, shingles_of
 from tests.unit.selections import answers, ask, kept_texts, reasons, say, select
 
 LABEL_FREE = SelectSection(verifier=False, max_length_ratio=1000.0, minhash_threshold=1.0)

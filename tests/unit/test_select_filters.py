@@ -9,7 +9,7 @@ import random
 import pytest
 
 from components.contracts.recipe import SelectSection
-from components.contracts.rows import Dropped, Prompt, TrainingRow, prompt_id
+from components.contracts.rows import Dropped, Prompt, TrainingRow
 from components.errors import UserError
 from components.select.attribute_shift import attributes, distances
 from components.select.filter_audit import Audit
@@ -52,10 +52,11 @@ def test_a_reworded_evaluation_question_never_teaches_where_the_firewall_is_aske
     evaluation = [(ask(QUESTION, "72"), "She sold 48/2 = 24 clips in May.")]
     section = with_settings(contamination="overlap")
     assert reasons(select(asked(text), section, evaluation=evaluation)) == {"in_evaluation": 1}
-    exactly = prompt_id(text) == prompt_id(QUESTION)
+    # Without, other words are another question.
+    whole = "atalia" in text.lower() and "pals" not in text
     assert (
         reasons(select(asked(text), OPEN, evaluation=evaluation)) == {"in_evaluation": 1}
-    ) is exactly
+    ) is whole
 
 
 def test_the_answer_of_an_evaluation_item_is_no_training_text_either() -> None:

@@ -15,7 +15,7 @@ from components.contracts.rows import Prompt, prompt_id
 from components.prepare.examples import Example
 from components.prepare.splits import make_splits
 from components.select.scored_samples import row_key
-from components.select.text_similarity import shingles_of
+from components.text_similarity import shingles_of
 from components.verifiers import verify
 from tests.unit.selections import answers, ask, reasons, select
 

@@ -25,7 +25,7 @@ from components.select.scored_samples import (
     by_prompt,
     split,
 )
-from components.select.text_similarity import (
+from components.text_similarity import (
     NUM_PERMUTATIONS,
     Shingles,
     answer_key,

@@ -1,0 +1,194 @@
+"""The search for evaluation items in training material: labelled rows, raw text, samples.
+
+Other tools: datatrove looks for runs of 12 words of the reference (`NGramsDecontFilter`), GPT-3's
+authors for 13 (2005.14165, appendix C). Both take words to stand between spaces.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+
+from components.contracts.rows import Prompt
+from components.text_similarity import Shingles, band_hashes, jaccard, rows_per_band, shingles_of
+from components.text_tokens import PER_WORD, Tokens, runs_of, tokens_of
+
+NUM_WORDS = 13
+"""Length of a run of words that two texts do not share by accident."""
+TEMPLATE_ITEMS = 10
+"""A run shared by at least this many evaluation items is their template and proves nothing."""
+NEAR = 0.6
+"""Jaccard similarity of the shingles of two prompts from which one is a rewording of the other."""
+MIN_WORDS = 8
+"""Shorter prompts are not compared for rewording: two sums share most of their characters."""
+MIN_TOKENS = 4
+"""Shorter evaluation prompts are not looked for inside texts: a review may well say "Great film"."""
+
+Item = tuple[Prompt, str]
+"""(prompt, reference answer) of an evaluation split."""
+Band = tuple[int, int]
+"""(number of a band, hash of its rows)."""
+
+_LABEL_BEFORE = re.compile(
+    r"\s*(?:q|question|problem|exercise|task|prompt|user|human|input|instruction|问|问题|問題|質問|题目"
+    r"|คำถาม)\s*\d*\s*[:：.)]\s*",
+    re.IGNORECASE,
+)
+_LABEL_AFTER = re.compile(
+    r"\s*(?:a|answer|assistant|output|答|答案|解答|คำตอบ)\s*[:：]\s*$", re.IGNORECASE
+)
+
+
+class Overlap:
+    """Index of all evaluation items. Its size depends on them and not on what is searched."""
+
+    def __init__(self, items: Sequence[Item], *, parts: bool = True) -> None:
+        """Build the index from (prompt, reference answer) pairs.
+
+        Args:
+            items: The evaluation items.
+            parts: Whether parts of an item and rewordings count. Without, a prompt is found whole:
+                as a text of its own, or as one or more sentences or lines of a text.
+        """
+        self._id_by_whole: dict[str, str] = {}
+        self._untelling: set[str] = set()
+        self._lengths: set[int] = set()
+        self._runs: frozenset[int] = frozenset()
+        self._prompt_ids: list[str] = []
+        self._shingles: list[Shingles] = []
+        self._positions_by_band: dict[Band, list[int]] = defaultdict(list)
+        for prompt, _ in items:
+            tokens = tokens_of(prompt.text)
+            if tokens.tokens:
+                self._id_by_whole.setdefault(tokens.joined, prompt.id)
+            if len(tokens.tokens) >= MIN_TOKENS:
+                self._lengths.add(len(tokens.tokens))
+        self._most_tokens = max(self._lengths, default=0)
+        # Where one evaluation prompt stands in another, as with lists of lines, it stands in
+        # training prompts as well, and is no copy there.
+        for prompt, _ in items:
+            tokens = tokens_of(prompt.text)
+            self._untelling.update(set(self._wholes_in(tokens)) - {tokens.joined})
+        if parts:
+            self._runs = _telling_runs(items)
+            self._index_rewordings(items)
+
+    def of_prompt(self, text: str) -> str:
+        """Return the reason not to train on a prompt, empty if there is none."""
+        tokens = tokens_of(text)
+        return (
+            self._same(tokens)
+            or self._same(tokens_of(_without_labels(text)))
+            or self._contained(tokens)
+            or self._shared_run(tokens)
+            or self._rewording(tokens)
+        )
+
+    def of_text(self, text: str, *, is_answer: bool = True) -> str:
+        """Return the reason not to train on a text, empty if there is none.
+
+        Args:
+            text: An answer, or raw text.
+            is_answer: Whether the text is an answer. One that says nothing but what another prompt
+                asks is right where a list is sorted or a sentence translated.
+        """
+        tokens = tokens_of(text)
+        reason = self._same(tokens)
+        if reason and is_answer:
+            return ""
+        return reason or self._contained(tokens) or self._shared_run(tokens)
+
+    def _same(self, tokens: Tokens) -> str:
+        prompt_id = self._id_by_whole.get(tokens.joined)
+        if prompt_id is None:
+            return ""
+        return f"evaluation prompt {prompt_id} but for case, punctuation or a label"
+
+    def _contained(self, tokens: Tokens) -> str:
+        """Return which evaluation prompt stands in a text; empty if none does."""
+        for whole in self._wholes_in(tokens):
+            if whole not in self._untelling:
+                return f"contains evaluation prompt {self._id_by_whole[whole]}"
+        return ""
+
+    def _wholes_in(self, tokens: Tokens) -> Iterator[str]:
+        """Yield the evaluation prompts that stand in a text, from one break of it to another."""
+        # Not from anywhere to anywhere: "Sort: 3 1" stands in "Sort: 3 1 2", which is no copy.
+        breaks = tokens.breaks
+        for first, begin in enumerate(breaks):
+            for end in breaks[first + 1 :]:
+                length = end - begin
+                if length > self._most_tokens:
+                    break
+                if length not in self._lengths:
+                    continue
+                part = " ".join(tokens.tokens[begin:end])
+                if part in self._id_by_whole:
+                    yield part
+
+    def _shared_run(self, tokens: Tokens) -> str:
+        """Return whether a text has a run of words that an evaluation item has."""
+        if self._runs and any(run in self._runs for run in runs_of(tokens.words(), NUM_WORDS)):
+            return f"shares {NUM_WORDS} words in a row with an evaluation item"
+        return ""
+
+    def _rewording(self, tokens: Tokens) -> str:
+        """Return which evaluation prompt a text is a rewording of; empty if it is none."""
+        if not self._shingles or not _is_long(tokens):
+            return ""
+        shingles = shingles_of(tokens.plain())
+        positions: set[int] = set()
+        for band in _bands([shingles])[0]:
+            positions.update(self._positions_by_band.get(band, ()))
+        # Bands only propose pairs; the exact similarity decides.
+        for position in sorted(positions):
+            similarity = jaccard(shingles, self._shingles[position])
+            if similarity >= NEAR:
+                return f"Jaccard {similarity:.2f} to evaluation prompt {self._prompt_ids[position]}"
+        return ""
+
+    def _index_rewordings(self, items: Sequence[Item]) -> None:
+        for prompt, _ in items:
+            tokens = tokens_of(prompt.text)
+            if _is_long(tokens):
+                self._prompt_ids.append(prompt.id)
+                self._shingles.append(shingles_of(tokens.plain()))
+        for position, bands in enumerate(_bands(self._shingles)):
+            for band in bands:
+                self._positions_by_band[band].append(position)
+
+
+def _without_labels(text: str) -> str:
+    """Return the text without a `Q:` before it and an `A:` after it."""
+    begin = _LABEL_BEFORE.match(text)
+    if begin is not None:
+        text = text[begin.end() :]
+    return _LABEL_AFTER.sub("", text)
+
+
+def _is_long(tokens: Tokens) -> bool:
+    return sum(tokens.words().weights()) >= MIN_WORDS * PER_WORD
+
+
+def _telling_runs(items: Sequence[Item]) -> frozenset[int]:
+    """Return the runs of words of all items, without those of a template."""
+    num_items = Counter[int]()
+    for prompt, answer in items:
+        texts = (prompt.text, answer)
+        # A set: an item that repeats a run counts once.
+        num_items.update(
+            {run for text in texts for run in runs_of(tokens_of(text).words(), NUM_WORDS)}
+        )
+    runs = [run for run, count in num_items.items() if count < TEMPLATE_ITEMS]
+    return frozenset(runs)
+
+
+def _bands(shingles: Sequence[Shingles]) -> list[list[Band]]:
+    """Return the bands of each text: texts that resemble each other share one."""
+    if not shingles:
+        return []
+    # One salt for all: a copy with other numbers is contaminated as well.
+    salts = [0] * len(shingles)
+    hashes = band_hashes(shingles, salts, rows_per_band(NEAR))
+    return [list(enumerate(row)) for row in hashes.tolist()]
