@@ -88,7 +88,7 @@ def load_run(context: Context, run_id: str, *, examples: int = 0) -> RunView:
         receipts=receipts,
         rounds=tuple(rounds),
         published=_published(tasks, receipts, problems),
-        totals=totals_of(sorted(attempts, key=lambda attempt: attempt.started)),
+        totals=totals_of(sorted(attempts, key=lambda attempt: attempt.order)),
         # A damaged object is met by everyone who reads it, and told once.
         problems=tuple(dict.fromkeys(problems)),
     )
@@ -106,8 +106,8 @@ def run_id_of_job(context: Context, job_id: str) -> str | None:
 
 def latest_run_id(context: Context) -> str | None:
     """Return the run with the newest attempt; None in an empty store."""
-    newest_start = 0
-    newest_run_id = ""
+    newest = (False, 0, "")
+    now_milliseconds = 1000 * context.clock()
     all_attempts = keys.attempts_prefix("x").replace("x/", "")
     for key in context.store.list(all_attempts):
         if key.count("/") != 3:
@@ -117,11 +117,10 @@ def latest_run_id(context: Context) -> str | None:
         # Names begin with the start time, so no record has to be read.
         started, _, _ = name.partition("-")
         start = int(started) if started.isdigit() else 0
-        # Of two starts at the same time, the name decides: listings have no order of their own.
-        if (start, run_id) > (newest_start, newest_run_id):
-            newest_start = start
-            newest_run_id = run_id
-    return newest_run_id or None
+        # A machine whose clock was ahead is not the newest for ever. Of two starts at the same time,
+        # the name decides: listings have no order of their own.
+        newest = max(newest, (start <= now_milliseconds, start, run_id))
+    return newest[2] or None
 
 
 def named_receipts(tasks: Tasks, state: State | None) -> Iterator[str]:
@@ -156,9 +155,9 @@ def _tasks(context: Context, run_id: str, problems: Problems) -> Tasks:
         else:
             attempts.append(attempt)
     attempts_by_task: dict[str, list[Attempt]] = {}
-    for attempt in sorted(attempts, key=lambda attempt: attempt.started):
+    for attempt in sorted(attempts, key=lambda attempt: attempt.order):
         attempts_by_task.setdefault(attempt.task, []).append(attempt)
-    # Attempts are in order of time, and so are the first ones of each task.
+    # Attempts are in the order of their begin, and so are the first ones of each task.
     return tuple(
         TaskView(name, tuple(task_attempts)) for name, task_attempts in attempts_by_task.items()
     )
@@ -172,7 +171,7 @@ def _latest_state(context: Context, tasks: Tasks, problems: Problems) -> tuple[S
         for attempt in task.attempts
         if attempt.step in ("prepare", "decide") and attempt.receipt
     ]
-    newest_first = sorted(attempts, key=lambda attempt: -attempt.started)
+    newest_first = sorted(attempts, key=lambda attempt: attempt.order, reverse=True)
     best: State | None = None
     best_ref = ""
     for ref in dict.fromkeys(attempt.receipt for attempt in newest_first):

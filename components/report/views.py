@@ -99,12 +99,10 @@ class RunView:
     def failed(self) -> Tasks:
         """Tasks that failed since the run was last started."""
         # Every start begins with prepare. Failures before it were tried again.
-        starts = [task.last.started for task in self.tasks if task.last.step == "prepare"]
-        last_start = max(starts, default=0.0)
+        starts = [task.last.order for task in self.tasks if task.last.step == "prepare"]
+        last_start = max(starts, default=(0, 0.0))
         return tuple(
-            task
-            for task in self.tasks
-            if task.status == "failed" and task.last.started >= last_start
+            task for task in self.tasks if task.status == "failed" and task.last.order >= last_start
         )
 
     @property

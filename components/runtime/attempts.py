@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,9 @@ from components.errors import RatchetError, Transient, without_passwords
 from components.runtime.context import Context
 from components.storage import keys
 from components.storage.folder import full_disk_errors
+
+_SEQUENCE = re.compile(r"\d+-\d+-(\d{6,12})\.json")
+"""Name of a record. Those of older versions have no sequence."""
 
 
 class Task(BaseModel):
@@ -38,8 +42,12 @@ class Attempt(BaseModel):
     task: str
     step: str
     round: int
+    sequence: int = 0
+    """Place in the order of the run's attempts: one more than any that was there when it began. Of
+    equal ones, which began side by side, the times decide."""
+    # Times alone are no order: a machine whose clock was ahead would have the last word for ever.
     started: float
-    """Seconds since the epoch."""
+    """Seconds since the epoch, by the clock of the machine that did it."""
     seconds: float = 0.0
     """Wall time from the start of the step's process where it is known, else of the step."""
     work_seconds: float = 0.0
@@ -55,6 +63,11 @@ class Attempt(BaseModel):
     costs: dict[str, float] = {}
     """Name of a measure of the step (`compute_seconds`, `tokens`) → amount."""
 
+    @property
+    def order(self) -> tuple[int, float]:
+        """Key by which the attempts of a run are sorted."""
+        return self.sequence, self.started
+
 
 @contextmanager
 def attempting(context: Context, task: Task, step: str) -> Iterator[Attempt]:
@@ -63,6 +76,7 @@ def attempting(context: Context, task: Task, step: str) -> Iterator[Attempt]:
         task=task.name,
         step=step,
         round=task.round,
+        sequence=next_sequence(context, task.run_id),
         started=context.started,
         host=platform.node() or "unknown",
     )
@@ -94,12 +108,23 @@ def attempting(context: Context, task: Task, step: str) -> Iterator[Attempt]:
         _record(context, task, attempt, tolerated=RatchetError)
 
 
+def next_sequence(context: Context, run_id: str) -> int:
+    """Return one more than the largest sequence of the run's attempts; 0 if they are not known."""
+    prefix = keys.attempts_prefix(run_id)
+    try:
+        names = [key.rpartition("/")[2] for key in context.store.list(prefix)]
+    except Transient:
+        return 0
+    found = [match.group(1) for match in map(_SEQUENCE.fullmatch, names) if match is not None]
+    return 1 + max(map(int, found), default=0)
+
+
 def _record(
     context: Context, task: Task, attempt: Attempt, *, tolerated: type[RatchetError]
 ) -> None:
     # Unique without a look at the store: two pods may try one task at the same time. The record at
     # the end replaces the one at the begin, so one without an end is of a try that was killed.
-    name = f"{int(attempt.started * 1000)}-{os.getpid()}"
+    name = f"{int(attempt.started * 1000)}-{os.getpid()}-{attempt.sequence:06d}"
     address = keys.attempt_key(task.run_id, task.name, name)
     try:
         context.store.put_bytes(address, attempt.model_dump_json().encode())

@@ -72,6 +72,17 @@ class Context:
         return max(1, self.threads // max(1, num_shards))
 
 
+class SteadyClock:
+    """Seconds since the epoch that grow evenly: the machine's clock may be set while it is used."""
+
+    def __init__(self) -> None:
+        self._offset = time.time() - time.monotonic()
+
+    def __call__(self) -> float:
+        """Return the seconds."""
+        return self._offset + time.monotonic()
+
+
 def make_context(store_uri: str, environment: Mapping[str, str]) -> Context:
     """Return the surroundings of a real process.
 
@@ -83,7 +94,7 @@ def make_context(store_uri: str, environment: Mapping[str, str]) -> Context:
         store=open_store(store_uri, environment),
         cache=Cache(cache / "objects"),
         scratch=cache / "scratch",
-        clock=time.time,
+        clock=SteadyClock(),
         started=_process_start(),
         environment=environment,
         progress=Progress.from_environment(environment),

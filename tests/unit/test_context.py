@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from components.runtime.context import SteadyClock
+
 pytestmark = pytest.mark.process
 
 PROGRAM = """
@@ -32,3 +34,14 @@ def test_a_step_begins_when_its_process_does_to_a_hundredth_of_a_second(tmp_path
         )
         after = time.time()
         assert before - 2 * tick <= float(child.stdout) <= after
+
+
+def test_a_clock_that_is_set_while_a_step_works_changes_no_duration(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = SteadyClock()
+    began = clock()
+    assert abs(began - time.time()) < 60
+    year_seconds = 365 * 86400.0
+    monkeypatch.setattr(time, "time", lambda: began + year_seconds)
+    assert 0 <= clock() - began < year_seconds / 2

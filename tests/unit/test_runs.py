@@ -113,6 +113,30 @@ def test_an_old_failure_is_forgotten_once_the_run_was_started_again(context: Con
     assert view.status == "unfinished"
 
 
+def test_a_failure_that_was_recorded_in_the_future_is_forgotten_too(context: Context) -> None:
+    made = Campaign(context)
+    made.prepare()
+    now = made.now
+    made.now += 365 * 86400.0
+    made.fail("train", "train-r0", 0, Corrupt("objects/ab/abc is gone"))
+    made.now = now
+    assert [task.name for task in load_run(context, made.run_id).failed] == ["train-r0"]
+    made.prepare()
+    view = load_run(context, made.run_id)
+    assert (view.failed, view.status) == ((), "unfinished")
+    assert view.tasks[0].last.sequence > view.tasks[1].last.sequence
+
+
+def test_a_run_of_a_machine_whose_clock_was_ahead_is_not_the_latest(context: Context) -> None:
+    early = Campaign(context, {**Campaign(context).recipe.model_dump(mode="json"), "name": "ahead"})
+    early.now = context.clock() + 365 * 86400.0
+    early.prepare()
+    assert latest_run_id(context) == early.run_id
+    made = Campaign(context)
+    made.prepare()
+    assert latest_run_id(context) == made.run_id
+
+
 def test_damaged_records_become_problems_and_hide_nothing_else(context: Context) -> None:
     made = whole_campaign(context)
     context.store.put_bytes(keys.attempt_key(made.run_id, "train-r1", "0-1"), b"not json")

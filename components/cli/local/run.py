@@ -37,6 +37,7 @@ from components.errors import (
 )
 from components.report.runs import load_run
 from components.report.views import RunView, TaskView
+from components.runtime.attempts import next_sequence
 from components.runtime.context import Context, make_context
 from components.storage import keys
 from components.storage.folder import free_room, has_no_room
@@ -121,16 +122,16 @@ def run_campaign(
     campaign = dataclasses.replace(campaign, store=root)
     _check_surroundings(campaign, environment)
     folder = _make_work_folder(campaign)
-    began = time.time()
+    context = make_context(root, with_cache_beside_store(root, environment))
+    first_sequence = next_sequence(context, campaign.recipe.run_id)
     status = _follow(
         _child_command(campaign, folder),
         _child_environment(campaign, environment, folder.progress),
         folder,
         console,
     )
-    context = make_context(root, with_cache_beside_store(root, environment))
     view = load_run(context, campaign.recipe.run_id)
-    return _outcome(context, view, status, folder, began)
+    return _outcome(context, view, status, folder, first_sequence)
 
 
 def _check_surroundings(campaign: LocalCampaign, environment: Mapping[str, str]) -> None:
@@ -272,10 +273,10 @@ def _signals_as_exceptions() -> Iterator[None]:
 
 
 def _outcome(
-    context: Context, view: RunView, status: int, folder: WorkFolder, began: float
+    context: Context, view: RunView, status: int, folder: WorkFolder, first_sequence: int
 ) -> Outcome:
-    # The store also has failures of earlier tries. Process starts are known to a second.
-    failed_now = [task for task in view.failed if task.last.started >= began - 2.0]
+    # The store also has failures of earlier tries.
+    failed_now = [task for task in view.failed if task.last.sequence >= first_sequence]
     error = ""
     exit_code = 0 if view.target_met and view.published else 1
     if status:
