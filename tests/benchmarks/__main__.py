@@ -21,6 +21,7 @@ BENCHMARKS = (
     "influence",
     "collapse",
     "gate",
+    "promises",
     "noise",
     "votes",
     "diagnosis",

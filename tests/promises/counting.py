@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+MAX_SHOWN = 40
+"""Broken cases that are printed."""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -44,6 +47,6 @@ def count(promise: str, cases: Iterable[Case], workers: int = 1) -> Count:
             if fault:
                 outcome.broken.append(f"{name}: {fault}")
     print(outcome, flush=True)
-    for line in outcome.broken:
+    for line in outcome.broken[:MAX_SHOWN]:
         print(f"  broken: {line}", flush=True)
     return outcome

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
+from components.runtime.context import Context
+from components.storage.store import Store
 from tests.conftest import S3Server
-from tests.promises import s3_faults
+from tests.promises import corruption, garbage, names, races, s3_faults
 from tests.promises.counting import count
 
 pytestmark = pytest.mark.process
+
+SOAK = int(os.environ.get("RATCHET_SOAK", "1"))
+"""So many times as many cases."""
 
 
 def test_r2_faults_of_an_s3_server_are_ridden_out_or_named(s3_server: S3Server) -> None:
@@ -17,5 +25,34 @@ def test_r2_faults_of_an_s3_server_are_ridden_out_or_named(s3_server: S3Server) 
         outcome = count("R2", s3_faults.cases(servers), workers=12)
     finally:
         servers.close()
-    assert outcome.broken == []
+    assert outcome.broken[:3] == []
     assert outcome.total >= 216
+
+
+def test_r3_no_corrupted_byte_is_consumed(context: Context, tmp_path: Path) -> None:
+    outcome = count("R3", corruption.cases(context, tmp_path / "store", per_kind=270 * SOAK))
+    assert outcome.broken[:3] == []
+    assert outcome.total >= 4000
+
+
+def test_r4_of_writers_at_once_one_wins(file_store: Store, s3_store: Store) -> None:
+    in_folder = races.thread_cases(file_store, count=100 * SOAK, num_threads=16)
+    in_bucket = races.thread_cases(s3_store, count=20 * SOAK, num_threads=16)
+    of_processes = races.process_cases(
+        file_store.root, file_store, rounds=200 * SOAK, num_processes=8
+    )
+    outcome = count("R4", [*in_folder, *in_bucket, *of_processes])
+    assert outcome.broken[:3] == []
+    assert outcome.total >= 320
+
+
+def test_s1_each_row_of_garbage_is_counted(tmp_path: Path) -> None:
+    outcome = count("S1", garbage.cases(tmp_path, 10_000 * SOAK))
+    assert outcome.broken[:3] == []
+    assert outcome.total >= 10_000
+
+
+def test_s2_names_and_uris_stay_inside(context: Context, tmp_path: Path) -> None:
+    outcome = count("S2", names.cases(context, tmp_path))
+    assert outcome.broken[:3] == []
+    assert outcome.total >= 200

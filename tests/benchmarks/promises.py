@@ -1,0 +1,46 @@
+"""The counted promises of docs/promises.md: `python -m tests.benchmarks.promises`.
+
+Runs the tests of tests/promises and records, for each promise, how many of its cases were kept.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+from tests.benchmarks.figures import record
+
+COMMAND = "python -m tests.benchmarks.promises"
+COUNT = re.compile(r"promise (\w+): (\d+) of (\d+) cases kept")
+
+
+def main() -> int:
+    """Exit status 1 if a promise was broken, or none was counted."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "tests/promises",
+        "-q",
+        "-s",
+        "-p",
+        "no:cacheprovider",
+    ]
+    done = subprocess.run(command, text=True, stdout=subprocess.PIPE, check=False)
+    print(done.stdout)
+    counts = COUNT.findall(done.stdout)
+    for promise, passed, total in counts:
+        record(
+            f"promise.{promise}",
+            float(passed),
+            f"of {total} cases",
+            f"≥ {total}",
+            COMMAND,
+            0,
+        )
+    return 0 if counts and done.returncode == 0 else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
