@@ -2,19 +2,20 @@
 
 Accumulating bounds the error that a model trained on its own output makes; replacing lets it grow
 without bound (2404.01413, 2305.17493). Labelled rows keep a fixed share of what is drawn
-(2502.18049), the newest round a share of the rest (2502.01612), whatever the counts are.
+(2502.18049), the newest round a share of the rest (2502.01612), whatever the counts are; or all are
+mixed as they are, the natural union.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from components.contracts.rows import TrainingRow, prompt_id
 from components.select.scored_samples import row_key
 
-MIN_LABELLED_SHARE = 0.25
-"""Floor of the labelled share, below what any plan may ask for. It is a choice of ours."""
+FEW_LABELLED = 0.25
+"""Share of labelled rows below which a mix is warned of. It is a choice of ours."""
 
 
 def accumulate(
@@ -58,7 +59,7 @@ def weigh(
     older: Iterable[TrainingRow],
     newest: Iterable[TrainingRow],
     *,
-    labelled_share: float,
+    labelled_share: float | None,
     newest_share: float,
 ) -> Iterator[TrainingRow]:
     """Yield all rows with new weights, which sum to the number of rows.
@@ -70,29 +71,37 @@ def weigh(
         labelled: Labelled rows.
         older: Generated rows of earlier rounds.
         newest: Generated rows of this round.
-        labelled_share: Share of the weights for labelled rows; at least MIN_LABELLED_SHARE.
+        labelled_share: Share of the weights for labelled rows; None: each group has the share of its
+            number of rows.
         newest_share: Share of the remaining weights for the newest rows; older rows have the rest.
     """
-    labelled_share = max(MIN_LABELLED_SHARE, labelled_share)
     groups = [labelled, older, newest]
     counted = [_counted(rows) for rows in groups]
     counts = [count for count, _ in counted]
-    _, num_older, num_newest = counts
-    generated_share = 1 - labelled_share
-    shares = [labelled_share, generated_share * (1 - newest_share), generated_share * newest_share]
-    # One group of generated rows takes all of their share.
-    if not num_older:
-        shares = [labelled_share, 0.0, generated_share]
-    if not num_newest:
-        shares = [labelled_share, generated_share, 0.0]
+    num_rows = sum(counts)
+    if labelled_share is None:
+        shares = [count / max(1, num_rows) for count in counts]
+    else:
+        shares = _shares(counts, labelled_share, newest_share)
     # Labelled rows may be missing too: the shares of the groups that are there make up the whole.
     present = sum(share for share, count in zip(shares, counts, strict=True) if count)
-    num_rows = sum(counts)
     # The weights of a group sum to its share of the number of rows, whatever its own size is.
     for rows, share, (_, weight_sum) in zip(groups, shares, counted, strict=True):
         for row in rows:
             weight = row.weight * share / present * num_rows / weight_sum
             yield row.model_copy(update={"weight": weight})
+
+
+def _shares(counts: Sequence[int], labelled_share: float, newest_share: float) -> list[float]:
+    """Return the shares of labelled, older and newest rows, of which there are so many."""
+    _, num_older, num_newest = counts
+    generated_share = 1 - labelled_share
+    # One group of generated rows takes all of their share.
+    if not num_older:
+        return [labelled_share, 0.0, generated_share]
+    if not num_newest:
+        return [labelled_share, generated_share, 0.0]
+    return [labelled_share, generated_share * (1 - newest_share), generated_share * newest_share]
 
 
 def _counted(rows: Iterable[TrainingRow]) -> tuple[int, float]:

@@ -25,7 +25,7 @@ from components.select.filter_chain import Account, collect, filter_all
 from components.select.filter_settings import FilterSettings
 from components.select.filters.verifier import function_digest
 from components.select.hint_pool import Pool, with_hinted
-from components.select.mix import accumulate, weigh
+from components.select.mix import FEW_LABELLED, accumulate, weigh
 from components.select.remedies import remedy_for
 from components.select.reserved_prompts import audit_ids, evaluation_items, validation_prompts
 from components.select.row_files import RowFile
@@ -304,23 +304,36 @@ class _Selection:
             older = []
             num_older = 0
         # Only weights are set here: every row is in the mix, however small its share is.
+        planned_share = self._campaign.state.plan.labelled_share
         mix = weigh(
             labelled,
             older,
             accepted,
-            labelled_share=self._campaign.state.plan.labelled_share,
+            labelled_share=None if self._section.union else planned_share,
             newest_share=self._section.newest_share,
         )
         num_rows = write_rows(self._folder / MIX, mix)
         num_self = num_older + sum(1 for _ in accepted)
+        num_labelled = num_rows - num_self
+        self._warn_of_few_labelled(
+            num_labelled / num_rows if self._section.union else planned_share
+        )
         return _MixCounts(
-            labelled_rows=num_rows - num_self,
+            labelled_rows=num_labelled,
             self_rows=num_self,
             older_left_out=dict(sorted(left_out.items())),
             bias=attribute_shift.distances(
                 attribute_shift.attributes(accepted), attribute_shift.attributes(self._labelled)
             ),
         )
+
+    def _warn_of_few_labelled(self, share: float) -> None:
+        """Note a labelled share from which on models have unlearned how people write."""
+        if share < FEW_LABELLED:
+            self._context.progress.note(
+                f"labelled rows are {share:.0%} of what training draws; below {FEW_LABELLED:.0%} "
+                "watch the signs of collapse, which block a candidate"
+            )
 
 
 @dataclass(frozen=True)

@@ -494,6 +494,13 @@ def test_a_value_the_recipe_sets_beyond_the_bounds_is_left_alone() -> None:
     assert change("labelled_share_up", plan, recipe) == ("labelled_share", 0.95)
 
 
+def test_a_natural_union_has_no_share_that_could_change() -> None:
+    recipe = recipe_of(select={"union": True})
+    plan = base_plan(recipe)
+    assert change("labelled_share_up", plan, recipe) == ("labelled_share", plan.labelled_share)
+    assert change("labelled_share_down", plan, recipe) == ("labelled_share", plan.labelled_share)
+
+
 def test_a_structure_doubles_its_rank_then_the_layers_trained_in_full_then_stops() -> None:
     plan, seen = ADAPTED, []
     for _ in range(6):

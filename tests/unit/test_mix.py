@@ -30,7 +30,7 @@ def mixed(
     labelled: list[TrainingRow],
     older: list[TrainingRow],
     newest: list[TrainingRow],
-    labelled_share: float = 0.5,
+    labelled_share: float | None = 0.5,
     newest_share: float = 0.5,
 ) -> list[TrainingRow]:
     return list(
@@ -66,10 +66,20 @@ def test_each_group_has_its_share_and_weights_sum_to_the_number_of_rows(
     labelled: int, older: int, newest: int, labelled_share: float, newest_share: float
 ) -> None:
     mix = mixed(rows(labelled, 0), rows(older, 1), rows(newest, 2), labelled_share, newest_share)
-    expected = max(0.25, labelled_share)
     assert sum(row.weight for row in mix) == pytest.approx(len(mix))
-    assert share(mix, 0) == pytest.approx(expected)
-    assert share(mix, 2) == pytest.approx((1 - expected) * newest_share)
+    assert share(mix, 0) == pytest.approx(labelled_share)
+    assert share(mix, 2) == pytest.approx((1 - labelled_share) * newest_share)
+
+
+def test_a_natural_union_draws_every_row_equally_often_but_for_its_own_weight() -> None:
+    newest = [row.model_copy(update={"weight": 1.0 + row.id.endswith("3")}) for row in rows(4, 2)]
+    mix = mixed(rows(10, 0), rows(6, 1), newest, labelled_share=None)
+    assert share(mix, 0) == pytest.approx(10 / 20)
+    assert share(mix, 1) == pytest.approx(6 / 20)
+    assert [row.weight for row in mix if row.round < 2] == pytest.approx([1.0] * 16)
+    assert sorted(row.weight for row in mix if row.round == 2) == pytest.approx(
+        [0.8, 0.8, 0.8, 1.6]
+    )
 
 
 def test_without_older_rows_the_newest_take_all_that_is_not_labelled() -> None:

@@ -142,6 +142,17 @@ def test_the_mix_has_the_plans_labelled_share_and_accumulates_earlier_rounds(
     assert summary_of(receipt).self_rows == 41
 
 
+def test_a_union_mixes_rows_as_they_are_and_warns_where_labelled_ones_are_few(
+    context: Context, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = recipe_of(select={"union": True})
+    receipt = run(SelectInputs(campaign(context, recipe=recipe), shards(context)), context)
+    mix = rows(context, receipt, "mix.jsonl")
+    assert len(mix) == 10 + 36
+    assert [row.weight for row in mix] == pytest.approx([1.0] * 46)
+    assert "labelled rows are 22% of what training draws" in capsys.readouterr().err
+
+
 def test_a_row_of_two_earlier_rounds_counts_as_the_later_ones(context: Context) -> None:
     """Also for the next round: of what was found again the newest is the one that stays."""
     earlier = []

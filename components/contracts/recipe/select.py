@@ -120,11 +120,15 @@ class SelectSection(Section):
     diversity: DiversityChoice | None = None
     # To replace labelled rows leads to collapse (2305.17493), to accumulate bounds the error
     # (2404.01413), and a fixed weight of real data keeps it small (2502.18049).
-    labelled_share: Annotated[float, Field(ge=0.25, le=1.0)] = 0.5
-    """Share of drawn rows that are labelled; never below 0.25, a choice of ours."""
+    labelled_share: Share = 0.5
+    """Share of drawn rows that are labelled. Reflection never goes below 0.25 (a choice of ours),
+    and a lower share is warned of."""
     # The value of 2502.01612.
     newest_share: Share = 0.5
     """Share of the self-made rows that comes from the newest round (2502.01612)."""
+    union: bool = False
+    """Mix labelled rows and accepted samples of all rounds as they are, D ∪ D' (2404.01413): each
+    is drawn equally often. `labelled_share` and `newest_share` are not used then."""
     # Never a green run on an empty mix: decide looks for the cause of the drops instead.
     min_accepted: Positive = 16
     """Fewer accepted new rows than this fail the round."""

@@ -81,6 +81,9 @@ def changed_setting(plan: Plan, recipe: Recipe, change: Change) -> tuple[str, Se
             decay = max(0.01, 2 * plan.weight_decay)
             highest_decay = max(0.1, 16 * base.weight_decay)
             return "weight_decay", _up(plan.weight_decay, decay, highest_decay)
+        case "labelled_share_up" | "labelled_share_down" if recipe.select.union:
+            # The rows themselves decide: no share is set that could change.
+            return "labelled_share", plan.labelled_share
         case "labelled_share_up":
             larger_share = round(plan.labelled_share + 0.1, 6)
             return "labelled_share", _up(plan.labelled_share, larger_share, 0.9)
