@@ -104,8 +104,7 @@ def measure(name: str, *, with_tests: bool) -> dict[str, tuple[float, str, str, 
         began = time.monotonic()
         output = execute(name, "cd /ratchet && make test")
         summary = output.strip().splitlines()[-1].strip("= ")
-        minutes = (time.monotonic() - began) / 60
-        figures["house.test_minutes"] = (minutes, "min", "≤ 15", f"in that container: {summary}")
+        figures["tests.from_nothing_seconds"] = (time.monotonic() - began, "s", "measured", summary)
     return figures
 
 
