@@ -86,9 +86,12 @@ class Models:
         from components.modeling.base import materialise_base
 
         folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="try-")))
-        materialise_base(
-            ModelSection(source=source), 0, folder / "model", self._context.environment, folder
-        )
+        environment = self._context.environment
+        try:
+            materialise_base(ModelSection(source=source), 0, folder / "model", environment, folder)
+        except UserError as error:
+            root = self._context.store.root
+            raise UserError(f"no run of {root}, and no model: {error}") from None
         return folder / "model"
 
     def answers(self, name: str, prompts: Sequence[Prompt]) -> list[str]:
