@@ -12,6 +12,10 @@ _TRAP = re.compile(r"[-+]?(?:0[0-9_]*[0-9]|[0-9][0-9_]*(?::[0-5]?[0-9])+)")
 _MERGE = "tag:yaml.org,2002:merge"
 
 
+MAX_NODES = 100_000
+"""Values of a document. Ten lines with aliases of aliases can stand for billions."""
+
+
 class _StrictLoader(yaml.SafeLoader):
     """Refuses what PyYAML would read in silence as something else."""
 
@@ -45,4 +49,35 @@ _StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_y
 def load_yaml(text: str) -> Any:
     """Return the value of a YAML document. Raise yaml.YAMLError for what cannot be read safely."""
     # Derived from the safe loader: no tag of the document makes an object of Python.
-    return yaml.load(text, _StrictLoader)
+    loader = _StrictLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _num_nodes(node, {}) > MAX_NODES:
+            raise yaml.YAMLError(f"more than {MAX_NODES:,} values, counted with those of aliases")
+        return loader.construct_document(node)
+    except RecursionError:
+        raise yaml.YAMLError("nested too deeply, or an alias within itself") from None
+    except (ValueError, OverflowError) as error:
+        # Numbers of thousands of digits, and dates that no calendar has.
+        raise yaml.YAMLError(f"a value cannot be read: {error}") from None
+    finally:
+        loader.dispose()
+
+
+def _num_nodes(node: yaml.Node, known: dict[int, int]) -> int:
+    """Return the values below a node. An alias counts as often as it is used.
+
+    Args:
+        node: The node.
+        known: Id of a node → its number, of those that were counted.
+    """
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) not in known:
+        children = node.value
+        if isinstance(node, yaml.MappingNode):
+            children = [child for pair in node.value for child in pair]
+        known[id(node)] = 1 + sum(_num_nodes(child, known) for child in children)
+    return known[id(node)]

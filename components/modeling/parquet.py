@@ -6,6 +6,7 @@ In this folder, because only the images that have torch have pyarrow.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,18 @@ BATCH_ROWS = 1024
 """Rows that are in memory at once. Large rows take 4 MiB each, so a batch may take 4 GiB."""
 
 
+_BAD_VALUES = (ValueError, ArithmeticError, LookupError)
+"""A string that is not UTF-8, a date that Python has not, a time zone that nobody knows."""
+
+
+@dataclass(frozen=True)
+class UnreadableRow:
+    """A row with a value that cannot be read."""
+
+    reason: str
+    detail: str
+
+
 class UnreadableParquet(Exception):
     """The file is damaged, or is no Parquet or Arrow. The message is one line."""
 
@@ -28,8 +41,8 @@ class UnreadableParquet(Exception):
         self.row = row
 
 
-def parquet_rows(path: Path) -> Iterator[JsonObject | None]:
-    """Yield each row as column → value, or None for a row with a string that is not UTF-8.
+def parquet_rows(path: Path) -> Iterator[JsonObject | UnreadableRow]:
+    """Yield each row as column → value, or an UnreadableRow for one with a value that is none.
 
     Raises UnreadableParquet where the file cannot be read on.
     """
@@ -48,7 +61,7 @@ def parquet_rows(path: Path) -> Iterator[JsonObject | None]:
         raise UnreadableParquet(num_read, first_line(error)) from error
 
 
-def arrow_rows(paths: Sequence[Path]) -> Iterator[JsonObject | None]:
+def arrow_rows(paths: Sequence[Path]) -> Iterator[JsonObject | UnreadableRow]:
     """Yield the rows of Arrow files, one after the other; see `parquet_rows`.
 
     Streams, as `datasets` writes them, and files of the format with a footer are read.
@@ -82,20 +95,22 @@ def _arrow_batches(file: pyarrow.NativeFile) -> Iterator[pyarrow.RecordBatch]:
         yield reader.get_batch(number)
 
 
-def _rows_of_batch(batch: pyarrow.RecordBatch) -> Iterator[JsonObject | None]:
+def _rows_of_batch(batch: pyarrow.RecordBatch) -> Iterator[JsonObject | UnreadableRow]:
     """Yield the rows of a `pyarrow.RecordBatch`."""
     try:
         rows: list[JsonObject] = batch.to_pylist()
-    except UnicodeDecodeError:
-        # pyarrow decodes a batch whole or not at all, so one bad string would cost 1,024 rows.
-        yield from (_row_or_none(batch, index) for index in range(batch.num_rows))
+    except _BAD_VALUES:
+        # pyarrow decodes a batch whole or not at all, so one bad value would cost 1,024 rows.
+        yield from (_row(batch, index) for index in range(batch.num_rows))
     else:
         yield from rows
 
 
-def _row_or_none(batch: pyarrow.RecordBatch, index: int) -> JsonObject | None:
+def _row(batch: pyarrow.RecordBatch, index: int) -> JsonObject | UnreadableRow:
     try:
         rows: list[JsonObject] = batch.slice(index, 1).to_pylist()
     except UnicodeDecodeError:
-        return None
+        return UnreadableRow("invalid_utf8", "a string of this row is not UTF-8")
+    except _BAD_VALUES as error:
+        return UnreadableRow("unreadable_value", first_line(error))
     return rows[0]

@@ -12,6 +12,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from components.canonical import JsonObject
 from components.contracts.recipe import DataSource
@@ -30,6 +31,9 @@ from components.prepare.raw_rows import (
 from components.prepare.row_shapes import RejectedRow, example_of, parse_json, shapes_of
 from components.prepare.saved_folders import arrow_files
 from components.prepare.tables import table_rows
+
+if TYPE_CHECKING:
+    from components.modeling.parquet import UnreadableRow
 
 _ROWS_ARE: dict[Format, str] = {
     "jsonl": "rows are one JSON object a line, ",
@@ -183,15 +187,15 @@ def _arrow_rows(paths: list[Path], source: DataSource) -> Iterator[RawRow]:
 
 
 def _columnar_rows(
-    rows: Iterator[JsonObject | None], format_name: str, source: DataSource
+    rows: Iterator[JsonObject | UnreadableRow], format_name: str, source: DataSource
 ) -> Iterator[RawRow]:
-    from components.modeling.parquet import UnreadableParquet
+    from components.modeling.parquet import UnreadableParquet, UnreadableRow
 
     # A damaged block in the middle ends the file: nobody knows how many rows it held.
     try:
         for number, row in enumerate(rows, 1):
-            if row is None:
-                problem = RejectedRow("invalid_utf8", "a string of this row is not UTF-8")
+            if isinstance(row, UnreadableRow):
+                problem = RejectedRow(row.reason, row.detail)
                 yield RawRow(f"row {number}", b"", problem)
             else:
                 yield RawRow(f"row {number}", row)

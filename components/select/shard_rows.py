@@ -28,14 +28,14 @@ def rows_of(path: Path, kind: type[R]) -> Iterator[R]:
 
 def _rows_of_parquet(path: Path, kind: type[R]) -> Iterator[R]:
     # `modeling` is for packages that not every image has: nothing of it is loaded with a step.
-    from components.modeling.parquet import UnreadableParquet, parquet_rows
+    from components.modeling.parquet import UnreadableParquet, UnreadableRow, parquet_rows
 
     number = 0
     try:
         for row in parquet_rows(path):
             number += 1
-            if row is None:
-                raise ValueError("a string that is not UTF-8")
+            if isinstance(row, UnreadableRow):
+                raise ValueError(row.detail)
             # Their keys differ from row to row, so these columns hold JSON text.
             for name in ("reference", "tags", "conversation"):
                 if isinstance(row.get(name), str):

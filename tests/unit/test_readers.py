@@ -148,6 +148,34 @@ def test_parquet_rows_are_read_and_bad_ones_rejected_one_by_one(tmp_path: Path) 
     assert [(row.reason, "row 2" in row.detail) for row in rejected] == [("empty", True)]
 
 
+@pytest.mark.parametrize(
+    "column",
+    [
+        pyarrow.array([2**62, 0], pyarrow.timestamp("us")),
+        pyarrow.array([2**31 - 1, 0], pyarrow.int32()).cast(pyarrow.date32()),
+        pyarrow.array([2**62, 0], pyarrow.duration("ms")),
+    ],
+    ids=["timestamp", "date", "duration"],
+)
+def test_a_row_with_a_value_that_cannot_be_read_is_rejected_alone(
+    tmp_path: Path, column: pyarrow.Array
+) -> None:
+    rows = {"prompt": ["a", "b"], "completion": ["c", "d"], "when": column}
+    pyarrow.parquet.write_table(pyarrow.table(rows), tmp_path / "data.parquet")
+    examples, rejected = read(tmp_path / "data.parquet")
+    assert [example.prompt for example in examples] == ["b"]
+    assert [row.reason for row in rejected] == ["unreadable_value"]
+
+
+def test_a_time_zone_that_nobody_knows_rejects_its_rows(tmp_path: Path) -> None:
+    when = pyarrow.array([1, None], pyarrow.timestamp("us", tz="Mars/Olympus"))
+    rows = {"prompt": ["a", "b"], "completion": ["c", "d"], "when": when}
+    pyarrow.parquet.write_table(pyarrow.table(rows), tmp_path / "data.parquet")
+    examples, rejected = read(tmp_path / "data.parquet")
+    assert [example.prompt for example in examples] == ["b"]
+    assert [row.reason for row in rejected] == ["unreadable_value"]
+
+
 def test_parquet_conversations_are_read(tmp_path: Path) -> None:
     path = tmp_path / "chat.parquet"
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]

@@ -55,6 +55,39 @@ def test_an_old_name_in_a_file_is_an_error_with_the_new_one(
     assert str(caught.value).startswith(f"{path}: {said}")
 
 
+BOMB = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+    f"a{number}: &a{number} [{', '.join([f'*a{number - 1}'] * 10)}]\n" for number in range(1, 10)
+)
+"""Ten lines that stand for ten billion values."""
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"{BOMB}name: *a9\n", "more than 100,000 values"),
+        (f"{BOMB}name: tiny\n", "more than 100,000 values"),
+        ("x: &x [*x]\n", "an alias within itself"),
+        (f"x: {'[' * 20_000}\n", "nested too deeply"),
+        (f"x: {'{a: ' * 3_000}1{'}' * 3_000}\n", "nested too deeply"),
+        (f"seed: {'9' * 5_000}\n", "a value cannot be read"),
+        ("name: 2024-13-45\n", "a value cannot be read"),
+        ("name: a\nname: b\n", "the key 'name' is written twice"),
+        ("name: 2024-01-01\n", "name: Input should be a valid string"),
+        ('"\\ud800": 1\n', "unable to parse raw data as a unicode string"),
+        ("seed: .inf\n", "inf is no number that a recipe can hold"),
+        ("", "expected a mapping of sections"),
+    ],
+    ids=lambda text: text[:24],
+)
+def test_hostile_yaml_is_one_line_and_takes_no_memory(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        load_recipe(path)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_list_in_the_place_of_a_word_is_an_error_and_no_traceback() -> None:
     sources = [{"uri": "file:///d.jsonl", "split": ["heldout"]}]
     with pytest.raises(UserError, match=r"data\.sources\.0\.split: Input should be 'auto'"):
