@@ -21,7 +21,7 @@ except ModuleNotFoundError as error:
 from components.cli.package.parameters import DESCRIPTION
 from components.cli.package.profiles import Profile
 from components.cli.package.tasks import Outputs, State, Tasks, merge_branches
-from components.contracts.recipe import Recipe, parameter_values
+from components.contracts.recipe import Recipe, parameter_values, pipeline_document
 from components.decide.component import decide, pass_through
 from components.evaluate.component import evaluate
 from components.generate.component import generate
@@ -43,7 +43,7 @@ def build(recipe: Recipe, rounds: int = 4, profile: Profile | None = None) -> Ba
     later_rounds = [
         improvement_round(number, recipe.generate.shards, task) for number in range(1, rounds + 1)
     ]
-    document = recipe.model_dump(mode="json", exclude_none=True)  # a KFP parameter holds no None
+    document = pipeline_document(recipe)
     # The form sends every field: `prepare` tells by these which ones a person changed.
     defaults = parameter_values(recipe)
 

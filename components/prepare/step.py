@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import shutil
 import tempfile
@@ -14,6 +13,7 @@ from components.canonical import JsonObject, canonical_json, derived_seed
 from components.contracts import artifacts
 from components.contracts.recipe import DataSource, Recipe
 from components.contracts.recipe.parameters import parameter_values
+from components.contracts.recipe.pipeline_text import recipe_document
 from components.contracts.recipe_file import parse_recipe, set_key
 from components.contracts.rows import Dropped, Prompt, read_rows, write_rows
 from components.contracts.state import State
@@ -215,7 +215,7 @@ def resolve_recipe(inputs: PrepareInputs) -> Recipe:
 
     Raises UserError naming the key; also where recipe and override were changed to two values.
     """
-    document = copy.deepcopy(inputs.recipe)
+    document = recipe_document(inputs.recipe)
     in_recipe = parameter_values(parse_recipe(document)) if inputs.defaults else {}
     for key, value in inputs.overrides.items():
         if key in inputs.defaults:

@@ -16,7 +16,9 @@ from components.errors import UserError, without_passwords
 # File systems allow 255 bytes a name; the rest is for endings such as `.json`.
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,199}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+# Old buckets of S3, MinIO and Ceph have capitals, underscores and longer names than new ones may.
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
+_QUERY = re.compile(r"\?[\w.-]+=")
 _URI_HELP = "use file:///absolute/folder or s3://bucket/prefix"
 
 MAX_KEY_LENGTH = 700
@@ -171,13 +173,12 @@ def canonical_root(uri: str) -> str:
             f"the store's URI holds a name or password; {_URI_HELP}, and AWS_ACCESS_KEY_ID for "
             "credentials"
         )
+    if parts.scheme == "s3":
+        return _bucket_root(uri)
     if parts.query or parts.fragment:
         raise UserError(f"store {uri!r}: '?' and '#' have no place in it; {_URI_HELP}")
-    match parts.scheme:
-        case "file":
-            return _folder_root(uri, parts)
-        case "s3":
-            return _bucket_root(uri, parts)
+    if parts.scheme == "file":
+        return _folder_root(uri, parts)
     raise UserError(f"store {uri!r}: {_URI_HELP}")
 
 
@@ -189,9 +190,14 @@ def _folder_root(uri: str, parts: SplitResult) -> str:
     return folder.as_uri().replace("file:////", "file:///")
 
 
-def _bucket_root(uri: str, parts: SplitResult) -> str:
-    bucket = parts.netloc
+def _bucket_root(uri: str) -> str:
+    # Not by the rules of URLs: in a key of S3, '?' and '#' are characters like others.
+    bucket, _, prefix = uri.partition("://")[2].partition("/")
+    if _QUERY.search(prefix):
+        raise UserError(f"store {uri!r}: a query such as '?versionId=…' has no place in it")
     if not _BUCKET.fullmatch(bucket):
-        raise UserError(f"store {uri!r}: {bucket!r} is no bucket name (3 to 63 of a-z 0-9 . -)")
-    prefix = parts.path.removeprefix("/").rstrip("/")
+        raise UserError(
+            f"store {uri!r}: {bucket!r} is no bucket name (3 to 255 of letters, digits and . _ -)"
+        )
+    prefix = prefix.rstrip("/")
     return f"s3://{bucket}/{foreign_path(prefix)}" if prefix else f"s3://{bucket}"

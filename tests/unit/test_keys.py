@@ -146,6 +146,12 @@ def test_what_is_no_uri_of_a_receipt_is_refused(uri: str) -> None:
         ("s3://bucket", "s3://bucket"),
         ("s3://bucket/", "s3://bucket"),
         ("s3://bucket/a/prefix/", "s3://bucket/a/prefix"),
+        ("s3://bucket/data#1/", "s3://bucket/data#1"),
+        ("s3://bucket/why?/#", "s3://bucket/why?/#"),
+        ("s3://bucket/a b/50%/%23", "s3://bucket/a b/50%/%23"),
+        ("s3://bucket/a=b/c@d/e+f", "s3://bucket/a=b/c@d/e+f"),
+        ("s3://My_Bucket/data", "s3://My_Bucket/data"),
+        ("s3://x_.Y-z/data", "s3://x_.Y-z/data"),
     ],
 )
 def test_a_store_has_one_spelling(uri: str, root: str) -> None:
@@ -169,6 +175,10 @@ def test_a_store_has_one_spelling(uri: str, root: str) -> None:
         "s3://bucket/a/../b",
         "s3://bucket//a",
         "s3://bucket/a?versionId=1",
+        "s3://bucket#1/a",
+        "s3://bucket?x/a",
+        "s3://-bucket/a",
+        "s3://my bucket/a",
         "gs://bucket/a",
         "http://bucket/a",
         "s3://[",

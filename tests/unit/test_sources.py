@@ -111,6 +111,9 @@ def test_files_and_folders_of_a_bucket_are_downloaded_without_pickles(
     assert local_path(f"{uri}/config.json", environment, tmp_path).read_text() == "config.json"
     folder = local_folder(uri, environment, tmp_path)
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    for name in ("data#1/rows.jsonl", "why?.jsonl", "50%/a b.jsonl", "#.jsonl"):
+        s3_server.client().put_object(Bucket=bucket, Key=f"{prefix}/{name}", Body=name.encode())
+        assert local_path(f"{uri}/{name}", environment, tmp_path).read_text() == name
     with pytest.raises(UserError, match=r"gone.jsonl: no such object"):
         local_path(f"{uri}/gone.jsonl", environment, tmp_path)
     with pytest.raises(UserError, match="nowhere: no model files"):

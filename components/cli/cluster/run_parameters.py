@@ -12,6 +12,7 @@ from components.cli.cluster.inputs import refuse_local_inputs
 from components.cli.json_documents import Json
 from components.cli.package.package_file import Package
 from components.cli.package.secret_values import looks_secret
+from components.contracts.recipe.pipeline_text import recipe_document
 from components.errors import UserError
 from components.storage import keys
 
@@ -73,7 +74,9 @@ def checked_parameters(package: Package, assignments: Sequence[str], store: str)
 def recipe_of_run(package: Package, parameters: Json) -> Json:
     """Return the recipe that a run has: its parameter, else the one that was compiled in."""
     default: Json = package.parameters.get("recipe", {}).get("defaultValue") or {}
-    return parameters.get("recipe") or default
+    recipe = parameters.get("recipe") or default
+    # What else a person typed as the recipe is refused by `prepare`.
+    return recipe_document(recipe) if isinstance(recipe, dict) else recipe
 
 
 def _check_complete(definitions: Json, parameters: Json) -> None:

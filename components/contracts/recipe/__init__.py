@@ -16,6 +16,7 @@ from components.contracts.recipe.evaluate import Harness
 from components.contracts.recipe.generate import EngineName, Hints
 from components.contracts.recipe.model import ModelSection, Scratch
 from components.contracts.recipe.parameters import parameter_values
+from components.contracts.recipe.pipeline_text import pipeline_document
 from components.contracts.recipe.recipe import Recipe
 from components.contracts.recipe.section import Section
 from components.contracts.recipe.select import (
@@ -52,4 +53,5 @@ __all__ = [
     "TaskSource",
     "TrainSection",
     "parameter_values",
+    "pipeline_document",
 ]
