@@ -41,7 +41,7 @@ def alarms_of(
     Args:
         evaluation: Summary of evaluate, which measures collapse against round 0.
         selection: Summary of select.
-        perplexity_ratio: The candidate's perplexity on human text over that of round 0's model;
+        perplexity_ratio: The candidate's perplexity on human text over that of the best model;
             None if it was not measured.
         retention: (champion, candidate) of each row of the retention split.
         section: The bounds.
@@ -61,7 +61,7 @@ def _perplexity(ratio: float | None, max_ratio: float) -> list[Alarm]:
     if ratio is None or ratio <= warning_ratio:
         return []
     reason = (
-        f"collapse guard: perplexity on human text is {ratio:.3f} times that of round 0, "
+        f"collapse guard: perplexity on human text is {ratio:.3f} times that of the best model so far, "
         f"at most {max_ratio:.3f} is allowed"
     )
     return [Alarm("perplexity", ratio > max_ratio, reason)]

@@ -132,8 +132,9 @@ def alarms_against(
     champions = [champion.texts, *earlier_champions]
     best = max(champions, key=lambda texts: _gain(retention_texts(texts), candidate.retention))
     pairs = common_texts(retention_texts(best), candidate.retention)
-    # Against round 0 and not the champion: small losses would add up from round to round.
-    ratio = perplexity_ratio(first, candidate)
+    ratios = [perplexity_ratio(first, candidate)]
+    ratios += [text_ratio(texts, candidate.texts) for texts in champions]
+    ratio = max((known for known in ratios if known is not None), default=None)
     return alarms_of(evaluation, selection, ratio, pairs, section)
 
 
@@ -147,19 +148,28 @@ def perplexity_ratio(first: Measured, candidate: Measured) -> float | None:
         if candidate.headline.perplexity is None or not first.headline.perplexity:
             return None
         return candidate.headline.perplexity / first.headline.perplexity
+    return text_ratio(first.texts, candidate.texts)
+
+
+def text_ratio(old: Texts, new: Texts) -> float | None:
+    """Return the new perplexity over the old one, of the same texts; None if none is the same."""
     # A run that continues the campaign may measure more texts, or fewer: other texts have another
     # perplexity, whatever the model.
-    pairs = common_texts(first.texts, candidate.texts)
-    num_tokens = sum(new.num_tokens for _, new in pairs)
+    pairs = common_texts(old, new)
+    num_tokens = sum(after.num_tokens for _, after in pairs)
     if num_tokens == 0:
         return None
-    loss_gain = math.fsum((new.loss - old.loss) * new.num_tokens for old, new in pairs)
+    loss_gain = math.fsum((after.loss - before.loss) * after.num_tokens for before, after in pairs)
     return math.exp(loss_gain / num_tokens)
 
 
 def common_texts(old: Texts, new: Texts) -> list[tuple[TextResult, TextResult]]:
-    """Return the results of the texts that both models were measured on, by name."""
-    return [(old[name], new[name]) for name in sorted(old.keys() & new.keys())]
+    """Return the results of the texts that both models were measured on, by name.
+
+    A text that was cut at another length is another text.
+    """
+    pairs = [(old[name], new[name]) for name in sorted(old.keys() & new.keys())]
+    return [(before, after) for before, after in pairs if before.num_tokens == after.num_tokens]
 
 
 def _gain(old: Texts, new: Texts) -> float:

@@ -1,14 +1,15 @@
-"""Signs of collapse: losses of a model against round 0, in its answers and on human text.
+"""Signs of collapse: losses of a model against round 0 and all champions, in its answers and on
+human text.
 
 They show before accuracy falls (2305.17493, 2404.01413). Each measure has a bound that blocks a
-round and, half as far from round 0, one that warns. The bounds are data of the receipt; `decide`
+round and, half as far, one that warns. The bounds are data of the receipt; `decide`
 rules on them.
 """
 
 from __future__ import annotations
 
 import statistics as stats
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from components.contracts.rows import Result, Sample, TextResult
@@ -121,6 +122,42 @@ def collapse_signs(first: Measured, current: Measured, max_rows: int) -> Collaps
     )
 
 
+def worst_signs(earlier: Mapping[int, Measured], current: Measured, max_rows: int) -> Collapse:
+    """Return each sign against the model that was best by it: losses must not add up.
+
+    The length is compared with round 0 alone: it has no best.
+
+    Args:
+        earlier: Round → rows of its model, for round 0 and the champions since, all measured under
+            the same conditions. The first of them is that of round 0.
+        current: Rows of the candidate.
+        max_rows: Number of prompts for distinct-2.
+    """
+    collapses = {
+        number: collapse_signs(model, current, max_rows) for number, model in earlier.items()
+    }
+    distinct: list[RatioSign] = []
+    perplexities: list[RatioSign] = []
+    passes: list[PassAtKSign] = []
+    for number, collapse in collapses.items():
+        against = {"against": number}
+        if collapse.distinct_2 is not None:
+            distinct.append(collapse.distinct_2.model_copy(update=against))
+        if collapse.perplexity is not None:
+            perplexities.append(collapse.perplexity.model_copy(update=against))
+        if collapse.pass_at_k is not None:
+            passes.append(collapse.pass_at_k.model_copy(update=against))
+    first = next(iter(collapses.values()))
+    # `min` and `max` take the earliest of equal ones.
+    return Collapse(
+        distinct_2=min(distinct, key=lambda sign: sign.ratio, default=None),
+        perplexity=max(perplexities, key=lambda sign: sign.ratio, default=None),
+        # By its value and not by the size of the fall: of many comparisons one is large by chance.
+        pass_at_k=max(passes, key=lambda sign: sign.first, default=None),
+        length=first.length,
+    )
+
+
 def alarms(collapse: Collapse) -> tuple[list[CollapseAlarm], list[CollapseAlarm]]:
     """Return (blocks, warnings); a sign that blocks does not warn as well."""
     blocks: list[CollapseAlarm] = []
@@ -159,12 +196,12 @@ def _alarm(name: CollapseSign, sign: Sign, limit: float) -> CollapseAlarm:
     if isinstance(sign, PassAtKSign):
         interval = f"{sign.low:+.3f} to {sign.high:+.3f}"
         reason = (
-            f"pass@{sign.k} fell from {first} in round 0 to {current} on {sign.n} prompts "
+            f"pass@{sign.k} fell from {first} in round {sign.against} to {current} on {sign.n} prompts "
             f"(95 % interval of the change {interval})"
         )
         return CollapseAlarm(measure=name, value=sign.difference, limit=limit, why=reason)
     reason = (
-        f"{SUBJECTS[name]} is {current}, in round 0 {first}: "
+        f"{SUBJECTS[name]} is {current}, in round {sign.against} {first}: "
         f"{sign.ratio:.3f} times, the limit is {limit:.3f}"
     )
     return CollapseAlarm(measure=name, value=sign.ratio, limit=limit, why=reason)

@@ -14,7 +14,7 @@ from components.contracts.artifacts import CHAMPION, DRAWN, RESULTS, RETENTION
 from components.contracts.rows import Result, Sample, TextResult, read_rows, write_rows
 from components.contracts.summaries import EvaluateSummary
 from components.contracts.summaries.evaluate import Measurement, ModelScores
-from components.evaluate.collapse import Measured, alarms, collapse_signs, diversity
+from components.evaluate.collapse import Measured, alarms, diversity, worst_signs
 from components.evaluate.harness import digest_of_folder, folder_of
 from components.evaluate.measure import Account, conditions, measure, measurement_key
 from components.evaluate.questions import Questions, read_questions
@@ -150,7 +150,11 @@ def _evaluate(evaluation: Evaluation, folder: Path) -> EvaluateSummary:
         first, _ = _measured_earlier(
             evaluation, questions, under, earlier.first, earlier.first_evaluation
         )
-    collapse = collapse_signs(first, candidate, campaign.recipe.evaluate.diversity_rows)
+    earlier_models = {0: first, **_other_champions(evaluation, under)}
+    if first is not champion:
+        state = campaign.state
+        earlier_models[state.champion_round or state.round or 0] = champion
+    collapse = worst_signs(earlier_models, candidate, campaign.recipe.evaluate.diversity_rows)
     blocks, warnings = alarms(collapse)
     for alarm in blocks:
         context.progress.note(f"collapse block: {alarm.why}")
@@ -170,6 +174,25 @@ def _evaluate(evaluation: Evaluation, folder: Path) -> EvaluateSummary:
             "warnings": tuple(warnings),
         }
     )
+
+
+def _other_champions(evaluation: Evaluation, under: dict[str, JsonValue]) -> dict[int, Measured]:
+    """Return round → rows of the champions between round 0 and the present one.
+
+    Those that were measured under other conditions are left out: what the campaign measured of
+    them cannot be compared, and to measure all of them anew would cost more each round.
+    """
+    context = evaluation.context
+    champions = {}
+    for record in evaluation.campaign.state.history:
+        if record.verdict != "promoted":
+            continue
+        receipt = read_receipt(context, record.receipts["evaluate"])
+        train = read_receipt(context, record.receipts["train"])
+        measurement = read_summary(receipt, EvaluateSummary).measurement
+        if measurement.candidate == measurement_key(train, under):
+            champions[record.round] = _stored(context, receipt)
+    return champions
 
 
 def _measured_earlier(

@@ -9,7 +9,13 @@ import pytest
 
 from components.contracts.rows import TextResult
 from components.contracts.summaries.evaluate import CollapseAlarm
-from components.evaluate.collapse import Measured, alarms, collapse_signs, diversity
+from components.evaluate.collapse import (
+    Measured,
+    alarms,
+    collapse_signs,
+    diversity,
+    worst_signs,
+)
 from tests.benchmarks.collapse import theory_error
 from tests.unit.measuring import result
 
@@ -48,6 +54,20 @@ def measured(
         for number in range(21)
     ]
     return Measured(rows, human, [])
+
+
+def test_losses_against_the_best_champion_count_too() -> None:
+    """As round 0 was; but a champion since then was better by each sign."""
+    first, champion = measured(right=0), measured(loss=1.7, right=4, length=40)
+    now = measured(right=0)
+    assert alarms(worst_signs({0: first}, now, 256)) == ([], [])
+    blocks, _ = alarms(worst_signs({0: first, 3: champion}, now, 256))
+    assert [alarm.measure for alarm in blocks] == ["perplexity", "pass_at_k"]
+    assert "fell from 1 in round 3 to 0" in blocks[1].why
+    # Length has no best: it is compared with round 0.
+    assert worst_signs({0: first, 3: champion}, now, 256).length == (
+        collapse_signs(first, now, 256).length
+    )
 
 
 def ruled(

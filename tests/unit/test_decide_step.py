@@ -407,7 +407,7 @@ def test_a_better_candidate_that_lost_human_language_is_rejected(campaign: Campa
     receipt = campaign.round(simple(70), perplexity=2.3)
     assert told(receipt).verdict == "rejected"
     assert (
-        "collapse guard: perplexity on human text is 1.150 times that of round 0"
+        "collapse guard: perplexity on human text is 1.150 times that of the best model so far"
         in told(receipt).why
     )
     assert told(campaign.round(simple(71), perplexity=2.1)).verdict == "promoted"
@@ -724,6 +724,25 @@ def test_human_text_cannot_be_lost_a_little_with_every_promotion(context: Contex
     assert "token accuracy -1.20 points on 40 rows" in told(receipt).why
 
 
+def test_perplexity_is_held_against_the_best_champion_and_not_round_0_alone(
+    context: Context,
+) -> None:
+    decide = {"goal": {"threshold": 0.99}, "max_rounds": 5, "patience": 9}
+    campaign = Campaign(context, recipe_of(decide=decide))
+    first, best = human_texts(900, 0.5), human_texts(900, 0.4)
+    round_with_texts(campaign, 20, first, first, 20)
+    assert told(round_with_texts(campaign, 50, best, first, 20)).verdict == "promoted"
+    # 2 % worse than round 0, and 12.7 % worse than the champion of round 1.
+    receipt = round_with_texts(campaign, 80, human_texts(900, 0.52), best, 50)
+    assert told(receipt).verdict == "rejected"
+    assert "1.127 times that of the best model so far" in told(receipt).why
+    # Cut at another length it is another text.
+    cut = [
+        text.model_copy(update={"num_tokens": 10, "num_right": 9}) for text in human_texts(9, 0.52)
+    ]
+    assert told(round_with_texts(campaign, 80, cut, cut, 50)).verdict == "promoted"
+
+
 def test_the_same_model_measured_on_more_texts_is_no_collapse(context: Context) -> None:
     decide = {"goal": {"threshold": 0.99}, "max_rounds": 5, "patience": 9}
     campaign = Campaign(context, recipe_of(decide=decide))
@@ -736,4 +755,6 @@ def test_the_same_model_measured_on_more_texts_is_no_collapse(context: Context) 
     worse = [text.model_copy(update={"loss": 0.7}) for text in easy]
     receipt = round_with_texts(campaign, 90, [*worse, *hard], [*easy, *hard], 60)
     assert told(receipt).verdict == "rejected"
-    assert "perplexity on human text is 1.221 times that of round 0" in told(receipt).why
+    assert (
+        "perplexity on human text is 1.221 times that of the best model so far" in told(receipt).why
+    )

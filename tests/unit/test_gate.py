@@ -97,7 +97,7 @@ def test_a_candidate_that_unlearns_human_text_is_rejected_with_the_numbers() -> 
     rejected = decide(compared(40, 2), alarms(1.101))
     assert not rejected.promote
     assert rejected.reason.startswith(
-        "collapse guard: perplexity on human text is 1.101 times that of round 0"
+        "collapse guard: perplexity on human text is 1.101 times that of the best model so far"
     )
 
 

@@ -134,11 +134,13 @@ class Bounds(Part):
 
 
 class RatioSign(Part):
-    """A measure now, over what it was in round 0."""
+    """A measure now, over what it was in round 0, or in the best champion since."""
 
     value: float
     first: float
-    """In round 0."""
+    """In the round that it is compared with."""
+    against: int = 0
+    """That round."""
     ratio: float
     n: int
     """Word pairs, texts or prompts it is measured on."""
@@ -149,7 +151,7 @@ class RatioSign(Part):
 
 
 class PassAtKSign(Part):
-    """The change of pass@k since round 0.
+    """The change of pass@k since round 0, or since the best champion.
 
     It blocks if it is surely (97.5 %) a fall, and warns if that is likely (90 %).
     """
@@ -157,7 +159,9 @@ class PassAtKSign(Part):
     k: int
     value: float
     first: float
-    """In round 0."""
+    """In the round that it is compared with."""
+    against: int = 0
+    """That round."""
     difference: float
     """Now minus then."""
     low: float
