@@ -8,13 +8,13 @@ import os
 import secrets
 import shutil
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from components.errors import Corrupt, Missing, UserError
+from components.retry import Patience
 from components.storage import keys
 from components.storage.folder import local_errors
 from components.storage.store import Store
@@ -148,7 +148,8 @@ def download(store: Store, key: str, sha256: str, size: int, path: Path) -> None
     Bytes that are not the right ones are fetched once more: they may have been changed on their
     way. Raises Missing, Corrupt (naming `key`), UserError or Transient.
     """
-    began = time.monotonic()
+    clock = Patience().clock
+    began = clock()
     try:
         _download_once(store, key, sha256, size, path)
     except Missing:
@@ -158,7 +159,7 @@ def download(store: Store, key: str, sha256: str, size: int, path: Path) -> None
         try:
             _download_once(store, key, sha256, size, path)
         except Corrupt as error:
-            seconds = time.monotonic() - began
+            seconds = clock() - began
             raise type(error)(f"{error} [download: 2 attempts in {seconds:.1f} s]") from None
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from components.retry import Patience
+
 T = TypeVar("T")
+# The steady clock of everything that waits: no module here reads one by itself.
+_steady_seconds = Patience().clock
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +40,11 @@ class S3Call:
     """Name in S3's API: `PutObject`."""
     num_attempts: int = 0
     """Requests sent so far."""
-    began: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=_steady_seconds)
 
     def __str__(self) -> str:
         attempts = "1 attempt" if self.num_attempts == 1 else f"{self.num_attempts} attempts"
-        return f"{self.operation}: {attempts} in {time.monotonic() - self.began:.1f} s"
+        return f"{self.operation}: {attempts} in {_steady_seconds() - self.began:.1f} s"
 
 
 class CallTimeout(Exception):
