@@ -17,6 +17,10 @@ REMEDIES: Mapping[str, str] = {
     "function": (
         "your function refuses them: give prompts that it accepts more of, or a lower threshold"
     ),
+    "no_answer": (
+        "the endpoint refused them: `ratchet samples --dropped --reason no_answer` shows its words "
+        "(content policy, context length)"
+    ),
     "unfinished": (
         "answers are cut off: raise generate.max_new_tokens, or train the first stage longer, so "
         "that the model learns to end"
