@@ -8,17 +8,19 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from pydantic import JsonValue
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from components.contracts.recipe import ModelSection
-from components.errors import UserError
+from components.errors import UserError, one_line
 from components.modeling.encoding import Codec, generation_ends
 from components.modeling.load import count_parameters, load_tokenizer, quiet, save_checkpoint
 from components.modeling.lstm import MODEL_TYPE as LSTM
@@ -48,6 +50,9 @@ CHECKPOINT_FILES = (
 """Files of a clean checkpoint, besides its weights."""
 LEGACY_TEMPLATE = "chat_template.json"
 """File in which processors keep a chat template. Tokenizers do not look for it."""
+
+
+MAX_SIZE = 100_000_000
 
 
 class BaseFacts(TypedDict):
@@ -120,7 +125,7 @@ def load_config(folder: Path, name: str) -> PretrainedConfig:
     """
     try:
         document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"model {name}: config.json is missing or not JSON ({error})") from None
     kind = document.get("model_type") if isinstance(document, dict) else None
     if str(kind) not in (LSTM, *MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
@@ -133,6 +138,7 @@ def load_config(folder: Path, name: str) -> PretrainedConfig:
             f"model {name}: config.json asks for remote code (auto_map); use a model of stock "
             "classes"
         )
+    _check_sizes(document, name)
     if method := _quantisation(document):
         raise UserError(
             f"model {name}: it is quantised ({method}), which cannot be trained: give the model "
@@ -146,10 +152,30 @@ def load_config(folder: Path, name: str) -> PretrainedConfig:
         )
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (ValueError, TypeError, KeyError, OSError) as error:
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        OSError,
+        ArithmeticError,
+        StrictDataclassError,
+    ) as error:
         raise UserError(
-            f"model {name}: config.json does not fit {document['model_type']} ({error})"
+            f"model {name}: config.json does not fit {document['model_type']} ({one_line(error)})"
         ) from None
+
+
+def _check_sizes(document: Mapping[str, object], name: str) -> None:
+    """Raise UserError for sizes that no model has: not all are looked at by its own class."""
+    for size_name in ("hidden_size", "num_hidden_layers", "vocab_size"):
+        size = document.get(size_name)
+        if size is None:
+            continue
+        if not isinstance(size, int) or not 1 <= size <= MAX_SIZE:
+            raise UserError(
+                f"model {name}: config.json says {size_name} {one_line(size, 40)}, which is no "
+                f"whole number from 1 to {MAX_SIZE:,}; download the model again"
+            )
 
 
 def _quantisation(document: Mapping[str, object]) -> str:
@@ -174,9 +200,16 @@ def _convert_gguf(path: Path, folder: Path) -> None:
                 path.parent, gguf_file=path.name, dtype=torch.float32
             )
             tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    except (ValueError, OSError, KeyError, NotImplementedError) as error:
+    except (
+        ValueError,
+        OSError,
+        LookupError,
+        ArithmeticError,
+        NotImplementedError,
+        struct.error,
+    ) as error:
         raise UserError(
-            f"model {path.name}: transformers cannot read this GGUF file ({error})"
+            f"model {path.name}: transformers cannot read this GGUF file ({one_line(error)})"
         ) from None
     # Done once, for a GGUF file takes seconds to load each time (SmolLM2-135M: 11 to 13; the clean
     # checkpoint: 0.3). transformers refuses to save a model that it loaded from GGUF, so the

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import struct
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,18 @@ import torch
 
 from components.contracts.recipe import ModelSection, Scratch
 from components.errors import UserError
-from components.modeling.base import BaseFacts, materialise_base
+from components.modeling.base import BaseFacts, load_config, materialise_base
 from components.modeling.load import load_model, load_tokenizer
 from tests.unit.tiny import save_tiny, tiny_model
+
+LLAMA_CONFIG = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "vocab_size": 64,
+}
 
 
 def materialise(source: str, folder: Path) -> BaseFacts:
@@ -112,3 +123,54 @@ def test_a_damaged_folder_is_named_and_refused(
 def test_a_missing_folder_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere"):
         materialise("file:///nowhere/at/all", tmp_path / "clean")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            json.dumps({**LLAMA_CONFIG, **change})
+            for change in (
+                {"hidden_size": -1},
+                {"hidden_size": 0},
+                {"hidden_size": math.nan},
+                {"hidden_size": 10**30},
+                {"hidden_size": "x"},
+                {"num_attention_heads": 0},
+                {"num_hidden_layers": -3},
+                {"num_hidden_layers": 10**9},
+                {"vocab_size": -5},
+                {"vocab_size": 1e300},
+            )
+        ),
+        '{"a":' * 100_000,
+        "\0",
+        "[1]",
+    ],
+    ids=lambda text: text[-24:],
+)
+def test_a_config_that_no_model_has_is_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError) as caught:
+        load_config(tmp_path, "m")
+    assert str(caught.value).startswith("model m: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"GGUF",
+        b"GGUF" + struct.pack("<IQQ", 3, 2**60, 2**60),
+        b"GGUF" + struct.pack("<IQQQ", 3, 1, 0, 2**40),
+        b"GGUF" + b"\xff" * 200,
+        b"",
+    ],
+    ids=("name alone", "counts", "length", "version", "empty"),
+)
+def test_a_malformed_gguf_is_one_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "broken.gguf"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"broken\.gguf") as caught:
+        materialise(path.as_uri(), tmp_path / "clean")
+    assert "\n" not in str(caught.value)
