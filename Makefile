@@ -19,6 +19,9 @@
 #             VARIANT=-vllm the image `generate` with vLLM for CPUs
 # make containers  the tests that run in those images: they need a Docker engine; DOCKER names another client
 #             (`make bench BENCH=containers` runs the demo in them and compares it with one on this machine)
+# make cluster  manifests, rights, limits and `doctor` on a real Kubernetes cluster, which is filled with namespaces:
+#             RATCHET_CLUSTER names the kubeconfig of one that may be changed at will (kind, minikube), or CLUSTER a
+#             program that starts one and prints `export KUBECONFIG=…`. It needs `go`, for definitions of resources
 
 SHELL := /bin/bash
 # The Python of an environment that is there already, else the first one that starts.
@@ -37,9 +40,12 @@ export OMP_WAIT_POLICY ?= PASSIVE
 WORKERS ?= 2
 SIDE_BY_SIDE = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: soak demo quick test gpu vllm lint mutants workflows bench golden lock images containers setup
+# A program that starts a cluster for tests, where one is at hand.
+CLUSTER ?= $(wildcard ../shared/tools/cluster/up)
+
+.PHONY: soak demo quick test gpu vllm lint mutants workflows bench golden lock images containers cluster setup
 .DEFAULT_GOAL := test
-export REGISTRY
+export REGISTRY CLUSTER
 
 demo: setup
 	$(RUN) pipeline.py run recipes/demo.yaml
@@ -50,7 +56,8 @@ quick: lint
 
 test: setup
 	OMP_NUM_THREADS=1 $(RUN) -m pytest tests $(SIDE_BY_SIDE) \
-		--ignore=tests/benchmarks --ignore=tests/gpu --ignore=tests/vllm --ignore=tests/containers $(PYTEST)
+		--ignore=tests/benchmarks --ignore=tests/gpu --ignore=tests/vllm --ignore=tests/containers \
+		--ignore=tests/cluster $(PYTEST)
 
 soak: setup
 	RATCHET_SOAK=10 $(RUN) -m pytest tests/promises -q -s $(PYTEST)
@@ -94,6 +101,9 @@ images: setup
 
 containers: images
 	RATCHET_NEED_ENGINE=1 $(RUN) -m pytest tests/containers $(PYTEST)
+
+cluster: setup
+	$(RUN) -m pytest tests/cluster $(PYTEST)
 
 setup:
 	@test -n "$(PYTHON)" || { echo 'error: no Python was found; install Python 3.11 with its venv module' \

@@ -45,12 +45,13 @@ LISTENERS = (
 )
 
 MARK_OF_FOLDER = {
+    "cluster": "cluster",
     "containers": "container",
     "gpu": "gpu",
     "fault": "process",
     "pipeline": "process",
 }
-NOT_QUICK = {"process", "s3", "browser", "container", "gpu"}
+NOT_QUICK = {"process", "s3", "browser", "cluster", "container", "gpu"}
 """Marks of tests that `make quick` leaves out."""
 
 _store_numbers = itertools.count(1)

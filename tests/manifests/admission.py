@@ -19,6 +19,7 @@ ON_CREATION = {
     "apiVersions": ["v1"],
     "operations": ["CREATE"],
     "resources": ["pods"],
+    "scope": "*",
 }
 ON_DEBUGGING = {**ON_CREATION, "operations": ["UPDATE"], "resources": ["pods/ephemeralcontainers"]}
 
