@@ -23,6 +23,7 @@ from components.cli.cluster_verbs import add_verbs as add_cluster_verbs
 from components.cli.first_steps.verbs import add_verbs as add_first_verbs
 from components.cli.messages import print_error, print_json, print_result
 from components.cli.options import AsJson, Override, RecipeFile, StoreUri
+from components.cli.release_verbs import add_verbs as add_release_verbs
 from components.cli.stores import default_store, existing_run, open_context
 from components.errors import Corrupt, RatchetError, UserError
 
@@ -188,6 +189,7 @@ def campaign_process(
 
 
 add_cluster_verbs(app)
+add_release_verbs(app)
 
 
 @app.command()
@@ -241,12 +243,17 @@ def show(
 @app.command()
 def verify(
     target: Annotated[
-        str, typer.Argument(metavar="[RUN_ID|REF]", help="Run, or receipt as step/key.")
+        str,
+        typer.Argument(
+            metavar="[RUN_ID|REF|release://NAME]",
+            help="Run, receipt as step/key, or all releases of a name.",
+        ),
     ] = "latest",
     store: StoreUri = "",
     as_json: AsJson = False,
 ) -> None:
-    """Read every object of a run and compare its size and SHA-256 with the receipts.
+    """Read every object of a run or of a name's releases and compare its size and SHA-256 with the
+    receipts.
 
     Exit status 3 names what is damaged.
     """
@@ -267,8 +274,11 @@ def verify(
 
 
 def _verify(context: Context, target: str) -> Findings:
-    from components.cli.verify import check_run, check_state
+    from components.cli.verify import check_releases, check_run, check_state
+    from components.runtime.ledger import RELEASE_SCHEME
 
+    if target.startswith(RELEASE_SCHEME):
+        return check_releases(context, target.removeprefix(RELEASE_SCHEME))
     # No run's id has a slash.
     if "/" in target:
         return check_state(context, target)

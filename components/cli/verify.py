@@ -10,12 +10,15 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from components.cli.releases import lines_of
 from components.contracts.artifacts import STATE
+from components.contracts.releases import LEDGER_FOLDER, Line
 from components.contracts.state import STATE_STEPS, State
-from components.contracts.summaries import PublishSummary
+from components.contracts.summaries import PrepareSummary, PublishSummary
 from components.errors import Corrupt, Missing, UserError
 from components.report.runs import load_run, named_receipts
 from components.runtime.context import Context
+from components.runtime.ledger import model_files
 from components.runtime.receipts import ObjectRef, Receipt, fetch, read_receipt, read_summary
 from components.storage import keys
 
@@ -67,6 +70,53 @@ def check_state(context: Context, ref: str) -> Findings:
     receipts, findings = _read_receipts(context, refs)
     _check_objects(context, receipts, findings)
     return findings
+
+
+def check_releases(context: Context, name: str) -> Findings:
+    """Verify all releases of a name: each line's receipt and folder, its champion, and all that led
+    to it, down to the base model; a base that is a release itself too.
+
+    Raises:
+        UserError: Nothing was released under this name, or the store cannot be used.
+        Transient: The store does not answer.
+    """
+    lines = lines_of(context, name)
+    refs: list[str] = []
+    for line in lines:
+        refs += [line.publish, line.state, *_receipts_of_state(context, line.state)]
+    receipts, findings = _read_receipts(context, refs)
+    receipts_by_ref = {receipt.ref: receipt for receipt in receipts}
+    for base_ref in dict.fromkeys(_base_releases(receipts)):
+        if base_ref not in receipts_by_ref:
+            base_receipts, base_findings = _read_receipts(context, [base_ref])
+            receipts += base_receipts
+            findings.receipts += base_findings.receipts
+            findings.damaged += base_findings.damaged
+    for line in lines:
+        receipt = receipts_by_ref.get(line.publish)
+        # One that could not be read was named already.
+        if receipt is not None and not _fits(line, receipt):
+            findings.damaged.append(
+                f"{keys.release_key(name, line.number)}: {line.publish} is not the receipt that was "
+                "released"
+            )
+    _check_objects(context, receipts, findings)
+    return findings
+
+
+def _base_releases(receipts: list[Receipt]) -> Iterator[str]:
+    """Yield the publish receipts whose models are the bases of these receipts' campaigns."""
+    for receipt in receipts:
+        if receipt.step in PrepareSummary.written_by:
+            base_release = read_summary(receipt, PrepareSummary).base_release
+            if base_release:
+                yield base_release
+
+
+def _fits(line: Line, receipt: Receipt) -> bool:
+    """Return True if a line of the ledger is about this receipt and these files."""
+    files = {name: receipt.objects[name].sha256 for name in model_files(receipt)}
+    return (receipt.digest, files) == (line.publish_digest, line.files)
 
 
 def _receipts_of_state(context: Context, ref: str) -> list[str]:
@@ -137,13 +187,13 @@ def _objects(receipt: Receipt) -> Iterator[tuple[str, str, ObjectRef]]:
     published_prefix = _published_prefix(receipt)
     for name, expected in sorted(receipt.objects.items()):
         yield keys.object_key(expected.sha256), name, expected
-        # A published model is there by name as well.
-        if published_prefix is not None:
+        # A published model is there by name as well, without what its receipt holds for the ledger.
+        if published_prefix and not name.startswith(LEDGER_FOLDER):
             yield published_prefix + name, name, expected
 
 
 def _published_prefix(receipt: Receipt) -> str | None:
-    """Return the folder of the published model; None for other receipts."""
+    """Return the folder of the published model; None for other receipts, empty without a model."""
     try:
         return read_summary(receipt, PublishSummary).prefix
     except Corrupt:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,14 +19,10 @@ from components.statistics import (
     minimal_detectable_gain,
     wilson_interval,
 )
+from components.verifiers.numeric_error import error_gains
 
 Pairs = Sequence[tuple[Result, Result]]
 """(champion, candidate) of each prompt."""
-
-
-CLIPPED_AT = 0.95
-"""Share of the champion's wrong numbers whose errors count in full; larger errors, of either model,
-count like the largest of these (winsorizing)."""
 
 
 @dataclass(frozen=True)
@@ -302,31 +297,13 @@ def promotions_in_a_row(history: Sequence[RoundRecord]) -> int:
 def _error_gains(pairs: Pairs) -> tuple[list[float], float]:
     """Return the champion's absolute error minus the candidate's, of each prompt, and the largest
     error that counts.
-
-    Errors are clipped at the percentile CLIPPED_AT of the champion's errors, right answers left
-    out. An answer that is no number counts as an error of that size.
     """
     if all(row.error is None for pair in pairs for row in pair):
         raise UserError(
             "decide.score is `error`, and no validation prompt has a numeric verifier: "
             "use score `right`"
         )
-    # A single answer of 1e99 would decide the mean of a thousand, whichever model it is of.
-    # By the champion's errors alone: a bound that the candidate moves would follow its luck.
-    sizes = _wrong_sizes(old for old, _ in pairs) or _wrong_sizes(new for _, new in pairs)
-    largest_error = sizes[max(0, math.floor(CLIPPED_AT * len(sizes)) - 1)] if sizes else 1.0
-
-    def absolute_error(row: Result) -> float:
-        # Counted as no error, silence would be the way to win.
-        return largest_error if row.error is None else min(abs(row.error), largest_error)
-
-    gains = [absolute_error(old) - absolute_error(new) for old, new in pairs]
-    return gains, largest_error
-
-
-def _wrong_sizes(results: Iterable[Result]) -> list[float]:
-    """Return the sizes of the errors that are not 0, smallest first."""
-    return sorted(abs(row.error) for row in results if row.error)
+    return error_gains([(old.error, new.error) for old, new in pairs])
 
 
 def _families(pairs: Pairs, tag: str) -> list[str]:

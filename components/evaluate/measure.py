@@ -6,7 +6,6 @@ import shutil
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
@@ -23,7 +22,8 @@ from components.runtime.campaign import Campaign
 from components.runtime.code_digest import code_digest
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, fetch_folder
-from components.verifiers import final_number, verify
+from components.verifiers import verify
+from components.verifiers.numeric_error import error_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 _TEXT_BATCH = 32
 _LABEL_BATCH = 64
 _HARNESS_BATCH = 16
-# Its square, and the sum of many, must still be finite numbers.
-_LARGEST_ERROR = 1e100
-"""An answer that is farther off counts as no number."""
 _GREEDY = 0.0
 """Temperature of answers that are not samples."""
 
@@ -297,26 +294,3 @@ def _results(
         )
         results.append(result)
     return results
-
-
-def error_of(prompt: Prompt, text: str) -> float | None:
-    """Return answer minus reference of a numeric prompt; None if the answer holds no number.
-
-    50% counts as 0.5.
-    """
-    if prompt.verifier != "numeric":
-        return None
-    # Exact fractions: the error of a right answer is 0 and not the last digit of a float.
-    answer = _value(text)
-    reference = _value(str(prompt.reference.get("answer", "")))
-    if answer is None or reference is None or abs(answer - reference) > _LARGEST_ERROR:
-        return None
-    return float(answer - reference)
-
-
-def _value(text: str) -> Fraction | None:
-    number = final_number(text)
-    if number is None:
-        return None
-    value, is_percentage = number
-    return value / 100 if is_percentage else value

@@ -19,6 +19,7 @@ from components.contracts.recipe import Fractions
 from components.contracts.rows import Dropped, Prompt, Split, TrainingRow, spoken
 from components.errors import UserError
 from components.prepare.division import divide
+from components.prepare.earlier_prompts import NO_EARLIER_PROMPTS, EarlierPrompts
 from components.prepare.examples import Example
 from components.verifiers import pattern_problem, verdict_of
 
@@ -89,16 +90,19 @@ def make_splits(
     fractions: Fractions,
     seed: int,
     contamination: Literal["exact", "overlap"] = "exact",
+    earlier: EarlierPrompts = NO_EARLIER_PROMPTS,
 ) -> Splits:
     """Assign every example to one split and drop, with a reason, what may not be in it.
 
-    If there are no unlabelled prompts, the questions of the train split serve.
+    If there are no unlabelled prompts, the questions of the train split serve. No prompt that an
+    earlier campaign of the base measured on is taught, and none that it taught is measured on.
 
     Args:
         examples: Examples with their splits, and rows that were dropped already.
         fractions: Shares of the splits, for examples without one.
         seed: Another seed divides otherwise.
         contamination: What makes training material contaminated, see `select.contamination`.
+        earlier: Prompts of earlier campaigns.
 
     Raises:
         UserError: There is nothing to train on, to sample from or to measure on.
@@ -114,7 +118,7 @@ def make_splits(
         if target == "auto":
             undivided.append(example)
         else:
-            _assign(example, target, meant_for, splits.rejected)
+            _assign(example, target, meant_for, splits.rejected, earlier)
     # Last: what other sources give decides how a labelled file is divided.
     present = frozenset(name for name, members in meant_for.items() if members)
     division = divide(undivided, fractions, seed, present)
@@ -122,7 +126,7 @@ def make_splits(
         # Answers to a prompt are checked by its verifier; training needs none that accepts the row.
         if split == "unlabelled" and _problem_in(split, example):
             split = "train"
-        _assign(example, split, meant_for, splits.rejected)
+        _assign(example, split, meant_for, splits.rejected, earlier)
     members = _claim(meant_for, splits.rejected)
     _decontaminate(members, contamination == "overlap", splits.rejected)
     for name in CLAIM_ORDER:
@@ -139,10 +143,17 @@ def make_splits(
 
 
 def _assign(
-    example: Example, split: Split, meant_for: ExamplesOfSplits, rejected: list[Dropped]
+    example: Example,
+    split: Split,
+    meant_for: ExamplesOfSplits,
+    rejected: list[Dropped],
+    earlier: EarlierPrompts,
 ) -> None:
     if problem := _problem_in(split, example):
         rejected.append(_drop("unverifiable", problem, example))
+    elif reason := earlier.problem_in(split, example.identity):
+        detail = f"an earlier campaign of the base used its prompt, this row was for {split}"
+        rejected.append(_drop(reason, detail, example))
     else:
         meant_for[split].append(example)
 

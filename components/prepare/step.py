@@ -21,6 +21,7 @@ from components.contracts.summaries import PrepareSummary, SelectSummary, StartS
 from components.contracts.verifier_names import own_name
 from components.errors import UserError
 from components.prepare.checker_trial import fetch_bundle, try_checker
+from components.prepare.earlier_prompts import earlier_prompts
 from components.prepare.examples import Example
 from components.prepare.first_state import continued_state, first_state, resumed_campaign
 from components.prepare.model_fit import check_fit
@@ -31,6 +32,12 @@ from components.prepare.splits import CLAIM_ORDER, Assigned, make_splits
 from components.prepare.tasks import make_examples
 from components.runtime.attempts import Attempt, Task, attempting
 from components.runtime.context import Context
+from components.runtime.ledger import (
+    RELEASE_SCHEME,
+    fetch_release,
+    receipt_of,
+    release_in_force,
+)
 from components.runtime.receipts import Receipt, commit, fetch, read_summary
 from components.storage import keys
 from components.storage.sources import local_folder, local_path, split_source
@@ -134,6 +141,7 @@ def _commit_start(
             base_digest=prepared.base_digest,
             dtype=prepared.dtype,
             positions=prepared.positions,
+            base_release=prepared.base_release,
             smallest_gain=outlook.smallest_gain if outlook is not None else None,
             fresh=state.round is None,
             first_mix=first_mix,
@@ -161,6 +169,11 @@ def _data_and_base(context: Context, attempt: Attempt, recipe: Recipe) -> Receip
     It depends on the parts of the recipe that `config` names and on nothing else of it.
     """
     context.scratch.mkdir(parents=True, exist_ok=True)
+    release = None
+    if recipe.model.source.startswith(RELEASE_SCHEME):
+        line = release_in_force(context, recipe.model.source)
+        context.progress.note(f"base: release {line.number} of {line.name}, {line.version}")
+        release = receipt_of(context, line)
     with tempfile.TemporaryDirectory(prefix="sources-", dir=context.scratch) as downloads_name:
         downloads = Path(downloads_name)
         files = [
@@ -175,7 +188,7 @@ def _data_and_base(context: Context, attempt: Attempt, recipe: Recipe) -> Receip
             "bases": _num_bases(recipe),
             # The recipe names files; their bytes decide. An edited file is new work.
             "sources": [_digest_of(path) for path in files],
-            "model_digest": _model_digest(recipe, context),
+            "model_digest": _model_digest(recipe, context) if release is None else release.digest,
         }
         return commit(
             context,
@@ -184,7 +197,7 @@ def _data_and_base(context: Context, attempt: Attempt, recipe: Recipe) -> Receip
             config=config,
             inputs={},
             seed=recipe.seed,
-            work=lambda folder: _prepare(context, recipe, files, folder, downloads),
+            work=lambda folder: _prepare(context, recipe, files, folder, downloads, release),
         )
 
 
@@ -241,7 +254,12 @@ def resolve_recipe(inputs: PrepareInputs) -> Recipe:
 
 
 def _prepare(
-    context: Context, recipe: Recipe, files: list[Path], folder: Path, downloads: Path
+    context: Context,
+    recipe: Recipe,
+    files: list[Path],
+    folder: Path,
+    downloads: Path,
+    release: Receipt | None,
 ) -> PrepareSummary:
     if recipe.data.own_code:
         fetch_bundle(context, recipe.data.checker_code, folder / artifacts.CHECKER)
@@ -252,6 +270,7 @@ def _prepare(
         recipe.data.fractions,
         recipe.seed,
         recipe.select.contamination,
+        earlier_prompts(context, release),
     )
     (folder / "splits").mkdir()
     for name in CLAIM_ORDER:
@@ -264,6 +283,10 @@ def _prepare(
     # Last, as it is the slow part and wrong data should show at once.
     from components.modeling.base import materialise_base
 
+    if release is not None:
+        # Deleted with the downloads.
+        model_folder = fetch_release(context, release, downloads)
+        model = model.model_copy(update={"source": model_folder.as_uri()})
     base = materialise_base(
         model, recipe.seed, folder / "base", context.environment, downloads, texts
     )
@@ -279,6 +302,7 @@ def _prepare(
         base_digest=base["digest"],
         dtype=base["dtype"],
         positions=base["positions"],
+        base_release=release.ref if release is not None else "",
     )
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 
-from components.contracts.recipe import Goal
+from components.contracts.recipe import Goal, Recipe, SelectSection
 from components.contracts.state import RoundRecord
 from components.contracts.summaries import PublishSummary
-from components.contracts.summaries.publish import VaultRefusal
-from components.contracts.summaries.summary import Share
+from components.contracts.summaries.publish import Rival
 from components.runtime.campaign import Campaign
 from components.runtime.receipts import Receipt
+
+_HUB_MODEL = re.compile(r"hf://(?!datasets/)([\w.-]+/[\w.-]+)@")
+_HUB_DATASET = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)@")
 
 
 def model_card(campaign: Campaign, champion: Receipt, summary: PublishSummary) -> str:
@@ -21,24 +24,63 @@ def model_card(campaign: Campaign, champion: Receipt, summary: PublishSummary) -
         champion: Receipt of its training.
         summary: Summary of its publication.
     """
+    from huggingface_hub import ModelCard
+
+    metadata = _metadata(campaign.recipe, summary)
+    text = _text(campaign, champion, summary)
+    # The block between the dashes is what model hubs read.
+    return str(ModelCard(f"---\n{metadata}\n---\n{text}"))
+
+
+def _metadata(recipe: Recipe, summary: PublishSummary) -> str:
+    """Return the YAML that model hubs read."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    results = []
+    if summary.scores is not None:
+        result = EvalResult(
+            task_type="text-generation",
+            # Not a data set of the hub: the prompts are the campaign's own.
+            dataset_type=f"{recipe.name}-{summary.split}",
+            dataset_name=f"{summary.split} prompts of campaign {recipe.name}",
+            dataset_split=summary.split,
+            metric_type="accuracy",
+            metric_name="accuracy of greedy answers",
+            metric_value=round(summary.scores.accuracy, 4),
+        )
+        results.append(result)
+    # The hub takes names of its own models and data sets alone; others are in the text.
+    base_model = _HUB_MODEL.match(recipe.model.source)
+    datasets = {
+        match[1] for source in recipe.data.sources if (match := _HUB_DATASET.match(source.uri))
+    }
+    data = ModelCardData(
+        base_model=base_model[1] if base_model else None,
+        license=recipe.publish.license or None,
+        datasets=sorted(datasets) or None,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["ratchet", "self-improvement"],
+        model_name=summary.name if results else None,
+        eval_results=results or None,
+    )
+    return str(data.to_yaml())
+
+
+def _text(campaign: Campaign, champion: Receipt, summary: PublishSummary) -> str:
     recipe = campaign.recipe
     state = campaign.state
-    # The block between the dashes is what model hubs read.
-    return f"""---
-library_name: transformers
-pipeline_tag: text-generation
-tags: [ratchet, self-improvement]
----
-# {summary.name} {summary.version}
+    return f"""# {summary.name} {summary.version or "(not released)"}
 
-Made by campaign `{state.run_id}` from base model `{recipe.model.source}`. This is the model of
-round {state.champion_round}: the last one that was proved better than the one before it.
+{_release(summary)}
+
+Made by campaign `{state.run_id}` from base model `{recipe.model.source}`. {_origin(campaign)}
 Its weights are {summary.dtype}.
 {_system_prompt(recipe.model.system_prompt)}
 | measure | value |
 |---|---|
 {_scores(campaign, summary)}
-
+{_comparison(summary)}
 ## Rounds
 
 | round | validation | test | accepted / generated | verdict | why |
@@ -47,14 +89,98 @@ Its weights are {summary.dtype}.
 
 ## Data
 
-Labelled rows and verified answers of the model itself, accumulated over the rounds; no answer
-entered training that the filters had not accepted.
+{_data(campaign)}
 Training receipt `{champion.ref}`, digest `{champion.digest}`.
 
 ## Limits
 
 Measured on the recipe's own held-out splits only. Accuracy elsewhere is unknown.
 """
+
+
+def _release(summary: PublishSummary) -> str:
+    """Return the paragraph on the release."""
+    if summary.released:
+        return f"Released: {summary.why}."
+    text = f"Not released, the model that was there stays: {summary.why}."
+    if summary.new_prompts_due:
+        text += f" New {summary.split} prompts are due."
+    return text
+
+
+def _origin(campaign: Campaign) -> str:
+    """Return the sentence on the round that made the model, by its verdict."""
+    state = campaign.state
+    record = _champion_record(campaign)
+    number = state.champion_round
+    if record is None:
+        return "It is the base model itself: no round was proved better."
+    if record.verdict == "promoted":
+        return (
+            f"This is the model of round {number}, proved better than the champion before it on "
+            "the same validation prompts."
+        )
+    later = "" if state.round == number else "; no later round was proved better"
+    return (
+        f"This is the model of round {number}, trained on labelled rows alone, which no champion "
+        f"was compared with on validation{later}."
+    )
+
+
+def _champion_record(campaign: Campaign) -> RoundRecord | None:
+    state = campaign.state
+    records = (record for record in state.history if record.round == state.champion_round)
+    return next(records, None)
+
+
+def _data(campaign: Campaign) -> str:
+    """Return the paragraph on the rows that the model was trained on, by the filters used."""
+    history = campaign.state.history
+    trained_rounds = [
+        record for record in history if record.generated and _is_in_model(campaign, record)
+    ]
+    if not trained_rounds:
+        return "Labelled rows alone: the model has learned from no answers of models."
+    checks = _checks(campaign.written.select)
+    accepted = sum(record.accepted for record in trained_rounds)
+    return (
+        f"Labelled rows, and {accepted} answers of the campaign's own models, accumulated over the "
+        f"rounds. {checks}"
+    )
+
+
+def _is_in_model(campaign: Campaign, record: RoundRecord) -> bool:
+    champion_round = campaign.state.champion_round
+    return champion_round is not None and record.round <= champion_round
+
+
+def _checks(section: SelectSection) -> str:
+    """Return the sentence on how answers were checked."""
+    checks = []
+    if section.verifier:
+        checks.append("the verifier of its prompt accepted it")
+    if section.verifier_function:
+        checks.append(f"the function `{section.verifier_function}` accepted it")
+    if section.min_vote_share or section.calibrate_vote:
+        checks.append("the samples of its prompt agreed on it by majority")
+    if section.judge is not None:
+        checks.append(
+            f"the judge `{section.judge.model}` graded it {section.judge.min_score} or more"
+        )
+    if section.reward is not None:
+        checks.append(f"the reward model `{section.reward.source}` scored it high enough")
+    if not checks:
+        return "Nothing checked whether they are right; filters of form and repetition alone chose them."
+    sentence = f"An answer was trained on if {_listed(checks)}."
+    if not section.verifier and not section.verifier_function:
+        sentence += " None of this proves that it is right."
+    return sentence
+
+
+def _listed(parts: list[str]) -> str:
+    if len(parts) == 1:
+        return parts[0]
+    return f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def _system_prompt(text: str) -> str:
@@ -71,20 +197,47 @@ def _system_prompt(text: str) -> str:
 
 
 def _scores(campaign: Campaign, summary: PublishSummary) -> str:
-    state = campaign.state
-    best = next(record for record in state.history if record.round == state.champion_round)
-    low, high = best.interval
-    outcome = "met" if summary.target_met else "not met"
     # Validation accuracy is flattered by the choice of the best round; the vault's is not.
     rows = [
         f"| validation accuracy | {summary.validation_accuracy:.4f} |",
         f"| test accuracy | {summary.test_accuracy:.4f} |",
     ]
-    if summary.vault is not None:
-        rows.append(_vault_row(summary.vault))
-    goal = _goal_text(campaign.recipe.decide.goal)
-    rows.append(f"| goal ({goal}) | {best.accuracy:.4f} [{low:.4f}, {high:.4f}], {outcome} |")
+    scores = summary.scores
+    if scores is not None:
+        bounds = f"[{scores.low:.4f}, {scores.high:.4f}]"
+        rows.append(
+            f"| {summary.split} accuracy of these files (n = {scores.n}) | "
+            f"{scores.accuracy:.4f} {bounds} |"
+        )
+    record = _champion_record(campaign)
+    if record is not None:
+        low, high = record.interval
+        outcome = "met" if summary.target_met else "not met"
+        goal = _goal_text(campaign.recipe.decide.goal)
+        rows.append(f"| goal ({goal}) | {record.accuracy:.4f} [{low:.4f}, {high:.4f}], {outcome} |")
     return "\n".join(rows)
+
+
+def _comparison(summary: PublishSummary) -> str:
+    """Return the table of the models that it was compared with; empty if there are none."""
+    if not summary.rivals:
+        return ""
+    rows = "\n".join(_rival_row(rival) for rival in summary.rivals)
+    return f"""
+## Compared with
+
+The same {summary.split} prompts, asked by the same engine.
+
+| model | accuracy | result | numbers |
+|---|---|---|---|
+{rows}
+"""
+
+
+def _rival_row(rival: Rival) -> str:
+    scores = rival.scores
+    accuracy = f"{scores.accuracy:.4f} [{scores.low:.4f}, {scores.high:.4f}]"
+    return f"| {_cell(rival.name)} | {accuracy} | {rival.verdict} | {_cell(rival.why)} |"
 
 
 def _goal_text(goal: Goal) -> str:
@@ -92,23 +245,16 @@ def _goal_text(goal: Goal) -> str:
     return f"{text} on {goal.slice}" if goal.slice else text
 
 
-def _vault_row(vault: Share | VaultRefusal) -> str:
-    match vault:
-        case VaultRefusal():
-            return f"| vault accuracy | not measured: {vault.refused} |"
-        case Share():
-            bounds = f"[{vault.low:.4f}, {vault.high:.4f}]"
-            name = f"vault accuracy (opened once, n = {vault.n})"
-            return f"| {name} | {vault.accuracy:.4f} {bounds} |"
-
-
 def _rounds(history: tuple[RoundRecord, ...]) -> str:
     return "\n".join(_round_row(record) for record in history)
 
 
 def _round_row(record: RoundRecord) -> str:
-    # A bar in the sentence would begin a column of its own.
-    reason = record.why.replace("|", "/")
     samples = f"{record.accepted} / {record.generated}"
     scores = f"{record.overall:.4f} | {record.test_accuracy:.4f} | {samples}"
-    return f"| {record.round} | {scores} | {record.verdict} | {reason} |"
+    return f"| {record.round} | {scores} | {record.verdict} | {_cell(record.why)} |"
+
+
+def _cell(text: str) -> str:
+    # A bar in the sentence would begin a column of its own.
+    return text.replace("|", "/")

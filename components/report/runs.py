@@ -29,7 +29,7 @@ from components.contracts.summaries import (
 )
 from components.errors import Corrupt, Missing, OlderReceipt, UserError, one_line
 from components.report.costs import totals_of
-from components.report.views import RoundView, RunView, Tasks, TaskView
+from components.report.views import RoundView, RunView, Tasks, TaskView, start_of_last
 from components.runtime.attempts import Attempt
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, fetch, read_receipt, read_summary
@@ -87,7 +87,7 @@ def load_run(context: Context, run_id: str, *, examples: int = 0) -> RunView:
         tasks=tasks,
         receipts=receipts,
         rounds=tuple(rounds),
-        published=_published(tasks, receipts, problems),
+        publication=_publication(tasks, receipts, problems),
         totals=totals_of(sorted(attempts, key=lambda attempt: attempt.order)),
         # A damaged object is met by everyone who reads it, and told once.
         problems=tuple(dict.fromkeys(problems)),
@@ -241,8 +241,13 @@ def _round(
     )
 
 
-def _published(tasks: Tasks, receipts: Receipts, problems: Problems) -> PublishSummary | None:
-    refs = [task.last.receipt for task in tasks if task.last.step == "publish"]
+def _publication(tasks: Tasks, receipts: Receipts, problems: Problems) -> PublishSummary | None:
+    last_start = start_of_last(tasks)
+    refs = [
+        task.last.receipt
+        for task in tasks
+        if task.last.step == "publish" and task.last.order >= last_start
+    ]
     if not refs:
         return None
     return _summary(receipts.get(refs[-1]), PublishSummary, problems)

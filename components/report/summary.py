@@ -48,6 +48,7 @@ def _scores(view: RunView) -> RunSummary:
         "target_met": view.target_met,
         "published": view.published is not None,
         "model": view.published.prefix if view.published is not None else "",
+        "release": view.publication.why if view.publication is not None else "",
         "stop": (state.stop if state else None) or "",
         "threshold": view.recipe.decide.goal.threshold if view.recipe else None,
         "first_accuracy": state.history[0].accuracy if state and state.history else None,

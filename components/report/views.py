@@ -71,6 +71,16 @@ class RoundView:
 
 
 Tasks = tuple[TaskView, ...]
+
+
+def start_of_last(tasks: Tasks) -> tuple[int, float]:
+    """Return the place in order (`Attempt.order`) of the last start of a run."""
+    # Every start begins with prepare. What happened before it belongs to an earlier start, which
+    # may have had other data: a run's name comes from its recipe alone.
+    starts = [task.last.order for task in tasks if task.last.step == "prepare"]
+    return max(starts, default=(0, 0.0))
+
+
 Rounds = Sequence[RoundView]
 """Rounds, the newest last."""
 
@@ -89,18 +99,22 @@ class RunView:
     receipts: dict[str, Receipt]
     """`step/key` → receipt, of everything that the run names and that could be read."""
     rounds: tuple[RoundView, ...]
-    published: PublishSummary | None
-    """Summary of the newest publish receipt; None if nothing was published."""
+    publication: PublishSummary | None
+    """Summary of the publish receipt of the last start, released or not; None without one."""
     totals: Totals
     problems: tuple[str, ...]
     """A line for everything that is missing or damaged."""
 
     @property
+    def published(self) -> PublishSummary | None:
+        """Summary of the model that was released; None if none was."""
+        publication = self.publication
+        return publication if publication is not None and publication.released else None
+
+    @property
     def failed(self) -> Tasks:
         """Tasks that failed since the run was last started."""
-        # Every start begins with prepare. Failures before it were tried again.
-        starts = [task.last.order for task in self.tasks if task.last.step == "prepare"]
-        last_start = max(starts, default=(0, 0.0))
+        last_start = start_of_last(self.tasks)
         return tuple(
             task for task in self.tasks if task.status == "failed" and task.last.order >= last_start
         )
@@ -120,8 +134,8 @@ class RunView:
         """True if the champion reached the goal, by the word of publish or decide, else by its
         accuracy."""
         # A state that was read may be older than the model that was published.
-        if self.published is not None:
-            return self.published.target_met
+        if self.publication is not None:
+            return self.publication.target_met
         if self.state is not None and self.state.stop == "target":
             return True
         if self.champion is None or self.recipe is None:
@@ -130,10 +144,12 @@ class RunView:
 
     @property
     def status(self) -> str:
-        """`published`, `failed`, `unfinished` (running or stopped), or `unknown` (no trace)."""
-        # A failure counts more: the model may be that of an earlier start.
+        """`published`, `not released` (ended, and the model is not better than what there is),
+        `failed`, `unfinished` (running or stopped), or `unknown` (no trace)."""
         if self.failed:
             return "failed"
         if self.published is not None:
             return "published"
+        if self.publication is not None:
+            return "not released"
         return "unfinished" if self.tasks else "unknown"

@@ -32,6 +32,8 @@ def headline(view: RunView) -> str:
     if view.failed:
         last_failed = view.failed[-1]
         ending += f" {last_failed.name} failed."
+    elif view.publication is not None and not view.publication.released:
+        ending += f" Nothing was released: {view.publication.why}."
     if not ending:
         ending = " The run is not finished."
     course = _course(history, champion, goal)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -41,6 +42,12 @@ class Context:
     def charge(self, name: str, amount: float) -> None:
         """Add to a cost."""
         self.costs[name] = self.costs.get(name, 0.0) + amount
+
+    @property
+    def asked_by(self) -> str:
+        """User and machine for the ledger of releases: RATCHET_USER, else those of this process."""
+        user = self.environment.get("RATCHET_USER") or self.environment.get("USER")
+        return user or f"user {os.getuid()} on {platform.node() or 'unknown'}"
 
     @property
     def threads(self) -> int:

@@ -132,12 +132,30 @@ def replay_key(sha256: str) -> str:
     return f"replay/{object_key(sha256).removeprefix('objects/')}.json"
 
 
-def vault_key(sha256: str) -> str:
-    """Return the key of the document that names the model a vault of prompts was opened for.
+def opening_key(prompts_sha256: str, number: int) -> str:
+    """Return the key of the record of one opening of a set of prompts.
 
-    `sha256` is the digest of the vault's rows. The document is written once, before they are read.
+    Args:
+        prompts_sha256: Digest of the file of prompts.
+        number: Number among its openings, from 1.
     """
-    return f"vault/{object_key(sha256).removeprefix('objects/')}.json"
+    folder = object_key(prompts_sha256).removeprefix("objects/")
+    return f"openings/{folder}/{_line_number(number)}.json"
+
+
+def release_key(name: str, number: int) -> str:
+    """Return the key of a line of the ledger of releases of a name; lines count from 1."""
+    return f"{releases_prefix()}{part(name)}/{_line_number(number)}.json"
+
+
+def releases_prefix() -> str:
+    """Return the folder of all ledgers."""
+    return "releases/"
+
+
+def _line_number(number: int) -> str:
+    # So that a listing is in order.
+    return f"{number:06d}"
 
 
 def probe_key() -> str:

@@ -22,6 +22,7 @@ BENCHMARKS = (
     "collapse",
     "gate",
     "promises",
+    "release",
     "noise",
     "votes",
     "diagnosis",

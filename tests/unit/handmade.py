@@ -343,13 +343,16 @@ class Campaign:
                 name="by-hand",
                 version="v1",
                 prefix="models/by-hand/v1/",
+                released=True,
+                why="proved better than base model scratch",
                 dtype="float32",
                 champion=champion,
                 champion_round=number,
                 target_met=target_met,
                 validation_accuracy=0.9,
                 test_accuracy=0.9,
-                vault=None,
+                split="test",
+                scores=None,
             )
 
         receipt = self.step("publish", "publish", number, {"state": self._state_receipt()}, work)

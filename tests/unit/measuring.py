@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from components.canonical import canonical_json
 from components.contracts.recipe import Recipe
 from components.contracts.rows import Prompt, Result, TrainingRow, prompt_id
@@ -15,7 +17,7 @@ from components.contracts.summaries import TrainSummary
 from components.evaluate.step import EvaluateInputs, run
 from components.runtime.attempts import Task
 from components.runtime.context import Context
-from components.runtime.receipts import Receipt, commit_once, receipt_uri
+from components.runtime.receipts import Receipt, commit_once, fetch, receipt_uri
 from tests.unit.crafted import PLAN, prepare_summary, start_summary, store, train_summary
 from tests.unit.tiny import save_tiny
 
@@ -38,18 +40,27 @@ def human(number: int) -> TrainingRow:
 
 
 def begun(
-    context: Context, recipe: Recipe, **splits: Sequence[Prompt] | Sequence[TrainingRow]
+    context: Context,
+    recipe: Recipe,
+    base: Receipt | None = None,
+    **splits: Sequence[Prompt] | Sequence[TrainingRow],
 ) -> Receipt:
-    """The start of a campaign with these splits; those not given are empty."""
+    """The start of a campaign with these splits; those not given are empty. Its base is the model
+    of `base`."""
     names = ("train", "dev", "unlabelled", "validation", "test", "vault", "retention")
-    rows = {f"splits/{name}.jsonl": splits.get(name, ()) for name in names}
-    prepared = store(context, "prepare", rows, prepare_summary())
+    files: dict[str, Sequence[BaseModel] | bytes] = {
+        f"splits/{name}.jsonl": splits.get(name, ()) for name in names
+    }
+    for name in base.objects if base is not None else ():
+        assert base is not None
+        files[name.replace("model/", "base/")] = fetch(context, base, name).read_bytes()
+    prepared = store(context, "prepare", files, prepare_summary())
     state = State(run_id="crafted-run", prepared=prepared.ref, plan=PLAN)
-    files = {
+    documents = {
         "recipe.json": canonical_json(recipe.model_dump(mode="json")),
         "state.json": canonical_json(state.model_dump(mode="json")),
     }
-    return store(context, "start", files, start_summary())
+    return store(context, "start", documents, start_summary())
 
 
 def model(context: Context, seed: int, **settings: Any) -> Receipt:

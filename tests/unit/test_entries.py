@@ -14,6 +14,7 @@ from components.cli.package.profiles import STEPS
 from components.contracts.summaries import (
     DecideSummary,
     GenerateSummary,
+    PublishSummary,
     SelectSummary,
     TrainSummary,
 )
@@ -101,7 +102,10 @@ def test_a_round_can_be_carried_out_by_hand(context: Context, tmp_path: Path) ->
     assert account.accepted + sum(account.dropped.values()) == 24
     published, prefix = done("publish", "--state", decided)
     assert receipt(published).step == "publish"
-    assert prefix.startswith('prefix="models/ratchet-model/r0-')
+    # Four steps teach nothing: the model is not proved better than its base.
+    summary = read_summary(receipt(published), PublishSummary)
+    assert (prefix, summary.released) == ('prefix=""', False)
+    assert "not proved better than base model scratch" in summary.why
     [page] = done("report", "--store", context.store.root, "--run-id", run_of(context))
     assert Path(page.removeprefix("file://")).read_text().startswith("<!doctype html>")
     # The same work has the same address: nothing is done twice.

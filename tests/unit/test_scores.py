@@ -9,10 +9,10 @@ import pytest
 from sklearn.metrics import f1_score, precision_recall_fscore_support
 
 from components.contracts.rows import Prompt, Sample, TextResult
-from components.evaluate.measure import error_of
 from components.evaluate.scores import intervals, scores_of, text_scores
 from components.evaluate.verification_gap import generation_verification
 from components.statistics import pass_at_k
+from components.verifiers.numeric_error import error_of
 from tests.unit.measuring import question, result
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from components.canonical import digest_of
 from components.cli.json_documents import Json
 from components.errors import UserError
+from components.runtime.ledger import RELEASE_SCHEME
 from components.storage.sources import source_version, split_source
 
 _FROM_NOTHING = "scratch"
@@ -38,7 +39,7 @@ def digest_of_inputs(recipe: Json, environment: Mapping[str, str]) -> str:
     """
     versions = {}
     for key, uri in _named_inputs(recipe):
-        if uri not in ("", _FROM_NOTHING):
+        if not _is_in_store(uri):
             version = source_version(uri, environment)
             if version:
                 versions[key] = version
@@ -62,8 +63,13 @@ def _value(document: object, *keys: str) -> object:
     return document
 
 
+def _is_in_store(uri: str) -> bool:
+    """Return True if a run needs nothing but its store for it: no model, or a release."""
+    return uri in ("", _FROM_NOTHING) or uri.startswith(RELEASE_SCHEME)
+
+
 def _is_local(uri: str) -> bool:
-    if uri in ("", _FROM_NOTHING):
+    if _is_in_store(uri):
         return False
     # Without the environment: a `~` is here whatever it stands for.
     return split_source(uri, {})[0] == "file"

@@ -37,7 +37,9 @@ class ModelSection(Section):
 
     source: str = "scratch"
     """`scratch`, a folder, s3://bucket/prefix, hf://org/name@revision, or a .gguf file: its path or
-    package://module/file.gguf (a file inside an installed Python package)."""
+    package://module/file.gguf (a file inside an installed Python package). release://name is the
+    release of that name in force when the run begins, release://name@version a certain one; no
+    prompt that it was measured on is trained on."""
     scratch: Scratch = Scratch()
     # Some templates put in one of their own where none is given.
     system_prompt: str = ""

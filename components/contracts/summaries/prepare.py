@@ -25,6 +25,8 @@ class PrepareSummary(Summary):
     # Learned positions end; rotary ones, or none at all, do not.
     positions: int | None
     """Positions that the base model has; None where any length will do."""
+    base_release: str = ""
+    """Ref of the publish receipt whose model is the base; empty if it is no release."""
 
 
 class StartSummary(PrepareSummary):

@@ -1,0 +1,70 @@
+"""The verbs for releases: releases, rollback."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from components.cli.messages import print_json, print_result
+from components.cli.options import AsJson, StoreUri
+from components.cli.stores import open_context
+
+ReleaseName = Annotated[
+    str, typer.Argument(metavar="NAME", help="Name of the releases, `publish.name` of the recipe.")
+]
+
+
+def add_verbs(app: typer.Typer) -> None:
+    """Make them verbs of the command line."""
+    app.command()(releases)
+    app.command()(rollback)
+
+
+def releases(
+    name: Annotated[
+        str, typer.Argument(metavar="[NAME]", help="Name; by default all names are listed.")
+    ] = "",
+    latest: Annotated[
+        bool, typer.Option("--latest", help="Print the folder of the release in force, no more.")
+    ] = False,
+    store: StoreUri = "",
+    as_json: AsJson = False,
+) -> None:
+    """List the releases of a name: what was compared, who asked, and which one is in force."""
+    from components.cli.releases import document_of, lines_of, print_releases
+    from components.runtime import ledger
+
+    context = open_context(store)
+    if not name:
+        names = {known: lines_of(context, known)[-1].version for known in ledger.names(context)}
+        text = "\n".join(f"{known}  {version}" for known, version in names.items())
+        print_result({"names": names}, as_json, text or "nothing was released yet")
+    elif as_json:
+        print_json(document_of(context, name))
+    elif latest:
+        typer.echo(f"{context.store.root}/{lines_of(context, name)[-1].prefix}")
+    else:
+        print_releases(Console(), context, name)
+
+
+def rollback(
+    name: ReleaseName,
+    version: Annotated[
+        str, typer.Argument(metavar="VERSION", help="Version, or number of its line.")
+    ],
+    store: StoreUri = "",
+    as_json: AsJson = False,
+) -> None:
+    """Put an earlier release in force again. Adds a line to the ledger; nothing is deleted."""
+    from components.cli.releases import roll_back
+
+    context = open_context(store)
+    line = roll_back(context, name, version)
+    print_result(
+        line.model_dump(mode="json"),
+        as_json,
+        f"line {line.number}: {name} {line.version} is in force, "
+        f"{context.store.root}/{line.prefix}",
+    )

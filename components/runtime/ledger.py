@@ -1,0 +1,167 @@
+"""The ledger of releases and the openings of prompts: read whole, appended to by one writer."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from components.canonical import canonical_json, digest_of
+from components.contracts.releases import LEDGER_FOLDER, Line, Opening
+from components.contracts.state import Frozen
+from components.errors import Corrupt, UserError
+from components.runtime.context import Context
+from components.runtime.receipts import Receipt, fetch, read_receipt
+from components.storage import keys
+from components.storage.cache import link_or_copy
+
+RELEASE_SCHEME = "release://"
+"""Begin of a `model.source` that names a release: release://name, or release://name@version."""
+
+L = TypeVar("L", bound=Frozen)
+
+
+def read_lines(context: Context, name: str) -> list[Line]:
+    """Return the ledger of a name, oldest line first; empty if nothing was released.
+
+    Raises:
+        Corrupt: A line cannot be read, or is not what it should be.
+    """
+    lines = _read_all(context, lambda number: keys.release_key(name, number), Line)
+    for number, line in enumerate(lines, 1):
+        if (line.name, line.number) != (name, number):
+            raise Corrupt(
+                f"{context.store.root}/{keys.release_key(name, number)} holds line {line.number} "
+                f"of {line.name!r}; restore it"
+            )
+    return lines
+
+
+def append_line(context: Context, line: Line) -> bool:
+    """Write a line if its number is free. Return False if another line has the number."""
+    return _append(context, keys.release_key(line.name, line.number), line)
+
+
+def read_openings(context: Context, prompts_sha256: str) -> list[Opening]:
+    """Return all openings of a set of prompts, oldest first."""
+    return _read_all(context, lambda number: keys.opening_key(prompts_sha256, number), Opening)
+
+
+def append_opening(context: Context, prompts_sha256: str, number: int, opening: Opening) -> bool:
+    """Record an opening if its number is free. Return False if another one has the number."""
+    return _append(context, keys.opening_key(prompts_sha256, number), opening)
+
+
+def names(context: Context) -> list[str]:
+    """Return the names that have a ledger. From a listing, so for people alone."""
+    prefix = keys.releases_prefix()
+    return sorted({key.removeprefix(prefix).split("/")[0] for key in context.store.list(prefix)})
+
+
+def find_line(lines: list[Line], version: str) -> Line | None:
+    """Return the newest line of a version, or the line of that number; None if there is none."""
+    for line in reversed(lines):
+        if version in (line.version, str(line.number)):
+            return line
+    return None
+
+
+def release_in_force(context: Context, source: str) -> Line:
+    """Return the line that a `release://` source names: of a name alone the newest.
+
+    Raises:
+        UserError: There is no such release.
+    """
+    name, _, version = source.removeprefix(RELEASE_SCHEME).partition("@")
+    lines = read_lines(context, name)
+    if not lines:
+        raise UserError(
+            f"model.source {source}: nothing was released under the name {name!r} in "
+            f"{context.store.root}; `releases` lists what there is"
+        )
+    line = find_line(lines, version) if version else lines[-1]
+    if line is None:
+        versions = ", ".join(dict.fromkeys(line.version for line in lines))
+        raise UserError(f"model.source {source}: no such version; there are {versions}")
+    return line
+
+
+def receipt_of(context: Context, line: Line) -> Receipt:
+    """Return the publish receipt of a line. Raises Corrupt if it is another one."""
+    receipt = read_receipt(context, line.publish)
+    if receipt.digest != line.publish_digest:
+        raise Corrupt(
+            f"{context.store.root}/{keys.release_key(line.name, line.number)}: the receipt "
+            f"{line.publish} is not the one that was released (digest {receipt.digest})"
+        )
+    return receipt
+
+
+def model_files(receipt: Receipt) -> list[str]:
+    """Return the names of the files of a publish receipt that its folder holds."""
+    return [name for name in sorted(receipt.objects) if not name.startswith(LEDGER_FOLDER)]
+
+
+def fetch_release(context: Context, receipt: Receipt, parent: Path | None = None) -> Path:
+    """Return a new local folder with the verified files of a released model.
+
+    The folder is the caller's to delete; its files are read-only.
+
+    Args:
+        context: Store of the release.
+        receipt: Its publish receipt.
+        parent: Folder for the new one; None: the scratch folder.
+    """
+    context.scratch.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="release-", dir=parent or context.scratch))
+    try:
+        for name in model_files(receipt):
+            link_or_copy(fetch(context, receipt, name), folder / name)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folder
+
+
+def weights_digest(receipt: Receipt, folder: str) -> str:
+    """Return a digest of the weights of a checkpoint in a receipt: equal for equal weights.
+
+    Args:
+        receipt: Receipt that lists the files.
+        folder: Folder of the checkpoint in it; empty for a published model.
+    """
+    prefix = f"{folder}/" if folder else ""
+    files = {}
+    for name, ref in receipt.objects.items():
+        if name.startswith(prefix) and name.endswith(".safetensors"):
+            files[name.removeprefix(prefix)] = ref.sha256
+    return digest_of(files)
+
+
+def _read_all(context: Context, key_of: Callable[[int], str], kind: type[L]) -> list[L]:
+    # By number and not by a listing, which some stores give late. No number is left out: a writer
+    # takes the one after the last that it has read.
+    lines: list[L] = []
+    while context.store.size(key_of(len(lines) + 1)) is not None:
+        key = key_of(len(lines) + 1)
+        try:
+            lines.append(kind.model_validate_json(context.store.get_bytes(key)))
+        except ValidationError as error:
+            problem = error.errors()[0]
+            raise Corrupt(
+                f"{context.store.root}/{key}: not a line of the ledger "
+                f"({'.'.join(map(str, problem['loc']))}: {problem['msg']}); restore it"
+            ) from None
+    return lines
+
+
+def _append(context: Context, key: str, line: Frozen) -> bool:
+    data = canonical_json(line.model_dump(mode="json"))
+    if context.store.put_bytes(key, data, if_absent=True):
+        return True
+    # The answer to our own write may have been lost, and the write repeated.
+    return context.store.get_bytes(key) == data
