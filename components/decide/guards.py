@@ -39,7 +39,7 @@ def alarms_of(
     """Return all alarms about a candidate, those that block first.
 
     Args:
-        evaluation: Summary of evaluate, which measures collapse against round 0.
+        evaluation: Summary of evaluate, which measures collapse against earlier models.
         selection: Summary of select.
         perplexity_ratio: The candidate's perplexity on human text over that of the best model;
             None if it was not measured.

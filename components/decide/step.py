@@ -162,8 +162,8 @@ def _outcome(finished: FinishedRound, log: Sequence[LogEntry]) -> Outcome:
             account, campaign.next_round, section.max_rounds, promotions_in_a_row(history)
         )
         comparison = compare(champion.results, candidate.results, section, level)
-        # Collapse is measured against round 0: against the champion it could creep, a little every
-        # round.
+        # Collapse is measured against round 0 and all champions: against the last one it could
+        # creep, a little every round.
         first = Measured.of(context, finished.earlier.first)
         alarms = alarms_against(
             candidate,

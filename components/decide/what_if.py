@@ -37,7 +37,7 @@ OVERRIDES = {
     "alpha": (float, "decide.alpha: false promotions allowed per campaign"),
     "max_rounds": (int, "decide.max_rounds: alpha is divided among them"),
     "patience": (int, "decide.patience: rounds in a row without a promotion"),
-    "max_perplexity_ratio": (float, "decide.max_perplexity_ratio: on human text, against round 0"),
+    "max_perplexity_ratio": (float, "decide.max_perplexity_ratio: on human text, against the best"),
     "retention_margin": (float, "decide.retention_margin: token accuracy that may be lost"),
     "family": (str, "decide.family: tag of families of prompts; empty: none"),
 }

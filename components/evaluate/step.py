@@ -144,7 +144,7 @@ def _evaluate(evaluation: Evaluation, folder: Path) -> EvaluateSummary:
     # Beside the candidate's, so that decide compares rows of one measurement.
     (folder / CHAMPION).mkdir()
     _write(folder / CHAMPION, champion)
-    # Collapse is measured against round 0, which may be the champion still.
+    # Collapse is measured against round 0, which may be the champion still, and all champions.
     first = champion
     if earlier.first_evaluation.ref != earlier.champion_evaluation.ref:
         first, _ = _measured_earlier(

@@ -174,7 +174,7 @@ class PassAtKSign(Part):
 
 
 class Collapse(Part):
-    """Signs of collapse against round 0.
+    """Signs of collapse against round 0 and the champions since.
 
     None for a sign that was not measured (too little text, no text of people, no samples), and for
     all before there is a champion.
