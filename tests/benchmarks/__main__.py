@@ -18,6 +18,7 @@ BENCHMARKS = (
     "generation",
     "selection",
     "contamination",
+    "audit",
     "influence",
     "collapse",
     "gate",
