@@ -28,7 +28,7 @@ BUILD_TOOLS = {"setuptools", "wheel", "ninja"}
 """Pinned for builds; users get what they need of them with torch and deepspeed."""
 NO_DATA = """
 name: no-data
-data: {sources: [{uri: "file:///nowhere/data.jsonl"}]}
+data: {sources: [{uri: data.jsonl}]}
 decide: {goal: {threshold: 0.9}}
 """
 
@@ -180,8 +180,10 @@ def test_tasks_of_a_run_import_the_package_and_not_the_users_files(
     command: Path, kubeflow_project: Path
 ) -> None:
     (kubeflow_project / "recipe.yaml").write_text(NO_DATA, encoding="utf-8")
+    # It can be read; only prepare sees that it makes no splits.
+    (kubeflow_project / "data.jsonl").write_text('{"prompt": "1+1=", "completion": "2"}\n')
     done = call(kubeflow_project, command, "run", "recipe.yaml", "--rounds", "1", "--json")
     assert done.returncode == 2, done.stderr
     outcome = json.loads(done.stdout)
     assert outcome["executed"] == ["prepare", "report"]
-    assert "/nowhere/data.jsonl" in outcome["error"]
+    assert "data: split" in outcome["error"]
