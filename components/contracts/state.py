@@ -1,6 +1,6 @@
 """The state that one round hands to the next, and the plan that a round is carried out by.
 
-A state is the file `state.json` of a `start` or `decide` receipt; its URI is the one string that
+A state is the file `state.json` of a `start`, `champion` or `decide` receipt; its URI is the one string that
 passes from round to round (and that `resume_from` takes). `prepare` commits two receipts:
 `prepare`, made from model, data and seed alone, and `start`, the whole recipe and the first state.
 Each step has the parts of the recipe that it depends on in its own config, so a changed recipe
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from components.contracts.recipe import LoraStructure, Recipe, Section
 
-STATE_STEPS = ("start", "decide")
+STATE_STEPS = ("start", "champion", "decide")
 """Kinds of receipts that hold a state."""
 StopReason = Literal["target", "patience", "max_rounds", "budget", "alarm"]
 STOP_SENTENCES: dict[StopReason, str] = {
@@ -26,9 +26,11 @@ STOP_SENTENCES: dict[StopReason, str] = {
     "alarm": "two rounds in a row were rejected by alarms",
 }
 """Reason for the end of a campaign → the same in words, for cards, reports and the terminal."""
-Verdict = Literal["first", "promoted", "rejected"]
-"""first: round 0, the first champion; promoted: the candidate was proved better; rejected: the
-champion stays."""
+Verdict = Literal["promoted", "rejected"]
+"""promoted: the candidate was proved better; rejected: the champion stays."""
+Training = Literal["supervised", "improvement"]
+"""supervised: the stages `train.pretrain` and `train.first`, on labelled rows (round 0);
+improvement: `train.rounds`, on a mix with samples."""
 
 
 class Frozen(BaseModel):
@@ -40,6 +42,8 @@ class Frozen(BaseModel):
 class Plan(Frozen):
     """The settings of one round that reflection may change; all others stay as the recipe says."""
 
+    training: Training = "improvement"
+    """Stages of the recipe that the round trains by; reflection does not change it."""
     learning_rate: float
     steps: int
     weight_decay: float
@@ -107,16 +111,16 @@ class Cause(Frozen):
     """Direction in which it should move; None without a measure."""
 
 
-class RoundRecord(Frozen):
-    """One line of the campaign's history."""
+def model_name(champion_round: int | None) -> str:
+    """Return the model that a round trained in words; None is the base."""
+    return "the base model" if champion_round is None else f"round {champion_round}"
 
-    round: int
-    verdict: Verdict
-    why: str
-    level: int = 0
-    plan: Plan
+
+class ModelRecord(Frozen):
+    """Scores of one model of the campaign."""
+
     accuracy: float
-    """Validation accuracy of this round's candidate, over the goal's slice."""
+    """Validation accuracy over the goal's slice."""
     interval: tuple[float, float]
     """95 % interval of it (Wilson)."""
     overall: float
@@ -126,6 +130,16 @@ class RoundRecord(Frozen):
     """`tag=value` → validation accuracy."""
     pass_at_k: float | None = None
     perplexity: float | None = None
+
+
+class RoundRecord(ModelRecord):
+    """One line of the campaign's history: a round, and the scores of its candidate."""
+
+    round: int
+    verdict: Verdict
+    why: str
+    level: int = 0
+    plan: Plan
     p_value: float | None = None
     generated: int = 0
     accepted: int = 0
@@ -166,24 +180,32 @@ class State(Frozen):
     start: str | None = None
     """Ref of the start receipt, which holds the recipe; None in its own state."""
     round: int | None = None
-    """Last finished round; None before round 0."""
+    """Last finished round; None before round 0. 0 from the beginning where the recipe has no
+    supervised stage, which leaves round 0 nothing to do."""
     go: bool = True
     stop: StopReason | None = None
+    base: ModelRecord | None = None
+    """Scores of the base model; None before it is measured, like the next three."""
+    base_evaluation: str | None = None
+    """Ref of its evaluate receipt."""
     champion: str | None = None
-    """Ref of the train receipt whose `model/` is the best so far; None before round 0, like the
-    next three."""
-    champion_round: int | None = None
+    """Ref of the receipt whose `model/` is the best so far: of train, or of prepare while it is the
+    base."""
     champion_evaluation: str | None = None
     """Ref of its evaluate receipt."""
-    # Against the last round each step of a slow collapse would look harmless.
+    champion_round: int | None = None
+    """Round that trained the champion; None while it is the base."""
+    # Against the last round each step of a slow collapse would look harmless. Not against the base
+    # for ever: labelled rows may teach it another style, which is no collapse.
     first_evaluation: str | None = None
-    """Ref of round 0's evaluate receipt, the base of collapse measures."""
+    """Ref of the evaluate receipt that signs of collapse are measured against: that of the first
+    candidate that was promoted, of the base until then."""
     # All rounds teach: to replace samples leads to collapse (2305.17493).
     selections: tuple[str, ...] = ()
     """Refs of the select receipts so far, oldest first: accumulated samples."""
     rounds_without_gain: int = 0
     alpha_account: AlphaAccount | None = None
-    """None before round 0 is decided."""
+    """None before the first round is decided."""
     plan: Plan
     history: tuple[RoundRecord, ...] = ()
 
@@ -191,3 +213,11 @@ class State(Frozen):
     def next_round(self) -> int:
         """Number of the round that begins from this state."""
         return 0 if self.round is None else self.round + 1
+
+    @property
+    def champion_record(self) -> ModelRecord | None:
+        """Scores of the champion; None before the base is measured."""
+        for record in self.history:
+            if record.round == self.champion_round:
+                return record
+        return self.base

@@ -1,10 +1,11 @@
 """Promote or reject the candidate of a round, diagnose, plan the next round or stop. Prints `go`
-too. `what-if` instead of the options decides a finished campaign again under other settings and
-writes nothing."""
+too. `first-champion --state URI --results URI` makes the measured base model the first champion.
+`what-if` instead of the options decides a finished campaign again under other settings and writes
+nothing."""
 
 import sys
 
-from components.decide import what_if
+from components.decide import first_champion, what_if
 from components.decide.step import DecideInputs, goes_on, run
 from components.runtime.context import Context
 from components.runtime.entrypoints import carry_out, mix_of, parser, receipt_at
@@ -16,10 +17,13 @@ def main() -> None:
     if sys.argv[1:2] == ["what-if"]:
         what_if.main(sys.argv[2:])
         return
+    if sys.argv[1:2] == ["first-champion"]:
+        _first_champion(sys.argv[2:])
+        return
     arguments = parser(
         "decide",
         __doc__,
-        state="receipt of prepare or decide that the round began from",
+        state="receipt of first-champion or decide that the round began from",
         mix="receipt of select; in round 0 that of prepare",
         candidate="receipt of train",
         results="receipt of evaluate",
@@ -38,6 +42,21 @@ def main() -> None:
         lambda context: run(inputs(context), context),
         lambda decided: {"go": goes_on(decided)},
     )
+
+
+def _first_champion(options: list[str]) -> None:
+    arguments = parser(
+        "decide first-champion",
+        first_champion.__doc__,
+        state="receipt of prepare",
+        results="receipt of evaluate, of the base model",
+    ).parse_args(options)
+
+    def inputs(context: Context) -> first_champion.FirstChampionInputs:
+        evaluation = receipt_at(context, arguments.results)
+        return first_champion.FirstChampionInputs(arguments.state, evaluation)
+
+    carry_out(arguments.state, lambda context: first_champion.run(inputs(context), context))
 
 
 if __name__ == "__main__":

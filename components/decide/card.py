@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from components.contracts.recipe import Goal
-from components.contracts.state import STOP_SENTENCES, Plan, RoundRecord, State
+from components.contracts.state import STOP_SENTENCES, Plan, RoundRecord, State, model_name
 from components.decide.gate import Comparison, Scores
 from components.decide.guards import Alarm
 from components.decide.reflection.changes import CHANGEABLE_SETTINGS, setting_text
@@ -17,8 +17,8 @@ def round_card(
     goal: Goal,
     *,
     candidate: Scores,
-    champion: Scores | None,
-    comparison: Comparison | None,
+    champion: Scores,
+    comparison: Comparison,
     alarms: Sequence[Alarm] = (),
 ) -> str:
     """Return the Markdown of one round.
@@ -28,8 +28,8 @@ def round_card(
         state: State after the round; its plan is that of the next round.
         goal: The recipe's goal.
         candidate: Validation scores of the candidate.
-        champion: Validation scores of the model it was compared with; None in round 0.
-        comparison: The gate's comparison; None in round 0.
+        champion: Validation scores of the model it was compared with.
+        comparison: The gate's comparison.
         alarms: All alarms about the candidate.
     """
     parts = [
@@ -41,7 +41,7 @@ def round_card(
         _samples(record),
         _causes(record),
         _plan(record.plan, state.plan),
-        _history(state.history),
+        _history(state),
     ]
     paragraphs = ["\n".join(lines) for lines in parts if lines]
     return "\n\n".join(paragraphs) + "\n"
@@ -53,16 +53,14 @@ def _head(record: RoundRecord, state: State) -> list[str]:
 
 
 def _course(state: State) -> str:
-    best = f"Best model: round {state.champion_round}."
+    best = f"Best model: {model_name(state.champion_round)}."
     if state.stop is None:
         return f"The campaign goes on with round {state.next_round}. {best}"
     sentence = STOP_SENTENCES[state.stop]
     return f"The campaign ends ({state.stop}): {sentence}. {best}"
 
 
-def _scores(
-    record: RoundRecord, goal: Goal, candidate: Scores, champion: Scores | None
-) -> list[str]:
+def _scores(record: RoundRecord, goal: Goal, candidate: Scores, champion: Scores) -> list[str]:
     slices = {"validation, all prompts": ""}
     if goal.slice:
         slices[f"validation, {goal.slice}"] = goal.slice
@@ -84,9 +82,7 @@ def _scores(
     return lines
 
 
-def _gate(comparison: Comparison | None) -> list[str]:
-    if comparison is None:
-        return []
+def _gate(comparison: Comparison) -> list[str]:
     test = "Exact one-sided McNemar"
     if comparison.graded is not None:
         test = "Gaffke's one-sided test over families"
@@ -106,7 +102,7 @@ def _alarms(alarms: Sequence[Alarm]) -> list[str]:
     return lines
 
 
-def _slices(candidate: Scores, champion: Scores | None) -> list[str]:
+def _slices(candidate: Scores, champion: Scores) -> list[str]:
     # The empty name stands for all prompts, which are in the table of scores.
     names = [name for name in candidate.counts if name]
     if not names:
@@ -116,7 +112,7 @@ def _slices(candidate: Scores, champion: Scores | None) -> list[str]:
     for name in sorted(names, key=_natural):
         _, num_prompts = candidate.counts[name]
         champion_accuracy = ""
-        if champion is not None and name in champion.counts:
+        if name in champion.counts:
             champion_accuracy = _decimals(champion.accuracy(name))
         candidate_share = _share(candidate, name)
         lines.append(_row(_text(name), str(num_prompts), candidate_share, champion_accuracy))
@@ -175,10 +171,13 @@ def _plan(used: Plan, following: Plan) -> list[str]:
     return lines
 
 
-def _history(history: Iterable[RoundRecord]) -> list[str]:
+def _history(state: State) -> list[str]:
     head = _table_head("round", "verdict", "goal", "all", "accepted", "level")
     lines = ["## So far", "", *head]
-    for record in history:
+    if state.base is not None:
+        accuracies = (_decimals(state.base.accuracy), _decimals(state.base.overall))
+        lines.append(_row("base", "first champion", *accuracies, "", ""))
+    for record in state.history:
         line = _row(
             str(record.round),
             record.verdict,
@@ -200,9 +199,9 @@ def _row(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _share(scores: Scores | None, name: str) -> str:
+def _share(scores: Scores, name: str) -> str:
     """Return an accuracy with its interval; empty if it was not measured."""
-    if scores is None or name not in scores.counts:
+    if name not in scores.counts:
         return ""
     accuracy = _decimals(scores.accuracy(name))
     low, high = map(_decimals, scores.interval(name))

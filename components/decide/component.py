@@ -1,4 +1,4 @@
-"""KFP shells of the decide step and of a skipped round."""
+"""KFP shells of the decide step, of the first champion and of a skipped round."""
 
 from typing import NamedTuple
 
@@ -27,6 +27,24 @@ def decide(
 
     uri, receipt = run_step(state, step, scores)
     return (goes_on(receipt), uri)
+
+
+@dsl.component(base_image="ratchet/cpu:dev", install_kfp_package=False)
+def first_champion(state: str, results: Input[Metrics], scores: Output[Metrics]) -> NamedTuple(
+    "Begun", [("state", str)]
+):
+    """Make the measured base model the first champion, which every candidate has to beat."""
+    from components.decide.first_champion import FirstChampionInputs, run
+    from components.runtime.entrypoints import read_pointer, run_step
+
+    uri, _ = run_step(
+        state,
+        lambda context: run(
+            FirstChampionInputs(state, read_pointer(context, results.path)), context
+        ),
+        scores,
+    )
+    return (uri,)
 
 
 @dsl.component(base_image="ratchet/cpu:dev", install_kfp_package=False)

@@ -43,12 +43,12 @@ class Summaries:
 
 @dataclass(frozen=True)
 class EarlierEvaluations:
-    """Receipts of evaluate that a candidate is compared with once there is a champion."""
+    """Receipts of evaluate that a candidate is compared with."""
 
     champion: Receipt
     """The champion's own, when it was the candidate."""
     first: Receipt
-    """That of round 0, the base of collapse measures."""
+    """That of the model that signs of collapse are measured against."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,7 @@ class FinishedRound:
     train: Receipt
     evaluate: Receipt
     summaries: Summaries
-    earlier: EarlierEvaluations | None
-    """None before there is a champion."""
+    earlier: EarlierEvaluations
 
 
 @dataclass(frozen=True)
@@ -73,9 +72,8 @@ class Outcome:
     verdict: Verdict
     ruling: Ruling
     candidate: Measured
-    champion: Measured | None
-    """None before there is one, like the comparison."""
-    comparison: Comparison | None
+    champion: Measured
+    comparison: Comparison
     alarms: tuple[Alarm, ...]
     measures: dict[str, float]
     alpha_account: AlphaAccount
@@ -84,7 +82,4 @@ class Outcome:
     @property
     def best(self) -> Measured:
         """The champion after this round."""
-        # Whatever the first candidate is worth, there is no other model to go on with.
-        if self.champion is None or self.verdict == "promoted":
-            return self.candidate
-        return self.champion
+        return self.candidate if self.verdict == "promoted" else self.champion

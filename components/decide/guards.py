@@ -41,8 +41,8 @@ def alarms_of(
     Args:
         evaluation: Summary of evaluate, which measures collapse against earlier models.
         selection: Summary of select.
-        perplexity_ratio: The candidate's perplexity on human text over that of the best model;
-            None if it was not measured.
+        perplexity_ratio: The candidate's perplexity on human text over that of the best of the base
+            and all champions; None if it was not measured.
         retention: (champion, candidate) of each row of the retention split.
         section: The bounds.
     """

@@ -112,11 +112,11 @@ def alarms_against(
     Args:
         candidate: Its results.
         champion: The results of the model it would replace.
-        first: The results of round 0's model.
+        first: The results of the model that signs of collapse are measured against.
         evaluation: Summary of the candidate's evaluation.
         selection: Summary of the mix that it was trained on.
         section: The recipe's bounds.
-        earlier_champions: The human texts of champions before this one.
+        earlier_champions: The human texts of the champions so far, the base among them.
 
     Raises:
         Corrupt: Candidate and champion were measured on different retention texts.
@@ -139,7 +139,7 @@ def alarms_against(
 
 
 def perplexity_ratio(first: Measured, candidate: Measured) -> float | None:
-    """Return the candidate's perplexity over that of round 0's model, of the same texts.
+    """Return the candidate's perplexity over that of an earlier model, of the same texts.
 
     None if either was not measured, or none of their texts is the same.
     """

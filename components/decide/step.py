@@ -9,7 +9,7 @@ from pathlib import Path
 from components.canonical import canonical_json
 from components.contracts import artifacts
 from components.contracts.rows import read_rows
-from components.contracts.state import Cause, Plan, RoundRecord, State, Verdict
+from components.contracts.state import Cause, Plan, RoundRecord, State
 from components.contracts.summaries import DecideSummary, LogEntry
 from components.decide import alpha_account
 from components.decide.card import round_card
@@ -19,13 +19,13 @@ from components.decide.finished_round import (
     Outcome,
     Summaries,
 )
-from components.decide.gate import Comparison, Ruling, compare, decide, promotions_in_a_row
+from components.decide.gate import compare, decide, promotions_in_a_row
 from components.decide.guards import Alarm, self_agreement
 from components.decide.measured import Measured, Texts, alarms_against, champion_of, texts_of
 from components.decide.reflection.reflect import reflect
 from components.decide.reflection.round_measures import round_measures
 from components.decide.stopping import minutes_spent, stop_reason
-from components.errors import Corrupt
+from components.errors import Corrupt, UserError
 from components.runtime.campaign import Campaign, load_campaign
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, commit_once, fetch, read_receipt, read_summary
@@ -54,22 +54,21 @@ def run(inputs: DecideInputs, context: Context) -> Receipt:
     Raises:
         Corrupt: The receipts are of different rounds, or champion and candidate were measured on
             different prompts.
-        UserError: The goal's slice has no validation prompts.
+        UserError: The base model is not measured, or the goal's slice has no validation prompts.
     """
     campaign = load_campaign(context, inputs.state)
     summaries = Summaries.of(inputs.mix, inputs.train, inputs.evaluate)
     _check_rounds(campaign, inputs, summaries)
-    earlier = _earlier_evaluations(context, campaign.state)
+    earlier = _earlier_evaluations(context, campaign)
     receipts = {
         "state": campaign.state_receipt,
         "prepare": campaign.prepared,
         "select": inputs.mix,
         "train": inputs.train,
         "evaluate": inputs.evaluate,
+        "champion_evaluation": earlier.champion,
+        "first_evaluation": earlier.first,
     }
-    if earlier is not None:
-        receipts["champion_evaluation"] = earlier.champion
-        receipts["first_evaluation"] = earlier.first
     finished = FinishedRound(
         context=context,
         campaign=campaign,
@@ -109,9 +108,13 @@ def _check_rounds(campaign: Campaign, inputs: DecideInputs, summaries: Summaries
         raise Corrupt(f"{inputs.evaluate.ref} measured another model than {inputs.train.ref}")
 
 
-def _earlier_evaluations(context: Context, state: State) -> EarlierEvaluations | None:
+def _earlier_evaluations(context: Context, campaign: Campaign) -> EarlierEvaluations:
+    state = campaign.state
     if state.champion_evaluation is None or state.first_evaluation is None:
-        return None
+        raise UserError(
+            f"{campaign.state_receipt.ref}: the base model is not measured, so there is no champion "
+            "to compare with; run evaluate on it, then first-champion"
+        )
     return EarlierEvaluations(
         champion=read_receipt(context, state.champion_evaluation),
         first=read_receipt(context, state.first_evaluation),
@@ -133,7 +136,7 @@ def _decide(finished: FinishedRound, folder: Path) -> DecideSummary:
         state,
         goal,
         candidate=outcome.candidate.scores,
-        champion=outcome.champion.scores if outcome.champion else None,
+        champion=outcome.champion.scores,
         comparison=outcome.comparison,
         alarms=outcome.alarms,
     )
@@ -151,39 +154,32 @@ def _outcome(finished: FinishedRound, log: Sequence[LogEntry]) -> Outcome:
     section = campaign.recipe.decide
     history = campaign.state.history
     candidate = Measured.of(context, finished.evaluate)
-    champion = None
-    comparison = None
     account = alpha_account.opened(campaign.state.alpha_account, section)
-    alarms: tuple[Alarm, ...] = ()
-    if finished.earlier is not None:
-        # The champion, not the last candidate: what was rejected is no model to be better than.
-        champion = champion_of(context, finished.evaluate, finished.earlier.champion)
-        level = alpha_account.level_of_round(
-            account, campaign.next_round, section.max_rounds, promotions_in_a_row(history)
-        )
-        comparison = compare(champion.results, candidate.results, section, level)
-        # Collapse is measured against round 0 and all champions: against the last one it could
-        # creep, a little every round.
-        first = Measured.of(context, finished.earlier.first)
-        alarms = alarms_against(
-            candidate,
-            champion,
-            first,
-            summaries.evaluate,
-            summaries.mix,
-            section,
-            _texts_of_champions(context, history),
-        )
+    # The champion, not the last candidate: what was rejected is no model to be better than.
+    champion = champion_of(context, finished.evaluate, finished.earlier.champion)
+    level = alpha_account.level_of_round(
+        account, campaign.next_round, section.max_rounds, promotions_in_a_row(history)
+    )
+    comparison = compare(champion.results, candidate.results, section, level)
+    # Against the champion alone collapse could creep, a little every round.
+    alarms = alarms_against(
+        candidate,
+        champion,
+        Measured.of(context, finished.earlier.first),
+        summaries.evaluate,
+        summaries.mix,
+        section,
+        _texts_of_champions(context, campaign.state),
+    )
     measures = round_measures(
         context, campaign, finished.mix, summaries.train, log, candidate, champion
     )
     # A warning about the model that sampled, which is the champion and not this candidate.
     alarms += self_agreement(history, measures, campaign.state.plan.level)
-    verdict, ruling = _ruling(comparison, candidate, alarms)
-    if comparison is not None:
-        account = alpha_account.charged(account, comparison, promoted=ruling.promote)
+    ruling = decide(comparison, alarms)
+    account = alpha_account.charged(account, comparison, promoted=ruling.promote)
     return Outcome(
-        verdict=verdict,
+        verdict="promoted" if ruling.promote else "rejected",
         ruling=ruling,
         candidate=candidate,
         champion=champion,
@@ -194,24 +190,14 @@ def _outcome(finished: FinishedRound, log: Sequence[LogEntry]) -> Outcome:
     )
 
 
-def _texts_of_champions(context: Context, history: Sequence[RoundRecord]) -> list[Texts]:
-    """Return the human texts as each champion of the campaign so far was measured on them."""
+def _texts_of_champions(context: Context, state: State) -> list[Texts]:
+    """Return the human texts as each champion so far, the base too, was measured on them."""
     evaluations = [
-        record.receipts["evaluate"] for record in history if record.verdict != "rejected"
+        record.receipts["evaluate"] for record in state.history if record.verdict == "promoted"
     ]
-    return [texts_of(context, read_receipt(context, ref)) for ref in evaluations]
-
-
-def _ruling(
-    comparison: Comparison | None, candidate: Measured, alarms: tuple[Alarm, ...]
-) -> tuple[Verdict, Ruling]:
-    # The first model is promoted whatever its alarms: without it there is no campaign.
-    if comparison is None:
-        right, total = candidate.scores.counts[""]
-        reason = f"the first champion: {right} of {total} validation prompts right"
-        return "first", Ruling(True, reason)
-    ruling = decide(comparison, alarms)
-    return ("promoted" if ruling.promote else "rejected"), ruling
+    assert state.base_evaluation is not None, "a champion was evaluated"
+    refs = [state.base_evaluation, *evaluations]
+    return [texts_of(context, read_receipt(context, ref)) for ref in refs]
 
 
 def _record(finished: FinishedRound, outcome: Outcome, causes: tuple[Cause, ...]) -> RoundRecord:
@@ -241,7 +227,7 @@ def _record(finished: FinishedRound, outcome: Outcome, causes: tuple[Cause, ...]
         slices=scores.slices,
         pass_at_k=headline.pass_at_k,
         perplexity=headline.perplexity,
-        p_value=outcome.comparison.p_value if outcome.comparison else None,
+        p_value=outcome.comparison.p_value,
         generated=mix.generated,
         accepted=mix.accepted,
         dropped=mix.dropped,
@@ -281,13 +267,14 @@ def _next_state(
     # good enough. Rows of a mix that teaches errors do not; a mix without samples has none.
     if mix.generated and not mix.teaches_errors:
         changes["selections"] = (*previous_state.selections, finished.mix.ref)
-    if record.verdict != "rejected":
+    if record.verdict == "promoted":
         changes["champion"] = finished.train.ref
         changes["champion_round"] = record.round
         changes["champion_evaluation"] = finished.evaluate.ref
         changes["rounds_without_gain"] = 0
-    if record.verdict == "first":
-        changes["first_evaluation"] = finished.evaluate.ref
+        # The first that was proved better than the base has the style that training teaches.
+        if previous_state.champion_round is None:
+            changes["first_evaluation"] = finished.evaluate.ref
     state = previous_state.model_copy(update=changes)
     section = campaign.recipe.decide
     # Only a champion reaches the goal: a rejected candidate may have been lucky.
@@ -299,7 +286,8 @@ def _next_state(
 
 
 def _summary(record: RoundRecord, state: State, alarms: Sequence[Alarm]) -> DecideSummary:
-    assert state.champion is not None, "the first candidate becomes champion"
+    assert state.champion is not None, "the base is the first champion"
+    assert record.p_value is not None, "every round compares"
     return DecideSummary(
         round=record.round,
         verdict=record.verdict,

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from components.contracts.recipe import DecideSection
-from components.contracts.state import AlphaAccount, RoundRecord, StopReason, Verdict
+from components.contracts.state import AlphaAccount, RoundRecord, StopReason, Verdict, model_name
 from components.contracts.summaries import EvaluateSummary, SelectSummary
 from components.decide import alpha_account
 from components.decide.gate import Ruling, compare, decide, promotions_in_a_row
@@ -69,9 +69,9 @@ class Answer:
     """Settings that differ from the recipe's."""
     rounds: tuple[ReplayedRound, ...]
     champion_round: int | None
-    """Champion of the campaign."""
-    would_be_champion_round: int
-    """Champion under the other settings."""
+    """Round of the campaign's champion; None if it is the base."""
+    would_be_champion_round: int | None
+    """The same under the other settings."""
     diverges_after: int | None
     """The first round with another verdict, or None. Later rounds began from another model than
     they would have."""
@@ -129,36 +129,34 @@ class _Replay:
         self._campaign = campaign
         self._section = section
         self._history = campaign.state.history
-        self._first = Measured.of(context, self._evaluation_of_round(self._history[0].round))
+        assert campaign.state.base_evaluation is not None, "a round was decided"
+        self._base_evaluation = read_receipt(context, campaign.state.base_evaluation)
+        self._first = Measured.of(context, self._base_evaluation)
         self._champion = self._first
         self._champion_texts = [self._first.texts]
         self._replayed: tuple[RoundRecord, ...] = ()
         self._alpha_account = _account_at_the_start(campaign, section)
         self._rounds_without_gain = 0
-        self.champion_round = 0
-        """Champion so far."""
+        self.champion_round: int | None = None
+        """Round of the champion so far; None for the base."""
         self.diverges_after: int | None = None
         """The first round with another verdict."""
         self.rounds: list[ReplayedRound] = []
 
     def decide_again(self, record: RoundRecord) -> StopReason | None:
         """Decide the next round; return the reason for which the campaign would end after it."""
-        verdict: Verdict = "first"
-        reason = record.why
-        blocked = False
-        candidate = self._first
-        # The first champion is compared with nothing, under any settings.
-        if record.verdict != "first":
-            candidate = Measured.of(self._context, self._evaluation_of_round(record.round))
-            ruling, blocked = self._ruling(record, candidate)
-            verdict = "promoted" if ruling.promote else "rejected"
-            reason = ruling.reason
-            self._rounds_without_gain += 1
-            if ruling.promote:
-                self._rounds_without_gain = 0
-                self._champion = candidate
-                self._champion_texts.append(candidate.texts)
-                self.champion_round = record.round
+        candidate = Measured.of(self._context, self._evaluation_of_round(record.round))
+        ruling, blocked = self._ruling(record, candidate)
+        verdict: Verdict = "promoted" if ruling.promote else "rejected"
+        self._rounds_without_gain += 1
+        if ruling.promote:
+            # As in decide: collapse is measured against the first that was proved better.
+            if self.champion_round is None:
+                self._first = candidate
+            self._rounds_without_gain = 0
+            self._champion = candidate
+            self._champion_texts.append(candidate.texts)
+            self.champion_round = record.round
         if verdict != record.verdict and self.diverges_after is None:
             self.diverges_after = record.round
         # The stopping rule reads the history: it must see the verdicts of this replay.
@@ -167,11 +165,13 @@ class _Replay:
         stop = self._stop()
         accuracy = candidate.scores.accuracy(self._section.goal.slice)
         self.rounds.append(
-            ReplayedRound(record.round, record.verdict, verdict, reason, accuracy, stop)
+            ReplayedRound(record.round, record.verdict, verdict, ruling.reason, accuracy, stop)
         )
         return stop
 
-    def _evaluation_of_round(self, number: int) -> Receipt:
+    def _evaluation_of_round(self, number: int | None) -> Receipt:
+        if number is None:
+            return self._base_evaluation
         records = {record.round: record for record in self._history}
         return read_receipt(self._context, records[number].receipts["evaluate"])
 
@@ -257,8 +257,8 @@ def in_words(answer: Answer) -> str:
         if replayed.stop is not None:
             lines.append(f"  the campaign ends here: {replayed.stop}")
     lines.append(
-        f"champion: round {answer.champion_round} as it was, "
-        f"round {answer.would_be_champion_round} with this"
+        f"champion: {model_name(answer.champion_round)} as it was, "
+        f"{model_name(answer.would_be_champion_round)} with this"
     )
     later_rounds = [
         replayed.round

@@ -1,9 +1,10 @@
-"""Signs of collapse: losses of a model against round 0 and all champions, in its answers and on
-human text.
+"""Signs of collapse: losses of a model against earlier ones, in its answers and on human text.
 
-They show before accuracy falls (2305.17493, 2404.01413). Each measure has a bound that blocks a
-round and, half as far, one that warns. The bounds are data of the receipt; `decide`
-rules on them.
+They show before accuracy falls (2305.17493, 2404.01413). The earlier models are the champions since
+the first candidate that was promoted, or the base until there is one. Each measure has a bound that
+blocks a round and, half as far, one that warns. Answers that come nearer to those of labelled rows,
+in length or variety, are no collapse: the bounds lie beyond both. They are data of the receipt;
+`decide` rules on them.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ from components.verifiers import MAX_ANSWER_CHARACTERS
 Sign = RatioSign | PassAtKSign
 Limit = float | None
 LEAST_DISTINCT_2 = 0.85
-"""Least ratio of distinct-2 to round 0; below, it blocks."""
+"""Least ratio of distinct-2; below, it blocks."""
 MOST_PERPLEXITY = 1.10
-"""Highest ratio of the perplexity to round 0; above, it blocks."""
+"""Highest ratio of the perplexity; above, it blocks."""
 LENGTH_CHANGE = 0.30
 """Largest relative change of the answer length, either way."""
 PASS_K = 16
@@ -99,15 +100,18 @@ def chosen_answers(results: Results, max_rows: int) -> list[str]:
     return [row.text[:MAX_ANSWER_CHARACTERS] for row in rows]
 
 
-def collapse_signs(first: Measured, current: Measured, max_rows: int) -> Collapse:
-    """Return each sign with its value now and in round 0, how they differ, and the bounds.
+def collapse_signs(
+    first: Measured, current: Measured, max_rows: int, labelled: Sequence[str] = ()
+) -> Collapse:
+    """Return each sign with its value now and at first, how they differ, and the bounds.
 
     A sign that cannot be measured (too little text, no human text, no samples) is None.
 
     Args:
-        first: Rows of round 0's model.
+        first: Rows of the earlier model.
         current: Rows of the candidate.
         max_rows: Number of prompts for distinct-2.
+        labelled: Answers of labelled rows.
     """
     # Signs block candidates: they see no test row, or the test split would decide.
     first_results = [row for row in first.results if row.split == "validation"]
@@ -115,26 +119,33 @@ def collapse_signs(first: Measured, current: Measured, max_rows: int) -> Collaps
     first_answers = chosen_answers(first_results, max_rows)
     current_answers = chosen_answers(current_results, max_rows)
     return Collapse(
-        distinct_2=_distinct(first_answers, current_answers),
+        distinct_2=_distinct(first_answers, current_answers, labelled),
         perplexity=_perplexity(first.texts, current.texts),
         pass_at_k=_pass_at_k(first_results, current_results),
-        length=_length(first_results, current_results),
+        length=_length(first_results, current_results, labelled),
     )
 
 
-def worst_signs(earlier: Mapping[int, Measured], current: Measured, max_rows: int) -> Collapse:
+def worst_signs(
+    earlier: Mapping[int, Measured],
+    current: Measured,
+    max_rows: int,
+    labelled: Sequence[str] = (),
+) -> Collapse:
     """Return each sign against the model that was best by it: losses must not add up.
 
-    The length is compared with round 0 alone: it has no best.
+    The length is compared with the first of them alone: it has no best.
 
     Args:
-        earlier: Round → rows of its model, for round 0 and the champions since, all measured under
-            the same conditions. The first of them is that of round 0.
+        earlier: Round → rows of its model (-1: the base), for the first that was promoted and the
+            champions since, all measured under the same conditions and in their order.
         current: Rows of the candidate.
         max_rows: Number of prompts for distinct-2.
+        labelled: Answers of labelled rows.
     """
     collapses = {
-        number: collapse_signs(model, current, max_rows) for number, model in earlier.items()
+        number: collapse_signs(model, current, max_rows, labelled)
+        for number, model in earlier.items()
     }
     distinct: list[RatioSign] = []
     perplexities: list[RatioSign] = []
@@ -147,15 +158,29 @@ def worst_signs(earlier: Mapping[int, Measured], current: Measured, max_rows: in
             perplexities.append(collapse.perplexity.model_copy(update=against))
         if collapse.pass_at_k is not None:
             passes.append(collapse.pass_at_k.model_copy(update=against))
-    first = next(iter(collapses.values()))
+    first_round, first = next(iter(collapses.items()))
+    length = first.length
+    if length is not None:
+        length = length.model_copy(update={"against": first_round})
     # `min` and `max` take the earliest of equal ones.
     return Collapse(
-        distinct_2=min(distinct, key=lambda sign: sign.ratio, default=None),
+        distinct_2=min(distinct, key=_above_bound, default=None),
         perplexity=max(perplexities, key=lambda sign: sign.ratio, default=None),
         # By its value and not by the size of the fall: of many comparisons one is large by chance.
         pass_at_k=max(passes, key=lambda sign: sign.first, default=None),
-        length=first.length,
+        length=length,
     )
+
+
+def model_of(round_number: int) -> str:
+    """Return the model that a round trained in words; -1 is the base."""
+    return "the base model" if round_number < 0 else f"round {round_number}"
+
+
+def _above_bound(sign: RatioSign) -> float:
+    # The bounds differ: people's answers may be less varied than those of one model.
+    assert sign.block.below is not None, "distinct-2 has a lower bound"
+    return sign.ratio / sign.block.below
 
 
 def alarms(collapse: Collapse) -> tuple[list[CollapseAlarm], list[CollapseAlarm]]:
@@ -196,36 +221,49 @@ def _alarm(name: CollapseSign, sign: Sign, limit: float) -> CollapseAlarm:
     if isinstance(sign, PassAtKSign):
         interval = f"{sign.low:+.3f} to {sign.high:+.3f}"
         reason = (
-            f"pass@{sign.k} fell from {first} in round {sign.against} to {current} on {sign.n} prompts "
+            f"pass@{sign.k} fell from {first} in {model_of(sign.against)} to {current} on {sign.n} "
+            f"prompts "
             f"(95 % interval of the change {interval})"
         )
         return CollapseAlarm(measure=name, value=sign.difference, limit=limit, why=reason)
     reason = (
-        f"{SUBJECTS[name]} is {current}, in round {sign.against} {first}: "
+        f"{SUBJECTS[name]} is {current}, in {model_of(sign.against)} {first}: "
         f"{sign.ratio:.3f} times, the limit is {limit:.3f}"
     )
     return CollapseAlarm(measure=name, value=sign.ratio, limit=limit, why=reason)
 
 
-def _distinct(first: Sequence[str], current: Sequence[str]) -> RatioSign | None:
+def _distinct(
+    first: Sequence[str], current: Sequence[str], labelled: Sequence[str]
+) -> RatioSign | None:
     """Compare distinct-2 at an equal number of word pairs."""
     first_pairs = ngrams(first, 2)
     current_pairs = ngrams(current, 2)
+    labelled_pairs = ngrams((text[:MAX_ANSWER_CHARACTERS] for text in labelled), 2)
     # Longer answers repeat more pairs without being less varied.
     size = min(first_pairs.total(), current_pairs.total())
     if size < MIN_NGRAMS:
         return None
+    has_labelled = labelled_pairs.total() >= MIN_NGRAMS
+    if has_labelled:
+        size = min(size, labelled_pairs.total())
     first_share = distinct_share(first_pairs, size)
     current_share = distinct_share(current_pairs, size)
     assert first_share is not None
     assert current_share is not None
+    # An untrained model babbles, and never says the same twice: people's answers may be less varied.
+    labelled_ratio = 1.0
+    if has_labelled:
+        labelled_share = distinct_share(labelled_pairs, size)
+        assert labelled_share is not None
+        labelled_ratio = min(1.0, labelled_share / first_share)
     return RatioSign(
         value=current_share,
         first=first_share,
         ratio=current_share / first_share,
         n=size,
-        block=Bounds(below=LEAST_DISTINCT_2),
-        warn=Bounds(below=(1 + LEAST_DISTINCT_2) / 2),
+        block=Bounds(below=LEAST_DISTINCT_2 * labelled_ratio),
+        warn=Bounds(below=(1 + LEAST_DISTINCT_2) / 2 * labelled_ratio),
     )
 
 
@@ -291,8 +329,8 @@ def _pass_score(row: Result, k: int) -> float:
     return pass_at_k(row.num_samples, row.num_correct, k)
 
 
-def _length(first: Results, current: Results) -> RatioSign | None:
-    """Compare the mean answer length on the prompts that round 0 answered right.
+def _length(first: Results, current: Results, labelled: Sequence[str]) -> RatioSign | None:
+    """Compare the mean answer length on the prompts that the earlier model answered right.
 
     With fewer than MIN_PROMPTS such prompts all prompts count.
     """
@@ -306,15 +344,22 @@ def _length(first: Results, current: Results) -> RatioSign | None:
     if not first_total:
         return None
     current_total = sum(current_lengths[row.prompt_id] for row in rows)
+    # In characters: labelled rows have no tokens here. An untrained model says nothing, or babbles
+    # to the end; training teaches it the length of people's answers.
+    labelled_ratio = 1.0
+    first_characters = sum(len(row.text) for row in rows) / len(rows)
+    if labelled and first_characters:
+        labelled_ratio = stats.fmean(len(text) for text in labelled) / first_characters
     return RatioSign(
         value=current_total / len(rows),
         first=first_total / len(rows),
         ratio=current_total / first_total,
         n=len(rows),
-        block=_around_one(LENGTH_CHANGE),
-        warn=_around_one(LENGTH_CHANGE / 2),
+        block=_around(labelled_ratio, LENGTH_CHANGE),
+        warn=_around(labelled_ratio, LENGTH_CHANGE / 2),
     )
 
 
-def _around_one(change: float) -> Bounds:
-    return Bounds(below=1 - change, above=1 + change)
+def _around(ratio: float, change: float) -> Bounds:
+    """Return bounds that are beyond 1 and beyond the ratio by the relative change."""
+    return Bounds(below=min(1.0, ratio) * (1 - change), above=max(1.0, ratio) * (1 + change))

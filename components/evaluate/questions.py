@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -38,6 +39,8 @@ class Questions:
     """Classes to choose from; empty without text-and-label rows."""
     skipped: dict[str, str] = field(default_factory=dict)
     """Measurement that cannot be made → reason."""
+    labelled: list[str] = field(default_factory=list)
+    """Answers that labelled rows teach, as many as the recipe compares for diversity."""
 
     @property
     def sampled_prompts(self) -> list[Prompt]:
@@ -58,7 +61,15 @@ def read_questions(context: Context, campaign: Campaign) -> Questions:
         splits += [split] * len(split_prompts)
     texts, text_split = _texts(context, campaign)
     labels, skipped = _labels(context, campaign, prompts)
-    return Questions(prompts, splits, texts, text_split, labels, skipped)
+    labelled = _labelled(context, campaign)
+    return Questions(prompts, splits, texts, text_split, labels, skipped, labelled)
+
+
+def _labelled(context: Context, campaign: Campaign) -> list[str]:
+    path = fetch(context, campaign.prepared, split_file("train"))
+    # Raw text has no prompt, and is no answer.
+    answers = (row.completion for row in read_rows(path, TrainingRow) if row.prompt)
+    return list(itertools.islice(answers, campaign.recipe.evaluate.diversity_rows))
 
 
 def _texts(context: Context, campaign: Campaign) -> tuple[list[TrainingRow], TextSplit]:

@@ -19,7 +19,8 @@ from components.evaluate.harness import digest_of_folder, folder_of
 from components.evaluate.measure import Account, conditions, measure, measurement_key
 from components.evaluate.questions import Questions, read_questions
 from components.evaluate.scores import intervals, model_scores, scores_of, text_scores
-from components.runtime.campaign import Campaign, load_campaign
+from components.runtime.attempts import Task
+from components.runtime.campaign import BEFORE_ROUNDS, Campaign, load_campaign
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, commit_once, fetch, read_receipt, read_summary
 
@@ -33,7 +34,7 @@ class EvaluateInputs:
     state: str
     """URI of the state the round began from."""
     candidate: Receipt
-    """Receipt of the train step."""
+    """Receipt with the `model/`: of train, or of prepare for the base model."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,10 @@ class EarlierModels:
     """Receipts of the models that a candidate is compared with once there is a champion."""
 
     champion: Receipt
-    """Receipt of its training."""
+    """Receipt with its `model/`."""
     champion_evaluation: Receipt
-    first: Receipt | None
-    """Receipt of the training of round 0's model; None if the history does not reach back to it."""
+    first: Receipt
+    """The same of the model that signs of collapse are measured against."""
     first_evaluation: Receipt
 
 
@@ -59,12 +60,14 @@ class Evaluation:
     """None before there is a champion."""
     settings: dict[str, JsonValue]
     """The part of the recipe that results depend on."""
+    round_number: int
+    """Round of the candidate; -1 for the base."""
 
 
 def run(inputs: EvaluateInputs, context: Context) -> Receipt:
     """Write `results.jsonl` (one row per validation and test prompt), `retention.jsonl` (one per
-    human text) and, with pass@k, `samples.jsonl`; from round 1 on the same of the champion below
-    `champion/`.
+    human text) and, with pass@k, `samples.jsonl`; once there is a champion the same of it below
+    `champion/`. The base model is measured before that, and becomes the first champion.
 
     Champion and candidate are measured by one process: same prompts, engine, batch size and seeds.
     The champion's own receipt is used in its place if it is provably of the same work: equal
@@ -85,19 +88,26 @@ def run(inputs: EvaluateInputs, context: Context) -> Receipt:
         # The recipe names a folder; results depend on what is in it.
         harness=digest_of_folder(folder_of(harness, context)) if harness else None,
     )
-    earlier = _earlier_models(context, campaign)
+    is_base = inputs.candidate.digest == campaign.prepared.digest
+    # The base is measured alone, and by the same key in every run of a campaign: a run that goes on
+    # finds it done.
+    earlier = None if is_base else _earlier_models(context, campaign)
+    round_number = BEFORE_ROUNDS if is_base else campaign.next_round
+    task = campaign.task("evaluate")
+    if is_base:
+        task = Task(run_id=campaign.state.run_id, name="evaluate-base", round=BEFORE_ROUNDS)
     receipts = {"prepare": campaign.prepared, "candidate": inputs.candidate}
     if earlier is not None:
         receipts["champion"] = earlier.champion
         receipts["champion_evaluation"] = earlier.champion_evaluation
         receipts["first_evaluation"] = earlier.first_evaluation
-    evaluation = Evaluation(context, campaign, inputs.candidate, earlier, settings)
+    evaluation = Evaluation(context, campaign, inputs.candidate, earlier, settings, round_number)
     return commit_once(
         context,
-        campaign.task("evaluate"),
+        task,
         "evaluate",
         # Not among the settings of a measurement: equal weights are measured once, in any round.
-        config={**settings, "round": campaign.next_round},
+        config={**settings, "round": round_number},
         inputs=receipts,
         seed=recipe.seed,
         work=lambda folder: _evaluate(evaluation, folder),
@@ -110,17 +120,12 @@ def _earlier_models(context: Context, campaign: Campaign) -> EarlierModels | Non
         return None
     assert state.champion_evaluation is not None, "a champion was evaluated"
     assert state.first_evaluation is not None, "a champion was evaluated"
-    # A campaign that was resumed from another's state may have a history without its round 0.
-    first_trainings = [
-        record.receipts["train"]
-        for record in state.history
-        if record.verdict == "first" and "train" in record.receipts
-    ]
-    first = read_receipt(context, first_trainings[0]) if first_trainings else None
+    trainings = {record.receipts["evaluate"]: record.receipts["train"] for record in state.history}
+    first = trainings.get(state.first_evaluation, state.prepared)
     return EarlierModels(
         champion=read_receipt(context, state.champion),
         champion_evaluation=read_receipt(context, state.champion_evaluation),
-        first=first,
+        first=read_receipt(context, first),
         first_evaluation=read_receipt(context, state.first_evaluation),
     )
 
@@ -135,7 +140,7 @@ def _evaluate(evaluation: Evaluation, folder: Path) -> EvaluateSummary:
     candidate, account = measure(context, campaign, evaluation.candidate, questions, harness=True)
     _write(folder, candidate)
     measurement = Measurement(candidate=measurement_key(evaluation.candidate, under))
-    summary = _summary(campaign, candidate, account, measurement)
+    summary = _summary(evaluation, candidate, account, measurement)
     if earlier is None:
         return summary
     champion, reused = _measured_earlier(
@@ -144,17 +149,21 @@ def _evaluate(evaluation: Evaluation, folder: Path) -> EvaluateSummary:
     # Beside the candidate's, so that decide compares rows of one measurement.
     (folder / CHAMPION).mkdir()
     _write(folder / CHAMPION, champion)
-    # Collapse is measured against round 0, which may be the champion still, and all champions.
+    # Collapse is measured against a model that may be the champion still, and all champions.
     first = champion
     if earlier.first_evaluation.ref != earlier.champion_evaluation.ref:
         first, _ = _measured_earlier(
             evaluation, questions, under, earlier.first, earlier.first_evaluation
         )
-    earlier_models = {0: first, **_other_champions(evaluation, under)}
-    if first is not champion:
-        state = campaign.state
-        earlier_models[state.champion_round or state.round or 0] = champion
-    collapse = worst_signs(earlier_models, candidate, campaign.recipe.evaluate.diversity_rows)
+    state = campaign.state
+    rounds = {record.receipts["evaluate"]: record.round for record in state.history}
+    first_round = rounds.get(earlier.first_evaluation.ref, BEFORE_ROUNDS)
+    earlier_models = {first_round: first, **_other_champions(evaluation, under)}
+    if first is not champion and state.champion_round is not None:
+        earlier_models[state.champion_round] = champion
+    collapse = worst_signs(
+        earlier_models, candidate, campaign.recipe.evaluate.diversity_rows, questions.labelled
+    )
     blocks, warnings = alarms(collapse)
     for alarm in blocks:
         context.progress.note(f"collapse block: {alarm.why}")
@@ -177,7 +186,7 @@ def _evaluate(evaluation: Evaluation, folder: Path) -> EvaluateSummary:
 
 
 def _other_champions(evaluation: Evaluation, under: dict[str, JsonValue]) -> dict[int, Measured]:
-    """Return round → rows of the champions between round 0 and the present one.
+    """Return round → rows of the champions up to the present one.
 
     Those that were measured under other conditions are left out: what the campaign measured of
     them cannot be compared, and to measure all of them anew would cost more each round.
@@ -199,7 +208,7 @@ def _measured_earlier(
     evaluation: Evaluation,
     questions: Questions,
     under: dict[str, JsonValue],
-    train: Receipt | None,
+    train: Receipt,
     receipt: Receipt,
 ) -> tuple[Measured, bool]:
     """Return (rows of an earlier model, True if its own receipt gave them).
@@ -208,13 +217,13 @@ def _measured_earlier(
         evaluation: The evaluation that needs them.
         questions: Prompts, texts and classes.
         under: Conditions of this evaluation.
-        train: Receipt of the model; None if it is not known, so that it cannot be measured anew.
+        train: Receipt with its `model/`.
         receipt: The model's own evaluation, when it was the candidate.
     """
     context = evaluation.context
     measurement = read_summary(receipt, EvaluateSummary).measurement
     # Equal keys are the same work, which is not done twice.
-    if train is None or measurement.candidate == measurement_key(train, under):
+    if measurement.candidate == measurement_key(train, under):
         return _stored(context, receipt), True
     context.progress.note(
         f"{receipt.ref} is of other code, settings or libraries: its model is measured anew"
@@ -252,16 +261,16 @@ def _write(folder: Path, measured: Measured) -> None:
 
 
 def _summary(
-    campaign: Campaign, measured: Measured, account: Account, measurement: Measurement
+    evaluation: Evaluation, measured: Measured, account: Account, measurement: Measurement
 ) -> EvaluateSummary:
     """Return the candidate's own numbers."""
     # What decide and the report read; the rows themselves stay in the files.
-    section = campaign.recipe.evaluate
+    section = evaluation.campaign.recipe.evaluate
     scores = scores_of(measured.results, section.pass_k)
     texts = text_scores(measured.texts)
     headline = model_scores(measured.results, scores, texts)
     return EvaluateSummary(
-        round=campaign.next_round,
+        round=evaluation.round_number,
         slices=scores.slices,
         test_slices=scores.test_slices,
         pass_k=section.pass_k,

@@ -15,7 +15,7 @@ from components.contracts.summaries.generate import EngineFacts, SampleCounts
 from components.generate.batches import SavedBatches
 from components.generate.engines.choice import Engine, open_engine
 from components.generate.shard_plan import ShardPlan, plan_shard
-from components.runtime.campaign import checkpoint_name, load_campaign
+from components.runtime.campaign import checkpoint_in, load_campaign
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, commit_once, fetch_folder
 
@@ -126,7 +126,7 @@ def _sample(
     for peer in range(num_peers):
         folder = None
         if plan.engine != "openai":
-            folder = fetch_folder(context, plan.champion, checkpoint_name(peer))
+            folder = fetch_folder(context, plan.champion, checkpoint_in(plan.champion, peer))
         try:
             engine = open_engine(plan.engine, context, plan.campaign, folder)
             engine_facts = engine.about

@@ -1,12 +1,12 @@
 """Resolve a recipe and make base checkpoint, data splits and the first state.
 
-Prints `fresh=false` when it resumes.
+Prints `supervised=false` without round 0.
 """
 
 from pathlib import Path
 
 from components.contracts.recipe_file import load_recipe
-from components.prepare.step import PrepareInputs, is_fresh, run
+from components.prepare.step import PrepareInputs, is_supervised, run
 from components.runtime.entrypoints import carry_out, parser
 
 
@@ -33,7 +33,7 @@ def main() -> None:
     carry_out(
         arguments.store,
         lambda context: run(inputs(), context),
-        lambda start: {"fresh": is_fresh(start)},
+        lambda start: {"supervised": is_supervised(start)},
     )
 
 

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from kfp import dsl
-from kfp.dsl import Dataset, Output
+from kfp.dsl import Dataset, Model, Output
 
 
 # The image has KFP's executor; installing it in each pod would need a package index.
@@ -24,10 +24,11 @@ def prepare(
     labelled_share: float,
     defaults: dict,
     data: Output[Dataset],
-) -> NamedTuple("Start", [("fresh", bool), ("state", str)]):
+    base: Output[Model],
+) -> NamedTuple("Start", [("supervised", bool), ("state", str)]):
     """Resolve the recipe and make base checkpoint, data splits and the first state."""
-    from components.prepare.step import PrepareInputs, is_fresh, run
-    from components.runtime.entrypoints import mix_of, run_step
+    from components.prepare.step import PrepareInputs, is_supervised, run
+    from components.runtime.entrypoints import base_of, mix_of, run_step, write_pointer
 
     parameters = {
         "seed": seed,
@@ -40,12 +41,12 @@ def prepare(
         "train.rounds.learning_rate": learning_rate,
         "select.labelled_share": labelled_share,
     }
-    inputs = PrepareInputs(
-        recipe=recipe,
-        overrides=parameters,
-        defaults=defaults,
-        resume_from=resume_from,
-        job_id=job_id,
-    )
-    uri, start = run_step(store, lambda context: run(inputs, context), data, mix_of)
-    return (is_fresh(start), uri)
+    inputs = PrepareInputs(recipe, parameters, resume_from, job_id, defaults)
+
+    def step(context):
+        start = run(inputs, context)
+        write_pointer(context, base_of(context, start), base)
+        return start
+
+    uri, start = run_step(store, step, data, mix_of)
+    return (is_supervised(start), uri)

@@ -52,18 +52,32 @@ def resumed_campaign(context: Context, uri: str, recipe: Recipe) -> Campaign:
 
 
 def first_state(recipe: Recipe, prepared: Receipt) -> State:
-    """Return the state that round 0 begins with."""
-    return State(run_id=recipe.run_id, prepared=prepared.ref, plan=first_plan(recipe))
+    """Return the state that a campaign begins with; the base model is not measured yet."""
+    return State(
+        run_id=recipe.run_id,
+        prepared=prepared.ref,
+        round=_round_before_the_first(recipe),
+        plan=first_plan(recipe),
+    )
+
+
+def _round_before_the_first(recipe: Recipe) -> int | None:
+    # Without a supervised stage the first round is round 1, and its number the same as elsewhere.
+    return None if recipe.train.has_supervised_stage else 0
 
 
 def first_plan(recipe: Recipe) -> Plan:
-    """Return the plan of round 0; `decide` makes the plans of later rounds."""
+    """Return the plan of the first round; `decide` makes the plans of later rounds."""
     ladder = recipe.data.ladder
+    if not recipe.train.has_supervised_stage:
+        level = ladder.climb[0] if ladder is not None else 0
+        return base_plan(recipe).model_copy(update={"level": level})
     stage = recipe.train.first
     # Round 0 may be pre-training alone.
     if stage.steps == 0 and recipe.train.pretrain is not None:
         stage = recipe.train.pretrain
     changes = {
+        "training": "supervised",
         "learning_rate": stage.learning_rate,
         "steps": stage.steps,
         "level": ladder.labelled[1] if ladder is not None else 0,
@@ -74,9 +88,11 @@ def first_plan(recipe: Recipe) -> Plan:
 def continued_state(campaign: Campaign, recipe: Recipe) -> State:
     """Return the last state of a campaign, ready to go on under this recipe."""
     # The earlier run ended for some reason; this one counts its rounds without gain anew.
+    last_round = campaign.state.round
     changes = {
         "run_id": recipe.run_id,
         "start": None,
+        "round": _round_before_the_first(recipe) if last_round is None else last_round,
         "go": True,
         "stop": None,
         "rounds_without_gain": 0,

@@ -50,8 +50,8 @@ def _codec_of_base(context: Context, recipe: Recipe, prepared: Receipt) -> Codec
     with tempfile.TemporaryDirectory(prefix="codec-", dir=context.scratch) as folder:
         for name in prepared.objects:
             # The weights are gigabytes in the store, and a tokenizer needs none of them.
-            if name.startswith("base/") and not name.endswith(".safetensors"):
-                target = Path(folder) / name.removeprefix("base/")
+            if name.startswith("model/") and not name.endswith(".safetensors"):
+                target = Path(folder) / name.removeprefix("model/")
                 shutil.copyfile(fetch(context, prepared, name), target)
         return load_codec(Path(folder), recipe.model.system_prompt)
 

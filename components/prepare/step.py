@@ -31,6 +31,7 @@ from components.prepare.scratch_text import scratch_model, training_texts
 from components.prepare.splits import CLAIM_ORDER, Assigned, make_splits
 from components.prepare.tasks import make_examples
 from components.runtime.attempts import Attempt, Task, attempting
+from components.runtime.campaign import checkpoint_name
 from components.runtime.context import Context
 from components.runtime.ledger import (
     RELEASE_SCHEME,
@@ -66,9 +67,10 @@ def run(inputs: PrepareInputs, context: Context) -> Receipt:
 
     Returns the `start` receipt. Files: recipe.json, state.json. Summary: counts per split, rejected
     rows per reason, parameters and digest of the base model, the smallest gain that the validation
-    prompts can prove, `fresh` (False when resumed), ref of the first mix. The `prepare` receipt
-    that its state names has base/…, splits/*.jsonl and rejected.jsonl; the first mix has the files
-    of a round's mix, with labelled rows alone.
+    prompts can prove, `fresh` (False when resumed), `supervised` (False without round 0), refs of
+    the first mix and of the base. The `prepare` receipt that its state names has model/… (the
+    base), splits/*.jsonl and rejected.jsonl; the first mix has the files of a round's mix, with
+    labelled rows alone.
 
     Raises:
         UserError: A recipe, file, model or state cannot be used, or no round could promote.
@@ -143,8 +145,10 @@ def _commit_start(
             positions=prepared.positions,
             base_release=prepared.base_release,
             smallest_gain=outlook.smallest_gain if outlook is not None else None,
-            fresh=state.round is None,
+            fresh=state.champion is None,
+            supervised=state.round is None,
             first_mix=first_mix,
+            base=state.prepared,
         )
 
     return commit(
@@ -158,9 +162,9 @@ def _commit_start(
     )
 
 
-def is_fresh(start: Receipt) -> bool:
-    """Return True if the campaign of a start receipt begins with round 0."""
-    return read_summary(start, StartSummary).fresh
+def is_supervised(start: Receipt) -> bool:
+    """Return True if the run of a start receipt carries out round 0."""
+    return read_summary(start, StartSummary).supervised
 
 
 def _data_and_base(context: Context, attempt: Attempt, recipe: Recipe) -> Receipt:
@@ -288,12 +292,12 @@ def _prepare(
         model_folder = fetch_release(context, release, downloads)
         model = model.model_copy(update={"source": model_folder.as_uri()})
     base = materialise_base(
-        model, recipe.seed, folder / "base", context.environment, downloads, texts
+        model, recipe.seed, folder / checkpoint_name(0), context.environment, downloads, texts
     )
     for peer in range(1, _num_bases(recipe)):
         seed = derived_seed(recipe.seed, "base", peer) % 2**31
         materialise_base(
-            model, seed, folder / f"base-{peer}", context.environment, downloads, texts
+            model, seed, folder / checkpoint_name(peer), context.environment, downloads, texts
         )
     return PrepareSummary(
         counts=splits.counts,

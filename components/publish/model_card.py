@@ -6,7 +6,7 @@ import re
 import textwrap
 
 from components.contracts.recipe import Goal, Recipe, SelectSection
-from components.contracts.state import RoundRecord
+from components.contracts.state import RoundRecord, State
 from components.contracts.summaries import PublishSummary
 from components.contracts.summaries.publish import Rival
 from components.runtime.campaign import Campaign
@@ -85,7 +85,7 @@ Its weights are {summary.dtype}.
 
 | round | validation | test | accepted / generated | verdict | why |
 |---|---|---|---|---|---|
-{_rounds(state.history)}
+{_rounds(state)}
 
 ## Data
 
@@ -115,15 +115,9 @@ def _origin(campaign: Campaign) -> str:
     number = state.champion_round
     if record is None:
         return "It is the base model itself: no round was proved better."
-    if record.verdict == "promoted":
-        return (
-            f"This is the model of round {number}, proved better than the champion before it on "
-            "the same validation prompts."
-        )
-    later = "" if state.round == number else "; no later round was proved better"
     return (
-        f"This is the model of round {number}, trained on labelled rows alone, which no champion "
-        f"was compared with on validation{later}."
+        f"This is the model of round {number}, proved better than the champion before it on the "
+        "same validation prompts; the first champion was the base model."
     )
 
 
@@ -245,8 +239,12 @@ def _goal_text(goal: Goal) -> str:
     return f"{text} on {goal.slice}" if goal.slice else text
 
 
-def _rounds(history: tuple[RoundRecord, ...]) -> str:
-    return "\n".join(_round_row(record) for record in history)
+def _rounds(state: State) -> str:
+    rows = [_round_row(record) for record in state.history]
+    if state.base is not None:
+        scores = f"{state.base.overall:.4f} | {state.base.test_accuracy:.4f}"
+        rows.insert(0, f"| base | {scores} | | first champion | as it was brought |")
+    return "\n".join(rows)
 
 
 def _round_row(record: RoundRecord) -> str:

@@ -15,7 +15,7 @@ from components.runtime.context import Context
 from components.runtime.ledger import fetch_release, receipt_of, weights_digest
 from components.runtime.receipts import Receipt, fetch, fetch_folder
 
-BASE = "base"
+BASE = "model"
 """Folder of the base checkpoint in a prepare receipt."""
 
 

@@ -74,7 +74,8 @@ class Publication:
     campaign: Campaign
     champion: Receipt
     """Receipt of its training."""
-    champion_round: int
+    champion_round: int | None
+    """Round that trained it; None if it is the base."""
     evaluation: Receipt
     weights: str
     """Digest of its weights."""
@@ -205,9 +206,9 @@ def _publish(
 
 def _publication(context: Context, campaign: Campaign, lines: list[Line]) -> Publication:
     state = campaign.state
-    if state.champion is None or state.champion_evaluation is None or state.champion_round is None:
+    if state.champion is None or state.champion_evaluation is None:
         raise UserError(
-            "nothing to publish: the campaign has no champion yet (round 0 did not finish)"
+            "nothing to publish: the campaign has no champion yet (the base model is not measured)"
         )
     champion = read_receipt(context, state.champion)
     recipe = campaign.recipe

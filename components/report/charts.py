@@ -73,19 +73,21 @@ def _styled(draw: Callable[P, str]) -> Callable[P, str]:
 
 
 @_styled
-def score_chart(rounds: Rounds, threshold: float | None) -> str:
+def score_chart(rounds: Rounds, threshold: float | None, base: float | None) -> str:
     """Return the accuracy per round with 95 % intervals, the champion's path and the goal.
 
     Args:
         rounds: Rounds, at least one.
         threshold: The goal; None if it is not known.
+        base: Accuracy of the base model; None if it is not known, or is not the champion before
+            these rounds.
     """
     figure, axes = _figure(4.0, 2.5)
     records = [round_view.record for round_view in rounds]
     numbers = [record.round for record in records]
     axes.step(
         numbers,
-        _champion_scores(records),
+        _champion_scores(records, base),
         where="post",
         color=_ACCENT,
         linewidth=1.2,
@@ -101,6 +103,8 @@ def score_chart(rounds: Rounds, threshold: float | None) -> str:
         axes.axhline(
             100 * threshold, color=_GOOD, linewidth=1.2, linestyle=(0, (4, 3)), label="goal"
         )
+    if base is not None:
+        axes.axhline(100 * base, color=_SOFT, linewidth=1.2, linestyle=":", label="base")
     axes.set_ylabel("validation accuracy, %")
     axes.set_xlabel("round")
     _whole_rounds(axes, numbers)
@@ -111,18 +115,20 @@ def score_chart(rounds: Rounds, threshold: float | None) -> str:
     axes.set_ylim(bottom, top)
     _legend(figure)
     values = [f"round {record.round} {100 * record.accuracy:.1f} %" for record in records]
+    if base is not None:
+        values.insert(0, f"base {100 * base:.1f} %")
     return _svg(figure, "score", f"Validation accuracy per round: {', '.join(values)}")
 
 
-def _champion_scores(records: Sequence[RoundRecord]) -> list[float]:
+def _champion_scores(records: Sequence[RoundRecord], base: float | None) -> list[float]:
     """Return the accuracy of the champion after each round, in per cent."""
     scores: list[float] = []
+    champion = base
     for record in records:
         # The first round shown may be a rejected one: earlier champions are not on the chart.
-        if scores and record.verdict == "rejected":
-            scores.append(scores[-1])
-        else:
-            scores.append(100 * record.accuracy)
+        if champion is None or record.verdict == "promoted":
+            champion = record.accuracy
+        scores.append(100 * champion)
     return scores
 
 

@@ -22,7 +22,7 @@ SIGNS: dict[CollapseSign, str] = {
     "length": "length",
     "pass_at_k": "pass@k",
 }
-"""Measures of collapse, each against round 0, in the order of the columns."""
+"""Measures of collapse, in the order of the columns."""
 EXTRA_TITLES = {"agreement": "samples agree", "audit": "right on audit"}
 """Columns beside the measures of collapse."""
 SUFFIXES: dict[Severity, str] = {"bad": ", blocks", "warn": ", warns", "": ""}
@@ -170,7 +170,7 @@ class CollapseTable:
 
 
 def collapse_table(rounds: Rounds, recipe: Recipe | None) -> CollapseTable | None:
-    """Return each round's measures against round 0; None if no round has any.
+    """Return the signs of collapse of each round's candidate; None if no round has any.
 
     Args:
         rounds: Rounds, the newest last.
@@ -193,9 +193,6 @@ def collapse_table(rounds: Rounds, recipe: Recipe | None) -> CollapseTable | Non
         bounds.append("")
     rows: list[CollapseRow] = []
     for round_view in rounds:
-        # The first champion is what the others are compared with.
-        if round_view.record.verdict == "first":
-            continue
         cells = [_cell(name, round_view.evaluate, max_ratio) for name in signs]
         for extra in extras:
             share = _extra(extra, round_view)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pydantic import JsonValue
 
 from components.contracts.rows import Dropped
-from components.contracts.state import Plan, RoundRecord
+from components.contracts.state import Plan, RoundRecord, model_name
 from components.contracts.summaries import TrainSummary
 from components.report.charts import drop_chart, loss_chart, score_chart
 from components.report.checks import (
@@ -111,6 +111,10 @@ def build_page(view: RunView, note: str = "") -> str:
     losses = [
         (round_view, loss_chart(round_view)) for round_view in recent_rounds if round_view.curve
     ]
+    base = view.state.base if view.state else None
+    # With rounds left out, the champion before those shown is another one.
+    all_are_shown = len(recent_rounds) == len(view.rounds)
+    base_accuracy = base.accuracy if base is not None and all_are_shown else None
     template = _templates().get_template("template.html")
     return template.render(
         view=view,
@@ -118,7 +122,7 @@ def build_page(view: RunView, note: str = "") -> str:
         headline=headline(view),
         outcome=outcome(view),
         figures=list(_figures(view)),
-        score=score_chart(recent_rounds, threshold) if recent_rounds else "",
+        score=score_chart(recent_rounds, threshold, base_accuracy) if recent_rounds else "",
         drops=drop_chart(recent_rounds),
         losses=losses,
         slices=_slices(recent_rounds),
@@ -137,7 +141,10 @@ def _figures(view: RunView) -> Iterator[tuple[str, str]]:
     champion = view.champion
     if champion is not None:
         low, high = (100 * bound for bound in champion.interval)
-        yield "champion", f"round {champion.round}"
+        assert view.state is not None, "a champion is in a state"
+        yield "champion", model_name(view.state.champion_round)
+        if view.state.base is not None and view.state.champion_round is not None:
+            yield "base", percent(view.state.base.accuracy)
         yield "validation", percent(champion.accuracy)
         yield "95 % interval", f"{low:.1f} – {high:.1f} %"
         yield "test", percent(champion.test_accuracy)
@@ -259,7 +266,7 @@ def _cost_line(line: CostKey, tasks: Sequence[TaskView]) -> CostLine:
     peak_bytes = max(attempt.peak_memory_bytes for attempt in attempts)
     statuses = {task.status for task in tasks} - {"done"}
     return CostLine(
-        round=None if step in OUTSIDE_ROUNDS else order,
+        round=None if step in OUTSIDE_ROUNDS or order < 0 else order,
         step=step,
         tasks=len(tasks),
         seconds=sum(attempt.seconds for attempt in attempts),
@@ -299,7 +306,7 @@ def _rounds_of_receipts(view: RunView) -> dict[str, int]:
     rounds = {
         task.last.receipt: task.last.round
         for task in view.tasks
-        if task.last.step not in OUTSIDE_ROUNDS
+        if task.last.step not in OUTSIDE_ROUNDS and task.last.round >= 0
     }
     if view.state is not None:
         for record in view.state.history:

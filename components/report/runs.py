@@ -86,6 +86,7 @@ def load_run(context: Context, run_id: str, *, examples: int = 0) -> RunView:
         state_ref=state_ref,
         tasks=tasks,
         receipts=receipts,
+        base_evaluation=_summary(_base_evaluation(state, receipts), EvaluateSummary, problems),
         rounds=tuple(rounds),
         publication=_publication(tasks, receipts, problems),
         totals=totals_of(sorted(attempts, key=lambda attempt: attempt.order)),
@@ -136,6 +137,7 @@ def named_receipts(tasks: Tasks, state: State | None) -> Iterator[str]:
         state.champion,
         state.champion_evaluation,
         state.first_evaluation,
+        state.base_evaluation,
         *state.selections,
     )
     yield from (ref for ref in refs if ref is not None)
@@ -169,7 +171,7 @@ def _latest_state(context: Context, tasks: Tasks, problems: Problems) -> tuple[S
         attempt
         for task in tasks
         for attempt in task.attempts
-        if attempt.step in ("prepare", "decide") and attempt.receipt
+        if attempt.step in ("prepare", "champion", "decide") and attempt.receipt
     ]
     newest_first = sorted(attempts, key=lambda attempt: attempt.order, reverse=True)
     best: State | None = None
@@ -239,6 +241,12 @@ def _round(
         accepted=tuple(_spread(accepted, examples)),
         dropped=tuple(_of_every_reason(dropped, examples)),
     )
+
+
+def _base_evaluation(state: State | None, receipts: Receipts) -> Receipt | None:
+    if state is None or state.base_evaluation is None:
+        return None
+    return receipts.get(state.base_evaluation)
 
 
 def _publication(tasks: Tasks, receipts: Receipts, problems: Problems) -> PublishSummary | None:

@@ -13,7 +13,7 @@ RunSummary = dict[str, Any]
 # Hosts and other details of an attempt are for people, and in its own record.
 TASK_FIELDS = {"round", "seconds", "work_seconds", "peak_memory_bytes", "costs", "receipt"}
 """Fields of a task's attempt that the document has."""
-OUTSIDE_ROUNDS = ("prepare", "publish")
+OUTSIDE_ROUNDS = ("prepare", "champion", "publish")
 """Steps that belong to no round, although their attempts have a round number."""
 
 
@@ -51,10 +51,11 @@ def _scores(view: RunView) -> RunSummary:
         "release": view.publication.why if view.publication is not None else "",
         "stop": (state.stop if state else None) or "",
         "threshold": view.recipe.decide.goal.threshold if view.recipe else None,
-        "first_accuracy": state.history[0].accuracy if state and state.history else None,
+        "base_accuracy": state.base.accuracy if state and state.base else None,
+        "base_test_accuracy": state.base.test_accuracy if state and state.base else None,
         "champion_accuracy": champion.accuracy if champion else None,
         "champion_test_accuracy": champion.test_accuracy if champion else None,
-        "champion_round": champion.round if champion else None,
+        "champion_round": state.champion_round if state else None,
         "state": state_uri,
     }
 

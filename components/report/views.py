@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from components.contracts.recipe import Recipe
 from components.contracts.rows import Dropped, TrainingRow
-from components.contracts.state import RoundRecord, State
+from components.contracts.state import ModelRecord, RoundRecord, State
 from components.contracts.summaries import (
     EvaluateSummary,
     LogEntry,
@@ -98,6 +98,8 @@ class RunView:
     tasks: Tasks
     receipts: dict[str, Receipt]
     """`step/key` → receipt, of everything that the run names and that could be read."""
+    base_evaluation: EvaluateSummary | None
+    """Summary of the base model's evaluation; None if it could not be read."""
     rounds: tuple[RoundView, ...]
     publication: PublishSummary | None
     """Summary of the publish receipt of the last start, released or not; None without one."""
@@ -120,13 +122,18 @@ class RunView:
         )
 
     @property
-    def champion(self) -> RoundRecord | None:
-        """The record of the round that made the champion."""
-        if self.state is None:
-            return None
-        for record in self.state.history:
-            if record.round == self.state.champion_round:
-                return record
+    def champion(self) -> ModelRecord | None:
+        """The scores of the champion; None before the base is measured."""
+        return None if self.state is None else self.state.champion_record
+
+    @property
+    def champion_evaluation(self) -> EvaluateSummary | None:
+        """The champion's evaluation; None if it cannot be read."""
+        if self.state is None or self.state.champion_round is None:
+            return self.base_evaluation
+        for round_view in self.rounds:
+            if round_view.record.round == self.state.champion_round:
+                return round_view.evaluate
         return None
 
     @property

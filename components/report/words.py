@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
-from components.contracts.state import STOP_SENTENCES, RoundRecord
+from components.contracts.state import STOP_SENTENCES, ModelRecord, State
 from components.contracts.summaries import StartSummary
 from components.errors import Corrupt, OlderReceipt
 from components.report.views import RunView
@@ -18,7 +17,7 @@ def headline(view: RunView) -> str:
     """Return the outcome in one or two sentences."""
     history = view.state.history if view.state else ()
     champion = view.champion
-    if not history or champion is None:
+    if view.state is None or not history or champion is None:
         return _headline_without_rounds(view)
     target = "Target met" if view.target_met else "Target not met"
     goal = ""
@@ -36,20 +35,15 @@ def headline(view: RunView) -> str:
         ending += f" Nothing was released: {view.publication.why}."
     if not ending:
         ending = " The run is not finished."
-    course = _course(history, champion, goal)
-    return f"{target}: {course}.{_on_test(view, champion)}{ending}"
+    course = _course(view.state, champion, goal)
+    return f"{target}: {course}.{_on_test(view)}{ending}"
 
 
-def _on_test(view: RunView, champion: RoundRecord) -> str:
+def _on_test(view: RunView) -> str:
     """Return the champion's result on the test split as a sentence; empty if it cannot be read."""
-    evaluations = [
-        round_view.evaluate
-        for round_view in view.rounds
-        if round_view.record.round == champion.round
-    ]
-    if not evaluations or evaluations[0] is None or view.recipe is None:
+    evaluation = view.champion_evaluation
+    if evaluation is None or view.recipe is None:
         return ""
-    evaluation = evaluations[0]
     goal = view.recipe.decide.goal
     accuracy = evaluation.test_accuracy
     low, high = evaluation.intervals.test_accuracy
@@ -75,28 +69,33 @@ def _headline_without_rounds(view: RunView) -> str:
     return "No round is finished yet." if view.tasks else "No task of this run has left a record."
 
 
-def _course(history: Sequence[RoundRecord], champion: RoundRecord, goal: str) -> str:
-    """Return how validation accuracy went over the rounds.
+def _course(state: State, champion: ModelRecord, goal: str) -> str:
+    """Return how validation accuracy went from the base to the champion.
 
     Args:
-        history: All rounds, at least one.
-        champion: The champion's round.
+        state: The newest state, with a round in its history.
+        champion: The champion's scores.
         goal: Remark on the goal, put behind the accuracy.
     """
-    last = history[-1]
+    assert state.base is not None, "the base was the first champion"
+    base = percent(state.base.accuracy)
     accuracy = percent(champion.accuracy)
-    first_accuracy = percent(history[0].accuracy)
-    if champion.round:
+    last = state.history[-1]
+    if state.champion_round is None:
         return (
-            f"validation accuracy went from {first_accuracy} to {accuracy}{goal}; "
-            f"the champion is round {champion.round} of {last.round}"
+            f"validation accuracy stayed at the base model's {base}{goal}; "
+            f"no round up to {last.round} was proved better"
         )
-    if last.round:
-        return (
-            f"validation accuracy stayed at {accuracy}{goal}; "
-            "no later round was proved better than round 0"
-        )
-    return f"validation accuracy is {accuracy}{goal} after round 0"
+    steps = [base]
+    supervised = state.history[0]
+    # Base → supervised → champion: what the labelled rows gave, and what the model taught itself.
+    if supervised.round == 0 and supervised.verdict == "promoted" and state.champion_round:
+        steps.append(f"{percent(supervised.accuracy)} after round 0")
+    course = " over ".join(steps)
+    return (
+        f"validation accuracy went from the base model's {course} to {accuracy}{goal}; "
+        f"the champion is round {state.champion_round} of {last.round}"
+    )
 
 
 def data_sentences(view: RunView) -> list[str]:

@@ -32,7 +32,7 @@ class Task(BaseModel):
     name: str
     """With the round, `train-r1`."""
     round: int
-    """Global number of the round, 0 for what comes before round 1."""
+    """Global number of the round; -1 where the base model is measured."""
 
 
 class Attempt(BaseModel):

@@ -14,6 +14,8 @@ from components.runtime.receipts import Receipt, fetch, read_receipt, ref_of_uri
 from components.sandbox.code_bundles import register
 
 ConfigPart = BaseModel | JsonValue
+BEFORE_ROUNDS = -1
+"""Round of the base model's tasks in attempt records."""
 
 
 class Campaign(Frozen):
@@ -36,11 +38,11 @@ class Campaign(Frozen):
 
     @property
     def champion_ref(self) -> str:
-        """Ref of the champion's train receipt. Raises UserError before there is one."""
+        """Ref of the receipt with the champion's `model/`. Raises UserError before there is one."""
         if self.state.champion is None:
             raise UserError(
-                f"{self.state_receipt.ref}: this campaign has no champion yet (round 0 did not "
-                "finish)"
+                f"{self.state_receipt.ref}: this campaign has no champion yet (the base model is "
+                "not measured)"
             )
         return self.state.champion
 
@@ -61,16 +63,16 @@ class Campaign(Frozen):
 
 
 def checkpoint_name(peer: int) -> str:
-    """Return the folder of a peer's checkpoint in a train receipt; peer 0 is the model itself."""
+    """Return the folder that a peer's checkpoint is written to; peer 0 is the model itself."""
     return "model" if peer == 0 else f"peer-{peer}"
 
 
-def base_name(prepared: Receipt, peer: int) -> str:
-    """Return the folder of the checkpoint that a peer begins from."""
-    # Peers of a scratch model have initial weights of their own.
-    peer_base = f"base-{peer}"
-    has_own_base = f"{peer_base}/{artifacts.CHECKPOINT_CONFIG}" in prepared.objects
-    return peer_base if has_own_base else "base"
+def checkpoint_in(model: Receipt, peer: int) -> str:
+    """Return the folder of a peer's checkpoint in the receipt of prepare or train."""
+    # Peers of a scratch model have initial weights of their own; others begin as one model.
+    own = checkpoint_name(peer)
+    has_own = f"{own}/{artifacts.CHECKPOINT_CONFIG}" in model.objects
+    return own if has_own else checkpoint_name(0)
 
 
 def load_campaign(context: Context, uri: str) -> Campaign:

@@ -12,8 +12,12 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 # prepare commits three kinds of receipts.
-FOLDERS = {"start": "prepare", "mix": "prepare"}
-"""Step of a receipt → folder of its code, where they have different names."""
+MODULES = {
+    "start": "prepare/step.py",
+    "mix": "prepare/step.py",
+    "champion": "decide/first_champion.py",
+}
+"""Step of a receipt → module of its code, where it is not the `step.py` of that name's folder."""
 _PACKAGE = "components"
 _MODULE_NAME = re.compile(rf"{_PACKAGE}(\.\w+)+")
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
@@ -28,10 +32,10 @@ def code_digest(step: str) -> str:
     Comments, docstrings and line breaks do not count.
     """
     # So that whoever edits a comment does not make days of training new work.
-    folder = FOLDERS.get(step, step)
+    module = MODULES.get(step, f"{step}/step.py")
     digest = hashlib.sha256()
     # With the paths: two modules with their contents exchanged are another program.
-    for path in sorted(_reached_from(ROOT / folder / "step.py")):
+    for path in sorted(_reached_from(ROOT / module)):
         name = path.relative_to(ROOT).as_posix()
         digest.update(name.encode() + b"\0" + _source(path).digest)
     return digest.hexdigest()[:16]

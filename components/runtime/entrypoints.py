@@ -88,6 +88,13 @@ def mix_of(context: Context, receipt: Receipt) -> Receipt:
     return read_receipt(context, read_summary(receipt, StartSummary).first_mix)
 
 
+def base_of(context: Context, receipt: Receipt) -> Receipt:
+    """Return the model that a receipt stands for: the base of a start receipt, else itself."""
+    if receipt.step not in StartSummary.written_by:
+        return receipt
+    return read_receipt(context, read_summary(receipt, StartSummary).base)
+
+
 def save_text(context: Context, receipt: Receipt, name: str, path: str) -> None:
     """Copy a text file of a receipt to where KFP shows it (Markdown cards)."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)

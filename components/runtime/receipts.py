@@ -26,9 +26,10 @@ from components.runtime.context import Context
 from components.storage import keys
 from components.storage.cache import link_or_copy
 
-RECEIPT_SCHEMA: Final = 2
+RECEIPT_SCHEMA: Final = 3
 """Version of a receipt's form. Version 1 had other words in its summaries (`human_rows`, the
-verdict `kept`, the split `heldout`), which no step reads any more."""
+verdict `kept`, the split `heldout`), which no step reads any more. In version 2 the first champion
+was the model of round 0, and the base was measured nowhere."""
 
 Work = Callable[[Path], BaseModel]
 """Writes the step's files into an empty folder and returns the summary, which the receipt holds as
@@ -58,7 +59,7 @@ class Receipt(BaseModel):
 
     # No times, hosts or costs: of two pods that do the same work, both write the same bytes.
     model_config = ConfigDict(frozen=True, extra="forbid")
-    schema_version: Literal[2] = RECEIPT_SCHEMA
+    schema_version: Literal[3] = RECEIPT_SCHEMA
     step: str
     key: str
     code: str

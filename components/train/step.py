@@ -16,7 +16,7 @@ from components.contracts.recipe import HOW_TO_TRAIN
 from components.contracts.summaries import TrainSummary
 from components.errors import Transient, UserError
 from components.runtime.attempts import attempting
-from components.runtime.campaign import Campaign, base_name, checkpoint_name, load_campaign
+from components.runtime.campaign import Campaign, checkpoint_in, checkpoint_name, load_campaign
 from components.runtime.code_digest import code_digest
 from components.runtime.context import Context
 from components.runtime.receipts import (
@@ -81,7 +81,7 @@ class Work:
 def run(inputs: TrainInputs, context: Context) -> Receipt:
     """Write the candidate (`model/`, with LoRA also `adapter/`) and its `log.jsonl`.
 
-    Starts from the base checkpoint in round 0 or where the recipe says so, else from the champion;
+    Starts from the champion, or from the base checkpoint where the recipe says so;
     the optimizer is fresh each round. A training that was killed goes on from its last checkpoint
     in the store. Under torchrun every process calls this; process 0 commits.
 
@@ -122,7 +122,9 @@ def _work(inputs: TrainInputs, context: Context) -> Work:
     recipe = campaign.recipe
     plan = campaign.state.plan
     section = recipe.train
-    from_base = campaign.state.champion is None or section.init_from == "base"
+    # The champion is the base until a candidate is proved better than it.
+    base_is_champion = campaign.state.champion in (None, campaign.prepared.ref)
+    from_base = section.init_from == "base" or base_is_champion
     init = campaign.prepared if from_base else read_receipt(context, campaign.champion_ref)
     has_adapter = any(name.startswith("adapter/") for name in init.objects)
     if plan.lora is not None and not from_base and not has_adapter:
@@ -153,7 +155,7 @@ def _stages(campaign: Campaign) -> tuple[Stage, ...]:
     plan = campaign.state.plan
     planned = Stage(name="sft", steps=plan.steps, learning_rate=plan.learning_rate)
     # Pretraining is for the first model; every later training goes on from one that had it.
-    if campaign.state.champion is not None or section.pretrain is None:
+    if plan.training == "improvement" or section.pretrain is None:
         return (planned,)
     pretrain = Stage(
         name="pretrain", steps=section.pretrain.steps, learning_rate=section.pretrain.learning_rate
@@ -225,7 +227,7 @@ def _job(context: Context, work: Work, peer: int, scratch: Path) -> Job:
     needs_base = bool(section.kl_beta or section.interpolate)
     base = None
     if from_base or needs_base or lora is not None:
-        base = fetch_folder(context, campaign.prepared, base_name(campaign.prepared, peer))
+        base = fetch_folder(context, campaign.prepared, checkpoint_in(campaign.prepared, peer))
     # With LoRA every round begins from the frozen base; the champion gives its adapter alone.
     init = base if from_base or lora is not None else None
     adapter = None
@@ -236,7 +238,7 @@ def _job(context: Context, work: Work, peer: int, scratch: Path) -> Job:
         run_id=campaign.state.run_id,
         key=peer_key(work.key, peer),
         store=context.store.root,
-        init=init or fetch_folder(context, work.init, checkpoint_name(peer)),
+        init=init or fetch_folder(context, work.init, checkpoint_in(work.init, peer)),
         adapter=adapter,
         base=base if needs_base else None,
         mix=fetch(context, work.mix, artifacts.MIX),

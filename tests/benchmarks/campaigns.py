@@ -15,6 +15,8 @@ from components.canonical import canonical_json
 from components.contracts.rows import Result, read_rows
 from components.contracts.state import State
 from components.contracts.summaries import EvaluateSummary
+from components.decide import first_champion
+from components.decide.first_champion import FirstChampionInputs
 from components.evaluate.step import EvaluateInputs
 from components.evaluate.step import run as evaluate
 from components.report.runs import load_run
@@ -22,7 +24,7 @@ from components.report.views import RunView
 from components.runtime.attempts import Task
 from components.runtime.campaign import Campaign, load_campaign
 from components.runtime.context import Context, make_context
-from components.runtime.entrypoints import mix_of
+from components.runtime.entrypoints import base_of, mix_of
 from components.runtime.receipts import (
     Receipt,
     commit_once,
@@ -155,3 +157,10 @@ def compare(
     only_new = sum(new[key].correct and not old[key].correct for key in old)
     only_old = sum(old[key].correct and not new[key].correct for key in old)
     return 100 * (only_new - only_old) / len(old), mcnemar_two_sided(only_new, only_old)
+
+
+def state_with_base(context: Context, start: Receipt) -> str:
+    """URI of the state in which the base model of a start receipt is measured, and the champion."""
+    state = receipt_uri(context, start)
+    results = evaluate(EvaluateInputs(state, base_of(context, start)), context)
+    return receipt_uri(context, first_champion.run(FirstChampionInputs(state, results), context))

@@ -37,6 +37,7 @@ from components.runtime.receipts import (
     ref_of_uri,
 )
 from components.statistics import wilson_interval
+from tests.benchmarks.campaigns import state_with_base
 from tests.benchmarks.figures import record
 
 SPLITS = {"train": 400, "dev": 60, "unlabelled": 240, "validation": 240, "test": 20}
@@ -361,7 +362,7 @@ def campaign(name: str, seed: int, folder: Path, rounds: int) -> list[RoundRecor
         sound = read_receipt(context, campaign(SOUND, seed, folder, 0)[0].receipts["train"])
         document["model"] = {"source": fetch_folder(context, sound, "model").resolve().as_uri()}
     start = prepare(PrepareInputs(document, {}, "", ""), context)
-    state = receipt_uri(context, start)
+    state = state_with_base(context, start)
     for number in range(rounds + 1):
         try:
             receipt = one_round(context, start, state, fault, number)

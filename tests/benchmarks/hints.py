@@ -26,6 +26,7 @@ from components.prepare.step import PrepareInputs
 from components.prepare.step import run as prepare
 from components.runtime.context import make_context
 from components.runtime.receipts import fetch, read_receipt, receipt_uri, ref_of_uri
+from tests.benchmarks.campaigns import state_with_base
 from tests.benchmarks.diagnosis import Fault, import_all, one_round
 from tests.benchmarks.figures import record
 
@@ -137,7 +138,7 @@ def campaign(seed: int, hints: bool, folder: Path) -> dict[str, float]:
         f"file://{folder}/store-{seed}", {**os.environ, "RATCHET_CACHE": f"{folder}/cache-{seed}"}
     )
     start = prepare(PrepareInputs(recipe_of(data, seed, hints), {}, "", ""), context)
-    state = receipt_uri(context, start)
+    state = state_with_base(context, start)
     for number in range(ROUNDS + 1):
         state = receipt_uri(context, one_round(context, start, state, Fault(cause=""), number))
     decided = read_receipt(context, ref_of_uri(context, state))

@@ -52,6 +52,7 @@ from components.runtime.receipts import (
     read_summary,
     receipt_uri,
 )
+from tests.benchmarks.campaigns import state_with_base
 from tests.benchmarks.diagnosis import FREQUENCIES, LETTERS, SECRET, import_all, trained
 from tests.benchmarks.figures import record
 from tests.unit.crafted import Plain
@@ -248,7 +249,7 @@ class Trial:
         start = prepare(
             PrepareInputs(recipe_of(self.data, self.seed, arm), {}, "", ""), self.context
         )
-        run, uri = Run(arm, [], [], [], []), receipt_uri(self.context, start)
+        run, uri = Run(arm, [], [], [], []), state_with_base(self.context, start)
         for number in range(ROUNDS + 1):
             begun = time.monotonic()
             decided, accuracy, learned_from = self.round(start, uri, number, arm)

@@ -107,7 +107,7 @@ def base_perplexity(finished: Finished) -> float:
     assert recipe is not None
     prepared = read_receipt(context, finished.state.prepared)
     model, codec = load_for_answers(
-        fetch_folder(context, prepared, "base"), recipe.model.system_prompt
+        fetch_folder(context, prepared, "model"), recipe.model.system_prompt
     )
     torch.set_num_threads(context.threads)
     rows = list(read_rows(fetch(context, prepared, "splits/retention.jsonl"), TrainingRow))

@@ -38,7 +38,7 @@ from components.runtime.campaign import load_campaign
 from components.runtime.context import Context, make_context
 from components.runtime.entrypoints import mix_of
 from components.runtime.receipts import Receipt, fetch, read_summary, receipt_uri
-from tests.benchmarks.campaigns import REPOSITORY
+from tests.benchmarks.campaigns import REPOSITORY, state_with_base
 from tests.benchmarks.diagnosis import import_all
 from tests.benchmarks.figures import record
 from tests.benchmarks.labelfree import RECIPE
@@ -155,7 +155,7 @@ def chosen(seed: int, folder: Path) -> dict[str, float]:
     )
     state = receipt_uri(
         context,
-        finished(context, receipt_uri(context, start), mix_of(context, start), gate=False)[0],
+        finished(context, state_with_base(context, start), mix_of(context, start), gate=False)[0],
     )
     shards = [generate(GenerateInputs(state, shard), context) for shard in range(2)]
     answers = [
@@ -246,7 +246,7 @@ def forced(seed: int, length: int, folder: Path) -> Course:
     recipe["evaluate"]["pass_k"] = 8
     recipe["decide"] |= {"max_rounds": 2 * ROUNDS}
     context, start = begun(recipe, folder / f"alarm-{seed}-{length}")
-    state, course = receipt_uri(context, start), Course([], [])
+    state, course = state_with_base(context, start), Course([], [])
     for number in range(ROUNDS + 1):
         state = receipt_uri(context, round_without_gate(context, state, start, number))
         last = load_campaign(context, state).state.history[-1]

@@ -26,6 +26,7 @@ PAYLOAD_STEPS = (
     "prepare",
     "start",
     "mix",
+    "champion",
     "generate",
     "select",
     "train",

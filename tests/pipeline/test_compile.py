@@ -89,7 +89,7 @@ def test_every_count_of_rounds_compiles_small_and_with_names_of_its_own(rounds: 
     _, size = compiled(rounds)
     assert size < MAX_BYTES
     names = container_tasks(rounds)
-    assert len(names) == len(set(names)) == 7 + 6 * rounds
+    assert len(names) == len(set(names)) == 9 + 6 * rounds
     assert f"generate-r{rounds}" in names
     assert f"generate-r{rounds + 1}" not in names
 

@@ -92,7 +92,7 @@ def test_the_package_of_a_profile_is_as_agreed(profile: str) -> None:
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_pod_of_every_profile_meets_restricted(profile: str) -> None:
     pods = dict(step_pods(compiled(profile).package.text))
-    assert len(pods) == 7 + 6 * 4
+    assert len(pods) == 9 + 6 * 4
     assert {name: found for name, pod in pods.items() if (found := violations(pod))} == {}
 
 
@@ -100,9 +100,11 @@ def test_every_pod_of_every_profile_meets_restricted(profile: str) -> None:
 def test_gpus_go_to_the_steps_that_compute_with_the_model_and_to_no_other(profile: str) -> None:
     package, wanted = compiled(profile).package, load_profile(profile)
     for name, executor in package.executors.items():
-        step = name.removeprefix("exec-").split("-r")[0]
+        step = name.removeprefix("exec-").removesuffix("-base").split("-r")[0]
         gpu = executor["container"]["resources"].get("accelerator", {})
-        count = wanted.resources("decide" if step == "pass-through" else step).gpus
+        count = wanted.resources(
+            "decide" if step in ("pass-through", "first-champion") else step
+        ).gpus
         assert gpu.get("resourceCount", "0") == str(count), name
         assert (gpu.get("resourceType") == "nvidia.com/gpu") == bool(count)
         assert bool(package.settings[name].get("tolerations")) == bool(count)

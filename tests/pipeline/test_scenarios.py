@@ -20,7 +20,7 @@ from tests.pipeline.campaigns import Place, Run, round_tasks, state_object
 from tests.pipeline.conftest import MakePlace
 from tests.waiting import wait_until
 
-ROUND_0 = ["prepare", *round_tasks(0)]
+ROUND_0 = ["prepare", "evaluate-base", "first-champion", *round_tasks(0)]
 END = ["publish", "report"]
 
 
@@ -28,7 +28,7 @@ def test_all_unrolled_rounds_run_until_max_rounds(whole: tuple[Place, Run]) -> N
     place, run = whole
     assert run.executed == [*ROUND_0, *round_tasks(1), *round_tasks(2), *END], run.said
     assert (run.code, run.told["stop"], run.told["target_met"]) == (1, "max_rounds", False)
-    assert run.verdicts == ["first", "promoted", "promoted"]
+    assert run.verdicts == ["promoted", "promoted", "promoted"]
     assert run.accuracies == sorted(run.accuracies)
     assert_published(place, run, champion_round=2)
     assert [one["accepted"] > 0 for one in run.told["rounds"]] == [False, True, True]
@@ -54,7 +54,7 @@ def test_rounds_after_the_target_only_hand_the_state_on(
         *END,
     ], run.said
     assert (run.code, run.told["stop"], run.told["target_met"]) == (0, "target", True)
-    assert run.verdicts == ["first", "promoted", "promoted"]
+    assert run.verdicts == ["promoted", "promoted", "promoted"]
     assert run.errors == []
     assert_published(place, run, champion_round=2)
     # The samples do not depend on the number of shards, nor training on the goal.
@@ -65,8 +65,57 @@ def test_a_target_that_the_first_stage_meets_needs_no_round(make_place: MakePlac
     place = make_place({"decide.goal.threshold": 0.0})
     run = place.run("--rounds", "1")
     assert run.executed == [*ROUND_0, "pass-through-r1", *END], run.said
-    assert (run.code, run.told["stop"], run.verdicts) == (0, "target", ["first"])
+    assert (run.code, run.told["stop"], run.verdicts) == (0, "target", ["promoted"])
     assert_published(place, run, champion_round=0)
+
+
+def test_a_first_stage_that_ruins_the_users_model_is_rejected_and_nothing_published(
+    whole: tuple[Place, Run], make_place: MakePlace
+) -> None:
+    """The promise: never worse than what you came with."""
+    finished, taught = whole
+    place = make_place(
+        {
+            "model": {"source": (finished.store / taught.told["model"]).as_uri()},
+            "train.first": {"steps": 4, "learning_rate": 1.0},
+            "train.rounds.learning_rate": 1e-9,
+            "decide.max_rounds": 1,
+            "generate.shards": 1,
+        }
+    )
+    run = place.run("--rounds", "1")
+    assert run.executed == [*ROUND_0, *round_tasks(1, 1), *END], run.said
+    assert run.verdicts == ["rejected", "rejected"]
+    assert (run.code, run.told["published"], run.told["model"]) == (1, False, "")
+    assert run.told["release"].startswith("the champion is the base model")
+    assert run.told["champion_round"] is None
+    assert run.told["base_accuracy"] == run.told["champion_accuracy"] == taught.accuracies[2]
+    assert run.accuracies[0] < run.accuracies[1] == run.told["base_accuracy"]
+    assert not (place.store / "models").exists()
+    assert "Nothing was released: the champion is the base" in Path(run.told["report"]).read_text()
+    assert place.cli("verify").returncode == 0
+
+
+def test_self_improvement_may_begin_with_the_base(
+    whole: tuple[Place, Run], make_place: MakePlace
+) -> None:
+    finished, taught = whole
+    place = make_place(
+        {
+            "model": {"source": (finished.store / taught.told["model"]).as_uri()},
+            "train.first": {"steps": 0},
+            "train.rounds": {"steps": 60, "learning_rate": 0.003},
+            "decide.max_rounds": 1,
+            "generate.shards": 1,
+        }
+    )
+    run = place.run("--rounds", "1")
+    base = ["prepare", "evaluate-base", "first-champion", "pass-through-r0"]
+    assert run.executed == [*base, *round_tasks(1, 1), *END], run.said
+    assert [one["round"] for one in run.told["rounds"]] == [1]
+    assert run.verdicts == ["promoted"]
+    assert run.told["base_accuracy"] == taught.accuracies[2] < run.accuracies[0]
+    assert_published(place, run, champion_round=1)
 
 
 def test_patience_ends_a_campaign_that_gets_no_better(make_place: MakePlace) -> None:
@@ -75,7 +124,7 @@ def test_patience_ends_a_campaign_that_gets_no_better(make_place: MakePlace) -> 
     )
     run = place.run("--rounds", "2")
     assert run.executed == [*ROUND_0, *round_tasks(1, 1), "pass-through-r2", *END], run.said
-    assert (run.code, run.told["stop"], run.verdicts) == (1, "patience", ["first", "rejected"])
+    assert (run.code, run.told["stop"], run.verdicts) == (1, "patience", ["promoted", "rejected"])
     assert_published(place, run, champion_round=0)
 
 
@@ -83,7 +132,7 @@ def test_fewer_rounds_than_unrolled_end_at_max_rounds(make_place: MakePlace) -> 
     place = make_place({"decide.max_rounds": 1, "generate.shards": 1})
     run = place.run("--rounds", "2")
     assert run.executed == [*ROUND_0, *round_tasks(1, 1), "pass-through-r2", *END], run.said
-    assert (run.code, run.told["stop"], run.verdicts) == (1, "max_rounds", ["first", "promoted"])
+    assert (run.code, run.told["stop"], run.verdicts) == (1, "max_rounds", ["promoted", "promoted"])
     assert_published(place, run, champion_round=1)
 
 
@@ -107,15 +156,22 @@ def test_a_run_goes_on_from_a_state_with_global_round_numbers(whole: tuple[Place
     place, first = whole
     longer = ("--rounds", "1", "--set", "decide.max_rounds=3", "--resume-from", first.told["state"])
     run = place.run(*longer)
-    assert run.executed == ["prepare", "pass-through-r0", *round_tasks(1), *END], run.said
+    assert run.executed == [
+        "prepare",
+        "evaluate-base",
+        "first-champion",
+        "pass-through-r0",
+        *round_tasks(1),
+        *END,
+    ], run.said
     assert [one["round"] for one in run.told["rounds"]] == [0, 1, 2, 3]
     assert run.accuracies[:3] == first.accuracies
     assert (run.code, run.told["stop"]) == (1, "max_rounds")
     names = {"prepare", "publish", "generate-r3-s0", "generate-r3-s1", *round_tasks(3)} - {
         "generate-r3"
     }
-    assert set(run.task_status) == names
-    assert set(run.task_status.values()) == {"done"}
+    # The base was measured by the earlier run.
+    assert run.task_status == {**dict.fromkeys(names, "done"), "evaluate-base": "reused"}
     assert run.told["run_id"] != first.told["run_id"]
     assert_published(place, run, champion_round=run.told["champion_round"])
 
@@ -168,8 +224,15 @@ def test_a_failing_step_stops_the_run_but_not_its_report(make_place: MakePlace) 
         "--resume-from",
         run.told["state"],
     )
-    assert mended.executed == ["prepare", "pass-through-r0", *round_tasks(1), *END], mended.said
-    assert mended.verdicts == ["first", "promoted"]
+    assert mended.executed == [
+        "prepare",
+        "evaluate-base",
+        "first-champion",
+        "pass-through-r0",
+        *round_tasks(1),
+        *END,
+    ], mended.said
+    assert mended.verdicts == ["promoted", "promoted"]
     assert mended.accuracies[0] == run.accuracies[0]
     assert mended.errors == []
     assert mended.accuracies == plain.accuracies

@@ -25,6 +25,8 @@ from components.contracts.summaries import (
 )
 from components.contracts.summaries.evaluate import Diversity, Intervals, Measurement
 from components.contracts.summaries.train import TrainingLayout
+from components.decide import first_champion
+from components.decide.first_champion import FirstChampionInputs
 from components.runtime.attempts import Task
 from components.runtime.campaign import load_campaign
 from components.runtime.context import Context
@@ -140,7 +142,9 @@ def start_summary(first_mix: str = "mix/none") -> StartSummary:
         dtype="float32",
         positions=None,
         fresh=True,
+        supervised=True,
         first_mix=first_mix,
+        base="prepare/none",
     )
 
 
@@ -148,6 +152,22 @@ def first_mix(context: Context, train: Sequence[TrainingRow] = ()) -> Receipt:
     """The mix that prepare writes: labelled rows, no samples."""
     files = {"mix.jsonl": train, "accepted.jsonl": [], "dropped.jsonl": []}
     return store(context, "mix", files, SelectSummary(round=0, labelled_rows=len(train)))
+
+
+def with_base(context: Context, start: Receipt, results: Sequence[Result], **summary: Any) -> str:
+    """URI of the state in which the base, with these results, is the first champion."""
+    uri = receipt_uri(context, start)
+    prepared = load_campaign(context, uri).prepared
+    written = evaluate_summary(**{"round": 0, "test_accuracy": 0.1, **summary})
+    measured = store(
+        context, "evaluate", {"results.jsonl": results}, written, {"candidate": prepared}
+    )
+    return receipt_uri(context, first_champion.run(FirstChampionInputs(uri, measured), context))
+
+
+def all_wrong(results: Sequence[Result]) -> list[Result]:
+    """The same prompts, none of them right."""
+    return [one.model_copy(update={"correct": False}) for one in results]
 
 
 def decided(context: Context, start: Receipt, **changes: Any) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from components.contracts.recipe import Recipe
 from components.contracts.recipe_file import parse_recipe
 from components.contracts.rows import Dropped, TrainingRow, write_rows
-from components.contracts.state import Cause, Plan, RoundRecord, State
+from components.contracts.state import Cause, ModelRecord, Plan, RoundRecord, State
 from components.contracts.summaries import (
     DecideSummary,
     EvaluateSummary,
@@ -182,6 +182,10 @@ def _evaluated(number: int, accuracy: float) -> EvaluateSummary:
     )
 
 
+BASE = ModelRecord(accuracy=0.02, interval=(0.0, 0.05), overall=0.02, test_accuracy=0.01)
+"""Of the model that the campaign begins with."""
+
+
 class Campaign:
     """Adds one step after the other to a store; a clock of its own lets every step take known
     seconds."""
@@ -259,7 +263,9 @@ class Campaign:
             self.last = commit(
                 context, attempt, "start", config={}, inputs=inputs, seed=0, work=start
             )
-        self.state = self.state.model_copy(update={"start": self.last.ref})
+        self.state = self.state.model_copy(
+            update={"start": self.last.ref, "base": BASE, "champion": self.prepared.ref}
+        )
         return self.last
 
     def round(
@@ -316,7 +322,7 @@ class Campaign:
                 go=stop is None,
                 stop=stop,
                 accuracy=accuracy,
-                p_value=None,
+                p_value=0.004,
                 champion=receipts["train"].ref,
                 alarms=(),
                 causes=(),
@@ -407,11 +413,11 @@ class Campaign:
             generated=made,
             accepted=made - sum(dropped.values()),
             dropped=dropped,
-            p_value=0.004 if number else None,
+            p_value=0.004,
             perplexity=3.21,
             causes=(cause,) if number else (),
             blocked=number == 2,
-            alarms=("collapse guard: distinct-2 is 0.9 times that of round 0",)
+            alarms=("collapse guard: distinct-2 is 0.9 times what it was at first",)
             if number == 2
             else (),
             measures={"agreement": 0.6 + 0.1 * number} if number else {},
@@ -494,7 +500,7 @@ def whole_campaign(context: Context, text: str = "21 = 12") -> Campaign:
     met."""
     made = Campaign(context)
     made.prepare()
-    made.round(0, 0.41, "first")
+    made.round(0, 0.41, "promoted")
     made.round(1, 0.68, "promoted", text=text)
     made.round(2, 0.69, "rejected", text=text)
     made.round(3, 0.93, "promoted", stop="target", text=text)

@@ -237,7 +237,7 @@ def test_status_of_the_latest_run_is_one_json_document(tmp_path: Path, context: 
     told = json.loads(cli(tmp_path, "status", "--json", "--store", context.store.root).stdout)
     assert told["run_id"] == made.run_id
     assert [one["verdict"] for one in told["rounds"]] == [
-        "first",
+        "promoted",
         "promoted",
         "rejected",
         "promoted",

@@ -1,4 +1,4 @@
-"""Signs of collapse against round 0: each bound blocks or warns on its own side, with the numbers."""
+"""Signs of collapse against an earlier model: each bound blocks or warns on its own side, with the numbers."""
 
 from __future__ import annotations
 
@@ -169,6 +169,19 @@ def test_answers_to_problems_that_round_0_could_not_solve_may_grow() -> None:
     first = Measured([*known[:10], *measured(correct=False).results[10:]], [], [])
     blocks, _ = ruled(first, Measured([*known, *solved], [], []))
     assert blocks.keys() == {"length"}, "with few right answers the length of all counts"
+
+
+def test_answers_that_become_like_those_of_labelled_rows_are_no_collapse() -> None:
+    """An untrained model babbles to the end; training teaches it the answers of people."""
+    labelled = [" ".join(text.split()[:6]) for text in answers(12, count=120, seed=5)]
+    babble = measured(correct=False, length=20)
+    taught = measured(answers(12), length=11)
+    blocks, _ = ruled(babble, taught)
+    assert blocks.keys() == {"distinct_2", "length"}
+    assert alarms(collapse_signs(babble, taught, 256, labelled))[0] == []
+    # Beyond people's answers it is one.
+    mute = collapse_signs(babble, measured(answers(2), length=4), 256, labelled)
+    assert {one.measure for one in alarms(mute)[0]} == {"distinct_2", "length"}
 
 
 def test_too_little_text_is_not_measured() -> None:

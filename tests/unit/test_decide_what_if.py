@@ -36,7 +36,7 @@ def asked(campaign: Campaign, **overrides: Any) -> list[tuple[int, str, str, str
 
 def test_its_own_settings_give_the_verdicts_that_were_given(campaign: Campaign) -> None:
     assert asked(campaign) == [
-        (0, "first", "first", None),
+        (0, "promoted", "promoted", None),
         (1, "rejected", "rejected", None),
         (2, "promoted", "promoted", None),
         (3, "rejected", "rejected", None),
@@ -53,7 +53,8 @@ def test_a_shorter_patience_would_have_ended_it_before_the_gain(campaign: Campai
 
 def test_a_larger_alpha_changes_verdicts_and_says_what_nobody_knows(campaign: Campaign) -> None:
     answer = what_if(campaign.context, campaign.uri, {"alpha": 0.5})
-    assert [one.would_be for one in answer.rounds] == ["first", "promoted", "promoted", "rejected"]
+    verdicts = ["promoted", "promoted", "promoted", "rejected"]
+    assert [one.would_be for one in answer.rounds] == verdicts
     assert (answer.diverges_after, answer.champion_round, answer.would_be_champion_round) == (
         1,
         2,
@@ -97,7 +98,7 @@ def test_the_command_prints_json_and_writes_nothing(campaign: Campaign) -> None:
     document = json.loads(done.stdout)
     assert document["changed"] == {"alpha": 0.5}
     assert [one["would_be"] for one in document["rounds"]] == [
-        "first",
+        "promoted",
         "promoted",
         "promoted",
         "rejected",

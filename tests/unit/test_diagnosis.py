@@ -61,6 +61,7 @@ NO_SAMPLES: dict[str, Any] = {
 """The first mix."""
 SETTLED = [0.9 * 0.9**step + 0.2 for step in range(200)]
 LORA = recipe_of(train={"lora": {"rank": 4, "max_rank": 12, "max_unfrozen_layers": 3}})
+SUPERVISED = PLAN.model_copy(update={"training": "supervised"})
 ADAPTED = PLAN.model_copy(update={"lora": base_plan(LORA).lora})
 EQUAL = Comparison(pairs=500, wins=20, losses=18, p_value=0.44, level=0.0125)
 
@@ -96,7 +97,7 @@ def the(name: str, **changes: Any) -> Finding:
 def test_a_sound_round_has_no_cause() -> None:
     assert names() == []
     assert names(verdict="promoted") == []
-    assert names(verdict="first", round=0, select=NO_SAMPLES, comparison=None) == []
+    assert names(verdict="promoted", round=0, plan=SUPERVISED, select=NO_SAMPLES) == []
 
 
 def test_rising_dev_loss_is_overfitting() -> None:
@@ -277,7 +278,8 @@ def test_answers_that_never_end_are_truncation() -> None:
         "truncation",
         finished_share=0.7,
         round=0,
-        verdict="first",
+        verdict="promoted",
+        plan=SUPERVISED,
         select=NO_SAMPLES,
         comparison=None,
     )
@@ -298,7 +300,8 @@ def test_a_ladder_whose_base_is_not_solved_says_so() -> None:
     first: dict[str, Any] = {
         "recipe": recipe_of(ladder=True),
         "round": 0,
-        "verdict": "first",
+        "verdict": "promoted",
+        "plan": SUPERVISED,
         "select": NO_SAMPLES,
     }
     found = the("base_not_mastered", **first, comparison=None, candidate=scores)

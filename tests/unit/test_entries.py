@@ -82,18 +82,21 @@ def test_a_round_can_be_carried_out_by_hand(context: Context, tmp_path: Path) ->
         "--set",
         "seed=3",
     )
-    state, fresh = done("prepare", *recipe)
-    assert fresh == "fresh=true"
+    start, *printed = done("prepare", *recipe)
+    assert printed == ["supervised=true"]
+    [base] = done("evaluate", "--state", start, "--candidate", start)
+    assert receipt(base).inputs.keys() == {"prepare", "candidate"}
+    [state] = done("decide", "first-champion", "--state", start, "--results", base)
     assert receipt(state).seed == 3
-    [candidate] = done("train", "--state", state, "--mix", state)
-    assert receipt(candidate).inputs["mix"] == receipt(state).inputs["mix"]
+    [candidate] = done("train", "--state", state, "--mix", start)
+    assert receipt(candidate).inputs["mix"] == receipt(start).inputs["mix"]
     assert read_summary(receipt(candidate), TrainSummary).steps <= 4
     [results] = done("evaluate", "--state", state, "--candidate", candidate)
     assert receipt(results).inputs["candidate"] == receipt(candidate).digest
-    round_zero = ("--state", state, "--mix", state, "--candidate", candidate, "--results", results)
+    round_zero = ("--state", state, "--mix", start, "--candidate", candidate, "--results", results)
     decided, go = done("decide", *round_zero)
     assert go == "go=true"
-    assert read_summary(receipt(decided), DecideSummary).verdict == "first"
+    assert read_summary(receipt(decided), DecideSummary).verdict == "rejected"
     shards = [done("generate", "--state", decided, "--shard", str(shard))[0] for shard in (1, 0)]
     assert [read_summary(receipt(shard), GenerateSummary).prompts for shard in shards] == [12, 12]
     [mix] = done("select", "--state", decided, "--samples", *shards)
@@ -102,10 +105,11 @@ def test_a_round_can_be_carried_out_by_hand(context: Context, tmp_path: Path) ->
     assert account.accepted + sum(account.dropped.values()) == 24
     published, prefix = done("publish", "--state", decided)
     assert receipt(published).step == "publish"
-    # Four steps teach nothing: the model is not proved better than its base.
+    # Four steps teach nothing: the base is still the champion, and is not released as if it were
+    # better.
     summary = read_summary(receipt(published), PublishSummary)
     assert (prefix, summary.released) == ('prefix=""', False)
-    assert "not proved better than base model scratch" in summary.why
+    assert "the champion is the base model" in summary.why
     [page] = done("report", "--store", context.store.root, "--run-id", run_of(context))
     assert Path(page.removeprefix("file://")).read_text().startswith("<!doctype html>")
     # The same work has the same address: nothing is done twice.
@@ -124,7 +128,7 @@ def test_the_same_entry_trains_in_many_processes_under_torchrun(
         "--set",
         "train.num_processes=2",
     )
-    state, _ = done("prepare", *recipe)
+    state, *_ = done("prepare", *recipe)
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     environment = {
         **os.environ,

@@ -144,7 +144,9 @@ def test_a_champion_measured_by_other_settings_is_measured_anew_beside_the_candi
     assert summary_of(after).measurement.champion == summary_of(fresh).measurement.candidate
 
 
-def test_round_0_stays_the_base_of_collapse_when_another_is_champion(context: Context) -> None:
+def test_the_first_promoted_model_stays_the_base_of_collapse_when_another_is_champion(
+    context: Context,
+) -> None:
     start, first, second = begun(context, recipe(), **SPLITS), model(context, 0), model(context, 1)
     zero = evaluate(context, start, first)
     one = evaluate(context, later(context, start, first, zero), second)

@@ -14,14 +14,14 @@ from components.contracts.recipe import LoraStructure
 from components.contracts.recipe.parameters import PARAMETER_KEYS, parameter_values
 from components.contracts.recipe_file import parse_recipe, set_key
 from components.contracts.rows import Dropped, Prompt, TrainingRow, prompt_id, read_rows
-from components.contracts.state import Plan, State
+from components.contracts.state import Plan, State, base_plan
 from components.contracts.summaries import SelectSummary, StartSummary
 from components.errors import UserError
 from components.prepare.step import PrepareInputs, resolve_recipe, run
 from components.runtime.attempts import Task
 from components.runtime.campaign import load_campaign
 from components.runtime.context import Context
-from components.runtime.entrypoints import mix_of
+from components.runtime.entrypoints import base_of, mix_of
 from components.runtime.receipts import (
     Receipt,
     commit_once,
@@ -105,12 +105,14 @@ def test_a_new_campaign_has_recipe_state_base_and_splits(context: Context) -> No
             )
             == counts[name]
         )
-    base = fetch_folder(context, data_of(context, receipt), "base")
+    base = fetch_folder(context, data_of(context, receipt), "model")
     assert {"model.safetensors", "config.json", "tokenizer.json"} <= {
         path.name for path in base.iterdir()
     }
     assert read_summary(receipt, StartSummary).parameters > 1000
     assert read_summary(receipt, StartSummary).fresh is True
+    assert read_summary(receipt, StartSummary).supervised is True
+    assert base_of(context, receipt) == data_of(context, receipt)
     campaign = load_campaign(context, receipt_uri(context, receipt))
     assert campaign.next_round == 0
     assert campaign.state.plan.level == 4
@@ -136,7 +138,7 @@ def test_data_and_base_are_made_anew_only_for_what_they_depend_on(context: Conte
     bigger = changed(model={"scratch": {**RECIPE["model"]["scratch"], "num_layers": 2}})
     assert data_of(context, prepare(context, bigger)).ref != data_of(context, first).ref
     peers = data_of(context, prepare(context, changed(train={"num_peers": 2})))
-    assert {"base/config.json", "base-1/config.json"} <= peers.objects.keys()
+    assert {"model/config.json", "peer-1/config.json"} <= peers.objects.keys()
 
 
 def test_numbers_that_come_as_floats_are_the_same_recipe(context: Context) -> None:
@@ -333,6 +335,7 @@ def test_a_resumed_campaign_goes_on_where_the_old_one_stopped(context: Context) 
     )
     receipt = prepare(context, more, resume_from=state_uri)
     assert read_summary(receipt, StartSummary).fresh is False
+    assert read_summary(receipt, StartSummary).supervised is False
     assert read_summary(receipt, StartSummary).counts == read_summary(old, StartSummary).counts
     assert data_of(context, receipt) == data_of(context, old)
     campaign = load_campaign(context, receipt_uri(context, receipt))
@@ -406,14 +409,21 @@ def test_a_state_that_is_not_there_is_an_error_that_says_so(context: Context) ->
         prepare(context, resume_from="yesterday")
 
 
+def test_without_a_supervised_stage_the_first_round_is_round_1(context: Context) -> None:
+    start = prepare(context, changed(train={"first": {"steps": 0}, "rounds": {"steps": 9}}))
+    summary = read_summary(start, StartSummary)
+    assert (summary.fresh, summary.supervised) == (True, False)
+    campaign = load_campaign(context, receipt_uri(context, start))
+    assert campaign.next_round == 1
+    assert campaign.state.plan == base_plan(campaign.recipe).model_copy(update={"level": 5})
+
+
 def test_pretraining_alone_is_planned_with_its_own_length(context: Context) -> None:
     train = {"pretrain": {"steps": 7, "learning_rate": 0.01}, "first": {"steps": 0}}
     plan = load_campaign(
         context, receipt_uri(context, prepare(context, changed(train=train)))
     ).state.plan
     assert (plan.steps, plan.learning_rate) == (7, 0.01)
-    with pytest.raises(UserError, match=r"first.steps is 0 and there is no `pretrain`"):
-        prepare(context, changed(train={"first": {"steps": 0}}))
     with pytest.raises(UserError, match="only `first` may have 0 steps"):
         prepare(context, changed(train={"rounds": {"steps": 0}}))
 

@@ -409,7 +409,7 @@ def test_a_garbled_object_is_found_when_it_is_fetched(
     [
         (lambda document: document.pop("summary"), "summary"),
         (lambda document: document.update(surprise=1), "surprise"),
-        (lambda document: document.update(schema_version=3), "schema_version"),
+        (lambda document: document.update(schema_version=4), "schema_version"),
         (
             lambda document: document["objects"].update(
                 {"../../escape": {"sha256": "a" * 64, "size": 1}}
@@ -541,7 +541,9 @@ def test_a_summary_is_read_as_what_the_step_wrote(context: Context) -> None:
         dtype="float32",
         positions=None,
         fresh=True,
+        supervised=True,
         first_mix="mix/0",
+        base="prepare/0",
     )
     receipt = commit_once(
         context, TASK, "start", config={}, inputs={}, seed=0, work=lambda folder: written

@@ -21,13 +21,14 @@ def test_a_finished_run_shows_its_rounds_champion_and_verdict(context: Context) 
     assert view.status == "published"
     assert view.target_met
     assert [one.record.verdict for one in view.rounds] == [
-        "first",
+        "promoted",
         "promoted",
         "rejected",
         "promoted",
     ]
     assert view.champion is not None
-    assert view.champion.round == 3
+    assert view.champion == view.rounds[3].record
+    assert "went from the base model's 2.0 % over 41.0 % after round 0 to 93.0 %" in headline(view)
     assert len(view.rounds[1].accepted) == 5
     assert {row.reason for row in view.rounds[1].dropped} == {"verifier", "duplicate", "unfinished"}
     assert len(view.rounds[1].curve) == 200

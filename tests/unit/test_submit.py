@@ -708,7 +708,8 @@ def test_the_summary_shows_the_verdict_of_every_round(context: Context, package:
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert [row.split(" | ")[2] for row in rows] == [
         "verdict",
-        "first",
+        "first champion",
+        "promoted",
         "promoted",
         "rejected",
         "promoted",

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from components.cli.cluster.submit import Started, Submission, failure_lines
-from components.contracts.state import RoundRecord
+from components.contracts.state import ModelRecord, RoundRecord
 from components.errors import RatchetError, one_line
 from components.report.runs import load_run, run_id_of_job
 from components.report.views import RunView
@@ -52,6 +52,8 @@ def _rounds(view: RunView) -> list[str]:
     # There is no state before `prepare` has ended, and no history before the first `decide`.
     if view.state is not None and view.state.history:
         lines += ["", "| round | accuracy | verdict | why |", "|---|---|---|---|"]
+        if view.state.base is not None:
+            lines.append(f"| base | {_share(view.state.base)} | first champion | |")
         lines += [_row(record) for record in view.state.history]
     if view.published is not None:
         prefix = _escape(view.published.prefix)
@@ -60,14 +62,18 @@ def _rounds(view: RunView) -> list[str]:
 
 
 def _row(record: RoundRecord) -> str:
-    low, high = (percent(bound) for bound in record.interval)
     cells = [
         str(record.round),
-        f"{percent(record.accuracy)} ({low} to {high})",
+        _share(record),
         record.verdict,
         _escape(record.why),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _share(record: ModelRecord) -> str:
+    low, high = (percent(bound) for bound in record.interval)
+    return f"{percent(record.accuracy)} ({low} to {high})"
 
 
 def _escape(text: str) -> str:

@@ -20,7 +20,7 @@ from components.errors import UserError
 from components.prepare.readers import read_source
 from components.report.runs import latest_run_id, load_run
 from components.report.words import cut
-from components.runtime.campaign import base_name, checkpoint_name
+from components.runtime.campaign import checkpoint_in
 from components.runtime.context import Context
 from components.runtime.receipts import fetch_folder, read_receipt
 from components.storage.sources import local_path
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 BATCH_SIZE = 32
 SHOWN_CHARACTERS = 2000
-BASE = "base"
+BASE = "model"
 CHAMPION = "champion"
 
 
@@ -73,12 +73,12 @@ class Models:
                 raise UserError(f"--compare needs a run, and {target!r} is none of this store")
             return {target: self._model_folder(target)}
         if view.state is None or view.state.champion is None:
-            raise UserError(f"run {view.run_id} has no champion yet: round 0 is not finished")
+            raise UserError(f"run {view.run_id} has no champion yet: the base is not measured")
         champion = read_receipt(self._context, view.state.champion)
-        folders = {CHAMPION: fetch_folder(self._context, champion, checkpoint_name(0))}
+        folders = {CHAMPION: fetch_folder(self._context, champion, checkpoint_in(champion, 0))}
         if compare:
             prepared = read_receipt(self._context, view.state.prepared)
-            base = fetch_folder(self._context, prepared, base_name(prepared, 0))
+            base = fetch_folder(self._context, prepared, checkpoint_in(prepared, 0))
             return {BASE: base, **folders}
         return folders
 

@@ -54,8 +54,8 @@ class DecideSection(Section):
     families prove more than few large ones: unseen ones may lose all."""
     # A model that trains on its own answers forgets how people write before its accuracy falls.
     max_perplexity_ratio: Annotated[float, Field(ge=1.0)] = 1.10
-    """Perplexity on human text, over the best of round 0 and all champions, above which a candidate
-    is rejected."""
+    """Perplexity on human text, over the lowest of the base and all champions, above which a
+    candidate is rejected."""
     # Non-inferiority, not equality: with few texts equality could never be proved.
     retention_margin: float | None = 0.01
     """Share of tokens, 0 to 0.2, that a candidate may lose on the retention split: its token

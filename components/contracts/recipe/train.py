@@ -85,7 +85,8 @@ class TrainSection(Section):
     pretrain: Stage | None = None
     """Before `first`: next-token prediction on raw text (rows without a prompt)."""
     first: Stage = Stage(steps=500)
-    """The supervised stage on labelled rows (round 0); of 0 steps: `pretrain` alone."""
+    """The supervised stage on labelled rows (round 0). Of 0 steps: `pretrain` alone or, without
+    one, no round 0: self-improvement begins with the base."""
     rounds: Stage = Stage(steps=200)
     """Each self-improvement round."""
     method: Literal["sft", "dpo", "rpo"] = "sft"
@@ -222,11 +223,12 @@ class TrainSection(Section):
     def _stages_train(self) -> TrainSection:
         if self.rounds.steps == 0 or (self.pretrain is not None and self.pretrain.steps == 0):
             raise ValueError("only `first` may have 0 steps")
-        if self.first.steps == 0 and self.pretrain is None:
-            raise ValueError(
-                "first.steps is 0 and there is no `pretrain`: round 0 has to train something"
-            )
         return self
+
+    @property
+    def has_supervised_stage(self) -> bool:
+        """True if round 0 has something to train."""
+        return self.first.steps > 0 or self.pretrain is not None
 
 
 HOW_TO_TRAIN = (

@@ -3,7 +3,7 @@
 `components.runtime.receipts.read_summary` reads them.
 """
 
-from components.contracts.summaries.decide import DecideSummary
+from components.contracts.summaries.decide import ChampionSummary, DecideSummary
 from components.contracts.summaries.evaluate import EvaluateSummary
 from components.contracts.summaries.generate import GenerateSummary
 from components.contracts.summaries.prepare import PrepareSummary, StartSummary
@@ -13,6 +13,7 @@ from components.contracts.summaries.summary import Summary
 from components.contracts.summaries.train import LogEntry, TrainSummary
 
 __all__ = [
+    "ChampionSummary",
     "DecideSummary",
     "EvaluateSummary",
     "GenerateSummary",

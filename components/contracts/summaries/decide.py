@@ -8,6 +8,17 @@ from components.contracts.state import StopReason, Verdict
 from components.contracts.summaries.summary import Summary
 
 
+class ChampionSummary(Summary):
+    """The base model as the first champion."""
+
+    written_by: ClassVar[tuple[str, ...]] = ("champion",)
+    champion: str
+    """Ref of the prepare receipt that holds it."""
+    accuracy: float
+    """Validation accuracy over the goal's slice, 0 to 1."""
+    test_accuracy: float
+
+
 class DecideSummary(Summary):
     """The verdict on a candidate, and whether the campaign goes on."""
 
@@ -22,10 +33,11 @@ class DecideSummary(Summary):
     """Why it ends; None if it goes on."""
     accuracy: float
     """Validation accuracy of the candidate over the goal's slice, 0 to 1."""
-    p_value: float | None
-    """p of the gate's test; None if there was no champion to compare with."""
+    p_value: float
+    """p of the gate's test."""
     champion: str
-    """Ref of the train receipt of the best model after this round."""
+    """Ref of the receipt of the best model after this round: of train, or of prepare if it is the
+    base."""
     alarms: tuple[str, ...]
     """Measures that spoke against the candidate."""
     causes: tuple[str, ...]

@@ -9,7 +9,7 @@ from pydantic import Field
 from components.contracts.summaries.summary import Part, Share, Summary
 
 CollapseSign = Literal["distinct_2", "perplexity", "pass_at_k", "length"]
-"""Measures that are compared with round 0."""
+"""Measures that show a collapse."""
 Interval = tuple[float, float]
 """Lower and upper end of a 95 % interval."""
 
@@ -134,13 +134,13 @@ class Bounds(Part):
 
 
 class RatioSign(Part):
-    """A measure now, over what it was in round 0, or in the best champion since."""
+    """A measure now, over that of an earlier model."""
 
     value: float
     first: float
-    """In the round that it is compared with."""
+    """Of the model that it is compared with."""
     against: int = 0
-    """That round."""
+    """Round that trained that model; -1 for the base."""
     ratio: float
     n: int
     """Word pairs, texts or prompts it is measured on."""
@@ -151,7 +151,7 @@ class RatioSign(Part):
 
 
 class PassAtKSign(Part):
-    """The change of pass@k since round 0, or since the best champion.
+    """The change of pass@k against an earlier model.
 
     It blocks if it is surely (97.5 %) a fall, and warns if that is likely (90 %).
     """
@@ -159,9 +159,9 @@ class PassAtKSign(Part):
     k: int
     value: float
     first: float
-    """In the round that it is compared with."""
+    """Of the model that it is compared with."""
     against: int = 0
-    """That round."""
+    """Round that trained that model; -1 for the base."""
     difference: float
     """Now minus then."""
     low: float
@@ -174,7 +174,8 @@ class PassAtKSign(Part):
 
 
 class Collapse(Part):
-    """Signs of collapse against round 0 and the champions since.
+    """Signs of collapse against the first promoted candidate (the base until there is one) and the
+    champions since.
 
     None for a sign that was not measured (too little text, no text of people, no samples), and for
     all before there is a champion.
@@ -254,7 +255,7 @@ class Intervals(Part):
 
 
 class EvaluateSummary(Summary, ModelScores):
-    """The candidate's scores, and comparisons with the champion and with round 0."""
+    """The candidate's scores, and comparisons with the champion and an earlier model."""
 
     written_by: ClassVar[tuple[str, ...]] = ("evaluate",)
     round: int

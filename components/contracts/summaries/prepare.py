@@ -37,6 +37,12 @@ class StartSummary(PrepareSummary):
     """Smallest gain that the validation prompts can prove in one round, as a share of them; None if
     the run goes on from an earlier one."""
     fresh: bool
-    """False if the run goes on from the state of an earlier one, so that round 0 is skipped."""
+    """False if the run goes on from a state that has a champion, so that the base is not measured.
+    """
+    supervised: bool
+    """False if there is no round 0: the recipe has no supervised stage, or the run goes on from a
+    later state."""
+    base: str
+    """Ref of the prepare receipt, whose `model/` is the base model."""
     first_mix: str
     """Ref of the mix that the first training learns from."""

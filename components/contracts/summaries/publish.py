@@ -54,8 +54,9 @@ class PublishSummary(Summary):
     dtype: str
     """Type of the published weights."""
     champion: str
-    """Ref of its train receipt."""
-    champion_round: int
+    """Ref of the receipt that holds it: of train, or of prepare for the base."""
+    champion_round: int | None
+    """Round that trained it; None for the base."""
     target_met: bool
     """The campaign ended because the goal was reached."""
     validation_accuracy: float

@@ -44,7 +44,7 @@ class Evidence:
     select: SelectSummary
     """Summary of the mix that was trained on."""
     comparison: Comparison | None = None
-    """The gate's comparison with the champion; None before there is a champion."""
+    """The gate's comparison with the champion; None if it is not known."""
     measures: Mapping[str, float] = field(default_factory=dict)
     """The round in numbers (`components.decide.reflection.measures`); a name is absent if it was
     not measured."""
@@ -52,6 +52,14 @@ class Evidence:
     def __getitem__(self, name: str) -> float:
         """Return a measure; NaN if it is absent, so that no comparison with it holds."""
         return self.measures.get(name, float("nan"))
+
+    @property
+    def improved(self) -> bool:
+        """True if an improvement round was promoted: its training was long and large enough.
+
+        A supervised training is not, for any of them beats a base that was never taught.
+        """
+        return self.verdict == "promoted" and self.plan.training == "improvement"
 
     def finding(
         self,
@@ -77,7 +85,7 @@ class Evidence:
             direction: The way it should move.
             otherwise: Change to make if `change` is at its bound or was taken back before.
         """
-        settled = SETTLED if self.verdict in ("promoted", "first") else 1.0
+        settled = SETTLED if self.verdict == "promoted" else 1.0
         return Finding(
             name=name,
             evidence=description,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from components.contracts.recipe import Recipe
-from components.contracts.state import Cause, Plan, Verdict, base_plan
+from components.contracts.state import Cause, Plan, base_plan
 from components.decide.finished_round import FinishedRound, Outcome
 from components.decide.reflection.diagnosis import diagnose
 from components.decide.reflection.evidence import Evidence
@@ -45,11 +45,11 @@ def reflect(
     )
     # Bounds of changes are relative to what the person wrote, not to what plans have made of it.
     recipe = campaign.written
-    current = _improvement_plan(used_plan, outcome.verdict, recipe)
+    current = _improvement_plan(used_plan, recipe)
     previous_record = history[-1] if history else None
     previous_plan = current
     if previous_record is not None:
-        previous_plan = _improvement_plan(previous_record.plan, previous_record.verdict, recipe)
+        previous_plan = _improvement_plan(previous_record.plan, recipe)
     reviewed = review(
         previous_record,
         previous_plan,
@@ -67,11 +67,11 @@ def reflect(
     return plan.model_copy(update={"level": level}), causes
 
 
-def _improvement_plan(plan: Plan, verdict: Verdict, recipe: Recipe) -> Plan:
+def _improvement_plan(plan: Plan, recipe: Recipe) -> Plan:
     """Return a round's settings as they would be in an improvement round."""
-    if verdict != "first":
+    if plan.training == "improvement":
         return plan
-    # The first training has the settings of a stage of its own; later rounds begin from the
+    # The supervised training has the settings of a stage of its own; later rounds begin from the
     # recipe's.
     retained = {name: getattr(plan, name) for name in SHARED_BY_STAGES}
     return base_plan(recipe).model_copy(update=retained)

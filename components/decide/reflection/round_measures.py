@@ -30,7 +30,7 @@ def round_measures(
     train: TrainSummary,
     log: Sequence[LogEntry],
     candidate: Measured,
-    champion: Measured | None,
+    champion: Measured,
 ) -> Measures:
     """Return the round in numbers: name of a measure → value.
 
@@ -41,24 +41,19 @@ def round_measures(
         train: Summary of the training.
         log: Log entry of each step.
         candidate: Results of the candidate.
-        champion: Results of the champion; None before there is one.
+        champion: Results of the champion.
     """
     selection = read_summary(mix, SelectSummary)
     prompts = list(validation_prompts(context, campaign.prepared).values())
-    champion_results = None
-    champion_headline = None
-    if champion is not None:
-        champion_results = champion.results
-        champion_headline = champion.headline
     losses = [entry.loss for entry in log]
     tokens = [entry.tokens for entry in log]
     measures = loss_measures(train, losses, tokens)
-    measures |= human_loss_measures(candidate.headline, champion_headline)
-    measures |= answer_measures(candidate.results, champion_results, references_of(prompts))
+    measures |= human_loss_measures(candidate.headline, champion.headline)
+    measures |= answer_measures(candidate.results, champion.results, references_of(prompts))
     measures |= mix_measures(mix_rows(context, mix), prompts)
     measures |= _sample_measures(selection)
-    if selection.votes is not None and champion_results is not None:
-        measures |= verifier_measures(selection.votes, champion_results)
+    if selection.votes is not None:
+        measures |= verifier_measures(selection.votes, champion.results)
     num_rows = selection.labelled_rows + selection.self_rows
     # How often a row is drawn on average; draws are by weight, so some rows come more often.
     if num_rows:

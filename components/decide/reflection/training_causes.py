@@ -109,7 +109,7 @@ def learning_rate_too_low(evidence: Evidence) -> Finding | None:
     )
     unmoved = same >= UNCHANGED_ANSWERS or mostly_unmoved
     stuck = evidence["loss_fall"] <= 1 - STUCK
-    if not unmoved or not stuck or evidence.verdict == "promoted":
+    if not unmoved or not stuck or evidence.improved:
         return None
     # With little left to learn nothing needs to move, and rows not seen once could move nothing.
     if evidence["last_loss"] <= HIGH_LOSS or evidence["epochs"] < 1.0:
@@ -129,9 +129,9 @@ def learning_rate_too_low(evidence: Evidence) -> Finding | None:
 
 
 def base_not_mastered(evidence: Evidence) -> Finding | None:
-    """Report a ladder whose labelled lengths are not mastered in round 0."""
+    """Report a ladder whose labelled lengths are not mastered by the supervised training."""
     ladder = evidence.recipe.data.ladder
-    if evidence.verdict != "first" or ladder is None:
+    if evidence.plan.training != "supervised" or ladder is None:
         return None
     name = f"length={ladder.labelled[1]}"
     accuracy = evidence.candidate.accuracy(name)
@@ -185,7 +185,7 @@ def overfitting(evidence: Evidence) -> Finding | None:
 def underfitting(evidence: Evidence) -> Finding | None:
     """Report a training that ended before the loss settled, or hardly moved it, without a gain."""
     train = evidence.train
-    if evidence.verdict == "promoted" or train.stopped_early:
+    if evidence.improved or train.stopped_early:
         return None
     falling = still_falling(evidence.losses)
     stuck = train.final_loss > HIGH_LOSS and train.final_loss > STUCK * train.first_loss
@@ -238,7 +238,7 @@ def too_little_capacity(evidence: Evidence) -> Finding | None:
     """
     train = evidence.train
     structure = evidence.plan.lora
-    if structure is None or evidence.verdict == "promoted" or train.stopped_early:
+    if structure is None or evidence.improved or train.stopped_early:
         return None
     loss = train.final_loss
     dev_loss = train.final_dev_loss

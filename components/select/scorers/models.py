@@ -13,7 +13,7 @@ from components.contracts.artifacts import split_file
 from components.contracts.recipe import RewardScorer
 from components.contracts.rows import Conversation, TrainingRow, read_rows
 from components.errors import UserError
-from components.runtime.campaign import Campaign, base_name, checkpoint_name
+from components.runtime.campaign import Campaign, checkpoint_in
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, fetch, fetch_folder, read_receipt
 from components.select.scored_samples import Block, SampleKey
@@ -65,8 +65,10 @@ def likelihood_scorers(context: Context, campaign: Campaign) -> dict[str, ModelS
     """Return scorers `champion` and `base`, perplexities per token, and `ratio` of the two."""
     champion = read_receipt(context, campaign.champion_ref)
     models = {
-        "champion": _perplexity(context, campaign, champion, checkpoint_name(0)),
-        "base": _perplexity(context, campaign, campaign.prepared, base_name(campaign.prepared, 0)),
+        "champion": _perplexity(context, campaign, champion, checkpoint_in(champion, 0)),
+        "base": _perplexity(
+            context, campaign, campaign.prepared, checkpoint_in(campaign.prepared, 0)
+        ),
     }
 
     # Far below 1 the champion finds likely what the base does not: it has drifted away.
@@ -144,7 +146,9 @@ def influence_scorer(context: Context, campaign: Campaign) -> ModelScorer:
         from components.modeling.influence import Influence
 
         champion = read_receipt(context, campaign.champion_ref)
-        model, codec = _loaded(context, champion, checkpoint_name(0), recipe.model.system_prompt)
+        model, codec = _loaded(
+            context, champion, checkpoint_in(champion, 0), recipe.model.system_prompt
+        )
         return Influence(model, codec, chosen, recipe.train.max_length, section.batch_size)
 
     def scores(block: Block) -> list[float | None]:
