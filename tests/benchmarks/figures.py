@@ -1,6 +1,7 @@
 """The one file of figures: what benchmarks measured, where and by which command.
 
-Only `record` writes it. The README's table is made from it by `python -m tests.benchmarks.table`.
+Only `record` writes it. The table in docs/figures.md is made from it by `python -m
+tests.benchmarks.table`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TypedDict
 
 FIGURES = Path(__file__).with_name("figures.json")
-README = Path(__file__).resolve().parents[2] / "README.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "figures.md"
 
 _BOUND = re.compile(r"([<≤≥>]) (-?[\d.]+)")
 

@@ -78,7 +78,7 @@ def measure(finished: Finished) -> dict[str, tuple[float, str, str]]:
 
 
 def markdown(finished: Finished, other: Receipt) -> str:
-    """The README's table: greedy pass@1 per task on test, pass@8 on validation, perplexity, of every round and
+    """The table of docs/figures.md: greedy pass@1 per task on test, pass@8 on validation, perplexity, of every round and
     of the control."""
     names = {
         f"round {record.round} ({record.verdict})": finished.scores(record.round)

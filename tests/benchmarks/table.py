@@ -1,10 +1,10 @@
-"""The README's table of figures: `python -m tests.benchmarks.table` writes it between its markers."""
+"""The table of docs/figures.md: `python -m tests.benchmarks.table` writes it between its marks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tests.benchmarks.figures import README, Figure, load, met
+from tests.benchmarks.figures import PAGE, Figure, load, met
 from tests.marked_text import with_part
 
 
@@ -31,14 +31,14 @@ def number(value: float) -> str:
     return f"{value:.4g}"
 
 
-def with_table(readme: str, figures: Mapping[str, Figure]) -> str:
-    """Return the README with the table between its markers. Raises ValueError without them."""
-    return with_part(readme, "figures", table(figures))
+def with_table(page: str, figures: Mapping[str, Figure]) -> str:
+    """Return the page with the table between its marks. Raises ValueError without them."""
+    return with_part(page, "figures", table(figures))
 
 
 def main() -> None:
-    """Rewrite the README."""
-    README.write_text(with_table(README.read_text(encoding="utf-8"), load()), encoding="utf-8")
+    """Rewrite the page."""
+    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), load()), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -186,19 +186,20 @@ def models_in(annotation: object) -> Iterator[type[BaseModel]]:
         yield from models_in(argument)
 
 
-def test_the_readme_lists_every_verb() -> None:
+def test_the_page_of_the_command_line_lists_every_verb() -> None:
     verbs = commands_by_verb()
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    _, _, after = readme.partition("| verb | what it does |\n")
+    page = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
+    _, _, after = page.partition("| verb | what it does |\n")
     table, _, _ = after.partition("\n\n")
     listed = re.findall(r"^\| `([a-z-]+)", table, re.MULTILINE)
     visible = {name for name, command in verbs.items() if not command.hidden}
     assert set(listed) == visible
 
 
-def test_the_symptoms_of_the_readme_are_in_messages_of_ours() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    tables = readme.split("| symptom | cause and cure |\n")[1:]
+def test_the_symptoms_of_the_pages_are_in_messages_of_ours() -> None:
+    text = "\n\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    tables = text.split("| symptom | cause and cure |\n")[1:]
+    assert len(tables) == 2
     symptoms = [row.split("|")[1] for table in tables for row in table.split("\n\n")[0].split("\n")]
     quoted = [span for symptom in symptoms for span in _SPAN.findall(symptom)]
     assert len(quoted) > 10

@@ -1,4 +1,4 @@
-"""The README's figures are those of the file that benchmarks write, and a missed bound is not
+"""The figures of the page are those of the file that benchmarks write, and a missed bound is not
 hidden."""
 
 from __future__ import annotations
@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.figures import README, load, met, record
+from tests.benchmarks.figures import PAGE, load, met, record
 from tests.benchmarks.table import table, with_table
 
 
-def test_the_table_in_the_readme_is_that_of_the_figures() -> None:
-    text = README.read_text(encoding="utf-8")
+def test_the_table_of_the_page_is_that_of_the_figures() -> None:
+    text = PAGE.read_text(encoding="utf-8")
     assert text == with_table(text, load()), "figures changed: `make golden`"
 
 
