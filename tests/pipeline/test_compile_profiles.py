@@ -388,6 +388,7 @@ def test_kfp_local_carries_out_the_very_pipeline_that_is_compiled_for_a_cluster(
     place.command("run")  # writes recipe.yaml
     done = call(command, tmp_path, {**place.environment, "PYTHONPATH": str(ROOT)}, 120.0)
     assert done.returncode == 0, done.stderr[-2000:]
-    expected = ["prepare", *round_tasks(0), "pass-through-r1", "publish", "report"]
+    base = ["prepare", "evaluate-base", "first-champion"]
+    expected = [*base, *round_tasks(0), "pass-through-r1", "publish", "report"]
     assert executed_tasks(done.stdout + done.stderr) == expected
     assert len(list((place.store / "steps" / "publish").glob("*.json"))) == 1
