@@ -23,7 +23,7 @@ def worse_answers(dropped: Path) -> dict[str, list[str]]:
     for row in read_rows(dropped, Dropped):
         if row.reason not in WRONG or "hinted" in row.row:
             continue
-        fields = {name: row.row[name] for name in Sample.model_fields}
+        fields = {name: row.row[name] for name in Sample.model_fields if name in row.row}
         sample = Sample.model_validate(fields)
         if sample.finished:
             samples.setdefault(sample.prompt_id, {})[sample.index] = sample.text

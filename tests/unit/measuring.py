@@ -53,7 +53,7 @@ def begun(
     }
     for name in base.objects if base is not None else ():
         assert base is not None
-        files[name.replace("model/", "base/")] = fetch(context, base, name).read_bytes()
+        files[name] = fetch(context, base, name).read_bytes()
     prepared = store(context, "prepare", files, prepare_summary())
     state = State(run_id="crafted-run", prepared=prepared.ref, plan=PLAN)
     documents = {

@@ -156,6 +156,7 @@ def test_the_first_promoted_model_stays_the_base_of_collapse_when_another_is_cha
         start,
         round=1,
         champion=second.ref,
+        champion_round=1,
         champion_evaluation=one.ref,
         first_evaluation=zero.ref,
         history=(round_zero(first, zero),),

@@ -401,7 +401,7 @@ def test_a_release_is_the_base_of_the_next_campaign_with_splits_of_its_own(
         assert not ids & learned, split
     # The base is the release, byte by byte; a champion has to beat it once, not twice.
     line = ledger.read_lines(context, NAME)[0]
-    weights = prepared.objects["base/model.safetensors"].sha256
+    weights = prepared.objects["model/model.safetensors"].sha256
     assert weights == line.files["model.safetensors"]
     second = publish(context, following, model(context, 2))
     assert [rival.kind for rival in second.rivals] == ["base"]

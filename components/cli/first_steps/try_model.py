@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 BATCH_SIZE = 32
 SHOWN_CHARACTERS = 2000
-BASE = "model"
+BASE = "base"
 CHAMPION = "champion"
 
 
