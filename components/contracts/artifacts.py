@@ -41,6 +41,10 @@ METRICS: Final = "metrics.json"
 MODEL_CARD: Final = "README.md"
 
 
+# Prompts of the dev split: what reflection reads. `splits/dev.jsonl` holds rows with answers.
+DEV_PROMPTS: Final = "dev_prompts"
+
+
 def split_file(split: str) -> str:
     """Return the name of a split's file in a prepare receipt."""
     return f"splits/{split}.jsonl"

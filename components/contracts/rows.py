@@ -18,7 +18,17 @@ from components.errors import Corrupt
 # A book fits. Without a bound one line of a damaged file could take all memory.
 MAX_LINE_BYTES = 4 * 1024 * 1024
 
-Split = Literal["train", "dev", "unlabelled", "validation", "test", "vault", "audit", "retention"]
+Split = Literal[
+    "train",
+    "dev",
+    "dev_prompts",
+    "unlabelled",
+    "validation",
+    "test",
+    "vault",
+    "audit",
+    "retention",
+]
 
 
 class Row(BaseModel):
@@ -177,7 +187,7 @@ class Result(Row):
     """Result of a model on one evaluation prompt."""
 
     prompt_id: str
-    split: Literal["validation", "test"]
+    split: Literal["dev", "validation", "test"]
     correct: bool
     """Verdict on the greedy answer."""
     # The answers are kept, so that other measures need no second sampling.

@@ -126,6 +126,8 @@ class ModelRecord(Frozen):
     overall: float
     """Validation accuracy over all prompts."""
     test_accuracy: float
+    dev_accuracy: float | None = None
+    """Over all dev prompts, which steer the plan; None without any."""
     slices: dict[str, float] = Field(default_factory=dict)
     """`tag=value` → validation accuracy."""
     pass_at_k: float | None = None

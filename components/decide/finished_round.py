@@ -31,15 +31,6 @@ class Summaries:
             evaluate=read_summary(evaluate, EvaluateSummary),
         )
 
-    @property
-    def finished_share(self) -> float:
-        """Share of the samples that the model itself ended; of the evaluation's answers if the
-        round drew no samples."""
-        # A round without samples, such as the first, has nothing but the evaluation's answers.
-        if self.mix.finished_share is not None:
-            return self.mix.finished_share
-        return self.evaluate.finished_share
-
 
 @dataclass(frozen=True)
 class EarlierEvaluations:

@@ -74,11 +74,13 @@ def _crown(
 
 def base_record(measured: Measured, goal_slice: str) -> ModelRecord:
     """Return the scores of the base model."""
+    dev_scores = measured.dev_scores
     return ModelRecord(
         accuracy=measured.scores.accuracy(goal_slice),
         interval=measured.scores.interval(goal_slice),
         overall=measured.scores.accuracy(),
         test_accuracy=measured.headline.test_accuracy,
+        dev_accuracy=dev_scores.accuracy() if dev_scores is not None else None,
         slices=measured.scores.slices,
         pass_at_k=measured.headline.pass_at_k,
         perplexity=measured.headline.perplexity,

@@ -23,7 +23,7 @@ Texts = Mapping[str, TextResult]
 
 @dataclass(frozen=True)
 class Measured:
-    """Validation results and scores of one model."""
+    """Validation and dev results of one model, and their scores."""
 
     results: tuple[Result, ...]
     """Results on validation prompts alone."""
@@ -31,6 +31,13 @@ class Measured:
     headline: ModelScores
     texts: Texts
     """Likelihood of the human texts."""
+    dev: tuple[Result, ...] = ()
+    """Results on dev prompts: what reflection reads. Empty without such prompts."""
+
+    @property
+    def dev_scores(self) -> Scores | None:
+        """Scores on the dev prompts; None without any."""
+        return Scores.of(self.dev) if self.dev else None
 
     @property
     def retention(self) -> Texts:
@@ -58,11 +65,13 @@ class Measured:
     def _read(
         cls, context: Context, receipt: Receipt, headline: ModelScores, prefix: str = ""
     ) -> Measured:
-        rows = read_rows(fetch(context, receipt, f"{prefix}{artifacts.RESULTS}"), Result)
+        rows = list(read_rows(fetch(context, receipt, f"{prefix}{artifacts.RESULTS}"), Result))
         # The gate must not see the test split: what decides is no test any more.
         results = tuple(row for row in rows if row.split == "validation")
         texts = _read_texts(context, receipt, prefix)
-        return cls(results, Scores.of(results), headline, texts)
+        # Nor must the plan see validation: prompts that steer a campaign prove nothing about it.
+        dev = tuple(row for row in rows if row.split == "dev")
+        return cls(results, Scores.of(results), headline, texts, dev)
 
 
 def retention_texts(texts: Texts) -> Texts:

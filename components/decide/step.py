@@ -206,6 +206,7 @@ def _record(finished: FinishedRound, outcome: Outcome, causes: tuple[Cause, ...]
     mix = finished.summaries.mix
     goal_slice = campaign.recipe.decide.goal.slice
     scores = outcome.candidate.scores
+    dev_scores = outcome.candidate.dev_scores
     headline = outcome.candidate.headline
     # Refs, not receipts: every later state carries this record, and should stay small.
     receipts = {f"generate-{shard}": ref for shard, ref in enumerate(mix.shards)}
@@ -224,6 +225,7 @@ def _record(finished: FinishedRound, outcome: Outcome, causes: tuple[Cause, ...]
         interval=scores.interval(goal_slice),
         overall=scores.accuracy(),
         test_accuracy=headline.test_accuracy,
+        dev_accuracy=dev_scores.accuracy() if dev_scores is not None else None,
         slices=scores.slices,
         pass_at_k=headline.pass_at_k,
         perplexity=headline.perplexity,

@@ -1,4 +1,4 @@
-"""Measure a candidate on the validation and test prompts."""
+"""Measure a candidate on the dev, validation and test prompts."""
 
 from components.evaluate.step import EvaluateInputs, run
 from components.runtime.context import Context

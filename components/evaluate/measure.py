@@ -275,7 +275,7 @@ def _results(
         verdicts_by_prompt[sample.prompt_id].append(right)
     results = []
     for prompt, split, answer in zip(questions.prompts, questions.splits, answers, strict=True):
-        # Test prompts are not sampled.
+        # Dev and test prompts are not sampled.
         prompt_verdicts = verdicts_by_prompt.get(prompt.id, [])
         result = Result(
             prompt_id=prompt.id,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from components.contracts.artifacts import split_file
+from components.contracts.artifacts import DEV_PROMPTS, split_file
 from components.contracts.rows import Prompt, TrainingRow, read_rows
 from components.evaluate.scores import ANSWER_SPLITS, AnswerSplit
 from components.runtime.campaign import Campaign
@@ -17,7 +17,7 @@ from components.runtime.receipts import fetch
 TextSplit = Literal["retention", "dev"]
 # Rows held back for retention come first: dev rows also decide when a training stops.
 TEXT_SPLITS: tuple[TextSplit, ...] = ("retention", "dev")
-SPLITS_READ = (*ANSWER_SPLITS, *TEXT_SPLITS, "train")
+SPLITS_READ = (DEV_PROMPTS, *ANSWER_SPLITS, *TEXT_SPLITS, "train")
 """Splits that a measurement depends on; `train` for the names of the classes."""
 MAX_LABELS = 64
 """With more different labels, choosing by likelihood costs too much and is no classification."""
@@ -28,7 +28,7 @@ class Questions:
     """Everything that a model is measured on, the same for every model of a campaign."""
 
     prompts: list[Prompt]
-    """Prompts of the validation and the test split."""
+    """Prompts of the dev, the validation and the test split."""
     splits: list[AnswerSplit]
     """Split of each prompt."""
     texts: list[TrainingRow]
@@ -55,7 +55,11 @@ def read_questions(context: Context, campaign: Campaign) -> Questions:
     prompts: list[Prompt] = []
     splits: list[AnswerSplit] = []
     for split in ANSWER_SPLITS:
-        path = fetch(context, campaign.prepared, split_file(split))
+        name = split_file(DEV_PROMPTS if split == "dev" else split)
+        # Older campaigns have no dev prompts.
+        if split == "dev" and name not in campaign.prepared.objects:
+            continue
+        path = fetch(context, campaign.prepared, name)
         split_prompts = list(read_rows(path, Prompt))
         prompts += split_prompts
         splits += [split] * len(split_prompts)

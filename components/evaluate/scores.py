@@ -28,8 +28,8 @@ from components.contracts.summaries.evaluate import (
 from components.contracts.summaries.summary import Share
 from components.statistics import Z_95, pass_at_k, wilson_interval
 
-AnswerSplit = Literal["validation", "test"]
-ANSWER_SPLITS: tuple[AnswerSplit, ...] = ("validation", "test")
+AnswerSplit = Literal["dev", "validation", "test"]
+ANSWER_SPLITS: tuple[AnswerSplit, ...] = ("dev", "validation", "test")
 """Splits whose prompts every model answers."""
 # The exponential of a diverged model's loss would overflow, and JSON has no infinity.
 MAX_LOSS = 50.0
@@ -44,8 +44,10 @@ class AnswerScores:
 
     validation_accuracy: float
     test_accuracy: float
+    dev_accuracy: float | None
     slices: dict[str, SliceScores]
     test_slices: dict[str, SliceScores]
+    dev_slices: dict[str, SliceScores]
     pass_at: dict[str, Estimate]
     pass_at_k: Estimate | None
     numeric: dict[str, NumericErrors]
@@ -56,12 +58,17 @@ def scores_of(results: Results, pass_k: int) -> AnswerScores:
     """Return the summary's scores of one model.
 
     Args:
-        results: One row per prompt; both splits need rows.
+        results: One row per prompt; validation and test need rows.
         pass_k: Samples per validation prompt; 0 without pass@k.
     """
     validation = [row for row in results if row.split == "validation"]
     test = [row for row in results if row.split == "test"]
-    rows_by_split: dict[AnswerSplit, list[Result]] = {"validation": validation, "test": test}
+    dev = [row for row in results if row.split == "dev"]
+    rows_by_split: dict[AnswerSplit, list[Result]] = {
+        "dev": dev,
+        "validation": validation,
+        "test": test,
+    }
     sampled = [row for row in validation if row.num_samples]
     curve: dict[str, Estimate] = {}
     if sampled:
@@ -69,9 +76,11 @@ def scores_of(results: Results, pass_k: int) -> AnswerScores:
     return AnswerScores(
         validation_accuracy=accuracy(validation),
         test_accuracy=accuracy(test),
+        dev_accuracy=accuracy(dev) if dev else None,
         # Only validation prompts are sampled several times.
         slices=_slices(validation, pass_k),
         test_slices=_slices(test, 0),
+        dev_slices=_slices(dev, 0),
         pass_at=curve,
         pass_at_k=curve.get(str(pass_k)),
         numeric=_by_split(rows_by_split, _numeric),
@@ -88,11 +97,12 @@ def model_scores(results: Results, scores: AnswerScores, texts: TextScores | Non
         texts: Scores of human text; None without any.
     """
     # Field by field: a score that this function forgot would be an error, not a missing column.
-    # Reflection acts on these: they see no test row.
+    # As guards read them: they see no test row.
     shape = answer_shape([row for row in results if row.split == "validation"])
     return ModelScores(
         validation_accuracy=scores.validation_accuracy,
         test_accuracy=scores.test_accuracy,
+        dev_accuracy=scores.dev_accuracy,
         pass_at_k=scores.pass_at_k.value if scores.pass_at_k is not None else None,
         perplexity=texts.perplexity if texts is not None else None,
         finished_share=shape.finished_share,
@@ -192,13 +202,8 @@ def intervals(results: Results, scores: AnswerScores, texts: TextScores | None) 
         scores: `scores_of` the results.
         texts: Scores of human text; None without any.
     """
-    validation_rights: list[bool] = []
-    test_rights: list[bool] = []
-    for row in results:
-        rights = validation_rights if row.split == "validation" else test_rights
-        rights.append(row.correct)
-    validation = share(validation_rights)
-    test = share(test_rights)
+    validation = share([row.correct for row in results if row.split == "validation"])
+    test = share([row.correct for row in results if row.split == "test"])
     sampled = scores.pass_at_k
     return Intervals(
         validation_accuracy=(validation.low, validation.high),

@@ -65,7 +65,7 @@ class Evaluation:
 
 
 def run(inputs: EvaluateInputs, context: Context) -> Receipt:
-    """Write `results.jsonl` (one row per validation and test prompt), `retention.jsonl` (one per
+    """Write `results.jsonl` (one row per dev, validation and test prompt), `retention.jsonl` (one per
     human text) and, with pass@k, `samples.jsonl`; once there is a champion the same of it below
     `champion/`. The base model is measured before that, and becomes the first champion.
 
@@ -273,6 +273,7 @@ def _summary(
         round=evaluation.round_number,
         slices=scores.slices,
         test_slices=scores.test_slices,
+        dev_slices=scores.dev_slices,
         pass_k=section.pass_k,
         pass_at=scores.pass_at,
         numeric=scores.numeric,

@@ -10,7 +10,15 @@ from components.runtime.context import Context
 from components.runtime.receipts import Receipt, fetch
 
 _TAUGHT: tuple[Split, ...] = ("train", "unlabelled")
-_MEASURED: tuple[Split, ...] = ("vault", "test", "validation", "audit", "retention", "dev")
+_MEASURED: tuple[Split, ...] = (
+    "vault",
+    "test",
+    "validation",
+    "audit",
+    "retention",
+    "dev_prompts",
+    "dev",
+)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ class Example:
     reference: dict[str, Any]
     check: Check = field(default=Check(), kw_only=True)
     """Settings of the verifier."""
+    is_asked: bool = field(default=True, kw_only=True)
+    """False for a dev row that is no dev prompt: a ladder has other prompts of its own."""
     tags: dict[str, str] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
 

@@ -66,6 +66,22 @@ def outlook_of(recipe: Recipe, validation: Sequence[Prompt], num_unlabelled: int
     return Outlook(units, wins_needed)
 
 
+def check_dev(recipe: Recipe, dev_prompts: Sequence[Prompt]) -> None:
+    """Raise UserError if the mastery of a ladder's length could not be measured."""
+    ladder = recipe.data.ladder
+    if ladder is None:
+        return
+    present = {prompt.tags.get("length") for prompt in dev_prompts}
+    lengths = range(ladder.labelled[1], ladder.climb[1] + 1)
+    missing = [str(length) for length in lengths if str(length) not in present]
+    if missing:
+        raise UserError(
+            f"data.tasks.dev: no dev prompt has length {', '.join(missing)}, so nothing tells "
+            f"whether it is mastered; set `dev` to at least {len(lengths)}, one a length, or leave "
+            "it out for as many as `validation`"
+        )
+
+
 def _num_units(recipe: Recipe, validation: Sequence[Prompt]) -> int:
     family = recipe.decide.family
     if not family:

@@ -34,15 +34,23 @@ CLAIM_ORDER: tuple[Split, ...] = (
     "validation",
     "audit",
     "retention",
+    "dev_prompts",
     "dev",
     "train",
     "unlabelled",
 )
 """A prompt that sources put into several splits stays in the first of these."""
-_PROMPT_SPLITS: tuple[Split, ...] = ("vault", "test", "validation", "audit", "unlabelled")
+_PROMPT_SPLITS: tuple[Split, ...] = (
+    "vault",
+    "test",
+    "validation",
+    "audit",
+    "dev_prompts",
+    "unlabelled",
+)
 """Splits of prompts that a model is asked; the others hold rows with their answers."""
 _EVALUATION_SPLITS: tuple[Split, ...] = ("vault", "test", "validation", "audit")
-_MEASURED_SPLITS: tuple[Split, ...] = (*_EVALUATION_SPLITS, "retention", "dev")
+_MEASURED_SPLITS: tuple[Split, ...] = (*_EVALUATION_SPLITS, "retention", "dev_prompts", "dev")
 _TAUGHT_SPLITS: tuple[Split, ...] = ("train", "unlabelled")
 _REMEDIES = {
     "train": (
@@ -66,6 +74,8 @@ class Splits:
 
     train: list[TrainingRow] = field(default_factory=list)
     dev: list[TrainingRow] = field(default_factory=list)
+    dev_prompts: list[Prompt] = field(default_factory=list)
+    """Questions of the dev rows that can be asked, and a ladder's own."""
     retention: list[TrainingRow] = field(default_factory=list)
     unlabelled: list[Prompt] = field(default_factory=list)
     validation: list[Prompt] = field(default_factory=list)
@@ -134,6 +144,8 @@ def make_splits(
             setattr(splits, name, [example.as_prompt() for example in members[name]])
         else:
             setattr(splits, name, [example.as_training_row() for example in members[name]])
+    # The dev split has both forms of a row: its loss stops a training, its answer steers the plan.
+    splits.dev_prompts += _questions([example for example in members["dev"] if example.is_asked])
     # Without prompts of their own, models answer the questions that they were trained on.
     if not splits.unlabelled:
         splits.unlabelled = _questions(members["train"])
@@ -240,8 +252,8 @@ def _contamination_of(example: Example, index: Overlap) -> str:
     return reason
 
 
-def _questions(train: list[Example]) -> list[Prompt]:
-    """Return the prompts of the train split that can be asked, each once.
+def _questions(labelled: list[Example]) -> list[Prompt]:
+    """Return the prompts of labelled rows that can be asked, each once.
 
     Raw text and rows that their verifier cannot check ask nothing.
     """
@@ -249,7 +261,7 @@ def _questions(train: list[Example]) -> list[Prompt]:
     # their last rows.
     by_identity = {
         example.identity: example
-        for example in reversed(train)
+        for example in reversed(labelled)
         if example.prompt and not _problem_in("unlabelled", example)
     }
     return [example.as_prompt() for example in reversed(by_identity.values())]

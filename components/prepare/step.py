@@ -25,7 +25,7 @@ from components.prepare.earlier_prompts import earlier_prompts
 from components.prepare.examples import Example
 from components.prepare.first_state import continued_state, first_state, resumed_campaign
 from components.prepare.model_fit import check_fit
-from components.prepare.outlook import Outlook, outlook_of
+from components.prepare.outlook import Outlook, check_dev, outlook_of
 from components.prepare.readers import read_source
 from components.prepare.scratch_text import scratch_model, training_texts
 from components.prepare.splits import CLAIM_ORDER, Assigned, make_splits
@@ -100,8 +100,15 @@ def run(inputs: PrepareInputs, context: Context) -> Receipt:
 def _outlook(context: Context, recipe: Recipe, prepared: Receipt, state: State) -> Outlook | None:
     """Return what the data can prove, told as a note; None for a campaign that goes on."""
     counts = read_summary(prepared, PrepareSummary).counts
-    rows = [f"{name} {counts[name]}" for name in reversed(CLAIM_ORDER) if counts[name]]
+    rows = [f"{name} {counts[name]}" for name in reversed(CLAIM_ORDER) if counts.get(name)]
     context.progress.note(f"rows: {', '.join(rows)}")
+    # Also of a campaign that was prepared before there were such prompts.
+    if not counts.get(artifacts.DEV_PROMPTS):
+        check_dev(recipe, [])
+        context.progress.note(
+            "no dev prompts: the plan of a round is made without answers, as validation only "
+            "decides; give a source split: dev, or raise data.fractions.dev"
+        )
     # A campaign that goes on has an account of alpha, and data that it promoted by.
     if state.round is not None:
         return None
@@ -282,6 +289,7 @@ def _prepare(
     write_rows(folder / artifacts.REJECTED, splits.rejected)
     _note_rejected(context, splits.rejected_counts)
     outlook_of(recipe, splits.validation, len(splits.unlabelled))
+    check_dev(recipe, splits.dev_prompts)
     model = scratch_model(recipe.model, splits)
     texts = training_texts(splits) if model.source == "scratch" else []
     # Last, as it is the slow part and wrong data should show at once.

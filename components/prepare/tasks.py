@@ -11,6 +11,7 @@ import difflib
 import json
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from typing import Protocol
 
@@ -29,14 +30,15 @@ _LISTED_SPACE = 100_000
 """Up to so many puzzles of one length are listed and shuffled; of more, distinct ones are drawn."""
 _DRAWS_PER_PUZZLE = 4
 """Draws that a reasoning-gym task may take for each distinct puzzle that is wanted."""
-_HELD_OUT: tuple[Split, ...] = ("vault", "test", "validation", "dev")
+_HELD_OUT: tuple[Split, ...] = ("vault", "test", "validation", "dev_prompts", "dev")
 
 
 def make_examples(source: TaskSource, seed: int, code: str = "") -> Iterator[Assigned | Dropped]:
     """Yield the puzzles of one task source, each with its split, or Dropped for an unusable one.
 
     On a ladder no answer longer than `labelled[1]` is handed to train or dev; unlabelled
-    prompts come for each climbing length, validation and test spread over `labelled[1]..climb[1]`.
+    prompts come for each climbing length, validation, test and dev prompts spread over
+    `labelled[1]..climb[1]`.
     A length with few problems gives fewer.
 
     Args:
@@ -50,16 +52,16 @@ def make_examples(source: TaskSource, seed: int, code: str = "") -> Iterator[Ass
     if source.task.startswith("reasoning_gym/"):
         yield from _gym_examples(source, seed)
     elif source.ladder is not None and own_name(source.task) is not None:
-        yield from own_examples(
-            source.task, _ladder_counts(source, source.ladder), seed, Check(code=code)
-        )
+        counts = _ladder_counts(source, source.ladder)
+        own = own_examples(source.task, counts, seed, Check(code=code))
+        yield from _without_dev_questions(own)
     elif source.ladder is not None:
         longest = source.ladder.climb[1]
         if longest > MAX_DIGITS:
             raise UserError(
                 f"task {source.task}: ladder.climb ends at {longest}; the longest is {MAX_DIGITS}"
             )
-        yield from _ladder_examples(source, source.ladder, seed)
+        yield from _without_dev_questions(_ladder_examples(source, source.ladder, seed))
 
 
 def _ladder_examples(source: TaskSource, ladder: Ladder, seed: int) -> Iterator[Assigned]:
@@ -78,6 +80,15 @@ def _ladder_examples(source: TaskSource, ladder: Ladder, seed: int) -> Iterator[
                 yield split, _builtin_example(source.task, length, number)
 
 
+def _without_dev_questions(items: Iterator[Assigned | Dropped]) -> Iterator[Assigned | Dropped]:
+    """Yield a ladder's puzzles; its dev rows are of short lengths, and are not asked."""
+    for item in items:
+        if isinstance(item, Dropped) or item[0] != "dev":
+            yield item
+        else:
+            yield "dev", replace(item[1], is_asked=False)
+
+
 def _ladder_counts(source: TaskSource, ladder: Ladder) -> dict[Split, dict[int, int]]:
     """Return split → length → puzzles, in the order in which splits take their puzzles."""
     labelled = _lengths(*ladder.labelled)
@@ -88,7 +99,8 @@ def _ladder_counts(source: TaskSource, ladder: Ladder) -> dict[Split, dict[int, 
         "vault": _spread(source.vault, evaluated),
         "test": _spread(source.test, evaluated),
         "validation": _spread(source.validation, evaluated),
-        "dev": _spread(source.dev, labelled),
+        "dev_prompts": _spread(source.num_dev, evaluated),
+        "dev": _spread(source.num_dev, labelled),
         "train": _spread(source.labelled, labelled),
         "audit": dict.fromkeys(climb, source.audit),
         "unlabelled": dict.fromkeys(climb, source.unlabelled),
@@ -143,7 +155,7 @@ def _gym_examples(source: TaskSource, seed: int) -> Iterator[Assigned | Dropped]
         "vault": source.vault,
         "test": source.test,
         "validation": source.validation,
-        "dev": source.dev,
+        "dev": source.num_dev,
         "train": source.labelled,
         "audit": source.audit,
         "unlabelled": source.unlabelled,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from components.contracts.artifacts import split_file
+from components.contracts.artifacts import DEV_PROMPTS, split_file
 from components.contracts.releases import EVALUATION_IDS, TRAINING_IDS
 from components.contracts.rows import Prompt, TrainingRow, prompt_id, read_rows
 from components.contracts.summaries import PrepareSummary
@@ -13,7 +13,7 @@ from components.runtime.campaign import Campaign
 from components.runtime.context import Context
 from components.runtime.receipts import fetch, read_receipt, read_summary
 
-MEASURED_PROMPTS = ("vault", "test", "validation", "audit")
+MEASURED_PROMPTS = ("vault", "test", "validation", "audit", DEV_PROMPTS)
 MEASURED_ROWS = ("retention", "dev")
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from components.contracts.artifacts import split_file
+from components.contracts.artifacts import DEV_PROMPTS, split_file
 from components.contracts.rows import Prompt, TrainingRow, prompt_id, read_rows
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, fetch
 
-QUESTIONS = ("vault", "test", "validation", "audit")
+QUESTIONS = ("vault", "test", "validation", "audit", DEV_PROMPTS)
 """Splits of prompts."""
 TEXTS = ("retention", "dev")
-"""Splits of rows: nobody is asked them, but losses on them decide as well."""
+"""Splits of rows: losses on them decide as well."""
 
 
 def evaluation_items(context: Context, prepared: Receipt) -> list[tuple[Prompt, str]]:

@@ -106,12 +106,15 @@ def prepare(
     validation: Sequence[Prompt] = (),
     test: Sequence[Prompt] = (),
     audit: Sequence[Prompt] = (),
+    dev: Sequence[Prompt] | None = None,
     plan: Plan = PLAN,
 ) -> Receipt:
-    """A start receipt: the beginning of a campaign."""
+    """A start receipt: the beginning of a campaign. Dev prompts are the validation prompts unless
+    told otherwise."""
     splits = {
         "splits/train.jsonl": train,
         "splits/validation.jsonl": validation,
+        "splits/dev_prompts.jsonl": validation if dev is None else dev,
         "splits/test.jsonl": test,
         "splits/audit.jsonl": audit,
     }
@@ -159,10 +162,17 @@ def with_base(context: Context, start: Receipt, results: Sequence[Result], **sum
     uri = receipt_uri(context, start)
     prepared = load_campaign(context, uri).prepared
     written = evaluate_summary(**{"round": 0, "test_accuracy": 0.1, **summary})
-    measured = store(
-        context, "evaluate", {"results.jsonl": results}, written, {"candidate": prepared}
-    )
+    rows = with_dev(results)
+    measured = store(context, "evaluate", {"results.jsonl": rows}, written, {"candidate": prepared})
     return receipt_uri(context, first_champion.run(FirstChampionInputs(uri, measured), context))
+
+
+def with_dev(results: Sequence[Result]) -> list[Result]:
+    """The results, and those of validation once more as dev results unless there are some."""
+    if any(one.split == "dev" for one in results):
+        return list(results)
+    measured = [one for one in results if one.split == "validation"]
+    return [*results, *(one.model_copy(update={"split": "dev"}) for one in measured)]
 
 
 def all_wrong(results: Sequence[Result]) -> list[Result]:
@@ -326,7 +336,8 @@ def select_summary(**changes: Any) -> SelectSummary:
 
 
 def results_of(
-    verdicts: Mapping[str, Sequence[bool]], split: Literal["validation", "test"] = "validation"
+    verdicts: Mapping[str, Sequence[bool]],
+    split: Literal["dev", "validation", "test"] = "validation",
 ) -> list[Result]:
     """Results by slice: `length=9` → right or wrong, prompt by prompt. An empty slice name gives no
     tags."""
@@ -346,15 +357,22 @@ def results_of(
 
 
 def evaluated(
-    context: Context, train: Receipt, results: Sequence[Result], **summary: Any
+    context: Context,
+    train: Receipt,
+    results: Sequence[Result],
+    *,
+    dev: bool = True,
+    **summary: Any,
 ) -> Receipt:
-    """An evaluate receipt of a trained candidate."""
+    """An evaluate receipt of a trained candidate. Dev results are like those of validation unless
+    the results have some, or `dev` says that there are no dev prompts."""
     about: dict[str, Any] = {
         "round": read_summary(train, TrainSummary).round,
         "validation_accuracy": sum(one.correct for one in results) / len(results),
     }
     written = evaluate_summary(**{**about, **summary})
-    return store(context, "evaluate", {"results.jsonl": results}, written, {"candidate": train})
+    rows = with_dev(results) if dev else results
+    return store(context, "evaluate", {"results.jsonl": rows}, written, {"candidate": train})
 
 
 def evaluate_summary(**changes: Any) -> EvaluateSummary:

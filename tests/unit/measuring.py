@@ -47,7 +47,16 @@ def begun(
 ) -> Receipt:
     """The start of a campaign with these splits; those not given are empty. Its base is the model
     of `base`."""
-    names = ("train", "dev", "unlabelled", "validation", "test", "vault", "retention")
+    names = (
+        "train",
+        "dev",
+        "dev_prompts",
+        "unlabelled",
+        "validation",
+        "test",
+        "vault",
+        "retention",
+    )
     files: dict[str, Sequence[BaseModel] | bytes] = {
         f"splits/{name}.jsonl": splits.get(name, ()) for name in names
     }

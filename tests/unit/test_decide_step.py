@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -43,6 +43,7 @@ from tests.unit.crafted import (
     store,
     trained,
     with_base,
+    with_dev,
 )
 
 TRAIN_TOKENS, SAMPLE_TOKENS = 1000, 80
@@ -462,10 +463,13 @@ def test_without_human_text_to_measure_the_gate_decides_alone(campaign: Campaign
     assert told(campaign.round(simple(60), perplexity=None)).verdict == "promoted"
 
 
-def lengths(*right: int) -> list[Result]:
+def lengths(
+    *right: int, split: Literal["dev", "validation", "test"] = "validation"
+) -> list[Result]:
     """Results at lengths 8, 9, …, 100 prompts each, the given number right."""
     return results_of(
-        {f"length={8 + n}": [place < own for place in range(100)] for n, own in enumerate(right)}
+        {f"length={8 + n}": [place < own for place in range(100)] for n, own in enumerate(right)},
+        split,
     )
 
 
@@ -489,6 +493,55 @@ def test_the_ladder_is_climbed_by_promoted_mastery_alone(context: Context) -> No
     campaign.round(lengths(98, 96, 99, 20, 1))  # masters 9 and 10: one rung at a time
     assert (campaign.state.champion_round, campaign.state.plan.level) == (3, 10)
     assert campaign.state.history[3].level == 9
+
+
+@pytest.mark.parametrize(
+    "validation",
+    [
+        ((40, 0, 0, 0, 0), (41, 1, 0, 0, 0), (10, 0, 0, 0, 0)),
+        ((98, 98, 98, 50, 0), (0, 0, 0, 0, 0), (98, 98, 98, 51, 0)),
+    ],
+)
+def test_validation_decides_promotions_and_steers_nothing(
+    context: Context, validation: Sequence[tuple[int, ...]]
+) -> None:
+    recipe = recipe_of(
+        ladder=True,
+        decide={"goal": {"threshold": 0.99, "slice": "length=12"}, "patience": 9, "max_rounds": 5},
+    )
+    campaign = Campaign(context, recipe, PLAN.model_copy(update={"level": 8}))
+    dev = ((95, 95, 20, 0, 0), (60, 95, 0, 0, 0), (30, 60, 0, 0, 0))
+    verdicts = []
+    for decides, steers in zip(validation, dev, strict=True):
+        cut_off = [
+            row.model_copy(update={"finished": decides < steers}) for row in lengths(*decides)
+        ]
+        receipt = campaign.round([*cut_off, *lengths(*steers, split="dev")])
+        verdicts.append(told(receipt).verdict)
+    # Whatever validation says, as long as the verdicts are the same.
+    assert verdicts == ["promoted", "rejected", "rejected"]
+    assert [record.dev_accuracy for record in campaign.state.history] == [0.42, 0.31, 0.18]
+    assert campaign.state.history[0].causes == ()
+    causes = [[cause.name for cause in record.causes] for record in campaign.state.history]
+    assert causes == [[], ["forgetting"], ["change_taken_back", "forgetting"]]
+    forgotten = campaign.state.history[1].causes[0]
+    assert forgotten.evidence.startswith("55 of 500 prompts lost, 0 won")
+    plan = campaign.state.plan
+    # The champion has mastered lengths 8 and 9 by its dev prompts.
+    assert (plan.level, plan.learning_rate, plan.labelled_share) == (10, 0.001, 0.6)
+
+
+def test_without_dev_prompts_nothing_is_read_in_their_place(context: Context) -> None:
+    recipe = recipe_of(ladder=True, decide={"goal": {"threshold": 0.99, "slice": "length=12"}})
+    campaign = Campaign(context, recipe, PLAN.model_copy(update={"level": 9}))
+    campaign.round(lengths(98, 98, 40, 10, 0), dev=False)
+    receipt = campaign.round(lengths(10, 10, 0, 0, 0), dev=False)
+    assert told(receipt).verdict == "rejected"
+    assert campaign.state.history[0].dev_accuracy is None
+    assert campaign.state.plan.level == 9
+    for record in campaign.state.history:
+        assert record.causes == ()
+        assert "accuracy" not in record.measures
 
 
 def test_a_base_that_is_not_solved_is_told_and_trained_longer(context: Context) -> None:
@@ -679,8 +732,8 @@ def measured_beside(campaign: Campaign, right: int, tokens_right: int) -> Decide
         for name, count in (("retention.jsonl", tokens_right), ("champion/retention.jsonl", 90))
     }
     files: dict[str, Sequence[Any] | bytes] = {
-        "results.jsonl": simple(right),
-        "champion/results.jsonl": simple(50),
+        "results.jsonl": with_dev(simple(right)),
+        "champion/results.jsonl": with_dev(simple(50)),
         **texts,
     }
     scores = evaluate_summary(round=1)
@@ -726,11 +779,11 @@ def round_with_texts(
     number = len(campaign.receipts)
     inputs = campaign.inputs(simple(right))
     files: dict[str, Sequence[Any] | bytes] = {
-        "results.jsonl": simple(right),
+        "results.jsonl": with_dev(simple(right)),
         "retention.jsonl": texts,
     }
     scores = evaluate_summary(round=number, perplexity=math.exp(texts[0].loss))
-    files["champion/results.jsonl"] = simple(champion_right)
+    files["champion/results.jsonl"] = with_dev(simple(champion_right))
     files["champion/retention.jsonl"] = champion_texts
     champion = {name: getattr(scores, name) for name in ModelScores.model_fields}
     scores = scores.model_copy(update={"champion": ModelScores(**champion)})

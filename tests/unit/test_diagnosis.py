@@ -591,6 +591,7 @@ def record(overall: float, *causes: Cause) -> RoundRecord:
         interval=(0, 1),
         overall=overall,
         test_accuracy=overall,
+        dev_accuracy=overall,
         causes=causes,
     )
 

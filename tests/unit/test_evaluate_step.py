@@ -92,6 +92,24 @@ def test_round_0_is_measured_alone(context: Context) -> None:
     assert told.diversity.sample_entropy >= 0
 
 
+def test_dev_prompts_are_answered_greedily_and_have_scores_of_their_own(context: Context) -> None:
+    dev = [question(number, parity="odd") for number in range(80, 90)]
+    start = begun(context, recipe(pass_k=2), **SPLITS, dev_prompts=dev)
+    receipt = evaluate(context, start, model(context, 0))
+    told = summary_of(receipt)
+    asked = [row for row in rows(context, receipt, "results.jsonl") if row.split == "dev"]
+    assert {row.prompt_id for row in asked} == {prompt.id for prompt in dev}
+    assert not any(row.num_samples for row in asked)
+    assert told.dev_accuracy == sum(row.correct for row in asked) / 10
+    assert told.dev_slices.keys() == {"parity=odd"}
+    assert (told.dev_slices["parity=odd"].n, told.slices["parity=odd"].n) == (10, 20)
+    without = evaluate(context, begun(context, recipe(pass_k=2), **SPLITS), model(context, 0))
+    assert (summary_of(without).dev_accuracy, summary_of(without).dev_slices) == (None, {})
+    # Other dev prompts change no score that decides.
+    for name in ("validation_accuracy", "test_accuracy", "intervals", "pass_at", "slices"):
+        assert getattr(summary_of(without), name) == getattr(told, name), name
+
+
 def test_a_champion_of_the_same_work_is_taken_from_its_receipt(context: Context) -> None:
     start, first = begun(context, recipe(pass_k=2), **SPLITS), model(context, 0)
     before = evaluate(context, start, first)

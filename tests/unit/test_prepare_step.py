@@ -87,10 +87,11 @@ def test_a_new_campaign_has_recipe_state_base_and_splits(context: Context) -> No
     receipt = prepare(context)
     counts = read_summary(receipt, StartSummary).counts
     evaluated = {"validation": 12, "test": 12, "vault": 0, "audit": 0, "retention": 0}
-    assert counts == {"dev": 7, "train": 39, "unlabelled": 20, **evaluated}
+    assert counts == {"dev": 7, "dev_prompts": 8, "train": 39, "unlabelled": 20, **evaluated}
     for name, kind in (
         ("train", TrainingRow),
         ("dev", TrainingRow),
+        ("dev_prompts", Prompt),
         ("unlabelled", Prompt),
         ("validation", Prompt),
         ("test", Prompt),
@@ -222,6 +223,15 @@ def test_a_recipe_pasted_into_the_form_without_a_key_has_the_default_of_the_reci
     compiled = {**FIELDS, "decide.patience": 9}
     resolved = resolve_recipe(PrepareInputs(recipe, compiled, "", "", defaults=compiled))
     assert resolved.decide.patience == parse_recipe(recipe).decide.patience
+
+
+def test_a_ladder_without_dev_prompts_is_refused(context: Context) -> None:
+    tasks = RECIPE["data"]["tasks"]
+    for number, missing in ((0, "4, 5, 6"), (2, "4")):
+        recipe = changed(data={"tasks": [{**tasks[0], "dev": number}]})
+        message = rf"^data.tasks.dev: no dev prompt has length {missing}, .* at least 3"
+        with pytest.raises(UserError, match=message):
+            prepare(context, recipe)
 
 
 def test_labelled_rows_are_taught_and_rejected_rows_kept_with_their_reason(

@@ -64,6 +64,20 @@ def test_answers_of_one_prompt_stay_together_in_auto() -> None:
     assert splits.rejected_counts == {"duplicate": 2 * sum(splits.counts[name] for name in asked)}
 
 
+def test_a_dev_row_is_also_asked_if_its_verifier_takes_its_own_answer() -> None:
+    raw = Example(prompt="", completion="a text", verifier="exact", reference={})
+    wrong = Example(prompt="half", completion="a half", verifier="numeric", reference={})
+    splits = split_up(
+        *rows("dev", "asked", "v"), ("dev", raw), ("dev", wrong), *rows("train", "mine"), *MEASURED
+    )
+    assert [row.prompt for row in splits.dev] == ["asked", "", "half"]
+    assert [prompt.text for prompt in splits.dev_prompts] == ["asked"]
+    assert splits.counts["dev_prompts"] == 1
+    asked = ids(splits, "dev_prompts")
+    for name in CLAIM_ORDER:
+        assert name in ("dev", "dev_prompts") or not asked & ids(splits, name)
+
+
 def test_a_training_row_that_is_measured_on_is_dropped_and_counted() -> None:
     splits = split_up(
         *rows("train", "v", " t ", "mine", "held"),
@@ -201,15 +215,21 @@ def test_splits_are_disjoint_and_every_row_is_kept_or_counted(
         *((target, row(prompt, completion)) for target, prompt, completion in items), seed=seed
     )
     own = sum(target == "unlabelled" for target, _, _ in items)
+    # Dev rows and their prompts are two forms of one row.
+    asked_dev = ids(splits, "dev_prompts") & ids(splits, "dev")
     owners = Counter(
-        one for name in CLAIM_ORDER for one in ids(splits, name) if name != "unlabelled" or own
+        one
+        for name in CLAIM_ORDER
+        for one in ids(splits, name)
+        if not (name == "dev_prompts" and one in asked_dev) and (name != "unlabelled" or own)
     )
     shared = [one for one, count in owners.items() if count > 1]
     assert not shared or ids(splits, "unlabelled") <= ids(splits, "train")
     given_unlabelled = (
         splits.counts["unlabelled"] if not ids(splits, "unlabelled") <= ids(splits, "train") else 0
     )
-    kept = sum(splits.counts.values()) - splits.counts["unlabelled"] + given_unlabelled
+    counted = sum(splits.counts.values()) - len(asked_dev)
+    kept = counted - splits.counts["unlabelled"] + given_unlabelled
     assert kept + len(splits.rejected) == len(items)
 
 
@@ -236,7 +256,8 @@ def test_few_rows_are_divided_so_that_each_split_has_a_prompt(number: int) -> No
         counts = split_up(*rows("auto", *(f"q{n}" for n in range(number))), seed=seed).counts
         names = ("train", "dev", "validation", "test", "unlabelled")
         assert min(counts[name] for name in names) >= 1
-        assert sum(counts.values()) == number
+        assert counts["dev_prompts"] == counts["dev"]
+        assert sum(counts.values()) - counts["dev_prompts"] == number
 
 
 def test_the_share_of_unlabelled_prompts_can_be_chosen_and_switched_off() -> None:

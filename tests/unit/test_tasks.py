@@ -37,6 +37,9 @@ def test_a_ladder_has_labels_up_to_its_labelled_length_only(task: str) -> None:
     assert lengths(splits["unlabelled"]) == dict.fromkeys(range(9, 13), 50)
     for name in ("validation", "test"):
         assert lengths(splits[name]) == dict.fromkeys(range(8, 13), 20)
+    # The prompts that the plan is made by are of the same lengths; dev rows stop trainings.
+    assert lengths(splits["dev_prompts"]) == dict.fromkeys(range(8, 13), 16)
+    assert not any(example.is_asked for example in splits["dev"])
     for name in ("train", "dev"):
         assert set(lengths(splits[name])) == set(range(1, 9))
     assert lengths(splits["train"])[8] == 50
@@ -55,6 +58,15 @@ def test_puzzles_are_distinct_over_all_splits_and_their_answers_right(task: str)
         assert verify(example.as_prompt(), example.completion)
         assert example.reference == {}
         assert example.tags["task"] == task
+
+
+def test_a_dev_split_that_is_left_out_is_as_large_as_validation() -> None:
+    sizes = {name: count for name, count in SIZES.items() if name != "dev"}
+    splits = made(task="reverse", ladder=LADDER, **sizes)
+    assert lengths(splits["dev_prompts"]) == lengths(splits["validation"])
+    gym = made(task="reasoning_gym/chain_sum", **sizes)
+    assert len(gym["dev"]) == len(gym["validation"]) == 100
+    assert all(example.is_asked for example in gym["dev"])
 
 
 def test_addition_writes_the_sum_of_two_equally_long_numbers_backwards() -> None:

@@ -90,7 +90,7 @@ class Ladder(Section):
     # Without mastery the loop ends in an avalanche even with perfect filtering: of models that went
     # one length further each round the accuracy fell 0.82, 0.66, 0.55, 0.38, … 0.04.
     mastery: Share = 0.97
-    """Validation accuracy at the newest length before going one further."""
+    """Accuracy on dev prompts of the newest length before going one further."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Ladder:
@@ -112,8 +112,10 @@ class TaskSource(Section):
     """Settings of the reasoning-gym data set. Whole numbers are ints here."""
     labelled: Annotated[int, Field(ge=0)] = 200
     """Rows whose answer may be trained on."""
-    dev: Annotated[int, Field(ge=0)] = 64
-    """Labelled rows kept apart for early stopping."""
+    dev: Annotated[int, Field(ge=0)] | None = None
+    """Labelled rows kept apart for early stopping, and prompts that the plan of a round is made by:
+    causes, reviews of changes, mastery (on a ladder spread over `labelled[1]..climb[1]`, like
+    validation). null: as many as `validation`."""
     unlabelled: Positive = 1000
     """Prompts without answers for self-training (per length on a ladder)."""
     validation: Positive = 200
@@ -126,6 +128,11 @@ class TaskSource(Section):
     """Prompts whose answers tell how good the filters of `select` are (per climbing length on a
     ladder); each round answers them too and trains on none of it. 200 and more tell something."""
     ladder: Ladder | None = None
+
+    @property
+    def num_dev(self) -> int:
+        """Size of the dev split."""
+        return self.validation if self.dev is None else self.dev
 
     @field_validator("config", mode="after")
     @classmethod

@@ -239,6 +239,8 @@ class ModelScores(AnswerShape):
 
     validation_accuracy: float
     test_accuracy: float
+    dev_accuracy: float | None = None
+    """Steers the plan; None without dev prompts."""
     pass_at_k: float | None
     """Over validation prompts (2107.03374); None if the recipe draws no samples."""
     perplexity: float | None
@@ -263,6 +265,8 @@ class EvaluateSummary(Summary, ModelScores):
     """`tag=value` → validation results."""
     test_slices: dict[str, SliceScores]
     """`tag=value` → test results."""
+    dev_slices: dict[str, SliceScores] = Field(default_factory=dict)
+    """`tag=value` → dev results; empty without dev prompts."""
     pass_k: int
     """The recipe's k; 0: no samples are drawn."""
     pass_at: dict[str, Estimate]

@@ -61,7 +61,7 @@ SHIFTED = 0.25
 
 def truncation(evidence: Evidence) -> Finding | None:
     """Report answers that are cut off: the limit is too low, or hot sampling rambles."""
-    # Samples are drawn at a temperature, validation answers greedily: either may be cut off.
+    # Samples are drawn at a temperature, dev answers greedily: either may be cut off.
     share = min(evidence.finished_share, evidence.measures.get("finished_share", 1.0))
     if share >= FINISHED or runs_on(evidence):
         return None
@@ -211,7 +211,7 @@ def verifier_false_negatives(evidence: Evidence) -> Finding | None:
         None,
         f"the verifier accepts the majority's answer to {evidence['majority_passed']:.3f} "
         f"of the prompts, the champion is right on {evidence['majority_expected']:.3f} "
-        f"of like validation prompts ({-evidence['verifier_z']:.1f} standard errors), "
+        f"of like dev prompts ({-evidence['verifier_z']:.1f} standard errors), "
         f"and samples agree on refused answers ({refused:.3f}) "
         f"as on accepted ones ({accepted:.3f}): "
         "look at dropped.jsonl, mend the verifier or the references",
@@ -238,7 +238,7 @@ def verifier_too_lenient(evidence: Evidence) -> Finding | None:
         "vote_share_up" if several else "labelled_share_up",
         f"the verifier accepts the majority's answer to {evidence['majority_passed']:.3f} "
         f"of the prompts, the champion is right on {evidence['majority_expected']:.3f} "
-        f"of like validation prompts ({evidence['verifier_z']:.1f} standard errors): "
+        f"of like dev prompts ({evidence['verifier_z']:.1f} standard errors): "
         "wrong answers teach, unless these prompts are easier; "
         "look at accepted.jsonl, mend the verifier",
         "fewer accepted answers that most samples contradict, and no loss of accuracy",

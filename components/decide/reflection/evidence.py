@@ -38,13 +38,14 @@ class Evidence:
     losses: Sequence[float | None]
     """Training loss of each step; None or not finite where a step was skipped."""
     finished_share: float
-    """Share of this round's samples that the model ended itself; of the evaluation's answers if the
-    round drew no samples."""
-    candidate: Scores
+    """Share of this round's samples that the model ended itself; of the dev answers if the round
+    drew no samples."""
+    candidate: Scores | None
+    """Scores on dev prompts; None without any."""
     select: SelectSummary
     """Summary of the mix that was trained on."""
     comparison: Comparison | None = None
-    """The gate's comparison with the champion; None if it is not known."""
+    """Comparison with the champion on dev prompts; None without any."""
     measures: Mapping[str, float] = field(default_factory=dict)
     """The round in numbers (`components.decide.reflection.measures`); a name is absent if it was
     not measured."""

@@ -172,13 +172,13 @@ def _is_comparable(step: int, neighbour: int, tokens: Sequence[int]) -> bool:
 
 
 def answer_measures(
-    candidate: Sequence[Result], champion: Sequence[Result] | None, references: Mapping[str, str]
+    candidate: Sequence[Result], champion: Sequence[Result], references: Mapping[str, str]
 ) -> Measures:
-    """Return the measures of the validation answers.
+    """Return the measures of the dev answers; empty without any.
 
     Args:
-        candidate: Validation results of the candidate.
-        champion: Validation results of the champion; None before there is one.
+        candidate: Dev results of the candidate.
+        champion: Dev results of the champion; empty if it was not measured on them.
         references: Prompt id → right answer.
 
     Returns:
@@ -186,6 +186,8 @@ def answer_measures(
         and `cut_short` (share of all answers that did not end and hold the right answer and more,
         or its beginning alone).
     """
+    if not candidate:
+        return {}
     num_right = 0
     num_finished = 0
     num_run_on = 0
@@ -206,7 +208,7 @@ def answer_measures(
         "runs_on": num_run_on / total,
         "cut_short": num_cut_short / total,
     }
-    if champion is not None:
+    if champion:
         champion_answers = {row.prompt_id: row.text for row in champion}
         same = [champion_answers.get(row.prompt_id) == row.text for row in candidate]
         measures["same_answers"] = fmean(same)
@@ -272,11 +274,11 @@ def verifier_measures(votes: Votes, champion: Sequence[Result]) -> Measures:
     """Return the verifier's verdicts on majority answers, beside the champion's accuracy.
 
     The majority answer of a prompt is the one that most of its samples give. The accuracy is that
-    on validation prompts with the same tags.
+    on dev prompts with the same tags.
 
     Args:
         votes: Votes of the round's samples, counted by select.
-        champion: Validation results of the champion.
+        champion: Dev results of the champion.
 
     Returns:
         `agreement`: mean share of a prompt's samples that give its majority answer;
@@ -300,34 +302,34 @@ def verifier_measures(votes: Votes, champion: Sequence[Result]) -> Measures:
         measures["passed_agreement"] = votes.passed_agreement
     if votes.refused_agreement is not None:
         measures["refused_agreement"] = votes.refused_agreement
-    expected, num_validation = _expected(votes, champion)
-    # Without validation prompts of these kinds there is nothing to hold the verifier against.
-    if num_validation:
+    expected, num_dev = _expected(votes, champion)
+    # Without dev prompts of these kinds there is nothing to hold the verifier against.
+    if num_dev:
         measures["majority_expected"] = expected
         measures["verifier_z"] = two_proportions_z(
-            measures["majority_passed"], votes.prompts, expected, num_validation
+            measures["majority_passed"], votes.prompts, expected, num_dev
         )
     return measures
 
 
 def _expected(votes: Votes, champion: Sequence[Result]) -> tuple[float, int]:
-    """Return (accuracy of the champion on validation prompts tagged like these, their number)."""
+    """Return (accuracy of the champion on dev prompts tagged like these, their number)."""
     verdicts: defaultdict[Tags, list[bool]] = defaultdict(list)
     for row in champion:
         verdicts[_sorted_tags(row.tags)].append(row.correct)
     weighted_sum = 0.0
     num_prompts = 0
-    num_validation = 0
+    num_dev = 0
     for kind in votes.kinds:
         kind_verdicts = verdicts.get(_sorted_tags(kind.tags))
         if kind_verdicts is not None:
             # Weighted by the sampled prompts, so that both have the same mixture of kinds.
             weighted_sum += kind.prompts * fmean(kind_verdicts)
             num_prompts += kind.prompts
-            num_validation += len(kind_verdicts)
+            num_dev += len(kind_verdicts)
     if not num_prompts:
         return 0.0, 0
-    return weighted_sum / num_prompts, num_validation
+    return weighted_sum / num_prompts, num_dev
 
 
 def _sorted_tags(tags: Mapping[str, str]) -> Tags:
@@ -353,8 +355,9 @@ def references_of(prompts: Iterable[Prompt]) -> dict[str, str]:
     }
 
 
-def validation_prompts(context: Context, prepared: Receipt) -> dict[str, Prompt]:
-    """Return the validation prompts by id."""
-    path = fetch(context, prepared, split_file("validation"))
-    rows = read_rows(path, Prompt)
-    return {prompt.id: prompt for prompt in itertools.islice(rows, MAX_ROWS)}
+def split_prompts(context: Context, prepared: Receipt, split: str) -> list[Prompt]:
+    """Return the prompts of a split; empty if the data has no such split."""
+    if split_file(split) not in prepared.objects:
+        return []
+    rows = read_rows(fetch(context, prepared, split_file(split)), Prompt)
+    return list(itertools.islice(rows, MAX_ROWS))

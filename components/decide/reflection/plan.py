@@ -124,7 +124,7 @@ def review(
     previous_plan: Plan,
     current: Plan,
     verdict: Verdict,
-    overall: float,
+    overall: float | None,
     measures: Mapping[str, float],
     interval: tuple[float, float] = (0.0, 0.0),
 ) -> Finding | None:
@@ -148,7 +148,8 @@ def review(
         previous_plan: Plan of the round before.
         current: Plan of this round.
         verdict: Verdict on this round's candidate.
-        overall: Validation accuracy of this round's candidate.
+        overall: Accuracy of this round's candidate on dev prompts; None without any, and then no
+            accuracy counts.
         measures: This round in numbers.
         interval: 95 % interval of `overall`.
     """
@@ -164,17 +165,22 @@ def review(
     ]
     rejected = verdict == "rejected"
     _, highest_accuracy = interval
-    fell_beyond_interval = previous.overall > highest_accuracy > 0.0
+    fell = False
+    fell_beyond_interval = False
+    accuracy = "no dev prompts tell the accuracy"
+    if overall is not None and previous.dev_accuracy is not None:
+        fell = overall < previous.dev_accuracy
+        fell_beyond_interval = previous.dev_accuracy > highest_accuracy > 0.0
+        accuracy = f"dev accuracy went from {previous.dev_accuracy:.4f} to {overall:.4f}"
     confirmed = False
     if not predictions:
-        taken_back = rejected and overall < previous.overall
+        taken_back = rejected and fell
     elif all(prediction.came_true for prediction in predictions):
         taken_back = rejected and fell_beyond_interval
         confirmed = not taken_back
     else:
         taken_back = rejected
     course = "; ".join(prediction.text for prediction in predictions)
-    accuracy = f"validation accuracy went from {previous.overall:.4f} to {overall:.4f}"
     subject = f"after {', '.join(changed)} changed"
     if confirmed:
         evidence = f"{subject}, {course}, as predicted; {accuracy}"
@@ -226,7 +232,7 @@ def refuted_changes(history: Sequence[RoundRecord]) -> frozenset[str]:
     return frozenset(refuted)
 
 
-def next_level(recipe: Recipe, level: int, champion: Scores) -> int:
+def next_level(recipe: Recipe, level: int, champion: Scores | None) -> int:
     """Return the length that the next samples are drawn at; 0 without a ladder.
 
     It begins at the first length beyond the labelled ones, even if these are not mastered, goes one
@@ -235,7 +241,8 @@ def next_level(recipe: Recipe, level: int, champion: Scores) -> int:
     Args:
         recipe: Holds the ladder.
         level: Length of the samples of the round that has finished.
-        champion: Validation scores of the champion after the round.
+        champion: Scores on dev prompts of the champion after the round; None without any: no length
+            is mastered then.
     """
     ladder = recipe.data.ladder
     if ladder is None:
@@ -243,7 +250,8 @@ def next_level(recipe: Recipe, level: int, champion: Scores) -> int:
     first, last = ladder.climb
     # Without mastery errors pile up from length to length, so the scores of a rejected candidate
     # do not count.
-    mastered = champion.accuracy(f"length={level}") >= ladder.mastery
+    name = f"length={level}"
+    mastered = champion is not None and champion.accuracy(name) >= ladder.mastery
     return min(last, max(first, level + mastered))
 
 

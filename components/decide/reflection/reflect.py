@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from components.contracts.recipe import Recipe
+from components.contracts.recipe import DecideSection, Recipe
 from components.contracts.state import Cause, Plan, base_plan
 from components.decide.finished_round import FinishedRound, Outcome
+from components.decide.gate import Comparison, compare
 from components.decide.reflection.diagnosis import diagnose
 from components.decide.reflection.evidence import Evidence
 from components.decide.reflection.plan import next_level, next_plan, refuted_changes, review
@@ -29,7 +30,12 @@ def reflect(
     campaign = finished.campaign
     used_plan = campaign.state.plan
     history = campaign.state.history
-    scores = outcome.candidate.scores
+    # Dev prompts alone from here on: what validation prompts steer, they cannot decide.
+    scores = outcome.candidate.dev_scores
+    finished_share = finished.summaries.mix.finished_share
+    if finished_share is None:
+        # A round without samples, such as the first, has nothing but the evaluation's answers.
+        finished_share = outcome.measures.get("finished_share", 1.0)
     evidence = Evidence(
         recipe=campaign.recipe,
         round=campaign.next_round,
@@ -37,10 +43,10 @@ def reflect(
         plan=used_plan,
         train=finished.summaries.train,
         losses=losses,
-        finished_share=finished.summaries.finished_share,
+        finished_share=finished_share,
         candidate=scores,
         select=finished.summaries.mix,
-        comparison=outcome.comparison,
+        comparison=compare_dev(outcome, campaign.recipe.decide),
         measures=outcome.measures,
     )
     # Bounds of changes are relative to what the person wrote, not to what plans have made of it.
@@ -55,16 +61,29 @@ def reflect(
         previous_plan,
         current,
         outcome.verdict,
-        scores.accuracy(),
+        scores.accuracy() if scores is not None else None,
         outcome.measures,
-        scores.interval(),
+        scores.interval() if scores is not None else (0.0, 0.0),
     )
     refuted = refuted_changes(history)
     findings = diagnose(evidence)
     plan, causes = next_plan(recipe, current, findings, reviewed, previous_plan, refuted)
     # By the scores of the champion: it draws the samples of the next round.
-    level = next_level(recipe, used_plan.level, outcome.best.scores)
+    level = next_level(recipe, used_plan.level, outcome.best.dev_scores)
     return plan.model_copy(update={"level": level}), causes
+
+
+def compare_dev(outcome: Outcome, section: DecideSection) -> Comparison | None:
+    """Return candidate and champion, dev prompt by dev prompt; None if one was not measured."""
+    champion = outcome.champion.dev
+    candidate = outcome.candidate.dev
+    if not champion or not candidate:
+        return None
+    # Causes count prompts won and lost, so families have no say. A dev row need not be a number.
+    numeric = all(row.numeric for row in candidate)
+    changes = {"family": "", "score": section.score if numeric else "right"}
+    level = outcome.comparison.level
+    return compare(champion, candidate, section.model_copy(update=changes), level)
 
 
 def _improvement_plan(plan: Plan, recipe: Recipe) -> Plan:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from components.contracts import artifacts
 from components.contracts.summaries import LogEntry, SelectSummary, TrainSummary
 from components.decide.measured import Measured
 from components.decide.reflection.data_causes import passed
@@ -15,7 +16,7 @@ from components.decide.reflection.measures import (
     mix_measures,
     mix_rows,
     references_of,
-    validation_prompts,
+    split_prompts,
     verifier_measures,
 )
 from components.runtime.campaign import Campaign
@@ -44,16 +45,19 @@ def round_measures(
         champion: Results of the champion.
     """
     selection = read_summary(mix, SelectSummary)
-    prompts = list(validation_prompts(context, campaign.prepared).values())
     losses = [entry.loss for entry in log]
     tokens = [entry.tokens for entry in log]
     measures = loss_measures(train, losses, tokens)
     measures |= human_loss_measures(candidate.headline, champion.headline)
-    measures |= answer_measures(candidate.results, champion.results, references_of(prompts))
-    measures |= mix_measures(mix_rows(context, mix), prompts)
+    # The plan is made by these, so they are of the dev split: prompts that steer prove nothing.
+    references = references_of(split_prompts(context, campaign.prepared, artifacts.DEV_PROMPTS))
+    measures |= answer_measures(candidate.dev, champion.dev, references)
+    # Texts alone, no answers: what the gate decides by must not be in the mix.
+    validation = split_prompts(context, campaign.prepared, "validation")
+    measures |= mix_measures(mix_rows(context, mix), validation)
     measures |= _sample_measures(selection)
     if selection.votes is not None:
-        measures |= verifier_measures(selection.votes, champion.results)
+        measures |= verifier_measures(selection.votes, champion.dev)
     num_rows = selection.labelled_rows + selection.self_rows
     # How often a row is drawn on average; draws are by weight, so some rows come more often.
     if num_rows:

@@ -131,10 +131,11 @@ def learning_rate_too_low(evidence: Evidence) -> Finding | None:
 def base_not_mastered(evidence: Evidence) -> Finding | None:
     """Report a ladder whose labelled lengths are not mastered by the supervised training."""
     ladder = evidence.recipe.data.ladder
-    if evidence.plan.training != "supervised" or ladder is None:
+    candidate = evidence.candidate
+    if evidence.plan.training != "supervised" or ladder is None or candidate is None:
         return None
     name = f"length={ladder.labelled[1]}"
-    accuracy = evidence.candidate.accuracy(name)
+    accuracy = candidate.accuracy(name)
     if accuracy >= ladder.mastery:
         return None
     return evidence.finding(
