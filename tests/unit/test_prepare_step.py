@@ -234,6 +234,23 @@ def test_a_ladder_without_dev_prompts_is_refused(context: Context) -> None:
             prepare(context, recipe)
 
 
+def test_a_campaign_without_dev_prompts_is_told_once_that_the_plan_is_made_without_answers(
+    context: Context, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    numbers = range(1000, 1100)
+    path.write_text("".join(f'{{"prompt": "{n}", "completion": "{n}"}}\n' for n in numbers))
+    fractions = {"train": 0.4, "unlabelled": 0.3, "dev": 0, "validation": 0.2, "test": 0.1}
+    recipe = changed(
+        data={"sources": [{"uri": f"file://{path}"}], "fractions": fractions},
+        decide={"goal": {"threshold": 0.9}},
+        select={"min_accepted": 5},
+    )
+    counts = read_summary(prepare(context, recipe), StartSummary).counts
+    assert (counts["dev"], counts["dev_prompts"]) == (0, 0)
+    assert capsys.readouterr().err.count("no dev prompts: the plan of a round is made without") == 1
+
+
 def test_labelled_rows_are_taught_and_rejected_rows_kept_with_their_reason(
     context: Context, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
+from components.contracts.artifacts import DEV_PROMPTS
 from components.contracts.recipe import DataSource, Fractions, Recipe
 from components.contracts.recipe_file import parse_recipe
 from components.contracts.rows import Dropped
@@ -74,9 +75,11 @@ def new_recipe(wishes: Wishes, environment: Mapping[str, str]) -> NewRecipe:
     text = _text(wishes, check, examples, len(splits.unlabelled) if splits else 1000)
     recipe = parse_recipe(yaml.safe_load(text), "the new recipe")
     outlook = _outlook(recipe, splits)
+    counts = splits.counts if splits else {}
+    # Dev rows once: their prompts are no rows of their own.
     return NewRecipe(
         text=text,
-        counts={name: count for name, count in splits.counts.items() if count} if splits else {},
+        counts={name: count for name, count in counts.items() if count and name != DEV_PROMPTS},
         rejected=splits.rejected_counts if splits else {},
         outlook=outlook,
     )
