@@ -210,7 +210,13 @@ def test_a_failing_step_stops_the_run_but_not_its_report(make_place: MakePlace) 
     )
     assert plain.executed == [*ROUND_0, *round_tasks(1), *END], plain.said
     reused = {name for name, status in plain.task_status.items() if status == "reused"}
-    assert reused == {"train-r0", "evaluate-r0", "generate-r1-s0", "generate-r1-s1"}
+    assert reused == {
+        "evaluate-base",
+        "train-r0",
+        "evaluate-r0",
+        "generate-r1-s0",
+        "generate-r1-s1",
+    }
     assert plain.accuracies[0] == run.accuracies[0]
 
     # Or it goes on from the last state.

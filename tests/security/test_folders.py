@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -24,8 +25,10 @@ def test_a_run_in_a_folder_of_any_name_ends_as_elsewhere(tmp_path: Path) -> None
     temporary.mkdir()
     place = Place(place.folder, place.document, extra={"TMPDIR": str(temporary)})
     run = place.run("--rounds", "1")
-    assert (run.code, run.errors) == (0, []), run.said
-    assert run.executed == ["prepare", *round_tasks(0), "pass-through-r1", "publish", "report"]
+    # Two steps teach nothing, so nothing is released: status 1.
+    assert (run.code, run.errors) == (1, []), run.said
+    base = ["prepare", "evaluate-base", "first-champion"]
+    assert run.executed == [*base, *round_tasks(0), "pass-through-r1", "publish", "report"]
     assert run.told["store"] == place.uri
     assert Path(run.told["report"]).is_file()
     assert list(tmp_path.rglob("x")) == []
@@ -93,7 +96,8 @@ def test_a_python_whose_path_has_a_space_and_a_command_starts_tasks(tmp_path: Pa
         check=False,
         timeout=300,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1, done.stderr
+    assert json.loads(done.stdout)["errors"] == []
     assert list(tmp_path.rglob("x")) == []
 
 
@@ -112,7 +116,7 @@ def test_a_project_with_modules_of_our_names_gets_ours_in_every_process(
         (place.folder / name).write_text(trap)
     run = Place(place.folder, place.document, extra={"RATCHET_WARM": warm}).run("--rounds", "1")
     assert not (tmp_path / "imported").exists(), (tmp_path / "imported").read_text()
-    assert (run.code, run.errors) == (0, []), run.said
+    assert (run.code, run.errors) == (1, []), run.said
 
 
 def test_a_verifier_of_the_users_own_is_found_in_the_folder_of_the_run(tmp_path: Path) -> None:

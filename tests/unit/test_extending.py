@@ -130,7 +130,16 @@ def test_the_new_step_obeys_the_import_rules(extended: Path) -> None:
 
 
 def test_the_new_step_is_in_the_compiled_pipeline_and_has_a_readme(extended: Path) -> None:
-    python(extended, "pipeline.py", "compile", "recipes/demo.yaml", "-o", "package.yaml", "--rounds", "3")
+    python(
+        extended,
+        "pipeline.py",
+        "compile",
+        "recipes/demo.yaml",
+        "-o",
+        "package.yaml",
+        "--rounds",
+        "3",
+    )
     package, _ = yaml.safe_load_all((extended / "package.yaml").read_text())
     images = {
         executor["container"]["image"]
