@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import docker
 from components.cli.local.docker_runner import Containers, settings
 from components.errors import Transient, UserError
@@ -55,6 +57,8 @@ def wait_for_upload(campaigns: Campaigns, name: str) -> None:
         assert time.monotonic() < deadline, "nothing was stored"
 
 
+# Nine runs, one after the other.
+@pytest.mark.timeout(1800)
 def test_a_campaign_whose_every_step_runs_out_of_memory_or_is_killed_ends_as_one_that_was_left_alone(
     engine: Any, campaigns: Campaigns, on_the_laptop: dict[str, bytes]
 ) -> None:

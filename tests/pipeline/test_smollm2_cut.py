@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from components.contracts.summaries import EvaluateSummary, TrainSummary
 from components.modeling.encoding import Codec
 from components.modeling.load import load_model, load_tokenizer
@@ -18,7 +20,7 @@ from components.runtime.receipts import fetch_folder, read_receipt, read_summary
 REPOSITORY = Path(__file__).resolve().parents[2]
 CUT = {
     **{
-        f"data.tasks.{task}.{part}": 12
+        f"data.tasks.{task}.{part}": 8
         for task in range(4)
         for part in ("labelled", "dev", "validation", "test")
     },
@@ -32,11 +34,14 @@ CUT = {
     "evaluate.pass_k": 2,
     "evaluate.max_perplexity_rows": 8,
     "decide.max_rounds": 1,
-    # Eight steps on 48 rows teach little, and 48 prompts prove little: here round 0 has to win.
-    "decide.alpha": 0.9,
+    # Eight steps teach little and few prompts prove little, so the base may sample: its answers are
+    # long and mostly wrong.
+    "select.verifier": False,
+    "select.require_finished": False,
 }
 
 
+@pytest.mark.timeout(1800)
 def test_a_real_language_model_goes_through_a_whole_round_and_is_ready_to_use(
     tmp_path: Path,
 ) -> None:
@@ -58,7 +63,7 @@ def test_a_real_language_model_goes_through_a_whole_round_and_is_ready_to_use(
         capture_output=True,
         text=True,
         check=False,
-        timeout=900,
+        timeout=1700,
     )
     assert done.returncode in (0, 1), done.stderr
     context = make_context(store, {**os.environ, "RATCHET_CACHE": f"{tmp_path}/store-cache"})
