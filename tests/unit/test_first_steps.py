@@ -46,6 +46,30 @@ def test_the_recipe_is_valid_and_says_what_was_asked_for(
         assert "smallest gain" in written.outlook
 
 
+@pytest.mark.parametrize(
+    ("file", "model"),
+    [
+        # A year is a number to YAML, and "no" is false.
+        ("2024.csv", HUB),
+        ("no.csv", HUB),
+        ("a/" + "long folder " * 12 + "/rows.csv", HUB),
+        ("rows: all #1.csv", "/models/base: small #1"),
+        ("Fragen für {alle}.csv", "~/Modelle/größer"),
+    ],
+)
+def test_names_that_mean_something_to_yaml_stay_as_they_are(
+    tmp_path: Path, file: str, model: str
+) -> None:
+    data = tmp_path / file
+    data.parent.mkdir(parents=True, exist_ok=True)
+    Path(table(tmp_path, 400)).rename(data)
+    written = new_recipe(Wishes(str(data), model, "exact", name_of(file)), {})
+    recipe = parse_recipe(yaml.safe_load(written.text))
+    assert recipe.name == name_of(file)
+    assert recipe.model.source == model
+    assert recipe.data.sources[0].uri == str(data)
+
+
 def test_long_answers_get_room_and_near_duplicates_of_them_are_dropped(tmp_path: Path) -> None:
     data = table(tmp_path, 400, answer="because " * 60)
     recipe = parse_recipe(yaml.safe_load(new_recipe(Wishes(data, HUB, "exact", "n"), {}).text))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from components.errors import UserError
 from components.prepare.examples import Example
 from components.prepare.outlook import outlook_of
 from components.prepare.readers import read_source
-from components.prepare.splits import Splits, make_splits
+from components.prepare.splits import Assigned, Splits, make_splits
 from components.storage.sources import local_path, split_source
 
 VOTES = "votes"
@@ -70,8 +71,8 @@ def new_recipe(wishes: Wishes, environment: Mapping[str, str]) -> NewRecipe:
     is_own = ":" in check
     splits = None
     if examples and not is_own:
-        assigned = [("auto", example) for example in examples]
-        splits = make_splits([*assigned, *dropped], Fractions(), seed=0)  # type: ignore[list-item]
+        assigned: list[Assigned] = [("auto", example) for example in examples]
+        splits = make_splits([*assigned, *dropped], Fractions(), seed=0)
     text = _text(wishes, check, examples, len(splits.unlabelled) if splits else 1000)
     recipe = parse_recipe(yaml.safe_load(text), "the new recipe")
     outlook = _outlook(recipe, splits)
@@ -113,13 +114,11 @@ def _rows(
     path = local_path(source.uri, environment, Path(), or_folder=True)
     examples: list[Example] = []
     dropped: list[Dropped] = []
-    for item in read_source(path, source):
+    for item in read_source(path, source.model_copy(update={"limit": MAX_ROWS_LOOKED_AT})):
         if isinstance(item, Dropped):
             dropped.append(item)
         else:
             examples.append(item)
-        if len(examples) == MAX_ROWS_LOOKED_AT:
-            break
     if not any(example.prompt for example in examples):
         raise UserError(
             f"{source.uri}: no row asks a question; a recipe needs questions with answers to "
@@ -146,10 +145,10 @@ def _text(wishes: Wishes, check: str, examples: list[Example], num_unlabelled: i
     steps = min(1000, max(60, PASSES_OVER_ROWS * len(examples) // (2 * BATCH_ROWS)))
     rate = 0.002 if from_scratch else 0.00002
     values = {
-        "name": wishes.name,
+        "name": _scalar(wishes.name),
         "model": _model(wishes.model, max_length),
-        "data": yaml.safe_dump(wishes.data, default_flow_style=True).split("\n")[0],
-        "check": check,
+        "data": _scalar(wishes.data),
+        "check": _scalar(check),
         "prompts": max(1, min(1000, num_unlabelled)),
         "max_new_tokens": max_new_tokens,
         "select": _select(wishes.check, is_short=is_short),
@@ -161,9 +160,15 @@ def _text(wishes: Wishes, check: str, examples: list[Example], num_unlabelled: i
     return _TEMPLATE.format(**values)
 
 
+def _scalar(text: str) -> str:
+    """Return a text as YAML on one line, in quotes where it would be read as something else."""
+    # Behind a plain scalar follows a line that ends the document.
+    return yaml.safe_dump(text, width=math.inf, allow_unicode=True).split("\n")[0]
+
+
 def _model(source: str, max_length: int) -> str:
     if source != "scratch":
-        return f"  source: {source}\n"
+        return f"  source: {_scalar(source)}\n"
     return (
         "  source: scratch          # made from nothing; small, for tasks of your own\n"
         "  scratch:\n"

@@ -165,7 +165,9 @@ def print_tried(console: Console, tried: Sequence[Tried]) -> None:
         console.print()
         console.print(Text(cut(item.prompt.text, SHOWN_CHARACTERS), style="bold"))
         for name, text in item.said.items():
-            style = {True: "green", False: "yellow"}.get(item.right.get(name, None), "")  # type: ignore[arg-type]
+            style = ""
+            if item.right:
+                style = "green" if item.right[name] else "yellow"
             label = (f"  {cut(name, 20):<{width}}  ", "dim")
             console.print(Text.assemble(label, (cut(text, SHOWN_CHARACTERS), style)))
         if item.right:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Annotated, Optional
 import typer
 from rich.console import Console
 
+from components.cli.builder import program_of
 from components.cli.messages import print_json, print_note
 from components.cli.options import AsJson, StoreUri
 from components.errors import UserError
@@ -24,6 +26,7 @@ def add_verbs(app: typer.Typer) -> None:
 
 
 def init(
+    command: typer.Context,
     output: Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe to write.")] = Path(
         "recipe.yaml"
     ),
@@ -83,7 +86,9 @@ def init(
             console.print(f"{title}: {listed}", markup=False, highlight=False)
     if made.outlook:
         console.print(made.outlook, markup=False, highlight=False)
-    console.print(f"{output}: next `run {output}`", markup=False, highlight=False)
+    next_command = f"{program_of(command)} run {shlex.quote(str(output))}"
+    # Not wrapped, so that the command can be copied.
+    console.print(f"{output}: next `{next_command}`", markup=False, highlight=False, soft_wrap=True)
 
 
 def _asked(option: str, question: str) -> str:
