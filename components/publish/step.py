@@ -216,12 +216,15 @@ def _publication(context: Context, campaign: Campaign, lines: list[Line]) -> Pub
     weights = weights_digest(champion, "model")
     split, prompts = deciding_split(campaign.prepared)
     rivals = rivals_of(context, campaign, lines, recipe.publish.margin)
-    released_as = lines[-1] if lines and lines[-1].weights == weights else None
+    released_as = None
     refusal = ""
     opening = None
+    # First: a base that is the release in force has its very weights too.
     if any(rival.kind == "base" and rival.weights == weights for rival in rivals):
         refusal = "the champion is the base model: no round was proved better than it"
-    elif released_as is None:
+    elif lines and lines[-1].weights == weights:
+        released_as = lines[-1]
+    else:
         opening = opened(
             context,
             prompts,

@@ -399,6 +399,10 @@ def test_a_release_is_the_base_of_the_next_campaign_with_splits_of_its_own(
         ids = {json.loads(line)["id"] for line in path.read_text().splitlines()}
         assert ids
         assert not ids & learned, split
+    # A base that no round beats is not released once more, as a success of this campaign.
+    unbeaten = publish(context, following, prepared, champion_round=None)
+    assert not unbeaten.released
+    assert "no round was proved better" in unbeaten.why
     # The base is the release, byte by byte; a champion has to beat it once, not twice.
     line = ledger.read_lines(context, NAME)[0]
     weights = prepared.objects["model/model.safetensors"].sha256
