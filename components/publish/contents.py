@@ -1,0 +1,175 @@
+"""The files of a release, or those that say why there is none."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from components.contracts import artifacts
+from components.contracts.releases import (
+    COMPARISON,
+    EVALUATION_IDS,
+    LEDGER_FOLDER,
+    TRAINING_IDS,
+    Line,
+)
+from components.contracts.rows import Prompt, Row, read_rows, write_rows
+from components.contracts.summaries import EvaluateSummary, PrepareSummary, PublishSummary
+from components.contracts.summaries.publish import Rival
+from components.contracts.summaries.summary import Share
+from components.publish.comparison import Answers, Rule, answers_of, compare
+from components.publish.files import copy_checkpoint
+from components.publish.model_card import model_card
+from components.publish.publication import Publication
+from components.publish.used_prompts import write_ids
+from components.runtime.context import Context
+from components.runtime.ledger import fetch_release, receipt_of
+from components.runtime.receipts import fetch, fetch_folder, read_summary
+from components.storage import keys
+
+
+class ComparedPrompt(Row):
+    """One prompt of the comparison, with the verdicts on the models' answers."""
+
+    prompt_id: str
+    right: dict[str, bool]
+    """`champion`, `base`, `release`, `anchor` → verdict."""
+
+
+def write_files(context: Context, publication: Publication, folder: Path) -> PublishSummary:
+    """Write the files of a release, or those that say why there is none, into the folder."""
+    released_as = publication.released_as
+    if released_as is not None:
+        return _same_release(context, publication, released_as, folder)
+    recipe = publication.recipe
+    model = context.scratch / f"{folder.name}-model"
+    model.mkdir()
+    checkpoint = fetch_folder(context, publication.champion, "model")
+    try:
+        dtype = copy_checkpoint(
+            checkpoint,
+            model,
+            read_summary(publication.campaign.prepared, PrepareSummary).dtype,
+            recipe.model.system_prompt,
+        )
+        scores, rivals, why = _compared(context, publication, model, folder)
+        released = not why
+        if released:
+            for path in sorted(model.iterdir()):
+                path.rename(folder / path.name)
+    finally:
+        shutil.rmtree(checkpoint, ignore_errors=True)
+        shutil.rmtree(model, ignore_errors=True)
+    summary = _summary(publication, released=released, dtype=dtype).model_copy(
+        update={
+            "scores": scores,
+            "rivals": rivals,
+            "why": why or _reason_for(rivals),
+            "new_prompts_due": not released and publication.new_prompts_due,
+        }
+    )
+    write_ids(context, publication.campaign, folder / EVALUATION_IDS, folder / TRAINING_IDS)
+    evaluation = read_summary(publication.evaluation, EvaluateSummary)
+    # Sorted and indented, so that two versions can be compared line by line.
+    metrics = json.dumps(evaluation.model_dump(mode="json"), indent=2, sort_keys=True)
+    (folder / artifacts.METRICS).write_text(f"{metrics}\n", encoding="utf-8")
+    card = model_card(publication.campaign, publication.champion, summary)
+    (folder / artifacts.MODEL_CARD).write_text(card, encoding="utf-8")
+    return summary
+
+
+def _same_release(
+    context: Context, publication: Publication, line: Line, folder: Path
+) -> PublishSummary:
+    """Link the files of the release that has these very weights: its folder is not written again."""
+    receipt = receipt_of(context, line)
+    files = fetch_release(context, receipt)
+    try:
+        for path in sorted(files.iterdir()):
+            path.rename(folder / path.name)
+    finally:
+        shutil.rmtree(files, ignore_errors=True)
+    earlier = read_summary(receipt, PublishSummary)
+    return _summary(publication, released=True, dtype=earlier.dtype).model_copy(
+        update={
+            "version": line.version,
+            "prefix": line.prefix,
+            "split": earlier.split,
+            "scores": earlier.scores,
+            "rivals": earlier.rivals,
+            "why": f"release {line.number} ({line.version}) has these very weights",
+        }
+    )
+
+
+def _summary(publication: Publication, *, released: bool, dtype: str) -> PublishSummary:
+    evaluation = read_summary(publication.evaluation, EvaluateSummary)
+    name = publication.recipe.publish.name
+    version = publication.version if released else ""
+    return PublishSummary(
+        name=name,
+        version=version,
+        prefix=keys.model_prefix(name, version) if released else "",
+        released=released,
+        why="",
+        dtype=dtype,
+        champion=publication.champion.ref,
+        champion_round=publication.champion_round,
+        target_met=publication.campaign.state.stop == "target",
+        validation_accuracy=evaluation.validation_accuracy,
+        test_accuracy=evaluation.test_accuracy,
+        split=publication.split,
+        scores=None,
+    )
+
+
+def _compared(
+    context: Context, publication: Publication, model: Path, folder: Path
+) -> tuple[Share | None, tuple[Rival, ...], str]:
+    """Return (the champion's scores, results against its rivals, reason against the release)."""
+    if publication.opening is None:
+        return None, (), publication.refusal
+    prompts = _prompts(context, publication)
+    if not prompts:
+        return None, (), f"every {publication.split} prompt was trained on by the last release"
+    recipe = publication.recipe
+    section = recipe.decide
+    level = publication.opening[1].level
+    rule = Rule(level, recipe.publish.margin, section.score, section.family)
+    champion = answers_of(context, recipe, model, prompts)
+    answers: dict[str, Answers] = {"champion": champion}
+    rivals = []
+    for rival in publication.rivals:
+        with rival.checkpoint(context) as checkpoint:
+            answers[rival.kind] = answers_of(context, recipe, checkpoint, prompts)
+        rivals.append(compare(rival.kind, rival.name, answers[rival.kind], champion, prompts, rule))
+    (folder / LEDGER_FOLDER).mkdir()
+    write_rows(folder / COMPARISON, _rows(prompts, answers))
+    unproved = [rival for rival in rivals if rival.verdict == "not proved"]
+    reasons = [f"not proved better than {rival.name}: {rival.why}" for rival in unproved]
+    return champion.scores, tuple(rivals), "; ".join(reasons)
+
+
+def _prompts(context: Context, publication: Publication) -> list[Prompt]:
+    """Return the prompts that decide, without those that a release was trained on."""
+    name = artifacts.split_file(publication.split)
+    path = fetch(context, publication.campaign.prepared, name)
+    trained: set[str] = set()
+    for rival in publication.rivals:
+        trained |= rival.trained_ids(context)
+    return [prompt for prompt in read_rows(path, Prompt) if prompt.id not in trained]
+
+
+def _rows(prompts: list[Prompt], answers: dict[str, Answers]) -> list[ComparedPrompt]:
+    rows = []
+    for index, prompt in enumerate(prompts):
+        right = {name: model.right[index] for name, model in answers.items()}
+        rows.append(ComparedPrompt(prompt_id=prompt.id, right=right))
+    return rows
+
+
+def _reason_for(rivals: tuple[Rival, ...]) -> str:
+    verdicts = {"better": "proved better than", "non-inferior": "non-inferior to"}
+    parts = [f"{verdicts[rival.verdict]} {rival.name} ({rival.why})" for rival in rivals]
+    return "; ".join(parts)
