@@ -13,6 +13,7 @@ from components.contracts.releases import (
     LEDGER_FOLDER,
     TRAINING_IDS,
     Line,
+    Opening,
 )
 from components.contracts.rows import Prompt, Row, read_rows, write_rows
 from components.contracts.summaries import EvaluateSummary, PrepareSummary, PublishSummary
@@ -39,36 +40,14 @@ class ComparedPrompt(Row):
 
 def write_files(context: Context, publication: Publication, folder: Path) -> PublishSummary:
     """Write the files of a release, or those that say why there is none, into the folder."""
-    released_as = publication.released_as
-    if released_as is not None:
-        return _same_release(context, publication, released_as, folder)
-    recipe = publication.recipe
-    model = context.scratch / f"{folder.name}-model"
-    model.mkdir()
-    checkpoint = fetch_folder(context, publication.champion, "model")
-    try:
-        dtype = copy_checkpoint(
-            checkpoint,
-            model,
-            read_summary(publication.campaign.prepared, PrepareSummary).dtype,
-            recipe.model.system_prompt,
-        )
-        scores, rivals, why = _compared(context, publication, model, folder)
-        released = not why
-        if released:
-            for path in sorted(model.iterdir()):
-                path.rename(folder / path.name)
-    finally:
-        shutil.rmtree(checkpoint, ignore_errors=True)
-        shutil.rmtree(model, ignore_errors=True)
-    summary = _summary(publication, released=released, dtype=dtype).model_copy(
-        update={
-            "scores": scores,
-            "rivals": rivals,
-            "why": why or _reason_for(rivals),
-            "new_prompts_due": not released and publication.new_prompts_due,
-        }
-    )
+    if publication.released_as is not None:
+        return _same_release(context, publication, publication.released_as, folder)
+    if publication.opening is None:
+        dtype = read_summary(publication.campaign.prepared, PrepareSummary).dtype
+        summary = _summary(publication, dtype, released=False, why=publication.refusal)
+    else:
+        _, opening = publication.opening
+        summary = _decided(context, publication, opening, folder)
     write_ids(context, publication.campaign, folder / EVALUATION_IDS, folder / TRAINING_IDS)
     evaluation = read_summary(publication.evaluation, EvaluateSummary)
     # Sorted and indented, so that two versions can be compared line by line.
@@ -86,24 +65,67 @@ def _same_release(
     receipt = receipt_of(context, line)
     files = fetch_release(context, receipt)
     try:
-        for path in sorted(files.iterdir()):
-            path.rename(folder / path.name)
+        _move_all(files, folder)
     finally:
         shutil.rmtree(files, ignore_errors=True)
     earlier = read_summary(receipt, PublishSummary)
-    return _summary(publication, released=True, dtype=earlier.dtype).model_copy(
-        update={
-            "version": line.version,
-            "prefix": line.prefix,
-            "split": earlier.split,
-            "scores": earlier.scores,
-            "rivals": earlier.rivals,
-            "why": f"release {line.number} ({line.version}) has these very weights",
-        }
+    why = f"release {line.number} ({line.version}) has these very weights"
+    summary = _summary(
+        publication,
+        earlier.dtype,
+        released=True,
+        why=why,
+        scores=earlier.scores,
+        rivals=earlier.rivals,
+    )
+    update = {"version": line.version, "prefix": line.prefix, "split": earlier.split}
+    return summary.model_copy(update=update)
+
+
+def _decided(
+    context: Context, publication: Publication, opening: Opening, folder: Path
+) -> PublishSummary:
+    """Compare the champion with its rivals, and write its files if it is released."""
+    model = context.scratch / f"{folder.name}-model"
+    model.mkdir()
+    checkpoint = fetch_folder(context, publication.champion, "model")
+    try:
+        dtype = copy_checkpoint(
+            checkpoint,
+            model,
+            read_summary(publication.campaign.prepared, PrepareSummary).dtype,
+            publication.recipe.model.system_prompt,
+        )
+        scores, rivals, refusal = _compared(context, publication, opening.level, model, folder)
+        if not refusal:
+            _move_all(model, folder)
+    finally:
+        shutil.rmtree(checkpoint, ignore_errors=True)
+        shutil.rmtree(model, ignore_errors=True)
+    return _summary(
+        publication,
+        dtype,
+        released=not refusal,
+        why=refusal or _reason_for(rivals),
+        scores=scores,
+        rivals=rivals,
     )
 
 
-def _summary(publication: Publication, *, released: bool, dtype: str) -> PublishSummary:
+def _move_all(source: Path, folder: Path) -> None:
+    for path in sorted(source.iterdir()):
+        path.rename(folder / path.name)
+
+
+def _summary(
+    publication: Publication,
+    dtype: str,
+    *,
+    released: bool,
+    why: str,
+    scores: Share | None = None,
+    rivals: tuple[Rival, ...] = (),
+) -> PublishSummary:
     evaluation = read_summary(publication.evaluation, EvaluateSummary)
     name = publication.recipe.publish.name
     version = publication.version if released else ""
@@ -112,7 +134,7 @@ def _summary(publication: Publication, *, released: bool, dtype: str) -> Publish
         version=version,
         prefix=keys.model_prefix(name, version) if released else "",
         released=released,
-        why="",
+        why=why,
         dtype=dtype,
         champion=publication.champion.ref,
         champion_round=publication.champion_round,
@@ -120,22 +142,21 @@ def _summary(publication: Publication, *, released: bool, dtype: str) -> Publish
         validation_accuracy=evaluation.validation_accuracy,
         test_accuracy=evaluation.test_accuracy,
         split=publication.split,
-        scores=None,
+        scores=scores,
+        rivals=rivals,
+        new_prompts_due=not released and publication.new_prompts_due,
     )
 
 
 def _compared(
-    context: Context, publication: Publication, model: Path, folder: Path
+    context: Context, publication: Publication, level: float, model: Path, folder: Path
 ) -> tuple[Share | None, tuple[Rival, ...], str]:
     """Return (the champion's scores, results against its rivals, reason against the release)."""
-    if publication.opening is None:
-        return None, (), publication.refusal
     prompts = _prompts(context, publication)
     if not prompts:
         return None, (), f"every {publication.split} prompt was trained on by the last release"
     recipe = publication.recipe
     section = recipe.decide
-    level = publication.opening[1].level
     rule = Rule(level, recipe.publish.margin, section.score, section.family)
     champion = answers_of(context, recipe, model, prompts)
     answers: dict[str, Answers] = {"champion": champion}

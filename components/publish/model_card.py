@@ -1,4 +1,4 @@
-"""The card of a published model, in the form of Hugging Face's model cards."""
+"""The card of a champion, released or not, in the form of Hugging Face's model cards."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _HUB_DATASET = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)@")
 
 
 def model_card(campaign: Campaign, champion: Receipt, summary: PublishSummary) -> str:
-    """Return the Markdown of a published model: its origin, scores, rounds, data and limits.
+    """Return the Markdown of a model card: origin, scores, rounds, data and limits.
 
     Args:
-        campaign: The campaign that made it.
-        champion: Receipt of its training.
+        campaign: The campaign.
+        champion: Receipt that holds its champion: of train, or of prepare for the base.
         summary: Summary of its publication.
     """
     from huggingface_hub import ModelCard
@@ -90,7 +90,7 @@ Its weights are {summary.dtype}.
 ## Data
 
 {_data(campaign)}
-Training receipt `{champion.ref}`, digest `{champion.digest}`.
+Receipt `{champion.ref}`, digest `{champion.digest}`.
 
 ## Limits
 
@@ -111,12 +111,10 @@ def _release(summary: PublishSummary) -> str:
 def _origin(campaign: Campaign) -> str:
     """Return the sentence on the round that made the model, by its verdict."""
     state = campaign.state
-    record = _champion_record(campaign)
-    number = state.champion_round
-    if record is None:
+    if state.champion_round is None:
         return "It is the base model itself: no round was proved better."
     return (
-        f"This is the model of round {number}, proved better than the champion before it on the "
+        f"This is the model of round {state.champion_round}, proved better than the champion before it on the "
         "same validation prompts; the first champion was the base model."
     )
 
@@ -129,9 +127,13 @@ def _champion_record(campaign: Campaign) -> RoundRecord | None:
 
 def _data(campaign: Campaign) -> str:
     """Return the paragraph on the rows that the model was trained on, by the filters used."""
-    history = campaign.state.history
+    champion_round = campaign.state.champion_round
+    if champion_round is None:
+        return "The campaign trained nothing of it."
     trained_rounds = [
-        record for record in history if record.generated and _is_in_model(campaign, record)
+        record
+        for record in campaign.state.history
+        if record.generated and record.round <= champion_round
     ]
     if not trained_rounds:
         return "Labelled rows alone: the model has learned from no answers of models."
@@ -141,11 +143,6 @@ def _data(campaign: Campaign) -> str:
         f"Labelled rows, and {accepted} answers of the campaign's own models, accumulated over the "
         f"rounds. {checks}"
     )
-
-
-def _is_in_model(campaign: Campaign, record: RoundRecord) -> bool:
-    champion_round = campaign.state.champion_round
-    return champion_round is not None and record.round <= champion_round
 
 
 def _checks(section: SelectSection) -> str:

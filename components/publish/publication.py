@@ -11,7 +11,13 @@ from components.contracts.recipe import Recipe
 from components.contracts.releases import Line, Opening, OpeningId
 from components.contracts.summaries.publish import Split
 from components.errors import UserError
-from components.publish.openings import Label, account_of, deciding_split, nearly_worn_out, opened
+from components.publish.openings import (
+    MAX_SPENT_OPENINGS,
+    Label,
+    deciding_split,
+    nearly_worn_out,
+    opened,
+)
 from components.publish.rivals import RivalModel, rivals_of
 from components.runtime.campaign import Campaign
 from components.runtime.code_digest import code_digest
@@ -26,7 +32,7 @@ class Publication:
 
     campaign: Campaign
     champion: Receipt
-    """Receipt of its training."""
+    """Receipt that holds it: of train, or of prepare for the base."""
     champion_round: int | None
     """Round that trained it; None if it is the base."""
     evaluation: Receipt
@@ -43,6 +49,8 @@ class Publication:
     """None if no prompts need to be opened, or may be."""
     refusal: str
     """Reason against a release that needs no comparison; empty if there is none."""
+    new_prompts_due: bool
+    """Without a release the prompts have one opening left, or none."""
 
     @property
     def recipe(self) -> Recipe:
@@ -79,11 +87,6 @@ class Publication:
         }
 
     @property
-    def new_prompts_due(self) -> bool:
-        """True if a refusal leaves the prompts one opening, or none."""
-        return self.opening is None or nearly_worn_out(self.opening[1])
-
-    @property
     def version(self) -> str:
         """Name of the folder: the round, and a digest of everything that its files depend on."""
         # Two receipts never share a folder, so no file of a published one is ever written again.
@@ -118,8 +121,9 @@ def publication_of(context: Context, campaign: Campaign, lines: list[Line]) -> P
     split, prompts = deciding_split(campaign.prepared)
     rivals = rivals_of(context, campaign, lines, recipe.publish.margin)
     released_as = None
-    refusal = ""
     opening = None
+    refusal = ""
+    new_prompts_due = False
     # First: a base that is the release in force has its very weights too.
     if any(rival.kind == "base" and rival.weights == weights for rival in rivals):
         refusal = "the champion is the base model: no round was proved better than it"
@@ -134,11 +138,11 @@ def publication_of(context: Context, campaign: Campaign, lines: list[Line]) -> P
             tuple(rival.weights for rival in rivals),
             Label(name, campaign.state.run_id),
         )
+        new_prompts_due = opening is None or nearly_worn_out(opening[1])
         if opening is None:
             refusal = (
-                f"the {split} prompts are worn out: they were opened "
-                f"{account_of(context, prompts, recipe.decide.alpha).spent_openings} times without "
-                f"a release; give new ones"
+                f"the {split} prompts are worn out: they were opened {MAX_SPENT_OPENINGS} times "
+                "without a release; give new ones"
             )
     return Publication(
         campaign=campaign,
@@ -152,4 +156,5 @@ def publication_of(context: Context, campaign: Campaign, lines: list[Line]) -> P
         released_as=released_as,
         opening=opening,
         refusal=refusal,
+        new_prompts_due=new_prompts_due,
     )

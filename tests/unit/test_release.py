@@ -129,9 +129,16 @@ def test_a_release_is_proved_better_than_the_base_and_than_the_last_one(context:
 
 def test_the_base_itself_is_never_released(context: Context) -> None:
     base = model(context, 0)
-    summary = publish(context, campaign(context, base, taught_by(context, [base])), base)
+    start = campaign(context, base, taught_by(context, [base]))
+    state = state_of(context, start, base, champion_round=None, history=())
+    summary = read_summary(run(PublishInputs(state), context), PublishSummary)
     assert not summary.released
     assert "no round was proved better" in summary.why
+    text = card(context, state)
+    assert "The campaign trained nothing of it." in text
+    # Its prompts are as good as new.
+    assert not summary.new_prompts_due
+    assert "are due" not in text
     # Nothing had to be opened to know that.
     assert list(context.store.list("openings/")) == []
     assert list(context.store.list("models/")) == []

@@ -52,7 +52,7 @@ class PublishSummary(Summary):
     why: str
     """Reason for or against the release, in a sentence."""
     dtype: str
-    """Type of the published weights."""
+    """Type of the weights as they are released, or would be."""
     champion: str
     """Ref of the receipt that holds it: of train, or of prepare for the base."""
     champion_round: int | None
@@ -66,7 +66,8 @@ class PublishSummary(Summary):
     """Prompts that decided."""
     # A score on a set that chose the model overstates (2610.09239); this one chose nothing.
     scores: Share | None
-    """Greedy accuracy of the published files on them; None if they were not opened."""
+    """Greedy accuracy of the champion on them, with the files of a release; None if they were not
+    opened."""
     rivals: tuple[Rival, ...] = ()
     """Models that it was compared with."""
     new_prompts_due: bool = False
