@@ -40,6 +40,7 @@ from components.runtime.ledger import (
     release_in_force,
 )
 from components.runtime.receipts import Receipt, commit, fetch, read_summary
+from components.sandbox.isolation import has_landlock
 from components.storage import keys
 from components.storage.sources import local_folder, local_path, split_source
 
@@ -274,6 +275,11 @@ def _prepare(
 ) -> PrepareSummary:
     if recipe.data.own_code:
         fetch_bundle(context, recipe.data.checker_code, folder / artifacts.CHECKER)
+        if not has_landlock():
+            context.progress.note(
+                "your own verifier can read the environment of this step, with its credentials: "
+                "this kernel has no Landlock"
+            )
         for source, path in zip(recipe.data.sources, files, strict=True):
             try_checker(source, _assigned(source, path, recipe.data.checker_code))
     splits = make_splits(

@@ -7,7 +7,7 @@ import resource
 import socket
 from contextlib import suppress
 
-from components.sandbox import seccomp
+from components.sandbox import isolation, seccomp
 
 MAX_OPEN_FILES = 64
 
@@ -39,10 +39,19 @@ def limit(*, cpu_seconds: int | None, memory_bytes: int) -> None:
 def confine(*, read_files: bool) -> None:
     """Install the filter of system calls, and see that it holds.
 
+    Args:
+        read_files: Let it open files for reading, but for those that show other processes where
+            the kernel can keep them (`isolation`). Without, it opens none.
+
     Raises:
         OSError: The kernel refuses it.
         Unconfined: It does not hold.
     """
+    # Asked before the filter, which forbids the question too.
+    has_domain = read_files and isolation.has_landlock()
+    if read_files:
+        seccomp.forbid_new_privileges()
+        isolation.isolate()
     seccomp.install(read_files=read_files)
     with suppress(PermissionError):
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM).close()
@@ -50,6 +59,10 @@ def confine(*, read_files: bool) -> None:
     with suppress(PermissionError):
         os.kill(os.getpid(), 0)
         raise Unconfined("a signal could be sent")
+    if has_domain:
+        with suppress(OSError):
+            os.close(os.open(f"/proc/{os.getppid()}/environ", os.O_RDONLY))
+            raise Unconfined("the environment of another process could be read")
     if not read_files:
         with suppress(PermissionError):
             os.close(os.open("/", os.O_RDONLY))

@@ -134,12 +134,17 @@ def install(*, read_files: bool) -> None:
     code = b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
     buffer = ctypes.create_string_buffer(code, len(code))
     header = struct.pack("@HP", len(program), ctypes.addressof(buffer))
+    forbid_new_privileges()
+    _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, header)
+
+
+def forbid_new_privileges() -> None:
+    """Let no program that this process starts have more rights; the kernel then takes filters."""
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1, None)
+
+
+def _prctl(option: int, value: int, pointer: bytes | None) -> None:
     library = ctypes.CDLL(None, use_errno=True)
-    _prctl(library, _PR_SET_NO_NEW_PRIVS, 1, None)
-    _prctl(library, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, header)
-
-
-def _prctl(library: ctypes.CDLL, option: int, value: int, pointer: bytes | None) -> None:
     zero = ctypes.c_ulong(0)
     if library.prctl(option, ctypes.c_ulong(value), pointer, zero, zero):
         number = ctypes.get_errno()

@@ -138,6 +138,26 @@ def test_a_checker_knows_no_credentials(tmp_path: Path, monkeypatch: pytest.Monk
     assert "canary" not in reason
 
 
+def test_a_checker_sees_into_no_other_process(tmp_path: Path) -> None:
+    """The environment of the step, and of the one that started it, holds credentials."""
+    source = (
+        "import os, pathlib\n"
+        "def check(prompt, answer, reference):\n"
+        "    parent = pathlib.Path('/proc', str(os.getppid()))\n"
+        "    status = (parent / 'status').read_text()\n"
+        "    grandparent = status.partition('PPid:')[2].split()[0]\n"
+        "    for process in (parent, parent.with_name(grandparent)):\n"
+        "        for file in ('environ', 'mem', 'maps', 'root/etc/hostname', 'cwd'):\n"
+        "            try:\n"
+        "                open(process / file, 'rb').close()\n"
+        "            except PermissionError:\n"
+        "                continue\n"
+        "            raise ValueError(f'{process / file} could be opened')\n"
+        "    return open(__file__).read() != ''\n"
+    )
+    assert verdict_of(prompt_of(tmp_path, source), "x") == Verdict(1.0)
+
+
 def test_the_bundle_has_what_the_checker_imports_and_its_digest_is_that_of_the_code(
     tmp_path: Path,
 ) -> None:
