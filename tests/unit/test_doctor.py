@@ -222,6 +222,10 @@ def quota(gpus: str) -> dict[str, Any]:
     return {"metadata": {"name": "ratchet"}, "spec": {"hard": {"requests.nvidia.com/gpu": gpus}}}
 
 
+def limit_range(*limits: dict[str, Any]) -> dict[str, Any]:
+    return {"items": [{"metadata": {"name": "l"}, "spec": {"limits": limits}}]}
+
+
 def server(api: KubernetesApi, tmp_path: Path) -> ApiServer:
     file = api.kubeconfig(tmp_path / "kubeconfig")
     return ApiServer.from_environment(
@@ -389,6 +393,12 @@ DEFECTS: dict[str, tuple[Any, str, str, str]] = {
         "has 8 of nvidia.com/gpu, less than the 16 of nvidia.com/gpu of 2 nodes of train",
         "nominalQuota",
     ),
+    "a queue of a ClusterQueue that is not there": (
+        _remove("/clusterqueues/ratchet"),
+        "room in queue ratchet",
+        "there is no ClusterQueue ratchet",
+        "components/kueue",
+    ),
     "a quota for one node": (
         _put(
             "/resourcequotas",
@@ -399,19 +409,21 @@ DEFECTS: dict[str, tuple[Any, str, str, str]] = {
         "raise it",
     ),
     "a limit below a step": (
-        _put(
-            "/limitranges",
-            {
-                "items": [
-                    {
-                        "metadata": {"name": "l"},
-                        "spec": {"limits": [{"type": "Container", "max": {"memory": "48Gi"}}]},
-                    }
-                ]
-            },
-        ),
+        _put("/limitranges", limit_range({"type": "Container", "max": {"memory": "48Gi"}})),
         "limits",
         "max.memory is 48Gi, generate asks for 64Gi",
+        "raise it",
+    ),
+    "a default limit below a step": (
+        _put("/limitranges", limit_range({"type": "Container", "default": {"cpu": "1500m"}})),
+        "limits",
+        "default.cpu is 1500m, prepare asks for 2",
+        "raise it",
+    ),
+    "a limit of pods that no container has": (
+        _put("/limitranges", limit_range({"type": "Pod", "max": {"cpu": "64"}})),
+        "limits",
+        "max.cpu is set, and steps have no CPU limit",
         "raise it",
     ),
     "no GPUs in the quota": (
@@ -435,6 +447,36 @@ def test_each_defect_of_a_cluster_is_named_with_what_to_do(
     one = by_check(findings)[check]
     assert said in one.found
     assert cure in one.cure
+
+
+def test_a_limit_of_cores_that_the_server_gives_to_every_step_refuses_none(
+    api: KubernetesApi, tmp_path: Path
+) -> None:
+    """A container without a limit gets the default one, and the maximum where there is no default."""
+    sound(api, load_profile("multi-node", TEST_IMAGES))
+    limits = ({"type": "Container", "max": {"cpu": "8"}}, {"type": "Pod", "max": {"cpu": "64"}})
+    _put("/limitranges", limit_range(*limits))(api)
+    assert bad(cluster(api, tmp_path)) == []
+
+
+def test_nodes_of_a_profile_of_ones_own_need_not_say_their_memory(
+    api: KubernetesApi, tmp_path: Path
+) -> None:
+    text = (ROOT / "manifests" / "profiles" / "multi-node.yaml").read_text()
+    own = tmp_path / "own.yaml"
+    own.write_text(text.replace("memory: 200Gi, ", ""))
+    sound(api, load_profile(str(own), TEST_IMAGES))
+    assert bad(cluster(api, tmp_path, str(own))) == []
+    own.write_text(text.replace("memory: 200Gi, ", "memory: 200 GB, "))
+    with pytest.raises(UserError, match=r"nodes\.resources\.memory"):
+        load_profile(str(own), TEST_IMAGES)
+
+
+def test_quotas_in_any_unit_of_kubernetes_are_read(api: KubernetesApi, tmp_path: Path) -> None:
+    sound(api, load_profile("cpu", TEST_IMAGES))
+    hard = {"requests.cpu": "64e0", "requests.memory": "9E", "example.com/x": "100u"}
+    _put("/resourcequotas", {"items": [{"metadata": {"name": "q"}, "spec": {"hard": hard}}]})(api)
+    assert bad(cluster(api, tmp_path, "cpu")) == []
 
 
 def test_pods_with_a_role_need_no_secret(api: KubernetesApi, tmp_path: Path) -> None:
@@ -510,6 +552,7 @@ def test_a_step_that_no_node_can_hold_is_named_with_what_the_nodes_have(
     [
         (STOCK_DEFAULTS, "OnError: deleted pods alone"),
         ("", "OnFailure: pods that failed"),
+        ("spec: {templateDefaults: }", "OnFailure: pods that failed"),
         ("spec: {templateDefaults: {retryStrategy: {retryPolicy: Always}}}", "Always: every pod"),
     ],
 )
@@ -528,7 +571,7 @@ def test_what_the_cluster_tries_again_is_said_with_the_patch(
     assert words[:4] == ["kubectl", "-n", "kubeflow", "patch"]
     patched = json.loads(json.loads(words[-1])["data"]["workflowDefaults"])
     assert patched["spec"]["templateDefaults"]["retryStrategy"]["retryPolicy"] == "Always"
-    if defaults:
+    if defaults == STOCK_DEFAULTS:
         assert patched["spec"]["ttlStrategy"] == {"secondsAfterCompletion": 3600}
 
 

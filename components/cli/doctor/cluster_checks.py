@@ -13,7 +13,7 @@ from components.cli.doctor.api_server import ApiServer
 from components.cli.doctor.findings import Finding
 from components.cli.doctor.gpu_checks import gpu_check
 from components.cli.doctor.retry_check import retry_check
-from components.cli.doctor.room_checks import room_checks
+from components.cli.doctor.room_checks import KUEUE, room_checks
 from components.cli.json_documents import Json, nested
 from components.cli.package.profiles import Profile
 from components.errors import UserError
@@ -38,7 +38,6 @@ TRAIN_RIGHTS = (
     ("get", "", "pods/log", ""),
 )
 """Rights of `train` with train.num_nodes > 1."""
-_KUEUE = "kueue.x-k8s.io/v1beta2"
 _TRAINER_FIELD = "runtimePatches"
 APPLY = "kubectl apply -k manifests/overlays/…"
 _METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
@@ -129,7 +128,7 @@ def _check_kinds(api: ApiServer, namespace: str, profile: Profile) -> Iterator[F
         needed.append((trainer_api, "trainingruntimes", APPLY))
     if queue:
         cure = "install Kueue 0.15, or empty nodes.queue"
-        needed.append((_KUEUE, "localqueues", cure))
+        needed.append((KUEUE, "localqueues", cure))
     missing = set()
     for api_version, resource, cure in needed:
         if api_version in missing:
@@ -149,8 +148,8 @@ def _check_kinds(api: ApiServer, namespace: str, profile: Profile) -> Iterator[F
         path = f"/apis/{trainer_api}/namespaces/{namespace}/trainingruntimes/{RUNTIME}"
         status, _ = api.ask(path)
         yield _presence(f"trainingruntime {RUNTIME}", status, namespace, APPLY)
-    if queue and _KUEUE not in missing:
-        path = f"/apis/{_KUEUE}/namespaces/{namespace}/localqueues/{queue}"
+    if queue and KUEUE not in missing:
+        path = f"/apis/{KUEUE}/namespaces/{namespace}/localqueues/{queue}"
         status, _ = api.ask(path)
         cure = f"{APPLY} with the component kueue, or another nodes.queue in the profile"
         yield _presence(f"localqueue {queue}", status, namespace, cure)

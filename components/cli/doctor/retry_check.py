@@ -38,10 +38,9 @@ def retry_check(api: ApiServer, namespace: str) -> Finding:
         reason = "is not there" if status == 404 else f"no permission to get it ({status})"
         return Finding(check, "skipped", f"{CONFIG_MAP} in namespace {namespace}: {reason}")
     defaults = _workflow_defaults(document)
-    # Argo's own default, where neither the template nor the controller names a policy.
-    policy = "OnFailure"
     strategy = nested(defaults, "spec", "templateDefaults", "retryStrategy")
-    policy = str(strategy.get("retryPolicy") or policy)
+    # Argo's own default, where neither the template nor the controller names a policy.
+    policy = str(strategy.get("retryPolicy") or "OnFailure")
     observation = f"{policy}: {_TRIED_AGAIN.get(policy, 'unknown to us')}"
     if policy == "Always":
         return Finding(check, "ok", observation)
@@ -65,11 +64,14 @@ def _workflow_defaults(config_map: Json) -> Json:
 
 def _patch(namespace: str, defaults: Json) -> str:
     """Return the command that sets the policy and keeps all other defaults."""
-    changed = json.loads(json.dumps(defaults, default=str))
-    spec = changed.setdefault("spec", {})
-    strategy = spec.setdefault("templateDefaults", {}).setdefault("retryStrategy", {"limit": "2"})
-    strategy["retryPolicy"] = "Always"
-    patch = json.dumps({"data": {"workflowDefaults": json.dumps(changed)}})
+    spec = nested(defaults, "spec")
+    template = nested(spec, "templateDefaults")
+    strategy = nested(template, "retryStrategy") or {"limit": "2"}
+    changed_template = {**template, "retryStrategy": {**strategy, "retryPolicy": "Always"}}
+    changed = {**defaults, "spec": {**spec, "templateDefaults": changed_template}}
+    # YAML knows dates, JSON does not.
+    workflow_defaults = json.dumps(changed, default=str)
+    patch = json.dumps({"data": {"workflowDefaults": workflow_defaults}})
     return (
         f"kubectl -n {namespace} patch configmap {CONFIG_MAP} --type merge -p {shlex.quote(patch)}"
     )

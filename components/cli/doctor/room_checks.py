@@ -14,8 +14,9 @@ from components.cli.doctor.findings import Finding, Status
 from components.cli.doctor.nodes import admits
 from components.cli.doctor.quantities import amount, in_words
 from components.cli.json_documents import Json, nested
-from components.cli.package.profiles import STEPS, Profile
+from components.cli.package.profiles import STEPS, Nodes, Profile
 
+KUEUE = "kueue.x-k8s.io/v1beta2"
 FEWEST_NODES = 2
 """Of a training on many nodes."""
 _AUTOSCALERS = (
@@ -46,7 +47,7 @@ def room_checks(api: ApiServer, namespace: str, profile: Profile) -> Iterator[Fi
     yield from _check_quotas(api, namespace, profile)
     yield from _check_limits(api, namespace, profile)
     if profile.nodes and profile.nodes.queue:
-        yield _check_queue(api, namespace, profile)
+        yield _check_queue(api, namespace, profile.nodes)
 
 
 def _of_step(profile: Profile, step: str) -> Demand:
@@ -57,15 +58,10 @@ def _of_step(profile: Profile, step: str) -> Demand:
     return Demand(step, requests)
 
 
-def _of_training_nodes(profile: Profile) -> Demand | None:
-    """Return what the fewest nodes of a training on many ask for; None for one on one node."""
-    if profile.nodes is None:
-        return None
-    together = {
-        resource: FEWEST_NODES * amount(quantity)
-        for resource, quantity in profile.nodes.resources.items()
-    }
-    return Demand(f"{FEWEST_NODES} nodes of train", together)
+def _of_nodes(nodes: Nodes, number: int) -> Demand:
+    """Return what some nodes of a training on many nodes ask for together."""
+    together = {name: number * amount(quantity) for name, quantity in nodes.resources.items()}
+    return Demand("a node of train" if number == 1 else f"{number} nodes of train", together)
 
 
 def _check_nodes(api: ApiServer, profile: Profile) -> Finding:
@@ -77,13 +73,12 @@ def _check_nodes(api: ApiServer, profile: Profile) -> Finding:
     nodes = document.get("items") or []
     demands = [_of_step(profile, step) for step in STEPS]
     if profile.nodes:
-        of_one = {name: amount(quantity) for name, quantity in profile.nodes.resources.items()}
-        demands.append(Demand("a node of train", of_one))
+        demands.append(_of_nodes(profile.nodes, 1))
     for demand in demands:
         shortage = _shortage(nodes, demand, profile)
         if shortage:
             return _too_large(api, check, shortage)
-    largest = max(demands, key=lambda demand: demand.requests["memory"])
+    largest = max(demands, key=lambda demand: demand.requests.get("memory", 0.0))
     asked = ", ".join(in_words(name, number) for name, number in largest.requests.items())
     return Finding(check, "ok", f"each step fits on a node; the largest is {largest.pods}: {asked}")
 
@@ -136,9 +131,8 @@ def _check_quotas(api: ApiServer, namespace: str, profile: Profile) -> Iterator[
         yield Finding("quota", "skipped", f"no permission to list quotas ({status})")
         return
     demands = [_of_step(profile, step) for step in STEPS]
-    training = _of_training_nodes(profile)
-    if training is not None:
-        demands.append(_and_its_step(training, profile))
+    if profile.nodes:
+        demands.append(_and_its_step(_of_nodes(profile.nodes, FEWEST_NODES), profile))
     for quota in document.get("items") or ():
         spec = nested(quota, "spec")
         # A scope (a priority class, best effort) may leave our pods out.
@@ -180,43 +174,68 @@ def _check_limits(api: ApiServer, namespace: str, profile: Profile) -> Iterator[
     status, document = api.ask(f"/api/v1/namespaces/{namespace}/limitranges")
     if status != 200:
         return
-    for limit_range in document.get("items") or ():
-        name = limit_range["metadata"]["name"]
-        for limit in nested(limit_range, "spec").get("limits") or ():
-            if limit.get("type") not in ("Container", "Pod"):
-                continue
-            for problem in _over_limit(limit.get("max") or {}, profile):
-                cure = f"raise it (kubectl -n {namespace} edit limitrange {name})"
-                yield Finding("limits", "failed", f"limit range {name}: {problem}", cure)
+    limits = [
+        (str(limit_range["metadata"]["name"]), limit)
+        for limit_range in document.get("items") or ()
+        for limit in nested(limit_range, "spec").get("limits") or ()
+    ]
+    # Of all LimitRanges of the namespace: one gives a container the limit that another asks for.
+    has_default_cores = any("cpu" in _default_limits(limit) for _, limit in limits)
+    for name, limit in limits:
+        for problem in _over_limit(limit, profile, has_default_cores=has_default_cores):
+            cure = f"raise it (kubectl -n {namespace} edit limitrange {name})"
+            yield Finding("limits", "failed", f"limit range {name}: {problem}", cure)
 
 
-def _over_limit(maximum: Json, profile: Profile) -> Iterator[str]:
-    if "cpu" in maximum:
-        # The server refuses a container without a limit of what has a maximum, and our steps have
-        # none of cores.
+def _default_limits(limit: Json) -> Json:
+    """Return the limits that the server gives a container which has none of its own."""
+    if limit.get("type") != "Container":
+        return {}
+    # Where no default is set, the server takes the maximum for it.
+    return {**(limit.get("max") or {}), **(limit.get("default") or {})}
+
+
+def _over_limit(limit: Json, profile: Profile, *, has_default_cores: bool) -> Iterator[str]:
+    if limit.get("type") not in ("Container", "Pod"):
+        return
+    maximum = limit.get("max") or {}
+    if limit["type"] == "Pod" and "cpu" in maximum and not has_default_cores:
+        # The server refuses a pod without a limit of what has a maximum, and our steps have none
+        # of cores.
         yield "max.cpu is set, and steps have no CPU limit, so their pods are refused"
+    default_limits = _default_limits(limit)
+    if "cpu" in default_limits:
+        # It becomes the step's limit, and a request above its limit is invalid.
+        yield from _first_step_over("cpu", "default.cpu", default_limits["cpu"], profile)
     if "memory" in maximum:
-        for step in STEPS:
-            asked = profile.resources(step).memory
-            if amount(asked) > amount(maximum["memory"]):
-                yield f"max.memory is {maximum['memory']}, {step} asks for {asked}"
-                return
+        yield from _first_step_over("memory", "max.memory", maximum["memory"], profile)
 
 
-def _check_queue(api: ApiServer, namespace: str, profile: Profile) -> Finding:
+def _first_step_over(resource: str, key: str, allowed: object, profile: Profile) -> Iterator[str]:
+    for step in STEPS:
+        resources = profile.resources(step)
+        asked = resources.cpu if resource == "cpu" else resources.memory
+        if amount(asked) > amount(allowed):
+            yield f"{key} is {allowed}, {step} asks for {asked}"
+            return
+
+
+def _check_queue(api: ApiServer, namespace: str, nodes: Nodes) -> Finding:
     """Return whether the queue of the profile's trainings can ever admit one."""
-    assert profile.nodes is not None
-    check = f"room in queue {profile.nodes.queue}"
-    queues = "/apis/kueue.x-k8s.io/v1beta2"
-    path = f"{queues}/namespaces/{namespace}/localqueues/{profile.nodes.queue}"
-    _, local_queue = api.ask(path)
+    check = f"room in queue {nodes.queue}"
+    path = f"/apis/{KUEUE}/namespaces/{namespace}/localqueues/{nodes.queue}"
+    status, local_queue = api.ask(path)
     name = str(nested(local_queue, "spec").get("clusterQueue") or "")
-    status, cluster_queue = api.ask(f"{queues}/clusterqueues/{name}")
-    if not name or status != 200:
+    if not name:
+        return Finding(check, "skipped", f"its ClusterQueue is not known ({status})")
+    status, cluster_queue = api.ask(f"/apis/{KUEUE}/clusterqueues/{name}")
+    if status == 404:
+        cure = "make it (manifests/components/kueue), or correct spec.clusterQueue of the queue"
+        return Finding(check, "failed", f"there is no ClusterQueue {name}", cure)
+    if status != 200:
         return Finding(check, "skipped", f"no permission to get its ClusterQueue ({status})")
     spec = nested(cluster_queue, "spec")
-    training = _of_training_nodes(profile)
-    assert training is not None
+    training = _of_nodes(nodes, FEWEST_NODES)
     if spec.get("cohortName"):
         return Finding(check, "ok", f"ClusterQueue {name} may borrow from its cohort")
     for resource, asked in training.requests.items():

@@ -30,6 +30,7 @@ _STORE_SECRET: dict[str, tuple[str, ...]] = {
 
 # Kubernetes knows more units (M, Ki, 1e3); these are what `doctor` compares.
 Quantity = Annotated[str, Field(pattern=r"^[1-9][0-9]*(Mi|Gi|Ti)$")]
+AnyQuantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|[MGTPE]|[KMGTPE]i)?$")]
 Cores = Annotated[str, Field(pattern=r"^([1-9][0-9]*|[1-9][0-9]*m|[0-9]+\.[0-9]+)$")]
 
 
@@ -69,7 +70,7 @@ class Nodes(Section):
 
     queue: str = ""
     """Queue of Kueue; empty: none."""
-    resources: Annotated[dict[str, str], Field(min_length=1)]
+    resources: Annotated[dict[str, AnyQuantity], Field(min_length=1)]
 
 
 class Profile(Section):
