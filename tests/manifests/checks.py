@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 
+from components.cli.doctor.quantities import amount
 from tests.manifests.admission import admission_findings
 from tests.manifests.pod_security import containers, of_the_house, pod_specs, violations
 from tests.manifests.rendering import ROOT, Json, named, of_kind
@@ -184,19 +185,6 @@ def queue_findings(objects: tuple[Json, ...]) -> Iterator[str]:
                 limit = quota.get(f"requests.{resource['name']}", "0")
                 if amount(resource["nominalQuota"]) > amount(limit):
                     yield f"queue: admits more {resource['name']} than the namespace has ({limit})"
-
-
-def amount(quantity: str) -> float:
-    """A quantity of Kubernetes as a number: `500m`, `64`, `192Gi`."""
-    found = re.fullmatch(r"([0-9.]+)(m|k|[MGTPE]|[KMGTPE]i)?", quantity)
-    if not found:
-        raise ValueError(f"{quantity!r} is no quantity")
-    unit = found[2] or ""
-    if unit in ("", "m"):
-        return float(found[1]) * (1e-3 if unit else 1.0)
-    return float(found[1]) * float(1024 if unit.endswith("i") else 1000) ** (
-        "KMGTPE".index(unit[0].upper()) + 1
-    )
 
 
 def setting_findings(objects: tuple[Json, ...]) -> Iterator[str]:

@@ -6,7 +6,8 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from tests.manifests.checks import amount, findings
+from components.cli.doctor.quantities import amount
+from tests.manifests.checks import findings
 from tests.manifests.kfp_pods import LABELS
 from tests.manifests.mutants import MUTANTS, Mutant, mutated
 from tests.manifests.network import selects

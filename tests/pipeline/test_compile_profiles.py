@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from components.cli.doctor.quantities import amount
 from components.cli.local.campaign_process import executed_tasks
 from components.cli.package.compile import Compiled, write_package
 from components.cli.package.lint import MAX_BYTES, findings
@@ -23,7 +24,6 @@ from components.contracts.recipe import Recipe
 from components.contracts.recipe_file import load_recipe
 from components.errors import UserError
 from pipeline import build
-from tests.manifests.checks import amount
 from tests.manifests.kfp_pods import step_pods
 from tests.manifests.pod_security import violations
 from tests.pipeline.campaigns import Place, call, recipe, round_tasks, write_data
