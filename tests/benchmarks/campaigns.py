@@ -59,7 +59,7 @@ class Finished:
     @property
     def champion_round(self) -> int:
         """The round whose model is the best."""
-        assert self.state.champion_round is not None, "round 0 is finished"
+        assert self.state.champion_round is not None, "no model was proved better than the base"
         return self.state.champion_round
 
     def evaluation(self, number: int) -> Receipt:

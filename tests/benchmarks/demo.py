@@ -55,7 +55,8 @@ def measure(finished: Finished) -> dict[str, tuple[float, str, str]]:
         own = [task.last for task in tasks if task.last.step == step]
         seconds = sum(one.costs.get("compute_seconds", 0.0) for one in own)
         speed[step] = sum(one.costs.get(kind, 0.0) for one in own) / max(seconds, 1e-9)
-    promoted = sum(record.verdict == "promoted" for record in state.history)
+    # Round 0 learns from labelled rows: what counts is what the model teaches itself.
+    promoted = sum(record.verdict == "promoted" for record in state.history if record.round)
     rounds = [
         sum(task.last.seconds for task in tasks if task.last.round == record.round)
         for record in state.history

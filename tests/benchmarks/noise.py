@@ -43,7 +43,7 @@ from components.contracts.rows import Prompt, Sample, TrainingRow, read_rows, wr
 from components.contracts.summaries import GenerateSummary
 from components.runtime.campaign import load_campaign
 from components.runtime.context import Context, make_context
-from components.runtime.entrypoints import mix_of
+from components.runtime.entrypoints import base_of, mix_of
 from components.runtime.receipts import (
     Receipt,
     commit_once,
@@ -88,7 +88,7 @@ class Run:
     candidates: list[float]
     """True accuracy of the model of every round."""
     published: list[float]
-    """And of what was published after it."""
+    """And of what was published after it, the base model too."""
     verdicts: list[str]
     blocked: list[bool]
     """By alarms."""
@@ -151,8 +151,8 @@ def measure(runs: Sequence[Run]) -> dict[str, tuple[float, str, str]]:
     """Name → (value, bound, note)."""
     ours, plain = ([run for run in runs if run.arm == arm] for arm in ARMS)
     promoted, blocked = (
-        sum(run.verdicts.count("promoted") for run in ours),
-        sum(sum(run.blocked) for run in ours),
+        sum(run.verdicts[1:].count("promoted") for run in ours),
+        sum(sum(run.blocked[1:]) for run in ours),
     )
     rounds = sum(len(run.verdicts) - 1 for run in ours)
 
@@ -250,13 +250,15 @@ class Trial:
             PrepareInputs(recipe_of(self.data, self.seed, arm), {}, "", ""), self.context
         )
         run, uri = Run(arm, [], [], [], []), state_with_base(self.context, start)
+        base = true_accuracy(self.context, base_of(self.context, start), self.truth)
         for number in range(ROUNDS + 1):
             begun = time.monotonic()
             decided, accuracy, learned_from = self.round(start, uri, number, arm)
             uri = receipt_uri(self.context, decided)
             state = load_campaign(self.context, uri).state
             run.candidates.append(accuracy)
-            run.published.append(run.candidates[state.champion_round or 0])
+            champion = state.champion_round
+            run.published.append(base if champion is None else run.candidates[champion])
             run.verdicts.append(state.history[-1].verdict)
             run.blocked.append(state.history[-1].blocked)
             print(
@@ -418,7 +420,7 @@ def finished(context: Context, state: str, mix: Receipt, *, gate: bool) -> tuple
     candidate = trained(context, state, mix, None)
     results = evaluate(EvaluateInputs(state, candidate), context)
     decided = decide(DecideInputs(state, mix, candidate, results), context)
-    if not gate and load_campaign(context, state).state.champion is not None:
+    if not gate:
         decided = _newest_wins(context, state, decided, mix, candidate, results)
     return decided, candidate
 
@@ -464,12 +466,12 @@ def _newest_wins(
     )
 
 
-def true_accuracy(context: Context, train: Receipt, truth: Sequence[str]) -> float:
+def true_accuracy(context: Context, receipt: Receipt, truth: Sequence[str]) -> float:
     """Share of right greedy answers to prompts that no step ever sees."""
     from components.modeling.inference.answers import load_for_answers
     from components.modeling.inference.sampler import Request, Sampling, sample
 
-    model, codec = load_for_answers(fetch_folder(context, train, "model"), "")
+    model, codec = load_for_answers(fetch_folder(context, receipt, "model"), "")
     requests = [Request(tuple(codec.prompt_ids(f"{word}=")), (0,)) for word in truth]
     answers = sample(model, requests, Sampling(0.0, 0, 1.0, 4, 2048), codec.end_ids, codec.pad_id)
     return sum(codec.text(one.ids) == coded(truth[one.request]) for one in answers) / len(truth)

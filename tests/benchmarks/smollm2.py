@@ -4,17 +4,11 @@ on two cores."""
 from __future__ import annotations
 
 import argparse
-import math
 import tempfile
 from pathlib import Path
 
-import torch
-
-from components.contracts.rows import TrainingRow, read_rows
 from components.contracts.summaries import EvaluateSummary
-from components.modeling.inference.answers import load_for_answers
-from components.modeling.likelihood import CompletionLoss, EncodedRow, mean_loss
-from components.runtime.receipts import Receipt, fetch, fetch_folder, read_receipt, read_summary
+from components.runtime.receipts import Receipt, read_summary
 from tests.benchmarks.campaigns import Finished, compare, control, run_campaign
 from tests.benchmarks.figures import record
 
@@ -50,6 +44,9 @@ def measure(finished: Finished) -> dict[str, tuple[float, str, str]]:
     assert best_scores.pass_at_k is not None
     assert first_scores.perplexity is not None
     assert best_scores.perplexity is not None
+    base = finished.state.base
+    assert base is not None
+    assert base.perplexity is not None
     other = control(finished)
     gain, p_value = compare(context, first, best)
     over_control, _ = compare(context, other, best)
@@ -69,7 +66,7 @@ def measure(finished: Finished) -> dict[str, tuple[float, str, str]]:
             "≤ 1.05",
         ),
         "smollm2.human_ppl_ratio_to_base": (
-            best_scores.perplexity / base_perplexity(finished),
+            best_scores.perplexity / base.perplexity,
             "ratio",
             "against the untouched base model",
         ),
@@ -78,8 +75,8 @@ def measure(finished: Finished) -> dict[str, tuple[float, str, str]]:
 
 
 def markdown(finished: Finished, other: Receipt) -> str:
-    """The table of docs/figures.md: greedy pass@1 per task on test, pass@8 on validation, perplexity, of every round and
-    of the control."""
+    """The table of docs/figures.md: greedy pass@1 per task on test, pass@8 on validation, perplexity,
+    of every round and of the control."""
     names = {
         f"round {record.round} ({record.verdict})": finished.scores(record.round)
         for record in finished.state.history
@@ -99,31 +96,6 @@ def markdown(finished: Finished, other: Receipt) -> str:
     ):
         lines.append(f"| {name} | " + " | ".join(f"{value:.3f}" for value in values) + " |")
     return "\n".join(lines)
-
-
-def base_perplexity(finished: Finished) -> float:
-    """Perplexity of the untouched base model on the retention text, measured as evaluate does."""
-    context, recipe = finished.context, finished.view.recipe
-    assert recipe is not None
-    prepared = read_receipt(context, finished.state.prepared)
-    model, codec = load_for_answers(
-        fetch_folder(context, prepared, "model"), recipe.model.system_prompt
-    )
-    torch.set_num_threads(context.threads)
-    rows = list(read_rows(fetch(context, prepared, "splits/retention.jsonl"), TrainingRow))
-    encoded = [
-        codec.row_ids(row.prompt, row.completion)
-        for row in rows[: recipe.evaluate.max_perplexity_rows]
-    ]
-    limit = recipe.train.max_length
-    return math.exp(
-        mean_loss(
-            CompletionLoss(model),
-            [EncodedRow(ids[:limit], masked) for ids, masked in encoded],
-            codec.pad_id,
-            32,
-        )
-    )
 
 
 if __name__ == "__main__":
