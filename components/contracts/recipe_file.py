@@ -43,7 +43,7 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"recipe {path}: cannot be read ({error})") from None
     except yaml.YAMLError as error:
-        raise UserError(f"recipe {path}: not YAML ({' '.join(str(error).split())})") from None
+        raise UserError(f"recipe {path}: not YAML ({one_line(error, None)})") from None
     if not isinstance(document, dict):
         raise UserError(f"recipe {path}: expected a mapping of sections at the top level")
     for override in overrides:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
-# YAML 1.1, which PyYAML reads: a leading zero makes a number octal, a colon sexagesimal.
-_TRAP = re.compile(r"[-+]?(?:0[0-9_]*[0-9]|[0-9][0-9_]*(?::[0-5]?[0-9])+)")
-_MERGE = "tag:yaml.org,2002:merge"
+N = TypeVar("N", int, float)
 
+# YAML 1.1, which PyYAML reads: a leading zero makes a number octal, a colon sexagesimal.
+_TRAP = re.compile(r"[-+]?(?:0[0-9_]*[0-9]|[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?)")
+_MERGE = "tag:yaml.org,2002:merge"
 
 MAX_NODES = 100_000
 """Values of a document. Ten lines with aliases of aliases can stand for billions."""
@@ -34,16 +35,23 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        if _TRAP.fullmatch(node.value):
-            number = super().construct_yaml_int(node)
-            raise yaml.constructor.ConstructorError(
-                problem=f"{node.value} would be read as {number}: write the number in decimal",
-                problem_mark=node.start_mark,
-            )
-        return super().construct_yaml_int(node)
+        return _as_written(node, super().construct_yaml_int(node))
+
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        return _as_written(node, super().construct_yaml_float(node))
+
+
+def _as_written(node: yaml.ScalarNode, number: N) -> N:
+    if _TRAP.fullmatch(node.value):
+        raise yaml.constructor.ConstructorError(
+            problem=f"{node.value} would be read as {number}: write the number in decimal",
+            problem_mark=node.start_mark,
+        )
+    return number
 
 
 _StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_yaml_int)
+_StrictLoader.add_constructor("tag:yaml.org,2002:float", _StrictLoader.construct_yaml_float)
 
 
 def load_yaml(text: str) -> Any:

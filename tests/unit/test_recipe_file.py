@@ -150,6 +150,7 @@ decide: {goal: {threshold: 0.5}}
         ("'seed': 1\nseed: 1", "key 'seed' is written twice"),
         ("seed: 010", "010 would be read as 8: write the number in decimal"),
         ("seed: 1:30", "1:30 would be read as 90"),
+        ("train: {checkpoint_minutes: 1:30.5}", "1:30.5 would be read as 90.5"),
         ("select: {likelihood: {champion: [5, 1]}}", r"the lower end comes first: \[1, 5\]"),
         ("select: {likelihood: {ratio: [1.5, 0.5]}}", r"select\.likelihood\.ratio: .*\[0.5, 1.5\]"),
         ("select: {min_length_ratio: 5}", r"min_length_ratio \(5\) > max_length_ratio \(4\)"),
