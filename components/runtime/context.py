@@ -82,12 +82,18 @@ class Context:
 class SteadyClock:
     """Seconds since the epoch that grow evenly: the machine's clock may be set while it is used."""
 
-    def __init__(self) -> None:
-        self._offset = time.time() - time.monotonic()
+    def __init__(
+        self,
+        wall: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Read `wall`, the machine's clock, once; `steady` counts from then on."""
+        self._steady = steady
+        self._offset = wall() - steady()
 
     def __call__(self) -> float:
         """Return the seconds."""
-        return self._offset + time.monotonic()
+        return self._offset + self._steady()
 
 
 def make_context(store_uri: str, environment: Mapping[str, str]) -> Context:
