@@ -1,8 +1,8 @@
 """Local copies of the data files and model folders that recipes name by URI.
 
-A plain path (`~` is the home folder), `file://path`, `package://module/path` (a file inside an installed Python package),
-`s3://bucket/key`, `hf://org/name@revision/path` and `hf://datasets/org/name@revision/path`. Pickled
-weights are never fetched.
+A plain path (`~` is the home folder), `file://path`, `package://module/path` (a file inside an
+installed Python package), `s3://bucket/key`, `hf://org/name@revision/path` and
+`hf://datasets/org/name@revision/path`. Pickled weights are never fetched.
 """
 
 from __future__ import annotations
