@@ -61,6 +61,19 @@ class Backoff:
         return True
 
 
+class Stopwatch:
+    """Counts the seconds since it was made."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._begin = clock()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds so far."""
+        return self._clock() - self._begin
+
+
 class Deadline:
     """A point in time, so many seconds after this object was made."""
 

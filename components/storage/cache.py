@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.errors import Corrupt, Missing, UserError
-from components.retry import Patience
+from components.retry import Stopwatch
 from components.storage import keys
 from components.storage.folder import local_errors
 from components.storage.store import Store
@@ -148,8 +148,7 @@ def download(store: Store, key: str, sha256: str, size: int, path: Path) -> None
     Bytes that are not the right ones are fetched once more: they may have been changed on their
     way. Raises Missing, Corrupt (naming `key`), UserError or Transient.
     """
-    clock = Patience().clock
-    began = clock()
+    watch = Stopwatch()
     try:
         _download_once(store, key, sha256, size, path)
     except Missing:
@@ -159,8 +158,7 @@ def download(store: Store, key: str, sha256: str, size: int, path: Path) -> None
         try:
             _download_once(store, key, sha256, size, path)
         except Corrupt as error:
-            seconds = clock() - began
-            raise type(error)(f"{error} [download: 2 attempts in {seconds:.1f} s]") from None
+            raise type(error)(f"{error} [download: 2 attempts in {watch.seconds:.1f} s]") from None
 
 
 def _download_once(store: Store, key: str, sha256: str, size: int, path: Path) -> None:

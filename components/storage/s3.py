@@ -37,9 +37,6 @@ PART_BYTES = 16 * 1024 * 1024
 """
 MAX_PARTS = 10_000
 CONFLICT_TRIES = 4
-CALL_TRIES = 2
-"""Tries of a call whose answer broke off or looks missing or damaged. Each has the tries of its
-requests besides."""
 
 CONFLICT = 409
 PRECONDITION_FAILED = 412
@@ -101,7 +98,7 @@ class S3Store:
         """Upload a file, in parallel parts if it is large, every part with its SHA-256."""
         size = path.stat().st_size
         keys.relative_path(key)
-        is_stored = key.endswith(sha256) and self.size(key) == size
+        is_stored = key.endswith(sha256) and self._size_at_first_look(key) == size
         if not is_stored and size > self._part_bytes:
             self._put_parts(key, path, size, sha256)
         elif not is_stored:
@@ -128,7 +125,7 @@ class S3Store:
             return True
         # Safety may not rest on the condition alone: of 16 writers at once rclone and s3rver let
         # all 16 win. So it also looks first, and reads back.
-        if self.size(key) is not None:
+        if self._size_at_first_look(key) is not None:
             return False
         return self._put_if_absent(key, data) and self.get_bytes(key) == data
 
@@ -138,7 +135,7 @@ class S3Store:
 
     def get_file(self, key: str, path: Path) -> None:
         """Download to the new file `path`, in parallel ranges if it is large."""
-        size = self._size_of_existing(key)
+        size = int(self._head(key)["ContentLength"])
         with local_errors(path, size), new_file(path) as file:
 
             def receive(index: int) -> None:
@@ -151,38 +148,37 @@ class S3Store:
 
     def size(self, key: str) -> int | None:
         """Return the size in bytes, or None if there is no such object."""
-        head = self._head_or_none(key)
-        return None if head is None else int(head["ContentLength"])
+        try:
+            return int(self._head(key)["ContentLength"])
+        except Missing:
+            return None
 
     def version(self, key: str) -> str | None:
         """Return the object's ETag, or None if there is no object."""
-        head = self._head_or_none(key)
-        return None if head is None else str(head["ETag"])
-
-    def _head_or_none(self, key: str) -> Head | None:
-        def head_twice(client: Client) -> Head | None:
-            # One wrong 404 would have work done again, or finished work called damaged.
-            return self._head(client, key) or self._head(client, key)
-
-        return self._call("HeadObject", key, head_twice)
-
-    def _size_of_existing(self, key: str) -> int:
-        def size(client: Client) -> int:
-            head = self._head(client, key)
-            if head is None:
-                raise Missing(f"{self.root}/{key} does not exist")
-            return int(head["ContentLength"])
-
-        return self._call("HeadObject", key, size)
-
-    def _head(self, client: Client, key: str) -> Head | None:
         try:
-            head: Head = client.head_object(Bucket=self._bucket, Key=self._name(key))
+            return str(self._head(key)["ETag"])
+        except Missing:
+            return None
+
+    def _head(self, key: str) -> Head:
+        """Return what the server tells of an object. Raises Missing."""
+        target = self._target(key)
+        return self._call("HeadObject", key, lambda client: client.head_object(**target))
+
+    def _size_at_first_look(self, key: str) -> int | None:
+        """Return the size before a write, without the second look of `size` at what is missing.
+
+        A new object is missing as a rule, and one wrong 404 only has it sent in vain.
+        """
+        return self._call("HeadObject", key, lambda client: self._size_or_none(client, key))
+
+    def _size_or_none(self, client: Client, key: str) -> int | None:
+        try:
+            return int(client.head_object(**self._target(key))["ContentLength"])
         except client.exceptions.ClientError as error:
             if status_of(error) == 404:
                 return None
             raise
-        return head
 
     def list(self, prefix: str) -> Iterator[str]:
         """Yield the keys below the folder `prefix` (empty, or ending in `/`), in order."""
@@ -208,7 +204,7 @@ class S3Store:
 
     def delete(self, key: str) -> None:
         """Remove an object, if it is there."""
-        target = {"Bucket": self._bucket, "Key": self._name(key)}
+        target = self._target(key)
         self._call("DeleteObject", key, lambda client: client.delete_object(**target))
 
     def enforces_write_once(self, key: str) -> bool:
@@ -218,12 +214,11 @@ class S3Store:
         """
         return not self._put_if_absent(key, self.get_bytes(key))
 
-    def _name(self, key: str) -> str:
-        return self._base + keys.foreign_path(key)
+    def _target(self, key: str) -> dict[str, str]:
+        return {"Bucket": self._bucket, "Key": self._base + keys.foreign_path(key)}
 
     def _put(self, client: Client, key: str, data: bytes, **condition: str) -> None:
-        target = {"Bucket": self._bucket, "Key": self._name(key)}
-        client.put_object(**target, Body=data, **self._checksum(data), **condition)
+        client.put_object(**self._target(key), Body=data, **self._checksum(data), **condition)
 
     def _checksum(self, data: bytes) -> dict[str, str]:
         if not self._send_checksum:
@@ -234,34 +229,29 @@ class S3Store:
     def _put_if_absent(self, key: str, data: bytes) -> bool:
         """Write an object, or return False if one is there."""
 
-        def put(client: Client) -> bool | None:
-            """Return None if another writer is at it."""
-            try:
-                self._put(client, key, data, IfNoneMatch="*")
-            except client.exceptions.ClientError as error:
-                status = status_of(error)
-                if status not in (PRECONDITION_FAILED, CONFLICT):
-                    raise
-                return False if status == PRECONDITION_FAILED else None
-            return True
+        def put(client: Client) -> bool:
+            for pause_seconds in islice(pauses(0.1, 0.8), CONFLICT_TRIES):
+                try:
+                    self._put(client, key, data, IfNoneMatch="*")
+                    return True
+                except client.exceptions.ClientError as error:
+                    status = status_of(error)
+                    if status not in (PRECONDITION_FAILED, CONFLICT):
+                        raise
+                if status == PRECONDITION_FAILED:
+                    return False
+                # AWS asks to try again, since the other writer may yet fail.
+                time.sleep(pause_seconds)
+            raise Transient(f"{self.root}/{key}: several writers at once; try again")
 
-        for pause_seconds in islice(pauses(0.1, 0.8), CONFLICT_TRIES):
-            was_put = self._call("PutObject", key, put)
-            if was_put is not None:
-                return was_put
-            # AWS asks to try again, since the other writer may yet fail.
-            time.sleep(pause_seconds)
-        raise Transient(
-            f"{self.root}/{key}: several writers at once; try again "
-            f"[PutObject: {CONFLICT_TRIES} attempts]"
-        )
+        return self._call("PutObject", key, put)
 
     def _put_parts(self, key: str, path: Path, size: int, sha256: str) -> None:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             if digest != sha256:
                 raise changed_file(path, sha256, digest)
-            target = {"Bucket": self._bucket, "Key": self._name(key)}
+            target = self._target(key)
             algorithm = {"ChecksumAlgorithm": "SHA256"} if self._send_checksum else {}
             upload = self._call(
                 "CreateMultipartUpload",
@@ -300,14 +290,13 @@ class S3Store:
                 client.complete_multipart_upload(**target, MultipartUpload={"Parts": parts})
             except client.exceptions.NoSuchUpload:
                 # The answer to this request may have been lost and the request repeated.
-                head = self._head(client, key)
-                if head is None or head["ContentLength"] != size:
+                if self._size_or_none(client, key) != size:
                     raise
 
         self._call("CompleteMultipartUpload", key, complete)
 
     def _read(self, key: str, max_bytes: int, byte_range: str = "") -> bytes:
-        request = {"Bucket": self._bucket, "Key": self._name(key)}
+        request = self._target(key)
         if byte_range:
             request["Range"] = byte_range
 
@@ -361,10 +350,12 @@ class S3Store:
 
         # botocore retries requests, but not the reading of an answer's body. And an object is called
         # missing or damaged only if it looks so twice: one wrong answer may be a proxy's.
-        for _ in range(CALL_TRIES - 1):
-            with suppress(Transient, Corrupt):
-                return ask()
-            time.sleep(self._patience.second_look_seconds)
+        try:
+            return ask()
+        except (Transient, Corrupt) as error:
+            # What is missing is looked for again at once: often it is just not there yet.
+            if not isinstance(error, Missing):
+                time.sleep(self._patience.second_look_seconds)
         return ask()
 
     def _explained(

@@ -8,11 +8,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from components.retry import Patience
+from components.retry import Stopwatch
 
 T = TypeVar("T")
-# The steady clock of everything that waits: no module here reads one by itself.
-_steady_seconds = Patience().clock
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +23,11 @@ class S3Patience:
     answer_seconds: float = 60.0
     """Longest silence of the server within an answer."""
     call_seconds: float = 900.0
-    """Longest time of one call, with all its tries."""
+    """Longest time of one look: a request with all its tries, and its answer. A call has two."""
     # Silence alone is no bound: a server that sends a byte a minute is never silent for longer. A
     # part of 16 MiB takes so long at 19 kB/s.
     second_look_seconds: float = 0.2
-    """Pause before something that looks missing or damaged is read again."""
+    """Pause before a call whose answer broke off or looks damaged is made again."""
 
 
 @dataclass
@@ -40,11 +38,11 @@ class S3Call:
     """Name in S3's API: `PutObject`."""
     num_attempts: int = 0
     """Requests sent so far."""
-    began: float = field(default_factory=_steady_seconds)
+    watch: Stopwatch = field(default_factory=Stopwatch)
 
     def __str__(self) -> str:
         attempts = "1 attempt" if self.num_attempts == 1 else f"{self.num_attempts} attempts"
-        return f"{self.operation}: {attempts} in {_steady_seconds() - self.began:.1f} s"
+        return f"{self.operation}: {attempts} in {self.watch.seconds:.1f} s"
 
 
 class CallTimeout(Exception):

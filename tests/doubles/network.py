@@ -92,6 +92,8 @@ class RudeServer:
         """Status and code of the answers to the next PUTs."""
         self.down: tuple[int, str] | None = None
         """Status and code of every answer."""
+        self.asked: list[str] = []
+        """Methods of all requests so far."""
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._http.daemon_threads = True
         threading.Thread(target=self._http.serve_forever, daemon=True).start()
@@ -116,6 +118,7 @@ class RudeServer:
             protocol_version = "HTTP/1.1"
 
             def do_PUT(self) -> None:
+                server.asked.append(self.command)
                 data = self.rfile.read(int(self.headers["Content-Length"]))
                 if server.failures or server.down:
                     self._fail(
@@ -126,6 +129,7 @@ class RudeServer:
                 self._answer(200, b"", ETag=f'"{hashlib.md5(data).hexdigest()}"')
 
             def do_GET(self) -> None:
+                server.asked.append(self.command)
                 if server.down:
                     self._fail(*server.down)
                 elif "list-type" in self.path:

@@ -365,6 +365,31 @@ def test_a_server_that_says_conflict_is_asked_again(rude: RudeServer) -> None:
         store.put_bytes("steps/train/other.json", b"first", if_absent=True)
 
 
+def test_a_new_object_is_looked_for_once_and_a_missing_one_twice(
+    rude: RudeServer, tmp_path: Path
+) -> None:
+    store = open_store("s3://bucket/a", rude.environment)
+    (tmp_path / "payload").write_bytes(b"payload")
+
+    def asked(work: Callable[[], object]) -> list[str]:
+        rude.asked.clear()
+        work()
+        return rude.asked
+
+    def put_file() -> None:
+        store.put_file(object_of(b"payload"), tmp_path / "payload", sha256(b"payload"))
+
+    assert asked(lambda: store.size(KEY)) == [
+        "GET",
+        "HEAD",
+        "HEAD",
+    ]  # the first looks the bucket up
+    assert asked(lambda: store.version(KEY)) == ["HEAD", "HEAD"]
+    assert asked(put_file) == ["HEAD", "PUT"]
+    assert asked(put_file) == ["HEAD"]
+    assert asked(lambda: store.put_bytes(KEY, b"{}", if_absent=True)) == ["HEAD", "PUT", "GET"]
+
+
 @pytest.mark.parametrize(
     ("answer", "kind", "words"),
     [

@@ -54,7 +54,7 @@ class Inspected(S3Store):
 
         A refusal is an answer; what keeps the server from answering is an error as in `S3Store`.
         """
-        target = {"Bucket": self._bucket, "Key": self._name(_key(name))}
+        target = self._target(_key(name))
 
         def request(client: Client) -> tuple[int, Json]:
             try:
