@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-# prepare commits three kinds of receipts.
+# prepare commits three kinds of receipts, decide two.
 MODULES = {
     "start": "prepare/step.py",
     "mix": "prepare/step.py",

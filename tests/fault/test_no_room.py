@@ -58,7 +58,7 @@ def test_a_full_folder_of_progress_ends_no_step(tmp_path: Path) -> None:
         "from pathlib import Path\n"
         "from components.runtime.progress import Progress\n"
         "progress = Progress(file=Path('/dev/full'))\n"
-        "progress.begin('train-r0')\n"
+        "progress.begin('train-r1')\n"
         "progress.note('goes on')\n"
     )
     done = subprocess.run(

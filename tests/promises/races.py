@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import threading
@@ -82,7 +81,7 @@ def _winners(uri: str, rounds: int, num_processes: int) -> list[list[str]]:
     for name, process in processes.items():
         output, _ = process.communicate(timeout=300)
         for line in output.splitlines():
-            winners[json.loads(line)].append(name)
+            winners[int(line)].append(name)
     return winners
 
 

@@ -298,17 +298,14 @@ def _failure(failed: list[TaskView], log: Path, status: int) -> tuple[str, int]:
         log: Output of the child process.
         status: Its exit status.
     """
-    reason = ""
-    kind = ""
+    log_text = log.read_text(encoding="utf-8", errors="replace")
+    kind, reason = "", ""
     if failed:
         kind = failed[0].last.error_kind
         reason = f"{failed[0].name}: {failed[0].last.error}"
-    else:
+    elif (match := ERROR_LINE.search(log_text)) is not None:
         # A step can fail before it is able to record an attempt: then only the log has the reason.
-        log_text = log.read_text(encoding="utf-8", errors="replace")
-        match = ERROR_LINE.search(log_text)
-        if match is not None:
-            kind, reason = match.groups(default="")
+        kind, reason = match.groups(default="")
     # The last words of a process are lost, or are about a file of its own, where the disk with the
     # log and KFP's pointers is full.
     if kind not in _EXIT_CODES and has_no_room(log):
