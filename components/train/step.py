@@ -143,7 +143,6 @@ def _work(inputs: TrainInputs, context: Context) -> Work:
         round=campaign.next_round,
         weight_decay=plan.weight_decay,
         lora=plan.lora,
-        with_text=section.pretrain is None,
         system_prompt=recipe.model.system_prompt,
         max_new_tokens=recipe.generate.max_new_tokens,
     )

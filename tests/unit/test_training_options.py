@@ -75,6 +75,15 @@ def test_pretraining_comes_first_and_teaches_the_raw_text(tmp_path: Path) -> Non
     assert text_loss(alone["folder"]) < 0.7 * text_loss(tmp_path / "alone" / "base")
 
 
+def test_a_round_after_pretraining_goes_on_with_the_raw_text(tmp_path: Path) -> None:
+    rows = [*raw_text(), *reversal(60, 0)]
+    later = (Stage(name="sft", steps=30, learning_rate=3e-3),)
+    done = train(
+        tmp_path / "round", rows=rows, stages=later, pretrain={"steps": 40}, max_length=16, dev=[]
+    )
+    assert text_loss(done["folder"]) < 0.9 * text_loss(tmp_path / "round" / "base")
+
+
 def test_a_stage_without_rows_of_its_kind_says_what_it_needs(tmp_path: Path) -> None:
     stages = (Stage(name="pretrain", steps=2, learning_rate=1e-3),)
     done = train(tmp_path / "run", stages=stages, pretrain={"steps": 2})

@@ -44,13 +44,15 @@ def load_material(job: Job) -> Material:
     codec = load_codec(job.init, job.system_prompt)
     rows = list(read_rows(job.mix, TrainingRow))
     section = job.section
+    # Only a pretrain stage of this very training has the raw text to itself.
+    has_pretrain = any(stage.name == "pretrain" for stage in job.stages)
     stages = []
     for stage in job.stages:
         stage_rows = training_set(
             rows,
             codec,
             stage.name,
-            with_text=section.pretrain is None,
+            with_text=not has_pretrain,
             max_length=section.max_length,
             weighting=section.weighting,
             turns=section.turns,
