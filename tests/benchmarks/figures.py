@@ -11,8 +11,11 @@ import json
 import math
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypedDict
+
+from tests.benchmarks.measured import changed_code, measured_code
 
 FIGURES = Path(__file__).with_name("figures.json")
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "figures.md"
@@ -37,6 +40,8 @@ class Figure(TypedDict):
     date: str
     """Day of the measurement, UTC."""
     note: str
+    code: dict[str, str]
+    """Path → digest of the code that was measured (`measured_code`)."""
 
 
 def record(
@@ -63,6 +68,7 @@ def record(
         memory_gib=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         note=note,
+        code=measured_code(command),
     )
     text = json.dumps(figures, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     temporary = path.with_suffix(".tmp")
@@ -74,6 +80,16 @@ def load(path: Path = FIGURES) -> dict[str, Figure]:
     """Name → figure; empty if nothing was recorded."""
     found: dict[str, Figure] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return found
+
+
+def stale_figures(figures: Mapping[str, Figure]) -> dict[str, list[str]]:
+    """Return figure → paths of the code it measures that changed since; none of today's figures."""
+    stale: dict[str, list[str]] = {}
+    for name, figure in sorted(figures.items()):
+        changed = changed_code(figure["command"], figure.get("code", {}))
+        if changed:
+            stale[name] = changed
+    return stale
 
 
 def met(figure: Figure) -> bool | None:

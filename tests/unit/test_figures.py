@@ -3,18 +3,94 @@ hidden."""
 
 from __future__ import annotations
 
+import ast
 import math
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.figures import PAGE, load, met, record
-from tests.benchmarks.table import table, with_table
+from tests.benchmarks.__main__ import BENCHMARKS
+from tests.benchmarks.figures import PAGE, load, met, record, stale_figures
+from tests.benchmarks.measured import MEASURED, ROOT, changed_code, measured_code
+from tests.benchmarks.stale import by_command
+from tests.benchmarks.table import lead, table, with_table
+
+GATE = "python -m tests.benchmarks.gate --seed 0"
+NOT_MEASURED = ("canonical", "contracts", "errors", "retry", "runtime")
+"""Modules below components that carry results about, and decide none."""
 
 
 def test_the_table_of_the_page_is_that_of_the_figures() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    assert text == with_table(text, load()), "figures changed: `make golden`"
+    assert text == with_table(text, load()), (
+        "figures changed, or code that they measure: `python -m tests.benchmarks.table`"
+    )
+
+
+def _copy_of_the_gate(folder: Path) -> Path:
+    for path in measured_code(GATE):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / path, folder / path)
+    return folder / "components" / "decide" / "gate.py"
+
+
+def test_a_figure_is_stale_once_the_code_that_it_measures_changes(tmp_path: Path) -> None:
+    gate = _copy_of_the_gate(tmp_path)
+    recorded = measured_code(GATE)
+    assert changed_code(GATE, recorded, tmp_path) == []
+    text = gate.read_text(encoding="utf-8")
+    gate.write_text(f"# another comment\n{text}", encoding="utf-8")
+    assert changed_code(GATE, recorded, tmp_path) == []
+    gate.write_text(text.replace("comparison.gain <= 0", "comparison.gain < 0"), encoding="utf-8")
+    assert changed_code(GATE, recorded, tmp_path) == ["components/decide/gate.py"]
+    gate.unlink()
+    assert changed_code(GATE, recorded, tmp_path) == ["components/decide/gate.py"]
+
+
+def test_the_page_presents_no_stale_figure_as_todays(tmp_path: Path) -> None:
+    path = tmp_path / "figures.json"
+    record("gate.power", 0.84, "share", "≥ 0.80", GATE, 0, path=path)
+    record("gate.false_promotion", 0.03, "share", "≤ 0.05", GATE, 0, path=path)
+    figures = load(path)
+    assert stale_figures(figures) == {}
+    figures["gate.power"]["code"]["components/decide/gate.py"] = "00000000"
+    stale = stale_figures(figures)
+    assert stale == {"gate.power": ["components/decide/gate.py"]}
+    assert by_command(figures, stale) == {GATE: (["gate.power"], ["components/decide/gate.py"])}
+    page = with_table(
+        "<!-- stale -->\n<!-- /stale -->\n<!-- figures -->\n<!-- /figures -->", figures
+    )
+    assert "1 of 2 figures" in page
+    assert "They are `gate.power`." in page
+    assert "| ≥ 0.80 | **older code**: " in page
+    assert "| ≤ 0.05 | **older code**" not in page
+    # A whole group has one name, and a figure without a record of its code is of no known code.
+    del figures["gate.false_promotion"]["code"]  # type: ignore[misc]
+    assert lead(figures, stale_figures(figures)).endswith("They are `gate.*`.")
+
+
+def _imported_files(benchmark: str) -> Iterator[str]:
+    """Yield the files below components that a benchmark imports itself."""
+    tree = ast.parse((ROOT / "tests" / "benchmarks" / f"{benchmark}.py").read_bytes())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("components."):
+            module = ROOT.joinpath(*str(node.module).split("."))
+            names = [module.with_suffix(".py"), *(module / f"{a.name}.py" for a in node.names)]
+            yield from (name.relative_to(ROOT).as_posix() for name in names if name.is_file())
+
+
+@pytest.mark.parametrize("benchmark", sorted({*MEASURED, *BENCHMARKS}))
+def test_a_benchmark_names_the_code_that_it_measures(benchmark: str) -> None:
+    assert all((ROOT / path).exists() for path in MEASURED[benchmark])
+    covered = (*MEASURED[benchmark], *(f"components/{name}" for name in NOT_MEASURED))
+    missing = [
+        file
+        for file in _imported_files(benchmark)
+        if not any(file == path or file.startswith((f"{path}/", f"{path}.")) for path in covered)
+    ]
+    assert not missing, f"tests/benchmarks/measured.py: {benchmark} measures these too"
 
 
 def test_a_figure_says_what_was_measured_where_and_how(tmp_path: Path) -> None:
@@ -45,4 +121,4 @@ def test_what_is_not_a_number_is_no_figure(tmp_path: Path) -> None:
 
 def test_a_readme_without_markers_is_not_rewritten() -> None:
     with pytest.raises(ValueError, match="once each"):
-        with_table("# title\n", {})
+        with_table("# title\n", {}, stale=[])
