@@ -12,30 +12,23 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import resource
 import signal
-import subprocess
 import sys
-import threading
-from pathlib import Path
-from typing import IO
+
+from components.bounded_process import READY, BoundedProcess
 
 SECONDS_PER_ANSWER = 5
 MEMORY_BYTES = 2 * 2**30
 MAX_EXPRESSION_CHARACTERS = 2000
 """Longer expressions are not equal to anything."""
-_READY = "ready\n"
-_ROOT = Path(__file__).resolve().parents[1]
 
 
 class MathProcess:
     """The process that compares; it starts at the first question, and again after it was killed."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[str] | None = None
-        self._owner = 0
+        self._process = BoundedProcess("components.math_process", "math-verify")
 
     def equal(self, reference: str, answer: str) -> bool:
         """Return whether two expressions are the same; False if that cannot be told in time.
@@ -46,53 +39,7 @@ class MathProcess:
         """
         if max(len(reference), len(answer)) > MAX_EXPRESSION_CHARACTERS:
             return False
-        # Threads share the process: a question and its reply must not be parted.
-        with self._lock:
-            source, sink = self._pipes()
-            try:
-                sink.write(json.dumps([reference, answer]) + "\n")
-                sink.flush()
-                reply = source.readline()
-            except BrokenPipeError:
-                reply = ""
-            # No reply: the alarm has ended the process, or its memory did not suffice.
-            if not reply:
-                self._end()
-            return reply == "1\n"
-
-    def _pipes(self) -> tuple[IO[str], IO[str]]:
-        """Return (output, input) of the process."""
-        # A forked process must not share the one of its parent: replies would be mixed up.
-        if self._process is None or self._owner != os.getpid():
-            # No secrets of the step's environment: the process reads what a model wrote.
-            environment = {
-                name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ
-            }
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "components.math_process"],
-                text=True,
-                cwd=_ROOT,
-                env=environment,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-            )
-            self._owner = os.getpid()
-            assert self._process.stdout is not None
-            if self._process.stdout.readline() != _READY:
-                raise RuntimeError(
-                    "the process that compares expressions does not start: "
-                    "is math-verify installed?"
-                )
-        assert self._process.stdout is not None
-        assert self._process.stdin is not None
-        return self._process.stdout, self._process.stdin
-
-    def _end(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-        self._process = None
+        return self._process.ask(json.dumps([reference, answer])) == "1"
 
 
 def main() -> None:
@@ -110,7 +57,7 @@ def main() -> None:
         expressions: list[object] = parse(_as_latex(text), latex, parsing_timeout=None)
         return expressions
 
-    print(_READY, end="", flush=True)
+    print(READY, end="", flush=True)
     for line in sys.stdin:
         # Without a handler, so that the kernel ends this process even inside one long
         # multiplication: Python runs handlers between two instructions only.

@@ -53,6 +53,7 @@ MARK_OF_FOLDER = {
 }
 NOT_QUICK = {"process", "s3", "browser", "cluster", "container", "gpu"}
 """Marks of tests that `make quick` leaves out."""
+BOUNDED_PROCESSES = ("components.math_process", "components.modeling.template_process")
 
 _store_numbers = itertools.count(1)
 _started_pythons: list[str] = []
@@ -101,8 +102,12 @@ def started_pythons() -> list[str]:
 def _processes_are_marked(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that starts a Python and has none of the marks that `make quick` leaves out."""
     yield
-    # The process of the verifier `math` is started once for all tests that compare expressions.
-    started = [command for command in _started_pythons if "components.math_process" not in command]
+    # These are started once, for all tests that compare expressions or render a chat template.
+    started = [
+        command
+        for command in _started_pythons
+        if not any(module in command for module in BOUNDED_PROCESSES)
+    ]
     _started_pythons.clear()
     marks = {mark.name for mark in request.node.iter_markers()}
     if not marks & NOT_QUICK:

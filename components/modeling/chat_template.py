@@ -10,11 +10,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
-from transformers.utils.chat_template_utils import render_jinja_template
 
-from components.errors import UserError, first_line
+from components.errors import UserError
+from components.modeling.template_process import Question, Unrendered, rendered
 
 Message = Mapping[str, object]
 """One turn: `role`, `content` and whatever else the template reads."""
@@ -32,18 +31,6 @@ _DIRECTIVES = "aAbBcdHIjmMpSUwWxXyYZzGuVDFeTRhk"
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 MARKS = ("\U000f1000", "\U000f1001")
 """Stand before and after a control token that a message spells. Of Unicode's private use area."""
-_FAILURES = (
-    TemplateError,
-    TypeError,
-    ValueError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    ArithmeticError,
-    RecursionError,
-)
-"""Errors of a template that does not fit its messages."""
-
 NOTHING = re.compile("(?!)")
 """A pattern without a match."""
 
@@ -118,7 +105,7 @@ def render(
     assistant_control: re.Pattern[str] = NOTHING,
     open_answer: bool = False,
 ) -> Rendered:
-    """Render a conversation, in transformers' sandbox.
+    """Render a conversation, in transformers' sandbox and a process of bounded time and memory.
 
     Args:
         tokenizer: of the model, with its chat template and its special tokens.
@@ -129,7 +116,8 @@ def render(
         open_answer: let the assistant's next turn begin (`add_generation_prompt`).
 
     Raises:
-        Refused: the template does not parse, or raises over these messages.
+        Refused: the template does not parse, raises over these messages, or takes too much time or
+            memory.
     """
     source = template_source(tokenizer, tools=bool(tools))
     # Marked before the template sees it: in what it writes, a token that a message spells looks
@@ -138,24 +126,20 @@ def render(
         _marked(_plain(message), assistant_control if message["role"] == "assistant" else control)
         for message in messages
     ]
-    marks_generation = bool(_GENERATION.search(source))
+    question = Question(
+        template=source,
+        messages=conversation,
+        # Templates ask whether there are tools, not how many: none is None, not [].
+        tools=[_marked(_plain(tool), control) for tool in tools] or None,
+        marks_generation=bool(_GENERATION.search(source)),
+        open_answer=open_answer,
+        special_tokens=tokenizer.special_tokens_map,
+    )
     try:
-        texts, spans = render_jinja_template(
-            conversations=[conversation],
-            # Templates ask whether there are tools, not how many: none is None, not [].
-            tools=[_marked(_plain(tool), control) for tool in tools] or None,
-            chat_template=source,
-            return_assistant_tokens_mask=marks_generation,
-            add_generation_prompt=open_answer,
-            **tokenizer.special_tokens_map,
-        )
-    except _FAILURES as error:
-        reason = first_line(error)
-        raise Refused(f"the model's chat template refuses it ({reason})") from None
-    if not marks_generation:
-        return Rendered(texts[0])
-    generated = tuple((start, end) for start, end in spans[0])
-    return Rendered(texts[0], generated)
+        text, generated = rendered(question)
+    except Unrendered as error:
+        raise Refused(f"the model's chat template refuses it ({error})") from None
+    return Rendered(text, tuple(generated))
 
 
 def one_of(tokens: Iterable[str]) -> re.Pattern[str]:

@@ -10,7 +10,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from components.errors import UserError, first_line
 from components.modeling.batches import length_sorted_batches
+from components.modeling.chat_template import one_of, render
 from components.modeling.load import inference_dtype, quiet
+from components.modeling.text_encoder import TextEncoder
 from components.modeling.weights import check_report
 
 
@@ -37,6 +39,9 @@ class RewardModel:
             raise UserError(f"reward model {folder}: cannot be loaded ({reason})") from None
         # transformers gives a checkpoint without a classifier one of random numbers.
         check_report(report, f"reward model {folder}")
+        added = self._tokenizer.added_tokens_decoder.values()
+        self._control = one_of(token.content for token in added if not token.content.isspace())
+        self._encoder = TextEncoder(self._tokenizer)
         self._model = model.to(device).eval()
         num_outputs = self._model.config.num_labels
         if num_outputs != 1:
@@ -76,10 +81,17 @@ class RewardModel:
         return scores
 
     def _ids(self, prompt: str, answer: str) -> list[int]:
-        """Return a conversation where the tokenizer has a chat template, else a pair of texts."""
-        if self._tokenizer.chat_template:
-            turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
-            text = self._tokenizer.apply_chat_template(turns, tokenize=False)
-            # The template has written the special tokens already.
-            return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
-        return list(self._tokenizer(prompt, answer)["input_ids"])
+        """Return a conversation where the tokenizer has a chat template, else a pair of texts.
+
+        No text of the two becomes a special token: an answer must not end its turn and go on as
+        the user who praises it.
+        """
+        if not self._tokenizer.chat_template:
+            pair = self._tokenizer(prompt, answer, split_special_tokens=True)
+            return list(pair["input_ids"])
+        turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+        # The template writes the special tokens that the tokenizer would add.
+        rendered = render(
+            self._tokenizer, turns, control=self._control, assistant_control=self._control
+        )
+        return self._encoder.ids(rendered.text)

@@ -28,8 +28,8 @@ AMBIENT = re.compile(
     r"|[\"']/proc"
 )
 OWN_ENVIRONMENT = {
+    "bounded_process.py",
     "generate/engines/vllm.py",
-    "math_process.py",
     "modeling/load.py",
     "train/process/deepspeed_engine.py",
     "train/process/training_log.py",

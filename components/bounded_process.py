@@ -1,0 +1,89 @@
+"""A module of ours in a process of its own, which answers lines and may be ended at any of them.
+
+For work over what strangers wrote, which may take for ever or fill the memory inside one call of C:
+only the kernel can end that, and it ends the whole process.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import IO
+
+READY = "ready\n"
+"""First line of such a module, once all that it needs is imported."""
+_ROOT = Path(__file__).resolve().parents[1]
+# No secrets of the step's environment: the process reads what strangers wrote.
+_PASSED_ON = ("PATH", "HOME", "LANG")
+
+
+class BoundedProcess:
+    """The process; it starts at the first question, and again after it was ended.
+
+    The module puts the bounds on itself. It reads a line for each question and writes one.
+    """
+
+    def __init__(self, module: str, need: str) -> None:
+        """Remember what to start.
+
+        Args:
+            module: Full name of a module of ours. A name and no path: the code digest of a step
+                follows such names.
+            need: Package without which it does not start.
+        """
+        self._module = module
+        self._need = need
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[str] | None = None
+        self._owner = 0
+
+    def ask(self, question: str) -> str | None:
+        """Return the answer to a line, or None if the process ended over it."""
+        # Threads share the process: a question and its answer must not be parted.
+        with self._lock:
+            source, sink = self._pipes()
+            try:
+                sink.write(question + "\n")
+                sink.flush()
+                answer = source.readline()
+            except BrokenPipeError:
+                answer = ""
+            # No answer: its time was up, or its memory did not suffice.
+            if not answer:
+                self._end()
+                return None
+            return answer.rstrip("\n")
+
+    def _pipes(self) -> tuple[IO[str], IO[str]]:
+        """Return (output, input) of the process."""
+        # A forked process must not share the one of its parent: answers would be mixed up.
+        if self._process is None or self._owner != os.getpid():
+            environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+            self._process = subprocess.Popen(
+                [sys.executable, "-X", "utf8", "-m", self._module],
+                encoding="utf-8",
+                cwd=_ROOT,
+                # One thread: each of a numerical library's reserves address space.
+                env={**environment, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
+            self._owner = os.getpid()
+            assert self._process.stdout is not None
+            if self._process.stdout.readline() != READY:
+                raise RuntimeError(
+                    f"the process {self._module} does not start: is {self._need} installed?"
+                )
+        assert self._process.stdout is not None
+        assert self._process.stdin is not None
+        return self._process.stdout, self._process.stdin
+
+    def _end(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
