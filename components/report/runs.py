@@ -29,7 +29,14 @@ from components.contracts.summaries import (
 )
 from components.errors import Corrupt, Missing, OlderReceipt, UserError, one_line
 from components.report.costs import totals_of
-from components.report.views import RoundView, RunView, Tasks, TaskView, start_of_last
+from components.report.views import (
+    RoundView,
+    RunView,
+    Tasks,
+    TaskView,
+    first_failed_round,
+    start_of_last,
+)
 from components.runtime.attempts import Attempt
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, fetch, read_receipt, read_summary
@@ -174,11 +181,21 @@ def _latest_state(context: Context, tasks: Tasks, problems: Problems) -> tuple[S
         if attempt.step in ("prepare", "champion", "decide") and attempt.receipt
     ]
     newest_first = sorted(attempts, key=lambda attempt: attempt.order, reverse=True)
+    last_start = start_of_last(tasks)
+    first_failed = first_failed_round(tasks)
     best: State | None = None
     best_ref = ""
-    for ref in dict.fromkeys(attempt.receipt for attempt in newest_first):
+    seen: set[str] = set()
+    for attempt in newest_first:
+        ref = attempt.receipt
+        if ref in seen:
+            continue
+        seen.add(ref)
         state = _tolerate(problems, partial(_state, context, ref))
         if state is None:
+            continue
+        # Work that failed in the last start was not that of this state: it would have been reused.
+        if attempt.order < last_start and first_failed <= state.next_round - 1:
             continue
         # A second start that was cut short finds the first rounds done again; the state that an
         # earlier start had reached goes on from there, and is the later one.

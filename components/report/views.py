@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -81,6 +82,24 @@ def start_of_last(tasks: Tasks) -> tuple[int, float]:
     return max(starts, default=(0, 0.0))
 
 
+def failed_since(tasks: Tasks, start: tuple[int, float]) -> Tasks:
+    """Return the tasks whose last attempt failed, from a start on (`start_of_last`)."""
+    return tuple(task for task in tasks if task.status == "failed" and task.last.order >= start)
+
+
+def first_failed_round(tasks: Tasks) -> float:
+    """Return the lowest round in which a task of the last start failed; infinity without any.
+
+    It is -1 for prepare and for the base; publish and the report belong to no round.
+    """
+    rounds = [
+        -1 if task.last.step == "prepare" else task.last.round
+        for task in failed_since(tasks, start_of_last(tasks))
+        if task.last.step != "publish"
+    ]
+    return min(rounds, default=math.inf)
+
+
 Rounds = Sequence[RoundView]
 """Rounds, the newest last."""
 
@@ -116,10 +135,7 @@ class RunView:
     @property
     def failed(self) -> Tasks:
         """Tasks that failed since the run was last started."""
-        last_start = start_of_last(self.tasks)
-        return tuple(
-            task for task in self.tasks if task.status == "failed" and task.last.order >= last_start
-        )
+        return failed_since(self.tasks, start_of_last(self.tasks))
 
     @property
     def champion(self) -> ModelRecord | None:

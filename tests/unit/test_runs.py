@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from components.canonical import canonical_json
 from components.errors import Corrupt, UserError
 from components.report.runs import latest_run_id, load_run, run_id_of_job
@@ -101,6 +103,37 @@ def test_a_second_start_that_was_cut_short_still_shows_the_rounds_of_the_first(
     view = load_run(context, made.run_id)
     assert view.state is not None
     assert view.state.round == 3
+
+
+@pytest.mark.parametrize(
+    ("step", "task", "number", "accuracy", "words"),
+    [
+        ("prepare", "prepare", 0, None, "The run failed in prepare before any round was finished."),
+        ("evaluate", "evaluate-base", -1, None, "failed in evaluate-base before any round"),
+        ("train", "train-r0", 0, None, "failed in train-r0 before any round"),
+        ("train", "train-r3", 3, 0.68, "Target not met: "),
+        # The rounds before it were found done, and are those of this start.
+        ("publish", "publish", 3, 0.93, "Target met: "),
+    ],
+)
+def test_a_failed_start_does_not_report_what_an_earlier_one_reached(
+    context: Context, step: str, task: str, number: int, accuracy: float | None, words: str
+) -> None:
+    """Its data or code differ from the earlier start's: equal work would have been found done."""
+    made = whole_campaign(context)
+    assert load_run(context, made.run_id).target_met
+    made.now += 50.0
+    if step != "prepare":
+        made.state = made.state.model_copy(update={"history": (), "prepared": "", "round": None})
+        made.step("prepare", "prepare", 0, {}, lambda folder: start_summary())
+    made.fail(step, task, number, Corrupt("objects/ab/abc is gone"))
+    view = load_run(context, made.run_id)
+    assert (view.status, view.publication) == ("failed", None)
+    assert words in headline(view)
+    assert f"{task} " in headline(view)
+    summary = summary_of(view)
+    assert summary["champion_accuracy"] == accuracy
+    assert summary["target_met"] == (accuracy == 0.93)
 
 
 def test_an_old_failure_is_forgotten_once_the_run_was_started_again(context: Context) -> None:
