@@ -18,6 +18,8 @@ from components.errors import Corrupt
 # A book fits. Without a bound one line of a damaged file could take all memory.
 MAX_LINE_BYTES = 4 * 1024 * 1024
 
+MAX_CLASSES = 64
+"""With more different labels, rows of text and label are no classification."""
 Split = Literal[
     "train",
     "dev",
@@ -172,6 +174,13 @@ class TrainingRow(Row):
             return self.conversation.before_answer
         return self.prompt
 
+    @property
+    def label(self) -> str:
+        """The class of a row of text and label; empty for any other row."""
+        label = self.tags.get("label", "")
+        # Any source may have a tag of this name: only where it is the answer is it a class.
+        return label if label == self.completion else ""
+
 
 class Dropped(Row):
     """A row that a reader or filter refused, kept beside the accepted."""
@@ -202,6 +211,9 @@ class Result(Row):
     """The right class of a row that people brought as text and label; empty for other rows."""
     predicted: str = ""
     """The class that the model finds most likely; empty where it was not asked for."""
+    label_error: float | None = None
+    """Squared distance of the probabilities of the classes to the right class (Brier 1950), 0 to 2;
+    None where it was not asked for."""
     numeric: bool = False
     """Right is a number: the verifier is `numeric`."""
     error: float | None = None

@@ -132,6 +132,12 @@ class ModelRecord(Frozen):
     """`tag=value` → validation accuracy."""
     pass_at_k: float | None = None
     perplexity: float | None = None
+    label_accuracy: float | None = None
+    """Of classes by the likelihood of their label, over validation prompts; None without classes,
+    like the next two."""
+    macro_f1: float | None = None
+    brier: float | None = None
+    """Squared error of the probabilities of the classes, summed over them."""
 
 
 class RoundRecord(ModelRecord):

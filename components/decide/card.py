@@ -72,6 +72,9 @@ def _scores(record: RoundRecord, goal: Goal, candidate: Scores, champion: Scores
         "test, all prompts": record.test_accuracy,
         "pass@k": record.pass_at_k,
         "perplexity on human text": record.perplexity,
+        "accuracy of classes by likelihood": record.label_accuracy,
+        "macro-F1": record.macro_f1,
+        "Brier score (0 is best, 2 worst)": record.brier,
     }
     for title, value in reported.items():
         if value is not None:

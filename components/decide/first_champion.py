@@ -84,6 +84,9 @@ def base_record(measured: Measured, goal_slice: str) -> ModelRecord:
         slices=measured.scores.slices,
         pass_at_k=measured.headline.pass_at_k,
         perplexity=measured.headline.perplexity,
+        label_accuracy=measured.headline.label_accuracy,
+        macro_f1=measured.headline.macro_f1,
+        brier=measured.headline.brier,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from components.contracts.summaries.evaluate import VerificationGap
 from components.evaluate.collapse import Measured
 from components.evaluate.harness import folder_of, run_harness
 from components.evaluate.questions import SPLITS_READ, Questions, label_of
+from components.evaluate.scores import ClassChoice, class_choice
 from components.evaluate.verification_gap import generation_verification
 from components.runtime.campaign import Campaign
 from components.runtime.code_digest import code_digest
@@ -103,19 +104,21 @@ class _LoadedModel:
         )
         return sample_all(self.context, self.model, self.codec, prompts, seeds, sampling)
 
-    def likeliest_classes(self, questions: Questions) -> dict[str, str]:
-        """Return prompt id → the class that the model finds most likely."""
-        from components.modeling.scoring import likeliest_labels
+    def classes(self, questions: Questions) -> dict[str, ClassChoice]:
+        """Return prompt id → the class that the model finds likeliest, with its squared error."""
+        from components.modeling.scoring import label_probabilities
 
         labelled = [prompt for prompt in questions.prompts if label_of(prompt)]
         if not questions.labels or not labelled:
             return {}
         conversations = [prompt.asked for prompt in labelled]
-        chosen = likeliest_labels(
+        probabilities = label_probabilities(
             self.model, self.codec, conversations, questions.labels, _LABEL_BATCH
         )
-        ids = [prompt.id for prompt in labelled]
-        return dict(zip(ids, chosen, strict=True))
+        return {
+            prompt.id: class_choice(questions.labels, chances, label_of(prompt))
+            for prompt, chances in zip(labelled, probabilities, strict=True)
+        }
 
     def text_results(self, questions: Questions) -> tuple[list[TextResult], dict[str, str]]:
         """Return (likelihoods of the human texts, reason for those that are skipped)."""
@@ -224,7 +227,7 @@ def measure(
         # Sampling charges its own seconds.
         begin = context.clock()
         verdicts = _verdicts(questions.sampled_prompts, samples)
-        classes = loaded.likeliest_classes(questions)
+        classes = loaded.classes(questions)
         results = _results(questions, answers, samples, verdicts, classes)
         texts, skipped = loaded.text_results(questions)
         metrics: dict[str, dict[str, float]] = {}
@@ -259,7 +262,7 @@ def _results(
     answers: Sequence[Sample],
     samples: Sequence[Sample],
     verdicts: Sequence[bool],
-    classes: dict[str, str],
+    classes: Mapping[str, ClassChoice],
 ) -> list[Result]:
     """Return one row per prompt.
 
@@ -268,7 +271,7 @@ def _results(
         answers: Greedy answer to each prompt.
         samples: Samples for pass@k.
         verdicts: Verdict on each sample.
-        classes: Prompt id → class chosen by likelihood.
+        classes: Prompt id → class chosen by likelihood; prompts without a class have none.
     """
     verdicts_by_prompt: dict[str, list[bool]] = defaultdict(list)
     for sample, right in zip(samples, verdicts, strict=True):
@@ -277,6 +280,7 @@ def _results(
     for prompt, split, answer in zip(questions.prompts, questions.splits, answers, strict=True):
         # Dev and test prompts are not sampled.
         prompt_verdicts = verdicts_by_prompt.get(prompt.id, [])
+        chosen = classes.get(prompt.id)
         result = Result(
             prompt_id=prompt.id,
             split=split,
@@ -287,8 +291,9 @@ def _results(
             num_samples=len(prompt_verdicts),
             num_correct=sum(prompt_verdicts),
             tags=prompt.tags,
-            predicted=classes.get(prompt.id, ""),
+            predicted=chosen.name if chosen is not None else "",
             label=label_of(prompt),
+            label_error=chosen.squared_error if chosen is not None else None,
             numeric=prompt.verifier == "numeric",
             error=error_of(prompt, answer.text),
         )

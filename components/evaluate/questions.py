@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from components.contracts.artifacts import DEV_PROMPTS, split_file
-from components.contracts.rows import Prompt, TrainingRow, read_rows
+from components.contracts.rows import MAX_CLASSES, Prompt, TrainingRow, read_rows
 from components.evaluate.scores import ANSWER_SPLITS, AnswerSplit
 from components.runtime.campaign import Campaign
 from components.runtime.context import Context
@@ -19,8 +19,6 @@ TextSplit = Literal["retention", "dev"]
 TEXT_SPLITS: tuple[TextSplit, ...] = ("retention", "dev")
 SPLITS_READ = (DEV_PROMPTS, *ANSWER_SPLITS, *TEXT_SPLITS, "train")
 """Splits that a measurement depends on; `train` for the names of the classes."""
-MAX_LABELS = 64
-"""With more different labels, choosing by likelihood costs too much and is no classification."""
 
 
 @dataclass(frozen=True)
@@ -101,12 +99,11 @@ def _labels(
     path = fetch(context, campaign.prepared, split_file("train"))
     labels_found = set(prompt_labels)
     for row in read_rows(path, TrainingRow):
-        label = row.tags.get("label")
-        if label is not None and label == row.completion:
-            labels_found.add(label)
+        if row.label:
+            labels_found.add(row.label)
     labels = sorted(labels_found)
-    if len(labels) > MAX_LABELS:
-        return [], {"classification": f"{len(labels)} labels, at most {MAX_LABELS}"}
+    if len(labels) > MAX_CLASSES:
+        return [], {"classification": f"{len(labels)} labels, at most {MAX_CLASSES}"}
     if len(labels) < 2:
         return [], {"classification": f"one label alone ({labels[0]})"}
     return labels, {}

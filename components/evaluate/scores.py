@@ -39,6 +39,25 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
+class ClassChoice:
+    """The class that a model finds likeliest for one prompt."""
+
+    name: str
+    squared_error: float
+    """Sum over the classes of (probability - 1 for the right one, else 0)², 0 to 2."""
+
+
+def class_choice(labels: Sequence[str], probabilities: Sequence[float], right: str) -> ClassChoice:
+    """Return the likeliest label and the squared error; ties go to the first of `labels`."""
+    likeliest = max(range(len(labels)), key=lambda index: probabilities[index])
+    errors = [
+        probability - (label == right)
+        for label, probability in zip(labels, probabilities, strict=True)
+    ]
+    return ClassChoice(labels[likeliest], math.fsum(error * error for error in errors))
+
+
+@dataclass(frozen=True)
 class AnswerScores:
     """Scores of one model's answers, as fields of `EvaluateSummary`."""
 
@@ -96,6 +115,7 @@ def model_scores(results: Results, scores: AnswerScores, texts: TextScores | Non
         scores: `scores_of` the results.
         texts: Scores of human text; None without any.
     """
+    classes = scores.classification.get("validation")
     # Field by field: a score that this function forgot would be an error, not a missing column.
     # As guards read them: they see no test row.
     shape = answer_shape([row for row in results if row.split == "validation"])
@@ -108,6 +128,9 @@ def model_scores(results: Results, scores: AnswerScores, texts: TextScores | Non
         finished_share=shape.finished_share,
         mean_answer_tokens=shape.mean_answer_tokens,
         distinct_share=shape.distinct_share,
+        label_accuracy=classes.accuracy if classes is not None else None,
+        macro_f1=classes.macro_f1 if classes is not None else None,
+        brier=classes.brier if classes is not None else None,
     )
 
 
@@ -290,7 +313,7 @@ def _numeric(rows: Results) -> NumericErrors | None:
 
 
 def _classification(rows: Results) -> Classification | None:
-    """Return accuracy and macro-F1 of the labels chosen by likelihood; None without labels.
+    """Return accuracy, macro-F1 and Brier score of labels by likelihood; None without labels.
 
     Macro-F1 is the mean of F1 over the labels that occur among the right or the chosen ones.
     """
@@ -313,8 +336,15 @@ def _classification(rows: Results) -> Classification | None:
     return Classification(
         **dict(accuracy_share),
         macro_f1=stats.fmean(scores.f1 for scores in labels.values()),
+        brier=_mean_error(labelled),
         labels=labels,
     )
+
+
+def _mean_error(labelled: Results) -> float | None:
+    errors = [row.label_error for row in labelled if row.label_error is not None]
+    # Rows of an older measurement have none.
+    return stats.fmean(errors) if len(errors) == len(labelled) else None
 
 
 def _label_scores(num_hits: int, num_actual: int, num_predicted: int) -> LabelScores:

@@ -1,4 +1,4 @@
-"""Likelihood of given texts: perplexity of rows, and classes by the likelihood of their labels."""
+"""Likelihood of given texts: perplexity of rows, and probabilities of classes by their labels."""
 
 from __future__ import annotations
 
@@ -90,29 +90,27 @@ def _batch_scores(body: nn.Module, head: nn.Module, batch: Batch, chunk: int) ->
     ]
 
 
-def likeliest_labels(
+def label_probabilities(
     model: PreTrainedModel,
     codec: Codec,
     prompts: Sequence[str | Conversation],
     labels: Sequence[str],
     batch_size: int,
-) -> list[str]:
-    """Return for each prompt the label that the model finds most likely as its answer.
+) -> list[list[float]]:
+    """Return for each prompt the probability of each label as its answer, in their order.
 
-    Labels are compared by their log-likelihood per token, the end token included. Ties go to the
-    first of `labels`.
+    The likelihood of a whole label, end token included, is normalised over the labels: it is the
+    probability of the label, given that the answer is one of them.
     """
-    # Per token, so that a long label is not at a disadvantage; with the end token, so that a label
-    # that begins another is told apart from it.
+    # With the end token, so that a label that begins another is told apart from it. Not per token:
+    # the roots of likelihoods are no probabilities, and squared errors of them mean nothing.
     rows: list[EncodedRow] = []
     for prompt in prompts:
         for label in labels:
             ids, num_masked = codec.row_ids(prompt, label)
             rows.append(EncodedRow(ids, num_masked))
     scores = score_rows(model, rows, codec.pad_id, batch_size)
-    chosen = []
-    for start in range(0, len(rows), len(labels)):
-        prompt_scores = scores[start : start + len(labels)]
-        means = [score.loss / score.num_tokens for score in prompt_scores]
-        chosen.append(labels[means.index(min(means))])
-    return chosen
+    losses = torch.tensor([score.loss for score in scores], dtype=torch.float64)
+    by_prompt = losses.view(len(prompts), len(labels))
+    probabilities: list[list[float]] = torch.softmax(-by_prompt, dim=1).tolist()
+    return probabilities

@@ -6,7 +6,7 @@ import re
 import textwrap
 
 from components.contracts.recipe import Goal, Recipe, SelectSection
-from components.contracts.state import RoundRecord, State
+from components.contracts.state import ModelRecord, RoundRecord, State
 from components.contracts.summaries import PublishSummary
 from components.contracts.summaries.publish import Rival
 from components.runtime.campaign import Campaign
@@ -200,6 +200,7 @@ def _scores(campaign: Campaign, summary: PublishSummary) -> str:
             f"| {summary.split} accuracy of these files (n = {scores.n}) | "
             f"{scores.accuracy:.4f} {bounds} |"
         )
+    rows += _class_rows(campaign.state.champion_record)
     record = _champion_record(campaign)
     if record is not None:
         low, high = record.interval
@@ -207,6 +208,22 @@ def _scores(campaign: Campaign, summary: PublishSummary) -> str:
         goal = _goal_text(campaign.recipe.decide.goal)
         rows.append(f"| goal ({goal}) | {record.accuracy:.4f} [{low:.4f}, {high:.4f}], {outcome} |")
     return "\n".join(rows)
+
+
+def _class_rows(record: ModelRecord | None) -> list[str]:
+    """Return the lines on classes by the likelihood of their label; none without classes."""
+    if record is None or record.label_accuracy is None:
+        return []
+    measures = {
+        "accuracy of classes by likelihood": record.label_accuracy,
+        "macro-F1": record.macro_f1,
+        "Brier score": record.brier,
+    }
+    return [
+        f"| validation {name} | {value:.4f} |"
+        for name, value in measures.items()
+        if value is not None
+    ]
 
 
 def _comparison(summary: PublishSummary) -> str:

@@ -148,6 +148,10 @@ def _figures(view: RunView) -> Iterator[tuple[str, str]]:
         yield "validation", percent(champion.accuracy)
         yield "95 % interval", f"{low:.1f} – {high:.1f} %"
         yield "test", percent(champion.test_accuracy)
+        if champion.macro_f1 is not None:
+            yield "macro-F1", f"{champion.macro_f1:.3f}"
+        if champion.brier is not None:
+            yield "Brier score", f"{champion.brier:.3f}"
     if view.tasks:
         totals = view.totals
         yield "wall time", seconds_text(totals.wall_seconds)

@@ -55,6 +55,8 @@ def _scores(view: RunView) -> RunSummary:
         "base_test_accuracy": state.base.test_accuracy if state and state.base else None,
         "champion_accuracy": champion.accuracy if champion else None,
         "champion_test_accuracy": champion.test_accuracy if champion else None,
+        "champion_macro_f1": champion.macro_f1 if champion else None,
+        "champion_brier": champion.brier if champion else None,
         "champion_round": state.champion_round if state else None,
         "state": state_uri,
     }

@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from components.contracts.recipe import Hints, SelectSection
-from components.contracts.rows import Prompt
+from components.contracts.rows import MAX_CLASSES, Prompt, TrainingRow
 from components.select.scored_samples import Block, NoScore, ScoredSample
 
 Scorer = Callable[[Block], Sequence[float | NoScore | None]]
 """Returns the scores of a block, in order; NoScore or None where there is none (`unscored`)."""
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Classes that labelled rows of text and label name."""
+
+    names: frozenset[str] = frozenset()
+    """Empty where the labelled rows are no classification, or name too many classes."""
+    are_all: bool = False
+    """Every labelled row is of text and label, so every prompt asks for a class."""
+
+    @classmethod
+    def of(cls, rows: Iterable[TrainingRow]) -> Classes:
+        """Return the classes of labelled rows."""
+        names: set[str] = set()
+        are_all = True
+        for row in rows:
+            if row.label:
+                names.add(row.label)
+            else:
+                are_all = False
+            if len(names) > MAX_CLASSES:
+                return cls()
+        return cls(frozenset(names), are_all)
 
 
 @dataclass(frozen=True)
@@ -28,6 +52,8 @@ class FilterSettings:
     """Prompts of the validation split. Votes are counted on prompts of the same kind alone."""
     labelled_keys: frozenset[int] = frozenset()
     """`row_key` of the labelled rows: a sample that repeats one adds nothing."""
+    classes: Classes = Classes()
+    """Classes that answers must be one of."""
     scorers: Mapping[str, Scorer] = field(default_factory=dict)
     """Those that the recipe asks for, of `judge`, `reward`, `influence` and the perplexities
     `champion`, `base` and `ratio`."""

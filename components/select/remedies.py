@@ -17,6 +17,10 @@ REMEDIES: Mapping[str, str] = {
     "function": (
         "your function refuses them: give prompts that it accepts more of, or a lower threshold"
     ),
+    "no_class": (
+        "the model answers with something else than a class: train the first stage longer "
+        "(train.first.steps), or name the classes in model.system_prompt"
+    ),
     "no_answer": (
         "the endpoint refused them: `ratchet samples --dropped --reason no_answer` shows its words "
         "(content policy, context length)"

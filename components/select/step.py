@@ -22,7 +22,7 @@ from components.select import attribute_shift
 from components.select.accepted_rows import write_accepted
 from components.select.filter_audit import USEFUL
 from components.select.filter_chain import Account, collect, filter_all
-from components.select.filter_settings import FilterSettings
+from components.select.filter_settings import Classes, FilterSettings
 from components.select.filters.verifier import function_digest
 from components.select.hint_pool import Pool, with_hinted
 from components.select.mix import FEW_LABELLED, accumulate, weigh
@@ -249,6 +249,7 @@ class _Selection:
                 evaluation=self._evaluation,
                 validation=validation_prompts(self._context, self._campaign.prepared),
                 labelled_keys=self._labelled_keys,
+                classes=Classes.of(self._labelled),
                 scorers=scorers,
                 audit=audit,
                 hints=self._hints,

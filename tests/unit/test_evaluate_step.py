@@ -238,6 +238,12 @@ def test_labels_are_chosen_by_likelihood(context: Context) -> None:
     assert {row.predicted for row in asked} <= {"11", "2", "305"}
     right = [row.predicted == row.label for row in asked if row.split == "test"]
     assert found["test"].accuracy == sum(right) / 20
+    errors = [row.label_error for row in asked if row.split == "validation"]
+    assert all(0 <= error <= 2 for error in errors)
+    assert found["validation"].brier == pytest.approx(sum(errors) / 10)
+    headline = (told.label_accuracy, told.macro_f1, told.brier)
+    validation = found["validation"]
+    assert headline == (validation.accuracy, validation.macro_f1, validation.brier)
     assert told.test_slices["label=11"].label_accuracy == pytest.approx(
         sum(row.predicted == "11" for row in asked if row.label == "11" and row.split == "test")
         / 10

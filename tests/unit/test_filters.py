@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.contracts.recipe import SelectSection
+from components.contracts.rows import TrainingRow
 from components.errors import Corrupt
+from components.select.filter_settings import Classes
 from components.select.scored_samples import ScoredSample, make_scored_samples, row_key
 from components.text_similarity import NUM_PERMUTATIONS, jaccard, rows_per_band, shingles_of
 from tests.unit.selections import answers, ask, kept_texts, reasons, say, select
@@ -56,6 +58,38 @@ def test_the_majority_answer_is_kept_where_enough_samples_agree() -> None:
     assert reasons(outcome) == {"vote": 5, "duplicate": 2}
     everything = select(samples, LABEL_FREE)
     assert sorted(kept_texts(everything)) == ["1", "2", "3", "7", "8"]
+
+
+def labelled(number: int, text: str, answer: str, label: str = "") -> TrainingRow:
+    """A labelled row; with a label one of a classification."""
+    tags = {"label": label} if label else {}
+    return TrainingRow(
+        id=str(number), prompt=text, completion=answer, source="labelled", round=0, tags=tags
+    )
+
+
+def test_an_answer_that_is_none_of_the_classes_never_teaches() -> None:
+    rows = [labelled(0, "who?", "HUM", "HUM"), labelled(1, "where?", "LOC", "LOC")]
+    samples = answers(ask("where is it?", "?"), "LOC ", "LOCATION", "It is HUM", "HUM")
+    outcome = select(samples, LABEL_FREE, classes=Classes.of(rows))
+    assert sorted(kept_texts(outcome)) == ["HUM", "LOC "]
+    assert reasons(outcome) == {"no_class": 2}
+    assert {row.detail for row in outcome[1]} == {
+        "'LOCATION' is none of HUM, LOC",
+        "'It is HUM' is none of HUM, LOC",
+    }
+    # Of a mixture of tasks only questions that have a label are held to the classes.
+    mixed = Classes.of([*rows, labelled(2, "1+1=", "2")])
+    question, other = ask("when?", "NUM", label="NUM"), ask("2+2=", "4")
+    outcome = select(answers(question, "4") + answers(other, "4"), LABEL_FREE, classes=mixed)
+    assert [(row.reason, row.row["prompt"]) for row in outcome[1]] == [("no_class", "when?")]
+    # A letter names its class where the prompt's verifier says so.
+    lettered = ask("which?", "B").model_copy(update={"verifier": "choice"})
+    options = Classes.of([labelled(3, "one?", "A", "A"), labelled(4, "two?", "B", "B")])
+    outcome = select(answers(lettered, "The answer is B.", "C"), LABEL_FREE, classes=options)
+    assert (kept_texts(outcome), reasons(outcome)) == (["The answer is B."], {"no_class": 1})
+    many = Classes.of([labelled(number, "?", str(number), str(number)) for number in range(65)])
+    assert many == Classes(), "free answers are no classes"
 
 
 def test_a_tied_vote_teaches_nothing_as_the_order_of_sampling_is_no_reason() -> None:

@@ -6,10 +6,10 @@ import math
 import random
 
 import pytest
-from sklearn.metrics import f1_score, precision_recall_fscore_support
+from sklearn.metrics import brier_score_loss, f1_score, precision_recall_fscore_support
 
 from components.contracts.rows import Prompt, Sample, TextResult
-from components.evaluate.scores import intervals, scores_of, text_scores
+from components.evaluate.scores import class_choice, intervals, scores_of, text_scores
 from components.evaluate.verification_gap import generation_verification
 from components.statistics import pass_at_k
 from components.verifiers.numeric_error import error_of
@@ -100,6 +100,27 @@ def test_macro_f1_and_its_parts_are_those_of_scikit_learn() -> None:
             tuple(part[place] for part in parts)
         )
     assert found.low < found.accuracy < found.high
+
+
+def test_the_brier_score_is_that_of_scikit_learn_and_ties_go_to_the_first_label() -> None:
+    draw = random.Random(2)
+    labels = ["a", "b", "c"]
+    truth = [draw.choice(labels) for _ in range(50)]
+    raw = [[draw.random() for _ in labels] for _ in truth]
+    chances = [[one / sum(row) for one in row] for row in raw]
+    choices = [class_choice(labels, row, right) for row, right in zip(chances, truth, strict=True)]
+    rows = [
+        result(number, split="test", label=right, predicted=one.name, label_error=one.squared_error)
+        for number, (right, one) in enumerate(zip(truth, choices, strict=True))
+    ]
+    found = scores_of([result(999, split="validation"), *rows], 0).classification["test"]
+    assert found.brier == pytest.approx(brier_score_loss(truth, chances, labels=labels))
+    tied = class_choice(labels, [0.4, 0.4, 0.2], "b")
+    assert tied.name == "a"
+    assert tied.squared_error == pytest.approx(0.4**2 + 0.6**2 + 0.2**2)
+    older = [row.model_copy(update={"label_error": None}) for row in rows]
+    measured = scores_of([result(999, split="validation"), *older], 0).classification["test"]
+    assert measured.brier is None
 
 
 def test_numbers_have_a_squared_error_and_what_is_no_number_is_counted() -> None:

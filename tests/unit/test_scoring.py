@@ -3,15 +3,17 @@ says."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 import torch
 
+from components.evaluate.scores import class_choice
 from components.modeling.encoding import Codec
 from components.modeling.inference.sampler import Request, Sampling, sample
 from components.modeling.likelihood import EncodedRow
-from components.modeling.scoring import likeliest_labels, score_rows
+from components.modeling.scoring import label_probabilities, score_rows
 from tests.unit.tiny import tiny_model
 
 PROMPTS = ["12=", "(4)=", "9+9=", "120=", "7="]
@@ -63,25 +65,30 @@ def test_all_tokens_are_right_exactly_where_greedy_decoding_says_the_text() -> N
     assert [score.num_right == score.num_tokens for score in scores] == [True, False] * len(PROMPTS)
 
 
-def test_the_likeliest_label_has_the_lowest_loss_per_token() -> None:
+def test_probabilities_of_labels_are_their_likelihoods_normalised_over_the_labels() -> None:
     model, codec = tiny_model()
     labels = ["1", "11", "2040", "98"]
-    chosen = likeliest_labels(model, codec, PROMPTS, labels, 3)
-    for prompt, label in zip(PROMPTS, chosen, strict=True):
+    found = label_probabilities(model, codec, PROMPTS, labels, 3)
+    for prompt, probabilities in zip(PROMPTS, found, strict=True):
         rows = [EncodedRow(*codec.row_ids(prompt, one)) for one in labels]
-        means = [alone(model, row)[0] / row.num_targets for row in rows]
-        assert label == labels[means.index(min(means))]
+        likelihoods = [math.exp(-alone(model, row)[0]) for row in rows]
+        expected = [likelihood / sum(likelihoods) for likelihood in likelihoods]
+        assert probabilities == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_model_that_knows_the_classes_chooses_them() -> None:
+def test_a_model_that_knows_the_classes_is_sure_of_them() -> None:
     model, codec = tiny_model(seed=1)
     labels = {"even": "22", "odd": "1"}
     rows = [(f"{number}=", labels["odd" if number % 2 else "even"]) for number in range(40)]
     learn(model, codec, rows[:30])
-    chosen = likeliest_labels(
-        model, codec, [prompt for prompt, _ in rows], sorted(labels.values()), 16
-    )
-    assert sum(one == label for one, (_, label) in zip(chosen, rows, strict=True)) >= 36
+    names = sorted(labels.values())
+    found = label_probabilities(model, codec, [prompt for prompt, _ in rows], names, 16)
+    choices = [
+        class_choice(names, probabilities, label)
+        for probabilities, (_, label) in zip(found, rows, strict=True)
+    ]
+    assert sum(one.name == label for one, (_, label) in zip(choices, rows, strict=True)) >= 36
+    assert sum(one.squared_error for one in choices) / len(choices) < 0.2
 
 
 def learn(model: Any, codec: Codec, rows: list[tuple[str, str]]) -> None:

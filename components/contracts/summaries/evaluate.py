@@ -65,10 +65,13 @@ class LabelScores(Part):
 
 
 class Classification(Share):
-    """Classes chosen by the likelihood of their label."""
+    """Classes by the likelihood of their label, normalised over the classes."""
 
     macro_f1: float
     """Mean F1 of the classes that occur among the right or the chosen ones."""
+    brier: float | None = None
+    """Mean squared error of the probabilities, summed over the classes (Brier 1950): 0 for
+    certainty that is right, 2 for certainty that is wrong. None in older receipts."""
     labels: dict[str, LabelScores]
 
 
@@ -245,6 +248,10 @@ class ModelScores(AnswerShape):
     """Over validation prompts (2107.03374); None if the recipe draws no samples."""
     perplexity: float | None
     """Per token of text that people wrote; None without such text."""
+    label_accuracy: float | None = None
+    """Of classes by likelihood, over validation prompts; None without classes, like the next two."""
+    macro_f1: float | None = None
+    brier: float | None = None
 
 
 class Intervals(Part):

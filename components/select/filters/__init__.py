@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from components.select.filter_settings import FilterSettings
 from components.select.filters import (
+    classes,
     completeness,
     consistency,
     contamination,
@@ -50,6 +51,7 @@ PASSES: tuple[tuple[Entry, ...], ...] = (
         Entry("empty", completeness.not_empty),
         Entry(VERIFIER, verifier.filter_of),
         Entry("function", verifier.by_function),
+        Entry("no_class", classes.filter_of),
         Entry("hint", hint_leaks.filter_of, checks_quality=False),
         Entry("vote", consistency.filter_of),
     ),
