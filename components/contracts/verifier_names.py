@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-VERIFIER_NAMES = ("exact", "numeric", "math", "choice", "regex", "code", "sql")
+VERIFIER_NAMES = ("exact", "numeric", "math", "choice", "regex", "code", "sql", "json_schema")
 """Verifiers that are ready; see `components.verifiers`."""
 _OWN = re.compile(
     r"(?P<file>(?:[A-Za-z0-9][\w.-]*/)*[A-Za-z_]\w*\.py)?(?P<module>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)?"

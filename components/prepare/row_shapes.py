@@ -101,6 +101,11 @@ def _reference(row: Row, source: DataSource, completion: str | None) -> JsonObje
             raise RejectedRow("no_tests", f"no {source.tests_field!r}; data.sources tests_field")
         fields["tests"] = row[source.tests_field]
         fields["entry_point"] = row.get("entry_point")
+    if source.verifier == "json_schema":
+        schema = source.json_schema or row.get(source.schema_field)
+        if schema is None:
+            raise RejectedRow("no_schema", f"no {source.schema_field!r}; data.sources schema_field")
+        fields["schema"] = schema
     if source.verifier == "sql":
         if row.get(source.tables_field) is None:
             raise RejectedRow("no_tables", f"no {source.tables_field!r}; data.sources tables_field")

@@ -21,7 +21,7 @@ from components.errors import UserError
 from components.prepare.division import divide
 from components.prepare.earlier_prompts import NO_EARLIER_PROMPTS, EarlierPrompts
 from components.prepare.examples import Example
-from components.verifiers import pattern_problem, verdict_of
+from components.verifiers import pattern_problem, prompt_problem, verdict_of
 
 Target = Split | Literal["auto"]
 Assigned = tuple[Target, Example]
@@ -175,10 +175,14 @@ def _problem_in(split: Split, example: Example) -> str:
 
     Answers to a prompt are checked by its verifier, so that must accept the reference answer.
     """
-    if split not in _PROMPT_SPLITS or example.completion is None:
+    if split not in _PROMPT_SPLITS:
         return ""
     if not example.prompt:
         return "raw text asks nothing; give it split train, dev or retention"
+    if problem := prompt_problem(example.as_prompt()):
+        return f"verifier {example.verifier}: {problem}"
+    if example.completion is None:
+        return ""
     if example.verifier == "regex":
         # The completion is a pattern here, and no pattern matches itself for sure.
         problem = pattern_problem(example.completion)

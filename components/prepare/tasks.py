@@ -22,7 +22,7 @@ from components.contracts.verifier_names import own_name
 from components.errors import UserError
 from components.prepare.examples import Example
 from components.prepare.own_tasks import own_examples
-from components.verifiers import BUILTIN_TASKS, MAX_DIGITS, scorer_is_safe, verify
+from components.verifiers import BUILTIN_TASKS, MAX_DIGITS, require_gym, scorer_is_safe, verify
 
 Assigned = tuple[Split, Example]
 
@@ -243,6 +243,7 @@ class _Puzzles(Protocol):
 
 def _gym_dataset(name: str, config: JsonObject, seed: int, size: int) -> _Puzzles:
     """Return a dataset of reasoning-gym. Raise UserError if the name or its settings are wrong."""
+    require_gym()
     import reasoning_gym
     from reasoning_gym.factory import DATASETS
 

@@ -15,6 +15,7 @@ its length; `math` gives up on a comparison after 5 seconds. An answer is right 
 - `math`, if it ends with an expression that is equal as mathematics;
 - `regex`, if all of it matches the reference, a regular expression;
 - `sql`, if the query in it gives the rows that the reference gives, in SQLite;
+- `json_schema`, if it is JSON, alone or in a fenced block, that the row's JSON schema accepts;
 - `code`, if the Python program in it passes the row's tests, in a confined process;
 - `task/reverse`, `task/copy`, `task/addition`, if it answers the prompt of the built-in task;
 - `reasoning_gym`, if the task's own scorer gives it the full score;
@@ -39,6 +40,7 @@ from components.verifiers import (
     choice,
     code,
     exact,
+    json_schema,
     mathematics,
     numeric,
     own_checker,
@@ -50,7 +52,7 @@ from components.verifiers.builtin_tasks import BUILTIN_TASKS
 from components.verifiers.final_answer import MAX_ANSWER_CHARACTERS
 from components.verifiers.number_tokens import MAX_DIGITS
 from components.verifiers.numeric import final_number
-from components.verifiers.reasoning_gym import scorer_is_safe
+from components.verifiers.reasoning_gym import require_gym, scorer_is_safe
 from components.verifiers.references import reference_text
 from components.verifiers.regex import pattern_problem
 
@@ -62,7 +64,9 @@ __all__ = [
     "answer_key",
     "final_number",
     "pattern_problem",
+    "prompt_problem",
     "reference_answer",
+    "require_gym",
     "scorer_is_safe",
     "verdict_of",
     "verify",
@@ -84,6 +88,8 @@ class Verifier:
     results of `answer_key` are so already."""
     stated_answer: Callable[[Prompt], str] = lambda prompt: reference_text(prompt).strip()
     """The right answer of a prompt in words, without the way to it; empty if there is none."""
+    problem: Callable[[Prompt], str] = lambda prompt: ""
+    """Why no answer to a prompt can be checked, "" if answers can be."""
 
 
 def _numeric_groups(texts: Sequence[str]) -> list[str]:
@@ -108,8 +114,11 @@ _VERIFIERS = {
         mathematics.stated_answer,
     ),
     "choice": Verifier(choice.accepts, choice.answer_key, choice.group_keys, choice.stated_answer),
-    "code": Verifier(code.verdict, code.answer_key),
+    "code": Verifier(code.verdict, code.answer_key, problem=code.tests_problem),
     "sql": Verifier(sql.verdict, sql.answer_key),
+    "json_schema": Verifier(
+        json_schema.verdict, json_schema.answer_key, problem=json_schema.schema_problem
+    ),
     # A regular expression is no answer.
     "regex": Verifier(regex.accepts, stated_answer=lambda prompt: ""),
     **{
@@ -181,6 +190,11 @@ def vote_keys(prompt: Prompt, texts: Sequence[str]) -> list[str]:
 def reference_answer(prompt: Prompt) -> str:
     """Return the right answer of a prompt, without the way to it; empty if there is none."""
     return _verifier(prompt).stated_answer(prompt)
+
+
+def prompt_problem(prompt: Prompt) -> str:
+    """Return why no answer to a prompt can be checked, whatever it says; "" if answers can be."""
+    return _verifier(prompt).problem(prompt)
 
 
 def _verifier(prompt: Prompt) -> Verifier:

@@ -13,6 +13,7 @@ import functools
 import json
 import os
 import threading
+from pathlib import Path
 from typing import NamedTuple
 
 from components.canonical import JsonObject
@@ -28,6 +29,7 @@ from components.sandbox.verdict import Verdict
 _WORKER = "components.sandbox.checker_worker"
 START_SECONDS = 60
 """Time to import the checker, with all that it imports."""
+_SOURCE = Path(__file__).resolve().parents[2]
 
 
 class CheckerFailed(Exception):
@@ -62,6 +64,12 @@ def puzzle(task: str, check: Check, difficulty: int, seed: int) -> Puzzle:
     return Puzzle(reply["text"], reply["answer"], reply["reference"])
 
 
+@functools.lru_cache(maxsize=16)
+def ready_checker(module: str, function: str, check: Check) -> Checker:
+    """Return a checker of ours, which is asked in the same confined process as the user's."""
+    return Checker(OwnName("", module, function), check, _SOURCE)
+
+
 class Puzzle(NamedTuple):
     """A question that a program made."""
 
@@ -77,18 +85,26 @@ class _Asked(NamedTuple):
 
 
 @functools.lru_cache(maxsize=16)
-def _checker(asked: _Asked) -> _Checker:
+def _checker(asked: _Asked) -> Checker:
     name = own_name(asked.verifier)
     assert name is not None, asked.verifier
-    return _Checker(name, asked.check)
+    return Checker(name, asked.check, folder_of(asked.check.code))
 
 
-class _Checker:
+class Checker:
     """One function; its process starts at the first question, and again after it was ended."""
 
-    def __init__(self, name: OwnName, check: Check) -> None:
+    def __init__(self, name: OwnName, check: Check, folder: Path) -> None:
+        """Start nothing yet.
+
+        Args:
+            name: of the function.
+            check: time and memory that it gets.
+            folder: from which its module is imported.
+        """
         self._name = name
         self._check = check
+        self._folder = folder
         self._process: LineProcess | None = None
         self._owner = 0
         self._lock = threading.Lock()
@@ -126,8 +142,7 @@ class _Checker:
     def _start(self) -> LineProcess:
         if missing := seccomp.missing():
             raise UserError(f"verifier {self._name}: it cannot be confined here without {missing}")
-        folder = folder_of(self._check.code)
-        arguments = (str(folder), self._name.module, self._name.function)
+        arguments = (str(self._folder), self._name.module, self._name.function)
         limits = (str(self._check.seconds), str(self._check.memory_mb))
         process = LineProcess(_WORKER, (*arguments, *limits), packages=True)
         try:

@@ -7,6 +7,7 @@ name or call anything.
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
 import re
 import tokenize
@@ -15,6 +16,7 @@ from typing import Any
 
 from components.canonical import normalised_text
 from components.contracts.rows import Prompt
+from components.errors import UserError
 from components.verifiers.final_answer import answer_part
 
 # `1e999999999` is a short answer whose evaluation would fill the memory.
@@ -88,9 +90,19 @@ def scorer_is_safe(name: str) -> bool:
     return _EVALUATED.get(name, _ARITHMETIC) is not None
 
 
+def require_gym() -> None:
+    """Raise UserError, with what installs it, where the package reasoning-gym is missing."""
+    if importlib.util.find_spec("reasoning_gym") is None:
+        raise UserError(
+            "tasks reasoning_gym/… and their verifier need the package reasoning-gym, which is not "
+            "installed: pip install reasoning-gym, or the extra `gym` of ratchet-lm"
+        )
+
+
 # A data set is built only to get at its scorer, and a round has few tasks.
 @functools.lru_cache(maxsize=64)
 def _scorer(name: str, config: str) -> Scorer:
+    require_gym()
     import reasoning_gym
 
     dataset = reasoning_gym.create_dataset(name, seed=0, size=1, **json.loads(config))

@@ -25,7 +25,7 @@ COMPONENTS, DOCKER = ROOT / "components", ROOT / "docker"
 IMAGES = tomllib.loads((DOCKER / "images.toml").read_text(encoding="utf-8"))
 ENTRY = [sys.executable, "-I", "-S", str(DOCKER / "entry.py")]
 PROVIDERS = importlib.metadata.packages_distributions()
-GUARDED = {"kubeflow", "vllm"}
+GUARDED = {"kubeflow", "vllm", "reasoning_gym"}
 """Asked for only where they are there."""
 
 
@@ -72,6 +72,12 @@ def test_what_a_step_imports_is_in_its_image(step: str) -> None:
         if not {canonical(one) for one in PROVIDERS[name]} & locked(family_of(step))
     }
     assert not missing, f"add them to docker/requirements/{family_of(step)}.in, then `make lock`"
+
+
+def test_only_images_that_check_answers_have_the_packages_of_single_verifiers() -> None:
+    optional = {"reasoning-gym", "jsonschema"}
+    present = {family: locked(family) & optional for family in IMAGES["families"]}
+    assert present == {"cpu": set(), "generate": optional, "train": optional}
 
 
 def family_of(step: str) -> str:

@@ -283,8 +283,8 @@ def test_the_example_of_the_page_works(
 ) -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "checkers.md").read_text()
     blocks = re.findall(r"^```(?:python|yaml)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    checker, recipe_text, recipe_of_code, _, recipe_of_task = blocks
-    for text in (recipe_of_code, recipe_of_task):
+    checker, recipe_text, recipe_of_code, recipe_of_json, _, recipe_of_task = blocks
+    for text in (recipe_of_code, recipe_of_json, recipe_of_task):
         parse_recipe({**RECIPE, "decide": GOAL, **yaml.safe_load(text)})
     (tmp_path / "my_checker.py").write_text(checker)
     (row,) = re.findall(r"`(\{\"prompt\".*?\})`", page, re.DOTALL)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from components.cli.first_steps.try_model import Models, Settings
 from components.cli.releases import document_of, roll_back
 from components.cli.verify import check_releases
 from components.contracts.recipe import TaskSource
@@ -23,6 +24,7 @@ from components.prepare.tasks import make_examples
 from components.publish.openings import MAX_SPENT_OPENINGS
 from components.publish.step import PublishInputs, run
 from components.runtime import ledger
+from components.runtime.attempts import Task, attempting
 from components.runtime.campaign import load_campaign
 from components.runtime.context import Context
 from components.runtime.receipts import (
@@ -108,6 +110,7 @@ def test_a_release_is_proved_better_than_the_base_and_than_the_last_one(context:
     # The second model beats its base, and knows no more than half of what the release knows.
     late = campaign(context, base, taught_by(context, [first, first, second]))
     refused = publish(context, late, second)
+    state = state_of(context, late, second)
     assert not refused.released
     assert (refused.version, refused.prefix) == ("", "")
     assert "not proved better than release 1" in refused.why
@@ -125,6 +128,19 @@ def test_a_release_is_proved_better_than_the_base_and_than_the_last_one(context:
         better.prefix + name for name in lines[1].files
     )
     assert check_releases(context, NAME).damaged == []
+    # Side by side: the last release is the champion itself, so the one before it is shown.
+    with attempting(context, Task(run_id="late", name="decide-r0", round=0), "decide") as attempt:
+        attempt.receipt = "decide/" + state.rpartition("/")[2].removesuffix(".json")
+    settings = Settings(temperature=0.0, max_new_tokens=4, system_prompt="")
+    with Models(context, "late", settings, compare=True) as models:
+        names = ["base", "champion", f"release {released.version}"]
+        assert list(models.folders) == names
+        said = {name: models.answers(name, QUESTIONS[:3]) for name in names}
+    with Models(context, f"release://{NAME}@1", settings, compare=False) as models:
+        assert models.answers(f"release://{NAME}@1", QUESTIONS[:3]) == said[names[2]]
+    assert said[names[2]] == [
+        prompt.reference["answer"] for prompt in taught_by(context, [first], 3)
+    ]
 
 
 def test_the_base_itself_is_never_released(context: Context) -> None:

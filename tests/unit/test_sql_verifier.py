@@ -1,13 +1,18 @@
-"""Verifier `sql`: queries in answers against the reference's, in SQLite."""
+"""Verifiers that ask another judge in a confined process: `sql` SQLite, `json_schema` a schema."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from components.contracts.rows import Check, Prompt
-from components.verifiers import verdict_of, verify
+from components.contracts.recipe import DataSource, Fractions
+from components.contracts.rows import Check, Dropped, Prompt
+from components.prepare.examples import Example
+from components.prepare.readers import read_source
+from components.prepare.splits import Assigned, Splits, make_splits
+from components.verifiers import verdict_of, verify, vote_keys
 
 pytestmark = pytest.mark.process
 
@@ -85,3 +90,110 @@ def test_a_query_without_end_is_wrong_in_time() -> None:
         "its time was up",
         "it used up its processor time or memory",
     )
+
+
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "pattern": "^[A-Z]"},
+        "age": {"type": "integer", "minimum": 0},
+    },
+    "required": ["name"],
+    "additionalProperties": False,
+}
+
+
+def json_row(schema: object, seconds: int = 20) -> Prompt:
+    return Prompt(
+        id="0",
+        text="?",
+        verifier="json_schema",
+        check=Check(seconds=seconds),
+        reference={"schema": schema},
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ('{"name": "Ada", "age": 36.0}', ""),
+        ('Here it is:\n```json\n{"name": "Ada"}\n```\nAnything else?', ""),
+        ('<think>{"name": 1}</think>\n{"name": "Ada"}', ""),
+        ('{"name": "ada"}', "$.name: 'ada' does not match '^[A-Z]'"),
+        ('{"name": "Ada", "age": -1}', "$.age: -1 is less than the minimum of 0"),
+        ('{"name": "Ada", "job": ""}', "$: Additional properties are not allowed"),
+        ('[{"name": "Ada"}]', "is not of type 'object'"),
+        ('Here it is: {"name": "Ada"}', "no JSON: Expecting value"),
+        ('{"name": "Ada", "age": NaN}', "no JSON: NaN is not JSON"),
+        ('{"name": "Ada", "age": 1e999}', "no JSON: Out of range float values"),
+        (r'{"name": "A\ud800"}', "no JSON: "),
+        ("[" * 15_000, "no JSON: maximum recursion depth"),
+        ("", "no JSON: "),
+    ],
+)
+def test_json_is_right_if_the_schema_accepts_it(answer: str, reason: str) -> None:
+    prompt = json_row(PERSON)
+    verdict = verdict_of(prompt, answer)
+    assert verdict.score == (not reason)
+    assert reason in verdict.reason
+    # A table's cell holds the text of a schema.
+    assert verdict_of(json_row(json.dumps(PERSON)), answer) == verdict
+
+
+@pytest.mark.parametrize(
+    ("schema", "reason"),
+    [
+        ({"type": "objekt"}, "the schema: 'objekt' is not valid"),
+        ("{", "the schema: Expecting property name"),
+        (["string"], "the schema: a schema is a JSON object"),
+        ({"pattern": "("}, "the schema: '(' is not a 'regex'"),
+        ({"$ref": "http://127.0.0.1:1/schema"}, "the schema: Unresolvable: http://127.0.0.1:1"),
+        ({"pattern": "(a|a)+b"}, "its time was up"),
+    ],
+)
+def test_a_schema_that_cannot_be_asked_accepts_nothing(schema: object, reason: str) -> None:
+    verdict = verdict_of(json_row(schema, seconds=2), f'"{"a" * 40}"')
+    assert (verdict.score, reason in verdict.reason) == (0, True), verdict
+
+
+def test_equal_json_votes_together() -> None:
+    answers = ['{"a": 1, "b": 2}', '```\n{"b": 2,\n "a": 1}\n```', '{"a": 1}', "a"]
+    keys = vote_keys(json_row(PERSON), answers)
+    assert keys == ['{"a":1,"b":2}', '{"a":1,"b":2}', '{"a":1}', ""]
+
+
+def test_prepare_reads_schemas_from_rows_or_from_the_recipe(tmp_path: Path) -> None:
+    broken = {"ask": "broken", "json": "{}", "kind": "{"}
+    wrong = {"ask": "wrong", "json": '{"name": 1}', "kind": PERSON}
+    bare = {"ask": "bare", "json": "{}"}
+    good = [
+        {"ask": f"who is {n}", "json": f'{{"name": "N{n}"}}', "kind": PERSON} for n in range(40)
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, [broken, wrong, bare, *good])))
+    names = {"prompt_field": "ask", "completion_field": "json", "split": "validation"}
+    source = {"uri": str(path), "verifier": "json_schema", "schema_field": "kind", **names}
+    in_rows = rows_of(DataSource.model_validate(source))
+    whole = DataSource.model_validate({**source, "json_schema": {"maxProperties": 1.0}})
+    in_recipe = rows_of(whole)
+    assert [row.reason for row in in_rows.rejected] == ["unverifiable", "unverifiable", "no_schema"]
+    assert "the schema: Expecting property name" in in_rows.rejected[0].detail
+    assert "$.name: 1 is not of type 'string'" in in_rows.rejected[1].detail
+    assert len(in_rows.validation) == 40
+    # Numbers of a recipe that went through KFP are floats.
+    assert whole.json_schema == {"maxProperties": 1}
+    assert (len(in_recipe.validation), in_recipe.rejected) == (43, [])
+    with pytest.raises(ValueError, match="json_schema is for `verifier: json_schema`"):
+        DataSource.model_validate({**source, "verifier": "exact", "json_schema": {}})
+
+
+def rows_of(source: DataSource) -> Splits:
+    """The rows of a source, with others to train on."""
+    items: list[Assigned | Dropped] = []
+    for item in read_source(Path(source.uri), source):
+        items.append(item if isinstance(item, Dropped) else ("validation", item))
+    for number in range(3):
+        taught = Example(f"t{number}", "{}", verifier="exact", reference={"answer": "{}"})
+        items.append(("train", taught))
+    items.append(("test", Example("test", "{}", verifier="exact", reference={"answer": "{}"})))
+    return make_splits(items, Fractions(), 0)

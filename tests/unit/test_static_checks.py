@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -90,3 +91,15 @@ def test_other_folders_that_are_missing_are_named_by_their_keys(tmp_path: Path) 
     harness = {"harness": {"folder": "~/tasks", "tasks": ["one"]}}
     with pytest.raises(UserError, match=r"evaluate.harness.folder: .*no such folder"):
         check(tmp_path, evaluate=harness)
+
+
+def test_a_gym_task_without_its_package_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = {"data": {"tasks": [{"task": "reasoning_gym/gcd"}]}}
+    check(tmp_path, **tasks)
+    # As Python sees a package that is not installed.
+    monkeypatch.setitem(sys.modules, "reasoning_gym", None)
+    with pytest.raises(UserError, match=r"need the package reasoning-gym, .*: pip install"):
+        check(tmp_path, **tasks)
+    check(tmp_path)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 from rich.text import Text
@@ -15,13 +15,23 @@ from rich.text import Text
 from components.canonical import JsonObject
 from components.cli.first_steps.new_recipe import source_of
 from components.contracts.recipe import ModelSection
+from components.contracts.releases import Line
 from components.contracts.rows import Conversation, Dropped, Prompt, prompt_id
 from components.errors import UserError
 from components.prepare.readers import read_source
 from components.report.runs import latest_run_id, load_run
+from components.report.views import RunView
 from components.report.words import cut
 from components.runtime.campaign import checkpoint_in
 from components.runtime.context import Context
+from components.runtime.ledger import (
+    RELEASE_SCHEME,
+    fetch_release,
+    read_lines,
+    receipt_of,
+    release_in_force,
+    weights_digest,
+)
 from components.runtime.receipts import fetch_folder, read_receipt
 from components.storage.sources import local_path
 
@@ -41,6 +51,12 @@ class Settings:
     temperature: float
     max_new_tokens: int
     system_prompt: str
+
+
+class _Checkpoint(NamedTuple):
+    folder: Path
+    weights: str
+    """Digest of the weights."""
 
 
 class Models:
@@ -66,6 +82,9 @@ class Models:
 
     def _find(self, target: str, *, compare: bool) -> dict[str, Path]:
         """Return name → checkpoint folder."""
+        if target.startswith(RELEASE_SCHEME) and not compare:
+            line = release_in_force(self._context, target)
+            return {target: self._release_folder(line)}
         run_id = latest_run_id(self._context) if target == "latest" else target
         view = load_run(self._context, run_id) if run_id and "/" not in run_id else None
         if view is None or not view.tasks:
@@ -74,13 +93,35 @@ class Models:
             return {target: self._model_folder(target)}
         if view.state is None or view.state.champion is None:
             raise UserError(f"run {view.run_id} has no champion yet: the base is not measured")
-        champion = read_receipt(self._context, view.state.champion)
-        folders = {CHAMPION: fetch_folder(self._context, champion, checkpoint_in(champion, 0))}
-        if compare:
-            prepared = read_receipt(self._context, view.state.prepared)
-            base = fetch_folder(self._context, prepared, checkpoint_in(prepared, 0))
-            return {BASE: base, **folders}
+        champion = self._checkpoint(view.state.champion)
+        if not compare:
+            return {CHAMPION: champion.folder}
+        base = self._checkpoint(view.state.prepared)
+        folders = {BASE: base.folder, CHAMPION: champion.folder}
+        release = self._last_release(view, other_than={base.weights, champion.weights})
+        if release is not None:
+            folders[f"release {release.version}"] = self._release_folder(release)
         return folders
+
+    def _checkpoint(self, ref: str) -> _Checkpoint:
+        """Return the model of a receipt."""
+        receipt = read_receipt(self._context, ref)
+        name = checkpoint_in(receipt, 0)
+        folder = fetch_folder(self._context, receipt, name)
+        return _Checkpoint(folder, weights_digest(receipt, name))
+
+    def _last_release(self, view: RunView, other_than: set[str]) -> Line | None:
+        """Return the newest release under the run's name of a model with other weights."""
+        if view.recipe is None:
+            return None
+        for line in reversed(read_lines(self._context, view.recipe.publish.name)):
+            if line.weights not in other_than:
+                return line
+        return None
+
+    def _release_folder(self, line: Line) -> Path:
+        parent = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="try-")))
+        return fetch_release(self._context, receipt_of(self._context, line), parent)
 
     def _model_folder(self, source: str) -> Path:
         from components.modeling.base import materialise_base

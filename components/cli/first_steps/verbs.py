@@ -140,7 +140,10 @@ def samples(
 def try_(
     target: Annotated[
         str,
-        typer.Argument(metavar="MODEL_OR_RUN", help="Run, folder, hf://…@revision or .gguf file."),
+        typer.Argument(
+            metavar="MODEL_OR_RUN",
+            help="Run, folder, hf://…@revision, release://name or .gguf file.",
+        ),
     ] = "latest",
     prompts: Annotated[
         str,
@@ -152,7 +155,8 @@ def try_(
         str, typer.Option(metavar="CHECK", help="Check of answers to labelled prompts.")
     ] = "exact",
     compare: Annotated[
-        bool, typer.Option("--compare", help="Of a run: base and champion side by side.")
+        bool,
+        typer.Option("--compare", help="Of a run: base, champion and last release side by side."),
     ] = False,
     temperature: Annotated[
         float, typer.Option(min=0.0, max=5.0, help="0: the likeliest answer.")

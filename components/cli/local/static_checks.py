@@ -24,6 +24,7 @@ from components.prepare.examples import Example
 from components.prepare.readers import read_source
 from components.sandbox.code_bundles import register
 from components.storage.sources import local_folder, local_path, split_source
+from components.verifiers import require_gym
 
 LOCAL = ("file", "package")
 """Schemes of what is on this machine; only the spelling of other URIs is checked."""
@@ -53,8 +54,14 @@ def check_recipe(recipe: Recipe, recipe_path: Path, environment: Mapping[str, st
             bundle.write_bytes(bundle_of(recipe, recipe_path))
             code = hashlib.sha256(bundle.read_bytes()).hexdigest()
             register(code, bundle)
+        _check_tasks(recipe)
         for source in recipe.data.sources:
             _check_source(source, code, environment)
+
+
+def _check_tasks(recipe: Recipe) -> None:
+    if any(task.task.startswith("reasoning_gym/") for task in recipe.data.tasks):
+        require_gym()
 
 
 def _check_source(source: DataSource, code: str, environment: Mapping[str, str]) -> None:

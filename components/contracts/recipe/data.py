@@ -49,8 +49,8 @@ class DataSource(Section):
     verifier: str = "exact"
     """Check of answers to these rows' prompts against their completion: `exact`, `numeric`, `math`,
     `choice`, `regex`, `code` (a program that must pass the row's tests), `sql` (a query that must
-    give what the completion gives), or a function of your own, `my_checker.py:check` (a file beside
-    the recipe) or `module:function`."""
+    give what the completion gives), `json_schema` (JSON that the row's schema accepts), or a
+    function of your own, `my_checker.py:check` (a file beside the recipe) or `module:function`."""
     tolerance: Annotated[float, Field(ge=0)] = 0.0
     """For `numeric`: a number this near to the completion is right."""
     relative_tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -59,12 +59,16 @@ class DataSource(Section):
     """Field of a row with its tests, for verifier `code`."""
     tables_field: str = "tables"
     """Field of a row with the SQL that makes its tables, for verifier `sql`."""
+    schema_field: str = "schema"
+    """Field of a row with its JSON schema, for verifier `json_schema`."""
+    json_schema: JsonObject | None = None
+    """JSON schema of all rows of the source, instead of one in each row."""
     reference_fields: tuple[str, ...] = ()
     """Other fields of a row that the verifier gets beside the completion."""
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Score from which on an answer is right, for a verifier that grades."""
     check_seconds: Annotated[int, Field(ge=1, le=600)] = 10
-    """Time for one answer, for `code`, `sql` and your own verifier."""
+    """Time for one answer, for `code`, `sql`, `json_schema` and your own verifier."""
     check_memory_mb: Annotated[int, Field(ge=64)] = 2048
     """Memory of its process."""
 
@@ -73,10 +77,17 @@ class DataSource(Section):
     def _known_verifier(cls, verifier: str) -> str:
         return checked_name(verifier)
 
+    @field_validator("json_schema", mode="after")
+    @classmethod
+    def _whole_numbers(cls, schema: JsonObject | None) -> JsonObject | None:
+        return None if schema is None else {name: _whole(value) for name, value in schema.items()}
+
     @model_validator(mode="after")
-    def _tolerance_is_of_numbers(self) -> DataSource:
+    def _settings_are_of_their_verifier(self) -> DataSource:
         if (self.tolerance or self.relative_tolerance) and self.verifier != "numeric":
             raise ValueError("tolerance and relative_tolerance are for `verifier: numeric`")
+        if self.json_schema is not None and self.verifier != "json_schema":
+            raise ValueError("json_schema is for `verifier: json_schema`")
         return self
 
 
