@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -42,7 +41,7 @@ from components.runtime.ledger import (
 from components.runtime.receipts import Receipt, commit, fetch, read_summary
 from components.sandbox.isolation import has_landlock
 from components.storage import keys
-from components.storage.sources import local_folder, local_path, split_source
+from components.storage.sources import content_digest, local_path, model_version
 
 
 @dataclass(frozen=True)
@@ -199,7 +198,7 @@ def _data_and_base(context: Context, attempt: Attempt, recipe: Recipe) -> Receip
             "contamination": recipe.select.contamination,
             "bases": _num_bases(recipe),
             # The recipe names files; their bytes decide. An edited file is new work.
-            "sources": [_digest_of(path) for path in files],
+            "sources": [content_digest(path) for path in files],
             "model_digest": _model_digest(recipe, context) if release is None else release.digest,
         }
         return commit(
@@ -353,30 +352,8 @@ def _note_rejected(context: Context, rejected: dict[str, int]) -> None:
 
 
 def _model_digest(recipe: Recipe, context: Context) -> str:
-    """Return a digest of the files of a local base model, or "" for one that is not local."""
+    """Return a digest of the files of the base model; empty for one of a hub, or made."""
     source = recipe.model.source
-    # Local files can be edited under one name. Other URIs are taken at their word: one of a hub
-    # holds a revision.
-    if source == "scratch" or split_source(source, context.environment)[0] in ("s3", "hf"):
+    if source == "scratch":
         return ""
-    if source.endswith(".gguf"):
-        return _sha256(local_path(source, context.environment, context.scratch))
-    # With the names: the same bytes under another name are another model.
-    return _digest_of(local_folder(source, context.environment, context.scratch))
-
-
-def _digest_of(path: Path) -> str:
-    """Return the SHA-256 of a file, or of the names and digests of a folder's files."""
-    if not path.is_dir():
-        return _sha256(path)
-    files = [file for file in sorted(path.iterdir()) if file.is_file()]
-    lines = [f"{file.name} {_sha256(file)}" for file in files]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    return model_version(source, context.environment, context.scratch)

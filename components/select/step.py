@@ -23,7 +23,7 @@ from components.select.accepted_rows import write_accepted
 from components.select.filter_audit import USEFUL
 from components.select.filter_chain import Account, collect, filter_all
 from components.select.filter_settings import Classes, FilterSettings
-from components.select.filters.verifier import function_digest
+from components.select.function_code import function_digest
 from components.select.hint_pool import Pool, with_hinted
 from components.select.mix import FEW_LABELLED, accumulate, weigh
 from components.select.remedies import remedy_for
@@ -35,6 +35,7 @@ from components.select.scored_samples import Block, ScoredSample, row_key
 from components.select.scorers import scorers_of
 from components.select.sorted_samples import gather
 from components.select.worse_answers import worse_answers
+from components.storage.sources import model_version
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def run(inputs: SelectInputs, context: Context) -> Receipt:
         campaign.task("select"),
         "select",
         config=campaign.config(
-            **_config(campaign),
+            **_config(context, campaign),
             round=campaign.next_round,
             labelled_share=campaign.state.plan.labelled_share,
             samples=[shard.ref for shard in shards],
@@ -87,7 +88,7 @@ def run(inputs: SelectInputs, context: Context) -> Receipt:
     )
 
 
-def _config(campaign: Campaign) -> dict[str, JsonValue]:
+def _config(context: Context, campaign: Campaign) -> dict[str, JsonValue]:
     """Return the settings that the result depends on."""
     section = campaign.recipe.select
     # The plan may change the share from round to round, so its value stands beside the section.
@@ -107,6 +108,11 @@ def _config(campaign: Campaign) -> dict[str, JsonValue]:
     if section.verifier_function:
         # Its name alone would let the work of an earlier version of the function be used again.
         config["verifier_function_code"] = function_digest(section.verifier_function)
+    if section.reward is not None:
+        # The same of another model under the same name.
+        config["reward_model"] = model_version(
+            section.reward.source, context.environment, context.scratch
+        )
     return config
 
 

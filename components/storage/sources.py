@@ -7,6 +7,7 @@ installed Python package), `s3://bucket/key`, `hf://org/name@revision/path` and
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import re
 import tempfile
@@ -92,6 +93,42 @@ def source_version(uri: str, environment: Mapping[str, str]) -> str:
     if not versions:
         raise UserError(f"{uri}: no such object; correct the key, or upload it")
     return "\n".join(versions)
+
+
+def model_version(uri: str, environment: Mapping[str, str], scratch: Path) -> str:
+    """Return a digest that changes with the files of a model; empty for one of a hub.
+
+    Local files can be edited under one name, and objects of a bucket be replaced. A URI of a hub
+    holds a revision, and is taken at its word.
+
+    Raises UserError if there is nothing; Transient if the store cannot be reached for now.
+    """
+    scheme, _ = split_source(uri, environment)
+    if scheme == "hf":
+        return ""
+    if scheme == "s3":
+        return hashlib.sha256(source_version(uri, environment).encode()).hexdigest()
+    if uri.endswith(".gguf"):
+        return content_digest(local_path(uri, environment, scratch))
+    return content_digest(local_folder(uri, environment, scratch))
+
+
+def content_digest(path: Path) -> str:
+    """Return the SHA-256 of a file, or of the names and digests of a folder's files."""
+    if not path.is_dir():
+        return _sha256(path)
+    # With the names: the same bytes under another name are another model.
+    files = [file for file in sorted(path.iterdir()) if file.is_file()]
+    lines = [f"{file.name} {_sha256(file)}" for file in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def split_source(uri: str, environment: Mapping[str, str]) -> tuple[str, str]:

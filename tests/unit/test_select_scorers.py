@@ -246,9 +246,11 @@ def test_perplexity_bands_are_those_of_the_model(tmp_path: Path) -> None:
     assert reasons(outcome) == {"likelihood": 2, "unscored": 1}
 
 
-def save_reward_model(folder: Path, num_labels: int = 1, tokenizer: Any = None) -> Path:
-    torch.manual_seed(0)
+def save_reward_model(
+    folder: Path, num_labels: int = 1, tokenizer: Any = None, seed: int = 0
+) -> Path:
     tokenizer = tokenizer or tiny_model()[1].tokenizer
+    torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=16,

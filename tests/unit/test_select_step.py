@@ -24,6 +24,7 @@ from components.runtime.receipts import Receipt, fetch, read_summary
 from components.select.sorted_samples import gather
 from components.select.step import SelectInputs, run
 from tests.unit.crafted import PLAN, ask, decided, generated, prepare, recipe_of, store
+from tests.unit.test_select_scorers import save_reward_model
 from tests.unit.tiny import save_tiny
 
 PROMPTS = [ask(f"{a}+{b}=", str(a + b), task="sum") for a in range(1, 7) for b in range(1, 7)]
@@ -255,6 +256,29 @@ def test_a_changed_function_of_the_users_is_new_work(
     changed = selected_with("return prompt.startswith('1')")
     assert changed.key != first.key
     assert summary_of(changed).dropped["function"] > 0
+
+    # The same of what the function imports beside itself, at the top or when it is called.
+    helper = tmp_path / "own_helper.py"
+    helper.write_text("def right(prompt):\n    return True\n")
+    body = "import own_helper; return own_helper.right(prompt)"
+    with_helper = selected_with(body)
+    helper.write_text("def right(prompt):\n    return prompt.startswith('1')\n")
+    monkeypatch.delitem(sys.modules, "own_helper", raising=False)
+    assert selected_with(body).key != with_helper.key
+
+
+def test_a_reward_model_that_was_replaced_under_its_name_is_new_work(
+    context: Context, tmp_path: Path
+) -> None:
+    folder = save_reward_model(tmp_path / "reward")
+    reward = {"source": str(folder), "min_score": -100.0}
+    recipe = recipe_of(select={"reward": reward, "min_accepted": 1})
+    inputs = SelectInputs(campaign(context, recipe=recipe), shards(context))
+    first = run(inputs, context)
+    assert run(inputs, context) == first
+    (folder / "model.safetensors").unlink()
+    save_reward_model(folder, seed=1)
+    assert run(inputs, context).key != first.key
 
 
 def started(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from components.errors import UserError
-from components.storage.sources import local_folder, local_path, split_source
+from components.storage.sources import local_folder, local_path, model_version, split_source
 
 if TYPE_CHECKING:
     from tests.conftest import S3Server
@@ -118,3 +118,22 @@ def test_files_and_folders_of_a_bucket_are_downloaded_without_pickles(
         local_path(f"{uri}/gone.jsonl", environment, tmp_path)
     with pytest.raises(UserError, match="nowhere: no model files"):
         local_folder(f"{uri}/nowhere", environment, tmp_path)
+
+
+def test_a_model_that_is_replaced_under_its_uri_has_another_version(
+    s3_server: S3Server, tmp_path: Path
+) -> None:
+    uri = s3_server.new_uri()
+    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+
+    def replace_weights(content: bytes) -> set[str]:
+        """Replace those in the bucket and in a folder, and return their versions."""
+        s3_server.client().put_object(Bucket=bucket, Key=f"{prefix}/w.safetensors", Body=content)
+        (tmp_path / "model").mkdir(exist_ok=True)
+        (tmp_path / "model" / "w.safetensors").write_bytes(content)
+        sources = (uri, str(tmp_path / "model"))
+        return {model_version(source, s3_server.environment, tmp_path) for source in sources}
+
+    first = replace_weights(b"first")
+    assert replace_weights(b"first") == first
+    assert not first & replace_weights(b"other")

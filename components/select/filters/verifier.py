@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from components.contracts.rows import Dropped
 from components.errors import UserError
-from components.runtime.code_digest import source_digest
 from components.select.filter_settings import FilterSettings
 from components.select.scored_samples import (
     Block,
@@ -72,21 +69,6 @@ def by_function(settings: FilterSettings, remaining: Remaining) -> Filter | None
         return "" if accepted else f"{name} refused it"
 
     return lambda block: split(block, refusal, "function")
-
-
-def function_digest(name: str) -> str:
-    """Return a digest of the module of a function with a dotted name, empty if it has no source.
-
-    A module that is not there has none: the filter says so when it is made.
-    """
-    module, _, _ = name.rpartition(".")
-    try:
-        spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
-        spec = None
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
-        return ""
-    return source_digest(Path(spec.origin))
 
 
 def _verified(group: Block) -> Outcome:
