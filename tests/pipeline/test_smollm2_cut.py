@@ -65,7 +65,7 @@ def test_a_real_language_model_goes_through_a_whole_round_and_is_ready_to_use(
         check=False,
         timeout=1700,
     )
-    assert done.returncode in (0, 1), done.stderr
+    assert done.returncode == 1, done.stderr
     context = make_context(store, {**os.environ, "RATCHET_CACHE": f"{tmp_path}/store-cache"})
     view = load_run(context, json.loads(done.stdout)["run_id"])
     assert view.state is not None
@@ -85,12 +85,12 @@ def test_a_real_language_model_goes_through_a_whole_round_and_is_ready_to_use(
 
     published = next(task.last.receipt for task in view.tasks if task.last.step == "publish")
     files = read_receipt(context, published).objects
-    # So short a training need not be proved better than the base; then there is a card that says so.
+    # Eight prompts prove no gain, so the base stays the champion, and a card says so.
     assert view.publication is not None
-    assert view.publication.rivals[0].kind == "base"
-    model_files = {"model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"}
-    assert (model_files <= set(files)) == view.publication.released
+    assert not view.publication.released
+    assert "no round was proved better" in view.publication.why
     assert {"README.md", "metrics.json"} <= set(files)
+    assert not any(name.endswith(".safetensors") for name in files)
     assert not any(name.endswith((".bin", ".gguf", ".pt", ".py")) for name in files)
     assert view.state.champion is not None
     folder = fetch_folder(context, read_receipt(context, view.state.champion), "model")
