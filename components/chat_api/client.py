@@ -94,11 +94,14 @@ class ChatClient:
         with self._first_answer:
             if self._wrong is not None:
                 raise self._wrong
-            try:
-                return self._ask(payload)
-            except UserError as error:
-                self._wrong = error
-                raise
+            # Not so for those that waited here for the first answer.
+            if not self._answered:
+                try:
+                    return self._ask(payload)
+                except UserError as error:
+                    self._wrong = error
+                    raise
+        return self._ask(payload)
 
     def _ask(self, payload: Mapping[str, Any]) -> ChatReply | Refusal:
         import openai

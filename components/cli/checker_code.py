@@ -141,7 +141,7 @@ def _top_level(module: str, roots: list[Path]) -> Files:
             file.relative_to(folder.parent).as_posix(): file
             for folder in folders
             for file in sorted(folder.rglob("*"))
-            if file.is_file() and not _LEFT_OUT & set(file.parts)
+            if file.is_file() and not _LEFT_OUT & set(file.relative_to(folder).parts)
         }
     return {}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -281,6 +282,27 @@ def completion_of(content: Any, finish: Any = "stop", **message: Any) -> Any:
         return {"id": "x", "model": payload["model"], "choices": [choice]}
 
     return completion
+
+
+def test_after_the_first_answer_all_that_waited_are_asked_at_once(
+    context: Context, endpoint: OpenAiApi
+) -> None:
+    three_wait = threading.Event()
+    answered = completion_of("5")
+
+    def completion(payload: dict[str, Any]) -> dict[str, Any]:
+        if len(endpoint.payloads) >= 4:
+            three_wait.set()
+        if len(endpoint.payloads) > 1:
+            # Each of these three gets its answer only while the two others wait for theirs.
+            assert three_wait.wait(30)
+        body: dict[str, Any] = answered(payload)
+        return body
+
+    endpoint.completion = completion  # type: ignore[method-assign]
+    asked = {"timeout_seconds": 60, "max_retries": 0}
+    receipt = ask_endpoint(context, endpoint, plan={"samples_per_prompt": 1}, asked=asked)
+    assert len(samples_of(context, receipt)) == len(PROMPTS)
 
 
 def test_an_answer_that_is_all_thought_is_no_finished_empty_answer(

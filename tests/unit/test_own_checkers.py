@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 import socket
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +194,20 @@ def test_the_bundle_has_what_the_checker_imports_and_its_digest_is_that_of_the_c
         changed = bundle_of(recipe, path)
         assert changed != first
         first = changed
+
+
+def test_the_bundle_has_a_package_that_is_installed_in_a_virtual_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / ".venv" / "site-packages" / "installed_rules"
+    (package / "__pycache__").mkdir(parents=True)
+    (package / "__pycache__" / "deep.pyc").touch()
+    (package / "__init__.py").touch()
+    (package / "deep.py").write_text("def check(prompt, answer, reference):\n    return True\n")
+    monkeypatch.syspath_prepend(package.parent)
+    recipe = recipe_with(tmp_path, "installed_rules.deep:check")
+    with zipfile.ZipFile(io.BytesIO(bundle_of(recipe, tmp_path / "recipe.yaml"))) as bundle:
+        assert bundle.namelist() == ["installed_rules/__init__.py", "installed_rules/deep.py"]
 
 
 @pytest.mark.parametrize(
