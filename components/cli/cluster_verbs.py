@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from components.cli.cluster.kfp_api import Pipelines
     from components.cli.cluster.submit import Started, Submission
     from components.cli.cluster.wait import Waiting
+    from components.cli.json_documents import Json
     from components.cli.package.package_file import Package
+    from components.contracts.recipe import Recipe
 
 # The status by which a shell knows a command that Ctrl-C ended: 128 + SIGINT.
 INTERRUPTED = 130
@@ -72,20 +74,17 @@ def compile_(
 
     Verifiers of your own are uploaded to the store.
     """
-    from components.cli.checker_code import send_checker_code
     from components.cli.package.compile import write_package
     from components.cli.package.profiles import load_profile
     from components.cli.shipped_recipes import find_recipe
-    from components.contracts.recipe_file import load_recipe
 
-    path = find_recipe(recipe)
-    resolved = load_recipe(path, tuple(override or ()))
-    resolved = send_checker_code(resolved, path, store, os.environ)
     # KFP's compiler refuses any other ending.
     if output.suffix not in (".yaml", ".yml"):
         raise UserError(f"-o {output}: the file must end in .yaml")
+    loaded_profile = load_profile(profile)
+    resolved = _load_recipe(find_recipe(recipe), override, store)
     compiled = write_package(
-        builder_of(command), resolved, rounds, load_profile(profile), output, form, namespace
+        builder_of(command), resolved, rounds, loaded_profile, output, form, namespace
     )
     size_bytes = output.stat().st_size
     document = {
@@ -253,7 +252,7 @@ def schedule(
         outcome = schedules.unschedule(_pipelines(options), options.experiment, schedule_name)
     else:
         checked_cron = schedules.checked_cron(cron)
-        submission = _plan(package, options)
+        submission = _plan(package, options, schedule_name)
         outcome, recurring_run_id = schedules.schedule(
             _pipelines(options), submission, schedule_name, checked_cron
         )
@@ -301,21 +300,18 @@ def doctor(
 
 def _load_package(command: typer.Context, options: ClusterOptions) -> tuple[Package, str]:
     """Return the package of a recipe, or the one that the file is; and the name of its runs."""
-    from components.cli.checker_code import send_checker_code
     from components.cli.package.compile import compile_recipe
     from components.cli.package.lint import findings
     from components.cli.package.package_file import read_package
     from components.cli.package.profiles import load_profile
     from components.cli.shipped_recipes import find_recipe
-    from components.contracts.recipe_file import load_recipe
 
     path = find_recipe(options.recipe)
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     # Both are YAML; only a compiled pipeline has this key.
     if "pipelineInfo:" not in text:
-        recipe = load_recipe(path, tuple(options.override or ()))
-        recipe = send_checker_code(recipe, path, options.store, os.environ)
         profile = load_profile(options.profile)
+        recipe = _load_recipe(path, options.override, options.store)
         compiled = compile_recipe(builder_of(command), recipe, options.rounds, profile)
         return compiled.package, recipe.run_id
     if options.override:
@@ -330,33 +326,49 @@ def _load_package(command: typer.Context, options: ClusterOptions) -> tuple[Pack
     return package, package.name
 
 
+def _load_recipe(path: Path, override: Override, store: str) -> Recipe:
+    """Return the recipe of a file; the code of its own verifiers is in the store then."""
+    from components.cli.checker_code import send_checker_code
+    from components.contracts.recipe_file import load_recipe
+
+    recipe = load_recipe(path, tuple(override or ()))
+    return send_checker_code(recipe, path, store, os.environ)
+
+
 def _plan(
     package: Package, options: ClusterOptions, name: str = "", default_name: str = ""
 ) -> Submission:
-    from components.cli.cluster.inputs import digest_of_inputs
-    from components.cli.cluster.run_parameters import checked_parameters, recipe_of_run
+    from components.cli.cluster.run_parameters import checked_parameters
     from components.cli.cluster.submit import current_commit, plan_submission
 
     parameters = checked_parameters(package, tuple(options.param or ()), options.store)
-    inputs_digest = ""
-    try:
-        inputs_digest = digest_of_inputs(recipe_of_run(package, parameters), os.environ)
-    except RatchetError as error:
-        # Pods may well read what this machine cannot.
-        print_note(
-            f"whether the data has changed cannot be seen from here ({error}): a run of the same "
-            "recipe and commit is joined; --again begins another"
-        )
     return plan_submission(
         package,
         parameters,
         commit=options.commit or current_commit(os.environ),
         name=name,
         default_name=default_name,
-        inputs_digest=inputs_digest,
+        # Runs and schedules of a name of the user's are found by that name alone.
+        inputs_digest="" if name else _inputs_digest(package, parameters),
         experiment=options.experiment,
         service_account=options.service_account,
     )
+
+
+def _inputs_digest(package: Package, parameters: Json) -> str:
+    """Return a digest of the data and models of a run; empty, with a note, if it is not known."""
+    from components.cli.cluster.inputs import digest_of_inputs
+    from components.cli.cluster.run_parameters import recipe_of_run
+
+    try:
+        return digest_of_inputs(recipe_of_run(package, parameters), os.environ)
+    except RatchetError as error:
+        # Pods may well read what this machine cannot.
+        print_note(
+            f"whether the data has changed cannot be seen from here ({error}): a run of the same "
+            "recipe and commit is joined; --again begins another"
+        )
+        return ""
 
 
 def _pipelines(options: ClusterOptions) -> Pipelines:

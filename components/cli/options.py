@@ -59,7 +59,7 @@ ProfileName = Annotated[
     typer.Option(
         "--profile",
         metavar="NAME",
-        help="cpu, gpu-1, gpu-8, multi-node, or a YAML file of your own.",
+        help="small, cpu, gpu-1, gpu-8, multi-node, or a YAML file of your own.",
     ),
 ]
 Namespace = Annotated[

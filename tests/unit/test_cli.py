@@ -381,7 +381,18 @@ def test_compile_writes_a_pipeline_with_the_recipe_as_default(tmp_path: Path) ->
     assert "ratchet-tiny" in text
     assert "generate-r1" in text
     assert "generate-r2" not in text
-    assert cli(tmp_path, "compile", "r.yaml", "-o", "p.txt").returncode == 2
+    # Nothing of the user's is uploaded before the rest of the command is seen to be right.
+    (tmp_path / "my_checker.py").write_text(
+        "def check(prompt, answer, reference):\n    return True\n"
+    )
+    own = "data.sources=[{uri: qa.jsonl, verifier: 'my_checker.py:check'}]"
+    store = tmp_path / "store"
+    compile_own = ("compile", "r.yaml", "--store", store.as_uri(), "--set", own)
+    assert cli(tmp_path, *compile_own, "-o", "p.txt").returncode == 2
+    assert cli(tmp_path, *compile_own, "-o", "p.yaml", "--profile", "none").returncode == 2
+    assert not store.exists()
+    assert cli(tmp_path, *compile_own, "-o", "p.yaml").returncode == 0
+    assert store.exists()
 
 
 def test_executed_tasks_are_read_from_the_lines_of_kfp_with_and_without_colours() -> None:

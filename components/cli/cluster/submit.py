@@ -35,7 +35,8 @@ class Submission:
     service_account: str = "ratchet-run"
     description: str = ""
     inputs_digest: str = ""
-    """Of the data and models that the run reads; empty: they cannot change, or are unknown."""
+    """Of the data and models that the run reads; empty: they cannot change, are unknown, or do not
+    count, as the user gave a name."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def plan_submission(
         default_name: Without `name`, the run is called by this, commit, package, parameters and
             data; empty: the pipeline's name.
         inputs_digest: Of the data and models that the run reads (`digest_of_inputs`); empty: they
-            cannot change, or are unknown.
+            cannot change, are unknown, or do not count, as there is a `name`.
         experiment: Kubeflow's folder of runs.
         service_account: Account of the pods.
     """
