@@ -20,7 +20,7 @@ class Outlook:
     """Validation prompts that count each for itself: families where the recipe names them."""
     wins_needed: int
     """Units that only the candidate may get right, and none the champion, to be proved better in
-    the first round."""
+    a round; round 0, which has half the level, needs one more."""
 
     @property
     def smallest_gain(self) -> float:
@@ -53,7 +53,7 @@ def outlook_of(recipe: Recipe, validation: Sequence[Prompt], num_unlabelled: int
     units = _num_units(recipe, validation)
     level = alpha_of_round(recipe.decide.alpha, recipe.decide.max_rounds)
     # All wins and no loss have p = 2 to the power of minus the wins, in the exact McNemar test and
-    # in the sign flips of families alike.
+    # in Gaffke's test of families alike.
     wins_needed = math.ceil(-math.log2(level))
     if units < wins_needed:
         kind = f"families (tag {recipe.decide.family})" if recipe.decide.family else "prompts"

@@ -110,7 +110,7 @@ def _outlook(context: Context, recipe: Recipe, prepared: Receipt, state: State) 
             "decides; give a source split: dev, or raise data.fractions.dev"
         )
     # A campaign that goes on has an account of alpha, and data that it promoted by.
-    if state.round is not None:
+    if state.champion is not None:
         return None
     path = fetch(context, prepared, artifacts.split_file("validation"))
     outlook = outlook_of(recipe, list(read_rows(path, Prompt)), counts["unlabelled"])
@@ -152,7 +152,6 @@ def _commit_start(
             positions=prepared.positions,
             base_release=prepared.base_release,
             smallest_gain=outlook.smallest_gain if outlook is not None else None,
-            fresh=state.champion is None,
             supervised=state.round is None,
             first_mix=first_mix,
             base=state.prepared,

@@ -144,7 +144,6 @@ def start_summary(first_mix: str = "mix/none") -> StartSummary:
         base_digest="",
         dtype="float32",
         positions=None,
-        fresh=True,
         supervised=True,
         first_mix=first_mix,
         base="prepare/none",

@@ -111,7 +111,6 @@ def test_a_new_campaign_has_recipe_state_base_and_splits(context: Context) -> No
         path.name for path in base.iterdir()
     }
     assert read_summary(receipt, StartSummary).parameters > 1000
-    assert read_summary(receipt, StartSummary).fresh is True
     assert read_summary(receipt, StartSummary).supervised is True
     assert base_of(context, receipt) == data_of(context, receipt)
     campaign = load_campaign(context, receipt_uri(context, receipt))
@@ -361,7 +360,7 @@ def test_a_resumed_campaign_goes_on_where_the_old_one_stopped(context: Context) 
         decide={"goal": {"threshold": 0.99}, "max_rounds": 8}, generate={"temperature": 1.0}
     )
     receipt = prepare(context, more, resume_from=state_uri)
-    assert read_summary(receipt, StartSummary).fresh is False
+    assert read_summary(receipt, StartSummary).smallest_gain is None
     assert read_summary(receipt, StartSummary).supervised is False
     assert read_summary(receipt, StartSummary).counts == read_summary(old, StartSummary).counts
     assert data_of(context, receipt) == data_of(context, old)
@@ -439,7 +438,9 @@ def test_a_state_that_is_not_there_is_an_error_that_says_so(context: Context) ->
 def test_without_a_supervised_stage_the_first_round_is_round_1(context: Context) -> None:
     start = prepare(context, changed(train={"first": {"steps": 0}, "rounds": {"steps": 9}}))
     summary = read_summary(start, StartSummary)
-    assert (summary.fresh, summary.supervised) == (True, False)
+    assert summary.supervised is False
+    # It has a base to beat, so it is told like any other what its prompts can prove.
+    assert summary.smallest_gain == read_summary(prepare(context), StartSummary).smallest_gain
     campaign = load_campaign(context, receipt_uri(context, start))
     assert campaign.next_round == 1
     assert campaign.state.plan == base_plan(campaign.recipe).model_copy(update={"level": 5})

@@ -540,7 +540,6 @@ def test_a_summary_is_read_as_what_the_step_wrote(context: Context) -> None:
         base_digest="abc",
         dtype="float32",
         positions=None,
-        fresh=True,
         supervised=True,
         first_mix="mix/0",
         base="prepare/0",

@@ -36,9 +36,6 @@ class StartSummary(PrepareSummary):
     smallest_gain: float | None = None
     """Smallest gain that the validation prompts can prove in one round, as a share of them; None if
     the run goes on from an earlier one."""
-    fresh: bool
-    """False if the run goes on from a state that has a champion, so that the base is not measured.
-    """
     supervised: bool
     """False if there is no round 0: the recipe has no supervised stage, or the run goes on from a
     later state."""
