@@ -58,8 +58,8 @@ class Overlap:
         self._prompt_ids: list[str] = []
         self._shingles: list[Shingles] = []
         self._positions_by_band: dict[Band, list[int]] = defaultdict(list)
-        for prompt, _ in items:
-            tokens = tokens_of(prompt.text)
+        tokens_of_items = [tokens_of(prompt.text) for prompt, _ in items]
+        for (prompt, _), tokens in zip(items, tokens_of_items, strict=True):
             if tokens.tokens:
                 self._id_by_whole.setdefault(tokens.joined, prompt.id)
             if len(tokens.tokens) >= MIN_TOKENS:
@@ -67,19 +67,20 @@ class Overlap:
         self._most_tokens = max(self._lengths, default=0)
         # Where one evaluation prompt stands in another, as with lists of lines, it stands in
         # training prompts as well, and is no copy there.
-        for prompt, _ in items:
-            tokens = tokens_of(prompt.text)
+        for tokens in tokens_of_items:
             self._untelling.update(set(self._wholes_in(tokens)) - {tokens.joined})
         if parts:
-            self._runs = _telling_runs(items)
-            self._index_rewordings(items)
+            answers = [tokens_of(answer) for _, answer in items]
+            self._runs = _telling_runs([*zip(tokens_of_items, answers, strict=True)])
+            self._index_rewordings([prompt.id for prompt, _ in items], tokens_of_items)
 
     def of_prompt(self, text: str) -> str:
         """Return the reason not to train on a prompt, empty if there is none."""
         tokens = tokens_of(text)
+        bare_text = _without_labels(text)
         return (
             self._same(tokens)
-            or self._same(tokens_of(_without_labels(text)))
+            or (self._same(tokens_of(bare_text)) if bare_text != text else "")
             or self._contained(tokens)
             or self._shared_run(tokens)
             or self._rewording(tokens)
@@ -148,11 +149,10 @@ class Overlap:
                 return f"Jaccard {similarity:.2f} to evaluation prompt {self._prompt_ids[position]}"
         return ""
 
-    def _index_rewordings(self, items: Sequence[Item]) -> None:
-        for prompt, _ in items:
-            tokens = tokens_of(prompt.text)
+    def _index_rewordings(self, prompt_ids: Sequence[str], prompts: Sequence[Tokens]) -> None:
+        for prompt_id, tokens in zip(prompt_ids, prompts, strict=True):
             if _is_long(tokens):
-                self._prompt_ids.append(prompt.id)
+                self._prompt_ids.append(prompt_id)
                 self._shingles.append(shingles_of(tokens.plain()))
         for position, bands in enumerate(_bands(self._shingles)):
             for band in bands:
@@ -171,15 +171,12 @@ def _is_long(tokens: Tokens) -> bool:
     return sum(tokens.words().weights()) >= MIN_WORDS * PER_WORD
 
 
-def _telling_runs(items: Sequence[Item]) -> frozenset[int]:
-    """Return the runs of words of all items, without those of a template."""
+def _telling_runs(items: Sequence[tuple[Tokens, Tokens]]) -> frozenset[int]:
+    """Return the runs of words of all (prompt, answer), without those of a template."""
     num_items = Counter[int]()
-    for prompt, answer in items:
-        texts = (prompt.text, answer)
+    for item in items:
         # A set: an item that repeats a run counts once.
-        num_items.update(
-            {run for text in texts for run in runs_of(tokens_of(text).words(), NUM_WORDS)}
-        )
+        num_items.update({run for text in item for run in runs_of(text.words(), NUM_WORDS)})
     runs = [run for run, count in num_items.items() if count < TEMPLATE_ITEMS]
     return frozenset(runs)
 

@@ -30,7 +30,7 @@ _SPACES_IN_SOUTH_EAST = re.compile(f"(?<=[{_SOUTH_EAST}]) (?=[{_SOUTH_EAST}])")
 _ONE_SIGN = str.maketrans(
     {
         **dict.fromkeys("\u2010\u2011\u2012\u2013\u2212\uff0d\ufe63", "-"),
-        **{chr(0xFF01 + place): chr(0x21 + place) for place in range(94)},
+        **{chr(0xFF01 + offset): chr(0x21 + offset) for offset in range(94)},
         "\uff61": "\u3002",
         "\u3000": " ",
     }
@@ -68,8 +68,7 @@ class Tokens:
     def plain(self) -> str:
         """Return the words as a text: with spaces between words, Han characters and kana."""
         # A shingle of five characters is about a word then, in all scripts.
-        words = " ".join(token for token in self.tokens if _is_word(token))
-        return _SPACES_IN_SOUTH_EAST.sub("", words)
+        return _SPACES_IN_SOUTH_EAST.sub("", self.words().joined)
 
     def weights(self) -> list[int]:
         """Return how much each token counts; PER_WORD is a word."""

@@ -50,7 +50,7 @@ def _tokenizer(section: Scratch, texts: Iterable[str]) -> PreTrainedTokenizerFas
         case "character" | None:
             tokenizer = _of_characters(section.alphabet)
         case "byte":
-            tokenizer = _of_bytes({}, use_words=False)
+            tokenizer = _of_bytes([], use_words=False)
         case "word":
             tokenizer = _of_words(texts, section.vocabulary)
         case "bpe":

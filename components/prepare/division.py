@@ -1,8 +1,8 @@
-"""Division of one labelled file into splits, by a hash of each prompt."""
+"""Division into splits: of a labelled file by a hash of each prompt, of puzzles by their numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from components.canonical import derived_seed
 from components.contracts.recipe import Fractions
@@ -38,6 +38,24 @@ def divide(
         if shares[name] and name not in present and name not in splits.values():
             _fill(name, splits, positions, asked)
     return [splits[example.identity] for example in examples]
+
+
+def handed_out(
+    examples: Sequence[Example], counts: Mapping[Split, int]
+) -> Iterator[tuple[Split, Example]]:
+    """Yield distinct examples with their splits, as many as the counts say.
+
+    With fewer examples than wanted, every split gets its share of what there is.
+    """
+    total = sum(counts.values())
+    begin = 0
+    num_wanted = 0
+    for split, count in counts.items():
+        num_wanted += count
+        end = num_wanted * len(examples) // max(1, total)
+        for example in examples[begin:end]:
+            yield split, example
+        begin = end
 
 
 def _shares(fractions: Fractions, has_unlabelled: bool) -> dict[Split, float]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from components.canonical import derived_seed
 from components.contracts.rows import Check, Dropped, Split, prompt_id
 from components.errors import UserError
+from components.prepare.division import handed_out
 from components.prepare.examples import Example
 from components.verifiers.own_checker import CheckerFailed, puzzle, tried
 
@@ -47,14 +48,7 @@ def own_examples(
                 f"data.tasks {task}: verify accepts none of the answers that make gives at "
                 f"difficulty {difficulty}"
             )
-        begin = 0
-        num_wanted = 0
-        for split, count in wanted.items():
-            num_wanted += count
-            end = num_wanted * len(examples) // max(1, total)
-            for example in examples[begin:end]:
-                yield split, example
-            begin = end
+        yield from handed_out(examples, wanted)
 
 
 def _drawn(

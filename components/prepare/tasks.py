@@ -20,6 +20,7 @@ from components.contracts.recipe import Ladder, TaskSource
 from components.contracts.rows import Check, Dropped, Split, prompt_id
 from components.contracts.verifier_names import own_name
 from components.errors import UserError
+from components.prepare.division import handed_out
 from components.prepare.examples import Example
 from components.prepare.own_tasks import own_examples
 from components.verifiers import BUILTIN_TASKS, MAX_DIGITS, require_gym, scorer_is_safe, verify
@@ -160,9 +161,8 @@ def _gym_examples(source: TaskSource, seed: int) -> Iterator[Assigned | Dropped]
         "audit": source.audit,
         "unlabelled": source.unlabelled,
     }
-    total = sum(counts.values())
     puzzles: list[Example] = []
-    for item in _gym_puzzles(source, total, seed):
+    for item in _gym_puzzles(source, sum(counts.values()), seed):
         if isinstance(item, Dropped):
             yield item
         else:
@@ -171,15 +171,7 @@ def _gym_examples(source: TaskSource, seed: int) -> Iterator[Assigned | Dropped]
         raise UserError(
             f"task {source.task}: its scorer accepts none of its own answers; choose another task"
         )
-    # With fewer distinct puzzles than wanted, every split gets its share of what there is.
-    begin = 0
-    num_wanted = 0
-    for split, count in counts.items():
-        num_wanted += count
-        end = num_wanted * len(puzzles) // total
-        for puzzle in puzzles[begin:end]:
-            yield split, puzzle
-        begin = end
+    yield from handed_out(puzzles, counts)
 
 
 def _gym_puzzles(source: TaskSource, num_wanted: int, seed: int) -> Iterator[Example | Dropped]:

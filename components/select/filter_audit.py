@@ -153,6 +153,42 @@ class Audit:
         return [self._num_right(group) / len(group) for group in by_prompt(block)]
 
 
+def reason_blocked(audit: FilterAudit | None) -> str | None:
+    """Return why `decide` is to reject the candidate of this round, with numbers, or None.
+
+    The samples that the filters accept are then shown to be hardly right more often than the model
+    is: training on them teaches the model its own errors (2510.16657).
+    """
+    if audit is None or not audit.teaches_errors:
+        return None
+    return (
+        f"{_numbers(audit, audit.teaches_errors)}: with 95 % confidence they remove less than "
+        f"{USEFUL:.0%} of its errors, so this round teaches errors. Use stricter filters "
+        "(select.min_vote_share, a verifier, a judge)"
+    )
+
+
+def reason_unproved(audit: FilterAudit | None) -> str | None:
+    """Return a warning if the audit prompts show neither that the filters help nor that they do
+    not; else None."""
+    if audit is None or not audit.unproved:
+        return None
+    return (
+        f"{_numbers(audit, audit.unproved)}: these prompts show neither that the filters help nor "
+        "that they do not. A larger audit split would"
+    )
+
+
+def _numbers(audit: FilterAudit, names: tuple[str, ...]) -> str:
+    precision = "nothing"
+    if audit.all.precision is not None:
+        precision = f"precision {audit.all.precision:.3f}"
+    return (
+        f"on {audit.prompts} audit prompts {', '.join(names)} keep {precision}, the model's own "
+        f"accuracy is {audit.model_accuracy:.3f}"
+    )
+
+
 def _is_above_zero(values: Sequence[float], largest_loss: float) -> bool:
     """Return True if the mean of one value a prompt is shown to be above 0."""
     test = bounded_mean_test(values, range(len(values)), largest_loss, LEVEL)

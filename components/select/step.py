@@ -13,14 +13,14 @@ from pydantic import JsonValue
 from components.contracts.artifacts import ACCEPTED, DROPPED, MIX, split_file
 from components.contracts.rows import TrainingRow, write_rows
 from components.contracts.summaries import GenerateSummary, SelectSummary
-from components.contracts.summaries.select import FilterAudit, HintedCounts, HintPool
+from components.contracts.summaries.select import HintedCounts, HintPool
 from components.errors import Corrupt, UserError
 from components.runtime.campaign import Campaign, load_campaign
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, commit_once, fetch, read_receipt, read_summary
 from components.select import attribute_shift
 from components.select.accepted_rows import write_accepted
-from components.select.filter_audit import USEFUL
+from components.select.filter_audit import reason_blocked, reason_unproved
 from components.select.filter_chain import Account, collect, filter_all
 from components.select.filter_settings import Classes, FilterSettings
 from components.select.function_code import function_digest
@@ -228,8 +228,8 @@ class _Selection:
             votes=account.votes,
             audit=account.audit,
             teaches_errors=account.audit.teaches_errors if account.audit is not None else (),
-            why_blocked=_reason_blocked(self._context, account),
-            why_unproved=_reason_unproved(self._context, account),
+            why_blocked=self._noted(reason_blocked(account.audit)),
+            why_unproved=self._noted(reason_unproved(account.audit)),
             hinted=self._hinted_counts(account, prompts.with_hint),
             too_hard=pool,
         )
@@ -334,6 +334,12 @@ class _Selection:
             ),
         )
 
+    def _noted(self, reason: str | None) -> str | None:
+        """Return a reason, told as a note where there is one."""
+        if reason is not None:
+            self._context.progress.note(reason)
+        return reason
+
     def _warn_of_few_labelled(self, share: float) -> None:
         """Note a labelled share from which on models have unlearned how people write."""
         if share < FEW_LABELLED:
@@ -351,48 +357,6 @@ class _MixCounts:
     self_rows: int
     older_left_out: dict[str, int]
     bias: dict[str, float]
-
-
-def _reason_blocked(context: Context, account: Account) -> str | None:
-    """Return why `decide` is to reject the candidate of this round, with numbers, or None.
-
-    The samples that the filters accept are then shown to be hardly right more often than the model
-    is: training on them teaches the model its own errors (2510.16657).
-    """
-    audit = account.audit
-    if audit is None or not audit.teaches_errors:
-        return None
-    reason = (
-        f"{_audit_numbers(audit, audit.teaches_errors)}: with 95 % confidence they remove less "
-        f"than {USEFUL:.0%} of its errors, so this round teaches errors. Use stricter filters "
-        "(select.min_vote_share, a verifier, a judge)"
-    )
-    context.progress.note(reason)
-    return reason
-
-
-def _reason_unproved(context: Context, account: Account) -> str | None:
-    """Return a warning if the audit prompts show neither that the filters help nor that they do
-    not; else None."""
-    audit = account.audit
-    if audit is None or not audit.unproved:
-        return None
-    reason = (
-        f"{_audit_numbers(audit, audit.unproved)}: these prompts show neither that the filters "
-        "help nor that they do not. A larger audit split would"
-    )
-    context.progress.note(reason)
-    return reason
-
-
-def _audit_numbers(audit: FilterAudit, names: tuple[str, ...]) -> str:
-    precision = "nothing"
-    if audit.all.precision is not None:
-        precision = f"precision {audit.all.precision:.3f}"
-    return (
-        f"on {audit.prompts} audit prompts {', '.join(names)} keep {precision}, the model's own "
-        f"accuracy is {audit.model_accuracy:.3f}"
-    )
 
 
 def _check_enough(campaign: Campaign, account: Account) -> None:
