@@ -97,7 +97,9 @@ class Cause(Frozen):
     """Fixed word: overfitting, underfitting, too_few_accepted, low_diversity, …"""
     evidence: str
     """A sentence with the numbers."""
-    confidence: float
+    priority: float
+    """Place among the causes of a round, 0 to 1: a constant of the rule that found it, lower where the
+    candidate was promoted. It is no probability."""
     change: str | None
     """Setting and bounded change, `temperature 0.7 → 0.9`; None if the plan stays."""
     predicted: str | None = None

@@ -144,12 +144,12 @@ def _samples(record: RoundRecord) -> list[str]:
 def _causes(record: RoundRecord) -> list[str]:
     if not record.causes:
         return ["## Causes", "", "Nothing stands out."]
-    head = _table_head("cause", "confidence", "evidence", "change", "should show")
+    head = _table_head("cause", "priority", "evidence", "change", "should show")
     lines = ["## Causes", "", *head]
     for cause in record.causes:
         line = _row(
             cause.name,
-            f"{cause.confidence:.2f}",
+            f"{cause.priority:.2f}",
             _text(cause.evidence),
             cause.change or "none",
             _text(cause.predicted or ""),

@@ -1,16 +1,21 @@
-"""Figures of reflection: `python -m tests.benchmarks.diagnosis [--seed N]`. About ten minutes on a
-core.
+"""Figures of reflection: `python -m tests.benchmarks.diagnosis [--seed N]`. About twenty minutes
+on a core.
 
 Faults are injected into real campaigns of a tiny decoder, made by the project's own steps over a
 store in a folder: in the recipe, in the data, or (for what only a bug could do) in the code that
 trains. The round in which a fault first acts is diagnosed, and the next one shows whether the plan
 mended it. Results go to a file line by line, so a benchmark that was cut short goes on where it was
 (`--results`).
+
+The rules were written with the first three seeds of `FAULTS`. What they are worth where nobody looked
+is measured on other seeds, on milder faults (`MILDER`), and on faults of kinds that no rule was
+written with (`OTHER_KINDS`). Faults that do no harm (`HARMLESS`) must stay without a cause.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import os
@@ -19,12 +24,11 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from components.contracts.state import RoundRecord, State
-from components.decide.reflection.plan import CONFIRMED, TAKEN_BACK
+from components.decide.reflection.plan import CONFIRMED, MIN_PRIORITY, TAKEN_BACK
 from components.errors import UserError
 from components.runtime.context import Context, make_context
 from components.runtime.entrypoints import mix_of
@@ -38,236 +42,29 @@ from components.runtime.receipts import (
 )
 from components.statistics import wilson_interval
 from tests.benchmarks.campaigns import state_with_base
+from tests.benchmarks.diagnosis_faults import FAULTS, LETTERS, ROUNDS, SPLITS, Fault, sound_data
+from tests.benchmarks.diagnosis_unseen import HARMLESS, MILDER, OTHER_KINDS
 from tests.benchmarks.figures import record
 
-SPLITS = {"train": 400, "dev": 60, "unlabelled": 240, "validation": 240, "test": 20}
 SEEDS_RULES_WERE_WRITTEN_WITH = (0, 1, 2)
 SEEDS_HELD_OUT = (3, 4, 5)
-Rows = dict[str, list[dict[str, Any]]]
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Something wrong, and what reflection should say of it."""
-
-    cause: str
-    acts_in: int = 1
-    """The first round that shows it."""
-    recipe: dict[str, Any] = field(default_factory=dict)
-    """Section → keys, over the sound recipe."""
-    spoil: Callable[[Rows, random.Random], None] | None = None
-    """Changes the data."""
-    bug: Callable[[], None] | None = None
-    """Breaks the code that trains, in the process of that training."""
-    bug_from_round: int = 0
-    from_trained: bool = False
-    """The base is what round 0 of the sound campaign made."""
-
-
-LETTERS = "abcdefghijklmnopqrst"
-SECRET = dict(zip(LETTERS, random.Random(5).sample(LETTERS, len(LETTERS)), strict=True))
-FREQUENCIES = [1 / (place + 1) for place in range(len(LETTERS))]
-"""Some letters are rare: a model learns them late, so it gets better bit by bit."""
-
-
-def _row(letters: str) -> dict[str, Any]:
-    return {
-        "prompt": f"{letters}=",
-        "completion": "".join(SECRET[letter] for letter in letters[2:]),
-    }
-
-
-def _letters(dice: random.Random, count: int, length: int = 4) -> list[str]:
-    """Different strings."""
-    found: dict[str, None] = {}
-    while len(found) < count:
-        found["".join(dice.choices(LETTERS, FREQUENCIES, k=length))] = None
-    return list(found)
-
-
-def _wrong(dice: random.Random) -> str:
-    return "".join(dice.choices(LETTERS, k=2))
-
-
-def sound_data(dice: random.Random) -> Rows:
-    """The task: the last two letters of four, in a secret code."""
-    words = iter(_letters(dice, sum(SPLITS.values())))
-    return {split: [_row(next(words)) for _ in range(count)] for split, count in SPLITS.items()}
-
-
-def _noisy(rows: Rows, dice: random.Random) -> None:
-    for row in dice.sample(rows["train"], len(rows["train"]) * 2 // 5):
-        row["completion"] = _wrong(dice)
-
-
-def _flooded(rows: Rows, dice: random.Random) -> None:
-    """Most rows are the same eight, spaced differently."""
-    some = rows["train"][:8]
-    places = [(first, second) for first in range(5) for second in range(first, 5)]
-    rows["train"] = rows["train"][:120] + [
-        {**row, "prompt": _spaced(row["prompt"], *place)}
-        for row in some
-        for place in places
-        for _ in (0, 1)
-    ]
-
-
-def _spaced(text: str, *places: int) -> str:
-    for place in sorted(places, reverse=True):
-        text = f"{text[:place]} {text[place:]}"
-    return text
-
-
-def _contaminated(rows: Rows, dice: random.Random) -> None:
-    rows["train"][:120] = [
-        {**row, "prompt": _spaced(row["prompt"], 2)} for row in rows["validation"][:120]
-    ]
-
-
-def _wrong_references(rows: Rows, dice: random.Random) -> None:
-    for row in dice.sample(rows["unlabelled"], len(rows["unlabelled"]) * 3 // 5):
-        row["completion"] = f"{_wrong(dice)}."
-
-
-def _hard(rows: Rows, dice: random.Random) -> None:
-    """Nearly all prompts are of a kind that the model cannot do."""
-    rows["unlabelled"][12:] = [
-        {"prompt": f"{word}=", "completion": "".join(SECRET[one] for one in reversed(word))}
-        for word in _letters(dice, len(rows["unlabelled"]) - 12, 7)
-    ]
-
-
-def _few(rows: Rows, dice: random.Random) -> None:
-    """Few rows, some of them wrong: there is something to learn by heart."""
-    del rows["train"][160:]
-    del rows["unlabelled"][40:]
-    for row in dice.sample(rows["train"], 32):
-        row["completion"] = _wrong(dice)
-
-
-def _unlike(rows: Rows, dice: random.Random) -> None:
-    """A few labelled rows, and all prompts to answer, are of another kind: the first two letters of
-    six, of which the two are among the most frequent."""
-
-    def some(count: int) -> list[dict[str, Any]]:
-        words = [
-            f"{''.join(dice.choices(LETTERS[:3], k=2))}{rest}" for rest in _letters(dice, count)
-        ]
-        return [
-            {"prompt": f"{word}=", "completion": "".join(SECRET[one] for one in word[:2])}
-            for word in words
-        ]
-
-    few = len(rows["train"]) * 3 // 20
-    rows["train"][:few] = some(few)
-    rows["unlabelled"] = some(len(rows["unlabelled"]))
-
-
-def _never_ends() -> None:
-    """Rows are trained on without their end-of-turn token."""
-    import components.train.process.worker
-    from components.modeling.encoding import Codec, Encoded
-
-    whole = Codec.encode
-
-    def without_end(self: Codec, row: Any, turns: Any = "all") -> list[Encoded]:
-        return [
-            Encoded([*one.ids[:-1], *one.ids[one.num_masked : -1]], one.num_masked)
-            for one in whole(self, row, turns)
-        ]
-
-    Codec.encode = without_end  # type: ignore[method-assign]
-    # The check before the first step would have noticed: it is broken too.
-    setattr(components.train.process.worker, "check_rows", lambda *about: None)  # noqa: B010
-
-
-def _overflow() -> None:
-    """Some losses are not finite as long as steps are large, never three in a row: half precision
-    without care."""
-    from components.train.process.loop import Loop
-
-    whole, calls = Loop._update, [0]
-
-    def broken(self: Any, rows: Any) -> tuple[float, int]:
-        calls[0] += 1
-        loss, positions = whole(self, rows)
-        overflows = calls[0] % 5 == 0 and self.engine.optimizer.param_groups[0]["lr"] > 0.0012
-        return (float("nan") if overflows else loss), positions
-
-    Loop._update = broken  # type: ignore[method-assign]
-
-
-ROUNDS = {"steps": 40, "learning_rate": 0.002}
-
-
-def _rounds(**changes: float) -> dict[str, Any]:
-    return {"train": {"rounds": {**ROUNDS, **changes}}}
-
-
-FAULTS: dict[str, Fault] = {
-    "learning rate × 16": Fault("learning_rate_too_high", recipe=_rounds(learning_rate=0.032)),
-    "learning rate / 40": Fault("learning_rate_too_low", recipe=_rounds(learning_rate=5e-5)),
-    "far too many steps on few rows": Fault(
-        "overfitting",
-        spoil=_few,
-        recipe={
-            "train": {
-                "rounds": {"steps": 500, "learning_rate": 0.005},
-                "evaluate_every": 20,
-                "early_stopping_patience": 20,
-            },
-            "select": {"max_per_prompt": 1, "labelled_share": 0.9},
-        },
-    ),
-    "a tenth of the steps": Fault("underfitting", recipe=_rounds(steps=6)),
-    "adapters of rank 1 on one module": Fault(
-        "too_little_capacity",
-        from_trained=True,
-        recipe={
-            "train": {
-                "lora": {"rank": 1, "targets": ["q_proj"]},
-                "first": {"steps": 1, "learning_rate": 1e-5},
-                "rounds": {"steps": 60, "learning_rate": 0.01},
-            }
-        },
-    ),
-    "40 % wrong labels": Fault(
-        "label_noise",
-        acts_in=0,
-        spoil=_noisy,
-        recipe={"train": {"first": {"steps": 150, "learning_rate": 0.005}}},
-    ),
-    "eight rows, 240 times": Fault("duplicate_flood", acts_in=0, spoil=_flooded),
-    "temperature 0.02": Fault("low_diversity", recipe={"generate": {"temperature": 0.02}}),
-    "temperature 1.8": Fault("temperature_too_high", recipe={"generate": {"temperature": 1.8}}),
-    "wrong references": Fault("verifier_false_negatives", spoil=_wrong_references),
-    "a verifier that accepts anything": Fault(
-        "verifier_too_lenient", recipe={"unlabelled": "regex"}
-    ),
-    "validation prompts in the labelled rows": Fault(
-        "evaluation_contamination", acts_in=0, spoil=_contaminated
-    ),
-    "answers cut after two tokens": Fault(
-        "truncation", acts_in=0, recipe={"generate": {"max_new_tokens": 2}}
-    ),
-    "no end-of-turn token in training": Fault(
-        "stop_token_wrong", bug=_never_ends, bug_from_round=1
-    ),
-    "prompts too hard": Fault("too_few_accepted", spoil=_hard),
-    "losses that overflow": Fault("optimizer_trouble", bug=_overflow, bug_from_round=1),
-    "a quarter labelled, the rest of another kind": Fault(
-        "labelled_share_too_low",
-        spoil=_unlike,
-        recipe={
-            "select": {"labelled_share": 0.25},
-            "train": {
-                "first": {"steps": 110, "learning_rate": 0.005},
-                "rounds": {**ROUNDS, "learning_rate": 0.003},
-            },
-        },
-    ),
-}
 SOUND = "nothing"
+GROUPS: dict[str, dict[str, Fault]] = {
+    "sound": {SOUND: Fault("")},
+    "faults": FAULTS,
+    "milder": MILDER,
+    "other kinds": OTHER_KINDS,
+    "harmless": HARMLESS,
+}
+SEEDS = {
+    "sound": (*SEEDS_RULES_WERE_WRITTEN_WITH, *SEEDS_HELD_OUT),
+    "faults": (*SEEDS_RULES_WERE_WRITTEN_WITH, *SEEDS_HELD_OUT),
+    "milder": SEEDS_HELD_OUT,
+    "other kinds": SEEDS_HELD_OUT,
+    "harmless": SEEDS_HELD_OUT,
+}
+ALL = {name: fault for group in GROUPS.values() for name, fault in group.items()}
+"""Name → fault of all groups."""
 
 
 def recipe_of(folder: Path, seed: int, fault: Fault) -> dict[str, Any]:
@@ -351,8 +148,8 @@ def campaign(name: str, seed: int, folder: Path, rounds: int) -> list[RoundRecor
     from components.prepare.step import PrepareInputs
     from components.prepare.step import run as prepare
 
-    fault = FAULTS.get(name, Fault(cause=""))
-    data = folder / f"data-{list(FAULTS).index(name) if name in FAULTS else 'sound'}-{seed}"
+    fault = ALL[name]
+    data = folder / f"data-{list(ALL).index(name)}-{seed}"
     write_data(data, seed, fault)
     context = make_context(
         f"file://{folder}/store-{seed}", {**os.environ, "RATCHET_CACHE": f"{folder}/cache-{seed}"}
@@ -425,7 +222,7 @@ def trained(context: Context, state: str, mix: Receipt, bug: Callable[[], None] 
 def examined(name: str, seed: int, folder: Path) -> dict[str, Any]:
     """Carry out what is needed to see whether a fault was found and mended."""
     begun = time.monotonic()
-    fault = FAULTS.get(name, Fault(cause=""))
+    fault = ALL[name]
     history = campaign(name, seed, folder, fault.acts_in + 1)
     if len(history) < fault.acts_in + 2:
         return {
@@ -444,7 +241,7 @@ def examined(name: str, seed: int, folder: Path) -> dict[str, Any]:
         }
     at, after = history[fault.acts_in], history[fault.acts_in + 1]
     causes = [
-        (one.name, one.confidence, one.change)
+        (one.name, one.priority, one.change)
         for one in at.causes
         if one.name not in (CONFIRMED, TAKEN_BACK)
     ]
@@ -470,7 +267,7 @@ def examined(name: str, seed: int, folder: Path) -> dict[str, Any]:
 
 def measure(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[float, str, str]]:
     """Name → (value, bound, note)."""
-    faults = [row for row in rows if row["cause"]]
+    faults = [row for row in rows if row["fault"] in FAULTS]
     sound = [row for row in rows if not row["cause"]]
 
     def share(own: Iterable[bool]) -> tuple[float, str]:
@@ -514,16 +311,31 @@ def measure(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[float, str, str]]
             "predicted effect, or the cause is gone and accuracy no lower",
         ),
     }
+    for group, figure in (("milder", "top1_milder"), ("other kinds", "top1_other_kinds")):
+        own = [row for row in rows if row["fault"] in GROUPS[group]]
+        if own:
+            value, said = top(own)
+            found[f"diagnosis.{figure}"] = (value, "measured", f"{said}; {_misses(own)}")
     if sound:
         alarm, said_alarm = share(
-            any(confidence >= 0.5 for _, confidence, _ in row["found"]) for row in sound
+            any(priority >= MIN_PRIORITY for _, priority, _ in row["found"]) for row in sound
         )
         found["diagnosis.false_alarms"] = (
             alarm,
-            "sound rounds with a cause of confidence ≥ 0.5",
-            said_alarm,
+            "rounds without a harmful fault whose plan a cause changes",
+            f"{said_alarm}; nothing at all, or one of {', '.join(HARMLESS)}",
         )
     return found
+
+
+def _misses(rows: Sequence[dict[str, Any]]) -> str:
+    """Return what was said instead of the cause, fault by fault."""
+    misses: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        if row["top"] != row["cause"]:
+            misses[row["fault"]].append(row["top"] or "nothing")
+    said = [f"{name}: {', '.join(words)}" for name, words in misses.items()]
+    return f"missed: {'; '.join(said) or 'none'}"
 
 
 def import_all() -> None:
@@ -539,8 +351,11 @@ def main() -> None:
     """Carry out what is not in the results yet, as long as there is time, and record the figures of
     what is."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, action="append", help="these seeds; all six by default")
+    parser.add_argument(
+        "--seed", type=int, action="append", help="these seeds; those of the group by default"
+    )
     parser.add_argument("--fault", action="append", help="faults whose cause this is")
+    parser.add_argument("--group", action="append", choices=GROUPS, help="faults of these groups")
     parser.add_argument(
         "--folder",
         type=Path,
@@ -565,9 +380,9 @@ def main() -> None:
         time.monotonic() + 60 * given.minutes,
     )
     import_all()
-    for seed in given.seed or (*SEEDS_RULES_WERE_WRITTEN_WITH, *SEEDS_HELD_OUT):
-        for name in (SOUND, *FAULTS):
-            cause = FAULTS[name].cause if name in FAULTS else ""
+    for group in given.group or GROUPS:
+        for seed, name in itertools.product(given.seed or SEEDS[group], GROUPS[group]):
+            cause = ALL[name].cause
             if (
                 (name, seed) in done
                 or time.monotonic() > ends

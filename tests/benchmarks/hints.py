@@ -27,7 +27,8 @@ from components.prepare.step import run as prepare
 from components.runtime.context import make_context
 from components.runtime.receipts import fetch, read_receipt, receipt_uri, ref_of_uri
 from tests.benchmarks.campaigns import state_with_base
-from tests.benchmarks.diagnosis import Fault, import_all, one_round
+from tests.benchmarks.diagnosis import import_all, one_round
+from tests.benchmarks.diagnosis_faults import Fault
 from tests.benchmarks.figures import record
 
 SEEDS = range(6)
@@ -37,7 +38,7 @@ UNKNOWN = "pqrst"
 """Letters that no labelled row ends in."""
 FIRST = dict(zip(LETTERS, random.Random(1).sample(LETTERS, len(LETTERS)), strict=True))
 SECOND = dict(zip(LETTERS, random.Random(2).sample(LETTERS, len(LETTERS)), strict=True))
-SPLITS = {"train": 600, "dev": 60, "unlabelled": 400, "validation": 300, "test": 20}
+SPLITS = {"train": 600, "dev": 300, "unlabelled": 400, "validation": 300, "test": 20}
 TEMPLATE = "{prompt}({answer})"
 
 

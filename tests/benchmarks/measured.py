@@ -61,7 +61,11 @@ MEASURED: dict[str, tuple[str, ...]] = {
         "components/text_tokens.py",
     ),
     "demo": ("recipes/demo.yaml", *_CAMPAIGN),
-    "diagnosis": _ROUND,
+    "diagnosis": (
+        "tests/benchmarks/diagnosis_faults.py",
+        "tests/benchmarks/diagnosis_unseen.py",
+        *_ROUND,
+    ),
     "first_error": ("components/cli", "components/contracts", "components/prepare"),
     "from_nothing": ("Makefile", "docker/requirements"),
     "gate": _GATE,

@@ -53,13 +53,14 @@ from components.runtime.receipts import (
     receipt_uri,
 )
 from tests.benchmarks.campaigns import state_with_base
-from tests.benchmarks.diagnosis import FREQUENCIES, LETTERS, SECRET, import_all, trained
+from tests.benchmarks.diagnosis import import_all, trained
+from tests.benchmarks.diagnosis_faults import FREQUENCIES, LETTERS, SECRET
 from tests.benchmarks.figures import record
 from tests.unit.crafted import Plain
 
 NOISE = 0.3
 """Share of the prompts with a wrong answer in place of the model's own."""
-SPLITS = {"train": 120, "dev": 60, "unlabelled": 1500, "test": 20, "audit": 200}
+SPLITS = {"train": 120, "dev": 240, "unlabelled": 1500, "test": 20, "audit": 200}
 NUM_VALIDATION = 10_000
 """What a gate needs that is to prove a gain of one point."""
 NUM_TRUTH = 8000

@@ -393,7 +393,7 @@ class Campaign:
         cause = Cause(
             name="low_diversity",
             evidence=f"{31 + number} % of the answers were distinct. {text}",
-            confidence=0.7,
+            priority=0.7,
             change="temperature 0.7 → 0.9",
             predicted="more distinct answers",
         )

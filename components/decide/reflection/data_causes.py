@@ -1,7 +1,8 @@
 """Causes in the samples, the verifier or the training mix.
 
 Each check is a function of the evidence that returns a finding or None. Thresholds are named at the
-top.
+top. No source gives them: they were chosen on the first three seeds of `tests.benchmarks.diagnosis`,
+and its figures say what they are worth on other seeds, milder faults and other kinds of fault.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ FEW_PASSED = 0.1
 FEW_DISTINCT = 0.1
 """Share of the samples beyond each prompt's first that differ, below which diversity is low."""
 NEARLY_GREEDY = 0.03
-"""The same, for a higher confidence."""
+"""The same, for a higher priority."""
 SOLVED = 0.9
 """Share of prompts with an accepted answer above which low diversity is no problem."""
 FINISHED = 0.9
@@ -46,11 +47,11 @@ UNANIMOUS = 0.5
 CONTAMINATED = 0.01
 """Share of the validation prompts that are trained on, above which results are too good."""
 SURELY_CONTAMINATED = 0.05
-"""The same, for a higher confidence."""
+"""The same, for a higher priority."""
 SCATTERED = 0.75
 """Part of the champion's accuracy that samples reach, below which the temperature is too high."""
 WIDELY_SCATTERED = 0.5
-"""The same, for a higher confidence."""
+"""The same, for a higher priority."""
 LITTLE_AGREEMENT = 0.6
 """Mean share of a prompt's samples that agree, below which they scatter."""
 FEW_LABELLED = 0.35

@@ -32,7 +32,7 @@ from components.decide.reflection.training_causes import (
 
 Check = Callable[[Evidence], Finding | None]
 # A tuple and no registry: a check that is not in this list is not made. Their order has no meaning,
-# because findings are sorted by confidence.
+# because findings are sorted by priority.
 CHECKS: tuple[Check, ...] = (
     optimizer_trouble,
     learning_rate_too_high,
@@ -56,12 +56,32 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
+CONTRADICTIONS: tuple[frozenset[str], ...] = (
+    frozenset({"overfitting", "underfitting"}),
+    frozenset({"overfitting", "too_little_capacity"}),
+    frozenset({"learning_rate_too_high", "learning_rate_too_low"}),
+    frozenset({"low_diversity", "temperature_too_high"}),
+    frozenset({"verifier_false_negatives", "verifier_too_lenient"}),
+    frozenset({"stop_token_wrong", "truncation"}),
+)
+"""Pairs of causes that cannot both be true of one round."""
+
+
 def diagnose(evidence: Evidence) -> list[Finding]:
-    """Return all findings, the most confident first; empty if nothing stands out."""
+    """Return all findings, that of the highest priority first; empty if nothing stands out.
+
+    Of two that contradict each other only the first is told.
+    """
     findings = []
     for check in CHECKS:
         finding = check(evidence)
         if finding is not None:
             findings.append(finding)
-    # By name too, so that equal confidences give the same plan every time.
-    return sorted(findings, key=lambda finding: (-finding.confidence, finding.name))
+    # By name too, so that equal priorities give the same plan every time.
+    findings.sort(key=lambda finding: (-finding.priority, finding.name))
+    kept: list[Finding] = []
+    for finding in findings:
+        pairs = (frozenset({finding.name, other.name}) for other in kept)
+        if not any(pair in CONTRADICTIONS for pair in pairs):
+            kept.append(finding)
+    return kept

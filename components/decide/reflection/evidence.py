@@ -19,10 +19,10 @@ NOTICEABLE_NATS = 0.01
 # Below it there is little left to learn, so a flat curve is no sign of a bad training.
 HIGH_LOSS = 0.3
 """Loss in nats per token above which something is left to learn."""
-# Do not mend what works: a promoted candidate's causes fall below the confidence of a change
-# (`plan.MIN_CONFIDENCE`) unless they are very sure.
+# Do not mend what works: a promoted candidate's causes fall below the priority of a change
+# (`plan.MIN_PRIORITY`) unless theirs is very high.
 SETTLED = 0.6
-"""Factor of the confidence in a cause if the candidate was promoted."""
+"""Factor of the priority of a cause if the candidate was promoted."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Evidence:
     def finding(
         self,
         name: str,
-        confidence: float,
+        priority: float,
         change: Change | None,
         description: str,
         predicted: str,
@@ -78,7 +78,7 @@ class Evidence:
 
         Args:
             name: Name of the cause.
-            confidence: From 0 to 1, before it is lowered for a promoted candidate.
+            priority: From 0 to 1, before it is lowered for a promoted candidate.
             change: Change of the plan; None if a person has to act.
             description: The evidence in words, with the numbers.
             predicted: The effect that the change should have, in words.
@@ -90,7 +90,7 @@ class Evidence:
         return Finding(
             name=name,
             evidence=description,
-            confidence=confidence * settled,
+            priority=priority * settled,
             change=change,
             predicted=predicted,
             measure=measure,

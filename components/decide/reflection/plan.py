@@ -22,8 +22,8 @@ from components.decide.reflection.changes import (
 MAX_CHANGES = 2
 """Settings changed per round, at most."""
 # A change that helps nothing costs a round, and another one to take it back.
-MIN_CONFIDENCE = 0.5
-"""Causes below this are reported and change nothing."""
+MIN_PRIORITY = 0.5
+"""Causes of a lower priority are reported and change nothing."""
 TAKEN_BACK = "change_taken_back"
 CONFIRMED = "change_confirmed"
 MOVED = 0.05
@@ -39,7 +39,8 @@ class Finding:
 
     name: str
     evidence: str
-    confidence: float
+    priority: float
+    """Place among the causes, 0 to 1: a constant of the rule, and no probability."""
     change: Change | None
     predicted: str | None
     """The effect that the change should have, in words."""
@@ -61,7 +62,7 @@ def next_plan(
 ) -> tuple[Plan, tuple[Cause, ...]]:
     """Return (next plan, every cause with what it changed).
 
-    At most two settings change, those of the most confident causes.
+    At most two settings change, those of the causes with the highest priority.
 
     Args:
         recipe: Recipe as the person wrote it.
@@ -83,9 +84,9 @@ def next_plan(
         causes.append(_cause(reviewed, current, restored, None))
         plan = current.model_copy(update=restored)
         touched = set(restored)
-    for finding in sorted(findings, key=lambda finding: (-finding.confidence, finding.name)):
+    for finding in sorted(findings, key=lambda finding: (-finding.priority, finding.name)):
         change = None
-        if finding.confidence >= MIN_CONFIDENCE and len(touched) < MAX_CHANGES:
+        if finding.priority >= MIN_PRIORITY and len(touched) < MAX_CHANGES:
             change = _first_possible(finding, plan, recipe, touched, refuted)
         changed: dict[str, SettingValue] = {}
         if change is not None:
@@ -274,7 +275,7 @@ def _cause(
     return Cause(
         name=finding.name,
         evidence=finding.evidence,
-        confidence=round(finding.confidence, 3),
+        priority=round(finding.priority, 3),
         change=", ".join(changes) or None,
         predicted=finding.predicted,
         change_name=change,
