@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from components.cli.cluster.wait import Waiting
     from components.cli.json_documents import Json
     from components.cli.package.package_file import Package
-    from components.contracts.recipe import Recipe
 
 # The status by which a shell knows a command that Ctrl-C ended: 128 + SIGINT.
 INTERRUPTED = 130
@@ -72,21 +72,28 @@ def compile_(
 ) -> None:
     """Compile the pipeline for a Kubeflow cluster, with the recipe as its default.
 
-    Verifiers of your own are uploaded to the store.
+    With --store, data, models and verifiers of this machine are uploaded to it.
     """
+    from components.cli.cluster.run_package import warnings, with_inputs_sent
     from components.cli.package.compile import write_package
     from components.cli.package.profiles import load_profile
+    from components.cli.package.workflow_size import workflow_size
     from components.cli.shipped_recipes import find_recipe
+    from components.contracts.recipe_file import load_recipe
 
     # KFP's compiler refuses any other ending.
     if output.suffix not in (".yaml", ".yml"):
         raise UserError(f"-o {output}: the file must end in .yaml")
     loaded_profile = load_profile(profile)
-    resolved = _load_recipe(find_recipe(recipe), override, store)
+    path = find_recipe(recipe)
+    overrides = tuple(override or ())
+    resolved = load_recipe(path, overrides)
+    resolved = with_inputs_sent(resolved, path, overrides, store, is_ready=dict)
     compiled = write_package(
         builder_of(command), resolved, rounds, loaded_profile, output, form, namespace
     )
     size_bytes = output.stat().st_size
+    size = workflow_size(compiled.package)
     document = {
         "output": str(output),
         "bytes": size_bytes,
@@ -94,18 +101,17 @@ def compile_(
         "rounds": rounds,
         "profile": profile,
         "version": compiled.version,
+        "workflow_nodes": size.nodes,
+        "pods": size.pods,
         "unpinned_images": list(compiled.unpinned),
     }
     text = (
-        f"{output}: {size_bytes:,} bytes, {rounds} rounds, profile {profile}, run {resolved.run_id}"
+        f"{output}: {size_bytes:,} bytes, {rounds} rounds in {size.pods} pods, profile {profile}, "
+        f"run {resolved.run_id}"
     )
-    if compiled.unpinned:
-        text += f"\n{_unpinned_warning(compiled.unpinned)}"
+    for warning in warnings(compiled.package):
+        text += f"\n{warning}"
     print_result(document, as_json, text)
-
-
-def _unpinned_warning(images: tuple[str, ...]) -> str:
-    return f"images without a digest, for trials only: {', '.join(images)}"
 
 
 def submit(
@@ -148,17 +154,16 @@ def submit(
     Exit status with --wait: 0 succeeded, 1 failed, 2 time is up or wrong usage, 3 cancelled, 4 the
     API did not answer.
     """
+    from components.cli.cluster.run_package import load_package, warnings
     from components.cli.cluster.submit import as_document, start
     from components.cli.cluster.summary import summary_page
     from components.cli.cluster.wait import EXIT_CODES, Waiting
-    from components.cli.package.compile import unpinned_images
 
-    package, default_name = _load_package(command, options)
+    package, default_name = load_package(builder_of(command), options, _is_ready(options))
     submission = _plan(package, options, name, default_name)
     pipelines = _pipelines(options)
-    unpinned = unpinned_images(package)
-    if unpinned:
-        print_note(_unpinned_warning(unpinned))
+    for warning in warnings(package):
+        print_note(warning)
     started = start(pipelines, submission, again=again, ui=ui)
     verb = "joined" if started.attached else "began"
     print_note(f"{verb} run {submission.name}: {started.state}\n{started.url}")
@@ -240,9 +245,10 @@ def schedule(
 ) -> None:
     """Create or update the recurring run of this name. Idempotent."""
     from components.cli.cluster import schedule as schedules
+    from components.cli.cluster.run_package import load_package
 
     # Also to remove: by default a schedule has the name of the pipeline.
-    package, _ = _load_package(command, options)
+    package, _ = load_package(builder_of(command), options, None if remove else _is_ready(options))
     schedule_name = name or package.name
     if remove == bool(cron):
         raise UserError("say either --cron '0 3 * * 1' or --remove")
@@ -298,41 +304,9 @@ def doctor(
     raise typer.Exit(exit_code(findings))
 
 
-def _load_package(command: typer.Context, options: ClusterOptions) -> tuple[Package, str]:
-    """Return the package of a recipe, or the one that the file is; and the name of its runs."""
-    from components.cli.package.compile import compile_recipe
-    from components.cli.package.lint import findings
-    from components.cli.package.package_file import read_package
-    from components.cli.package.profiles import load_profile
-    from components.cli.shipped_recipes import find_recipe
-
-    path = find_recipe(options.recipe)
-    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    # Both are YAML; only a compiled pipeline has this key.
-    if "pipelineInfo:" not in text:
-        profile = load_profile(options.profile)
-        recipe = _load_recipe(path, options.override, options.store)
-        compiled = compile_recipe(builder_of(command), recipe, options.rounds, profile)
-        return compiled.package, recipe.run_id
-    if options.override:
-        raise UserError(
-            f"{path} is compiled: --set is for recipes; use --param, or submit the recipe"
-        )
-    # The package may be of another version of Ratchet, or edited by hand.
-    package = read_package(path)
-    faults = findings(package)
-    if faults:
-        raise UserError(f"{path} would not run as it should: {'; '.join(faults[:5])}")
-    return package, package.name
-
-
-def _load_recipe(path: Path, override: Override, store: str) -> Recipe:
-    """Return the recipe of a file; the code of its own verifiers is in the store then."""
-    from components.cli.checker_code import send_checker_code
-    from components.contracts.recipe_file import load_recipe
-
-    recipe = load_recipe(path, tuple(override or ()))
-    return send_checker_code(recipe, path, store, os.environ)
+def _is_ready(options: ClusterOptions) -> Callable[[], object]:
+    """Return a call that asks the API and raises if it is away or would take no run."""
+    return partial(_pipelines, options)
 
 
 def _plan(

@@ -132,6 +132,17 @@ def replay_key(sha256: str) -> str:
     return f"replay/{object_key(sha256).removeprefix('objects/')}.json"
 
 
+def input_key(sha256: str, *names: str) -> str:
+    """Return the key of a file that came from a person's machine, or of its folder.
+
+    Args:
+        sha256: Digest of the file, or of the names and digests of all files of the folder.
+        names: Name of the file; empty for the folder, without a slash at its end.
+    """
+    folder = object_key(sha256).removeprefix("objects/")
+    return "/".join(["inputs", folder, *map(part, names)])
+
+
 def opening_key(prompts_sha256: str, number: int) -> str:
     """Return the key of the record of one opening of a set of prompts.
 

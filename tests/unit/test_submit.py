@@ -36,6 +36,7 @@ from components.cli.package.package_file import Package
 from components.errors import Transient, UserError
 from components.runtime.context import Context
 from components.storage import keys
+from components.storage.sources import local_path
 from tests.conftest import BUCKET, S3Server
 from tests.doubles.kfp_api import Clock, KfpApi, failed_workflow, missing_page, page
 from tests.doubles.kubernetes_api import cut_off, failing, lost, reset, slow
@@ -644,6 +645,31 @@ def test_the_verb_submits_a_package_waits_and_appends_the_verdict(
     assert "The verdict could not be read from the store" in text
     assert "<b>" not in text.replace("\\<b\\>", "")
     assert TOKEN not in done.stdout + done.stderr + text
+
+
+@pytest.mark.process
+def test_a_run_reads_from_the_store_what_the_recipe_names_on_this_machine(
+    kfp: KfpApi, s3_server: S3Server, tmp_path: Path
+) -> None:
+    rows, store = tmp_path / "rows.jsonl", s3_server.new_uri()
+    rows.write_text('{"prompt": "1+1", "answer": "2"}\n')
+    words = (
+        *("submit", str(ROOT / "recipes" / "demo.yaml"), "--profile", "small", "--rounds", "1"),
+        *("--set", f"data.sources=[{{uri: {rows}}}]", "--store", store),
+    )
+    refused = cli(kfp, *words, **s3_server.environment)
+    assert "--namespace NAME" in refused.stderr
+    assert "sending" not in refused.stderr
+    done = cli(kfp, *words, "--namespace", "ml", **s3_server.environment)
+    assert done.returncode == 0, done.stderr
+    assert f"{rows}: sending 0.0 MB to {store}/inputs/" in done.stderr
+    [version] = kfp.all("versions")
+    spec = version["pipeline_spec"]["pipeline_spec"]
+    recipe = spec["root"]["inputDefinitions"]["parameters"]["recipe"]["defaultValue"]
+    [source] = recipe["data"]["sources"]
+    assert local_path(source["uri"], s3_server.environment, tmp_path / "fetched").read_bytes() == (
+        rows.read_bytes()
+    )
 
 
 @pytest.mark.process

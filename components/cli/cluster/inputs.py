@@ -21,12 +21,13 @@ def refuse_local_inputs(recipe: Json) -> None:
     Args:
         recipe: The recipe as the pipeline's parameter has it.
     """
-    local = [f"{key}: {uri}" for key, uri in _named_inputs(recipe) if _is_local(uri)]
+    local = [f"{key}: {uri}" for key, uri in named_inputs(recipe) if is_local(uri)]
     if local:
         key = local[0].partition(":")[0]
         raise UserError(
-            f"{'; '.join(local)}: this machine has it, and pods do not; copy it to a bucket that "
-            f"they reach and say --set {key}=s3://bucket/…"
+            f"{'; '.join(local)}: this machine has it, and pods do not; submit the recipe itself "
+            "with --store, which sends it there, or copy it to a bucket that they reach and say "
+            f"--set {key}=s3://bucket/…"
         )
 
 
@@ -38,7 +39,7 @@ def digest_of_inputs(recipe: Json, environment: Mapping[str, str]) -> str:
         Transient: The store cannot be reached for now.
     """
     versions = {}
-    for key, uri in _named_inputs(recipe):
+    for key, uri in named_inputs(recipe):
         if not _is_in_store(uri):
             version = source_version(uri, environment)
             if version:
@@ -46,7 +47,7 @@ def digest_of_inputs(recipe: Json, environment: Mapping[str, str]) -> str:
     return digest_of(versions) if versions else ""
 
 
-def _named_inputs(recipe: Json) -> Iterator[tuple[str, str]]:
+def named_inputs(recipe: Json) -> Iterator[tuple[str, str]]:
     """Yield (key, URI) of everything that a recipe reads."""
     sources = _value(recipe, "data", "sources")
     for index, source in enumerate(sources if isinstance(sources, list) else ()):
@@ -68,7 +69,8 @@ def _is_in_store(uri: str) -> bool:
     return uri in ("", _FROM_NOTHING) or uri.startswith(RELEASE_SCHEME)
 
 
-def _is_local(uri: str) -> bool:
+def is_local(uri: str) -> bool:
+    """Return True if an input is a file or folder of the machine that reads the recipe."""
     if _is_in_store(uri):
         return False
     # Without the environment: a `~` is here whatever it stands for.
