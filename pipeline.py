@@ -4,9 +4,9 @@
                                   │          └ generate ×S ─► select ─► train ─► evaluate ─► decide
                                   └ train ─► evaluate ─► decide
 
-KFP has no loop, so rounds are a flat chain of guarded sub-pipelines, unrolled at compile time. From
-round to round go one bool (go on?) and one string (the URI of the state). Inside a round, artifacts
-are pointers to stored receipts. `python pipeline.py --help` is the command line.
+KFP has no loop, so rounds are a flat chain of guarded groups, unrolled at compile time. From round
+to round go one bool (go on?) and one string (the URI of the state). Inside a round, artifacts are
+pointers to stored receipts. `python pipeline.py --help` is the command line.
 """
 
 try:
@@ -18,7 +18,7 @@ except ModuleNotFoundError as error:
 
 from components.cli.package.parameters import DESCRIPTION
 from components.cli.package.profiles import Profile
-from components.cli.package.tasks import JOB_ID, Channel, Component, Outputs, State, Tasks
+from components.cli.package.tasks import JOB_ID, Channel, Component, Outputs, Tasks
 from components.contracts.recipe import Recipe, parameter_values, pipeline_document
 from components.decide.component import decide, first_champion
 from components.evaluate.component import evaluate
@@ -26,7 +26,7 @@ from components.generate.component import generate
 from components.prepare.component import prepare
 from components.publish.component import publish
 from components.report.component import report
-from components.select.component import select
+from components.select.component import select, select_unsharded
 from components.train.component import train
 
 
@@ -36,9 +36,7 @@ def build(recipe: Recipe, rounds: int = 4, profile: Profile | None = None) -> Co
     A profile says on which nodes of a cluster the steps run; without one they run as they are.
     """
     task = Tasks(profile)
-    # KFP wants sub-pipelines built outside the function that uses them.
-    supervised = round_zero(task)
-    later = [improvement_round(n, recipe.generate.shards, task) for n in range(1, rounds + 1)]
+    shards = recipe.generate.shards
     document = pipeline_document(recipe)
     # The form sends every field: `prepare` tells by these which ones a person changed.
     defaults = parameter_values(recipe)
@@ -87,44 +85,34 @@ def build(recipe: Recipe, rounds: int = 4, profile: Profile | None = None) -> Co
                 "results"
             ]
             begun = task.outputs(first_champion, "first-champion", state=state, results=results)
-            given = {"supervised": start["supervised"], "data": start["data"]}
-            latest = task.group(supervised, "Round 0", state=begun["state"], **given)
-            for number, round_of_samples in enumerate(later, 1):
-                latest = task.group(round_of_samples, f"Round {number}", **latest)
+            latest = {"go": start["supervised"], "state": begun["state"]}
+            with task.carried_out(latest):
+                decided = train_evaluate_decide(0, latest["state"], start["data"], task)
+            latest = task.or_skip(decided, 0, latest, go=True)
+            for number in range(1, rounds + 1):
+                with task.carried_out(latest):
+                    mix = generate_select(number, latest["state"], shards, task)
+                    decided = train_evaluate_decide(number, latest["state"], mix, task)
+                latest = task.or_skip(decided, number, latest, go=latest["go"])
             task(publish, "publish", state=latest["state"])
 
     return ratchet
 
 
-def round_zero(task: Tasks) -> Component:
-    """Return the supervised round, on labelled rows; skipped if there is none, or it is done."""
-
-    @dsl.pipeline(name="round-0")
-    def supervised_round(supervised: bool, state: str, data: dsl.Input[dsl.Dataset]) -> State:
-        with task.carried_out(supervised, "begin-0"):
-            decided = train_evaluate_decide(0, state, data, task)
-        return task.or_skip(decided, "r0", state, go=True)
-
-    return supervised_round
-
-
-def improvement_round(number: int, shards: int, task: Tasks) -> Component:
-    """Return one round of sampling, selecting and training, skipped once `decide` said stop."""
-
-    @dsl.pipeline(name=f"round-{number}")
-    def round_of_samples(go: bool, state: str) -> State:
-        with task.carried_out(go, f"improve-{number}"):
-            with dsl.ParallelFor(items=list(range(shards)), name=f"shards-{number}") as shard:
-                shard_task = task(generate, f"generate-r{number}", state=state, shard=shard)
-            samples = dsl.Collected(shard_task.outputs["samples"])
-            selection = task(select, f"select-r{number}", state=state, samples=samples)
-            decided = train_evaluate_decide(number, state, selection.outputs["mix"], task)
-        return task.or_skip(decided, f"r{number}", state, go=False)
-
-    return round_of_samples
+def generate_select(number: int, state: Channel, shards: int, task: Tasks) -> Channel:
+    """Add the first half of a round that learns from samples, and return the mix to train on."""
+    if shards == 1:
+        # A loop of one costs two more pods and half a minute on a cluster.
+        samples = task.outputs(generate, f"generate-r{number}", state=state, shard=0)["samples"]
+        name = f"select-r{number}"
+        return task.outputs(select_unsharded, name, state=state, samples=samples)["mix"]
+    with dsl.ParallelFor(items=list(range(shards)), name=f"shards-{number}") as shard:
+        sampled = task.outputs(generate, f"generate-r{number}", state=state, shard=shard)
+    samples = dsl.Collected(sampled["samples"])
+    return task.outputs(select, f"select-r{number}", state=state, samples=samples)["mix"]
 
 
-def train_evaluate_decide(number: int, state: str, mix: Channel, task: Tasks) -> Outputs:
+def train_evaluate_decide(number: int, state: Channel, mix: Channel, task: Tasks) -> Outputs:
     """Add the second half of every round, and return decide's outputs `go` and `state`."""
     candidate = task.outputs(train, f"train-r{number}", state=state, mix=mix)["candidate"]
     measured = task.outputs(evaluate, f"evaluate-r{number}", state=state, candidate=candidate)

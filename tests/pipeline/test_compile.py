@@ -18,9 +18,11 @@ import yaml
 from kfp import compiler
 
 from components.cli.package.parameters import PARAMETERS
-from components.cli.package.profiles import STEPS
+from components.cli.package.profiles import STEPS, load_profile
+from components.cli.package.workflow_size import MAX_NODES_TO_RETRY, workflow_size
 from components.contracts.recipe_file import load_recipe
 from pipeline import build
+from tests.pipeline.compiling import compile_aside
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "pipeline-tasks.txt"
@@ -28,8 +30,6 @@ RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 COMPONENTS = sorted((ROOT / "components").rglob("*.py"))
 SHARED = ("contracts", "storage", "runtime", "verifiers", "modeling", "chat_api", "sandbox")
 MAX_BYTES = 400_000
-MAX_TASKS = 60
-"""Of four rounds: a run of 56 tasks is a workflow object near the 2 MiB that a cluster stores."""
 MAX_BODY_LINES = 25
 HEAVY = {"kfp", "torch", "transformers", "deepspeed"}
 
@@ -94,8 +94,16 @@ def test_every_count_of_rounds_compiles_small_and_with_names_of_its_own(rounds: 
     assert f"generate-r{rounds + 1}" not in names
 
 
-def test_four_rounds_are_few_enough_tasks_to_be_retried() -> None:
-    assert len(list(tasks(4))) <= MAX_TASKS
+@pytest.mark.parametrize(("rounds", "shards", "nodes", "pods"), [(4, 1, 235, 73), (1, 2, 135, 39)])
+def test_a_run_has_so_many_nodes_and_pods_on_a_cluster(
+    rounds: int, shards: int, nodes: int, pods: int
+) -> None:
+    """By the rules that counted 288 nodes and 81 pods where a real cluster had as many."""
+    recipe = load_recipe(ROOT / "recipes" / "demo.yaml", (f"generate.shards={shards}",))
+    profile = load_profile("cpu", ROOT / "tests" / "pipeline" / "images.toml")
+    size = workflow_size(compile_aside(recipe, rounds, profile).package)
+    assert (size.nodes, size.pods) == (nodes, pods)
+    assert size.nodes <= MAX_NODES_TO_RETRY
 
 
 @pytest.mark.parametrize("rounds", [1, 4, 5])
@@ -119,7 +127,8 @@ def test_both_branches_of_every_round_end_in_a_container_that_hands_on_the_state
         assert len(merged) == 1
         for output in merged[0].values():
             assert len(output["valueFromOneof"]["parameterSelectors"]) == 2
-        assert len(merged[0]) == 2
+        # Whether to go on is of no use to anybody after the last round.
+        assert len(merged[0]) == (1 if number == 4 else 2)
 
 
 def producers(name: str) -> set[str]:

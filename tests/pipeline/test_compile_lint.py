@@ -68,7 +68,12 @@ def argument(task: Json, name: str, value: Any) -> None:
 
 
 def guard(one: Broken, condition: str) -> None:
-    one.task("condition-4")["triggerPolicy"]["condition"] = condition
+    one.task("condition-8")["triggerPolicy"]["condition"] = condition
+
+
+def operand(one: Broken, task: str) -> str:
+    """The input that a guard compares."""
+    return str(one.task(task)["triggerPolicy"]["condition"]).split("'")[1]
 
 
 def merge(one: Broken) -> Json:
@@ -92,8 +97,13 @@ def drop_task(one: Broken, name: str) -> None:
 
 def _many_tasks(one: Broken) -> None:
     tasks = one.level("publish")
-    for number in range(60):
+    for number in range(120):
         tasks[f"publish-{number}"] = copy.deepcopy(tasks["publish"])
+
+
+def _many_shards(one: Broken) -> None:
+    items = one.task("for-loop-7")["parameterIterator"]["items"]
+    items["raw"] = str(list(range(60)))
 
 
 def _twins(one: Broken) -> None:
@@ -118,9 +128,9 @@ def _a_branch_of_tasks_alone(one: Broken) -> None:
 
 
 def _read_by_a_guard_alone(one: Broken) -> None:
-    for name, component in one.components.items():
-        if name.startswith("comp-round-0"):
-            component["dag"]["outputs"]["parameters"].pop("state")
+    readers = one.task("condition-branches-5")["inputs"]["parameters"]
+    for name in [name for name in readers if name.endswith("oneof-1")]:
+        del readers[name]
 
 
 def _importer(one: Broken) -> None:
@@ -147,7 +157,8 @@ def _gpu_from_a_parameter(one: Broken) -> None:
 
 MUTANTS: dict[str, tuple[str, Callable[[Broken], Any]]] = {
     "too large": ("size", lambda one: one.spec.update(note="x" * 400_000)),
-    "too many tasks": ("tasks", _many_tasks),
+    "too many tasks": ("workflow", _many_tasks),
+    "too many shards": ("workflow", _many_shards),
     "a cached task": (
         "cache",
         lambda one: one.task("decide-r1").update(cachingOptions={"enableCache": True}),
@@ -155,9 +166,9 @@ MUTANTS: dict[str, tuple[str, Callable[[Broken], Any]]] = {
     "two tasks of one name": ("names", _twins),
     "a guard on a task's output": (
         "guards",
-        lambda one: _from_a_task(one, "condition-4", "pipelinechannel--go"),
+        lambda one: _from_a_task(one, "condition-8", operand(one, "condition-8")),
     ),
-    "an If without an Else": ("guards", lambda one: drop_task(one, "condition-5")),
+    "an If without an Else": ("guards", lambda one: drop_task(one, "condition-9")),
     "a quote in a comparison": (
         "guards",
         lambda one: guard(one, "inputs.parameter_values['pipelinechannel--go'] == 'it's'"),
@@ -175,11 +186,11 @@ MUTANTS: dict[str, tuple[str, Callable[[Broken], Any]]] = {
     "a merge that only a guard reads": ("merges", _read_by_a_guard_alone),
     "an output used in a loop": (
         "loops",
-        lambda one: _from_a_task(one, "for-loop-3", "pipelinechannel--state"),
+        lambda one: _from_a_task(one, "for-loop-7", "pipelinechannel--state"),
     ),
     "a loop over artifacts": (
         "loops",
-        lambda one: one.task("for-loop-3").update(artifactIterator={}),
+        lambda one: one.task("for-loop-7").update(artifactIterator={}),
     ),
     "a placeholder within text": (
         "placeholders",
@@ -252,7 +263,7 @@ MUTANTS: dict[str, tuple[str, Callable[[Broken], Any]]] = {
     ),
     "a retried sub-pipeline": (
         "patience",
-        lambda one: one.task("round-1").update(retryPolicy={"maxRetryCount": 1}),
+        lambda one: one.task("condition-branches-5").update(retryPolicy={"maxRetryCount": 1}),
     ),
     "no time limit": (
         "patience",

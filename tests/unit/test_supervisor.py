@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from components.cli.package.package_file import Package
 from components.runtime.supervisor import (
     LONGEST_PAUSE_SECONDS,
     MAX_DEATHS,
@@ -161,3 +163,32 @@ def test_deaths_in_a_row_are_few_however_long_the_tries_were() -> None:
     patience = RetryRule(deadline=1e9)
     pauses = [patience.pause_after(137, 3600, 3600.0 * number) for number in range(MAX_DEATHS + 1)]
     assert pauses == [10, 10, 10, None]
+
+
+QUIET_STEP = """
+import logging
+def decide(state: str):
+    print("our line", state)
+    logging.getLogger("a library").info("a word that nobody asked for")
+    logging.getLogger("a library").warning("a reason")
+"""
+
+
+def test_the_log_of_a_steps_pod_begins_and_ends_with_our_lines(
+    package: Package, tmp_path: Path
+) -> None:
+    """By the very command of the compiled package, with another step in its component."""
+    *command, _ = package.executors["exec-decide-r0"]["container"]["command"]
+    inputs = {"inputs": {"parameterValues": {"state": "s"}}}
+    outputs = {"outputs": {"outputFile": str(tmp_path / "output.json")}}
+    arguments = ["--executor_input", json.dumps({**inputs, **outputs})]
+    bin_folder = Path(sys.executable).parent
+    done = subprocess.run(
+        [*command, QUIET_STEP, *arguments, "--function_to_execute", "decide"],
+        env={"PATH": f"{bin_folder}:{os.environ['PATH']}", "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=True,
+    )
+    assert sorted(done.stdout.splitlines()) == ["WARNING a library: a reason", "our line s"]

@@ -16,11 +16,9 @@ from components.cli.package.lint_flow import guards, loops, merges, placeholders
 from components.cli.package.lint_pods import pods, resources, retries, shells
 from components.cli.package.package_file import Package
 from components.cli.package.secret_values import looks_secret
+from components.cli.package.workflow_size import MAX_NODES, workflow_size
 
 MAX_BYTES = 400_000
-
-# A run of 56 tasks was a Workflow object of 1.95 MiB and could not be retried; etcd stores 2 MiB.
-MAX_TASKS = 60
 
 # KFP passes parameters through its database and pod arguments; larger values belong into the store.
 MAX_PARAMETER_BYTES = 100_000
@@ -40,12 +38,12 @@ def _size(package: Package) -> Iterator[str]:
         yield f"{size:,} bytes, {MAX_BYTES:,} are allowed"
 
 
-def _number_of_tasks(package: Package) -> Iterator[str]:
-    count = sum(1 for _ in package.tasks())
-    if count > MAX_TASKS:
+def _workflow(package: Package) -> Iterator[str]:
+    nodes = workflow_size(package).nodes
+    if nodes > MAX_NODES:
         yield (
-            f"{count} tasks; more than {MAX_TASKS} cannot be retried: unroll fewer rounds, and go "
-            "on by resume_from"
+            f"a run has {nodes} nodes, and a Workflow holds {MAX_NODES}: unroll fewer rounds "
+            "(--rounds) and go on by resume_from, or sample in fewer shards (generate.shards)"
         )
 
 
@@ -100,7 +98,7 @@ def _secrets(package: Package) -> Iterator[str]:
 
 RULES: dict[str, Callable[[Package], Iterator[str]]] = {
     "size": _size,
-    "tasks": _number_of_tasks,
+    "workflow": _workflow,
     "cache": _caching,
     "names": _unique_names,
     "guards": guards,

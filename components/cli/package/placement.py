@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from components.cli.package.profiles import Nodes, Profile, Resources
+from components.runtime.quiet_module import quiet
 from components.runtime.supervisor import supervised
 
 if TYPE_CHECKING:
     from kfp.dsl.pipeline_task import PipelineTask
 
+_KFP_EXECUTOR = "kfp.dsl.executor_main"
 FIRST_PAUSE_SECONDS = 30
 PAUSE_FACTOR = 2.0
 
@@ -29,7 +31,7 @@ def place(task: PipelineTask, step: str, profile: Profile) -> None:
     container = task.container_spec
     if container is None:
         raise TypeError(f"{step} is no container component")
-    container.command = supervised(container.command, resources.hours)
+    container.command = supervised(quiet(container.command, _KFP_EXECUTOR), resources.hours)
     # The time limit of one pod: each retry gets it anew.
     kubernetes.set_timeout(task, int(resources.hours * 3600))
     _mount_scratch(task, resources)

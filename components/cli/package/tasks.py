@@ -1,9 +1,9 @@
 """Parts of the pipeline: tasks as the profile places them, and the two branches of a round."""
 
-# Without `from __future__ import annotations`: KFP takes the types of State as data.
+from __future__ import annotations
 
 import copy
-from typing import Any, NamedTuple
+from typing import Any
 
 from kfp import dsl, kubernetes
 from kfp.dsl.base_component import BaseComponent
@@ -17,8 +17,12 @@ from components.decide.component import pass_through
 # The numbered user of our images. Pod Security `restricted` wants one that is not root.
 USER_ID = 10001
 
-OF_DECIDE = ("pass-through", "first-champion")
-"""Components of decide's folder, which have its image and resources."""
+STEP_OF_COMPONENT = {
+    "pass-through": "decide",
+    "first-champion": "decide",
+    "select-unsharded": "select",
+}
+"""Component → the step whose image and resources it has, where it is not called like its step."""
 
 JOB_ID = dsl.PIPELINE_JOB_ID_PLACEHOLDER
 """Id of the pipeline job, known when it runs."""
@@ -28,13 +32,8 @@ Outputs = dict[str, PipelineChannel]
 """Outputs of a task that is not carried out yet: name → channel to later tasks."""
 
 
-class State(NamedTuple):
-    """Outputs of a round, and inputs of the next."""
-
-    go: bool
-    """False once `decide` has said stop."""
-    state: str
-    """URI of the state, a receipt in the store."""
+HANDED_ON = ("go", "state")
+"""What goes from round to round: whether to go on, and the URI of the state."""
 
 
 class Tasks:
@@ -45,7 +44,7 @@ class Tasks:
 
     def __call__(self, component: BaseComponent, name: str, **arguments: Any) -> PipelineTask:
         """Return a task of a component under a name of its own, with its settings."""
-        step = component.component_spec.name
+        component_name = component.component_spec.name
         # Names carry the round, because the UI looks artifacts up by task name over the whole run.
         # A copy gets the name: of two tasks of one component, the SDK would give both the executor
         # of the first.
@@ -55,7 +54,8 @@ class Tasks:
         task = component(**arguments).set_caching_options(False)
         kubernetes.set_security_context(task, run_as_user=USER_ID, run_as_non_root=True)
         if self._profile is not None:
-            place(task, "decide" if step in OF_DECIDE else step, self._profile)
+            step = STEP_OF_COMPONENT.get(component_name, component_name)
+            place(task, step, self._profile)
         return task
 
     def outputs(self, component: BaseComponent, name: str, **arguments: Any) -> Outputs:
@@ -63,38 +63,39 @@ class Tasks:
         outputs: Outputs = self(component, name, **arguments).outputs
         return outputs
 
-    def group(self, component: BaseComponent, title: str, **arguments: Any) -> Outputs:
-        """Add a sub-pipeline, under its title in the UI; return its outputs."""
-        group_task = component(**arguments).set_display_name(title).set_caching_options(False)
-        outputs: Outputs = group_task.outputs
-        return outputs
-
     @staticmethod
-    def carried_out(go: bool, name: str) -> dsl.If:
-        """Return the block of a round that is carried out if `go` is true.
+    def carried_out(latest: Outputs) -> dsl.If:
+        """Return the block of a round that is carried out if the round before it says so.
 
-        `go` is an input of the sub-pipeline: kfp.local takes an If on another task's named output
-        for false, and the run still succeeds.
-        """
-        return dsl.If(go == True, name=name)  # noqa: E712 — KFP overloads ==
-
-    def or_skip(self, finished: Outputs, name: str, state: str, go: bool) -> State:
-        """Add the branch that hands the state on where a round is not carried out.
-
-        It follows the block of `carried_out`.
+        `or_skip` follows the block: kfp.local takes a lone If on a task's named output for false,
+        and the run still succeeds.
 
         Args:
-            finished: Outputs of the round's last task.
-            name: `r1`, in the names of the branch and of its task.
-            state: State that the round would begin from.
-            go: Whether the round after it is carried out.
+            latest: `go` and `state`, as `or_skip` returns them.
+        """
+        return dsl.If(latest["go"] == True, name="improve")  # noqa: E712 — KFP overloads ==
+
+    def or_skip(
+        self, decided: Outputs, number: int, latest: Outputs, go: PipelineChannel | bool
+    ) -> Outputs:
+        """Add the branch that hands the state on where a round is not carried out.
+
+        Args:
+            decided: Outputs of the round's last task.
+            number: Number of the round, its title in the UI.
+            latest: What the round began from, as given to `carried_out`.
+            go: Whether the round after it is carried out. Where the guard is the output of another
+                round this must be that output, false here: as the operand of a guard alone, the
+                SDK does not hand it to the round.
 
         Returns:
-            The outputs of whichever branch was carried out.
+            `go` and `state` of whichever branch was carried out.
         """
         # A lone If that is false would stay "running" in the UI for ever.
-        with dsl.Else(name=f"skip-{name}"):
-            skipped = self.outputs(pass_through, f"pass-through-{name}", state=state, go=go)
+        with dsl.Else(name="skip"):
+            name = f"pass-through-r{number}"
+            skipped = self.outputs(pass_through, name, state=latest["state"], go=go)
         # Parameters alone: kfp.local has no OneOf of artifacts.
-        outputs = {field: dsl.OneOf(finished[field], skipped[field]) for field in State._fields}
-        return State(**outputs)
+        merged = {key: dsl.OneOf(decided[key], skipped[key]) for key in HANDED_ON}
+        merged["state"].condition_branches_group.display_name = f"Round {number}"
+        return merged

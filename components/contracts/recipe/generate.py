@@ -61,8 +61,9 @@ class GenerateSection(Section):
     """For `engine: openai`. top_k is not part of that API and is not sent."""
     prompts_per_round: Positive = 1000
     samples_per_prompt: Positive = 4
-    # kfp.local runs two tasks side by side at most.
-    shards: Positive = 2
+    # kfp.local runs two tasks side by side at most. On a cluster two shards cost five more pods a
+    # round than one, and half a minute.
+    shards: Positive = 1
     """Tasks that sample side by side; the samples do not depend on it."""
     # Greedy answers to one prompt are all the same, and no vote can be counted.
     temperature: Annotated[float, Field(ge=0.0, le=5.0)] = 0.7
