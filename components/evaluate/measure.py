@@ -23,7 +23,7 @@ from components.runtime.campaign import Campaign
 from components.runtime.code_digest import code_digest
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, fetch_folder
-from components.verifiers import verify
+from components.verifiers import Room, verify_all
 from components.verifiers.numeric_error import error_of
 
 if TYPE_CHECKING:
@@ -226,9 +226,14 @@ def measure(
         samples = loaded.samples(questions.sampled_prompts)
         # Sampling charges its own seconds.
         begin = context.clock()
-        verdicts = _verdicts(questions.sampled_prompts, samples)
+        room = Room(context.threads, context.free_memory_bytes)
+        verdicts = _verdicts(questions.sampled_prompts, samples, room)
         classes = loaded.classes(questions)
-        results = _results(questions, answers, samples, verdicts, classes)
+        asked = [
+            (prompt, answer.text) for prompt, answer in zip(questions.prompts, answers, strict=True)
+        ]
+        correct = verify_all(asked, room)
+        results = _results(questions, answers, correct, samples, verdicts, classes)
         texts, skipped = loaded.text_results(questions)
         metrics: dict[str, dict[str, float]] = {}
         if harness and section.harness is not None:
@@ -251,15 +256,17 @@ def measure(
     return Measured(results, texts, samples), account
 
 
-def _verdicts(prompts: Sequence[Prompt], samples: Sequence[Sample]) -> list[bool]:
+def _verdicts(prompts: Sequence[Prompt], samples: Sequence[Sample], room: Room) -> list[bool]:
     """Return, for each sample, True if the verifier accepts it."""
     prompts_by_id = {prompt.id: prompt for prompt in prompts}
-    return [verify(prompts_by_id[sample.prompt_id], sample.text) for sample in samples]
+    asked = [(prompts_by_id[sample.prompt_id], sample.text) for sample in samples]
+    return verify_all(asked, room)
 
 
 def _results(
     questions: Questions,
     answers: Sequence[Sample],
+    correct: Sequence[bool],
     samples: Sequence[Sample],
     verdicts: Sequence[bool],
     classes: Mapping[str, ClassChoice],
@@ -269,6 +276,7 @@ def _results(
     Args:
         questions: The prompts.
         answers: Greedy answer to each prompt.
+        correct: Verdict on each of them.
         samples: Samples for pass@k.
         verdicts: Verdict on each sample.
         classes: Prompt id → class chosen by likelihood; prompts without a class have none.
@@ -277,14 +285,16 @@ def _results(
     for sample, right in zip(samples, verdicts, strict=True):
         verdicts_by_prompt[sample.prompt_id].append(right)
     results = []
-    for prompt, split, answer in zip(questions.prompts, questions.splits, answers, strict=True):
+    for prompt, split, answer, is_correct in zip(
+        questions.prompts, questions.splits, answers, correct, strict=True
+    ):
         # Dev and test prompts are not sampled.
         prompt_verdicts = verdicts_by_prompt.get(prompt.id, [])
         chosen = classes.get(prompt.id)
         result = Result(
             prompt_id=prompt.id,
             split=split,
-            correct=verify(prompt, answer.text),
+            correct=is_correct,
             text=answer.text,
             finished=answer.finished,
             num_tokens=answer.num_tokens,

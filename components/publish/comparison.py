@@ -15,7 +15,7 @@ from components.contracts.summaries.summary import Share
 from components.publish.non_inferiority import non_inferior_p_value
 from components.runtime.context import Context
 from components.statistics import mcnemar_one_sided, wilson_interval
-from components.verifiers import verify
+from components.verifiers import Room, verify_all
 from components.verifiers.numeric_error import error_gains, error_of
 
 
@@ -87,8 +87,9 @@ def answers_of(
     model, codec = load_for_answers(folder, recipe.model.system_prompt)
     samples = sample_all(context, model, codec, prompts, [[0]] * len(prompts), greedy)
     texts = [sample.text for sample in samples]
+    room = Room(context.threads, context.free_memory_bytes)
     return Answers(
-        right=[verify(prompt, text) for prompt, text in zip(prompts, texts, strict=True)],
+        right=verify_all(list(zip(prompts, texts, strict=True)), room),
         errors=[error_of(prompt, text) for prompt, text in zip(prompts, texts, strict=True)],
     )
 

@@ -17,7 +17,7 @@ from components.bounded_mean import bounded_mean_test
 from components.contracts.summaries.select import FilterAudit, FilterQuality
 from components.select.scored_samples import Block, Filter, ScoredSample, by_prompt
 from components.statistics import binomial_upper
-from components.verifiers import verify
+from components.verifiers import ONE_BY_ONE, Room, verify_all
 
 LEVEL = 0.05
 """Highest p-value that shows that filters help, or that they do not."""
@@ -29,11 +29,13 @@ filters remove nothing at all could never be shown, with whatever number of prom
 class Audit:
     """The account of the audit samples, filter by filter."""
 
-    def __init__(self, samples: Sequence[ScoredSample]) -> None:
+    def __init__(self, samples: Sequence[ScoredSample], room: Room = ONE_BY_ONE) -> None:
         self._samples = list(samples)
         self._remaining: list[ScoredSample] = list(samples)
         # Verified once: all filters are measured against the same verdicts.
-        self._is_right = {scored.key: verify(scored.prompt, scored.text) for scored in samples}
+        is_right = verify_all([(scored.prompt, scored.text) for scored in samples], room)
+        keys = [scored.key for scored in samples]
+        self._is_right = dict(zip(keys, is_right, strict=True))
         self._filters: dict[str, FilterQuality] = {}
 
     def pass_through(self, name: str, apply: Filter) -> None:

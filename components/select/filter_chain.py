@@ -112,7 +112,7 @@ def filter_all(
     account = Account(given=samples.count - samples.num_hinted)
     if settings.hints is not None:
         account.hinted = Account(given=samples.num_hinted)
-    audit = Audit(settings.audit)
+    audit = Audit(settings.audit, settings.room)
     votes = VoteTally(settings.validation)
     for pass_number, entries in enumerate(PASSES, 1):
         filters = _filters_of_pass(entries, settings, samples.blocks)

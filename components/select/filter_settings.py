@@ -9,6 +9,7 @@ from pathlib import Path
 from components.contracts.recipe import Hints, SelectSection
 from components.contracts.rows import MAX_CLASSES, Prompt, TrainingRow
 from components.select.scored_samples import Block, NoScore, ScoredSample
+from components.verifiers import ONE_BY_ONE, Room
 
 Scorer = Callable[[Block], Sequence[float | NoScore | None]]
 """Returns the scores of a block, in order; NoScore or None where there is none (`unscored`)."""
@@ -59,6 +60,8 @@ class FilterSettings:
     `champion`, `base` and `ratio`."""
     audit: Sequence[ScoredSample] = ()
     """Samples of prompts whose answer is known and that are never trained on."""
+    room: Room = ONE_BY_ONE
+    """For checks of answers that are done side by side."""
     hints: Hints | None = None
     """Settings of the hints that some samples were drawn with; None without hints."""
 

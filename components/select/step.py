@@ -36,6 +36,7 @@ from components.select.scorers import scorers_of
 from components.select.sorted_samples import gather
 from components.select.worse_answers import worse_answers
 from components.storage.sources import model_version
+from components.verifiers import Room
 
 
 @dataclass(frozen=True)
@@ -258,6 +259,7 @@ class _Selection:
                 classes=Classes.of(self._labelled),
                 scorers=scorers,
                 audit=audit,
+                room=Room(self._context.threads, self._context.free_memory_bytes),
                 hints=self._hints,
             )
             with (self._folder / DROPPED).open("wb") as rejected:

@@ -30,7 +30,9 @@ A text without any of these ends with its last number (`numeric`) or is the answ
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from components.contracts.rows import Prompt
 from components.contracts.verifier_names import own_name
@@ -60,6 +62,8 @@ __all__ = [
     "BUILTIN_TASKS",
     "MAX_ANSWER_CHARACTERS",
     "MAX_DIGITS",
+    "ONE_BY_ONE",
+    "Room",
     "Verdict",
     "answer_key",
     "final_number",
@@ -69,7 +73,9 @@ __all__ = [
     "require_gym",
     "scorer_is_safe",
     "verdict_of",
+    "verdicts_of",
     "verify",
+    "verify_all",
     "vote_keys",
 ]
 
@@ -90,6 +96,26 @@ class Verifier:
     """The right answer of a prompt in words, without the way to it; empty if there is none."""
     problem: Callable[[Prompt], str] = lambda prompt: ""
     """Why no answer to a prompt can be checked, "" if answers can be."""
+    num_processes: int = 0
+    """Processes that a check starts for itself alone. Checks by such a verifier can be done side by
+    side."""
+
+
+class Room(NamedTuple):
+    """Cores and memory for checks that are done side by side."""
+
+    cores: int = 1
+    memory_bytes: int = 0
+
+    def num_checks(self, num_processes: int, memory_mb: int) -> int:
+        """Return how many checks fit beside each other, at least 1.
+
+        Args:
+            num_processes: of a check; one of them computes at a time.
+            memory_mb: that each of them may use.
+        """
+        check_bytes = num_processes * memory_mb * 2**20
+        return max(1, min(self.cores, self.memory_bytes // check_bytes))
 
 
 def _numeric_groups(texts: Sequence[str]) -> list[str]:
@@ -114,8 +140,8 @@ _VERIFIERS = {
         mathematics.stated_answer,
     ),
     "choice": Verifier(choice.accepts, choice.answer_key, choice.group_keys, choice.stated_answer),
-    "code": Verifier(code.verdict, code.answer_key, problem=code.tests_problem),
-    "sql": Verifier(sql.verdict, sql.answer_key),
+    "code": Verifier(code.verdict, code.answer_key, problem=code.tests_problem, num_processes=2),
+    "sql": Verifier(sql.verdict, sql.answer_key, num_processes=1),
     "json_schema": Verifier(
         json_schema.verdict, json_schema.answer_key, problem=json_schema.schema_problem
     ),
@@ -131,6 +157,10 @@ _VERIFIERS = {
 }
 _OWN = Verifier(own_checker.verdict)
 _UNKNOWN = Verifier(lambda prompt, text: False)
+
+
+ONE_BY_ONE = Room()
+"""Room for one check at a time."""
 
 
 def verify(prompt: Prompt, text: str) -> bool:
@@ -160,6 +190,39 @@ def verdict_of(prompt: Prompt, text: str) -> Verdict:
         return Verdict(0.0, f"longer than {MAX_ANSWER_CHARACTERS} characters")
     result = verifier.accepts(prompt, text)
     return result if isinstance(result, Verdict) else Verdict(float(result))
+
+
+def verdicts_of(asked: Sequence[tuple[Prompt, str]], room: Room) -> list[Verdict]:
+    """Return the verdict on each (prompt, text), in order.
+
+    Checks that start processes of their own are done side by side, as many as there is room for.
+
+    Raises:
+        UserError: As `verify` does.
+    """
+    verdicts: dict[int, Verdict] = {}
+    slow: dict[int, int] = {}
+    for index, (prompt, text) in enumerate(asked):
+        num_processes = _verifier(prompt).num_processes
+        if num_processes:
+            slow[index] = room.num_checks(num_processes, prompt.check.memory_mb)
+        else:
+            verdicts[index] = verdict_of(prompt, text)
+    if slow:
+        # The largest check decides: no mixture of them may use more memory than there is.
+        with ThreadPoolExecutor(min(slow.values())) as pool:
+            results = pool.map(lambda index: verdict_of(*asked[index]), slow)
+            verdicts.update(zip(slow, results, strict=True))
+    return [verdicts[index] for index in range(len(asked))]
+
+
+def verify_all(asked: Sequence[tuple[Prompt, str]], room: Room) -> list[bool]:
+    """Return, for each (prompt, text), whether the text answers the prompt; see `verdicts_of`."""
+    verdicts = verdicts_of(asked, room)
+    return [
+        verdict.score >= prompt.check.threshold
+        for (prompt, _), verdict in zip(asked, verdicts, strict=True)
+    ]
 
 
 def answer_key(prompt: Prompt, text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from components.errors import UserError
 from components.runtime.campaign import Campaign, load_campaign
 from components.runtime.context import Context
 from components.runtime.receipts import fetch, read_summary, receipt_uri
-from components.verifiers import verdict_of, verify, vote_keys
+from components.verifiers import ONE_BY_ONE, Room, verdict_of, verdicts_of, verify, vote_keys
 from tests.unit.test_prepare_step import RECIPE, prepare
 
 pytestmark = pytest.mark.process
@@ -143,6 +144,32 @@ def test_a_program_that_does_not_is_wrong_with_the_reason(
     prompt = row(tests)
     assert verdict_of(prompt, answer).reason.startswith(reason)
     assert not verify(prompt, answer)
+
+
+def test_programs_run_side_by_side_as_far_as_there_is_room() -> None:
+    """Each program tells when it began and ended, by the clock that all processes share."""
+    program = (
+        "import time\ndef times():\n    began = time.monotonic()\n    time.sleep(SECONDS)\n"
+        "    return began, time.monotonic()\n"
+    )
+    prompt = row("raise ValueError(times())")
+    other = Prompt(id="0", text="?", verifier="exact", reference={"answer": "4"})
+
+    def most_at_once(seconds: str, room: Room) -> int:
+        answer = program.replace("SECONDS", seconds)
+        asked = [(prompt, answer), (other, "4"), (prompt, answer), (other, "5"), (prompt, answer)]
+        verdicts = verdicts_of(asked, room)
+        assert [verdicts[index].score for index in (1, 3)] == [1, 0]
+        told = [verdicts[index].reason.removeprefix("ValueError: ") for index in (0, 2, 4)]
+        spans: list[tuple[float, float]] = [ast.literal_eval(text) for text in told]
+        return max(sum(begin <= other[0] <= end for begin, end in spans) for other in spans)
+
+    assert most_at_once("2", Room(cores=3, memory_bytes=2**40)) > 1
+    assert most_at_once("0.01", ONE_BY_ONE) == 1
+    # Two processes of 512 MB each.
+    assert Room(cores=8, memory_bytes=5 * 2**30).num_checks(2, 512) == 5
+    assert Room(cores=2, memory_bytes=5 * 2**30).num_checks(2, 512) == 2
+    assert Room(cores=8, memory_bytes=2**20).num_checks(2, 512) == 1
 
 
 def test_equal_programs_vote_together() -> None:

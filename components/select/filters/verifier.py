@@ -19,8 +19,10 @@ from components.select.scored_samples import (
     by_prompt,
     split,
 )
-from components.verifiers import Verdict, verdict_of
+from components.verifiers import Room, Verdict, verdicts_of
 
+Verdicts = dict[tuple[str, str], Verdict]
+"""(prompt id, answer) → verdict."""
 VerifierFunction = Callable[[str, str, dict[str, Any]], bool]
 """(prompt, answer, reference) → whether the answer is right; a function of the user's."""
 
@@ -38,8 +40,9 @@ def filter_of(settings: FilterSettings, remaining: Remaining) -> Filter | None:
     def apply(block: Block) -> Outcome:
         passed: list[ScoredSample] = []
         dropped: list[Dropped] = []
+        verdicts = _verdicts(block, settings.room)
         for group in by_prompt(block):
-            right, wrong = _verified(group)
+            right, wrong = _verified(group, verdicts)
             if not group[0].hinted:
                 # Over all samples drawn, also those that an earlier filter dropped.
                 pass_rate = len(right) / group[0].num_samples
@@ -71,15 +74,18 @@ def by_function(settings: FilterSettings, remaining: Remaining) -> Filter | None
     return lambda block: split(block, refusal, "function")
 
 
-def _verified(group: Block) -> Outcome:
-    """Return the outcome for the answers to one prompt; equal answers are checked once."""
+def _verdicts(block: Block, room: Room) -> Verdicts:
+    """Return the verdicts on the samples of a block; equal answers are checked once."""
     # Small models repeat themselves, and `math` may take seconds for one answer.
-    verdicts: dict[str, Verdict] = {}
+    asked = {(scored.prompt.id, scored.text): (scored.prompt, scored.text) for scored in block}
+    return dict(zip(asked, verdicts_of(list(asked.values()), room), strict=True))
+
+
+def _verified(group: Block, verdicts: Verdicts) -> Outcome:
+    """Return the outcome for the answers to one prompt."""
 
     def refusal(scored: ScoredSample) -> str:
-        if scored.text not in verdicts:
-            verdicts[scored.text] = verdict_of(scored.prompt, scored.text)
-        verdict = verdicts[scored.text]
+        verdict = verdicts[scored.prompt.id, scored.text]
         if verdict.score >= scored.prompt.check.threshold:
             return ""
         because = f": {verdict.reason}" if verdict.reason else ""
