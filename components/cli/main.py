@@ -297,7 +297,7 @@ def report(
     """Write the report of a run as one HTML file that needs nothing else."""
     from components.report.page import EXAMPLES_PER_ROUND, build_page
     from components.report.runs import load_run
-    from components.storage.folder import local_errors
+    from components.storage.folder import local_errors, make_folder
 
     context = open_context(store)
     view = load_run(context, existing_run(context, run_id), examples=EXAMPLES_PER_ROUND)
@@ -305,7 +305,7 @@ def report(
         raise UserError(f"{context.store.root} knows no run {run_id!r}")
     page = build_page(view).encode()
     with local_errors(output, len(page)):
-        output.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(output.parent)
         output.write_bytes(page)
     document = {"output": str(output), "bytes": len(page), "run_id": view.run_id}
     print_result(document, as_json, f"{output}: {len(page):,} bytes")

@@ -11,13 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.canonical import JsonObject
+from components.contracts.rows import MAX_LINE_BYTES
 from components.errors import first_line
+from components.modeling.row_sizes import CHUNK_BYTES, chunks, row_bytes
 
 if TYPE_CHECKING:
     import pyarrow
+    import pyarrow.parquet
 
 BATCH_ROWS = 1024
-"""Rows that are in memory at once. Large rows take 4 MiB each, so a batch may take 4 GiB."""
+"""Rows that are read at once, at most."""
+MAX_GROUP_VALUES = 1 << 28
+"""Of a row group, in all columns: one row may hold them all, in 8 bytes each."""
 
 
 _BAD_VALUES = (ValueError, ArithmeticError, LookupError)
@@ -52,11 +57,19 @@ def parquet_rows(path: Path) -> Iterator[JsonObject | UnreadableRow]:
 
     num_read = 0
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=BATCH_ROWS):
-                for row in _rows_of_batch(batch):
-                    num_read += 1
-                    yield row
+        with pyarrow.parquet.ParquetFile(path) as plain:
+            schema = plain.schema_arrow
+            texts = _text_columns(plain)
+        # A text that the file holds once stays once in memory, until its row is handed out.
+        with pyarrow.parquet.ParquetFile(path, read_dictionary=texts) as file:
+            groups = [file.metadata.row_group(index) for index in range(file.num_row_groups)]
+            # All before the first row, so that a file is used as a whole or not at all.
+            sizes = [_batch_rows(group) for group in groups]
+            for index, size in enumerate(sizes):
+                for batch in file.iter_batches(batch_size=size, row_groups=[index]):
+                    for row in _rows_of_batch(batch, schema):
+                        num_read += 1
+                        yield row
     except (pyarrow.ArrowException, OSError) as error:
         raise UnreadableParquet(num_read, first_line(error)) from error
 
@@ -75,7 +88,8 @@ def arrow_rows(paths: Sequence[Path]) -> Iterator[JsonObject | UnreadableRow]:
                 for batch in _arrow_batches(file):
                     # Writers choose the size of a batch; ours bounds the Python objects of it.
                     for start in range(0, batch.num_rows, BATCH_ROWS):
-                        for row in _rows_of_batch(batch.slice(start, BATCH_ROWS)):
+                        piece = batch.slice(start, BATCH_ROWS)
+                        for row in _rows_of_batch(piece, batch.schema):
                             num_read += 1
                             yield row
     except (pyarrow.ArrowException, OSError) as error:
@@ -95,20 +109,71 @@ def _arrow_batches(file: pyarrow.NativeFile) -> Iterator[pyarrow.RecordBatch]:
         yield reader.get_batch(number)
 
 
-def _rows_of_batch(batch: pyarrow.RecordBatch) -> Iterator[JsonObject | UnreadableRow]:
-    """Yield the rows of a `pyarrow.RecordBatch`."""
+def _text_columns(file: pyarrow.parquet.ParquetFile) -> list[str]:
+    """Return the paths of the columns that hold texts or bytes, within lists and structs too."""
+    columns = [file.schema.column(index) for index in range(len(file.schema))]
+    return [
+        column.path
+        for column in columns
+        if column.physical_type == "BYTE_ARRAY" and column.logical_type.type != "DECIMAL"
+    ]
+
+
+def _batch_rows(group: pyarrow.parquet.RowGroupMetaData) -> int:
+    """Return how many rows of a group are read at once.
+
+    Raises UnreadableParquet for a group whose rows are too large, by its own account.
+    """
+    num_values = sum(group.column(index).num_values for index in range(group.num_columns))
+    mean_bytes: int = group.total_byte_size // max(1, group.num_rows)
+    if num_values > MAX_GROUP_VALUES or mean_bytes > CHUNK_BYTES:
+        raise UnreadableParquet(
+            0,
+            f"a row group of {group.num_rows:,} rows holds {num_values:,} values in "
+            f"{group.total_byte_size:,} bytes, more than is read at once",
+        )
+    return max(1, min(BATCH_ROWS, CHUNK_BYTES // max(1, mean_bytes)))
+
+
+def _rows_of_batch(
+    batch: pyarrow.RecordBatch, schema: pyarrow.Schema
+) -> Iterator[JsonObject | UnreadableRow]:
+    """Yield the rows of a `pyarrow.RecordBatch`, few of them in memory at once.
+
+    Args:
+        batch: the rows, with texts in dictionaries or not.
+        schema: their types without dictionaries.
+    """
+    sizes = row_bytes(batch)
+    for start, end in chunks(sizes):
+        if sizes[start:end].max() <= MAX_LINE_BYTES:
+            yield from _rows_of_chunk(batch.slice(start, end - start), schema)
+            continue
+        for index in range(start, end):
+            if sizes[index] > MAX_LINE_BYTES:
+                yield UnreadableRow("too_long", f"longer than {MAX_LINE_BYTES} bytes")
+            else:
+                yield _row(batch, schema, index)
+
+
+def _rows_of_chunk(
+    batch: pyarrow.RecordBatch, schema: pyarrow.Schema
+) -> Iterator[JsonObject | UnreadableRow]:
     try:
-        rows: list[JsonObject] = batch.to_pylist()
+        # Cast: Python objects of dictionaries take five times as long to make.
+        rows: list[JsonObject] = batch.cast(schema).to_pylist()
     except _BAD_VALUES:
         # pyarrow decodes a batch whole or not at all, so one bad value would cost 1,024 rows.
-        yield from (_row(batch, index) for index in range(batch.num_rows))
+        yield from (_row(batch, schema, index) for index in range(batch.num_rows))
     else:
         yield from rows
 
 
-def _row(batch: pyarrow.RecordBatch, index: int) -> JsonObject | UnreadableRow:
+def _row(
+    batch: pyarrow.RecordBatch, schema: pyarrow.Schema, index: int
+) -> JsonObject | UnreadableRow:
     try:
-        rows: list[JsonObject] = batch.slice(index, 1).to_pylist()
+        rows: list[JsonObject] = batch.slice(index, 1).cast(schema).to_pylist()
     except UnicodeDecodeError:
         return UnreadableRow("invalid_utf8", "a string of this row is not UTF-8")
     except _BAD_VALUES as error:

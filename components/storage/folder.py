@@ -251,6 +251,15 @@ def local_errors(path: Path, needed_bytes: int = 0) -> Iterator[None]:
         raise explained from error
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents, if need be. Raises NotADirectoryError for a file in its place."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        reason = os.strerror(errno.ENOTDIR)
+        raise NotADirectoryError(errno.ENOTDIR, reason, str(folder)) from error
+
+
 @contextmanager
 def full_disk_errors(folder: Path) -> Iterator[None]:
     """Turn the OSError of a full disk into UserError, and leave all others alone.

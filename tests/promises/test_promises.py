@@ -10,7 +10,7 @@ import pytest
 from components.runtime.context import Context
 from components.storage.store import Store
 from tests.conftest import S3Server
-from tests.promises import corruption, garbage, names, races, s3_faults
+from tests.promises import corruption, garbage, memory, names, races, s3_faults
 from tests.promises.counting import count
 
 pytestmark = pytest.mark.process
@@ -44,6 +44,12 @@ def test_r4_of_writers_at_once_one_wins(file_store: Store, s3_store: Store) -> N
     outcome = count("R4", [*in_folder, *in_bucket, *of_processes])
     assert outcome.broken[:3] == []
     assert outcome.total >= 320
+
+
+def test_r8_memory_is_bounded_by_settings(tmp_path: Path) -> None:
+    outcome = count("R8", memory.cases(tmp_path, mebibytes=2048 if SOAK > 1 else 128), workers=2)
+    assert outcome.broken[:3] == []
+    assert outcome.total >= 10
 
 
 def test_s1_each_row_of_garbage_is_counted(tmp_path: Path) -> None:

@@ -368,6 +368,13 @@ def test_verify_names_a_receipt_with_a_changed_result_and_nothing_innocent(
 
 def test_report_writes_the_page(tmp_path: Path, context: Context) -> None:
     whole_campaign(context)
+    for folder in (".", "folder", "file/page.html"):
+        (tmp_path / "folder").mkdir(exist_ok=True)
+        (tmp_path / "file").write_text("mine")
+        refused = cli(tmp_path, "report", "-o", folder, "--store", context.store.root)
+        assert refused.returncode == 2, refused.stderr
+        assert refused.stderr.startswith("error: ")
+        assert refused.stderr.count("\n") == 1
     done = cli(tmp_path, "report", "-o", "sub/page.html", "--store", context.store.root)
     assert done.returncode == 0
     assert (tmp_path / "sub" / "page.html").read_text().startswith("<!doctype html>")
