@@ -297,16 +297,14 @@ def report(
     """Write the report of a run as one HTML file that needs nothing else."""
     from components.report.page import EXAMPLES_PER_ROUND, build_page
     from components.report.runs import load_run
-    from components.storage.folder import local_errors, make_folder
+    from components.storage.folder import write_file
 
     context = open_context(store)
     view = load_run(context, existing_run(context, run_id), examples=EXAMPLES_PER_ROUND)
     if not view.tasks:
         raise UserError(f"{context.store.root} knows no run {run_id!r}")
     page = build_page(view).encode()
-    with local_errors(output, len(page)):
-        make_folder(output.parent)
-        output.write_bytes(page)
+    write_file(output, page)
     document = {"output": str(output), "bytes": len(page), "run_id": view.run_id}
     print_result(document, as_json, f"{output}: {len(page):,} bytes")
 

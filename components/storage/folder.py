@@ -251,6 +251,16 @@ def local_errors(path: Path, needed_bytes: int = 0) -> Iterator[None]:
         raise explained from error
 
 
+def write_file(path: Path, data: bytes) -> None:
+    """Write a file that a person named, and the folders that it is in.
+
+    Raises UserError where it cannot be: a folder is there, or a file in place of its folder.
+    """
+    with local_errors(path, len(data)):
+        make_folder(path.parent)
+        path.write_bytes(data)
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder and its parents, if need be. Raises NotADirectoryError for a file in its place."""
     try:

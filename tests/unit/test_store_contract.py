@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from components.errors import Corrupt, Missing, UserError
+from components.storage.folder import write_file
 from components.storage.s3 import S3Store
 from components.storage.store import Store, open_store, probe
 from tests.conftest import READER_KEY, READER_SECRET, S3Server, free_ports
@@ -452,3 +453,14 @@ def test_no_credentials_at_all_is_named(
     message = refusal(open_store(s3_server.new_uri(), {"AWS_ENDPOINT_URL_S3": s3_server.endpoint}))
     assert "no complete S3 credentials" in message
     assert "AWS_ACCESS_KEY_ID" in message
+
+
+@pytest.mark.parametrize("name", [".", "folder", "file/page.html", "file/sub/page.html"])
+def test_a_file_that_a_person_names_wrongly_is_one_line(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="cannot be used"):
+        write_file(tmp_path / name, b"page")
+    assert (tmp_path / "file").read_text() == "mine"
+    write_file(tmp_path / "new" / "page.html", b"page")
+    assert (tmp_path / "new" / "page.html").read_bytes() == b"page"

@@ -16,6 +16,7 @@ from components.cli.builder import program_of
 from components.cli.messages import print_json, print_note
 from components.cli.options import AsJson, StoreUri
 from components.errors import UserError
+from components.storage.folder import write_file
 
 
 def add_verbs(app: typer.Typer) -> None:
@@ -67,8 +68,7 @@ def init(
     model = model or _asked("--model", "Model (folder, hf://org/name@revision, or scratch)")
     check = check or _asked("--check", "Check (exact, numeric, math, choice, votes, file.py:name)")
     made = new_recipe(Wishes(data, model, check, name or name_of(data)), os.environ)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(made.text, encoding="utf-8")
+    write_file(output, made.text.encode())
     if as_json:
         print_json(
             {

@@ -17,6 +17,7 @@ from components.cli.package.package_file import Package
 from components.cli.package.profiles import Profile, check_fit
 from components.contracts.recipe import Recipe
 from components.errors import UserError
+from components.storage.folder import write_file
 
 Format = Literal["kfp", "kubernetes"]
 
@@ -101,10 +102,8 @@ def write_package(
         UserError: Recipe and profile do not fit, or the package breaks a rule of `lint`.
     """
     compiled = compile_recipe(build, recipe, rounds, profile)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    if form == "kfp":
-        output.write_text(compiled.package.text, encoding="utf-8")
-    else:
+    write_file(output, compiled.package.text.encode())
+    if form == "kubernetes":
         # KFP makes these objects from the pipeline alone, not from a compiled package.
         # A PipelineVersion cannot be changed once it is there, so its name has the digest.
         version_name = f"{compiled.package.name}-{compiled.version}"
