@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pydantic import JsonValue
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from components.contracts.state import RoundRecord, State
 from components.errors import UserError
+from components.report.differences import Differences
 from components.report.summary import round_seconds
 from components.report.views import RunView, TaskView
 from components.report.words import cut, data_sentences, headline, outcome, percent, seconds_text
@@ -64,6 +66,78 @@ def _wall_time(view: RunView) -> str:
     if idle_share is None:
         return text
     return f"{text}, {percent(idle_share, 0)} of it not computing"
+
+
+def print_runs(console: Console, views: Sequence[RunView], begun: Mapping[str, str]) -> None:
+    """Print a line or, on a narrow terminal, a few lines for each run.
+
+    Args:
+        console: Where to print.
+        views: The runs.
+        begun: Run → date and time at which it began.
+    """
+    if console.width < NARROW_COLUMNS:
+        for view in views:
+            style, label = outcome(view)
+            console.print(Text.assemble((view.run_id, "bold"), "  ", (label, _STYLES[style])))
+            _print(console, f"  {begun[view.run_id]}, {_rounds_done(view)}, {_gain(view)}")
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for title in ("run", "begun (UTC)", "outcome", "rounds", "base → champion", "on test"):
+        table.add_column(title, no_wrap=title != "run")
+    for view in views:
+        style, label = outcome(view)
+        champion = view.champion
+        table.add_row(
+            Text(view.run_id, style="bold"),
+            begun[view.run_id],
+            Text(label, style=_STYLES[style]),
+            _rounds_done(view),
+            _gain(view),
+            percent(champion.test_accuracy if champion else None),
+        )
+    console.print(table)
+
+
+def _rounds_done(view: RunView) -> str:
+    num_rounds = len(view.rounds)
+    return f"{num_rounds} round{'' if num_rounds == 1 else 's'}"
+
+
+def _gain(view: RunView) -> str:
+    """Return validation accuracy of base and champion."""
+    base = view.state.base if view.state is not None else None
+    champion = view.champion
+    return (
+        f"{percent(base.accuracy if base else None)} → "
+        f"{percent(champion.accuracy if champion else None)}"
+    )
+
+
+def print_differences(console: Console, differences: Differences) -> None:
+    """Print what two runs were asked for differently, then both outcomes."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("", overflow="fold")
+    for run_id in (differences.first, differences.second):
+        table.add_column(Text(run_id), overflow="fold")
+    if not differences.recipe:
+        table.add_row("the same recipe", "", "")
+    for difference in differences.recipe:
+        table.add_row(Text(difference.key), _value(difference.first), _value(difference.second))
+    table.add_section()
+    for difference in differences.outcome:
+        table.add_row(
+            Text(difference.key.replace("_", " "), style="dim"),
+            _value(difference.first),
+            _value(difference.second),
+        )
+    console.print(table)
+
+
+def _value(value: JsonValue) -> Text:
+    if value is None:
+        return Text("–")
+    return Text(cut(value if isinstance(value, str) else json.dumps(value), 100))
 
 
 def print_rounds(

@@ -84,6 +84,8 @@ def load_run(context: Context, run_id: str, *, examples: int = 0) -> RunView:
             recipe = _tolerate(problems, partial(_recipe, context, start))
         for record in state.history:
             rounds.append(_round(context, record, receipts, examples, problems))
+    if recipe is None:
+        recipe = _tolerate(problems, partial(_recipe_of_run, context, run_id))
     attempts = [attempt for task in tasks for attempt in task.attempts]
     return RunView(
         run_id=run_id,
@@ -114,8 +116,14 @@ def run_id_of_job(context: Context, job_id: str) -> str | None:
 
 def latest_run_id(context: Context) -> str | None:
     """Return the run with the newest attempt; None in an empty store."""
-    newest = (False, 0, "")
-    now_milliseconds = 1000 * context.clock()
+    begun = begun_runs(context)
+    return next(reversed(begun), None)
+
+
+def begun_runs(context: Context) -> dict[str, float]:
+    """Return run → begin of its newest attempt in seconds since the epoch, the newest run last."""
+    now_seconds = context.clock()
+    newest_by_run: dict[str, float] = {}
     all_attempts = keys.attempts_prefix("x").replace("x/", "")
     for key in context.store.list(all_attempts):
         if key.count("/") != 3:
@@ -123,12 +131,17 @@ def latest_run_id(context: Context) -> str | None:
             continue
         _, run_id, _, name = key.split("/")
         # Names begin with the start time, so no record has to be read.
-        started, _, _ = name.partition("-")
-        start = int(started) if started.isdigit() else 0
-        # A machine whose clock was ahead is not the newest for ever. Of two starts at the same time,
-        # the name decides: listings have no order of their own.
-        newest = max(newest, (start <= now_milliseconds, start, run_id))
-    return newest[2] or None
+        milliseconds, _, _ = name.partition("-")
+        begin_seconds = int(milliseconds) / 1000 if milliseconds.isdigit() else 0.0
+        newest_by_run[run_id] = max(newest_by_run.get(run_id, 0.0), begin_seconds)
+
+    def order(run: tuple[str, float]) -> tuple[bool, float, str]:
+        run_id, begin_seconds = run
+        # A machine whose clock was ahead is not the newest for ever. Of two begins at the same
+        # time, the name decides: listings have no order of their own.
+        return begin_seconds <= now_seconds, begin_seconds, run_id
+
+    return dict(sorted(newest_by_run.items(), key=order))
 
 
 def named_receipts(tasks: Tasks, state: State | None) -> Iterator[str]:
@@ -227,6 +240,14 @@ def _state(context: Context, ref: str) -> State:
 def _recipe(context: Context, start: Receipt) -> Recipe:
     path = fetch(context, start, RECIPE)
     return Recipe.model_validate_json(path.read_bytes())
+
+
+def _recipe_of_run(context: Context, run_id: str) -> Recipe | None:
+    """Return the recipe that prepare stored before its work; None without one."""
+    try:
+        return Recipe.model_validate_json(context.store.get_bytes(keys.run_key(run_id, RECIPE)))
+    except Missing:
+        return None
 
 
 def _round(

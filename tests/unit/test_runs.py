@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
 
 from components.canonical import canonical_json
+from components.cli.show import print_differences, print_runs
 from components.errors import Corrupt, UserError
-from components.report.runs import latest_run_id, load_run, run_id_of_job
+from components.report.differences import differences_of
+from components.report.runs import begun_runs, latest_run_id, load_run, run_id_of_job
 from components.report.summary import summary_of
 from components.report.words import headline
 from components.runtime.context import Context
@@ -212,3 +216,58 @@ def test_a_job_names_its_run_and_an_unknown_job_names_none(context: Context) -> 
     assert run_id_of_job(context, "job-2") is None
     assert run_id_of_job(context, "job-3") is None
     assert run_id_of_job(context, "{{no/key}}") is None
+
+
+def two_runs(context: Context) -> tuple[Campaign, Campaign]:
+    """A whole campaign, and one with another goal and seed that failed in prepare."""
+    first = whole_campaign(context)
+    document = first.recipe.model_dump(mode="json")
+    document["seed"] += 1
+    document["decide"]["goal"]["threshold"] = 0.25
+    second = Campaign(context, document)
+    second.now = first.now + 1_000.0
+    # It fails before there is a state; its recipe is stored before that.
+    recipe_key = keys.run_key(second.run_id, "recipe.json")
+    context.store.put_bytes(recipe_key, canonical_json(second.recipe.model_dump(mode="json")))
+    second.fail("prepare", "prepare", 0, UserError("data/qa.csv is gone"))
+    return first, second
+
+
+@pytest.mark.parametrize("width", [70, 160])
+def test_the_runs_of_a_store_are_listed_with_base_and_champion(
+    context: Context, width: int
+) -> None:
+    first, second = two_runs(context)
+    begun = begun_runs(context)
+    assert list(begun) == [first.run_id, second.run_id]
+    assert begun[second.run_id] == 1000.0 + first.now
+    page = io.StringIO()
+    views = [load_run(context, run_id) for run_id in begun]
+    print_runs(Console(file=page, width=width), views, dict.fromkeys(begun, "2026-11-29 23:59"))
+    text = page.getvalue()
+    assert max(len(line) for line in text.splitlines()) <= width
+    assert text.index(first.run_id) < text.index(second.run_id)
+    assert "target met" in text
+    assert "4 rounds" in text
+    assert "2.0 % → 93.0 %" in text
+    assert "failed" in text
+    assert "– → –" in text
+
+
+def test_two_runs_differ_in_what_was_asked_for_and_in_what_came_of_it(context: Context) -> None:
+    first, second = two_runs(context)
+    differences = differences_of(load_run(context, first.run_id), load_run(context, second.run_id))
+    asked = {one.key: (one.first, one.second) for one in differences.recipe}
+    assert asked == {
+        "seed": (first.recipe.seed, first.recipe.seed + 1),
+        "decide.goal.threshold": (first.recipe.decide.goal.threshold, 0.25),
+    }
+    came = {one.key: (one.first, one.second) for one in differences.outcome}
+    assert came["status"] == ("published", "failed")
+    assert came["champion_accuracy"] == (0.93, None)
+    page = io.StringIO()
+    print_differences(Console(file=page, width=80), differences)
+    assert "decide.goal.threshold" in page.getvalue()
+    assert max(len(line) for line in page.getvalue().splitlines()) <= 80
+    same = differences_of(load_run(context, first.run_id), load_run(context, first.run_id))
+    assert same.recipe == []
