@@ -89,6 +89,7 @@ bench: setup
 golden: setup
 	RATCHET_GOLDEN=1 $(RUN) -m pytest -q tests --ignore=tests/benchmarks --ignore=tests/gpu --ignore=tests/vllm -k as_agreed
 	$(RUN) -m components.cli.readmes
+	$(RUN) -m components.cli.recipe_reference
 	$(RUN) -m tests.benchmarks.table
 	$(RUN) -m tests.style_meter --page
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components.cli import recipe_reference
 from components.cli.package.profiles import STEPS
 from components.cli.readmes import folders, readme
 from components.contracts.recipe_file import parse_recipe
@@ -20,6 +21,19 @@ def test_the_readme_of_every_folder_is_fresh(folder: Path) -> None:
     assert (folder / "README.md").read_text(encoding="utf-8") == readme(folder), (
         "docstrings changed: `make golden`"
     )
+
+
+def test_the_page_of_keys_is_fresh_and_has_every_key() -> None:
+    text = recipe_reference.PAGE.read_text(encoding="utf-8")
+    assert text == recipe_reference.page(), "docstrings changed: `make golden`"
+    # By the recipe's own fields, and not by the schema that the page is made from.
+    for section, name in (
+        ("decide", "max_rounds"),
+        ("train.lora", "rank"),
+        ("data.sources[]", "uri"),
+    ):
+        table = text.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+        assert f"\n| `{name}` | " in table, f"{section}.{name}"
 
 
 def test_every_step_says_what_goes_in_what_comes_out_and_how_it_fails() -> None:
