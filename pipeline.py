@@ -9,12 +9,13 @@ to round go one bool (go on?) and one string (the URI of the state). Inside a ro
 pointers to stored receipts. `python pipeline.py --help` is the command line.
 """
 
-try:
-    from kfp import dsl
-except ModuleNotFoundError as error:
-    from components.errors import explain_missing_package
+if __name__ == "__main__":
+    # A verb that needs the pipeline imports this file as a module. The others need not wait for kfp.
+    from components.cli.start import run_command_line
 
-    explain_missing_package(error, run_as_script=__name__ == "__main__")
+    run_command_line("pipeline")
+
+from kfp import dsl
 
 from components.cli.package.parameters import DESCRIPTION
 from components.cli.package.profiles import Profile
@@ -118,9 +119,3 @@ def train_evaluate_decide(number: int, state: Channel, mix: Channel, task: Tasks
     measured = task.outputs(evaluate, f"evaluate-r{number}", state=state, candidate=candidate)
     inputs = {"mix": mix, "candidate": candidate, "results": measured["results"]}
     return task.outputs(decide, f"decide-r{number}", state=state, **inputs)
-
-
-if __name__ == "__main__":
-    from components.cli.main import main
-
-    main(build)

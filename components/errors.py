@@ -81,15 +81,10 @@ class Transient(RatchetError):
     exit_code = 75
 
 
-def explain_missing_package(error: ModuleNotFoundError, *, run_as_script: bool) -> NoReturn:
-    """End a script that was started outside its environment with one line on how to set up.
-
-    Where the module was imported by another program, the error is that program's to handle.
-    """
-    if not run_as_script:
-        raise error
+def explain_missing_package(name: str) -> NoReturn:
+    """End a script that was started outside its environment with one line on how to set up."""
     print(
-        f"error: this Python ({sys.executable}) has no {error.name}; run `make setup`, then"
+        f"error: this Python ({sys.executable}) has no {name}; run `make setup`, then"
         " .venv/bin/python pipeline.py; or `pip install .`, then `ratchet`",
         file=sys.stderr,
     )

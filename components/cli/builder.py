@@ -1,7 +1,8 @@
-"""The pipeline's builder, which `pipeline.py` hands to the command line; nothing imports it."""
+"""The pipeline's builder; `pipeline.py` tells the command line its module, and nothing here does."""
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Protocol
 
 import typer
@@ -21,6 +22,21 @@ class Builder(Protocol):
     ) -> base_component.BaseComponent:
         """Return the pipeline with `rounds` improvement rounds, placed as the profile says."""
         ...
+
+
+def builder_in(module: str) -> Builder:
+    """Return the builder of a module, which is imported once it is called.
+
+    Most verbs build no pipeline, and importing kfp takes a second.
+    """
+
+    def build(
+        recipe: Recipe, rounds: int = 4, profile: Profile | None = None
+    ) -> base_component.BaseComponent:
+        builder: Builder = importlib.import_module(module).build
+        return builder(recipe, rounds, profile)
+
+    return build
 
 
 def builder_of(command: typer.Context) -> Builder:

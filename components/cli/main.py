@@ -11,7 +11,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -319,11 +319,11 @@ def schema() -> None:
     print_json(Recipe.model_json_schema())
 
 
-def main(build: Builder, program: str = "python pipeline.py") -> None:
+def main(build: Builder, program: str) -> NoReturn:
     """Run the verb that `sys.argv` names, and end the process with its exit status.
 
     Args:
         build: Makes the pipeline; nothing here imports `pipeline`.
         program: The command that the user typed, for help and messages.
     """
-    app(prog_name=program, obj=build)
+    sys.exit(app(prog_name=program, obj=build))

@@ -23,10 +23,9 @@ def main() -> None:
     prepare_imports(source)
     prepare_children(source)
 
-    from components.cli.main import main as run_command_line
-    from pipeline import build
+    from components.cli.start import run_command_line
 
-    run_command_line(build, program="ratchet")
+    run_command_line("pipeline", program="ratchet")
 
 
 def source_folder() -> Path:

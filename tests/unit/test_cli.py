@@ -104,6 +104,17 @@ def test_the_help_of_every_verb_is_as_agreed(tmp_path: Path) -> None:
     )
 
 
+def test_a_verb_that_builds_no_pipeline_waits_for_neither_kfp_nor_torch(tmp_path: Path) -> None:
+    python, *arguments = command("run", "no-such.yaml")
+    done = subprocess.run(
+        [python, "-X", "importtime", *arguments], cwd=tmp_path, text=True, capture_output=True
+    )
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert done.returncode == 2
+    assert "components.cli.local.run" in imported
+    assert not imported & {"kfp", "torch", "transformers", "pipeline"}
+
+
 def test_the_schema_of_recipes_is_as_agreed(tmp_path: Path) -> None:
     done = cli(tmp_path, "schema")
     assert done.returncode == 0
