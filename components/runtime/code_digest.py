@@ -74,31 +74,31 @@ def _source(path: Path) -> _Source:
 
 
 def _digest_without_docstrings(tree: ast.Module) -> bytes:
-    for node in ast.walk(tree):
-        if isinstance(node, _DOCUMENTED):
-            _remove_docstrings(node)
-    digest = hashlib.sha256()
-    for word in _words(tree):
-        digest.update(word.encode() + b"\0")
-    return digest.digest()
+    words: list[str] = []
+    _add_words(tree, words)
+    return hashlib.sha256("".join(f"{word}\0" for word in words).encode()).digest()
 
 
-def _words(value: object) -> Iterator[str]:
-    """Yield a syntax tree in words that are the same for every Python that we support."""
+def _add_words(value: object, words: list[str]) -> None:
+    """Add a syntax tree, in words that are the same for every Python that we support."""
     # ast.dump is not: newer Pythons add fields, which are empty for code that older ones parse.
+    # A list that grows, because nested generators took four times as long.
     if isinstance(value, ast.AST):
-        yield type(value).__name__
-        for name, field in ast.iter_fields(value):
+        words.append(type(value).__name__)
+        for name in value._fields:
+            field = getattr(value, name, None)
+            if name == "body" and isinstance(value, _DOCUMENTED):
+                field = _without_texts(value.body)
             if field is not None and field != []:
-                yield name
-                yield from _words(field)
-        yield ")"
+                words.append(name)
+                _add_words(field, words)
+        words.append(")")
     elif isinstance(value, list):
         for item in value:
-            yield from _words(item)
-        yield "]"
+            _add_words(item, words)
+        words.append("]")
     else:
-        yield repr(value)
+        words.append(repr(value))
 
 
 def _loaded_names(tree: ast.Module) -> Iterator[str]:
@@ -114,22 +114,21 @@ def _loaded_names(tree: ast.Module) -> Iterator[str]:
             yield str(node.value)
 
 
-def _files_of(name: str) -> Iterator[Path]:
-    """Yield the file of a module and those of the packages around it; none if it is not ours."""
-    first, *parts = name.split(".")
-    if first != _PACKAGE:
+@functools.cache
+def _files_of(name: str) -> tuple[Path, ...]:
+    """Return the file of a module and those of the packages around it; none if it is not ours."""
+    package, _, _ = name.rpartition(".")
+    if name.partition(".")[0] != _PACKAGE or not package:
         # Other packages are pinned by the lock files of the images.
-        return
-    for length in range(1, len(parts) + 1):
-        path = ROOT.joinpath(*parts[:length])
-        candidates = (path.with_suffix(".py"), path / "__init__.py", path / "__main__.py")
-        yield from (file for file in candidates if file.is_file())
+        return ()
+    path = ROOT.joinpath(*name.split(".")[1:])
+    candidates = (path.with_suffix(".py"), path / "__init__.py", path / "__main__.py")
+    return *_files_of(package), *(file for file in candidates if file.is_file())
 
 
-def _remove_docstrings(node: ast.AST) -> None:
-    """Remove the strings that stand alone in a body: docstrings, those of attributes included."""
-    body: list[ast.stmt] = getattr(node, "body", [])
-    body[:] = [statement for statement in body if not _is_text(statement)]
+def _without_texts(body: list[ast.stmt]) -> list[ast.stmt]:
+    """Return a body without strings that stand alone: docstrings, those of attributes included."""
+    return [statement for statement in body if not _is_text(statement)]
 
 
 def _is_text(statement: ast.stmt) -> bool:

@@ -232,6 +232,8 @@ def execute(scratch: Path) -> None:
 
 def preload() -> None:
     """Import what tasks import."""
+    # What is imported stays in use. Collections that look at it again and again cost a second.
+    gc.disable()
     # No tensor is touched: threads of a pool would not survive the fork.
     os.environ["_KFP_RUNTIME"] = "true"
     os.environ["DS_ACCELERATOR"] = "cpu"
@@ -251,6 +253,7 @@ def preload() -> None:
         code_digest(step)
     # The collector would write to every page of these objects, and so copy them into each task.
     gc.freeze()
+    gc.enable()
 
 
 def main() -> None:
