@@ -21,7 +21,7 @@ class Alarm:
     """Evidence against a candidate."""
 
     measure: str
-    """`perplexity`, `retention`, `teaches_errors`, `self_agreement`, or one of evaluate's measures:
+    """`perplexity`, `retention`, `teaches_errors`, `bias`, `self_agreement`, or one of evaluate's measures:
     `distinct_2`, `pass_at_k`, `length`."""
     blocks: bool
     """True if the candidate must not be promoted; False for a warning."""
@@ -51,6 +51,7 @@ def alarms_of(
         *_retention(retention, section.retention_margin),
         *_collapse(evaluation),
         *_errors_taught(selection),
+        *_biased(selection, section.max_bias),
     ]
     return tuple(sorted(alarms, key=lambda alarm: not alarm.blocks))
 
@@ -105,6 +106,19 @@ def _collapse(evaluation: EvaluateSummary) -> list[Alarm]:
         for sign, blocks in signs
         if sign.measure != "perplexity"
     ]
+
+
+def _biased(selection: SelectSummary, max_distance: float | None) -> list[Alarm]:
+    """Return an alarm if the accepted answers are distributed unlike those of labelled rows."""
+    distance = selection.bias.get("answer")
+    # The first mix has no samples, and so no distance.
+    if max_distance is None or distance is None or distance <= max_distance / 2:
+        return []
+    reason = (
+        f"bias guard: the answers of accepted samples are {distance:.3f} from those of labelled "
+        f"rows (Jensen-Shannon distance), at most {max_distance:.3f} is allowed"
+    )
+    return [Alarm("bias", distance > max_distance, reason)]
 
 
 def _errors_taught(selection: SelectSummary) -> list[Alarm]:

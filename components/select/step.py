@@ -308,6 +308,10 @@ class _Selection:
         older_path = self._scratch / "older.jsonl"
         num_older = write_rows(older_path, older_rows)
         older: Iterable[TrainingRow] = RowFile(older_path)
+        newest: Iterable[TrainingRow] = accepted
+        if self._section.balance_answers:
+            older = attribute_shift.Balanced(older, self._labelled)
+            newest = attribute_shift.Balanced(accepted, self._labelled)
         if self._section.unsafe_replace:
             labelled = []
             older = []
@@ -317,7 +321,7 @@ class _Selection:
         mix = weigh(
             labelled,
             older,
-            accepted,
+            newest,
             labelled_share=None if self._section.union else planned_share,
             newest_share=self._section.newest_share,
         )
@@ -332,7 +336,7 @@ class _Selection:
             self_rows=num_self,
             older_left_out=dict(sorted(left_out.items())),
             bias=attribute_shift.distances(
-                attribute_shift.attributes(accepted), attribute_shift.attributes(self._labelled)
+                attribute_shift.attributes(newest), attribute_shift.attributes(self._labelled)
             ),
         )
 

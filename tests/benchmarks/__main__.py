@@ -14,6 +14,7 @@ BENCHMARKS = (
     "demo",
     "labelfree",
     "smollm2",
+    "recipes",
     "training",
     "generation",
     "selection",

@@ -80,6 +80,7 @@ MEASURED: dict[str, tuple[str, ...]] = {
     "mutants": ("tests/benchmarks/mutants.toml", *_GATE, "components/select"),
     "noise": _ROUND,
     "promises": ("components/runtime", "components/storage", "tests/promises"),
+    "recipes": ("recipes/reflection.yaml", "recipes/self-feedback.yaml", *_CAMPAIGN),
     "release": (*_GATE, "components/publish"),
     "sandbox": ("components/sandbox", "tests/security", "components/verifiers"),
     "selection": ("components/select", "components/contamination.py"),

@@ -24,7 +24,14 @@ from components.contracts.recipe_file import RENAMED_KEYS
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
     path
-    for pattern in ("*.md", "docs/*.md", "components/*/README.md", "manifests/*.md", ".github/*.md")
+    for pattern in (
+        "*.md",
+        "docs/*.md",
+        "docs/recipes/*.md",
+        "components/*/README.md",
+        "manifests/*.md",
+        ".github/*.md",
+    )
     for path in ROOT.glob(pattern)
 )
 FOLDERS = (

@@ -47,12 +47,17 @@ def alarms(
     warnings: tuple[CollapseAlarm, ...] = (),
     teaches_errors: tuple[str, ...] = (),
     why_unproved: str | None = None,
+    bias: float = 0.0,
     section: DecideSection = SECTION,
 ) -> tuple[Alarm, ...]:
     """Alarms about a candidate with this perplexity on human text against round 0."""
     evaluation = evaluate_summary(blocks=blocks, warnings=warnings)
     selection = SelectSummary(
-        round=1, labelled_rows=0, teaches_errors=teaches_errors, why_unproved=why_unproved
+        round=1,
+        labelled_rows=0,
+        teaches_errors=teaches_errors,
+        why_unproved=why_unproved,
+        bias={"answer": bias},
     )
     return alarms_of(evaluation, selection, ratio, texts, section)
 
@@ -331,6 +336,15 @@ def test_alarms_of_evaluate_and_select_block_and_warnings_do_not() -> None:
     (taught,) = alarms(None, teaches_errors=("vote",))
     assert decide(compared(40, 2), (taught,)).reason.startswith(
         "the mix teaches errors: by the audit set, what vote kept"
+    )
+    # Half of the bound of the bias warns; without a bound nothing does.
+    bounded = SECTION.model_copy(update={"max_bias": 0.2})
+    assert alarms(None, bias=0.1, section=bounded) == alarms(None, bias=0.9) == ()
+    (near,) = alarms(None, bias=0.11, section=bounded)
+    assert decide(compared(40, 2), (near,)).promote
+    (biased,) = alarms(None, bias=0.21, section=bounded)
+    assert decide(compared(40, 2), (biased,)).reason.startswith(
+        "bias guard: the answers of accepted samples are 0.210 from those of labelled rows"
     )
     # Perplexity is compared with the recipe's bound, not with evaluate's.
     other = sign.model_copy(update={"measure": "perplexity"})

@@ -11,7 +11,7 @@ import pytest
 from components.contracts.recipe import SelectSection
 from components.contracts.rows import Dropped, Prompt, TrainingRow
 from components.errors import UserError
-from components.select.attribute_shift import attributes, distances
+from components.select.attribute_shift import Balanced, attributes, distances
 from components.select.filter_audit import Audit
 from components.select.filters.consistency import calibrated_share
 from components.select.filters.repeats import edit_distance, equations
@@ -378,6 +378,14 @@ def test_bias_sees_a_class_that_is_no_longer_answered() -> None:
 
     even, one_sided = attributes(labels("yes", "no")), attributes(labels("yes"))
     assert distances(one_sided, even)["answer"] == pytest.approx(0.558, abs=0.01)
+    # Weights bring it back, unless an answer is too rare for a factor of four.
+    most = labels("yes", "yes", "yes", "no")
+    balanced = Balanced(most, labels("yes", "no"))
+    assert distances(attributes(most), even)["answer"] > 0.15
+    assert distances(attributes(balanced), even)["answer"] == pytest.approx(0, abs=1e-6)
+    assert [row.id for row in balanced] == [row.id for row in balanced] == [row.id for row in most]
+    rare = Balanced(labels(*["yes"] * 19, "no"), labels("yes", "no"))
+    assert {row.completion: row.weight for row in rare} == {"yes": pytest.approx(10 / 19), "no": 4}
 
 
 def test_prompts_of_any_kind_of_id_are_all_there() -> None:

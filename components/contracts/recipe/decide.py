@@ -61,6 +61,11 @@ class DecideSection(Section):
     """Share of tokens, 0 to 0.2, that a candidate may lose on the retention split: its token
     accuracy minus the champion's must be above minus this with 95 % confidence. 0.01 is one
     percentage point; null: no bound."""
+    # Filters prefer some answers to others, and a model that learns from them prefers these more.
+    max_bias: Share | None = None
+    """Jensen–Shannon distance (0 alike, 1 nothing in common) of a round's accepted answers to those
+    of labelled rows, above which its candidate is rejected; half of it warns. For short answers,
+    such as classes. null: no bound."""
     budget: Budget = Budget()
 
     @field_validator("retention_margin")

@@ -129,6 +129,9 @@ class SelectSection(Section):
     union: bool = False
     """Mix labelled rows and accepted samples of all rounds as they are, D ∪ D' (2404.01413): each
     is drawn equally often. `labelled_share` and `newest_share` are not used then."""
+    balance_answers: bool = False
+    """Weight accepted answers so that each is drawn as often, relative to the others, as it is among
+    labelled rows, up to a factor of four. For short answers, such as classes."""
     # Never a green run on an empty mix: decide looks for the cause of the drops instead.
     min_accepted: Positive = 16
     """Fewer accepted new rows than this fail the round."""

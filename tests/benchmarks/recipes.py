@@ -1,0 +1,204 @@
+"""Figures of ready recipes: `python -m tests.benchmarks.recipes [NAME …] [--seed N]`. Without names,
+all of them, half an hour each on two cores.
+
+They take the questions of TREC from `--data`, a folder with train.jsonl and test.jsonl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from components.canonical import JsonObject
+from components.contracts.state import RoundRecord
+from components.contracts.summaries import EvaluateSummary, SelectSummary
+from components.runtime.receipts import Receipt, fetch, read_receipt, read_summary
+from components.statistics import jensen_shannon
+from tests.benchmarks.campaigns import Finished, compare, control, results, run_campaign
+from tests.benchmarks.figures import record
+
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "trec"
+NUM_CLASSES = 6
+Figures = dict[str, tuple[float, str, str]]
+"""Name → (value, unit, bound)."""
+
+
+def main() -> None:
+    """Run recipes and record what they show."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(MEASURES))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--data", type=Path, default=DATA, help="folder of train.jsonl, test.jsonl")
+    parser.add_argument("--folder", type=Path, help="keep (or continue) the runs here")
+    given = parser.parse_args()
+    unknown = sorted(set(given.names) - MEASURES.keys())
+    if unknown:
+        parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(MEASURES)}")
+    for name in given.names or MEASURES:
+        folder = given.folder or Path(tempfile.mkdtemp(prefix=f"{name}-"))
+        measure(name, given.seed, given.data, folder / name)
+
+
+def measure(name: str, seed: int, data: Path, folder: Path) -> None:
+    """Run one recipe in a folder and record its figures."""
+    overrides = [
+        f"seed={seed}",
+        f"data.sources.0.uri={data / 'train.jsonl'}",
+        f"data.sources.1.uri={data / 'test.jsonl'}",
+    ]
+    finished = run_campaign(f"recipes/{name}.yaml", folder, overrides, rounds=4)
+    print(rounds_table(finished))
+    command = f"python -m tests.benchmarks.recipes {name} --seed {seed}"
+    for figure, (value, unit, bound) in MEASURES[name](finished).items():
+        print(f"recipe.{name}.{figure} = {value:.4g} {unit} (bound {bound})")
+        record(f"recipe.{name}.{figure}", value, unit, bound, command, seed)
+
+
+def reflection(finished: Finished) -> Figures:
+    """Accuracies and errors on test of the supervised start and of the champion."""
+    start, end = finished.evaluation(0), finished.evaluation(finished.champion_round)
+    start_classes, end_classes = test_classes(finished, 0), test_classes(finished, None)
+    gain, p_value = compare(finished.context, start, end)
+    records = finished.state.history
+    return {
+        "start_accuracy": (test_accuracy(finished, start), "share", "≤ 0.80"),
+        "end_accuracy": (test_accuracy(finished, end), "share", "measured"),
+        "gain_points": (gain, "points", "≥ 5"),
+        "p_value": (p_value, "", "< 0.01"),
+        "over_bag_of_words_points": (
+            100 * (test_accuracy(finished, end) - bag_of_words(finished)),
+            "points",
+            "≥ 0",
+        ),
+        "start_macro_f1": (start_classes[0], "share", "measured"),
+        "end_macro_f1": (end_classes[0], "share", "measured"),
+        "start_mse": (start_classes[1] / NUM_CLASSES, "", "measured"),
+        "end_mse": (end_classes[1] / NUM_CLASSES, "", "measured"),
+        "changes": (num_changes(records), "changes", "measured"),
+        "minutes": (finished.view.totals.wall_seconds / 60, "min", "≤ 30"),
+    }
+
+
+def self_feedback(finished: Finished) -> Figures:
+    """Gain on test over the supervised start and the control, and the distance of what was accepted
+    to the labelled answers."""
+    start, end = finished.evaluation(0), finished.evaluation(finished.champion_round)
+    gain, p_value = compare(finished.context, start, end)
+    over_control, _ = compare(finished.context, control(finished), end)
+    return {
+        "start_accuracy": (test_accuracy(finished, start), "share", "measured"),
+        "end_accuracy": (test_accuracy(finished, end), "share", "measured"),
+        "gain_points": (gain, "points", "≥ 5"),
+        "p_value": (p_value, "", "< 0.01"),
+        "gain_over_control_points": (over_control, "points", "measured"),
+        "over_bag_of_words_points": (
+            100 * (test_accuracy(finished, end) - bag_of_words(finished)),
+            "points",
+            "shown beside",
+        ),
+        "js_distance": (js_distance(finished, end), "", "≤ 0.1"),
+        "accepted_precision": (accepted_precision(finished), "share", "measured"),
+        "minutes": (finished.view.totals.wall_seconds / 60, "min", "≤ 30"),
+    }
+
+
+MEASURES: dict[str, Callable[[Finished], Figures]] = {
+    "reflection": reflection,
+    "self-feedback": self_feedback,
+}
+
+
+def test_accuracy(finished: Finished, evaluation: Receipt) -> float:
+    """Accuracy of greedy answers on the test split."""
+    return read_summary(evaluation, EvaluateSummary).test_accuracy
+
+
+def test_classes(finished: Finished, number: int | None) -> tuple[float, float]:
+    """(macro-F1, Brier score) on the test split, of a round or, for None, of the champion."""
+    scores = finished.scores(finished.champion_round if number is None else number)
+    classes = scores.classification["test"]
+    assert classes.brier is not None
+    return classes.macro_f1, classes.brier
+
+
+def num_changes(records: tuple[RoundRecord, ...]) -> int:
+    """Rounds that were trained by another plan than the round before."""
+    return sum(before.plan != after.plan for before, after in itertools.pairwise(records))
+
+
+def bag_of_words(finished: Finished) -> float:
+    """Test accuracy of logistic regression over word counts, from the same labelled rows."""
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    rows = {name: split_rows(finished, name) for name in ("train", "test")}
+    texts = {
+        "train": [row["prompt"] for row in rows["train"]],
+        "test": [row["text"] for row in rows["test"]],
+    }
+    vectorizer = CountVectorizer(token_pattern=r"\S+")
+    model = LogisticRegression(max_iter=1000, C=10.0)
+    model.fit(
+        vectorizer.fit_transform(texts["train"]), [row["completion"] for row in rows["train"]]
+    )
+    said = model.predict(vectorizer.transform(texts["test"]))
+    right = [row["reference"]["answer"] for row in rows["test"]]
+    num_right = sum(bool(one == label) for one, label in zip(said, right, strict=True))
+    return num_right / len(right)
+
+
+def split_rows(finished: Finished, split: str) -> list[JsonObject]:
+    """Rows of a split, as `prepare` wrote them."""
+    prepared = read_receipt(finished.context, finished.state.prepared)
+    path = fetch(finished.context, prepared, f"splits/{split}.jsonl")
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def js_distance(finished: Finished, evaluation: Receipt) -> float:
+    """Jensen–Shannon distance of the champion's answers on test to the right ones."""
+    rows = results(finished.context, evaluation, "test").values()
+    return jensen_shannon(Counter(row.text for row in rows), Counter(row.label for row in rows))
+
+
+def accepted_precision(finished: Finished) -> float:
+    """Share of the accepted samples, over all rounds, that are right: the labels are known here."""
+    prepared = split_rows(finished, "unlabelled")
+    answers = {row["text"]: row["reference"]["answer"] for row in prepared}
+    rights: list[bool] = []
+    for one in finished.state.history[1:]:
+        receipt = read_receipt(finished.context, one.receipts["select"])
+        assert read_summary(receipt, SelectSummary).accepted
+        path = fetch(finished.context, receipt, "accepted.jsonl")
+        for line in path.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            rights.append(row["completion"].strip() == answers[row["prompt"]])
+    return sum(rights) / len(rights)
+
+
+def rounds_table(finished: Finished) -> str:
+    """The table of the recipe's page: every round on the test split, as Markdown."""
+    lines = [
+        "| round | verdict | accuracy | macro-F1 | MSE | accepted | JS distance | changes |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for one in finished.state.history:
+        scores = finished.scores(one.round)
+        classes = scores.classification["test"]
+        assert classes.brier is not None
+        changes = ", ".join(cause.change for cause in one.causes if cause.change)
+        distance = js_distance(finished, finished.evaluation(one.round))
+        lines.append(
+            f"| {one.round} | {one.verdict} | {scores.test_accuracy:.3f} | {classes.macro_f1:.3f} | "
+            f"{classes.brier / NUM_CLASSES:.4f} | {one.accepted} of {one.generated} | "
+            f"{distance:.3f} | {changes} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""Short cuts of ready recipes: the recipe as it is shipped, with a small model and little data."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.contracts.rows import TrainingRow, read_rows
+from components.contracts.summaries import SelectSummary
+from components.report.runs import load_run
+from components.report.views import RunView
+from components.runtime.context import Context, make_context
+from components.runtime.receipts import fetch, read_receipt, read_summary
+from components.select.attribute_shift import attributes, distances
+from tests.pipeline.questions import PATTERNS, write_questions
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SMALL_MODEL = {
+    "model.source": "scratch",
+    "model.system_prompt": "",
+    "model.scratch.architecture": "llama",
+    "model.scratch.hidden_size": 64,
+    "model.scratch.num_layers": 2,
+    "model.scratch.num_heads": 4,
+    "model.scratch.intermediate_size": 128,
+    "model.scratch.max_length": 64,
+    "model.scratch.tokenizer": "word",
+}
+CUT = {
+    **SMALL_MODEL,
+    "data.sources.0.uri": "train.jsonl",
+    "data.sources.1.uri": "test.jsonl",
+    "data.fractions": {"train": 0.2, "unlabelled": 0.4, "dev": 0.15, "validation": 0.25, "test": 0},
+    "generate.prompts_per_round": 120,
+    "train.batch_size": 32,
+    "train.micro_batch_size": 32,
+    "train.precision": "fp32",
+    "train.first.learning_rate": 0.003,
+    "train.rounds.learning_rate": 0.0003,
+    # A model that has learned for seconds is sure of little.
+    "generate.temperature": 0.5,
+    "train.first.steps": 26,
+    "decide.goal.threshold": 1.0,
+}
+SLOW = 1e-6
+"""A learning rate that moves nothing."""
+
+
+def run_cut(recipe: str, folder: Path, changes: dict[str, Any]) -> tuple[Context, dict[str, Any]]:
+    """Run a shipped recipe with changes from a folder with data; return (store, `--json`)."""
+    write_questions(folder, rows=600, test_rows=60)
+    store = f"file://{folder}/store"
+    settings = [
+        word for key, value in changes.items() for word in ("--set", f"{key}={json.dumps(value)}")
+    ]
+    command = [sys.executable, f"{REPOSITORY}/pipeline.py", "run", recipe, "--store", store]
+    done = subprocess.run(
+        [*command, "--rounds=1", "--json", *settings],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1100,
+    )
+    assert done.returncode in (0, 1), done.stderr
+    context = make_context(store, {**os.environ, "RATCHET_CACHE": f"{folder}/store-cache"})
+    return context, json.loads(done.stdout)
+
+
+def accepted_of(context: Context, view: RunView) -> list[TrainingRow]:
+    """The samples that round 1 learned from."""
+    assert view.state is not None
+    receipt = read_receipt(context, view.state.history[1].receipts["select"])
+    return list(read_rows(fetch(context, receipt, "accepted.jsonl"), TrainingRow))
+
+
+def test_the_cut_of_reflection_measures_classes_each_round_and_changes_what_holds_it_back(
+    tmp_path: Path,
+) -> None:
+    context, told = run_cut(
+        "recipes/reflection.yaml", tmp_path, {**CUT, "train.rounds.learning_rate": SLOW}
+    )
+    view = load_run(context, told["run_id"])
+    assert view.state is not None
+    first, second = told["rounds"]
+    for one in (first, second):
+        assert 0 < one["macro_f1"] <= 1
+        assert 0 <= one["brier"] < 2
+        assert one["label_accuracy"] >= one["accuracy"] - 0.05
+    assert view.state.base is not None
+    assert view.state.base.brier is not None
+    assert view.state.base.brier > first["brier"], "a base from nothing knows no class"
+    # No label of an unlabelled question was used, and nothing but a class was learnt.
+    accepted = accepted_of(context, view)
+    assert accepted
+    assert {row.completion.strip() for row in accepted} <= PATTERNS.keys()
+    # What holds the second training back is found, and the next round has more of it.
+    (cause,) = [one for one in second["causes"] if one["change_name"] == "learning_rate_up"]
+    assert cause["name"] == "learning_rate_too_low"
+    assert view.state.plan.learning_rate == 2 * SLOW
+    page = (tmp_path / "store" / "runs" / told["run_id"] / "report.html").read_text("utf-8")
+    assert f"macro-F1 {second['macro_f1']:.3f}, Brier {second['brier']:.3f}" in page
+    card = fetch(context, _decided(context, view), "card.md").read_text("utf-8")
+    assert f"| macro-F1 | {second['macro_f1']:.4f} |" in card
+
+
+def test_the_cut_of_self_feedback_learns_from_a_union_whose_answers_are_weighted_like_labels(
+    tmp_path: Path,
+) -> None:
+    changes = {key: value for key, value in CUT.items() if not key.startswith("model.")}
+    context, told = run_cut(
+        "recipes/self-feedback.yaml",
+        tmp_path,
+        {
+            **changes,
+            "model.scratch.hidden_size": 64,
+            "train.first.steps": 14,
+            "decide.max_bias": 0.9,
+        },
+    )
+    view = load_run(context, told["run_id"])
+    assert view.state is not None
+    assert [one["round"] for one in told["rounds"]] == [0, 1]
+    accepted = accepted_of(context, view)
+    assert {row.completion.strip() for row in accepted} <= PATTERNS.keys()
+    # Q is the agreement of four samples, and θ is 1.
+    assert all(row.provenance["vote_share"] == 1.0 for row in accepted)
+    selection = read_receipt(context, view.state.history[1].receipts["select"])
+    mix = list(read_rows(fetch(context, selection, "mix.jsonl"), TrainingRow))
+    labelled = [row for row in mix if row.source == "labelled"]
+    weights = [row.weight for row in labelled]
+    # D ∪ D': every labelled row counts once, the others once on average.
+    assert weights == pytest.approx([1.0] * len(weights))
+    assert sum(row.weight for row in mix) == pytest.approx(len(mix))
+    before = distances(attributes(accepted), attributes(labelled))["answer"]
+    after = read_summary(selection, SelectSummary).bias["answer"]
+    assert after <= before
+    assert told["champion_macro_f1"] > 0.3
+
+
+def _decided(context: Context, view: RunView) -> Any:
+    decided = next(task for task in view.tasks if task.last.task == "decide-r1")
+    return read_receipt(context, decided.last.receipt)
