@@ -28,6 +28,7 @@ from components.storage.s3_client import (
     Client,
     endpoint_of,
     make_client,
+    new_core_session,
     switch,
 )
 from components.storage.s3_errors import s3_errors, shown_endpoint, status_of
@@ -327,7 +328,7 @@ class S3Store:
         # starts (4 of 14 pods on a real cluster), and a store that restarts is away for 16 s. The
         # settings come from the cluster and were right for other pods; the step is tried again.
         in_pod = "KUBERNETES_SERVICE_HOST" in self._environment
-        session = boto3.session.Session(**credentials)
+        session = boto3.session.Session(botocore_session=new_core_session(), **credentials)
         # A person who mistyped the address should not wait for minutes of tries.
         impatient = replace(self._patience, tries=2, connect_seconds=3.0, answer_seconds=5.0)
         look = {"Bucket": self._bucket, "Prefix": self._base, "MaxKeys": 1}
