@@ -31,7 +31,9 @@ COMPONENTS = (
     "kserve",
     "model-registry",
     "profile",
+    "egress",
     "irsa",
+    "openshift",
     "static-credentials",
     "read-only-root",
     "read-only-root-steps",
@@ -72,9 +74,14 @@ def overlay(name: str) -> tuple[Json, ...]:
 
 
 @functools.cache
-def composed(*components: str, namespace: str = "") -> tuple[Json, ...]:
+def composed(
+    *components: str, namespace: str = "", patches: tuple[tuple[str, str], ...] = ()
+) -> tuple[Json, ...]:
     """The objects of the base with some components, as an overlay of a user's own would put them
-    together."""
+    together.
+
+    A patch is (`Kind/name`, operations as YAML).
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         manifests = Path(os.path.relpath(MANIFESTS, folder))  # kustomize takes no absolute paths
@@ -85,6 +92,13 @@ def composed(*components: str, namespace: str = "") -> tuple[Json, ...]:
             "resources": [str(manifests / "base")],
             "components": [str(manifests / "components" / name) for name in components],
             **({"namespace": namespace} if namespace else {}),
+            "patches": [
+                {
+                    "target": dict(zip(("kind", "name"), target.split("/"), strict=True)),
+                    "patch": text,
+                }
+                for target, text in patches
+            ],
         }
         (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
         return tuple(yaml.safe_load_all(render_text(folder)))

@@ -48,6 +48,9 @@ ENDS = {
     "model registry": _pod(24, {"component": "model-registry-server"}, "kubeflow"),
     "an API of that name elsewhere": _pod(25, {"app": "ml-pipeline"}, "other"),
     "DNS": _pod(30, {"k8s-app": "kube-dns"}, "kube-system"),
+    "OpenShift's DNS": _pod(
+        32, {"dns.operator.openshift.io/daemonset-dns": "default"}, "openshift-dns"
+    ),
     "another system pod": _pod(31, {"k8s-app": "metrics-server"}, "kube-system"),
     "prometheus": _pod(40, {"app.kubernetes.io/name": "prometheus"}, "monitoring"),
     "grafana": _pod(41, {"app.kubernetes.io/name": "grafana"}, "monitoring"),
@@ -79,6 +82,9 @@ ROWS = (
     Row("model", "DNS", 53, ALWAYS, "UDP"),
     Row("node", "node-local DNS", 53, ALWAYS, "UDP"),
     Row("run", "DNS", 8080, NEVER),
+    Row("run", "OpenShift's DNS", 5353, ("openshift",), "UDP"),
+    Row("node", "OpenShift's DNS", 5353, ("openshift",)),
+    Row("store", "OpenShift's DNS", 53, NEVER),
     Row("run", "another system pod", 53, NEVER, "UDP"),
     Row("run", "internet", 53, NEVER, "UDP"),
     Row("run", "kubeflow's API", 8887, ALWAYS),

@@ -10,7 +10,7 @@ from components.cli.doctor.quantities import amount
 from tests.manifests.checks import findings
 from tests.manifests.kfp_pods import LABELS
 from tests.manifests.mutants import MUTANTS, Mutant, mutated
-from tests.manifests.network import selects
+from tests.manifests.network import allowed, selects
 from tests.manifests.pod_security import pod_specs
 from tests.manifests.rendering import (
     COMPONENTS,
@@ -82,6 +82,26 @@ def test_what_a_component_changes_is_there() -> None:
         for one in queue["spec"]["resourceGroups"][0]["flavors"][0]["resources"]
     }
     assert (quotas["nvidia.com/gpu"], quotas["amd.com/gpu"]) == ("8", "0")
+
+
+def test_on_openshift_the_namespace_gives_the_users() -> None:
+    """Its constraints refuse a pod that names a user or group outside the namespace's range."""
+    everything = composed(*COMPONENTS)
+    kinds = ("StatefulSet", "TrainingRuntime", "InferenceService")
+    for one in of_kind(everything, *kinds):
+        for pod in pod_specs(one):
+            context = pod["securityContext"]
+            assert context["runAsNonRoot"] is True
+            assert not {"runAsUser", "runAsGroup", "fsGroup"} & set(context), named(one)
+
+
+def test_an_address_of_ones_own_is_one_patch_and_not_for_the_store() -> None:
+    rule = "{to: [{ipBlock: {cidr: 192.168.7.7/32}}], ports: [{protocol: TCP, port: 9000}]}"
+    patch = f"- {{op: add, path: /spec/egress/-, value: {rule}}}"
+    objects = composed("egress", patches=(("NetworkPolicy/to-named-addresses", patch),))
+    for source, port, expected in (("run", 9000, True), ("node", 9000, True), ("run", 80, False)):
+        assert allowed(objects, ENDS[source], ENDS["intranet"], port) == expected
+    assert not allowed(objects, ENDS["store"], ENDS["intranet"], 9000)
 
 
 def test_beside_a_single_user_pipelines_nothing_touches_its_own_pods() -> None:

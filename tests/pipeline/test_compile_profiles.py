@@ -111,6 +111,35 @@ def test_gpus_go_to_the_steps_that_compute_with_the_model_and_to_no_other(profil
         assert count == 0 or step in GPU_STEPS
 
 
+OF_A_CLUSTER = """
+gpu: nvidia.com/gpu
+tolerations: [{key: nvidia.com/gpu, effect: NoSchedule}]
+node_selector: {pool: gpus}
+cpu_tolerations: [{key: batch, effect: NoSchedule}]
+cpu_node_selector: {pool: batch}
+pull_policy: IfNotPresent
+user: null
+steps: {train: {gpus: 1}}
+"""
+
+
+def test_nodes_user_and_pull_policy_are_the_profiles(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(OF_A_CLUSTER)
+    package = compile_aside(recipe_for("cpu"), 1, load_profile(str(file), TEST_IMAGES)).package
+    assert findings(package) == []
+    for name in package.executors:
+        pod = package.settings[name]
+        pool, taint = (
+            ("gpus", "nvidia.com/gpu") if name.startswith("exec-train") else ("batch", "batch")
+        )
+        assert pod["nodeSelector"]["labels"] == {"pool": pool}, name
+        assert [one["key"] for one in pod["tolerations"]] == [taint], name
+        assert pod["imagePullPolicy"] == "IfNotPresent"
+        # The cluster gives the user; the kubelet refuses root.
+        assert pod["securityContext"] == {"runAsNonRoot": True}
+
+
 def test_a_step_knows_its_store_by_names_of_objects_and_holds_no_value() -> None:
     package = compiled("cpu").package
     for name in package.executors:

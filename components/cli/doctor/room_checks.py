@@ -87,8 +87,8 @@ def _shortage(nodes: list[Json], demand: Demand, profile: Profile) -> str:
     """Return why no node can take a pod; empty if one can, or if all that lacks are GPUs."""
     # GPUs are the matter of gpu_check, which says how many the nodes have.
     has_gpu = profile.gpu in demand.requests
-    selector = profile.node_selector if has_gpu else {}
-    tolerations = profile.tolerations if has_gpu else ()
+    selector = profile.node_selector if has_gpu else profile.cpu_node_selector
+    tolerations = profile.tolerations if has_gpu else profile.cpu_tolerations
     open_nodes = []
     for node in nodes:
         free = _allocatable(node)

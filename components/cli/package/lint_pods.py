@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from components.cli.json_documents import Json, nested
 from components.cli.package.package_file import Package
+from components.cli.package.profiles import USER_ID
 
 _LOCAL_EXECUTOR = "kfp.dsl.executor_main"
 _NEEDED_RESOURCES = {"resourceCpuRequest", "resourceMemoryRequest", "resourceMemoryLimit"}
@@ -104,9 +105,10 @@ def pods(package: Package) -> Iterator[str]:
     """Yield executors whose pod has the wrong user, volumes or labels."""
     for name in package.executors:
         settings = nested(package.settings, name)
-        # Pod Security `restricted` admits no pod that runs as root.
+        # Pod Security `restricted` admits no pod that runs as root. Without a user of its own the
+        # pod gets one from the cluster, or the image's, and the kubelet refuses root.
         user = nested(settings, "securityContext")
-        user_id = int(user.get("runAsUser", 0))
+        user_id = int(user.get("runAsUser", USER_ID))
         if user.get("runAsNonRoot") is not True or user_id == 0:
             yield f"{name} may run as root"
         mounts = {mount["mountPath"]: mount for mount in settings.get("emptyDirMounts", ())}

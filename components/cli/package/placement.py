@@ -43,6 +43,8 @@ def place(task: PipelineTask, step: str, profile: Profile) -> None:
         kubernetes.use_secret_as_env(task, secret, {key: key for key in keys}, optional=True)
     if profile.pull_secrets:
         kubernetes.set_image_pull_secrets(task, list(profile.pull_secrets))
+    if profile.pull_policy:
+        kubernetes.set_image_pull_policy(task, profile.pull_policy)
     kubernetes.add_pod_label(task, "app.kubernetes.io/part-of", "ratchet")
     kubernetes.add_pod_label(task, "app.kubernetes.io/component", step)
     for key, value in profile.labels.items():
@@ -85,16 +87,18 @@ def _set_resources(task: PipelineTask, resources: Resources, profile: Profile) -
         # without a number.
         task.set_accelerator_type(profile.gpu)
         task.set_accelerator_limit(str(resources.gpus))
-        for toleration in profile.tolerations:
-            kubernetes.add_toleration(
-                task,
-                toleration.key,
-                toleration.operator,
-                toleration.value or None,
-                toleration.effect or None,
-            )
-        for key, value in profile.node_selector.items():
-            kubernetes.add_node_selector(task, key, value)
+    tolerations = profile.tolerations if resources.gpus else profile.cpu_tolerations
+    for toleration in tolerations:
+        kubernetes.add_toleration(
+            task,
+            toleration.key,
+            toleration.operator,
+            toleration.value or None,
+            toleration.effect or None,
+        )
+    node_selector = profile.node_selector if resources.gpus else profile.cpu_node_selector
+    for key, value in node_selector.items():
+        kubernetes.add_node_selector(task, key, value)
 
 
 def _mount_scratch(task: PipelineTask, resources: Resources) -> None:

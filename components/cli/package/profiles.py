@@ -19,6 +19,9 @@ from components.contracts.recipe import Recipe, Section
 from components.contracts.strict_yaml import load_yaml
 from components.errors import UserError
 
+# The numbered user of our images. Pod Security `restricted` wants one that is not root.
+USER_ID = 10001
+
 Step = Literal["prepare", "generate", "select", "train", "evaluate", "decide", "publish", "report"]
 """The one list of the steps, in the order of a run."""
 STEPS: tuple[Step, ...] = get_args(Step)
@@ -57,7 +60,7 @@ class Resources(Section):
 
 
 class Toleration(Section):
-    """A taint of nodes that steps with a GPU put up with."""
+    """A taint of nodes that steps put up with."""
 
     key: str = ""
     operator: Literal["Exists", "Equal"] = "Exists"
@@ -81,7 +84,13 @@ class Profile(Section):
     """Resource name of the GPUs (nvidia.com/gpu, amd.com/gpu); empty: none, and the images for
     CPUs."""
     tolerations: tuple[Toleration, ...] = ()
+    """Of steps with a GPU."""
     node_selector: dict[str, str] = Field(default_factory=dict)
+    """Labels of the nodes of steps with a GPU."""
+    cpu_tolerations: tuple[Toleration, ...] = ()
+    """Of steps without a GPU."""
+    cpu_node_selector: dict[str, str] = Field(default_factory=dict)
+    """Labels of the nodes of steps without a GPU."""
     nodes: Nodes | None = None
     """Present: training is on many nodes (recipe: train.num_nodes)."""
     default: Resources = Resources()
@@ -90,6 +99,10 @@ class Profile(Section):
     labels: dict[str, str] = Field(default_factory=dict)
     """Labels of every step's pod, beside our own."""
     pull_secrets: tuple[str, ...] = ()
+    pull_policy: Literal["", "Always", "IfNotPresent", "Never"] = ""
+    """Empty: as Kubernetes has it, Always for the tag `latest` alone."""
+    user: Annotated[int, Field(ge=1)] | None = USER_ID
+    """User id of the steps' processes; None: the cluster gives one, as OpenShift does."""
     config_map: str = "ratchet-store"
     config_keys: tuple[str, ...] = (
         "AWS_ENDPOINT_URL_S3",
@@ -98,6 +111,10 @@ class Profile(Section):
         "RATCHET_S3_RESPONSE_CHECKSUM",
         "HF_HUB_OFFLINE",
         "MLFLOW_TRACKING_URI",
+        "OPENAI_BASE_URL",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "NO_PROXY",
     )
     """Keys of the ConfigMap that become variables of their name, as far as it has them."""
     secrets: dict[str, tuple[str, ...]] = Field(default_factory=lambda: dict(_STORE_SECRET))

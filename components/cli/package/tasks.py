@@ -11,11 +11,8 @@ from kfp.dsl.pipeline_channel import PipelineChannel
 from kfp.dsl.pipeline_task import PipelineTask
 
 from components.cli.package.placement import place
-from components.cli.package.profiles import Profile
+from components.cli.package.profiles import USER_ID, Profile
 from components.decide.component import pass_through
-
-# The numbered user of our images. Pod Security `restricted` wants one that is not root.
-USER_ID = 10001
 
 STEP_OF_COMPONENT = {
     "pass-through": "decide",
@@ -52,7 +49,8 @@ class Tasks:
         component.component_spec.name = name
         # KFP's cache checks no stored bytes; our step keys do the re-use.
         task = component(**arguments).set_caching_options(False)
-        kubernetes.set_security_context(task, run_as_user=USER_ID, run_as_non_root=True)
+        user = USER_ID if self._profile is None else self._profile.user
+        kubernetes.set_security_context(task, run_as_user=user, run_as_non_root=True)
         if self._profile is not None:
             step = STEP_OF_COMPONENT.get(component_name, component_name)
             place(task, step, self._profile)
