@@ -140,6 +140,14 @@ def submit(
     summary: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Append the verdict as Markdown.")
     ] = None,
+    outputs_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--outputs",
+            metavar="FILE",
+            help="Append run=, promoted=, model= and verdict= for the next jobs of a CI system.",
+        ),
+    ] = None,
     ui: Annotated[
         str,
         typer.Option(
@@ -156,7 +164,7 @@ def submit(
     """
     from components.cli.cluster.run_package import load_package, warnings
     from components.cli.cluster.submit import as_document, start
-    from components.cli.cluster.summary import summary_page
+    from components.cli.cluster.summary import outputs, summary_page
     from components.cli.cluster.wait import EXIT_CODES, Waiting
 
     package, default_name = load_package(builder_of(command), options, _is_ready(options))
@@ -189,6 +197,9 @@ def submit(
     if summary is not None:
         with summary.open("a", encoding="utf-8") as file:
             file.write(summary_page(submission, started, os.environ))
+    if outputs_file is not None:
+        with outputs_file.open("a", encoding="utf-8") as file:
+            file.write(outputs(submission, started, os.environ))
     document = {**as_document(started, submission), "exit_code": status}
     print_result(document, options.as_json, f"{started.state} {started.run_id}")
     raise typer.Exit(status)

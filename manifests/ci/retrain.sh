@@ -6,10 +6,15 @@
 #   RATCHET_STORE          s3://bucket/prefix                                           needed
 #   KF_PIPELINES_ENDPOINT  address of Kubeflow Pipelines                                needed
 #   RATCHET_NAMESPACE      namespace of the runs                                        ratchet
-#   RECIPE, PROFILE        what is trained, and where                                   recipes/demo.yaml, cpu
+#   RECIPE                 what is trained, one after the other                         what changed since BEFORE
+#   BEFORE                 a commit: recipes that changed since then are trained, and those that name a file below data/
+#                          that did                                                     none: recipes/demo.yaml
+#   PROFILE                where                                                        cpu
 #   TIMEOUT_HOURS          how long it is waited for                                    5
 #   REGISTRY               where images are built to; empty: those of docker/images.toml
 #   SUMMARY                file that the verdict is appended to, as Markdown            out/summary.md
+#   OUTPUTS                file that run=, promoted=, model= and verdict= are appended to, for the jobs after this one
+#                                                                                       out/outputs.env
 #   STAGES                 which of them                                 install tests images doctor compile submit
 #
 # Rights: KF_PIPELINES_TOKEN, or KF_PIPELINES_SA_TOKEN_PATH with a file that is renewed; AWS_* for the store. Where the
@@ -21,11 +26,11 @@ cd "$(dirname "$0")/../.."
 
 : "${RATCHET_STORE:?set it to s3://bucket/prefix}"
 : "${KF_PIPELINES_ENDPOINT:?set it to the address of Kubeflow Pipelines}"
-RECIPE=${RECIPE:-recipes/demo.yaml}
 PROFILE=${PROFILE:-cpu}
 TIMEOUT_HOURS=${TIMEOUT_HOURS:-5}
 STAGES=${STAGES:-install tests images doctor compile submit}
 SUMMARY=${SUMMARY:-out/summary.md}
+OUTPUTS=${OUTPUTS:-out/outputs.env}
 PYTHON=${PYTHON:-.venv/bin/python}
 export RATCHET_STORE KF_PIPELINES_ENDPOINT RATCHET_NAMESPACE="${RATCHET_NAMESPACE:-ratchet}"
 
@@ -70,18 +75,46 @@ if [ -n "${ACTIONS_ID_TOKEN_REQUEST_URL:-}" ]; then
     renewing=$!
 fi
 
+# changed: recipes that a push changed, and those that name a file of data/ which it changed.
+changed() {
+    git diff --name-only --diff-filter=d "$BEFORE" HEAD -- recipes data | while read -r path; do
+        case "$path" in
+            recipes/*.yaml) echo "$path" ;;
+            data/*) grep -lF "$path" recipes/*.yaml || true ;;
+        esac
+    done | sort -u
+}
+# A new branch has no commit before it, and a shallow checkout may lack it.
+if [ -z "${RECIPE:-}" ] && [ -n "${BEFORE:-}" ] && git cat-file -e "$BEFORE^{commit}" 2>/dev/null; then
+    RECIPE=$(changed)
+    if [ -z "$RECIPE" ]; then
+        echo "no recipe changed since $BEFORE, and none names data that did: nothing to train" >&2
+        exit 0
+    fi
+fi
+RECIPE=${RECIPE:-recipes/demo.yaml}
+
 wanted() { case " $STAGES " in *" $1 "*) echo "== $1" >&2 ;; *) return 1 ;; esac; }
 
-mkdir -p out "$(dirname "$SUMMARY")"
+mkdir -p out "$(dirname "$SUMMARY")" "$(dirname "$OUTPUTS")"
 if wanted install; then make setup; fi
 if wanted tests; then make test; fi
 if [ -n "${REGISTRY:-}" ] && wanted images; then make images REGISTRY="$REGISTRY"; fi
 if wanted doctor; then
     "$PYTHON" pipeline.py doctor --store "$RATCHET_STORE" --profile "$PROFILE"
 fi
-if wanted compile; then
-    "$PYTHON" pipeline.py compile "$RECIPE" --profile "$PROFILE" -o out/pipeline.yaml
-fi
-if wanted submit; then
-    "$PYTHON" pipeline.py submit out/pipeline.yaml --wait --timeout-hours "$TIMEOUT_HOURS" --summary "$SUMMARY"
-fi
+first_failure=0
+for recipe in $RECIPE; do
+    if wanted compile; then
+        echo "$recipe" >&2
+        "$PYTHON" pipeline.py compile "$recipe" --profile "$PROFILE" -o out/pipeline.yaml
+    fi
+    if wanted submit; then
+        status=0
+        "$PYTHON" pipeline.py submit out/pipeline.yaml --wait --timeout-hours "$TIMEOUT_HOURS" --summary "$SUMMARY" \
+            --outputs "$OUTPUTS" || status=$?
+        # The others are trained all the same.
+        if [ "$first_failure" = 0 ]; then first_failure=$status; fi
+    fi
+done
+exit "$first_failure"

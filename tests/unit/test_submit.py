@@ -29,7 +29,7 @@ from components.cli.cluster.submit import (
     plan_submission,
     start,
 )
-from components.cli.cluster.summary import summary_page
+from components.cli.cluster.summary import outputs, summary_page
 from components.cli.cluster.tenancy import check_tenancy, version_problem
 from components.cli.cluster.wait import Waiting, follow, follow_and_restart
 from components.cli.package.package_file import Package
@@ -727,9 +727,8 @@ def test_the_summary_shows_the_verdict_of_every_round(context: Context, package:
     campaign = whole_campaign(context, HOSTILE)
     context.store.put_bytes(keys.job_key("run-1"), json.dumps({"run_id": campaign.run_id}).encode())
     mine = plan_submission(package, {"store": context.store.root}, commit=COMMIT)
-    text = summary_page(
-        mine, Started("run-1", "https://ui/#/runs/details/run-1", "SUCCEEDED", False, {}), {}
-    )
+    started = Started("run-1", "https://ui/#/runs/details/run-1", "SUCCEEDED", False, {})
+    text = summary_page(mine, started, {})
     assert "Target met" in text
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert [row.split(" | ")[2] for row in rows] == [
@@ -741,6 +740,12 @@ def test_the_summary_shows_the_verdict_of_every_round(context: Context, package:
         "promoted",
     ]
     assert f"{context.store.root}/runs/{campaign.run_id}/report.html" in text
+    # The same for the jobs after it: a line each, whatever a recipe or a model said.
+    lines = outputs(mine, started, {}).splitlines()
+    assert [line.partition("=")[0] for line in lines] == ["run", "promoted", "model", "verdict"]
+    assert lines[1] == "promoted=true"
+    assert lines[2].startswith(f"model={context.store.root}/models/")
+    assert lines[3].startswith("verdict=Target met")
 
 
 def test_a_run_without_records_says_so(context: Context, package: Package) -> None:

@@ -49,8 +49,12 @@ def test_the_workflow_has_the_least_rights_and_never_two_at_a_time() -> None:
     document = workflow()
     assert document["permissions"] == {}
     assert {name: job["permissions"] for name, job in document["jobs"].items()} == {
-        "retrain": {"contents": "read", "id-token": "write"}
+        "retrain": {"contents": "read", "id-token": "write"},
+        # It takes a person's approval, and no rights of this repository.
+        "deploy": {},
     }
+    assert document["jobs"]["deploy"]["environment"] == "production"
+    assert document["jobs"]["deploy"]["if"] == "needs.retrain.outputs.promoted == 'true'"
     assert document["concurrency"] == {"group": "retrain", "cancel-in-progress": "false"}
     assert "secrets." not in WORKFLOW.read_text()
 
@@ -139,6 +143,7 @@ def environment(kfp: KfpApi, folder: Path, **more: str) -> dict[str, str]:
         "no_proxy": "127.0.0.1",
         "TMPDIR": str(folder),
         "SUMMARY": str(folder / "summary.md"),
+        "OUTPUTS": str(folder / "outputs"),
         "STAGES": "submit",
         "PROFILE": "cpu",
         **more,
@@ -182,8 +187,15 @@ def test_the_script_compiles_submits_waits_and_leaves_the_verdict_but_no_token(
     text = (tmp_path / "summary.md").read_text()
     assert f"[{run['run_id']}]({kfp.endpoint}/#/runs/details/{run['run_id']}): SUCCEEDED" in text
     assert "No step left a record in the store." in text
+    outputs = dict(line.split("=", 1) for line in (tmp_path / "outputs").read_text().splitlines())
+    assert outputs == {
+        "run": run["run_id"],
+        "promoted": "",
+        "model": "",
+        "verdict": "SUCCEEDED",
+    }
     assert tokens.asked == [("kubeflow", "bearer asks")]
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["summary.md"]
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["outputs", "summary.md"]
     assert "token-for" not in done.stdout + done.stderr
 
 
@@ -226,3 +238,64 @@ def test_a_script_that_is_stopped_leaves_no_process_and_no_token(
             os.killpg(process.pid, signal.SIGKILL)
     assert list(tmp_path.iterdir()) == []
     assert len(kfp.all("runs")) == 1
+
+
+def test_a_push_trains_what_it_changed_and_what_names_data_that_it_changed(
+    kfp: KfpApi, s3_server: S3Server, tmp_path: Path
+) -> None:
+    """In a repository of its own; what its data/ holds is in the store then."""
+    folder = tmp_path / "repository"
+    script = folder / "manifests" / "ci" / SCRIPT.name
+    script.parent.mkdir(parents=True)
+    script.write_bytes(SCRIPT.read_bytes())
+    (folder / "pipeline.py").symlink_to(ROOT / "pipeline.py")
+    demo = (ROOT / "recipes" / "demo.yaml").read_text()
+    for name in ("demo", "mine", "reads", "untouched"):
+        text = demo.replace("name: demo", f"name: {name}")
+        if name == "reads":
+            text = text.replace("data:\n", "data:\n  sources: [{uri: data/rows.jsonl}]\n")
+        write(folder / "recipes" / f"{name}.yaml", text)
+    write(folder / "data" / "rows.jsonl", '{"prompt": "1+1", "answer": "2"}\n')
+    commits = [committed(folder)]
+    write(folder / "recipes" / "mine.yaml", demo.replace("name: demo", "name: mine") + "\n")
+    write(folder / "data" / "rows.jsonl", '{"prompt": "1+2", "answer": "3"}\n')
+    commits.append(committed(folder))
+    write(folder / "data" / "unread.jsonl", "{}\n")
+    committed(folder)
+
+    def trained(before: str) -> tuple[list[str], str]:
+        variables = environment(kfp, tmp_path, STAGES="compile", BEFORE=before)
+        store = s3_server.new_uri()
+        done = subprocess.run(
+            ["sh", str(script)],
+            env={**variables, "RATCHET_STORE": store, **s3_server.environment},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return re.findall(r"run ([a-z]+)-[0-9a-f]{10}", done.stdout), done.stderr
+
+    names, said = trained(commits[0])
+    assert names == ["mine", "reads"]
+    assert "data/rows.jsonl: sending" in said
+    names, said = trained(commits[1])
+    assert names == []
+    assert "nothing to train" in said
+    # As a new branch has it.
+    assert trained("0" * 40)[0] == ["demo"]
+
+
+def write(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+
+
+def committed(folder: Path) -> str:
+    """Commit all that is there; return the commit."""
+    as_somebody = ("-c", "user.name=a", "-c", "user.email=a@example.com")
+    for words in (("init", "-q"), ("add", "-A"), (*as_somebody, "commit", "-qm", "x")):
+        subprocess.run(["git", *words], cwd=folder, check=True)
+    done = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=folder, check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip()

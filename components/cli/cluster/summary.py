@@ -37,14 +37,40 @@ def summary_page(submission: Submission, started: Started, environment: Mapping[
     return "\n".join([*lines, ""])
 
 
+def outputs(submission: Submission, started: Started, environment: Mapping[str, str]) -> str:
+    """Return lines `name=value` for the jobs after this one, as GitHub and GitLab read them.
+
+    `promoted` is true if the run released a model, `model` is its URI, and `verdict` a sentence.
+    Where the store cannot be read, `promoted` is empty.
+    """
+    values = {"run": started.run_id, "promoted": "", "model": "", "verdict": started.state}
+    store = str(submission.parameters.get("store", ""))
+    try:
+        view = _view(store, started.run_id, environment)
+    except RatchetError as error:
+        view = None
+        values["verdict"] = f"could not be read from the store: {error}"
+    if view is not None:
+        published = view.published
+        values["promoted"] = str(published is not None).lower()
+        values["model"] = f"{view.store}/{published.prefix}" if published is not None else ""
+        values["verdict"] = headline(view)
+    lines = [f"{name}={one_line(value, _MAX_CHARACTERS)}" for name, value in values.items()]
+    return "\n".join([*lines, ""])
+
+
 def _verdict(store: str, job_id: str, environment: Mapping[str, str]) -> list[str]:
+    view = _view(store, job_id, environment)
+    return ["", "No step left a record in the store."] if view is None else _rounds(view)
+
+
+def _view(store: str, job_id: str, environment: Mapping[str, str]) -> RunView | None:
+    """Return what the store has of a job's run; None if no step has left a record."""
     context = make_context(store, environment)
     # Look-ups below take an unreadable store for an empty one; this request raises the reason.
     context.store.size(keys.job_key(job_id))
     run_id = run_id_of_job(context, job_id)
-    if run_id is None:
-        return ["", "No step left a record in the store."]
-    return _rounds(load_run(context, run_id))
+    return None if run_id is None else load_run(context, run_id)
 
 
 def _rounds(view: RunView) -> list[str]:
