@@ -203,6 +203,7 @@ def train() -> None:
 
 def sample_with_vllm(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Let the engine `vllm` answer, once greedily in 4 tokens."""
+    from components.contracts.recipe import Vllm
     from components.contracts.rows import Prompt
     from components.generate.batches import Ask
     from components.generate.engines.vllm import VllmEngine
@@ -214,7 +215,7 @@ def sample_with_vllm(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase)
     folder = Path("/tmp/selfcheck")
     save_checkpoint(model, tokenizer, folder)
     asks = [Ask(Prompt(id="one", text="12=", verifier="exact"), 0, 7)]
-    engine = VllmEngine(folder, "", Sampling(0.0, 0, 1.0, 4, 1))
+    engine = VllmEngine(folder, "", Sampling(0.0, 0, 1.0, 4, 1), Vllm())
     (answer,) = engine.answer(asks, lambda num_done: None)
     assert 1 <= answer.num_tokens <= 4
 

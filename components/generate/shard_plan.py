@@ -83,6 +83,8 @@ class ShardPlan:
         }
         if recipe.generate.hints is None:
             exclude["hints"] = True
+        if self.engine != "vllm":
+            exclude["vllm"] = True
         return self.campaign.config(
             section=recipe.generate.model_dump(mode="json", exclude=exclude),
             engine=self.engine,

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from components.contracts.recipe import Vllm
 from components.contracts.rows import Prompt
 from components.generate.batches import Ask
 from components.generate.engines.vllm import ON_CPU, VllmEngine
@@ -41,7 +42,7 @@ def main() -> None:
 
 def ours(model: Path, texts: list[str]) -> float:
     """By the step's engine, which gives every sample a seed of its own."""
-    engine = VllmEngine(model, "", SAMPLING)
+    engine = VllmEngine(model, "", SAMPLING, Vllm())
     asks = [
         Ask(Prompt(id=str(number), text=text, verifier="exact"), index, SAMPLES * number + index)
         for number, text in enumerate(texts)

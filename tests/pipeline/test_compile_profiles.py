@@ -303,6 +303,11 @@ def test_an_unknown_profile_is_answered_with_those_there_are() -> None:
         ("cpu", ("train.num_nodes=2",), "--profile multi-node"),
         ("multi-node", ("train.num_processes=8",), "train.num_nodes=2"),
         ("multi-node", ("train.num_nodes=2",), "train.num_processes=8"),
+        (
+            "gpu-8",
+            ("train.num_processes=8", "generate.vllm.tensor_parallel_size=4"),
+            "gpu-8 gives generate 1 GPUs",
+        ),
     ],
 )
 def test_a_recipe_that_does_not_fit_its_profile_says_what_to_set(

