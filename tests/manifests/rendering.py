@@ -95,6 +95,7 @@ def composed(
             "patches": [
                 {
                     "target": dict(zip(("kind", "name"), target.split("/"), strict=True)),
+                    "options": {"allowNameChange": True},
                     "patch": text,
                 }
                 for target, text in patches

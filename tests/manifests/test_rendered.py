@@ -16,6 +16,7 @@ from tests.manifests.rendering import (
     COMPONENTS,
     MANIFESTS,
     OVERLAYS,
+    Json,
     composed,
     named,
     of_kind,
@@ -82,6 +83,33 @@ def test_what_a_component_changes_is_there() -> None:
         for one in queue["spec"]["resourceGroups"][0]["flavors"][0]["resources"]
     }
     assert (quotas["nvidia.com/gpu"], quotas["amd.com/gpu"]) == ("8", "0")
+
+
+def test_two_teams_have_a_queue_each_by_the_patches_of_the_readme() -> None:
+    text = (MANIFESTS / "README.md").read_text()
+    [block] = [one for one in text.split("```") if "namespace: other\n" in one and "patches" in one]
+    document = yaml.safe_load(block.removeprefix("yaml"))
+    patches = tuple(
+        (f"{one['target']['kind']}/{one['target']['name']}", one["patch"])
+        for one in document["patches"]
+    )
+    first, second = composed("kueue"), composed("kueue", namespace="other", patches=patches)
+    for one in second:
+        # What both apply is the same object with the same content.
+        whole = one["kind"] in ("PriorityClass", "ResourceFlavor", "ValidatingAdmissionPolicy")
+        assert not whole or without_namespace(one) in [without_namespace(two) for two in first]
+    queues = {named(one) for one in (*first, *second) if one["kind"] == "ClusterQueue"}
+    assert queues == {"ClusterQueue/ratchet", "ClusterQueue/ratchet-other"}
+    [local] = of_kind(second, "LocalQueue")
+    assert (local["metadata"]["namespace"], local["spec"]["clusterQueue"]) == (
+        "other",
+        "ratchet-other",
+    )
+
+
+def without_namespace(one: Json) -> Json:
+    metadata = {key: value for key, value in one["metadata"].items() if key != "namespace"}
+    return {**one, "metadata": metadata}
 
 
 def test_on_openshift_the_namespace_gives_the_users() -> None:
