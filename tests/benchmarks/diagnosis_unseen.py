@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from tests.benchmarks.diagnosis_faults import Fault, Rows, rounds, spaced, wrong
+from tests.benchmarks.diagnosis_faults import ROUNDS, Fault, Rows, rounds, spaced, wrong
 
 
 def _half_noisy(rows: Rows, dice: random.Random) -> None:
@@ -67,17 +67,20 @@ def _spelt_otherwise(rows: Rows, dice: random.Random) -> None:
         row["completion"] = " ".join(row["completion"])
 
 
-def _one_row_copied(rows: Rows, dice: random.Random) -> None:
-    """Three labelled rows in five are one row, in upper case or with other signs behind it."""
-    row = rows["train"][0]
-    signs = ["".join(dice.choices(".;:!?,", k=6)) for _ in range(240)]
-    rows["train"][160:] = [{**row, "prompt": f"{row['prompt']}{sign}"} for sign in signs]
+def _same_questions(rows: Rows, dice: random.Random) -> None:
+    """The prompts to answer are sixteen, each spaced in fifteen ways."""
+    places = [(first, second) for first in range(5) for second in range(first, 5)]
+    rows["unlabelled"] = [
+        {**row, "prompt": spaced(row["prompt"], *place)}
+        for row in rows["unlabelled"][:16]
+        for place in places
+    ]
 
 
 def _asked_again(rows: Rows, dice: random.Random) -> None:
-    """Validation prompts in upper case are among the labelled rows."""
+    """Validation prompts, spelt letter by letter, are among the labelled rows."""
     rows["train"][:80] = [
-        {**row, "prompt": f"{row['prompt'].upper()} ="} for row in rows["validation"][:80]
+        {**row, "prompt": " ".join(row["prompt"])} for row in rows["validation"][:80]
     ]
 
 
@@ -103,14 +106,17 @@ OTHER_KINDS: dict[str, Fault] = {
         recipe={"train": {"first": {"steps": 150, "learning_rate": 0.005}}},
     ),
     "references spelt otherwise": Fault("verifier_false_negatives", spoil=_spelt_otherwise),
-    "one row under many names": Fault("duplicate_flood", acts_in=0, spoil=_one_row_copied),
-    "validation prompts in upper case": Fault(
+    "sixteen prompts to answer, spaced in fifteen ways": Fault(
+        "duplicate_flood", spoil=_same_questions
+    ),
+    "validation prompts letter by letter": Fault(
         "evaluation_contamination", acts_in=0, spoil=_asked_again
     ),
     "greedy samples": Fault("low_diversity", recipe={"generate": {"temperature": 0.0}}),
     "losses that spike": Fault("optimizer_trouble", bug=_large_losses, bug_from_round=1),
     "a learning rate that is warmed up to the end": Fault(
-        "learning_rate_too_low", recipe=rounds(learning_rate=2e-4, warmup_share=1.0)
+        "learning_rate_too_low",
+        recipe={"train": {"rounds": {**ROUNDS, "learning_rate": 2e-4}, "warmup_share": 1.0}},
     ),
 }
 """The same causes by faults of another kind. No rule may be changed for the sake of these: a new rule

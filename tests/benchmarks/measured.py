@@ -24,6 +24,12 @@ _GATE = (
     "components/decide/gate.py",
     "components/statistics.py",
 )
+_GATE_BENCHMARK = (
+    "components/decide/reflection/plan.py",
+    "tests/benchmarks/gate_adaptive.py",
+    "tests/benchmarks/gate_families.py",
+    "tests/benchmarks/gate_rounds.py",
+)
 _ROUND = (
     "components/contamination.py",
     "components/decide",
@@ -68,7 +74,7 @@ MEASURED: dict[str, tuple[str, ...]] = {
     ),
     "first_error": ("components/cli", "components/contracts", "components/prepare"),
     "from_nothing": ("Makefile", "docker/requirements"),
-    "gate": _GATE,
+    "gate": (*_GATE, *_GATE_BENCHMARK),
     "generation": _SAMPLING,
     "generation_vllm": _SAMPLING,
     "gpu": _TRAINING,
