@@ -308,6 +308,41 @@ def test_the_gate_never_looks_at_the_test_split(campaign: Campaign) -> None:
     assert receipt.summary["accuracy"] == 0.43
 
 
+def test_answers_to_test_prompts_change_no_verdict_no_plan_and_no_end(context: Context) -> None:
+    """A whole campaign with test answers that are all right, and one with none: what they decide."""
+    recipe = recipe_of(
+        ladder=True,
+        decide={"goal": {"threshold": 0.6, "slice": "length=12"}, "patience": 3, "max_rounds": 4},
+    )
+    validation = ((60, 40, 10, 0, 0), (95, 90, 30, 0, 0), (70, 70, 0, 0, 0), (99, 99, 90, 80, 70))
+    ends = []
+    for right in (0, 100):
+        campaign = Campaign(context, recipe, PLAN.model_copy(update={"level": 8}))
+        for number, counts in enumerate(validation):
+            tested = [
+                row.model_copy(update={"finished": right > 0, "num_tokens": 2 + 100 * number})
+                for row in lengths(*[right] * 5, split="test")
+            ]
+            dev = lengths(*counts, split="dev")
+            campaign.round([*lengths(*counts), *tested, *dev], test_accuracy=right / 100)
+        told_of_test = {"test_accuracy", "receipts"}
+        history = [record.model_dump(exclude=told_of_test) for record in campaign.state.history]
+        state = campaign.state
+        ends.append((history, state.plan, state.stop, state.champion_round, state.alpha_account))
+        assert [record.test_accuracy for record in state.history] == [right / 100] * 4
+    assert ends[0] == ends[1]
+    # It is a campaign in which something is decided: verdicts, causes, levels and the end.
+    history = ends[0][0]
+    assert [record["verdict"] for record in history] == [
+        "promoted",
+        "promoted",
+        "rejected",
+        "promoted",
+    ]
+    assert any(record["causes"] for record in history)
+    assert ends[0][2] == "target"
+
+
 def test_the_next_candidate_is_compared_with_the_champion_not_with_the_last_one(
     campaign: Campaign,
 ) -> None:
