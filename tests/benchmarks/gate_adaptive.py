@@ -68,6 +68,22 @@ def plan_of(change: int) -> Plan:
     )
 
 
+def rejected_round(plan: Plan, accuracy: float, causes: tuple[Cause, ...]) -> RoundRecord:
+    """Return the record of a round whose changes were reviewed by this accuracy."""
+    return RoundRecord(
+        round=0,
+        verdict="rejected",
+        why="",
+        plan=plan,
+        accuracy=accuracy,
+        interval=(0.0, 1.0),
+        overall=accuracy,
+        test_accuracy=accuracy,
+        dev_accuracy=accuracy,
+        causes=causes,
+    )
+
+
 def promotes(dice: np.random.Generator, persistent: float, *, by_validation: bool) -> bool:
     """Return whether a campaign of changes that do nothing ever promotes.
 
@@ -94,7 +110,7 @@ def promotes(dice: np.random.Generator, persistent: float, *, by_validation: boo
         if reviewed is not None and reviewed.name == TAKEN_BACK:
             changes.pop()
             causes = (Cause(name=TAKEN_BACK, evidence="", priority=1.0, change=None),)
-        record = RoundRecord.model_construct(dev_accuracy=accuracy, causes=causes, measures={})
+        record = rejected_round(plan, accuracy, causes)
         # What seemed to help stays, and another change is tried beside it.
         changes.append((counts_of_change(dice, persistent), counts_of_change(dice, persistent)))
         previous_plan, plan = plan, plan_of(number + 1)
