@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -23,13 +24,14 @@ RELEASE_SCHEME = "release://"
 """Begin of a `model.source` that names a release: release://name, or release://name@version."""
 
 L = TypeVar("L", bound=Frozen)
+_LINE = re.compile(r"/\d{6,}\.json$")
 
 
 def read_lines(context: Context, name: str) -> list[Line]:
     """Return the ledger of a name, oldest line first; empty if nothing was released.
 
     Raises:
-        Corrupt: A line cannot be read, or is not what it should be.
+        Corrupt: A line cannot be read, is gone, or is not what it should be.
     """
     lines = _read_all(context, lambda number: keys.release_key(name, number), Line)
     for number, line in enumerate(lines, 1):
@@ -156,7 +158,23 @@ def _read_all(context: Context, key_of: Callable[[int], str], kind: type[L]) -> 
                 f"{context.store.root}/{key}: not a line of the ledger "
                 f"({'.'.join(map(str, problem['loc']))}: {problem['msg']}); restore it"
             ) from None
+    _require_last(context, key_of, len(lines))
     return lines
+
+
+def _require_last(context: Context, key_of: Callable[[int], str], number: int) -> None:
+    """Raise Corrupt if lines come after the one that is missing next."""
+    # A new line there would bring back what came after it, and forget what came before.
+    next_key = key_of(number + 1)
+    folder, _, _ = next_key.rpartition("/")
+    later = [
+        key for key in context.store.list(f"{folder}/") if _LINE.search(key) and key > next_key
+    ]
+    # Looked for once more: it may have been written since.
+    if later and context.store.size(next_key) is None:
+        raise Corrupt(
+            f"{context.store.root}/{next_key} is gone, although {max(later)} is there; restore it"
+        )
 
 
 def _append(context: Context, key: str, line: Frozen) -> bool:

@@ -357,9 +357,19 @@ def test_a_damaged_ledger_is_told(context: Context) -> None:
     assert any(
         "not the receipt that was released" in one for one in check_releases(context, NAME).damaged
     )
-    context.store.put_bytes(key, b"[]")
-    with pytest.raises(Corrupt, match="not a line of the ledger"):
+    whole = context.store.get_bytes(key)
+    for cut in (b"[]", b"", whole[: len(whole) // 2], whole[:-1]):
+        context.store.put_bytes(key, cut)
+        with pytest.raises(Corrupt, match="not a line of the ledger"):
+            ledger.read_lines(context, NAME)
+    # A line that is gone: a new one in its place would bring back those after it.
+    context.store.put_bytes(key, whole)
+    context.store.put_bytes(keys.release_key(NAME, 3), whole)
+    with pytest.raises(Corrupt, match=r"000002.json is gone, although .*000003.json is there"):
         ledger.read_lines(context, NAME)
+    context.store.delete(key)
+    with pytest.raises(Corrupt, match=r"000001.json is gone"):
+        ledger.release_in_force(context, f"release://{NAME}")
 
 
 def test_prompts_that_the_last_release_was_trained_on_do_not_decide(context: Context) -> None:
