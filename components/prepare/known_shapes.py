@@ -38,6 +38,9 @@ PAIRS = (
 )
 """Pairs of fields that are found without the recipe's help; the first that a row has counts."""
 
+CLASS_FIELDS = frozenset({"label", "category", "class", "intent"})
+"""Names of an answer that is a class, where the recipe names it as `completion_field`."""
+
 TURNS = ("messages", "conversations", "conversation")
 """Fields that hold the turns of a conversation."""
 

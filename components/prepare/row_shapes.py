@@ -13,7 +13,15 @@ from components.contracts.recipe import DataSource
 from components.contracts.rows import MAX_LINE_BYTES, Check, Conversation, spoken
 from components.errors import first_line
 from components.prepare.examples import Example
-from components.prepare.known_shapes import MEANINGFUL, SPEAKERS, TURNS, Pair, names_of, pair_of
+from components.prepare.known_shapes import (
+    CLASS_FIELDS,
+    MEANINGFUL,
+    SPEAKERS,
+    TURNS,
+    Pair,
+    names_of,
+    pair_of,
+)
 
 MAX_LABEL_CHARACTERS = 64
 """Longer labels are answers, not classes, and do not become slices."""
@@ -153,10 +161,11 @@ def _content_of(row: Row, source: DataSource) -> _Content:
     if pair is not None:
         return _content_of_pair(row, pair, names)
     if "text" in names and row.get(names.get("label", "")) is not None:
-        text = _text(row, names["text"])
         label = _text(row, names["label"])
-        is_class = len(label) <= MAX_LABEL_CHARACTERS
-        return _Content(text, label, label=label if is_class else None)
+        return _Content(_text(row, names["text"]), label, label=_class_of(label))
+    if "text" in names and source.split == "unlabelled":
+        # Raw text asks nothing: here it is a text without its label.
+        return _Content(_text(row, names["text"]), None)
     if "text" in names:
         return _Content("", _text(row, names["text"]))
     raise RejectedRow("unknown_shape", f"{_fields_found(row)}; expected {shapes_of(source)}")
@@ -203,7 +212,13 @@ def _content_of_pair(row: Row, pair: Pair, names: dict[str, str]) -> _Content:
     text = _text(row, pair.prompt)
     if pair.context and str(row.get(pair.context) or "").strip():
         text = f"{text}\n\n{_text(row, pair.context)}"
-    return _Content(text, completion)
+    names_class = pair.completion.lower() in CLASS_FIELDS
+    return _Content(text, completion, label=_class_of(completion) if names_class else None)
+
+
+def _class_of(label: str | None) -> str | None:
+    """Return the label if it is as short as the name of a class."""
+    return label if label is not None and len(label) <= MAX_LABEL_CHARACTERS else None
 
 
 def _asks(turns: list[object]) -> bool:

@@ -69,6 +69,26 @@ def test_text_is_raw_text_and_text_with_a_label_is_a_question_in_that_class(tmp_
     assert (labelled.prompt, labelled.completion, labelled.tags) == ("Who?", "3", {"label": "3"})
 
 
+def test_a_class_may_have_another_name_and_a_text_without_one_is_a_question(tmp_path: Path) -> None:
+    rows = as_lines(
+        {"sentence": "so good", "Intent": "praise"}, {"sentence": "x", "Intent": "y" * 65}
+    )
+    names = {"prompt_field": "sentence", "completion_field": "Intent"}
+    (named, long), _ = read(write(tmp_path, rows), **names)
+    assert (named.prompt, named.tags) == ("so good", {"label": "praise"})
+    assert long.tags == {}, "an answer, and no name of a class"
+    path = write(tmp_path, as_lines({"text": "Who?"}))
+    (unlabelled,), _ = read(path, split="unlabelled")
+    assert (unlabelled.prompt, unlabelled.completion) == ("Who?", None)
+    (raw,), _ = read(path, split="train")
+    assert (raw.prompt, raw.completion) == ("", "Who?")
+    answered = as_lines({"question": "1+1?", "answer": "2"})
+    (plain,), _ = read(
+        write(tmp_path, answered), prompt_field="question", completion_field="answer"
+    )
+    assert plain.tags == {}
+
+
 def test_a_question_without_an_answer_is_for_unlabelled_alone(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD + as_lines({"prompt": "2+3"}))
     examples, rejected = read(path, split="unlabelled")
