@@ -147,15 +147,16 @@ def open_folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def test_another_user_cannot_have_anything_run_by_a_run(
+def test_another_user_can_have_nothing_run_by_a_run_and_killed_alone_it_leaves_no_process(
     tmp_path: Path, open_folder: Path, begun: Callable[[Place, str], subprocess.Popen[bytes]]
 ) -> None:
     """Where the tests are not root, the stranger is the same user, who must find nothing either."""
-    run = begun(long_place(tmp_path / "work"), "train-r0")
-    addresses = addresses_of([run.pid, *descendants(run.pid)])
+    place = long_place(tmp_path / "work")
+    run = begun(place, "train-r0")
+    started = [run.pid, *descendants(run.pid)]
     mark = open_folder / "mark"
     intruder = subprocess.run(
-        [sys.executable, "-c", INTRUDER, str(mark), str(open_folder), *addresses],
+        [sys.executable, "-c", INTRUDER, str(mark), str(open_folder), *addresses_of(started)],
         cwd=open_folder,
         text=True,
         capture_output=True,
@@ -165,6 +166,9 @@ def test_another_user_cannot_have_anything_run_by_a_run(
     assert intruder.returncode == 0, intruder.stderr
     assert not mark.exists(), f"a stranger's code ran as user {mark.stat().st_uid}"
     assert intruder.stdout == ""
+    run.kill()
+    run.wait()
+    assert_ended(place.folder, started)
 
 
 def test_a_stranger_who_says_nothing_stops_no_run(
@@ -193,17 +197,6 @@ def test_no_process_is_left_of_a_run_that_is_killed_with_its_child(
     assert len(started) > 2
     for pid in (run.pid, *children):
         os.kill(pid, signal.SIGKILL)
-    run.wait()
-    assert_ended(place.folder, started)
-
-
-def test_no_process_is_left_of_a_run_that_is_killed_alone(
-    tmp_path: Path, begun: Callable[[Place, str], subprocess.Popen[bytes]]
-) -> None:
-    place = long_place(tmp_path / "work")
-    run = begun(place, "train-r0")
-    started = [run.pid, *descendants(run.pid)]
-    run.kill()
     run.wait()
     assert_ended(place.folder, started)
 
