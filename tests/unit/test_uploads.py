@@ -67,6 +67,12 @@ def test_what_this_machine_has_is_sent_once_and_read_from_the_store_as_it_was(
     fetched = local_folder(first["model"]["source"], variables, tmp_path / "c")
     assert sorted(file.name for file in fetched.iterdir()) == ["config.json", "model.safetensors"]
 
+    (tmp_path / "model.gguf").write_text("a whole model")
+    whole = recipe(model={"source": str(tmp_path / "model.gguf")})
+    uri = applied(whole, send_local_inputs(whole, store, variables, print))["model"]["source"]
+    assert uri.endswith("/model.gguf")
+    assert local_path(uri, variables, tmp_path / "e").read_text() == "a whole model"
+
     again: list[str] = []
     assert sent(again) == first
     assert all(line.endswith("the store has it") for line in again)

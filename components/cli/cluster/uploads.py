@@ -80,7 +80,8 @@ def _upload(key: str, uri: str, environment: Mapping[str, str]) -> _Upload:
             return _Upload(key, path, files)
         endings = ", ".join(FOLDER_SUFFIXES)
         raise UserError(f"{key}: {path} has no file of a model ({endings})")
-    if key.startswith("data.") and path.is_file():
+    is_whole_model = key in _MODELS and path.suffix == ".gguf"
+    if (key.startswith("data.") or is_whole_model) and path.is_file():
         return _Upload(key, path, {_name(path): path})
     if not path.exists():
         raise UserError(f"{key}: {path} is not there; correct the path")
