@@ -89,13 +89,17 @@ def self_feedback(finished: Finished) -> Figures:
     to the labelled answers."""
     start, end = finished.evaluation(0), finished.evaluation(finished.champion_round)
     gain, p_value = compare(finished.context, start, end)
-    over_control, _ = compare(finished.context, control(finished), end)
+    figures: Figures = {}
+    # Without a promoted round the champion is M_0, and the control would be M_0 too.
+    if finished.champion_round > 0:
+        over_control, _ = compare(finished.context, control(finished), end)
+        figures["gain_over_control_points"] = (over_control, "points", "measured")
     return {
+        **figures,
         "start_accuracy": (test_accuracy(finished, start), "share", "measured"),
         "end_accuracy": (test_accuracy(finished, end), "share", "measured"),
         "gain_points": (gain, "points", "≥ 5"),
         "p_value": (p_value, "", "< 0.01"),
-        "gain_over_control_points": (over_control, "points", "measured"),
         "over_bag_of_words_points": (
             100 * (test_accuracy(finished, end) - bag_of_words(finished)),
             "points",
