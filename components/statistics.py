@@ -162,6 +162,20 @@ def binomial_upper(successes: int, trials: int, tail: float = 0.05) -> float:
     return float(beta.ppf(1 - tail, successes + 1, trials - successes))
 
 
+def student_quantile(probability: float, degrees: int) -> float:
+    """Return the quantile of Student's t distribution."""
+    from scipy.stats import t
+
+    return float(t.ppf(probability, degrees))
+
+
+def student_upper(value: float, degrees: int) -> float:
+    """Return the chance that Student's t is above a value."""
+    from scipy.stats import t
+
+    return float(t.sf(value, degrees))
+
+
 def cluster_totals(values: Sequence[float], clusters: Sequence[Hashable]) -> list[float]:
     """Return the sum of the values of each cluster, in the order of their first values."""
     totals: dict[Hashable, float] = {}

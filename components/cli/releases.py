@@ -11,8 +11,9 @@ from rich.text import Text
 
 from components.contracts.releases import Line
 from components.errors import Corrupt, UserError
+from components.measures import measure_of
 from components.publish.openings import account_of
-from components.report.words import cut, percent
+from components.report.words import cut
 from components.runtime import ledger
 from components.runtime.context import Context
 
@@ -113,14 +114,15 @@ def print_releases(console: Console, context: Context, name: str) -> None:
     """Print the ledger of a name, the release in force last, and what is left of its prompts."""
     lines = lines_of(context, name)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for title in ("line", "version", "accuracy [95 %]", "decided on", "at", "asked by", "how"):
+    score_title = f"{lines[-1].metric} [95 %]"
+    for title in ("line", "version", score_title, "decided on", "at", "asked by", "how"):
         table.add_column(title, overflow="fold")
     for line in lines:
-        low, high = line.interval
+        measure = measure_of(line.metric)
         table.add_row(
             str(line.number),
             line.version,
-            f"{percent(line.accuracy)} [{100 * low:.1f}–{100 * high:.1f}]",
+            f"{measure.text(line.score)} {measure.interval_text(line.interval)}",
             line.split,
             line.at,
             Text(cut(line.asked_by, 60)),

@@ -13,10 +13,11 @@ from rich.text import Text
 
 from components.contracts.state import RoundRecord, State
 from components.errors import UserError
+from components.measures import measure_of, percent
 from components.report.differences import Differences
 from components.report.summary import round_seconds
 from components.report.views import RunView, TaskView
-from components.report.words import cut, data_sentences, headline, outcome, percent, seconds_text
+from components.report.words import cut, data_sentences, headline, outcome, seconds_text
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, read_receipt, ref_of_uri
 
@@ -94,7 +95,7 @@ def print_runs(console: Console, views: Sequence[RunView], begun: Mapping[str, s
             Text(label, style=_STYLES[style]),
             _rounds_done(view),
             _gain(view),
-            percent(champion.test_accuracy if champion else None),
+            measure_of(champion.metric).text(champion.test_score) if champion else "–",
         )
     console.print(table)
 
@@ -105,13 +106,13 @@ def _rounds_done(view: RunView) -> str:
 
 
 def _gain(view: RunView) -> str:
-    """Return validation accuracy of base and champion."""
+    """Return the validation scores of base and champion, by the measure of the run."""
     base = view.state.base if view.state is not None else None
     champion = view.champion
-    return (
-        f"{percent(base.accuracy if base else None)} → "
-        f"{percent(champion.accuracy if champion else None)}"
-    )
+    if base is None or champion is None:
+        return "– → –"
+    measure = measure_of(champion.metric)
+    return f"{measure.text(base.score)} → {measure.text(champion.score)}"
 
 
 def print_differences(console: Console, differences: Differences) -> None:
@@ -156,7 +157,7 @@ def print_rounds(
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("round", no_wrap=True, justify="right")
-    table.add_column("accuracy [95 %]", no_wrap=True)
+    table.add_column(f"{history[0].metric} [95 %]", no_wrap=True)
     table.add_column("accepted", no_wrap=True, justify="right")
     table.add_column("verdict", no_wrap=True)
     table.add_column("seconds", no_wrap=True, justify="right")
@@ -164,7 +165,7 @@ def print_rounds(
     for record in history:
         table.add_row(
             str(record.round),
-            _accuracy(record),
+            _score(record),
             _accepted(record),
             _verdict(record),
             _seconds(seconds, record),
@@ -178,7 +179,7 @@ def _print_round_lines(console: Console, record: RoundRecord, seconds: Mapping[i
     console.print(title + _verdict(record))
     accepted = _accepted(record)
     duration = _seconds(seconds, record)
-    _print(console, f"  {_accuracy(record)}")
+    _print(console, f"  {_score(record)}")
     _print(console, f"  {accepted} accepted, {duration}")
     _print(console, f"  {cut(record.why, 300)}", "dim")
 
@@ -210,10 +211,9 @@ def _task_line(task: TaskView, *, is_wide: bool) -> Text:
     return line
 
 
-def _accuracy(record: RoundRecord) -> str:
-    low, high = record.interval
-    accuracy = percent(record.accuracy)
-    return f"{accuracy} [{100 * low:.1f}–{100 * high:.1f}]"
+def _score(record: RoundRecord) -> str:
+    measure = measure_of(record.metric)
+    return f"{measure.text(record.score)} {measure.interval_text(record.interval)}"
 
 
 def _accepted(record: RoundRecord) -> str:

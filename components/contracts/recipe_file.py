@@ -141,7 +141,7 @@ def _keys_of(location: Sequence[int | str]) -> list[str]:
         if section is None:
             return []
         model = section
-    return list(model.model_fields)
+    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def _section_of(annotation: object) -> type[Section] | None:

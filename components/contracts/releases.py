@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from components.contracts.recipe import Metric
 from components.contracts.state import Frozen
 from components.contracts.summaries.publish import Rival, Split
 
@@ -90,10 +91,11 @@ class Line(Frozen):
     base: BaseModelLine
     split: Split
     """Prompts that decided."""
-    accuracy: float
-    """Accuracy on them, 0 to 1."""
+    metric: Metric = "accuracy"
+    score: float
+    """By this metric, on them."""
     interval: tuple[float, float]
-    """95 % interval of it (Wilson)."""
+    """95 % interval of it."""
     rivals: tuple[Rival, ...] = ()
     """Models that it was compared with."""
     opening: OpeningId | None

@@ -73,6 +73,17 @@ def spoken(message: JsonObject) -> str:
     return canonical_json(calls).decode() if calls else ""
 
 
+class Beginning(Row):
+    """The beginning of a text that goes on: no question, so it stands in no chat template."""
+
+    text: str
+    """Empty: a text is written from nothing."""
+
+
+Asked = str | Conversation | Beginning
+"""Everything that a model can be asked to go on from; a plain text is one turn of the user."""
+
+
 class Check(Row):
     """Settings by which a verifier checks the answers to a prompt."""
 
@@ -109,10 +120,19 @@ class Prompt(Row):
     but for the answer where the recipe asks for `generate.hints`."""
     tags: dict[str, str] = Field(default_factory=dict)
     """Slices this prompt belongs to: {"task": "gcd"}, {"length": "9"}."""
+    is_text: bool = False
+    """`text` is the beginning of raw text, and the reference's `answer` the rest of its block."""
+    goes_on: bool = False
+    """The block was cut out of a longer text: no end follows it."""
+    stretch: str = ""
+    """Stretch of neighbouring blocks that a block of raw text is from. Results within one are not
+    independent. Empty: the prompt stands alone."""
 
     @property
-    def asked(self) -> str | Conversation:
-        """The input of a chat template."""
+    def asked(self) -> Asked:
+        """The input of a model, before any chat template."""
+        if self.is_text:
+            return Beginning(text=self.text)
         return self.text if self.conversation is None else self.conversation
 
 
@@ -166,10 +186,17 @@ class TrainingRow(Row):
     tags: dict[str, str] = Field(default_factory=dict)
     provenance: JsonObject = Field(default_factory=dict)
     """Model digest, prompt id, sample index, scores: why this row may teach."""
+    is_text: bool = False
+    """A block of raw text, whose beginning `prompt` is, perhaps empty. Without this, raw text is a
+    whole document."""
+    goes_on: bool = False
+    """The block was cut out of a longer text: no end is learned behind it."""
 
     @property
-    def asked(self) -> str | Conversation:
-        """The input of a chat template, before the answer."""
+    def asked(self) -> Asked:
+        """The input of a model, before the answer and any chat template."""
+        if self.is_text:
+            return Beginning(text=self.prompt)
         if self.conversation is not None:
             return self.conversation.before_answer
         return self.prompt
@@ -196,7 +223,7 @@ class Result(Row):
     """Result of a model on one evaluation prompt."""
 
     prompt_id: str
-    split: Literal["dev", "validation", "test"]
+    split: Literal["dev", "validation", "test", "vault"]
     correct: bool
     """Verdict on the greedy answer."""
     # The answers are kept, so that other measures need no second sampling.
@@ -219,6 +246,13 @@ class Result(Row):
     error: float | None = None
     """Answer minus reference of a numeric row; None if the answer holds no number (or one beyond
     1e100)."""
+    loss: float | None = None
+    """Nats per token of the reference answer, of raw text those of the whole block; None where the
+    goal is no perplexity, or without such an answer."""
+    loss_tokens: int = 0
+    """Tokens of that loss."""
+    stretch: str = ""
+    """As in `Prompt`."""
     tags: dict[str, str] = Field(default_factory=dict)
 
 
@@ -254,6 +288,17 @@ def answered(prompt: Prompt, text: str) -> Conversation | None:
 
 
 R = TypeVar("R", bound=BaseModel)
+
+
+def front_of(text: str, size: int) -> str:
+    """Return the front of a text, which ends before a blank where one is near."""
+    if len(text) <= size:
+        return text
+    # A token of most tokenizers begins with the blank before its word.
+    for end in range(size, max(size // 2, 1), -1):
+        if text[end].isspace() and not text[end - 1].isspace():
+            return text[:end]
+    return text[:size]
 
 
 def prompt_id(text: str) -> str:

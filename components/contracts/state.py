@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from components.contracts.recipe import LoraStructure, Recipe, Section
+from components.contracts.recipe import LoraStructure, Metric, Recipe, Section
 
 STATE_STEPS = ("start", "champion", "decide")
 """Kinds of receipts that hold a state."""
@@ -108,7 +108,7 @@ class Cause(Frozen):
     """Name of the change, `temperature_up`; None if the plan stays."""
     measure: str | None = None
     """The number of the round (a key of `RoundRecord.measures`) that the change should move; None:
-    accuracy alone."""
+    the dev score alone."""
     direction: Literal["up", "down"] | None = None
     """Direction in which it should move; None without a measure."""
 
@@ -119,21 +119,25 @@ def model_name(champion_round: int | None) -> str:
 
 
 class ModelRecord(Frozen):
-    """Scores of one model of the campaign."""
+    """Scores of one model of the campaign, by the goal's metric."""
 
-    accuracy: float
-    """Validation accuracy over the goal's slice."""
+    metric: Metric = "accuracy"
+    """Measure of the next six."""
+    score: float
+    """On validation, over the goal's slice."""
     interval: tuple[float, float]
-    """95 % interval of it (Wilson)."""
+    """95 % interval of it."""
     overall: float
-    """Validation accuracy over all prompts."""
-    test_accuracy: float
-    dev_accuracy: float | None = None
+    """On validation, over all prompts."""
+    test_score: float
+    """On test, over all prompts."""
+    dev_score: float | None = None
     """Over all dev prompts, which steer the plan; None without any."""
     slices: dict[str, float] = Field(default_factory=dict)
-    """`tag=value` → validation accuracy."""
+    """`tag=value` → score on validation."""
     pass_at_k: float | None = None
     perplexity: float | None = None
+    """Per token of human texts, which guards against collapse."""
     label_accuracy: float | None = None
     """Of classes by the likelihood of their label, over validation prompts; None without classes,
     like the next two."""

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from components.contracts.recipe import Goal
 from components.contracts.state import STOP_SENTENCES, Plan, RoundRecord, State, model_name
-from components.decide.gate import Comparison, Scores
+from components.decide.gate import Comparison
 from components.decide.guards import Alarm
 from components.decide.reflection.changes import CHANGEABLE_SETTINGS, setting_text
+from components.measures import Scores
 
 
 def round_card(
@@ -64,12 +65,13 @@ def _scores(record: RoundRecord, goal: Goal, candidate: Scores, champion: Scores
     slices = {"validation, all prompts": ""}
     if goal.slice:
         slices[f"validation, {goal.slice}"] = goal.slice
-    lines = ["## Scores", "", *_table_head("measure", "candidate [95 %]", "champion [95 %]")]
+    head = _table_head(goal.metric, "candidate [95 %]", "champion [95 %]")
+    lines = ["## Scores", "", *head]
     for title, name in slices.items():
         lines.append(_row(_text(title), _share(candidate, name), _share(champion, name)))
     # These are measured, and decide nothing: a split that is looked at often stops being a test.
     reported = {
-        "test, all prompts": record.test_accuracy,
+        "test, all prompts": record.test_score,
         "pass@k": record.pass_at_k,
         "perplexity on human text": record.perplexity,
         "accuracy of classes by likelihood": record.label_accuracy,
@@ -81,7 +83,7 @@ def _scores(record: RoundRecord, goal: Goal, candidate: Scores, champion: Scores
             lines.append(_row(title, _decimals(value), ""))
     goal_slice = _text(goal.slice or "all")
     threshold = _decimals(goal.threshold)
-    lines += ["", f"Goal: {threshold} over {goal_slice}."]
+    lines += ["", f"Goal: {goal.metric} {threshold} over {goal_slice}."]
     return lines
 
 
@@ -89,6 +91,8 @@ def _gate(comparison: Comparison) -> list[str]:
     test = "Exact one-sided McNemar"
     if comparison.graded is not None:
         test = "Gaffke's one-sided test over families"
+        if comparison.graded.unit == "loss":
+            test = "One-sided t-test over families"
     power = comparison.power.replace("are enough to show", "would have shown")
     # Not `capitalize`, which would make the rest of the sentence lower case.
     sentence = power[:1].upper() + power[1:]
@@ -107,18 +111,18 @@ def _alarms(alarms: Sequence[Alarm]) -> list[str]:
 
 def _slices(candidate: Scores, champion: Scores) -> list[str]:
     # The empty name stands for all prompts, which are in the table of scores.
-    names = [name for name in candidate.counts if name]
+    names = [name for name in candidate.estimates if name]
     if not names:
         return []
     head = _table_head("slice", "prompts", "candidate [95 %]", "champion")
     lines = ["## Slices (validation)", "", *head]
     for name in sorted(names, key=_natural):
-        _, num_prompts = candidate.counts[name]
-        champion_accuracy = ""
-        if name in champion.counts:
-            champion_accuracy = _decimals(champion.accuracy(name))
+        num_prompts = candidate.estimates[name].n
+        champion_score = ""
+        if name in champion.estimates:
+            champion_score = _decimals(champion.value(name))
         candidate_share = _share(candidate, name)
-        lines.append(_row(_text(name), str(num_prompts), candidate_share, champion_accuracy))
+        lines.append(_row(_text(name), str(num_prompts), candidate_share, champion_score))
     return lines
 
 
@@ -178,13 +182,13 @@ def _history(state: State) -> list[str]:
     head = _table_head("round", "verdict", "goal", "all", "accepted", "level")
     lines = ["## So far", "", *head]
     if state.base is not None:
-        accuracies = (_decimals(state.base.accuracy), _decimals(state.base.overall))
-        lines.append(_row("base", "first champion", *accuracies, "", ""))
+        scores = (_decimals(state.base.score), _decimals(state.base.overall))
+        lines.append(_row("base", "first champion", *scores, "", ""))
     for record in state.history:
         line = _row(
             str(record.round),
             record.verdict,
-            _decimals(record.accuracy),
+            _decimals(record.score),
             _decimals(record.overall),
             str(record.accepted),
             # 0 stands for no ladder.
@@ -203,12 +207,12 @@ def _row(*cells: str) -> str:
 
 
 def _share(scores: Scores, name: str) -> str:
-    """Return an accuracy with its interval; empty if it was not measured."""
-    if name not in scores.counts:
+    """Return a value with its interval; empty if it was not measured."""
+    if name not in scores.estimates:
         return ""
-    accuracy = _decimals(scores.accuracy(name))
+    value = _decimals(scores.value(name))
     low, high = map(_decimals, scores.interval(name))
-    return f"{accuracy} [{low}, {high}]"
+    return f"{value} [{low}, {high}]"
 
 
 def _decimals(value: float) -> str:

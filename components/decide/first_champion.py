@@ -11,6 +11,7 @@ from components.contracts.state import ModelRecord, State
 from components.contracts.summaries import ChampionSummary
 from components.decide.measured import Measured
 from components.errors import Corrupt
+from components.measures import measure_of
 from components.runtime.attempts import Task
 from components.runtime.campaign import BEFORE_ROUNDS, Campaign, load_campaign
 from components.runtime.context import Context
@@ -61,32 +62,16 @@ def run(inputs: FirstChampionInputs, context: Context) -> Receipt:
 def _crown(
     context: Context, campaign: Campaign, evaluation: Receipt, folder: Path
 ) -> ChampionSummary:
-    record = base_record(Measured.of(context, evaluation), campaign.recipe.decide.goal.slice)
+    record = Measured.of(context, evaluation).record(campaign.recipe.decide.goal.slice)
     state = _state_with_champion(campaign, evaluation, record)
     (folder / artifacts.STATE).write_bytes(canonical_json(state.model_dump(mode="json")))
-    context.progress.note(f"the base model is right on {record.accuracy:.1%} of validation")
+    score = measure_of(record.metric).text(record.score)
+    context.progress.note(f"{record.metric} of the base model on validation: {score}")
     return ChampionSummary(
         champion=campaign.prepared.ref,
-        accuracy=record.accuracy,
-        test_accuracy=record.test_accuracy,
-    )
-
-
-def base_record(measured: Measured, goal_slice: str) -> ModelRecord:
-    """Return the scores of the base model."""
-    dev_scores = measured.dev_scores
-    return ModelRecord(
-        accuracy=measured.scores.accuracy(goal_slice),
-        interval=measured.scores.interval(goal_slice),
-        overall=measured.scores.accuracy(),
-        test_accuracy=measured.headline.test_accuracy,
-        dev_accuracy=dev_scores.accuracy() if dev_scores is not None else None,
-        slices=measured.scores.slices,
-        pass_at_k=measured.headline.pass_at_k,
-        perplexity=measured.headline.perplexity,
-        label_accuracy=measured.headline.label_accuracy,
-        macro_f1=measured.headline.macro_f1,
-        brier=measured.headline.brier,
+        metric=record.metric,
+        score=record.score,
+        test_score=record.test_score,
     )
 
 

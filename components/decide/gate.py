@@ -3,72 +3,27 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from components.bounded_mean import bounded_mean_test
+from components.bounded_mean import MeanTest, bounded_mean_test
 from components.contracts.recipe import DecideSection
 from components.contracts.rows import Result
 from components.contracts.state import RoundRecord
 from components.decide.guards import Alarm
 from components.errors import Corrupt, UserError
+from components.family_means import family_mean_test
+from components.measures import loss_gains, unit_of
 from components.statistics import (
     mcnemar_one_sided,
     mcnemar_size,
     minimal_detectable_gain,
-    wilson_interval,
 )
 from components.verifiers.numeric_error import error_gains
 
 Pairs = Sequence[tuple[Result, Result]]
 """(champion, candidate) of each prompt."""
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Counts of one model's right answers on one split, over all prompts and by slice."""
-
-    counts: dict[str, tuple[int, int]]
-    """Slice (`tag=value`; empty: all prompts) → (right answers, prompts)."""
-
-    @classmethod
-    def of(cls, results: Iterable[Result]) -> Scores:
-        """Return the counts of one split's results."""
-        # A prompt has a tag for its task and one for its length, and belongs to both slices.
-        right: Counter[str] = Counter()
-        total: Counter[str] = Counter()
-        for row in results:
-            slices = [f"{tag}={value}" for tag, value in row.tags.items()]
-            for name in ("", *slices):
-                right[name] += row.correct
-                total[name] += 1
-        return cls({name: (right[name], total[name]) for name in sorted(total)})
-
-    @property
-    def slices(self) -> dict[str, float]:
-        """Accuracy by slice, without the overall one."""
-        return {name: right / total for name, (right, total) in self.counts.items() if name}
-
-    def accuracy(self, name: str = "") -> float:
-        """Return the accuracy over a slice.
-
-        Raises:
-            UserError: No prompt belongs to the slice.
-        """
-        if name not in self.counts:
-            slice_names = ", ".join(self.slices) or "none: the prompts carry no tags"
-            raise UserError(
-                f"no evaluation prompt belongs to slice {name!r} (there are: {slice_names}); "
-                "mend decide.goal.slice, or raise the task's `validation` "
-                "so that every length has prompts"
-            )
-        right, total = self.counts[name]
-        return right / total
-
-    def interval(self, name: str = "") -> tuple[float, float]:
-        """Return the 95 % interval (Wilson) of the accuracy over a slice."""
-        return wilson_interval(*self.counts[name])
 
 
 @dataclass(frozen=True)
@@ -82,7 +37,7 @@ class Graded:
     families: int
     """Number of families."""
     unit: str
-    """`points` of accuracy (the gain is a share) or `error`."""
+    """`points` of accuracy (the gain is a share), `error`, or `loss` in nats per token."""
 
 
 @dataclass(frozen=True)
@@ -92,12 +47,12 @@ class Comparison:
     pairs: int
     """Prompts."""
     wins: int
-    """Prompts that only the candidate got right (or where its error is smaller)."""
+    """Prompts that only the candidate got right (or where its error or loss is smaller)."""
     losses: int
-    """Prompts that only the champion got right (or where its error is smaller)."""
+    """Prompts that only the champion got right (or where its error or loss is smaller)."""
     p_value: float
     """One-sided probability of such a gain if the candidate were no better: exact McNemar; for
-    `graded` Gaffke's test of a bounded mean."""
+    `graded` Gaffke's test of a bounded mean, of losses Student's t over families."""
     level: float
     """Highest p-value that proves a gain in this round (`alpha_account.level_of_round`)."""
     graded: Graded | None = None
@@ -128,18 +83,19 @@ class Comparison:
     @property
     def in_words(self) -> str:
         """The numbers in words."""
-        if self._counts_points:
+        counts = (
+            f"{self.wins} prompts with a smaller {self._unit} than the champion's, "
+            f"{self.losses} with a larger one"
+        )
+        # A gain is less error or loss, so its sign is turned.
+        gain = f"mean absolute error {-self.gain:+.4g}"
+        if self._unit == "points":
             counts = (
                 f"{self.wins} prompts only the candidate got right, {self.losses} only the champion"
             )
             gain = f"{100 * self.gain:+.1f} points"
-        else:
-            # A gain is less error, so its sign is turned.
-            counts = (
-                f"{self.wins} prompts with a smaller error than the champion's, "
-                f"{self.losses} with a larger one"
-            )
-            gain = f"mean absolute error {-self.gain:+.4g}"
+        elif self._unit == "loss":
+            gain = f"perplexity {100 * math.expm1(-self.gain):+.2f} %"
         families = ""
         if self.graded is not None:
             families = f" in {self.graded.families} families"
@@ -153,13 +109,15 @@ class Comparison:
             return "these prompts are too few to show any gain four times out of five"
         gain = f"{self.detectable:.4g} less error"
         # A gain in points is a share of prompts; an error has the unit of the answers.
-        if self._counts_points:
+        if self._unit == "points":
             gain = f"{100 * self.detectable:.1f} points"
+        elif self._unit == "loss":
+            gain = f"{-100 * math.expm1(-self.detectable):.2f} % of the perplexity"
         return f"these prompts are enough to show a gain of {gain} four times out of five"
 
     @property
-    def _counts_points(self) -> bool:
-        return self.graded is None or self.graded.unit == "points"
+    def _unit(self) -> str:
+        return "points" if self.graded is None else self.graded.unit
 
 
 @dataclass(frozen=True)
@@ -180,7 +138,8 @@ def compare(
     """Pair the validation results of two models by prompt and test the difference.
 
     Right or wrong, each prompt alone: exact McNemar. With `section.family` or `section.score`
-    "error": Gaffke's test over families, which holds for skewed gains too.
+    "error": Gaffke's test over families, which holds for skewed gains too. Losses: Student's t over
+    families, or over stretches of neighbouring text.
 
     Args:
         champion: Validation results of the champion.
@@ -206,6 +165,8 @@ def compare(
     prompt_ids = sorted(champion_rows)
     pairs = [(champion_rows[prompt_id], candidate_rows[prompt_id]) for prompt_id in prompt_ids]
     families = _families(pairs, section.family)
+    if section.compared_by == "loss":
+        return _by_losses(pairs, families, level)
     if section.score == "right" and len(set(families)) == len(pairs):
         # Pairs that agree, right or wrong, carry no information about the difference.
         wins = 0
@@ -244,6 +205,24 @@ def by_gains(
         largest_loss: What a prompt can lose at most.
     """
     test = bounded_mean_test(gains, families, largest_loss, level)
+    return _graded(gains, families, level, unit, test)
+
+
+def _by_losses(pairs: Pairs, families: Sequence[str], level: float) -> Comparison:
+    """Compare by the loss per token; the mean of the gains is that over all tokens."""
+    for old, new in pairs:
+        if old.loss_tokens != new.loss_tokens:
+            raise Corrupt(
+                f"prompt {new.prompt_id}: losses over {old.loss_tokens} and {new.loss_tokens} "
+                "tokens cannot be compared"
+            )
+    gains = loss_gains(pairs)
+    return _graded(gains, families, level, "loss", family_mean_test(gains, families, level))
+
+
+def _graded(
+    gains: Sequence[float], families: Sequence[str], level: float, unit: str, test: MeanTest
+) -> Comparison:
     return Comparison(
         pairs=len(gains),
         wins=sum(gain > 0 for gain in gains),
@@ -307,11 +286,13 @@ def _error_gains(pairs: Pairs) -> tuple[list[float], float]:
 
 
 def _families(pairs: Pairs, tag: str) -> list[str]:
-    """Return the family of each prompt: the value of the tag, or the prompt itself without one."""
+    """Return the family of each prompt: the value of the tag; without one, the stretch of
+    neighbouring text that it is from, or the prompt itself.
+    """
     # Both results of a pair have the prompt's tags.
     rows = [champion_row for champion_row, _ in pairs]
     if not tag:
-        return [row.prompt_id for row in rows]
+        return [unit_of(row) for row in rows]
     num_untagged = sum(tag not in row.tags for row in rows)
     if num_untagged:
         tag_names = {name for row in rows for name in row.tags}

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from components.contracts import artifacts
 from components.contracts.recipe import DecideSection
 from components.contracts.rows import Result, TextResult, read_rows
+from components.contracts.state import ModelRecord
 from components.contracts.summaries import EvaluateSummary, SelectSummary
 from components.contracts.summaries.evaluate import ModelScores
-from components.decide.gate import Scores
 from components.decide.guards import Alarm, alarms_of
 from components.errors import Corrupt
+from components.measures import Scores
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, fetch, read_summary
 
@@ -37,7 +38,25 @@ class Measured:
     @property
     def dev_scores(self) -> Scores | None:
         """Scores on the dev prompts; None without any."""
-        return Scores.of(self.dev) if self.dev else None
+        return Scores.of(self.dev, self.headline.metric) if self.dev else None
+
+    def record(self, goal_slice: str) -> ModelRecord:
+        """Return the scores of the model as the campaign's history has them."""
+        dev_scores = self.dev_scores
+        return ModelRecord(
+            metric=self.headline.metric,
+            score=self.scores.value(goal_slice),
+            interval=self.scores.interval(goal_slice),
+            overall=self.scores.value(),
+            test_score=self.headline.measured["test"][""].value,
+            dev_score=dev_scores.value() if dev_scores is not None else None,
+            slices=self.scores.slices,
+            pass_at_k=self.headline.pass_at_k,
+            perplexity=self.headline.perplexity,
+            label_accuracy=self.headline.label_accuracy,
+            macro_f1=self.headline.macro_f1,
+            brier=self.headline.brier,
+        )
 
     @property
     def retention(self) -> Texts:
@@ -71,7 +90,7 @@ class Measured:
         texts = _read_texts(context, receipt, prefix)
         # Nor must the plan see validation: prompts that steer a campaign prove nothing about it.
         dev = tuple(row for row in rows if row.split == "dev")
-        return cls(results, Scores.of(results), headline, texts, dev)
+        return cls(results, Scores.of(results, headline.metric), headline, texts, dev)
 
 
 def retention_texts(texts: Texts) -> Texts:

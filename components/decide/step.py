@@ -205,9 +205,6 @@ def _record(finished: FinishedRound, outcome: Outcome, causes: tuple[Cause, ...]
     campaign = finished.campaign
     mix = finished.summaries.mix
     goal_slice = campaign.recipe.decide.goal.slice
-    scores = outcome.candidate.scores
-    dev_scores = outcome.candidate.dev_scores
-    headline = outcome.candidate.headline
     # Refs, not receipts: every later state carries this record, and should stay small.
     receipts = {f"generate-{shard}": ref for shard, ref in enumerate(mix.shards)}
     receipts |= {
@@ -221,17 +218,6 @@ def _record(finished: FinishedRound, outcome: Outcome, causes: tuple[Cause, ...]
         why=outcome.ruling.reason,
         level=campaign.state.plan.level,
         plan=campaign.state.plan,
-        accuracy=scores.accuracy(goal_slice),
-        interval=scores.interval(goal_slice),
-        overall=scores.accuracy(),
-        test_accuracy=headline.test_accuracy,
-        dev_accuracy=dev_scores.accuracy() if dev_scores is not None else None,
-        slices=scores.slices,
-        pass_at_k=headline.pass_at_k,
-        perplexity=headline.perplexity,
-        label_accuracy=headline.label_accuracy,
-        macro_f1=headline.macro_f1,
-        brier=headline.brier,
         p_value=outcome.comparison.p_value,
         generated=mix.generated,
         accepted=mix.accepted,
@@ -243,6 +229,7 @@ def _record(finished: FinishedRound, outcome: Outcome, causes: tuple[Cause, ...]
         blocked=any(alarm.blocks for alarm in outcome.alarms),
         measures=outcome.measures,
         receipts=receipts,
+        **dict(outcome.candidate.record(goal_slice)),
     )
 
 
@@ -283,7 +270,7 @@ def _next_state(
     state = previous_state.model_copy(update=changes)
     section = campaign.recipe.decide
     # Only a champion reaches the goal: a rejected candidate may have been lucky.
-    reached = outcome.best.scores.accuracy(section.goal.slice)
+    reached = outcome.best.scores.value(section.goal.slice)
     stop = stop_reason(
         section, state, reached, lambda: minutes_spent(finished.context, state.run_id)
     )
@@ -299,7 +286,8 @@ def _summary(record: RoundRecord, state: State, alarms: Sequence[Alarm]) -> Deci
         why=record.why,
         go=state.go,
         stop=state.stop,
-        accuracy=record.accuracy,
+        metric=record.metric,
+        score=record.score,
         p_value=record.p_value,
         champion=state.champion,
         alarms=tuple(alarm.measure for alarm in alarms),

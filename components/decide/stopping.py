@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from components.contracts.recipe import DecideSection
 from components.contracts.state import State, StopReason
 from components.errors import Corrupt
+from components.measures import measure_of
 from components.runtime.attempts import Attempt
 from components.runtime.context import Context
 from components.storage import keys
@@ -26,10 +27,10 @@ def stop_reason(
     Args:
         section: Goal, budget, rounds and patience.
         state: State after the round.
-        reached: Validation accuracy of the champion over the goal's slice, 0 to 1.
+        reached: The champion's value of the goal's metric on validation, over its slice.
         minutes: Returns the minutes that the campaign has taken.
     """
-    if reached >= section.goal.threshold:
+    if measure_of(section.goal.metric).reaches(reached, section.goal.threshold):
         return "target"
     tokens = sum(record.tokens_generated + record.tokens_trained for record in state.history)
     if section.budget.tokens is not None and tokens >= section.budget.tokens:

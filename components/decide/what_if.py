@@ -32,7 +32,7 @@ WIDTH = 78
 """Columns of the text."""
 OWN_SETTINGS = "the recipe's own settings"
 OVERRIDES = {
-    "threshold": (float, "decide.goal.threshold: validation accuracy to reach"),
+    "threshold": (float, "decide.goal.threshold: value of the goal's metric to reach"),
     "slice": (str, "decide.goal.slice, for example length=12; empty: all prompts"),
     "alpha": (float, "decide.alpha: false promotions allowed per campaign"),
     "max_rounds": (int, "decide.max_rounds: alpha is divided among them"),
@@ -55,8 +55,8 @@ class ReplayedRound:
     """Verdict under the other settings."""
     why: str
     """Reason of the latter, in a sentence."""
-    accuracy: float
-    """Validation accuracy of the candidate, over the goal's slice."""
+    score: str
+    """Of the candidate by the goal's metric on validation, over its slice, as people read it."""
     stop: StopReason | None
     """Reason for which the campaign would have ended after this round, or None."""
 
@@ -163,9 +163,10 @@ class _Replay:
         replayed = record.model_copy(update={"verdict": verdict, "blocked": blocked})
         self._replayed = (*self._replayed, replayed)
         stop = self._stop()
-        accuracy = candidate.scores.accuracy(self._section.goal.slice)
+        scores = candidate.scores
+        score = scores.measure.text(scores.value(self._section.goal.slice))
         self.rounds.append(
-            ReplayedRound(record.round, record.verdict, verdict, ruling.reason, accuracy, stop)
+            ReplayedRound(record.round, record.verdict, verdict, ruling.reason, score, stop)
         )
         return stop
 
@@ -222,7 +223,7 @@ class _Replay:
                 "rounds_without_gain": self._rounds_without_gain,
             }
         )
-        reached = self._champion.scores.accuracy(self._section.goal.slice)
+        reached = self._champion.scores.value(self._section.goal.slice)
         return stop_reason(
             self._section, state, reached, lambda: minutes_spent(self._context, state.run_id)
         )
@@ -251,8 +252,7 @@ def in_words(answer: Answer) -> str:
         verdict = replayed.verdict
         if replayed.would_be != verdict:
             verdict += f" -> {replayed.would_be}"
-        percentage = f"{100 * replayed.accuracy:.1f} %"
-        lines.append(f"round {replayed.round}  {percentage}  {verdict}")
+        lines.append(f"round {replayed.round}  {replayed.score}  {verdict}")
         lines += textwrap.wrap(replayed.why, WIDTH, initial_indent="  ", subsequent_indent="  ")
         if replayed.stop is not None:
             lines.append(f"  the campaign ends here: {replayed.stop}")

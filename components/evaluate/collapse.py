@@ -24,7 +24,8 @@ from components.contracts.summaries.evaluate import (
     RatioSign,
 )
 from components.evaluate.diversity import distinct_share, entropy, ngrams, self_bleu, vendi_score
-from components.evaluate.scores import Results, mean_and_half, perplexity_of
+from components.evaluate.scores import Results, mean_and_half
+from components.measures import as_perplexity
 from components.statistics import Z_95, pass_at_k
 from components.verifiers import MAX_ANSWER_CHARACTERS
 
@@ -277,9 +278,9 @@ def _perplexity(first: Sequence[TextResult], current: Sequence[TextResult]) -> R
     first_loss = _mean_loss(first_rows.values())
     current_loss = _mean_loss(current_rows.values())
     return RatioSign(
-        value=perplexity_of(current_loss),
-        first=perplexity_of(first_loss),
-        ratio=perplexity_of(current_loss - first_loss),
+        value=as_perplexity(current_loss),
+        first=as_perplexity(first_loss),
+        ratio=as_perplexity(current_loss - first_loss),
         n=len(current_rows),
         block=Bounds(above=MOST_PERPLEXITY),
         warn=Bounds(above=(1 + MOST_PERPLEXITY) / 2),

@@ -30,14 +30,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from components.modeling.encoding import Codec
+    from components.modeling.scoring import RowScore
 
 # Rows of one forward pass. Scores do not depend on them but for the last digits, which change with
 # the padding: a change makes new measurements.
-_TEXT_BATCH = 32
 _LABEL_BATCH = 64
 _HARNESS_BATCH = 16
 _GREEDY = 0.0
 """Temperature of answers that are not samples."""
+_ITS_OWN = 1.0
+"""Temperature that leaves a model's distribution as it is, which continuations of text show."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,27 @@ class _LoadedModel:
     model: PreTrainedModel
     codec: Codec
 
-    def greedy_answers(self, prompts: Sequence[Prompt]) -> list[Sample]:
-        """Return one answer to each prompt."""
-        seeds = [[0]] * len(prompts)
-        return self._sampled(prompts, seeds, temperature=_GREEDY, top_k=0)
+    def answers(self, prompts: Sequence[Prompt]) -> list[Sample]:
+        """Return one answer to each prompt: the greedy one, of raw text a drawn continuation."""
+        questions = [prompt for prompt in prompts if not prompt.is_text]
+        texts = [prompt for prompt in prompts if prompt.is_text]
+        seeds = [[0]] * len(questions)
+        answers = self._sampled(questions, seeds, temperature=_GREEDY, top_k=0)
+        # A greedy continuation goes round in circles, however good the model is (1904.09751).
+        seed = self.campaign.recipe.seed
+        text_seeds = [[derived_seed(seed, "text", prompt.id)] for prompt in texts]
+        answers += self._sampled(texts, text_seeds, temperature=_ITS_OWN, top_k=0)
+        positions = {prompt.id: position for position, prompt in enumerate(prompts)}
+        return sorted(answers, key=lambda answer: positions[answer.prompt_id])
+
+    def losses(self, prompts: Sequence[Prompt]) -> list[RowScore | None]:
+        """Return the score of each prompt's reference answer; all None where no goal needs it."""
+        from components.modeling.scoring import reference_losses
+
+        recipe = self.campaign.recipe
+        if recipe.decide.goal.metric != "perplexity":
+            return [None] * len(prompts)
+        return reference_losses(self.model, self.codec, prompts, recipe.train.max_length)
 
     def samples(self, prompts: Sequence[Prompt]) -> list[Sample]:
         """Return the samples for pass@k: `pass_k` of each prompt."""
@@ -94,6 +113,8 @@ class _LoadedModel:
         from components.modeling.inference.answers import sample_all
         from components.modeling.inference.sampling import Sampling
 
+        if not prompts:
+            return []
         recipe = self.campaign.recipe
         sampling = Sampling(
             temperature=temperature,
@@ -123,7 +144,7 @@ class _LoadedModel:
     def text_results(self, questions: Questions) -> tuple[list[TextResult], dict[str, str]]:
         """Return (likelihoods of the human texts, reason for those that are skipped)."""
         from components.modeling.likelihood import EncodedRow
-        from components.modeling.scoring import score_rows
+        from components.modeling.scoring import TEXT_BATCH, score_rows
 
         limit = self.campaign.recipe.train.max_length
         texts: list[TrainingRow] = []
@@ -134,7 +155,7 @@ class _LoadedModel:
             if encoded.num_masked < min(len(encoded.ids), limit):
                 texts.append(text)
                 rows.append(EncodedRow(encoded.ids[:limit], encoded.num_masked))
-        scores = score_rows(self.model, rows, self.codec.pad_id, _TEXT_BATCH)
+        scores = score_rows(self.model, rows, self.codec.pad_id, TEXT_BATCH)
         results = [
             TextResult(
                 id=text.id,
@@ -222,7 +243,7 @@ def measure(
     try:
         model, codec = load_for_answers(folder, campaign.recipe.model.system_prompt)
         loaded = _LoadedModel(context, campaign, model, codec)
-        answers = loaded.greedy_answers(questions.prompts)
+        answers = loaded.answers(questions.prompts)
         samples = loaded.samples(questions.sampled_prompts)
         # Sampling charges its own seconds.
         begin = context.clock()
@@ -233,7 +254,8 @@ def measure(
             (prompt, answer.text) for prompt, answer in zip(questions.prompts, answers, strict=True)
         ]
         correct = verify_all(asked, room)
-        results = _results(questions, answers, correct, samples, verdicts, classes)
+        losses = loaded.losses(questions.prompts)
+        results = _results(questions, answers, correct, losses, samples, verdicts, classes)
         texts, skipped = loaded.text_results(questions)
         metrics: dict[str, dict[str, float]] = {}
         if harness and section.harness is not None:
@@ -267,6 +289,7 @@ def _results(
     questions: Questions,
     answers: Sequence[Sample],
     correct: Sequence[bool],
+    losses: Sequence[RowScore | None],
     samples: Sequence[Sample],
     verdicts: Sequence[bool],
     classes: Mapping[str, ClassChoice],
@@ -275,8 +298,9 @@ def _results(
 
     Args:
         questions: The prompts.
-        answers: Greedy answer to each prompt.
+        answers: Answer to each prompt.
         correct: Verdict on each of them.
+        losses: Score of each prompt's reference answer.
         samples: Samples for pass@k.
         verdicts: Verdict on each sample.
         classes: Prompt id → class chosen by likelihood; prompts without a class have none.
@@ -285,9 +309,8 @@ def _results(
     for sample, right in zip(samples, verdicts, strict=True):
         verdicts_by_prompt[sample.prompt_id].append(right)
     results = []
-    for prompt, split, answer, is_correct in zip(
-        questions.prompts, questions.splits, answers, correct, strict=True
-    ):
+    asked = zip(questions.prompts, questions.splits, answers, correct, losses, strict=True)
+    for prompt, split, answer, is_correct, loss in asked:
         # Dev and test prompts are not sampled.
         prompt_verdicts = verdicts_by_prompt.get(prompt.id, [])
         chosen = classes.get(prompt.id)
@@ -296,7 +319,8 @@ def _results(
             split=split,
             correct=is_correct,
             text=answer.text,
-            finished=answer.finished,
+            # A piece of text may stop anywhere.
+            finished=answer.finished or prompt.is_text,
             num_tokens=answer.num_tokens,
             num_samples=len(prompt_verdicts),
             num_correct=sum(prompt_verdicts),
@@ -306,6 +330,9 @@ def _results(
             label_error=chosen.squared_error if chosen is not None else None,
             numeric=prompt.verifier == "numeric",
             error=error_of(prompt, answer.text),
+            loss=loss.loss / loss.num_tokens if loss is not None else None,
+            loss_tokens=loss.num_tokens if loss is not None else 0,
+            stretch=prompt.stretch,
         )
         results.append(result)
     return results

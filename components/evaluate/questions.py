@@ -45,7 +45,7 @@ class Questions:
         """Prompts of the validation split, which several samples are drawn for."""
         # A fall of pass@k blocks a candidate, and what decides is no test any more.
         pairs = zip(self.prompts, self.splits, strict=True)
-        return [prompt for prompt, split in pairs if split == "validation"]
+        return [prompt for prompt, split in pairs if split == "validation" and not prompt.is_text]
 
 
 def read_questions(context: Context, campaign: Campaign) -> Questions:
@@ -69,8 +69,8 @@ def read_questions(context: Context, campaign: Campaign) -> Questions:
 
 def _labelled(context: Context, campaign: Campaign) -> list[str]:
     path = fetch(context, campaign.prepared, split_file("train"))
-    # Raw text has no prompt, and is no answer.
-    answers = (row.completion for row in read_rows(path, TrainingRow) if row.prompt)
+    # A document has no prompt, and is no answer; a block of raw text is continued like it is.
+    answers = (row.completion for row in read_rows(path, TrainingRow) if row.prompt or row.is_text)
     return list(itertools.islice(answers, campaign.recipe.evaluate.diversity_rows))
 
 

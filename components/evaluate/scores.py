@@ -26,14 +26,12 @@ from components.contracts.summaries.evaluate import (
     TextScores,
 )
 from components.contracts.summaries.summary import Share
+from components.measures import as_perplexity
 from components.statistics import Z_95, pass_at_k, wilson_interval
 
 AnswerSplit = Literal["dev", "validation", "test"]
 ANSWER_SPLITS: tuple[AnswerSplit, ...] = ("dev", "validation", "test")
 """Splits whose prompts every model answers."""
-# The exponential of a diverged model's loss would overflow, and JSON has no infinity.
-MAX_LOSS = 50.0
-"""Nats per token up to which a loss becomes a perplexity."""
 Results = Sequence[Result]
 T = TypeVar("T")
 
@@ -204,17 +202,12 @@ def text_scores(rows: Sequence[TextResult]) -> TextScores | None:
         n=len(rows),
         tokens=tokens,
         loss=loss,
-        perplexity=perplexity_of(loss),
-        low=perplexity_of(loss - half_width),
-        high=perplexity_of(loss + half_width),
+        perplexity=as_perplexity(loss),
+        low=as_perplexity(loss - half_width),
+        high=as_perplexity(loss + half_width),
         token_accuracy=sum(row.num_right for row in rows) / tokens,
         accuracy=sum(row.correct for row in rows) / len(rows),
     )
-
-
-def perplexity_of(loss: float) -> float:
-    """Return the perplexity of a loss in nats per token, which is cut at MAX_LOSS."""
-    return math.exp(min(loss, MAX_LOSS))
 
 
 def intervals(results: Results, scores: AnswerScores, texts: TextScores | None) -> Intervals:

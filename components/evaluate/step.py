@@ -18,7 +18,14 @@ from components.evaluate.collapse import Measured, alarms, diversity, worst_sign
 from components.evaluate.harness import digest_of_folder, folder_of
 from components.evaluate.measure import Account, conditions, measure, measurement_key
 from components.evaluate.questions import Questions, read_questions
-from components.evaluate.scores import intervals, model_scores, scores_of, text_scores
+from components.evaluate.scores import (
+    ANSWER_SPLITS,
+    intervals,
+    model_scores,
+    scores_of,
+    text_scores,
+)
+from components.measures import Scores
 from components.runtime.attempts import Task
 from components.runtime.campaign import BEFORE_ROUNDS, Campaign, load_campaign
 from components.runtime.context import Context
@@ -85,6 +92,7 @@ def run(inputs: EvaluateInputs, context: Context) -> Receipt:
         top_k=recipe.generate.top_k,
         system_prompt=recipe.model.system_prompt,
         max_length=recipe.train.max_length,
+        metric=recipe.decide.goal.metric,
         # The recipe names a folder; results depend on what is in it.
         harness=digest_of_folder(folder_of(harness, context)) if harness else None,
     )
@@ -268,7 +276,7 @@ def _summary(
     section = evaluation.campaign.recipe.evaluate
     scores = scores_of(measured.results, section.pass_k)
     texts = text_scores(measured.texts)
-    headline = model_scores(measured.results, scores, texts)
+    headline = _headline(evaluation.campaign, measured)
     return EvaluateSummary(
         round=evaluation.round_number,
         slices=scores.slices,
@@ -291,6 +299,13 @@ def _summary(
 
 
 def _headline(campaign: Campaign, measured: Measured) -> ModelScores:
-    """Return the champion's numbers that a person compares."""
+    """Return a model's numbers that a person compares."""
     scores = scores_of(measured.results, campaign.recipe.evaluate.pass_k)
-    return model_scores(measured.results, scores, text_scores(measured.texts))
+    headline = model_scores(measured.results, scores, text_scores(measured.texts))
+    metric = campaign.recipe.decide.goal.metric
+    by_split = {}
+    for split in ANSWER_SPLITS:
+        rows = [row for row in measured.results if row.split == split]
+        if rows:
+            by_split[split] = Scores.of(rows, metric).estimates
+    return headline.model_copy(update={"metric": metric, "measured": by_split})

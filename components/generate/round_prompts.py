@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from components.canonical import derived_seed
-from components.contracts import artifacts
-from components.contracts.rows import Prompt, read_rows
+from components.contracts.artifacts import split_file
+from components.contracts.rows import Prompt, TrainingRow, front_of, prompt_id, read_rows
 from components.errors import UserError
 from components.runtime.campaign import Campaign
 from components.runtime.context import Context
@@ -12,7 +12,7 @@ from components.runtime.receipts import fetch
 
 
 def round_prompts(context: Context, campaign: Campaign) -> list[Prompt]:
-    """Return the next window of the unlabelled pool, then the audit split.
+    """Return the next window of what the recipe samples from, then the audit split.
 
     On a ladder only prompts of the plan's length are taken. The audit split is what `select`
     measures its filters on.
@@ -21,8 +21,17 @@ def round_prompts(context: Context, campaign: Campaign) -> list[Prompt]:
         UserError: The pool has no prompts.
     """
     level = campaign.state.plan.level
-    pool = _prompts_of_level(context, campaign, "unlabelled")
+    source = campaign.recipe.generate.source
+    if source == "nothing":
+        return _nothing(campaign)
+    pool = _beginnings(context, campaign)
+    if source == "prompts":
+        pool = _prompts_of_level(context, campaign, "unlabelled")
     audit = _prompts_of_level(context, campaign, "audit")
+    if not pool and source == "text":
+        raise UserError(
+            "generate.from is text, and no raw text is taught: give rows without a prompt"
+        )
     if not pool:
         raise UserError(
             f"round {campaign.next_round}: no unlabelled prompts (level {level}); "
@@ -37,9 +46,31 @@ def round_prompts(context: Context, campaign: Campaign) -> list[Prompt]:
     return (pool + pool)[begin : begin + count] + audit
 
 
+def _nothing(campaign: Campaign) -> list[Prompt]:
+    """Return prompts that hold nothing, each with an id, and so a seed, of its own."""
+    number = campaign.next_round
+    return [
+        Prompt(id=prompt_id(f"nothing {number} {index}"), text="", verifier="exact", is_text=True)
+        for index in range(campaign.recipe.generate.prompts_per_round)
+    ]
+
+
+def _beginnings(context: Context, campaign: Campaign) -> list[Prompt]:
+    """Return the beginnings of the raw text of the train split, each once."""
+    size = campaign.recipe.data.text.beginning
+    beginnings = {}
+    for row in read_rows(fetch(context, campaign.prepared, split_file("train")), TrainingRow):
+        # A text that is as short leaves nothing to write.
+        if not row.prompt and len(row.completion) > size:
+            text = front_of(row.completion, size)
+            identity = prompt_id(row.completion)
+            beginnings[identity] = Prompt(id=identity, text=text, verifier="exact", is_text=True)
+    return list(beginnings.values())
+
+
 def _prompts_of_level(context: Context, campaign: Campaign, split: str) -> list[Prompt]:
     """Return the prompts of a split at the plan's level; empty if the data has no such split."""
-    name = artifacts.split_file(split)
+    name = split_file(split)
     if name not in campaign.prepared.objects:
         return []
     # Prompts without a length are of every level.

@@ -103,7 +103,9 @@ def _write(
 def _counts(prompts: Sequence[Prompt], samples: Sequence[Sample]) -> SampleCounts:
     # A prompt that an endpoint refuses says nothing about how answers end.
     answered = [sample for sample in samples if not sample.no_answer]
-    num_finished = sum(sample.finished for sample in answered)
+    # A piece of text may stop anywhere.
+    texts = {prompt.id for prompt in prompts if prompt.is_text}
+    num_finished = sum(sample.finished or sample.prompt_id in texts for sample in answered)
     return SampleCounts(
         prompts=len(prompts),
         generated=len(samples),

@@ -12,7 +12,7 @@ from typing import Literal
 
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
-from components.contracts.rows import Conversation, TrainingRow
+from components.contracts.rows import Asked, Beginning, Conversation, TrainingRow
 from components.errors import UserError
 from components.modeling.chat_template import (
     PROBE,
@@ -106,8 +106,10 @@ class Codec:
         first_ids = range(len(self.end_ids) + 1)
         return next(token_id for token_id in first_ids if token_id not in self.end_ids)
 
-    def prompt_ids(self, prompt: str | Conversation) -> list[int]:
+    def prompt_ids(self, prompt: Asked) -> list[int]:
         """Return everything the model sees before its answer."""
+        if isinstance(prompt, Beginning):
+            return self._beginning_ids(prompt.text)
         if not self.template:
             return self._start + self._text_ids(_as_text(prompt))
         opened = self._opened(self._turns(prompt), _tools(prompt))
@@ -117,11 +119,13 @@ class Codec:
         """Return an answer as the model itself would write it, with the token that ends it."""
         return [*self._text_ids(completion, continued=True), self.end_ids[0]]
 
-    def row_ids(self, prompt: str | Conversation, completion: str) -> tuple[list[int], int]:
+    def row_ids(self, prompt: Asked, completion: str) -> tuple[list[int], int]:
         """Return (token ids, number at the front that bear no loss) of a question and its answer.
 
         Raw text has an empty prompt.
         """
+        if isinstance(prompt, Beginning):
+            return self.text_ids(prompt.text, completion, goes_on=False)
         if not prompt:
             # The first token of a text is predicted from nothing where there is no <bos>.
             text_ids = self._text_ids(completion)
@@ -134,7 +138,23 @@ class Codec:
         prompt_ids = self._encoder.ids(opened)
         return prompt_ids + self._encoder.ids(answer, continued=True), len(prompt_ids)
 
-    def sampled_ids(self, prompt: str | Conversation, completion: str) -> tuple[list[int], int]:
+    def text_ids(self, beginning: str, rest: str, *, goes_on: bool) -> tuple[list[int], int]:
+        """Return the same as `row_ids` for raw text, whose beginning bears no loss.
+
+        Without a beginning, all but the first token bear loss.
+
+        Args:
+            beginning: The front of the text, perhaps empty.
+            rest: What follows it.
+            goes_on: The text was cut here, so no token ends it.
+        """
+        # The first token is predicted from nothing where there is no <bos>.
+        before = self._beginning_ids(beginning) if beginning else self._start
+        ids = [*before, *self._text_ids(rest, continued=bool(beginning))]
+        end = [] if goes_on else [self.end_ids[0]]
+        return [*ids, *end], max(1, len(before))
+
+    def sampled_ids(self, prompt: Asked, completion: str) -> tuple[list[int], int]:
         """Return the same as `row_ids` for an answer that the model wrote.
 
         It comes token for token as text allows: the template does not touch it.
@@ -148,6 +168,9 @@ class Codec:
         A conversation whose template writes earlier turns otherwise than they are generated (Qwen3
         leaves out thoughts) comes in a piece for each turn of the assistant; all others are one.
         """
+        if row.is_text:
+            ids, num_masked = self.text_ids(row.prompt, row.completion, goes_on=row.goes_on)
+            return [Encoded(ids, num_masked)]
         conversation = row.conversation if self.template else None
         prompt = row.prompt if conversation is None else conversation.before_answer
         # What the model wrote is what it is trained on: a template may write it otherwise (strip
@@ -404,6 +427,15 @@ class Codec:
                 "it, or put it into the prompts"
             )
 
+    def _beginning_ids(self, text: str) -> list[int]:
+        """Return the token ids of the beginning of a text, at least one."""
+        if text or self._start:
+            return [*self._start, *self._text_ids(text)]
+        # Nothing can be predicted from nothing: what stands before a text is <bos>, or the end of
+        # another text.
+        bos = self.tokenizer.bos_token_id
+        return [self.end_ids[0] if bos is None else int(bos)]
+
     @property
     def _start(self) -> list[int]:
         bos = self.tokenizer.bos_token_id
@@ -442,6 +474,18 @@ def generation_ends(folder: Path) -> tuple[int, ...]:
             listed = ends if isinstance(ends, list) else [ends]
             return tuple(end for end in listed if isinstance(end, int))
     return ()
+
+
+def windows(ids: list[int], num_masked: int, size: int) -> list[Encoded]:
+    """Return text cut into windows of `size` tokens, of which each bears loss."""
+    cut = []
+    # A window begins with the last token of the one before, so every token is predicted once.
+    for start in range(0, max(1, len(ids) - 1), size - 1):
+        window = ids[start : start + size]
+        masked = max(1, num_masked - start)
+        if masked < len(window):
+            cut.append(Encoded(window, masked))
+    return cut
 
 
 def _tools(prompt: str | Conversation) -> Sequence[Tool]:

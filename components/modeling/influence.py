@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from components.contracts.rows import Conversation
+from components.contracts.rows import Asked
 from components.modeling.batches import length_sorted_batches
 from components.modeling.encoding import Codec
 from components.modeling.likelihood import (
@@ -23,7 +23,7 @@ from components.modeling.likelihood import (
 )
 from components.modeling.scoring import score_rows
 
-Pair = tuple[str | Conversation, str]
+Pair = tuple[Asked, str]
 """A prompt, and its answer."""
 MAX_LOG_PERPLEXITY = 50.0
 """Nats per token beyond which a perplexity is not told apart: exp() of more would overflow."""

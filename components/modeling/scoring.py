@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from components.contracts.rows import Conversation
+from components.contracts.rows import Asked, Prompt
 from components.modeling.batches import length_sorted_batches
-from components.modeling.encoding import Codec
+from components.modeling.encoding import Codec, windows
 from components.modeling.likelihood import (
     CHUNK_LOGITS,
     IGNORED,
@@ -22,6 +22,11 @@ from components.modeling.likelihood import (
     split_head,
     states_of,
 )
+
+# Scores do not depend on it but for the last digits, which change with the padding: a change makes
+# new measurements.
+TEXT_BATCH = 32
+"""Rows of texts of one forward pass."""
 
 
 @dataclass(frozen=True)
@@ -90,10 +95,42 @@ def _batch_scores(body: nn.Module, head: nn.Module, batch: Batch, chunk: int) ->
     ]
 
 
+def reference_losses(
+    model: PreTrainedModel, codec: Codec, prompts: Sequence[Prompt], max_length: int
+) -> list[RowScore | None]:
+    """Return the score of each prompt's reference answer; None without one.
+
+    Of raw text every token of the block counts, not only those behind its beginning. Rows are cut
+    into windows of `max_length` tokens, as raw text is for training.
+    """
+    rows: list[EncodedRow] = []
+    owners: list[int] = []
+    for index, prompt in enumerate(prompts):
+        answer = prompt.reference.get("answer")
+        if not isinstance(answer, str) or not answer:
+            continue
+        if prompt.is_text:
+            ids, num_masked = codec.text_ids("", prompt.text + answer, goes_on=prompt.goes_on)
+        else:
+            ids, num_masked = codec.row_ids(prompt.asked, answer)
+        for window in windows(ids, num_masked, max_length):
+            rows.append(EncodedRow(window.ids, window.num_masked))
+            owners.append(index)
+    totals: list[RowScore | None] = [None] * len(prompts)
+    for index, score in zip(owners, score_rows(model, rows, codec.pad_id, TEXT_BATCH), strict=True):
+        total = totals[index] or RowScore(0.0, 0, 0)
+        totals[index] = RowScore(
+            total.loss + score.loss,
+            total.num_tokens + score.num_tokens,
+            total.num_right + score.num_right,
+        )
+    return totals
+
+
 def label_probabilities(
     model: PreTrainedModel,
     codec: Codec,
-    prompts: Sequence[str | Conversation],
+    prompts: Sequence[Asked],
     labels: Sequence[str],
     batch_size: int,
 ) -> list[list[float]]:

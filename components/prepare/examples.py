@@ -10,6 +10,18 @@ from components.contracts.rows import Check, Conversation, Prompt, TrainingRow, 
 
 
 @dataclass(frozen=True)
+class Block:
+    """Place of a block of raw text in its source."""
+
+    beginning: str
+    """The front of the text, which a model continues."""
+    stretch: str
+    """Name of the stretch of neighbouring blocks."""
+    goes_on: bool
+    """False for the last block of a document."""
+
+
+@dataclass(frozen=True)
 class Example:
     """One row of a source or one puzzle, before it is assigned to a split."""
 
@@ -26,6 +38,10 @@ class Example:
     """Settings of the verifier."""
     is_asked: bool = field(default=True, kw_only=True)
     """False for a dev row that is no dev prompt: a ladder has other prompts of its own."""
+    is_paragraph: bool = field(default=False, kw_only=True)
+    """A paragraph of a plain text file, which goes on with the next one."""
+    block: Block | None = field(default=None, kw_only=True)
+    """Place of a block of raw text; None for a question, or a whole document."""
     tags: dict[str, str] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
 
@@ -54,7 +70,22 @@ class Example:
         return Prompt(id=self.identity, text=text, verifier="exact")
 
     def as_prompt(self) -> Prompt:
-        """Return the question with what its verifier needs, out of the model's sight."""
+        """Return the question with what its verifier needs, out of the model's sight.
+
+        Of a block of raw text it is the beginning.
+        """
+        if self.block is not None:
+            text = self.completion or ""
+            return Prompt(
+                id=self.identity,
+                text=self.block.beginning,
+                verifier=self.verifier,
+                reference={"answer": text.removeprefix(self.block.beginning)},
+                tags=self.tags,
+                is_text=True,
+                goes_on=self.block.goes_on,
+                stretch=self.block.stretch,
+            )
         return Prompt(
             id=self.identity,
             text=self.prompt,
@@ -80,4 +111,6 @@ class Example:
             round=0,
             tags=self.tags,
             provenance=self.provenance,
+            is_text=self.block is not None,
+            goes_on=self.block is not None and self.block.goes_on,
         )

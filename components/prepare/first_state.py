@@ -48,6 +48,13 @@ def resumed_campaign(context: Context, uri: str, recipe: Recipe) -> Campaign:
                 f"({difference}), and its base model and splits come from it; restore it, or "
                 "start a new run without resume_from"
             )
+    earlier_metric = campaign.recipe.decide.goal.metric
+    if earlier_metric != recipe.decide.goal.metric:
+        raise UserError(
+            f"resume_from {uri}: decide.goal.metric was {earlier_metric}, is "
+            f"{recipe.decide.goal.metric}, and its champion was chosen by the former; restore it, "
+            "or start a new run without resume_from"
+        )
     return campaign
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from components.contracts.recipe import Recipe
 from components.contracts.rows import Prompt
 from components.errors import UserError
+from components.family_means import LEAST_FAMILIES
 from components.statistics import alpha_of_round
 
 
@@ -18,18 +19,25 @@ class Outlook:
 
     units: int
     """Validation prompts that count each for itself: families where the recipe names them."""
-    wins_needed: int
+    wins_needed: int = 0
     """Units that only the candidate may get right, and none the champion, to be proved better in
-    a round; round 0, which has half the level, needs one more."""
+    a round; round 0, which has half the level, needs one more. 0 where losses are compared, and
+    nothing is counted."""
 
     @property
-    def smallest_gain(self) -> float:
-        """Smallest gain that can be proved in one round, as a share of the prompts."""
-        return self.wins_needed / self.units
+    def smallest_gain(self) -> float | None:
+        """Smallest gain that can be proved in one round, as a share of the prompts; None where that
+        depends on how gains are spread."""
+        return self.wins_needed / self.units if self.wins_needed else None
 
     @property
     def in_words(self) -> str:
         """The gain as a person reads it."""
+        if self.smallest_gain is None:
+            return (
+                f"the gate compares losses over {self.units} families of validation prompts "
+                "(stretches of neighbouring text); each round says the gain that they could show"
+            )
         return (
             f"the smallest gain that {self.units} validation prompts can prove is "
             f"{100 * self.smallest_gain:.1f} points: {self.wins_needed} that only the candidate "
@@ -51,6 +59,9 @@ def outlook_of(recipe: Recipe, validation: Sequence[Prompt], num_unlabelled: int
     _check_goal(recipe, validation)
     _check_accepted(recipe, num_unlabelled)
     units = _num_units(recipe, validation)
+    if recipe.decide.compared_by == "loss":
+        _check_families(units)
+        return Outlook(units)
     level = alpha_of_round(recipe.decide.alpha, recipe.decide.max_rounds)
     # All wins and no loss have p = 2 to the power of minus the wins, in the exact McNemar test and
     # in Gaffke's test of families alike.
@@ -64,6 +75,46 @@ def outlook_of(recipe: Recipe, validation: Sequence[Prompt], num_unlabelled: int
             "data.fractions.validation (or a task's `validation`), or lower decide.max_rounds"
         )
     return Outlook(units, wins_needed)
+
+
+def check_texts(recipe: Recipe, unlabelled: Sequence[Prompt]) -> None:
+    """Raise UserError if the data is raw text, and the recipe asks for right answers."""
+    if not all(prompt.is_text for prompt in unlabelled):
+        return
+    if recipe.decide.goal.metric == "accuracy":
+        raise UserError(
+            "decide.goal: the data is raw text, whose exact continuation no model says: use "
+            "`metric: perplexity`, with a threshold to reach"
+        )
+    if recipe.generate.engine == "openai":
+        raise UserError(
+            "generate.engine: the data is raw text, with which an endpoint that answers questions "
+            "cannot go on: leave out engine openai"
+        )
+    if recipe.select.verifier:
+        raise UserError(
+            "select.verifier: no continuation of raw text is right or wrong, so every sample would "
+            "be dropped: set `verifier: false` in section select"
+        )
+
+
+def check_references(recipe: Recipe, measured: Mapping[str, Sequence[Prompt]]) -> None:
+    """Raise UserError if a perplexity is asked for, and prompts have no answer to take it of.
+
+    Args:
+        recipe: The recipe.
+        measured: Split → its prompts.
+    """
+    if recipe.decide.goal.metric != "perplexity":
+        return
+    for split, prompts in measured.items():
+        unanswered = sum(not isinstance(prompt.reference.get("answer"), str) for prompt in prompts)
+        if unanswered:
+            raise UserError(
+                f"decide.goal.metric is perplexity, and {unanswered} of {len(prompts)} prompts of "
+                f"split {split} have no answer of which it could be measured: give answers, or use "
+                "metric accuracy"
+            )
 
 
 def check_dev(recipe: Recipe, dev_prompts: Sequence[Prompt]) -> None:
@@ -85,7 +136,7 @@ def check_dev(recipe: Recipe, dev_prompts: Sequence[Prompt]) -> None:
 def _num_units(recipe: Recipe, validation: Sequence[Prompt]) -> int:
     family = recipe.decide.family
     if not family:
-        return len(validation)
+        return len({prompt.stretch or prompt.id for prompt in validation})
     untagged = sum(family not in prompt.tags for prompt in validation)
     if untagged:
         tags = sorted({tag for prompt in validation for tag in prompt.tags})
@@ -103,6 +154,16 @@ def _check_goal(recipe: Recipe, validation: Sequence[Prompt]) -> None:
         listed = ", ".join(sorted(slices)[:10]) or "none: the prompts carry no tags"
         raise UserError(
             f"decide.goal.slice {goal!r}: no validation prompt belongs to it (there are: {listed})"
+        )
+
+
+def _check_families(units: int) -> None:
+    """Raise UserError if no round could prove a gain in perplexity."""
+    if units < LEAST_FAMILIES:
+        raise UserError(
+            f"this recipe can never promote: validation has {units} families of prompts "
+            f"(stretches of neighbouring text), and at least {LEAST_FAMILIES} are needed: give more "
+            "text, raise data.fractions.validation, or lower data.text.stretch or data.text.block"
         )
 
 

@@ -33,6 +33,8 @@ class RawRow:
     """Bytes of a line of JSON, or a value that is parsed already."""
     problem: RejectedRow | None = None
     """Set if the file's format alone makes the row unusable."""
+    is_paragraph: bool = False
+    """A paragraph of a plain text file."""
 
 
 @dataclass(frozen=True)

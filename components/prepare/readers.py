@@ -11,6 +11,7 @@ import gzip
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,7 +88,8 @@ def _rows(path: Path, source: DataSource) -> Iterator[Example | Dropped]:
                 raise row.problem
             content = row.content
             value = parse_json(content) if isinstance(content, bytes) else content
-            yield example_of(value, source, row.location)
+            example = example_of(value, source, row.location)
+            yield replace(example, is_paragraph=True) if row.is_paragraph else example
         except RejectedRow as error:
             yield Dropped(
                 reason=error.reason,
@@ -167,7 +169,7 @@ def _paragraph(block: list[Line]) -> RawRow:
     location = f"line {block[0].number}"
     content = b"".join(line.text for line in block)
     try:
-        return RawRow(location, {"text": content.decode("utf-8").strip()})
+        return RawRow(location, {"text": content.decode("utf-8").strip()}, is_paragraph=True)
     except UnicodeDecodeError as error:
         detail = f"byte {error.start} of the paragraph is not UTF-8"
         return RawRow(location, content, RejectedRow("invalid_utf8", detail))

@@ -162,10 +162,10 @@ def _assign(
     earlier: EarlierPrompts,
 ) -> None:
     if problem := _problem_in(split, example):
-        rejected.append(_drop("unverifiable", problem, example))
+        rejected.append(dropped("unverifiable", problem, example))
     elif reason := earlier.problem_in(split, example.identity):
         detail = f"an earlier campaign of the base used its prompt, this row was for {split}"
-        rejected.append(_drop(reason, detail, example))
+        rejected.append(dropped(reason, detail, example))
     else:
         meant_for[split].append(example)
 
@@ -177,8 +177,10 @@ def _problem_in(split: Split, example: Example) -> str:
     """
     if split not in _PROMPT_SPLITS:
         return ""
+    if example.block is not None:
+        return ""
     if not example.prompt:
-        return "raw text asks nothing; give it split train, dev or retention"
+        return "raw text beside questions asks nothing; give it split train, dev or retention"
     if problem := prompt_problem(example.as_prompt()):
         return f"verifier {example.verifier}: {problem}"
     if example.completion is None:
@@ -215,9 +217,9 @@ def _claim(meant_for: ExamplesOfSplits, rejected: list[Dropped]) -> ExamplesOfSp
             if owner != name:
                 reason = "in_evaluation" if owner in _EVALUATION_SPLITS else f"in_{owner}"
                 detail = f"its prompt is in {owner}, this row was for {name}"
-                rejected.append(_drop(reason, detail, example))
+                rejected.append(dropped(reason, detail, example))
             elif key in present:
-                rejected.append(_drop("duplicate", f"twice in {name}", example))
+                rejected.append(dropped("duplicate", f"twice in {name}", example))
             else:
                 present.add(key)
                 members[name].append(example)
@@ -237,7 +239,7 @@ def _decontaminate(members: ExamplesOfSplits, parts: bool, rejected: list[Droppe
         for example in members[name]:
             reason = _contamination_of(example, index)
             if reason:
-                rejected.append(_drop("contaminated", reason, example))
+                rejected.append(dropped("contaminated", reason, example))
             else:
                 clean.append(example)
         members[name] = clean
@@ -259,14 +261,15 @@ def _contamination_of(example: Example, index: Overlap) -> str:
 def _questions(labelled: list[Example]) -> list[Prompt]:
     """Return the prompts of labelled rows that can be asked, each once.
 
-    Raw text and rows that their verifier cannot check ask nothing.
+    Documents and rows that their verifier cannot check ask nothing; a block of raw text asks to be
+    continued.
     """
     # Of rows with one prompt the first serves, as for all splits; prompts stay in the order of
     # their last rows.
     by_identity = {
         example.identity: example
         for example in reversed(labelled)
-        if example.prompt and not _problem_in("unlabelled", example)
+        if (example.prompt or example.block) and not _problem_in("unlabelled", example)
     }
     return [example.as_prompt() for example in reversed(by_identity.values())]
 
@@ -291,7 +294,8 @@ def _require_rows(splits: Splits) -> None:
         raise UserError(f"data: split {split} is empty; {remedy}{rejected}")
 
 
-def _drop(reason: str, detail: str, example: Example) -> Dropped:
+def dropped(reason: str, detail: str, example: Example) -> Dropped:
+    """Return an example that no split holds, with the reason."""
     # An excerpt, with its file and line: the whole row is in the source.
     origin = ", ".join(str(value) for value in example.provenance.values())
     completion = example.completion or ""

@@ -24,11 +24,12 @@ from components.prepare.earlier_prompts import earlier_prompts
 from components.prepare.examples import Example
 from components.prepare.first_state import continued_state, first_state, resumed_campaign
 from components.prepare.model_fit import check_fit
-from components.prepare.outlook import Outlook, check_dev, outlook_of
+from components.prepare.outlook import Outlook, check_dev, check_references, check_texts, outlook_of
 from components.prepare.readers import read_source
 from components.prepare.scratch_text import scratch_model, training_texts
 from components.prepare.splits import CLAIM_ORDER, Assigned, make_splits
 from components.prepare.tasks import make_examples
+from components.prepare.text_blocks import in_blocks
 from components.runtime.attempts import Attempt, Task, attempting
 from components.runtime.campaign import checkpoint_name
 from components.runtime.context import Context
@@ -109,6 +110,8 @@ def _outlook(context: Context, recipe: Recipe, prepared: Receipt, state: State) 
             "no dev prompts: the plan of a round is made without answers, as validation only "
             "decides; give a source split: dev, or raise data.fractions.dev"
         )
+    unlabelled = fetch(context, prepared, artifacts.split_file("unlabelled"))
+    check_texts(recipe, list(read_rows(unlabelled, Prompt)))
     # A campaign that goes on has an account of alpha, and data that it promoted by.
     if state.champion is not None:
         return None
@@ -281,7 +284,7 @@ def _prepare(
         for source, path in zip(recipe.data.sources, files, strict=True):
             try_checker(source, _assigned(source, path, recipe.data.checker_code))
     splits = make_splits(
-        _examples(recipe, files),
+        in_blocks(_examples(recipe, files), recipe.data, recipe.seed),
         recipe.data.fractions,
         recipe.seed,
         recipe.select.contamination,
@@ -292,6 +295,9 @@ def _prepare(
         write_rows(folder / artifacts.split_file(name), getattr(splits, name))
     write_rows(folder / artifacts.REJECTED, splits.rejected)
     _note_rejected(context, splits.rejected_counts)
+    check_texts(recipe, splits.unlabelled)
+    measured = {"validation": splits.validation, "test": splits.test, "vault": splits.vault}
+    check_references(recipe, measured)
     outlook_of(recipe, splits.validation, len(splits.unlabelled))
     check_dev(recipe, splits.dev_prompts)
     model = scratch_model(recipe.model, splits)

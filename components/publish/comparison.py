@@ -3,36 +3,28 @@ the last release, asked the same prompts by the same engine."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from components.bounded_mean import bounded_mean_test
-from components.contracts.recipe import Recipe
-from components.contracts.rows import Prompt
-from components.contracts.summaries.publish import Rival, RivalKind, Verdict
-from components.contracts.summaries.summary import Share
+from components.contracts.recipe import ComparedBy, Metric, Recipe
+from components.contracts.rows import Prompt, Result
+from components.contracts.summaries.publish import Rival, RivalKind, Split, Verdict
+from components.family_means import family_mean_test
+from components.measures import loss_gains, measure_of, unit_of
 from components.publish.non_inferiority import non_inferior_p_value
 from components.runtime.context import Context
-from components.statistics import mcnemar_one_sided, wilson_interval
+from components.statistics import mcnemar_one_sided
 from components.verifiers import Room, verify_all
 from components.verifiers.numeric_error import error_gains, error_of
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-@dataclass(frozen=True)
-class Answers:
-    """Greedy answers of one model: a verdict and an error for each prompt."""
-
-    right: list[bool]
-    errors: list[float | None]
-    """Answer minus reference; None where it is no number."""
-
-    @property
-    def scores(self) -> Share:
-        """Accuracy with its interval."""
-        num_right = sum(self.right)
-        low, high = wilson_interval(num_right, len(self.right))
-        return Share(n=len(self.right), accuracy=num_right / len(self.right), low=low, high=high)
+    from components.modeling.encoding import Codec
 
 
 @dataclass(frozen=True)
@@ -43,10 +35,12 @@ class Rule:
     """Highest p-value that proves a gain."""
     margin: float | None
     """Loss that a release may bring; None: it must be proved better."""
-    score: str
-    """`right` or `error`, as the gate has it."""
+    metric: Metric
+    score: ComparedBy
+    """As the gate has it."""
     family: str
-    """Tag of prompts that resemble each other; empty: every prompt stands alone."""
+    """Tag of prompts that resemble each other; empty: every prompt stands alone, or counts by its
+    stretch of text."""
 
 
 @dataclass(frozen=True)
@@ -60,23 +54,41 @@ class PairedTest:
     """The same if the champion were worse by the margin; None if it was not looked at."""
 
 
-def answers_of(
-    context: Context, recipe: Recipe, folder: Path, prompts: Sequence[Prompt]
-) -> Answers:
-    """Return the greedy answers of a checkpoint.
+def results_of(
+    context: Context, recipe: Recipe, folder: Path, prompts: Sequence[Prompt], split: Split
+) -> list[Result]:
+    """Return the results of a checkpoint, prompt by prompt.
 
     Args:
         context: Number of threads.
-        recipe: System prompt, length of answers and batch size.
+        recipe: Measure, system prompt, length of answers and batch size.
         folder: The checkpoint.
         prompts: The prompts.
+        split: Their split.
     """
     import torch
 
-    from components.modeling.inference.answers import load_for_answers, sample_all
-    from components.modeling.inference.sampling import Sampling
+    from components.modeling.inference.answers import load_for_answers
 
     torch.set_num_threads(context.threads)
+    model, codec = load_for_answers(folder, recipe.model.system_prompt)
+    if recipe.decide.goal.metric == "perplexity":
+        return _likelihoods(recipe, model, codec, prompts, split)
+    return _answers(context, recipe, model, codec, prompts, split)
+
+
+def _answers(
+    context: Context,
+    recipe: Recipe,
+    model: PreTrainedModel,
+    codec: Codec,
+    prompts: Sequence[Prompt],
+    split: Split,
+) -> list[Result]:
+    """Return the verdicts on greedy answers."""
+    from components.modeling.inference.answers import sample_all
+    from components.modeling.inference.sampling import Sampling
+
     greedy = Sampling(
         temperature=0.0,
         top_k=0,
@@ -84,32 +96,66 @@ def answers_of(
         max_new_tokens=recipe.generate.max_new_tokens,
         batch_size=recipe.evaluate.batch_size,
     )
-    model, codec = load_for_answers(folder, recipe.model.system_prompt)
     samples = sample_all(context, model, codec, prompts, [[0]] * len(prompts), greedy)
-    texts = [sample.text for sample in samples]
     room = Room(context.threads, context.free_memory_bytes)
-    return Answers(
-        right=verify_all(list(zip(prompts, texts, strict=True)), room),
-        errors=[error_of(prompt, text) for prompt, text in zip(prompts, texts, strict=True)],
-    )
+    texts = [sample.text for sample in samples]
+    verdicts = verify_all(list(zip(prompts, texts, strict=True)), room)
+    return [
+        Result(
+            prompt_id=prompt.id,
+            split=split,
+            correct=is_correct,
+            text=sample.text,
+            finished=sample.finished,
+            num_tokens=sample.num_tokens,
+            error=error_of(prompt, sample.text),
+            tags=prompt.tags,
+        )
+        for prompt, sample, is_correct in zip(prompts, samples, verdicts, strict=True)
+    ]
+
+
+def _likelihoods(
+    recipe: Recipe, model: PreTrainedModel, codec: Codec, prompts: Sequence[Prompt], split: Split
+) -> list[Result]:
+    """Return the losses of the reference answers; nothing is answered."""
+    from components.modeling.scoring import reference_losses
+
+    results = []
+    losses = reference_losses(model, codec, prompts, recipe.train.max_length)
+    for prompt, loss in zip(prompts, losses, strict=True):
+        result = Result(
+            prompt_id=prompt.id,
+            split=split,
+            correct=loss is not None and loss.num_right == loss.num_tokens,
+            text="",
+            finished=True,
+            num_tokens=0,
+            loss=loss.loss / loss.num_tokens if loss is not None else None,
+            loss_tokens=loss.num_tokens if loss is not None else 0,
+            stretch=prompt.stretch,
+            tags=prompt.tags,
+        )
+        results.append(result)
+    return results
 
 
 def compare(
     kind: RivalKind,
     name: str,
-    rival: Answers,
-    champion: Answers,
-    prompts: Sequence[Prompt],
+    rival: Sequence[Result],
+    champion: Sequence[Result],
     rule: Rule,
 ) -> Rival:
-    """Return the champion's result against one rival.
+    """Return the champion's result against one rival, of which they are results on the same prompts.
 
     Right or wrong, each prompt alone: exact McNemar. With families or errors: Gaffke's test of a
-    bounded mean, as the gate has it. The margin is not for the base model, which must be beaten.
+    bounded mean; losses: Student's t over families; all as the gate has it. The margin is not for
+    the base model, which must be beaten.
     """
     gains, largest_loss = _gains(rival, champion, rule.score)
     # A prompt without the tag resembles no other.
-    families = [prompt.tags.get(rule.family, prompt.id) for prompt in prompts]
+    families = [row.tags.get(rule.family, unit_of(row)) for row in champion]
     wins = sum(gain > 0 for gain in gains)
     losses = sum(gain < 0 for gain in gains)
     gain = sum(gains) / len(gains)
@@ -118,15 +164,18 @@ def compare(
     if is_counted:
         test = by_counts(len(gains), wins, losses, rule.level, margin)
     else:
+        # A loss may grow by this share of the perplexity.
+        if margin is not None and rule.score == "loss":
+            margin = math.log1p(margin)
         test = _by_gains(gains, families, largest_loss, rule.level, margin)
     why = f"{_words(wins, losses, len(gains), gain, rule.score)}; "
     why += f"p = {test.p_value:.2g}, needed {rule.level:.3g}"
     if test.p_margin is not None:
-        why += f"; p = {test.p_margin:.2g} of a loss of {margin:g} or more"
+        why += f"; p = {test.p_margin:.2g} of a loss of {rule.margin:g} or more"
     return Rival(
         kind=kind,
         name=name,
-        scores=rival.scores,
+        scores=measure_of(rule.metric).estimate(rival),
         verdict=test.verdict,
         wins=wins,
         losses=losses,
@@ -159,33 +208,50 @@ def by_counts(pairs: int, wins: int, losses: int, level: float, margin: float | 
 def _by_gains(
     gains: Sequence[float],
     families: Sequence[str],
-    largest_loss: float,
+    largest_loss: float | None,
     level: float,
     margin: float | None,
 ) -> PairedTest:
-    """Return the result of graded scores, or of prompts in families."""
-    p_value = bounded_mean_test(gains, families, largest_loss, level).p_value
+    """Return the result of graded scores, or of prompts in families.
+
+    Without a largest loss the gains are of losses, which have none.
+    """
+
+    def p_value_of(values: Sequence[float]) -> float:
+        if largest_loss is None:
+            return family_mean_test(values, families, level).p_value
+        return bounded_mean_test(values, families, largest_loss, level).p_value
+
+    p_value = p_value_of(gains)
     if sum(gains) > 0 and p_value <= level:
         return PairedTest("better", p_value)
     if margin is None:
         return PairedTest("not proved", p_value)
     # No worse by the margin: better, once the margin is added to every gain.
-    shifted = [gain + margin for gain in gains]
-    p_margin = bounded_mean_test(shifted, families, largest_loss, level).p_value
+    p_margin = p_value_of([gain + margin for gain in gains])
     return PairedTest("non-inferior" if p_margin <= level else "not proved", p_value, p_margin)
 
 
-def _gains(rival: Answers, champion: Answers, score: str) -> tuple[list[float], float]:
-    """Return (gain of each prompt, what a prompt can lose at most)."""
+def _gains(
+    rival: Sequence[Result], champion: Sequence[Result], score: ComparedBy
+) -> tuple[list[float], float | None]:
+    """Return (gain of each prompt, what a prompt can lose at most; None: without a bound)."""
+    pairs = list(zip(rival, champion, strict=True))
+    if score == "loss":
+        return loss_gains(pairs), None
     if score == "error":
-        return error_gains(list(zip(rival.errors, champion.errors, strict=True)))
-    pairs = zip(rival.right, champion.right, strict=True)
-    return [float(new) - float(old) for old, new in pairs], 1.0
+        return error_gains([(old.error, new.error) for old, new in pairs])
+    return [float(new.correct) - float(old.correct) for old, new in pairs], 1.0
 
 
-def _words(wins: int, losses: int, total: int, gain: float, score: str) -> str:
-    if score == "error":
-        change = f"mean absolute error {-gain:+.4g}"
-        return f"a smaller error on {wins} prompts, a larger one on {losses}, of {total} ({change})"
-    change = f"{100 * gain:+.1f} points"
-    return f"{wins} prompts only the champion got right, {losses} only the rival, of {total} ({change})"
+def _words(wins: int, losses: int, total: int, gain: float, score: ComparedBy) -> str:
+    if score == "right":
+        change = f"{100 * gain:+.1f} points"
+        return (
+            f"{wins} prompts only the champion got right, {losses} only the rival, of {total} "
+            f"({change})"
+        )
+    change = f"mean absolute error {-gain:+.4g}"
+    if score == "loss":
+        change = f"perplexity {100 * math.expm1(-gain):+.2f} %"
+    return f"a smaller {score} on {wins} prompts, a larger one on {losses}, of {total} ({change})"

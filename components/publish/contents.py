@@ -6,6 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
+from pydantic import Field
+
 from components.contracts import artifacts
 from components.contracts.releases import (
     COMPARISON,
@@ -15,11 +17,12 @@ from components.contracts.releases import (
     Line,
     Opening,
 )
-from components.contracts.rows import Prompt, Row, read_rows, write_rows
+from components.contracts.rows import Prompt, Result, Row, read_rows, write_rows
 from components.contracts.summaries import EvaluateSummary, PrepareSummary, PublishSummary
+from components.contracts.summaries.evaluate import Estimate
 from components.contracts.summaries.publish import Rival
-from components.contracts.summaries.summary import Share
-from components.publish.comparison import Answers, Rule, answers_of, compare
+from components.measures import measure_of
+from components.publish.comparison import Rule, compare, results_of
 from components.publish.files import copy_checkpoint
 from components.publish.model_card import model_card
 from components.publish.publication import Publication
@@ -36,6 +39,8 @@ class ComparedPrompt(Row):
     prompt_id: str
     right: dict[str, bool]
     """`champion`, `base`, `release`, `anchor` → verdict."""
+    loss: dict[str, float | None] = Field(default_factory=dict)
+    """The same → loss in nats per token, where the measure is a perplexity."""
 
 
 def write_files(context: Context, publication: Publication, folder: Path) -> PublishSummary:
@@ -123,7 +128,7 @@ def _summary(
     *,
     released: bool,
     why: str,
-    scores: Share | None = None,
+    scores: Estimate | None = None,
     rivals: tuple[Rival, ...] = (),
 ) -> PublishSummary:
     evaluation = read_summary(publication.evaluation, EvaluateSummary)
@@ -139,8 +144,9 @@ def _summary(
         champion=publication.champion.ref,
         champion_round=publication.champion_round,
         target_met=publication.campaign.state.stop == "target",
-        validation_accuracy=evaluation.validation_accuracy,
-        test_accuracy=evaluation.test_accuracy,
+        metric=evaluation.metric,
+        validation_score=evaluation.measured["validation"][""].value,
+        test_score=evaluation.measured["test"][""].value,
         split=publication.split,
         scores=scores,
         rivals=rivals,
@@ -150,26 +156,28 @@ def _summary(
 
 def _compared(
     context: Context, publication: Publication, level: float, model: Path, folder: Path
-) -> tuple[Share | None, tuple[Rival, ...], str]:
+) -> tuple[Estimate | None, tuple[Rival, ...], str]:
     """Return (the champion's scores, results against its rivals, reason against the release)."""
     prompts = _prompts(context, publication)
     if not prompts:
         return None, (), f"every {publication.split} prompt was trained on by the last release"
     recipe = publication.recipe
     section = recipe.decide
-    rule = Rule(level, recipe.publish.margin, section.score, section.family)
-    champion = answers_of(context, recipe, model, prompts)
-    answers: dict[str, Answers] = {"champion": champion}
+    metric = section.goal.metric
+    rule = Rule(level, recipe.publish.margin, metric, section.compared_by, section.family)
+    split = publication.split
+    champion = results_of(context, recipe, model, prompts, split)
+    results = {"champion": champion}
     rivals = []
     for rival in publication.rivals:
         with rival.checkpoint(context) as checkpoint:
-            answers[rival.kind] = answers_of(context, recipe, checkpoint, prompts)
-        rivals.append(compare(rival.kind, rival.name, answers[rival.kind], champion, prompts, rule))
+            results[rival.kind] = results_of(context, recipe, checkpoint, prompts, split)
+        rivals.append(compare(rival.kind, rival.name, results[rival.kind], champion, rule))
     (folder / LEDGER_FOLDER).mkdir()
-    write_rows(folder / COMPARISON, _rows(prompts, answers))
+    write_rows(folder / COMPARISON, _rows(results))
     unproved = [rival for rival in rivals if rival.verdict == "not proved"]
     reasons = [f"not proved better than {rival.name}: {rival.why}" for rival in unproved]
-    return champion.scores, tuple(rivals), "; ".join(reasons)
+    return measure_of(metric).estimate(champion), tuple(rivals), "; ".join(reasons)
 
 
 def _prompts(context: Context, publication: Publication) -> list[Prompt]:
@@ -182,11 +190,14 @@ def _prompts(context: Context, publication: Publication) -> list[Prompt]:
     return [prompt for prompt in read_rows(path, Prompt) if prompt.id not in trained]
 
 
-def _rows(prompts: list[Prompt], answers: dict[str, Answers]) -> list[ComparedPrompt]:
+def _rows(results: dict[str, list[Result]]) -> list[ComparedPrompt]:
     rows = []
-    for index, prompt in enumerate(prompts):
-        right = {name: model.right[index] for name, model in answers.items()}
-        rows.append(ComparedPrompt(prompt_id=prompt.id, right=right))
+    for index, first in enumerate(results["champion"]):
+        right = {name: model[index].correct for name, model in results.items()}
+        loss = {}
+        if first.loss is not None:
+            loss = {name: model[index].loss for name, model in results.items()}
+        rows.append(ComparedPrompt(prompt_id=first.prompt_id, right=right, loss=loss))
     return rows
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 
-from components.contracts.recipe import Goal, Recipe, SelectSection
+from components.contracts.recipe import Goal, Metric, Recipe, SelectSection
 from components.contracts.state import ModelRecord, RoundRecord, State
 from components.contracts.summaries import PublishSummary
 from components.contracts.summaries.publish import Rival
@@ -13,6 +13,10 @@ from components.runtime.campaign import Campaign
 from components.runtime.receipts import Receipt
 
 _HUB_MODEL = re.compile(r"hf://(?!datasets/)([\w.-]+/[\w.-]+)@")
+METRIC_NAMES: dict[Metric, str] = {
+    "accuracy": "accuracy of greedy answers",
+    "perplexity": "perplexity per token",
+}
 _HUB_DATASET = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)@")
 
 
@@ -44,9 +48,9 @@ def _metadata(recipe: Recipe, summary: PublishSummary) -> str:
             dataset_type=f"{recipe.name}-{summary.split}",
             dataset_name=f"{summary.split} prompts of campaign {recipe.name}",
             dataset_split=summary.split,
-            metric_type="accuracy",
-            metric_name="accuracy of greedy answers",
-            metric_value=round(summary.scores.accuracy, 4),
+            metric_type=summary.metric,
+            metric_name=METRIC_NAMES[summary.metric],
+            metric_value=round(summary.scores.value, 4),
         )
         results.append(result)
     # The hub takes names of its own models and data sets alone; others are in the text.
@@ -190,15 +194,15 @@ def _system_prompt(text: str) -> str:
 def _scores(campaign: Campaign, summary: PublishSummary) -> str:
     # Validation accuracy is flattered by the choice of the best round; the vault's is not.
     rows = [
-        f"| validation accuracy | {summary.validation_accuracy:.4f} |",
-        f"| test accuracy | {summary.test_accuracy:.4f} |",
+        f"| validation {summary.metric} | {summary.validation_score:.4f} |",
+        f"| test {summary.metric} | {summary.test_score:.4f} |",
     ]
     scores = summary.scores
     if scores is not None:
         bounds = f"[{scores.low:.4f}, {scores.high:.4f}]"
         rows.append(
-            f"| {summary.split} accuracy of these files (n = {scores.n}) | "
-            f"{scores.accuracy:.4f} {bounds} |"
+            f"| {summary.split} {summary.metric} of these files (n = {scores.n}) | "
+            f"{scores.value:.4f} {bounds} |"
         )
     rows += _class_rows(campaign.state.champion_record)
     record = _champion_record(campaign)
@@ -206,7 +210,7 @@ def _scores(campaign: Campaign, summary: PublishSummary) -> str:
         low, high = record.interval
         outcome = "met" if summary.target_met else "not met"
         goal = _goal_text(campaign.recipe.decide.goal)
-        rows.append(f"| goal ({goal}) | {record.accuracy:.4f} [{low:.4f}, {high:.4f}], {outcome} |")
+        rows.append(f"| goal ({goal}) | {record.score:.4f} [{low:.4f}, {high:.4f}], {outcome} |")
     return "\n".join(rows)
 
 
@@ -236,7 +240,7 @@ def _comparison(summary: PublishSummary) -> str:
 
 The same {summary.split} prompts, asked by the same engine.
 
-| model | accuracy | result | numbers |
+| model | {summary.metric} | result | numbers |
 |---|---|---|---|
 {rows}
 """
@@ -244,8 +248,8 @@ The same {summary.split} prompts, asked by the same engine.
 
 def _rival_row(rival: Rival) -> str:
     scores = rival.scores
-    accuracy = f"{scores.accuracy:.4f} [{scores.low:.4f}, {scores.high:.4f}]"
-    return f"| {_cell(rival.name)} | {accuracy} | {rival.verdict} | {_cell(rival.why)} |"
+    score = f"{scores.value:.4f} [{scores.low:.4f}, {scores.high:.4f}]"
+    return f"| {_cell(rival.name)} | {score} | {rival.verdict} | {_cell(rival.why)} |"
 
 
 def _goal_text(goal: Goal) -> str:
@@ -256,14 +260,14 @@ def _goal_text(goal: Goal) -> str:
 def _rounds(state: State) -> str:
     rows = [_round_row(record) for record in state.history]
     if state.base is not None:
-        scores = f"{state.base.overall:.4f} | {state.base.test_accuracy:.4f}"
+        scores = f"{state.base.overall:.4f} | {state.base.test_score:.4f}"
         rows.insert(0, f"| base | {scores} | | first champion | as it was brought |")
     return "\n".join(rows)
 
 
 def _round_row(record: RoundRecord) -> str:
     samples = f"{record.accepted} / {record.generated}"
-    scores = f"{record.overall:.4f} | {record.test_accuracy:.4f} | {samples}"
+    scores = f"{record.overall:.4f} | {record.test_score:.4f} | {samples}"
     return f"| {record.round} | {scores} | {record.verdict} | {_cell(record.why)} |"
 
 

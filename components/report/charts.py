@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, ParamSpec
 
 from components.contracts.state import RoundRecord
 from components.contracts.summaries import LogEntry
+from components.measures import measure_of
 from components.report.views import Rounds, RoundView
 
 if TYPE_CHECKING:
@@ -74,20 +75,22 @@ def _styled(draw: Callable[P, str]) -> Callable[P, str]:
 
 @_styled
 def score_chart(rounds: Rounds, threshold: float | None, base: float | None) -> str:
-    """Return the accuracy per round with 95 % intervals, the champion's path and the goal.
+    """Return the measure per round with 95 % intervals, the champion's path and the goal.
 
     Args:
         rounds: Rounds, at least one.
         threshold: The goal; None if it is not known.
-        base: Accuracy of the base model; None if it is not known, or is not the champion before
+        base: Score of the base model; None if it is not known, or is not the champion before
             these rounds.
     """
     figure, axes = _figure(4.0, 2.5)
     records = [round_view.record for round_view in rounds]
+    measure = measure_of(records[0].metric)
+    scale = _scale(records[0])
     numbers = [record.round for record in records]
     axes.step(
         numbers,
-        _champion_scores(records, base),
+        [scale * score for score in _champion_scores(records, base)],
         where="post",
         color=_ACCENT,
         linewidth=1.2,
@@ -101,50 +104,61 @@ def score_chart(rounds: Rounds, threshold: float | None, base: float | None) -> 
     axes.plot([], [], "o", markerfacecolor=_PAPER, markeredgecolor=_ACCENT, label="rejected")
     if threshold is not None:
         axes.axhline(
-            100 * threshold, color=_GOOD, linewidth=1.2, linestyle=(0, (4, 3)), label="goal"
+            scale * threshold, color=_GOOD, linewidth=1.2, linestyle=(0, (4, 3)), label="goal"
         )
     if base is not None:
-        axes.axhline(100 * base, color=_SOFT, linewidth=1.2, linestyle=":", label="base")
-    axes.set_ylabel("validation accuracy, %")
+        axes.axhline(scale * base, color=_SOFT, linewidth=1.2, linestyle=":", label="base")
+    is_share = measure.name == "accuracy"
+    axes.set_ylabel(f"validation {measure.name}{', %' if is_share else ''}")
     axes.set_xlabel("round")
     _whole_rounds(axes, numbers)
-    # Room for the markers at 0 and 100 %, and no empty space beyond.
-    bottom, top = axes.get_ylim()
-    bottom = max(-3.0, bottom)
-    top = min(103.0, top)
-    axes.set_ylim(bottom, top)
+    if is_share:
+        # Room for the markers at 0 and 100 %, and no empty space beyond.
+        bottom, top = axes.get_ylim()
+        bottom = max(-3.0, bottom)
+        top = min(103.0, top)
+        axes.set_ylim(bottom, top)
+    else:
+        # A perplexity of a thousand before any training would leave a flat line behind it.
+        axes.set_yscale("log")
     _legend(figure)
-    values = [f"round {record.round} {100 * record.accuracy:.1f} %" for record in records]
+    values = [f"round {record.round} {measure.text(record.score)}" for record in records]
     if base is not None:
-        values.insert(0, f"base {100 * base:.1f} %")
-    return _svg(figure, "score", f"Validation accuracy per round: {', '.join(values)}")
+        values.insert(0, f"base {measure.text(base)}")
+    return _svg(figure, "score", f"Validation {measure.name} per round: {', '.join(values)}")
+
+
+def _scale(record: RoundRecord) -> float:
+    """Return the factor of a score on the chart: shares are shown in per cent."""
+    return 100.0 if record.metric == "accuracy" else 1.0
 
 
 def _champion_scores(records: Sequence[RoundRecord], base: float | None) -> list[float]:
-    """Return the accuracy of the champion after each round, in per cent."""
+    """Return the score of the champion after each round."""
     scores: list[float] = []
     champion = base
     for record in records:
         # The first round shown may be a rejected one: earlier champions are not on the chart.
         if champion is None or record.verdict == "promoted":
-            champion = record.accuracy
-        scores.append(100 * champion)
+            champion = record.score
+        scores.append(champion)
     return scores
 
 
 def _score_point(axes: Axes, record: RoundRecord) -> None:
     """Draw the candidate of a round with its interval; hollow if it was rejected."""
     low, high = record.interval
+    scale = _scale(record)
     axes.plot(
         [record.round, record.round],
-        [100 * low, 100 * high],
+        [scale * low, scale * high],
         color=_SOFT,
         linewidth=1.4,
         solid_capstyle="round",
     )
     axes.plot(
         record.round,
-        100 * record.accuracy,
+        scale * record.score,
         "o",
         markersize=6,
         markeredgewidth=1.4,

@@ -10,8 +10,8 @@ from components.contracts.state import RoundRecord
 from components.contracts.summaries import EvaluateSummary, SelectSummary
 from components.contracts.summaries.evaluate import Bounds, CollapseSign, PassAtKSign, RatioSign
 from components.contracts.summaries.select import FilterCounts, FilterQuality
+from components.measures import percent
 from components.report.views import Rounds, RoundView
-from components.report.words import percent
 
 Sign = RatioSign | PassAtKSign
 Severity = Literal["bad", "warn", ""]

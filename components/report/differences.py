@@ -12,10 +12,11 @@ from components.report.views import RunView
 
 _OUTCOMES = (
     "status",
-    "base_accuracy",
-    "champion_accuracy",
-    "base_test_accuracy",
-    "champion_test_accuracy",
+    "metric",
+    "base_score",
+    "champion_score",
+    "base_test_score",
+    "champion_test_score",
     "champion_round",
     "stop",
     "wall_seconds",

@@ -15,6 +15,7 @@ from pydantic import JsonValue
 from components.contracts.rows import Dropped
 from components.contracts.state import Plan, RoundRecord, model_name
 from components.contracts.summaries import TrainSummary
+from components.measures import measure_of, percent
 from components.report.charts import drop_chart, loss_chart, score_chart
 from components.report.checks import (
     FilterRow,
@@ -28,7 +29,7 @@ from components.report.checks import (
 from components.report.costs import tokens_of
 from components.report.summary import OUTSIDE_ROUNDS
 from components.report.views import Rounds, RoundView, RunView, TaskView
-from components.report.words import cut, data_sentences, headline, outcome, percent, seconds_text
+from components.report.words import cut, data_sentences, headline, outcome, seconds_text
 from components.runtime.receipts import Receipt
 
 if TYPE_CHECKING:
@@ -114,15 +115,17 @@ def build_page(view: RunView, note: str = "") -> str:
     base = view.state.base if view.state else None
     # With rounds left out, the champion before those shown is another one.
     all_are_shown = len(recent_rounds) == len(view.rounds)
-    base_accuracy = base.accuracy if base is not None and all_are_shown else None
+    base_score = base.score if base is not None and all_are_shown else None
+    metric = view.champion.metric if view.champion is not None else "accuracy"
     template = _templates().get_template("template.html")
     return template.render(
         view=view,
+        measure=measure_of(metric),
         note=note,
         headline=headline(view),
         outcome=outcome(view),
         figures=list(_figures(view)),
-        score=score_chart(recent_rounds, threshold, base_accuracy) if recent_rounds else "",
+        score=score_chart(recent_rounds, threshold, base_score) if recent_rounds else "",
         drops=drop_chart(recent_rounds),
         losses=losses,
         slices=_slices(recent_rounds),
@@ -140,14 +143,14 @@ def _figures(view: RunView) -> Iterator[tuple[str, str]]:
     # Test accuracy stands beside validation, which the gate has used and which flatters.
     champion = view.champion
     if champion is not None:
-        low, high = (100 * bound for bound in champion.interval)
+        measure = measure_of(champion.metric)
         assert view.state is not None, "a champion is in a state"
         yield "champion", model_name(view.state.champion_round)
         if view.state.base is not None and view.state.champion_round is not None:
-            yield "base", percent(view.state.base.accuracy)
-        yield "validation", percent(champion.accuracy)
-        yield "95 % interval", f"{low:.1f} – {high:.1f} %"
-        yield "test", percent(champion.test_accuracy)
+            yield "base", measure.text(view.state.base.score)
+        yield f"validation {measure.name}", measure.text(champion.score)
+        yield "95 % interval", measure.interval_text(champion.interval)
+        yield "test", measure.text(champion.test_score)
         if champion.macro_f1 is not None:
             yield "macro-F1", f"{champion.macro_f1:.3f}"
         if champion.brier is not None:

@@ -16,6 +16,7 @@ from components.contracts.summaries import (
     SelectSummary,
     TrainSummary,
 )
+from components.measures import measure_of
 from components.report.costs import Totals
 from components.runtime.attempts import Attempt
 from components.runtime.receipts import Receipt
@@ -155,7 +156,7 @@ class RunView:
     @property
     def target_met(self) -> bool:
         """True if the champion reached the goal, by the word of publish or decide, else by its
-        accuracy."""
+        score."""
         # A state that was read may be older than the model that was published.
         if self.publication is not None:
             return self.publication.target_met
@@ -163,7 +164,8 @@ class RunView:
             return True
         if self.champion is None or self.recipe is None:
             return False
-        return self.champion.accuracy >= self.recipe.decide.goal.threshold
+        goal = self.recipe.decide.goal
+        return measure_of(goal.metric).reaches(self.champion.score, goal.threshold)
 
     @property
     def status(self) -> str:

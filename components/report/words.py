@@ -7,6 +7,7 @@ import re
 from components.contracts.state import STOP_SENTENCES, ModelRecord, State
 from components.contracts.summaries import StartSummary
 from components.errors import Corrupt, OlderReceipt
+from components.measures import measure_of
 from components.report.views import RunView
 from components.runtime.receipts import read_summary
 
@@ -24,7 +25,7 @@ def headline(view: RunView) -> str:
     # The recipe may be unreadable although the history is not.
     if view.recipe:
         threshold = view.recipe.decide.goal.threshold
-        goal = f" (goal {percent(threshold)})"
+        goal = f" (goal {measure_of(champion.metric).text(threshold)})"
     ending = ""
     if view.state and view.state.stop:
         ending += f" The run ended because {STOP_SENTENCES[view.state.stop]}."
@@ -45,20 +46,19 @@ def _on_test(view: RunView) -> str:
     if evaluation is None or view.recipe is None:
         return ""
     goal = view.recipe.decide.goal
-    accuracy = evaluation.test_accuracy
-    low, high = evaluation.intervals.test_accuracy
-    if goal.slice:
-        scores = evaluation.test_slices.get(goal.slice)
-        if scores is None:
-            return ""
-        accuracy, low, high = scores.accuracy, scores.low, scores.high
+    estimate = evaluation.measured.get("test", {}).get(goal.slice)
+    if estimate is None:
+        return ""
+    measure = measure_of(evaluation.metric)
+    low, high = measure.text(estimate.low), measure.text(estimate.high)
     # The champion was chosen by its validation score, which overstates what it can (2610.09239).
     sentence = (
-        f" On the test split, which decided nothing, accuracy is {percent(accuracy)} "
-        f"(95 % interval {percent(low)} to {percent(high)})"
+        f" On the test split, which decided nothing, {measure.name} is "
+        f"{measure.text(estimate.value)} (95 % interval {low} to {high})"
     )
     if view.target_met:
-        proved = "is" if low >= goal.threshold else "is not"
+        worst = estimate.low if measure.higher_is_better else estimate.high
+        proved = "is" if measure.reaches(worst, goal.threshold) else "is not"
         sentence += f": the goal {proved} proved there"
     return f"{sentence}."
 
@@ -70,30 +70,31 @@ def _headline_without_rounds(view: RunView) -> str:
 
 
 def _course(state: State, champion: ModelRecord, goal: str) -> str:
-    """Return how validation accuracy went from the base to the champion.
+    """Return how the measure went on validation from the base to the champion.
 
     Args:
         state: The newest state, with a round in its history.
         champion: The champion's scores.
-        goal: Remark on the goal, put behind the accuracy.
+        goal: Remark on the goal, put behind the score.
     """
     assert state.base is not None, "the base was the first champion"
-    base = percent(state.base.accuracy)
-    accuracy = percent(champion.accuracy)
+    measure = measure_of(champion.metric)
+    base = measure.text(state.base.score)
+    score = measure.text(champion.score)
     last = state.history[-1]
     if state.champion_round is None:
         return (
-            f"validation accuracy stayed at the base model's {base}{goal}; "
+            f"validation {measure.name} stayed at the base model's {base}{goal}; "
             f"no round up to {last.round} was proved better"
         )
     steps = [base]
     supervised = state.history[0]
     # Base → supervised → champion: what the labelled rows gave, and what the model taught itself.
     if supervised.round == 0 and supervised.verdict == "promoted" and state.champion_round:
-        steps.append(f"{percent(supervised.accuracy)} after round 0")
+        steps.append(f"{measure.text(supervised.score)} after round 0")
     course = " over ".join(steps)
     return (
-        f"validation accuracy went from the base model's {course} to {accuracy}{goal}; "
+        f"validation {measure.name} went from the base model's {course} to {score}{goal}; "
         f"the champion is round {state.champion_round} of {last.round}"
     )
 
@@ -140,13 +141,6 @@ def outcome(view: RunView) -> tuple[str, str]:
     if view.status == "published" or has_ended:
         return "warn", "target not met"
     return "soft", "not finished" if view.tasks else "unknown"
-
-
-def percent(share: float | None, digits: int = 1) -> str:
-    """Return a share as `93.0 %`, or a dash for None."""
-    if share is None:
-        return "–"
-    return f"{100 * share:.{digits}f} %"
 
 
 def seconds_text(seconds: float) -> str:

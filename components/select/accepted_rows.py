@@ -98,4 +98,7 @@ def _training_row(
         weight=weight,
         tags=scored.prompt.tags,
         provenance=provenance,
+        is_text=scored.prompt.is_text,
+        # Where sampling stopped, the text did not end.
+        goes_on=scored.prompt.is_text and not scored.sample.finished,
     )

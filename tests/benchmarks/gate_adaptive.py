@@ -14,8 +14,10 @@ from typing import NamedTuple
 import numpy as np
 
 from components.contracts.state import Cause, Plan, RoundRecord
+from components.contracts.summaries.evaluate import Estimate
 from components.decide.alpha_account import opened
 from components.decide.reflection.plan import TAKEN_BACK, review
+from components.measures import Scores, measure_of
 from components.statistics import binomial_upper, wilson_interval
 from tests.benchmarks.gate_rounds import PROMPTS, ROUNDS, SECTION, judged
 
@@ -75,11 +77,11 @@ def rejected_round(plan: Plan, accuracy: float, causes: tuple[Cause, ...]) -> Ro
         verdict="rejected",
         why="",
         plan=plan,
-        accuracy=accuracy,
+        score=accuracy,
         interval=(0.0, 1.0),
         overall=accuracy,
-        test_accuracy=accuracy,
-        dev_accuracy=accuracy,
+        test_score=accuracy,
+        dev_score=accuracy,
         causes=causes,
     )
 
@@ -104,8 +106,10 @@ def promotes(dice: np.random.Generator, persistent: float, *, by_validation: boo
         if promoted:
             return True
         accuracy = (validation if by_validation else dev).accuracy
-        interval = wilson_interval(round(accuracy * PROMPTS), PROMPTS)
-        reviewed = review(record, previous_plan, plan, "rejected", accuracy, {}, interval)
+        low, high = wilson_interval(round(accuracy * PROMPTS), PROMPTS)
+        estimate = Estimate(value=accuracy, low=low, high=high, n=PROMPTS)
+        scores = Scores(measure_of("accuracy"), {"": estimate})
+        reviewed = review(record, previous_plan, plan, "rejected", scores, {})
         causes: tuple[Cause, ...] = ()
         if reviewed is not None and reviewed.name == TAKEN_BACK:
             changes.pop()

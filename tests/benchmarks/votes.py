@@ -250,10 +250,10 @@ def forced(seed: int, length: int, folder: Path) -> Course:
     for number in range(ROUNDS + 1):
         state = receipt_uri(context, round_without_gate(context, state, start, number))
         last = load_campaign(context, state).state.history[-1]
-        course.accuracies.append(last.test_accuracy)
+        course.accuracies.append(last.test_score)
         course.alarms.append(last.alarms)
         print(
-            f"seed {seed}, {length} digits, round {number}: {last.test_accuracy:.4f}; {'; '.join(last.alarms)}",
+            f"seed {seed}, {length} digits, round {number}: {last.test_score:.4f}; {'; '.join(last.alarms)}",
             flush=True,
         )
         if course.fall <= number:

@@ -131,7 +131,7 @@ class Run:
     @property
     def accuracies(self) -> list[float]:
         """Validation accuracy of each round's candidate."""
-        return [one["accuracy"] for one in self.told["rounds"]]
+        return [one["score"] for one in self.told["rounds"]]
 
     @property
     def task_status(self) -> dict[str, str]:

@@ -89,8 +89,8 @@ def test_a_first_stage_that_ruins_the_users_model_is_rejected_and_nothing_publis
     assert (run.code, run.told["published"], run.told["model"]) == (1, False, "")
     assert run.told["release"].startswith("the champion is the base model")
     assert run.told["champion_round"] is None
-    assert run.told["base_accuracy"] == run.told["champion_accuracy"] == taught.accuracies[2]
-    assert run.accuracies[0] < run.accuracies[1] == run.told["base_accuracy"]
+    assert run.told["base_score"] == run.told["champion_score"] == taught.accuracies[2]
+    assert run.accuracies[0] < run.accuracies[1] == run.told["base_score"]
     assert not (place.store / "models").exists()
     assert "Nothing was released: the champion is the base" in Path(run.told["report"]).read_text()
     assert place.cli("verify").returncode == 0
@@ -114,7 +114,7 @@ def test_self_improvement_may_begin_with_the_base(
     assert run.executed == [*base, *round_tasks(1, 1), *END], run.said
     assert [one["round"] for one in run.told["rounds"]] == [1]
     assert run.verdicts == ["promoted"]
-    assert run.told["base_accuracy"] == taught.accuracies[2] < run.accuracies[0]
+    assert run.told["base_score"] == taught.accuracies[2] < run.accuracies[0]
     assert_published(place, run, champion_round=1)
 
 

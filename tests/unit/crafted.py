@@ -23,7 +23,7 @@ from components.contracts.summaries import (
     StartSummary,
     TrainSummary,
 )
-from components.contracts.summaries.evaluate import Diversity, Intervals, Measurement
+from components.contracts.summaries.evaluate import Diversity, Estimate, Intervals, Measurement
 from components.contracts.summaries.train import TrainingLayout
 from components.decide import first_champion
 from components.decide.first_champion import FirstChampionInputs
@@ -408,7 +408,12 @@ def evaluate_summary(**changes: Any) -> EvaluateSummary:
         "skipped": {},
         "measurement": Measurement(candidate="crafted"),
     }
-    return EvaluateSummary(**{**about, **changes})
+    about |= changes
+    measured = {
+        split: {"": Estimate(value=about[f"{split}_accuracy"], low=0.4, high=0.6, n=20)}
+        for split in ("validation", "test")
+    }
+    return EvaluateSummary(**{"measured": measured, **about})
 
 
 def right_of(count: int, right: int, seed: int = 0) -> list[bool]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from components.canonical import canonical_json
-from components.contracts.rows import Prompt, Sample, read_rows
+from components.contracts.rows import Prompt, Sample, TrainingRow, read_rows
 from components.contracts.state import Plan, State
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, fetch, receipt_uri
@@ -24,13 +25,16 @@ def begun(
     context: Context,
     *,
     prompts: list[Prompt] = PROMPTS,
+    texts: Sequence[TrainingRow] = (),
+    select: dict[str, Any] | None = None,
     architecture: str = "llama-nope",
     peers: int = 1,
     plan: dict[str, Any] | None = None,
     model: dict[str, Any] | None = None,
     **generate: Any,
 ) -> str:
-    """URI of a state whose champion is a tiny random model, and whose next round asks `prompts`."""
+    """URI of a state whose champion is a tiny random model, and whose next round asks `prompts`, or
+    goes on with `texts` where `from` says so."""
     settings = {
         "prompts_per_round": len(prompts),
         "max_new_tokens": 12,
@@ -38,10 +42,11 @@ def begun(
         "shards": 1,
         **generate,
     }
-    recipe = recipe_of(generate=settings, train={"num_peers": peers})
-    splits = {
-        f"splits/{split}.jsonl": prompts if split == "unlabelled" else []
-        for split in ("unlabelled", "train", "validation")
+    recipe = recipe_of(generate=settings, select=select or {}, train={"num_peers": peers})
+    splits: dict[str, Sequence[Prompt] | Sequence[TrainingRow]] = {
+        "splits/unlabelled.jsonl": prompts,
+        "splits/train.jsonl": texts,
+        "splits/validation.jsonl": [],
     }
     prepared = store(context, "prepare", splits, prepare_summary())
     champion = _champion(context, architecture, peers, model or {})

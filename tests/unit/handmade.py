@@ -182,7 +182,7 @@ def _evaluated(number: int, accuracy: float) -> EvaluateSummary:
     )
 
 
-BASE = ModelRecord(accuracy=0.02, interval=(0.0, 0.05), overall=0.02, test_accuracy=0.01)
+BASE = ModelRecord(score=0.02, interval=(0.0, 0.05), overall=0.02, test_score=0.01)
 """Of the model that the campaign begins with."""
 
 
@@ -321,7 +321,8 @@ class Campaign:
                 why="by hand",
                 go=stop is None,
                 stop=stop,
-                accuracy=accuracy,
+                metric="accuracy",
+                score=accuracy,
                 p_value=0.004,
                 champion=receipts["train"].ref,
                 alarms=(),
@@ -355,8 +356,9 @@ class Campaign:
                 champion=champion,
                 champion_round=number,
                 target_met=target_met,
-                validation_accuracy=0.9,
-                test_accuracy=0.9,
+                metric="accuracy",
+                validation_score=0.9,
+                test_score=0.9,
                 split="test",
                 scores=None,
             )
@@ -403,10 +405,10 @@ class Campaign:
             why=f"{round(accuracy * 200)} of 200 right, p = 0.004",
             level=5,
             plan=self.state.plan,
-            accuracy=accuracy,
+            score=accuracy,
             overall=accuracy,
             interval=(accuracy - 0.05, min(1.0, accuracy + 0.045)),
-            test_accuracy=accuracy - 0.01,
+            test_score=accuracy - 0.01,
             slices={
                 f"length={n}": max(0.0, min(1.0, accuracy + (5 - n) * 0.1)) for n in range(1, 12)
             },

@@ -105,10 +105,10 @@ def round_zero(train: Receipt, evaluation: Receipt) -> RoundRecord:
         verdict="promoted",
         why="the first",
         plan=PLAN,
-        accuracy=0.5,
+        score=0.5,
         interval=(0.4, 0.6),
         overall=0.5,
-        test_accuracy=0.5,
+        test_score=0.5,
         receipts={"train": train.ref, "evaluate": evaluation.ref},
     )
 

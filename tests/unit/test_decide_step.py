@@ -173,7 +173,7 @@ def test_the_base_is_the_first_champion_and_round_zero_has_to_beat_it(campaign: 
     assert told(receipt).why.startswith("proved better: 40 prompts only the candidate got right")
     assert told(receipt).go is True
     assert state.base is not None
-    assert (state.base.accuracy, state.base.test_accuracy) == (0.0, 0.1)
+    assert (state.base.score, state.base.test_score) == (0.0, 0.1)
     assert state.champion == told(receipt).champion == state.history[0].receipts["train"]
     assert (
         state.champion_evaluation == state.first_evaluation == state.history[0].receipts["evaluate"]
@@ -234,7 +234,7 @@ def test_a_candidate_proved_better_is_promoted(campaign: Campaign) -> None:
         "tokens_trained": TRAIN_TOKENS,
     }
     assert record.receipts.keys() == {"generate-0", "select", "train", "evaluate"}
-    assert record.accuracy == record.overall == 0.6
+    assert record.score == record.overall == 0.6
     assert record.interval[0] < 0.6 < record.interval[1]
 
 
@@ -291,7 +291,7 @@ def test_a_candidate_not_proved_better_is_kept_out_and_its_samples_still_accumul
     assert state.champion == state.history[0].receipts["train"]
     assert state.rounds_without_gain == 1
     assert len(state.selections) == 1
-    assert told(receipt).accuracy == 0.43
+    assert told(receipt).score == 0.43
     assert told(receipt).champion == state.champion
 
 
@@ -305,7 +305,7 @@ def test_the_gate_never_looks_at_the_test_split(campaign: Campaign) -> None:
         "3 prompts only the candidate got right, 0 only the champion, of 100 "
         in receipt.summary["why"]
     )
-    assert receipt.summary["accuracy"] == 0.43
+    assert receipt.summary["score"] == 0.43
 
 
 def test_answers_to_test_prompts_change_no_verdict_no_plan_and_no_end(context: Context) -> None:
@@ -325,11 +325,11 @@ def test_answers_to_test_prompts_change_no_verdict_no_plan_and_no_end(context: C
             ]
             dev = lengths(*counts, split="dev")
             campaign.round([*lengths(*counts), *tested, *dev], test_accuracy=right / 100)
-        told_of_test = {"test_accuracy", "receipts"}
+        told_of_test = {"test_score", "receipts"}
         history = [record.model_dump(exclude=told_of_test) for record in campaign.state.history]
         state = campaign.state
         ends.append((history, state.plan, state.stop, state.champion_round, state.alpha_account))
-        assert [record.test_accuracy for record in state.history] == [right / 100] * 4
+        assert [record.test_score for record in state.history] == [right / 100] * 4
     assert ends[0] == ends[1]
     # It is a campaign in which something is decided: verdicts, causes, levels and the end.
     history = ends[0][0]
@@ -415,7 +415,7 @@ def test_the_goal_may_be_a_slice(context: Context) -> None:
     receipt = campaign.round(
         results_of({"length=8": right_of(50, 50), "length=9": right_of(50, 20)})
     )
-    assert told(receipt).accuracy == 0.4
+    assert told(receipt).score == 0.4
     assert campaign.state.history[0].overall == 0.7
     assert campaign.state.history[0].slices == {"length=8": 1.0, "length=9": 0.4}
     receipt = campaign.round(
@@ -555,7 +555,7 @@ def test_validation_decides_promotions_and_steers_nothing(
         verdicts.append(told(receipt).verdict)
     # Whatever validation says, as long as the verdicts are the same.
     assert verdicts == ["promoted", "rejected", "rejected"]
-    assert [record.dev_accuracy for record in campaign.state.history] == [0.42, 0.31, 0.18]
+    assert [record.dev_score for record in campaign.state.history] == [0.42, 0.31, 0.18]
     assert campaign.state.history[0].causes == ()
     causes = [[cause.name for cause in record.causes] for record in campaign.state.history]
     assert causes == [[], ["forgetting"], ["change_taken_back", "forgetting"]]
@@ -572,7 +572,7 @@ def test_without_dev_prompts_nothing_is_read_in_their_place(context: Context) ->
     campaign.round(lengths(98, 98, 40, 10, 0), dev=False)
     receipt = campaign.round(lengths(10, 10, 0, 0, 0), dev=False)
     assert told(receipt).verdict == "rejected"
-    assert campaign.state.history[0].dev_accuracy is None
+    assert campaign.state.history[0].dev_score is None
     assert campaign.state.plan.level == 9
     for record in campaign.state.history:
         assert record.causes == ()

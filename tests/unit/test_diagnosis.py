@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from components.contracts.recipe import LoraStructure, Recipe
 from components.contracts.state import Cause, Plan, RoundRecord, base_plan, with_plan
-from components.decide.gate import Comparison, Scores
+from components.contracts.summaries.evaluate import Estimate
+from components.decide.gate import Comparison
 from components.decide.reflection.changes import changed_setting
 from components.decide.reflection.diagnosis import diagnose
 from components.decide.reflection.evidence import Evidence
@@ -25,7 +26,25 @@ from components.decide.reflection.plan import (
     review,
 )
 from components.decide.reflection.training_causes import still_falling
+from components.measures import Scores, measure_of
+from components.statistics import wilson_interval
 from tests.unit.crafted import PLAN, recipe_of, select_summary, train_summary
+
+
+def scored(counts: dict[str, tuple[int, int]]) -> Scores:
+    """Scores of slice → (right answers, prompts)."""
+    estimates = {}
+    for name, (right, total) in counts.items():
+        low, high = wilson_interval(right, total)
+        estimates[name] = Estimate(value=right / total, low=low, high=high, n=total)
+    return Scores(measure_of("accuracy"), estimates)
+
+
+def dev(value: float, low: float = 0.0, high: float = 1.0) -> Scores:
+    """An accuracy on all dev prompts, with its interval."""
+    estimate = Estimate(value=value, low=low, high=high, n=100)
+    return Scores(measure_of("accuracy"), {"": estimate})
+
 
 TRAIN: dict[str, Any] = {
     "steps": 200,
@@ -76,7 +95,7 @@ def evidence(**changes: Any) -> Evidence:
         "train": TRAIN,
         "losses": SETTLED,
         "finished_share": 0.99,
-        "candidate": Scores({"": (300, 500)}),
+        "candidate": scored({"": (300, 500)}),
         "select": SELECT,
         "comparison": EQUAL,
     }
@@ -355,7 +374,7 @@ def test_a_significantly_worse_candidate_has_forgotten() -> None:
 
 
 def test_a_ladder_whose_base_is_not_solved_says_so() -> None:
-    scores = Scores({"": (50, 100), "length=8": (31, 50), "length=9": (2, 50)})
+    scores = scored({"": (50, 100), "length=8": (31, 50), "length=9": (2, 50)})
     first: dict[str, Any] = {
         "recipe": recipe_of(ladder=True),
         "round": 0,
@@ -366,7 +385,7 @@ def test_a_ladder_whose_base_is_not_solved_says_so() -> None:
     found = the("base_not_mastered", **first, comparison=None, candidate=scores)
     assert found.change == "steps_up"
     assert "(length=8) are at 0.6200, mastery is 0.90: the base is not solved" in found.evidence
-    assert names(**first, comparison=None, candidate=Scores({"length=8": (50, 50)})) == []
+    assert names(**first, comparison=None, candidate=scored({"length=8": (50, 50)})) == []
 
 
 SOUND_MEASURES: dict[str, float] = {
@@ -590,7 +609,7 @@ def test_without_adapters_there_is_no_structure_to_grow() -> None:
 
 def test_growth_that_did_harm_is_taken_back() -> None:
     grown = ADAPTED.model_copy(update={"lora": LoraStructure(rank=8)})
-    found = review(record(0.6), ADAPTED, grown, "rejected", 0.55, {})
+    found = review(record(0.6), ADAPTED, grown, "rejected", dev(0.55), {})
     assert found is not None
     plan, causes = next_plan(
         LORA, grown, [Finding("x", "y", 0.9, "structure_up", "")], found, ADAPTED
@@ -646,18 +665,18 @@ def record(overall: float, *causes: Cause) -> RoundRecord:
         verdict="rejected",
         why="",
         plan=PLAN,
-        accuracy=overall,
+        score=overall,
         interval=(0, 1),
         overall=overall,
-        test_accuracy=overall,
-        dev_accuracy=overall,
+        test_score=overall,
+        dev_score=overall,
         causes=causes,
     )
 
 
 def test_a_change_that_made_it_worse_is_taken_back_once() -> None:
     current = PLAN.model_copy(update={"learning_rate": 2e-3})
-    found = review(record(0.6), PLAN, current, "rejected", 0.55, {})
+    found = review(record(0.6), PLAN, current, "rejected", dev(0.55), {})
     assert found is not None
     higher = Finding("underfitting", "seen", 0.7, "learning_rate_up", "")
     plan, causes = next_plan(recipe_of(), current, [higher], found, PLAN)
@@ -665,15 +684,15 @@ def test_a_change_that_made_it_worse_is_taken_back_once() -> None:
     assert causes[0].change == "learning_rate 0.002 → 0.001"
     assert "went from 0.6000 to 0.5500" in causes[0].evidence
     assert causes[1].change is None  # the same setting is not changed again at once
-    assert review(record(0.6, causes[0]), current, PLAN, "rejected", 0.55, {}) is None
+    assert review(record(0.6, causes[0]), current, PLAN, "rejected", dev(0.55), {}) is None
 
 
 def test_a_change_stays_if_the_candidate_was_better_or_promoted_or_nothing_changed() -> None:
     current = PLAN.model_copy(update={"steps": 300})
-    assert review(record(0.6), PLAN, current, "rejected", 0.6, {}) is None
-    assert review(record(0.6), PLAN, current, "promoted", 0.5, {}) is None
-    assert review(record(0.6), PLAN, PLAN, "rejected", 0.5, {}) is None
-    assert review(None, PLAN, current, "rejected", 0.5, {}) is None
+    assert review(record(0.6), PLAN, current, "rejected", dev(0.6), {}) is None
+    assert review(record(0.6), PLAN, current, "promoted", dev(0.5), {}) is None
+    assert review(record(0.6), PLAN, PLAN, "rejected", dev(0.5), {}) is None
+    assert review(None, PLAN, current, "rejected", dev(0.5), {}) is None
 
 
 def told(measures: dict[str, float], *causes: Cause, overall: float = 0.6) -> RoundRecord:
@@ -699,9 +718,8 @@ def test_a_prediction_that_comes_true_is_confirmed_and_the_change_stays() -> Non
         PLAN,
         FEWER,
         "rejected",
-        0.59,
+        dev(0.59, 0.5, 0.7),
         {"last_loss": 0.5},
-        (0.5, 0.7),
     )
     assert found is not None
     assert found.name == "change_confirmed"
@@ -717,16 +735,20 @@ def test_a_prediction_that_fails_takes_the_change_back_even_if_accuracy_did_not_
         PLAN,
         FEWER,
         "rejected",
-        0.61,
+        dev(0.61, 0.5, 0.7),
         {"last_loss": 0.79},
-        (0.5, 0.7),
     )
     assert found is not None
     assert found.name == "change_taken_back"
     assert next_plan(recipe_of(), FEWER, [], found, PLAN)[0] == PLAN
     assert (
         review(
-            told({"last_loss": 0.8}, PREDICTS), PLAN, FEWER, "promoted", 0.7, {"last_loss": 0.79}
+            told({"last_loss": 0.8}, PREDICTS),
+            PLAN,
+            FEWER,
+            "promoted",
+            dev(0.7),
+            {"last_loss": 0.79},
         )
         is None
     )
@@ -738,9 +760,8 @@ def test_a_clear_fall_of_accuracy_takes_a_change_back_whatever_it_moved() -> Non
         PLAN,
         FEWER,
         "rejected",
-        0.4,
+        dev(0.4, 0.35, 0.45),
         {"last_loss": 0.5},
-        (0.35, 0.45),
     )
     assert found is not None
     assert found.name == "change_taken_back"
@@ -775,7 +796,7 @@ def test_the_ladder_is_climbed_one_rung_at_a_time_and_has_an_end() -> None:
     recipe = recipe_of(ladder=True)
 
     def at(accuracy: int) -> Scores:
-        return Scores({f"length={length}": (accuracy, 100) for length in range(8, 13)})
+        return scored({f"length={length}": (accuracy, 100) for length in range(8, 13)})
 
     assert next_level(recipe, 8, at(100)) == 9
     assert next_level(recipe, 9, at(90)) == 10

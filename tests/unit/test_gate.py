@@ -16,9 +16,10 @@ from components.contracts.rows import Result, TextResult
 from components.contracts.state import RoundRecord
 from components.contracts.summaries import SelectSummary
 from components.contracts.summaries.evaluate import CollapseAlarm
-from components.decide.gate import Comparison, Scores, by_counts, compare, decide
+from components.decide.gate import Comparison, by_counts, compare, decide
 from components.decide.guards import Alarm, alarms_of, self_agreement
 from components.errors import Corrupt, UserError
+from components.measures import Scores
 from components.statistics import alpha_of_round
 from tests.unit.crafted import PLAN, evaluate_summary, results_of
 
@@ -116,13 +117,13 @@ def test_models_measured_on_different_prompts_cannot_be_compared() -> None:
 
 def test_scores_name_the_slices_there_are() -> None:
     scores = Scores.of(results_of({"length=9": [True, True, False, True], "length=10": [False]}))
-    assert scores.accuracy("length=9") == 0.75
-    assert scores.accuracy() == 0.6
+    assert scores.value("length=9") == 0.75
+    assert scores.value() == 0.6
     assert scores.slices == {"length=9": 0.75, "length=10": 0.0}
     with pytest.raises(
         UserError, match=r"'length=12' \(there are: length=10, length=9\).*decide.goal.slice"
     ):
-        scores.accuracy("length=12")
+        scores.value("length=12")
 
 
 def test_campaigns_of_equal_models_promote_falsely_at_most_alpha_of_the_time() -> None:
@@ -382,9 +383,9 @@ def recorded(number: int, level: int, measures: dict[str, float]) -> RoundRecord
         why="",
         level=level,
         plan=PLAN,
-        accuracy=0.5,
+        score=0.5,
         interval=(0.4, 0.6),
         overall=0.5,
-        test_accuracy=0.5,
+        test_score=0.5,
         measures=measures,
     )

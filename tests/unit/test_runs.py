@@ -136,7 +136,7 @@ def test_a_failed_start_does_not_report_what_an_earlier_one_reached(
     assert words in headline(view)
     assert f"{task} " in headline(view)
     summary = summary_of(view)
-    assert summary["champion_accuracy"] == accuracy
+    assert summary["champion_score"] == accuracy
     assert summary["target_met"] == (accuracy == 0.93)
 
 
@@ -264,7 +264,7 @@ def test_two_runs_differ_in_what_was_asked_for_and_in_what_came_of_it(context: C
     }
     came = {one.key: (one.first, one.second) for one in differences.outcome}
     assert came["status"] == ("published", "failed")
-    assert came["champion_accuracy"] == (0.93, None)
+    assert came["champion_score"] == (0.93, None)
     page = io.StringIO()
     print_differences(Console(file=page, width=80), differences)
     assert "decide.goal.threshold" in page.getvalue()

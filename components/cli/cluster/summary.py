@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from components.cli.cluster.submit import Started, Submission, failure_lines
 from components.contracts.state import ModelRecord, RoundRecord
 from components.errors import RatchetError, one_line
+from components.measures import measure_of
 from components.report.runs import load_run, run_id_of_job
 from components.report.views import RunView
-from components.report.words import headline, percent
+from components.report.words import headline
 from components.runtime.context import make_context
 from components.storage import keys
 
@@ -77,9 +78,10 @@ def _rounds(view: RunView) -> list[str]:
     lines = ["", f"**{_escape(headline(view))}**"]
     # There is no state before `prepare` has ended, and no history before the first `decide`.
     if view.state is not None and view.state.history:
-        lines += ["", "| round | accuracy | verdict | why |", "|---|---|---|---|"]
+        metric = view.state.history[0].metric
+        lines += ["", f"| round | {metric} | verdict | why |", "|---|---|---|---|"]
         if view.state.base is not None:
-            lines.append(f"| base | {_share(view.state.base)} | first champion | |")
+            lines.append(f"| base | {_score(view.state.base)} | first champion | |")
         lines += [_row(record) for record in view.state.history]
     if view.published is not None:
         prefix = _escape(view.published.prefix)
@@ -90,16 +92,17 @@ def _rounds(view: RunView) -> list[str]:
 def _row(record: RoundRecord) -> str:
     cells = [
         str(record.round),
-        _share(record),
+        _score(record),
         record.verdict,
         _escape(record.why),
     ]
     return f"| {' | '.join(cells)} |"
 
 
-def _share(record: ModelRecord) -> str:
-    low, high = (percent(bound) for bound in record.interval)
-    return f"{percent(record.accuracy)} ({low} to {high})"
+def _score(record: ModelRecord) -> str:
+    measure = measure_of(record.metric)
+    low, high = (measure.text(bound) for bound in record.interval)
+    return f"{measure.text(record.score)} ({low} to {high})"
 
 
 def _escape(text: str) -> str:

@@ -6,12 +6,14 @@ resolved recipe is stored with the run, and its digest names the run.
 
 from components.contracts.recipe.data import (
     BUILTIN_TASK_NAMES,
+    DataSection,
     DataSource,
     Fractions,
     Ladder,
     TaskSource,
+    TextBlocks,
 )
-from components.contracts.recipe.decide import DecideSection, Goal
+from components.contracts.recipe.decide import ComparedBy, DecideSection, Goal, Metric
 from components.contracts.recipe.evaluate import Harness
 from components.contracts.recipe.generate import EngineName, Hints, Vllm
 from components.contracts.recipe.model import ModelSection, Scratch
@@ -31,6 +33,8 @@ from components.contracts.recipe.train import HOW_TO_TRAIN, LoraSection, LoraStr
 __all__ = [
     "BUILTIN_TASK_NAMES",
     "HOW_TO_TRAIN",
+    "ComparedBy",
+    "DataSection",
     "DataSource",
     "DecideSection",
     "DiversityChoice",
@@ -44,6 +48,7 @@ __all__ = [
     "Ladder",
     "LoraSection",
     "LoraStructure",
+    "Metric",
     "ModelSection",
     "Recipe",
     "RewardScorer",
@@ -51,6 +56,7 @@ __all__ = [
     "Section",
     "SelectSection",
     "TaskSource",
+    "TextBlocks",
     "TrainSection",
     "Vllm",
     "parameter_values",

@@ -199,12 +199,39 @@ class Fractions(Section):
         return self
 
 
+class TextBlocks(Section):
+    """Blocks that raw text is cut into where it is all there is: a campaign of text.
+
+    A block is to a campaign of text what a question is to others: it is trained on, or its loss is
+    measured, or the model continues its beginning.
+    """
+
+    block: Annotated[int, Field(ge=50)] = 800
+    """Characters of a block, about: it ends at a blank. Paragraphs of a plain text file are joined
+    up to this; other rows are documents, and share no block."""
+    beginning: Annotated[int, Field(ge=1)] = 160
+    """Characters at its front that the model continues."""
+    # Neighbouring blocks are about the same things, so a measured one would be half known.
+    stretch: Positive = 8
+    """Neighbouring blocks that belong to one split. Where two splits meet, a block is left out, and
+    the gate takes the blocks of a stretch as one result."""
+
+    @model_validator(mode="after")
+    def _something_is_left(self) -> TextBlocks:
+        if self.beginning >= self.block:
+            raise ValueError(
+                f"beginning ({self.beginning}) must be shorter than block ({self.block})"
+            )
+        return self
+
+
 class DataSection(Section):
     """Data files and procedural tasks; splits are disjoint by prompt and checked."""
 
     sources: tuple[DataSource, ...] = ()
     tasks: tuple[TaskSource, ...] = ()
     fractions: Fractions = Fractions()
+    text: TextBlocks = TextBlocks()
     checker_code: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     """SHA-256 of the code of your own verifiers in the store. `run` and `submit` set it."""
 

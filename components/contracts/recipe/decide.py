@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from components.contracts.recipe.section import Positive, Section, Share
 
@@ -12,13 +12,36 @@ MAX_RETENTION_MARGIN = 0.2
 """Share of tokens. Who wants to allow a greater loss switches the guard off in so many words."""
 
 
-class Goal(Section):
-    """The accuracy at which the campaign has reached its end."""
+Metric = Literal["accuracy", "perplexity"]
+"""Measures of a model that goal, gate, release and report share; `components.measures` has them."""
 
-    threshold: Share
-    """Validation accuracy to reach."""
+
+ComparedBy = Literal["right", "error", "loss"]
+"""Scores of a prompt."""
+
+
+class Goal(Section):
+    """The measure of the campaign's models, and its value at which the campaign ends."""
+
+    metric: Metric = "accuracy"
+    """`accuracy`: share of right greedy answers, higher is better. `perplexity`: per token of the
+    reference answers, or of raw text, lower is better. The gate and the release compare models by
+    the same measure."""
+    threshold: float
+    """Value to reach on validation: an accuracy from 0 to 1, or a perplexity from 1."""
     slice: str = ""
     """`tag=value`, for example `length=12`; empty: all validation prompts."""
+
+    @field_validator("threshold")
+    @classmethod
+    def _in_range(cls, threshold: float, info: ValidationInfo) -> float:
+        # Absent where it is wrong itself, which is told then.
+        metric = info.data.get("metric")
+        if metric == "accuracy" and not 0 <= threshold <= 1:
+            raise ValueError("an accuracy is a share, from 0 to 1")
+        if metric == "perplexity" and threshold < 1:
+            raise ValueError("a perplexity is 1 at the least")
+        return threshold
 
 
 class Budget(Section):
@@ -46,8 +69,9 @@ class DecideSection(Section):
     spend alpha / max_rounds, and what the promotions just before it left unspent (1910.04900);
     rounds that are added later share half of what is left. The least alpha of all runs counts."""
     score: Literal["right", "error"] = "right"
-    """Score by which champion and candidate are compared, prompt by prompt: right or wrong, or the
-    absolute error of numeric answers (the champion's largest 5 % count as one size)."""
+    """Of an accuracy, the score by which champion and candidate are compared, prompt by prompt:
+    right or wrong, or the absolute error of numeric answers (the champion's largest 5 % count as
+    one size)."""
     family: str = ""
     """Tag whose values are families of validation prompts that resemble each other (a template, a
     topic), so that their results are not independent; empty: every prompt stands alone. Many small
@@ -67,6 +91,17 @@ class DecideSection(Section):
     of labelled rows, above which its candidate is rejected; half of it warns. For short answers,
     such as classes. null: no bound."""
     budget: Budget = Budget()
+
+    @property
+    def compared_by(self) -> ComparedBy:
+        """Score of a prompt by which two models are compared."""
+        return "loss" if self.goal.metric == "perplexity" else self.score
+
+    @model_validator(mode="after")
+    def _score_fits(self) -> DecideSection:
+        if self.goal.metric != "accuracy" and self.score == "error":
+            raise ValueError("score error is for `goal.metric: accuracy`: leave one of them out")
+        return self
 
     @field_validator("retention_margin")
     @classmethod

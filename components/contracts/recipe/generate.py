@@ -78,6 +78,11 @@ class GenerateSection(Section):
     vllm: Vllm = Vllm()
     endpoint: Endpoint | None = None
     """For `engine: openai`. top_k is not part of that API and is not sent."""
+    source: Annotated[Literal["prompts", "text", "nothing"], Field(alias="from")] = "prompts"
+    """What the model goes on from: `prompts` of the unlabelled split (where the data is raw text
+    alone, the beginnings of its blocks); `text`, the beginnings of the raw text that is taught;
+    `nothing`, the token before a text: it writes freely. No verifier can check the latter two, so
+    they need `select.verifier: false`."""
     prompts_per_round: Positive = 1000
     samples_per_prompt: Positive = 4
     # kfp.local runs two tasks side by side at most. On a cluster two shards cost five more pods a

@@ -66,6 +66,31 @@ class Recipe(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _free_text(self) -> Recipe:
+        source = self.generate.source
+        if source == "prompts":
+            return self
+        if self.select.verifier:
+            raise ValueError(
+                f"generate.from {source} needs `select.verifier: false`: no free text is right or "
+                "wrong"
+            )
+        if self.generate.engine == "openai":
+            raise ValueError(
+                f"generate.from {source} needs a model that goes on with a text, and an endpoint "
+                "answers questions: leave out engine openai"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _measure(self) -> Recipe:
+        if self.decide.goal.metric != "accuracy" and self.data.ladder is not None:
+            raise ValueError(
+                "decide.goal.metric: a ladder's mastery is an accuracy: use metric accuracy"
+            )
+        return self
+
     @property
     def digest(self) -> str:
         """SHA-256 of the resolved recipe."""

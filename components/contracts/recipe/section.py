@@ -32,5 +32,10 @@ class Section(BaseModel):
     # A mistyped key that was ignored would show after days of training, if at all. Infinity and NaN
     # are no JSON, which recipes are stored as.
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        # `generate.from` is a word of Python's, so its field has another name there.
+        serialize_by_alias=True,
     )

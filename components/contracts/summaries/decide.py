@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from components.contracts.recipe import Metric
 from components.contracts.state import StopReason, Verdict
 from components.contracts.summaries.summary import Summary
 
@@ -14,9 +15,10 @@ class ChampionSummary(Summary):
     written_by: ClassVar[tuple[str, ...]] = ("champion",)
     champion: str
     """Ref of the prepare receipt that holds it."""
-    accuracy: float
-    """Validation accuracy over the goal's slice, 0 to 1."""
-    test_accuracy: float
+    metric: Metric
+    score: float
+    """By the goal's metric on validation, over its slice."""
+    test_score: float
 
 
 class DecideSummary(Summary):
@@ -31,8 +33,9 @@ class DecideSummary(Summary):
     """False if the campaign ends with this round."""
     stop: StopReason | None
     """Why it ends; None if it goes on."""
-    accuracy: float
-    """Validation accuracy of the candidate over the goal's slice, 0 to 1."""
+    metric: Metric
+    score: float
+    """Of the candidate, by the goal's metric on validation, over its slice."""
     p_value: float
     """p of the gate's test."""
     champion: str

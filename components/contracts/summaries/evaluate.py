@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from components.contracts.recipe import Metric
 from components.contracts.summaries.summary import Part, Share, Summary
 
 CollapseSign = Literal["distinct_2", "perplexity", "pass_at_k", "length"]
@@ -240,6 +241,10 @@ class AnswerShape(Part):
 class ModelScores(AnswerShape):
     """The numbers of one model that a person compares. Accuracies are of greedy answers, 0 to 1."""
 
+    metric: Metric = "accuracy"
+    """The campaign's measure."""
+    measured: dict[str, dict[str, Estimate]] = Field(default_factory=dict)
+    """Split → slice (`tag=value`; empty: all prompts) → value of that measure."""
     validation_accuracy: float
     test_accuracy: float
     dev_accuracy: float | None = None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from components.contracts.summaries.summary import Part, Share, Summary
+from components.contracts.recipe import Metric
+from components.contracts.summaries.evaluate import Estimate
+from components.contracts.summaries.summary import Part, Summary
 
 Split = Literal["vault", "test"]
 """Prompts that decide about a release: the vault, or test where the data has none."""
@@ -20,8 +22,8 @@ class Rival(Part):
     kind: RivalKind
     name: str
     """Name for people, such as `release 3`."""
-    scores: Share
-    """Its own accuracy."""
+    scores: Estimate
+    """Its own value of the measure."""
     verdict: Verdict
     """Result for the champion."""
     wins: int
@@ -59,14 +61,16 @@ class PublishSummary(Summary):
     """Round that trained it; None for the base."""
     target_met: bool
     """The campaign ended because the goal was reached."""
-    validation_accuracy: float
+    metric: Metric
+    """Measure of the campaign, and of all scores here."""
+    validation_score: float
     # Reported, and never decided by: it was measured on prompts that chose nothing.
-    test_accuracy: float
+    test_score: float
     split: Split
     """Prompts that decided."""
     # A score on a set that chose the model overstates (2610.09239); this one chose nothing.
-    scores: Share | None
-    """Greedy accuracy of the champion on them, with the files of a release; None if they were not
+    scores: Estimate | None
+    """Value of the champion on them, with the files of a release; None if they were not
     opened."""
     rivals: tuple[Rival, ...] = ()
     """Models that it was compared with."""

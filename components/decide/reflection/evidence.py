@@ -9,9 +9,10 @@ from typing import Literal
 from components.contracts.recipe import Recipe
 from components.contracts.state import Plan, Verdict
 from components.contracts.summaries import SelectSummary, TrainSummary
-from components.decide.gate import Comparison, Scores
+from components.decide.gate import Comparison
 from components.decide.reflection.changes import Change
 from components.decide.reflection.plan import Finding
+from components.measures import Scores
 
 # On a solved task a loss of 0.0004 may well double: ratios of losses alone say nothing.
 NOTICEABLE_NATS = 0.01

@@ -9,7 +9,6 @@ from typing import Literal
 
 from components.contracts.recipe import Recipe
 from components.contracts.state import Cause, Plan, RoundRecord, Verdict
-from components.decide.gate import Scores
 from components.decide.reflection.changes import (
     CHANGEABLE_SETTINGS,
     Change,
@@ -17,6 +16,7 @@ from components.decide.reflection.changes import (
     changed_setting,
     setting_text,
 )
+from components.measures import Scores
 
 # With more, nobody could say which one helped.
 MAX_CHANGES = 2
@@ -45,7 +45,7 @@ class Finding:
     predicted: str | None
     """The effect that the change should have, in words."""
     measure: str | None = None
-    """The measure that should move if the change helps; None if accuracy alone decides."""
+    """The measure that should move if the change helps; None if the dev score alone decides."""
     direction: Literal["up", "down"] | None = None
     """The way it should move."""
     otherwise: Change | None = None
@@ -125,13 +125,12 @@ def review(
     previous_plan: Plan,
     current: Plan,
     verdict: Verdict,
-    overall: float | None,
+    dev_scores: Scores | None,
     measures: Mapping[str, float],
-    interval: tuple[float, float] = (0.0, 0.0),
 ) -> Finding | None:
     """Return what became of the last round's change: confirmed, taken back, or None.
 
-    | predicted measure  | candidate | accuracy                 | change     |
+    | predicted measure  | candidate | dev score                | change     |
     |--------------------|-----------|--------------------------|------------|
     | moved as predicted | rejected  | fell beyond the interval | taken back |
     | moved as predicted | rejected  | did not fall so far      | confirmed  |
@@ -149,10 +148,9 @@ def review(
         previous_plan: Plan of the round before.
         current: Plan of this round.
         verdict: Verdict on this round's candidate.
-        overall: Accuracy of this round's candidate on dev prompts; None without any, and then no
-            accuracy counts.
+        dev_scores: Scores of this round's candidate on dev prompts; None without any, and then no
+            score counts.
         measures: This round in numbers.
-        interval: 95 % interval of `overall`.
     """
     changed = _differing(previous_plan, current)
     if previous is None or not changed:
@@ -165,14 +163,17 @@ def review(
         if (prediction := _prediction(cause, previous.measures, measures)) is not None
     ]
     rejected = verdict == "rejected"
-    _, highest_accuracy = interval
     fell = False
     fell_beyond_interval = False
-    accuracy = "no dev prompts tell the accuracy"
-    if overall is not None and previous.dev_accuracy is not None:
-        fell = overall < previous.dev_accuracy
-        fell_beyond_interval = previous.dev_accuracy > highest_accuracy > 0.0
-        accuracy = f"dev accuracy went from {previous.dev_accuracy:.4f} to {overall:.4f}"
+    score = "no dev prompts tell the score"
+    if dev_scores is not None and previous.dev_score is not None:
+        measure = dev_scores.measure
+        value = dev_scores.value()
+        low, high = dev_scores.interval()
+        best = high if measure.higher_is_better else low
+        fell = measure.improves(previous.dev_score, value)
+        fell_beyond_interval = measure.improves(previous.dev_score, best)
+        score = f"dev {measure.name} went from {previous.dev_score:.4f} to {value:.4f}"
     confirmed = False
     if not predictions:
         taken_back = rejected and fell
@@ -184,14 +185,14 @@ def review(
     course = "; ".join(prediction.text for prediction in predictions)
     subject = f"after {', '.join(changed)} changed"
     if confirmed:
-        evidence = f"{subject}, {course}, as predicted; {accuracy}"
+        evidence = f"{subject}, {course}, as predicted; {score}"
         return Finding(CONFIRMED, evidence, 0.9, None, None)
     just_taken_back = any(cause.name == TAKEN_BACK for cause in previous.causes)
     if not taken_back or just_taken_back:
         return None
-    reason = f"{course}; {accuracy}" if predictions else accuracy
+    reason = f"{course}; {score}" if predictions else score
     evidence = f"{subject}, {reason} and the candidate was not promoted"
-    return Finding(TAKEN_BACK, evidence, 0.9, None, "accuracy back at what it was before")
+    return Finding(TAKEN_BACK, evidence, 0.9, None, "a dev score as it was before")
 
 
 @dataclass(frozen=True)
@@ -252,7 +253,7 @@ def next_level(recipe: Recipe, level: int, champion: Scores | None) -> int:
     # Without mastery errors pile up from length to length, so the scores of a rejected candidate
     # do not count.
     name = f"length={level}"
-    mastered = champion is not None and champion.accuracy(name) >= ladder.mastery
+    mastered = champion is not None and champion.value(name) >= ladder.mastery
     return min(last, max(first, level + mastered))
 
 

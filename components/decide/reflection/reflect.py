@@ -61,9 +61,8 @@ def reflect(
         previous_plan,
         current,
         outcome.verdict,
-        scores.accuracy() if scores is not None else None,
+        scores,
         outcome.measures,
-        scores.interval() if scores is not None else (0.0, 0.0),
     )
     refuted = refuted_changes(history)
     findings = diagnose(evidence)

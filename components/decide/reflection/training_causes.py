@@ -139,7 +139,7 @@ def base_not_mastered(evidence: Evidence) -> Finding | None:
     if evidence.plan.training != "supervised" or ladder is None or candidate is None:
         return None
     name = f"length={ladder.labelled[1]}"
-    accuracy = candidate.accuracy(name)
+    accuracy = candidate.value(name)
     if accuracy >= ladder.mastery:
         return None
     return evidence.finding(

@@ -17,7 +17,10 @@ def filter_of(settings: FilterSettings, remaining: Remaining) -> Filter | None:
         return None
 
     def refusal(scored: ScoredSample) -> str:
-        return "" if scored.sample.finished else f"cut off after {scored.sample.num_tokens} tokens"
+        # A piece of text may stop anywhere.
+        if scored.sample.finished or scored.prompt.is_text:
+            return ""
+        return f"cut off after {scored.sample.num_tokens} tokens"
 
     return lambda block: split(block, refusal, "unfinished")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from components.canonical import derived_seed
 from components.contracts.artifacts import split_file
 from components.contracts.recipe import RewardScorer
-from components.contracts.rows import Conversation, TrainingRow, read_rows
+from components.contracts.rows import Asked, TrainingRow, read_rows
 from components.errors import UserError
 from components.runtime.campaign import Campaign, checkpoint_in
 from components.runtime.context import Context
@@ -158,7 +158,7 @@ def influence_scorer(context: Context, campaign: Campaign) -> ModelScorer:
     return _with_threads(context, scores)
 
 
-def _pairs(block: Block) -> list[tuple[str | Conversation, str]]:
+def _pairs(block: Block) -> list[tuple[Asked, str]]:
     """Return (what was asked, answer) of each sample."""
     return [(scored.prompt.asked, scored.text) for scored in block]
 

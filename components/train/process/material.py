@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from components.contracts.rows import Conversation, TrainingRow, read_rows
+from components.contracts.rows import Asked, TrainingRow, read_rows
 from components.modeling.encoding import Codec, load_codec
 from components.modeling.likelihood import EncodedRow
 from components.train.process.job import Job, Stage
@@ -18,7 +18,7 @@ class Material:
     codec: Codec
     stages: list[tuple[Stage, TrainingSet]]
     dev_rows: list[EncodedRow]
-    prompts: list[str | Conversation]
+    prompts: list[Asked]
     """Prompts of the dev rows."""
     num_rows: int
     """Rows of the mix."""

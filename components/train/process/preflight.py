@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from components.contracts.rows import Conversation
+from components.contracts.rows import Asked
 from components.errors import UserError
 from components.modeling.encoding import Codec
 from components.modeling.likelihood import CompletionLoss, EncodedRow, collate
@@ -43,7 +43,7 @@ def check_rows(stage: str, rows: TrainingSet, codec: Codec, model: PreTrainedMod
         )
     # A model that never sees the end inside the loss answers without end. Raw text (one masked
     # token) may be cut into windows, which end anywhere, and so may rows that the recipe has cut.
-    cut_names = set(rows.too_long.names)
+    cut_names = {*rows.too_long.names, *rows.going_on}
     unended = [
         name
         for name, row in named_rows
@@ -136,7 +136,7 @@ def announce(
 
 
 def end_of_text_share(
-    folder: Path, system_prompt: str, prompts: Sequence[str | Conversation], max_new_tokens: int
+    folder: Path, system_prompt: str, prompts: Sequence[Asked], max_new_tokens: int
 ) -> float | None:
     """Return the share of greedy answers that the trained model ends by itself.
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from components.contracts.rows import TrainingRow
 from components.errors import UserError
-from components.modeling.encoding import Codec, Encoded, Turns
+from components.modeling.encoding import Codec, Encoded, Turns, windows
 from components.modeling.likelihood import EncodedRow
 from components.train.process.preference import with_worse
 
@@ -45,6 +45,8 @@ class TrainingSet:
     names: list[str]
     """Id of the training row that each row is from. A long text makes several rows."""
     too_long: TooLong = field(default_factory=lambda: TooLong([], 0))
+    going_on: frozenset[str] = frozenset()
+    """Ids of raw text that was cut out of a longer one: no end is learned behind it."""
 
 
 def training_set(
@@ -104,11 +106,12 @@ def training_set(
         shares=[shares[index] for index in kept],
         names=[names[index] for index in kept],
         too_long=long_rows,
+        going_on=frozenset(row.id for row in chosen if row.goes_on),
     )
 
 
 def _is_of_stage(row: TrainingRow, stage: str, *, with_text: bool) -> bool:
-    if row.prompt:
+    if row.prompt and not row.is_text:
         return stage == "sft"
     return stage == "pretrain" or with_text
 
@@ -136,18 +139,9 @@ def dev_set(
 
 def _encoded(row: TrainingRow, codec: Codec, max_length: int, turns: Turns) -> list[Encoded]:
     encoded = codec.encode(row, turns)
-    if row.prompt:
+    if row.prompt and not row.is_text:
         return encoded
-    return _windows(encoded[0].ids, encoded[0].num_masked, max_length)
-
-
-def _windows(ids: list[int], num_masked: int, size: int) -> list[Encoded]:
-    """Return text cut into windows of `size` tokens."""
-    windows = [Encoded(ids[:size], num_masked)]
-    # A window begins with the last token of the one before, so every token is predicted once.
-    for start in range(size - 1, len(ids) - 1, size - 1):
-        windows.append(Encoded(ids[start : start + size], 1))
-    return windows
+    return windows(encoded[0].ids, encoded[0].num_masked, max_length)
 
 
 def _fitted(
