@@ -21,18 +21,16 @@ from components.modeling.chat_template import (
     Rendered,
     Tool,
     marked,
-    one_of,
     render,
-    template_source,
 )
-from components.modeling.text_encoder import MARKED, TextEncoder
+from components.modeling.text_encoder import MARKED
+from components.modeling.turn_form import QUESTION, TurnForm
 
 Turns = Literal["all", "last"]
 """The assistant's turns that bear loss."""
 Span = tuple[int, int]
 """A stretch [start, end) of a text or of token ids."""
 
-_QUESTION: Message = {"role": "user", "content": f"{PROBE}?"}
 _SYSTEM_PROBE = f"{PROBE}!"
 _OPENED_THOUGHT = re.compile(r"<(\w+)>\s*\Z")
 """A generation prompt that ends in the tag of a thought."""
@@ -77,22 +75,18 @@ class Codec:
             self._check_system_prompt()
 
     @functools.cached_property
+    def _form(self) -> TurnForm:
+        return TurnForm(self.tokenizer, self.generation_ends)
+
+    @property
     def template(self) -> str:
         """The chat template that conversations are rendered by; empty if there is none."""
-        return template_source(self.tokenizer)
+        return self._form.template
 
-    @functools.cached_property
+    @property
     def end_ids(self) -> tuple[int, ...]:
-        """Tokens that end an answer, the first of them the one that training teaches.
-
-        They are the one that the template writes, the tokenizer's, and those of
-        generation_config.json.
-        """
-        # Many chat models end texts with one token and turns with another: the template's is first.
-        ends = [self._template_end, self.tokenizer.eos_token_id, *self.generation_ends]
-        ids = [int(end) for end in ends if end is not None]
-        # Without repeats, in order.
-        return tuple(dict.fromkeys(ids))
+        """Tokens that end an answer, the first of them the one that training teaches."""
+        return self._form.end_ids
 
     @property
     def pad_id(self) -> int:
@@ -113,7 +107,7 @@ class Codec:
         if not self.template:
             return self._start + self._text_ids(_as_text(prompt))
         opened = self._opened(self._turns(prompt), _tools(prompt))
-        return self._encoder.ids(opened)
+        return self._form.encoder.ids(opened)
 
     def completion_ids(self, completion: str) -> list[int]:
         """Return an answer as the model itself would write it, with the token that ends it."""
@@ -135,8 +129,8 @@ class Codec:
         reply = {"role": "assistant", "content": completion}
         turns = self._turns(prompt)
         opened, answer = self._answered(turns, reply, _tools(prompt))
-        prompt_ids = self._encoder.ids(opened)
-        return prompt_ids + self._encoder.ids(answer, continued=True), len(prompt_ids)
+        prompt_ids = self._form.encoder.ids(opened)
+        return prompt_ids + self._form.encoder.ids(answer, continued=True), len(prompt_ids)
 
     def text_ids(self, beginning: str, rest: str, *, goes_on: bool) -> tuple[list[int], int]:
         """Return the same as `row_ids` for raw text, whose beginning bears no loss.
@@ -183,7 +177,7 @@ class Codec:
 
     def text(self, ids: list[int]) -> str:
         """Return what the model wrote, without special tokens and otherwise untouched."""
-        return self._encoder.text(ids)
+        return self._form.encoder.text(ids)
 
     def _conversation(self, conversation: Conversation, turns: Turns) -> list[Encoded]:
         messages = self._with_system(conversation.messages)
@@ -243,9 +237,9 @@ class Codec:
         previous_end = 0
         for start, end in spans:
             first_masked = len(ids)
-            ids += self._encoder.ids(text[previous_end:start], continued=previous_end > 0)
+            ids += self._form.encoder.ids(text[previous_end:start], continued=previous_end > 0)
             masked.append((first_masked, len(ids)))
-            ids += self._encoder.ids(text[start:end], continued=True)
+            ids += self._form.encoder.ids(text[start:end], continued=True)
             previous_end = end
         (_, num_masked), *gaps = masked
         gaps = [(start, end) for start, end in gaps if start < end]
@@ -283,104 +277,30 @@ class Codec:
         content = str(reply.get("content") or "")
         if closing in content:
             thought = content.strip().removeprefix(f"<{tag}>")
-            thought = marked(thought.removeprefix("\n"), self._assistant_control)
+            thought = marked(thought.removeprefix("\n"), self._form.assistant_control)
             return thought + self._end_token_of(written)
         # Two names that templates and data sets have for it.
         reasoning = reply.get("reasoning_content") or reply.get("thinking") or ""
-        thought = marked(str(reasoning).strip(), self._assistant_control)
+        thought = marked(str(reasoning).strip(), self._form.assistant_control)
         return f"{thought}\n{closing}\n\n{written}"
 
     def _ended(self, text: str) -> str:
         """Return a turn up to the first token that ends it; with one, if the template has none."""
-        ends = "|".join(re.escape(token) for token in self._end_tokens)
+        ends = "|".join(re.escape(token) for token in self._form.end_tokens)
         # A marked token is passed over: a message spells it.
         for match in re.finditer(f"{MARKED.pattern}|({ends})", text):
             if match[2]:
                 return text[: match.end()]
-        return text.rstrip("\n") + self._end_tokens[0]
+        return text.rstrip("\n") + self._form.end_tokens[0]
 
     def _end_token_of(self, text: str) -> str:
         """Return the end token that a text ends with, empty if none."""
-        return next((token for token in self._end_tokens if text.endswith(token)), "")
-
-    @functools.cached_property
-    def _end_tokens(self) -> tuple[str, ...]:
-        tokens = self.tokenizer.convert_ids_to_tokens(list(self.end_ids))
-        return tuple(str(token) for token in tokens if token)
+        return next((token for token in self._form.end_tokens if text.endswith(token)), "")
 
     def _opened(self, messages: Sequence[Message], tools: Sequence[Tool]) -> str:
         """Return the text of a conversation with the assistant's turn begun."""
         opened = self._render(messages, tools, open_answer=True)
-        return opened.text + self._header
-
-    @functools.cached_property
-    def _header(self) -> str:
-        """The beginning of an assistant's turn, if `add_generation_prompt` does not write it."""
-        # Templates that take no notice of `add_generation_prompt` write the same text with it.
-        question = [_QUESTION]
-        opened = render(self.tokenizer, question, open_answer=True).text
-        before_answer, _ = self._around_answer
-        if opened != render(self.tokenizer, question).text:
-            return ""
-        if not before_answer.startswith(opened):
-            return ""
-        header = before_answer[len(opened) :]
-        # A blank alone belongs to the answer, as it does where answers are sampled.
-        return header if header.strip() else ""
-
-    @functools.cached_property
-    def _around_answer(self) -> tuple[str, str]:
-        """The text that the template writes before an answer, and after it."""
-        messages = [_QUESTION, {"role": "assistant", "content": PROBE}]
-        text = render(self.tokenizer, messages).text
-        before_answer, answer, after_answer = text.rpartition(PROBE)
-        if not answer or PROBE not in before_answer:
-            raise UserError(
-                "the model's chat template does not write what user and assistant say, so nothing "
-                "can be trained by it"
-            )
-        return before_answer, after_answer
-
-    @functools.cached_property
-    def _template_end(self) -> int | None:
-        """The token that the template ends the assistant's turn with; None if it writes none."""
-        if not self.template:
-            return None
-        _, after_answer = self._around_answer
-        ids = self._encoder.plain(after_answer.lstrip())
-        # A first token that is no added one is text: then no control token ends the turn.
-        if not ids or ids[0] not in self.tokenizer.added_tokens_decoder:
-            return None
-        return int(ids[0])
-
-    @functools.cached_property
-    def _assistant_control(self) -> re.Pattern[str]:
-        """Tokens that no text of an assistant becomes: special ones, ends, and those around a turn.
-
-        Others it may write: a model that says <think> or <tool_call> means the token.
-        """
-        added = self.tokenizer.added_tokens_decoder
-        tokens = set(self._end_tokens)
-        for token in added.values():
-            if token.special:
-                tokens.add(token.content)
-        if self.template:
-            question = render(self.tokenizer, [_QUESTION]).text
-            for token_id in self._encoder.plain(question):
-                if token_id in added:
-                    tokens.add(added[token_id].content)
-        return one_of(token for token in tokens if not token.isspace())
-
-    @functools.cached_property
-    def _control(self) -> re.Pattern[str]:
-        """Tokens that no text of others becomes: also all that the template writes."""
-        tokens = set(self._end_tokens)
-        for added in self.tokenizer.added_tokens_decoder.values():
-            token = added.content
-            is_written = token in self.template and not token.isspace()
-            if is_written or self._assistant_control.fullmatch(token):
-                tokens.add(token)
-        return one_of(tokens)
+        return opened.text + self._form.header
 
     def _render(
         self, messages: Sequence[Message], tools: Sequence[Tool], *, open_answer: bool = False
@@ -389,8 +309,8 @@ class Codec:
             self.tokenizer,
             messages,
             tools,
-            control=self._control,
-            assistant_control=self._assistant_control,
+            control=self._form.control,
+            assistant_control=self._form.assistant_control,
             open_answer=open_answer,
         )
 
@@ -415,8 +335,8 @@ class Codec:
         # Some templates raise at a system turn, others pass it over without a word.
         probe = {"role": "system", "content": _SYSTEM_PROBE}
         try:
-            self._render(self._with_system([_QUESTION]), ())
-            written = render(self.tokenizer, [probe, _QUESTION]).text
+            self._render(self._with_system([QUESTION]), ())
+            written = render(self.tokenizer, [probe, QUESTION]).text
         except Refused as error:
             raise UserError(
                 f"model.system_prompt: {error}; unset it, or put it into the prompts"
@@ -442,13 +362,11 @@ class Codec:
         # A template writes <bos> itself.
         return [] if bos is None or self.template else [int(bos)]
 
-    @functools.cached_property
-    def _encoder(self) -> TextEncoder:
-        return TextEncoder(self.tokenizer)
-
     def _text_ids(self, text: str, *, continued: bool = False) -> list[int]:
         """Return the token ids of a text in which nothing is a control token."""
-        return self._encoder.ids(marked(text, self._assistant_control), continued=continued)
+        return self._form.encoder.ids(
+            marked(text, self._form.assistant_control), continued=continued
+        )
 
 
 def load_codec(folder: Path, system_prompt: str = "") -> Codec:
