@@ -148,6 +148,7 @@ class Place:
     store_uri: str = ""
     extra: Mapping[str, str] | None = None
     """Environment variables besides those of the tests."""
+    python: str = sys.executable
 
     @property
     def store(self) -> Path:
@@ -164,7 +165,7 @@ class Place:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "recipe.yaml").write_text(yaml.safe_dump(self.document), encoding="utf-8")
         named = ("recipe.yaml",) if verb == "run" else ()
-        return [sys.executable, str(PIPELINE), verb, *named, *arguments, "--store", self.uri]
+        return [self.python, str(PIPELINE), verb, *named, *arguments, "--store", self.uri]
 
     @property
     def environment(self) -> dict[str, str]:

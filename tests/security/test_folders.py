@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
@@ -19,14 +18,32 @@ ROOT = Path(__file__).resolve().parents[2]
 HOSTILE_NAME = "a b$(touch x)'\"é"
 
 
-def test_a_run_in_a_folder_of_any_name_ends_as_elsewhere(tmp_path: Path) -> None:
+@pytest.mark.parametrize("warm", [True, False], ids=["warm", "fresh"])
+def test_no_name_is_executed_and_no_module_of_the_users_is_taken_for_ours(
+    tmp_path: Path, warm: bool
+) -> None:
+    """One run among all that may mislead it: hostile names, and modules of our names.
+
+    Tasks are forked from a warm Python, or each is a fresh Python whose path is hostile too, as where
+    a virtual environment lies in such a folder.
+    """
     place = tiny_place(tmp_path / HOSTILE_NAME)
+    trap = (
+        f"open({str(tmp_path / 'imported')!r}, 'a').write(__name__ + '\\n')\nraise SystemExit(9)\n"
+    )
+    for name in ("components", "components/cli", "components/runtime", "kfp", "torch"):
+        (place.folder / name).mkdir()
+        (place.folder / name / "__init__.py").write_text(trap)
+    for name in ("pipeline.py", "json.py", "runtime.py"):
+        (place.folder / name).write_text(trap)
     temporary = place.folder / "tmp $(touch x)"
     temporary.mkdir()
-    place = Place(place.folder, place.document, extra={"TMPDIR": str(temporary)})
-    run = place.run("--rounds", "1")
+    extra = {"TMPDIR": str(temporary), "RATCHET_WARM": "1" if warm else "0"}
+    python = sys.executable if warm else str(python_of_hostile_path(tmp_path))
+    run = Place(place.folder, place.document, extra=extra, python=python).run("--rounds", "1")
+    assert not (tmp_path / "imported").exists(), (tmp_path / "imported").read_text()
     # Two steps teach nothing, so nothing is released: status 1.
-    assert (run.code, run.errors) == (1, []), run.said
+    assert (run.code, run.errors, run.told["errors"]) == (1, [], []), run.said
     base = ["prepare", "evaluate-base", "first-champion"]
     assert run.executed == [*base, *round_tasks(0), "pass-through-r1", "publish", "report"]
     assert run.told["store"] == place.uri
@@ -34,6 +51,19 @@ def test_a_run_in_a_folder_of_any_name_ends_as_elsewhere(tmp_path: Path) -> None
     assert list(tmp_path.rglob("x")) == []
     left = {path.name for path in temporary.iterdir()}
     assert {name for name in left if not name.startswith("torchinductor")} == set()
+
+
+def python_of_hostile_path(folder: Path) -> Path:
+    """Make a virtual environment like this one, in a folder with a space and a command in its name."""
+    python = folder / "py $(touch x)'" / "bin" / "python3"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    real = Path(sys.executable).resolve().parents[1]
+    config = Path(sys.prefix) / "pyvenv.cfg"
+    text = config.read_text() if config.exists() else f"home = {real / 'bin'}\n"
+    (python.parents[1] / "pyvenv.cfg").write_text(text)
+    (python.parents[1] / "lib").symlink_to(Path(sys.prefix) / "lib")
+    return python
 
 
 def test_a_folder_that_docker_cannot_mount_is_refused_by_name(tmp_path: Path) -> None:
@@ -73,50 +103,6 @@ def test_the_name_of_a_registry_is_no_line_of_shell(tmp_path: Path) -> None:
     subprocess.run(["make", "images", f"REGISTRY={name}"], cwd=tmp_path, check=True)
     assert f"<--registry={name}>" in (tmp_path / "told").read_text()
     assert list(tmp_path.rglob("x")) == []
-
-
-def test_a_python_whose_path_has_a_space_and_a_command_starts_tasks(tmp_path: Path) -> None:
-    """As where a virtual environment lies in such a folder."""
-    place = tiny_place(tmp_path / "work")
-    python = tmp_path / "py $(touch x)'" / "bin" / "python3"
-    python.parent.mkdir(parents=True)
-    python.symlink_to(sys.executable)
-    real = Path(sys.executable).resolve().parents[1]
-    config = Path(sys.prefix) / "pyvenv.cfg"
-    text = config.read_text() if config.exists() else f"home = {real / 'bin'}\n"
-    (python.parents[1] / "pyvenv.cfg").write_text(text)
-    (python.parents[1] / "lib").symlink_to(Path(sys.prefix) / "lib")
-    command = [str(python), *place.command("run", "--rounds", "1", "--json")[1:]]
-    done = subprocess.run(
-        command,
-        cwd=place.folder,
-        env={**place.environment, "RATCHET_WARM": "0"},
-        text=True,
-        capture_output=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 1, done.stderr
-    assert json.loads(done.stdout)["errors"] == []
-    assert list(tmp_path.rglob("x")) == []
-
-
-@pytest.mark.parametrize("warm", ["1", "0"])
-def test_a_project_with_modules_of_our_names_gets_ours_in_every_process(
-    tmp_path: Path, warm: str
-) -> None:
-    place = tiny_place(tmp_path / "work")
-    trap = (
-        f"open({str(tmp_path / 'imported')!r}, 'a').write(__name__ + '\\n')\nraise SystemExit(9)\n"
-    )
-    for name in ("components", "components/cli", "components/runtime", "kfp", "torch"):
-        (place.folder / name).mkdir()
-        (place.folder / name / "__init__.py").write_text(trap)
-    for name in ("pipeline.py", "json.py", "runtime.py"):
-        (place.folder / name).write_text(trap)
-    run = Place(place.folder, place.document, extra={"RATCHET_WARM": warm}).run("--rounds", "1")
-    assert not (tmp_path / "imported").exists(), (tmp_path / "imported").read_text()
-    assert (run.code, run.errors) == (1, []), run.said
 
 
 def test_a_verifier_of_the_users_own_is_found_in_the_folder_of_the_run(tmp_path: Path) -> None:
