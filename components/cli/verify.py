@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from components.cli.releases import lines_of
 from components.contracts.artifacts import STATE
 from components.contracts.releases import LEDGER_FOLDER, Line
 from components.contracts.state import STATE_STEPS, State
-from components.contracts.summaries import PrepareSummary, PublishSummary
+from components.contracts.summaries import PrepareSummary, PublishSummary, StartSummary
 from components.errors import Corrupt, Missing, UserError
 from components.report.runs import load_run, named_receipts
 from components.runtime.context import Context
@@ -36,6 +37,9 @@ class Findings:
 def check_run(context: Context, run_id: str) -> Findings:
     """Verify all receipts that a run's attempts and latest state name.
 
+    Of a run that goes on from an earlier one, those of the earlier one too, to the beginning of the
+    campaign.
+
     Raises:
         UserError: There is no such run, or the store cannot be used.
         Transient: The store does not answer.
@@ -49,6 +53,7 @@ def check_run(context: Context, run_id: str) -> Findings:
     refs = [attempt.receipt for task in view.tasks for attempt in task.attempts if attempt.receipt]
     refs += named_receipts(view.tasks, view.state)
     receipts, findings = _read_receipts(context, refs)
+    _add_way(context, receipts, findings, refs)
     # The digest of a receipt that cannot be read is unknown: those that were built on it would be
     # named beside the culprit.
     if not findings.damaged:
@@ -58,9 +63,7 @@ def check_run(context: Context, run_id: str) -> Findings:
 
 
 def check_state(context: Context, ref: str) -> Findings:
-    """Verify a receipt and, if it holds a state, all that the state names.
-
-    Decisions on the way to the state are left out.
+    """Verify a receipt and, if it holds a state, all that led to it.
 
     Raises:
         UserError: The store cannot be used.
@@ -68,6 +71,8 @@ def check_state(context: Context, ref: str) -> Findings:
     """
     refs = [ref, *_receipts_of_state(context, ref)]
     receipts, findings = _read_receipts(context, refs)
+    if receipts and receipts[0].step in STATE_STEPS:
+        _add_way(context, receipts, findings, refs)
     _check_objects(context, receipts, findings)
     return findings
 
@@ -92,6 +97,9 @@ def check_releases(context: Context, name: str) -> Findings:
             receipts += base_receipts
             findings.receipts += base_findings.receipts
             findings.damaged += base_findings.damaged
+    _add_way(context, receipts, findings, refs)
+    if not findings.damaged:
+        findings.damaged += _broken_inputs(receipts)
     for line in lines:
         receipt = receipts_by_ref.get(line.publish)
         # One that could not be read was named already.
@@ -143,14 +151,57 @@ def _read_receipts(context: Context, refs: Iterable[str]) -> tuple[list[Receipt]
     return receipts, findings
 
 
+def _add_way(
+    context: Context, receipts: list[Receipt], findings: Findings, tried: Iterable[str]
+) -> None:
+    """Add the decisions that led to these receipts, and all that their states name.
+
+    They are found by their digest among the inputs, back to the beginning of the campaign, in
+    whichever run that was.
+
+    Args:
+        context: Store of the receipts.
+        receipts: Gets those that are found.
+        findings: Gets the damage that is found on the way.
+        tried: Refs that were read before, so that damage is named once.
+    """
+    digests = {receipt.digest for receipt in receipts}
+    if all(digests.issuperset(receipt.inputs.values()) for receipt in receipts):
+        return
+    states = _states_by_digest(context)
+    known_refs = {receipt.ref for receipt in receipts} | set(tried)
+    # It grows while it is walked through.
+    for receipt in receipts:
+        for digest in sorted(receipt.inputs.values()):
+            state = states.pop(digest, None)
+            if state is None:
+                continue
+            refs = [state.ref, *_receipts_of_state(context, state.ref)]
+            if state.step in StartSummary.written_by:
+                refs.append(read_summary(state, StartSummary).first_mix)
+            new_refs = [ref for ref in dict.fromkeys(refs) if ref not in known_refs]
+            known_refs.update(new_refs)
+            earlier, earlier_findings = _read_receipts(context, new_refs)
+            receipts += earlier
+            findings.receipts += earlier_findings.receipts
+            findings.damaged += earlier_findings.damaged
+
+
+def _states_by_digest(context: Context) -> dict[str, Receipt]:
+    """Return digest → receipt of all receipts of the store that hold a state."""
+    states: dict[str, Receipt] = {}
+    for step in STATE_STEPS:
+        prefix = keys.receipt_key(step, "key").removesuffix("key.json")
+        for key in context.store.list(prefix):
+            # One that cannot be read is named by the run that it is of.
+            with suppress(Corrupt, UserError):
+                receipt = read_receipt(context, f"{step}/{Path(key).stem}")
+                states[receipt.digest] = receipt
+    return states
+
+
 def _broken_inputs(receipts: list[Receipt]) -> Iterator[str]:
     """Yield inputs that no receipt is: an input was changed after others were built on it."""
-    # The other run has the rest of the inputs.
-    goes_on_from_another_run = any(
-        receipt.step == "start" and "resume" in receipt.inputs for receipt in receipts
-    )
-    if goes_on_from_another_run:
-        return
     digests = {receipt.digest for receipt in receipts}
     for receipt in receipts:
         for name, digest in sorted(receipt.inputs.items()):

@@ -12,6 +12,9 @@ from components.contracts.summaries.publish import Rival
 from components.runtime.campaign import Campaign
 from components.runtime.receipts import Receipt
 
+_INVISIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_MARKUP = re.compile(r"[\\`*\[\]!]")
+"""Characters that begin code, emphasis, links and images. An underline within a word begins none."""
 _HUB_MODEL = re.compile(r"hf://(?!datasets/)([\w.-]+/[\w.-]+)@")
 METRIC_NAMES: dict[Metric, str] = {
     "accuracy": "accuracy of greedy answers",
@@ -105,8 +108,8 @@ Measured on the recipe's own held-out splits only. Accuracy elsewhere is unknown
 def _release(summary: PublishSummary) -> str:
     """Return the paragraph on the release."""
     if summary.released:
-        return f"Released: {summary.why}."
-    text = f"Not released, the model that was there stays: {summary.why}."
+        return f"Released: {_cell(summary.why)}."
+    text = f"Not released, the model that was there stays: {_cell(summary.why)}."
     if summary.new_prompts_due:
         text += f" New {summary.split} prompts are due."
     return text
@@ -254,7 +257,7 @@ def _rival_row(rival: Rival) -> str:
 
 def _goal_text(goal: Goal) -> str:
     text = f"{goal.threshold:.3f}"
-    return f"{text} on {goal.slice}" if goal.slice else text
+    return f"{text} on {_cell(goal.slice)}" if goal.slice else text
 
 
 def _rounds(state: State) -> str:
@@ -272,5 +275,7 @@ def _round_row(record: RoundRecord) -> str:
 
 
 def _cell(text: str) -> str:
+    """Return text of others for a cell of a table: one line in which nothing is Markdown or HTML."""
+    visible = " ".join(_INVISIBLE.sub(" ", text).split())
     # A bar in the sentence would begin a column of its own.
-    return text.replace("|", "/")
+    return _MARKUP.sub(r"\\\g<0>", visible.replace("|", "/").replace("<", "&lt;"))

@@ -7,6 +7,7 @@ exact list of tasks.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -173,6 +174,11 @@ def test_a_run_goes_on_from_a_state_with_global_round_numbers(whole: tuple[Place
     # The base was measured by the earlier run.
     assert run.task_status == {**dict.fromkeys(names, "done"), "evaluate-base": "reused"}
     assert run.told["run_id"] != first.told["run_id"]
+    # Back to the beginning of the campaign, in the earlier run.
+    verified = json.loads(place.cli("verify", run.told["run_id"], "--json").stdout)
+    assert verified["damaged"] == []
+    earlier = json.loads(place.cli("verify", first.told["run_id"], "--json").stdout)
+    assert verified["receipts"] > earlier["receipts"]
     assert_published(place, run, champion_round=run.told["champion_round"])
 
 

@@ -10,8 +10,9 @@ import pytest
 from components.runtime.context import Context
 from components.storage.store import Store
 from tests.conftest import S3Server
-from tests.promises import corruption, garbage, memory, names, races, s3_faults
-from tests.promises.counting import count
+from tests.promises import chain, corruption, garbage, memory, models, names, races, s3_faults
+from tests.promises.counting import Count, count
+from tests.security import escapes
 
 pytestmark = pytest.mark.process
 
@@ -62,3 +63,24 @@ def test_s2_names_and_uris_stay_inside(context: Context, tmp_path: Path) -> None
     outcome = count("S2", names.cases(context, tmp_path))
     assert outcome.broken[:3] == []
     assert outcome.total >= 200
+
+
+def test_s3_a_model_brings_no_code(tmp_path: Path) -> None:
+    outcome = count("S3", models.cases(tmp_path))
+    assert outcome.broken[:3] == []
+    assert outcome.total >= 60
+
+
+def test_s6_no_program_of_a_model_leaves_its_sandbox(tmp_path: Path) -> None:
+    # Each attempt in a process of its own takes minutes.
+    broken = escapes.escaped(tmp_path, together=SOAK == 1)
+    outcome = Count("S6", total=escapes.NUM_ATTEMPTS, broken=broken)
+    print(outcome, flush=True)
+    assert outcome.broken == []
+    assert outcome.total >= 100
+
+
+def test_s7_what_is_released_can_be_verified(context: Context, tmp_path: Path) -> None:
+    outcome = count("S7", chain.cases(context, tmp_path / "store"))
+    assert outcome.broken[:3] == []
+    assert outcome.total >= 100

@@ -1,4 +1,7 @@
-"""A program that a model wrote does not get out of its sandbox, and passes no test that it fails."""
+"""A program that a model wrote does not get out of its sandbox, and passes no test that it fails.
+
+The attempts themselves are promise S6: tests/promises.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,6 @@ from tests.security import escapes
 from tests.unit.test_code_verifier import row
 
 pytestmark = pytest.mark.process
-
-
-def test_nothing_escapes(tmp_path: Path) -> None:
-    assert escapes.NUM_ATTEMPTS >= 100
-    assert escapes.escaped(tmp_path, together=True) == []
 
 
 def test_the_attempts_would_succeed_without_the_sandbox(tmp_path: Path) -> None:

@@ -268,6 +268,27 @@ class Campaign:
         )
         return self.last
 
+    def go_on(self, earlier: Campaign) -> Receipt:
+        """The start of a run that goes on from another one."""
+        assert earlier.last is not None
+        self.prepared = earlier.prepared
+        self.first_mix = earlier.first_mix
+        self.state = earlier.state.model_copy(update={"run_id": self.run_id, "start": None})
+
+        def start(folder: Path) -> StartSummary:
+            (folder / "recipe.json").write_text(self.recipe.model_dump_json())
+            (folder / "state.json").write_text(self.state.model_dump_json())
+            return start_summary(first_mix=self.first_mix.ref)
+
+        inputs = {"prepare": self.prepared, "mix": self.first_mix, "resume": earlier.last}
+        context, task = self._clocked(2.0), Task(run_id=self.run_id, name="prepare", round=0)
+        with attempting(context, task, "prepare") as attempt:
+            self.last = commit(
+                context, attempt, "start", config={}, inputs=inputs, seed=0, work=start
+            )
+        self.state = self.state.model_copy(update={"start": self.last.ref})
+        return self.last
+
     def round(
         self, number: int, accuracy: float, verdict: Any, *, stop: Any = None, text: str = "21 = 12"
     ) -> Receipt:
