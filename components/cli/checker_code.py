@@ -94,6 +94,13 @@ def bundle_of(recipe: Recipe, recipe_path: Path) -> bytes:
 
 def _files_of(name: OwnName, folder: Path) -> Files:
     """Return the files of one verifier: its module or package, and what these import beside it."""
+    first = name.module.partition(".")[0]
+    # `test` is a package of Python's too, which nothing imports.
+    if first in sys.stdlib_module_names - {"test"} or first == "components":
+        raise UserError(
+            f"verifier {name}: {first} is the name of a module that is there already; give the file "
+            f"another, such as my_{first}.py"
+        )
     roots = [folder, Path.cwd(), *map(Path, sys.path)]
     if name.file:
         file = folder / name.file
@@ -102,7 +109,6 @@ def _files_of(name: OwnName, folder: Path) -> Files:
         roots = [file.parent]
     file = _module_file(name, roots)
     _check_function(name, file)
-    first = name.module.partition(".")[0]
     files = _top_level(first, roots)
     waiting = list(files.values())
     while waiting:

@@ -66,10 +66,22 @@ def format_of(path: Path, source: DataSource) -> Format:
     """
     head = _head(path, source)
     chosen = source.format if source.format != "auto" else _told(path, source, head)
-    # Excel's "Unicode text". Of other encodings only their letters tell, row by row.
-    if chosen in ("csv", "tsv", "text") and head.startswith((b"\xff\xfe", b"\xfe\xff")):
+    # Excel's "Unicode text", and `>` of PowerShell. Of other encodings only their letters tell, row
+    # by row.
+    if chosen not in ("parquet", "arrow") and _is_utf16(head):
         raise UserError(f"{source.uri} is UTF-16: save it as UTF-8 (Excel: CSV UTF-8)")
     return chosen
+
+
+def _is_utf16(head: bytes) -> bool:
+    """Return True for UTF-16, by its byte order mark or by zeros in every other byte."""
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return True
+    # Without a mark: of text with ASCII in it one of the two halves is mostly zeros, the other has
+    # none.
+    halves = (head[0::2], head[1::2])
+    zeros = [half.count(0) / max(1, len(half)) for half in halves]
+    return min(zeros) == 0 and max(zeros) > 0.5
 
 
 def _told(path: Path, source: DataSource, head: bytes) -> Format:
@@ -80,8 +92,27 @@ def _told(path: Path, source: DataSource, head: bytes) -> Format:
         if suffix in _REFUSED:
             raise UserError(f"{source.uri} is {_REFUSED[suffix]}")
         if suffix in _BY_SUFFIX:
-            return _BY_SUFFIX[suffix]
+            chosen = _BY_SUFFIX[suffix]
+            return "json" if chosen == "jsonl" and _is_array_of_lines(path, head) else chosen
     return _format_of_bytes(head, source)
+
+
+def _start(head: bytes) -> bytes:
+    # Spreadsheets and editors on Windows begin a file with a byte order mark.
+    return head.removeprefix(BYTE_ORDER_MARK).lstrip()
+
+
+def _is_array_of_lines(path: Path, head: bytes) -> bool:
+    """Return True for an array of objects over several lines."""
+    # Arrays are often saved under the name of JSON Lines. A line that is a whole array is a bad row.
+    first, _, rest = _start(head).partition(b"\n")
+    first = first.rstrip()
+    begins = rest.lstrip().startswith(b"{") if first == b"[" else first.startswith(b"[{")
+    if not begins or not rest or first.endswith(b"]"):
+        return False
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - HEAD_BYTES))
+        return file.read().rstrip().endswith(b"]")
 
 
 def _suffix(name: str) -> str:
@@ -104,8 +135,7 @@ def _head(path: Path, source: DataSource) -> bytes:
 
 def _format_of_bytes(head: bytes, source: DataSource) -> Format:
     """Return the format that the first bytes of a file show, or raise UserError."""
-    # Spreadsheets and editors on Windows begin a file with a byte order mark.
-    start = head.removeprefix(BYTE_ORDER_MARK).lstrip()
+    start = _start(head)
     if head.startswith(b"PAR1"):
         return "parquet"
     if head.startswith(b"ARROW1"):

@@ -68,8 +68,9 @@ MEANINGFUL = {
 
 
 def names_of(row: Mapping[object, object]) -> dict[str, str]:
-    """Return the fields of a row, by their names in lower case."""
-    return {str(name).strip().lower(): str(name) for name in row}
+    """Return the fields of a row, by their names in lower case. A field without a name is none."""
+    # Writers of data frames leave the name of the row numbers empty.
+    return {str(name).strip().lower(): str(name) for name in row if str(name).strip()}
 
 
 def pair_of(names: Names, source: DataSource) -> Pair | None:

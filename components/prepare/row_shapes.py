@@ -61,7 +61,8 @@ def example_of(row: object, source: DataSource, location: str) -> Example:
         RejectedRow: the row has no known shape, or a field that cannot be used.
     """
     if not isinstance(row, dict):
-        raise RejectedRow("not_an_object", f"a {type(row).__name__}, not an object")
+        remedy = "; if the file is one array, set `format: json`" if isinstance(row, list) else ""
+        raise RejectedRow("not_an_object", f"a {type(row).__name__}, not an object{remedy}")
     content = _content_of(row, source)
     if content.completion is None and source.split != "unlabelled":
         raise RejectedRow(
@@ -160,7 +161,7 @@ def _content_of(row: Row, source: DataSource) -> _Content:
         return _content_of_messages(row[turns], row.get("tools"), row.get("system"))
     if pair is not None:
         return _content_of_pair(row, pair, names)
-    if "text" in names and row.get(names.get("label", "")) is not None:
+    if "text" in names and _value_of(row, names, "label") is not None:
         label = _text(row, names["label"])
         return _Content(_text(row, names["text"]), label, label=_class_of(label))
     if "text" in names and source.split == "unlabelled":
@@ -171,10 +172,22 @@ def _content_of(row: Row, source: DataSource) -> _Content:
     raise RejectedRow("unknown_shape", f"{_fields_found(row)}; expected {shapes_of(source)}")
 
 
+def _value_of(row: Row, names: dict[str, str], name: str) -> object:
+    """Return the value of a field by its name in lower case; None without the field."""
+    return row[names[name]] if name in names else None
+
+
 def _fields_found(row: Row) -> str:
     # Cut, because a damaged file may have names of any length.
     names = sorted(str(name)[:40] for name in row)
     listed = ", ".join(names[:10]) or "none"
+    for name, value in row.items():
+        # An export often wraps its rows in an object.
+        is_rows = isinstance(value, list) and value and all(isinstance(row, dict) for row in value)
+        if is_rows and str(name).isidentifier() and name not in TURNS:
+            return (
+                f"fields found: {listed}; {name!r} holds rows: jq -c '.{name}[]' FILE > FILE.jsonl"
+            )
     return f"fields found: {listed}"
 
 
@@ -192,14 +205,14 @@ def _refuse_what_would_be_lost(row: Row, names: dict[str, str], source: DataSour
         if name in names and row[names[name]] and name != source.completion_field:
             raise RejectedRow("unknown_shape", f"it has {name!r}; {remedy}")
     # Rows of KTO: the answer is one that should not be given.
-    if row.get(names.get("label", "")) is False:
+    if _value_of(row, names, "label") is False:
         raise RejectedRow("unwanted_answer", "its label is false: the answer is not wanted")
 
 
 def _content_of_pair(row: Row, pair: Pair, names: dict[str, str]) -> _Content:
     prompt = row[pair.prompt]
     answer = row.get(pair.completion) if pair.completion else None
-    system = row.get(names.get("system", "")) or None
+    system = _value_of(row, names, "system") or None
     if isinstance(answer, list) and _asks(answer):
         # Preference pairs often repeat the whole conversation in `chosen`.
         return _content_of_messages(answer, row.get("tools"), system)
@@ -241,6 +254,8 @@ def _content_of_messages(messages: object, tools: object, system: object = None)
 
     The turns themselves are kept where they are more than a question and an answer.
     """
+    if isinstance(messages, str):
+        messages = _turns_in_text(messages)
     if system and isinstance(messages, list):
         messages = [{"role": "system", "content": system}, *messages]
     turns = _turns_to_last_answer(messages)
@@ -255,6 +270,17 @@ def _content_of_messages(messages: object, tools: object, system: object = None)
     if len(asked) == 1 and is_plain and not schemas:
         return _Content(prompt, completion)
     return _Content(prompt, completion, Conversation(messages=tuple(turns), tools=schemas))
+
+
+def _turns_in_text(text: str) -> object:
+    """Return the turns that the cell of a table holds as JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RejectedRow(
+            "not_json",
+            f"the turns are text that is no JSON ({first_line(error)}); write the file as JSON Lines",
+        ) from None
 
 
 def _turns_to_last_answer(messages: object) -> list[JsonObject]:

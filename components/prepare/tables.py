@@ -24,7 +24,7 @@ def table_rows(path: Path, *, tabs: bool) -> Iterator[RawRow]:
         tabs: Cells are separated by tabs; else the header tells the separator.
 
     Raises:
-        UnreadableFile: Two columns have one name.
+        UnreadableFile: Two columns have one name, or a quote is never closed.
     """
     # The module's own limit is 128 KiB, less than a chapter. It has no other form than this one.
     csv.field_size_limit(MAX_LINE_BYTES)
@@ -53,6 +53,11 @@ class _Lines(Iterator[str]):
         self.first = text.readline(MAX_LINE_BYTES)
         """The next line; empty behind the last one."""
         self.num_taken = 0
+
+    @property
+    def is_over(self) -> bool:
+        """True behind the last line."""
+        return not self.first
 
     def __next__(self) -> str:
         line = self.first
@@ -93,6 +98,12 @@ def _rows(records: Iterator[list[str]], header: list[str], lines: _Lines) -> Ite
         try:
             record = next(records, None)
         except csv.Error as error:
+            if lines.is_over and "unexpected end of data" in str(error):
+                # One row would stand for all that were behind it.
+                raise UnreadableFile(
+                    f"a quote in {location} is never closed, so all up to line {lines.num_taken}, "
+                    "the last, is one cell (close it; within a cell a quote is doubled)"
+                ) from None
             # The module goes on with the next line.
             detail = f"{error} (cells with quotes: put the cell in quotes and double those in it)"
             yield RawRow(location, "", RejectedRow("not_csv", detail))

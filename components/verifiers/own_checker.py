@@ -107,6 +107,7 @@ class Checker:
         self._folder = folder
         self._process: LineProcess | None = None
         self._owner = 0
+        self._num_asked = 0
         self._lock = threading.Lock()
 
     def verdict(self, prompt: Prompt, text: str) -> Verdict:
@@ -122,8 +123,10 @@ class Checker:
             process = self._running()
             deadline = Deadline(self._check.seconds)
             try:
-                process.send(json.dumps(request).encode(), deadline)
-                reply: JsonObject = json.loads(process.receive(deadline))
+                self._num_asked += 1
+                numbered = {**request, "number": self._num_asked}
+                process.send(json.dumps(numbered).encode(), deadline)
+                reply = _reply_to(self._num_asked, process.receive(deadline))
             except Silent as error:
                 process.end()
                 self._process = None
@@ -158,3 +161,14 @@ class Checker:
                 "(needed: seccomp filters)"
             )
         raise UserError(f"verifier {self._name}: {reply['error']}")
+
+
+def _reply_to(number: int, line: bytes) -> JsonObject:
+    """Return the reply to a request. Raise Silent for a line that is none."""
+    try:
+        reply = json.loads(line)
+    except ValueError:
+        reply = None
+    if not isinstance(reply, dict) or reply.get("number") != number:
+        raise Silent("its process wrote to the channel of its verdicts")
+    return reply

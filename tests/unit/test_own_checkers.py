@@ -106,6 +106,16 @@ def test_bools_scores_and_verdicts_count_from_the_threshold_on(tmp_path: Path) -
         ("return float('nan')", "it returned the score nan"),
         ("import time; time.sleep(60)", "its time was up"),
         ("import os; os._exit(0)", "it ended with status 0"),
+        ("input()", "EOFError"),
+        (
+            "import os, contextlib\n        for channel in range(3, 9):\n"
+            "            with contextlib.suppress(OSError): os.write(channel, b'{}\\n')",
+            "its process wrote to the channel of its verdicts",
+        ),
+        (
+            "raise type('E', (Exception,), {'__str__': lambda self: 1 / 0})",
+            "E: an exception without",
+        ),
         ("[0] * 10**10", "MemoryError"),
         ("import socket; socket.create_connection(('127.0.0.1', PORT))", "PermissionError"),
         ("open('/tmp/checker-was-here', 'w')", "PermissionError"),
@@ -216,6 +226,7 @@ def test_the_bundle_has_a_package_that_is_installed_in_a_virtual_environment(
         ("x = 1", "my_checker.py:check", "has no function 'check'"),
         ("def check(:", "my_checker.py:check", r"my_checker.py, line 1: invalid syntax"),
         ("", "other.py:check", "there is no file"),
+        ("", "json.py:check", "json is the name of a module that is there already; .* my_json.py"),
         ("", "no_such_module.deep:check", "there is no module 'no_such_module.deep'"),
     ],
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -232,6 +234,48 @@ def test_an_array_larger_than_what_is_held_is_read_and_a_broken_one_is_named(
             read(write(tmp_path, "b.json", broken))
 
 
+def test_an_array_under_the_name_of_json_lines_is_read(tmp_path: Path) -> None:
+    rows = [{"question": "Q1", "answer": "A1"}, {"question": "Q2", "answer": "A2"}]
+    for indent in (0, 1, 4):
+        path = write(tmp_path, f"{indent}.jsonl", json.dumps(rows, indent=indent))
+        assert pairs(path) == [("Q1", "A1"), ("Q2", "A2")]
+    beside = write(
+        tmp_path, "a.jsonl", ",\n ".join(json.dumps(rows).split(", {")).replace("\n ", "\n{")
+    )
+    assert pairs(beside) == [("Q1", "A1"), ("Q2", "A2")]
+    # Several lists below each other are no array, and the first must not stand for all.
+    line = write(tmp_path, "b.jsonl", json.dumps(rows))
+    assert pairs(line, format="json") == [("Q1", "A1"), ("Q2", "A2")]
+    with pytest.raises(UserError, match="a list, not an object; if the file is one array, set"):
+        read(line)
+
+
+def test_a_column_without_a_name_is_nothing_that_is_taught(tmp_path: Path) -> None:
+    """Data frames are written with their row numbers, in a first column without a name."""
+    table = ",question,answer\n0,Q1,A1\n1,Q2,A2\n"
+    named = ",text,label\n0,good,1\n1,bad,0\n"
+    examples, rejected = read(write(tmp_path, "a.csv", table))
+    assert [(one.prompt, one.completion) for one in examples] == [("Q1", "A1"), ("Q2", "A2")]
+    assert [one.conversation for one in examples] == [None, None]
+    assert rejected == []
+    assert pairs(write(tmp_path, "b.csv", named)) == [("good", "1"), ("bad", "0")]
+    only_text = write(tmp_path, "c.csv", ",text\n0,some prose\n")
+    assert pairs(only_text) == [("", "some prose")]
+
+
+def test_turns_in_the_cell_of_a_table_are_read(tmp_path: Path) -> None:
+    turns = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "2+2?"},
+        {"role": "assistant", "content": "4"},
+    ]
+    buffer = io.StringIO()
+    csv.writer(buffer).writerows([["messages"], [json.dumps(turns)]])
+    examples, _ = read(write(tmp_path, "a.csv", buffer.getvalue()))
+    assert examples[0].conversation is not None
+    assert list(examples[0].conversation.messages) == turns
+
+
 def test_a_folder_that_datasets_saved_is_read(tmp_path: Path) -> None:
     table = datasets.Dataset.from_dict({"question": ["Q1", "Q2", "Q3"], "answer": [1, 2, 3]})
     table.save_to_disk(tmp_path / "one", num_shards=2)
@@ -257,6 +301,19 @@ def test_a_folder_that_datasets_saved_is_read(tmp_path: Path) -> None:
         ("a.pkl", b"\x80\x04", "a pickle, which runs code"),
         ("a.html", b"<p>", "markup"),
         ("a.csv", "prompt,completion\na,b\n".encode("utf-16"), "UTF-16: save it as UTF-8"),
+        ("a.jsonl", '{"prompt": "a"}\n'.encode("utf-16"), "UTF-16: save it as UTF-8"),
+        ("a.csv", "prompt,completion\na,b\n".encode("utf-16-le"), "UTF-16: save it as UTF-8"),
+        (
+            "a.csv",
+            b'prompt,completion\na,b\n"c,d\ne,f\ng,h\n',
+            "a quote in line 3 is never closed, so all up to line 5, the last, is one cell",
+        ),
+        (
+            "a.json",
+            b'{"version": 1, "data": [{"prompt": "a", "completion": "b"}]}',
+            r"'data' holds rows: jq -c '\.data\[\]' FILE > FILE\.jsonl",
+        ),
+        ("a.csv", b"messages\n\"[{'role': 'user'}]\"\n", "the turns are text that is no JSON"),
         ("a.csv", b"prompt,prompt\na,b\n", "two columns are called 'prompt'"),
         ("a.csv", b"2+2,4\n3+3,6\n", "the first line names the columns"),
         ("a.json", b'{\n "data": [1]\n}', "one JSON object; its rows belong into an array"),
