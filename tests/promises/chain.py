@@ -53,7 +53,7 @@ def released_campaign(context: Context) -> tuple[Campaign, Receipt]:
         recipe="by hand",
         base=BaseModelLine(source="scratch", prepared=later.prepared.ref, digest="abc"),
         split="test",
-        accuracy=0.9,
+        score=0.9,
         interval=(0.85, 0.95),
         opening=None,
         predecessor=None,
