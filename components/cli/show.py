@@ -212,6 +212,8 @@ def _task_line(task: TaskView, *, is_wide: bool) -> Text:
 
 
 def _score(record: RoundRecord) -> str:
+    if record.weak:
+        return "no candidate"
     measure = measure_of(record.metric)
     return f"{measure.text(record.score)} {measure.interval_text(record.interval)}"
 

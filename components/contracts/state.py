@@ -17,13 +17,14 @@ from components.contracts.recipe import LoraStructure, Metric, Recipe, Section
 
 STATE_STEPS = ("start", "champion", "decide")
 """Kinds of receipts that hold a state."""
-StopReason = Literal["target", "patience", "max_rounds", "budget", "alarm"]
+StopReason = Literal["target", "patience", "max_rounds", "budget", "alarm", "weak"]
 STOP_SENTENCES: dict[StopReason, str] = {
     "target": "the goal was reached",
     "patience": "too many rounds in a row brought no proved gain",
     "max_rounds": "all planned rounds are done",
     "budget": "the budget was spent",
     "alarm": "two rounds in a row were rejected by alarms",
+    "weak": "too few samples were accepted, and the plan has nothing left to change about it",
 }
 """Reason for the end of a campaign → the same in words, for cards, reports and the terminal."""
 Verdict = Literal["promoted", "rejected"]
@@ -166,10 +167,13 @@ class RoundRecord(ModelRecord):
     """Sentences of all that spoke against the candidate."""
     blocked: bool = False
     """An alarm rejected the candidate, better or not."""
+    weak: bool = False
+    """Too few samples were accepted, so no candidate was trained: the scores are the champion's."""
     measures: dict[str, float] = Field(default_factory=dict)
     """Name of a measure that reflection looked at → value. The next round is compared with it."""
     receipts: dict[str, str] = Field(default_factory=dict)
-    """`generate-0`, `select`, `train`, `evaluate` → receipt, as `step/key`."""
+    """`generate-0`, `select`, `train`, `evaluate` → receipt, as `step/key`; a weak round has no
+    training and no evaluation."""
 
 
 class AlphaAccount(Frozen):

@@ -6,7 +6,8 @@ alpha anew, however often and with whatever settings it goes on.
 A round that promotes costs nothing: if it was right, no alpha was spent, and if it was wrong, the
 campaign has its false promotion already (online fallback, 1910.04900). Any other round costs the
 size that its test really had: exact tests of counts reach less than their level, and the rest stays
-in the account (super-uniformity reward, 2110.01255). The sum of all that was spent is at most
+in the account (super-uniformity reward, 2110.01255). A weak round compares nothing and costs
+nothing; what makes it weak does not depend on the validation prompts. The sum of all that was spent is at most
 alpha, and by the union bound so is the chance that the campaign ever promotes falsely.
 """
 
@@ -35,7 +36,7 @@ def opened(account: AlphaAccount | None, section: DecideSection) -> AlphaAccount
 
 
 def level_of_round(
-    account: AlphaAccount, round_number: int, max_rounds: int, promotions: int
+    account: AlphaAccount, round_number: int, max_rounds: int, free_rounds: int
 ) -> float:
     """Return the highest p-value that proves a gain in this round.
 
@@ -44,14 +45,13 @@ def level_of_round(
         round_number: Global number of the round, from 0.
         max_rounds: Last round that is planned now; more than at the beginning, if the campaign
             was continued.
-        promotions: Rounds in a row just before this one that promoted.
+        free_rounds: Rounds in a row just before this one that spent nothing.
     """
     left = max(0.0, account.alpha - account.spent)
     if round_number <= account.planned_rounds:
-        # What rounds just before this one have left unspent by promoting, and its own share.
-        shares = sum(
-            _share(number) for number in range(round_number - promotions, round_number + 1)
-        )
+        # What rounds just before this one have left unspent, and its own share.
+        first_round = round_number - free_rounds
+        shares = sum(_share(number) for number in range(first_round, round_number + 1))
         return min(left, shares * alpha_of_round(account.alpha, account.planned_rounds))
     # Half of what is left for the rounds that were added, half for those that may be added later:
     # there is always something left. What a promotion did not spend is in `left` already.

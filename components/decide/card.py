@@ -19,7 +19,7 @@ def round_card(
     *,
     candidate: Scores,
     champion: Scores,
-    comparison: Comparison,
+    comparison: Comparison | None,
     alarms: Sequence[Alarm] = (),
 ) -> str:
     """Return the Markdown of one round.
@@ -28,9 +28,9 @@ def round_card(
         record: The round.
         state: State after the round; its plan is that of the next round.
         goal: The recipe's goal.
-        candidate: Validation scores of the candidate.
+        candidate: Validation scores of the candidate; not shown in a weak round.
         champion: Validation scores of the model it was compared with.
-        comparison: The gate's comparison.
+        comparison: The gate's comparison; None in a weak round.
         alarms: All alarms about the candidate.
     """
     parts = [
@@ -38,7 +38,7 @@ def round_card(
         _scores(record, goal, candidate, champion),
         _gate(comparison),
         _alarms(alarms),
-        _slices(candidate, champion),
+        [] if record.weak else _slices(candidate, champion),
         _samples(record),
         _causes(record),
         _plan(record.plan, state.plan),
@@ -68,7 +68,8 @@ def _scores(record: RoundRecord, goal: Goal, candidate: Scores, champion: Scores
     head = _table_head(goal.metric, "candidate [95 %]", "champion [95 %]")
     lines = ["## Scores", "", *head]
     for title, name in slices.items():
-        lines.append(_row(_text(title), _share(candidate, name), _share(champion, name)))
+        candidate_share = "none" if record.weak else _share(candidate, name)
+        lines.append(_row(_text(title), candidate_share, _share(champion, name)))
     # These are measured, and decide nothing: a split that is looked at often stops being a test.
     reported = {
         "test, all prompts": record.test_score,
@@ -79,15 +80,21 @@ def _scores(record: RoundRecord, goal: Goal, candidate: Scores, champion: Scores
         "Brier score (0 is best, 2 worst)": record.brier,
     }
     for title, value in reported.items():
-        if value is not None:
-            lines.append(_row(title, _decimals(value), ""))
+        if value is None:
+            continue
+        # The scores in a weak round's record are the champion's.
+        cells = ("none", _decimals(value)) if record.weak else (_decimals(value), "")
+        lines.append(_row(title, *cells))
     goal_slice = _text(goal.slice or "all")
     threshold = _decimals(goal.threshold)
     lines += ["", f"Goal: {goal.metric} {threshold} over {goal_slice}."]
     return lines
 
 
-def _gate(comparison: Comparison) -> list[str]:
+def _gate(comparison: Comparison | None) -> list[str]:
+    if comparison is None:
+        sentence = "No candidate was trained, so nothing was compared and no alpha was spent."
+        return ["## Gate", "", sentence]
     test = "Exact one-sided McNemar"
     if comparison.graded is not None:
         test = "Gaffke's one-sided test over families"
@@ -127,7 +134,7 @@ def _slices(candidate: Scores, champion: Scores) -> list[str]:
 
 
 def _samples(record: RoundRecord) -> list[str]:
-    if not record.generated:
+    if not record.generated and not record.weak:
         return []
     level = f" at level {record.level}" if record.level else ""
     summary = f"{record.accepted} of {record.generated} samples{level} accepted."
@@ -188,8 +195,8 @@ def _history(state: State) -> list[str]:
         line = _row(
             str(record.round),
             record.verdict,
-            _decimals(record.score),
-            _decimals(record.overall),
+            "none" if record.weak else _decimals(record.score),
+            "none" if record.weak else _decimals(record.overall),
             str(record.accepted),
             # 0 stands for no ladder.
             str(record.level or ""),

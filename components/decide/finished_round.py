@@ -19,15 +19,18 @@ class Summaries:
     """The summaries of a round's receipts."""
 
     mix: SelectSummary
-    train: TrainSummary
+    train: TrainSummary | None
+    """None in a weak round, which trains nothing."""
     evaluate: EvaluateSummary
 
     @classmethod
     def of(cls, mix: Receipt, train: Receipt, evaluate: Receipt) -> Summaries:
-        """Read the receipts of a round."""
+        """Read the receipts of a round; in a weak one the last two are the champion's."""
+        selection = read_summary(mix, SelectSummary)
+        is_weak = selection.why_weak is not None
         return cls(
-            mix=read_summary(mix, SelectSummary),
-            train=read_summary(train, TrainSummary),
+            mix=selection,
+            train=None if is_weak else read_summary(train, TrainSummary),
             evaluate=read_summary(evaluate, EvaluateSummary),
         )
 
@@ -55,6 +58,11 @@ class FinishedRound:
     summaries: Summaries
     earlier: EarlierEvaluations
 
+    @property
+    def is_weak(self) -> bool:
+        """True if too few samples were accepted, so that no candidate was trained."""
+        return self.summaries.train is None
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -63,8 +71,10 @@ class Outcome:
     verdict: Verdict
     ruling: Ruling
     candidate: Measured
+    """In a weak round the champion stands here too."""
     champion: Measured
-    comparison: Comparison
+    comparison: Comparison | None
+    """None in a weak round, which has no candidate to compare."""
     alarms: tuple[Alarm, ...]
     measures: dict[str, float]
     alpha_account: AlphaAccount

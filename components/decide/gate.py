@@ -264,13 +264,14 @@ def decide(comparison: Comparison, alarms: Sequence[Alarm] = ()) -> Ruling:
     return Ruling(True, f"proved better: {numbers}")
 
 
-def promotions_in_a_row(history: Sequence[RoundRecord]) -> int:
-    """Return how many rounds in a row promoted, up to the last round of the history."""
-    # Each of them left its share of alpha unspent, for the next round to use.
-    last_promotions = itertools.takewhile(
-        lambda record: record.verdict == "promoted", reversed(history)
+def rounds_without_cost(history: Sequence[RoundRecord]) -> int:
+    """Return how many rounds in a row spent no alpha, up to the last round of the history."""
+    # A promotion costs nothing, and a weak round compared nothing: each of them left its share of
+    # alpha for the next round to use.
+    last_rounds = itertools.takewhile(
+        lambda record: record.verdict == "promoted" or record.weak, reversed(history)
     )
-    return len(list(last_promotions))
+    return len(list(last_rounds))
 
 
 def _error_gains(pairs: Pairs) -> tuple[list[float], float]:

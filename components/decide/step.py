@@ -19,12 +19,13 @@ from components.decide.finished_round import (
     Outcome,
     Summaries,
 )
-from components.decide.gate import compare, decide, promotions_in_a_row
+from components.decide.gate import compare, decide, rounds_without_cost
 from components.decide.guards import Alarm, self_agreement
 from components.decide.measured import Measured, Texts, alarms_against, champion_of, texts_of
 from components.decide.reflection.reflect import reflect
 from components.decide.reflection.round_measures import round_measures
 from components.decide.stopping import minutes_spent, stop_reason
+from components.decide.weak_round import outcome_of_weak
 from components.errors import Corrupt, UserError
 from components.runtime.campaign import Campaign, load_campaign
 from components.runtime.context import Context
@@ -33,7 +34,10 @@ from components.runtime.receipts import Receipt, commit_once, fetch, read_receip
 
 @dataclass(frozen=True)
 class DecideInputs:
-    """Receipts of a finished round, and the state that it began from."""
+    """Receipts of a finished round, and the state that it began from.
+
+    A weak round has no candidate: `train` and `evaluate` are the champion's.
+    """
 
     state: str
     """URI of the state the round began from."""
@@ -92,11 +96,17 @@ def run(inputs: DecideInputs, context: Context) -> Receipt:
 def _check_rounds(campaign: Campaign, inputs: DecideInputs, summaries: Summaries) -> None:
     """Raise Corrupt unless all receipts are of this round, and the evaluation of its model."""
     expected = campaign.next_round
-    rounds = (
-        (inputs.mix, summaries.mix.round),
-        (inputs.train, summaries.train.round),
-        (inputs.evaluate, summaries.evaluate.round),
-    )
+    rounds = [(inputs.mix, summaries.mix.round)]
+    if summaries.train is None:
+        champion = (campaign.state.champion, campaign.state.champion_evaluation)
+        if (inputs.train.ref, inputs.evaluate.ref) != champion:
+            raise Corrupt(
+                f"{inputs.mix.ref} is of a weak round, which trains nothing; needed: the champion "
+                f"and its evaluation, and not {inputs.train.ref} and {inputs.evaluate.ref}"
+            )
+    else:
+        rounds.append((inputs.train, summaries.train.round))
+        rounds.append((inputs.evaluate, summaries.evaluate.round))
     for receipt, round_number in rounds:
         if round_number != expected:
             raise Corrupt(
@@ -104,7 +114,7 @@ def _check_rounds(campaign: Campaign, inputs: DecideInputs, summaries: Summaries
                 f"needed: {receipt.step} of round {expected}"
             )
     # A retried step has a receipt of the same round: only its digest tells the models apart.
-    if inputs.train.digest not in inputs.evaluate.inputs.values():
+    if summaries.train is not None and inputs.train.digest not in inputs.evaluate.inputs.values():
         raise Corrupt(f"{inputs.evaluate.ref} measured another model than {inputs.train.ref}")
 
 
@@ -125,9 +135,13 @@ def _decide(finished: FinishedRound, folder: Path) -> DecideSummary:
     """Decide the round and write its files into the folder."""
     context = finished.context
     goal = finished.campaign.recipe.decide.goal
-    log = list(read_rows(fetch(context, finished.train, artifacts.LOG), LogEntry))
-    outcome = _outcome(finished, log)
-    losses = [entry.loss for entry in log]
+    losses: list[float | None] = []
+    if finished.is_weak:
+        outcome = outcome_of_weak(finished)
+    else:
+        log = list(read_rows(fetch(context, finished.train, artifacts.LOG), LogEntry))
+        losses = [entry.loss for entry in log]
+        outcome = _outcome(finished, log)
     plan, causes = reflect(finished, outcome, losses)
     record = _record(finished, outcome, causes)
     state = _next_state(finished, outcome, record, plan)
@@ -153,12 +167,13 @@ def _outcome(finished: FinishedRound, log: Sequence[LogEntry]) -> Outcome:
     summaries = finished.summaries
     section = campaign.recipe.decide
     history = campaign.state.history
+    assert summaries.train is not None, "a weak round has no candidate"
     candidate = Measured.of(context, finished.evaluate)
     account = alpha_account.opened(campaign.state.alpha_account, section)
     # The champion, not the last candidate: what was rejected is no model to be better than.
     champion = champion_of(context, finished.evaluate, finished.earlier.champion)
     level = alpha_account.level_of_round(
-        account, campaign.next_round, section.max_rounds, promotions_in_a_row(history)
+        account, campaign.next_round, section.max_rounds, rounds_without_cost(history)
     )
     comparison = compare(champion.results, candidate.results, section, level)
     # Against the champion alone collapse could creep, a little every round.
@@ -207,26 +222,28 @@ def _record(finished: FinishedRound, outcome: Outcome, causes: tuple[Cause, ...]
     goal_slice = campaign.recipe.decide.goal.slice
     # Refs, not receipts: every later state carries this record, and should stay small.
     receipts = {f"generate-{shard}": ref for shard, ref in enumerate(mix.shards)}
-    receipts |= {
-        "select": finished.mix.ref,
-        "train": finished.train.ref,
-        "evaluate": finished.evaluate.ref,
-    }
+    receipts["select"] = finished.mix.ref
+    tokens_trained = 0
+    if finished.summaries.train is not None:
+        receipts |= {"train": finished.train.ref, "evaluate": finished.evaluate.ref}
+        tokens_trained = finished.summaries.train.tokens_trained
+    comparison = outcome.comparison
     return RoundRecord(
         round=campaign.next_round,
         verdict=outcome.verdict,
         why=outcome.ruling.reason,
         level=campaign.state.plan.level,
         plan=campaign.state.plan,
-        p_value=outcome.comparison.p_value,
+        p_value=comparison.p_value if comparison is not None else None,
         generated=mix.generated,
         accepted=mix.accepted,
         dropped=mix.dropped,
         tokens_generated=mix.tokens_sampled,
-        tokens_trained=finished.summaries.train.tokens_trained,
+        tokens_trained=tokens_trained,
         causes=causes,
         alarms=tuple(alarm.reason for alarm in outcome.alarms),
         blocked=any(alarm.blocks for alarm in outcome.alarms),
+        weak=finished.is_weak,
         measures=outcome.measures,
         receipts=receipts,
         **dict(outcome.candidate.record(goal_slice)),
@@ -279,13 +296,13 @@ def _next_state(
 
 def _summary(record: RoundRecord, state: State, alarms: Sequence[Alarm]) -> DecideSummary:
     assert state.champion is not None, "the base is the first champion"
-    assert record.p_value is not None, "every round compares"
     return DecideSummary(
         round=record.round,
         verdict=record.verdict,
         why=record.why,
         go=state.go,
         stop=state.stop,
+        weak=record.weak,
         metric=record.metric,
         score=record.score,
         p_value=record.p_value,

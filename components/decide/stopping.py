@@ -43,9 +43,19 @@ def stop_reason(
     last_rounds = state.history[-MAX_BLOCKED:]
     if len(last_rounds) == MAX_BLOCKED and all(record.blocked for record in last_rounds):
         return "alarm"
+    if _is_at_its_end(state):
+        return "weak"
     if state.rounds_without_gain >= section.patience:
         return "patience"
     return None
+
+
+def _is_at_its_end(state: State) -> bool:
+    """Return True if the last round was weak and the next one would be sampled in the same way."""
+    last = state.history[-1]
+    # Prompts that wait for a hint are asked in another way next time.
+    num_waiting = last.measures.get("too_hard", 0.0)
+    return last.weak and state.plan == last.plan and not num_waiting
 
 
 def minutes_spent(context: Context, run_id: str) -> float:

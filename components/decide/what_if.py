@@ -17,7 +17,7 @@ from components.contracts.recipe import DecideSection
 from components.contracts.state import AlphaAccount, RoundRecord, StopReason, Verdict, model_name
 from components.contracts.summaries import EvaluateSummary, SelectSummary
 from components.decide import alpha_account
-from components.decide.gate import Ruling, compare, decide, promotions_in_a_row
+from components.decide.gate import Ruling, compare, decide, rounds_without_cost
 from components.decide.measured import Measured, alarms_against, champion_of
 from components.decide.stopping import minutes_spent, stop_reason
 from components.errors import UserError, one_line
@@ -56,7 +56,8 @@ class ReplayedRound:
     why: str
     """Reason of the latter, in a sentence."""
     score: str
-    """Of the candidate by the goal's metric on validation, over its slice, as people read it."""
+    """Of the candidate by the goal's metric on validation, over its slice, as people read it; in a
+    weak round of the champion."""
     stop: StopReason | None
     """Reason for which the campaign would have ended after this round, or None."""
 
@@ -145,8 +146,13 @@ class _Replay:
 
     def decide_again(self, record: RoundRecord) -> StopReason | None:
         """Decide the next round; return the reason for which the campaign would end after it."""
-        candidate = Measured.of(self._context, self._evaluation_of_round(record.round))
-        ruling, blocked = self._ruling(record, candidate)
+        if record.weak:
+            # Nothing was compared: the settings of the gate have no say.
+            candidate = self._champion
+            ruling, blocked = Ruling(False, record.why), False
+        else:
+            candidate = Measured.of(self._context, self._evaluation_of_round(record.round))
+            ruling, blocked = self._ruling(record, candidate)
         verdict: Verdict = "promoted" if ruling.promote else "rejected"
         self._rounds_without_gain += 1
         if ruling.promote:
@@ -205,7 +211,7 @@ class _Replay:
             self._alpha_account,
             record.round,
             self._section.max_rounds,
-            promotions_in_a_row(self._replayed),
+            rounds_without_cost(self._replayed),
         )
         comparison = compare(champion.results, candidate.results, self._section, level)
         blocked = any(alarm.blocks for alarm in alarms)
@@ -216,9 +222,11 @@ class _Replay:
         return ruling, blocked
 
     def _stop(self) -> StopReason | None:
+        following_plans = [record.plan for record in self._history[len(self._replayed) :]]
         state = self._campaign.state.model_copy(
             update={
                 "round": self._replayed[-1].round,
+                "plan": [*following_plans, self._campaign.state.plan][0],
                 "history": self._replayed,
                 "rounds_without_gain": self._rounds_without_gain,
             }

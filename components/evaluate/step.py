@@ -26,7 +26,7 @@ from components.evaluate.scores import (
     text_scores,
 )
 from components.measures import Scores
-from components.runtime.attempts import Task
+from components.runtime.attempts import Task, attempting
 from components.runtime.campaign import BEFORE_ROUNDS, Campaign, load_campaign
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, commit_once, fetch, read_receipt, read_summary
@@ -78,12 +78,16 @@ def run(inputs: EvaluateInputs, context: Context) -> Receipt:
 
     Champion and candidate are measured by one process: same prompts, engine, batch size and seeds.
     The champion's own receipt is used in its place if it is provably of the same work: equal
-    weights, prompts, code, settings, seed, libraries and device.
+    weights, prompts, code, settings, seed, libraries and device. A candidate that is the champion
+    itself, as in a weak round, is not measured again: that receipt is returned.
 
     Raises:
         UserError: lm-eval's tasks cannot be used.
     """
     campaign = load_campaign(context, inputs.state)
+    is_base = inputs.candidate.digest == campaign.prepared.digest
+    if inputs.candidate.ref == campaign.state.champion:
+        return _evaluation_of_champion(context, campaign, is_base=is_base)
     recipe = campaign.recipe
     harness = recipe.evaluate.harness
     settings = campaign.config(
@@ -96,14 +100,11 @@ def run(inputs: EvaluateInputs, context: Context) -> Receipt:
         # The recipe names a folder; results depend on what is in it.
         harness=digest_of_folder(folder_of(harness, context)) if harness else None,
     )
-    is_base = inputs.candidate.digest == campaign.prepared.digest
     # The base is measured alone, and by the same key in every run of a campaign: a run that goes on
     # finds it done.
     earlier = None if is_base else _earlier_models(context, campaign)
     round_number = BEFORE_ROUNDS if is_base else campaign.next_round
-    task = campaign.task("evaluate")
-    if is_base:
-        task = Task(run_id=campaign.state.run_id, name="evaluate-base", round=BEFORE_ROUNDS)
+    task = _base_task(campaign) if is_base else campaign.task("evaluate")
     receipts = {"prepare": campaign.prepared, "candidate": inputs.candidate}
     if earlier is not None:
         receipts["champion"] = earlier.champion
@@ -122,13 +123,35 @@ def run(inputs: EvaluateInputs, context: Context) -> Receipt:
     )
 
 
+def _base_task(campaign: Campaign) -> Task:
+    return Task(run_id=campaign.state.run_id, name="evaluate-base", round=BEFORE_ROUNDS)
+
+
+def _evaluation_of_champion(context: Context, campaign: Campaign, *, is_base: bool) -> Receipt:
+    """Return the champion's own evaluation, and record that the task is done."""
+    state = campaign.state
+    assert state.champion_evaluation is not None, "a champion was evaluated"
+    # A run that goes on asks for the base before its first round, from the state that it began with.
+    before_rounds = is_base and campaign.state_receipt.step == "start"
+    task = _base_task(campaign) if before_rounds else campaign.task("evaluate")
+    with attempting(context, task, "evaluate") as attempt:
+        evaluation = read_receipt(context, state.champion_evaluation)
+        attempt.reused = True
+        attempt.receipt = evaluation.ref
+    return evaluation
+
+
 def _earlier_models(context: Context, campaign: Campaign) -> EarlierModels | None:
     state = campaign.state
     if state.champion is None:
         return None
     assert state.champion_evaluation is not None, "a champion was evaluated"
     assert state.first_evaluation is not None, "a champion was evaluated"
-    trainings = {record.receipts["evaluate"]: record.receipts["train"] for record in state.history}
+    trainings = {
+        record.receipts["evaluate"]: record.receipts["train"]
+        for record in state.history
+        if not record.weak
+    }
     first = trainings.get(state.first_evaluation, state.prepared)
     return EarlierModels(
         champion=read_receipt(context, state.champion),
@@ -164,7 +187,9 @@ def _evaluate(evaluation: Evaluation, folder: Path) -> EvaluateSummary:
             evaluation, questions, under, earlier.first, earlier.first_evaluation
         )
     state = campaign.state
-    rounds = {record.receipts["evaluate"]: record.round for record in state.history}
+    rounds = {
+        record.receipts["evaluate"]: record.round for record in state.history if not record.weak
+    }
     first_round = rounds.get(earlier.first_evaluation.ref, BEFORE_ROUNDS)
     earlier_models = {first_round: first, **_other_champions(evaluation, under)}
     if first is not champion and state.champion_round is not None:

@@ -270,8 +270,11 @@ def _rounds(state: State) -> str:
 
 def _round_row(record: RoundRecord) -> str:
     samples = f"{record.accepted} / {record.generated}"
-    scores = f"{record.overall:.4f} | {record.test_score:.4f} | {samples}"
-    return f"| {record.round} | {scores} | {record.verdict} | {_cell(record.why)} |"
+    # In a weak round nothing was trained: its scores are those of the champion.
+    scores = "no candidate | |"
+    if not record.weak:
+        scores = f"{record.overall:.4f} | {record.test_score:.4f} |"
+    return f"| {record.round} | {scores} {samples} | {record.verdict} | {_cell(record.why)} |"
 
 
 def _cell(text: str) -> str:

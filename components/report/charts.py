@@ -97,7 +97,9 @@ def score_chart(rounds: Rounds, threshold: float | None, base: float | None) -> 
         alpha=0.5,
         label="champion",
     )
-    for record in records:
+    # A weak round has no candidate to draw.
+    trained = [record for record in records if not record.weak]
+    for record in trained:
         _score_point(axes, record)
     # Empty series, for the legend.
     axes.plot([], [], "o", color=_ACCENT, label="promoted")
@@ -122,7 +124,7 @@ def score_chart(rounds: Rounds, threshold: float | None, base: float | None) -> 
         # A perplexity of a thousand before any training would leave a flat line behind it.
         axes.set_yscale("log")
     _legend(figure)
-    values = [f"round {record.round} {measure.text(record.score)}" for record in records]
+    values = [f"round {record.round} {measure.text(record.score)}" for record in trained]
     if base is not None:
         values.insert(0, f"base {measure.text(base)}")
     return _svg(figure, "score", f"Validation {measure.name} per round: {', '.join(values)}")

@@ -166,11 +166,13 @@ def _figures(view: RunView) -> Iterator[tuple[str, str]]:
 
 def _slices(rounds: Rounds) -> list[tuple[str, list[float | None]]]:
     """Return (slice, accuracy per round), the rows of the heat map."""
-    names = {name for round_view in rounds for name in round_view.record.slices}
-    # A slice that a round did not measure has an empty cell in its column.
+    # A slice that a round did not measure has an empty cell in its column; so has a weak round,
+    # which trained no model to measure.
+    columns = [{} if one.record.weak else one.record.slices for one in rounds]
+    names = {name for slices in columns for name in slices}
     rows = []
     for name in sorted(names, key=_slice_order)[:MAX_SLICES]:
-        accuracies = [round_view.record.slices.get(name) for round_view in rounds]
+        accuracies = [slices.get(name) for slices in columns]
         rows.append((name, accuracies))
     return rows
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-from components.contracts.state import STOP_SENTENCES, ModelRecord, State
+from components.contracts.state import STOP_SENTENCES, ModelRecord, RoundRecord, State
 from components.contracts.summaries import StartSummary
 from components.errors import Corrupt, OlderReceipt
 from components.measures import measure_of
@@ -37,7 +38,18 @@ def headline(view: RunView) -> str:
     if not ending:
         ending = " The run is not finished."
     course = _course(view.state, champion, goal)
-    return f"{target}: {course}.{_on_test(view)}{ending}"
+    return f"{target}: {course}.{_weak_rounds(history)}{_on_test(view)}{ending}"
+
+
+def _weak_rounds(history: Sequence[RoundRecord]) -> str:
+    """Return a sentence on the rounds that trained nothing; empty if there is none."""
+    weak = [str(record.round) for record in history if record.weak]
+    if not weak:
+        return ""
+    rounds = (
+        f"rounds {', '.join(weak[:-1])} and {weak[-1]}" if len(weak) > 1 else f"round {weak[0]}"
+    )
+    return f" In {rounds} too few samples were accepted, so no candidate was trained."
 
 
 def _on_test(view: RunView) -> str:

@@ -11,13 +11,18 @@ from pathlib import Path
 
 from components.errors import without_passwords
 
+NOTE = -1.0
+"""Percentage in the line of a note."""
+WARNING = -2.0
+"""Percentage in the line of a warning."""
+
 
 @dataclass
 class Progress:
     """Writes at most one line a second to standard error, and to a file for the `run` verb.
 
     Each line of the file is one JSON object: {"task", "percent", "tokens_per_second", "text",
-    "time"}; `percent` is -1 in a note.
+    "time"}; `percent` is -1 in a note, and -2 in a warning.
     """
 
     file: Path | None = None
@@ -49,7 +54,11 @@ class Progress:
     def note(self, text: str) -> None:
         """Report a sentence, beside the percentages."""
         # A negative share marks a note for readers of the file.
-        self._emit(-1.0, 0.0, text)
+        self._emit(NOTE, 0.0, text)
+
+    def warn(self, text: str) -> None:
+        """Report a sentence that a person who follows the run has to see."""
+        self._emit(WARNING, 0.0, text)
 
     def _emit(self, percent: float, tokens_per_second: float, text: str) -> None:
         text = without_passwords(text)

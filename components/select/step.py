@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -14,7 +14,7 @@ from components.contracts.artifacts import ACCEPTED, DROPPED, MIX, split_file
 from components.contracts.rows import TrainingRow, write_rows
 from components.contracts.summaries import GenerateSummary, SelectSummary
 from components.contracts.summaries.select import HintedCounts, HintPool
-from components.errors import Corrupt, UserError
+from components.errors import Corrupt
 from components.runtime.campaign import Campaign, load_campaign
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, commit_once, fetch, read_receipt, read_summary
@@ -26,7 +26,6 @@ from components.select.filter_settings import Classes, FilterSettings
 from components.select.function_code import function_digest
 from components.select.hint_pool import Pool, with_hinted
 from components.select.mix import FEW_LABELLED, accumulate, weigh
-from components.select.remedies import remedy_for
 from components.select.reserved_prompts import audit_ids, evaluation_items, validation_prompts
 from components.select.row_files import RowFile
 from components.select.sample_counts import DrawnCounts, SeenCounts
@@ -34,6 +33,7 @@ from components.select.scored_sample_file import ScoredSampleFile
 from components.select.scored_samples import Block, ScoredSample, row_key
 from components.select.scorers import scorers_of
 from components.select.sorted_samples import gather
+from components.select.weak_round import reason_weak
 from components.select.worse_answers import worse_answers
 from components.storage.sources import model_version
 from components.verifiers import Room
@@ -53,11 +53,12 @@ def run(inputs: SelectInputs, context: Context) -> Receipt:
     """Write `accepted.jsonl`, `dropped.jsonl` and the weighted `mix.jsonl`.
 
     Every sample is in exactly one of the first two files. With `generate.hints` the pool of prompts
-    that wait for a hint is written too, `too_hard.jsonl`.
+    that wait for a hint is written too, `too_hard.jsonl`. With fewer accepted samples than
+    `select.min_accepted` the round is weak: it has no mix, so nothing is trained on it, and the
+    summary says why.
 
     Raises:
         Corrupt: Shards are missing, or of another round or champion.
-        UserError: Fewer rows were accepted than `select.min_accepted`.
     """
     campaign = load_campaign(context, inputs.state)
     shards = _in_order(campaign, inputs.samples)
@@ -69,7 +70,7 @@ def run(inputs: SelectInputs, context: Context) -> Receipt:
         context.charge("compute_seconds", context.clock() - start_seconds)
         return summary
 
-    return commit_once(
+    receipt = commit_once(
         context,
         campaign.task("select"),
         "select",
@@ -87,6 +88,11 @@ def run(inputs: SelectInputs, context: Context) -> Receipt:
         seed=campaign.recipe.seed,
         work=work,
     )
+    # Outside of the work: a person is told each time, finished work that is found again too.
+    why_weak = read_summary(receipt, SelectSummary).why_weak
+    if why_weak is not None:
+        context.progress.warn(f"nothing is trained in this round: {why_weak}")
+    return receipt
 
 
 def _config(context: Context, campaign: Campaign) -> dict[str, JsonValue]:
@@ -197,13 +203,13 @@ class _Selection:
         blocks = self._seen.watch(self._blocks(shards))
         samples, audit = collect(blocks, self._audit_ids, self._scratch / "pass-0")
         passed, account = self._filter(samples, audit)
-        # A round with too few rows ends here, and nothing is trained on it.
-        _check_enough(self._campaign, account)
+        why_weak = reason_weak(self._section, account)
         worse = (
             worse_answers(self._folder / DROPPED) if _learns_from_pairs(self._campaign) else None
         )
         prompts = write_accepted(self._campaign, passed, self._folder / ACCEPTED, worse)
-        mix = self._write_mix(earlier)
+        # Without the file nothing can train on too little, whatever goes wrong later.
+        mix = self._write_mix(earlier) if why_weak is None else _MixCounts()
         pool = self._write_pool(earlier)
         drawn = DrawnCounts.of(shards)
         return SelectSummary(
@@ -222,6 +228,7 @@ class _Selection:
             mean_answer_tokens=self._seen.mean_answer_tokens,
             tokens_sampled=drawn.tokens,
             finished_share=drawn.finished_share,
+            why_weak=why_weak,
             labelled_rows=mix.labelled_rows,
             self_rows=mix.self_rows,
             older_left_out=mix.older_left_out,
@@ -357,25 +364,9 @@ class _Selection:
 
 @dataclass(frozen=True)
 class _MixCounts:
-    """Counts of a mix; see the fields of `SelectSummary`."""
+    """Counts of a mix, none by default; see the fields of `SelectSummary`."""
 
-    labelled_rows: int
-    self_rows: int
-    older_left_out: dict[str, int]
-    bias: dict[str, float]
-
-
-def _check_enough(campaign: Campaign, account: Account) -> None:
-    """Raise UserError if fewer samples were accepted than `select.min_accepted`."""
-    min_accepted = campaign.recipe.select.min_accepted
-    num_hinted = account.hinted.accepted if account.hinted is not None else 0
-    if account.accepted + num_hinted >= min_accepted:
-        return
-    counts = [f"{reason} {count}" for reason, count in account.by_reason.items()]
-    reasons = ", ".join(counts) or "none dropped"
-    with_hint = f", and {num_hinted} with a hint" if account.hinted is not None else ""
-    raise UserError(
-        f"round {campaign.next_round}: {account.accepted} of {account.given} samples accepted"
-        f"{with_hint}, select.min_accepted is {min_accepted} (dropped: {reasons}); "
-        f"{remedy_for(account.by_reason)}"
-    )
+    labelled_rows: int = 0
+    self_rows: int = 0
+    older_left_out: dict[str, int] = field(default_factory=dict)
+    bias: dict[str, float] = field(default_factory=dict)

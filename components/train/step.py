@@ -13,7 +13,7 @@ from pydantic import JsonValue
 from components.canonical import derived_seed
 from components.contracts import artifacts
 from components.contracts.recipe import HOW_TO_TRAIN
-from components.contracts.summaries import TrainSummary
+from components.contracts.summaries import SelectSummary, TrainSummary
 from components.errors import Transient, UserError
 from components.runtime.attempts import attempting
 from components.runtime.campaign import Campaign, checkpoint_in, checkpoint_name, load_campaign
@@ -27,6 +27,7 @@ from components.runtime.receipts import (
     fetch_folder,
     find_receipt,
     read_receipt,
+    read_summary,
     receipt_uri,
     step_key,
 )
@@ -81,6 +82,7 @@ class Work:
 def run(inputs: TrainInputs, context: Context) -> Receipt:
     """Write the candidate (`model/`, with LoRA also `adapter/`) and its `log.jsonl`.
 
+    A weak round has no mix to train on: the champion's receipt is returned, and nothing is spent.
     Starts from the champion, or from the base checkpoint where the recipe says so;
     the optimizer is fresh each round. A training that was killed goes on from its last checkpoint
     in the store. Under torchrun every process calls this; process 0 commits.
@@ -90,6 +92,8 @@ def run(inputs: TrainInputs, context: Context) -> Receipt:
             does not fit into memory.
         Transient: SIGTERM came. A checkpoint is saved, from which the same call goes on.
     """
+    if read_summary(inputs.mix, SelectSummary).why_weak is not None:
+        return _champion_instead(inputs, context)
     work = _work(inputs, context)
     # torchrun sets RANK: on the nodes of a TrainJob, or by hand.
     if "RANK" in context.environment:
@@ -101,6 +105,16 @@ def run(inputs: TrainInputs, context: Context) -> Receipt:
     if context.environment.get("RANK", "0") == "0":
         _remove_progress(work, context)
     return receipt
+
+
+def _champion_instead(inputs: TrainInputs, context: Context) -> Receipt:
+    """Return the champion's receipt, and record that the task is done."""
+    campaign = load_campaign(context, inputs.state)
+    with attempting(context, campaign.task("train"), "train") as attempt:
+        champion = read_receipt(context, campaign.champion_ref)
+        attempt.reused = True
+        attempt.receipt = champion.ref
+    return champion
 
 
 def _remove_progress(work: Work, context: Context) -> None:

@@ -15,6 +15,7 @@ import subprocess
 import time
 from pathlib import Path
 
+from components.contracts.recipe_file import set_key
 from components.contracts.summaries import TrainSummary
 from components.runtime.receipts import Receipt, read_summary
 from tests.pipeline.campaigns import Place, Run, round_tasks, state_object
@@ -182,8 +183,63 @@ def test_a_run_goes_on_from_a_state_with_global_round_numbers(whole: tuple[Place
     assert_published(place, run, champion_round=run.told["champion_round"])
 
 
+def test_a_weak_round_is_told_of_and_mended_by_the_next_plan(make_place: MakePlace) -> None:
+    """A limit of one token cuts every sample off: nothing is trained, and the limit is raised."""
+    place = make_place({"generate.max_new_tokens": 1, "generate.shards": 1})
+    run = place.run("--rounds", "2")
+    rounds = [*round_tasks(1, 1), *round_tasks(2, 1)]
+    assert run.executed == [*ROUND_0, *rounds, *END], run.said
+    assert run.verdicts == ["promoted", "rejected", "promoted"]
+    _, weak, mended = run.told["rounds"]
+    assert [one["weak"] for one in run.told["rounds"]] == [False, True, False]
+    assert weak["why"].startswith(
+        "too few accepted samples, so no candidate was trained: 0 of 100 samples accepted, "
+        "select.min_accepted is 1 (dropped: unfinished 100); most were dropped as `unfinished`"
+    )
+    assert weak["dropped"] == {"unfinished": 100}
+    assert weak["receipts"].keys() == {"generate-0", "select"}
+    assert (weak["p_value"], weak["tokens_trained"]) == (None, 0)
+    causes = {cause["name"]: cause["change"] for cause in weak["causes"]}
+    assert causes["truncation"] == "max_new_tokens as in the recipe → 2"
+    assert "too_few_accepted" in causes
+    assert mended["plan"]["max_new_tokens"] == 2
+    (confirmed,) = (one for one in mended["causes"] if one["name"] == "change_confirmed")
+    assert "samples_finished went from 0 to 1, as predicted" in confirmed["evidence"]
+    # The champion was neither trained nor measured again, and its share of alpha is still there.
+    assert run.task_status["train-r1"] == run.task_status["evaluate-r1"] == "reused"
+    assert len(train_receipts(place)) == 2
+    assert "needed 0.8)" in mended["why"]
+    said = " ".join(run.said.split())
+    assert "select-r1: nothing is trained in this round: 0 of 100 samples accepted" in said
+    assert_published(place, run, champion_round=2)
+    remark = "In round 1 too few samples were accepted, so no candidate was trained."
+    for told in (place.cli("status").stdout, Path(run.told["report"]).read_text()):
+        assert remark in " ".join(told.split())
+    samples = " ".join(place.cli("samples", "--round", "1").stdout.split())
+    assert "round 1: unfinished 100 nothing was trained: 0 of 100 samples accepted" in samples
+    assert place.cli("verify").returncode == 0
+
+
+def test_a_weak_round_without_a_remedy_ends_the_campaign_with_its_champion(
+    make_place: MakePlace,
+) -> None:
+    """Greedy samples stay what they are, whatever the plan changes."""
+    place = make_place({"select.min_accepted": 100, "generate.shards": 1})
+    run = place.run("--rounds", "2")
+    assert run.executed == [*ROUND_0, *round_tasks(1, 1), "pass-through-r2", *END], run.said
+    assert (run.code, run.told["stop"], run.errors) == (1, "weak", [])
+    assert run.verdicts == ["promoted", "rejected"]
+    assert "of 100 samples accepted, select.min_accepted is 100" in run.told["rounds"][1]["why"]
+    assert "the plan has nothing left to change about it" in " ".join(run.said.split())
+    assert_published(place, run, champion_round=0)
+
+
 def test_a_failing_step_stops_the_run_but_not_its_report(make_place: MakePlace) -> None:
-    place = make_place({"select.min_accepted": 100})
+    place = make_place()
+    folder = place.folder / "no-reward-model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}", encoding="utf-8")
+    set_key(place.document, "select.reward", {"source": folder.as_uri()})
     run = place.run("--rounds", "1")
     stopped = [*ROUND_0, "generate-r1", "generate-r1", "select-r1", "report"]
     assert run.executed == stopped, run.said
@@ -194,11 +250,11 @@ def test_a_failing_step_stops_the_run_but_not_its_report(make_place: MakePlace) 
         "",
     )
     assert len(run.errors) == 1
-    assert run.errors[0].startswith("error: select-r1: round 1: ")
-    assert "of 100 samples accepted, select.min_accepted is 100" in run.errors[0]
+    assert run.errors[0].startswith("error: select-r1: ")
+    assert "/no-reward-model" in run.errors[0]
     assert "Traceback" not in run.said
     assert [one["task"] for one in run.told["errors"]] == ["select-r1"]
-    assert "select.min_accepted is 100" in Path(run.told["report"]).read_text()
+    assert "/no-reward-model" in Path(run.told["report"]).read_text()
     assert not (place.store / "models").exists()
 
     # The same again fails the same way, without repeating what is done.
@@ -212,7 +268,7 @@ def test_a_failing_step_stops_the_run_but_not_its_report(make_place: MakePlace) 
     # With the recipe mended only what depends on the change is done: nothing is trained or sampled
     # again.
     plain = place.run(
-        "--rounds", "1", "--set", "select.min_accepted=1", "--set", "decide.max_rounds=1"
+        "--rounds", "1", "--set", "select.reward=null", "--set", "decide.max_rounds=1"
     )
     assert plain.executed == [*ROUND_0, *round_tasks(1), *END], plain.said
     reused = {name for name, status in plain.task_status.items() if status == "reused"}
@@ -230,7 +286,7 @@ def test_a_failing_step_stops_the_run_but_not_its_report(make_place: MakePlace) 
         "--rounds",
         "1",
         "--set",
-        "select.min_accepted=1",
+        "select.reward=null",
         "--set",
         "decide.max_rounds=1",
         "--resume-from",

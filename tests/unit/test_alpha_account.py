@@ -72,10 +72,10 @@ def test_campaigns_promote_falsely_at_most_alpha_of_the_time(
 def test_the_rounds_that_were_planned_have_the_levels_that_they_had_without_an_account() -> None:
     account = opened(None, section(4))
     for round_number in (1, 2, 3, 4):
-        assert level_of_round(account, round_number, 4, promotions=0) == pytest.approx(ALPHA / 4)
+        assert level_of_round(account, round_number, 4, free_rounds=0) == pytest.approx(ALPHA / 4)
         comparison = by_counts(PROMPTS, 10, 10, ALPHA / 4)
         account = charged(account, comparison, promoted=False)
-    assert level_of_round(opened(None, section(4)), 3, 4, promotions=2) == pytest.approx(
+    assert level_of_round(opened(None, section(4)), 3, 4, free_rounds=2) == pytest.approx(
         3 * ALPHA / 4
     )
 
@@ -92,9 +92,9 @@ def test_a_promotion_costs_nothing_and_any_other_round_the_size_of_its_test() ->
 
 def test_rounds_that_are_added_share_what_is_left_and_leave_half_of_it() -> None:
     account = AlphaAccount(alpha=ALPHA, planned_rounds=4, spent=0.03)
-    assert level_of_round(account, 5, 8, promotions=0) == pytest.approx(0.02 / 2 / 4)
-    assert level_of_round(account, 8, 8, promotions=0) == pytest.approx(0.02 / 2)
-    assert level_of_round(account, 9, 8, promotions=0) == pytest.approx(0.02 / 2)
+    assert level_of_round(account, 5, 8, free_rounds=0) == pytest.approx(0.02 / 2 / 4)
+    assert level_of_round(account, 8, 8, free_rounds=0) == pytest.approx(0.02 / 2)
+    assert level_of_round(account, 9, 8, free_rounds=0) == pytest.approx(0.02 / 2)
 
 
 def test_the_least_alpha_of_all_runs_counts() -> None:
@@ -106,7 +106,7 @@ def test_the_least_alpha_of_all_runs_counts() -> None:
 
 def test_an_account_that_is_spent_says_so() -> None:
     account = AlphaAccount(alpha=0.01, planned_rounds=4, spent=0.03)
-    level = level_of_round(account, 3, 4, promotions=0)
+    level = level_of_round(account, 3, 4, free_rounds=0)
     assert level == 0
     ruling = decide(by_counts(PROMPTS, 30, 0, level))
     assert not ruling.promote

@@ -222,13 +222,36 @@ def test_a_missing_repeated_or_foreign_shard_is_corrupt(context: Context) -> Non
     )
 
 
-def test_too_few_accepted_rows_fail_the_round_with_the_numbers(context: Context) -> None:
+def test_a_weak_round_keeps_its_samples_and_has_no_mix_to_train_on(
+    context: Context, capsys: pytest.CaptureFixture[str]
+) -> None:
     state = campaign(context, recipe=recipe_of(select={"min_accepted": 37}))
-    with pytest.raises(
-        UserError,
-        match=r"36 of 144 samples accepted, .*min_accepted is 37 .*verifier 72.*`verifier`: .*easier",
-    ):
-        run(SelectInputs(state, shards(context)), context)
+    receipt = run(SelectInputs(state, shards(context)), context)
+    summary = summary_of(receipt)
+    words = (
+        "36 of 144 samples accepted, select.min_accepted is 37 (dropped: verifier 72, duplicate "
+        "36); most were dropped as `verifier`: the model answers too few of these prompts"
+    )
+    assert (summary.why_weak or "").startswith(words)
+    assert (summary.generated, summary.accepted, summary.prompts_accepted) == (144, 36, 36)
+    assert summary.dropped == {"duplicate": 36, "verifier": 72}
+    assert (summary.labelled_rows, summary.self_rows, summary.bias) == (0, 0, {})
+    assert receipt.objects.keys() == {"accepted.jsonl", "dropped.jsonl"}
+    assert len(fetch(context, receipt, "accepted.jsonl").read_bytes().splitlines()) == 36
+    assert len(fetch(context, receipt, "dropped.jsonl").read_bytes().splitlines()) == 108
+    # Whoever starts the run again is told again.
+    for _ in range(2):
+        said = capsys.readouterr().err
+        assert f"select-r1 · nothing is trained in this round: {words}" in said
+        assert run(SelectInputs(state, shards(context)), context) == receipt
+
+
+def test_a_round_with_just_enough_accepted_rows_is_not_weak(context: Context) -> None:
+    state = campaign(context, recipe=recipe_of(select={"min_accepted": 36}))
+    receipt = run(SelectInputs(state, shards(context)), context)
+    assert summary_of(receipt).why_weak is None
+    assert summary_of(receipt).self_rows == 36
+    assert "mix.jsonl" in receipt.objects
 
 
 def test_the_same_work_is_not_done_twice(context: Context) -> None:

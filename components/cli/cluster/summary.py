@@ -92,7 +92,7 @@ def _rounds(view: RunView) -> list[str]:
 def _row(record: RoundRecord) -> str:
     cells = [
         str(record.round),
-        _score(record),
+        "no candidate" if record.weak else _score(record),
         record.verdict,
         _escape(record.why),
     ]

@@ -45,6 +45,8 @@ class RoundSamples:
     counts: dict[str, int]
     """Fate → samples of the whole round."""
     samples: tuple[ShownSample, ...]
+    why_weak: str | None = None
+    """Why nothing was trained on this round; None if it was, or is not selected yet."""
 
 
 def samples_of(
@@ -69,21 +71,26 @@ def samples_of(
     counts: dict[str, int] = {}
     for sample in all_samples:
         counts[sample.fate] = counts.get(sample.fate, 0) + 1
+    why_weak = read_summary(select, SelectSummary).why_weak if select else None
     fitting = [sample for sample in all_samples if _fits(sample, fates)]
-    if not fitting:
+    if not fitting and counts:
         there_are = ", ".join(f"{fate} {count}" for fate, count in counts.items())
         raise UserError(f"round {number} has no sample that is {fates!r} (there are: {there_are})")
     total = len(fitting)
     if total > limit:
         # Neighbours belong to one prompt and resemble each other.
         fitting = [fitting[index * total // limit] for index in range(limit)]
-    return RoundSamples(number, counts, tuple(fitting))
+    return RoundSamples(number, counts, tuple(fitting), why_weak)
 
 
 def print_samples(console: Console, shown: RoundSamples) -> None:
     """Print samples one below the other, for terminals of any width."""
     counts = ", ".join(f"{fate} {count:,}" for fate, count in shown.counts.items())
-    console.print(Text(f"round {shown.round}: {counts}", style="bold"))
+    console.print(Text(f"round {shown.round}: {counts or 'no samples'}", style="bold"))
+    if shown.why_weak is not None:
+        console.print(
+            Text(f"nothing was trained: {cut(shown.why_weak, SHOWN_CHARACTERS)}", "yellow")
+        )
     for sample in shown.samples:
         console.print()
         style = "green" if sample.fate == ACCEPTED else "yellow"
@@ -104,6 +111,7 @@ def as_document(shown: RoundSamples) -> dict[str, object]:
     return {
         "round": shown.round,
         "counts": shown.counts,
+        "why_weak": shown.why_weak,
         "samples": [dataclasses.asdict(sample) for sample in shown.samples],
     }
 

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from components.cli.json_documents import Json
 from components.report.words import cut, seconds_text
+from components.runtime.progress import WARNING
 
 # Steps that only hand something on: not worth a line unless they fail.
 QUIET_TASKS = ("pass-through", "report")
@@ -151,6 +152,8 @@ class Follower:
         text = str(row.get("text", ""))
         percent = float(row.get("percent", 0.0))
         task.reused = task.reused or text == "reused"
+        if percent == WARNING:
+            self._console.print(Text(f"  {shard}: {cut(text, 600)}", style="yellow"))
         if percent < 0:  # a note: the percentage stays
             if task.name == "prepare" and text != "reused":
                 # What becomes of the data is to be read before hours are spent on it.

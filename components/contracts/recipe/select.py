@@ -134,7 +134,8 @@ class SelectSection(Section):
     labelled rows, up to a factor of four. For short answers, such as classes."""
     # Never a green run on an empty mix: decide looks for the cause of the drops instead.
     min_accepted: Positive = 16
-    """Fewer accepted new rows than this fail the round."""
+    """With fewer accepted new rows than this the round is weak: no candidate is trained, and the
+    next round has another plan."""
     unsafe_replace: bool = False
     """Drop earlier rounds' samples and labelled rows. Leads to collapse (2305.17493); for
     experiments only."""

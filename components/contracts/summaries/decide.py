@@ -33,11 +33,14 @@ class DecideSummary(Summary):
     """False if the campaign ends with this round."""
     stop: StopReason | None
     """Why it ends; None if it goes on."""
+    weak: bool = False
+    """True if too few samples were accepted to train a candidate."""
     metric: Metric
     score: float
-    """Of the candidate, by the goal's metric on validation, over its slice."""
-    p_value: float
-    """p of the gate's test."""
+    """Of the candidate, by the goal's metric on validation, over its slice; in a weak round of the
+    champion."""
+    p_value: float | None
+    """p of the gate's test; None in a weak round, which compares nothing."""
     champion: str
     """Ref of the receipt of the best model after this round: of train, or of prepare if it is the
     base."""

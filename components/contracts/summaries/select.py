@@ -120,7 +120,8 @@ class HintPool(Part):
 class SelectSummary(Summary):
     """The rows that a round trains on.
 
-    The mix that prepare writes for the first training has no samples.
+    The mix that prepare writes for the first training has no samples. A weak round has too few: it
+    has no mix, and no candidate is trained.
     """
 
     written_by: ClassVar[tuple[str, ...]] = ("select", "mix")
@@ -151,8 +152,10 @@ class SelectSummary(Summary):
     """Tokens of everything that generate drew for this round: audit prompts and hints too."""
     finished_share: float | None = None
     """Share of the samples without a hint that the model itself ended; None without samples."""
+    why_weak: str | None = None
+    """Why the round is weak, with the numbers and what helps, in a sentence; None if it is not."""
     labelled_rows: int
-    """Labelled rows of the mix."""
+    """Labelled rows of the mix; 0 in a weak round, like the other counts of the mix."""
     self_rows: int = 0
     """Rows of the mix that the model made, in this round or before."""
     older_left_out: dict[str, int] = Field(default_factory=dict)

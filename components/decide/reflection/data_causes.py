@@ -56,6 +56,8 @@ LITTLE_AGREEMENT = 0.6
 """Mean share of a prompt's samples that agree, below which they scatter."""
 FEW_LABELLED = 0.35
 """Share of labelled draws below which they are few."""
+NOT_BY_SAMPLING = ("no_answer", "in_evaluation", "unscored", "cap", "diversity", "solved", "empty")
+"""Reasons for a drop that no other way of sampling changes: a person has to."""
 SHIFTED = 0.25
 """Jensen–Shannon distance of labelled and generated answers above which they are unlike."""
 
@@ -63,7 +65,8 @@ SHIFTED = 0.25
 def truncation(evidence: Evidence) -> Finding | None:
     """Report answers that are cut off: the limit is too low, or hot sampling rambles."""
     # Samples are drawn at a temperature, dev answers greedily: either may be cut off.
-    share = min(evidence.finished_share, evidence.measures.get("finished_share", 1.0))
+    dev_share = evidence.measures.get("finished_share", 1.0)
+    share = min(evidence.finished_share, dev_share)
     if share >= FINISHED or runs_on(evidence):
         return None
     description = (
@@ -73,6 +76,7 @@ def truncation(evidence: Evidence) -> Finding | None:
     # A round without samples is judged by the evaluation's greedy answers, which no temperature
     # changes.
     change: Change | None = "temperature_down" if evidence.select.generated else None
+    of_samples = evidence.select.generated > 0 and evidence.finished_share <= dev_share
     if evidence["cut_short"] > 0.5 * (1 - share):
         change = "answer_tokens_up"
         description += f"; {evidence['cut_short']:.3f} of all are the beginning of the right answer"
@@ -83,8 +87,9 @@ def truncation(evidence: Evidence) -> Finding | None:
         description,
         f"at least {FINISHED} of the answers end by themselves; "
         "if not, raise generate.max_new_tokens",
-        measure="finished_share",
+        measure="samples_finished" if of_samples else "finished_share",
         direction="up",
+        otherwise="answer_tokens_up" if evidence.select.generated else None,
     )
 
 
@@ -116,13 +121,13 @@ def too_few_accepted(evidence: Evidence) -> Finding | None:
     """Report a round in which hardly any sample was accepted."""
     select = evidence.select
     min_accepted = evidence.recipe.select.min_accepted
-    if not select.generated:
+    is_weak = select.why_weak is not None
+    if not select.generated and not is_weak:
         return None
     share = passed(select)
-    if share >= FEW_PASSED and select.accepted >= 2 * min_accepted:
+    if share >= FEW_PASSED and select.accepted >= 2 * min_accepted and not is_weak:
         return None
-    # Greedy samples of one prompt are all the same: more of them would add nothing new.
-    change: Change | None = "samples_up" if evidence.plan.temperature > 0 else None
+    change, otherwise = _more_accepted(evidence)
     reasons = ", ".join(f"{name} {count}" for name, count in select.dropped.items())
     return evidence.finding(
         "too_few_accepted",
@@ -135,7 +140,30 @@ def too_few_accepted(evidence: Evidence) -> Finding | None:
         "if not, easier prompts, a longer first stage, or answers as hints (generate.hints)",
         measure="accepted",
         direction="up",
+        otherwise=otherwise,
     )
+
+
+def _more_accepted(evidence: Evidence) -> tuple[Change | None, Change | None]:
+    """Return (change, the one if that is not possible) by the reason that dropped most samples."""
+    dropped = evidence.select.dropped
+    if not dropped:
+        return None, None
+    # Greedy samples of one prompt are all the same: more of them would add nothing new.
+    is_greedy = evidence.plan.temperature == 0.0
+    more_samples: Change | None = None if is_greedy else "samples_up"
+    reason = max(sorted(dropped), key=lambda name: dropped[name])
+    match reason:
+        case "unfinished":
+            return "answer_tokens_up", "temperature_down"
+        case "vote" | "length":
+            return "temperature_down", more_samples
+        case "duplicate" | "near_duplicate" | "same_path":
+            return "temperature_up", more_samples
+        case _ if reason in NOT_BY_SAMPLING:
+            return None, None
+        case _:
+            return more_samples, None if is_greedy else "temperature_down"
 
 
 def low_diversity(evidence: Evidence) -> Finding | None:

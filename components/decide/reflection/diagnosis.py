@@ -31,9 +31,9 @@ from components.decide.reflection.training_causes import (
 )
 
 Check = Callable[[Evidence], Finding | None]
-# A tuple and no registry: a check that is not in this list is not made. Their order has no meaning,
+# Tuples and no registry: a check that is not in these lists is not made. Their order has no meaning,
 # because findings are sorted by priority.
-CHECKS: tuple[Check, ...] = (
+TRAINING_CHECKS: tuple[Check, ...] = (
     optimizer_trouble,
     learning_rate_too_high,
     learning_rate_too_low,
@@ -42,6 +42,9 @@ CHECKS: tuple[Check, ...] = (
     too_little_capacity,
     forgetting,
     base_not_mastered,
+)
+"""Checks of a training and its candidate."""
+DATA_CHECKS: tuple[Check, ...] = (
     truncation,
     stop_token_wrong,
     too_few_accepted,
@@ -54,6 +57,8 @@ CHECKS: tuple[Check, ...] = (
     evaluation_contamination,
     labelled_share_too_low,
 )
+"""Checks of samples, verifier and mix, which a weak round has too."""
+CHECKS = (*TRAINING_CHECKS, *DATA_CHECKS)
 
 
 CONTRADICTIONS: tuple[frozenset[str], ...] = (
@@ -73,7 +78,7 @@ def diagnose(evidence: Evidence) -> list[Finding]:
     Of two that contradict each other only the first is told.
     """
     findings = []
-    for check in CHECKS:
+    for check in DATA_CHECKS if evidence.train is None else CHECKS:
         finding = check(evidence)
         if finding is not None:
             findings.append(finding)

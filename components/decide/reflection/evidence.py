@@ -35,7 +35,8 @@ class Evidence:
     verdict: Verdict
     plan: Plan
     """The settings of this round."""
-    train: TrainSummary
+    train: TrainSummary | None
+    """None in a weak round, which trains nothing."""
     losses: Sequence[float | None]
     """Training loss of each step; None or not finite where a step was skipped."""
     finished_share: float
@@ -44,7 +45,7 @@ class Evidence:
     candidate: Scores | None
     """Scores on dev prompts; None without any."""
     select: SelectSummary
-    """Summary of the mix that was trained on."""
+    """Summary of the mix that was trained on, or of the few samples of a weak round."""
     comparison: Comparison | None = None
     """Comparison with the champion on dev prompts; None without any."""
     measures: Mapping[str, float] = field(default_factory=dict)
@@ -54,6 +55,12 @@ class Evidence:
     def __getitem__(self, name: str) -> float:
         """Return a measure; NaN if it is absent, so that no comparison with it holds."""
         return self.measures.get(name, float("nan"))
+
+    @property
+    def training(self) -> TrainSummary:
+        """The summary of the training, for the checks of a round that had one."""
+        assert self.train is not None, "a weak round's training is not checked"
+        return self.train
 
     @property
     def improved(self) -> bool:

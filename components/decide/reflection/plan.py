@@ -166,7 +166,10 @@ def review(
     fell = False
     fell_beyond_interval = False
     score = "no dev prompts tell the score"
-    if dev_scores is not None and previous.dev_score is not None:
+    # The scores of a weak round are the champion's.
+    if previous.weak:
+        score = "the round before had no candidate to compare with"
+    elif dev_scores is not None and previous.dev_score is not None:
         measure = dev_scores.measure
         value = dev_scores.value()
         low, high = dev_scores.interval()
@@ -234,22 +237,28 @@ def refuted_changes(history: Sequence[RoundRecord]) -> frozenset[str]:
     return frozenset(refuted)
 
 
-def next_level(recipe: Recipe, level: int, champion: Scores | None) -> int:
+def next_level(
+    recipe: Recipe, level: int, champion: Scores | None, *, too_hard: bool = False
+) -> int:
     """Return the length that the next samples are drawn at; 0 without a ladder.
 
     It begins at the first length beyond the labelled ones, even if these are not mastered, goes one
-    further once the champion has mastered it (2502.01612), and never leaves the ladder.
+    further once the champion has mastered it (2502.01612), one back where it was too hard, and
+    never leaves the ladder.
 
     Args:
         recipe: Holds the ladder.
         level: Length of the samples of the round that has finished.
         champion: Scores on dev prompts of the champion after the round; None without any: no length
             is mastered then.
+        too_hard: Hardly any of the round's samples was good enough, and nothing was trained.
     """
     ladder = recipe.data.ladder
     if ladder is None:
         return 0
     first, last = ladder.climb
+    if too_hard:
+        return max(first, level - 1)
     # Without mastery errors pile up from length to length, so the scores of a rejected candidate
     # do not count.
     name = f"length={level}"

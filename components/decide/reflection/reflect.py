@@ -8,9 +8,11 @@ from components.contracts.recipe import DecideSection, Recipe
 from components.contracts.state import Cause, Plan, base_plan
 from components.decide.finished_round import FinishedRound, Outcome
 from components.decide.gate import Comparison, compare
+from components.decide.reflection.data_causes import FEW_PASSED, passed
 from components.decide.reflection.diagnosis import diagnose
 from components.decide.reflection.evidence import Evidence
 from components.decide.reflection.plan import next_level, next_plan, refuted_changes, review
+from components.decide.reflection.round_measures import champion_answer_measures
 
 # No stage has these of its own, so a change after round 0 is a change for all rounds.
 SHARED_BY_STAGES = ("min_vote_share", "max_new_tokens", "neftune_alpha")
@@ -32,10 +34,15 @@ def reflect(
     history = campaign.state.history
     # Dev prompts alone from here on: what validation prompts steer, they cannot decide.
     scores = outcome.candidate.dev_scores
-    finished_share = finished.summaries.mix.finished_share
+    mix = finished.summaries.mix
+    measures = dict(outcome.measures)
+    if finished.is_weak:
+        # The champion's own answers tell whether it knows how to end.
+        measures |= champion_answer_measures(finished.context, campaign, outcome.champion)
+    finished_share = mix.finished_share
     if finished_share is None:
         # A round without samples, such as the first, has nothing but the evaluation's answers.
-        finished_share = outcome.measures.get("finished_share", 1.0)
+        finished_share = measures.get("finished_share", 1.0)
     evidence = Evidence(
         recipe=campaign.recipe,
         round=campaign.next_round,
@@ -45,9 +52,9 @@ def reflect(
         losses=losses,
         finished_share=finished_share,
         candidate=scores,
-        select=finished.summaries.mix,
+        select=mix,
         comparison=compare_dev(outcome, campaign.recipe.decide),
-        measures=outcome.measures,
+        measures=measures,
     )
     # Bounds of changes are relative to what the person wrote, not to what plans have made of it.
     recipe = campaign.written
@@ -56,27 +63,31 @@ def reflect(
     previous_plan = current
     if previous_record is not None:
         previous_plan = _improvement_plan(previous_record.plan, recipe)
+    # Without a candidate no accuracy tells for or against the last change.
+    judged_scores = None if finished.is_weak else scores
     reviewed = review(
         previous_record,
         previous_plan,
         current,
         outcome.verdict,
-        scores,
+        judged_scores,
         outcome.measures,
     )
     refuted = refuted_changes(history)
     findings = diagnose(evidence)
     plan, causes = next_plan(recipe, current, findings, reviewed, previous_plan, refuted)
     # By the scores of the champion: it draws the samples of the next round.
-    level = next_level(recipe, used_plan.level, outcome.best.dev_scores)
+    too_hard = finished.is_weak and passed(mix) < FEW_PASSED
+    level = next_level(recipe, used_plan.level, outcome.best.dev_scores, too_hard=too_hard)
     return plan.model_copy(update={"level": level}), causes
 
 
 def compare_dev(outcome: Outcome, section: DecideSection) -> Comparison | None:
-    """Return candidate and champion, dev prompt by dev prompt; None if one was not measured."""
+    """Return candidate and champion, dev prompt by dev prompt; None if one was not measured, or
+    there is no candidate."""
     champion = outcome.champion.dev
     candidate = outcome.candidate.dev
-    if not champion or not candidate:
+    if not champion or not candidate or outcome.comparison is None:
         return None
     # Causes count prompts won and lost, so families have no say. A dev row need not be a number.
     numeric = all(row.numeric for row in candidate)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from components.contracts import artifacts
 from components.contracts.summaries import LogEntry, SelectSummary, TrainSummary
@@ -63,6 +63,35 @@ def round_measures(
     if num_rows:
         num_draws = train.steps * campaign.recipe.train.batch_size
         measures["epochs"] = num_draws / num_rows
+    return _rounded(measures)
+
+
+def weak_round_measures(selection: SelectSummary, champion: Measured) -> Measures:
+    """Return a weak round in numbers: there are samples, but no training and no candidate.
+
+    Args:
+        selection: Summary of the selection.
+        champion: Results of the champion, which drew the samples.
+    """
+    measures = _sample_measures(selection)
+    if selection.votes is not None:
+        measures |= verifier_measures(selection.votes, champion.dev)
+    return _rounded(measures)
+
+
+def champion_answer_measures(
+    context: Context, campaign: Campaign, champion: Measured
+) -> Mapping[str, float]:
+    """Return how the champion's own dev answers end, for the checks of a weak round.
+
+    They are no measures of the round: they were taken before it, so that no change can move them.
+    """
+    references = references_of(split_prompts(context, campaign.prepared, artifacts.DEV_PROMPTS))
+    measures = answer_measures(champion.dev, (), references)
+    return {name: value for name, value in measures.items() if name != "accuracy"}
+
+
+def _rounded(measures: Measures) -> Measures:
     # More digits would only make cards and states hard to read.
     return {name: round(float(value), 6) for name, value in sorted(measures.items())}
 
@@ -77,6 +106,8 @@ def _sample_measures(selection: SelectSummary) -> Measures:
     if selection.generated:
         measures["accepted"] = selection.accepted
         measures["passed"] = passed(selection)
+    if selection.finished_share is not None:
+        measures["samples_finished"] = selection.finished_share
     if selection.distinct_share is not None:
         measures["distinct_share"] = selection.distinct_share
     if selection.hinted is not None and selection.too_hard is not None:

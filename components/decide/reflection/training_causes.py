@@ -50,14 +50,14 @@ FEW_SPIKES = 2
 
 def optimizer_trouble(evidence: Evidence) -> Finding | None:
     """Report steps whose loss or gradient was not finite, and losses that spike."""
-    num_skipped = evidence.train.skipped_steps
+    num_skipped = evidence.training.skipped_steps
     num_not_finite = sum(loss is None or not math.isfinite(loss) for loss in evidence.losses)
     spiked = evidence["loss_spikes"] > FEW_SPIKES
     if not num_skipped and not num_not_finite and not spiked:
         return None
     description = (
         f"{num_skipped} steps skipped and {num_not_finite} losses not finite "
-        f"of {evidence.train.steps} steps"
+        f"of {evidence.training.steps} steps"
     )
     if spiked:
         description += f", {evidence['loss_spikes']:.0f} losses far above those around them"
@@ -124,7 +124,7 @@ def learning_rate_too_low(evidence: Evidence) -> Finding | None:
         "learning_rate_up",
         f"{same:.1%} of the answers are the champion's, and training loss went only "
         f"from {evidence['first_loss']:.4f} to {evidence['last_loss']:.4f} "
-        f"in {evidence.train.steps} steps at learning rate {evidence.plan.learning_rate:g}",
+        f"in {evidence.training.steps} steps at learning rate {evidence.plan.learning_rate:g}",
         "a candidate that answers differently, with a lower training loss",
         measure="dev_loss",
         direction="down",
@@ -156,7 +156,7 @@ def base_not_mastered(evidence: Evidence) -> Finding | None:
 
 def overfitting(evidence: Evidence) -> Finding | None:
     """Report a dev loss that rose again while training loss fell, or stopped the training early."""
-    train = evidence.train
+    train = evidence.training
     best = train.best_dev_loss
     final = train.final_dev_loss
     if best is None or final is None or final - best <= NOTICEABLE_NATS:
@@ -189,7 +189,7 @@ def overfitting(evidence: Evidence) -> Finding | None:
 
 def underfitting(evidence: Evidence) -> Finding | None:
     """Report a training that ended before the loss settled, or hardly moved it, without a gain."""
-    train = evidence.train
+    train = evidence.training
     if evidence.improved or train.stopped_early:
         return None
     # A model that memorises its rows has had steps enough.
@@ -244,7 +244,7 @@ def too_little_capacity(evidence: Evidence) -> Finding | None:
     The training loss is high and flat, and no lower than on dev rows; or the round is underfitted.
     Without adapters there is nothing more to train, so nothing is reported.
     """
-    train = evidence.train
+    train = evidence.training
     structure = evidence.plan.lora
     if structure is None or evidence.improved or train.stopped_early:
         return None
