@@ -10,7 +10,17 @@ import pytest
 from components.runtime.context import Context
 from components.storage.store import Store
 from tests.conftest import S3Server
-from tests.promises import chain, corruption, garbage, memory, models, names, races, s3_faults
+from tests.promises import (
+    chain,
+    corruption,
+    garbage,
+    memory,
+    models,
+    names,
+    races,
+    s3_faults,
+    texts,
+)
 from tests.promises.counting import Count, count
 from tests.security import escapes
 
@@ -69,6 +79,12 @@ def test_s3_a_model_brings_no_code(tmp_path: Path) -> None:
     outcome = count("S3", models.cases(tmp_path))
     assert outcome.broken[:3] == []
     assert outcome.total >= 60
+
+
+def test_s4_text_of_data_stays_text(context: Context) -> None:
+    outcome = count("S4", texts.cases(context))
+    assert outcome.broken[:3] == []
+    assert outcome.total >= 100
 
 
 def test_s6_no_program_of_a_model_leaves_its_sandbox(tmp_path: Path) -> None:
