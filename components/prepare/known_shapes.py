@@ -44,6 +44,9 @@ CLASS_FIELDS = frozenset({"label", "category", "class", "intent"})
 TURNS = ("messages", "conversations", "conversation")
 """Fields that hold the turns of a conversation."""
 
+SYSTEM = ("system", "system_prompt")
+"""Fields that hold the system's text, which comes before all turns."""
+
 SPEAKERS = {
     "system": "system",
     "human": "user",
@@ -57,7 +60,7 @@ SPEAKERS = {
     "tool": "tool",
     "observation": "tool",
 }
-"""`from` of a turn in the form of ShareGPT → its role."""
+"""`from` of a turn in the form of ShareGPT, or a `role` in its words → its role."""
 
 MEANINGFUL = {
     "choices": "write the choices into the text of the question",

@@ -17,6 +17,7 @@ from components.prepare.known_shapes import (
     CLASS_FIELDS,
     MEANINGFUL,
     SPEAKERS,
+    SYSTEM,
     TURNS,
     Pair,
     names_of,
@@ -158,7 +159,9 @@ def _content_of(row: Row, source: DataSource) -> _Content:
     turns = next((names[name] for name in TURNS if name in names), "")
     # A conversation is more than a question that stands beside it.
     if turns and (pair is None or not pair.completion or row.get(pair.completion) is None):
-        return _content_of_messages(row[turns], row.get("tools"), row.get("system"))
+        return _content_of_messages(
+            row[turns], _value_of(row, names, "tools"), _system_of(row, names)
+        )
     if pair is not None:
         return _content_of_pair(row, pair, names)
     if "text" in names and _value_of(row, names, "label") is not None:
@@ -172,6 +175,11 @@ def _content_of(row: Row, source: DataSource) -> _Content:
     raise RejectedRow("unknown_shape", f"{_fields_found(row)}; expected {shapes_of(source)}")
 
 
+def _system_of(row: Row, names: dict[str, str]) -> object:
+    """Return what a row has beside its turns as the system's text; None without."""
+    return next((row[names[name]] for name in SYSTEM if name in names and row[names[name]]), None)
+
+
 def _value_of(row: Row, names: dict[str, str], name: str) -> object:
     """Return the value of a field by its name in lower case; None without the field."""
     return row[names[name]] if name in names else None
@@ -182,13 +190,17 @@ def _fields_found(row: Row) -> str:
     names = sorted(str(name)[:40] for name in row)
     listed = ", ".join(names[:10]) or "none"
     for name, value in row.items():
-        # An export often wraps its rows in an object.
-        is_rows = isinstance(value, list) and value and all(isinstance(row, dict) for row in value)
-        if is_rows and str(name).isidentifier() and name not in TURNS:
+        # An export often wraps its rows in an object. Turns are no rows.
+        is_rows = isinstance(value, list) and value and all(_is_row(item) for item in value)
+        if is_rows and str(name).isidentifier():
             return (
                 f"fields found: {listed}; {name!r} holds rows: jq -c '.{name}[]' FILE > FILE.jsonl"
             )
     return f"fields found: {listed}"
+
+
+def _is_row(value: object) -> bool:
+    return isinstance(value, dict) and not value.keys() & {"role", "from"}
 
 
 def _refuse_what_would_be_lost(row: Row, names: dict[str, str], source: DataSource) -> None:
@@ -212,15 +224,17 @@ def _refuse_what_would_be_lost(row: Row, names: dict[str, str], source: DataSour
 def _content_of_pair(row: Row, pair: Pair, names: dict[str, str]) -> _Content:
     prompt = row[pair.prompt]
     answer = row.get(pair.completion) if pair.completion else None
-    system = _value_of(row, names, "system") or None
+    system = _system_of(row, names)
+    tools = _value_of(row, names, "tools")
     if isinstance(answer, list) and _asks(answer):
         # Preference pairs often repeat the whole conversation in `chosen`.
-        return _content_of_messages(answer, row.get("tools"), system)
+        return _content_of_messages(answer, tools, system)
     if isinstance(prompt, list) or isinstance(answer, list) or system is not None:
         turns = _as_turns(prompt, "user") + _as_turns(answer, "assistant")
         if system is None and pair.prompt not in TURNS and not _are_turns(turns):
-            raise RejectedRow("wrong_type", f"{pair.prompt!r} is a list, not text or turns")
-        return _content_of_messages(turns, row.get("tools"), system)
+            name = pair.prompt if isinstance(prompt, list) else pair.completion
+            raise RejectedRow("wrong_type", f"{name!r} is a list, not text or turns")
+        return _content_of_messages(turns, tools, system)
     completion = None if answer is None else _text(row, pair.completion)
     text = _text(row, pair.prompt)
     if pair.context and str(row.get(pair.context) or "").strip():
@@ -297,8 +311,8 @@ def _turns_to_last_answer(messages: object) -> list[JsonObject]:
 
 def _turn_of(message: object) -> JsonObject:
     """Return a turn with its content as text. Its other fields stay: templates may read them."""
-    if isinstance(message, dict) and "role" not in message and "from" in message:
-        message = _turn_of_speaker(message)
+    if isinstance(message, dict):
+        message = _turn_in_usual_words(message)
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
         raise RejectedRow("wrong_type", "a message is not {role, content}")
     turn: JsonObject = _json_object(message)
@@ -318,13 +332,23 @@ def _turn_of(message: object) -> JsonObject:
     return {**turn, "content": _text(turn, "content")}
 
 
-def _turn_of_speaker(message: Row) -> JsonObject:
-    """Return a turn that the form of ShareGPT writes as {from, value}."""
-    speaker = str(message["from"])
-    if speaker.lower() not in SPEAKERS:
-        known = ", ".join(SPEAKERS)
-        raise RejectedRow("wrong_type", f"a turn from {speaker[:40]!r}; known are {known}")
-    return {"role": SPEAKERS[speaker.lower()], "content": message.get("value")}
+def _turn_in_usual_words(message: Row) -> Row:
+    """Return a turn as {role, content}, from the form of ShareGPT, {from, value}, or a mixture."""
+    turn = dict(message)
+    if "content" not in turn and "value" in turn:
+        turn["content"] = turn.pop("value")
+    if "role" not in turn and "from" in turn:
+        speaker = str(turn["from"])
+        if speaker.lower() not in SPEAKERS:
+            known = ", ".join(SPEAKERS)
+            raise RejectedRow("wrong_type", f"a turn from {speaker[:40]!r}; known are {known}")
+        # The form has other fields that no template reads.
+        turn = {"role": speaker, "content": turn.get("content")}
+    role = turn.get("role")
+    if isinstance(role, str):
+        # Roles that are not known stay: a template may read them.
+        turn["role"] = SPEAKERS.get(role.lower(), role)
+    return turn
 
 
 def _text_of_part(part: object) -> str:

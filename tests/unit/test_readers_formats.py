@@ -263,6 +263,36 @@ def test_a_column_without_a_name_is_nothing_that_is_taught(tmp_path: Path) -> No
     assert pairs(only_text) == [("", "some prose")]
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {
+            "System": "S",
+            "conversations": [{"from": "human", "value": "U"}, {"from": "gpt", "value": "A"}],
+        },
+        {"system_prompt": "S", "question": "U", "response": "A"},
+        {
+            "messages": [
+                {"role": "System", "value": "S"},
+                {"role": "human", "value": "U"},
+                {"role": "model", "content": "A"},
+            ]
+        },
+        {
+            "system": "S",
+            "conversations": [{"from": "user", "content": "U"}, {"role": "gpt", "content": "A"}],
+        },
+    ],
+)
+def test_turns_in_the_words_of_others_keep_their_roles_and_the_systems_text(
+    tmp_path: Path, row: dict[str, Any]
+) -> None:
+    (example,), _ = read(write(tmp_path, "a.jsonl", json.dumps(row)))
+    assert example.conversation is not None
+    told = [(turn["role"], turn["content"]) for turn in example.conversation.messages]
+    assert told == [("system", "S"), ("user", "U"), ("assistant", "A")]
+
+
 def test_turns_in_the_cell_of_a_table_are_read(tmp_path: Path) -> None:
     turns = [
         {"role": "system", "content": "Be brief."},
@@ -314,6 +344,7 @@ def test_a_folder_that_datasets_saved_is_read(tmp_path: Path) -> None:
             r"'data' holds rows: jq -c '\.data\[\]' FILE > FILE\.jsonl",
         ),
         ("a.csv", b"messages\n\"[{'role': 'user'}]\"\n", "the turns are text that is no JSON"),
+        ("a.jsonl", b'{"question": "Q", "answer": ["A"]}', "'answer' is a list, not text or turns"),
         ("a.csv", b"prompt,prompt\na,b\n", "two columns are called 'prompt'"),
         ("a.csv", b"2+2,4\n3+3,6\n", "the first line names the columns"),
         ("a.json", b'{\n "data": [1]\n}', "one JSON object; its rows belong into an array"),
