@@ -2,7 +2,8 @@
 line, without mocks.
 
 A guard that is wrongly false skips its round and the run still succeeds, so each test asserts the
-exact list of tasks.
+exact list of tasks. They stand in one file, so that one process of the tests has the campaign that
+they are compared with (`whole`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from pathlib import Path
 from components.contracts.recipe_file import set_key
 from components.contracts.summaries import TrainSummary
 from components.runtime.receipts import Receipt, read_summary
+from components.storage.store import open_store
+from tests.conftest import SECRET_KEY, S3Server
 from tests.pipeline.campaigns import Place, Run, round_tasks, state_object
 from tests.pipeline.conftest import MakePlace
 from tests.waiting import wait_until
@@ -181,6 +184,35 @@ def test_a_run_goes_on_from_a_state_with_global_round_numbers(whole: tuple[Place
     earlier = json.loads(place.cli("verify", first.told["run_id"], "--json").stdout)
     assert verified["receipts"] > earlier["receipts"]
     assert_published(place, run, champion_round=run.told["champion_round"])
+
+
+def test_a_campaign_in_a_bucket_has_the_receipts_of_one_in_a_folder(
+    whole: tuple[Place, Run], make_place: MakePlace, s3_server: S3Server
+) -> None:
+    folder, expected = whole
+    uri = s3_server.new_uri()
+    place = make_place(store_uri=uri, extra=s3_server.environment)
+    run = place.run("--rounds", "2")
+    assert run.executed == [*ROUND_0, *round_tasks(1), *round_tasks(2), *END], run.said
+    assert (run.code, run.verdicts, run.accuracies) == (1, expected.verdicts, expected.accuracies)
+    assert run.told["store"] == uri
+    assert SECRET_KEY not in run.said + json.dumps(run.told)
+
+    store = open_store(uri, s3_server.environment)
+    stored = {key.removeprefix("steps/").removesuffix(".json"): key for key in store.list("steps/")}
+    receipts = {ref: store.get_bytes(key) for ref, key in stored.items()}
+    assert state_object(run, receipts) == state_object(expected, folder.receipts())
+    in_folder = folder.receipts()
+    assert receipts == {ref: data for ref, data in in_folder.items() if ref in receipts}
+    assert f"{run.told['model']}model.safetensors" in list(store.list(run.told["model"]))
+
+    verified = place.cli("verify", "--json")
+    assert verified.returncode == 0, verified.stderr
+    told = json.loads(verified.stdout)
+    assert (told["damaged"], told["receipts"]) == ([], len(receipts))
+    page = place.cli("report", "-o", "page.html")
+    assert page.returncode == 0, page.stderr
+    assert (place.folder / "page.html").stat().st_size > 10_000
 
 
 def test_a_weak_round_is_told_of_and_mended_by_the_next_plan(make_place: MakePlace) -> None:
@@ -374,23 +406,6 @@ def assert_published(place: Place, run: Run, champion_round: int) -> None:
         "README.md",
         "metrics.json",
     } <= files
-
-
-def test_a_killed_command_leaves_no_process_behind(make_place: MakePlace) -> None:
-    place = make_place()
-    process = subprocess.Popen(
-        place.command("run", "--rounds", "2"),
-        cwd=place.folder,
-        env=place.environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    wait_until(lambda: list(place.store.glob("attempts/*/train-r0/*.json")), process)
-    started = descendants(process.pid)
-    assert started
-    process.kill()
-    process.wait()
-    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started))
 
 
 def test_adapters_go_on_from_round_to_round_beside_one_frozen_base(make_place: MakePlace) -> None:
