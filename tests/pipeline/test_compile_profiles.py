@@ -420,7 +420,7 @@ def test_kfp_local_carries_out_the_very_pipeline_that_is_compiled_for_a_cluster(
     write_data(tmp_path)
     command = [sys.executable, "-c", LOCALLY, place.uri]
     place.command("run")  # writes recipe.yaml
-    done = call(command, tmp_path, {**place.environment, "PYTHONPATH": str(ROOT)}, 120.0)
+    done = call(command, tmp_path, {**place.environment, "PYTHONPATH": str(ROOT)}, 400.0)
     assert done.returncode == 0, done.stderr[-2000:]
     base = ["prepare", "evaluate-base", "first-champion"]
     expected = [*base, *round_tasks(0), "pass-through-r1", "publish", "report"]
