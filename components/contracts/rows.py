@@ -190,7 +190,8 @@ class TrainingRow(Row):
     """A block of raw text, whose beginning `prompt` is, perhaps empty. Without this, raw text is a
     whole document."""
     goes_on: bool = False
-    """The block was cut out of a longer text: no end is learned behind it."""
+    """The block was cut out of a longer text, or the answer was cut off as it was sampled: no end is
+    learned behind it."""
 
     @property
     def asked(self) -> Asked:

@@ -170,7 +170,9 @@ class Codec:
         # What the model wrote is what it is trained on: a template may write it otherwise (strip
         # it, move a thought).
         if row.source == "self" and row.prompt:
-            return [Encoded(*self.sampled_ids(prompt, row.completion))]
+            ids, num_masked = self.sampled_ids(prompt, row.completion)
+            # Behind a cut an end token would teach the model to stop anywhere.
+            return [Encoded(ids[:-1] if row.goes_on else ids, num_masked)]
         if conversation is None:
             return [Encoded(*self.row_ids(prompt, row.completion))]
         return self._conversation(conversation, turns)

@@ -99,6 +99,6 @@ def _training_row(
         tags=scored.prompt.tags,
         provenance=provenance,
         is_text=scored.prompt.is_text,
-        # Where sampling stopped, the text did not end.
-        goes_on=scored.prompt.is_text and not scored.sample.finished,
+        # Where sampling stopped, text and answer did not end.
+        goes_on=not scored.sample.finished,
     )

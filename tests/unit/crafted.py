@@ -249,13 +249,14 @@ def generate_summary(**changes: Any) -> GenerateSummary:
 
 
 def _sample(prompt: Prompt, index: int, text: str) -> Sample:
+    """A sample; one whose text ends in an ellipsis was cut off."""
     return Sample(
         prompt_id=prompt.id,
         index=index,
         seed=index,
         text=text,
         num_tokens=len(text) + 1,
-        finished=True,
+        finished=not text.endswith("…"),
     )
 
 

@@ -325,6 +325,10 @@ def test_what_the_model_wrote_is_what_it_is_trained_on() -> None:
             one = TrainingRow(id="r", prompt="q", completion=text, source="self", round=1)
             (encoded,) = codec.encode(one)
             assert encoded.ids == codec.prompt_ids("q") + ids
+            # An answer that was cut off did not end there.
+            (cut_off,) = codec.encode(one.model_copy(update={"goes_on": True}))
+            assert cut_off.ids == encoded.ids[:-1]
+            assert cut_off.num_masked == encoded.num_masked
 
 
 def sentence_piece() -> PreTrainedTokenizerFast:

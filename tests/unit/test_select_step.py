@@ -254,6 +254,17 @@ def test_a_round_with_just_enough_accepted_rows_is_not_weak(context: Context) ->
     assert "mix.jsonl" in receipt.objects
 
 
+def test_an_answer_that_was_cut_off_is_marked_as_one_that_goes_on(context: Context) -> None:
+    recipe = recipe_of(
+        select={"require_finished": False, "verifier": False, "min_accepted": 1},
+    )
+    answered = generated(context, PROMPTS[:1], {PROMPTS[0].text: ["42", "forty-t…"]})
+    receipt = run(SelectInputs(campaign(context, recipe=recipe), (answered,)), context)
+    taught = {row.completion: row.goes_on for row in rows(context, receipt, "mix.jsonl")}
+    assert taught["42"] is False
+    assert taught["forty-t…"] is True
+
+
 def test_the_same_work_is_not_done_twice(context: Context) -> None:
     inputs = SelectInputs(campaign(context), shards(context))
     assert run(inputs, context) == run(inputs, context)

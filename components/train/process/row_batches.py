@@ -46,7 +46,8 @@ class TrainingSet:
     """Id of the training row that each row is from. A long text makes several rows."""
     too_long: TooLong = field(default_factory=lambda: TooLong([], 0))
     going_on: frozenset[str] = frozenset()
-    """Ids of raw text that was cut out of a longer one: no end is learned behind it."""
+    """Ids of raw text that was cut out of a longer one, and of answers that were cut off as they
+    were sampled: no end is learned behind them."""
 
 
 def training_set(
