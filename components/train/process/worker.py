@@ -5,25 +5,22 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from components.contracts import artifacts
 from components.contracts.rows import write_rows
 from components.contracts.summaries.train import TrainingOutcome
-from components.errors import Corrupt, RatchetError
+from components.errors import RatchetError
 from components.modeling.load import load_model
 from components.runtime.context import Context, make_context
 from components.train.process import deepspeed_engine as ds
 from components.train.process import engine_state
-from components.train.process.checkpoint_files import FetchedCheckpoint
 from components.train.process.checkpoints import Checkpoints
 from components.train.process.export import Exported, export
 from components.train.process.job import Costs, Job, Measured
@@ -40,6 +37,7 @@ from components.train.process.preflight import (
     end_of_text_share,
     first_loss,
 )
+from components.train.process.resuming import load_weights, put_back
 from components.train.process.sizing import (
     Estimate,
     Model,
@@ -166,7 +164,7 @@ def resume_or_start(run: Run) -> Loop:
     checkpoint = checkpoints.newest()
     # The engine copies the weights as it starts: those of a checkpoint must be there before.
     if checkpoint is not None:
-        _load_weights(run.objective, checkpoint)
+        load_weights(run.objective, checkpoint)
     engine = ds.start_engine(
         run.objective,
         layout,
@@ -205,7 +203,8 @@ def resume_or_start(run: Run) -> Loop:
         track=Track(),
     )
     if checkpoint is not None:
-        _resume(loop, checkpoint)
+        change = put_back(loop, checkpoint)
+        _note(run.context, f"going on from the checkpoint of step {loop.track.step}{change}")
     loop.measure_pairs()
     checkpoints.forget_fetched()
     return loop
@@ -297,48 +296,6 @@ def _objective(job: Job, model: PreTrainedModel, *, with_pairs: bool) -> Objecti
     return Objective(
         model, neftune_alpha=section.neftune_alpha, kl_beta=section.kl_beta, reference=reference
     )
-
-
-def _load_weights(objective: Objective, checkpoint: FetchedCheckpoint) -> None:
-    tensors = checkpoint.tensors()
-    for name, weight in objective.named_parameters():
-        if not weight.requires_grad:
-            continue
-        if f"weight/{name}" not in tensors:
-            raise Corrupt(f"the checkpoint of step {checkpoint.receipt.step} has no weight {name}")
-        weight.data.copy_(tensors[f"weight/{name}"]())
-
-
-def _resume(loop: Loop, checkpoint: FetchedCheckpoint) -> None:
-    """Put back all that a checkpoint holds.
-
-    Another number of processes continues with fresh random numbers.
-    """
-    tensors = checkpoint.tensors()
-    rank = dist.get_rank()
-    loop.track = Track.from_json(checkpoint.track)
-    parameters = engine_state.trained_parameters(loop.engine)
-
-    def stored_states() -> Iterator[tuple[nn.Parameter, Tensor, tuple[Tensor, ...]]]:
-        for name, weight in parameters:
-            moments = [tensors[f"{moment}/{name}"]() for moment in engine_state.MOMENTS]
-            yield weight, tensors[f"weight/{name}"](), tuple(moments)
-
-    engine_state.restore(loop.engine, loop.track.updates, stored_states())
-    if loop.track.best_step:
-        # Weights that are the best themselves were saved once only.
-        kind = "weight" if loop.track.best_step == loop.track.step else "best"
-        own_names = [name for name, _ in parameters][rank :: loop.world_size]
-        loop.best = {name: tensors[f"{kind}/{name}"]() for name in own_names}
-    change = ""
-    previous_size = checkpoint.receipt.world_size
-    if previous_size == loop.world_size:
-        torch.set_rng_state(tensors[f"random/cpu/{rank}"]())
-        if torch.cuda.is_available():
-            torch.cuda.set_rng_state(tensors[f"random/cuda/{rank}"]())
-    else:
-        change = f", with {loop.world_size} processes instead of {previous_size}"
-    _note(loop.context, f"going on from the checkpoint of step {loop.track.step}{change}")
 
 
 def _announce_optimizer(context: Context, optimizer: str) -> None:
