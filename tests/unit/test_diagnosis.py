@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.contracts.recipe import LoraStructure, Recipe
@@ -637,6 +637,7 @@ CHANGES = [
 ]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(CHANGES), st.floats(0, 1)), max_size=8))
 def test_at_most_two_settings_change_a_round_and_only_for_causes_of_a_high_priority(
     asked: list[tuple[Any, float]],
