@@ -31,6 +31,7 @@ BENCHMARKS = (
     "hints",
     "compile",
     "first_error",
+    "tutorial",
     "house",
     "mutants",
     "manifests",

@@ -92,6 +92,7 @@ MEASURED: dict[str, tuple[str, ...]] = {
     "selection": ("components/select", "components/contamination.py"),
     "smollm2": ("recipes/smollm2.yaml", *_CAMPAIGN),
     "training": _TRAINING,
+    "tutorial": ("docs/tutorial.md", "tests/tutorial_page.py", *_CAMPAIGN),
     "votes": ("recipes/labelfree.yaml", *_ROUND),
 }
 """Benchmark → files and folders that its figures measure, relative to the root."""
