@@ -262,7 +262,8 @@ def test_a_weak_round_without_a_remedy_ends_the_campaign_with_its_champion(
     assert (run.code, run.told["stop"], run.errors) == (1, "weak", [])
     assert run.verdicts == ["promoted", "rejected"]
     assert "of 100 samples accepted, select.min_accepted is 100" in run.told["rounds"][1]["why"]
-    assert "the plan has nothing left to change about it" in " ".join(run.said.split())
+    status = " ".join(place.cli("status").stdout.split())
+    assert "the plan has nothing left to change about it" in status
     assert_published(place, run, champion_round=0)
 
 
