@@ -22,11 +22,13 @@ def round_prompts(context: Context, campaign: Campaign) -> list[Prompt]:
     """
     level = campaign.state.plan.level
     source = campaign.recipe.generate.source
-    if source == "nothing":
-        return _nothing(campaign)
-    pool = _beginnings(context, campaign)
-    if source == "prompts":
-        pool = _prompts_of_level(context, campaign, "unlabelled")
+    match source:
+        case "nothing":
+            return _nothing(campaign)
+        case "text":
+            pool = _beginnings(context, campaign)
+        case "prompts":
+            pool = _prompts_of_level(context, campaign, "unlabelled")
     audit = _prompts_of_level(context, campaign, "audit")
     if not pool and source == "text":
         raise UserError(

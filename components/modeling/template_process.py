@@ -16,6 +16,8 @@ import signal
 import sys
 from typing import Any, NamedTuple, TypedDict
 
+from jinja2.exceptions import TemplateError
+
 from components.bounded_process import READY, BoundedProcess
 
 MODULE = "components.modeling.template_process"
@@ -26,6 +28,17 @@ MAX_EXTRA_CHARACTERS = 1_000_000
 MAX_FACTOR = 10
 """A text may be so many times as long as what was asked, and MAX_EXTRA_CHARACTERS longer."""
 BOUNDS = f"{SECONDS_PER_TEXT} s of processor time or {MEMORY_BYTES >> 20} MiB of memory"
+
+RAISED = (
+    TemplateError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What a template raises, by itself or by what it does to the values it is given."""
 
 _process = BoundedProcess(MODULE, "transformers")
 
@@ -87,7 +100,7 @@ def _reply(line: str) -> str:
         text, generated = _render(question)
     except MemoryError:
         return json.dumps({"error": f"it takes more than {BOUNDS}"})
-    except Exception as error:  # noqa: BLE001 — a template may raise anything.
+    except RAISED as error:
         words = str(error).strip() or type(error).__name__
         return json.dumps({"error": words.splitlines()[0][:500]})
     if len(text) > MAX_FACTOR * len(line) + MAX_EXTRA_CHARACTERS:

@@ -96,11 +96,11 @@ def left_behind(folder: Path) -> Iterator[Path]:
         ),
         (
             tiny(decide__goal__threshold=1.5),
-            ("decide.goal.threshold", "less than or equal to 1", "1.5"),
+            ("decide.goal.threshold", "an accuracy is a share, from 0 to 1", "1.5"),
         ),
         (
             tiny(decide__goal__threshold=-0.1),
-            ("decide.goal.threshold", "greater than or equal to 0", "-0.1"),
+            ("decide.goal.threshold", "an accuracy is a share, from 0 to 1", "-0.1"),
         ),
         (tiny(decide__goal__threshold=float("nan")), ("decide.goal.threshold",)),
         (

@@ -236,6 +236,10 @@ def test_adapters_follow_one_curve_at_every_stage(tmp_path: Path) -> None:
                     TrainingRow(id="a", prompt="", completion="12", source="labelled", round=0)
                 ],
                 "pretrain": {"steps": 1},
+                "stages": (
+                    Stage(name="pretrain", steps=1, learning_rate=1e-3),
+                    Stage(name="sft", steps=1, learning_rate=1e-3),
+                ),
             },
             "the sft stage learns from rows with a prompt",
         ),
