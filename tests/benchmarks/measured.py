@@ -151,8 +151,9 @@ def _files_of(root: Path, path: str) -> Iterator[Path]:
     if (root / path).is_file():
         yield root / path
     for file in sorted((root / path).rglob("*")):
-        # A folder's README comes from docstrings, and caches are nobody's code.
+        # A folder's README comes from docstrings; caches, and the wheels of a set-up, are nobody's
+        # code: a fresh clone has none.
         names = file.relative_to(root).parts
-        is_ignored = any(name.startswith((".", "__pycache__")) for name in names)
+        is_ignored = any(name.startswith((".", "__pycache__", "wheels")) for name in names)
         if file.is_file() and file.suffix != ".md" and not is_ignored:
             yield file

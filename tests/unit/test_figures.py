@@ -18,6 +18,7 @@ from tests.benchmarks.stale import by_command
 from tests.benchmarks.table import lead, table, with_table
 
 GATE = "python -m tests.benchmarks.gate --seed 0"
+CONTAINERS = "python -m tests.benchmarks.containers --seed 0"
 NOT_MEASURED = ("canonical", "contracts", "errors", "retry", "runtime")
 """Modules below components that carry results about, and decide none."""
 
@@ -47,6 +48,18 @@ def test_a_figure_is_stale_once_the_code_that_it_measures_changes(tmp_path: Path
     assert changed_code(GATE, recorded, tmp_path) == ["components/decide/gate.py"]
     gate.unlink()
     assert changed_code(GATE, recorded, tmp_path) == ["components/decide/gate.py"]
+
+
+def test_files_that_no_fresh_clone_has_make_no_figure_stale(tmp_path: Path) -> None:
+    sizes = f"{CONTAINERS} --sizes"
+    shutil.copytree(ROOT / "docker", tmp_path / "docker", ignore=shutil.ignore_patterns("wheels"))
+    recorded = measured_code(sizes, tmp_path)
+    for name in ("wheels/torch.txt", "__pycache__/build.pyc", ".cache/index", "README.md"):
+        (tmp_path / "docker" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "docker" / name).write_text("made by `make images`", encoding="utf-8")
+    assert changed_code(sizes, recorded, tmp_path) == []
+    (tmp_path / "docker" / "Dockerfile").write_text("FROM another", encoding="utf-8")
+    assert changed_code(sizes, recorded, tmp_path) == ["docker"]
 
 
 def test_the_page_presents_no_stale_figure_as_todays(tmp_path: Path) -> None:
