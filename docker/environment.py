@@ -327,10 +327,13 @@ class Pip:
 
     def remove_incomplete(self) -> None:
         """Remove packages of an interrupted set-up that lack files, so that pip installs them."""
+        # By RECORD itself: from Python 3.12 on `dist.files` leaves out what is missing.
         program = (
-            "import importlib.metadata as m, shutil\n"
+            "import csv, importlib.metadata as m, shutil\n"
             "for dist in m.distributions():\n"
-            "    if dist.files is None or not all(f.locate().exists() for f in dist.files):\n"
+            "    record = dist.read_text('RECORD')\n"
+            "    names = [row[0] for row in csv.reader((record or '').splitlines())]\n"
+            "    if not names or not all(dist.locate_file(name).exists() for name in names):\n"
             "        print(dist._path)\n"
             "        shutil.rmtree(dist._path)"
         )
