@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from components.contracts.rows import MAX_LINE_BYTES
-from components.prepare.row_shapes import RejectedRow
+from components.prepare.row_values import RejectedRow
 
 MAX_REJECTED_CHARACTERS = 500
 """Length of the excerpt of a rejected row that is stored beside the accepted ones."""

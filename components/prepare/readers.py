@@ -29,7 +29,8 @@ from components.prepare.raw_rows import (
     UnreadableFile,
     lines_of,
 )
-from components.prepare.row_shapes import RejectedRow, example_of, parse_json, shapes_of
+from components.prepare.row_shapes import example_of, shapes_of
+from components.prepare.row_values import RejectedRow, parse_json
 from components.prepare.saved_folders import arrow_files
 from components.prepare.tables import table_rows
 

@@ -2,42 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
 
 from components.canonical import JsonObject
 from components.contracts.recipe import DataSource
-from components.contracts.rows import MAX_LINE_BYTES, Check, Conversation, spoken
-from components.errors import first_line
+from components.contracts.rows import Check, Conversation, spoken
 from components.prepare.examples import Example
 from components.prepare.known_shapes import (
     CLASS_FIELDS,
     MEANINGFUL,
-    SPEAKERS,
     SYSTEM,
     TURNS,
     Pair,
     names_of,
     pair_of,
 )
+from components.prepare.row_values import RejectedRow, Row, json_object, text_of
+from components.prepare.turns import tools_of, turns_in_text, turns_to_last_answer
 
 MAX_LABEL_CHARACTERS = 64
 """Longer labels are answers, not classes, and do not become slices."""
-MAX_MESSAGES = 1000
-
-Row = Mapping[Any, object]
-"""A row before any of its fields is checked."""
-
-
-class RejectedRow(ValueError):
-    """A row cannot be used. The message is the detail, `reason` a short fixed word."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -120,7 +104,7 @@ def _reference(row: Row, source: DataSource, completion: str | None) -> JsonObje
         if row.get(source.tables_field) is None:
             raise RejectedRow("no_tables", f"no {source.tables_field!r}; data.sources tables_field")
         fields["tables"] = row[source.tables_field]
-    reference = _json_object(fields)
+    reference = json_object(fields)
     return reference if completion is None else {**reference, "answer": completion}
 
 
@@ -132,24 +116,6 @@ def shapes_of(source: DataSource) -> str:
         "{conversations}, {text} or {text, label}; other names: set prompt_field and "
         "completion_field"
     )
-
-
-def parse_json(line: bytes) -> object:
-    """Return a JSON value, or raise RejectedRow. NaN and Infinity are no JSON."""
-    try:
-        value: object = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
-    except UnicodeDecodeError as error:
-        raise RejectedRow("invalid_utf8", f"byte {error.start} is not UTF-8") from None
-    except RejectedRow:
-        raise
-    except (ValueError, RecursionError) as error:
-        # RecursionError: a line of thousands of open brackets.
-        raise RejectedRow("not_json", first_line(error)) from None
-    return value
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise RejectedRow("not_a_number", f"{name} is not JSON")
 
 
 def _content_of(row: Row, source: DataSource) -> _Content:
@@ -165,13 +131,13 @@ def _content_of(row: Row, source: DataSource) -> _Content:
     if pair is not None:
         return _content_of_pair(row, pair, names)
     if "text" in names and _value_of(row, names, "label") is not None:
-        label = _text(row, names["label"])
-        return _Content(_text(row, names["text"]), label, label=_class_of(label))
+        label = text_of(row, names["label"])
+        return _Content(text_of(row, names["text"]), label, label=_class_of(label))
     if "text" in names and source.split == "unlabelled":
         # Raw text asks nothing: here it is a text without its label.
-        return _Content(_text(row, names["text"]), None)
+        return _Content(text_of(row, names["text"]), None)
     if "text" in names:
-        return _Content("", _text(row, names["text"]))
+        return _Content("", text_of(row, names["text"]))
     raise RejectedRow("unknown_shape", f"{_fields_found(row)}; expected {shapes_of(source)}")
 
 
@@ -235,10 +201,10 @@ def _content_of_pair(row: Row, pair: Pair, names: dict[str, str]) -> _Content:
             name = pair.prompt if isinstance(prompt, list) else pair.completion
             raise RejectedRow("wrong_type", f"{name!r} is a list, not text or turns")
         return _content_of_messages(turns, tools, system)
-    completion = None if answer is None else _text(row, pair.completion)
-    text = _text(row, pair.prompt)
+    completion = None if answer is None else text_of(row, pair.completion)
+    text = text_of(row, pair.prompt)
     if pair.context and str(row.get(pair.context) or "").strip():
-        text = f"{text}\n\n{_text(row, pair.context)}"
+        text = f"{text}\n\n{text_of(row, pair.context)}"
     names_class = pair.completion.lower() in CLASS_FIELDS
     return _Content(text, completion, label=_class_of(completion) if names_class else None)
 
@@ -269,186 +235,18 @@ def _content_of_messages(messages: object, tools: object, system: object = None)
     The turns themselves are kept where they are more than a question and an answer.
     """
     if isinstance(messages, str):
-        messages = _turns_in_text(messages)
+        messages = turns_in_text(messages)
     if system and isinstance(messages, list):
         messages = [{"role": "system", "content": system}, *messages]
-    turns = _turns_to_last_answer(messages)
+    turns = turns_to_last_answer(messages)
     has_answer = turns[-1]["role"] == "assistant"
     asked = turns[:-1] if has_answer else turns
     if not any(turn["role"] == "user" for turn in asked):
         raise RejectedRow("empty", "no user turn before the answer")
     prompt = Conversation(messages=tuple(asked)).as_text()
     completion = spoken(turns[-1]) if has_answer else None
-    schemas = _tools_of(tools)
+    schemas = tools_of(tools)
     is_plain = all(turn.keys() <= {"role", "content"} for turn in turns)
     if len(asked) == 1 and is_plain and not schemas:
         return _Content(prompt, completion)
     return _Content(prompt, completion, Conversation(messages=tuple(turns), tools=schemas))
-
-
-def _turns_in_text(text: str) -> object:
-    """Return the turns that the cell of a table holds as JSON."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise RejectedRow(
-            "not_json",
-            f"the turns are text that is no JSON ({first_line(error)}); write the file as JSON Lines",
-        ) from None
-
-
-def _turns_to_last_answer(messages: object) -> list[JsonObject]:
-    """Return the turns up to the last one of the assistant; all, if nobody has answered yet."""
-    if not isinstance(messages, list) or not 0 < len(messages) <= MAX_MESSAGES:
-        raise RejectedRow("wrong_type", f"messages is not a list of 1 to {MAX_MESSAGES} turns")
-    turns = [_turn_of(message) for message in messages]
-    for end in range(len(turns), 0, -1):
-        if turns[end - 1]["role"] == "assistant":
-            # Later turns have no answer that could be learnt.
-            return turns[:end]
-    return turns
-
-
-def _turn_of(message: object) -> JsonObject:
-    """Return a turn with its content as text. Its other fields stay: templates may read them."""
-    if isinstance(message, dict):
-        message = _turn_in_usual_words(message)
-    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-        raise RejectedRow("wrong_type", "a message is not {role, content}")
-    turn: JsonObject = _json_object(message)
-    if isinstance(turn.get("content"), list):
-        turn["content"] = "".join(_text_of_part(part) for part in turn["content"])
-    calls = turn.get("tool_calls")
-    if isinstance(calls, list) and calls:
-        turn["tool_calls"] = [_tool_call(call) for call in calls]
-        if not turn.get("content"):
-            return {**turn, "content": ""}
-    else:
-        # An empty list says nothing, and some templates take it for a call.
-        turn.pop("tool_calls", None)
-    # A tool may return nothing; an empty turn of anybody else is a mistake.
-    if turn["role"] == "tool" and turn.get("content") == "":
-        return turn
-    return {**turn, "content": _text(turn, "content")}
-
-
-def _turn_in_usual_words(message: Row) -> Row:
-    """Return a turn as {role, content}, from the form of ShareGPT, {from, value}, or a mixture."""
-    turn = dict(message)
-    if "content" not in turn and "value" in turn:
-        turn["content"] = turn.pop("value")
-    if "role" not in turn and "from" in turn:
-        speaker = str(turn["from"])
-        if speaker.lower() not in SPEAKERS:
-            known = ", ".join(SPEAKERS)
-            raise RejectedRow("wrong_type", f"a turn from {speaker[:40]!r}; known are {known}")
-        # The form has other fields that no template reads.
-        turn = {"role": speaker, "content": turn.get("content")}
-    role = turn.get("role")
-    if isinstance(role, str):
-        # Roles that are not known stay: a template may read them.
-        turn["role"] = SPEAKERS.get(role.lower(), role)
-    return turn
-
-
-def _text_of_part(part: object) -> str:
-    """Return the text of one part of a content. Pictures and sounds are no text."""
-    if not isinstance(part, dict):
-        kind = type(part).__name__
-    else:
-        kind = str(part.get("type", "text"))
-        if kind == "text":
-            return _text(part, "text")
-    raise RejectedRow("wrong_type", f"a part of a content is {kind[:40]}, not text")
-
-
-def _tool_call(call: object) -> object:
-    """Return a call of a tool with its arguments as an object, where they can be read as one."""
-    # Templates expect an object, APIs write its JSON text. Where that cannot be read, the model is
-    # shown what was written.
-    if not isinstance(call, dict):
-        return call
-    function = call.get("function")
-    if not isinstance(function, dict):
-        return call
-    arguments_text = function.get("arguments")
-    if not isinstance(arguments_text, str):
-        return call
-    try:
-        arguments = json.loads(arguments_text)
-    except (ValueError, RecursionError):
-        return call
-    if not isinstance(arguments, dict):
-        return call
-    return {**call, "function": {**function, "arguments": _json_object(arguments)}}
-
-
-def _tools_of(tools: object) -> tuple[JsonObject, ...]:
-    """Return the schemas of functions, from a list or from the JSON text of one."""
-    if isinstance(tools, str):
-        try:
-            tools = json.loads(tools)
-        except (ValueError, RecursionError) as error:
-            raise RejectedRow("not_json", f"tools: {first_line(error)}") from None
-    if not tools:
-        return ()
-    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise RejectedRow("wrong_type", "tools is not a list of objects")
-    return tuple(_json_object(tool) for tool in tools)
-
-
-def _json_object(value: Row) -> JsonObject:
-    """Return an object without None, as JSON would give it back. Raise RejectedRow if it cannot."""
-    try:
-        text = json.dumps(_without_none(value), allow_nan=False, ensure_ascii=False)
-        size = len(text.encode())
-    except UnicodeEncodeError:
-        raise RejectedRow("invalid_utf8", "half of a surrogate pair") from None
-    except (TypeError, ValueError, RecursionError) as error:
-        raise RejectedRow("wrong_type", first_line(error)) from None
-    # An escaped backslash before u0000 is six characters of text, no NUL.
-    if "\\u0000" in text.replace("\\\\", ""):
-        raise RejectedRow("nul_character", "a NUL character")
-    if size > MAX_LINE_BYTES:
-        raise RejectedRow("too_long", f"longer than {MAX_LINE_BYTES} bytes")
-    result: JsonObject = json.loads(text)
-    return result
-
-
-def _without_none(value: object) -> object:
-    # Parquet gives every object of a column the fields of all: a message of a user has
-    # `tool_calls: None` where another one in the file calls a tool.
-    if isinstance(value, dict):
-        return {name: _without_none(item) for name, item in value.items() if item is not None}
-    if isinstance(value, list):
-        return [_without_none(item) for item in value]
-    return value
-
-
-def _text(row: Row, name: str) -> str:
-    """Return a field as clean text. Answers and labels are often written as numbers."""
-    value = row.get(name)
-    if isinstance(value, float) and not math.isfinite(value):
-        raise RejectedRow("not_a_number", f"{name!r} is {value}")
-    # Empty cells of tables and null of JSON.
-    if value is None:
-        raise RejectedRow("empty", f"{name!r} is empty")
-    # A bool is an int to Python, and no answer.
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise RejectedRow("wrong_type", f"{name!r} is {type(value).__name__}, not text")
-    try:
-        text = str(value)
-    except ValueError:
-        # Python refuses to write an int of more than 4,300 digits.
-        raise RejectedRow("wrong_type", f"{name!r} is a number of thousands of digits") from None
-    try:
-        num_bytes = len(text.encode())
-    except UnicodeEncodeError:
-        raise RejectedRow("invalid_utf8", f"{name!r} holds half of a surrogate pair") from None
-    if not text.strip():
-        raise RejectedRow("empty", f"{name!r} is empty")
-    if "\0" in text:
-        raise RejectedRow("nul_character", f"{name!r} holds a NUL character")
-    if num_bytes > MAX_LINE_BYTES:
-        raise RejectedRow("too_long", f"{name!r} is longer than {MAX_LINE_BYTES} bytes")
-    return text

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from components.contracts.rows import MAX_LINE_BYTES
 from components.prepare.raw_rows import RawRow, UnreadableFile, open_bytes
-from components.prepare.row_shapes import RejectedRow
+from components.prepare.row_values import RejectedRow
 
 SEPARATORS = ",;\t|"
 """Separators of .csv files, the usual one first: where a comma is in numbers, Excel writes `;`."""

@@ -1,0 +1,123 @@
+"""Turns of a conversation, and tools that it may call, in the forms in which files hold them."""
+
+from __future__ import annotations
+
+import json
+
+from components.canonical import JsonObject
+from components.errors import first_line
+from components.prepare.known_shapes import SPEAKERS
+from components.prepare.row_values import RejectedRow, Row, json_object, text_of
+
+MAX_MESSAGES = 1000
+
+
+def turns_in_text(text: str) -> object:
+    """Return the turns that the cell of a table holds as JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RejectedRow(
+            "not_json",
+            f"the turns are text that is no JSON ({first_line(error)}); write the file as JSON Lines",
+        ) from None
+
+
+def turns_to_last_answer(messages: object) -> list[JsonObject]:
+    """Return the turns up to the last one of the assistant; all, if nobody has answered yet."""
+    if not isinstance(messages, list) or not 0 < len(messages) <= MAX_MESSAGES:
+        raise RejectedRow("wrong_type", f"messages is not a list of 1 to {MAX_MESSAGES} turns")
+    turns = [_turn_of(message) for message in messages]
+    for end in range(len(turns), 0, -1):
+        if turns[end - 1]["role"] == "assistant":
+            # Later turns have no answer that could be learnt.
+            return turns[:end]
+    return turns
+
+
+def tools_of(tools: object) -> tuple[JsonObject, ...]:
+    """Return the schemas of functions, from a list or from the JSON text of one."""
+    if isinstance(tools, str):
+        try:
+            tools = json.loads(tools)
+        except (ValueError, RecursionError) as error:
+            raise RejectedRow("not_json", f"tools: {first_line(error)}") from None
+    if not tools:
+        return ()
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise RejectedRow("wrong_type", "tools is not a list of objects")
+    return tuple(json_object(tool) for tool in tools)
+
+
+def _turn_of(message: object) -> JsonObject:
+    """Return a turn with its content as text. Its other fields stay: templates may read them."""
+    if isinstance(message, dict):
+        message = _turn_in_usual_words(message)
+    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+        raise RejectedRow("wrong_type", "a message is not {role, content}")
+    turn: JsonObject = json_object(message)
+    if isinstance(turn.get("content"), list):
+        turn["content"] = "".join(_text_of_part(part) for part in turn["content"])
+    calls = turn.get("tool_calls")
+    if isinstance(calls, list) and calls:
+        turn["tool_calls"] = [_tool_call(call) for call in calls]
+        if not turn.get("content"):
+            return {**turn, "content": ""}
+    else:
+        # An empty list says nothing, and some templates take it for a call.
+        turn.pop("tool_calls", None)
+    # A tool may return nothing; an empty turn of anybody else is a mistake.
+    if turn["role"] == "tool" and turn.get("content") == "":
+        return turn
+    return {**turn, "content": text_of(turn, "content")}
+
+
+def _turn_in_usual_words(message: Row) -> Row:
+    """Return a turn as {role, content}, from the form of ShareGPT, {from, value}, or a mixture."""
+    turn = dict(message)
+    if "content" not in turn and "value" in turn:
+        turn["content"] = turn.pop("value")
+    if "role" not in turn and "from" in turn:
+        speaker = str(turn["from"])
+        if speaker.lower() not in SPEAKERS:
+            known = ", ".join(SPEAKERS)
+            raise RejectedRow("wrong_type", f"a turn from {speaker[:40]!r}; known are {known}")
+        # The form has other fields that no template reads.
+        turn = {"role": speaker, "content": turn.get("content")}
+    role = turn.get("role")
+    if isinstance(role, str):
+        # Roles that are not known stay: a template may read them.
+        turn["role"] = SPEAKERS.get(role.lower(), role)
+    return turn
+
+
+def _text_of_part(part: object) -> str:
+    """Return the text of one part of a content. Pictures and sounds are no text."""
+    if not isinstance(part, dict):
+        kind = type(part).__name__
+    else:
+        kind = str(part.get("type", "text"))
+        if kind == "text":
+            return text_of(part, "text")
+    raise RejectedRow("wrong_type", f"a part of a content is {kind[:40]}, not text")
+
+
+def _tool_call(call: object) -> object:
+    """Return a call of a tool with its arguments as an object, where they can be read as one."""
+    # Templates expect an object, APIs write its JSON text. Where that cannot be read, the model is
+    # shown what was written.
+    if not isinstance(call, dict):
+        return call
+    function = call.get("function")
+    if not isinstance(function, dict):
+        return call
+    arguments_text = function.get("arguments")
+    if not isinstance(arguments_text, str):
+        return call
+    try:
+        arguments = json.loads(arguments_text)
+    except (ValueError, RecursionError):
+        return call
+    if not isinstance(arguments, dict):
+        return call
+    return {**call, "function": {**function, "arguments": json_object(arguments)}}
