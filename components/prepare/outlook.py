@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from components.contracts.recipe import Recipe
@@ -19,16 +19,16 @@ class Outlook:
 
     units: int
     """Validation prompts that count each for itself: families where the recipe names them."""
-    wins_needed: int = 0
+    wins_needed: int | None = None
     """Units that only the candidate may get right, and none the champion, to be proved better in
-    a round; round 0, which has half the level, needs one more. 0 where losses are compared, and
+    a round; round 0, which has half the level, needs one more. None where losses are compared, and
     nothing is counted."""
 
     @property
     def smallest_gain(self) -> float | None:
         """Smallest gain that can be proved in one round, as a share of the prompts; None where that
         depends on how gains are spread."""
-        return self.wins_needed / self.units if self.wins_needed else None
+        return None if self.wins_needed is None else self.wins_needed / self.units
 
     @property
     def in_words(self) -> str:
@@ -77,9 +77,11 @@ def outlook_of(recipe: Recipe, validation: Sequence[Prompt], num_unlabelled: int
     return Outlook(units, wins_needed)
 
 
-def check_texts(recipe: Recipe, unlabelled: Sequence[Prompt]) -> None:
+def check_texts(recipe: Recipe, unlabelled: Iterable[Prompt]) -> None:
     """Raise UserError if the data is raw text, and the recipe asks for right answers."""
-    if not all(prompt.is_text for prompt in unlabelled):
+    # Blocks of text are prompts only where all data is raw text, so the first one tells.
+    first = next(iter(unlabelled), None)
+    if first is None or not first.is_text:
         return
     if recipe.decide.goal.metric == "accuracy":
         raise UserError(

@@ -111,7 +111,7 @@ def _outlook(context: Context, recipe: Recipe, prepared: Receipt, state: State) 
             "decides; give a source split: dev, or raise data.fractions.dev"
         )
     unlabelled = fetch(context, prepared, artifacts.split_file("unlabelled"))
-    check_texts(recipe, list(read_rows(unlabelled, Prompt)))
+    check_texts(recipe, read_rows(unlabelled, Prompt))
     # A campaign that goes on has an account of alpha, and data that it promoted by.
     if state.champion is not None:
         return None

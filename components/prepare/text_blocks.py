@@ -91,7 +91,10 @@ def _blocks(examples: Sequence[Example], size: int) -> Iterator[tuple[Example, s
         while position < len(text):
             # A rest that makes less than half a block belongs to the last one.
             is_last = len(text) - position < size * 3 // 2
-            block = text[position:] if is_last else front_of(text[position:], size)
+            # One character more tells whether a word ends there. Not all the rest: a book would be
+            # copied once for every block.
+            ahead = text[position : position + size + 1]
+            block = text[position:] if is_last else front_of(ahead, size)
             while row + 1 < len(starts) and starts[row + 1] <= position:
                 row += 1
             position += len(block)

@@ -39,14 +39,16 @@ def test_the_smallest_gain_is_what_the_gate_would_accept_and_one_win_less_is_not
     section = {"alpha": alpha, "max_rounds": rounds}
     outlook = outlook_of(recipe(decide=section), prompts(40), 100)
     level = alpha / rounds
-    assert mcnemar_one_sided(outlook.wins_needed, 0) <= level
-    assert mcnemar_one_sided(outlook.wins_needed - 1, 0) > level
-    assert outlook.smallest_gain == outlook.wins_needed / 40
+    wins = outlook.wins_needed
+    assert wins is not None
+    assert mcnemar_one_sided(wins, 0) <= level
+    assert mcnemar_one_sided(wins - 1, 0) > level
+    assert outlook.smallest_gain == wins / 40
     assert f"{100 * outlook.smallest_gain:.1f} points" in outlook.in_words
     # So many prompts suffice, one less never does.
-    outlook_of(recipe(decide=section), prompts(outlook.wins_needed), 100)
-    with pytest.raises(UserError, match=rf"never promote.*at least {outlook.wins_needed} are"):
-        outlook_of(recipe(decide=section), prompts(outlook.wins_needed - 1), 100)
+    outlook_of(recipe(decide=section), prompts(wins), 100)
+    with pytest.raises(UserError, match=rf"never promote.*at least {wins} are"):
+        outlook_of(recipe(decide=section), prompts(wins - 1), 100)
 
 
 def test_families_count_each_once() -> None:
