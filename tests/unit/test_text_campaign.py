@@ -26,6 +26,7 @@ from components.prepare.splits import Assigned, Splits, make_splits
 from components.prepare.text_blocks import in_blocks
 from components.runtime.context import Context
 from components.runtime.receipts import fetch, read_summary
+from components.statistics import student_upper
 from tests.unit import generations
 from tests.unit.tiny import tiny_model
 
@@ -175,6 +176,27 @@ def test_the_test_of_losses_holds_its_level_where_neighbouring_blocks_resemble_e
     naive = sum(family_mean_test(list(row), blocks, 0.0).p_value <= 0.0125 for row in gains)
     assert false / trials <= 0.0175
     assert naive / trials > 0.08
+
+
+def test_the_test_of_losses_holds_levels_above_those_that_students_t_holds() -> None:
+    """Three families of twenty have all of the spread: Student's t takes 0.128 for 0.1."""
+    dice = np.random.default_rng(3)
+    gains = np.zeros((4000, 20))
+    gains[:, :3] = dice.standard_normal((4000, 3))
+    families = list(range(20))
+    p_values = [family_mean_test(list(row), families, 0.0).p_value for row in gains]
+    assert np.mean(np.array(p_values) <= 0.1) <= 0.1
+    assert np.mean(np.array(p_values) <= 0.2) <= 0.2
+    # A clear gain has the p-value of Student's t, as far as floats tell it.
+    clear = family_mean_test([1.0, 1.1, 0.9, 1.2, 1.0, 0.8], families[:6], 0.0).p_value
+    assert clear == pytest.approx(student_upper(17.3205, 5), rel=1e-3)
+    almost = family_mean_test([1.0, 1.0, 1.0, 1.0, 1.0, 1.0 + 1e-9], families[:6], 0.0).p_value
+    assert 0 < almost < 1e-30
+
+
+def test_families_that_all_gain_the_same_prove_nothing() -> None:
+    """Their mean, 0.09999999999999999, is not quite their gain."""
+    assert family_mean_test([0.1] * 6, list(range(6)), 0.0125).p_value == 1.0
 
 
 def test_perplexity_is_per_token_with_an_interval_over_stretches() -> None:
