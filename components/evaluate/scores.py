@@ -28,6 +28,7 @@ from components.contracts.summaries.evaluate import (
 from components.contracts.summaries.summary import Share
 from components.measures import as_perplexity
 from components.statistics import Z_95, pass_at_k, wilson_interval
+from components.verifiers.numeric_error import largest_counted
 
 AnswerSplit = Literal["dev", "validation", "test"]
 ANSWER_SPLITS: tuple[AnswerSplit, ...] = ("dev", "validation", "test")
@@ -279,7 +280,8 @@ def _by_split(
 def _numeric(rows: Results) -> NumericErrors | None:
     """Return the mean squared and absolute error of numeric answers; None without numeric prompts.
 
-    `low` and `high` are bounds of the mean squared error.
+    Errors are clipped as those of the gate are. `low` and `high` are bounds of the mean squared
+    error.
     """
     numeric_rows = [row for row in rows if row.numeric]
     if not numeric_rows:
@@ -292,14 +294,16 @@ def _numeric(rows: Results) -> NumericErrors | None:
         return NumericErrors(
             n=total, unparsed=num_unparsed, mse=None, mae=None, low=None, high=None
         )
-    squares = [error * error for error in errors]
-    mse, half_width = mean_and_half(squares)
+    # One answer of 1e67 among a thousand would give a mean square of 1e131.
+    largest = largest_counted(errors) or 0.0
+    sizes = [min(abs(error), largest) for error in errors]
+    mse, half_width = mean_and_half([size * size for size in sizes])
     has_interval = math.isfinite(half_width)
     return NumericErrors(
         n=total,
         unparsed=num_unparsed,
         mse=mse,
-        mae=stats.fmean(map(abs, errors)),
+        mae=stats.fmean(sizes),
         low=max(0.0, mse - half_width) if has_interval else None,
         high=mse + half_width if has_interval else None,
     )

@@ -14,8 +14,8 @@ _LARGEST_ERROR = 1e100
 """An answer that is farther off counts as no number."""
 
 CLIPPED_AT = 0.95
-"""Share of the champion's wrong numbers whose errors count in full; larger errors, of either model,
-count like the largest of these (winsorizing)."""
+"""Share of a model's wrong numbers whose errors count in full; larger errors count like the largest
+of these (winsorizing). Where two models are compared, both by the champion's."""
 
 
 def error_of(prompt: Prompt, text: str) -> float | None:
@@ -47,8 +47,11 @@ def error_gains(
     """
     # A single answer of 1e99 would decide the mean of a thousand, whichever model it is of.
     # By the champion's errors alone: a bound that the candidate moves would follow its luck.
-    sizes = _wrong_sizes(old for old, _ in errors) or _wrong_sizes(new for _, new in errors)
-    largest_error = sizes[max(0, math.floor(CLIPPED_AT * len(sizes)) - 1)] if sizes else 1.0
+    largest_error = (
+        largest_counted(old for old, _ in errors)
+        or largest_counted(new for _, new in errors)
+        or 1.0
+    )
 
     def absolute_error(error: float | None) -> float:
         # Counted as no error, silence would be the way to win.
@@ -58,9 +61,11 @@ def error_gains(
     return gains, largest_error
 
 
-def _wrong_sizes(errors: Iterable[float | None]) -> list[float]:
-    """Return the sizes of the errors that are not 0, smallest first."""
-    return sorted(abs(error) for error in errors if error)
+def largest_counted(errors: Iterable[float | None]) -> float | None:
+    """Return the size of the error at the percentile CLIPPED_AT of those that are not 0; None without
+    any."""
+    sizes = sorted(abs(error) for error in errors if error)
+    return sizes[max(0, math.floor(CLIPPED_AT * len(sizes)) - 1)] if sizes else None
 
 
 def _value(text: str) -> Fraction | None:

@@ -134,17 +134,35 @@ def test_numbers_have_a_squared_error_and_what_is_no_number_is_counted() -> None
     assert error_of(question(10), "42") is None
     rows = [
         result(number, split="test", numeric=True, error=error)
-        for number, error in enumerate((1.0, -3.0, None, 0.0, 2.0))
+        for number, error in enumerate((1.0, -3.0, None, 0.0, 3.0, -5.0))
     ]
     found = scores_of([result(9, split="validation"), *rows], 0).numeric
     assert found.keys() == {"test"}
     errors = found["test"]
-    assert (errors.n, errors.unparsed) == (5, 1)
-    assert errors.mse == pytest.approx(3.5)
-    assert errors.mae == pytest.approx(1.5)
+    assert (errors.n, errors.unparsed) == (6, 1)
+    # The error of 5 counts like the largest of the others.
+    assert errors.mse == pytest.approx(28 / 5)
+    assert errors.mae == pytest.approx(10 / 5)
     assert errors.low is not None
     assert errors.high is not None
-    assert errors.low < 3.5 < errors.high
+    assert errors.low < 28 / 5 < errors.high
+
+
+def test_one_answer_that_is_far_off_does_not_decide_the_mean_errors() -> None:
+    errors = [float(size) for size in range(-10, 11)]
+    for far in (11.0, -1e67):
+        rows = [
+            result(number, split="validation", numeric=True, error=error, tags={"length": "2"})
+            for number, error in enumerate([*errors, far])
+        ]
+        scores = scores_of([*rows, result(99, split="test")], 0)
+        numeric = scores.numeric["validation"]
+        assert numeric.mse == pytest.approx((770 + 100) / 22)
+        assert numeric.mae == pytest.approx((110 + 10) / 22)
+        assert scores.slices["length=2"].mse == numeric.mse
+    right = [result(number, split="validation", numeric=True, error=0.0) for number in range(3)]
+    all_right = scores_of([*right, result(99, split="test")], 0).numeric["validation"]
+    assert (all_right.mse, all_right.mae) == (0.0, 0.0)
 
 
 def test_the_generation_verification_gap_is_what_agreement_gains_over_one_sample() -> None:

@@ -34,13 +34,17 @@ class SliceScores(Share):
     pass_at_k: float | None = None
     """None where no samples were drawn."""
     mse: float | None = None
-    """Mean squared error of numbers; None where right is no number."""
+    """Mean squared error of numbers, clipped as in `NumericErrors`; None where right is no number."""
     label_accuracy: float | None = None
     """Accuracy of classes chosen by likelihood; None where the rows have no label."""
 
 
 class NumericErrors(Part):
-    """Errors of answers that are numbers."""
+    """Errors of answers that are numbers.
+
+    The largest twentieth of the errors that are not 0, and at least one of several, counts like the
+    largest of the others: else a single answer could decide the means.
+    """
 
     n: int
     """Prompts whose answer is a number."""
