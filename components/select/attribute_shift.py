@@ -88,10 +88,10 @@ class Balanced(Iterable[TrainingRow]):
     is surer of these.
     """
 
-    def __init__(self, rows: Iterable[TrainingRow], labelled: Iterable[TrainingRow]) -> None:
+    def __init__(self, rows: Iterable[TrainingRow], labelled: AttributeWeights) -> None:
         """`rows` are iterated over once now, and once at every iteration."""
         self._rows = rows
-        wanted = _shares(attributes(labelled)["answer"])
+        wanted = _shares(labelled["answer"])
         present = _shares(attributes(rows)["answer"])
         self._factors = {
             answer: min(MAX_FACTOR, max(1 / MAX_FACTOR, wanted.get(answer, 0.0) / share))

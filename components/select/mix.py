@@ -94,8 +94,8 @@ def weigh(
 
 def _shares(counts: Sequence[int], labelled_share: float, newest_share: float) -> list[float]:
     """Return the shares of labelled, older and newest rows, of which there are so many."""
-    _, num_older, num_newest = counts
-    generated_share = 1 - labelled_share
+    num_labelled, num_older, num_newest = counts
+    generated_share = 1 - labelled_share if num_labelled else 1.0
     # One group of generated rows takes all of their share.
     if not num_older:
         return [labelled_share, 0.0, generated_share]

@@ -316,9 +316,10 @@ class _Selection:
         num_older = write_rows(older_path, older_rows)
         older: Iterable[TrainingRow] = RowFile(older_path)
         newest: Iterable[TrainingRow] = accepted
+        labelled_weights = attribute_shift.attributes(self._labelled)
         if self._section.balance_answers:
-            older = attribute_shift.Balanced(older, self._labelled)
-            newest = attribute_shift.Balanced(accepted, self._labelled)
+            older = attribute_shift.Balanced(older, labelled_weights)
+            newest = attribute_shift.Balanced(accepted, labelled_weights)
         if self._section.unsafe_replace:
             labelled = []
             older = []
@@ -342,9 +343,7 @@ class _Selection:
             labelled_rows=num_labelled,
             self_rows=num_self,
             older_left_out=dict(sorted(left_out.items())),
-            bias=attribute_shift.distances(
-                attribute_shift.attributes(newest), attribute_shift.attributes(self._labelled)
-            ),
+            bias=attribute_shift.distances(attribute_shift.attributes(newest), labelled_weights),
         )
 
     def _noted(self, reason: str | None) -> str | None:

@@ -82,6 +82,13 @@ def test_a_natural_union_draws_every_row_equally_often_but_for_its_own_weight() 
     )
 
 
+@pytest.mark.parametrize("labelled_share", [0.0, 0.5, 1.0])
+def test_without_labelled_rows_their_share_goes_to_the_others(labelled_share: float) -> None:
+    mix = mixed([], rows(10, 1), rows(30, 2), labelled_share, 0.25)
+    assert sum(row.weight for row in mix) == pytest.approx(40)
+    assert share(mix, 2) == pytest.approx(0.25)
+
+
 def test_without_older_rows_the_newest_take_all_that_is_not_labelled() -> None:
     mix = mixed(rows(10, 0), [], rows(40, 1), newest_share=0.3)
     assert share(mix, 1) == pytest.approx(0.5)

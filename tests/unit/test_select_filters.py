@@ -380,11 +380,11 @@ def test_bias_sees_a_class_that_is_no_longer_answered() -> None:
     assert distances(one_sided, even)["answer"] == pytest.approx(0.558, abs=0.01)
     # Weights bring it back, unless an answer is too rare for a factor of four.
     most = labels("yes", "yes", "yes", "no")
-    balanced = Balanced(most, labels("yes", "no"))
+    balanced = Balanced(most, even)
     assert distances(attributes(most), even)["answer"] > 0.15
     assert distances(attributes(balanced), even)["answer"] == pytest.approx(0, abs=1e-6)
     assert [row.id for row in balanced] == [row.id for row in balanced] == [row.id for row in most]
-    rare = Balanced(labels(*["yes"] * 19, "no"), labels("yes", "no"))
+    rare = Balanced(labels(*["yes"] * 19, "no"), even)
     assert {row.completion: row.weight for row in rare} == {"yes": pytest.approx(10 / 19), "no": 4}
 
 
