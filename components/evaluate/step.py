@@ -132,6 +132,8 @@ def _evaluation_of_champion(context: Context, campaign: Campaign, *, is_base: bo
     state = campaign.state
     assert state.champion_evaluation is not None, "a champion was evaluated"
     # A run that goes on asks for the base before its first round, from the state that it began with.
+    # If its first round is weak and the base the champion, that round asks with the same inputs: it
+    # is recorded as another attempt at the base.
     before_rounds = is_base and campaign.state_receipt.step == "start"
     task = _base_task(campaign) if before_rounds else campaign.task("evaluate")
     with attempting(context, task, "evaluate") as attempt:
