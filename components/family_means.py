@@ -9,9 +9,9 @@ that of the variances that make such a result likeliest.
 Sources: Ibragimov and Müller (2010), "t-statistic based correlation and heterogeneity robust
 inference"; Bakirov and Székely (2006), "Student's t-test for Gaussian scale mixtures", for the
 likeliest variances; Bester, Conley and Hansen (2011), "Inference with dependent data using cluster
-covariance estimators", for families of neighbours. It takes the gains of families to be nearly normal: a sum
-over hundreds of tokens is, but a model that loses very much on one family in a hundred is not found
-out by 20 families.
+covariance estimators", for families of neighbours. It takes the gains of families to be nearly
+normal: a sum over hundreds of tokens is, but a model that loses very much on one family in a
+hundred is not found out by 20 families.
 """
 
 from __future__ import annotations

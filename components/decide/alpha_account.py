@@ -7,8 +7,8 @@ A round that promotes costs nothing: if it was right, no alpha was spent, and if
 campaign has its false promotion already (online fallback, 1910.04900). Any other round costs the
 size that its test really had: exact tests of counts reach less than their level, and the rest stays
 in the account (super-uniformity reward, 2110.01255). A weak round compares nothing and costs
-nothing; what makes it weak does not depend on the validation prompts. The sum of all that was spent is at most
-alpha, and by the union bound so is the chance that the campaign ever promotes falsely.
+nothing; what makes it weak does not depend on the validation prompts. The sum of all that was spent
+is at most alpha, and by the union bound so is the chance that the campaign ever promotes falsely.
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ class Alarm:
     """Evidence against a candidate."""
 
     measure: str
-    """`perplexity`, `retention`, `teaches_errors`, `bias`, `self_agreement`, or one of evaluate's measures:
-    `distinct_2`, `pass_at_k`, `length`."""
+    """`perplexity`, `retention`, `teaches_errors`, `bias`, `self_agreement`, or one of evaluate's
+    measures: `distinct_2`, `pass_at_k`, `length`."""
     blocks: bool
     """True if the candidate must not be promoted; False for a warning."""
     reason: str

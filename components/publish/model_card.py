@@ -121,8 +121,8 @@ def _origin(campaign: Campaign) -> str:
     if state.champion_round is None:
         return "It is the base model itself: no round was proved better."
     return (
-        f"This is the model of round {state.champion_round}, proved better than the champion before it on the "
-        "same validation prompts; the first champion was the base model."
+        f"This is the model of round {state.champion_round}, proved better than the champion before "
+        "it on the same validation prompts; the first champion was the base model."
     )
 
 

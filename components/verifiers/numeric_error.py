@@ -62,8 +62,7 @@ def error_gains(
 
 
 def largest_counted(errors: Iterable[float | None]) -> float | None:
-    """Return the size of the error at the percentile CLIPPED_AT of those that are not 0; None without
-    any."""
+    """Return the size of the error at the percentile CLIPPED_AT of those that are not 0, or None."""
     sizes = sorted(abs(error) for error in errors if error)
     return sizes[max(0, math.floor(CLIPPED_AT * len(sizes)) - 1)] if sizes else None
 

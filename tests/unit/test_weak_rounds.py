@@ -251,6 +251,18 @@ def test_the_reason_that_dropped_most_decides_what_is_changed(
     assert ("too_few_accepted", change, otherwise) in found
 
 
+def test_samples_that_were_all_accepted_and_too_few_are_drawn_more_of(context: Context) -> None:
+    campaign = Campaign(context, recipe_of(decide=MANY_ROUNDS))
+    campaign.round(simple(40))
+    why = (
+        "10 of 10 samples accepted, select.min_accepted is 16 (dropped: none); give more prompts …"
+    )
+    all_accepted = {"generated": 10, "accepted": 10, "acceptance": 1.0, "dropped": {}}
+    receipt = weak_round(campaign, **all_accepted, prompts=10, prompts_accepted=10, why_weak=why)
+    assert told(receipt).go is True
+    assert campaign.state.plan.samples_per_prompt == 8
+
+
 def test_greedy_samples_are_not_drawn_twice() -> None:
     greedy = {"temperature": 0.0, "samples_per_prompt": 1}
     assert changes_of({"verifier": 4000}, **greedy) == [("too_few_accepted", None, None)]

@@ -34,7 +34,8 @@ class SliceScores(Share):
     pass_at_k: float | None = None
     """None where no samples were drawn."""
     mse: float | None = None
-    """Mean squared error of numbers, clipped as in `NumericErrors`; None where right is no number."""
+    """Mean squared error of numbers, clipped as in `NumericErrors`; None where right is no
+    number."""
     label_accuracy: float | None = None
     """Accuracy of classes chosen by likelihood; None where the rows have no label."""
 

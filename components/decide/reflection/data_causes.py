@@ -147,11 +147,12 @@ def too_few_accepted(evidence: Evidence) -> Finding | None:
 def _more_accepted(evidence: Evidence) -> tuple[Change | None, Change | None]:
     """Return (change, the one if that is not possible) by the reason that dropped most samples."""
     dropped = evidence.select.dropped
-    if not dropped:
-        return None, None
     # Greedy samples of one prompt are all the same: more of them would add nothing new.
     is_greedy = evidence.plan.temperature == 0.0
     more_samples: Change | None = None if is_greedy else "samples_up"
+    if not dropped:
+        # Without prompts there is nothing to draw more of.
+        return more_samples if evidence.select.generated else None, None
     reason = max(sorted(dropped), key=lambda name: dropped[name])
     match reason:
         case "unfinished":

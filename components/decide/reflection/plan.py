@@ -142,8 +142,8 @@ def review(
     | none is known      | promoted  | any                      | left alone |
 
     A change is not taken back right after another one was: a setting would swing to and fro.
-    A weak round trains nothing, so it tells nothing of a change of the training before it: that change
-    is left alone.
+    A weak round trains nothing, so it tells nothing of a change of the training before it: that
+    change is left alone.
 
     Args:
         previous: Record of the round before; None in round 0.
