@@ -11,7 +11,9 @@ import pytest
 from components.cli.cluster.inputs import refuse_local_inputs
 from components.cli.cluster.uploads import MAX_BYTES, send_local_inputs
 from components.errors import UserError
+from components.storage.s3 import S3Store
 from components.storage.sources import local_folder, local_path
+from components.storage.store import open_store
 from tests.conftest import S3Server
 
 Json = dict[str, Any]
@@ -82,6 +84,46 @@ def test_what_this_machine_has_is_sent_once_and_read_from_the_store_as_it_was(
 
 
 @pytest.mark.parametrize(
+    ("name", "sent_name"),
+    [
+        ("数据.jsonl", "file_.jsonl"),
+        (".hidden.csv", "file.hidden.csv"),
+        ("-a..b.tsv", "file-a_b.tsv"),
+        (f"{'x' * 150}.parquet", f"{'x' * 92}.parquet"),
+        ("train.jsonl", "train.jsonl"),
+    ],
+)
+def test_a_file_keeps_its_ending_whatever_its_name(
+    s3_server: S3Server, tmp_path: Path, name: str, sent_name: str
+) -> None:
+    (tmp_path / name).write_text("{}\n")
+    # By a link, as caches have them: the name is that of the link.
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / name).symlink_to(tmp_path / name)
+    for file in (tmp_path / name, tmp_path / "links" / name):
+        document = recipe(str(file))
+        [change] = send_local_inputs(document, s3_server.new_uri(), s3_server.environment, print)
+        assert change.rpartition("/")[2] == sent_name
+
+
+def test_files_of_a_model_keep_their_names_or_are_refused(
+    s3_server: S3Server, tmp_path: Path
+) -> None:
+    for name in ("config.json", "._config.json", "model.safetensors"):
+        (tmp_path / name).write_text(name)
+    document = recipe(model={"source": str(tmp_path)})
+    lines: list[str] = []
+    send_local_inputs(document, s3_server.new_uri(), s3_server.environment, lines.append)
+    assert [line.partition(":")[0] for line in lines] == [
+        str(tmp_path / "config.json"),
+        str(tmp_path / "model.safetensors"),
+    ]
+    (tmp_path / "model (1).safetensors").write_text("another")
+    with pytest.raises(UserError, match=r"model \(1\).safetensors' cannot be part"):
+        send_local_inputs(document, "s3://bucket/nowhere", {}, print)
+
+
+@pytest.mark.parametrize(
     ("document", "message"),
     [
         (recipe("missing.jsonl"), "data.sources.0.uri: .*missing.jsonl is not there"),
@@ -95,7 +137,11 @@ def test_what_this_machine_has_is_sent_once_and_read_from_the_store_as_it_was(
             recipe(evaluate={"harness": {"folder": "table"}}),
             "evaluate.harness.folder: .*--set evaluate.harness.folder=s3://bucket",
         ),
-        (recipe("large.jsonl"), "have 20.0 GB.*aws s3 cp .*large.jsonl s3://.*--set data.sources"),
+        (
+            recipe("rows.jsonl", "large.jsonl"),
+            "have 20.0 GB.*aws s3 cp .*large.jsonl s3://.*--set data.sources.1.uri=s3",
+        ),
+        (recipe("x" * 300), "data.*xxx cannot be read .File name too long"),
     ],
 )
 def test_what_is_not_sent_is_refused_before_anything_is(
@@ -109,6 +155,28 @@ def test_what_is_not_sent_is_refused_before_anything_is(
     os.truncate("large.jsonl", MAX_BYTES + 1)
     with pytest.raises(UserError, match=message):
         send_local_inputs(document, "s3://bucket/nowhere", {}, print)
+
+
+@pytest.mark.parametrize("when", ["before it is sent", "while it is sent"])
+def test_a_file_that_changes_while_it_is_sent_is_not_left_in_the_store(
+    s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    rows, store = tmp_path / "rows.jsonl", s3_server.new_uri()
+    rows.write_text('{"prompt": "1+1", "answer": "2"}\n')
+    send = S3Store.put_file
+
+    def overtaken(opened: S3Store, *arguments: Any) -> None:
+        if when == "while it is sent":
+            send(opened, *arguments)
+        rows.write_text('{"prompt": "1+2", "answer": "3"}\n')
+        if when == "before it is sent":
+            send(opened, *arguments)
+
+    with monkeypatch.context() as patches:
+        patches.setattr(S3Store, "put_file", overtaken)
+        with pytest.raises(UserError, match="was changed while it was sent"):
+            send_local_inputs(recipe(str(rows)), store, s3_server.environment, print)
+    assert list(open_store(store, s3_server.environment).list("")) == []
 
 
 def test_inputs_that_pods_reach_are_left_alone() -> None:

@@ -7,9 +7,11 @@ and so is the same run; a changed file is another one. `prepare` reads it as it 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +20,6 @@ from components.cli.cluster.inputs import is_local, named_inputs
 from components.cli.json_documents import Json
 from components.errors import UserError
 from components.storage import keys
-from components.storage.folder import local_errors
 from components.storage.sources import FOLDER_SUFFIXES, split_source
 from components.storage.store import Store, open_store
 
@@ -38,6 +39,11 @@ class _Upload:
     path: Path
     files: dict[str, Path]
     """Name in the store → file."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of all files."""
+        return sum(file.stat().st_size for file in self.files.values())
 
 
 def send_local_inputs(
@@ -74,6 +80,11 @@ def send_local_inputs(
 def _upload(key: str, uri: str, environment: Mapping[str, str]) -> _Upload:
     """Return what is sent for one input, after a look at what is there."""
     path = Path(split_source(uri, environment)[1]).absolute()
+    with _read_errors(key, path):
+        return _upload_from(key, path)
+
+
+def _upload_from(key: str, path: Path) -> _Upload:
     if key in _MODELS and path.is_dir():
         files = dict(_model_files(path))
         if files:
@@ -93,51 +104,75 @@ def _upload(key: str, uri: str, environment: Mapping[str, str]) -> _Upload:
     raise UserError(f"{key}: {path} is a {kind} of this machine, and pods have none: {cure}")
 
 
+@contextmanager
+def _read_errors(key: str, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{key}: {path} cannot be read ({error.strerror}); correct the path, or its rights"
+        ) from None
+
+
 def _model_files(folder: Path) -> Iterator[tuple[str, Path]]:
     # Those alone that are fetched from a bucket: no pickles, no code, no checkpoints below.
     for file in sorted(folder.iterdir()):
-        if file.name.endswith(FOLDER_SUFFIXES) and file.is_file():
-            yield _name(file), file
+        # macOS lays a `._config.json` beside a `config.json`.
+        is_hidden = file.name.startswith(".")
+        if file.name.endswith(FOLDER_SUFFIXES) and file.is_file() and not is_hidden:
+            # Under its own name or not at all: the files of a model name each other.
+            yield keys.part(file.name), file
 
 
 def _name(file: Path) -> str:
     """Return a name for the store that ends as the file's does: readers go by the ending."""
-    return keys.part(_NOT_IN_A_KEY.sub("_", file.name).lstrip("._")[-100:].replace("..", "_"))
+    name = _NOT_IN_A_KEY.sub("_", file.name)[-100:].replace("..", "_")
+    # A key begins with a letter or digit, and a name such as `数据.jsonl` has none before its ending.
+    return keys.part(name if name[0].isalnum() else f"file{name}")
 
 
 def _check_size(uploads: list[_Upload], store: str) -> None:
-    total_bytes = 0
-    for upload in uploads:
-        for file in upload.files.values():
-            total_bytes += file.stat().st_size
+    total_bytes = sum(upload.size_bytes for upload in uploads)
     if total_bytes <= MAX_BYTES:
         return
-    first = uploads[0]
-    recursive = "--recursive " if first.path.is_dir() else ""
-    target = f"{store.rstrip('/')}/inputs/{_NOT_IN_A_KEY.sub('_', first.path.name)}"
+    largest = max(uploads, key=lambda upload: upload.size_bytes)
+    recursive = "--recursive " if largest.path.is_dir() else ""
+    target = f"{store.rstrip('/')}/inputs/{_NOT_IN_A_KEY.sub('_', largest.path.name)}"
     raise UserError(
-        f"{first.key}: data and models of this machine have {total_bytes / 1e9:.1f} GB, and "
-        f"{MAX_BYTES / 1e9:.0f} GB are sent at most; copy them yourself: "
-        f"aws s3 cp {recursive}{shlex.quote(str(first.path))} {target}, and then "
-        f"--set {first.key}={target}"
+        f"{largest.key}: data and models of this machine have {total_bytes / 1e9:.1f} GB, and "
+        f"{MAX_BYTES / 1e9:.0f} GB are sent at most; copy the largest yourself: "
+        f"aws s3 cp {recursive}{shlex.quote(str(largest.path))} {target}, and then "
+        f"--set {largest.key}={target}"
     )
 
 
 def _send(upload: _Upload, store: Store, tell: Callable[[str], None]) -> str:
     """Send what the store has not, and return its URI there."""
     digests = {}
+    written_at = {}
     for name, file in upload.files.items():
-        with local_errors(file), file.open("rb") as opened:
+        with _read_errors(upload.key, file), file.open("rb") as opened:
+            written_at[name] = os.fstat(opened.fileno()).st_mtime_ns
             digests[name] = hashlib.file_digest(opened, "sha256").hexdigest()
     is_folder = upload.path.is_dir()
     digest = digest_of(digests) if is_folder else next(iter(digests.values()))
     for name, file in upload.files.items():
         key = keys.input_key(digest, name)
-        size = file.stat().st_size
-        if store.size(key) == size:
-            tell(f"{file}: the store has it")
-            continue
-        tell(f"{file}: sending {size / 1e6:,.1f} MB to {store.root}/{key}")
-        store.put_file(key, file, digests[name])
+        with _read_errors(upload.key, file):
+            size = file.stat().st_size
+            if store.size(key) == size:
+                tell(f"{file}: the store has it")
+                continue
+            tell(f"{file}: sending {size / 1e6:,.1f} MB to {store.root}/{key}")
+            try:
+                store.put_file(key, file, digests[name])
+            finally:
+                # A large file is sent for hours, and what the store has is not sent again.
+                if file.stat().st_mtime_ns != written_at[name]:
+                    store.delete(key)
+                    raise UserError(
+                        f"{upload.key}: {file} was changed while it was sent; submit again once "
+                        "nothing writes to it"
+                    )
     folder = f"{store.root}/{keys.input_key(digest)}"
     return folder if is_folder else f"{folder}/{next(iter(upload.files))}"
