@@ -30,6 +30,7 @@ from components.cli.options import (
 )
 from components.cli.package.profiles import Step
 from components.errors import RatchetError, UserError
+from components.storage.folder import local_errors, make_folder
 
 if TYPE_CHECKING:
     from components.cli.cluster.kfp_api import Pipelines
@@ -76,7 +77,7 @@ def compile_(
     """
     from components.cli.cluster.run_package import warnings, with_inputs_sent
     from components.cli.package.compile import write_package
-    from components.cli.package.profiles import load_profile
+    from components.cli.package.profiles import check_fit, load_profile
     from components.cli.package.workflow_size import workflow_size
     from components.cli.shipped_recipes import find_recipe
     from components.contracts.recipe_file import load_recipe
@@ -88,7 +89,8 @@ def compile_(
     path = find_recipe(recipe)
     overrides = tuple(override or ())
     resolved = load_recipe(path, overrides)
-    resolved = with_inputs_sent(resolved, path, overrides, store, is_ready=dict)
+    check = partial(check_fit, resolved, loaded_profile)
+    resolved = with_inputs_sent(resolved, path, overrides, store, check)
     compiled = write_package(
         builder_of(command), resolved, rounds, loaded_profile, output, form, namespace
     )
@@ -195,14 +197,19 @@ def submit(
     _print_end(started, status)
     # Appended: the page of a CI job also has what its other steps wrote.
     if summary is not None:
-        with summary.open("a", encoding="utf-8") as file:
-            file.write(summary_page(submission, started, os.environ))
+        _append(summary, summary_page(submission, started, os.environ))
     if outputs_file is not None:
-        with outputs_file.open("a", encoding="utf-8") as file:
-            file.write(outputs(submission, started, os.environ))
+        _append(outputs_file, outputs(submission, started, os.environ))
     document = {**as_document(started, submission), "exit_code": status}
     print_result(document, options.as_json, f"{started.state} {started.run_id}")
     raise typer.Exit(status)
+
+
+def _append(path: Path, text: str) -> None:
+    with local_errors(path):
+        make_folder(path.parent)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
 
 
 def _wait(
@@ -258,17 +265,17 @@ def schedule(
     from components.cli.cluster import schedule as schedules
     from components.cli.cluster.run_package import load_package
 
+    if remove == bool(cron):
+        raise UserError("say either --cron '0 3 * * 1' or --remove")
+    checked_cron = "" if remove else schedules.checked_cron(cron)
     # Also to remove: by default a schedule has the name of the pipeline.
     package, _ = load_package(builder_of(command), options, None if remove else _is_ready(options))
     schedule_name = name or package.name
-    if remove == bool(cron):
-        raise UserError("say either --cron '0 3 * * 1' or --remove")
     outcome: schedules.Outcome
     recurring_run_id = ""
     if remove:
         outcome = schedules.unschedule(_pipelines(options), options.experiment, schedule_name)
     else:
-        checked_cron = schedules.checked_cron(cron)
         submission = _plan(package, options, schedule_name)
         outcome, recurring_run_id = schedules.schedule(
             _pipelines(options), submission, schedule_name, checked_cron

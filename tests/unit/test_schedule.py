@@ -141,6 +141,10 @@ def test_the_verb_has_a_schedule_and_removes_it(
 ) -> None:
     (tmp_path / "p.yaml").write_text(package.text)
     common = (str(tmp_path / "p.yaml"), "--store", STORE, "--namespace", "ml", "--commit", COMMIT)
+    # Before the package is looked at, and anything is sent.
+    for options in ((), ("--remove", "--cron", "0 3 * * 1"), ("--cron", "soon")):
+        refused = cli(kfp, "schedule", "no-such-recipe", "--namespace", "ml", *options)
+        assert (refused.returncode, "cron" in refused.stderr) == (2, True), refused.stderr
     recipe = "recipe={model: {source: 's3://bucket-that-is-not-there/model'}}"
     done = cli(kfp, "schedule", *common, "--cron", "0 3 * * 1", "--param", recipe)
     assert (done.returncode, done.stdout) == (0, "schedule ratchet-demo: created\n"), done.stderr

@@ -612,7 +612,7 @@ def cli(kfp: KfpApi, *arguments: str, **variables: str) -> subprocess.CompletedP
 def test_the_verb_submits_a_package_waits_and_appends_the_verdict(
     kfp: KfpApi, package: Package, tmp_path: Path
 ) -> None:
-    file, summary = tmp_path / "pipeline.yaml", tmp_path / "summary.md"
+    file, summary = tmp_path / "pipeline.yaml", tmp_path / "new" / "summary.md"
     file.write_text(package.text)
     kfp.states, kfp.error, kfp.tokens = ["RUNNING", "FAILED"], "out of <b>memory</b> | 137", {TOKEN}
     done = cli(
@@ -660,6 +660,12 @@ def test_a_run_reads_from_the_store_what_the_recipe_names_on_this_machine(
     refused = cli(kfp, *words, **s3_server.environment)
     assert "--namespace NAME" in refused.stderr
     assert "sending" not in refused.stderr
+    # Nor for a recipe that the profile has no nodes for.
+    many = cli(
+        kfp, *words, "--namespace", "ml", "--set", "train.num_nodes=2", **s3_server.environment
+    )
+    assert "trains on one node" in many.stderr
+    assert "sending" not in many.stderr
     done = cli(kfp, *words, "--namespace", "ml", **s3_server.environment)
     assert done.returncode == 0, done.stderr
     assert f"{rows}: sending 0.0 MB to {store}/inputs/" in done.stderr

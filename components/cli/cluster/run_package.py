@@ -15,7 +15,7 @@ from components.cli.options import ClusterOptions
 from components.cli.package.compile import compile_recipe, unpinned_images
 from components.cli.package.lint import findings
 from components.cli.package.package_file import Package, read_package
-from components.cli.package.profiles import load_profile
+from components.cli.package.profiles import check_fit, load_profile
 from components.cli.package.workflow_size import MAX_NODES_TO_RETRY, workflow_size
 from components.cli.shipped_recipes import find_recipe
 from components.contracts.recipe import Recipe
@@ -24,7 +24,7 @@ from components.errors import UserError
 
 
 def load_package(
-    build: Builder, options: ClusterOptions, is_ready: Callable[[], object] | None
+    build: Builder, options: ClusterOptions, check: Callable[[], object] | None
 ) -> tuple[Package, str]:
     """Return the package of a recipe, or the one that the file is; and the name of its runs.
 
@@ -33,8 +33,7 @@ def load_package(
     Args:
         build: Makes the pipeline.
         options: Name the recipe, its profile and the store.
-        is_ready: Called before anything is sent; raises if no run could begin. None: nothing is
-            sent.
+        check: Called before anything is sent; raises if no run could begin. None: nothing is sent.
     """
     path = find_recipe(options.recipe)
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
@@ -43,8 +42,10 @@ def load_package(
         profile = load_profile(options.profile)
         overrides = tuple(options.override or ())
         recipe = load_recipe(path, overrides)
-        if is_ready is not None:
-            recipe = with_inputs_sent(recipe, path, overrides, options.store, is_ready)
+        if check is not None:
+            # The compilation says it too, but large inputs are sent for hours before it.
+            check_fit(recipe, profile)
+            recipe = with_inputs_sent(recipe, path, overrides, options.store, check)
         compiled = compile_recipe(build, recipe, options.rounds, profile)
         return compiled.package, recipe.run_id
     if options.override:
@@ -64,12 +65,20 @@ def with_inputs_sent(
     path: Path,
     overrides: tuple[str, ...],
     store: str,
-    is_ready: Callable[[], object],
+    check: Callable[[], object],
 ) -> Recipe:
-    """Return the recipe as pods can read it: what this machine alone has is then in the store."""
+    """Return the recipe as pods can read it: what this machine alone has is then in the store.
+
+    Args:
+        recipe: The recipe.
+        path: Its file.
+        overrides: Changes of it, as of `--set`.
+        store: URI of the store; empty: nothing is sent.
+        check: Called before anything is sent; raises if no run could begin.
+    """
     document = recipe.model_dump(mode="json")
     if recipe.data.own_code or any(is_local(uri) for _, uri in named_inputs(document)):
-        is_ready()
+        check()
     changes = send_local_inputs(document, store, os.environ, print_note)
     if changes:
         recipe = load_recipe(path, (*overrides, *changes))
