@@ -14,7 +14,7 @@
 #   REGISTRY               where images are built to; empty: those of docker/images.toml
 #   SUMMARY                file that the verdict is appended to, as Markdown            out/summary.md
 #   OUTPUTS                file that run=, promoted=, model= and verdict= are appended to, for the jobs after this one
-#                                                                                       out/outputs.env
+#                        (of several recipes one after the other; GitHub takes the last) out/outputs.env
 #   STAGES                 which of them                                 install tests images doctor compile submit
 #
 # Rights: KF_PIPELINES_TOKEN, or KF_PIPELINES_SA_TOKEN_PATH with a file that is renewed; AWS_* for the store. Where the
@@ -77,7 +77,7 @@ fi
 
 # changed: recipes that a push changed, and those that name a file of data/ which it changed.
 changed() {
-    git diff --name-only --diff-filter=d "$BEFORE" HEAD -- recipes data | while read -r path; do
+    git -c core.quotePath=false diff --name-only --diff-filter=d "$BEFORE" HEAD -- recipes data | while read -r path; do
         case "$path" in
             recipes/*.yaml) echo "$path" ;;
             data/*) grep -lF "$path" recipes/*.yaml || true ;;
@@ -103,18 +103,22 @@ if [ -n "${REGISTRY:-}" ] && wanted images; then make images REGISTRY="$REGISTRY
 if wanted doctor; then
     "$PYTHON" pipeline.py doctor --store "$RATCHET_STORE" --profile "$PROFILE"
 fi
-first_failure=0
-for recipe in $RECIPE; do
+# train RECIPE: what comes after a failure is left out, whatever `set -e` is where it is called.
+train() {
     if wanted compile; then
-        echo "$recipe" >&2
-        "$PYTHON" pipeline.py compile "$recipe" --profile "$PROFILE" -o out/pipeline.yaml
+        echo "$1" >&2
+        "$PYTHON" pipeline.py compile "$1" --profile "$PROFILE" -o out/pipeline.yaml || return
     fi
     if wanted submit; then
-        status=0
         "$PYTHON" pipeline.py submit out/pipeline.yaml --wait --timeout-hours "$TIMEOUT_HOURS" --summary "$SUMMARY" \
-            --outputs "$OUTPUTS" || status=$?
-        # The others are trained all the same.
-        if [ "$first_failure" = 0 ]; then first_failure=$status; fi
+            --outputs "$OUTPUTS" || return
     fi
+}
+first_failure=0
+for recipe in $RECIPE; do
+    status=0
+    # The others are trained all the same.
+    train "$recipe" || status=$?
+    if [ "$first_failure" = 0 ]; then first_failure=$status; fi
 done
 exit "$first_failure"

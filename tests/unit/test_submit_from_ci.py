@@ -253,17 +253,19 @@ def test_a_push_trains_what_it_changed_and_what_names_data_that_it_changed(
     for name in ("demo", "mine", "reads", "untouched"):
         text = demo.replace("name: demo", f"name: {name}")
         if name == "reads":
-            text = text.replace("data:\n", "data:\n  sources: [{uri: data/rows.jsonl}]\n")
+            text = text.replace("data:\n", "data:\n  sources: [{uri: data/zeilen-ü.jsonl}]\n")
         write(folder / "recipes" / f"{name}.yaml", text)
-    write(folder / "data" / "rows.jsonl", '{"prompt": "1+1", "answer": "2"}\n')
+    write(folder / "data" / "zeilen-ü.jsonl", '{"prompt": "1+1", "answer": "2"}\n')
     commits = [committed(folder)]
     write(folder / "recipes" / "mine.yaml", demo.replace("name: demo", "name: mine") + "\n")
-    write(folder / "data" / "rows.jsonl", '{"prompt": "1+2", "answer": "3"}\n')
+    write(folder / "data" / "zeilen-ü.jsonl", '{"prompt": "1+2", "answer": "3"}\n')
     commits.append(committed(folder))
     write(folder / "data" / "unread.jsonl", "{}\n")
-    committed(folder)
+    commits.append(committed(folder))
+    write(folder / "recipes" / "broken.yaml", "name: broken\nunknown: 1\n")
+    write(folder / "recipes" / "demo.yaml", demo + "\n")
 
-    def trained(before: str) -> tuple[list[str], str]:
+    def trained(before: str, status: int = 0) -> tuple[list[str], str]:
         variables = environment(kfp, tmp_path, STAGES="compile", BEFORE=before)
         store = s3_server.new_uri()
         done = subprocess.run(
@@ -271,18 +273,22 @@ def test_a_push_trains_what_it_changed_and_what_names_data_that_it_changed(
             env={**variables, "RATCHET_STORE": store, **s3_server.environment},
             capture_output=True,
             text=True,
-            check=True,
+            check=False,
         )
+        assert done.returncode == status, done.stderr
         return re.findall(r"run ([a-z]+)-[0-9a-f]{10}", done.stdout), done.stderr
 
     names, said = trained(commits[0])
     assert names == ["mine", "reads"]
-    assert "data/rows.jsonl: sending" in said
+    assert "data/zeilen-ü.jsonl: sending" in said
     names, said = trained(commits[1])
     assert names == []
     assert "nothing to train" in said
     # As a new branch has it.
     assert trained("0" * 40)[0] == ["demo"]
+    # What cannot be trained keeps nothing else from it.
+    committed(folder)
+    assert trained(commits[2], status=2)[0] == ["demo"]
 
 
 def write(file: Path, text: str) -> None:
