@@ -15,7 +15,7 @@ from components.decide.what_if import in_words, what_if
 from components.errors import UserError
 from components.runtime.context import Context
 from tests.unit.crafted import recipe_of
-from tests.unit.test_decide_step import Campaign, simple
+from tests.unit.decisions import Campaign, simple
 
 
 @pytest.fixture

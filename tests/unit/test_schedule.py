@@ -15,7 +15,7 @@ from components.cli.package.package_file import Package
 from components.errors import UserError
 from tests.doubles.kfp_api import Clock, KfpApi
 from tests.doubles.kubernetes_api import failing, lost, reset
-from tests.unit.test_submit import COMMIT, STORE, cli
+from tests.unit.submissions import COMMIT, STORE, cli
 
 CRON = "0 0 3 * * 1"
 

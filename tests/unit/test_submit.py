@@ -1,14 +1,9 @@
-"""One run per name and commit, whatever the network does; followed to its end, with an exit status
-that says which."""
+"""One run per name and commit, whatever the network does; and what the verb says of it."""
 
 from __future__ import annotations
 
-import base64
-import gzip
 import json
 import os
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -19,61 +14,19 @@ import pytest
 from components.cli.cluster.inputs import digest_of_inputs
 from components.cli.cluster.kfp_api import Pipelines
 from components.cli.cluster.kfp_calls import Access, ApiPatience, Unreachable, access_from
-from components.cli.cluster.run_failures import failed_steps
-from components.cli.cluster.run_parameters import checked_parameters
-from components.cli.cluster.submit import (
-    Started,
-    Submission,
-    current_commit,
-    failure_lines,
-    plan_submission,
-    start,
-)
+from components.cli.cluster.submit import Started, current_commit, plan_submission, start
 from components.cli.cluster.summary import outputs, summary_page
 from components.cli.cluster.tenancy import check_tenancy, version_problem
-from components.cli.cluster.wait import Waiting, follow, follow_and_restart
 from components.cli.package.package_file import Package
-from components.errors import Transient, UserError
+from components.errors import UserError
 from components.runtime.context import Context
 from components.storage import keys
 from components.storage.sources import local_path
 from tests.conftest import BUCKET, S3Server
-from tests.doubles.kfp_api import Clock, KfpApi, failed_workflow, missing_page, page
+from tests.doubles.kfp_api import Clock, KfpApi, page
 from tests.doubles.kubernetes_api import cut_off, failing, lost, reset, slow
-from tests.unit.handmade import HOSTILE, Campaign, whole_campaign
-
-ROOT = Path(__file__).resolve().parents[2]
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-STORE = "s3://bucket/prefix"
-TOKEN = "a-token-that-no-message-may-show"
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def pipelines(kfp: KfpApi, clock: Clock) -> Pipelines:
-    return Pipelines(Access(kfp.endpoint, "ml"), patience(clock))
-
-
-def patience(clock: Clock, **more: Any) -> ApiPatience:
-    return ApiPatience(clock=clock, sleep=clock.sleep, answer_seconds=1.0, **more)
-
-
-def wanted(package: Package, **more: Any) -> Submission:
-    return plan_submission(
-        package, {"store": STORE, **more.pop("parameters", {})}, commit=COMMIT, **more
-    )
-
-
-def watch(
-    pipelines: Pipelines, started: Started, seconds: float | None = None
-) -> tuple[str, int, list[str]]:
-    heard: list[str] = []
-    ended, status = follow(pipelines, started, seconds, heard.append)
-    return ended.state, status, heard
+from tests.unit.handmade import HOSTILE, whole_campaign
+from tests.unit.submissions import COMMIT, ROOT, STORE, TOKEN, cli, patience, wanted, watch
 
 
 def test_a_submission_uploads_a_version_of_the_commit_and_begins_one_run(
@@ -249,172 +202,6 @@ def test_names_are_found_on_later_pages(
     assert start(pipelines, wanted(package)).run_id == kfp.all("runs")[-1]["run_id"] != first.run_id
 
 
-@pytest.mark.parametrize(
-    ("states", "status"),
-    [
-        (["PENDING", "RUNNING", "RUNNING", "SUCCEEDED"], 0),
-        (["RUNNING", "FAILED"], 1),
-        (["RUNNING", "CANCELING", "CANCELED"], 3),
-        (["SKIPPED"], 0),
-    ],
-)
-def test_a_run_is_followed_to_its_end(
-    kfp: KfpApi, pipelines: Pipelines, package: Package, states: list[str], status: int
-) -> None:
-    started = start(pipelines, wanted(package))
-    kfp.states = list(states)
-    heard = list(dict.fromkeys(states))
-    assert watch(pipelines, started) == (states[-1], status, heard)
-
-
-def test_a_failed_run_says_which_task_failed_with_what(
-    kfp: KfpApi, pipelines: Pipelines, package: Package
-) -> None:
-    started = start(pipelines, wanted(package))
-    kfp.states, kfp.error = ["FAILED"], "exit status 2:\n  rows longer than the context"
-    ended, status = follow(pipelines, started, None, lambda state: None)
-    assert status == 1
-    assert failure_lines(ended) == ["train-r1: exit status 2: rows longer than the context"]
-
-
-OUT_OF_MEMORY = "OOMKilled (exit code 137)"
-EVICTED = "The node was low on resource: memory. Container main was using 3Gi, request is 0."
-
-
-def follow_to_the_end(
-    pipelines: Pipelines, submission: Submission, restarts: int
-) -> tuple[Started, int, list[str]]:
-    """Submit and wait, with restarts; return the last run, the status, and what was restarted."""
-    restarted: list[str] = []
-    waiting = Waiting(
-        timeout_seconds=None,
-        restarts=restarts,
-        on_state=lambda state: None,
-        on_restart=lambda run, number: restarted.append(f"{number} {run.failures[0]}"),
-        environment={},
-    )
-    started = start(pipelines, submission)
-    ended, status = follow_and_restart(pipelines, submission, started, waiting)
-    return ended, status, restarted
-
-
-def test_a_run_that_failed_for_a_passing_reason_is_begun_again(
-    kfp: KfpApi, pipelines: Pipelines, package: Package
-) -> None:
-    kfp.states = ["RUNNING", "FAILED", "RUNNING", "FAILED", "RUNNING", "SUCCEEDED"]
-    kfp.error, kfp.errors = EVICTED, [OUT_OF_MEMORY]
-    ended, status, restarted = follow_to_the_end(pipelines, wanted(package), restarts=3)
-    assert (ended.state, status) == ("SUCCEEDED", 0)
-    assert restarted == [f"1 train-r1: {OUT_OF_MEMORY}", f"2 train-r1: {EVICTED}"]
-    assert len(kfp.all("runs")) == 3
-
-
-@pytest.mark.parametrize(
-    ("message", "restarts", "runs"),
-    [
-        (OUT_OF_MEMORY, 0, 1),
-        (OUT_OF_MEMORY, 2, 3),
-        ("pod deleted", 1, 2),
-        ("Pod was terminated in response to imminent node shutdown.", 1, 2),
-        ("Preempted by a pod on node n1", 1, 2),
-        ("Error (exit code 1)", 3, 1),
-        ('Usage of EmptyDir volume "tmp" exceeds the limit "10Gi".', 3, 1),
-        ("Pod ephemeral local storage usage exceeds the total limit of containers 10Gi.", 3, 1),
-        ("", 3, 1),
-    ],
-)
-def test_only_what_may_pass_is_begun_again_and_not_for_ever(
-    kfp: KfpApi, pipelines: Pipelines, package: Package, message: str, restarts: int, runs: int
-) -> None:
-    kfp.states, kfp.error = ["FAILED"], message or " "
-    ended, status, _ = follow_to_the_end(pipelines, wanted(package), restarts)
-    assert (ended.state, status, len(kfp.all("runs"))) == ("FAILED", 1, runs)
-
-
-def test_a_step_that_failed_for_now_by_its_own_record_is_begun_again(
-    kfp: KfpApi, pipelines: Pipelines, package: Package, context: Context
-) -> None:
-    campaign = Campaign(context)
-    campaign.prepare()
-    campaign.fail("train", "train-r1", 1, Transient("the store was away"))
-    submission = wanted(package, parameters={"store": context.store.root})
-    kfp.states, kfp.error = ["FAILED", "SUCCEEDED"], "Error (exit code 1)"
-    job = json.dumps({"run_id": campaign.run_id}).encode()
-    context.store.put_bytes(keys.job_key(start(pipelines, submission).run_id), job)
-    _, status, restarted = follow_to_the_end(pipelines, submission, restarts=1)
-    assert (status, restarted) == (0, ["1 train-r1: the store was away"])
-
-
-def test_a_step_that_a_later_try_mended_is_no_failure() -> None:
-    nodes = failed_workflow("train-r1", "pod deleted", phase="Error")
-    nodes["wf-9"] = {**nodes["wf-8"], "displayName": "executor(1)", "phase": "Succeeded"}
-    assert failed_steps({"status": {"nodes": nodes}}) == ()
-
-
-def test_compressed_nodes_of_a_large_workflow_are_read() -> None:
-    nodes = json.dumps(failed_workflow("train-r1", OUT_OF_MEMORY)).encode()
-    compressed = base64.b64encode(gzip.compress(nodes)).decode()
-    [failure] = failed_steps({"status": {"compressedNodes": compressed}})
-    assert (failure.step, failure.may_pass) == ("train-r1", True)
-
-
-def test_a_failed_driver_is_named_with_what_the_cluster_says() -> None:
-    driver = {"displayName": "root-driver", "type": "Pod", "phase": "Error"}
-    message = 'pods "x" is forbidden: error looking up service account ml/ratchet-run: not found'
-    [failure] = failed_steps({"status": {"nodes": {"wf-1": {**driver, "message": message}}}})
-    assert str(failure) == f"root-driver: {message}"
-    assert not failure.may_pass
-
-
-def test_a_server_without_the_old_api_leaves_the_state_alone(
-    kfp: KfpApi, pipelines: Pipelines, package: Package
-) -> None:
-    run = start(pipelines, wanted(package))
-    kfp.states, kfp.error = ["FAILED"], OUT_OF_MEMORY
-    kfp.faults_of = {("GET", f"v1beta1/runs/{run.run_id}"): [missing_page]}
-    ended, status = follow(pipelines, run, None, lambda state: None)
-    assert (status, failure_lines(ended)) == (1, [])
-
-
-def test_the_api_may_be_away_for_minutes_while_a_run_is_waited_for(
-    kfp: KfpApi, pipelines: Pipelines, package: Package, clock: Clock
-) -> None:
-    started = start(pipelines, wanted(package))
-    kfp.states = ["RUNNING", "SUCCEEDED"]
-    kfp.faults = [None, *[failing(503), reset, failing(500), failing(502)] * 8]
-    before = clock.now
-    assert watch(pipelines, started)[:2] == ("SUCCEEDED", 0)
-    assert clock.now - before > 600
-
-
-def test_an_api_that_stays_away_ends_the_wait_with_status_4(
-    kfp: KfpApi, pipelines: Pipelines, package: Package
-) -> None:
-    started = start(pipelines, wanted(package))
-    kfp.faults = [failing(503)] * 1000
-    with pytest.raises(Unreachable, match="could not get run") as caught:
-        watch(pipelines, started)
-    assert caught.value.exit_code == 4
-
-
-def test_time_that_is_up_ends_the_wait_and_not_the_run(
-    kfp: KfpApi, pipelines: Pipelines, package: Package
-) -> None:
-    started = start(pipelines, wanted(package))
-    kfp.states = ["RUNNING"]
-    assert watch(pipelines, started, 3600.0)[:2] == ("RUNNING", 2)
-    assert not any(method == "DELETE" for method, _ in kfp.requests)
-
-
-def test_a_run_that_is_deleted_while_it_is_waited_for_is_named(
-    kfp: KfpApi, pipelines: Pipelines, package: Package
-) -> None:
-    started = start(pipelines, wanted(package))
-    kfp.objects["runs"].clear()
-    with pytest.raises(UserError, match=f"run {started.run_id} was deleted"):
-        watch(pipelines, started)
-
-
 def test_a_token_is_read_anew_when_it_is_refused(
     kfp: KfpApi, package: Package, clock: Clock, tmp_path: Path
 ) -> None:
@@ -487,84 +274,6 @@ def test_a_wrong_address_is_refused_before_anything_is_sent(endpoint: str) -> No
     assert "hush" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        (("store=s3://bucket/p", "sed=3"), "did you mean 'seed'"),
-        (("store=s3://bucket/p", "seed"), "write name=value"),
-        (("store=s3://bucket/p", "seed=three"), "a whole number is wanted"),
-        (("store=s3://bucket/p", "seed=1.5"), "a whole number is wanted"),
-        (("store=s3://bucket/p", "seed=true"), "a whole number is wanted"),
-        (("store=s3://bucket/p", "threshold=high"), "a number is wanted"),
-        (("store=s3://bucket/p", "recipe=[1]"), "a mapping is wanted"),
-        (("seed=3",), "parameter store has no value"),
-        (("store=file:///tmp/x",), "pods share no disk"),
-        (("store=s3://x",), "no bucket name"),
-        (
-            ("store=s3://bucket/p", "resume_from=hf_abcdefghijklmnopqrstuvwxyz"),
-            "resume_from looks like a secret",
-        ),
-        (("store=s3://key:secret@bucket/p",), "store looks like a secret"),
-        (("store=s3://bucket/p", "recipe={hf_token: abc}"), "recipe looks like a secret"),
-    ],
-)
-def test_a_wrong_parameter_is_refused_before_anything_is_sent(
-    package: Package, given: tuple[str, ...], said: str
-) -> None:
-    with pytest.raises(UserError, match=said) as caught:
-        checked_parameters(package, given, "")
-    assert not any(value in str(caught.value) for value in ("hf_abc", "key:secret", "abc"))
-
-
-@pytest.mark.parametrize(
-    ("recipe", "said"),
-    [
-        (
-            "{data: {sources: [{uri: s3://b/k}, {uri: file:///data/qa.jsonl}]}}",
-            "data.sources.1.uri: file:///data/qa.jsonl: this machine has it.*--set data.sources.1",
-        ),
-        ("{data: {sources: [{uri: data/qa.jsonl}]}}", "data.sources.0.uri: data/qa.jsonl"),
-        ("{data: {sources: [{uri: ~/qa.jsonl}]}}", "data.sources.0.uri: ~/qa.jsonl"),
-        ("{model: {source: ./checkpoint}}", "model.source: ./checkpoint"),
-        ("{model: {source: file:///m%20x}}", "model.source: file:///m%20x"),
-        ("{select: {reward: {source: /reward}}}", "select.reward.source: /reward"),
-        ("{evaluate: {harness: {folder: tasks}}}", "evaluate.harness.folder: tasks"),
-        ("{model: {source: 's3:/b/k'}}", "use a path, file://path"),
-    ],
-)
-def test_inputs_on_this_machine_are_refused_by_name(
-    package: Package, recipe: str, said: str
-) -> None:
-    with pytest.raises(UserError, match=said):
-        checked_parameters(package, (f"recipe={recipe}",), STORE)
-
-
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        "{model: {source: scratch}}",
-        "{model: {source: hf://org/name@main}, data: {sources: [{uri: s3://bucket/key}]}}",
-        "{model: {source: package://module/model.gguf}}",
-        # What is no recipe at all is a matter of `prepare`.
-        "{data: [1], model: 3}",
-    ],
-)
-def test_inputs_that_pods_reach_are_let_through(package: Package, recipe: str) -> None:
-    assert checked_parameters(package, (f"recipe={recipe}",), STORE)["store"] == STORE
-
-
-def test_parameters_get_the_types_of_the_pipeline(package: Package) -> None:
-    given = ("seed=3", "threshold=0.5", "temperature=1", "resume_from=007", "recipe={name: a}")
-    assert checked_parameters(package, given, STORE) == {
-        "seed": 3,
-        "threshold": 0.5,
-        "temperature": 1,
-        "resume_from": "007",
-        "recipe": {"name": "a"},
-        "store": STORE,
-    }
-
-
 GIT = """#!/bin/sh
 case "$*" in
 *rev-parse*) echo 0123456789abcdef0123456789abcdef01234567 ;;
@@ -585,27 +294,6 @@ def test_the_commit_of_an_edited_checkout_is_not_that_of_the_commit_itself(tmp_p
     assert current_commit(found) == ""
     assert current_commit({**found, "CI_COMMIT_SHA": "f" * 40}) == "f" * 40
     assert current_commit({"PATH": str(tmp_path / "none"), "GITHUB_SHA": "e" * 40}) == "e" * 40
-
-
-def cli(kfp: KfpApi, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("RATCHET_", "KF_", "AWS_"))
-    }
-    return subprocess.run(
-        [sys.executable, str(ROOT / "pipeline.py"), *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={
-            **kept,
-            "KF_PIPELINES_ENDPOINT": kfp.endpoint,
-            "NO_PROXY": "127.0.0.1",
-            "NO_COLOR": "1",
-            **variables,
-        },
-    )
 
 
 @pytest.mark.process

@@ -19,8 +19,8 @@ from components.select.scored_samples import ScoredSample
 from components.select.step import SelectInputs
 from components.select.step import run as select
 from tests.unit.crafted import evaluated, generated, recipe_of, trained
+from tests.unit.decisions import Campaign, simple
 from tests.unit.selections import account_of, answers
-from tests.unit.test_decide_step import Campaign, simple
 
 WORDINGS = ("it is {}", "{}", "so we get {}", "I would say {}")
 

@@ -20,8 +20,8 @@ from components.runtime.receipts import Receipt, read_receipt, receipt_uri
 from components.train.step import TrainInputs
 from components.train.step import run as train
 from tests.unit.crafted import PLAN, recipe_of, results_of
-from tests.unit.test_decide_step import SAMPLE_TOKENS, Campaign, simple, told
-from tests.unit.test_diagnosis import SELECT, evidence
+from tests.unit.decisions import SAMPLE_TOKENS, Campaign, simple, told
+from tests.unit.reflections import SELECT, evidence
 
 WHY = "3 of 40 samples accepted, select.min_accepted is 16 (dropped: verifier 37); most were …"
 MANY_ROUNDS = {"goal": {"threshold": 0.99}, "max_rounds": 10, "patience": 9}

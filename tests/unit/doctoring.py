@@ -1,0 +1,97 @@
+"""What `doctor` is tried on: a sound cluster, profiles, and findings by their check."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from components.cli.doctor.findings import Finding
+from components.cli.package.profiles import Profile
+from tests.doubles.kubernetes_api import KubernetesApi
+
+ROOT = Path(__file__).resolve().parents[2]
+TEST_IMAGES = ROOT / "tests" / "pipeline" / "images.toml"
+NAMESPACE = "ml"
+STOCK_DEFAULTS = """spec:
+  ttlStrategy:
+    secondsAfterCompletion: 3600
+  templateDefaults:
+    retryStrategy:
+      limit: '2'
+      retryPolicy: OnError
+"""
+"""`workflowDefaults` as Kubeflow Pipelines 2.17 installs them."""
+
+
+def by_check(findings: list[Finding]) -> dict[str, Finding]:
+    return {one.check: one for one in findings}
+
+
+def bad(findings: list[Finding]) -> list[str]:
+    return [one.check for one in findings if one.status == "failed"]
+
+
+def sound(api: KubernetesApi, profile: Profile) -> None:
+    """A cluster with everything that the manifests bring."""
+    where = f"/api/v1/namespaces/{NAMESPACE}"
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    api.objects = {
+        "/version": {"gitVersion": "v1.34.1"},
+        where: {"metadata": {"name": NAMESPACE, "labels": labels}},
+        f"{where}/serviceaccounts/ratchet-run": {"metadata": {"name": "ratchet-run"}},
+        f"{where}/secrets/ratchet-store-credentials": {
+            "metadata": {"name": "ratchet-store-credentials"}
+        },
+        f"{where}/configmaps/ratchet-store": {"metadata": {}, "data": {"AWS_REGION": "us-east-1"}},
+        f"{where}/resourcequotas": {"items": [quota("16")]},
+        f"{where}/limitranges": {"items": []},
+        "/api/v1/namespaces/kubeflow/configmaps/workflow-controller-configmap": {
+            "data": {"workflowDefaults": STOCK_DEFAULTS}
+        },
+        "/apis/argoproj.io": {"versions": [{"version": "v1alpha1"}]},
+        "/apis/argoproj.io/v1alpha1": {
+            "resources": [{"name": "workflows"}, {"name": "workflowtaskresults"}]
+        },
+        "/apis/trainer.kubeflow.org": {"versions": [{"version": "v1alpha1"}]},
+        "/apis/trainer.kubeflow.org/v1alpha1": {
+            "resources": [{"name": "trainjobs"}, {"name": "trainingruntimes"}]
+        },
+        f"/apis/trainer.kubeflow.org/v1alpha1/namespaces/{NAMESPACE}/trainingruntimes/ratchet-deepspeed": {
+            "spec": {}
+        },
+        "/apis/kueue.x-k8s.io": {"versions": [{"version": "v1beta2"}]},
+        "/apis/kueue.x-k8s.io/v1beta2": {"resources": [{"name": "localqueues"}]},
+        f"/apis/kueue.x-k8s.io/v1beta2/namespaces/{NAMESPACE}/localqueues/ratchet": {
+            "spec": {"clusterQueue": "ratchet"}
+        },
+        "/apis/kueue.x-k8s.io/v1beta2/clusterqueues/ratchet": cluster_queue(gpus="16"),
+        "/openapi/v3/apis/trainer.kubeflow.org/v1alpha1": trainer_schema("runtimePatches"),
+        "/api/v1/nodes": {"items": [node(gpus=8), node(gpus=0)]},
+    }
+    assert profile.config_map == "ratchet-store"
+
+
+def node(gpus: int, **spec: Any) -> dict[str, Any]:
+    taints = [{"key": "nvidia.com/gpu", "effect": "NoSchedule"}] if gpus else []
+    return {
+        "metadata": {"name": "n", "labels": {"zone": "a"}},
+        "spec": {"taints": taints, **spec},
+        "status": {"allocatable": {"cpu": "64", "memory": "263856Mi", "nvidia.com/gpu": str(gpus)}},
+    }
+
+
+def cluster_queue(gpus: str) -> dict[str, Any]:
+    quotas = {"cpu": "96", "memory": "512Gi", "nvidia.com/gpu": gpus}
+    resources = [{"name": name, "nominalQuota": value} for name, value in quotas.items()]
+    return {"spec": {"resourceGroups": [{"flavors": [{"name": "f", "resources": resources}]}]}}
+
+
+def trainer_schema(*fields: str) -> dict[str, Any]:
+    """The part of the server's OpenAPI document that names the fields of a TrainJob."""
+    names: dict[str, Any] = {name: {} for name in fields}
+    schema = {"properties": {"spec": {"properties": names}}}
+    return {"components": {"schemas": {"org.kubeflow.trainer.v1alpha1.TrainJob": schema}}}
+
+
+def quota(gpus: str) -> dict[str, Any]:
+    return {"metadata": {"name": "ratchet"}, "spec": {"hard": {"requests.nvidia.com/gpu": gpus}}}
