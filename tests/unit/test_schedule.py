@@ -8,22 +8,15 @@ from typing import Any
 import pytest
 
 from components.cli.cluster.kfp_api import Pipelines
-from components.cli.cluster.kfp_calls import Access, ApiPatience
 from components.cli.cluster.schedule import checked_cron, schedule, unschedule
 from components.cli.cluster.submit import Submission, plan_submission
 from components.cli.package.package_file import Package
 from components.errors import UserError
-from tests.doubles.kfp_api import Clock, KfpApi
+from tests.doubles.kfp_api import KfpApi
 from tests.doubles.kubernetes_api import failing, lost, reset
 from tests.unit.submissions import COMMIT, STORE, cli
 
 CRON = "0 0 3 * * 1"
-
-
-@pytest.fixture
-def pipelines(kfp: KfpApi) -> Pipelines:
-    clock = Clock()
-    return Pipelines(Access(kfp.endpoint, "ml"), ApiPatience(clock=clock, sleep=clock.sleep))
 
 
 def wanted(package: Package, **parameters: Any) -> Submission:
