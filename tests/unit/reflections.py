@@ -42,7 +42,6 @@ SELECT: dict[str, Any] = {
     "distinct_share": 0.6,
 }
 NO_SAMPLES: dict[str, Any] = {
-    "round": 0,
     "generated": 0,
     "accepted": 0,
     "acceptance": None,
@@ -53,7 +52,7 @@ NO_SAMPLES: dict[str, Any] = {
     "mean_answer_tokens": None,
     "finished_share": None,
 }
-"""The first mix."""
+"""The first mix, or a weak round in which nothing was sampled."""
 SETTLED = [0.9 * 0.9**step + 0.2 for step in range(200)]
 LORA = recipe_of(train={"lora": {"rank": 4, "max_rank": 12, "max_unfrozen_layers": 3}})
 SUPERVISED = PLAN.model_copy(update={"training": "supervised"})

@@ -21,7 +21,7 @@ from components.train.step import TrainInputs
 from components.train.step import run as train
 from tests.unit.crafted import PLAN, recipe_of, results_of
 from tests.unit.decisions import SAMPLE_TOKENS, Campaign, simple, told
-from tests.unit.reflections import SELECT, evidence
+from tests.unit.reflections import NO_SAMPLES, SELECT, evidence
 
 WHY = "3 of 40 samples accepted, select.min_accepted is 16 (dropped: verifier 37); most were …"
 MANY_ROUNDS = {"goal": {"threshold": 0.99}, "max_rounds": 10, "patience": 9}
@@ -128,6 +128,19 @@ def test_the_scores_of_a_weak_round_speak_neither_for_nor_against_a_change(
     assert campaign.state.plan.samples_per_prompt == 8
 
 
+def test_a_weak_round_tells_nothing_of_a_change_of_the_training_before_it(
+    campaign: Campaign,
+) -> None:
+    """The champion has fewer dev prompts right than the last candidate, which was not proved better."""
+    campaign.round(simple(43), train={"skipped_steps": 3})
+    (cause,) = [one for one in campaign.state.history[1].causes if one.change]
+    assert cause.change_name == "learning_rate_down"
+    learning_rate = campaign.state.plan.learning_rate
+    weak_round(campaign)
+    assert [one.name for one in campaign.state.history[2].causes] == ["too_few_accepted"]
+    assert campaign.state.plan.learning_rate == learning_rate < PLAN.learning_rate
+
+
 def test_weak_rounds_count_for_patience_and_for_the_budget(context: Context) -> None:
     impatient = {**MANY_ROUNDS, "patience": 2}
     for section, stop in (
@@ -170,20 +183,9 @@ def test_prompts_that_wait_for_a_hint_are_reason_to_go_on(context: Context) -> N
     assert told(receipt).go is True
 
 
-def test_two_weak_rounds_without_any_sample_are_told_of(campaign: Campaign) -> None:
-    none: dict[str, Any] = {
-        "generated": 0,
-        "accepted": 0,
-        "acceptance": None,
-        "dropped": {},
-        "prompts": 0,
-        "prompts_accepted": 0,
-        "distinct_share": None,
-        "mean_answer_tokens": None,
-        "finished_share": None,
-        "why_weak": "0 of 0 samples accepted, select.min_accepted is 16 (dropped: none); give …",
-    }
-    receipt = weak_round(campaign, **none)
+def test_a_weak_round_without_any_sample_is_the_last_and_no_selection(campaign: Campaign) -> None:
+    why = "0 of 0 samples accepted, select.min_accepted is 16 (dropped: none); give …"
+    receipt = weak_round(campaign, **NO_SAMPLES, why_weak=why)
     assert told(receipt).causes == ("too_few_accepted",)
     assert (told(receipt).go, told(receipt).stop) == (False, "weak")
     # Without a sample the round's rows are no selection that later rounds could read.
@@ -210,11 +212,14 @@ def test_models_that_are_not_the_champions_are_refused_in_a_weak_round(campaign:
     other = campaign.inputs(simple(41))
     assert inputs.train.ref == campaign.state.champion
     assert inputs.evaluate.ref == campaign.state.champion_evaluation
-    with pytest.raises(Corrupt, match="is of a weak round, which trains nothing"):
-        run(replace(inputs, train=other.train, evaluate=other.evaluate), campaign.context)
     base = read_receipt(campaign.context, campaign.state.prepared)
-    with pytest.raises(Corrupt, match="is of a weak round, which trains nothing"):
-        run(replace(inputs, train=base), campaign.context)
+    for wrong in (
+        replace(inputs, train=other.train, evaluate=other.evaluate),
+        replace(inputs, train=base),
+        replace(inputs, evaluate=other.evaluate),
+    ):
+        with pytest.raises(Corrupt, match="is of a weak round, which trains nothing"):
+            run(wrong, campaign.context)
 
 
 def changes_of(dropped: dict[str, int], **plan: Any) -> list[Any]:
