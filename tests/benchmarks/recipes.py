@@ -59,56 +59,51 @@ def measure(name: str, seed: int, data: Path, folder: Path) -> None:
         record(f"recipe.{name}.{figure}", value, unit, bound, command, seed)
 
 
-def reflection(finished: Finished) -> Figures:
-    """Accuracies and errors on test of the supervised start and of the champion."""
+def gain_figures(
+    finished: Finished, *, start_bound: str = "measured", bag_of_words_bound: str
+) -> Figures:
+    """Accuracies on test of the supervised start and of the champion, the gain, and the minutes."""
     start, end = finished.evaluation(0), finished.evaluation(finished.champion_round)
-    start_classes, end_classes = test_classes(finished, 0), test_classes(finished, None)
     gain, p_value = compare(finished.context, start, end)
-    records = finished.state.history
+    end_accuracy = test_accuracy(end)
+    over_bag_of_words = 100 * (end_accuracy - bag_of_words(finished))
     return {
-        "start_accuracy": (test_accuracy(finished, start), "share", "≤ 0.80"),
-        "end_accuracy": (test_accuracy(finished, end), "share", "measured"),
+        "start_accuracy": (test_accuracy(start), "share", start_bound),
+        "end_accuracy": (end_accuracy, "share", "measured"),
         "gain_points": (gain, "points", "≥ 5"),
         "p_value": (p_value, "", "< 0.01"),
-        "over_bag_of_words_points": (
-            100 * (test_accuracy(finished, end) - bag_of_words(finished)),
-            "points",
-            "≥ 0",
-        ),
+        "over_bag_of_words_points": (over_bag_of_words, "points", bag_of_words_bound),
+        "minutes": (finished.view.totals.wall_seconds / 60, "min", "≤ 30"),
+    }
+
+
+def reflection(finished: Finished) -> Figures:
+    """Gain on test over the supervised start, and the errors of both."""
+    start_classes, end_classes = test_classes(finished, 0), test_classes(finished, None)
+    records = finished.state.history
+    return {
+        **gain_figures(finished, start_bound="≤ 0.80", bag_of_words_bound="≥ 0"),
         "start_macro_f1": (start_classes[0], "share", "measured"),
         "end_macro_f1": (end_classes[0], "share", "measured"),
         "start_mse": (start_classes[1] / NUM_CLASSES, "", "measured"),
         "end_mse": (end_classes[1] / NUM_CLASSES, "", "measured"),
         "changes": (num_changes(records), "changes", "measured"),
-        "minutes": (finished.view.totals.wall_seconds / 60, "min", "≤ 30"),
     }
 
 
 def self_feedback(finished: Finished) -> Figures:
     """Gain on test over the supervised start and the control, and the distance of what was accepted
     to the labelled answers."""
-    start, end = finished.evaluation(0), finished.evaluation(finished.champion_round)
-    gain, p_value = compare(finished.context, start, end)
-    figures: Figures = {}
+    end = finished.evaluation(finished.champion_round)
+    figures = gain_figures(finished, bag_of_words_bound="shown beside")
     # Without a promoted round the champion is M_0, and the control would be M_0 too.
     if finished.champion_round > 0:
         over_control, _ = compare(finished.context, control(finished), end)
         figures["gain_over_control_points"] = (over_control, "points", "measured")
-    return {
-        **figures,
-        "start_accuracy": (test_accuracy(finished, start), "share", "measured"),
-        "end_accuracy": (test_accuracy(finished, end), "share", "measured"),
-        "gain_points": (gain, "points", "≥ 5"),
-        "p_value": (p_value, "", "< 0.01"),
-        "over_bag_of_words_points": (
-            100 * (test_accuracy(finished, end) - bag_of_words(finished)),
-            "points",
-            "shown beside",
-        ),
-        "js_distance": (js_distance(finished, end), "", "≤ 0.1"),
-        "accepted_precision": (accepted_precision(finished), "share", "measured"),
-        "minutes": (finished.view.totals.wall_seconds / 60, "min", "≤ 30"),
-    }
+    if any(record.accepted for record in finished.state.history):
+        figures["accepted_precision"] = (accepted_precision(finished), "share", "measured")
+    figures["js_distance"] = (js_distance(finished, end), "", "≤ 0.1")
+    return figures
 
 
 MEASURES: dict[str, Callable[[Finished], Figures]] = {
@@ -117,7 +112,7 @@ MEASURES: dict[str, Callable[[Finished], Figures]] = {
 }
 
 
-def test_accuracy(finished: Finished, evaluation: Receipt) -> float:
+def test_accuracy(evaluation: Receipt) -> float:
     """Accuracy of greedy answers on the test split."""
     return read_summary(evaluation, EvaluateSummary).test_accuracy
 
@@ -176,7 +171,7 @@ def accepted_precision(finished: Finished) -> float:
     rights: list[bool] = []
     for one in finished.state.history[1:]:
         receipt = read_receipt(finished.context, one.receipts["select"])
-        assert read_summary(receipt, SelectSummary).accepted
+        assert one.weak or read_summary(receipt, SelectSummary).accepted
         path = fetch(finished.context, receipt, "accepted.jsonl")
         for line in path.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
@@ -191,14 +186,19 @@ def rounds_table(finished: Finished) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for one in finished.state.history:
+        changes = ", ".join(cause.change for cause in one.causes if cause.change)
+        accepted = f"{one.accepted} of {one.generated}"
+        if one.weak:
+            # Nothing was trained, so there is nothing to score.
+            lines.append(f"| {one.round} | weak | | | | {accepted} | | {changes} |")
+            continue
         scores = finished.scores(one.round)
         classes = scores.classification["test"]
         assert classes.brier is not None
-        changes = ", ".join(cause.change for cause in one.causes if cause.change)
         distance = js_distance(finished, finished.evaluation(one.round))
         lines.append(
             f"| {one.round} | {one.verdict} | {scores.test_accuracy:.3f} | {classes.macro_f1:.3f} | "
-            f"{classes.brier / NUM_CLASSES:.4f} | {one.accepted} of {one.generated} | "
+            f"{classes.brier / NUM_CLASSES:.4f} | {accepted} | "
             f"{distance:.3f} | {changes} |"
         )
     return "\n".join(lines)

@@ -76,10 +76,11 @@ def measure(finished: Finished) -> dict[str, tuple[float, str, str]]:
 
 def markdown(finished: Finished, other: Receipt) -> str:
     """The table of docs/figures.md: greedy pass@1 per task on test, pass@8 on validation, perplexity,
-    of every round and of the control."""
+    of every candidate and of the control."""
     names = {
         f"round {record.round} ({record.verdict})": finished.scores(record.round)
         for record in finished.state.history
+        if not record.weak
     }
     columns = {**names, "control": read_summary(other, EvaluateSummary)}
     tasks = sorted(key for key in columns["control"].test_slices if key.startswith("task="))
