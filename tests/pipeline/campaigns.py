@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from components.runtime.context import Context, make_context
 from components.storage.keys import split_receipt_uri
 
 PIPELINE = Path(__file__).resolve().parents[2] / "pipeline.py"
@@ -182,6 +183,11 @@ class Place:
         """Carry the campaign out."""
         done = self.cli("run", "--json", *arguments)
         return Run(done.returncode, json.loads(done.stdout) if done.stdout else {}, done.stderr)
+
+    @property
+    def context(self) -> Context:
+        """Surroundings that read the store."""
+        return make_context(self.uri, {**self.environment, "RATCHET_CACHE": f"{self.folder}/cache"})
 
     def receipts(self) -> dict[str, bytes]:
         """`step/key` → stored bytes, of all steps of a file store."""

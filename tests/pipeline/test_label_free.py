@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections import defaultdict
 from pathlib import Path
 
+import yaml
+
 from components.contracts.rows import Sample, TrainingRow, read_rows
 from components.report.runs import load_run
-from components.runtime.context import make_context
 from components.runtime.receipts import fetch, read_receipt
+from tests.pipeline.campaigns import Place
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 RECIPE = """
 name: agreement
 model: {scratch: {hidden_size: 32, num_layers: 2, num_heads: 2, intermediate_size: 64, max_length: 32}}
@@ -37,28 +34,11 @@ decide: {goal: {threshold: 1.0}, max_rounds: 1}
 
 
 def test_only_what_all_peers_say_is_trained_on(tmp_path: Path) -> None:
-    (tmp_path / "recipe.yaml").write_text(RECIPE)
-    store = f"file://{tmp_path}/store"
-    done = subprocess.run(
-        [
-            sys.executable,
-            f"{REPOSITORY}/pipeline.py",
-            "run",
-            "recipe.yaml",
-            "--store",
-            store,
-            "--rounds=1",
-            "--json",
-        ],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=500,
-    )
-    assert done.returncode in (0, 1), done.stderr
-    context = make_context(store, {**os.environ, "RATCHET_CACHE": f"{tmp_path}/store-cache"})
-    view = load_run(context, json.loads(done.stdout)["run_id"])
+    place = Place(tmp_path, yaml.safe_load(RECIPE))
+    run = place.run("--rounds=1")
+    assert run.code in (0, 1), run.said
+    context = place.context
+    view = load_run(context, run.told["run_id"])
     assert view.state is not None
     first, last = view.state.history
     trained = read_receipt(context, first.receipts["train"])

@@ -10,7 +10,6 @@ import yaml
 
 from components.contracts.rows import TrainingRow, read_rows
 from components.report.runs import load_run
-from components.runtime.context import make_context
 from components.runtime.receipts import fetch, read_receipt
 from tests.pipeline.campaigns import PIPELINE, Place
 
@@ -52,7 +51,7 @@ def test_raw_text_alone_makes_a_campaign_that_is_decided_by_perplexity(tmp_path:
     assert line["metric"] == "perplexity"
     assert line["interval"][0] < line["score"] < line["interval"][1]
     # Round 1 learns from continuations of the text, which are no turns of a conversation.
-    context = make_context(place.uri, {"RATCHET_CACHE": str(tmp_path / "cache")})
+    context = place.context
     state = load_run(context, run.told["run_id"]).state
     assert state is not None
     record = state.history[-1]

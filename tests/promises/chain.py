@@ -14,6 +14,7 @@ from pathlib import Path
 from components.canonical import canonical_json, digest_of
 from components.cli.verify import check_releases, check_run
 from components.contracts.releases import BaseModelLine, Line
+from components.errors import Corrupt, UserError
 from components.runtime import ledger
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt
@@ -115,7 +116,8 @@ def _check(context: Context, run_id: str, changed: Path | None) -> str:
     """Return what is wrong with the findings over a changed file; None: nothing was changed."""
     try:
         of_release = check_releases(context, NAME).damaged
-    except Exception as error:  # noqa: BLE001 — a broken ledger is told as an error.
+    except (Corrupt, UserError) as error:
+        # So a broken ledger is told. Any other error is a fault of `verify`, and of this case.
         of_release = [str(error)]
     if changed is None:
         damaged = of_release + check_run(context, run_id).damaged
