@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from pydantic import BaseModel, JsonValue
 
@@ -59,7 +58,7 @@ def _recipe_keys(view: RunView) -> dict[str, JsonValue]:
     return dict(_flat(document))
 
 
-def _flat(value: Any, key: str = "") -> Iterator[tuple[str, JsonValue]]:
+def _flat(value: JsonValue, key: str = "") -> Iterator[tuple[str, JsonValue]]:
     """Yield each leaf of a JSON document with its path, as `--set` spells it."""
     if isinstance(value, dict):
         for name, child in value.items():
