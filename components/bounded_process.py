@@ -59,8 +59,13 @@ class BoundedProcess:
 
     def _pipes(self) -> tuple[IO[str], IO[str]]:
         """Return (output, input) of the process."""
-        # A forked process must not share the one of its parent: answers would be mixed up.
-        if self._process is None or self._owner != os.getpid():
+        if self._owner != os.getpid():
+            # A forked process must not share the one of its parent: answers would be mixed up.
+            self._process = None
+        elif self._process is not None and self._process.poll() is not None:
+            # It ended between two questions, by another's hand: the next is not to blame.
+            self._end()
+        if self._process is None:
             environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
             self._process = subprocess.Popen(
                 [sys.executable, "-X", "utf8", "-m", self._module],
@@ -75,6 +80,7 @@ class BoundedProcess:
             self._owner = os.getpid()
             assert self._process.stdout is not None
             if self._process.stdout.readline() != READY:
+                self._end()
                 raise RuntimeError(
                     f"the process {self._module} does not start: is {self._need} installed?"
                 )
