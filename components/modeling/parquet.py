@@ -153,27 +153,32 @@ def _rows_of_batch(
             if sizes[index] > MAX_LINE_BYTES:
                 yield UnreadableRow("too_long", f"longer than {MAX_LINE_BYTES} bytes")
             else:
-                yield _row(batch, schema, index)
+                yield _row(batch, index)
 
 
 def _rows_of_chunk(
     batch: pyarrow.RecordBatch, schema: pyarrow.Schema
 ) -> Iterator[JsonObject | UnreadableRow]:
+    import pyarrow
+
     try:
-        # Cast: Python objects of dictionaries take five times as long to make.
-        rows: list[JsonObject] = batch.cast(schema).to_pylist()
+        # Python objects of dictionaries take five times as long to make.
+        plain = batch.cast(schema)
+    except pyarrow.ArrowNotImplementedError:
+        # No cast leads to views of texts.
+        plain = batch
+    try:
+        rows: list[JsonObject] = plain.to_pylist()
     except _BAD_VALUES:
         # pyarrow decodes a batch whole or not at all, so one bad value would cost 1,024 rows.
-        yield from (_row(batch, schema, index) for index in range(batch.num_rows))
+        yield from (_row(batch, index) for index in range(batch.num_rows))
     else:
         yield from rows
 
 
-def _row(
-    batch: pyarrow.RecordBatch, schema: pyarrow.Schema, index: int
-) -> JsonObject | UnreadableRow:
+def _row(batch: pyarrow.RecordBatch, index: int) -> JsonObject | UnreadableRow:
     try:
-        rows: list[JsonObject] = batch.slice(index, 1).cast(schema).to_pylist()
+        rows: list[JsonObject] = batch.slice(index, 1).to_pylist()
     except UnicodeDecodeError:
         return UnreadableRow("invalid_utf8", "a string of this row is not UTF-8")
     except _BAD_VALUES as error:

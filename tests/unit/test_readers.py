@@ -203,6 +203,49 @@ def test_parquet_conversations_are_read(tmp_path: Path) -> None:
     assert [example.completion for example in read(path)[0]] == ["Hello"]
 
 
+def test_parquet_with_views_of_texts_is_read(tmp_path: Path) -> None:
+    """Polars and others write the kind of their columns into the file."""
+    columns = {
+        "prompt": pyarrow.array(["2+2", "3+3"], pyarrow.string_view()),
+        "completion": pyarrow.array(["4", "6"], pyarrow.string_view()),
+        "tags": pyarrow.array([["a"], ["b", "c"]], pyarrow.list_view(pyarrow.string())),
+    }
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "data.parquet")
+    examples, rejected = read(tmp_path / "data.parquet")
+    assert [example.completion for example in examples] == ["4", "6"]
+    assert not rejected
+
+
+def test_a_row_of_views_counts_what_they_show(tmp_path: Path) -> None:
+    """Each list of it shows the one below a thousand times: 10**32 bytes in all."""
+    shown = pyarrow.array(["x" * 100_000], pyarrow.string_view())
+    for _ in range(10):
+        lists = [pyarrow.array([number] * 1000, pyarrow.int32()) for number in (0, len(shown))]
+        shown = pyarrow.ListViewArray.from_arrays(*lists, shown)
+    nothing = pyarrow.array([None], shown.type)
+    table = pyarrow.table(
+        {
+            "prompt": ["a", "b"],
+            "completion": ["c", "d"],
+            "more": pyarrow.concat_arrays([shown[:1], nothing]),
+        }
+    )
+    with pyarrow.ipc.new_stream(tmp_path / "data.arrow", table.schema) as file:
+        file.write_table(table)
+    examples, rejected = read(tmp_path / "data.arrow")
+    assert [example.prompt for example in examples] == ["b"]
+    assert [row.reason for row in rejected] == ["too_long"]
+
+
+def test_a_type_of_column_whose_size_nobody_knows_is_refused_by_name(tmp_path: Path) -> None:
+    runs = pyarrow.RunEndEncodedArray.from_arrays([2], pyarrow.array(["x"]))
+    table = pyarrow.table({"prompt": ["a", "b"], "completion": ["c", "d"], "more": runs})
+    with pyarrow.ipc.new_stream(tmp_path / "data.arrow", table.schema) as file:
+        file.write_table(table)
+    with pytest.raises(UserError, match=r"columns of run_end_encoded.* are not read; write"):
+        read(tmp_path / "data.arrow")
+
+
 def test_the_format_of_a_file_without_a_known_suffix_is_told_by_its_content(tmp_path: Path) -> None:
     parquet = tmp_path / "a"
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"text": "x"}]), parquet)
