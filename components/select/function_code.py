@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+import sysconfig
 from collections.abc import Iterator
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 from components.runtime.code_digest import source_digest
@@ -19,39 +19,78 @@ def function_digest(name: str) -> str:
 
     It covers the function's module and what that imports of the user's: modules of the same package,
     and those beside it, unless it is installed among others. A module that is not there has none:
-    the filter says so when it is made.
+    the filter says so when it is made. Nothing is imported.
     """
     module, _, _ = name.rpartition(".")
-    origins = _origins(module)
-    if not origins:
+    files = _reached_from(module)
+    if not files:
         return ""
     digest = hashlib.sha256()
-    for module_name, path in sorted(origins.items()):
-        digest.update(f"{module_name} {source_digest(path)}\n".encode())
+    for inside, path in sorted(files.items()):
+        digest.update(f"{inside} {_digest_of(path)}\n".encode())
     return digest.hexdigest()[:16]
 
 
-def _origins(module: str) -> dict[str, Path]:
-    """Return name → file of a module and of all of the user's modules that it reaches."""
-    first = _spec(module)
-    if first is None:
-        return {}
+def _reached_from(module: str) -> dict[str, Path]:
+    """Return path within its root → file, of a module and of all of the user's that it reaches."""
     package, _, _ = module.partition(".")
-    root = Path(str(first.origin)).resolve().parents[module.count(".") + _is_package(first)]
-    origins: dict[str, Path] = {}
+    roots = _roots_of(package)
+    # What is installed beside it has a version of its own, and may be all of PyTorch.
+    is_installed = any(_is_installation(root) for root in roots)
+    reached: dict[str, Path] = {}
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        spec = None if name in origins else _spec(name)
-        if spec is None:
+        if is_installed and name.partition(".")[0] != package:
             continue
-        path = Path(str(spec.origin)).resolve()
-        # What is installed beside it has a version of its own, and may be all of PyTorch.
-        is_own = name.partition(".")[0] == package or root.name not in _INSTALLED
-        if is_own and path.is_relative_to(root):
-            origins[name] = path
-            waiting.extend(_imports(path, name if _is_package(spec) else name.rpartition(".")[0]))
-    return origins
+        for root in roots:
+            for path in _files_of(name, root):
+                inside = path.relative_to(root)
+                if inside.as_posix() not in reached:
+                    reached[inside.as_posix()] = path
+                    waiting.extend(_imports(path, ".".join(inside.parent.parts)))
+    return reached
+
+
+def _roots_of(package: str) -> list[Path]:
+    """Return the folders that hold a top-level module or package; several for a namespace."""
+    try:
+        # For a name without a dot this imports nothing.
+        spec = importlib.util.find_spec(package)
+    except ValueError:
+        # A module that was made by hand, such as `__main__`, has no spec.
+        return []
+    if spec is None:
+        return []
+    if spec.submodule_search_locations is not None:
+        return [Path(folder).parent for folder in spec.submodule_search_locations]
+    return [Path(spec.origin).parent] if spec.has_location and spec.origin else []
+
+
+def _is_installation(root: Path) -> bool:
+    return root.name in _INSTALLED or root == Path(sysconfig.get_path("stdlib"))
+
+
+def _files_of(name: str, root: Path) -> Iterator[Path]:
+    """Yield the files of a module and of the packages around it, which run before it."""
+    parts = name.split(".")
+    if not all(parts):
+        # A relative import that leads out of every package: importing it says so.
+        return
+    path = root
+    for part in parts:
+        path = path / part
+        for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+            if candidate.is_file():
+                yield candidate
+
+
+def _digest_of(path: Path) -> str:
+    try:
+        return source_digest(path)
+    except (SyntaxError, ValueError):
+        # The import says so, with the line.
+        return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _imports(path: Path, package: str) -> Iterator[str]:
@@ -61,7 +100,11 @@ def _imports(path: Path, package: str) -> Iterator[str]:
         path: The file.
         package: Package that its relative imports begin from; empty without one.
     """
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -71,17 +114,3 @@ def _imports(path: Path, package: str) -> Iterator[str]:
                 base = ".".join([*above, base]) if base else ".".join(above)
             yield base
             yield from (f"{base}.{alias.name}" for alias in node.names)
-
-
-def _spec(module: str) -> ModuleSpec | None:
-    """Return the spec of a module with Python source; None if there is no such module."""
-    try:
-        spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
-        return None
-    has_source = spec is not None and spec.origin is not None and spec.origin.endswith(".py")
-    return spec if has_source else None
-
-
-def _is_package(spec: ModuleSpec) -> bool:
-    return spec.submodule_search_locations is not None
