@@ -214,7 +214,7 @@ class S3Server:
         """URI of a store that nobody has used yet, in the bucket that `start` made."""
         return f"s3://{BUCKET}/store-{next(_store_numbers)}/a/prefix"
 
-    def client(self) -> Any:
+    def client(self, read_timeout: float = 60) -> Any:
         """A plain client with all rights, to look at the server from outside."""
         import boto3
         from botocore.config import Config
@@ -226,14 +226,17 @@ class S3Server:
             aws_secret_access_key=SECRET_KEY,
             region_name="us-east-1",
             config=Config(
-                s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}, read_timeout=5
+                s3={"addressing_style": "path"},
+                retries={"total_max_attempts": 1},
+                read_timeout=read_timeout,
             ),
         )
 
     def _ready(self) -> bool:
         from botocore.exceptions import BotoCoreError, ClientError
 
-        client = self.client()
+        # A server that is starting may leave its first request without an answer.
+        client = self.client(read_timeout=5)
         try:
             if BUCKET not in [
                 bucket["Name"] for bucket in client.list_buckets().get("Buckets", ())

@@ -42,7 +42,7 @@ _SHELL_SIGNAL_BASE = 128
 _DEATHS = frozenset({signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT})
 """Out of memory ends a process by SIGKILL, a broken device or driver by the others."""
 _PR_SET_CHILD_SUBREAPER = 36
-_PAUSE_SLICE_SECONDS = 0.2
+_SLICE_SECONDS = 0.2
 
 
 def supervised(command: Sequence[str], hours: float) -> list[str]:
@@ -140,7 +140,7 @@ class Supervisor:
         if self._end_signal:
             # It came between the last look and the start.
             os.killpg(self._process.pid, self._end_signal)
-        status = _shell_status(self._process.wait())
+        status = _shell_status(self._wait_for_end(self._process))
         if self._end_signal:
             # The command is a shell, which dies of the signal at once; the step below it is saving
             # its checkpoint.
@@ -151,14 +151,22 @@ class Supervisor:
     def _pass_on(self, number: int, _frame: FrameType | None) -> None:
         self._end_signal = number
         if self._process is not None and self._process.returncode is None:
-            os.killpg(self._process.pid, number)
+            with suppress(ProcessLookupError):  # it has just ended
+                os.killpg(self._process.pid, number)
+
+    @staticmethod
+    def _wait_for_end(process: subprocess.Popen[bytes]) -> int:
+        # In slices: a signal that arrives just before a long wait would be passed on after it.
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                return process.wait(_SLICE_SECONDS)
 
     def _wait(self, seconds: float) -> None:
         """Sleep until the time is over or a signal arrives."""
         # In slices: a signal that arrives just before a long sleep would be noticed late.
         end = time.monotonic() + seconds
         while not self._end_signal and time.monotonic() < end:
-            time.sleep(_PAUSE_SLICE_SECONDS)
+            time.sleep(_SLICE_SECONDS)
 
 
 def _adopt_orphans() -> None:

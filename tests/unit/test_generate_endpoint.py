@@ -295,7 +295,7 @@ def test_after_the_first_answer_all_that_waited_are_asked_at_once(
             three_wait.set()
         if len(endpoint.payloads) > 1:
             # Each of these three gets its answer only while the two others wait for theirs.
-            assert three_wait.wait(30)
+            assert three_wait.wait(55)
         body: dict[str, Any] = answered(payload)
         return body
 

@@ -13,12 +13,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPONENTS, DOCKER = ROOT / "components", ROOT / "docker"
@@ -234,7 +235,8 @@ def test_sigterm_reaches_a_step_behind_a_shell_and_is_waited_for(tmp_path: Path)
     step.write_text(
         "import signal, sys, time\n"
         "def save(*_):\n    time.sleep(0.5); open('saved', 'w').close(); sys.exit(0)\n"
-        "signal.signal(signal.SIGTERM, save)\nopen('ready', 'w').close()\ntime.sleep(60)\n"
+        "signal.signal(signal.SIGTERM, save)\nopen('ready', 'w').close()\n"
+        "while True:\n    time.sleep(0.05)\n"
     )
     # Like the first process of a container it becomes the parent of orphans
     # (PR_SET_CHILD_SUBREAPER).
@@ -243,9 +245,7 @@ def test_sigterm_reaches_a_step_behind_a_shell_and_is_waited_for(tmp_path: Path)
         cwd=tmp_path,
         preexec_fn=lambda: ctypes.CDLL(None).prctl(36, 1),
     )
-    deadline = time.monotonic() + 20
-    while not (tmp_path / "ready").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until((tmp_path / "ready").exists)
     first.send_signal(signal.SIGTERM)
-    assert first.wait(timeout=20) == 143
+    assert first.wait(timeout=60) == 143
     assert (tmp_path / "saved").exists()

@@ -173,9 +173,9 @@ def test_two_who_begin_at_once_end_with_the_same_run(kfp: KfpApi, package: Packa
 
     class Together(Pipelines):
         def create_run(self, body: dict[str, Any]) -> dict[str, Any]:
-            both.wait(5)
+            both.wait(60)
             made = make(self, body)
-            both.wait(5)
+            both.wait(60)
             return made
 
     def begin() -> None:

@@ -40,7 +40,8 @@ if ending == "save":
         sys.exit(75)
     signal.signal(signal.SIGTERM, saved)
     pathlib.Path(f"{tries}.ready").touch()
-    time.sleep(600)
+    while True:  # A signal just before a long sleep would wait for its end.
+        time.sleep(0.05)
 if ending.startswith("SIG"):
     os.kill(os.getpid(), getattr(signal, ending))
     time.sleep(600)

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -18,6 +18,8 @@ from components.contracts.summaries.train import TrainingLayout
 from components.errors import Corrupt, RatchetError, Transient, UserError
 from components.runtime.context import Context
 from components.train.process.job import Job, OutOfMemory
+
+_SLICE_SECONDS = 1.0
 
 
 def carry_out(context: Context, jobs: list[Job]) -> None:
@@ -99,7 +101,10 @@ class Children:
         child = subprocess.Popen(command, env=environment)
         self.running.append(child)
         try:
-            return child.wait()
+            while True:
+                # In slices: a signal that arrives just before a long wait would come after it.
+                with suppress(subprocess.TimeoutExpired):
+                    return child.wait(_SLICE_SECONDS)
         finally:
             self.running.remove(child)
 
