@@ -22,7 +22,7 @@ from components.publish.rivals import RivalModel, rivals_of
 from components.runtime.campaign import Campaign
 from components.runtime.code_digest import code_digest
 from components.runtime.context import Context
-from components.runtime.ledger import weights_digest
+from components.runtime.ledger import weights_digest, withdrawn_release
 from components.runtime.receipts import Receipt, digests_of, read_receipt, step_key
 
 
@@ -129,6 +129,12 @@ def publication_of(context: Context, campaign: Campaign, lines: list[Line]) -> P
         refusal = "the champion is the base model: no round was proved better than it"
     elif lines and lines[-1].weights == weights:
         released_as = lines[-1]
+    elif withdrawn := withdrawn_release(lines, weights):
+        # A retraining on a schedule must not undo what a person did by hand.
+        refusal = (
+            f"these very weights are release {withdrawn.number} ({withdrawn.version}), which was "
+            f"rolled back; `rollback {name} {withdrawn.version}` puts it in force again"
+        )
     else:
         opening = opened(
             context,

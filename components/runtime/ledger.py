@@ -72,6 +72,22 @@ def find_line(lines: list[Line], version: str) -> Line | None:
     return None
 
 
+def withdrawn_release(lines: list[Line], weights: str) -> Line | None:
+    """Return the release of these weights that a rollback passed over, unless it is in force again.
+
+    Args:
+        lines: The ledger of a name.
+        weights: Digest of weights.
+    """
+    withdrawn: dict[str, Line] = {}
+    for line in lines:
+        if line.returns_to is not None:
+            passed_over = lines[line.returns_to : line.number - 1]
+            withdrawn |= {one.weights: one for one in passed_over if one.action == "release"}
+        withdrawn.pop(line.weights, None)
+    return withdrawn.get(weights)
+
+
 def release_in_force(context: Context, source: str) -> Line:
     """Return the line that a `release://` source names: of a name alone the newest.
 

@@ -15,6 +15,7 @@ from components.cli.first_steps.try_model import Models, Settings
 from components.cli.releases import document_of, roll_back
 from components.cli.verify import check_releases
 from components.contracts.recipe import TaskSource
+from components.contracts.releases import Line
 from components.contracts.rows import Dropped, Prompt
 from components.contracts.summaries import PrepareSummary, PublishSummary
 from components.errors import Corrupt, UserError
@@ -337,6 +338,13 @@ def test_a_rollback_is_a_new_line(context: Context) -> None:
         roll_back(context, NAME, "r9")
     with pytest.raises(UserError, match="nothing was released under the name 'other'"):
         roll_back(context, "other", "1")
+    # A retraining that ends with the same weights undoes no rollback, and opens no prompts.
+    decide = {"goal": {"threshold": 0.5}}
+    retrained = campaign(context, base, taught_by(context, [second]), decide=decide)
+    refused = publish(context, retrained, second)
+    assert not refused.released
+    assert f"which was rolled back; `rollback {NAME} {earlier[1].version}` puts it" in refused.why
+    assert ledger.read_lines(context, NAME) == [*earlier, line]
     # The next release is compared with the one in force.
     third = model(context, 3)
     summary = publish(context, campaign(context, base, taught_by(context, [third])), third)
@@ -344,6 +352,20 @@ def test_a_rollback_is_a_new_line(context: Context) -> None:
     context.store.delete(f"{earlier[1].prefix}model.safetensors")
     with pytest.raises(Corrupt, match=r"model.safetensors is gone; restore it"):
         roll_back(context, NAME, "2")
+
+
+def test_a_rollback_withdraws_what_it_passes_over_until_it_is_in_force_again() -> None:
+    def line(number: int, weights: str, returns_to: int | None = None) -> Line:
+        action = "rollback" if returns_to else "release"
+        fields = {"number": number, "weights": weights, "action": action, "returns_to": returns_to}
+        return Line.model_construct(**fields)  # type: ignore[arg-type]
+
+    names = "abc"
+    lines = [line(number, name) for number, name in enumerate(names, 1)]
+    lines.append(line(4, "a", returns_to=1))
+    assert [ledger.withdrawn_release(lines, name) for name in names] == [None, *lines[1:3]]
+    lines.append(line(5, "b", returns_to=2))
+    assert [ledger.withdrawn_release(lines, name) for name in names] == [None, None, lines[2]]
 
 
 def test_a_damaged_ledger_is_told(context: Context) -> None:
