@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 from pydantic import JsonValue
 
 from components.contracts.rows import Dropped
-from components.contracts.state import Plan, RoundRecord, model_name
+from components.contracts.state import ModelRecord, Plan, RoundRecord
 from components.contracts.summaries import TrainSummary
 from components.measures import measure_of, percent
+from components.report.advice import before_and_after, may_release, next_step
 from components.report.charts import drop_chart, loss_chart, score_chart
 from components.report.checks import (
     FilterRow,
@@ -34,6 +35,7 @@ from components.runtime.receipts import Receipt
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
 
 EXAMPLES_PER_ROUND = 12
 # A longer page would pass the 1 MB that Kubeflow shows.
@@ -124,11 +126,14 @@ def build_page(view: RunView, note: str = "") -> str:
         note=note,
         headline=headline(view),
         outcome=outcome(view),
+        before_and_after=before_and_after(view),
+        may_release=may_release(view),
+        next_step=next_step(view),
         figures=list(_figures(view)),
         score=score_chart(recent_rounds, threshold, base_score) if recent_rounds else "",
         drops=drop_chart(recent_rounds),
         losses=losses,
-        slices=_slices(recent_rounds),
+        slices=_slices(recent_rounds, base if all_are_shown else None),
         collapse=collapse_table(recent_rounds, view.recipe),
         hidden_rounds=len(view.rounds) - len(recent_rounds),
         rounds=[_section(view, round_view) for round_view in reversed(recent_rounds)],
@@ -140,17 +145,15 @@ def build_page(view: RunView, note: str = "") -> str:
 
 def _figures(view: RunView) -> Iterator[tuple[str, str]]:
     """Yield (name, value) of the key figures under the headline."""
-    # Test accuracy stands beside validation, which the gate has used and which flatters.
+    # Test stands above, in large: validation has chosen the champion, and flatters it.
     champion = view.champion
     if champion is not None:
         measure = measure_of(champion.metric)
         assert view.state is not None, "a champion is in a state"
-        yield "champion", model_name(view.state.champion_round)
         if view.state.base is not None and view.state.champion_round is not None:
-            yield "base", measure.text(view.state.base.score)
-        yield f"validation {measure.name}", measure.text(champion.score)
-        yield "95 % interval", measure.interval_text(champion.interval)
-        yield "test", measure.text(champion.test_score)
+            yield "base on validation", measure.text(view.state.base.score)
+        interval = measure.interval_text(champion.interval)
+        yield "champion on validation", f"{measure.text(champion.score)} {interval}"
         if champion.macro_f1 is not None:
             yield "macro-F1", f"{champion.macro_f1:.3f}"
         if champion.brier is not None:
@@ -164,11 +167,12 @@ def _figures(view: RunView) -> Iterator[tuple[str, str]]:
         yield "peak memory", f"{peak_mebibytes:,.0f} MiB"
 
 
-def _slices(rounds: Rounds) -> list[tuple[str, list[float | None]]]:
-    """Return (slice, accuracy per round), the rows of the heat map."""
+def _slices(rounds: Rounds, base: ModelRecord | None) -> list[tuple[str, list[float | None]]]:
+    """Return (slice, accuracy of the base and per round), the rows of the heat map."""
     # A slice that a round did not measure has an empty cell in its column; so has a weak round,
     # which trained no model to measure.
     columns = [{} if one.record.weak else one.record.slices for one in rounds]
+    columns.insert(0, base.slices if base is not None else {})
     names = {name for slices in columns for name in slices}
     rows = []
     for name in sorted(names, key=_slice_order)[:MAX_SLICES]:
@@ -327,6 +331,14 @@ def _total(lines: Iterable[CostLine], name: str) -> float:
     return float(sum(getattr(line, name) for line in lines))
 
 
+def _marked(text: str) -> Markup:
+    """Return a sentence as HTML: escaped, with commands and keys, which stand in backticks, as
+    code."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
 @cache
 def _templates() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -340,5 +352,7 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(cut=cut, percent=percent, seconds=seconds_text, total=_total)
+    environment.filters.update(
+        cut=cut, percent=percent, seconds=seconds_text, total=_total, marked=_marked
+    )
     return environment

@@ -15,7 +15,15 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from components.contracts.artifacts import ACCEPTED, DROPPED, LOG, RECIPE, STATE
+from components.contracts.artifacts import (
+    ACCEPTED,
+    DROPPED,
+    LOG,
+    RECIPE,
+    RESULTS,
+    STATE,
+    split_file,
+)
 from components.contracts.recipe import Recipe
 from components.contracts.rows import Dropped, TrainingRow, read_rows
 from components.contracts.state import RoundRecord, State
@@ -28,6 +36,7 @@ from components.contracts.summaries import (
     TrainSummary,
 )
 from components.errors import Corrupt, Missing, OlderReceipt, UserError, one_line
+from components.report.answers import SPLIT, ComparedAnswers, compared_answers, spread
 from components.report.costs import totals_of
 from components.report.views import (
     RoundView,
@@ -99,6 +108,7 @@ def load_run(context: Context, run_id: str, *, examples: int = 0) -> RunView:
         rounds=tuple(rounds),
         publication=_publication(tasks, receipts, problems),
         totals=totals_of(sorted(attempts, key=lambda attempt: attempt.order)),
+        answers=_answers(context, state, receipts, examples, problems),
         # A damaged object is met by everyone who reads it, and told once.
         problems=tuple(dict.fromkeys(problems)),
     )
@@ -276,7 +286,7 @@ def _round(
     return dataclasses.replace(
         view,
         curve=tuple(curve),
-        accepted=tuple(_spread(accepted, examples)),
+        accepted=tuple(spread(accepted, examples)),
         dropped=tuple(_of_every_reason(dropped, examples)),
     )
 
@@ -285,6 +295,28 @@ def _base_evaluation(state: State | None, receipts: Receipts) -> Receipt | None:
     if state is None or state.base_evaluation is None:
         return None
     return receipts.get(state.base_evaluation)
+
+
+def _answers(
+    context: Context,
+    state: State | None,
+    receipts: Receipts,
+    examples: int,
+    problems: Problems,
+) -> ComparedAnswers | None:
+    """Return base and champion on the test prompts; None while the base is the champion."""
+    if not examples or state is None or state.champion_round is None:
+        return None
+    names = (state.prepared, state.base_evaluation, state.champion_evaluation)
+    prepared, base, champion = (receipts.get(name or "") for name in names)
+    if prepared is None or base is None or champion is None:
+        return None
+    files = {RESULTS: (base, champion), split_file(SPLIT): (prepared,)}
+    if any(name not in receipt.objects for name, own in files.items() for receipt in own):
+        return None
+    return _tolerate(
+        problems, partial(compared_answers, context, prepared, base, champion, examples // 2)
+    )
 
 
 def _publication(tasks: Tasks, receipts: Receipts, problems: Problems) -> PublishSummary | None:
@@ -318,15 +350,6 @@ def _rows(
         return list(itertools.islice(rows, MAX_ROWS_READ))
 
     return _tolerate(problems, read) or []
-
-
-def _spread(rows: list[R], count: int) -> list[R]:
-    """Return at most `count` rows, evenly over the list."""
-    total = len(rows)
-    if total <= count:
-        return rows
-    # Not the first ones: files are in the order of prompts, and neighbours resemble each other.
-    return [rows[index * total // count] for index in range(count)]
 
 
 def _of_every_reason(rows: list[Dropped], count: int) -> list[Dropped]:

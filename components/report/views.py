@@ -17,6 +17,7 @@ from components.contracts.summaries import (
     TrainSummary,
 )
 from components.measures import measure_of
+from components.report.answers import ComparedAnswers
 from components.report.costs import Totals
 from components.runtime.attempts import Attempt
 from components.runtime.receipts import Receipt
@@ -126,6 +127,8 @@ class RunView:
     totals: Totals
     problems: tuple[str, ...]
     """A line for everything that is missing or damaged."""
+    answers: ComparedAnswers | None = None
+    """Base and champion on the test prompts; None if it was not asked for, or cannot be told."""
 
     @property
     def published(self) -> PublishSummary | None:

@@ -117,7 +117,7 @@ def data_sentences(view: RunView) -> list[str]:
     if start is None:
         return []
     rows = [f"{name} {count:,}" for name, count in start.counts.items() if count]
-    sentences = [f"rows: {', '.join(rows)}"]
+    sentences = [f"rows: {', '.join(rows)}"] if rows else []
     if start.rejected:
         rejected = [f"{reason} {count:,}" for reason, count in start.rejected.items()]
         sentences.append(f"rejected rows: {', '.join(rejected)}")

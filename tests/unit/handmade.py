@@ -11,7 +11,7 @@ from typing import Any
 
 from components.contracts.recipe import Recipe
 from components.contracts.recipe_file import parse_recipe
-from components.contracts.rows import Dropped, TrainingRow, write_rows
+from components.contracts.rows import Dropped, Result, TrainingRow, write_rows
 from components.contracts.state import Cause, ModelRecord, Plan, RoundRecord, State
 from components.contracts.summaries import (
     DecideSummary,
@@ -28,6 +28,7 @@ from components.contracts.summaries.evaluate import (
     Bounds,
     Collapse,
     CollapseAlarm,
+    Estimate,
     PassAtKSign,
     RatioSign,
 )
@@ -42,7 +43,7 @@ from components.errors import RatchetError
 from components.runtime.attempts import Task, attempting
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, Work, commit, commit_once, fetch
-from tests.unit.crafted import evaluate_summary, select_summary, start_summary, train_summary
+from tests.unit.crafted import ask, evaluate_summary, select_summary, start_summary, train_summary
 
 RECIPE: dict[str, Any] = {
     "name": "by-hand",
@@ -186,6 +187,30 @@ BASE = ModelRecord(score=0.02, interval=(0.0, 0.05), overall=0.02, test_score=0.
 """Of the model that the campaign begins with."""
 
 
+TEST_PROMPTS = [ask(f"reverse {number:05d}", str(number)) for number in range(20)]
+
+
+def _test_result(number: int, text: str, *, correct: bool) -> Result:
+    return Result(
+        prompt_id=TEST_PROMPTS[number].id,
+        split="test",
+        correct=correct,
+        text=f"{text} {number}",
+        finished=True,
+        num_tokens=4,
+    )
+
+
+def _base_measured(folder: Path) -> EvaluateSummary:
+    """Of the base, which knows no more than the last test prompt."""
+    write_rows(
+        folder / "results.jsonl",
+        (_test_result(n, "no idea", correct=n == 19) for n in range(len(TEST_PROMPTS))),
+    )
+    estimate = Estimate(value=0.05, low=0.009, high=0.236, n=len(TEST_PROMPTS))
+    return evaluate_summary(round=-1, measured={"test": {"": estimate}})
+
+
 class Campaign:
     """Adds one step after the other to a store; a clock of its own lets every step take known
     seconds."""
@@ -231,6 +256,8 @@ class Campaign:
 
         def data(folder: Path) -> PrepareSummary:
             (folder / "rejected.jsonl").touch()
+            (folder / "splits").mkdir()
+            write_rows(folder / "splits/test.jsonl", TEST_PROMPTS)
             return PrepareSummary(
                 counts={"train": 40},
                 rejected={},
@@ -259,12 +286,20 @@ class Campaign:
             self.first_mix = commit(
                 context, attempt, "mix", config={}, inputs=inputs, seed=0, work=mix
             )
+            base = commit(
+                context, attempt, "evaluate", config={}, inputs=inputs, seed=0, work=_base_measured
+            )
             inputs["mix"] = self.first_mix
             self.last = commit(
                 context, attempt, "start", config={}, inputs=inputs, seed=0, work=start
             )
         self.state = self.state.model_copy(
-            update={"start": self.last.ref, "base": BASE, "champion": self.prepared.ref}
+            update={
+                "start": self.last.ref,
+                "base": BASE,
+                "base_evaluation": base.ref,
+                "champion": self.prepared.ref,
+            }
         )
         return self.last
 
@@ -329,7 +364,7 @@ class Campaign:
             f"evaluate-r{number}",
             number,
             {**inputs, "candidate": receipts["train"]},
-            lambda folder: _evaluated(number, accuracy),
+            lambda folder: self._evaluation(folder, number, accuracy, text),
             costs={"compute_seconds": 3.0, "tokens_generated": 2_000.0},
         )
         self._advance(number, accuracy, verdict, stop, receipts, text)
@@ -493,6 +528,14 @@ class Campaign:
             ),
         )
         return _selected(number)
+
+    def _evaluation(self, folder: Path, number: int, accuracy: float, text: str) -> EvaluateSummary:
+        num_right = int(accuracy * len(TEST_PROMPTS))
+        write_rows(
+            folder / "results.jsonl",
+            (_test_result(n, text, correct=n < num_right) for n in range(len(TEST_PROMPTS))),
+        )
+        return _evaluated(number, accuracy)
 
     def _training(self, folder: Path, number: int) -> TrainSummary:
         (folder / "model").mkdir()

@@ -7,14 +7,17 @@ import html
 import json
 import re
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 
 from components.canonical import canonical_json
-from components.errors import UserError
+from components.errors import Corrupt, RatchetError, Transient, UserError
+from components.report.advice import may_release, next_step
 from components.report.page import build_page
 from components.report.runs import load_run
 from components.report.step import ReportInputs, run
+from components.report.views import RunView
 from components.runtime.context import Context
 from components.storage import keys
 from components.storage.store import open_store
@@ -27,11 +30,17 @@ def page_of(context: Context, made: Campaign) -> str:
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The page of a whole campaign, for the tests that only read it."""
+def view(tmp_path_factory: pytest.TempPathFactory) -> RunView:
+    """A whole campaign, for the tests that only read it."""
     folder = tmp_path_factory.mktemp("campaign")
     context = context_in(folder, open_store((folder / "store").as_uri(), {}))
-    return page_of(context, whole_campaign(context))
+    return load_run(context, whole_campaign(context).run_id, examples=12)
+
+
+@pytest.fixture(scope="module")
+def page(view: RunView) -> str:
+    """The page of that campaign."""
+    return build_page(view)
 
 
 class Elements(HTMLParser):
@@ -81,6 +90,131 @@ def test_the_page_says_in_a_sentence_whether_the_target_was_met(page: str) -> No
     assert "the champion is round 3 of 3" in page
     result = "On the test split, which decided nothing, accuracy is 50.0 % (95 % interval 40.0 % to 60.0 %)"
     assert f"{result}: the goal is not proved there" in page
+
+
+def first_screen(page: str) -> str:
+    """The text of the page before its first section, in one line."""
+    text = html.unescape(re.sub(r"<[^>]+>", " ", page.split("</style>")[1].split("</header>")[0]))
+    # Code and text of a sentence are divided by tags.
+    return re.sub(r" ([.,:])", r"\1", " ".join(text.split()))
+
+
+def test_the_first_screen_has_both_models_on_test_with_intervals(page: str) -> None:
+    words = first_screen(page)
+    before = "What you came with 5.0 % [0.9–23.6] base model: accuracy on 20 test prompts"
+    assert before in words
+    assert "What you have now 50.0 % [40.0–60.0] round 3: accuracy on 20 test prompts" in words
+
+
+RELEASED = {"target_met": True, "released": True, "new_prompts_due": False}
+REFUSED = {"target_met": False, "released": False, "why": "not proved better than release 1: 0"}
+
+
+@pytest.mark.parametrize(
+    ("published", "state", "release", "following"),
+    [
+        (RELEASED, {"stop": "target"}, "Yes: by-hand v1 is released (proved better", "Use it."),
+        (
+            {**RELEASED, "target_met": False},
+            {"stop": "budget"},
+            "Yes: by-hand v1 is released (proved better",
+            "Raise `decide.budget`, and go on with `--resume-from`",
+        ),
+        (
+            REFUSED,
+            {"stop": "max_rounds"},
+            "No: not proved better than release 1: 0.",
+            "Raise `decide.max_rounds`",
+        ),
+        (
+            {**REFUSED, "new_prompts_due": True},
+            {"stop": "patience"},
+            "No: not proved better than release 1",
+            "Give new test prompts",
+        ),
+        (
+            REFUSED,
+            {"stop": "patience", "champion_round": None, "champion": "prepare/base"},
+            "No: ",
+            "Give more validation rows: with these, only a gain of 12.3 points or more",
+        ),
+        (REFUSED, {"stop": "patience"}, "No: ", "Look at the lost answers"),
+        (REFUSED, {"stop": "alarm"}, "No: ", "Read the alarms of the last two rounds"),
+        (REFUSED, {"stop": "weak"}, "No: ", "Too few samples were accepted"),
+        (None, {"stop": "target"}, "Not yet: `publish` has not", "Start the same command again"),
+        (None, {"stop": None}, "Not yet: the run is not finished.", "Wait. If it was stopped"),
+    ],
+)
+def test_the_first_screen_says_whether_to_release_and_what_comes_next(
+    view: RunView,
+    published: dict[str, Any] | None,
+    state: dict[str, Any],
+    release: str,
+    following: str,
+) -> None:
+    assert view.publication is not None
+    assert view.state is not None
+    view = dataclasses.replace(
+        view,
+        publication=view.publication.model_copy(update=published) if published else None,
+        state=view.state.model_copy(update=state),
+        receipts={
+            ref: one.model_copy(update={"summary": {**one.summary, "smallest_gain": 0.123}})
+            if one.step == "start"
+            else one
+            for ref, one in view.receipts.items()
+        },
+    )
+    assert may_release(view).startswith(release)
+    assert next_step(view).startswith(following)
+
+
+@pytest.mark.parametrize(
+    ("error", "following"),
+    [
+        (UserError("no such file"), "Mend what train-r1 says below, and start the same command"),
+        (Transient("the store is away"), "Just start the same command again"),
+        (Corrupt("objects/ab is gone"), "Restore or delete what `ratchet verify by-hand-"),
+        (RatchetError("a bug"), "Find the cause of the error of train-r1 in its log"),
+    ],
+)
+def test_after_a_failure_the_first_screen_says_what_helps(
+    context: Context, error: RatchetError, following: str
+) -> None:
+    made = Campaign(context)
+    made.prepare()
+    made.round(0, 0.4, "promoted")
+    made.fail("train", "train-r1", 1, error)
+    failed = load_run(context, made.run_id)
+    release = "No: train-r1 failed, and what was released before stays in force."
+    assert may_release(failed) == release
+    assert next_step(failed).startswith(following)
+
+
+def test_a_command_in_a_sentence_is_shown_as_code(page: str) -> None:
+    assert "Use it. <code>ratchet try --compare</code> asks it" in page
+
+
+def test_answers_before_and_after_stand_side_by_side(context: Context) -> None:
+    page = page_of(context, whole_campaign(context, text=HOSTILE))
+    part = page.split("Answers before and after")[1].split("<h2>")[0]
+    assert (
+        "Of 20 test prompts the champion does 18 better than the base model, and 1 worse." in part
+    )
+    lost, won = part.split("1 of 1 lost")[1].split("6 of 18 won")
+    row = 'reverse 00019</span><span class="mono" data-label="expected">19</span>'
+    assert row in lost
+    assert "no idea 19</span>" in lost
+    assert won.count('data-label="champion">&lt;script&gt;') == 6
+
+
+def test_a_base_that_nothing_beat_is_compared_with_nothing(context: Context) -> None:
+    made = Campaign(context)
+    made.prepare()
+    made.round(0, 0.02, "rejected", stop="patience")
+    page = page_of(context, made)
+    assert "Answers before and after" not in page
+    assert "What you have now 5.0 % [0.9–23.6] still the base model" in first_screen(page)
 
 
 def test_the_page_needs_no_script_and_nothing_from_the_network(page: str) -> None:
