@@ -138,6 +138,16 @@ def _receipts_of_state(context: Context, ref: str) -> list[str]:
     return list(named_receipts((), state))
 
 
+def _receipts_of_start(receipt: Receipt) -> Iterator[str]:
+    """Yield what a start receipt names beside its state: the first mix and the teacher."""
+    if receipt.step not in StartSummary.written_by:
+        return
+    summary = read_summary(receipt, StartSummary)
+    yield summary.first_mix
+    if summary.teacher is not None:
+        yield summary.teacher.receipt
+
+
 def _read_receipts(context: Context, refs: Iterable[str]) -> tuple[list[Receipt], Findings]:
     """Return the receipts that can be read, and findings about the others."""
     findings = Findings()
@@ -172,14 +182,13 @@ def _add_way(
     known_refs = {receipt.ref for receipt in receipts} | set(tried)
     # It grows while it is walked through.
     for receipt in receipts:
+        refs = list(_receipts_of_start(receipt))
         for digest in sorted(receipt.inputs.values()):
             state = states.pop(digest, None)
-            if state is None:
-                continue
-            refs = [state.ref, *_receipts_of_state(context, state.ref)]
-            if state.step in StartSummary.written_by:
-                refs.append(read_summary(state, StartSummary).first_mix)
-            new_refs = [ref for ref in dict.fromkeys(refs) if ref not in known_refs]
+            if state is not None:
+                refs += [state.ref, *_receipts_of_state(context, state.ref)]
+        new_refs = [ref for ref in dict.fromkeys(refs) if ref not in known_refs]
+        if new_refs:
             known_refs.update(new_refs)
             earlier, earlier_findings = _read_receipts(context, new_refs)
             receipts += earlier

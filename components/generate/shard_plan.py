@@ -29,7 +29,8 @@ class ShardPlan:
     """Prompts, batches and engine of a shard, with everything that its step key depends on."""
 
     campaign: Campaign
-    champion: Receipt
+    model: Receipt
+    """Holds the checkpoints that answer: the champion's, or the teacher's."""
     shard: int
     engine: EngineName
     engine_reason: str
@@ -47,7 +48,9 @@ class ShardPlan:
     @property
     def inputs(self) -> dict[str, Receipt]:
         """Receipts the result depends on."""
-        inputs = {"prepare": self.campaign.prepared, "champion": self.champion}
+        # A teacher's answers are the same whichever champion learns from them.
+        role = "champion" if self.campaign.recipe.generate.teacher is None else "teacher"
+        inputs = {"prepare": self.campaign.prepared, role: self.model}
         # Without hints the selection changes nothing, so it must not change the key either.
         if self.selection is not None:
             inputs["select"] = self.selection
@@ -78,6 +81,8 @@ class ShardPlan:
             "samples_per_prompt": True,
             # `auto` is no engine: the one that it came to stands below.
             "engine": True,
+            # The receipt of its model is an input, its system prompt stands below.
+            "teacher": True,
             # These change when an endpoint is asked, and no answer.
             "endpoint": {"concurrency", "timeout_seconds", "max_retries"},
         }
@@ -88,14 +93,20 @@ class ShardPlan:
         return self.campaign.config(
             section=recipe.generate.model_dump(mode="json", exclude=exclude),
             engine=self.engine,
-            num_peers=recipe.train.num_peers,
+            num_peers=self.num_models,
             shard=self.shard,
             round=self.campaign.next_round,
             temperature=plan.temperature,
             samples_per_prompt=plan.samples_per_prompt,
             level=plan.level,
-            system_prompt=recipe.model.system_prompt,
+            system_prompt=recipe.answering_system_prompt,
         )
+
+    @property
+    def num_models(self) -> int:
+        """Number of models that share the samples: a teacher is one, however many learn from it."""
+        recipe = self.campaign.recipe
+        return recipe.train.num_peers if recipe.generate.teacher is None else 1
 
     @property
     def key(self) -> str:
@@ -142,9 +153,9 @@ def plan_shard(context: Context, campaign: Campaign, shard: int) -> ShardPlan:
     Raises:
         UserError: The round has no prompts, or fewer than shards.
     """
-    champion = read_receipt(context, campaign.champion_ref)
+    model = read_receipt(context, campaign.teacher_ref or campaign.champion_ref)
     section = campaign.recipe.generate
-    engine, engine_reason = choose_engine(context, campaign, champion)
+    engine, engine_reason = choose_engine(context, campaign, model)
     prompts = round_prompts(context, campaign)
     round_batches = batches_of(
         prompts,
@@ -164,7 +175,7 @@ def plan_shard(context: Context, campaign: Campaign, shard: int) -> ShardPlan:
     hinted_batches = _batches_of_shard(all_hinted, shard, section.shards)
     return ShardPlan(
         campaign=campaign,
-        champion=champion,
+        model=model,
         shard=shard,
         engine=engine,
         engine_reason=engine_reason,

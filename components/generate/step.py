@@ -1,4 +1,4 @@
-"""Sample answers from the champion: one shard of one round's prompts."""
+"""Sample answers from the champion, or from a teacher: one shard of one round's prompts."""
 
 from __future__ import annotations
 
@@ -82,13 +82,15 @@ def _write(
         write_rows(folder / artifacts.HINTED_SAMPLES, hinted)
         hinted_counts = _counts(plan.hard, hinted)
     campaign = plan.campaign
+    taught_by = campaign.recipe.generate.teacher
     return GenerateSummary(
         round=campaign.next_round,
         shard=plan.shard,
         shards=campaign.recipe.generate.shards,
         temperature=campaign.state.plan.temperature,
         level=campaign.state.plan.level,
-        champion=plan.champion.ref,
+        champion=plan.model.ref if taught_by is None else "",
+        teacher=plan.model.ref if taught_by is not None else "",
         engine=plan.engine,
         engine_reason=plan.engine_reason,
         batches=len(plan.batches),
@@ -122,13 +124,13 @@ def _sample(
 ) -> tuple[list[Sample], EngineFacts]:
     """Return all samples of the shard, by prompt and index, and the facts about the engine."""
     # An endpoint is one model, however many peers answer on their own.
-    num_peers = 1 if plan.engine == "openai" else plan.campaign.recipe.train.num_peers
+    num_peers = 1 if plan.engine == "openai" else plan.num_models
     samples: list[Sample] = []
     engine_facts = EngineFacts()
     for peer in range(num_peers):
         folder = None
         if plan.engine != "openai":
-            folder = fetch_folder(context, plan.champion, checkpoint_in(plan.champion, peer))
+            folder = fetch_folder(context, plan.model, checkpoint_in(plan.model, peer))
         try:
             engine = open_engine(plan.engine, context, plan.campaign, folder)
             engine_facts = engine.about

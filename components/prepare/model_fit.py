@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from components.contracts import artifacts
 from components.contracts.recipe import Recipe
 from components.contracts.rows import Prompt, TrainingRow, read_rows
-from components.contracts.summaries import PrepareSummary
+from components.contracts.summaries import PrepareSummary, TeacherSummary
 from components.errors import UserError
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, fetch, read_summary
@@ -31,29 +31,55 @@ def check_fit(context: Context, recipe: Recipe, prepared: Receipt) -> None:
     is_plain_scratch = recipe.model.source == "scratch" and not recipe.model.system_prompt
     if is_plain_scratch and positions is None:
         return
-    codec = _codec_of_base(context, recipe, prepared)
+    codec = _codec_of(context, prepared, recipe.model.system_prompt)
     _check_conversations(context, recipe, prepared, codec)
-    longest = _longest_prompt(context, prepared, codec, count_all=positions is not None)
+    splits = ("unlabelled", "validation", "test", "vault", "audit")
+    longest = _longest_prompt(context, prepared, codec, splits, count_all=positions is not None)
+    _check_positions(recipe, longest, positions, recipe.model.source)
+
+
+def check_teacher_fit(
+    context: Context, recipe: Recipe, prepared: Receipt, teacher: Receipt
+) -> None:
+    """Raise UserError if the teacher's template or positions do not suit what it is asked.
+
+    Args:
+        context: Store of the receipts.
+        recipe: Names the teacher.
+        prepared: Holds the prompts.
+        teacher: Holds the teacher.
+    """
+    summary = read_summary(teacher, TeacherSummary)
+    codec = _codec_of(context, teacher, recipe.answering_system_prompt)
+    count_all = summary.positions is not None
+    longest = _longest_prompt(
+        context, prepared, codec, ("unlabelled", "audit"), count_all=count_all
+    )
+    _check_positions(recipe, longest, summary.positions, summary.source)
+
+
+def _check_positions(recipe: Recipe, longest: int, positions: int | None, name: str) -> None:
     num_new = recipe.generate.max_new_tokens
     if positions is not None and longest + num_new > positions:
         raise UserError(
             f"generate.max_new_tokens: the longest prompt has {longest} tokens, and with {num_new} "
-            f"more it does not fit into the {positions} positions of model {recipe.model.source}: "
+            f"more it does not fit into the {positions} positions of model {name}: "
             "lower it, or leave long prompts out"
         )
 
 
-def _codec_of_base(context: Context, recipe: Recipe, prepared: Receipt) -> Codec:
+def _codec_of(context: Context, holder: Receipt, system_prompt: str) -> Codec:
+    """Return the codec of the model in a receipt, without its weights."""
     from components.modeling.encoding import load_codec
 
     context.scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="codec-", dir=context.scratch) as folder:
-        for name in prepared.objects:
+        for name in holder.objects:
             # The weights are gigabytes in the store, and a tokenizer needs none of them.
             if name.startswith("model/") and not name.endswith(".safetensors"):
                 target = Path(folder) / name.removeprefix("model/")
-                shutil.copyfile(fetch(context, prepared, name), target)
-        return load_codec(Path(folder), recipe.model.system_prompt)
+                shutil.copyfile(fetch(context, holder, name), target)
+        return load_codec(Path(folder), system_prompt)
 
 
 def _check_conversations(context: Context, recipe: Recipe, prepared: Receipt, codec: Codec) -> None:
@@ -67,14 +93,16 @@ def _check_conversations(context: Context, recipe: Recipe, prepared: Receipt, co
                 codec.encode(row, recipe.train.turns)
 
 
-def _longest_prompt(context: Context, prepared: Receipt, codec: Codec, *, count_all: bool) -> int:
-    """Return the number of tokens of the longest prompt that is encoded.
+def _longest_prompt(
+    context: Context, prepared: Receipt, codec: Codec, splits: Sequence[str], *, count_all: bool
+) -> int:
+    """Return the number of tokens of the longest prompt of some splits that is encoded.
 
     Conversations always are, to see that the template takes them; other prompts with `count_all`.
     """
     longest = 0
     # Counted only where there is a limit, since every prompt has to be encoded for it.
-    for split in ("unlabelled", "validation", "test", "vault", "audit"):
+    for split in splits:
         path = fetch(context, prepared, artifacts.split_file(split))
         for prompt in read_rows(path, Prompt):
             if prompt.conversation is None and not count_all:

@@ -23,12 +23,13 @@ from components.prepare.checker_trial import fetch_bundle, try_checker
 from components.prepare.earlier_prompts import earlier_prompts
 from components.prepare.examples import Example
 from components.prepare.first_state import continued_state, first_state, resumed_campaign
-from components.prepare.model_fit import check_fit
+from components.prepare.model_fit import check_fit, check_teacher_fit
 from components.prepare.outlook import Outlook, check_dev, check_references, check_texts, outlook_of
 from components.prepare.readers import read_source
 from components.prepare.scratch_text import scratch_model, training_texts
 from components.prepare.splits import CLAIM_ORDER, Assigned, make_splits
 from components.prepare.tasks import make_examples
+from components.prepare.teacher import about_teacher, find_teacher
 from components.prepare.text_blocks import in_blocks
 from components.runtime.attempts import Attempt, Task, attempting
 from components.runtime.campaign import checkpoint_name
@@ -69,9 +70,9 @@ def run(inputs: PrepareInputs, context: Context) -> Receipt:
     Returns the `start` receipt. Files: recipe.json, state.json. Summary: counts per split, rejected
     rows per reason, parameters and digest of the base model, the smallest gain that the validation
     prompts can prove, `fresh` (False when resumed), `supervised` (False without round 0), refs of
-    the first mix and of the base. The `prepare` receipt that its state names has model/… (the
-    base), splits/*.jsonl and rejected.jsonl; the first mix has the files of a round's mix, with
-    labelled rows alone.
+    the first mix and of the base, the teacher. The `prepare` receipt that its state names has
+    model/… (the base), splits/*.jsonl and rejected.jsonl; the first mix has the files of a round's
+    mix, with labelled rows alone; the `teacher` receipt has model/… of the teacher.
 
     Raises:
         UserError: A recipe, file, model or state cannot be used, or no round could promote.
@@ -91,8 +92,12 @@ def run(inputs: PrepareInputs, context: Context) -> Receipt:
             state = continued_state(campaign, recipe)
         check_fit(context, recipe, prepared)
         outlook = _outlook(context, recipe, prepared, state)
-        mix = _first_mix(context, attempt, recipe, prepared)
-        receipts = {"prepare": prepared, "mix": mix}
+        receipts = {"prepare": prepared}
+        teacher = find_teacher(context, attempt, recipe)
+        if teacher is not None:
+            check_teacher_fit(context, recipe, prepared, teacher)
+            receipts["teacher"] = teacher
+        receipts["mix"] = _first_mix(context, attempt, recipe, prepared)
         if campaign is not None:
             receipts["resume"] = campaign.state_receipt
         return _commit_start(context, attempt, recipe, state, outlook, receipts)
@@ -158,6 +163,7 @@ def _commit_start(
             supervised=state.round is None,
             first_mix=first_mix,
             base=state.prepared,
+            teacher=about_teacher(receipts.get("teacher")),
         )
 
     return commit(

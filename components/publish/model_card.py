@@ -147,9 +147,19 @@ def _data(campaign: Campaign) -> str:
     checks = _checks(campaign.written.select)
     accepted = sum(record.accepted for record in trained_rounds)
     return (
-        f"Labelled rows, and {accepted} answers of the campaign's own models, accumulated over the "
-        f"rounds. {checks}"
+        f"Labelled rows, and {accepted} answers of {_answerer(campaign.written)}, accumulated over "
+        f"the rounds. {checks}"
     )
+
+
+def _answerer(recipe: Recipe) -> str:
+    """Return who wrote the answers that were trained on."""
+    section = recipe.generate
+    if section.teacher is not None:
+        return f"the teacher `{section.teacher.source}`"
+    if section.endpoint is not None:
+        return f"the model `{section.endpoint.model}` behind an endpoint"
+    return "the campaign's own models"
 
 
 def _checks(section: SelectSection) -> str:

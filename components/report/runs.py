@@ -32,6 +32,7 @@ from components.contracts.summaries import (
     LogEntry,
     PublishSummary,
     SelectSummary,
+    StartSummary,
     Summary,
     TrainSummary,
 )
@@ -91,6 +92,12 @@ def load_run(context: Context, run_id: str, *, examples: int = 0) -> RunView:
         start = receipts.get(state.start if state.start is not None else state_ref)
         if start is not None:
             recipe = _tolerate(problems, partial(_recipe, context, start))
+            about_start = _summary(start, StartSummary, problems)
+            if about_start is not None and about_start.teacher is not None:
+                ref = about_start.teacher.receipt
+                teacher = _tolerate(problems, partial(read_receipt, context, ref))
+                if teacher is not None:
+                    receipts[ref] = teacher
         for record in state.history:
             rounds.append(_round(context, record, receipts, examples, problems))
     if recipe is None:

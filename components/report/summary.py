@@ -69,6 +69,7 @@ def _data(view: RunView) -> RunSummary:
         "rows": dict(start.counts) if start is not None else {},
         "rejected_rows": dict(start.rejected) if start is not None else {},
         "smallest_gain": start.smallest_gain if start is not None else None,
+        "teacher": start.teacher.source if start is not None and start.teacher else "",
     }
 
 

@@ -112,7 +112,8 @@ def _course(state: State, champion: ModelRecord, goal: str) -> str:
 
 
 def data_sentences(view: RunView) -> list[str]:
-    """Return rows per split, rejected rows by reason, and the gain that the data can prove."""
+    """Return rows per split, rejected rows by reason, the teacher, and the gain that the data can
+    prove."""
     start = start_of(view)
     if start is None:
         return []
@@ -121,6 +122,12 @@ def data_sentences(view: RunView) -> list[str]:
     if start.rejected:
         rejected = [f"{reason} {count:,}" for reason, count in start.rejected.items()]
         sentences.append(f"rejected rows: {', '.join(rejected)}")
+    if start.teacher is not None:
+        teacher = start.teacher
+        sentences.append(
+            f"answers are written by a teacher, {teacher.source} ({teacher.parameters:,} parameters; "
+            f"the model has {start.parameters:,})"
+        )
     if start.smallest_gain is not None:
         points = 100 * start.smallest_gain
         sentences.append(f"smallest gain that validation can prove: {points:.1f} points")

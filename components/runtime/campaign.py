@@ -7,10 +7,11 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 from components.contracts import artifacts
 from components.contracts.recipe import Recipe
 from components.contracts.state import STATE_STEPS, Frozen, State, with_plan
+from components.contracts.summaries import StartSummary
 from components.errors import Corrupt, UserError
 from components.runtime.attempts import Task
 from components.runtime.context import Context
-from components.runtime.receipts import Receipt, fetch, read_receipt, ref_of_uri
+from components.runtime.receipts import Receipt, fetch, read_receipt, read_summary, ref_of_uri
 from components.sandbox.code_bundles import register
 
 ConfigPart = BaseModel | JsonValue
@@ -45,6 +46,16 @@ class Campaign(Frozen):
                 "not measured)"
             )
         return self.state.champion
+
+    @property
+    def teacher_ref(self) -> str | None:
+        """Ref of the receipt with the teacher's `model/`; None where the champion answers."""
+        if self.recipe.generate.teacher is None:
+            return None
+        teacher = read_summary(self.start, StartSummary).teacher
+        if teacher is None:
+            raise Corrupt(f"{self.start.ref}: its recipe names a teacher, and its summary has none")
+        return teacher.receipt
 
     def task(self, step: str, suffix: str = "") -> Task:
         """Return the task of this round, whose name in attempt records is `train-r2`."""

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-# prepare commits three kinds of receipts, decide two.
+# prepare commits four kinds of receipts, decide two.
 MODULES = {
     "start": "prepare/step.py",
     "mix": "prepare/step.py",
+    "teacher": "prepare/teacher.py",
     "champion": "decide/first_champion.py",
 }
 """Step of a receipt → module of its code, where it is not the `step.py` of that name's folder."""

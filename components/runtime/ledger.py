@@ -88,8 +88,13 @@ def withdrawn_release(lines: list[Line], weights: str) -> Line | None:
     return withdrawn.get(weights)
 
 
-def release_in_force(context: Context, source: str) -> Line:
+def release_in_force(context: Context, source: str, key: str = "model.source") -> Line:
     """Return the line that a `release://` source names: of a name alone the newest.
+
+    Args:
+        context: Store with the ledger.
+        source: The source.
+        key: Key of the recipe that names it, for messages.
 
     Raises:
         UserError: There is no such release.
@@ -98,13 +103,13 @@ def release_in_force(context: Context, source: str) -> Line:
     lines = read_lines(context, name)
     if not lines:
         raise UserError(
-            f"model.source {source}: nothing was released under the name {name!r} in "
+            f"{key} {source}: nothing was released under the name {name!r} in "
             f"{context.store.root}; `releases` lists what there is"
         )
     line = find_line(lines, version) if version else lines[-1]
     if line is None:
         versions = ", ".join(dict.fromkeys(line.version for line in lines))
-        raise UserError(f"model.source {source}: no such version; there are {versions}")
+        raise UserError(f"{key} {source}: no such version; there are {versions}")
     return line
 
 

@@ -80,6 +80,8 @@ def _training_row(
         "verdict": scored.prompt.verifier if campaign.recipe.select.verifier else "unverified",
     }
     # Absent where they say nothing, so that rows of plain rounds stay short.
+    if campaign.teacher_ref is not None:
+        provenance["teacher"] = campaign.teacher_ref
     if scored.scores:
         provenance["scores"] = dict(scored.scores)
     if scored.pass_rate is not None:

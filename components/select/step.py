@@ -135,12 +135,15 @@ def _in_order(campaign: Campaign, samples: Sequence[Receipt]) -> list[Receipt]:
     """
     shards = [(receipt, read_summary(receipt, GenerateSummary)) for receipt in samples]
     shards.sort(key=lambda shard: shard[1].shard)
-    expected = (campaign.next_round, campaign.state.champion)
+    teacher = campaign.teacher_ref
+    # A teacher's samples are drawn for whichever champion there is.
+    champion = campaign.state.champion if teacher is None else ""
+    expected = (campaign.next_round, champion, teacher or "")
     for receipt, summary in shards:
-        drawn_for = (summary.round, summary.champion)
+        drawn_for = (summary.round, summary.champion, summary.teacher)
         if drawn_for != expected:
             raise Corrupt(
-                f"{receipt.ref} is of (round, champion) {drawn_for}; "
+                f"{receipt.ref} is of (round, champion, teacher) {drawn_for}; "
                 f"select of this round needs {expected}"
             )
     numbers = [summary.shard for _, summary in shards]

@@ -40,6 +40,7 @@ def test_a_recipe_without_mistakes_passes(tmp_path: Path) -> None:
     check(tmp_path)
     # Nothing is fetched: whether a hub or a bucket has it, prepare finds out.
     check(tmp_path, model={"source": "hf://org/name@main"})
+    check(tmp_path, model={"source": "release://name"})
 
 
 @pytest.mark.parametrize(

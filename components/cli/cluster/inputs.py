@@ -12,7 +12,12 @@ from components.storage.sources import source_version, split_source
 
 _FROM_NOTHING = "scratch"
 # Sections of a recipe whose one field names a folder or file.
-_INPUTS = (("model", "source"), ("select", "reward", "source"), ("evaluate", "harness", "folder"))
+_INPUTS = (
+    ("model", "source"),
+    ("generate", "teacher", "source"),
+    ("select", "reward", "source"),
+    ("evaluate", "harness", "folder"),
+)
 
 
 def refuse_local_inputs(recipe: Json) -> None:

@@ -26,7 +26,7 @@ from components.storage.store import Store, open_store
 MAX_BYTES = 20_000_000_000
 """Of all inputs of one run. A larger model is better copied by a tool that can be resumed."""
 
-_MODELS = ("model.source", "select.reward.source")
+_MODELS = ("model.source", "generate.teacher.source", "select.reward.source")
 _NOT_IN_A_KEY = re.compile(r"[^A-Za-z0-9._=+-]+")
 
 

@@ -22,6 +22,7 @@ from components.modeling.weight_files import weight_files
 from components.prepare.checker_trial import NUM_TRIALS, try_checker
 from components.prepare.examples import Example
 from components.prepare.readers import read_source
+from components.runtime.ledger import RELEASE_SCHEME
 from components.sandbox.code_bundles import register
 from components.storage.sources import local_folder, local_path, split_source
 from components.verifiers import require_gym
@@ -43,6 +44,8 @@ def check_recipe(recipe: Recipe, recipe_path: Path, environment: Mapping[str, st
             function of the user's cannot be imported or raises on the first rows.
     """
     _check_model(recipe.model.source, environment)
+    if recipe.generate.teacher is not None:
+        _check_model(recipe.generate.teacher.source, environment)
     if recipe.select.reward is not None:
         _check_folder("select.reward.source", recipe.select.reward.source, environment)
     if recipe.evaluate.harness is not None:
@@ -83,7 +86,8 @@ def _examples(path: Path, source: DataSource, code: str) -> Iterator[Example]:
 
 
 def _check_model(source: str, environment: Mapping[str, str]) -> None:
-    if source == "scratch":
+    # A release is looked up in the store, by `prepare`.
+    if source == "scratch" or source.startswith(RELEASE_SCHEME):
         return
     scheme, _ = split_source(source, environment)
     if scheme not in LOCAL:

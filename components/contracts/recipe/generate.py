@@ -51,6 +51,26 @@ class Hints(Section):
         return template
 
 
+class Teacher(Section):
+    """A model that answers instead of the champion (distillation, 1606.07947, 2212.10071).
+
+    The champion learns from the text of its answers, so the two may have other tokenizers and
+    architectures. `prepare` looks at it as it does at the base: it is whole, or refused.
+    """
+
+    source: str
+    """As `model.source`, but for `scratch`."""
+    system_prompt: str = ""
+    """System message before the teacher's prompts; `model.system_prompt` is the champion's."""
+
+    @field_validator("source", mode="after")
+    @classmethod
+    def _is_there(cls, source: str) -> str:
+        if source == "scratch":
+            raise ValueError("a model from scratch has nothing to teach: name one that was trained")
+        return source
+
+
 class Vllm(Section):
     """Settings of vLLM, for `engine: vllm` or where `auto` takes it."""
 
@@ -78,6 +98,8 @@ class GenerateSection(Section):
     vllm: Vllm = Vllm()
     endpoint: Endpoint | None = None
     """For `engine: openai`. top_k is not part of that API and is not sent."""
+    teacher: Teacher | None = None
+    """None: the champion answers."""
     source: Annotated[Literal["prompts", "text", "nothing"], Field(alias="from")] = "prompts"
     """What the model goes on from: `prompts` of the unlabelled split (where the data is raw text
     alone, the beginnings of its blocks); `text`, the beginnings of the raw text that is taught;
@@ -116,5 +138,9 @@ class GenerateSection(Section):
             raise ValueError(
                 "engine: openai and an `endpoint` with its `model` belong together: give both or "
                 "neither"
+            )
+        if self.teacher is not None and self.endpoint is not None:
+            raise ValueError(
+                "`teacher` and `endpoint` both answer instead of the champion: leave out one of them"
             )
         return self

@@ -92,6 +92,12 @@ class Recipe(Section):
         return self
 
     @property
+    def answering_system_prompt(self) -> str:
+        """System message before the prompts that `generate` asks: of the teacher, or the champion."""
+        teacher = self.generate.teacher
+        return self.model.system_prompt if teacher is None else teacher.system_prompt
+
+    @property
     def digest(self) -> str:
         """SHA-256 of the resolved recipe."""
         return digest_of(self.model_dump(mode="json"))

@@ -69,7 +69,9 @@ class GenerateSummary(Summary, SampleCounts, EngineFacts):
     level: int
     """Length of the prompts on a ladder; 0 without one."""
     champion: str
-    """Ref of the train receipt that was sampled from."""
+    """Ref of the receipt that was sampled from; empty where a teacher answered."""
+    teacher: str = ""
+    """Ref of the teacher's receipt; empty where the champion answered."""
     engine: str
     """`transformers`, `vllm` or `openai`."""
     engine_reason: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from components.contracts.summaries.summary import Summary
+from components.contracts.summaries.summary import Part, Summary
 
 
 class PrepareSummary(Summary):
@@ -29,6 +29,28 @@ class PrepareSummary(Summary):
     """Ref of the publish receipt whose model is the base; empty if it is no release."""
 
 
+class TeacherSummary(Summary):
+    """The model that answers instead of the champion."""
+
+    written_by: ClassVar[tuple[str, ...]] = ("teacher",)
+    source: str
+    """`generate.teacher.source` of the recipe; of a release with its number."""
+    parameters: int
+    digest: str
+    """SHA-256 over its weights."""
+    positions: int | None
+    """Positions that it has; None where any length will do."""
+
+
+class StartTeacher(Part):
+    """The teacher of a run."""
+
+    receipt: str
+    """Ref of the teacher receipt, whose `model/` it is."""
+    source: str
+    parameters: int
+
+
 class StartSummary(PrepareSummary):
     """The same, and the beginning of this run."""
 
@@ -43,3 +65,5 @@ class StartSummary(PrepareSummary):
     """Ref of the prepare receipt, whose `model/` is the base model."""
     first_mix: str
     """Ref of the mix that the first training learns from."""
+    teacher: StartTeacher | None = None
+    """None: the champion answers, or a model behind an endpoint."""

@@ -1,4 +1,4 @@
-"""Choice of the engine: the champion by transformers or vLLM, or a model behind an endpoint."""
+"""Choice of the engine: a checkpoint by transformers or vLLM, or a model behind an endpoint."""
 
 from __future__ import annotations
 
@@ -42,15 +42,13 @@ class Engine(Protocol):
         ...
 
 
-def choose_engine(
-    context: Context, campaign: Campaign, champion: Receipt
-) -> tuple[EngineName, str]:
+def choose_engine(context: Context, campaign: Campaign, model: Receipt) -> tuple[EngineName, str]:
     """Return (engine that the recipe's `engine` means on this machine, reason).
 
     Args:
-        context: Store of the champion.
+        context: Store of the model.
         campaign: Recipe of the campaign.
-        champion: Receipt with the champion's checkpoints.
+        model: Receipt with the checkpoints that answer.
     """
     setting = campaign.recipe.generate.engine
     if setting != "auto":
@@ -58,7 +56,7 @@ def choose_engine(
     folder = f"{checkpoint_name(0)}/"
     size = sum(
         ref.size
-        for name, ref in champion.objects.items()
+        for name, ref in model.objects.items()
         if name.startswith(folder) and name.endswith(".safetensors")
     )
     weights = f"{size / 2**20:,.0f} MiB of weights"
@@ -70,7 +68,7 @@ def choose_engine(
     if not torch.cuda.is_available():
         # SmolLM2-135M on two cores: 777 tokens/s against 545 (tests/benchmarks/generation.py).
         return "transformers", f"{weights}, and without a GPU it is faster than vllm"
-    config_path = fetch(context, champion, f"{folder}{artifacts.CHECKPOINT_CONFIG}")
+    config_path = fetch(context, model, f"{folder}{artifacts.CHECKPOINT_CONFIG}")
     model_type = json.loads(config_path.read_bytes()).get("model_type", "")
     # Architectures of this project (`components.modeling`) are not in vLLM's registry.
     if model_type.startswith("ratchet_"):
@@ -111,7 +109,8 @@ def open_engine(
             assert folder is not None
             recipe = campaign.recipe
             sampling = sampling_of(campaign)
-            return VllmEngine(folder, recipe.model.system_prompt, sampling, recipe.generate.vllm)
+            prompt = recipe.answering_system_prompt
+            return VllmEngine(folder, prompt, sampling, recipe.generate.vllm)
         case "openai":
             from components.generate.engines.endpoint import EndpointEngine
 

@@ -67,7 +67,8 @@ class TransformersEngine:
 
         # Shards run side by side: each takes its share of the cores.
         torch.set_num_threads(self._context.shard_threads)
-        model, codec = load_for_answers(self._folder, self._campaign.recipe.model.system_prompt)
+        prompt = self._campaign.recipe.answering_system_prompt
+        model, codec = load_for_answers(self._folder, prompt)
         return Answerer(model, codec, sampling_of(self._campaign), self._context.progress.note)
 
 
