@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +17,13 @@ from components.modeling.chat_template import (
     PROBE,
     Message,
     Refused,
-    Rendered,
     Tool,
     marked,
     render,
 )
-from components.modeling.text_encoder import MARKED
-from components.modeling.turn_form import QUESTION, TurnForm
+from components.modeling.heard_turns import HeardTurns
+from components.modeling.turn_form import ANSWER, QUESTION, TurnForm
+from components.modeling.turn_writer import TurnWriter
 
 Turns = Literal["all", "last"]
 """The assistant's turns that bear loss."""
@@ -32,8 +31,6 @@ Span = tuple[int, int]
 """A stretch [start, end) of a text or of token ids."""
 
 _SYSTEM_PROBE = f"{PROBE}!"
-_OPENED_THOUGHT = re.compile(r"<(\w+)>\s*\Z")
-"""A generation prompt that ends in the tag of a thought."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +70,20 @@ class Codec:
             )
         if self.system_prompt:
             self._check_system_prompt()
+        if self.template:
+            self._writer.answered(self._with_system([QUESTION]), ANSWER, ())
 
     @functools.cached_property
     def _form(self) -> TurnForm:
         return TurnForm(self.tokenizer, self.generation_ends)
+
+    @functools.cached_property
+    def _writer(self) -> TurnWriter:
+        return TurnWriter(self._form)
+
+    @functools.cached_property
+    def _heard(self) -> HeardTurns:
+        return HeardTurns(self._writer)
 
     @property
     def template(self) -> str:
@@ -106,7 +113,7 @@ class Codec:
             return self._beginning_ids(prompt.text)
         if not self.template:
             return self._start + self._text_ids(_as_text(prompt))
-        opened = self._opened(self._turns(prompt), _tools(prompt))
+        opened = self._writer.opened(self._turns(prompt), _tools(prompt))
         return self._form.encoder.ids(opened)
 
     def completion_ids(self, completion: str) -> list[int]:
@@ -128,7 +135,7 @@ class Codec:
             return self.sampled_ids(prompt, completion)
         reply = {"role": "assistant", "content": completion}
         turns = self._turns(prompt)
-        opened, answer = self._answered(turns, reply, _tools(prompt))
+        opened, answer = self._writer.answered(turns, reply, _tools(prompt))
         prompt_ids = self._form.encoder.ids(opened)
         return prompt_ids + self._form.encoder.ids(answer, continued=True), len(prompt_ids)
 
@@ -177,6 +184,11 @@ class Codec:
             return [Encoded(*self.row_ids(prompt, row.completion))]
         return self._conversation(conversation, turns)
 
+    def check_heard(self, conversation: Conversation) -> None:
+        """Raise UserError if the template leaves out turns of a conversation, tools or their calls."""
+        if self.template:
+            self._heard.check(conversation)
+
     def text(self, ids: list[int]) -> str:
         """Return what the model wrote, without special tokens and otherwise untouched."""
         return self._form.encoder.text(ids)
@@ -195,7 +207,7 @@ class Codec:
         texts: list[str] = []
         spans: list[Span] = []
         for index in answers:
-            opened, answer = self._answered(messages[:index], messages[index], tools)
+            opened, answer = self._writer.answered(messages[:index], messages[index], tools)
             text = opened + answer
             texts.append(text)
             spans.append((len(opened), len(text)))
@@ -205,7 +217,7 @@ class Codec:
         if not all(full_text.startswith(text) for text in texts):
             pairs = zip(texts, spans, strict=True)
             return [self._spans(text, [span]) for text, span in pairs]
-        rendered = self._render(messages, tools)
+        rendered = self._writer.render(messages, tools)
         # A template may mark less than a turn as generated, its header for one.
         if rendered.generated and rendered.text.startswith(full_text):
             spans = self._narrowed(spans, rendered.generated, full_text)
@@ -224,7 +236,7 @@ class Codec:
                     inside.append((max(start, first), min(end, last)))
             if inside:
                 last_start, last_end = inside[-1]
-                end_token = self._end_token_of(text[:end])
+                end_token = self._writer.end_token_of(text[:end])
                 behind = text[last_end:end].removesuffix(end_token)
                 if not behind.strip():
                     inside[-1] = (last_start, end)
@@ -247,75 +259,6 @@ class Codec:
         gaps = [(start, end) for start, end in gaps if start < end]
         return Encoded(ids, num_masked, tuple(gaps))
 
-    def _answered(
-        self, messages: Sequence[Message], reply: Message, tools: Sequence[Tool]
-    ) -> tuple[str, str]:
-        """Return (text before the reply's turn, that turn up to the token that ends it).
-
-        Raises UserError for a template that writes the turn otherwise than it is generated.
-        """
-        opened = self._opened(messages, tools)
-        rendered = self._render([*messages, reply], tools).text
-        if rendered.startswith(opened):
-            return opened, self._ended(rendered[len(opened) :])
-        # Templates of models that think may open a thought for the model to go on with, and leave
-        # it out of the turns that are over.
-        thought = _OPENED_THOUGHT.search(opened)
-        if thought is None or not rendered.startswith(opened[: thought.start()]):
-            raise UserError(
-                "the model's chat template writes an answer otherwise than it has it generated, so "
-                "nothing can be trained that would be sampled: mend the template "
-                "(add_generation_prompt)"
-            )
-        written = self._ended(rendered[thought.start() :])
-        return opened, self._with_thought(thought[1], reply, written)
-
-    def _with_thought(self, tag: str, reply: Message, written: str) -> str:
-        """Return an answer whose thought comes first, an empty one if there is none.
-
-        For a generation prompt that has opened the thought's `tag` already.
-        """
-        closing = f"</{tag}>"
-        content = str(reply.get("content") or "")
-        if closing in content:
-            thought = content.strip().removeprefix(f"<{tag}>")
-            thought = marked(thought.removeprefix("\n"), self._form.assistant_control)
-            return thought + self._end_token_of(written)
-        # Two names that templates and data sets have for it.
-        reasoning = reply.get("reasoning_content") or reply.get("thinking") or ""
-        thought = marked(str(reasoning).strip(), self._form.assistant_control)
-        return f"{thought}\n{closing}\n\n{written}"
-
-    def _ended(self, text: str) -> str:
-        """Return a turn up to the first token that ends it; with one, if the template has none."""
-        ends = "|".join(re.escape(token) for token in self._form.end_tokens)
-        # A marked token is passed over: a message spells it.
-        for match in re.finditer(f"{MARKED.pattern}|({ends})", text):
-            if match[2]:
-                return text[: match.end()]
-        return text.rstrip("\n") + self._form.end_tokens[0]
-
-    def _end_token_of(self, text: str) -> str:
-        """Return the end token that a text ends with, empty if none."""
-        return next((token for token in self._form.end_tokens if text.endswith(token)), "")
-
-    def _opened(self, messages: Sequence[Message], tools: Sequence[Tool]) -> str:
-        """Return the text of a conversation with the assistant's turn begun."""
-        opened = self._render(messages, tools, open_answer=True)
-        return opened.text + self._form.header
-
-    def _render(
-        self, messages: Sequence[Message], tools: Sequence[Tool], *, open_answer: bool = False
-    ) -> Rendered:
-        return render(
-            self.tokenizer,
-            messages,
-            tools,
-            control=self._form.control,
-            assistant_control=self._form.assistant_control,
-            open_answer=open_answer,
-        )
-
     def _turns(self, prompt: str | Conversation) -> list[Message]:
         if isinstance(prompt, Conversation):
             return self._with_system(prompt.messages)
@@ -337,7 +280,7 @@ class Codec:
         # Some templates raise at a system turn, others pass it over without a word.
         probe = {"role": "system", "content": _SYSTEM_PROBE}
         try:
-            self._render(self._with_system([QUESTION]), ())
+            self._writer.render(self._with_system([QUESTION]), ())
             written = render(self.tokenizer, [probe, QUESTION]).text
         except Refused as error:
             raise UserError(

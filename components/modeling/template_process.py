@@ -11,6 +11,7 @@ in, of its text or of an error out.
 from __future__ import annotations
 
 import json
+import random
 import resource
 import signal
 import sys
@@ -101,6 +102,8 @@ def _render(question: Question) -> tuple[str, list[Any]]:
     from transformers.utils.chat_template_utils import render_jinja_template
 
     marks_generation = question["marks_generation"]
+    # Jinja's `random` and `lipsum` draw from it: equal prompts have equal tokens.
+    random.seed(0)
     texts, spans = render_jinja_template(
         conversations=[question["messages"]],
         tools=question["tools"],

@@ -13,7 +13,8 @@ from components.modeling.chat_template import PROBE, Message, one_of, render, te
 from components.modeling.text_encoder import TextEncoder
 
 QUESTION: Message = {"role": "user", "content": f"{PROBE}?"}
-"""A turn that shows what a template writes around it."""
+ANSWER: Message = {"role": "assistant", "content": PROBE}
+"""Turns that show what a template writes around them."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,7 @@ class TurnForm:
     @functools.cached_property
     def _around_answer(self) -> tuple[str, str]:
         """The text that the template writes before an answer, and after it."""
-        messages = [QUESTION, {"role": "assistant", "content": PROBE}]
-        text = render(self.tokenizer, messages).text
+        text = render(self.tokenizer, [QUESTION, ANSWER]).text
         before_answer, answer, after_answer = text.rpartition(PROBE)
         if not answer or PROBE not in before_answer:
             raise UserError(
@@ -86,11 +86,17 @@ class TurnForm:
         if not self.template:
             return None
         _, after_answer = self._around_answer
-        ids = self.encoder.plain(after_answer.lstrip())
-        # A first token that is no added one is text: then no control token ends the turn.
-        if not ids or ids[0] not in self.tokenizer.added_tokens_decoder:
-            return None
-        return int(ids[0])
+        added = self.tokenizer.added_tokens_decoder
+        return next((int(one) for one in self.encoder.plain(after_answer) if one in added), None)
+
+    @functools.cached_property
+    def end_text(self) -> str:
+        """What the template ends the assistant's turn with where it is no token; mostly empty."""
+        # Such as <|im_end|> for a tokenizer that has no token of this name.
+        if not self.template or self._template_end is not None:
+            return ""
+        _, after_answer = self._around_answer
+        return after_answer.strip()
 
     @functools.cached_property
     def assistant_control(self) -> re.Pattern[str]:

@@ -91,6 +91,7 @@ def _check_conversations(context: Context, recipe: Recipe, prepared: Receipt, co
                 continue
             with _naming(f"{row.provenance.get('uri')}, {row.provenance.get('place')}"):
                 codec.encode(row, recipe.train.turns)
+                codec.check_heard(row.conversation)
 
 
 def _longest_prompt(
@@ -109,6 +110,8 @@ def _longest_prompt(
                 continue
             with _naming(f"prompt {prompt.id} of split {split}"):
                 longest = max(longest, len(codec.prompt_ids(prompt.asked)))
+                if prompt.conversation is not None:
+                    codec.check_heard(prompt.conversation)
     return longest
 
 
