@@ -1,7 +1,10 @@
 """The account of a campaign's alpha: what a round may spend on a false promotion.
 
 The account goes with the state, so a campaign that is continued by `resume_from` does not get its
-alpha anew, however often and with whatever settings it goes on.
+alpha anew, however often and with whatever settings it goes on. Two runs that continue the same
+state are two campaigns, as two are that begin with the same data: each has what was left then. What
+is released of them is held by one account all the same, that of the prompts of releases
+(publish/openings.py).
 
 A round that promotes costs nothing: if it was right, no alpha was spent, and if it was wrong, the
 campaign has its false promotion already (online fallback, 1910.04900). Any other round costs the
@@ -20,6 +23,9 @@ from components.statistics import alpha_of_round
 
 ROUND_0_SHARE = 0.5
 """Part of a round's share of alpha that the comparison of round 0 with the base has."""
+ADDED_ROUNDS_END = 0.94
+"""Part of alpha that rounds beyond the planned ones may fill up: a campaign that goes on again and
+again keeps far enough below alpha for a simulation of it to prove that it does."""
 
 
 def opened(account: AlphaAccount | None, section: DecideSection) -> AlphaAccount:
@@ -47,14 +53,15 @@ def level_of_round(
             was continued.
         free_rounds: Rounds in a row just before this one that spent nothing.
     """
-    left = max(0.0, account.alpha - account.spent)
     if round_number <= account.planned_rounds:
+        left = max(0.0, account.alpha - account.spent)
         # What rounds just before this one have left unspent, and its own share.
         first_round = round_number - free_rounds
         shares = sum(_share(number) for number in range(first_round, round_number + 1))
         return min(left, shares * alpha_of_round(account.alpha, account.planned_rounds))
-    # Half of what is left for the rounds that were added, half for those that may be added later:
-    # there is always something left. What a promotion did not spend is in `left` already.
+    # Half of what is left for the rounds that were added, half for those that may be added later.
+    # What a promotion did not spend is in `left` already.
+    left = max(0.0, ADDED_ROUNDS_END * account.alpha - account.spent)
     num_rounds_left = max(1, max_rounds - round_number + 1)
     return left / 2 / num_rounds_left
 

@@ -9,7 +9,12 @@ import pytest
 
 from components.contracts.recipe import DecideSection, Goal
 from components.contracts.state import AlphaAccount
-from components.decide.alpha_account import charged, level_of_round, opened
+from components.decide.alpha_account import (
+    ADDED_ROUNDS_END,
+    charged,
+    level_of_round,
+    opened,
+)
 from components.decide.gate import by_counts, by_gains, decide
 from components.statistics import mcnemar_one_sided, mcnemar_size
 
@@ -92,9 +97,14 @@ def test_a_promotion_costs_nothing_and_any_other_round_the_size_of_its_test() ->
 
 def test_rounds_that_are_added_share_what_is_left_and_leave_half_of_it() -> None:
     account = AlphaAccount(alpha=ALPHA, planned_rounds=4, spent=0.03)
-    assert level_of_round(account, 5, 8, free_rounds=0) == pytest.approx(0.02 / 2 / 4)
-    assert level_of_round(account, 8, 8, free_rounds=0) == pytest.approx(0.02 / 2)
-    assert level_of_round(account, 9, 8, free_rounds=0) == pytest.approx(0.02 / 2)
+    left = ADDED_ROUNDS_END * ALPHA - 0.03
+    assert level_of_round(account, 5, 8, free_rounds=0) == pytest.approx(left / 2 / 4)
+    assert level_of_round(account, 8, 8, free_rounds=0) == pytest.approx(left / 2)
+    assert level_of_round(account, 9, 8, free_rounds=0) == pytest.approx(left / 2)
+    # What is planned may spend all of alpha; what is added, a little less.
+    spent = account.model_copy(update={"spent": 0.97 * ALPHA})
+    assert level_of_round(spent, 4, 8, free_rounds=0) == pytest.approx(0.03 * ALPHA)
+    assert level_of_round(spent, 5, 8, free_rounds=0) == 0
 
 
 def test_the_least_alpha_of_all_runs_counts() -> None:
