@@ -13,7 +13,8 @@
 # make bench  measure the figures of docs/figures.md (hours; `make bench BENCH=demo` takes one)
 # make golden rewrite what tests compare with (command line, recipe schema, READMEs of the steps) and the tables of
 #             figures and style
-# make lock   resolve docker/requirements/*.in anew
+# make lock   resolve docker/requirements/*.in and docs/requirements.in anew
+# make site   the pages of docs/ as a site in site/, by MkDocs in an environment of its own (.venv-site)
 # make images build and check the images of the steps; `make images REGISTRY=registry.example/team` publishes them too,
 #             with LOADED=1 those that `docker load` brought here, with VARIANT=-cuda those for NVIDIA GPUs, with
 #             VARIANT=-vllm the image `generate` with vLLM for CPUs
@@ -43,7 +44,7 @@ SIDE_BY_SIDE = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # A program that starts a cluster for tests, where one is at hand.
 CLUSTER ?= $(wildcard ../shared/tools/cluster/up)
 
-.PHONY: soak demo quick test gpu vllm lint mutants workflows bench golden lock images containers cluster setup
+.PHONY: soak demo quick test gpu vllm lint mutants workflows bench golden lock images containers cluster setup site
 .DEFAULT_GOAL := test
 export REGISTRY CLUSTER
 
@@ -95,6 +96,14 @@ golden: setup
 
 lock: setup
 	$(RUN) docker/locks.py
+	$(RUN) -m uv pip compile --quiet --universal --python-version=3.11 --generate-hashes --no-annotate \
+		--no-emit-index-url --no-emit-find-links --config-file=docker/requirements/uv.toml \
+		--custom-compile-command='make lock' docs/requirements.in --output-file=docs/requirements.lock
+
+site:
+	"$(PYTHON)" -m venv .venv-site
+	.venv-site/bin/python -m pip install --quiet --require-hashes -r docs/requirements.lock
+	.venv-site/bin/python -m mkdocs build --strict
 
 images: setup
 	$(RUN) docker/build.py $(if $(REGISTRY),--registry="$$REGISTRY") $(if $(LOADED),--loaded) \
