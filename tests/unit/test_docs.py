@@ -226,3 +226,15 @@ def texts_of_code() -> Iterator[str]:
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Constant) and isinstance(node.value, str):
                     yield node.value
+
+
+def test_manifests_and_workflows_name_verbs_that_exist() -> None:
+    verbs = commands_by_verb()
+    named = set()
+    for folder in ("manifests", ".github", ".ci"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.is_file() and path.suffix in ("", ".md", ".sh", ".yaml", ".yml"):
+                text = path.read_text(encoding="utf-8")
+                named |= set(re.findall(r"(?:pipeline\.py|`ratchet) ([a-z]+)", text))
+    assert named
+    assert named <= set(verbs)
