@@ -1,7 +1,7 @@
 """The command line: its entry, and the verbs that need no cluster.
 
 Exit status: 0 done; 1 ran, but the target was not met or nothing was published; 2 wrong usage,
-recipe or input; 3 damaged data; 75 a passing fault, try again.
+recipe or input; 3 damaged data; 4 the champion waits for approval; 75 a passing fault, try again.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def _outcome_document(outcome: Outcome) -> dict[str, object]:
 
 
 def _print_outcome(console: Console, outcome: Outcome) -> None:
-    from components.cli.show import print_run
+    from components.cli.show import print_run, print_waiting
 
     view = outcome.view
     console.print()
@@ -155,6 +155,8 @@ def _print_outcome(console: Console, outcome: Outcome) -> None:
         print_run(console, view)
     if view.published is not None:
         console.print(Text(f"model  {view.store}/{view.published.prefix}"), soft_wrap=True)
+    if view.waits_for_approval:
+        print_waiting(console, view)
     if outcome.report:
         console.print(Text(f"report {outcome.report}"), soft_wrap=True)
     console.print(Text(f"log    {outcome.log}"), soft_wrap=True)
@@ -197,7 +199,7 @@ add_run_verbs(app)
 @app.command()
 def status(run_id: RunId = "latest", store: StoreUri = "", as_json: AsJson = False) -> None:
     """Show how far a run is: its rounds, tasks and errors."""
-    from components.cli.show import print_run
+    from components.cli.show import print_run, print_waiting
     from components.report.runs import load_run
     from components.report.summary import summary_of
 
@@ -209,6 +211,8 @@ def status(run_id: RunId = "latest", store: StoreUri = "", as_json: AsJson = Fal
         print_json(summary_of(view))
     else:
         print_run(Console(), view, tasks=True)
+        if view.waits_for_approval:
+            print_waiting(Console(), view)
 
 
 @app.command()

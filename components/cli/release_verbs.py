@@ -1,4 +1,4 @@
-"""The verbs for releases: releases, rollback."""
+"""The verbs for releases: releases, approve, rollback."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.console import Console
 
 from components.cli.messages import print_json, print_result
 from components.cli.options import AsJson, StoreUri
-from components.cli.stores import open_context
+from components.cli.stores import existing_run, open_context
 
 ReleaseName = Annotated[
     str, typer.Argument(metavar="NAME", help="Name of the releases, `publish.name` of the recipe.")
@@ -19,6 +19,7 @@ ReleaseName = Annotated[
 def add_verbs(app: typer.Typer) -> None:
     """Make them verbs of the command line."""
     app.command()(releases)
+    app.command()(approve)
     app.command()(rollback)
 
 
@@ -47,6 +48,31 @@ def releases(
         typer.echo(f"{context.store.root}/{lines_of(context, name)[-1].prefix}")
     else:
         print_releases(Console(), context, name)
+
+
+def approve(
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="Run, or latest.")],
+    version: Annotated[
+        str,
+        typer.Option(
+            metavar="VERSION", help="Refuse unless this is what waits, as the report names it."
+        ),
+    ] = "",
+    store: StoreUri = "",
+    as_json: AsJson = False,
+) -> None:
+    """Release the champion of a run that waits for approval (`publish.approval: required`)."""
+    from components.cli.releases import approve_run
+
+    context = open_context(store)
+    line = approve_run(context, existing_run(context, run_id), version)
+    assert line.approval is not None, "it was just approved"
+    print_result(
+        line.model_dump(mode="json"),
+        as_json,
+        f"line {line.number}: {line.name} {line.version} was approved by "
+        f"{line.approval.approved_by} at {line.approval.at}, {context.store.root}/{line.prefix}",
+    )
 
 
 def rollback(

@@ -12,10 +12,14 @@ from rich.text import Text
 from components.contracts.releases import Line
 from components.errors import Corrupt, UserError
 from components.measures import measure_of
+from components.publish.approval import approve
 from components.publish.openings import account_of
+from components.report.runs import load_run, published_receipt
 from components.report.words import cut
 from components.runtime import ledger
+from components.runtime.campaign import load_campaign
 from components.runtime.context import Context
+from components.runtime.receipts import read_receipt, receipt_uri
 
 
 def lines_of(context: Context, name: str) -> list[Line]:
@@ -28,6 +32,44 @@ def lines_of(context: Context, name: str) -> list[Line]:
             f"(names there are: {names})"
         )
     return lines
+
+
+def approve_run(context: Context, run_id: str, version: str = "") -> Line:
+    """Release the champion of a run that waits for approval, and return its line.
+
+    Approved once more, the line that there is is returned.
+
+    Args:
+        context: Store of the run.
+        run_id: The run.
+        version: Version that a person has looked at; empty: whichever waits.
+
+    Raises:
+        UserError: Nothing waits, or another version does.
+    """
+    view = load_run(context, run_id)
+    if not view.tasks:
+        raise UserError(f"{context.store.root} knows no run {run_id!r}; `runs` lists them")
+    publication = view.publication
+    if view.release is not None:
+        return view.release
+    if publication is None or not publication.needs_approval:
+        raise UserError(f"{run_id} does not wait for approval: it is {view.status}")
+    if version and version != publication.version:
+        raise UserError(
+            f"{run_id}: {publication.version} waits for approval, and not {version}; look at its "
+            "report, then approve that"
+        )
+    receipt = published_receipt(view.tasks, view.receipts)
+    assert receipt is not None, "its summary was read"
+    state = read_receipt(context, view.state_ref)
+    campaign = load_campaign(context, receipt_uri(context, state))
+    if receipt.inputs["state"] != campaign.state_receipt.digest:
+        raise UserError(
+            f"{run_id} has gone on since {publication.version} was compared; start it again to have "
+            "its champion compared, then approve that"
+        )
+    return approve(context, campaign, receipt)
 
 
 def roll_back(context: Context, name: str, version: str) -> Line:
@@ -138,9 +180,9 @@ def print_releases(console: Console, context: Context, name: str) -> None:
 def _how(line: Line) -> str:
     if line.returns_to is not None:
         return f"rollback to line {line.returns_to}"
-    return "; ".join(f"{rival.verdict} than {rival.name}" for rival in line.rivals).replace(
-        "non-inferior than", "non-inferior to"
-    )
+    verdicts = "; ".join(f"{rival.verdict} than {rival.name}" for rival in line.rivals)
+    verdicts = verdicts.replace("non-inferior than", "non-inferior to")
+    return f"{verdicts}; approved" if line.approval is not None else verdicts
 
 
 def _prompts_left(context: Context, line: Line) -> str:

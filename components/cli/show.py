@@ -61,6 +61,15 @@ def print_run(console: Console, view: RunView, *, tasks: bool = False) -> None:
         _print(console, _wall_time(view), "dim")
 
 
+def print_waiting(console: Console, view: RunView) -> None:
+    """Print that the champion waits for approval, and what releases it."""
+    publication = view.publication
+    assert publication is not None, "what waits was compared"
+    command = f"approve {view.run_id} --version {publication.version} --store {view.store}"
+    text = f"waiting for approval: `{command}` releases {publication.name} {publication.version}"
+    console.print(Text(text, style="yellow"), soft_wrap=True)
+
+
 def _wall_time(view: RunView) -> str:
     text = f"wall time {seconds_text(view.totals.wall_seconds)}"
     idle_share = view.totals.share_not_computing

@@ -17,6 +17,7 @@ from components.contracts.releases import LEDGER_FOLDER, Line
 from components.contracts.state import STATE_STEPS, State
 from components.contracts.summaries import PrepareSummary, PublishSummary, StartSummary
 from components.errors import Corrupt, Missing, UserError
+from components.publish.approval import standing_of
 from components.report.runs import load_run, named_receipts
 from components.runtime.context import Context
 from components.runtime.ledger import model_files
@@ -229,7 +230,7 @@ def _check_objects(context: Context, receipts: list[Receipt], findings: Findings
     """Compare size and SHA-256 of every object, read from the store and never from the cache."""
     checked_keys: set[str] = set()
     for receipt in receipts:
-        for key, name, expected in _objects(receipt):
+        for key, name, expected in _objects(context, receipt):
             # Objects are named by their content: many receipts share the base model's.
             if key in checked_keys:
                 continue
@@ -242,9 +243,9 @@ def _check_objects(context: Context, receipts: list[Receipt], findings: Findings
                 findings.damaged.append(f"{key} {fault} ({receipt.ref} {name})")
 
 
-def _objects(receipt: Receipt) -> Iterator[tuple[str, str, ObjectRef]]:
+def _objects(context: Context, receipt: Receipt) -> Iterator[tuple[str, str, ObjectRef]]:
     """Yield (key, file name, expected size and digest) of everything a receipt stands for."""
-    published_prefix = _published_prefix(receipt)
+    published_prefix = _published_prefix(context, receipt)
     for name, expected in sorted(receipt.objects.items()):
         yield keys.object_key(expected.sha256), name, expected
         # A published model is there by name as well, without what its receipt holds for the ledger.
@@ -252,9 +253,11 @@ def _objects(receipt: Receipt) -> Iterator[tuple[str, str, ObjectRef]]:
             yield published_prefix + name, name, expected
 
 
-def _published_prefix(receipt: Receipt) -> str | None:
+def _published_prefix(context: Context, receipt: Receipt) -> str | None:
     """Return the folder of the published model; None for other receipts, empty without a model."""
     try:
+        if standing_of(context, receipt) == "waiting for approval":
+            return ""
         return read_summary(receipt, PublishSummary).prefix
     except Corrupt:
         # It was changed so that it names none. Its digest is wrong then, which is reported.

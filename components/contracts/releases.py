@@ -20,6 +20,8 @@ TRAINING_IDS = "ledger/training_ids.txt"
 """File of a publish receipt: ids of all prompts that models were trained on, one a line."""
 COMPARISON = "ledger/comparison.jsonl"
 """File of a publish receipt: a row a prompt, with the verdict on each model's answer."""
+UTC_TIME = r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$"
+"""Form of a time in the ledger."""
 LEDGER_FOLDER = "ledger/"
 """Files of a publish receipt below this are for the ledger and no part of the published folder."""
 
@@ -59,6 +61,22 @@ class BaseModelLine(Frozen):
     """Ref of the prepare receipt."""
     digest: str
     """SHA-256 over its weights."""
+
+
+class Approval(Frozen):
+    """A person's consent to one release, written once, before its line of the ledger."""
+
+    schema_version: Literal[1] = 1
+    publish: str
+    """Ref of the publish receipt."""
+    publish_digest: str
+    """Digest of that receipt."""
+    version: str
+    """Folder of the model below `models/<name>/`."""
+    approved_by: str
+    """User and machine."""
+    at: str = Field(pattern=UTC_TIME)
+    """Time, UTC."""
 
 
 class Line(Frozen):
@@ -104,5 +122,7 @@ class Line(Frozen):
     """Line that was in force before; None for the first."""
     asked_by: str
     """User and machine that asked for the release."""
-    at: str = Field(pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$")
+    at: str = Field(pattern=UTC_TIME)
     """Time, UTC."""
+    approval: Approval | None = None
+    """Consent to the release; None where the recipe asked for none, and in older lines."""

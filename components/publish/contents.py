@@ -83,7 +83,13 @@ def _same_release(
         scores=earlier.scores,
         rivals=earlier.rivals,
     )
-    update = {"version": line.version, "prefix": line.prefix, "split": earlier.split}
+    update = {
+        "version": line.version,
+        "prefix": line.prefix,
+        "split": earlier.split,
+        # It is in force already.
+        "needs_approval": False,
+    }
     return summary.model_copy(update=update)
 
 
@@ -135,6 +141,7 @@ def _summary(
     name = publication.recipe.publish.name
     version = publication.version if released else ""
     return PublishSummary(
+        needs_approval=released and publication.recipe.publish.approval == "required",
         name=name,
         version=version,
         prefix=keys.model_prefix(name, version) if released else "",

@@ -18,7 +18,7 @@ from components.publish.openings import (
     nearly_worn_out,
     opened,
 )
-from components.publish.rivals import RivalModel, rivals_of
+from components.publish.rivals import RivalModel, rivals_document, rivals_of
 from components.runtime.campaign import Campaign
 from components.runtime.code_digest import code_digest
 from components.runtime.context import Context
@@ -78,9 +78,7 @@ class Publication:
             "system_prompt": recipe.model.system_prompt,
             "prompts": self.prompts,
             # Releases are receipts of other runs, so they are no inputs, which are of this run.
-            "rivals": [
-                [rival.kind, rival.receipt.ref, rival.receipt.digest] for rival in self.rivals
-            ],
+            "rivals": rivals_document(self.rivals),
             "released_as": self.released_as.publish if self.released_as is not None else None,
             "opening": opening,
             "refusal": self.refusal,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from pydantic import JsonValue
 
 from components.contracts.releases import TRAINING_IDS, Line
 from components.contracts.summaries.publish import RivalKind
@@ -76,6 +78,11 @@ def rivals_of(
             name = f"release {line.number} ({line.version})"
             rivals.append(RivalModel(kind, name, receipt, weights))
     return rivals
+
+
+def rivals_document(rivals: Sequence[RivalModel]) -> list[JsonValue]:
+    """Return the models of a comparison, as a publish receipt's config names them."""
+    return [[rival.kind, rival.receipt.ref, rival.receipt.digest] for rival in rivals]
 
 
 def _lines_to_beat(lines: list[Line], margin: float | None) -> Iterator[tuple[RivalKind, Line]]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
-from components.contracts.releases import BaseModelLine, Line
-from components.contracts.summaries import PrepareSummary, PublishSummary
+from components.contracts.releases import Line
+from components.contracts.summaries import PublishSummary
+from components.publish.approval import approval_of, standing_of
 from components.publish.contents import write_files
-from components.publish.publication import Publication, publication_of
+from components.publish.publication import publication_of
+from components.publish.release import line_of, write_folder
 from components.runtime.attempts import Attempt, attempting
 from components.runtime.campaign import Campaign, load_campaign
 from components.runtime.context import Context
-from components.runtime.ledger import append_line, model_files, read_lines, receipt_of
-from components.runtime.receipts import Receipt, commit, fetch, read_summary
+from components.runtime.ledger import append_line, read_lines, receipt_of
+from components.runtime.receipts import Receipt, commit, read_summary
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,9 @@ def run(inputs: PublishInputs, context: Context) -> Receipt:
     better than both; with `publish.margin` it may be non-inferior to the last release. Then its
     folder is written (safetensors, config, tokenizer, chat template, a model card and the metrics),
     and after that one line of the ledger `releases/<name>/`, which makes it the release in force.
+
+    With `publish.approval: required` neither is written before a person has approved the release:
+    the step ends, and `approve` writes both.
 
     Weights have the type of the base's, and the chat template begins with the recipe's system
     prompt. Each opening of the prompts is recorded before they are read, with what it may spend.
@@ -79,57 +83,21 @@ def _publish(
     context.progress.note(summary.why)
     if not summary.released or publication.released_as is not None:
         return receipt, None
+    approval = approval_of(context, receipt) if summary.needs_approval else None
+    if summary.needs_approval and approval is None:
+        context.progress.note(
+            f"waiting for approval: `approve {campaign.state.run_id} --store {context.store.root}` "
+            f"releases {summary.name} {summary.version}"
+        )
+        return receipt, None
     # Outside of the work: files that a killed publish did not copy are copied by the next one.
-    for name in model_files(receipt):
-        if context.store.size(summary.prefix + name) is None:
-            ref = receipt.objects[name]
-            path = fetch(context, receipt, name)
-            context.store.put_file(summary.prefix + name, path, ref.sha256)
-    return receipt, _line(context, publication, receipt, summary, lines)
+    write_folder(context, receipt)
+    return receipt, line_of(context, campaign, receipt, lines, approval)
 
 
-def _line(
-    context: Context,
-    publication: Publication,
-    receipt: Receipt,
-    summary: PublishSummary,
-    lines: list[Line],
-) -> Line:
-    """Return the line of the ledger that makes this the release in force."""
-    assert publication.opening is not None, "a release was compared"
-    assert summary.scores is not None, "a release was compared"
-    campaign = publication.campaign
-    prepared = read_summary(campaign.prepared, PrepareSummary)
-    return Line(
-        name=summary.name,
-        number=len(lines) + 1,
-        action="release",
-        version=summary.version,
-        prefix=summary.prefix,
-        publish=receipt.ref,
-        publish_digest=receipt.digest,
-        weights=publication.weights,
-        files={name: receipt.objects[name].sha256 for name in model_files(receipt)},
-        run_id=campaign.state.run_id,
-        state=campaign.state_receipt.ref,
-        recipe=campaign.written.digest,
-        base=BaseModelLine(
-            source=campaign.recipe.model.source,
-            prepared=campaign.prepared.ref,
-            digest=prepared.base_digest,
-        ),
-        split=summary.split,
-        metric=summary.metric,
-        score=summary.scores.value,
-        interval=(summary.scores.low, summary.scores.high),
-        rivals=summary.rivals,
-        opening=publication.opening[0],
-        predecessor=len(lines) or None,
-        asked_by=context.asked_by,
-        at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(context.clock())),
-    )
-
-
-def prefix_of(published: Receipt) -> str:
-    """Return the folder of a released model in the store, with a slash; empty if there is none."""
-    return read_summary(published, PublishSummary).prefix
+def outcome_of(context: Context, published: Receipt) -> dict[str, bool | str]:
+    """Return what became of the champion, and its folder with a slash; empty if not released."""
+    standing = standing_of(context, published)
+    released = standing == "released"
+    prefix = read_summary(published, PublishSummary).prefix if released else ""
+    return {"status": standing, "released": released, "prefix": prefix}

@@ -91,8 +91,14 @@ def may_release(view: RunView) -> str:
     if view.failed:
         return f"No: {view.failed[-1].name} failed, and what was released before stays in force."
     publication = view.publication
+    if publication is not None and view.waits_for_approval:
+        return f"Yes, if you approve it: it is {publication.why}."
     if publication is not None and publication.released:
-        return f"Yes: {publication.name} {publication.version} is released ({publication.why})."
+        by = ""
+        if view.release is not None and view.release.approval is not None:
+            by = f", approved by {view.release.approval.approved_by}"
+        version = f"{publication.name} {publication.version}"
+        return f"Yes: {version} is released{by} ({publication.why})."
     if publication is not None:
         return f"No: {publication.why}."
     if view.state is not None and view.state.stop:
@@ -111,6 +117,11 @@ def next_step(view: RunView) -> str:
         if view.state is not None and view.state.stop:
             return "Start the same command again: `publish` is all that is left."
         return "Wait. If it was stopped, start the same command again: finished steps are kept."
+    if view.waits_for_approval:
+        return (
+            "Look at the risks and at the lost answers below; then `ratchet approve "
+            f"{view.run_id} --version {publication.version}` releases it."
+        )
     if publication.released and view.target_met:
         return "Use it. `ratchet try --compare` asks it and the base model the same prompts."
     if publication.new_prompts_due:

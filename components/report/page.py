@@ -28,6 +28,7 @@ from components.report.checks import (
     hints_line,
 )
 from components.report.costs import tokens_of
+from components.report.risks import cost_sentence, lost_slices, risks
 from components.report.summary import OUTSIDE_ROUNDS
 from components.report.views import Rounds, RoundView, RunView, TaskView
 from components.report.words import cut, data_sentences, headline, outcome, seconds_text
@@ -129,6 +130,9 @@ def build_page(view: RunView, note: str = "") -> str:
         before_and_after=before_and_after(view),
         may_release=may_release(view),
         next_step=next_step(view),
+        lost_slices=lost_slices(view),
+        risks=list(risks(view)) if view.waits_for_approval else [],
+        cost=cost_sentence(view.totals),
         figures=list(_figures(view)),
         score=score_chart(recent_rounds, threshold, base_score) if recent_rounds else "",
         drops=drop_chart(recent_rounds),

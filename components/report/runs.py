@@ -49,6 +49,7 @@ from components.report.views import (
 )
 from components.runtime.attempts import Attempt
 from components.runtime.context import Context
+from components.runtime.ledger import released_line
 from components.runtime.receipts import Receipt, fetch, read_receipt, read_summary
 from components.storage import keys
 
@@ -103,6 +104,12 @@ def load_run(context: Context, run_id: str, *, examples: int = 0) -> RunView:
     if recipe is None:
         recipe = _tolerate(problems, partial(_recipe_of_run, context, run_id))
     attempts = [attempt for task in tasks for attempt in task.attempts]
+    published = published_receipt(tasks, receipts)
+    publication = _summary(published, PublishSummary, problems)
+    release = None
+    if published is not None and publication is not None and publication.needs_approval:
+        look_up = partial(released_line, context, publication.name, published.ref)
+        release = _tolerate(problems, look_up)
     return RunView(
         run_id=run_id,
         store=context.store.root,
@@ -113,7 +120,8 @@ def load_run(context: Context, run_id: str, *, examples: int = 0) -> RunView:
         receipts=receipts,
         base_evaluation=_summary(_base_evaluation(state, receipts), EvaluateSummary, problems),
         rounds=tuple(rounds),
-        publication=_publication(tasks, receipts, problems),
+        publication=publication,
+        release=release,
         totals=totals_of(sorted(attempts, key=lambda attempt: attempt.order)),
         answers=_answers(context, state, receipts, examples, problems),
         # A damaged object is met by everyone who reads it, and told once.
@@ -326,16 +334,15 @@ def _answers(
     )
 
 
-def _publication(tasks: Tasks, receipts: Receipts, problems: Problems) -> PublishSummary | None:
+def published_receipt(tasks: Tasks, receipts: Receipts) -> Receipt | None:
+    """Return the publish receipt of the last start; None without one."""
     last_start = start_of_last(tasks)
     refs = [
         task.last.receipt
         for task in tasks
         if task.last.step == "publish" and task.last.order >= last_start
     ]
-    if not refs:
-        return None
-    return _summary(receipts.get(refs[-1]), PublishSummary, problems)
+    return receipts.get(refs[-1]) if refs else None
 
 
 def _summary(receipt: Receipt | None, kind: type[S], problems: Problems) -> S | None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from components.contracts.recipe import Recipe
+from components.contracts.releases import Line
 from components.contracts.rows import Dropped, TrainingRow
 from components.contracts.state import ModelRecord, RoundRecord, State
 from components.contracts.summaries import (
@@ -127,6 +128,9 @@ class RunView:
     totals: Totals
     problems: tuple[str, ...]
     """A line for everything that is missing or damaged."""
+    release: Line | None = None
+    """Line of the ledger by which a publication that needs approval was released; None without
+    approval, or before it."""
     answers: ComparedAnswers | None = None
     """Base and champion on the test prompts; None if it was not asked for, or cannot be told."""
 
@@ -134,7 +138,15 @@ class RunView:
     def published(self) -> PublishSummary | None:
         """Summary of the model that was released; None if none was."""
         publication = self.publication
-        return publication if publication is not None and publication.released else None
+        if publication is None or not publication.released or self.waits_for_approval:
+            return None
+        return publication
+
+    @property
+    def waits_for_approval(self) -> bool:
+        """True if the champion may be released, and a person has not approved it yet."""
+        publication = self.publication
+        return publication is not None and publication.needs_approval and self.release is None
 
     @property
     def failed(self) -> Tasks:
@@ -172,12 +184,14 @@ class RunView:
 
     @property
     def status(self) -> str:
-        """`published`, `not released` (ended, and the model is not better than what there is),
-        `failed`, `unfinished` (running or stopped), or `unknown` (no trace)."""
+        """`published`, `waiting for approval`, `not released` (ended, and the model is not better
+        than what there is), `failed`, `unfinished` (running or stopped), or `unknown` (no trace)."""
         if self.failed:
             return "failed"
         if self.published is not None:
             return "published"
+        if self.waits_for_approval:
+            return "waiting for approval"
         if self.publication is not None:
             return "not released"
         return "unfinished" if self.tasks else "unknown"

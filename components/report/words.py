@@ -33,6 +33,8 @@ def headline(view: RunView) -> str:
     if view.failed:
         last_failed = view.failed[-1]
         ending += f" {last_failed.name} failed."
+    elif view.waits_for_approval:
+        ending += " The champion waits for approval."
     elif view.publication is not None and not view.publication.released:
         ending += f" Nothing was released: {view.publication.why}."
     if not ending:
@@ -153,6 +155,8 @@ def outcome(view: RunView) -> tuple[str, str]:
     """Return (CSS class, words) of the label beside the run's name."""
     if view.failed:
         return "bad", "failed"
+    if view.waits_for_approval:
+        return "warn", "waiting for approval"
     if view.target_met:
         return "good", "target met"
     # A model may be published although the goal was not reached: the best one there is.

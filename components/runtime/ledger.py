@@ -72,6 +72,20 @@ def find_line(lines: list[Line], version: str) -> Line | None:
     return None
 
 
+def released_line(context: Context, name: str, publish: str) -> Line | None:
+    """Return the line that a publish receipt was released by; None if it was not.
+
+    Args:
+        context: Store of the ledger.
+        name: Name of the releases.
+        publish: Ref of the receipt.
+    """
+    for line in read_lines(context, name):
+        if line.action == "release" and line.publish == publish:
+            return line
+    return None
+
+
 def withdrawn_release(lines: list[Line], weights: str) -> Line | None:
     """Return the release of these weights that a rollback passed over, unless it is in force again.
 

@@ -164,6 +164,11 @@ def releases_prefix() -> str:
     return "releases/"
 
 
+def approval_key(publish_key: str) -> str:
+    """Return the key of the consent to the release of a publish receipt of this key."""
+    return f"approvals/{part(publish_key)}.json"
+
+
 def _line_number(number: int) -> str:
     # So that a listing is in order.
     return f"{number:06d}"

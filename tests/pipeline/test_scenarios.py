@@ -8,6 +8,7 @@ they are compared with (`whole`).
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -67,11 +68,16 @@ def test_rounds_after_the_target_only_hand_the_state_on(
 
 
 def test_a_target_that_the_first_stage_meets_needs_no_round(make_place: MakePlace) -> None:
-    place = make_place({"decide.goal.threshold": 0.0})
+    place = make_place({"decide.goal.threshold": 0.0, "publish.approval": "required"})
     run = place.run("--rounds", "1")
     assert run.executed == [*ROUND_0, "pass-through-r1", *END], run.said
-    assert (run.code, run.told["stop"], run.verdicts) == (0, "target", ["promoted"])
-    assert_published(place, run, champion_round=0)
+    assert (run.code, run.told["stop"], run.verdicts) == (4, "target", ["promoted"])
+    assert (run.told["status"], run.told["model"]) == ("waiting for approval", "")
+    assert "Before you approve" in Path(run.told["report"]).read_text()
+    approved = place.cli("approve", run.told["run_id"])
+    assert approved.returncode == 0, approved.stderr
+    told = json.loads(place.cli("status", "--json").stdout)
+    assert_published(place, dataclasses.replace(run, told=told), champion_round=0)
 
 
 def test_a_first_stage_that_ruins_the_users_model_is_rejected_and_nothing_published(

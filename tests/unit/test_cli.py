@@ -35,6 +35,7 @@ VERBS = (
     "schedule",
     "doctor",
     "releases",
+    "approve",
     "rollback",
     "runs",
     "diff",

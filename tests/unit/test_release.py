@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from typing import Any
 import pytest
 
 from components.cli.first_steps.try_model import Models, Settings
-from components.cli.releases import document_of, roll_back
-from components.cli.verify import check_releases
+from components.cli.releases import approve_run, document_of, roll_back
+from components.cli.verify import check_releases, check_run
 from components.contracts.recipe import TaskSource
 from components.contracts.releases import Line
 from components.contracts.rows import Dropped, Prompt
@@ -22,8 +23,10 @@ from components.errors import Corrupt, UserError
 from components.prepare.step import PrepareInputs
 from components.prepare.step import run as prepare
 from components.prepare.tasks import make_examples
+from components.publish.approval import approve
 from components.publish.openings import MAX_SPENT_OPENINGS
-from components.publish.step import PublishInputs, run
+from components.publish.step import PublishInputs, outcome_of, run
+from components.report.runs import load_run
 from components.runtime import ledger
 from components.runtime.attempts import Task, attempting
 from components.runtime.campaign import load_campaign
@@ -244,19 +247,21 @@ def test_prompts_wear_out(context: Context) -> None:
     assert [opening["spent"] for opening in openings if isinstance(opening, dict)] == [0.0, 0.0]
 
 
-def test_a_crash_between_any_two_writes_leaves_the_old_release_in_force(
-    context: Context, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    base, first, second = (model(context, seed) for seed in range(3))
-    publish(context, campaign(context, base, taught_by(context, [first])), first)
-    old = ledger.read_lines(context, NAME)
-    state = state_of(context, campaign(context, base, taught_by(context, [second])), second)
+class PowerCut(Exception):
+    """The end of a process, before a write."""
+
+
+def cut_before_each_write(
+    context: Context,
+    monkeypatch: pytest.MonkeyPatch,
+    work: Callable[[], object],
+    after_cut: Callable[[], None],
+) -> int:
+    """Do `work` again and again, cut short before its first write, then its second and so on, until
+    it gets through. Return the number of cuts."""
     put_bytes, put_file = context.store.put_bytes, context.store.put_file
     writes = 0
     limit = 0
-
-    class PowerCut(Exception):
-        pass
 
     def counted(write: Any) -> Any:
         def writing(key: str, *arguments: Any, **options: Any) -> Any:
@@ -279,18 +284,144 @@ def test_a_crash_between_any_two_writes_leaves_the_old_release_in_force(
     while True:
         writes = 0
         try:
-            run(PublishInputs(state), context)
-            break
+            work()
         except PowerCut:
-            assert ledger.read_lines(context, NAME) == old
-            assert ledger.release_in_force(context, f"release://{NAME}").number == 1
+            after_cut()
             limit += 1
-    assert limit > 5
+        else:
+            monkeypatch.undo()
+            return limit
+
+
+def test_a_crash_between_any_two_writes_leaves_the_old_release_in_force(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, first, second = (model(context, seed) for seed in range(3))
+    publish(context, campaign(context, base, taught_by(context, [first])), first)
+    old = ledger.read_lines(context, NAME)
+    state = state_of(context, campaign(context, base, taught_by(context, [second])), second)
+
+    def old_is_in_force() -> None:
+        assert ledger.read_lines(context, NAME) == old
+        assert ledger.release_in_force(context, f"release://{NAME}").number == 1
+
+    num_cuts = cut_before_each_write(
+        context, monkeypatch, lambda: run(PublishInputs(state), context), old_is_in_force
+    )
+    assert num_cuts > 5
     assert ledger.release_in_force(context, f"release://{NAME}").number == 2
     assert check_releases(context, NAME).damaged == []
     # Done again, nothing is written anew.
     run(PublishInputs(state), context)
     assert len(ledger.read_lines(context, NAME)) == 2
+
+
+NEEDS_APPROVAL = {"publish": {"name": NAME, "approval": "required"}}
+RUN = "crafted-run"
+
+
+def test_a_release_that_needs_approval_waits_for_a_person(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, champion = model(context, 0), model(context, 1)
+    start = campaign(context, base, taught_by(context, [champion]), **NEEDS_APPROVAL)
+    state = state_of(context, start, champion)
+    receipt = run(PublishInputs(state), context)
+    version = read_summary(receipt, PublishSummary).version
+
+    def waits() -> None:
+        assert ledger.read_lines(context, NAME) == []
+        assert load_run(context, RUN).status == "waiting for approval"
+
+    waits()
+    assert outcome_of(context, receipt) == {
+        "status": "waiting for approval",
+        "released": False,
+        "prefix": "",
+    }
+    assert list(context.store.list("models/")) == []
+    assert check_run(context, RUN).damaged == []
+    # Nothing changes by starting the run again.
+    assert run(PublishInputs(state), context) == receipt
+    waits()
+    with pytest.raises(UserError, match=f"{version} waits for approval, and not r9"):
+        approve_run(context, RUN, "r9")
+    approver = dataclasses.replace(context, environment={"RATCHET_USER": "ada"})
+    num_cuts = cut_before_each_write(
+        context, monkeypatch, lambda: approve_run(approver, RUN, version), waits
+    )
+    assert num_cuts > 3
+    line = ledger.release_in_force(context, f"release://{NAME}")
+    assert line.approval is not None
+    assert (line.number, line.version, line.approval.approved_by) == (1, version, "ada")
+    assert load_run(context, RUN).status == "published"
+    assert outcome_of(context, receipt)["prefix"] == line.prefix
+    assert check_releases(context, NAME).damaged == []
+    # Approved by a second person, the first line stays; started again, the run is done.
+    assert approve_run(context, RUN) == line
+    run(PublishInputs(state), context)
+    assert ledger.read_lines(context, NAME) == [line]
+
+
+def test_an_approval_in_the_store_releases_at_the_next_start(context: Context) -> None:
+    base, champion = model(context, 0), model(context, 1)
+    start = campaign(context, base, taught_by(context, [champion]), **NEEDS_APPROVAL)
+    state = state_of(context, start, champion)
+    receipt = run(PublishInputs(state), context)
+    approval = {
+        "publish": receipt.ref,
+        "publish_digest": receipt.digest,
+        "version": read_summary(receipt, PublishSummary).version,
+        "approved_by": "a platform",
+        "at": "2026-11-30T00:00:00Z",
+    }
+    key = keys.approval_key(receipt.key)
+    for wrong in (b"yes", json.dumps({**approval, "publish_digest": "0" * 64}).encode()):
+        context.store.put_bytes(key, wrong)
+        with pytest.raises(Corrupt, match=f"{key}.* delete it"):
+            run(PublishInputs(state), context)
+    context.store.put_bytes(key, json.dumps(approval).encode())
+    run(PublishInputs(state), context)
+    [line] = ledger.read_lines(context, NAME)
+    assert line.approval is not None
+    assert line.approval.approved_by == "a platform"
+
+
+def test_consent_to_a_comparison_is_none_to_what_came_after_it(context: Context) -> None:
+    base, first, second = (model(context, seed) for seed in range(3))
+    start = campaign(context, base, taught_by(context, [first]), **NEEDS_APPROVAL)
+    state = state_of(context, start, first)
+    waiting = run(PublishInputs(state), context)
+    # The run has another champion, which nobody has compared yet.
+    state_of(context, start, second, round=1, champion_round=1)
+    with pytest.raises(UserError, match=r"has gone on since .* start it again"):
+        approve_run(context, RUN)
+    # Another campaign of the name is released meanwhile.
+    publish(context, campaign(context, base, taught_by(context, [second])), second)
+    with pytest.raises(UserError, match=r"was compared before release 1 \(.* start the run again"):
+        approve(context, load_campaign(context, state), waiting)
+    assert list(context.store.list("approvals/")) == []
+    compared_anew = run(PublishInputs(state), context)
+    assert outcome_of(context, compared_anew)["status"] == "waiting for approval"
+    # Of two people who approve at the same time, one is first.
+    approvers = [
+        dataclasses.replace(context, environment={"RATCHET_USER": name}) for name in ("ada", "bo")
+    ]
+    following = load_campaign(context, state)
+    with ThreadPoolExecutor(2) as threads:
+        lines = list(threads.map(lambda own: approve(own, following, compared_anew), approvers))
+    assert lines[0] == lines[1] == ledger.read_lines(context, NAME)[1]
+    assert check_releases(context, NAME).damaged == []
+
+
+def test_nothing_else_can_be_approved(context: Context) -> None:
+    base, champion = model(context, 0), model(context, 1)
+    start = campaign(context, base, taught_by(context, [champion]))
+    publish(context, start, champion)
+    with pytest.raises(UserError, match="does not wait for approval: it is published"):
+        approve_run(context, RUN)
+    with pytest.raises(UserError, match="knows no run 'never'"):
+        approve_run(context, "never")
 
 
 def test_of_two_writers_the_second_compares_with_the_first(context: Context) -> None:

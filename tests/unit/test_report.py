@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from components.canonical import canonical_json
+from components.contracts.summaries.evaluate import Estimate
+from components.contracts.summaries.publish import Rival
 from components.errors import Corrupt, RatchetError, Transient, UserError
 from components.report.advice import may_release, next_step
 from components.report.page import build_page
@@ -206,6 +208,53 @@ def test_answers_before_and_after_stand_side_by_side(context: Context) -> None:
     assert row in lost
     assert "no idea 19</span>" in lost
     assert won.count('data-label="champion">&lt;script&gt;') == 6
+
+
+def test_a_model_that_waits_for_approval_has_a_page_for_the_one_who_approves(
+    view: RunView,
+) -> None:
+    assert view.publication is not None
+    assert view.base_evaluation is not None
+    lost = Estimate(value=0.9, low=0.8, high=1.0, n=12)
+    slices = {**view.base_evaluation.measured["test"], "length=9": lost}
+    last = view.rounds[-1]
+    assert last.evaluate is not None
+    measured = {"test": {**slices, "length=9": lost.model_copy(update={"value": 0.25})}}
+    champion = dataclasses.replace(
+        last, evaluate=last.evaluate.model_copy(update={"measured": measured})
+    )
+    rival = Rival(
+        kind="base",
+        name="base model scratch",
+        scores=lost,
+        verdict="better",
+        wins=18,
+        losses=1,
+        gain=0.85,
+        p_value=0.001,
+        level=0.025,
+        why="18 to 1",
+    )
+    waiting = dataclasses.replace(
+        view,
+        publication=view.publication.model_copy(
+            update={"needs_approval": True, "rivals": (rival,), "target_met": False}
+        ),
+        base_evaluation=view.base_evaluation.model_copy(update={"measured": {"test": slices}}),
+        rounds=(*view.rounds[:-1], champion),
+    )
+    page = build_page(waiting)
+    assert "waiting for approval</span>" in page
+    assert "May I release it? Yes, if you approve it" in first_screen(page)
+    tables = tables_of(page)
+    assert ["base model scratch", "90.0 %", "better", "18", "1"] in tables[0]
+    assert ["length=9", "12", "90.0 %", "25.0 %"] in tables[1]
+    assert "The goal of the recipe is not reached." in page
+    assert "1 of 20 test prompts (5.0 %) were answered better by the base model." in page
+    assert f"ratchet approve {view.run_id} --version v1 --store {view.store}</code>" in page
+    assert "Published as" not in page
+    # Once approved it is an ordinary page.
+    assert "Before you approve" not in build_page(view)
 
 
 def test_a_base_that_nothing_beat_is_compared_with_nothing(context: Context) -> None:

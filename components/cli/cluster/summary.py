@@ -86,6 +86,9 @@ def _rounds(view: RunView) -> list[str]:
     if view.published is not None:
         prefix = _escape(view.published.prefix)
         lines += ["", f"Published: `{view.store}/{prefix}`"]
+    if view.waits_for_approval:
+        command = f"approve {view.run_id} --store {view.store}"
+        lines += ["", f"Waiting for approval: `{command}` releases it."]
     return [*lines, "", f"Report: `{view.store}/runs/{view.run_id}/report.html`"]
 
 

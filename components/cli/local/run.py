@@ -49,6 +49,8 @@ STOP_PATIENCE_SECONDS = 10.0
 # kfp.local carries out two shards at a time.
 LOCAL_PARALLELISM = 2
 
+WAITS_FOR_APPROVAL = 4
+"""Exit status of a run that has ended with a champion that nobody has approved yet."""
 _EXIT_CODES = {
     kind.__name__: kind.exit_code for kind in (UserError, OlderReceipt, Corrupt, Missing, Transient)
 }
@@ -279,6 +281,8 @@ def _outcome(
     failed_now = [task for task in view.failed if task.last.sequence >= first_sequence]
     error = ""
     exit_code = 0 if view.target_met and view.published else 1
+    if view.waits_for_approval:
+        exit_code = WAITS_FOR_APPROVAL
     if status:
         error, exit_code = _failure(failed_now, folder.log, status)
     report = ""

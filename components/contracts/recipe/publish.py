@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -18,6 +18,9 @@ class PublishSection(Section):
     """Share of right answers (of `decide.score: error` the mean error), 0 to 0.2, by which a model
     may be worse than the last release and still replace it (non-inferiority); null: it must be
     proved better. Against the base model a gain must be proved in either case."""
+    approval: Literal["none", "required"] = "none"
+    """`required`: a campaign ends with the champion compared and not released, and `ratchet approve
+    RUN` releases it. `none`: it is released at once."""
     license: str = ""
     """License of the published model for its card, an identifier of the hub such as `apache-2.0`;
     empty: the card names none."""

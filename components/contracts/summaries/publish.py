@@ -51,6 +51,8 @@ class PublishSummary(Summary):
     """Folder of the model in the store, with a slash at its end; empty if nothing was released."""
     released: bool
     """The name stands for this model once the ledger has its line."""
+    needs_approval: bool = False
+    """It is released, but not before a person has approved it (`publish.approval: required`)."""
     why: str
     """Reason for or against the release, in a sentence."""
     dtype: str
