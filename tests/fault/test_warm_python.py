@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,7 @@ from components.cli.local.task_server import ServerEnded, TaskRequest, TaskServe
 ROOT = Path(__file__).resolve().parents[2]
 COMPONENT = """
 def task(what: str) -> str:
-    import os, subprocess, sys, time
+    import atexit, os, subprocess, sys, threading, time
     if what == "exit":
         raise SystemExit(75)
     if what == "raise":
@@ -41,6 +40,14 @@ def task(what: str) -> str:
     if what == "leave":
         subprocess.Popen(["sleep", "600"])
         open(os.path.join(os.environ["TMPDIR"], "left"), "w")
+    if what == "ends":
+        atexit.register(print, "handler")
+        threading.Timer(0.1, print, ["thread"]).start()
+        class Remains:
+            def __del__(self):
+                os.write(1, b"torn down\\n")
+        import __main__
+        __main__.remains = Remains()
     print("to stdout", os.environ["MARK"], os.getcwd())
     print("to stderr", file=sys.stderr)
     print("scratch", os.environ["TMPDIR"])
@@ -112,6 +119,15 @@ def test_the_exit_status_of_a_task_comes_through(
     assert any("a bug of mine" in line for line in lines) == (what == "raise")
 
 
+def test_a_task_ends_in_good_order_and_only_a_fresh_python_is_taken_apart(
+    server: TaskServer, tmp_path: Path, warm: bool
+) -> None:
+    status, lines = run(server, tmp_path, "ends")
+    assert status == 0, lines
+    assert lines.index("thread") < lines.index("handler")
+    assert ("torn down" in lines) != warm
+
+
 def test_what_a_task_is_to_do_is_not_in_the_arguments_of_a_process(
     server: TaskServer, tmp_path: Path
 ) -> None:
@@ -170,66 +186,81 @@ def test_a_connection_that_says_nothing_for_too_long_is_closed(tmp_path: Path) -
 
 CAMPAIGN = """
 import json, sys
-from components.cli.local.task_server import TaskRequest, task_server
+from components.cli.local.task_server import ServerEnded, TaskRequest, task_server
 with task_server(warm=sys.argv[1] == "True") as server:
-    fields = json.loads(sys.stdin.readline())
-    server.run(TaskRequest(**fields), lambda line: None)
+    for line in sys.stdin:
+        try:
+            print(server.run(TaskRequest(**json.loads(line)), lambda line: None), flush=True)
+        except ServerEnded:
+            print("server ended", flush=True)
 """
 
 
-def test_no_process_outlives_a_campaign_that_is_killed(tmp_path: Path, warm: bool) -> None:
-    with campaign(tmp_path, warm, "stubborn") as (process, everybody):
-        process.kill()
-        process.wait()
-        until(lambda: [pid for pid in everybody if alive(pid)] == [])
-    assert list(tmp_path.glob("ratchet-task-*")) == []
+class Campaign:
+    """A process with a server, to which it gives one task after the other."""
+
+    def __init__(self, folder: Path, warm: bool) -> None:
+        self._folder = folder
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", CAMPAIGN, str(warm)],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(folder)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def begin(self, what: str) -> tuple[int, list[int]]:
+        """Begin a task, wait until it works, and return its id and those of all that it needs: the
+        server, its monitor, itself and what it started."""
+        mark = self._folder / "mark"
+        mark.unlink(missing_ok=True)
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(vars(request(self._folder, what))) + "\n")
+        self.process.stdin.flush()
+        until(mark.exists)
+        task, child = map(int, mark.read_text().split())
+        monitor = parent_of(task)
+        return task, [parent_of(monitor), monitor, task, child]
+
+    def outcome(self) -> str:
+        """What became of the task: its exit status."""
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
 
 
-def test_a_task_that_ignores_a_request_to_end_is_ended(tmp_path: Path, warm: bool) -> None:
-    with campaign(tmp_path, warm, "stubborn") as (process, everybody):
-        monitor = parent_of(int((tmp_path / "mark").read_text().split()[0]))
-        os.kill(monitor, signal.SIGTERM)
-        assert process.wait(timeout=60) == 0
-        until(lambda: [pid for pid in everybody if alive(pid)] == [])
+def test_tasks_end_with_their_monitor_and_with_their_campaign(tmp_path: Path, warm: bool) -> None:
+    campaign = Campaign(tmp_path, warm)
+    started: list[int] = []
+    try:
+        # Asked to end, a task that takes no notice is ended by its monitor.
+        task, everybody = campaign.begin("stubborn")
+        started += everybody
+        os.kill(parent_of(task), signal.SIGTERM)
+        assert campaign.outcome() == str(128 + signal.SIGKILL)
+        until(lambda: [pid for pid in everybody[1:] if alive(pid)] == [])
 
-
-def test_a_task_ends_with_its_monitor(tmp_path: Path, warm: bool) -> None:
-    with campaign(tmp_path, warm, "sleep") as (process, everybody):
-        task = int((tmp_path / "mark").read_text().split()[0])
+        # It does not outlive the monitor.
+        task, everybody = campaign.begin("sleep")
+        started += everybody
         os.kill(parent_of(task), signal.SIGKILL)
         until(lambda: not alive(task))
-        assert process.wait(timeout=60) != 0  # ServerEnded
+        assert campaign.outcome() == "server ended"
         os.kill(everybody[-1], signal.SIGKILL)  # what the task had started
+        abandoned = set(tmp_path.glob("ratchet-task-*"))
 
-
-@contextmanager
-def campaign(
-    folder: Path, warm: bool, what: str
-) -> Iterator[tuple[subprocess.Popen[str], list[int]]]:
-    """A process with a server and one task that has begun, and the ids of all of them."""
-    wanted = request(folder, what)
-    process = subprocess.Popen(
-        [sys.executable, "-c", CAMPAIGN, str(warm)],
-        cwd=folder,
-        env={**wanted.environment, "TMPDIR": str(folder)},
-        stdin=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    everybody = [process.pid]
-    assert process.stdin is not None
-    process.stdin.write(json.dumps(vars(wanted)) + "\n")
-    process.stdin.close()
-    try:
-        until((folder / "mark").exists)
-        task, child = map(int, (folder / "mark").read_text().split())
-        monitor = parent_of(task)
-        everybody += [parent_of(monitor), monitor, task, child]
-        yield process, everybody
+        # Nor does anything outlive the campaign.
+        _, everybody = campaign.begin("stubborn")
+        started += everybody
+        campaign.process.kill()
+        campaign.process.wait()
+        until(lambda: [pid for pid in everybody if alive(pid)] == [])
+        assert set(tmp_path.glob("ratchet-task-*")) == abandoned
     finally:
-        for pid in filter(alive, everybody):
+        for pid in filter(alive, [*started, campaign.process.pid]):
             os.kill(pid, signal.SIGKILL)
-        process.wait()
+        campaign.process.wait()
 
 
 def test_a_server_that_is_gone_is_an_error_not_a_wait(tmp_path: Path) -> None:

@@ -3,38 +3,24 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from pathlib import Path
-
-import yaml
 
 from components.contracts.rows import Sample, TrainingRow, read_rows
 from components.report.runs import load_run
 from components.runtime.receipts import fetch, read_receipt
-from tests.pipeline.campaigns import Place
+from tests.pipeline.conftest import MakePlace
 
-RECIPE = """
-name: agreement
-model: {scratch: {hidden_size: 32, num_layers: 2, num_heads: 2, intermediate_size: 64, max_length: 32}}
-data:
-  tasks:
-    - {task: copy, labelled: 600, dev: 16, unlabelled: 200, validation: 60, test: 60,
-       ladder: {labelled: [1, 2], climb: [3, 3]}}
-generate: {prompts_per_round: 150, samples_per_prompt: 2, temperature: 0.0, max_new_tokens: 8, batch_size: 256}
-select: {verifier: false, min_vote_share: 1.0, minhash_threshold: 1.0, min_accepted: 1}
-train:
-  first: {steps: 150, learning_rate: 0.005}
-  rounds: {steps: 20, learning_rate: 0.002}
-  num_peers: 2
-  batch_size: 64
-  micro_batch_size: 64
-  max_length: 32
-  zero: 0
-decide: {goal: {threshold: 1.0}, max_rounds: 1}
-"""
+VOTES = {
+    "select.verifier": False,
+    "select.min_vote_share": 1.0,
+    "generate.samples_per_prompt": 2,
+    "generate.shards": 1,
+    "train.num_peers": 2,
+    "decide.max_rounds": 1,
+}
 
 
-def test_only_what_all_peers_say_is_trained_on(tmp_path: Path) -> None:
-    place = Place(tmp_path, yaml.safe_load(RECIPE))
+def test_only_what_all_peers_say_is_trained_on(make_place: MakePlace) -> None:
+    place = make_place(VOTES)
     run = place.run("--rounds=1")
     assert run.code in (0, 1), run.said
     context = place.context
