@@ -1,4 +1,4 @@
-"""Rows of a file that is one JSON array, in bounded memory."""
+"""Rows of a file of JSON arrays, mostly of one, in bounded memory."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _WHITE_SPACE = " \t\r\n"
 
 
 def array_rows(path: Path) -> Iterator[RawRow]:
-    """Yield each item of the array, parsed.
+    """Yield each item, parsed: of arrays that follow each other, and objects between them.
 
     Raises:
-        UnreadableFile: The array is broken; nobody knows where the next item would begin.
+        UnreadableFile: An array is broken; nobody knows where the next item would begin.
     """
     with open_bytes(path) as file:
         items = _Items(io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape"))
@@ -31,7 +31,7 @@ def array_rows(path: Path) -> Iterator[RawRow]:
 
 
 class _Items:
-    """The items of an array, of which only the part around the next one is held."""
+    """The items of arrays, of which only the part around the next one is held."""
 
     def __init__(self, file: io.TextIOBase) -> None:
         self._file = file
@@ -39,16 +39,33 @@ class _Items:
         self._position = 0
         self._at_end = False
         self._num_taken = 0
+        self._is_inside = False
+        self._needs_comma = False
         self._decoder = json.JSONDecoder()
 
     def has_next(self) -> bool:
-        """Go to the next item; return False behind the last one."""
-        self._skip("[" if self._num_taken == 0 else ",]")
-        return self._peek() not in ("]", "")
+        """Go to the next item; return False at the end of the file."""
+        while True:
+            character = self._peek()
+            if not self._is_inside:
+                if character in ("", "{"):
+                    return bool(character)
+                self._skip("[")
+                self._is_inside = True
+            elif character == "]":
+                self._skip("]")
+                self._is_inside = False
+                self._needs_comma = False
+            elif self._needs_comma:
+                self._skip(",")
+                self._needs_comma = False
+            else:
+                return True
 
     def take(self) -> object:
         """Return the next item."""
         self._num_taken += 1
+        self._needs_comma = self._is_inside
         while True:
             problem = "the file ends within it"
             try:
@@ -57,7 +74,7 @@ class _Items:
                 problem = first_line(error)
             else:
                 # A number at the end of what was read may go on: 12 of 123.
-                if end < len(self._text):
+                if end < len(self._text) or self._at_end:
                     self._position = end
                     return value
             if self._at_end or len(self._text) - self._position > MAX_LINE_BYTES:
@@ -65,17 +82,13 @@ class _Items:
             self._read_on()
 
     def _skip(self, expected: str) -> None:
-        """Go past white space and one of the expected characters, but not past the last bracket."""
+        """Go past the next character, which is `expected`."""
         character = self._peek()
-        if character == "" and self._num_taken == 0:
-            return
-        if character not in expected or not character:
+        if character != expected:
             raise UnreadableFile(
                 f"after row {self._num_taken} {character!r} stands in place of a comma or bracket"
             )
-        if character != "]":
-            self._position += 1
-            self._peek()
+        self._position += 1
 
     def _peek(self) -> str:
         """Return the next character that is no white space; empty at the end of the file."""

@@ -47,6 +47,9 @@ TURNS = ("messages", "conversations", "conversation")
 SYSTEM = ("system", "system_prompt")
 """Fields that hold the system's text, which comes before all turns."""
 
+TOOLS = ("tools", "functions")
+"""Fields that hold the tools that may be called."""
+
 SPEAKERS = {
     "system": "system",
     "human": "user",
@@ -59,8 +62,15 @@ SPEAKERS = {
     "assistant": "assistant",
     "tool": "tool",
     "observation": "tool",
+    "function": "tool",
+    "function_response": "tool",
+    "tool_response": "tool",
+    "ipython": "tool",
 }
 """`from` of a turn in the form of ShareGPT, or a `role` in its words → its role."""
+
+CALLERS = frozenset({"function_call", "tool_call"})
+"""`from` of a turn of the assistant that is the JSON of its calls of tools."""
 
 MEANINGFUL = {
     "choices": "write the choices into the text of the question",

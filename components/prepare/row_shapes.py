@@ -12,12 +12,13 @@ from components.prepare.known_shapes import (
     CLASS_FIELDS,
     MEANINGFUL,
     SYSTEM,
+    TOOLS,
     TURNS,
     Pair,
     names_of,
     pair_of,
 )
-from components.prepare.row_values import RejectedRow, Row, json_object, text_of
+from components.prepare.row_values import RejectedRow, Row, json_object, text_of, with_nested
 from components.prepare.turns import tools_of, turns_in_text, turns_to_last_answer
 
 MAX_LABEL_CHARACTERS = 64
@@ -48,6 +49,9 @@ def example_of(row: object, source: DataSource, location: str) -> Example:
     if not isinstance(row, dict):
         remedy = "; if the file is one array, set `format: json`" if isinstance(row, list) else ""
         raise RejectedRow("not_an_object", f"a {type(row).__name__}, not an object{remedy}")
+    fields = (source.prompt_field, source.completion_field, *source.reference_fields)
+    checks = (source.tests_field, source.schema_field, source.tables_field)
+    row = with_nested(row, (*fields, *checks))
     content = _content_of(row, source)
     if content.completion is None and source.split != "unlabelled":
         raise RejectedRow(
@@ -125,9 +129,7 @@ def _content_of(row: Row, source: DataSource) -> _Content:
     turns = next((names[name] for name in TURNS if name in names), "")
     # A conversation is more than a question that stands beside it.
     if turns and (pair is None or not pair.completion or row.get(pair.completion) is None):
-        return _content_of_messages(
-            row[turns], _value_of(row, names, "tools"), _system_of(row, names)
-        )
+        return _content_of_messages(row[turns], _tools_of(row, names), _system_of(row, names))
     if pair is not None:
         return _content_of_pair(row, pair, names)
     if "text" in names and _value_of(row, names, "label") is not None:
@@ -144,6 +146,11 @@ def _content_of(row: Row, source: DataSource) -> _Content:
 def _system_of(row: Row, names: dict[str, str]) -> object:
     """Return what a row has beside its turns as the system's text; None without."""
     return next((row[names[name]] for name in SYSTEM if name in names and row[names[name]]), None)
+
+
+def _tools_of(row: Row, names: dict[str, str]) -> object:
+    """Return what a row has beside its turns as the tools that may be called; None without."""
+    return next((row[names[name]] for name in TOOLS if name in names and row[names[name]]), None)
 
 
 def _value_of(row: Row, names: dict[str, str], name: str) -> object:
@@ -191,7 +198,7 @@ def _content_of_pair(row: Row, pair: Pair, names: dict[str, str]) -> _Content:
     prompt = row[pair.prompt]
     answer = row.get(pair.completion) if pair.completion else None
     system = _system_of(row, names)
-    tools = _value_of(row, names, "tools")
+    tools = _tools_of(row, names)
     if isinstance(answer, list) and _asks(answer):
         # Preference pairs often repeat the whole conversation in `chosen`.
         return _content_of_messages(answer, tools, system)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 from components.canonical import JsonObject
@@ -21,6 +21,26 @@ class RejectedRow(ValueError):
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
+
+
+def with_nested(row: Row, names: Iterable[str]) -> Row:
+    """Return a row with the values that dotted names lead to, `doc.answers.0`, beside its fields.
+
+    A field that has the name with its dots comes first. A path that leads nowhere adds nothing.
+    """
+    nested: dict[Any, object] = {}
+    for name in names:
+        if "." not in name or name in row:
+            continue
+        value: object = row
+        for key in name.split("."):
+            if isinstance(value, list | tuple) and key.isdecimal() and int(key) < len(value):
+                value = value[int(key)]
+            else:
+                value = value.get(key) if isinstance(value, Mapping) else None
+        if value is not None:
+            nested[name] = value
+    return {**row, **nested} if nested else row
 
 
 def parse_json(line: bytes) -> object:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from components.canonical import JsonObject
 from components.errors import first_line
-from components.prepare.known_shapes import SPEAKERS
+from components.prepare.known_shapes import CALLERS, SPEAKERS
 from components.prepare.row_values import RejectedRow, Row, json_object, text_of
 
 MAX_MESSAGES = 1000
@@ -46,7 +47,7 @@ def tools_of(tools: object) -> tuple[JsonObject, ...]:
         return ()
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise RejectedRow("wrong_type", "tools is not a list of objects")
-    return tuple(json_object(tool) for tool in tools)
+    return tuple(json_object(_tool_schema(tool)) for tool in tools)
 
 
 def _turn_of(message: object) -> JsonObject:
@@ -79,16 +80,54 @@ def _turn_in_usual_words(message: Row) -> Row:
         turn["content"] = turn.pop("value")
     if "role" not in turn and "from" in turn:
         speaker = str(turn["from"])
-        if speaker.lower() not in SPEAKERS:
-            known = ", ".join(SPEAKERS)
+        if _word(speaker) not in {*SPEAKERS, *CALLERS}:
+            known = ", ".join((*SPEAKERS, *sorted(CALLERS)))
             raise RejectedRow("wrong_type", f"a turn from {speaker[:40]!r}; known are {known}")
         # The form has other fields that no template reads.
         turn = {"role": speaker, "content": turn.get("content")}
     role = turn.get("role")
+    if isinstance(role, str) and _word(role) in CALLERS:
+        return {"role": "assistant", "content": "", "tool_calls": _calls_in(turn.get("content"))}
     if isinstance(role, str):
         # Roles that are not known stay: a template may read them.
-        turn["role"] = SPEAKERS.get(role.lower(), role)
+        turn["role"] = SPEAKERS.get(_word(role), role)
+    # The older form of APIs, of one call.
+    call = turn.get("function_call")
+    if isinstance(call, Mapping) and not turn.get("tool_calls"):
+        del turn["function_call"]
+        turn["tool_calls"] = [_tool_schema(call)]
+    content = turn.get("content")
+    if turn.get("role") == "tool" and isinstance(content, Mapping):
+        turn["content"] = json.dumps(json_object(content), ensure_ascii=False)
     return turn
+
+
+def _word(speaker: str) -> str:
+    return speaker.lower().replace("-", "_")
+
+
+def _calls_in(content: object) -> list[object]:
+    """Return the calls of tools that a turn has as JSON, {name, arguments} or a list of them."""
+    calls: object = content
+    if isinstance(content, str):
+        try:
+            calls = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise RejectedRow("not_json", f"a call of a tool: {first_line(error)}") from None
+    named: list[object] = []
+    for call in calls if isinstance(calls, list) else [calls]:
+        if not isinstance(call, dict) or not call.get("name"):
+            raise RejectedRow("wrong_type", "a call of a tool is not {name, arguments}")
+        named.append(_tool_schema(call))
+    if not named:
+        raise RejectedRow("wrong_type", "a call of a tool is an empty list")
+    return named
+
+
+def _tool_schema(tool: Row) -> Row:
+    """Return a tool, or a call of one, as templates read it: {type, function}."""
+    is_bare = "name" in tool and "function" not in tool
+    return {"type": "function", "function": tool} if is_bare else tool
 
 
 def _text_of_part(part: object) -> str:

@@ -176,7 +176,7 @@ def test_preferred_answers_are_taught_once_the_recipe_says_so(tmp_path: Path) ->
         ({"prompt": "Q", "completion": "A", "label": False}, "unwanted_answer", "label is false"),
         ({"question": "Q", "choices": ["a", "b"], "answer": 1}, "unknown_shape", "'choices'"),
         ({"instruction": "Q", "output": "A", "history": [["a", "b"]]}, "unknown_shape", "messages"),
-        ({"conversations": [{"from": "function_call", "value": "x"}]}, "wrong_type", "known are"),
+        ({"conversations": [{"from": "critic", "value": "x"}]}, "wrong_type", "known are"),
         ({"prompt": None, "completion": "A"}, "empty", "'prompt' is empty"),
         ({"prompt": "Q", "solution": "A"}, "no_completion", "fields found: prompt, solution"),
         ({"problem": "Q", "solution": "A"}, "unknown_shape", "set prompt_field and"),
