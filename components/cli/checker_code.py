@@ -23,6 +23,8 @@ from components.storage import keys
 from components.storage.store import open_store
 
 _LEFT_OUT = {"__pycache__", ".git", ".venv", ".mypy_cache", ".pytest_cache"}
+MAX_NAME = 255
+"""Characters of a file's name that is looked for among a checker's texts."""
 # The same sources are the same bytes: no time, and no compression, which libraries do differently.
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 
@@ -119,6 +121,30 @@ def _files_of(name: OwnName, folder: Path) -> Files:
             beside = _top_level(imported, roots[:1])
             waiting += [file for path, file in beside.items() if path not in files]
             files.update(beside)
+    for source in list(files.values()):
+        files.update(_named_files(source, roots[0], name))
+    return files
+
+
+def _named_files(source: Path, root: Path, name: OwnName) -> Files:
+    """Return the files below the checker's folder whose names stand in a source of it."""
+    if source.suffix != ".py" or not source.is_relative_to(root):
+        return {}
+    files: Files = {}
+    for node in ast.walk(_parsed(source, name)):
+        if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
+            continue
+        # Most texts are no names; an absolute one, or `..`, leads out of the folder.
+        path = Path(node.value)
+        if (
+            len(node.value) > MAX_NAME
+            or path.is_absolute()
+            or not path.suffix
+            or ".." in path.parts
+        ):
+            continue
+        if "\0" not in node.value and (root / path).is_file():
+            files[path.as_posix()] = root / path
     return files
 
 
@@ -159,7 +185,7 @@ def _check_function(name: OwnName, file: Path) -> None:
         return
     defined: set[str] = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             defined.add(node.name)
         elif isinstance(node, ast.alias):
             defined.add(node.asname or node.name)
@@ -167,6 +193,16 @@ def _check_function(name: OwnName, file: Path) -> None:
             defined.add(node.id)
     if name.function not in defined:
         raise UserError(f"verifier {name}: {file} has no function {name.function!r}")
+    for node in tree.body:
+        methods = node.body if isinstance(node, ast.ClassDef) else []
+        if getattr(node, "name", "") != name.function:
+            continue
+        for function in (node, *methods):
+            if isinstance(function, ast.AsyncFunctionDef):
+                raise UserError(
+                    f"verifier {name}: {file}, line {function.lineno}: {function.name} is async, and "
+                    "nothing awaits it: make it a plain function (def)"
+                )
 
 
 def _imported_names(file: Path, name: OwnName) -> Iterator[str]:

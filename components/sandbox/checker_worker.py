@@ -8,7 +8,9 @@ which is then asked for its verdicts; {difficulty, seed} asks it for a puzzle.
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
+import numbers
 import os
 import random
 import signal
@@ -23,6 +25,11 @@ sys.path.append(str(Path(__file__).resolve().parents[2]))
 from components.sandbox.confine import Unconfined, confine, limit
 
 MAX_REASON_CHARACTERS = 500
+PLAIN = "make it a plain function"
+TRAVELS = (
+    "files of a checker's package travel with it, and so does a file beside it whose whole name "
+    "stands in its source"
+)
 Reply = dict[str, object]
 Function = Callable[..., Any]
 """Code of the user's."""
@@ -34,6 +41,8 @@ def main() -> None:
     channel = _private_output()
     questions = _private_input()
     sys.path.insert(0, folder)
+    # A file that lies beside the checker is beside it here too.
+    os.chdir(folder)
     sys.dont_write_bytecode = True
     try:
         limit(cpu_seconds=None, memory_bytes=int(memory_mb) * 2**20)
@@ -115,17 +124,29 @@ def _checked(checker: Function, request: dict[str, object], folder: str) -> Repl
 
 def _verdict(result: object) -> Reply:
     """Return score and reason of what a checker returned."""
-    # Numbers of NumPy are no floats, and say what they are.
-    if hasattr(result, "item") and not hasattr(result, "score"):
-        result = result.item()
-    score = getattr(result, "score", result)
-    reason = str(getattr(result, "reason", "") or "")
-    if not isinstance(score, bool | int | float):
+    if inspect.isawaitable(result):
+        return {"error": f"it is async, and nothing awaits it: {PLAIN}"}
+    result = _plain_number(result)
+    score = _plain_number(getattr(result, "score", result))
+    reason = _readable(str(getattr(result, "reason", "") or ""))
+    if not isinstance(score, numbers.Real):
         kind = type(result).__name__
         return {"error": f"it returned {kind}, not a bool, a number from 0 to 1 or a Verdict"}
-    if not 0 <= score <= 1:
-        return {"error": f"it returned the score {score}; scores are from 0 to 1"}
-    return {"score": float(score), "reason": reason[:MAX_REASON_CHARACTERS]}
+    share = float(score)
+    if not 0 <= share <= 1:
+        return {"error": f"it returned the score {share}; scores are from 0 to 1"}
+    return {"score": share, "reason": reason}
+
+
+def _plain_number(value: Any) -> Any:
+    """Return a number of NumPy or torch, or an array of one, as Python's; else the value."""
+    return value.item() if hasattr(value, "item") and not hasattr(value, "score") else value
+
+
+def _readable(text: str) -> str:
+    """Return a text that can be written into a file, cut."""
+    # Half of a surrogate pair cannot.
+    return text[:MAX_REASON_CHARACTERS].encode(errors="replace").decode()
 
 
 def problem_of(error: BaseException, folder: str) -> str:
@@ -137,9 +158,11 @@ def problem_of(error: BaseException, folder: str) -> str:
     if isinstance(error, SyntaxError) and not location:
         location = f"{os.path.basename(error.filename or '')} line {error.lineno}: "
     try:
-        words = " ".join(str(error).split())[:MAX_REASON_CHARACTERS]
+        words = _readable(" ".join(str(error).split()))
     except BaseException:  # noqa: BLE001 — the exception's class is of the user's too.
         words = "an exception without a message"
+    if isinstance(error, FileNotFoundError):
+        words += f" ({TRAVELS})"
     return f"{location}{type(error).__name__}: {words}"
 
 

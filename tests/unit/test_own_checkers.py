@@ -74,9 +74,18 @@ def test_bools_scores_and_verdicts_count_from_the_threshold_on(tmp_path: Path) -
         "        case 'half': return 0.5\n"
         "        case 'graded': return Verdict(0.7, 'two of three')\n"
         "        case 'number': return 1\n"
+        "    import fractions, numpy\n"
+        "    match answer:\n"
+        "        case 'third': return fractions.Fraction(1, 3)\n"
+        "        case 'numpy': return numpy.bool_(True)\n"
+        "        case 'array': return numpy.array([0.25])\n"
+        "        case 'within': return Verdict(numpy.float32(0.25), 'half \\ud800')\n"
         "    return False\n"
     )
     prompt = prompt_of(tmp_path, source)
+    scores = {"third": 1 / 3, "numpy": 1.0, "array": 0.25, "within": 0.25}
+    assert {text: verdict_of(prompt, text).score for text in scores} == scores
+    assert verdict_of(prompt, "within").reason == "half ?", "it can be written into a file"
     assert [verify(prompt, text) for text in ("bool", "half", "graded", "number", "no")] == [
         True,
         True,
@@ -103,6 +112,10 @@ def test_bools_scores_and_verdicts_count_from_the_threshold_on(tmp_path: Path) -
         ("return 'yes'", "it returned str, not a bool"),
         ("return None", "it returned NoneType"),
         ("return 1.5", "it returned the score 1.5"),
+        ("return {'score': 1}", "it returned dict, not a bool"),
+        ("async def late(): return True\n        return late()", "it is async, and nothing awaits"),
+        ("raise ValueError('half ' + chr(0xd800))", "line 3: ValueError: half ?"),
+        ("open('wo' + 'rds.txt')", "'words.txt' (files of a checker's package travel with it"),
         ("return float('nan')", "it returned the score nan"),
         ("import time; time.sleep(60)", "its time was up"),
         ("import os; os._exit(0)", "it ended with status 0"),
@@ -206,6 +219,26 @@ def test_the_bundle_has_what_the_checker_imports_and_its_digest_is_that_of_the_c
         first = changed
 
 
+def test_files_that_a_checker_names_travel_with_it(tmp_path: Path) -> None:
+    (tmp_path / "lists").mkdir()
+    for name in ("words.txt", "lists/more.txt", "unnamed.txt"):
+        (tmp_path / name).write_text(name)
+    prompt = prompt_of(
+        tmp_path,
+        "from pathlib import Path\n"
+        "WORDS = open('words.txt').read()\n"
+        "HERE = Path(__file__).parent\n"
+        "def check(prompt, answer, reference):\n"
+        "    texts = (WORDS, (HERE / 'lists/more.txt').read_text())\n"
+        "    outside = ('/etc/passwd', '../words.txt', 'no.txt', 'a\\0.txt', 'lists')\n"
+        "    return answer in texts and not (HERE / ('unn' + 'amed.txt')).exists()\n",
+    )
+    answers = ("words.txt", "lists/more.txt", "unnamed.txt")
+    assert [verify(prompt, answer) for answer in answers] == [True, True, False]
+    with zipfile.ZipFile(tmp_path / "checker.zip") as bundle:
+        assert bundle.namelist() == ["lists/more.txt", "my_checker.py", "words.txt"]
+
+
 def test_the_bundle_has_a_package_that_is_installed_in_a_virtual_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,6 +258,12 @@ def test_the_bundle_has_a_package_that_is_installed_in_a_virtual_environment(
     [
         ("x = 1", "my_checker.py:check", "has no function 'check'"),
         ("def check(:", "my_checker.py:check", r"my_checker.py, line 1: invalid syntax"),
+        ("async def check(): ...", "my_checker.py:check", "line 1: check is async"),
+        (
+            "class check:\n    async def verify(self): ...",
+            "my_checker.py:check",
+            "line 2: verify is async, .* make it a plain function",
+        ),
         ("", "other.py:check", "there is no file"),
         ("", "json.py:check", "json is the name of a module that is there already; .* my_json.py"),
         ("", "no_such_module.deep:check", "there is no module 'no_such_module.deep'"),
