@@ -16,6 +16,7 @@ CHECKER: Final = "checker.zip"
 # Of generate: with hints also the prompts (as they are without it) and samples with a hint.
 PROMPTS: Final = "prompts.jsonl"
 SAMPLES: Final = "samples.jsonl"
+REJECTED_PROMPTS: Final = "rejected_prompts.jsonl"
 HINTED_PREFIX: Final = "hinted_"
 HINTED_PROMPTS: Final = "hinted_prompts.jsonl"
 HINTED_SAMPLES: Final = "hinted_samples.jsonl"

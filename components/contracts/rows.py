@@ -80,7 +80,11 @@ class Beginning(Row):
     """Empty: a text is written from nothing."""
 
 
-Asked = str | Conversation | Beginning
+class OpenTurn(Row):
+    """The turn of a user that has begun and holds nothing yet: a chat model goes on as the user."""
+
+
+Asked = str | Conversation | Beginning | OpenTurn
 """Everything that a model can be asked to go on from; a plain text is one turn of the user."""
 
 
@@ -124,6 +128,8 @@ class Prompt(Row):
     """`text` is the beginning of raw text, and the reference's `answer` the rest of its block."""
     goes_on: bool = False
     """The block was cut out of a longer text: no end follows it."""
+    opens_turn: bool = False
+    """The model is to write the user's message; `text` is empty."""
     stretch: str = ""
     """Stretch of neighbouring blocks that a block of raw text is from. Results within one are not
     independent. Empty: the prompt stands alone."""
@@ -131,6 +137,8 @@ class Prompt(Row):
     @property
     def asked(self) -> Asked:
         """The input of a model, before any chat template."""
+        if self.opens_turn:
+            return OpenTurn()
         if self.is_text:
             return Beginning(text=self.text)
         return self.text if self.conversation is None else self.conversation

@@ -52,6 +52,8 @@ def batches_of(
         batch_size: Samples in a batch, about; a batch holds at least one prompt.
         shards: Number of shards.
     """
+    if not prompts:
+        return []
     # Neighbours of similar length waste the fewest positions on padding.
     ordered = sorted(prompts, key=lambda prompt: (len(prompt.text), prompt.id))
     num_batches = math.ceil(len(ordered) * samples_per_prompt / batch_size)

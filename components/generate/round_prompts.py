@@ -14,8 +14,8 @@ from components.runtime.receipts import fetch
 def round_prompts(context: Context, campaign: Campaign) -> list[Prompt]:
     """Return the next window of what the recipe samples from, then the audit split.
 
-    On a ladder only prompts of the plan's length are taken. The audit split is what `select`
-    measures its filters on.
+    Prompts that the model writes itself are none of them. On a ladder only prompts of the plan's
+    length are taken. The audit split is what `select` measures its filters on.
 
     Raises:
         UserError: The pool has no prompts.
@@ -29,6 +29,9 @@ def round_prompts(context: Context, campaign: Campaign) -> list[Prompt]:
             pool = _beginnings(context, campaign)
         case "prompts":
             pool = _prompts_of_level(context, campaign, "unlabelled")
+        case "model":
+            # The step asks for them first.
+            return _prompts_of_level(context, campaign, "audit")
     audit = _prompts_of_level(context, campaign, "audit")
     if not pool and source == "text":
         raise UserError(

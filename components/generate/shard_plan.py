@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import JsonValue
 
@@ -88,6 +88,12 @@ class ShardPlan:
         }
         if recipe.generate.hints is None:
             exclude["hints"] = True
+        written: dict[str, JsonValue] = {}
+        if recipe.generate.source == "model":
+            # By it prompts are held against those of evaluation splits.
+            written["contamination"] = recipe.select.contamination
+        else:
+            exclude["own_prompts"] = True
         if self.engine != "vllm":
             exclude["vllm"] = True
         return self.campaign.config(
@@ -100,6 +106,7 @@ class ShardPlan:
             samples_per_prompt=plan.samples_per_prompt,
             level=plan.level,
             system_prompt=recipe.answering_system_prompt,
+            **written,
         )
 
     @property
@@ -114,6 +121,15 @@ class ShardPlan:
         code = code_digest("generate")
         seed = self.campaign.recipe.seed
         return step_key("generate", code, self.config, digests_of(self.inputs), seed)
+
+    def with_written(self, written: Sequence[Prompt]) -> ShardPlan:
+        """Return the plan with prompts that the model wrote, before the others.
+
+        The key is the same: they follow from what it is made of.
+        """
+        prompts = [*written, *self.prompts]
+        batches = dict(enumerate(_round_batches(self.campaign, self.engine, prompts)))
+        return replace(self, prompts=prompts, batches=batches)
 
     def asks_of_peer(self, peer: int, num_peers: int) -> dict[int, list[Ask]]:
         """Return number of a batch → its requests to one peer, without those that have none."""
@@ -157,14 +173,9 @@ def plan_shard(context: Context, campaign: Campaign, shard: int) -> ShardPlan:
     section = campaign.recipe.generate
     engine, engine_reason = choose_engine(context, campaign, model)
     prompts = round_prompts(context, campaign)
-    round_batches = batches_of(
-        prompts,
-        samples_per_prompt=campaign.state.plan.samples_per_prompt,
-        batch_size=batch_rows(engine, campaign),
-        shards=section.shards,
-    )
+    round_batches = _round_batches(campaign, engine, prompts)
     batches = _batches_of_shard(dict(enumerate(round_batches)), shard, section.shards)
-    if not batches:
+    if not batches and section.source != "model":
         raise UserError(
             f"round {campaign.next_round}: shard {shard} of {section.shards} has no prompts: "
             "lower shards"
@@ -184,6 +195,17 @@ def plan_shard(context: Context, campaign: Campaign, shard: int) -> ShardPlan:
         selection=selection,
         hard=_prompts_in(hinted_batches, hard),
         hinted_batches=hinted_batches,
+    )
+
+
+def _round_batches(
+    campaign: Campaign, engine: EngineName, prompts: Sequence[Prompt]
+) -> list[list[Prompt]]:
+    return batches_of(
+        prompts,
+        samples_per_prompt=campaign.state.plan.samples_per_prompt,
+        batch_size=batch_rows(engine, campaign),
+        shards=campaign.recipe.generate.shards,
     )
 
 

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from components.contracts import artifacts
 from components.contracts.rows import Prompt, Sample, write_rows
 from components.contracts.summaries import GenerateSummary
-from components.contracts.summaries.generate import EngineFacts, SampleCounts
-from components.generate.batches import SavedBatches
-from components.generate.engines.choice import Engine, open_engine
+from components.contracts.summaries.generate import EngineFacts, SampleCounts, WrittenPrompts
+from components.generate.batches import Ask, SavedBatches
+from components.generate.engines.choice import Engine, batch_rows, open_engine
+from components.generate.own_prompts import (
+    Written,
+    known_prompts,
+    sift,
+    writing_asks,
+    writing_campaign,
+)
 from components.generate.shard_plan import ShardPlan, plan_shard
-from components.runtime.campaign import checkpoint_in, load_campaign
+from components.runtime.campaign import Campaign, checkpoint_in, load_campaign
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, commit_once, fetch_folder
 
@@ -36,6 +45,9 @@ def run(inputs: GenerateInputs, context: Context) -> Receipt:
     With `generate.hints` also write `hinted_samples.jsonl` and `hinted_prompts.jsonl` (the prompts
     without their hint).
 
+    With `generate.from: model` the prompts are written first; `rejected_prompts.jsonl` has those that
+    are not asked.
+
     A sample's seed derives from (campaign seed, round, prompt, sample index), and the round is
     divided into batches before these are divided among the shards: neither the number of shards nor
     a shard that was killed and goes on after its last finished batch changes a sample.
@@ -50,8 +62,10 @@ def run(inputs: GenerateInputs, context: Context) -> Receipt:
 
     def work(folder: Path) -> GenerateSummary:
         context.progress.note(f"engine {plan.engine}: {plan.engine_reason}")
-        samples, engine_facts = _sample(context, plan, saved)
-        return _write(plan, samples, engine_facts, folder)
+        written = _write_prompts(context, plan, saved)
+        full_plan = plan if written is None else plan.with_written(written.prompts)
+        samples, engine_facts = _sample(context, full_plan, saved)
+        return _write(full_plan, samples, engine_facts, written, folder)
 
     receipt = commit_once(
         context,
@@ -69,9 +83,22 @@ def run(inputs: GenerateInputs, context: Context) -> Receipt:
 
 
 def _write(
-    plan: ShardPlan, samples: Sequence[Sample], engine_facts: EngineFacts, folder: Path
+    plan: ShardPlan,
+    samples: Sequence[Sample],
+    engine_facts: EngineFacts,
+    written: Written | None,
+    folder: Path,
 ) -> GenerateSummary:
     """Write prompts and samples to a folder; return the summary."""
+    written_counts = None
+    if written is not None:
+        write_rows(folder / artifacts.REJECTED_PROMPTS, written.dropped)
+        reasons = Counter(row.reason for row in written.dropped)
+        written_counts = WrittenPrompts(
+            tried=len(written.prompts) + len(written.dropped),
+            asked=len(written.prompts),
+            dropped=dict(sorted(reasons.items())),
+        )
     plain = [sample for sample in samples if sample.index not in plan.hinted_indices]
     write_rows(folder / artifacts.PROMPTS, plan.prompts)
     write_rows(folder / artifacts.SAMPLES, plain)
@@ -96,6 +123,7 @@ def _write(
         batches=len(plan.batches),
         batch_size=campaign.recipe.generate.batch_size,
         hinted=hinted_counts,
+        written=written_counts,
         # Samples with a hint count in `hinted` alone: they say nothing of what the model can do.
         **dict(_counts(plan.prompts, plain)),
         **dict(engine_facts),
@@ -128,47 +156,76 @@ def _sample(
     samples: list[Sample] = []
     engine_facts = EngineFacts()
     for peer in range(num_peers):
-        folder = None
-        if plan.engine != "openai":
-            folder = fetch_folder(context, plan.model, checkpoint_in(plan.model, peer))
-        try:
-            engine = open_engine(plan.engine, context, plan.campaign, folder)
+        with _opened(context, plan, plan.campaign, peer) as engine:
             engine_facts = engine.about
-            samples += _sample_peer(context, plan, saved, engine, peer, num_peers)
-        finally:
-            # Checkpoints of all peers together may not fit on the disk.
-            if folder is not None:
-                shutil.rmtree(folder, ignore_errors=True)
+            asks_by_batch = plan.asks_of_peer(peer, num_peers)
+            samples += _sample_batches(context, saved, engine, f"peer-{peer}", asks_by_batch)
     positions = {prompt.id: position for position, prompt in enumerate([*plan.hard, *plan.prompts])}
     samples.sort(key=lambda sample: (positions[sample.prompt_id], sample.index))
     return samples, engine_facts
 
 
-def _sample_peer(
+def _write_prompts(context: Context, plan: ShardPlan, saved: SavedBatches) -> Written | None:
+    """Return the prompts that the model writes for the round; None if they come from the data."""
+    campaign = plan.campaign
+    if campaign.recipe.generate.source != "model":
+        return None
+    known = known_prompts(context, campaign)
+    asks = writing_asks(campaign, known)
+    size = batch_rows(plan.engine, campaign)
+    asks_by_batch = {
+        begin // size: asks[begin : begin + size] for begin in range(0, len(asks), size)
+    }
+    with _opened(context, plan, writing_campaign(campaign), 0) as engine:
+        samples = _sample_batches(context, saved, engine, "prompts", asks_by_batch)
+    written = sift(context, campaign, samples, known)
+    context.progress.note(f"prompts: {len(written.prompts)} of {len(samples)} written are asked")
+    return written
+
+
+@contextmanager
+def _opened(context: Context, plan: ShardPlan, campaign: Campaign, peer: int) -> Iterator[Engine]:
+    """Open the engine over a peer's checkpoint, which is deleted afterwards.
+
+    Args:
+        context: Store of the model.
+        plan: Names engine and model.
+        campaign: Sampling settings.
+        peer: Number of the peer.
+    """
+    folder = None
+    if plan.engine != "openai":
+        folder = fetch_folder(context, plan.model, checkpoint_in(plan.model, peer))
+    try:
+        yield open_engine(plan.engine, context, campaign, folder)
+    finally:
+        # Checkpoints of all peers together may not fit on the disk.
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sample_batches(
     context: Context,
-    plan: ShardPlan,
     saved: SavedBatches,
     engine: Engine,
-    peer: int,
-    num_peers: int,
+    prefix: str,
+    asks_by_batch: dict[int, list[Ask]],
 ) -> list[Sample]:
-    """Return the samples of one peer's model, batch after batch.
+    """Return the samples of one model, batch after batch.
 
     Args:
         context: Clock, costs and progress.
-        plan: The shard.
         saved: Batches that were finished before an interruption; new ones are saved there.
-        engine: The peer's model.
-        peer: Number of the peer.
-        num_peers: Number of all peers.
+        engine: The model.
+        prefix: Begin of the names of its saved batches.
+        asks_by_batch: Number of a batch → its requests.
     """
-    asks_by_batch = plan.asks_of_peer(peer, num_peers)
     num_asks = sum(len(asks) for asks in asks_by_batch.values())
     samples: list[Sample] = []
     tokens = 0
     seconds = 0.0
     for number, asks in asks_by_batch.items():
-        name = f"peer-{peer}-batch-{number:05d}"
+        name = f"{prefix}-batch-{number:05d}"
         batch_samples = saved.load(name, asks)
         if batch_samples is None:
             # The rate is that of the batches sampled here: those that were saved cost no time.

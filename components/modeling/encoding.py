@@ -11,7 +11,7 @@ from typing import Literal
 
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
-from components.contracts.rows import Asked, Beginning, Conversation, TrainingRow
+from components.contracts.rows import Asked, Beginning, Conversation, OpenTurn, TrainingRow
 from components.errors import UserError
 from components.modeling.chat_template import (
     PROBE,
@@ -111,6 +111,8 @@ class Codec:
         """Return everything the model sees before its answer."""
         if isinstance(prompt, Beginning):
             return self._beginning_ids(prompt.text)
+        if isinstance(prompt, OpenTurn):
+            return self._open_turn_ids()
         if not self.template:
             return self._start + self._text_ids(_as_text(prompt))
         opened = self._writer.opened(self._turns(prompt), _tools(prompt))
@@ -120,6 +122,26 @@ class Codec:
         """Return an answer as the model itself would write it, with the token that ends it."""
         return [*self._text_ids(completion, continued=True), self.end_ids[0]]
 
+    def _open_turn_ids(self) -> list[int]:
+        """Return all that the template writes before the first message of a user (2406.08464).
+
+        Raises UserError if the model has no template, or one whose user's turn ends in no end token.
+        """
+        if not self.template:
+            raise UserError(
+                "the model has no chat template, so no turn of a user can be opened: set "
+                "generate.own_prompts.form to examples"
+            )
+        rendered = self._writer.render(self._turns(PROBE), ()).text
+        before, _, after = rendered.rpartition(PROBE)
+        # Else the model would go on with an answer, and nothing tells where the message ended.
+        if not after.lstrip().startswith(self._form.end_tokens):
+            raise UserError(
+                "the model's chat template ends a message of the user by no token that ends an "
+                "answer: set generate.own_prompts.form to examples"
+            )
+        return self._form.encoder.ids(before)
+
     def row_ids(self, prompt: Asked, completion: str) -> tuple[list[int], int]:
         """Return (token ids, number at the front that bear no loss) of a question and its answer.
 
@@ -127,6 +149,7 @@ class Codec:
         """
         if isinstance(prompt, Beginning):
             return self.text_ids(prompt.text, completion, goes_on=False)
+        assert not isinstance(prompt, OpenTurn), "a prompt that the model writes is no row"
         if not prompt:
             # The first token of a text is predicted from nothing where there is no <bos>.
             text_ids = self._text_ids(completion)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from components.contracts import artifacts
 from components.contracts.recipe import Recipe
-from components.contracts.rows import Prompt, TrainingRow, read_rows
+from components.contracts.rows import OpenTurn, Prompt, TrainingRow, read_rows
 from components.contracts.summaries import PrepareSummary, TeacherSummary
 from components.errors import UserError
 from components.runtime.context import Context
@@ -19,6 +19,9 @@ from components.runtime.receipts import Receipt, fetch, read_summary
 
 if TYPE_CHECKING:
     from components.modeling.encoding import Codec
+
+LABEL_TOKENS = 12
+"""Tokens of `Question 1: ` at most, as a tokenizer of bytes has them."""
 
 
 def check_fit(context: Context, recipe: Recipe, prepared: Receipt) -> None:
@@ -29,13 +32,15 @@ def check_fit(context: Context, recipe: Recipe, prepared: Receipt) -> None:
     positions = read_summary(prepared, PrepareSummary).positions
     # The models that Ratchet makes have no chat template that could refuse a row.
     is_plain_scratch = recipe.model.source == "scratch" and not recipe.model.system_prompt
-    if is_plain_scratch and positions is None:
+    if is_plain_scratch and positions is None and recipe.generate.source != "model":
         return
     codec = _codec_of(context, prepared, recipe.model.system_prompt)
     _check_conversations(context, recipe, prepared, codec)
     splits = ("unlabelled", "validation", "test", "vault", "audit")
     longest = _longest_prompt(context, prepared, codec, splits, count_all=positions is not None)
     _check_positions(recipe, longest, positions, recipe.model.source)
+    if recipe.generate.teacher is None:
+        _check_writing(recipe, codec, longest, positions, recipe.model.source)
 
 
 def check_teacher_fit(
@@ -56,6 +61,7 @@ def check_teacher_fit(
         context, prepared, codec, ("unlabelled", "audit"), count_all=count_all
     )
     _check_positions(recipe, longest, summary.positions, summary.source)
+    _check_writing(recipe, codec, longest, summary.positions, summary.source)
 
 
 def _check_positions(recipe: Recipe, longest: int, positions: int | None, name: str) -> None:
@@ -65,6 +71,26 @@ def _check_positions(recipe: Recipe, longest: int, positions: int | None, name: 
             f"generate.max_new_tokens: the longest prompt has {longest} tokens, and with {num_new} "
             f"more it does not fit into the {positions} positions of model {name}: "
             "lower it, or leave long prompts out"
+        )
+
+
+def _check_writing(
+    recipe: Recipe, codec: Codec, longest: int, positions: int | None, name: str
+) -> None:
+    """Raise UserError if the model cannot write prompts in the way that the recipe asks for."""
+    if recipe.generate.source != "model":
+        return
+    settings = recipe.generate.own_prompts
+    opening = codec.prompt_ids(OpenTurn()) if settings.form == "turn" else []
+    num_seen = len(opening)
+    if settings.form == "examples":
+        instruction = len(codec.prompt_ids(settings.instruction))
+        num_seen = instruction + (settings.shown + 1) * LABEL_TOKENS + settings.shown * longest
+    if positions is not None and num_seen + settings.max_new_tokens > positions:
+        raise UserError(
+            f"generate.own_prompts: {settings.shown} examples and a new prompt of "
+            f"{settings.max_new_tokens} tokens do not fit into the {positions} positions of model "
+            f"{name}: lower `shown` or `max_new_tokens`"
         )
 
 

@@ -173,14 +173,17 @@ def _check_accepted(recipe: Recipe, num_unlabelled: int) -> None:
     """Raise UserError if a round cannot accept as many samples as it has to."""
     select = recipe.select
     per_prompt = min(recipe.generate.samples_per_prompt, select.max_per_prompt)
-    num_prompts = min(recipe.generate.prompts_per_round, num_unlabelled)
+    num_prompts = recipe.generate.prompts_per_round
+    # Written prompts, and texts from nothing, are none of the data.
+    if recipe.generate.source not in ("nothing", "model"):
+        num_prompts = min(num_prompts, num_unlabelled)
     most = num_prompts * per_prompt
     if select.diversity is not None:
         most = min(most, select.diversity.rows)
     if most < select.min_accepted:
         raise UserError(
             f"this recipe can never promote: a round accepts at most {most} samples "
-            f"({num_prompts} unlabelled prompts, {per_prompt} samples each), and "
+            f"({num_prompts} prompts, {per_prompt} samples each), and "
             f"select.min_accepted is {select.min_accepted}: add prompts, raise "
             "generate.samples_per_prompt, or lower select.min_accepted"
         )

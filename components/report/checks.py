@@ -7,7 +7,7 @@ from typing import Literal
 
 from components.contracts.recipe import Recipe
 from components.contracts.state import RoundRecord
-from components.contracts.summaries import EvaluateSummary, SelectSummary
+from components.contracts.summaries import EvaluateSummary, GenerateSummary, SelectSummary
 from components.contracts.summaries.evaluate import Bounds, CollapseSign, PassAtKSign, RatioSign
 from components.contracts.summaries.select import FilterCounts, FilterQuality
 from components.measures import percent
@@ -108,6 +108,20 @@ def audit_line(select: SelectSummary | None) -> str:
         f"(at least {percent(overall.precision_low)} with 95 % confidence), "
         f"and {percent(overall.recall)} of the right ones."
     )
+
+
+def written_line(generate: GenerateSummary | None) -> str:
+    """Return a sentence on the prompts that the model wrote itself; empty without any."""
+    if generate is None or generate.written is None:
+        return ""
+    written = generate.written
+    sentence = (
+        f"The model wrote {written.tried:,} prompts, and {written.asked:,} of them were asked."
+    )
+    if not written.dropped:
+        return sentence
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in written.dropped.items())
+    return f"{sentence} The others: {reasons}."
 
 
 def hints_line(select: SelectSummary | None) -> str:

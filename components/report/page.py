@@ -26,6 +26,7 @@ from components.report.checks import (
     collapse_table,
     filter_rows,
     hints_line,
+    written_line,
 )
 from components.report.costs import tokens_of
 from components.report.risks import cost_sentence, lost_slices, risks
@@ -65,6 +66,7 @@ class RoundSection:
     train: TrainSummary | None
     alarms: list[str]
     audit: str
+    written: str
     hints: str
     bias: str
     filters: list[FilterRow]
@@ -209,6 +211,7 @@ def _section(view: RunView, round_view: RoundView) -> RoundSection:
         train=round_view.train,
         alarms=alarm_lines(record, select),
         audit=audit_line(select),
+        written=written_line(round_view.generate),
         hints=hints_line(select),
         bias=bias_line(select),
         filters=filter_rows(select),

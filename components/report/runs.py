@@ -29,6 +29,7 @@ from components.contracts.rows import Dropped, TrainingRow, read_rows
 from components.contracts.state import RoundRecord, State
 from components.contracts.summaries import (
     EvaluateSummary,
+    GenerateSummary,
     LogEntry,
     PublishSummary,
     SelectSummary,
@@ -286,11 +287,13 @@ def _round(
     train = receipts.get(record.receipts.get("train", ""))
     select = receipts.get(record.receipts.get("select", ""))
     evaluate = receipts.get(record.receipts.get("evaluate", ""))
+    generate = receipts.get(record.receipts.get("generate-0", ""))
     view = RoundView(
         record=record,
         train=_summary(train, TrainSummary, problems),
         select=_summary(select, SelectSummary, problems),
         evaluate=_summary(evaluate, EvaluateSummary, problems),
+        generate=_summary(generate, GenerateSummary, problems),
     )
     # The command line shows summaries alone, and need not load gigabytes of rows for them.
     if not examples:

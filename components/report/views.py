@@ -12,6 +12,7 @@ from components.contracts.rows import Dropped, TrainingRow
 from components.contracts.state import ModelRecord, RoundRecord, State
 from components.contracts.summaries import (
     EvaluateSummary,
+    GenerateSummary,
     LogEntry,
     PublishSummary,
     SelectSummary,
@@ -66,6 +67,8 @@ class RoundView:
     """None if the receipt could not be read, like the next two."""
     select: SelectSummary | None = None
     evaluate: EvaluateSummary | None = None
+    generate: GenerateSummary | None = None
+    """Of the first shard; None also where the round had none."""
     curve: tuple[LogEntry, ...] = ()
     """The training's log; empty if it was not asked for, like the next two."""
     accepted: tuple[TrainingRow, ...] = ()

@@ -18,6 +18,7 @@ from components.errors import Corrupt
 from components.runtime.campaign import Campaign, load_campaign
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, commit_once, fetch, read_receipt, read_summary
+from components.runtime.reserved_prompts import audit_ids, evaluation_items, validation_prompts
 from components.select import attribute_shift
 from components.select.accepted_rows import write_accepted
 from components.select.filter_audit import reason_blocked, reason_unproved
@@ -26,7 +27,6 @@ from components.select.filter_settings import Classes, FilterSettings
 from components.select.function_code import function_digest
 from components.select.hint_pool import Pool, with_hinted
 from components.select.mix import FEW_LABELLED, accumulate, weigh
-from components.select.reserved_prompts import audit_ids, evaluation_items, validation_prompts
 from components.select.row_files import RowFile
 from components.select.sample_counts import DrawnCounts, SeenCounts
 from components.select.scored_sample_file import ScoredSampleFile

@@ -177,7 +177,9 @@ def is_key(model: object, names: list[str]) -> bool:
     if not names:
         return True
     for kind in models_in(model):
-        field = kind.model_fields.get(names[0])
+        # As a recipe writes it: `from` is a word of Python's, so its field has another name there.
+        fields = {field.alias or name: field for name, field in kind.model_fields.items()}
+        field = fields.get(names[0])
         if field is not None and is_key(field.annotation, names[1:]):
             return True
     return False

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import yaml
 
-from components.canonical import canonical_json
 from components.cli.verify import check_state
 from components.contracts.recipe_file import parse_recipe
 from components.contracts.rows import Sample, TrainingRow, read_rows
@@ -28,11 +27,10 @@ from components.runtime.receipts import (
     fetch,
     read_receipt,
     read_summary,
-    receipt_uri,
 )
 from components.select import step as select
 from tests.unit.chat_models import save_chat_model
-from tests.unit.crafted import store
+from tests.unit.taught import first_round
 from tests.unit.tiny import save_tiny
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "distill.yaml"
@@ -63,15 +61,6 @@ def recipe(folder: Path, **generate: Any) -> dict[str, Any]:
 
 def start_of(context: Context, document: dict[str, Any]) -> Receipt:
     return prepare(PrepareInputs(document, {}, "", ""), context)
-
-
-def first_round(context: Context, start: Receipt) -> str:
-    """URI of the state before round 1, whose champion is the base."""
-    campaign = load_campaign(context, receipt_uri(context, start))
-    changes = {"start": start.ref, "champion": campaign.state.prepared, "round": 0}
-    state = campaign.state.model_copy(update=changes)
-    files = {"state.json": canonical_json(state.model_dump(mode="json"))}
-    return receipt_uri(context, store(context, "champion", files, {}, {"start": start}))
 
 
 def texts_of(context: Context, shard: Receipt) -> dict[tuple[str, int], str]:

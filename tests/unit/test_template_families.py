@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from components.contracts.rows import Conversation
+from components.contracts.rows import Conversation, OpenTurn
 from components.errors import UserError
 from components.modeling.encoding import Codec
 from tests.unit.chat_models import CHAT, OPENING, TURN, chat_tokenizer
@@ -153,6 +153,20 @@ def test_a_system_prompt_is_learned_behind_or_refused(name: str) -> None:
     assert ids[:num_masked] == codec.prompt_ids("hi")
     assert ids[:num_masked] == _asked_by_transformers(codec, [SYSTEM, TALK[0]])
     assert codec.tokenizer.decode(ids[num_masked:]) == family.answers[0][0]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_message_of_the_user_is_begun_where_a_token_ends_it(name: str) -> None:
+    codec = codec_of(FAMILIES[name])
+    # Text, or a token of their own, ends it: the model would go on with the answer.
+    if name in ("llama-2", "mistral", "glm-4", "chatml without its tokens"):
+        with pytest.raises(UserError, match="ends a message of the user by no token"):
+            codec.prompt_ids(OpenTurn())
+        return
+    opened = codec.prompt_ids(OpenTurn())
+    assert codec.prompt_ids("hi")[: len(opened)] == opened
+    asked = codec.tokenizer.decode(codec.prompt_ids("hi"))
+    assert asked.startswith(f"{codec.tokenizer.decode(opened)}hi")
 
 
 def test_a_template_that_never_writes_an_answer_as_it_asks_for_it_is_refused_at_once() -> None:

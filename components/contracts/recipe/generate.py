@@ -71,6 +71,40 @@ class Teacher(Section):
         return source
 
 
+class OwnPrompts(Section):
+    """Prompts that the model writes itself, for `from: model`.
+
+    `prompts_per_round` are tried. One that is empty or cut off, repeats a prompt of the data or
+    another of the round, or belongs to an evaluation split is not asked. No right answer is known:
+    `select` keeps an answer by agreement, a judge, a reward model or a function of yours.
+    """
+
+    form: Literal["examples", "turn"] = "examples"
+    """`examples`: some prompts of the train and unlabelled splits are shown and a new one is asked
+    for (2212.10560). `turn`: the chat template's turn of a user is opened, and the model goes on as
+    the user (2406.08464); no data is needed."""
+    shown: Positive = 4
+    """`examples`: prompts that are shown, drawn anew for each try."""
+    instruction: str = "Each of these questions is of one kind. Write the next one, another one."
+    """`examples`: what stands before them."""
+    verifier: str = "exact"
+    """Verifier that tells which answers agree: `exact`, `numeric`, `math` or `choice`."""
+    temperature: Annotated[float, Field(gt=0.0, le=5.0)] = 1.0
+    """Of the prompts; answers have that of `generate`."""
+    max_new_tokens: Positive = 64
+    """Longest prompt."""
+    max_similarity: Annotated[float, Field(gt=0.0, le=1.0)] = 0.8
+    """Jaccard similarity (shingles of 5 characters) from which the later of two prompts with the
+    same numbers is a repetition; at 1 only equal ones are."""
+
+    @field_validator("verifier", mode="after")
+    @classmethod
+    def _needs_no_reference(cls, verifier: str) -> str:
+        if verifier not in ("exact", "numeric", "math", "choice"):
+            raise ValueError("use exact, numeric, math or choice: others need data of the prompt")
+        return verifier
+
+
 class Vllm(Section):
     """Settings of vLLM, for `engine: vllm` or where `auto` takes it."""
 
@@ -100,11 +134,14 @@ class GenerateSection(Section):
     """For `engine: openai`. top_k is not part of that API and is not sent."""
     teacher: Teacher | None = None
     """None: the champion answers."""
-    source: Annotated[Literal["prompts", "text", "nothing"], Field(alias="from")] = "prompts"
+    source: Annotated[Literal["prompts", "text", "nothing", "model"], Field(alias="from")] = (
+        "prompts"
+    )
     """What the model goes on from: `prompts` of the unlabelled split (where the data is raw text
     alone, the beginnings of its blocks); `text`, the beginnings of the raw text that is taught;
-    `nothing`, the token before a text: it writes freely. No verifier can check the latter two, so
-    they need `select.verifier: false`."""
+    `nothing`, the token before a text: it writes freely; `model`, prompts that it writes itself
+    (`own_prompts`). No verifier can check the latter three, so they need `select.verifier: false`."""
+    own_prompts: OwnPrompts = OwnPrompts()
     prompts_per_round: Positive = 1000
     samples_per_prompt: Positive = 4
     # kfp.local runs two tasks side by side at most. On a cluster two shards cost five more pods a
@@ -132,6 +169,12 @@ class GenerateSection(Section):
                 f"shards ({self.shards}) > prompts_per_round ({self.prompts_per_round}): lower "
                 "shards"
             )
+        if self.source == "model" and self.shards > 1:
+            raise ValueError(
+                "`from: model` needs shards 1: the prompts of a round are compared with each other"
+            )
+        if self.source != "model" and self.own_prompts != OwnPrompts():
+            raise ValueError("`own_prompts` is for `from: model`")
         if self.engine not in ("auto", "vllm") and self.vllm != Vllm():
             raise ValueError(f"`vllm` is for engine: vllm or auto, and the engine is {self.engine}")
         if (self.engine == "openai") != (self.endpoint is not None):

@@ -73,8 +73,12 @@ class Recipe(Section):
             return self
         if self.select.verifier:
             raise ValueError(
-                f"generate.from {source} needs `select.verifier: false`: no free text is right or "
-                "wrong"
+                f"generate.from {source} needs `select.verifier: false`: no right answer is known"
+            )
+        if source == "model" and not self.select.judges_without_reference:
+            raise ValueError(
+                "generate.from model needs something that tells good answers from bad ones: set "
+                "select.min_vote_share, calibrate_vote, verifier_function, judge or reward"
             )
         if self.generate.engine == "openai":
             raise ValueError(

@@ -49,7 +49,7 @@ class LikelihoodBand(Section):
 class DifficultyBand(Section):
     """Prompts that the model sometimes gets right, weighted by p(1-p) of its pass rate p.
 
-    Sources: 2504.03380, 2503.14476.
+    Without a verifier p is the share of the samples that agree. Sources: 2504.03380, 2503.14476.
     """
 
     replay: Share = 0.05
@@ -142,9 +142,10 @@ class SelectSection(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> SelectSection:
-        if self.difficulty is not None and not self.verifier:
+        if self.difficulty is not None and not (self.verifier or self.votes):
             raise ValueError(
-                "difficulty needs `verifier: true`: the pass rate is what the verifier accepts"
+                "difficulty needs `verifier: true` or `min_vote_share`: the pass rate is the share of "
+                "samples that the verifier accepts, or that agree"
             )
         if self.min_length_ratio > self.max_length_ratio:
             raise ValueError(
@@ -152,3 +153,14 @@ class SelectSection(Section):
                 f"({self.max_length_ratio:g}) would drop every answer"
             )
         return self
+
+    @property
+    def votes(self) -> bool:
+        """True if answers are chosen by agreement."""
+        return self.min_vote_share > 0 or self.calibrate_vote
+
+    @property
+    def judges_without_reference(self) -> bool:
+        """True if something tells good answers from bad ones where no right answer is known."""
+        others = (self.verifier_function, self.judge, self.reward)
+        return self.votes or any(others)

@@ -26,6 +26,15 @@ class SampleCounts(Part):
     """Pairs of prompt and text that differ."""
 
 
+class WrittenPrompts(Part):
+    """Counts of prompts that the model wrote itself."""
+
+    tried: int
+    asked: int
+    dropped: dict[str, int]
+    """Reason → prompts that are not asked."""
+
+
 class VllmSizing(Part):
     """Sizes by which vLLM was started."""
 
@@ -83,3 +92,5 @@ class GenerateSummary(Summary, SampleCounts, EngineFacts):
     # Apart from the others: with the answer in sight, samples say nothing about the model.
     hinted: SampleCounts | None = None
     """The same of samples with a hint; None if the recipe asks for none."""
+    written: WrittenPrompts | None = None
+    """None where the prompts come from the data."""

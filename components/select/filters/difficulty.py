@@ -12,6 +12,7 @@ from components.select.scored_samples import Block, Filter, Outcome, Remaining, 
 def filter_of(settings: FilterSettings, remaining: Remaining) -> Filter | None:
     """Return a filter that drops answers to solved prompts and weights the others.
 
+    Without a verifier the share of samples that agree stands for the pass rate.
     A replay share of the solved prompts stays. The weight is 4p(1-p), with p the pass rate of the
     prompt: 1 at p = 1/2. Where p = 0 the verifier has dropped all answers but those with a hint,
     whose weight stays as it is. A replayed prompt counts as if half a sample had been wrong:
@@ -26,7 +27,8 @@ def filter_of(settings: FilterSettings, remaining: Remaining) -> Filter | None:
             return ""
         # Derived from the prompt: all samples of a prompt are replayed or none of them.
         draw = derived_seed(settings.seed, "replay", scored.prompt.id) / 2**63
-        return "" if draw < section.replay else f"all {scored.num_samples} samples are right"
+        verdict = "agree" if scored.pass_rate is None else "are right"
+        return "" if draw < section.replay else f"all {scored.num_samples} samples {verdict}"
 
     def apply(block: Block) -> Outcome:
         passed, dropped = split(block, refusal, "solved")
@@ -37,8 +39,7 @@ def filter_of(settings: FilterSettings, remaining: Remaining) -> Filter | None:
 
 
 def _pass_rate(scored: ScoredSample) -> float:
-    assert scored.pass_rate is not None, "the verifier comes first"
-    return scored.pass_rate
+    return scored.vote_share if scored.pass_rate is None else scored.pass_rate
 
 
 def _weight(scored: ScoredSample) -> float:

@@ -1,4 +1,4 @@
-"""Prompts and texts that a round is measured on: select keeps them out of training."""
+"""Prompts and texts that a round is measured on: generate and select keep them out of training."""
 
 from __future__ import annotations
 
