@@ -13,7 +13,8 @@
 # make bench  measure the figures of docs/figures.md (hours; `make bench BENCH=demo` takes one)
 # make golden rewrite what tests compare with (command line, recipe schema, READMEs of the steps) and the tables of
 #             figures and style
-# make lock   resolve docker/requirements/*.in and docs/requirements.in anew
+# make lock   resolve docker/requirements/*.in and those of docs and docker/sbom anew
+# make sbom   a bill of materials for each image in dist/sbom/ (CycloneDX: versions, hashes, licences)
 # make site   the pages of docs/ as a site in site/, by MkDocs in an environment of its own (.venv-site)
 # make images build and check the images of the steps; `make images REGISTRY=registry.example/team` publishes them too,
 #             with LOADED=1 those that `docker load` brought here, with VARIANT=-cuda those for NVIDIA GPUs, with
@@ -44,7 +45,7 @@ SIDE_BY_SIDE = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 # A program that starts a cluster for tests, where one is at hand.
 CLUSTER ?= $(wildcard ../shared/tools/cluster/up)
 
-.PHONY: soak demo quick test gpu vllm lint mutants workflows bench golden lock images containers cluster setup site
+.PHONY: soak demo quick test gpu vllm lint mutants workflows bench golden lock images containers cluster setup site sbom
 .DEFAULT_GOAL := test
 export REGISTRY CLUSTER
 
@@ -96,9 +97,17 @@ golden: setup
 
 lock: setup
 	$(RUN) docker/locks.py
-	$(RUN) -m uv pip compile --quiet --universal --python-version=3.11 --generate-hashes --no-annotate \
-		--no-emit-index-url --no-emit-find-links --config-file=docker/requirements/uv.toml \
-		--custom-compile-command='make lock' docs/requirements.in --output-file=docs/requirements.lock
+	for folder in docs docker/sbom; do \
+		$(RUN) -m uv pip compile --quiet --universal --python-version=3.11 --generate-hashes --no-annotate \
+			--no-emit-index-url --no-emit-find-links --config-file=docker/requirements/uv.toml \
+			--custom-compile-command='make lock' $$folder/requirements.in \
+			--output-file=$$folder/requirements.lock || exit 1; \
+	done
+
+sbom: setup
+	"$(PYTHON)" -m venv .venv-sbom
+	.venv-sbom/bin/python -m pip install --quiet --require-hashes -r docker/sbom/requirements.lock
+	.venv-sbom/bin/python docker/sbom/write.py .venv dist/sbom
 
 site:
 	"$(PYTHON)" -m venv .venv-site
