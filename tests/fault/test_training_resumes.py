@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,7 @@ import numpy as np
 import pytest
 
 from components.storage.store import open_store
-from tests.unit.trainings import (
-    carry_out,
-    command_of,
-    environment_of,
-    make_job,
-    paired,
-    reversal,
-    train,
-)
+from tests.unit.trainings import begin, carry_out, make_job, paired, reversal, said_by, train
 
 KEY = "k" * 32
 STEPS = 30
@@ -55,31 +47,26 @@ def stored_bytes(folder: Path) -> int:
 
 def stopped_after(
     folder: Path, name: str, step: int, number: int = signal.SIGKILL, **settings: Any
-) -> subprocess.Popen[bytes]:
-    """Start a training and send it a signal once a checkpoint of at least `step` is committed."""
+) -> int:
+    """Start a training, send it a signal once a checkpoint of at least `step` is committed, and
+    return its exit status."""
     job = make_job(folder / name, steps=STEPS, checkpoint_minutes=0, **settings)
-    with (folder / f"{name}.log").open("wb") as log:
-        process = subprocess.Popen(
-            command_of(job), env=environment_of(job), stdout=log, stderr=log, start_new_session=True
-        )
+    processes = begin(job)
     while not any(one["step"] >= step for one in receipts(folder)):
-        assert process.poll() is None, (folder / f"{name}.log").read_text()[-3000:]
+        assert all(process.is_alive() for process in processes), said_by(job)[-3000:]
         # Whenever one looks, there are never more than the two that stay and the one on its way.
         assert len(receipts(folder)) <= 3
         # Each has the weights, two moments, and at most the best weights so far.
         assert stored_bytes(folder) < 3 * 4 * 1.1 * (job.init / "model.safetensors").stat().st_size
         time.sleep(0.002)
-    process.send_signal(number)
-    if number == signal.SIGKILL:
-        # Workers have sessions of their own, and one that lives on a moment still writes and
-        # deletes checkpoints.
-        while (
-            subprocess.run(["pkill", "-KILL", "--full", str(folder / name)], check=False).returncode
-            == 0
-        ):
-            time.sleep(0.01)
-    process.wait(60)
-    return process
+    for process in processes:
+        assert process.pid is not None
+        os.kill(process.pid, number)
+    for process in processes:
+        process.join(60)
+    status = processes[0].exitcode
+    assert status is not None, said_by(job)[-3000:]
+    return status
 
 
 def again(folder: Path, name: str, **settings: Any) -> dict[str, Any]:
@@ -125,27 +112,21 @@ def test_a_twin_that_is_done_first_and_deletes_all_checkpoints_ends_no_training(
     job = make_job(tmp_path / "second", steps=STEPS, checkpoint_minutes=0, **HARD)
     store = open_store(job.store, {})
     store.put_bytes(f"progress/train/{KEY}/notes.txt", b"a stray file")
-    log = tmp_path / "log.txt"
-    with log.open("wb") as stream:
-        process = subprocess.Popen(
-            command_of(job), env=environment_of(job), stdout=stream, stderr=stream
-        )
+    (process,) = begin(job)
     num_deleted = 0
-    while process.poll() is None:
+    while process.is_alive():
         for address in list(store.list(f"progress/train/{KEY}/")):
             store.delete(address)
             num_deleted += 1
         time.sleep(0.05)
-    said = log.read_text(errors="replace")
-    assert process.returncode == 0, said[-3000:]
+    assert process.exitcode == 0, said_by(job)[-3000:]
     assert num_deleted > 10
     log_lines = (job.output / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["loss"] for line in log_lines] == whole["losses"]
 
 
 def test_sigterm_shortens_the_way_to_the_same_place(whole: dict[str, Any], tmp_path: Path) -> None:
-    stopped = stopped_after(tmp_path, "first", 3, signal.SIGTERM, **HARD)
-    assert stopped.returncode == 75
+    assert stopped_after(tmp_path, "first", 3, signal.SIGTERM, **HARD) == 75
     failure = json.loads((tmp_path / "first" / "out" / "failure.json").read_text())
     assert failure["kind"] == "Transient"
     step = receipts(tmp_path)[-1]["step"]

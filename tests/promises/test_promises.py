@@ -33,7 +33,7 @@ SOAK = int(os.environ.get("RATCHET_SOAK", "1"))
 def test_r2_faults_of_an_s3_server_are_ridden_out_or_named(s3_server: S3Server) -> None:
     servers = s3_faults.Servers(s3_server)
     try:
-        outcome = count("R2", s3_faults.cases(servers), workers=12)
+        outcome = count("R2", s3_faults.cases(servers), workers=16)
     finally:
         servers.close()
     assert outcome.broken[:3] == []

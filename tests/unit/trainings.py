@@ -9,6 +9,7 @@ import random
 import sys
 import time
 from multiprocessing import connection
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -133,21 +134,36 @@ def carry_out(job: Job, **environment: str) -> dict[str, Any]:
     Returns:
         Status, failure, losses, summary and output folder: see `outcome`.
     """
+    status = _status_of_all(begin(job, **environment))
+    stderr_text = said_by(job)
+    assert status is not None, f"still running: {stderr_text[-3000:]}"
+    return outcome(job, status, stderr_text)
+
+
+def begin(job: Job, **environment: str) -> list[ForkServerProcess]:
+    """Start the processes of a training; what they write is in `said_by`."""
     arguments = command_of(job)[-2:]
-    stderr_path = job.output.parent / "said.txt"
-    stderr_path.touch()
+    _stderr_path(job).touch()
     forkserver = multiprocessing.get_context("forkserver")
     forkserver.set_forkserver_preload(PRELOADED)
     processes = []
     for rank_variables in _environments_of_ranks(job.section.num_processes):
         variables = environment_of(job, **environment, **rank_variables)
-        process = forkserver.Process(target=_main, args=(arguments, variables, str(stderr_path)))
+        process = forkserver.Process(
+            target=_main, args=(arguments, variables, str(_stderr_path(job)))
+        )
         process.start()
         processes.append(process)
-    status = _status_of_all(processes)
-    stderr_text = stderr_path.read_text()
-    assert status is not None, f"still running: {stderr_text[-3000:]}"
-    return outcome(job, status, stderr_text)
+    return processes
+
+
+def said_by(job: Job) -> str:
+    """What the processes of a training have said so far."""
+    return _stderr_path(job).read_text(errors="replace")
+
+
+def _stderr_path(job: Job) -> Path:
+    return job.output.parent / "said.txt"
 
 
 def _environments_of_ranks(num_processes: int) -> list[dict[str, str]]:
@@ -166,14 +182,14 @@ def _environments_of_ranks(num_processes: int) -> list[dict[str, str]]:
     return [{**shared, "RANK": rank, "LOCAL_RANK": rank} for rank in ranks]
 
 
-def _status_of_all(processes: list[Any]) -> int | None:
+def _status_of_all(processes: list[ForkServerProcess]) -> int | None:
     """Return the exit status of the first process that failed, 0 if none did, None if one runs on.
 
     The others are ended once one failed, as torchrun does: they wait for it in a collective.
     """
     deadline = time.monotonic() + PATIENCE_SECONDS
     status: int | None = 0
-    running = {process.sentinel: process for process in processes}
+    running: dict[Any, ForkServerProcess] = {process.sentinel: process for process in processes}
     while running and status == 0:
         ended = connection.wait(list(running), max(0.0, deadline - time.monotonic()))
         if not ended:
