@@ -24,7 +24,7 @@ from tests.benchmarks.figures import record
 ROOT = Path(__file__).resolve().parents[2]
 DOCKER = shlex.split(os.environ.get("DOCKER") or "docker")
 BASE_IMAGE = os.environ.get("BASE_IMAGE") or "python:3.11-slim"
-PACKAGES = "make gcc libc6-dev python3 python3-dev python3-venv"
+PACKAGES = "git make gcc libc6-dev python3 python3-dev python3-venv"
 """As the README says for Debian 12; tests/unit/test_environment.py compares."""
 CERTIFICATES = "/usr/local/share/host-certificates.crt"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from components.storage.folder import full_disk_errors
+from tests.mounts import with_small
 from tests.pipeline.campaigns import Place
 from tests.security.test_local_processes import tiny_place
 
@@ -17,11 +18,8 @@ pytestmark = pytest.mark.process
 
 def run_with_small(place: Place, folder: Path, options: str) -> subprocess.CompletedProcess[str]:
     """Start a run with a small file system mounted on one folder, which only it sees."""
-    folder.mkdir(parents=True, exist_ok=True)
-    mount = f'mount -t tmpfs -o {options} none "$1" && shift && exec "$@"'
-    command = place.command("run", "--rounds", "1")
     return subprocess.run(
-        ["unshare", "--mount", "bash", "-c", mount, "bash", str(folder), *command],
+        with_small(folder, options, place.command("run", "--rounds", "1")),
         cwd=place.folder,
         env={**place.environment, "RATCHET_WARM": "0"},
         text=True,

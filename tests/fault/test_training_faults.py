@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from components.contracts.rows import TrainingRow
 from components.modeling.load import load_model
 from components.train.process.job import Job, Stage
+from tests.mounts import with_small
 from tests.unit.tiny import save_tiny, tiny_model
 from tests.unit.trainings import carry_out, environment_of, make_job, reversal, train
 
@@ -172,13 +173,10 @@ def write(job: Job) -> Path:
 def test_too_little_room_for_checkpoints_is_told_before_the_first_step(tmp_path: Path) -> None:
     """A disk of 4 MiB."""
     job = make_job(tmp_path / "run", steps=4, model={"hidden_size": 256, "intermediate_size": 1024})
-    script = (
-        f"mount -t tmpfs -o size=4m none {tmp_path / 'small'} && "
-        f"RATCHET_CACHE={tmp_path / 'small'} {sys.executable} -m components.train.process.worker {write(job)}"
-    )
-    (tmp_path / "small").mkdir()
+    small = tmp_path / "small"
+    worker = [sys.executable, "-m", "components.train.process.worker", str(write(job))]
     done = subprocess.run(
-        ["unshare", "--mount", "bash", "-c", script],
+        with_small(small, "size=4m", ["env", f"RATCHET_CACHE={small}", *worker]),
         env=environment_of(job),
         capture_output=True,
         text=True,

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from tests.benchmarks import from_nothing
+from tests.mounts import with_small
 
 pytestmark = pytest.mark.process
 
@@ -228,9 +229,6 @@ def test_a_full_disk_is_named_and_the_same_command_goes_on_once_there_is_room(
     beta, torch = next((index / "beta").iterdir()), next((index / "torch").iterdir())
     (requirements / "dev.lock").write_text(pin(path) + pin(beta) + pin(torch))
     small = begun.checkout.parent / "small"
-    small.mkdir()
-    script = 'mount -t tmpfs -o size=1m none $1 && shift && exec "$@"'
-    namespace = ["unshare", "--mount"] if os.getuid() == 0 else ["unshare", "--mount", "-r"]
     first = begun.set_up()
     assert first.returncode == 0, first.stderr
     for stamp in begun.folder.glob("installed-*"):
@@ -238,7 +236,7 @@ def test_a_full_disk_is_named_and_the_same_command_goes_on_once_there_is_room(
     program = [str(begun.folder / "bin/python"), "-m", "pip", "uninstall", "-q", "-y", "alpha"]
     subprocess.run(program, check=True)
     done = captured(
-        [*namespace, "sh", "-c", script, "sh", str(small), *begun.command],
+        with_small(small, "size=1m", list(begun.command)),
         begun.environment({"TMPDIR": str(small)}),
     )
     assert done.returncode == 2, done.stdout
