@@ -24,6 +24,7 @@ from components.cli.first_steps.verbs import add_verbs as add_first_verbs
 from components.cli.messages import print_error, print_json, print_result
 from components.cli.options import AsJson, Override, RecipeFile, StoreUri
 from components.cli.release_verbs import add_verbs as add_release_verbs
+from components.cli.review_verb import add_verb as add_review_verb
 from components.cli.run_verbs import add_verbs as add_run_verbs
 from components.cli.stores import default_store, existing_run, open_context
 from components.errors import Corrupt, RatchetError, UserError
@@ -194,6 +195,7 @@ def campaign_process(
 add_cluster_verbs(app)
 add_release_verbs(app)
 add_run_verbs(app)
+add_review_verb(app)
 
 
 @app.command()

@@ -9,7 +9,7 @@ from components.contracts.recipe import Recipe
 from components.contracts.state import RoundRecord
 from components.contracts.summaries import EvaluateSummary, GenerateSummary, SelectSummary
 from components.contracts.summaries.evaluate import Bounds, CollapseSign, PassAtKSign, RatioSign
-from components.contracts.summaries.select import FilterCounts, FilterQuality
+from components.contracts.summaries.select import Agreement, FilterCounts, FilterQuality
 from components.measures import percent
 from components.report.views import Rounds, RoundView
 
@@ -122,6 +122,28 @@ def written_line(generate: GenerateSummary | None) -> str:
         return sentence
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in written.dropped.items())
     return f"{sentence} The others: {reasons}."
+
+
+def people_line(select: SelectSummary | None) -> str:
+    """Return a sentence on how far people agree with the automatic measure; empty without any."""
+    if select is None or select.people is None:
+        return ""
+    people = select.people
+    return (
+        f"People marked {people.answers:,} answers, {people.right:,} of them right; "
+        f"{agreement_text(people)}."
+    )
+
+
+def agreement_text(agreement: Agreement) -> str:
+    """Return the agreement with the verifier or the vote in words."""
+    kappa = "none, for both say the same of all"
+    if agreement.kappa is not None:
+        kappa = f"{agreement.kappa:.2f}"
+    return (
+        f"the automatic measure agrees on {percent(agreement.accuracy)} "
+        f"(n = {agreement.answers:,}, Cohen's kappa {kappa})"
+    )
 
 
 def hints_line(select: SelectSummary | None) -> str:

@@ -26,6 +26,7 @@ from components.report.checks import (
     collapse_table,
     filter_rows,
     hints_line,
+    people_line,
     written_line,
 )
 from components.report.costs import tokens_of
@@ -67,6 +68,7 @@ class RoundSection:
     alarms: list[str]
     audit: str
     written: str
+    people: str
     hints: str
     bias: str
     filters: list[FilterRow]
@@ -211,6 +213,7 @@ def _section(view: RunView, round_view: RoundView) -> RoundSection:
         train=round_view.train,
         alarms=alarm_lines(record, select),
         audit=audit_line(select),
+        people=people_line(select),
         written=written_line(round_view.generate),
         hints=hints_line(select),
         bias=bias_line(select),

@@ -60,6 +60,8 @@ class FilterSettings:
     `champion`, `base` and `ratio`."""
     audit: Sequence[ScoredSample] = ()
     """Samples of prompts whose answer is known and that are never trained on."""
+    people: Mapping[str, bool] | None = None
+    """Answer id → whether a person calls it right; None if the recipe asks no people."""
     room: Room = ONE_BY_ONE
     """For checks of answers that are done side by side."""
     hints: Hints | None = None

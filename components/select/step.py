@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from components.runtime.campaign import Campaign, load_campaign
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, commit_once, fetch, read_receipt, read_summary
 from components.runtime.reserved_prompts import audit_ids, evaluation_items, validation_prompts
+from components.runtime.reviews import verdicts_in
 from components.select import attribute_shift
 from components.select.accepted_rows import write_accepted
 from components.select.filter_audit import reason_blocked, reason_unproved
@@ -27,6 +28,7 @@ from components.select.filter_settings import Classes, FilterSettings
 from components.select.function_code import function_digest
 from components.select.hint_pool import Pool, with_hinted
 from components.select.mix import FEW_LABELLED, accumulate, weigh
+from components.select.people import MarkedAnswers, people_batches
 from components.select.row_files import RowFile
 from components.select.sample_counts import DrawnCounts, SeenCounts
 from components.select.scored_sample_file import ScoredSampleFile
@@ -59,14 +61,24 @@ def run(inputs: SelectInputs, context: Context) -> Receipt:
 
     Raises:
         Corrupt: Shards are missing, or of another round or champion.
+        UserError: The round waits for people.
     """
     campaign = load_campaign(context, inputs.state)
     shards = _in_order(campaign, inputs.samples)
     earlier = [read_receipt(context, ref) for ref in campaign.state.selections]
+    batches = people_batches(context, campaign, shards)
+    people_config: dict[str, JsonValue] = {}
+    if batches:
+        people_config["people"] = [batch.sha256 for batch in batches]
 
     def work(folder: Path) -> SelectSummary:
         start_seconds = context.clock()
-        summary = _select(context, campaign, shards, earlier, folder)
+        # A folder of its own: a try that fails leaves no files behind for the next one.
+        context.scratch.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="select-", dir=context.scratch) as scratch:
+            verdicts = verdicts_in(context, batches)
+            selection = _Selection(context, campaign, folder, Path(scratch), verdicts)
+            summary = selection.run(shards, earlier)
         context.charge("compute_seconds", context.clock() - start_seconds)
         return summary
 
@@ -79,6 +91,7 @@ def run(inputs: SelectInputs, context: Context) -> Receipt:
             round=campaign.next_round,
             labelled_share=campaign.state.plan.labelled_share,
             samples=[shard.ref for shard in shards],
+            **people_config,
         ),
         inputs={
             "prepare": campaign.prepared,
@@ -158,26 +171,20 @@ def _in_order(campaign: Campaign, samples: Sequence[Receipt]) -> list[Receipt]:
     return [receipt for receipt, _ in shards]
 
 
-def _select(
-    context: Context,
-    campaign: Campaign,
-    shards: list[Receipt],
-    earlier: list[Receipt],
-    folder: Path,
-) -> SelectSummary:
-    # A folder of its own: a try that fails leaves no files behind for the next one.
-    context.scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="select-", dir=context.scratch) as scratch:
-        return _Selection(context, campaign, folder, Path(scratch)).run(shards, earlier)
-
-
 class _Selection:
     """Selection of one round.
 
     Rows pass by in blocks: of all rows only keys and counts are in memory.
     """
 
-    def __init__(self, context: Context, campaign: Campaign, folder: Path, scratch: Path) -> None:
+    def __init__(
+        self,
+        context: Context,
+        campaign: Campaign,
+        folder: Path,
+        scratch: Path,
+        verdicts: Mapping[str, bool],
+    ) -> None:
         self._context = context
         self._campaign = campaign
         self._folder = folder
@@ -194,6 +201,9 @@ class _Selection:
         self._seen = SeenCounts(self._audit_ids)
         self._hints = campaign.recipe.generate.hints
         self._pool = Pool()
+        self._verdicts = verdicts
+        self._marked = MarkedAnswers(verdicts)
+        self._room = Room(context.threads, context.free_memory_bytes)
 
     def run(self, shards: list[Receipt], earlier: list[Receipt]) -> SelectSummary:
         """Write the files and return the summary.
@@ -203,7 +213,7 @@ class _Selection:
             earlier: Selections of earlier rounds, the oldest first.
         """
         # Counted as they pass by: the samples are read once.
-        blocks = self._seen.watch(self._blocks(shards))
+        blocks = self._marked.watch(self._seen.watch(self._blocks(shards)))
         samples, audit = collect(blocks, self._audit_ids, self._scratch / "pass-0")
         passed, account = self._filter(samples, audit)
         why_weak = reason_weak(self._section, account)
@@ -238,6 +248,7 @@ class _Selection:
             bias=mix.bias,
             votes=account.votes,
             audit=account.audit,
+            people=self._marked.agreement(self._section, self._room),
             teaches_errors=account.audit.teaches_errors if account.audit is not None else (),
             why_blocked=self._noted(reason_blocked(account.audit)),
             why_unproved=self._noted(reason_unproved(account.audit)),
@@ -269,7 +280,8 @@ class _Selection:
                 classes=Classes.of(self._labelled),
                 scorers=scorers,
                 audit=audit,
-                room=Room(self._context.threads, self._context.free_memory_bytes),
+                people=self._verdicts if self._section.people is not None else None,
+                room=self._room,
                 hints=self._hints,
             )
             with (self._folder / DROPPED).open("wb") as rejected:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from components.contracts.rows import Dropped, Sample, read_rows
 
-WRONG = frozenset({"verifier", "function", "vote", "judge", "reward"})
+WRONG = frozenset({"verifier", "function", "vote", "judge", "people", "reward"})
 """Reasons of drops that call an answer wrong; the others call it unfit to teach."""
 
 

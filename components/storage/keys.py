@@ -106,6 +106,11 @@ def run_key(run_id: str, *names: str) -> str:
     return "/".join(["runs", part(run_id), *map(part, names)])
 
 
+def review_key(run_id: str, round_number: int, number: int) -> str:
+    """Return the key of the n-th batch of people's verdicts on a round, from 1."""
+    return f"reviews/{part(run_id)}/round-{round_number}/{number:05d}.json"
+
+
 def job_key(job_id: str) -> str:
     """Return the key of the document that names the run of a pipeline job."""
     return f"jobs/{part(job_id)}.json"

@@ -39,6 +39,7 @@ VERBS = (
     "rollback",
     "runs",
     "diff",
+    "review",
     "status",
     "show",
     "verify",

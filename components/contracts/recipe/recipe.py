@@ -78,7 +78,7 @@ class Recipe(Section):
         if source == "model" and not self.select.judges_without_reference:
             raise ValueError(
                 "generate.from model needs something that tells good answers from bad ones: set "
-                "select.min_vote_share, calibrate_vote, verifier_function, judge or reward"
+                "select.min_vote_share, calibrate_vote, verifier_function, judge, reward or people"
             )
         if self.generate.engine == "openai":
             raise ValueError(

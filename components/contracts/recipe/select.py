@@ -26,6 +26,18 @@ class JudgeScorer(ChatEndpoint):
     """Longest reply: room for the thoughts of a reasoning model."""
 
 
+class People(Section):
+    """People who mark answers as right or wrong.
+
+    A round waits after its answers are drawn: `review export` writes them as a page and a file,
+    `review import` takes the verdicts, and the run that is begun again goes on. An answer teaches
+    if a person calls it right; what nobody marked teaches nothing.
+    """
+
+    min_verdicts: Positive = 100
+    """Answers that have to be marked before the round goes on, or all where there are fewer."""
+
+
 class RewardScorer(Section):
     """A reward model: a sequence classifier with one output."""
 
@@ -91,6 +103,7 @@ class SelectSection(Section):
     """Dotted name of a Python function (prompt, answer, reference) -> bool that must accept too. It
     is code of yours that runs in the step: nothing but the recipe can name it."""
     judge: JudgeScorer | None = None
+    people: People | None = None
     reward: RewardScorer | None = None
     min_vote_share: Share = 0.0
     """Self-consistency: keep a prompt's majority answer if at least this share of its samples agree
@@ -162,5 +175,5 @@ class SelectSection(Section):
     @property
     def judges_without_reference(self) -> bool:
         """True if something tells good answers from bad ones where no right answer is known."""
-        others = (self.verifier_function, self.judge, self.reward)
+        others = (self.verifier_function, self.judge, self.reward, self.people)
         return self.votes or any(others)

@@ -117,6 +117,20 @@ class HintPool(Part):
     """Prompts in the pool after this round."""
 
 
+class Agreement(Part):
+    """Agreement of people with the automatic measure, the verifier or the vote."""
+
+    answers: int
+    """Answers that people marked, each once."""
+    right: int
+    """Answers that people call right."""
+    automatic_right: int
+    accuracy: float
+    """Share of the answers on which both agree."""
+    kappa: float | None
+    """Cohen's kappa; None where both say the same of every answer."""
+
+
 class SelectSummary(Summary):
     """The rows that a round trains on.
 
@@ -168,6 +182,8 @@ class SelectSummary(Summary):
     """None if no prompt could be counted."""
     audit: FilterAudit | None = None
     """None without audit samples."""
+    people: Agreement | None = None
+    """None if no person was asked."""
     teaches_errors: tuple[str, ...] = ()
     """Filters by which this round would teach errors: those of the audit (2510.16657)."""
     why_blocked: str | None = None

@@ -22,6 +22,7 @@ from components.select.filters import (
     influence,
     length,
     near_duplicates,
+    people,
     repeats,
     score_bounds,
     verifier,
@@ -52,6 +53,8 @@ PASSES: tuple[tuple[Entry, ...], ...] = (
         Entry(VERIFIER, verifier.filter_of),
         Entry("function", verifier.by_function),
         Entry("no_class", classes.filter_of),
+        # Nobody marks audit answers.
+        Entry("people", people.filter_of, checks_quality=False),
         Entry("hint", hint_leaks.filter_of, checks_quality=False),
         Entry("vote", consistency.filter_of),
     ),
