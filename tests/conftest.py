@@ -53,7 +53,11 @@ MARK_OF_FOLDER = {
 }
 NOT_QUICK = {"process", "s3", "browser", "cluster", "container", "gpu"}
 """Marks of tests that `make quick` leaves out."""
-BOUNDED_PROCESSES = ("components.math_process", "components.modeling.template_process")
+BOUNDED_PROCESSES = (
+    "components.evaluate.task_templates",
+    "components.math_process",
+    "components.modeling.template_process",
+)
 
 _store_numbers = itertools.count(1)
 _started_pythons: list[str] = []

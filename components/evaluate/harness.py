@@ -1,7 +1,7 @@
 """Published benchmarks: lm-eval tasks from a folder, run by its API and offline.
 
-Task files are read as plain YAML, so nothing in them is imported or run. Their prompts are Jinja
-templates, which lm-eval renders: take task files only from sources that you would take code from.
+Task files are read as plain YAML, so nothing in them is imported or run. Their templates are rendered
+in a process with bounds (`task_templates`), and their metrics are lm-eval's own.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import yaml
 
 from components.contracts.recipe import Harness
 from components.errors import UserError, one_line
+from components.evaluate.task_templates import bounded_templates
 from components.runtime.context import Context
 from components.storage.sources import local_folder
 
@@ -29,6 +30,8 @@ TaskDocument = dict[str, Any]
 # Any other name would be a data set of the hub, or a script that loading it runs.
 FORMATS = ("json", "csv", "parquet", "text")
 """Loaders of data sets that only read files."""
+CODE_KEYS = frozenset({"include", "class", "use_prompt", "custom_dataset"})
+"""Keys by which a task file has another file read, whose tags are functions to be imported."""
 
 
 def folder_of(section: Harness, context: Context) -> Path:
@@ -121,16 +124,37 @@ def run_harness(
         wrapped = HFLM(
             pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=str(model.device)
         )
-        evaluation = lm_eval.simple_evaluate(
-            model=wrapped,
-            tasks=tasks,
-            limit=section.limit,
-            # Its standard errors are drawn at random, and nothing reads them.
-            bootstrap_iters=0,
-            log_samples=False,
-            task_manager=TaskManager(include_defaults=False),
-        )
+        require_known_metrics(tasks)
+        with bounded_templates():
+            evaluation = lm_eval.simple_evaluate(
+                model=wrapped,
+                tasks=tasks,
+                limit=section.limit,
+                # Its standard errors are drawn at random, and nothing reads them.
+                bootstrap_iters=0,
+                log_samples=False,
+                task_manager=TaskManager(include_defaults=False),
+            )
     return {name: _metrics(evaluation["results"][name]) for name in section.tasks}
+
+
+def require_known_metrics(tasks: Iterable[TaskDocument]) -> None:
+    """Raise UserError for a metric that lm-eval does not have."""
+    import lm_eval.api.metrics  # noqa: F401 — it fills the registry.
+    from lm_eval.api.registry import metric_registry
+
+    # Any other name goes to the library `evaluate`, which loads and runs a script of that name: from
+    # the hub, or from a path.
+    known = set(metric_registry.keys())
+    for task in tasks:
+        for metric in task.get("metric_list") or ():
+            settings = metric if isinstance(metric, dict) else {}
+            name = settings.get("metric")
+            if name not in known or settings.get("hf_evaluate"):
+                raise UserError(
+                    f"evaluate.harness: task {task['task']!r} has the metric {name!r}, which "
+                    "lm-eval does not have itself; others are scripts that would be run"
+                )
 
 
 def _document(path: Path) -> TaskDocument:
@@ -152,10 +176,10 @@ def _offline(folder: Path, path: Path, document: TaskDocument) -> TaskDocument:
 
     Raises UserError if the task needs a network, another file or code.
     """
-    if document.get("dataset_path") not in FORMATS or "include" in document or "class" in document:
+    if document.get("dataset_path") not in FORMATS or not CODE_KEYS.isdisjoint(document):
         raise UserError(
             f"evaluate.harness: {path} needs `dataset_path` {', '.join(FORMATS)} "
-            "and no `include` or `class`: "
+            f"and none of `{'`, `'.join(sorted(CODE_KEYS))}`: "
             "tasks run without a network and without code of their own"
         )
     settings = document.get("dataset_kwargs")

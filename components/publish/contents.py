@@ -98,9 +98,9 @@ def _decided(
 ) -> PublishSummary:
     """Compare the champion with its rivals, and write its files if it is released."""
     model = context.scratch / f"{folder.name}-model"
-    model.mkdir()
     checkpoint = fetch_folder(context, publication.champion, "model")
     try:
+        model.mkdir()
         dtype = copy_checkpoint(
             checkpoint,
             model,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -230,6 +230,8 @@ def adapter_name(peer: int) -> str:
 
 
 def _job(context: Context, work: Work, peer: int, scratch: Path) -> Job:
+    # What is fetched goes with the job's folder, whatever becomes of the training.
+    context = replace(context, scratch=scratch)
     campaign = work.campaign
     section = campaign.recipe.train
     output = scratch / checkpoint_name(peer)

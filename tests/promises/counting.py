@@ -26,6 +26,12 @@ class Count:
     total: int = 0
     broken: list[str] = field(default_factory=list)
 
+    def add(self, name: str, fault: str) -> None:
+        """Count one case; `fault` says what is wrong and is empty if the promise was kept."""
+        self.total += 1
+        if fault:
+            self.broken.append(f"{name}: {fault}")
+
     @property
     def passed(self) -> int:
         """Cases in which the promise was kept."""
@@ -41,11 +47,9 @@ def count(promise: str, cases: Iterable[Case], workers: int = 1) -> Count:
     with ThreadPoolExecutor(workers) as pool:
         running = [(case.name, pool.submit(case.check)) for case in cases]
         for name, future in running:
-            outcome.total += 1
             error = future.exception()
             fault = f"{type(error).__name__}: {error}" if error is not None else future.result()
-            if fault:
-                outcome.broken.append(f"{name}: {fault}")
+            outcome.add(name, fault)
     print(outcome, flush=True)
     for line in outcome.broken[:MAX_SHOWN]:
         print(f"  broken: {line}", flush=True)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import multiprocessing
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,20 +18,64 @@ from tests.promises import (
     chain,
     corruption,
     garbage,
+    histories,
     memory,
     models,
     names,
     races,
     s3_faults,
+    steps,
     texts,
+    worse_models,
 )
 from tests.promises.counting import Count, count
 from tests.security import escapes
+from tests.unit.trainings import PRELOADED
 
 pytestmark = pytest.mark.process
 
 SOAK = int(os.environ.get("RATCHET_SOAK", "1"))
 """So many times as many cases."""
+ALL = SOAK > 1 or os.environ.get("RATCHET_PROMISES") == "all"
+"""The numbers of cases that are recorded; `make test` has time for fewer."""
+
+
+@pytest.fixture(scope="module")
+def of_steps() -> Iterator[dict[str, Count]]:
+    """Return promise → outcome, of those that are proved by the steps of a small campaign."""
+    # Not in tmp_path: a user who may attack the run has to come as far as to its folder. In memory,
+    # where there is such a folder: each step syncs a hundred files.
+    memory_folder = Path("/dev/shm")
+    parent = memory_folder if os.access(memory_folder, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="ratchet-promises-", dir=parent) as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        forkserver = multiprocessing.get_context("forkserver")
+        forkserver.set_forkserver_preload(PRELOADED)
+        amount = steps.ALL if ALL else steps.FEW
+        process = forkserver.Process(target=steps.carry_out, args=(folder, amount))
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+        counts: dict[str, Count] = {}
+        for line in (folder / steps.OUTCOMES).read_text().splitlines():
+            promise, case, fault = json.loads(line)
+            outcome = counts.setdefault(promise, Count(promise))
+            outcome.add(case, fault)
+        yield counts
+
+
+@pytest.mark.parametrize(
+    ("promise", "few", "recorded"),
+    [("R1", 15, 600), ("R5", 6, 380), ("R6", 4, 90), ("S5", 100, 100), ("S8", 25, 25)],
+)
+def test_promises_of_steps(
+    of_steps: dict[str, Count], promise: str, few: int, recorded: int
+) -> None:
+    outcome = of_steps[promise]
+    print(outcome, flush=True)
+    assert outcome.broken[:3] == []
+    assert outcome.total >= (recorded if ALL else few)
 
 
 def test_r2_faults_of_an_s3_server_are_ridden_out_or_named(s3_server: S3Server) -> None:
@@ -46,15 +94,25 @@ def test_r3_no_corrupted_byte_is_consumed(context: Context, tmp_path: Path) -> N
     assert outcome.total >= 4000
 
 
-def test_r4_of_writers_at_once_one_wins(file_store: Store, s3_store: Store) -> None:
+def test_r4_of_writers_at_once_one_wins(
+    context: Context, file_store: Store, s3_store: Store
+) -> None:
     in_folder = races.thread_cases(file_store, count=100 * SOAK, num_threads=16)
     in_bucket = races.thread_cases(s3_store, count=20 * SOAK, num_threads=16)
     of_processes = races.process_cases(
         file_store.root, file_store, rounds=200 * SOAK, num_processes=8
     )
-    outcome = count("R4", [*in_folder, *in_bucket, *of_processes])
+    stores = {"folder": file_store, "bucket": s3_store}
+    ledgers = histories.cases(context, stores, count=500 * SOAK if ALL else 20)
+    outcome = count("R4", [*in_folder, *in_bucket, *of_processes, *ledgers])
     assert outcome.broken[:3] == []
-    assert outcome.total >= 320
+    assert outcome.total >= (820 if ALL else 340)
+
+
+def test_r7_what_only_looks_better_is_never_a_champion(context: Context) -> None:
+    outcome = count("R7", worse_models.cases(context))
+    assert outcome.broken[:3] == []
+    assert outcome.total >= 50
 
 
 def test_r8_memory_is_bounded_by_settings(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from components.contracts.summaries import EvaluateSummary
 from components.errors import UserError
-from components.evaluate.harness import digest_of_folder, read_tasks
+from components.evaluate.harness import digest_of_folder, read_tasks, require_known_metrics
+from components.evaluate.task_templates import bounded_templates
 from components.runtime.context import Context
 from components.runtime.receipts import read_summary
 from tests.unit.crafted import decided, recipe_of
@@ -99,6 +100,7 @@ def test_tasks_that_would_run_code_or_need_a_network_are_refused(folder: Path) -
         ),
         (("dataset_path: json", "dataset_path: someone/parity"), "without a network"),
         (("task: parity", "task: parity\ninclude: /etc/passwd"), "without a network"),
+        (("task: parity", "task: parity\nuse_prompt: evil.yaml:a"), "without a network"),
         (("data/parity.jsonl", "../../secret.jsonl"), "which is no file in"),
         (
             ("dataset_kwargs: {data_files: {test: data/parity.jsonl}}", "dataset_kwargs: {}"),
@@ -110,6 +112,50 @@ def test_tasks_that_would_run_code_or_need_a_network_are_refused(folder: Path) -
     task.write_text(TASK)
     (folder / "again.yml").write_text(TASK)
     assert "both task 'parity'" in refusal(folder)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{{ cycler.__init__.__globals__.os.mkdir(PLACE) }}", "unsafe"),
+        ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "unsafe"),
+        ("{{ row.append(1) }}", "unsafe"),
+        (
+            "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+            "2 s of",
+        ),
+        ("{{ 'x' * 10**10 }}", "1024 MiB of memory"),
+        ("{{ 'x' * 2000000 }}", "2,000,000 characters"),
+        (
+            "{{ question | regex_replace('(0|0)*=?$', '', 1) }}{{ (question * 60) | "
+            "regex_replace('(0|0)+b', '') }}",
+            "2 s of",
+        ),
+        ("{{ nothing }}", "'nothing' is undefined"),
+    ],
+)
+def test_a_template_of_a_task_runs_no_code_and_takes_only_so_much(
+    tmp_path: Path, template: str, words: str
+) -> None:
+    from lm_eval import utils
+
+    place = tmp_path / "made"
+    row = {"question": "000", "row": [1]}
+    with bounded_templates():
+        assert utils.apply_template("{{question}}= {{row[0]}}\n", row) == "000= 1\n"
+        with pytest.raises(UserError, match=words):
+            utils.apply_template(template.replace("PLACE", repr(str(place))), row)
+        assert utils.apply_template("{{question|regex_replace('0', '1', 2)}}", row) == "110"
+    assert not place.exists()
+    assert utils.apply_template("{{question}}", row) == "000"
+
+
+def test_metrics_that_are_scripts_are_refused() -> None:
+    require_known_metrics([{"task": "parity", "metric_list": [{"metric": "acc"}]}])
+    for metric in ({"metric": "/tasks/evil"}, {"metric": "acc", "hf_evaluate": True}, "acc"):
+        with pytest.raises(UserError, match="scripts that would be run"):
+            require_known_metrics([{"task": "parity", "metric_list": [metric]}])
 
 
 def test_the_digest_covers_names_and_bytes(folder: Path) -> None:

@@ -90,15 +90,16 @@ def train(job: Job, context: Context) -> None:
     device = ds.join_processes()
     try:
         run = prepare_run(job, context, device)
-        loop = resume_or_start(run)
-        started = context.clock()
-        with closing(loop.recorder) if loop.recorder is not None else nullcontext():
-            loop.run()
-        finished = context.clock()
-        costs = Costs(compute_seconds=finished - started, startup_seconds=started - begun)
-        _export(run, loop, costs)
-        dist.barrier()
-        loop.checkpoints.close()
+        zero_stage = run.estimate.layout.zero_stage
+        with closing(Checkpoints(context, job.key, zero_stage=zero_stage)) as checkpoints:
+            loop = resume_or_start(run, checkpoints)
+            started = context.clock()
+            with closing(loop.recorder) if loop.recorder is not None else nullcontext():
+                loop.run()
+            finished = context.clock()
+            costs = Costs(compute_seconds=finished - started, startup_seconds=started - begun)
+            _export(run, loop, costs)
+            dist.barrier()
     finally:
         # Where others wait for this process, its end is what tells them.
         if dist.get_world_size() == 1:
@@ -156,11 +157,10 @@ def _note_long_rows(job: Job, context: Context, material: Material) -> None:
         )
 
 
-def resume_or_start(run: Run) -> Loop:
+def resume_or_start(run: Run, checkpoints: Checkpoints) -> Loop:
     """Return the loop, at the newest usable checkpoint of this work or before its first step."""
     job = run.job
     layout = run.estimate.layout
-    checkpoints = Checkpoints(run.context, job.key, zero_stage=layout.zero_stage)
     checkpoint = checkpoints.newest()
     # The engine copies the weights as it starts: those of a checkpoint must be there before.
     if checkpoint is not None:

@@ -1,39 +1,24 @@
-"""A shard that is killed goes on after its last finished batch, and in smaller batches where memory
-is short."""
+"""A shard goes on in smaller batches where memory is short. Kills: tests/promises/kills.py."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from components.generate.step import GenerateInputs, run
 from components.runtime.context import Context, make_context
 from tests.unit.crafted import ask
 from tests.unit.generations import begun, samples_of
-from tests.waiting import wait_until
 
 PROMPTS = [ask(f"{n * 7919 % 10 ** (1 + n % 6)}={n}", "0") for n in range(480)]
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-BATCHES = 60
-SETTINGS: dict[str, Any] = {
-    "prompts": PROMPTS,
-    "batch_size": 24,
-    "max_new_tokens": 40,
-    "model": {"num_layers": 3, "max_length": 128},
-}
 
 
-def process(
-    state: str, folder: Path, module: str = "components.generate", *more: str
-) -> subprocess.Popen[bytes]:
+def process(state: str, folder: Path, module: str, *more: str) -> subprocess.Popen[bytes]:
     """One shard in a process of its own."""
     environment = {**os.environ, **ENVIRONMENT, "RATCHET_CACHE": str(folder / "cache")}
     with (folder / "said.txt").open("wb") as said:
@@ -45,44 +30,9 @@ def process(
         )
 
 
-def finished_batches(folder: Path) -> list[Path]:
-    return sorted((folder / "store" / "progress" / "generate").glob("*/*.json"))
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The shard without interruption, in this process."""
-    return sampled(tmp_path_factory.mktemp("whole"))
-
-
 def own_context(folder: Path) -> Context:
     """The surroundings of a step in this process, over the store of `folder`."""
     return make_context(f"file://{folder}/store", {"RATCHET_CACHE": str(folder / "own-cache")})
-
-
-def sampled(folder: Path) -> dict[str, Any]:
-    context = own_context(folder)
-    receipt = run(GenerateInputs(begun(context, **SETTINGS), 0), context)
-    return {"receipt": receipt, "samples": samples_of(context, receipt), "costs": context.costs}
-
-
-def test_a_killed_shard_loses_at_most_one_batch_and_ends_with_the_same_bytes(
-    whole: dict[str, Any], tmp_path: Path
-) -> None:
-    shard = process(begun(own_context(tmp_path), **SETTINGS), tmp_path)
-    wait_until(lambda: len(finished_batches(tmp_path)) >= 7, shard, tmp_path / "said.txt")
-    shard.send_signal(signal.SIGKILL)
-    shard.wait(60)
-    saved = [json.loads(path.read_text()) for path in finished_batches(tmp_path)]
-    assert 7 <= len(saved) < BATCHES
-    shutil.rmtree(tmp_path / "cache")
-
-    again = sampled(tmp_path)
-    assert again["receipt"] == whole["receipt"], "objects, summary and address are the same"
-    assert again["samples"] == whole["samples"]
-    assert not finished_batches(tmp_path)
-    kept = sum(sample["num_tokens"] for one in saved for sample in one["samples"])
-    assert again["costs"]["tokens_generated"] == whole["costs"]["tokens_generated"] - kept
 
 
 def test_out_of_memory_halves_the_batch_and_changes_no_sample(tmp_path: Path) -> None:
