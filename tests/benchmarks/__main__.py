@@ -19,6 +19,7 @@ BENCHMARKS = (
     "generation",
     "selection",
     "contamination",
+    "cases",
     "audit",
     "influence",
     "collapse",

@@ -54,6 +54,7 @@ MEASURED: dict[str, tuple[str, ...]] = {
         "components/select/scored_samples.py",
         "components/statistics.py",
     ),
+    "cases": ("components/chat_api", *_CAMPAIGN),
     "cluster": ("manifests", "tests/cluster", "components/cli/cluster", "components/cli/package"),
     "collapse": (*_TRAINING, "components/evaluate/diversity.py", "components/select/mix.py"),
     "compile": ("pipeline.py", "components/cli/builder.py", "components/cli/package"),
