@@ -274,7 +274,7 @@ def _settle_template(folder: Path, name: str) -> None:
         _edit(folder / "tokenizer_config.json", chat_template=None)
     # Engines stop by generation_config.json alone. Many chat models name the end of a text there
     # and not the end of a turn.
-    if set(codec.end_ids) - set(codec.generation_ends):
+    if set(codec.end_ids) != set(codec.generation_ends):
         ends: list[JsonValue] = [*sorted(codec.end_ids)]
         end_ids = ends if len(ends) > 1 else ends[0]
         _edit(folder / "generation_config.json", eos_token_id=end_ids)

@@ -43,7 +43,8 @@ class TurnForm:
         """
         # Many chat models end texts with one token and turns with another: the template's is first.
         ends = [self._template_end, self.tokenizer.eos_token_id, *self.generation_ends]
-        ids = [int(end) for end in ends if end is not None]
+        # Old configurations write -1 for none, and some name tokens of a larger tokenizer.
+        ids = [int(end) for end in ends if end is not None and 0 <= end < len(self.tokenizer)]
         # Without repeats, in order.
         return tuple(dict.fromkeys(ids))
 

@@ -226,12 +226,13 @@ def test_calls_of_tools_and_their_results_are_turns() -> None:
 
 def test_the_end_of_a_turn_is_the_templates_and_that_of_generation_config(tmp_path: Path) -> None:
     source = save_chat_model(tmp_path / "source")
-    (source / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, 3]}))
+    (source / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, -1, 3, 99999]}))
     section = ModelSection(source=f"file://{source}")
     materialise_base(section, 0, tmp_path / "clean", {}, tmp_path / "scratch")
     codec = load_codec(tmp_path / "clean")
     end = codec.tokenizer.convert_tokens_to_ids("<end_of_turn>")
     assert codec.end_ids == (end, 1, 3)
+    assert codec.generation_ends == (1, 3, end), "engines stop by the file alone"
     assert codec.row_ids("6*7", "42")[0][-1] == codec.completion_ids("42")[-1] == end
     generation = json.loads((tmp_path / "clean" / "generation_config.json").read_text())
     assert generation["eos_token_id"] == [1, 3, end]
