@@ -30,8 +30,10 @@ from components.cli.stores import default_store, existing_run, open_context
 from components.errors import Corrupt, RatchetError, UserError
 
 if TYPE_CHECKING:
+    from components.cli.local.docker_runner import Containers
     from components.cli.local.run import Outcome
     from components.cli.verify import Findings
+    from components.contracts.recipe import Recipe
     from components.runtime.context import Context
 
 # Verbs import what they need when they run: `--help` must not wait for torch or kfp.
@@ -98,7 +100,6 @@ def run(
 ) -> None:
     """Run a campaign on this machine. Started again, it continues where it stopped."""
     from components.cli.checker_code import send_checker_code
-    from components.cli.local.docker_runner import Containers
     from components.cli.local.local_campaign import LocalCampaign
     from components.cli.local.run import Stopped, run_campaign
     from components.cli.local.static_checks import check_recipe
@@ -114,7 +115,7 @@ def run(
         store=store,
         rounds=rounds,
         resume_from=resume_from,
-        containers=Containers(memory, network) if runner == "docker" else None,
+        containers=_containers(runner, memory, network, resolved),
     )
     try:
         # Progress goes to standard error, so that a JSON document has standard output for itself.
@@ -132,6 +133,16 @@ def run(
     if outcome.error:
         print_error(f"{outcome.error} (log: {outcome.log})")
     raise typer.Exit(outcome.exit_code)
+
+
+def _containers(runner: str, memory: str, network: str, recipe: Recipe) -> Containers | None:
+    """Return the options of the containers; None where tasks are processes."""
+    from components.cli.local.docker_runner import Containers
+
+    if runner != "docker":
+        return None
+    variables = (recipe.notify.url_env,) if recipe.notify is not None else ()
+    return Containers(memory, network, variables)
 
 
 def _outcome_document(outcome: Outcome) -> dict[str, object]:

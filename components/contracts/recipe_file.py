@@ -105,6 +105,11 @@ def _message(problem: ErrorDetails) -> str:
         section, _, _ = path.rpartition(".")
         _, _, name = RENAMED_KEYS[key].rpartition(".")
         return f"{path} is called {section}.{name} now"
+    if key == "notify.url_env" and problem["type"] != "missing":
+        # The value may be the webhook's URL, which is a secret.
+        return (
+            f"{path}: give the name of the environment variable that holds the URL, never the URL"
+        )
     match problem["type"]:
         case "literal_error" if (key, str(problem["input"])) in RENAMED_VALUES:
             # As text, because a list in the place of a word has no hash.

@@ -9,7 +9,7 @@ from pathlib import Path
 from components.canonical import canonical_json
 from components.contracts import artifacts
 from components.contracts.rows import read_rows
-from components.contracts.state import Cause, Plan, RoundRecord, State
+from components.contracts.state import STOP_SENTENCES, Cause, Plan, RoundRecord, State
 from components.contracts.summaries import DecideSummary, LogEntry
 from components.decide import alpha_account
 from components.decide.card import round_card
@@ -27,9 +27,12 @@ from components.decide.reflection.round_measures import round_measures
 from components.decide.stopping import minutes_spent, stop_reason
 from components.decide.weak_round import outcome_of_weak
 from components.errors import Corrupt, UserError
+from components.measures import measure_of
+from components.runtime.attempts import attempting
 from components.runtime.campaign import Campaign, load_campaign
 from components.runtime.context import Context
-from components.runtime.receipts import Receipt, commit_once, fetch, read_receipt, read_summary
+from components.runtime.receipts import Receipt, commit, fetch, read_receipt, read_summary
+from components.runtime.webhook import notify
 
 
 @dataclass(frozen=True)
@@ -82,14 +85,30 @@ def run(inputs: DecideInputs, context: Context) -> Receipt:
         summaries=summaries,
         earlier=earlier,
     )
-    return commit_once(
-        context,
-        campaign.task("decide"),
-        "decide",
-        config=campaign.config(section=campaign.recipe.decide, round=campaign.next_round),
-        inputs=receipts,
-        seed=campaign.recipe.seed,
-        work=lambda folder: _decide(finished, folder),
+    with attempting(context, campaign.task("decide"), "decide") as attempt:
+        receipt = commit(
+            context,
+            attempt,
+            "decide",
+            config=campaign.config(section=campaign.recipe.decide, round=campaign.next_round),
+            inputs=receipts,
+            seed=campaign.recipe.seed,
+            work=lambda folder: _decide(finished, folder),
+        )
+    if not attempt.reused:
+        notify(context, campaign.recipe, "verdict", _news(campaign, receipt))
+    return receipt
+
+
+def _news(campaign: Campaign, decided: Receipt) -> str:
+    """Return the verdict in a sentence, for those who are told of it."""
+    summary = read_summary(decided, DecideSummary)
+    score = measure_of(summary.metric).text(summary.score)
+    model = "the champion has" if summary.weak else "the candidate has"
+    ending = f" The campaign ends: {STOP_SENTENCES[summary.stop]}." if summary.stop else ""
+    return (
+        f"{campaign.state.run_id}, round {summary.round}: {summary.verdict}; {model} {summary.metric} "
+        f"{score} on validation. {summary.why}.{ending}"
     )
 
 

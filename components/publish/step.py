@@ -15,6 +15,7 @@ from components.runtime.campaign import Campaign, load_campaign
 from components.runtime.context import Context
 from components.runtime.ledger import append_line, read_lines, receipt_of
 from components.runtime.receipts import Receipt, commit, read_summary
+from components.runtime.webhook import notify
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,30 @@ def run(inputs: PublishInputs, context: Context) -> Receipt:
             receipt, line = _publish(context, attempt, campaign, lines)
             # The line comes last: before it the old release is in force, whatever was written.
             if line is None or append_line(context, line):
-                return receipt
+                break
             context.progress.note(f"{line.name}: another release came first; comparing anew")
+    if line is not None or not attempt.reused:
+        _tell(context, campaign, receipt)
+    return receipt
+
+
+def _tell(context: Context, campaign: Campaign, receipt: Receipt) -> None:
+    """Tell the recipe's webhook what became of the champion."""
+    summary = read_summary(receipt, PublishSummary)
+    standing = standing_of(context, receipt)
+    run_id = campaign.state.run_id
+    release = f"{summary.name} {summary.version}"
+    match standing:
+        case "released":
+            notify(
+                context, campaign.recipe, "verdict", f"{run_id} released {release}: {summary.why}"
+            )
+        case "not released":
+            notify(context, campaign.recipe, "verdict", f"{run_id} released nothing: {summary.why}")
+        case "waiting for approval":
+            command = f"ratchet approve {run_id} --store {context.store.root}"
+            text = f"{run_id}: {release} waits for approval ({summary.why}): {command}"
+            notify(context, campaign.recipe, "waiting", text)
 
 
 def _publish(

@@ -9,7 +9,10 @@ from components.canonical import canonical_json
 from components.report.page import EXAMPLES_PER_ROUND, build_page
 from components.report.runs import load_run, run_id_of_job
 from components.report.summary import RunSummary, summary_of
+from components.report.views import RunView
+from components.report.words import cut
 from components.runtime.context import Context
+from components.runtime.webhook import notify
 from components.storage import keys
 
 
@@ -48,9 +51,21 @@ def run(inputs: ReportInputs, context: Context) -> tuple[str, RunSummary]:
     view = load_run(context, run_id, examples=EXAMPLES_PER_ROUND)
     if not view.tasks:
         note += " No task got far enough to leave a record; the log of prepare says why."
+    # Only the exit handler of a run tells of its failure: a report is written anew at will.
+    if inputs.job_id and (view.failed or inputs.status == "FAILED"):
+        notify(context, view.recipe, "failure", _failure(view))
     # The next start of the run writes both again: they are views, and nothing rests on them.
     html = build_page(view, note.strip())
     summary = summary_of(view)
     context.store.put_bytes(keys.run_key(run_id, "report.html"), html.encode())
     context.store.put_bytes(keys.run_key(run_id, "summary.json"), canonical_json(summary))
     return html, summary
+
+
+def _failure(view: RunView) -> str:
+    """Return which task failed, and why, in a sentence."""
+    page = f"{view.store}/{keys.run_key(view.run_id, 'report.html')}"
+    if not view.failed:
+        return f"{view.run_id} failed; no task could say why. Report: {page}"
+    last = view.failed[-1]
+    return f"{view.run_id} failed in {last.name}: {cut(last.last.error, 600)} Report: {page}"

@@ -22,6 +22,7 @@ from components.contracts.summaries import TrainSummary
 from components.runtime.receipts import Receipt, read_summary
 from components.storage.store import open_store
 from tests.conftest import SECRET_KEY, S3Server
+from tests.doubles.webhook import Webhook
 from tests.pipeline.campaigns import Place, Run, round_tasks, state_object
 from tests.pipeline.conftest import MakePlace
 from tests.waiting import wait_until
@@ -279,7 +280,18 @@ def test_a_failing_step_stops_the_run_but_not_its_report(make_place: MakePlace) 
     folder.mkdir()
     (folder / "config.json").write_text("{}", encoding="utf-8")
     set_key(place.document, "select.reward", {"source": folder.as_uri()})
-    run = place.run("--rounds", "1")
+    set_key(place.document, "notify", {"url_env": "TEAM_WEBHOOK"})
+    with Webhook() as webhook:
+        told_place = dataclasses.replace(place, extra={"TEAM_WEBHOOK": webhook.url})
+        run = told_place.run("--rounds", "1")
+        again = told_place.run("--rounds", "1")
+    # What is found done is no news; that it failed once more is.
+    verdict, *failures = webhook.texts
+    assert "round 0: promoted; the candidate has accuracy" in verdict
+    assert ["failed in select-r1: " in failure for failure in failures] == [True, True]
+    everything = run.said + Path(run.told["log"]).read_text() + Path(run.told["report"]).read_text()
+    assert "a-secret" not in everything
+    set_key(place.document, "notify", None)
     stopped = [*ROUND_0, "generate-r1", "generate-r1", "select-r1", "report"]
     assert run.executed == stopped, run.said
     assert (run.code, run.told["exit_code"], run.told["published"], run.told["model"]) == (
@@ -297,7 +309,6 @@ def test_a_failing_step_stops_the_run_but_not_its_report(make_place: MakePlace) 
     assert not (place.store / "models").exists()
 
     # The same again fails the same way, without repeating what is done.
-    again = place.run("--rounds", "1")
     assert (again.code, again.executed) == (2, stopped)
     assert again.task_status.pop("select-r1") == "failed"
     assert {name for name, status in again.task_status.items() if status != "reused"} == {

@@ -104,3 +104,8 @@ def test_a_gym_task_without_its_package_is_told(
     with pytest.raises(UserError, match=r"need the package reasoning-gym, .*: pip install"):
         check(tmp_path, **tasks)
     check(tmp_path)
+
+
+def test_a_webhook_without_its_variable_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no variable TEAM_WEBHOOK; set it to the webhook's URL"):
+        check(tmp_path, notify={"url_env": "TEAM_WEBHOOK"})

@@ -77,6 +77,8 @@ class Containers:
     network: str = ""
     """Docker network; empty: this machine's own where the store is on it, else the bridge. One made
     with `docker network create --internal` that has the store in it leads nowhere else."""
+    variables: tuple[str, ...] = ()
+    """Environment variables that the recipe names, such as that of its webhook."""
 
 
 def check_engine(store: str, containers: Containers, environment: Mapping[str, str]) -> None:
@@ -151,7 +153,8 @@ def settings(run_id: str, containers: Containers, environment: Mapping[str, str]
     is_root = os.getuid() == 0
     user_id = UID if is_root else os.getuid()
     group_id = UID if is_root else os.getgid()
-    variables = {name: environment[name] for name in PASSED_VARIABLES if environment.get(name)}
+    names = (*PASSED_VARIABLES, *containers.variables)
+    variables = {name: environment[name] for name in names if environment.get(name)}
     return {
         "read_only": True,
         "tmpfs": {"/tmp": f"size={containers.memory},mode=1777"},

@@ -43,6 +43,11 @@ def check_recipe(recipe: Recipe, recipe_path: Path, environment: Mapping[str, st
         UserError: A path or URI is wrong, a file holds no usable row, a folder holds no model, or a
             function of the user's cannot be imported or raises on the first rows.
     """
+    if recipe.notify is not None and not environment.get(recipe.notify.url_env):
+        raise UserError(
+            f"notify.url_env: the environment has no variable {recipe.notify.url_env}; set it to the "
+            "webhook's URL, or leave `notify` out"
+        )
     _check_model(recipe.model.source, environment)
     if recipe.generate.teacher is not None:
         _check_model(recipe.generate.teacher.source, environment)

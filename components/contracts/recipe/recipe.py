@@ -13,6 +13,7 @@ from components.contracts.recipe.decide import DecideSection
 from components.contracts.recipe.evaluate import EvaluateSection
 from components.contracts.recipe.generate import GenerateSection
 from components.contracts.recipe.model import ModelSection
+from components.contracts.recipe.notify import NotifySection
 from components.contracts.recipe.publish import PublishSection
 from components.contracts.recipe.section import Name, Section
 from components.contracts.recipe.select import SelectSection
@@ -34,6 +35,7 @@ class Recipe(Section):
     evaluate: EvaluateSection = EvaluateSection()
     decide: DecideSection
     publish: PublishSection = PublishSection()
+    notify: NotifySection | None = None
 
     @model_validator(mode="after")
     def _addresses(self) -> Recipe:
