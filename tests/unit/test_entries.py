@@ -103,12 +103,13 @@ def test_a_round_can_be_carried_out_by_hand(context: Context, tmp_path: Path) ->
     account = read_summary(receipt(mix), SelectSummary)
     assert account.generated == 24
     assert account.accepted + sum(account.dropped.values()) == 24
-    published, prefix = done("publish", "--state", decided)
+    published, *outcome = done("publish", "--state", decided)
     assert receipt(published).step == "publish"
     # Four steps teach nothing: the base is still the champion, and is not released as if it were
     # better.
     summary = read_summary(receipt(published), PublishSummary)
-    assert (prefix, summary.released) == ('prefix=""', False)
+    assert outcome == ['status="not released"', "released=false", 'prefix=""']
+    assert not summary.released
     assert "the champion is the base model" in summary.why
     [page] = done("report", "--store", context.store.root, "--run-id", run_of(context))
     assert Path(page.removeprefix("file://")).read_text().startswith("<!doctype html>")
