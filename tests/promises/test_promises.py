@@ -30,7 +30,7 @@ from tests.promises import (
 )
 from tests.promises.counting import Count, count
 from tests.security import escapes
-from tests.unit.trainings import PRELOADED
+from tests.unit.forked import PRELOADED
 
 pytestmark = pytest.mark.process
 

@@ -20,6 +20,7 @@ from components.contracts.summaries import (
 )
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, read_receipt, read_summary, ref_of_uri
+from tests.unit.forked import start
 
 pytestmark = pytest.mark.process
 
@@ -45,15 +46,10 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def command(step: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        "OMP_WAIT_POLICY": "PASSIVE",
-    }
+    """Call a step as a person does."""
     return subprocess.run(
         [sys.executable, "-m", f"components.{step}", *arguments],
-        env=environment,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         text=True,
         capture_output=True,
         check=False,
@@ -61,11 +57,16 @@ def command(step: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def done(step: str, *arguments: str) -> list[str]:
-    """What a step prints: the URI of its receipt and what it tells beside."""
-    result = command(step, *arguments)
-    assert result.returncode == 0, result.stderr[-3000:]
-    return result.stdout.splitlines()
+def done(folder: Path, step: str, *arguments: str) -> list[str]:
+    """Carry a step out, and return what it prints: the URI of its receipt and what it tells beside."""
+    stdout, stderr = folder / "stdout", folder / "stderr"
+    stdout.write_text("")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    module = f"components.{step}.__main__"
+    process = start(module, arguments, environment, stdout=stdout, stderr=stderr)
+    process.join(300)
+    assert process.exitcode == 0, stderr.read_text()[-3000:]
+    return stdout.read_text().splitlines()
 
 
 def test_a_round_can_be_carried_out_by_hand(context: Context, tmp_path: Path) -> None:
@@ -82,28 +83,30 @@ def test_a_round_can_be_carried_out_by_hand(context: Context, tmp_path: Path) ->
         "--set",
         "seed=3",
     )
-    start, *printed = done("prepare", *recipe)
+    start, *printed = done(tmp_path, "prepare", *recipe)
     assert printed == ["supervised=true"]
-    [base] = done("evaluate", "--state", start, "--candidate", start)
+    [base] = done(tmp_path, "evaluate", "--state", start, "--candidate", start)
     assert receipt(base).inputs.keys() == {"prepare", "candidate"}
-    [state] = done("decide", "first-champion", "--state", start, "--results", base)
+    [state] = done(tmp_path, "decide", "first-champion", "--state", start, "--results", base)
     assert receipt(state).seed == 3
-    [candidate] = done("train", "--state", state, "--mix", start)
+    [candidate] = done(tmp_path, "train", "--state", state, "--mix", start)
     assert receipt(candidate).inputs["mix"] == receipt(start).inputs["mix"]
     assert read_summary(receipt(candidate), TrainSummary).steps <= 4
-    [results] = done("evaluate", "--state", state, "--candidate", candidate)
+    [results] = done(tmp_path, "evaluate", "--state", state, "--candidate", candidate)
     assert receipt(results).inputs["candidate"] == receipt(candidate).digest
     round_zero = ("--state", state, "--mix", start, "--candidate", candidate, "--results", results)
-    decided, go = done("decide", *round_zero)
+    decided, go = done(tmp_path, "decide", *round_zero)
     assert go == "go=true"
     assert read_summary(receipt(decided), DecideSummary).verdict == "rejected"
-    shards = [done("generate", "--state", decided, "--shard", str(shard))[0] for shard in (1, 0)]
+    shards = [
+        done(tmp_path, "generate", "--state", decided, "--shard", str(shard))[0] for shard in (1, 0)
+    ]
     assert [read_summary(receipt(shard), GenerateSummary).prompts for shard in shards] == [12, 12]
-    [mix] = done("select", "--state", decided, "--samples", *shards)
+    [mix] = done(tmp_path, "select", "--state", decided, "--samples", *shards)
     account = read_summary(receipt(mix), SelectSummary)
     assert account.generated == 24
     assert account.accepted + sum(account.dropped.values()) == 24
-    published, *outcome = done("publish", "--state", decided)
+    published, *outcome = done(tmp_path, "publish", "--state", decided)
     assert receipt(published).step == "publish"
     # Four steps teach nothing: the base is still the champion, and is not released as if it were
     # better.
@@ -111,10 +114,10 @@ def test_a_round_can_be_carried_out_by_hand(context: Context, tmp_path: Path) ->
     assert outcome == ['status="not released"', "released=false", 'prefix=""']
     assert not summary.released
     assert "the champion is the base model" in summary.why
-    [page] = done("report", "--store", context.store.root, "--run-id", run_of(context))
+    [page] = done(tmp_path, "report", "--store", context.store.root, "--run-id", run_of(context))
     assert Path(page.removeprefix("file://")).read_text().startswith("<!doctype html>")
     # The same work has the same address: nothing is done twice.
-    assert done("decide", *round_zero) == [decided, go]
+    assert done(tmp_path, "decide", *round_zero) == [decided, go]
 
 
 def test_the_same_entry_trains_in_many_processes_under_torchrun(
@@ -129,7 +132,7 @@ def test_the_same_entry_trains_in_many_processes_under_torchrun(
         "--set",
         "train.num_processes=2",
     )
-    state, *_ = done("prepare", *recipe)
+    state, *_ = done(tmp_path, "prepare", *recipe)
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     environment = {
         **os.environ,
@@ -149,7 +152,7 @@ def test_the_same_entry_trains_in_many_processes_under_torchrun(
     assert first == second, "both processes name the one receipt"
     trained = read_receipt(context, ref_of_uri(context, first))
     assert read_summary(trained, TrainSummary).num_processes == 2
-    assert done("train", "--state", state, "--mix", state) == [first], (
+    assert done(tmp_path, "train", "--state", state, "--mix", state) == [first], (
         "alone it is found, not trained again"
     )
     assert not list(context.store.list("progress/"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import sys
@@ -17,17 +16,11 @@ from components.contracts.recipe import LoraStructure, TrainSection
 from components.contracts.rows import TrainingRow, write_rows
 from components.train.process.job import Job, Stage
 from tests.conftest import free_ports
+from tests.unit.forked import start
 from tests.unit.tiny import save_tiny
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONFAULTHANDLER": "1"}
 PATIENCE_SECONDS = 300.0
-# DeepSpeed imports its Muon optimizer as it starts an engine, whatever the optimizer is, and with it
-# torch's compiler: three of the four CPU seconds of a tiny training.
-PRELOADED = [
-    "components.train.process.worker",
-    "deepspeed",
-    "deepspeed.runtime.zero.muon.muon_optimizer",
-]
 
 
 def reversal(count: int, seed: int) -> list[TrainingRow]:
@@ -128,8 +121,7 @@ def environment_of(job: Job, **more: str) -> dict[str, str]:
 def carry_out(job: Job, **environment: str) -> dict[str, Any]:
     """Train in real processes and return what they left.
 
-    The processes are forked from one that has imported torch and DeepSpeed, which takes eight
-    seconds of CPU time each. Tests of torchrun itself start it with `command_of`.
+    Tests of torchrun itself start it with `command_of`.
 
     Returns:
         Status, failure, losses, summary and output folder: see `outcome`.
@@ -142,19 +134,19 @@ def carry_out(job: Job, **environment: str) -> dict[str, Any]:
 
 def begin(job: Job, **environment: str) -> list[ForkServerProcess]:
     """Start the processes of a training; what they write is in `said_by`."""
-    arguments = command_of(job)[-2:]
-    _stderr_path(job).touch()
-    forkserver = multiprocessing.get_context("forkserver")
-    forkserver.set_forkserver_preload(PRELOADED)
-    processes = []
-    for rank_variables in _environments_of_ranks(job.section.num_processes):
-        variables = environment_of(job, **environment, **rank_variables)
-        process = forkserver.Process(
-            target=_main, args=(arguments, variables, str(_stderr_path(job)))
+    arguments = command_of(job)[-1:]
+    path = _stderr_path(job)
+    path.touch()
+    return [
+        start(
+            "components.train.process.worker",
+            arguments,
+            environment_of(job, **environment, **rank_variables),
+            stdout=path,
+            stderr=path,
         )
-        process.start()
-        processes.append(process)
-    return processes
+        for rank_variables in _environments_of_ranks(job.section.num_processes)
+    ]
 
 
 def said_by(job: Job) -> str:
@@ -202,21 +194,6 @@ def _status_of_all(processes: list[ForkServerProcess]) -> int | None:
         process.kill()
         process.join()
     return status
-
-
-def _main(arguments: list[str], environment: dict[str, str], said: str) -> None:
-    """`python -m components.train.process.worker`, in this process."""
-    os.environ.clear()
-    os.environ.update(environment)
-    descriptor = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
-    sys.argv = arguments
-
-    from components.train.process.worker import main
-
-    main()
 
 
 def outcome(job: Job, status: int, said: str) -> dict[str, Any]:
