@@ -21,6 +21,9 @@ from components.statistics import cluster_totals, student_quantile, wilson_inter
 MAX_LOSS = 50.0
 """Nats per token up to which a loss becomes a perplexity."""
 
+MAX_BRIER = 2.0
+"""Brier score of a model that is sure of a wrong class."""
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -129,6 +132,68 @@ def perplexity_of(rows: Sequence[Result]) -> Estimate:
     )
 
 
+@dataclass(frozen=True)
+class ClassChoice:
+    """The class that a model finds likeliest for one prompt."""
+
+    name: str
+    squared_error: float
+    """Sum over the classes of (probability - 1 for the right one, else 0)², 0 to 2."""
+
+
+def class_choice(labels: Sequence[str], probabilities: Sequence[float], right: str) -> ClassChoice:
+    """Return the likeliest label and the squared error; ties go to the first of `labels`."""
+    likeliest = max(range(len(labels)), key=lambda index: probabilities[index])
+    errors = [
+        probability - (label == right)
+        for label, probability in zip(labels, probabilities, strict=True)
+    ]
+    return ClassChoice(labels[likeliest], math.fsum(error * error for error in errors))
+
+
+def brier_of(rows: Sequence[Result]) -> Estimate:
+    """Return the mean Brier score of the classes' probabilities, 0 to 2 (Brier 1950).
+
+    The interval is by Student's t over prompts, or over stretches of them.
+    """
+    errors = [label_error_of(row) for row in rows]
+    mean = math.fsum(errors) / len(errors)
+    totals = cluster_totals([error - mean for error in errors], [unit_of(row) for row in rows])
+    half_width = MAX_BRIER
+    if len(totals) > 1:
+        variance = math.fsum(total**2 for total in totals) * len(totals) / (len(totals) - 1)
+        half_width = student_quantile(0.975, len(totals) - 1) * math.sqrt(variance) / len(rows)
+    return Estimate(
+        value=mean,
+        low=max(0.0, mean - half_width),
+        high=min(MAX_BRIER, mean + half_width),
+        n=len(rows),
+    )
+
+
+def label_error_of(row: Result) -> float:
+    """Return the Brier score of one prompt.
+
+    Raises:
+        UserError: The prompt asks for no class, or there are too many or too few classes.
+    """
+    if row.label_error is None:
+        raise UserError(
+            f"decide.goal.metric is brier, and prompt {row.prompt_id} of split {row.split} has no "
+            "probabilities of classes: give rows of text and label, of at least two classes"
+        )
+    return row.label_error
+
+
+def brier_gains(pairs: Sequence[tuple[Result, Result]]) -> list[float]:
+    """Return the old model's Brier score minus the new one's, of each prompt, -2 to 2.
+
+    Args:
+        pairs: (old, new) result of each prompt.
+    """
+    return [label_error_of(old) - label_error_of(new) for old, new in pairs]
+
+
 def as_perplexity(loss: float) -> float:
     """Return the perplexity of a loss in nats per token, which is cut at MAX_LOSS."""
     return math.exp(min(loss, MAX_LOSS))
@@ -185,4 +250,5 @@ def _plain(value: float | None) -> str:
 _MEASURES: dict[Metric, Measure] = {
     "accuracy": Measure("accuracy", accuracy_of, higher_is_better=True, text=percent),
     "perplexity": Measure("perplexity", perplexity_of, higher_is_better=False, text=_plain),
+    "brier": Measure("brier", brier_of, higher_is_better=False, text=_plain),
 }

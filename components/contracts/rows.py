@@ -144,6 +144,13 @@ class Prompt(Row):
         return self.text if self.conversation is None else self.conversation
 
 
+def label_of(prompt: Prompt) -> str:
+    """Return the right class of a prompt made from a text and its label; empty for any other."""
+    label = prompt.tags.get("label", "")
+    # Any source may have a tag of this name: only where it is the answer is it a class.
+    return label if label and label == prompt.reference.get("answer") else ""
+
+
 class Sample(Row):
     """One answer of a model to one prompt."""
 

@@ -12,13 +12,20 @@ from pydantic import JsonValue
 
 from components.canonical import derived_seed, digest_of
 from components.contracts.artifacts import split_file
-from components.contracts.rows import Prompt, Result, Sample, TextResult, TrainingRow
+from components.contracts.rows import (
+    Prompt,
+    Result,
+    Sample,
+    TextResult,
+    TrainingRow,
+    label_of,
+)
 from components.contracts.summaries.evaluate import VerificationGap
 from components.evaluate.collapse import Measured
 from components.evaluate.harness import folder_of, run_harness
-from components.evaluate.questions import SPLITS_READ, Questions, label_of
-from components.evaluate.scores import ClassChoice, class_choice
+from components.evaluate.questions import SPLITS_READ, Questions
 from components.evaluate.verification_gap import generation_verification
+from components.measures import ClassChoice, class_choice
 from components.runtime.campaign import Campaign
 from components.runtime.code_digest import code_digest
 from components.runtime.context import Context

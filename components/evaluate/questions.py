@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from components.contracts.artifacts import DEV_PROMPTS, split_file
-from components.contracts.rows import MAX_CLASSES, Prompt, TrainingRow, read_rows
+from components.contracts.rows import MAX_CLASSES, Prompt, TrainingRow, label_of, read_rows
 from components.evaluate.scores import ANSWER_SPLITS, AnswerSplit
 from components.runtime.campaign import Campaign
 from components.runtime.context import Context
@@ -107,10 +107,3 @@ def _labels(
     if len(labels) < 2:
         return [], {"classification": f"one label alone ({labels[0]})"}
     return labels, {}
-
-
-def label_of(prompt: Prompt) -> str:
-    """Return the right class of a prompt made from a text and its label; empty for any other."""
-    label = prompt.tags.get("label", "")
-    # Any source may have a tag of this name: only where it is the answer is it a class.
-    return label if label and label == prompt.reference.get("answer") else ""

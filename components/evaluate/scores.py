@@ -38,25 +38,6 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class ClassChoice:
-    """The class that a model finds likeliest for one prompt."""
-
-    name: str
-    squared_error: float
-    """Sum over the classes of (probability - 1 for the right one, else 0)², 0 to 2."""
-
-
-def class_choice(labels: Sequence[str], probabilities: Sequence[float], right: str) -> ClassChoice:
-    """Return the likeliest label and the squared error; ties go to the first of `labels`."""
-    likeliest = max(range(len(labels)), key=lambda index: probabilities[index])
-    errors = [
-        probability - (label == right)
-        for label, probability in zip(labels, probabilities, strict=True)
-    ]
-    return ClassChoice(labels[likeliest], math.fsum(error * error for error in errors))
-
-
-@dataclass(frozen=True)
 class AnswerScores:
     """Scores of one model's answers, as fields of `EvaluateSummary`."""
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from components.contracts.recipe import Recipe
-from components.contracts.rows import Prompt
+from components.contracts.rows import MAX_CLASSES, Prompt, label_of
 from components.errors import UserError
 from components.family_means import LEAST_FAMILIES
 from components.statistics import alpha_of_round
@@ -24,6 +24,9 @@ class Outlook:
     a round; round 0, which has half the level, needs one more. None where losses are compared, and
     nothing is counted."""
 
+    kind: str = "losses"
+    """The scores that are compared where nothing is counted."""
+
     @property
     def smallest_gain(self) -> float | None:
         """Smallest gain that can be proved in one round, as a share of the prompts; None where that
@@ -35,7 +38,7 @@ class Outlook:
         """The gain as a person reads it."""
         if self.smallest_gain is None:
             return (
-                f"the gate compares losses over {self.units} families of validation prompts "
+                f"the gate compares {self.kind} over {self.units} families of validation prompts "
                 "(stretches of neighbouring text); each round says the gain that they could show"
             )
         return (
@@ -74,6 +77,8 @@ def outlook_of(recipe: Recipe, validation: Sequence[Prompt], num_unlabelled: int
             f"that proves a gain; at least {wins_needed} are needed: add rows, raise "
             "data.fractions.validation (or a task's `validation`), or lower decide.max_rounds"
         )
+    if recipe.decide.compared_by == "brier":
+        return Outlook(units, kind="Brier scores")
     return Outlook(units, wins_needed)
 
 
@@ -107,6 +112,8 @@ def check_references(recipe: Recipe, measured: Mapping[str, Sequence[Prompt]]) -
         recipe: The recipe.
         measured: Split → its prompts.
     """
+    if recipe.decide.goal.metric == "brier":
+        _check_classes(measured)
     if recipe.decide.goal.metric != "perplexity":
         return
     for split, prompts in measured.items():
@@ -116,6 +123,19 @@ def check_references(recipe: Recipe, measured: Mapping[str, Sequence[Prompt]]) -
                 f"decide.goal.metric is perplexity, and {unanswered} of {len(prompts)} prompts of "
                 f"split {split} have no answer of which it could be measured: give answers, or use "
                 "metric accuracy"
+            )
+
+
+def _check_classes(measured: Mapping[str, Sequence[Prompt]]) -> None:
+    """Raise UserError if a Brier score is asked for, and prompts are not of text and label."""
+    for split, prompts in measured.items():
+        labels = {label_of(prompt) for prompt in prompts}
+        without = sum(not label_of(prompt) for prompt in prompts)
+        if without or (prompts and not 2 <= len(labels) <= MAX_CLASSES):
+            raise UserError(
+                f"decide.goal.metric is brier, and split {split} has {without} of {len(prompts)} "
+                f"prompts without a class and {len(labels - {''})} classes: give rows of text and "
+                f"label, of 2 to {MAX_CLASSES} classes, or use metric accuracy"
             )
 
 

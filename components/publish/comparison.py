@@ -11,10 +11,17 @@ from typing import TYPE_CHECKING
 
 from components.bounded_mean import bounded_mean_test
 from components.contracts.recipe import ComparedBy, Metric, Recipe
-from components.contracts.rows import Prompt, Result
+from components.contracts.rows import Prompt, Result, label_of
 from components.contracts.summaries.publish import Rival, RivalKind, Split, Verdict
 from components.family_means import family_mean_test
-from components.measures import loss_gains, measure_of, unit_of
+from components.measures import (
+    MAX_BRIER,
+    brier_gains,
+    class_choice,
+    loss_gains,
+    measure_of,
+    unit_of,
+)
 from components.publish.non_inferiority import non_inferior_p_value
 from components.runtime.context import Context
 from components.statistics import mcnemar_one_sided
@@ -25,6 +32,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from components.modeling.encoding import Codec
+
+
+_LABEL_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -74,7 +84,30 @@ def results_of(
     model, codec = load_for_answers(folder, recipe.model.system_prompt)
     if recipe.decide.goal.metric == "perplexity":
         return _likelihoods(recipe, model, codec, prompts, split)
-    return _answers(context, recipe, model, codec, prompts, split)
+    results = _answers(context, recipe, model, codec, prompts, split)
+    if recipe.decide.goal.metric == "brier":
+        return _with_label_errors(results, model, codec, prompts)
+    return results
+
+
+def _with_label_errors(
+    results: Sequence[Result], model: PreTrainedModel, codec: Codec, prompts: Sequence[Prompt]
+) -> list[Result]:
+    """Return results with the Brier scores of the classes that occur among the prompts."""
+    from components.modeling.scoring import label_probabilities
+
+    labels = sorted({label_of(prompt) for prompt in prompts} - {""})
+    asked = [prompt.asked for prompt in prompts]
+    probabilities = label_probabilities(model, codec, asked, labels, _LABEL_BATCH)
+    return [
+        result.model_copy(
+            update={
+                "label_error": class_choice(labels, chances, label_of(prompt)).squared_error,
+                "label": label_of(prompt),
+            }
+        )
+        for result, prompt, chances in zip(results, prompts, probabilities, strict=True)
+    ]
 
 
 def _answers(
@@ -239,6 +272,8 @@ def _gains(
     pairs = list(zip(rival, champion, strict=True))
     if score == "loss":
         return loss_gains(pairs), None
+    if score == "brier":
+        return brier_gains(pairs), MAX_BRIER
     if score == "error":
         return error_gains([(old.error, new.error) for old, new in pairs])
     return [float(new.correct) - float(old.correct) for old, new in pairs], 1.0
@@ -252,6 +287,8 @@ def _words(wins: int, losses: int, total: int, gain: float, score: ComparedBy) -
             f"({change})"
         )
     change = f"mean absolute error {-gain:+.4g}"
+    if score == "brier":
+        change = f"mean Brier score {-gain:+.4f}"
     if score == "loss":
         change = f"perplexity {100 * math.expm1(-gain):+.2f} %"
     return f"a smaller {score} on {wins} prompts, a larger one on {losses}, of {total} ({change})"

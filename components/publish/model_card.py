@@ -19,6 +19,7 @@ _HUB_MODEL = re.compile(r"hf://(?!datasets/)([\w.-]+/[\w.-]+)@")
 METRIC_NAMES: dict[Metric, str] = {
     "accuracy": "accuracy of greedy answers",
     "perplexity": "perplexity per token",
+    "brier": "Brier score of the classes",
 }
 _HUB_DATASET = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)@")
 

@@ -9,8 +9,9 @@ import pytest
 from sklearn.metrics import brier_score_loss, f1_score, precision_recall_fscore_support
 
 from components.contracts.rows import Prompt, Sample, TextResult
-from components.evaluate.scores import class_choice, intervals, scores_of, text_scores
+from components.evaluate.scores import intervals, scores_of, text_scores
 from components.evaluate.verification_gap import generation_verification
+from components.measures import class_choice
 from components.statistics import pass_at_k
 from components.verifiers.numeric_error import error_of
 from tests.unit.measuring import question, result

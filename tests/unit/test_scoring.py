@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from components.evaluate.scores import class_choice
+from components.measures import class_choice
 from components.modeling.encoding import Codec
 from components.modeling.inference.sampler import Request, Sampling, sample
 from components.modeling.likelihood import EncodedRow

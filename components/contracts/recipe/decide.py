@@ -12,11 +12,11 @@ MAX_RETENTION_MARGIN = 0.2
 """Share of tokens. Who wants to allow a greater loss switches the guard off in so many words."""
 
 
-Metric = Literal["accuracy", "perplexity"]
+Metric = Literal["accuracy", "perplexity", "brier"]
 """Measures of a model that goal, gate, release and report share; `components.measures` has them."""
 
 
-ComparedBy = Literal["right", "error", "loss"]
+ComparedBy = Literal["right", "error", "loss", "brier"]
 """Scores of a prompt."""
 
 
@@ -25,10 +25,12 @@ class Goal(Section):
 
     metric: Metric = "accuracy"
     """`accuracy`: share of right greedy answers, higher is better. `perplexity`: per token of the
-    reference answers, or of raw text, lower is better. The gate and the release compare models by
-    the same measure."""
+    reference answers, or of raw text, lower is better. `brier`: of rows of text and label, the squared
+    distance of the classes' probabilities to the right class, 0 to 2, lower is better. The gate and
+    the release compare models by the same measure."""
     threshold: float
-    """Value to reach on validation: an accuracy from 0 to 1, or a perplexity from 1."""
+    """Value to reach on validation: an accuracy from 0 to 1, a perplexity from 1, or a Brier score
+    from 0 to 2."""
     slice: str = ""
     """`tag=value`, for example `length=12`; empty: all validation prompts."""
 
@@ -39,6 +41,8 @@ class Goal(Section):
         metric = info.data.get("metric")
         if metric == "accuracy" and not 0 <= threshold <= 1:
             raise ValueError("an accuracy is a share, from 0 to 1")
+        if metric == "brier" and not 0 <= threshold <= 2:
+            raise ValueError("a Brier score is from 0 (best) to 2")
         if metric == "perplexity" and threshold < 1:
             raise ValueError("a perplexity is 1 at the least")
         return threshold
@@ -95,7 +99,13 @@ class DecideSection(Section):
     @property
     def compared_by(self) -> ComparedBy:
         """Score of a prompt by which two models are compared."""
-        return "loss" if self.goal.metric == "perplexity" else self.score
+        match self.goal.metric:
+            case "perplexity":
+                return "loss"
+            case "brier":
+                return "brier"
+            case "accuracy":
+                return self.score
 
     @model_validator(mode="after")
     def _score_fits(self) -> DecideSection:
