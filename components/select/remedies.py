@@ -53,6 +53,8 @@ REMEDIES: Mapping[str, str] = {
         "the prompts are those of evaluation splits: give others, or select.contamination: exact if "
         "they are made from one template"
     ),
+    "people": f"people call them wrong: {_WEAK}",
+    "unmarked": "nobody marked them: mark more (`ratchet review export`), or draw fewer",
     "judge": "the judge grades them low: lower select.judge.min_score, or train longer",
     "reward": "the reward model scores them low: lower select.reward.min_score",
     "likelihood": "they lie outside the bands: widen select.likelihood",

@@ -84,6 +84,7 @@ def test_every_filter_has_words_for_what_helps_and_the_largest_reason_gets_them(
     # These two drop under other words.
     renamed = {"contamination": {"in_evaluation"}, "difficulty": {"solved"}}
     renamed["hint"] = {"leaked_hint", "parroted_hint"}
+    renamed["people"] = {"people", "unmarked"}
     for name in names:
         assert renamed.get(name, {name}) <= REMEDIES.keys()
     assert "data.fractions.unlabelled" in remedy_for({"verifier": 3, "duplicate": 397})
