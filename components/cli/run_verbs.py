@@ -1,4 +1,4 @@
-"""The verbs for the runs of a store: runs, diff."""
+"""The verbs for the runs of a store: runs, diff, explain, watch."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ def add_verbs(app: typer.Typer) -> None:
     """Make them verbs of the command line."""
     app.command()(runs)
     app.command()(diff)
+    app.command()(explain)
+    app.command()(watch)
 
 
 def runs(
@@ -75,6 +77,53 @@ def diff(
         print_json(differences.model_dump(mode="json"))
     else:
         print_differences(Console(), differences)
+
+
+def explain(
+    row: Annotated[
+        str,
+        typer.Argument(
+            metavar="ROW",
+            help="Id of a sample (`samples` shows it), row or prompt, or a prompt's whole text.",
+        ),
+    ],
+    run_id: Annotated[
+        str, typer.Argument(metavar="[RUN]", help="Run; by default the one begun last.")
+    ] = "latest",
+    store: StoreUri = "",
+    as_json: AsJson = False,
+) -> None:
+    """Show why a row was kept or dropped: each filter's decision, its scores, and where it taught."""
+    from components.cli.explain import explain as stories_of
+    from components.cli.explain import print_stories
+
+    context = open_context(store)
+    stories = stories_of(context, _view(context, run_id), row)
+    if as_json:
+        print_json({"rows": [story.model_dump(mode="json") for story in stories]})
+    else:
+        print_stories(Console(), stories)
+
+
+def watch(
+    run_id: Annotated[
+        str, typer.Argument(metavar="[RUN]", help="Run; by default the one begun last.")
+    ] = "latest",
+    seconds: Annotated[
+        float, typer.Option("--every", min=0.2, metavar="SECONDS", help="Between two looks.")
+    ] = 5.0,
+    store: StoreUri = "",
+) -> None:
+    """Follow a run from its store alone until it ends: rounds, steps, rate, time left and cost.
+
+    The exit status is that of `run`.
+    """
+    from components.cli.local.run import exit_code_of
+    from components.cli.watch import watch as follow
+
+    context = open_context(store)
+    view = follow(context, existing_run(context, run_id), Console(), lambda: time.sleep(seconds))
+    raise typer.Exit(exit_code_of(view))
 
 
 def _view(context: Context, run_id: str) -> RunView:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -52,15 +53,20 @@ def filter_rows(select: SelectSummary | None) -> list[FilterRow]:
     if select is None or not select.filters:
         return []
     audited = select.audit.filters if select.audit is not None else {}
-    # A receipt's keys are in alphabetical order; each filter gets what the one before it passed.
     rows = []
-    in_order = sorted(select.filters.items(), key=_work_order)
-    for name, counts in in_order:
+    for name in filters_in_order(select.filters):
+        counts = select.filters[name]
         quality = audited.get(name)
         rows.append(_filter_row(name, counts.given, counts.accepted, quality))
     all_quality = select.audit.all if select.audit is not None else None
     rows.append(_filter_row("all", select.generated, select.accepted, all_quality))
     return rows
+
+
+def filters_in_order(filters: Mapping[str, FilterCounts]) -> list[str]:
+    """Return the names of filters in the order in which they worked."""
+    # A receipt's keys are in alphabetical order; each filter gets what the one before it passed.
+    return [name for name, _ in sorted(filters.items(), key=_work_order)]
 
 
 def _work_order(item: tuple[str, FilterCounts]) -> tuple[int, int]:

@@ -12,7 +12,15 @@ from pydantic import BaseModel, RootModel
 from components.canonical import canonical_json
 from components.contracts.recipe import Recipe
 from components.contracts.recipe_file import parse_recipe
-from components.contracts.rows import Prompt, Result, Sample, TrainingRow, prompt_id, write_rows
+from components.contracts.rows import (
+    Dropped,
+    Prompt,
+    Result,
+    Sample,
+    TrainingRow,
+    prompt_id,
+    write_rows,
+)
 from components.contracts.state import Plan, State
 from components.contracts.summaries import (
     EvaluateSummary,
@@ -107,17 +115,20 @@ def prepare(
     test: Sequence[Prompt] = (),
     audit: Sequence[Prompt] = (),
     dev: Sequence[Prompt] | None = None,
+    rejected: Sequence[Dropped] = (),
     plan: Plan = PLAN,
 ) -> Receipt:
     """A start receipt: the beginning of a campaign. Dev prompts are the validation prompts unless
     told otherwise."""
-    splits = {
+    splits: dict[str, Sequence[BaseModel]] = {
         "splits/train.jsonl": train,
         "splits/validation.jsonl": validation,
         "splits/dev_prompts.jsonl": validation if dev is None else dev,
         "splits/test.jsonl": test,
         "splits/audit.jsonl": audit,
     }
+    if rejected:
+        splits["rejected.jsonl"] = rejected
     prepared = store(context, "prepare", splits, prepare_summary())
     state = State(run_id="crafted-run", prepared=prepared.ref, plan=plan)
     files = {

@@ -39,6 +39,8 @@ VERBS = (
     "rollback",
     "runs",
     "diff",
+    "explain",
+    "watch",
     "review",
     "status",
     "show",

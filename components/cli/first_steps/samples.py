@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.text import Text
 
+from components.canonical import JsonObject
 from components.contracts import artifacts
 from components.contracts.rows import Dropped, Prompt, Sample, TrainingRow, read_rows
 from components.contracts.summaries import SelectSummary
@@ -35,6 +36,8 @@ class ShownSample:
     """The reference answer; empty where there is none."""
     why: str
     """The filter's words; empty for an accepted one."""
+    row: str
+    """Its id, by which `explain` tells more."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,7 @@ def print_samples(console: Console, shown: RoundSamples) -> None:
             ("said", sample.said),
             ("expected", sample.expected),
             ("why", sample.why),
+            ("row", sample.row),
         ):
             if text or name == "said":
                 words = cut(text, SHOWN_CHARACTERS)
@@ -148,15 +152,27 @@ def _select_receipt(context: Context, view: RunView, round_number: int) -> Recei
 
 
 def _selected(context: Context, view: RunView, select: Receipt) -> Iterator[ShownSample]:
-    expected = _expected(_prompts(context, view, select))
+    expected = expected_answers(context, view, select)
     for row in read_rows(fetch(context, select, artifacts.ACCEPTED), TrainingRow):
         reference = expected.get(str(row.provenance.get("prompt_id")), "")
-        yield ShownSample(ACCEPTED, row.prompt, row.completion, reference, "")
+        yield ShownSample(ACCEPTED, row.prompt, row.completion, reference, "", row.id)
+    round_number = read_summary(select, SelectSummary).round
     for dropped in read_rows(fetch(context, select, artifacts.DROPPED), Dropped):
         reference = expected.get(str(dropped.row.get("prompt_id")), "")
         prompt = str(dropped.row.get("prompt", ""))
         said = str(dropped.row.get("text", ""))
-        yield ShownSample(dropped.reason, prompt, said, reference, dropped.detail)
+        name = sample_id(dropped.row, round_number)
+        yield ShownSample(dropped.reason, prompt, said, reference, dropped.detail, name)
+
+
+def sample_id(row: JsonObject, round_number: int) -> str:
+    """Return the id that the row of a sample has, or would have."""
+    return f"{row.get('prompt_id', '')}-r{round_number}-{row.get('index', 0)}"
+
+
+def expected_answers(context: Context, view: RunView, select: Receipt) -> dict[str, str]:
+    """Return prompt id → reference answer, of the prompts that the samples of a selection answer."""
+    return _expected(_prompts(context, view, select))
 
 
 def _prompts(context: Context, view: RunView, select: Receipt) -> Iterator[Prompt]:
@@ -177,7 +193,10 @@ def _unselected(context: Context, view: RunView, round_number: int) -> Iterator[
         for sample in read_rows(fetch(context, generate, artifacts.SAMPLES), Sample):
             prompt = prompts[sample.prompt_id]
             why = "" if sample.finished else f"cut off after {sample.num_tokens} tokens"
-            yield ShownSample(NOT_SELECTED, prompt.text, sample.text, expected[prompt.id], why)
+            name = f"{prompt.id}-r{round_number}-{sample.index}"
+            yield ShownSample(
+                NOT_SELECTED, prompt.text, sample.text, expected[prompt.id], why, name
+            )
 
 
 def _expected(prompts: Iterable[Prompt]) -> dict[str, str]:

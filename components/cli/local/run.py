@@ -280,9 +280,7 @@ def _outcome(
     # The store also has failures of earlier tries.
     failed_now = [task for task in view.failed if task.last.sequence >= first_sequence]
     error = ""
-    exit_code = 0 if view.target_met and view.published else 1
-    if view.waits_for_approval:
-        exit_code = WAITS_FOR_APPROVAL
+    exit_code = exit_code_of(view)
     if status:
         error, exit_code = _failure(failed_now, folder.log, status)
     report = ""
@@ -292,6 +290,15 @@ def _outcome(
     events = Tail(folder.tasks).read()
     executed = [str(event["task"]) for event in events if event.get("event") == "started"]
     return Outcome(view, exit_code, error, folder.log, report, tuple(executed))
+
+
+def exit_code_of(view: RunView) -> int:
+    """Return the exit status of a run that has ended without failing, else that of its failure."""
+    if view.failed:
+        return _EXIT_CODES.get(view.failed[0].last.error_kind, RatchetError.exit_code)
+    if view.waits_for_approval:
+        return WAITS_FOR_APPROVAL
+    return 0 if view.target_met and view.published else 1
 
 
 def _failure(failed: list[TaskView], log: Path, status: int) -> tuple[str, int]:
