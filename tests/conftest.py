@@ -8,6 +8,7 @@ import gc
 import itertools
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -274,15 +276,22 @@ def weed_binary() -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nothing listens on."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
+    """Ports of 127.0.0.1 that nothing listens on.
+
+    They are below those that the kernel gives to connections, and to who asks for any port: between
+    this look and their use nobody takes them by chance.
+    """
+    first_given, _ = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+    ports = range(10_000, max(int(first_given), 20_000))
+    free: list[int] = []
+    # Not by the seed of a test: processes of the tests would choose the same.
+    for port in random.SystemRandom().sample(ports, len(ports)):
+        with socket.socket() as candidate, suppress(OSError):
+            candidate.bind(("127.0.0.1", port))
+            free.append(port)
+        if len(free) == count:
+            return free
+    raise RuntimeError(f"fewer than {count} ports are free")
 
 
 @pytest.fixture(scope="session")

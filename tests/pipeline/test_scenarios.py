@@ -15,6 +15,7 @@ import re
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from components.contracts.recipe_file import set_key
@@ -388,7 +389,9 @@ def kill_in(place: Place, task: str) -> None:
     wait_until(lambda: list(place.store.glob(f"attempts/*/{task}/*.json")), process)
     time.sleep(0.2)
     for one in (process.pid, *descendants(process.pid)):
-        os.kill(one, signal.SIGKILL)
+        # A task dies with its monitor, which may have been killed just before.
+        with suppress(ProcessLookupError):
+            os.kill(one, signal.SIGKILL)
     process.wait()
 
 

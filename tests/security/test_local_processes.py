@@ -24,7 +24,7 @@ from tests.pipeline.test_scenarios import descendants
 pytestmark = pytest.mark.process
 
 BEGUN_SECONDS = 120.0
-ENDED_SECONDS = 30.0
+ENDED_SECONDS = 120.0
 
 # A stranger who may connect to a socket of a run asks for this component to be run. Another one
 # connects and says nothing.

@@ -20,6 +20,7 @@ from components.errors import Transient, UserError
 from components.train.launch.trainjob import manifest
 from tests.doubles.kubernetes_api import NOW, Fault, KubernetesApi, stored
 from tests.unit.launcher import HASTE, NAME, SPEC, Launcher, keep, methods, nothing
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(30)
 ROOT = Path(__file__).resolve().parents[2]
@@ -171,6 +172,8 @@ def test_sigterm_releases_the_job_and_puts_the_handler_back(
     assert "is deleted, its nodes are free again" in launcher.notes()
     assert received == []
     os.kill(os.getpid(), signal.SIGTERM)
+    # Another thread may be the one that the signal interrupts.
+    wait_until(lambda: received)
     assert received == [signal.SIGTERM]
 
 
@@ -237,6 +240,8 @@ def test_an_end_leaves_the_previous_handler(
     api.later = [api.condition("Complete")]
     launcher.run()
     os.kill(os.getpid(), signal.SIGTERM)
+    # Another thread may be the one that the signal interrupts.
+    wait_until(lambda: received)
     assert received == [signal.SIGTERM]
 
 
@@ -246,7 +251,7 @@ def test_outside_the_main_thread_a_job_is_followed_without_signals(
     api.later = [nothing, api.condition("Complete")]
     thread = threading.Thread(target=launcher.run)
     thread.start()
-    thread.join(5)
+    thread.join()
     assert "is complete" in launcher.notes()
 
 

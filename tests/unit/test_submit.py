@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from components.storage import keys
 from components.storage.sources import local_path
 from tests.conftest import BUCKET, S3Server
 from tests.doubles.kfp_api import Clock, KfpApi, page
-from tests.doubles.kubernetes_api import cut_off, failing, lost, reset, slow
+from tests.doubles.kubernetes_api import cut_off, failing, lost, reset
 from tests.unit.handmade import HOSTILE, whole_campaign
 from tests.unit.submissions import COMMIT, ROOT, STORE, TOKEN, cli, patience, wanted, watch
 
@@ -149,9 +149,26 @@ def test_whatever_happens_to_a_creation_there_is_one_of_each_at_the_end(
 def test_a_slow_answer_to_a_creation_makes_no_second_run(
     kfp: KfpApi, package: Package, clock: Clock
 ) -> None:
-    kfp.faults_of["POST", "/runs"] = [slow(0.6)]
-    hasty = ApiPatience(clock=clock, sleep=lambda seconds: time.sleep(0.7), answer_seconds=0.3)
+    under_way, given_up, created = threading.Event(), threading.Event(), threading.Event()
+
+    def late(handler: Any, carry_out: Any) -> None:
+        under_way.set()
+        given_up.wait()
+        answer = carry_out()
+        created.set()
+        with suppress(OSError):  # nobody is left to read it
+            handler.answer(*answer)
+
+    def pause(seconds: float) -> None:
+        # A busy machine may be late with other answers too.
+        if under_way.is_set():
+            given_up.set()
+            created.wait()
+
+    kfp.faults_of["POST", "/runs"] = [late]
+    hasty = ApiPatience(clock=clock, sleep=pause, answer_seconds=0.3)
     started = start(Pipelines(Access(kfp.endpoint, "ml"), hasty), wanted(package))
+    assert given_up.is_set()
     assert [one["run_id"] for one in kfp.all("runs")] == [started.run_id]
 
 
