@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForSequenceClassification
@@ -214,6 +215,23 @@ def test_a_function_that_the_recipe_names_must_accept() -> None:
     ):
         with pytest.raises(UserError, match=message):
             select([], OPEN.model_copy(update={"verifier_function": name}))
+
+
+@pytest.mark.parametrize("returned", ["no", float("nan"), None, 1, {"score": 0.0}])
+def test_a_function_that_returns_no_bool_accepts_nothing_by_mistake(
+    monkeypatch: pytest.MonkeyPatch, returned: object
+) -> None:
+    monkeypatch.setattr(f"{__name__}.refuses_odd", lambda *_: returned)
+    section = OPEN.model_copy(update={"verifier_function": f"{__name__}.refuses_odd"})
+    with pytest.raises(UserError, match=f"returned {type(returned).__name__}, not a bool"):
+        select(answers(ask("even?", "?"), "2"), section)
+
+
+def test_bools_of_numpy_count_as_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    verdicts = iter(numpy.array([True, False]))
+    monkeypatch.setattr(f"{__name__}.refuses_odd", lambda *_: next(verdicts))
+    section = OPEN.model_copy(update={"verifier_function": f"{__name__}.refuses_odd"})
+    assert kept_texts(select(answers(ask("even?", "?"), "2", "3"), section)) == ["2"]
 
 
 @pytest.mark.parametrize("name", ["os.system; rm", "system", "a.b()", "__import__('os').system"])

@@ -57,7 +57,8 @@ def filter_of(settings: FilterSettings, remaining: Remaining) -> Filter | None:
 def by_function(settings: FilterSettings, remaining: Remaining) -> Filter | None:
     """Return a filter that drops answers which the recipe's `verifier_function` refuses.
 
-    None if the recipe names no function. Raises UserError if the function cannot be imported.
+    None if the recipe names no function. Raises UserError if the function cannot be imported, or
+    returns no bool.
     """
     name = settings.section.verifier_function
     if not name:
@@ -69,6 +70,14 @@ def by_function(settings: FilterSettings, remaining: Remaining) -> Filter | None
         # A copy: the function is not ours, and the prompt is used again.
         reference = dict(scored.prompt.reference)
         accepted = function(scored.prompt.text, scored.text, reference)
+        # NumPy's bools say what they are.
+        accepted = accepted.item() if hasattr(accepted, "item") else accepted
+        if not isinstance(accepted, bool):
+            # A coroutine, NaN and "no" are all true to Python: everything would be accepted.
+            raise UserError(
+                f"select.verifier_function {name} returned {type(accepted).__name__}, not a bool: "
+                "let it return True or False (an async function is never awaited)"
+            )
         return "" if accepted else f"{name} refused it"
 
     return lambda block: split(block, refusal, "function")
