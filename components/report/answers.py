@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from components.contracts.artifacts import RESULTS, split_file
+from components.contracts.recipe import Metric
 from components.contracts.rows import Prompt, Result, read_rows
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, fetch
@@ -39,9 +40,10 @@ class ComparedAnswers:
 
     num_prompts: int
     num_won: int
-    """Prompts that the champion alone answers right; of raw text, those it finds likelier."""
+    """Prompts that the champion does better by the measure: it alone is right, its loss or its Brier
+    score is lower."""
     num_lost: int
-    """Prompts that the base alone answers right; of raw text, those it finds likelier."""
+    """The same of the base."""
     won: tuple[AnswerPair, ...]
     """Examples of won prompts, spread over the split."""
     lost: tuple[AnswerPair, ...]
@@ -53,7 +55,12 @@ Pair = tuple[Result, Result]
 
 
 def compared_answers(
-    context: Context, prepared: Receipt, base: Receipt, champion: Receipt, examples: int
+    context: Context,
+    prepared: Receipt,
+    base: Receipt,
+    champion: Receipt,
+    metric: Metric,
+    examples: int,
 ) -> ComparedAnswers | None:
     """Return the answers of both models; None if they share no test prompt.
 
@@ -62,6 +69,7 @@ def compared_answers(
         prepared: Receipt of prepare, with the prompts.
         base: Receipt of the base's evaluation.
         champion: Receipt of the champion's evaluation.
+        metric: Measure of the campaign, by which a prompt is won or lost.
         examples: Won prompts to return, and lost ones.
 
     Raises:
@@ -75,8 +83,8 @@ def compared_answers(
     ]
     if not pairs:
         return None
-    won = [pair for pair in pairs if _is_better(pair[1], pair[0])]
-    lost = [pair for pair in pairs if _is_better(pair[0], pair[1])]
+    won = [pair for pair in pairs if _is_better(pair[1], pair[0], metric)]
+    lost = [pair for pair in pairs if _is_better(pair[0], pair[1], metric)]
     shown = [*spread(won, examples), *spread(lost, examples)]
     prompts = _prompts(context, prepared, {result.prompt_id for result, _ in shown})
     return ComparedAnswers(
@@ -103,10 +111,14 @@ def _test_results(context: Context, evaluation: Receipt) -> Iterator[Result]:
     return itertools.islice(in_split, MAX_PROMPTS_READ)
 
 
-def _is_better(result: Result, other: Result) -> bool:
-    if result.loss is not None and other.loss is not None:
-        return result.loss < other.loss
-    return result.correct and not other.correct
+def _is_better(result: Result, other: Result, metric: Metric) -> bool:
+    """Return True if a model does a prompt better than the other one, by the measure."""
+    new, old = result.loss, other.loss
+    if metric == "brier":
+        new, old = result.label_error, other.label_error
+    if metric == "accuracy" or new is None or old is None:
+        return result.correct and not other.correct
+    return new < old
 
 
 def _prompts(context: Context, prepared: Receipt, wanted: set[str]) -> dict[str, Prompt]:

@@ -332,9 +332,10 @@ def _answers(
     files = {RESULTS: (base, champion), split_file(SPLIT): (prepared,)}
     if any(name not in receipt.objects for name, own in files.items() for receipt in own):
         return None
-    return _tolerate(
-        problems, partial(compared_answers, context, prepared, base, champion, examples // 2)
-    )
+    record = state.champion_record
+    assert record is not None, "a champion has a record"
+    compare = partial(compared_answers, context, prepared, base, champion)
+    return _tolerate(problems, partial(compare, record.metric, examples // 2))
 
 
 def published_receipt(tasks: Tasks, receipts: Receipts) -> Receipt | None:

@@ -12,18 +12,23 @@ from typing import Any
 import pytest
 
 from components.canonical import canonical_json
+from components.contracts.recipe import Metric
+from components.contracts.rows import Result
 from components.contracts.summaries.evaluate import Estimate
 from components.contracts.summaries.publish import Rival
 from components.errors import Corrupt, RatchetError, Transient, UserError
 from components.report.advice import may_release, next_step
+from components.report.answers import compared_answers
 from components.report.page import build_page
 from components.report.runs import load_run
 from components.report.step import ReportInputs, run
 from components.report.views import RunView
 from components.runtime.context import Context
+from components.runtime.receipts import Receipt
 from components.storage import keys
 from components.storage.store import open_store
 from tests.conftest import context_in
+from tests.unit.crafted import ask, store
 from tests.unit.handmade import HOSTILE, RECIPE, Campaign, whole_campaign
 
 
@@ -191,6 +196,34 @@ def test_after_a_failure_the_first_screen_says_what_helps(
     release = "No: train-r1 failed, and what was released before stays in force."
     assert may_release(failed) == release
     assert next_step(failed).startswith(following)
+
+
+@pytest.mark.parametrize(("metric", "field"), [("perplexity", "loss"), ("brier", "label_error")])
+def test_answers_are_compared_by_the_measure_of_the_campaign(
+    context: Context, metric: Metric, field: str
+) -> None:
+    prompts = [ask(f"text {number}", "") for number in range(4)]
+
+    def evaluated(*values: float) -> Receipt:
+        results = [
+            Result(
+                prompt_id=prompt.id,
+                split="test",
+                correct=True,
+                text="",
+                finished=True,
+                num_tokens=1,
+            ).model_copy(update={field: value})
+            for prompt, value in zip(prompts, values, strict=True)
+        ]
+        return store(context, "evaluate", {"results.jsonl": results}, {"of": str(values)})
+
+    prepared = store(context, "prepare", {"splits/test.jsonl": prompts}, {})
+    base, champion = evaluated(0.5, 0.5, 0.5, 0.5), evaluated(0.4, 0.5, 0.7, 0.3)
+    compared = compared_answers(context, prepared, base, champion, metric, 6)
+    assert compared is not None
+    assert (compared.num_prompts, compared.num_won, compared.num_lost) == (4, 2, 1)
+    assert [pair.prompt for pair in compared.lost] == ["text 2"]
 
 
 def test_a_command_in_a_sentence_is_shown_as_code(page: str) -> None:
