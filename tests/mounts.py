@@ -16,7 +16,7 @@ def with_small(folder: Path, options: str, command: list[str]) -> list[str]:
     The test is skipped, by name, where nobody may mount: containers rarely let their root, and
     some systems let no user.
     """
-    if reason := _why_not():
+    if reason := why_not():
         pytest.skip(f"a full disk cannot be made here: {reason}")
     folder.mkdir(parents=True, exist_ok=True)
     script = f'mount -t tmpfs -o {options} none "$1" && shift && exec "$@"'
@@ -29,7 +29,7 @@ def _namespace() -> list[str]:
 
 
 @functools.cache
-def _why_not() -> str:
+def why_not() -> str:
     """Return the reason why nobody may mount here; empty if somebody may."""
     command = [*_namespace(), "mount", "-t", "tmpfs", "none", "/mnt"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -39,9 +39,9 @@ class Cache:
 
     Safe for concurrent processes.
 
-    A file is verified and synced to disk before it gets its name, and hashed again at its first use
-    in each process; later uses compare inode, size and time of change. A file that is not what its
-    name says is fetched again. The folder must belong to this user or to root.
+    A file is verified before it gets its name, and hashed again at its first use in each process;
+    later uses compare inode, size and time of change. A file that is not what its name says is
+    fetched again: so none need be synced to disk. The folder must belong to this user or to root.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -196,9 +196,8 @@ def _identity_of(path: Path) -> _Identity | None:
 
 
 def _seal(path: Path) -> str:
-    """Make a file read-only and durable, and return its SHA-256."""
+    """Make a file read-only, and return its SHA-256."""
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        os.fsync(file.fileno())
     path.chmod(0o444)
     return sha256

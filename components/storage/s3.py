@@ -24,7 +24,6 @@ from components.storage import keys
 from components.storage.folder import changed_file, local_errors, new_file
 from components.storage.s3_calls import S3Call, S3Patience, bounded
 from components.storage.s3_client import (
-    MAX_TRANSFERS,
     Client,
     endpoint_of,
     make_client,
@@ -32,6 +31,7 @@ from components.storage.s3_client import (
     switch,
 )
 from components.storage.s3_errors import s3_errors, shown_endpoint, status_of
+from components.storage.s3_parts import Parts, ceil_division, digest_of, in_parallel, write_at
 
 PART_BYTES = 16 * 1024 * 1024
 """Larger files go in parts of this size, MAX_TRANSFERS at a time; S3 wants at least 5 MiB a part.
@@ -143,9 +143,9 @@ class S3Store:
                 start = index * self._part_bytes
                 length = min(self._part_bytes, size - start)
                 data = self._read(key, length, f"bytes={start}-{start + length - 1}")
-                _write_at(file, data, start)
+                write_at(file, data, start)
 
-            _in_parallel(receive, _ceil_division(size, self._part_bytes))
+            in_parallel(receive, ceil_division(size, self._part_bytes))
 
     def size(self, key: str) -> int | None:
         """Return the size in bytes, or None if there is no such object."""
@@ -248,10 +248,9 @@ class S3Store:
         return self._call("PutObject", key, put)
 
     def _put_parts(self, key: str, path: Path, size: int, sha256: str) -> None:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            if digest != sha256:
-                raise changed_file(path, sha256, digest)
+        with path.open("rb") as file, ThreadPoolExecutor(1) as hasher:
+            # Beside the sending, which mostly waits. An upload of other bytes is not completed.
+            digest = hasher.submit(digest_of, path)
             target = self._target(key)
             algorithm = {"ChecksumAlgorithm": "SHA256"} if self._send_checksum else {}
             upload = self._call(
@@ -261,7 +260,10 @@ class S3Store:
             )
             target["UploadId"] = upload["UploadId"]
             try:
-                self._send_parts(key, target, file, size)
+                parts = self._send_parts(key, target, file, size)
+                if digest.result() != sha256:
+                    raise changed_file(path, sha256, digest.result())
+                self._complete(key, target, parts, size)
             except BaseException:
                 # The failure in hand matters more than one of tidying up.
                 with suppress(RatchetError):
@@ -272,8 +274,9 @@ class S3Store:
                     )
                 raise
 
-    def _send_parts(self, key: str, target: dict[str, str], file: BinaryIO, size: int) -> None:
-        part_bytes = max(self._part_bytes, _ceil_division(size, MAX_PARTS))
+    def _send_parts(self, key: str, target: dict[str, str], file: BinaryIO, size: int) -> Parts:
+        """Send all parts of an upload. Return what the server is told to put together."""
+        part_bytes = max(self._part_bytes, ceil_division(size, MAX_PARTS))
 
         def send(index: int) -> dict[str, object]:
             # pread, because threads share the file's position.
@@ -284,8 +287,9 @@ class S3Store:
             answer = self._call("UploadPart", key, lambda client: client.upload_part(**part))
             return {"PartNumber": number, "ETag": answer["ETag"], **checksum}
 
-        parts = _in_parallel(send, _ceil_division(size, part_bytes))
+        return in_parallel(send, ceil_division(size, part_bytes))
 
+    def _complete(self, key: str, target: dict[str, str], parts: Parts, size: int) -> None:
         def complete(client: Client) -> None:
             try:
                 client.complete_multipart_upload(**target, MultipartUpload={"Parts": parts})
@@ -371,26 +375,3 @@ class S3Store:
             reached_before=reached_before,
         ):
             return bounded(call, work, self._patience.call_seconds)
-
-
-def _ceil_division(dividend: int, divisor: int) -> int:
-    """Return the quotient, rounded up."""
-    return -(-dividend // divisor)
-
-
-def _write_at(file: BinaryIO, data: bytes, offset: int) -> None:
-    # pwrite may write less than it is given, and threads share the file's position.
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(file.fileno(), view, offset)
-        view = view[written:]
-        offset += written
-
-
-def _in_parallel(work: Callable[[int], T], count: int) -> list[T]:
-    """Return the results of `work` for 0 … count-1, in order, MAX_TRANSFERS at a time.
-
-    The first failure cancels the calls that have not begun.
-    """
-    with ThreadPoolExecutor(max_workers=MAX_TRANSFERS) as pool:
-        return list(pool.map(work, range(count)))

@@ -92,6 +92,7 @@ MEASURED: dict[str, tuple[str, ...]] = {
     "sandbox": ("components/sandbox", "tests/security", "components/verifiers"),
     "selection": ("components/select", "components/contamination.py"),
     "smollm2": ("recipes/smollm2.yaml", *_CAMPAIGN),
+    "store": ("components/runtime", "components/storage"),
     "training": _TRAINING,
     "tutorial": ("docs/tutorial.md", "tests/tutorial_page.py", *_CAMPAIGN),
     "votes": ("recipes/labelfree.yaml", *_ROUND),

@@ -23,6 +23,7 @@ from tests.promises.small_campaign import STEPS, SmallCampaign, in_a_process
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _NEW_MOUNTS = 0x00020000
+_NEW_USER = 0x10000000
 _PRIVATE = (1 << 18) | (1 << 14)
 _REMOUNT = 32
 _READ_ONLY = 1
@@ -107,9 +108,7 @@ def _in_small_folders(
     campaign: SmallCampaign, step: str, shortage: Shortage, outcome: Path
 ) -> None:
     """Write what is wrong with a step that has too little, and with the next one that has enough."""
-    if _LIBC.unshare(_NEW_MOUNTS):
-        raise OSError(ctypes.get_errno(), "unshare: tests of full disks need to be root")
-    _LIBC.mount(b"none", b"/", None, _PRIVATE, None)
+    _see_own_mounts()
     kept = campaign.folder / "kept"
     shutil.rmtree(kept, ignore_errors=True)
     campaign.store.mkdir(exist_ok=True)
@@ -130,6 +129,20 @@ def _in_small_folders(
     again = campaign.carry_out(step)
     fault = fault or (again.said[-300:] if again.status else campaign.difference(step))
     outcome.write_text(json.dumps(fault))
+
+
+def _see_own_mounts() -> None:
+    """Let this process and its children alone see what it mounts."""
+    uid, gid = os.getuid(), os.getgid()
+    if _LIBC.unshare(_NEW_MOUNTS | (_NEW_USER if uid else 0)):
+        number = ctypes.get_errno()
+        raise OSError(number, f"unshare: {os.strerror(number)}")
+    if uid:
+        # A user is root of a namespace of its own.
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
+        Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
+    _LIBC.mount(b"none", b"/", None, _PRIVATE, None)
 
 
 def _first_fault(

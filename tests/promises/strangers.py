@@ -22,6 +22,7 @@ from tests.promises.counting import Case
 from tests.promises.small_campaign import STEPS, SmallCampaign, be_a_process, in_a_process
 
 STRANGER = 65534
+DENIED = "denied"
 Attempt = Callable[[SmallCampaign, int], object]
 """What a stranger tries, given a process of the run; raises OSError if it may not."""
 
@@ -48,11 +49,11 @@ ATTEMPTS: dict[str, Attempt] = {
     "make a receipt": lambda campaign, pid: _write(campaign.store / "steps" / "prepare" / "x.json"),
     "overwrite an object": lambda campaign, pid: _write(_first(campaign.store / "objects")),
     "make an object": lambda campaign, pid: _write(campaign.store / "objects" / "planted"),
-    "make progress": lambda campaign, pid: (campaign.store / "progress" / "train").mkdir(),
+    "make progress": lambda campaign, pid: _write(campaign.store / "progress" / "x"),
     "change an attempt": lambda campaign, pid: _write(_first(campaign.store / "attempts")),
     "make an attempt": lambda campaign, pid: _write(campaign.store / "attempts" / "x.json"),
     "write an incoming file": lambda campaign, pid: _write(campaign.store / ".incoming" / "x"),
-    "make a line of a ledger": lambda campaign, pid: (campaign.store / "releases").mkdir(),
+    "make a line of a ledger": lambda campaign, pid: _write(campaign.store / "releases" / "x.json"),
     "change the report": lambda campaign, pid: _write(_first(campaign.store / "runs")),
     "read a step's environment": lambda campaign, pid: Path(f"/proc/{pid}/environ").read_bytes(),
     "read a step's memory": lambda campaign, pid: os.open(f"/proc/{pid}/mem", os.O_RDONLY),
@@ -114,19 +115,17 @@ def _become_a_stranger() -> None:
 def _attempted(campaign: SmallCampaign, step: _WaitingStep, attempt: Attempt) -> str:
     work = partial(_as_a_stranger, campaign, step.pid, attempt)
     ended = in_a_process(work, campaign.folder / "said-stranger.txt")
-    return f"the stranger may: {ended.said[-200:]}" if ended.status == 0 else ""
+    return "" if ended.said.startswith(DENIED) else f"the stranger may: {ended.said[-200:]}"
 
 
 def _as_a_stranger(campaign: SmallCampaign, pid: int, attempt: Attempt) -> None:
     _become_a_stranger()
     try:
-        print(attempt(campaign, pid))
-    except OSError as error:
-        # Not for want of the thing that is attacked.
-        if isinstance(error, FileNotFoundError):
-            print(f"this attempt proves nothing: {error}")
-            return
-        raise
+        gained = attempt(campaign, pid)
+    except PermissionError as error:
+        print(DENIED, error)
+    else:
+        print(gained)
 
 
 def _sockets_of(step: _WaitingStep) -> str:

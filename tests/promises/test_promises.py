@@ -72,6 +72,8 @@ def of_steps() -> Iterator[dict[str, Count]]:
 def test_promises_of_steps(
     of_steps: dict[str, Count], promise: str, few: int, recorded: int
 ) -> None:
+    if reason := steps.why_not(promise):
+        pytest.skip(f"{promise} cannot be proved here: {reason}")
     outcome = of_steps[promise]
     print(outcome, flush=True)
     assert outcome.broken[:3] == []
