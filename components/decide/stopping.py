@@ -71,7 +71,9 @@ def minutes_spent(context: Context, run_id: str) -> float:
 def _attempt(context: Context, key: str) -> Attempt | None:
     # Attempts are records for people: a broken one must not end a campaign.
     try:
-        return Attempt.model_validate_json(context.store.get_bytes(key))
+        return Attempt.from_bytes(context.store.get_bytes(key))
     except (ValidationError, Corrupt):
-        context.progress.note(f"{key} is not an attempt record; its time is not counted")
+        context.progress.note(
+            f"{key} is not an attempt record, or a changed one; its time is not counted"
+        )
         return None

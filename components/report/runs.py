@@ -196,10 +196,10 @@ def _tasks(context: Context, run_id: str, problems: Problems) -> Tasks:
     attempts: list[Attempt] = []
     for key in context.store.list(keys.attempts_prefix(run_id)):
         try:
-            attempt = Attempt.model_validate_json(context.store.get_bytes(key))
+            attempt = Attempt.from_bytes(context.store.get_bytes(key))
         except (ValidationError, Corrupt) as error:
             kind = type(error).__name__
-            problems.append(f"{key}: not an attempt record ({kind})")
+            problems.append(f"{key}: not an attempt record, or a changed one ({kind})")
         else:
             attempts.append(attempt)
     attempts_by_task: dict[str, list[Attempt]] = {}

@@ -6,6 +6,7 @@ because the same work must give the same receipt.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 
 from pydantic import BaseModel, ConfigDict
 
-from components.errors import RatchetError, Transient, without_passwords
+from components.errors import Corrupt, RatchetError, Transient, without_passwords
 from components.runtime.context import Context
 from components.storage import keys
 from components.storage.folder import full_disk_errors
@@ -67,6 +68,36 @@ class Attempt(BaseModel):
     def order(self) -> tuple[int, float]:
         """Key by which the attempts of a run are sorted."""
         return self.sequence, self.started
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 over all fields."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+    def to_bytes(self) -> bytes:
+        """Return the stored form: JSON with a checksum of all other fields."""
+        return (
+            _StoredAttempt(**dict(self), stored_checksum=self.checksum).model_dump_json().encode()
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Attempt:
+        """Return the attempt of a stored form.
+
+        Raises ValidationError if it is none, Corrupt if it was changed since it was written. A record
+        without a checksum is of an older version, and believed.
+        """
+        stored = _StoredAttempt.model_validate_json(data)
+        attempt = Attempt.model_validate(stored.model_dump(exclude={"stored_checksum"}))
+        if stored.stored_checksum not in (None, attempt.checksum):
+            raise Corrupt(f"the attempt record of {attempt.task} was changed after it was written")
+        return attempt
+
+
+class _StoredAttempt(Attempt):
+    """The stored form: a flipped bit in a time or an error is valid JSON still."""
+
+    stored_checksum: str | None = None
 
 
 @contextmanager
@@ -127,6 +158,6 @@ def _record(
     name = f"{int(attempt.started * 1000)}-{os.getpid()}-{attempt.sequence:06d}"
     address = keys.attempt_key(task.run_id, task.name, name)
     try:
-        context.store.put_bytes(address, attempt.model_dump_json().encode())
+        context.store.put_bytes(address, attempt.to_bytes())
     except tolerated as error:
         context.progress.note(f"attempt record of {task.name} could not be written: {error}")

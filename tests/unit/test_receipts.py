@@ -78,7 +78,7 @@ def commit(
 
 def attempts_of(context: Context) -> list[Attempt]:
     addresses = list(context.store.list(keys.attempts_prefix(TASK.run_id)))
-    return [Attempt.model_validate_json(context.store.get_bytes(key)) for key in addresses]
+    return [Attempt.from_bytes(context.store.get_bytes(key)) for key in addresses]
 
 
 def rewrite(context: Context, receipt: Receipt, change: Callable[[dict[str, Any]], object]) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 
 import pytest
+from pydantic import ValidationError
 from rich.console import Console
 
 from components.canonical import canonical_json
@@ -15,6 +17,7 @@ from components.report.differences import differences_of
 from components.report.runs import begun_runs, latest_run_id, load_run, run_id_of_job
 from components.report.summary import summary_of
 from components.report.words import headline
+from components.runtime.attempts import Attempt
 from components.runtime.context import Context
 from components.storage import keys
 from tests.unit.crafted import start_summary
@@ -39,6 +42,26 @@ def test_a_finished_run_shows_its_rounds_champion_and_verdict(context: Context) 
     assert {row.reason for row in view.rounds[1].dropped} == {"verifier", "duplicate", "unfinished"}
     assert len(view.rounds[1].curve) == 200
     assert view.problems == ()
+
+
+def test_a_changed_attempt_record_is_told_and_not_believed(context: Context) -> None:
+    made = whole_campaign(context)
+    address = next(iter(context.store.list(keys.attempts_prefix(made.run_id))))
+    stored = context.store.get_bytes(address)
+    attempt = Attempt.from_bytes(stored)
+    assert attempt.to_bytes() == stored
+    # Every digit that can be another one: many of these are valid records.
+    for match in re.finditer(rb"[0-8]", stored):
+        begin, end = match.span()
+        other = stored[:begin] + bytes([stored[begin] + 1]) + stored[end:]
+        with pytest.raises((Corrupt, ValidationError)):
+            Attempt.from_bytes(other)
+    context.store.put_bytes(address, stored.replace(b'"seconds":', b'"seconds":9'))
+    view = load_run(context, made.run_id)
+    assert view.problems == (f"{address}: not an attempt record, or a changed one (Corrupt)",)
+    # Records of older versions have no checksum.
+    older = attempt.model_dump_json().encode()
+    assert Attempt.from_bytes(older) == attempt
 
 
 def test_a_goal_is_proved_only_by_the_test_split(context: Context) -> None:
