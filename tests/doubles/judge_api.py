@@ -6,11 +6,13 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
+from tests.doubles.served import Served
 
-class JudgeApi:
+
+class JudgeApi(Served):
     """The server; close it when done. `reply` gets question and answer and gives the text of the
     reply."""
 
@@ -25,20 +27,12 @@ class JudgeApi:
         self.documents: dict[str, tuple[int, Any]] = {}
         """Answer that is graded → status and body of the response, in the place of a reply."""
         self.lock = threading.Lock()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
-        self._thread.start()
+        self.serve(self._handler())
 
     @property
     def url(self) -> str:
         """What RATCHET_JUDGE_URL is set to."""
-        return f"http://127.0.0.1:{self._http.server_port}/v1"
-
-    def close(self) -> None:
-        """Stop serving."""
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
+        return f"{self.endpoint}/v1"
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         api = self

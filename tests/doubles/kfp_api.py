@@ -17,7 +17,6 @@ import time
 from email.message import EmailMessage
 from email.parser import BytesParser
 from email.policy import HTTP
-from http.server import ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -25,6 +24,7 @@ import yaml
 
 from tests.doubles.kubernetes_api import Answer, Fault, Json
 from tests.doubles.network import Answering
+from tests.doubles.served import Served
 
 KINDS = {
     "experiments": "experiment",
@@ -37,7 +37,7 @@ UNIQUE = ("experiments", "pipelines", "versions")
 NAMESPACE = "ml"
 
 
-class KfpApi:
+class KfpApi(Served):
     """The server; close it when done."""
 
     def __init__(self) -> None:
@@ -64,19 +64,7 @@ class KfpApi:
         """Most objects that one answer lists."""
         self.lock = threading.RLock()
         self._numbers = itertools.count(1)
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._http.daemon_threads = True
-        threading.Thread(
-            target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
-        ).start()
-
-    @property
-    def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self._http.server_port}"
-
-    def close(self) -> None:
-        self._http.shutdown()
-        self._http.server_close()
+        self.serve(self._handler())
 
     def all(self, kind: str) -> list[Json]:
         """Objects of a kind, oldest first."""

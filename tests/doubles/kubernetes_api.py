@@ -17,12 +17,12 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from tests.doubles.network import Answering
+from tests.doubles.served import Served
 
 Json = dict[str, Any]
 Answer = tuple[int, Json | bytes]
@@ -32,7 +32,7 @@ USER = "system:serviceaccount:ml:pipeline"
 NOW = "2026-01-02T03:04:05Z"
 
 
-class KubernetesApi:
+class KubernetesApi(Served):
     """The server; close it when done."""
 
     def __init__(self) -> None:
@@ -70,19 +70,7 @@ class KubernetesApi:
         """As whom access reviews were asked for, in order."""
         self.may_impersonate = True
         self.lock = threading.RLock()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._http.daemon_threads = True
-        threading.Thread(
-            target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
-        ).start()
-
-    @property
-    def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self._http.server_port}"
-
-    def close(self) -> None:
-        self._http.shutdown()
-        self._http.server_close()
+        self.serve(self._handler())
 
     def kubeconfig(
         self, file: Path, endpoint: str = "", token: str = "a-token-that-no-message-may-show"

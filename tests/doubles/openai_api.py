@@ -8,8 +8,10 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from tests.doubles.served import Served
 
 KEY = "sk-a-key-that-no-message-may-show"
 MODEL = "teacher-1"
@@ -23,7 +25,7 @@ def refusal(status: int, code: str, message: str) -> Fault:
     return status, {"error": {"message": message, "type": "error", "param": None, "code": code}}
 
 
-class OpenAiApi:
+class OpenAiApi(Served):
     """The server; close it when done. It answers `<seed>!`, and cuts off every fifth seed."""
 
     def __init__(self, *, slow_seconds: float = 1.0, thinks_seconds: float = 0.0) -> None:
@@ -42,22 +44,14 @@ class OpenAiApi:
         self.slow_seconds, self.thinks_seconds = slow_seconds, thinks_seconds
         self._now = 0
         self._lock = threading.Lock()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._http.daemon_threads = True
-        threading.Thread(
-            target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
-        ).start()
+        self.serve(self._handler())
 
     @property
     def environment(self) -> dict[str, str]:
         return {
-            "OPENAI_BASE_URL": f"http://127.0.0.1:{self._http.server_port}/v1",
+            "OPENAI_BASE_URL": f"{self.endpoint}/v1",
             "OPENAI_API_KEY": KEY,
         }
-
-    def close(self) -> None:
-        self._http.shutdown()
-        self._http.server_close()
 
     def completion(self, payload: dict[str, Any]) -> dict[str, Any]:
         """What it says to one request: the same to the same."""

@@ -169,6 +169,10 @@ def test_a_slow_answer_to_a_creation_makes_no_second_run(
     hasty = ApiPatience(clock=clock, sleep=pause, answer_seconds=0.3)
     started = start(Pipelines(Access(kfp.endpoint, "ml"), hasty), wanted(package))
     assert given_up.is_set()
+    creations = [
+        target for method, target in kfp.requests if method == "POST" and "/runs" in target
+    ]
+    assert len(creations) == 1
     assert [one["run_id"] for one in kfp.all("runs")] == [started.run_id]
 
 

@@ -1,0 +1,28 @@
+"""What the stand-ins of HTTP servers share: they serve in a thread, on a free port of 127.0.0.1."""
+
+from __future__ import annotations
+
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class Served:
+    """A server that answers by a handler from `serve` to `close`."""
+
+    def serve(self, handler: type[BaseHTTPRequestHandler]) -> None:
+        """Begin to answer; state that the handler reads must be there."""
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._http.daemon_threads = True
+        threading.Thread(
+            target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        ).start()
+
+    @property
+    def endpoint(self) -> str:
+        """URL of its root."""
+        return f"http://127.0.0.1:{self._http.server_port}"
+
+    def close(self) -> None:
+        """Answer no more."""
+        self._http.shutdown()
+        self._http.server_close()
