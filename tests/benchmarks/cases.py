@@ -148,6 +148,7 @@ EDITED = {
             "the right answer is of what is published; a candidate is trained on, in float32",
             "size = lambda folder:",
             "from components.publish.files import copy_checkpoint; "
+            '(T / "published").mkdir(); '
             'copy_checkpoint(done_["folder"], T / "published", "bfloat16", ""); '
             'done_ = {"folder": T / "published"}; size = lambda folder:',
         )
