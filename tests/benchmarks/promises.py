@@ -2,7 +2,7 @@
 
 Runs the tests of tests/promises and records, for each promise, how many of its cases were kept. With
 `--all` they have the numbers of cases that the page names (ten minutes of CPU time), else those of
-`make test`.
+`make test`. Other arguments are pytest's: `-k of_steps` records a part anew.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ COUNT = re.compile(r"promise (\w+): (\d+) of (\d+) cases kept")
 
 def main() -> int:
     """Exit status 1 if a promise was broken, or none was counted."""
+    arguments = sys.argv[1:]
+    is_all = "--all" in arguments
     command = [
         sys.executable,
         "-m",
@@ -29,8 +31,8 @@ def main() -> int:
         "-s",
         "-p",
         "no:cacheprovider",
+        *(argument for argument in arguments if argument != "--all"),
     ]
-    is_all = "--all" in sys.argv[1:]
     environment = {**os.environ, "RATCHET_PROMISES": "all" if is_all else "few"}
     done = subprocess.run(command, text=True, stdout=subprocess.PIPE, check=False, env=environment)
     print(done.stdout)
