@@ -16,7 +16,7 @@ from components.contracts.rows import Result, TextResult
 from components.contracts.state import RoundRecord
 from components.contracts.summaries import SelectSummary
 from components.contracts.summaries.evaluate import CollapseAlarm
-from components.decide.gate import Comparison, by_counts, compare, decide
+from components.decide.gate import Comparison, Graded, by_counts, compare, decide
 from components.decide.guards import Alarm, alarms_of, self_agreement
 from components.errors import Corrupt, UserError
 from components.measures import Scores
@@ -261,6 +261,21 @@ def test_numeric_answers_can_be_compared_by_how_far_off_they_are() -> None:
     assert not decide(compare(champion, silent, by_error, LEVEL)).promote
     with pytest.raises(UserError, match="no validation prompt has a numeric verifier"):
         compare(*paired(3, 1), by_error, LEVEL)
+
+
+@pytest.mark.parametrize(
+    ("unit", "said"),
+    [
+        ("points", "+2.0 points"),
+        ("error", "mean absolute error -0.02"),
+        ("brier", "mean Brier score -0.0200"),
+        ("loss", "perplexity -1.98 %"),
+    ],
+)
+def test_a_gain_is_told_as_more_points_or_as_less_of_what_is_bad(unit: str, said: str) -> None:
+    graded = Graded(gain=0.02, detectable=None, families=5, unit=unit)
+    words = Comparison(40, wins=20, losses=9, p_value=0.01, level=LEVEL, graded=graded).in_words
+    assert f"({said}; " in words
 
 
 @pytest.mark.parametrize("far_off", [1e99, -1e12, 1e6])
