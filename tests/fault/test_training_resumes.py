@@ -174,7 +174,9 @@ def test_damaged_checkpoints_are_named_and_the_one_before_is_used(
         case "of another step":
             shutil.copyfile(files_of(tmp_path, older["name"])[0], file)
         case _:
-            (file.parent.parent / f"{newer['name']}.json").write_text('{"step": 9}')
+            receipt = file.parent.parent / f"{newer['name']}.json"
+            receipt.chmod(0o644)
+            receipt.write_text('{"step": 9}')
     done = again(tmp_path, "again", zero=0)
     assert f"checkpoint {newer['name']} is not used: " in done["said"]
     named = f"{newer['name']}.json" if damage == "no receipt at all" else file.name
