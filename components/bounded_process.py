@@ -6,15 +6,22 @@ only the kernel can end that, and it ends the whole process.
 
 from __future__ import annotations
 
+import json
 import os
+import resource
+import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 READY = "ready\n"
 """First line of such a module, once all that it needs is imported."""
+Answer = Mapping[str, object]
+"""What can be written as JSON."""
 _ROOT = Path(__file__).resolve().parents[1]
 # No secrets of the step's environment: the process reads what strangers wrote.
 _PASSED_ON = ("PATH", "HOME", "LANG")
@@ -93,3 +100,48 @@ class BoundedProcess:
             self._process.kill()
             self._process.wait()
         self._process = None
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Bounds of one answer."""
+
+    seconds: int
+    """Processor time."""
+    memory_bytes: int
+
+    def __str__(self) -> str:
+        return f"{self.seconds} s of processor time or {self.memory_bytes >> 20} MiB of memory"
+
+
+def answer_lines(
+    prepare: Callable[[], object], answer: Callable[[str], Answer], bounds: Bounds
+) -> None:
+    """Answer lines of the input by JSON until it ends: the other side, for what strangers wrote.
+
+    Args:
+        prepare: Imports and makes what is needed before the first line, whose time is bounded.
+        answer: Gives the answer to a line. What it raises is answered as `{"error": words}`.
+        bounds: The process ends over a line that takes more.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (bounds.memory_bytes, bounds.memory_bytes))
+    prepare()
+    print(READY, end="", flush=True)
+    for line in sys.stdin:
+        # Of processor time, so that a busy machine refuses nothing. Without a handler: the kernel
+        # ends the process also inside one long call of C.
+        signal.setitimer(signal.ITIMER_PROF, bounds.seconds)
+        reply = _reply(answer, line, bounds)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        print(reply, flush=True)
+
+
+def _reply(answer: Callable[[str], Answer], line: str, bounds: Bounds) -> str:
+    try:
+        return json.dumps(answer(line))
+    except MemoryError:
+        return json.dumps({"error": f"it takes more than {bounds}"})
+    except Exception as error:  # noqa: BLE001 — a stranger's program may raise anything.
+        words = str(error).strip() or type(error).__name__
+        return json.dumps({"error": words.splitlines()[0][:500]})

@@ -14,27 +14,23 @@ import functools
 import json
 import random
 import re
-import resource
-import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from components.bounded_process import READY, BoundedProcess
+from components.bounded_process import BoundedProcess, Bounds, answer_lines
+from components.canonical import JsonObject
 from components.errors import UserError
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 MODULE = "components.evaluate.task_templates"
-SECONDS_PER_TEXT = 2
-"""Processor time; templates in use take a thousandth of it."""
-MEMORY_BYTES = 1 << 30
+BOUNDS = Bounds(seconds=2, memory_bytes=1 << 30)
+"""Templates in use take a thousandth of the time."""
 MAX_CHARACTERS = 1_000_000
 """Of a rendered text."""
-BOUNDS = f"{SECONDS_PER_TEXT} s of processor time or {MEMORY_BYTES >> 20} MiB of memory"
 SHOWN_CHARACTERS = 80
 """Of a template in an error."""
 
@@ -85,18 +81,7 @@ def bounded_templates() -> Iterator[None]:
 
 def main() -> None:
     """Answer until the input ends."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    # Made before the first question, whose time is bounded.
-    _environment()
-    print(READY, end="", flush=True)
-    for line in sys.stdin:
-        # Of processor time, so that a busy machine refuses no template. Without a handler: the
-        # kernel ends the process also inside one long call of C.
-        signal.setitimer(signal.ITIMER_PROF, SECONDS_PER_TEXT)
-        reply = _reply(line)
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        print(reply, flush=True)
+    answer_lines(_environment, _answer, BOUNDS)
 
 
 @functools.cache
@@ -117,21 +102,16 @@ def _replaced(text: str, pattern: str, replacement: str, count: int = 0) -> str:
     return re.sub(pattern, replacement, text, count=count)
 
 
-def _reply(line: str) -> str:
+def _answer(line: str) -> JsonObject:
     question = json.loads(line)
     # Jinja's `random` and `lipsum` draw from it: equal rows have equal texts.
     random.seed(0)
-    try:
-        text = _environment().from_string(question["template"]).render(**question["row"])
-        text.encode()
-    except MemoryError:
-        return json.dumps({"error": f"it takes more than {BOUNDS}"})
-    except Exception as error:  # noqa: BLE001 — a stranger's program may raise anything.
-        words = str(error).strip() or type(error).__name__
-        return json.dumps({"error": words.splitlines()[0][:500]})
+    text = _environment().from_string(question["template"]).render(**question["row"])
+    # Half of a surrogate pair, which the escapes of Jinja can write, is no text.
+    text.encode()
     if len(text) > MAX_CHARACTERS:
-        return json.dumps({"error": f"it writes {len(text):,} characters"})
-    return json.dumps({"text": text})
+        raise ValueError(f"it writes {len(text):,} characters")
+    return {"text": text}
 
 
 if __name__ == "__main__":

@@ -12,21 +12,17 @@ from __future__ import annotations
 
 import json
 import random
-import resource
-import signal
-import sys
 from typing import Any, NamedTuple, TypedDict
 
-from components.bounded_process import READY, BoundedProcess
+from components.bounded_process import BoundedProcess, Bounds, answer_lines
+from components.canonical import JsonObject
 
 MODULE = "components.modeling.template_process"
-SECONDS_PER_TEXT = 2
-"""Processor time; templates in use take a thousandth of it."""
-MEMORY_BYTES = 1 << 30
+BOUNDS = Bounds(seconds=2, memory_bytes=1 << 30)
+"""Templates in use take a thousandth of the time."""
 MAX_EXTRA_CHARACTERS = 1_000_000
 MAX_FACTOR = 10
 """A text may be so many times as long as what was asked, and MAX_EXTRA_CHARACTERS longer."""
-BOUNDS = f"{SECONDS_PER_TEXT} s of processor time or {MEMORY_BYTES >> 20} MiB of memory"
 
 _process = BoundedProcess(MODULE, "transformers")
 
@@ -67,35 +63,22 @@ def rendered(question: Question) -> Text:
 
 def main() -> None:
     """Answer until the input ends."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    # Imported before the first question, whose time is bounded. torch is not loaded by it.
+    answer_lines(_prepare, _answer, BOUNDS)
+
+
+def _prepare() -> None:
+    # torch is not loaded by it.
     import transformers.utils.chat_template_utils  # noqa: F401
 
-    print(READY, end="", flush=True)
-    for line in sys.stdin:
-        # Of processor time, so that a busy machine refuses no template. Without a handler: the
-        # kernel ends the process also inside one long call of C.
-        signal.setitimer(signal.ITIMER_PROF, SECONDS_PER_TEXT)
-        reply = _reply(line)
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        print(reply, flush=True)
 
-
-def _reply(line: str) -> str:
+def _answer(line: str) -> JsonObject:
     question: Question = json.loads(line)
-    try:
-        text, generated = _render(question)
-        # Half of a surrogate pair, which the escapes of Jinja can write, is no text.
-        text.encode()
-    except MemoryError:
-        return json.dumps({"error": f"it takes more than {BOUNDS}"})
-    except Exception as error:  # noqa: BLE001 — a stranger's program may raise anything.
-        words = str(error).strip() or type(error).__name__
-        return json.dumps({"error": words.splitlines()[0][:500]})
+    text, generated = _render(question)
+    # Half of a surrogate pair, which the escapes of Jinja can write, is no text.
+    text.encode()
     if len(text) > MAX_FACTOR * len(line) + MAX_EXTRA_CHARACTERS:
-        return json.dumps({"error": f"it writes {len(text):,} characters"})
-    return json.dumps({"text": text, "generated": generated})
+        raise ValueError(f"it writes {len(text):,} characters")
+    return {"text": text, "generated": generated}
 
 
 def _render(question: Question) -> tuple[str, list[Any]]:

@@ -272,19 +272,16 @@ def test_shells_hold_no_logic() -> None:
 
 CONFINED_WORKERS = ("answer_worker", "tests_worker", "checker_worker")
 """Modules that run code of others: each gives up its rights first, and reports what is raised."""
-RENDERERS = ("evaluate/task_templates.py", "modeling/template_process.py")
-"""Processes that render templates of others in Jinja's sandbox, with bounds of time and memory, and
-answer with what is raised."""
+BOUNDED = "components/bounded_process.py"
+"""Answers, within bounds of time and memory, with what templates of others raise."""
 
 
 def test_code_of_others_is_run_only_behind_a_confinement() -> None:
     for name in CONFINED_WORKERS:
         source = (ROOT / "components" / "sandbox" / f"{name}.py").read_text(encoding="utf-8")
         assert "confine" in source, name
-    for name in RENDERERS:
-        source = (ROOT / "components" / name).read_text(encoding="utf-8")
-        assert "BoundedProcess(" in source, name
-        assert 'json.dumps({"error": ' in source, name
+    source = (ROOT / BOUNDED).read_text(encoding="utf-8")
+    assert 'json.dumps({"error": ' in source
 
 
 def test_nothing_runs_code_that_came_with_data_and_nothing_is_swallowed() -> None:
@@ -302,7 +299,7 @@ def test_nothing_runs_code_that_came_with_data_and_nothing_is_swallowed() -> Non
             assert node.arg != "weights_only" or not truth, where
         if path.parent.name == "sandbox" and path.stem in CONFINED_WORKERS:
             continue
-        if path.as_posix().endswith(RENDERERS):
+        if path.as_posix().endswith(BOUNDED):
             continue
         if isinstance(node, ast.ExceptHandler):
             kinds = ast.walk(node.type) if node.type else (ast.Name("BaseException"),)
