@@ -223,15 +223,9 @@ def _read(file: Path, known: dict[str, ReviewRow], number: int) -> list[ReviewRo
 
 def page_of(run_id: str, number: int, rows: list[ReviewRow]) -> str:
     """Return the page. All text from models and data is escaped."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from components.report.page import templates_in
 
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates_in(Path(__file__).parent)
     environment.filters["cut"] = cut
     template = environment.get_template(PAGE)
     return template.render(run_id=run_id, number=number, rows=rows, max_shown=MAX_SHOWN)

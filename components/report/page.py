@@ -349,12 +349,12 @@ def _marked(text: str) -> Markup:
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
-@cache
-def _templates() -> Environment:
+def templates_in(folder: Path) -> Environment:
+    """Return the environment of a folder of HTML templates, in which all text is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+    return Environment(
+        loader=FileSystemLoader(folder),
         # Answers of models and rows of files are strangers' text: none of it may become markup.
         autoescape=True,
         # A field that was renamed in Python alone must be an error, not an empty cell.
@@ -362,6 +362,11 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+@cache
+def _templates() -> Environment:
+    environment = templates_in(Path(__file__).parent)
     environment.filters.update(
         cut=cut, percent=percent, seconds=seconds_text, total=_total, marked=_marked
     )
