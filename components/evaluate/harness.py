@@ -1,7 +1,8 @@
 """Published benchmarks: lm-eval tasks from a folder, run by its API and offline.
 
 Task files are read as plain YAML, so nothing in them is imported or run. Their templates are rendered
-in a process with bounds (`task_templates`), and their metrics are lm-eval's own.
+and their patterns searched in processes with bounds (`task_templates`, `task_patterns`), and their
+metrics are lm-eval's own.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import yaml
 
 from components.contracts.recipe import Harness
 from components.errors import UserError, one_line
+from components.evaluate.task_patterns import bounded_patterns
 from components.evaluate.task_templates import bounded_templates
 from components.runtime.context import Context
 from components.storage.sources import local_folder
@@ -125,7 +127,7 @@ def run_harness(
             pretrained=model, tokenizer=tokenizer, batch_size=batch_size, device=str(model.device)
         )
         require_known_metrics(tasks)
-        with bounded_templates():
+        with bounded_templates(), bounded_patterns():
             evaluation = lm_eval.simple_evaluate(
                 model=wrapped,
                 tasks=tasks,

@@ -11,6 +11,7 @@ import pytest
 from components.contracts.summaries import EvaluateSummary
 from components.errors import UserError
 from components.evaluate.harness import digest_of_folder, read_tasks, require_known_metrics
+from components.evaluate.task_patterns import bounded_patterns
 from components.evaluate.task_templates import bounded_templates
 from components.runtime.context import Context
 from components.runtime.receipts import read_summary
@@ -149,6 +150,37 @@ def test_a_template_of_a_task_runs_no_code_and_takes_only_so_much(
         assert utils.apply_template("{{question|regex_replace('0', '1', 2)}}", row) == "110"
     assert not place.exists()
     assert utils.apply_template("{{question}}", row) == "000"
+
+
+@pytest.mark.process
+def test_a_pattern_of_a_task_finds_what_python_finds_and_takes_only_so_long() -> None:
+    from lm_eval.api.metrics import exact_match_hf_evaluate
+    from lm_eval.filters.extraction import MultiChoiceRegexFilter, RegexFilter
+
+    answers = [["#### 12 and #### 13", "none"], ["(B) is it", "x: A"]]
+    rows: list[dict[str, Any]] = [{"choices": ["one", "two"]}] * 2
+    settings: list[dict[str, Any]] = [
+        {"regex_pattern": r"#### (\d+)", "group_select": -1},
+        {"regex_pattern": r"(#)|(\d)(?=\d)|\((\w)\)"},
+        {"regex_pattern": r"(?<=: )\w"},
+    ]
+    for one in settings:
+        plain = [kind(**one).apply(answers, rows) for kind in (RegexFilter, MultiChoiceRegexFilter)]
+        with bounded_patterns():
+            assert plain == [
+                kind(**one).apply(answers, rows) for kind in (RegexFilter, MultiChoiceRegexFilter)
+            ]
+    endless = "(a|a)+b"
+    with bounded_patterns():
+        assert exact_match_hf_evaluate(["1,000"], ["1000"], [","])["exact_match"] == 1.0
+        with pytest.raises(UserError, match=r"'\(a\|a\)\+b'.*2 s of"):
+            RegexFilter(endless).apply([["a" * 40]], [{}])
+        with pytest.raises(UserError, match="2 s of"):
+            exact_match_hf_evaluate(["a" * 40], ["a"], [endless])
+        with pytest.raises(UserError, match=r"missing .*correct the task file"):
+            RegexFilter("(a")
+        # The next search has a process again.
+        assert RegexFilter("a+").apply([["baab"]], [{}]) == [["aa"]]
 
 
 def test_metrics_that_are_scripts_are_refused() -> None:
