@@ -27,6 +27,9 @@ from components.modeling.likelihood import (
 # new measurements.
 TEXT_BATCH = 32
 """Rows of texts of one forward pass."""
+# A model that knows nothing has the logarithm of its vocabulary, twelve nats at most.
+WORST_TOKEN_LOSS = 100.0
+"""In nats. Of a token that a model finds less likely than that, or for which it computes no number."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class RowScore:
     """Scores of one row, over the tokens that bear loss."""
 
     loss: float
-    """Sum of the cross-entropies in nats."""
+    """Sum of the cross-entropies in nats, each WORST_TOKEN_LOSS at most."""
     num_tokens: int
     num_right: int
     """Tokens that the model finds more likely than any other: if it is all of them, greedy decoding
@@ -84,8 +87,12 @@ def _batch_scores(body: nn.Module, head: nn.Module, batch: Batch, chunk: int) ->
     hits: list[Tensor] = []
     for chunk_states, truth in zip(states.split(chunk), targets[chosen].split(chunk), strict=True):
         logits = head(chunk_states).float()
-        losses.append(F.cross_entropy(logits, truth, reduction="none").double())
-        hits.append(logits.argmax(dim=-1) == truth)
+        token_losses = F.cross_entropy(logits, truth, reduction="none").double()
+        # NaN is the largest of all numbers to argmax.
+        hits.append((logits.argmax(dim=-1) == truth) & token_losses.isfinite())
+        # A broken model is measured, as bad as can be, and does not end the step that measures it.
+        numbers = token_losses.nan_to_num(nan=WORST_TOKEN_LOSS, posinf=WORST_TOKEN_LOSS)
+        losses.append(numbers.clamp(max=WORST_TOKEN_LOSS))
     counts = chosen.sum(dim=1).tolist()
     row_losses = torch.cat(losses).split(counts)
     row_hits = torch.cat(hits).split(counts)

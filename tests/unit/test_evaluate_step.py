@@ -3,9 +3,13 @@ held side by side."""
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from components.contracts.recipe import Recipe
 from components.contracts.rows import (
@@ -17,12 +21,15 @@ from components.contracts.rows import (
     prompt_id,
     read_rows,
 )
-from components.contracts.summaries import EvaluateSummary
+from components.contracts.summaries import EvaluateSummary, TrainSummary
 from components.contracts.summaries.evaluate import Collapse, RatioSign
+from components.modeling.scoring import WORST_TOKEN_LOSS
+from components.runtime.attempts import Task
 from components.runtime.context import Context
-from components.runtime.receipts import Receipt, fetch, read_summary
-from tests.unit.crafted import decided, recipe_of
+from components.runtime.receipts import Receipt, commit_once, fetch, read_summary
+from tests.unit.crafted import decided, recipe_of, train_summary
 from tests.unit.measuring import begun, evaluate, human, model, question, round_zero
+from tests.unit.tiny import save_tiny
 
 SPLITS: dict[str, Any] = {
     "validation": [
@@ -139,6 +146,37 @@ def test_a_champion_of_the_same_work_is_taken_from_its_receipt(context: Context)
         "length",
         "pass_at_k",
     }
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_model_that_computes_no_numbers_is_measured_as_bad_as_can_be(
+    context: Context, value: float
+) -> None:
+    start, first = begun(context, recipe(pass_k=2), **SPLITS), model(context, 0)
+    before = evaluate(context, start, first)
+
+    def work(folder: Path) -> TrainSummary:
+        save_tiny(folder / "model", seed=1, hidden_size=16, num_layers=1, intermediate_size=32)
+        [path] = (folder / "model").glob("*.safetensors")
+        weights = load_file(path)
+        name = "model.layers.0.self_attn.q_proj.weight"
+        save_file(weights | {name: torch.full_like(weights[name], value)}, path, {"format": "pt"})
+        return train_summary(round=1)
+
+    broken = commit_once(
+        context,
+        Task(run_id="crafted-run", name="train-broken", round=1),
+        "train",
+        config={"weights": str(value)},
+        inputs={},
+        seed=1,
+        work=work,
+    )
+    told = summary_of(evaluate(context, later(context, start, first, before), broken))
+    assert (told.validation_accuracy, told.test_accuracy, told.pass_at_k) == (0.0, 0.0, 0.0)
+    assert told.retention is not None
+    assert (told.retention.loss, told.retention.accuracy) == (WORST_TOKEN_LOSS, 0.0)
+    assert "perplexity" in {block.measure for block in told.blocks}
 
 
 def test_a_champion_measured_by_other_settings_is_measured_anew_beside_the_candidate(
