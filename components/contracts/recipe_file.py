@@ -20,6 +20,7 @@ RENAMED_KEYS = {
     "data.human": "data.sources",
     "data.fractions.heldout": "data.fractions.dev",
     "data.tasks.heldout": "data.tasks.dev",
+    "select.diversity": "select.keep",
     "select.human_share": "select.labelled_share",
     "select.influence.validation_rows": "select.influence.dev_rows",
 }

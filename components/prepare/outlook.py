@@ -198,8 +198,8 @@ def _check_accepted(recipe: Recipe, num_unlabelled: int) -> None:
     if recipe.generate.source not in ("nothing", "model"):
         num_prompts = min(num_prompts, num_unlabelled)
     most = num_prompts * per_prompt
-    if select.diversity is not None:
-        most = min(most, select.diversity.rows)
+    if select.keep is not None:
+        most = select.keep.count_of(most)
     if most < select.min_accepted:
         raise UserError(
             f"this recipe can never promote: a round accepts at most {most} samples "

@@ -56,7 +56,7 @@ class FilterSettings:
     classes: Classes = Classes()
     """Classes that answers must be one of."""
     scorers: Mapping[str, Scorer] = field(default_factory=dict)
-    """Those that the recipe asks for, of `judge`, `reward`, `influence` and the perplexities
+    """Those that the recipe asks for, of `judge`, `reward`, `influence`, `difficulty` and the perplexities
     `champion`, `base` and `ratio`."""
     audit: Sequence[ScoredSample] = ()
     """Samples of prompts whose answer is known and that are never trained on."""

@@ -60,7 +60,7 @@ REMEDIES: Mapping[str, str] = {
     "likelihood": "they lie outside the bands: widen select.likelihood",
     "unscored": "a scorer gave no score: see the log of the select step for the reason",
     "influence": "they would raise the loss on the dev split: leave select.influence out",
-    "diversity": "fewer rows are chosen than are needed: raise select.diversity.rows",
+    "choice": "fewer are chosen than are needed: raise select.keep.share (or rows)",
     "leaked_hint": "answers repeat the hint: change generate.hints.template",
     "parroted_hint": "answers repeat the hint: change generate.hints.template",
 }

@@ -119,7 +119,7 @@ def _config(context: Context, campaign: Campaign) -> dict[str, JsonValue]:
     if section.reward is not None:
         exclude["reward"] = {"batch_size"}
     config: dict[str, JsonValue] = {"section": section.model_dump(mode="json", exclude=exclude)}
-    if section.likelihood is not None or section.influence is not None:
+    if section.likelihood is not None or section.influence is not None or section.ranked_by:
         config["max_length"] = campaign.recipe.train.max_length
     if campaign.recipe.generate.hints is not None:
         config["hint"] = campaign.recipe.generate.hints.template

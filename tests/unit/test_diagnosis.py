@@ -236,7 +236,7 @@ def test_right_answers_that_repeat_each_other_are_not_too_few() -> None:
 
 
 def test_answers_left_out_because_they_are_solved_or_enough_are_not_too_few() -> None:
-    dropped = {"diversity": 200, "solved": 3200, "verifier": 300}
+    dropped = {"choice": 200, "solved": 3200, "verifier": 300}
     select = {**SELECT, "accepted": 300, "dropped": dropped, "prompts_accepted": 120}
     assert names(select=select) == []
     assert names(select={**select, "distinct_share": 0.26}) == []

@@ -71,7 +71,7 @@ def test_a_goal_that_no_prompt_belongs_to_is_an_error() -> None:
     [
         {"generate": {"samples_per_prompt": 1}},
         {"generate": {"samples_per_prompt": 8}, "select": {"max_per_prompt": 1}},
-        {"select": {"diversity": {"rows": 15}}},
+        {"select": {"keep": {"by": "random", "rows": 15}}},
     ],
 )
 def test_a_round_that_cannot_accept_enough_is_an_error(sections: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ OLD = [
     ),
     ({"data.fractions": {"heldout": 0.2}}, "data.fractions.heldout is called data.fractions.dev"),
     ({"data.tasks.0.heldout": 8}, "data.tasks.0.heldout is called data.tasks.0.dev now"),
+    ({"select": {"diversity": {"rows": 9}}}, "select.diversity is called select.keep now"),
     ({"select": {"human_share": 0.4}}, "select.human_share is called select.labelled_share now"),
     (
         {"data.sources": [{"uri": "file:///d.jsonl", "split": "heldout"}]},
@@ -122,6 +123,7 @@ def test_every_new_name_is_a_key_of_the_recipe() -> None:
         "data.sources": [{"uri": "file:///d.jsonl", "split": "dev"}],
         "data.fractions.dev": 0.1,
         "data.tasks.0.dev": 8,
+        "select.keep": {"by": "random", "rows": 9},
         "select.labelled_share": 0.4,
         "select.influence.dev_rows": 64,
     }

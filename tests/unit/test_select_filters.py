@@ -1,5 +1,5 @@
-"""The filters that a recipe may turn on: contamination, difficulty, paths, diversity, calibrated
-votes; the audit."""
+"""The filters that a recipe may turn on: contamination, difficulty, paths, the choice among what
+is left, calibrated votes; the audit."""
 
 from __future__ import annotations
 
@@ -171,8 +171,8 @@ def test_edit_distance_is_levenshteins(first: str, second: str, distance: int) -
     assert edit_distance(first, second) == edit_distance(second, first) == distance
 
 
-@pytest.mark.parametrize("method", ["clusters", "k-centre"])
-def test_a_diverse_choice_covers_what_a_flood_of_like_rows_would_hide(method: str) -> None:
+@pytest.mark.parametrize("by", ["diversity", "k-centre"])
+def test_a_diverse_choice_covers_what_a_flood_of_like_rows_would_hide(by: str) -> None:
     draw = random.Random(4)
     begin = "tell me something about the sheep that graze"
     cased = {"".join(draw.choice((letter, letter.upper())) for letter in begin) for _ in range(120)}
@@ -182,24 +182,74 @@ def test_a_diverse_choice_covers_what_a_flood_of_like_rows_would_hide(method: st
         for one in answers(ask(text, "?"), "a white sheep on a green hill")
     ]
     rare = [one for n in range(8) for one in answers(ask(f"rare {n}", "?"), sentence(draw))]
-    choice = {"method": method, "rows": 16, "clusters": 16}
-    kept, dropped = select([*flood, *rare], with_settings(diversity=choice))
+    choice = {"by": by, "rows": 16, "clusters": 16}
+    kept, dropped = select([*flood, *rare], with_settings(keep=choice))
     assert len(kept) == 16
     assert sum(one.prompt.text.startswith("rare") for one in kept) >= 7
-    assert {row.reason for row in dropped} == {"diversity"}
-    assert select([*flood, *rare], with_settings(diversity=choice))[0] == kept, (
+    assert {row.reason for row in dropped} == {"choice"}
+    assert select([*flood, *rare], with_settings(keep=choice))[0] == kept, (
         "the choice is the same every time"
     )
 
 
-def test_top_score_keeps_the_best_and_random_some() -> None:
+SCORES = {"1": 0.5, "2": 0.9, "3": 0.1, "4": None, "5": 0.7, "6": 0.3}
+"""Text of a sample → its score by whatever scorer is asked; 4 is too long for the model."""
+
+
+@pytest.mark.parametrize(
+    ("by", "kept", "scorer"),
+    [
+        ("influence", {"2", "5", "1"}, "influence"),
+        # A perplexity: the lowest is the likeliest.
+        ("likelihood", {"3", "6", "1"}, "base"),
+        ("difficulty", {"2", "5", "1"}, "difficulty"),
+    ],
+)
+def test_strategies_keep_as_many_samples_and_say_by_which_score(
+    by: str, kept: set[str], scorer: str
+) -> None:
+    asked_for: list[str] = []
+
+    def score(block: Block) -> list[float | None]:
+        asked_for.extend(one.text for one in block)
+        return [SCORES[one.text] for one in block]
+
+    samples = answers(ask("q", "?"), *SCORES)
+    section = with_settings(keep={"by": by, "share": 0.5})
+    outcome, dropped, account = account_of(samples, section, scorers={scorer: score})
+    assert {one.text for one in outcome} == kept
+    assert {one.text: one.scores for one in outcome} == {
+        text: {scorer: SCORES[text]} for text in kept
+    }
+    assert account.by_reason == {"choice": 2, "unscored": 1}
+    assert {row.row["scores"][scorer] for row in dropped if row.reason == "choice"} == {
+        SCORES[text] for text in SCORES.keys() - kept - {"4"}
+    }
+    assert sorted(asked_for) == sorted(SCORES), "each sample is scored once"
+    for other in ("random", "diversity", "k-centre", "score"):
+        section = with_settings(keep={"by": other, "share": 0.5})
+        assert len(select(samples, section)[0]) == 3
+
+
+def test_the_top_score_and_the_most_undecided_prompts_are_kept() -> None:
     agreed = answers(ask("agreed", "?"), "1", "1 ", "1  ", "2")
     split = answers(ask("split", "?"), "1", "2", "3", "4")
-    top = select([*agreed, *split], with_settings(diversity={"method": "top-score", "rows": 2}))
+    both = [*agreed, *split]
+    top = select(both, with_settings(keep={"by": "score", "rows": 2}))
     assert {one.prompt.text for one in top[0]} == {"agreed"}
-    chosen = select([*agreed, *split], with_settings(diversity={"method": "random", "rows": 3}))
-    assert len(chosen[0]) == 3
-    assert len(select(agreed, with_settings(diversity={"method": "random", "rows": 30}))[0]) == 2
+    undecided = ask("undecided", "1"), ask("nearly sure", "1")
+    right = [
+        *answers(undecided[0], "1", "1 ", "2", "3"),
+        *answers(undecided[1], "1", "1 ", "1  ", "2"),
+    ]
+    section = SelectSection(keep={"by": "difficulty", "share": 0.5}, minhash_threshold=1.0)
+    assert {one.prompt.text for one in select(right, section)[0]} == {"undecided"}
+    assert len(select(both, with_settings(keep={"by": "random", "rows": 3}))[0]) == 3
+    assert len(select(agreed, with_settings(keep={"by": "random", "rows": 30}))[0]) == 2
+    smaller = {"by": "random", "rows": 3, "share": 0.2}
+    assert len(select(both, with_settings(keep=smaller))[0]) == 2
+    with pytest.raises(ValueError, match="give `share` or `rows`"):
+        with_settings(keep={"by": "random"})
 
 
 def voted(share: float, right: bool, number: int) -> list[ScoredSample]:

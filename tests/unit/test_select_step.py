@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -459,9 +460,11 @@ def test_influence_and_likelihood_ask_the_champion(context: Context, tmp_path: P
         }
     )
     splits = {"train": LABELLED, "dev": LABELLED[:4], "validation": [], "test": []}
-    start = started(
-        context, recipe, {**{f"splits/{name}.jsonl": own for name, own in splits.items()}, **model}
-    )
+    files: dict[str, Sequence[BaseModel] | bytes] = {
+        **{f"splits/{name}.jsonl": own for name, own in splits.items()},
+        **model,
+    }
+    start = started(context, recipe, files)
     uri = decided(context, start, champion=champion.ref)
     receipt = run(SelectInputs(uri, shards(context, champion=champion.ref)), context)
     accepted = rows(context, receipt, "accepted.jsonl")
@@ -472,3 +475,18 @@ def test_influence_and_likelihood_ask_the_champion(context: Context, tmp_path: P
         assert row.provenance["scores"].keys() == {"champion", "base", "ratio", "influence"}
         assert row.provenance["scores"]["influence"] > 0
     assert {row.weight for row in accepted} == {1.0}
+    # The same scores rank samples for `keep`, which takes as many by each.
+    names = {"influence": "influence", "likelihood": "base", "difficulty": "difficulty"}
+    for by, name in names.items():
+        section = {"keep": {"by": by, "share": 0.25}, "verifier": False, "minhash_threshold": 1.0}
+        start = started(context, recipe_of(select=section), files)
+        uri = decided(context, start, champion=champion.ref)
+        receipt = run(SelectInputs(uri, shards(context, champion=champion.ref)), context)
+        told = summary_of(receipt)
+        assert told.filters["choice"].accepted == told.accepted
+        assert told.accepted == math.ceil(told.filters["choice"].given / 4)
+        kept = [row.provenance["scores"] for row in rows(context, receipt, "accepted.jsonl")]
+        assert all(scores.keys() == {name} for scores in kept)
+        # An answer that its prompt makes no likelier counts as 0.
+        if by == "difficulty":
+            assert all(0 <= scores[name] < 1 for scores in kept)

@@ -22,9 +22,9 @@ from components.contracts.recipe.pipeline_text import pipeline_document
 from components.contracts.recipe.recipe import Recipe
 from components.contracts.recipe.section import Section
 from components.contracts.recipe.select import (
-    DiversityChoice,
     InfluenceChoice,
     JudgeScorer,
+    Keep,
     RewardScorer,
     SelectSection,
 )
@@ -37,7 +37,6 @@ __all__ = [
     "DataSection",
     "DataSource",
     "DecideSection",
-    "DiversityChoice",
     "EngineName",
     "Fractions",
     "Goal",
@@ -45,6 +44,7 @@ __all__ = [
     "Hints",
     "InfluenceChoice",
     "JudgeScorer",
+    "Keep",
     "Ladder",
     "LoraSection",
     "LoraStructure",

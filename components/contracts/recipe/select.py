@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -68,15 +69,41 @@ class DifficultyBand(Section):
     """Share of the solved prompts (p = 1) that stay, so that they are not forgotten."""
 
 
-class DiversityChoice(Section):
-    """A choice of rows that are unlike each other, over hashed TF-IDF vectors."""
+class Keep(Section):
+    """A choice among the samples that pass all filters: as many by every strategy.
 
-    method: Literal["clusters", "k-centre", "top-score", "random"] = "clusters"
-    """clusters: from each in turn; k-centre: the row farthest from all chosen (1708.00489);
-    top-score: the highest score, else vote share; random: the baseline."""
-    rows: Positive
-    """Accepted rows that stay."""
+    Two recipes that differ in `by` alone train on the same number of rows, so they compare the
+    strategies and nothing else. With both, the smaller of `share` and `rows` counts.
+    """
+
+    by: Literal["random", "diversity", "k-centre", "score", "difficulty", "likelihood", "influence"]
+    """`random`: the baseline. `diversity`: from each of `clusters` in turn, over hashed TF-IDF
+    vectors; `k-centre`: the row farthest from all chosen (1708.00489). `score`: the highest score
+    of judge, reward or influence, else vote share. `difficulty`: prompts that the model is most
+    undecided on; without verifier and votes, the answers that their prompts make least likelier
+    (IFD, 2308.12032); without a prompt, the texts that surprise the champion most. `likelihood`:
+    the lowest perplexity under the base. `influence`: the gradients that lower the loss on the dev
+    split most (1803.09050)."""
+    share: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """Share of them that stays."""
+    rows: Positive | None = None
+    """Number of them that stays."""
     clusters: Positive = 64
+    """For `diversity`."""
+
+    @model_validator(mode="after")
+    def _says_how_many(self) -> Keep:
+        if self.share is None and self.rows is None:
+            raise ValueError("give `share` or `rows`: how many samples stay")
+        return self
+
+    def count_of(self, num_samples: int) -> int:
+        """Return how many of so many samples stay; at least one of any."""
+        kept = num_samples
+        if self.share is not None:
+            # Rounded first: 0.1 of 30 is 3.0000000000000004 in binary.
+            kept = math.ceil(round(self.share * num_samples, 6))
+        return min(kept, num_samples, self.rows or num_samples)
 
 
 class InfluenceChoice(Section):
@@ -130,7 +157,7 @@ class SelectSection(Section):
     max_per_prompt: Positive = 10
     """At most this many kept answers per prompt (2312.06585)."""
     influence: InfluenceChoice | None = None
-    diversity: DiversityChoice | None = None
+    keep: Keep | None = None
     # To replace labelled rows leads to collapse (2305.17493), to accumulate bounds the error
     # (2404.01413), and a fixed weight of real data keeps it small (2502.18049).
     labelled_share: Share = 0.5
@@ -171,6 +198,18 @@ class SelectSection(Section):
     def votes(self) -> bool:
         """True if answers are chosen by agreement."""
         return self.min_vote_share > 0 or self.calibrate_vote
+
+    @property
+    def ranked_by(self) -> str:
+        """Name of the scorer by which `keep` ranks samples; empty where it asks no model."""
+        match self.keep.by if self.keep is not None else "":
+            case "influence":
+                return "influence"
+            case "likelihood":
+                return "base"
+            case "difficulty" if not (self.verifier or self.votes):
+                return "difficulty"
+        return ""
 
     @property
     def judges_without_reference(self) -> bool:

@@ -56,7 +56,7 @@ LITTLE_AGREEMENT = 0.6
 """Mean share of a prompt's samples that agree, below which they scatter."""
 FEW_LABELLED = 0.35
 """Share of labelled draws below which they are few."""
-NOT_BY_SAMPLING = ("no_answer", "in_evaluation", "unscored", "cap", "diversity", "solved", "empty")
+NOT_BY_SAMPLING = ("no_answer", "in_evaluation", "unscored", "cap", "choice", "solved", "empty")
 """Reasons for a drop that no other way of sampling changes: a person has to."""
 SHIFTED = 0.25
 """Jensen–Shannon distance of labelled and generated answers above which they are unlike."""

@@ -35,7 +35,7 @@ SAME_LENGTH = 1.2
 """Ratio of token counts up to which two batches have about the same length."""
 FEW_MINORITY = 10
 """With fewer minority answers no share of them is taken."""
-LEFT_OUT = ("solved", "diversity")
+LEFT_OUT = ("solved", "choice")
 """Reasons for a drop that may leave nothing of a prompt that was answered right."""
 ALIKE = ("duplicate", "near_duplicate", "same_path", "cap", *LEFT_OUT)
 """Reasons for a drop that say nothing against an answer: there are enough answers like it."""

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 from components.select.filter_settings import FilterSettings
 from components.select.filters import (
+    choice,
     classes,
     completeness,
     consistency,
     contamination,
     difficulty,
-    diversity,
     hint_leaks,
     influence,
     length,
@@ -76,7 +76,7 @@ PASSES: tuple[tuple[Entry, ...], ...] = (
         Entry("influence", influence.filter_of),
     ),
     # A choice among everything that may be trained on.
-    (Entry("diversity", diversity.filter_of, checks_quality=False),),
+    (Entry("choice", choice.filter_of, checks_quality=False),),
 )
 """Cheap and certain filters come first, so that those which run a model see the fewest rows."""
 BEFORE_VERIFIER = ("contamination", "no_answer", "unfinished", "empty")

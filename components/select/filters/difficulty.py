@@ -32,7 +32,7 @@ def filter_of(settings: FilterSettings, remaining: Remaining) -> Filter | None:
 
     def apply(block: Block) -> Outcome:
         passed, dropped = split(block, refusal, "solved")
-        weighted = [replace(scored, weight=scored.weight * _weight(scored)) for scored in passed]
+        weighted = [replace(scored, weight=scored.weight * indecision(scored)) for scored in passed]
         return weighted, dropped
 
     return apply
@@ -42,7 +42,11 @@ def _pass_rate(scored: ScoredSample) -> float:
     return scored.vote_share if scored.pass_rate is None else scored.pass_rate
 
 
-def _weight(scored: ScoredSample) -> float:
+def indecision(scored: ScoredSample) -> float:
+    """Return 4p(1-p) of the prompt's pass rate p, or of the share of samples that agree.
+
+    1 where the model is undecided, and for samples with a hint.
+    """
     if scored.hinted:
         return 1.0
     rate = min(_pass_rate(scored), 1 - 0.5 / scored.num_samples)

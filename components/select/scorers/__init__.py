@@ -25,8 +25,8 @@ def scorers_of(context: Context, campaign: Campaign, scratch: Path) -> Iterator[
             scorers["judge"] = judge.grades
         if section.reward is not None:
             scorers["reward"] = reward_scorer(context, section.reward, scratch)
-        if section.likelihood is not None:
+        if section.likelihood is not None or section.ranked_by in ("base", "difficulty"):
             scorers |= likelihood_scorers(context, campaign)
-        if section.influence is not None:
+        if section.influence is not None or section.ranked_by == "influence":
             scorers["influence"] = influence_scorer(context, campaign)
         yield scorers

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from components.canonical import derived_seed
 from components.contracts.artifacts import split_file
-from components.contracts.recipe import RewardScorer
-from components.contracts.rows import Asked, TrainingRow, read_rows
+from components.contracts.recipe import InfluenceChoice, RewardScorer
+from components.contracts.rows import Asked, Beginning, TrainingRow, read_rows
 from components.errors import UserError
 from components.runtime.campaign import Campaign, checkpoint_in
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, fetch, fetch_folder, read_receipt
-from components.select.scored_samples import Block, SampleKey
+from components.select.scored_samples import Block, SampleKey, ScoredSample
 from components.storage.sources import local_folder, split_source
 
 if TYPE_CHECKING:
@@ -62,44 +62,80 @@ def reward_scorer(context: Context, section: RewardScorer, scratch: Path) -> Mod
 
 
 def likelihood_scorers(context: Context, campaign: Campaign) -> dict[str, ModelScorer]:
-    """Return scorers `champion` and `base`, perplexities per token, and `ratio` of the two."""
-    champion = read_receipt(context, campaign.champion_ref)
-    models = {
-        "champion": _perplexity(context, campaign, champion, checkpoint_in(champion, 0)),
-        "base": _perplexity(
-            context, campaign, campaign.prepared, checkpoint_in(campaign.prepared, 0)
-        ),
-    }
+    """Return scorers by perplexities per token.
+
+    `champion` and `base` are those of answers under the two models, `ratio` is the first over the
+    second, and `difficulty` is how little a prompt makes its answer likelier under the champion.
+    """
+    receipt = read_receipt(context, campaign.champion_ref)
+    champion = _loader(context, campaign, receipt)
+    base = _loader(context, campaign, campaign.prepared)
+    max_length = campaign.recipe.train.max_length
+    of_champion = _perplexity(context, champion, max_length)
+    of_base = _perplexity(context, base, max_length)
+    alone = _perplexity(context, champion, max_length, alone=True)
 
     # Far below 1 the champion finds likely what the base does not: it has drifted away.
     def ratio(block: Block) -> list[float | None]:
-        pairs = zip(models["champion"](block), models["base"](block), strict=True)
+        pairs = zip(of_champion(block), of_base(block), strict=True)
         return [
-            of_champion / of_base if of_champion is not None and of_base else None
-            for of_champion, of_base in pairs
+            by_champion / by_base if by_champion is not None and by_base else None
+            for by_champion, by_base in pairs
         ]
 
-    return {**models, "ratio": ratio}
+    def difficulty(block: Block) -> list[float | None]:
+        triples = zip(block, of_champion(block), alone(block), strict=True)
+        return [
+            _difficulty(scored, after_prompt, without) for scored, after_prompt, without in triples
+        ]
+
+    return {"champion": of_champion, "base": of_base, "ratio": ratio, "difficulty": difficulty}
 
 
-def _perplexity(context: Context, campaign: Campaign, receipt: Receipt, name: str) -> ModelScorer:
-    """Return a scorer of perplexities under a checkpoint.
+def _difficulty(
+    scored: ScoredSample, after_prompt: float | None, without: float | None
+) -> float | None:
+    """Return the perplexity of an answer after its prompt over that without it (2308.12032).
 
-    The score of a row longer than `train.max_length` is None.
-
-    Args:
-        context: Store and number of threads.
-        campaign: Recipe of the campaign.
-        receipt: Receipt with the checkpoint.
-        name: Folder of the checkpoint in it.
+    From 1 on, the answer does not follow the prompt, and the source leaves it out: 0. A text from
+    nothing has no prompt, and its perplexity is returned. None where a perplexity is missing.
     """
-    recipe = campaign.recipe
+    if after_prompt is None or without is None:
+        return None
+    if not scored.prompt.text:
+        return after_prompt
+    ratio = after_prompt / without
+    return ratio if ratio < 1 else 0.0
+
+
+Loader = Callable[[], tuple[Any, "Codec"]]
+
+
+def _loader(context: Context, campaign: Campaign, receipt: Receipt) -> Loader:
+    """Return a function that returns (model, codec) of the first checkpoint of a receipt."""
 
     # Loaded with the first block: filters before this one may have dropped everything.
     @functools.cache
     def loaded() -> tuple[Any, Codec]:
-        return _loaded(context, receipt, name, recipe.model.system_prompt)
+        name = checkpoint_in(receipt, 0)
+        return _loaded(context, receipt, name, campaign.recipe.model.system_prompt)
 
+    return loaded
+
+
+def _perplexity(
+    context: Context, loaded: Loader, max_length: int, *, alone: bool = False
+) -> ModelScorer:
+    """Return a scorer of perplexities under a model.
+
+    The score of a row longer than `max_length` tokens is None.
+
+    Args:
+        context: Number of threads.
+        loaded: Returns the model.
+        max_length: Longest row.
+        alone: Answers without their prompts.
+    """
     last_block: dict[SampleKey, float | None] = {}
 
     def scores(block: Block) -> list[float | None]:
@@ -108,8 +144,10 @@ def _perplexity(context: Context, campaign: Campaign, receipt: Receipt, name: st
             from components.modeling.influence import perplexities
 
             model, codec = loaded()
-            max_length = recipe.train.max_length
-            values = perplexities(model, codec, _pairs(block), max_length, BATCH_ROWS)
+            pairs = _pairs(block)
+            if alone:
+                pairs = [(Beginning(text=""), answer) for _, answer in pairs]
+            values = perplexities(model, codec, pairs, max_length, BATCH_ROWS)
             last_block.clear()
             for scored, value in zip(block, values, strict=True):
                 last_block[scored.key] = value
@@ -127,13 +165,13 @@ def influence_scorer(context: Context, campaign: Campaign) -> ModelScorer:
         UserError: The dev split is empty.
     """
     recipe = campaign.recipe
-    section = recipe.select.influence
-    assert section is not None
+    # `select.keep` may rank by it, without the filter.
+    section = recipe.select.influence or InfluenceChoice()
     path = fetch(context, campaign.prepared, split_file("dev"))
     rows = list(read_rows(path, TrainingRow))
     if not rows:
         raise UserError(
-            "select.influence needs labelled rows of the dev split: "
+            "influence (section select) needs labelled rows of the dev split: "
             "give a source with split dev, or set data.fractions.dev"
         )
     # Of the dev split: rows that the gate decides on must not choose what is trained on.
