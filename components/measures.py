@@ -156,19 +156,7 @@ def brier_of(rows: Sequence[Result]) -> Estimate:
 
     The interval is by Student's t over prompts, or over stretches of them.
     """
-    errors = [label_error_of(row) for row in rows]
-    mean = math.fsum(errors) / len(errors)
-    totals = cluster_totals([error - mean for error in errors], [unit_of(row) for row in rows])
-    half_width = MAX_BRIER
-    if len(totals) > 1:
-        variance = math.fsum(total**2 for total in totals) * len(totals) / (len(totals) - 1)
-        half_width = student_quantile(0.975, len(totals) - 1) * math.sqrt(variance) / len(rows)
-    return Estimate(
-        value=mean,
-        low=max(0.0, mean - half_width),
-        high=min(MAX_BRIER, mean + half_width),
-        n=len(rows),
-    )
+    return _mean_of([label_error_of(row) for row in rows], rows, MAX_BRIER)
 
 
 def label_error_of(row: Result) -> float:
@@ -192,6 +180,53 @@ def brier_gains(pairs: Sequence[tuple[Result, Result]]) -> list[float]:
         pairs: (old, new) result of each prompt.
     """
     return [label_error_of(old) - label_error_of(new) for old, new in pairs]
+
+
+def mean_score_of(rows: Sequence[Result]) -> Estimate:
+    """Return the mean of the verifiers' scores of greedy answers, 0 to 1.
+
+    The interval is by Student's t over prompts, or over stretches of them.
+    """
+    return _mean_of([score_of(row) for row in rows], rows, 1.0)
+
+
+def score_of(row: Result) -> float:
+    """Return the verifier's score of one prompt's answer.
+
+    Raises:
+        UserError: The answer was checked by a version that kept no scores.
+    """
+    if row.score is None:
+        raise UserError(
+            f"decide.goal.metric is mean_score, and prompt {row.prompt_id} of split {row.split} has "
+            "no score: it was measured by an older version; begin a new run"
+        )
+    return row.score
+
+
+def score_gains(pairs: Sequence[tuple[Result, Result]]) -> list[float]:
+    """Return the new model's score minus the old one's, of each prompt, -1 to 1.
+
+    Args:
+        pairs: (old, new) result of each prompt.
+    """
+    return [score_of(new) - score_of(old) for old, new in pairs]
+
+
+def _mean_of(values: Sequence[float], rows: Sequence[Result], largest: float) -> Estimate:
+    """Return the mean of a value from 0 to `largest` of each row."""
+    mean = math.fsum(values) / len(values)
+    totals = cluster_totals([value - mean for value in values], [unit_of(row) for row in rows])
+    half_width = largest
+    if len(totals) > 1:
+        variance = math.fsum(total**2 for total in totals) * len(totals) / (len(totals) - 1)
+        half_width = student_quantile(0.975, len(totals) - 1) * math.sqrt(variance) / len(rows)
+    return Estimate(
+        value=mean,
+        low=max(0.0, mean - half_width),
+        high=min(largest, mean + half_width),
+        n=len(rows),
+    )
 
 
 def as_perplexity(loss: float) -> float:
@@ -251,4 +286,5 @@ _MEASURES: dict[Metric, Measure] = {
     "accuracy": Measure("accuracy", accuracy_of, higher_is_better=True, text=percent),
     "perplexity": Measure("perplexity", perplexity_of, higher_is_better=False, text=_plain),
     "brier": Measure("brier", brier_of, higher_is_better=False, text=_plain),
+    "mean_score": Measure("mean_score", mean_score_of, higher_is_better=True, text=_plain),
 }

@@ -242,6 +242,9 @@ class Result(Row):
     split: Literal["dev", "validation", "test", "vault"]
     correct: bool
     """Verdict on the greedy answer."""
+    score: float | None = None
+    """The verifier's score of that answer, 0 to 1; right from the prompt's threshold on. None in
+    older results, and where nothing was answered."""
     # The answers are kept, so that other measures need no second sampling.
     text: str
     finished: bool

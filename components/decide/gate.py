@@ -14,7 +14,7 @@ from components.contracts.state import RoundRecord
 from components.decide.guards import Alarm
 from components.errors import Corrupt, UserError
 from components.family_means import family_mean_test
-from components.measures import MAX_BRIER, brier_gains, loss_gains, unit_of
+from components.measures import MAX_BRIER, brier_gains, loss_gains, score_gains, unit_of
 from components.statistics import (
     mcnemar_one_sided,
     mcnemar_size,
@@ -37,7 +37,8 @@ class Graded:
     families: int
     """Number of families."""
     unit: str
-    """`points` of accuracy (the gain is a share), `error`, `brier`, or `loss` in nats per token."""
+    """`points` of accuracy (the gain is a share), `error`, `brier`, `score`, or `loss` in nats per
+    token."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,12 @@ class Comparison:
             gain = f"perplexity {100 * math.expm1(-self.gain):+.2f} %"
         elif self._unit == "brier":
             gain = f"mean Brier score {-self.gain:+.4f}"
+        elif self._unit == "score":
+            counts = (
+                f"{self.wins} prompts with a larger score than the champion's, "
+                f"{self.losses} with a smaller one"
+            )
+            gain = f"mean score {self.gain:+.4f}"
         families = ""
         if self.graded is not None:
             families = f" in {self.graded.families} families"
@@ -115,6 +122,8 @@ class Comparison:
             gain = f"{100 * self.detectable:.1f} points"
         elif self._unit == "brier":
             gain = f"a Brier score less by {self.detectable:.4f}"
+        elif self._unit == "score":
+            gain = f"a mean score more by {self.detectable:.4f}"
         elif self._unit == "loss":
             gain = f"{-100 * math.expm1(-self.detectable):.2f} % of the perplexity"
         return f"these prompts are enough to show a gain of {gain} four times out of five"
@@ -141,8 +150,8 @@ def compare(
 ) -> Comparison:
     """Pair the validation results of two models by prompt and test the difference.
 
-    Right or wrong, each prompt alone: exact McNemar. With `section.family`, of errors and of Brier
-    scores: Gaffke's test over families, which holds for skewed gains too. Losses: Student's t over
+    Right or wrong, each prompt alone: exact McNemar. With `section.family`, of errors, scores and
+    Brier scores: Gaffke's test over families, which holds for skewed gains too. Losses: Student's t over
     families, or over stretches of neighbouring text.
 
     Args:
@@ -173,6 +182,8 @@ def compare(
         return _by_losses(pairs, families, level)
     if section.compared_by == "brier":
         return by_gains(brier_gains(pairs), families, level, "brier", MAX_BRIER)
+    if section.compared_by == "score":
+        return by_gains(score_gains(pairs), families, level, "score")
     if section.score == "right" and len(set(families)) == len(pairs):
         # Pairs that agree, right or wrong, carry no information about the difference.
         wins = 0
@@ -207,7 +218,7 @@ def by_gains(
         gains: Candidate minus champion of each prompt; above 0 is better.
         families: Family of each prompt.
         level: Highest p-value that proves a gain.
-        unit: `points`, `error` or `brier`.
+        unit: `points`, `error`, `brier` or `score`.
         largest_loss: What a prompt can lose at most.
     """
     test = bounded_mean_test(gains, families, largest_loss, level)

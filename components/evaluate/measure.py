@@ -30,7 +30,7 @@ from components.runtime.campaign import Campaign
 from components.runtime.code_digest import code_digest
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, fetch_folder
-from components.verifiers import Room, verify_all
+from components.verifiers import Room, Verdict, verdicts_of, verify_all
 from components.verifiers.numeric_error import error_of
 
 if TYPE_CHECKING:
@@ -260,9 +260,9 @@ def measure(
         asked = [
             (prompt, answer.text) for prompt, answer in zip(questions.prompts, answers, strict=True)
         ]
-        correct = verify_all(asked, room)
+        graded = verdicts_of(asked, room)
         losses = loaded.losses(questions.prompts)
-        results = _results(questions, answers, correct, losses, samples, verdicts, classes)
+        results = _results(questions, answers, graded, losses, samples, verdicts, classes)
         texts, skipped = loaded.text_results(questions)
         metrics: dict[str, dict[str, float]] = {}
         if harness and section.harness is not None:
@@ -295,7 +295,7 @@ def _verdicts(prompts: Sequence[Prompt], samples: Sequence[Sample], room: Room) 
 def _results(
     questions: Questions,
     answers: Sequence[Sample],
-    correct: Sequence[bool],
+    graded: Sequence[Verdict],
     losses: Sequence[RowScore | None],
     samples: Sequence[Sample],
     verdicts: Sequence[bool],
@@ -306,7 +306,7 @@ def _results(
     Args:
         questions: The prompts.
         answers: Answer to each prompt.
-        correct: Verdict on each of them.
+        graded: Verdict on each of them.
         losses: Score of each prompt's reference answer.
         samples: Samples for pass@k.
         verdicts: Verdict on each sample.
@@ -316,15 +316,16 @@ def _results(
     for sample, right in zip(samples, verdicts, strict=True):
         verdicts_by_prompt[sample.prompt_id].append(right)
     results = []
-    asked = zip(questions.prompts, questions.splits, answers, correct, losses, strict=True)
-    for prompt, split, answer, is_correct, loss in asked:
+    asked = zip(questions.prompts, questions.splits, answers, graded, losses, strict=True)
+    for prompt, split, answer, verdict, loss in asked:
         # Dev and test prompts are not sampled.
         prompt_verdicts = verdicts_by_prompt.get(prompt.id, [])
         chosen = classes.get(prompt.id)
         result = Result(
             prompt_id=prompt.id,
             split=split,
-            correct=is_correct,
+            correct=verdict.score >= prompt.check.threshold,
+            score=verdict.score,
             text=answer.text,
             # A piece of text may stop anywhere.
             finished=answer.finished or prompt.is_text,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from components.contracts.recipe import Recipe
 from components.contracts.rows import MAX_CLASSES, Prompt, label_of
+from components.contracts.verifier_names import own_name
 from components.errors import UserError
 from components.family_means import LEAST_FAMILIES
 from components.statistics import alpha_of_round
@@ -79,6 +80,8 @@ def outlook_of(recipe: Recipe, validation: Sequence[Prompt], num_unlabelled: int
         )
     if recipe.decide.compared_by == "brier":
         return Outlook(units, kind="Brier scores")
+    if recipe.decide.compared_by == "score":
+        return Outlook(units, kind="scores of answers")
     return Outlook(units, wins_needed)
 
 
@@ -88,7 +91,7 @@ def check_texts(recipe: Recipe, unlabelled: Iterable[Prompt]) -> None:
     first = next(iter(unlabelled), None)
     if first is None or not first.is_text:
         return
-    if recipe.decide.goal.metric == "accuracy":
+    if recipe.decide.goal.metric != "perplexity":
         raise UserError(
             "decide.goal: the data is raw text, whose exact continuation no model says: use "
             "`metric: perplexity`, with a threshold to reach"
@@ -106,7 +109,7 @@ def check_texts(recipe: Recipe, unlabelled: Iterable[Prompt]) -> None:
 
 
 def check_references(recipe: Recipe, measured: Mapping[str, Sequence[Prompt]]) -> None:
-    """Raise UserError if a perplexity is asked for, and prompts have no answer to take it of.
+    """Raise UserError if prompts lack what the goal's measure is taken of.
 
     Args:
         recipe: The recipe.
@@ -114,6 +117,8 @@ def check_references(recipe: Recipe, measured: Mapping[str, Sequence[Prompt]]) -
     """
     if recipe.decide.goal.metric == "brier":
         _check_classes(measured)
+    if recipe.decide.goal.metric == "mean_score":
+        _check_graded(measured)
     if recipe.decide.goal.metric != "perplexity":
         return
     for split, prompts in measured.items():
@@ -136,6 +141,18 @@ def _check_classes(measured: Mapping[str, Sequence[Prompt]]) -> None:
                 f"decide.goal.metric is brier, and split {split} has {without} of {len(prompts)} "
                 f"prompts without a class and {len(labels - {''})} classes: give rows of text and "
                 f"label, of 2 to {MAX_CLASSES} classes, or use metric accuracy"
+            )
+
+
+def _check_graded(measured: Mapping[str, Sequence[Prompt]]) -> None:
+    """Raise UserError if a mean score is asked for, and answers are right or wrong alone."""
+    for split, prompts in measured.items():
+        if prompts and all(own_name(prompt.verifier) is None for prompt in prompts):
+            names = ", ".join(sorted({prompt.verifier for prompt in prompts}))
+            raise UserError(
+                f"decide.goal.metric is mean_score, and the verifiers of split {split} ({names}) "
+                "know right and wrong alone: use metric accuracy, which is the same and proves "
+                "more, or a checker of your own that returns a score"
             )
 
 

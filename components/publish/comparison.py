@@ -20,12 +20,13 @@ from components.measures import (
     class_choice,
     loss_gains,
     measure_of,
+    score_gains,
     unit_of,
 )
 from components.publish.non_inferiority import non_inferior_p_value
 from components.runtime.context import Context
 from components.statistics import mcnemar_one_sided
-from components.verifiers import Room, verify_all
+from components.verifiers import Room, verdicts_of
 from components.verifiers.numeric_error import error_gains, error_of
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def _answers(
     prompts: Sequence[Prompt],
     split: Split,
 ) -> list[Result]:
-    """Return the verdicts on greedy answers."""
+    """Return the verdicts on greedy answers, with their scores."""
     from components.modeling.inference.answers import sample_all
     from components.modeling.inference.sampling import Sampling
 
@@ -132,19 +133,20 @@ def _answers(
     samples = sample_all(context, model, codec, prompts, [[0]] * len(prompts), greedy)
     room = Room(context.threads, context.free_memory_bytes)
     texts = [sample.text for sample in samples]
-    verdicts = verify_all(list(zip(prompts, texts, strict=True)), room)
+    verdicts = verdicts_of(list(zip(prompts, texts, strict=True)), room)
     return [
         Result(
             prompt_id=prompt.id,
             split=split,
-            correct=is_correct,
+            correct=verdict.score >= prompt.check.threshold,
+            score=verdict.score,
             text=sample.text,
             finished=sample.finished,
             num_tokens=sample.num_tokens,
             error=error_of(prompt, sample.text),
             tags=prompt.tags,
         )
-        for prompt, sample, is_correct in zip(prompts, samples, verdicts, strict=True)
+        for prompt, sample, verdict in zip(prompts, samples, verdicts, strict=True)
     ]
 
 
@@ -274,6 +276,8 @@ def _gains(
         return loss_gains(pairs), None
     if score == "brier":
         return brier_gains(pairs), MAX_BRIER
+    if score == "score":
+        return score_gains(pairs), 1.0
     if score == "error":
         return error_gains([(old.error, new.error) for old, new in pairs])
     return [float(new.correct) - float(old.correct) for old, new in pairs], 1.0
@@ -286,6 +290,9 @@ def _words(wins: int, losses: int, total: int, gain: float, score: ComparedBy) -
             f"{wins} prompts only the champion got right, {losses} only the rival, of {total} "
             f"({change})"
         )
+    if score == "score":
+        counts = f"a larger score on {wins} prompts, a smaller one on {losses}"
+        return f"{counts}, of {total} (mean score {gain:+.4f})"
     change = f"mean absolute error {-gain:+.4g}"
     if score == "brier":
         change = f"mean Brier score {-gain:+.4f}"

@@ -20,6 +20,7 @@ METRIC_NAMES: dict[Metric, str] = {
     "accuracy": "accuracy of greedy answers",
     "perplexity": "perplexity per token",
     "brier": "Brier score of the classes",
+    "mean_score": "mean score of greedy answers",
 }
 _HUB_DATASET = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)@")
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 from components.contracts.artifacts import RESULTS, split_file
 from components.contracts.recipe import Metric
 from components.contracts.rows import Prompt, Result, read_rows
+from components.measures import measure_of
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, fetch
 
@@ -40,8 +41,8 @@ class ComparedAnswers:
 
     num_prompts: int
     num_won: int
-    """Prompts that the champion does better by the measure: it alone is right, its loss or its Brier
-    score is lower."""
+    """Prompts that the champion does better by the measure: it alone is right, its score is higher,
+    its loss or its Brier score is lower."""
     num_lost: int
     """The same of the base."""
     won: tuple[AnswerPair, ...]
@@ -113,12 +114,18 @@ def _test_results(context: Context, evaluation: Receipt) -> Iterator[Result]:
 
 def _is_better(result: Result, other: Result, metric: Metric) -> bool:
     """Return True if a model does a prompt better than the other one, by the measure."""
-    new, old = result.loss, other.loss
-    if metric == "brier":
-        new, old = result.label_error, other.label_error
-    if metric == "accuracy" or new is None or old is None:
+    match metric:
+        case "perplexity":
+            new, old = result.loss, other.loss
+        case "brier":
+            new, old = result.label_error, other.label_error
+        case "mean_score":
+            new, old = result.score, other.score
+        case "accuracy":
+            new, old = None, None
+    if new is None or old is None:
         return result.correct and not other.correct
-    return new < old
+    return measure_of(metric).improves(new, old)
 
 
 def _prompts(context: Context, prepared: Receipt, wanted: set[str]) -> dict[str, Prompt]:

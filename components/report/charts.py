@@ -120,7 +120,7 @@ def score_chart(rounds: Rounds, threshold: float | None, base: float | None) -> 
         bottom = max(-3.0, bottom)
         top = min(103.0, top)
         axes.set_ylim(bottom, top)
-    else:
+    elif not measure.higher_is_better:
         # A perplexity of a thousand before any training would leave a flat line behind it.
         axes.set_yscale("log")
     _legend(figure)

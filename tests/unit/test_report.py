@@ -198,9 +198,12 @@ def test_after_a_failure_the_first_screen_says_what_helps(
     assert next_step(failed).startswith(following)
 
 
-@pytest.mark.parametrize(("metric", "field"), [("perplexity", "loss"), ("brier", "label_error")])
+@pytest.mark.parametrize(
+    ("metric", "field", "sign"),
+    [("perplexity", "loss", 1), ("brier", "label_error", 1), ("mean_score", "score", -1)],
+)
 def test_answers_are_compared_by_the_measure_of_the_campaign(
-    context: Context, metric: Metric, field: str
+    context: Context, metric: Metric, field: str, sign: int
 ) -> None:
     prompts = [ask(f"text {number}", "") for number in range(4)]
 
@@ -219,7 +222,8 @@ def test_answers_are_compared_by_the_measure_of_the_campaign(
         return store(context, "evaluate", {"results.jsonl": results}, {"of": str(values)})
 
     prepared = store(context, "prepare", {"splits/test.jsonl": prompts}, {})
-    base, champion = evaluated(0.5, 0.5, 0.5, 0.5), evaluated(0.4, 0.5, 0.7, 0.3)
+    base = evaluated(0.5, 0.5, 0.5, 0.5)
+    champion = evaluated(*(0.5 + sign * change for change in (-0.1, 0.0, 0.2, -0.2)))
     compared = compared_answers(context, prepared, base, champion, metric, 6)
     assert compared is not None
     assert (compared.num_prompts, compared.num_won, compared.num_lost) == (4, 2, 1)

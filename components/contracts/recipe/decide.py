@@ -12,11 +12,11 @@ MAX_RETENTION_MARGIN = 0.2
 """Share of tokens. Who wants to allow a greater loss switches the guard off in so many words."""
 
 
-Metric = Literal["accuracy", "perplexity", "brier"]
+Metric = Literal["accuracy", "perplexity", "brier", "mean_score"]
 """Measures of a model that goal, gate, release and report share; `components.measures` has them."""
 
 
-ComparedBy = Literal["right", "error", "loss", "brier"]
+ComparedBy = Literal["right", "error", "loss", "brier", "score"]
 """Scores of a prompt."""
 
 
@@ -26,11 +26,12 @@ class Goal(Section):
     metric: Metric = "accuracy"
     """`accuracy`: share of right greedy answers, higher is better. `perplexity`: per token of the
     reference answers, or of raw text, lower is better. `brier`: of rows of text and label, the squared
-    distance of the classes' probabilities to the right class, 0 to 2, lower is better. The gate and
-    the release compare models by the same measure."""
+    distance of the classes' probabilities to the right class, 0 to 2, lower is better. `mean_score`:
+    mean of the scores from 0 to 1 that a checker of your own gives the greedy answers, whatever its
+    threshold, higher is better. The gate and the release compare models by the same measure."""
     threshold: float
-    """Value to reach on validation: an accuracy from 0 to 1, a perplexity from 1, or a Brier score
-    from 0 to 2."""
+    """Value to reach on validation: an accuracy or a mean score from 0 to 1, a perplexity from 1, or
+    a Brier score from 0 to 2."""
     slice: str = ""
     """`tag=value`, for example `length=12`; empty: all validation prompts."""
 
@@ -41,6 +42,8 @@ class Goal(Section):
         metric = info.data.get("metric")
         if metric == "accuracy" and not 0 <= threshold <= 1:
             raise ValueError("an accuracy is a share, from 0 to 1")
+        if metric == "mean_score" and not 0 <= threshold <= 1:
+            raise ValueError("a mean score is from 0 to 1 (best)")
         if metric == "brier" and not 0 <= threshold <= 2:
             raise ValueError("a Brier score is from 0 (best) to 2")
         if metric == "perplexity" and threshold < 1:
@@ -104,6 +107,8 @@ class DecideSection(Section):
                 return "loss"
             case "brier":
                 return "brier"
+            case "mean_score":
+                return "score"
             case "accuracy":
                 return self.score
 
