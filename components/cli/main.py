@@ -21,6 +21,7 @@ from typer.core import TyperGroup
 from components.cli.builder import Builder, builder_of, program_of
 from components.cli.cluster_verbs import add_verbs as add_cluster_verbs
 from components.cli.first_steps.verbs import add_verbs as add_first_verbs
+from components.cli.intake_verb import add_verb as add_intake_verb
 from components.cli.messages import print_error, print_json, print_result
 from components.cli.options import AsJson, Override, RecipeFile, StoreUri
 from components.cli.release_verbs import add_verbs as add_release_verbs
@@ -207,6 +208,7 @@ add_cluster_verbs(app)
 add_release_verbs(app)
 add_run_verbs(app)
 add_review_verb(app)
+add_intake_verb(app)
 
 
 @app.command()

@@ -83,7 +83,7 @@ def _format(path: Path, source: DataSource) -> Format:
 
 
 def _rows(path: Path, source: DataSource) -> Iterator[Example | Dropped]:
-    for row in _raw_rows(path, source):
+    for row in raw_rows_of(path, source):
         try:
             if row.problem is not None:
                 raise row.problem
@@ -99,7 +99,11 @@ def _rows(path: Path, source: DataSource) -> Iterator[Example | Dropped]:
             )
 
 
-def _raw_rows(path: Path, source: DataSource) -> Iterator[RawRow]:
+def raw_rows_of(path: Path, source: DataSource) -> Iterator[RawRow]:
+    """Yield the rows of a file as it holds them, whatever they mean.
+
+    Raises UserError if the file is missing, of unknown format, or cannot be read on.
+    """
     num_read = 0
     try:
         for row in _rows_of_format(path, source):

@@ -129,9 +129,10 @@ def _content_of(row: Row, source: DataSource) -> _Content:
     turns = next((names[name] for name in TURNS if name in names), "")
     # A conversation is more than a question that stands beside it.
     if turns and (pair is None or not pair.completion or row.get(pair.completion) is None):
-        return _content_of_messages(row[turns], _tools_of(row, names), _system_of(row, names))
+        system = _system_of(row, names)
+        return _content_of_messages(row[turns], _tools_of(row, names), system, source.split)
     if pair is not None:
-        return _content_of_pair(row, pair, names)
+        return _content_of_pair(row, pair, names, source.split)
     if "text" in names and _value_of(row, names, "label") is not None:
         label = text_of(row, names["label"])
         return _Content(text_of(row, names["text"]), label, label=_class_of(label))
@@ -194,20 +195,20 @@ def _refuse_what_would_be_lost(row: Row, names: dict[str, str], source: DataSour
         raise RejectedRow("unwanted_answer", "its label is false: the answer is not wanted")
 
 
-def _content_of_pair(row: Row, pair: Pair, names: dict[str, str]) -> _Content:
+def _content_of_pair(row: Row, pair: Pair, names: dict[str, str], split: str) -> _Content:
     prompt = row[pair.prompt]
     answer = row.get(pair.completion) if pair.completion else None
     system = _system_of(row, names)
     tools = _tools_of(row, names)
     if isinstance(answer, list) and _asks(answer):
         # Preference pairs often repeat the whole conversation in `chosen`.
-        return _content_of_messages(answer, tools, system)
+        return _content_of_messages(answer, tools, system, split)
     if isinstance(prompt, list) or isinstance(answer, list) or system is not None:
         turns = _as_turns(prompt, "user") + _as_turns(answer, "assistant")
         if system is None and pair.prompt not in TURNS and not _are_turns(turns):
             name = pair.prompt if isinstance(prompt, list) else pair.completion
             raise RejectedRow("wrong_type", f"{name!r} is a list, not text or turns")
-        return _content_of_messages(turns, tools, system)
+        return _content_of_messages(turns, tools, system, split)
     completion = None if answer is None else text_of(row, pair.completion)
     text = text_of(row, pair.prompt)
     if pair.context and str(row.get(pair.context) or "").strip():
@@ -236,16 +237,17 @@ def _as_turns(value: object, role: str) -> list[object]:
     return [] if value is None else [{"role": role, "content": value}]
 
 
-def _content_of_messages(messages: object, tools: object, system: object = None) -> _Content:
+def _content_of_messages(messages: object, tools: object, system: object, split: str) -> _Content:
     """Return the turns before the last one of the assistant as the prompt, that one as completion.
 
-    The turns themselves are kept where they are more than a question and an answer.
+    In split `unlabelled` a conversation that ends with a question is asked as it is. The turns
+    themselves are kept where they are more than a question and an answer.
     """
     if isinstance(messages, str):
         messages = turns_in_text(messages)
     if system and isinstance(messages, list):
         messages = [{"role": "system", "content": system}, *messages]
-    turns = turns_to_last_answer(messages)
+    turns = turns_to_last_answer(messages, is_asked=split == "unlabelled")
     has_answer = turns[-1]["role"] == "assistant"
     asked = turns[:-1] if has_answer else turns
     if not any(turn["role"] == "user" for turn in asked):

@@ -24,11 +24,18 @@ def turns_in_text(text: str) -> object:
         ) from None
 
 
-def turns_to_last_answer(messages: object) -> list[JsonObject]:
-    """Return the turns up to the last one of the assistant; all, if nobody has answered yet."""
+def turns_to_last_answer(messages: object, *, is_asked: bool = False) -> list[JsonObject]:
+    """Return the turns up to the last one of the assistant; all, if nobody has answered yet.
+
+    Args:
+        messages: The turns.
+        is_asked: Whether the model is to answer: turns behind its last one are then the question.
+    """
     if not isinstance(messages, list) or not 0 < len(messages) <= MAX_MESSAGES:
         raise RejectedRow("wrong_type", f"messages is not a list of 1 to {MAX_MESSAGES} turns")
     turns = [_turn_of(message) for message in messages]
+    if is_asked:
+        return turns
     for end in range(len(turns), 0, -1):
         if turns[end - 1]["role"] == "assistant":
             # Later turns have no answer that could be learnt.

@@ -356,8 +356,11 @@ def test_turns_behind_the_last_answer_are_left_out_and_open_questions_are_asked(
     tmp_path: Path,
 ) -> None:
     rows = as_lines({"messages": [*HI, ADD[0]]}, {"messages": [SYSTEM, ADD[0]]})
-    (first, second), _ = read(write(tmp_path, rows), split="unlabelled")
-    assert (first.prompt, first.completion, first.conversation) == ("hi", "hello", None)
+    path = write(tmp_path, rows)
+    [taught], _ = read(path)
+    assert (taught.prompt, taught.completion, taught.conversation) == ("hi", "hello", None)
+    (first, second), _ = read(path, split="unlabelled")
+    assert (first.prompt, first.completion) == ("User: hi\n\nAssistant: hello\n\nUser: 2+2", None)
     assert second.completion is None
     prompt = second.as_prompt()
     assert prompt.conversation is not None

@@ -1,0 +1,1 @@
+"""Requests and feedback of production, as data of a recipe."""
