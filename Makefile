@@ -21,8 +21,9 @@
 #             VARIANT=-vllm the image `generate` with vLLM for CPUs
 # make containers  the tests that run in those images: they need a Docker engine; DOCKER names another client
 #             (`make bench BENCH=containers` runs the demo in them and compares it with one on this machine)
-# make cluster  manifests, rights, limits and `doctor` on a real Kubernetes cluster, which is filled with namespaces:
-#             RATCHET_CLUSTER names the kubeconfig of one that may be changed at will (kind, minikube), or CLUSTER a
+# make cluster  manifests, rights, limits and `doctor` on a real Kubernetes cluster, and who reaches whom between pods on
+#             its node (one minute of it). It is filled with namespaces: RATCHET_CLUSTER names the kubeconfig of one that
+#             may be changed at will (kind, minikube; with a network plugin that enforces policies), or CLUSTER a
 #             program that starts one and prints `export KUBECONFIG=…`. It needs `go`, for definitions of resources
 
 SHELL := /bin/bash

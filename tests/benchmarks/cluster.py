@@ -1,7 +1,10 @@
-"""How many weakened pods a real API server refuses: `python -m tests.benchmarks.cluster`. Two minutes.
+"""What a real cluster does to this project: `python -m tests.benchmarks.cluster [FIGURE …]`.
 
-Needs a cluster as `make cluster` does (RATCHET_CLUSTER or CLUSTER). Every pod that this project
-makes is weakened in every way, and sent to a namespace of the manifests.
+- mutants_refused: every pod that this project makes is weakened in every way, and sent to a
+  namespace of the manifests (two minutes).
+- connections: the table of who reaches whom, tried by real pods on a node (one minute).
+
+Needs a cluster as `make cluster` does (RATCHET_CLUSTER or CLUSTER).
 """
 
 from __future__ import annotations
@@ -13,33 +16,49 @@ import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import NamedTuple
 
 from tests.benchmarks.figures import record
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = "python -m tests.benchmarks.cluster"
-LEAST = {"mutants_refused": 60}
 
 
-def counted(names: list[str]) -> dict[str, int]:
-    """Run tests that count things, and return name → number.
+class Counted(NamedTuple):
+    """A figure that tests count."""
 
-    Raises SystemExit if a test fails or was left out.
+    test: str
+    """The test that counts, which passes only if all of them are right."""
+    least: int
+    unit: str
+
+
+FIGURES = {
+    "mutants_refused": Counted("test_admission.py", 60, "mutants"),
+    "connections": Counted("test_connections.py", 30, "connections"),
+}
+
+
+def counted(name: str) -> int:
+    """Run the test of a figure, and return the number that it counted.
+
+    Raises SystemExit if it fails or was left out.
     """
+    test = f"tests/cluster/{FIGURES[name].test}"
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-        command += ["-o", "junit_family=xunit1", f"--junitxml={report}", *names]
+        command += ["-o", "junit_family=xunit1", f"--junitxml={report}", test]
         environment = {**os.environ, "RATCHET_NEED_CLUSTER": "1"}
         run = subprocess.run(command, cwd=ROOT, env=environment, check=False)
         if run.returncode:
-            raise SystemExit(f"error: {' '.join(names)} did not pass: no figure is recorded")
-        totals: dict[str, int] = {}
-        for entry in ElementTree.parse(report).iter("property"):
-            name = str(entry.get("name"))
-            if name in LEAST:
-                totals[name] = totals.get(name, 0) + int(str(entry.get("value")))
-        return totals
+            raise SystemExit(f"error: {test} did not pass: no figure is recorded")
+        values = [
+            int(str(entry.get("value")))
+            for entry in ElementTree.parse(report).iter("property")
+            if entry.get("name") == name
+        ]
+        return sum(values)
 
 
 def main() -> None:
@@ -47,16 +66,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0, help="without effect: nothing here is drawn")
     parser.add_argument("--dry", action="store_true", help="print only, record nothing")
+    parser.add_argument("figures", nargs="*", metavar="FIGURE", help="default: all")
     arguments = parser.parse_args()
-    for name, number in counted(["tests/cluster/test_admission.py"]).items():
-        least = LEAST[name]
-        print(f"cluster.{name} = {number} of {number} (bound ≥ {least})")
+    if unknown := set(arguments.figures) - set(FIGURES):
+        raise SystemExit(f"error: no figure {', '.join(unknown)}; there are {', '.join(FIGURES)}")
+    for name in arguments.figures or FIGURES:
+        number = counted(name)
+        figure = FIGURES[name]
+        print(f"cluster.{name} = {number} of {number} (bound ≥ {figure.least})")
         if not arguments.dry:
             record(
                 f"cluster.{name}",
                 number,
-                "mutants",
-                f"≥ {least}",
+                figure.unit,
+                f"≥ {figure.least}",
                 COMMAND,
                 arguments.seed,
                 f"of {number}, Kubernetes 1.34",

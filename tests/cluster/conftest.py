@@ -1,9 +1,10 @@
 """A real cluster, which these tests fill with namespaces of their own.
 
 `RATCHET_CLUSTER` names the kubeconfig of a cluster that may be changed at will (kind, minikube).
-Else `CLUSTER` is a program that starts one and prints `export KUBECONFIG=…`; it is called with
-`api`, as no node is needed. With neither, the tests are left out, unless RATCHET_NEED_CLUSTER is set. The
-current context of `kubectl` is never used: these tests change objects of the whole cluster.
+Else `CLUSTER` is a program that starts one and prints `export KUBECONFIG=…`; `CLUSTER api` starts
+one without a node, which is enough for most of them. With neither, the tests are left out, unless
+RATCHET_NEED_CLUSTER is set. The current context of `kubectl` is never used: these tests change
+objects of the whole cluster.
 """
 
 from __future__ import annotations
@@ -51,30 +52,45 @@ def _started(*arguments: str) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Server:
-    """The API server, with the definitions of all custom resources of the manifests."""
-    server = Server(_started("api"))
-    for file in published_definitions(tmp_path_factory.mktemp("definitions")):
-        server.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(file))
-    # `kubectl wait` fails on a definition that has no conditions yet.
-    wait_until(server.definitions_are_served)
-    return server
+def bare_server() -> Server:
+    """The API server, with its own kinds of objects alone."""
+    return Server(_started("api"))
 
 
 @pytest.fixture(scope="session")
-def new_namespace(server: Server) -> Iterator[Callable[[str], str]]:
+def server(bare_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Server:
+    """The API server, with the definitions of all custom resources of the manifests."""
+    for file in published_definitions(tmp_path_factory.mktemp("definitions")):
+        bare_server.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(file))
+    # `kubectl wait` fails on a definition that has no conditions yet.
+    wait_until(bare_server.definitions_are_served)
+    return bare_server
+
+
+@pytest.fixture(scope="session")
+def node(bare_server: Server) -> Server:
+    """The API server of a cluster with a node that runs pods."""
+    _started()
+    if not bare_server.request("GET", "/api/v1/nodes").document["items"]:
+        _leave_out("the cluster has no node")
+    bare_server.kubectl("wait", "--for=condition=Ready", "nodes", "--all", "--timeout=100s")
+    return bare_server
+
+
+@pytest.fixture(scope="session")
+def new_namespace(bare_server: Server) -> Iterator[Callable[[str], str]]:
     """A function that makes sure that a namespace of a name does not exist; all go at the end."""
     names: list[str] = []
 
     def make(name: str) -> str:
         delete = ("delete", "namespace", name, "--ignore-not-found")
-        server.kubectl(*delete)
+        bare_server.kubectl(*delete)
         names.append(name)
         return name
 
     yield make
     for name in names:
-        server.kubectl("delete", "namespace", name, "--wait=false", "--ignore-not-found")
+        bare_server.kubectl("delete", "namespace", name, "--wait=false", "--ignore-not-found")
 
 
 def overlay_in(name: str, namespace: str, folder: Path) -> tuple[Json, ...]:
