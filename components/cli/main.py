@@ -139,10 +139,11 @@ def run(
 def _containers(runner: str, memory: str, network: str, recipe: Recipe) -> Containers | None:
     """Return the options of the containers; None where tasks are processes."""
     from components.cli.local.docker_runner import Containers
+    from components.cli.needed_variables import needs_of
 
     if runner != "docker":
         return None
-    variables = (recipe.notify.url_env,) if recipe.notify is not None else ()
+    variables = tuple(need.variable for need in needs_of(recipe))
     return Containers(memory, network, variables)
 
 

@@ -308,6 +308,16 @@ def test_an_unknown_profile_is_answered_with_those_there_are() -> None:
             ("train.num_processes=8", "generate.vllm.tensor_parallel_size=4"),
             "gpu-8 gives generate 1 GPUs",
         ),
+        (
+            "cpu",
+            ("notify.url_env=TEAM_WEBHOOK",),
+            r"notify\.url_env needs the variable TEAM_WEBHOOK; profile cpu passes none",
+        ),
+        (
+            "cpu",
+            ("generate.engine=openai", "generate.endpoint.model=m"),
+            r"secrets: \{ratchet-keys: \[OPENAI_API_KEY\]\}",
+        ),
     ],
 )
 def test_a_recipe_that_does_not_fit_its_profile_says_what_to_set(

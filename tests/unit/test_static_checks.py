@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from components.cli.local.static_checks import check_recipe
+from components.cli.needed_variables import needs_of
 from components.contracts.recipe import Recipe
 from components.errors import UserError
 from tests.unit.tiny import save_tiny
@@ -106,6 +107,24 @@ def test_a_gym_task_without_its_package_is_told(
     check(tmp_path)
 
 
-def test_a_webhook_without_its_variable_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no variable TEAM_WEBHOOK; set it to the webhook's URL"):
-        check(tmp_path, notify={"url_env": "TEAM_WEBHOOK"})
+@pytest.mark.parametrize(
+    ("sections", "variable", "words"),
+    [
+        ({"notify": {"url_env": "TEAM_WEBHOOK"}}, "TEAM_WEBHOOK", "the webhook's URL"),
+        ({"select": {"judge": {"model": "m"}}}, "RATCHET_JUDGE_URL", "the judge's URL"),
+        (
+            {"generate": {"engine": "openai", "endpoint": {"model": "m"}}},
+            "OPENAI_API_KEY",
+            "the endpoint's key",
+        ),
+    ],
+)
+def test_a_service_whose_address_or_key_is_missing_is_told(
+    tmp_path: Path, sections: dict[str, Any], variable: str, words: str
+) -> None:
+    with pytest.raises(UserError, match=f"needs the variable {variable}; set it to {words}"):
+        check(tmp_path, **sections)
+    wanted = recipe(tmp_path, **sections)
+    check_recipe(wanted, tmp_path / "recipe.yaml", {"HOME": str(tmp_path), variable: "x"})
+    # Containers of this machine get it.
+    assert variable in [need.variable for need in needs_of(wanted)]

@@ -78,7 +78,7 @@ class Containers:
     """Docker network; empty: this machine's own where the store is on it, else the bridge. One made
     with `docker network create --internal` that has the store in it leads nowhere else."""
     variables: tuple[str, ...] = ()
-    """Environment variables that the recipe names, such as that of its webhook."""
+    """Environment variables that the recipe needs, such as the URL of its webhook."""
 
 
 def check_engine(store: str, containers: Containers, environment: Mapping[str, str]) -> None:

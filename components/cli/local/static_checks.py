@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 
 from components.cli.checker_code import bundle_of
+from components.cli.needed_variables import require
 from components.contracts.recipe import DataSource, Recipe
 from components.contracts.rows import Dropped
 from components.contracts.verifier_names import own_name
@@ -37,17 +38,15 @@ def check_recipe(recipe: Recipe, recipe_path: Path, environment: Mapping[str, st
     Args:
         recipe: As it was read.
         recipe_path: Its file, beside which code of the user's is looked for.
-        environment: Home folder.
+        environment: Home folder, and addresses and keys of other services.
 
     Raises:
-        UserError: A path or URI is wrong, a file holds no usable row, a folder holds no model, or a
-            function of the user's cannot be imported or raises on the first rows.
+        UserError: A path or URI is wrong, a variable that the recipe needs is not set, a file holds
+            no usable row, a folder holds no model, or a function of the user's cannot be imported
+            or raises on the first rows.
     """
-    if recipe.notify is not None and not environment.get(recipe.notify.url_env):
-        raise UserError(
-            f"notify.url_env: the environment has no variable {recipe.notify.url_env}; set it to the "
-            "webhook's URL, or leave `notify` out"
-        )
+    given = (name for name, value in environment.items() if value)
+    require(recipe, given, "set it to {meaning}, or leave the section out")
     _check_model(recipe.model.source, environment)
     if recipe.generate.teacher is not None:
         _check_model(recipe.generate.teacher.source, environment)

@@ -13,6 +13,7 @@ from typing import Annotated, Literal, cast, get_args
 import yaml
 from pydantic import Field, JsonValue, ValidationError
 
+from components.cli.needed_variables import require
 from components.cli.package.images import image_of_each_step
 from components.cli.source_tree import IMAGES_FILE, PROFILES_FOLDER
 from components.contracts.recipe import Recipe, Section
@@ -112,6 +113,7 @@ class Profile(Section):
         "HF_HUB_OFFLINE",
         "MLFLOW_TRACKING_URI",
         "OPENAI_BASE_URL",
+        "RATCHET_JUDGE_URL",
         "HTTP_PROXY",
         "HTTPS_PROXY",
         "NO_PROXY",
@@ -189,7 +191,7 @@ def profile_names() -> list[str]:
 
 
 def check_fit(recipe: Recipe, profile: Profile) -> None:
-    """Raise UserError if the recipe is not made for this profile's nodes and GPUs."""
+    """Raise UserError if the recipe is not made for this profile's nodes, GPUs and variables."""
     # A cluster would find out only once the training begins, after hours of a campaign.
     train = recipe.train
     if train.num_nodes > 1 and profile.nodes is None:
@@ -216,3 +218,11 @@ def check_fit(recipe: Recipe, profile: Profile) -> None:
             f"generate {sampling_gpus} GPUs; lower it, or raise steps.generate.gpus in a profile of "
             "your own"
         )
+    secret_keys = (key for keys in profile.secrets.values() for key in keys)
+    require(
+        recipe,
+        (*profile.config_keys, *secret_keys),
+        f"profile {profile.name} passes none to the steps: put {{meaning}} into a Secret, and "
+        "`secrets: {{ratchet-keys: [{variable}]}}` beside the one of the store into a profile of "
+        "your own",
+    )

@@ -1,0 +1,52 @@
+"""Environment variables that a recipe needs where its steps run: addresses and keys of others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from components.contracts.recipe import Recipe
+from components.errors import UserError
+
+
+@dataclass(frozen=True)
+class Need:
+    """A variable, and the key of the recipe because of which steps read it."""
+
+    variable: str
+    key: str
+    meaning: str
+    is_required: bool = True
+    """False: the service may do without it."""
+
+
+def needs_of(recipe: Recipe) -> tuple[Need, ...]:
+    """Return the variables that a recipe's steps read."""
+    return tuple(_needs_of(recipe))
+
+
+def require(recipe: Recipe, given: Iterable[str], cure: str) -> None:
+    """Raise UserError if a variable that a recipe cannot do without is not given.
+
+    Args:
+        recipe: The recipe.
+        given: Variables that steps will have.
+        cure: What helps; `{variable}` and `{meaning}` are filled in.
+    """
+    names = set(given)
+    for need in needs_of(recipe):
+        if need.is_required and need.variable not in names:
+            advice = cure.format(variable=need.variable, meaning=need.meaning)
+            raise UserError(f"{need.key} needs the variable {need.variable}; {advice}")
+
+
+def _needs_of(recipe: Recipe) -> Iterator[Need]:
+    if recipe.notify is not None:
+        yield Need(recipe.notify.url_env, "notify.url_env", "the webhook's URL")
+    if recipe.generate.engine == "openai":
+        # A server of one's own takes any key, and the client refuses none.
+        yield Need("OPENAI_API_KEY", "generate.engine: openai", "the endpoint's key")
+        yield Need("OPENAI_BASE_URL", "generate.engine: openai", "the endpoint's URL", False)
+    if recipe.select.judge is not None:
+        yield Need("RATCHET_JUDGE_URL", "select.judge", "the judge's URL, https://host/v1")
+        yield Need("RATCHET_JUDGE_KEY", "select.judge", "the judge's key", False)
