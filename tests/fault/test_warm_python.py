@@ -12,11 +12,20 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from components.cli.local.task_server import ServerEnded, TaskRequest, TaskServer, task_server
+from components.cli.local.task_server import (
+    HANDED_ON,
+    ServerEnded,
+    TaskRequest,
+    TaskServer,
+    inherited_descriptors,
+    task_server,
+)
+from components.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPONENT = """
@@ -40,6 +49,11 @@ def task(what: str) -> str:
     if what == "leave":
         subprocess.Popen(["sleep", "600"])
         open(os.path.join(os.environ["TMPDIR"], "left"), "w")
+    if what == "parents":
+        parent = os.getppid()
+        for _ in range(2):
+            parent = int(open(f"/proc/{parent}/stat").read().split()[3])
+        print("grandparent's parent", parent)
     if what == "ends":
         atexit.register(print, "handler")
         threading.Timer(0.1, print, ["thread"]).start()
@@ -184,6 +198,44 @@ def test_a_connection_that_says_nothing_for_too_long_is_closed(tmp_path: Path) -
     assert done.stdout == "b''\n", done.stderr
 
 
+HEIR = """
+import sys
+from components.cli.local.task_server import TaskRequest, inherited_or_new_server
+import json
+with inherited_or_new_server() as server:
+    sys.exit(server.run(TaskRequest(**json.loads(sys.argv[1])), print))
+"""
+
+
+def test_a_server_that_was_handed_on_starts_the_tasks_of_each_process_that_has_it(
+    server: TaskServer, tmp_path: Path, warm: bool
+) -> None:
+    handed_on, descriptors = server.handed_on
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", HEIR, json.dumps(asdict(request(tmp_path, "parents")))],
+            env={**os.environ, "PYTHONPATH": str(ROOT), HANDED_ON: handed_on},
+            pass_fds=descriptors,
+            text=True,
+            capture_output=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        # Between server and task is the task's monitor.
+        assert int(said(done.stdout.splitlines(), "grandparent's parent")) == os.getpid()
+
+
+def test_a_server_of_other_code_is_not_used_and_what_is_none_is_named(tmp_path: Path) -> None:
+    with task_server(warm=False) as server, (tmp_path / "file").open("w") as file:
+        number = server.handed_on[1][0]
+        assert inherited_descriptors({HANDED_ON: server.handed_on[0]}) == (number,)
+        for value in ("", "no server", f"{number}", f"{number}:{tmp_path}"):
+            assert inherited_descriptors({HANDED_ON: value}) == ()
+        for number in (file.fileno(), 99_999, -1):
+            with pytest.raises(UserError, match=f"{HANDED_ON}: descriptor {number} is no server"):
+                inherited_descriptors({HANDED_ON: f"{number}:{ROOT}"})
+
+
 CAMPAIGN = """
 import json, sys
 from components.cli.local.task_server import ServerEnded, TaskRequest, task_server
@@ -233,12 +285,15 @@ class Campaign:
 def test_tasks_end_with_their_monitor_and_with_their_campaign(tmp_path: Path, warm: bool) -> None:
     campaign = Campaign(tmp_path, warm)
     started: list[int] = []
+    # A task that takes no notice is waited for: once from a warm Python, once from a fresh one.
+    on_request, on_abandonment = ("stubborn", "sleep") if warm else ("sleep", "stubborn")
     try:
-        # Asked to end, a task that takes no notice is ended by its monitor.
-        task, everybody = campaign.begin("stubborn")
+        # A task that is asked to end is ended by its monitor at last.
+        task, everybody = campaign.begin(on_request)
         started += everybody
         os.kill(parent_of(task), signal.SIGTERM)
-        assert campaign.outcome() == str(128 + signal.SIGKILL)
+        last_signal = signal.SIGKILL if on_request == "stubborn" else signal.SIGTERM
+        assert campaign.outcome() == str(128 + last_signal)
         until(lambda: [pid for pid in everybody[1:] if alive(pid)] == [])
 
         # It does not outlive the monitor.
@@ -251,7 +306,7 @@ def test_tasks_end_with_their_monitor_and_with_their_campaign(tmp_path: Path, wa
         abandoned = set(tmp_path.glob("ratchet-task-*"))
 
         # Nor does anything outlive the campaign.
-        _, everybody = campaign.begin("stubborn")
+        _, everybody = campaign.begin(on_abandonment)
         started += everybody
         campaign.process.kill()
         campaign.process.wait()

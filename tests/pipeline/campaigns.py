@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from components.cli.local.task_server import HANDED_ON, TaskServer
 from components.runtime.context import Context, make_context
 from components.storage.keys import split_receipt_uri
 
@@ -150,6 +151,8 @@ class Place:
     extra: Mapping[str, str] | None = None
     """Environment variables besides those of the tests."""
     python: str = sys.executable
+    server: TaskServer | None = None
+    """Starts the tasks of `run`; without one each campaign has a server of its own."""
 
     @property
     def store(self) -> Path:
@@ -177,7 +180,8 @@ class Place:
 
     def cli(self, verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Call the command line and wait for it."""
-        return call(self.command(verb, *arguments), self.folder, self.environment, 400.0)
+        command = self.command(verb, *arguments)
+        return call(command, self.folder, self.environment, 400.0, self.server)
 
     def run(self, *arguments: str) -> Run:
         """Carry the campaign out."""
@@ -198,14 +202,23 @@ class Place:
 
 
 def call(
-    command: list[str], folder: Path, environment: Mapping[str, str], seconds: float
+    command: list[str],
+    folder: Path,
+    environment: Mapping[str, str],
+    seconds: float,
+    server: TaskServer | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run the command line and wait; one that takes too long is asked to end, so that it ends its
-    own processes."""
+    own processes. A `server` starts the tasks of a campaign."""
+    handed_on: dict[str, str] = {}
+    descriptors: tuple[int, ...] = ()
+    if server is not None:
+        handed_on[HANDED_ON], descriptors = server.handed_on
     process = subprocess.Popen(
         command,
         cwd=folder,
-        env=environment,
+        env={**environment, **handed_on},
+        pass_fds=descriptors,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

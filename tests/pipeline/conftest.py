@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from components.cli.local.task_server import TaskServer, task_server, warm_is_possible
 from components.contracts.recipe_file import set_key
 from tests.pipeline.campaigns import Place, Run, recipe, write_data
 
@@ -25,14 +26,28 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def make_place(data: Path, tmp_path_factory: pytest.TempPathFactory) -> MakePlace:
+def server() -> Iterator[TaskServer]:
+    """What starts the tasks of all campaigns that no test kills: one Python that has torch loaded.
+
+    The campaigns of tests/security, and those that a test kills, start one each, as users do.
+    """
+    with task_server(warm=warm_is_possible()) as shared:
+        yield shared
+
+
+@pytest.fixture(scope="session")
+def make_place(
+    data: Path, tmp_path_factory: pytest.TempPathFactory, server: TaskServer
+) -> MakePlace:
     """A function that gives a new working folder with the recipe, changed at dotted keys."""
 
     def make(changes: dict[str, Any] | None = None, **settings: Any) -> Place:
         document = copy.deepcopy(recipe(data))
         for key, value in (changes or {}).items():
             set_key(document, key, value)
-        return Place(tmp_path_factory.mktemp("campaign"), document, **settings)
+        return Place(
+            tmp_path_factory.mktemp("campaign"), document, **{"server": server, **settings}
+        )
 
     return make
 

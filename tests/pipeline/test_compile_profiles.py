@@ -15,6 +15,7 @@ import yaml
 
 from components.cli.doctor.quantities import amount
 from components.cli.local.campaign_process import executed_tasks
+from components.cli.local.task_server import TaskServer
 from components.cli.package.compile import Compiled, write_package
 from components.cli.package.lint import MAX_BYTES, findings
 from components.cli.package.package_file import Package
@@ -410,13 +411,11 @@ import sys
 from pathlib import Path
 from kfp import local
 from components.cli.package.profiles import load_profile
-from components.cli.local.task_handler import serve_tasks
-from components.cli.local.task_server import task_server
+from components.cli.local.campaign_process import task_processes
 from components.contracts.recipe_file import load_recipe
 from pipeline import build
 
-with task_server(warm=True) as server:
-    serve_tasks(server)
+with task_processes(None):
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root="kfp", raise_on_error=True)
     recipe = load_recipe(Path("recipe.yaml"), ("decide.goal.threshold=0.0", "train.first.steps=2"))
     build(recipe, 1, load_profile("multi-node"))(store=sys.argv[1])
@@ -424,13 +423,14 @@ with task_server(warm=True) as server:
 
 
 def test_kfp_local_carries_out_the_very_pipeline_that_is_compiled_for_a_cluster(
-    tmp_path: Path,
+    tmp_path: Path, server: TaskServer
 ) -> None:
     place = Place(tmp_path, recipe(tmp_path))
     write_data(tmp_path)
     command = [sys.executable, "-c", LOCALLY, place.uri]
     place.command("run")  # writes recipe.yaml
-    done = call(command, tmp_path, {**place.environment, "PYTHONPATH": str(ROOT)}, 400.0)
+    environment = {**place.environment, "PYTHONPATH": str(ROOT)}
+    done = call(command, tmp_path, environment, 400.0, server)
     assert done.returncode == 0, done.stderr[-2000:]
     base = ["prepare", "evaluate-base", "first-champion"]
     expected = [*base, *round_tasks(0), "pass-through-r1", "publish", "report"]

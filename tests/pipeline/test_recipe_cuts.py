@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from components.cli.local.task_server import TaskServer
 from components.contracts.rows import TrainingRow, read_rows
 from components.contracts.summaries import SelectSummary
 from components.report.runs import load_run
@@ -18,6 +18,7 @@ from components.report.views import RunView
 from components.runtime.context import Context, make_context
 from components.runtime.receipts import fetch, read_receipt, read_summary
 from components.select.attribute_shift import attributes, distances
+from tests.pipeline.campaigns import call
 from tests.pipeline.questions import PATTERNS, write_questions
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -52,7 +53,9 @@ SLOW = 1e-6
 """A learning rate that moves nothing."""
 
 
-def run_cut(recipe: str, folder: Path, changes: dict[str, Any]) -> tuple[Context, dict[str, Any]]:
+def run_cut(
+    recipe: str, folder: Path, changes: dict[str, Any], server: TaskServer
+) -> tuple[Context, dict[str, Any]]:
     """Run a shipped recipe with changes from a folder with data; return (store, `--json`)."""
     write_questions(folder, rows=600, test_rows=60)
     store = f"file://{folder}/store"
@@ -60,14 +63,7 @@ def run_cut(recipe: str, folder: Path, changes: dict[str, Any]) -> tuple[Context
         word for key, value in changes.items() for word in ("--set", f"{key}={json.dumps(value)}")
     ]
     command = [sys.executable, f"{REPOSITORY}/pipeline.py", "run", recipe, "--store", store]
-    done = subprocess.run(
-        [*command, "--rounds=1", "--json", *settings],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=1100,
-    )
+    done = call([*command, "--rounds=1", "--json", *settings], folder, os.environ, 1100, server)
     assert done.returncode in (0, 1), done.stderr
     context = make_context(store, {**os.environ, "RATCHET_CACHE": f"{folder}/store-cache"})
     return context, json.loads(done.stdout)
@@ -81,11 +77,10 @@ def accepted_of(context: Context, view: RunView) -> list[TrainingRow]:
 
 
 def test_the_cut_of_reflection_measures_classes_each_round_and_changes_what_holds_it_back(
-    tmp_path: Path,
+    tmp_path: Path, server: TaskServer
 ) -> None:
-    context, told = run_cut(
-        "recipes/reflection.yaml", tmp_path, {**CUT, "train.rounds.learning_rate": SLOW}
-    )
+    changes = {**CUT, "train.rounds.learning_rate": SLOW}
+    context, told = run_cut("recipes/reflection.yaml", tmp_path, changes, server)
     view = load_run(context, told["run_id"])
     assert view.state is not None
     first, second = told["rounds"]
@@ -111,7 +106,7 @@ def test_the_cut_of_reflection_measures_classes_each_round_and_changes_what_hold
 
 
 def test_the_cut_of_self_feedback_learns_from_a_union_whose_answers_are_weighted_like_labels(
-    tmp_path: Path,
+    tmp_path: Path, server: TaskServer
 ) -> None:
     changes = {key: value for key, value in CUT.items() if not key.startswith("model.")}
     context, told = run_cut(
@@ -123,6 +118,7 @@ def test_the_cut_of_self_feedback_learns_from_a_union_whose_answers_are_weighted
             "train.first.steps": 14,
             "decide.max_bias": 0.9,
         },
+        server,
     )
     view = load_run(context, told["run_id"])
     assert view.state is not None

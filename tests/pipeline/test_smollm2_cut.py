@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from components.cli.local.task_server import TaskServer
 from components.contracts.summaries import EvaluateSummary, TrainSummary
 from components.modeling.encoding import Codec
 from components.modeling.load import load_model, load_tokenizer
 from components.report.runs import load_run
 from components.runtime.context import make_context
 from components.runtime.receipts import fetch_folder, read_receipt, read_summary
+from tests.pipeline.campaigns import call
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CUT = {
@@ -53,7 +54,7 @@ CUT = {
 
 @pytest.mark.timeout(1800)
 def test_a_real_language_model_goes_through_a_whole_round_and_is_ready_to_use(
-    tmp_path: Path,
+    tmp_path: Path, server: TaskServer
 ) -> None:
     store = f"file://{tmp_path}/store"
     settings = [word for key, value in CUT.items() for word in ("--set", f"{key}={value}")]
@@ -67,14 +68,7 @@ def test_a_real_language_model_goes_through_a_whole_round_and_is_ready_to_use(
         "--rounds=1",
         "--json",
     ]
-    done = subprocess.run(
-        [*command, *settings],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=1700,
-    )
+    done = call([*command, *settings], REPOSITORY, os.environ, 1700, server)
     assert done.returncode == 1, done.stderr
     context = make_context(store, {**os.environ, "RATCHET_CACHE": f"{tmp_path}/store-cache"})
     view = load_run(context, json.loads(done.stdout)["run_id"])

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components.cli.local.task_server import TaskServer
 from components.contracts.rows import TrainingRow, read_rows
 from components.report.runs import load_run
 from components.runtime.receipts import fetch, read_receipt
@@ -16,7 +17,7 @@ from tests.pipeline.campaigns import PIPELINE, Place
 pytestmark = pytest.mark.process
 
 
-def cut(folder: Path) -> Place:
+def cut(folder: Path, server: TaskServer) -> Place:
     """The recipe with a small model and one round of few steps."""
     recipe = PIPELINE.parent / "recipes" / "self-augmentation.yaml"
     document = yaml.safe_load(recipe.read_text(encoding="utf-8"))
@@ -28,11 +29,13 @@ def cut(folder: Path) -> Place:
         "zero": 0,
     }
     document["decide"]["max_rounds"] = 1
-    return Place(folder, document)
+    return Place(folder, document, server=server)
 
 
-def test_raw_text_alone_makes_a_campaign_that_is_decided_by_perplexity(tmp_path: Path) -> None:
-    place = cut(tmp_path)
+def test_raw_text_alone_makes_a_campaign_that_is_decided_by_perplexity(
+    tmp_path: Path, server: TaskServer
+) -> None:
+    place = cut(tmp_path, server)
     run = place.run()
     assert run.code == 1, run.said
     assert run.told["metric"] == "perplexity"

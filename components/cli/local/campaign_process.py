@@ -24,7 +24,7 @@ from components.cli.builder import Builder
 from components.cli.local.docker_runner import Containers, stop_containers, use_containers
 from components.cli.local.local_campaign import LocalCampaign
 from components.cli.local.task_handler import serve_tasks
-from components.cli.local.task_server import task_server, warm_is_possible
+from components.cli.local.task_server import inherited_or_new_server
 
 # kfp.local tells of its tasks by log records alone, with names in colour.
 _EXECUTING = re.compile(r"Executing task (?:\x1b\[\d+m)?'([^']+)'")
@@ -94,7 +94,7 @@ def carry_out(
         _stop_containers_at_the_end(campaign.recipe.run_id)
     with tasks_file.open("a", encoding="utf-8") as events:
         try:
-            with _task_processes(campaign.containers):
+            with task_processes(campaign.containers):
                 _run_pipeline(build, campaign, folder, events)
         except RuntimeError as error:
             # kfp.local's only way to say that a task failed.
@@ -124,12 +124,12 @@ def _run_pipeline(build: Builder, campaign: LocalCampaign, folder: Path, events:
 
 
 @contextmanager
-def _task_processes(containers: Containers | None) -> Iterator[None]:
-    """Have tasks that are no containers started by a server of their own."""
+def task_processes(containers: Containers | None) -> Iterator[None]:
+    """Have tasks that are no containers started by a server: an inherited one, or a new one."""
     if containers is not None:
         yield
         return
-    with task_server(warm=warm_is_possible()) as server:
+    with inherited_or_new_server() as server:
         serve_tasks(server)
         yield
 

@@ -25,6 +25,7 @@ from components.cli.local.docker_runner import check_engine
 from components.cli.local.follow import Follower, Tail
 from components.cli.local.local_campaign import LocalCampaign
 from components.cli.local.task_handler import ERROR_LINE, signal_name
+from components.cli.local.task_server import inherited_descriptors
 from components.cli.source_tree import PIPELINE_FILE, SOURCE_TREE
 from components.errors import (
     Corrupt,
@@ -229,6 +230,7 @@ def _follow(
             stdout=log,
             stderr=subprocess.STDOUT,
             env=environment,
+            pass_fds=inherited_descriptors(environment),
             # A process group of its own: Ctrl-C comes to us alone, and all of it can be ended.
             start_new_session=True,
         )

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from components.cli.local.task_server import ServerEnded, TaskRequest, TaskServer
+from components.cli.local.task_server import HANDED_ON, ServerEnded, TaskRequest, TaskServer
 from components.errors import RatchetError
 from components.runtime.supervisor import unsupervised
 
@@ -60,10 +60,13 @@ class ServedTask:
         """Carry the task out and return kfp's status. A failure leaves a line with its reason."""
         from kfp.local import status
 
+        environment = {**os.environ, **self._environment}
+        # A task has none of this process's descriptors.
+        environment.pop(HANDED_ON, None)
         request = TaskRequest(
             source=self._source,
             arguments=self._arguments,
-            environment={**os.environ, **self._environment},
+            environment=environment,
             folder=os.getcwd(),
         )
         output = _Output()

@@ -14,6 +14,10 @@ process of its own, its monitor. So a task that is slow to say what it wants del
 No process outlives the campaign: server and monitors see its end of their socket close, also when
 it was killed. A monitor then ends its task's whole group, and deletes the task's temporary folder.
 Server, monitors and tasks are in `task_monitor`.
+
+A program that runs campaigns one after another may start a server for all of them and hand it on
+(`TaskServer.handed_on`): each then begins without the seconds that the imports take. Such a server
+ends with that program.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ import json
 import os
 import select
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -30,7 +35,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from components.errors import RatchetError
+from components.cli.source_tree import SOURCE_TREE
+from components.errors import RatchetError, UserError
 
 # A task that is asked to end may work on for so long; less than the `run` verb waits for all.
 TASK_PATIENCE_SECONDS = 8.0
@@ -42,6 +48,8 @@ MAX_LINE_BYTES = 1 << 20
 BLOCK_BYTES = 1 << 16
 
 SERVER_COMMAND = (sys.executable, "-m", "components.cli.local.task_monitor")
+HANDED_ON = "RATCHET_TASK_SERVER"
+"""Variable with the server that a process has inherited: its descriptor, a colon, its source tree."""
 _ENDED = "the process that starts tasks ended; RATCHET_WARM=0 starts each task in a fresh Python"
 
 
@@ -70,6 +78,12 @@ class TaskServer:
         """Use a server; `control` is the near end of the pair that it inherited."""
         self._control = control
         self._lock = threading.Lock()
+
+    @property
+    def handed_on(self) -> tuple[str, tuple[int, ...]]:
+        """Return what lets a child use this server: (value of `HANDED_ON`, descriptors to pass)."""
+        descriptor = self._control.fileno()
+        return f"{descriptor}:{SOURCE_TREE}", (descriptor,)
 
     def run(self, request: TaskRequest, on_line: Callable[[str], None]) -> int:
         """Carry out a task and return its exit status, 128 + n after signal n.
@@ -142,6 +156,42 @@ def task_server(*, warm: bool) -> Iterator[TaskServer]:
         except subprocess.TimeoutExpired:
             server.kill()  # it is still importing
             server.wait()
+
+
+@contextmanager
+def inherited_or_new_server() -> Iterator[TaskServer]:
+    """Give the server that was handed on to this process, else a new one, which ends with the block.
+
+    Raises UserError as `inherited_descriptors` does.
+    """
+    warm = warm_is_possible()
+    descriptors = inherited_descriptors(os.environ) if warm else ()
+    if descriptors:
+        with socket.socket(fileno=descriptors[0]) as control:
+            yield TaskServer(control)
+    else:
+        with task_server(warm=warm) as server:
+            yield server
+
+
+def inherited_descriptors(environment: Mapping[str, str]) -> tuple[int, ...]:
+    """Return the descriptor of the server that `HANDED_ON` names; none if it is not for this code.
+
+    Raises UserError if the descriptor is not open, or no socket.
+    """
+    number, _, tree = environment.get(HANDED_ON, "").partition(":")
+    # The tasks of a server run the code that it has imported.
+    if tree != str(SOURCE_TREE):
+        return ()
+    try:
+        is_socket = stat.S_ISSOCK(os.fstat(int(number)).st_mode)
+    except (ValueError, OSError):
+        is_socket = False
+    if not is_socket:
+        raise UserError(
+            f"{HANDED_ON}: descriptor {number} is no server of tasks; unset the variable"
+        )
+    return (int(number),)
 
 
 def warm_is_possible() -> bool:
