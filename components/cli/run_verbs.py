@@ -113,16 +113,24 @@ def watch(
         float, typer.Option("--every", min=0.2, metavar="SECONDS", help="Between two looks.")
     ] = 5.0,
     store: StoreUri = "",
+    as_json: AsJson = False,
 ) -> None:
     """Follow a run from its store alone until it ends: rounds, steps, rate, time left and cost.
 
-    The exit status is that of `run`.
+    With --json a document a line: each task and round as it ends, and the run's summary. The exit
+    status is that of `run`.
     """
     from components.cli.local.run import exit_code_of
     from components.cli.watch import watch as follow
 
     context = open_context(store)
-    view = follow(context, existing_run(context, run_id), Console(), lambda: time.sleep(seconds))
+    view = follow(
+        context,
+        existing_run(context, run_id),
+        Console(),
+        lambda: time.sleep(seconds),
+        as_json=as_json,
+    )
     raise typer.Exit(exit_code_of(view))
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.text import Text
@@ -12,7 +14,13 @@ from components.contracts.state import RoundRecord
 from components.errors import UserError
 from components.measures import measure_of
 from components.report.runs import load_run
-from components.report.summary import round_seconds
+from components.report.summary import (
+    RunSummary,
+    round_document,
+    round_seconds,
+    summary_of,
+    task_document,
+)
 from components.report.views import RunView, TaskView
 from components.report.words import cut, headline, seconds_text
 from components.runtime.context import Context
@@ -24,7 +32,22 @@ Fingerprint = dict[str, str | None]
 """Key of an attempt record → word that changes with its content."""
 
 
-def watch(context: Context, run_id: str, console: Console, pause: Callable[[], object]) -> RunView:
+@dataclass(frozen=True)
+class Event:
+    """Something that has happened, for people and for programs."""
+
+    line: Text
+    document: RunSummary
+
+
+def watch(
+    context: Context,
+    run_id: str,
+    console: Console,
+    pause: Callable[[], object],
+    *,
+    as_json: bool = False,
+) -> RunView:
     """Print what happens to a run until it ends, and return it as it is then.
 
     A line for each task that ends and each round that is decided; a terminal has one more line that
@@ -35,6 +58,7 @@ def watch(context: Context, run_id: str, console: Console, pause: Callable[[], o
         run_id: The run.
         console: Where to print; without a terminal nothing moves.
         pause: Waits before the next look at the store.
+        as_json: Print a JSON document a line (JSON Lines), whose `event` is `task`, `round` or `end`.
 
     Raises:
         UserError: The store knows no such run.
@@ -43,18 +67,20 @@ def watch(context: Context, run_id: str, console: Console, pause: Callable[[], o
     view = _load(context, run_id)
     fingerprint = _fingerprint(context, view)
     told: set[str] = set()
-    with console.status("") as status:
+    moving = nullcontext() if as_json else console.status("")
+    with moving as status:
         while True:
-            for line in _news(view):
-                if line.plain not in told:
-                    told.add(line.plain)
-                    console.print(line, soft_wrap=True)
+            for event in _news(view):
+                if event.line.plain not in told:
+                    told.add(event.line.plain)
+                    _print(console, event, as_json=as_json)
             if has_ended(view):
                 break
             outlook = _outlook(view, context.clock())
-            status.update(Text(outlook))
+            if status is not None:
+                status.update(Text(outlook))
             # Where nothing moves, it is said once for each task that begins.
-            if not console.is_terminal and (begun := _begun(view)) not in told:
+            if not (as_json or console.is_terminal) and (begun := _begun(view)) not in told:
                 told.add(begun)
                 console.print(Text(outlook, style="dim"), soft_wrap=True)
             pause()
@@ -64,8 +90,18 @@ def watch(context: Context, run_id: str, console: Console, pause: Callable[[], o
             if newest != fingerprint:
                 view = _load(context, run_id)
                 fingerprint = _fingerprint(context, view)
-    console.print(Text(headline(view)), soft_wrap=True)
+    end = Event(Text(headline(view)), {"event": "end", **summary_of(view)})
+    _print(console, end, as_json=as_json)
     return view
+
+
+def _print(console: Console, event: Event, *, as_json: bool) -> None:
+    if as_json:
+        # Not by rich, which would wrap and colour it.
+        document = json.dumps(event.document, sort_keys=True, ensure_ascii=False)
+        print(document, file=console.file, flush=True)
+    else:
+        console.print(event.line, soft_wrap=True)
 
 
 def has_ended(view: RunView) -> bool:
@@ -107,16 +143,17 @@ def _number(text: str) -> int:
     return -1
 
 
-def _news(view: RunView) -> Iterator[Text]:
-    """Yield a line for each task that has ended and each round that is decided."""
+def _news(view: RunView) -> Iterator[Event]:
+    """Yield each task that has ended and each round that is decided."""
     records = {} if view.state is None else {one.round: one for one in view.state.history}
     for task in view.tasks:
         if task.status == "unfinished":
             continue
-        yield _task_line(task)
+        about = {"error": task.last.error, **task_document(task)}
+        yield Event(_task_line(task), {"event": "task", **about})
         record = records.get(task.last.round)
         if task.last.step == "decide" and record is not None:
-            yield _round_line(record)
+            yield Event(_round_line(record), {"event": "round", **round_document(view, record)})
 
 
 def _task_line(task: TaskView) -> Text:

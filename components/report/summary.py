@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from components.contracts.state import RoundRecord
 from components.report.views import RunView, TaskView
 from components.report.words import start_of
 from components.storage import keys
@@ -23,8 +24,8 @@ def summary_of(view: RunView) -> RunSummary:
         **_scores(view),
         **_costs(view),
         **_data(view),
-        "rounds": _rounds(view),
-        "tasks": [_task(task) for task in view.tasks],
+        "rounds": [round_document(view, one.record) for one in view.rounds],
+        "tasks": [task_document(task) for task in view.tasks],
         "errors": [
             {"task": task.name, "kind": task.last.error_kind, "error": task.last.error}
             for task in view.failed
@@ -89,20 +90,17 @@ def _costs(view: RunView) -> RunSummary:
     }
 
 
-def _rounds(view: RunView) -> list[RunSummary]:
-    rounds = []
-    for round_view in view.rounds:
-        record = round_view.record
-        seconds = round_seconds(view, record.round)
-        rounds.append({"seconds": seconds, **record.model_dump(mode="json")})
-    return rounds
+def round_document(view: RunView, record: RoundRecord) -> RunSummary:
+    """Return a round that is decided, with the seconds of its tasks."""
+    return {"seconds": round_seconds(view, record.round), **record.model_dump(mode="json")}
 
 
-def _task(task: TaskView) -> RunSummary:
-    # Of the attempt that did the work; `tries` says that there were others.
+def task_document(task: TaskView) -> RunSummary:
+    """Return a task: its status, and the attempt that did the work."""
     return {
         "task": task.name,
         "status": task.status,
+        # Says that there were other attempts.
         "tries": len(task.attempts),
         **task.worked.model_dump(include=TASK_FIELDS),
     }

@@ -30,6 +30,7 @@ VERBS = (
     "init",
     "samples",
     "try",
+    "intake",
     "run",
     "compile",
     "submit",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
@@ -73,6 +74,23 @@ def test_a_run_is_followed_to_its_end(context: Context) -> None:
     assert lines[-1].startswith("Target met: ")
     assert status == 0
     assert "\x1b" not in said
+
+
+def test_programs_get_a_document_a_line(context: Context) -> None:
+    made = Campaign(context)
+    made.prepare()
+    said = io.StringIO()
+    steps: Iterator[Callable[[], object]] = iter(
+        [lambda: made.round(0, 0.41, "promoted"), lambda: made.publish(target_met=False)]
+    )
+    console = Console(file=said, width=40)
+    watch(context, made.run_id, console, lambda: next(steps)(), as_json=True)
+    events = [json.loads(line) for line in said.getvalue().splitlines()]
+    tasks = [event["task"] for event in events if event["event"] == "task"]
+    assert tasks.count("prepare") == 1
+    [decided] = [event for event in events if event["event"] == "round"]
+    assert (decided["round"], decided["verdict"], decided["score"]) == (0, "promoted", 0.41)
+    assert (events[-1]["event"], events[-1]["run_id"]) == ("end", made.run_id)
 
 
 def test_a_run_that_fails_ends_it_with_the_status_of_the_failure(context: Context) -> None:
