@@ -25,6 +25,7 @@ HINTED_SAMPLES: Final = "hinted_samples.jsonl"
 ACCEPTED: Final = "accepted.jsonl"
 DROPPED: Final = "dropped.jsonl"
 MIX: Final = "mix.jsonl"
+WRONG: Final = "wrong.jsonl"
 TOO_HARD: Final = "too_hard.jsonl"
 
 # Of train, beside the checkpoint's folder.

@@ -192,6 +192,9 @@ class TrainingRow(Row):
     """All turns, if they are more than a question and its answer; `completion` is the last."""
     worse: str | None = None
     """A wrong answer of the model to the same prompt, for `train.method` dpo and rpo."""
+    wrong: bool = False
+    """The completion is a wrong answer of the model, to become less likely: for `train.method` kto.
+    No mix has such rows; they are in a file of their own."""
     source: Literal["labelled", "self"]
     round: int
     """The round whose samples it came from; 0 for labelled rows."""

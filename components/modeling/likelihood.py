@@ -33,8 +33,10 @@ class EncodedRow:
     """Stretches [start, end) behind the masked front that bear none either: the turns of others."""
     worse: EncodedRow | None = None
     """The same prompt with a worse answer, for preference training."""
-    reference_margin: float = 0.0
-    """log π(row) - log π(worse row) of the model that the training starts from, in nats."""
+    wrong: bool = False
+    """The answer is to become less likely, not more."""
+    reference: float = 0.0
+    """log π(row) of the reference model, in nats; of a pair log π(row) - log π(worse row)."""
 
     @property
     def num_tokens(self) -> int:
@@ -77,6 +79,26 @@ class Pairs:
 
 
 @dataclass(frozen=True)
+class Unpaired:
+    """Sequences of a batch as right and wrong answers, each by itself."""
+
+    wrong: Tensor
+    """(sequences,) True for a wrong answer."""
+    references: Tensor
+    """(sequences,) log π of the reference model, in nats."""
+    row_weights: Tensor
+    """(sequences,) weight of each row in the loss."""
+
+    def to(self, device: torch.device) -> Unpaired:
+        """Return the rows on `device`."""
+        return Unpaired(
+            wrong=self.wrong.to(device),
+            references=self.references.to(device),
+            row_weights=self.row_weights.to(device),
+        )
+
+
+@dataclass(frozen=True)
 class Batch:
     """The input of one forward pass; all tensors are (batch, length)."""
 
@@ -89,7 +111,9 @@ class Batch:
     weights: Tensor | None = None
     """Weight of each label in the loss; None: all 1."""
     pairs: Pairs | None = None
-    """What preference training compares; None for any other batch."""
+    """What training on pairs compares; None for any other batch."""
+    unpaired: Unpaired | None = None
+    """What training on right and wrong answers compares; None for any other batch."""
 
     @property
     def num_positions(self) -> int:
@@ -108,6 +132,7 @@ class Batch:
             position_ids=moved(self.position_ids),
             weights=moved(self.weights),
             pairs=None if self.pairs is None else self.pairs.to(device),
+            unpaired=None if self.unpaired is None else self.unpaired.to(device),
         )
 
 
@@ -141,7 +166,7 @@ def collate_pairs(rows: Sequence[EncodedRow], pad_id: int) -> Batch:
         if row.worse is not None:
             better.append(index)
             worse_rows.append(row.worse)
-            margins.append(row.reference_margin)
+            margins.append(row.reference)
     # Their weights are of rows, not of tokens.
     plain_rows = [replace(row, weight=1.0) for row in (*rows, *worse_rows)]
     batch = collate(plain_rows, pad_id)
@@ -153,6 +178,18 @@ def collate_pairs(rows: Sequence[EncodedRow], pad_id: int) -> Batch:
         row_weights=torch.tensor(row_weights, dtype=torch.float32),
     )
     return replace(batch, pairs=pairs)
+
+
+def collate_unpaired(rows: Sequence[EncodedRow], pad_id: int) -> Batch:
+    """Return a batch of one row a sequence, each a right or a wrong answer."""
+    # Their weights are of rows, not of tokens.
+    batch = collate([replace(row, weight=1.0) for row in rows], pad_id)
+    unpaired = Unpaired(
+        wrong=torch.tensor([row.wrong for row in rows]),
+        references=torch.tensor([row.reference for row in rows], dtype=torch.float32),
+        row_weights=torch.tensor([row.weight for row in rows], dtype=torch.float32),
+    )
+    return replace(batch, unpaired=unpaired)
 
 
 TokenLoss = Callable[[Tensor, slice], Tensor]

@@ -37,6 +37,7 @@ from components.select.scorers import scorers_of
 from components.select.sorted_samples import gather
 from components.select.weak_round import reason_weak
 from components.select.worse_answers import worse_answers
+from components.select.wrong_rows import write_wrong
 from components.storage.sources import model_version
 from components.verifiers import Room
 
@@ -123,8 +124,11 @@ def _config(context: Context, campaign: Campaign) -> dict[str, JsonValue]:
         config["max_length"] = campaign.recipe.train.max_length
     if campaign.recipe.generate.hints is not None:
         config["hint"] = campaign.recipe.generate.hints.template
-    if _learns_from_pairs(campaign):
+    method = campaign.recipe.train.method
+    if method in ("dpo", "rpo"):
         config["pairs"] = True
+    elif method == "kto":
+        config["wrong"] = True
     if section.verifier_function:
         # Its name alone would let the work of an earlier version of the function be used again.
         config["verifier_function_code"] = function_digest(section.verifier_function)
@@ -134,10 +138,6 @@ def _config(context: Context, campaign: Campaign) -> dict[str, JsonValue]:
             section.reward.source, context.environment, context.scratch
         )
     return config
-
-
-def _learns_from_pairs(campaign: Campaign) -> bool:
-    return campaign.recipe.train.method != "sft"
 
 
 def _in_order(campaign: Campaign, samples: Sequence[Receipt]) -> list[Receipt]:
@@ -197,6 +197,7 @@ class _Selection:
             row_key(row.prompt, row.completion) for row in self._labelled
         )
         self._evaluation = evaluation_items(context, campaign.prepared)
+        self._evaluation_ids = frozenset(prompt.id for prompt, _ in self._evaluation)
         self._audit_ids = audit_ids(context, campaign.prepared)
         self._seen = SeenCounts(self._audit_ids)
         self._hints = campaign.recipe.generate.hints
@@ -217,12 +218,22 @@ class _Selection:
         samples, audit = collect(blocks, self._audit_ids, self._scratch / "pass-0")
         passed, account = self._filter(samples, audit)
         why_weak = reason_weak(self._section, account)
-        worse = (
-            worse_answers(self._folder / DROPPED) if _learns_from_pairs(self._campaign) else None
-        )
+        method = self._campaign.recipe.train.method
+        worse = worse_answers(self._folder / DROPPED) if method in ("dpo", "rpo") else None
         prompts = write_accepted(self._campaign, passed, self._folder / ACCEPTED, worse)
         # Without the file nothing can train on too little, whatever goes wrong later.
         mix = self._write_mix(earlier) if why_weak is None else _MixCounts()
+        num_wrong = None
+        if method == "kto":
+            num_wrong = write_wrong(
+                self._context,
+                self._campaign,
+                self._folder,
+                shards,
+                earlier,
+                evaluation_ids=self._evaluation_ids,
+                labelled_keys=self._labelled_keys,
+            )
         pool = self._write_pool(earlier)
         drawn = DrawnCounts.of(shards)
         return SelectSummary(
@@ -236,6 +247,7 @@ class _Selection:
             prompts=self._seen.prompts,
             prompts_accepted=prompts.without_hint,
             pairs=prompts.pairs if worse is not None else None,
+            wrong_rows=num_wrong,
             audit_samples=len(audit),
             distinct_share=self._seen.distinct_share,
             mean_answer_tokens=self._seen.mean_answer_tokens,
@@ -322,7 +334,7 @@ class _Selection:
         older_rows = accumulate(
             RowFile(*files),
             accepted,
-            evaluation_ids=frozenset(prompt.id for prompt, _ in self._evaluation),
+            evaluation_ids=self._evaluation_ids,
             labelled_keys=self._labelled_keys,
             left_out=left_out,
         )

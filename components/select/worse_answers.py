@@ -1,4 +1,4 @@
-"""Wrong samples of prompts that have an accepted one: the other half of preference pairs."""
+"""Wrong samples, as far as there is something to learn from them."""
 
 from __future__ import annotations
 

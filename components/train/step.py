@@ -257,6 +257,11 @@ def _job(context: Context, work: Work, peer: int, scratch: Path) -> Job:
         adapter=adapter,
         base=base if needs_base else None,
         mix=fetch(context, work.mix, artifacts.MIX),
+        wrong=(
+            fetch(context, work.mix, artifacts.WRONG)
+            if artifacts.WRONG in work.mix.objects
+            else None
+        ),
         dev=fetch(context, campaign.prepared, artifacts.split_file("dev")),
         output=output,
         system_prompt=campaign.recipe.model.system_prompt,

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from components.storage.store import open_store
-from tests.unit.trainings import begin, carry_out, make_job, paired, reversal, said_by, train
+from tests.unit.trainings import begin, carry_out, make_job, reversal, said_by, train
 
 KEY = "k" * 32
 STEPS = 30
@@ -79,11 +79,15 @@ HARD: dict[str, Any] = {
     "dropout": 0.1,
     "neftune_alpha": 5.0,
     "architecture": "gpt2",
-    "rows": paired(reversal(150, 0)) + reversal(50, 2),
-    "method": "rpo",
+    "rows": reversal(200, 0),
+    "wrong": [
+        row.model_copy(update={"completion": row.prompt[:-1], "wrong": True})
+        for row in reversal(50, 2)
+    ],
+    "method": "kto",
 }
-"""With random numbers in every step, and pairs that the first model measured: both have to come
-back too."""
+"""With random numbers in every step, and rows that the first model measured: both have to come back
+too."""
 
 
 @pytest.fixture(scope="module")

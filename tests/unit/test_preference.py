@@ -16,11 +16,12 @@ from torch import Tensor
 
 from components.contracts.recipe import TrainSection
 from components.contracts.rows import Dropped, TrainingRow, write_rows
-from components.modeling.likelihood import EncodedRow, collate, collate_pairs
+from components.modeling.likelihood import EncodedRow, collate, collate_pairs, collate_unpaired
 from components.modeling.load import load_model
 from components.modeling.scoring import score_rows
 from components.select.worse_answers import worse_answer, worse_answers
-from components.train.process.objective import PreferenceObjective
+from components.train.process.references import mismatched
+from components.train.process.row_objectives import KtoObjective, PreferenceObjective
 from tests.unit.test_objective import assert_same, gradients
 from tests.unit.tiny import tiny_model
 from tests.unit.trainings import carry_out, make_job, paired, reversal
@@ -41,7 +42,7 @@ def encoded_pairs(num_pairs: int, num_plain: int) -> list[EncodedRow]:
         row = EncodedRow(prompt + tokens(rng.randint(1, 7)), len(prompt), weight=0.5 + index)
         if index < num_pairs:
             worse = EncodedRow(prompt + tokens(rng.randint(1, 9)), len(prompt))
-            row = replace(row, worse=worse, reference_margin=rng.uniform(-3, 3))
+            row = replace(row, worse=worse, reference=rng.uniform(-3, 3))
         rows.append(row)
     return rows
 
@@ -62,7 +63,7 @@ def the_long_way(model: Any, rows: list[EncodedRow], beta: float, nll_weight: fl
         if row.worse is None:
             total = total + row.weight * likelihood
             continue
-        margin = log_row - log_likelihood(model, row.worse) - row.reference_margin
+        margin = log_row - log_likelihood(model, row.worse) - row.reference
         preference = torch.log1p(torch.exp(-beta * margin))
         total = total + row.weight * (preference + nll_weight * likelihood)
     return total
@@ -132,12 +133,108 @@ def test_loss_and_gradient_are_those_of_trl(tmp_path: Path) -> None:
     for better, worse in zip(sequences[:6], sequences[6:], strict=True):
         with torch.no_grad():
             margin = log_likelihood(reference, better) - log_likelihood(reference, worse)
-        pairs.append(replace(better, worse=worse, reference_margin=float(margin)))
+        pairs.append(replace(better, worse=worse, reference=float(margin)))
     objective = PreferenceObjective(model, beta=0.2, nll_weight=0.0).train()
     ours = objective(collate_pairs(pairs, codec.pad_id)) / len(pairs)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
     for mine, other in zip(gradients(ours, model), gradients(theirs, model), strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
+
+
+def unpaired_rows(wrong: tuple[bool, ...]) -> list[EncodedRow]:
+    """Rows of random tokens, some of them wrong answers."""
+    rows = encoded_pairs(num_pairs=0, num_plain=len(wrong))
+    return [
+        replace(row, wrong=is_wrong, reference=-3.0 - index)
+        for index, (row, is_wrong) in enumerate(zip(rows, wrong, strict=True))
+    ]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "lstm"])
+@pytest.mark.parametrize("chunk_tokens", [None, 4])
+def test_the_loss_on_unpaired_answers_and_its_gradient_are_those_of_the_formula(
+    architecture: str, chunk_tokens: int | None
+) -> None:
+    model, _ = tiny_model(architecture, seed=1)
+    for wrong in ((False, True, True, False), (False, False), (True, True)):
+        rows = unpaired_rows(wrong)
+        objective = KtoObjective(
+            model, beta=0.3, wrong_weight=1.5, chunk_tokens=chunk_tokens
+        ).train()
+        objective.divergence = 0.7
+        expected = torch.zeros((), dtype=torch.float64)
+        for row in rows:
+            gain = log_likelihood(model, row) - row.reference - 0.7
+            value = 1.5 * torch.sigmoid(-0.3 * gain) if row.wrong else torch.sigmoid(0.3 * gain)
+            expected = expected + row.weight * ((1.5 if row.wrong else 1.0) - value)
+        assert_same(objective(collate_unpaired(rows, PAD)), expected, model)
+
+
+def test_loss_divergence_and_gradient_of_unpaired_answers_are_those_of_trl(tmp_path: Path) -> None:
+    model, codec = tiny_model("llama", seed=1)
+    reference, _ = tiny_model("llama", seed=2)
+    rows = [
+        {"prompt": row.prompt, "completion": row.completion, "label": index % 3 > 0}
+        for index, row in enumerate(reversal(6, 0))
+    ]
+    trainer = trl.KTOTrainer(
+        model=model,
+        ref_model=reference,
+        args=trl.KTOConfig(
+            output_dir=str(tmp_path),
+            per_device_train_batch_size=6,
+            beta=0.2,
+            desirable_weight=1.0,
+            undesirable_weight=1.4,
+            bf16=False,
+            use_cpu=True,
+            report_to=[],
+        ),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=codec.tokenizer,
+    )
+    batch = next(iter(trainer.get_train_dataloader()))
+    theirs = trainer.compute_loss(model, batch)
+    sequences = [
+        EncodedRow(ids[: int(end)].tolist(), int(first), wrong=not label)
+        for ids, end, first, label in zip(
+            batch["input_ids"],
+            batch["attention_mask"].sum(1),
+            batch["completion_mask"].argmax(1),
+            batch["label"],
+            strict=True,
+        )
+    ]
+    others = mismatched(sequences, context_length=64)
+    objective = KtoObjective(model, beta=0.2, wrong_weight=1.4).train()
+    with torch.no_grad():
+        gaps = [log_likelihood(model, row) - log_likelihood(reference, row) for row in others]
+        objective.divergence = max(0.0, float(torch.stack(gaps).mean()))
+        ours_rows = [
+            replace(row, reference=float(log_likelihood(reference, row))) for row in sequences
+        ]
+    assert objective.divergence == pytest.approx(trainer._metrics["eval"]["kl"][-1], rel=1e-5)
+    ours = objective(collate_unpaired(ours_rows, codec.pad_id)) / len(ours_rows)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    for mine, other in zip(gradients(ours, model), gradients(theirs, model), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_mismatched_row_has_the_answer_of_the_row_before_it() -> None:
+    rows = [
+        EncodedRow([1, 2, 10, 11], 2),
+        EncodedRow([3, 20, 21, 22, 23], 1, gaps=((2, 4),)),
+        EncodedRow([4, 5, 6, 30], 3),
+    ]
+    assert mismatched(rows, context_length=6) == [
+        EncodedRow([1, 2, 30], 2),
+        EncodedRow([3, 10, 11], 1),
+        # Cut; the turns of others in between bear no loss here either.
+        EncodedRow([4, 5, 6, 20, 21, 22], 3, gaps=((4, 6),)),
+    ]
+    # A prompt without room for an answer says nothing about the model.
+    (nothing, _) = mismatched([rows[0], rows[2]], context_length=2)
+    assert nothing.num_targets == 0
 
 
 def test_wrong_answers_are_those_that_were_called_wrong_and_ended(tmp_path: Path) -> None:
@@ -191,6 +288,7 @@ def test_trainings_on_pairs_tell_right_from_wrong_at_every_stage_and_process_cou
 ) -> None:
     rows = paired(reversal(120, 0))
     mix = rows + reversal(40, 2)
+    wrong = [row.model_copy(update={"completion": row.worse, "wrong": True}) for row in rows]
     runs = {}
     preference = {"beta": 1.0}
     sections: dict[str, dict[str, Any]] = {
@@ -204,14 +302,28 @@ def test_trainings_on_pairs_tell_right_from_wrong_at_every_stage_and_process_cou
             "num_processes": 2,
             "micro_batch_size": 4,
         },
+        "kto": {"method": "kto", "preference": preference, "zero": 0, "wrong": wrong},
+        "kto-zero-3": {
+            "method": "kto",
+            "preference": preference,
+            "zero": 3,
+            "num_processes": 2,
+            "micro_batch_size": 4,
+            "wrong": wrong,
+        },
     }
     for name, section in sections.items():
         runs[name] = carry_out(make_job(tmp_path / name, rows=mix, steps=60, **section))
         assert runs[name]["status"] == 0, runs[name]["failure"]
     assert runs["dpo"]["losses"] == pytest.approx(runs["dpo-zero-3"]["losses"], rel=5e-3)
+    # The estimate of the divergence is that of the whole step, on any number of processes.
+    assert runs["kto"]["losses"] == pytest.approx(runs["kto-zero-3"]["losses"], rel=5e-3)
     margins = {name: mean_margin(run["folder"], rows) for name, run in runs.items()}
+    before = mean_margin(tmp_path / "kto" / "base", rows)
     assert margins["dpo"] > margins["sft"] + 0.5
     assert margins["rpo"] > margins["sft"] + 0.5
+    # Without a term of likelihood, so it learns slower from a model that knows nothing.
+    assert margins["kto"] > before + 0.8
     # Its likelihood term holds on to right answers as such.
     assert runs["rpo"]["best_dev_loss"] < runs["dpo"]["best_dev_loss"]
 

@@ -114,6 +114,39 @@ def test_learning_from_pairs_puts_a_wrong_answer_beside_each_accepted_one(contex
     assert all(row.worse is None for row in rows(context, plain, "accepted.jsonl"))
 
 
+def test_wrong_answers_by_themselves_are_in_a_file_of_their_own_and_accumulate(
+    context: Context,
+) -> None:
+    def wrong(prompt: str, text: str) -> TrainingRow:
+        name = f"{prompt}{text}"
+        return TrainingRow(
+            id=name, prompt=prompt, completion=text, wrong=True, source="self", round=1
+        )
+
+    # One that this round gives again, one that a labelled row calls right, and one that stays.
+    older = [wrong("1+1=", "3"), wrong("3+0=", "3"), wrong("9+9=", "19")]
+    files = {"accepted.jsonl": [], "wrong.jsonl": older}
+    earlier = store(context, "select", files, {"round": 1})
+    recipe = recipe_of(train={"method": "kto"})
+    state = campaign(context, recipe=recipe, round=1, selections=(earlier.ref,))
+    receipts = [
+        run(SelectInputs(state, shards(context, number, round=2)), context) for number in (1, 3)
+    ]
+    assert len({receipt.objects["wrong.jsonl"].sha256 for receipt in receipts}) == 1
+    receipt = receipts[0]
+    all_wrong = rows(context, receipt, "wrong.jsonl")
+    assert all(row.wrong for row in all_wrong)
+    assert len(all_wrong) == summary_of(receipt).wrong_rows == 2 * 36 + 1
+    answers_of = {row.completion for row in all_wrong if row.prompt == "1+1="}
+    assert answers_of == {"3", "none"}
+    assert [row.completion for row in all_wrong if row.round == 1] == ["19"]
+    # Half of the draws for the newest round, as of the accepted samples.
+    newest_weight = sum(row.weight for row in all_wrong if row.round == 2)
+    assert newest_weight / sum(row.weight for row in all_wrong) == pytest.approx(0.5)
+    for name in ("accepted.jsonl", "mix.jsonl"):
+        assert not any(row.wrong or row.worse for row in rows(context, receipt, name))
+
+
 def test_the_result_does_not_depend_on_the_number_or_order_of_shards(context: Context) -> None:
     state = campaign(context)
     one, three = shards(context, 1), shards(context, 3)

@@ -51,6 +51,7 @@ def make_job(
     *,
     rows: list[TrainingRow] | None = None,
     dev: list[TrainingRow] | None = None,
+    wrong: list[TrainingRow] | None = None,
     steps: int = 12,
     stages: tuple[Stage, ...] | None = None,
     architecture: str = "llama-nope",
@@ -68,6 +69,8 @@ def make_job(
     output.mkdir()
     write_rows(folder / "mix.jsonl", rows if rows is not None else reversal(200, 0))
     write_rows(folder / "dev.jsonl", dev if dev is not None else reversal(40, 1))
+    if wrong is not None:
+        write_rows(folder / "wrong.jsonl", wrong)
     settings = {
         "batch_size": 16,
         "micro_batch_size": 16,
@@ -84,6 +87,7 @@ def make_job(
         adapter=adapter,
         base=base,
         mix=folder / "mix.jsonl",
+        wrong=None if wrong is None else folder / "wrong.jsonl",
         dev=folder / "dev.jsonl",
         output=output,
         system_prompt="",

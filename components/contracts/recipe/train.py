@@ -71,12 +71,15 @@ class LoraSection(LoraStructure):
 
 
 class Preference(Section):
-    """Learning from pairs: an accepted sample beside a wrong one of the same prompt."""
+    """Learning from wrong answers too, held near a reference model."""
 
     beta: Annotated[float, Field(gt=0.0)] = 0.1
-    """Strength of the pull towards the model that the training starts from (2305.18290)."""
+    """Strength of the pull towards the reference model (2305.18290)."""
     nll_weight: Annotated[float, Field(gt=0.0)] = 1.0
     """`rpo`: weight of the accepted sample's own loss per token (2404.19733)."""
+    # Half of what is drawn is wrong, so 1 is the published balance of both kinds.
+    wrong_weight: Annotated[float, Field(gt=0.0)] = 1.0
+    """`kto`: weight of a wrong answer in the loss; that of any other row is 1 (2402.01306)."""
 
 
 class TrainSection(Section):
@@ -89,12 +92,14 @@ class TrainSection(Section):
     one, no round 0: self-improvement begins with the base."""
     rounds: Stage = Stage(steps=200)
     """Each self-improvement round."""
-    method: Literal["sft", "dpo", "rpo"] = "sft"
+    method: Literal["sft", "dpo", "rpo", "kto"] = "sft"
     """Objective of the rounds. `sft`: likelihood of labelled rows and accepted samples. `dpo`: for
     prompts with accepted and wrong samples, the accepted one is to become likelier than the wrong
     one, against the model that the training starts from (2305.18290). `rpo`: `dpo` and the
     likelihood of the accepted sample (2404.19733). Rows without a wrong sample are learnt as by
-    `sft`; with pairs, every row of a batch counts the same, whatever its length."""
+    `sft`; with pairs, every row of a batch counts the same, whatever its length. `kto`: each row by
+    itself is right (labelled rows, accepted samples) or wrong, and half of what is drawn are wrong
+    samples, those of prompts without an accepted one too (2402.01306); without any it is `sft`."""
     preference: Preference = Preference()
     # From the base suits unions of reasoning answers; ladders of difficulty need the champion.
     init_from: Literal["base", "champion"] = "champion"
@@ -197,7 +202,7 @@ class TrainSection(Section):
         if self.method == "sft":
             return self
         if self.packing:
-            raise ValueError(f"method {self.method} learns from pairs of rows: unset packing")
+            raise ValueError(f"method {self.method} compares whole rows: unset packing")
         if self.kl_beta:
             raise ValueError(
                 f"method {self.method} holds the model near its start by itself: unset kl_beta, "

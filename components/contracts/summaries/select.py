@@ -156,6 +156,9 @@ class SelectSummary(Summary):
     """Prompts with an accepted sample."""
     pairs: int | None = None
     """Accepted samples with a wrong one beside them; None where training learns from no pairs."""
+    wrong_rows: int | None = None
+    """Wrong samples that are trained on, of this round and earlier ones; None where training learns
+    from none by themselves."""
     audit_samples: int = 0
     distinct_share: float | None = None
     """Share of the samples whose text differs from the prompt's earlier ones; None without samples.

@@ -62,6 +62,8 @@ class Job(BaseModel):
     """Folder of the campaign's base model, where the loss or the export needs it."""
     mix: Path
     """Training rows."""
+    wrong: Path | None = None
+    """Wrong answers to learn from, where the objective takes them."""
     dev: Path
     """Dev rows, for early stopping; the file may be empty."""
     output: Path

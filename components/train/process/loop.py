@@ -6,12 +6,12 @@ import math
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from components.contracts.summaries import LogEntry
 from components.errors import RatchetError, Transient
@@ -23,8 +23,8 @@ from components.train.process import deepspeed_engine as ds
 from components.train.process import engine_state
 from components.train.process.checkpoints import Checkpoints
 from components.train.process.job import Job, OutOfMemory, Stage
-from components.train.process.micro_batches import MicroBatches
-from components.train.process.preference import idle_batch, reference_margins
+from components.train.process.micro_batches import MicroBatches, idle_batch
+from components.train.process.references import Reader, drawn_rows, put_into_rows
 from components.train.process.row_batches import (
     TrainingSet,
     learning_rate_at,
@@ -51,6 +51,7 @@ class Loop:
     dev_rows: Sequence[EncodedRow]
     """Rows of the evaluations; without any there is no early stopping."""
     micro_batches: MicroBatches
+    reader: Reader
     autocast: bool
     """Matrix products are in bf16, weights in fp32."""
     checkpoints: Checkpoints
@@ -108,30 +109,28 @@ class Loop:
             seed=self.job.seed + number,
         )
 
-    def measure_pairs(self) -> None:
-        """Give every pair that is drawn the margin of the model before the first step (collective).
+    def measure_reference(self, reference: AbstractContextManager[nn.Module]) -> None:
+        """Give every row that is drawn its likelihood by the reference model (collective).
 
         A training that goes on takes them from its checkpoint: its own model has moved on.
+
+        Args:
+            reference: its objective.
         """
-        if not self.micro_batches.paired:
+        if not self.micro_batches.compares_rows:
             return
-        drawn: list[tuple[TrainingSet, int]] = []
-        for number, (_, stage_rows) in enumerate(self.stages):
-            for index in sorted({index for batch in self._plan(number) for index in batch}):
-                if stage_rows.rows[index].worse is not None:
-                    drawn.append((stage_rows, index))
-        if len(self.track.reference_margins) != len(drawn):
-            rows = [stage_rows.rows[index] for stage_rows, index in drawn]
-            with self._precision():
-                self.track.reference_margins = reference_margins(
-                    self.engine.module,
-                    rows,
-                    self.micro_batches.pad_id,
-                    self.micro_batches.rows_of_a_pass,
-                    self.device,
-                )
-        for (stage_rows, index), margin in zip(drawn, self.track.reference_margins, strict=True):
-            stage_rows.rows[index] = replace(stage_rows.rows[index], reference_margin=margin)
+        track = self.track
+        rows_of_stages = [stage_rows for _, stage_rows in self.stages]
+        plans = [self._plan(number) for number in range(len(self.stages))]
+        drawn = drawn_rows(rows_of_stages, plans)
+        if len(track.references) != len(drawn):
+            with self._precision(), reference as objective:
+                track.references = self.reader.of_drawn(objective, drawn)
+                if self.micro_batches.kind == "unpaired":
+                    track.mismatched_references = self.reader.of_steps(
+                        objective, rows_of_stages, plans
+                    )
+        put_into_rows(drawn, track.references)
 
     def _take_step(self, stage_number: int, stage_step: int, batch: list[int]) -> None:
         """Update the weights once, evaluate if it is time, and add an entry to the log."""
@@ -188,8 +187,11 @@ class Loop:
 
         The mean is over tokens; of rows, where the training learns from pairs.
         """
+        if self.micro_batches.kind == "unpaired":
+            self._estimate_divergence(rows)
         pieces = self.micro_batches.of(rows, self.rank, self.world_size)
-        targets = len(rows) if self.micro_batches.paired else sum(row.num_targets for row in rows)
+        by_rows = self.micro_batches.compares_rows
+        targets = len(rows) if by_rows else sum(row.num_targets for row in rows)
         # DeepSpeed divides by processes and accumulation steps; here every process divides by the
         # tokens of the whole batch instead. So the gradient is that of the mean over all
         # loss-bearing tokens, however the batch is split into processes, micro-batches and packed
@@ -210,6 +212,17 @@ class Loop:
             dist.all_reduce(total)
         total_loss, total_positions = total.tolist()
         return total_loss / targets, int(total_positions)
+
+    def _estimate_divergence(self, rows: list[EncodedRow]) -> None:
+        """Tell the objective how far the model is from the reference on a step's rows (collective).
+
+        Of the whole step and before its first micro-batch, so that the loss depends neither on
+        micro-batches nor on processes.
+        """
+        with self._precision():
+            likelihood = self.reader.mean_of_mismatched(self.engine.module, rows)
+        reference = self.track.mismatched_references[self.track.step]
+        self.engine.module.divergence = max(0.0, likelihood - reference)
 
     def _precision(self) -> torch.autocast:
         """Return the context of bf16 matrix products, where chosen, for training and evaluation."""

@@ -8,7 +8,14 @@ from components.contracts.rows import Asked, TrainingRow, read_rows
 from components.modeling.encoding import Codec, load_codec
 from components.modeling.likelihood import EncodedRow
 from components.train.process.job import Job, Stage
-from components.train.process.row_batches import TooLong, TrainingSet, dev_set, training_set
+from components.train.process.micro_batches import Kind
+from components.train.process.row_batches import (
+    TooLong,
+    TrainingSet,
+    balanced,
+    dev_set,
+    training_set,
+)
 
 
 @dataclass(frozen=True)
@@ -29,10 +36,12 @@ class Material:
     dev_too_long: TooLong
 
     @property
-    def num_pairs(self) -> int:
-        """Rows of all stages that have a worse answer beside them."""
+    def kind(self) -> Kind:
+        """How rows become sequences. Without a wrong answer there is nothing to compare."""
         rows = [row for _, stage_rows in self.stages for row in stage_rows.rows]
-        return sum(row.worse is not None for row in rows)
+        if any(row.worse is not None for row in rows):
+            return "pairs"
+        return "unpaired" if any(row.wrong for row in rows) else "rows"
 
 
 def load_material(job: Job) -> Material:
@@ -42,8 +51,11 @@ def load_material(job: Job) -> Material:
     so.
     """
     codec = load_codec(job.init, job.system_prompt)
-    rows = list(read_rows(job.mix, TrainingRow))
     section = job.section
+    rows = list(read_rows(job.mix, TrainingRow))
+    if job.wrong is not None:
+        wrong_rows = list(read_rows(job.wrong, TrainingRow))
+        rows += balanced(wrong_rows, rows)
     # Only a pretrain stage of this very training has the raw text to itself.
     has_pretrain = any(stage.name == "pretrain" for stage in job.stages)
     stages = []
@@ -56,7 +68,7 @@ def load_material(job: Job) -> Material:
             max_length=section.max_length,
             weighting=section.weighting,
             turns=section.turns,
-            with_pairs=section.method != "sft",
+            with_pairs=section.method in ("dpo", "rpo"),
             too_long=section.too_long,
         )
         stages.append((stage, stage_rows))

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from components.modeling.likelihood import Batch, EncodedRow, collate, collate_pairs
+import torch
+
+from components.modeling.likelihood import (
+    IGNORED,
+    Batch,
+    EncodedRow,
+    collate,
+    collate_pairs,
+    collate_unpaired,
+)
 from components.train.process.packing import bins, collate_packed
-from components.train.process.preference import idle_batch
 from components.train.process.row_batches import cut, share_of
+
+Kind = Literal["rows", "packed", "pairs", "unpaired"]
+"""Sequences of a batch: one a row; several rows each; a row and the worse answer beside it; a right
+or a wrong answer each."""
+
+_COLLATE = {"rows": collate, "pairs": collate_pairs, "unpaired": collate_unpaired}
 
 
 @dataclass(frozen=True)
@@ -23,15 +38,17 @@ class MicroBatches:
     """Tokens of a packed sequence, at most."""
     fixed_positions: int
     """Fixed cost of a forward and backward pass, in token positions."""
-    packed: bool
-    """Several rows share a sequence."""
-    paired: bool
-    """Rows may have a worse answer beside them, which is a sequence of its own."""
+    kind: Kind
 
     @property
     def rows_of_a_pass(self) -> int:
         """Rows of a forward pass, at most."""
-        return max(1, self.micro_batch_size // 2) if self.paired else self.micro_batch_size
+        return max(1, self.micro_batch_size // 2) if self.kind == "pairs" else self.micro_batch_size
+
+    @property
+    def compares_rows(self) -> bool:
+        """The loss is a mean over rows, each compared with the reference; else over tokens."""
+        return self.kind in ("pairs", "unpaired")
 
     def of(self, rows: Sequence[EncodedRow], rank: int, world_size: int) -> list[Batch]:
         """Return the batches of one process, equally many in every process, as ZeRO-3 needs.
@@ -45,13 +62,13 @@ class MicroBatches:
         shares = [
             share_of(range(len(rows)), lengths, other, world_size) for other in range(world_size)
         ]
-        if self.packed:
+        if self.kind == "packed":
             return self._packed(rows, lengths, shares, rank)
         process_rows = [rows[index] for index in shares[rank]]
         # The share of process 0 has the longest rows; where it is cut, all are.
         longest_rows = [lengths[index] for index in shares[0]]
         cuts = cut(longest_rows, self.rows_of_a_pass, self.fixed_positions)
-        collated = collate_pairs if self.paired else collate
+        collated = _COLLATE[self.kind]
         return [collated(process_rows[span], self.pad_id) for span in cuts]
 
     def _packed(
@@ -83,3 +100,9 @@ class MicroBatches:
                 # A process with fewer sequences than another computes one without loss.
                 batches.append(idle_batch(self.pad_id))
         return batches
+
+
+def idle_batch(pad_id: int) -> Batch:
+    """Return a batch without loss, for a process without work while others compute."""
+    ids = torch.full((1, 2), pad_id, dtype=torch.long)
+    return Batch(ids, torch.full_like(ids, IGNORED))

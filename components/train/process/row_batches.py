@@ -15,7 +15,6 @@ from components.contracts.rows import TrainingRow
 from components.errors import UserError
 from components.modeling.encoding import Codec, Encoded, Turns, windows
 from components.modeling.likelihood import EncodedRow
-from components.train.process.preference import with_worse
 
 GROUP = 16
 """Batches that are sorted by length together."""
@@ -94,8 +93,10 @@ def training_set(
         loss_weight = row.weight / mean_weight if weighting == "loss" else 1.0
         share = row.weight if weighting == "sampling" else 1.0
         for piece in _encoded(row, codec, max_length, turns):
-            piece_row = EncodedRow(piece.ids, piece.num_masked, loss_weight, piece.gaps)
-            encoded.append(with_worse(piece_row, row, codec) if with_pairs else piece_row)
+            piece_row = EncodedRow(
+                piece.ids, piece.num_masked, loss_weight, piece.gaps, wrong=row.wrong
+            )
+            encoded.append(_with_worse(piece_row, row, codec) if with_pairs else piece_row)
             shares.append(share)
             names.append(row.id)
     fitted, long_rows = _fitted(encoded, names, max_length, too_long, stage)
@@ -111,10 +112,31 @@ def training_set(
     )
 
 
+def _with_worse(encoded: EncodedRow, row: TrainingRow, codec: Codec) -> EncodedRow:
+    """Return an encoded row with the worse answer of its training row, if that has one."""
+    if row.worse is None:
+        return encoded
+    conversation = row.conversation
+    prompt = row.prompt if conversation is None else conversation.before_answer
+    ids, num_masked = codec.sampled_ids(prompt, row.worse)
+    return replace(encoded, worse=EncodedRow(ids, num_masked))
+
+
 def _is_of_stage(row: TrainingRow, stage: str, *, with_text: bool) -> bool:
     if row.prompt and not row.is_text:
         return stage == "sft"
     return stage == "pretrain" or with_text
+
+
+def balanced(wrong_rows: Sequence[TrainingRow], rows: Sequence[TrainingRow]) -> list[TrainingRow]:
+    """Return wrong answers with weights whose sum is that of the other rows.
+
+    So half of what is drawn is wrong, however many samples of the round are: with equal weights in
+    the loss that is the balance of 2402.01306, section 4.2.
+    """
+    wrong_weight = sum(row.weight for row in wrong_rows)
+    scale = sum(row.weight for row in rows) / wrong_weight if wrong_weight else 1.0
+    return [row.model_copy(update={"weight": row.weight * scale}) for row in wrong_rows]
 
 
 def dev_set(
@@ -170,17 +192,17 @@ def _fitted(
             continue
         long_names.append(name)
         longest = max(longest, row.longest)
-        fitted.append(_cut_at(row, max_length) if rule == "cut" else None)
+        fitted.append(cut_at(row, max_length) if rule == "cut" else None)
     if long_names and rule == "error":
         raise _too_long_error(rows, max_length, subject)
     # A long conversation may be several pieces of one row.
     return fitted, TooLong(list(dict.fromkeys(long_names)), longest)
 
 
-def _cut_at(row: EncodedRow, max_length: int) -> EncodedRow | None:
+def cut_at(row: EncodedRow, max_length: int) -> EncodedRow | None:
     """Return the beginning of a row; None if it holds nothing to learn."""
     gaps = tuple((start, min(end, max_length)) for start, end in row.gaps if start < max_length)
-    worse = None if row.worse is None else _cut_at(row.worse, max_length)
+    worse = None if row.worse is None else cut_at(row.worse, max_length)
     short = replace(row, ids=row.ids[:max_length], gaps=gaps, worse=worse)
     # A pair of which one half is gone is no pair.
     is_half = row.worse is not None and worse is None

@@ -23,8 +23,10 @@ class Track:
     tokens: int = 0
     positions: int = 0
     """Token positions that all processes computed, padding included."""
-    reference_margins: list[float] = field(default_factory=list)
-    """Of each pair that is drawn, by the model before the first step; empty without pairs."""
+    references: list[float] = field(default_factory=list)
+    """Of each row that is drawn, by the reference model; empty where none is compared with."""
+    mismatched_references: list[float] = field(default_factory=list)
+    """Of each step, the mean over its mismatched rows, by the reference model (`kto`)."""
     dropped: int = 0
     dropped_in_a_row: int = 0
     stopped_early: bool = False

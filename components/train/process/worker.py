@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sys
-from contextlib import closing, nullcontext
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch import nn
 from transformers import PreTrainedModel
 
 from components.contracts import artifacts
@@ -26,8 +28,8 @@ from components.train.process.export import Exported, export
 from components.train.process.job import Costs, Job, Measured
 from components.train.process.loop import Loop
 from components.train.process.material import Material, load_material
-from components.train.process.micro_batches import MicroBatches
-from components.train.process.objective import Objective, PreferenceObjective
+from components.train.process.micro_batches import Kind, MicroBatches
+from components.train.process.objective import Objective
 from components.train.process.packing import keeps_rows_apart
 from components.train.process.preflight import (
     announce,
@@ -37,7 +39,9 @@ from components.train.process.preflight import (
     end_of_text_share,
     first_loss,
 )
+from components.train.process.references import Reader
 from components.train.process.resuming import load_weights, put_back
+from components.train.process.row_objectives import KtoObjective, PreferenceObjective
 from components.train.process.sizing import (
     Estimate,
     Model,
@@ -74,8 +78,8 @@ class Run:
     estimate: Estimate
     """The layout, and the memory that it is expected to need."""
     num_parameters: int
-    packed: bool
-    """Several rows share a sequence."""
+    kind: Kind
+    """How rows become sequences."""
 
 
 def train(job: Job, context: Context) -> None:
@@ -121,8 +125,10 @@ def prepare_run(job: Job, context: Context, device: torch.device) -> Run:
     model = build_model(job)
     size = model_size(model)
     estimate = _preflight(job, context, material, model, size)
-    packed = job.section.packing and keeps_rows_apart(model)
-    if job.section.packing and not packed:
+    kind = material.kind
+    if job.section.packing and keeps_rows_apart(model):
+        kind = "packed"
+    elif job.section.packing:
         _note(
             context,
             f"train.packing is not used: {type(model).__name__} would let packed rows see each "
@@ -133,10 +139,10 @@ def prepare_run(job: Job, context: Context, device: torch.device) -> Run:
         context=context,
         device=device,
         material=material,
-        objective=_objective(job, model, with_pairs=material.num_pairs > 0),
+        objective=_objective(job, model, kind),
         estimate=estimate,
         num_parameters=size.num_parameters,
-        packed=packed,
+        kind=kind,
     )
 
 
@@ -194,8 +200,13 @@ def resume_or_start(run: Run, checkpoints: Checkpoints) -> Loop:
             micro_batch_size=layout.micro_batch_size,
             max_length=job.section.max_length,
             fixed_positions=fixed_positions(run.num_parameters, gpu=run.device.type == "cuda"),
-            packed=run.packed,
-            paired=isinstance(run.objective, PreferenceObjective),
+            kind=run.kind,
+        ),
+        reader=Reader(
+            pad_id=run.material.codec.pad_id,
+            batch_size=layout.micro_batch_size,
+            context_length=_context_length(run),
+            device=run.device,
         ),
         autocast=layout.precision == "autocast",
         checkpoints=checkpoints,
@@ -205,7 +216,7 @@ def resume_or_start(run: Run, checkpoints: Checkpoints) -> Loop:
     if checkpoint is not None:
         change = put_back(loop, checkpoint)
         _note(run.context, f"going on from the checkpoint of step {loop.track.step}{change}")
-    loop.measure_pairs()
+    loop.measure_reference(_reference(run, loop))
     checkpoints.forget_fetched()
     return loop
 
@@ -280,9 +291,29 @@ def _preflight(
     return estimate
 
 
-def _objective(job: Job, model: PreTrainedModel, *, with_pairs: bool) -> Objective:
+def _context_length(run: Run) -> int:
+    """Return the tokens that a row may have by the recipe and by the model's positions."""
+    positions = getattr(run.objective.model.config, "max_position_embeddings", None)
+    max_length = run.job.section.max_length
+    return max_length if positions is None else min(max_length, int(positions))
+
+
+@contextmanager
+def _reference(run: Run, loop: Loop) -> Iterator[nn.Module]:
+    """Yield the objective of the model that rows are compared with: the one before its first step."""
+    yield loop.engine.module
+
+
+def _objective(job: Job, model: PreTrainedModel, kind: Kind) -> Objective:
     section = job.section
-    if with_pairs:
+    if kind == "unpaired":
+        return KtoObjective(
+            model,
+            beta=section.preference.beta,
+            wrong_weight=section.preference.wrong_weight,
+            neftune_alpha=section.neftune_alpha,
+        )
+    if kind == "pairs":
         return PreferenceObjective(
             model,
             beta=section.preference.beta,
