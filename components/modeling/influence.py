@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from components.contracts.rows import Asked
+from components.errors import UserError
 from components.modeling.batches import length_sorted_batches
 from components.modeling.encoding import Codec
 from components.modeling.likelihood import (
@@ -104,7 +105,13 @@ class Influence:
         self._head = None if isinstance(head, nn.Identity) else head
         self._chunk_tokens = max(1, CHUNK_LOGITS // model.config.vocab_size)
         validation_rows = encoded(codec, validation, max_length)
-        self._direction = self._step([row for row in validation_rows if row is not None])
+        fitting = [row for row in validation_rows if row is not None]
+        if not fitting:
+            raise UserError(
+                f"influence (section select): all {len(validation)} rows of the dev split are "
+                f"longer than train.max_length ({max_length} tokens): raise it, or give shorter rows"
+            )
+        self._direction = self._step(fitting)
 
     @torch.inference_mode()
     def scores(self, pairs: Sequence[Pair]) -> list[float | None]:

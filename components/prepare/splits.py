@@ -9,7 +9,7 @@ lower case, with a label before it, or inside a text (`components/contamination.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Literal
@@ -55,7 +55,8 @@ _TAUGHT_SPLITS: tuple[Split, ...] = ("train", "unlabelled")
 _REMEDIES = {
     "train": (
         "give a source with answers split: train, or raise data.fractions.train or a task's "
-        "`labelled`"
+        "`labelled`; a model that learns from its own samples alone needs select.labelled_share: 0 "
+        "and train.first.steps: 0"
     ),
     "unlabelled": (
         "give a source split: unlabelled, raise data.fractions.unlabelled, or give training rows "
@@ -101,6 +102,7 @@ def make_splits(
     seed: int,
     contamination: Literal["exact", "overlap"] = "exact",
     earlier: EarlierPrompts = NO_EARLIER_PROMPTS,
+    may_be_empty: Collection[str] = (),
 ) -> Splits:
     """Assign every example to one split and drop, with a reason, what may not be in it.
 
@@ -113,6 +115,7 @@ def make_splits(
         seed: Another seed divides otherwise.
         contamination: What makes training material contaminated, see `select.contamination`.
         earlier: Prompts of earlier campaigns.
+        may_be_empty: Splits that the campaign does without.
 
     Raises:
         UserError: There is nothing to train on, to sample from or to measure on.
@@ -150,7 +153,7 @@ def make_splits(
     if not splits.unlabelled:
         splits.unlabelled = _questions(members["train"])
     _assert_disjoint(members)
-    _require_rows(splits)
+    _require_rows(splits, may_be_empty)
     return splits
 
 
@@ -283,11 +286,11 @@ def _assert_disjoint(members: ExamplesOfSplits) -> None:
         assert not shared, f"splits {first} and {second} share {len(shared)} prompts: {min(shared)}"
 
 
-def _require_rows(splits: Splits) -> None:
+def _require_rows(splits: Splits, may_be_empty: Collection[str]) -> None:
     """Raise UserError if a split is empty that a campaign needs."""
     # With the counts of rejected rows: most often they are the reason.
     for split, remedy in _REMEDIES.items():
-        if getattr(splits, split):
+        if getattr(splits, split) or split in may_be_empty:
             continue
         reasons = [f"{reason} {count}" for reason, count in splits.rejected_counts.items()]
         rejected = f" (rejected rows: {', '.join(reasons)})" if reasons else ""

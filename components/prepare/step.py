@@ -295,6 +295,7 @@ def _prepare(
         recipe.seed,
         recipe.select.contamination,
         earlier_prompts(context, release),
+        recipe.may_be_empty,
     )
     (folder / "splits").mkdir()
     for name in CLAIM_ORDER:

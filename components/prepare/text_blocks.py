@@ -43,6 +43,8 @@ def in_blocks(
 ) -> Iterator[Assigned | Dropped]:
     """Yield examples as they come; of data that is raw text alone its blocks, each with its split.
 
+    Unlabelled texts beside it are beginnings, which the model goes on with.
+
     Args:
         items: Examples with their splits, source by source, and rows that were dropped already.
         section: Sizes of blocks, and shares of the splits.
@@ -53,13 +55,32 @@ def in_blocks(
     for item in iterator:
         held.append(item)
         # One question, and it is no campaign of text: nothing more needs to be held in memory.
-        if not isinstance(item, Dropped) and item[1].prompt:
+        if not isinstance(item, Dropped) and item[1].prompt and not _is_beginning(item):
             yield from held
             yield from iterator
             return
-    pieces = list(_pieces([item for item in held if not isinstance(item, Dropped)], section.text))
+    assigned = [item for item in held if not isinstance(item, Dropped)]
+    beginnings = [example for target, example in assigned if example.prompt]
+    if len(beginnings) == len(assigned):
+        # Unlabelled prompts alone: no text makes beginnings of them.
+        yield from held
+        return
     yield from (item for item in held if isinstance(item, Dropped))
+    yield from (("unlabelled", _as_block(example)) for example in beginnings)
+    pieces = list(_pieces([item for item in assigned if not item[1].prompt], section.text))
     yield from _apart(_divided(pieces, section.fractions, seed))
+
+
+def _is_beginning(item: Assigned) -> bool:
+    """Return True for an unlabelled text, which is a question where there are others."""
+    target, example = item
+    return target == "unlabelled" and example.completion is None and example.conversation is None
+
+
+def _as_block(example: Example) -> Example:
+    """Return an unlabelled text as a block that is all beginning."""
+    block = Block(beginning=example.prompt, stretch=f"beginning-{example.identity}", goes_on=True)
+    return replace(example, prompt="", completion=example.prompt, block=block)
 
 
 def _pieces(texts: Sequence[Assigned], sizes: TextBlocks) -> Iterator[_Piece]:
@@ -143,7 +164,9 @@ def _quotas(count: int, fractions: Fractions, present: set[Target]) -> list[Spli
         # Files of their own decide about a split that they are given for.
         if share and split not in present:
             quotas += [split] * max(1, round(share * count))
-    rest: list[Split] = ["train"] * max(0, count - len(quotas))
+    # What rounding leaves over is not taught where nothing is to be.
+    last: Split = "train" if fractions.train else "validation"
+    rest: list[Split] = [last] * max(0, count - len(quotas))
     return [*quotas, *rest][:count]
 
 

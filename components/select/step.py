@@ -363,9 +363,8 @@ class _Selection:
         num_rows = write_rows(self._folder / MIX, mix)
         num_self = num_older + sum(1 for _ in accepted)
         num_labelled = num_rows - num_self
-        self._warn_of_few_labelled(
-            num_labelled / num_rows if self._section.union else planned_share
-        )
+        by_number = self._section.union or not num_labelled
+        self._warn_of_few_labelled(num_labelled / num_rows if by_number else planned_share)
         return _MixCounts(
             labelled_rows=num_labelled,
             self_rows=num_self,

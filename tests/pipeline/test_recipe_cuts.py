@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -11,8 +12,8 @@ from typing import Any
 import pytest
 
 from components.cli.local.task_server import TaskServer
-from components.contracts.rows import TrainingRow, read_rows
-from components.contracts.summaries import SelectSummary
+from components.contracts.rows import Dropped, TrainingRow, read_rows
+from components.contracts.summaries import EvaluateSummary, SelectSummary
 from components.report.runs import load_run
 from components.report.views import RunView
 from components.runtime.context import Context, make_context
@@ -20,6 +21,7 @@ from components.runtime.receipts import fetch, read_receipt, read_summary
 from components.select.attribute_shift import attributes, distances
 from tests.pipeline.campaigns import call
 from tests.pipeline.questions import PATTERNS, write_questions
+from tests.unit.tiny import save_tiny
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL_MODEL = {
@@ -138,6 +140,48 @@ def test_the_cut_of_self_feedback_learns_from_a_union_whose_answers_are_weighted
     after = read_summary(selection, SelectSummary).bias["answer"]
     assert after <= before
     assert told["champion_macro_f1"] > 0.3
+
+
+def test_the_cut_of_meta_update_learns_from_its_own_texts_alone_and_keeps_a_quarter(
+    tmp_path: Path, server: TaskServer
+) -> None:
+    base = save_tiny(tmp_path / "base", "gpt2", tokenizer="byte", max_length=128)
+    context, told = run_cut(
+        "recipes/meta-update.yaml",
+        tmp_path,
+        {
+            "model.source": str(base),
+            "data.sources.0.limit": 40,
+            "data.text.block": 120,
+            "data.text.beginning": 40,
+            "generate.prompts_per_round": 64,
+            "generate.max_new_tokens": 24,
+            "train.rounds.steps": 4,
+            "train.precision": "fp32",
+            "train.max_length": 128,
+        },
+        server,
+    )
+    view = load_run(context, told["run_id"])
+    assert view.state is not None
+    selection = read_receipt(context, view.state.history[0].receipts["select"])
+    told_of_select = read_summary(selection, SelectSummary)
+    assert told_of_select.labelled_rows == 0
+    choice = told_of_select.filters["choice"]
+    assert choice.accepted == math.ceil(choice.given / 4)
+    mix = list(read_rows(fetch(context, selection, "mix.jsonl"), TrainingRow))
+    assert {row.source for row in mix} == {"self"}
+    # The quarter whose gradients lower the loss on the dev text most.
+    dropped = read_rows(fetch(context, selection, "dropped.jsonl"), Dropped)
+    others = [row.row["scores"]["influence"] for row in dropped if row.reason == "choice"]
+    assert min(row.provenance["scores"]["influence"] for row in mix) >= max(others)
+    assert "labelled rows are 0% of what training draws" in Path(told["log"]).read_text("utf-8")
+    # The guard is on: text of people is measured before and after.
+    evaluation = read_receipt(context, view.state.history[0].receipts["evaluate"])
+    collapse = read_summary(evaluation, EvaluateSummary).collapse
+    assert collapse is not None
+    assert collapse.perplexity is not None
+    assert collapse.perplexity.n > 0
 
 
 def _decided(context: Context, view: RunView) -> Any:

@@ -339,6 +339,8 @@ def test_influence_is_the_product_of_the_output_layers_gradients() -> None:
     for score, row in zip(cheap, rows, strict=True):
         assert score == pytest.approx(float((gradient([row]) * step).sum()), rel=1e-3, abs=1e-6)
     assert Influence(model, codec, validation, 16, 2).scores([("1+1=", "2" * 30)]) == [None]
+    with pytest.raises(UserError, match="all 2 rows of the dev split are longer"):
+        Influence(model, codec, validation, 3, 2)
 
 
 def test_a_row_that_would_move_nothing_is_dropped_and_one_that_helps_a_little_is_kept() -> None:

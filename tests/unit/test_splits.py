@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.contracts.recipe import Fractions
+from components.contracts.recipe_file import parse_recipe
 from components.contracts.rows import Dropped
 from components.errors import UserError
 from components.prepare.examples import Example
@@ -188,6 +189,36 @@ def test_an_empty_split_is_an_error_that_says_how_to_fill_it(missing: str) -> No
     ]
     with pytest.raises(UserError, match=f"split {missing} is empty; give a source"):
         split_up(*items)
+
+
+def test_a_campaign_without_text_of_people_has_nothing_to_teach_and_says_that_it_is_meant() -> None:
+    measured = [*rows("validation", "v"), *rows("test", "t"), *rows("dev", "d")]
+    alone: dict[str, Any] = {
+        "name": "alone",
+        "model": {"source": "/models/some"},
+        "data": {"sources": [{"uri": "file:///text.txt"}]},
+        "generate": {"from": "nothing"},
+        "select": {"verifier": False, "labelled_share": 0},
+        "train": {"first": {"steps": 0}},
+        "decide": {"goal": {"metric": "perplexity", "threshold": 9}},
+    }
+    without = parse_recipe(alone).may_be_empty
+    assert without == {"train", "unlabelled"}
+    splits = make_splits(measured, Fractions(), 0, may_be_empty=without)
+    assert (splits.train, splits.unlabelled) == ([], [])
+    with pytest.raises(
+        UserError, match=r"train is empty.*select.labelled_share: 0 and train.first"
+    ):
+        split_up(*measured)
+    changes: list[dict[str, Any]] = [
+        {"select": {"verifier": False}},
+        {"train": {}},
+        {"model": {"source": "scratch"}},
+    ]
+    for change in changes:
+        assert parse_recipe({**alone, **change}).may_be_empty == {"unlabelled"}
+    asked = {**alone, "generate": {"from": "prompts"}}
+    assert parse_recipe(asked).may_be_empty == {"train"}
 
 
 @settings(max_examples=200, deadline=None)

@@ -10,9 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.contracts.recipe import DataSection, DataSource, DecideSection, Recipe, TextBlocks
+from components.contracts.recipe import (
+    DataSection,
+    DataSource,
+    DecideSection,
+    Fractions,
+    Recipe,
+    TextBlocks,
+)
 from components.contracts.recipe_file import parse_recipe
-from components.contracts.rows import Dropped, Prompt, Result, TrainingRow, read_rows
+from components.contracts.rows import Beginning, Dropped, Prompt, Result, TrainingRow, read_rows
 from components.contracts.summaries import GenerateSummary
 from components.decide.gate import compare, decide
 from components.errors import Corrupt, UserError
@@ -34,22 +41,31 @@ PARAGRAPHS = [
     f"Paragraph {number} tells of {number * 7} ships and a harbour." for number in range(900)
 ]
 SIZES = TextBlocks(block=200, beginning=40, stretch=4)
+FRACTIONS = Fractions()
 SECTION = DecideSection.model_validate({"goal": {"metric": "perplexity", "threshold": 5}})
 
 
-def section_of(path: Path, split: str = "auto") -> DataSection:
+def section_of(path: Path, split: str = "auto", fractions: Fractions = FRACTIONS) -> DataSection:
     source = DataSource.model_validate({"uri": str(path), "split": split})
-    return DataSection(sources=(source,), text=SIZES)
+    return DataSection(sources=(source,), text=SIZES, fractions=fractions)
 
 
-def blocks_of(folder: Path, text: str, split: str = "auto") -> list[Assigned | Dropped]:
+def blocks_of(
+    folder: Path, text: str, split: str = "auto", fractions: Fractions = FRACTIONS
+) -> list[Assigned | Dropped]:
     path = folder / f"{split}.txt"
     path.write_text(text, encoding="utf-8")
-    section = section_of(path, split)
+    section = section_of(path, split, fractions)
+    return list(in_blocks(read_items(folder, split), section, 0))
+
+
+def read_items(folder: Path, split: str) -> list[Assigned | Dropped]:
+    path = folder / f"{split}.txt"
+    (source,) = section_of(path, split).sources
     items: list[Assigned | Dropped] = []
-    for item in read_source(path, section.sources[0]):
-        items.append(item if isinstance(item, Dropped) else (section.sources[0].split, item))
-    return list(in_blocks(items, section, 0))
+    for item in read_source(path, source):
+        items.append(item if isinstance(item, Dropped) else (source.split, item))
+    return items
 
 
 def splits_of(items: list[Assigned | Dropped], folder: Path) -> Splits:
@@ -65,6 +81,20 @@ def test_one_file_of_text_makes_every_split_and_no_block_has_a_neighbour_in_anot
     total = sum(len(getattr(splits, name)) for name in ("train", "dev", "validation", "test"))
     for name, share in (("validation", 0.1), ("test", 0.1), ("dev", 0.1)):
         assert abs(len(getattr(splits, name)) / total - share) < 0.05
+    # None of it is taught where its share is 0, whatever rounding leaves over.
+    untaught = Fractions(train=0.0, dev=0.25, validation=0.25, test=0.5)
+    pieces = blocks_of(tmp_path, text, fractions=untaught)
+    assert {item[0] for item in pieces if not isinstance(item, Dropped)} == {
+        "dev",
+        "validation",
+        "test",
+    }
+    # An unlabelled text beside it is a beginning to go on with, and no question.
+    beginning = blocks_of(tmp_path, "The harbour was empty that day.", "unlabelled")
+    assert [item[0] for item in beginning if not isinstance(item, Dropped)] == ["unlabelled"]
+    both = [*read_items(tmp_path, "auto"), *read_items(tmp_path, "unlabelled")]
+    (prompt,) = splits_of(list(in_blocks(both, section_of(tmp_path), 0)), tmp_path).unlabelled
+    assert prompt.asked == Beginning(text="The harbour was empty that day.")
     # In the order of the text: where a split follows another, a block between them is left out.
     places: dict[int, str] = {}
     for name in ("train", "dev"):

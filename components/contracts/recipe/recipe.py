@@ -98,6 +98,18 @@ class Recipe(Section):
         return self
 
     @property
+    def may_be_empty(self) -> frozenset[str]:
+        """Splits that this campaign can do without: it neither trains on them nor asks them."""
+        splits = set[str]()
+        # `labelled_share: 0` is said on purpose. The tokenizer of a model from scratch needs text.
+        teaches_itself = self.select.labelled_share == 0 and not self.train.has_supervised_stage
+        if teaches_itself and self.generate.source != "text" and self.model.source != "scratch":
+            splits.add("train")
+        if self.generate.source in ("nothing", "model"):
+            splits.add("unlabelled")
+        return frozenset(splits)
+
+    @property
     def answering_system_prompt(self) -> str:
         """System message before the prompts that `generate` asks: of the teacher, or the champion."""
         teacher = self.generate.teacher
