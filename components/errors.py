@@ -60,6 +60,10 @@ class OlderReceipt(UserError):
     """The store holds work of an older Ratchet, in a form that this one does not read."""
 
 
+class Collected(UserError):
+    """`gc` has deleted the object: no run that is kept needs it."""
+
+
 class Corrupt(RatchetError):
     """Stored bytes are not what their receipt says. Exit 3."""
 

@@ -20,6 +20,7 @@ from typer.core import TyperGroup
 
 from components.cli.builder import Builder, builder_of, program_of
 from components.cli.cluster_verbs import add_verbs as add_cluster_verbs
+from components.cli.collect.verb import add_verb as add_gc_verb
 from components.cli.first_steps.verbs import add_verbs as add_first_verbs
 from components.cli.intake_verb import add_verb as add_intake_verb
 from components.cli.messages import print_error, print_json, print_result
@@ -210,6 +211,7 @@ add_release_verbs(app)
 add_run_verbs(app)
 add_review_verb(app)
 add_intake_verb(app)
+add_gc_verb(app)
 
 
 @app.command()
@@ -283,6 +285,8 @@ def verify(
     verdict = "all as they should be"
     if findings.damaged:
         verdict = f"{len(findings.damaged)} damaged"
+    if findings.collected:
+        verdict += f"; {len(findings.collected)} collected by gc"
     print_result(
         vars(findings),
         as_json,

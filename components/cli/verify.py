@@ -21,8 +21,10 @@ from components.publish.approval import standing_of
 from components.report.runs import load_run, named_receipts
 from components.runtime.context import Context
 from components.runtime.ledger import model_files
-from components.runtime.receipts import ObjectRef, Receipt, fetch, read_receipt, read_summary
+from components.runtime.receipts import Receipt, fetch, read_receipt, read_summary
+from components.runtime.stored_files import ObjectRef
 from components.storage import keys
+from components.storage.objects import find, why_collected
 
 
 @dataclass
@@ -33,6 +35,8 @@ class Findings:
     objects: int = 0
     bytes: int = 0
     damaged: list[str] = field(default_factory=list)
+    collected: list[str] = field(default_factory=list)
+    """A line for each object that `gc` has deleted, which is no damage."""
 
 
 def check_run(context: Context, run_id: str) -> Findings:
@@ -239,8 +243,25 @@ def _check_objects(context: Context, receipts: list[Receipt], findings: Findings
             findings.bytes += expected.size
             # Called damaged only if it looks so twice: bytes may change on their way.
             fault = _fault(context, key, expected) and _fault(context, key, expected)
+            if fault is None:
+                continue
+            if context.store.size(key) is None and key == keys.object_key(expected.sha256):
+                # It may have been stored anew, or be gone for good by the rules of retention.
+                fault = _fault_elsewhere(context, expected, fault)
+                why = why_collected(context.store, expected.sha256)
+                if fault is not None and why is not None:
+                    findings.collected.append(f"{key} ({receipt.ref} {name}): {why}")
+                    continue
             if fault is not None:
                 findings.damaged.append(f"{key} {fault} ({receipt.ref} {name})")
+
+
+def _fault_elsewhere(context: Context, expected: ObjectRef, fault: str) -> str | None:
+    """Return what is wrong with an object at its other addresses; `fault` if it has none."""
+    address = find(context.store, expected.sha256, expected.size)
+    if address is None:
+        return fault
+    return _fault(context, address, expected) and _fault(context, address, expected)
 
 
 def _objects(context: Context, receipt: Receipt) -> Iterator[tuple[str, str, ObjectRef]]:

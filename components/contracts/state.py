@@ -233,6 +233,21 @@ class State(Frozen):
         return 0 if self.round is None else self.round + 1
 
     @property
+    def receipts(self) -> tuple[str, ...]:
+        """Refs of all receipts that it names; some come twice."""
+        refs = (
+            self.prepared,
+            self.start,
+            self.champion,
+            self.champion_evaluation,
+            self.first_evaluation,
+            self.base_evaluation,
+            *self.selections,
+        )
+        of_rounds = [ref for record in self.history for ref in record.receipts.values()]
+        return (*(ref for ref in refs if ref is not None), *of_rounds)
+
+    @property
     def champion_record(self) -> ModelRecord | None:
         """Scores of the champion; None before the base is measured."""
         for record in self.history:

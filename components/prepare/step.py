@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from components.contracts.rows import Dropped, Prompt, read_rows, write_rows
 from components.contracts.state import State
 from components.contracts.summaries import PrepareSummary, SelectSummary, StartSummary
 from components.contracts.verifier_names import own_name
-from components.errors import UserError
+from components.errors import Missing, UserError
 from components.prepare.checker_trial import fetch_bundle, try_checker
 from components.prepare.earlier_prompts import earlier_prompts
 from components.prepare.examples import Example
@@ -40,9 +41,16 @@ from components.runtime.ledger import (
     receipt_of,
     release_in_force,
 )
-from components.runtime.receipts import Receipt, commit, fetch, read_summary
+from components.runtime.receipts import (
+    Receipt,
+    commit,
+    fetch,
+    read_receipt,
+    read_summary,
+)
 from components.sandbox.isolation import has_landlock
 from components.storage import keys
+from components.storage.objects import hold, is_collected_from
 from components.storage.sources import content_digest, local_path, model_version
 
 
@@ -100,7 +108,23 @@ def run(inputs: PrepareInputs, context: Context) -> Receipt:
         receipts["mix"] = _first_mix(context, attempt, recipe, prepared)
         if campaign is not None:
             receipts["resume"] = campaign.state_receipt
-        return _commit_start(context, attempt, recipe, state, outlook, receipts)
+        start = _commit_start(context, attempt, recipe, state, outlook, receipts)
+        if campaign is not None:
+            _hold_campaign(context, state)
+        return start
+
+
+def _hold_campaign(context: Context, state: State) -> None:
+    """Hold what `gc` may be about to delete of the campaign that this run goes on with."""
+    if not is_collected_from(context.store):
+        return
+    refs: list[tuple[str, int]] = []
+    for name in dict.fromkeys(state.receipts):
+        # Of an earlier round that nobody needs, somebody may have deleted it.
+        with suppress(Missing):
+            objects = read_receipt(context, name).objects.values()
+            refs += [(ref.sha256, ref.size) for ref in objects]
+    hold(context.store, context.cache, refs)
 
 
 def _outlook(context: Context, recipe: Recipe, prepared: Receipt, state: State) -> Outlook | None:

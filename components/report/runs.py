@@ -175,20 +175,8 @@ def named_receipts(tasks: Tasks, state: State | None) -> Iterator[str]:
     for task in tasks:
         if task.last.receipt:
             yield task.last.receipt
-    if state is None:
-        return
-    refs = (
-        state.prepared,
-        state.start,
-        state.champion,
-        state.champion_evaluation,
-        state.first_evaluation,
-        state.base_evaluation,
-        *state.selections,
-    )
-    yield from (ref for ref in refs if ref is not None)
-    for record in state.history:
-        yield from record.receipts.values()
+    if state is not None:
+        yield from state.receipts
 
 
 def _tasks(context: Context, run_id: str, problems: Problems) -> Tasks:

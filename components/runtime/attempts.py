@@ -11,10 +11,10 @@ import os
 import platform
 import re
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PrivateAttr
 
 from components.errors import Corrupt, RatchetError, Transient, without_passwords
 from components.runtime.context import Context
@@ -56,6 +56,8 @@ class Attempt(BaseModel):
     reused: bool = False
     receipt: str = ""
     """`step/key` of the receipt; empty while running or after a failure."""
+    other_receipts: tuple[str, ...] = ()
+    """Further receipts that it committed, or found done and went on from: `gc` keeps them."""
     error: str = ""
     error_kind: str = ""
     host: str = ""
@@ -63,6 +65,26 @@ class Attempt(BaseModel):
     """Largest resident set of the step's process or of one of its children."""
     costs: dict[str, float] = {}
     """Name of a measure of the step (`compute_seconds`, `tokens`) → amount."""
+
+    _write: Callable[[Attempt], None] | None = PrivateAttr(default=None)
+    """Stores a record of this attempt, while it is under way."""
+
+    def name(self, receipt: str) -> None:
+        """Name a receipt as the result; an earlier one becomes one of the others."""
+        if self.receipt and self.receipt != receipt:
+            self._add(self.receipt)
+        self.receipt = receipt
+
+    def note_reuse(self, receipt: str) -> None:
+        """Store at once that this attempt goes on from a receipt that it found."""
+        self._add(receipt)
+        # Still running: the result comes with the record at the end.
+        if self._write is not None:
+            self._write(self.model_copy(update={"receipt": ""}))
+
+    def _add(self, receipt: str) -> None:
+        if receipt not in self.other_receipts:
+            self.other_receipts = (*self.other_receipts, receipt)
 
     @property
     def order(self) -> tuple[int, float]:
@@ -72,13 +94,17 @@ class Attempt(BaseModel):
     @property
     def checksum(self) -> str:
         """SHA-256 over all fields."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        return hashlib.sha256(self.model_dump_json(exclude=self._absent).encode()).hexdigest()
+
+    @property
+    def _absent(self) -> set[str]:
+        """Fields that are left out, as they were before there were such."""
+        return set() if self.other_receipts else {"other_receipts"}
 
     def to_bytes(self) -> bytes:
         """Return the stored form: JSON with a checksum of all other fields."""
-        return (
-            _StoredAttempt(**dict(self), stored_checksum=self.checksum).model_dump_json().encode()
-        )
+        stored = _StoredAttempt(**dict(self), stored_checksum=self.checksum)
+        return stored.model_dump_json(exclude=self._absent).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Attempt:
@@ -111,6 +137,7 @@ def attempting(context: Context, task: Task, step: str) -> Iterator[Attempt]:
         started=context.started,
         host=platform.node() or "unknown",
     )
+    attempt._write = lambda record: _record(context, task, record, tolerated=())
     context.progress.begin(task.name)
     # A store that cannot be used is found here, before the work; one that fails for now may be back
     # after it.
@@ -151,7 +178,11 @@ def next_sequence(context: Context, run_id: str) -> int:
 
 
 def _record(
-    context: Context, task: Task, attempt: Attempt, *, tolerated: type[RatchetError]
+    context: Context,
+    task: Task,
+    attempt: Attempt,
+    *,
+    tolerated: type[RatchetError] | tuple[type[RatchetError], ...],
 ) -> None:
     # Unique without a look at the store: two pods may try one task at the same time. The record at
     # the end replaces the one at the begin, so one without an end is of a try that was killed.

@@ -15,16 +15,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from components.canonical import JsonObject, canonical_json, digest_of
 from components.contracts.summaries import Summary
-from components.errors import Corrupt, Missing, OlderReceipt, RatchetError, UserError
+from components.errors import Collected, Corrupt, Missing, OlderReceipt, RatchetError, UserError
 from components.runtime.attempts import Attempt, Task, attempting
 from components.runtime.code_digest import code_digest
 from components.runtime.context import Context
+from components.runtime.stored_files import (
+    ObjectRef,
+    fetch_object,
+    store_condemned_again,
+    store_files,
+)
 from components.storage import keys
 from components.storage.cache import link_or_copy
+from components.storage.objects import hold, is_condemned
 
 RECEIPT_SCHEMA: Final = 3
 """Version of a receipt's form. Version 1 had other words in its summaries (`human_rows`, the
@@ -44,14 +51,6 @@ def _inside(name: str) -> str:
         return keys.relative_path(name)
     except UserError as error:
         raise ValueError(str(error)) from None
-
-
-class ObjectRef(BaseModel):
-    """The bytes of one file of a receipt: they are at `objects/<sha256>`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    size: Annotated[int, Field(ge=0)]
 
 
 class Receipt(BaseModel):
@@ -159,7 +158,9 @@ def commit(
     key = step_key(step, code, config, digests, seed)
     receipt = find_receipt(context, step, key)
     attempt.reused = receipt is not None
-    if receipt is None:
+    if receipt is not None:
+        rely_on(context, attempt, receipt)
+    else:
 
         def make_receipt(objects: dict[str, ObjectRef], summary: JsonObject) -> Receipt:
             return Receipt(
@@ -174,8 +175,19 @@ def commit(
             )
 
         receipt = _do(context, attempt, work, make_receipt)
-    attempt.receipt = receipt.ref
+    attempt.name(receipt.ref)
     return receipt
+
+
+def rely_on(context: Context, attempt: Attempt, receipt: Receipt) -> None:
+    """Record that an attempt reuses finished work, and hold what `gc` may be about to delete of it.
+
+    Work of a run that retention has given up is found like any other. Without the record, `gc` would
+    not know that a run needs it again.
+    """
+    attempt.note_reuse(receipt.ref)
+    objects = [(ref.sha256, ref.size) for ref in receipt.objects.values()]
+    hold(context.store, context.cache, objects)
 
 
 def _do(
@@ -191,32 +203,31 @@ def _do(
         begin_seconds = context.clock()
         summary = work(folder)
         attempt.work_seconds += round(context.clock() - begin_seconds, 3)
-        objects = _store_files(context, folder)
+        objects = store_files(context, folder)
         receipt = make_receipt(objects, summary.model_dump(mode="json"))
+        # The first of many large files may have been found there hours ago.
+        store_condemned_again(context, folder, objects)
+        # Last: whoever sees the receipt finds all of its objects, even if this process was killed.
+        address = keys.receipt_key(receipt.step, receipt.key)
+        is_first = context.store.put_bytes(address, receipt.to_bytes(), if_absent=True)
+        if not is_first:
+            # Somebody was first, or the answer to our own write was lost.
+            existing_receipt = read_receipt(context, receipt.ref)
+            rely_on(context, attempt, existing_receipt)
+            if existing_receipt != receipt:
+                return existing_receipt
+        # A mark that is not there now is younger than the receipt: whoever deletes by it looks for
+        # receipts after it was written, and sees this one.
+        store_condemned_again(context, folder, objects)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    # Last: whoever sees the receipt finds all of its objects, even if this process was killed.
-    address = keys.receipt_key(receipt.step, receipt.key)
-    if context.store.put_bytes(address, receipt.to_bytes(), if_absent=True):
-        return receipt
-    # Somebody was first, or the answer to our own write was lost.
-    return read_receipt(context, receipt.ref)
-
-
-def _store_files(context: Context, folder: Path) -> dict[str, ObjectRef]:
-    """Store all files below a folder under their content address. Return name → object."""
-    objects: dict[str, ObjectRef] = {}
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    for path in sorted(files):
-        name = keys.relative_path(path.relative_to(folder).as_posix())
-        sha256 = context.cache.adopt(path)
-        context.store.put_file(keys.object_key(sha256), path, sha256)
-        objects[name] = ObjectRef(sha256=sha256, size=path.stat().st_size)
-    return objects
+    return receipt
 
 
 def find_receipt(context: Context, step: str, key: str) -> Receipt | None:
     """Return the receipt of finished work, or None if it is not done yet.
+
+    Objects that `gc` has collected are no damage: who needs one of them is told by `fetch`.
 
     Raises Corrupt if one of its objects is gone or has another size.
     """
@@ -230,6 +241,8 @@ def find_receipt(context: Context, step: str, key: str) -> Receipt | None:
     for name, ref in receipt.objects.items():
         object_key = keys.object_key(ref.sha256)
         size = context.store.size(object_key)
+        if size is None and is_condemned(context.store, ref.sha256, 0):
+            continue
         if size != ref.size:
             damage = "is gone" if size is None else f"has {size} bytes instead of {ref.size}"
             raise Corrupt(
@@ -335,8 +348,14 @@ def fetch(context: Context, receipt: Receipt, name: str) -> Path:
     """Return the path of a local, verified, read-only copy of one file of a receipt."""
     if name not in receipt.objects:
         raise Corrupt(f"receipt {receipt.step}/{receipt.key} lists no file {name!r}")
-    ref = receipt.objects[name]
-    return context.cache.get(context.store, keys.object_key(ref.sha256), ref.sha256, ref.size)
+    try:
+        return fetch_object(context, receipt.objects[name])
+    except Collected as error:
+        address = keys.receipt_key(receipt.step, receipt.key)
+        raise Collected(
+            f"{name} of {receipt.ref} was {error}; to have the work done again, delete "
+            f"{context.store.root}/{address} and what was built on it"
+        ) from None
 
 
 def fetch_folder(context: Context, receipt: Receipt, folder: str) -> Path:

@@ -22,6 +22,7 @@ from urllib.parse import unquote
 
 from components.errors import Corrupt, Missing, RatchetError, Transient, UserError
 from components.storage import keys
+from components.storage.entry import Entry
 
 BLOCK_BYTES = 1024 * 1024
 
@@ -150,6 +151,18 @@ class FileStore:
                 for name in _visible(files):
                     listed.append((parent / name).as_posix())
         return iter(sorted(listed))
+
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        """Yield what `list` does, with the size and the time of each file."""
+        for key in self.list(prefix):
+            object_path = self._path(key)
+            with local_errors(object_path):
+                try:
+                    status = object_path.stat()
+                except FileNotFoundError:
+                    # Somebody deleted it since.
+                    continue
+            yield Entry(key, status.st_size, status.st_mtime)
 
     def delete(self, key: str) -> None:
         """Remove an object, if it is there."""

@@ -16,6 +16,7 @@ from components.errors import UserError, without_passwords
 # File systems allow 255 bytes a name; the rest is for endings such as `.json`.
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,199}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_OBJECT = re.compile(r"objects/([0-9a-f]{2})(?:\.([1-9]\d*))?/([0-9a-f]{64})")
 # Old buckets of S3, MinIO and Ceph have capitals, underscores and longer names than new ones may.
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
 _QUERY = re.compile(r"\?[\w.-]+=")
@@ -72,12 +73,51 @@ def folder_prefix(text: str) -> str:
     return f"{foreign_path(text[:-1])}/" if text else ""
 
 
-def object_key(sha256: str) -> str:
-    """Return the content address of bytes with this digest: `objects/ab/abcdef…`."""
+def object_key(sha256: str, generation: int = 0) -> str:
+    """Return the content address of bytes with this digest: `objects/ab/abcdef…`.
+
+    Args:
+        sha256: Digest of the bytes.
+        generation: Number among the addresses of these bytes (see storage/objects.py); from the
+            second on it is in the folder's name, `objects/ab.1/abcdef…`.
+    """
+    return f"objects/{_in_folders(sha256, generation)}"
+
+
+def split_object_key(key: str) -> tuple[str, int] | None:
+    """Return (digest, generation) of the address of an object; None for any other key."""
+    match = _OBJECT.fullmatch(key)
+    if match is None or not match[3].startswith(match[1]):
+        return None
+    return match[3], int(match[2] or 0)
+
+
+def condemned_key(sha256: str, generation: int) -> str:
+    """Return the key of the mark that condemns one address of an object."""
+    return f"condemned/{_in_folders(sha256, generation)}.json"
+
+
+def _in_folders(sha256: str, generation: int) -> str:
     if not _SHA256.fullmatch(sha256):
         raise UserError(f"{sha256!r} is not a SHA-256 digest in lower-case hex")
     # In 256 folders, so that none of a local store holds all objects of a long campaign.
-    return f"objects/{sha256[:2]}/{sha256}"
+    folder = f"{sha256[:2]}.{generation}" if generation else sha256[:2]
+    return f"{folder}/{sha256}"
+
+
+def collections_key() -> str:
+    """Return the key of the document that tells writers that garbage is collected here."""
+    return "gc/begun.json"
+
+
+def sweep_key(sweep_id: str) -> str:
+    """Return the key of the document that is there while one sweep deletes objects."""
+    return f"{sweeps_prefix()}{part(sweep_id)}.json"
+
+
+def sweeps_prefix() -> str:
+    """Return the folder of the sweeps that are under way."""
+    return "gc/sweeps/"
 
 
 def receipt_key(step: str, key: str) -> str:

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, TypeVar
 from components.errors import Corrupt, Missing, RatchetError, Transient
 from components.retry import pauses
 from components.storage import keys
+from components.storage.entry import Entry
 from components.storage.folder import changed_file, local_errors, new_file
 from components.storage.s3_calls import S3Call, S3Patience, bounded
 from components.storage.s3_client import (
@@ -183,21 +184,26 @@ class S3Store:
 
     def list(self, prefix: str) -> Iterator[str]:
         """Yield the keys below the folder `prefix` (empty, or ending in `/`), in order."""
+        return (entry.key for entry in self.entries(prefix))
+
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        """Yield what `list` does, with the size and the time of each object."""
         base = self._base + keys.folder_prefix(prefix)
-        listed: list[str] = []
+        listed: list[Entry] = []
         page: dict[str, str] = {}
         while True:
             # A call for each page: a listing of a million keys may take longer than one call.
             answer = self._list_page(prefix, {"Bucket": self._bucket, "Prefix": base, **page})
-            objects = answer.get("Contents", ())
-            listed += [item["Key"].removeprefix(self._base) for item in objects]
+            for item in answer.get("Contents", ()):
+                key = item["Key"].removeprefix(self._base)
+                listed.append(Entry(key, item["Size"], item["LastModified"].timestamp()))
             if not answer.get("IsTruncated"):
                 break
             page = {"ContinuationToken": answer["NextContinuationToken"]}
         # A name that ends in a slash is a console's marker of an empty folder.
-        objects_only = [key for key in listed if not key.endswith("/")]
+        objects_only = [entry for entry in listed if not entry.key.endswith("/")]
         # Not every server lists in order.
-        return iter(sorted(objects_only))
+        return iter(sorted(objects_only, key=lambda entry: entry.key))
 
     def _list_page(self, prefix: str, request: dict[str, str]) -> dict[str, Any]:
         """Return the answer to one request of a listing."""

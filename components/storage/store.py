@@ -11,6 +11,7 @@ from typing import Protocol
 
 from components.errors import Corrupt, UserError
 from components.storage import keys
+from components.storage.entry import Entry
 from components.storage.folder import FileStore
 from components.storage.s3 import S3Store
 
@@ -75,10 +76,14 @@ class Store(Protocol):
         """
         ...
 
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        """Yield what `list` does, with the size and the age of each object."""
+        ...
+
     def delete(self, key: str) -> None:
         """Remove an object, if it is there.
 
-        A step deletes only its own progress, never a receipt or an object that a receipt names.
+        A step deletes only its own progress. Objects are deleted by `gc` alone, by its own rules.
         """
         ...
 

@@ -29,6 +29,7 @@ from components.runtime.receipts import (
     read_receipt,
     read_summary,
     receipt_uri,
+    rely_on,
     step_key,
 )
 from components.storage import keys
@@ -324,7 +325,9 @@ def _on_many_nodes(work: Work, inputs: TrainInputs, context: Context) -> Receipt
     with attempting(context, task, "train") as attempt:
         receipt = find_receipt(context, "train", work.key)
         attempt.reused = receipt is not None
-        if receipt is None:
+        if receipt is not None:
+            rely_on(context, attempt, receipt)
+        else:
             spec = spec_from(
                 context.environment,
                 step_key=work.key,

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from components.runtime.context import Context
+from components.storage.entry import Entry
 from components.storage.store import Store
 from tests.promises.counting import Case
 from tests.promises.kills import KILLED, Counted, kill_at
@@ -58,6 +59,12 @@ class LyingStore:
     def size(self, key: str) -> int | None:
         """Return the size of an object."""
         return self.store.size(key)
+
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        """Yield what the listing tells."""
+        entries = {entry.key: entry for entry in self.store.entries(prefix)}
+        listed = self.listing(sorted(entries), prefix, self.draw)
+        return (entries[key] for key in listed if key in entries)
 
     def version(self, key: str) -> str | None:
         """Return a word for the content of an object."""

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from components.runtime.context import Context
-from components.storage.store import Store
-from tests.conftest import S3Server
+from components.storage.store import Store, open_store
+from tests.conftest import S3Server, context_in
 from tests.promises import (
     chain,
+    collections,
     corruption,
     garbage,
     histories,
@@ -160,3 +161,12 @@ def test_s7_what_is_released_can_be_verified(context: Context, tmp_path: Path) -
     outcome = count("S7", chain.cases(context, tmp_path / "store"))
     assert outcome.broken[:3] == []
     assert outcome.total >= 100
+
+
+def test_s9_a_collection_takes_nothing_that_is_needed(tmp_path: Path) -> None:
+    def make_context(name: str) -> Context:
+        return context_in(tmp_path / name, open_store((tmp_path / name / "store").as_uri(), {}))
+
+    outcome = count("S9", collections.cases(make_context, 1000 * SOAK if ALL else 12))
+    assert outcome.broken[:3] == []
+    assert outcome.total >= (1000 if ALL else 12)

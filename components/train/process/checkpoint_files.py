@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 from safetensors import safe_open
 from torch import Tensor
 
-from components.runtime.receipts import ObjectRef
+from components.runtime.stored_files import ObjectRef
 
 PART_BYTES = 1 << 28
 """A share is written in files of about this size; each leaves memory as soon as it is stored."""

@@ -34,7 +34,7 @@ from torch import Tensor
 from components.canonical import canonical_json
 from components.errors import Corrupt, Missing, Transient, UserError
 from components.runtime.context import Context
-from components.runtime.receipts import ObjectRef
+from components.runtime.stored_files import ObjectRef
 from components.storage import keys
 from components.storage.cache import download
 from components.train.process.checkpoint_files import (
