@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,6 +48,15 @@ class TaskView:
             if attempt.receipt and attempt.receipt == self.last.receipt and not attempt.reused
         ]
         return working_attempts[-1] if working_attempts else self.last
+
+    @property
+    def num_deaths(self) -> int:
+        """Attempts since the last one that left a result or an error. Each was killed; the newest
+        may be under way."""
+        silent = itertools.takewhile(
+            lambda attempt: not attempt.error and not attempt.receipt, reversed(self.attempts)
+        )
+        return sum(1 for _ in silent)
 
     @property
     def status(self) -> str:

@@ -15,7 +15,9 @@ from components.cli.cluster.submit import Started, Submission, failure_lines, st
 from components.cli.cluster.wait import Waiting, follow, follow_and_restart
 from components.cli.package.package_file import Package
 from components.errors import Transient, UserError
+from components.runtime.attempts import Attempt
 from components.runtime.context import Context
+from components.runtime.supervisor import MAX_DEATHS
 from components.storage import keys
 from tests.doubles.kfp_api import Clock, KfpApi, failed_workflow, missing_page
 from tests.doubles.kubernetes_api import failing, reset
@@ -117,6 +119,58 @@ def test_a_step_that_failed_for_now_by_its_own_record_is_begun_again(
     context.store.put_bytes(keys.job_key(start(pipelines, submission).run_id), job)
     _, status, restarted = follow_to_the_end(pipelines, submission, restarts=1)
     assert (status, restarted) == (0, ["1 train-r1: the store was away"])
+
+
+def test_a_step_that_is_evicted_for_its_own_room_is_not_begun_again(
+    kfp: KfpApi, pipelines: Pipelines, package: Package, context: Context
+) -> None:
+    campaign = Campaign(context)
+    campaign.prepare()
+    # It is told to end before it is evicted, as a real node does.
+    campaign.fail("train", "train-r1", 1, Transient("stopped by SIGTERM"))
+    submission = wanted(package, parameters={"store": context.store.root})
+    # The words of kubelet 1.34.
+    kfp.states = ["FAILED"]
+    kfp.error = 'Usage of EmptyDir volume "tmp" exceeds the limit "64Mi". '
+    job = json.dumps({"run_id": campaign.run_id}).encode()
+    context.store.put_bytes(keys.job_key(start(pipelines, submission).run_id), job)
+    ended, status, restarted = follow_to_the_end(pipelines, submission, restarts=1)
+    assert (status, restarted) == (1, [])
+    assert failure_lines(ended) == [f"train-r1: {kfp.error.strip()}"]
+
+
+@pytest.mark.parametrize(
+    ("num_deaths", "num_runs"),
+    # One more than the supervisor tries again: it had given up.
+    [(1, 2), (MAX_DEATHS, 2), (MAX_DEATHS + 1, 1)],
+)
+def test_a_step_that_was_killed_without_a_word_is_begun_again_unless_it_dies_each_time(
+    num_deaths: int,
+    num_runs: int,
+    kfp: KfpApi,
+    pipelines: Pipelines,
+    package: Package,
+    context: Context,
+) -> None:
+    campaign = Campaign(context)
+    campaign.prepare()
+    for number in range(num_deaths):
+        killed = Attempt(
+            task="train-r1", step="train", round=1, sequence=100 + number, started=1e9 + number
+        )
+        address = keys.attempt_key(campaign.run_id, "train-r1", f"1-1-{100 + number:06d}")
+        context.store.put_bytes(address, killed.to_bytes())
+    submission = wanted(package, parameters={"store": context.store.root})
+    # KFP's launcher turns every status of a step into 1.
+    kfp.states, kfp.error = ["FAILED", "SUCCEEDED"], "Error (exit code 1)"
+    job = json.dumps({"run_id": campaign.run_id}).encode()
+    context.store.put_bytes(keys.job_key(start(pipelines, submission).run_id), job)
+    ended, _, _ = follow_to_the_end(pipelines, submission, restarts=1)
+    assert len(kfp.all("runs")) == num_runs
+    if num_runs == 1:
+        assert failure_lines(ended) == [
+            "train-r1: Error (exit code 1) (killed: its last try left no word)"
+        ]
 
 
 def test_a_step_that_a_later_try_mended_is_no_failure() -> None:

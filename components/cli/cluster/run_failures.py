@@ -17,7 +17,9 @@ from dataclasses import dataclass, replace
 from components.cli.json_documents import Json, nested
 from components.errors import RatchetError, Transient
 from components.report.runs import load_run, run_id_of_job
+from components.report.views import TaskView
 from components.runtime.context import make_context
+from components.runtime.supervisor import MAX_DEATHS
 
 _MESSAGE_CHARACTERS = 300
 _ENDED_BADLY = ("Failed", "Error")
@@ -79,7 +81,8 @@ def explained_by_store(
     """Return the failures in the steps' own words, where the store can be read from here.
 
     To Kubernetes every failure of a step is "exit code 1": KFP's launcher ends with it. The step's
-    attempt record tells a fault that may pass from a wrong input.
+    attempt record tells a fault that may pass from a wrong input; a record without an end is of a
+    try that was killed, which may pass too.
     """
     try:
         context = make_context(store, environment)
@@ -88,20 +91,32 @@ def explained_by_store(
     except RatchetError:
         # CI often has no keys of the store. What Kubernetes says is there.
         return tuple(failures)
-    explained = []
-    for failure in failures:
-        for task in tasks:
-            # The shards of one step are tasks of their own: generate-r1-s0.
-            is_this_step = re.fullmatch(re.escape(failure.step) + r"(-s\d+)?", task.name)
-            attempt = task.last
-            if is_this_step and attempt.error:
-                failure = replace(
-                    failure,
-                    message=" ".join(attempt.error.split())[:_MESSAGE_CHARACTERS],
-                    may_pass=failure.may_pass or attempt.error_kind == Transient.__name__,
-                )
-        explained.append(failure)
-    return tuple(explained)
+    return tuple(_explained(failure, tasks) for failure in failures)
+
+
+def _explained(failure: StepFailure, tasks: Sequence[TaskView]) -> StepFailure:
+    if _COMES_BACK.search(failure.message):
+        # An evicted step is told to end, and records that as a fault that may pass.
+        return failure
+    # The shards of one step are tasks of their own: generate-r1-s0.
+    name = re.compile(re.escape(failure.step) + r"(-s\d+)?")
+    own_tasks = [task for task in tasks if name.fullmatch(task.name)]
+    failed = [task.last for task in own_tasks if task.last.error]
+    for attempt in failed:
+        failure = replace(
+            failure,
+            message=" ".join(attempt.error.split())[:_MESSAGE_CHARACTERS],
+            may_pass=failure.may_pass or attempt.error_kind == Transient.__name__,
+        )
+    num_deaths = max((task.num_deaths for task in own_tasks), default=0)
+    if failed or not num_deaths:
+        return failure
+    return replace(
+        failure,
+        message=f"{failure.message} (killed: its last try left no word)".strip(),
+        # After more deaths in a row its supervisor had given up.
+        may_pass=failure.may_pass or num_deaths <= MAX_DEATHS,
+    )
 
 
 def _nodes(workflow: Json) -> dict[str, Json]:
