@@ -164,6 +164,9 @@ class Sample(Row):
     num_tokens: int
     finished: bool
     """True if the model itself ended the answer; False if `max_new_tokens` cut it off."""
+    log_probabilities: tuple[float, ...] = ()
+    """log π of each token that the answer teaches, in nats, by the model that drew it, without
+    temperature: for `train.method` raft. Empty where they are not needed or not known."""
     no_answer: str = ""
     """Reason why an endpoint gave no answer (it refused the prompt, or only thought about it), with
     the endpoint's words. The text is empty then. Empty for an answer."""
@@ -195,6 +198,8 @@ class TrainingRow(Row):
     wrong: bool = False
     """The completion is a wrong answer of the model, to become less likely: for `train.method` kto.
     No mix has such rows; they are in a file of their own."""
+    log_probabilities: tuple[float, ...] = ()
+    """Of the sample, for `train.method` raft; empty where they are not known."""
     source: Literal["labelled", "self"]
     round: int
     """The round whose samples it came from; 0 for labelled rows."""

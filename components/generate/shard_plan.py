@@ -96,6 +96,8 @@ class ShardPlan:
             exclude["own_prompts"] = True
         if self.engine != "vllm":
             exclude["vllm"] = True
+        if recipe.train.method == "raft":
+            written["log_probabilities"] = True
         return self.campaign.config(
             section=recipe.generate.model_dump(mode="json", exclude=exclude),
             engine=self.engine,

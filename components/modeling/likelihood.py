@@ -35,6 +35,8 @@ class EncodedRow:
     """The same prompt with a worse answer, for preference training."""
     wrong: bool = False
     """The answer is to become less likely, not more."""
+    sampled: tuple[float, ...] = ()
+    """log π of each token that bears loss, by the model that drew the row; empty: not known."""
     reference: float = 0.0
     """log π(row) of the reference model, in nats; of a pair log π(row) - log π(worse row)."""
 
@@ -112,6 +114,8 @@ class Batch:
     """Weight of each label in the loss; None: all 1."""
     pairs: Pairs | None = None
     """What training on pairs compares; None for any other batch."""
+    sampled: Tensor | None = None
+    """log π of each label by the model that drew it, NaN where it is not known; None: of none."""
     unpaired: Unpaired | None = None
     """What training on right and wrong answers compares; None for any other batch."""
 
@@ -131,6 +135,7 @@ class Batch:
             labels=self.labels.to(device),
             position_ids=moved(self.position_ids),
             weights=moved(self.weights),
+            sampled=moved(self.sampled),
             pairs=None if self.pairs is None else self.pairs.to(device),
             unpaired=None if self.unpaired is None else self.unpaired.to(device),
         )
@@ -190,6 +195,21 @@ def collate_unpaired(rows: Sequence[EncodedRow], pad_id: int) -> Batch:
         row_weights=torch.tensor([row.weight for row in rows], dtype=torch.float32),
     )
     return replace(batch, unpaired=unpaired)
+
+
+def collate_sampled(rows: Sequence[EncodedRow], pad_id: int) -> Batch:
+    """Return a batch of one row a sequence, with the likelihoods under which rows were drawn.
+
+    A row's weight is divided among its tokens: every row counts the same, whatever its length.
+    """
+    means = [replace(row, weight=row.weight / max(1, row.num_targets)) for row in rows]
+    batch = collate(means, pad_id)
+    sampled = torch.full(batch.labels.shape, math.nan)
+    for index, row in enumerate(rows):
+        if row.sampled:
+            bears_loss = batch.labels[index] != IGNORED
+            sampled[index, bears_loss] = torch.tensor(row.sampled)
+    return replace(batch, sampled=sampled)
 
 
 TokenLoss = Callable[[Tensor, slice], Tensor]

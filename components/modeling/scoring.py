@@ -78,7 +78,34 @@ def score_rows(
     return [scores[index] for index in range(len(rows))]
 
 
+@torch.inference_mode()
+def token_log_probabilities(
+    model: PreTrainedModel, rows: Sequence[EncodedRow], pad_id: int, batch_size: int
+) -> list[list[float]]:
+    """Return log π of each token of each row that bears loss, in nats; see `score_rows`."""
+    body, head = split_head(model)
+    chunk = max(1, CHUNK_LOGITS // model.config.vocab_size)
+    values: dict[int, list[float]] = {}
+    for indices in length_sorted_batches([len(row.ids) for row in rows], batch_size):
+        batch = collate([rows[index] for index in indices], pad_id).to(model.device)
+        for index, (losses, _) in zip(
+            indices, _token_scores(body, head, batch, chunk), strict=True
+        ):
+            values[index] = (-losses).tolist()
+    return [values[index] for index in range(len(rows))]
+
+
 def _batch_scores(body: nn.Module, head: nn.Module, batch: Batch, chunk: int) -> list[RowScore]:
+    return [
+        RowScore(float(losses.sum()), len(losses), int(hits.sum()))
+        for losses, hits in _token_scores(body, head, batch, chunk)
+    ]
+
+
+def _token_scores(
+    body: nn.Module, head: nn.Module, batch: Batch, chunk: int
+) -> list[tuple[Tensor, Tensor]]:
+    """Return for each row (cross-entropy of its tokens that bear loss, which are likeliest)."""
     targets = batch.labels[:, 1:]
     chosen = targets != IGNORED
     # The head runs on the tokens that bear loss alone.
@@ -96,10 +123,7 @@ def _batch_scores(body: nn.Module, head: nn.Module, batch: Batch, chunk: int) ->
     counts = chosen.sum(dim=1).tolist()
     row_losses = torch.cat(losses).split(counts)
     row_hits = torch.cat(hits).split(counts)
-    return [
-        RowScore(float(loss.sum()), count, int(hit.sum()))
-        for loss, count, hit in zip(row_losses, counts, row_hits, strict=True)
-    ]
+    return list(zip(row_losses, row_hits, strict=True))
 
 
 def reference_losses(

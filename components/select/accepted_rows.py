@@ -94,6 +94,8 @@ def _training_row(
         prompt=scored.prompt.text,
         completion=scored.text,
         worse=worse,
+        # By a model that saw a hint they say nothing about the prompt without it.
+        log_probabilities=() if scored.hinted else scored.sample.log_probabilities,
         conversation=answered(scored.prompt, scored.text),
         source="self",
         round=campaign.next_round,

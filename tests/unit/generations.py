@@ -31,6 +31,7 @@ def begun(
     peers: int = 1,
     plan: dict[str, Any] | None = None,
     model: dict[str, Any] | None = None,
+    train: dict[str, Any] | None = None,
     **generate: Any,
 ) -> str:
     """URI of a state whose champion is a tiny random model, and whose next round asks `prompts`, or
@@ -42,7 +43,9 @@ def begun(
         "shards": 1,
         **generate,
     }
-    recipe = recipe_of(generate=settings, select=select or {}, train={"num_peers": peers})
+    recipe = recipe_of(
+        generate=settings, select=select or {}, train={"num_peers": peers, **(train or {})}
+    )
     splits: dict[str, Sequence[Prompt] | Sequence[TrainingRow]] = {
         "splits/unlabelled.jsonl": prompts,
         "splits/train.jsonl": texts,

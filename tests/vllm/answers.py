@@ -17,7 +17,13 @@ from components.modeling.inference.sampling import Sampling
 def main() -> None:
     """Print one JSON list of samples for each batch of asks."""
     job = json.loads(Path(sys.argv[1]).read_text())
-    engine = VllmEngine(Path(job["model"]), "", Sampling(**job["sampling"]), Vllm())
+    engine = VllmEngine(
+        Path(job["model"]),
+        "",
+        Sampling(**job["sampling"]),
+        Vllm(),
+        with_log_probabilities=True,
+    )
     for asks in job["batches"]:
         wanted = [
             Ask(Prompt(id=text, text=text, verifier="exact"), index, seed)

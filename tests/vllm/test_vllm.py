@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 import torch
 
+from components.modeling.likelihood import EncodedRow
+from components.modeling.scoring import token_log_probabilities
 from tests.unit.tiny import save_tiny, tiny_model
 
 PROMPTS = ["12=", "9876=", "5=", "13579="]
@@ -74,6 +76,9 @@ def test_greedy_answers_are_those_of_transformers(checkpoint: Path) -> None:
         finished = theirs[-1] in codec.end_ids
         assert sample["text"] == codec.text(theirs[:-1] if finished else theirs)
         assert (sample["finished"], sample["num_tokens"]) == (finished, len(theirs))
+        row = EncodedRow(ids[0].tolist() + theirs, ids.shape[1])
+        (expected,) = token_log_probabilities(model, [row], codec.pad_id, 1)
+        assert sample["log_probabilities"] == pytest.approx(expected, abs=1e-3)
 
 
 def test_a_seed_gives_the_same_sample_again_and_other_seeds_give_others(checkpoint: Path) -> None:

@@ -69,6 +69,15 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _sampled_by_the_champion(self) -> Recipe:
+        if self.train.method == "raft" and (self.generate.teacher or self.generate.endpoint):
+            raise ValueError(
+                "train.method raft compares the model with the champion that drew its samples: "
+                "leave out generate.teacher and generate.endpoint, or use method sft"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _free_text(self) -> Recipe:
         source = self.generate.source
         if source == "prompts":

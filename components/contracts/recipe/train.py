@@ -92,14 +92,20 @@ class TrainSection(Section):
     one, no round 0: self-improvement begins with the base."""
     rounds: Stage = Stage(steps=200)
     """Each self-improvement round."""
-    method: Literal["sft", "dpo", "rpo", "kto"] = "sft"
+    method: Literal["sft", "dpo", "rpo", "kto", "raft"] = "sft"
     """Objective of the rounds. `sft`: likelihood of labelled rows and accepted samples. `dpo`: for
     prompts with accepted and wrong samples, the accepted one is to become likelier than the wrong
     one, against the model that the training starts from (2305.18290). `rpo`: `dpo` and the
     likelihood of the accepted sample (2404.19733). Rows without a wrong sample are learnt as by
     `sft`; with pairs, every row of a batch counts the same, whatever its length. `kto`: each row by
     itself is right (labelled rows, accepted samples) or wrong, and half of what is drawn are wrong
-    samples, those of prompts without an accepted one too (2402.01306); without any it is `sft`."""
+    samples, those of prompts without an accepted one too (2402.01306); without any it is `sft`. `raft`: an
+    accepted sample's tokens count by how likely they are to the model in training against the
+    champion that drew them, up to 1 + `clip` (2504.11343); other rows are learnt as by `sft`, and
+    every row of a batch counts the same."""
+    clip: Annotated[float, Field(gt=0.0, le=10.0)] = 0.2
+    """`raft`: a token that is likelier by more than this share than when it was drawn teaches no
+    more."""
     preference: Preference = Preference()
     # From the base suits unions of reasoning answers; ladders of difficulty need the champion.
     init_from: Literal["base", "champion"] = "champion"
@@ -202,11 +208,12 @@ class TrainSection(Section):
         if self.method == "sft":
             return self
         if self.packing:
-            raise ValueError(f"method {self.method} compares whole rows: unset packing")
+            raise ValueError(f"method {self.method} takes one row a sequence: unset packing")
         if self.kl_beta:
+            instead = "clip" if self.method == "raft" else "preference.beta"
             raise ValueError(
                 f"method {self.method} holds the model near its start by itself: unset kl_beta, "
-                "use preference.beta"
+                f"use {instead}"
             )
         return self
 

@@ -15,8 +15,8 @@ class LogEntry(Part):
     stage: Literal["pretrain", "sft"]
     # A loss that is not finite never reaches the weights: the step is skipped, and says so here.
     loss: float | None
-    """Mean loss per token of the batch before the update, in nats (mean over rows where the training
-    learns from pairs); None if it is not finite."""
+    """Mean loss per token of the batch before the update, in nats; by `train.method` dpo, rpo, kto and
+    raft the mean over rows of their objective. None if it is not finite."""
     learning_rate: float
     gradient_norm: float | None
     """Before clipping; None if it is not finite."""

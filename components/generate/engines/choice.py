@@ -110,7 +110,13 @@ def open_engine(
             recipe = campaign.recipe
             sampling = sampling_of(campaign)
             prompt = recipe.answering_system_prompt
-            return VllmEngine(folder, prompt, sampling, recipe.generate.vllm)
+            return VllmEngine(
+                folder,
+                prompt,
+                sampling,
+                recipe.generate.vllm,
+                with_log_probabilities=recipe.train.method == "raft",
+            )
         case "openai":
             from components.generate.engines.endpoint import EndpointEngine
 

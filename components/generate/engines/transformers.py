@@ -52,6 +52,8 @@ class TransformersEngine:
             prompts, seeds, lambda num_answers, num_tokens: on_answers(num_answers)
         )
         self._context.costs["sampling_batch_size"] = self._answerer.batch_size
+        if self._campaign.recipe.train.method == "raft":
+            samples = self._answerer.with_log_probabilities(prompts, samples)
         # The answerer numbers the samples of a prompt from 0; an ask may have a later index.
         return [
             sample.model_copy(

@@ -35,7 +35,13 @@ class VllmEngine:
     """
 
     def __init__(
-        self, folder: Path, system_prompt: str, sampling: Sampling, settings: Vllm
+        self,
+        folder: Path,
+        system_prompt: str,
+        sampling: Sampling,
+        settings: Vllm,
+        *,
+        with_log_probabilities: bool = False,
     ) -> None:
         """Load the tokenizer.
 
@@ -44,6 +50,7 @@ class VllmEngine:
             system_prompt: Put before every prompt, if not empty.
             sampling: Settings; `batch_size` samples are kept under way.
             settings: Section `generate.vllm` of the recipe.
+            with_log_probabilities: Samples hold those of their tokens.
         """
         from components.modeling.encoding import load_codec
 
@@ -52,6 +59,7 @@ class VllmEngine:
         self._settings = settings
         self._codec = load_codec(folder, system_prompt)
         self._llm: Any = None
+        self._with_log_probabilities = with_log_probabilities
 
     @property
     def about(self) -> EngineFacts:
@@ -92,6 +100,8 @@ class VllmEngine:
                 stop_token_ids=list(self._codec.end_ids),
                 # The codec decodes for every engine, so that equal tokens are equal texts.
                 detokenize=False,
+                # Of the drawn token alone, before the temperature.
+                logprobs=0 if self._with_log_probabilities else None,
             )
             for ask in asks
         ]
@@ -108,13 +118,31 @@ class VllmEngine:
         # vLLM keeps the end token among the tokens of an answer; it is counted, but no text.
         if finished and ids and ids[-1] in self._codec.end_ids:
             ids.pop()
-        return Sample(
+        sample = Sample(
             prompt_id=ask.prompt.id,
             index=ask.index,
             seed=ask.seed,
             text=self._codec.text(ids),
             num_tokens=len(ids) + finished,
             finished=finished,
+        )
+        if not self._with_log_probabilities:
+            return sample
+        return sample.model_copy(
+            update={"log_probabilities": self._log_probabilities(ask, sample, completion)}
+        )
+
+    def _log_probabilities(self, ask: Ask, sample: Sample, completion: Any) -> tuple[float, ...]:
+        """Return those of the drawn tokens; none where the text is other tokens to training."""
+        from components.modeling.inference.answers import DECIMALS, row_of
+
+        drawn = list(completion.token_ids)
+        (encoded,) = self._codec.encode(row_of(ask.prompt, sample))
+        if encoded.ids[encoded.num_masked :] != drawn:
+            return ()
+        return tuple(
+            round(float(by_token[token].logprob), DECIMALS)
+            for token, by_token in zip(drawn, completion.logprobs, strict=True)
         )
 
     def _start(self) -> Any:

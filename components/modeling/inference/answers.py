@@ -7,13 +7,18 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from components.contracts.rows import Prompt, Sample
+from components.contracts.rows import Prompt, Sample, TrainingRow, answered
 from components.modeling.encoding import Codec, load_codec
 from components.modeling.inference.attention import use_shared_heads
 from components.modeling.inference.sampler import OnBatch, Request, Sampler
 from components.modeling.inference.sampling import Sampling
+from components.modeling.likelihood import EncodedRow
 from components.modeling.load import inference_dtype, load_model
+from components.modeling.scoring import token_log_probabilities
 from components.runtime.context import Context
+
+DECIMALS = 5
+"""Digits of a log-probability behind the point: its ratio is exact to 1e-5."""
 
 
 def load_for_answers(folder: Path, system_prompt: str) -> tuple[PreTrainedModel, Codec]:
@@ -35,6 +40,7 @@ class Answerer:
     ) -> None:
         """`note` is called with a line of text when memory did not suffice for a batch."""
         self._sampler = Sampler(model, sampling, codec.end_ids, codec.pad_id, note)
+        self._model = model
         self._codec = codec
 
     @property
@@ -75,6 +81,45 @@ class Answerer:
             )
             for answer in answers
         ]
+
+    def with_log_probabilities(
+        self, prompts: Sequence[Prompt], samples: Sequence[Sample]
+    ) -> list[Sample]:
+        """Return the samples with log π of each token that training on them teaches.
+
+        They are encoded as training encodes them: the tokens of an answer's text are not always
+        those that were drawn.
+        """
+        by_id = {prompt.id: prompt for prompt in prompts}
+        rows: list[EncodedRow] = []
+        for sample in samples:
+            row = row_of(by_id[sample.prompt_id], sample)
+            (encoded,) = self._codec.encode(row)
+            rows.append(EncodedRow(encoded.ids, encoded.num_masked))
+        values = token_log_probabilities(
+            self._model, rows, self._codec.pad_id, self._sampler.batch_size
+        )
+        return [
+            sample.model_copy(
+                update={"log_probabilities": tuple(round(value, DECIMALS) for value in row_values)}
+            )
+            for sample, row_values in zip(samples, values, strict=True)
+        ]
+
+
+def row_of(prompt: Prompt, sample: Sample) -> TrainingRow:
+    """Return a sample as the row that it is trained on as, without weight and provenance."""
+    return TrainingRow(
+        id=f"{prompt.id}-{sample.index}",
+        prompt=prompt.text,
+        completion=sample.text,
+        conversation=answered(prompt, sample.text),
+        source="self",
+        round=0,
+        is_text=prompt.is_text,
+        # Where sampling stopped, text and answer did not end.
+        goes_on=not sample.finished,
+    )
 
 
 def sample_all(

@@ -185,12 +185,12 @@ class Loop:
     def _update(self, rows: list[EncodedRow]) -> tuple[float, int]:
         """Take one optimizer step; return (mean loss, positions of all processes).
 
-        The mean is over tokens; of rows, where the training learns from pairs.
+        The mean is over tokens, or over rows by some objectives.
         """
         if self.micro_batches.kind == "unpaired":
             self._estimate_divergence(rows)
         pieces = self.micro_batches.of(rows, self.rank, self.world_size)
-        by_rows = self.micro_batches.compares_rows
+        by_rows = self.micro_batches.by_rows
         targets = len(rows) if by_rows else sum(row.num_targets for row in rows)
         # DeepSpeed divides by processes and accumulation steps; here every process divides by the
         # tokens of the whole batch instead. So the gradient is that of the mean over all

@@ -41,7 +41,9 @@ class Material:
         rows = [row for _, stage_rows in self.stages for row in stage_rows.rows]
         if any(row.worse is not None for row in rows):
             return "pairs"
-        return "unpaired" if any(row.wrong for row in rows) else "rows"
+        if any(row.wrong for row in rows):
+            return "unpaired"
+        return "sampled" if any(row.sampled for row in rows) else "rows"
 
 
 def load_material(job: Job) -> Material:
@@ -69,6 +71,7 @@ def load_material(job: Job) -> Material:
             weighting=section.weighting,
             turns=section.turns,
             with_pairs=section.method in ("dpo", "rpo"),
+            with_sampled=section.method == "raft",
             too_long=section.too_long,
         )
         stages.append((stage, stage_rows))

@@ -14,16 +14,22 @@ from components.modeling.likelihood import (
     EncodedRow,
     collate,
     collate_pairs,
+    collate_sampled,
     collate_unpaired,
 )
 from components.train.process.packing import bins, collate_packed
 from components.train.process.row_batches import cut, share_of
 
-Kind = Literal["rows", "packed", "pairs", "unpaired"]
+Kind = Literal["rows", "packed", "pairs", "unpaired", "sampled"]
 """Sequences of a batch: one a row; several rows each; a row and the worse answer beside it; a right
-or a wrong answer each."""
+or a wrong answer each; one a row, with the likelihoods under which it was drawn."""
 
-_COLLATE = {"rows": collate, "pairs": collate_pairs, "unpaired": collate_unpaired}
+_COLLATE = {
+    "rows": collate,
+    "pairs": collate_pairs,
+    "unpaired": collate_unpaired,
+    "sampled": collate_sampled,
+}
 
 
 @dataclass(frozen=True)
@@ -47,8 +53,13 @@ class MicroBatches:
 
     @property
     def compares_rows(self) -> bool:
-        """The loss is a mean over rows, each compared with the reference; else over tokens."""
+        """Rows are compared with the reference model."""
         return self.kind in ("pairs", "unpaired")
+
+    @property
+    def by_rows(self) -> bool:
+        """The loss is a mean over rows; else over tokens."""
+        return self.kind in ("pairs", "unpaired", "sampled")
 
     def of(self, rows: Sequence[EncodedRow], rank: int, world_size: int) -> list[Batch]:
         """Return the batches of one process, equally many in every process, as ZeRO-3 needs.

@@ -84,6 +84,45 @@ class Objective(CompletionLoss):
         return loss_of
 
 
+class ClippedObjective(Objective):
+    """In training mode, on a batch with likelihoods of sampling, the weighted sum over tokens of
+
+        -min(s, 1 + clip)    of a token whose likelihood under the sampling model is known
+        cross-entropy        of any other
+
+    where s is π(token) / π_sampled(token): rejection sampling with clipped importance weights
+    (RAFT++, 2504.11343). It is PPO's objective with an advantage of 1: a token that has become
+    likelier by more than the clip teaches no more, and one that is no longer likely teaches little.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        clip: float,
+        neftune_alpha: float = 0.0,
+        chunk_tokens: int | None = None,
+    ) -> None:
+        super().__init__(model, neftune_alpha=neftune_alpha, chunk_tokens=chunk_tokens)
+        self.clip = clip
+
+    def _token_loss(self, batch: Batch, chosen: Tensor, targets: Tensor) -> TokenLoss:
+        cross_entropy = super()._token_loss(batch, chosen, targets)
+        if not self.training or batch.sampled is None:
+            return cross_entropy
+        sampled = batch.sampled[:, 1:][chosen]
+        is_known = ~sampled.isnan()
+
+        def loss_of(logits: Tensor, span: slice) -> Tensor:
+            losses = cross_entropy(logits, span)
+            # NaN in the branch that is not taken would still reach the gradient.
+            log_ratios = torch.where(is_known[span], -losses - sampled[span], 0.0)
+            clipped = -log_ratios.exp().clamp(max=1 + self.clip)
+            return torch.where(is_known[span], clipped, losses)
+
+        return loss_of
+
+
 def with_noise(embeddings: Tensor, lengths: Tensor, alpha: float) -> Tensor:
     """Return (batch, length, dimensions) embeddings with NEFTune noise (2310.05914).
 

@@ -59,6 +59,7 @@ def training_set(
     weighting: str,
     turns: Turns = "all",
     with_pairs: bool = False,
+    with_sampled: bool = False,
     too_long: TooLongRule = "drop",
 ) -> TrainingSet:
     """Return the rows of one stage.
@@ -73,6 +74,7 @@ def training_set(
             the loss (`loss`, relative to the mean weight).
         turns: of a conversation, the assistant's turns that bear loss.
         with_pairs: rows keep the worse answer that they have.
+        with_sampled: rows keep the likelihoods under which they were drawn.
         too_long: what becomes of a row with a prompt that is longer than `max_length`.
 
     Raises:
@@ -96,7 +98,12 @@ def training_set(
             piece_row = EncodedRow(
                 piece.ids, piece.num_masked, loss_weight, piece.gaps, wrong=row.wrong
             )
-            encoded.append(_with_worse(piece_row, row, codec) if with_pairs else piece_row)
+            if with_pairs:
+                piece_row = _with_worse(piece_row, row, codec)
+            # Of another length they are of other tokens: another tokenizer drew the sample.
+            if with_sampled and len(row.log_probabilities) == piece_row.num_targets:
+                piece_row = replace(piece_row, sampled=row.log_probabilities)
+            encoded.append(piece_row)
             shares.append(share)
             names.append(row.id)
     fitted, long_rows = _fitted(encoded, names, max_length, too_long, stage)
@@ -204,6 +211,8 @@ def cut_at(row: EncodedRow, max_length: int) -> EncodedRow | None:
     gaps = tuple((start, min(end, max_length)) for start, end in row.gaps if start < max_length)
     worse = None if row.worse is None else cut_at(row.worse, max_length)
     short = replace(row, ids=row.ids[:max_length], gaps=gaps, worse=worse)
+    if row.sampled:
+        short = replace(short, sampled=row.sampled[: max(0, short.num_targets)])
     # A pair of which one half is gone is no pair.
     is_half = row.worse is not None and worse is None
     return None if short.num_targets <= 0 or is_half else short

@@ -29,7 +29,7 @@ from components.train.process.job import Costs, Job, Measured
 from components.train.process.loop import Loop
 from components.train.process.material import Material, load_material
 from components.train.process.micro_batches import Kind, MicroBatches
-from components.train.process.objective import Objective
+from components.train.process.objective import ClippedObjective, Objective
 from components.train.process.packing import keeps_rows_apart
 from components.train.process.preflight import (
     announce,
@@ -306,6 +306,8 @@ def _reference(run: Run, loop: Loop) -> Iterator[nn.Module]:
 
 def _objective(job: Job, model: PreTrainedModel, kind: Kind) -> Objective:
     section = job.section
+    if kind == "sampled":
+        return ClippedObjective(model, clip=section.clip, neftune_alpha=section.neftune_alpha)
     if kind == "unpaired":
         return KtoObjective(
             model,
