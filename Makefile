@@ -3,7 +3,7 @@
 #             PIP_FIND_LINKS where pip looks for torch's CPU wheel, which is smaller
 # make demo   let a small model teach itself to reverse longer strings; prints where the report is
 # make quick  lint, types and the tests that start no process: to run all day
-# make test   run the tests, in two processes; WORKERS=4 takes four, WORKERS=0 this one (`--pdb`)
+# make test   run the tests, in three processes; WORKERS=4 takes four, WORKERS=0 this one (`--pdb`)
 # make soak   the counted promises of docs/promises.md, with ten times as many cases (an hour)
 # make lint   style, types, import rules
 # make mutants  break the modules that decide, line by line, and see the tests notice (half an hour)
@@ -39,8 +39,10 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 # Tests run in processes side by side, each with one thread. A file of tests stays in one process: its
 # tests share fixtures, and files of the checkout. The order of the folders is kept, as the first one
-# has the longest files.
-WORKERS ?= 2
+# has the longest files. Two processes are enough for the tests of `quick`, which compute all the time;
+# others wait for processes, servers and time-outs, so that three are needed to keep two cores busy.
+quick: WORKERS ?= 2
+test: WORKERS ?= 3
 SIDE_BY_SIDE = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # A program that starts a cluster for tests, where one is at hand.
