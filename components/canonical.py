@@ -48,6 +48,28 @@ def digest_of(value: object) -> str:
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
+def sealed(document: JsonObject) -> bytes:
+    """Return the canonical JSON of a document with a `checksum` of all its other fields."""
+    return canonical_json({**document, "checksum": digest_of(document)})
+
+
+def unsealed(data: bytes) -> JsonObject:
+    """Return a sealed document without its checksum.
+
+    A document without one is of an older version, and believed.
+
+    Raises:
+        ValueError: It is no JSON object, or was changed: a flipped bit may leave valid JSON.
+    """
+    document = json.loads(data)
+    if not isinstance(document, dict):
+        raise ValueError("no JSON object")
+    checksum = document.pop("checksum", None)
+    if checksum is not None and checksum != digest_of(document):
+        raise ValueError("it was changed after it was written: its checksum does not fit")
+    return document
+
+
 def whole_characters(text: str) -> str:
     """Return the text with U+FFFD for each half of a surrogate pair, which UTF-8 cannot encode."""
     if not _LONE_SURROGATE.search(text):

@@ -11,10 +11,10 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from components.canonical import canonical_json, digest_of
+from components.canonical import digest_of, sealed, unsealed
 from components.contracts.releases import LEDGER_FOLDER, Line, Opening
 from components.contracts.state import Frozen
-from components.errors import Corrupt, UserError
+from components.errors import Corrupt, UserError, one_line
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, fetch, read_receipt
 from components.storage import keys
@@ -186,15 +186,22 @@ def _read_all(context: Context, key_of: Callable[[int], str], kind: type[L]) -> 
     while context.store.size(key_of(len(lines) + 1)) is not None:
         key = key_of(len(lines) + 1)
         try:
-            lines.append(kind.model_validate_json(context.store.get_bytes(key)))
-        except ValidationError as error:
-            problem = error.errors()[0]
+            lines.append(kind.model_validate(unsealed(context.store.get_bytes(key))))
+        except ValueError as error:
             raise Corrupt(
-                f"{context.store.root}/{key}: not a line of the ledger "
-                f"({'.'.join(map(str, problem['loc']))}: {problem['msg']}); restore it"
+                f"{context.store.root}/{key}: not a line of the ledger ({_problem(error)}); "
+                "restore it"
             ) from None
     _require_last(context, key_of, len(lines))
     return lines
+
+
+def _problem(error: ValueError) -> str:
+    """Return in a line what is wrong with a document."""
+    if isinstance(error, ValidationError):
+        problem = error.errors()[0]
+        return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+    return one_line(error)
 
 
 def _require_last(context: Context, key_of: Callable[[int], str], number: int) -> None:
@@ -213,7 +220,7 @@ def _require_last(context: Context, key_of: Callable[[int], str], number: int) -
 
 
 def _append(context: Context, key: str, line: Frozen) -> bool:
-    data = canonical_json(line.model_dump(mode="json"))
+    data = sealed(line.model_dump(mode="json"))
     if context.store.put_bytes(key, data, if_absent=True):
         return True
     # The answer to our own write may have been lost, and the write repeated.

@@ -17,7 +17,7 @@ from typing import Annotated, Final, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from components.canonical import JsonObject, canonical_json, digest_of
+from components.canonical import JsonObject, digest_of, sealed
 from components.contracts.summaries import Summary
 from components.errors import Collected, Corrupt, Missing, OlderReceipt, RatchetError, UserError
 from components.runtime.attempts import Attempt, Task, attempting
@@ -84,8 +84,7 @@ class Receipt(BaseModel):
 
     def to_bytes(self) -> bytes:
         """Return the stored form: canonical JSON with a checksum of all other fields."""
-        document = self.model_dump(mode="json")
-        return canonical_json({**document, "checksum": digest_of(document)})
+        return sealed(self.model_dump(mode="json"))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Receipt:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from pydantic import ValidationError
-
-from components.canonical import canonical_json
+from components.canonical import canonical_json, sealed, unsealed
 from components.contracts.reviews import ReviewBatch, ReviewRow
-from components.errors import Corrupt
+from components.errors import Corrupt, one_line
 from components.runtime.context import Context
 from components.storage import keys
 
@@ -44,7 +42,7 @@ def add_verdicts(
             verdicts=len(verdicts),
             by=context.asked_by,
         )
-        line = canonical_json(batch.model_dump(mode="json"))
+        line = sealed(batch.model_dump(mode="json"))
         key = keys.review_key(run_id, round_number, number)
         if context.store.put_bytes(key, line, if_absent=True):
             return batch
@@ -63,9 +61,11 @@ def read_batches(context: Context, run_id: str, round_number: int) -> list[Revie
         if context.store.size(key) is None:
             return batches
         try:
-            batches.append(ReviewBatch.model_validate_json(context.store.get_bytes(key)))
-        except ValidationError:
-            raise Corrupt(f"{context.store.root}/{key}: no batch of verdicts; restore it") from None
+            batches.append(ReviewBatch.model_validate(unsealed(context.store.get_bytes(key))))
+        except ValueError as error:
+            raise Corrupt(
+                f"{context.store.root}/{key}: no batch of verdicts ({one_line(error)}); restore it"
+            ) from None
 
 
 def verdicts_in(context: Context, batches: Sequence[ReviewBatch]) -> dict[str, bool]:

@@ -74,7 +74,7 @@ def _write(
         if draw.random() < 0.25:
             continue
         number = len(seen) + 1
-        line = _line(name, number, f"w{writer}-{turn}")
+        line = line_of(name, number, f"w{writer}-{turn}")
         begun = next(moments)
         won = append_line(context, line)
         calls.append(Call(begun, next(moments), writer, number, won, (line.version,)))
@@ -105,7 +105,8 @@ def judge(calls: list[Call], final: tuple[str, ...]) -> str:
     return ""
 
 
-def _line(name: str, number: int, version: str) -> Line:
+def line_of(name: str, number: int, version: str) -> Line:
+    """Return a line of the ledger, of a release that nobody made."""
     return Line(
         name=name,
         number=number,

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from components.canonical import sealed
 from components.cli.first_steps.try_model import Models, Settings
 from components.cli.releases import approve_run, document_of, roll_back
 from components.cli.verify import check_releases, check_run
@@ -505,8 +506,12 @@ def test_a_damaged_ledger_is_told(context: Context) -> None:
     context.store.put_bytes(f"{summary.prefix}config.json", b"{}")
     assert any("config.json" in line for line in check_releases(context, NAME).damaged)
     key = keys.release_key(NAME, 1)
-    line = json.loads(context.store.get_bytes(key))
-    context.store.put_bytes(key, json.dumps({**line, "files": {}}).encode())
+    stored = json.loads(context.store.get_bytes(key))
+    context.store.put_bytes(key, json.dumps({**stored, "score": 1.0}).encode())
+    with pytest.raises(Corrupt, match="its checksum does not fit"):
+        ledger.read_lines(context, NAME)
+    line = {name: value for name, value in stored.items() if name != "checksum"}
+    context.store.put_bytes(key, sealed({**line, "files": {}}))
     assert any(
         "not the receipt that was released" in one for one in check_releases(context, NAME).damaged
     )

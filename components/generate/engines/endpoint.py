@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from components.canonical import canonical_json, digest_of
+from components.canonical import digest_of, sealed, unsealed
 from components.chat_api.client import Access, ChatClient, Refusal
 from components.contracts.rows import Sample
 from components.contracts.summaries.generate import EngineFacts
@@ -118,7 +118,7 @@ class EndpointEngine:
                 # Not stored: nothing was paid, and another time the endpoint may answer.
                 return _unanswered(ask, answer.reason)
             reply = answer
-            self._context.store.put_bytes(address, canonical_json(reply.model_dump(mode="json")))
+            self._context.store.put_bytes(address, sealed(reply.model_dump(mode="json")))
         return Sample(
             prompt_id=ask.prompt.id,
             index=ask.index,
@@ -149,10 +149,10 @@ class EndpointEngine:
     def _stored_reply(self, address: str, payload: dict[str, Any], index: int) -> Reply | None:
         """Return the stored answer; None if there is none, or none that fits (noted)."""
         try:
-            reply = Reply.model_validate_json(self._context.store.get_bytes(address))
+            reply = Reply.model_validate(unsealed(self._context.store.get_bytes(address)))
         except Missing:
             return None
-        except (ValidationError, Corrupt):
+        except (ValueError, Corrupt):
             reply = None
         if reply is None or reply.payload != payload or reply.index != index:
             self._context.progress.note(f"kept answer {address} is damaged: it is asked for again")

@@ -26,13 +26,13 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from pydantic import JsonValue, ValidationError
+from pydantic import JsonValue
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from components.canonical import canonical_json
-from components.errors import Corrupt, Missing, Transient, UserError
+from components.canonical import canonical_json, sealed, unsealed
+from components.errors import Corrupt, Missing, Transient, UserError, one_line
 from components.runtime.context import Context
 from components.runtime.stored_files import ObjectRef
 from components.storage import keys
@@ -199,11 +199,9 @@ class Checkpoints:
     def _receipt(self, name: str) -> ProgressReceipt:
         address = self._address(f"{name}.json")
         try:
-            return ProgressReceipt.model_validate_json(self.context.store.get_bytes(address))
-        except ValidationError as error:
-            raise Corrupt(
-                f"{address} is not a progress receipt ({error.errors()[0]['msg']})"
-            ) from None
+            return ProgressReceipt.model_validate(unsealed(self.context.store.get_bytes(address)))
+        except ValueError as error:
+            raise Corrupt(f"{address} is not a progress receipt ({one_line(error)})") from None
 
     def _fetch(self, name: str) -> tuple[FetchedCheckpoint | None, str]:
         """Fetch a checkpoint to this node's disk; return (checkpoint, "") or (None, fault)."""
@@ -267,7 +265,7 @@ class Checkpoints:
             receipt = ProgressReceipt(
                 step=step, world_size=self.world_size, zero_stage=self.zero_stage, objects=objects
             )
-            content = canonical_json(receipt.model_dump(mode="json"))
+            content = sealed(receipt.model_dump(mode="json"))
             self.context.store.put_bytes(self._address(f"{name}.json"), content)
             self._evict()
 
