@@ -60,12 +60,17 @@ def read_batches(context: Context, run_id: str, round_number: int) -> list[Revie
         key = keys.review_key(run_id, round_number, len(batches) + 1)
         if context.store.size(key) is None:
             return batches
-        try:
-            batches.append(ReviewBatch.model_validate(unsealed(context.store.get_bytes(key))))
-        except ValueError as error:
-            raise Corrupt(
-                f"{context.store.root}/{key}: no batch of verdicts ({one_line(error)}); restore it"
-            ) from None
+        batches.append(read_batch(context, key))
+
+
+def read_batch(context: Context, key: str) -> ReviewBatch:
+    """Return the batch at a key. Raises Missing, or Corrupt for one that is damaged."""
+    try:
+        return ReviewBatch.model_validate(unsealed(context.store.get_bytes(key)))
+    except ValueError as error:
+        raise Corrupt(
+            f"{context.store.root}/{key}: no batch of verdicts ({one_line(error)}); restore it"
+        ) from None
 
 
 def verdicts_in(context: Context, batches: Sequence[ReviewBatch]) -> dict[str, bool]:

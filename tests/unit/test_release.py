@@ -507,7 +507,7 @@ def test_a_damaged_ledger_is_told(context: Context) -> None:
     assert any("config.json" in line for line in check_releases(context, NAME).damaged)
     key = keys.release_key(NAME, 1)
     stored = json.loads(context.store.get_bytes(key))
-    context.store.put_bytes(key, json.dumps({**stored, "score": 1.0}).encode())
+    context.store.put_bytes(key, json.dumps({**stored, "score": 0.125}).encode())
     with pytest.raises(Corrupt, match="its checksum does not fit"):
         ledger.read_lines(context, NAME)
     line = {name: value for name, value in stored.items() if name != "checksum"}

@@ -23,9 +23,9 @@ from dataclasses import dataclass, field
 from components.canonical import canonical_json
 from components.cli.collect.marking import UNNAMED, Policy, mark
 from components.cli.collect.records import read_records
-from components.contracts.reviews import ReviewBatch
 from components.errors import Corrupt, Missing, Transient
 from components.runtime.context import Context
+from components.runtime.reviews import read_batch
 from components.storage import keys
 from components.storage.entry import Entry
 
@@ -261,8 +261,6 @@ def _reviewed(context: Context) -> Iterator[str]:
     """Yield the digests of the verdicts of people, which no receipt names before they are used."""
     for key in context.store.list("reviews/"):
         try:
-            yield ReviewBatch.model_validate_json(context.store.get_bytes(key)).sha256
+            yield read_batch(context, key).sha256
         except Missing:
             continue
-        except ValueError:
-            raise Corrupt(f"{context.store.root}/{key}: no batch of verdicts") from None
