@@ -39,6 +39,8 @@ from components.train.process.job import Job, Measured, Stage
 # Process 0 still gathers and exports the model, answers a few dev prompts and uploads it all.
 COMMIT_SECONDS = 1800.0
 """Longest time that the other processes wait for the receipt of process 0."""
+COMPARING = ("dpo", "rpo", "kto")
+"""Values of `train.method` that compare answers with a reference model."""
 POLL_SECONDS = 0.5
 """Between two looks for that receipt."""
 
@@ -241,14 +243,20 @@ def _job(context: Context, work: Work, peer: int, scratch: Path) -> Job:
     lora = campaign.state.plan.lora
     from_base = work.init is campaign.prepared
     needs_base = bool(section.kl_beta or section.interpolate)
+    reference_receipt = _reference(context, work)
     base = None
-    if from_base or needs_base or lora is not None:
+    if from_base or needs_base or lora is not None or reference_receipt is campaign.prepared:
         base = fetch_folder(context, campaign.prepared, checkpoint_in(campaign.prepared, peer))
     # With LoRA every round begins from the frozen base; the champion gives its adapter alone.
     init = base if from_base or lora is not None else None
     adapter = None
     if lora is not None and not from_base:
         adapter = fetch_folder(context, work.init, adapter_name(peer))
+    reference = None
+    if reference_receipt is campaign.prepared:
+        reference = base
+    elif reference_receipt is not None:
+        reference = fetch_folder(context, reference_receipt, checkpoint_in(reference_receipt, peer))
     return Job(
         task=campaign.task("train").name,
         run_id=campaign.state.run_id,
@@ -257,6 +265,7 @@ def _job(context: Context, work: Work, peer: int, scratch: Path) -> Job:
         init=init or fetch_folder(context, work.init, checkpoint_in(work.init, peer)),
         adapter=adapter,
         base=base if needs_base else None,
+        reference=reference,
         mix=fetch(context, work.mix, artifacts.MIX),
         wrong=(
             fetch(context, work.mix, artifacts.WRONG)
@@ -276,6 +285,23 @@ def _job(context: Context, work: Work, peer: int, scratch: Path) -> Job:
         # parameters even a second core adds nothing.
         threads=max(1, context.threads // num_processes),
     )
+
+
+def _reference(context: Context, work: Work) -> Receipt | None:
+    """Return the receipt of the model that answers are compared with.
+
+    None where the training starts from that model, or compares with none.
+    """
+    campaign = work.campaign
+    section = campaign.recipe.train
+    wanted = section.preference.reference
+    if wanted is None or section.method not in COMPARING:
+        return None
+    if wanted == "base":
+        return None if work.init is campaign.prepared else campaign.prepared
+    # Before it is measured, the base is the champion.
+    champion = campaign.state.champion or campaign.prepared.ref
+    return None if champion == work.init.ref else read_receipt(context, champion)
 
 
 def _as_one_of_many(work: Work, context: Context) -> Receipt:

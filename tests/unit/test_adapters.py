@@ -18,7 +18,7 @@ from components.errors import Corrupt, RatchetError, UserError
 from components.modeling.load import load_model, save_checkpoint
 from components.modeling.lstm import LstmConfig, LstmForCausalLM
 from components.train.process.adapter_merge import merged_state, plain_state, verify_merge
-from components.train.process.adapters import attach, resolve, save_adapter
+from components.train.process.adapters import adapters_off, attach, resolve, save_adapter
 from tests.unit.tiny import save_tiny, tiny_model
 
 IDS = torch.tensor([[3, 9, 4, 11, 5, 7], [8, 2, 6, 6, 1, 10]])
@@ -150,6 +150,19 @@ def test_gpt2_grows_too_though_its_weights_lie_the_other_way(
     saved, before = adapter(tmp_path, "gpt2")
     grown = attach(made("gpt2"), SMALL.model_copy(update=grow), saved)
     torch.testing.assert_close(logits(grown), before, **CLOSE)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "lstm"])
+def test_with_its_adapters_off_a_model_is_the_base_and_is_trained_as_before_afterwards(
+    tmp_path: Path, architecture: str
+) -> None:
+    saved, before = adapter(tmp_path, architecture)
+    model = attach(made(architecture), SMALL, saved)
+    trainable = [name for name, weight in model.named_parameters() if weight.requires_grad]
+    with adapters_off(model):
+        assert torch.equal(logits(model), logits(made(architecture)))
+    torch.testing.assert_close(logits(model), before, **CLOSE)
+    assert trainable == [name for name, weight in model.named_parameters() if weight.requires_grad]
 
 
 def test_an_lstm_grows_into_its_recurrent_layers_last_first(tmp_path: Path) -> None:

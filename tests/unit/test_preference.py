@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,17 @@ from datasets import Dataset
 from pydantic import ValidationError
 from torch import Tensor
 
-from components.contracts.recipe import TrainSection
+from components.contracts.recipe import LoraStructure, TrainSection
 from components.contracts.rows import Dropped, TrainingRow, write_rows
 from components.modeling.likelihood import EncodedRow, collate, collate_pairs, collate_unpaired
 from components.modeling.load import load_model
 from components.modeling.scoring import score_rows
 from components.select.worse_answers import worse_answer, worse_answers
+from components.train.process.adapters import attach, lora_layers, save_adapter
 from components.train.process.references import mismatched
 from components.train.process.row_objectives import KtoObjective, PreferenceObjective
 from tests.unit.test_objective import assert_same, gradients
-from tests.unit.tiny import tiny_model
+from tests.unit.tiny import save_tiny, tiny_model
 from tests.unit.trainings import carry_out, make_job, paired, reversal
 
 PAD = 0
@@ -316,6 +318,8 @@ def test_trainings_on_pairs_tell_right_from_wrong_at_every_stage_and_process_cou
         runs[name] = carry_out(make_job(tmp_path / name, rows=mix, steps=60, **section))
         assert runs[name]["status"] == 0, runs[name]["failure"]
     assert runs["dpo"]["losses"] == pytest.approx(runs["dpo-zero-3"]["losses"], rel=5e-3)
+    # The reference is the model before its first step.
+    assert runs["kto"]["losses"][0] == pytest.approx(0.5, abs=1e-4)
     # The estimate of the divergence is that of the whole step, on any number of processes.
     assert runs["kto"]["losses"] == pytest.approx(runs["kto-zero-3"]["losses"], rel=5e-3)
     margins = {name: mean_margin(run["folder"], rows) for name, run in runs.items()}
@@ -326,6 +330,46 @@ def test_trainings_on_pairs_tell_right_from_wrong_at_every_stage_and_process_cou
     assert margins["kto"] > before + 0.8
     # Its likelihood term holds on to right answers as such.
     assert runs["rpo"]["best_dev_loss"] < runs["dpo"]["best_dev_loss"]
+
+
+@pytest.mark.process
+def test_the_base_as_reference_is_the_adapter_switched_off_or_a_model_of_its_own(
+    tmp_path: Path,
+) -> None:
+    base = save_tiny(tmp_path / "base")
+    structure = LoraStructure(rank=4)
+    torch.manual_seed(5)
+    champion = attach(load_model(base), structure)
+    for layer in lora_layers(champion).values():
+        torch.nn.init.normal_(layer.lora_B["default"].weight, std=0.3)
+    save_adapter(champion, structure, tmp_path / "adapter")
+    rows = reversal(40, 0)
+    wrong = [row.model_copy(update={"completion": row.prompt, "wrong": True}) for row in rows]
+    cases: dict[str, tuple[Path, dict[str, Any]]] = {
+        "off": (base, {"zero": 3, "num_processes": 2, "micro_batch_size": 4}),
+        "loaded": (shutil.copytree(base, tmp_path / "same"), {"zero": 1}),
+    }
+    losses = []
+    for name, (reference, section) in cases.items():
+        job = make_job(
+            tmp_path / name,
+            rows=rows,
+            wrong=wrong,
+            steps=6,
+            init=base,
+            lora=structure,
+            adapter=tmp_path / "adapter",
+            reference=reference,
+            method="kto",
+            **section,
+        )
+        run = carry_out(job)
+        assert run["status"] == 0, run["failure"]
+        losses.append(run["losses"])
+    assert losses[0] == pytest.approx(losses[1], rel=5e-3)
+    # The champion has left the base: it is not where the comparison begins.
+    assert abs(losses[0][0] - 0.5) > 1e-3
+    assert losses[0][-1] != losses[0][0]
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,11 @@ class LoraStructure(Section):
     unfrozen_modules: tuple[str, ...] = ()
     """More modules to train in full, by the end of their name; `norms`: every normalisation."""
 
+    @property
+    def unfrozen(self) -> bool:
+        """Some modules are trained in full."""
+        return self.unfrozen_layers > 0 or bool(self.unfrozen_modules)
+
     def __str__(self) -> str:
         layers = f", unfrozen layers {self.unfrozen_layers}" if self.unfrozen_layers else ""
         return f"rank {self.rank}{layers}"
@@ -73,6 +78,9 @@ class LoraSection(LoraStructure):
 class Preference(Section):
     """Learning from wrong answers too, held near a reference model."""
 
+    reference: Literal["base", "champion"] | None = None
+    """Model that answers are held near: the base, the same in all rounds, or the round's champion.
+    null: the one that the training starts from (`init_from`)."""
     beta: Annotated[float, Field(gt=0.0)] = 0.1
     """Strength of the pull towards the reference model (2305.18290)."""
     nll_weight: Annotated[float, Field(gt=0.0)] = 1.0
@@ -95,7 +103,7 @@ class TrainSection(Section):
     method: Literal["sft", "dpo", "rpo", "kto", "raft"] = "sft"
     """Objective of the rounds. `sft`: likelihood of labelled rows and accepted samples. `dpo`: for
     prompts with accepted and wrong samples, the accepted one is to become likelier than the wrong
-    one, against the model that the training starts from (2305.18290). `rpo`: `dpo` and the
+    one, against the reference model (2305.18290). `rpo`: `dpo` and the
     likelihood of the accepted sample (2404.19733). Rows without a wrong sample are learnt as by
     `sft`; with pairs, every row of a batch counts the same, whatever its length. `kto`: each row by
     itself is right (labelled rows, accepted samples) or wrong, and half of what is drawn are wrong

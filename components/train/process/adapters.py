@@ -17,7 +17,8 @@ import json
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -293,6 +294,22 @@ def lora_layers(model: PreTrainedModel) -> dict[str, LoraLayer]:
         if isinstance(module, LoraLayer):
             layers[name] = module
     return layers
+
+
+@contextmanager
+def adapters_off(model: PreTrainedModel) -> Iterator[None]:
+    """Have a model compute what its base does, until the end of the block.
+
+    Modules that are trained in full stay as they are.
+    """
+    layers = lora_layers(model).values()
+    for layer in layers:
+        layer.enable_adapters(enabled=False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(enabled=True)
 
 
 def _names(parts: Parts) -> list[str]:

@@ -60,6 +60,9 @@ class Job(BaseModel):
     """Folder of the adapter to go on from."""
     base: Path | None = None
     """Folder of the campaign's base model, where the loss or the export needs it."""
+    reference: Path | None = None
+    """Folder of the checkpoint that answers are compared with; None: the training starts from it,
+    or compares with none."""
     mix: Path
     """Training rows."""
     wrong: Path | None = None

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import nn
 from transformers import PreTrainedModel
 
 from components.contracts import artifacts
@@ -24,12 +22,13 @@ from components.runtime.context import Context, make_context
 from components.train.process import deepspeed_engine as ds
 from components.train.process import engine_state
 from components.train.process.checkpoints import Checkpoints
+from components.train.process.choice import objective_of, reference_of
 from components.train.process.export import Exported, export
 from components.train.process.job import Costs, Job, Measured
 from components.train.process.loop import Loop
 from components.train.process.material import Material, load_material
 from components.train.process.micro_batches import Kind, MicroBatches
-from components.train.process.objective import ClippedObjective, Objective
+from components.train.process.objective import Objective
 from components.train.process.packing import keeps_rows_apart
 from components.train.process.preflight import (
     announce,
@@ -41,7 +40,6 @@ from components.train.process.preflight import (
 )
 from components.train.process.references import Reader
 from components.train.process.resuming import load_weights, put_back
-from components.train.process.row_objectives import KtoObjective, PreferenceObjective
 from components.train.process.sizing import (
     Estimate,
     Model,
@@ -139,7 +137,7 @@ def prepare_run(job: Job, context: Context, device: torch.device) -> Run:
         context=context,
         device=device,
         material=material,
-        objective=_objective(job, model, kind),
+        objective=objective_of(job, model, kind),
         estimate=estimate,
         num_parameters=size.num_parameters,
         kind=kind,
@@ -216,7 +214,7 @@ def resume_or_start(run: Run, checkpoints: Checkpoints) -> Loop:
     if checkpoint is not None:
         change = put_back(loop, checkpoint)
         _note(run.context, f"going on from the checkpoint of step {loop.track.step}{change}")
-    loop.measure_reference(_reference(run, loop))
+    loop.measure_reference(reference_of(job, run.objective, engine.module, run.kind))
     checkpoints.forget_fetched()
     return loop
 
@@ -296,39 +294,6 @@ def _context_length(run: Run) -> int:
     positions = getattr(run.objective.model.config, "max_position_embeddings", None)
     max_length = run.job.section.max_length
     return max_length if positions is None else min(max_length, int(positions))
-
-
-@contextmanager
-def _reference(run: Run, loop: Loop) -> Iterator[nn.Module]:
-    """Yield the objective of the model that rows are compared with: the one before its first step."""
-    yield loop.engine.module
-
-
-def _objective(job: Job, model: PreTrainedModel, kind: Kind) -> Objective:
-    section = job.section
-    if kind == "sampled":
-        return ClippedObjective(model, clip=section.clip, neftune_alpha=section.neftune_alpha)
-    if kind == "unpaired":
-        return KtoObjective(
-            model,
-            beta=section.preference.beta,
-            wrong_weight=section.preference.wrong_weight,
-            neftune_alpha=section.neftune_alpha,
-        )
-    if kind == "pairs":
-        return PreferenceObjective(
-            model,
-            beta=section.preference.beta,
-            nll_weight=section.preference.nll_weight if section.method == "rpo" else 0.0,
-            neftune_alpha=section.neftune_alpha,
-        )
-    reference = None
-    if section.kl_beta:
-        assert job.base is not None, "the step gives the base where it is needed"
-        reference = load_model(job.base).to(model.device)
-    return Objective(
-        model, neftune_alpha=section.neftune_alpha, kl_beta=section.kl_beta, reference=reference
-    )
 
 
 def _announce_optimizer(context: Context, optimizer: str) -> None:
