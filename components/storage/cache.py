@@ -82,6 +82,18 @@ class Cache:
             self._name(temporary, cached)
         return sha256
 
+    def discard(self, sha256: str, before: float) -> None:
+        """Delete a file that the store does not hold any more, if it came before a time.
+
+        A younger one may have been fetched by a process that is about to open it.
+        """
+        cached = self._path_of(sha256)
+        identity = _identity_of(cached)
+        if identity is not None and identity.mtime_ns < before * 1e9:
+            with local_errors(cached):
+                cached.unlink(missing_ok=True)
+            self._verified.pop(cached, None)
+
     def _is_intact(self, cached: Path, sha256: str, size: int) -> bool:
         """Return True if the file of this name is there and holds what its name says."""
         # An editor, a broken disk or a restored backup changes bytes and keeps the size.

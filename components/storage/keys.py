@@ -97,6 +97,11 @@ def condemned_key(sha256: str, generation: int) -> str:
     return f"condemned/{_in_folders(sha256, generation)}.json"
 
 
+def stored_again_key(sha256: str, generation: int) -> str:
+    """Return the key of the note that an object was stored anew, at a later address."""
+    return f"stored-again/{_in_folders(sha256, generation)}.json"
+
+
 def _in_folders(sha256: str, generation: int) -> str:
     if not _SHA256.fullmatch(sha256):
         raise UserError(f"{sha256!r} is not a SHA-256 digest in lower-case hex")

@@ -36,15 +36,24 @@ def is_condemned(store: Store, sha256: str, generation: int) -> bool:
 
 def living_key(store: Store, sha256: str) -> str:
     """Return the address at which these bytes are, or have to be stored."""
+    return keys.object_key(sha256, _living_generation(store, sha256))
+
+
+def _living_generation(store: Store, sha256: str) -> int:
     generation = 0
     while is_condemned(store, sha256, generation):
         generation += 1
-    return keys.object_key(sha256, generation)
+    return generation
 
 
 def put(store: Store, path: Path, sha256: str) -> None:
     """Store a file at its living address, if it is not there."""
-    store.put_file(living_key(store, sha256), path, sha256)
+    generation = _living_generation(store, sha256)
+    store.put_file(keys.object_key(sha256, generation), path, sha256)
+    if generation:
+        # Without the note, a loss of the new object would look as if `gc` had taken the old one.
+        note = keys.stored_again_key(sha256, generation)
+        store.put_bytes(note, b'{"purpose":"see storage/objects.py"}', if_absent=True)
 
 
 def find(store: Store, sha256: str, size: int) -> str | None:
@@ -62,12 +71,16 @@ def find(store: Store, sha256: str, size: int) -> str | None:
 
 
 def why_collected(store: Store, sha256: str) -> str | None:
-    """Return the reason for which `gc` condemned these bytes; None if it never did."""
-    try:
-        document = json.loads(store.get_bytes(keys.condemned_key(sha256, 0)))
-    except Missing:
+    """Return the reason for which `gc` has deleted bytes that are not there.
+
+    None if it has not: the newest address that they were stored at is not condemned.
+    """
+    generation = _living_generation(store, sha256)
+    if generation == 0 or store.size(keys.stored_again_key(sha256, generation)) is not None:
         return None
-    except ValueError:
+    try:
+        document = json.loads(store.get_bytes(keys.condemned_key(sha256, generation - 1)))
+    except (Missing, ValueError):
         return "its mark cannot be read"
     return str(document.get("why", "")) if isinstance(document, dict) else ""
 

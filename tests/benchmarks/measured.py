@@ -75,6 +75,11 @@ MEASURED: dict[str, tuple[str, ...]] = {
     ),
     "first_error": ("components/cli", "components/contracts", "components/prepare"),
     "from_nothing": ("Makefile", "docker/requirements"),
+    "garbage": (
+        "components/cli/collect",
+        "components/storage/objects.py",
+        "components/storage/store.py",
+    ),
     "gate": (*_GATE, *_GATE_BENCHMARK),
     "generation": _SAMPLING,
     "generation_vllm": _SAMPLING,

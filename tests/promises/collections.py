@@ -28,12 +28,11 @@ from components.cli.collect.collection import collect
 from components.cli.collect.marking import Policy
 from components.contracts.summaries import PublishSummary
 from components.runtime.attempts import Task
-from components.runtime.context import Context
+from components.runtime.context import Context, make_context
 from components.runtime.receipts import Receipt, commit_once
 from components.storage.entry import Entry
 from components.storage.objects import find
-from components.storage.store import Store, open_store
-from tests.conftest import context_in
+from components.storage.store import Store
 from tests.promises.counting import Case
 
 NUM_OLD_RUNS = 3
@@ -257,7 +256,8 @@ class History:
 
 def write_alone(uri: str, environment: dict[str, str], folder: str, run_id: str) -> None:
     """Carry out a run in a process of its own, and write what it had to `folder/RUN_ID.json`."""
-    context = context_in(Path(folder) / run_id, open_store(uri, environment))
+    cache = {"RATCHET_CACHE": str(Path(folder) / run_id)}
+    context = make_context(uri, {**environment, **cache})
     history = History(context)
     history.write(context, run_id, steps=7)
     had = [[ref, sorted(objects)] for (_, ref), objects in history.had.items()]

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,7 @@ class OwnRun(Campaign):
 
     def _training(self, folder: Path, number: int) -> TrainSummary:
         summary = super()._training(folder, number)
-        (folder / WEIGHTS).write_text(f"weights of round {number} of {self.recipe.name}")
+        (folder / WEIGHTS).write_text(f"weights of round {number} of {self.recipe.name} " * 30_000)
         return summary
 
 
@@ -237,6 +238,27 @@ def test_what_is_stored_again_while_it_is_condemned_stays(context: Context) -> N
     assert context.store.size(keys.object_key(digest)) is None
     assert fetch(context, receipt, WEIGHTS).read_text().startswith("weights of round 0")
     assert fetch(context, trained(old, 0), WEIGHTS).exists()
+    assert find_receipt(context, "train", receipt.key) == receipt
+    # A loss of the new copy is damage, although the old one was collected.
+    context.store.delete(keys.object_key(digest, 1))
+    with pytest.raises(Corrupt, match="is gone"):
+        find_receipt(context, "train", receipt.key)
+
+
+def test_ten_rejected_rounds_take_no_more_room_than_one(context: Context) -> None:
+    made = OwnRun(context, "ten", ends=False)
+    root = Path(context.store.root.removeprefix("file://"))
+    sizes = []
+    for number in range(2, 12):
+        made.round(number, 0.5, "rejected")
+        later = dataclasses.replace(context, clock=lambda: time.time() + 2 * 3600)
+        twice(later)
+        objects = [path.stat().st_size for path in root.rglob("objects/*/*")]
+        cached = [path.stat().st_size for path in context.cache.folder.rglob("*/*")]
+        sizes.append((sum(objects), sum(cached)))
+    weights = 1_000_000
+    growth = [last - first for first, last in zip(sizes[0], sizes[-1], strict=True)]
+    assert max(growth) < weights
 
 
 @pytest.mark.parametrize("kind", ["steps", "attempts", "releases"])
@@ -326,9 +348,12 @@ def test_processes_that_write_lose_nothing_to_one_that_collects(
         environment, uri = server.environment, server.new_uri()
     context = context_in(tmp_path / "here", open_store(uri, environment))
     history = collections.History(context)
-    for number in range(2):
-        history.write(context, f"old-{number}", steps=6)
-        collections.end_run(context, f"old-{number}")
+    # The first of these runs is given up. It has stored more than the other one.
+    for number, steps in enumerate((9, 1)):
+        begun = dataclasses.replace(context, started=1000.0 * number)
+        history.write(begun, f"old-{number}", steps=steps)
+        ended = dataclasses.replace(context, started=1000.0 * number + 1)
+        collections.end_run(ended, f"old-{number}")
     history.had.clear()
     collect(context, collections.POLICY, grace_seconds=0.0, delete=True)
     assert next(context.store.list("condemned/"), None) is not None
@@ -344,6 +369,7 @@ def test_processes_that_write_lose_nothing_to_one_that_collects(
         process.start()
     while any(process.is_alive() for process in processes):
         collect(context, collections.POLICY, grace_seconds=0.0, delete=True)
+        processes[0].join(timeout=0.02)
     for process in processes:
         process.join()
         assert process.exitcode == 0

@@ -31,6 +31,8 @@ from components.storage.entry import Entry
 
 PROGRESS = "checkpoints and batches of finished work"
 SURPLUS = "second copies of what is needed"
+CACHE_SECONDS = 3600.0
+"""Files that came into this machine's cache within this time may be about to be opened."""
 STALE_SECONDS = 7 * 86400.0
 """A sweep that began earlier was killed."""
 
@@ -159,6 +161,7 @@ class _Sweep:
             else:
                 self._judge_unneeded(sha256, copies)
         self._judge_progress()
+        self._tidy_cache()
 
     def _judge_needed(self, sha256: str, copies: dict[int, Entry]) -> None:
         # Of several copies the newest stays: the others were condemned before it was stored.
@@ -213,6 +216,16 @@ class _Sweep:
                 "it; start it again"
             )
         self._context.store.delete(entry.key)
+
+    def _tidy_cache(self) -> None:
+        """Delete what this machine keeps of objects that an earlier collection deleted."""
+        if not self._account.deletes:
+            return
+        hour_ago = self._context.clock() - CACHE_SECONDS
+        for mark_key in self._is_due:
+            sha256 = mark_key.rpartition("/")[2].removesuffix(".json")
+            if sha256 not in self._stored and sha256 not in self._marks.needed:
+                self._context.cache.discard(sha256, before=hour_ago)
 
     def _judge_progress(self) -> None:
         """Delete the progress of work that has its receipt; a killed task may have left it."""

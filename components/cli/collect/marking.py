@@ -115,7 +115,7 @@ def _unnamed(records: Records) -> Iterator[Keeper]:
 
 def _runs(records: Records, policy: Policy, marks: Marks) -> Iterator[Keeper]:
     newest_first = sorted(
-        records.attempts, key=lambda run_id: records.attempts[run_id][-1].started, reverse=True
+        records.attempts, key=lambda run_id: _newest_start(records.attempts[run_id]), reverse=True
     )
     for number, run_id in enumerate(newest_first):
         attempts = records.attempts[run_id]
@@ -141,11 +141,17 @@ def _why_kept(records: Records, attempts: list[Attempt]) -> str:
     for attempt in attempts:
         if _waits(records, attempt.receipt):
             return _WAITING
-    last_order = attempts[-1].sequence
-    last = [attempt for attempt in attempts if attempt.sequence == last_order]
+    last_sequence = attempts[-1].sequence
+    last_started = _newest_start(attempts)
+    # By both: a store that could not be listed gave no sequence, and clocks may be wrong.
+    last = [one for one in attempts if last_sequence == one.sequence or last_started == one.started]
     # The last word of a finished run is a publication.
     ended = all(one.step in PublishSummary.written_by and one.receipt for one in last)
     return "" if ended else _OPEN
+
+
+def _newest_start(attempts: list[Attempt]) -> float:
+    return max(attempt.started for attempt in attempts)
 
 
 def _waits(records: Records, ref: str) -> bool:
