@@ -160,7 +160,8 @@ def attempting(context: Context, task: Task, step: str) -> Iterator[Attempt]:
         # Linux counts in KiB. Of the children it tells the largest one, not their sum.
         peak_kib = max(own_usage.ru_maxrss, children_usage.ru_maxrss)
         attempt.peak_memory_bytes = peak_kib * 1024
-        attempt.costs = dict(context.costs)
+        hashing = {"verify_seconds": round(context.cache.verify_seconds, 6)}
+        attempt.costs = {**context.costs, **hashing}
         # A missing attempt record costs a line of the report; failing here would hide the result or
         # its failure.
         _record(context, task, attempt, tolerated=RatchetError)

@@ -46,6 +46,8 @@ class Cache:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.verify_seconds = 0.0
+        """Spent on hashing files that were in the cache already."""
         self._folder_is_safe = False
         self._verified: dict[Path, _Identity] = {}
 
@@ -102,8 +104,10 @@ class Cache:
             return False
         if self._verified.get(cached) == identity:
             return True
+        watch = Stopwatch()
         with local_errors(cached), cached.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
+        self.verify_seconds += watch.seconds
         if digest != sha256:
             print(
                 f"cache: {cached} was changed (its SHA-256 is {digest}); it is fetched again",

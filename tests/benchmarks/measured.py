@@ -94,6 +94,12 @@ MEASURED: dict[str, tuple[str, ...]] = {
     "promises": ("components/runtime", "components/storage", "tests/promises"),
     "recipes": ("recipes/reflection.yaml", "recipes/self-feedback.yaml", *_CAMPAIGN),
     "release": (*_GATE, "components/publish"),
+    "resume": (
+        "components/cli/local",
+        "components/runtime",
+        "components/storage",
+        "components/train",
+    ),
     "sandbox": ("components/sandbox", "tests/security", "components/verifiers"),
     "selection": ("components/select", "components/contamination.py"),
     "smollm2": ("recipes/smollm2.yaml", *_CAMPAIGN),

@@ -317,7 +317,7 @@ def test_attempts_tell_of_time_memory_and_reuse(store: Store, make_test_context:
     done = attempts_of(first)[0]
     assert done.receipt == receipt.ref
     assert not done.reused
-    assert done.costs == {"tokens": 5}
+    assert done.costs == {"tokens": 5, "verify_seconds": 0.0}
     assert done.peak_memory_bytes > 1_000_000
     assert 0 <= done.work_seconds <= done.seconds
     commit(make_test_context(store), Work())
