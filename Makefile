@@ -21,6 +21,8 @@
 #             VARIANT=-vllm the image `generate` with vLLM for CPUs
 # make containers  the tests that run in those images: they need a Docker engine; DOCKER names another client
 #             (`make bench BENCH=containers` runs the demo in them and compares it with one on this machine)
+# make cluster-node  steps that a node ends in every way, early and late, and a store that is away: 11 minutes on
+#             two busy cores. It builds the image `cpu` and brings it to the node with CLUSTER_LOAD
 # make cluster  manifests, rights, limits and `doctor` on a real Kubernetes cluster, and who reaches whom between pods on
 #             its node (one minute of it). It is filled with namespaces: RATCHET_CLUSTER names the kubeconfig of one that
 #             may be changed at will (kind, minikube; with a network plugin that enforces policies), or CLUSTER a
@@ -47,10 +49,12 @@ SIDE_BY_SIDE = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # A program that starts a cluster for tests, where one is at hand.
 CLUSTER ?= $(wildcard ../shared/tools/cluster/up)
+# A command that takes images of the Docker engine to that cluster's nodes (`kind load docker-image`).
+CLUSTER_LOAD ?= $(wildcard ../shared/tools/cluster/load)
 
-.PHONY: soak demo quick test gpu vllm lint mutants workflows bench golden lock images containers cluster setup site sbom
+.PHONY: soak demo quick test gpu vllm lint mutants workflows bench golden lock images containers cluster cluster-node setup site sbom
 .DEFAULT_GOAL := test
-export REGISTRY CLUSTER
+export REGISTRY CLUSTER CLUSTER_LOAD
 
 demo: setup
 	$(RUN) pipeline.py run recipes/demo.yaml
@@ -126,6 +130,11 @@ containers: images
 
 cluster: setup
 	$(RUN) -m pytest tests/cluster $(PYTEST)
+
+cluster-node: setup
+	$(MAKE) images FAMILIES=cpu
+	$(RUN) -m tests.cluster.node_images
+	RATCHET_NEED_CLUSTER=1 $(RUN) -m pytest tests/cluster/test_deaths.py $(PYTEST)
 
 setup:
 	@test -n "$(PYTHON)" || { echo 'error: no Python was found; install Python 3.11 with its venv module' \

@@ -3,6 +3,8 @@
 - mutants_refused: every pod that this project makes is weakened in every way, and sent to a
   namespace of the manifests (two minutes).
 - connections: the table of who reaches whom, tried by real pods on a node (one minute).
+- retries_survived: ways in which a cluster ends a step, early and late, after which it is done all
+  the same (three minutes; needs the images that `make cluster-node` brings to the node).
 
 Needs a cluster as `make cluster` does (RATCHET_CLUSTER or CLUSTER).
 """
@@ -36,6 +38,7 @@ class Counted(NamedTuple):
 FIGURES = {
     "mutants_refused": Counted("test_admission.py", 60, "mutants"),
     "connections": Counted("test_connections.py", 30, "connections"),
+    "retries_survived": Counted("test_deaths.py", 12, "deaths"),
 }
 
 

@@ -65,6 +65,23 @@ class Server:
         except ApiException as error:
             return Answer(int(error.status), _document(error.body))
 
+    def text(self, path: str) -> str:
+        """Return the answer to a GET as text, whatever its status."""
+        from kubernetes.client.exceptions import ApiException
+
+        try:
+            response = self._api.call_api(
+                path,
+                "GET",
+                auth_settings=["BearerToken"],
+                _request_timeout=REQUEST_SECONDS,
+                _preload_content=False,
+                _return_http_data_only=False,
+            )
+        except ApiException as error:
+            return str(error.body)
+        return bytes(response[0].data).decode(errors="replace")
+
     def path(self, one: Json, *, collection: bool = False) -> str:
         """Return the path of an object. Raises KeyError for a kind that the server does not know."""
         plural, namespaced = self._resource(one["apiVersion"], one["kind"])

@@ -121,7 +121,7 @@ def test_every_path_exists(page: Path) -> None:
 @every_page
 def test_every_make_target_is_one(page: Path) -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
     for command in commands_of(page):
         if match := re.match(r"make ((?:[\w./=-]+\s?)+)", command):
             words = match[1].split()
