@@ -2,107 +2,48 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import shutil
-from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from components.canonical import sealed
 from components.cli.first_steps.try_model import Models, Settings
-from components.cli.releases import approve_run, document_of, roll_back
-from components.cli.verify import check_releases, check_run
+from components.cli.releases import document_of
+from components.cli.verify import check_releases
 from components.contracts.recipe import TaskSource
-from components.contracts.releases import Line
-from components.contracts.rows import Dropped, Prompt
+from components.contracts.rows import Dropped
 from components.contracts.summaries import PrepareSummary, PublishSummary
-from components.errors import Corrupt, UserError
+from components.errors import UserError
 from components.prepare.step import PrepareInputs
 from components.prepare.step import run as prepare
 from components.prepare.tasks import make_examples
-from components.publish.approval import approve
 from components.publish.openings import MAX_SPENT_OPENINGS
-from components.publish.step import PublishInputs, outcome_of, run
-from components.report.runs import load_run
+from components.publish.step import PublishInputs, run
 from components.runtime import ledger
 from components.runtime.attempts import Task, attempting
 from components.runtime.campaign import load_campaign
 from components.runtime.context import Context
 from components.runtime.receipts import (
-    Receipt,
     fetch,
-    fetch_folder,
     read_summary,
     receipt_uri,
 )
-from components.storage import keys
-from tests.unit.crafted import decided, recipe_of
-from tests.unit.measuring import begun, evaluate, model, question, round_zero
+from tests.unit.crafted import recipe_of
+from tests.unit.measuring import begun, model, question
+from tests.unit.releasing import (
+    NAME,
+    QUESTIONS,
+    SPLITS,
+    campaign,
+    card,
+    cut_before_each_write,
+    publish,
+    state_of,
+    taught_by,
+)
 
 pytestmark = pytest.mark.process
-
-NAME = "crafted"
-QUESTIONS = [question(number) for number in range(60, 90)]
-SPLITS = {
-    "validation": [question(number) for number in range(4)],
-    "test": [question(number) for number in range(10, 14)],
-}
-
-
-def taught_by(context: Context, receipts: Sequence[Receipt], number: int = 12) -> list[Prompt]:
-    """Prompts of which each model, in turn, has the right answer to its part, and no other."""
-    from components.modeling.inference.answers import load_for_answers, sample_all
-    from components.modeling.inference.sampling import Sampling
-
-    greedy = Sampling(temperature=0.0, top_k=0, top_p=1.0, max_new_tokens=4, batch_size=64)
-    prompts = QUESTIONS[:number]
-    texts = []
-    for receipt in receipts:
-        folder = fetch_folder(context, receipt, "model")
-        loaded, codec = load_for_answers(folder, "")
-        seeds = [[0]] * len(prompts)
-        texts.append(
-            [one.text for one in sample_all(context, loaded, codec, prompts, seeds, greedy)]
-        )
-        shutil.rmtree(folder)
-    return [
-        prompt.model_copy(
-            update={"reference": {"answer": texts[index % len(receipts)][index] or "?"}}
-        )
-        for index, prompt in enumerate(prompts)
-    ]
-
-
-def campaign(
-    context: Context, base: Receipt, vault: Sequence[Prompt] = (), **sections: Any
-) -> Receipt:
-    recipe = recipe_of(generate={"max_new_tokens": 4}, **{"publish": {"name": NAME}, **sections})
-    splits = {**SPLITS, "vault": vault} if vault else SPLITS
-    return begun(context, recipe, base=base, **splits)
-
-
-def state_of(context: Context, start: Receipt, champion: Receipt, **changes: Any) -> str:
-    evaluation = evaluate(context, start, champion)
-    state = {
-        "champion": champion.ref,
-        "champion_evaluation": evaluation.ref,
-        "first_evaluation": evaluation.ref,
-        "history": (round_zero(champion, evaluation),),
-    }
-    return decided(context, start, **{**state, **changes})
-
-
-def publish(context: Context, start: Receipt, champion: Receipt, **changes: Any) -> PublishSummary:
-    receipt = run(PublishInputs(state_of(context, start, champion, **changes)), context)
-    return read_summary(receipt, PublishSummary)
-
-
-def card(context: Context, state: str) -> str:
-    return fetch(context, run(PublishInputs(state), context), "README.md").read_text()
 
 
 def test_a_release_is_proved_better_than_the_base_and_than_the_last_one(context: Context) -> None:
@@ -248,52 +189,6 @@ def test_prompts_wear_out(context: Context) -> None:
     assert [opening["spent"] for opening in openings if isinstance(opening, dict)] == [0.0, 0.0]
 
 
-class PowerCut(Exception):
-    """The end of a process, before a write."""
-
-
-def cut_before_each_write(
-    context: Context,
-    monkeypatch: pytest.MonkeyPatch,
-    work: Callable[[], object],
-    after_cut: Callable[[], None],
-) -> int:
-    """Do `work` again and again, cut short before its first write, then its second and so on, until
-    it gets through. Return the number of cuts."""
-    put_bytes, put_file = context.store.put_bytes, context.store.put_file
-    writes = 0
-    limit = 0
-
-    def counted(write: Any) -> Any:
-        def writing(key: str, *arguments: Any, **options: Any) -> Any:
-            nonlocal writes
-            # Attempt records are for people.
-            if not key.startswith("attempts/"):
-                writes += 1
-                if writes > limit:
-                    raise PowerCut(key)
-            return write(key, *arguments, **options)
-
-        return writing
-
-    monkeypatch.setattr(
-        type(context.store), "put_bytes", lambda self, *a, **o: counted(put_bytes)(*a, **o)
-    )
-    monkeypatch.setattr(
-        type(context.store), "put_file", lambda self, *a, **o: counted(put_file)(*a, **o)
-    )
-    while True:
-        writes = 0
-        try:
-            work()
-        except PowerCut:
-            after_cut()
-            limit += 1
-        else:
-            monkeypatch.undo()
-            return limit
-
-
 def test_a_crash_between_any_two_writes_leaves_the_old_release_in_force(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -315,114 +210,6 @@ def test_a_crash_between_any_two_writes_leaves_the_old_release_in_force(
     # Done again, nothing is written anew.
     run(PublishInputs(state), context)
     assert len(ledger.read_lines(context, NAME)) == 2
-
-
-NEEDS_APPROVAL = {"publish": {"name": NAME, "approval": "required"}}
-RUN = "crafted-run"
-
-
-def test_a_release_that_needs_approval_waits_for_a_person(
-    context: Context, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    base, champion = model(context, 0), model(context, 1)
-    start = campaign(context, base, taught_by(context, [champion]), **NEEDS_APPROVAL)
-    state = state_of(context, start, champion)
-    receipt = run(PublishInputs(state), context)
-    version = read_summary(receipt, PublishSummary).version
-
-    def waits() -> None:
-        assert ledger.read_lines(context, NAME) == []
-        assert load_run(context, RUN).status == "waiting for approval"
-
-    waits()
-    assert outcome_of(context, receipt) == {
-        "status": "waiting for approval",
-        "released": False,
-        "prefix": "",
-    }
-    assert list(context.store.list("models/")) == []
-    assert check_run(context, RUN).damaged == []
-    # Nothing changes by starting the run again.
-    assert run(PublishInputs(state), context) == receipt
-    waits()
-    with pytest.raises(UserError, match=f"{version} waits for approval, and not r9"):
-        approve_run(context, RUN, "r9")
-    approver = dataclasses.replace(context, environment={"RATCHET_USER": "ada"})
-    num_cuts = cut_before_each_write(
-        context, monkeypatch, lambda: approve_run(approver, RUN, version), waits
-    )
-    assert num_cuts > 3
-    line = ledger.release_in_force(context, f"release://{NAME}")
-    assert line.approval is not None
-    assert (line.number, line.version, line.approval.approved_by) == (1, version, "ada")
-    assert load_run(context, RUN).status == "published"
-    assert outcome_of(context, receipt)["prefix"] == line.prefix
-    assert check_releases(context, NAME).damaged == []
-    # Approved by a second person, the first line stays; started again, the run is done.
-    assert approve_run(context, RUN) == line
-    run(PublishInputs(state), context)
-    assert ledger.read_lines(context, NAME) == [line]
-
-
-def test_an_approval_in_the_store_releases_at_the_next_start(context: Context) -> None:
-    base, champion = model(context, 0), model(context, 1)
-    start = campaign(context, base, taught_by(context, [champion]), **NEEDS_APPROVAL)
-    state = state_of(context, start, champion)
-    receipt = run(PublishInputs(state), context)
-    approval = {
-        "publish": receipt.ref,
-        "publish_digest": receipt.digest,
-        "version": read_summary(receipt, PublishSummary).version,
-        "approved_by": "a platform",
-        "at": "2026-11-30T00:00:00Z",
-    }
-    key = keys.approval_key(receipt.key)
-    for wrong in (b"yes", json.dumps({**approval, "publish_digest": "0" * 64}).encode()):
-        context.store.put_bytes(key, wrong)
-        with pytest.raises(Corrupt, match=f"{key}.* delete it"):
-            run(PublishInputs(state), context)
-    context.store.put_bytes(key, json.dumps(approval).encode())
-    run(PublishInputs(state), context)
-    [line] = ledger.read_lines(context, NAME)
-    assert line.approval is not None
-    assert line.approval.approved_by == "a platform"
-
-
-def test_consent_to_a_comparison_is_none_to_what_came_after_it(context: Context) -> None:
-    base, first, second = (model(context, seed) for seed in range(3))
-    start = campaign(context, base, taught_by(context, [first]), **NEEDS_APPROVAL)
-    state = state_of(context, start, first)
-    waiting = run(PublishInputs(state), context)
-    # The run has another champion, which nobody has compared yet.
-    state_of(context, start, second, round=1, champion_round=1)
-    with pytest.raises(UserError, match=r"has gone on since .* start it again"):
-        approve_run(context, RUN)
-    # Another campaign of the name is released meanwhile.
-    publish(context, campaign(context, base, taught_by(context, [second])), second)
-    with pytest.raises(UserError, match=r"was compared before release 1 \(.* start the run again"):
-        approve(context, load_campaign(context, state), waiting)
-    assert list(context.store.list("approvals/")) == []
-    compared_anew = run(PublishInputs(state), context)
-    assert outcome_of(context, compared_anew)["status"] == "waiting for approval"
-    # Of two people who approve at the same time, one is first.
-    approvers = [
-        dataclasses.replace(context, environment={"RATCHET_USER": name}) for name in ("ada", "bo")
-    ]
-    following = load_campaign(context, state)
-    with ThreadPoolExecutor(2) as threads:
-        lines = list(threads.map(lambda own: approve(own, following, compared_anew), approvers))
-    assert lines[0] == lines[1] == ledger.read_lines(context, NAME)[1]
-    assert check_releases(context, NAME).damaged == []
-
-
-def test_nothing_else_can_be_approved(context: Context) -> None:
-    base, champion = model(context, 0), model(context, 1)
-    start = campaign(context, base, taught_by(context, [champion]))
-    publish(context, start, champion)
-    with pytest.raises(UserError, match="does not wait for approval: it is published"):
-        approve_run(context, RUN)
-    with pytest.raises(UserError, match="knows no run 'never'"):
-        approve_run(context, "never")
 
 
 def test_of_two_writers_the_second_compares_with_the_first(context: Context) -> None:
@@ -451,83 +238,6 @@ def test_a_published_folder_is_never_written_again(context: Context) -> None:
     assert {key: context.store.get_bytes(key) for key in context.store.list(first.prefix)} == files
     assert len(ledger.read_lines(context, NAME)) == 1
     assert check_releases(context, NAME).damaged == []
-
-
-def test_a_rollback_is_a_new_line(context: Context) -> None:
-    base, first, second = (model(context, seed) for seed in range(3))
-    for champion in (first, second):
-        publish(context, campaign(context, base, taught_by(context, [champion])), champion)
-    earlier = ledger.read_lines(context, NAME)
-    line = roll_back(context, NAME, earlier[0].version)
-    assert (line.number, line.action, line.returns_to, line.predecessor) == (3, "rollback", 1, 2)
-    assert ledger.read_lines(context, NAME) == [*earlier, line]
-    assert ledger.release_in_force(context, f"release://{NAME}").version == earlier[0].version
-    pinned = ledger.release_in_force(context, f"release://{NAME}@{earlier[1].version}")
-    assert pinned.number == 2
-    with pytest.raises(UserError, match="in force already"):
-        roll_back(context, NAME, "1")
-    with pytest.raises(UserError, match="has no version 'r9'; there are"):
-        roll_back(context, NAME, "r9")
-    with pytest.raises(UserError, match="nothing was released under the name 'other'"):
-        roll_back(context, "other", "1")
-    # A retraining that ends with the same weights undoes no rollback, and opens no prompts.
-    decide = {"goal": {"threshold": 0.5}}
-    retrained = campaign(context, base, taught_by(context, [second]), decide=decide)
-    refused = publish(context, retrained, second)
-    assert not refused.released
-    assert f"which was rolled back; `rollback {NAME} {earlier[1].version}` puts it" in refused.why
-    assert ledger.read_lines(context, NAME) == [*earlier, line]
-    # The next release is compared with the one in force.
-    third = model(context, 3)
-    summary = publish(context, campaign(context, base, taught_by(context, [third])), third)
-    assert summary.rivals[1].name == f"release 3 ({earlier[0].version})"
-    context.store.delete(f"{earlier[1].prefix}model.safetensors")
-    with pytest.raises(Corrupt, match=r"model.safetensors is gone; restore it"):
-        roll_back(context, NAME, "2")
-
-
-def test_a_rollback_withdraws_what_it_passes_over_until_it_is_in_force_again() -> None:
-    def line(number: int, weights: str, returns_to: int | None = None) -> Line:
-        action = "rollback" if returns_to else "release"
-        fields = {"number": number, "weights": weights, "action": action, "returns_to": returns_to}
-        return Line.model_construct(**fields)  # type: ignore[arg-type]
-
-    names = "abc"
-    lines = [line(number, name) for number, name in enumerate(names, 1)]
-    lines.append(line(4, "a", returns_to=1))
-    assert [ledger.withdrawn_release(lines, name) for name in names] == [None, *lines[1:3]]
-    lines.append(line(5, "b", returns_to=2))
-    assert [ledger.withdrawn_release(lines, name) for name in names] == [None, None, lines[2]]
-
-
-def test_a_damaged_ledger_is_told(context: Context) -> None:
-    base, champion = model(context, 0), model(context, 1)
-    summary = publish(context, campaign(context, base, taught_by(context, [champion])), champion)
-    context.store.put_bytes(f"{summary.prefix}config.json", b"{}")
-    assert any("config.json" in line for line in check_releases(context, NAME).damaged)
-    key = keys.release_key(NAME, 1)
-    stored = json.loads(context.store.get_bytes(key))
-    context.store.put_bytes(key, json.dumps({**stored, "score": 0.125}).encode())
-    with pytest.raises(Corrupt, match="its checksum does not fit"):
-        ledger.read_lines(context, NAME)
-    line = {name: value for name, value in stored.items() if name != "checksum"}
-    context.store.put_bytes(key, sealed({**line, "files": {}}))
-    assert any(
-        "not the receipt that was released" in one for one in check_releases(context, NAME).damaged
-    )
-    whole = context.store.get_bytes(key)
-    for cut in (b"[]", b"", whole[: len(whole) // 2], whole[:-1]):
-        context.store.put_bytes(key, cut)
-        with pytest.raises(Corrupt, match="not a line of the ledger"):
-            ledger.read_lines(context, NAME)
-    # A line that is gone: a new one in its place would bring back those after it.
-    context.store.put_bytes(key, whole)
-    context.store.put_bytes(keys.release_key(NAME, 3), whole)
-    with pytest.raises(Corrupt, match=r"000002.json is gone, although .*000003.json is there"):
-        ledger.read_lines(context, NAME)
-    context.store.delete(key)
-    with pytest.raises(Corrupt, match=r"000001.json is gone"):
-        ledger.release_in_force(context, f"release://{NAME}")
 
 
 def test_prompts_that_the_last_release_was_trained_on_do_not_decide(context: Context) -> None:

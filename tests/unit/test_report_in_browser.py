@@ -3,39 +3,19 @@
 from __future__ import annotations
 
 import html
-import json
-import re
-import shutil
-import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from components.report.page import build_page
 from components.report.runs import load_run
 from components.runtime.context import Context
+from tests.unit.browsing import CHROMIUM, open_page
 from tests.unit.handmade import whole_campaign
 
 pytestmark = pytest.mark.browser
 
 PHONE_WIDTH = 360
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-    "--enable-logging=stderr",
-)
-
 # Chromium's own window has a least width; a frame has none. It is tall, so no scroll bar takes
 # width, as on a phone.
 RULER = """<!doctype html><meta charset="utf-8"><title>ruler</title>
@@ -61,38 +41,11 @@ def test_the_report_fits_a_phone_without_scrolling_sideways(
     context: Context, tmp_path: Path
 ) -> None:
     made = whole_campaign(context, text="long" * 100)
-    measured = measure(build_page(load_run(context, made.run_id, examples=12)), tmp_path)
+    page = build_page(load_run(context, made.run_id, examples=12))
+    framed = RULER.format(width=PHONE_WIDTH, page=html.escape(page))
+    measured = open_page(framed, tmp_path, "measured")
     assert measured["frame"] == PHONE_WIDTH
     assert measured["page"] <= PHONE_WIDTH
     assert measured["text"] > 1000
     assert measured["charts"] > 0
     assert measured["hidden"] == 0
-
-
-def measure(page: str, folder: Path) -> dict[str, Any]:
-    """Lay the page out in a frame of a phone's width and return its measures in pixels."""
-    (folder / "ruler.html").write_text(
-        RULER.format(width=PHONE_WIDTH, page=html.escape(page)), encoding="utf-8"
-    )
-    done = subprocess.run(
-        [
-            str(CHROMIUM),
-            *FLAGS,
-            f"--user-data-dir={folder / 'profile'}",
-            "--window-size=800,1000",
-            "--virtual-time-budget=5000",
-            "--dump-dom",
-            (folder / "ruler.html").as_uri(),
-        ],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    # The log of the page's console is in it: refused styles, broken markup of charts.
-    assert "CONSOLE" not in done.stderr
-    found = re.search(r'<pre id="measured">(.+?)</pre>', done.stdout)
-    assert found, f"chromium ended with status {done.returncode}: {done.stderr[-2000:]}"
-    measured: dict[str, Any] = json.loads(html.unescape(found[1]))
-    return measured

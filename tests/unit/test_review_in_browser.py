@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import html
 import json
-import re
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from components.cli.review import page_of
 from components.contracts.reviews import ReviewRow
-from tests.unit.test_report_in_browser import CHROMIUM, FLAGS
+from tests.unit.browsing import CHROMIUM, open_page
 
 pytestmark = pytest.mark.browser
 
@@ -53,21 +50,7 @@ press("s");
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 def test_answers_are_marked_by_keys_filtered_and_saved(tmp_path: Path) -> None:
     page = page_of("run-0123456789", 2, ROWS).replace("</body>", f"{PRESSES}</body>")
-    (tmp_path / "page.html").write_text(page, encoding="utf-8")
-    profile = f"--user-data-dir={tmp_path / 'profile'}"
-    address = (tmp_path / "page.html").as_uri()
-    done = subprocess.run(
-        [str(CHROMIUM), *FLAGS, profile, "--virtual-time-budget=5000", "--dump-dom", address],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert "CONSOLE" not in done.stderr
-    found = re.search(r'<pre id="outcome">(.+?)</pre>', done.stdout)
-    assert found, f"chromium ended with status {done.returncode}: {done.stderr[-2000:]}"
-    outcome = json.loads(html.unescape(found[1]))
+    outcome = open_page(page, tmp_path, "outcome")
     # y marks the first and goes on; n the second; k goes back to it, n again; y marks the third.
     verdicts = [json.loads(line) for line in outcome["saved"].splitlines()]
     assert verdicts == [
