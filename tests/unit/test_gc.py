@@ -22,10 +22,10 @@ from components.contracts.releases import BaseModelLine, Line
 from components.contracts.summaries import TrainSummary
 from components.errors import Collected, Corrupt
 from components.report.runs import load_run
-from components.runtime.attempts import Attempt
+from components.runtime.attempts import Attempt, Task, attempting
 from components.runtime.context import Context
 from components.runtime.ledger import append_line
-from components.runtime.receipts import Receipt, fetch, find_receipt, read_receipt
+from components.runtime.receipts import Receipt, fetch, find_receipt, read_receipt, rely_on
 from components.storage import keys
 from components.storage.objects import find
 from components.storage.store import Store, open_store
@@ -259,6 +259,24 @@ def test_ten_rejected_rounds_take_no_more_room_than_one(context: Context) -> Non
     weights = 1_000_000
     growth = [last - first for first, last in zip(sizes[0], sizes[-1], strict=True)]
     assert max(growth) < weights
+
+
+def test_work_that_a_task_has_found_done_is_kept_before_the_task_ends(context: Context) -> None:
+    old = OwnRun(context, "old")
+    OwnRun(context, "last")
+    collect(context, EVERYTHING, grace_seconds=0.0, delete=True)
+    with attempting(context, Task(run_id="new", name="train-r0", round=0), "train") as attempt:
+        rely_on(context, attempt, trained(old, 0))
+        account = collect(context, EVERYTHING, grace_seconds=0.0, delete=True)
+    assert account.deleted.objects > 0
+    assert account.needed_again > 0
+    assert is_stored(context, trained(old, 0), WEIGHTS)
+    # A collection that began before may delete it yet: it is stored once more.
+    digest = trained(old, 0).objects[WEIGHTS].sha256
+    context.store.put_bytes(keys.sweep_key("another"), b"{}")
+    with attempting(context, Task(run_id="newer", name="train-r0", round=0), "train") as attempt:
+        rely_on(context, attempt, trained(old, 0))
+    assert context.store.size(keys.object_key(digest, 1)) is not None
 
 
 @pytest.mark.parametrize("kind", ["steps", "attempts", "releases"])

@@ -71,9 +71,9 @@ def _lines(account: Collection) -> list[str]:
     lines = [f"{account.store}: {_size(account.kept)} are needed"]
     lines += [f"  {_size(amount)}: {kind}" for kind, amount in sorted(account.found.items())]
     would = "" if account.deletes else "would be "
-    days = account.grace_seconds / 86400
+    hours = account.grace_seconds / 3600
     lines.append(f"{would}deleted: {_size(account.deleted)}")
-    lines.append(f"{would}condemned: {_size(account.condemned)}; to be deleted in {days:.3g} days")
+    lines.append(f"{would}condemned: {_size(account.condemned)}; to be deleted in {hours:g} hours")
     if account.waiting.objects:
         lines.append(f"condemned before, not due yet: {_size(account.waiting)}")
     if account.needed_again:
