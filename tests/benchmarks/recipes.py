@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import random
 import tempfile
 from collections import Counter
 from collections.abc import Callable
@@ -46,17 +47,94 @@ def main() -> None:
 
 def measure(name: str, seed: int, data: Path, folder: Path) -> None:
     """Run one recipe in a folder and record its figures."""
-    overrides = [
-        f"seed={seed}",
-        f"data.sources.0.uri={data / 'train.jsonl'}",
-        f"data.sources.1.uri={data / 'test.jsonl'}",
-    ]
+    overrides = [f"seed={seed}", *_sources(name, data, folder)]
     finished = run_campaign(f"recipes/{name}.yaml", folder, overrides, rounds=4)
     print(rounds_table(finished))
     command = f"python -m tests.benchmarks.recipes {name} --seed {seed}"
-    for figure, (value, unit, bound) in MEASURES[name](finished).items():
+    figures = MEASURES[name](finished)
+    if name == "pretrain-finetune":
+        figures |= label_saving(folder, overrides)
+    for figure, (value, unit, bound) in figures.items():
         print(f"recipe.{name}.{figure} = {value:.4g} {unit} (bound {bound})")
         record(f"recipe.{name}.{figure}", value, unit, bound, command, seed)
+
+
+def _sources(name: str, data: Path, folder: Path) -> list[str]:
+    """Overrides that name the data files of a recipe."""
+    files = [data / "train.jsonl", data / "test.jsonl"]
+    if name == "pretrain-finetune":
+        folder.mkdir(parents=True, exist_ok=True)
+        files = write_stages(data, folder, num_texts=3000)
+    return [f"data.sources.{index}.uri={path}" for index, path in enumerate(files)]
+
+
+def write_stages(data: Path, folder: Path, num_texts: int) -> list[Path]:
+    """Write labelled rows, test rows and raw text of `pretrain-finetune`, as its page does."""
+    rows = [json.loads(line) for line in (data / "train.jsonl").read_text("utf-8").splitlines()]
+    test_rows = [json.loads(line) for line in (data / "test.jsonl").read_text("utf-8").splitlines()]
+    random.Random(0).shuffle(rows)
+    contents = {
+        "labelled.jsonl": _asked(rows[num_texts:]),
+        "labelled-test.jsonl": _asked(test_rows),
+        "text.jsonl": [{"text": row["text"]} for row in rows[:num_texts]],
+    }
+    for name, content in contents.items():
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in content]
+        (folder / name).write_text("".join(lines), encoding="utf-8")
+    return [folder / name for name in contents]
+
+
+def _asked(rows: list[JsonObject]) -> list[JsonObject]:
+    return [{"text": f"{row['text']} Class :", "label": row["label"]} for row in rows]
+
+
+def label_saving(folder: Path, overrides: list[str]) -> Figures:
+    """How many times as many labelled rows the second stage needs alone for the same accuracy.
+
+    Both without rounds, on the test split: with the first stage at the recipe's labels, without it
+    (and without the raw text) at half of them up to four times as many.
+    """
+    recipe = "recipes/pretrain-finetune.yaml"
+    both = run_campaign(recipe, folder / "both", overrides, rounds=0)
+    reached = test_accuracy(both.evaluation(0))
+    labels = len(labelled_rows(both))
+    sources = [{"uri": str(folder / "labelled.jsonl")}]
+    sources.append({"uri": str(folder / "labelled-test.jsonl"), "split": "test"})
+    without = [
+        *(word for word in overrides if not word.startswith("data.sources")),
+        f"data.sources={json.dumps(sources)}",
+        "train.pretrain=null",
+    ]
+    alone: list[tuple[int, float]] = []
+    for share in (0.05, 0.1, 0.2, 0.4):
+        fractions = {"train": share, "unlabelled": 0.55 - share, "dev": 0.1, "validation": 0.35}
+        run = run_campaign(
+            recipe,
+            folder / f"alone-{share}",
+            [*without, f"data.fractions={json.dumps({**fractions, 'test': 0.0})}"],
+            rounds=0,
+        )
+        alone.append((len(labelled_rows(run)), test_accuracy(run.evaluation(0))))
+        print(f"without the first stage: {alone[-1][0]} labels, accuracy {alone[-1][1]:.3f}")
+    print(f"with it: {labels} labels, accuracy {reached:.3f}")
+    return {
+        "two_stage_accuracy": (reached, "share", "measured"),
+        "one_stage_accuracy": (alone[1][1], "share", "measured"),
+        "label_saving": (labels_needed(alone, reached) / labels, "x", "≥ 2"),
+    }
+
+
+def labels_needed(curve: list[tuple[int, float]], accuracy: float) -> float:
+    """Return the number of labels at which a curve of (labels, accuracy) reaches an accuracy.
+
+    Linear in the logarithm of the labels between its points; at its ends the number of the end.
+    """
+    if accuracy <= curve[0][1]:
+        return curve[0][0]
+    for (few, low), (many, high) in itertools.pairwise(curve):
+        if low < accuracy <= high:
+            return float(few * (many / few) ** ((accuracy - low) / (high - low)))
+    return curve[-1][0]
 
 
 def gain_figures(
@@ -106,9 +184,15 @@ def self_feedback(finished: Finished) -> Figures:
     return figures
 
 
+def pretrain_finetune(finished: Finished) -> Figures:
+    """Gain of the rounds on test over both stages."""
+    return gain_figures(finished, bag_of_words_bound="shown beside")
+
+
 MEASURES: dict[str, Callable[[Finished], Figures]] = {
     "reflection": reflection,
     "self-feedback": self_feedback,
+    "pretrain-finetune": pretrain_finetune,
 }
 
 
@@ -135,7 +219,7 @@ def bag_of_words(finished: Finished) -> float:
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.linear_model import LogisticRegression
 
-    rows = {name: split_rows(finished, name) for name in ("train", "test")}
+    rows = {"train": labelled_rows(finished), "test": split_rows(finished, "test")}
     texts = {
         "train": [row["prompt"] for row in rows["train"]],
         "test": [row["text"] for row in rows["test"]],
@@ -156,6 +240,11 @@ def split_rows(finished: Finished, split: str) -> list[JsonObject]:
     prepared = read_receipt(finished.context, finished.state.prepared)
     path = fetch(finished.context, prepared, f"splits/{split}.jsonl")
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def labelled_rows(finished: Finished) -> list[JsonObject]:
+    """Rows of the train split that have a prompt: all but raw text."""
+    return [row for row in split_rows(finished, "train") if row["prompt"]]
 
 
 def js_distance(finished: Finished, evaluation: Receipt) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -10,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from components.cli.first_steps.try_model import Models, Settings, continue_texts
 from components.cli.local.task_server import TaskServer
 from components.contracts.rows import Dropped, TrainingRow, read_rows
 from components.contracts.summaries import EvaluateSummary, SelectSummary
@@ -19,6 +22,7 @@ from components.report.views import RunView
 from components.runtime.context import Context, make_context
 from components.runtime.receipts import fetch, read_receipt, read_summary
 from components.select.attribute_shift import attributes, distances
+from tests.benchmarks.recipes import write_stages
 from tests.pipeline.campaigns import call
 from tests.pipeline.questions import PATTERNS, write_questions
 from tests.unit.tiny import save_tiny
@@ -182,6 +186,47 @@ def test_the_cut_of_meta_update_learns_from_its_own_texts_alone_and_keeps_a_quar
     assert collapse is not None
     assert collapse.perplexity is not None
     assert collapse.perplexity.n > 0
+
+
+def test_the_cut_of_pretrain_finetune_learns_text_then_labels_and_goes_on_with_both(
+    tmp_path: Path, server: TaskServer
+) -> None:
+    write_questions(tmp_path, rows=900, test_rows=60)
+    num_texts = 300
+    files = write_stages(tmp_path, tmp_path, num_texts)
+    changes = {key: value for key, value in CUT.items() if not key.startswith("model.")}
+    changes |= {
+        "model.scratch.hidden_size": 64,
+        **{f"data.sources.{index}.uri": str(path) for index, path in enumerate(files)},
+        "train.pretrain.steps": 30,
+        "train.pretrain.learning_rate": 0.003,
+        "train.first.steps": 40,
+        "select.min_vote_share": 0.5,
+        "select.min_accepted": 1,
+        "train.rounds.steps": 20,
+    }
+    context, told = run_cut("recipes/pretrain-finetune.yaml", tmp_path, changes, server)
+    view = load_run(context, told["run_id"])
+    assert view.state is not None
+    supervised, improved = view.state.history
+    log = fetch(context, read_receipt(context, supervised.receipts["train"]), "log.jsonl")
+    entries = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
+    assert [entry["stage"] for entry in entries] == ["pretrain"] * 30 + ["sft"] * 40
+    text_losses = [entry["loss"] for entry in entries if entry["stage"] == "pretrain"]
+    assert text_losses[-1] < 0.8 * text_losses[0]
+    # The round has raw text in its mix, and a stage that learns from it.
+    selection = read_receipt(context, improved.receipts["select"])
+    mix = list(read_rows(fetch(context, selection, "mix.jsonl"), TrainingRow))
+    assert sum(not row.prompt for row in mix) == num_texts
+    assert {row.completion.strip() for row in mix if row.source == "self"} <= PATTERNS.keys()
+    with Models(context, told["run_id"], Settings(0.8, 12, ""), compare=False) as models:
+        page = Console(record=True, width=200, file=io.StringIO())
+        beginnings = ["What is the", "Who was", "How many", "", "Where is", "When did"]
+        continue_texts(models, iter(beginnings), page)
+    read = page.export_text().splitlines()
+    assert [line.split(": ")[0] for line in read] == ["champion"] * 5
+    begun = [f"champion: {beginning}" for beginning in beginnings if beginning]
+    assert all(line.startswith(front) for front, line in zip(begun, read, strict=True))
 
 
 def _decided(context: Context, view: RunView) -> Any:

@@ -63,16 +63,60 @@ def test_pretraining_comes_first_and_teaches_the_raw_text(tmp_path: Path) -> Non
     after = Stage(name="sft", steps=10, learning_rate=3e-3)
     rows = [*raw_text(), *reversal(60, 0)]
     pretrain = {"pretrain": {"steps": 40}, "max_length": 16}
+    # Labels get no likelier while raw text is learned: were they looked at, that would end it.
     done = train(
-        tmp_path / "both", rows=rows, stages=(before, after), early_stopping_patience=90, **pretrain
+        tmp_path / "both",
+        rows=rows,
+        dev=reversal(40, 1),
+        stages=(before, after),
+        early_stopping_patience=1,
+        evaluate_every=2,
+        **pretrain,
     )
     assert [entry["stage"] for entry in done["log"]] == ["pretrain"] * 40 + ["sft"] * 10
+    assert {entry["stage"] for entry in done["log"] if entry["dev_loss"] is not None} == {"sft"}
+    assert (
+        "stage pretrain: the dev split has no raw text, so it takes all of its steps"
+        in done["said"]
+    )
+    assert done["best_step"] > 40
+    assert done["first_loss"] == done["losses"][40]
     # A schedule of its own: the second stage warms up again.
     rates = [entry["learning_rate"] for entry in done["log"]]
     assert rates[39] < 1e-3 < rates[41]
     alone = train(tmp_path / "alone", rows=rows, stages=(before,), dev=[], **pretrain)
     assert alone["losses"][:40] == done["losses"][:40]
     assert text_loss(alone["folder"]) < 0.7 * text_loss(tmp_path / "alone" / "base")
+
+
+def test_a_stage_that_ends_early_is_followed_by_the_next_one(tmp_path: Path) -> None:
+    """Raw text that is learned soon ends its own stage, by raw text, and not the training."""
+    rows = [*raw_text(), *reversal(60, 0)]
+    other = "9876543210" * 2
+    texts = [row.model_copy(update={"completion": other}) for row in raw_text(8)]
+    done = train(
+        tmp_path / "run",
+        rows=rows,
+        dev=[*texts, *reversal(40, 1)],
+        stages=(
+            Stage(name="pretrain", steps=40, learning_rate=3e-2),
+            Stage(name="sft", steps=12, learning_rate=3e-3),
+        ),
+        pretrain={"steps": 40},
+        max_length=32,
+        early_stopping_patience=2,
+        evaluate_every=2,
+    )
+    stages = [entry["stage"] for entry in done["log"]]
+    first_stage = stages.count("pretrain")
+    assert first_stage < 40
+    assert stages == ["pretrain"] * first_stage + ["sft"] * 12
+    assert f"stage pretrain ended early, at step {first_stage}" in done["said"]
+    assert not done["stopped_early"]
+    assert done["best_step"] > first_stage
+    assert done["first_dev_loss"] == next(
+        entry["dev_loss"] for entry in done["log"][first_stage:] if entry["dev_loss"] is not None
+    )
 
 
 def test_a_round_after_pretraining_goes_on_with_the_raw_text(tmp_path: Path) -> None:

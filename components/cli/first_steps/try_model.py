@@ -251,3 +251,15 @@ def chat(models: Models, lines: Iterator[str], console: Console) -> None:
             (text,) = models.answers(name, [prompt])
             console.print(Text.assemble((f"{cut(name, 20)}: ", "dim"), cut(text, SHOWN_CHARACTERS)))
             turns[name] = [*messages, {"role": "assistant", "content": text}]
+
+
+def continue_texts(models: Models, lines: Iterator[str], console: Console) -> None:
+    """Go on with each line as with the beginning of a raw text; no line knows of the others."""
+    for line in lines:
+        if not line.strip():
+            continue
+        beginning = Prompt(id=prompt_id(line), text=line, is_text=True, verifier="exact")
+        for name in models.folders:
+            (text,) = models.answers(name, [beginning])
+            said = cut(text, SHOWN_CHARACTERS)
+            console.print(Text.assemble((f"{cut(name, 20)}: ", "dim"), (line, "bold"), said))

@@ -158,6 +158,10 @@ def try_(
         bool,
         typer.Option("--compare", help="Of a run: base, champion and last release side by side."),
     ] = False,
+    go_on: Annotated[
+        bool,
+        typer.Option("--continue", help="Lines begin raw texts; the model goes on with each."),
+    ] = False,
     temperature: Annotated[
         float, typer.Option(min=0.0, max=5.0, help="0: the likeliest answer.")
     ] = 0.0,
@@ -175,6 +179,7 @@ def try_(
         Settings,
         as_document,
         chat,
+        continue_texts,
         print_tried,
         prompts_of,
         try_prompts,
@@ -186,10 +191,15 @@ def try_(
     asked = prompts_of(prompts, verifier, os.environ, limit) if prompts else []
     if as_json and not asked:
         raise UserError("--json needs --prompts")
+    if go_on and asked:
+        raise UserError("--continue goes on with lines that are read: leave out --prompts")
     settings = Settings(temperature, max_new_tokens, system_prompt)
     with Models(context, target, settings, compare=compare) as models:
         if not asked:
-            chat(models, _lines(), Console())
+            if go_on:
+                continue_texts(models, _lines(), Console())
+            else:
+                chat(models, _lines(), Console())
             return
         tried = try_prompts(models, asked)
     if as_json:

@@ -57,12 +57,13 @@ class TrainingOutcome(Part):
     # With early stopping that is not the last one.
     best_step: int
     """The step whose weights are exported."""
+    # Stages have losses of other rows, which cannot be compared.
     first_loss: float
-    """Loss of the first step, before any update, in nats per token."""
+    """Loss of the last stage's first step, before its updates, in nats per token."""
     final_loss: float
-    """Mean loss of the last tenth of the steps."""
+    """Mean loss of the last tenth of that stage's steps."""
     first_dev_loss: float | None
-    """In nats per token; None without dev rows, like the next two."""
+    """Of the last stage's dev rows, in nats per token; None without any, like the next two."""
     best_dev_loss: float | None
     final_dev_loss: float | None
     stopped_early: bool

@@ -45,8 +45,11 @@ def round_measures(
         champion: Results of the champion.
     """
     selection = read_summary(mix, SelectSummary)
-    losses = [entry.loss for entry in log]
-    tokens = [entry.tokens for entry in log]
+    # Of the last stage alone: that of raw text has other losses, and the step between them is no
+    # spike.
+    last_stage = [entry for entry in log if entry.stage == log[-1].stage]
+    losses = [entry.loss for entry in last_stage]
+    tokens = [entry.tokens for entry in last_stage]
     measures = loss_measures(train, losses, tokens)
     measures |= human_loss_measures(candidate.headline, champion.headline)
     # The plan is made by these, so they are of the dev split: prompts that steer prove nothing.

@@ -48,8 +48,8 @@ class Loop:
     engine: ds.Engine
     device: torch.device
     stages: Sequence[tuple[Stage, TrainingSet]]
-    dev_rows: Sequence[EncodedRow]
-    """Rows of the evaluations; without any there is no early stopping."""
+    dev_rows: Sequence[Sequence[EncodedRow]]
+    """Rows of each stage's evaluations; without any it has no early stopping."""
     micro_batches: MicroBatches
     reader: Reader
     autocast: bool
@@ -59,7 +59,7 @@ class Loop:
     """In process 0 alone."""
     track: Track
     best: dict[str, Tensor] = field(default_factory=dict)
-    """This process's share of the best weights so far."""
+    """This process's share of the best weights of this stage so far."""
 
     def __post_init__(self) -> None:
         self.rank = dist.get_rank()
@@ -67,35 +67,58 @@ class Loop:
         self.last_saved = self.context.clock()
 
     def run(self) -> None:
-        """Train to the end, or until the patience of early stopping ends.
+        """Train every remaining stage to its end, or until the patience of early stopping ends.
 
         Raises Transient after SIGTERM, with everything saved.
         """
         with _sigterm_recorded() as asked_to_stop:
             begun = self.context.clock()
             tokens_at_start = self.track.tokens
-            num_steps = sum(stage.steps for stage, _ in self.stages)
-            for stage_number, stage_step, batch in self._batches():
-                self._take_step(stage_number, stage_step, batch)
-                # A clock may stand still between two readings, or be set back.
-                seconds = max(self.context.clock() - begun, 1e-9)
-                self._report(num_steps, (self.track.tokens - tokens_at_start) / seconds)
-                if self._patience_ended():
-                    self.track.stopped_early = True
-                    break
-                self._save_if_due(asked_to_stop, last=self.track.step == num_steps)
+            for number in range(self.track.stage, len(self.stages)):
+                self._enter_stage(number)
+                num_steps = self.track.stage_begun + sum(
+                    stage.steps for stage, _ in self.stages[number:]
+                )
+                for stage_step, batch in self._batches(number):
+                    self._take_step(number, stage_step, batch)
+                    # A clock may stand still between two readings, or be set back.
+                    seconds = max(self.context.clock() - begun, 1e-9)
+                    self._report(num_steps, (self.track.tokens - tokens_at_start) / seconds)
+                    if self._patience_ended():
+                        self._end_stage_early(number)
+                        break
+                    self._save_if_due(asked_to_stop, last=self.track.step == num_steps)
             self.checkpoints.finish()
 
-    def _batches(self) -> Iterator[tuple[int, int, list[int]]]:
-        """Yield (stage number, step within the stage, row indices) of every remaining step."""
-        previous_steps = 0
-        for number, (stage, _) in enumerate(self.stages):
-            batches = self._plan(number)
-            # The plan is made anew from its seed, so a resumed training sees the same batches.
-            num_done = max(self.track.step - previous_steps, 0)
-            for stage_step in range(num_done, stage.steps):
-                yield number, stage_step, batches[stage_step]
-            previous_steps += stage.steps
+    def _enter_stage(self, number: int) -> None:
+        """Begin a stage, unless a checkpoint is within it already."""
+        track = self.track
+        if number == track.stage:
+            return
+        track.stage = number
+        track.stage_begun = track.step
+        # The best weights of a stage that taught something else are no result of this one.
+        track.best_step = 0
+        self.best = {}
+
+    def _end_stage_early(self, number: int) -> None:
+        stage, _ = self.stages[number]
+        if number + 1 == len(self.stages):
+            self.track.stopped_early = True
+        elif self.rank == 0:
+            self.context.progress.note(
+                f"stage {stage.name} ended early, at step {self.track.step}: the dev loss of its "
+                "rows no longer falls; the next stage goes on from here"
+            )
+
+    def _batches(self, number: int) -> Iterator[tuple[int, list[int]]]:
+        """Yield (step within the stage, row indices) of every remaining step of a stage."""
+        stage, _ = self.stages[number]
+        batches = self._plan(number)
+        # The plan is made anew from its seed, so a resumed training sees the same batches.
+        num_done = self.track.step - self.track.stage_begun
+        for stage_step in range(num_done, stage.steps):
+            yield stage_step, batches[stage_step]
 
     def _plan(self, number: int) -> list[list[int]]:
         """Return the row indices of every step of a stage."""
@@ -166,7 +189,8 @@ class Loop:
         last_of_stage = stage_step + 1 == stage.steps
         last_of_all = last_of_stage and stage_number + 1 == len(self.stages)
         dev_loss = None
-        if self.dev_rows and (track.step % section.evaluate_every == 0 or last_of_all):
+        due = track.step % section.evaluate_every == 0 or last_of_all
+        if self.dev_rows[stage_number] and due:
             dev_loss = self._evaluate()
         track.log.append(
             LogEntry(
@@ -290,18 +314,19 @@ class Loop:
         """Return the mean dev loss per token; keep the weights if it is the lowest (collective)."""
         dev_loss = self.dev_loss()
         track = self.track
-        if not track.dev_losses or dev_loss < min(loss for _, loss in track.dev_losses):
+        if dev_loss < min(track.stage_dev_losses, default=math.inf):
             self.best = engine_state.own_share(self.engine, engine_state.full_weight)
             track.best_step = track.step
         track.dev_losses.append((track.step, dev_loss))
         return dev_loss
 
     def dev_loss(self) -> float:
-        """Return the mean dev loss per token (collective).
+        """Return the mean loss per token of the stage's dev rows (collective).
 
         Every process takes its share of length-sorted batches.
         """
-        lengths = [len(row.ids) for row in self.dev_rows]
+        dev_rows = self.dev_rows[self.track.stage]
+        lengths = [len(row.ids) for row in dev_rows]
         batches = list(length_sorted_batches(lengths, max(self.micro_batches.micro_batch_size, 1)))
         total = torch.zeros((), device=self.device)
         self.engine.module.eval()
@@ -312,17 +337,17 @@ class Loop:
                 # for under ZeRO-3 a forward pass gathers weights from all processes.
                 batch = idle_batch(self.micro_batches.pad_id)
                 if index < len(batches):
-                    batch_rows = [self.dev_rows[row] for row in batches[index]]
+                    batch_rows = [dev_rows[row] for row in batches[index]]
                     batch = collate(batch_rows, self.micro_batches.pad_id)
                 total += self.engine.module(batch.to(self.device)).float()
         self.engine.module.train()
         if self.world_size > 1:
             dist.all_reduce(total)
-        return float(total) / sum(row.num_targets for row in self.dev_rows)
+        return float(total) / sum(row.num_targets for row in dev_rows)
 
     def _patience_ended(self) -> bool:
         """Return True if the last evaluations, as many as the patience, were all no improvement."""
-        losses = [loss for _, loss in self.track.dev_losses]
+        losses = self.track.stage_dev_losses
         patience = self.job.section.early_stopping_patience
         if len(losses) <= patience:
             return False

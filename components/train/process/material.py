@@ -14,6 +14,7 @@ from components.train.process.row_batches import (
     TrainingSet,
     balanced,
     dev_set,
+    is_of_stage,
     training_set,
 )
 
@@ -24,7 +25,8 @@ class Material:
 
     codec: Codec
     stages: list[tuple[Stage, TrainingSet]]
-    dev_rows: list[EncodedRow]
+    dev_rows: list[list[EncodedRow]]
+    """Of each stage, those of the kind that it learns from."""
     prompts: list[Asked]
     """Prompts of the dev rows."""
     num_rows: int
@@ -33,7 +35,8 @@ class Material:
     """Rows of the mix that belong to no stage."""
     num_too_long: int
     """Rows of the mix that are longer than `train.max_length`, and were left out or cut."""
-    dev_too_long: TooLong
+    dev_too_long: list[TooLong]
+    """Of each stage."""
 
     @property
     def kind(self) -> Kind:
@@ -79,9 +82,19 @@ def load_material(job: Job) -> Material:
     dev_split: list[TrainingRow] = []
     if job.dev.stat().st_size:
         dev_split = list(read_rows(job.dev, TrainingRow))
-    dev_rows, dev_too_long = dev_set(
-        dev_split, codec, section.max_length, section.turns, section.too_long
-    )
+    dev_rows = []
+    dev_too_long = []
+    for stage in job.stages:
+        # Labels that pretraining has not taught yet would end it, and raw text, which is far more
+        # tokens, would end the supervised stage.
+        of_stage = [
+            row for row in dev_split if is_of_stage(row, stage.name, with_text=not has_pretrain)
+        ]
+        stage_rows_of_dev, long_rows = dev_set(
+            of_stage, codec, section.max_length, section.turns, section.too_long
+        )
+        dev_rows.append(stage_rows_of_dev)
+        dev_too_long.append(long_rows)
     used = {name for _, stage_rows in stages for name in stage_rows.names}
     long_names = {name for _, stage_rows in stages for name in stage_rows.too_long.names}
     return Material(

@@ -80,7 +80,7 @@ def training_set(
     Raises:
         UserError: there is nothing to learn from, or a row is too long and may not be.
     """
-    chosen = [row for row in rows if _is_of_stage(row, stage, with_text=with_text)]
+    chosen = [row for row in rows if is_of_stage(row, stage, with_text=with_text)]
     if not chosen:
         needed = "raw text (rows without a prompt)" if stage == "pretrain" else "rows with a prompt"
         raise UserError(
@@ -129,7 +129,8 @@ def _with_worse(encoded: EncodedRow, row: TrainingRow, codec: Codec) -> EncodedR
     return replace(encoded, worse=EncodedRow(ids, num_masked))
 
 
-def _is_of_stage(row: TrainingRow, stage: str, *, with_text: bool) -> bool:
+def is_of_stage(row: TrainingRow, stage: str, *, with_text: bool) -> bool:
+    """Return whether a stage learns from a row; see `training_set`."""
     if row.prompt and not row.is_text:
         return stage == "sft"
     return stage == "pretrain" or with_text

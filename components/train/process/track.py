@@ -16,10 +16,15 @@ class Track:
     step: int = 0
     updates: int = 0
     """Steps that changed the weights."""
+    stage: int = 0
+    """Number of the stage, from 0."""
+    stage_begun: int = 0
+    """Steps before this stage."""
     log: list[LogEntry] = field(default_factory=list)
     dev_losses: list[tuple[int, float]] = field(default_factory=list)
-    """(step, mean loss per token)."""
+    """(step, mean loss per token), of all stages."""
     best_step: int = 0
+    """Step with the lowest dev loss of this stage; 0 before any."""
     tokens: int = 0
     positions: int = 0
     """Token positions that all processes computed, padding included."""
@@ -30,6 +35,12 @@ class Track:
     dropped: int = 0
     dropped_in_a_row: int = 0
     stopped_early: bool = False
+    """The last stage ended by early stopping."""
+
+    @property
+    def stage_dev_losses(self) -> list[float]:
+        """Dev losses of this stage: another stage has other dev rows."""
+        return [loss for step, loss in self.dev_losses if step > self.stage_begun]
 
     def as_json(self) -> dict[str, JsonValue]:
         """Return the document that a checkpoint stores."""

@@ -120,6 +120,7 @@ def prepare_run(job: Job, context: Context, device: torch.device) -> Run:
             "training",
         )
     _note_long_rows(job, context, material)
+    _note_stages_without_dev_rows(context, material)
     model = build_model(job)
     size = model_size(model)
     estimate = _preflight(job, context, material, model, size)
@@ -147,7 +148,9 @@ def prepare_run(job: Job, context: Context, device: torch.device) -> Run:
 def _note_long_rows(job: Job, context: Context, material: Material) -> None:
     """Say which rows are longer than the recipe allows, and what became of them."""
     subjects = {f"stage {stage.name}": rows.too_long for stage, rows in material.stages}
-    subjects["the dev split"] = material.dev_too_long
+    for (stage, _), too_long in zip(material.stages, material.dev_too_long, strict=True):
+        named = f" of stage {stage.name}" if len(material.stages) > 1 else ""
+        subjects[f"the dev split{named}"] = too_long
     fate = "cut" if job.section.too_long == "cut" else "left out"
     for subject, too_long in subjects.items():
         if not too_long.names:
@@ -159,6 +162,19 @@ def _note_long_rows(job: Job, context: Context, material: Material) -> None:
             f"{subject}: {fate}, since longer than train.max_length {job.section.max_length}: "
             f"{len(too_long.names)} (longest {too_long.longest} tokens): {shown}{more}",
         )
+
+
+def _note_stages_without_dev_rows(context: Context, material: Material) -> None:
+    """Say which stage nothing can stop early, though there is a dev split."""
+    if not any(material.dev_rows) and not material.prompts:
+        return
+    for (stage, _), dev_rows in zip(material.stages, material.dev_rows, strict=True):
+        if not dev_rows:
+            kind = "raw text" if stage.name == "pretrain" else "rows with a prompt"
+            _note(
+                context,
+                f"stage {stage.name}: the dev split has no {kind}, so it takes all of its steps",
+            )
 
 
 def resume_or_start(run: Run, checkpoints: Checkpoints) -> Loop:
@@ -227,7 +243,8 @@ def _export(run: Run, loop: Loop, costs: Costs) -> None:
     if dist.get_rank() == 0:
         # The engine's module is the objective, which holds the model as `model`.
         plain = {name.removeprefix("model."): value for name, value in weights.items()}
-        exported = export(run.job, plain, run.material.codec, run.material.dev_rows)
+        last_dev_rows = run.material.dev_rows[-1]
+        exported = export(run.job, plain, run.material.codec, last_dev_rows)
         outcome = _outcome(run, loop.track, ds.optimizer_name(loop.engine), exported)
         write_rows(run.job.output / artifacts.LOG, loop.track.log)
         measured = Measured(summary=outcome, costs=costs)
@@ -309,10 +326,11 @@ def _note(context: Context, text: str) -> None:
 
 def _outcome(run: Run, track: Track, optimizer: str, exported: Exported) -> TrainingOutcome:
     job = run.job
-    losses = [entry.loss for entry in track.log if entry.loss is not None]
+    last_stage = track.log[track.stage_begun :]
+    losses = [entry.loss for entry in last_stage if entry.loss is not None]
     num_last = max(1, len(losses) // 10)
     last_losses = losses[-num_last:]
-    dev_losses = [loss for _, loss in track.dev_losses]
+    dev_losses = track.stage_dev_losses
     return TrainingOutcome(
         steps=len(track.log),
         best_step=track.best_step or len(track.log),
@@ -324,7 +342,9 @@ def _outcome(run: Run, track: Track, optimizer: str, exported: Exported) -> Trai
         stopped_early=track.stopped_early,
         tokens_trained=track.tokens,
         rows_too_long=run.material.num_too_long,
-        dev_rows_too_long=len(run.material.dev_too_long.names),
+        dev_rows_too_long=len(
+            {name for too_long in run.material.dev_too_long for name in too_long.names}
+        ),
         skipped_steps=track.dropped,
         padding_share=1 - track.tokens / track.positions,
         num_processes=dist.get_world_size(),
