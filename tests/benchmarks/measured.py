@@ -92,7 +92,13 @@ MEASURED: dict[str, tuple[str, ...]] = {
     "mutants": ("tests/benchmarks/mutants.toml", *_GATE, "components/select"),
     "noise": _ROUND,
     "promises": ("components/runtime", "components/storage", "tests/promises"),
-    "recipes": ("recipes/reflection.yaml", "recipes/self-feedback.yaml", *_CAMPAIGN),
+    "recipes": (
+        "recipes/meta-update.yaml",
+        "recipes/reflection.yaml",
+        "recipes/self-feedback.yaml",
+        "tests/benchmarks/meta_update.py",
+        *_CAMPAIGN,
+    ),
     "release": (*_GATE, "components/publish"),
     "resume": (
         "components/cli/local",

@@ -1,7 +1,7 @@
 """Figures of ready recipes: `python -m tests.benchmarks.recipes [NAME …] [--seed N]`. Without names,
 all of them, half an hour each on two cores.
 
-They take the questions of TREC from `--data`, a folder with train.jsonl and test.jsonl.
+All but meta-update take the questions of TREC from `--data`, a folder with train.jsonl and test.jsonl.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from components.contracts.state import RoundRecord
 from components.contracts.summaries import EvaluateSummary, SelectSummary
 from components.runtime.receipts import Receipt, fetch, read_receipt, read_summary
 from components.statistics import jensen_shannon
+from tests.benchmarks import meta_update
 from tests.benchmarks.campaigns import Finished, compare, control, results, run_campaign
 from tests.benchmarks.figures import record
 
@@ -49,11 +50,14 @@ def measure(name: str, seed: int, data: Path, folder: Path) -> None:
     """Run one recipe in a folder and record its figures."""
     overrides = [f"seed={seed}", *_sources(name, data, folder)]
     finished = run_campaign(f"recipes/{name}.yaml", folder, overrides, rounds=4)
-    print(rounds_table(finished))
+    if name != "meta-update":
+        print(rounds_table(finished))
     command = f"python -m tests.benchmarks.recipes {name} --seed {seed}"
     figures = MEASURES[name](finished)
     if name == "pretrain-finetune":
         figures |= label_saving(folder, overrides)
+    if name == "meta-update":
+        figures |= meta_update.figures(finished, folder)
     for figure, (value, unit, bound) in figures.items():
         print(f"recipe.{name}.{figure} = {value:.4g} {unit} (bound {bound})")
         record(f"recipe.{name}.{figure}", value, unit, bound, command, seed)
@@ -61,6 +65,8 @@ def measure(name: str, seed: int, data: Path, folder: Path) -> None:
 
 def _sources(name: str, data: Path, folder: Path) -> list[str]:
     """Overrides that name the data files of a recipe."""
+    if name == "meta-update":
+        return []
     files = [data / "train.jsonl", data / "test.jsonl"]
     if name == "pretrain-finetune":
         folder.mkdir(parents=True, exist_ok=True)
@@ -189,10 +195,16 @@ def pretrain_finetune(finished: Finished) -> Figures:
     return gain_figures(finished, bag_of_words_bound="shown beside")
 
 
+def minutes(finished: Finished) -> Figures:
+    """Wall time of a campaign, whose other figures need campaigns beside it."""
+    return {"minutes": (finished.view.totals.wall_seconds / 60, "min", "≤ 30")}
+
+
 MEASURES: dict[str, Callable[[Finished], Figures]] = {
     "reflection": reflection,
     "self-feedback": self_feedback,
     "pretrain-finetune": pretrain_finetune,
+    "meta-update": minutes,
 }
 
 
