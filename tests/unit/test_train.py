@@ -18,6 +18,7 @@ from components.errors import UserError
 from components.modeling.encoding import load_codec
 from components.modeling.likelihood import CompletionLoss, EncodedRow, collate, mean_loss
 from components.modeling.load import load_model
+from components.train.process.preflight import check_rows
 from components.train.process.row_batches import (
     TooLongRule,
     TrainingSet,
@@ -155,6 +156,21 @@ def test_a_row_is_cut_at_its_end_and_left_out_if_nothing_to_learn_is_left() -> N
     rows = rows[-1:]
     with pytest.raises(UserError, match=r"1 of 1 rows are longer than train\.max_length 10"):
         fitted("drop")
+
+
+def test_a_continuation_of_a_text_may_be_cut_into_windows_which_end_anywhere() -> None:
+    model, codec = tiny_model()
+    rows = [
+        TrainingRow(
+            id="own", prompt="1+1=", completion="2" * 30, source="self", round=1, is_text=True
+        ),
+        TrainingRow(
+            id="short", prompt="1+1=", completion="2", source="self", round=1, is_text=True
+        ),
+    ]
+    taught = training_set(rows, codec, "sft", with_text=True, max_length=10, weighting="sampling")
+    assert taught.names == ["own"] * 4 + ["short"]
+    check_rows("sft", taught, codec, model)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "llama-nope", "gpt2", "lstm"])

@@ -45,8 +45,8 @@ class TrainingSet:
     """Id of the training row that each row is from. A long text makes several rows."""
     too_long: TooLong = field(default_factory=lambda: TooLong([], 0))
     going_on: frozenset[str] = frozenset()
-    """Ids of raw text that was cut out of a longer one, and of answers that were cut off as they
-    were sampled: no end is learned behind them."""
+    """Ids of raw text that was cut out of a longer one or into windows, and of answers that were cut
+    off as they were sampled: not all of their rows end."""
 
 
 def training_set(
@@ -90,11 +90,16 @@ def training_set(
     encoded: list[EncodedRow] = []
     shares: list[float] = []
     names: list[str] = []
+    going_on = {row.id for row in chosen if row.goes_on}
     mean_weight = sum(row.weight for row in chosen) / len(chosen)
     for row in chosen:
         loss_weight = row.weight / mean_weight if weighting == "loss" else 1.0
         share = row.weight if weighting == "sampling" else 1.0
-        for piece in _encoded(row, codec, max_length, turns):
+        pieces = _encoded(row, codec, max_length, turns)
+        # All windows of a text but the last one go on.
+        if row.is_text and len(pieces) > 1:
+            going_on.add(row.id)
+        for piece in pieces:
             piece_row = EncodedRow(
                 piece.ids, piece.num_masked, loss_weight, piece.gaps, wrong=row.wrong
             )
@@ -115,7 +120,7 @@ def training_set(
         shares=[shares[index] for index in kept],
         names=[names[index] for index in kept],
         too_long=long_rows,
-        going_on=frozenset(row.id for row in chosen if row.goes_on),
+        going_on=frozenset(going_on),
     )
 
 
