@@ -15,6 +15,7 @@ from components.contracts.recipe import Metric
 from components.contracts.rows import Result
 from components.contracts.summaries.evaluate import Estimate
 from components.errors import UserError
+from components.macro_f1 import influences, macro_f1
 from components.statistics import cluster_totals, student_quantile, wilson_interval
 
 # The exponential of a diverged model's loss would overflow, and JSON has no infinity.
@@ -213,6 +214,54 @@ def score_gains(pairs: Sequence[tuple[Result, Result]]) -> list[float]:
     return [score_of(new) - score_of(old) for old, new in pairs]
 
 
+def macro_f1_of(rows: Sequence[Result]) -> Estimate:
+    """Return the mean of F1 over the classes, 0 to 1, by the likeliest class of each prompt.
+
+    The interval is by Student's t over what each prompt changes.
+    """
+    choices = [choice_of(row) for row in rows]
+    value = macro_f1(choices)
+    half_width = 1.0
+    if len(rows) > 1:
+        squares = math.fsum(change * change for change in influences(choices))
+        variance = squares / (len(rows) * (len(rows) - 1))
+        half_width = student_quantile(0.975, len(rows) - 1) * math.sqrt(variance)
+    return Estimate(
+        value=value,
+        low=max(0.0, value - half_width),
+        high=min(1.0, value + half_width),
+        n=len(rows),
+    )
+
+
+def choice_of(row: Result) -> tuple[str, str]:
+    """Return (right class, likeliest class) of a prompt.
+
+    Raises:
+        UserError: The prompt asks for no class, or there are too many or too few classes.
+    """
+    if not row.label or not row.predicted:
+        raise UserError(
+            f"decide.goal.metric is macro_f1, and prompt {row.prompt_id} of split {row.split} has "
+            "no likeliest class: give rows of text and label, of at least two classes"
+        )
+    return row.label, row.predicted
+
+
+def class_choices(pairs: Sequence[tuple[Result, Result]]) -> list[tuple[str, str, str]]:
+    """Return (right class, the old model's, the new model's likeliest class) of each prompt.
+
+    Args:
+        pairs: (old, new) result of each prompt.
+    """
+    return [(*choice_of(old), choice_of(new)[1]) for old, new in pairs]
+
+
+def class_gains(choices: Sequence[tuple[str, str, str]]) -> list[float]:
+    """Return 1 where the new model alone finds the class, -1 where the old one alone does, else 0."""
+    return [float(right == new) - float(right == old) for right, old, new in choices]
+
+
 def _mean_of(values: Sequence[float], rows: Sequence[Result], largest: float) -> Estimate:
     """Return the mean of a value from 0 to `largest` of each row."""
     mean = math.fsum(values) / len(values)
@@ -286,5 +335,6 @@ _MEASURES: dict[Metric, Measure] = {
     "accuracy": Measure("accuracy", accuracy_of, higher_is_better=True, text=percent),
     "perplexity": Measure("perplexity", perplexity_of, higher_is_better=False, text=_plain),
     "brier": Measure("brier", brier_of, higher_is_better=False, text=_plain),
+    "macro_f1": Measure("macro_f1", macro_f1_of, higher_is_better=True, text=_plain),
     "mean_score": Measure("mean_score", mean_score_of, higher_is_better=True, text=_plain),
 }

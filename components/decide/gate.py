@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from components.bounded_mean import MeanTest, bounded_mean_test
 from components.contracts.recipe import DecideSection
@@ -14,7 +14,16 @@ from components.contracts.state import RoundRecord
 from components.decide.guards import Alarm
 from components.errors import Corrupt, UserError
 from components.family_means import family_mean_test
-from components.measures import MAX_BRIER, brier_gains, loss_gains, score_gains, unit_of
+from components.macro_f1 import macro_f1, macro_f1_test
+from components.measures import (
+    MAX_BRIER,
+    brier_gains,
+    class_choices,
+    class_gains,
+    loss_gains,
+    score_gains,
+    unit_of,
+)
 from components.statistics import (
     mcnemar_one_sided,
     mcnemar_size,
@@ -37,8 +46,8 @@ class Graded:
     families: int
     """Number of families."""
     unit: str
-    """`points` of accuracy (the gain is a share), `error`, `brier`, `score`, or `loss` in nats per
-    token."""
+    """`points` of accuracy (the gain is a share), `error`, `brier`, `score`, `macro_f1`, or `loss` in
+    nats per token."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +62,8 @@ class Comparison:
     """Prompts that only the champion got right (or where its error or loss is smaller)."""
     p_value: float
     """One-sided probability of such a gain if the candidate were no better: exact McNemar; for
-    `graded` Gaffke's test of a bounded mean, of losses Student's t over families."""
+    `graded` Gaffke's test of a bounded mean, or class by class (macro_f1.py), of losses Student's t
+    over families."""
     level: float
     """Highest p-value that proves a gain in this round (`alpha_account.level_of_round`)."""
     graded: Graded | None = None
@@ -105,6 +115,12 @@ class Comparison:
                 f"{self.losses} with a smaller one"
             )
             gain = f"mean score {self.gain:+.4f}"
+        elif self._unit == "macro_f1":
+            counts = (
+                f"the class of {self.wins} prompts only the candidate found, of {self.losses} only "
+                "the champion"
+            )
+            gain = f"macro-F1 {self.gain:+.4f}"
         families = ""
         if self.graded is not None:
             families = f" in {self.graded.families} families"
@@ -124,6 +140,8 @@ class Comparison:
             gain = f"a Brier score less by {self.detectable:.4f}"
         elif self._unit == "score":
             gain = f"a mean score more by {self.detectable:.4f}"
+        elif self._unit == "macro_f1":
+            gain = f"a macro-F1 more by {self.detectable:.4f}"
         elif self._unit == "loss":
             gain = f"{-100 * math.expm1(-self.detectable):.2f} % of the perplexity"
         return f"these prompts are enough to show a gain of {gain} four times out of five"
@@ -152,7 +170,7 @@ def compare(
 
     Right or wrong, each prompt alone: exact McNemar. With `section.family`, of errors, scores and
     Brier scores: Gaffke's test over families, which holds for skewed gains too. Losses: Student's t over
-    families, or over stretches of neighbouring text.
+    families, or over stretches of neighbouring text. Macro-F1: a test of its own, class by class.
 
     Args:
         champion: Validation results of the champion.
@@ -184,6 +202,8 @@ def compare(
         return by_gains(brier_gains(pairs), families, level, "brier", MAX_BRIER)
     if section.compared_by == "score":
         return by_gains(score_gains(pairs), families, level, "score")
+    if section.compared_by == "macro_f1":
+        return _by_macro_f1(pairs, families, level)
     if section.score == "right" and len(set(families)) == len(pairs):
         # Pairs that agree, right or wrong, carry no information about the difference.
         wins = 0
@@ -235,6 +255,18 @@ def _by_losses(pairs: Pairs, families: Sequence[str], level: float) -> Compariso
             )
     gains = loss_gains(pairs)
     return _graded(gains, families, level, "loss", family_mean_test(gains, families, level))
+
+
+def _by_macro_f1(pairs: Pairs, families: Sequence[str], level: float) -> Comparison:
+    """Compare by macro-F1, which is no mean over prompts: the gain is that of the whole."""
+    choices = class_choices(pairs)
+    comparison = _graded(
+        class_gains(choices), families, level, "macro_f1", macro_f1_test(choices, level)
+    )
+    assert comparison.graded is not None
+    old = macro_f1([(right, champion) for right, champion, _ in choices])
+    new = macro_f1([(right, candidate) for right, _, candidate in choices])
+    return replace(comparison, graded=replace(comparison.graded, gain=new - old))
 
 
 def _graded(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from components.contracts.rows import MAX_CLASSES, Prompt, label_of
 from components.contracts.verifier_names import own_name
 from components.errors import UserError
 from components.family_means import LEAST_FAMILIES
+from components.macro_f1 import LEAST_PER_CLASS
 from components.statistics import alpha_of_round
 
 
@@ -82,6 +84,8 @@ def outlook_of(recipe: Recipe, validation: Sequence[Prompt], num_unlabelled: int
         return Outlook(units, kind="Brier scores")
     if recipe.decide.compared_by == "score":
         return Outlook(units, kind="scores of answers")
+    if recipe.decide.compared_by == "macro_f1":
+        return Outlook(units, kind="macro-F1")
     return Outlook(units, wins_needed)
 
 
@@ -115,8 +119,10 @@ def check_references(recipe: Recipe, measured: Mapping[str, Sequence[Prompt]]) -
         recipe: The recipe.
         measured: Split → its prompts.
     """
-    if recipe.decide.goal.metric == "brier":
-        _check_classes(measured)
+    if recipe.decide.goal.metric in ("brier", "macro_f1"):
+        _check_classes(recipe.decide.goal.metric, measured)
+    if recipe.decide.goal.metric == "macro_f1":
+        _check_rare_classes(measured)
     if recipe.decide.goal.metric == "mean_score":
         _check_graded(measured)
     if recipe.decide.goal.metric != "perplexity":
@@ -131,17 +137,32 @@ def check_references(recipe: Recipe, measured: Mapping[str, Sequence[Prompt]]) -
             )
 
 
-def _check_classes(measured: Mapping[str, Sequence[Prompt]]) -> None:
-    """Raise UserError if a Brier score is asked for, and prompts are not of text and label."""
+def _check_classes(metric: str, measured: Mapping[str, Sequence[Prompt]]) -> None:
+    """Raise UserError if the measure is of classes, and prompts are not of text and label."""
     for split, prompts in measured.items():
         labels = {label_of(prompt) for prompt in prompts}
         without = sum(not label_of(prompt) for prompt in prompts)
         if without or (prompts and not 2 <= len(labels) <= MAX_CLASSES):
             raise UserError(
-                f"decide.goal.metric is brier, and split {split} has {without} of {len(prompts)} "
+                f"decide.goal.metric is {metric}, and split {split} has {without} of {len(prompts)} "
                 f"prompts without a class and {len(labels - {''})} classes: give rows of text and "
                 f"label, of 2 to {MAX_CLASSES} classes, or use metric accuracy"
             )
+
+
+def _check_rare_classes(measured: Mapping[str, Sequence[Prompt]]) -> None:
+    """Raise UserError if validation has too few prompts of a class for the gate's test."""
+    labels = {label_of(prompt) for prompts in measured.values() for prompt in prompts}
+    counts = Counter(label_of(prompt) for prompt in measured.get("validation", ()))
+    rare = [
+        f"{label} {counts[label]}" for label in sorted(labels) if counts[label] < LEAST_PER_CLASS
+    ]
+    if rare:
+        raise UserError(
+            f"decide.goal.metric is macro_f1, and validation has fewer than {LEAST_PER_CLASS} "
+            f"prompts of some classes ({', '.join(rare)}): so few prove nothing about a class; add "
+            "rows of them, raise data.fractions.validation, or use metric accuracy or brier"
+        )
 
 
 def _check_graded(measured: Mapping[str, Sequence[Prompt]]) -> None:

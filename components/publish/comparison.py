@@ -14,10 +14,13 @@ from components.contracts.recipe import ComparedBy, Metric, Recipe
 from components.contracts.rows import Prompt, Result, label_of
 from components.contracts.summaries.publish import Rival, RivalKind, Split, Verdict
 from components.family_means import family_mean_test
+from components.macro_f1 import macro_f1_test
 from components.measures import (
     MAX_BRIER,
     brier_gains,
     class_choice,
+    class_choices,
+    class_gains,
     loss_gains,
     measure_of,
     score_gains,
@@ -86,29 +89,30 @@ def results_of(
     if recipe.decide.goal.metric == "perplexity":
         return _likelihoods(recipe, model, codec, prompts, split)
     results = _answers(context, recipe, model, codec, prompts, split)
-    if recipe.decide.goal.metric == "brier":
-        return _with_label_errors(results, model, codec, prompts)
+    if recipe.decide.goal.metric in ("brier", "macro_f1"):
+        return _with_classes(results, model, codec, prompts)
     return results
 
 
-def _with_label_errors(
+def _with_classes(
     results: Sequence[Result], model: PreTrainedModel, codec: Codec, prompts: Sequence[Prompt]
 ) -> list[Result]:
-    """Return results with the Brier scores of the classes that occur among the prompts."""
+    """Return results with likeliest class and Brier score, of the classes that the prompts have."""
     from components.modeling.scoring import label_probabilities
 
     labels = sorted({label_of(prompt) for prompt in prompts} - {""})
     asked = [prompt.asked for prompt in prompts]
     probabilities = label_probabilities(model, codec, asked, labels, _LABEL_BATCH)
-    return [
-        result.model_copy(
-            update={
-                "label_error": class_choice(labels, chances, label_of(prompt)).squared_error,
-                "label": label_of(prompt),
-            }
-        )
-        for result, prompt, chances in zip(results, prompts, probabilities, strict=True)
-    ]
+    with_classes = []
+    for result, prompt, chances in zip(results, prompts, probabilities, strict=True):
+        choice = class_choice(labels, chances, label_of(prompt))
+        update = {
+            "label": label_of(prompt),
+            "predicted": choice.name,
+            "label_error": choice.squared_error,
+        }
+        with_classes.append(result.model_copy(update=update))
+    return with_classes
 
 
 def _answers(
@@ -188,6 +192,8 @@ def compare(
     bounded mean; losses: Student's t over families; all as the gate has it. The margin is not for
     the base model, which must be beaten.
     """
+    if rule.score == "macro_f1":
+        return _compare_macro_f1(kind, name, rival, champion, rule)
     gains, largest_loss = _gains(rival, champion, rule.score)
     # A prompt without the tag resembles no other.
     families = [row.tags.get(rule.family, unit_of(row)) for row in champion]
@@ -216,6 +222,41 @@ def compare(
         losses=losses,
         gain=gain,
         p_value=test.p_value,
+        level=rule.level,
+        why=why,
+    )
+
+
+def _compare_macro_f1(
+    kind: RivalKind, name: str, rival: Sequence[Result], champion: Sequence[Result], rule: Rule
+) -> Rival:
+    """Return the same as `compare`, by macro-F1."""
+    choices = class_choices(list(zip(rival, champion, strict=True)))
+    gains = class_gains(choices)
+    wins = sum(gain > 0 for gain in gains)
+    losses = sum(gain < 0 for gain in gains)
+    scores = measure_of(rule.metric).estimate(rival)
+    gain = measure_of(rule.metric).estimate(champion).value - scores.value
+    p_value = macro_f1_test(choices, rule.level).p_value
+    margin = rule.margin if kind != "base" else None
+    verdict: Verdict = "better" if gain > 0 and p_value <= rule.level else "not proved"
+    why = (
+        f"the class of {wins} prompts only the champion found, of {losses} only the rival, of "
+        f"{len(gains)} (macro-F1 {gain:+.4f}); p = {p_value:.2g}, needed {rule.level:.3g}"
+    )
+    if verdict != "better" and margin is not None:
+        p_margin = macro_f1_test(choices, rule.level, margin).p_value
+        verdict = "non-inferior" if p_margin <= rule.level else "not proved"
+        why += f"; p = {p_margin:.2g} of a loss of {margin:g} or more"
+    return Rival(
+        kind=kind,
+        name=name,
+        scores=scores,
+        verdict=verdict,
+        wins=wins,
+        losses=losses,
+        gain=gain,
+        p_value=p_value,
         level=rule.level,
         why=why,
     )

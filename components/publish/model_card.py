@@ -21,6 +21,7 @@ METRIC_NAMES: dict[Metric, str] = {
     "perplexity": "perplexity per token",
     "brier": "Brier score of the classes",
     "mean_score": "mean score of greedy answers",
+    "macro_f1": "macro-F1 of the likeliest classes",
 }
 _HUB_DATASET = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)@")
 

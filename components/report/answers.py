@@ -41,8 +41,8 @@ class ComparedAnswers:
 
     num_prompts: int
     num_won: int
-    """Prompts that the champion does better by the measure: it alone is right, its score is higher,
-    its loss or its Brier score is lower."""
+    """Prompts that the champion does better by the measure: it alone is right or finds the class, its
+    score is higher, its loss or its Brier score is lower."""
     num_lost: int
     """The same of the base."""
     won: tuple[AnswerPair, ...]
@@ -121,6 +121,8 @@ def _is_better(result: Result, other: Result, metric: Metric) -> bool:
             new, old = result.label_error, other.label_error
         case "mean_score":
             new, old = result.score, other.score
+        case "macro_f1":
+            new, old = (float(row.predicted == row.label) for row in (result, other))
         case "accuracy":
             new, old = None, None
     if new is None or old is None:

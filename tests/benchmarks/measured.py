@@ -81,6 +81,11 @@ MEASURED: dict[str, tuple[str, ...]] = {
         "components/storage/store.py",
     ),
     "gate": (*_GATE, *_GATE_BENCHMARK),
+    "gate_macro_f1": (
+        "components/bounded_mean.py",
+        "components/macro_f1.py",
+        "components/statistics.py",
+    ),
     "generation": _SAMPLING,
     "generation_vllm": _SAMPLING,
     "gpu": _TRAINING,
@@ -115,8 +120,11 @@ MEASURED: dict[str, tuple[str, ...]] = {
     "votes": ("recipes/labelfree.yaml", *_ROUND),
 }
 """Benchmark → files and folders that its figures measure, relative to the root."""
-PARTS = {("containers", "--sizes"): ("docker",)}
-"""(benchmark, option) → the same, for a part of a benchmark that measures less."""
+PARTS = {
+    ("containers", "--sizes"): ("docker",),
+    ("recipes", "pretrain-finetune"): ("recipes/pretrain-finetune.yaml", *_CAMPAIGN),
+}
+"""(benchmark, word of its command) → the same, for a part of a benchmark that measures less."""
 
 
 def benchmark_of(command: str) -> str | None:

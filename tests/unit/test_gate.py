@@ -270,6 +270,7 @@ def test_numeric_answers_can_be_compared_by_how_far_off_they_are() -> None:
         ("error", "mean absolute error -0.02"),
         ("brier", "mean Brier score -0.0200"),
         ("score", "mean score +0.0200"),
+        ("macro_f1", "macro-F1 +0.0200"),
         ("loss", "perplexity -1.98 %"),
     ],
 )

@@ -230,6 +230,35 @@ def test_answers_are_compared_by_the_measure_of_the_campaign(
     assert [pair.prompt for pair in compared.lost] == ["text 2"]
 
 
+def test_answers_are_compared_by_the_classes_where_macro_f1_is_the_measure(
+    context: Context,
+) -> None:
+    prompts = [ask(f"text {number}", "a") for number in range(3)]
+
+    def evaluated(*predicted: str) -> Receipt:
+        results = [
+            Result(
+                prompt_id=prompt.id,
+                split="test",
+                correct=True,
+                text="",
+                finished=True,
+                num_tokens=1,
+                label="a",
+                predicted=name,
+            )
+            for prompt, name in zip(prompts, predicted, strict=True)
+        ]
+        return store(context, "evaluate", {"results.jsonl": results}, {"of": str(predicted)})
+
+    prepared = store(context, "prepare", {"splits/test.jsonl": prompts}, {})
+    compared = compared_answers(
+        context, prepared, evaluated(*"bab"), evaluated(*"aba"), "macro_f1", 6
+    )
+    assert compared is not None
+    assert (compared.num_won, compared.num_lost) == (2, 1)
+
+
 def test_a_command_in_a_sentence_is_shown_as_code(page: str) -> None:
     assert "Use it. <code>ratchet try --compare</code> asks it" in page
 

@@ -12,11 +12,11 @@ MAX_RETENTION_MARGIN = 0.2
 """Share of tokens. Who wants to allow a greater loss switches the guard off in so many words."""
 
 
-Metric = Literal["accuracy", "perplexity", "brier", "mean_score"]
+Metric = Literal["accuracy", "perplexity", "brier", "mean_score", "macro_f1"]
 """Measures of a model that goal, gate, release and report share; `components.measures` has them."""
 
 
-ComparedBy = Literal["right", "error", "loss", "brier", "score"]
+ComparedBy = Literal["right", "error", "loss", "brier", "score", "macro_f1"]
 """Scores of a prompt."""
 
 
@@ -28,10 +28,12 @@ class Goal(Section):
     reference answers, or of raw text, lower is better. `brier`: of rows of text and label, the squared
     distance of the classes' probabilities to the right class, 0 to 2, lower is better. `mean_score`:
     mean of the scores from 0 to 1 that a checker of your own gives the greedy answers, whatever its
-    threshold, higher is better. The gate and the release compare models by the same measure."""
+    threshold, higher is better. `macro_f1`: of rows of text and label, the mean of F1 over the
+    classes, by the likeliest class, higher is better; each class needs 5 validation prompts. The gate
+    and the release compare models by the same measure."""
     threshold: float
-    """Value to reach on validation: an accuracy or a mean score from 0 to 1, a perplexity from 1, or
-    a Brier score from 0 to 2."""
+    """Value to reach on validation: an accuracy, a mean score or a macro-F1 from 0 to 1, a perplexity
+    from 1, or a Brier score from 0 to 2."""
     slice: str = ""
     """`tag=value`, for example `length=12`; empty: all validation prompts."""
 
@@ -44,6 +46,8 @@ class Goal(Section):
             raise ValueError("an accuracy is a share, from 0 to 1")
         if metric == "mean_score" and not 0 <= threshold <= 1:
             raise ValueError("a mean score is from 0 to 1 (best)")
+        if metric == "macro_f1" and not 0 <= threshold <= 1:
+            raise ValueError("a macro-F1 is from 0 to 1 (best)")
         if metric == "brier" and not 0 <= threshold <= 2:
             raise ValueError("a Brier score is from 0 (best) to 2")
         if metric == "perplexity" and threshold < 1:
@@ -109,6 +113,8 @@ class DecideSection(Section):
                 return "brier"
             case "mean_score":
                 return "score"
+            case "macro_f1":
+                return "macro_f1"
             case "accuracy":
                 return self.score
 
@@ -116,6 +122,9 @@ class DecideSection(Section):
     def _score_fits(self) -> DecideSection:
         if self.goal.metric != "accuracy" and self.score == "error":
             raise ValueError("score error is for `goal.metric: accuracy`: leave one of them out")
+        if self.goal.metric == "macro_f1" and self.family:
+            # F1 is no mean over prompts, and no test of it over families is known to hold its level.
+            raise ValueError("goal.metric macro_f1 takes every prompt for itself: leave out family")
         return self
 
     @field_validator("retention_margin")
