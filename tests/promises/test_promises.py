@@ -137,7 +137,7 @@ def test_r7_what_only_looks_better_is_never_a_champion(context: Context) -> None
 
 
 def test_r8_memory_is_bounded_by_settings(tmp_path: Path) -> None:
-    outcome = count("R8", memory.cases(tmp_path, mebibytes=2048 if SOAK > 1 else 128), workers=2)
+    outcome = count("R8", memory.cases(tmp_path, mebibytes=2048 if ALL else 128), workers=2)
     assert outcome.broken[:3] == []
     assert outcome.total >= 10
 
