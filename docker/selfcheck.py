@@ -5,6 +5,7 @@ docker run --rm --read-only --tmpfs /tmp --network none --cap-drop ALL ratchet/t
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.metadata
 import importlib.util
@@ -26,6 +27,8 @@ STEPS = {
     "train": ("prepare", "train"),
 }
 UNWANTED = ("cc", "gcc", "g++", "clang", "make", "ld", "ssh", "sshd", "sudo", "curl", "wget")
+OPTIONAL = frozenset({"components", "vllm", "reasoning_gym"})
+"""Packages that some images do without, and ours, which are imported anyway."""
 FOLDERS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/venv/bin"
 CACHES = (
     "HOME",
@@ -119,9 +122,29 @@ def load(family: str) -> int:
     num_modules = 0
     for folder in folders:
         for name in _modules(folder):
-            importlib.import_module(name)
+            module = importlib.import_module(name)
             num_modules += 1
+            # A step imports the rest when it comes to it, after hours: it must be there too, with
+            # all that it imports itself.
+            for later in sorted(imported_later(Path(str(module.__file__)).read_text("utf-8"))):
+                importlib.import_module(later)
     return num_modules
+
+
+def imported_later(source: str) -> set[str]:
+    """Return the modules of others that a module's functions import, but for OPTIONAL."""
+    functions = [
+        node
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    names: set[str] = set()
+    for node in (inner for function in functions for inner in ast.walk(function)):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module)
+    return {name for name in names if name.partition(".")[0] not in OPTIONAL}
 
 
 def _modules(folder: str) -> list[str]:

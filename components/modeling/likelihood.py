@@ -306,6 +306,7 @@ def split_head(model: PreTrainedModel) -> tuple[nn.Module, nn.Module]:
         model_logits = inner(input_ids=ids, use_cache=False).logits
         head_logits = head(body(input_ids=ids, use_cache=False)[0])
     inner.train(training)
+    head_logits = head_logits.to(model_logits.device)
     if torch.allclose(model_logits.float(), head_logits.float(), rtol=1e-4, atol=1e-4):
         return body, head
     return inner, nn.Identity()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -29,8 +30,16 @@ BF16_PARAMETERS = 20_000_000
 """Model size from which sampling in bfloat16 is faster."""
 
 
+WEIGHTS_SHARE = 0.8
+"""Part of a GPU's free memory that weights may take; the rest is for what they compute."""
+
+
 def load_model(
-    folder: Path, dtype: torch.dtype = torch.float32, *, settings: Mapping[str, float] | None = None
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+    *,
+    settings: Mapping[str, float] | None = None,
+    spread: bool = False,
 ) -> PreTrainedModel:
     """Load a clean checkpoint in eval mode, onto the current GPU or else the CPU.
 
@@ -38,12 +47,17 @@ def load_model(
         folder: the checkpoint.
         dtype: of the weights in memory.
         settings: values for the model's config; names that the config lacks are passed over.
+        spread: divide the layers among as many GPUs as the weights need. For a process that has
+            all GPUs of its step to itself.
 
     Raises:
-        UserError: the checkpoint lacks weights of its model.
+        UserError: the checkpoint lacks weights of its model, or they do not fit.
     """
     keep_freed_memory()
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    placement: dict[str, Any] = {}
+    if spread and device == "cuda":
+        placement = _placement(folder, dtype)
     with quiet():
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         for name, value in (settings or {}).items():
@@ -60,9 +74,38 @@ def load_model(
             # With short rows on a CPU, plain attention trains a quarter faster than the fused
             # kernel.
             attn_implementation="sdpa" if device == "cuda" else "eager",
+            **placement,
         )
     check_report(report, f"checkpoint {folder}")
-    return model.to(device).eval()
+    return (model if placement else model.to(device)).eval()
+
+
+def _placement(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
+    """Return how transformers is to divide a model among GPUs; empty where one is enough."""
+    weights_bytes = count_parameters(sorted(folder.glob("*.safetensors"))) * dtype.itemsize
+    free_bytes = [torch.cuda.mem_get_info(number)[0] for number in range(torch.cuda.device_count())]
+    num_gpus = gpus_for(weights_bytes, free_bytes)
+    if num_gpus == 1:
+        return {}
+    limits = {number: int(WEIGHTS_SHARE * free_bytes[number]) for number in range(num_gpus)}
+    # Without an entry for the CPU nothing is put there: that would be slower by orders.
+    return {"device_map": "balanced", "max_memory": limits}
+
+
+def gpus_for(weights_bytes: int, free_bytes: Sequence[int]) -> int:
+    """Return the number of GPUs that weights need, the first ones of those there are.
+
+    Raises UserError if they do not fit into all of them.
+    """
+    room = 0.0
+    for number, free in enumerate(free_bytes, 1):
+        room += WEIGHTS_SHARE * free
+        if weights_bytes <= room:
+            return number
+    raise UserError(
+        f"the model's weights need {weights_bytes / 2**30:.1f} GiB, and the {len(free_bytes)} GPUs "
+        f"of this step have {room / 2**30:.1f} GiB for them: give it more `gpus` in the profile"
+    )
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

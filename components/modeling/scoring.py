@@ -109,11 +109,14 @@ def _token_scores(
     targets = batch.labels[:, 1:]
     chosen = targets != IGNORED
     # The head runs on the tokens that bear loss alone.
-    states = states_of(body, batch)[:, :-1][chosen]
+    states = states_of(body, batch)[:, :-1]
+    # Of a model that is spread over GPUs, body and head end on other ones than they begin.
+    states = states[chosen.to(states.device)]
     losses: list[Tensor] = []
     hits: list[Tensor] = []
     for chunk_states, truth in zip(states.split(chunk), targets[chosen].split(chunk), strict=True):
         logits = head(chunk_states).float()
+        truth = truth.to(logits.device)
         token_losses = F.cross_entropy(logits, truth, reduction="none").double()
         # NaN is the largest of all numbers to argmax.
         hits.append((logits.argmax(dim=-1) == truth) & token_losses.isfinite())

@@ -23,7 +23,7 @@ DECIMALS = 5
 
 def load_for_answers(folder: Path, system_prompt: str) -> tuple[PreTrainedModel, Codec]:
     """Return (model, codec) of a checkpoint, in the precision that is fastest for its size."""
-    model = load_model(folder, inference_dtype(folder))
+    model = load_model(folder, inference_dtype(folder), spread=True)
     use_shared_heads(model)
     return model, load_codec(folder, system_prompt)
 

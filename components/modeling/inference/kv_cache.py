@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
@@ -26,7 +28,19 @@ def make_room(cache: Cache, rows: Tensor | None, num_tokens: int, *, masked: boo
         if type(layer) is DynamicLayer:
             cache.layers[index] = RoomyLayer(layer, rows, num_tokens, masked=masked)
         elif rows is not None:
-            layer.batch_select_indices(rows)
+            _select(layer, rows)
+
+
+def select_rows(cache: Cache, rows: Tensor) -> None:
+    """Take these rows of every layer and drop the others, in place."""
+    for layer in cache.layers:
+        _select(layer, rows)
+
+
+def _select(layer: Any, rows: Tensor) -> None:
+    # Layers of a model that is spread over GPUs keep their states where they are computed.
+    device = getattr(layer, "device", None)
+    layer.batch_select_indices(rows if device is None else rows.to(device))
 
 
 class RoomyLayer(DynamicLayer):
@@ -102,7 +116,7 @@ class RoomyLayer(DynamicLayer):
 
 def _with_room(states: Tensor, rows: Tensor | None, room: int) -> Tensor:
     """Return a copy of the chosen rows, `room` tokens long."""
-    chosen = states if rows is None else states[rows]
+    chosen = states if rows is None else states[rows.to(states.device)]
     batch, heads, length, size = chosen.shape
     copy = states.new_empty((batch, heads, room, size))
     copy[:, :, :length] = chosen

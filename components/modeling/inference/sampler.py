@@ -18,7 +18,7 @@ from transformers import Cache, PreTrainedModel
 
 from components.errors import UserError
 from components.modeling.inference.attention import NAME
-from components.modeling.inference.kv_cache import make_room
+from components.modeling.inference.kv_cache import make_room, select_rows
 from components.modeling.inference.sampling import Sampling, choose, uniforms
 from components.modeling.memory import is_out_of_memory
 from components.modeling.weights import learned_positions
@@ -67,7 +67,7 @@ class _ActiveRows:
 
     def select(self, selected: Tensor) -> None:
         """Drop all other rows."""
-        self.cache.batch_select_indices(selected)
+        select_rows(self.cache, selected)
         self.indices = self.indices[selected]
         self.positions = self.positions[selected]
         if self.mask is not None:
