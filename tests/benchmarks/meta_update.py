@@ -199,7 +199,7 @@ def _after_one_round(finished: Finished, folder: Path, seed: int) -> dict[str, f
 
 def _seconds(finished: Finished) -> float:
     """Return the wall time of drawing, choosing and training in round 1, starts included."""
-    names = ("generate-r1", "select-r1", "train-r1")
+    names = ("generate-r1-s0", "select-r1", "train-r1")
     tasks = [task for task in finished.view.tasks if task.name in names]
     assert len(tasks) == len(names), "one shard samples"
     return sum(task.worked.seconds for task in tasks)
