@@ -99,6 +99,8 @@ MEASURED: dict[str, tuple[str, ...]] = {
     "promises": ("components/runtime", "components/storage", "tests/promises"),
     "recipes": (
         "recipes/meta-update.yaml",
+        "recipes/preference.yaml",
+        "recipes/pretrain-finetune.yaml",
         "recipes/reflection.yaml",
         "recipes/self-feedback.yaml",
         "tests/benchmarks/meta_update.py",

@@ -1,7 +1,7 @@
 """Figures of ready recipes: `python -m tests.benchmarks.recipes [NAME …] [--seed N]`. Without names,
 all of them, half an hour each on two cores.
 
-All but meta-update take the questions of TREC from `--data`, a folder with train.jsonl and test.jsonl.
+Most take the questions of TREC from `--data`, a folder with train.jsonl and test.jsonl.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from components.canonical import JsonObject
+from components.contracts.artifacts import SAMPLES
 from components.contracts.state import RoundRecord
 from components.contracts.summaries import EvaluateSummary, SelectSummary
 from components.runtime.receipts import Receipt, fetch, read_receipt, read_summary
@@ -26,6 +27,8 @@ from tests.benchmarks.figures import record
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "trec"
 NUM_CLASSES = 6
+WITHOUT_FILES = ("meta-update", "preference")
+"""Recipes whose data are no files: made by a task, or by the model."""
 Figures = dict[str, tuple[float, str, str]]
 """Name → (value, unit, bound)."""
 
@@ -50,7 +53,7 @@ def measure(name: str, seed: int, data: Path, folder: Path) -> None:
     """Run one recipe in a folder and record its figures."""
     overrides = [f"seed={seed}", *_sources(name, data, folder)]
     finished = run_campaign(f"recipes/{name}.yaml", folder, overrides, rounds=4)
-    if name != "meta-update":
+    if name not in WITHOUT_FILES:
         print(rounds_table(finished))
     command = f"python -m tests.benchmarks.recipes {name} --seed {seed}"
     figures = MEASURES[name](finished)
@@ -65,7 +68,7 @@ def measure(name: str, seed: int, data: Path, folder: Path) -> None:
 
 def _sources(name: str, data: Path, folder: Path) -> list[str]:
     """Overrides that name the data files of a recipe."""
-    if name == "meta-update":
+    if name in WITHOUT_FILES:
         return []
     files = [data / "train.jsonl", data / "test.jsonl"]
     if name == "pretrain-finetune":
@@ -200,7 +203,67 @@ def minutes(finished: Finished) -> Figures:
     return {"minutes": (finished.view.totals.wall_seconds / 60, "min", "≤ 30")}
 
 
+def preference(finished: Finished) -> Figures:
+    """Gain and cost of rounds on pairs beside rounds on right samples alone, in one store."""
+    folder = Path(finished.context.store.root.removeprefix("file://")).parent
+    seed = read_receipt(finished.context, finished.state.prepared).seed
+    plain = run_campaign(
+        "recipes/preference.yaml", folder, [f"seed={seed}", "train.method=sft"], rounds=4
+    )
+    pairs_table(finished, plain)
+    # In round 1 both train the same champion on the same samples.
+    assert samples_of(finished, 1) == samples_of(plain, 1)
+    first_gain, first_p = compare(finished.context, plain.evaluation(1), finished.evaluation(1))
+    end = finished.evaluation(finished.champion_round)
+    plain_end = plain.evaluation(plain.champion_round)
+    gain, p_value = compare(finished.context, plain_end, end)
+    seconds = [train_seconds(one, 1) for one in (finished, plain)]
+    wall_seconds = finished.view.totals.wall_seconds + plain.view.totals.wall_seconds
+    return {
+        "start_accuracy": (test_accuracy(finished.evaluation(0)), "share", "measured"),
+        "sft_accuracy": (test_accuracy(plain_end), "share", "measured"),
+        "accuracy": (test_accuracy(end), "share", "measured"),
+        "same_samples_gain_points": (first_gain, "points", "measured"),
+        "same_samples_p_value": (first_p, "", "measured"),
+        "gain_points": (gain, "points", "measured"),
+        "p_value": (p_value, "", "measured"),
+        "cost": (seconds[0] / seconds[1], "× training time", "measured"),
+        "minutes": (wall_seconds / 60, "min", "≤ 30"),
+    }
+
+
+def pairs_table(finished: Finished, plain: Finished) -> None:
+    """Print the table of the recipe's page: each round of both campaigns on test, as Markdown."""
+    print("| train.method | round | verdict | accuracy | accepted | pairs | training, s |")
+    print("|---|---|---|---|---|---|---|")
+    for method, one in (("rpo", finished), ("sft", plain)):
+        for past in one.state.history:
+            selection = read_receipt(one.context, past.receipts["select"])
+            num_pairs = read_summary(selection, SelectSummary).pairs or 0
+            accuracy = one.scores(past.round).test_accuracy
+            print(
+                f"| {method} | {past.round} | {past.verdict} | {accuracy:.3f} | "
+                f"{past.accepted} of {past.generated} | {num_pairs} | "
+                f"{train_seconds(one, past.round):.0f} |"
+            )
+
+
+def samples_of(finished: Finished, number: int) -> list[str]:
+    """SHA-256 of the samples that a round was trained on."""
+    past = next(past for past in finished.state.history if past.round == number)
+    selection = read_receipt(finished.context, past.receipts["select"])
+    shards = read_summary(selection, SelectSummary).shards
+    return [read_receipt(finished.context, shard).objects[SAMPLES].sha256 for shard in shards]
+
+
+def train_seconds(finished: Finished, number: int) -> float:
+    """Seconds of the training of a round, from its first step to its last."""
+    (task,) = [task for task in finished.view.tasks if task.last.task == f"train-r{number}"]
+    return task.worked.costs["compute_seconds"]
+
+
 MEASURES: dict[str, Callable[[Finished], Figures]] = {
+    "preference": preference,
     "reflection": reflection,
     "self-feedback": self_feedback,
     "pretrain-finetune": pretrain_finetune,
