@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
+from components.cli.archive.verbs import add_verbs as add_archive_verbs
 from components.cli.builder import Builder, builder_of, program_of
 from components.cli.cluster_verbs import add_verbs as add_cluster_verbs
 from components.cli.collect.verb import add_verb as add_gc_verb
@@ -211,6 +212,7 @@ add_release_verbs(app)
 add_run_verbs(app)
 add_review_verb(app)
 add_intake_verb(app)
+add_archive_verbs(app)
 add_gc_verb(app)
 
 

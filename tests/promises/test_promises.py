@@ -118,8 +118,9 @@ def test_r3_no_corrupted_byte_is_consumed(context: Context, tmp_path: Path) -> N
 def test_r4_of_writers_at_once_one_wins(
     context: Context, file_store: Store, s3_store: Store
 ) -> None:
-    in_folder = races.thread_cases(file_store, count=100 * SOAK, num_threads=16)
-    in_bucket = races.thread_cases(s3_store, count=20 * SOAK, num_threads=16)
+    num_threads = 64 if ALL else 16
+    in_folder = races.thread_cases(file_store, count=100 * SOAK, num_threads=num_threads)
+    in_bucket = races.thread_cases(s3_store, count=20 * SOAK, num_threads=num_threads)
     of_processes = races.process_cases(
         file_store.root, file_store, rounds=200 * SOAK, num_processes=8
     )

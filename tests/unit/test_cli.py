@@ -30,6 +30,8 @@ VERBS = (
     "init",
     "samples",
     "try",
+    "export",
+    "import",
     "intake",
     "run",
     "compile",

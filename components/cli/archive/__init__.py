@@ -1,0 +1,1 @@
+"""One campaign as one file, to be kept or to be taken to another store."""
