@@ -148,7 +148,10 @@ class _Sweep:
             for entry in context.store.entries("condemned/")
         }
         self._stored = _objects_by_digest(context)
-        self._records = read_records(context)
+        try:
+            self._records = read_records(context)
+        except Corrupt as error:
+            raise Corrupt(f"nothing is deleted while a record cannot be read: {error}") from None
         self._marks = mark(self._records, policy, _reviewed(context))
 
     def carry_out(self) -> None:

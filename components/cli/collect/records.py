@@ -1,6 +1,6 @@
-"""Everything in a store that names receipts, read before anything is called garbage.
+"""Everything in a store that names receipts.
 
-What cannot be read might name anything: then nothing is deleted, and the error says what is wrong.
+What cannot be read might name anything: then nothing is called garbage, or all that a run rests on.
 """
 
 from __future__ import annotations
@@ -76,13 +76,10 @@ def read_records(context: Context) -> Records:
         Corrupt: One is damaged, so what it needs is not known.
     """
     records = Records()
-    try:
-        _read_receipts(context, records)
-        _read_attempts(context, records)
-        _read_named(context, records)
-        _read_ledgers(context, records)
-    except Corrupt as error:
-        raise Corrupt(f"nothing is deleted while a record cannot be read: {error}") from None
+    _read_receipts(context, records)
+    _read_attempts(context, records)
+    _read_named(context, records)
+    _read_ledgers(context, records)
     return records
 
 
