@@ -232,3 +232,44 @@ def test_the_cut_of_pretrain_finetune_learns_text_then_labels_and_goes_on_with_b
 def _decided(context: Context, view: RunView) -> Any:
     decided = next(task for task in view.tasks if task.last.task == "decide-r1")
     return read_receipt(context, decided.last.receipt)
+
+
+def test_the_cut_of_preference_learns_from_right_samples_beside_wrong_ones(
+    tmp_path: Path, server: TaskServer
+) -> None:
+    sums = [(first, second) for first in range(10, 70) for second in range(10)]
+    rows = [
+        {"prompt": f"{first}+{second}=", "completion": str(first + second)}
+        for first, second in sums
+    ]
+    (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    changes = {
+        "model.scratch.hidden_size": 64,
+        "model.scratch.num_layers": 2,
+        "data.tasks": [],
+        "data.sources": [{"uri": "sums.jsonl", "verifier": "exact"}],
+        "data.fractions": {
+            "train": 0.5,
+            "unlabelled": 0.2,
+            "dev": 0.1,
+            "validation": 0.15,
+            "test": 0.05,
+        },
+        "generate.prompts_per_round": 100,
+        "generate.max_new_tokens": 4,
+        "train.first.steps": 150,
+        "train.rounds.steps": 20,
+        "train.evaluate_every": 10,
+    }
+    context, told = run_cut("recipes/preference.yaml", tmp_path, changes, server)
+    view = load_run(context, told["run_id"])
+    assert view.state is not None
+    assert [one["round"] for one in told["rounds"]] == [0, 1]
+    selection = read_receipt(context, view.state.history[1].receipts["select"])
+    pairs = read_summary(selection, SelectSummary).pairs
+    assert pairs
+    mix = list(read_rows(fetch(context, selection, "mix.jsonl"), TrainingRow))
+    taught = [row for row in mix if row.worse]
+    assert len(taught) == pairs
+    right = {row["prompt"]: row["completion"] for row in rows}
+    assert all(row.completion == right[row.prompt] != row.worse for row in taught)
