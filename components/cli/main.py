@@ -23,7 +23,7 @@ from components.cli.builder import Builder, builder_of, program_of
 from components.cli.cluster_verbs import add_verbs as add_cluster_verbs
 from components.cli.collect.verb import add_verb as add_gc_verb
 from components.cli.first_steps.verbs import add_verbs as add_first_verbs
-from components.cli.intake_verb import add_verb as add_intake_verb
+from components.cli.intake.verb import add_verb as add_intake_verb
 from components.cli.messages import print_error, print_json, print_result
 from components.cli.options import AsJson, Override, RecipeFile, StoreUri
 from components.cli.release_verbs import add_verbs as add_release_verbs
