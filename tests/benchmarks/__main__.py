@@ -38,6 +38,11 @@ BENCHMARKS = (
     "manifests",
     "containers",
     "sandbox",
+    "store",
+    "resume",
+    "garbage",
+    "gate_macro_f1",
+    "report",
     "from_nothing",
 )
 

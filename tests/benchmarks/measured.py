@@ -107,6 +107,7 @@ MEASURED: dict[str, tuple[str, ...]] = {
         *_CAMPAIGN,
     ),
     "release": (*_GATE, "components/publish"),
+    "report": ("components/report", "tests/unit/handmade.py"),
     "resume": (
         "components/cli/local",
         "components/runtime",
