@@ -7,7 +7,6 @@ They share no memory, and one may be killed, starved or lied to without an end o
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import shutil
 import signal
@@ -20,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
+from components.canonical import canonical_json, unsealed
 from components.errors import RatchetError
 from components.runtime.context import Context, make_context
 from components.runtime.entrypoints import base_of, mix_of, receipt_at
@@ -233,8 +233,8 @@ def _without_times(name: str, data: bytes) -> bytes:
     """Return a line of the ledger without its time; other bytes as they are."""
     if not name.startswith("releases/"):
         return data
-    line = json.loads(data)
-    return json.dumps({**line, "at": ""}, sort_keys=True).encode()
+    # Without its checksum, which covers the time: `unsealed` has compared it.
+    return canonical_json({**unsealed(data), "at": ""})
 
 
 def _prepare(campaign: SmallCampaign, context: Context) -> str:
