@@ -1,7 +1,8 @@
-"""The counted promises of docs/promises.md: `python -m tests.benchmarks.promises [--all]`.
+"""The counted promises of docs/promises.md: `python -m tests.benchmarks.promises [--all --timeout=0]`.
 
 Runs the tests of tests/promises and records, for each promise, how many of its cases were kept. With
-`--all` they have the numbers of cases that the page names (ten minutes of CPU time), else those of
+`--all` they have the numbers of cases that the page names (25 minutes; those of the steps take longer
+together than a test may, so `--timeout=0`), else those of
 `make test`. Other arguments are pytest's: `-k of_steps` records a part anew.
 """
 
