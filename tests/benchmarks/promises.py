@@ -1,9 +1,9 @@
 """The counted promises of docs/promises.md: `python -m tests.benchmarks.promises [--all --timeout=0]`.
 
 Runs the tests of tests/promises and records, for each promise, how many of its cases were kept. With
-`--all` they have the numbers of cases that the page names (25 minutes; those of the steps take longer
-together than a test may, so `--timeout=0`), else those of
-`make test`. Other arguments are pytest's: `-k of_steps` records a part anew.
+`--all` they have the numbers of cases that the page names (25 minutes), else those of `make test`.
+Other arguments are pytest's: `-k of_steps` records a part anew, and `--timeout=0` lets all cases of the
+steps take longer together than a test may.
 """
 
 from __future__ import annotations

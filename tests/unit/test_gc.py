@@ -31,6 +31,7 @@ from components.storage.objects import find
 from components.storage.store import Store, open_store
 from tests.conftest import S3Server, context_in
 from tests.promises import collections
+from tests.promises.histories import line_of as any_line
 from tests.unit.handmade import RECIPE, Campaign, whole_campaign
 
 EVERYTHING = Policy(keep_runs=1, small_bytes=0, unnamed_bytes=0)
@@ -129,29 +130,15 @@ class OwnRun(Campaign):
 
 def line_of(made: Campaign, publish: Receipt, number: int, **changes: Any) -> Line:
     """A line of the ledger that releases what a campaign published."""
-    line = Line(
-        name="by-hand",
-        number=number,
-        action="release",
-        version="v1",
-        prefix="models/by-hand/v1/",
-        publish=publish.ref,
-        publish_digest=publish.digest,
-        weights="none",
-        files={},
-        run_id=made.run_id,
-        state=made.last.ref if made.last is not None else "",
-        recipe="none",
-        base=BaseModelLine(source="scratch", prepared=made.prepared.ref, digest="none"),
-        split="test",
-        score=0.5,
-        interval=(0.4, 0.6),
-        opening=None,
-        predecessor=None,
-        asked_by="somebody",
-        at="2026-01-01T00:00:00Z",
-    )
-    return line.model_copy(update=changes)
+    about = {
+        "publish": publish.ref,
+        "publish_digest": publish.digest,
+        "run_id": made.run_id,
+        "state": made.last.ref if made.last is not None else "",
+        "base": BaseModelLine(source="scratch", prepared=made.prepared.ref, digest="none"),
+    }
+    line = any_line("by-hand", number, "v1")
+    return line.model_copy(update={**about, **changes})
 
 
 def test_runs_that_are_not_kept_go_but_for_releases_and_what_is_not_finished(

@@ -99,6 +99,18 @@ def test_without_pairs_every_row_counts_the_same_and_a_dev_loss_is_plain_cross_e
     )
 
 
+def trl_settings(folder: Path) -> dict[str, Any]:
+    """Settings of a trainer of TRL that takes all rows as one batch on the CPU."""
+    return {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": 6,
+        "beta": 0.2,
+        "bf16": False,
+        "use_cpu": True,
+        "report_to": [],
+    }
+
+
 def test_loss_and_gradient_are_those_of_trl(tmp_path: Path) -> None:
     model, codec = tiny_model("llama", seed=1)
     reference, _ = tiny_model("llama", seed=2)
@@ -109,14 +121,7 @@ def test_loss_and_gradient_are_those_of_trl(tmp_path: Path) -> None:
     trainer = trl.DPOTrainer(
         model=model,
         ref_model=reference,
-        args=trl.DPOConfig(
-            output_dir=str(tmp_path),
-            per_device_train_batch_size=6,
-            beta=0.2,
-            bf16=False,
-            use_cpu=True,
-            report_to=[],
-        ),
+        args=trl.DPOConfig(**trl_settings(tmp_path)),
         train_dataset=Dataset.from_list(rows),
         processing_class=codec.tokenizer,
     )
@@ -182,16 +187,7 @@ def test_loss_divergence_and_gradient_of_unpaired_answers_are_those_of_trl(tmp_p
     trainer = trl.KTOTrainer(
         model=model,
         ref_model=reference,
-        args=trl.KTOConfig(
-            output_dir=str(tmp_path),
-            per_device_train_batch_size=6,
-            beta=0.2,
-            desirable_weight=1.0,
-            undesirable_weight=1.4,
-            bf16=False,
-            use_cpu=True,
-            report_to=[],
-        ),
+        args=trl.KTOConfig(desirable_weight=1.0, undesirable_weight=1.4, **trl_settings(tmp_path)),
         train_dataset=Dataset.from_list(rows),
         processing_class=codec.tokenizer,
     )

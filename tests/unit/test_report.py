@@ -6,6 +6,7 @@ import dataclasses
 import html
 import json
 import re
+from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from components.canonical import canonical_json
 from components.contracts.recipe import Metric
-from components.contracts.rows import Result
+from components.contracts.rows import Prompt, Result
 from components.contracts.summaries.evaluate import Estimate
 from components.contracts.summaries.publish import Rival
 from components.errors import Corrupt, RatchetError, Transient, UserError
@@ -198,6 +199,19 @@ def test_after_a_failure_the_first_screen_says_what_helps(
     assert next_step(failed).startswith(following)
 
 
+def evaluated_as(
+    context: Context, prompts: Sequence[Prompt], measured: Sequence[Mapping[str, object]]
+) -> Receipt:
+    """An evaluation on test, with what was measured of each prompt's answer."""
+    results = [
+        Result(
+            prompt_id=prompt.id, split="test", correct=True, text="", finished=True, num_tokens=1
+        ).model_copy(update=about)
+        for prompt, about in zip(prompts, measured, strict=True)
+    ]
+    return store(context, "evaluate", {"results.jsonl": results}, {"of": str(measured)})
+
+
 @pytest.mark.parametrize(
     ("metric", "field", "sign"),
     [("perplexity", "loss", 1), ("brier", "label_error", 1), ("mean_score", "score", -1)],
@@ -208,18 +222,7 @@ def test_answers_are_compared_by_the_measure_of_the_campaign(
     prompts = [ask(f"text {number}", "") for number in range(4)]
 
     def evaluated(*values: float) -> Receipt:
-        results = [
-            Result(
-                prompt_id=prompt.id,
-                split="test",
-                correct=True,
-                text="",
-                finished=True,
-                num_tokens=1,
-            ).model_copy(update={field: value})
-            for prompt, value in zip(prompts, values, strict=True)
-        ]
-        return store(context, "evaluate", {"results.jsonl": results}, {"of": str(values)})
+        return evaluated_as(context, prompts, [{field: value} for value in values])
 
     prepared = store(context, "prepare", {"splits/test.jsonl": prompts}, {})
     base = evaluated(0.5, 0.5, 0.5, 0.5)
@@ -236,20 +239,8 @@ def test_answers_are_compared_by_the_classes_where_macro_f1_is_the_measure(
     prompts = [ask(f"text {number}", "a") for number in range(3)]
 
     def evaluated(*predicted: str) -> Receipt:
-        results = [
-            Result(
-                prompt_id=prompt.id,
-                split="test",
-                correct=True,
-                text="",
-                finished=True,
-                num_tokens=1,
-                label="a",
-                predicted=name,
-            )
-            for prompt, name in zip(prompts, predicted, strict=True)
-        ]
-        return store(context, "evaluate", {"results.jsonl": results}, {"of": str(predicted)})
+        classes = [{"label": "a", "predicted": name} for name in predicted]
+        return evaluated_as(context, prompts, classes)
 
     prepared = store(context, "prepare", {"splits/test.jsonl": prompts}, {})
     compared = compared_answers(

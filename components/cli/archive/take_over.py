@@ -43,7 +43,10 @@ def import_run(context: Context, path: Path) -> Imported:
         Corrupt: Something in it is damaged. The store is as before.
     """
     _check(path)
-    with reading(path) as (manifest, members), tempfile.TemporaryDirectory() as folder:
+    # Beside the cache: the system's temporary folder may be in memory.
+    context.scratch.mkdir(parents=True, exist_ok=True)
+    in_scratch = tempfile.TemporaryDirectory(prefix="import-", dir=context.scratch)
+    with reading(path) as (manifest, members), in_scratch as folder:
         imported = Imported(manifest.run_id, context.store.root, collected=manifest.collected)
         _refuse_conflicts(context, manifest)
         for entry, source in members:
@@ -99,7 +102,7 @@ def _refuse_conflicts(context: Context, manifest: Manifest) -> None:
 
 def _is_there(context: Context, entry: Entry) -> bool:
     """Return whether the store has these very bytes under the key."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix="import-", dir=context.scratch) as folder:
         copy = Path(folder) / "copy"
         context.store.get_file(entry.key, copy)
         with copy.open("rb") as file:
