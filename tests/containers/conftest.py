@@ -105,7 +105,9 @@ def on_the_laptop(campaigns: Campaigns) -> dict[str, bytes]:
 def containers_of(engine: Any, run_id: str = "") -> list[Any]:
     """Running containers of steps."""
     found = engine.containers.list(
-        filters={"label": f"{RUN_LABEL}={run_id}" if run_id else RUN_LABEL}
+        # One may be removed between the list and the look at it.
+        ignore_removed=True,
+        filters={"label": f"{RUN_LABEL}={run_id}" if run_id else RUN_LABEL},
     )
     return list(found)
 

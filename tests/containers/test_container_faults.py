@@ -8,13 +8,20 @@ import shutil
 import signal
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import docker
-from components.cli.local.docker_runner import Containers, settings
+from components.cli.local.docker_runner import (
+    KILLED_STATUS,
+    STOPPED_STATUS,
+    Containers,
+    ContainerTasks,
+    settings,
+)
 from components.errors import Transient, UserError
 from tests.containers.conftest import Campaigns, containers_of, log_of, start, step_of
 from tests.containers.island import BUCKET, Island
@@ -148,6 +155,38 @@ def test_a_run_that_is_stopped_leaves_no_container_behind(
     assert containers_of(engine) == []
 
 
+def test_a_stop_while_containers_are_being_started_leaves_none_behind(
+    engine: Any, island: Island
+) -> None:
+    confined = settings("starting", Containers("1g", island.network), island.environment)
+    image, command = "ratchet/cpu:dev", ["sh", "-c", "trap 'exit 0' TERM; sleep 20 & wait"]
+    for after in (0.0, 0.1, 0.2, 0.4, 0.8):
+        tasks = ContainerTasks("starting", Containers("1g", island.network), island.environment)
+        with ThreadPoolExecutor(4) as pool:
+            statuses = [
+                pool.submit(tasks.carry_out, engine, image, command, {}, **confined)
+                for _ in range(12)
+            ]
+            time.sleep(after)
+            tasks.stop()
+            assert containers_of(engine, "starting") == []
+        # Stopped before it had its handler, ended by it, or never started.
+        ends = {0, KILLED_STATUS, STOPPED_STATUS}
+        assert {status.result() for status in statuses} <= ends
+        assert containers_of(engine, "starting") == []
+
+
+def test_a_run_whose_child_is_killed_ends_its_containers(engine: Any, campaigns: Campaigns) -> None:
+    place = campaigns.place("childless")
+    process = start(place, *campaigns.in_containers)
+    wait_for(engine, "prepare", process)
+    for child in _children(process.pid):
+        os.kill(child, signal.SIGKILL)
+    _, said = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode, said
+    assert containers_of(engine) == []
+
+
 def test_what_a_killed_run_left_running_is_ended_by_the_next(
     engine: Any, campaigns: Campaigns
 ) -> None:
@@ -177,9 +216,12 @@ def _alive(engine: Any, identity: str) -> bool:
 def _kill_all_of(pid: int) -> None:
     """Kill the command and the process that it started, at once, so that neither can stop the
     containers."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    for process in (*map(int, children), pid):
+    for process in (*_children(pid), pid):
         os.kill(process, signal.SIGKILL)
+
+
+def _children(pid: int) -> list[int]:
+    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 
 
 def test_images_of_other_code_than_is_here_are_refused(

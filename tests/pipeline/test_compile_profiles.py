@@ -415,7 +415,7 @@ from components.cli.local.campaign_process import task_processes
 from components.contracts.recipe_file import load_recipe
 from pipeline import build
 
-with task_processes(None):
+with task_processes():
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root="kfp", raise_on_error=True)
     recipe = load_recipe(Path("recipe.yaml"), ("decide.goal.threshold=0.0", "train.first.steps=2"))
     build(recipe, 1, load_profile("multi-node"))(store=sys.argv[1])

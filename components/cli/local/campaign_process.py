@@ -18,13 +18,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from components.cli.builder import Builder
-from components.cli.local.docker_runner import Containers, stop_containers, use_containers
+from components.cli.local.docker_runner import ContainerTasks
 from components.cli.local.local_campaign import LocalCampaign
 from components.cli.local.task_handler import serve_tasks
 from components.cli.local.task_server import inherited_or_new_server
+
+if TYPE_CHECKING:
+    from kfp.local import DockerRunner, SubprocessRunner
+
 
 # kfp.local tells of its tasks by log records alone, with names in colour.
 _EXECUTING = re.compile(r"Executing task (?:\x1b\[\d+m)?'([^']+)'")
@@ -90,12 +94,10 @@ def carry_out(
         parent: Id of the process that started this one and its group; without it both end.
     """
     _end_with_parent(parent)
-    if campaign.containers is not None:
-        _stop_containers_at_the_end(campaign.recipe.run_id)
     with tasks_file.open("a", encoding="utf-8") as events:
         try:
-            with task_processes(campaign.containers):
-                _run_pipeline(build, campaign, folder, events)
+            with _runner(campaign, folder) as runner:
+                _run_pipeline(build, campaign, runner, folder, events)
         except RuntimeError as error:
             # kfp.local's only way to say that a task failed.
             print(_COLOUR.sub("", str(error)), flush=True)
@@ -103,7 +105,13 @@ def carry_out(
     return 0
 
 
-def _run_pipeline(build: Builder, campaign: LocalCampaign, folder: Path, events: TextIO) -> None:
+def _run_pipeline(
+    build: Builder,
+    campaign: LocalCampaign,
+    runner: DockerRunner | SubprocessRunner,
+    folder: Path,
+    events: TextIO,
+) -> None:
     """Build the pipeline and run it. Raises RuntimeError, as kfp does, if a task failed."""
     from kfp import local
 
@@ -112,23 +120,29 @@ def _run_pipeline(build: Builder, campaign: LocalCampaign, folder: Path, events:
     logger.addFilter(TaskLog(events, sys.stdout))
     # kfp warns that our images are not named python.
     warnings.filterwarnings("ignore", category=RuntimeWarning, module="kfp")
-    if campaign.containers is None:
-        # A virtual environment for each task would install kfp anew each time.
-        runner = local.SubprocessRunner(use_venv=False)
-    else:
-        run_id = campaign.recipe.run_id
-        runner = use_containers(run_id, campaign.containers, os.environ, folder)
     local.init(runner, pipeline_root=str(folder), raise_on_error=True)
     pipeline = build(campaign.recipe, campaign.rounds)
     pipeline(store=campaign.store, resume_from=campaign.resume_from)
 
 
 @contextmanager
-def task_processes(containers: Containers | None) -> Iterator[None]:
-    """Have tasks that are no containers started by a server: an inherited one, or a new one."""
-    if containers is not None:
-        yield
+def _runner(campaign: LocalCampaign, folder: Path) -> Iterator[DockerRunner | SubprocessRunner]:
+    """Yield what carries out the tasks: containers, or processes that a server starts."""
+    from kfp import local
+
+    if campaign.containers is not None:
+        tasks = ContainerTasks(campaign.recipe.run_id, campaign.containers, os.environ)
+        _stop_at_the_end(tasks)
+        yield tasks.runner(folder)
         return
+    with task_processes():
+        # A virtual environment for each task would install kfp anew each time.
+        yield local.SubprocessRunner(use_venv=False)
+
+
+@contextmanager
+def task_processes() -> Iterator[None]:
+    """Have tasks that are no containers started by a server: an inherited one, or a new one."""
     with inherited_or_new_server() as server:
         serve_tasks(server)
         yield
@@ -149,11 +163,11 @@ def _end_with_parent(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _stop_containers_at_the_end(run_id: str) -> None:
+def _stop_at_the_end(tasks: ContainerTasks) -> None:
     """Stop the run's containers on SIGTERM: they are no children of this process."""
 
     def stop(number: int, _: FrameType | None) -> None:
-        stop_containers(run_id)
+        tasks.stop()
         # kfp's threads would keep an ordinary exit waiting for their tasks.
         os._exit(128 + number)
 

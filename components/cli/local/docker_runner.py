@@ -10,12 +10,15 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+import signal
 import sys
+import threading
 import tomllib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -44,8 +47,8 @@ MAX_PROCESSES = 512
 # Time for a step to save its work; below the patience that the `run` verb has with all of it.
 STOP_SECONDS = 8
 
-# Status of a process that SIGKILL ended, 128 + 9.
-KILLED_STATUS = 137
+KILLED_STATUS = 128 + signal.SIGKILL
+STOPPED_STATUS = 128 + signal.SIGTERM
 PASSED_VARIABLES = (
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
@@ -185,72 +188,86 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def use_containers(
-    run_id: str, containers: Containers, environment: Mapping[str, str], folder: Path
-) -> DockerRunner:
-    """Return the runner to give to `kfp.local.init`.
+class ContainerTasks:
+    """Carries out the tasks of a run as containers, until it is told to stop."""
 
-    Args:
-        run_id: Label of the containers; those that a killed run left behind are stopped.
-        containers: Options of the `run` verb.
-        environment: Gives the variables of the containers.
-        folder: Tasks write their pointer artifacts here; it is handed over to the steps' user.
-    """
-    from kfp import local
-    from kfp.local import docker_task_handler
+    def __init__(self, run_id: str, containers: Containers, environment: Mapping[str, str]) -> None:
+        """Take the run's id, the label of its containers, and the options of the `run` verb."""
+        self._run_id = run_id
+        self._settings = settings(run_id, containers, environment)
+        self._stopping = False
+        # Reentrant: the handler of a signal may interrupt the very thread that starts a container.
+        self._starting = threading.RLock()
 
-    stop_containers(run_id)
-    folder.mkdir(parents=True, exist_ok=True)
-    if os.getuid() == 0:
-        os.chown(folder, UID, UID)
-    # kfp's own takes a container that was removed before it asked for its exit status for a
-    # success.
-    docker_task_handler.run_docker_container = run_container
-    return local.DockerRunner(**settings(run_id, containers, environment))
+    def runner(self, folder: Path) -> DockerRunner:
+        """Return what `kfp.local.init` takes; containers of a run that was killed are ended.
 
+        Args:
+            folder: Tasks write their pointer artifacts here; it is handed over to the steps' user.
+        """
+        from kfp import local
+        from kfp.local import docker_task_handler
 
-def run_container(
-    client: DockerClient, image: str, command: list[str], volumes: Json, **arguments: Any
-) -> int:
-    """Carry out one task, and return the exit status of its container.
+        end_containers(self._run_id)
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.getuid() == 0:
+            os.chown(folder, UID, UID)
+        # kfp's own takes a container that was removed before it asked for its exit status for a
+        # success.
+        docker_task_handler.run_docker_container = self.carry_out
+        return local.DockerRunner(**self._settings)
 
-    Its output goes to standard output. A container that was killed gets a line with the reason.
-    """
-    import docker
+    def carry_out(
+        self, client: DockerClient, image: str, command: list[str], volumes: Json, **arguments: Any
+    ) -> int:
+        """Carry out one task, and return the exit status of its container.
 
-    container = client.containers.create(image, command, volumes=volumes, **arguments)
-    try:
-        container.start()
-        for piece in container.logs(stream=True, follow=True):
-            sys.stdout.write(piece.decode(errors="replace"))
-            sys.stdout.flush()
-        status = int(container.wait()["StatusCode"])
-        container.reload()
-        state = container.attrs["State"]
-    except docker.errors.NotFound:
-        # Somebody removed it: its status is lost with it.
-        status = KILLED_STATUS
-        state = {}
-    finally:
-        with suppress(docker.errors.NotFound):
-            container.remove(force=True)
-    # The engine sets the flag also where only a child was killed, which a step may survive.
-    if status and state.get("OOMKilled"):
-        _report_error(
-            command,
-            "UserError",
-            f"its container went over its memory of {arguments['mem_limit']} and was killed; "
-            "give it more by --memory, or lower train.micro_batch_size, generate.batch_size or "
-            "evaluate.batch_size",
-        )
-        return UserError.exit_code
-    if status == KILLED_STATUS:
-        _report_error(
-            command,
-            "Transient",
-            "its container was killed from outside; the same command again goes on",
-        )
-    return status
+        Its output goes to standard output. A container that was killed gets a line with the reason.
+        After `stop` nothing is started, and the status is that of a process ended by SIGTERM.
+        """
+        import docker
+
+        container = client.containers.create(image, command, volumes=volumes, **arguments)
+        try:
+            with self._starting:
+                if self._stopping:
+                    return STOPPED_STATUS
+                container.start()
+            for piece in container.logs(stream=True, follow=True):
+                sys.stdout.write(piece.decode(errors="replace"))
+                sys.stdout.flush()
+            status = int(container.wait()["StatusCode"])
+            container.reload()
+            state = container.attrs["State"]
+        except docker.errors.NotFound:
+            # Somebody removed it: its status is lost with it.
+            status = KILLED_STATUS
+            state = {}
+        finally:
+            _remove(container)
+        # The engine sets the flag also where only a child was killed, which a step may survive.
+        if status and state.get("OOMKilled"):
+            _report_error(
+                command,
+                "UserError",
+                f"its container went over its memory of {arguments['mem_limit']} and was killed; "
+                "give it more by --memory, or lower train.micro_batch_size, generate.batch_size or "
+                "evaluate.batch_size",
+            )
+            return UserError.exit_code
+        if status == KILLED_STATUS:
+            _report_error(
+                command,
+                "Transient",
+                "its container was killed from outside; the same command again goes on",
+            )
+        return status
+
+    def stop(self) -> None:
+        """Start nothing more, and end the run's containers; each may first save its work."""
+        self._stopping = True
+        with self._starting:
+            end_containers(self._run_id)
 
 
 def _report_error(command: list[str], kind: str, text: str) -> None:
@@ -261,21 +278,44 @@ def _report_error(command: list[str], kind: str, text: str) -> None:
     print(f"error ({kind}): {step}: {text}", flush=True)
 
 
-def stop_containers(run_id: str) -> None:
-    """Ask all containers of a run to end, and end those that do not."""
+def end_containers(run_id: str, patience: int = STOP_SECONDS) -> None:
+    """Ask all containers of a run to end, kill those that do not, and remove them.
+
+    Args:
+        run_id: The label of the containers.
+        patience: Seconds that each is given to save its work.
+    """
     import docker
 
     client = docker.from_env()
-    label = f"{RUN_LABEL}={run_id}"
-    running = client.containers.list(filters={"label": label})
+    found = client.containers.list(
+        # One that was made but not started yet is theirs too. Others may be removed meanwhile.
+        all=True,
+        ignore_removed=True,
+        filters={"label": f"{RUN_LABEL}={run_id}"},
+    )
 
-    def stop(container: Container) -> None:
-        # It may end by itself, or be removed, in the meantime.
+    def end(container: Container) -> None:
+        # It may end by itself in the meantime; and one that the engine could not stop is removed
+        # by force all the same.
         with suppress(docker.errors.APIError):
-            container.stop(timeout=STOP_SECONDS)
-            container.remove(force=True)
+            container.stop(timeout=patience)
+        _remove(container)
 
-    # All at once: one after the other would take STOP_SECONDS each.
-    with ThreadPoolExecutor(max(1, len(running))) as pool:
-        list(pool.map(stop, running))
+    # All at once: one after the other would take the patience each.
+    with ThreadPoolExecutor(max(1, len(found))) as pool:
+        list(pool.map(end, found))
     client.close()
+
+
+def _remove(container: Container) -> None:
+    import docker
+
+    try:
+        container.remove(force=True)
+    except docker.errors.NotFound:
+        pass
+    except docker.errors.APIError as error:
+        # Another removal of the same container is under way.
+        if error.status_code != HTTPStatus.CONFLICT:
+            raise

@@ -21,7 +21,7 @@ from urllib.parse import unquote
 
 from rich.console import Console
 
-from components.cli.local.docker_runner import check_engine
+from components.cli.local.docker_runner import check_engine, end_containers
 from components.cli.local.follow import Follower, Tail
 from components.cli.local.local_campaign import LocalCampaign
 from components.cli.local.task_handler import ERROR_LINE, signal_name
@@ -44,8 +44,8 @@ from components.storage import keys
 from components.storage.folder import free_room, has_no_room
 from components.storage.store import open_store, probe
 
-# Longer than what a task, and the server of all of them, are given to end.
-STOP_PATIENCE_SECONDS = 10.0
+# Longer than what a task or container, and what started them all, are given to end.
+STOP_PATIENCE_SECONDS = 20.0
 
 # kfp.local carries out two shards at a time.
 LOCAL_PARALLELISM = 2
@@ -127,12 +127,16 @@ def run_campaign(
     folder = _make_work_folder(campaign)
     context = make_context(root, with_cache_beside_store(root, environment))
     first_sequence = next_sequence(context, campaign.recipe.run_id)
-    status = _follow(
-        _child_command(campaign, folder),
-        _child_environment(campaign, environment, folder.progress),
-        folder,
-        console,
-    )
+    try:
+        status = _follow(
+            _child_command(campaign, folder),
+            _child_environment(campaign, environment, folder.progress),
+            folder,
+            console,
+        )
+    finally:
+        if campaign.containers is not None:
+            _end_containers(campaign.recipe.run_id, console)
     view = load_run(context, campaign.recipe.run_id)
     return _outcome(context, view, status, folder, first_sequence)
 
@@ -260,6 +264,22 @@ def _end_group(child: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()
+
+
+def _end_containers(run_id: str, console: Console) -> None:
+    """End the containers that the child left: it may have been killed before it could."""
+    from requests.exceptions import RequestException
+
+    import docker
+
+    try:
+        # They were asked to end, and given their time, by the child.
+        end_containers(run_id, patience=0)
+    except (docker.errors.DockerException, RequestException) as error:
+        console.print(
+            f"the engine was not asked for containers that are left ({one_line(error)}); the next "
+            "run of the same name ends them"
+        )
 
 
 @contextmanager
