@@ -1,29 +1,17 @@
-"""Receipts: work is done once, results are verified, and what a receipt says is checked before it
-is believed."""
+"""Receipts: work is done once, its results are found again, and every attempt is on record."""
 
 from __future__ import annotations
 
-import ast
-import functools
-import importlib.util
-import random
 import shutil
 import threading
-from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
-from pydantic import RootModel
 
-import components
-from components.canonical import canonical_json, digest_of
-from components.contracts.summaries import PublishSummary, StartSummary, TrainSummary
-from components.errors import Corrupt, Missing, OlderReceipt, Transient, UserError
-from components.runtime import code_digest
-from components.runtime.attempts import Attempt, Task
+from components.contracts.summaries import StartSummary
+from components.errors import Missing, Transient, UserError
+from components.runtime.attempts import Attempt
 from components.runtime.context import Context
 from components.runtime.receipts import (
     Receipt,
@@ -36,57 +24,8 @@ from components.runtime.receipts import (
     receipt_uri,
     ref_of_uri,
 )
-from components.storage import keys
 from components.storage.store import Store
-
-TASK = Task(run_id="run-1", name="train-r1", round=1)
-Make = Callable[[Store], Context]
-
-
-class Numbers(RootModel[dict[str, int | float]]):
-    """A summary."""
-
-
-class Work:
-    """A small step that counts how often it was done."""
-
-    def __init__(self, text: str = "weights") -> None:
-        self.text = text
-        self.times = 0
-
-    def __call__(self, folder: Path) -> Numbers:
-        self.times += 1
-        (folder / "model" / "deep").mkdir(parents=True)
-        (folder / "model" / "weights.bin").write_text(self.text)
-        (folder / "model" / "deep" / "config.json").write_text("{}")
-        (folder / "log.jsonl").write_text("")
-        return Numbers({"steps": 3, "final_loss": 0.5})
-
-
-def commit(
-    context: Context,
-    work: Callable[[Path], Numbers],
-    *,
-    rate: float = 0.1,
-    seed: int = 7,
-    inputs: dict[str, Receipt] | None = None,
-) -> Receipt:
-    return commit_once(
-        context, TASK, "train", config={"rate": rate}, inputs=inputs or {}, seed=seed, work=work
-    )
-
-
-def attempts_of(context: Context) -> list[Attempt]:
-    addresses = list(context.store.list(keys.attempts_prefix(TASK.run_id)))
-    return [Attempt.from_bytes(context.store.get_bytes(key)) for key in addresses]
-
-
-def rewrite(context: Context, receipt: Receipt, change: Callable[[dict[str, Any]], object]) -> None:
-    """Put a changed document, with a checksum that fits, in the receipt's place."""
-    document = receipt.model_dump(mode="json")
-    change(document)
-    document["checksum"] = digest_of(document)
-    context.store.put_bytes(keys.receipt_key(receipt.step, receipt.key), canonical_json(document))
+from tests.unit.receipted import TASK, Make, Numbers, Work, attempts_of, commit
 
 
 def test_the_files_and_summary_of_a_step_can_be_read_elsewhere(
@@ -127,128 +66,6 @@ def test_whatever_the_result_depends_on_changes_the_address(context: Context) ->
         commit_once(context, TASK, "select", config={"rate": 0.1}, inputs={}, seed=7, work=Work()),
     ]
     assert len({receipt.ref for receipt in receipts}) == 6
-
-
-COMPONENTS = Path(components.__file__ or "").parent
-STEPS = sorted(path.parent.name for path in COMPONENTS.glob("*/step.py"))
-
-
-def sources_behind(module: Path) -> set[Path]:
-    """Our modules that a module imports, at its top or within a function, directly or not."""
-    reached, waiting = set[Path](), [module]
-    while waiting:
-        path = waiting.pop()
-        if path in reached:
-            continue
-        reached.add(path)
-        waiting += imported_sources(path)
-    return reached
-
-
-@functools.cache
-def imported_sources(path: Path) -> tuple[Path, ...]:
-    """Our modules that one module names in an import."""
-    names = set[str]()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    sources: list[Path] = []
-    for name in names:
-        package, *inner = name.split(".")
-        if package == "components":
-            module = COMPONENTS.joinpath(*inner)
-            candidates = (module.with_suffix(".py"), module / "__init__.py")
-            sources += [candidate for candidate in candidates if candidate.is_file()]
-    return tuple(sources)
-
-
-def folder_of(path: Path) -> str:
-    """Return the folder of `components` that a source is in; empty for `components` itself."""
-    return next(iter(path.relative_to(COMPONENTS).parent.parts), "")
-
-
-class CopiedSources:
-    """A copy of `components` whose files a test changes."""
-
-    def __init__(self, folder: Path) -> None:
-        self.tree = folder / "components"
-        shutil.copytree(COMPONENTS, self.tree, ignore=shutil.ignore_patterns("__pycache__"))
-        self._parsed: dict[tuple[Path, bytes], object] = {}
-
-    def path(self, original: Path) -> Path:
-        """Return the copy of a source."""
-        return self.tree / original.relative_to(COMPONENTS)
-
-    def digests(self) -> dict[str, str]:
-        """Return the digest of each step's code, as a new process computes it."""
-        copy = self.path(Path(code_digest.__file__))
-        spec = importlib.util.spec_from_file_location("digest_of_a_copy", copy)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        parse = module._source.__wrapped__
-
-        # A process parses a source once. Here a change comes dozens of times, and two hundred
-        # sources take a second: what did not change is not parsed again.
-        def parsed(path: Path) -> object:
-            key = (path, path.read_bytes())
-            if key not in self._parsed:
-                self._parsed[key] = parse(path)
-            return self._parsed[key]
-
-        vars(module)["_source"] = functools.cache(parsed)
-        return {step: module.code_digest(step) for step in STEPS}
-
-
-def one_source_of_each_folder(behind: dict[str, set[Path]]) -> set[Path]:
-    """Return a few sources, among them one of each folder that is behind a step, for every step."""
-    steps_of = Counter(path for sources in behind.values() for path in sources)
-    by_use = sorted(steps_of, key=lambda path: (-steps_of[path], path))
-    chosen = set[Path]()
-    covered = set[tuple[str, str]]()
-    for path in by_use:
-        folders = {(step, folder_of(path)) for step in STEPS if path in behind[step]}
-        if folders - covered:
-            covered |= folders
-            chosen.add(path)
-    return chosen
-
-
-def test_a_change_of_any_module_that_a_step_runs_changes_its_address(tmp_path: Path) -> None:
-    """And no other change does: work that is found done was done by this very code."""
-    copies = CopiedSources(tmp_path)
-    unchanged = copies.digests()
-    assert copies.digests() == unchanged
-    behind = {step: sources_behind(COMPONENTS / step / "step.py") for step in STEPS}
-    for path in sorted(one_source_of_each_folder(behind)):
-        copy = copies.path(path)
-        source = copy.read_text(encoding="utf-8")
-        copy.write_text(source + "CHANGED = 1\n", encoding="utf-8")
-        digests = copies.digests()
-        changed_steps = {step for step in STEPS if digests[step] != unchanged[step]}
-        assert changed_steps == {step for step in STEPS if path in behind[step]}, path
-        copy.write_text(f"# A comment.\n{source}\n\n# Another.\n", encoding="utf-8")
-        assert copies.digests() == unchanged, path
-        copy.write_text(source.replace('"""', '"""Reworded: ', 1), encoding="utf-8")
-        assert copies.digests() == unchanged, path
-        copy.write_text(source, encoding="utf-8")
-
-
-def test_a_filter_of_select_is_no_part_of_a_training() -> None:
-    assert code_digest.code_digest("train") != code_digest.code_digest("select")
-    behind = sources_behind(COMPONENTS / "train" / "step.py")
-    assert not any("select" in path.parts for path in behind)
-
-
-def test_what_a_step_starts_as_a_process_is_part_of_its_code(tmp_path: Path) -> None:
-    copies = CopiedSources(tmp_path)
-    unchanged = copies.digests()
-    with copies.path(COMPONENTS / "train" / "process" / "worker.py").open("a") as file:
-        file.write("CHANGED = 1\n")
-    assert copies.digests()["train"] != unchanged["train"]
 
 
 def test_the_order_of_names_does_not_change_the_address(context: Context) -> None:
@@ -372,147 +189,6 @@ def test_work_not_done_yet_has_no_receipt(context: Context) -> None:
         read_receipt(context, "train/0123")
 
 
-@pytest.mark.parametrize("damage", ["gone", "cut off"])
-def test_finished_work_without_its_objects_is_corrupt_and_named(
-    context: Context, tmp_path: Path, damage: str
-) -> None:
-    receipt = commit(context, Work())
-    key = keys.object_key(receipt.objects["model/weights.bin"].sha256)
-    if damage == "gone":
-        (tmp_path / "store" / key).unlink()
-    else:
-        context.store.put_bytes(key, b"wei")
-    with pytest.raises(Corrupt, match=r"model/weights.bin") as caught:
-        find_receipt(context, "train", receipt.key)
-    assert key in str(caught.value)
-    assert ("gone" if damage == "gone" else "3 bytes instead of 7") in str(caught.value)
-    with pytest.raises(Corrupt, match=key):
-        commit(context, Work())
-
-
-def test_a_garbled_object_is_found_when_it_is_fetched(
-    store: Store, make_test_context: Make
-) -> None:
-    receipt = commit(make_test_context(store), Work())
-    key = keys.object_key(receipt.objects["model/weights.bin"].sha256)
-    store.put_bytes(key, b"wEights")
-    context = make_test_context(store)
-    with pytest.raises(Corrupt, match=key):
-        fetch(context, receipt, "model/weights.bin")
-    with pytest.raises(Corrupt, match=key):
-        fetch_folder(context, receipt, "model")
-    assert list(context.scratch.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("change", "word"),
-    [
-        (lambda document: document.pop("summary"), "summary"),
-        (lambda document: document.update(surprise=1), "surprise"),
-        (lambda document: document.update(schema_version=4), "schema_version"),
-        (
-            lambda document: document["objects"].update(
-                {"../../escape": {"sha256": "a" * 64, "size": 1}}
-            ),
-            "escape",
-        ),
-        (
-            lambda document: document["objects"].update(
-                {"/etc/passwd": {"sha256": "a" * 64, "size": 1}}
-            ),
-            "passwd",
-        ),
-        (
-            lambda document: document["objects"].update({"x": {"sha256": "../x", "size": 1}}),
-            "sha256",
-        ),
-        (
-            lambda document: document["objects"].update({"x": {"sha256": "a" * 64, "size": -1}}),
-            "size",
-        ),
-        (lambda document: document.update(step="select"), "holds the receipt of select/"),
-        (lambda document: document.update(key="other"), "holds the receipt of train/other"),
-    ],
-)
-def test_a_document_that_is_no_receipt_is_corrupt_and_says_why(
-    context: Context, change: Callable[[dict[str, Any]], object], word: str
-) -> None:
-    receipt = commit(context, Work())
-    rewrite(context, receipt, change)
-    with pytest.raises(Corrupt, match=word) as caught:
-        read_receipt(context, receipt.ref)
-    assert f"{context.store.root}/steps/train/{receipt.key}.json" in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_no_flipped_bit_of_a_receipt_goes_unnoticed(context: Context) -> None:
-    receipt = commit(context, Work())
-    address = keys.receipt_key(receipt.step, receipt.key)
-    data = receipt.to_bytes()
-    draw = random.Random(0)
-    for position in range(len(data)):
-        flipped = bytearray(data)
-        flipped[position] ^= 1 << draw.randrange(8)
-        context.store.put_bytes(address, bytes(flipped))
-        with pytest.raises((Corrupt, OlderReceipt), match=receipt.key):
-            read_receipt(context, receipt.ref)
-
-
-def test_a_changed_result_is_named_with_what_to_do(context: Context) -> None:
-    receipt = commit(context, Work())
-    address = keys.receipt_key(receipt.step, receipt.key)
-    better = receipt.to_bytes().replace(b'"final_loss":0.5', b'"final_loss":0.1')
-    context.store.put_bytes(address, better)
-    with pytest.raises(Corrupt, match=rf"{address} was changed .* restore it, or delete it"):
-        read_receipt(context, receipt.ref)
-
-
-def test_an_input_swapped_for_another_is_noticed_although_the_checksum_fits(
-    context: Context,
-) -> None:
-    receipt = commit(context, Work())
-    rewrite(context, receipt, lambda document: document["inputs"].update(data="0" * 64))
-    with pytest.raises(Corrupt, match="belong to key"):
-        read_receipt(context, receipt.ref)
-
-
-def test_a_receipt_of_an_older_version_is_named_as_such(context: Context) -> None:
-    receipt = commit(context, Work())
-    rewrite(context, receipt, lambda document: document.update(schema_version=1))
-    with pytest.raises(UserError) as caught:
-        read_receipt(context, receipt.ref)
-    assert str(caught.value) == (
-        f"{context.store.root}/steps/train/{receipt.key}.json was written by an older Ratchet "
-        "(receipt version 1); use a new store, or the version that wrote it"
-    )
-    with pytest.raises(UserError, match="older Ratchet"):
-        commit(context, Work())
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"null", b"\xff\xfe", b"[1]"])
-def test_bytes_that_are_no_document_are_corrupt(context: Context, content: bytes) -> None:
-    receipt = commit(context, Work())
-    context.store.put_bytes(keys.receipt_key("train", receipt.key), content)
-    with pytest.raises(Corrupt, match="not a receipt"):
-        read_receipt(context, receipt.ref)
-
-
-@pytest.mark.parametrize(
-    "ref", ["", "train", "train/", "/key", "../x/y", "train/a/b", "train/../x"]
-)
-def test_a_reference_that_names_no_receipt_is_refused(context: Context, ref: str) -> None:
-    with pytest.raises(UserError):
-        read_receipt(context, ref)
-
-
-def test_a_file_that_the_receipt_does_not_list_is_refused(context: Context) -> None:
-    receipt = commit(context, Work())
-    with pytest.raises(Corrupt, match=r"lists no file 'weights.bin'"):
-        fetch(context, receipt, "weights.bin")
-    with pytest.raises(Corrupt, match="lists no files below mod/"):
-        fetch_folder(context, receipt, "mod")
-
-
 def test_the_uri_of_a_receipt_leads_back_to_it(store: Store, make_test_context: Make) -> None:
     context = make_test_context(store)
     receipt = commit(context, Work())
@@ -523,13 +199,6 @@ def test_another_spelling_of_the_same_store_is_the_same_store(
     context: Context, tmp_path: Path
 ) -> None:
     assert ref_of_uri(context, f"file://{tmp_path}//./store/steps/train/0123.json") == "train/0123"
-
-
-def test_a_receipt_of_another_store_is_refused_with_both_names(context: Context) -> None:
-    with pytest.raises(
-        UserError, match=f"s3://other/runs/steps/train/0123.json.*{context.store.root}"
-    ):
-        ref_of_uri(context, "s3://other/runs/steps/train/0123.json")
 
 
 def test_a_summary_is_read_as_what_the_step_wrote(context: Context) -> None:
@@ -548,13 +217,3 @@ def test_a_summary_is_read_as_what_the_step_wrote(context: Context) -> None:
         context, TASK, "start", config={}, inputs={}, seed=0, work=lambda folder: written
     )
     assert read_summary(read_receipt(context, receipt.ref), StartSummary) == written
-
-
-def test_a_summary_of_another_step_or_with_other_fields_is_corrupt_and_named(
-    context: Context,
-) -> None:
-    receipt = commit(context, Work())
-    with pytest.raises(Corrupt, match=f"{receipt.ref} is not a receipt of publish"):
-        read_summary(receipt, PublishSummary)
-    with pytest.raises(Corrupt, match=r"its summary is not a TrainSummary \(\w+: "):
-        read_summary(receipt, TrainSummary)
