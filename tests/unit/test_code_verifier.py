@@ -16,7 +16,7 @@ from components.runtime.campaign import Campaign, load_campaign
 from components.runtime.context import Context
 from components.runtime.receipts import fetch, read_summary, receipt_uri
 from components.verifiers import ONE_BY_ONE, Room, verdict_of, verdicts_of, verify, vote_keys
-from tests.unit.test_prepare_step import RECIPE, prepare
+from tests.unit.preparing import RECIPE, prepare
 
 pytestmark = pytest.mark.process
 

@@ -17,7 +17,7 @@ from components.runtime.campaign import Campaign, load_campaign
 from components.runtime.context import Context
 from components.runtime.receipts import fetch, receipt_uri
 from components.verifiers import BUILTIN_TASKS, verify
-from tests.unit.test_prepare_step import RECIPE, prepare
+from tests.unit.preparing import RECIPE, prepare
 
 pytestmark = pytest.mark.process
 

@@ -1,86 +1,23 @@
-"""prepare: what a new campaign and a continued one begin with, over a real folder store and a real
-tiny model."""
+"""prepare: what a new campaign begins with, over a real folder store and a tiny base model."""
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from components.contracts.recipe import LoraStructure
-from components.contracts.recipe.parameters import PARAMETER_KEYS, parameter_values
-from components.contracts.recipe_file import parse_recipe, set_key
 from components.contracts.rows import Dropped, Prompt, TrainingRow, prompt_id, read_rows
-from components.contracts.state import Plan, State, base_plan
+from components.contracts.state import base_plan
 from components.contracts.summaries import SelectSummary, StartSummary
 from components.errors import UserError
-from components.prepare.step import PrepareInputs, resolve_recipe, run
-from components.runtime.attempts import Task
 from components.runtime.campaign import load_campaign
 from components.runtime.context import Context
 from components.runtime.entrypoints import base_of, mix_of
-from components.runtime.receipts import (
-    Receipt,
-    commit_once,
-    fetch,
-    fetch_folder,
-    read_summary,
-    receipt_uri,
-)
+from components.runtime.receipts import fetch, fetch_folder, read_summary, receipt_uri
 from tests.unit.chat_models import CHAT, chat_tokenizer, save_chat_model
-from tests.unit.crafted import Plain
-
-RECIPE: dict[str, Any] = {
-    "name": "tiny",
-    "seed": 3,
-    "model": {
-        "scratch": {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "intermediate_size": 32}
-    },
-    "data": {
-        "tasks": [
-            {
-                "task": "reverse",
-                "ladder": {"labelled": [1, 4], "climb": [5, 6]},
-                "labelled": 40,
-                "dev": 8,
-                "unlabelled": 10,
-                "validation": 12,
-                "test": 12,
-            }
-        ]
-    },
-    "decide": {"goal": {"threshold": 0.9, "slice": "length=6"}},
-}
-
-
-def prepare(context: Context, recipe: dict[str, Any] = RECIPE, **inputs: Any) -> Receipt:
-    return run(
-        PrepareInputs(
-            **{"recipe": recipe, "overrides": {}, "resume_from": "", "job_id": "", **inputs}
-        ),
-        context,
-    )
-
-
-def data_of(context: Context, start: Receipt) -> Receipt:
-    """The receipt of data and base model behind a start receipt."""
-    return load_campaign(context, receipt_uri(context, start)).prepared
-
-
-def changed(**sections: Any) -> dict[str, Any]:
-    return {**copy.deepcopy(RECIPE), **sections}
-
-
-def with_file(path: Path, **settings: Any) -> dict[str, Any]:
-    return changed(
-        data={
-            **RECIPE["data"],
-            "sources": [{"uri": f"file://{path}", "split": "train", **settings}],
-        }
-    )
+from tests.unit.preparing import RECIPE, changed, data_of, prepare, with_file
 
 
 def test_a_new_campaign_has_recipe_state_base_and_splits(context: Context) -> None:
@@ -146,84 +83,6 @@ def test_numbers_that_come_as_floats_are_the_same_recipe(context: Context) -> No
     assert prepare(context, floats).ref == prepare(context).ref
 
 
-def test_parameters_are_set_in_the_recipe_before_it_is_checked(context: Context) -> None:
-    receipt = prepare(
-        context,
-        overrides={"seed": 9, "decide.max_rounds": 2, "data.tasks.0.test": 20},
-        job_id="job-1",
-    )
-    campaign = load_campaign(context, receipt_uri(context, receipt))
-    assert (
-        campaign.recipe.seed,
-        campaign.recipe.decide.max_rounds,
-        read_summary(receipt, StartSummary).counts["test"],
-    ) == (9, 2, 20)
-    assert json.loads(context.store.get_bytes("jobs/job-1.json")) == {
-        "run_id": campaign.recipe.run_id
-    }
-    assert "decide" in RECIPE
-    assert "max_rounds" not in RECIPE["decide"]
-    with pytest.raises(
-        UserError, match=r"unknown key 'decide.max_round': did you mean 'max_rounds'"
-    ):
-        prepare(context, overrides={"decide.max_round": 2})
-    with pytest.raises(UserError, match="no such section"):
-        prepare(context, overrides={"data.tasks.7.test": 2})
-
-
-COMPILED = parse_recipe(RECIPE)
-"""The recipe that a pipeline was compiled with; its form has these values in its fields."""
-FIELDS = parameter_values(COMPILED)
-
-
-@pytest.mark.parametrize(
-    ("in_recipe", "in_field", "result"),
-    [
-        (None, None, COMPILED.decide.goal.threshold),
-        (0.7, None, 0.7),
-        (None, 0.6, 0.6),
-        (0.6, 0.6, 0.6),
-    ],
-)
-def test_what_was_changed_in_the_form_wins_be_it_in_the_recipe_or_in_its_own_field(
-    in_recipe: float | None, in_field: float | None, result: float
-) -> None:
-    recipe = COMPILED.model_dump(mode="json")
-    fields = dict(FIELDS)
-    if in_recipe is not None:
-        set_key(recipe, "decide.goal.threshold", in_recipe)
-    if in_field is not None:
-        fields["decide.goal.threshold"] = in_field
-    inputs = PrepareInputs(recipe, fields, resume_from="", job_id="", defaults=FIELDS)
-    resolved = resolve_recipe(inputs)
-    assert resolved.decide.goal.threshold == result
-    assert resolved.decide.patience == COMPILED.decide.patience
-
-
-@pytest.mark.parametrize("key", PARAMETER_KEYS.values())
-def test_a_setting_changed_in_two_places_to_two_values_is_refused(key: str) -> None:
-    recipe = COMPILED.model_dump(mode="json")
-    default = FIELDS[key]
-    assert isinstance(default, int | float)
-    # Both are values that the recipe allows.
-    first, second = (default / 2, default / 4) if isinstance(default, float) else (8, 9)
-    if default == 0:
-        first, second = 1, 2
-    set_key(recipe, key, first)
-    inputs = PrepareInputs(
-        recipe, {**FIELDS, key: second}, resume_from="", job_id="", defaults=FIELDS
-    )
-    with pytest.raises(UserError, match=rf"{key} is {first} in the recipe and {second} in its own"):
-        resolve_recipe(inputs)
-
-
-def test_a_recipe_pasted_into_the_form_without_a_key_has_the_default_of_the_recipe() -> None:
-    recipe = {**RECIPE, "decide": {"goal": {"threshold": 0.5}}}
-    compiled = {**FIELDS, "decide.patience": 9}
-    resolved = resolve_recipe(PrepareInputs(recipe, compiled, "", "", defaults=compiled))
-    assert resolved.decide.patience == parse_recipe(recipe).decide.patience
-
-
 def test_a_ladder_without_dev_prompts_is_refused(context: Context) -> None:
     tasks = RECIPE["data"]["tasks"]
     for number, missing in ((0, "4, 5, 6"), (2, "4")):
@@ -284,50 +143,6 @@ def test_a_missing_data_file_is_an_error_that_names_it(context: Context, tmp_pat
         prepare(context, with_file(tmp_path / "gone.jsonl"))
 
 
-def decided(context: Context, start: Receipt, **settings: Any) -> Receipt:
-    """A decide receipt as a finished campaign leaves it."""
-    campaign = load_campaign(context, receipt_uri(context, start))
-    plan = Plan(
-        learning_rate=1e-4,
-        steps=7,
-        weight_decay=0.0,
-        temperature=0.9,
-        samples_per_prompt=2,
-        labelled_share=0.5,
-        level=6,
-        **settings,
-    )
-    state = State(
-        run_id=campaign.recipe.run_id,
-        prepared=campaign.prepared.ref,
-        start=start.ref,
-        round=2,
-        go=False,
-        stop="patience",
-        champion="train/abc",
-        champion_round=1,
-        champion_evaluation="evaluate/def",
-        first_evaluation="evaluate/fed",
-        selections=("select/1",),
-        rounds_without_gain=2,
-        plan=plan,
-    )
-
-    def work(folder: Path) -> Plain:
-        (folder / "state.json").write_text(state.model_dump_json())
-        return Plain({})
-
-    return commit_once(
-        context,
-        Task(run_id=state.run_id, name="decide-r2", round=2),
-        "decide",
-        config={},
-        inputs={},
-        seed=0,
-        work=work,
-    )
-
-
 def test_the_first_mix_has_the_form_of_every_mix_and_all_labelled_rows(context: Context) -> None:
     start = prepare(context)
     prepared = load_campaign(context, receipt_uri(context, start)).prepared
@@ -351,88 +166,6 @@ def test_what_the_first_training_does_not_depend_on_leaves_its_mix_as_it_is(
     first, second = prepare(context), prepare(context, more_patience)
     assert first.ref != second.ref
     assert mix_of(context, first) == mix_of(context, second)
-
-
-def test_a_resumed_campaign_goes_on_where_the_old_one_stopped(context: Context) -> None:
-    old = prepare(context)
-    state_uri = receipt_uri(context, decided(context, old))
-    more = changed(
-        decide={"goal": {"threshold": 0.99}, "max_rounds": 8}, generate={"temperature": 1.0}
-    )
-    receipt = prepare(context, more, resume_from=state_uri)
-    assert read_summary(receipt, StartSummary).smallest_gain is None
-    assert read_summary(receipt, StartSummary).supervised is False
-    assert read_summary(receipt, StartSummary).counts == read_summary(old, StartSummary).counts
-    assert data_of(context, receipt) == data_of(context, old)
-    campaign = load_campaign(context, receipt_uri(context, receipt))
-    state = campaign.state
-    assert (campaign.next_round, state.go, state.stop, state.rounds_without_gain) == (
-        3,
-        True,
-        None,
-        0,
-    )
-    assert (state.champion, state.champion_round, state.selections) == (
-        "train/abc",
-        1,
-        ("select/1",),
-    )
-    # What the new recipe sets anew counts; the rest of the plan stays as reflection left it.
-    assert (
-        state.plan.temperature,
-        state.plan.level,
-        state.plan.steps,
-        state.plan.learning_rate,
-    ) == (1.0, 6, 7, 1e-4)
-    assert state.run_id == campaign.recipe.run_id != load_campaign(context, state_uri).recipe.run_id
-    assert campaign.recipe.decide.max_rounds == 8
-
-
-def test_a_resumed_campaign_keeps_the_structure_it_grew_unless_the_recipe_sets_another(
-    context: Context,
-) -> None:
-    def resumed(**lora: Any) -> LoraStructure | None:
-        receipt = prepare(context, changed(train={"lora": lora}), resume_from=state_uri)
-        return load_campaign(context, receipt_uri(context, receipt)).state.plan.lora
-
-    old = prepare(context, changed(train={"lora": {"rank": 4}}))
-    assert load_campaign(context, receipt_uri(context, old)).state.plan.lora == LoraStructure(
-        rank=4
-    )
-    state_uri = receipt_uri(context, decided(context, old, lora=LoraStructure(rank=16)))
-    assert resumed(rank=4, max_rank=128) == LoraStructure(rank=16)
-    assert resumed(rank=32) == LoraStructure(rank=32)
-
-
-@pytest.mark.parametrize(
-    ("recipe", "message"),
-    [
-        (changed(seed=4), "recipe's `seed` differs.*was 3, is 4"),
-        (
-            changed(model={"scratch": {"hidden_size": 32}}),
-            "recipe's `model` differs.*scratch.hidden_size was 16, is 32",
-        ),
-        (
-            changed(data={"tasks": [{**RECIPE["data"]["tasks"][0], "test": 5}]}),
-            "recipe's `data` differs.*tasks.0.test was 12, is 5",
-        ),
-    ],
-)
-def test_a_resumed_campaign_keeps_its_model_data_and_seed(
-    context: Context, recipe: dict[str, Any], message: str
-) -> None:
-    state_uri = receipt_uri(context, decided(context, prepare(context)))
-    with pytest.raises(UserError, match=message):
-        prepare(context, recipe, resume_from=state_uri)
-
-
-def test_a_state_that_is_not_there_is_an_error_that_says_so(context: Context) -> None:
-    with pytest.raises(UserError, match="no such receipt"):
-        prepare(context, resume_from=f"{context.store.root}/steps/decide/0123.json")
-    with pytest.raises(UserError, match="not in this run's store"):
-        prepare(context, resume_from="file:///elsewhere/steps/decide/0123.json")
-    with pytest.raises(UserError, match="not the URI of a receipt"):
-        prepare(context, resume_from="yesterday")
 
 
 def test_without_a_supervised_stage_the_first_round_is_round_1(context: Context) -> None:
