@@ -6,7 +6,13 @@ import pytest
 
 from components.cli.cluster.kfp_api import Pipelines
 from components.cli.cluster.kfp_calls import Access
+from components.report.page import build_page
+from components.report.runs import load_run
+from components.report.views import RunView
+from components.storage.store import open_store
+from tests.conftest import context_in
 from tests.doubles.kfp_api import Clock, KfpApi
+from tests.unit.handmade import whole_campaign
 from tests.unit.submissions import patience
 
 
@@ -18,3 +24,17 @@ def clock() -> Clock:
 @pytest.fixture
 def pipelines(kfp: KfpApi, clock: Clock) -> Pipelines:
     return Pipelines(Access(kfp.endpoint, "ml"), patience(clock))
+
+
+@pytest.fixture(scope="module")
+def view(tmp_path_factory: pytest.TempPathFactory) -> RunView:
+    """A whole campaign, for the tests that only read it."""
+    folder = tmp_path_factory.mktemp("campaign")
+    context = context_in(folder, open_store((folder / "store").as_uri(), {}))
+    return load_run(context, whole_campaign(context).run_id, examples=12)
+
+
+@pytest.fixture(scope="module")
+def page(view: RunView) -> str:
+    """The page of that campaign."""
+    return build_page(view)
