@@ -11,7 +11,7 @@ from components.contracts.rows import Conversation, OpenTurn
 from components.errors import UserError
 from components.modeling.encoding import Codec
 from tests.unit.chat_models import CHAT, OPENING, TURN, chat_tokenizer
-from tests.unit.test_encoding import SKIPS_SYSTEM, SYSTEM, TALK, learned, row
+from tests.unit.chat_templates import SKIPS_SYSTEM, SYSTEM, TALK, learned, row
 
 
 class Family(NamedTuple):
