@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from components.verifiers import answer_key, final_number, verify
 from components.verifiers.number_reader import only_number
-from tests.unit.test_verifiers_numeric import question
+from tests.unit.numeric_answers import question
 
 
 def sign_of(value: Fraction) -> str:
