@@ -1,5 +1,4 @@
-"""The command line says what is wrong in one line, ends with an honest status and is readable
-anywhere."""
+"""The command line says what is wrong in one line before anything runs, and ends honestly."""
 
 from __future__ import annotations
 
@@ -8,23 +7,16 @@ import os
 import signal
 import subprocess
 import sys
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from components.canonical import canonical_json, digest_of
 from components.cli.local.campaign_process import executed_tasks
 from components.cli.local.follow import Tail
-from components.errors import Transient
-from components.runtime.context import Context
-from components.storage import keys
-from tests.unit.handmade import HOSTILE, Campaign, whole_campaign
+from tests.unit.commanding import ROOT, TINY, cli, command, environment
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.process
-
-ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden"
 VERBS = (
     "init",
@@ -52,12 +44,6 @@ VERBS = (
     "report",
     "schema",
 )
-TINY = """
-name: tiny
-data:
-  tasks: [{task: copy, ladder: {labelled: [1, 2], climb: [3, 3]}}]
-decide: {goal: {threshold: 0.9}}
-"""
 HELP_PAGES = """
 import runpy, sys
 script, *verbs = sys.argv[1:]
@@ -69,37 +55,6 @@ for verb in ([], *([verb] for verb in verbs)):
         assert not end.code, verb
     print()
 """
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, str(ROOT / "pipeline.py"), *arguments]
-
-
-def environment(columns: int = 80) -> dict[str, str]:
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("RATCHET_", "FORCE_COLOR"))
-    }
-    return {
-        **kept,
-        "PYTHONPATH": str(ROOT),
-        "COLUMNS": str(columns),
-        "NO_COLOR": "1",
-        "TERM": "dumb",
-    }
-
-
-def cli(folder: Path, *arguments: str, columns: int = 80) -> subprocess.CompletedProcess[str]:
-    # No run gets as far as a task that needs torch, so nothing need import it in advance.
-    return subprocess.run(
-        command(*arguments),
-        cwd=folder,
-        env={**environment(columns), "RATCHET_WARM": "0"},
-        text=True,
-        capture_output=True,
-        check=False,
-    )
 
 
 def golden(name: str, text: str) -> None:
@@ -259,167 +214,6 @@ def processes_in(folder: Path) -> list[str]:
         except OSError:
             continue
     return found
-
-
-@pytest.mark.parametrize("columns", [40, 80, 140])
-def test_a_run_is_readable_on_any_terminal(tmp_path: Path, context: Context, columns: int) -> None:
-    made = whole_campaign(context)
-    done = cli(tmp_path, "status", made.run_id, "--store", context.store.root, columns=columns)
-    assert done.returncode == 0
-    assert max(map(len, done.stdout.splitlines())) <= columns
-    for piece in ("target met", "93.0 % [88.0–97.5]", "518/800", "promoted", "train-r3", "40.0 s"):
-        assert piece in done.stdout
-
-
-def test_status_of_the_latest_run_is_one_json_document(tmp_path: Path, context: Context) -> None:
-    made = whole_campaign(context)
-    told = json.loads(cli(tmp_path, "status", "--json", "--store", context.store.root).stdout)
-    assert told["run_id"] == made.run_id
-    assert [one["verdict"] for one in told["rounds"]] == [
-        "promoted",
-        "promoted",
-        "rejected",
-        "promoted",
-    ]
-    assert told["model"] == "models/by-hand/v1/"
-
-
-def test_an_unknown_run_and_an_empty_store_are_the_users_to_mend(
-    tmp_path: Path, context: Context
-) -> None:
-    store = context.store.root
-    empty = cli(tmp_path, "status", "--store", store)
-    assert (empty.returncode, "holds no run yet" in empty.stderr) == (2, True)
-    for verb in (("status", "other"), ("verify", "other"), ("report", "other", "-o", "r.html")):
-        done = cli(tmp_path, *verb, "--store", store)
-        assert (done.returncode, "knows no run 'other'" in done.stderr) == (2, True)
-
-
-def test_show_prints_a_receipt_and_the_rounds_of_its_state(
-    tmp_path: Path, context: Context
-) -> None:
-    made = whole_campaign(context)
-    assert made.last is not None
-    uri = f"{context.store.root}/{keys.receipt_key(made.last.step, made.last.key)}"
-    (tmp_path / "pointer").write_text(json.dumps({"uri": uri}))
-    for target in (made.last.ref, uri, "pointer"):
-        done = cli(tmp_path, "show", target, "--store", context.store.root, columns=140)
-        assert done.returncode == 0, done.stderr
-        assert made.last.digest in done.stdout
-        assert "186 of 200 right" in done.stdout
-    assert json.loads(cli(tmp_path, "show", uri, "--json").stdout)["state"]["stop"] == "target"
-    assert cli(tmp_path, "show", "nonsense", "--store", context.store.root).returncode == 2
-    assert cli(tmp_path, "show", "train/abc", "--store", context.store.root).returncode == 3
-
-
-def test_a_store_of_an_older_version_is_named_as_such_by_every_verb(
-    tmp_path: Path, context: Context
-) -> None:
-    made = whole_campaign(context)
-    assert made.last is not None
-    folder = Path(context.store.root.removeprefix("file://"))
-    for path in folder.glob("steps/*/*.json"):
-        path.chmod(0o644)
-        path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 1}))
-    for verb in (("status",), ("verify",), ("report", "-o", "r.html"), ("show", made.last.ref)):
-        done = cli(tmp_path, *verb, "--store", context.store.root, columns=400)
-        assert done.returncode == 2, (verb, done.stdout)
-        assert "was written by an older Ratchet (receipt version 1); use a new store" in done.stderr
-        assert "Traceback" not in done.stderr
-        assert "damaged" not in done.stdout + done.stderr
-    # Another recipe in the same store meets none of these receipts, but a campaign to go on from.
-    (tmp_path / "r.yaml").write_text(TINY)
-    state = f"{context.store.root}/{keys.receipt_key(made.last.step, made.last.key)}"
-    told = ("--store", context.store.root, "--resume-from", state)
-    done = cli(tmp_path, "run", "r.yaml", *told, columns=400)
-    assert (done.returncode, "receipt version 1" in done.stderr) == (2, True), done.stderr
-
-
-def test_text_of_data_cannot_steer_the_terminal(tmp_path: Path, context: Context) -> None:
-    made = Campaign(context)
-    made.prepare()
-    made.fail("train", "train-r0", 0, Transient(f"server said {HOSTILE}[bold]x[/bold]"))
-    done = cli(tmp_path, "status", "--store", context.store.root)
-    assert "\x1b" not in done.stdout
-    assert "\u202e" not in done.stdout
-    assert "[bold]x[/bold]" in done.stdout
-
-
-def test_verify_passes_a_whole_run_and_names_every_damaged_object(
-    tmp_path: Path, context: Context
-) -> None:
-    made = whole_campaign(context)
-    store = context.store.root
-    assert cli(tmp_path, "verify", "--store", store).returncode == 0
-    folder = Path(store.removeprefix("file://"))
-    train, publish = (next(folder.glob(f"steps/{step}/*.json")) for step in ("train", "publish"))
-    addresses = [
-        keys.object_key(one["sha256"]) for one in json.loads(train.read_text())["objects"].values()
-    ]
-    gone, flipped = folder / addresses[0], folder / addresses[1]
-    gone.unlink()
-    flipped.chmod(0o600)
-    flipped.write_bytes(bytes([flipped.read_bytes()[0] ^ 1]) + flipped.read_bytes()[1:])
-    changed = publish.read_text().replace('"seed":0', '"seed":1')
-    publish.chmod(0o600)
-    publish.write_text(changed)
-    done = cli(tmp_path, "verify", made.run_id, "--json", "--store", store)
-    assert done.returncode == 3
-    told = json.loads(done.stdout)
-    assert len(told["damaged"]) == 3
-    for name in (*addresses, f"steps/publish/{publish.name}"):
-        assert any(name in line for line in told["damaged"])
-        assert name in done.stderr
-    assert cli(tmp_path, "verify", f"train/{train.stem}", "--store", store).returncode == 3
-
-
-def test_verify_sees_that_an_input_was_changed_after_others_were_built_on_it(
-    tmp_path: Path, context: Context
-) -> None:
-    whole_campaign(context)
-    folder = Path(context.store.root.removeprefix("file://"))
-    decided = (json.loads(path.read_text()) for path in folder.glob("steps/decide/*.json"))
-    built_on = {receipt["inputs"].get("results") for receipt in decided}
-    evaluations = folder.glob("steps/evaluate/*.json")
-    path = next(path for path in evaluations if sha256(path.read_bytes()).hexdigest() in built_on)
-    document = json.loads(path.read_text())
-    del document["checksum"]
-    document["summary"]["validation_accuracy"] = 0.99
-    path.chmod(0o600)
-    path.write_bytes(canonical_json({**document, "checksum": digest_of(document)}))
-    done = cli(tmp_path, "verify", "--store", context.store.root)
-    assert done.returncode == 3
-    assert "no receipt of the run has the digest of its input results" in done.stderr
-
-
-def test_verify_names_a_receipt_with_a_changed_result_and_nothing_innocent(
-    tmp_path: Path, context: Context
-) -> None:
-    whole_campaign(context)
-    folder = Path(context.store.root.removeprefix("file://"))
-    path = next(folder.glob("steps/evaluate/*.json"))
-    path.chmod(0o600)
-    path.write_text(
-        path.read_text().replace('"validation_accuracy":0.', '"validation_accuracy":1.')
-    )
-    done = cli(tmp_path, "verify", "--json", "--store", context.store.root)
-    assert done.returncode == 3
-    [damaged] = json.loads(done.stdout)["damaged"]
-    assert f"steps/evaluate/{path.name} was changed" in damaged
-
-
-def test_report_writes_the_page(tmp_path: Path, context: Context) -> None:
-    whole_campaign(context)
-    for folder in (".", "folder", "file/page.html"):
-        (tmp_path / "folder").mkdir(exist_ok=True)
-        (tmp_path / "file").write_text("mine")
-        refused = cli(tmp_path, "report", "-o", folder, "--store", context.store.root)
-        assert refused.returncode == 2, refused.stderr
-        assert refused.stderr.startswith("error: ")
-        assert refused.stderr.count("\n") == 1
-    done = cli(tmp_path, "report", "-o", "sub/page.html", "--store", context.store.root)
-    assert done.returncode == 0
-    assert (tmp_path / "sub" / "page.html").read_text().startswith("<!doctype html>")
 
 
 def test_compile_writes_a_pipeline_with_the_recipe_as_default(tmp_path: Path) -> None:
