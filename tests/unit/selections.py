@@ -15,6 +15,14 @@ from components.select.filter_settings import FilterSettings
 from components.select.scored_sample_file import ScoredSampleFile
 from components.select.scored_samples import Outcome, ScoredSample, make_scored_samples
 
+LABEL_FREE = SelectSection(verifier=False, max_length_ratio=1000.0, minhash_threshold=1.0)
+"""Filters that look at no answer's truth, and let nearly every text through."""
+
+
+def with_settings(**settings: object) -> SelectSection:
+    """The same with other settings."""
+    return SelectSection.model_validate({**LABEL_FREE.model_dump(), **settings})
+
 
 def ask(text: str, answer: str, **tags: str) -> Prompt:
     """A prompt checked by exact match."""

@@ -22,10 +22,8 @@ from components.select.scored_samples import ScoredSample
 from components.select.scorers.judge import Judge, parsed_grade
 from tests.doubles.judge_api import JudgeApi
 from tests.unit.chat_models import CHAT, chat_tokenizer
-from tests.unit.selections import account_of, answers, ask, kept_texts, reasons, select
+from tests.unit.selections import LABEL_FREE, account_of, answers, ask, kept_texts, reasons, select
 from tests.unit.tiny import tiny_model
-
-OPEN = SelectSection(verifier=False, max_length_ratio=1000.0, minhash_threshold=1.0)
 
 
 def refuses_odd(prompt: str, answer: str, reference: dict[str, Any]) -> bool:
@@ -45,7 +43,7 @@ def graded(api: JudgeApi, samples: list[ScoredSample], **settings: Any) -> Any:
     environment = {"RATCHET_JUDGE_URL": api.url, "RATCHET_JUDGE_KEY": "judge-key"}
     with Judge(section, environment) as one:
         return select(
-            samples, OPEN.model_copy(update={"judge": section}), scorers={"judge": one.grades}
+            samples, LABEL_FREE.model_copy(update={"judge": section}), scorers={"judge": one.grades}
         )
 
 
@@ -175,7 +173,7 @@ def test_a_judge_that_answers_in_other_forms_ends_in_one_line(
 
 
 def test_equal_answers_are_graded_once(judge: JudgeApi) -> None:
-    section = OPEN.model_copy(update={"judge": JudgeScorer(model="m")})
+    section = LABEL_FREE.model_copy(update={"judge": JudgeScorer(model="m")})
     with Judge(JudgeScorer(model="m"), {"RATCHET_JUDGE_URL": judge.url}) as one:
         same = answers(ask("poem", "?"), *["same 9"] * 4)
         assert one.grades(same) == [9.0] * 4
@@ -205,7 +203,7 @@ def test_a_judge_that_is_not_there_is_transient_and_one_that_is_not_named_an_err
 
 
 def test_a_function_that_the_recipe_names_must_accept() -> None:
-    section = OPEN.model_copy(update={"verifier_function": f"{__name__}.refuses_odd"})
+    section = LABEL_FREE.model_copy(update={"verifier_function": f"{__name__}.refuses_odd"})
     outcome = select(answers(ask("even?", "?"), "2", "3", "4"), section)
     assert kept_texts(outcome) == ["2", "4"]
     assert reasons(outcome) == {"function": 1}
@@ -214,7 +212,7 @@ def test_a_function_that_the_recipe_names_must_accept() -> None:
         (f"{__name__}.nothing", "has no function 'nothing'"),
     ):
         with pytest.raises(UserError, match=message):
-            select([], OPEN.model_copy(update={"verifier_function": name}))
+            select([], LABEL_FREE.model_copy(update={"verifier_function": name}))
 
 
 @pytest.mark.parametrize("returned", ["no", float("nan"), None, 1, {"score": 0.0}])
@@ -222,7 +220,7 @@ def test_a_function_that_returns_no_bool_accepts_nothing_by_mistake(
     monkeypatch: pytest.MonkeyPatch, returned: object
 ) -> None:
     monkeypatch.setattr(f"{__name__}.refuses_odd", lambda *_: returned)
-    section = OPEN.model_copy(update={"verifier_function": f"{__name__}.refuses_odd"})
+    section = LABEL_FREE.model_copy(update={"verifier_function": f"{__name__}.refuses_odd"})
     with pytest.raises(UserError, match=f"returned {type(returned).__name__}, not a bool"):
         select(answers(ask("even?", "?"), "2"), section)
 
@@ -230,7 +228,7 @@ def test_a_function_that_returns_no_bool_accepts_nothing_by_mistake(
 def test_bools_of_numpy_count_as_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
     verdicts = iter(numpy.array([True, False]))
     monkeypatch.setattr(f"{__name__}.refuses_odd", lambda *_: next(verdicts))
-    section = OPEN.model_copy(update={"verifier_function": f"{__name__}.refuses_odd"})
+    section = LABEL_FREE.model_copy(update={"verifier_function": f"{__name__}.refuses_odd"})
     assert kept_texts(select(answers(ask("even?", "?"), "2", "3"), section)) == ["2"]
 
 
@@ -255,7 +253,7 @@ def test_perplexity_bands_are_those_of_the_model(tmp_path: Path) -> None:
         return [{"low": 1.1, "fine": 2.0, "high": 9.0}.get(one.text) for one in block]
 
     section = SelectSection.model_validate(
-        {**OPEN.model_dump(), "likelihood": {"champion": [1.5, 5.0]}}
+        {**LABEL_FREE.model_dump(), "likelihood": {"champion": [1.5, 5.0]}}
     )
     outcome = select(
         answers(ask("q", "?"), "low", "fine", "high", "no"), section, scorers={"champion": scorer}
@@ -344,7 +342,7 @@ def test_influence_is_the_product_of_the_output_layers_gradients() -> None:
 
 
 def test_a_row_that_would_move_nothing_is_dropped_and_one_that_helps_a_little_is_kept() -> None:
-    section = SelectSection.model_validate({**OPEN.model_dump(), "influence": {}})
+    section = SelectSection.model_validate({**LABEL_FREE.model_dump(), "influence": {}})
 
     def scorer(block: Any) -> list[float | None]:
         return [{"little": 1e-9, "nothing": 0.0}[one.text] for one in block]
@@ -357,7 +355,7 @@ def test_a_row_that_would_move_nothing_is_dropped_and_one_that_helps_a_little_is
 
 
 def test_rows_against_the_validation_gradient_are_dropped() -> None:
-    section = SelectSection.model_validate({**OPEN.model_dump(), "influence": {}})
+    section = SelectSection.model_validate({**LABEL_FREE.model_dump(), "influence": {}})
 
     def scorer(block: Any) -> list[float | None]:
         return [{"good": 3.0, "fair": 1.0, "bad": -2.0}.get(one.text) for one in block]
