@@ -6,14 +6,13 @@ from __future__ import annotations
 import random
 from typing import Any
 
-import pytest
-
 from components.contracts.recipe import LoraStructure
 from components.decide.gate import Comparison
 from components.decide.reflection.diagnosis import diagnose
-from components.decide.reflection.plan import Finding, next_plan
+from components.decide.reflection.plan import next_plan
 from components.decide.reflection.training_causes import still_falling
 from tests.unit.crafted import PLAN, recipe_of
+from tests.unit.diagnosing import HOT, SOUND_MEASURES, names, the
 from tests.unit.reflections import (
     ADAPTED,
     LORA,
@@ -25,14 +24,6 @@ from tests.unit.reflections import (
     evidence,
     scored,
 )
-
-
-def names(**changes: Any) -> list[str]:
-    return [finding.name for finding in diagnose(evidence(**changes))]
-
-
-def the(name: str, **changes: Any) -> Finding:
-    return next(finding for finding in diagnose(evidence(**changes)) if finding.name == name)
 
 
 def test_a_sound_round_has_no_cause() -> None:
@@ -308,133 +299,6 @@ def test_a_ladder_whose_base_is_not_solved_says_so() -> None:
     assert found.change == "steps_up"
     assert "(length=8) are at 0.6200, mastery is 0.90: the base is not solved" in found.evidence
     assert names(**first, comparison=None, candidate=scored({"length=8": (50, 50)})) == []
-
-
-SOUND_MEASURES: dict[str, float] = {
-    "first_loss": 0.9,
-    "last_loss": 0.6,
-    "peak_loss": 0.9,
-    "loss_fall": 0.3,
-    "loss_spikes": 0,
-    "skipped_steps": 0,
-    "above_dev": -0.1,
-    "human_loss": 0.6,
-    "human_loss_rise": -0.1,
-    "dev_loss": 0.6,
-    "epochs": 3.0,
-    "same_answers": 0.7,
-    "finished_share": 1.0,
-    "runs_on": 0.0,
-    "cut_short": 0.0,
-    "passed": 0.5,
-    "agreement": 0.8,
-    "refused_agreement": 0.5,
-    "passed_agreement": 0.9,
-    "majority_passed": 0.6,
-    "majority_expected": 0.6,
-    "majority_prompts": 1000,
-    "verifier_z": 0.0,
-    "disputed": 0.05,
-    "labelled_weight": 0.5,
-    "repeated": 0.01,
-    "repeated_labelled": 0.01,
-    "contaminated": 0.0,
-    "answer_shift": 0.1,
-    "accuracy": 0.6,
-    "accepted": 1200,
-}
-
-
-def measured(**changes: float) -> dict[str, float]:
-    return {**SOUND_MEASURES, **changes}
-
-
-def test_a_sound_round_with_all_its_measures_has_no_cause() -> None:
-    for verdict in ("rejected", "promoted"):
-        assert names(measures=measured(), verdict=verdict) == []
-
-
-LOST = Comparison(pairs=500, wins=10, losses=35, p_value=1.0, level=0.0125)
-HOT = PLAN.model_copy(update={"temperature": 1.6})
-SIGNS: list[tuple[str, str | None, dict[str, Any]]] = [
-    (
-        "learning_rate_too_high",
-        "learning_rate_down",
-        {"measures": measured(first_loss=0.6, last_loss=2.0, peak_loss=3.1, human_loss_rise=1.2)},
-    ),
-    (
-        "learning_rate_too_low",
-        "learning_rate_up",
-        {"measures": measured(same_answers=0.99, last_loss=0.6, loss_fall=0.01)},
-    ),
-    ("underfitting", "steps_up", {"measures": measured(epochs=0.2)}),
-    ("optimizer_trouble", "learning_rate_down", {"measures": measured(loss_spikes=5)}),
-    ("label_noise", "labelled_share_down", {"measures": measured(last_loss=1.1, above_dev=0.6)}),
-    (
-        "duplicate_flood",
-        "labelled_share_down",
-        {"measures": measured(repeated=0.4, repeated_labelled=0.35)},
-    ),
-    (
-        "duplicate_flood",
-        "labelled_share_up",
-        {"measures": measured(repeated=0.4, repeated_labelled=0.05)},
-    ),
-    (
-        "temperature_too_high",
-        "temperature_down",
-        {"plan": HOT, "measures": measured(passed=0.2, agreement=0.4, majority_expected=0.6)},
-    ),
-    (
-        "verifier_false_negatives",
-        None,
-        {"measures": measured(majority_passed=0.2, verifier_z=-15, refused_agreement=0.85)},
-    ),
-    (
-        "verifier_too_lenient",
-        "vote_share_up",
-        {"measures": measured(majority_passed=0.99, verifier_z=15)},
-    ),
-    ("evaluation_contamination", None, {"measures": measured(contaminated=0.3)}),
-    ("truncation", "answer_tokens_up", {"measures": measured(finished_share=0.5, cut_short=0.4)}),
-    ("stop_token_wrong", None, {"measures": measured(finished_share=0.2, runs_on=0.6)}),
-    (
-        "labelled_share_too_low",
-        "labelled_share_up",
-        {"comparison": LOST, "measures": measured(labelled_weight=0.25, answer_shift=0.5)},
-    ),
-]
-
-
-@pytest.mark.parametrize(
-    ("name", "asks", "signs"), SIGNS, ids=[f"{name}-{change}" for name, change, _ in SIGNS]
-)
-def test_each_cause_is_first_where_its_signs_are_and_says_them_in_numbers(
-    name: str, asks: str | None, signs: dict[str, Any]
-) -> None:
-    first = diagnose(evidence(**signs))[0]
-    assert (first.name, first.change) == (name, asks)
-    assert any(character.isdigit() for character in first.evidence)
-    assert first.measure in {*SOUND_MEASURES, "dev_rise", "distinct_share"}
-    assert "nan" not in first.evidence
-
-
-def test_a_strict_verifier_over_hard_prompts_is_not_called_wrong() -> None:
-    unsure = measured(majority_passed=0.2, verifier_z=-15, refused_agreement=0.4)
-    assert names(measures=unsure) == []
-    assert (
-        names(
-            measures=measured(
-                majority_passed=0.2, verifier_z=-15, refused_agreement=0.9, majority_prompts=9
-            )
-        )
-        == []
-    )
-    without = evidence(
-        measures=measured(majority_passed=0.99, verifier_z=15),
-        recipe=recipe_of(select={"verifier": False}),
-    )
-    assert diagnose(without) == []
 
 
 def test_the_trend_ignores_noise_and_short_logs() -> None:
