@@ -2,65 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 import random
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.contracts.recipe import DecideSection, Goal
-from components.contracts.rows import Result, TextResult
-from components.contracts.state import RoundRecord
-from components.contracts.summaries import SelectSummary
-from components.contracts.summaries.evaluate import CollapseAlarm
+from components.contracts.rows import Result
 from components.decide.gate import Comparison, Graded, by_counts, compare, decide
-from components.decide.guards import Alarm, alarms_of, self_agreement
 from components.errors import Corrupt, UserError
 from components.measures import Scores
-from components.statistics import alpha_of_round
-from tests.unit.crafted import PLAN, evaluate_summary, results_of
-
-SECTION = DecideSection(goal=Goal(threshold=0.9), max_rounds=5)
-LEVEL = alpha_of_round(SECTION.alpha, SECTION.max_rounds)
-
-
-def paired(
-    wins: int, losses: int, both: int = 0, neither: int = 0
-) -> tuple[list[Result], list[Result]]:
-    """Results of a champion and a candidate that differ as told."""
-    champion = [False] * wins + [True] * losses + [True] * both + [False] * neither
-    candidate = [True] * wins + [False] * losses + [True] * both + [False] * neither
-    return results_of({"": champion}), results_of({"": candidate})
-
-
-@functools.cache
-def compared(wins: int, losses: int, both: int = 0, neither: int = 0) -> Comparison:
-    return compare(*paired(wins, losses, both, neither), SECTION, LEVEL)
-
-
-def alarms(
-    ratio: float | None,
-    texts: Sequence[Any] = (),
-    blocks: tuple[CollapseAlarm, ...] = (),
-    warnings: tuple[CollapseAlarm, ...] = (),
-    teaches_errors: tuple[str, ...] = (),
-    why_unproved: str | None = None,
-    bias: float = 0.0,
-    section: DecideSection = SECTION,
-) -> tuple[Alarm, ...]:
-    """Alarms about a candidate with this perplexity on human text against round 0."""
-    evaluation = evaluate_summary(blocks=blocks, warnings=warnings)
-    selection = SelectSummary(
-        round=1,
-        labelled_rows=0,
-        teaches_errors=teaches_errors,
-        why_unproved=why_unproved,
-        bias={"answer": bias},
-    )
-    return alarms_of(evaluation, selection, ratio, texts, section)
+from tests.unit.crafted import results_of
+from tests.unit.gating import LEVEL, SECTION, alarms, compared, paired
 
 
 @given(
@@ -96,15 +50,6 @@ def test_a_p_value_at_its_level_is_proof_and_one_above_it_is_none() -> None:
     """`level` is what p must not exceed: seven wins and no loss have p = 1/128."""
     assert decide(by_counts(50, 7, 0, 1 / 128)).promote
     assert not decide(by_counts(50, 7, 0, 0.9999 / 128)).promote
-
-
-def test_a_candidate_that_unlearns_human_text_is_rejected_with_the_numbers() -> None:
-    assert decide(compared(40, 2), alarms(1.10)).promote
-    rejected = decide(compared(40, 2), alarms(1.101))
-    assert not rejected.promote
-    assert rejected.reason.startswith(
-        "collapse guard: perplexity on human text is 1.101 times that of the best model so far"
-    )
 
 
 def test_models_measured_on_different_prompts_cannot_be_compared() -> None:
@@ -301,108 +246,3 @@ def test_models_that_are_nearly_always_right_can_be_compared_by_error() -> None:
     better = numeric([0.0] * 900 + [1.0] * 30)
     assert decide(compare(champion, better, by_error, LEVEL)).promote
     assert not decide(compare(champion, champion, by_error, LEVEL)).promote
-
-
-def texts(right: list[int], number: int = 100) -> list[TextResult]:
-    return [
-        TextResult(id=str(place), split="retention", loss=1.0, num_tokens=number, num_right=own)
-        for place, own in enumerate(right)
-    ]
-
-
-def retained(before: list[int], after: list[int]) -> tuple[Alarm, ...]:
-    return alarms(None, texts=list(zip(texts(before), texts(after), strict=True)))
-
-
-def test_retention_must_be_shown_not_to_be_lost() -> None:
-    assert retained([50] * 40, [50] * 40) == ()
-    assert retained([50] * 40, [49, 51] * 20) == ()
-    (lost,) = retained([50] * 40, [48] * 40)
-    assert lost.blocks
-    assert (
-        "token accuracy -2.00 points on 40 rows, lower 95 % bound -2.00, above -1.00 is needed"
-        in lost.reason
-    )
-    assert not decide(compared(40, 2), (lost,)).promote
-    (unsure,) = retained([50] * 4, [40, 60, 45, 56])
-    assert "may have lost human text" in unsure.reason
-    assert "4 rows say little" in unsure.reason
-
-
-def test_a_retention_margin_of_null_switches_that_guard_off() -> None:
-    pairs = list(zip(texts([50] * 40), texts([0] * 40), strict=True))
-    assert alarms(None, texts=pairs)
-    assert not alarms(
-        None, texts=pairs, section=SECTION.model_copy(update={"retention_margin": None})
-    )
-
-
-def test_alarms_of_evaluate_and_select_block_and_warnings_do_not() -> None:
-    sign = CollapseAlarm(
-        measure="distinct_2", value=0.8, limit=0.85, why="distinct-2 is 0.80 of round 0's"
-    )
-    (block,) = alarms(None, blocks=(sign,))
-    (warning,) = alarms(None, warnings=(sign,))
-    assert decide(compared(40, 2), (block,)).reason.startswith(
-        "collapse guard: distinct-2 is 0.80 of round 0's; 40 prompts"
-    )
-    assert decide(compared(40, 2), (warning,)).promote
-    (unproved,) = alarms(None, why_unproved="60 prompts show nothing")
-    assert not unproved.blocks
-    assert unproved.reason == "not proved: 60 prompts show nothing"
-    assert decide(compared(40, 2), (unproved,)).promote
-    (taught,) = alarms(None, teaches_errors=("vote",))
-    assert decide(compared(40, 2), (taught,)).reason.startswith(
-        "the mix teaches errors: by the audit set, what vote kept"
-    )
-    # Half of the bound of the bias warns; without a bound nothing does.
-    bounded = SECTION.model_copy(update={"max_bias": 0.2})
-    assert alarms(None, bias=0.1, section=bounded) == alarms(None, bias=0.9) == ()
-    (near,) = alarms(None, bias=0.11, section=bounded)
-    assert decide(compared(40, 2), (near,)).promote
-    (biased,) = alarms(None, bias=0.21, section=bounded)
-    assert decide(compared(40, 2), (biased,)).reason.startswith(
-        "bias guard: the answers of accepted samples are 0.210 from those of labelled rows"
-    )
-    # Perplexity is compared with the recipe's bound, not with evaluate's.
-    other = sign.model_copy(update={"measure": "perplexity"})
-    assert alarms(1.04, blocks=(other,)) == ()
-    assert [one.blocks for one in alarms(1.06)] == [False]
-
-
-def told(agreement: float, accuracy: float, prompts: int = 200) -> dict[str, float]:
-    return {"agreement": agreement, "audit_accuracy": accuracy, "audit_prompts": float(prompts)}
-
-
-def test_a_loop_that_agrees_more_and_is_right_less_is_warned_of() -> None:
-    before = (recorded(1, 5, told(0.6, 0.7)), recorded(2, 5, told(0.7, 0.66)))
-    (warning,) = self_agreement(before, told(0.8, 0.55), 5)
-    assert not warning.blocks
-    assert "0.550 of the samples are right on the audit split, in round 1 0.700" in warning.reason
-    assert "agree with each other more (0.800, 0.600)" in warning.reason
-
-
-def test_agreement_alone_or_a_fall_that_may_be_chance_is_no_alarm() -> None:
-    before = (recorded(1, 5, told(0.6, 0.7)),)
-    assert self_agreement(before, told(0.9, 0.7), 5) == ()
-    assert self_agreement(before, told(0.5, 0.4), 5) == ()
-    assert self_agreement(before, told(0.6, 0.4), 5) == (), "no surer than before"
-    assert self_agreement(before, told(0.8, 0.55, prompts=20), 5) == ()
-    assert self_agreement(before, told(0.8, 0.55), 6) == (), "longer problems are harder"
-    assert self_agreement(before, {"agreement": 0.8}, 5) == ()
-    assert self_agreement((), told(0.8, 0.55), 5) == ()
-
-
-def recorded(number: int, level: int, measures: dict[str, float]) -> RoundRecord:
-    return RoundRecord(
-        round=number,
-        verdict="rejected",
-        why="",
-        level=level,
-        plan=PLAN,
-        score=0.5,
-        interval=(0.4, 0.6),
-        overall=0.5,
-        test_score=0.5,
-        measures=measures,
-    )
