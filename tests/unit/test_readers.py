@@ -1,3 +1,7 @@
+"""Lines, texts and files of data: usable rows are kept, and a bad one is rejected with its place."""
+
+from __future__ import annotations
+
 import json
 from pathlib import Path
 from typing import Any
@@ -8,32 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.contracts.recipe import DataSource
-from components.contracts.rows import MAX_LINE_BYTES, Dropped
+from components.contracts.rows import MAX_LINE_BYTES
 from components.errors import UserError
 from components.prepare.examples import Example
-from components.prepare.readers import read_source
 from components.verifiers import verify
-
-GOOD = b'{"prompt": "2+2", "completion": "4"}\n'
-
-
-def read(path: Path, **settings: Any) -> tuple[list[Example], list[Dropped]]:
-    source = DataSource(uri=f"file://{path}", **settings)
-    items = list(read_source(path, source))
-    return [item for item in items if isinstance(item, Example)], [
-        item for item in items if isinstance(item, Dropped)
-    ]
-
-
-def write(folder: Path, content: bytes, name: str = "data.jsonl") -> Path:
-    path = folder / name
-    path.write_bytes(content)
-    return path
-
-
-def as_lines(*rows: Any) -> bytes:
-    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+from tests.unit.reading import GOOD, as_lines, read, write
 
 
 def test_prompt_and_completion_are_read_under_the_names_the_recipe_gives(tmp_path: Path) -> None:
@@ -45,20 +28,6 @@ def test_prompt_and_completion_are_read_under_the_names_the_recipe_gives(tmp_pat
     assert (example.prompt, example.completion) == ("How many?", "6 * 7 = 42\n#### 42")
     assert verify(example.as_prompt(), "it is 42")
     assert example.provenance["place"] == "line 1"
-
-
-def test_the_last_assistant_turn_of_a_chat_is_the_completion(tmp_path: Path) -> None:
-    one = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
-    longer = [
-        {"role": "system", "content": "Be brief"},
-        *one,
-        {"role": "user", "content": "Bye"},
-        {"role": "assistant", "content": "Goodbye"},
-    ]
-    examples, _ = read(write(tmp_path, as_lines({"messages": one}, {"messages": longer})))
-    assert (examples[0].prompt, examples[0].completion) == ("Hi", "Hello")
-    assert examples[1].prompt == "System: Be brief\n\nUser: Hi\n\nAssistant: Hello\n\nUser: Bye"
-    assert examples[1].completion == "Goodbye"
 
 
 def test_text_is_raw_text_and_text_with_a_label_is_a_question_in_that_class(tmp_path: Path) -> None:
@@ -155,97 +124,6 @@ def test_plain_text_is_read_by_paragraphs(tmp_path: Path) -> None:
     ]
 
 
-def test_parquet_rows_are_read_and_bad_ones_rejected_one_by_one(tmp_path: Path) -> None:
-    path = tmp_path / "data.parquet"
-    rows = [
-        {"prompt": "2+2", "completion": "4"},
-        {"prompt": "", "completion": "4"},
-        {"prompt": "3+3", "completion": "6"},
-    ]
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-    examples, rejected = read(path)
-    assert [example.prompt for example in examples] == ["2+2", "3+3"]
-    assert [(row.reason, "row 2" in row.detail) for row in rejected] == [("empty", True)]
-
-
-@pytest.mark.parametrize(
-    "column",
-    [
-        pyarrow.array([2**62, 0], pyarrow.timestamp("us")),
-        pyarrow.array([2**31 - 1, 0], pyarrow.int32()).cast(pyarrow.date32()),
-        pyarrow.array([2**62, 0], pyarrow.duration("ms")),
-    ],
-    ids=["timestamp", "date", "duration"],
-)
-def test_a_row_with_a_value_that_cannot_be_read_is_rejected_alone(
-    tmp_path: Path, column: pyarrow.Array
-) -> None:
-    rows = {"prompt": ["a", "b"], "completion": ["c", "d"], "when": column}
-    pyarrow.parquet.write_table(pyarrow.table(rows), tmp_path / "data.parquet")
-    examples, rejected = read(tmp_path / "data.parquet")
-    assert [example.prompt for example in examples] == ["b"]
-    assert [row.reason for row in rejected] == ["unreadable_value"]
-
-
-def test_a_time_zone_that_nobody_knows_rejects_its_rows(tmp_path: Path) -> None:
-    when = pyarrow.array([1, None], pyarrow.timestamp("us", tz="Mars/Olympus"))
-    rows = {"prompt": ["a", "b"], "completion": ["c", "d"], "when": when}
-    pyarrow.parquet.write_table(pyarrow.table(rows), tmp_path / "data.parquet")
-    examples, rejected = read(tmp_path / "data.parquet")
-    assert [example.prompt for example in examples] == ["b"]
-    assert [row.reason for row in rejected] == ["unreadable_value"]
-
-
-def test_parquet_conversations_are_read(tmp_path: Path) -> None:
-    path = tmp_path / "chat.parquet"
-    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"messages": turns}]), path)
-    assert [example.completion for example in read(path)[0]] == ["Hello"]
-
-
-def test_parquet_with_views_of_texts_is_read(tmp_path: Path) -> None:
-    """Polars and others write the kind of their columns into the file."""
-    columns = {
-        "prompt": pyarrow.array(["2+2", "3+3"], pyarrow.string_view()),
-        "completion": pyarrow.array(["4", "6"], pyarrow.string_view()),
-        "tags": pyarrow.array([["a"], ["b", "c"]], pyarrow.list_view(pyarrow.string())),
-    }
-    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "data.parquet")
-    examples, rejected = read(tmp_path / "data.parquet")
-    assert [example.completion for example in examples] == ["4", "6"]
-    assert not rejected
-
-
-def test_a_row_of_views_counts_what_they_show(tmp_path: Path) -> None:
-    """Each list of it shows the one below a thousand times: 10**32 bytes in all."""
-    shown = pyarrow.array(["x" * 100_000], pyarrow.string_view())
-    for _ in range(10):
-        lists = [pyarrow.array([number] * 1000, pyarrow.int32()) for number in (0, len(shown))]
-        shown = pyarrow.ListViewArray.from_arrays(*lists, shown)
-    nothing = pyarrow.array([None], shown.type)
-    table = pyarrow.table(
-        {
-            "prompt": ["a", "b"],
-            "completion": ["c", "d"],
-            "more": pyarrow.concat_arrays([shown[:1], nothing]),
-        }
-    )
-    with pyarrow.ipc.new_stream(tmp_path / "data.arrow", table.schema) as file:
-        file.write_table(table)
-    examples, rejected = read(tmp_path / "data.arrow")
-    assert [example.prompt for example in examples] == ["b"]
-    assert [row.reason for row in rejected] == ["too_long"]
-
-
-def test_a_type_of_column_whose_size_nobody_knows_is_refused_by_name(tmp_path: Path) -> None:
-    runs = pyarrow.RunEndEncodedArray.from_arrays([2], pyarrow.array(["x"]))
-    table = pyarrow.table({"prompt": ["a", "b"], "completion": ["c", "d"], "more": runs})
-    with pyarrow.ipc.new_stream(tmp_path / "data.arrow", table.schema) as file:
-        file.write_table(table)
-    with pytest.raises(UserError, match=r"columns of run_end_encoded.* are not read; write"):
-        read(tmp_path / "data.arrow")
-
-
 def test_the_format_of_a_file_without_a_known_suffix_is_told_by_its_content(tmp_path: Path) -> None:
     parquet = tmp_path / "a"
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"text": "x"}]), parquet)
@@ -327,109 +205,3 @@ def test_no_bytes_crash_the_reader(tmp_path_factory: Any, content: bytes, name: 
     except UserError as error:
         refused = str(error)
     assert examples or name in refused
-
-
-SYSTEM = {"role": "system", "content": "Be brief"}
-HI = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
-ADD = [{"role": "user", "content": "2+2"}, {"role": "assistant", "content": "4"}]
-
-
-def test_a_conversation_keeps_its_turns_and_a_question_with_an_answer_is_none(
-    tmp_path: Path,
-) -> None:
-    rows = as_lines({"messages": ADD}, {"messages": [SYSTEM, *HI, *ADD]})
-    (plain, talk), _ = read(write(tmp_path, rows))
-    assert (plain.prompt, plain.completion, plain.conversation) == ("2+2", "4", None)
-    assert talk.conversation is not None
-    assert list(talk.conversation.messages) == [SYSTEM, *HI, *ADD]
-    assert (talk.prompt, talk.completion) == (
-        "System: Be brief\n\nUser: hi\n\nAssistant: hello\n\nUser: 2+2",
-        "4",
-    )
-    asked = talk.as_prompt().conversation
-    assert asked is not None
-    assert list(asked.messages) == [SYSTEM, *HI, ADD[0]]
-    assert talk.as_training_row().asked == asked
-
-
-def test_turns_behind_the_last_answer_are_left_out_and_open_questions_are_asked(
-    tmp_path: Path,
-) -> None:
-    rows = as_lines({"messages": [*HI, ADD[0]]}, {"messages": [SYSTEM, ADD[0]]})
-    path = write(tmp_path, rows)
-    [taught], _ = read(path)
-    assert (taught.prompt, taught.completion, taught.conversation) == ("hi", "hello", None)
-    (first, second), _ = read(path, split="unlabelled")
-    assert (first.prompt, first.completion) == ("User: hi\n\nAssistant: hello\n\nUser: 2+2", None)
-    assert second.completion is None
-    prompt = second.as_prompt()
-    assert prompt.conversation is not None
-    assert list(prompt.conversation.messages) == [SYSTEM, ADD[0]]
-
-
-def test_calls_of_tools_parts_of_content_and_schemas_are_read(tmp_path: Path) -> None:
-    written = {"function": {"name": "add", "arguments": '{"a": 2, "b": 2}'}, "id": None}
-    messages = [
-        {
-            "role": "user",
-            "content": [{"type": "text", "text": "2+"}, {"type": "text", "text": "2"}],
-        },
-        {"role": "assistant", "content": None, "tool_calls": [written]},
-        {"role": "tool", "content": "", "name": "add"},
-        {"role": "assistant", "content": "4", "tool_calls": [], "note": "\\u0000 as text"},
-    ]
-    tools = [{"type": "function", "function": {"name": "add"}}]
-    rows = as_lines({"messages": messages, "tools": json.dumps(tools)}, {"messages": messages[:2]})
-    (whole, call), rejected = read(write(tmp_path, rows))
-    assert not rejected
-    assert whole.conversation is not None
-    called = {"function": {"name": "add", "arguments": {"a": 2, "b": 2}}}
-    assert list(whole.conversation.messages) == [
-        {"role": "user", "content": "2+2"},
-        {"role": "assistant", "content": "", "tool_calls": [called]},
-        {"role": "tool", "content": "", "name": "add"},
-        {"role": "assistant", "content": "4", "note": "\\u0000 as text"},
-    ]
-    assert list(whole.conversation.tools) == tools
-    assert call.completion == '[{"function":{"arguments":{"a":2,"b":2},"name":"add"}}]'
-    path = tmp_path / "tools.parquet"
-    pyarrow.parquet.write_table(
-        pyarrow.Table.from_pylist([{"messages": messages[:2], "tools": tools}]), path
-    )
-    (stored,), _ = read(path)
-    assert stored.conversation is not None
-    assert stored.conversation.messages[1] == {
-        "role": "assistant",
-        "content": "",
-        "tool_calls": [called],
-    }
-
-
-@pytest.mark.parametrize(
-    ("message", "reason"),
-    [
-        ({"content": [{"type": "image", "url": "x"}]}, "wrong_type"),
-        ({"content": ["text"]}, "wrong_type"),
-        ({"content": ""}, "empty"),
-        ({"content": "x", "note": float("nan")}, "not_a_number"),
-        ({"content": "x", "note": "a\0b"}, "nul_character"),
-        ({"content": "x", "note": "\ud800"}, "invalid_utf8"),
-    ],
-)
-def test_a_turn_that_is_no_text_is_rejected(
-    tmp_path: Path, message: dict[str, Any], reason: str
-) -> None:
-    messages = [SYSTEM, {"role": "user", **message}, ADD[1]]
-    _, rejected = read(write(tmp_path, GOOD + as_lines({"messages": messages})))
-    assert [row.reason for row in rejected] == [reason]
-
-
-def test_a_schema_of_tools_that_is_none_is_rejected(tmp_path: Path) -> None:
-    rows = as_lines(
-        {"messages": ADD, "tools": "nonsense"},
-        {"messages": ADD, "tools": [1]},
-        {"messages": ADD, "tools": []},
-    )
-    examples, rejected = read(write(tmp_path, rows))
-    assert [row.reason for row in rejected] == ["not_json", "wrong_type"]
-    assert [example.conversation for example in examples] == [None]
