@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from components.contracts.rows import MAX_LINE_BYTES
@@ -186,6 +186,8 @@ def test_whatever_the_lines_hold_each_is_either_kept_or_rejected(
     tmp_path_factory: Any, lines: list[bytes], split: str
 ) -> None:
     content = b"\n".join(lines) + b"\n" + GOOD
+    # A file that begins with a mark of UTF-16 is refused as a whole.
+    assume(not content.startswith((b"\xff\xfe", b"\xfe\xff")))
     path = write(tmp_path_factory.mktemp("lines"), content)
     examples, rejected = read(path, split=split)
     assert len(examples) + len(rejected) == content.count(b"\n")
