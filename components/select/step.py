@@ -36,7 +36,7 @@ from components.select.scored_samples import Block, ScoredSample, row_key
 from components.select.scorers import scorers_of
 from components.select.sorted_samples import gather
 from components.select.weak_round import reason_weak
-from components.select.worse_answers import worse_answers
+from components.select.worse_answers import BesideOwnAnswers, own_answers, worse_answers
 from components.select.wrong_rows import write_wrong
 from components.storage.sources import model_version
 from components.verifiers import Room
@@ -127,6 +127,8 @@ def _config(context: Context, campaign: Campaign) -> dict[str, JsonValue]:
     method = campaign.recipe.train.method
     if method in ("dpo", "rpo"):
         config["pairs"] = True
+        if campaign.recipe.train.preference.labelled:
+            config["labelled_pairs"] = True
     elif method == "kto":
         config["wrong"] = True
     if section.verifier_function:
@@ -217,12 +219,15 @@ class _Selection:
         blocks = self._marked.watch(self._seen.watch(self._blocks(shards)))
         samples, audit = collect(blocks, self._audit_ids, self._scratch / "pass-0")
         passed, account = self._filter(samples, audit)
-        why_weak = reason_weak(self._section, account)
         method = self._campaign.recipe.train.method
         worse = worse_answers(self._folder / DROPPED) if method in ("dpo", "rpo") else None
         prompts = write_accepted(self._campaign, passed, self._folder / ACCEPTED, worse)
+        beside = self._beside_own_answers(worse)
+        labelled_pairs = None if beside is None else beside.count_pairs()
+        why_weak = reason_weak(self._section, account, labelled_pairs)
         # Without the file nothing can train on too little, whatever goes wrong later.
-        mix = self._write_mix(earlier) if why_weak is None else _MixCounts()
+        labelled = self._labelled if beside is None else beside
+        mix = self._write_mix(labelled, earlier) if why_weak is None else _MixCounts()
         num_wrong = None
         if method == "kto":
             num_wrong = write_wrong(
@@ -247,6 +252,7 @@ class _Selection:
             prompts=self._seen.prompts,
             prompts_accepted=prompts.without_hint,
             pairs=prompts.pairs if worse is not None else None,
+            labelled_pairs=labelled_pairs,
             wrong_rows=num_wrong,
             audit_samples=len(audit),
             distinct_share=self._seen.distinct_share,
@@ -324,10 +330,23 @@ class _Selection:
             prompts_accepted=prompts_accepted,
         )
 
-    def _write_mix(self, earlier: list[Receipt]) -> _MixCounts:
+    def _beside_own_answers(self, worse: Mapping[str, list[str]] | None) -> BesideOwnAnswers | None:
+        """Return the labelled rows with the model's own answers, if the recipe asks for them.
+
+        Args:
+            worse: Prompt id → wrong answers of this round; None where none are needed.
+        """
+        if worse is None or not self._campaign.recipe.train.preference.labelled:
+            return None
+        own = worse
+        if not (self._section.verifier or self._section.judges_without_reference):
+            # Nothing has called them right, so they are as good as any to be told from a label.
+            own = own_answers(RowFile(self._folder / ACCEPTED))
+        return BesideOwnAnswers(self._labelled, own, self._labelled_keys)
+
+    def _write_mix(self, labelled: Iterable[TrainingRow], earlier: list[Receipt]) -> _MixCounts:
         """Write `mix.jsonl` from labelled rows, earlier rounds and this one."""
         accepted = RowFile(self._folder / ACCEPTED)
-        labelled: Iterable[TrainingRow] = self._labelled
         # The newest first: of rows that repeat each other, the newest stays.
         files = [fetch(self._context, receipt, ACCEPTED) for receipt in reversed(earlier)]
         left_out = Counter[str]()

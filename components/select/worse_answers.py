@@ -1,11 +1,13 @@
-"""Wrong samples, as far as there is something to learn from them."""
+"""Worse answers of the model, to be told from better ones: wrong samples, and its own beside labels."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from components.contracts.rows import Dropped, Sample, read_rows
+from components.contracts.rows import Dropped, Sample, TrainingRow, prompt_id, read_rows
+from components.select.scored_samples import row_key
 
 WRONG = frozenset({"verifier", "function", "vote", "judge", "people", "reward"})
 """Reasons of drops that call an answer wrong; the others call it unfit to teach."""
@@ -29,16 +31,66 @@ def worse_answers(dropped: Path) -> dict[str, list[str]]:
             samples.setdefault(sample.prompt_id, {})[sample.index] = sample.text
     answers: dict[str, list[str]] = {}
     # The passes of the filters drop in an order of their own.
-    for prompt_id, by_index in samples.items():
+    for identity, by_index in samples.items():
         in_order = [by_index[index] for index in sorted(by_index)]
-        answers[prompt_id] = list(dict.fromkeys(in_order))
+        answers[identity] = list(dict.fromkeys(in_order))
     return answers
 
 
-def worse_answer(answers: Mapping[str, list[str]], prompt_id: str, number: int) -> str | None:
+def worse_answer(answers: Mapping[str, list[str]], identity: str, number: int) -> str | None:
     """Return the wrong answer for the accepted sample of this number; None without any.
 
     Accepted samples of one prompt take turns, so that each wrong answer is used.
     """
-    of_prompt = answers.get(prompt_id)
+    of_prompt = answers.get(identity)
     return of_prompt[number % len(of_prompt)] if of_prompt else None
+
+
+def own_answers(accepted: Iterable[TrainingRow]) -> dict[str, list[str]]:
+    """Return prompt id → whole answers of the model, each once, in the order of the rows.
+
+    Args:
+        accepted: Accepted samples of a round.
+    """
+    answers: dict[str, dict[str, None]] = {}
+    for row in accepted:
+        if not row.goes_on:
+            answers.setdefault(prompt_id(row.prompt), {})[row.completion] = None
+    return {identity: list(texts) for identity, texts in answers.items()}
+
+
+class BesideOwnAnswers:
+    """Labelled rows, each with an answer of the model's own as the worse one (SPIN, 2401.01335).
+
+    Rows of one prompt take turns with its answers. A row whose prompt was not sampled, or where the
+    model says what a label says, stays as it is.
+    """
+
+    def __init__(
+        self,
+        labelled: Iterable[TrainingRow],
+        answers: Mapping[str, list[str]],
+        labelled_keys: Collection[int],
+    ) -> None:
+        """Take the rows, prompt id → answers, and the `row_key` of each labelled row."""
+        self._labelled = labelled
+        self._answers = answers
+        self._labelled_keys = labelled_keys
+
+    def __iter__(self) -> Iterator[TrainingRow]:
+        """Yield the rows, each time from the first on."""
+        rows_of = Counter[str]()
+        for row in self._labelled:
+            identity = prompt_id(row.prompt)
+            others = [
+                text
+                for text in self._answers.get(identity, ())
+                if row_key(row.prompt, text) not in self._labelled_keys
+            ]
+            worse = worse_answer({identity: others}, identity, rows_of[identity])
+            rows_of[identity] += 1
+            yield row.model_copy(update={"worse": worse})
+
+    def count_pairs(self) -> int:
+        """Return the number of rows with a worse answer."""
+        return sum(row.worse is not None for row in self)

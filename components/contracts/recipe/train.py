@@ -88,6 +88,10 @@ class Preference(Section):
     # Half of what is drawn is wrong, so 1 is the published balance of both kinds.
     wrong_weight: Annotated[float, Field(gt=0.0)] = 1.0
     """`kto`: weight of a wrong answer in the loss; that of any other row is 1 (2402.01306)."""
+    labelled: bool = False
+    """`dpo`, `rpo`: a labelled row too stands beside the model's own answer to its prompt, if the
+    round sampled it (SPIN, 2401.01335): a wrong one where something tells right from wrong, else
+    any that differs. Without an unlabelled split the prompts of labelled rows are sampled."""
 
 
 class TrainSection(Section):
@@ -213,6 +217,11 @@ class TrainSection(Section):
 
     @model_validator(mode="after")
     def _method_fits(self) -> TrainSection:
+        if self.preference.labelled and self.method not in ("dpo", "rpo"):
+            raise ValueError(
+                "preference.labelled sets labelled rows beside the model's own answers: it needs "
+                f"method dpo or rpo, and the method is {self.method}"
+            )
         if self.method == "sft":
             return self
         if self.packing:

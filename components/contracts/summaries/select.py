@@ -156,6 +156,8 @@ class SelectSummary(Summary):
     """Prompts with an accepted sample."""
     pairs: int | None = None
     """Accepted samples with a wrong one beside them; None where training learns from no pairs."""
+    labelled_pairs: int | None = None
+    """Labelled rows with an answer of the model's own beside them; None unless the recipe asks."""
     wrong_rows: int | None = None
     """Wrong samples that are trained on, of this round and earlier ones; None where training learns
     from none by themselves."""
