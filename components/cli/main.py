@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
@@ -43,7 +44,10 @@ if TYPE_CHECKING:
 
 
 class Verbs(TyperGroup):
-    """Ends an expected failure with one red line and its exit status, never with a traceback."""
+    """Ends an expected failure with one red line and its exit status, never with a traceback.
+
+    A question that is answered by Ctrl-C or Ctrl-D ends like any verb that Ctrl-C stops.
+    """
 
     def invoke(self, ctx: Any) -> Any:
         """Run the verb."""
@@ -52,6 +56,9 @@ class Verbs(TyperGroup):
         except RatchetError as error:
             print_error(str(error))
             raise typer.Exit(error.exit_code) from None
+        except typer.Abort:
+            print_error("stopped; nothing was written")
+            raise typer.Exit(128 + signal.SIGINT) from None
 
 
 app = typer.Typer(
@@ -106,12 +113,16 @@ def run(
     from components.cli.local.local_campaign import LocalCampaign
     from components.cli.local.run import Stopped, run_campaign
     from components.cli.local.static_checks import check_recipe
+    from components.cli.needed_packages import require_packages
     from components.cli.shipped_recipes import find_recipe
     from components.contracts.recipe_file import load_recipe
 
     path = find_recipe(recipe)
     store = store or default_store()
     resolved = load_recipe(path, tuple(override or ()))
+    if runner == "process":
+        _refuse_container_options(command)
+        require_packages(resolved)
     check_recipe(resolved, path, os.environ)
     campaign = LocalCampaign(
         recipe=send_checker_code(resolved, path, store, os.environ),
@@ -136,6 +147,14 @@ def run(
     if outcome.error:
         print_error(f"{outcome.error} (log: {outcome.log})")
     raise typer.Exit(outcome.exit_code)
+
+
+def _refuse_container_options(command: typer.Context) -> None:
+    """Raise UserError if an option is given that only containers have: it would do nothing."""
+    for name in ("memory", "network"):
+        source = command.get_parameter_source(name)
+        if source is not None and source.name != "DEFAULT":
+            raise UserError(f"--{name} is for containers: add --runner docker, or leave it out")
 
 
 def _containers(runner: str, memory: str, network: str, recipe: Recipe) -> Containers | None:

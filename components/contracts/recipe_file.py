@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -28,6 +28,29 @@ RENAMED_KEYS = {
 RENAMED_VALUES = {("data.sources.split", "heldout"): "dev"}
 """(key, value of an older version) → value of this one."""
 
+IN_WORDS = {
+    "int_type": "expected a whole number",
+    "int_parsing": "expected a whole number",
+    "int_from_float": "expected a whole number",
+    "float_type": "expected a number",
+    "float_parsing": "expected a number",
+    "bool_type": "expected true or false",
+    "bool_parsing": "expected true or false",
+    "string_type": "expected text; put it in quotes where YAML takes it for something else",
+    "model_type": "expected a section, keys with their values",
+    "model_attributes_type": "expected a section, keys with their values",
+    "dict_type": "expected keys with their values",
+    "tuple_type": "expected a list",
+    "list_type": "expected a list",
+}
+"""Type of a problem that pydantic finds → words without those of Python."""
+NAME_PATTERN_IN_WORDS = "lower-case letters, digits and hyphens, 63 at most, no hyphen first"
+MOST_SHOWN_CHARACTERS = 80
+TYPO_FROM = 0.85
+"""Similarity from which on a key is taken for another one with a typo."""
+SIMILAR_FROM = 0.6
+"""Similarity below which a guess would only mislead."""
+
 Location = tuple[int | str, ...]
 """Keys and list indices that lead to a value."""
 
@@ -41,8 +64,10 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
         document = load_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"recipe {path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"recipe {path}: cannot be read ({error})") from None
+    except UnicodeDecodeError:
+        raise UserError(f"recipe {path}: not UTF-8 text; save it as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"recipe {path}: cannot be read ({error.strerror or error})") from None
     except yaml.YAMLError as error:
         raise UserError(f"recipe {path}: not YAML ({one_line(error, None)})") from None
     if not isinstance(document, dict):
@@ -87,7 +112,7 @@ def set_key(document: JsonObject, key: str, value: object) -> None:
 
 def _apply(document: JsonObject, override: str) -> None:
     key, equals, text = override.partition("=")
-    if not equals:
+    if not equals or not all(key.split(".")):
         raise UserError(f"--set {override}: write section.key=value")
     # The value is YAML, as in the file: 4 is a number, [1, 8] a list, null nothing.
     try:
@@ -125,16 +150,51 @@ def _message(problem: ErrorDetails) -> str:
                 f"{path}: {problem['input']} is no number that a recipe can hold; to switch a limit "
                 "off, give a large number such as 1e9"
             )
-    reason = problem["msg"].removeprefix("Value error, ")
-    return f"{path or 'recipe'}: {reason} (got {problem['input']!r:.80})"
+    reason = IN_WORDS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "string_pattern_mismatch" and location[-1] == "name":
+        reason = f"a name has {NAME_PATTERN_IN_WORDS}"
+    value = repr(problem["input"])
+    # A whole section, cut somewhere, would hide the words before it.
+    if isinstance(problem["input"], dict) and len(value) > MOST_SHOWN_CHARACTERS:
+        return f"{path or 'recipe'}: {reason}"
+    return f"{path or 'recipe'}: {reason} (got {value:.{MOST_SHOWN_CHARACTERS}})"
 
 
 def _suggestion(location: Location) -> str:
-    """Return the nearest key beside an unknown one, in words."""
-    *parents, unknown = location
-    # With cutoff 0: a bad guess shows at least one key that is there.
-    nearest = difflib.get_close_matches(str(unknown), _keys_of(parents), n=1, cutoff=0.0)
-    return f": did you mean {nearest[0]!r}?" if nearest else ""
+    """Return what an unknown key was to be, in words.
+
+    First a key beside it with a typo, then a key of this name in another section, then a key that
+    resembles it. If there is none of these, all keys of the section.
+    """
+    *parents, name = location
+    unknown = str(name)
+    beside = _keys_of(parents)
+    if typos := difflib.get_close_matches(unknown, beside, n=1, cutoff=TYPO_FROM):
+        return f": did you mean {typos[0]!r}?"
+    if elsewhere := _paths_of(unknown, parents):
+        return f": did you mean {' or '.join(elsewhere)}?"
+    if similar := difflib.get_close_matches(unknown, beside, n=1, cutoff=SIMILAR_FROM):
+        return f": did you mean {similar[0]!r}?"
+    return f"; there are: {', '.join(beside)}" if beside else ""
+
+
+def _paths_of(name: str, section: Sequence[int | str]) -> list[str]:
+    """Return the dotted keys of a name, those below the section alone if there are any."""
+    paths = [path for path in _all_keys(Recipe) if path.rpartition(".")[2] == name]
+    above = "".join(f"{part}." for part in section)
+    below = [path for path in paths if section and path.startswith(above)]
+    return (below or paths)[:3]
+
+
+def _all_keys(model: type[Section], path: str = "") -> Iterator[str]:
+    """Yield the dotted keys of all sections; an item of a list is written as number 0."""
+    for name, field in model.model_fields.items():
+        key = f"{path}{field.alias or name}"
+        yield key
+        section = _section_of(field.annotation)
+        if section is not None:
+            is_list = "tuple[" in str(field.annotation)
+            yield from _all_keys(section, f"{key}.0." if is_list else f"{key}.")
 
 
 def _keys_of(location: Sequence[int | str]) -> list[str]:

@@ -43,7 +43,8 @@ def checked_name(verifier: str) -> str:
     """Return the name of a verifier. Raise ValueError, with the nearest name, if it is none."""
     if verifier in VERIFIER_NAMES or own_name(verifier) is not None:
         return verifier
-    nearest = difflib.get_close_matches(verifier, VERIFIER_NAMES, n=1, cutoff=0.0)[0]
+    # In lower case: `Exact` has more letters in common with other names.
+    nearest = difflib.get_close_matches(verifier.lower(), VERIFIER_NAMES, n=1, cutoff=0.0)[0]
     raise ValueError(
         f"no verifier {verifier!r}: use {', '.join(VERIFIER_NAMES)}, or a function of your own as "
         f"my_checker.py:check or module:function. Did you mean {nearest!r}?"

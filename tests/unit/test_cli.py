@@ -123,6 +123,7 @@ def test_wrong_usage_ends_with_status_2(tmp_path: Path, arguments: tuple[str, ..
             "select.human_share is called select.labelled_share now",
         ),
         (TINY, ("--store", "ftp://host/x"), "use file:///absolute/folder or s3://bucket/prefix"),
+        (TINY, ("--memory", "8g"), "--memory is for containers: add --runner docker"),
         (TINY, ("--resume-from", "file:///elsewhere/steps/decide/abc.json"), "is not in the store"),
     ],
 )

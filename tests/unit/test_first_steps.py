@@ -5,9 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
+from typer.testing import CliRunner
 
+from components.cli.first_steps.answers import require_check, require_data, require_model
 from components.cli.first_steps.new_recipe import Wishes, name_of, new_recipe
+from components.cli.first_steps.try_model import prompts_of
+from components.cli.main import Verbs
 from components.contracts.recipe_file import parse_recipe
 from components.errors import UserError
 
@@ -95,3 +100,76 @@ def test_a_file_of_prose_and_an_unknown_check_are_refused(tmp_path: Path) -> Non
         new_recipe(Wishes(str(prose), HUB, "exact", "n"), {})
     with pytest.raises(UserError, match="check 'numerik'"):
         new_recipe(Wishes(table(tmp_path, 400), HUB, "numerik", "n"), {})
+
+
+def test_columns_of_other_names_are_given_by_options(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    lines = [f"How much is {number}?,{number}" for number in range(200)]
+    path.write_text("\n".join(["ask,reply", *lines]) + "\n")
+    with pytest.raises(UserError, match="here: --prompt-field NAME and --completion-field NAME"):
+        new_recipe(Wishes(str(path), HUB, "exact", "n"), {})
+    written = new_recipe(Wishes(str(path), HUB, "exact", "n", "ask", "reply"), {})
+    (source,) = parse_recipe(yaml.safe_load(written.text)).data.sources
+    assert (source.prompt_field, source.completion_field) == ("ask", "reply")
+    assert sum(written.counts.values()) == 200
+    with pytest.raises(UserError, match="--prompt-field"):
+        prompts_of(str(path), "exact", {}, 3)
+    fields = {"prompt_field": "ask", "completion_field": "reply"}
+    assert len(prompts_of(str(path), "exact", {}, 3, fields)) == 3
+
+
+def test_a_recipe_releases_under_its_own_name(tmp_path: Path) -> None:
+    data = table(tmp_path, 400)
+    recipe = parse_recipe(yaml.safe_load(new_recipe(Wishes(data, HUB, "exact", "n"), {}).text))
+    # Else the next file's model would be compared with this one's release.
+    assert recipe.publish.name == recipe.name == "n"
+
+
+def test_a_check_that_fits_no_answer_is_named_and_not_the_empty_splits(tmp_path: Path) -> None:
+    data = table(tmp_path, 400, answer="even")
+    with pytest.raises(UserError, match=r"check numeric refuses the answer .* 'even'"):
+        new_recipe(Wishes(data, HUB, "numeric", "n"), {})
+
+
+def test_rows_that_teach_one_answer_are_warned_of(tmp_path: Path) -> None:
+    data = table(tmp_path, 400)
+    assert "all 400 answers are '4'" in new_recipe(Wishes(data, HUB, "exact", "n"), {}).warning
+    with (tmp_path / "My Questions.csv").open("a") as file:
+        file.write("How much is nothing?,0\n")
+    assert new_recipe(Wishes(data, HUB, "exact", "n"), {}).warning == ""
+
+
+def test_what_is_typed_is_taken_as_a_person_means_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    table(tmp_path, 1)
+    name = "My Questions.csv"
+    for answer in (name, f" {name} ", f"'{name}'", f'"{name}"', r"My\ Questions.csv"):
+        assert require_data(answer) == name
+    for answer in ("", "My Question.csv", "'", "a b c"):
+        with pytest.raises(UserError):
+            require_data(answer)
+    assert require_model("Scratch ") == "scratch"
+    assert require_model(HUB) == HUB
+    with pytest.raises(UserError, match="if you mean a model of the hub, write hf://org/name@"):
+        require_model("org/name")
+    assert require_check(" Votes") == "votes"
+    with pytest.raises(UserError, match="Did you mean 'numeric'"):
+        require_check("numerik")
+
+
+def test_a_question_that_nobody_answers_ends_like_a_verb_that_is_stopped() -> None:
+    app = typer.Typer(cls=Verbs, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+    @app.command()
+    def ask() -> None:
+        typer.prompt("How many")
+
+    @app.command()
+    def say() -> None:
+        pass
+
+    done = CliRunner().invoke(app, ["ask"], input="")
+    assert done.exit_code == 130
+    assert "error: stopped; nothing was written" in done.output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ BOMB = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
         (f"seed: {'9' * 5_000}\n", "a value cannot be read"),
         ("name: 2024-13-45\n", "a value cannot be read"),
         ("name: a\nname: b\n", "the key 'name' is written twice"),
-        ("name: 2024-01-01\n", "name: Input should be a valid string"),
+        ("name: 2024-01-01\n", "name: expected text; put it in quotes"),
         ('"\\ud800": 1\n', "unable to parse raw data as a unicode string"),
         ("seed: .inf\n", "inf is no number that a recipe can hold"),
         ("", "expected a mapping of sections"),
@@ -185,3 +186,49 @@ def test_merged_and_repeated_parts_of_a_recipe_are_no_keys_written_twice(tmp_pat
     train = load_recipe(path).train
     assert (train.first.steps, train.rounds.steps, train.rounds.learning_rate) == (5, 7, 0.1)
     assert train.pretrain == train.first
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        # A key of another section, below this one if there is one.
+        ("max_rounds=3", "unknown key 'max_rounds': did you mean decide.max_rounds?"),
+        ("decide.threshold=1", "did you mean decide.goal.threshold?"),
+        ("data.verifier=exact", "did you mean data.sources.0.verifier?"),
+        ("model.hidden_size=8", "did you mean model.scratch.hidden_size?"),
+        # A typo of a key beside it comes first: other sections have a `source`.
+        ("data.source=[]", "did you mean 'sources'?"),
+        ("train.batchsize=8", "did you mean 'batch_size'?"),
+        # A guess that resembles nothing would mislead.
+        ("data.path=x", "unknown key 'data.path'; there are: sources, tasks, fractions, text, "),
+        ("train=3", "train: expected a section, keys with their values (got 3)"),
+        ("seed=1.5", "seed: expected a whole number (got 1.5)"),
+        ("seed=abc", "seed: expected a whole number (got 'abc')"),
+        ("select.verifier=maybe", "select.verifier: expected true or false (got 'maybe')"),
+        ("data.sources=3", "data.sources: expected a list (got 3)"),
+        ("name=My Name", "name: a name has lower-case letters, digits and hyphens"),
+        ("data.sources=[{uri: a.csv, verifier: EXACT}]", "Did you mean 'exact'?"),
+        ("=1", "--set =1: write section.key=value"),
+        ("train..steps=1", "--set train..steps=1: write section.key=value"),
+    ],
+)
+def test_a_wrong_key_or_value_is_told_in_words_of_a_recipe(
+    tmp_path: Path, override: str, said: str
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe_with({})), encoding="utf-8")
+    with pytest.raises(UserError, match=re.escape(said)):
+        load_recipe(path, (override,))
+
+
+def test_a_section_that_contradicts_itself_is_not_printed_whole() -> None:
+    settings = {"engine": "openai", "prompts_per_round": 305, "samples_per_prompt": 4, "shards": 2}
+    with pytest.raises(UserError, match=r"belong together: give both or neither$"):
+        parse_recipe(recipe_with({"generate": settings}))
+
+
+def test_a_recipe_in_another_encoding_is_told_so(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("name: b\u00fc\n", encoding="latin-1")
+    with pytest.raises(UserError, match=r"recipe\.yaml: not UTF-8 text; save it as UTF-8$"):
+        load_recipe(path)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from components.cli.local.static_checks import check_recipe
+from components.cli.needed_packages import require_packages
 from components.cli.needed_variables import needs_of
 from components.contracts.recipe import Recipe
 from components.errors import UserError
@@ -128,3 +129,21 @@ def test_a_service_whose_address_or_key_is_missing_is_told(
     check_recipe(wanted, tmp_path / "recipe.yaml", {"HOME": str(tmp_path), variable: "x"})
     # Containers of this machine get it.
     assert variable in [need.variable for need in needs_of(wanted)]
+
+
+@pytest.mark.parametrize(
+    ("package", "sections"),
+    [
+        ("vllm", {"generate": {"engine": "vllm"}}),
+        ("openai", {"generate": {"engine": "openai", "endpoint": {"model": "m"}}}),
+        ("lm_eval", {"evaluate": {"harness": {"folder": "tasks", "tasks": ["t"]}}}),
+    ],
+)
+def test_a_package_that_a_later_step_imports_is_missed_before_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, sections: dict[str, Any]
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    (key,) = sections
+    with pytest.raises(UserError, match=rf"{key}\.\w+.* needs the package {package}, .*: install"):
+        require_packages(recipe(tmp_path, **sections))
+    require_packages(recipe(tmp_path))

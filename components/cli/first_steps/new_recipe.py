@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +21,18 @@ from components.prepare.examples import Example
 from components.prepare.outlook import outlook_of
 from components.prepare.readers import read_source
 from components.prepare.splits import Assigned, Splits, make_splits
+from components.report.words import cut
 from components.storage.sources import local_path, split_source
+from components.verifiers import verdict_of
 
 VOTES = "votes"
 """`--check` for answers that count as right where a prompt's samples agree."""
 MAX_ROWS_LOOKED_AT = 20_000
 SHORT_ANSWER_CHARACTERS = 40
 """Rows with answers up to this length resemble each other: no near-duplicates are dropped."""
+ANSWERS_LOOKED_AT = 20
+"""Where no row passes its check: an answer of code may take seconds."""
+FIELD_OPTIONS = "here: --prompt-field NAME and --completion-field NAME"
 BATCH_ROWS = 16
 PASSES_OVER_ROWS = 3
 
@@ -42,6 +48,11 @@ class Wishes:
     check: str
     """Verifier of the rows, or `votes`."""
     name: str
+    """Of the run and of its releases."""
+    prompt_field: str = ""
+    """Name of the column with questions; empty for the usual names."""
+    completion_field: str = ""
+    """Name of the column with answers."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,8 @@ class NewRecipe:
     rejected: Mapping[str, int]
     outlook: str
     """The gain that can be proved, in words; empty like the counts."""
+    warning: str = ""
+    """What makes the rows a poor measure; empty if nothing was seen."""
 
 
 def new_recipe(wishes: Wishes, environment: Mapping[str, str]) -> NewRecipe:
@@ -65,17 +78,24 @@ def new_recipe(wishes: Wishes, environment: Mapping[str, str]) -> NewRecipe:
         UserError: The file or the model cannot be used, or the rows are too few to prove anything.
     """
     check = "exact" if wishes.check == VOTES else wishes.check
-    source = source_of(wishes.data, check)
+    fields = {"prompt_field": wishes.prompt_field, "completion_field": wishes.completion_field}
+    given_fields = {key: name for key, name in fields.items() if name}
+    source = source_of(wishes.data, check).model_copy(update=given_fields)
     examples, dropped = _rows(source, environment)
     # The check of one's own code is tried by `prepare`, where that code is at hand.
     is_own = ":" in check
     splits = None
     if examples and not is_own:
         assigned: list[Assigned] = [("auto", example) for example in examples]
-        splits = make_splits([*assigned, *dropped], Fractions(), seed=0)
+        try:
+            splits = make_splits([*assigned, *dropped], Fractions(), seed=0)
+        except UserError:
+            # No split has a row where no row passes, which is no matter of their number.
+            _require_accepted_answer(wishes.data, examples)
+            raise
     text = _text(wishes, check, examples, len(splits.unlabelled) if splits else 1000)
     recipe = parse_recipe(yaml.safe_load(text), "the new recipe")
-    outlook = _outlook(recipe, splits)
+    outlook = _outlook(recipe, splits, wishes.data, len(examples))
     counts = splits.counts if splits else {}
     # Dev rows once: their prompts are no rows of their own.
     return NewRecipe(
@@ -83,6 +103,7 @@ def new_recipe(wishes: Wishes, environment: Mapping[str, str]) -> NewRecipe:
         counts={name: count for name, count in counts.items() if count and name != DEV_PROMPTS},
         rejected=splits.rejected_counts if splits else {},
         outlook=outlook,
+        warning=_warning(examples),
     )
 
 
@@ -114,23 +135,63 @@ def _rows(
     path = local_path(source.uri, environment, Path(), or_folder=True)
     examples: list[Example] = []
     dropped: list[Dropped] = []
-    for item in read_source(path, source.model_copy(update={"limit": MAX_ROWS_LOOKED_AT})):
-        if isinstance(item, Dropped):
-            dropped.append(item)
-        else:
-            examples.append(item)
+    try:
+        for item in read_source(path, source.model_copy(update={"limit": MAX_ROWS_LOOKED_AT})):
+            if isinstance(item, Dropped):
+                dropped.append(item)
+            else:
+                examples.append(item)
+    except UserError as error:
+        # The reader speaks of keys of a recipe, and there is none yet.
+        options = "" if "_field" not in str(error) else f"; {FIELD_OPTIONS}"
+        raise UserError(f"{error}{options}") from None
     if not any(example.prompt for example in examples):
         raise UserError(
             f"{source.uri}: no row asks a question; a recipe needs questions with answers to "
-            "measure a model by"
+            "measure a model by (a file is read as its name ends: .csv, .tsv, .jsonl, .json, "
+            ".parquet; any other is plain text)"
         )
     return examples, dropped
 
 
-def _outlook(recipe: Recipe, splits: Splits | None) -> str:
+def _require_accepted_answer(data: str, examples: list[Example]) -> None:
+    """Raise UserError if the check refuses the given answer of every row that is looked at."""
+    answered = [example for example in examples if example.prompt and example.completion]
+    looked_at = answered[:ANSWERS_LOOKED_AT]
+    # With this check the answer of a row is a pattern, which does not match itself.
+    if not looked_at or looked_at[0].verifier == "regex":
+        return
+    for example in looked_at:
+        score = verdict_of(example.as_prompt(), example.completion or "").score
+        if score >= example.check.threshold:
+            return
+    first = looked_at[0]
+    raise UserError(
+        f"{data}: the check {first.verifier} refuses the answer of every row, the first is "
+        f"{cut(first.completion or '', 60)!r}; use a check that fits such answers, as "
+        f"--check exact"
+    )
+
+
+def _warning(examples: list[Example]) -> str:
+    answers = Counter(example.completion for example in examples if example.completion)
+    if len(answers) != 1 or answers.total() == 1:
+        return ""
+    (answer,) = answers
+    return (
+        f"all {answers.total():,} answers are {cut(answer or '', 60)!r}: a model that says this "
+        "to everything is right, and nothing else is learned"
+    )
+
+
+def _outlook(recipe: Recipe, splits: Splits | None, data: str, num_rows: int) -> str:
     if splits is None:
         return ""
-    return outlook_of(recipe, splits.validation, len(splits.unlabelled)).in_words
+    try:
+        return outlook_of(recipe, splits.validation, len(splits.unlabelled)).in_words
+    except UserError as error:
+        # The keys that it names stand in no file yet; rows are what a person has.
+        raise UserError(f"{data}: {num_rows} usable rows are too few ({error})") from None
 
 
 def _text(wishes: Wishes, check: str, examples: list[Example], num_unlabelled: int) -> str:
@@ -149,6 +210,7 @@ def _text(wishes: Wishes, check: str, examples: list[Example], num_unlabelled: i
         "model": _model(wishes.model, max_length),
         "data": _scalar(wishes.data),
         "check": _scalar(check),
+        "fields": _fields(wishes),
         "prompts": max(1, min(1000, num_unlabelled)),
         "max_new_tokens": max_new_tokens,
         "select": _select(wishes.check, is_short=is_short),
@@ -164,6 +226,11 @@ def _scalar(text: str) -> str:
     """Return a text as YAML on one line, in quotes where it would be read as something else."""
     # Behind a plain scalar follows a line that ends the document.
     return yaml.safe_dump(text, width=math.inf, allow_unicode=True).split("\n")[0]
+
+
+def _fields(wishes: Wishes) -> str:
+    fields = {"prompt_field": wishes.prompt_field, "completion_field": wishes.completion_field}
+    return "".join(f"      {key}: {_scalar(name)}\n" for key, name in fields.items() if name)
 
 
 def _model(source: str, max_length: int) -> str:
@@ -212,7 +279,7 @@ data:
     # Other column names: prompt_field and completion_field.
     - uri: {data}
       verifier: {check}
-  # fractions: {{train: 0.7, dev: 0.1, validation: 0.1, test: 0.1}}   # half of train is asked
+{fields}  # fractions: {{train: 0.7, dev: 0.1, validation: 0.1, test: 0.1}}   # half of train is asked
 
 generate:
   prompts_per_round: {prompts}
@@ -234,4 +301,7 @@ train:
 decide:
   goal: {{threshold: 0.9}}    # validation accuracy at which the campaign ends
   max_rounds: 3             # fewer rounds prove smaller gains
+
+publish:
+  name: {name}              # releases of one name replace each other
 """

@@ -7,19 +7,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 from rich.text import Text
 
 from components.canonical import JsonObject
-from components.cli.first_steps.new_recipe import source_of
+from components.cli.first_steps.new_recipe import FIELD_OPTIONS, source_of
+from components.cli.stores import existing_run
 from components.contracts.recipe import ModelSection
 from components.contracts.releases import Line
 from components.contracts.rows import Conversation, Dropped, Prompt, prompt_id
 from components.errors import UserError
 from components.prepare.readers import read_source
-from components.report.runs import latest_run_id, load_run
+from components.report.runs import load_run
 from components.report.views import RunView
 from components.report.words import cut
 from components.runtime.campaign import checkpoint_in
@@ -85,8 +87,9 @@ class Models:
         if target.startswith(RELEASE_SCHEME) and not compare:
             line = release_in_force(self._context, target)
             return {target: self._release_folder(line)}
-        run_id = latest_run_id(self._context) if target == "latest" else target
-        view = load_run(self._context, run_id) if run_id and "/" not in run_id else None
+        # Without a run there is nothing to try, and no model of the name `latest` is meant.
+        run_id = existing_run(self._context, target)
+        view = load_run(self._context, run_id) if "/" not in run_id else None
         if view is None or not view.tasks:
             if compare:
                 raise UserError(f"--compare needs a run, and {target!r} is none of this store")
@@ -167,16 +170,34 @@ class Tried:
     """Model → the verifier's verdict; empty without a reference answer."""
 
 
-def prompts_of(uri: str, verifier: str, environment: Mapping[str, str], limit: int) -> list[Prompt]:
+def prompts_of(
+    uri: str,
+    verifier: str,
+    environment: Mapping[str, str],
+    limit: int,
+    fields: Mapping[str, str] = MappingProxyType({}),
+) -> list[Prompt]:
     """Return the prompts of a file, labelled or not.
+
+    Args:
+        uri: Path or URI of the file.
+        verifier: Checks answers to labelled prompts.
+        environment: Home folder, and how to reach what is elsewhere.
+        limit: Prompts at most.
+        fields: `prompt_field` and `completion_field` where the names are unusual.
 
     Raises:
         UserError: The file cannot be read, or asks nothing.
     """
-    changes = {"split": "unlabelled", "limit": limit}
+    changes = {"split": "unlabelled", "limit": limit, **fields}
     source = source_of(uri, verifier).model_copy(update=changes)
     path = local_path(uri, environment, Path(), or_folder=True)
-    examples = [item for item in read_source(path, source) if not isinstance(item, Dropped)]
+    try:
+        examples = [item for item in read_source(path, source) if not isinstance(item, Dropped)]
+    except UserError as error:
+        # The reader speaks of keys of a recipe, and there is none here.
+        options = "" if "_field" not in str(error) else f"; {FIELD_OPTIONS}"
+        raise UserError(f"{error}{options}") from None
     prompts = [example.as_prompt() for example in examples if example.prompt]
     if not prompts:
         raise UserError(f"{uri}: it asks nothing; rows need a prompt")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -13,10 +13,20 @@ import typer
 from rich.console import Console
 
 from components.cli.builder import program_of
-from components.cli.messages import print_json, print_note
+from components.cli.messages import print_error, print_json, print_note
 from components.cli.options import AsJson, StoreUri
 from components.errors import UserError
 from components.storage.folder import write_file
+
+PromptField = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", show_default=False, help="Column of the questions, if its name is unusual."
+    ),
+]
+CompletionField = Annotated[
+    str, typer.Option(metavar="NAME", show_default=False, help="Column of the answers.")
+]
 
 
 def add_verbs(app: typer.Typer) -> None:
@@ -56,19 +66,36 @@ def init(
     name: Annotated[
         str, typer.Option(metavar="NAME", show_default=False, help="By default after the file.")
     ] = "",
+    prompt_field: PromptField = "",
+    completion_field: CompletionField = "",
     force: Annotated[bool, typer.Option("--force", help="Overwrite a recipe.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a first recipe for your own file. Asks for what is not given."""
+    import yaml
+
+    from components.cli.first_steps.answers import require_check, require_data, require_model
     from components.cli.first_steps.new_recipe import Wishes, name_of, new_recipe
+    from components.cli.local.static_checks import check_recipe
+    from components.contracts.recipe_file import parse_recipe
 
     if output.exists() and not force:
         raise UserError(f"{output} exists; give another name, or --force")
-    data = data or _asked("--data", "File with questions and answers")
-    model = model or _asked("--model", "Model (folder, hf://org/name@revision, or scratch)")
-    check = check or _asked("--check", "Check (exact, numeric, math, choice, votes, file.py:name)")
-    made = new_recipe(Wishes(data, model, check, name or name_of(data)), os.environ)
+    data = data or _asked("--data", "File with questions and answers", require_data)
+    model = model or _asked(
+        "--model", "Model (folder, hf://org/name@revision, or scratch)", require_model
+    )
+    check = check or _asked(
+        "--check", "Check (exact, numeric, math, choice, votes, file.py:name)", require_check
+    )
+    name = name or name_of(data)
+    wishes = Wishes(data, model, check, name, prompt_field, completion_field)
+    made = new_recipe(wishes, os.environ)
+    # As `run` looks at it: a model or a checker that is not there is told before it is written.
+    check_recipe(parse_recipe(yaml.safe_load(made.text), str(output)), output, os.environ)
     write_file(output, made.text.encode())
+    if made.warning:
+        print_note(f"warning: {made.warning}", "yellow")
     if as_json:
         print_json(
             {
@@ -76,6 +103,7 @@ def init(
                 "rows": dict(made.counts),
                 "rejected_rows": dict(made.rejected),
                 "outlook": made.outlook,
+                "warning": made.warning,
             }
         )
         return
@@ -91,11 +119,20 @@ def init(
     console.print(f"{output}: next `{next_command}`", markup=False, highlight=False, soft_wrap=True)
 
 
-def _asked(option: str, question: str) -> str:
+def _asked(option: str, question: str, require: Callable[[str], str]) -> str:
+    """Return what a person answers, asked again until `require` takes it.
+
+    Raises:
+        UserError: There is no terminal.
+    """
     if not sys.stdin.isatty():
         raise UserError(f"{option} is missing, and there is no terminal to ask on")
-    answer: str = typer.prompt(question, err=True)
-    return answer.strip()
+    while True:
+        answer: str = typer.prompt(question, err=True)
+        try:
+            return require(answer)
+        except UserError as error:
+            print_error(str(error))
 
 
 def samples(
@@ -154,6 +191,8 @@ def try_(
     verifier: Annotated[
         str, typer.Option(metavar="CHECK", help="Check of answers to labelled prompts.")
     ] = "exact",
+    prompt_field: PromptField = "",
+    completion_field: CompletionField = "",
     compare: Annotated[
         bool,
         typer.Option("--compare", help="Of a run: base, champion and last release side by side."),
@@ -188,7 +227,11 @@ def try_(
 
     context = open_context(store)
     # Before a model is loaded, which takes seconds.
-    asked = prompts_of(prompts, verifier, os.environ, limit) if prompts else []
+    fields = {"prompt_field": prompt_field, "completion_field": completion_field}
+    given_fields = {key: name for key, name in fields.items() if name}
+    if given_fields and not prompts:
+        raise UserError("--prompt-field and --completion-field are of a file: add --prompts FILE")
+    asked = prompts_of(prompts, verifier, os.environ, limit, given_fields) if prompts else []
     if as_json and not asked:
         raise UserError("--json needs --prompts")
     if go_on and asked:
