@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from components.cli.cluster.kfp_api import Pipelines
@@ -12,6 +14,7 @@ from components.report.views import RunView
 from components.storage.store import open_store
 from tests.conftest import context_in
 from tests.doubles.kfp_api import Clock, KfpApi
+from tests.doubles.openai_api import OpenAiApi
 from tests.unit.handmade import whole_campaign
 from tests.unit.submissions import patience
 
@@ -38,3 +41,11 @@ def view(tmp_path_factory: pytest.TempPathFactory) -> RunView:
 def page(view: RunView) -> str:
     """The page of that campaign."""
     return build_page(view)
+
+
+@pytest.fixture
+def endpoint() -> Iterator[OpenAiApi]:
+    """A stand-in of a server of models, on a port of its own."""
+    server = OpenAiApi()
+    yield server
+    server.close()
