@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from components.cli.doctor.api_server import ApiServer
+from components.cli.doctor.cluster_checks import cluster_checks
 from components.cli.doctor.findings import Finding
-from components.cli.package.profiles import Profile
+from components.cli.package.profiles import Profile, load_profile
+from components.train.launch.cluster_api import LaunchPatience
 from tests.doubles.kubernetes_api import KubernetesApi
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,3 +98,43 @@ def trainer_schema(*fields: str) -> dict[str, Any]:
 
 def quota(gpus: str) -> dict[str, Any]:
     return {"metadata": {"name": "ratchet"}, "spec": {"hard": {"requests.nvidia.com/gpu": gpus}}}
+
+
+def small_node() -> dict[str, Any]:
+    """A node of minikube."""
+    allocatable = {"cpu": "3920m", "memory": "8025640Ki"}
+    return {"metadata": {"name": "minikube"}, "spec": {}, "status": {"allocatable": allocatable}}
+
+
+def limit_range(*limits: dict[str, Any]) -> dict[str, Any]:
+    return {"items": [{"metadata": {"name": "l"}, "spec": {"limits": limits}}]}
+
+
+def server(api: KubernetesApi, tmp_path: Path) -> ApiServer:
+    file = api.kubeconfig(tmp_path / "kubeconfig")
+    return ApiServer.from_environment(
+        {"KUBECONFIG": str(file)}, LaunchPatience(connect_seconds=2, answer_seconds=5)
+    )
+
+
+def cluster(
+    api: KubernetesApi, tmp_path: Path, name: str = "multi-node", account: str = "ratchet-run"
+) -> list[Finding]:
+    profile = load_profile(name, TEST_IMAGES)
+    return list(cluster_checks(server(api, tmp_path), NAMESPACE, profile, account, as_account=True))
+
+
+def remove(path: str) -> Any:
+    def change(api: KubernetesApi) -> None:
+        [key] = [key for key in api.objects if key.endswith(path)]
+        del api.objects[key]
+
+    return change
+
+
+def put(path: str, document: dict[str, Any]) -> Any:
+    def change(api: KubernetesApi) -> None:
+        [key] = [key for key in api.objects if key.endswith(path)]
+        api.objects[key] = document
+
+    return change
