@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -242,3 +243,23 @@ def round_tasks(number: int, shards: int = 2) -> list[str]:
     """The tasks of a round that is carried out, in order."""
     begin = [f"generate-r{number}"] * shards + [f"select-r{number}"] if number else []
     return [*begin, f"train-r{number}", f"evaluate-r{number}", f"decide-r{number}"]
+
+
+ROUND_0 = ["prepare", "evaluate-base", "first-champion", *round_tasks(0)]
+END = ["publish", "report"]
+"""The tasks of every run before its rounds, and after them."""
+
+
+def assert_published(place: Place, run: Run, champion_round: int) -> None:
+    """The champion lies under a prefix that names its round, as a server of models wants it."""
+    assert run.told["published"]
+    assert run.told["champion_round"] == champion_round
+    assert re.fullmatch(rf"models/last-digit/r{champion_round}-[0-9a-f]{{12}}/", run.told["model"])
+    files = {path.name for path in (place.store / run.told["model"]).iterdir()}
+    assert {
+        "model.safetensors",
+        "config.json",
+        "tokenizer.json",
+        "README.md",
+        "metrics.json",
+    } <= files
