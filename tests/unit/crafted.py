@@ -106,6 +106,18 @@ def ask(text: str, answer: str, **tags: str) -> Prompt:
     )
 
 
+def say(prompt: Prompt, index: int, text: str, finished: bool = True) -> Sample:
+    """One sample of a prompt."""
+    return Sample(
+        prompt_id=prompt.id,
+        index=index,
+        seed=index,
+        text=text,
+        num_tokens=len(text) + 1,
+        finished=finished,
+    )
+
+
 def prepare(
     context: Context,
     recipe: Recipe,
@@ -216,7 +228,7 @@ def generated(
     """A generate receipt; `texts` are the answers to each prompt by its text, `hinted` those with a
     hint."""
     samples = [
-        _sample(one, index, text) for one in prompts for index, text in enumerate(texts[one.text])
+        _said(one, index, text) for one in prompts for index, text in enumerate(texts[one.text])
     ]
     about: dict[str, Any] = {
         "prompts": len(prompts),
@@ -229,11 +241,14 @@ def generated(
         first = max(map(len, texts.values()))
         files["hinted_prompts.jsonl"] = [one for one, _ in hinted]
         files["hinted_samples.jsonl"] = [
-            _sample(one, index, text)
-            for one, own in hinted
-            for index, text in enumerate(own, first)
+            _said(one, index, text) for one, own in hinted for index, text in enumerate(own, first)
         ]
     return store(context, "generate", files, generate_summary(**{**about, **summary}))
+
+
+def _said(prompt: Prompt, index: int, text: str) -> Sample:
+    """A sample; one whose text ends in an ellipsis was cut off."""
+    return say(prompt, index, text, finished=not text.endswith("…"))
 
 
 def generate_summary(**changes: Any) -> GenerateSummary:
@@ -257,18 +272,6 @@ def generate_summary(**changes: Any) -> GenerateSummary:
         "batch_size": 1,
     }
     return GenerateSummary(**{**about, **changes})
-
-
-def _sample(prompt: Prompt, index: int, text: str) -> Sample:
-    """A sample; one whose text ends in an ellipsis was cut off."""
-    return Sample(
-        prompt_id=prompt.id,
-        index=index,
-        seed=index,
-        text=text,
-        num_tokens=len(text) + 1,
-        finished=not text.endswith("…"),
-    )
 
 
 def trained(

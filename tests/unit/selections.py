@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from components.contracts.recipe import SelectSection
-from components.contracts.rows import Dropped, Prompt, Sample, prompt_id, read_rows
+from components.contracts.rows import Dropped, Prompt, read_rows
 from components.select.filter_chain import Account, filter_all
 from components.select.filter_settings import FilterSettings
 from components.select.scored_sample_file import ScoredSampleFile
 from components.select.scored_samples import Outcome, ScoredSample, make_scored_samples
+from tests.unit.crafted import say
 
 LABEL_FREE = SelectSection(verifier=False, max_length_ratio=1000.0, minhash_threshold=1.0)
 """Filters that look at no answer's truth, and let nearly every text through."""
@@ -22,25 +23,6 @@ LABEL_FREE = SelectSection(verifier=False, max_length_ratio=1000.0, minhash_thre
 def with_settings(**settings: object) -> SelectSection:
     """The same with other settings."""
     return SelectSection.model_validate({**LABEL_FREE.model_dump(), **settings})
-
-
-def ask(text: str, answer: str, **tags: str) -> Prompt:
-    """A prompt checked by exact match."""
-    return Prompt(
-        id=prompt_id(text), text=text, verifier="exact", reference={"answer": answer}, tags=tags
-    )
-
-
-def say(prompt: Prompt, index: int, text: str, finished: bool = True) -> Sample:
-    """One sample of it."""
-    return Sample(
-        prompt_id=prompt.id,
-        index=index,
-        seed=index,
-        text=text,
-        num_tokens=len(text) + 1,
-        finished=finished,
-    )
 
 
 def answers(prompt: Prompt, *texts: str) -> list[ScoredSample]:

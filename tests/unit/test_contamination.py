@@ -12,7 +12,7 @@ from components.errors import UserError
 from components.prepare.examples import Example
 from components.prepare.splits import Splits, make_splits
 from components.text_tokens import tokens_of
-from tests.unit.selections import ask
+from tests.unit.crafted import ask
 
 CHINESE = (
     "小明有三个苹果，小红给了他五个苹果，后来他又吃掉了两个苹果，请问小明现在一共有多少个苹果？"

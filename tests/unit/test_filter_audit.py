@@ -9,8 +9,8 @@ from components.errors import UserError
 from components.select.filter_audit import Audit
 from components.select.filters.consistency import calibrated_share
 from components.select.scored_samples import Block, Outcome, ScoredSample, make_scored_samples
-from tests.unit.crafted import right_of
-from tests.unit.selections import account_of, answers, ask, say, with_settings
+from tests.unit.crafted import ask, right_of, say
+from tests.unit.selections import account_of, answers, with_settings
 
 
 def voted(share: float, right: bool, number: int) -> list[ScoredSample]:

@@ -14,7 +14,8 @@ from components.contracts.rows import TrainingRow
 from components.errors import Corrupt
 from components.select.filter_settings import Classes
 from components.select.scored_samples import make_scored_samples, row_key
-from tests.unit.selections import LABEL_FREE, answers, ask, kept_texts, reasons, say, select
+from tests.unit.crafted import ask, say
+from tests.unit.selections import LABEL_FREE, answers, kept_texts, reasons, select
 
 
 def test_a_right_answer_is_kept_as_the_model_wrote_it_and_a_wrong_one_is_dropped() -> None:

@@ -10,8 +10,9 @@ import pytest
 from components.contracts.recipe import SelectSection
 from components.select.scored_samples import ScoredSample
 from components.text_similarity import NUM_PERMUTATIONS, jaccard, rows_per_band, shingles_of
+from tests.unit.crafted import ask
 from tests.unit.made_up_text import sentence
-from tests.unit.selections import LABEL_FREE, answers, ask, reasons, select
+from tests.unit.selections import LABEL_FREE, answers, reasons, select
 
 
 def test_planted_near_duplicates_are_found_and_distinct_texts_stay() -> None:

@@ -26,8 +26,9 @@ from components.runtime.receipts import fetch, read_summary, receipt_uri
 from components.sandbox.code_bundles import register
 from components.select.scored_samples import make_scored_samples
 from components.verifiers import Verdict, verdict_of, verify
+from tests.unit.crafted import say
 from tests.unit.preparing import RECIPE, prepare
-from tests.unit.selections import say, select
+from tests.unit.selections import select
 
 pytestmark = pytest.mark.process
 

@@ -25,7 +25,8 @@ from components.runtime.context import Context
 from components.runtime.receipts import Receipt, fetch, read_summary, receipt_uri
 from components.select import step as select
 from tests.unit.chat_models import save_chat_model
-from tests.unit.selections import account_of, answers, ask
+from tests.unit.crafted import ask
+from tests.unit.selections import account_of, answers
 from tests.unit.taught import first_round
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "own-prompts.yaml"

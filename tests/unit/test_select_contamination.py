@@ -5,15 +5,8 @@ from __future__ import annotations
 import pytest
 
 from components.select.scored_samples import ScoredSample
-from tests.unit.selections import (
-    LABEL_FREE,
-    answers,
-    ask,
-    kept_texts,
-    reasons,
-    select,
-    with_settings,
-)
+from tests.unit.crafted import ask
+from tests.unit.selections import LABEL_FREE, answers, kept_texts, reasons, select, with_settings
 
 QUESTION = (
     "Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May. "

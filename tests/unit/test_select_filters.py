@@ -12,17 +12,9 @@ from components.contracts.rows import Prompt, TrainingRow
 from components.select.attribute_shift import Balanced, attributes, distances
 from components.select.filters.repeats import edit_distance, equations
 from components.select.scored_samples import Block, make_scored_samples
+from tests.unit.crafted import ask, say
 from tests.unit.made_up_text import sentence
-from tests.unit.selections import (
-    account_of,
-    answers,
-    ask,
-    kept_texts,
-    reasons,
-    say,
-    select,
-    with_settings,
-)
+from tests.unit.selections import account_of, answers, kept_texts, reasons, select, with_settings
 from tests.unit.test_mix import rows
 
 

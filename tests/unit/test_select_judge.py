@@ -12,7 +12,8 @@ from components.errors import Transient, UserError
 from components.select.scored_samples import ScoredSample
 from components.select.scorers.judge import Judge, parsed_grade
 from tests.doubles.judge_api import JudgeApi
-from tests.unit.selections import LABEL_FREE, answers, ask, kept_texts, reasons, select
+from tests.unit.crafted import ask
+from tests.unit.selections import LABEL_FREE, answers, kept_texts, reasons, select
 
 
 @pytest.fixture

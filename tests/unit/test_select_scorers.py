@@ -17,7 +17,8 @@ from components.errors import UserError
 from components.modeling.influence import DAMPING, Influence, perplexities
 from components.modeling.reward import RewardModel
 from tests.unit.chat_models import CHAT, chat_tokenizer
-from tests.unit.selections import LABEL_FREE, account_of, answers, ask, kept_texts, reasons, select
+from tests.unit.crafted import ask
+from tests.unit.selections import LABEL_FREE, account_of, answers, kept_texts, reasons, select
 from tests.unit.tiny import tiny_model
 
 

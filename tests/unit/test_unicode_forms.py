@@ -17,7 +17,8 @@ from components.prepare.splits import make_splits
 from components.select.scored_samples import row_key
 from components.text_similarity import shingles_of
 from components.verifiers import verify
-from tests.unit.selections import answers, ask, reasons, select
+from tests.unit.crafted import ask
+from tests.unit.selections import answers, reasons, select
 
 FORMS = [
     ("Où est le caf\u00e9 ?", "Ou\u0300 est le cafe\u0301 ?"),
