@@ -20,19 +20,11 @@ from components.storage.s3 import S3Store
 from components.storage.store import Store, open_store, probe
 from tests.conftest import BUCKET, S3Server
 from tests.doubles.network import Proxy, RudeServer
+from tests.unit.stored import KEY, object_of, sha256
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
-KEY = "steps/train/0123.json"
 PART_BYTES = 5 * 1024 * 1024
-
-
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def object_of(data: bytes) -> str:
-    return f"objects/{sha256(data)[:2]}/{sha256(data)}"
 
 
 @pytest.fixture

@@ -11,10 +11,13 @@ from components.cli.cluster.kfp_calls import Access
 from components.report.page import build_page
 from components.report.runs import load_run
 from components.report.views import RunView
+from components.runtime.context import Context
 from components.storage.store import open_store
 from tests.conftest import context_in
 from tests.doubles.kfp_api import Clock, KfpApi
 from tests.doubles.openai_api import OpenAiApi
+from tests.unit.crafted import recipe_of
+from tests.unit.decisions import Campaign
 from tests.unit.handmade import whole_campaign
 from tests.unit.submissions import patience
 
@@ -49,3 +52,9 @@ def endpoint() -> Iterator[OpenAiApi]:
     server = OpenAiApi()
     yield server
     server.close()
+
+
+@pytest.fixture
+def campaign(context: Context) -> Campaign:
+    """A campaign whose rounds are decided on made-up results."""
+    return Campaign(context, recipe_of())

@@ -19,6 +19,7 @@ from components.contracts.rows import (
     Sample,
     TrainingRow,
     prompt_id,
+    read_rows,
     write_rows,
 )
 from components.contracts.state import Plan, State
@@ -38,7 +39,7 @@ from components.decide.first_champion import FirstChampionInputs
 from components.runtime.attempts import Task
 from components.runtime.campaign import load_campaign
 from components.runtime.context import Context
-from components.runtime.receipts import Receipt, commit_once, read_summary, receipt_uri
+from components.runtime.receipts import Receipt, commit_once, fetch, read_summary, receipt_uri
 
 PLAN = Plan(
     learning_rate=1e-3,
@@ -97,6 +98,11 @@ def store(
     return commit_once(
         context, task, step, config=made_up, inputs=dict(inputs or {}), seed=0, work=work
     )
+
+
+def rows(context: Context, receipt: Receipt, name: str, kind: Any = TrainingRow) -> list[Any]:
+    """Rows of a file of a receipt."""
+    return list(read_rows(fetch(context, receipt, name), kind))
 
 
 def ask(text: str, answer: str, **tags: str) -> Prompt:

@@ -8,18 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from components.canonical import canonical_json
-from components.contracts.rows import (
-    Prompt,
-    TrainingRow,
-    prompt_id,
-    read_rows,
-)
+from components.contracts.rows import Prompt, prompt_id
 from components.contracts.state import State
-from components.contracts.summaries import SelectSummary
 from components.contracts.summaries.select import HintedCounts
 from components.runtime.context import Context
-from components.runtime.receipts import Receipt, fetch, read_summary, receipt_uri
+from components.runtime.receipts import Receipt, receipt_uri
 from tests.unit.crafted import PLAN, recipe_of, store
+from tests.unit.selecting import summary_of
 
 TEMPLATE = "{prompt}({answer})"
 
@@ -37,20 +32,11 @@ HARD = [one for one in SUMS if int(str(one.reference["answer"])) % 2]
 EASY = [one for one in SUMS if one not in HARD]
 
 
-def told(receipt: Receipt) -> SelectSummary:
-    """What select says of a round."""
-    return read_summary(receipt, SelectSummary)
-
-
 def hinted_counts(receipt: Receipt) -> HintedCounts:
     """What became of a round's samples with a hint."""
-    counts = told(receipt).hinted
+    counts = summary_of(receipt).hinted
     assert counts is not None
     return counts
-
-
-def rows(context: Context, receipt: Receipt, name: str, kind: Any = TrainingRow) -> list[Any]:
-    return list(read_rows(fetch(context, receipt, name), kind))
 
 
 def begun(

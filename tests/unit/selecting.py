@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from components.contracts.recipe import Recipe
-from components.contracts.rows import Prompt, TrainingRow, read_rows
+from components.contracts.rows import Prompt, TrainingRow
 from components.contracts.summaries import SelectSummary
 from components.runtime.context import Context
-from components.runtime.receipts import Receipt, fetch, read_summary
+from components.runtime.receipts import Receipt, read_summary
 from tests.unit.crafted import ask, decided, generated, prepare, recipe_of
 
 PROMPTS = [ask(f"{a}+{b}=", str(a + b), task="sum") for a in range(1, 7) for b in range(1, 7)]
@@ -47,7 +47,3 @@ def shards(
 
 def summary_of(receipt: Receipt) -> SelectSummary:
     return read_summary(receipt, SelectSummary)
-
-
-def rows(context: Context, receipt: Receipt, name: str) -> list[TrainingRow]:
-    return list(read_rows(fetch(context, receipt, name), TrainingRow))

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import pytest
-
 from components.contracts.rows import TextResult
 from components.contracts.summaries.evaluate import CollapseAlarm, ModelScores
 from components.decide.step import DecideInputs, run
@@ -16,11 +14,6 @@ from components.runtime.context import Context
 from components.runtime.receipts import Receipt, receipt_uri
 from tests.unit.crafted import evaluate_summary, recipe_of, store, with_dev
 from tests.unit.decisions import Campaign, simple, told
-
-
-@pytest.fixture
-def campaign(context: Context) -> Campaign:
-    return Campaign(context, recipe_of())
 
 
 def test_a_better_candidate_that_lost_human_language_is_rejected(campaign: Campaign) -> None:

@@ -12,11 +12,6 @@ from tests.unit.crafted import PLAN, recipe_of
 from tests.unit.decisions import Campaign, lengths, simple, told
 
 
-@pytest.fixture
-def campaign(context: Context) -> Campaign:
-    return Campaign(context, recipe_of())
-
-
 def test_the_ladder_is_climbed_by_promoted_mastery_alone(context: Context) -> None:
     recipe = recipe_of(
         ladder=True,

@@ -57,11 +57,6 @@ def agreeing(share: float, *, right: float) -> dict[str, Any]:
     return {"votes": votes, "audit": audit}
 
 
-@pytest.fixture
-def campaign(context: Context) -> Campaign:
-    return Campaign(context, recipe_of())
-
-
 def test_the_base_is_the_first_champion_and_round_zero_has_to_beat_it(campaign: Campaign) -> None:
     receipt = campaign.round(simple(40))
     state = campaign.state

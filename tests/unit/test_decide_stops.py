@@ -12,11 +12,6 @@ from tests.unit.crafted import recipe_of, results_of, right_of
 from tests.unit.decisions import SAMPLE_TOKENS, TRAIN_TOKENS, Campaign, simple, told
 
 
-@pytest.fixture
-def campaign(context: Context) -> Campaign:
-    return Campaign(context, recipe_of())
-
-
 def test_patience_ends_the_campaign_and_the_best_stays(context: Context) -> None:
     campaign = Campaign(
         context, recipe_of(decide={"goal": {"threshold": 0.99}, "patience": 2, "max_rounds": 9})

@@ -27,8 +27,9 @@ from components.select.step import SelectInputs
 from components.select.step import run as select
 from components.verifiers import reference_answer, verify
 from tests.doubles.openai_api import MODEL, OpenAiApi
-from tests.unit.crafted import store
-from tests.unit.hinted import EASY, HARD, SUMS, TEMPLATE, after, begun, hinted_counts, rows, told
+from tests.unit.crafted import rows, store
+from tests.unit.hinted import EASY, HARD, SUMS, TEMPLATE, after, begun, hinted_counts
+from tests.unit.selecting import summary_of
 from tests.unit.tiny import save_tiny, tiny_model
 
 # A model that needs the hint
@@ -74,7 +75,7 @@ def test_prompts_the_model_never_answers_teach_in_the_next_round_without_the_hin
     assert {row.prompt_id for row in rows(context, first, "too_hard.jsonl", HardPrompt)} == set(
         hard
     )
-    assert told(first).too_hard == HintPool(found=12, answered=0, waiting=12)
+    assert summary_of(first).too_hard == HintPool(found=12, answered=0, waiting=12)
     assert hinted_counts(first).generated == 0
     helped = [
         row for row in rows(context, second, "accepted.jsonl") if row.provenance.get("hinted")
@@ -97,10 +98,10 @@ def test_prompts_the_model_never_answers_teach_in_the_next_round_without_the_hin
             for one in rows(context, second, "mix.jsonl")
         ]
     assert hinted_counts(second).prompts_accepted == 12
-    assert told(second).too_hard == HintPool(found=12, answered=12, waiting=0)
+    assert summary_of(second).too_hard == HintPool(found=12, answered=12, waiting=0)
     # Without a hint it is as wrong as before, and that is what the round tells of the model.
-    assert told(second).prompts_accepted == told(first).prompts_accepted == 13
-    assert told(second).acceptance == told(first).acceptance
+    assert summary_of(second).prompts_accepted == summary_of(first).prompts_accepted == 13
+    assert summary_of(second).acceptance == summary_of(first).acceptance
 
 
 def test_hints_change_no_other_sample_and_no_division_changes_any(
@@ -193,7 +194,7 @@ def test_without_hints_a_round_is_addressed_and_written_as_ever(
     assert receipt.objects.keys() == {"accepted.jsonl", "dropped.jsonl", "mix.jsonl"}
     assert "hint" not in receipt.config
     assert read_summary(shard, GenerateSummary).hinted is None
-    assert (told(receipt).hinted, told(receipt).too_hard) == (None, None)
+    assert (summary_of(receipt).hinted, summary_of(receipt).too_hard) == (None, None)
     assert not any("hinted" in row.row for row in rows(context, receipt, "dropped.jsonl", Dropped))
 
 

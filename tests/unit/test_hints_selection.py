@@ -17,8 +17,9 @@ from components.select.step import SelectInputs
 from components.select.step import run as select
 from components.verifiers import reference_answer
 from tests.unit.crafted import ask as ask_exactly
-from tests.unit.crafted import generated
-from tests.unit.hinted import EASY, HARD, SUMS, Said, after, ask, begun, hinted_counts, rows, told
+from tests.unit.crafted import generated, rows
+from tests.unit.hinted import EASY, HARD, SUMS, Said, after, ask, begun, hinted_counts
+from tests.unit.selecting import summary_of
 
 
 def selected(
@@ -64,7 +65,9 @@ def test_hinted_samples_are_counted_apart_and_count_for_nothing_else(context: Co
     without = selected(context, texts, [], **{**common, "hints": None})
     # The bias is that of the rows, whoever wrote them.
     apart = {"hinted", "too_hard", "self_rows", "bias", "filters", "shards"}
-    assert told(receipt).model_dump(exclude=apart) == told(without).model_dump(exclude=apart)
+    assert summary_of(receipt).model_dump(exclude=apart) == summary_of(without).model_dump(
+        exclude=apart
+    )
     counts = hinted_counts(receipt)
     assert counts.dropped == {"empty": 1, "leaked_hint": 1, "parroted_hint": 3, "verifier": 2}
     assert (counts.prompts, counts.generated, counts.accepted, counts.prompts_accepted) == (
@@ -73,12 +76,12 @@ def test_hinted_samples_are_counted_apart_and_count_for_nothing_else(context: Co
         1,
         1,
     )
-    assert told(receipt).self_rows == told(without).self_rows + 1
+    assert summary_of(receipt).self_rows == summary_of(without).self_rows + 1
     accepted, dropped = (
         rows(context, receipt, "accepted.jsonl"),
         rows(context, receipt, "dropped.jsonl", Dropped),
     )
-    assert len(accepted) + len(dropped) == told(receipt).generated + 8
+    assert len(accepted) + len(dropped) == summary_of(receipt).generated + 8
     assert sum(bool(row.row.get("hinted")) for row in dropped) == 7
     [row] = [row for row in accepted if row.provenance.get("hinted")]
     assert row.completion == "one and none make 1"
@@ -133,7 +136,7 @@ def test_a_prompt_waits_until_it_is_answered_and_those_hinted_in_vain_wait_behin
         "asked again, too hard again"
     )
     for receipt in (second, third):
-        assert told(receipt).too_hard == HintPool(found=1, answered=1, waiting=4)
+        assert summary_of(receipt).too_hard == HintPool(found=1, answered=1, waiting=4)
 
 
 def test_what_has_no_answer_or_is_evaluated_on_gets_no_hint(context: Context) -> None:
@@ -167,4 +170,4 @@ def test_answers_with_and_without_a_hint_are_known_to_be_the_same_in_any_block(
     said = Counter((row.prompt, row.completion) for row in rows(context, receipt, "accepted.jsonl"))
     assert set(said.values()) == {1}
     assert hinted_counts(receipt).dropped == {"duplicate": len(prompts)}
-    assert told(receipt).accepted == len(said) == 2 * len(prompts)
+    assert summary_of(receipt).accepted == len(said) == 2 * len(prompts)

@@ -17,15 +17,14 @@ from components.errors import UserError
 from components.generate import step as generate
 from components.generate.own_prompts import known_prompts, sift, writing_asks
 from components.modeling.encoding import load_codec
-from components.prepare.step import PrepareInputs
-from components.prepare.step import run as prepare
 from components.report.checks import written_line
 from components.runtime.campaign import Campaign, load_campaign
 from components.runtime.context import Context
-from components.runtime.receipts import Receipt, fetch, read_summary, receipt_uri
+from components.runtime.receipts import fetch, read_summary, receipt_uri
 from components.select import step as select
 from tests.unit.chat_models import save_chat_model
 from tests.unit.crafted import ask
+from tests.unit.preparing import prepare
 from tests.unit.selections import account_of, answers
 from tests.unit.taught import first_round
 
@@ -57,12 +56,8 @@ def recipe(folder: Path, **own_prompts: Any) -> dict[str, Any]:
     return document
 
 
-def start_of(context: Context, document: dict[str, Any]) -> Receipt:
-    return prepare(PrepareInputs(document, {}, "", ""), context)
-
-
 def campaign_of(context: Context, folder: Path, **own_prompts: Any) -> Campaign:
-    start = start_of(context, recipe(folder, **own_prompts))
+    start = prepare(context, recipe(folder, **own_prompts))
     return load_campaign(context, receipt_uri(context, start))
 
 
@@ -120,7 +115,7 @@ def test_only_new_whole_prompts_outside_of_evaluation_are_asked(
 def test_a_round_asks_what_the_model_wrote_and_says_what_became_of_it(
     context: Context, tmp_path: Path
 ) -> None:
-    state = first_round(context, start_of(context, recipe(tmp_path, form="turn")))
+    state = first_round(context, prepare(context, recipe(tmp_path, form="turn")))
     shard = generate.run(generate.GenerateInputs(state, 0), context)
     summary = read_summary(shard, GenerateSummary)
     counts = summary.written
@@ -145,7 +140,7 @@ def test_a_round_asks_what_the_model_wrote_and_says_what_became_of_it(
 def test_a_round_whose_prompts_are_all_refused_is_a_weak_one(
     context: Context, tmp_path: Path
 ) -> None:
-    state = first_round(context, start_of(context, recipe(tmp_path, form="turn", max_new_tokens=1)))
+    state = first_round(context, prepare(context, recipe(tmp_path, form="turn", max_new_tokens=1)))
     shard = generate.run(generate.GenerateInputs(state, 0), context)
     assert read_summary(shard, GenerateSummary).generated == 0
     selected = select.run(select.SelectInputs(state, (shard,)), context)
@@ -194,4 +189,4 @@ def test_a_model_without_a_template_cannot_go_on_as_the_user(
     document = recipe(tmp_path, form="turn")
     document["model"] = {"scratch": {"hidden_size": 16, "num_layers": 1, "tokenizer": "byte"}}
     with pytest.raises(UserError, match="no chat template, so no turn of a user can be opened"):
-        start_of(context, document)
+        prepare(context, document)

@@ -15,8 +15,6 @@ from components.contracts.recipe import TaskSource
 from components.contracts.rows import Dropped
 from components.contracts.summaries import PrepareSummary, PublishSummary
 from components.errors import UserError
-from components.prepare.step import PrepareInputs
-from components.prepare.step import run as prepare
 from components.prepare.tasks import make_examples
 from components.publish.openings import MAX_SPENT_OPENINGS
 from components.publish.step import PublishInputs, run
@@ -31,6 +29,7 @@ from components.runtime.receipts import (
 )
 from tests.unit.crafted import recipe_of
 from tests.unit.measuring import begun, model, question
+from tests.unit.preparing import prepare
 from tests.unit.releasing import (
     NAME,
     QUESTIONS,
@@ -282,8 +281,7 @@ def test_a_release_is_the_base_of_the_next_campaign_with_splits_of_its_own(
         "publish": {"name": NAME},
         "generate": {"max_new_tokens": 4},
     }
-    inputs = PrepareInputs(recipe=document, overrides={}, resume_from="", job_id="")
-    following = prepare(inputs, context)
+    following = prepare(context, document)
     campaign_of_next = load_campaign(context, receipt_uri(context, following))
     prepared = campaign_of_next.prepared
     counts = read_summary(prepared, PrepareSummary)
@@ -313,7 +311,7 @@ def test_a_release_is_the_base_of_the_next_campaign_with_splits_of_its_own(
     assert released.released
     document["model"] = {"source": "release://other"}
     with pytest.raises(UserError, match="nothing was released under the name 'other'"):
-        prepare(PrepareInputs(recipe=document, overrides={}, resume_from="", job_id=""), context)
+        prepare(context, document)
 
 
 @pytest.mark.parametrize("task", ["reverse", "reasoning_gym/gcd"])

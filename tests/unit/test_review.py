@@ -20,14 +20,13 @@ from components.contracts.rows import Dropped, TrainingRow, read_rows
 from components.contracts.summaries import SelectSummary
 from components.errors import UserError
 from components.generate import step as generate
-from components.prepare.step import PrepareInputs
-from components.prepare.step import run as prepare
 from components.report.checks import people_line
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, fetch, read_summary
 from components.runtime.reviews import read_batches
 from components.select import step as select
 from components.select.people import agreement_of
+from tests.unit.preparing import prepare
 from tests.unit.taught import first_round
 
 HOSTILE = "</script><img src=x onerror=alert(1)> is"
@@ -64,7 +63,7 @@ def recipe(folder: Path) -> dict[str, Any]:
 def waiting(context: Context, tmp_path: Path) -> tuple[str, str, Receipt]:
     """(run, URI of its state, samples) of a round whose answers are drawn."""
     document = recipe(tmp_path)
-    state = first_round(context, prepare(PrepareInputs(document, {}, "", ""), context))
+    state = first_round(context, prepare(context, document))
     shard = generate.run(generate.GenerateInputs(state, 0), context)
     return parse_recipe(document).run_id, state, shard
 

@@ -8,8 +8,8 @@ from components.contracts.rows import TrainingRow
 from components.runtime.context import Context
 from components.runtime.receipts import fetch
 from components.select.step import SelectInputs, run
-from tests.unit.crafted import generated, recipe_of, store
-from tests.unit.selecting import PROMPTS, answers, campaign, rows, shards, summary_of
+from tests.unit.crafted import generated, recipe_of, rows, store
+from tests.unit.selecting import PROMPTS, answers, campaign, shards, summary_of
 
 
 def test_learning_from_pairs_puts_a_wrong_answer_beside_each_accepted_one(context: Context) -> None:

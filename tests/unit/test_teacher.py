@@ -16,8 +16,6 @@ from components.contracts.summaries import GenerateSummary, StartSummary, Teache
 from components.errors import UserError
 from components.generate import step as generate
 from components.generate.shard_plan import plan_shard
-from components.prepare.step import PrepareInputs
-from components.prepare.step import run as prepare
 from components.report.runs import load_run
 from components.report.words import data_sentences
 from components.runtime.campaign import load_campaign
@@ -30,6 +28,7 @@ from components.runtime.receipts import (
 )
 from components.select import step as select
 from tests.unit.chat_models import save_chat_model
+from tests.unit.preparing import prepare
 from tests.unit.taught import first_round
 from tests.unit.tiny import save_tiny
 
@@ -59,10 +58,6 @@ def recipe(folder: Path, **generate: Any) -> dict[str, Any]:
     return document
 
 
-def start_of(context: Context, document: dict[str, Any]) -> Receipt:
-    return prepare(PrepareInputs(document, {}, "", ""), context)
-
-
 def texts_of(context: Context, shard: Receipt) -> dict[tuple[str, int], str]:
     samples = read_rows(fetch(context, shard, "samples.jsonl"), Sample)
     return {(sample.prompt_id, sample.index): sample.text for sample in samples}
@@ -73,7 +68,7 @@ def test_a_teacher_with_another_tokenizer_answers_as_it_does_as_a_champion(
 ) -> None:
     folder = str(save_chat_model(tmp_path / "chat"))
     taught = recipe(tmp_path, teacher={"source": folder, "system_prompt": "Be brief."})
-    start = start_of(context, taught)
+    start = prepare(context, taught)
     about = read_summary(start, StartSummary).teacher
     assert about is not None
     assert about.source == folder
@@ -89,7 +84,7 @@ def test_a_teacher_with_another_tokenizer_answers_as_it_does_as_a_champion(
     alone = recipe(tmp_path, teacher=None)
     alone["model"] = {"source": folder, "system_prompt": "Be brief."}
     alone["train"]["num_peers"] = 1
-    own = first_round(context, start_of(context, alone))
+    own = first_round(context, prepare(context, alone))
     said = texts_of(context, generate.run(generate.GenerateInputs(own, 0), context))
     assert len(said) == 2 * NUM_PROMPTS
     assert texts_of(context, shard) == said
@@ -109,9 +104,9 @@ def test_other_files_under_the_name_of_a_teacher_are_another_teacher_and_no_othe
 ) -> None:
     folder = save_chat_model(tmp_path / "chat")
     taught = recipe(tmp_path, teacher={"source": str(folder)})
-    first = start_of(context, taught)
+    first = prepare(context, taught)
     save_chat_model(folder, initializer_range=0.2)
-    second = start_of(context, taught)
+    second = prepare(context, taught)
     assert first.inputs["teacher"] != second.inputs["teacher"]
     assert first.inputs["prepare"] == second.inputs["prepare"]
     keys = [
@@ -141,7 +136,7 @@ def test_a_teacher_that_cannot_answer_is_refused_before_anything_is_sampled(
     else:
         source = "release://nobody"
     with pytest.raises(UserError, match=message):
-        start_of(context, recipe(tmp_path, teacher={"source": source}))
+        prepare(context, recipe(tmp_path, teacher={"source": source}))
 
 
 @pytest.mark.parametrize(
