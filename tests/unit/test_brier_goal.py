@@ -11,17 +11,16 @@ import scipy.stats
 from pydantic import ValidationError
 
 from components.contracts.recipe import DecideSection
-from components.contracts.rows import Prompt, Result, prompt_id
+from components.contracts.rows import Prompt, Result
 from components.decide.gate import compare, decide
 from components.errors import UserError
-from components.measures import Scores, class_choice, measure_of
-from components.modeling.scoring import label_probabilities
+from components.measures import Scores, measure_of
 from components.prepare.outlook import check_references, outlook_of
-from components.publish.comparison import Rule, results_of
+from components.publish.comparison import Rule
 from components.publish.comparison import compare as compare_release
 from components.runtime.context import Context
+from tests.unit.classifying import classes, measured_choices
 from tests.unit.crafted import recipe_of
-from tests.unit.tiny import save_tiny, tiny_model
 
 SECTION = DecideSection.model_validate({"goal": {"metric": "brier", "threshold": 0.2}})
 
@@ -39,19 +38,6 @@ def results(errors: list[float | None], *, correct: bool = True) -> list[Result]
             label_error=error,
         )
         for number, error in enumerate(errors)
-    ]
-
-
-def classes(*labels: str) -> list[Prompt]:
-    return [
-        Prompt(
-            id=prompt_id(f"{number}"),
-            text=f"{number}+{number}=",
-            verifier="exact",
-            reference={"answer": label},
-            tags={"label": label},
-        )
-        for number, label in enumerate(labels)
     ]
 
 
@@ -100,13 +86,8 @@ def test_a_release_is_compared_by_the_probabilities_of_its_files(
 ) -> None:
     recipe = recipe_of(decide={"goal": {"metric": "brier", "threshold": 0.2}})
     prompts = classes(*"123" * 12)
-    folder = save_tiny(tmp_path / "model", seed=4)
-    measured = results_of(context, recipe, folder, prompts, "test")
-    model, codec = tiny_model(seed=4)
-    asked = [prompt.text for prompt in prompts]
-    chances = label_probabilities(model, codec, asked, ["1", "2", "3"], 64)
-    for row, prompt, row_chances in zip(measured, prompts, chances, strict=True):
-        choice = class_choice(["1", "2", "3"], row_chances, prompt.tags["label"])
+    measured, choices = measured_choices(context, recipe, prompts, tmp_path)
+    for row, choice in zip(measured, choices, strict=True):
         assert row.label_error == pytest.approx(choice.squared_error, abs=1e-5)
     better = [row.model_copy(update={"label_error": 0.0}) for row in measured]
     rule = Rule(0.05, None, "brier", "brier", "")

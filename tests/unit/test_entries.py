@@ -69,20 +69,19 @@ def done(folder: Path, step: str, *arguments: str) -> list[str]:
     return stdout.read_text().splitlines()
 
 
+def recipe_options(context: Context, folder: Path, setting: str) -> tuple[str, ...]:
+    """Options that name the store, the recipe of a folder, and one key that is set in it."""
+    recipe = str(folder / "recipe.yaml")
+    return ("--store", context.store.root, "--recipe", recipe, "--set", setting)
+
+
 def test_a_round_can_be_carried_out_by_hand(context: Context, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(RECIPE)
 
     def receipt(uri: str) -> Receipt:
         return read_receipt(context, ref_of_uri(context, uri))
 
-    recipe = (
-        "--store",
-        context.store.root,
-        "--recipe",
-        str(tmp_path / "recipe.yaml"),
-        "--set",
-        "seed=3",
-    )
+    recipe = recipe_options(context, tmp_path, "seed=3")
     start, *printed = done(tmp_path, "prepare", *recipe)
     assert printed == ["supervised=true"]
     [base] = done(tmp_path, "evaluate", "--state", start, "--candidate", start)
@@ -124,14 +123,7 @@ def test_the_same_entry_trains_in_many_processes_under_torchrun(
     context: Context, tmp_path: Path
 ) -> None:
     (tmp_path / "recipe.yaml").write_text(RECIPE)
-    recipe = (
-        "--store",
-        context.store.root,
-        "--recipe",
-        str(tmp_path / "recipe.yaml"),
-        "--set",
-        "train.num_processes=2",
-    )
+    recipe = recipe_options(context, tmp_path, "train.num_processes=2")
     state, *_ = done(tmp_path, "prepare", *recipe)
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     environment = {

@@ -14,15 +14,13 @@ from components.contracts.rows import Prompt, Result
 from components.decide.gate import compare, decide
 from components.errors import UserError
 from components.macro_f1 import Choice, influences, macro_f1, macro_f1_test
-from components.measures import Scores, class_choice, measure_of
-from components.modeling.scoring import label_probabilities
+from components.measures import Scores, measure_of
 from components.prepare.outlook import check_references, outlook_of
-from components.publish.comparison import Rule, results_of
+from components.publish.comparison import Rule
 from components.publish.comparison import compare as compare_release
 from components.runtime.context import Context
+from tests.unit.classifying import classes, measured_choices
 from tests.unit.crafted import recipe_of
-from tests.unit.test_brier_goal import classes
-from tests.unit.tiny import save_tiny, tiny_model
 
 GOAL = {"goal": {"metric": "macro_f1", "threshold": 0.9}}
 SECTION = DecideSection.model_validate(GOAL)
@@ -124,13 +122,8 @@ def test_a_release_is_compared_by_the_classes_that_its_files_find_likeliest(
 ) -> None:
     recipe = recipe_of(decide=GOAL)
     prompts = classes(*"123" * 12)
-    folder = save_tiny(tmp_path / "model", seed=4)
-    measured = results_of(context, recipe, folder, prompts, "test")
-    model, codec = tiny_model(seed=4)
-    asked = [prompt.text for prompt in prompts]
-    chances = label_probabilities(model, codec, asked, ["1", "2", "3"], 64)
-    for row, prompt, row_chances in zip(measured, prompts, chances, strict=True):
-        choice = class_choice(["1", "2", "3"], row_chances, prompt.tags["label"])
+    measured, choices = measured_choices(context, recipe, prompts, tmp_path)
+    for row, prompt, choice in zip(measured, prompts, choices, strict=True):
         assert (row.label, row.predicted) == (prompt.tags["label"], choice.name)
     better = [row.model_copy(update={"predicted": row.label}) for row in measured]
     rule = Rule(0.05, 0.2, "macro_f1", "macro_f1", "")

@@ -164,13 +164,11 @@ def package() -> Iterator[Path]:
         file.write_bytes(before)
 
 
-def test_the_script_compiles_submits_waits_and_leaves_the_verdict_but_no_token(
-    kfp: KfpApi, tokens: Tokens, s3_server: S3Server, package: Path, tmp_path: Path
-) -> None:
-    kfp.states, kfp.tokens = ["RUNNING", "SUCCEEDED"], {"token-for-kubeflow"}
-    variables = environment(
+def of_workflow(kfp: KfpApi, tokens: Tokens, s3_server: S3Server, folder: Path) -> dict[str, str]:
+    """Variables of a workflow that compiles and submits, and asks its own server for a token."""
+    return environment(
         kfp,
-        tmp_path,
+        folder,
         STAGES="compile submit",
         RATCHET_STORE=s3_server.new_uri(),
         KFP_AUDIENCE="kubeflow",
@@ -178,6 +176,13 @@ def test_the_script_compiles_submits_waits_and_leaves_the_verdict_but_no_token(
         ACTIONS_ID_TOKEN_REQUEST_TOKEN="asks",
         **s3_server.environment,
     )
+
+
+def test_the_script_compiles_submits_waits_and_leaves_the_verdict_but_no_token(
+    kfp: KfpApi, tokens: Tokens, s3_server: S3Server, package: Path, tmp_path: Path
+) -> None:
+    kfp.states, kfp.tokens = ["RUNNING", "SUCCEEDED"], {"token-for-kubeflow"}
+    variables = of_workflow(kfp, tokens, s3_server, tmp_path)
     done = subprocess.run([str(SCRIPT)], env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     [run] = kfp.all("runs")
@@ -216,16 +221,7 @@ def test_a_script_that_is_stopped_leaves_no_process_and_no_token(
     kfp: KfpApi, tokens: Tokens, s3_server: S3Server, package: Path, tmp_path: Path
 ) -> None:
     kfp.states, kfp.tokens = ["RUNNING"], {"token-for-kubeflow"}
-    variables = environment(
-        kfp,
-        tmp_path,
-        STAGES="compile submit",
-        RATCHET_STORE=s3_server.new_uri(),
-        KFP_AUDIENCE="kubeflow",
-        ACTIONS_ID_TOKEN_REQUEST_URL=tokens.url,
-        ACTIONS_ID_TOKEN_REQUEST_TOKEN="asks",
-        **s3_server.environment,
-    )
+    variables = of_workflow(kfp, tokens, s3_server, tmp_path)
     process = subprocess.Popen(
         [str(SCRIPT)], env=variables, stderr=subprocess.PIPE, start_new_session=True
     )
