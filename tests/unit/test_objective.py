@@ -15,19 +15,10 @@ from transformers import GraniteConfig, GraniteForCausalLM
 from components.modeling.likelihood import Batch, CompletionLoss, EncodedRow, collate, mean_loss
 from components.train.process.objective import Objective, row_lengths, with_noise
 from components.train.process.packing import bins, collate_packed
+from tests.unit.gradient_checks import PAD, assert_same, gradients, some_rows
 from tests.unit.tiny import tiny_model
 
 ARCHITECTURES = ["llama", "llama-nope", "gpt2", "lstm"]
-PAD = 0
-
-
-def some_rows(weights: tuple[float, ...] = (1.0,)) -> list[EncodedRow]:
-    rng = random.Random(2)
-    rows = [[rng.randint(4, 13) for _ in range(rng.randint(3, 12))] for _ in range(6)]
-    return [
-        EncodedRow(ids, rng.randint(1, len(ids) - 1), weights[index % len(weights)])
-        for index, ids in enumerate(rows)
-    ]
 
 
 def the_long_way(
@@ -47,18 +38,6 @@ def the_long_way(
                 divergence = (policy[t - 1] * (policy[t - 1] / base[t - 1]).log()).sum()
                 total = total + row.weight * beta * divergence
     return total
-
-
-def gradients(loss: Tensor, model: Any) -> list[Tensor]:
-    trained = [weight for weight in model.parameters() if weight.requires_grad]
-    return list(torch.autograd.grad(loss, trained, materialize_grads=True))
-
-
-def assert_same(own: Tensor, expected: Tensor, model: Any) -> None:
-    """The same value and the same gradient of every weight."""
-    torch.testing.assert_close(own, expected, rtol=1e-5, atol=1e-5, check_dtype=False)
-    for mine, other in zip(gradients(own, model), gradients(expected, model), strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -24,7 +24,7 @@ from components.select.worse_answers import worse_answer, worse_answers
 from components.train.process.adapters import attach, lora_layers, save_adapter
 from components.train.process.references import mismatched
 from components.train.process.row_objectives import KtoObjective, PreferenceObjective
-from tests.unit.test_objective import assert_same, gradients
+from tests.unit.gradient_checks import assert_same, gradients
 from tests.unit.tiny import save_tiny, tiny_model
 from tests.unit.trainings import carry_out, make_job, paired, reversal
 

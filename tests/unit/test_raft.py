@@ -26,7 +26,7 @@ from components.train.process.objective import ClippedObjective, Objective
 from components.train.process.row_batches import training_set
 from tests.unit.crafted import recipe_of
 from tests.unit.generations import PROMPTS, begun, samples_of
-from tests.unit.test_objective import assert_same, gradients, some_rows
+from tests.unit.gradient_checks import assert_same, gradients, some_rows
 from tests.unit.tiny import tiny_model
 from tests.unit.trainings import carry_out, make_job, reversal
 

@@ -17,7 +17,7 @@ from components.modeling.inference.kv_cache import ROOM_TOKENS
 from components.modeling.inference.sampler import Answer, Request, Sampling, sample
 from components.modeling.inference.sampling import choose, top, uniforms
 from components.modeling.likelihood import EncodedRow, collate
-from tests.unit.tiny import tiny_model
+from tests.unit.tiny import greedy_of_transformers, tiny_model
 
 pytestmark = pytest.mark.process
 
@@ -49,14 +49,7 @@ def test_greedy_answers_are_those_of_transformers_generate(
     model, codec = tiny_model(architecture, seed=3)
     own = answers(model, codec, batch_size=batch_size)
     for index, text in enumerate(PROMPTS):
-        ids = torch.tensor([codec.prompt_ids(text)])
-        theirs = model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=12,
-            do_sample=False,
-            pad_token_id=codec.pad_id,
-        )[0, ids.shape[1] :].tolist()
+        theirs = greedy_of_transformers(model, codec, text, 12)
         finished = theirs[-1] in codec.end_ids
         assert own[index, 0].ids == (theirs[:-1] if finished else theirs)
         assert own[index, 0].finished == finished
@@ -188,14 +181,7 @@ def model_of_long_answers(key_heads: int) -> tuple[Any, Any, dict[int, list[int]
     model.lm_head.weight.data[codec.end_ids[0]] = 0  # so that answers are long
     theirs = {}
     for index, text in enumerate(PROMPTS):
-        ids = torch.tensor([codec.prompt_ids(text)])
-        theirs[index] = model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=150,
-            do_sample=False,
-            pad_token_id=codec.pad_id,
-        )[0, ids.shape[1] :].tolist()
+        theirs[index] = greedy_of_transformers(model, codec, text, 150)
     return model, codec, theirs
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from components.contracts.recipe import SelectSection
 from components.contracts.summaries.select import FilterCounts
@@ -18,6 +17,7 @@ from components.modeling.influence import DAMPING, Influence, perplexities
 from components.modeling.reward import RewardModel
 from tests.unit.chat_models import CHAT, chat_tokenizer
 from tests.unit.crafted import ask
+from tests.unit.reward_models import save_reward_model
 from tests.unit.selections import LABEL_FREE, account_of, answers, kept_texts, reasons, select
 from tests.unit.tiny import tiny_model
 
@@ -85,26 +85,6 @@ def test_perplexity_bands_are_those_of_the_model(tmp_path: Path) -> None:
     )
     assert kept_texts(outcome) == ["fine"]
     assert reasons(outcome) == {"likelihood": 2, "unscored": 1}
-
-
-def save_reward_model(
-    folder: Path, num_labels: int = 1, tokenizer: Any = None, seed: int = 0
-) -> Path:
-    tokenizer = tokenizer or tiny_model()[1].tokenizer
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=48,
-        num_labels=num_labels,
-    )
-    LlamaForSequenceClassification(config).save_pretrained(folder)
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def test_rewards_do_not_depend_on_the_batch_and_too_long_rows_have_none(tmp_path: Path) -> None:

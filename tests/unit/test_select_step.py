@@ -25,8 +25,8 @@ from components.runtime.receipts import Receipt, fetch, read_summary
 from components.select.sorted_samples import gather
 from components.select.step import SelectInputs, run
 from tests.unit.crafted import PLAN, ask, decided, generated, recipe_of, rows, store
+from tests.unit.reward_models import save_reward_model
 from tests.unit.selecting import LABELLED, PROMPTS, answers, campaign, shards, summary_of
-from tests.unit.test_select_scorers import save_reward_model
 from tests.unit.tiny import save_tiny
 
 

@@ -38,3 +38,16 @@ def save_tiny(
     model, codec = tiny_model(architecture, seed, **settings)
     save_checkpoint(model, codec.tokenizer, folder)
     return folder
+
+
+def greedy_of_transformers(model: Any, codec: Codec, text: str, max_new_tokens: int) -> list[int]:
+    """What transformers' own `generate` answers to a prompt, its end among it."""
+    ids = torch.tensor([codec.prompt_ids(text)])
+    answer: list[int] = model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        pad_token_id=codec.pad_id,
+    )[0, ids.shape[1] :].tolist()
+    return answer

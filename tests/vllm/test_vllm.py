@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from components.modeling.likelihood import EncodedRow
 from components.modeling.scoring import token_log_probabilities
-from tests.unit.tiny import save_tiny, tiny_model
+from tests.unit.tiny import greedy_of_transformers, save_tiny, tiny_model
 
 PROMPTS = ["12=", "9876=", "5=", "13579="]
 SHAPE: dict[str, Any] = {
@@ -65,18 +64,12 @@ def test_greedy_answers_are_those_of_transformers(checkpoint: Path) -> None:
     model, codec = tiny_model("llama", 3, **SHAPE)
     (found,) = answers(checkpoint, [[(text, 0) for text in PROMPTS]], temperature=0.0)
     for text, sample in zip(PROMPTS, found, strict=True):
-        ids = torch.tensor([codec.prompt_ids(text)])
-        theirs = model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=12,
-            do_sample=False,
-            pad_token_id=codec.pad_id,
-        )[0, ids.shape[1] :].tolist()
+        theirs = greedy_of_transformers(model, codec, text, 12)
         finished = theirs[-1] in codec.end_ids
         assert sample["text"] == codec.text(theirs[:-1] if finished else theirs)
         assert (sample["finished"], sample["num_tokens"]) == (finished, len(theirs))
-        row = EncodedRow(ids[0].tolist() + theirs, ids.shape[1])
+        asked = codec.prompt_ids(text)
+        row = EncodedRow([*asked, *theirs], len(asked))
         (expected,) = token_log_probabilities(model, [row], codec.pad_id, 1)
         assert sample["log_probabilities"] == pytest.approx(expected, abs=1e-3)
 
