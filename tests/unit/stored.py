@@ -6,6 +6,8 @@ import hashlib
 from pathlib import Path
 
 KEY = "steps/train/0123.json"
+PART_BYTES = 5 * 1024 * 1024
+"""The smallest part of an upload that S3 takes."""
 
 
 def sha256(data: bytes) -> str:

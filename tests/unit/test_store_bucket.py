@@ -12,11 +12,11 @@ from components.errors import Corrupt, UserError
 from components.storage.s3 import S3Store
 from components.storage.store import Store, open_store, probe
 from tests.conftest import READER_KEY, READER_SECRET, S3Server, free_ports
-from tests.unit.stored import KEY, object_of, sha256, written
+from tests.unit.stored import KEY, PART_BYTES, object_of, sha256, written
 
 
 def small_parts(server: S3Server) -> S3Store:
-    return S3Store(server.new_uri(), server.environment, part_bytes=5 * 1024 * 1024)
+    return S3Store(server.new_uri(), server.environment, part_bytes=PART_BYTES)
 
 
 def test_a_large_file_goes_and_comes_in_parts(s3_server: S3Server, tmp_path: Path) -> None:
@@ -46,9 +46,7 @@ def test_a_server_that_knows_no_checksums_can_be_told(s3_server: S3Server, tmp_p
         "RATCHET_S3_REQUEST_CHECKSUM": "when_required",
         "RATCHET_S3_RESPONSE_CHECKSUM": "when_required",
     }
-    store = S3Store(
-        s3_server.new_uri(), s3_server.environment | switches, part_bytes=5 * 1024 * 1024
-    )
+    store = S3Store(s3_server.new_uri(), s3_server.environment | switches, part_bytes=PART_BYTES)
     data = os.urandom(6 * 1024 * 1024)
     store.put_file(object_of(data), written(tmp_path, data), sha256(data))
     store.put_bytes(KEY, b"{}")
