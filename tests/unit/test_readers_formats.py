@@ -12,38 +12,11 @@ from typing import Any
 import datasets
 import pytest
 
-from components.contracts.recipe import DataSource
-from components.contracts.rows import MAX_LINE_BYTES, Dropped
+from components.contracts.rows import MAX_LINE_BYTES
 from components.errors import UserError
-from components.prepare.examples import Example
-from components.prepare.readers import read_source
+from tests.unit.public_files import as_lines, pairs, read, write
 
 ROWS = [("How much is 2 plus 2?", "4"), ('He said "no, never".\nTwice.', "5, or more")]
-
-
-def read(path: Path, **settings: Any) -> tuple[list[Example], list[Dropped]]:
-    items = list(read_source(path, DataSource(uri=str(path), **settings)))
-    examples = [item for item in items if isinstance(item, Example)]
-    return examples, [item for item in items if isinstance(item, Dropped)]
-
-
-def pairs(path: Path, **settings: Any) -> list[tuple[str, str | None]]:
-    examples, rejected = read(path, **settings)
-    assert not rejected
-    return [(example.prompt, example.completion) for example in examples]
-
-
-def as_lines(*rows: Any) -> str:
-    return "".join(json.dumps(row) + "\n" for row in rows)
-
-
-def write(folder: Path, name: str, content: str | bytes) -> Path:
-    path = folder / name
-    data = content.encode() if isinstance(content, str) else content
-    path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
-    return path
-
-
 QUOTED = (
     "prompt{0}completion\r\nHow much is 2 plus 2?{0}4\r\n"
     '"He said ""no, never"".\nTwice."{0}"5, or more"\r\n'

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.test_readers_formats import as_lines, pairs, read, write
+from tests.unit.public_files import as_lines, pairs, read, write
 
 CALL = {"name": "add", "arguments": {"a": 1}}
 AS_READ = {"type": "function", "function": CALL}
