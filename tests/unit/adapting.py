@@ -13,7 +13,6 @@ from components.train.process.adapters import attach, save_adapter
 from tests.unit.tiny import tiny_model
 
 IDS = torch.tensor([[3, 9, 4, 11, 5, 7], [8, 2, 6, 6, 1, 10]])
-ARCHITECTURES = ["llama", "llama-nope", "gpt2", "lstm"]
 SMALL = LoraStructure(rank=2, scale=1.5)
 CLOSE = {"rtol": 0.0, "atol": 2e-6}  # of logits around 1
 

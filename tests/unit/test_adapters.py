@@ -16,7 +16,8 @@ from components.errors import Corrupt, UserError
 from components.modeling.lstm import LstmConfig, LstmForCausalLM
 from components.train.process.adapter_merge import merged_state, plain_state, verify_merge
 from components.train.process.adapters import adapters_off, attach, resolve, save_adapter
-from tests.unit.adapting import ARCHITECTURES, CLOSE, SMALL, adapter, logits, made, trained
+from tests.unit.adapting import CLOSE, SMALL, adapter, logits, made, trained
+from tests.unit.tiny import ARCHITECTURES
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -16,8 +16,8 @@ from components.errors import RatchetError
 from components.modeling.load import load_model, save_checkpoint
 from components.train.process.adapter_merge import merged_state, plain_state, verify_merge
 from components.train.process.adapters import attach, save_adapter
-from tests.unit.adapting import ARCHITECTURES, CLOSE, SMALL, logits, made, trained
-from tests.unit.tiny import save_tiny, tiny_model
+from tests.unit.adapting import CLOSE, SMALL, logits, made, trained
+from tests.unit.tiny import ARCHITECTURES, save_tiny, tiny_model
 
 STRUCTURES = [
     LoraStructure(rank=3, scale=0.7),

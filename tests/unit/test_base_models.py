@@ -14,7 +14,7 @@ from components.contracts.recipe import ModelSection, Scratch
 from components.errors import UserError
 from components.modeling.base import BaseFacts, load_config, materialise_base
 from components.modeling.load import load_model, load_tokenizer
-from tests.unit.tiny import save_tiny, tiny_model
+from tests.unit.tiny import ARCHITECTURES, save_tiny, tiny_model
 
 LLAMA_CONFIG = {
     "model_type": "llama",
@@ -30,7 +30,7 @@ def materialise(source: str, folder: Path) -> BaseFacts:
     return materialise_base(ModelSection(source=source), 0, folder, {}, folder.parent / "scratch")
 
 
-@pytest.mark.parametrize("architecture", ["llama", "llama-nope", "gpt2", "lstm"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("tokenizer", ["character", "byte"])
 def test_a_scratch_model_is_the_same_for_the_same_seed_and_reloads(
     architecture: str, tokenizer: str, tmp_path: Path

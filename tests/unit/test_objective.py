@@ -16,9 +16,7 @@ from components.modeling.likelihood import Batch, CompletionLoss, EncodedRow, co
 from components.train.process.objective import Objective, row_lengths, with_noise
 from components.train.process.packing import bins, collate_packed
 from tests.unit.gradient_checks import PAD, assert_same, gradients, some_rows
-from tests.unit.tiny import tiny_model
-
-ARCHITECTURES = ["llama", "llama-nope", "gpt2", "lstm"]
+from tests.unit.tiny import ARCHITECTURES, tiny_model
 
 
 def the_long_way(

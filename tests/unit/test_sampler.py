@@ -17,7 +17,7 @@ from components.modeling.inference.kv_cache import ROOM_TOKENS
 from components.modeling.inference.sampler import Answer, Request, Sampling, sample
 from components.modeling.inference.sampling import choose, top, uniforms
 from components.modeling.likelihood import EncodedRow, collate
-from tests.unit.tiny import greedy_of_transformers, tiny_model
+from tests.unit.tiny import ARCHITECTURES, greedy_of_transformers, tiny_model
 
 pytestmark = pytest.mark.process
 
@@ -41,7 +41,7 @@ def answers(
     return {(answer.request, answer.index): answer for answer in drawn}
 
 
-@pytest.mark.parametrize("architecture", ["llama", "llama-nope", "gpt2", "lstm"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_greedy_answers_are_those_of_transformers_generate(
     architecture: str, batch_size: int
@@ -148,7 +148,7 @@ def test_rounding_that_swaps_two_likely_tokens_changes_no_draw(top_k: int, top_p
     assert {best, second} <= set(drawn[0].tolist())
 
 
-@pytest.mark.parametrize("architecture", ["llama", "llama-nope", "gpt2", "lstm"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_rows_that_end_early_leave_the_batch_and_change_no_other(architecture: str) -> None:
     model, codec = tiny_model(architecture, seed=1)
     together = answers(model, codec, seeds=12, temperature=1.5, max_new_tokens=40)

@@ -31,7 +31,7 @@ from components.train.process.row_batches import (
 )
 from components.train.process.sizing import fixed_positions
 from tests.unit.chat_models import save_chat_model
-from tests.unit.tiny import tiny_model
+from tests.unit.tiny import ARCHITECTURES, tiny_model
 from tests.unit.trainings import carry_out, make_job, reversal, train
 
 pytestmark = pytest.mark.process
@@ -173,7 +173,7 @@ def test_a_continuation_of_a_text_may_be_cut_into_windows_which_end_anywhere() -
     check_rows("sft", taught, codec, model)
 
 
-@pytest.mark.parametrize("architecture", ["llama", "llama-nope", "gpt2", "lstm"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_loss_falls_on_the_completion_alone(architecture: str) -> None:
     model, codec = tiny_model(architecture)
     ids, masked = codec.row_ids("123=", "321")

@@ -13,6 +13,9 @@ from components.modeling.encoding import Codec
 from components.modeling.load import save_checkpoint
 from components.modeling.scratch import make_scratch
 
+ARCHITECTURES = ["llama", "llama-nope", "gpt2", "lstm"]
+"""Those of `model.scratch`."""
+
 
 def tiny_model(
     architecture: str = "llama-nope", seed: int = 0, **settings: Any
