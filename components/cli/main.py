@@ -30,7 +30,7 @@ from components.cli.options import AsJson, Override, RecipeFile, StoreUri
 from components.cli.release_verbs import add_verbs as add_release_verbs
 from components.cli.review_verb import add_verb as add_review_verb
 from components.cli.run_verbs import add_verbs as add_run_verbs
-from components.cli.stores import default_store, existing_run, open_context
+from components.cli.stores import default_store, existing_run, open_context, unknown_run
 from components.errors import Corrupt, RatchetError, UserError
 
 if TYPE_CHECKING:
@@ -80,9 +80,7 @@ Runner = Annotated[
     Literal["process", "docker"],
     typer.Option(help="Run each task as a process of this Python, or in a container."),
 ]
-RunId = Annotated[
-    str, typer.Argument(metavar="[RUN_ID]", help="Run; by default the one begun last.")
-]
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="Run; by default the one begun last.")]
 
 
 add_first_verbs(app)
@@ -245,7 +243,7 @@ def status(run_id: RunId = "latest", store: StoreUri = "", as_json: AsJson = Fal
     context = open_context(store)
     view = load_run(context, existing_run(context, run_id))
     if not view.tasks:
-        raise UserError(f"{context.store.root} knows no run {run_id!r}")
+        raise unknown_run(context, run_id)
     if as_json:
         print_json(summary_of(view))
     else:
@@ -290,7 +288,7 @@ def verify(
     target: Annotated[
         str,
         typer.Argument(
-            metavar="[RUN_ID|REF|release://NAME]",
+            metavar="RUN|REF|release://NAME",
             help="Run, receipt as step/key, or all releases of a name.",
         ),
     ] = "latest",
@@ -349,7 +347,7 @@ def report(
     context = open_context(store)
     view = load_run(context, existing_run(context, run_id), examples=EXAMPLES_PER_ROUND)
     if not view.tasks:
-        raise UserError(f"{context.store.root} knows no run {run_id!r}")
+        raise unknown_run(context, run_id)
     page = build_page(view).encode()
     write_file(output, page)
     document = {"output": str(output), "bytes": len(page), "run_id": view.run_id}

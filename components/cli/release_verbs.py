@@ -25,7 +25,7 @@ def add_verbs(app: typer.Typer) -> None:
 
 def releases(
     name: Annotated[
-        str, typer.Argument(metavar="[NAME]", help="Name; by default all names are listed.")
+        str, typer.Argument(metavar="NAME", help="Name; by default all names are listed.")
     ] = "",
     latest: Annotated[
         bool, typer.Option("--latest", help="Print the folder of the release in force, no more.")

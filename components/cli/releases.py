@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from components.cli.stores import unknown_run
 from components.contracts.releases import Line
 from components.errors import Corrupt, UserError
 from components.measures import measure_of
@@ -49,7 +50,7 @@ def approve_run(context: Context, run_id: str, version: str = "") -> Line:
     """
     view = load_run(context, run_id)
     if not view.tasks:
-        raise UserError(f"{context.store.root} knows no run {run_id!r}; `runs` lists them")
+        raise unknown_run(context, run_id)
     publication = view.publication
     if view.release is not None:
         return view.release

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.canonical import derived_seed
+from components.cli.stores import unknown_run
 from components.contracts.artifacts import PROMPTS, SAMPLES
 from components.contracts.reviews import ReviewRow, answer_id
 from components.contracts.rows import Prompt, Sample, read_rows, write_rows
@@ -140,9 +141,7 @@ def _round_of(
     """Return (campaign, number, generate receipts) of a round."""
     view = load_run(context, run_id)
     if not view.tasks:
-        raise UserError(
-            f"{context.store.root} knows no run {run_id!r}; `runs` lists those there are"
-        )
+        raise unknown_run(context, run_id)
     refs_by_round = _answers_by_round(view)
     if not refs_by_round:
         raise UserError(f"{run_id}: no round has answers yet")

@@ -25,7 +25,7 @@ def review(
     ],
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="Run, or latest.")],
     file: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", help="import: the marked JSON Lines.")
+        Path | None, typer.Argument(metavar="FILE", help="import: the marked JSON Lines.")
     ] = None,
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="FOLDER", help="export: where to write.")

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from components.cli.messages import print_json, print_note, print_result
 from components.cli.options import AsJson, StoreUri
-from components.cli.stores import existing_run, open_context
-from components.errors import OlderReceipt, UserError
+from components.cli.stores import existing_run, open_context, unknown_run
+from components.errors import OlderReceipt
 
 if TYPE_CHECKING:
     from components.report.views import RunView
@@ -88,7 +88,7 @@ def explain(
         ),
     ],
     run_id: Annotated[
-        str, typer.Argument(metavar="[RUN]", help="Run; by default the one begun last.")
+        str, typer.Argument(metavar="RUN", help="Run; by default the one begun last.")
     ] = "latest",
     store: StoreUri = "",
     as_json: AsJson = False,
@@ -107,7 +107,7 @@ def explain(
 
 def watch(
     run_id: Annotated[
-        str, typer.Argument(metavar="[RUN]", help="Run; by default the one begun last.")
+        str, typer.Argument(metavar="RUN", help="Run; by default the one begun last.")
     ] = "latest",
     seconds: Annotated[
         float, typer.Option("--every", min=0.2, metavar="SECONDS", help="Between two looks.")
@@ -139,5 +139,5 @@ def _view(context: Context, run_id: str) -> RunView:
 
     view = load_run(context, existing_run(context, run_id))
     if not view.tasks:
-        raise UserError(f"{context.store.root} knows no run {run_id!r}; `runs` lists them")
+        raise unknown_run(context, run_id)
     return view

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,18 @@ def open_context(store: str) -> Context:
 
     root = keys.canonical_root(store or default_store())
     return make_context(root, with_cache_beside_store(root, os.environ))
+
+
+def unknown_run(context: Context, run_id: str) -> UserError:
+    """Return the error for a run that the store does not know, with the nearest that it does."""
+    from components.report.runs import begun_runs
+
+    known = begun_runs(context)
+    # A name without its digest, or a part of either: what is left out costs no similarity.
+    nearest = [name for name in known if run_id in name]
+    nearest = nearest or difflib.get_close_matches(run_id, known, n=1)
+    advice = f"did you mean {nearest[-1]}?" if nearest else "`runs` lists them"
+    return UserError(f"{context.store.root} knows no run {run_id!r}; {advice}")
 
 
 def existing_run(context: Context, run_id: str) -> str:

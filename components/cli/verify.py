@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from components.cli.releases import lines_of
+from components.cli.stores import unknown_run
 from components.contracts.artifacts import STATE
 from components.contracts.releases import LEDGER_FOLDER, Line
 from components.contracts.state import STATE_STEPS, State
@@ -51,10 +52,7 @@ def check_run(context: Context, run_id: str) -> Findings:
     """
     view = load_run(context, run_id)
     if not view.tasks:
-        raise UserError(
-            f"{context.store.root} knows no run {run_id!r}; `status` without an argument shows the "
-            "latest"
-        )
+        raise unknown_run(context, run_id)
     refs = [attempt.receipt for task in view.tasks for attempt in task.attempts if attempt.receipt]
     refs += named_receipts(view.tasks, view.state)
     receipts, findings = _read_receipts(context, refs)

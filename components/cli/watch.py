@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.text import Text
 
+from components.cli.stores import unknown_run
 from components.contracts.state import RoundRecord
-from components.errors import UserError
 from components.measures import measure_of
 from components.report.runs import load_run
 from components.report.summary import (
@@ -112,7 +112,7 @@ def has_ended(view: RunView) -> bool:
 def _load(context: Context, run_id: str) -> RunView:
     view = load_run(context, run_id)
     if not view.tasks:
-        raise UserError(f"{context.store.root} knows no run {run_id!r}; `runs` lists them")
+        raise unknown_run(context, run_id)
     return view
 
 

@@ -101,5 +101,10 @@ def test_a_run_that_fails_ends_it_with_the_status_of_the_failure(context: Contex
     )
     assert "train-r0         failed, 3.5 s: the store is away" in said
     assert status == Transient.exit_code
-    with pytest.raises(UserError, match="knows no run 'never'"):
-        watch(context, "never", Console(file=io.StringIO()), lambda: None)
+    for wrong, advice in (
+        ("never", "`runs` lists them"),
+        (made.run_id[:-1], f"did you mean {made.run_id}"),
+        (made.run_id.partition("-")[0], f"did you mean {made.run_id}"),
+    ):
+        with pytest.raises(UserError, match=f"knows no run {wrong!r}; {advice}"):
+            watch(context, wrong, Console(file=io.StringIO()), lambda: None)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from components.cli.archive.archive_file import Entry, Manifest, Writer
 from components.cli.collect.records import Records, read_records, refs_of
+from components.cli.stores import unknown_run
 from components.contracts.releases import LEDGER_FOLDER
 from components.contracts.summaries import PublishSummary
 from components.errors import Missing, UserError
@@ -55,7 +56,7 @@ def export_run(context: Context, run_id: str, path: Path) -> Exported:
         raise UserError(f"{path} exists, or its folder does not; name a new file")
     records = read_records(context)
     if run_id not in records.attempts:
-        raise UserError(f"{context.store.root} knows no run {run_id!r}; `runs` lists them")
+        raise unknown_run(context, run_id)
     receipts = _receipts(records, run_id)
     objects = {ref.sha256: ref.size for receipt in receipts for ref in receipt.objects.values()}
     with tempfile.TemporaryDirectory(prefix="export-", dir=path.parent) as name:

@@ -137,7 +137,7 @@ def _asked(option: str, question: str, require: Callable[[str], str]) -> str:
 
 def samples(
     run_id: Annotated[
-        str, typer.Argument(metavar="[RUN_ID]", help="Run; by default the one begun last.")
+        str, typer.Argument(metavar="RUN", help="Run; by default the one begun last.")
     ] = "latest",
     round_number: Annotated[
         Optional[int],  # noqa: UP045
@@ -157,7 +157,7 @@ def samples(
 ) -> None:
     """Show what the model said in a round, what was expected, and why it was dropped."""
     from components.cli.first_steps.samples import as_document, print_samples, samples_of
-    from components.cli.stores import existing_run, open_context
+    from components.cli.stores import existing_run, open_context, unknown_run
     from components.report.runs import load_run
 
     if accepted and (dropped or reason):
@@ -166,7 +166,7 @@ def samples(
     context = open_context(store)
     view = load_run(context, existing_run(context, run_id))
     if not view.tasks:
-        raise UserError(f"{context.store.root} knows no run {run_id!r}")
+        raise unknown_run(context, run_id)
     shown = samples_of(context, view, round_number, fates, limit)
     if as_json:
         print_json(as_document(shown))

@@ -243,10 +243,16 @@ def _own_function(name: str) -> Redact | None:
         return None
     file, _, function = name.rpartition(":")
     spec = importlib.util.spec_from_file_location("own_redaction", file) if file else None
-    if spec is None or spec.loader is None or not Path(file).is_file():
+    if spec is None or spec.loader is None:
         raise UserError(f"--redact {name}: give a file and a function, my_redaction.py:redact")
+    if not Path(file).is_file():
+        raise UserError(f"--redact {name}: there is no file {Path(file).absolute()}")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    # What else a module raises as it is loaded is a bug of its own, and keeps its traceback.
+    try:
+        spec.loader.exec_module(module)
+    except (ImportError, SyntaxError) as error:
+        raise UserError(f"--redact {name}: {one_line(error)}") from None
     redact: object = getattr(module, function, None)
     if not callable(redact):
         raise UserError(f"--redact {name}: {file} has no function {function}")
