@@ -25,6 +25,7 @@ from components.cli.local.docker_runner import (
 from components.errors import Transient, UserError
 from tests.containers.conftest import Campaigns, containers_of, log_of, start, step_of
 from tests.containers.island import BUCKET, Island
+from tests.containers.sources import copy_sources
 from tests.pipeline.campaigns import PIPELINE
 
 KILLED = ("prepare", "train", "evaluate", "decide", "generate", "select", "publish")
@@ -227,12 +228,7 @@ def _children(pid: int) -> list[int]:
 def test_images_of_other_code_than_is_here_are_refused(
     campaigns: Campaigns, tmp_path: Path
 ) -> None:
-    for name in ("components", "docker"):
-        shutil.copytree(
-            PIPELINE.parent / name,
-            tmp_path / name,
-            ignore=shutil.ignore_patterns("*.whl", "__pycache__"),
-        )
+    copy_sources(tmp_path)
     shutil.copy(PIPELINE, tmp_path)
     with (tmp_path / "components" / "decide" / "step.py").open("a") as changed:
         changed.write("CHANGED = 1\n")

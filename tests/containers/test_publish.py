@@ -4,7 +4,6 @@ names them."""
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -13,19 +12,14 @@ from typing import Any
 
 from components.cli.doctor.image_checks import image_checks
 from components.cli.package.profiles import load_profile
+from tests.containers.sources import copy_sources
 from tests.doubles.image_registry import ImageRegistry
-from tests.pipeline.campaigns import PIPELINE
 
 
 def test_a_published_image_is_recorded_by_its_digest_and_found_by_it(
     engine: Any, tmp_path: Path
 ) -> None:
-    for name in ("components", "docker"):
-        shutil.copytree(
-            PIPELINE.parent / name,
-            tmp_path / name,
-            ignore=shutil.ignore_patterns("*.whl", "__pycache__"),
-        )
+    copy_sources(tmp_path)
     registry = ImageRegistry()
     command = [
         sys.executable,

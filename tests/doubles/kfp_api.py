@@ -209,9 +209,6 @@ class KfpApi(Served):
         api = self
 
         class Handler(Answering):
-            protocol_version = "HTTP/1.1"
-            disable_nagle_algorithm = True
-
             def do_GET(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 path = urlsplit(self.path).path

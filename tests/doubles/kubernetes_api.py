@@ -258,9 +258,6 @@ class KubernetesApi(Served):
         api = self
 
         class Handler(Answering):
-            protocol_version = "HTTP/1.1"
-            disable_nagle_algorithm = True
-
             def do_GET(self) -> None:
                 sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 body = json.loads(sent) if sent else {}

@@ -25,6 +25,7 @@ class Answering(BaseHTTPRequestHandler):
     """A quiet handler that answers with JSON, or with bytes as they are."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def answer(self, status: int, body: dict[str, Any] | bytes, **headers: str) -> None:
         """Send a whole answer; `Retry_After` names the header Retry-After."""
