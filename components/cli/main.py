@@ -25,7 +25,7 @@ from components.cli.cluster_verbs import add_verbs as add_cluster_verbs
 from components.cli.collect.verb import add_verb as add_gc_verb
 from components.cli.first_steps.verbs import add_verbs as add_first_verbs
 from components.cli.intake.verb import add_verb as add_intake_verb
-from components.cli.messages import print_error, print_json, print_result
+from components.cli.messages import let_streams_take_any_text, print_error, print_json, print_result
 from components.cli.options import AsJson, Override, RecipeFile, StoreUri
 from components.cli.release_verbs import add_verbs as add_release_verbs
 from components.cli.review_verb import add_verb as add_review_verb
@@ -369,4 +369,5 @@ def main(build: Builder, program: str) -> NoReturn:
         build: Makes the pipeline; nothing here imports `pipeline`.
         program: The command that the user typed, for help and messages.
     """
+    let_streams_take_any_text()
     sys.exit(app(prog_name=program, obj=build))

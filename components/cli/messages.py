@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from collections.abc import Mapping
 
 from rich.console import Console
 from rich.text import Text
+
+
+def let_streams_take_any_text() -> None:
+    """Have what a terminal's encoding lacks printed as an escape, such as `\\u2713`.
+
+    Else a mark of ours, an answer of a model or the name of a file ends a verb with a traceback:
+    where the locale is not UTF-8, and where a name is no valid UTF-8.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        # A test's or an embedding program's stream may be another.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def print_result(document: Mapping[str, object], as_json: bool, text: str) -> None:
@@ -19,7 +33,14 @@ def print_result(document: Mapping[str, object], as_json: bool, text: str) -> No
 
 def print_json(document: Mapping[str, object]) -> None:
     """Print one JSON document on standard output."""
-    print(json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False))
+    print(as_json_text(document, indent=2))
+
+
+def as_json_text(document: Mapping[str, object], indent: int | None = None) -> str:
+    """Return a JSON document that standard output can hold."""
+    # Escapes of JSON, where an encoding lacks letters: those of Python are none.
+    is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+    return json.dumps(document, indent=indent, sort_keys=True, ensure_ascii=not is_unicode)
 
 
 def print_note(text: str, style: str = "") -> None:

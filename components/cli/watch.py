@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.text import Text
 
+from components.cli.messages import as_json_text
 from components.cli.stores import unknown_run
 from components.contracts.state import RoundRecord
 from components.measures import measure_of
@@ -98,7 +98,7 @@ def watch(
 def _print(console: Console, event: Event, *, as_json: bool) -> None:
     if as_json:
         # Not by rich, which would wrap and colour it.
-        document = json.dumps(event.document, sort_keys=True, ensure_ascii=False)
+        document = as_json_text(event.document)
         print(document, file=console.file, flush=True)
     else:
         console.print(event.line, soft_wrap=True)

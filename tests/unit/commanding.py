@@ -35,12 +35,14 @@ def environment(columns: int = 80) -> dict[str, str]:
     }
 
 
-def cli(folder: Path, *arguments: str, columns: int = 80) -> subprocess.CompletedProcess[str]:
+def cli(
+    folder: Path, *arguments: str, columns: int = 80, encoding: str = "utf-8"
+) -> subprocess.CompletedProcess[str]:
     # No run gets as far as a task that needs torch, so nothing need import it in advance.
     return subprocess.run(
         command(*arguments),
         cwd=folder,
-        env={**environment(columns), "RATCHET_WARM": "0"},
+        env={**environment(columns), "RATCHET_WARM": "0", "PYTHONIOENCODING": encoding},
         text=True,
         capture_output=True,
         check=False,

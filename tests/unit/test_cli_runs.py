@@ -41,6 +41,22 @@ def test_status_of_the_latest_run_is_one_json_document(tmp_path: Path, context: 
     assert told["model"] == "models/by-hand/v1/"
 
 
+def test_any_encoding_of_a_terminal_and_any_name_of_a_file_can_be_printed(
+    tmp_path: Path, context: Context
+) -> None:
+    made = whole_campaign(context)
+    store = ("--store", context.store.root)
+    status = cli(tmp_path, "status", *store, encoding="ascii")
+    assert (status.returncode, status.stderr) == (0, "")
+    assert made.run_id in status.stdout
+    document = cli(tmp_path, "status", "--json", *store, encoding="ascii")
+    assert json.loads(document.stdout)["run_id"] == made.run_id
+    # What `os.fsdecode` makes of a byte that is no UTF-8.
+    refused = cli(tmp_path, "run", "caf\udce9.yaml")
+    assert refused.returncode == 2
+    assert refused.stderr == "error: recipe caf\\udce9.yaml: no such file\n"
+
+
 def test_an_unknown_run_and_an_empty_store_are_the_users_to_mend(
     tmp_path: Path, context: Context
 ) -> None:

@@ -276,7 +276,8 @@ model:
 data:
   sources:
     # One file is enough: it is divided by a hash of each prompt, so no prompt is in two splits.
-    # Other column names: prompt_field and completion_field.
+    # Other column names: prompt_field and completion_field. More columns for a checker of your own:
+    # reference_fields.
     - uri: {data}
       verifier: {check}
 {fields}  # fractions: {{train: 0.7, dev: 0.1, validation: 0.1, test: 0.1}}   # half of train is asked

@@ -91,11 +91,18 @@ def init(
     name = name or name_of(data)
     wishes = Wishes(data, model, check, name, prompt_field, completion_field)
     made = new_recipe(wishes, os.environ)
-    # As `run` looks at it: a model or a checker that is not there is told before it is written.
-    check_recipe(parse_recipe(yaml.safe_load(made.text), str(output)), output, os.environ)
+    warnings = [made.warning] if made.warning else []
+    try:
+        # As `run` looks at it: a model that is not there is told before the recipe is written.
+        check_recipe(parse_recipe(yaml.safe_load(made.text), str(output)), output, os.environ)
+    except UserError as error:
+        # A checker may be written later, or need `reference_fields`, which are set in the recipe.
+        if ":" not in check:
+            raise
+        warnings.append(f"`run` does not take this recipe yet: {error}")
     write_file(output, made.text.encode())
-    if made.warning:
-        print_note(f"warning: {made.warning}", "yellow")
+    for warning in warnings:
+        print_note(f"warning: {warning}", "yellow")
     if as_json:
         print_json(
             {
@@ -103,7 +110,7 @@ def init(
                 "rows": dict(made.counts),
                 "rejected_rows": dict(made.rejected),
                 "outlook": made.outlook,
-                "warning": made.warning,
+                "warnings": warnings,
             }
         )
         return
