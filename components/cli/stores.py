@@ -41,10 +41,27 @@ def unknown_run(context: Context, run_id: str) -> UserError:
     return UserError(f"{context.store.root} knows no run {run_id!r}; {advice}")
 
 
+def may_be_run(name: str) -> bool:
+    """Return whether a run can have this name; the path of a model often cannot."""
+    from components.storage import keys
+
+    try:
+        keys.part(name)
+    except UserError:
+        return False
+    return True
+
+
 def existing_run(context: Context, run_id: str) -> str:
-    """Return the run's id, for "latest" that of the run begun last. UserError in an empty store."""
+    """Return the run's id, for "latest" that of the run begun last.
+
+    Raises:
+        UserError: No run can have this name, or the store has none at all.
+    """
     from components.report.runs import latest_run_id
 
+    if not may_be_run(run_id):
+        raise unknown_run(context, run_id)
     if run_id != "latest":
         return run_id
     latest = latest_run_id(context)

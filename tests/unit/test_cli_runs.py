@@ -63,9 +63,9 @@ def test_an_unknown_run_and_an_empty_store_are_the_users_to_mend(
     store = context.store.root
     empty = cli(tmp_path, "status", "--store", store)
     assert (empty.returncode, "holds no run yet" in empty.stderr) == (2, True)
-    for verb in (("status", "other"), ("verify", "other"), ("report", "other", "-o", "r.html")):
+    for verb in (("status", "an other"), ("verify", "other"), ("report", "other", "-o", "r.html")):
         done = cli(tmp_path, *verb, "--store", store)
-        assert (done.returncode, "knows no run 'other'" in done.stderr) == (2, True)
+        assert (done.returncode, f"knows no run {verb[1]!r}" in done.stderr) == (2, True)
 
 
 def test_show_prints_a_receipt_and_the_rounds_of_its_state(

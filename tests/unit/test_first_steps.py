@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,11 @@ from typer.testing import CliRunner
 
 from components.cli.first_steps.answers import require_check, require_data, require_model
 from components.cli.first_steps.new_recipe import Wishes, name_of, new_recipe
-from components.cli.first_steps.try_model import prompts_of
+from components.cli.first_steps.try_model import Models, Settings, prompts_of
 from components.cli.main import Verbs
 from components.contracts.recipe_file import parse_recipe
 from components.errors import UserError
+from components.runtime.context import make_context
 
 HUB = "hf://HuggingFaceTB/SmolLM2-135M-Instruct@main"
 
@@ -173,3 +175,18 @@ def test_a_question_that_nobody_answers_ends_like_a_verb_that_is_stopped() -> No
     done = CliRunner().invoke(app, ["ask"], input="")
     assert done.exit_code == 130
     assert "error: stopped; nothing was written" in done.output
+
+
+def test_a_model_in_a_folder_whose_name_no_run_can_have_is_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    context = make_context((tmp_path / "store").as_uri(), {})
+    settings = Settings(temperature=0.0, max_new_tokens=1, system_prompt="")
+    for name in ("my model", "größe", "a..b", "~x", "Model (1)", "nosuch"):
+        with pytest.raises(UserError, match=f"no model: {re.escape(name)}: no such folder"):
+            Models(context, name, settings, compare=False)
+    # It names no model: it is the run that is not there.
+    for compare in (False, True):
+        with pytest.raises(UserError, match="holds no run yet"):
+            Models(context, "latest", settings, compare=compare)

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from components.canonical import JsonObject
 from components.cli.first_steps.new_recipe import FIELD_OPTIONS, source_of
-from components.cli.stores import existing_run
+from components.cli.stores import existing_run, may_be_run
 from components.contracts.recipe import ModelSection
 from components.contracts.releases import Line
 from components.contracts.rows import Conversation, Dropped, Prompt, prompt_id
@@ -87,9 +87,10 @@ class Models:
         if target.startswith(RELEASE_SCHEME) and not compare:
             line = release_in_force(self._context, target)
             return {target: self._release_folder(line)}
-        # Without a run there is nothing to try, and no model of the name `latest` is meant.
-        run_id = existing_run(self._context, target)
-        view = load_run(self._context, run_id) if "/" not in run_id else None
+        view = None
+        if may_be_run(target):
+            # Without a run there is nothing to try, and no model of the name `latest` is meant.
+            view = load_run(self._context, existing_run(self._context, target))
         if view is None or not view.tasks:
             if compare:
                 raise UserError(f"--compare needs a run, and {target!r} is none of this store")
