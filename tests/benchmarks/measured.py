@@ -125,6 +125,7 @@ MEASURED: dict[str, tuple[str, ...]] = {
 """Benchmark → files and folders that its figures measure, relative to the root."""
 PARTS = {
     ("containers", "--sizes"): ("docker",),
+    ("recipes", "gsm8k"): ("recipes/gsm8k.yaml", *_CAMPAIGN),
     ("recipes", "pretrain-finetune"): ("recipes/pretrain-finetune.yaml", *_CAMPAIGN),
 }
 """(benchmark, word of its command) → the same, for a part of a benchmark that measures less."""

@@ -1,7 +1,8 @@
 """Figures of ready recipes: `python -m tests.benchmarks.recipes [NAME …] [--seed N]`. Without names,
 all of them, half an hour each on two cores.
 
-Most take the questions of TREC from `--data`, a folder with train.jsonl and test.jsonl.
+Most take the questions of TREC, or of GSM8K, from `--data`: a folder with train.jsonl and test.jsonl in
+its folders trec and gsm8k.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ from tests.benchmarks import meta_update
 from tests.benchmarks.campaigns import Finished, compare, control, results, run_campaign
 from tests.benchmarks.figures import record
 
-DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "trec"
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 NUM_CLASSES = 6
 WITHOUT_FILES = ("meta-update", "preference")
 """Recipes whose data are no files: made by a task, or by the model."""
+WITHOUT_CLASSES = (*WITHOUT_FILES, "gsm8k")
 Figures = dict[str, tuple[float, str, str]]
 """Name → (value, unit, bound)."""
 
@@ -38,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(MEASURES))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--data", type=Path, default=DATA, help="folder of train.jsonl, test.jsonl")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder of trec and gsm8k")
     parser.add_argument("--folder", type=Path, help="keep (or continue) the runs here")
     given = parser.parse_args()
     unknown = sorted(set(given.names) - MEASURES.keys())
@@ -53,7 +55,7 @@ def measure(name: str, seed: int, data: Path, folder: Path) -> None:
     """Run one recipe in a folder and record its figures."""
     overrides = [f"seed={seed}", *_sources(name, data, folder)]
     finished = run_campaign(f"recipes/{name}.yaml", folder, overrides, rounds=4)
-    if name not in WITHOUT_FILES:
+    if name not in WITHOUT_CLASSES:
         print(rounds_table(finished))
     command = f"python -m tests.benchmarks.recipes {name} --seed {seed}"
     figures = MEASURES[name](finished)
@@ -70,10 +72,11 @@ def _sources(name: str, data: Path, folder: Path) -> list[str]:
     """Overrides that name the data files of a recipe."""
     if name in WITHOUT_FILES:
         return []
-    files = [data / "train.jsonl", data / "test.jsonl"]
+    rows = data / ("gsm8k" if name == "gsm8k" else "trec")
+    files = [rows / "train.jsonl", rows / "test.jsonl"]
     if name == "pretrain-finetune":
         folder.mkdir(parents=True, exist_ok=True)
-        files = write_stages(data, folder, num_texts=3000)
+        files = write_stages(rows, folder, num_texts=3000)
     return [f"data.sources.{index}.uri={path}" for index, path in enumerate(files)]
 
 
@@ -232,6 +235,37 @@ def preference(finished: Finished) -> Figures:
     }
 
 
+def gsm8k(finished: Finished) -> Figures:
+    """Gain of the samples over the supervised start, promoted or not, and the ways they show."""
+    trained = [one.round for one in finished.state.history if not one.weak]
+    start, end = finished.evaluation(0), finished.evaluation(trained[-1])
+    gain, p_value = compare(finished.context, start, end)
+    taught = accepted_rows(finished)
+    asked = {row["prompt"] for row in taught}
+    assert finished.state.base_evaluation is not None
+    base = read_receipt(finished.context, finished.state.base_evaluation)
+    return {
+        "base_accuracy": (test_accuracy(base), "share", "measured"),
+        "start_accuracy": (test_accuracy(start), "share", "measured"),
+        "end_accuracy": (test_accuracy(end), "share", "measured"),
+        "gain_points": (gain, "points", "measured"),
+        "p_value": (p_value, "", "measured"),
+        "accepted": (float(len(taught)), "answers", "measured"),
+        "ways_per_question": (len(taught) / max(1, len(asked)), "answers", "measured"),
+        **minutes(finished),
+    }
+
+
+def accepted_rows(finished: Finished) -> list[JsonObject]:
+    """Accepted samples of all rounds."""
+    rows: list[JsonObject] = []
+    for one in finished.state.history[1:]:
+        receipt = read_receipt(finished.context, one.receipts["select"])
+        path = fetch(finished.context, receipt, "accepted.jsonl")
+        rows += [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return rows
+
+
 def pairs_table(finished: Finished, plain: Finished) -> None:
     """Print the table of the recipe's page: each round of both campaigns on test, as Markdown."""
     print("| train.method | round | verdict | accuracy | accepted | pairs | training, s |")
@@ -263,6 +297,7 @@ def train_seconds(finished: Finished, number: int) -> float:
 
 
 MEASURES: dict[str, Callable[[Finished], Figures]] = {
+    "gsm8k": gsm8k,
     "preference": preference,
     "reflection": reflection,
     "self-feedback": self_feedback,
@@ -333,13 +368,8 @@ def accepted_precision(finished: Finished) -> float:
     prepared = split_rows(finished, "unlabelled")
     answers = {row["text"]: row["reference"]["answer"] for row in prepared}
     rights: list[bool] = []
-    for one in finished.state.history[1:]:
-        receipt = read_receipt(finished.context, one.receipts["select"])
-        assert one.weak or read_summary(receipt, SelectSummary).accepted
-        path = fetch(finished.context, receipt, "accepted.jsonl")
-        for line in path.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            rights.append(row["completion"].strip() == answers[row["prompt"]])
+    for row in accepted_rows(finished):
+        rights.append(row["completion"].strip() == answers[row["prompt"]])
     return sum(rights) / len(rights)
 
 

@@ -22,6 +22,7 @@ from components.report.views import RunView
 from components.runtime.context import Context, make_context
 from components.runtime.receipts import fetch, read_receipt, read_summary
 from components.select.attribute_shift import attributes, distances
+from components.select.filters.repeats import equations
 from tests.benchmarks.recipes import write_stages
 from tests.pipeline.campaigns import call
 from tests.pipeline.questions import PATTERNS, write_questions
@@ -232,6 +233,57 @@ def test_the_cut_of_pretrain_finetune_learns_text_then_labels_and_goes_on_with_b
 def _decided(context: Context, view: RunView) -> Any:
     decided = next(task for task in view.tasks if task.last.task == "decide-r1")
     return read_receipt(context, decided.last.receipt)
+
+
+def test_the_cut_of_gsm8k_learns_one_answer_for_each_way_from_its_own_training_questions(
+    tmp_path: Path, server: TaskServer
+) -> None:
+    # Two ways to each result, and the labels show one of them.
+    sums = [(first, second) for first in range(1, 10) for second in range(1, 10)]
+    ways = [
+        [
+            f"{one}+{other}=<<{one}+{other}={one + other}>>{one + other}\n#### {one + other}"
+            for one, other in (pair, pair[::-1])
+        ]
+        for pair in sums
+    ]
+    rows = [
+        {"question": f"{name} has {first} and {second} more", "answer": both[number % 2]}
+        for number, name in enumerate(("Ann", "Bob", "Eve", "Tim", "Zoe"))
+        for (first, second), both in zip(sums, ways, strict=True)
+    ]
+    for name, part in (("sums.jsonl", rows[:360]), ("test-sums.jsonl", rows[360:])):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in part))
+    changes = {
+        **{key: value for key, value in SMALL_MODEL.items() if "tokenizer" not in key},
+        "data.sources.0.uri": "sums.jsonl",
+        "data.sources.1.uri": "test-sums.jsonl",
+        "data.fractions": {"train": 0.7, "unlabelled": 0, "dev": 0.1, "validation": 0.2, "test": 0},
+        "generate.prompts_per_round": 100,
+        "generate.temperature": 1.0,
+        "generate.max_new_tokens": 32,
+        "train.batch_size": 32,
+        "train.micro_batch_size": 32,
+        "train.precision": "fp32",
+        "train.first.steps": 120,
+        "train.first.learning_rate": 0.003,
+        "train.rounds.steps": 20,
+        "train.rounds.learning_rate": 0.001,
+        "decide.goal.threshold": 1.0,
+    }
+    context, told = run_cut("recipes/gsm8k.yaml", tmp_path, changes, server)
+    view = load_run(context, told["run_id"])
+    assert view.state is not None
+    prompts = {row["question"] for row in rows[:360]}
+    accepted = accepted_of(context, view)
+    assert accepted
+    assert {row.prompt for row in accepted} <= prompts, "the training questions were asked again"
+    ways_taught = [(row.prompt, equations(row.completion)) for row in accepted]
+    assert len(set(ways_taught)) == len(ways_taught)
+    # D ∪ D': each labelled row and each sample is drawn equally often.
+    selection = read_receipt(context, view.state.history[1].receipts["select"])
+    mix = list(read_rows(fetch(context, selection, "mix.jsonl"), TrainingRow))
+    assert {round(row.weight, 6) for row in mix} == {1.0}
 
 
 def test_the_cut_of_preference_learns_from_right_samples_beside_wrong_ones(
