@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 # Verbs import what they need when they run: `--help` must not wait for torch or kfp.
 
 
+PATH_ERRORS = (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
+
+
 class Verbs(TyperGroup):
     """Ends an expected failure with one red line and its exit status, never with a traceback.
 
@@ -56,6 +59,12 @@ class Verbs(TyperGroup):
         except RatchetError as error:
             print_error(str(error))
             raise typer.Exit(error.exit_code) from None
+        except PATH_ERRORS as error:
+            # Of a path that was given: a file where a folder is meant, or one of somebody else.
+            if error.filename is None:
+                raise
+            print_error(f"{os.fsdecode(error.filename)} cannot be used: {error.strerror}")
+            raise typer.Exit(UserError.exit_code) from None
         except typer.Abort:
             print_error("stopped; nothing was written")
             raise typer.Exit(128 + signal.SIGINT) from None

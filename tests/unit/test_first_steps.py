@@ -161,6 +161,29 @@ def test_what_is_typed_is_taken_as_a_person_means_it(
         require_check("numerik")
 
 
+def test_a_path_that_a_verb_cannot_use_is_named_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    app = typer.Typer(cls=Verbs, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+    @app.command()
+    def read(path: Path) -> None:
+        path.read_bytes()
+
+    @app.command()
+    def make(path: Path) -> None:
+        path.mkdir()
+
+    for verb, path, reason in (
+        ("read", tmp_path, "Is a directory"),
+        ("read", tmp_path / "file" / "x", "Not a directory"),
+        ("make", tmp_path / "file" / "x", "Not a directory"),
+        ("make", tmp_path / "file", "File exists"),
+    ):
+        done = CliRunner().invoke(app, [verb, str(path)])
+        assert done.exit_code == UserError.exit_code
+        assert done.output.replace("\n", "") == f"error: {path} cannot be used: {reason}"
+
+
 def test_a_question_that_nobody_answers_ends_like_a_verb_that_is_stopped() -> None:
     app = typer.Typer(cls=Verbs, pretty_exceptions_enable=False, rich_markup_mode=None)
 
