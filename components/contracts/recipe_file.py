@@ -44,6 +44,8 @@ IN_WORDS = {
     "list_type": "expected a list",
 }
 """Type of a problem that pydantic finds → words without those of Python."""
+COMPILED = "# PIPELINE DEFINITION"
+"""First line of what `compile` writes."""
 NAME_PATTERN_IN_WORDS = "lower-case letters, digits and hyphens, 63 at most, no hyphen first"
 MOST_SHOWN_CHARACTERS = 80
 TYPO_FROM = 0.85
@@ -61,7 +63,13 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
     Raises UserError with the file and the key.
     """
     try:
-        document = load_yaml(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if text.startswith(COMPILED):
+            raise UserError(
+                f"recipe {path}: this is a compiled pipeline, which `submit` and Kubeflow take; name "
+                "the recipe it was made of"
+            )
+        document = load_yaml(text)
     except FileNotFoundError:
         raise UserError(f"recipe {path}: no such file") from None
     except UnicodeDecodeError:

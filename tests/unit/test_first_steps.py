@@ -14,6 +14,7 @@ from components.cli.first_steps.answers import require_check, require_data, requ
 from components.cli.first_steps.new_recipe import Wishes, name_of, new_recipe
 from components.cli.first_steps.try_model import Models, Settings, prompts_of
 from components.cli.main import Verbs
+from components.cli.shipped_recipes import find_recipe
 from components.contracts.recipe_file import parse_recipe
 from components.errors import UserError
 from components.runtime.context import make_context
@@ -159,6 +160,20 @@ def test_what_is_typed_is_taken_as_a_person_means_it(
     assert require_check(" Votes") == "votes"
     with pytest.raises(UserError, match="Did you mean 'numeric'"):
         require_check("numerik")
+
+
+def test_the_bare_name_of_a_shipped_recipe_is_told_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("demo", "demo.yaml"):
+        with pytest.raises(UserError, match=r"did you mean recipes/demo\.yaml"):
+            find_recipe(Path(name))
+    # Whoever names a folder, or another kind of file, means one of their own.
+    for name in ("mine.yaml", "demo.txt", "x/demo.yaml", "../demo.yaml", "", "recipes/mine.yaml"):
+        assert find_recipe(Path(name)) == Path(name)
+    Path("demo.yaml").touch()
+    assert find_recipe(Path("demo.yaml")) == Path("demo.yaml")
 
 
 def test_a_path_that_a_verb_cannot_use_is_named_in_one_line(tmp_path: Path) -> None:

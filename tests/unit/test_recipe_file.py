@@ -227,6 +227,13 @@ def test_a_section_that_contradicts_itself_is_not_printed_whole() -> None:
         parse_recipe(recipe_with({"generate": settings}))
 
 
+def test_a_compiled_pipeline_is_no_recipe_and_is_told_as_what_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "pipeline.yaml"
+    path.write_text("# PIPELINE DEFINITION\n# Name: ratchet-tiny\na: 1\n---\nb: 2\n")
+    with pytest.raises(UserError, match=r"pipeline\.yaml: this is a compiled pipeline"):
+        load_recipe(path)
+
+
 def test_a_recipe_in_another_encoding_is_told_so(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text("name: b\u00fc\n", encoding="latin-1")

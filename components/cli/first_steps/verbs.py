@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -77,7 +78,8 @@ def init(
     from components.cli.first_steps.answers import require_check, require_data, require_model
     from components.cli.first_steps.new_recipe import Wishes, name_of, new_recipe
     from components.cli.local.static_checks import check_recipe
-    from components.contracts.recipe_file import parse_recipe
+    from components.contracts.recipe.section import NAME_PATTERN
+    from components.contracts.recipe_file import NAME_PATTERN_IN_WORDS, parse_recipe
 
     if output.exists() and not force:
         raise UserError(f"{output} exists; give another name, or --force")
@@ -88,6 +90,8 @@ def init(
     check = check or _asked(
         "--check", "Check (exact, numeric, math, choice, votes, file.py:name)", require_check
     )
+    if name and not re.fullmatch(NAME_PATTERN, name):
+        raise UserError(f"--name {name}: use {NAME_PATTERN_IN_WORDS}, such as {name_of(name)}")
     name = name or name_of(data)
     wishes = Wishes(data, model, check, name, prompt_field, completion_field)
     made = new_recipe(wishes, os.environ)

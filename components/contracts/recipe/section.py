@@ -20,7 +20,8 @@ def _ordered(band: tuple[float, float]) -> tuple[float, float]:
 Band = Annotated[tuple[float, float], AfterValidator(_ordered)]
 """[lowest, highest] of a number."""
 # Names become parts of object keys and of Kubernetes names, which allow no more than this.
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,62}$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 
 class Section(BaseModel):
