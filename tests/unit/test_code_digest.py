@@ -131,4 +131,12 @@ def test_what_a_step_starts_as_a_process_is_part_of_its_code(tmp_path: Path) -> 
     unchanged = copies.digests()
     with copies.path(COMPONENTS / "train" / "process" / "worker.py").open("a") as file:
         file.write("CHANGED = 1\n")
-    assert copies.digests()["train"] != unchanged["train"]
+    with_worker = copies.digests()
+    assert with_worker["train"] != unchanged["train"]
+    # Another package may have a module of the same name.
+    step = copies.path(COMPONENTS / "train" / "step.py")
+    step.write_text(step.read_text("utf-8") + "import other.select.step\n", "utf-8")
+    with_import = copies.digests()["train"]
+    with copies.path(COMPONENTS / "select" / "step.py").open("a") as file:
+        file.write("CHANGED = 1\n")
+    assert copies.digests()["train"] == with_import

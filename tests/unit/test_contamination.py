@@ -191,3 +191,23 @@ def test_tokens_keep_what_is_asked_and_drop_what_a_copy_changes() -> None:
     assert tokens_of("f(x) = 5!").tokens == ("f", "(", "x", ")", "=", "5", "!")
     assert tokens_of("हिन्दी").tokens == ("हिन्दी",)
     assert tokens_of("One. Two\nThree, four").breaks == (0, 1, 2, 4)
+
+
+EIGHT_WORDS = "lemon barley copper violin harbour thunder walnut meadow"
+
+
+def test_a_rewording_is_looked_for_in_prompts_of_eight_words_and_more() -> None:
+    index = Overlap([(ask(EIGHT_WORDS, "?"), "?")])
+    assert "Jaccard" in index.of_prompt(EIGHT_WORDS.replace("meadow", "meadows and"))
+    assert "Jaccard" in index.of_prompt(EIGHT_WORDS.replace("meadow", "mirror"))
+    assert index.of_prompt(EIGHT_WORDS.removesuffix(" meadow")) == ""
+    short = Overlap([(ask(EIGHT_WORDS.removesuffix(" meadow"), "?"), "?")])
+    assert short.of_prompt(EIGHT_WORDS) == ""
+
+
+@pytest.mark.parametrize(
+    ("item", "is_found"), [("copper violin harbour thunder", True), ("a great film", False)]
+)
+def test_a_prompt_of_four_words_is_looked_for_inside_texts(item: str, is_found: bool) -> None:
+    index = Overlap([(ask(item, "?"), "?")])
+    assert bool(index.of_text(f"So it goes. {item}. And so on.")) is is_found

@@ -54,8 +54,11 @@ def test_a_p_value_at_its_level_is_proof_and_one_above_it_is_none() -> None:
 
 def test_models_measured_on_different_prompts_cannot_be_compared() -> None:
     champion, candidate = paired(5, 5)
-    with pytest.raises(Corrupt, match="1 without a partner"):
+    missing = candidate[-1].prompt_id
+    with pytest.raises(Corrupt, match=rf"1 without a partner, for example \['{missing}'\]"):
         compare(champion, candidate[:-1], SECTION, LEVEL)
+    with pytest.raises(Corrupt, match=r"3 without a partner, for example \['[^']*'\]"):
+        compare(champion, candidate[3:], SECTION, LEVEL)
     with pytest.raises(Corrupt, match="0 and 0"):
         compare([], [], SECTION, LEVEL)
 
@@ -246,3 +249,27 @@ def test_models_that_are_nearly_always_right_can_be_compared_by_error() -> None:
     better = numeric([0.0] * 900 + [1.0] * 30)
     assert decide(compare(champion, better, by_error, LEVEL)).promote
     assert not decide(compare(champion, champion, by_error, LEVEL)).promote
+
+
+@pytest.mark.parametrize(
+    ("unit", "said"),
+    [
+        ("points", "2.0 points"),
+        ("error", "0.02 less error"),
+        ("brier", "a Brier score less by 0.0200"),
+        ("score", "a mean score more by 0.0200"),
+        ("macro_f1", "a macro-F1 more by 0.0200"),
+        ("loss", "1.98 % of the perplexity"),
+    ],
+)
+def test_the_gain_that_could_have_been_shown_is_promised_in_its_unit(unit: str, said: str) -> None:
+    graded = Graded(gain=0.01, detectable=0.02, families=5, unit=unit)
+    power = Comparison(40, wins=20, losses=9, p_value=0.5, level=LEVEL, graded=graded).power
+    assert power == f"these prompts are enough to show a gain of {said} four times out of five"
+
+
+def test_a_round_without_any_alpha_left_says_so_and_a_draw_is_not_better() -> None:
+    spent = decide(by_counts(50, 20, 0, 0.0))
+    assert not spent.promote
+    assert "earlier rounds have spent the campaign's alpha" in spent.reason
+    assert decide(by_counts(50, 9, 9, 1.0)).reason.startswith("not better")

@@ -132,3 +132,8 @@ def test_rows_keep_their_weights_relative_to_their_group() -> None:
     mix = mixed(rows(4, 0), [], [heavy, light])
     assert [row.weight for row in mix[-2:]] == pytest.approx([2.25, 0.75])
     assert sum(row.weight for row in mix) == pytest.approx(6)
+
+
+def test_nothing_is_mixed_of_nothing() -> None:
+    assert mixed([], [], [], labelled_share=None) == []
+    assert mixed([], [], []) == []

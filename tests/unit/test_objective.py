@@ -134,6 +134,8 @@ def test_a_row_has_its_own_length_beside_padding_and_in_a_packed_sequence() -> N
         [7] * 7,
         [2] * 2,
     ]
+    silent = EncodedRow([8] * 4, 4)
+    assert row_lengths(collate([silent, rows[1]], PAD))[0, :4].tolist() == [1] * 4
     packed = row_lengths(collate_packed([rows[:2], rows[2:]], PAD))
     assert packed[0].tolist() == [4] * 4 + [7] * 7
     assert packed[1, :2].tolist() == [2, 2]

@@ -62,7 +62,7 @@ def test_wrong_answers_by_themselves_are_in_a_file_of_their_own_and_accumulate(
 
 
 def test_the_mix_has_the_plans_labelled_share_and_accumulates_earlier_rounds(
-    context: Context,
+    context: Context, capsys: pytest.CaptureFixture[str]
 ) -> None:
     old = [
         TrainingRow(
@@ -81,6 +81,7 @@ def test_the_mix_has_the_plans_labelled_share_and_accumulates_earlier_rounds(
     assert sum(row.weight for row in mix if row.round == 2) / total == pytest.approx(0.25)
     assert summary_of(receipt).older_left_out == {"superseded": 1}
     assert summary_of(receipt).self_rows == 41
+    assert "labelled rows are" not in capsys.readouterr().err
 
 
 def test_a_union_mixes_rows_as_they_are_and_warns_where_labelled_ones_are_few(

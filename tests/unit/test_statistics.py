@@ -103,6 +103,12 @@ def test_pass_at_k_is_the_share_of_choices_with_a_right_one(n: int, c: int, k: i
 def test_pass_at_k_refuses_more_picks_than_samples() -> None:
     with pytest.raises(ValueError, match="pass@5"):
         pass_at_k(4, 1, 5)
+    with pytest.raises(ValueError, match="pass@0"):
+        pass_at_k(4, 1, 0)
+    with pytest.raises(ValueError, match="5 right of 4"):
+        pass_at_k(4, 5, 1)
+    with pytest.raises(ValueError, match="-1 right"):
+        pass_at_k(4, -1, 1)
 
 
 def test_alpha_is_divided_over_the_rounds_and_a_promotion_hands_its_share_on() -> None:
@@ -229,9 +235,32 @@ def test_a_level_that_no_number_of_wins_reaches_is_never_passed() -> None:
     assert mcnemar_size(3, 0.05) == 0.0
     assert mcnemar_size(5, 0.05) == 1 / 32
     assert mcnemar_size(5, 0.2) == 6 / 32
+    assert mcnemar_size(5, 1 / 32) == 1 / 32
+    assert mcnemar_size(0, 0.05) == 0.0
+    assert mcnemar_size(0, 1.0) == 1.0
 
 
 def test_the_jensen_shannon_distance_of_two_coins_is_that_of_the_formula() -> None:
     # Middle (3/4, 1/4): 1/2 log2(4/3) + 1/4 log2(2/3) + 1/4 log2(2) bits.
     bits = 0.5 * math.log2(4 / 3) + 0.25 * math.log2(2 / 3) + 0.25
-    assert jensen_shannon({"heads": 7}, {"heads": 2, "tails": 2}) == pytest.approx(math.sqrt(bits))
+    one_sided, fair = {"heads": 7.0}, {"heads": 2.0, "tails": 2.0}
+    assert jensen_shannon(one_sided, fair) == pytest.approx(math.sqrt(bits))
+    assert jensen_shannon(fair, one_sided) == pytest.approx(math.sqrt(bits))
+
+
+def test_bounds_are_of_95_percent_and_the_power_is_four_fifths_by_default() -> None:
+    draw = random.Random(5)
+    gains = [draw.gauss(0.1, 1.0) for _ in range(60)]
+    assert bootstrap_lower(gains, range(60)) == bootstrap_lower(gains, range(60), 0.05)
+    assert binomial_upper(3, 10) == binomial_upper(3, 10, 0.05) < binomial_upper(3, 10, 0.025)
+    assert minimal_detectable_gain(40, 0.3, 0.05) == minimal_detectable_gain(40, 0.3, 0.05, 0.8)
+    assert alpha_of_round(0.05, 4) == alpha_of_round(0.05, 4, 0)
+    with pytest.raises(ValueError, match="-1 promotions"):
+        alpha_of_round(0.05, 4, -1)
+    assert alpha_of_round(0.05, 1) == 0.05
+
+
+@pytest.mark.parametrize("discordance", [-0.1, 1.1])
+def test_a_share_of_pairs_outside_of_0_to_1_is_refused(discordance: float) -> None:
+    with pytest.raises(ValueError, match="discordance"):
+        minimal_detectable_gain(40, discordance, 0.05)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from components.contracts.rows import Prompt, prompt_id
 from components.verifiers import answer_key, reference_answer, verify
+from components.verifiers.choice import group_keys
 
 NAMES_B = [
     "B",
@@ -87,6 +88,15 @@ NAMES_B = [
     "\u200bB\u200b",
     "Ｂ",
     "（B）",
+    "Ｂ！",
+    "Let me think.\nSo I choose (B).",
+    "B) Paris\nIt lies on the Seine.",
+    "The answer is B I hope",
+    "The answer is (B) Paris, so it is (B)",
+    r"\boxed{\textbf{\mathrm{\text{B}}}}",
+    "#### B\n####",
+    "#### \\boxed{B}\nAt first I had \\boxed{A}.",
+    "#### C major\nIt is (B)",
 ]
 NAMES_NONE = [
     "",
@@ -120,6 +130,8 @@ NAMES_NONE = [
     "I choose (B) over (A)",
     "Option A is better than option B",
     "<think>B",
+    "C major is the key",
+    "The answer is C. Or the answer is that option A beats option B.",
     "N/A",
     "none",
     "\ud83d",
@@ -236,3 +248,25 @@ def test_what_stands_behind_the_last_mark_is_the_statement_whatever_it_says() ->
     assert not verify(question("A"), unclear)
     assert verify(question("A"), "#### Step 2\nThe answer is A.")
     assert verify(question("B"), "The answer is A.\n#### B\nas I said")
+
+
+def test_of_two_statements_the_last_one_is_the_answer() -> None:
+    text = "The answer is London. No, the answer is Paris."
+    assert verify(question("(B) Paris"), text)
+    assert not verify(question("(A) London"), text)
+
+
+def test_an_option_that_is_only_talked_about_leaves_the_text_as_the_vote() -> None:
+    assert answer_key(question("B"), "It might be (B).\nBut who knows") != ""
+
+
+def test_the_text_of_an_option_votes_for_the_letter_that_other_answers_give_it() -> None:
+    assert group_keys(["B", "B) Paris", "Paris", "C) Rome", "London"]) == [
+        "B",
+        "B",
+        "B",
+        "C",
+        "london",
+    ]
+    # Two letters for one text contradict each other.
+    assert group_keys(["A) Paris", "B) Paris", "Paris"]) == ["A", "B", "paris"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from components.verifiers import verify
+from components.verifiers import reference_answer, verify
 from components.verifiers.numeric import group_keys
 from tests.unit.numeric_answers import question, read_as, rows
 
@@ -229,3 +229,19 @@ def test_a_percentage_joins_the_share_that_it_is() -> None:
     assert group_keys(["50%", "1/2", "1/2"]) == ["1/2", "1/2", "1/2"]
     assert group_keys(["50%", "50", "50", "1/2"]) == ["50", "50", "50", "1/2"]
     assert group_keys(["50%", "5000"]) == ["50%", "5000"]
+    assert group_keys(["7", "50%", "1/2", "50"]) == ["7", "1/2", "1/2", "50"]
+
+
+@pytest.mark.parametrize(
+    ("reference", "stated"),
+    [
+        ("48/2 = 24\n48+24 = 72\n#### 1,072", "1,072"),
+        ("#### 5\n#### 6", "6"),
+        (r"so \boxed{3/4}", "3/4"),
+        ("#### 7 apples", "7"),
+        ("It is 7.", "7"),
+        ("I don't know", ""),
+    ],
+)
+def test_a_hint_states_the_number_without_the_way_to_it(reference: str, stated: str) -> None:
+    assert reference_answer(question(reference)) == stated
