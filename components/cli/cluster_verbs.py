@@ -26,6 +26,7 @@ from components.cli.options import (
     RecipeFile,
     Rounds,
     TokenFile,
+    path_of_user,
     with_cluster_options,
 )
 from components.cli.package.profiles import Step
@@ -56,7 +57,13 @@ def compile_(
     recipe: RecipeFile,
     output: Annotated[
         Path,
-        typer.Option("-o", "--output", metavar="FILE", help="Write the pipeline's YAML to FILE."),
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="FILE",
+            callback=path_of_user,
+            help="Write the pipeline's YAML to FILE.",
+        ),
     ],
     override: Override = None,
     rounds: Rounds = 4,

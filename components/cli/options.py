@@ -12,6 +12,8 @@ from typing import Annotated, Any, Optional, get_type_hints
 
 import typer
 
+from components.errors import UserError
+
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 
 
@@ -20,7 +22,20 @@ def store_uri(value: str) -> str:
     # `s3:/bucket` is a typo, and no folder of that name.
     if not value or _SCHEME.match(value):
         return value
-    return Path(value).expanduser().absolute().as_uri()
+    return with_home(Path(value)).absolute().as_uri()
+
+
+def path_of_user(value: Path | None) -> Path | None:
+    """Return a path with the home folder for `~`: a shell leaves that of `--output=~/x` alone."""
+    return None if value is None else with_home(value)
+
+
+def with_home(path: Path) -> Path:
+    """Return a path with the home folder for its `~`. UserError for one of nobody's."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise UserError(f"{path}: there is no home folder for {path.parts[0]}") from None
 
 
 # typer reads these annotations at run time and does not know `str | None` in a string on every
@@ -98,6 +113,7 @@ TokenFile = Annotated[
         envvar="KF_PIPELINES_SA_TOKEN_PATH",
         metavar="FILE",
         show_default=False,
+        callback=path_of_user,
         help="Bearer token, read anew for every call. Without one: KF_PIPELINES_TOKEN.",
     ),
 ]

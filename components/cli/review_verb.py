@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from components.cli.messages import print_result
-from components.cli.options import AsJson, StoreUri
+from components.cli.options import AsJson, StoreUri, path_of_user
 from components.cli.stores import existing_run, open_context
 from components.errors import UserError
 
@@ -28,7 +28,14 @@ def review(
         Path | None, typer.Argument(metavar="FILE", help="import: the marked JSON Lines.")
     ] = None,
     output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="FOLDER", help="export: where to write.")
+        Path,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="FOLDER",
+            callback=path_of_user,
+            help="export: where to write.",
+        ),
     ] = Path("review"),
     number: Annotated[
         int | None, typer.Option("--round", metavar="N", help="Round; by default the newest.")

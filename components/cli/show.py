@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from components.contracts.state import RoundRecord, State
-from components.errors import UserError
+from components.errors import Missing, UserError
 from components.measures import measure_of, percent
 from components.report.differences import Differences
 from components.report.summary import round_seconds
@@ -248,8 +248,8 @@ def find_receipt(context: Context, target: str) -> Receipt:
         target: `step/key`, a receipt's URI, or the path of a KFP pointer artifact.
 
     Raises:
-        UserError: It is none of these.
-        Corrupt: There is no such receipt, or it is damaged.
+        UserError: It is none of these, or the store has no such receipt.
+        Corrupt: The receipt is damaged.
     """
     # KFP keeps an artifact as a file; ours hold a pointer to the receipt.
     path = Path(target)
@@ -259,13 +259,23 @@ def find_receipt(context: Context, target: str) -> Receipt:
         except (OSError, ValueError, KeyError, TypeError):
             raise UserError(f"{path}: not a pointer artifact (JSON with a `uri`)") from None
     if "://" in target:
-        return read_receipt(context, ref_of_uri(context, target))
+        return existing_receipt(context, ref_of_uri(context, target))
     step, slash, key = target.partition("/")
     if not (step and slash and key):
         raise UserError(
             f"{target!r}: give step/key, the URI of a receipt or the file of a pointer artifact"
         )
-    return read_receipt(context, target)
+    return existing_receipt(context, target)
+
+
+def existing_receipt(context: Context, ref: str) -> Receipt:
+    """Return the receipt of a `step/key` that a person gave. UserError if there is none."""
+    try:
+        return read_receipt(context, ref)
+    except Missing:
+        raise UserError(
+            f"{context.store.root} has no receipt {ref}; `status --json` lists those of a run"
+        ) from None
 
 
 def print_receipt(console: Console, receipt: Receipt, state: State | None) -> None:

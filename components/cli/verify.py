@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from components.cli.releases import lines_of
+from components.cli.show import existing_receipt
 from components.cli.stores import unknown_run
 from components.contracts.artifacts import STATE
 from components.contracts.releases import LEDGER_FOLDER, Line
@@ -69,9 +70,12 @@ def check_state(context: Context, ref: str) -> Findings:
     """Verify a receipt and, if it holds a state, all that led to it.
 
     Raises:
-        UserError: The store cannot be used.
+        UserError: There is no such receipt, or the store cannot be used.
         Transient: The store does not answer.
     """
+    # A damaged one is a finding.
+    with suppress(Corrupt):
+        existing_receipt(context, ref)
     refs = [ref, *_receipts_of_state(context, ref)]
     receipts, findings = _read_receipts(context, refs)
     if receipts and receipts[0].step in STATE_STEPS:

@@ -32,13 +32,8 @@ def make_scratch(
         texts: What the tokenizers `bpe` and `word` are trained on.
 
     Raises:
-        UserError: The heads do not divide hidden_size, or there is no text for such a tokenizer.
+        UserError: There is no text for such a tokenizer.
     """
-    if section.architecture != "lstm" and section.hidden_size % section.num_heads:
-        raise UserError(
-            f"model.scratch: hidden_size {section.hidden_size} must be a multiple of num_heads "
-            f"{section.num_heads}"
-        )
     tokenizer = _tokenizer(section, texts)
     model = _model(section, tokenizer)
     model.generation_config.eos_token_id = tokenizer.eos_token_id

@@ -82,7 +82,10 @@ def test_show_prints_a_receipt_and_the_rounds_of_its_state(
         assert "186 of 200 right" in done.stdout
     assert json.loads(cli(tmp_path, "show", uri, "--json").stdout)["state"]["stop"] == "target"
     assert cli(tmp_path, "show", "nonsense", "--store", context.store.root).returncode == 2
-    assert cli(tmp_path, "show", "train/abc", "--store", context.store.root).returncode == 3
+    # A reference that a person mistyped is no damage.
+    for verb in ("show", "verify"):
+        done = cli(tmp_path, verb, "train/abc", "--store", context.store.root, columns=400)
+        assert (done.returncode, "has no receipt train/abc; `status" in done.stderr) == (2, True)
 
 
 def test_a_store_of_an_older_version_is_named_as_such_by_every_verb(
@@ -181,7 +184,10 @@ def test_verify_names_a_receipt_with_a_changed_result_and_nothing_innocent(
     assert f"steps/evaluate/{path.name} was changed" in damaged
 
 
-def test_report_writes_the_page(tmp_path: Path, context: Context) -> None:
+def test_report_writes_the_page(
+    tmp_path: Path, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     whole_campaign(context)
     for folder in (".", "folder", "file/page.html"):
         (tmp_path / "folder").mkdir(exist_ok=True)
@@ -190,6 +196,14 @@ def test_report_writes_the_page(tmp_path: Path, context: Context) -> None:
         assert refused.returncode == 2, refused.stderr
         assert refused.stderr.startswith("error: ")
         assert refused.stderr.count("\n") == 1
+    # A shell leaves the `~` of such an option to us.
+    for option in ("--output=~nobody-here/page.html", "--store=~nobody-here/store"):
+        refused = cli(tmp_path, "report", "-o", "page.html", option)
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+        assert "there is no home folder for ~nobody-here" in refused.stderr
+    at_home = cli(tmp_path, "report", "--output=~/page.html", "--store", context.store.root)
+    assert at_home.returncode == 0, at_home.stderr
+    assert (tmp_path / "home" / "page.html").read_text().startswith("<!doctype html>")
     done = cli(tmp_path, "report", "-o", "sub/page.html", "--store", context.store.root)
     assert done.returncode == 0
     assert (tmp_path / "sub" / "page.html").read_text().startswith("<!doctype html>")

@@ -201,6 +201,7 @@ def test_merged_and_repeated_parts_of_a_recipe_are_no_keys_written_twice(tmp_pat
         ("train.batchsize=8", "did you mean 'batch_size'?"),
         # A guess that resembles nothing would mislead.
         ("data.path=x", "unknown key 'data.path'; there are: sources, tasks, fractions, text, "),
+        ("model.scratch.num_heads=3", "hidden_size 64 must be a multiple of num_heads 3"),
         ("train=3", "train: expected a section, keys with their values (got 3)"),
         ("seed=1.5", "seed: expected a whole number (got 1.5)"),
         ("seed=abc", "seed: expected a whole number (got 'abc')"),

@@ -93,11 +93,17 @@ def reading(path: Path) -> Iterator[tuple[Manifest, Iterator[tuple[Entry, IO[byt
         Corrupt: It ends early, or something in it is not what the manifest says.
     """
     try:
-        with tarfile.open(path, "r:") as tar:
-            manifest = _manifest_of(tar, path)
-            yield manifest, _members(tar, manifest, path)
+        tar = tarfile.open(path, "r:")  # noqa: SIM115 (closed below; other errors are told here)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
+    except (tarfile.TarError, EOFError) as error:
+        raise UserError(
+            f"{path} is no archive that `export` wrote, or its front is lost ({one_line(error)})"
+        ) from None
+    try:
+        with tar:
+            manifest = _manifest_of(tar, path)
+            yield manifest, _members(tar, manifest, path)
     except (tarfile.TarError, EOFError) as error:
         raise Corrupt(
             f"{path} is no whole archive ({one_line(error)}); export the run anew"

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from components.cli.messages import print_result
-from components.cli.options import AsJson, StoreUri
+from components.cli.options import AsJson, StoreUri, path_of_user
 from components.cli.stores import existing_run, open_context
 
 
@@ -21,7 +21,14 @@ def add_verbs(app: typer.Typer) -> None:
 def export(
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="Run, or latest.")],
     output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="FILE", help="New file, such as run.tar.")
+        Path,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="FILE",
+            callback=path_of_user,
+            help="New file, such as run.tar.",
+        ),
     ],
     store: StoreUri = "",
     as_json: AsJson = False,

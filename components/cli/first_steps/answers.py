@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 from components.cli.first_steps.new_recipe import VOTES, source_of
+from components.cli.options import with_home
 from components.runtime.ledger import RELEASE_SCHEME
 from components.storage.sources import local_folder, local_path, split_source
 
@@ -48,7 +49,7 @@ def require_check(answer: str) -> str:
 def without_quotes(answer: str) -> str:
     """Return a path without the quotes or backslashes that a shell, or a dropped file, puts there."""
     path = answer.strip()
-    if Path(path).expanduser().exists():
+    if with_home(Path(path)).exists():
         return path
     try:
         parts = shlex.split(path)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from components.cli.messages import print_result
-from components.cli.options import AsJson
+from components.cli.options import AsJson, path_of_user
 
 if TYPE_CHECKING:
     from components.cli.intake.take_in import Account
@@ -27,7 +27,10 @@ def intake(
         typer.Argument(metavar="LOG...", help="Logged requests and answers; files or folders."),
     ],
     output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="FOLDER", help="New folder to write.")
+        Path,
+        typer.Option(
+            "-o", "--output", metavar="FOLDER", callback=path_of_user, help="New folder to write."
+        ),
     ],
     feedback: Annotated[
         Optional[list[Path]],  # noqa: UP045

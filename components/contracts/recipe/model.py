@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from components.contracts.recipe.section import Positive, Section
 
@@ -30,6 +30,14 @@ class Scratch(Section):
     # The characters of the built-in tasks.
     alphabet: str = "0123456789+*-=() "
     """Characters the `character` tokenizer knows; rows with others are an error."""
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Scratch:
+        if self.architecture != "lstm" and self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} must be a multiple of num_heads {self.num_heads}"
+            )
+        return self
 
 
 class ModelSection(Section):
