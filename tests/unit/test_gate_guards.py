@@ -41,10 +41,17 @@ def test_retention_must_be_shown_not_to_be_lost() -> None:
         "token accuracy -2.00 points on 40 rows, lower 95 % bound -2.00, above -1.00 is needed"
         in lost.reason
     )
+    assert "the candidate lost human text" in lost.reason
     assert not decide(compared(40, 2), (lost,)).promote
     (unsure,) = retained([50] * 4, [40, 60, 45, 56])
     assert "may have lost human text" in unsure.reason
     assert "4 rows say little" in unsure.reason
+    (level,) = retained([50] * 4, [40, 60, 40, 60])
+    assert "may have lost human text" in level.reason
+    (few,) = retained([50] * 29, [48] * 29)
+    assert "29 rows say little" in few.reason
+    (enough,) = retained([50] * 30, [48] * 30)
+    assert "say little" not in enough.reason
 
 
 def test_a_retention_margin_of_null_switches_that_guard_off() -> None:
@@ -78,6 +85,8 @@ def test_alarms_of_evaluate_and_select_block_and_warnings_do_not() -> None:
     assert alarms(None, bias=0.1, section=bounded) == alarms(None, bias=0.9) == ()
     (near,) = alarms(None, bias=0.11, section=bounded)
     assert decide(compared(40, 2), (near,)).promote
+    (at_bound,) = alarms(None, bias=0.2, section=bounded)
+    assert not at_bound.blocks
     (biased,) = alarms(None, bias=0.21, section=bounded)
     assert decide(compared(40, 2), (biased,)).reason.startswith(
         "bias guard: the answers of accepted samples are 0.210 from those of labelled rows"
@@ -86,6 +95,10 @@ def test_alarms_of_evaluate_and_select_block_and_warnings_do_not() -> None:
     other = sign.model_copy(update={"measure": "perplexity"})
     assert alarms(1.04, blocks=(other,)) == ()
     assert [one.blocks for one in alarms(1.06)] == [False]
+    assert alarms(1.05) == ()
+    # What blocks is told first.
+    both = alarms(1.06, blocks=(sign,), warnings=(sign,), teaches_errors=("vote",))
+    assert [one.blocks for one in both] == [True, True, False, False]
 
 
 def told(agreement: float, accuracy: float, prompts: int = 200) -> dict[str, float]:
