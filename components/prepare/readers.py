@@ -38,11 +38,11 @@ if TYPE_CHECKING:
     from components.modeling.parquet import UnreadableRow
 
 _ROWS_ARE: dict[Format, str] = {
-    "jsonl": "rows are one JSON object a line, ",
-    "csv": "the first line names the columns, ",
-    "tsv": "the first line names the columns, ",
+    "jsonl": "rows are one JSON object a line",
+    "csv": "the first line names the columns",
+    "tsv": "the first line names the columns",
 }
-"""Format → the beginning of a sentence about its rows."""
+"""Format → what its rows are."""
 
 
 def read_source(path: Path, source: DataSource) -> Iterator[Example | Dropped]:
@@ -68,14 +68,18 @@ def read_source(path: Path, source: DataSource) -> Iterator[Example | Dropped]:
             return
     if num_usable:
         return
-    explanation = "it is empty"
+    explanation = "it holds no rows"
     for reason, _ in reasons.most_common(1):
         explanation = (
             f"all {reasons.total()} rows were rejected, most often: {reason}, first at "
             f"{first_details[reason]}"
         )
-    rows_are = _ROWS_ARE.get(_format(path, source), "rows are ")
-    raise UserError(f"{source.uri}: no usable row ({explanation}); {rows_are}{shapes_of(source)}")
+    hints = [_ROWS_ARE.get(_format(path, source), "")]
+    # A row of an unknown shape says it already.
+    if shapes_of(source) not in explanation:
+        hints.append(f"expected {shapes_of(source)}")
+    words = [f"no usable row ({explanation})", *filter(None, hints)]
+    raise UserError(f"{source.uri}: {'; '.join(words)}")
 
 
 def _format(path: Path, source: DataSource) -> Format:

@@ -56,8 +56,7 @@ def example_of(row: object, source: DataSource, location: str) -> Example:
     if content.completion is None and source.split != "unlabelled":
         raise RejectedRow(
             "no_completion",
-            f"no {source.completion_field!r} ({_fields_found(row)}); only split unlabelled takes "
-            "prompts without answers",
+            f"{_without_answer(row, source)}; only split unlabelled takes prompts without answers",
         )
     return Example(
         prompt=content.prompt,
@@ -215,6 +214,14 @@ def _content_of_pair(row: Row, pair: Pair, names: dict[str, str], split: str) ->
         text = f"{text}\n\n{text_of(row, pair.context)}"
     names_class = pair.completion.lower() in CLASS_FIELDS
     return _Content(text, completion, label=_class_of(completion) if names_class else None)
+
+
+def _without_answer(row: Row, source: DataSource) -> str:
+    """Return why a row has no answer: its field is empty, or there is none."""
+    pair = pair_of(names_of(row), source)
+    if pair is not None and pair.completion in row:
+        return f"{pair.completion!r} is empty"
+    return f"no {source.completion_field!r} ({_fields_found(row)})"
 
 
 def _class_of(label: str | None) -> str | None:

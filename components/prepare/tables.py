@@ -24,7 +24,7 @@ def table_rows(path: Path, *, tabs: bool) -> Iterator[RawRow]:
         tabs: Cells are separated by tabs; else the header tells the separator.
 
     Raises:
-        UnreadableFile: Two columns have one name, or a quote is never closed.
+        UnreadableFile: It is no text, two columns have one name, or a quote is never closed.
     """
     # The module's own limit is 128 KiB, less than a chapter. It has no other form than this one.
     csv.field_size_limit(MAX_LINE_BYTES)
@@ -32,6 +32,9 @@ def table_rows(path: Path, *, tabs: bool) -> Iterator[RawRow]:
         # Bytes that are not UTF-8 come through as halves of surrogate pairs, and cost their row.
         text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
         lines = _Lines(text)
+        # Programs that write binary files under such a name are many, and no table has this byte.
+        if "\0" in lines.first:
+            raise UnreadableFile("its first line holds NUL bytes, so it is no table of text")
         try:
             if lines.first.lower().startswith("sep=") and len(lines.first.strip()) == 5:
                 next(lines)

@@ -140,7 +140,7 @@ def write_deep(path: Path) -> None:
     ("write", "said"),
     [
         (None, ("data.jsonl: no such file", "correct the path")),
-        (write_nothing, ("data.jsonl: no usable row (it is empty)",)),
+        (write_nothing, ("data.jsonl: no usable row (it holds no rows)",)),
         (
             write_rejected,
             (

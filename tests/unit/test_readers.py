@@ -135,13 +135,21 @@ def test_the_format_of_a_file_without_a_known_suffix_is_told_by_its_content(tmp_
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("none.jsonl", b"", "no usable row .it is empty"),
+        ("none.jsonl", b"", "no usable row .it holds no rows"),
         (
             "bad.jsonl",
             b"x\ny\n[]\n",
             "all 3 rows were rejected, most often: not_json, first at line 1: Expecting",
         ),
         ("array.json", b'[{"prompt": 1}]', "all 1 rows were rejected, most often: no_completion"),
+        ("header.csv", b"prompt,completion\n", "no usable row .it holds no rows"),
+        ("empty.csv", b"Question,Answer\na,\nb,\n", "first at line 2: 'Answer' is empty; only"),
+        ("table.csv", b"PK\x03\x04\0\0\n\0", "its first line holds NUL bytes, so it is no table"),
+        (
+            "other.csv",
+            b"ask,reply\na,b\n",
+            r"found: ask, reply; expected [^(]*completion_field\); the first line [a-z ]*$",
+        ),
         ("zip.bin", b"PK\x03\x04\0\0", "unknown format"),
         ("broken.parquet", b"PAR1 nonsense", "not readable as Parquet"),
     ],
