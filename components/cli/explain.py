@@ -69,23 +69,23 @@ class RowStory(BaseModel):
     taught: list[Taught] = []
 
 
-def explain(context: Context, view: RunView, wanted: str) -> list[RowStory]:
+def explain(context: Context, view: RunView, query: str) -> list[RowStory]:
     """Return all rows of a run that a person may mean.
 
     Args:
         context: Store of the run.
         view: The run.
-        wanted: Id of a sample, row or prompt, the whole text of a prompt, or the origin of a
+        query: Id of a sample, row or prompt, the whole text of a prompt, or the origin of a
             rejected row (`file.jsonl:12`).
 
     Raises:
         UserError: The run has no such row.
         Corrupt: A file is missing or damaged.
     """
-    stories = [*_of_data(context, view, wanted), *_of_samples(context, view, wanted)]
+    stories = [*_of_data(context, view, query), *_of_samples(context, view, query)]
     if not stories:
         raise UserError(
-            f"run {view.run_id} has no row, sample or prompt {cut(wanted, 80)!r}; `samples` shows the "
+            f"run {view.run_id} has no row, sample or prompt {cut(query, 80)!r}; `samples` shows the "
             "ids of samples, and the whole text of a prompt finds it too"
         )
     ids = {story.row for story in stories}
@@ -93,7 +93,7 @@ def explain(context: Context, view: RunView, wanted: str) -> list[RowStory]:
     return [story.model_copy(update={"taught": taught.get(story.row, [])}) for story in stories]
 
 
-def _of_data(context: Context, view: RunView, wanted: str) -> Iterator[RowStory]:
+def _of_data(context: Context, view: RunView, query: str) -> Iterator[RowStory]:
     """Yield labelled rows, prompts of splits and rejected rows."""
     if view.state is None:
         return
@@ -102,14 +102,14 @@ def _of_data(context: Context, view: RunView, wanted: str) -> Iterator[RowStory]
         if name.startswith(_SPLITS):
             split = Path(name).stem
             for row in _rows(context, prepared, name):
-                if _is_meant(row, wanted):
+                if _is_meant(row, query):
                     yield _data_story(row, split)
     if artifacts.REJECTED not in prepared.objects:
         return
     for dropped in _rows(context, prepared, artifacts.REJECTED):
         row = dropped["row"]
         origin, _, _ = str(dropped.get("detail", "")).partition(": ")
-        if wanted == origin or wanted in row.values() or _is_meant(row, wanted):
+        if query == origin or query in row.values() or _is_meant(row, query):
             yield RowStory(
                 row=origin,
                 origin="rejected by prepare",
@@ -143,11 +143,11 @@ def _data_story(row: JsonObject, split: str) -> RowStory:
     )
 
 
-def _of_samples(context: Context, view: RunView, wanted: str) -> Iterator[RowStory]:
+def _of_samples(context: Context, view: RunView, query: str) -> Iterator[RowStory]:
     """Yield the samples of all rounds that were selected."""
     for select in _selections(context, view):
         summary = read_summary(select, SelectSummary)
-        stories = list(_of_selection(context, select, summary, wanted))
+        stories = list(_of_selection(context, select, summary, query))
         if not stories:
             continue
         expected = expected_answers(context, view, select)
@@ -158,17 +158,17 @@ def _of_samples(context: Context, view: RunView, wanted: str) -> Iterator[RowSto
 
 
 def _of_selection(
-    context: Context, select: Receipt, summary: SelectSummary, wanted: str
+    context: Context, select: Receipt, summary: SelectSummary, query: str
 ) -> Iterator[tuple[RowStory, str]]:
     """Yield (story, prompt id) of the samples of one round."""
     for row in _rows(context, select, artifacts.ACCEPTED):
-        if _is_meant(row, wanted):
+        if _is_meant(row, query):
             provenance = row.get("provenance")
             yield _accepted(row, provenance if isinstance(provenance, dict) else {}, summary)
     for dropped in _rows(context, select, artifacts.DROPPED):
         row = dropped["row"]
         name = sample_id(row, summary.round)
-        if _is_meant({**row, "id": name}, wanted):
+        if _is_meant({**row, "id": name}, query):
             scores = row.get("scores")
             yield (
                 RowStory(
@@ -210,19 +210,20 @@ def _decisions(filters: dict[str, FilterCounts], reason: str, detail: str) -> li
         reason: Filter that dropped the sample; empty for an accepted one.
         detail: That filter's words.
     """
+    names = filters_in_order(filters)
+    if reason and reason not in filters:
+        # A sample that was cut off, or without an answer, comes to no filter.
+        first = FilterDecision(filter=reason, decision="dropped", detail=detail)
+        unreached = [FilterDecision(filter=name, decision="not reached") for name in names]
+        return [first, *unreached]
     decisions: list[FilterDecision] = []
     decision = "passed"
-    for name in filters_in_order(filters):
+    for name in names:
         if name == reason:
             decisions.append(FilterDecision(filter=name, decision="dropped", detail=detail))
             decision = "not reached"
         else:
             decisions.append(FilterDecision(filter=name, decision=decision))
-    if reason and reason not in filters:
-        # A sample that was cut off, or without an answer, comes to no filter.
-        first = FilterDecision(filter=reason, decision="dropped", detail=detail)
-        unreached = [one.model_copy(update={"decision": "not reached"}) for one in decisions]
-        return [first, *unreached]
     return decisions
 
 
@@ -273,7 +274,7 @@ def _rows(context: Context, receipt: Receipt, name: str) -> Iterator[JsonObject]
             yield row
 
 
-def _is_meant(row: JsonObject, wanted: str) -> bool:
+def _is_meant(row: JsonObject, query: str) -> bool:
     prompt = _prompt(row)
     identity = row.get("prompt_id")
     provenance = row.get("provenance")
@@ -282,7 +283,7 @@ def _is_meant(row: JsonObject, wanted: str) -> bool:
     if identity is None and "completion" in row:
         # Labelled rows are named by their own id; their prompt has one all the same.
         identity = prompt_id(prompt)
-    return wanted in (row.get("id"), identity, prompt)
+    return query in (row.get("id"), identity, prompt)
 
 
 def _prompt(row: JsonObject) -> str:

@@ -90,8 +90,8 @@ def export_answers(
     if len(rows) > limit:
         # By lot: an agreement measured on the first prompts would say nothing of the others.
         seed = derived_seed(campaign.recipe.seed, "review", number)
-        places = sorted(random.Random(seed).sample(range(len(rows)), limit))
-        chosen = [rows[place] for place in places]
+        indices = sorted(random.Random(seed).sample(range(len(rows)), limit))
+        chosen = [rows[index] for index in indices]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_rows(folder / ROWS, chosen)
@@ -122,15 +122,15 @@ def import_verdicts(context: Context, run_id: str, number: int | None, file: Pat
     add_verdicts(context, run_id, number, verdicts)
     people = verdicts_in(context, read_batches(context, run_id, number))
     # Verdicts on answers that were drawn before and not again count no more.
-    known = [identity for identity in people if identity in rows]
-    automatic = [bool(rows[identity].automatic) for identity in known]
-    agreement = agreement_of([people[identity] for identity in known], automatic)
+    marked_ids = [identity for identity in people if identity in rows]
+    automatic = [bool(rows[identity].automatic) for identity in marked_ids]
+    agreement = agreement_of([people[identity] for identity in marked_ids], automatic)
     return Imported(
         run_id=run_id,
         round=number,
         verdicts=len(verdicts),
         without=len(marked) - len(verdicts),
-        marked=len(known),
+        marked=len(marked_ids),
         agreement=agreement,
     )
 
@@ -148,8 +148,8 @@ def _round_of(
     if number is None:
         number = max(refs_by_round)
     if number not in refs_by_round:
-        known = ", ".join(map(str, sorted(refs_by_round)))
-        raise UserError(f"{run_id}: round {number} has no answers; rounds with answers: {known}")
+        rounds = ", ".join(map(str, sorted(refs_by_round)))
+        raise UserError(f"{run_id}: round {number} has no answers; rounds with answers: {rounds}")
     state = read_receipt(context, view.state_ref)
     campaign = load_campaign(context, receipt_uri(context, state))
     return campaign, number, [read_receipt(context, ref) for ref in refs_by_round[number]]
@@ -171,7 +171,8 @@ def _rows(
     first: dict[str, ScoredSample] = {}
     counts: dict[str, int] = {}
     for shard in shards:
-        prompts = {one.id: one for one in read_rows(fetch(context, shard, PROMPTS), Prompt)}
+        prompt_rows = read_rows(fetch(context, shard, PROMPTS), Prompt)
+        prompts = {prompt.id: prompt for prompt in prompt_rows}
         samples = read_rows(fetch(context, shard, SAMPLES), Sample)
         for scored in make_scored_samples(prompts, samples):
             identity = answer_id(scored.prompt.id, scored.sample.text)
@@ -193,29 +194,30 @@ def _rows(
     ]
 
 
-def _read(file: Path, known: dict[str, ReviewRow], number: int) -> list[ReviewRow]:
+def _read(file: Path, answers: dict[str, ReviewRow], number: int) -> list[ReviewRow]:
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: cannot be read ({error})") from None
     rows: dict[str, ReviewRow] = {}
-    for place, line in enumerate(lines, 1):
+    for line_number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             row = ReviewRow.model_validate_json(line, strict=True)
         except ValidationError as error:
             problem = error.errors()[0]
-            where = ".".join(map(str, problem["loc"]))
+            field_path = ".".join(map(str, problem["loc"]))
             raise UserError(
-                f"{file}:{place}: no verdict ({where} {problem['msg']}); a line is "
+                f"{file}:{line_number}: no verdict ({field_path} {problem['msg']}); a line is "
                 '{"id": "…", "right": true}'
             ) from None
-        if row.id not in known:
-            raise UserError(f"{file}:{place}: {cut(row.id, 40)} is no answer of round {number}")
+        if row.id not in answers:
+            short_id = cut(row.id, 40)
+            raise UserError(f"{file}:{line_number}: {short_id} is no answer of round {number}")
         earlier = rows.get(row.id)
         if earlier is not None and earlier.right != row.right:
-            raise UserError(f"{file}:{place}: {row.id} comes twice, with two verdicts")
+            raise UserError(f"{file}:{line_number}: {row.id} comes twice, with two verdicts")
         rows[row.id] = row
     return list(rows.values())
 

@@ -66,13 +66,13 @@ def watch(
     """
     view = _load(context, run_id)
     fingerprint = _fingerprint(context, view)
-    told: set[str] = set()
+    announced: set[str] = set()
     moving = nullcontext() if as_json else console.status("")
     with moving as status:
         while True:
             for event in _news(view):
-                if event.line.plain not in told:
-                    told.add(event.line.plain)
+                if event.line.plain not in announced:
+                    announced.add(event.line.plain)
                     _print(console, event, as_json=as_json)
             if has_ended(view):
                 break
@@ -80,8 +80,8 @@ def watch(
             if status is not None:
                 status.update(Text(outlook))
             # Where nothing moves, it is said once for each task that begins.
-            if not (as_json or console.is_terminal) and (begun := _begun(view)) not in told:
-                told.add(begun)
+            if not (as_json or console.is_terminal) and (begun := _begun(view)) not in announced:
+                announced.add(begun)
                 console.print(Text(outlook, style="dim"), soft_wrap=True)
             pause()
             # One listing, and a look at each record that may have changed: a whole run is read
@@ -145,12 +145,13 @@ def _number(text: str) -> int:
 
 def _news(view: RunView) -> Iterator[Event]:
     """Yield each task that has ended and each round that is decided."""
-    records = {} if view.state is None else {one.round: one for one in view.state.history}
+    history = () if view.state is None else view.state.history
+    records = {record.round: record for record in history}
     for task in view.tasks:
         if task.status == "unfinished":
             continue
-        about = {"error": task.last.error, **task_document(task)}
-        yield Event(_task_line(task), {"event": "task", **about})
+        document = {"error": task.last.error, **task_document(task)}
+        yield Event(_task_line(task), {"event": "task", **document})
         record = records.get(task.last.round)
         if task.last.step == "decide" and record is not None:
             yield Event(_round_line(record), {"event": "round", **round_document(view, record)})
@@ -212,28 +213,29 @@ def _outlook(view: RunView, now_seconds: float) -> str:
 
 def _same_step_before(view: RunView, task: TaskView) -> TaskView | None:
     """Return the same step of the newest earlier round that did its work."""
-    earlier = [
-        other
-        for other in view.tasks
-        if other.last.step == task.last.step
-        and 0 <= other.last.round < task.last.round
-        and other.status in ("done", "reused")
+    earlier_tasks = [
+        other_task
+        for other_task in view.tasks
+        if other_task.last.step == task.last.step
+        and 0 <= other_task.last.round < task.last.round
+        and other_task.status in ("done", "reused")
     ]
-    return max(earlier, key=lambda other: other.last.round, default=None)
+    return max(earlier_tasks, key=lambda earlier_task: earlier_task.last.round, default=None)
 
 
 def _time_left(view: RunView) -> Iterator[str]:
     """Yield how long the run takes at most, once a round with samples is done."""
     if view.recipe is None or view.state is None:
         return
-    most = view.recipe.decide.max_rounds
+    max_rounds = view.recipe.decide.max_rounds
     finished = [record.round for record in view.state.history]
-    yield f"{len(finished)} rounds done, {most} at most after round 0"
+    yield f"{len(finished)} rounds done, {max_rounds} at most after round 0"
     lasting = [round_seconds(view, number) for number in finished if number]
     if not lasting or view.state.stop is not None:
         return
     # A task that is under way is part of the first of these rounds: an upper bound.
-    left_seconds = max(0, most - max(finished)) * sum(lasting) / len(lasting)
+    rounds_left = max(0, max_rounds - max(finished))
+    left_seconds = rounds_left * sum(lasting) / len(lasting)
     yield f"about {seconds_text(left_seconds)} left at most"
 
 

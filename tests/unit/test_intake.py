@@ -65,7 +65,7 @@ RESPONSES = {
 )
 def test_an_exchange_is_found_in_every_shape_of_a_log(row: dict[str, Any]) -> None:
     found = exchange_of(row)
-    assert (list(found.asked), found.answer, found.flaw) == (ASKED, SAID, "")
+    assert (list(found.prompt_turns), found.answer, found.flaw) == (ASKED, SAID, "")
 
 
 def choice(**changes: Any) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def choice(**changes: Any) -> dict[str, Any]:
 def test_an_answer_that_could_teach_errors_is_none(row: dict[str, Any], flaw: str) -> None:
     found = exchange_of(row)
     assert (found.answer, found.flaw) == (None, flaw)
-    assert found.asked[-1] == ASKED[0]
+    assert found.prompt_turns[-1] == ASKED[0]
 
 
 @pytest.mark.parametrize(

@@ -109,10 +109,11 @@ def _receipts(records: Records, run_id: str) -> list[Receipt]:
     waiting = list(refs)
     while waiting:
         receipt = records.receipts.get(waiting.pop())
-        inputs = [] if receipt is None else [by_digest.get(one) for one in receipt.inputs.values()]
-        new = records.with_all_named(ref for ref in inputs if ref is not None) - refs
-        refs |= new
-        waiting += new
+        digests = [] if receipt is None else list(receipt.inputs.values())
+        input_refs = [by_digest[digest] for digest in digests if digest in by_digest]
+        new_refs = records.with_all_named(input_refs) - refs
+        refs |= new_refs
+        waiting += new_refs
     return [records.receipts[ref] for ref in sorted(refs & records.receipts.keys())]
 
 
@@ -120,13 +121,13 @@ def _documents(
     context: Context, run_id: str, receipts: Iterable[Receipt], folder: Path
 ) -> list[tuple[Entry, Path]]:
     """Copy everything but objects into a folder; return (entry, file) in the archive's order."""
-    wanted: list[str] = [keys.receipt_key(receipt.step, receipt.key) for receipt in receipts]
+    document_keys = [keys.receipt_key(receipt.step, receipt.key) for receipt in receipts]
     for receipt in receipts:
-        wanted += _published(context, receipt)
+        document_keys += _published(context, receipt)
     for prefix in (f"reviews/{run_id}/", f"runs/{run_id}/", keys.attempts_prefix(run_id)):
-        wanted += sorted(context.store.list(prefix))
+        document_keys += sorted(context.store.list(prefix))
     documents = []
-    for number, key in enumerate(dict.fromkeys(wanted)):
+    for number, key in enumerate(dict.fromkeys(document_keys)):
         path = folder / f"document-{number}"
         context.store.get_file(key, path)
         with path.open("rb") as file:

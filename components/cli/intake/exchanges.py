@@ -29,7 +29,7 @@ class Exchange:
     """What was asked and answered."""
 
     ids: tuple[str, ...]
-    asked: tuple[JsonObject, ...]
+    prompt_turns: tuple[JsonObject, ...]
     """Turns up to the one that was answered."""
     tools: tuple[JsonObject, ...]
     answer: JsonObject | None
@@ -51,7 +51,7 @@ def exchange_of(row: object) -> Exchange:
     response = envelope
     if isinstance(envelope, dict) and "body" in envelope:
         response = _parsed(envelope["body"])
-    if any(_has_failed(one) for one in (row, envelope, response)):
+    if any(_has_failed(layer) for layer in (row, envelope, response)):
         raise RejectedRow("failed", "the request failed")
     messages = _messages_of(request)
     turns = turns_to_last_answer(messages, is_asked=True)
@@ -182,11 +182,11 @@ def _text_of_output(items: list[object]) -> str:
 def _turn(message: Row) -> tuple[str, JsonObject | None]:
     if not message.get("content") and not message.get("tool_calls"):
         return "no_answer", None
-    about = {name: value for name, value in message.items() if value is not None}
-    asked: JsonObject = {"role": "user", "content": "…"}
+    fields = {name: value for name, value in message.items() if value is not None}
+    question: JsonObject = {"role": "user", "content": "…"}
     try:
         # Behind a question, because a conversation needs one.
-        _, turn = turns_to_last_answer([asked, {**about, "role": "assistant"}])
+        _, turn = turns_to_last_answer([question, {**fields, "role": "assistant"}])
     except RejectedRow:
         return "no_answer", None
     return "", turn

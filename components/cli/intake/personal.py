@@ -87,22 +87,22 @@ _COMPILED = [(name, re2.compile(pattern), is_one) for name, pattern, is_one in K
 class Redaction:
     """Replaces what looks personal, and counts it."""
 
-    def __init__(self, *, by_pattern: bool = True, own: Redact | None = None) -> None:
+    def __init__(self, *, by_pattern: bool = True, own_function: Redact | None = None) -> None:
         """Say what is replaced.
 
         Args:
             by_pattern: Whether KINDS are.
-            own: A function of the user's, which has each text first.
+            own_function: A function of the user's, which has each text first.
         """
         self._kinds = _COMPILED if by_pattern else []
-        self._own = own
+        self._own_function = own_function
         self.counts: Counter[str] = Counter()
         """Kind → what was replaced; `own`: texts that the user's function changed."""
 
     def text(self, text: str) -> str:
         """Return a text with `[EMAIL]` in place of an address, and so on."""
-        if self._own is not None:
-            changed = self._own(text)
+        if self._own_function is not None:
+            changed = self._own_function(text)
             self.counts["own"] += changed != text
             text = changed
         for name, pattern, is_one in self._kinds:

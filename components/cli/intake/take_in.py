@@ -77,7 +77,8 @@ def take_in(wishes: Wishes, folder: Path) -> Account:
     """
     if folder.exists():
         raise UserError(f"{folder} exists; name a new folder: what was taken in is never changed")
-    redaction = Redaction(by_pattern=not wishes.keep_personal, own=_own_function(wishes.redact))
+    own_function = _own_function(wishes.redact)
+    redaction = Redaction(by_pattern=not wishes.keep_personal, own_function=own_function)
     sorting = _Sorting(
         redaction, _feedback_by_id(wishes), Overlap(_evaluation_items(wishes.against)), wishes.scale
     )
@@ -92,10 +93,9 @@ def take_in(wishes: Wishes, folder: Path) -> Account:
             except RejectedRow as error:
                 sorting.account.dropped[error.reason] += 1
                 # Without the row itself: it may be what was to be removed.
-                why = redaction.text(str(error))
-                dropped.append(
-                    {"at": f"{path}, {raw.location}", "reason": error.reason, "why": why}
-                )
+                detail = redaction.text(str(error))
+                location = f"{path}, {raw.location}"
+                dropped.append({"at": location, "reason": error.reason, "why": detail})
     account = sorting.finished(rows)
     if not account.labelled and not account.unlabelled:
         raise UserError(f"nothing to take in of {account.rows:,} rows{_most_often(dropped)}")
@@ -133,26 +133,26 @@ class _Sorting:
         value = parse_json(content) if isinstance(content, bytes) else content
         exchange = exchange_of(value)
         feedback = self._feedback_on(exchange, value if isinstance(value, Mapping) else {})
-        asked = self._redaction.value(exchange.asked)
-        text = Conversation(messages=tuple(asked)).as_text()
+        prompt_turns = self._redaction.value(exchange.prompt_turns)
+        text = Conversation(messages=tuple(prompt_turns)).as_text()
         if reason := self._overlap.of_prompt(text):
             raise RejectedRow("contamination", f"{reason} of the evaluation data")
-        row: JsonObject = {"messages": asked}
+        row: JsonObject = {"messages": prompt_turns}
         if exchange.tools:
             row["tools"] = self._redaction.value(exchange.tools)
         answer = self._answer(exchange, feedback)
         if answer is None:
             return "unlabelled", row
-        return "labelled", {**row, "messages": [*asked, answer]}
+        return "labelled", {**row, "messages": [*prompt_turns, answer]}
 
     def _feedback_on(self, exchange: Exchange, row: Mapping[str, object]) -> Feedback:
-        own = self._scale.read(row)
+        logged_feedback = self._scale.read(row)
         for name in exchange.ids:
             if name in self._feedback:
                 self._matched.add(name)
                 # What came later, in a file of its own, overrules what the log has.
                 return self._feedback[name]
-        return own
+        return logged_feedback
 
     def _answer(self, exchange: Exchange, feedback: Feedback) -> JsonObject | None:
         """Return the turn that teaches; None if there is none, which is counted."""
@@ -204,24 +204,24 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
         if not path.is_dir():
             yield path
             continue
-        found = sorted(one for one in path.rglob("*") if one.suffix in _LOGS and one.is_file())
-        if not found:
+        files = [file for file in path.rglob("*") if file.suffix in _LOGS and file.is_file()]
+        if not files:
             raise UserError(f"{path} has no file that ends in {', '.join(_LOGS)}")
-        yield from found
+        yield from sorted(files)
 
 
 def _feedback_by_id(wishes: Wishes) -> dict[str, Feedback]:
     by_id: dict[str, Feedback] = {}
     for path in wishes.feedback:
         for raw in raw_rows_of(path, DataSource(uri=str(path))):
-            where = f"{path}, {raw.location}"
+            location = f"{path}, {raw.location}"
             try:
                 value = parse_json(raw.content) if isinstance(raw.content, bytes) else raw.content
             except RejectedRow as error:
-                raise UserError(f"{where}: {error}; correct the feedback") from None
+                raise UserError(f"{location}: {error}; correct the feedback") from None
             ids = ids_of(value) if isinstance(value, dict) else ()
             if not isinstance(value, dict) or not ids:
-                raise UserError(f"{where} names no request: give it the request's id as `id`")
+                raise UserError(f"{location} names no request: give it the request's id as `id`")
             # The newest line counts: people change their mind.
             by_id.update(dict.fromkeys(ids, wishes.scale.read(value)))
     return by_id
