@@ -25,15 +25,15 @@ def needs_of(recipe: Recipe) -> tuple[Need, ...]:
     return tuple(_needs_of(recipe))
 
 
-def require(recipe: Recipe, given: Iterable[str], cure: str) -> None:
+def require(recipe: Recipe, variables: Iterable[str], cure: str) -> None:
     """Raise UserError if a variable that a recipe cannot do without is not given.
 
     Args:
         recipe: The recipe.
-        given: Variables that steps will have.
+        variables: Variables that steps will have.
         cure: What helps; `{variable}` and `{meaning}` are filled in.
     """
-    names = set(given)
+    names = set(variables)
     for need in needs_of(recipe):
         if need.is_required and need.variable not in names:
             advice = cure.format(variable=need.variable, meaning=need.meaning)

@@ -39,9 +39,13 @@ def releases(
 
     context = open_context(store)
     if not name:
-        names = {known: lines_of(context, known)[-1].version for known in ledger.names(context)}
-        text = "\n".join(f"{known}  {version}" for known, version in names.items())
-        print_result({"names": names}, as_json, text or "nothing was released yet")
+        newest_versions = {
+            release_name: lines_of(context, release_name)[-1].version
+            for release_name in ledger.names(context)
+        }
+        lines = [f"{release_name}  {version}" for release_name, version in newest_versions.items()]
+        text = "\n".join(lines) or "nothing was released yet"
+        print_result({"names": newest_versions}, as_json, text)
     elif as_json:
         print_json(document_of(context, name))
     elif latest:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from components.cli.stores import unknown_run
-from components.contracts.releases import Line
+from components.contracts.releases import Line, OpeningId
 from components.errors import Corrupt, UserError
 from components.measures import measure_of
 from components.publish.approval import approve
@@ -135,11 +135,11 @@ def document_of(context: Context, name: str) -> dict[str, JsonValue]:
 
 def _openings(context: Context, lines: list[Line]) -> list[JsonValue]:
     """Return each opening of the prompts that these releases were decided on."""
-    released = {line.opening for line in lines if line.opening is not None}
+    released_openings = {line.opening for line in lines if line.opening is not None}
     openings: list[JsonValue] = []
     for prompts in dict.fromkeys(line.opening.prompts for line in lines if line.opening):
         for number, opening in enumerate(ledger.read_openings(context, prompts), 1):
-            led_to_release = any((one.prompts, one.number) == (prompts, number) for one in released)
+            led_to_release = OpeningId(prompts=prompts, number=number) in released_openings
             openings.append(
                 {
                     "prompts": prompts,

@@ -33,10 +33,10 @@ def unknown_run(context: Context, run_id: str) -> UserError:
     """Return the error for a run that the store does not know, with the nearest that it does."""
     from components.report.runs import begun_runs
 
-    known = begun_runs(context)
+    run_ids = begun_runs(context)
     # A name without its digest, or a part of either: what is left out costs no similarity.
-    nearest = [name for name in known if run_id in name]
-    nearest = nearest or difflib.get_close_matches(run_id, known, n=1)
+    nearest = [name for name in run_ids if run_id in name]
+    nearest = nearest or difflib.get_close_matches(run_id, run_ids, n=1)
     advice = f"did you mean {nearest[-1]}?" if nearest else "`runs` lists them"
     return UserError(f"{context.store.root} knows no run {run_id!r}; {advice}")
 

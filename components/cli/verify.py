@@ -250,9 +250,9 @@ def _check_objects(context: Context, receipts: list[Receipt], findings: Findings
             if context.store.size(key) is None and key == keys.object_key(expected.sha256):
                 # It may have been stored anew, or be gone for good by the rules of retention.
                 fault = _fault_elsewhere(context, expected, fault)
-                why = why_collected(context.store, expected.sha256)
-                if fault is not None and why is not None:
-                    findings.collected.append(f"{key} ({receipt.ref} {name}): {why}")
+                collection_reason = why_collected(context.store, expected.sha256)
+                if fault is not None and collection_reason is not None:
+                    findings.collected.append(f"{key} ({receipt.ref} {name}): {collection_reason}")
                     continue
             if fault is not None:
                 findings.damaged.append(f"{key} {fault} ({receipt.ref} {name})")

@@ -79,8 +79,9 @@ def _check_nodes(api: ApiServer, profile: Profile) -> Finding:
         if shortage:
             return _too_large(api, check, shortage)
     largest = max(demands, key=lambda demand: demand.requests.get("memory", 0.0))
-    asked = ", ".join(in_words(name, number) for name, number in largest.requests.items())
-    return Finding(check, "ok", f"each step fits on a node; the largest is {largest.pods}: {asked}")
+    requests = ", ".join(in_words(name, number) for name, number in largest.requests.items())
+    summary = f"each step fits on a node; the largest is {largest.pods}: {requests}"
+    return Finding(check, "ok", summary)
 
 
 def _shortage(nodes: list[Json], demand: Demand, profile: Profile) -> str:
@@ -97,16 +98,18 @@ def _shortage(nodes: list[Json], demand: Demand, profile: Profile) -> str:
             open_nodes.append(free)
     if has_gpu and not open_nodes:
         return ""
-    wanted = {name: demand.requests[name] for name in ("cpu", "memory") if name in demand.requests}
+    resources = ("cpu", "memory")
+    requests = {name: demand.requests[name] for name in resources if name in demand.requests}
     for free in open_nodes:
-        if all(free.get(name, 0.0) >= number for name, number in wanted.items()):
+        if all(free.get(name, 0.0) >= number for name, number in requests.items()):
             return ""
-    asked = " and ".join(in_words(name, number) for name, number in wanted.items())
-    most = [
+    requests_text = " and ".join(in_words(name, number) for name, number in requests.items())
+    maxima = [
         in_words(name, max((free.get(name, 0.0) for free in open_nodes), default=0.0))
-        for name in wanted
+        for name in requests
     ]
-    return f"{demand.pods}: {asked}; the nodes it may use have at most {' and '.join(most)}"
+    maxima_text = " and ".join(maxima)
+    return f"{demand.pods}: {requests_text}; the nodes it may use have at most {maxima_text}"
 
 
 def _allocatable(node: Json) -> dict[str, float]:
@@ -165,8 +168,8 @@ def _over_quota(hard: Json, demands: list[Demand]) -> Iterator[str]:
         over = [demand for demand in demands if demand.requests.get(resource, 0.0) > allowed]
         if over:
             worst = max(over, key=lambda demand: demand.requests[resource])
-            asked = in_words(resource, worst.requests[resource])
-            yield f"{key} is {quantity}, less than the {asked} of {worst.pods}"
+            request = in_words(resource, worst.requests[resource])
+            yield f"{key} is {quantity}, less than the {request} of {worst.pods}"
 
 
 def _check_limits(api: ApiServer, namespace: str, profile: Profile) -> Iterator[Finding]:
@@ -214,9 +217,9 @@ def _over_limit(limit: Json, profile: Profile, *, has_default_cores: bool) -> It
 def _first_step_over(resource: str, key: str, allowed: object, profile: Profile) -> Iterator[str]:
     for step in STEPS:
         resources = profile.resources(step)
-        asked = resources.cpu if resource == "cpu" else resources.memory
-        if amount(asked) > amount(allowed):
-            yield f"{key} is {allowed}, {step} asks for {asked}"
+        request = resources.cpu if resource == "cpu" else resources.memory
+        if amount(request) > amount(allowed):
+            yield f"{key} is {allowed}, {step} asks for {request}"
             return
 
 
@@ -238,14 +241,14 @@ def _check_queue(api: ApiServer, namespace: str, nodes: Nodes) -> Finding:
     training = _of_nodes(nodes, FEWEST_NODES)
     if spec.get("cohortName"):
         return Finding(check, "ok", f"ClusterQueue {name} may borrow from its cohort")
-    for resource, asked in training.requests.items():
+    for resource, request in training.requests.items():
         allowed = _nominal(spec, resource)
-        if asked > allowed:
+        if request > allowed:
             return Finding(
                 check,
                 "failed",
                 f"ClusterQueue {name} has {in_words(resource, allowed)}, less than the "
-                f"{in_words(resource, asked)} of {training.pods}",
+                f"{in_words(resource, request)} of {training.pods}",
                 "raise nominalQuota in your overlay, and the quota of the namespace with it",
             )
     return Finding(check, "ok", f"ClusterQueue {name} can hold {training.pods}")

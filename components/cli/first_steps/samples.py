@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -31,10 +30,10 @@ class ShownSample:
     fate: str
     """`accepted`, the reason it was dropped for, or `not selected`."""
     prompt: str
-    said: str
+    answer: str
     expected: str
     """The reference answer; empty where there is none."""
-    why: str
+    detail: str
     """The filter's words; empty for an accepted one."""
     row: str
     """Its id, by which `explain` tells more."""
@@ -86,23 +85,23 @@ def samples_of(
     return RoundSamples(number, counts, tuple(fitting), why_weak)
 
 
-def print_samples(console: Console, shown: RoundSamples) -> None:
+def print_samples(console: Console, round_samples: RoundSamples) -> None:
     """Print samples one below the other, for terminals of any width."""
-    counts = ", ".join(f"{fate} {count:,}" for fate, count in shown.counts.items())
-    console.print(Text(f"round {shown.round}: {counts or 'no samples'}", style="bold"))
-    if shown.why_weak is not None:
+    counts = ", ".join(f"{fate} {count:,}" for fate, count in round_samples.counts.items())
+    console.print(Text(f"round {round_samples.round}: {counts or 'no samples'}", style="bold"))
+    if round_samples.why_weak is not None:
         console.print(
-            Text(f"nothing was trained: {cut(shown.why_weak, SHOWN_CHARACTERS)}", "yellow")
+            Text(f"nothing was trained: {cut(round_samples.why_weak, SHOWN_CHARACTERS)}", "yellow")
         )
-    for sample in shown.samples:
+    for sample in round_samples.samples:
         console.print()
         style = "green" if sample.fate == ACCEPTED else "yellow"
         console.print(Text(sample.fate, style=style))
         for name, text in (
             ("prompt", sample.prompt),
-            ("said", sample.said),
+            ("said", sample.answer),
             ("expected", sample.expected),
-            ("why", sample.why),
+            ("why", sample.detail),
             ("row", sample.row),
         ):
             if text or name == "said":
@@ -110,13 +109,24 @@ def print_samples(console: Console, shown: RoundSamples) -> None:
                 console.print(Text.assemble((f"  {name:<9}", "dim"), words))
 
 
-def as_document(shown: RoundSamples) -> dict[str, object]:
+def as_document(round_samples: RoundSamples) -> dict[str, object]:
     """Return the samples for programs."""
     return {
-        "round": shown.round,
-        "counts": shown.counts,
-        "why_weak": shown.why_weak,
-        "samples": [dataclasses.asdict(sample) for sample in shown.samples],
+        "round": round_samples.round,
+        "counts": round_samples.counts,
+        "why_weak": round_samples.why_weak,
+        "samples": [_sample_document(sample) for sample in round_samples.samples],
+    }
+
+
+def _sample_document(sample: ShownSample) -> dict[str, str]:
+    return {
+        "fate": sample.fate,
+        "prompt": sample.prompt,
+        "said": sample.answer,
+        "expected": sample.expected,
+        "why": sample.detail,
+        "row": sample.row,
     }
 
 
@@ -160,9 +170,9 @@ def _selected(context: Context, view: RunView, select: Receipt) -> Iterator[Show
     for dropped in read_rows(fetch(context, select, artifacts.DROPPED), Dropped):
         reference = expected.get(str(dropped.row.get("prompt_id")), "")
         prompt = str(dropped.row.get("prompt", ""))
-        said = str(dropped.row.get("text", ""))
+        answer = str(dropped.row.get("text", ""))
         name = sample_id(dropped.row, round_number)
-        yield ShownSample(dropped.reason, prompt, said, reference, dropped.detail, name)
+        yield ShownSample(dropped.reason, prompt, answer, reference, dropped.detail, name)
 
 
 def sample_id(row: JsonObject, round_number: int) -> str:
@@ -192,10 +202,10 @@ def _unselected(context: Context, view: RunView, round_number: int) -> Iterator[
         expected = _expected(prompts.values())
         for sample in read_rows(fetch(context, generate, artifacts.SAMPLES), Sample):
             prompt = prompts[sample.prompt_id]
-            why = "" if sample.finished else f"cut off after {sample.num_tokens} tokens"
+            detail = "" if sample.finished else f"cut off after {sample.num_tokens} tokens"
             name = f"{prompt.id}-r{round_number}-{sample.index}"
             yield ShownSample(
-                NOT_SELECTED, prompt.text, sample.text, expected[prompt.id], why, name
+                NOT_SELECTED, prompt.text, sample.text, expected[prompt.id], detail, name
             )
 
 

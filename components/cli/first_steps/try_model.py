@@ -166,7 +166,8 @@ class Tried:
     """One prompt and what each model said."""
 
     prompt: Prompt
-    said: dict[str, str]
+    answers: dict[str, str]
+    """Model → what it said."""
     right: dict[str, bool]
     """Model → the verifier's verdict; empty without a reference answer."""
 
@@ -209,10 +210,10 @@ def try_prompts(models: Models, prompts: Sequence[Prompt]) -> list[Tried]:
     """Return the answers of all models to all prompts."""
     from components.verifiers import verify
 
-    said = {name: models.answers(name, prompts) for name in models.folders}
+    answers_by_model = {name: models.answers(name, prompts) for name in models.folders}
     tried: list[Tried] = []
     for index, prompt in enumerate(prompts):
-        answers = {name: texts[index] for name, texts in said.items()}
+        answers = {name: texts[index] for name, texts in answers_by_model.items()}
         right: dict[str, bool] = {}
         if prompt.reference:
             right = {name: verify(prompt, text) for name, text in answers.items()}
@@ -222,12 +223,12 @@ def try_prompts(models: Models, prompts: Sequence[Prompt]) -> list[Tried]:
 
 def print_tried(console: Console, tried: Sequence[Tried]) -> None:
     """Print prompts, answers and, where references are known, how many are right."""
-    names = list(tried[0].said)
+    names = list(tried[0].answers)
     width = max(len("expected"), *(len(cut(name, 20)) for name in names))
     for item in tried:
         console.print()
         console.print(Text(cut(item.prompt.text, SHOWN_CHARACTERS), style="bold"))
-        for name, text in item.said.items():
+        for name, text in item.answers.items():
             style = ""
             if item.right:
                 style = "green" if item.right[name] else "yellow"
@@ -250,7 +251,7 @@ def as_document(tried: Sequence[Tried]) -> dict[str, object]:
         {
             "prompt": item.prompt.text,
             "expected": item.prompt.reference.get("answer"),
-            "said": item.said,
+            "said": item.answers,
             "right": item.right,
         }
         for item in tried
@@ -283,5 +284,6 @@ def continue_texts(models: Models, lines: Iterator[str], console: Console) -> No
         beginning = Prompt(id=prompt_id(line), text=line, is_text=True, verifier="exact")
         for name in models.folders:
             (text,) = models.answers(name, [beginning])
-            said = cut(text, SHOWN_CHARACTERS)
-            console.print(Text.assemble((f"{cut(name, 20)}: ", "dim"), (line, "bold"), said))
+            continuation = cut(text, SHOWN_CHARACTERS)
+            label = (f"{cut(name, 20)}: ", "dim")
+            console.print(Text.assemble(label, (line, "bold"), continuation))

@@ -94,37 +94,37 @@ def init(
         raise UserError(f"--name {name}: use {NAME_PATTERN_IN_WORDS}, such as {name_of(name)}")
     name = name or name_of(data)
     wishes = Wishes(data, model, check, name, prompt_field, completion_field)
-    made = new_recipe(wishes, os.environ)
-    warnings = [made.warning] if made.warning else []
+    recipe = new_recipe(wishes, os.environ)
+    warnings = [recipe.warning] if recipe.warning else []
     try:
         # As `run` looks at it: a model that is not there is told before the recipe is written.
-        check_recipe(parse_recipe(yaml.safe_load(made.text), str(output)), output, os.environ)
+        check_recipe(parse_recipe(yaml.safe_load(recipe.text), str(output)), output, os.environ)
     except UserError as error:
         # A checker may be written later, or need `reference_fields`, which are set in the recipe.
         if ":" not in check:
             raise
         warnings.append(f"`run` does not take this recipe yet: {error}")
-    write_file(output, made.text.encode())
+    write_file(output, recipe.text.encode())
     for warning in warnings:
         print_note(f"warning: {warning}", "yellow")
     if as_json:
         print_json(
             {
                 "recipe": str(output),
-                "rows": dict(made.counts),
-                "rejected_rows": dict(made.rejected),
-                "outlook": made.outlook,
+                "rows": dict(recipe.counts),
+                "rejected_rows": dict(recipe.rejected),
+                "outlook": recipe.outlook,
                 "warnings": warnings,
             }
         )
         return
     console = Console()
-    for title, counts in (("rows", made.counts), ("rejected rows", made.rejected)):
+    for title, counts in (("rows", recipe.counts), ("rejected rows", recipe.rejected)):
         if counts:
             listed = ", ".join(f"{key} {count:,}" for key, count in counts.items())
             console.print(f"{title}: {listed}", markup=False, highlight=False)
-    if made.outlook:
-        console.print(made.outlook, markup=False, highlight=False)
+    if recipe.outlook:
+        console.print(recipe.outlook, markup=False, highlight=False)
     next_command = f"{program_of(command)} run {shlex.quote(str(output))}"
     # Not wrapped, so that the command can be copied.
     console.print(f"{output}: next `{next_command}`", markup=False, highlight=False, soft_wrap=True)
@@ -178,11 +178,11 @@ def samples(
     view = load_run(context, existing_run(context, run_id))
     if not view.tasks:
         raise unknown_run(context, run_id)
-    shown = samples_of(context, view, round_number, fates, limit)
+    round_samples = samples_of(context, view, round_number, fates, limit)
     if as_json:
-        print_json(as_document(shown))
+        print_json(as_document(round_samples))
     else:
-        print_samples(Console(), shown)
+        print_samples(Console(), round_samples)
 
 
 def try_(
@@ -242,20 +242,20 @@ def try_(
     given_fields = {key: name for key, name in fields.items() if name}
     if given_fields and not prompts:
         raise UserError("--prompt-field and --completion-field are of a file: add --prompts FILE")
-    asked = prompts_of(prompts, verifier, os.environ, limit, given_fields) if prompts else []
-    if as_json and not asked:
+    questions = prompts_of(prompts, verifier, os.environ, limit, given_fields) if prompts else []
+    if as_json and not questions:
         raise UserError("--json needs --prompts")
-    if go_on and asked:
+    if go_on and questions:
         raise UserError("--continue goes on with lines that are read: leave out --prompts")
     settings = Settings(temperature, max_new_tokens, system_prompt)
     with Models(context, target, settings, compare=compare) as models:
-        if not asked:
+        if not questions:
             if go_on:
                 continue_texts(models, _lines(), Console())
             else:
                 chat(models, _lines(), Console())
             return
-        tried = try_prompts(models, asked)
+        tried = try_prompts(models, questions)
     if as_json:
         print_json(as_document(tried))
     else:
