@@ -53,6 +53,8 @@ MARK_OF_FOLDER = {
     "fault": "process",
     "pipeline": "process",
 }
+LONGEST_FILES = ("test_train", "test_tutorial", "test_smollm2_cut")
+"""Beginnings of the names of files whose tests train for minutes."""
 NOT_QUICK = {"process", "s3", "browser", "cluster", "container", "gpu"}
 """Marks of tests that `make quick` leaves out."""
 BOUNDED_PROCESSES = (
@@ -87,6 +89,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(MARK_OF_FOLDER[folder])
         if "start_s3_server" in getattr(item, "fixturenames", ()):
             item.add_marker("s3")
+    # The longest files are begun first: at the end one process would still train for minutes, with
+    # the others idle.
+    items.sort(key=lambda item: not item.path.name.startswith(LONGEST_FILES))
 
 
 def _note_python(event: str, arguments: tuple[Any, ...]) -> None:

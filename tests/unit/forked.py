@@ -19,6 +19,9 @@ PRELOADED = [
     "components.train.process.worker",
     "deepspeed",
     "deepspeed.runtime.zero.muon.muon_optimizer",
+    # Puts the copies that it has of other packages on the path: where a step imports setuptools,
+    # none of them is found by its name before.
+    "setuptools",
 ]
 
 

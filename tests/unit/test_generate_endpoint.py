@@ -26,7 +26,8 @@ def test_answers_come_from_the_endpoint_with_a_seed_each(
     endpoint.thinks_seconds = 0.01
     receipt = ask_endpoint(context, endpoint)
     drawn = samples_of(context, receipt)
-    assert len(drawn) == len(endpoint.payloads) == 72
+    # A request whose connection breaks is sent again, with the same seed.
+    assert len(drawn) == 72
     assert len({payload["seed"] for payload in endpoint.payloads}) == 72
     for sample in drawn.values():
         assert sample.text == f"{sample.seed % 2**31}!"
