@@ -26,7 +26,7 @@ from components.cli.options import (
     RecipeFile,
     Rounds,
     TokenFile,
-    path_of_user,
+    output_option,
     with_cluster_options,
 )
 from components.cli.package.profiles import Step
@@ -55,16 +55,7 @@ def add_verbs(app: typer.Typer) -> None:
 def compile_(
     command: typer.Context,
     recipe: RecipeFile,
-    output: Annotated[
-        Path,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="FILE",
-            callback=path_of_user,
-            help="Write the pipeline's YAML to FILE.",
-        ),
-    ],
+    output: Annotated[Path, output_option("FILE", "Write the pipeline's YAML to FILE.")],
     override: Override = None,
     rounds: Rounds = 4,
     profile: ProfileName = "cpu",

@@ -26,7 +26,7 @@ from components.cli.collect.verb import add_verb as add_gc_verb
 from components.cli.first_steps.verbs import add_verbs as add_first_verbs
 from components.cli.intake.verb import add_verb as add_intake_verb
 from components.cli.messages import let_streams_take_any_text, print_error, print_json, print_result
-from components.cli.options import AsJson, Override, RecipeFile, StoreUri, path_of_user
+from components.cli.options import AsJson, Override, RecipeFile, StoreUri, output_option
 from components.cli.release_verbs import add_verbs as add_release_verbs
 from components.cli.review_verb import add_verb as add_review_verb
 from components.cli.run_verbs import add_verbs as add_run_verbs
@@ -341,12 +341,7 @@ def _verify(context: Context, target: str) -> Findings:
 
 @app.command()
 def report(
-    output: Annotated[
-        Path,
-        typer.Option(
-            "-o", "--output", metavar="FILE", callback=path_of_user, help="Write the page to FILE."
-        ),
-    ],
+    output: Annotated[Path, output_option("FILE", "Write the page to FILE.")],
     run_id: RunId = "latest",
     store: StoreUri = "",
     as_json: AsJson = False,

@@ -38,6 +38,16 @@ def with_home(path: Path) -> Path:
         raise UserError(f"{path}: there is no home folder for {path.parts[0]}") from None
 
 
+def output_option(metavar: str, meaning: str) -> Any:
+    """Return the option `--output` of a verb, a path.
+
+    Args:
+        metavar: FILE or FOLDER.
+        meaning: Help text.
+    """
+    return typer.Option("-o", "--output", metavar=metavar, callback=path_of_user, help=meaning)
+
+
 # typer reads these annotations at run time and does not know `str | None` in a string on every
 # Python we support.
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe, a YAML file.")]

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from components.cli.messages import print_result
-from components.cli.options import AsJson, StoreUri, path_of_user
+from components.cli.options import AsJson, StoreUri, output_option
 from components.cli.stores import existing_run, open_context
 from components.errors import UserError
 
@@ -27,16 +27,7 @@ def review(
     file: Annotated[
         Path | None, typer.Argument(metavar="FILE", help="import: the marked JSON Lines.")
     ] = None,
-    output: Annotated[
-        Path,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="FOLDER",
-            callback=path_of_user,
-            help="export: where to write.",
-        ),
-    ] = Path("review"),
+    output: Annotated[Path, output_option("FOLDER", "export: where to write.")] = Path("review"),
     number: Annotated[
         int | None, typer.Option("--round", metavar="N", help="Round; by default the newest.")
     ] = None,

@@ -24,10 +24,10 @@ def reason_weak(
     # The reason that dropped most first: it is the one to do something about.
     by_count = sorted(account.reasons.items(), key=lambda item: (-item[1], item[0]))
     reasons = ", ".join(f"{reason} {count}" for reason, count in by_count) or "none"
-    with_hint = f" and {num_hinted} with a hint" if account.hinted is not None else ""
+    besides = f" and {num_hinted} with a hint" if account.hinted is not None else ""
     if labelled_pairs is not None:
-        with_hint += f" and {labelled_pairs} beside labelled rows"
+        besides += f" and {labelled_pairs} beside labelled rows"
     return (
-        f"{account.accepted} of {account.given} samples{with_hint} accepted, select.min_accepted "
+        f"{account.accepted} of {account.given} samples{besides} accepted, select.min_accepted "
         f"is {section.min_accepted} (dropped: {reasons}); {remedy_for(account.by_reason)}"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from components.contracts.rows import Dropped, Sample, TrainingRow, prompt_id, read_rows
@@ -42,8 +42,11 @@ def worse_answer(answers: Mapping[str, list[str]], identity: str, number: int) -
 
     Accepted samples of one prompt take turns, so that each wrong answer is used.
     """
-    of_prompt = answers.get(identity)
-    return of_prompt[number % len(of_prompt)] if of_prompt else None
+    return _in_turn(answers.get(identity, ()), number)
+
+
+def _in_turn(texts: Sequence[str], number: int) -> str | None:
+    return texts[number % len(texts)] if texts else None
 
 
 def own_answers(accepted: Iterable[TrainingRow]) -> dict[str, list[str]]:
@@ -87,9 +90,8 @@ class BesideOwnAnswers:
                 for text in self._answers.get(identity, ())
                 if row_key(row.prompt, text) not in self._labelled_keys
             ]
-            worse = worse_answer({identity: others}, identity, rows_of[identity])
+            yield row.model_copy(update={"worse": _in_turn(others, rows_of[identity])})
             rows_of[identity] += 1
-            yield row.model_copy(update={"worse": worse})
 
     def count_pairs(self) -> int:
         """Return the number of rows with a worse answer."""

@@ -105,10 +105,10 @@ def rows(context: Context, receipt: Receipt, name: str, kind: Any = TrainingRow)
     return list(read_rows(fetch(context, receipt, name), kind))
 
 
-def ask(text: str, answer: str, **tags: str) -> Prompt:
-    """A prompt checked by exact match."""
+def ask(text: str, answer: str, *, verifier: str = "exact", **tags: str) -> Prompt:
+    """A prompt with its reference answer."""
     return Prompt(
-        id=prompt_id(text), text=text, verifier="exact", reference={"answer": answer}, tags=tags
+        id=prompt_id(text), text=text, verifier=verifier, reference={"answer": answer}, tags=tags
     )
 
 

@@ -5,27 +5,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from components.canonical import canonical_json
-from components.contracts.rows import Prompt, prompt_id
+from components.contracts.rows import Prompt
 from components.contracts.state import State
 from components.contracts.summaries.select import HintedCounts
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, receipt_uri
+from tests.unit import crafted
 from tests.unit.crafted import PLAN, recipe_of, store
 from tests.unit.selecting import summary_of
 
 TEMPLATE = "{prompt}({answer})"
 
 
-def ask(text: str, answer: str, **tags: str) -> Prompt:
-    """A prompt whose answer is the last number that is said."""
-    return Prompt(
-        id=prompt_id(text), text=text, verifier="numeric", reference={"answer": answer}, tags=tags
-    )
-
-
+ask = partial(crafted.ask, verifier="numeric")
+"""A prompt whose answer is the last number that is said."""
 SUMS = [ask(f"{a}+{b}=", str(a + b)) for a in range(5) for b in range(5)]
 Said = list[tuple[Prompt, Sequence[str]]]
 HARD = [one for one in SUMS if int(str(one.reference["answer"])) % 2]

@@ -109,15 +109,15 @@ def test_columns_of_other_names_are_given_by_options(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     lines = [f"How much is {number}?,{number}" for number in range(200)]
     path.write_text("\n".join(["ask,reply", *lines]) + "\n")
+    fields = {"prompt_field": "ask", "completion_field": "reply"}
     with pytest.raises(UserError, match="here: --prompt-field NAME and --completion-field NAME"):
         new_recipe(Wishes(str(path), HUB, "exact", "n"), {})
-    written = new_recipe(Wishes(str(path), HUB, "exact", "n", "ask", "reply"), {})
+    written = new_recipe(Wishes(str(path), HUB, "exact", "n", fields), {})
     (source,) = parse_recipe(yaml.safe_load(written.text)).data.sources
     assert (source.prompt_field, source.completion_field) == ("ask", "reply")
     assert sum(written.counts.values()) == 200
     with pytest.raises(UserError, match="--prompt-field"):
         prompts_of(str(path), "exact", {}, 3)
-    fields = {"prompt_field": "ask", "completion_field": "reply"}
     assert len(prompts_of(str(path), "exact", {}, 3, fields)) == 3
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from components.cli.messages import print_result
-from components.cli.options import AsJson, StoreUri, path_of_user
+from components.cli.options import AsJson, StoreUri, output_option
 from components.cli.stores import existing_run, open_context
 
 
@@ -20,16 +20,7 @@ def add_verbs(app: typer.Typer) -> None:
 
 def export(
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="Run, or latest.")],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="FILE",
-            callback=path_of_user,
-            help="New file, such as run.tar.",
-        ),
-    ],
+    output: Annotated[Path, output_option("FILE", "New file, such as run.tar.")],
     store: StoreUri = "",
     as_json: AsJson = False,
 ) -> None:

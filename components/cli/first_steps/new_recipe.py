@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import yaml
 from pydantic import ValidationError
@@ -32,7 +34,6 @@ SHORT_ANSWER_CHARACTERS = 40
 """Rows with answers up to this length resemble each other: no near-duplicates are dropped."""
 ANSWERS_LOOKED_AT = 20
 """Where no row passes its check: an answer of code may take seconds."""
-FIELD_OPTIONS = "here: --prompt-field NAME and --completion-field NAME"
 BATCH_ROWS = 16
 PASSES_OVER_ROWS = 3
 
@@ -49,10 +50,8 @@ class Wishes:
     """Verifier of the rows, or `votes`."""
     name: str
     """Of the run and of its releases."""
-    prompt_field: str = ""
-    """Name of the column with questions; empty for the usual names."""
-    completion_field: str = ""
-    """Name of the column with answers."""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    """`prompt_field` and `completion_field` where the names of the columns are unusual."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +77,7 @@ def new_recipe(wishes: Wishes, environment: Mapping[str, str]) -> NewRecipe:
         UserError: The file or the model cannot be used, or the rows are too few to prove anything.
     """
     check = "exact" if wishes.check == VOTES else wishes.check
-    fields = {"prompt_field": wishes.prompt_field, "completion_field": wishes.completion_field}
-    given_fields = {key: name for key, name in fields.items() if name}
-    source = source_of(wishes.data, check).model_copy(update=given_fields)
+    source = source_of(wishes.data, check, wishes.fields)
     examples, dropped = _rows(source, environment)
     # The check of one's own code is tried by `prepare`, where that code is at hand.
     is_own = ":" in check
@@ -107,14 +104,19 @@ def new_recipe(wishes: Wishes, environment: Mapping[str, str]) -> NewRecipe:
     )
 
 
-def source_of(uri: str, check: str) -> DataSource:
+def source_of(uri: str, check: str, fields: Mapping[str, str] = MappingProxyType({})) -> DataSource:
     """Return a source that is checked by a verifier that a person named.
+
+    Args:
+        uri: Path or URI of the rows.
+        check: Name of the verifier.
+        fields: `prompt_field` and `completion_field` where the names of the columns are unusual.
 
     Raises:
         UserError: There is no such verifier.
     """
     try:
-        return DataSource(uri=uri, verifier=check)
+        return DataSource(uri=uri, verifier=check, **fields)
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise UserError(f"check {check!r}: {reason}") from None
@@ -135,16 +137,12 @@ def _rows(
     path = local_path(source.uri, environment, Path(), or_folder=True)
     examples: list[Example] = []
     dropped: list[Dropped] = []
-    try:
+    with naming_field_options():
         for item in read_source(path, source.model_copy(update={"limit": MAX_ROWS_LOOKED_AT})):
             if isinstance(item, Dropped):
                 dropped.append(item)
             else:
                 examples.append(item)
-    except UserError as error:
-        # The reader speaks of keys of a recipe, and there is none yet.
-        options = "" if "_field" not in str(error) else f"; {FIELD_OPTIONS}"
-        raise UserError(f"{error}{options}") from None
     if not any(example.prompt for example in examples):
         raise UserError(
             f"{source.uri}: no row asks a question; a recipe needs questions with answers to "
@@ -152,6 +150,18 @@ def _rows(
             ".parquet; any other is plain text)"
         )
     return examples, dropped
+
+
+@contextmanager
+def naming_field_options() -> Iterator[None]:
+    """Add our options to errors of the reader, which name keys of a recipe that is not there yet."""
+    try:
+        yield
+    except UserError as error:
+        if "_field" not in str(error):
+            raise
+        options = "here: --prompt-field NAME and --completion-field NAME"
+        raise UserError(f"{error}; {options}") from None
 
 
 def _require_accepted_answer(data: str, examples: list[Example]) -> None:
@@ -210,7 +220,7 @@ def _text(wishes: Wishes, check: str, examples: list[Example], num_unlabelled: i
         "model": _model(wishes.model, max_length),
         "data": _scalar(wishes.data),
         "check": _scalar(check),
-        "fields": _fields(wishes),
+        "fields": "".join(f"      {key}: {_scalar(name)}\n" for key, name in wishes.fields.items()),
         "prompts": max(1, min(1000, num_unlabelled)),
         "max_new_tokens": max_new_tokens,
         "select": _select(wishes.check, is_short=is_short),
@@ -226,11 +236,6 @@ def _scalar(text: str) -> str:
     """Return a text as YAML on one line, in quotes where it would be read as something else."""
     # Behind a plain scalar follows a line that ends the document.
     return yaml.safe_dump(text, width=math.inf, allow_unicode=True).split("\n")[0]
-
-
-def _fields(wishes: Wishes) -> str:
-    fields = {"prompt_field": wishes.prompt_field, "completion_field": wishes.completion_field}
-    return "".join(f"      {key}: {_scalar(name)}\n" for key, name in fields.items() if name)
 
 
 def _model(source: str, max_length: int) -> str:

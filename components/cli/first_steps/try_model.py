@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from components.canonical import JsonObject
-from components.cli.first_steps.new_recipe import FIELD_OPTIONS, source_of
+from components.cli.first_steps.new_recipe import naming_field_options, source_of
 from components.cli.stores import existing_run, may_be_run
 from components.contracts.recipe import ModelSection
 from components.contracts.releases import Line
@@ -191,15 +191,11 @@ def prompts_of(
     Raises:
         UserError: The file cannot be read, or asks nothing.
     """
-    changes = {"split": "unlabelled", "limit": limit, **fields}
-    source = source_of(uri, verifier).model_copy(update=changes)
+    changes = {"split": "unlabelled", "limit": limit}
+    source = source_of(uri, verifier, fields).model_copy(update=changes)
     path = local_path(uri, environment, Path(), or_folder=True)
-    try:
+    with naming_field_options():
         examples = [item for item in read_source(path, source) if not isinstance(item, Dropped)]
-    except UserError as error:
-        # The reader speaks of keys of a recipe, and there is none here.
-        options = "" if "_field" not in str(error) else f"; {FIELD_OPTIONS}"
-        raise UserError(f"{error}{options}") from None
     prompts = [example.as_prompt() for example in examples if example.prompt]
     if not prompts:
         raise UserError(f"{uri}: it asks nothing; rows need a prompt")

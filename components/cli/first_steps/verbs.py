@@ -93,7 +93,7 @@ def init(
     if name and not re.fullmatch(NAME_PATTERN, name):
         raise UserError(f"--name {name}: use {NAME_PATTERN_IN_WORDS}, such as {name_of(name)}")
     name = name or name_of(data)
-    wishes = Wishes(data, model, check, name, prompt_field, completion_field)
+    wishes = Wishes(data, model, check, name, _fields(prompt_field, completion_field))
     recipe = new_recipe(wishes, os.environ)
     warnings = [recipe.warning] if recipe.warning else []
     try:
@@ -128,6 +128,12 @@ def init(
     next_command = f"{program_of(command)} run {shlex.quote(str(output))}"
     # Not wrapped, so that the command can be copied.
     console.print(f"{output}: next `{next_command}`", markup=False, highlight=False, soft_wrap=True)
+
+
+def _fields(prompt_field: str, completion_field: str) -> dict[str, str]:
+    """Return the keys of a source that name columns, those that were given."""
+    fields = {"prompt_field": prompt_field, "completion_field": completion_field}
+    return {key: name for key, name in fields.items() if name}
 
 
 def _asked(option: str, question: str, require: Callable[[str], str]) -> str:
@@ -238,11 +244,10 @@ def try_(
 
     context = open_context(store)
     # Before a model is loaded, which takes seconds.
-    fields = {"prompt_field": prompt_field, "completion_field": completion_field}
-    given_fields = {key: name for key, name in fields.items() if name}
-    if given_fields and not prompts:
+    fields = _fields(prompt_field, completion_field)
+    if fields and not prompts:
         raise UserError("--prompt-field and --completion-field are of a file: add --prompts FILE")
-    questions = prompts_of(prompts, verifier, os.environ, limit, given_fields) if prompts else []
+    questions = prompts_of(prompts, verifier, os.environ, limit, fields) if prompts else []
     if as_json and not questions:
         raise UserError("--json needs --prompts")
     if go_on and questions:

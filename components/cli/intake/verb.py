@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from components.cli.messages import print_result
-from components.cli.options import AsJson, path_of_user
+from components.cli.options import AsJson, output_option
 
 if TYPE_CHECKING:
     from components.cli.intake.take_in import Account
@@ -26,12 +26,7 @@ def intake(
         list[Path],
         typer.Argument(metavar="LOG...", help="Logged requests and answers; files or folders."),
     ],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "-o", "--output", metavar="FOLDER", callback=path_of_user, help="New folder to write."
-        ),
-    ],
+    output: Annotated[Path, output_option("FOLDER", "New folder to write.")],
     feedback: Annotated[
         Optional[list[Path]],  # noqa: UP045
         typer.Option(metavar="FILE", help="Feedback apart from the log, by the request's id."),
