@@ -24,6 +24,7 @@ from components.cli.options import (
     Override,
     ProfileName,
     RecipeFile,
+    RecipeToCheck,
     Rounds,
     TokenFile,
     output_option,
@@ -137,6 +138,14 @@ def submit(
     again: Annotated[
         bool, typer.Option("--again", help="Begin another run where there is one of this name.")
     ] = False,
+    again_if: Annotated[
+        Literal["", "failed"],
+        typer.Option(
+            "--again-if",
+            show_default=False,
+            help="failed: begin another run where the one of this name failed; else join it.",
+        ),
+    ] = "",
     summary: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Append the verdict as Markdown.")
     ] = None,
@@ -172,7 +181,8 @@ def submit(
     pipelines = _pipelines(options)
     for warning in warnings(package):
         print_note(warning)
-    started = start(pipelines, submission, again=again, ui=ui)
+    again_if_failed = again_if == "failed"
+    started = start(pipelines, submission, again=again, again_if_failed=again_if_failed, ui=ui)
     verb = "joined" if started.attached else "began"
     print_note(f"{verb} run {submission.name}: {started.state}\n{started.url}")
     if started.attached and started.state == "SUCCEEDED" and not name:
@@ -283,6 +293,8 @@ def schedule(
 
 
 def doctor(
+    recipe: RecipeToCheck = None,
+    override: Override = None,
     store: ClusterStore = "",
     endpoint: Endpoint = "",
     namespace: Namespace = "",
@@ -301,17 +313,29 @@ def doctor(
 ) -> None:
     """Check everything that a run needs of store, cluster, registry and API.
 
-    Each problem is shown with what to do. Exit status 1: a check failed.
+    With RECIPE, also what it asks for: addresses, variables, nodes of its trainings. Each problem is
+    shown with what to do. Exit status 1: a check failed.
     """
     from components.cli.doctor.all_checks import Surroundings, all_checks
     from components.cli.doctor.findings import as_document, exit_code, print_findings
     from components.cli.package.profiles import load_profile
+    from components.cli.shipped_recipes import find_recipe
+    from components.contracts.recipe_file import load_recipe
 
     surroundings = Surroundings(
         store, endpoint, namespace, service_account, token_file, environment=os.environ
     )
+    loaded_recipe = None
+    if recipe is not None:
+        loaded_recipe = load_recipe(find_recipe(recipe), tuple(override or ()))
+    elif override:
+        raise UserError("--set changes a recipe; name the recipe too")
     findings = all_checks(
-        load_profile(profile), surroundings, local_step=local_step, clock=time.time
+        load_profile(profile),
+        surroundings,
+        local_step=local_step,
+        clock=time.time,
+        recipe=loaded_recipe,
     )
     if as_json:
         print_json(as_document(findings))

@@ -54,6 +54,10 @@ RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe, a YA
 RecipeOrPackage = Annotated[
     Path, typer.Argument(metavar="RECIPE", help="Recipe, or a package that `compile` made.")
 ]
+RecipeToCheck = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Argument(metavar="[RECIPE]", help="Recipe of the run.", show_default=False),
+]
 Override = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option(

@@ -56,12 +56,22 @@ def counted(name: str) -> int:
         run = subprocess.run(command, cwd=ROOT, env=environment, check=False)
         if run.returncode:
             raise SystemExit(f"error: {test} did not pass: no figure is recorded")
-        values = [
-            int(str(entry.get("value")))
-            for entry in ElementTree.parse(report).iter("property")
-            if entry.get("name") == name
-        ]
-        return sum(values)
+        return number_in(report, name)
+
+
+def number_in(report: Path, name: str) -> int:
+    """Return the number that tests recorded under a name, of a report in JUnit's form.
+
+    Raises SystemExit if none of them did: a figure of 0 would be recorded.
+    """
+    numbers = [
+        int(str(entry.get("value")))
+        for entry in ElementTree.parse(report).iter("property")
+        if entry.get("name") == name
+    ]
+    if not sum(numbers):
+        raise SystemExit(f"error: no test counted {name}: no figure is recorded")
+    return sum(numbers)
 
 
 def main() -> None:

@@ -3,14 +3,18 @@ would."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 
 import cel
 
+from components.cli.package.profiles import PRIORITY_CLASS, RUNTIME_CLASS
 from tests.manifests.kfp_pods import LABELS, driver_pod
 from tests.manifests.pod_security import pod_specs
 from tests.manifests.rendering import Json, named, of_kind
 
+PATCH = re.compile(r"JSONPatch\{(.*?)\}", re.DOTALL)
+KEY = re.compile(r"\b(op|path|value):")
 READ_ONLY = {"name": "main", "securityContext": {"readOnlyRootFilesystem": True}}
 WRITABLE = {"name": "main", "securityContext": {"readOnlyRootFilesystem": False}}
 SILENT = {"name": "main"}
@@ -42,7 +46,7 @@ def admission_findings(objects: tuple[Json, ...]) -> Iterator[str]:
         for rule in (ON_CREATION, ON_DEBUGGING) if validating else (ON_CREATION,):
             if rule not in policy["spec"]["matchConstraints"]["resourceRules"]:
                 yield f"admission: {named(policy)} does not look at {rule['resources']}"
-        for text in _validating(policy, objects) if validating else _mutating(policy):
+        for text in _validating(policy, objects) if validating else MUTATING[named(policy)](policy):
             yield f"admission: {named(policy)} {text}"
 
 
@@ -82,7 +86,7 @@ def _validating(policy: Json, objects: tuple[Json, ...]) -> Iterator[str]:
             yield f"{'refuses' if verdict else 'admits'} {what}"
 
 
-def _mutating(policy: Json) -> Iterator[str]:
+def _read_only_steps(policy: Json) -> Iterator[str]:
     step = {**SILENT, "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}]}
     for verdict, what, pod in (
         (True, "a step with a /tmp", _pod(LABELS, containers=[{"name": "wait"}, step])),
@@ -95,6 +99,61 @@ def _mutating(policy: Json) -> Iterator[str]:
     text = "".join(one["applyConfiguration"]["expression"] for one in policy["spec"]["mutations"])
     if 'name: "main"' not in text or "readOnlyRootFilesystem: true" not in text:
         yield "does not make the step's root read-only"
+
+
+def _step_classes(policy: Json) -> Iterator[str]:
+    both = {RUNTIME_CLASS: "nvidia", PRIORITY_CLASS: "steps"}
+    as_admitted = {"priority": 0, "preemptionPolicy": "PreemptLowerPriority"}
+    wanted = {"runtimeClassName": "nvidia", "priorityClassName": "steps"}
+    for what, labels, marks, spec, expected in (
+        ("a step with both classes", LABELS, both, as_admitted, wanted),
+        ("a step that has them", LABELS, both, wanted, wanted),
+        (
+            "a step of another class",
+            LABELS,
+            {PRIORITY_CLASS: "steps"},
+            {**as_admitted, "priorityClassName": "default"},
+            {"priorityClassName": "steps"},
+        ),
+        (
+            "a step with a runtime class alone",
+            LABELS,
+            {RUNTIME_CLASS: "nvidia"},
+            as_admitted,
+            {**as_admitted, "runtimeClassName": "nvidia"},
+        ),
+        ("a step without classes", LABELS, {"other": "x"}, as_admitted, as_admitted),
+        ("a pod of no run", {"app": "x"}, both, as_admitted, as_admitted),
+    ):
+        metadata = {"labels": labels, "annotations": marks}
+        if _patched(policy["spec"], {"metadata": metadata, "spec": dict(spec)}) != expected:
+            yield f"gives {what} other classes"
+
+
+MUTATING: dict[str, Callable[[Json], Iterator[str]]] = {
+    "MutatingAdmissionPolicy/ratchet-read-only-root-steps": _read_only_steps,
+    "MutatingAdmissionPolicy/ratchet-step-classes": _step_classes,
+}
+
+
+def _patched(spec: Json, pod: Json) -> Json:
+    """The spec of a pod after the JSON patches of a policy."""
+    patched: Json = dict(pod["spec"])
+    if not _matches(spec, pod):
+        return patched
+    for mutation in spec["mutations"]:
+        # The evaluator knows no types of the API server: a patch is a mapping to it.
+        expression = PATCH.sub(
+            lambda match: "{" + KEY.sub(r'"\1":', match[1]) + "}",
+            mutation["jsonPatch"]["expression"],
+        )
+        for operation in cel.evaluate(expression, {"object": pod}):
+            field = operation["path"].removeprefix("/spec/")
+            if operation["op"] == "remove":
+                del patched[field]
+            else:
+                patched[field] = operation["value"]
+    return patched
 
 
 def _pod(labels: dict[str, str] | None = None, **spec: object) -> Json:

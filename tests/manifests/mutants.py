@@ -20,6 +20,7 @@ STORE = "StatefulSet/ratchet-store"
 STORE_POD = "spec.template.spec."
 MODEL = "InferenceService/ratchet"
 POLICY = "ValidatingAdmissionPolicy/ratchet-read-only-root"
+CLASSES = "MutatingAdmissionPolicy/ratchet-step-classes"
 STEPS = "MutatingAdmissionPolicy/ratchet-read-only-root-steps"
 
 
@@ -185,6 +186,8 @@ MUTANTS = (
     Mutant(f"{POLICY.replace('/', 'Binding/')}", ""),
     Mutant(STEPS, "spec.matchConditions.1"),
     Mutant(STEPS, "spec.mutations.0.applyConfiguration.expression", "Object{}"),
+    Mutant(CLASSES, "spec.matchConditions.0"),
+    Mutant(CLASSES, "spec.mutations.0.jsonPatch.expression", "[]"),
 )
 
 

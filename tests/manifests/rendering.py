@@ -37,6 +37,7 @@ COMPONENTS = (
     "static-credentials",
     "read-only-root",
     "read-only-root-steps",
+    "step-classes",
 )
 """All of them, in an order in which they may be listed: those that change objects after those that
 bring them."""

@@ -18,7 +18,13 @@ from components.cli.local.task_server import TaskServer
 from components.cli.package.compile import Compiled, write_package
 from components.cli.package.lint import MAX_BYTES, findings
 from components.cli.package.package_file import Package
-from components.cli.package.profiles import STEPS, load_profile, profile_names
+from components.cli.package.profiles import (
+    PRIORITY_CLASS,
+    RUNTIME_CLASS,
+    STEPS,
+    load_profile,
+    profile_names,
+)
 from components.contracts.recipe_file import load_recipe
 from components.errors import UserError
 from pipeline import build
@@ -121,6 +127,31 @@ def test_nodes_user_and_pull_policy_are_the_profiles(tmp_path: Path) -> None:
         assert pod["imagePullPolicy"] == "IfNotPresent"
         # The cluster gives the user; the kubelet refuses root.
         assert pod["securityContext"] == {"runAsNonRoot": True}
+
+
+OF_CLASSES = """
+gpu: nvidia.com/gpu
+runtime_class: nvidia
+cpu_runtime_class: gvisor
+priority_class: batch
+steps: {train: {gpus: 1}}
+"""
+
+
+def test_classes_of_a_profile_are_annotations_that_the_manifests_read(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(OF_CLASSES)
+    package = compile_aside(recipe_for("cpu"), 1, load_profile(str(file), TEST_IMAGES)).package
+    assert findings(package) == []
+    for name in package.executors:
+        runtime_class = "nvidia" if name.startswith("exec-train") else "gvisor"
+        annotations = package.settings[name]["podMetadata"]["annotations"]
+        assert annotations == {
+            "ratchet.dev/runtime-class": runtime_class,
+            "ratchet.dev/priority-class": "batch",
+        }
+    policy = ROOT / "manifests" / "components" / "step-classes" / "policy.yaml"
+    assert all(annotation in policy.read_text() for annotation in (RUNTIME_CLASS, PRIORITY_CLASS))
 
 
 def test_a_step_knows_its_store_by_names_of_objects_and_holds_no_value() -> None:

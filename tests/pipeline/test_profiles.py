@@ -21,6 +21,8 @@ from tests.pipeline.compiling import ROOT, compile_aside, container, recipe_for
         ("steps: {train: {gpus: 1}}", "say which by `gpu"),
         ("default: {memory: lots}", "default.memory"),
         ("colour: red", "colour"),
+        ("priority_class: Very High", "priority_class"),
+        ("runtime_class: nvidia_", "runtime_class"),
         ("- a", "expected a mapping"),
         ("a: [", "cannot be read"),
     ],

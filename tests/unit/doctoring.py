@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,21 @@ from components.cli.doctor.api_server import ApiServer
 from components.cli.doctor.cluster_checks import cluster_checks
 from components.cli.doctor.findings import Finding
 from components.cli.package.profiles import Profile, load_profile
+from components.contracts.recipe import Recipe
 from components.train.launch.cluster_api import LaunchPatience
 from tests.doubles.kubernetes_api import KubernetesApi
+from tests.manifests.rendering import composed, of_kind
 
 ROOT = Path(__file__).resolve().parents[2]
 TEST_IMAGES = ROOT / "tests" / "pipeline" / "images.toml"
 NAMESPACE = "ml"
+ADDRESSES = {
+    "huggingface.co": ["18.64.8.1"],
+    "api.openai.com": ["172.66.0.243"],
+    "s3.us-east-1.amazonaws.com": ["52.216.10.10"],
+    "judge.example": ["10.9.0.1"],
+}
+"""Names outside the cluster."""
 STOCK_DEFAULTS = """spec:
   ttlStrategy:
     secondsAfterCompletion: 3600
@@ -34,8 +44,20 @@ def bad(findings: list[Finding]) -> list[str]:
     return [one.check for one in findings if one.status == "failed"]
 
 
-def sound(api: KubernetesApi, profile: Profile) -> None:
-    """A cluster with everything that the manifests bring."""
+def sound(
+    api: KubernetesApi,
+    profile: Profile,
+    *components: str,
+    patches: tuple[tuple[str, str], ...] = (),
+) -> None:
+    """A cluster with everything that the manifests bring.
+
+    Args:
+        api: The cluster.
+        profile: Names the objects.
+        components: Of the manifests, beside the store in the cluster.
+        patches: Of the objects, as an overlay would have them.
+    """
     where = f"/api/v1/namespaces/{NAMESPACE}"
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     api.objects = {
@@ -72,6 +94,47 @@ def sound(api: KubernetesApi, profile: Profile) -> None:
         "/api/v1/nodes": {"items": [node(gpus=8), node(gpus=0)]},
     }
     assert profile.config_map == "ratchet-store"
+    manifests = composed("object-store", *components, namespace=NAMESPACE, patches=patches)
+    api.objects[f"/apis/networking.k8s.io/v1/namespaces/{NAMESPACE}/networkpolicies"] = {
+        "items": list(of_kind(manifests, "NetworkPolicy"))
+    }
+    for config_map in of_kind(manifests, "ConfigMap"):
+        # Renderings are shared by all tests.
+        api.objects[f"{where}/configmaps/ratchet-store"] = copy.deepcopy(config_map)
+    for service in (
+        service_of("kube-system", "kube-dns", {"k8s-app": "kube-dns"}, 53, 53, "UDP"),
+        service_of(NAMESPACE, "ratchet-store", STORE_LABELS, 8333, "s3"),
+        service_of("kubeflow", "ml-pipeline", {"app": "ml-pipeline"}, 8887, 8887),
+        service_of("kubeflow", "minio-service", {"app": "seaweedfs"}, 9000, 8333),
+    ):
+        api.objects.update(service)
+    api.objects[f"/api/v1/namespaces/{NAMESPACE}/pods"] = {"items": [STORE_POD]}
+    api.objects["/api/v1/namespaces/default/services/kubernetes"] = {"spec": {}}
+    api.objects["/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"] = {
+        "items": [{"ports": [{"port": 6443}], "endpoints": [{"addresses": ["10.0.0.9"]}]}]
+    }
+
+
+STORE_LABELS = {"app.kubernetes.io/name": "ratchet-store"}
+STORE_POD = {
+    "metadata": {"labels": {**STORE_LABELS, "apps.kubernetes.io/pod-index": "0"}},
+    "spec": {"containers": [{"ports": [{"name": "s3", "containerPort": 8333}]}]},
+    "status": {"podIP": "10.244.0.7"},
+}
+
+
+def service_of(
+    namespace: str,
+    name: str,
+    selector: dict[str, str],
+    port: int,
+    target: int | str,
+    protocol: str = "TCP",
+) -> dict[str, Any]:
+    """Path and document of a Service."""
+    entry = {"port": port, "targetPort": target, "protocol": protocol}
+    spec = {"selector": selector, "ports": [entry]}
+    return {f"/api/v1/namespaces/{namespace}/services/{name}": {"spec": spec}}
 
 
 def node(gpus: int, **spec: Any) -> dict[str, Any]:
@@ -118,10 +181,23 @@ def server(api: KubernetesApi, tmp_path: Path) -> ApiServer:
 
 
 def cluster(
-    api: KubernetesApi, tmp_path: Path, name: str = "multi-node", account: str = "ratchet-run"
+    api: KubernetesApi,
+    tmp_path: Path,
+    name: str = "multi-node",
+    account: str = "ratchet-run",
+    recipe: Recipe | None = None,
 ) -> list[Finding]:
     profile = load_profile(name, TEST_IMAGES)
-    return list(cluster_checks(server(api, tmp_path), NAMESPACE, profile, account, as_account=True))
+    findings = cluster_checks(
+        server(api, tmp_path),
+        NAMESPACE,
+        profile,
+        account,
+        as_account=True,
+        recipe=recipe,
+        resolve=lambda host: ADDRESSES.get(host, []),
+    )
+    return list(findings)
 
 
 def remove(path: str) -> Any:

@@ -173,6 +173,33 @@ def test_the_verb_tells_all_and_ends_with_1_where_something_failed(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.process
+def test_a_recipe_that_does_not_fit_its_profile_is_a_finding(tmp_path: Path) -> None:
+    environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "NO_COLOR": "1"}
+    demo = str(ROOT / "recipes" / "demo.yaml")
+
+    def doctor(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(ROOT / "pipeline.py"), "doctor", *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    told = doctor(demo, "--profile", "multi-node", "--json")
+    checks = {one["check"]: one for one in json.loads(told.stdout)["checks"]}
+    assert (told.returncode, checks["recipe"]["status"]) == (1, "failed")
+    assert "--set train.num_nodes=2" in checks["recipe"]["cure"]
+    changes = ("--set", "train.num_nodes=2", "--set", "train.num_processes=8")
+    told = doctor(demo, *changes, "--profile", "multi-node", "--json")
+    checks = {one["check"]: one for one in json.loads(told.stdout)["checks"]}
+    assert checks["recipe"]["status"] == "ok"
+    for arguments, said in (
+        (("--set", "seed=1"), "--set changes a recipe; name the recipe too"),
+        (("none.yaml",), "none.yaml"),
+        ((demo, "--set", "sed=1"), "seed"),
+    ):
+        refused = doctor(*arguments)
+        assert (refused.returncode, said in refused.stderr) == (2, True), refused.stderr
+        assert len(refused.stderr.strip().splitlines()) == 1
+
+
 def test_the_document_counts_what_was_found() -> None:
     document = as_document(
         [Finding("a", "ok", "x"), Finding("b", "failed", "y", "z"), Finding("c", "skipped", "w")]

@@ -89,6 +89,27 @@ def test_pods_with_a_role_need_no_secret(api: KubernetesApi, tmp_path: Path) -> 
     assert "role/ratchet" in by_check(findings)["secret ratchet-store-credentials"].found
 
 
+def test_classes_of_a_profile_and_what_sets_them_are_looked_for(
+    api: KubernetesApi, tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("{cpu_runtime_class: gvisor, priority_class: steps}")
+    sound(api, load_profile(str(file), TEST_IMAGES))
+    checks = {
+        "runtimeclass gvisor": "/apis/node.k8s.io/v1/runtimeclasses/gvisor",
+        "priorityclass steps": "/apis/scheduling.k8s.io/v1/priorityclasses/steps",
+        "what gives steps their classes": (
+            "/apis/admissionregistration.k8s.io/v1/mutatingadmissionpolicies/ratchet-step-classes"
+        ),
+    }
+    found = by_check(cluster(api, tmp_path, str(file)))
+    assert [found[check].status for check in checks] == ["failed"] * 3
+    assert "component step-classes" in found["what gives steps their classes"].cure
+    for path in checks.values():
+        api.objects[path] = {"metadata": {}}
+    assert bad(cluster(api, tmp_path, str(file))) == []
+
+
 def test_the_values_of_a_secret_are_never_asked_for(api: KubernetesApi, tmp_path: Path) -> None:
     accepted: list[str] = []
 

@@ -95,7 +95,7 @@ DEFECTS: dict[str, tuple[Any, str, str, str]] = {
         "kubectl -n ml create secret generic ratchet-store-credentials",
     ),
     "no config map": (
-        remove("/ratchet-store"),
+        remove("/configmaps/ratchet-store"),
         "configmap ratchet-store",
         "is not in namespace ml",
         "kubectl apply",

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.benchmarks.__main__ import BENCHMARKS
+from tests.benchmarks.cluster import number_in
 from tests.benchmarks.figures import PAGE, load, met, record, stale_figures
 from tests.benchmarks.measured import MEASURED, ROOT, changed_code, measured_code
 from tests.benchmarks.stale import by_command
@@ -135,3 +136,14 @@ def test_what_is_not_a_number_is_no_figure(tmp_path: Path) -> None:
 def test_a_readme_without_markers_is_not_rewritten() -> None:
     with pytest.raises(ValueError, match="once each"):
         with_table("# title\n", {}, stale=[])
+
+
+@pytest.mark.parametrize("number", [None, 0])
+def test_a_figure_that_no_test_counted_is_not_recorded(tmp_path: Path, number: int | None) -> None:
+    report = tmp_path / "report.xml"
+    entry = "" if number is None else f'<property name="connections" value="{number}"/>'
+    report.write_text(f"<testsuites><properties>{entry}</properties></testsuites>")
+    with pytest.raises(SystemExit, match="no test counted connections"):
+        number_in(report, "connections")
+    report.write_text('<testsuites><property name="connections" value="61"/></testsuites>')
+    assert number_in(report, "connections") == 61

@@ -119,6 +119,33 @@ def test_again_begins_another_run_and_a_later_one_joins_the_one_that_lives(
     assert start(pipelines, wanted(package)).run_id == second.run_id
 
 
+@pytest.mark.parametrize(
+    ("states", "is_joined"),
+    [
+        (["FAILED"], False),
+        (["SUCCEEDED", "FAILED"], True),
+        (["RUNNING"], True),
+        (["SUCCEEDED"], True),
+        # A person cancelled it: a machine does not begin it again.
+        (["FAILED", "CANCELED"], True),
+        (["CANCELED", "FAILED"], False),
+        ([], False),
+    ],
+)
+def test_again_if_failed_begins_another_run_where_the_newest_failed_and_none_lives(
+    kfp: KfpApi, pipelines: Pipelines, package: Package, states: list[str], is_joined: bool
+) -> None:
+    for state in states:
+        run = start(pipelines, wanted(package), again=True)
+        kfp.objects["runs"][run.run_id]["state"] = state
+    started = start(pipelines, wanted(package), again_if_failed=True)
+    assert started.attached == is_joined
+    assert len(kfp.all("runs")) == len(states) + (not is_joined)
+    # The one that was begun lives: a second job of CI joins it.
+    if not is_joined:
+        assert start(pipelines, wanted(package), again_if_failed=True).run_id == started.run_id
+
+
 def test_an_archived_run_is_not_joined(kfp: KfpApi, pipelines: Pipelines, package: Package) -> None:
     first = start(pipelines, wanted(package))
     kfp.objects["runs"][first.run_id]["storage_state"] = "ARCHIVED"

@@ -127,7 +127,30 @@ def test_the_nodes_run_under_the_restricted_pod_security_standard() -> None:
     volumes = {mounted[volume["name"]]: volume["emptyDir"] for volume in pod_spec["volumes"]}
     assert volumes == {"/tmp": {}, "/dev/shm": {"medium": "Memory"}}
     assert container["envFrom"][0] == {"configMapRef": {"name": "ratchet-store"}}
-    assert not any("PET_" in variable["name"] for variable in container["env"])
+    # The Trainer refuses a job whose runtime sets what its torch policy sets.
+    of_trainer = {"NNODES", "NPROC_PER_NODE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"}
+    names = {variable["name"].removeprefix("PET_") for variable in container["env"]}
+    assert not names & of_trainer
+
+
+def test_torchrun_has_the_patience_that_the_runtime_gives_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from torch.distributed.run import config_from_args, parse_args
+
+    [replicated] = yaml.safe_load(RUNTIME.read_text())["spec"]["template"]["spec"]["replicatedJobs"]
+    pod_spec = replicated["template"]["spec"]["template"]["spec"]
+    for variable in pod_spec["containers"][0]["env"]:
+        monkeypatch.setenv(variable["name"], variable["value"])
+    # As the Trainer's torch policy sets them.
+    monkeypatch.setenv("PET_NNODES", "2")
+    monkeypatch.setenv("PET_NODE_RANK", "1")
+    config, _, _ = config_from_args(parse_args(["-m", "components.train"]))
+    assert (config.min_nodes, config.rdzv_configs["rank"]) == (2, 1)
+    # Another node may wait for room that long: torchrun's own 15 minutes end the nodes that run.
+    assert int(config.rdzv_configs["timeout"]) == 24 * 3600
+    # A rank saves a checkpoint after SIGTERM, before the kubelet ends the pod.
+    assert 90 <= config.shutdown_timeout < pod_spec["terminationGracePeriodSeconds"]
 
 
 def test_the_name_is_the_same_for_the_same_work_and_fits_into_a_host_name() -> None:

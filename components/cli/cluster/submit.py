@@ -130,7 +130,12 @@ def _git(environment: Mapping[str, str], *arguments: str) -> str:
 
 
 def start(
-    pipelines: Pipelines, submission: Submission, *, again: bool = False, ui: str = ""
+    pipelines: Pipelines,
+    submission: Submission,
+    *,
+    again: bool = False,
+    again_if_failed: bool = False,
+    ui: str = "",
 ) -> Started:
     """Begin the run, or join the one of that name.
 
@@ -138,6 +143,8 @@ def start(
         pipelines: The API server.
         submission: The run.
         again: Begin a new run even where there is one of that name.
+        again_if_failed: Begin a new run where all of that name failed or were cancelled, the newest
+            of them failed.
         ui: Address of Kubeflow's UI for the run's link; empty: that of the API.
 
     Raises:
@@ -148,7 +155,8 @@ def start(
     # lost, and once more at the end.
     experiment = pipelines.experiment(submission.experiment)
     existing = pipelines.runs(experiment, submission.name)
-    if existing and not again:
+    begins_anew = again or (again_if_failed and state_of(_to_join(existing)) == "FAILED")
+    if existing and not begins_anew:
         return _join(pipelines, submission, existing, ui)
     body = _run_body(pipelines, submission, experiment)
     existing_ids = {run["run_id"] for run in existing}
@@ -201,9 +209,8 @@ def _create(
 
 
 def _join(pipelines: Pipelines, submission: Submission, runs: list[Json], ui: str) -> Started:
-    """Join the newest run of this name that lives or succeeded, else the newest of all."""
-    usable = [run for run in runs if run.get("state") in JOINED_STATES]
-    run = (usable or runs)[-1]
+    """Join a run of this name, unless it has other parameters."""
+    run = _to_join(runs)
     parameters = nested(run, "runtime_config", "parameters")
     for name in sorted({*parameters, *submission.parameters}):
         if parameters.get(name) != submission.parameters.get(name):
@@ -212,6 +219,13 @@ def _join(pipelines: Pipelines, submission: Submission, runs: list[Json], ui: st
                 "this one another --name"
             )
     return _started(pipelines, run, ui, attached=True)
+
+
+def _to_join(runs: list[Json]) -> Json:
+    """Return the newest run that lives or succeeded, else the newest of all; empty without runs."""
+    usable = [run for run in runs if run.get("state") in JOINED_STATES]
+    candidates = usable or runs
+    return candidates[-1] if candidates else {}
 
 
 def _started(pipelines: Pipelines, run: Json, ui: str, *, attached: bool) -> Started:

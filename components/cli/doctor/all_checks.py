@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.cli.doctor.findings import Finding, failure, guarded
 from components.cli.doctor.machine_checks import machine_checks, profile_checks
-from components.cli.package.profiles import Profile
+from components.cli.package.profiles import Profile, check_fit
+from components.contracts.recipe import Recipe
 from components.errors import RatchetError
 from components.train.launch.cluster_api import LaunchPatience
 
@@ -40,7 +42,12 @@ class Surroundings:
 
 
 def all_checks(
-    profile: Profile, surroundings: Surroundings, *, local_step: str, clock: Callable[[], float]
+    profile: Profile,
+    surroundings: Surroundings,
+    *,
+    local_step: str,
+    clock: Callable[[], float],
+    recipe: Recipe | None = None,
 ) -> list[Finding]:
     """Return the findings of all checks; what is not looked at is a finding too.
 
@@ -49,6 +56,7 @@ def all_checks(
         surroundings: Store, cluster and API.
         local_step: Look at this pod or container too, as this step would; empty: not.
         clock: Seconds since the epoch, to compare with the store's.
+        recipe: Look at what this recipe needs too; None: at what the profile needs alone.
     """
     from components.cli.doctor.image_checks import image_checks
     from components.cli.doctor.store_checks import store_checks
@@ -56,13 +64,15 @@ def all_checks(
     store = surroundings.store
     environment = surroundings.environment
     findings = list(profile_checks(profile))
+    if recipe is not None:
+        findings.append(guarded("recipe", partial(_check_fit, recipe, profile)))
     findings += image_checks(profile.images, environment)
     if store:
         findings += _collect("store", lambda: store_checks(store, environment, clock))
     else:
         cure = "pass --store s3://bucket/prefix"
         findings.append(Finding("store", "skipped", "none is given", cure))
-    findings += _collect("kubernetes", lambda: _check_cluster(profile, surroundings))
+    findings += _collect("kubernetes", lambda: _check_cluster(profile, surroundings, recipe))
     findings.append(guarded("pipelines", lambda: _check_pipelines(surroundings)))
     if local_step:
         findings += machine_checks(profile, local_step)
@@ -81,7 +91,14 @@ def _collect(check: str, look: Callable[[], Iterable[Finding]]) -> list[Finding]
     return findings
 
 
-def _check_cluster(profile: Profile, surroundings: Surroundings) -> Iterator[Finding]:
+def _check_fit(recipe: Recipe, profile: Profile) -> Finding:
+    check_fit(recipe, profile)
+    return Finding("recipe", "ok", f"fits profile {profile.name}")
+
+
+def _check_cluster(
+    profile: Profile, surroundings: Surroundings, recipe: Recipe | None
+) -> Iterator[Finding]:
     from components.cli.doctor.api_server import ApiServer
     from components.cli.doctor.cluster_checks import cluster_checks
 
@@ -103,6 +120,7 @@ def _check_cluster(profile: Profile, surroundings: Surroundings) -> Iterator[Fin
         profile,
         surroundings.account,
         as_account=not inside_pod,
+        recipe=recipe,
     )
 
 

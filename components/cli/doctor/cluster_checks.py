@@ -10,12 +10,16 @@ from collections.abc import Iterator
 
 from components.cli.cluster.tenancy import PIPELINES_NAMESPACE
 from components.cli.doctor.api_server import ApiServer
+from components.cli.doctor.class_checks import class_checks
 from components.cli.doctor.findings import Finding
 from components.cli.doctor.gpu_checks import gpu_check
+from components.cli.doctor.receivers import Resolve, resolved
 from components.cli.doctor.retry_check import retry_check
-from components.cli.doctor.room_checks import KUEUE, room_checks
+from components.cli.doctor.room_checks import FEWEST_NODES, KUEUE, room_checks
+from components.cli.doctor.way_checks import way_checks
 from components.cli.json_documents import Json, nested
 from components.cli.package.profiles import Profile
+from components.contracts.recipe import Recipe
 from components.errors import UserError
 from components.train.launch.cluster_api import GROUP, PLURAL
 from components.train.launch.cluster_api import VERSION as TRAINER_VERSION
@@ -44,7 +48,14 @@ _METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
 
 def cluster_checks(
-    api: ApiServer, namespace: str, profile: Profile, account: str, *, as_account: bool
+    api: ApiServer,
+    namespace: str,
+    profile: Profile,
+    account: str,
+    *,
+    as_account: bool,
+    recipe: Recipe | None = None,
+    resolve: Resolve = resolved,
 ) -> Iterator[Finding]:
     """Yield findings about everything that a run with this profile needs of the cluster.
 
@@ -55,6 +66,9 @@ def cluster_checks(
         account: Service account of the runs.
         as_account: Ask for its rights by impersonation, for which the user needs the permission;
             else for the rights of who we are.
+        recipe: Says which addresses a run speaks to, and the number of nodes of its trainings;
+            None: what only a recipe asks for is left out.
+        resolve: Looks names outside the cluster up.
 
     Raises:
         UserError: The server cannot be asked.
@@ -65,8 +79,11 @@ def cluster_checks(
     yield from _check_namespace(api, namespace)
     yield from _check_kinds(api, namespace, profile)
     yield from _check_objects(api, namespace, profile, account)
+    yield from class_checks(api, profile)
     yield from _check_rights(api, namespace, profile, account)
-    yield from room_checks(api, namespace, profile)
+    num_nodes = recipe.train.num_nodes if recipe is not None else FEWEST_NODES
+    yield from room_checks(api, namespace, profile, max(num_nodes, FEWEST_NODES))
+    yield from way_checks(api, namespace, profile, recipe, resolve)
     yield retry_check(api, PIPELINES_NAMESPACE)
     if profile.gpu:
         yield gpu_check(api, profile)

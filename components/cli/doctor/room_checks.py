@@ -18,7 +18,7 @@ from components.cli.package.profiles import STEPS, Nodes, Profile
 
 KUEUE = "kueue.x-k8s.io/v1beta2"
 FEWEST_NODES = 2
-"""Of a training on many nodes."""
+"""Of a training on many nodes, where no recipe says how many."""
 _AUTOSCALERS = (
     "/api/v1/namespaces/kube-system/configmaps/cluster-autoscaler-status",
     "/apis/karpenter.sh",
@@ -35,19 +35,22 @@ class Demand:
     """Resource → number: cores, bytes, GPUs."""
 
 
-def room_checks(api: ApiServer, namespace: str, profile: Profile) -> Iterator[Finding]:
+def room_checks(
+    api: ApiServer, namespace: str, profile: Profile, num_nodes: int = FEWEST_NODES
+) -> Iterator[Finding]:
     """Yield findings about the room for each step of the profile, alone.
 
     Args:
         api: The API server.
         namespace: Namespace of the runs.
         profile: Says what the steps ask for.
+        num_nodes: Nodes of a training, where the profile trains on many.
     """
     yield _check_nodes(api, profile)
-    yield from _check_quotas(api, namespace, profile)
+    yield from _check_quotas(api, namespace, profile, num_nodes)
     yield from _check_limits(api, namespace, profile)
     if profile.nodes and profile.nodes.queue:
-        yield _check_queue(api, namespace, profile.nodes)
+        yield _check_queue(api, namespace, profile.nodes, num_nodes)
 
 
 def _of_step(profile: Profile, step: str) -> Demand:
@@ -127,7 +130,9 @@ def _too_large(api: ApiServer, check: str, shortage: str) -> Finding:
     return Finding(check, status, shortage, cure)
 
 
-def _check_quotas(api: ApiServer, namespace: str, profile: Profile) -> Iterator[Finding]:
+def _check_quotas(
+    api: ApiServer, namespace: str, profile: Profile, num_nodes: int
+) -> Iterator[Finding]:
     """Yield quotas that one step, or the nodes of a training beside their step, is too large for."""
     status, document = api.ask(f"/api/v1/namespaces/{namespace}/resourcequotas")
     if status != 200:
@@ -135,7 +140,7 @@ def _check_quotas(api: ApiServer, namespace: str, profile: Profile) -> Iterator[
         return
     demands = [_of_step(profile, step) for step in STEPS]
     if profile.nodes:
-        demands.append(_and_its_step(_of_nodes(profile.nodes, FEWEST_NODES), profile))
+        demands.append(_and_its_step(_of_nodes(profile.nodes, num_nodes), profile))
     for quota in document.get("items") or ():
         spec = nested(quota, "spec")
         # A scope (a priority class, best effort) may leave our pods out.
@@ -223,7 +228,7 @@ def _first_step_over(resource: str, key: str, allowed: object, profile: Profile)
             return
 
 
-def _check_queue(api: ApiServer, namespace: str, nodes: Nodes) -> Finding:
+def _check_queue(api: ApiServer, namespace: str, nodes: Nodes, num_nodes: int) -> Finding:
     """Return whether the queue of the profile's trainings can ever admit one."""
     check = f"room in queue {nodes.queue}"
     path = f"/apis/{KUEUE}/namespaces/{namespace}/localqueues/{nodes.queue}"
@@ -238,7 +243,7 @@ def _check_queue(api: ApiServer, namespace: str, nodes: Nodes) -> Finding:
     if status != 200:
         return Finding(check, "skipped", f"no permission to get its ClusterQueue ({status})")
     spec = nested(cluster_queue, "spec")
-    training = _of_nodes(nodes, FEWEST_NODES)
+    training = _of_nodes(nodes, num_nodes)
     if spec.get("cohortName"):
         return Finding(check, "ok", f"ClusterQueue {name} may borrow from its cohort")
     for resource, request in training.requests.items():

@@ -49,6 +49,8 @@ def place(task: PipelineTask, step: str, profile: Profile) -> None:
     kubernetes.add_pod_label(task, "app.kubernetes.io/component", step)
     for key, value in profile.labels.items():
         kubernetes.add_pod_label(task, key, value)
+    for key, class_name in profile.class_annotations(step).items():
+        kubernetes.add_pod_annotation(task, key, class_name)
     if step == "train" and profile.nodes:
         _describe_nodes(task, profile.nodes, profile.images["train"])
 

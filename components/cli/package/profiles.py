@@ -27,6 +27,10 @@ Step = Literal["prepare", "generate", "select", "train", "evaluate", "decide", "
 """The one list of the steps, in the order of a run."""
 STEPS: tuple[Step, ...] = get_args(Step)
 
+RUNTIME_CLASS = "ratchet.dev/runtime-class"
+PRIORITY_CLASS = "ratchet.dev/priority-class"
+"""Annotations of a step's pod, which manifests/components/step-classes reads."""
+
 # manifests/ makes this Secret. With a cloud role there are no keys, and the variables are left out.
 _STORE_SECRET: dict[str, tuple[str, ...]] = {
     "ratchet-store-credentials": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
@@ -35,6 +39,7 @@ _STORE_SECRET: dict[str, tuple[str, ...]] = {
 # Kubernetes knows more units (M, Ki, 1e3); these are what `doctor` compares.
 Quantity = Annotated[str, Field(pattern=r"^[1-9][0-9]*(Mi|Gi|Ti)$")]
 AnyQuantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|[MGTPE]|[KMGTPE]i)?$")]
+ClassName = Annotated[str, Field(pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$", max_length=253)]
 Cores = Annotated[str, Field(pattern=r"^([1-9][0-9]*|[1-9][0-9]*m|[0-9]+\.[0-9]+)$")]
 
 
@@ -92,6 +97,13 @@ class Profile(Section):
     """Of steps without a GPU."""
     cpu_node_selector: dict[str, str] = Field(default_factory=dict)
     """Labels of the nodes of steps without a GPU."""
+    runtime_class: ClassName = ""
+    """RuntimeClass of steps with a GPU, such as `nvidia` where that is not the nodes' default. KFP
+    has no setting for it: the component `step-classes` of the manifests gives it to the pods."""
+    cpu_runtime_class: ClassName = ""
+    """RuntimeClass of steps without a GPU."""
+    priority_class: ClassName = ""
+    """PriorityClass of the steps' pods, by the same component."""
     nodes: Nodes | None = None
     """Present: training is on many nodes (recipe: train.num_nodes)."""
     default: Resources = Resources()
@@ -128,6 +140,13 @@ class Profile(Section):
         """Return the resources of a step. Raises ValidationError for those a profile gets wrong."""
         differing = self.steps.get(cast(Step, step), {})
         return Resources.model_validate({**self.default.model_dump(), **differing})
+
+    def class_annotations(self, step: str) -> dict[str, str]:
+        """Return the annotations by which the component `step-classes` knows a step's classes."""
+        has_gpu = self.resources(step).gpus > 0
+        runtime_class = self.runtime_class if has_gpu else self.cpu_runtime_class
+        classes = {RUNTIME_CLASS: runtime_class, PRIORITY_CLASS: self.priority_class}
+        return {annotation: name for annotation, name in classes.items() if name}
 
     @property
     def train_gpus(self) -> int:

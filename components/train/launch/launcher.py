@@ -173,8 +173,8 @@ class _Follower:
                 return
             if state == "Failed":
                 raise failure_of(self.cluster, self.spec, self.name, reason, self.secrets)
-            # A job that waits in a queue may wait for long. Without one, nodes that started wait 15
-            # minutes for the others; then torchrun gives up, which costs one of the job's restarts.
+            # A job that waits in a queue may wait for long. Without one, nodes that started wait a day
+            # for the others (the TrainingRuntime says so; torchrun's own patience is 15 minutes).
             if state == "Suspended":
                 self._note(f"{self._shown_name} is suspended, by a queue or by hand: {reason}")
             if patience.clock() - looked_at >= patience.look_seconds:
