@@ -23,10 +23,18 @@ from components.cli.archive.verbs import add_verbs as add_archive_verbs
 from components.cli.builder import Builder, builder_of, program_of
 from components.cli.cluster_verbs import add_verbs as add_cluster_verbs
 from components.cli.collect.verb import add_verb as add_gc_verb
+from components.cli.estimate.verb import add_verb as add_estimate_verb
 from components.cli.first_steps.verbs import add_verbs as add_first_verbs
 from components.cli.intake.verb import add_verb as add_intake_verb
 from components.cli.messages import let_streams_take_any_text, print_error, print_json, print_result
-from components.cli.options import AsJson, Override, RecipeFile, StoreUri, output_option
+from components.cli.options import (
+    AsJson,
+    LocalRounds,
+    Override,
+    RecipeFile,
+    StoreUri,
+    output_option,
+)
 from components.cli.release_verbs import add_verbs as add_release_verbs
 from components.cli.review_verb import add_verb as add_review_verb
 from components.cli.run_verbs import add_verbs as add_run_verbs
@@ -83,8 +91,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-# More than on a cluster: here no Workflow object limits the number of tasks.
-LocalRounds = Annotated[int, typer.Option(min=0, max=16, help="Rounds unrolled into the pipeline.")]
 Runner = Annotated[
     Literal["process", "docker"],
     typer.Option(help="Run each task as a process of this Python, or in a container."),
@@ -233,6 +239,7 @@ def campaign_process(
     raise typer.Exit(carry_out(builder_of(command), campaign, folder, tasks_file, parent))
 
 
+add_estimate_verb(app)
 add_cluster_verbs(app)
 add_release_verbs(app)
 add_run_verbs(app)

@@ -81,6 +81,8 @@ Rounds = Annotated[
         min=0, max=4, help="Rounds unrolled; for more, start another run with resume_from."
     ),
 ]
+# More than on a cluster: here no Workflow object limits the number of tasks.
+LocalRounds = Annotated[int, typer.Option(min=0, max=16, help="Rounds unrolled into the pipeline.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 ProfileName = Annotated[

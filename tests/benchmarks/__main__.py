@@ -43,6 +43,7 @@ BENCHMARKS = (
     "garbage",
     "gate_macro_f1",
     "report",
+    "budget",
     "from_nothing",
 )
 

@@ -54,6 +54,13 @@ MEASURED: dict[str, tuple[str, ...]] = {
         "components/select/scored_samples.py",
         "components/statistics.py",
     ),
+    "budget": (
+        "components/cli/estimate",
+        "components/report/costs.py",
+        "recipes/demo.yaml",
+        "recipes/preference.yaml",
+        *_ROUND,
+    ),
     "cases": ("components/chat_api", *_CAMPAIGN),
     "cluster": ("manifests", "tests/cluster", "components/cli/cluster", "components/cli/package"),
     "collapse": (*_TRAINING, "components/evaluate/diversity.py", "components/select/mix.py"),

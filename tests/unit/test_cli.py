@@ -25,6 +25,7 @@ VERBS = (
     "export",
     "import",
     "intake",
+    "estimate",
     "run",
     "compile",
     "submit",
