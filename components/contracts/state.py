@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from components.contracts.recipe import LoraStructure, Metric, Recipe, Section
+from components.contracts.recipe import LayerStructure, LoraStructure, Metric, Recipe, Section
 
 STATE_STEPS = ("start", "champion", "decide")
 """Kinds of receipts that hold a state."""
@@ -55,10 +55,20 @@ class Plan(Frozen):
     """Length the next samples are drawn at (ladders); 0 without a ladder."""
     lora: LoraStructure | None = None
     """Trained parts beside the frozen base; None: everything is trained."""
+    layers: LayerStructure | None = None
+    """Depth, and the layers that are trained; None: the base's, all of them."""
     # Settings that are as the recipe says until reflection changes them.
     min_vote_share: float | None = None
     max_new_tokens: int | None = None
     neftune_alpha: float | None = None
+    dropout: float | None = None
+    kl_beta: float | None = None
+    batch_size: int | None = None
+    early_stopping_patience: int | None = None
+
+
+TRAIN_SETTINGS = ("neftune_alpha", "dropout", "kl_beta", "batch_size", "early_stopping_patience")
+"""Settings of the plan that stand for keys of the section `train` of the same name."""
 
 
 def with_plan(recipe: Recipe, plan: Plan) -> Recipe:
@@ -70,15 +80,20 @@ def with_plan(recipe: Recipe, plan: Plan) -> Recipe:
     if plan.max_new_tokens is not None:
         update = {"max_new_tokens": plan.max_new_tokens}
         changes["generate"] = recipe.generate.model_copy(update=update)
-    if plan.neftune_alpha is not None:
-        update = {"neftune_alpha": plan.neftune_alpha}
-        changes["train"] = recipe.train.model_copy(update=update)
+    planned: dict[str, float | int] = {}
+    for name in TRAIN_SETTINGS:
+        setting = getattr(plan, name)
+        if setting is not None:
+            planned[name] = setting
+    if planned:
+        changes["train"] = recipe.train.model_copy(update=planned)
     return recipe.model_copy(update=changes)
 
 
 def base_plan(recipe: Recipe) -> Plan:
     """Return the settings of a self-improvement round as the recipe has them, with level 0."""
     lora = recipe.train.lora
+    layers = recipe.train.layers
     return Plan(
         learning_rate=recipe.train.rounds.learning_rate,
         steps=recipe.train.rounds.steps,
@@ -88,6 +103,7 @@ def base_plan(recipe: Recipe) -> Plan:
         labelled_share=recipe.select.labelled_share,
         level=0,
         lora=None if lora is None else lora.structure,
+        layers=None if layers is None else layers.structure,
     )
 
 

@@ -14,6 +14,7 @@ from components.contracts.recipe import Recipe
 from components.contracts.rows import OpenTurn, Prompt, TrainingRow, read_rows
 from components.contracts.summaries import PrepareSummary, TeacherSummary
 from components.errors import UserError
+from components.runtime.campaign import checkpoint_in
 from components.runtime.context import Context
 from components.runtime.receipts import Receipt, fetch, read_summary
 
@@ -25,10 +26,11 @@ LABEL_TOKENS = 12
 
 
 def check_fit(context: Context, recipe: Recipe, prepared: Receipt) -> None:
-    """Raise UserError if the base model's template or positions do not suit data or recipe.
+    """Raise UserError if the base model's template, positions or layers do not suit data or recipe.
 
     No weight is read.
     """
+    _check_layers(context, recipe, prepared)
     positions = read_summary(prepared, PrepareSummary).positions
     # The models that Ratchet makes have no chat template that could refuse a row.
     is_plain_scratch = recipe.model.source == "scratch" and not recipe.model.system_prompt
@@ -62,6 +64,18 @@ def check_teacher_fit(
     )
     _check_positions(recipe, longest, summary.positions, summary.source)
     _check_writing(recipe, codec, longest, summary.positions, summary.source)
+
+
+def _check_layers(context: Context, recipe: Recipe, prepared: Receipt) -> None:
+    """Raise UserError if layers cannot be inserted or taken out as the recipe, or a plan, may ask."""
+    layers = recipe.train.layers
+    if layers is None or not layers.changes_depth:
+        return
+    from components.modeling.blocks import check_depth, read_config
+
+    name = f"{checkpoint_in(prepared, 0)}/{artifacts.CHECKPOINT_CONFIG}"
+    config = read_config(fetch(context, prepared, name))
+    check_depth(config, min(layers.extra, layers.min_extra), max(layers.extra, layers.max_extra))
 
 
 def _check_positions(recipe: Recipe, longest: int, positions: int | None, name: str) -> None:

@@ -154,7 +154,15 @@ def _work(inputs: TrainInputs, context: Context) -> Work:
         # Lengths, learning rates, weight decay and the adapter's structure are in the plan.
         section=section.model_dump(
             mode="json",
-            exclude={"pretrain", "first", "rounds", "weight_decay", "lora", *HOW_TO_TRAIN},
+            exclude={
+                "pretrain",
+                "first",
+                "rounds",
+                "weight_decay",
+                "lora",
+                "layers",
+                *HOW_TO_TRAIN,
+            },
         ),
         stages=[stage.model_dump() for stage in stages],
         round=campaign.next_round,
@@ -163,6 +171,9 @@ def _work(inputs: TrainInputs, context: Context) -> Work:
         system_prompt=recipe.model.system_prompt,
         max_new_tokens=recipe.generate.max_new_tokens,
     )
+    # Absent where nothing is set, so that such a training keeps its address.
+    if plan.layers is not None:
+        config |= campaign.config(layers=plan.layers)
     return Work(campaign, inputs.mix, init, config, stages)
 
 
@@ -279,12 +290,25 @@ def _job(context: Context, work: Work, peer: int, scratch: Path) -> Job:
         stages=work.stages,
         weight_decay=campaign.state.plan.weight_decay,
         lora=lora,
+        layers=campaign.state.plan.layers,
+        base_layers=_base_layers(context, campaign, peer),
         max_new_tokens=campaign.recipe.generate.max_new_tokens,
         seed=derived_seed(campaign.recipe.seed, "train", campaign.next_round, peer) % 2**31,
         # Threads beyond the free cores have made a training 30 times slower. Below a million
         # parameters even a second core adds nothing.
         threads=max(1, context.threads // num_processes),
     )
+
+
+def _base_layers(context: Context, campaign: Campaign, peer: int) -> int | None:
+    """Return the decoder layers of the base model; None where no depth is planned."""
+    if campaign.state.plan.layers is None:
+        return None
+    from components.modeling.blocks import depth_of
+
+    folder = checkpoint_in(campaign.prepared, peer)
+    path = fetch(context, campaign.prepared, f"{folder}/{artifacts.CHECKPOINT_CONFIG}")
+    return depth_of(path)
 
 
 def _reference(context: Context, work: Work) -> Receipt | None:

@@ -15,7 +15,15 @@ from components.contracts.recipe import LoraSection, LoraStructure
 from components.errors import Corrupt, UserError
 from components.modeling.lstm import LstmConfig, LstmForCausalLM
 from components.train.process.adapter_merge import merged_state, plain_state, verify_merge
-from components.train.process.adapters import adapters_off, attach, resolve, save_adapter
+from components.train.process.adapters import (
+    adapters_off,
+    attach,
+    factors,
+    lora_layers,
+    read_adapter,
+    resolve,
+    save_adapter,
+)
 from tests.unit.adapting import CLOSE, SMALL, adapter, logits, made, trained
 from tests.unit.tiny import ARCHITECTURES
 
@@ -166,7 +174,39 @@ def test_growth_goes_on_from_growth(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("change", [{"rank": 1}, {"targets": ("q_proj",)}, {"unfrozen_layers": 0}])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_smaller_rank_keeps_the_strongest_part_of_the_product(
+    tmp_path: Path, architecture: str
+) -> None:
+    large = SMALL.model_copy(update={"rank": 6})
+    saved, before = adapter(tmp_path, architecture, large)
+    _, tensors = read_adapter(saved)
+    distances = []
+    for rank in (1, 3, 5):
+        small = SMALL.model_copy(update={"rank": rank, "scale": 3.0})
+        model = attach(made(architecture), small, saved)
+        for name, layer in lora_layers(model).items():
+            assert layer.lora_A["default"].weight.shape[0] == rank
+            a, b = factors(tensors, name)
+            left, strengths, right = torch.linalg.svd(large.scale * b @ a)
+            best = left[:, :rank] * strengths[:rank] @ right[:rank]
+            weights = layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+            torch.testing.assert_close(3.0 * weights.double(), best, rtol=1e-4, atol=1e-5)
+        distances.append(float((logits(model) - before).abs().max()))
+        trained(model)
+    assert distances[0] > distances[-1] > 0
+
+
+def test_a_rank_that_was_never_used_is_given_up_without_a_change(tmp_path: Path) -> None:
+    saved, _ = adapter(tmp_path / "small", "llama")
+    grown_structure = SMALL.model_copy(update={"rank": 8})
+    grown = attach(made("llama"), grown_structure, saved)
+    save_adapter(grown, grown_structure, tmp_path / "grown")
+    back = attach(made("llama"), SMALL, tmp_path / "grown")
+    torch.testing.assert_close(logits(back), logits(grown), **CLOSE)
+
+
+@pytest.mark.parametrize("change", [{"targets": ("q_proj",)}, {"unfrozen_layers": 0}])
 def test_a_structure_that_lacks_what_the_adapter_has_is_refused(
     tmp_path: Path, change: dict[str, Any]
 ) -> None:
@@ -176,7 +216,7 @@ def test_a_structure_that_lacks_what_the_adapter_has_is_refused(
         "unfrozen_layers" in change
     ):  # its targets would cover the layer's linear modules, but not its norms
         change = {**change, "targets": "all-linear"}
-    with pytest.raises(UserError, match="a structure only grows"):
+    with pytest.raises(UserError, match="only the rank may get smaller"):
         attach(made("llama"), large.model_copy(update=change), saved)
 
 

@@ -134,6 +134,44 @@ def test_adapters_that_learn_too_little_are_larger_in_the_next_round_and_the_car
     assert campaign.state.plan.lora.targets == ("q_proj",)
 
 
+@pytest.mark.parametrize("falls", [True, False])
+def test_an_inserted_layer_is_confirmed_by_the_dev_loss_or_taken_back(
+    context: Context, falls: bool
+) -> None:
+    layers = {"max_extra": 2}
+    recipe = recipe_of(
+        train={"layers": layers}, decide={"goal": {"threshold": 0.99}, "patience": 9}
+    )
+    campaign = Campaign(
+        context, recipe, PLAN.model_copy(update={"layers": base_plan(recipe).layers})
+    )
+    flat = {"first_loss": 2.3, "final_loss": 1.4, "best_dev_loss": 1.4, "final_dev_loss": 1.4}
+    campaign.round(simple(40))
+    campaign.round(simple(40), train=flat)
+    cause = campaign.state.history[1].causes[0]
+    assert (cause.name, cause.change) == (
+        "too_little_capacity",
+        "layers 0, all trained → +1, all trained",
+    )
+    assert "| layers | 0, all trained | **+1, all trained** |" in campaign.card
+    dev_loss = 1.2 if falls else 1.4
+    learned = {**flat, "final_loss": 0.2, "best_dev_loss": dev_loss, "final_dev_loss": dev_loss}
+    campaign.round(simple(40), train=learned)
+    review = campaign.state.history[2].causes[0]
+    if falls:
+        assert review.name == "change_confirmed"
+        assert str(campaign.state.plan.layers) == "+1, all trained"
+    else:
+        assert (review.name, review.change) == (
+            "change_taken_back",
+            "layers +1, all trained → 0, all trained",
+        )
+        assert str(campaign.state.plan.layers) == "0, all trained"
+        # What was refuted is not tried again.
+        campaign.round(simple(40), train=flat)
+        assert str(campaign.state.plan.layers) == "0, all trained"
+
+
 def test_the_first_stages_settings_are_no_change_to_take_back(context: Context) -> None:
     campaign = Campaign(context, recipe_of(), PLAN.model_copy(update={"steps": 500}))
     campaign.round(simple(40))

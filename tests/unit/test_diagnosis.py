@@ -7,6 +7,7 @@ import random
 from typing import Any
 
 from components.contracts.recipe import LoraStructure
+from components.contracts.state import base_plan
 from components.decide.gate import Comparison
 from components.decide.reflection.diagnosis import diagnose
 from components.decide.reflection.plan import next_plan
@@ -185,6 +186,74 @@ def test_a_high_loss_is_no_lack_of_capacity_where_nothing_is_frozen_or_rows_are_
         names(train={**TRAIN, "first_loss": 2.3, **HIGH, "stopped_early": True}, plan=ADAPTED) == []
     )
     assert names(plan=ADAPTED) == []
+
+
+LAYERED = recipe_of(train={"layers": {"trained": 1, "max_extra": 2, "max_trained": 2}})
+ONE_LAYER = base_plan(LAYERED)
+FLAT: dict[str, Any] = {**TRAIN, "first_loss": 2.3, **HIGH}
+
+
+def test_few_trained_layers_ask_for_more_of_them_and_then_for_a_new_one() -> None:
+    round_with: dict[str, Any] = {"train": FLAT, "recipe": LAYERED}
+    found = the("too_little_capacity", plan=ONE_LAYER, **round_with)
+    assert found.change == "trained_layers_up"
+    assert "with layers 0, last 1 trained the training loss had flattened" in found.evidence
+    assert (found.measure, found.direction) == ("dev_loss", "down")
+    plan = ONE_LAYER
+    seen = []
+    for _ in range(4):
+        plan, _ = next_plan(LAYERED, plan, diagnose(evidence(plan=plan, **round_with)), None, plan)
+        seen.append(str(plan.layers))
+    assert seen == [
+        "0, last 2 trained",
+        "+1, last 2 trained",
+        "+2, last 2 trained",
+        "+2, last 2 trained",
+    ]
+
+
+def test_a_model_that_is_trained_whole_lacks_capacity_only_where_layers_may_be_inserted() -> None:
+    for layers, is_reported in (({}, False), ({"max_extra": 1}, True), ({"extra": 1}, False)):
+        recipe = recipe_of(train={"layers": layers})
+        found = names(train=FLAT, recipe=recipe, plan=base_plan(recipe))
+        assert found == (["too_little_capacity"] if is_reported else []), layers
+
+
+def test_overfitting_makes_what_is_trained_smaller_once_nothing_else_helps() -> None:
+    train = {**TRAIN, "best_step": 150, "final_dev_loss": 0.36}
+    refuted = frozenset({"weight_decay_up", "steps_down", "dropout_up"})
+    adapted, _ = next_plan(
+        LORA, ADAPTED, diagnose(evidence(train=train, plan=ADAPTED)), None, ADAPTED, refuted
+    )
+    assert str(adapted.lora) == "rank 2"
+    recipe = recipe_of(train={"layers": {"extra": 1, "trained": 4}})
+    plan = base_plan(recipe)
+    seen = []
+    for more in ("", "trained_layers_down", "layers_down"):
+        refuted |= {more}
+        found = diagnose(evidence(train=train, plan=plan, recipe=recipe))
+        following, causes = next_plan(recipe, plan, found, None, plan, refuted)
+        seen.append((causes[0].change, causes[0].measure, causes[0].direction))
+        assert following != plan
+    assert seen == [
+        ("layers +1, last 4 trained → +1, last 2 trained", "dev_rise", "down"),
+        ("layers +1, last 4 trained → 0, last 4 trained", "dev_rise", "down"),
+        ("early_stopping_patience as in the recipe → 2", "dev_rise", "down"),
+    ]
+
+
+def test_a_training_that_stopped_at_a_level_dev_loss_while_it_learned_gets_more_patience() -> None:
+    falling = [2.0 - 0.008 * step for step in range(150)]
+    stopped = {**TRAIN, "stopped_early": True, "steps": 150, "best_step": 130}
+    found = the("stopped_too_soon", train=stopped, losses=falling)
+    assert (found.change, found.measure, found.direction) == ("patience_up", "dev_loss", "down")
+    assert "at step 150 of 200, while training loss was still falling" in found.evidence
+    assert names(train=stopped) == []
+    assert names(train=stopped, losses=falling, verdict="promoted") == []
+    assert names(train={**stopped, "stopped_early": False}, losses=falling) == ["underfitting"]
+    assert names(train={**stopped, "final_dev_loss": 0.36}, losses=falling) == ["overfitting"]
+    without = {"best_dev_loss": None, "final_dev_loss": None}
+    assert names(train={**stopped, **without}, losses=falling) == []
 
 
 def test_a_champion_that_learns_a_little_more_is_not_stuck() -> None:

@@ -53,6 +53,11 @@ def test_changes_are_bounded_by_the_recipe() -> None:
         "vote_share_up": ("min_vote_share", 0.9),
         "answer_tokens_up": ("max_new_tokens", 256),
         "noise_up": ("neftune_alpha", 10.0),
+        "dropout_up": ("dropout", 0.5),
+        "kl_beta_up": ("kl_beta", 0.1),
+        "batch_size_up": ("batch_size", 128),
+        "patience_up": ("early_stopping_patience", 20),
+        "patience_down": ("early_stopping_patience", 1),
     }
     for name, (setting, end) in ends.items():
         plan = base_plan(recipe)
@@ -140,6 +145,13 @@ CHANGES = [
     "vote_share_up",
     "answer_tokens_up",
     "noise_up",
+    "dropout_up",
+    "dropout_down",
+    "kl_beta_up",
+    "batch_size_up",
+    "patience_up",
+    "patience_down",
+    "structure_down",
     None,
 ]
 

@@ -251,3 +251,20 @@ def test_answers_beyond_the_positions_of_a_model_are_refused(context: Context) -
         UserError, match=r"generate\.max_new_tokens: .* 8 tokens.* 9 more .* 16 positions"
     ):
         prepare(context, changed(model=model, generate={"max_new_tokens": 9}))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "layers", "says"),
+    [
+        ("lstm", {"max_extra": 1}, "LstmForCausalLM has no list of decoder layers"),
+        ("lstm", {"extra": -1}, "LstmForCausalLM has no list of decoder layers"),
+        ("llama", {"extra": -1, "min_extra": -2}, "has 2 decoder layers, and one has to stay"),
+    ],
+)
+def test_layers_that_the_base_cannot_have_are_refused_before_anything_is_trained(
+    context: Context, architecture: str, layers: dict[str, Any], says: str
+) -> None:
+    scratch = {**RECIPE["model"]["scratch"], "num_layers": 2, "architecture": architecture}
+    recipe = changed(model={"scratch": scratch}, train={"layers": layers})
+    with pytest.raises(UserError, match=says):
+        prepare(context, recipe)

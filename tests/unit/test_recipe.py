@@ -50,3 +50,29 @@ def test_a_retention_margin_in_per_cent_is_refused_with_its_unit(percentage: flo
 def test_a_retention_margin_of_null_is_no_bound() -> None:
     recipe = recipe_of(decide={"goal": {"threshold": 0.99}, "retention_margin": None})
     assert recipe.decide.retention_margin is None
+
+
+@pytest.mark.parametrize(
+    ("train", "says"),
+    [
+        ({"layers": {"trained": "inserted"}}, "inserted needs layers to train: extra is 0"),
+        ({"layers": {"trained": 9}}, r"trained \(9\) > max_trained \(8\)"),
+        ({"layers": {"trained": 0}}, "trained"),
+        ({"layers": {"trained": "last"}}, "trained"),
+        ({"layers": {"max_extra": -1}}, "max_extra"),
+        ({"layers": {"min_extra": 1}}, "min_extra"),
+        ({"layers": {}, "lora": {}}, "layers and lora exclude each other"),
+        ({"layers": {"extra": 1}, "interpolate": True}, "makes their depths differ"),
+        ({"layers": {"max_extra": 1}, "interpolate": True}, "makes their depths differ"),
+        ({"layers": {"min_extra": -1}, "interpolate": True}, "makes their depths differ"),
+    ],
+)
+def test_layers_that_cannot_be_are_refused(train: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        recipe_of(train=train)
+
+
+def test_trained_layers_alone_go_together_with_interpolation() -> None:
+    recipe = recipe_of(train={"layers": {"trained": 2}, "interpolate": True})
+    assert recipe.train.layers is not None
+    assert not recipe.train.layers.changes_depth

@@ -28,7 +28,14 @@ from components.contracts.recipe.select import (
     RewardScorer,
     SelectSection,
 )
-from components.contracts.recipe.train import HOW_TO_TRAIN, LoraSection, LoraStructure, TrainSection
+from components.contracts.recipe.train import (
+    HOW_TO_TRAIN,
+    LayersSection,
+    LayerStructure,
+    LoraSection,
+    LoraStructure,
+    TrainSection,
+)
 
 __all__ = [
     "BUILTIN_TASK_NAMES",
@@ -46,6 +53,8 @@ __all__ = [
     "JudgeScorer",
     "Keep",
     "Ladder",
+    "LayerStructure",
+    "LayersSection",
     "LoraSection",
     "LoraStructure",
     "Metric",

@@ -75,6 +75,60 @@ class LoraSection(LoraStructure):
         return LoraStructure(**{name: getattr(self, name) for name in fields})
 
 
+class LayerStructure(Section):
+    """Depth of the model, and the layers that full fine-tuning trains.
+
+    Part of the plan: reflection may change it, within the bounds of the recipe.
+    """
+
+    extra: int = 0
+    """Decoder layers more than the base has. Above 0: copies of layers, spread evenly, whose output
+    projections begin at zero, so that the model computes what it did (2401.02415). Below 0: those
+    that change the hidden states of training rows least are taken out (2403.03853)."""
+    trained: Literal["all", "inserted"] | Positive = "all"
+    """`all`: the whole model; n: the last n decoder layers (all of them, if there are fewer);
+    `inserted`: the layers that `extra` has added. Whatever else there is stays frozen."""
+
+    def __str__(self) -> str:
+        trained = f"last {self.trained}" if isinstance(self.trained, int) else self.trained
+        return f"{self.extra:+d}, {trained} trained" if self.extra else f"0, {trained} trained"
+
+
+class LayersSection(LayerStructure):
+    """The first depth and the first trained layers, and bounds of how they may change."""
+
+    min_extra: Annotated[int, Field(le=0)] = 0
+    """Reflection takes out no more layers than this."""
+    max_extra: Annotated[int, Field(ge=0)] = 0
+    """Reflection inserts no more layers than this."""
+    max_trained: Positive = 8
+    """Most layers that reflection unfreezes, where `trained` is a number."""
+
+    @model_validator(mode="after")
+    def _bounds(self) -> LayersSection:
+        # A depth that the recipe sets is within its own bounds.
+        if self.trained == "inserted" and self.extra < 1:
+            raise ValueError(
+                f"trained: inserted needs layers to train: extra is {self.extra}, set it to 1 or "
+                "more"
+            )
+        if isinstance(self.trained, int) and self.trained > self.max_trained:
+            raise ValueError(
+                f"trained ({self.trained}) > max_trained ({self.max_trained}): raise max_trained"
+            )
+        return self
+
+    @property
+    def structure(self) -> LayerStructure:
+        """The structure of the first round."""
+        return LayerStructure(extra=self.extra, trained=self.trained)
+
+    @property
+    def changes_depth(self) -> bool:
+        """The depth differs from the base's, or may come to."""
+        return self.extra != 0 or self.min_extra != 0 or self.max_extra != 0
+
+
 class Preference(Section):
     """Learning from wrong answers too, held near a reference model."""
 
@@ -135,6 +189,9 @@ class TrainSection(Section):
     lora: LoraSection | None = None
     """None: full fine-tuning. Else the base stays frozen for the whole campaign, and adapters
     beside it are trained."""
+    layers: LayersSection | None = None
+    """Layers to insert, to take out, and to train alone. null: the base's, all trained. Not with
+    `lora`, which has `unfrozen_layers`."""
     num_peers: Positive = 1
     """Independently seeded models trained side by side, each going on from its own predecessor.
     Sample i of a prompt comes from peer i mod num_peers, so agreement is a cross-seed vote
@@ -231,6 +288,22 @@ class TrainSection(Section):
             raise ValueError(
                 f"method {self.method} holds the model near its start by itself: unset kl_beta, "
                 f"use {instead}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _layers_fit(self) -> TrainSection:
+        if self.layers is None:
+            return self
+        if self.lora is not None:
+            raise ValueError(
+                "layers and lora exclude each other: adapters belong to the layers of the base; "
+                "use lora.unfrozen_layers, or unset lora"
+            )
+        if self.interpolate and self.layers.changes_depth:
+            raise ValueError(
+                "interpolate mixes the weights of base and trained model layer by layer, and "
+                "layers.extra, min_extra or max_extra makes their depths differ: unset one of them"
             )
         return self
 

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from components.contracts.recipe import LoraSection, LoraStructure, Recipe
+from components.contracts.recipe import (
+    LayersSection,
+    LayerStructure,
+    LoraSection,
+    LoraStructure,
+    Recipe,
+)
 from components.contracts.state import Plan, base_plan
 
 Change = Literal[
@@ -22,6 +28,17 @@ Change = Literal[
     "vote_share_up",
     "answer_tokens_up",
     "noise_up",
+    "dropout_up",
+    "dropout_down",
+    "kl_beta_up",
+    "batch_size_up",
+    "patience_up",
+    "patience_down",
+    "structure_down",
+    "layers_up",
+    "layers_down",
+    "trained_layers_up",
+    "trained_layers_down",
 ]
 """Changes that reflection may ask for. Each is one bounded step of one setting."""
 
@@ -36,8 +53,13 @@ CHANGEABLE_SETTINGS = (
     "min_vote_share",
     "max_new_tokens",
     "neftune_alpha",
+    "dropout",
+    "kl_beta",
+    "batch_size",
+    "early_stopping_patience",
+    "layers",
 )
-SettingValue = float | LoraStructure | None
+SettingValue = float | LoraStructure | LayerStructure | None
 
 
 def changed_setting(plan: Plan, recipe: Recipe, change: Change) -> tuple[str, SettingValue]:
@@ -46,8 +68,10 @@ def changed_setting(plan: Plan, recipe: Recipe, change: Change) -> tuple[str, Se
     Bounds are relative to the recipe as the person wrote it: learning rate 0.1 to 4 times, steps a
     quarter to 4 times, weight decay up to 16 times (0.1 where the recipe has less), answers up to 4
     times as long (and no longer than train.max_length); temperature 0.1 to 1.5, labelled share 0.25
-    to 0.9, samples up to 64, vote share up to 0.9, noise on embeddings up to 10. The bounds of the
-    trained structure are in the recipe; it gets smaller only where its growth is taken back.
+    to 0.9, samples up to 64, vote share up to 0.9, noise on embeddings up to 10, dropout up to 0.5,
+    the weight of the divergence from the base up to 0.1, batches and patience up to 4 times (and
+    patience no less than 1). The bounds of the trained structure are in the recipe; the rank of
+    adapters is halved down to a quarter of the recipe's.
     """
     base = base_plan(recipe)
     match change:
@@ -116,8 +140,44 @@ def changed_setting(plan: Plan, recipe: Recipe, change: Change) -> tuple[str, Se
             # Twice as many samples take twice as long; beyond 64 new ones are rare.
             samples = _up(plan.samples_per_prompt, 2 * plan.samples_per_prompt, 64)
             return "samples_per_prompt", int(samples)
+        case "dropout_up":
+            dropout = recipe.train.dropout if plan.dropout is None else plan.dropout
+            more_dropout = round(dropout + 0.1, 6)
+            return "dropout", _raised(plan.dropout, dropout, more_dropout, 0.5)
+        case "dropout_down":
+            dropout = recipe.train.dropout if plan.dropout is None else plan.dropout
+            less_dropout = max(0.0, round(dropout - 0.1, 6))
+            return "dropout", plan.dropout if less_dropout == dropout else less_dropout
+        case "kl_beta_up":
+            # The other methods hold the model near a reference by themselves.
+            if recipe.train.method != "sft":
+                return "kl_beta", plan.kl_beta
+            beta = recipe.train.kl_beta if plan.kl_beta is None else plan.kl_beta
+            nearer = max(0.01, 2 * beta)
+            return "kl_beta", _raised(plan.kl_beta, beta, nearer, 0.1)
+        case "batch_size_up":
+            # Twice the recipe's is a multiple of the number of processes too.
+            in_recipe = recipe.train.batch_size
+            batch_size = plan.batch_size or in_recipe
+            larger = _raised(plan.batch_size, batch_size, 2 * batch_size, 4 * in_recipe)
+            return "batch_size", None if larger is None else int(larger)
+        case "patience_up":
+            in_recipe = recipe.train.early_stopping_patience
+            patience = plan.early_stopping_patience or in_recipe
+            planned = plan.early_stopping_patience
+            longer = _raised(planned, patience, 2 * patience, 4 * in_recipe)
+            return "early_stopping_patience", None if longer is None else int(longer)
+        case "patience_down":
+            patience = plan.early_stopping_patience or recipe.train.early_stopping_patience
+            shorter = max(1, patience // 2)
+            planned = plan.early_stopping_patience
+            return "early_stopping_patience", planned if shorter == patience else shorter
         case "structure_up":
             return "lora", _grown(plan.lora, recipe.train.lora)
+        case "structure_down":
+            return "lora", _shrunk(plan.lora, recipe.train.lora)
+        case "layers_up" | "layers_down" | "trained_layers_up" | "trained_layers_down":
+            return "layers", _changed_layers(plan.layers, recipe.train.layers, change)
 
 
 def _up(value: float, target: float, highest: float) -> float:
@@ -157,8 +217,41 @@ def _grown(structure: LoraStructure | None, bounds: LoraSection | None) -> LoraS
     return structure.model_copy(update={"unfrozen_layers": int(more_layers)})
 
 
+def _shrunk(structure: LoraStructure | None, bounds: LoraSection | None) -> LoraStructure | None:
+    """Return a structure with half the rank, but no less than a quarter of the recipe's."""
+    if structure is None or bounds is None:
+        return structure
+    half = structure.rank // 2
+    lowest = max(1, bounds.rank // 4)
+    return structure.model_copy(update={"rank": int(_down(structure.rank, half, lowest))})
+
+
+def _changed_layers(
+    layers: LayerStructure | None, bounds: LayersSection | None, change: Change
+) -> LayerStructure | None:
+    """Return another depth, or another number of trained layers, within the recipe's bounds."""
+    if layers is None or bounds is None:
+        return layers
+    extra = layers.extra
+    trained = layers.trained
+    match change:
+        case "layers_up":
+            extra = int(_up(extra, extra + 1, bounds.max_extra))
+        case "layers_down":
+            # Without inserted layers there would be nothing to train.
+            lowest = 1 if trained == "inserted" else bounds.min_extra
+            extra = int(_down(extra, extra - 1, lowest))
+        case "trained_layers_up" if isinstance(trained, int):
+            trained = int(_up(trained, 2 * trained, bounds.max_trained))
+        case "trained_layers_down" if isinstance(trained, int):
+            trained = max(1, trained // 2)
+        case _:
+            return layers
+    return LayerStructure(extra=extra, trained=trained)
+
+
 def setting_text(name: str, value: SettingValue) -> str:
     """Return a setting's value as a person would write it."""
     if value is None:
-        return "none" if name == "lora" else "as in the recipe"
-    return str(value) if isinstance(value, LoraStructure) else f"{value:g}"
+        return "none" if name in ("lora", "layers") else "as in the recipe"
+    return f"{value:g}" if isinstance(value, int | float) else str(value)

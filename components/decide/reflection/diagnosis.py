@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from components.decide.reflection.capacity_causes import stopped_too_soon, too_little_capacity
 from components.decide.reflection.data_causes import (
     duplicate_flood,
     evaluation_contamination,
@@ -26,7 +27,6 @@ from components.decide.reflection.training_causes import (
     learning_rate_too_low,
     optimizer_trouble,
     overfitting,
-    too_little_capacity,
     underfitting,
 )
 
@@ -39,6 +39,7 @@ TRAINING_CHECKS: tuple[Check, ...] = (
     learning_rate_too_low,
     overfitting,
     underfitting,
+    stopped_too_soon,
     too_little_capacity,
     forgetting,
     base_not_mastered,
@@ -64,6 +65,7 @@ CHECKS = (*TRAINING_CHECKS, *DATA_CHECKS)
 CONTRADICTIONS: tuple[frozenset[str], ...] = (
     frozenset({"overfitting", "underfitting"}),
     frozenset({"overfitting", "too_little_capacity"}),
+    frozenset({"overfitting", "stopped_too_soon"}),
     frozenset({"learning_rate_too_high", "learning_rate_too_low"}),
     frozenset({"low_diversity", "temperature_too_high"}),
     frozenset({"verifier_false_negatives", "verifier_too_lenient"}),

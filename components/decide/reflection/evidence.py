@@ -81,6 +81,7 @@ class Evidence:
         measure: str | None = None,
         direction: Literal["up", "down"] | None = None,
         otherwise: Change | None = None,
+        further: tuple[Change, ...] = (),
     ) -> Finding:
         """Return a finding about this round.
 
@@ -93,6 +94,7 @@ class Evidence:
             measure: The measure that should move: the next round is asked whether it has.
             direction: The way it should move.
             otherwise: Change to make if `change` is at its bound or was taken back before.
+            further: Changes to make if that one is too.
         """
         settled = SETTLED if self.verdict == "promoted" else 1.0
         return Finding(
@@ -104,4 +106,5 @@ class Evidence:
             measure=measure,
             direction=direction,
             otherwise=otherwise,
+            further=further,
         )

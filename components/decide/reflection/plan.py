@@ -50,6 +50,8 @@ class Finding:
     """The way it should move."""
     otherwise: Change | None = None
     """Change to make if `change` is at its bound or was taken back before."""
+    further: tuple[Change, ...] = ()
+    """Changes to make if that one is too, in this order."""
 
 
 def next_plan(
@@ -102,7 +104,7 @@ def _first_possible(
     finding: Finding, plan: Plan, recipe: Recipe, touched: set[str], refuted: frozenset[str]
 ) -> Change | None:
     """Return the finding's first change that is not refuted and moves an untouched setting."""
-    for change in (finding.change, finding.otherwise):
+    for change in (finding.change, finding.otherwise, *finding.further):
         if change is None or change in refuted:
             continue
         setting, value = changed_setting(plan, recipe, change)

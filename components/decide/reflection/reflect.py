@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from components.contracts.recipe import DecideSection, Recipe
-from components.contracts.state import Cause, Plan, base_plan
+from components.contracts.state import TRAIN_SETTINGS, Cause, Plan, base_plan
 from components.decide.finished_round import FinishedRound, Outcome
 from components.decide.gate import Comparison, compare
 from components.decide.reflection.data_causes import FEW_PASSED, passed
@@ -15,7 +15,7 @@ from components.decide.reflection.plan import next_level, next_plan, refuted_cha
 from components.decide.reflection.round_measures import champion_answer_measures
 
 # No stage has these of its own, so a change after round 0 is a change for all rounds.
-SHARED_BY_STAGES = ("min_vote_share", "max_new_tokens", "neftune_alpha")
+SHARED_BY_STAGES = ("min_vote_share", "max_new_tokens", *TRAIN_SETTINGS)
 """Settings of the first training's plan that improvement rounds take over."""
 
 

@@ -26,8 +26,6 @@ STILL_FALLING_OF_FEW = 0.15
 """The same where a fifth is a single step, whose loss is noisy."""
 STUCK = 0.9
 """Last over first training loss above which hardly anything was learned."""
-FITS_ALIKE = 1.1
-"""Dev loss over training loss up to which a model has not begun to memorise."""
 CLIMBED_NATS = 0.2
 CLIMBED = 1.1
 """A training loss climbs if it rises by this many nats, and by this factor, above its beginning."""
@@ -70,6 +68,8 @@ def optimizer_trouble(evidence: Evidence) -> Finding | None:
         "no skipped steps" if has_lost_steps else "fewer spikes",
         measure="skipped_steps" if has_lost_steps else "loss_spikes",
         direction="down",
+        # Loss and gradient of more rows are less noisy; one that is not finite stays so.
+        otherwise=None if has_lost_steps else "batch_size_up",
     )
 
 
@@ -184,6 +184,13 @@ def overfitting(evidence: Evidence) -> Finding | None:
         measure="dev_rise",
         direction="down",
         otherwise="noise_up" if far else "steps_down",
+        further=(
+            "dropout_up",
+            "structure_down",
+            "trained_layers_down",
+            "layers_down",
+            "patience_down",
+        ),
     )
 
 
@@ -211,6 +218,7 @@ def underfitting(evidence: Evidence) -> Finding | None:
             measure="dev_loss",
             direction="down",
             otherwise="learning_rate_up",
+            further=("dropout_down",),
         )
     if falling is None and not stuck:
         return None
@@ -224,6 +232,7 @@ def underfitting(evidence: Evidence) -> Finding | None:
             measure="dev_loss",
             direction="down",
             otherwise="steps_up",
+            further=("dropout_down",),
         )
     return evidence.finding(
         "underfitting",
@@ -235,44 +244,7 @@ def underfitting(evidence: Evidence) -> Finding | None:
         measure="dev_loss",
         direction="down",
         otherwise="learning_rate_up",
-    )
-
-
-def too_little_capacity(evidence: Evidence) -> Finding | None:
-    """Report adapters that are too small for the rows.
-
-    The training loss is high and flat, and no lower than on dev rows; or the round is underfitted.
-    Without adapters there is nothing more to train, so nothing is reported.
-    """
-    train = evidence.training
-    structure = evidence.plan.lora
-    if structure is None or evidence.improved or train.stopped_early:
-        return None
-    loss = train.final_loss
-    dev_loss = train.final_dev_loss
-    falling = still_falling(evidence.losses) is not None
-    # A model that fits rows it has seen much better than others has room to memorise them.
-    stuck = evidence["loss_fall"] <= 1 - STUCK
-    alike = dev_loss is None or dev_loss <= FITS_ALIKE * loss or stuck
-    flat = not falling and loss > HIGH_LOSS and alike and overfitting(evidence) is None
-    if not flat and underfitting(evidence) is None:
-        return None
-    course = "was still falling" if falling else "had flattened"
-    description = (
-        f"with {structure} beside the frozen base the training loss {course} at {loss:.4f}"
-    )
-    if dev_loss is not None:
-        description += f", dev loss is {dev_loss:.4f}"
-    # A loss that still falls may only need more steps, which `underfitting` asks for with a higher
-    # priority.
-    return evidence.finding(
-        "too_little_capacity",
-        0.6 if falling else 0.7,
-        "structure_up",
-        description,
-        "a lower final training loss; if the structure is at its bounds, raise train.lora.max_rank",
-        measure="dev_loss",
-        direction="down",
+        further=("dropout_down",),
     )
 
 
@@ -296,6 +268,7 @@ def forgetting(evidence: Evidence) -> Finding | None:
         measure="accuracy",
         direction="up",
         otherwise="labelled_share_up" if lost_share > 0.1 else "learning_rate_down",
+        further=("kl_beta_up",),
     )
 
 

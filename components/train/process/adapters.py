@@ -4,7 +4,8 @@
 An adapted linear module computes W·x + s·B·A·x, of which A and B are trained; B begins at zero.
 Some modules may be trained in full besides. A grown adapter computes what the smaller one did: new
 rows of A meet new columns of B, which are zero, and a module that is trained in full from now on
-begins at W + s·B·A.
+begins at W + s·B·A. A smaller rank keeps the strongest part of B·A, and changes what is computed by
+the rest.
 
 An adapter's folder holds PEFT's files (`adapter_model.safetensors`, with the modules trained in
 full, and `adapter_config.json`) and `structure.json`. PEFT cannot read some layers of a stacked
@@ -14,7 +15,6 @@ LSTM that are trained in full.
 from __future__ import annotations
 
 import json
-import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -32,6 +32,7 @@ from transformers.pytorch_utils import Conv1D
 
 from components.contracts.recipe import LoraStructure
 from components.errors import Corrupt, UserError
+from components.modeling.blocks import parameters_of_layers
 
 ADAPTER = "default"
 """PEFT's name of the one adapter."""
@@ -61,7 +62,7 @@ def attach(
     Args:
         model: the base.
         structure: of the adapter.
-        saved: folder of an adapter of this base to go on from, which is grown to the structure;
+        saved: folder of an adapter of this base to go on from, which is brought to the structure;
             None: a fresh one.
 
     Raises:
@@ -198,7 +199,12 @@ def _unfrozen(model: PreTrainedModel, structure: LoraStructure) -> tuple[str, ..
     # By identity: a tied parameter has several names.
     chosen: set[int] = set()
     if structure.unfrozen_layers:
-        for layer in _layers_of(model)[-structure.unfrozen_layers :]:
+        layers = parameters_of_layers(
+            model,
+            "train.lora.unfrozen_layers",
+            "name modules in unfrozen_modules, and set unfrozen_layers and max_unfrozen_layers to 0",
+        )
+        for layer in layers[-structure.unfrozen_layers :]:
             chosen |= {id(model.get_parameter(name)) for name in layer}
     for module_name in structure.unfrozen_modules:
         if module_name == "norms":
@@ -224,32 +230,6 @@ def _unfrozen(model: PreTrainedModel, structure: LoraStructure) -> tuple[str, ..
 
 def _is_norm(module: nn.Module) -> bool:
     return type(module).__name__.endswith("Norm")
-
-
-def _layers_of(model: PreTrainedModel) -> list[list[str]]:
-    """Return the parameter names of each layer, first to last.
-
-    The layers are the first list of as many modules as the config has layers, or the first
-    recurrent stack of that depth. Raises UserError if there is neither.
-    """
-    length = getattr(model.config, "num_hidden_layers", None)
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == length:
-            return [
-                [f"{name}.{index}.{leaf}" for leaf, _ in layer.named_parameters()]
-                for index, layer in enumerate(module)
-            ]
-        if isinstance(module, nn.RNNBase) and module.num_layers == length:
-            # torch names the parameters of layer 2 weight_ih_l2, bias_hh_l2_reverse, …
-            leaves = [leaf for leaf, _ in module.named_parameters()]
-            return [
-                [f"{name}.{leaf}" for leaf in leaves if re.search(rf"_l{index}(_|$)", leaf)]
-                for index in range(length)
-            ]
-    raise UserError(
-        "train.lora.unfrozen_layers: the layers of this model are in no list; name modules in "
-        "unfrozen_modules, and set unfrozen_layers and max_unfrozen_layers to 0"
-    )
 
 
 def _named(module_name: str, modules: Iterable[str]) -> list[str]:
@@ -341,6 +321,23 @@ def factors(tensors: Mapping[str, Tensor], module: str) -> tuple[Tensor, Tensor]
     return a.double(), b.double()
 
 
+def of_rank(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Return factors of at most `rank`, whose product B·A is the nearest to the given one.
+
+    By the singular values of the product, which is never made whole (Eckart and Young, 1936).
+    """
+    if len(a) <= rank:
+        return a, b
+    b_directions, b_rest = torch.linalg.qr(b)
+    a_directions, a_rest = torch.linalg.qr(a.T)
+    left, strengths, right = torch.linalg.svd(b_rest @ a_rest.T)
+    # Half of each strength to either factor: AdamW takes steps of one size in both.
+    roots = strengths[:rank].sqrt()
+    new_b = b_directions @ left[:, :rank] * roots
+    new_a = roots[:, None] * right[:rank] @ a_directions.T
+    return new_a, new_b
+
+
 def oriented(weight: Tensor, transposed: bool) -> Tensor:
     """Return an (out, in) weight as its module stores it."""
     return weight.T if transposed else weight
@@ -354,13 +351,11 @@ def _must_cover(parts: Parts, saved_parts: Parts) -> None:
         if name not in parts.adapted and f"{name}.weight" not in parts.unfrozen
     ]
     lacking += [name for name in saved_parts.unfrozen if name not in parts.unfrozen]
-    if parts.structure.rank < saved_parts.structure.rank:
-        lacking.append(f"rank {saved_parts.structure.rank}")
     if lacking:
         raise UserError(
             f"train.lora: the champion's adapter has {lacking[0]} ({len(lacking)} in all) beyond "
-            f"the planned structure ({parts.structure}): a structure only grows; restore the "
-            "recipe's, or start a new campaign"
+            f"the planned structure ({parts.structure}): only the rank may get smaller; restore "
+            "the recipe's, or start a new campaign"
         )
 
 
@@ -368,12 +363,13 @@ def _must_cover(parts: Parts, saved_parts: Parts) -> None:
 def _restore(
     model: PreTrainedModel, parts: Parts, saved_parts: Parts, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Load a saved adapter into a model whose structure may be larger."""
-    rank = saved_parts.structure.rank
+    """Load a saved adapter into a model whose structure may be larger, or of a smaller rank."""
     scale = saved_parts.structure.scale
     for module, transposed in saved_parts.adapted.items():
         a, b = factors(tensors, module)
         if module in parts.adapted:
+            a, b = of_rank(a, b, parts.structure.rank)
+            rank = len(a)
             layer = model.get_submodule(module)
             layer.lora_A[ADAPTER].weight[:rank].copy_(a)
             # The new columns of B stay zero, so the grown adapter computes what the saved one did.

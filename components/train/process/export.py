@@ -13,6 +13,7 @@ from components.errors import RatchetError
 from components.modeling.encoding import Codec
 from components.modeling.likelihood import CompletionLoss, EncodedRow, mean_loss
 from components.modeling.load import load_model, save_checkpoint
+from components.train.process.depth import Sources, starting_model
 from components.train.process.interpolate import choose_share
 from components.train.process.job import Job
 
@@ -31,17 +32,22 @@ class Exported:
 
 
 def export(
-    job: Job, weights: Mapping[str, Tensor], codec: Codec, dev_rows: Sequence[EncodedRow]
+    job: Job,
+    weights: Mapping[str, Tensor],
+    codec: Codec,
+    dev_rows: Sequence[EncodedRow],
+    sources: Sources | None = None,
 ) -> Exported:
     """Write the checkpoint `model/` of the trained weights, and with LoRA `adapter/`.
 
+    `sources` is the order of layers that the training began with, as `planned_sources` returned it.
     Raises RatchetError if a tensor is missing, unknown, or not what base and adapter explain.
     """
     if job.lora is not None:
         _export_merged(job, weights, codec)
         return Exported()
     # A fresh copy takes the weights: under ZeRO-3 the trained module holds only its partition.
-    clean = load_model(job.init)
+    clean = starting_model(job, sources)
     _fill(clean, weights)
     exported = Exported()
     if job.section.interpolate and dev_rows:
@@ -55,7 +61,9 @@ def _fill(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> None:
     # A tied weight comes under its other name; buffers are not trained.
     tied = set(model.all_tied_weights_keys or {})
     buffers = {name for name, _ in model.named_buffers()}
-    if unexpected or set(missing) - tied - buffers:
+    # A frozen weight is as it was loaded.
+    frozen = {name for name, weight in model.named_parameters() if not weight.requires_grad}
+    if unexpected or set(missing) - tied - buffers - frozen:
         raise RatchetError(
             f"export: weights do not fit the model (missing {missing[:3]}, unknown "
             f"{unexpected[:3]})"

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from components.contracts.recipe import LoraStructure, TrainSection
+from components.contracts.recipe import LayerStructure, LoraStructure, TrainSection
 from components.contracts.summaries.train import TrainingOutcome
 from components.errors import RatchetError
 
@@ -77,6 +77,9 @@ class Job(BaseModel):
     weight_decay: float
     """AdamW's, for matrices; norms and biases are not decayed."""
     lora: LoraStructure | None = None
+    layers: LayerStructure | None = None
+    base_layers: int | None = None
+    """Decoder layers of the campaign's base model; None where the depth stays as it is."""
     max_new_tokens: int
     """Longest answer when the share of ended answers is measured."""
     seed: int

@@ -17,12 +17,12 @@ from components.contracts import artifacts
 from components.contracts.rows import write_rows
 from components.contracts.summaries.train import TrainingOutcome
 from components.errors import RatchetError
-from components.modeling.load import load_model
 from components.runtime.context import Context, make_context
 from components.train.process import deepspeed_engine as ds
 from components.train.process import engine_state
 from components.train.process.checkpoints import Checkpoints
 from components.train.process.choice import objective_of, reference_of
+from components.train.process.depth import Sources, in_words, planned_sources, starting_model
 from components.train.process.export import Exported, export
 from components.train.process.job import Costs, Job, Measured
 from components.train.process.loop import Loop
@@ -78,6 +78,8 @@ class Run:
     num_parameters: int
     kind: Kind
     """How rows become sequences."""
+    sources: Sources | None
+    """The order of the model's layers; None: as it is loaded."""
 
 
 def train(job: Job, context: Context) -> None:
@@ -121,7 +123,11 @@ def prepare_run(job: Job, context: Context, device: torch.device) -> Run:
         )
     _note_long_rows(job, context, material)
     _note_stages_without_dev_rows(context, material)
-    model = build_model(job)
+    _, last_rows = material.stages[-1]
+    sources = planned_sources(job, last_rows.rows, device)
+    if sources is not None:
+        _note(context, in_words(sources))
+    model = build_model(job, sources)
     size = model_size(model)
     estimate = _preflight(job, context, material, model, size)
     kind = material.kind
@@ -142,6 +148,7 @@ def prepare_run(job: Job, context: Context, device: torch.device) -> Run:
         estimate=estimate,
         num_parameters=size.num_parameters,
         kind=kind,
+        sources=sources,
     )
 
 
@@ -244,22 +251,22 @@ def _export(run: Run, loop: Loop, costs: Costs) -> None:
         # The engine's module is the objective, which holds the model as `model`.
         plain = {name.removeprefix("model."): value for name, value in weights.items()}
         last_dev_rows = run.material.dev_rows[-1]
-        exported = export(run.job, plain, run.material.codec, last_dev_rows)
+        exported = export(run.job, plain, run.material.codec, last_dev_rows, run.sources)
         outcome = _outcome(run, loop.track, ds.optimizer_name(loop.engine), exported)
         write_rows(run.job.output / artifacts.LOG, loop.track.log)
         measured = Measured(summary=outcome, costs=costs)
         (run.job.output / "measured.json").write_text(measured.model_dump_json(), encoding="utf-8")
 
 
-def build_model(job: Job) -> PreTrainedModel:
+def build_model(job: Job, sources: Sources | None = None) -> PreTrainedModel:
     """Return the model to train, in train mode.
 
-    Dropout, adapters and activation checkpointing are as the job says.
+    Dropout, layers, adapters and activation checkpointing are as the job says.
     """
     settings: dict[str, float] = {}
     if job.section.dropout:
         settings = dict.fromkeys(DROPOUTS, job.section.dropout)
-    model = load_model(job.init, settings=settings)
+    model = starting_model(job, sources, settings)
     if job.lora is not None:
         from components.train.process.adapters import attach
 
