@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from components.contracts.recipe import Recipe
+from components.contracts.recipe.announce import Platform
 from components.errors import UserError
 
 
@@ -18,6 +19,21 @@ class Need:
     meaning: str
     is_required: bool = True
     """False: the service may do without it."""
+
+
+_PLATFORM_NEEDS: dict[Platform, tuple[Need, ...]] = {
+    "model-registry": (
+        Need("MODEL_REGISTRY_URL", "announce.to: model-registry", "the registry's address"),
+        Need("MODEL_REGISTRY_TOKEN", "announce.to: model-registry", "the registry's token", False),
+    ),
+    "mlflow": (
+        Need("MLFLOW_TRACKING_URI", "announce.to: mlflow", "the server's address"),
+        Need("MLFLOW_TRACKING_TOKEN", "announce.to: mlflow", "the server's token", False),
+        Need("MLFLOW_TRACKING_USERNAME", "announce.to: mlflow", "a user of the server", False),
+        Need("MLFLOW_TRACKING_PASSWORD", "announce.to: mlflow", "that user's password", False),
+        Need("MLFLOW_EXPERIMENT_NAME", "announce.to: mlflow", "the experiment of runs", False),
+    ),
+}
 
 
 def needs_of(recipe: Recipe) -> tuple[Need, ...]:
@@ -43,6 +59,8 @@ def require(recipe: Recipe, variables: Iterable[str], cure: str) -> None:
 def _needs_of(recipe: Recipe) -> Iterator[Need]:
     if recipe.notify is not None:
         yield Need(recipe.notify.url_env, "notify.url_env", "the webhook's URL")
+    for platform in recipe.announce.to if recipe.announce is not None else ():
+        yield from _PLATFORM_NEEDS[platform]
     if recipe.generate.engine == "openai":
         # A server of one's own takes any key, and the client refuses none.
         yield Need("OPENAI_API_KEY", "generate.engine: openai", "the endpoint's key")

@@ -1,7 +1,8 @@
-"""The verbs for releases: releases, approve, rollback."""
+"""The verbs for releases: releases, approve, rollback, announce, serve."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated
 
 import typer
@@ -21,6 +22,8 @@ def add_verbs(app: typer.Typer) -> None:
     app.command()(releases)
     app.command()(approve)
     app.command()(rollback)
+    app.command()(announce)
+    app.command()(serve)
 
 
 def releases(
@@ -97,4 +100,74 @@ def rollback(
         as_json,
         f"line {line.number}: {name} {line.version} is in force, "
         f"{context.store.root}/{line.prefix}",
+    )
+
+
+def announce(
+    name: ReleaseName,
+    platforms: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--to",
+            metavar="PLATFORM",
+            help="model-registry or mlflow, also several times; by default those of the recipe "
+            "of the release in force.",
+        ),
+    ] = None,
+    store: StoreUri = "",
+    as_json: AsJson = False,
+) -> None:
+    """Enter on platforms what they miss of a name's releases. Said again, nothing changes."""
+    from components.cli.releases import announce_name, platforms_of
+
+    context = open_context(store)
+    announcements = announce_name(context, name, platforms_of(platforms or ()))
+    documents = [dataclasses.asdict(announced) for announced in announcements]
+    text = "\n".join(map(str, announcements))
+    print_result({"name": name, "platforms": documents}, as_json, text)
+    problems = [announced.exit_code for announced in announcements if announced.problem]
+    if problems:
+        raise typer.Exit(problems[0])
+
+
+def serve(
+    name: ReleaseName,
+    service: Annotated[
+        str, typer.Option(metavar="NAME", help="Name of the InferenceService.")
+    ] = "ratchet",
+    namespace: Annotated[
+        str, typer.Option(metavar="NAMESPACE", help="Namespace of the InferenceService.")
+    ] = "ratchet",
+    canary_percent: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=99,
+            help="Share of the requests that the release gets, in percent; the one served before "
+            "gets the others. By default it gets all.",
+        ),
+    ] = None,
+    store: StoreUri = "",
+    as_json: AsJson = False,
+) -> None:
+    """Have KServe serve the release in force. Said again, nothing changes."""
+    from components.cli.doctor.api_server import ApiServer
+    from components.cli.serving import serve as serve_release
+
+    context = open_context(store)
+    served = serve_release(
+        context,
+        ApiServer.from_environment(context.environment),
+        name,
+        namespace=namespace,
+        service=service,
+        canary_percent=canary_percent,
+    )
+    share = "all" if served.canary_percent is None else f"{served.canary_percent} %"
+    verb = "serves" if served.changed else "serves already"
+    print_result(
+        dataclasses.asdict(served),
+        as_json,
+        f"{served.service} {verb} {name} {served.version} (line {served.line}) for {share} of its "
+        f"requests, {served.uri}",
     )

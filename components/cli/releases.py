@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from typing import get_args
 
 from pydantic import JsonValue
 from rich.console import Console
@@ -10,9 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from components.cli.stores import unknown_run
+from components.contracts.recipe.announce import Platform
 from components.contracts.releases import Line, OpeningId
 from components.errors import Corrupt, UserError
 from components.measures import measure_of
+from components.publish.announcing.announce import Announced, announce, announce_after, recipe_of
 from components.publish.approval import approve
 from components.publish.openings import account_of
 from components.report.runs import load_run, published_receipt
@@ -70,7 +74,9 @@ def approve_run(context: Context, run_id: str, version: str = "") -> Line:
             f"{run_id} has gone on since {publication.version} was compared; start it again to have "
             "its champion compared, then approve that"
         )
-    return approve(context, campaign, receipt)
+    line = approve(context, campaign, receipt)
+    announce_after(context, line)
+    return line
 
 
 def roll_back(context: Context, name: str, version: str) -> Line:
@@ -93,7 +99,7 @@ def roll_back(context: Context, name: str, version: str) -> Line:
             raise UserError(f"{name} has no version {version!r}; there are {versions}")
         if target.version == lines[-1].version:
             raise UserError(f"{name} {target.version} is in force already")
-        _require_files(context, target)
+        require_files(context, target)
         line = target.model_copy(
             update={
                 "number": len(lines) + 1,
@@ -106,10 +112,45 @@ def roll_back(context: Context, name: str, version: str) -> Line:
             }
         )
         if ledger.append_line(context, line):
+            announce_after(context, line)
             return line
 
 
-def _require_files(context: Context, line: Line) -> None:
+def platforms_of(texts: Sequence[str]) -> tuple[Platform, ...]:
+    """Return platforms by their names. Raises UserError for a name that is none."""
+    names: tuple[Platform, ...] = get_args(Platform)
+    for text in texts:
+        if text not in names:
+            raise UserError(f"--to {text}: no such platform; there are {', '.join(names)}")
+    return tuple(name for name in names if name in texts)
+
+
+def announce_name(
+    context: Context, name: str, platforms: tuple[Platform, ...] = ()
+) -> list[Announced]:
+    """Bring platforms up to date with the ledger of a name, and return how it went on each.
+
+    Args:
+        context: Store of the ledger.
+        name: Name of the releases.
+        platforms: Platforms; empty: those of the recipe of the release in force.
+
+    Raises:
+        UserError: There is no such name, or no platform to tell.
+    """
+    lines = lines_of(context, name)
+    if not platforms:
+        section = recipe_of(context, lines[-1]).announce
+        if section is None:
+            raise UserError(
+                f"the recipe of {name} {lines[-1].version} names no platform (announce.to); give "
+                "one by --to"
+            )
+        platforms = section.to
+    return announce(context, name, platforms)
+
+
+def require_files(context: Context, line: Line) -> None:
     """Raise Corrupt if a file of the release's folder is gone."""
     for name in line.files:
         if context.store.size(line.prefix + name) is None:

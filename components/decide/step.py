@@ -24,6 +24,7 @@ from components.decide.guards import Alarm, self_agreement
 from components.decide.measured import Measured, Texts, alarms_against, champion_of, texts_of
 from components.decide.reflection.reflect import reflect
 from components.decide.reflection.round_measures import round_measures
+from components.decide.round_metrics import round_gauges
 from components.decide.stopping import minutes_spent, stop_reason
 from components.decide.weak_round import outcome_of_weak
 from components.errors import Corrupt, UserError
@@ -31,6 +32,7 @@ from components.measures import measure_of
 from components.runtime.attempts import attempting
 from components.runtime.campaign import Campaign, load_campaign
 from components.runtime.context import Context
+from components.runtime.metrics import Gauge, export_metrics
 from components.runtime.receipts import Receipt, commit, fetch, read_receipt, read_summary
 from components.runtime.webhook import notify
 
@@ -97,7 +99,18 @@ def run(inputs: DecideInputs, context: Context) -> Receipt:
         )
     if not attempt.reused:
         notify(context, campaign.recipe, "verdict", _news(campaign, receipt))
+    _export_metrics(context, campaign, receipt)
     return receipt
+
+
+def _export_metrics(context: Context, campaign: Campaign, decided: Receipt) -> None:
+    """Export the figures of the decided round, where the environment asks for them."""
+
+    def measured() -> list[Gauge]:
+        path = fetch(context, decided, artifacts.STATE)
+        return round_gauges(State.model_validate_json(path.read_bytes()))
+
+    export_metrics(context, campaign.written.name, campaign.state.run_id, "decide", measured)
 
 
 def _news(campaign: Campaign, decided: Receipt) -> str:

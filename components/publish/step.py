@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from components.contracts.releases import Line
 from components.contracts.summaries import PublishSummary
+from components.publish.announcing.announce import announce_releases
 from components.publish.approval import approval_of, standing_of
 from components.publish.contents import write_files
 from components.publish.publication import publication_of
@@ -41,6 +42,8 @@ def run(inputs: PublishInputs, context: Context) -> Receipt:
     Weights have the type of the base's, and the chat template begins with the recipe's system
     prompt. Each opening of the prompts is recorded before they are read, with what it may spend.
 
+    Last, platforms that the recipe names under `announce` are told of the ledger.
+
     Raises:
         UserError: The campaign has no champion.
     """
@@ -59,6 +62,8 @@ def run(inputs: PublishInputs, context: Context) -> Receipt:
             context.progress.note(f"{line.name}: another release came first; comparing anew")
     if line is not None or not attempt.reused:
         _tell(context, campaign, receipt)
+    # Also of work that is found done: an announcement that failed is made up for.
+    announce_releases(context, campaign.written, campaign.written.publish.name)
     return receipt
 
 

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 from components.canonical import canonical_json
 from components.report.page import EXAMPLES_PER_ROUND, build_page
+from components.report.run_metrics import run_gauges
 from components.report.runs import load_run, run_id_of_job
 from components.report.summary import RunSummary, summary_of
 from components.report.views import RunView
 from components.report.words import cut
 from components.runtime.context import Context
+from components.runtime.metrics import export_metrics
 from components.runtime.webhook import notify
 from components.storage import keys
 
@@ -59,6 +61,8 @@ def run(inputs: ReportInputs, context: Context) -> tuple[str, RunSummary]:
     summary = summary_of(view)
     context.store.put_bytes(keys.run_key(run_id, "report.html"), html.encode())
     context.store.put_bytes(keys.run_key(run_id, "summary.json"), canonical_json(summary))
+    campaign, _, _ = run_id.rpartition("-")
+    export_metrics(context, campaign, run_id, "report", lambda: run_gauges(view))
     return html, summary
 
 

@@ -34,6 +34,8 @@ VERBS = (
     "releases",
     "approve",
     "rollback",
+    "announce",
+    "serve",
     "runs",
     "diff",
     "explain",

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from components.cli.doctor.destinations import destinations
+from components.cli.doctor.findings import Finding
 from components.cli.package.profiles import load_profile
 from components.contracts.recipe import Recipe
 from components.contracts.recipe_file import load_recipe
@@ -59,6 +60,11 @@ STORE_OUTSIDE = {"AWS_ENDPOINT_URL_S3": "http://10.1.2.3:9000"}
 PROXY = {"HTTPS_PROXY": "http://10.1.2.9:3128", "NO_PROXY": ".svc"}
 OWN_ENDPOINT = {"OPENAI_BASE_URL": "http://vllm.llm:8000/v1"}
 
+GATEWAY = {"PROMETHEUS_PUSHGATEWAY_URL": "http://10.7.0.6:9091"}
+REGISTRY = {"MODEL_REGISTRY_URL": "http://model-registry-service.kubeflow:8080"}
+TO_MLFLOW = ("announce={to: [mlflow]}",)
+TO_REGISTRY = ("announce={to: [model-registry]}",)
+
 CLOSED: dict[str, tuple[tuple[str, ...], dict[str, str], str, str]] = {
     "an endpoint in the cluster": (OPENAI, OWN_ENDPOINT, "the endpoint", "generate does not reach"),
     "a judge in the cluster": (
@@ -70,6 +76,13 @@ CLOSED: dict[str, tuple[tuple[str, ...], dict[str, str], str, str]] = {
     "a judge at a private address": (JUDGE, JUDGE_OUTSIDE, "the judge", "judge.example:8443"),
     "MLflow in the cluster": ((), MLFLOW, "MLflow", "train does not reach mlflow.mlflow:5000"),
     "MLflow at a private address": ((), MLFLOW_OUTSIDE, "MLflow", "10.7.0.5:8443"),
+    "MLflow for releases": (
+        TO_MLFLOW,
+        MLFLOW,
+        "MLflow for releases",
+        "publish does not reach mlflow.mlflow:5000",
+    ),
+    "a Pushgateway": ((), GATEWAY, "the Pushgateway", "10.7.0.6:9091"),
     "S3 of a data centre": ((), STORE_OUTSIDE, "the store", "10.1.2.3:9000"),
     "a proxy": (HUB_MODEL, PROXY, "the hub, by the proxy", "10.1.2.9:3128"),
 }
@@ -119,6 +132,21 @@ def test_a_recipe_that_takes_from_the_hub_needs_the_component_hub(
     found = cluster(api, tmp_path, "cpu", recipe=demo(*changes))
     assert bad(found) == []
     assert by_check(found)["way to the hub"].status == "ok"
+
+
+def test_the_component_model_registry_opens_the_way_of_releases_and_brings_the_address(
+    api: KubernetesApi, tmp_path: Path
+) -> None:
+    def found(*components: str) -> dict[str, Finding]:
+        set_up(api, "cpu", REGISTRY if not components else {}, *components)
+        labels = {"component": "model-registry-server"}
+        api.objects.update(service_of("kubeflow", "model-registry-service", labels, 8080, 8080))
+        return by_check(cluster(api, tmp_path, "cpu", recipe=demo(*TO_REGISTRY)))
+
+    way = found()["way to the model registry"]
+    assert way.status == "failed"
+    assert "publish does not reach model-registry-service.kubeflow:8080" in way.found
+    assert found("model-registry")["way to the model registry"].status == "ok"
 
 
 def test_an_endpoint_at_a_public_address_needs_a_component_for_such(

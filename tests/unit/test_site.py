@@ -14,7 +14,9 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-VARIABLE = re.compile(r'"((?:RATCHET|AWS|HF|OPENAI|KF_PIPELINES|MLFLOW|HTTP|HTTPS|NO)_[A-Z0-9_]+)"')
+VARIABLE = re.compile(
+    r'"((?:RATCHET|AWS|HF|OPENAI|KF_PIPELINES|MLFLOW|MODEL_REGISTRY|PROMETHEUS|HTTP|HTTPS|NO)_[A-Z0-9_]+)"'
+)
 BY_OTHERS = {"HF_HUB_OFFLINE", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"}
 """Read by libraries: ours hands them on alone."""
 

@@ -114,6 +114,12 @@ def test_a_gym_task_without_its_package_is_told(
         ({"notify": {"url_env": "TEAM_WEBHOOK"}}, "TEAM_WEBHOOK", "the webhook's URL"),
         ({"select": {"judge": {"model": "m"}}}, "RATCHET_JUDGE_URL", "the judge's URL"),
         (
+            {"announce": {"to": ["model-registry"]}},
+            "MODEL_REGISTRY_URL",
+            "the registry's address",
+        ),
+        ({"announce": {"to": ["mlflow"]}}, "MLFLOW_TRACKING_URI", "the server's address"),
+        (
             {"generate": {"engine": "openai", "endpoint": {"model": "m"}}},
             "OPENAI_API_KEY",
             "the endpoint's key",

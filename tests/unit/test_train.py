@@ -252,6 +252,23 @@ def test_tensorboard_and_mlflow_show_the_training(
     assert kept == pytest.approx(shown)
 
 
+def test_a_run_of_mlflow_that_was_begun_for_the_task_is_used_and_not_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    server = f"file://{tmp_path}/mlflow"
+    client = MlflowClient(server)
+    injected = client.create_run(client.create_experiment("of the pipeline"))
+    run_id = injected.info.run_id
+    job = make_job(tmp_path / "run", steps=3)
+    carry_out(job, MLFLOW_TRACKING_URI=server, MLFLOW_RUN_ID=run_id)
+    assert client.get_experiment_by_name("ratchet") is None
+    assert client.get_run(run_id).info.status == "RUNNING"
+    assert len(client.get_metric_history(run_id, "loss")) == 3
+
+
 @pytest.mark.parametrize("most_rows", [1, 3, 7])
 @pytest.mark.parametrize("fixed", [0, 5, 40, 10_000])
 def test_micro_batches_cost_the_least_of_all_ways_to_cut(most_rows: int, fixed: int) -> None:

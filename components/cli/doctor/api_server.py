@@ -1,9 +1,9 @@
-"""The Kubernetes API server as `doctor` asks it: any path, and every answer is a finding."""
+"""The Kubernetes API server as `doctor` and `serve` ask it: any path, any answer."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from components.cli.json_documents import Json
 from components.errors import Transient, UserError
@@ -44,9 +44,6 @@ class ApiServer(Cluster):
             UserError: The server cannot be reached or trusted, or refuses the credentials.
             Transient: It cannot answer now.
         """
-        from kubernetes.client.exceptions import ApiException
-        from urllib3.exceptions import HTTPError
-
         headers = {"Accept": accept}
         if body is not None:
             headers["Content-Type"] = "application/json"
@@ -54,10 +51,40 @@ class ApiServer(Cluster):
             # the other checks read.
             if self.account:
                 headers["Impersonate-User"] = self.account
+        return self._request("GET" if body is None else "POST", path, headers, body)
+
+    def apply(self, path: str, body: Json, manager: str) -> tuple[int, Json]:
+        """Return (HTTP status, document) of a server-side apply, which takes over its fields.
+
+        Args:
+            path: Path of the object.
+            body: The fields that the manager wants, and no others.
+            manager: Name of the field manager.
+
+        Raises:
+            UserError, Transient: As `ask`.
+        """
+        headers = {"Accept": "application/json", "Content-Type": "application/apply-patch+yaml"}
+        query = [("fieldManager", manager), ("force", "true"), ("fieldValidation", "Strict")]
+        return self._request("PATCH", path, headers, body, query)
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        headers: dict[str, str],
+        body: Json | None,
+        query: Sequence[tuple[str, str]] = (),
+    ) -> tuple[int, Json]:
+        """Return (HTTP status, document) of one request."""
+        from kubernetes.client.exceptions import ApiException
+        from urllib3.exceptions import HTTPError
+
         try:
             response = self._core.api_client.call_api(
                 path,
-                "GET" if body is None else "POST",
+                method,
+                query_params=list(query),
                 header_params=headers,
                 body=body,
                 auth_settings=["BearerToken"],

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from components.cli.cluster.inputs import named_inputs
 from components.cli.package.profiles import Profile, Step
 from components.contracts.recipe import Recipe
+from components.contracts.recipe.announce import Platform
 from components.errors import UserError
 
 _HUB = "https://huggingface.co"
@@ -20,6 +21,11 @@ _READERS: dict[str, Step] = {
     "evaluate.harness.folder": "evaluate",
 }
 """Inputs that another step than `prepare` fetches."""
+_PLATFORMS: dict[Platform, tuple[str, str]] = {
+    "model-registry": ("the model registry", "MODEL_REGISTRY_URL"),
+    "mlflow": ("MLflow for releases", "MLFLOW_TRACKING_URI"),
+}
+"""Platform of `announce.to` → its name, and the variable of its address."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,11 @@ def destinations(
     if tracking_uri.startswith("http"):
         mlflow = Destination("MLflow", "MLFLOW_TRACKING_URI", tracking_uri, ("train",))
         yield _by_proxy(replace(mlflow, from_nodes=True), environment)
+    gateway = environment.get("PROMETHEUS_PUSHGATEWAY_URL", "")
+    if gateway:
+        steps: tuple[Step, ...] = ("decide", "report")
+        pushgateway = Destination("the Pushgateway", "PROMETHEUS_PUSHGATEWAY_URL", gateway, steps)
+        yield _by_proxy(pushgateway, environment)
     if recipe is not None:
         for destination in _of_recipe(recipe, environment):
             yield _by_proxy(destination, environment)
@@ -75,7 +86,9 @@ def destinations(
 
 def addresses_in_secrets(recipe: Recipe | None, profile: Profile) -> Iterator[tuple[str, str]]:
     """Yield (variable, Secret) of addresses that cannot be looked at: no Secret is read."""
-    variables = {"MLFLOW_TRACKING_URI"}
+    variables = {"MLFLOW_TRACKING_URI", "PROMETHEUS_PUSHGATEWAY_URL"}
+    if recipe is not None and recipe.announce is not None:
+        variables.add("MODEL_REGISTRY_URL")
     if recipe is not None and recipe.notify is not None:
         variables.add(recipe.notify.url_env)
     if recipe is not None and recipe.select.judge is not None:
@@ -107,6 +120,14 @@ def _of_recipe(recipe: Recipe, environment: Mapping[str, str]) -> Iterator[Desti
     judge_url = environment.get("RATCHET_JUDGE_URL", "")
     if recipe.select.judge is not None and judge_url:
         yield Destination("the judge", "select.judge", judge_url, ("select",))
+    platforms = recipe.announce.to if recipe.announce is not None else ()
+    for platform in platforms:
+        purpose, variable = _PLATFORMS[platform]
+        url = environment.get(variable, "")
+        # One that is missing is told by its variable.
+        if url:
+            reason = f"announce.to: {platform}"
+            yield Destination(purpose, reason, url, ("publish",))
 
 
 def _store(environment: Mapping[str, str]) -> Destination:

@@ -124,6 +124,8 @@ class Profile(Section):
         "RATCHET_S3_RESPONSE_CHECKSUM",
         "HF_HUB_OFFLINE",
         "MLFLOW_TRACKING_URI",
+        "MODEL_REGISTRY_URL",
+        "PROMETHEUS_PUSHGATEWAY_URL",
         "OPENAI_BASE_URL",
         "RATCHET_JUDGE_URL",
         "HTTP_PROXY",

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field, JsonValue, model_validator
 
 from components.canonical import digest_of
+from components.contracts.recipe.announce import AnnounceSection
 from components.contracts.recipe.data import DataSection
 from components.contracts.recipe.decide import DecideSection
 from components.contracts.recipe.evaluate import EvaluateSection
@@ -19,6 +20,10 @@ from components.contracts.recipe.section import Name, Section
 from components.contracts.recipe.select import SelectSection
 from components.contracts.recipe.train import TrainSection
 from components.errors import without_passwords
+
+
+def _is_absent(section: Section | None) -> bool:
+    return section is None
 
 
 class Recipe(Section):
@@ -36,6 +41,8 @@ class Recipe(Section):
     decide: DecideSection
     publish: PublishSection = PublishSection()
     notify: NotifySection | None = None
+    # Left out while it is null: the digest of a recipe is the name of its run, and recipes had none.
+    announce: Annotated[AnnounceSection | None, Field(exclude_if=_is_absent)] = None
 
     @model_validator(mode="after")
     def _addresses(self) -> Recipe:

@@ -62,7 +62,7 @@ class Recorder:
             self.context.progress.note(f"TensorBoard events were not saved: {error}")
 
     def close(self) -> None:
-        """Save the events for the last time, and end the MLflow run."""
+        """Save the events for the last time, and end the MLflow run if it was begun here."""
         self.events.close()
         self.save()
         if self.mlflow is not None:
@@ -70,7 +70,10 @@ class Recorder:
 
 
 class _MlflowRun:
-    """A run in the tracking server of MLFLOW_TRACKING_URI, silent after its first failure."""
+    """A run in the tracking server of MLFLOW_TRACKING_URI, silent after its first failure.
+
+    It is that of MLFLOW_RUN_ID where the variable is set, else a new one.
+    """
 
     def __init__(self, context: Context, run_id: str, task: str) -> None:
         import mlflow
@@ -78,17 +81,26 @@ class _MlflowRun:
         self.context = context
         # None after the first failure.
         self.client: MlflowClient | None = mlflow.MlflowClient()
-        name = context.environment.get("MLFLOW_EXPERIMENT_NAME", "ratchet")
-        experiment = self.client.get_experiment_by_name(name)
+        # Kubeflow Pipelines begins a run for each task, and ends it.
+        injected_run_id = context.environment.get("MLFLOW_RUN_ID", "")
+        self.is_injected = bool(injected_run_id)
+        if self.is_injected:
+            self.mlflow_run_id = injected_run_id
+            self.client.set_tag(injected_run_id, "ratchet.run", run_id)
+        else:
+            self.mlflow_run_id = self._begin(self.client, run_id, task)
+
+    def _begin(self, client: MlflowClient, run_id: str, task: str) -> str:
+        """Begin a run in the experiment, and return its id."""
+        name = self.context.environment.get("MLFLOW_EXPERIMENT_NAME", "ratchet")
+        experiment = client.get_experiment_by_name(name)
         experiment_id = (
-            experiment.experiment_id
-            if experiment is not None
-            else self.client.create_experiment(name)
+            experiment.experiment_id if experiment is not None else client.create_experiment(name)
         )
-        run = self.client.create_run(
+        run = client.create_run(
             experiment_id, run_name=f"{run_id} {task}", tags={"ratchet.run": run_id}
         )
-        self.mlflow_run_id = run.info.run_id
+        return str(run.info.run_id)
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
         from mlflow.entities import Metric
@@ -98,7 +110,8 @@ class _MlflowRun:
         self._call(lambda client: client.log_batch(self.mlflow_run_id, metrics=metrics))
 
     def close(self) -> None:
-        self._call(lambda client: client.set_terminated(self.mlflow_run_id))
+        if not self.is_injected:
+            self._call(lambda client: client.set_terminated(self.mlflow_run_id))
 
     def _call(self, request: Callable[[MlflowClient], object]) -> None:
         if self.client is None:

@@ -1,0 +1,179 @@
+"""Figures of a run for Prometheus: a file for node_exporter's textfile collector, or a Pushgateway.
+
+A courtesy, as the webhook is: nothing is exported unless RATCHET_METRICS_FOLDER or
+PROMETHEUS_PUSHGATEWAY_URL is set, and a failure costs a line of the log and PATIENCE_SECONDS.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import math
+import os
+import tempfile
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from components.errors import one_line
+from components.runtime.context import Context
+from components.storage import keys
+
+FOLDER_VARIABLE = "RATCHET_METRICS_FOLDER"
+GATEWAY_VARIABLE = "PROMETHEUS_PUSHGATEWAY_URL"
+PATIENCE_SECONDS = 5.0
+"""Longest silence of a Pushgateway that a step waits for."""
+_ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One value of a metric."""
+
+    value: float
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Labels beside those of the campaign and the run."""
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """One metric of a run, whose value may rise and fall."""
+
+    name: str
+    """`ratchet_` and what it is, with its unit (`_seconds`, `_bytes`) where it has one."""
+    meaning: str
+    """One line."""
+    samples: tuple[Sample, ...]
+
+
+def export_metrics(
+    context: Context,
+    campaign: str,
+    run_id: str,
+    source: str,
+    measure: Callable[[], Sequence[Gauge]],
+) -> None:
+    """Export gauges of a run to where the environment says; by default nowhere.
+
+    Args:
+        context: Variables and the log.
+        campaign: Name of the recipe.
+        run_id: The run.
+        source: Step that measured them. Each has metrics of its own: those of its last export are
+            replaced, those of other steps stay.
+        measure: Returns the metrics; called if they go anywhere.
+    """
+    environment = context.environment
+    folder = environment.get(FOLDER_VARIABLE, "").strip()
+    gateway = environment.get(GATEWAY_VARIABLE, "").strip()
+    gauges = measure() if folder or gateway else ()
+    problems: dict[str, str] = {}
+    if folder:
+        text = exposition(gauges, {"campaign": campaign, "run": run_id})
+        name = f"ratchet-{keys.part(run_id)}-{keys.part(source)}.prom"
+        problems[FOLDER_VARIABLE] = _written(Path(folder), name, text)
+    if gateway:
+        # The gateway adds the labels of the group to each sample.
+        path = _group_path({"campaign": campaign, "run": run_id})
+        problems[GATEWAY_VARIABLE] = _pushed(gateway, path, exposition(gauges, {}))
+    for variable, problem in problems.items():
+        if problem:
+            context.progress.warn(f"metrics of {run_id} did not get to {variable}: {problem}")
+
+
+def exposition(gauges: Sequence[Gauge], labels: Mapping[str, str]) -> str:
+    """Return gauges in Prometheus' text format 0.0.4.
+
+    Args:
+        gauges: The metrics; each name once.
+        labels: Labels of every sample, beside its own.
+    """
+    lines: list[str] = []
+    for gauge in gauges:
+        lines.append(f"# HELP {gauge.name} {gauge.meaning}")
+        lines.append(f"# TYPE {gauge.name} gauge")
+        for sample in gauge.samples:
+            label_text = _labels({**labels, **sample.labels})
+            lines.append(f"{gauge.name}{label_text} {_number(sample.value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    if not labels:
+        return ""
+    pairs = (f'{name}="{text.translate(_ESCAPES)}"' for name, text in labels.items())
+    return "{" + ",".join(pairs) + "}"
+
+
+def _number(value: float) -> str:
+    # repr would give "inf" and "nan", which Prometheus spells otherwise.
+    if math.isfinite(value):
+        return repr(float(value))
+    return "NaN" if math.isnan(value) else ("+Inf" if value > 0 else "-Inf")
+
+
+def _group_path(labels: Mapping[str, str]) -> str:
+    quoted = (f"{name}/{urllib.parse.quote(text, safe='')}" for name, text in labels.items())
+    return f"/metrics/job/ratchet/{'/'.join(quoted)}"
+
+
+def _written(folder: Path, name: str, text: str) -> str:
+    """Write a file that a collector never sees half, and return what went wrong."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Not *.prom: the collector reads each file of that name.
+        handle, path = tempfile.mkstemp(prefix=f".{name}-", dir=folder)
+        with open(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        # Another user runs the collector.
+        os.chmod(path, 0o644)
+        os.replace(path, folder / name)
+    except OSError as error:
+        return one_line(error)
+    return ""
+
+
+def _pushed(gateway: str, path: str, text: str) -> str:
+    """Push to a Pushgateway, and return what went wrong, without its password."""
+    try:
+        request = _request(gateway, path, text)
+        opener = urllib.request.build_opener(_NoRedirect)
+        with opener.open(request, timeout=PATIENCE_SECONDS):
+            return ""
+    except urllib.error.HTTPError as error:
+        with error:
+            words = error.read(1000).decode("utf-8", "replace")
+        return one_line(f"it answered {error.code} {words}")
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        # Not its message: some hold the address, and that may hold a password.
+        return type(reason).__name__
+
+
+def _request(gateway: str, path: str, text: str) -> urllib.request.Request:
+    """Return the request that replaces these metrics. Raises ValueError for a wrong address."""
+    parts = urllib.parse.urlsplit(gateway)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(gateway)
+    address = parts.netloc.rpartition("@")[2]
+    headers = {"Content-Type": "text/plain; version=0.0.4", "User-Agent": "ratchet"}
+    if parts.username is not None:
+        user = urllib.parse.unquote(f"{parts.username}:{parts.password or ''}")
+        headers["Authorization"] = f"Basic {base64.b64encode(user.encode()).decode()}"
+    # POST: PUT would delete what other steps have pushed for this run.
+    return urllib.request.Request(
+        f"{parts.scheme}://{address}{parts.path.rstrip('/')}{path}",
+        data=text.encode(),
+        headers=headers,
+        method="POST",
+    )
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Takes a redirection for an answer: the password is for the address that was given."""
+
+    def redirect_request(self, *_: object, **__: object) -> None:
+        """Return None, which ends the request with the status of the redirection."""
