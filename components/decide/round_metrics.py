@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from components.contracts.state import ModelRecord, State
-from components.runtime.metrics import Gauge, Sample
+from components.prometheus import Gauge, Sample
 
 
 def round_gauges(state: State) -> list[Gauge]:

@@ -29,10 +29,10 @@ from components.decide.stopping import minutes_spent, stop_reason
 from components.decide.weak_round import outcome_of_weak
 from components.errors import Corrupt, UserError
 from components.measures import measure_of
+from components.prometheus import Gauge, export_metrics
 from components.runtime.attempts import attempting
 from components.runtime.campaign import Campaign, load_campaign
 from components.runtime.context import Context
-from components.runtime.metrics import Gauge, export_metrics
 from components.runtime.receipts import Receipt, commit, fetch, read_receipt, read_summary
 from components.runtime.webhook import notify
 

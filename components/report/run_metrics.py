@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from components.prometheus import Gauge, Sample
 from components.report.views import RunView
 from components.runtime.attempts import Attempt
-from components.runtime.metrics import Gauge, Sample
 
 
 def run_gauges(view: RunView) -> list[Gauge]:

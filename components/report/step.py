@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from components.canonical import canonical_json
+from components.prometheus import export_metrics
 from components.report.page import EXAMPLES_PER_ROUND, build_page
 from components.report.run_metrics import run_gauges
 from components.report.runs import load_run, run_id_of_job
@@ -13,7 +14,6 @@ from components.report.summary import RunSummary, summary_of
 from components.report.views import RunView
 from components.report.words import cut
 from components.runtime.context import Context
-from components.runtime.metrics import export_metrics
 from components.runtime.webhook import notify
 from components.storage import keys
 

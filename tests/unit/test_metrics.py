@@ -13,10 +13,10 @@ import pytest
 import yaml
 
 from components.decide.round_metrics import round_gauges
+from components.prometheus import Gauge, Sample, export_metrics, exposition
 from components.report.run_metrics import run_gauges
 from components.report.views import RunView
 from components.runtime.context import Context
-from components.runtime.metrics import Gauge, Sample, export_metrics, exposition
 from tests.doubles.pushgateway import Pushgateway, parsed
 
 ROOT = Path(__file__).resolve().parents[2]
