@@ -39,6 +39,7 @@ from components.cli.release_verbs import add_verbs as add_release_verbs
 from components.cli.review_verb import add_verb as add_review_verb
 from components.cli.run_verbs import add_verbs as add_run_verbs
 from components.cli.stores import default_store, existing_run, open_context, unknown_run
+from components.cli.sweep.verb import add_verb as add_sweep_verb
 from components.errors import Corrupt, RatchetError, UserError
 
 if TYPE_CHECKING:
@@ -243,6 +244,7 @@ add_estimate_verb(app)
 add_cluster_verbs(app)
 add_release_verbs(app)
 add_run_verbs(app)
+add_sweep_verb(app)
 add_review_verb(app)
 add_intake_verb(app)
 add_archive_verbs(app)

@@ -65,6 +65,7 @@ class Plan(Frozen):
     kl_beta: float | None = None
     batch_size: int | None = None
     early_stopping_patience: int | None = None
+    word_dropout: float | None = None
 
 
 TRAIN_SETTINGS = ("neftune_alpha", "dropout", "kl_beta", "batch_size", "early_stopping_patience")
@@ -80,11 +81,16 @@ def with_plan(recipe: Recipe, plan: Plan) -> Recipe:
     if plan.max_new_tokens is not None:
         update = {"max_new_tokens": plan.max_new_tokens}
         changes["generate"] = recipe.generate.model_copy(update=update)
-    planned: dict[str, float | int] = {}
+    planned: dict[str, float | int | Section] = {}
     for name in TRAIN_SETTINGS:
         setting = getattr(plan, name)
         if setting is not None:
             planned[name] = setting
+    rounds = recipe.train.rounds
+    if plan.word_dropout is not None and rounds.augmentation is not None:
+        update = {"word_dropout": plan.word_dropout}
+        augmentation = rounds.augmentation.model_copy(update=update)
+        planned["rounds"] = rounds.model_copy(update={"augmentation": augmentation})
     if planned:
         changes["train"] = recipe.train.model_copy(update=planned)
     return recipe.model_copy(update=changes)

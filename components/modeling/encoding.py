@@ -122,6 +122,10 @@ class Codec:
         """Return an answer as the model itself would write it, with the token that ends it."""
         return [*self._text_ids(completion, continued=True), self.end_ids[0]]
 
+    def continued_ids(self, text: str) -> list[int]:
+        """Return the token ids of a text that other text stands before."""
+        return self._text_ids(text, continued=True)
+
     def _open_turn_ids(self) -> list[int]:
         """Return all that the template writes before the first message of a user (2406.08464).
 

@@ -39,6 +39,11 @@ class EncodedRow:
     """log π of each token that bears loss, by the model that drew the row; empty: not known."""
     reference: float = 0.0
     """log π(row) of the reference model, in nats; of a pair log π(row) - log π(worse row)."""
+    inputs: list[int] | None = None
+    """As many tokens that the model reads in place of `ids`, which it is still to predict; None:
+    `ids`."""
+    changeable: tuple[tuple[int, int], ...] = ()
+    """Stretches [start, end) whose words augmentation may change."""
 
     @property
     def num_tokens(self) -> int:
@@ -151,7 +156,7 @@ def collate(rows: Sequence[EncodedRow], pad_id: int) -> Batch:
     for index, row in enumerate(rows):
         length = len(row.ids)
         ids = torch.tensor(row.ids, dtype=torch.long)
-        inputs[index, :length] = ids
+        inputs[index, :length] = ids if row.inputs is None else torch.tensor(row.inputs)
         labels[index, row.num_masked : length] = ids[row.num_masked :]
         for start, end in row.gaps:
             labels[index, start:end] = IGNORED

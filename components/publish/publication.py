@@ -122,8 +122,10 @@ def publication_of(context: Context, campaign: Campaign, lines: list[Line]) -> P
     opening = None
     refusal = ""
     new_prompts_due = False
-    # First: a base that is the release in force has its very weights too.
-    if any(rival.kind == "base" and rival.weights == weights for rival in rivals):
+    if not recipe.publish.release:
+        refusal = "the recipe releases nothing (publish.release: false)"
+    # Before the next: a base that is the release in force has its very weights too.
+    elif any(rival.kind == "base" and rival.weights == weights for rival in rivals):
         refusal = "the champion is the base model: no round was proved better than it"
     elif lines and lines[-1].weights == weights:
         released_as = lines[-1]

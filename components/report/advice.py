@@ -122,6 +122,11 @@ def next_step(view: RunView) -> str:
             "Look at the risks and at the lost answers below; then `ratchet approve "
             f"{view.run_id} --version {publication.version}` releases it."
         )
+    if view.recipe is not None and not view.recipe.publish.release:
+        return (
+            "This run was a trial. To release its champion, run the same recipe with "
+            "`publish.release: true`: what is finished is not done again."
+        )
     if publication.released and view.target_met:
         return "Use it. `ratchet try --compare` asks it and the base model the same prompts."
     if publication.new_prompts_due:

@@ -12,7 +12,8 @@ from pydantic import JsonValue
 
 from components.canonical import derived_seed
 from components.contracts import artifacts
-from components.contracts.recipe import HOW_TO_TRAIN
+from components.contracts.recipe import HOW_TO_TRAIN, Augmentation
+from components.contracts.recipe.train import Stage as RecipeStage
 from components.contracts.summaries import SelectSummary, TrainSummary
 from components.errors import Transient, UserError
 from components.runtime.attempts import attempting
@@ -164,7 +165,7 @@ def _work(inputs: TrainInputs, context: Context) -> Work:
                 *HOW_TO_TRAIN,
             },
         ),
-        stages=[stage.model_dump() for stage in stages],
+        stages=[_stage_config(stage) for stage in stages],
         round=campaign.next_round,
         weight_decay=plan.weight_decay,
         lora=plan.lora,
@@ -180,14 +181,35 @@ def _work(inputs: TrainInputs, context: Context) -> Work:
 def _stages(campaign: Campaign) -> tuple[Stage, ...]:
     section = campaign.recipe.train
     plan = campaign.state.plan
-    planned = Stage(name="sft", steps=plan.steps, learning_rate=plan.learning_rate)
+    is_round = plan.training == "improvement"
+    planned = Stage(
+        name="sft",
+        steps=plan.steps,
+        learning_rate=plan.learning_rate,
+        augmentation=_noise(section.rounds if is_round else section.first),
+    )
     # Pretraining is for the first model; every later training goes on from one that had it.
-    if plan.training == "improvement" or section.pretrain is None:
+    if is_round or section.pretrain is None:
         return (planned,)
     pretrain = Stage(
-        name="pretrain", steps=section.pretrain.steps, learning_rate=section.pretrain.learning_rate
+        name="pretrain",
+        steps=section.pretrain.steps,
+        learning_rate=section.pretrain.learning_rate,
+        augmentation=_noise(section.pretrain),
     )
     return (pretrain, planned) if section.first.steps else (pretrain,)
+
+
+def _stage_config(stage: Stage) -> JsonValue:
+    # The bound is reflection's: it changes nothing about this training.
+    not_trained_by = {"augmentation": {"max_word_dropout"}}
+    return stage.model_dump(mode="json", exclude_none=True, exclude=not_trained_by)
+
+
+def _noise(stage: RecipeStage) -> Augmentation | None:
+    """Return a stage's augmentation; None where all of it is 0, which is the same work."""
+    augmentation = stage.augmentation
+    return augmentation if augmentation is not None and augmentation.is_on else None
 
 
 def _commit(work: Work, context: Context, train: Callable[[Context, list[Job]], None]) -> Receipt:

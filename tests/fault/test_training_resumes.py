@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from components.contracts.recipe import Augmentation
 from components.storage.store import open_store
+from components.train.process.job import Stage
 from tests.unit.trainings import begin, carry_out, make_job, reversal, said_by, train
 
 KEY = "k" * 32
@@ -107,6 +109,16 @@ def test_a_killed_training_ends_with_the_same_bits(whole: dict[str, Any], tmp_pa
         whole["folder"] / "model.safetensors"
     ).read_bytes()
     assert done["best_step"] == whole["best_step"]
+
+
+def test_a_killed_training_sees_the_noise_that_it_would_have_seen(tmp_path: Path) -> None:
+    noise = Augmentation(word_dropout=0.3, word_deletion=0.2)
+    stage = Stage(name="sft", steps=STEPS, learning_rate=3e-3, augmentation=noise)
+    whole = train(tmp_path / "whole", stages=(stage,), key="w" * 32)
+    stopped_after(tmp_path, "first", 7, stages=(stage,))
+    done = again(tmp_path, "second", stages=(stage,))
+    assert "going on from the checkpoint of step" in done["said"]
+    assert done["losses"] == whole["losses"]
 
 
 def test_a_twin_that_is_done_first_and_deletes_all_checkpoints_ends_no_training(

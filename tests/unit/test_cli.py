@@ -27,6 +27,7 @@ VERBS = (
     "intake",
     "estimate",
     "run",
+    "sweep",
     "compile",
     "submit",
     "schedule",

@@ -40,6 +40,24 @@ def test_rising_dev_loss_is_overfitting() -> None:
     assert "0.3000 (step 150) to 0.3600" in found.evidence
 
 
+def test_with_an_augmentation_overfitting_asks_for_more_of_it_up_to_its_bound() -> None:
+    train = {**TRAIN, "best_step": 150, "final_dev_loss": 0.36}
+    off = recipe_of(train={"rounds": {"augmentation": {}}})
+    found = the("overfitting", train=train, recipe=off)
+    assert (found.change, found.otherwise) == ("word_dropout_up", "weight_decay_up")
+    assert (found.measure, found.direction) == ("dev_rise", "down")
+    full = recipe_of(train={"rounds": {"augmentation": {"word_dropout": 0.3}}})
+    assert the("overfitting", train=train, recipe=full).change == "weight_decay_up"
+
+
+def test_a_training_loss_that_noise_keeps_up_is_no_sign_of_wrong_labels() -> None:
+    high = {"last_loss": 1.5, "above_dev": 0.8, "loss_fall": 0.3}
+    train = {**TRAIN, "final_loss": 1.5}
+    assert "label_noise" in names(measures=high, train=train)
+    noisy = recipe_of(train={"rounds": {"augmentation": {"word_dropout": 0.3}}})
+    assert "label_noise" not in names(measures=high, train=train, recipe=noisy)
+
+
 def test_an_early_stop_well_before_the_end_is_overfitting_too() -> None:
     train = {
         **TRAIN,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.contracts.recipe import LoraStructure, Recipe
+from components.contracts.recipe import Augmentation, LoraStructure, Recipe
 from components.contracts.state import Cause, Plan, RoundRecord, base_plan, with_plan
 from components.contracts.summaries.evaluate import Estimate
 from components.decide.reflection.changes import changed_setting
@@ -37,7 +37,14 @@ def change(name: str, plan: Plan = PLAN, recipe: Recipe | None = None) -> tuple[
 
 def test_changes_are_bounded_by_the_recipe() -> None:
     recipe = recipe_of(
-        train={"rounds": {"steps": 200, "learning_rate": 1e-3}}, generate={"temperature": 0.7}
+        train={
+            "rounds": {
+                "steps": 200,
+                "learning_rate": 1e-3,
+                "augmentation": {"max_word_dropout": 0.25},
+            }
+        },
+        generate={"temperature": 0.7},
     )
     ends = {
         "learning_rate_down": ("learning_rate", 1e-4),
@@ -58,6 +65,7 @@ def test_changes_are_bounded_by_the_recipe() -> None:
         "batch_size_up": ("batch_size", 128),
         "patience_up": ("early_stopping_patience", 20),
         "patience_down": ("early_stopping_patience", 1),
+        "word_dropout_up": ("word_dropout", 0.25),
     }
     for name, (setting, end) in ends.items():
         plan = base_plan(recipe)
@@ -114,6 +122,29 @@ def test_a_structure_doubles_its_rank_then_the_layers_trained_in_full_then_stops
     assert plan.model_copy(update={"lora": ADAPTED.lora}) == ADAPTED
 
 
+def test_word_dropout_is_raised_where_the_recipe_has_an_augmentation_and_nowhere_else() -> None:
+    overfitted = [
+        Finding("overfitting", "seen", 0.8, "word_dropout_up", "", otherwise="steps_down")
+    ]
+    plain = recipe_of()
+    plan, _ = next_plan(plain, base_plan(plain), overfitted, None, base_plan(plain))
+    assert (plan.word_dropout, plan.steps) == (None, round(0.67 * base_plan(plain).steps))
+    noisy = recipe_of(train={"rounds": {"augmentation": {"word_dropout": 0.05, "case_noise": 0.1}}})
+    plan, causes = next_plan(noisy, base_plan(noisy), overfitted, None, base_plan(noisy))
+    assert causes[0].change == "word_dropout as in the recipe → 0.15"
+    assert plan.steps == base_plan(noisy).steps
+    rounds = with_plan(noisy, plan.model_copy(update={"neftune_alpha": 5.0})).train.rounds
+    assert rounds.augmentation == Augmentation(word_dropout=0.15, case_noise=0.1)
+    assert with_plan(noisy, plan.model_copy(update={"neftune_alpha": 5.0})).train.neftune_alpha == 5
+    # Taken back, it is what it was, and is not tried again.
+    found = review(record(0.6), base_plan(noisy), plan, "rejected", dev(0.55), {})
+    assert found is not None
+    refuted = frozenset({"word_dropout_up"})
+    after, causes = next_plan(noisy, plan, overfitted, found, base_plan(noisy), refuted)
+    assert after.word_dropout is None
+    assert [cause.change_name for cause in causes] == [None, "steps_down"]
+
+
 def test_without_adapters_there_is_no_structure_to_grow() -> None:
     lacking = [Finding("too_little_capacity", "seen", 0.7, "structure_up", "")]
     assert next_plan(recipe_of(), PLAN, lacking, None, PLAN)[0] == PLAN
@@ -152,6 +183,7 @@ CHANGES = [
     "patience_up",
     "patience_down",
     "structure_down",
+    "word_dropout_up",
     None,
 ]
 

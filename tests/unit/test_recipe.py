@@ -10,6 +10,7 @@ from components.contracts.recipe_file import set_key
 from components.errors import UserError
 from tests.unit.crafted import recipe_of
 
+AUGMENTED = {"word_dropout": 0.1}
 SHARES = (
     "data.fractions.validation",
     "generate.top_p",
@@ -76,3 +77,29 @@ def test_trained_layers_alone_go_together_with_interpolation() -> None:
     recipe = recipe_of(train={"layers": {"trained": 2}, "interpolate": True})
     assert recipe.train.layers is not None
     assert not recipe.train.layers.changes_depth
+
+
+def test_noise_goes_with_objectives_that_compare_with_no_other_model() -> None:
+    recipe = recipe_of(
+        train={"rounds": {"augmentation": AUGMENTED}, "pretrain": {"augmentation": {}}}
+    )
+    assert recipe.train.rounds.augmentation is not None
+    for method in ("dpo", "rpo", "kto", "raft"):
+        with pytest.raises(UserError, match=f"method {method} compares.*unset rounds.augmentation"):
+            recipe_of(train={"rounds": {"augmentation": AUGMENTED}, "method": method})
+        # The supervised stage has no pairs.
+        recipe_of(train={"first": {"augmentation": AUGMENTED}, "method": method})
+
+
+@pytest.mark.parametrize(
+    ("noise", "words"),
+    [
+        ({"word_dropout": 10}, "word_dropout.*less than or equal to 0.5"),
+        ({"word_dropout": 0.4}, "raise max_word_dropout"),
+        ({"word_drop": 0.1}, "did you mean 'word_dropout'"),
+        ({"word_swap": -0.1}, "word_swap.*greater than or equal to 0"),
+    ],
+)
+def test_wrong_noise_is_refused_by_name(noise: dict[str, float], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        recipe_of(train={"first": {"augmentation": noise}})

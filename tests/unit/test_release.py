@@ -105,6 +105,19 @@ def test_the_base_itself_is_never_released(context: Context) -> None:
     assert list(context.store.list("models/")) == []
 
 
+def test_a_trial_releases_nothing_and_opens_no_prompts(context: Context) -> None:
+    base, champion = model(context, 0), model(context, 1)
+    vault = taught_by(context, [champion])
+    trial = campaign(context, base, vault, publish={"name": NAME, "release": False})
+    summary = publish(context, trial, champion)
+    assert not summary.released
+    assert "publish.release: false" in summary.why
+    assert list(context.store.list("openings/")) == []
+    assert list(context.store.list("models/")) == []
+    # The same campaign, no trial any more, has all its alpha.
+    assert publish(context, campaign(context, base, vault), champion).released
+
+
 def test_a_model_that_is_worse_than_its_base_is_not_released(context: Context) -> None:
     base, champion = model(context, 0), model(context, 1)
     summary = publish(context, campaign(context, base, taught_by(context, [base])), champion)

@@ -4,6 +4,7 @@ Each section is one frozen model; an unknown key is an error that names the near
 resolved recipe is stored with the run, and its digest names the run.
 """
 
+from components.contracts.recipe.augmentation import Augmentation
 from components.contracts.recipe.data import (
     BUILTIN_TASK_NAMES,
     DataSection,
@@ -40,6 +41,7 @@ from components.contracts.recipe.train import (
 __all__ = [
     "BUILTIN_TASK_NAMES",
     "HOW_TO_TRAIN",
+    "Augmentation",
     "ComparedBy",
     "DataSection",
     "DataSource",

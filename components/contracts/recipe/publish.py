@@ -13,6 +13,10 @@ class PublishSection(Section):
     """The name that the best model is released under."""
 
     name: Name = "ratchet-model"
+    # The prompts of releases wear out with every comparison that releases nothing.
+    release: bool = True
+    """false: a trial, such as those of `sweep`. The champion is compared with nothing and not
+    released, so the prompts that decide about releases stay closed."""
     # Without it only a proved gain releases. A share, as `decide.retention_margin` is.
     margin: Annotated[float, Field(gt=0.0, le=0.2)] | None = None
     """Share of right answers (of `decide.score: error` the mean error), 0 to 0.2, by which a model

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from components.contracts.recipe.augmentation import Augmentation
 from components.contracts.recipe.section import Positive, Section, Share
 
 
@@ -15,6 +16,9 @@ class Stage(Section):
     steps: Annotated[int, Field(ge=0)] = 200
     """Optimizer steps at most; early stopping may end it sooner."""
     learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-3
+    augmentation: Augmentation | None = None
+    """Noise on the rows, drawn anew each time; null: none. In `rounds` any, be it empty (`{}`),
+    lets reflection turn word dropout on against overfitting."""
 
 
 class LoraStructure(Section):
@@ -281,6 +285,11 @@ class TrainSection(Section):
             )
         if self.method == "sft":
             return self
+        if self.rounds.augmentation is not None:
+            raise ValueError(
+                f"method {self.method} compares the likelihoods of rows with those of another model, "
+                "which saw no noise: unset rounds.augmentation, or use method sft"
+            )
         if self.packing:
             raise ValueError(f"method {self.method} takes one row a sequence: unset packing")
         if self.kl_beta:

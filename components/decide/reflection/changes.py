@@ -39,6 +39,7 @@ Change = Literal[
     "layers_down",
     "trained_layers_up",
     "trained_layers_down",
+    "word_dropout_up",
 ]
 """Changes that reflection may ask for. Each is one bounded step of one setting."""
 
@@ -58,6 +59,7 @@ CHANGEABLE_SETTINGS = (
     "batch_size",
     "early_stopping_patience",
     "layers",
+    "word_dropout",
 )
 SettingValue = float | LoraStructure | LayerStructure | None
 
@@ -71,7 +73,8 @@ def changed_setting(plan: Plan, recipe: Recipe, change: Change) -> tuple[str, Se
     to 0.9, samples up to 64, vote share up to 0.9, noise on embeddings up to 10, dropout up to 0.5,
     the weight of the divergence from the base up to 0.1, batches and patience up to 4 times (and
     patience no less than 1). The bounds of the trained structure are in the recipe; the rank of
-    adapters is halved down to a quarter of the recipe's.
+    adapters is halved down to a quarter of the recipe's. The bound of word dropout is there too; a
+    recipe without `train.rounds.augmentation` never gets any.
     """
     base = base_plan(recipe)
     match change:
@@ -136,6 +139,16 @@ def changed_setting(plan: Plan, recipe: Recipe, change: Change) -> tuple[str, Se
             # 5 is the least that the authors of NEFTune tried (2310.05914).
             noisier = max(5.0, 2 * alpha)
             return "neftune_alpha", _raised(plan.neftune_alpha, alpha, noisier, 10.0)
+        case "word_dropout_up":
+            augmentation = recipe.train.rounds.augmentation
+            if augmentation is None:
+                return "word_dropout", plan.word_dropout
+            share = plan.word_dropout
+            if share is None:
+                share = augmentation.word_dropout
+            larger_share = round(share + 0.1, 6)
+            bound = augmentation.max_word_dropout
+            return "word_dropout", _raised(plan.word_dropout, share, larger_share, bound)
         case "samples_up":
             # Twice as many samples take twice as long; beyond 64 new ones are rare.
             samples = _up(plan.samples_per_prompt, 2 * plan.samples_per_prompt, 64)

@@ -63,6 +63,13 @@ class Evidence:
         return self.train
 
     @property
+    def trained_on_noise(self) -> bool:
+        """True if words of this round's rows were changed or hidden."""
+        train = self.recipe.train
+        stage = train.rounds if self.plan.training == "improvement" else train.first
+        return stage.augmentation is not None and stage.augmentation.is_on
+
+    @property
     def improved(self) -> bool:
         """True if an improvement round was promoted: its training was long and large enough.
 

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from statistics import fmean
 
+from components.decide.reflection.changes import Change
 from components.decide.reflection.evidence import HIGH_LOSS, NOTICEABLE_NATS, Evidence
 from components.decide.reflection.plan import Finding
 from components.statistics import mcnemar_two_sided
@@ -175,16 +176,22 @@ def overfitting(evidence: Evidence) -> Finding | None:
     if early:
         description += f"; stopped at step {train.steps} of {evidence.plan.steps}"
     far = early or final > FAR_RISE * best
+    changes: list[Change] = ["steps_down", "noise_up"] if far else ["weight_decay_up", "steps_down"]
+    if _may_drop_more_words(evidence):
+        # New copies of the rows take away what there is to memorise, and leave the model its steps.
+        changes.insert(0, "word_dropout_up")
+    change, otherwise, *further = changes
     return evidence.finding(
         "overfitting",
         0.9 if final > FAR_RISE * best else 0.8,
-        "steps_down" if far else "weight_decay_up",
+        change,
         description,
         "the final dev loss stays near the best",
         measure="dev_rise",
         direction="down",
-        otherwise="noise_up" if far else "steps_down",
+        otherwise=otherwise,
         further=(
+            *further,
             "dropout_up",
             "structure_down",
             "trained_layers_down",
@@ -192,6 +199,12 @@ def overfitting(evidence: Evidence) -> Finding | None:
             "patience_down",
         ),
     )
+
+
+def _may_drop_more_words(evidence: Evidence) -> bool:
+    """Return True if the recipe has an augmentation whose word dropout is below its bound."""
+    augmentation = evidence.recipe.train.rounds.augmentation
+    return augmentation is not None and augmentation.word_dropout < augmentation.max_word_dropout
 
 
 def underfitting(evidence: Evidence) -> Finding | None:

@@ -7,7 +7,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from components.contracts.recipe import LayerStructure, LoraStructure, TrainSection
+from components.contracts.recipe import (
+    Augmentation,
+    LayerStructure,
+    LoraStructure,
+    TrainSection,
+)
 from components.contracts.summaries.train import TrainingOutcome
 from components.errors import RatchetError
 
@@ -24,6 +29,8 @@ class Stage(BaseModel):
     steps: int
     learning_rate: float
     """Its peak, after the warm-up."""
+    augmentation: Augmentation | None = None
+    """Noise on its rows; None: none."""
 
 
 class Costs(BaseModel):

@@ -21,6 +21,7 @@ from components.modeling.memory import is_out_of_memory
 from components.runtime.context import Context
 from components.train.process import deepspeed_engine as ds
 from components.train.process import engine_state
+from components.train.process.augmentation import Augmenter
 from components.train.process.checkpoints import Checkpoints
 from components.train.process.job import Job, OutOfMemory, Stage
 from components.train.process.micro_batches import MicroBatches, idle_batch
@@ -58,6 +59,8 @@ class Loop:
     recorder: Recorder | None
     """In process 0 alone."""
     track: Track
+    augmenters: Sequence[Augmenter | None]
+    """Noise on the rows of each stage; None: none."""
     best: dict[str, Tensor] = field(default_factory=dict)
     """This process's share of the best weights of this stage so far."""
 
@@ -172,6 +175,9 @@ class Loop:
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
         batch_rows = [stage_rows.rows[index] for index in batch]
+        augmenter = self.augmenters[stage_number]
+        if augmenter is not None:
+            batch_rows = augmenter.copies(batch_rows, stage_step)
         loss, positions = self._update(batch_rows)
         tokens = sum(row.num_tokens for row in batch_rows)
         track.step += 1

@@ -76,6 +76,7 @@ def load_material(job: Job) -> Material:
             with_pairs=section.method in ("dpo", "rpo"),
             with_sampled=section.method == "raft",
             too_long=section.too_long,
+            augmentation=stage.augmentation,
         )
         stages.append((stage, stage_rows))
     # A recipe without a dev split has an empty file for it.

@@ -57,10 +57,11 @@ def collate_packed(groups: Sequence[Sequence[EncodedRow]], pad_id: int) -> Batch
         start = 0
         for row in group:
             end = start + len(row.ids)
-            inputs[index, start:end] = torch.tensor(row.ids)
+            ids = torch.tensor(row.ids)
+            inputs[index, start:end] = ids if row.inputs is None else torch.tensor(row.inputs)
             # The first token of a row is never a target: the token before it is of another row.
             first_target = start + max(row.num_masked, 1)
-            labels[index, first_target:end] = inputs[index, first_target:end]
+            labels[index, first_target:end] = ids[first_target - start :]
             for gap_start, gap_end in row.gaps:
                 labels[index, start + gap_start : start + gap_end] = IGNORED
             positions[index, start:end] = torch.arange(len(row.ids))

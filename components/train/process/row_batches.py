@@ -11,10 +11,12 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from components.contracts.recipe import Augmentation
 from components.contracts.rows import TrainingRow
 from components.errors import UserError
-from components.modeling.encoding import Codec, Encoded, Turns, windows
+from components.modeling.encoding import Codec, Encoded, Span, Turns, windows
 from components.modeling.likelihood import EncodedRow
+from components.train.process.changeable import changeable_spans
 
 GROUP = 16
 """Batches that are sorted by length together."""
@@ -61,6 +63,7 @@ def training_set(
     with_pairs: bool = False,
     with_sampled: bool = False,
     too_long: TooLongRule = "drop",
+    augmentation: Augmentation | None = None,
 ) -> TrainingSet:
     """Return the rows of one stage.
 
@@ -76,6 +79,7 @@ def training_set(
         with_pairs: rows keep the worse answer that they have.
         with_sampled: rows keep the likelihoods under which they were drawn.
         too_long: what becomes of a row with a prompt that is longer than `max_length`.
+        augmentation: noise on the rows of the stage, which are told what it may change.
 
     Raises:
         UserError: there is nothing to learn from, or a row is too long and may not be.
@@ -99,9 +103,17 @@ def training_set(
         # All windows of a text but the last one go on.
         if row.is_text and len(pieces) > 1:
             going_on.add(row.id)
-        for piece in pieces:
+        spans: list[tuple[Span, ...]] = [() for _ in pieces]
+        if augmentation is not None:
+            spans = changeable_spans(row, pieces, codec, turns, prompts=augmentation.prompts)
+        for piece, changeable in zip(pieces, spans, strict=True):
             piece_row = EncodedRow(
-                piece.ids, piece.num_masked, loss_weight, piece.gaps, wrong=row.wrong
+                piece.ids,
+                piece.num_masked,
+                loss_weight,
+                piece.gaps,
+                wrong=row.wrong,
+                changeable=changeable,
             )
             if with_pairs:
                 piece_row = _with_worse(piece_row, row, codec)
@@ -214,14 +226,24 @@ def _fitted(
 
 def cut_at(row: EncodedRow, max_length: int) -> EncodedRow | None:
     """Return the beginning of a row; None if it holds nothing to learn."""
-    gaps = tuple((start, min(end, max_length)) for start, end in row.gaps if start < max_length)
     worse = None if row.worse is None else cut_at(row.worse, max_length)
-    short = replace(row, ids=row.ids[:max_length], gaps=gaps, worse=worse)
+    short = replace(
+        row,
+        ids=row.ids[:max_length],
+        gaps=_spans_before(max_length, row.gaps),
+        worse=worse,
+        changeable=_spans_before(max_length, row.changeable),
+    )
     if row.sampled:
         short = replace(short, sampled=row.sampled[: max(0, short.num_targets)])
     # A pair of which one half is gone is no pair.
     is_half = row.worse is not None and worse is None
     return None if short.num_targets <= 0 or is_half else short
+
+
+def _spans_before(position: int, spans: Sequence[Span]) -> tuple[Span, ...]:
+    """Return stretches as far as they are before a position."""
+    return tuple((start, min(end, position)) for start, end in spans if start < position)
 
 
 def _too_long_error(rows: Sequence[EncodedRow], max_length: int, subject: str) -> UserError:

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from transformers import PreTrainedModel
 
+from components.canonical import derived_seed
 from components.contracts import artifacts
 from components.contracts.rows import write_rows
 from components.contracts.summaries.train import TrainingOutcome
@@ -20,6 +21,7 @@ from components.errors import RatchetError
 from components.runtime.context import Context, make_context
 from components.train.process import deepspeed_engine as ds
 from components.train.process import engine_state
+from components.train.process.augmentation import Augmenter, longest_copy, make_augmenter
 from components.train.process.checkpoints import Checkpoints
 from components.train.process.choice import objective_of, reference_of
 from components.train.process.depth import Sources, in_words, planned_sources, starting_model
@@ -123,6 +125,7 @@ def prepare_run(job: Job, context: Context, device: torch.device) -> Run:
         )
     _note_long_rows(job, context, material)
     _note_stages_without_dev_rows(context, material)
+    _note_stages_without_noise(context, material)
     _, last_rows = material.stages[-1]
     sources = planned_sources(job, last_rows.rows, device)
     if sources is not None:
@@ -184,6 +187,20 @@ def _note_stages_without_dev_rows(context: Context, material: Material) -> None:
             )
 
 
+def _note_stages_without_noise(context: Context, material: Material) -> None:
+    """Say which stage has an augmentation that can change no word of its rows."""
+    for stage, stage_rows in material.stages:
+        settings = stage.augmentation
+        if settings is None or not settings.changes_words:
+            continue
+        if not any(row.changeable for row in stage_rows.rows):
+            _note(
+                context,
+                f"stage {stage.name}: augmentation changes no word: the rows have no raw text, and "
+                "no prompt that may be changed (augmentation.prompts)",
+            )
+
+
 def resume_or_start(run: Run, checkpoints: Checkpoints) -> Loop:
     """Return the loop, at the newest usable checkpoint of this work or before its first step."""
     job = run.job
@@ -233,6 +250,7 @@ def resume_or_start(run: Run, checkpoints: Checkpoints) -> Loop:
         checkpoints=checkpoints,
         recorder=recorder,
         track=Track(),
+        augmenters=_augmenters(run),
     )
     if checkpoint is not None:
         change = put_back(loop, checkpoint)
@@ -240,6 +258,24 @@ def resume_or_start(run: Run, checkpoints: Checkpoints) -> Loop:
     loop.measure_reference(reference_of(job, run.objective, engine.module, run.kind))
     checkpoints.forget_fetched()
     return loop
+
+
+def _augmenters(run: Run) -> list[Augmenter | None]:
+    """Return the noise of each stage, the same in every process."""
+    augmenters: list[Augmenter | None] = []
+    for number, (stage, stage_rows) in enumerate(run.material.stages):
+        augmenter = None
+        if stage.augmentation is not None:
+            seed = derived_seed(run.job.seed, number)
+            augmenter = make_augmenter(
+                stage.augmentation,
+                stage_rows.rows,
+                run.material.codec,
+                run.job.section.max_length,
+                seed,
+            )
+        augmenters.append(augmenter)
+    return augmenters
 
 
 def _export(run: Run, loop: Loop, costs: Costs) -> None:
@@ -295,8 +331,9 @@ def _preflight(
     masked_share = check_masks(last_stage.name, last_rows)
     check_disk(context, size)
     longest = 0
-    for _, stage_rows in material.stages:
-        longest = max(longest, *(row.longest for row in stage_rows.rows))
+    max_length = job.section.max_length
+    for stage, stage_rows in material.stages:
+        longest = max(longest, longest_copy(stage.augmentation, stage_rows.rows, max_length))
     machine = this_machine(job.section.num_nodes, context)
     estimate = choose(job.section, size, machine, longest)
     _, first_rows = material.stages[0]

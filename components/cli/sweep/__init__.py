@@ -1,0 +1,1 @@
+"""The verb `sweep`: one campaign for every combination of some settings, and what they came to."""
