@@ -29,14 +29,14 @@ from tests.unit.trainings import train
 
 TEXT = "the quick brown fox jumps over a lazy dog while seven tall wizards quietly mix some jam"
 WORDS = TEXT.split()
-HIDING: list[dict[str, float]] = [{"word_dropout": 0.3}, {"span_masking": 0.3}]
-CHANGING: list[dict[str, float]] = [
+HIDING: list[dict[str, Any]] = [{"word_dropout": 0.3}, {"span_masking": 0.3}]
+CHANGING: list[dict[str, Any]] = [
     {"word_deletion": 0.3},
     {"word_swap": 0.3},
     {"case_noise": 0.3},
     {"spacing_noise": 0.3},
 ]
-EVERYTHING = {
+EVERYTHING: dict[str, Any] = {
     "word_dropout": 0.2,
     "span_masking": 0.2,
     **{k: 0.2 for each in CHANGING for k in each},
@@ -134,7 +134,7 @@ def is_subsequence(tokens: Sequence[int], of: Sequence[int]) -> bool:
 @pytest.mark.parametrize("noise", HIDING, ids=str)
 @pytest.mark.parametrize("name", CODECS)
 def test_hidden_words_are_read_as_others_and_predicted_as_they_are(
-    name: str, noise: dict[str, float]
+    name: str, noise: dict[str, Any]
 ) -> None:
     codec = CODECS[name]()
     rows, augmenter = rows_of([row("", TEXT)], codec, **noise)
@@ -158,7 +158,7 @@ def test_hidden_words_are_read_as_others_and_predicted_as_they_are(
 
 @pytest.mark.parametrize("noise", [*CHANGING, EVERYTHING], ids=str)
 @pytest.mark.parametrize("name", CODECS)
-def test_of_raw_text_no_changed_word_is_predicted(name: str, noise: dict[str, float]) -> None:
+def test_of_raw_text_no_changed_word_is_predicted(name: str, noise: dict[str, Any]) -> None:
     codec = CODECS[name]()
     rows, augmenter = rows_of([row("", TEXT), row("", TEXT.upper())], codec, **noise)
     copies = copies_of(rows, augmenter)
@@ -190,7 +190,8 @@ def test_what_follows_a_deleted_word_is_predicted_from_no_other_word() -> None:
 def test_swapped_and_rewritten_words_are_the_words_of_the_text() -> None:
     codec = scratch_codec("bpe")
     longer = row("", f"{TEXT} {TEXT} {TEXT} {TEXT}")
-    for noise, folded in (({"word_swap": 0.4}, False), ({"case_noise": 0.4}, True)):
+    for name, folded in (("word_swap", False), ("case_noise", True)):
+        noise: dict[str, Any] = {name: 0.4}
         rows, augmenter = rows_of([row("", TEXT), longer], codec, **noise)
         texts = {codec.text(copy.ids) for copy in copies_of(rows, augmenter)[::2]}
         assert len(texts) > 10
@@ -207,7 +208,7 @@ def test_swapped_and_rewritten_words_are_the_words_of_the_text() -> None:
 @pytest.mark.parametrize("noise", [*HIDING, *CHANGING, EVERYTHING], ids=str)
 @pytest.mark.parametrize("name", CODECS)
 def test_an_answer_is_learned_as_it_is_whatever_becomes_of_its_prompt(
-    name: str, noise: dict[str, float]
+    name: str, noise: dict[str, Any]
 ) -> None:
     codec = CODECS[name]()
     rows, augmenter = rows_of([row(TEXT, "a lazy dog")], codec, **noise)
@@ -263,7 +264,7 @@ def test_a_row_that_is_drawn_again_has_another_copy_and_the_same_draw_the_same()
 
 def test_no_copy_is_longer_than_the_longest_row() -> None:
     codec = scratch_codec("word")
-    noise = {"case_noise": 0.5, "spacing_noise": 0.5}
+    noise: dict[str, Any] = {"case_noise": 0.5, "spacing_noise": 0.5}
     # In other letters these words are written in bytes: a copy would be several times as long. A
     # text loses its end for them.
     rows, augmenter = rows_of([row("", TEXT)], codec, max_length=20, **noise)

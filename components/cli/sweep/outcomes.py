@@ -15,7 +15,7 @@ from components.report.views import RunView
 
 
 class SweptRun(BaseModel):
-    """What one campaign of a sweep came to. Scores are on validation, which the gate sees too."""
+    """Outcome of one campaign of a sweep. Scores are on validation, which the gate sees too."""
 
     model_config = ConfigDict(frozen=True)
     settings: dict[str, JsonValue]
