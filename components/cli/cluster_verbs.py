@@ -388,9 +388,11 @@ def _inputs_digest(package: Package, parameters: Json) -> str:
 def _pipelines(options: ClusterOptions) -> Pipelines:
     from components.cli.cluster.kfp_api import Pipelines
     from components.cli.cluster.kfp_calls import ApiPatience, access_from
-    from components.cli.cluster.tenancy import check_tenancy
+    from components.cli.cluster.tenancy import check_tenancy, check_version
 
     access = access_from(os.environ, options.endpoint, options.namespace, options.token_file)
     pipelines = Pipelines(access, ApiPatience())
-    check_tenancy(pipelines.health(), options.namespace)
+    health = pipelines.health()
+    check_version(health)
+    check_tenancy(health, options.namespace)
     return pipelines

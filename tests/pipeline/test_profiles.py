@@ -37,6 +37,8 @@ def test_a_wrong_profile_is_named_with_its_key(tmp_path: Path, text: str, said: 
 def test_an_unknown_profile_is_answered_with_those_there_are() -> None:
     with pytest.raises(UserError, match="cpu, gpu-1, gpu-8, multi-node"):
         load_profile("gpu-9")
+    with pytest.raises(UserError, match="there is no such file"):
+        load_profile("none-such.yaml")
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from tests.unit.submissions import STORE
         (("store=s3://bucket/p", "recipe=[1]"), "a mapping is wanted"),
         (("seed=3",), "parameter store has no value"),
         (("store=file:///tmp/x",), "pods share no disk"),
+        (("store=/tmp/x",), "pods share no disk"),
         (("store=s3://x",), "no bucket name"),
         (
             ("store=s3://bucket/p", "resume_from=hf_abcdefghijklmnopqrstuvwxyz"),

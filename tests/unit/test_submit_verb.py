@@ -115,26 +115,29 @@ def test_a_run_reads_from_the_store_what_the_recipe_names_on_this_machine(
 
 @pytest.mark.process
 @pytest.mark.parametrize(
-    ("multi_user", "options", "words"),
+    ("multi_user", "tag_name", "options", "words"),
     [
-        (False, ["--namespace", "ml"], "would ignore --namespace ml"),
-        (True, [], "say which by --namespace"),
+        (False, "2.17.0", ["--namespace", "ml"], "would ignore --namespace ml"),
+        (True, "2.17.0", [], "say which by --namespace"),
+        (True, "2.15.0", ["--namespace", "ml"], "2.15.0 is older than 2.17; upgrade it"),
     ],
 )
-def test_a_namespace_that_the_server_would_not_use_is_refused_before_a_run_exists(
+def test_a_server_that_would_not_run_it_as_meant_is_refused_before_a_run_exists(
     kfp: KfpApi,
     package: Package,
     tmp_path: Path,
     multi_user: bool,
+    tag_name: str,
     options: list[str],
     words: str,
 ) -> None:
     file = tmp_path / "pipeline.yaml"
     file.write_text(package.text)
-    kfp.health = {"multi_user": multi_user, "tag_name": "2.17.0"}
+    kfp.health = {"multi_user": multi_user, "tag_name": tag_name}
     done = cli(kfp, "submit", str(file), "--store", STORE, "--commit", COMMIT, *options)
     assert done.returncode == 2
-    assert words in " ".join(done.stderr.split())
+    assert words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
     assert kfp.all("runs") == []
 
 

@@ -91,8 +91,10 @@ def _check_complete(definitions: Json, parameters: Json) -> None:
 
 
 def _check_store(store: str) -> None:
-    if not keys.canonical_root(store).startswith("s3://"):
+    # Before its form is looked at: what is wrong with a folder is no form.
+    if not store.startswith("s3://"):
         raise UserError(f"store {store}: pods share no disk; use s3://bucket/prefix")
+    keys.canonical_root(store)
 
 
 def _parse(name: str, text: str, type_name: str) -> JsonValue:

@@ -12,6 +12,8 @@ PIPELINES_NAMESPACE = "kubeflow"
 OLDEST_PIPELINES = (2, 17)
 """Before it, pods of runs are refused under Pod Security restricted, and `dsl.OneOf` fails."""
 
+UPGRADE = "upgrade it: before 2.17 pods are refused under Pod Security restricted"
+
 
 def check_tenancy(health: Json, namespace: str) -> None:
     """Refuse a namespace that the server would ignore, and a missing one that it needs.
@@ -38,6 +40,13 @@ def check_tenancy(health: Json, namespace: str) -> None:
             "run the pods in its own namespace (most often kubeflow); apply "
             "manifests/overlays/single-user, and leave --namespace out"
         )
+
+
+def check_version(health: Json) -> None:
+    """Raise UserError if this version of Kubeflow Pipelines cannot run the pipeline."""
+    problem = version_problem(health)
+    if problem:
+        raise UserError(f"{problem}; {UPGRADE}")
 
 
 def version_problem(health: Json) -> str:

@@ -155,7 +155,7 @@ def _pipelines(surroundings: Surroundings) -> Pipelines | None:
 
 
 def _check_pipelines(surroundings: Surroundings) -> Finding:
-    from components.cli.cluster.tenancy import check_tenancy, version_problem
+    from components.cli.cluster.tenancy import UPGRADE, check_tenancy, version_problem
 
     api = _pipelines(surroundings)
     if api is None:
@@ -167,8 +167,7 @@ def _check_pipelines(surroundings: Surroundings) -> Finding:
     api.find_experiment("ratchet")
     problem = version_problem(health)
     if problem:
-        cure = "upgrade it: before 2.17 pods are refused under Pod Security restricted"
-        return Finding("pipelines", "failed", f"{problem} at {access.endpoint}", cure)
+        return Finding("pipelines", "failed", f"{problem} at {access.endpoint}", UPGRADE)
     check_tenancy(health, surroundings.namespace)
     version = health.get("tag_name") or ""
     return Finding("pipelines", "ok", f"Kubeflow Pipelines {version} at {access.endpoint}")

@@ -195,8 +195,9 @@ def _read_document(name: str, path: Path) -> dict[str, object]:
     try:
         document = load_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        problem = "there is no such file; " if path.name == Path(name).name else ""
         raise UserError(
-            f"--profile {name}: use {', '.join(profile_names())}, or the path of a .yaml file"
+            f"--profile {name}: {problem}use {', '.join(profile_names())}, or the path of a .yaml file"
         ) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
