@@ -1,4 +1,4 @@
-"""The verbs for releases: releases, approve, rollback, announce, serve."""
+"""The verbs for releases: releases, approve, rollback, announce, serve, upload."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ def add_verbs(app: typer.Typer) -> None:
     app.command()(rollback)
     app.command()(announce)
     app.command()(serve)
+    app.command()(upload)
 
 
 def releases(
@@ -170,4 +171,29 @@ def serve(
         as_json,
         f"{served.service} {verb} {name} {served.version} (line {served.line}) for {share} of its "
         f"requests, {served.uri}",
+    )
+
+
+def upload(
+    name: ReleaseName,
+    target: Annotated[
+        str, typer.Argument(metavar="REPOSITORY", help="Repository of the hub, hf://org/model.")
+    ],
+    public: Annotated[
+        bool,
+        typer.Option("--public", help="A repository that is made may be seen by everybody."),
+    ] = False,
+    store: StoreUri = "",
+    as_json: AsJson = False,
+) -> None:
+    """Put the release in force into a repository of the model hub, with a tag of its version."""
+    from components.cli.hub_upload import upload as upload_release
+
+    context = open_context(store)
+    uploaded = upload_release(context, name, target, private=not public)
+    state = "was uploaded" if uploaded.changed else "was there already"
+    print_result(
+        dataclasses.asdict(uploaded),
+        as_json,
+        f"{name} {uploaded.version} (line {uploaded.line}) {state}: {uploaded.uri}",
     )

@@ -37,6 +37,7 @@ VERBS = (
     "rollback",
     "announce",
     "serve",
+    "upload",
     "runs",
     "diff",
     "explain",
