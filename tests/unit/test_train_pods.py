@@ -74,6 +74,24 @@ def test_a_job_without_pods_says_what_its_events_say(
     assert "other" not in launcher.notes()
 
 
+def test_a_node_without_a_pod_is_told_of_beside_those_that_run(
+    api: KubernetesApi, launcher: Launcher
+) -> None:
+    why = {"reason": "FailedCreate", "message": 'pods "x" is forbidden: exceeded quota: gpus'}
+    about = {"name": f"{NAME}-node-0"}
+    api.pods = [pod(NAME, 0, "Running")]
+    api.later = [nothing, nothing, api.condition("Complete")]
+    launcher.run()
+    # Its pod is about to be made, for all that is known.
+    assert "no pod" not in launcher.notes()
+    api.jobs.clear()
+    api.events = [{"type": "Warning", "involvedObject": about, "lastTimestamp": NOW, **why}]
+    api.later = [nothing, nothing, api.condition("Complete")]
+    launcher.run()
+    assert "1 of 2 nodes have no pod: FailedCreate" in launcher.notes()
+    assert "exceeded quota: gpus" in launcher.notes()
+
+
 def test_pods_that_wait_say_for_what_and_the_job_is_not_failed(
     api: KubernetesApi, launcher: Launcher
 ) -> None:
@@ -218,13 +236,14 @@ def test_no_secret_of_a_log_is_shown(api: KubernetesApi, launcher: Launcher) -> 
     environment = {
         "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI/K7MDENG",
         "HF_TOKEN": "hf-not-like-others",
+        "AWS_ACCESS_KEY_ID": "ratchet",
         "HOME": "/root",
     }
     failed(
         api,
         pod(NAME, 0, "Failed", **ended(1, NOW)),
         logs={
-            0: "tried wJalrXUtnFEMI/K7MDENG and hf-not-like-others in /root\n"
+            0: "tried wJalrXUtnFEMI/K7MDENG and hf-not-like-others in /root for ratchet-6f11\n"
             "MLFLOW_TRACKING_PASSWORD=correct-horse api_key: 'battery'\n"
             "GET https://ann:staple@host/x?X-Amz-Signature=0badcafe&y=1 Authorization: Bearer abcdefgh12345\n"
             "AKIAIOSFODNN7EXAMPLE \x1b[31mred\x1b[0m pad_token: <pad>, tokens: 512 \udcff\n"
@@ -245,7 +264,8 @@ def test_no_secret_of_a_log_is_shown(api: KubernetesApi, launcher: Launcher) -> 
     )
     assert [word for word in hidden if word in message] == []
     assert "\x1b" not in message
-    assert "in /root" in message
+    # The id of a key may be a common word: it is no secret.
+    assert "in /root for ratchet-6f11" in message
     assert "pad_token: <pad>, tokens: 512" in message
 
 

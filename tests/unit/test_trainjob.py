@@ -64,7 +64,7 @@ def test_the_trainjob_is_as_meant_after_a_round_trip_through_yaml() -> None:
             numProcPerNode: 8
             env: [{{name: HF_TOKEN, valueFrom: {{secretKeyRef: {{name: trackers, key: HF_TOKEN, optional: true}}}}}}]
             resourcesPerNode:
-              limits: {{cpu: "8", memory: 64Gi, nvidia.com/gpu: "8"}}
+              limits: {{memory: 64Gi, nvidia.com/gpu: "8"}}
               requests: {{cpu: "8", memory: 64Gi, nvidia.com/gpu: "8"}}
     """)
     made = yaml.safe_load(yaml.safe_dump(manifest(SPEC)))
@@ -72,6 +72,11 @@ def test_the_trainjob_is_as_meant_after_a_round_trip_through_yaml() -> None:
     typed = train_job_model().from_dict(made)
     assert typed is not None
     assert leaves(typed.to_dict()) == leaves(meant)
+
+
+def test_cores_have_a_request_and_no_limit() -> None:
+    trainer = manifest(replace(SPEC, resources={"cpu": "8"}))["spec"]["trainer"]
+    assert trainer["resourcesPerNode"] == {"requests": {"cpu": "8"}}
 
 
 def test_what_the_models_would_drop_does_not_compare_equal() -> None:

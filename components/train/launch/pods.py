@@ -82,24 +82,33 @@ class Account:
 
 def secret_values(environment: Mapping[str, str]) -> tuple[str, ...]:
     """Return the values of variables whose name says that they are secret."""
-    return tuple(value for name, value in environment.items() if _SECRET_NAME.search(name))
+    return tuple(
+        value
+        for name, value in environment.items()
+        # The id of a key is no secret, and may be a common word: `ratchet` in our manifests.
+        if _SECRET_NAME.search(name) and not name.endswith("_KEY_ID")
+    )
 
 
 def waiting_for(cluster: Cluster, spec: TrainJobSpec, name: str) -> list[str]:
     """Return notes about what the nodes of an unfinished job wait for, none when all run."""
-    # Events are read only while there is no pod at all: a second node that a quota refuses is not
-    # told of here.
     try:
         pods = _latest(cluster.pods(spec.namespace, pod_selector(name)))
-        if not pods:
-            return [f"no pod yet: {_why_no_pod(cluster, spec, name)}"]
+        num_missing = spec.num_nodes - len(pods)
+        warning = _last_warning(cluster, spec, name) if num_missing else ""
     except Transient:
         # The poll of the job itself finds out whether that lasts.
         return []
     except UserError as error:
         return [f"what the nodes wait for cannot be seen: {error}"]
+    if not pods:
+        controllers = "the job waits for the Kubeflow Trainer controller or for its queue"
+        return [f"no pod yet: {warning or controllers}"]
     restarts = max(_restart(pod) for pod in pods)
     notes = []
+    # Without a warning its pods are about to be made.
+    if warning:
+        notes.append(f"{num_missing} of {spec.num_nodes} nodes have no pod: {warning}")
     if restarts:
         notes.append(f"restart {restarts}: every node began again from the last checkpoint")
     phases = Counter(pod["status"].get("phase") for pod in pods)
@@ -265,13 +274,13 @@ def _waits_for(pod: Json) -> str:
     return ": ".join(words) or "its containers are being made"
 
 
-def _why_no_pod(cluster: Cluster, spec: TrainJobSpec, name: str) -> str:
-    """Return the last warning about the TrainJob, or about the Job that makes its pods."""
+def _last_warning(cluster: Cluster, spec: TrainJobSpec, name: str) -> str:
+    """Return the last warning about the TrainJob, or about the Job that makes its pods, or ""."""
     pod_job = f"{name}-{REPLICATED_JOB}-0"
     events = cluster.warnings(spec.namespace, name)
     events += cluster.warnings(spec.namespace, pod_job)
     if not events:
-        return "the job waits for the Kubeflow Trainer controller or for its queue"
+        return ""
     last = max(events, key=_event_time)
     return reason_and_message(last)
 
