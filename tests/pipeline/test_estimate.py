@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.pipeline.campaigns import Place, Run
+from tests.pipeline.conftest import MakePlace
 
 
 def estimated(place: Place, *arguments: str) -> dict[str, Any]:
@@ -59,3 +60,14 @@ def test_a_trial_tells_the_tokens_of_a_run_and_leaves_nothing_behind(
     assert document["most"]["money"] == pytest.approx(document["most"]["seconds"] / 1800)
     assert document["least"]["seconds"] < document["most"]["seconds"]
     assert files_of(place.store) == earlier_files
+
+
+def test_what_a_run_would_refuse_is_refused_in_one_line(make_place: MakePlace) -> None:
+    # A hundred validation prompts cannot prove a gain at such a level.
+    place = make_place({"decide.alpha": 1e-40})
+    done = place.cli("estimate", "recipe.yaml", "--json")
+    assert (done.returncode, done.stdout) == (2, "")
+    [error] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "this recipe can never promote: validation has 100 prompts" in error
+    assert "Traceback" not in done.stderr
+    assert not place.store.exists()

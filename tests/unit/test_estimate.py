@@ -7,7 +7,14 @@ from typing import Any
 
 import pytest
 
-from components.cli.estimate.calibration import Calibration, Cost, Part, Rate, rate_through
+from components.cli.estimate.calibration import (
+    Calibration,
+    Cost,
+    Part,
+    Rate,
+    measured_rate,
+    rate_through,
+)
 from components.cli.estimate.earlier_run import calibration_like, earlier_calibration
 from components.cli.estimate.forecast import forecast, money_of, price_table, rounds_within
 from components.contracts.recipe_file import parse_recipe
@@ -72,6 +79,41 @@ def test_a_task_grows_as_its_measured_parts_do(
     assert rate.cost_of(100).seconds == pytest.approx(total_seconds)
     assert rate.cost_of(larger.num_units).seconds == pytest.approx(larger.cost.seconds)
     assert rate.cost_of(100).tokens_sampled == 400
+
+
+@pytest.mark.parametrize(
+    ("num_units", "unit_seconds", "sizes"),
+    [
+        # The whole task is measured where there is time for it; short parts are done twice.
+        (10, 0.001, [10, 10]),
+        (100, 0.001, [16, 16, 64, 64, 100, 100]),
+        # The next part would take longer than is wanted.
+        (5000, 0.008, [16, 64, 256]),
+        # Two parts at least, or what is fixed would be taken to grow with the task.
+        (5000, 0.1, [16, 64]),
+        # But not if the first one alone takes too long.
+        (5000, 0.5, [16]),
+    ],
+)
+def test_parts_grow_until_they_tell_the_cost_of_the_whole(
+    num_units: int, unit_seconds: float, sizes: list[int]
+) -> None:
+    measured: list[int] = []
+
+    def measure(size: int) -> Part:
+        measured.append(size)
+        return part(size, 0.4 + unit_seconds * size)
+
+    rate = measured_rate(measure, num_units, seconds=4.0)
+    assert measured == sizes
+    if len(set(sizes)) > 1:
+        assert rate.cost_of(num_units).seconds == pytest.approx(0.4 + unit_seconds * num_units)
+
+
+def test_a_disturbance_of_a_short_part_is_passed_over() -> None:
+    times = iter([0.2, 9.0, 0.3, 0.3])
+    rate = measured_rate(lambda size: part(size, next(times)), num_units=20, seconds=4.0)
+    assert rate.cost_of(20).seconds == pytest.approx(0.3)
 
 
 def test_rounds_cost_what_their_tasks_cost_and_are_no_more_than_are_unrolled() -> None:

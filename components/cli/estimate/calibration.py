@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from components.contracts.recipe import Recipe
+
+GROWTH = 4
+"""Factor from a part of a measurement to the next one."""
+FIRST_UNITS = 16
+"""Prompts, or rows of a step, of the first part of a measurement."""
+SHORT_SECONDS = 0.5
+"""A part that takes less is measured twice."""
 
 
 class Frozen(BaseModel):
@@ -97,6 +104,34 @@ def rate_through(smaller: Part | None, larger: Part) -> Rate:
         fixed=Cost(seconds=fixed_seconds),
         unit=unit.model_copy(update={"seconds": unit_seconds}),
     )
+
+
+def measured_rate(measure: Callable[[int], Part], num_units: int, seconds: float) -> Rate:
+    """Return the rate of a task, from parts of it that grow until they take about `seconds`.
+
+    Args:
+        measure: Does a part of so many units.
+        num_units: Units of the whole task.
+        seconds: Time of the largest part, about.
+    """
+    size = min(FIRST_UNITS, num_units)
+    smaller = None
+    part = _undisturbed(measure, size)
+    # Two parts at least: of a single short one nobody knows how much is fixed.
+    while size < num_units and part.cost.seconds * (GROWTH if smaller else 1) <= seconds:
+        smaller = part
+        size = min(num_units, size * GROWTH)
+        part = _undisturbed(measure, size)
+    # The whole task, measured, needs no line through two parts of it.
+    return rate_through(smaller if size < num_units else None, part)
+
+
+def _undisturbed(measure: Callable[[int], Part], size: int) -> Part:
+    """Return a part; of a short one, which any other process disturbs, the faster of two."""
+    part = measure(size)
+    if part.cost.seconds > SHORT_SECONDS:
+        return part
+    return min(part, measure(size), key=lambda tried: tried.cost.seconds)
 
 
 class Calibration(Frozen):

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 from components.cli.estimate.calibration import (
+    FIRST_UNITS,
+    GROWTH,
     Calibration,
     Cost,
     Part,
     Rate,
     Trial,
+    measured_rate,
     num_gpus,
     rate_through,
     total,
@@ -28,11 +31,6 @@ EVALUATE_SECONDS = 3.0
 SAMPLE_SECONDS = 3.0
 TRAIN_SECONDS = 4.0
 """Each measurement grows until it takes about so long."""
-GROWTH = 4
-"""Factor from a part of a measurement to the next one."""
-FIRST_UNITS = 16
-"""Prompts, or rows of a step, of the first part of a measurement."""
-SHORT_SECONDS = 0.5
 LEAST_STEPS = 6
 MOST_STEPS = 40
 # Of the demo on 2 cores: 0.9 to 1.2 s for 3,000 samples, and 0.15 s.
@@ -168,34 +166,6 @@ def _side_by_side(parts: list[Part]) -> Part:
     return Part(num_units=sum(part.num_units for part in parts), cost=cost)
 
 
-def measured_rate(measure: Callable[[int], Part], num_units: int, seconds: float) -> Rate:
-    """Return the rate of a task, from parts of it that grow until they take about `seconds`.
-
-    Args:
-        measure: Does a part of so many units.
-        num_units: Units of the whole task.
-        seconds: Time of the largest part, about.
-    """
-    size = min(FIRST_UNITS, num_units)
-    smaller = None
-    part = _undisturbed(measure, size)
-    # Two parts at least: of a single short one nobody knows how much is fixed.
-    while size < num_units and part.cost.seconds * (GROWTH if smaller else 1) <= seconds:
-        smaller = part
-        size = min(num_units, size * GROWTH)
-        part = _undisturbed(measure, size)
-    # The whole task, measured, needs no line through two parts of it.
-    return rate_through(smaller if size < num_units else None, part)
-
-
-def _undisturbed(measure: Callable[[int], Part], size: int) -> Part:
-    """Return a part; of a short one, which any other process disturbs, the faster of two."""
-    part = measure(size)
-    if part.cost.seconds > SHORT_SECONDS:
-        return part
-    return min(part, measure(size), key=lambda tried: tried.cost.seconds)
-
-
 def _first_training(trial: Trial, prepared: Prepared, threads: int) -> Rate:
     """Return the rate of round 0 by step: the mean over its stages."""
     section = trial.recipe.train
@@ -286,8 +256,8 @@ def _gaps(recipe: Recipe) -> Iterator[str]:
         yield "the judge is not asked, so its time and its price are not known"
     if recipe.select.reward is not None:
         yield "the reward model of section select is not tried out"
-    if recipe.select.influence is not None:
-        yield "the influence of rows (section select) is not computed"
+    if recipe.select.influence is not None or recipe.select.ranked_by:
+        yield "select asks a model about each sample, which is not tried out"
     if recipe.select.people is not None:
         yield "each round waits for people"
     if recipe.evaluate.harness is not None:

@@ -51,7 +51,7 @@ def estimate(
     """Tell what a recipe will cost here, before anything is spent: time, tokens, storage, money.
 
     The rates are those of an earlier run of the store with the same model and settings, or else of
-    a trial of half a minute, which stores nothing.
+    a trial of half a minute or more, which stores nothing.
     """
     from components.cli.estimate.forecast import forecast, price_table
     from components.cli.estimate.table import document_of, print_forecast
@@ -89,5 +89,5 @@ def _calibration(
         earlier = earlier_calibration(context, recipe, platform.node())
         if earlier is not None:
             return earlier
-    print_note("trying the recipe out, for about half a minute")
+    print_note("trying the recipe out: half a minute, of a large model more")
     return try_out(context, recipe, path, rounds, os.environ)
