@@ -65,3 +65,19 @@ def test_a_combination_that_fails_ends_no_other(make_place: MakePlace) -> None:
     assert f"error: train.max_length=4: {failed['error']}" in done.stderr
     assert whole["error"] == ""
     assert whole["on_front"]
+
+
+def test_an_augmentation_of_nothing_is_the_same_training_and_any_other_is_not(
+    make_place: MakePlace,
+) -> None:
+    place = make_place({"decide.max_rounds": 1})
+    over = ("--over", "train.rounds.augmentation=null,{},{word_dropout: 0.3}")
+    done = place.cli("sweep", "recipe.yaml", "--json", "--rounds=1", *over)
+    assert done.returncode == 1, done.stderr
+    runs = json.loads(done.stdout)["runs"]
+    views = [load_run(place.context, run["run_id"]) for run in runs]
+    trainings = [{task.name: task for task in view.tasks}["train-r1"] for view in views]
+    assert [task.status for task in trainings] == ["done", "reused", "done"]
+    assert trainings[0].last.receipt == trainings[1].last.receipt
+    losses = [view.rounds[1].train.final_loss for view in views if view.rounds[1].train]
+    assert losses[0] == losses[1] != losses[2]

@@ -262,6 +262,21 @@ def test_a_row_that_is_drawn_again_has_another_copy_and_the_same_draw_the_same()
     assert other.copies(twice, 0)[0] != first
 
 
+def test_of_a_prompt_a_word_is_left_however_short_it_is() -> None:
+    codec = scratch_codec("word")
+    # Then nothing at all stands before the prompt.
+    codec.tokenizer.bos_token = None
+    for text in ("quick", "quick brown"):
+        rows, augmenter = rows_of([row(f" {text}", "a dog")], codec, word_deletion=0.5)
+        (clean,) = rows
+        lengths = set()
+        for copy in copies_of(rows, augmenter):
+            assert copy.num_masked > 0
+            assert [token for _, token in targets_of(copy)] == clean.ids[clean.num_masked :]
+            lengths.add(copy.num_masked)
+        assert lengths == set(range(1, clean.num_masked + 1))
+
+
 def test_no_copy_is_longer_than_the_longest_row() -> None:
     codec = scratch_codec("word")
     noise: dict[str, Any] = {"case_noise": 0.5, "spacing_noise": 0.5}

@@ -142,12 +142,17 @@ class Augmenter:
         return swapped
 
     def _without_some(self, words: list[Word], generator: np.random.Generator) -> list[Word]:
-        """Leave some words out. Where that is text, what follows a gap is not predicted."""
-        chosen = generator.random(len(words)) < self.settings.word_deletion
+        """Leave some words out, never all. In text, what follows a gap is not predicted."""
+        draws = generator.random(len(words))
+        is_free = np.array([word.part == "free" for word in words])
+        chosen = is_free & (draws < self.settings.word_deletion)
+        if (chosen == is_free).all():
+            # An answer to nothing would teach to answer so to anything.
+            chosen &= draws < draws[is_free].max(initial=0.0)
         remaining: list[Word] = []
         gap: list[Word] = []
         for word, is_chosen in zip(words, chosen, strict=True):
-            if is_chosen and word.part == "free":
+            if is_chosen:
                 gap.append(word)
                 continue
             # An answer behind a shortened prompt is still the answer.
@@ -343,8 +348,6 @@ def _joined(words: Sequence[Word], row: EncodedRow) -> EncodedRow:
         ids += word.ids
         inputs += word.inputs
         targets += [word.bears_loss] * len(word.ids)
-    # Nothing stands before the first token, whatever stood there.
-    targets[:1] = [False]
     num_masked = targets.index(True) if any(targets) else len(targets)
     gaps = []
     position = num_masked
