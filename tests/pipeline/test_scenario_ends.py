@@ -204,5 +204,28 @@ def test_adapters_go_on_from_round_to_round_beside_one_frozen_base(make_place: M
     assert_published(place, run, champion_round=run.told["champion_round"])
 
 
+def test_inserted_layers_go_on_from_round_to_round_and_are_published(make_place: MakePlace) -> None:
+    place = make_place(
+        {
+            "train.layers": {"extra": 1},
+            "decide.max_rounds": 1,
+            "decide.alpha": 0.8,
+        }
+    )
+    run = place.run("--rounds", "1")
+    assert run.executed == [*ROUND_0, *round_tasks(1), *END], run.said
+    receipts = [Receipt.from_bytes(content) for content in train_receipts(place)]
+    assert [one.config["layers"] for one in receipts] == [{"extra": 1, "trained": "all"}] * 2
+    trained = sorted(
+        (read_summary(one, TrainSummary) for one in receipts), key=lambda one: one.round
+    )
+    assert [one.init_from for one in trained] == ["base", "champion"]
+    assert trained[1].first_loss < 0.8 * trained[0].first_loss
+    assert_published(place, run, champion_round=run.told["champion_round"])
+    # The base has two.
+    config = json.loads((place.store / run.told["model"] / "config.json").read_text())
+    assert config["num_hidden_layers"] == 3
+
+
 def train_receipts(place: Place) -> list[bytes]:
     return [content for ref, content in place.receipts().items() if ref.startswith("train/")]

@@ -20,8 +20,9 @@ from components.cli.estimate.trial_campaign import (
     labelled_rows,
     rows_in,
 )
-from components.contracts.artifacts import split_file
+from components.contracts.artifacts import CHECKPOINT_CONFIG, split_file
 from components.contracts.rows import TrainingRow, write_rows
+from components.modeling.blocks import depth_of
 from components.runtime.campaign import Campaign
 from components.runtime.context import Context
 from components.runtime.progress import Progress
@@ -155,6 +156,8 @@ def _job(
         stages=(Stage(name=stage_name, steps=num_steps, learning_rate=plan.learning_rate),),
         weight_decay=plan.weight_decay,
         lora=plan.lora,
+        layers=plan.layers,
+        base_layers=None if plan.layers is None else depth_of(base / CHECKPOINT_CONFIG),
         max_new_tokens=campaign.recipe.generate.max_new_tokens,
         seed=0,
         threads=max(1, context_of(trial).threads // side_by_side),
