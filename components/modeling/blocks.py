@@ -83,8 +83,8 @@ def block_influences(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> l
         with _hidden_states_of(blocks) as states:
             # One row at a time: padding has hidden states too.
             model(input_ids=torch.tensor([list(ids)], device=model.device), use_cache=False)
-        for layer, (before, after) in states.items():
-            cosines = F.cosine_similarity(before.float(), after.float(), dim=-1)
+        for layer, (states_in, states_out) in states.items():
+            cosines = F.cosine_similarity(states_in.float(), states_out.float(), dim=-1)
             totals[layer] += float(cosines.double().sum())
         num_tokens += len(ids)
     means = totals / max(1, num_tokens)
@@ -94,7 +94,7 @@ def block_influences(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> l
 
 @contextmanager
 def _hidden_states_of(blocks: nn.ModuleList) -> Iterator[dict[int, tuple[Tensor, Tensor]]]:
-    """Yield a dict that the next forward pass fills: layer → hidden states before and after it."""
+    """Yield a dict that a forward pass fills: layer → hidden states before and after it."""
     states: dict[int, tuple[Tensor, Tensor]] = {}
     handles: list[RemovableHandle] = []
     for layer, block in enumerate(blocks):
@@ -116,9 +116,9 @@ def _record(
     output: Tensor | tuple[Tensor, ...],
 ) -> None:
     """Keep a layer's hidden states, as a forward hook."""
-    before = positional[0] if positional else named["hidden_states"]
-    after = output if isinstance(output, Tensor) else output[0]
-    states[layer] = (before, after)
+    states_in = positional[0] if positional else named["hidden_states"]
+    states_out = output if isinstance(output, Tensor) else output[0]
+    states[layer] = (states_in, states_out)
 
 
 @torch.no_grad()
@@ -157,10 +157,10 @@ def rebuilt(
     if copies:
         # Layers that normalise after their residual connection are no identity, whatever they add,
         # nor are layers that compute by their number.
-        same = torch.allclose(
+        is_identity = torch.allclose(
             _logits(rebuilt_model), _logits(model), rtol=0.0, atol=0.0, equal_nan=True
         )
-        if not same:
+        if not is_identity:
             raise UserError(
                 f"train.layers: an inserted layer of {type(model).__name__} is no identity, "
                 "whatever its output projections are: unset layers.extra and max_extra"

@@ -20,7 +20,7 @@ FITS_ALIKE = 1.1
 
 
 def stopped_too_soon(evidence: Evidence) -> Finding | None:
-    """Report a training that early stopping ended while its loss fell and the dev loss was level."""
+    """Report a training that was stopped early while its loss fell and the dev loss was level."""
     train = evidence.training
     best = train.best_dev_loss
     final = train.final_dev_loss

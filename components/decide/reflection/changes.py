@@ -13,34 +13,44 @@ from components.contracts.recipe import (
 )
 from components.contracts.state import Plan, base_plan
 
-Change = Literal[
-    "learning_rate_down",
-    "learning_rate_up",
-    "steps_up",
-    "steps_down",
-    "temperature_up",
-    "temperature_down",
-    "weight_decay_up",
-    "labelled_share_up",
-    "labelled_share_down",
-    "samples_up",
-    "structure_up",
-    "vote_share_up",
-    "answer_tokens_up",
+RegularisingChange = Literal[
     "noise_up",
+    "word_dropout_up",
     "dropout_up",
     "dropout_down",
     "kl_beta_up",
     "batch_size_up",
     "patience_up",
     "patience_down",
+]
+"""Changes of what holds a training back."""
+StructureChange = Literal[
+    "structure_up",
     "structure_down",
     "layers_up",
     "layers_down",
     "trained_layers_up",
     "trained_layers_down",
-    "word_dropout_up",
 ]
+"""Changes of what is trained."""
+Change = (
+    Literal[
+        "learning_rate_down",
+        "learning_rate_up",
+        "steps_up",
+        "steps_down",
+        "temperature_up",
+        "temperature_down",
+        "weight_decay_up",
+        "labelled_share_up",
+        "labelled_share_down",
+        "samples_up",
+        "vote_share_up",
+        "answer_tokens_up",
+    ]
+    | RegularisingChange
+    | StructureChange
+)
 """Changes that reflection may ask for. Each is one bounded step of one setting."""
 
 CHANGEABLE_SETTINGS = (
@@ -132,6 +142,23 @@ def changed_setting(plan: Plan, recipe: Recipe, change: Change) -> tuple[str, Se
             highest = min(4 * in_recipe, recipe.train.max_length)
             longer = _raised(plan.max_new_tokens, limit, 2 * limit, highest)
             return "max_new_tokens", None if longer is None else int(longer)
+        case "samples_up":
+            # Twice as many samples take twice as long; beyond 64 new ones are rare.
+            samples = _up(plan.samples_per_prompt, 2 * plan.samples_per_prompt, 64)
+            return "samples_per_prompt", int(samples)
+        case "structure_up" | "structure_down":
+            return "lora", _changed_adapters(plan.lora, recipe.train.lora, change)
+        case "layers_up" | "layers_down" | "trained_layers_up" | "trained_layers_down":
+            return "layers", _changed_layers(plan.layers, recipe.train.layers, change)
+        case _:
+            return _regularised(plan, recipe, change)
+
+
+def _regularised(
+    plan: Plan, recipe: Recipe, change: RegularisingChange
+) -> tuple[str, float | None]:
+    """Return (setting, new value) of a change of what holds a training back."""
+    match change:
         case "noise_up":
             alpha = plan.neftune_alpha
             if alpha is None:
@@ -149,10 +176,6 @@ def changed_setting(plan: Plan, recipe: Recipe, change: Change) -> tuple[str, Se
             larger_share = round(share + 0.1, 6)
             bound = augmentation.max_word_dropout
             return "word_dropout", _raised(plan.word_dropout, share, larger_share, bound)
-        case "samples_up":
-            # Twice as many samples take twice as long; beyond 64 new ones are rare.
-            samples = _up(plan.samples_per_prompt, 2 * plan.samples_per_prompt, 64)
-            return "samples_per_prompt", int(samples)
         case "dropout_up":
             dropout = recipe.train.dropout if plan.dropout is None else plan.dropout
             more_dropout = round(dropout + 0.1, 6)
@@ -185,12 +208,6 @@ def changed_setting(plan: Plan, recipe: Recipe, change: Change) -> tuple[str, Se
             shorter = max(1, patience // 2)
             planned = plan.early_stopping_patience
             return "early_stopping_patience", planned if shorter == patience else shorter
-        case "structure_up":
-            return "lora", _grown(plan.lora, recipe.train.lora)
-        case "structure_down":
-            return "lora", _shrunk(plan.lora, recipe.train.lora)
-        case "layers_up" | "layers_down" | "trained_layers_up" | "trained_layers_down":
-            return "layers", _changed_layers(plan.layers, recipe.train.layers, change)
 
 
 def _up(value: float, target: float, highest: float) -> float:
@@ -216,10 +233,8 @@ def _raised(planned: float | None, value: float, target: float, highest: float) 
     return planned if raised == value else raised
 
 
-def _grown(structure: LoraStructure | None, bounds: LoraSection | None) -> LoraStructure | None:
+def _grown(structure: LoraStructure, bounds: LoraSection) -> LoraStructure:
     """Return a structure with twice the rank; at the highest rank, twice the unfrozen layers."""
-    if structure is None or bounds is None:
-        return structure
     # First the rank: it adds far fewer parameters than a layer that is trained in full.
     if structure.rank < bounds.max_rank:
         rank = min(2 * structure.rank, bounds.max_rank)
@@ -230,17 +245,21 @@ def _grown(structure: LoraStructure | None, bounds: LoraSection | None) -> LoraS
     return structure.model_copy(update={"unfrozen_layers": int(more_layers)})
 
 
-def _shrunk(structure: LoraStructure | None, bounds: LoraSection | None) -> LoraStructure | None:
-    """Return a structure with half the rank, but no less than a quarter of the recipe's."""
+def _changed_adapters(
+    structure: LoraStructure | None, bounds: LoraSection | None, change: StructureChange
+) -> LoraStructure | None:
+    """Return a larger structure, or half the rank and no less than a quarter of the recipe's."""
     if structure is None or bounds is None:
         return structure
+    if change == "structure_up":
+        return _grown(structure, bounds)
     half = structure.rank // 2
     lowest = max(1, bounds.rank // 4)
     return structure.model_copy(update={"rank": int(_down(structure.rank, half, lowest))})
 
 
 def _changed_layers(
-    layers: LayerStructure | None, bounds: LayersSection | None, change: Change
+    layers: LayerStructure | None, bounds: LayersSection | None, change: StructureChange
 ) -> LayerStructure | None:
     """Return another depth, or another number of trained layers, within the recipe's bounds."""
     if layers is None or bounds is None:

@@ -1,4 +1,4 @@
-"""Depth of the model that a training starts from, and the layers that it trains (`train.layers`)."""
+"""Depth of the model a training starts from, and the layers that it trains (`train.layers`)."""
 
 from __future__ import annotations
 
