@@ -141,8 +141,8 @@ def rebuilt(
             depth.
     """
     copies = _copies(sources)
-    known = [layer for layer, source in enumerate(sources) if source in inserted]
-    config = _config_of(model, sources, sorted({*known, *copies}))
+    earlier_layers = [layer for layer, source in enumerate(sources) if source in inserted]
+    config = _config_of(model, sources, sorted({*earlier_layers, *copies}))
     with quiet():
         new_model, report = type(model).from_pretrained(
             None,
