@@ -368,7 +368,7 @@ class Loop:
         message = f"loss {loss}"
         self.context.progress.update(self.track.step, num_steps, rate, message)
         if self.recorder is not None:
-            self.recorder.step(entry, rate)
+            self.recorder.step(entry, rate, num_steps)
 
     def _save_if_due(self, asked_to_stop: Callable[[], bool], *, last: bool) -> None:
         """Save a checkpoint when it is time and the last one is stored.

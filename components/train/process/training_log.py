@@ -1,4 +1,4 @@
-"""Live numbers of a training: TensorBoard events in the store, MLflow where its variables are set.
+"""Live numbers of a training: TensorBoard events in the store, MLflow, the status of a TrainJob.
 
 None of it is a source of truth, and none of it may end a training: a failure is noted once.
 """
@@ -18,6 +18,7 @@ from components.contracts.summaries import LogEntry
 from components.errors import RatchetError, first_line
 from components.runtime.context import Context
 from components.storage import keys
+from components.train.process.trainer_status import TrainerStatus
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -35,8 +36,9 @@ class Recorder:
         self.key_parts = run_id, "tensorboard", task
         self.events = SummaryWriter(str(folder), flush_secs=FLUSH_SECONDS)
         self.mlflow = _open_mlflow(context, run_id, task)
+        self.trainer_status = TrainerStatus(context)
 
-    def step(self, entry: LogEntry, tokens_per_second: float) -> None:
+    def step(self, entry: LogEntry, tokens_per_second: float, num_steps: int) -> None:
         """Record an entry of the training log, with speed and memory, which no receipt may hold."""
         numbers = {
             name: float(value)
@@ -50,6 +52,7 @@ class Recorder:
             self.events.add_scalar(f"train/{name}", value, entry.step)
         if self.mlflow is not None:
             self.mlflow.log(numbers, entry.step)
+        self.trainer_status.report(entry.step, num_steps, numbers)
 
     def save(self) -> None:
         """Copy the events to the store, below runs/<run>/tensorboard/<task>/."""
