@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +25,9 @@ from components.errors import UserError
 from components.report.runs import load_run
 from components.runtime.attempts import Task, attempting
 from components.runtime.context import Context
-from tests.unit.commanding import TINY, cli
+from tests.unit.commanding import TINY, cli, command, environment
 from tests.unit.handmade import RECIPE, Campaign
+from tests.waiting import wait_until
 
 SECOND = Cost(seconds=1.0)
 
@@ -274,3 +278,38 @@ def test_what_cannot_be_estimated_is_told_in_one_line_before_a_trial(
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     assert not (tmp_path / ".ratchet").exists(), "nothing is written"
+
+
+@pytest.mark.process
+def test_a_trial_that_is_asked_to_end_leaves_neither_files_nor_processes(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(TINY)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    process = subprocess.Popen(
+        command("estimate", "recipe.yaml", "--trial"),
+        cwd=tmp_path,
+        env={**environment(), "TMPDIR": str(temporary)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        # The log is opened for the trial's own process, which then imports for seconds.
+        wait_until(lambda: processes_of(temporary), process)
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert (process.returncode, output) == (128 + signal.SIGTERM, b"")
+    assert list(temporary.iterdir()) == []
+    assert processes_of(temporary) == []
+
+
+def processes_of(folder: Path) -> list[bytes]:
+    """Return the command lines of the processes that name a file of a folder."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        # A process may end while it is looked at.
+        with suppress(OSError):
+            lines.append(path.read_bytes())
+    return [line for line in lines if str(folder).encode() in line]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -25,6 +28,9 @@ from components.runtime.ledger import (
     receipt_of,
     release_in_force,
 )
+
+POLL_SECONDS = 0.5
+"""Between two looks whether this process is asked to end."""
 
 _RESULT: TypeAdapter[Calibration | Failure] = TypeAdapter(Calibration | Failure)
 
@@ -64,26 +70,56 @@ def try_out(
 
 
 def _result_of(request: Path, log_path: Path, environment: Mapping[str, str]) -> Calibration:
+    """Return what the trial's process tells; raise what it met."""
     command = [sys.executable, "-m", "components.cli.estimate.trial_process", str(request)]
-    with log_path.open("wb") as log:
-        done = subprocess.run(
+    with log_path.open("wb") as log, _sigterm_noted() as is_asked_to_end:
+        child = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
             env=environment,
-            check=False,
+            # A group of its own, so that all that it has forked ends with it.
+            start_new_session=True,
         )
-    if not done.stdout:
+        try:
+            output = _output_of(child, is_asked_to_end)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+    if not output:
         lines = log_path.read_text(encoding="utf-8", errors="replace").splitlines()
         last_line = next((line for line in reversed(lines) if line.strip()), "(none)")
         raise RatchetError(
-            f"the trial ended with status {done.returncode}; its last line: {one_line(last_line)}"
+            f"the trial ended with status {child.returncode}; its last line: {one_line(last_line)}"
         )
-    result = _RESULT.validate_json(done.stdout)
+    result = _RESULT.validate_json(output)
     if isinstance(result, Failure):
         raise error_of(result)
     return result
+
+
+def _output_of(child: subprocess.Popen[bytes], is_asked_to_end: Callable[[], bool]) -> bytes:
+    """Return what a process prints until it ends; end this one if it is asked to."""
+    while True:
+        if is_asked_to_end():
+            raise SystemExit(128 + signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            output, _ = child.communicate(timeout=POLL_SECONDS)
+            return output
+
+
+@contextmanager
+def _sigterm_noted() -> Iterator[Callable[[], bool]]:
+    """Note SIGTERM instead of dying from it, so that nothing is left behind; yield whether it came."""
+    # No exception of the handler's: one that came as the child is started would leave it running.
+    received = threading.Event()
+    previous_handler = signal.signal(signal.SIGTERM, lambda number, frame: received.set())
+    try:
+        yield received.is_set
+    finally:
+        signal.signal(signal.SIGTERM, previous_handler)
 
 
 def _environment(folder: Path, recipe: Recipe, environment: Mapping[str, str]) -> dict[str, str]:
