@@ -9,7 +9,9 @@ from pathlib import Path
 
 from components.contracts.recipe_file import set_key
 from components.contracts.summaries import TrainSummary
+from components.decide.reflection.plan import LOSS_MOVED, TAKEN_BACK
 from components.runtime.receipts import Receipt, read_summary
+from components.storage.keys import object_key
 from tests.doubles.webhook import Webhook
 from tests.pipeline.campaigns import END, ROUND_0, Place, assert_published, round_tasks
 from tests.pipeline.conftest import MakePlace
@@ -225,6 +227,37 @@ def test_inserted_layers_go_on_from_round_to_round_and_are_published(make_place:
     # The base has two.
     config = json.loads((place.store / run.told["model"] / "config.json").read_text())
     assert config["num_hidden_layers"] == 3
+
+
+def test_a_layer_that_reflection_inserts_is_judged_by_the_dev_loss_it_predicted(
+    make_place: MakePlace,
+) -> None:
+    """A round that hardly learns gets another layer; nobody knows before whether it will help."""
+    place = make_place(
+        {
+            "train.layers": {"max_extra": 1},
+            "train.rounds": {"steps": 12, "learning_rate": 1e-4},
+            "decide.max_rounds": 2,
+            "generate.shards": 1,
+        }
+    )
+    run = place.run("--rounds", "2")
+    _, first, second = run.told["rounds"]
+    changes = {cause["name"]: cause["change"] for cause in first["causes"]}
+    assert changes["too_little_capacity"] == "layers 0, all trained → +1, all trained", run.said
+    assert second["plan"]["layers"] == {"extra": 1, "trained": "all"}
+    receipts = [Receipt.from_bytes(content) for content in train_receipts(place)]
+    depths = {}
+    for receipt in receipts:
+        model_config = receipt.objects["model/config.json"].sha256
+        document = json.loads((place.store / object_key(model_config)).read_text())
+        depths[read_summary(receipt, TrainSummary).round] = document["num_hidden_layers"]
+    assert depths == {0: 2, 1: 2, 2: 3}
+    fall = first["measures"]["dev_loss"] - second["measures"]["dev_loss"]
+    came_true = fall > LOSS_MOVED * first["measures"]["dev_loss"]
+    reviews = [cause["name"] for cause in second["causes"]]
+    assert second["verdict"] == "rejected"
+    assert (TAKEN_BACK in reviews) != came_true
 
 
 def train_receipts(place: Place) -> list[bytes]:

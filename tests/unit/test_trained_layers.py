@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from components.contracts.recipe import LayerStructure
 from components.modeling.blocks import depth_of, inserted_layers
 from components.modeling.load import load_model
 from tests.unit.tiny import save_tiny
-from tests.unit.trainings import carry_out, make_job, train
+from tests.unit.trainings import carry_out, make_job, paired, reversal, train
 
 pytestmark = pytest.mark.process
 
@@ -121,6 +122,27 @@ def test_a_champions_depth_is_brought_to_the_planned_one(tmp_path: Path) -> None
     assert len(inserted_layers(load_model(more["folder"]).config)) == 2
     back = layered(tmp_path / "back", LayerStructure(), init=champion, key="d" * 32)
     assert depth_of(back["folder"] / "config.json") == 2
+
+
+def test_a_deeper_model_begins_as_near_to_the_base_as_can_be(tmp_path: Path) -> None:
+    """A reference of another depth computes the same at first: no preference, no divergence."""
+    base = save_tiny(tmp_path / "base", "llama")
+    structure = LayerStructure(extra=1)
+    preferring = layered(
+        tmp_path / "dpo",
+        structure,
+        init=base,
+        reference=base,
+        rows=paired(reversal(60, 0)),
+        method="dpo",
+        key="a" * 32,
+    )
+    assert preferring["losses"][0] == pytest.approx(math.log(2), abs=1e-6)
+    assert preferring["losses"][-1] < preferring["losses"][0]
+    near = layered(tmp_path / "kl", structure, init=base, base=base, kl_beta=5.0, key="b" * 32)
+    free = layered(tmp_path / "free", structure, init=base, key="c" * 32)
+    assert near["losses"][0] == pytest.approx(free["losses"][0], abs=1e-5)
+    assert near["losses"][-1] > free["losses"][-1]
 
 
 def test_a_killed_training_of_inserted_layers_goes_on(tmp_path: Path) -> None:
