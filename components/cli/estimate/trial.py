@@ -265,6 +265,9 @@ def _gaps(recipe: Recipe) -> Iterator[str]:
     if recipe.train.method in ("kto", "raft"):
         yield f"train.method {recipe.train.method} is timed as sft, which takes less"
     if recipe.train.method in ("dpo", "rpo"):
-        yield "every sample is taken to have a wrong one beside it, which is the most"
+        yield (
+            f"pairs of train.method {recipe.train.method}: every sample is taken to have a wrong one "
+            "beside it, as long as an answer of the base"
+        )
     if recipe.train.num_nodes > 1 or recipe.train.num_processes > 1:
         yield "several processes are taken to divide the work without loss"
