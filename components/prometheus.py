@@ -11,6 +11,7 @@ import http.client
 import math
 import os
 import tempfile
+import threading
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -25,7 +26,7 @@ from components.storage import keys
 FOLDER_VARIABLE = "RATCHET_METRICS_FOLDER"
 GATEWAY_VARIABLE = "PROMETHEUS_PUSHGATEWAY_URL"
 PATIENCE_SECONDS = 5.0
-"""Longest silence of a Pushgateway that a step waits for."""
+"""Longest time that a step waits for a Pushgateway."""
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
 
@@ -78,7 +79,7 @@ def export_metrics(
     if gateway:
         # The gateway adds the labels of the group to each sample.
         path = _group_path({"campaign": campaign, "run": run_id})
-        problems[GATEWAY_VARIABLE] = _pushed(gateway, path, exposition(gauges, {}))
+        problems[GATEWAY_VARIABLE] = _pushed_in_time(gateway, path, exposition(gauges, {}))
     for variable, problem in problems.items():
         if problem:
             context.progress.warn(f"metrics of {run_id} did not get to {variable}: {problem}")
@@ -134,6 +135,19 @@ def _written(folder: Path, name: str, text: str) -> str:
     except OSError as error:
         return one_line(error)
     return ""
+
+
+def _pushed_in_time(gateway: str, path: str, text: str) -> str:
+    """Push to a Pushgateway, and return what went wrong within PATIENCE_SECONDS."""
+    problems: list[str] = []
+    # A daemon thread, because no timeout of a socket covers a name server that hangs, or a server
+    # that sends its answer a byte at a time.
+    thread = threading.Thread(
+        target=lambda: problems.append(_pushed(gateway, path, text)), daemon=True
+    )
+    thread.start()
+    thread.join(PATIENCE_SECONDS)
+    return problems[0] if problems else f"no answer within {PATIENCE_SECONDS:g} seconds"
 
 
 def _pushed(gateway: str, path: str, text: str) -> str:

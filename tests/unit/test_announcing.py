@@ -14,9 +14,11 @@ from components.retry import Patience
 from tests.doubles.cutting_relay import Moment
 from tests.doubles.mlflow_server import MlflowServer
 from tests.doubles.model_registry import ModelRegistryServer
+from tests.doubles.webhook import Manner, Webhook
 from tests.unit.announced import (
     NAME,
     TOKEN,
+    TOKEN_VARIABLE,
     URL_VARIABLE,
     Platform,
     release,
@@ -334,6 +336,31 @@ def test_an_answer_of_another_server_is_told(platform: Platform, body: bytes) ->
         with pytest.raises(RatchetError, match=f"check {URL_VARIABLE[platform]}"):
             outlet.bring_up_to_date(view_of(FIRST))
     answers.server.close()
+
+
+@pytest.mark.parametrize("manner", ["hangs", "dribbles", "hangs up"])
+def test_a_platform_that_does_not_answer_is_given_up_on(
+    monkeypatch: pytest.MonkeyPatch, manner: Manner
+) -> None:
+    impatient = Patience(answer_seconds=0.4, give_up_seconds=0.0)
+    monkeypatch.setattr(platform_api, "PATIENCE", impatient)
+    with Webhook(manner) as server:
+        access = Access(title="it", url_variable="U", url=server.url, key_variable="K")
+        with pytest.raises(Transient, match=r"it http://.* does not answer"):
+            PlatformApi(access).call("POST", "/entries", {})
+
+
+@each_platform
+@pytest.mark.parametrize("token", ["t\u00f6k\u20acn", "a\nb", "a\r\nHost: elsewhere"])
+def test_a_token_that_no_header_may_hold_is_told_and_not_shown(
+    platform: Platform, token: str
+) -> None:
+    with serving(platform) as server:
+        outlet = server.outlet(**{TOKEN_VARIABLE[platform]: token})
+        with pytest.raises(UserError, match="holds a character that HTTP does not allow") as told:
+            outlet.bring_up_to_date(view_of(FIRST))
+        assert token not in str(told.value)
+        assert server.relay.requests == []
 
 
 def test_a_recipe_without_the_section_is_the_recipe_that_it_was() -> None:

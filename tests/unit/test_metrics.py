@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components import prometheus
 from components.decide.round_metrics import round_gauges
 from components.prometheus import Gauge, Sample, export_metrics, exposition
 from components.report.run_metrics import run_gauges
 from components.report.views import RunView
 from components.runtime.context import Context
 from tests.doubles.pushgateway import Pushgateway, parsed
+from tests.doubles.webhook import Manner, Webhook
 
 ROOT = Path(__file__).resolve().parents[2]
 GAUGE = Gauge("ratchet_round", "Number of the round.", (Sample(3.0, {"step": "train"}),))
@@ -121,6 +123,19 @@ def test_a_gateway_that_refuses_costs_a_line(
     assert f"it answered {status}" in capfd.readouterr().err
     # A redirection is an answer: nobody is sent elsewhere.
     assert len(gateway.authorizations) == 1
+
+
+@pytest.mark.parametrize("manner", ["hangs", "dribbles", "hangs up"])
+def test_a_gateway_that_does_not_answer_is_given_up_on(
+    context: Context,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    manner: Manner,
+) -> None:
+    monkeypatch.setattr(prometheus, "PATIENCE_SECONDS", 0.4)
+    with Webhook(manner) as server:
+        export(context, PROMETHEUS_PUSHGATEWAY_URL=server.url)
+    assert "did not get to PROMETHEUS_PUSHGATEWAY_URL" in capfd.readouterr().err
 
 
 def test_a_folder_that_cannot_be_written_costs_a_line(

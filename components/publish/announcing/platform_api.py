@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import threading
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -15,10 +16,10 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from components.canonical import JsonObject
-from components.errors import Transient, UserError, one_line
+from components.errors import RatchetError, Transient, UserError, one_line
 from components.retry import Backoff, Patience
 
-PATIENCE = Patience(answer_seconds=10.0, first_pause_seconds=0.5, give_up_seconds=20.0)
+PATIENCE = Patience(answer_seconds=15.0, first_pause_seconds=0.5, give_up_seconds=30.0)
 """A platform holds up a run that has its release already, so it is given up on soon."""
 PASSING = (408, 425, 429, 500, 502, 503, 504)
 """Statuses after which the same request may succeed."""
@@ -221,6 +222,27 @@ class PlatformApi:
                     raise Transient(f"{self._name} does not answer ({fault})") from None
 
     def _sent(self, request: urllib.request.Request) -> bytes:
+        """Return the body of the answer, within the seconds that one may take."""
+        outcomes: list[bytes | Exception] = []
+
+        def exchange() -> None:
+            try:
+                outcomes.append(self._exchanged(request))
+            except (RatchetError, Refused, _Passing) as error:
+                outcomes.append(error)
+
+        # A thread, because no timeout of a socket covers a name server that hangs, or a server that
+        # sends its answer a byte at a time. A daemon: the process need not wait for it either.
+        thread = threading.Thread(target=exchange, daemon=True)
+        thread.start()
+        thread.join(self._patience.answer_seconds)
+        if not outcomes:
+            raise _Passing(f"no answer within {self._patience.answer_seconds:g} seconds")
+        if isinstance(outcomes[0], Exception):
+            raise outcomes[0]
+        return outcomes[0]
+
+    def _exchanged(self, request: urllib.request.Request) -> bytes:
         try:
             with self._opener.open(request, timeout=self._patience.answer_seconds) as response:
                 return bytes(response.read(MAX_ANSWER_BYTES))
@@ -228,6 +250,13 @@ class PlatformApi:
             with error:
                 words = self._shown(_message_of(error.read(MAX_ANSWER_BYTES)))
             raise self._refusal(error.code, words) from None
+        except ValueError:
+            # Not its message: it may show a token with a letter that no header may have.
+            access = self._access
+            raise UserError(
+                f"{access.title}: {access.url_variable} or {access.key_variable} holds a character "
+                "that HTTP does not allow"
+            ) from None
         except (OSError, http.client.HTTPException) as error:
             reason = error.reason if isinstance(error, urllib.error.URLError) else error
             raise _Passing(self._shown(str(reason) or type(reason).__name__)) from None
