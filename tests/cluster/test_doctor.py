@@ -12,6 +12,8 @@ from components.cli.doctor.cluster_checks import cluster_checks
 from components.cli.doctor.findings import Finding
 from components.cli.doctor.retry_check import CONFIG_MAP, retry_check
 from components.cli.package.profiles import load_profile
+from components.contracts.recipe import Recipe
+from components.contracts.recipe_file import load_recipe
 from components.train.launch.cluster_api import LaunchPatience
 from tests.cluster.server import Server
 from tests.manifests.rendering import ROOT, composed
@@ -37,11 +39,19 @@ def api(server: Server) -> ApiServer:
     )
 
 
-def checked(api: ApiServer, namespace: str, profile: str) -> dict[str, Finding]:
+def checked(
+    api: ApiServer, namespace: str, profile: str, recipe: Recipe | None = None
+) -> dict[str, Finding]:
     """Return check → finding."""
     images = ROOT / "tests" / "pipeline" / "images.toml"
     findings = cluster_checks(
-        api, namespace, load_profile(profile, images), "ratchet-run", as_account=True
+        api,
+        namespace,
+        load_profile(profile, images),
+        "ratchet-run",
+        as_account=True,
+        recipe=recipe,
+        resolve=lambda host: {"huggingface.co": ["18.64.8.1"]}.get(host, []),
     )
     return {finding.check: finding for finding in findings}
 
@@ -73,6 +83,39 @@ def test_what_is_there_is_found_and_what_is_not_is_named(
     command = shlex.split(secret.cure.partition("--from-literal=")[0])
     server.kubectl(*command[1:], *CREDENTIALS)
     assert checked(api, namespace, "cpu")["secret ratchet-store-credentials"].status == "ok"
+
+
+def test_the_ways_of_a_recipe_are_read_from_the_servers_own_policies(
+    server: Server, api: ApiServer, new_namespace: Callable[[str], str]
+) -> None:
+    name = new_namespace("ratchet-ways")
+    base = ("object-store", "static-credentials")
+    server.apply_all(composed(*base, namespace=name))
+    recipe = load_recipe(ROOT / "recipes" / "demo.yaml", ("model.source=hf://org/model@main",))
+    found = checked(api, name, "cpu", recipe)
+    # The API server's own address is that of the cluster, and its Service has no selector.
+    assert found["way to the API server"].status == "ok"
+    assert found["way to the store"].status == "ok"
+    assert (found["hub"].status, found["way to the hub"].status) == ("failed", "failed")
+    server.apply_all(composed(*base, "hub", namespace=name))
+    found = checked(api, name, "cpu", recipe)
+    assert "hub" not in found
+    assert found["way to the hub"].status == "ok"
+    # A Service of another namespace, and the operation that the cure prints.
+    service = ("create", "service", "clusterip", "mlflow", "--tcp=5000:5000")
+    elsewhere = new_namespace("ratchet-ways-mlflow")
+    server.kubectl("create", "namespace", elsewhere)
+    server.kubectl("-n", elsewhere, *service)
+    patch = f'{{"data": {{"MLFLOW_TRACKING_URI": "http://mlflow.{elsewhere}:5000"}}}}'
+    change = ("patch", "configmap", "ratchet-store", "--type=merge", "-p", patch)
+    server.kubectl("-n", name, *change)
+    closed = checked(api, name, "cpu")["way to MLflow"]
+    assert closed.status == "failed"
+    operation = closed.cure.partition("the operation ")[2].partition(" (manifests")[0]
+    patches = (("NetworkPolicy/to-named-addresses", f"- {operation}"),)
+    server.apply_all(composed(*base, "egress", namespace=name, patches=patches))
+    server.kubectl("-n", name, *change)
+    assert checked(api, name, "cpu")["way to MLflow"].status == "ok"
 
 
 def test_the_patch_of_the_retry_policy_does_what_it_says(
