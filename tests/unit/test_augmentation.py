@@ -381,3 +381,35 @@ def test_few_rows_are_memorised_less_when_words_are_dropped(tmp_path: Path) -> N
     rises = {name: one["final_dev_loss"] - one["best_dev_loss"] for name, one in found.items()}
     assert rises["plain"] > 0.3
     assert rises["noisy"] < 0.6 * rises["plain"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1234567890" * 4,
+        "你好世界,今天天气很好,我们去公园散步吧。",
+        "مرحبا بالعالم كيف حالك اليوم",
+        "def f(x):\n\treturn x + 1\n\n\nclass A:\n    pass",
+        "<eos>Tab\tsep\tvalues\r\nnext  <unk> line",
+    ],
+)
+def test_any_kind_of_text_has_noise_of_which_nothing_wrong_is_learned(text: str) -> None:
+    codec = scratch_codec("byte")
+    for each in (row("", text), row(text, "yes")):
+        rows, augmenter = rows_of([each], codec, **EVERYTHING)
+        (clean,) = rows
+        copies = copies_of(rows, augmenter)
+        assert len({tuple(copy.inputs or ()) for copy in copies}) > 30
+        for copy in copies:
+            learned = [token for _, token in targets_of(copy)]
+            assert is_subsequence(learned, clean.ids)
+            if each.prompt:
+                assert learned == clean.ids[clean.num_masked :]
+
+
+def test_words_of_several_bytes_a_letter_are_words() -> None:
+    greeting = "مرحبا بالعالم كيف حالك اليوم"
+    rows, augmenter = rows_of([row("", greeting)], scratch_codec("byte"), word_swap=0.5)
+    texts = {augmenter.codec.text(copy.ids) for copy in copies_of(rows, augmenter)}
+    assert len(texts) > 1
+    assert {tuple(sorted(text.split())) for text in texts} == {tuple(sorted(greeting.split()))}

@@ -23,9 +23,9 @@ LONGEST_SPAN_WORDS = 10
 GROWTH = 1.25
 """Length of a copy over that of the longest row, at most: words in other letters or behind another
 space take more tokens."""
-TOKENS_OF_LONG_WORDS = 12
-"""Tokens a word on average, above which a row is not written in words; words of characters have
-about six."""
+TOKENS_OF_LONG_WORDS = 24
+"""Tokens a word on average, above which a row is not written in words: English words have about six
+characters, Arabic ones about twelve bytes."""
 WORD_MARKS = ("Ġ", "Ċ", "ĉ", "▁", " ", "\n", "\t")
 """Beginnings of tokens that begin a word: byte-level tokenizers write a space as Ġ, SentencePiece
 as ▁; those of characters have the space itself."""
