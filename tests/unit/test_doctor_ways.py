@@ -175,6 +175,17 @@ def test_a_store_without_an_endpoint_is_that_of_aws(api: KubernetesApi, tmp_path
     assert by_check(cluster(api, tmp_path, "cpu"))["way to the store"].status == "ok"
 
 
+def test_a_public_address_is_judged_where_its_name_is_not_known(
+    api: KubernetesApi, tmp_path: Path
+) -> None:
+    set_up(api, "cpu", {"AWS_REGION": "of-no-name-server"})
+    del api.objects[CONFIG_MAP]["data"]["AWS_ENDPOINT_URL_S3"]
+    assert by_check(cluster(api, tmp_path, "cpu"))["way to the store"].status == "failed"
+    set_up(api, "cpu", {"AWS_REGION": "of-no-name-server"}, "outside-store")
+    del api.objects[CONFIG_MAP]["data"]["AWS_ENDPOINT_URL_S3"]
+    assert by_check(cluster(api, tmp_path, "cpu"))["way to the store"].status == "ok"
+
+
 def test_a_variable_that_neither_config_map_nor_secret_has_is_named(
     api: KubernetesApi, tmp_path: Path, keyed: str
 ) -> None:

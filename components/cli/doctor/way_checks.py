@@ -29,6 +29,8 @@ from components.cli.package.profiles import STEPS, Profile
 from components.contracts.recipe import Recipe
 from components.errors import UserError
 
+_A_PUBLIC_ADDRESS = "8.8.8.8"
+"""Stands for any: nothing is sent there."""
 _TRUE = ("1", "true", "yes", "on")
 _OPENSHIFT_DNS = ("openshift-dns", "dns-default")
 _DNS = (_OPENSHIFT_DNS, ("kube-system", "kube-dns"))
@@ -195,6 +197,9 @@ class _Ways:
             return failure(f"way to {destination.purpose}", error)
         port = Port(number, destination.protocol)
         behind = receivers(self._api, self._namespace, host, port, self._resolve)
+        if not behind and destination.component != "egress":
+            # The hub and AWS are public, and a machine behind a proxy may know no names outside.
+            behind = [Receiver(End(_A_PUBLIC_ADDRESS), port)]
         if not behind:
             problem = f"{host} is not known here ({destination.reason})"
             cure = "correct the address, if pods do not know it either"
