@@ -173,7 +173,7 @@ def submit(
     """
     from components.cli.cluster.run_package import load_package, warnings
     from components.cli.cluster.submit import as_document, start
-    from components.cli.cluster.summary import outputs, summary_page
+    from components.cli.cluster.summary import outputs, summary_page, verdict_of
     from components.cli.cluster.wait import EXIT_CODES, Waiting
 
     package, default_name = load_package(builder_of(command), options, _is_ready(options))
@@ -203,12 +203,16 @@ def submit(
         # A run that goes on is a success of `submit`; one that ended badly before is none.
         status = EXIT_CODES.get(started.state, 0)
     _print_end(started, status)
+    has_ended = wait and started.state in EXIT_CODES
+    verdict = verdict_of(submission, started, os.environ) if has_ended else {}
+    if verdict:
+        print_note(" ".join(filter(None, (verdict["verdict"], verdict["model"]))))
     # Appended: the page of a CI job also has what its other steps wrote.
     if summary is not None:
         _append(summary, summary_page(submission, started, os.environ))
     if outputs_file is not None:
         _append(outputs_file, outputs(submission, started, os.environ))
-    document = {**as_document(started, submission), "exit_code": status}
+    document = {**as_document(started, submission), **verdict, "exit_code": status}
     print_result(document, options.as_json, f"{started.state} {started.run_id}")
     raise typer.Exit(status)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from components.cli.cluster.submit import Started, current_commit, plan_submission
-from components.cli.cluster.summary import outputs, summary_page
+from components.cli.cluster.summary import outputs, summary_page, verdict_of
 from components.cli.cluster.tenancy import check_tenancy, version_problem
 from components.cli.package.package_file import Package
 from components.runtime.context import Context
@@ -73,6 +73,8 @@ def test_the_verb_submits_a_package_waits_and_appends_the_verdict(
     told = json.loads(done.stdout)
     assert (done.returncode, told["exit_code"], told["state"]) == (1, 1, "FAILED")
     assert (told["run_id"], told["attached"]) == (run["run_id"], False)
+    assert (told["promoted"], told["model"]) == ("", "")
+    assert "could not be read from the store" in told["verdict"]
     assert f"{kfp.endpoint}/#/runs/details/{run['run_id']}" in done.stderr
     assert "train-r1: out of <b>memory</b>" in done.stderr
     text = summary.read_text()
@@ -186,6 +188,9 @@ def test_the_summary_shows_the_verdict_of_every_round(context: Context, package:
     assert f"{context.store.root}/runs/{campaign.run_id}/report.html" in text
     # The same for the jobs after it: a line each, whatever a recipe or a model said.
     lines = outputs(mine, started, {}).splitlines()
+    verdict = verdict_of(mine, started, {})
+    assert lines[1:3] == [f"{name}={verdict[name]}" for name in ("promoted", "model")]
+    assert verdict["verdict"].startswith("Target met")
     assert [line.partition("=")[0] for line in lines] == ["run", "promoted", "model", "verdict"]
     assert lines[1] == "promoted=true"
     assert lines[2].startswith(f"model={context.store.root}/models/")

@@ -44,20 +44,32 @@ def outputs(submission: Submission, started: Started, environment: Mapping[str, 
     `promoted` is true if the run released a model, `model` is its URI, and `verdict` a sentence.
     Where the store cannot be read, `promoted` is empty.
     """
-    values = {"run": started.run_id, "promoted": "", "model": "", "verdict": started.state}
+    values = {"run": started.run_id, **verdict_of(submission, started, environment)}
+    lines = [f"{name}={one_line(value, _MAX_CHARACTERS)}" for name, value in values.items()]
+    return "\n".join([*lines, ""])
+
+
+def verdict_of(
+    submission: Submission, started: Started, environment: Mapping[str, str]
+) -> dict[str, str]:
+    """Return `promoted` (true, false, or empty if it is not known), `model` and `verdict`."""
     store = str(submission.parameters.get("store", ""))
     try:
         view = _view(store, started.run_id, environment)
     except RatchetError as error:
-        view = None
-        values["verdict"] = f"could not be read from the store: {error}"
-    if view is not None:
-        published = view.published
-        values["promoted"] = str(published is not None).lower()
-        values["model"] = f"{view.store}/{published.prefix}" if published is not None else ""
-        values["verdict"] = headline(view)
-    lines = [f"{name}={one_line(value, _MAX_CHARACTERS)}" for name, value in values.items()]
-    return "\n".join([*lines, ""])
+        return _unknown(f"could not be read from the store: {error}")
+    if view is None:
+        return _unknown(started.state)
+    published = view.published
+    return {
+        "promoted": str(published is not None).lower(),
+        "model": f"{view.store}/{published.prefix}" if published is not None else "",
+        "verdict": headline(view),
+    }
+
+
+def _unknown(verdict: str) -> dict[str, str]:
+    return {"promoted": "", "model": "", "verdict": verdict}
 
 
 def _verdict(store: str, job_id: str, environment: Mapping[str, str]) -> list[str]:
