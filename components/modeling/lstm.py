@@ -31,7 +31,7 @@ class LstmConfig(PreTrainedConfig):
     """Shape of the model. There is no longest sequence, so no `max_position_embeddings`."""
 
     model_type = MODEL_TYPE
-    keys_to_ignore_at_inference = ("past_key_values",)
+    keys_to_ignore_at_inference = ("cache",)
 
     vocab_size: int = 256
     hidden_size: int = 256
@@ -132,7 +132,7 @@ class LstmModel(LstmPreTrainedModel):
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs: object,
@@ -143,7 +143,7 @@ class LstmModel(LstmPreTrainedModel):
             input_ids: (batch, length).
             attention_mask: (batch, length so far). Masked positions leave a row's state as it was,
                 and their hidden states are zero.
-            past_key_values: the state before the first of `input_ids`; None: a fresh one.
+            cache: the state before the first of `input_ids`; None: a fresh one.
             inputs_embeds: (batch, length, hidden_size), instead of `input_ids`.
             use_cache: return the state; None: as the config says.
             kwargs: ignored, such as position ids, which other models take.
@@ -154,16 +154,16 @@ class LstmModel(LstmPreTrainedModel):
             self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         )
         use_cache = self.config.use_cache if use_cache is None else use_cache
-        if past_key_values is None:
-            past_key_values = Cache(layers=[LstmState()])
-        memory = past_key_values.layers[0]
+        if cache is None:
+            cache = Cache(layers=[LstmState()])
+        memory = cache.layers[0]
         state = None
         if memory.is_initialized:
             state = (
                 memory.keys.transpose(0, 1).contiguous(),
                 memory.values.transpose(0, 1).contiguous(),
             )
-        mask = create_recurrent_attention_mask(self.config, inputs, attention_mask, past_key_values)
+        mask = create_recurrent_attention_mask(self.config, inputs, attention_mask, cache)
         if mask is None:
             outputs, (hidden, cell) = self.lstm(inputs, state)
         else:
@@ -174,7 +174,7 @@ class LstmModel(LstmPreTrainedModel):
             memory.update(hidden, cell, num_tokens=inputs.shape[1])
         return BaseModelOutputWithPast(
             last_hidden_state=self.dropout(outputs),
-            past_key_values=past_key_values if use_cache else None,
+            cache=cache if use_cache else None,
         )
 
 
@@ -224,7 +224,7 @@ class LstmForCausalLM(LstmPreTrainedModel, GenerationMixin):
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
@@ -238,7 +238,7 @@ class LstmForCausalLM(LstmPreTrainedModel, GenerationMixin):
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
-            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
         )
@@ -248,9 +248,7 @@ class LstmForCausalLM(LstmPreTrainedModel, GenerationMixin):
             loss = self.loss_function(
                 logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs
             )
-        return CausalLMOutputWithPast(
-            loss=loss, logits=logits, past_key_values=outputs.past_key_values
-        )
+        return CausalLMOutputWithPast(loss=loss, logits=logits, cache=outputs.cache)
 
 
 AutoConfig.register(MODEL_TYPE, LstmConfig)

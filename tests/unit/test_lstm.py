@@ -56,12 +56,12 @@ def test_padding_leaves_outputs_and_state_of_a_row_as_they_are(left: bool) -> No
     model, codec = lively_model()
     ids, mask = padded(codec, left)
     together = model(ids, attention_mask=mask, use_cache=True)
-    state = together.past_key_values.layers[0]
+    state = together.cache.layers[0]
     for row, text in enumerate(PROMPTS):
         alone = model(torch.tensor([codec.prompt_ids(text)]), use_cache=True)
         torch.testing.assert_close(together.logits[row][mask[row].bool()], alone.logits[0])
-        torch.testing.assert_close(state.keys[row], alone.past_key_values.layers[0].keys[0])
-        torch.testing.assert_close(state.values[row], alone.past_key_values.layers[0].values[0])
+        torch.testing.assert_close(state.keys[row], alone.cache.layers[0].keys[0])
+        torch.testing.assert_close(state.values[row], alone.cache.layers[0].values[0])
 
 
 def test_a_sequence_may_come_in_pieces_with_padding_anywhere() -> None:
@@ -75,18 +75,16 @@ def test_a_sequence_may_come_in_pieces_with_padding_anywhere() -> None:
         output = model(
             ids[:, start:end],
             attention_mask=mask[:, :end].long(),
-            past_key_values=cache,
+            cache=cache,
             use_cache=True,
         )
-        cache = output.past_key_values
+        cache = output.cache
         logits.append(output.logits)
     assert cache.get_seq_length() == 24
     for row in range(4):
         alone = model(ids[row][mask[row]][None], use_cache=True)
         torch.testing.assert_close(torch.cat(logits, dim=1)[row][mask[row]], alone.logits[0])
-        torch.testing.assert_close(
-            cache.layers[0].values[row], alone.past_key_values.layers[0].values[0]
-        )
+        torch.testing.assert_close(cache.layers[0].values[row], alone.cache.layers[0].values[0])
 
 
 def test_generate_and_the_engine_agree_on_a_batch_of_mixed_lengths() -> None:

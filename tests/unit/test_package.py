@@ -141,6 +141,21 @@ def test_users_get_the_libraries_that_are_tested() -> None:
     assert refused == []
 
 
+@pytest.mark.parametrize("library", ["torch", "transformers"])
+def test_users_get_no_untested_minor_version_of_what_is_used_below_its_api(library: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    [declared] = [
+        requirement
+        for requirement in map(Requirement, project["dependencies"])
+        if requirement.name == library
+    ]
+    text = (ROOT / "docker" / "requirements" / "base.in").read_text(encoding="utf-8")
+    [tested] = re.findall(rf"^{library}==(\S+)$", text, re.MULTILINE)
+    version = Version(tested)
+    assert version in declared.specifier
+    assert f"{version.major}.{version.minor + 1}.0" not in declared.specifier
+
+
 def test_version_is_that_of_the_wheel(command: Path, wheel: Path, tmp_path: Path) -> None:
     version = metadata_of(wheel)["Version"]
     by_script = call(tmp_path, command, "--version")

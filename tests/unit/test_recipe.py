@@ -40,6 +40,37 @@ def test_a_share_written_as_a_percentage_is_refused_by_name(key: str) -> None:
             recipe_of(**changes)
 
 
+ALL_BUT = {"train": 0.8, "dev": 0.1, "validation": 0.05, "test": 0.05}
+
+
+@pytest.mark.parametrize(
+    ("sources", "fractions", "empty"),
+    [
+        ([("auto", "q")], {**ALL_BUT, "validation": 0.1, "test": 0.0}, "test"),
+        ([("auto", "q")], {**ALL_BUT, "validation": 0.0, "test": 0.1}, "validation"),
+        ([("train", "q"), ("validation", "v")], ALL_BUT, "test"),
+        ([("train", "q"), ("test", "t"), ("unlabelled", "u")], ALL_BUT, "validation"),
+        ([("auto", "q"), ("test", "t")], {**ALL_BUT, "train": 0.85, "validation": 0}, "validation"),
+    ],
+)
+def test_a_split_that_no_source_can_fill_is_told_before_any_task(
+    sources: list[tuple[str, str]], fractions: dict[str, float], empty: str
+) -> None:
+    listed = [{"uri": f"file:///{name}.jsonl", "split": split} for split, name in sources]
+    with pytest.raises(UserError, match=f"nothing gives rows of split {empty}: give a source"):
+        recipe_of(data={"sources": listed, "fractions": fractions})
+
+
+def test_splits_that_sources_name_need_no_share() -> None:
+    listed = [
+        {"uri": f"file:///{split}.jsonl", "split": split}
+        for split in ("auto", "validation", "test")
+    ]
+    fractions = {"train": 0.9, "dev": 0.1, "validation": 0.0, "test": 0.0}
+    recipe = recipe_of(data={"sources": listed, "fractions": fractions})
+    assert recipe.data.fractions.test == 0.0
+
+
 @pytest.mark.parametrize("percentage", [1, 0.5])
 def test_a_retention_margin_in_per_cent_is_refused_with_its_unit(percentage: float) -> None:
     with pytest.raises(

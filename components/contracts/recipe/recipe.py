@@ -113,6 +113,16 @@ class Recipe(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _measured_splits(self) -> Recipe:
+        for split in ("validation", "test"):
+            if not self.data.can_fill(split):
+                raise ValueError(
+                    f"data: nothing gives rows of split {split}: give a source split: {split}, or "
+                    f"one with split auto and data.fractions.{split} above 0"
+                )
+        return self
+
     @property
     def may_be_empty(self) -> frozenset[str]:
         """Splits that this campaign can do without: it neither trains on them nor asks them."""

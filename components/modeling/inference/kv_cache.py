@@ -53,7 +53,6 @@ class RoomyLayer(DynamicLayer):
         self, layer: DynamicLayer, rows: Tensor | None, num_tokens: int, *, masked: bool
     ) -> None:
         super().__init__()
-        self.dtype = layer.dtype
         self.device = layer.device
         self.is_initialized = True
         self._masked = masked

@@ -247,7 +247,7 @@ class Sampler:
             input_ids=chosen[:, None],
             attention_mask=mask,
             position_ids=active.positions,
-            past_key_values=active.cache,
+            cache=active.cache,
             use_cache=True,
         )
         logits: Tensor = output.logits[:, -1]
@@ -294,14 +294,14 @@ class Sampler:
             positions = positions[repeat]
         num_steps = self._sampling.max_new_tokens
         always_masked = self._model.config._attn_implementation in ("eager", NAME)
-        make_room(output.past_key_values, repeat, num_steps, masked=always_masked)
+        make_room(output.cache, repeat, num_steps, masked=always_masked)
         full_mask = None
         if padded:
             answer_mask = mask.new_ones(len(group), num_steps)
             full_mask = torch.cat([mask, answer_mask], dim=1)
         active = _ActiveRows(
             indices=torch.arange(len(group), device=device),
-            cache=output.past_key_values,
+            cache=output.cache,
             mask=full_mask,
             positions=positions[:, -1:],
         )
