@@ -19,6 +19,8 @@ from components.modeling.likelihood import EncodedRow
 from components.modeling.scoring import token_log_probabilities
 from tests.unit.tiny import greedy_of_transformers, save_tiny, tiny_model
 
+pytestmark = pytest.mark.process
+
 PROMPTS = ["12=", "9876=", "5=", "13579="]
 SHAPE: dict[str, Any] = {
     "hidden_size": 64,
@@ -71,7 +73,12 @@ def test_greedy_answers_are_those_of_transformers(checkpoint: Path) -> None:
         asked = codec.prompt_ids(text)
         row = EncodedRow([*asked, *theirs], len(asked))
         (expected,) = token_log_probabilities(model, [row], codec.pad_id, 1)
-        assert sample["log_probabilities"] == pytest.approx(expected, abs=1e-3)
+        # A special token has no text: a training reads other tokens than were drawn.
+        if set(codec.tokenizer.all_special_ids).isdisjoint(theirs[:-1]):
+            assert sample["log_probabilities"] == pytest.approx(expected, abs=1e-3)
+        else:
+            assert sample["log_probabilities"] == []
+    assert any(sample["log_probabilities"] for sample in found)
 
 
 def test_a_seed_gives_the_same_sample_again_and_other_seeds_give_others(checkpoint: Path) -> None:
