@@ -29,11 +29,35 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_a_job_is_created_and_followed_to_its_end(api: KubernetesApi, launcher: Launcher) -> None:
     api.later = [nothing, nothing, api.condition("Complete")]
     launcher.run()
-    assert methods(api) == ["POST", "GET", "GET", "GET"]
+    assert methods(api) == ["POST", "GET", "GET", "GET", "DELETE"]
     sent = api.bodies[0]
     assert sent == manifest(SPEC)
     assert f"TrainJob ml/{NAME} created (2 nodes)" in launcher.notes()
+    # Its result is in the store: its JobSet and pods would stay for ever.
+    assert api.jobs == {}
+
+
+def test_a_complete_job_without_its_result_is_kept(api: KubernetesApi, launcher: Launcher) -> None:
+    api.later = [nothing, api.condition("Complete")]
+    launcher.run(has_receipt=lambda: False)
     assert NAME in api.jobs
+
+
+def test_a_complete_job_that_may_not_be_deleted_is_said_and_ends_nothing(
+    api: KubernetesApi, launcher: Launcher
+) -> None:
+    api.denied = {("delete", "trainjobs")}
+    api.later = [nothing, api.condition("Complete")]
+    launcher.run()
+    assert "could not be deleted: no permission" in launcher.notes()
+
+
+def test_a_job_that_another_launcher_deleted_at_its_end_is_done(
+    api: KubernetesApi, launcher: Launcher
+) -> None:
+    api.later = [nothing, api.jobs.clear]
+    launcher.run(has_receipt=lambda: True)
+    assert "gone, and its result is in the store" in launcher.notes()
 
 
 def test_a_running_job_of_the_same_step_is_attached_to(
@@ -43,9 +67,9 @@ def test_a_running_job_of_the_same_step_is_attached_to(
     api.later = [nothing, api.condition("Complete")]
     launcher.run()
     assert "attached" in launcher.notes()
-    assert api.job()["metadata"]["uid"] == uid
     assert methods(api).count("POST") == 1
-    assert "DELETE" not in methods(api)
+    [deletion] = [body for body in api.bodies if "propagationPolicy" in body]
+    assert deletion == {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
 
 
 def test_a_job_of_another_step_is_left_alone(api: KubernetesApi, launcher: Launcher) -> None:
@@ -56,10 +80,10 @@ def test_a_job_of_another_step_is_left_alone(api: KubernetesApi, launcher: Launc
     assert "DELETE" not in methods(api)
 
 
-def test_a_job_found_complete_is_only_read(api: KubernetesApi, launcher: Launcher) -> None:
+def test_a_job_found_complete_is_read_and_deleted(api: KubernetesApi, launcher: Launcher) -> None:
     keep(api, api.condition("Complete"))
     launcher.run()
-    assert methods(api) == ["POST", "GET"]
+    assert methods(api) == ["POST", "GET", "DELETE"]
 
 
 def test_a_job_found_complete_whose_result_is_lost_is_made_anew(
@@ -78,10 +102,11 @@ def test_a_failed_job_is_deleted_with_its_pods_before_it_is_created_again(
     api.reads_until_gone = 3
     api.later = [nothing, nothing, api.condition("Complete")]
     launcher.run()
-    assert methods(api) == ["POST", "GET", "DELETE", *["GET"] * 5, "POST", "GET", "GET"]
-    deletion = next(body for body in api.bodies if "propagationPolicy" in body)
+    anew = ["POST", "GET", "GET", "DELETE"]
+    assert methods(api) == ["POST", "GET", "DELETE", *["GET"] * 5, *anew]
+    deletion, last = [body for body in api.bodies if "propagationPolicy" in body]
     assert deletion == {"propagationPolicy": "Foreground", "preconditions": {"uid": uid}}
-    assert api.job()["metadata"]["uid"] != uid
+    assert last["preconditions"] != {"uid": uid}
     assert "node 1 was lost" in launcher.notes()
 
 
@@ -91,8 +116,8 @@ def test_a_job_that_is_being_deleted_is_waited_for(api: KubernetesApi, launcher:
     api.reads_until_gone = 2
     api.later = [nothing, api.condition("Complete")]
     launcher.run()
-    assert api.job()["metadata"]["uid"] != uid
-    assert "DELETE" not in methods(api)
+    [deletion] = [body for body in api.bodies if "propagationPolicy" in body]
+    assert deletion["preconditions"] != {"uid": uid}
 
 
 def test_a_removal_that_never_ends_is_transient_and_names_the_pods(
@@ -108,7 +133,7 @@ def test_a_removal_that_never_ends_is_transient_and_names_the_pods(
 def test_a_job_that_vanishes_is_transient(api: KubernetesApi, launcher: Launcher) -> None:
     api.later = [nothing, api.jobs.clear]
     with pytest.raises(Transient, match=f"{NAME} vanished"):
-        launcher.run()
+        launcher.run(has_receipt=lambda: False)
 
 
 def test_a_job_that_another_launcher_made_anew_is_attached_to(

@@ -44,7 +44,7 @@ def follow_train_job(
     secrets: Sequence[str] = (),
     has_receipt: Callable[[], bool] = lambda: True,
 ) -> None:
-    """Return when the TrainJob of this step is Complete, whoever created it.
+    """Return when the TrainJob of this step is Complete, whoever created it; it is deleted then.
 
     A running job is attached to. A failed job, or one that is Complete though `has_receipt` says
     that the store lacks its result, is deleted and created anew. A job that is suspended, queued
@@ -170,6 +170,7 @@ class _Follower:
                 self.uid = ""
             if state == "Complete":
                 self._note(f"{self._shown_name} is complete")
+                self._clear_away(job)
                 return
             if state == "Failed":
                 raise failure_of(self.cluster, self.spec, self.name, reason, self.secrets)
@@ -182,12 +183,31 @@ class _Follower:
                 for text in waiting_for(self.cluster, self.spec, self.name):
                     self._note(text)
             patience.sleep(patience.poll_seconds)
-            job = self._read_again()
+            current_job = self._read_again()
+            if current_job is None:
+                return
+            job = current_job
 
-    def _read_again(self) -> Json:
+    def _clear_away(self, job: Json) -> None:
+        """Delete a complete job, whose JobSet and pods would stay for ever.
+
+        Only once its result is in the store: without it, the job is the one trace of what happened.
+        """
+        try:
+            if self.has_receipt():
+                uid = job["metadata"]["uid"]
+                self.cluster.delete_job(self.spec.namespace, self.name, uid, "Background")
+        except RatchetError as error:
+            self._note(f"{self._shown_name} is complete and could not be deleted: {error}")
+
+    def _read_again(self) -> Json | None:
+        """Return the job as it is now, or None if another launcher saw its end and deleted it."""
         job = self.cluster.read_job(self.spec.namespace, self.name)
         if job is None or job["metadata"].get("deletionTimestamp"):
             self.uid = ""
+            if self.has_receipt():
+                self._note(f"{self._shown_name} is gone, and its result is in the store")
+                return None
             raise Transient(
                 f"{self.spec.task}: {self._shown_name} vanished: somebody deleted it; the same "
                 "call creates it anew and goes on from the last checkpoint"
