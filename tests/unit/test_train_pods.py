@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,29 @@ def test_a_node_without_a_pod_is_told_of_beside_those_that_run(
     launcher.run()
     assert "1 of 2 nodes have no pod: FailedCreate" in launcher.notes()
     assert "exceeded quota: gpus" in launcher.notes()
+
+
+def test_the_progress_of_node_0_is_told_without_secrets(
+    api: KubernetesApi, launcher: Launcher
+) -> None:
+    first, second = pod(NAME, 0, "Running"), pod(NAME, 1, "Running")
+    api.pods = [second, first]
+    api.logs[second["metadata"]["name"]] = b"another node\n"
+    name = first["metadata"]["name"]
+
+    def writes(text: bytes) -> Callable[[], None]:
+        return lambda: api.logs.update({name: text})
+
+    api.later = [
+        nothing,
+        writes(b"train-r2 10 % loss 2.1\n\n"),
+        writes(b"train-r2 20 % loss 1.9 hush-hush\n"),
+        api.condition("Complete"),
+    ]
+    launcher.run(secrets=("hush-hush",))
+    assert "node 0: train-r2 10 % loss 2.1" in launcher.notes()
+    assert "node 0: train-r2 20 % loss 1.9 ***" in launcher.notes()
+    assert "another node" not in launcher.notes()
 
 
 def test_pods_that_wait_say_for_what_and_the_job_is_not_failed(

@@ -23,7 +23,7 @@ from types import FrameType
 from components.errors import RatchetError, Transient, UserError, one_line
 from components.runtime.progress import Progress
 from components.train.launch.cluster_api import Cluster, Json, reason_and_message
-from components.train.launch.pods import failure_of, waiting_for
+from components.train.launch.pods import failure_of, last_line_of, waiting_for
 from components.train.launch.trainjob import (
     STEP_KEY,
     TrainJobSpec,
@@ -182,6 +182,9 @@ class _Follower:
                 looked_at = patience.clock()
                 for text in waiting_for(self.cluster, self.spec, self.name):
                     self._note(text)
+                line = last_line_of(self.cluster, self.spec, self.name, self.secrets)
+                if line:
+                    self._note(f"node 0: {line}")
             patience.sleep(patience.poll_seconds)
             current_job = self._read_again()
             if current_job is None:

@@ -18,6 +18,8 @@ SHOWN_LINES = 40
 """Lines of a failed rank's log that the message shows."""
 READ_LINES = 200
 """Lines of the log that are read: torchrun adds its own account after the rank's."""
+PROGRESS_LINES = 5
+"""Lines of node 0's log that are read for its progress: the last may be empty."""
 LONGEST_LINE = 300
 """Characters of a line that the message shows."""
 MAX_LOGS = 8
@@ -117,6 +119,23 @@ def waiting_for(cluster: Cluster, spec: TrainJobSpec, name: str) -> list[str]:
     for reason, count in reasons.items():
         notes.append(f"{phases['Running']} of {spec.num_nodes} nodes run, {count} wait: {reason}")
     return notes
+
+
+def last_line_of(cluster: Cluster, spec: TrainJobSpec, name: str, secrets: Sequence[str]) -> str:
+    """Return the last line that node 0 wrote, its progress; empty where there is none to be seen."""
+    try:
+        pods = _latest(cluster.pods(spec.namespace, pod_selector(name)))
+        running = [pod for pod in pods if pod["status"].get("phase") == "Running"]
+        first = next((pod for pod in running if _node_of(pod) == 0), None)
+        if first is None:
+            return ""
+        pod_name = first["metadata"]["name"]
+        lines = cluster.log_tail(spec.namespace, pod_name, CONTAINER, PROGRESS_LINES)
+    except RatchetError:
+        # What may not be seen is said by `waiting_for`, what passes by the poll of the job.
+        return ""
+    shown = [_hide(line, secrets) for line in lines if line.strip()]
+    return shown[-1] if shown else ""
 
 
 def failure_of(
@@ -240,19 +259,24 @@ def _failed_pod(pod: Json) -> FailedPod:
     terminated = _terminated(pod)
     disruption = _disruption(pod)
     disruption_reason = disruption.get("reason") if disruption else ""
-    metadata = pod["metadata"]
-    # Kubernetes writes the index as an annotation, newer releases also as a label.
-    marks: dict[str, str] = {}
-    marks.update(metadata.get("annotations") or {})
-    marks.update(metadata.get("labels") or {})
     return FailedPod(
-        pod=metadata["name"],
-        node=int(marks.get("batch.kubernetes.io/job-completion-index", 0)),
+        pod=pod["metadata"]["name"],
+        node=_node_of(pod),
         finished=str(terminated.get("finishedAt") or ""),
         status=int(terminated.get("exitCode", 0)),
         reason=str(status.get("reason") or disruption_reason or terminated.get("reason") or ""),
         disrupted=disruption is not None or status.get("reason") in DISRUPTED,
     )
+
+
+def _node_of(pod: Json) -> int:
+    """Return the number of the node that a pod is."""
+    metadata = pod["metadata"]
+    # Kubernetes writes the index as an annotation, newer releases also as a label.
+    marks: dict[str, str] = {}
+    marks.update(metadata.get("annotations") or {})
+    marks.update(metadata.get("labels") or {})
+    return int(marks.get("batch.kubernetes.io/job-completion-index", 0))
 
 
 def _disruption(pod: Json) -> Json | None:
