@@ -321,7 +321,10 @@ def _next_state(
     # Only a champion reaches the goal: a rejected candidate may have been lucky.
     reached = outcome.best.scores.value(section.goal.slice)
     stop = stop_reason(
-        section, state, reached, lambda: minutes_spent(finished.context, state.run_id)
+        section,
+        state,
+        reached,
+        lambda: minutes_spent(finished.context, state.run_id, state.round),
     )
     return state.model_copy(update={"go": stop is None, "stop": stop})
 

@@ -233,7 +233,10 @@ class _Replay:
         )
         reached = self._champion.scores.value(self._section.goal.slice)
         return stop_reason(
-            self._section, state, reached, lambda: minutes_spent(self._context, state.run_id)
+            self._section,
+            state,
+            reached,
+            lambda: minutes_spent(self._context, state.run_id, state.round),
         )
 
 

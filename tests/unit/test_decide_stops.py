@@ -69,9 +69,15 @@ def test_the_last_planned_round_ends_the_campaign(context: Context) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tokens", "stops_at"), [(TRAIN_TOKENS, 0), (2 * TRAIN_TOKENS + SAMPLE_TOKENS, 1)]
+    ("tokens", "stops_at"),
+    [
+        (TRAIN_TOKENS, 0),
+        (2 * TRAIN_TOKENS - 1, 0),
+        (2 * TRAIN_TOKENS, 1),
+        (3 * TRAIN_TOKENS + 2 * SAMPLE_TOKENS - 1, 1),
+    ],
 )
-def test_the_round_that_crosses_the_token_budget_is_the_last(
+def test_no_round_is_begun_that_would_cross_the_token_budget(
     context: Context, tokens: int, stops_at: int
 ) -> None:
     campaign = Campaign(
@@ -81,11 +87,20 @@ def test_the_round_that_crosses_the_token_budget_is_the_last(
     assert stops.index("budget") == stops_at
 
 
+def test_a_round_that_fits_the_token_budget_to_the_last_token_is_begun(context: Context) -> None:
+    tokens = 3 * TRAIN_TOKENS + 2 * SAMPLE_TOKENS
+    campaign = Campaign(
+        context, recipe_of(decide={"goal": {"threshold": 0.99}, "budget": {"tokens": tokens}})
+    )
+    stops = [told(campaign.round(simple(40))).stop, told(campaign.round(simple(60))).stop]
+    assert stops == [None, None]
+
+
 def test_minutes_are_those_of_all_attempts_of_the_run(context: Context) -> None:
     campaign = Campaign(
         context, recipe_of(decide={"goal": {"threshold": 0.99}, "budget": {"minutes": 10}})
     )
-    for number, seconds in enumerate((200.0, 200.0)):
+    for number, seconds in enumerate((100.0, 100.0)):
         attempt = Attempt(
             task="train-r0",
             step="train",
@@ -98,7 +113,8 @@ def test_minutes_are_those_of_all_attempts_of_the_run(context: Context) -> None:
         context.store.put_bytes(key, attempt.model_dump_json().encode())
     context.store.put_bytes(keys.attempt_key("crafted-run", "train-r0", "7-1"), b"not a record")
     assert told(campaign.round(simple(40))).stop is None
-    late = Attempt(task="evaluate-r1", step="evaluate", round=1, started=0, seconds=250.0)
+    # 200 seconds so far, 205 for this round and for the next one: more than 600.
+    late = Attempt(task="evaluate-r1", step="evaluate", round=1, started=0, seconds=205.0)
     context.store.put_bytes(
         keys.attempt_key("crafted-run", "evaluate-r1", "9-1"), late.model_dump_json().encode()
     )

@@ -144,17 +144,18 @@ def test_a_campaign_without_a_supervised_stage_has_no_round_0() -> None:
     [
         ({}, None),
         ({"minutes": 600}, None),
-        # Without the start, round 0 takes 16 s with its gaps, and each later round 8.75 s.
+        # Without the start all takes 16 s up to round 0's end, and each later round 8.75 s.
         ({"minutes": 0.1}, 0),
-        ({"minutes": 0.4}, 1),
-        ({"tokens": 1000}, 0),
+        ({"minutes": 0.55}, 1),
         # Evaluations do not count: 1,000 tokens, then 600 a round.
-        ({"tokens": 1500}, 1),
-        ({"tokens": 1601}, 2),
-        ({"tokens": 1601, "minutes": 0.4}, 1),
+        ({"tokens": 1999}, 0),
+        ({"tokens": 2000}, 1),
+        ({"tokens": 2200}, 2),
+        ({"tokens": 2800}, None),
+        ({"tokens": 2200, "minutes": 0.55}, 1),
     ],
 )
-def test_the_round_that_crosses_the_budget_is_told(
+def test_the_last_round_within_the_budget_is_told(
     budget: dict[str, Any], number: int | None
 ) -> None:
     recipe = recipe_with(
@@ -313,3 +314,11 @@ def processes_of(folder: Path) -> list[bytes]:
         with suppress(OSError):
             lines.append(path.read_bytes())
     return [line for line in lines if str(folder).encode() in line]
+
+
+def test_a_campaign_without_a_first_stage_has_one_round_within_any_budget() -> None:
+    recipe = recipe_with(
+        train={"first": {"steps": 0}, "rounds": {"steps": 40}},
+        decide={**RECIPE["decide"], "budget": {"tokens": 1}},
+    )
+    assert rounds_within(recipe, forecast(recipe, calibration(), rounds=3)) == 1

@@ -134,17 +134,20 @@ def money_of(cost: Cost, calibration: Calibration, prices: Mapping[str, float]) 
 def rounds_within(recipe: Recipe, plan: Forecast) -> int | None:
     """Return the rounds after round 0 that are done when `decide.budget` ends the campaign.
 
-    The budget is looked at after each round, so the last of them crosses it. None without a budget,
-    or if all rounds stay within it.
+    A round is begun if the one before it would fit once more. None without a budget, or if all
+    rounds are within it.
     """
     budget = recipe.decide.budget
     once = [line for line in plan.before if line.task != "start"]
-    for number in range(plan.num_rounds + 1):
-        spent_seconds = _seconds(once) + number * _seconds(plan.each_round)
-        spent_tokens = _tokens(once) + number * _tokens(plan.each_round)
-        if budget.minutes is not None and spent_seconds >= 60 * budget.minutes:
+    first_round = [line for line in once if line.task.endswith("-r0")]
+    # Without a first stage nothing is decided before round 1 has ended.
+    for number in range(0 if first_round else 1, plan.num_rounds):
+        last_round = plan.each_round if number else first_round
+        next_seconds = _seconds(once) + number * _seconds(plan.each_round) + _seconds(last_round)
+        next_tokens = _tokens(once) + number * _tokens(plan.each_round) + _tokens(last_round)
+        if budget.minutes is not None and next_seconds > 60 * budget.minutes:
             return number
-        if budget.tokens is not None and spent_tokens >= budget.tokens:
+        if budget.tokens is not None and next_tokens > budget.tokens:
             return number
     return None
 

@@ -145,8 +145,8 @@ def _about_budget(recipe: Recipe, plan: Forecast) -> Iterator[str]:
         yield "decide.budget suffices for all rounds."
         return
     yield (
-        f"decide.budget ends the campaign after round {number}: it is looked at when a round is "
-        "decided, and the round that crosses it is carried out to its end."
+        f"decide.budget ends the campaign after round {number}: a round is begun where one that "
+        "costs as much as the last fits once more."
     )
 
 

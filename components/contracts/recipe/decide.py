@@ -56,7 +56,8 @@ class Goal(Section):
 
 
 class Budget(Section):
-    """Limits of the cost of a campaign; the round that crosses one is the last."""
+    """Limits of the cost of a campaign: no round is begun that would cross one if it cost as much as
+    the last one."""
 
     # Counted from attempt records, so tries that failed cost too.
     minutes: Annotated[float, Field(gt=0)] | None = None
