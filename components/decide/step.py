@@ -324,7 +324,7 @@ def _next_state(
         section,
         state,
         reached,
-        lambda: minutes_spent(finished.context, state.run_id, state.round),
+        lambda: minutes_spent(finished.context, state.run_id, state.history[-1].round),
     )
     return state.model_copy(update={"go": stop is None, "stop": stop})
 

@@ -236,7 +236,7 @@ class _Replay:
             self._section,
             state,
             reached,
-            lambda: minutes_spent(self._context, state.run_id, state.round),
+            lambda: minutes_spent(self._context, state.run_id, self._replayed[-1].round),
         )
 
 
