@@ -118,7 +118,9 @@ def load(family: str) -> int:
     os.environ["_KFP_RUNTIME"] = "true"
     importlib.import_module("kfp.dsl.executor_main")
     modeling = () if family == "cpu" else ("modeling",)
-    folders = ("contracts", "storage", "runtime", "verifiers", *modeling, *STEPS[family])
+    # The only image that is started for other work than steps (manifests/components/gc).
+    others = ("cli.collect",) if family == "cpu" else ()
+    folders = ("contracts", "storage", "runtime", "verifiers", *modeling, *STEPS[family], *others)
     num_modules = 0
     for folder in folders:
         for name in _modules(folder):

@@ -18,6 +18,8 @@ RUNTIME = "TrainingRuntime/ratchet-deepspeed"
 NODES = "spec.template.spec.replicatedJobs.0.template.spec.template.spec."
 STORE = "StatefulSet/ratchet-store"
 STORE_POD = "spec.template.spec."
+GC = "CronJob/ratchet-gc"
+GC_POD = "spec.jobTemplate.spec.template.spec."
 MODEL = "InferenceService/ratchet"
 POLICY = "ValidatingAdmissionPolicy/ratchet-read-only-root"
 CLASSES = "MutatingAdmissionPolicy/ratchet-step-classes"
@@ -84,11 +86,20 @@ MUTANTS = (
     Mutant(MODEL, "spec.predictor.model.securityContext.capabilities"),
     Mutant(MODEL, "spec.predictor.automountServiceAccountToken"),
     Mutant(MODEL, "spec.predictor.model.storageUri", "s3://ratchet/models/NAME/VERSION"),
+    Mutant(GC, f"{GC_POD}securityContext.runAsNonRoot"),
+    Mutant(GC, f"{GC_POD}securityContext.seccompProfile"),
+    Mutant(GC, f"{GC_POD}containers.0.securityContext.capabilities.drop", ["NET_RAW"]),
+    Mutant(GC, f"{GC_POD}containers.0.securityContext.readOnlyRootFilesystem", False),
+    Mutant(GC, f"{GC_POD}automountServiceAccountToken"),
+    Mutant(GC, f"{GC_POD}priorityClassName"),
+    Mutant(GC, f"{GC_POD}containers.0.image", "ratchet/cpu"),
+    Mutant(GC, f"{GC_POD}containers.0.envFrom.0.configMapRef.name", "store"),
     # Fields that no API server knows, and types it does not take
     Mutant(RUNTIME, "spec.mlPolicy.torch.numProcPerNode", 8),
     Mutant(RUNTIME, f"{NODES}securityContext.runAsNonroot", True),
     Mutant(RUNTIME, f"{NODES}containers.0.securityContext.runAsUser", "10001"),
     Mutant(STORE, "spec.replica", 2),
+    Mutant(GC, "spec.concurrency", "Forbid"),
     Mutant("ResourceQuota/ratchet", "spec.hard.pods", ["200"]),
     Mutant("NetworkPolicy/to-dns", "spec.egres", []),
     Mutant("ClusterQueue/ratchet", "spec.queueingStrategy", "Fifo"),
@@ -108,6 +119,8 @@ MUTANTS = (
     Mutant("ServiceAccount/ratchet-train", "automountServiceAccountToken"),
     Mutant("ServiceAccount/default", "automountServiceAccountToken", True),
     Mutant("ServiceAccount/ratchet-store", ""),
+    Mutant("ServiceAccount/ratchet-gc", ""),
+    Mutant("ServiceAccount/ratchet-gc", "automountServiceAccountToken", True),
     # Network
     Mutant("NetworkPolicy/default-deny", ""),
     Mutant("NetworkPolicy/default-deny", "spec.policyTypes", ["Ingress"]),

@@ -31,6 +31,7 @@ COMPONENTS = (
     "kserve",
     "model-registry",
     "profile",
+    "gc",
     "egress",
     "irsa",
     "openshift",

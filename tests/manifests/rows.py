@@ -23,6 +23,7 @@ NODE = {
     "app.kubernetes.io/component": "train",
 }
 STORE = {"app.kubernetes.io/name": "ratchet-store", "app.kubernetes.io/part-of": "ratchet"}
+GC = {"app.kubernetes.io/name": "ratchet-gc", "app.kubernetes.io/part-of": "ratchet"}
 MODEL = {"app.kubernetes.io/name": "ratchet-serve", "app.kubernetes.io/part-of": "ratchet"}
 
 
@@ -41,6 +42,7 @@ ENDS = {
     "store": _pod(5, STORE),
     "model": _pod(6, MODEL),
     "stray pod": _pod(7, {}),
+    "gc": _pod(8, GC),
     "kubeflow's API": _pod(20, {"app": "ml-pipeline"}, "kubeflow"),
     "kubeflow's metadata": _pod(21, {"component": "metadata-grpc-server"}, "kubeflow"),
     "kubeflow's store": _pod(22, {"app": "seaweedfs"}, "kubeflow"),
@@ -121,6 +123,14 @@ ROWS = (
     Row("run", "store", 8333, ("object-store",)),
     Row("node", "store", 8333, ("object-store",)),
     Row("model", "store", 8333, ("object-store",)),
+    Row("gc", "store", 8333, ("object-store",)),
+    Row("gc", "store", 9333, NEVER),
+    Row("gc", "DNS", 53, ALWAYS, "UDP"),
+    Row("gc", "internet", 443, ("outside-store",)),
+    Row("gc", "internet", 80, NEVER),
+    Row("gc", "Kubernetes API", 443, NEVER),
+    Row("gc", "kubeflow's store", 8333, NEVER),
+    Row("run", "gc", 8080, NEVER),
     Row("run", "store", 9333, NEVER),
     Row("run", "store", 443, NEVER),
     Row("run", "store", 8888, NEVER),

@@ -75,7 +75,7 @@ def test_what_a_component_changes_is_there() -> None:
     assert store["data"]["HF_HUB_OFFLINE"] == "0"
     accounts = {one["metadata"]["name"]: one for one in of_kind(everything, "ServiceAccount")}
     with_role = {name for name, one in accounts.items() if "annotations" in one["metadata"]}
-    assert with_role == {"ratchet-run", "ratchet-train", "ratchet-serve"}
+    assert with_role == {"ratchet-run", "ratchet-train", "ratchet-serve", "ratchet-gc"}
     assert accounts["ratchet-serve"]["secrets"] == [{"name": "ratchet-store-credentials"}]
     (queue,) = of_kind(overlay("prod"), "ClusterQueue")
     quotas = {
@@ -115,7 +115,7 @@ def without_namespace(one: Json) -> Json:
 def test_on_openshift_the_namespace_gives_the_users() -> None:
     """Its constraints refuse a pod that names a user or group outside the namespace's range."""
     everything = composed(*COMPONENTS)
-    kinds = ("StatefulSet", "TrainingRuntime", "InferenceService")
+    kinds = ("StatefulSet", "TrainingRuntime", "InferenceService", "CronJob")
     for one in of_kind(everything, *kinds):
         for pod in pod_specs(one):
             context = pod["securityContext"]
@@ -189,9 +189,9 @@ def test_the_table_of_connections_is_wide() -> None:
 
 def test_the_pods_of_the_table_have_the_labels_of_the_manifests() -> None:
     everything = composed(*COMPONENTS)
-    (runtime,), (store,), (model,) = (
+    (runtime,), (store,), (model,), (collection,) = (
         list(of_kind(everything, kind))
-        for kind in ("TrainingRuntime", "StatefulSet", "InferenceService")
+        for kind in ("TrainingRuntime", "StatefulSet", "InferenceService", "CronJob")
     )
     (job,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
     set_by_jobset = {"jobset.sigs.k8s.io/jobset-name", "jobset.sigs.k8s.io/replicatedjob-name"}
@@ -199,6 +199,8 @@ def test_the_pods_of_the_table_have_the_labels_of_the_manifests() -> None:
     assert node == job["template"]["spec"]["template"]["metadata"]["labels"]
     assert ENDS["node"].labels["jobset.sigs.k8s.io/replicatedjob-name"] == job["name"]
     assert ENDS["store"].labels == store["spec"]["template"]["metadata"]["labels"]
+    pod_of_collection = collection["spec"]["jobTemplate"]["spec"]["template"]
+    assert ENDS["gc"].labels == pod_of_collection["metadata"]["labels"]
     assert ENDS["model"].labels == model["spec"]["predictor"]["labels"]
     assert LABELS.items() <= ENDS["run"].labels.items()
 

@@ -83,6 +83,8 @@ def test_the_build_context_is_an_allow_list_of_sources_and_locks() -> None:
     allowed = {line for line in lines if line.startswith("!")}
     assert allowed == {
         "!components",
+        "!components/cli/__init__.py",
+        "!components/cli/collect",
         "!docker/requirements/*.lock",
         "!docker/wheels/*.whl",
         "!docker/wheels/.gitignore",
