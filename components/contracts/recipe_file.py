@@ -42,6 +42,7 @@ IN_WORDS = {
     "dict_type": "expected keys with their values",
     "tuple_type": "expected a list",
     "list_type": "expected a list",
+    "too_short": "expected more entries",
 }
 """Type of a problem that pydantic finds → words without those of Python."""
 COMPILED = "# PIPELINE DEFINITION"
@@ -93,7 +94,8 @@ def parse_recipe(document: JsonObject, origin: str = "recipe") -> Recipe:
     try:
         return Recipe.model_validate(document)
     except ValidationError as error:
-        messages = [f"{origin}: {_message(problem)}" for problem in error.errors()]
+        problems = _one_for_each_key(error.errors())
+        messages = [f"{origin}: {_message(problem)}" for problem in problems]
         raise UserError("; ".join(messages)) from None
 
 
@@ -130,6 +132,54 @@ def _apply(document: JsonObject, override: str) -> None:
         raise UserError(f"--set {override}: the value is not YAML ({reason})") from None
 
 
+def _one_for_each_key(problems: Sequence[ErrorDetails]) -> list[ErrorDetails]:
+    """Return the problems by the keys of a recipe, those of one key as one.
+
+    Where several kinds of values may stand, pydantic has a problem for each kind, and the kind in
+    its location. Of a list with a wrong entry it may say in addition that it is too short.
+    """
+    by_location: dict[Location, ErrorDetails] = {}
+    for problem in problems:
+        location = _written_keys(problem["loc"])
+        earlier = by_location.get(location)
+        reason = _reason(problem)
+        if earlier is None:
+            by_location[location] = problem | {"loc": location, "msg": reason}
+        else:
+            either = f"{earlier['msg']}, or: {reason}"
+            by_location[location] = earlier | {"type": "union", "msg": either}
+    return [
+        problem
+        for location, problem in by_location.items()
+        if problem["type"] != "too_short"
+        or not any(other[:-1] == location for other in by_location)
+    ]
+
+
+def _written_keys(location: Location) -> Location:
+    """Return the keys and numbers of a location that stand in the recipe."""
+    section: type[Section] | None = Recipe
+    has_keys = True
+    written: list[int | str] = []
+    for part in location:
+        if isinstance(part, int) or has_keys:
+            written.append(part)
+        fields = {} if section is None else section.model_fields
+        for name, field in fields.items():
+            if part == (field.alias or name):
+                section = _section_of(field.annotation)
+                # Keys of a mapping are the user's own.
+                has_keys = section is not None or "dict[" in str(field.annotation)
+    return tuple(written)
+
+
+def _reason(problem: ErrorDetails) -> str:
+    """Return what is wrong with a value."""
+    if problem["type"] == "string_pattern_mismatch" and problem["loc"][-1] == "name":
+        return f"a name has {NAME_PATTERN_IN_WORDS}"
+    return IN_WORDS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
+
+
 def _message(problem: ErrorDetails) -> str:
     """Return the words for one problem that pydantic found."""
     location = problem["loc"]
@@ -158,9 +208,7 @@ def _message(problem: ErrorDetails) -> str:
                 f"{path}: {problem['input']} is no number that a recipe can hold; to switch a limit "
                 "off, give a large number such as 1e9"
             )
-    reason = IN_WORDS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "string_pattern_mismatch" and location[-1] == "name":
-        reason = f"a name has {NAME_PATTERN_IN_WORDS}"
+    reason = problem["msg"]
     value = repr(problem["input"])
     # A whole section, cut somewhere, would hide the words before it.
     if isinstance(problem["input"], dict) and len(value) > MOST_SHOWN_CHARACTERS:

@@ -240,3 +240,52 @@ def test_a_recipe_in_another_encoding_is_told_so(tmp_path: Path) -> None:
     path.write_text("name: b\u00fc\n", encoding="latin-1")
     with pytest.raises(UserError, match=r"recipe\.yaml: not UTF-8 text; save it as UTF-8$"):
         load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "number"),
+    [
+        ("train.rounds.steps", True),
+        ("train.layers.trained", True),
+        ("train.micro_batch_size", False),
+        ("train.first.learning_rate", True),
+        ("seed", False),
+        ("generate.top_k", False),
+        ("data.sources.0.limit", True),
+        ("select.likelihood.base", [True, 3]),
+    ],
+)
+def test_true_in_the_place_of_a_number_is_an_error_and_not_1(key: str, number: object) -> None:
+    document = recipe_with({"data.sources": [{"uri": "file:///d.jsonl"}], key: number})
+    with pytest.raises(UserError, match=f"{re.escape(key)}: expected a number, and this is true"):
+        parse_recipe(document)
+
+
+def test_switches_take_true_also_where_they_may_have_a_word() -> None:
+    changes = {"train.offload": True, "train.zero": 1, "select.verifier": True}
+    assert parse_recipe(recipe_with(changes)).train.offload is True
+
+
+@pytest.mark.parametrize(
+    ("key", "wrong", "said"),
+    [
+        ("train.layers.trained", "last", "Input should be 'all' or 'inserted', or: expected a w"),
+        ("train.layers.trained", 0, "Input should be 'all' or 'inserted', or: Input should be gr"),
+        ("train.lora.targets", "q_proj", "expected a list, or: Input should be 'all-linear'"),
+        ("train.offload", "perhaps", "expected true or false, or: Input should be 'auto'"),
+        ("train.micro_batch_size", -1, "Input should be greater than or equal to 1, or: Input"),
+        ("announce.to", [], "expected more entries"),
+    ],
+)
+def test_a_wrong_value_is_told_once_by_its_key(key: str, wrong: object, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_recipe(recipe_with({key: wrong}))
+    assert str(caught.value).startswith(f"recipe: {key}: {said}")
+    assert ";" not in str(caught.value)
+
+
+def test_a_wrong_entry_of_a_list_is_no_list_that_is_too_short() -> None:
+    with pytest.raises(UserError) as caught:
+        parse_recipe(recipe_with({"announce.to": ["mlfow"]}))
+    assert str(caught.value).startswith("recipe: announce.to.0: Input should be 'model-registry'")
+    assert ";" not in str(caught.value)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -40,3 +40,22 @@ class Section(BaseModel):
         # `generate.from` is a word of Python's, so its field has another name there.
         serialize_by_alias=True,
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_no_truth(cls, given: object, info: ValidationInfo) -> object:
+        """Refuse true and false in the place of a number: YAML reads `on` and `yes` so, as 1."""
+        entries = given if isinstance(given, list) else [given]
+        if any(isinstance(entry, bool) for entry in entries):
+            kinds = _kinds_of(cls.model_fields[info.field_name or ""].annotation)
+            if kinds & {int, float} and bool not in kinds:
+                raise ValueError("expected a number, and this is true or false")
+        return given
+
+
+def _kinds_of(annotation: object) -> set[object]:
+    """Return the plain types that an annotation is made of."""
+    inner = get_args(annotation)
+    if not inner:
+        return {annotation}
+    return set[object]().union(*(_kinds_of(part) for part in inner))
