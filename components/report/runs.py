@@ -25,6 +25,7 @@ from components.contracts.artifacts import (
     split_file,
 )
 from components.contracts.recipe import Recipe
+from components.contracts.recipe_file import parse_recipe
 from components.contracts.rows import Dropped, TrainingRow, read_rows
 from components.contracts.state import RoundRecord, State
 from components.contracts.summaries import (
@@ -253,15 +254,21 @@ def _state(context: Context, ref: str) -> State:
 
 def _recipe(context: Context, start: Receipt) -> Recipe:
     path = fetch(context, start, RECIPE)
-    return Recipe.model_validate_json(path.read_bytes())
+    return _as_stored(path.read_bytes())
 
 
 def _recipe_of_run(context: Context, run_id: str) -> Recipe | None:
     """Return the recipe that prepare stored before its work; None without one."""
     try:
-        return Recipe.model_validate_json(context.store.get_bytes(keys.run_key(run_id, RECIPE)))
+        document = context.store.get_bytes(keys.run_key(run_id, RECIPE))
     except Missing:
         return None
+    return _as_stored(document)
+
+
+def _as_stored(document: bytes) -> Recipe:
+    """Return a stored recipe. Raises UserError, by its key, for what this version does not take."""
+    return parse_recipe(json.loads(document), "the recipe of this run, as it was stored")
 
 
 def _round(

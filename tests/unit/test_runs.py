@@ -294,3 +294,15 @@ def test_two_runs_differ_in_what_was_asked_for_and_in_what_came_of_it(context: C
     assert max(len(line) for line in page.getvalue().splitlines()) <= 80
     same = differences_of(load_run(context, first.run_id), load_run(context, first.run_id))
     assert same.recipe == []
+
+
+def test_a_recipe_that_this_version_refuses_is_told_by_its_key(context: Context) -> None:
+    document = {
+        "name": "older",
+        "data": {"human": [{"uri": "file:///d.jsonl"}]},
+        "decide": {"goal": {"threshold": 0.9}},
+    }
+    context.store.put_bytes(keys.run_key("older-1", "recipe.json"), canonical_json(document))
+    assert load_run(context, "older-1").problems == (
+        "the recipe of this run, as it was stored: data.human is called data.sources now",
+    )
