@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pydantic import JsonValue
 
 from components.contracts.recipe import Recipe
-from components.contracts.state import Plan, State, base_plan
+from components.contracts.state import TRAIN_SETTINGS, Plan, State, base_plan
 from components.errors import UserError
 from components.runtime.campaign import Campaign, load_campaign
 from components.runtime.context import Context
@@ -116,7 +116,24 @@ def _continued_plan(campaign: Campaign, recipe: Recipe) -> Plan:
     # unless the person changed the same setting.
     earlier = base_plan(campaign.recipe)
     changes = {name: value for name, value in base_plan(recipe) if value != getattr(earlier, name)}
+    current_settings = _written_settings(recipe)
+    for name, written in _written_settings(campaign.written).items():
+        if current_settings[name] != written:
+            # As the recipe says, until reflection changes it again.
+            changes[name] = None
     return campaign.state.plan.model_copy(update=changes)
+
+
+def _written_settings(recipe: Recipe) -> dict[str, object]:
+    """Return the values of the settings that a plan leaves to the recipe until it changes them."""
+    augmentation = recipe.train.rounds.augmentation
+    settings: dict[str, object] = {name: getattr(recipe.train, name) for name in TRAIN_SETTINGS}
+    settings["min_vote_share"] = recipe.select.min_vote_share
+    settings["max_new_tokens"] = recipe.generate.max_new_tokens
+    settings["word_dropout"] = None
+    if augmentation is not None:
+        settings["word_dropout"] = (augmentation.word_dropout, augmentation.max_word_dropout)
+    return settings
 
 
 def _difference(earlier: JsonValue, current: JsonValue, key: str = "") -> str:

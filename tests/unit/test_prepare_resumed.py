@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from components.contracts.recipe import LoraStructure
+from components.contracts.recipe_file import set_key
 from components.contracts.state import Plan, State
 from components.contracts.summaries import StartSummary
 from components.errors import UserError
@@ -112,6 +113,53 @@ def test_a_resumed_campaign_keeps_the_structure_it_grew_unless_the_recipe_sets_a
     state_uri = receipt_uri(context, decided(context, old, lora=LoraStructure(rank=16)))
     assert resumed(rank=4, max_rank=128) == LoraStructure(rank=16)
     assert resumed(rank=32) == LoraStructure(rank=32)
+
+
+REFLECTED: dict[str, Any] = {
+    "min_vote_share": 0.75,
+    "max_new_tokens": 30,
+    "neftune_alpha": 5.0,
+    "dropout": 0.1,
+    "kl_beta": 0.02,
+    "batch_size": 64,
+    "early_stopping_patience": 2,
+    "word_dropout": 0.1,
+}
+"""Settings that a plan leaves to the recipe, as reflection changed them."""
+
+
+@pytest.mark.parametrize(
+    ("key", "setting", "name"),
+    [
+        ("select.min_vote_share", 0.9, "min_vote_share"),
+        ("generate.max_new_tokens", 40, "max_new_tokens"),
+        ("train.neftune_alpha", 1.0, "neftune_alpha"),
+        ("train.dropout", 0.3, "dropout"),
+        ("train.kl_beta", 0.1, "kl_beta"),
+        ("train.batch_size", 4, "batch_size"),
+        ("train.early_stopping_patience", 9, "early_stopping_patience"),
+        ("train.rounds.augmentation.word_dropout", 0.2, "word_dropout"),
+        ("train.rounds.augmentation.max_word_dropout", 0.05, "word_dropout"),
+        ("train.rounds.augmentation.word_swap", 0.05, None),
+        ("decide.max_rounds", 8, None),
+    ],
+)
+def test_a_setting_that_reflection_changed_stays_so_until_the_recipe_says_another(
+    context: Context, key: str, setting: float, name: str | None
+) -> None:
+    recipe = changed()
+    set_key(recipe, "train.rounds.augmentation", {})
+    state_uri = receipt_uri(context, decided(context, prepare(context, recipe), **REFLECTED))
+    set_key(recipe, key, setting)
+    receipt = prepare(context, recipe, resume_from=state_uri)
+    plan = load_campaign(context, receipt_uri(context, receipt)).state.plan
+    reset = {} if name is None else {name: None}
+    assert plan.model_dump(include=set(REFLECTED)) == REFLECTED | reset
+
+
+def test_every_setting_that_a_plan_leaves_to_the_recipe_is_known_here() -> None:
+    left = {name for name, field in Plan.model_fields.items() if not field.is_required()}
+    assert left - {"training", "lora", "layers"} == set(REFLECTED)
 
 
 @pytest.mark.parametrize(
