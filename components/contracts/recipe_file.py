@@ -109,7 +109,13 @@ def set_key(document: JsonObject, key: str, value: object) -> None:
     target: Any = document
     try:
         for name in parents:
-            target = target[int(name)] if isinstance(target, list) else target.setdefault(name, {})
+            if isinstance(target, list):
+                target = target[int(name)]
+                continue
+            # A section that is null is left out, as one that is not written.
+            if target.get(name) is None:
+                target[name] = {}
+            target = target[name]
         if isinstance(target, list):
             target[int(leaf)] = value
         else:

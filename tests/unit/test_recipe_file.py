@@ -289,3 +289,14 @@ def test_a_wrong_entry_of_a_list_is_no_list_that_is_too_short() -> None:
         parse_recipe(recipe_with({"announce.to": ["mlfow"]}))
     assert str(caught.value).startswith("recipe: announce.to.0: Input should be 'model-registry'")
     assert ";" not in str(caught.value)
+
+
+def test_a_key_of_a_section_that_is_null_can_be_set(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"{BASE}train: {{lora: null, rounds: {{augmentation: null}}}}\n")
+    recipe = load_recipe(path, ("train.lora.rank=3", "train.rounds.augmentation.word_swap=0.1"))
+    assert recipe.train.lora is not None
+    assert recipe.train.lora.rank == 3
+    assert recipe.train.rounds.augmentation is not None
+    with pytest.raises(UserError, match=r"recipe key seed\.x\.y: no such section"):
+        load_recipe(path, ("seed=1", "seed.x.y=2"))

@@ -56,6 +56,7 @@ def test_values_are_written_as_those_of_set() -> None:
         (["a.b=1, {"], "the values are not YAML"),
         (["a.b=010"], "write the number in decimal"),
         (["a.b=1", "a.b=2"], "a.b is named twice"),
+        (["publish.release=true,false"], "a sweep releases nothing"),
     ],
 )
 def test_an_option_that_cannot_be_read_is_one_line(options: list[str], words: str) -> None:

@@ -18,7 +18,8 @@ from components.errors import UserError, one_line
 
 MAX_COMBINATIONS = 100
 """More are a mistyped list, or months of work."""
-TRIAL = "publish.release=false"
+RELEASE_KEY = "publish.release"
+TRIAL = f"{RELEASE_KEY}=false"
 """Every campaign of a sweep is a trial: a few comparisons without a release would wear out the
 prompts that releases are decided on."""
 
@@ -63,6 +64,8 @@ def axes_of(options: Sequence[str]) -> list[Axis]:
         key, equals, text = option.partition("=")
         if not equals or not all(key.split(".")):
             raise UserError(f"--over {option}: write section.key=value,value")
+        if key == RELEASE_KEY:
+            raise UserError(f"--over {option}: a sweep releases nothing, whatever {key} says")
         if key in {axis.key for axis in axes}:
             raise UserError(f"--over {option}: {key} is named twice; give all its values at once")
         try:
