@@ -54,7 +54,11 @@ def check_run(context: Context, run_id: str) -> Findings:
     view = load_run(context, run_id)
     if not view.tasks:
         raise unknown_run(context, run_id)
-    refs = [attempt.receipt for task in view.tasks for attempt in task.attempts if attempt.receipt]
+    refs: list[str] = []
+    for task in view.tasks:
+        for attempt in task.attempts:
+            # Earlier attempts too: those of other code have receipts of their own.
+            refs += [attempt.receipt, *attempt.other_receipts] if attempt.receipt else []
     refs += named_receipts(view.tasks, view.state)
     receipts, findings = _read_receipts(context, refs)
     _add_way(context, receipts, findings, refs)

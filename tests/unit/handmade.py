@@ -251,8 +251,8 @@ class Campaign:
         self.now += seconds
         return context
 
-    def prepare(self) -> Receipt:
-        """The first receipt."""
+    def prepare(self, code: str = "") -> Receipt:
+        """The first receipt, as other code than usual makes it if it has a name."""
 
         def data(folder: Path) -> PrepareSummary:
             (folder / "rejected.jsonl").touch()
@@ -276,22 +276,29 @@ class Campaign:
             (folder / "state.json").write_text(self.state.model_dump_json())
             return start_summary(first_mix=self.first_mix.ref)
 
+        config = {"code": code} if code else {}
         context, task = self._clocked(2.0), Task(run_id=self.run_id, name="prepare", round=0)
         with attempting(context, task, "prepare") as attempt:
             self.prepared = commit(
-                context, attempt, "prepare", config={}, inputs={}, seed=0, work=data
+                context, attempt, "prepare", config=config, inputs={}, seed=0, work=data
             )
             self.state = self.state.model_copy(update={"prepared": self.prepared.ref})
             inputs = {"prepare": self.prepared}
             self.first_mix = commit(
-                context, attempt, "mix", config={}, inputs=inputs, seed=0, work=mix
+                context, attempt, "mix", config=config, inputs=inputs, seed=0, work=mix
             )
             base = commit(
-                context, attempt, "evaluate", config={}, inputs=inputs, seed=0, work=_base_measured
+                context,
+                attempt,
+                "evaluate",
+                config=config,
+                inputs=inputs,
+                seed=0,
+                work=_base_measured,
             )
             inputs["mix"] = self.first_mix
             self.last = commit(
-                context, attempt, "start", config={}, inputs=inputs, seed=0, work=start
+                context, attempt, "start", config=config, inputs=inputs, seed=0, work=start
             )
         self.state = self.state.model_copy(
             update={

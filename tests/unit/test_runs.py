@@ -12,6 +12,7 @@ from rich.console import Console
 
 from components.canonical import canonical_json
 from components.cli.show import print_differences, print_runs
+from components.cli.verify import check_run
 from components.errors import Corrupt, UserError
 from components.report.differences import differences_of
 from components.report.runs import begun_runs, latest_run_id, load_run, run_id_of_job
@@ -306,3 +307,17 @@ def test_a_recipe_that_this_version_refuses_is_told_by_its_key(context: Context)
     assert load_run(context, "older-1").problems == (
         "the recipe of this run, as it was stored: data.human is called data.sources now",
     )
+
+
+def test_a_run_that_other_code_began_is_not_damaged(context: Context) -> None:
+    early = Campaign(context)
+    early.now -= 1_000.0
+    early.prepare(code="that of yesterday")
+    made = whole_campaign(context)
+    assert early.run_id == made.run_id
+    findings = check_run(context, made.run_id)
+    assert findings.damaged == []
+    prepared = list(context.store.list("steps/prepare/"))
+    assert len(prepared) == 2
+    context.store.delete(next(key for key in prepared if made.prepared.key not in key))
+    assert len(check_run(context, made.run_id).damaged) == 1
