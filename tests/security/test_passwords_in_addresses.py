@@ -105,7 +105,7 @@ def test_a_recipe_is_no_place_for_a_password(address: str, path: str) -> None:
     document: dict[str, Any] = {
         "name": "mine",
         "model": {"source": "scratch", "system_prompt": ""},
-        "data": {"sources": [{"uri": "file:///rows.jsonl", "split": "train"}]},
+        "data": {"sources": [{"uri": "file:///rows.jsonl"}]},
         "decide": {"goal": {"threshold": 0.9}},
     }
     parse_recipe(document)
