@@ -11,6 +11,7 @@ from rich.console import Console
 from components.cli.messages import print_json, print_result
 from components.cli.options import AsJson, StoreUri
 from components.cli.stores import existing_run, open_context
+from components.errors import UserError
 
 ReleaseName = Annotated[
     str, typer.Argument(metavar="NAME", help="Name of the releases, `publish.name` of the recipe.")
@@ -34,13 +35,22 @@ def releases(
     latest: Annotated[
         bool, typer.Option("--latest", help="Print the folder of the release in force, no more.")
     ] = False,
+    checksums: Annotated[
+        str,
+        typer.Option(
+            metavar="VERSION",
+            help="Print SHA-256 and name of each file of a version, as `sha256sum -c` reads them.",
+        ),
+    ] = "",
     store: StoreUri = "",
     as_json: AsJson = False,
 ) -> None:
     """List the releases of a name: what was compared, who asked, and which one is in force."""
-    from components.cli.releases import document_of, lines_of, print_releases
+    from components.cli.releases import digests_of, document_of, lines_of, print_releases
     from components.runtime import ledger
 
+    if checksums and not name:
+        raise UserError("--checksums is of one release: name it, as `releases` lists the names")
     context = open_context(store)
     if not name:
         newest_versions = {
@@ -50,6 +60,10 @@ def releases(
         lines = [f"{release_name}  {version}" for release_name, version in newest_versions.items()]
         text = "\n".join(lines) or "nothing was released yet"
         print_result({"names": newest_versions}, as_json, text)
+    elif checksums:
+        digests = digests_of(context, name, checksums)
+        checksum_lines = [f"{digest}  {file}" for file, digest in sorted(digests.items())]
+        print_result(digests, as_json, "\n".join(checksum_lines))
     elif as_json:
         print_json(document_of(context, name))
     elif latest:

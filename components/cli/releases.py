@@ -39,6 +39,27 @@ def lines_of(context: Context, name: str) -> list[Line]:
     return lines
 
 
+def digests_of(context: Context, name: str, version: str) -> dict[str, str]:
+    """Return file → SHA-256 of a release, as its line of the ledger has them.
+
+    No file of the release is read. Signed, this stands for the whole folder.
+
+    Args:
+        context: Store of the ledger.
+        name: Name of the releases.
+        version: Version, or number of its line.
+
+    Raises:
+        UserError: There is no such release.
+    """
+    lines = lines_of(context, name)
+    line = ledger.find_line(lines, version)
+    if line is None:
+        versions = ", ".join(dict.fromkeys(one.version for one in lines))
+        raise UserError(f"{name} has no release {version!r} (there are: {versions})")
+    return line.files
+
+
 def approve_run(context: Context, run_id: str, version: str = "") -> Line:
     """Release the champion of a run that waits for approval, and return its line.
 

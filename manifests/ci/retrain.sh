@@ -12,6 +12,7 @@
 #   PROFILE                where                                                        cpu
 #   TIMEOUT_HOURS          how long it is waited for                                    5
 #   REGISTRY               where images are built to; empty: those of docker/images.toml
+#   SIGN                   set: images that are pushed, and releases, are signed by cosign (manifests/ci/sign.sh)
 #   SUMMARY                file that the verdict is appended to, as Markdown            out/summary.md
 #   OUTPUTS                file that run=, promoted=, model= and verdict= are appended to, for the jobs after this one
 #                        (of several recipes one after the other; GitHub takes the last) out/outputs.env
@@ -99,7 +100,10 @@ wanted() { case " $STAGES " in *" $1 "*) echo "== $1" >&2 ;; *) return 1 ;; esac
 mkdir -p out "$(dirname "$SUMMARY")" "$(dirname "$OUTPUTS")"
 if wanted install; then make setup; fi
 if wanted tests; then make test; fi
-if [ -n "${REGISTRY:-}" ] && wanted images; then make images REGISTRY="$REGISTRY"; fi
+if [ -n "${REGISTRY:-}" ] && wanted images; then
+    make images REGISTRY="$REGISTRY"
+    if [ -n "${SIGN:-}" ]; then manifests/ci/sign.sh images; fi
+fi
 if wanted doctor; then
     "$PYTHON" pipeline.py doctor --store "$RATCHET_STORE" --profile "$PROFILE"
 fi
@@ -112,6 +116,7 @@ train() {
     if wanted submit; then
         "$PYTHON" pipeline.py submit out/pipeline.yaml --wait --timeout-hours "$TIMEOUT_HOURS" --summary "$SUMMARY" \
             --outputs "$OUTPUTS" || return
+        if [ -n "${SIGN:-}" ]; then manifests/ci/sign.sh outputs "$OUTPUTS" || return; fi
     fi
 }
 first_failure=0
