@@ -17,8 +17,9 @@
 #   SIGNATURES       FOLDER                                         out/signatures
 #   RATCHET_STORE    s3://bucket/prefix of the release              needed by `release`
 #
-# Keyless, a signature and the identity are entered in Sigstore's public log: names of images and of the repository become
-# known. What a private repository must not tell, sign with a key.
+# Keyless, the digest and the identity are entered in Sigstore's public log: the name of the repository becomes known. With
+# a key it is digest and public key; COSIGN_OPTIONS="--use-signing-config=false --tlog-upload=false" enters nothing, and
+# "--insecure-ignore-tlog" verifies such signatures.
 set -eu
 cd "$(dirname "$0")/../.."
 
