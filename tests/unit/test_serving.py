@@ -149,3 +149,15 @@ def test_a_server_that_is_away_is_told(
     away.patience = dataclasses.replace(away.patience, give_up_seconds=0.0)
     with pytest.raises(RatchetError, match="cannot be reached"):
         serving(released, away)
+
+
+def test_without_a_cluster_the_advice_is_to_name_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The client looks into the home folder of the process.
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(UserError, match=r"no cluster can be spoken to .*; set KUBECONFIG to"):
+        ApiServer.from_environment({})
+    missing = {"KUBECONFIG": str(tmp_path / "none")}
+    with pytest.raises(UserError, match=r"no cluster can be spoken to .*; correct KUBECONFIG"):
+        ApiServer.from_environment(missing)

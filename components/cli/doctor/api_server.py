@@ -29,9 +29,10 @@ class ApiServer(Cluster):
         except UserError as error:
             # The launcher's own words are about train.num_nodes.
             reason = str(error.__cause__ or error)
-            raise UserError(
-                f"no cluster can be spoken to ({reason}); correct KUBECONFIG, or unset it"
-            ) from None
+            cure = "set KUBECONFIG to the file of a cluster, or run this in a pod"
+            if environment.get("KUBECONFIG"):
+                cure = "correct KUBECONFIG, or unset it"
+            raise UserError(f"no cluster can be spoken to ({reason}); {cure}") from None
         assert isinstance(server, cls)
         return server
 
