@@ -47,6 +47,10 @@ def test_every_step_says_what_goes_in_what_comes_out_and_how_it_fails() -> None:
             assert after[:1] not in ("", "\n", "#"), f"{folder.name}: {title}"
 
 
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 250
+
+
 def test_the_recipe_of_the_readme_is_a_recipe() -> None:
     found = re.search(r"```yaml\n(.+?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     assert found
