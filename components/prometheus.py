@@ -161,7 +161,9 @@ def _pushed(gateway: str, path: str, text: str) -> str:
         with error:
             words = error.read(1000).decode("utf-8", "replace")
         return one_line(f"it answered {error.code} {words}")
-    except (OSError, http.client.HTTPException, ValueError) as error:
+    except (ValueError, http.client.InvalidURL):
+        return "it is no address such as http://host:9091"
+    except (OSError, http.client.HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         # Not its message: some hold the address, and that may hold a password.
         return type(reason).__name__

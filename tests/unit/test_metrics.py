@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 GAUGE = Gauge("ratchet_round", "Number of the round.", (Sample(3.0, {"step": "train"}),))
 OTHER = Gauge("ratchet_run_tokens", "Tokens.", (Sample(5.0),))
 PASSWORD = "a-secret-that-no-log-may-show"
+NO_ADDRESS = "it is no address such as http://host:9091"
 
 
 @pytest.fixture
@@ -97,11 +98,11 @@ def test_any_number_may_be_a_value(value: float) -> None:
 @pytest.mark.parametrize(
     ("address", "problem"),
     [
-        ("gateway:9091", "ValueError"),
-        ("ftp://gateway", "ValueError"),
+        ("gateway:9091", NO_ADDRESS),
+        ("ftp://gateway", NO_ADDRESS),
         (f"http://ada:{PASSWORD}@127.0.0.1:1", "ConnectionRefusedError"),
-        (f"http://ada:{PASSWORD}@127.0.0.1:port", "InvalidURL"),
-        (f"http://[::1:{PASSWORD}", "ValueError"),
+        (f"http://ada:{PASSWORD}@127.0.0.1:port", NO_ADDRESS),
+        (f"http://[::1:{PASSWORD}", NO_ADDRESS),
     ],
 )
 def test_an_address_that_does_not_answer_costs_a_line_without_its_password(
