@@ -14,6 +14,7 @@ BENCHMARKS = (
     "demo",
     "labelfree",
     "smollm2",
+    "campaign",
     "recipes",
     "training",
     "generation",

@@ -61,6 +61,12 @@ MEASURED: dict[str, tuple[str, ...]] = {
         "recipes/preference.yaml",
         *_ROUND,
     ),
+    "campaign": (
+        "recipes/smollm2.yaml",
+        "tests/benchmarks/campaign_peer.py",
+        "tests/benchmarks/campaign_settings.py",
+        *_CAMPAIGN,
+    ),
     "cases": ("components/chat_api", *_CAMPAIGN),
     "cluster": ("manifests", "tests/cluster", "components/cli/cluster", "components/cli/package"),
     "collapse": (*_TRAINING, "components/evaluate/diversity.py", "components/select/mix.py"),
