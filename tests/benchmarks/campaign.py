@@ -57,6 +57,7 @@ class Size:
     validation: int
     prompts_per_round: int
     first_steps: int
+    first_learning_rate: float
     round_steps: int
     num_rounds: int
     num_choices: int
@@ -66,11 +67,12 @@ class Size:
 FULL = Size(
     labelled=200,
     dev=25,
-    unlabelled=375,
+    unlabelled=300,
     validation=100,
-    prompts_per_round=500,
+    prompts_per_round=400,
     first_steps=60,
-    round_steps=60,
+    first_learning_rate=5e-5,
+    round_steps=45,
     num_rounds=3,
     num_choices=4,
 )
@@ -80,7 +82,9 @@ CUT = Size(
     unlabelled=16,
     validation=10,
     prompts_per_round=64,
-    first_steps=4,
+    first_steps=8,
+    # Few steps have to be enough for answers that end, or nothing could be accepted.
+    first_learning_rate=3e-4,
     round_steps=2,
     num_rounds=1,
     num_choices=1,
@@ -132,6 +136,7 @@ def overrides_of(size: Size, seed: int, base: Path) -> list[str]:
         "generate.prompts_per_round": size.prompts_per_round,
         "select.min_accepted": 1,
         "train.first.steps": size.first_steps,
+        "train.first.learning_rate": size.first_learning_rate,
         "train.rounds.steps": size.round_steps,
         "evaluate.pass_k": 0,
         "decide.goal.threshold": 1.0,

@@ -13,7 +13,6 @@ from components.modeling.load import load_tokenizer
 from tests.benchmarks.campaign import (
     CUT,
     RECIPE,
-    REPOSITORY,
     both,
     comparison,
     overrides_of,
@@ -21,6 +20,7 @@ from tests.benchmarks.campaign import (
 )
 from tests.benchmarks.campaign_peer import HandLoop, draw, mix_groups
 from tests.benchmarks.campaign_settings import LoopWork, PeerChoice, RoundEnd, read_choice
+from tests.benchmarks.campaigns import REPOSITORY
 
 pytestmark = pytest.mark.process
 
