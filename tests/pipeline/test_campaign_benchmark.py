@@ -1,28 +1,36 @@
-"""The benchmark of a campaign against the same loop by hand: a cut of it, and its arithmetic."""
+"""The benchmark of a campaign against the same loop by hand: same tokens, rows and arithmetic.
+
+The whole of it: `python -m tests.benchmarks.campaign --cut`, two minutes.
+"""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
+from components.contracts.recipe import ModelSection
 from components.contracts.recipe_file import load_recipe
+from components.modeling.base import materialise_base
 from components.modeling.encoding import Codec
 from components.modeling.load import load_tokenizer
 from tests.benchmarks.campaign import (
     CUT,
     RECIPE,
-    both,
     comparison,
     overrides_of,
     work_of,
 )
 from tests.benchmarks.campaign_peer import HandLoop, draw, mix_groups
-from tests.benchmarks.campaign_settings import LoopWork, PeerChoice, RoundEnd, read_choice
+from tests.benchmarks.campaign_settings import LoopWork, PeerChoice, RoundEnd
 from tests.benchmarks.campaigns import REPOSITORY
 
-pytestmark = pytest.mark.process
+ROWS = [
+    ("What is 12 + 30 - 7?", "35"),
+    ("Find the greatest common divisor of 12 and 18. Write only a number.", "6"),
+    ("Anna's father is Ben. Who is Anna to Ben?\nAnswer in one word.", "daughter"),
+    ("  Two blanks, and a line\n\nbreak: 3.5 * 2 =", " 7.0"),
+]
 
 
 def work_of_the_cut(base: Path) -> LoopWork:
@@ -30,29 +38,18 @@ def work_of_the_cut(base: Path) -> LoopWork:
     return work_of(load_recipe(REPOSITORY / RECIPE, tuple(overrides_of(CUT, 1, base))))
 
 
-def test_a_cut_of_the_comparison_runs_both_campaigns_on_the_same_rows(tmp_path: Path) -> None:
-    ours, by_hand = both(tmp_path, CUT, 1)
-    for rounds in (ours, by_hand):
-        assert [one.round_number for one in rounds] == list(range(CUT.num_rounds + 1))
-        seconds = [one.seconds for one in rounds]
-        assert 0 < seconds[0] < seconds[-1]
-        assert all(0 <= one.accuracy <= 1 for one in rounds)
-    ratio, note = comparison(ours, by_hand)
-    assert ratio > 0
-    assert f"by hand {by_hand[0].accuracy:.3f} at" in note
-    assert read_choice(tmp_path / "choice.json").micro_batch_size in (8, 16)
-    # What the loop by hand asks and learns is what ours does, token for token.
+def test_the_loop_by_hand_asks_and_learns_what_ours_does_token_for_token(tmp_path: Path) -> None:
+    source = load_recipe(REPOSITORY / RECIPE).model.source
+    materialise_base(ModelSection(source=source), 0, tmp_path / "base", {}, tmp_path)
     work = work_of_the_cut(tmp_path / "base")
     loop = HandLoop(tmp_path, work, PeerChoice())
     codec = Codec(load_tokenizer(tmp_path / "base"), work.system_prompt)
-    lines = (tmp_path / "train.jsonl").read_text("utf-8").splitlines()
-    for row in map(json.loads, lines[:20]):
-        ids = loop.question_ids(row["prompt"])
-        assert ids == codec.prompt_ids(row["prompt"])
+    for prompt, completion in ROWS:
+        assert loop.question_ids(prompt) == codec.prompt_ids(prompt)
         taught = loop.tokenizer.apply_chat_template(
-            [*loop.messages(row["prompt"]), {"role": "assistant", "content": row["completion"]}],
+            [*loop.messages(prompt), {"role": "assistant", "content": completion}],
         )["input_ids"]
-        row_ids, _ = codec.row_ids(row["prompt"], row["completion"])
+        row_ids, _ = codec.row_ids(prompt, completion)
         assert taught[: len(row_ids)] == row_ids
         # The template writes a line break behind the end of a turn, which SFTTrainer teaches too.
         assert loop.tokenizer.decode(taught[len(row_ids) :]) == "\n"

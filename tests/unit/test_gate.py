@@ -268,6 +268,12 @@ def test_the_gain_that_could_have_been_shown_is_promised_in_its_unit(unit: str, 
     assert power == f"these prompts are enough to show a gain of {said} four times out of five"
 
 
+def test_a_detectable_gain_in_points_is_a_share_times_a_hundred() -> None:
+    graded = Graded(gain=0.01, detectable=0.25, families=5, unit="points")
+    power = Comparison(40, wins=20, losses=9, p_value=0.5, level=LEVEL, graded=graded).power
+    assert "25.0 points" in power
+
+
 def test_a_round_without_any_alpha_left_says_so_and_a_draw_is_not_better() -> None:
     spent = decide(by_counts(50, 20, 0, 0.0))
     assert not spent.promote

@@ -119,6 +119,9 @@ def test_agreement_alone_or_a_fall_that_may_be_chance_is_no_alarm() -> None:
     assert self_agreement(before, told(0.5, 0.4), 5) == ()
     assert self_agreement(before, told(0.6, 0.4), 5) == (), "no surer than before"
     assert self_agreement(before, told(0.8, 0.55, prompts=20), 5) == ()
+    # 1.5 and 2.1 standard errors: the bound is that of 95 %, one-sided.
+    assert self_agreement(before, told(0.8, 0.63), 5) == ()
+    assert len(self_agreement(before, told(0.8, 0.60), 5)) == 1
     assert self_agreement(before, told(0.8, 0.55), 6) == (), "longer problems are harder"
     assert self_agreement(before, {"agreement": 0.8}, 5) == ()
     assert self_agreement((), told(0.8, 0.55), 5) == ()

@@ -15,6 +15,14 @@ from tests.unit.made_up_text import sentence
 from tests.unit.selections import LABEL_FREE, answers, reasons, select
 
 
+def test_likeness_is_the_shared_part_of_all_shingles() -> None:
+    one, two, none = frozenset("a"), frozenset("ab"), frozenset[str]()
+    assert jaccard(one, one) == jaccard(two, two) == 1.0
+    assert jaccard(one, two) == 0.5
+    assert jaccard(one, frozenset("b")) == jaccard(one, none) == 0.0
+    assert jaccard(none, none) == 0.0
+
+
 def test_planted_near_duplicates_are_found_and_distinct_texts_stay() -> None:
     draw = random.Random(3)
     originals = [sentence(draw) for _ in range(60)]
