@@ -31,6 +31,10 @@ from tests.doubles.kfp_api import KfpApi
 from tests.doubles.kubernetes_api import KubernetesApi
 from tests.unit.launcher import Launcher
 
+# Processes that tests fork or kill end without flushing what they have printed. Where this variable
+# is not set already, their words were lost, and with them what a test looks for.
+os.environ["PYTHONUNBUFFERED"] = "1"
+
 ACCESS_KEY, SECRET_KEY = "ratchet-test", "a-secret-that-no-message-may-show"
 READER_KEY, READER_SECRET = "ratchet-reader", "another-secret-that-no-message-may-show"
 BUCKET = "ratchet-tests"
