@@ -139,11 +139,11 @@ def train_with(room_mib: int, job: Job) -> subprocess.CompletedProcess[str]:
 
 
 def test_out_of_memory_halves_the_micro_batch_once_and_keeps_the_curve(tmp_path: Path) -> None:
-    """There is room for half of the rows, not for all: 64 rows need some 1,600 MiB, 32 rows some
-    1,150."""
+    """There is room for half of the rows, not for all: 64 rows need some 1,350 to 1,600 MiB, 32
+    rows less than 1,200."""
     plain = train(tmp_path / "plain", micro_batch_size=16, **WIDE)
     job = make_job(tmp_path / "short", micro_batch_size=64, **WIDE)
-    done = train_with(1350, job)
+    done = train_with(1250, job)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (
         "out of memory at step 1 with a micro-batch of 64 rows (64 × 223 positions)" in done.stderr
