@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components.cli.doctor.api_server import ApiServer
+from components.train.launch.cluster_api import LaunchPatience
 from tests.cluster.definitions import published_definitions
 from tests.cluster.server import Server
 from tests.manifests.rendering import MANIFESTS, Json, composed, render_text
@@ -65,6 +67,15 @@ def server(bare_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Ser
     # `kubectl wait` fails on a definition that has no conditions yet.
     wait_until(bare_server.definitions_are_served)
     return bare_server
+
+
+@pytest.fixture
+def api(server: Server) -> ApiServer:
+    """The server as `doctor` and `serve` ask it."""
+    environment = {"KUBECONFIG": str(server.kubeconfig), "NO_PROXY": "*"}
+    return ApiServer.from_environment(
+        environment, LaunchPatience(connect_seconds=5, answer_seconds=15)
+    )
 
 
 @pytest.fixture(scope="session")

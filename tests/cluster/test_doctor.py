@@ -14,7 +14,6 @@ from components.cli.doctor.retry_check import CONFIG_MAP, retry_check
 from components.cli.package.profiles import load_profile
 from components.contracts.recipe import Recipe
 from components.contracts.recipe_file import load_recipe
-from components.train.launch.cluster_api import LaunchPatience
 from tests.cluster.server import Server
 from tests.manifests.rendering import ROOT, composed
 
@@ -28,15 +27,6 @@ def namespace(server: Server, new_namespace: Callable[[str], str]) -> str:
     name = new_namespace("ratchet-doctor")
     server.apply_all(composed("object-store", "kueue", "static-credentials", namespace=name))
     return name
-
-
-@pytest.fixture
-def api(server: Server) -> ApiServer:
-    """The server as `doctor` asks it."""
-    environment = {"KUBECONFIG": str(server.kubeconfig), "NO_PROXY": "*"}
-    return ApiServer.from_environment(
-        environment, LaunchPatience(connect_seconds=5, answer_seconds=15)
-    )
 
 
 def checked(

@@ -12,10 +12,9 @@ from components.errors import UserError
 from components.runtime import ledger
 from components.runtime.context import Context
 from components.storage.store import Store
-from components.train.launch.cluster_api import LaunchPatience
 from tests.cluster.server import Server
 from tests.manifests.rendering import Json, composed
-from tests.unit.announced import NAME, release, rollback
+from tests.unit.announced import NAME, release, rollback, with_releases
 
 FIRST, SECOND = release(1), release(2)
 KIND = "inferenceservices.serving.kserve.io"
@@ -30,22 +29,9 @@ def namespace(server: Server, new_namespace: Callable[[str], str]) -> str:
 
 
 @pytest.fixture
-def api(server: Server) -> ApiServer:
-    """The server as `serve` asks it."""
-    environment = {"KUBECONFIG": str(server.kubeconfig), "NO_PROXY": "*"}
-    return ApiServer.from_environment(
-        environment, LaunchPatience(connect_seconds=5, answer_seconds=15)
-    )
-
-
-@pytest.fixture
 def released(s3_store: Store, make_test_context: Callable[[Store], Context]) -> Context:
     """A bucket with two releases, the second in force."""
-    context = make_test_context(s3_store)
-    for line in (FIRST, SECOND):
-        context.store.put_bytes(f"{line.prefix}model.safetensors", b"weights")
-        assert ledger.append_line(context, line)
-    return context
+    return with_releases(make_test_context(s3_store), FIRST, SECOND)
 
 
 def test_a_release_is_served_with_all_other_fields_as_they_were(

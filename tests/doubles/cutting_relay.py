@@ -31,7 +31,7 @@ class CuttingRelay(Served):
 
         class Handler(Answering):
             def _relay(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                body = self.sent_bytes()
                 number = len(relay.requests)
                 relay.requests.append((self.command, urlsplit(self.path).path))
                 relay.authorizations.append(self.headers.get("Authorization", ""))

@@ -146,7 +146,7 @@ class Hub(Served):
 
         class Handler(Answering):
             def _serve(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                body = self.sent_bytes()
                 number = len(hub.requests)
                 path = urlsplit(self.path).path
                 hub.requests.append((self.command, path))

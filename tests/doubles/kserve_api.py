@@ -7,7 +7,6 @@ fields of others stay, and a field of another manager is taken over by force alo
 from __future__ import annotations
 
 import copy
-import json
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -68,10 +67,8 @@ class KserveApi(Served):
 
         class Handler(Answering):
             def _serve(self) -> None:
-                data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 kind = self.headers.get("Content-Type", "")
-                body = json.loads(data or b"{}")
-                self.answer(*api.carry_out(self.command, self.path, body, kind))
+                self.answer(*api.carry_out(self.command, self.path, self.sent_json(), kind))
 
             do_GET = do_PATCH = _serve
 

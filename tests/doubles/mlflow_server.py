@@ -175,9 +175,7 @@ class MlflowServer(Served):
 
         class Handler(Answering):
             def _serve(self) -> None:
-                length = int(self.headers.get("Content-Length") or 0)
-                body = json.loads(self.rfile.read(length) or b"{}")
-                status, answer = server.carry_out(self.command, self.path, body)
+                status, answer = server.carry_out(self.command, self.path, self.sent_json())
                 self.answer(status, json.dumps(answer, default=list).encode())
 
             do_GET = do_POST = _serve

@@ -7,7 +7,6 @@ replaced as a whole.
 
 from __future__ import annotations
 
-import json
 import threading
 from http.server import BaseHTTPRequestHandler
 from typing import Any
@@ -125,9 +124,7 @@ class ModelRegistryServer(Served):
 
         class Handler(Answering):
             def _serve(self) -> None:
-                length = int(self.headers.get("Content-Length") or 0)
-                body = json.loads(self.rfile.read(length) or b"{}")
-                self.answer(*registry.carry_out(self.command, self.path, body))
+                self.answer(*registry.carry_out(self.command, self.path, self.sent_json()))
 
             do_GET = do_POST = do_PATCH = _serve
 

@@ -37,6 +37,14 @@ class Answering(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
+    def sent_bytes(self) -> bytes:
+        """Return the body of the request; empty without one."""
+        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+
+    def sent_json(self) -> Any:
+        """Return the document that was sent; an empty object without one."""
+        return json.loads(self.sent_bytes() or b"{}")
+
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing."""
 

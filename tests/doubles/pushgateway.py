@@ -31,7 +31,7 @@ class Pushgateway(Served):
 
         class Handler(Answering):
             def do_POST(self) -> None:
-                text = self.rfile.read(int(self.headers["Content-Length"])).decode()
+                text = self.sent_bytes().decode()
                 gateway.authorizations.append(self.headers.get("Authorization", ""))
                 if gateway.status != 200:
                     self.answer(gateway.status, b"no", Location="/elsewhere")

@@ -55,7 +55,7 @@ class TrainerStatusServer(Served):
         class Handler(Answering):
             def do_POST(self) -> None:
                 server.requests += 1
-                sent = self.rfile.read(int(self.headers["Content-Length"]))
+                sent = self.sent_bytes()
                 if self.headers.get("Authorization") != f"Bearer {server.token}":
                     return self.answer(401, {"reason": "Unauthorized"})
                 if server.status == 200:

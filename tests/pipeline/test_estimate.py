@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from components.cli.estimate.forecast import TASK_GAP_SECONDS
 from tests.pipeline.campaigns import Place, Run
 from tests.pipeline.conftest import MakePlace
 
@@ -56,7 +57,7 @@ def test_a_trial_tells_the_tokens_of_a_run_and_leaves_nothing_behind(
         ("each_round", ["generate", "train", "evaluate"]),
     ):
         seconds = {line["task"]: line["seconds"] for line in document[lines]}
-        assert all(seconds[task] > 0.15 for task in tasks), "each was tried out"
+        assert all(seconds[task] > TASK_GAP_SECONDS for task in tasks), "each was tried out"
     assert document["most"]["money"] == pytest.approx(document["most"]["seconds"] / 1800)
     assert document["least"]["seconds"] < document["most"]["seconds"]
     assert files_of(place.store) == earlier_files

@@ -14,6 +14,8 @@ from components.publish.announcing.announce import Outlet
 from components.publish.announcing.ledger_view import Details, LedgerView
 from components.publish.announcing.mlflow import Mlflow
 from components.publish.announcing.model_registry import ModelRegistry
+from components.runtime.context import Context
+from components.runtime.ledger import append_line
 from tests.doubles.cutting_relay import CuttingRelay
 from tests.doubles.mlflow_server import MlflowServer
 from tests.doubles.model_registry import ModelRegistryServer
@@ -65,6 +67,14 @@ def release(number: int, **changes: Any) -> Line:
         at=f"2026-11-30T00:00:{number:02d}Z",
     )
     return line.model_copy(update=changes)
+
+
+def with_releases(context: Context, *lines: Line) -> Context:
+    """Return a context whose store has these releases, each with its weights."""
+    for line in lines:
+        context.store.put_bytes(f"{line.prefix}model.safetensors", b"weights")
+        assert append_line(context, line)
+    return context
 
 
 def rollback(number: int, target: Line) -> Line:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from components.contracts.recipe import Augmentation, LoraStructure, Recipe
 from components.contracts.state import Cause, Plan, RoundRecord, base_plan, with_plan
 from components.contracts.summaries.evaluate import Estimate
-from components.decide.reflection.changes import changed_setting
+from components.decide.reflection.changes import Change, changed_setting
 from components.decide.reflection.plan import (
     MAX_CHANGES,
     Finding,
@@ -161,31 +161,16 @@ def test_growth_that_did_harm_is_taken_back() -> None:
     assert [cause.change for cause in causes] == ["lora rank 8 → rank 4", None]
 
 
-CHANGES = [
-    "learning_rate_down",
-    "learning_rate_up",
-    "steps_up",
-    "steps_down",
-    "temperature_up",
-    "temperature_down",
-    "weight_decay_up",
-    "labelled_share_up",
-    "samples_up",
-    "structure_up",
-    "labelled_share_down",
-    "vote_share_up",
-    "answer_tokens_up",
-    "noise_up",
-    "dropout_up",
-    "dropout_down",
-    "kl_beta_up",
-    "batch_size_up",
-    "patience_up",
-    "patience_down",
-    "structure_down",
-    "word_dropout_up",
-    None,
-]
+def names_in(union: Any) -> list[str]:
+    """The names of literals, and of unions of them."""
+    return [
+        name
+        for one in get_args(union)
+        for name in ([one] if isinstance(one, str) else names_in(one))
+    ]
+
+
+CHANGES = [*names_in(Change), None]
 
 
 @settings(deadline=None)

@@ -17,7 +17,7 @@ from components.runtime.context import Context
 from components.storage.store import Store
 from tests.doubles.kserve_api import KserveApi
 from tests.doubles.kubernetes_api import KubernetesApi
-from tests.unit.announced import NAME, release, rollback
+from tests.unit.announced import NAME, release, rollback, with_releases
 
 FIRST, SECOND = release(1), release(2)
 SERVICE = "ml/ratchet"
@@ -39,11 +39,7 @@ def kserve() -> Iterator[KserveApi]:
 @pytest.fixture
 def released(s3_store: Store, make_test_context: Callable[[Store], Context]) -> Context:
     """A bucket with two releases, the second in force."""
-    context = make_test_context(s3_store)
-    for line in (FIRST, SECOND):
-        context.store.put_bytes(f"{line.prefix}model.safetensors", b"weights")
-        assert ledger.append_line(context, line)
-    return context
+    return with_releases(make_test_context(s3_store), FIRST, SECOND)
 
 
 @pytest.fixture
