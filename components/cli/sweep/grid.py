@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,9 +94,7 @@ def combinations_of(
     Raises:
         UserError: There are too many, two are the same, or the recipe does not allow one.
     """
-    count = 1
-    for axis in axes:
-        count *= len(axis.values)
+    count = math.prod(len(axis.values) for axis in axes)
     if count > MAX_COMBINATIONS:
         raise UserError(
             f"sweep: {count} combinations, and {MAX_COMBINATIONS} are the most; give fewer values"
