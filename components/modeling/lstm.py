@@ -35,6 +35,8 @@ class LstmConfig(PreTrainedConfig):
 
     vocab_size: int = 256
     hidden_size: int = 256
+    embedding_size: int | None = None
+    """Of a token, at the input of the first LSTM layer; None: `hidden_size`."""
     num_hidden_layers: int = 2
     dropout: float = 0.0
     """Between LSTM layers, before the first and after the last; never from one time step to the
@@ -119,11 +121,15 @@ class LstmModel(LstmPreTrainedModel):
     def __init__(self, config: LstmConfig) -> None:
         super().__init__(config)
         layers = config.num_hidden_layers
-        size = config.hidden_size
-        self.embed_tokens = nn.Embedding(config.vocab_size, size)
+        embedding_size = config.embedding_size or config.hidden_size
+        self.embed_tokens = nn.Embedding(config.vocab_size, embedding_size)
         self.dropout = nn.Dropout(config.dropout)
         self.lstm = nn.LSTM(
-            size, size, layers, batch_first=True, dropout=config.dropout if layers > 1 else 0.0
+            embedding_size,
+            config.hidden_size,
+            layers,
+            batch_first=True,
+            dropout=config.dropout if layers > 1 else 0.0,
         )
         self.post_init()
 
@@ -144,7 +150,7 @@ class LstmModel(LstmPreTrainedModel):
             attention_mask: (batch, length so far). Masked positions leave a row's state as it was,
                 and their hidden states are zero.
             cache: the state before the first of `input_ids`; None: a fresh one.
-            inputs_embeds: (batch, length, hidden_size), instead of `input_ids`.
+            inputs_embeds: (batch, length, embedding_size), instead of `input_ids`.
             use_cache: return the state; None: as the config says.
             kwargs: ignored, such as position ids, which other models take.
         """
@@ -182,23 +188,28 @@ def _masked(
     lstm: nn.LSTM, inputs: Tensor, state: tuple[Tensor, Tensor] | None, mask: Tensor
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """Run `lstm` over the real tokens of each row alone, wherever its padding is."""
-    batch, length, size = inputs.shape
+    batch, length, embedding_size = inputs.shape
     if state is None:
         zeros = inputs.new_zeros(lstm.num_layers, batch, lstm.hidden_size)
         state = (zeros, zeros)
     counts = mask.long().sum(dim=1)
     # The real tokens of a row first, in their order.
     positions = mask.long().argsort(dim=1, descending=True, stable=True)
-    order = positions.unsqueeze(-1).expand(-1, -1, size)
+    positions = positions.unsqueeze(-1)
     # A packed row has at least one token; a row of padding only takes its old state back below.
     packed_inputs = nn.utils.rnn.pack_padded_sequence(
-        inputs.gather(1, order), counts.clamp(min=1).cpu(), batch_first=True, enforce_sorted=False
+        inputs.gather(1, positions.expand(-1, -1, embedding_size)),
+        counts.clamp(min=1).cpu(),
+        batch_first=True,
+        enforce_sorted=False,
     )
     packed_outputs, (new_hidden, new_cell) = lstm(packed_inputs, state)
     ordered_outputs, _ = nn.utils.rnn.pad_packed_sequence(
         packed_outputs, batch_first=True, total_length=length
     )
-    outputs = torch.zeros_like(ordered_outputs).scatter(1, order, ordered_outputs)
+    outputs = torch.zeros_like(ordered_outputs).scatter(
+        1, positions.expand(-1, -1, lstm.hidden_size), ordered_outputs
+    )
     outputs = outputs * mask[..., None].to(outputs.dtype)
     has_tokens = (counts > 0)[:, None]
     old_hidden, old_cell = state

@@ -141,6 +141,7 @@ def _model(section: Scratch, tokenizer: PreTrainedTokenizerFast) -> PreTrainedMo
         return LstmForCausalLM(
             LstmConfig(
                 hidden_size=section.hidden_size,
+                embedding_size=section.embedding_size,
                 num_hidden_layers=section.num_layers,
                 initializer_range=_INITIALIZER_RANGE,
                 **tokens,

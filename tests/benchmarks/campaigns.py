@@ -108,7 +108,7 @@ def control(finished: Finished) -> Receipt:
     rounds = [record for record in last.history[1:] if record.verdict == "promoted"]
     assert rounds, "no round was promoted: there is nothing to compare"
     plan = rounds[0].plan.model_copy(
-        update={"steps": sum(_steps(context, record.receipts["train"]) for record in rounds)}
+        update={"steps": sum(planned_steps(context, record.receipts["train"]) for record in rounds)}
     )
     state = campaign.state.model_copy(
         update={"plan": plan, "run_id": f"{last.run_id}-control", "history": ()}
@@ -138,7 +138,9 @@ def _campaign_after_round_zero(finished: Finished) -> Campaign:
     return load_campaign(finished.context, receipt_uri(finished.context, receipt))
 
 
-def _steps(context: Context, ref: str) -> int:
+def planned_steps(context: Context, ref: str) -> int:
+    """Return the optimizer steps of a train receipt's stages; early stopping may have ended them
+    sooner."""
     return sum(int(stage["steps"]) for stage in read_receipt(context, ref).config["stages"])
 
 

@@ -110,15 +110,7 @@ MEASURED: dict[str, tuple[str, ...]] = {
     "mutants": ("tests/benchmarks/mutants.toml", *_GATE, "components/select"),
     "noise": _ROUND,
     "promises": ("components/runtime", "components/storage", "tests/promises"),
-    "recipes": (
-        "recipes/meta-update.yaml",
-        "recipes/preference.yaml",
-        "recipes/pretrain-finetune.yaml",
-        "recipes/reflection.yaml",
-        "recipes/self-feedback.yaml",
-        "tests/benchmarks/meta_update.py",
-        *_CAMPAIGN,
-    ),
+    "recipes": _CAMPAIGN,
     "release": (*_GATE, "components/publish"),
     "report": ("components/report", "tests/unit/handmade.py"),
     "resume": (
@@ -138,8 +130,23 @@ MEASURED: dict[str, tuple[str, ...]] = {
 """Benchmark → files and folders that its figures measure, relative to the root."""
 PARTS = {
     ("containers", "--sizes"): ("docker",),
+    ("recipes", "distill"): ("recipes/distill.yaml", "recipes/reflection.yaml", *_CAMPAIGN),
     ("recipes", "gsm8k"): ("recipes/gsm8k.yaml", *_CAMPAIGN),
+    ("recipes", "meta-update"): (
+        "recipes/meta-update.yaml",
+        "tests/benchmarks/meta_update.py",
+        *_CAMPAIGN,
+    ),
+    ("recipes", "own-prompts"): ("recipes/own-prompts.yaml", *_CAMPAIGN),
+    ("recipes", "preference"): ("recipes/preference.yaml", *_CAMPAIGN),
     ("recipes", "pretrain-finetune"): ("recipes/pretrain-finetune.yaml", *_CAMPAIGN),
+    ("recipes", "reflection"): ("recipes/reflection.yaml", *_CAMPAIGN),
+    ("recipes", "self-augmentation"): (
+        "recipes/self-augmentation.yaml",
+        "tests/benchmarks/self_augmentation.py",
+        *_CAMPAIGN,
+    ),
+    ("recipes", "self-feedback"): ("recipes/self-feedback.yaml", *_CAMPAIGN),
 }
 """(benchmark, word of its command) → the same, for a part of a benchmark that measures less."""
 

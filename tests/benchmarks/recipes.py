@@ -1,8 +1,8 @@
 """Figures of ready recipes: `python -m tests.benchmarks.recipes [NAME …] [--seed N]`. Without names,
 all of them, half an hour each on two cores.
 
-Most take the questions of TREC, or of GSM8K, from `--data`: a folder with train.jsonl and test.jsonl in
-its folders trec and gsm8k.
+`--data` is a folder with train.jsonl and test.jsonl in its folders trec and gsm8k, and input.txt in its
+folder shakespeare.
 """
 
 from __future__ import annotations
@@ -22,15 +22,17 @@ from components.contracts.state import RoundRecord
 from components.contracts.summaries import EvaluateSummary, SelectSummary
 from components.runtime.receipts import Receipt, fetch, read_receipt, read_summary
 from components.statistics import jensen_shannon
-from tests.benchmarks import meta_update
+from tests.benchmarks import meta_update, self_augmentation
 from tests.benchmarks.campaigns import Finished, compare, control, results, run_campaign
 from tests.benchmarks.figures import record
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 NUM_CLASSES = 6
-WITHOUT_FILES = ("meta-update", "preference")
+WITHOUT_FILES = ("meta-update", "own-prompts", "preference")
 """Recipes whose data are no files: made by a task, or by the model."""
-WITHOUT_CLASSES = (*WITHOUT_FILES, "gsm8k")
+WITHOUT_CLASSES = (*WITHOUT_FILES, "gsm8k", "self-augmentation")
+TEACHER = "reflection"
+"""Recipe whose release is the teacher of distill."""
 Figures = dict[str, tuple[float, str, str]]
 """Name → (value, unit, bound)."""
 
@@ -40,7 +42,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(MEASURES))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--data", type=Path, default=DATA, help="folder of trec and gsm8k")
+    parser.add_argument(
+        "--data", type=Path, default=DATA, help="folder of trec, gsm8k, shakespeare"
+    )
     parser.add_argument("--folder", type=Path, help="keep (or continue) the runs here")
     given = parser.parse_args()
     unknown = sorted(set(given.names) - MEASURES.keys())
@@ -54,7 +58,12 @@ def main() -> None:
 def measure(name: str, seed: int, data: Path, folder: Path) -> None:
     """Run one recipe in a folder and record its figures."""
     overrides = [f"seed={seed}", *_sources(name, data, folder)]
-    finished = run_campaign(f"recipes/{name}.yaml", folder, overrides, rounds=4)
+    if name == "distill":
+        # The teacher's store has its release, and its finished campaign where that was measured.
+        folder = folder.parent / TEACHER
+        run_campaign(f"recipes/{TEACHER}.yaml", folder, overrides, rounds=4)
+    rounds = self_augmentation.ROUNDS if name == "self-augmentation" else 4
+    finished = run_campaign(f"recipes/{name}.yaml", folder, overrides, rounds=rounds)
     if name not in WITHOUT_CLASSES:
         print(rounds_table(finished))
     command = f"python -m tests.benchmarks.recipes {name} --seed {seed}"
@@ -63,6 +72,12 @@ def measure(name: str, seed: int, data: Path, folder: Path) -> None:
         figures |= label_saving(folder, overrides)
     if name == "meta-update":
         figures |= meta_update.figures(finished, folder)
+    if name == "self-augmentation":
+        figures |= self_augmentation.figures(finished, folder, overrides)
+    if name == "distill":
+        figures |= beside_teacher(finished, folder, overrides)
+    if name == "own-prompts":
+        figures |= own_prompts(finished, folder, overrides)
     for figure, (value, unit, bound) in figures.items():
         print(f"recipe.{name}.{figure} = {value:.4g} {unit} (bound {bound})")
         record(f"recipe.{name}.{figure}", value, unit, bound, command, seed)
@@ -72,6 +87,8 @@ def _sources(name: str, data: Path, folder: Path) -> list[str]:
     """Overrides that name the data files of a recipe."""
     if name in WITHOUT_FILES:
         return []
+    if name == "self-augmentation":
+        return [f"data.sources.0.uri={data / 'shakespeare' / 'input.txt'}"]
     rows = data / ("gsm8k" if name == "gsm8k" else "trec")
     files = [rows / "train.jsonl", rows / "test.jsonl"]
     if name == "pretrain-finetune":
@@ -201,6 +218,48 @@ def pretrain_finetune(finished: Finished) -> Figures:
     return gain_figures(finished, bag_of_words_bound="shown beside")
 
 
+def distill(finished: Finished) -> Figures:
+    """Gain of the teacher's answers on test over labelled rows alone."""
+    return gain_figures(finished, bag_of_words_bound="shown beside")
+
+
+def beside_teacher(finished: Finished, folder: Path, overrides: list[str]) -> Figures:
+    """What the teacher itself scores, and labelled rows alone with as many steps."""
+    teacher = run_campaign(f"recipes/{TEACHER}.yaml", folder, overrides, rounds=4)
+    figures: Figures = {
+        "teacher_accuracy": (
+            test_accuracy(teacher.evaluation(teacher.champion_round)),
+            "share",
+            "measured",
+        )
+    }
+    if finished.champion_round > 0:
+        end = finished.evaluation(finished.champion_round)
+        over_control, p_value = compare(finished.context, control(finished), end)
+        figures["gain_over_control_points"] = (over_control, "points", "≥ 0")
+        figures["p_value_over_control"] = (p_value, "", "measured")
+    return figures
+
+
+def own_prompts(finished: Finished, folder: Path, overrides: list[str]) -> Figures:
+    """Gain on test over the base, and the base after as many steps on the few labelled rows."""
+    assert finished.state.base_evaluation is not None
+    base = read_receipt(finished.context, finished.state.base_evaluation)
+    # Without a promoted round nothing is released, and the gain is an honest zero.
+    champion = finished.state.champion_round
+    end = base if champion is None else finished.evaluation(champion)
+    gain, p_value = compare(finished.context, base, end)
+    steps = [f"train.first.steps={100 * max(1, champion or 0)}"]
+    labelled = run_campaign("recipes/own-prompts.yaml", folder, [*overrides, *steps], rounds=0)
+    return {
+        "start_accuracy": (test_accuracy(base), "share", "measured"),
+        "end_accuracy": (test_accuracy(end), "share", "measured"),
+        "gain_points": (gain, "points", "≥ 3"),
+        "p_value": (p_value, "", "< 0.01"),
+        "control_accuracy": (test_accuracy(labelled.evaluation(0)), "share", "shown beside"),
+    }
+
+
 def minutes(finished: Finished) -> Figures:
     """Wall time of a campaign, whose other figures need campaigns beside it."""
     return {"minutes": (finished.view.totals.wall_seconds / 60, "min", "≤ 30")}
@@ -302,7 +361,10 @@ MEASURES: dict[str, Callable[[Finished], Figures]] = {
     "reflection": reflection,
     "self-feedback": self_feedback,
     "pretrain-finetune": pretrain_finetune,
+    "distill": distill,
     "meta-update": minutes,
+    "own-prompts": minutes,
+    "self-augmentation": minutes,
 }
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmarks import recipes
 from tests.benchmarks.__main__ import BENCHMARKS
 from tests.benchmarks.cluster import number_in
 from tests.benchmarks.figures import PAGE, load, met, record, stale_figures
@@ -147,3 +148,8 @@ def test_a_figure_that_no_test_counted_is_not_recorded(tmp_path: Path, number: i
         number_in(report, "connections")
     report.write_text('<testsuites><property name="connections" value="61"/></testsuites>')
     assert number_in(report, "connections") == 61
+
+
+def test_each_recipe_with_figures_names_the_code_that_they_measure() -> None:
+    for name in recipes.MEASURES:
+        assert f"recipes/{name}.yaml" in measured_code(f"-m tests.benchmarks.recipes {name}")

@@ -51,9 +51,12 @@ def test_a_saved_model_gives_the_same_logits_to_the_bit(tied: bool, tmp_path: Pa
     assert "auto_map" not in (tmp_path / "saved" / "config.json").read_text()
 
 
+@pytest.mark.parametrize("embedding_size", [None, 20, 48])
 @pytest.mark.parametrize("left", [True, False])
-def test_padding_leaves_outputs_and_state_of_a_row_as_they_are(left: bool) -> None:
-    model, codec = lively_model()
+def test_padding_leaves_outputs_and_state_of_a_row_as_they_are(
+    left: bool, embedding_size: int | None
+) -> None:
+    model, codec = lively_model(embedding_size=embedding_size)
     ids, mask = padded(codec, left)
     together = model(ids, attention_mask=mask, use_cache=True)
     state = together.cache.layers[0]
@@ -64,8 +67,9 @@ def test_padding_leaves_outputs_and_state_of_a_row_as_they_are(left: bool) -> No
         torch.testing.assert_close(state.values[row], alone.cache.layers[0].values[0])
 
 
-def test_a_sequence_may_come_in_pieces_with_padding_anywhere() -> None:
-    model, _ = lively_model()
+@pytest.mark.parametrize("embedding_size", [None, 20])
+def test_a_sequence_may_come_in_pieces_with_padding_anywhere(embedding_size: int | None) -> None:
+    model, _ = lively_model(embedding_size=embedding_size)
     torch.manual_seed(0)
     ids, mask = torch.randint(4, 21, (4, 24)), torch.rand(4, 24) < 0.6
     mask[0, :9] = mask[1, 9:16] = mask[2, 16:] = False  # whole pieces of padding, at each place

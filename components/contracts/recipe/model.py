@@ -16,6 +16,8 @@ class Scratch(Section):
     """llama-style decoder, the same without position encoding (2305.19466), GPT-2, or an LSTM
     (which has no heads and no intermediate layer)."""
     hidden_size: Positive = 64
+    embedding_size: Positive | None = None
+    """Size of a token's embedding in an `lstm`; null: `hidden_size`."""
     num_layers: Positive = 3
     num_heads: Positive = 4
     intermediate_size: Positive = 256
@@ -30,6 +32,14 @@ class Scratch(Section):
     # The characters of the built-in tasks.
     alphabet: str = "0123456789+*-=() "
     """Characters the `character` tokenizer knows; rows with others are an error."""
+
+    @model_validator(mode="after")
+    def _embedding_fits(self) -> Scratch:
+        if self.architecture != "lstm" and self.embedding_size is not None:
+            raise ValueError(
+                f"embedding_size is for architecture lstm: {self.architecture} takes hidden_size"
+            )
+        return self
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Scratch:
