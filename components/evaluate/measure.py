@@ -134,7 +134,7 @@ class _LoadedModel:
 
     def classes(self, questions: Questions) -> dict[str, ClassChoice]:
         """Return prompt id → the class that the model finds likeliest, with its squared error."""
-        from components.modeling.scoring import label_probabilities
+        from components.modeling.labels import label_probabilities
 
         labelled = [prompt for prompt in questions.prompts if label_of(prompt)]
         if not questions.labels or not labelled:

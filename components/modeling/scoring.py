@@ -1,4 +1,4 @@
-"""Likelihood of given texts: perplexity of rows, and probabilities of classes by their labels."""
+"""Likelihood of given texts: losses of rows and of reference answers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from components.contracts.rows import Asked, Prompt
+from components.contracts.rows import Prompt
 from components.modeling.batches import length_sorted_batches
 from components.modeling.encoding import Codec, windows
 from components.modeling.likelihood import (
@@ -112,21 +112,34 @@ def _token_scores(
     states = states_of(body, batch)[:, :-1]
     # Of a model that is spread over GPUs, body and head end on other ones than they begin.
     states = states[chosen.to(states.device)]
+    losses, hits = token_losses(head, states, targets[chosen], chunk)
+    counts = chosen.sum(dim=1).tolist()
+    return list(zip(losses.split(counts), hits.split(counts), strict=True))
+
+
+def token_losses(
+    head: nn.Module, states: Tensor, targets: Tensor, chunk: int
+) -> tuple[Tensor, Tensor]:
+    """Return (cross-entropy of each token in nats, which tokens are likeliest), both (tokens,).
+
+    Args:
+        head: what makes logits of states.
+        states: the state in front of each token, (tokens, size).
+        targets: the tokens, (tokens,).
+        chunk: tokens that go through the head at once.
+    """
     losses: list[Tensor] = []
     hits: list[Tensor] = []
-    for chunk_states, truth in zip(states.split(chunk), targets[chosen].split(chunk), strict=True):
+    for chunk_states, truth in zip(states.split(chunk), targets.split(chunk), strict=True):
         logits = head(chunk_states).float()
         truth = truth.to(logits.device)
-        token_losses = F.cross_entropy(logits, truth, reduction="none").double()
+        chunk_losses = F.cross_entropy(logits, truth, reduction="none").double()
         # NaN is the largest of all numbers to argmax.
-        hits.append((logits.argmax(dim=-1) == truth) & token_losses.isfinite())
+        hits.append((logits.argmax(dim=-1) == truth) & chunk_losses.isfinite())
         # A broken model is measured, as bad as can be, and does not end the step that measures it.
-        numbers = token_losses.nan_to_num(nan=WORST_TOKEN_LOSS, posinf=WORST_TOKEN_LOSS)
+        numbers = chunk_losses.nan_to_num(nan=WORST_TOKEN_LOSS, posinf=WORST_TOKEN_LOSS)
         losses.append(numbers.clamp(max=WORST_TOKEN_LOSS))
-    counts = chosen.sum(dim=1).tolist()
-    row_losses = torch.cat(losses).split(counts)
-    row_hits = torch.cat(hits).split(counts)
-    return list(zip(row_losses, row_hits, strict=True))
+    return torch.cat(losses), torch.cat(hits)
 
 
 def reference_losses(
@@ -159,29 +172,3 @@ def reference_losses(
             total.num_right + score.num_right,
         )
     return totals
-
-
-def label_probabilities(
-    model: PreTrainedModel,
-    codec: Codec,
-    prompts: Sequence[Asked],
-    labels: Sequence[str],
-    batch_size: int,
-) -> list[list[float]]:
-    """Return for each prompt the probability of each label as its answer, in their order.
-
-    The likelihood of a whole label, end token included, is normalised over the labels: it is the
-    probability of the label, given that the answer is one of them.
-    """
-    # With the end token, so that a label that begins another is told apart from it. Not per token:
-    # the roots of likelihoods are no probabilities, and squared errors of them mean nothing.
-    rows: list[EncodedRow] = []
-    for prompt in prompts:
-        for label in labels:
-            ids, num_masked = codec.row_ids(prompt, label)
-            rows.append(EncodedRow(ids, num_masked))
-    scores = score_rows(model, rows, codec.pad_id, batch_size)
-    losses = torch.tensor([score.loss for score in scores], dtype=torch.float64)
-    by_prompt = losses.view(len(prompts), len(labels))
-    probabilities: list[list[float]] = torch.softmax(-by_prompt, dim=1).tolist()
-    return probabilities

@@ -98,7 +98,7 @@ def _with_classes(
     results: Sequence[Result], model: PreTrainedModel, codec: Codec, prompts: Sequence[Prompt]
 ) -> list[Result]:
     """Return results with likeliest class and Brier score, of the classes that the prompts have."""
-    from components.modeling.scoring import label_probabilities
+    from components.modeling.labels import label_probabilities
 
     labels = sorted({label_of(prompt) for prompt in prompts} - {""})
     asked = [prompt.asked for prompt in prompts]

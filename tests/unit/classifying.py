@@ -7,7 +7,7 @@ from pathlib import Path
 from components.contracts.recipe import Recipe
 from components.contracts.rows import Prompt, Result, prompt_id
 from components.measures import ClassChoice, class_choice
-from components.modeling.scoring import label_probabilities
+from components.modeling.labels import label_probabilities
 from components.publish.comparison import results_of
 from components.runtime.context import Context
 from tests.unit.tiny import save_tiny, tiny_model
