@@ -280,9 +280,8 @@ def show(
 ) -> None:
     """Show a receipt, and the state in it if there is one."""
     from components.cli.show import find_receipt, print_receipt
-    from components.contracts.artifacts import STATE
-    from components.contracts.state import STATE_STEPS, State
-    from components.runtime.receipts import fetch
+    from components.contracts.state import STATE_STEPS
+    from components.runtime.campaign import read_state
     from components.storage.keys import split_receipt_uri
 
     # A URI names its store.
@@ -291,7 +290,7 @@ def show(
     receipt = find_receipt(context, target)
     state = None
     if receipt.step in STATE_STEPS:
-        state = State.model_validate_json(fetch(context, receipt, STATE).read_bytes())
+        state = read_state(context, receipt)
     if not as_json:
         print_receipt(Console(), receipt, state)
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from components.contracts import artifacts
 from components.contracts.recipe import Recipe
@@ -89,13 +89,17 @@ def checkpoint_in(model: Receipt, peer: int) -> str:
 def load_campaign(context: Context, uri: str) -> Campaign:
     """Load the state behind a URI, its data, base model and resolved recipe.
 
-    Raises Missing or Corrupt.
+    Raises:
+        Missing: One of them is gone.
+        Corrupt: One of them is damaged, or the URI is of no state.
+        UserError: Another version of Ratchet stored the state or the recipe, in a form that this
+            one refuses.
     """
     receipt = read_receipt(context, ref_of_uri(context, uri))
     if receipt.step not in STATE_STEPS:
         state_steps = " or ".join(STATE_STEPS)
         raise Corrupt(f"{uri} is a {receipt.step} receipt; a state is a receipt of {state_steps}")
-    state = State.model_validate_json(fetch(context, receipt, artifacts.STATE).read_bytes())
+    state = read_state(context, receipt)
     # A start receipt cannot name itself: its digest would have to be in its own state.
     start = read_receipt(context, state.start) if state.start is not None else receipt
     prepared = read_receipt(context, state.prepared)
@@ -104,7 +108,7 @@ def load_campaign(context: Context, uri: str) -> Campaign:
         digest = prepared.objects[artifacts.CHECKER].sha256
         register(digest, fetch(context, prepared, artifacts.CHECKER))
     # From the start receipt, not from the caller: every round of a run has the same recipe.
-    written = Recipe.model_validate_json(fetch(context, start, artifacts.RECIPE).read_bytes())
+    written = _read_recipe(context, start, state.run_id)
     return Campaign(
         state=state,
         state_receipt=receipt,
@@ -113,3 +117,45 @@ def load_campaign(context: Context, uri: str) -> Campaign:
         recipe=with_plan(written, state.plan),
         written=written,
     )
+
+
+def read_state(context: Context, receipt: Receipt) -> State:
+    """Return the state that a receipt holds.
+
+    Raises UserError if another version of Ratchet stored it, in a form that this one refuses.
+    """
+    document = fetch(context, receipt, artifacts.STATE).read_bytes()
+    try:
+        return State.model_validate_json(document)
+    except ValidationError as error:
+        # Its bytes are those that were stored, so it is whole: only the form differs.
+        raise UserError(
+            f"{receipt.ref}: its state was stored by another version of Ratchet "
+            f"({_first_refusal(error)}); use that version, or begin a new run"
+        ) from None
+
+
+def _read_recipe(context: Context, start: Receipt, run_id: str) -> Recipe:
+    """Return the recipe of a start receipt.
+
+    Raises UserError, by run and key, if this version refuses it.
+    """
+    document = fetch(context, start, artifacts.RECIPE).read_bytes()
+    try:
+        return Recipe.model_validate_json(document)
+    except ValidationError as error:
+        raise UserError(
+            f"run {run_id}: this version of Ratchet does not take its recipe, as it was stored "
+            f"({_first_refusal(error)}); use the version that stored it, or begin a new run without "
+            "resume_from"
+        ) from None
+
+
+def _first_refusal(error: ValidationError) -> str:
+    """Return the first key of a document that is refused, and the reason."""
+    problem = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {key}"
+    reason = problem["msg"].removeprefix("Value error, ")
+    return f"{key}: {reason}" if key else reason

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+from pydantic import ValidationError
+
 from components.canonical import canonical_json, sealed, unsealed
 from components.contracts.reviews import ReviewBatch, ReviewRow
 from components.errors import Corrupt, one_line
@@ -84,8 +86,16 @@ def verdicts_in(context: Context, batches: Sequence[ReviewBatch]) -> dict[str, b
         data = context.store.get_bytes(key)
         if hashlib.sha256(data).hexdigest() != batch.sha256:
             raise Corrupt(f"{context.store.root}/{key}: not the verdicts that were imported")
-        for line in data.splitlines():
-            row = ReviewRow.model_validate_json(line)
+        for row in _rows_of(data, f"{context.store.root}/{key}"):
             if row.right is not None:
                 verdicts[row.id] = row.right
     return verdicts
+
+
+def _rows_of(data: bytes, uri: str) -> list[ReviewRow]:
+    try:
+        return [ReviewRow.model_validate_json(line) for line in data.splitlines()]
+    except ValidationError as error:
+        raise Corrupt(
+            f"{uri}: verdicts of another version of Ratchet ({one_line(error)}); import them anew"
+        ) from None

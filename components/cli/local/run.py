@@ -36,6 +36,7 @@ from components.errors import (
     UserError,
     one_line,
 )
+from components.prepare.first_state import resumed_campaign
 from components.report.runs import load_run
 from components.report.views import RunView, TaskView
 from components.runtime.attempts import next_sequence
@@ -124,8 +125,11 @@ def run_campaign(
     root = keys.canonical_root(campaign.store)
     campaign = dataclasses.replace(campaign, store=root)
     _check_surroundings(campaign, environment)
-    folder = _make_work_folder(campaign)
     context = make_context(root, with_cache_beside_store(root, environment))
+    if campaign.resume_from:
+        # As `prepare` does: here no task has begun, and no run is named.
+        resumed_campaign(context, campaign.resume_from, campaign.recipe)
+    folder = _make_work_folder(campaign)
     first_sequence = next_sequence(context, campaign.recipe.run_id)
     try:
         status = _follow(
