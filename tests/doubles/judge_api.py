@@ -72,6 +72,8 @@ class JudgeApi(Served):
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(content)))
+                # Without it a client waits for half a second and more before it asks again.
+                self.send_header("retry-after-ms", "5")
                 self.end_headers()
                 self.wfile.write(content)
 

@@ -4,6 +4,7 @@ keys of the recipe."""
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import re
 import types
@@ -128,6 +129,8 @@ def test_every_make_target_is_one(page: Path) -> None:
             assert {word for word in words if "=" not in word} <= targets, command
 
 
+# It takes a fortieth of a second, and each page asks.
+@functools.cache
 def commands_by_verb() -> dict[str, Any]:
     group = typer.main.get_command(app)
     assert isinstance(group, typer.core.TyperGroup)

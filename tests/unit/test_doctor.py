@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -11,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from components.cli.cluster.kfp_calls import ApiPatience
 from components.cli.doctor.all_checks import Surroundings, all_checks
 from components.cli.doctor.findings import Finding, as_document
 from components.cli.doctor.machine_checks import machine_checks, profile_checks
 from components.cli.package.profiles import load_profile
 from components.errors import UserError
 from tests.conftest import S3Server
-from tests.doubles.kfp_api import KfpApi
+from tests.doubles.kfp_api import Clock, KfpApi
 from tests.doubles.kubernetes_api import KubernetesApi, failing
 from tests.unit.doctoring import NAMESPACE, ROOT, TEST_IMAGES, by_check, sound
 
@@ -91,7 +93,9 @@ def test_runs_of_a_single_user_pipelines_are_looked_at_in_its_own_namespace(
     assert found["pipelines"].status == "ok"
 
 
-def test_the_api_of_pipelines_is_tried_with_its_token(tmp_path: Path) -> None:
+def test_the_api_of_pipelines_is_tried_with_its_token(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kfp = KfpApi()
     kfp.tokens = {"good"}
     found = everything(tmp_path, KF_PIPELINES_ENDPOINT=kfp.endpoint, KF_PIPELINES_TOKEN="good")[
@@ -107,6 +111,9 @@ def test_the_api_of_pipelines_is_tried_with_its_token(tmp_path: Path) -> None:
         False,
     )
     kfp.close()
+    # Nobody waits between the tries.
+    patience = functools.partial(ApiPatience, clock=clock, sleep=clock.sleep)
+    monkeypatch.setattr("components.cli.cluster.kfp_calls.ApiPatience", patience)
     found = everything(tmp_path, KF_PIPELINES_ENDPOINT="http://127.0.0.1:9")["pipelines"]
     assert (found.status, "check the address" in found.cure) == ("failed", True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import ctypes
+import functools
 import importlib.metadata
 import os
 import re
@@ -14,7 +15,6 @@ import signal
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,13 +40,17 @@ def sources(step: str) -> set[Path]:
     return own
 
 
-def imported(path: Path) -> Iterator[str]:
+# Steps share most of their files.
+@functools.cache
+def imported(path: Path) -> frozenset[str]:
     """Full names of the modules that a file imports, wherever in it."""
+    names = set[str]()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
+            names.add(node.module)
+    return frozenset(names)
 
 
 def locked(family: str) -> set[str]:

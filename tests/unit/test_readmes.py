@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 
 import pytest
 import yaml
 
-from components.cli import recipe_reference
+from components.cli import readmes, recipe_reference
 from components.cli.package.profiles import STEPS
-from components.cli.readmes import folders, readme
 from components.contracts.recipe_file import parse_recipe
 
 README = Path(__file__).resolve().parents[2] / "README.md"
+FOLDERS = readmes.folders()
+# All sources of a folder are parsed for it.
+readme = functools.cache(readmes.readme)
 
 
-@pytest.mark.parametrize("folder", folders(), ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_the_readme_of_every_folder_is_fresh(folder: Path) -> None:
     assert (folder / "README.md").read_text(encoding="utf-8") == readme(folder), (
         "docstrings changed: `make golden`"
@@ -37,7 +40,7 @@ def test_the_page_of_keys_is_fresh_and_has_every_key() -> None:
 
 
 def test_every_step_says_what_goes_in_what_comes_out_and_how_it_fails() -> None:
-    steps = [folder for folder in folders() if (folder / "step.py").exists()]
+    steps = [folder for folder in FOLDERS if (folder / "step.py").exists()]
     assert {folder.name for folder in steps} == set(STEPS)
     for folder in steps:
         text = readme(folder)

@@ -134,6 +134,8 @@ def test_an_endpoint_where_nothing_listens_is_named() -> None:
     assert "AWS_ENDPOINT_URL" in message
 
 
+# It waits for six seconds, which are two tries of a first connection.
+@pytest.mark.process
 def test_an_endpoint_that_never_accepts_is_named() -> None:
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))

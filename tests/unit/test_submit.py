@@ -219,7 +219,9 @@ def test_two_who_begin_at_once_end_with_the_same_run(kfp: KfpApi, package: Packa
             return made
 
     def begin() -> None:
-        found.append(start(Together(Access(kfp.endpoint, "ml"), ApiPatience()), wanted(package)))
+        found.append(
+            start(Together(Access(kfp.endpoint, "ml"), patience(Clock())), wanted(package))
+        )
 
     threads = [threading.Thread(target=begin) for _ in range(2)]
     for thread in threads:
